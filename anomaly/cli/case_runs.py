@@ -1,4 +1,4 @@
-"""Runs over many scans: what they write for each, their tables and page, and reading it again."""
+"""Runs that detect anomalies in many scans: write files, tables and page, read them again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from anomaly.scans.detection import Detection
 from anomaly.scans.series import SeriesDetector, SeriesFiles
-from dmrifit.cli.case_runs import join_tables, picture_parts, run_parts, table_text
+from dmrifit.cli.case_runs import (
+    CaseRun,
+    can_draw,
+    case_pictures,
+    join_tables,
+    table_text,
+    write_page,
+)
 from dmrifit.cli.console import progress
 from dmrifit.io.case_tables import file_stems
 from dmrifit.report.html import NOTICE
@@ -23,33 +30,33 @@ if TYPE_CHECKING:
 
     from anomaly.scans.preparation import PreparedScan
 
-__all__ = ["RESULTS", "detect_series", "prepared_cases", "read_detections", "write_batch"]
-
-#: Files that are only there after a run.
-RESULTS = ("detections.tsv", "lesions.csv", "index.html")
+__all__ = ["RUN", "detect_series", "prepared_cases", "read_detections", "write_batch"]
 
 _FILES = {"map": "map.nii.gz", "binary": "binary.nii.gz", "opened": "opened.nii.gz"}
-_LESIONS, _PANELS, _DESCRIPTION = "lesions.csv", "panels.png", "detection.json"
+_TABLE = "detections.tsv"
+_LESIONS = "lesions.csv"
+_PANELS = "panels.png"
 _VIEW = "view.html"
-_BRIGHTEST = 3.0  # thresholds, the end of the scale of a map's picture
-_FIELDS: Mapping[str, type | tuple[type, ...]] = {
-    **{
+_BRIGHTEST = 3.0  # upper end of a map's gray scale, in thresholds
+_COLUMNS = ("patient", *_FILES, "threshold", "n_lesions", "volume_mL", "share_found", "synthetic")
+
+RUN = CaseRun(
+    record="detection.json",
+    fields={
         "name": str,
         "patient": str,
         "folder": str,
         "synthetic": bool,
         "threshold": (float, type(None)),
-    },
-    **{
         "n_lesions": int,
         "volume_mL": float,
         "share_found": float,
         "lesion_columns": list,
         "lesions": list,
+        "sources": dict,
     },
-    "sources": dict,
-}
-_COLUMNS = ("patient", *_FILES, "threshold", "n_lesions", "volume_mL", "share_found", "synthetic")
+    results=(_TABLE, _LESIONS, "index.html"),
+)
 
 
 def detect_series(
@@ -61,34 +68,25 @@ def detect_series(
     overwrite: bool,
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """
-    Find anomalies in scans, each into a folder of its own; those that an earlier run has finished
-    are not done again.
-    """
-    stems = file_stems((one.patient or one.label, one.label) for one in series)
+    """Detect anomalies in scans, each into a folder; finished scans are not repeated."""
+    folders = file_stems((scan.patient or scan.label, scan.label) for scan in series)
     figure = figure and find_spec("matplotlib") is not None
 
-    def make(part: tuple[SeriesFiles, str]) -> dict[str, Any]:
-        one, stem = part
-        # Before the work, in which the files could change.
-        sources = _sources(one)
+    def detect_in(scan: SeriesFiles, folder: Path) -> dict[str, Any]:
+        # Before the detection, during which the files could change.
+        sources = _sources(scan)
         try:
-            detection = detector.detect(one, **options)
+            detection = detector.detect(scan, **options)
         except ValueError as error:
-            raise ValueError(f"{one.label}: {error}") from None
-        return _write_detection(detection, out / stem, sources, _known(one), figure=figure)
+            raise ValueError(f"{scan.label}: {error}") from None
+        return _write_detection(detection, folder, sources, _covariates(scan), figure=figure)
 
-    return run_parts(
-        zip(series, stems, strict=True),
-        lambda part: out / part[1] / _DESCRIPTION,
-        make,
-        fields=_FIELDS,
-        # A scan whose files have changed, or what is known of the patient, is looked at anew.
-        same=lambda part, old: (
-            old["sources"] == _sources(part[0]) and old.get("known") == _known(part[0])
-        ),
-        overwrite=overwrite,
-    )
+    def is_current(scan: SeriesFiles, record: dict[str, Any]) -> bool:
+        is_same_scan = record["sources"] == _sources(scan)
+        return is_same_scan and record.get("known") == _covariates(scan)
+
+    scans = dict(zip(folders, series, strict=True))
+    return RUN.process(scans, out, detect_in, is_current, overwrite=overwrite)
 
 
 def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: bool) -> None:
@@ -98,29 +96,49 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
     from dmrifit.io.atomic_files import write_text
 
     rows = []
+    lesion_tables = []
     for content in contents:
-        files = {key: f"{content['folder']}/{file}" for key, file in _FILES.items()}
-        own = {
-            key: content[key] for key in _COLUMNS if key not in (*_FILES, "patient", "synthetic")
-        }
-        word = "true" if content["synthetic"] else "false"
-        rows.append(
-            {"name": content["name"], "patient": content["patient"]}
-            | files
-            | own
-            | {"synthetic": word}
-        )
-    lesions = (
-        pd.DataFrame(content["lesions"], columns=list(content["lesion_columns"]))
-        for content in contents
-    )
-    found = join_tables(contents, lesions)
-    write_text(out / "lesions.csv", found.to_csv(index=False, float_format="%.8g"))
-    write_text(out / "detections.tsv", table_text(pd.DataFrame(rows)))
-    if not figure or find_spec("jinja2") is None or find_spec("matplotlib") is None:
-        return
-    from dmrifit.report.html import html_join, html_page, html_table, synthetic_note
+        row = {"name": content["name"], "patient": content["patient"]}
+        for key, file in _FILES.items():
+            row[key] = f"{content['folder']}/{file}"
+        for key in ("threshold", "n_lesions", "volume_mL", "share_found"):
+            row[key] = content[key]
+        row["synthetic"] = "true" if content["synthetic"] else "false"
+        rows.append(row)
+        columns = list(content["lesion_columns"])
+        lesion_tables.append(pd.DataFrame(content["lesions"], columns=columns))
+    lesions = join_tables(contents, lesion_tables)
+    write_text(out / _LESIONS, lesions.to_csv(index=False, float_format="%.8g"))
+    write_text(out / _TABLE, table_text(pd.DataFrame(rows)))
+    if figure and can_draw():
+        _write_overview(out, contents)
 
+
+def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
+    """Write the page of all scans."""
+    from dmrifit.report.html import html_table
+
+    lines = []
+    pictures = []
+    for content in contents:
+        threshold = content["threshold"]
+        diameters = [lesion["diameter_mm"] for lesion in content["lesions"]]
+        lines.append(
+            [
+                content["name"],
+                "scan-specific" if threshold is None else f"{threshold:.4g}",
+                str(content["n_lesions"]),
+                f"{content['volume_mL']:.2f}",
+                f"{max(diameters, default=0):.1f}",
+                f"{100 * content['share_found']:.2f} %",
+            ]
+        )
+        caption = (
+            f"{content['name']}: mean signal, map, voxels above the threshold before and after "
+            "opening, in the axial slice with most of them"
+        )
+        parts = case_pictures(out / content["folder"], _PANELS, _VIEW, caption, width=900)
+        pictures.append((content["name"], parts))
     header = (
         "scan",
         "threshold",
@@ -129,91 +147,76 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
         "largest, mm",
         "share above the threshold",
     )
-    lines = [
-        [
-            content["name"],
-            "of its own" if content["threshold"] is None else f"{content['threshold']:.4g}",
-            str(content["n_lesions"]),
-            f"{content['volume_mL']:.2f}",
-            f"{max((one['diameter_mm'] for one in content['lesions']), default=0):.1f}",
-            f"{100 * content['share_found']:.2f} %",
-        ]
-        for content in contents
-    ]
-    sections = [("All scans", html_table(lines, header, numbers=(1, 2, 3, 4, 5)))]
-    for content in contents:
-        caption = (
-            f"{content['name']}: mean signal, map, what is above the threshold, and what opening leaves of it, in the "
-            "axial slice with most of it"
-        )
-        if parts := picture_parts(out / content["folder"], _PANELS, _VIEW, caption, width=900):
-            sections.append((content["name"], html_join(parts)))
-    lead = f"{NOTICE} {synthetic_note(sum(one['synthetic'] for one in contents), len(contents))}".rstrip()
-    write_text(out / "index.html", html_page("Anomalies", sections, lead=lead))
+    overview = html_table(lines, header, numbers=(1, 2, 3, 4, 5))
+    write_page(out, "Anomalies", overview, contents, pictures, unit="scan", notice=NOTICE)
 
 
 def read_detections(table: Path, scans: Sequence[PreparedScan]) -> dict[str, list[NDArray[Any]]]:
-    """
-    Read what a run has written about scans.
-
-    Shapes: returns (x, y, z).
-    """
-    import nibabel as nib
-
-    from dmrifit.io.masks import MASK_THRESHOLD, check_same_grid
-    from dmrifit.io.nifti import load_image, values_of
+    """Read the maps and binary maps (x, y, z) of scans that a run wrote."""
+    from dmrifit.io.masks import MASK_THRESHOLD
     from dmrifit.io.tables import read_rows
 
-    rows = {
-        row["name"]: row
-        for _, row in read_rows(table, required=("name", "map", "binary"), optional=_COLUMNS)
-    }
-    if missing := [scan.case.name for scan in scans if scan.case.name not in rows]:
+    columns = ("name", "map", "binary")
+    rows = {row["name"]: row for _, row in read_rows(table, required=columns, optional=_COLUMNS)}
+    missing = [scan.case.name for scan in scans if scan.case.name not in rows]
+    if missing:
         raise ValueError(
-            f"{table} knows nothing of {', '.join(missing[:5])}; run detect on these scans, or leave them out"
+            f"{table} has no detections of {', '.join(missing[:5])}; "
+            "run detect on these scans, or leave them out"
         )
-    found: dict[str, list[NDArray[Any]]] = {"map": [], "binary": []}
+    volumes: dict[str, list[NDArray[Any]]] = {"map": [], "binary": []}
     for scan in scans:
-        for key, listed in found.items():
-            path = table.parent / rows[scan.case.name][key]
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"{table}: there is no {path}, the {key} of {scan.case.name}; run detect on this scan again"
-                )
-            image = load_image(path)
-            values = values_of(image, str(path))
-            if wrong := np.count_nonzero(~np.isfinite(values)):
-                raise ValueError(
-                    f"{path} holds {wrong} values that are not finite; a map is 0 where there is no score"
-                )
-            what = f"the scan {scan.case.name}"
-            check_same_grid(
-                values.shape,
-                image.affine,
-                scan.shape,
-                scan.affine,
-                name=str(path),
-                reference_name=what,
-            )
-            ordered = np.asarray(
-                nib.as_closest_canonical(nib.Nifti1Image(values, image.affine)).dataobj
-            )
-            listed.append(
-                ordered > MASK_THRESHOLD if key == "binary" else ordered.astype(np.float32)
-            )
-    return found
+        row = rows[scan.case.name]
+        volumes["map"].append(_read_volume(table, row, "map", scan).astype(np.float32))
+        volumes["binary"].append(_read_volume(table, row, "binary", scan) > MASK_THRESHOLD)
+    return volumes
+
+
+def _read_volume(
+    table: Path, row: Mapping[str, str], column: str, scan: PreparedScan
+) -> NDArray[Any]:
+    """Read a volume on the grid of a scan, in RAS order."""
+    import nibabel as nib
+
+    from dmrifit.io.masks import check_same_grid
+    from dmrifit.io.nifti import load_image, values_of
+
+    name = scan.case.name
+    path = table.parent / row[column]
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{table}: there is no {path}, the {column} of {name}; run detect on this scan again"
+        )
+    image = load_image(path)
+    values = values_of(image, str(path))
+    n_non_finite = np.count_nonzero(~np.isfinite(values))
+    if n_non_finite:
+        raise ValueError(
+            f"{path} contains {n_non_finite} values that are not finite; "
+            "a map is 0 where there is no score"
+        )
+    check_same_grid(
+        values.shape,
+        image.affine,
+        scan.shape,
+        scan.affine,
+        name=str(path),
+        reference_name=f"the scan {name}",
+    )
+    ordered = nib.as_closest_canonical(nib.Nifti1Image(values, image.affine))
+    return np.asarray(ordered.dataobj)
 
 
 def prepared_cases(
     series: Sequence[SeriesFiles], *, tissue: bool, mask: bool, b: float | None = None
 ) -> list[PreparedScan]:
-    """Prepare scans on the grid of their files, in RAS order, for the evaluation of maps."""
+    """Prepare scans on their own grid, in RAS order, for the evaluation of maps."""
     scans = []
-    for one in progress(series, len(series), "reading"):
+    for files in progress(series, len(series), "reading"):
         try:
-            scans.append(one.prepare(tissue=tissue, mask=mask, b=b))
+            scans.append(files.prepare(tissue=tissue, mask=mask, b=b))
         except ValueError as error:
-            raise ValueError(f"{one.label}: {error}") from None
+            raise ValueError(f"{files.label}: {error}") from None
     return scans
 
 
@@ -221,119 +224,127 @@ def _write_detection(
     detection: Detection,
     folder: Path,
     sources: Mapping[str, Any],
-    known: Mapping[str, str],
+    covariates: Mapping[str, str],
     *,
     figure: bool,
 ) -> dict[str, Any]:
+    """Write the files of a scan, its record last; give the record."""
     from dmrifit.io.atomic_files import FileSet
     from dmrifit.io.nifti import save_image
 
-    case, table = detection.scan.case, detection.lesions
-    limit = detection.threshold
+    case = detection.scan.case
+    table = detection.lesions
+    threshold = detection.threshold
     content: dict[str, Any] = {
         "name": case.name,
         "patient": case.patient,
         "folder": folder.name,
         "synthetic": case.synthetic,
-        "threshold": limit if np.isfinite(limit) else None,
+        "threshold": threshold if np.isfinite(threshold) else None,
         "n_lesions": len(table),
         "volume_mL": float(table["volume_mL"].sum()),
         "share_found": float(detection.found.sum() / case.scored.sum()),
         "lesion_columns": list(table.columns),
         "lesions": json.loads(table.to_json(orient="records", double_precision=10)),
         "preparation": dict(detection.scan.notes),
-        "known": dict(known),
+        "known": dict(covariates),
         "sources": dict(sources),
         "notice": NOTICE,
     }
-    with FileSet(
-        folder, [*_FILES.values(), _LESIONS, _PANELS, _VIEW, _DESCRIPTION], overwrite=True
-    ) as files:
+    names = [*_FILES.values(), _LESIONS, _PANELS, _VIEW, RUN.record]
+    with FileSet(folder, names, overwrite=True) as files:
         for key, image in detection.images().items():
             save_image(image, files.path(_FILES[key]))
-        files.path(_LESIONS).write_text(
-            table.to_csv(index=False, float_format="%.8g"), encoding="utf-8"
-        )
+        text = table.to_csv(index=False, float_format="%.8g")
+        files.path(_LESIONS).write_text(text, encoding="utf-8")
         if figure:
             _panels(detection).savefig(files.path(_PANELS), dpi=110)
             if find_spec("jinja2") is not None:
                 page = _view(detection, files.path(_PANELS).read_bytes())
                 files.path(_VIEW).write_text(page, encoding="utf-8")
-        files.write_json(_DESCRIPTION, content)
+        files.write_json(RUN.record, content)
     return content
 
 
 def _panels(detection: Detection) -> Figure:
-    """Draw a scan on the scale of the model, which is the same for all scans, where most was found."""
+    """Draw the slice with most anomalous voxels; all scans of a model have one gray scale."""
     from anomaly.study.plotting import plot_panels
 
-    case, limit, top = detection.scan.case, detection.threshold, float(detection.map.max()) or 1.0
-    if not np.isfinite(limit):  # the scan has one of its own
-        limit = float(np.nextafter(detection.map[detection.found].min(initial=top), -np.inf))
-    elif limit > 0:
-        top = _BRIGHTEST * limit
-    for where in (detection.opened, detection.found, case.brain):
-        if where.any():
-            number = int(where.sum(axis=(0, 1)).argmax())
+    case = detection.scan.case
+    threshold = detection.threshold
+    top = float(detection.map.max()) or 1.0
+    if not np.isfinite(threshold):
+        # The scan has its own threshold, just below its lowest anomalous score.
+        lowest = detection.map[detection.found].min(initial=top)
+        threshold = float(np.nextafter(lowest, -np.inf))
+    elif threshold > 0:
+        top = _BRIGHTEST * threshold
+    for mask in (detection.opened, detection.found, case.brain):
+        if mask.any():
+            slice_number = int(mask.sum(axis=(0, 1)).argmax())
             break
-    shown = ({"map": detection.map}, {"map": limit}, {"map": (0.0, top)})
-    # A title of its own: nobody knows yet whether the scan is healthy.
-    return plot_panels(case, *shown, opening=detection.opening, number=number, title=case.name)
+    return plot_panels(
+        case,
+        {"map": detection.map},
+        {"map": threshold},
+        {"map": (0.0, top)},
+        opening=detection.opening,
+        number=slice_number,
+        # The default title says whether the scan is healthy, which is unknown here.
+        title=case.name,
+    )
 
 
 def _view(detection: Detection, picture: bytes) -> str:
-    """Make the page that shows what was found over the mean signal, in three planes."""
+    """Make the page that shows the anomalies over the mean signal, in three planes."""
     from dmrifit.report.html import html_figure, html_paragraph, html_table, synthetic_note
     from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 
-    case, limit, table = detection.scan.case, detection.threshold, detection.lesions
-    # Found is what lies above; the viewer shows what reaches a threshold.
-    known = float(np.nextafter(limit, np.inf)) if np.isfinite(limit) else None
-    places = table.to_dict("records")
+    case = detection.scan.case
+    # Scores above the threshold are anomalous; the viewer marks those that reach its threshold.
+    threshold = None
+    if np.isfinite(detection.threshold):
+        threshold = float(np.nextafter(detection.threshold, np.inf))
     layers = [
         Layer("mean signal", case.signal.mean(axis=-1)),
-        Layer("anomaly map", detection.map, "score", threshold=known),
+        Layer("anomaly map", detection.map, "score", threshold=threshold),
         Layer("found", detection.opened, "mask"),
         Layer("before opening", detection.found, "mask", shown=False),
     ]
-    if (
-        case.lesion is not None and case.lesion.any()
-    ):  # what the table names; the detector has not seen it
+    # The lesion of the table of scans, which the detector has not seen.
+    if case.lesion is not None and case.lesion.any():
         layers.append(Layer("known lesion", case.lesion, "mask"))
+    points = []
+    rows = []
+    for lesion in detection.lesions.to_dict("records"):
+        volume = f"{lesion['volume_mL']:.2f}"
+        points.append((f"{lesion['number']}: {volume} mL", [lesion[axis] for axis in "xyz"]))
+        numbers = [f"{lesion[key]:.2f}" for key in ("diameter_mm", "x", "y", "z")]
+        rows.append([lesion["number"], volume, *numbers, f"{lesion['score']:.4g}"])
     planes = html_viewer(
         layers,
         case.affine,
-        points=[
-            (f"{row['number']}: {row['volume_mL']:.2f} mL", [row[axis] for axis in "xyz"])
-            for row in places
-        ],
+        points=points,
         region=case.brain,
         label="Anomaly map over the mean signal",
         instead=html_figure(picture, f"Anomalies of {case.name}", width=900),
     )
     header = ("", "volume, mL", "diameter, mm", "x", "y", "z", "largest score")
-    keys = ("volume_mL", "diameter_mm", "x", "y", "z")
-    rows = [
-        [row["number"], *(f"{row[key]:.2f}" for key in keys), f"{row['score']:.4g}"]
-        for row in places
-    ]
-    found = (
-        html_table(rows, header, numbers=range(7))
-        if rows
-        else html_paragraph("Nothing was found.")
-    )
+    lesions = html_paragraph("No anomalies were found.")
+    if rows:
+        lesions = html_table(rows, header, numbers=range(7))
     lead = f"{NOTICE} {synthetic_note(int(case.synthetic), 1)}".rstrip()
-    return viewer_page(case.name, [("", planes), ("What was found", found)], lead=lead)
+    return viewer_page(case.name, [("", planes), ("Anomalies", lesions)], lead=lead)
 
 
 def _sources(series: SeriesFiles) -> dict[str, str]:
-    """Tell whether the files of a scan are still those that were looked at."""
+    """Give the digests of the files of a scan, to see whether they have changed."""
     from dmrifit.io.bids_derivatives import file_record
 
     return {role: file_record(path)["SHA256"] for role, path in series.files.items()}
 
 
-def _known(series: SeriesFiles) -> dict[str, str]:
-    """Tell what the scan was called, and what was known of the patient."""
-    words = {"patient": series.patient, "name": series.name} | dict(series.known)
-    return {key: str(value) for key, value in words.items()}
+def _covariates(series: SeriesFiles) -> dict[str, str]:
+    """Give the names of scan and patient, and the covariates of the patient, as text."""
+    covariates = {"patient": series.patient, "name": series.name} | dict(series.known)
+    return {key: str(value) for key, value in covariates.items()}

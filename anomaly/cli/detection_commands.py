@@ -1,4 +1,4 @@
-"""The command that finds anomalies in scans of users with a trained model: detect."""
+"""Command that detects anomalies with a trained model: detect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from anomaly.cli.options import (
     TissueOption,
     series_of,
 )
-from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption, begin_run
+from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption
+from dmrifit.cli.options import move_to_device
+from dmrifit.report.html import counted
 
 if TYPE_CHECKING:
     from anomaly.scans.series import SeriesDetector
@@ -24,21 +26,21 @@ __all__ = ["EXAMPLES", "detect"]
 
 
 def detect(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file that train wrote.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file from train.")],
     scans: ScansArgument,
     out: OutOption,
-    bval: Annotated[Path | None, typer.Option(help="b-values (a single series).")] = None,
-    bvec: Annotated[Path | None, typer.Option(help="Directions (a single series).")] = None,
+    bval: Annotated[Path | None, typer.Option(help="b-values (single series).")] = None,
+    bvec: Annotated[Path | None, typer.Option(help="Gradient directions (single series).")] = None,
     mask: Annotated[
         Path | None,
         typer.Option(
-            help="The brain on the grid of the series; by default it is looked for (a single series)."
+            help="Brain on the grid of the series; by default found automatically (single series)."
         ),
     ] = None,
     tissue: Annotated[
         Path | None,
         typer.Option(
-            help="Tissue map: 1 white, 2 gray matter, 3 fluid, 4 deep gray matter (a single series)."
+            help="Tissue map: 1 white, 2 gray, 4 deep gray matter, 3 fluid (single series)."
         ),
     ] = None,
     all_voxels: AllVoxelsOption = False,
@@ -47,7 +49,7 @@ def detect(
         bool,
         typer.Option(
             "--resample-directions",
-            help="Estimate signals along the model's directions from other ones.",
+            help="Interpolate signals along the directions of the model.",
         ),
     ] = False,
     threshold: Annotated[
@@ -56,7 +58,7 @@ def detect(
     ] = None,
     opening: Annotated[
         int,
-        typer.Option(min=1, help="Edge in voxels of the cube that binary maps are opened with."),
+        typer.Option(min=1, help="Edge in voxels of the cube for opening binary maps."),
     ] = 3,
     device: DeviceOption = None,
     figure: FigureOption = True,
@@ -65,11 +67,11 @@ def detect(
     """
     Find anomalies in diffusion series by a trained model. Not for clinical use.
 
-    Writes for each scan a folder with map.nii.gz, binary.nii.gz and opened.nii.gz on its own grid, lesions.csv and
-    detection.json; for all of them detections.tsv, lesions.csv and, with figures, a page. A run that was interrupted
-    goes on where it stopped if it is started again with the same options.
+    Writes a folder for each scan with map.nii.gz, binary.nii.gz and opened.nii.gz on its grid,
+    lesions.csv and detection.json; for all scans detections.tsv, lesions.csv and, with figures, a
+    page. An interrupted run resumes when started again with the same options.
     """
-    from anomaly.cli.case_runs import RESULTS, detect_series, write_batch
+    from anomaly.cli.case_runs import RUN, detect_series, write_batch
     from dmrifit.io.bids_derivatives import file_record
 
     if out.is_file():
@@ -95,29 +97,28 @@ def detect(
         "threshold": threshold,
         "figure": figure,
     }
-    begin_run(out, settings | options, overwrite, results=RESULTS, parts=("*/detection.json",))
+    RUN.begin(out, settings | options, overwrite)
     contents = detect_series(detector, series, out, figure=figure, overwrite=overwrite, **options)
     write_batch(out, contents, figure=figure)
-    n = sum(content["n_lesions"] for content in contents)
-    empty = sum(not content["n_lesions"] for content in contents)
-    plural = "s" * (len(contents) != 1)
+    counts = [content["n_lesions"] for content in contents]
+    anomalies = "1 anomaly" if sum(counts) == 1 else f"{sum(counts)} anomalies"
     typer.echo(
-        f"{len(contents)} scan{plural}, {n} anomal{'y' if n == 1 else 'ies'} found, {empty} without: {out}"
+        f"{counted(len(counts), 'scan')}, {anomalies} found, {counts.count(0)} without: {out}"
     )
     if any(content["synthetic"] for content in contents):
         typer.echo("synthetic scans: no clinical result")
     if detector.synthetic_:
-        typer.echo("the model learned from synthetic scans: what it finds in people is unknown")
+        typer.echo("the model was trained on synthetic scans: its accuracy in people is unknown")
 
 
-#: Commands, with the line that their help shows.
+#: Commands, each with the example that its help shows.
 EXAMPLES: dict[Callable[..., None], str] = {
     detect: "dmrifit-anomaly detect model.dmrifit dwi.nii.gz --mask brain.nii.gz --out found",
 }
 
 
 def _trained(path: Path, device: str | None) -> SeriesDetector:
-    """Read a model file that finds anomalies in series."""
+    """Read a detector of anomalies in series, and move it to a device."""
     from anomaly.scans.series import SeriesDetector
     from dmrifit.model_files.model_file import load_model
 
@@ -127,11 +128,5 @@ def _trained(path: Path, device: str | None) -> SeriesDetector:
             f"{path} holds a {type(model).__name__}, which does not know how series are prepared; "
             "dmrifit-anomaly train makes models that do"
         )
-    net = getattr(model.detector_, "net_", None)
-    if device is not None and net is not None:
-        from dmrifit._utils.torch_state import resolve_device
-
-        # The weights were put where the file says.
-        net.module_.to(resolve_device(device))
-        model.detector_.set_params(device=device)
+    move_to_device(model.detector_, device)
     return model

@@ -1,4 +1,4 @@
-"""What words on the command line stand for, and the options that several commands share."""
+"""Options that several commands share, and parsing of their values."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from dmrifit.cli.options import is_table
+
 if TYPE_CHECKING:
     from anomaly.detectors.base import AnomalyDetector
     from anomaly.scans.series import SeriesFiles
 
 __all__ = ["DETECTORS", "make_detector", "parameters_of", "series_of"]
 
-#: What detectors are called, and where they are.
+#: Names of detectors, with their modules and classes: imported when they are used.
 DETECTORS: Mapping[str, tuple[str, str]] = {
     "gaussian": ("anomaly.detectors.gaussian", "VoxelwiseGaussian"),
     "pca": ("anomaly.detectors.subspace", "PCADetector"),
@@ -31,37 +33,41 @@ ScansArgument: TypeAlias = Annotated[
     Path,
     typer.Argument(
         metavar="SCANS",
-        help="A diffusion series (NIfTI, with .bval and .bvec beside it), or a table (.tsv) with the columns patient "
-        "and image, and if wanted name, bval, bvec, brain, tissue and what train was told of (age, sex, site); files "
-        "relative to the table.",
+        help="Diffusion series (NIfTI, with .bval and .bvec beside it), or a table (.tsv) with "
+        "the "
+        "columns patient and image, and optionally name, bval, bvec, brain, tissue and the "
+        "covariates of the model (age, sex, site); files relative to the table.",
     ),
 ]
 CasesArgument: TypeAlias = Annotated[
     Path,
     typer.Argument(
         metavar="CASES",
-        help="Table (.tsv) of series with the columns patient and image, and if wanted name, bval, bvec, brain, "
-        "tissue, lesion, followup, age, sex, site, grade and kind; files relative to the table.",
+        help="Table (.tsv) of series with the columns patient and image, and optionally name, "
+        "bval, "
+        "bvec, brain, tissue, lesion, followup, age, sex, site, grade and kind; files relative to "
+        "the table.",
     ),
 ]
 TissueOption: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--estimate-tissue",
-        help="Tell fluid from tissue by diffusion where the table names no tissue map, and leave it out.",
+        help="Exclude fluid, recognized by its diffusion, where no tissue map is named.",
     ),
 ]
 AllVoxelsOption: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--all-voxels",
-        help="Where no brain is named, take all voxels with signal at b = 0, as for blocks of tissue, and look for no "
-        "brain.",
+        help="Where no brain is named, use all voxels with signal at b = 0 (blocks of tissue) "
+        "instead "
+        "of searching the brain.",
     ),
 ]
 DeviceOption: TypeAlias = Annotated[
     str | None,
-    typer.Option(metavar="auto|cpu|cuda", help="Where networks compute; auto by default."),
+    typer.Option(metavar="auto|cpu|cuda", help="Device of networks; auto by default."),
 ]
 
 
@@ -71,35 +77,45 @@ def make_detector(
     """Make a detector by its name."""
     if name not in DETECTORS:
         raise ValueError(f"there is no detector {name!r}; choose one of {', '.join(DETECTORS)}")
-    module, title = DETECTORS[name]
-    cls = getattr(import_module(module), title)
-    known = cls._get_param_names()
-    if strange := [key for key in parameters if key not in known]:
+    detector_class = import_detector(name)
+    names = detector_class._get_param_names()
+    unknown = [key for key in parameters if key not in names]
+    if unknown:
         raise ValueError(
-            f"the detector {name} has no parameter {strange[0]!r}; it has {', '.join(known)}"
+            f"the detector {name} has no parameter {unknown[0]!r}; it has {', '.join(names)}"
         )
-    if published and not hasattr(cls, "published"):
+    if not published:
+        return detector_class(**parameters)
+    if not hasattr(detector_class, "published"):
         raise ValueError(
             f"the publication has no sizes of the detector {name}; leave out --published"
         )
-    return (cls.published if published else cls)(**parameters)
+    return detector_class.published(**parameters)
+
+
+def import_detector(name: str) -> Any:
+    """Import the class of a detector."""
+    module, title = DETECTORS[name]
+    return getattr(import_module(module), title)
 
 
 def parameters_of(settings: Sequence[str]) -> dict[str, Any]:
-    """Read parameters of a detector."""
-    found: dict[str, Any] = {}
+    """Read the parameters of a detector."""
+    parameters: dict[str, Any] = {}
     for setting in settings:
-        name, sign, text = setting.partition("=")
-        if not sign or not name.strip() or not text.strip():
+        name, _, text = setting.partition("=")
+        name = name.strip()
+        if not name or not text.strip():
             raise ValueError(f"--set {setting}: NAME=VALUE is needed, such as latent_dim=64")
-        if name.strip() in found:
-            raise ValueError(f"--set gives {name.strip()} twice")
+        if name in parameters:
+            raise ValueError(f"--set gives {name} twice")
         try:
             value = json.loads(text)
         except ValueError:
+            # What is no JSON is a word, such as low.
             value = text.strip()
-        found[name.strip()] = tuple(value) if isinstance(value, list) else value
-    return found
+        parameters[name] = tuple(value) if isinstance(value, list) else value
+    return parameters
 
 
 def series_of(
@@ -110,24 +126,13 @@ def series_of(
     mask: Path | None = None,
     tissue: Path | None = None,
 ) -> list[SeriesFiles]:
-    """Find the series that a user names: those of a table, or one with what options say."""
+    """List series: those of a table, or a single one with the files that options name."""
     from anomaly.scans.series import SeriesFiles, read_series
 
-    given = {"bval": bval, "bvec": bvec, "brain": mask, "tissue": tissue}
-    named: dict[str, Any] = {key: path for key, path in given.items() if path is not None}
-    if not scans.is_file():
-        raise FileNotFoundError(
-            f"{scans} is a folder; name an image or a table in it"
-            if scans.is_dir()
-            else f"{scans}: no such file"
-        )
-    if scans.suffix.lower() in (".tsv", ".csv"):
-        if named:
-            raise ValueError(
-                f"{scans} names files in its columns; leave out --bval, --bvec, --mask and --tissue"
-            )
+    options = {"--bval": bval, "--bvec": bvec, "--mask": mask, "--tissue": tissue}
+    if is_table(scans, "files", options):
         return read_series(scans)
-    for path in named.values():
-        if not path.is_file():
+    for path in options.values():
+        if path is not None and not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
-    return [SeriesFiles(scans, **named)]
+    return [SeriesFiles(scans, bval=bval, bvec=bvec, brain=mask, tissue=tissue)]

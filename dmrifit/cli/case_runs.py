@@ -1,60 +1,212 @@
-"""Runs over many cases: parts that are finished, tables of all cases, pictures on their page."""
+"""Runs over many cases: settings, a folder for each case, resuming, tables and the page of all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dmrifit.cli.console import finished_part, progress
+from dmrifit.cli.console import progress
 
 if TYPE_CHECKING:
     import pandas as pd
     from markupsafe import Markup
 
-__all__ = ["join_tables", "picture_parts", "run_parts", "table_text"]
+__all__ = [
+    "CaseRun",
+    "begin_run",
+    "can_draw",
+    "case_pictures",
+    "join_tables",
+    "read_record",
+    "simulate_case",
+    "table_text",
+    "training_checkpoint",
+    "write_page",
+]
 
-_Part = TypeVar("_Part")
+_Case = TypeVar("_Case")
+
+#: Endings of files that tables of synthetic cases name.
+_CASE_FILES = (".nii.gz", ".bval", ".bvec", ".tsv")
 
 
-def run_parts(
-    parts: Iterable[_Part],
-    describe: Callable[[_Part], Path],
-    make: Callable[[_Part], dict[str, Any]],
-    *,
-    fields: Mapping[str, type | tuple[type, ...]],
-    same: Callable[[_Part, dict[str, Any]], bool],
+@dataclass(frozen=True)
+class CaseRun:
+    """A run over many cases: `record` marks a case as finished, `results` tell of all cases."""
+
+    record: str
+    fields: Mapping[str, type | tuple[type, ...]]
+    results: tuple[str, ...]
+
+    def begin(self, out: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
+        """Store the settings of the run, and refuse to resume one with other settings."""
+        begin_run(out, settings, overwrite, results=self.results, records=f"*/{self.record}")
+
+    def process(
+        self,
+        cases: Mapping[str, _Case],
+        out: Path,
+        process_case: Callable[[_Case, Path], dict[str, Any]],
+        is_current: Callable[[_Case, dict[str, Any]], bool],
+        *,
+        overwrite: bool,
+    ) -> list[dict[str, Any]]:
+        """Process cases by the name of their folder, except those that an earlier run finished."""
+        records = []
+        for name, case in progress(cases.items(), len(cases)):
+            folder = out / name
+            record = None if overwrite else read_record(folder / self.record, self.fields)
+            if record is None or not is_current(case, record):
+                record = process_case(case, folder)
+            records.append(record)
+        return records
+
+
+def begin_run(
+    out: Path,
+    settings: Mapping[str, Any],
     overwrite: bool,
-) -> list[dict[str, Any]]:
-    """Do what an earlier run has not finished."""
-    contents, listed = [], list(parts)
-    for part in progress(listed, len(listed)):
-        before = None if overwrite else finished_part(describe(part), fields)
-        contents.append(before if before is not None and same(part, before) else make(part))
-    return contents
+    *,
+    results: Iterable[str],
+    records: str = "",
+) -> None:
+    """
+    Store the settings of a run in its folder, and refuse to resume one with other settings.
+
+    Where an earlier run with other settings may be replaced, its results and the records of its
+    cases (a glob pattern) are removed first: otherwise a run that is interrupted would mix both.
+    """
+    from dmrifit.io.atomic_files import write_text
+
+    path = out / "settings.json"
+    text = json.dumps(settings, indent=2) + "\n"
+    result_files = [out / name for name in results]
+    if not overwrite:
+        _check_settings(path, json.loads(text), result_files)
+    elif not (path.is_file() and path.read_bytes() == text.encode()):
+        record_files = out.glob(records) if records else ()
+        for file in [*result_files, *record_files]:
+            file.unlink(missing_ok=True)
+    write_text(path, text)
+
+
+def _check_settings(path: Path, settings: Mapping[str, Any], result_files: Sequence[Path]) -> None:
+    """Check that a folder is empty or holds a run with these settings."""
+    if not path.exists():
+        for file in result_files:
+            if file.exists():
+                raise FileExistsError(
+                    f"{file} already exists and was not created by an earlier run; "
+                    "choose another folder, or --overwrite"
+                )
+        return
+    stored = _read_object(path)
+    if stored is None:
+        raise ValueError(
+            f"{path} is damaged, so the settings of the run in {path.parent} are unknown; "
+            "choose another folder, or --overwrite"
+        )
+    names = sorted({*stored, *settings})
+    changed = [name for name in names if stored.get(name) != settings.get(name)]
+    if changed:
+        raise ValueError(
+            f"{path.parent} holds a run with other options ({', '.join(changed)}); "
+            "choose another folder, or --overwrite"
+        )
+
+
+def read_record(
+    path: Path, fields: Mapping[str, type | tuple[type, ...]]
+) -> dict[str, Any] | None:
+    """Read the record of a finished case; None if it is missing, damaged or of another form."""
+    record = _read_object(path) if path.exists() else None
+    if record is None:
+        return None
+    for field, types in fields.items():
+        value: Any = record
+        for key in field.split("."):
+            if not isinstance(value, dict) or key not in value:
+                return None
+            value = value[key]
+        if not _is_of_type(value, types if isinstance(types, tuple) else (types,)):
+            return None
+    return record
+
+
+def _is_of_type(value: Any, types: tuple[type, ...]) -> bool:
+    # To Python a bool is an int, and JSON writes whole floats that Python reads as int.
+    if isinstance(value, bool):
+        return bool in types
+    return isinstance(value, types) or (float in types and isinstance(value, int))
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    """Read a JSON file of an object; None if it is damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def simulate_case(
+    folder: Path, table: str, write: Callable[[Path], None], *, overwrite: bool
+) -> dict[str, str]:
+    """Write a synthetic case, unless it is finished; give its row for the table of all."""
+    import pandas as pd
+
+    if overwrite or not (folder / table).exists():
+        write(folder)
+    rows = pd.read_csv(folder / table, sep="\t", dtype=str, keep_default_na=False)
+    row = {}
+    for column, value in rows.iloc[0].items():
+        row[column] = f"{folder.name}/{value}" if value.endswith(_CASE_FILES) else value
+    return row
+
+
+@contextmanager
+def training_checkpoint(out: Path, checkpoint: Path | None) -> Iterator[str]:
+    """Give the folder for checkpoints; the default one is removed once everything is written."""
+    folder = out.with_name(f".{out.name}.training") if checkpoint is None else checkpoint
+    yield str(folder)
+    if checkpoint is None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def join_tables(
-    contents: Sequence[Mapping[str, Any]], tables: Iterable[pd.DataFrame]
+    records: Sequence[Mapping[str, Any]], tables: Iterable[pd.DataFrame]
 ) -> pd.DataFrame:
-    """Join the tables of cases to one that names them."""
+    """Join the tables of cases into one, with columns for their names and patients."""
     import pandas as pd
 
-    named = []
-    for content, table in zip(contents, tables, strict=True):
+    labelled = []
+    for record, table in zip(records, tables, strict=True):
         table = table.copy()
-        table.insert(0, "name", content["name"])
-        table.insert(1, "patient", content["patient"])
-        named.append(table)
-    return pd.concat([one for one in named if len(one)] or named[:1], ignore_index=True)
+        table.insert(0, "name", record["name"])
+        table.insert(1, "patient", record["patient"])
+        labelled.append(table)
+    # Empty tables would change the types of columns; one of them is enough where all are empty.
+    filled = [table for table in labelled if len(table)]
+    return pd.concat(filled or labelled[:1], ignore_index=True)
 
 
 def table_text(table: pd.DataFrame, digits: int = 10) -> str:
-    """Write a table of results."""
+    """Write a table of results, separated by tabs."""
     return table.to_csv(sep="\t", index=False, na_rep="n/a", float_format=f"%.{digits}g")
 
 
-def picture_parts(
+def can_draw() -> bool:
+    """Tell whether the packages for figures and pages are installed."""
+    return find_spec("matplotlib") is not None and find_spec("jinja2") is not None
+
+
+def case_pictures(
     folder: Path, picture: str, view: str, alt: str, *, width: int = 1000
 ) -> list[Markup]:
     """Show the picture of a case on the page of a run, and link to its viewer."""
@@ -66,3 +218,27 @@ def picture_parts(
     if (folder / view).exists():
         parts.append(html_link(f"{folder.name}/{view}", "Move through the planes"))
     return parts
+
+
+def write_page(
+    out: Path,
+    title: str,
+    overview: Markup,
+    records: Sequence[Mapping[str, Any]],
+    pictures: Iterable[tuple[str, list[Markup]]],
+    *,
+    unit: str,
+    notice: str,
+    note: str = "",
+) -> None:
+    """Write the page of a run: the table of all cases, and the pictures of each."""
+    from dmrifit.io.atomic_files import write_text
+    from dmrifit.report.html import html_join, html_note, html_page, synthetic_note
+
+    sections = [(f"All {unit}s", overview)]
+    sections += [(name, html_join(parts)) for name, parts in pictures if parts]
+    if note:
+        sections.append(("", html_note(note)))
+    n_synthetic = sum(record["synthetic"] for record in records)
+    lead = f"{notice} {synthetic_note(n_synthetic, len(records), unit)}".rstrip()
+    write_text(out / "index.html", html_page(title, sections, lead=lead))

@@ -1,16 +1,16 @@
-"""Commands that work on cohorts: simulate, train, benchmark, report."""
+"""Commands on cohorts: simulate, train, benchmark, report."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from dmrifit.cli.console import ModelFileOption
+from dmrifit.cli.case_runs import can_draw
+from dmrifit.cli.console import ModelFileOption, ModelSeedOption, OverwriteOption, check_output
 from dmrifit.cli.options import floats, say, whole_numbers, words
 
 if TYPE_CHECKING:
@@ -18,6 +18,19 @@ if TYPE_CHECKING:
     from dmrifit.study.comparison import Evaluation
 
 __all__ = ["EXAMPLES", "benchmark", "report", "simulate", "train"]
+
+ParticipantsArgument: TypeAlias = Annotated[
+    Path,
+    typer.Argument(metavar="PARTICIPANTS", help="Table of scans, tab- or comma-separated."),
+]
+ModelOption: TypeAlias = Annotated[str, typer.Option(help="Signal model of the maps.")]
+TrainMaskOption: TypeAlias = Annotated[
+    str, typer.Option(metavar="body|lesion", help="Voxels to train on.")
+]
+MaxVoxelsOption: TypeAlias = Annotated[
+    int,
+    typer.Option(min=0, help="Random sample of voxels per scan to train on; 0 for all."),
+]
 
 
 def simulate(
@@ -35,51 +48,51 @@ def simulate(
         bool,
         typer.Option(
             "--same-protocol",
-            help="Measure all cohorts with the protocol of the first, so that one can train for the other.",
+            help="Use the first cohort's protocol for all, so that one can train for another.",
         ),
     ] = False,
     difficulty: Annotated[
-        str, typer.Option(metavar="mixed|easy", help="How much patients differ, and noise.")
+        str, typer.Option(metavar="mixed|easy", help="Variation between patients, and noise.")
     ] = "mixed",
     template: Annotated[
         str,
         typer.Option(
-            metavar="both|abdomen|pelvis", help="Part of the body; both draws it for each patient."
+            metavar="both|abdomen|pelvis", help="Body region; both draws one per patient."
         ),
     ] = "both",
     snr: Annotated[
         float | None,
         typer.Option(
-            help="Signal-to-noise ratio in the liver at the lowest b and TE; by default of the difficulty."
+            help="SNR in the liver at the lowest b and TE; by default set by the difficulty."
         ),
     ] = None,
     artifacts: Annotated[
         str | None,
         typer.Option(
             metavar="NAME[=STRENGTH],…",
-            help="Of shift (voxels), gibbs (share of frequencies lost), signal_loss (largest share); none by default.",
+            help="shift (voxels), gibbs (fraction of frequencies lost), signal_loss (largest "
+            "fraction); "
+            "none by default.",
         ),
     ] = None,
     latent_corr: Annotated[
         float,
-        typer.Option(
-            metavar="0…1", help="Correlation of parameters that share a texture in the tissue."
-        ),
+        typer.Option(metavar="0…1", help="Correlation of parameters within tissue texture."),
     ] = 0.6,
     gain_variation: Annotated[
         float,
         typer.Option(
-            metavar="CV", help="Coefficient of variation of the receiver's gain between patients."
+            metavar="CV", help="Coefficient of variation of receiver gain between patients."
         ),
     ] = 0.25,
     shape: Annotated[str, typer.Option(metavar="X,Y,Z", help="Voxels of each image.")] = "48,48,8",
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same patients.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed: same seed, same patients.")] = 0,
     jobs: Annotated[
-        int, typer.Option(help="Patients made at the same time; −1 for one on each core.")
+        int, typer.Option(help="Patients simulated in parallel; −1 for one per core.")
     ] = 1,
 ) -> None:
     """
-    Write synthetic cohorts of abdominal and pelvic tumors: images, masks, true maps and a table of participants.
+    Write synthetic cohorts of abdominal and pelvic tumors: images, masks, true maps and a table.
 
     cohort1 is simulated at 1.5 T and cohort2 at 3 T, each with the study's protocol of that name.
     """
@@ -90,10 +103,10 @@ def simulate(
     check_jobs(jobs, "--jobs")
     names = words(preset)
     if not names:
-        raise ValueError("--preset names no cohort; choose of cohort1, cohort2")
+        raise ValueError("--preset names no cohort; choose from cohort1, cohort2")
     x, y, z = whole_numbers("--shape", shape, 3)
     first = Protocol.preset(names[0])
-    made = [
+    cohorts = [
         simulate_cohort(
             first if same_protocol else Protocol.preset(name),
             patients,
@@ -111,15 +124,13 @@ def simulate(
         )
         for name in dict.fromkeys(names)
     ]
-    table = [cohort.write(out) for cohort in made][-1]
-    typer.echo(f"{sum(map(len, made))} synthetic patients: {table}")
+    for cohort in cohorts:
+        table = cohort.write(out)
+    typer.echo(f"{sum(map(len, cohorts))} synthetic patients: {table}")
 
 
 def train(
-    table: Annotated[
-        Path,
-        typer.Argument(metavar="PARTICIPANTS", help="Table of scans, tab- or comma-separated."),
-    ],
+    table: ParticipantsArgument,
     out: ModelFileOption,
     algorithm: Annotated[
         str, typer.Option(help="LR, RFR, ETR, GBR, slNN, mlNN, CNN or ViT.")
@@ -129,50 +140,40 @@ def train(
     ] = "s2s",
     loss: Annotated[
         str | None,
-        typer.Option(
-            metavar="mean|median", help="What m2m predicts of a parameter's distribution."
-        ),
+        typer.Option(metavar="mean|median", help="Statistic of a parameter that m2m predicts."),
     ] = None,
     target_scale: Annotated[
         str | None,
-        typer.Option(
-            metavar="linear|log", help="Whether m2m learns parameters or their logarithms."
-        ),
+        typer.Option(metavar="linear|log", help="Learn parameters or their logarithms (m2m)."),
     ] = None,
     patch_shape: Annotated[
         str | None,
         typer.Option(
-            metavar="X,Y,Z", help="Neighborhood that is looked at; 3,3,1 for CNN by default."
+            metavar="X,Y,Z",
+            help="Neighborhood as input; by default 3,3,1 for CNN, else single voxels.",
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="Model of the maps.")] = "t2-ivim-kurtosis",
+    model: ModelOption = "t2-ivim-kurtosis",
     cohorts: Annotated[
         str | None, typer.Option(metavar="NAME,…", help="Train on these cohorts only.")
     ] = None,
     n_b: Annotated[
         int,
         typer.Option(
-            min=2, help="b-values of the clinical images: the lowest at the shortest echo time."
+            min=2,
+            help="Number of b-values of the clinical protocol: the lowest, at the shortest TE.",
         ),
     ] = 5,
-    train_mask: Annotated[
-        str, typer.Option(metavar="body|lesion", help="Voxels to train on.")
-    ] = "body",
-    max_voxels: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Train on so many voxels of a scan, drawn at random; 0 for all of them."
-        ),
-    ] = 250,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same model.")] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a file of this name.")
-    ] = False,
+    train_mask: TrainMaskOption = "body",
+    max_voxels: MaxVoxelsOption = 250,
+    seed: ModelSeedOption = 0,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """
     Train a predictor of an advanced protocol on all patients of a table, and save it.
 
-    Its scores are those that dmrifit benchmark finds for the same settings; the file is for dmrifit predict.
+    Its scores are those of dmrifit benchmark with the same settings; the file is for dmrifit
+    predict.
     """
     import numpy as np
 
@@ -180,30 +181,32 @@ def train(
     from dmrifit.model_files.model_file import save_model
     from dmrifit.predict.base import resolve_patch_shape
 
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} exists already; choose another name, or --overwrite")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"{out} cannot be written: there is no folder {out.parent}")
+    check_output(out, overwrite)
     _check_names([algorithm], [strategy])
     _check_extras([algorithm], remedy="choose another --algorithm")
     options: dict[str, Any] = {"model": model}
     if patch_shape is not None:
         options["patch_shape"] = whole_numbers("--patch-shape", patch_shape, 3)
-    given = {"loss": loss, "target_scale": target_scale}
-    options |= {name: value for name, value in given.items() if value is not None}
+    if loss is not None:
+        options["loss"] = loss
+    if target_scale is not None:
+        options["target_scale"] = target_scale
     if strategy == "s2s" and (loss or target_scale):
         raise ValueError(
-            "--loss and --target-scale are options of --strategy m2m, which learns parameters; s2s learns signals"
+            "--loss and --target-scale are options of --strategy m2m, which learns parameters; "
+            "s2s learns signals"
         )
     estimator = _strategies()[strategy](algorithm, **options)
-    chosen = _chosen(_cohorts(table), cohorts)
-    protocol = next(iter(chosen.values())).scans[0].protocol
+    training = _select(_read_cohorts(table), cohorts)
+    scans = [scan for cohort in training for scan in cohort.scans]
+    protocol = scans[0].protocol
     source = protocol.take(protocol.clinical(n_b))
     estimator.set_params(source=source, target=protocol, random_state=seed)
     estimator.check_parameters()
-    if (patches := resolve_patch_shape(estimator)) is not None:
-        check_reach(patches, (scan.shape for cohort in chosen.values() for scan in cohort.scans))
-    tables = [
+    patches = resolve_patch_shape(estimator)
+    if patches is not None:
+        check_reach(patches, [scan.shape for scan in scans])
+    samples = [
         cohort.arrays(
             source,
             protocol,
@@ -212,34 +215,29 @@ def train(
             max_voxels=max_voxels or None,
             random_state=seed,
         )
-        for cohort in chosen.values()
+        for cohort in training
     ]
-    estimator.fit(
-        np.concatenate([one.X for one in tables]), np.concatenate([one.Y for one in tables])
-    )
+    inputs = np.concatenate([sample.X for sample in samples])
+    targets = np.concatenate([sample.Y for sample in samples])
+    estimator.fit(inputs, targets)
     save_model(estimator, out)
-    patients = sum(len(cohort.patients) for cohort in chosen.values())
-    typer.echo(
-        f"trained on {sum(len(one) for one in tables)} voxels of {patients} patients: {out}"
-    )
+    n_patients = sum(len(cohort.patients) for cohort in training)
+    typer.echo(f"trained on {len(inputs)} voxels of {n_patients} patients: {out}")
     typer.echo(f"it predicts {len(protocol)} images from {', '.join(source.labels)}")
-    if any(cohort.synthetic for cohort in chosen.values()):
+    if any(cohort.synthetic for cohort in training):
         typer.echo("trained on synthetic data: no clinical use")
 
 
 def benchmark(
-    table: Annotated[
-        Path,
-        typer.Argument(metavar="PARTICIPANTS", help="Table of scans, tab- or comma-separated."),
-    ],
+    table: ParticipantsArgument,
     out: Annotated[
-        Path, typer.Option(help="Folder for tables and report; an interrupted run goes on there.")
+        Path, typer.Option(help="Folder for tables and report; an interrupted run resumes there.")
     ],
     algorithms: Annotated[
         str | None,
         typer.Option(
             metavar="NAME,…",
-            help="Of LR, RFR, ETR, GBR, slNN, mlNN, CNN, ViT; all but ViT by default.",
+            help="From LR, RFR, ETR, GBR, slNN, mlNN, CNN, ViT; by default all but ViT.",
         ),
     ] = None,
     without: Annotated[
@@ -251,22 +249,23 @@ def benchmark(
     strategies: Annotated[
         str, typer.Option(metavar="s2s,m2m", help="Signals to signals, maps to maps.")
     ] = "s2s,m2m",
-    model: Annotated[str, typer.Option(help="Model of the maps.")] = "t2-ivim-kurtosis",
+    model: ModelOption = "t2-ivim-kurtosis",
     sizes: Annotated[
         str | None,
         typer.Option(
             "--sizes",
             "--n-train",
             metavar="N,…",
-            help="Numbers of training patients: several make a learning curve (1,2,3,5,8,10,12,15). By default all "
-            "patients but the held-out one.",
+            help="Numbers of training patients; several give a learning curve, such as 1,2,3,5,8. "
+            "By "
+            "default all patients but the held-out one.",
         ),
     ] = None,
     train_on: Annotated[
         str | None,
         typer.Option(
             metavar="same,other,pooled",
-            help="Cohorts to train on; by default the same, and the other ones too if protocols agree or with "
+            help="Cohorts to train on; by default same, and also other if protocols agree or with "
             "--resynthesize.",
         ),
     ] = None,
@@ -274,39 +273,33 @@ def benchmark(
         bool,
         typer.Option(
             "--resynthesize",
-            help="Where protocols differ, compute the contrasts that training images of other cohorts lack through "
-            "the model fitted to theirs.",
+            help="Where protocols differ, compute missing contrasts of training images from the "
+            "model "
+            "fitted to them.",
         ),
     ] = False,
-    train_mask: Annotated[
-        str, typer.Option(metavar="body|lesion", help="Voxels to train on.")
-    ] = "body",
+    train_mask: TrainMaskOption = "body",
     score_mask: Annotated[
         str, typer.Option(metavar="lesion|body", help="Voxels to score.")
     ] = "lesion",
-    max_voxels: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Train on so many voxels of a scan, drawn at random; 0 for all of them."
-        ),
-    ] = 250,
-    repeats: Annotated[int, typer.Option(min=1, help="Repeat with other draws and seeds.")] = 1,
+    max_voxels: MaxVoxelsOption = 250,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats with other samples and seeds.")] = 1,
     controls: Annotated[
         bool,
         typer.Option(
-            help="Score a constant, learning from shuffled targets and the perfect answer too."
+            help="Also score controls: a constant, shuffled targets, perfect predictions."
         ),
     ] = True,
     jobs: Annotated[
-        int, typer.Option(help="Models trained at the same time; −1 for one on each core.")
+        int, typer.Option(help="Models trained in parallel; −1 for one per core.")
     ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same table.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed: same seed, same table.")] = 0,
 ) -> None:
     """
     Compare predictors of an advanced protocol on a table of patients, leaving one patient out.
 
-    The table has the columns patient, cohort, image, mask, lesion, bval, te; paths are relative to it. Writes
-    scores.csv, signals.csv, predictions, figures and report.html.
+    The table has the columns patient, cohort, image, mask, lesion, bval and te, with paths
+    relative to it. Writes scores.csv, signals.csv, predictions, figures and report.html.
     """
     from dmrifit._utils.threads import check_jobs
     from dmrifit.predict.algorithms import ALGORITHMS
@@ -315,27 +308,26 @@ def benchmark(
 
     check_jobs(jobs, "--jobs")
     _check_report()
-    left_out = words(without or "")
+    excluded = words(without or "")
     names = words(algorithms) if algorithms is not None else list(ALGORITHMS)
-    _check_names([*names, *left_out], words(strategies))
-    names = [name for name in names if name not in left_out]
+    _check_names([*names, *excluded], words(strategies))
+    names = [name for name in names if name not in excluded]
     if not names:
         raise ValueError(
             "no algorithm is left to compare; name one by --algorithms, or fewer by --without"
         )
     _check_extras(names, remedy="or leave it out: --without {name}")
-    estimators = {
-        f"{name} {strategy}": _strategies()[strategy](name, model=model)
-        for strategy in words(strategies)
-        for name in names
-    }
-    cohorts = _cohorts(table)
-    ways = words(train_on) if train_on else _ways_to_train(cohorts, resynthesize=resynthesize)
+    estimators = {}
+    for strategy in words(strategies):
+        for name in names:
+            estimators[f"{name} {strategy}"] = _strategies()[strategy](name, model=model)
+    cohorts = _read_cohorts(table)
+    training_cohorts = _training_cohorts(train_on, cohorts, resynthesize=resynthesize)
     try:
         evaluation = compare(
             estimators,
             cohorts,
-            train_on=ways,
+            train_on=training_cohorts,
             train_mask=train_mask,  # type: ignore[arg-type]
             score_mask=score_mask,  # type: ignore[arg-type]
             n_train=whole_numbers("--sizes", sizes) if sizes else None,
@@ -349,7 +341,7 @@ def benchmark(
         )
     except KeyboardInterrupt:
         if out.is_dir():
-            say(f"finished work is kept in {out}; the same command goes on from there")
+            say(f"finished work is kept in {out}; the same command resumes there")
         raise
     except RuntimeError as error:
         raise ValueError(f"{error}; finished work is kept in {out}") from error
@@ -360,7 +352,7 @@ def report(
     studies: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FOLDER…", help="What dmrifit benchmark made; the first is shown in full."
+            metavar="FOLDER…", help="Folders from dmrifit benchmark; the first is shown in full."
         ),
     ],
     out: Annotated[
@@ -371,8 +363,8 @@ def report(
     """
     Write the report of finished comparisons again.
 
-    Several comparisons of the same question, with other seeds, training regions or difficulties, stand side by side
-    in one table.
+    Comparisons with other seeds, training masks or difficulties are listed side by side in one
+    table.
     """
     from dmrifit.study.comparison import Evaluation
     from dmrifit.study.report.reporting import write_report
@@ -382,10 +374,12 @@ def report(
     _finish_report(evaluations, write_report(evaluations, studies[0] if out is None else out))
 
 
+#: Commands, each with the example that its help shows.
 EXAMPLES: dict[Callable[..., None], str] = {
     simulate: "dmrifit simulate --out data --patients 8 --seed 1",
     train: "dmrifit train data/participants.tsv --algorithm LR --strategy s2s --out model.dmrifit",
-    benchmark: "dmrifit benchmark data/participants.tsv --out study --without CNN --sizes 1,2,3,5,7",
+    benchmark: "dmrifit benchmark data/participants.tsv --out study --without CNN --sizes "
+    "1,2,3,5,7",
     report: "dmrifit report study",
 }
 
@@ -394,18 +388,23 @@ def _artifacts(text: str | None) -> list[str] | dict[str, float] | None:
     """Read names of artifacts, with or without strengths."""
     if not text:
         return None
-    found = [word.partition("=") for word in words(text)]
-    if not any(equals for _, equals, _ in found):
-        return [name for name, _, _ in found]
-    if not all(equals for _, equals, _ in found):
+    names = words(text)
+    strengths = {}
+    for word in names:
+        name, equals, strength = word.partition("=")
+        if equals:
+            strengths[name] = floats(f"--artifacts {name}", strength, 1)[0]
+    if not strengths:
+        return names
+    if not all("=" in word for word in names):
         raise ValueError(
             f"--artifacts {text}: give a strength to all of them, NAME=STRENGTH, or to none"
         )
-    return {name: floats(f"--artifacts {name}", value, 1)[0] for name, _, value in found}
+    return strengths
 
 
 def _check_report() -> None:
-    if not (find_spec("matplotlib") and find_spec("jinja2")):
+    if not can_draw():
         raise ImportError('the report needs more packages: pip install "dmrifit[report]"')
 
 
@@ -416,21 +415,22 @@ def _strategies() -> dict[str, Any]:
 
 
 def _check_names(algorithms: list[str], strategies: list[str]) -> None:
-    """Refuse names that do not exist, before anything is read."""
+    """Refuse unknown names before anything is read."""
     from dmrifit.predict.algorithms import ALGORITHMS, PATCHWISE
     from dmrifit.predict.controls import CONSTANT
 
-    known = tuple(dict.fromkeys([*ALGORITHMS, *PATCHWISE, CONSTANT]))
-    for word, allowed, what in (
-        *((name, known, "algorithm") for name in algorithms),
-        *((name, tuple(_strategies()), "strategy") for name in strategies or [""]),
-    ):
-        if word not in allowed:
-            raise ValueError(f"there is no {what} {word!r}; choose of {', '.join(allowed)}")
+    _check_choices(algorithms, dict.fromkeys([*ALGORITHMS, *PATCHWISE, CONSTANT]), "algorithm")
+    _check_choices(strategies or [""], _strategies(), "strategy")
+
+
+def _check_choices(names: list[str], choices: Mapping[str, Any], role: str) -> None:
+    for name in names:
+        if name not in choices:
+            raise ValueError(f"there is no {role} {name!r}; choose from {', '.join(choices)}")
 
 
 def _check_extras(algorithms: list[str], *, remedy: str) -> None:
-    """Find out before anything is read which libraries are missing."""
+    """Check before anything is read that the libraries of algorithms are installed."""
     from dmrifit.predict.algorithms import build_regressor, default_patch_shape
 
     for name in algorithms:
@@ -440,8 +440,8 @@ def _check_extras(algorithms: list[str], *, remedy: str) -> None:
             raise ImportError(f"algorithm {name}: {error}; {remedy.format(name=name)}") from error
 
 
-def _cohorts(table: Path) -> dict[str, Cohort]:
-    """Read a table of participants, and say whom it leaves out."""
+def _read_cohorts(table: Path) -> dict[str, Cohort]:
+    """Read a table of participants; print the warnings about patients that it leaves out."""
     from dmrifit.cohort.cohort import Cohort
 
     with warnings.catch_warnings(record=True) as caught:
@@ -452,31 +452,41 @@ def _cohorts(table: Path) -> dict[str, Cohort]:
     return cohorts
 
 
-def _chosen(cohorts: dict[str, Cohort], names: str | None) -> dict[str, Cohort]:
+def _select(cohorts: dict[str, Cohort], names: str | None) -> list[Cohort]:
+    """Select cohorts by name; all without names."""
     if names is None:
-        return cohorts
-    unknown = [name for name in words(names) if name not in cohorts]
-    if unknown or not words(names):
+        return list(cohorts.values())
+    selected = list(dict.fromkeys(words(names)))
+    unknown = [name for name in selected if name not in cohorts]
+    if unknown or not selected:
         raise ValueError(
-            f"there is no cohort {', '.join(unknown) or names!r}; the table has {', '.join(cohorts)}"
+            f"there is no cohort {', '.join(unknown) or names!r}; "
+            f"the table has {', '.join(cohorts)}"
         )
-    return {name: cohorts[name] for name in words(names)}
+    return [cohorts[name] for name in selected]
 
 
-def _ways_to_train(cohorts: Mapping[str, Cohort], *, resynthesize: bool) -> list[str]:
-    """Cross cohorts where their protocols agree, and say where they do not."""
+def _training_cohorts(
+    train_on: str | None, cohorts: Mapping[str, Cohort], *, resynthesize: bool
+) -> list[str]:
+    """Select cohorts to train on: by default others too, unless their protocols differ."""
     from dmrifit.engine.resynthesis import missing_contrasts
 
+    if train_on:
+        return words(train_on)
     protocols = {name: cohort.scans[0].protocol for name, cohort in cohorts.items()}
     if len(protocols) < 2:
         return ["same"]
-    for one, protocol in protocols.items():
-        for other, wanted in protocols.items():
-            missing = missing_contrasts(wanted, protocol)
-            if missing and not resynthesize:
+    if resynthesize:
+        return ["same", "other"]
+    for training_name, training_protocol in protocols.items():
+        for test_name, test_protocol in protocols.items():
+            missing = missing_contrasts(test_protocol, training_protocol)
+            if missing:
                 say(
-                    f"training in one cohort for another is left out: protocols differ ({one} lacks {len(missing)} of "
-                    f"the contrasts of {other}, such as {wanted.labels[missing[0]]}); --resynthesize computes them"
+                    "training on other cohorts is left out, because protocols differ "
+                    f"({training_name} lacks {len(missing)} of the contrasts of {test_name}, "
+                    f"such as {test_protocol.labels[missing[0]]}); --resynthesize computes them"
                 )
                 return ["same"]
     return ["same", "other"]
@@ -498,6 +508,6 @@ def _finish_report(evaluations: list[Evaluation], page: Path) -> None:
     table["DI (%)"] = (100 * summary["dispersion"]).map("{:.1f}".format)
     table["r"] = summary["pearson"].map("{:.2f}".format)
     typer.echo(table.to_string(index=False))
-    if any(one.synthetic for one in evaluations):
+    if any(evaluation.synthetic for evaluation in evaluations):
         typer.echo("synthetic data: no clinical result")
     typer.echo(f"report: {page}")

@@ -1,17 +1,18 @@
-"""Commands that work on images: preprocess, fit, summarize regions, predict, write regions as DICOM."""
+"""Commands on images: preprocess, fit, roi, predict, dicom-seg."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from importlib.util import find_spec
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from dmrifit.cli.console import OverwriteOption
+from dmrifit.cli.case_runs import can_draw
+from dmrifit.cli.console import OverwriteOption, check_output
 from dmrifit.cli.options import bounds_of, floats, number_or_path, pairs, say, scan_of, words
+from dmrifit.report.html import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +29,13 @@ BvalOption: TypeAlias = Annotated[
     Path | None,
     typer.Option(help="b-values in s/mm²; by default the .bval file beside the image."),
 ]
+MapsOption: TypeAlias = Annotated[
+    Path, typer.Option(help="Folder for the maps; created if missing.")
+]
+LabelNamesOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(help="Names of labels: a table (.tsv) with the columns index and name."),
+]
 BvecOption: TypeAlias = Annotated[
     Path | None,
     typer.Option(help="Gradient directions; by default the .bvec file beside the image, if any."),
@@ -36,21 +44,22 @@ TeOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         metavar="MS|FILE",
-        help="Echo time in ms: a number, a text file with one per volume, or BIDS sidecars (.json); by default the "
-        ".te or .json file beside the image, where it is needed.",
+        help="Echo time in ms: a number, a text file with one per volume, or BIDS sidecars "
+        "(.json); "
+        "by default the .te or .json file beside the image, if needed.",
     ),
 ]
 ToleranceOption: TypeAlias = Annotated[
     float | None,
     typer.Option(
-        metavar="S/MM2", help="Take b-values that lie so close for one (0.5 for 0, 995 for 1000)."
+        metavar="S/MM2", help="Treat b-values this close as equal (0.5 as 0, 995 as 1000)."
     ),
 ]
 
 
 def fit(
     image: ScanArgument,
-    out: Annotated[Path, typer.Option(help="Folder for the maps; made if missing.")],
+    out: MapsOption,
     bval: BvalOption = None,
     bvec: BvecOption = None,
     te: TeOption = None,
@@ -60,71 +69,71 @@ def fit(
     ] = "t2-ivim-kurtosis",
     mask: Annotated[
         Path | None,
-        typer.Option(help="Voxels to fit; by default all that are not 0 in every volume."),
+        typer.Option(help="Voxels to fit; by default all that are nonzero in any volume."),
     ] = None,
     sigma: Annotated[
         str | None,
         typer.Option(
             metavar="NUMBER|FILE|estimate",
-            help="Standard deviation of the noise, a number or an image: fits with the Rician floor. The word estimate "
-            "finds it in the image, which has to be as the scanner gave it (of a denoised one, name the map that "
-            "dmrifit preprocess wrote).",
+            help="Standard deviation of the noise, a number or an image: fits with the Rician "
+            "floor. "
+            "The word estimate measures it in the image, which must not be denoised (for denoised "
+            "images, name the noise map from dmrifit preprocess).",
         ),
     ] = None,
     bounds: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=LOW,HIGH",
-            help="Bounds of a parameter, repeatable; K=0,monotonic keeps the signal falling. The word published "
-            "stands for all bounds of the model's published tool.",
+            help="Bounds of a parameter, repeatable; K=0,monotonic keeps the signal decreasing. "
+            "The "
+            "word published takes all bounds of the model's published tool.",
         ),
     ] = None,
     fix: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Hold a parameter at a value, repeatable."),
+        typer.Option(metavar="NAME=VALUE", help="Fix a parameter at a value, repeatable."),
     ] = None,
     average_directions: Annotated[
         str | None,
         typer.Option(
             metavar="geometric|arithmetic",
-            help="Average volumes that share b and TE before the fit.",
+            help="Average volumes of equal b and TE before the fit.",
         ),
     ] = None,
     method: Annotated[
         str,
         typer.Option(
-            metavar="nlls|segmented", help="All parameters at once, or, for ivim, Dt first."
+            metavar="nlls|segmented", help="Fit all parameters at once or, for ivim, Dt first."
         ),
     ] = "nlls",
     regularization: Annotated[
         float | None,
         typer.Option(
             metavar="WEIGHT",
-            help="Weight of a pull of all bounded parameters towards their lower bound.",
+            help="Weight of a penalty that pulls bounded parameters to their lower bound.",
         ),
     ] = None,
     starts: Annotated[
         str,
-        typer.Option(
-            metavar="auto|NUMBER", help="Starting points for each voxel: auto or a number."
-        ),
+        typer.Option(metavar="auto|NUMBER", help="Starting points per voxel."),
     ] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads; by default one for each core.")
+        int | None, typer.Option(min=1, help="Number of threads; by default one per core.")
     ] = None,
     quicklook: Annotated[
-        bool, typer.Option(help="Write a page to look at (HTML and PNG).")
+        bool, typer.Option(help="Write a quick-look page (HTML and PNG).")
     ] = True,
     overwrite: OverwriteOption = False,
 ) -> None:
     """
     Fit a signal model to every voxel of a diffusion image and write its maps.
 
-    A scan in several files, one for each echo time or b-value, is named by a tab-separated table with the columns
-    image, bval, te and bvec; the volumes follow each other in the order of its rows.
+    A scan in several files, one for each echo time or b-value, is named by a tab-separated table
+    with the columns image, bval, te and bvec; volumes are concatenated in the order of its rows.
 
-    Writes one NIfTI file for each parameter and its standard error, the cost and the status of the fit, which
-    parameters ended at a bound, a JSON file that describes them, and a page to look at.
+    Writes NIfTI files of each parameter and its standard error, of the cost and status of the fit,
+    and of parameters at a bound, a JSON file that describes them, and a quick-look page.
     """
     from dmrifit.engine.models import MODELS
     from dmrifit.imaging.fit_predict import fit_image
@@ -133,6 +142,9 @@ def fit(
     if model not in MODELS:
         raise ValueError(f"no model {model!r}; choose one of {', '.join(MODELS)}")
     images, protocol = scan_of(image, bval, bvec, te, needs_te=MODELS[model].needs_te)
+    fixed = {}
+    for name, value in pairs("--fix", fix or []):
+        fixed[name] = floats(f"--fix {name}", value, 1)[0]
     if b_tolerance is not None:
         protocol = protocol.rounded(b_tolerance)
     fit_image(
@@ -144,29 +156,27 @@ def fit(
         out=out,
         average=average_directions,
         bounds=bounds_of(bounds or []),
-        fixed={
-            name: floats(f"--fix {name}", text, 1)[0] for name, text in pairs("--fix", fix or [])
-        },
+        fixed=fixed,
         method=method,
         regularization=regularization,
         n_starts=int(starts) if starts.isdigit() else starts,
-        quicklook=_can_draw(wanted=quicklook),
+        quicklook=quicklook and _can_draw_page(),
         overwrite=overwrite,
         progress=True,
         n_threads=threads,
     )
-    _summarize_fit(out, out / derivative_name(common_stem(images), "dwimap.json", model=model))
+    _print_fit(out, out / derivative_name(common_stem(images), "dwimap.json", model=model))
 
 
 def preprocess(
     image: ScanArgument,
     out: Annotated[
-        Path, typer.Option(help="Folder for the image and the noise map; made if missing.")
+        Path, typer.Option(help="Folder for the image and the noise map; created if missing.")
     ],
     steps: Annotated[
         str,
         typer.Option(
-            metavar="NAME,…", help="Of denoise, gibbs, motion; always done in this order."
+            metavar="NAME,…", help="Steps of denoise, gibbs, motion; always in this order."
         ),
     ] = "denoise,gibbs,motion",
     bval: BvalOption = None,
@@ -174,22 +184,20 @@ def preprocess(
     te: TeOption = None,
     mask: Annotated[
         Path | None,
-        typer.Option(help="The body, with a margin; by default all voxels that are not 0."),
+        typer.Option(help="Mask of the body, with a margin; by default all nonzero voxels."),
     ] = None,
     slice_axis: Annotated[
         int | None,
-        typer.Option(
-            min=0, max=2, help="Axis across slices, 0 to 2; by default as the header says."
-        ),
+        typer.Option(min=0, max=2, help="Axis across slices, 0 to 2; by default from the header."),
     ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """
-    Denoise a scan (MPPCA), remove Gibbs ringing and correct motion, and write its level of noise.
+    Denoise a scan (MPPCA), remove Gibbs ringing, correct motion, and write its noise map.
 
-    Writes the image, its b-values, directions (turned with the volumes) and echo times, the map of the noise that
-    dmrifit fit --sigma takes, and a JSON file. The map is of the noise before denoising: denoising lowers the noise,
-    but magnitudes keep their floor.
+    Writes the image, its b-values, directions (rotated with the volumes) and echo times, the noise
+    map for dmrifit fit --sigma, and a JSON file. The map shows the noise before denoising, because
+    denoised magnitudes keep their noise floor.
     """
     from dmrifit.imaging.scan_pipeline import preprocess_image
     from dmrifit.io.bids_derivatives import common_stem, derivative_name
@@ -212,11 +220,13 @@ def preprocess(
     )
     if motion := described.get("Motion"):
         typer.echo(
-            f"motion: up to {max(motion['Shifts']):.2g} mm and {max(motion['Rotations']):.2g} degrees"
+            f"motion: up to {max(motion['Shifts']):.2g} mm and {max(motion['Rotations']):.2g} "
+            "degrees"
         )
     typer.echo(f"image: {out / described['File']}")
     typer.echo(
-        f"to fit: dmrifit fit {out / described['File']} --sigma {out / described['Sigma']['File']} --out …"
+        f"to fit: dmrifit fit {out / described['File']} --sigma "
+        f"{out / described['Sigma']['File']} --out …"
     )
 
 
@@ -225,53 +235,51 @@ def roi(
         list[Path],
         typer.Argument(
             metavar="FOLDER|TABLE…",
-            help="Folders that dmrifit fit wrote; or one table (.tsv) with the column maps, and optionally labels, "
-            "subject and visit, whose paths are relative to it.",
+            help="Folders from dmrifit fit; or one table (.tsv) with the column maps and "
+            "optionally "
+            "labels, subject and visit, with paths relative to it.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Table to write (.csv).")],
     labels: Annotated[
         list[Path] | None,
-        typer.Option(help="Label image: one for all folders, or one for each, in order."),
+        typer.Option(help="Label image: one for all folders, or one per folder, in order."),
     ] = None,
-    names: Annotated[
-        Path | None,
-        typer.Option(help="Names of labels: a table (.tsv) with the columns index and name."),
-    ] = None,
+    names: LabelNamesOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """
     Summarize the maps of fits in the regions of label images: one table for many scans.
 
-    One row for each scan, label and map: n, median, interquartile range and quartiles, mean, and the share of voxels
-    at each bound. Where a table names two visits of a subject, a second table says how well the medians repeat
-    (within-subject coefficient of variation).
+    One row per scan, label and map: n, median, interquartile range and quartiles, mean, and the
+    share of voxels at each bound. Where a table names two visits of a subject, a second table
+    gives the repeatability of the medians (within-subject coefficient of variation).
     """
     from dmrifit.imaging.regions import read_label_names, repeatability, summarize_fits
     from dmrifit.io.atomic_files import FileSet
 
-    named = read_label_names(names) if names else None
-    files = [out.name, f"{out.stem}_repeatability{out.suffix}"]
-    with FileSet(
-        out.parent, files[::-1], overwrite=overwrite, keep=_files([*(labels or []), *scans, names])
-    ) as written:
-        table = summarize_fits(scans, labels or [], names=named)
-        table.to_csv(written.path(files[0]), index=False, float_format="%.7g")
-        visits = set(table["visit"]) if "visit" in table else set()
-        repeated = repeatability(table) if len(visits) > 1 else None
-        if repeated is not None:
-            repeated.to_csv(written.path(files[1]), index=False, float_format="%.7g")
+    label_names = read_label_names(names) if names else None
+    repeats_name = f"{out.stem}_repeatability{out.suffix}"
+    inputs = _files([*(labels or []), *scans, names])
+    # The main table comes last, so that it marks both as finished.
+    with FileSet(out.parent, [repeats_name, out.name], overwrite=overwrite, keep=inputs) as files:
+        table = summarize_fits(scans, labels or [], names=label_names)
+        table.to_csv(files.path(out.name), index=False, float_format="%.7g")
+        repeats = None
+        if "visit" in table and len(set(table["visit"])) > 1:
+            repeats = repeatability(table)
+            repeats.to_csv(files.path(repeats_name), index=False, float_format="%.7g")
     n_scans = len(table.drop_duplicates(["folder", "scan", "model"]))
     typer.echo(f"{n_scans} fits, {table['label'].nunique()} labels: {out}")
-    if repeated is not None:
-        _summarize_repeats(repeated)
-        typer.echo(f"repeatability: {out.parent / files[1]}")
+    if repeats is not None:
+        _print_repeats(repeats)
+        typer.echo(f"repeatability: {out.parent / repeats_name}")
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="What dmrifit train wrote.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file from dmrifit train.")],
     image: ScanArgument,
-    out: Annotated[Path, typer.Option(help="Folder for the maps; made if missing.")],
+    out: MapsOption,
     bval: BvalOption = None,
     bvec: BvecOption = None,
     te: TeOption = None,
@@ -279,12 +287,12 @@ def predict(
     average_directions: Annotated[
         str | None,
         typer.Option(
-            metavar="geometric|arithmetic", help="Average volumes that share b and TE before."
+            metavar="geometric|arithmetic", help="Average volumes of equal b and TE first."
         ),
     ] = None,
     mask: Annotated[
         Path | None,
-        typer.Option(help="The body: its voxels are predicted, and give the patient's scale."),
+        typer.Option(help="Mask of the body: voxels to predict, which also set the signal scale."),
     ] = None,
     sigma: Annotated[
         str | None,
@@ -293,15 +301,15 @@ def predict(
         ),
     ] = None,
     signals: Annotated[
-        bool, typer.Option("--signals", help="Write the predicted images too.")
+        bool, typer.Option("--signals", help="Also write the predicted images.")
     ] = False,
-    quicklook: Annotated[bool, typer.Option(help="Write a page to look at (HTML).")] = True,
+    quicklook: Annotated[bool, typer.Option(help="Write a quick-look page (HTML).")] = True,
     overwrite: OverwriteOption = False,
 ) -> None:
     """
     Predict the maps of an advanced protocol from an image of a clinical one.
 
-    The measurements that the model needs are found in the image by their b-values and echo times.
+    The measurements that the model needs are selected by their b-values and echo times.
     """
     from dmrifit.imaging.fit_predict import predict_image
     from dmrifit.model_files.model_file import load_model
@@ -310,7 +318,8 @@ def predict(
     source = getattr(estimator, "source", None)
     if source is None:
         raise ValueError(
-            f"{model} holds a {type(estimator).__name__}, which predicts no protocol; train one by dmrifit train"
+            f"{model} holds a {type(estimator).__name__}, which predicts no protocol; train one "
+            "by dmrifit train"
         )
     images, protocol = scan_of(image, bval, bvec, te, needs_te=source.te is not None)
     predict_image(
@@ -323,7 +332,7 @@ def predict(
         sigma=number_or_path(sigma),
         out=out,
         signals=signals,
-        quicklook=_can_draw(wanted=quicklook),
+        quicklook=quicklook and _can_draw_page(),
         overwrite=overwrite,
         progress=True,
     )
@@ -335,49 +344,48 @@ def dicom_seg(
         Path,
         typer.Argument(
             metavar="LABELS",
-            help="NIfTI mask or label image, such as label.nii.gz, opened.nii.gz or voxel_mask.nii.gz of the other "
-            "programs.",
+            help="NIfTI mask or label image, such as label.nii.gz, opened.nii.gz or "
+            "voxel_mask.nii.gz "
+            "from the other programs.",
         ),
     ],
     source: Annotated[
         Path,
         typer.Option(
-            metavar="FOLDER", help="DICOM series that the scan of the labels was converted from."
+            metavar="FOLDER", help="DICOM series from which the labeled scan was converted."
         ),
     ],
     out: Annotated[Path, typer.Option(help="File to write (.dcm).")],
     kind: Annotated[
         str,
         typer.Option(
-            metavar="lesion|metastasis|tumor|voxel", help="What the regions are, for their codes."
+            metavar="lesion|metastasis|tumor|voxel",
+            help="Type of the regions, for their DICOM codes.",
         ),
     ] = "lesion",
-    names: Annotated[
-        Path | None,
-        typer.Option(help="Names of labels: a table (.tsv) with the columns index and name."),
-    ] = None,
+    names: LabelNamesOption = None,
     separate: Annotated[
         bool,
         typer.Option(
-            "--separate", help="A segment for each connected region, numbered as in lesions.tsv."
+            "--separate", help="One segment per connected region, numbered as in lesions.tsv."
         ),
     ] = False,
     manual: Annotated[
-        bool, typer.Option("--manual", help="The regions were drawn or placed by hand.")
+        bool, typer.Option("--manual", help="Mark the regions as drawn or placed by hand.")
     ] = False,
     series: Annotated[
         str | None,
-        typer.Option(metavar="UID", help="Which series, where the folder holds several."),
+        typer.Option(metavar="UID", help="Series to use, if the folder holds several."),
     ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """
-    Write a label image as a DICOM segmentation (SEG) on the series of its scan. Not for clinical use.
+    Write a label image as a DICOM segmentation (SEG) of its series. Not for clinical use.
 
-    The labels have to lie on the voxels of the series; axes may be turned, as converters do, and nothing is
-    resampled. The file bears the identity of the patient and the study, as the files of the series do.
+    The labels must lie on the voxels of the series; axes may be reordered or flipped, as by
+    converters, and nothing is resampled. The file identifies the patient and the study, as the
+    files of the series do.
     """
-    from dmrifit.cli.console import check_output
     from dmrifit.imaging.regions import read_label_names
     from dmrifit.io.dicom_seg import write_dicom_seg
     from dmrifit.io.nifti import load_image, read_volume
@@ -385,7 +393,7 @@ def dicom_seg(
     check_output(out, overwrite)
     if out.exists() and out.samefile(labels):
         raise ValueError(
-            f"--out {out} is the image of the labels and would be overwritten; choose another name"
+            f"--out {out} is the label image and would be overwritten; choose another name"
         )
     segments = write_dicom_seg(
         read_volume(labels),
@@ -399,76 +407,79 @@ def dicom_seg(
         series=series,
         overwrite=overwrite,
     )
-    typer.echo(f"{len(segments)} segment{'s' * (len(segments) != 1)}: {out}")
+    typer.echo(f"{counted(len(segments), 'segment')}: {out}")
 
 
+#: Commands, each with the example that its help shows.
 EXAMPLES: dict[Callable[..., None], str] = {
     preprocess: "dmrifit preprocess sub-01_dwi.nii.gz --steps denoise,gibbs --out clean",
     fit: "dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask mask.nii.gz --out maps",
     roi: "dmrifit roi maps --labels labels.nii.gz --out roi.csv",
     predict: "dmrifit predict model.dmrifit sub-02_dwi.nii.gz --mask mask.nii.gz --out predicted",
-    dicom_seg: "dmrifit dicom-seg segmented/sub-01/label.nii.gz --source dicom/t1c --kind metastasis --out lesions.dcm",
+    dicom_seg: "dmrifit dicom-seg segmented/sub-01/label.nii.gz --source dicom/t1c --kind "
+    "metastasis --out lesions.dcm",
 }
 
 
-def _can_draw(*, wanted: bool) -> bool:
-    """Tell whether a page can be made, and say so if one is wanted and cannot."""
-    if wanted and not (find_spec("matplotlib") and find_spec("jinja2")):
+def _can_draw_page() -> bool:
+    """Tell whether a page can be made; print what is missing otherwise."""
+    if not can_draw():
         say('no quick-look page: it needs more packages, pip install "dmrifit[report]"')
-        return False
-    return wanted
+    return can_draw()
 
 
 def _files(paths: Iterable[Path | None]) -> list[Path]:
     return [path for path in paths if path is not None and path.is_file()]
 
 
-def _summarize_repeats(repeated: pd.DataFrame) -> None:
-    """Print how well the parameters repeat."""
-    shown = repeated[
-        ~repeated["map"].str.endswith("_se")
-        & (repeated["map"] != "cost")
-        & (repeated["n_subjects"] > 0)
-    ]
-    if shown.empty:
+def _print_repeats(repeats: pd.DataFrame) -> None:
+    """Print the repeatability of the parameters."""
+    is_parameter = ~repeats["map"].str.endswith("_se") & (repeats["map"] != "cost")
+    parameters = repeats[is_parameter & (repeats["n_subjects"] > 0)]
+    if parameters.empty:
         typer.echo("no subject has two visits")
         return
-    columns = shown[["model", "name", "map", "n_subjects"]].rename(
-        columns={"name": "region", "n_subjects": "subjects"}
-    )
-    columns["within-subject CV (%)"] = (100 * shown["wcv"]).map("{:.1f}".format)
-    typer.echo(columns.to_string(index=False))
+    table = parameters[["model", "name", "map", "n_subjects"]]
+    table = table.rename(columns={"name": "region", "n_subjects": "subjects"})
+    table["within-subject CV (%)"] = (100 * parameters["wcv"]).map("{:.1f}".format)
+    typer.echo(table.to_string(index=False))
 
 
-def _summarize_fit(out: Path, sidecar: Path) -> None:
-    """Print how a fit went, from the file that describes it."""
-    from dmrifit.io.bids_derivatives import MONOTONIC
-
-    described = json.loads(sidecar.read_text(encoding="utf-8"))
-    counts = {code: n for code, n in described["Status"]["Voxels"].items() if n}
-    typer.echo(
-        f"{sum(counts.values())} voxels: " + ", ".join(f"{n} {code}" for code, n in counts.items())
-    )
-    for parameter, entry in described["Parameters"].items():
-        for end, share in entry.get("ShareAtBounds", {}).items():
-            if share > 0:
-                bound = entry["Bounds"][end == "Upper"]
-                rule = f" or {MONOTONIC}" if end == "Upper" and "UpperBoundRule" in entry else ""
-                typer.echo(
-                    f"{parameter}: {share:.1%} of the fitted voxels at the {end.lower()} bound {bound:g}{rule}"
-                )
-    doubts = [
-        f"{share:.1%} {reason}"
-        for reason, share in described["Doubt"]["Share"].items()
-        if share > 0
-    ]
+def _print_fit(out: Path, sidecar: Path) -> None:
+    """Print the outcome of a fit, from the sidecar of its maps."""
+    description = json.loads(sidecar.read_text(encoding="utf-8"))
+    counts = {code: n for code, n in description["Status"]["Voxels"].items() if n}
+    codes = ", ".join(f"{n} {code}" for code, n in counts.items())
+    typer.echo(f"{sum(counts.values())} voxels: {codes}")
+    for parameter, entry in description["Parameters"].items():
+        for end in ("Lower", "Upper"):
+            _print_share_at_bound(parameter, entry, end)
+    doubts = []
+    for reason, share in description["Doubt"]["Share"].items():
+        if share > 0:
+            doubts.append(f"{share:.1%} {reason}")
     if doubts:
-        typer.echo(f"in doubt: of the fitted voxels {', '.join(doubts)}")
-    if "estimated" in str(described["Settings"]["Sigma"]):
-        typer.echo(f"noise: sigma {described['Settings']['Sigma']}")
-    first = next(iter(described["Parameters"]))
-    file = described["Parameters"][first]["File"].replace(f"param-{first}_", "param-*_")
+        typer.echo(f"doubtful fits among the fitted voxels: {', '.join(doubts)}")
+    sigma = description["Settings"]["Sigma"]
+    if "estimated" in str(sigma):
+        typer.echo(f"noise: sigma {sigma}")
+    first = next(iter(description["Parameters"]))
+    file = description["Parameters"][first]["File"].replace(f"param-{first}_", "param-*_")
     typer.echo(f"maps: {out / file}")
     page = sidecar.with_name(sidecar.name.replace("dwimap.json", "quicklook.html"))
     if page.exists():
         typer.echo(f"page: {page}")
+
+
+def _print_share_at_bound(parameter: str, entry: Mapping[str, Any], end: str) -> None:
+    """Print the share of voxels in which a parameter ended at a bound."""
+    from dmrifit.io.bids_derivatives import MONOTONIC
+
+    share = entry.get("ShareAtBounds", {}).get(end, 0)
+    if share <= 0:
+        return
+    low, high = entry["Bounds"]
+    bound = f"{low:g}" if end == "Lower" else f"{high:g}"
+    if end == "Upper" and "UpperBoundRule" in entry:
+        bound += f" or {MONOTONIC}"
+    typer.echo(f"{parameter}: {share:.1%} of the fitted voxels at the {end.lower()} bound {bound}")

@@ -1,7 +1,8 @@
-"""What words on the command line stand for: numbers, files, pairs, scans."""
+"""Parsing of command-line values: numbers, files, pairs NAME=VALUE, scans and their protocols."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,12 @@ __all__ = [
     "beside",
     "bounds_of",
     "floats",
+    "is_table",
+    "move_to_device",
+    "named_files",
     "number_or_path",
     "pairs",
+    "require_libraries",
     "say",
     "scan_of",
     "whole_numbers",
@@ -24,17 +29,17 @@ __all__ = [
 
 
 def words(text: str) -> list[str]:
-    """Part a list of words."""
+    """Split a list of words at its commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def say(message: str) -> None:
-    """Tell the user something on the standard error stream."""
+    """Print a message on standard error."""
     typer.echo(f"dmrifit: {message}", err=True)
 
 
 def beside(image: Path, extension: str) -> Path | None:
-    """Find the file of the same name with another extension, and say so."""
+    """Find the file of the same name with another extension, and print that it is used."""
     from dmrifit.io.bids_derivatives import stem
 
     path = image.with_name(f"{stem(image)}.{extension}")
@@ -44,45 +49,48 @@ def beside(image: Path, extension: str) -> Path | None:
     return path
 
 
+def is_table(path: Path, files: str, options: Mapping[str, object]) -> bool:
+    """Tell whether a file is a table of scans; options that name files are for single images."""
+    if path.is_dir():
+        raise FileNotFoundError(f"{path} is a folder; name an image in it, or a table")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; check its name")
+    if path.suffix.lower() not in (".tsv", ".csv"):
+        return False
+    if any(options.values()):
+        *first, last = options
+        raise ValueError(
+            f"{path} names {files} in its columns; leave out {', '.join(first)} and {last}"
+        )
+    return True
+
+
 def scan_of(
     image: Path, bval: Path | None, bvec: Path | None, te: list[str] | None, *, needs_te: bool
 ) -> tuple[list[Path], Protocol]:
-    """
-    Find the images of a scan and its protocol: in a table, in what options name, or beside the
-    image.
-    """
+    """Find a scan's images and protocol: in a table, named by options, or beside the image."""
     from dmrifit.engine.protocol import Protocol
     from dmrifit.io.bids_derivatives import stem
     from dmrifit.io.scan_manifest import read_manifest
 
-    if not image.is_file():
-        raise FileNotFoundError(
-            
-                f"{image} is a folder; name an image in it"
-                if image.is_dir()
-                else f"{image}: no such file; check its name"
-            
-        )
-    if image.suffix.lower() in (".tsv", ".csv"):
-        if bval or bvec or te:
-            raise ValueError(
-                f"{image} names the files of each image in its columns; leave out --bval, --bvec and --te"
-            )
+    options = {"--bval": bval, "--bvec": bvec, "--te": te}
+    if is_table(image, "the files of each image", options):
         manifest = read_manifest(image)
         return list(manifest.images), manifest.protocol
     bval = bval or beside(image, "bval")
     if bval is None:
         raise ValueError(
-            f"{image}: there is no file {stem(image)}.bval of b-values beside it; name one by --bval"
+            f"{image}: there is no b-value file {stem(image)}.bval beside it; name one by --bval"
         )
-    if not te and needs_te and (found := beside(image, "te") or _sidecar(image)):
-        te = [str(found)]
-    return [image], Protocol.read(
-        bval, te[0] if te and len(te) == 1 else te, bvec or beside(image, "bvec")
-    )
+    if not te and needs_te:
+        te_file = beside(image, "te") or _sidecar(image)
+        te = [str(te_file)] if te_file else te
+    echo_times = te[0] if te and len(te) == 1 else te
+    return [image], Protocol.read(bval, echo_times, bvec or beside(image, "bvec"))
 
 
 def _sidecar(image: Path) -> Path | None:
+    """Find the BIDS sidecar of an image, if it holds an echo time."""
     from dmrifit._utils.text_files import read_small
     from dmrifit.io.bids_derivatives import stem
 
@@ -93,7 +101,7 @@ def _sidecar(image: Path) -> Path | None:
 
 
 def number_or_path(text: str | None) -> float | Path | None:
-    """Take a word for a number, or else for a file."""
+    """Read a number, or else the name of a file."""
     if text is None:
         return None
     try:
@@ -103,36 +111,47 @@ def number_or_path(text: str | None) -> float | Path | None:
 
 
 def pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
-    """Part words of the form NAME=VALUE."""
-    pairs = [text.partition("=") for text in texts]
-    for text, (name, equals, value) in zip(texts, pairs, strict=True):
-        if not (name and equals and value):
+    """Split values of the form NAME=VALUE."""
+    named_values = []
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not (name and value):
             raise ValueError(f"{option} {text}: write NAME=VALUE")
-    return [(name, value) for name, _, value in pairs]
+        named_values.append((name, value))
+    return named_values
+
+
+def named_files(option: str, texts: list[str]) -> dict[str, Path]:
+    """Read files named NAME=FILE, each name once."""
+    files: dict[str, Path] = {}
+    for name, path in pairs(option, texts):
+        if name in files:
+            raise ValueError(f"{option} names {name} twice")
+        files[name] = Path(path)
+    return files
 
 
 def floats(option: str, text: str, n: int) -> list[float]:
-    """Part a list of numbers."""
+    """Read n numbers, separated by commas."""
     try:
         numbers = [float(word) for word in text.split(",")]
     except ValueError:
         numbers = []
     if len(numbers) != n:
-        raise ValueError(
-            f"{option} {text}: {'a number is' if n == 1 else f'{n} numbers with commas between them are'} needed"
-        )
+        need = "a number is" if n == 1 else f"{n} numbers with commas between them are"
+        raise ValueError(f"{option} {text}: {need} needed")
     return numbers
 
 
 def whole_numbers(option: str, text: str, n: int | None = None) -> tuple[int, ...]:
-    """Part a list of whole numbers."""
+    """Read whole numbers, separated by commas."""
     try:
         numbers = tuple(int(word) for word in text.split(","))
     except ValueError:
         numbers = ()
     if not numbers or (n is not None and len(numbers) != n):
-        wanted = "whole numbers" if n is None else f"{n} whole numbers"
-        raise ValueError(f"{option} {text}: {wanted} with commas between them are needed")
+        need = "whole numbers" if n is None else f"{n} whole numbers"
+        raise ValueError(f"{option} {text}: {need} with commas between them are needed")
     return numbers
 
 
@@ -148,3 +167,21 @@ def bounds_of(texts: list[str]) -> dict[str, Any] | str | None:
         else:
             bounds[name] = tuple(floats(f"--bounds {name}", text, 2))
     return bounds or None
+
+
+def require_libraries(*names: str) -> None:
+    """Check before long work that optional libraries are installed."""
+    from dmrifit._optional import import_optional
+
+    for name in names:
+        import_optional(name)
+
+
+def move_to_device(estimator: Any, device: str | None) -> None:
+    """Move a fitted network to a device; its model file put the weights on the one it names."""
+    if device is None or not hasattr(estimator, "net_"):
+        return
+    from dmrifit._utils.torch_state import resolve_device
+
+    estimator.net_.module_.to(resolve_device(device))
+    estimator.set_params(device=device)

@@ -1,4 +1,4 @@
-"""Runs over many scans: what they write for each, their table and page, and reading it again."""
+"""Runs that segment many scans: files of a scan, tables and page of all, reading them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.cli.case_runs import join_tables, picture_parts, run_parts, table_text
+from dmrifit.cli.case_runs import CaseRun, case_pictures, join_tables, table_text
 from dmrifit.io.case_tables import file_stems, save_values
 from dmrifit.io.nifti import image_of
 from dmrifit.networks.volume_cases import called
@@ -21,65 +21,70 @@ from metastasis.scans.cases import Case
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["RESULTS", "read_segmentations", "scans_of", "segment_cases", "write_batch"]
+__all__ = ["RUN", "read_segmentations", "scans_of", "segment_cases", "write_batch"]
 
-_T = TypeVar("_T", int, float)
+_Number = TypeVar("_Number", int, float)
 
-#: Files that are only there after a run.
-RESULTS = ("segmentations.tsv", "lesions.tsv", "index.html")
-
-_PROBABILITY, _LABEL, _LESIONS, _OVERLAY = (
-    "probability.nii.gz",
-    "label.nii.gz",
-    "lesions.tsv",
-    "overlay.png",
-)
+_TABLE = "segmentations.tsv"
+_PROBABILITY = "probability.nii.gz"
+_LABEL = "label.nii.gz"
+_LESIONS = "lesions.tsv"
+_OVERLAY = "overlay.png"
 _VIEW = "view.html"
-_DESCRIPTION = "segmentation.json"
-_FIELDS: Mapping[str, type | tuple[type, ...]] = {
-    **{
+_COLUMNS = (
+    "name",
+    "patient",
+    "probability",
+    "label",
+    "threshold",
+    "min_voxels",
+    "n_lesions",
+    "n_confirmed",
+    "volume_mL",
+    "synthetic",
+)
+#: Columns of lesions that single models give: they confirm nothing and segment no prior scan.
+_SINGLE_MODEL_COLUMNS = (
+    "number",
+    "volume_mL",
+    "diameter_mm",
+    "x",
+    "y",
+    "z",
+    "probability",
+    "mean_probability",
+)
+
+RUN = CaseRun(
+    record="segmentation.json",
+    fields={
         "name": str,
         "patient": str,
         "folder": str,
         "synthetic": bool,
         "threshold": (float, type(None)),
-    },
-    **{
         "min_voxels": (int, type(None)),
         "n_lesions": int,
         "n_confirmed": (int, type(None)),
         "volume_mL": float,
+        "sources": str,
     },
-    "sources": str,
-}
-_COLUMNS = (
-    *(
-        "patient",
-        "probability",
-        "label",
-        "threshold",
-        "min_voxels",
-        "n_lesions",
-        "n_confirmed",
-        "volume_mL",
-    ),
-    "synthetic",
+    results=(_TABLE, _LESIONS, "index.html"),
 )
-_OF_SINGLE_MODELS = (
-    *("number", "volume_mL", "diameter_mm", "x", "y", "z", "probability", "mean_probability"),
-)  # a single model confirms nothing, and segments no prior scan
 
 
 def scans_of(cases: Sequence[Case]) -> dict[str, list[Any]]:
-    """Give cases as the segmenter takes them: images that know their grid."""
-    parts = {"volumes": "image", "priors": "prior", "masks": "brain"}
-    return {
-        key: [
-            None if (part := getattr(case, name)) is None else image_of(part, case.affine)
-            for case in cases
-        ]
-        for key, name in parts.items()
-    }
+    """Give the scans of cases as images with affines, as a segmenter takes them."""
+    scans: dict[str, list[Any]] = {"volumes": [], "priors": [], "masks": []}
+    for case in cases:
+        scans["volumes"].append(image_of(case.image, case.affine))
+        scans["priors"].append(_optional_image(case.prior, case.affine))
+        scans["masks"].append(_optional_image(case.brain, case.affine))
+    return scans
+
+
+def _optional_image(values: NDArray[Any] | None, affine: NDArray[np.float64]) -> Any:
+    return None if values is None else image_of(values, affine)
 
 
 def segment_cases(
@@ -91,29 +96,20 @@ def segment_cases(
     overwrite: bool,
     source: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """
-    Segment cases, each into a folder of its own; those that an earlier run has finished are not
-    done again.
-    """
-    stems = file_stems((case.patient, case.name) for case in cases)
+    """Segment cases, each into a folder; finished cases are not repeated."""
+    folders = file_stems((case.patient, case.name) for case in cases)
     figure = figure and find_spec("matplotlib") is not None
 
-    def make(part: tuple[Case, str]) -> dict[str, Any]:
-        case, stem = part
+    def segment_in(case: Case, folder: Path) -> dict[str, Any]:
         with called([case.name], source):
-            return _segment_case(segmenter, case, out / stem, _digest(case), figure=figure)
+            return _segment_case(segmenter, case, folder, _digest(case), figure=figure)
 
-    return run_parts(
-        zip(cases, stems, strict=True),
-        lambda part: out / part[1] / _DESCRIPTION,
-        make,
-        fields=_FIELDS,
-        # A case whose files have changed, or what is known of it, is segmented anew.
-        same=lambda part, old: (
-            _known(part[0]).items() <= old.items() and old["sources"] == _digest(part[0])
-        ),
-        overwrite=overwrite,
-    )
+    def is_current(case: Case, record: dict[str, Any]) -> bool:
+        is_same_row = _description(case).items() <= record.items()
+        return is_same_row and record["sources"] == _digest(case)
+
+    cases_by_folder = dict(zip(folders, cases, strict=True))
+    return RUN.process(cases_by_folder, out, segment_in, is_current, overwrite=overwrite)
 
 
 def write_batch(
@@ -124,121 +120,117 @@ def write_batch(
 
     from dmrifit.io.atomic_files import write_text
 
-    keys = (
-        "name",
-        "patient",
-        "threshold",
-        "min_voxels",
-        "n_lesions",
-        "n_confirmed",
-        "volume_mL",
-        "synthetic",
-    )
     rows = []
+    lesion_tables = []
     for content in contents:
+        folder = out / content["folder"]
         files = {
-            key: f"{content['folder']}/{file}"
-            for key, file in (("probability", _PROBABILITY), ("label", _LABEL))
+            "probability": f"{folder.name}/{_PROBABILITY}",
+            "label": f"{folder.name}/{_LABEL}",
+            "synthetic": "true" if content["synthetic"] else "false",
         }
-        rows.append(
-            {key: content[key] for key in keys[:2]}
-            | files
-            | {key: content[key] for key in keys[2:]}
-        )
-    table = pd.DataFrame(rows)
+        rows.append({**content, **files})
+        lesion_tables.append(_read_lesions(folder / _LESIONS))
+    table = pd.DataFrame(rows, columns=list(_COLUMNS))
+    # Columns of objects are written with all digits: evaluate needs the exact threshold.
     for key in ("threshold", "min_voxels", "n_confirmed"):
         table[key] = table[key].astype(object)
-    table["synthetic"] = table["synthetic"].map({True: "true", False: "false"})
-    found = join_tables(
-        contents, (_read_lesions(out / content["folder"] / _LESIONS) for content in contents)
-    )
-    write_text(out / "lesions.tsv", table_text(found))
-    write_text(out / "segmentations.tsv", table_text(table))
-    if figure and find_spec("jinja2") is not None:
-        from metastasis.study.report import batch_page
+    lesions = join_tables(contents, lesion_tables)
+    write_text(out / _LESIONS, table_text(lesions))
+    write_text(out / _TABLE, table_text(table))
+    if not figure or find_spec("jinja2") is None:
+        return
+    from metastasis.study.report import batch_page
 
-        shown = {
-            content["name"]: picture_parts(
-                out / content["folder"],
-                _OVERLAY,
-                _VIEW,
-                f"Lesions of {content['name']} in three planes",
-            )
-            for content in contents
-        }
-        write_text(out / "index.html", batch_page(heading, contents, found, shown))
+    pictures = {}
+    for content in contents:
+        alt = f"Lesions of {content['name']} in three planes"
+        folder = out / content["folder"]
+        pictures[content["name"]] = case_pictures(folder, _OVERLAY, _VIEW, alt)
+    write_text(out / "index.html", batch_page(heading, contents, lesions, pictures))
 
 
 def read_segmentations(
     table: Path, cases: Sequence[Case]
 ) -> tuple[list[NDArray[Any]], float, int]:
-    """
-    Read what a run has written about cases.
-
-    Shapes: returns predictions (x, y, z).
-    """
-    from dmrifit.io.masks import check_same_grid
-    from dmrifit.io.nifti import load_image, values_of
+    """Read predictions (x, y, z) of cases that a run wrote, its threshold and smallest lesion."""
     from dmrifit.io.tables import read_rows
 
-    rows = {row["name"]: row for _, row in read_rows(table, required=("name",), optional=_COLUMNS)}
-    if missing := [case.name for case in cases if case.name not in rows]:
+    listed = read_rows(table, required=("name",), optional=_COLUMNS[1:])
+    rows = {row["name"]: row for _, row in listed}
+    missing = [case.name for case in cases if case.name not in rows]
+    if missing:
         raise ValueError(
-            f"{table} has no segmentation of {', '.join(missing[:5])}; segment these cases, or leave them out"
+            f"{table} has no segmentation of {', '.join(missing[:5])}; "
+            "segment these cases, or leave them out"
         )
-    limit, least = (
-        _one_of(table, [rows[case.name] for case in cases], key)
-        for key in ("threshold", "min_voxels")
-    )
+    case_rows = [rows[case.name] for case in cases]
+    threshold = _common_value(table, case_rows, "threshold")
+    min_voxels = _common_value(table, case_rows, "min_voxels")
+    # Ensembles have no threshold: their labels tell candidates from confirmed lesions.
+    column = "probability" if threshold else "label"
     predictions = []
-    for case in cases:
-        name = rows[case.name].get("probability" if limit else "label", "")
-        path = table.parent / name
-        if not name:
-            raise ValueError(
-                f"{table}: {case.name} has no {'probability' if limit else 'label'}; give the table that segment wrote"
-            )
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{table}: there is no {path}, the segmentation of {case.name}; segment this case again"
-            )
-        image = load_image(path)
-        values = values_of(image, str(path))
-        if wrong := np.count_nonzero(~np.isfinite(values)):
-            raise ValueError(
-                f"{path} holds {wrong} values that are not finite; segment the case {case.name} again"
-            )
-        check_same_grid(
-            values.shape,
-            image.affine,
-            case.shape,
-            case.affine,
-            name=str(path),
-            reference_name=f"the case {case.name}",
-        )
-        predictions.append(
-            values.astype(np.float32) if limit else np.rint(values).astype(np.uint8)
-        )
+    for case, row in zip(cases, case_rows, strict=True):
+        values = _read_volume(table, row.get(column, ""), column, case)
+        if threshold:
+            predictions.append(values.astype(np.float32))
+        else:
+            predictions.append(np.rint(values).astype(np.uint8))
     return (
         predictions,
-        _number(table, "threshold", limit or "0.5", float),
-        _number(table, "min_voxels", least or "1", int),
+        _number(table, "threshold", threshold or "0.5", float),
+        _number(table, "min_voxels", min_voxels or "1", int),
     )
 
 
-def _number(table: Path, key: str, text: str, kind: type[_T]) -> _T:
+def _read_volume(table: Path, name: str, column: str, case: Case) -> NDArray[Any]:
+    """Read a volume on the grid of a case."""
+    from dmrifit.io.masks import check_same_grid
+    from dmrifit.io.nifti import load_image, values_of
+
+    if not name:
+        raise ValueError(
+            f"{table}: {case.name} has no {column}; give the table that segment wrote"
+        )
+    path = table.parent / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{table}: there is no {path}, the segmentation of {case.name}; "
+            "segment this case again"
+        )
+    image = load_image(path)
+    values = values_of(image, str(path))
+    n_non_finite = np.count_nonzero(~np.isfinite(values))
+    if n_non_finite:
+        raise ValueError(
+            f"{path} contains {n_non_finite} values that are not finite; "
+            f"segment the case {case.name} again"
+        )
+    check_same_grid(
+        values.shape,
+        image.affine,
+        case.shape,
+        case.affine,
+        name=str(path),
+        reference_name=f"the case {case.name}",
+    )
+    return values
+
+
+def _number(table: Path, key: str, text: str, number_type: type[_Number]) -> _Number:
     try:
-        return kind(text)
+        return number_type(text)
     except ValueError:
-        raise ValueError(f"{table}: the {key} {text!r} is no number") from None
+        raise ValueError(f"{table}: the {key} {text!r} is not a number") from None
 
 
-def _one_of(table: Path, rows: Sequence[Mapping[str, str]], key: str) -> str:
-    """Give what all cases have in common."""
+def _common_value(table: Path, rows: Sequence[Mapping[str, str]], key: str) -> str:
+    """Give the value of a column that all cases share."""
     values = {row.get(key, "") for row in rows}
     if len(values) > 1:
         raise ValueError(
-            f"{table}: the cases were segmented at different values of {key} ({', '.join(sorted(values))})"
+            f"{table}: the cases were segmented at different values of {key} "
+            f"({', '.join(sorted(values))})"
         )
     return values.pop()
 
@@ -246,73 +238,83 @@ def _one_of(table: Path, rows: Sequence[Mapping[str, str]], key: str) -> str:
 def _segment_case(
     segmenter: Any, case: Case, folder: Path, digest: str, *, figure: bool
 ) -> dict[str, Any]:
+    """Segment a case and write its files, its record last; give the record."""
     from dmrifit.io.atomic_files import FileSet
     from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble, segment_by
     from metastasis.study.followup import reader_table
 
-    ensemble = isinstance(segmenter, SensitivitySpecificityEnsemble)
+    is_ensemble = isinstance(segmenter, SensitivitySpecificityEnsemble)
     scan = scans_of([case])
     labels, probability = next(iter(segment_by(segmenter, **scan)))
-    earlier = None
-    if ensemble and case.prior is not None:
-        past = {"volumes": scan["priors"], "priors": [None], "masks": scan["masks"]}
-        earlier = next(iter(segment_by(segmenter, **past)))[0]
-    table = reader_table(labels, case.affine, probability=probability, prior=earlier)
-    if not ensemble:
-        table = table[list(_OF_SINGLE_MODELS)]
-    now = table if not ensemble else table[table["finding"] != "prior only"]
+    prior_labels = None
+    if is_ensemble and case.prior is not None:
+        prior_scan = {"volumes": scan["priors"], "priors": [None], "masks": scan["masks"]}
+        prior_labels = next(iter(segment_by(segmenter, **prior_scan)))[0]
+    table = reader_table(labels, case.affine, probability=probability, prior=prior_labels)
+    threshold, min_voxels, n_confirmed = None, None, None
+    if is_ensemble:
+        # The table lists vanished lesions of the prior scan, too.
+        lesions = table[table["finding"] != "prior only"]
+        n_confirmed = int((lesions["finding"] == "confirmed").sum())
+    else:
+        table = table[list(_SINGLE_MODEL_COLUMNS)]
+        lesions = table
+        threshold = float(getattr(segmenter, "threshold_", 0.5))
+        min_voxels = int(getattr(segmenter, "min_voxels", 1))
     content: dict[str, Any] = {
-        **_known(case),
+        **_description(case),
         "folder": folder.name,
-        "threshold": None if ensemble else float(getattr(segmenter, "threshold_", 0.5)),
-        "min_voxels": None if ensemble else int(getattr(segmenter, "min_voxels", 1)),
-        "n_lesions": len(now),
-        "n_confirmed": int((now["finding"] == "confirmed").sum()) if ensemble else None,
-        "volume_mL": float(now["volume_mL"].sum()),
+        "threshold": threshold,
+        "min_voxels": min_voxels,
+        "n_lesions": len(lesions),
+        "n_confirmed": n_confirmed,
+        "volume_mL": float(lesions["volume_mL"].sum()),
         "sources": digest,
         "notice": NOTICE,
     }
-    with FileSet(
-        folder, [_PROBABILITY, _LABEL, _LESIONS, _OVERLAY, _VIEW, _DESCRIPTION], overwrite=True
-    ) as files:
-        for name, values in ((_PROBABILITY, probability), (_LABEL, labels)):
-            save_values(values, case.affine, files.path(name))
+    names = [_PROBABILITY, _LABEL, _LESIONS, _OVERLAY, _VIEW, RUN.record]
+    with FileSet(folder, names, overwrite=True) as files:
+        save_values(probability, case.affine, files.path(_PROBABILITY))
+        save_values(labels, case.affine, files.path(_LABEL))
         files.path(_LESIONS).write_text(table_text(table), encoding="utf-8")
         if figure:
             from metastasis.study.plotting import plot_overlay
 
-            plot_overlay(case, labels, confirmable=ensemble).savefig(files.path(_OVERLAY), dpi=120)
+            drawing = plot_overlay(case, labels, confirmable=is_ensemble)
+            drawing.savefig(files.path(_OVERLAY), dpi=120)
             if find_spec("jinja2") is not None:
                 from metastasis.study.report import scan_page
 
                 picture = files.path(_OVERLAY).read_bytes()
                 page = scan_page(
-                    case, labels, probability, now, threshold=content["threshold"], picture=picture
+                    case, labels, probability, lesions, threshold=threshold, picture=picture
                 )
                 files.path(_VIEW).write_text(page, encoding="utf-8")
-        files.write_json(_DESCRIPTION, content)
+        files.write_json(RUN.record, content)
     return content
 
 
-def _known(case: Case) -> dict[str, Any]:
-    """Tell what the table says of a case."""
+def _description(case: Case) -> dict[str, Any]:
+    """Describe a case as its table does."""
     return {"name": case.name, "patient": case.patient, "synthetic": case.synthetic}
 
 
 def _digest(case: Case) -> str:
-    """Tell whether a case is still what was segmented."""
+    """Give the digest of all arrays of a case, to see whether they have changed."""
     digest = hashlib.sha256()
-    for part in (case.image, case.prior, case.brain, case.label, case.affine):
-        digest.update(b"-" if part is None else np.ascontiguousarray(part).tobytes())
+    for array in (case.image, case.prior, case.brain, case.label, case.affine):
+        digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
 def _read_lesions(path: Path) -> pd.DataFrame:
+    """Read the table of lesions of a case."""
     import pandas as pd
 
     try:
         return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False)
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"{path} is damaged ({' '.join(str(error).split())}); remove its folder, so that the case is done again"
+            f"{path} is damaged ({reason}); remove its folder to segment the case again"
         ) from None

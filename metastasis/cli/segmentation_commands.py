@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption, begin_run
-from dmrifit.cli.options import floats
+from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption
+from dmrifit.cli.options import floats, is_table, move_to_device
+from dmrifit.report.html import counted
 
 if TYPE_CHECKING:
     from metastasis.scans.cases import Case
@@ -20,31 +22,34 @@ ScansArgument: TypeAlias = Annotated[
     Path,
     typer.Argument(
         metavar="SCANS",
-        help="A contrast-enhanced T1 image (NIfTI), or a table (.tsv) with the columns patient and image, and if "
-        "wanted name, prior and brain (files relative to the table), prepared as those that were learned from.",
+        help="Contrast-enhanced T1 image (NIfTI), or a table (.tsv) with the columns patient and "
+        "image, and optionally name, prior and brain (files relative to the table), prepared like "
+        "the training scans.",
     ),
 ]
 PriorOption: TypeAlias = Annotated[
-    Path | None, typer.Option(help="Earlier scan on the grid of the image (a single image).")
+    Path | None, typer.Option(help="Prior scan on the grid of the image (single image).")
 ]
 MaskOption: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        help="The brain on the grid of the image; by default what is not 0 (a single image)."
+        help="Brain on the grid of the image; by default all nonzero voxels (single image)."
     ),
 ]
 FlipsOption: TypeAlias = Annotated[
     bool,
-    typer.Option("--flips", help="Average over the eight mirror images: eight times the work."),
+    typer.Option("--flips", help="Average over eight mirror images; takes eight times as long."),
 ]
 DeviceOption: TypeAlias = Annotated[
     str | None,
-    typer.Option(metavar="auto|cpu|cuda", help="Where to compute; by default as the model says."),
+    typer.Option(
+        metavar="auto|cpu|cuda", help="Device to compute on; by default that of the model."
+    ),
 ]
 
 
 def segment(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file that train wrote.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file from train.")],
     scans: ScansArgument,
     out: OutOption,
     prior: PriorOption = None,
@@ -52,7 +57,7 @@ def segment(
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="Probability from which a voxel is lesion; by default the model's operating point."
+            help="Lowest probability of lesion voxels; by default the model's operating point."
         ),
     ] = None,
     flips: FlipsOption = False,
@@ -63,35 +68,42 @@ def segment(
     """
     Find metastases in scans by one model. Not for clinical use.
 
-    Writes for each scan a folder with probability.nii.gz and label.nii.gz on its own grid, a table of its lesions
-    and a picture; for all of them segmentations.tsv, lesions.tsv and a page. A run that was interrupted goes on where
-    it stopped if it is started again with the same options.
+    Writes a folder for each scan with probability.nii.gz and label.nii.gz on its grid, a table of
+    its lesions and a picture; for all scans segmentations.tsv, lesions.tsv and a page. An
+    interrupted run resumes when started again with the same options.
     """
-    settings: dict[str, Any] = {"command": "segment", "model": _record(model)}
+    from dmrifit.io.bids_derivatives import file_record
+    from metastasis.cli.case_runs import RUN, segment_cases, write_batch
+
     if threshold is not None:
         _check_threshold("--threshold", threshold)
     segmenter = _trained(model, flips, device)
     if threshold is not None:
         segmenter.threshold_, segmenter.false_positives_ = threshold, None
-    _run(
-        segmenter,
-        [segmenter],
-        (scans, prior, mask),
-        out,
-        settings,
-        flips,
-        figure,
-        overwrite,
-        "Segmentations",
+    cases = _cases(scans, prior, mask, out)
+    if not _uses_priors([segmenter], cases):
+        cases = [replace(case, prior=None) for case in cases]
+    settings = {
+        "command": "segment",
+        "model": file_record(model)["SHA256"],
+        "flips": flips,
+        "figure": figure,
+        "threshold": segmenter.threshold_,
+    }
+    RUN.begin(out, settings, overwrite)
+    contents = segment_cases(
+        segmenter, cases, out, figure=figure, overwrite=overwrite, source=scans
     )
+    write_batch(out, contents, figure=figure, heading="Segmentations")
+    _print_counts(contents, out)
 
 
 def ensemble(
     sensitive: Annotated[
-        Path, typer.Argument(metavar="SENSITIVE", help="Model file of the sensitive model.")
+        Path, typer.Argument(metavar="SENSITIVE", help="Sensitive model, from train.")
     ],
     specific: Annotated[
-        Path, typer.Argument(metavar="SPECIFIC", help="Model file of the specific model.")
+        Path, typer.Argument(metavar="SPECIFIC", help="Specific model, from train.")
     ],
     scans: ScansArgument,
     out: OutOption,
@@ -101,7 +113,9 @@ def ensemble(
         str | None,
         typer.Option(
             metavar="A,B",
-            help="Probabilities from which a voxel is lesion, of both models; by default their operating points.",
+            help="Lowest probabilities of lesion voxels of the two models; by default their "
+            "operating "
+            "points.",
         ),
     ] = None,
     flips: FlipsOption = False,
@@ -110,19 +124,16 @@ def ensemble(
     overwrite: OverwriteOption = False,
 ) -> None:
     """
-    Find metastases by two models: what both see is confirmed, the rest is for review. Not for clinical use.
+    Find metastases by two models: lesions marked by both are confirmed. Not for clinical use.
 
-    Writes what segment writes, with labels 0 for background, 1 for candidates and 2 for confirmed metastases. Prior
-    scans are segmented, too, and the reader's table, lesions.tsv, says which metastases are new, grown, stable,
-    shrunk or vanished.
+    Writes the files of segment, with labels 0 for background, 1 for candidates (to review) and 2
+    for confirmed metastases. Prior scans are segmented too, and lesions.tsv says which metastases
+    are new, grown, stable, shrunk or vanished.
     """
+    from dmrifit.io.bids_derivatives import file_record
+    from metastasis.cli.case_runs import RUN, segment_cases, write_batch
     from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
 
-    settings: dict[str, Any] = {
-        "command": "ensemble",
-        "sensitive": _record(sensitive),
-        "specific": _record(specific),
-    }
     limits = None
     if thresholds is not None:
         low, high = floats("--thresholds", thresholds, 2)
@@ -130,134 +141,89 @@ def ensemble(
         for limit in limits:
             _check_threshold("--thresholds", limit)
     models = [_trained(path, flips, device) for path in (sensitive, specific)]
-    both = SensitivitySpecificityEnsemble(*models, thresholds=limits)
-    settings["thresholds"] = None if limits is None else list(limits)
-    _run(
-        both,
-        models,
-        (scans, prior, mask),
-        out,
-        settings,
-        flips,
-        figure,
-        overwrite,
-        "Confirmed and candidates",
+    segmenter = SensitivitySpecificityEnsemble(*models, thresholds=limits)
+    cases = _cases(scans, prior, mask, out)
+    # Without prior scans the models see none, but the table of lesions still compares with them.
+    _uses_priors(models, cases)
+    settings = {
+        "command": "ensemble",
+        "sensitive": file_record(sensitive)["SHA256"],
+        "specific": file_record(specific)["SHA256"],
+        "thresholds": None if limits is None else list(limits),
+        "flips": flips,
+        "figure": figure,
+        "threshold": None,
+    }
+    RUN.begin(out, settings, overwrite)
+    contents = segment_cases(
+        segmenter, cases, out, figure=figure, overwrite=overwrite, source=scans
     )
+    write_batch(out, contents, figure=figure, heading="Confirmed and candidates")
+    _print_counts(contents, out)
 
 
-#: Commands, with the line that their help shows.
+#: Commands, each with the example that its help shows.
 EXAMPLES: dict[Callable[..., None], str] = {
-    segment: "dmrifit-metastasis segment model.dmrifit t1c.nii.gz --prior earlier.nii.gz --out segmented",
-    ensemble: "dmrifit-metastasis ensemble sensitive.dmrifit specific.dmrifit cases.tsv --out joined",
+    segment: "dmrifit-metastasis segment model.dmrifit t1c.nii.gz --prior earlier.nii.gz --out "
+    "segmented",
+    ensemble: "dmrifit-metastasis ensemble sensitive.dmrifit specific.dmrifit cases.tsv --out "
+    "joined",
 }
 
 
-def _run(
-    segmenter: Any,
-    models: list[Any],
-    scans: tuple[Path, Path | None, Path | None],
-    out: Path,
-    settings: dict[str, Any],
-    flips: bool,
-    figure: bool,
-    overwrite: bool,
-    heading: str,
-) -> None:
-    """Segment all scans and write what there is about them."""
-    from metastasis.cli.case_runs import RESULTS, segment_cases, write_batch
+def _cases(scans: Path, prior: Path | None, mask: Path | None, out: Path) -> list[Case]:
+    """Read the cases of a table, or a single image with the files that options name."""
+    from metastasis.scans.cases import read_case, read_cases
 
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
-    cases = _cases(*scans)
-    _check_priors(models, cases)
-    settings |= {
-        "flips": flips,
-        "figure": figure,
-        "threshold": getattr(segmenter, "threshold_", None),
-    }
-    begin_run(out, settings, overwrite, results=RESULTS, parts=("*/segmentation.json",))
-    contents = segment_cases(
-        segmenter, cases, out, figure=figure, overwrite=overwrite, source=scans[0]
-    )
-    write_batch(out, contents, figure=figure, heading=heading)
-    n = sum(content["n_lesions"] for content in contents)
-    confirmed = [
-        content["n_confirmed"] for content in contents if content["n_confirmed"] is not None
-    ]
-    more = f", {sum(confirmed)} of them confirmed" if confirmed else ""
-    typer.echo(
-        f"{len(contents)} scan{'s' * (len(contents) != 1)}, {n} lesion{'s' * (n != 1)} found{more}: {out}"
-    )
-    if any(case.synthetic for case in cases):
-        typer.echo("synthetic scans: no clinical result")
-
-
-def _cases(scans: Path, prior: Path | None, mask: Path | None) -> list[Case]:
-    from metastasis.scans.cases import read_case, read_cases
-
-    if not scans.is_file():
-        raise FileNotFoundError(
-            f"{scans} is a folder; name an image or a table in it"
-            if scans.is_dir()
-            else f"{scans}: no such file"
-        )
-    if scans.suffix.lower() not in (".tsv", ".csv"):
-        return [read_case(scans, prior=prior, brain=mask)]
-    if prior is not None or mask is not None:
-        raise ValueError(
-            f"{scans} names prior scans and brains in its columns; leave out --prior and --mask"
-        )
-    return read_cases(scans)
+    if is_table(scans, "prior scans and brains", {"--prior": prior, "--mask": mask}):
+        return read_cases(scans)
+    return [read_case(scans, prior=prior, brain=mask)]
 
 
 def _trained(path: Path, flips: bool, device: str | None) -> Any:
-    """Read a model file that finds metastases."""
+    """Read a segmenter, and move it to a device."""
     from dmrifit.model_files.model_file import load_model
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
     model = load_model(path)
     if not isinstance(model, DeepMedicSegmenter):
         raise ValueError(
-            f"{path} holds a {type(model).__name__}, which segments nothing; dmrifit-metastasis train makes segmenters"
+            f"{path} holds a {type(model).__name__}, which segments nothing; dmrifit-metastasis "
+            "train makes segmenters"
         )
     if flips:
         model.set_params(flips=True)
-    if device is not None:
-        from dmrifit._utils.torch_state import resolve_device
-
-        # The weights were put where the file says.
-        model.net_.module_.to(resolve_device(device))
-        model.set_params(device=device)
+    move_to_device(model, device)
     return model
 
 
-def _check_priors(models: list[Any], cases: list[Case]) -> None:
-    if any(case.prior is not None for case in cases) and all(
-        model.prior_ is None for model in models
-    ):
+def _uses_priors(models: list[Any], cases: list[Case]) -> bool:
+    """Tell whether a model uses prior scans; print that prior scans of cases are ignored."""
+    if any(model.prior_ is not None for model in models):
+        return True
+    if any(case.prior is not None for case in cases):
         typer.echo(
-            "dmrifit-metastasis: the model was trained without prior scans and does not look at any",
+            "dmrifit-metastasis: prior scans are ignored: the model was trained without prior scans",
             err=True,
         )
-        if len(models) == 1:
-            for i, case in enumerate(cases):
-                cases[i] = _without_prior(case)
+    return False
 
 
-def _without_prior(case: Case) -> Case:
-    from dataclasses import replace
-
-    return replace(case, prior=None)
+def _print_counts(contents: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Print how many lesions were found."""
+    n_lesions = sum(content["n_lesions"] for content in contents)
+    summary = f"{counted(len(contents), 'scan')}, {counted(n_lesions, 'lesion')} found"
+    confirmed = [content["n_confirmed"] for content in contents]
+    confirmed = [count for count in confirmed if count is not None]
+    if confirmed:
+        summary += f", {sum(confirmed)} of them confirmed"
+    typer.echo(f"{summary}: {out}")
+    if any(content["synthetic"] for content in contents):
+        typer.echo("synthetic scans: no clinical result")
 
 
 def _check_threshold(option: str, value: float) -> None:
     if not 0 < value <= 1:
         raise ValueError(f"{option} {value:g}: a probability above 0 and at most 1 is needed")
-
-
-def _record(path: Path) -> str:
-    from dmrifit.io.bids_derivatives import file_record
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such model file")
-    return file_record(path)["SHA256"]

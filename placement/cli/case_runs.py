@@ -1,75 +1,85 @@
-"""Runs over many cases: their table and page."""
+"""Runs that place voxels in many cases: the record of a case, the table and the page of all."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FIELDS", "write_batch"]
+from dmrifit.cli.case_runs import CaseRun, can_draw, case_pictures, table_text, write_page
 
-#: What the file of a case says that its row in the table needs.
-FIELDS: Mapping[str, type] = {
-    "sources": dict,
-    "regions": dict,
-    "synthetic": bool,
-    "ras.center_mm": list,
-    "ras.angles_deg": list,
-    "size_mm": list,
-    "volume_ml": float,
-    "scores.objective": float,
-    "scores.tumor_fraction": float,
-    "scores.tumor_volume_ml": float,
-    "rotated_axes": int,
-    "flags": list,
-}
+__all__ = ["RUN", "write_batch"]
+
+_TABLE = "placements.tsv"
+
+RUN = CaseRun(
+    record="voxel.json",
+    fields={
+        "sources": dict,
+        "regions": dict,
+        "synthetic": bool,
+        "ras.center_mm": list,
+        "ras.angles_deg": list,
+        "size_mm": list,
+        "volume_ml": float,
+        "scores.objective": float,
+        "scores.tumor_fraction": float,
+        "scores.tumor_volume_ml": float,
+        "rotated_axes": int,
+        "flags": list,
+    },
+    results=(_TABLE,),
+)
 
 
 def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure: bool) -> None:
     """Write the table of all cases, and the page with their overlays."""
     import pandas as pd
 
-    from dmrifit.cli.case_runs import picture_parts, table_text
     from dmrifit.io.atomic_files import write_text
-    from placement.exchange.tables import box_columns
 
-    rows = []
-    for name, content in contents.items():
-        pose = [*content["ras"]["center_mm"], *content["size_mm"], *content["ras"]["angles_deg"]]
-        numbers = {
-            key: content["scores"][key]
-            for key in ("objective", "tumor_fraction", "tumor_volume_ml")
-        }
-        flags = "; ".join(content["flags"])
-        row = {"name": name, **box_columns(pose), "volume_ml": content["volume_ml"], **numbers}
-        rows.append(row | {"rotated_axes": content["rotated_axes"], "flags": flags})
-    table = pd.DataFrame(rows)
-    write_text(out / "placements.tsv", table_text(table, 12))
-    if not figure or find_spec("jinja2") is None or find_spec("matplotlib") is None:
+    rows = [_row(name, content) for name, content in contents.items()]
+    write_text(out / _TABLE, table_text(pd.DataFrame(rows), 12))
+    if not figure or not can_draw():
         return
-    from dmrifit.report.html import html_join, html_note, html_page, html_table, synthetic_note
+    from dmrifit.report.html import html_table
     from placement.exchange.prescription import NOTICE
 
-    shown = ("volume_ml", "tumor_fraction", "objective")
-    lines = [
-        [
-            one["name"],
-            *(f"{one[key]:.3f}" for key in shown),
-            one["rotated_axes"],
-            one["flags"] or "none",
-        ]
-        for one in rows
-    ]
-    header = ("case", "volume, mL", "part that is tumor", "objective", "rotated axes", "flags")
-    sections = [("All cases", html_table(lines, header, numbers=(1, 2, 3, 4)))]
+    lines = []
+    for row in rows:
+        numbers = [f"{row[key]:.3f}" for key in ("volume_ml", "tumor_fraction", "objective")]
+        lines.append([row["name"], *numbers, row["rotated_axes"], row["flags"] or "none"])
+    header = ("case", "volume, mL", "tumor fraction", "objective", "rotated axes", "flags")
+    pictures = []
     for name in contents:
         alt = f"Voxel of {name} in three planes"
-        if parts := picture_parts(out / name, "voxel_overlay.png", "voxel_view.html", alt):
-            sections.append((name, html_join(parts)))
-    told = synthetic_note(
-        sum(one["synthetic"] for one in contents.values()), len(contents), "case"
+        parts = case_pictures(out / name, "voxel_overlay.png", "voxel_view.html", alt)
+        pictures.append((name, parts))
+    write_page(
+        out,
+        "Voxels",
+        html_table(lines, header, numbers=(1, 2, 3, 4)),
+        list(contents.values()),
+        pictures,
+        unit="case",
+        notice=f"{NOTICE}.",
+        note="In the pictures, the patient's right is on the left.",
     )
-    lead = f"{NOTICE}. {told}".rstrip()
-    where = ("", html_note("In the pictures, the patient's right is at the left."))
-    write_text(out / "index.html", html_page("Voxels", [*sections, where], lead=lead))
+
+
+def _row(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the row of a case in the table of placements."""
+    from placement.exchange.tables import box_columns
+
+    pose = [*content["ras"]["center_mm"], *content["size_mm"], *content["ras"]["angles_deg"]]
+    scores = content["scores"]
+    return {
+        "name": name,
+        **box_columns(pose),
+        "volume_ml": content["volume_ml"],
+        "objective": scores["objective"],
+        "tumor_fraction": scores["tumor_fraction"],
+        "tumor_volume_ml": scores["tumor_volume_ml"],
+        "rotated_axes": content["rotated_axes"],
+        "flags": "; ".join(content["flags"]),
+    }

@@ -1,4 +1,4 @@
-"""What words on the command line stand for, and the options that several commands share."""
+"""Options that several commands share, and parsing of their values."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ CasesArgument: TypeAlias = Annotated[
     Path,
     typer.Argument(
         metavar="CASES",
-        help="A NIfTI mask of the tumor, or a table (.tsv) with the columns name and tumor, and if wanted image and "
-        "exclude (files, with commas between them), relative to the table.",
+        help="NIfTI mask of the tumor, or a table (.tsv) with the columns name and tumor, and "
+        "optionally image and exclude (files, separated by commas), relative to the table.",
     ),
 ]
 IncludeOption: TypeAlias = Annotated[
@@ -25,21 +25,23 @@ IncludeOption: TypeAlias = Annotated[
 ExcludeOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        metavar="LABELS|FILES", help="Labels of the tumor file, or masks, that no voxel may touch."
+        metavar="LABELS|FILES",
+        help="Labels of the tumor file, or masks, that no voxel may overlap.",
     ),
 ]
 ImageOption: TypeAlias = Annotated[
     Path | None, typer.Option(help="Image for the figures (a single case).")
 ]
 MarginOption: TypeAlias = Annotated[
-    float, typer.Option(min=0, help="Distance to what is excluded, in mm.")
+    float, typer.Option(min=0, help="Distance to keep from excluded regions, in mm.")
 ]
 ToleranceOption: TypeAlias = Annotated[
     float,
     typer.Option(
         min=0,
         max=0.99,
-        help="Part of the voxel that may be excluded all the same, where labels are scattered: 0.05.",
+        help="Fraction of the voxel that may overlap excluded regions, such as 0.05 where labels "
+        "are scattered.",
     ),
 ]
 PpmOption: TypeAlias = Annotated[
@@ -52,33 +54,37 @@ ExpertsArgument: TypeAlias = Annotated[
     Path,
     typer.Argument(
         metavar="EXPERTS",
-        help="Table (.tsv) of boxes with the columns name, expert, x, y, z (center in mm RAS+), size_x, size_y, size_z "
-        "(mm), angle_x, angle_y, angle_z (degrees), as simulate writes it.",
+        help="Table (.tsv) of boxes with the columns name, expert, x, y, z (center in mm RAS+), "
+        "size_x, size_y, size_z (mm), angle_x, angle_y, angle_z (degrees), as simulate writes it.",
     ),
 ]
-LeastVolumeOption: TypeAlias = Annotated[float, typer.Option(min=0, help="Least volume in mL.")]
+LeastVolumeOption: TypeAlias = Annotated[float, typer.Option(min=0, help="Smallest volume in mL.")]
 RotationsOption: TypeAlias = Annotated[
-    int, typer.Option(min=0, max=3, help="How many axes may be rotated.")
+    int, typer.Option(min=0, max=3, help="Number of axes that may be rotated.")
 ]
 SidesOption: TypeAlias = Annotated[
-    str, typer.Option(metavar="LOW,HIGH", help="Least and largest side in mm.")
+    str, typer.Option(metavar="LOW,HIGH", help="Shortest and longest side in mm.")
 ]
 RateOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        metavar="PERCENT", help="Displacement in percent of the side per ppm: one or three."
+        metavar="PERCENT",
+        help="Chemical-shift displacement per ppm, in percent of the side: one number, or one per "
+        "axis.",
     ),
 ]
 
 
 def shift_options(ppm: str | None, percent: str | None) -> dict[str, Any]:
-    """Read what is wanted of chemical-shift displacement."""
+    """Read the range of chemical shifts and their displacement."""
     if ppm is None and percent is None:
         return {}
     if ppm is None or percent is None:
         raise ValueError("chemical-shift displacement needs both --ppm and --percent-per-ppm")
-    rate = floats("--percent-per-ppm", percent, 1 if len(words(percent)) == 1 else 3)
+    n_rates = 1 if len(words(percent)) == 1 else 3
+    rate = floats("--percent-per-ppm", percent, n_rates)
     low, high = floats("--ppm", ppm, 2)
+    # The prescription takes one number for all axes, or three.
     return {"ppm_range": (low, high), "percent_per_ppm": rate if len(rate) == 3 else rate[0]}
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption, begin_run
+from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption
 from dmrifit.cli.options import floats
-from placement.cli.case_runs import FIELDS, write_batch
+from dmrifit.report.html import counted
+from placement.cli.case_runs import RUN, write_batch
 from placement.cli.options import (
     CasesArgument,
     ExcludeOption,
@@ -39,9 +40,7 @@ def place(
     out: OutOption,
     model: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Model file that train wrote; the optimizer by default."
-        ),
+        typer.Option(metavar="FILE", help="Model file from train; the optimizer by default."),
     ] = None,
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
@@ -52,7 +51,7 @@ def place(
     max_rotations: RotationsOption = 3,
     sides: SidesOption = "10,60",
     thorough: Annotated[
-        bool, typer.Option("--thorough", help="Search from more places (optimizer).")
+        bool, typer.Option("--thorough", help="Search from more starting points (optimizer).")
     ] = False,
     rounding: Annotated[
         bool, typer.Option(help="Round to 0.1 mm, 1 mm sides and 0.1 degrees.")
@@ -66,12 +65,11 @@ def place(
     """
     Place a voxel in every case, and write prescriptions. Not for clinical use.
 
-    The optimizer takes the place where the objective is largest and keeps the constraints; a model takes the place
-    that it has learned, and constraints that this breaks become flags. A run that was interrupted goes on where it
-    stopped if it is started again with the same options. Writes a folder for each case, a table placements.tsv and a
-    page with all overlays.
+    The optimizer maximizes the objective within the constraints; a model places as it has learned,
+    and broken constraints become flags. Writes a folder for each case, the table placements.tsv
+    and a page with all overlays. An interrupted run resumes when started again with the same
+    options.
     """
-    from dmrifit.cli.case_runs import run_parts
     from dmrifit.io.nifti import file_record
     from placement.exchange.prescription import write_prescription
     from placement.exchange.tables import excluded_names, read_cases, read_scene, source_digests
@@ -94,46 +92,32 @@ def place(
         "optimizer": repr(optimizer),
         "include": include,
         "exclude": exclude,
-    }
-    settings |= {
         "margin": margin,
         "tolerance": tolerance,
         "model": None if model is None else file_record(model)["SHA256"],
-    } | shift
-    begin_run(out, settings, overwrite, results=("placements.tsv",), parts=("*/voxel.json",))
+    }
+    RUN.begin(out, settings | shift, overwrite)
 
-    def make(row: Any) -> dict[str, Any]:
+    def place_in(row: Any, folder: Path) -> dict[str, Any]:
         scene = read_scene(row, include=labels, margin=margin, tolerance=tolerance)
         voxel = placer.place(scene)
+        # The optimizer rounds within its constraints; boxes of models are rounded afterwards.
         if model is not None and rounding:
             voxel = optimizer.rounded(voxel, scene)
         return write_prescription(
-            voxel,
-            scene,
-            out / row.name,
-            optimizer=optimizer,
-            figure=figure,
-            overwrite=True,
-            **shift,
+            voxel, scene, folder, optimizer=optimizer, figure=figure, overwrite=True, **shift
         )
 
-    def same(row: Any, old: dict[str, Any]) -> bool:
-        # A case whose files have changed, or its row in the table, is placed anew.
-        told = old["synthetic"] == row.synthetic and set(old["regions"]) == excluded_names(row)
-        return told and bool(old["sources"] == source_digests(row))
+    def is_current(row: Any, record: dict[str, Any]) -> bool:
+        is_same_row = record["synthetic"] == row.synthetic
+        is_same_row = is_same_row and set(record["regions"]) == excluded_names(row)
+        return is_same_row and bool(record["sources"] == source_digests(row))
 
-    done = run_parts(
-        table.itertuples(),
-        lambda row: out / row.name / "voxel.json",
-        make,
-        fields=FIELDS,
-        same=same,
-        overwrite=overwrite,
-    )
-    contents = dict(zip(table["name"], done, strict=True))
-    write_batch(out, contents, figure=figure)
-    typer.echo(f"{len(contents)} case{'s' * (len(contents) != 1)} placed: {out}")
-    if any(content["synthetic"] for content in contents.values()):
+    rows = {row.name: row for row in table.itertuples()}
+    records = RUN.process(rows, out, place_in, is_current, overwrite=overwrite)
+    write_batch(out, dict(zip(rows, records, strict=True)), figure=figure)
+    typer.echo(f"{counted(len(records), 'case')} placed: {out}")
+    if any(record["synthetic"] for record in records):
         typer.echo("synthetic cases: no clinical result")
 
 
@@ -148,7 +132,8 @@ def prescribe(
     matrix: Annotated[
         Path | None,
         typer.Option(
-            help="Text file of 4 x 4 numbers, mm RAS+ of the scan of the box to those of TUMOR: moves it."
+            help="Text file of a 4 x 4 matrix that moves the box from its scan to TUMOR, in mm "
+            "RAS+."
         ),
     ] = None,
     include: IncludeOption = None,
@@ -161,7 +146,11 @@ def prescribe(
     figure: FigureOption = True,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Evaluate a voxel placed by hand, or in an earlier scan, and write its prescription. Not for clinical use."""
+    """
+    Evaluate a voxel placed by hand, and write its prescription. Not for clinical use.
+
+    The box may come from an earlier scan: --matrix moves it to TUMOR.
+    """
     from dmrifit._utils.text_files import read_numbers
     from placement.box.voxel import Voxel
     from placement.exchange.prescription import write_prescription
@@ -174,11 +163,10 @@ def prescribe(
         try:
             voxel = voxel.transform(read_numbers(matrix))
         except ValueError as error:
-            raise ValueError(
-                str(error)
-                if str(matrix) in str(error)
-                else f"{matrix}: {error}; write four rows of four numbers"
-            ) from None
+            # Errors of reading name the file already, those of the numbers do not.
+            if str(matrix) in str(error):
+                raise
+            raise ValueError(f"{matrix}: {error}; write four rows of four numbers") from None
     row = next(read_cases(tumor, image=image, exclude=exclude).itertuples())
     scene = read_scene(row, include=labels_of(include), margin=margin, tolerance=tolerance)
     content = write_prescription(
@@ -190,20 +178,25 @@ def prescribe(
         **shift_options(ppm, percent_per_ppm),
     )
     scores = content["scores"]
-    words_ = [f"{content['volume_ml']:.2f} mL", f"{scores['tumor_fraction']:.3f} of it tumor"]
-    typer.echo("; ".join([*words_, f"objective {scores['objective']:.3f}", *content["flags"]]))
+    volume = f"{content['volume_ml']:.2f} mL"
+    fraction = f"tumor fraction {scores['tumor_fraction']:.3f}"
+    objective = f"objective {scores['objective']:.3f}"
+    typer.echo("; ".join([volume, fraction, objective, *content["flags"]]))
 
 
 def _trained(path: Path, table: pd.DataFrame) -> Any:
-    """Read a model file, and check that the cases have what the model looks at."""
+    """Read a placer, and check that the cases have the images that it needs."""
     from dmrifit.model_files.model_file import load_model
     from placement.exchange.tables import check_channels
-    from placement.learned import ranker, regressor  # noqa: F401  their classes name themselves to load_model
+
+    # Importing the classes registers them with load_model.
+    from placement.learned import ranker, regressor  # noqa: F401
 
     placer = load_model(path)
     if not hasattr(placer, "place"):
         raise ValueError(
-            f"{path} holds a {type(placer).__name__}, which places no voxels; dmrifit-placement train makes placers"
+            f"{path} holds a {type(placer).__name__}, which places no voxels; dmrifit-placement "
+            "train makes placers"
         )
     check_channels(placer, table)
     return placer
@@ -212,5 +205,6 @@ def _trained(path: Path, table: pd.DataFrame) -> Any:
 #: Commands, with the line that their help shows.
 EXAMPLES: dict[Callable[..., None], str] = {
     place: "dmrifit-placement place cases/cases.tsv --out placed",
-    prescribe: "dmrifit-placement prescribe tumor.nii.gz --center 10,20,30 --size 20,20,20 --out voxel",
+    prescribe: "dmrifit-placement prescribe tumor.nii.gz --center 10,20,30 --size 20,20,20 --out "
+    "voxel",
 }

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomaly.cli.case_runs import RESULTS, detect_series, prepared_cases
+from anomaly.cli.case_runs import RUN, detect_series, prepared_cases
 from anomaly.cli.detection_commands import detect
 from anomaly.cli.study_commands import evaluate, simulate
 from anomaly.detectors.gaussian import VoxelwiseGaussian
@@ -108,7 +108,7 @@ def test_a_replaced_run_that_was_interrupted_takes_nothing_of_the_one_before(mad
     monkeypatch.setattr(SeriesDetector, "detect", stops)
     with pytest.raises(KeyboardInterrupt):
         detect(made / "low.dmrifit", *words, figure=False, overwrite=True)
-    assert not [name for name in RESULTS if (out / name).exists()]
+    assert not [name for name in RUN.results if (out / name).exists()]
     monkeypatch.undo()
     detect(made / "low.dmrifit", *words, figure=False)
     assert not np.array_equal(_map(out, 2), before)

@@ -122,7 +122,7 @@ def test_series_of_a_table_are_those_of_its_rows(image, tmp_path):
 def test_files_that_are_missing_are_named(image, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.nii: no such file"):
         series_of(tmp_path / "none.nii")
-    with pytest.raises(FileNotFoundError, match="is a folder; name an image or a table in it"):
+    with pytest.raises(FileNotFoundError, match="is a folder; name an image in it, or a table"):
         series_of(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no\.bval: no such file"):
         series_of(image, bval=tmp_path / "no.bval")

@@ -89,13 +89,13 @@ def test_a_model_of_the_command_has_its_threshold_and_is_repeatable(run, cases, 
     code, out, error = run(*words, "--out", tmp_path / "again.dmrifit")
     assert code == 0, error
     assert (
-        "gaussian learned from 8 scans of 24 × 28 × 20 voxels and 8 directions; threshold" in out
+        "gaussian trained on 8 scans of 24 × 28 × 20 voxels and 8 directions; threshold" in out
     )
     assert "for 2 % of healthy voxels" in out
     one, other = load_model(model), load_model(tmp_path / "again.dmrifit")
     assert one.detector_.threshold_.threshold_ == other.detector_.threshold_.threshold_
     np.testing.assert_array_equal(one.detector_.coefficients_, other.detector_.coefficients_)
-    assert "exists already" in run(*words, "--out", tmp_path / "again.dmrifit")[2]
+    assert "already exists" in run(*words, "--out", tmp_path / "again.dmrifit")[2]
 
 
 class StoppedError(Exception):
@@ -173,7 +173,7 @@ def test_networks_are_trained_by_their_names(run, cases, tmp_path):
         )
         code, said, error = run(*words, "--out", out)
         assert code == 0, error
-        assert f"{name} learned from 8 scans" in said
+        assert f"{name} trained on 8 scans" in said
         assert not list(tmp_path.glob(".*training"))
         code, said, error = run(
             "detect", out, cases / "gliomas.tsv", "--out", tmp_path / name, "--no-figure"

@@ -3,36 +3,46 @@
 import json
 
 import pandas as pd
+import pytest
 
-from dmrifit.cli.case_runs import join_tables, picture_parts, run_parts, table_text
+from dmrifit.cli.case_runs import (
+    CaseRun,
+    begin_run,
+    case_pictures,
+    join_tables,
+    read_record,
+    simulate_case,
+    table_text,
+    training_checkpoint,
+    write_page,
+)
+
+RUN = CaseRun("done.json", {"name": str, "source": int}, ("table.tsv",))
 
 
 def run(tmp_path, inputs, *, overwrite=False):
-    """Run over named inputs; give what was made anew and all contents."""
-    made = []
+    """Run over named inputs; give the names of those that were processed."""
+    processed = []
 
-    def make(name):
-        made.append(name)
-        content = {"name": name, "source": inputs[name]}
-        (tmp_path / f"{name}.json").write_text(json.dumps(content))
-        return content
+    def process(source, folder):
+        processed.append(folder.name)
+        record = {"name": folder.name, "source": source}
+        folder.mkdir(exist_ok=True)
+        (folder / "done.json").write_text(json.dumps(record))
+        return record
 
-    contents = run_parts(
-        iter(inputs),
-        lambda name: tmp_path / f"{name}.json",
-        make,
-        fields={"name": str, "source": int},
-        same=lambda name, old: old["source"] == inputs[name],
-        overwrite=overwrite,
-    )
-    assert contents == [{"name": name, "source": source} for name, source in inputs.items()]
-    return made
+    def is_current(source, record):
+        return record["source"] == source
+
+    records = RUN.process(inputs, tmp_path, process, is_current, overwrite=overwrite)
+    assert records == [{"name": name, "source": source} for name, source in inputs.items()]
+    return processed
 
 
 def test_only_what_is_new_changed_or_damaged_is_done_again(tmp_path):
     assert run(tmp_path, {"a": 1, "b": 2}) == ["a", "b"]
     assert run(tmp_path, {"a": 1, "b": 3, "c": 4}) == ["b", "c"]
-    (tmp_path / "a.json").write_text('{"name": "a"}')
+    (tmp_path / "a" / "done.json").write_text('{"name": "a"}')
     assert run(tmp_path, {"a": 1, "b": 3}) == ["a"]
     assert run(tmp_path, {"a": 1, "b": 3}, overwrite=True) == ["a", "b"]
 
@@ -49,9 +59,127 @@ def test_tables_of_cases_are_joined_with_their_names():
 def test_pictures_and_links_are_shown_where_there_are_files(tmp_path):
     folder = tmp_path / "case"
     folder.mkdir()
-    assert picture_parts(folder, "a.png", "b.html", "A case") == []
+    assert case_pictures(folder, "a.png", "b.html", "A case") == []
     (folder / "b.html").write_text("")
     (folder / "a.png").write_bytes(bytes(24))
-    picture, link = picture_parts(folder, "a.png", "b.html", "A case")
+    picture, link = case_pictures(folder, "a.png", "b.html", "A case")
     assert 'alt="A case"' in picture
     assert 'href="./case/b.html"' in link
+
+
+def test_a_run_goes_on_only_with_its_own_settings(tmp_path):
+    begin_run(tmp_path, {"seed": 1, "shape": (2, 3)}, overwrite=False, results=("table.tsv",))
+    (tmp_path / "table.tsv").touch()
+    begin_run(tmp_path, {"seed": 1, "shape": (2, 3)}, overwrite=False, results=("table.tsv",))
+    with pytest.raises(ValueError, match=r"other options \(seed\)"):
+        begin_run(tmp_path, {"seed": 2, "shape": (2, 3)}, overwrite=False, results=("table.tsv",))
+    begin_run(tmp_path, {"seed": 2, "shape": (2, 3)}, overwrite=True, results=("table.tsv",))
+    (tmp_path / "table.tsv").touch()
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(FileExistsError, match=r"table.tsv already exists and was not created by an earlier run"):
+        begin_run(tmp_path, {"seed": 2}, overwrite=False, results=("table.tsv",))
+
+
+def test_what_was_finished_with_other_settings_is_no_part_of_the_run_that_replaces_it(tmp_path):
+    def begin(seed, overwrite):
+        begin_run(tmp_path, {"seed": seed}, overwrite, results=("table.tsv",), records="*/done.json")
+
+    begin(1, overwrite=False)
+    (tmp_path / "a").mkdir()
+    files = [tmp_path / "table.tsv", tmp_path / "a" / "done.json", tmp_path / "a" / "map.nii", tmp_path / "other.txt"]
+    for file in files:
+        file.touch()
+    begin(1, overwrite=False)
+    begin(1, overwrite=True)
+    assert all(file.exists() for file in files)
+    begin(2, overwrite=True)
+    assert [file.exists() for file in files] == [False, False, True, True]
+
+
+def test_begin_removes_what_another_run_finished(tmp_path):
+    RUN.begin(tmp_path, {"seed": 1}, overwrite=False)
+    assert run(tmp_path, {"a": 1}) == ["a"]
+    (tmp_path / "table.tsv").touch()
+    RUN.begin(tmp_path, {"seed": 1}, overwrite=False)
+    assert run(tmp_path, {"a": 1}) == []
+    with pytest.raises(ValueError, match=r"other options \(seed\)"):
+        RUN.begin(tmp_path, {"seed": 2}, overwrite=False)
+    RUN.begin(tmp_path, {"seed": 2}, overwrite=True)
+    assert not (tmp_path / "table.tsv").exists()
+    assert run(tmp_path, {"a": 1}) == ["a"]
+
+
+def test_damaged_settings_are_refused(tmp_path):
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(ValueError, match=r"settings.json is damaged, .*--overwrite"):
+        begin_run(tmp_path, {"seed": 1}, overwrite=False, results=())
+
+
+@pytest.mark.parametrize(
+    ("text", "is_valid"),
+    [
+        ('{"volume": 2.5, "n": 3, "pose": {"center": []}}', True),
+        ('{"volume": 2, "n": 3, "pose": {"center": []}}', True),
+        ('{"volume": true, "n": 3, "pose": {"center": []}}', False),
+        ('{"volume": 2.5, "n": true, "pose": {"center": []}}', False),
+        ('{"volume": 2.5, "n": 3.5, "pose": {"center": []}}', False),
+        ('{"volume": 2.5, "n": 3, "pose": []}', False),
+        ('{"volume": 2.5, "n": 3, "pose": {}}', False),
+        ('{"volume": null, "n": 3, "pose": {"center": []}}', False),
+        ("[1]", False),
+        ("", False),
+    ],
+)
+def test_a_record_has_its_fields_of_the_right_types(tmp_path, text, is_valid):
+    path = tmp_path / "record.json"
+    path.write_text(text)
+    fields = {"volume": float, "n": int, "pose.center": list}
+    assert (read_record(path, fields) is not None) == is_valid
+    assert read_record(tmp_path / "missing.json", fields) is None
+
+
+def test_synthetic_cases_are_written_once_and_listed_from_the_folder_above(tmp_path):
+    written = []
+
+    def write(folder):
+        written.append(folder.name)
+        folder.mkdir(exist_ok=True)
+        row = "name\timage\tbval\tage\none\tdwi.nii.gz\tdwi.bval\t007\n"
+        (folder / "cases.tsv").write_text(row)
+
+    for overwrite in (False, False, True):
+        row = simulate_case(tmp_path / "p1", "cases.tsv", write, overwrite=overwrite)
+        assert row == {"name": "one", "image": "p1/dwi.nii.gz", "bval": "p1/dwi.bval", "age": "007"}
+    assert written == ["p1", "p1"]
+
+
+@pytest.mark.parametrize("checkpoint", [None, "states"])
+def test_only_the_default_checkpoint_is_removed_and_only_after_success(tmp_path, checkpoint):
+    model = tmp_path / "model.dmrifit"
+    folder = tmp_path / (checkpoint or ".model.dmrifit.training")
+    custom = None if checkpoint is None else folder
+    folder.mkdir()
+    with pytest.raises(ValueError, match="stop"), training_checkpoint(model, custom):
+        raise ValueError("stop")
+    assert folder.is_dir()
+    with training_checkpoint(model, custom) as path:
+        assert path == str(folder)
+    assert folder.is_dir() == (checkpoint is not None)
+
+
+def test_the_page_shows_the_pictures_of_cases_and_counts_synthetic_ones(tmp_path):
+    pytest.importorskip("jinja2")
+    from dmrifit.report.html import html_paragraph
+
+    records = [{"synthetic": True}, {"synthetic": False}]
+    pictures = [("one", [html_paragraph("a picture")]), ("two", [])]
+    overview = html_paragraph("the overview")
+    write_page(
+        tmp_path, "Runs", overview, records, pictures, unit="case", notice="Research.", note="End."
+    )
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "Research. Synthetic data: 1 of 2 cases were simulated" in page
+    assert "All cases" in page
+    assert "a picture" in page
+    assert "End." in page
+    assert "two" not in page

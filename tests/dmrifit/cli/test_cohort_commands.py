@@ -123,7 +123,7 @@ def test_a_file_of_that_name_is_replaced_on_request_only(table, run, tmp_path):
     arguments = ("train", table, "--out", model, "--max-voxels", 20, "--strategy", "m2m")
     code, _, err = run(*arguments)
     assert code == 2
-    assert "exists already; choose another name, or --overwrite" in err
+    assert "already exists; choose another name, or --overwrite" in err
     assert model.read_text() == "mine"
     code, _, err = run(*arguments, "--overwrite", "--loss", "median", "--algorithm", "LR")
     assert code == 0, err
@@ -291,14 +291,14 @@ def test_an_interrupted_comparison_says_how_to_go_on_if_it_had_begun(
     monkeypatch.setattr("dmrifit.study.comparison.compare", interrupt)
     code, _, err = run("benchmark", table, "--out", out, "--algorithms", "LR")
     assert code == 130
-    assert ("the same command goes on from there" in err) == started
+    assert ("the same command resumes there" in err) == started
 
 
 def test_a_report_needs_its_libraries_before_any_work(
     table, comparisons, run, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        "dmrifit.cli.cohort_commands.find_spec", lambda name: None if name == "jinja2" else name
+        "dmrifit.cli.case_runs.find_spec", lambda name: None if name == "jinja2" else name
     )
     code, _, err = run("benchmark", table, "--out", tmp_path, "--algorithms", "LR")
     assert code == 2
@@ -309,11 +309,11 @@ def test_a_report_needs_its_libraries_before_any_work(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--algorithms", "LR,forest"), "no algorithm 'forest'; choose of LR"),
-        (("--without", "torch"), "no algorithm 'torch'; choose of LR"),
+        (("--algorithms", "LR,forest"), "no algorithm 'forest'; choose from LR"),
+        (("--without", "torch"), "no algorithm 'torch'; choose from LR"),
         (("--algorithms", "LR", "--without", "LR"), "no algorithm is left"),
-        (("--algorithms", "LR", "--strategies", "s2m"), "no strategy 's2m'; choose of s2s, m2m"),
-        (("--algorithms", "LR", "--strategies", ","), "no strategy ''; choose of s2s, m2m"),
+        (("--algorithms", "LR", "--strategies", "s2m"), "no strategy 's2m'; choose from s2s, m2m"),
+        (("--algorithms", "LR", "--strategies", ","), "no strategy ''; choose from s2s, m2m"),
     ],
 )
 def test_names_are_checked_before_anything_is_read(comparisons, run, tmp_path, arguments, message):

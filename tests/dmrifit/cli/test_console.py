@@ -1,4 +1,4 @@
-"""What programs share: a frame with help, errors in a line, runs that do not mix."""
+"""The frame of the programs: help, one-line errors, exit codes, output files."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from importlib import import_module
 
 import pytest
 
-from dmrifit.cli.console import begin_run, check_output, new_program, progress, run_program
+from dmrifit.cli.console import check_output, make_program, progress
 
 
 def greet(name: str) -> None:
@@ -28,12 +28,13 @@ def leave() -> None:
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    app = new_program("greeter", "Greets.", {greet: "greeter greet Ann", leave: "greeter leave"}, first="greeter leave")
+    examples = {greet: "greeter greet Ann", leave: "greeter leave"}
+    _, main = make_program("greeter", "Greets.", examples, first="greeter leave")
 
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["greeter", *words])
         with pytest.raises(SystemExit) as stopped:
-            run_program(app, "greeter")
+            main()
         said = capsys.readouterr()
         return stopped.value.code or 0, said.out, said.err
 
@@ -57,39 +58,58 @@ def test_errors_and_warnings_are_a_line_and_ctrl_c_is_told(run):
 
 
 @pytest.mark.parametrize("package", ["dmrifit", "placement", "metastasis", "anomaly"])
-def test_exit_codes_mean_the_same_everywhere_and_stand_in_the_help(package, monkeypatch, capsys):
-    cli = import_module(f"{package}.cli.program")
+def test_all_programs_list_their_exit_codes(package, monkeypatch, capsys):
+    main = import_module(f"{package}.cli.program").main
     name = "dmrifit" if package == "dmrifit" else f"dmrifit-{package}"
-    raised = []
-
-    def fail():
-        """Fail as told."""
-        raise raised.pop()
-
-    monkeypatch.setattr(cli, "app", new_program(name, "Fails.", {fail: f"{name} fail"}, first=f"{name} fail"))
 
     def code(*words):
         monkeypatch.setattr(sys, "argv", [name, *words])
         with pytest.raises(SystemExit) as stopped:
-            cli.main()
+            main()
         return stopped.value.code or 0
 
     assert code("--help") == 0
-    lines = [line.split() for line in capsys.readouterr().out.partition("Exit codes:")[2].splitlines() if line.strip()]
+    exit_codes = capsys.readouterr().out.partition("Exit codes:")[2]
+    lines = [line.split() for line in exit_codes.splitlines() if line.strip()]
     assert [words[0] for words in lines] == ["0", "1", "2", "130"]
     assert code("--version") == 0
+    assert capsys.readouterr().out.startswith(f"{name} ")
     assert code("nothing") == 2
+
+
+def test_exit_codes_follow_the_error(monkeypatch, capsys):
+    errors = []
+
+    def fail():
+        """Raise the last error."""
+        raise errors.pop()
+
+    _, main = make_program("toy", "Fails.", {fail: "toy fail", leave: "toy leave"})
+
+    def code(*words):
+        monkeypatch.setattr(sys, "argv", ["toy", *words])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return stopped.value.code or 0
+
     assert code("fail", "--unknown") == 2
-    for error in (ValueError("a"), OSError("b"), FileExistsError(17, "c", "d"), ImportError("e"), MemoryError("f")):
-        raised.append(error)
+    for error in (
+        ValueError("a"),
+        OSError("b"),
+        FileExistsError(17, "c", "d"),
+        ImportError("e"),
+        MemoryError("f"),
+    ):
+        errors.append(error)
         assert code("fail") == 2
-        assert f"{name}: error: " in capsys.readouterr().err
-    raised.append(KeyboardInterrupt())
+        assert "toy: error: " in capsys.readouterr().err
+    errors.append(KeyboardInterrupt())
     assert code("fail") == 130
-    raised.append(RuntimeError("a fault"))
-    monkeypatch.setattr(sys, "argv", [name, "fail"])
-    with pytest.raises(RuntimeError, match="a fault"):  # which Python shows, and ends with 1
-        cli.main()
+    errors.append(RuntimeError("a fault"))
+    monkeypatch.setattr(sys, "argv", ["toy", "fail"])
+    # Python shows a traceback, and ends with 1.
+    with pytest.raises(RuntimeError, match="a fault"):
+        main()
 
 
 @pytest.mark.parametrize(
@@ -102,46 +122,17 @@ def test_exit_codes_mean_the_same_everywhere_and_stand_in_the_help(package, monk
 )
 def test_the_shell_sees_the_exit_codes(error, code, said):
     program = f"""
-from dmrifit.cli.console import new_program, run_program
+from dmrifit.cli.console import make_program
 def one() -> None:
     "Do one thing."
     raise {error}
 def other() -> None:
     "Do another."
-run_program(new_program("toy", "Toys.", {{one: "toy one", other: "toy other"}}), "toy")
+make_program("toy", "Toys.", {{one: "toy one", other: "toy other"}})[1]()
 """
     ended = subprocess.run([sys.executable, "-c", program, "one"], check=False, capture_output=True, text=True)
     assert ended.returncode == code
     assert said in ended.stderr
-
-
-def test_a_run_goes_on_only_with_its_own_settings(tmp_path):
-    begin_run(tmp_path, {"seed": 1, "shape": (2, 3)}, overwrite=False, results=("table.tsv",))
-    (tmp_path / "table.tsv").touch()
-    begin_run(tmp_path, {"seed": 1, "shape": (2, 3)}, overwrite=False, results=("table.tsv",))
-    with pytest.raises(ValueError, match=r"other options \(seed\)"):
-        begin_run(tmp_path, {"seed": 2, "shape": (2, 3)}, overwrite=False, results=("table.tsv",))
-    begin_run(tmp_path, {"seed": 2, "shape": (2, 3)}, overwrite=True, results=("table.tsv",))
-    (tmp_path / "table.tsv").touch()
-    (tmp_path / "settings.json").unlink()
-    with pytest.raises(FileExistsError, match=r"table.tsv exists already and is of no run"):
-        begin_run(tmp_path, {"seed": 2}, overwrite=False, results=("table.tsv",))
-
-
-def test_what_was_finished_with_other_settings_is_no_part_of_the_run_that_replaces_it(tmp_path):
-    def begin(seed, overwrite):
-        begin_run(tmp_path, {"seed": seed}, overwrite, results=("table.tsv",), parts=("*/done.json",))
-
-    begin(1, overwrite=False)
-    (tmp_path / "a").mkdir()
-    files = [tmp_path / "table.tsv", tmp_path / "a" / "done.json", tmp_path / "a" / "map.nii", tmp_path / "other.txt"]
-    for file in files:
-        file.touch()
-    begin(1, overwrite=False)
-    begin(1, overwrite=True)
-    assert all(file.exists() for file in files)
-    begin(2, overwrite=True)
-    assert [file.exists() for file in files] == [False, False, True, True]
 
 
 def test_a_file_that_cannot_be_written_is_told_before_work(tmp_path):

@@ -164,7 +164,7 @@ def test_a_model_is_trained_and_predicts_a_new_image(run, tmp_path):
     assert "it predicts 21 images from S_b0_TE93, S_b50_TE93" in printed
     code, _, err = run("train", table, "--out", model)
     assert code == 2
-    assert "exists already" in err
+    assert "already exists" in err
     image = next((tmp_path / "data").glob("sub-*/dwi/*_dwi.nii.gz"))
     mask = next(image.parent.glob("*body_mask.nii.gz"))
     code, printed, err = run("predict", model, image, "--mask", mask, "--signals", "--out", tmp_path / "out")

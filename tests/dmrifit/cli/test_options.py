@@ -167,8 +167,8 @@ def test_a_table_of_images_is_one_scan_and_contradicts_no_option(tmp_path):
 def test_a_scan_that_is_not_there_or_has_no_b_values_is_named(image, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         scan_of(tmp_path / "no.nii", None, None, None, needs_te=False)
-    with pytest.raises(FileNotFoundError, match="is a folder; name an image in it"):
+    with pytest.raises(FileNotFoundError, match="is a folder; name an image in it, or a table"):
         scan_of(tmp_path, None, None, None, needs_te=False)
     image.with_name("sub-1_dwi.bval").unlink()
-    with pytest.raises(ValueError, match=r"no file sub-1_dwi.bval of b-values.*--bval"):
+    with pytest.raises(ValueError, match=r"no b-value file sub-1_dwi.bval beside it.*--bval"):
         scan_of(image, None, None, None, needs_te=False)

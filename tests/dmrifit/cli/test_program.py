@@ -239,7 +239,7 @@ def test_ctrl_c_leaves_nothing_and_says_so(scan, tmp_path):
 
 
 def test_without_the_extra_maps_are_written_and_the_way_to_the_page_is_named(scan, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_commands, "find_spec", lambda name: None if name == "jinja2" else name)
+    monkeypatch.setattr("dmrifit.cli.case_runs.find_spec", lambda name: None if name == "jinja2" else name)
     code, out, err = run("fit", scan, "--model", "adc", "--out", tmp_path / "out")
     assert code == 0
     assert 'pip install "dmrifit[report]"' in err

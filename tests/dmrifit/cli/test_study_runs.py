@@ -143,11 +143,11 @@ def test_a_missing_library_names_its_command_before_anything_is_read(run, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--algorithms", "LR,forest"), "no algorithm 'forest'; choose of LR"),
-        (("--without", "torch"), "no algorithm 'torch'; choose of LR"),
+        (("--algorithms", "LR,forest"), "no algorithm 'forest'; choose from LR"),
+        (("--without", "torch"), "no algorithm 'torch'; choose from LR"),
         (("--algorithms", "LR", "--without", "LR"), "no algorithm is left"),
-        (("--strategies", "s2m"), "no strategy 's2m'; choose of s2s, m2m"),
-        (("--strategies", ","), "no strategy ''; choose of s2s, m2m"),
+        (("--strategies", "s2m"), "no strategy 's2m'; choose from s2s, m2m"),
+        (("--strategies", ","), "no strategy ''; choose from s2s, m2m"),
         (("--train-on", "others"), "same, other, pooled"),
         (("--n-train", "5"), "5"),
         (("--sizes", "1,2,9"), "9"),
@@ -199,7 +199,7 @@ def test_an_interrupted_comparison_says_so_and_goes_on_where_it_was(study, table
     monkeypatch.setattr(evaluation, "run_trial", interrupted)
     code, _, err = run(*command)
     assert code == 130
-    assert f"finished work is kept in {out}; the same command goes on from there" in err
+    assert f"finished work is kept in {out}; the same command resumes there" in err
     assert "Traceback" not in err
     monkeypatch.setattr(evaluation, "run_trial", train)
     code, _, err = run(*command)

@@ -113,7 +113,7 @@ def test_what_cannot_be_read_is_named(brightness, cases, tmp_path):
         read_segmentations(table, cases[:2])
     rows["threshold"] = "high"
     rows.to_csv(table, sep="\t", index=False)
-    with pytest.raises(ValueError, match="'high' is no number"):
+    with pytest.raises(ValueError, match="'high' is not a number"):
         read_segmentations(table, cases[:2])
     with pytest.raises(ValueError, match="several cases would have the same files"):
         segment_cases(brightness(3), [cases[0], cases[0]], tmp_path, figure=False, overwrite=False)

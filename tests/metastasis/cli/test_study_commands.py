@@ -198,7 +198,7 @@ def test_scans_of_the_table_are_learned_from_by_patient(
     n_lesions = sum(len(case.lesions) for case in twice)
     output = capsys.readouterr().out
     assert f"trained on 4 scans with {n_lesions} lesions" in output
-    assert "trained on synthetic scans: what it finds in people is unknown" in output
+    assert "trained on synthetic scans: its accuracy in people is unknown" in output
 
 
 @pytest.mark.deep

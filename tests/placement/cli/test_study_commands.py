@@ -60,7 +60,7 @@ def test_a_ranker_is_trained_and_places(run, tmp_path, cases):
     assert (found["volume_ml"] > 3.5).all()
     code, _, error = run(*words)
     assert code == 2
-    assert "exists already" in error
+    assert "already exists" in error
 
 
 @pytest.mark.deep
