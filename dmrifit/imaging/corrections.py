@@ -33,33 +33,34 @@ def denoise(
     """
     Remove noise by Marchenko–Pastur principal component analysis of patches (MPPCA, by dipy).
 
-    The noise falls, the floor stays: magnitudes never average to less than the floor √(π/2)·σ of
-    the *original* noise, because the mean of Rician noise is no zero, and no denoising of
-    magnitudes takes that away. The noise level returned is that of the noise before denoising,
-    which is the one that a fit with a noise floor needs.
+    The noise falls, but the noise floor stays: the mean of Rician noise is not zero, so magnitudes
+    never average to less than √(π/2)·σ of the *original* noise, and denoising of magnitudes cannot
+    remove that. The noise level returned is that before denoising, as a fit with a noise floor
+    needs it.
 
     Shapes: `signals` (x, y, z, n_measurements), `mask` (x, y, z); returns signals (x, y, z,
     n_measurements), sigma (x, y, z).
 
-    References
-    ----------
-    Veraart et al., NeuroImage 142:394–406, 2016; Veraart et al., Magn Reson Med 76:1582–1593, 2016.
+    References ---------- Veraart et al., NeuroImage 142:394–406, 2016; Veraart et al., Magn Reson
+    Med 76:1582–1593, 2016.
     """
     localpca = import_optional("dipy.denoise.localpca")
     original = checked_signals(signals)
     finite = np.asarray(np.isfinite(original).all(axis=-1))
-    where: NDArray[np.bool_] = finite & (np.any(original != 0, axis=-1) if mask is None else mask)
+    inside = np.any(original != 0, axis=-1) if mask is None else mask
+    region: NDArray[np.bool_] = finite & inside
     radius = _patch_radius(original.shape, patch_radius)
     usable = np.where(finite[..., None], original, 0)
     with threadpool_limits(1), np.errstate(divide="ignore", invalid="ignore"):
         denoised, sigma = localpca.mppca(
-            usable, mask=where, patch_radius=radius, return_sigma=True, suppress_warning=True
+            usable, mask=region, patch_radius=radius, return_sigma=True, suppress_warning=True
         )
-    # A voxel at the rim that no patch reached has neither.
-    reached = where & np.all(np.isfinite(denoised), axis=-1) & np.isfinite(sigma)
+    # At the rim, voxels that no patch reaches have neither signal nor noise level.
+    reached = region & np.all(np.isfinite(denoised), axis=-1) & np.isfinite(sigma)
     if not reached.any():
         raise ValueError(
-            f"no voxel of the image of {_times(original.shape)} could be denoised; check image and mask"
+            f"no voxel of the image of {_times(original.shape)} could be denoised; check image "
+            "and mask"
         )
     sigma = np.where(reached, sigma, np.median(sigma[reached])).astype(np.float32)
     return np.where(reached[..., None], denoised, original).astype(np.float32), sigma
@@ -106,16 +107,14 @@ def correct_motion(
     progress: Callable[[], object] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """
-    Bring every volume to the place of one of them by a rigid transformation (mutual information,
-    by dipy).
+    Align every volume to a reference by a rigid transformation (mutual information, by dipy).
 
     Shapes: `signals` (x, y, z, n_measurements), `mask` (x, y, z); returns signals (x, y, z,
     n_measurements), transforms (n_measurements, 4, 4).
 
-    Notes
-    -----
-    Processors round differently, and the search follows: transforms of a head of 49 × 58 × 47 voxels agreed within 1e-8
-    between two kinds of linear algebra, those of 10 × 10 × 10 voxels differed by millimeters.
+    Notes ----- Processors round differently, and the search follows: transforms of a head of 49 ×
+    58 × 47 voxels agreed within 1e-8 between two kinds of linear algebra, those of 10 × 10 × 10
+    voxels differed by millimeters.
 
     References
     ----------
@@ -127,7 +126,8 @@ def correct_motion(
     n = original.shape[3]
     if min(original.shape[:3]) < 4:
         raise ValueError(
-            f"motion correction needs at least 4 voxels along each axis; the image has {_times(original.shape[:3])}"
+            "motion correction needs at least 4 voxels along each axis; the image has "
+            f"{_times(original.shape[:3])}"
         )
     if not 0 <= reference < n:
         raise ValueError(
@@ -180,13 +180,14 @@ def rotate_directions(
     """
     directions, affine = np.asarray(directions, dtype=float), np.asarray(affine, dtype=float)
     axes = _rotation(affine[:3, :3])
+    # b-vectors follow the convention of FSL: x is flipped where the determinant is positive.
     if np.linalg.det(affine[:3, :3]) > 0:
         axes = axes @ np.diag([-1.0, 1.0, 1.0])
-    turned = [
-        axes.T @ _rotation(np.asarray(transform)[:3, :3]).T @ axes @ direction
-        for direction, transform in zip(directions, np.asarray(transforms), strict=True)
-    ]
-    return np.array(turned).reshape(-1, 3)
+    rotated = []
+    for direction, transform in zip(directions, np.asarray(transforms), strict=True):
+        rotation = _rotation(transform[:3, :3])
+        rotated.append(axes.T @ rotation.T @ axes @ direction)
+    return np.array(rotated).reshape(-1, 3)
 
 
 def patches_are_large(shape: tuple[int, ...]) -> bool:
@@ -198,7 +199,7 @@ def patches_are_large(shape: tuple[int, ...]) -> bool:
 
 @contextmanager
 def quiet_dipy() -> Iterator[None]:
-    """Keep dipy from telling each step of each volume."""
+    """Keep dipy from logging each step of each volume."""
     logger = logging.getLogger("dipy")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -209,34 +210,32 @@ def quiet_dipy() -> Iterator[None]:
 
 
 def checked_signals(signals: ArrayLike) -> NDArray[np.float32]:
-    """
-    Make sure that signals are those of an image.
-
-    Shapes: `signals` (x, y, z, n_measurements).
-    """
+    """Check that signals are those of an image (x, y, z, n_measurements)."""
     values = np.asarray(signals)
     if values.ndim != 4:
         raise ValueError(f"signals must have shape (x, y, z, n_measurements), not {values.shape}")
     return np.ascontiguousarray(values, dtype=np.float32)
 
 
-def _patch_radius(shape: tuple[int, ...], wanted: int | None) -> NDArray[np.intp]:
-    """Choose a radius for each axis."""
-    most = (np.array(shape[:3]) - 1) // 2
+def _patch_radius(shape: tuple[int, ...], requested: int | None) -> NDArray[np.intp]:
+    """Choose a radius for each axis; by default larger ones where there are many measurements."""
+    largest = (np.array(shape[:3]) - 1) // 2
     if shape[3] < 2:
         raise ValueError("denoising compares measurements, and there is only one")
-    radius = np.minimum(_SMALLEST_RADIUS if wanted is None else wanted, most)
-    while wanted is None and np.prod(2 * radius + 1) - 1 < shape[3] and (radius < most).any():
-        radius = np.minimum(radius + 1, most)
+    radius = np.minimum(_SMALLEST_RADIUS if requested is None else requested, largest)
+    if requested is None:
+        while np.prod(2 * radius + 1) - 1 < shape[3] and (radius < largest).any():
+            radius = np.minimum(radius + 1, largest)
     if np.prod(2 * radius + 1) < 2:
         raise ValueError(
-            f"an image of {_times(shape)} is too small for patches of radius {wanted or _SMALLEST_RADIUS}"
+            f"an image of {_times(shape)} is too small for patches of radius "
+            f"{requested or _SMALLEST_RADIUS}"
         )
     return radius
 
 
 def _rotation(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Find the orthogonal matrix nearest to another one."""
+    """Find the orthogonal matrix nearest to a matrix."""
     left, _, right = np.linalg.svd(matrix)
     return left @ right
 

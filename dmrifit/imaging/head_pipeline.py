@@ -1,4 +1,4 @@
-"""From a user's head scans to what a network sees: one grid, an even field, the brain alone, the prior in its place."""
+"""Preparation of head scans for networks: bias field, grid, brain mask, aligned prior."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class PreparedBrain:
     brain : Nifti1Image or None
         The brain, 0 and 1, on the grid of the image.
     prior : Nifti1Image or None
-        The earlier image in the place and on the grid of the image; 0 outside the brain and where it has no value.
+        The earlier image in the place and on the grid of the image; 0 outside the brain and where
+        it has no value.
     label : Nifti1Image or None
         The label on the grid of the image.
     transform : ndarray of shape (4, 4), or None
@@ -81,13 +82,14 @@ def prepare_brain(
     overwrite: bool = False,
 ) -> PreparedBrain:
     """
-    Bring a head scan, and an earlier one, to a network: one grid, an even field, the brain alone, aligned.
+    Prepare a head scan and a prior one for a network: bias field, grid, brain mask, alignment.
 
     Steps, each of which can be left out: the brain is found (`find_brain`), the bias field removed
-    (`correct_bias_field`, N4), the image resampled to voxels of `spacing` mm in RAS order, and the prior, after the
-    same, aligned to the image by an affine transformation (`align_brain`) and resampled onto its grid. Interpolation
-    is linear, after smoothing where voxels become larger; labels take the nearest voxel. What was prepared can be
-    prepared again: nothing is left to do then but interpolation.
+    (`correct_bias_field`, N4), the image resampled to voxels of `spacing` mm in RAS order, and the
+    prior, after the same, aligned to the image by an affine transformation (`align_brain`) and
+    resampled onto its grid. Interpolation is linear, after smoothing where voxels become larger;
+    labels take the nearest voxel. What was prepared can be prepared again: nothing is left to do
+    then but interpolation.
 
     Parameters
     ----------
@@ -100,11 +102,12 @@ def prepare_brain(
     spacing : float, optional
         Edge of the voxels to resample to, in mm, 0.2 to 10; None to keep the grid of the image.
     bias_field : bool, default=True
-        Whether to remove the bias field. Images that were normalized already, with values below 0 inside the brain,
-        cannot have theirs removed.
+        Whether to remove the bias field. Images that were normalized already, with values below 0
+        inside the brain, cannot have theirs removed.
     brain_mask : bool, path or Nifti1Image, default=True
-        Whether to find the brain and set everything else to 0; a mask on the grid of `image` is taken instead. The
-        search is rough where a skull is there: for measurements give a mask of a tool made for it.
+        Whether to find the brain and set everything else to 0; a mask on the grid of `image` is
+        taken instead. The search is rough where a skull is there: for measurements give a mask of
+        a tool made for it.
     register : bool, default=True
         Whether to align the prior; otherwise the world coordinates of both headers are believed.
     out : path, optional
@@ -120,8 +123,9 @@ def prepare_brain(
     Raises
     ------
     ValueError
-        If an image has not three axes or values that are not finite, a grid does not fit, the spacing is out of its
-        range, no brain is found, or the image was normalized and its bias field shall be removed.
+        If an image has not three axes or values that are not finite, a grid does not fit, the
+        spacing is out of its range, no brain is found, or the image was normalized and its bias
+        field shall be removed.
     FileNotFoundError, FileExistsError, OSError
         If an input is missing, or an output there or not writable.
     ImportError
@@ -132,10 +136,8 @@ def prepare_brain(
     UserWarning
         If the prior was moved by more than 30 mm or 20 degrees, or lies no better than before.
 
-    References
-    ----------
-    Tustison et al., IEEE Trans Med Imaging 29:1310–1320, 2010 (N4); Mattes et al., IEEE Trans Med Imaging 22:120–128,
-    2003 (mutual information).
+    References ---------- Tustison et al., IEEE Trans Med Imaging 29:1310–1320, 2010 (N4); Mattes
+    et al., IEEE Trans Med Imaging 22:120–128, 2003 (mutual information).
     """
     if spacing is not None and not (
         isinstance(spacing, int | float | np.number)
@@ -143,7 +145,8 @@ def prepare_brain(
         and _SPACINGS[0] <= spacing <= _SPACINGS[1]
     ):
         raise ValueError(
-            f"spacing must be an edge of {_SPACINGS[0]:g} to {_SPACINGS[1]:g} mm, or None, not {spacing!r}"
+            f"spacing must be an edge of {_SPACINGS[0]:g} to {_SPACINGS[1]:g} mm, or None, not "
+            f"{spacing!r}"
         )
     # Every input is read and checked, and every library there, before long work.
     name = image_name(image)

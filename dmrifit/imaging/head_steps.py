@@ -1,4 +1,4 @@
-"""Single steps on scans of heads: where the brain is, what field lies over it, how an earlier scan is moved."""
+"""Single steps on scans of heads: brain mask, bias field, alignment of a prior scan."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 _COARSE = 2.0  # mm, the grid on which brains are found and aligned
 _FIELD_GRID = 4.0  # mm, the grid on which the field is estimated
 _FIELD_ITERATIONS = (50, 50, 30)
-_STRIPPED_SHARE = 0.15  # of voxels with one and the same value, from which on it is a background that somebody set
+_STRIPPED_SHARE = 0.15  # from this share of voxels on, the value at the edge is a set background
 _LARGEST_BRAIN = 2200.0  # mL
 _SMALLEST_BRAIN = 20.0  # mL
 _MIDDLE = 40.0  # mm around the middle of a head, which is brain
@@ -69,8 +69,8 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
         raise ValueError(f"{name} is {values.flat[0]:g} everywhere; there is no brain in it")
     voxel = float(abs(np.linalg.det(scan.affine[:3, :3]))) / _MM3_PER_ML
     edge = np.concatenate([np.take(values, (0, -1), axis=axis).ravel() for axis in range(3)])
-    found, counts = np.unique(edge, return_counts=True)
-    background = values == found[counts.argmax()]
+    edge_values, counts = np.unique(edge, return_counts=True)
+    background = values == edge_values[counts.argmax()]
     inside = ~background
     if (
         background.mean() > _STRIPPED_SHARE
@@ -105,15 +105,16 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
                 > MASK_THRESHOLD
             )
     raise ValueError(
-        f"{name}: no brain of {_SMALLEST_BRAIN:g} to {_LARGEST_BRAIN:g} mL was found; give a mask of a tool for it "
+        f"{name}: no brain of {_SMALLEST_BRAIN:g} to {_LARGEST_BRAIN:g} mL was found; give a mask "
+        "of a tool for it "
         "(brain_mask=…), or leave this step out (brain_mask=False)"
     )
 
 
 def _ball(head: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Find what lies near the middle of a head; that is brain."""
-    places = np.argwhere(head)
-    center = places.mean(axis=0) if len(places) else np.array(head.shape) / 2
+    """Mark a ball around the middle of a head, which is brain."""
+    voxels = np.argwhere(head)
+    center = voxels.mean(axis=0) if len(voxels) else np.array(head.shape) / 2
     apart = (np.moveaxis(np.indices(head.shape), 0, -1) - center) * steps
     return np.asarray((apart**2).sum(axis=-1) < _MIDDLE**2)
 
@@ -161,8 +162,10 @@ def correct_bias_field(
             else "the mask is empty"
         )
         raise ValueError(
-            f"{name}: {what}; a bias field multiplies magnitudes as the scanner gave them, so it cannot be removed "
-            "from normalized images: take the image before that, or leave this step out (bias_field=False)"
+            f"{name}: {what}; a bias field multiplies magnitudes as the scanner gave them, so it "
+            "cannot be removed "
+            "from normalized images: take the image before that, or leave this step out "
+            "(bias_field=False)"
         )
     steps = np.linalg.norm(np.asarray(affine, dtype=float)[:3, :3], axis=0)
     factors = [
@@ -191,8 +194,7 @@ def align_brain(
     prior: Image, image: Image, *, brain: Image | None = None, prior_brain: Image | None = None
 ) -> NDArray[np.float64]:
     """
-    Find the affine transformation that brings an earlier scan to the place of a later one (by
-    dipy).
+    Find the affine transformation that aligns an earlier scan to a later one (by dipy).
 
     Centers of mass first, then mutual information, rigid and affine, with voxels of 6 and 4 mm.
 
@@ -210,9 +212,10 @@ def aligned(
     brain: Image | None,
     name: str,
 ) -> NDArray[np.float64]:
-    """Do what `align_brain` does, with scans that were read."""
+    """Align scans that were read already, as `align_brain` does."""
     align = import_optional("dipy.align")
-    moving, fixed = (_cut(one, mask) for one, mask in ((prior, prior_brain), (image, brain)))
+    moving = _cut(prior, prior_brain)
+    fixed = _cut(image, brain)
     with threadpool_limits(1), quiet_dipy():
         _, transform = align.affine_registration(
             array_of(moving).astype(np.float64),
@@ -233,18 +236,19 @@ def aligned(
 def _warn_of_bad_fit(
     moving: nib.Nifti1Pair, fixed: nib.Nifti1Pair, transform: NDArray, name: str
 ) -> None:
-    """Say when a registration seems to have gone astray."""
+    """Warn when a registration seems to have failed."""
     center = (fixed.affine @ [*(np.array(fixed.shape) - 1) / 2, 1])[:3]
     shift = float(np.linalg.norm(transform[:3, :3] @ center + transform[:3, 3] - center))
     left, _, right = np.linalg.svd(transform[:3, :3])
     turn = float(np.degrees(np.arccos(np.clip((np.trace(left @ right) - 1) / 2, -1, 1))))
-    there = array_of(fixed) != 0
+    inside = array_of(fixed) != 0
     agreements = []
     for matrix in (np.eye(4), transform):
-        values = array_of(onto(moving, fixed, matrix))[there]
-        agreements.append(
-            0.0 if not values.std() else float(np.corrcoef(values, array_of(fixed)[there])[0, 1])
-        )
+        values = array_of(onto(moving, fixed, matrix))[inside]
+        correlation = 0.0
+        if values.std():
+            correlation = float(np.corrcoef(values, array_of(fixed)[inside])[0, 1])
+        agreements.append(correlation)
     problems = []
     if shift > _LARGE_SHIFT or turn > _LARGE_TURN:
         problems.append(f"was moved by {shift:.3g} mm and turned by {turn:.3g} degrees")
@@ -253,16 +257,15 @@ def _warn_of_bad_fit(
             f"agrees worse than before (correlation {agreements[0]:.2f}, now {agreements[1]:.2f})"
         )
     if problems:
-        msg = f"{name} {' and '.join(problems)}; look at the result, or align it by other means (register=False)"
+        msg = (
+            f"{name} {' and '.join(problems)}; look at the result, "
+            "or align it by other means (register=False)"
+        )
         warnings.warn(msg, stacklevel=4)
 
 
 def inside_of(image: nib.Nifti1Pair) -> NDArray[np.bool_]:
-    """
-    Read a mask.
-
-    Shapes: returns (x, y, z).
-    """
+    """Read a mask (x, y, z)."""
     return binarize(array_of(image), name=image_name(image))
 
 

@@ -1,4 +1,4 @@
-"""What an estimator takes from an image: its measurements, their scale, rows slice by slice."""
+"""Inputs of an estimator from an image: its measurements, their scale, rows slice by slice."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ def source_volumes(
     average: str | None,
     b_tolerance: float | None,
 ) -> Callable[[NDArray], NDArray]:
-    """
-    Give the function that takes the measurements that an estimator needs from those of an image.
-    """
+    """Give the function that selects the measurements of an estimator from those of an image."""
     if protocol is None:
         if average is not None or b_tolerance is not None:
             raise ValueError("average and b_tolerance need the protocol of the image")
         if series.n_measurements != len(source):
             raise ValueError(
-                f"{series.name} has {series.n_measurements} volumes, but the estimator needs {len(source)} "
-                f"({', '.join(source.labels)}); if they are among the volumes, give the protocol of the image"
+                f"{series.name} has {series.n_measurements} volumes, but the estimator needs "
+                f"{len(source)} "
+                f"({', '.join(source.labels)}); if they are among the volumes, give the protocol "
+                "of the image"
             )
         return lambda voxels: voxels
     series.check_count(protocol)
     if source.te is not None and protocol.te is None:
         raise ValueError(
-            f"the estimator needs echo times ({', '.join(source.labels)}); give those of the image (--te)"
+            f"the estimator needs echo times ({', '.join(source.labels)}); give those of the "
+            "image (--te)"
         )
     if source.te is None and protocol.te is not None:
         protocol = Protocol(protocol.b, directions=protocol.directions, name=protocol.name)
@@ -47,35 +48,30 @@ def source_volumes(
     if average is not None:
         contrasts = average_directions(np.ones(len(protocol)), protocol, mean=average)[1]
     try:
-        chosen = source.indices_in(contrasts, **tolerance)
+        columns = source.indices_in(contrasts, **tolerance)
     except ValueError as error:
-        hint = (
-            ""
-            if b_tolerance
-            else "; b-values that nearly agree are found by b_tolerance (--b-tolerance)"
-        )
+        hint = ""
+        if not b_tolerance:
+            hint = "; b-values that nearly agree are found by b_tolerance (--b-tolerance)"
         raise ValueError(
-            f"{series.name} does not hold the measurements that the estimator was trained on: {error}{hint}"
+            f"{series.name} does not hold the measurements that the estimator was trained on: "
+            f"{error}{hint}"
         ) from None
     if average is None:
-        return lambda voxels: voxels[:, chosen]
-    return lambda voxels: average_directions(voxels, protocol, mean=average)[0][:, chosen]
+        return lambda voxels: voxels[:, columns]
+    return lambda voxels: average_directions(voxels, protocol, mean=average)[0][:, columns]
 
 
 def patient_scale(
     series: Series,
     region: NDArray[np.bool_] | None,
-    chosen: Callable[[NDArray], NDArray],
+    select: Callable[[NDArray], NDArray],
     source: Protocol,
     scale: str | float | PatientScale | None,
     *,
     progress: bool,
 ) -> float:
-    """
-    Find the number that the signals are divided by.
-
-    Shapes: `region` (x, y, z).
-    """
+    """Find the number that the signals are divided by, from a region (x, y, z)."""
     if scale is None:
         return 1.0
     if isinstance(scale, int | float):
@@ -86,27 +82,26 @@ def patient_scale(
         raise ValueError(
             f"scale must be 'patient', a PatientScale, a number or None, not {scale!r}"
         )
-    # The scale looks at these columns only; all voxels of the others need not be held at once.
-    seen = reference_columns(source)
-    parts = [
-        chosen(voxels)[:, seen]
-        for _, _, voxels in series.slabs(region, progress=progress, task="scale")
-    ]
+    # The scale needs these columns only, so that the rest is never held in memory at once.
+    columns = reference_columns(source)
+    slabs = [np.empty((0, len(columns)))]
+    for _, _, voxels in series.slabs(region, progress=progress, task="scale"):
+        slabs.append(select(voxels)[:, columns])
     try:
-        return scale.of(np.concatenate([*parts, np.empty((0, len(seen)))]), source.take(seen))
+        return scale.of(np.concatenate(slabs), source.take(columns))
     except ValueError as error:
         raise ValueError(f"{series.name}: {error}") from None
 
 
 def _usable(voxels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Empty the voxels without signal: a regression has an answer for any number, and must not invent tissue."""
+    """Set voxels without signal to NaN: a regression predicts tissue from any number."""
     return np.where(with_signal(voxels)[..., None], voxels, np.nan)
 
 
 def sliced_rows(
     series: Series,
     region: NDArray[np.bool_] | None,
-    chosen: Callable[[NDArray], NDArray],
+    select: Callable[[NDArray], NDArray],
     patch_shape: tuple[int, int, int] | None,
     *,
     progress: bool,
@@ -122,9 +117,9 @@ def sliced_rows(
     if patch_shape is None:
         for slab, part, voxels in series.slabs(region, progress=progress, task="predict"):
             ends = np.cumsum(part.sum(axis=(0, 1)))
-            # The voxels of a slab are in the order of its axes; those of a slice have to be gathered.
+            # Voxels are in the order of the axes of the slab; a slice needs them together.
             order = np.argsort(np.nonzero(part)[2], kind="stable")
-            rows = _usable(chosen(voxels[order]))
+            rows = _usable(select(voxels[order]))
             for k, (first, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
                 if end > first:
                     at = slab.start + k
@@ -135,7 +130,7 @@ def sliced_rows(
         region, reach, progress=progress, task="predict"
     ):
         x, y, n_slices, m = values.shape
-        volume = _usable(chosen(values.reshape(-1, m)).reshape(x, y, n_slices, -1))
+        volume = _usable(select(values.reshape(-1, m)).reshape(x, y, n_slices, -1))
         for k in range(slab.start - around.start, slab.stop - around.start):
             part = inside[:, :, k : k + 1]
             if part.any():

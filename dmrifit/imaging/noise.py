@@ -1,4 +1,4 @@
-"""The level of noise of a scan, estimated from the scan itself, by dipy."""
+"""Noise level of a scan, estimated from the scan itself (dipy)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["NoiseLevel", "estimate_sigma"]
 
 _FEWEST_NOISE_VOXELS = 100
 _RAYLEIGH_MEAN = np.sqrt(np.pi / 2)
-_SAME_MEAN = 0.1
-_SAME_IN_ALL_VOLUMES = 0.3
+_MEAN_TOLERANCE = 0.1  # of the mean that noise has, relative
+_LARGEST_SPREAD = 0.3  # of the means of volumes, relative
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class NoiseLevel:
     Parameters
     ----------
     sigma : float or ndarray of shape (x, y, z)
-        In the units of the signals, of the noise in each channel (the σ of the Rician distribution).
+        In the units of the signals, of the noise in each channel (the σ of the Rician
+        distribution).
     method : str
         How it was estimated: ``"piesno"``, ``"mppca"`` or ``"local"``.
     """
@@ -52,14 +53,16 @@ def estimate_sigma(
     mask : ndarray of bool, shape (x, y, z), optional
         The body; for ``"mppca"`` and ``"local"``.
     method : {"auto", "piesno", "mppca", "local"}, default="auto"
-        ``"piesno"`` finds the voxels outside the body that hold nothing but noise. It is the most exact, but the
-        scanner must not have masked them. ``"mppca"`` looks at patches, as `denoise` does; it gives a map, and needs
-        patches with more voxels than there are measurements. ``"local"`` compares each voxel with its neighbors and
-        takes the least of all measurements. The last two fall below σ where the signal does. ``"auto"`` is the first
-        of the three that can be trusted: PIESNO, if the voxels that it found have the mean of noise in every
-        measurement; MPPCA, if patches are large enough; or else the neighbors.
+        ``"piesno"`` finds the voxels outside the body that hold nothing but noise. It is the most
+        exact, but the scanner must not have masked them. ``"mppca"`` looks at patches, as
+        `denoise` does; it gives a map, and needs patches with more voxels than there are
+        measurements. ``"local"`` compares each voxel with its neighbors and takes the least of all
+        measurements. The last two fall below σ where the signal does. ``"auto"`` is the first of
+        the three that can be trusted: PIESNO, if the voxels that it found have the mean of noise
+        in every measurement; MPPCA, if patches are large enough; or else the neighbors.
     n_coils : int, default=1
-        Coils whose squares the scanner added (GRAPPA), for ``"piesno"``; 1 for SENSE and adaptive combination.
+        Coils whose squares the scanner added (GRAPPA), for ``"piesno"``; 1 for SENSE and adaptive
+        combination.
 
     Returns
     -------
@@ -73,21 +76,21 @@ def estimate_sigma(
     ImportError
         If the extra ``preprocess`` is not installed.
 
-    References
-    ----------
-    Koay et al., J Magn Reson 199:94–103, 2009 (PIESNO); Veraart et al., Magn Reson Med 76:1582–1593, 2016 (MPPCA);
-    Coupé et al., IEEE Trans Med Imaging 27:425–441, 2008 (local).
+    References ---------- Koay et al., J Magn Reson 199:94–103, 2009 (PIESNO); Veraart et al., Magn
+    Reson Med 76:1582–1593, 2016 (MPPCA); Coupé et al., IEEE Trans Med Imaging 27:425–441, 2008
+    (local).
     """
     if method not in ("auto", "piesno", "mppca", "local"):
         raise ValueError(f"method must be auto, piesno, mppca or local, not {method!r}")
     values = checked_signals(signals)
     if method in ("auto", "piesno"):
-        found = _piesno(values, n_coils)
-        if found is not None:
-            return NoiseLevel(found, "piesno")
+        sigma = _piesno(values, n_coils)
+        if sigma is not None:
+            return NoiseLevel(sigma, "piesno")
         if method == "piesno":
             raise ValueError(
-                "PIESNO found no voxels that hold nothing but noise: the background is masked or there is none; "
+                "PIESNO found no voxels that hold nothing but noise: the background is masked or "
+                "there is none; "
                 "use method 'mppca' or 'local'"
             )
     if method == "mppca" or (method == "auto" and patches_are_large(values.shape)):
@@ -96,38 +99,40 @@ def estimate_sigma(
 
 
 def _piesno(values: NDArray[np.float32], n_coils: int) -> float | None:
-    """Estimate the noise outside the body; None where what was found does not look like noise."""
+    """Estimate the noise outside the body; None where the voxels do not look like noise."""
     noise_estimate = import_optional("dipy.denoise.noise_estimate")
     finite = np.nan_to_num(values).astype(np.float64)
     if not finite.any():
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
-        by_slice, found = noise_estimate.piesno(finite, N=n_coils, return_mask=True)
-    if np.count_nonzero(found) < _FEWEST_NOISE_VOXELS:
+        by_slice, background = noise_estimate.piesno(finite, N=n_coils, return_mask=True)
+    if np.count_nonzero(background) < _FEWEST_NOISE_VOXELS:
         return None
-    slices = found.any(axis=(0, 1))
-    # What it takes for noise may be tissue: that decays from measurement to measurement, and noise does not.
-    scaled = (finite / np.maximum(by_slice, np.finfo(float).tiny)[:, None])[found]
+    slices = background.any(axis=(0, 1))
+    # PIESNO may take tissue for noise, but tissue decays between measurements and noise does not.
+    scaled = (finite / np.maximum(by_slice, np.finfo(float).tiny)[:, None])[background]
     means = scaled.mean(axis=0)
-    alike = np.ptp(means) < _SAME_IN_ALL_VOLUMES * means.mean()
+    is_constant = np.ptp(means) < _LARGEST_SPREAD * means.mean()
     expected = _RAYLEIGH_MEAN if n_coils == 1 else means.mean()
-    if not (alike and abs(means.mean() / expected - 1) < _SAME_MEAN):
+    if not (is_constant and abs(means.mean() / expected - 1) < _MEAN_TOLERANCE):
         return None
     return float(np.median(by_slice[slices]))
 
 
 def _local(values: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> float:
+    """Estimate the noise from differences of neighbors; the least of all measurements."""
     noise_estimate = import_optional("dipy.denoise.noise_estimate")
     finite = np.nan_to_num(values).astype(np.float64)
-    where = (finite != 0).any(axis=-1) if mask is None else mask
-    # dipy reads its mask off the first volume.
-    shown = np.concatenate([where[..., None].astype(np.float64), finite], axis=-1)
-    by_volume = noise_estimate.estimate_sigma(shown, disable_background_masking=True)[1:]
-    # In an image or volume that is too small, or all alike, neighbors do not differ.
+    region = (finite != 0).any(axis=-1) if mask is None else mask
+    # dipy derives its mask from the first volume.
+    masked = np.concatenate([region[..., None].astype(np.float64), finite], axis=-1)
+    by_volume = noise_estimate.estimate_sigma(masked, disable_background_masking=True)[1:]
+    # Neighbors do not differ in an image or volume that is too small or constant.
     usable = by_volume[np.isfinite(by_volume) & (by_volume > 0)]
     if not usable.size:
         size = " × ".join(map(str, values.shape))
         raise ValueError(
-            f"the noise of an image of {size} cannot be estimated: neighbors do not differ; give sigma as a number"
+            f"the noise of an image of {size} cannot be estimated: neighbors do not differ; give "
+            "sigma as a number"
         )
     return float(usable.min())

@@ -1,4 +1,4 @@
-"""Regions of interest: what the maps of a fit hold in them, for many scans, and how well it repeats."""
+"""Regions of interest: statistics of maps of many scans, and their repeatability."""
 
 from __future__ import annotations
 
@@ -35,11 +35,8 @@ Volume: TypeAlias = Any  # a path, a Nifti1Image or an array
 _LABEL_ROUNDING = 1e-3
 _LARGEST_LABEL = 2**53  # beyond it, files of floating point do not hold whole numbers
 
-_NO_PARAMETERS = ("status", "at_bound", "doubt")
-_COLUMNS = (
-    *("label", "name", "map", "unit", "n", "n_voxels", "median", "iqr", "q25", "q75", "mean"),
-    *("at_low", "at_high", "doubtful"),
-)
+#: Maps about the other maps, which are not summarized.
+_QUALITY_MAPS = ("status", "at_bound", "doubt")
 
 
 def roi_table(
@@ -56,14 +53,15 @@ def roi_table(
     Parameters
     ----------
     maps : mapping of str to path, Nifti1Image or ndarray of shape (x, y, z)
-        Maps by name, such as `fit_image` returns. ``"status"``, ``"at_bound"`` and ``"doubt"`` are taken for what they
-        say about the other maps, and are not summarized. Parameters are the maps that have a standard error
-        (``<name>_se``), in their order; without any, all of them.
+        Maps by name, such as `fit_image` returns. ``"status"``, ``"at_bound"`` and ``"doubt"``
+        describe the other maps, and are not summarized. Parameters are the maps that have a
+        standard error (``<name>_se``), in their order; without any, all of them.
     labels : path, Nifti1Image or ndarray of shape (x, y, z)
         Whole numbers; 0 is no region.
     status : path, Nifti1Image or ndarray of shape (x, y, z), optional
-        Codes of `FitStatus`; by default ``maps["status"]``. Voxels that were not fitted or did not converge, and
-        those outside the mask of the fit, are left out. Without one, only voxels that are NaN are.
+        Codes of `FitStatus`; by default ``maps["status"]``. Voxels that were not fitted or did not
+        converge, and those outside the mask of the fit, are left out. Without one, only voxels
+        that are NaN are.
     names : mapping of int to str, optional
         Names of labels; those that are not in the image get a row without voxels.
     units : mapping of str to str, optional
@@ -72,11 +70,12 @@ def roi_table(
     Returns
     -------
     DataFrame
-        One row for each label and map: ``label``, ``name``, ``map``, ``unit``, ``n`` (voxels summarized),
-        ``n_voxels`` (voxels of the label), ``median``, ``iqr`` (``q75`` − ``q25``), ``q25``, ``q75``, ``mean``, and
-        the shares of the n voxels where the parameter ended at its bound, ``at_low`` and ``at_high`` (0 to 1; NaN
-        for other maps, and without ``"at_bound"``), and where the fit is in doubt, ``doubtful`` (NaN without
-        ``"doubt"``). Statistics of no voxel are NaN.
+        One row for each label and map: ``label``, ``name``, ``map``, ``unit``, ``n`` (voxels
+        summarized), ``n_voxels`` (voxels of the label), ``median``, ``iqr`` (``q75`` − ``q25``),
+        ``q25``, ``q75``, ``mean``, and the shares of the n voxels where the parameter ended at its
+        bound, ``at_low`` and ``at_high`` (0 to 1; NaN for other maps, and without ``"at_bound"``),
+        and where the fit is in doubt, ``doubtful`` (NaN without ``"doubt"``). Statistics of no
+        voxel are NaN.
 
     Raises
     ------
@@ -90,54 +89,57 @@ def roi_table(
     values = {name: _read(volume, name) for name, volume in maps.items()}
     if status is not None:
         values["status"] = _read(status, "status")
-    where = _read(labels, "labels")
-    for one in values.values():
-        one.check(where)
-    summarized = [name for name in values if name not in _NO_PARAMETERS]
+    label_image = _read(labels, "labels")
+    for volume in values.values():
+        volume.check(label_image)
+    summarized = [name for name in values if name not in _QUALITY_MAPS]
     if not summarized:
         raise ValueError(f"there is no map to summarize among {', '.join(values) or 'none'}")
-    numbers = _whole_numbers(where)
+    numbers = _whole_numbers(label_image)
     present = np.unique(numbers[numbers != 0]).tolist()
-    listed = sorted({*present, *(names or {})} - {0})
     if not present:
         raise ValueError(
-            f"{where.name}: no voxel has a label other than 0; draw a region, or name another image"
+            f"{label_image.name}: no voxel has a label other than 0; "
+            "draw a region, or name another image"
         )
+    names = names or {}
+    units = units or {}
     usable = np.ones(numbers.shape, bool)
     if "status" in values:
         usable = np.isin(values["status"].array, (FitStatus.CONVERGED, FitStatus.AT_BOUND))
     parameters = [name for name in summarized if f"{name}_se" in values] or summarized
     rows = []
-    for label in listed:
+    for label in sorted({*present, *names} - {0}):
         region = numbers == label
         inside = np.nonzero(region & usable)
-        fits = {name: values[name].array[inside] for name in summarized}
-        ends = (
-            None
-            if "at_bound" not in values
-            else unpack_bounds(values["at_bound"].array[inside], len(parameters))
-        )
-        doubt = values["doubt"].array[inside] if "doubt" in values else None
+        at_bounds = None
+        if "at_bound" in values:
+            at_bounds = unpack_bounds(values["at_bound"].array[inside], len(parameters))
+        is_doubtful = values["doubt"].array[inside] > 0 if "doubt" in values else None
         for name in summarized:
-            finite = np.isfinite(fits[name])
-            shares: tuple[float, float] = (np.nan, np.nan)
-            if ends is not None and name in parameters and finite.any():
+            fits = values[name].array[inside]
+            finite = np.isfinite(fits)
+            row = {
+                "label": label,
+                "name": names.get(label, str(label)),
+                "map": name,
+                "unit": units.get(name, ""),
+                "n": int(finite.sum()),
+                "n_voxels": int(region.sum()),
+                **_statistics(fits[finite]),
+                "at_low": np.nan,
+                "at_high": np.nan,
+                "doubtful": np.nan,
+            }
+            if finite.any() and at_bounds is not None and name in parameters:
+                at_low, at_high = at_bounds
                 column = parameters.index(name)
-                shares = ends[0][finite, column].mean(), ends[1][finite, column].mean()
-            doubtful = (doubt[finite] > 0).mean() if doubt is not None and finite.any() else np.nan
-            rows.append(
-                (
-                    *(
-                        label,
-                        (names or {}).get(label, str(label)),
-                        name,
-                        (units or {}).get(name, ""),
-                    ),
-                    *(int(finite.sum()), int(region.sum()), *_statistics(fits[name][finite])),
-                    *(*shares, doubtful),
-                )
-            )
-    return pd.DataFrame(rows, columns=list(_COLUMNS))
+                row["at_low"] = at_low[finite, column].mean()
+                row["at_high"] = at_high[finite, column].mean()
+            if finite.any() and is_doubtful is not None:
+                row["doubtful"] = is_doubtful[finite].mean()
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def repeatability(table: pd.DataFrame, *, value: str = "median") -> pd.DataFrame:
@@ -147,20 +149,22 @@ def repeatability(table: pd.DataFrame, *, value: str = "median") -> pd.DataFrame
     Parameters
     ----------
     table : DataFrame
-        Rows of `roi_table` of several scans, with the columns ``subject`` and ``visit`` beside ``label``, ``name``
-        and ``map`` (and ``model``, if there is one).
+        Rows of `roi_table` of several scans, with the columns ``subject`` and ``visit`` beside
+        ``label``, ``name`` and ``map`` (and ``model``, if there is one).
     value : str, default="median"
         Which statistic of the region.
 
     Returns
     -------
     DataFrame
-        One row for each label and map: ``n_subjects`` (with two visits or more), ``mean`` over them, ``within_sd``
-        (within-subject standard deviation, root mean square over subjects, in the unit of the map), ``wcv``
-        (within-subject coefficient of variation: the root mean square over subjects of a subject's standard
-        deviation divided by the subject's mean; two visits x₁ and x₂ have the standard deviation ``|x₁ − x₂|/√2``), and
-        ``rc_percent`` (the change in percent that 95 % of repeated measurements without true change stay below:
-        1.96·√2·100·wcv). NaN without such subjects, and for the last two where a mean is not positive.
+        One row for each label and map: ``n_subjects`` (with two visits or more), ``mean`` over
+        them, ``within_sd`` (within-subject standard deviation, root mean square over subjects, in
+        the unit of the map), ``wcv`` (within-subject coefficient of variation: the root mean
+        square over subjects of a subject's standard deviation divided by the subject's mean; two
+        visits x₁ and x₂ have the standard deviation ``|x₁ − x₂|/√2``), and ``rc_percent`` (the
+        change in percent that 95 % of repeated measurements without true change stay below:
+        1.96·√2·100·wcv). NaN without such subjects, and for the last two where a mean is not
+        positive.
 
     Raises
     ------
@@ -173,21 +177,22 @@ def repeatability(table: pd.DataFrame, *, value: str = "median") -> pd.DataFrame
     """
     import pandas as pd
 
-    missing = [
-        column
-        for column in ("subject", "visit", "label", "name", "map", value)
-        if column not in table
-    ]
+    needed = ("subject", "visit", "label", "name", "map", value)
+    missing = [column for column in needed if column not in table]
     if missing:
         raise ValueError(
-            f"repeatability needs the columns subject and visit beside those of roi_table; {missing} are missing"
+            "repeatability needs the columns subject and visit beside those of roi_table; "
+            f"{missing} are missing"
         )
-    keys = [*(["model"] if "model" in table else []), "label", "name", "map"]
-    twice = table.duplicated([*keys, "subject", "visit"])
-    if twice.any():
-        first = table[twice].iloc[0]
+    keys = ["label", "name", "map"]
+    if "model" in table:
+        keys = ["model", *keys]
+    is_duplicate = table.duplicated([*keys, "subject", "visit"])
+    if is_duplicate.any():
+        first = table[is_duplicate].iloc[0]
         raise ValueError(
-            f"subject {first['subject']} has label {first['label']}, map {first['map']} twice at visit "
+            f"subject {first['subject']} has label {first['label']}, map {first['map']} twice at "
+            "visit "
             f"{first['visit']}; name the visits differently"
         )
     rows = []
@@ -195,16 +200,17 @@ def repeatability(table: pd.DataFrame, *, value: str = "median") -> pd.DataFrame
         visits = group.dropna(subset=[value]).groupby("subject")[value]
         repeated = visits.agg(["mean", "var", "count"])
         repeated = repeated[repeated["count"] >= 2]
-        n, within, wcv = len(repeated), np.nan, np.nan
-        if n:
-            within = float(np.sqrt(repeated["var"].mean()))
+        mean, within_sd, wcv = np.nan, np.nan, np.nan
+        if len(repeated):
+            mean = float(repeated["mean"].mean())
+            within_sd = float(np.sqrt(repeated["var"].mean()))
+            # A coefficient of variation has no meaning where means may be 0.
             if (repeated["mean"] > 0).all():
                 wcv = float(np.sqrt((repeated["var"] / repeated["mean"] ** 2).mean()))
-        mean = float(repeated["mean"].mean()) if n else np.nan
-        rows.append((*key, n, mean, within, wcv, 1.96 * np.sqrt(2) * 100 * wcv))
-    return pd.DataFrame(
-        rows, columns=[*keys, "n_subjects", "mean", "within_sd", "wcv", "rc_percent"]
-    )
+        rc_percent = 1.96 * np.sqrt(2) * 100 * wcv
+        rows.append((*key, len(repeated), mean, within_sd, wcv, rc_percent))
+    columns = [*keys, "n_subjects", "mean", "within_sd", "wcv", "rc_percent"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 @dataclass(frozen=True)
@@ -237,31 +243,39 @@ def find_fits(folder: str | Path) -> list[FittedMaps]:
         raise FileNotFoundError(
             f"{folder}: no such folder of maps; name one that dmrifit fit wrote"
         )
-    found = []
+    fits = []
     for sidecar in sorted(folder.glob("*model-*dwimap.json")):
-        try:
-            described = json.loads(read_small(sidecar))
-        except (RecursionError, ValueError) as error:
-            raise ValueError(
-                f"{sidecar} is no sidecar of a fit ({error}); fit the scan again"
-            ) from None
-        if not isinstance(described, dict):
-            raise ValueError(
-                f"{sidecar} is no sidecar of a fit (it holds a {type(described).__name__}); fit the scan again"
-            )
-        if "Cost" in described and "Status" in described:
-            try:
-                found.append(_fitted(sidecar, described))
-            except (AttributeError, KeyError, TypeError) as error:
-                problem = f"without {error}" if isinstance(error, KeyError) else str(error)
-                raise ValueError(
-                    f"{sidecar} is no sidecar of a fit ({problem}); fit the scan again"
-                ) from None
-    if not found:
+        fit = _read_fit(sidecar)
+        if fit is not None:
+            fits.append(fit)
+    if not fits:
         raise ValueError(
-            f"{folder} holds no maps of a fit (no file *_model-*_dwimap.json); name a folder that dmrifit fit wrote"
+            f"{folder} holds no maps of a fit (no file *_model-*_dwimap.json); "
+            "name a folder that dmrifit fit wrote"
         )
-    return found
+    return fits
+
+
+def _read_fit(sidecar: Path) -> FittedMaps | None:
+    """Read the sidecar of a fit; None if it describes other maps."""
+    try:
+        description = json.loads(read_small(sidecar))
+    except (RecursionError, ValueError) as error:
+        raise _sidecar_error(sidecar, str(error)) from None
+    if not isinstance(description, dict):
+        raise _sidecar_error(sidecar, f"it holds a {type(description).__name__}")
+    if "Cost" not in description or "Status" not in description:
+        return None
+    try:
+        return _fitted(sidecar, description)
+    except KeyError as error:
+        raise _sidecar_error(sidecar, f"without {error}") from None
+    except (AttributeError, TypeError) as error:
+        raise _sidecar_error(sidecar, str(error)) from None
+
+
+def _sidecar_error(sidecar: Path, problem: str) -> ValueError:
+    return ValueError(f"{sidecar} is no sidecar of a fit ({problem}); fit the scan again")
 
 
 def summarize_fits(
@@ -273,15 +287,13 @@ def summarize_fits(
     """Summarize the maps of many fits in regions."""
     import pandas as pd
 
-    # All files are found and named before the first is read.
-    scans = [
-        (row, fit, image)
-        for row, folder, image in _listed(
-            [Path(source) for source in sources], [Path(one) for one in labels]
-        )
-        for fit in find_fits(folder)
-    ]
-    parts = []
+    folders = [Path(source) for source in sources]
+    label_files = [Path(label) for label in labels]
+    # All files are located before the first is read, so that a missing one is reported early.
+    scans = []
+    for row, folder, image in _label_images(folders, label_files):
+        scans += [(row, fit, image) for fit in find_fits(folder)]
+    tables = []
     for row, fit, image in scans:
         table = roi_table(fit.maps, image, names=names, units=fit.units)
         columns = {
@@ -292,8 +304,8 @@ def summarize_fits(
         }
         for position, (name, value) in enumerate(columns.items()):
             table.insert(position, name, value)
-        parts.append(table)
-    return pd.concat(parts, ignore_index=True)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
 
 
 def read_label_names(path: str | Path) -> dict[int, str]:
@@ -302,92 +314,100 @@ def read_label_names(path: str | Path) -> dict[int, str]:
     names: dict[int, str] = {}
     for line, row in rows:
         text = row.get("index") or row.get("label") or ""
-        number = text.isascii() and text.removeprefix("-").isdecimal()
-        if not number or int(text) in names:
-            problem = "stands there twice" if number else "is no whole number"
+        is_number = text.isascii() and text.removeprefix("-").isdecimal()
+        if not is_number or int(text) in names:
+            problem = "is listed twice" if is_number else "is not a whole number"
             raise ValueError(
-                f"{path}, row {line}: index {text!r} {problem}; give each label one row, with its number"
+                f"{path}, row {line}: index {text!r} {problem}; give each label one row, with its "
+                "number"
             )
         names[int(text)] = row["name"]
     return names
 
 
-def _listed(sources: list[Path], labels: list[Path]) -> list[tuple[dict[str, str], Path, Path]]:
+def _label_images(
+    sources: list[Path], labels: list[Path]
+) -> list[tuple[dict[str, str], Path, Path]]:
     """Pair folders of maps with label images; give the columns that describe each."""
     tables = [source for source in sources if source.suffix.lower() in (".tsv", ".csv")]
     if tables and len(sources) > 1:
         raise ValueError(
             f"name folders of maps, or one table of them, not {tables[0]} among others"
         )
-    rows: list[tuple[dict[str, str], Path, Path | None]] = []
+    rows: list[tuple[dict[str, str], Path, Path | None]]
+    rows = [({}, source, None) for source in sources]
     if tables:
-        (table,) = tables
-        first: dict[tuple[str, ...], int] = {}
-        for line, row in read_rows(
-            table, required=("maps",), optional=("labels", "subject", "visit")
-        ):
-            described = {
-                str(column): row[column] for column in ("subject", "visit") if column in row
-            }
-            where = f"{table}, row {line}"
-            if not (table.parent / row["maps"]).is_dir():
-                raise FileNotFoundError(
-                    f"{where}: no such folder of maps {row['maps']!r}; paths are relative to {table.parent.resolve()}"
-                )
-            same = first.setdefault((row["maps"], row.get("labels", "")), line)
-            if same != line:
-                raise ValueError(
-                    f"{where}: maps and labels are those of row {same}, and would count twice; remove one of the rows"
-                )
-            rows.append(
-                (
-                    described,
-                    table.parent / row["maps"],
-                    table.parent / row["labels"] if row.get("labels") else None,
-                )
-            )
-    else:
-        rows = [({}, source, None) for source in sources]
+        rows = _read_folders(tables[0])
     if any(image is None for _, _, image in rows) and len(labels) not in (1, len(rows)):
-        n, folders = len(labels) or "no", "1 folder" if len(rows) == 1 else f"{len(rows)} folders"
-        listed_in = f" of {tables[0]}, whose column labels is empty" if tables else ""
+        folders = "1 folder" if len(rows) == 1 else f"{len(rows)} folders"
+        source = f" of {tables[0]}, whose column labels is empty" if tables else ""
         raise ValueError(
-            f"{n} label images for {folders} of maps{listed_in}; give one (--labels), or one for each"
+            f"{len(labels) or 'no'} label images for {folders} of maps{source}; "
+            "give one (--labels), or one for each"
         )
-    given = labels * len(rows) if len(labels) == 1 else labels or [Path()] * len(rows)
-    listed = [
-        (row, folder, one if image is None else image)
-        for (row, folder, image), one in zip(rows, given, strict=True)
-    ]
-    for _, _, image in listed:
-        if not image.is_file():
+    # Without options every row names its own label image.
+    defaults = labels or [Path()] * len(rows)
+    if len(labels) == 1:
+        defaults = labels * len(rows)
+    pairs = []
+    for (row, folder, image), default in zip(rows, defaults, strict=True):
+        label_image = default if image is None else image
+        if not label_image.is_file():
+            table = f" in {tables[0]}" if tables else ""
+            raise FileNotFoundError(f"{label_image}: no such label image; check its name{table}")
+        pairs.append((row, folder, label_image))
+    return pairs
+
+
+def _read_folders(table: Path) -> list[tuple[dict[str, str], Path, Path | None]]:
+    """Read a table of folders of maps, with their label images where it names them."""
+    rows: list[tuple[dict[str, str], Path, Path | None]] = []
+    first_lines: dict[tuple[str, str], int] = {}
+    for line, row in read_rows(table, required=("maps",), optional=("labels", "subject", "visit")):
+        where = f"{table}, row {line}"
+        folder = table.parent / row["maps"]
+        labels = row.get("labels", "")
+        if not folder.is_dir():
             raise FileNotFoundError(
-                f"{image}: no such label image; check its name{f' in {tables[0]}' if tables else ''}"
+                f"{where}: no such folder of maps {row['maps']!r}; "
+                f"paths are relative to {table.parent.resolve()}"
             )
-    return listed
+        first_line = first_lines.setdefault((row["maps"], labels), line)
+        if first_line != line:
+            raise ValueError(
+                f"{where}: maps and labels are those of row {first_line}, and would count twice; "
+                "remove one of the rows"
+            )
+        columns = {column: row[column] for column in ("subject", "visit") if column in row}
+        rows.append((columns, folder, table.parent / labels if labels else None))
+    return rows
 
 
 @dataclass(frozen=True)
 class _Volume:
-    """A volume in memory; an array has no place in the world."""
+    """A volume in memory; plain arrays have no affine."""
 
     name: str
     array: NDArray
     affine: NDArray | None
 
     def check(self, labels: _Volume) -> None:
-        placed = self.affine is not None and labels.affine is not None
+        """Check that labels lie on the grid of this volume; arrays are compared by shape."""
+        affine, labels_affine = self.affine, labels.affine
+        if affine is None or labels_affine is None:
+            affine = labels_affine = np.eye(4)
         check_same_grid(
             labels.array.shape,
-            labels.affine if placed else np.eye(4),  # type: ignore[arg-type]
+            labels_affine,
             self.array.shape,
-            self.affine if placed else np.eye(4),  # type: ignore[arg-type]
+            affine,
             name=labels.name,
             reference_name=self.name,
         )
 
 
 def _read(volume: Volume, name: str) -> _Volume:
+    """Read a volume from a file, an image or an array."""
     from dmrifit.io.nifti import check_real, image_name, load_image, read_volume
 
     if isinstance(volume, np.ndarray):
@@ -396,55 +416,63 @@ def _read(volume: Volume, name: str) -> _Volume:
             raise ValueError(
                 f"the array {name} has shape {volume.shape}; a volume (x, y, z) is needed"
             )
-        return _Volume(
-            f"the array {name}", volume.astype(np.uint8) if volume.dtype == bool else volume, None
-        )
-    loaded = load_image(volume)
-    label = image_name(volume)
+        array = volume.astype(np.uint8) if volume.dtype == bool else volume
+        return _Volume(f"the array {name}", array, None)
+    affine = load_image(volume).affine
     values = read_volume(volume)
-    values = values.reshape(values.shape[:3]) if set(values.shape[3:]) <= {1} else values
-    return _Volume(
-        label if label != "the image" else f"the image of {name}", values, loaded.affine
-    )
+    # Trailing axes of length 1 are as good as none.
+    if set(values.shape[3:]) <= {1}:
+        values = values.reshape(values.shape[:3])
+    title = image_name(volume)
+    if title == "the image":
+        title = f"the image of {name}"
+    return _Volume(title, values, affine)
 
 
 def _whole_numbers(labels: _Volume) -> NDArray[np.int64]:
+    """Round labels, and refuse values that are not whole numbers."""
     numbers = np.nan_to_num(labels.array, posinf=np.inf, neginf=-np.inf)
     rounded = np.round(numbers)
     largest = np.abs(rounded).max(initial=0)
     if largest > _LARGEST_LABEL:
         raise ValueError(
-            f"{labels.name}: labels are whole numbers up to {_LARGEST_LABEL}, not {largest:g}; name a label image"
+            f"{labels.name}: labels are whole numbers up to {_LARGEST_LABEL}, not {largest:g}; "
+            "name a label image"
         )
-    wrong = np.abs(numbers - rounded) > _LABEL_ROUNDING
-    if wrong.any():
+    is_fractional = np.abs(numbers - rounded) > _LABEL_ROUNDING
+    if is_fractional.any():
         raise ValueError(
-            f"{labels.name}: labels are whole numbers, but {np.count_nonzero(wrong)} voxels are not, such as "
-            f"{numbers[wrong][0]:g}; resample label images by the nearest neighbor"
+            f"{labels.name}: labels are whole numbers, but {np.count_nonzero(is_fractional)} "
+            "voxels are not, "
+            f"such as {numbers[is_fractional][0]:g}; resample label images by the nearest neighbor"
         )
     return rounded.astype(np.int64)
 
 
-def _statistics(values: NDArray) -> tuple[float, float, float, float, float]:
-    """Give median, interquartile range, quartiles and mean."""
+def _statistics(values: NDArray) -> dict[str, float]:
+    """Give median, interquartile range, quartiles and mean; NaN without values."""
     if not values.size:
-        return (np.nan,) * 5
+        return dict.fromkeys(("median", "iqr", "q25", "q75", "mean"), np.nan)
     values = values.astype(np.float64)
     low, median, high = np.percentile(values, (25, 50, 75))
-    return median, high - low, low, high, values.mean()
+    return {"median": median, "iqr": high - low, "q25": low, "q75": high, "mean": values.mean()}
 
 
-def _fitted(sidecar: Path, described: Mapping[str, Any]) -> FittedMaps:
+def _fitted(sidecar: Path, description: Mapping[str, Any]) -> FittedMaps:
+    """List the files of a fit, and check that they are beside its sidecar."""
     files, units = {}, {}
-    for name, entry in described["Parameters"].items():
+    for name, entry in description["Parameters"].items():
         files[name] = entry["File"]
-        units[name] = units[f"{name}_se"] = "" if entry["Units"] == "1" else entry["Units"]
-    for name, entry in described["Parameters"].items():
+        unit = "" if entry["Units"] == "1" else entry["Units"]
+        units[name] = units[f"{name}_se"] = unit
+    # All parameters come before their standard errors, as in the table of regions.
+    for name, entry in description["Parameters"].items():
         files[f"{name}_se"] = entry["StandardErrorFile"]
-    files["cost"], files["status"] = described["Cost"]["File"], described["Status"]["File"]
+    files["cost"] = description["Cost"]["File"]
+    files["status"] = description["Status"]["File"]
     for name, key in (("at_bound", "AtBound"), ("doubt", "Doubt")):
-        if key in described:
-            files[name] = described[key]["File"]
+        if key in description:
+            files[name] = description[key]["File"]
     elsewhere = [file for file in files.values() if Path(file).name != file]
     if elsewhere:
         raise ValueError(
@@ -455,7 +483,7 @@ def _fitted(sidecar: Path, described: Mapping[str, Any]) -> FittedMaps:
         raise FileNotFoundError(
             f"{sidecar} names {missing[0]}, which does not exist; fit the scan again"
         )
-    # As derivative_name made it: the name of the image, then entity by entity.
+    # The name of the image precedes the entities that derivative_name added.
     scan = "_".join(part for part in sidecar.stem.split("_")[:-1] if not part.startswith("model-"))
     maps = {name: sidecar.parent / file for name, file in files.items()}
-    return FittedMaps(scan, described["Model"]["Name"], maps, units)
+    return FittedMaps(scan, description["Model"]["Name"], maps, units)

@@ -1,4 +1,4 @@
-"""From scanner files to files that can be fitted: the steps of preprocessing, in order."""
+"""Preprocessing of a scan before fits: denoising, Gibbs ringing, motion, noise level."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["STEPS", "PreparedBrain", "Preprocessed", "prepare_brain", "preprocess_image"]
 
-#: Steps of preprocessing, in the order in which they are right: denoising needs noise that is independent from voxel
-#: to voxel, Gibbs removal needs the grid of the scanner, and interpolation of moved volumes takes both away.
+#: Steps of preprocessing, in their order: denoising needs noise that is independent between
+#: voxels, Gibbs removal the grid of the scanner; interpolation of moved volumes removes both.
 STEPS = ("denoise", "gibbs", "motion")
 
 _LARGE_SHIFT = 10.0  # mm
@@ -48,14 +48,15 @@ class Preprocessed:
     Parameters
     ----------
     image : Nifti1Image
-        Magnitudes, shape (x, y, z, n_measurements), float32, on the grid of the scan; NaN where motion correction
-        would take a voxel from outside the image.
+        Magnitudes, shape (x, y, z, n_measurements), float32, on the grid of the scan; NaN where
+        motion correction would take a voxel from outside the image.
     sigma : Nifti1Image
         Standard deviation of the noise before denoising, for the noise floor of a fit.
     protocol : Protocol
         That of the scan, with rotated directions after motion correction.
     transforms : ndarray of shape (n_measurements, 4, 4), or None
-        From world coordinates of the reference volume to those of each volume, in mm; None without motion correction.
+        From world coordinates of the reference volume to those of each volume, in mm; None without
+        motion correction.
     """
 
     image: nib.Nifti1Pair
@@ -78,12 +79,13 @@ def preprocess_image(
     """
     Denoise a scan, remove Gibbs ringing and correct motion, and find its level of noise.
 
-    The image is held in memory. With `out`, image, protocol, noise level and a JSON sidecar are written as files
-    whose names have ``desc-preproc``; all appear together when the last one is complete.
+    The image is held in memory. With `out`, image, protocol, noise level and a JSON sidecar are
+    written as files whose names have ``desc-preproc``; all appear together when the last one is
+    complete.
 
-    After denoising the noise is lower, but the noise floor is not: magnitudes do not fall below about √(π/2)·σ of
-    the original noise. So the noise level that is returned, and that a fit with a noise floor takes, is that of the
-    original noise.
+    After denoising the noise is lower, but the noise floor is not: magnitudes do not fall below
+    about √(π/2)·σ of the original noise. So the noise level that is returned, and that a fit with
+    a noise floor takes, is that of the original noise.
 
     Parameters
     ----------
@@ -93,13 +95,13 @@ def preprocess_image(
         The measurements of the last axis.
     steps : sequence of str, default=("denoise", "gibbs", "motion")
         Which steps: ``"denoise"`` (see `denoise`), ``"gibbs"`` (`remove_gibbs`) and ``"motion"``
-        (`correct_motion`, to a volume of the lowest b-value at the shortest echo time). They are always done in
-        this order.
+        (`correct_motion`, to a volume of the lowest b-value at the shortest echo time). They are
+        always done in this order.
     mask : path or Nifti1Image, optional
         The body, with a margin: voxels to denoise, and to compare for motion.
     slice_axis : {0, 1, 2}, optional
-        The axis across slices, for Gibbs removal; by default what the header says, or else the axis along which
-        voxels are longest, or else the last.
+        The axis across slices, for Gibbs removal; by default what the header says, or else the
+        axis along which voxels are longest, or else the last.
     out : path, optional
         Folder to write to, made if missing.
     overwrite : bool, default=False
@@ -124,90 +126,93 @@ def preprocess_image(
     Warns
     -----
     UserWarning
-        If volumes were moved by more than 10 mm or 10 degrees, which a registration that went astray does.
+        If volumes were moved by more than 10 mm or 10 degrees, which a registration that went
+        astray does.
     """
-    chosen = _chosen(steps)
+    ordered_steps = _ordered(steps)
     import_optional("dipy")
     series = Series.open(image)
     series.check_count(protocol)
     files = _files(series, protocol)
-    file_set = (
-        None
-        if out is None
-        else FileSet(out, files.values(), overwrite=overwrite, keep=file_paths((image, mask)))
-    )
+    file_set = None
+    if out is not None:
+        inputs = file_paths((image, mask))
+        file_set = FileSet(out, files.values(), overwrite=overwrite, keep=inputs)
     with file_set or nullcontext():
         region = None if mask is None else binarize(read_map(mask, series), name=image_name(mask))
         axis = _slice_axis(series) if slice_axis is None else slice_axis
         with series.unpacked() as readable:
             signals = readable.read(slice(None), np.float32)
         _check_signal(signals, region, series.name)
-        noise, transforms = None, None
-        if "denoise" in chosen:
+        transforms = None
+        if "denoise" in ordered_steps:
             with _bar(1, "denoise", progress=progress) as bar:
                 signals, sigma = denoise(signals, mask=region)
                 bar.update()
             noise = NoiseLevel(sigma, "mppca")
         else:
             noise = estimate_sigma(signals, mask=region)
-        if "gibbs" in chosen:
+        if "gibbs" in ordered_steps:
             with _bar(len(protocol), "gibbs", progress=progress) as bar:
                 signals = remove_gibbs(signals, slice_axis=axis, progress=bar.update)
-        if "motion" in chosen:
+        if "motion" in ordered_steps:
             reference = int(reference_columns(protocol)[0])
             with _bar(len(protocol), "motion", progress=progress) as bar:
                 signals, transforms = correct_motion(
                     signals, series.affine, reference=reference, mask=region, progress=bar.update
                 )
-            protocol = _turned(protocol, transforms, series.affine)
+            protocol = _rotated(protocol, transforms, series.affine)
             _warn_of_large_motion(transforms, series)
+        sigma_map = np.broadcast_to(np.float32(noise.sigma), series.grid).copy()
         result = Preprocessed(
             series.map(signals, "dmrifit preprocessed"),
-            series.map(
-                np.broadcast_to(np.float32(noise.sigma), series.grid).copy(), "dmrifit noise sigma"
-            ),
+            series.map(sigma_map, "dmrifit noise sigma"),
             protocol,
             transforms,
         )
         if file_set is not None:
-            described = _describe(chosen, noise, files, axis, transforms, series)
-            described |= series.describe() | {"Sources": describe_sources(Image=image, Mask=mask)}
-            _write(result, described, file_set, files)
+            description = _describe(ordered_steps, noise, files, axis, transforms, series)
+            description |= series.describe()
+            description["Sources"] = describe_sources(Image=image, Mask=mask)
+            _write(result, description, file_set, files)
     return result
 
 
-def _chosen(steps: Sequence[str]) -> list[str]:
-    words = [steps] if isinstance(steps, str) else list(steps)
-    unknown = [step for step in words if step not in STEPS]
-    if unknown or not words:
+def _ordered(steps: Sequence[str]) -> list[str]:
+    """Check the names of steps, and put them in order."""
+    names = [steps] if isinstance(steps, str) else list(steps)
+    unknown = [name for name in names if name not in STEPS]
+    if unknown or not names:
         problem = f"there is no step {unknown[0]!r}" if unknown else "no step is named"
-        raise ValueError(f"{problem}; choose of {', '.join(STEPS)}")
-    return [step for step in STEPS if step in words]
+        raise ValueError(f"{problem}; choose from {', '.join(STEPS)}")
+    return [step for step in STEPS if step in names]
 
 
 def _check_signal(signals: NDArray, region: NDArray[np.bool_] | None, name: str) -> None:
     """Refuse an image in which no voxel holds a signal."""
     usable = (np.isfinite(signals) & (signals != 0)).any(axis=-1)
     if not (usable if region is None else usable & region).any():
-        where = "" if region is None else " of the mask"
+        extent = "" if region is None else " of the mask"
         raise ValueError(
-            f"{name}: all voxels{where} are 0, NaN or infinite in every measurement; check that it is the right image"
+            f"{name}: all voxels{extent} are 0, NaN or infinite in every measurement; check that "
+            "it is the right image"
         )
 
 
 def _slice_axis(series: Series) -> int:
-    """Find the axis across slices: written in the header, or that of the longest voxel edge."""
-    written = series.header.get_dim_info()[2]
-    if written is not None:
-        return int(written)
+    """Find the axis across slices: that of the header, or of the longest voxel edge."""
+    stored = series.header.get_dim_info()[2]
+    if stored is not None:
+        return int(stored)
     edges = np.linalg.norm(series.affine[:3, :3], axis=0)
     longest = int(edges.argmax())
     return longest if edges[longest] > _THICK * np.delete(edges, longest).max() else 2
 
 
-def _turned(
+def _rotated(
     protocol: Protocol, transforms: NDArray[np.float64], affine: NDArray[np.float64]
 ) -> Protocol:
+    """Rotate the directions of a protocol with its volumes."""
     if protocol.directions is None:
         return protocol
     directions = rotate_directions(protocol.directions, transforms, affine)
@@ -217,7 +222,7 @@ def _turned(
 def _size_of_motion(
     transforms: NDArray[np.float64], series: Series
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give the shift of the center of the image in mm and the rotation in degrees of each volume."""
+    """Give the shift of the image center in mm and the rotation in degrees of each volume."""
     center = (series.affine @ [*(np.array(series.grid) - 1) / 2, 1])[:3]
     turns, offsets = transforms[:, :3, :3], transforms[:, :3, 3]
     shifts = np.linalg.norm(turns @ center + offsets - center, axis=1)
@@ -226,13 +231,16 @@ def _size_of_motion(
 
 
 def _warn_of_large_motion(transforms: NDArray[np.float64], series: Series) -> None:
+    """Warn of volumes that were moved so far that their registration may have failed."""
     shifts, turns = _size_of_motion(transforms, series)
     large = np.flatnonzero((shifts > _LARGE_SHIFT) | (turns > _LARGE_TURN))
     if len(large):
         listed = ", ".join(map(str, large[:8])) + (", …" if len(large) > 8 else "")
         msg = (
-            f"{series.name}: volumes {listed} (counted from 0) were moved by up to {shifts.max():.2g} mm and "
-            f"{turns.max():.2g} degrees; if the patient lay still, the image is too small or too dark for motion "
+            f"{series.name}: volumes {listed} (counted from 0) were moved by up to "
+            f"{shifts.max():.2g} mm and "
+            f"{turns.max():.2g} degrees; if the patient lay still, the image is too small or too "
+            "dark for motion "
             "correction: look at the result, or leave this step out"
         )
         warnings.warn(msg, stacklevel=3)
@@ -245,10 +253,9 @@ def _files(series: Series, protocol: Protocol) -> dict[str, str]:
         names["bvec"] = "bvec"
     if protocol.te is not None:
         names["te"] = "te"
-    files = {
-        key: derivative_name(series.stem, f"dwi.{ending}", desc="preproc")
-        for key, ending in names.items()
-    }
+    files = {}
+    for key, ending in names.items():
+        files[key] = derivative_name(series.stem, f"dwi.{ending}", desc="preproc")
     files["sigma"] = derivative_name(series.stem, "dwimap.nii.gz", param="sigma", desc="preproc")
     return files | {"sidecar": derivative_name(series.stem, "dwi.json", desc="preproc")}
 
@@ -261,14 +268,15 @@ def _describe(
     transforms: NDArray[np.float64] | None,
     series: Series,
 ) -> dict[str, Any]:
-    described: dict[str, Any] = {
+    description: dict[str, Any] = {
         "Description": "Preprocessed magnitudes",
         "GeneratedBy": [{"Name": "dmrifit", "Version": version("dmrifit")}],
         "Versions": versions("dmrifit", "dipy", "numpy", "nibabel"),
         "Steps": steps,
         "File": files["image"],
         "Sigma": {
-            "Description": "standard deviation of the noise before denoising, for the noise floor of a fit; "
+            "Description": "standard deviation of the noise before denoising, for the noise floor "
+            "of a fit; "
             "denoising lowers the noise, and leaves the floor",
             "Method": noise.method,
             "Median": float(np.median(noise.sigma)),
@@ -276,23 +284,25 @@ def _describe(
         },
     }
     if "gibbs" in steps:
-        described["SliceAxis"] = slice_axis
+        description["SliceAxis"] = slice_axis
     if transforms is not None:
         shifts, turns = _size_of_motion(transforms, series)
-        described["Motion"] = {
-            "Description": "from world coordinates of the reference volume to those of each volume, mm; shift of the "
+        description["Motion"] = {
+            "Description": "from world coordinates of the reference volume to those of each "
+            "volume, mm; shift of the "
             "center of the image in mm, rotation in degrees",
             "Shifts": np.round(shifts, 4).tolist(),
             "Rotations": np.round(turns, 4).tolist(),
             "Transforms": transforms.tolist(),
             "NoValue": "NaN where a voxel would come from outside the image",
         }
-    return described
+    return description
 
 
 def _write(
-    result: Preprocessed, described: Mapping[str, Any], files: FileSet, names: Mapping[str, str]
+    result: Preprocessed, description: Mapping[str, Any], files: FileSet, names: Mapping[str, str]
 ) -> None:
+    """Write the files of a preprocessed scan, the sidecar last."""
     save_image(result.image, files.path(names["image"]))
     save_image(result.sigma, files.path(names["sigma"]))
     protocol = result.protocol
@@ -300,7 +310,7 @@ def _write(
         if numbers is not None:
             rows = numbers.T if key == "bvec" else numbers[None]
             np.savetxt(files.path(names[key]), rows, fmt="%.10g")
-    files.write_json(names["sidecar"], described)
+    files.write_json(names["sidecar"], description)
 
 
 def _bar(total: int, task: str, *, progress: bool) -> tqdm:

@@ -205,7 +205,8 @@ def _uses_priors(models: list[Any], cases: list[Case]) -> bool:
         return True
     if any(case.prior is not None for case in cases):
         typer.echo(
-            "dmrifit-metastasis: prior scans are ignored: the model was trained without prior scans",
+            "dmrifit-metastasis: prior scans are ignored: the model was trained without prior "
+            "scans",
             err=True,
         )
     return False

@@ -24,7 +24,7 @@ from dmrifit.cli.console import (
     check_output,
     progress,
 )
-from dmrifit.cli.options import named_files, require_libraries, words
+from dmrifit.cli.options import pairs, require_libraries, words
 from dmrifit.report.html import counted
 from placement.cli.options import (
     CasesArgument,
@@ -293,7 +293,7 @@ def evaluate(
     names = list(table["name"])
     by_expert = read_experts(experts, names)
     boxes = {}
-    for name, path in named_files("--placements", placements).items():
+    for name, path in pairs("--placements", placements):
         boxes[name] = read_boxes(path, names)
     labels = labels_of(include)
     titles = ("cases", "icc", "bland_altman", "anova", "paired", "correlations", "summary")

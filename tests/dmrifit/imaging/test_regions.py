@@ -157,8 +157,8 @@ def test_names_of_labels_are_read(tmp_path):
     assert read_label_names(tmp_path / "a.tsv") == {1: "left liver", 12: "spleen"}
     for text, message in (
         ("index\tlabel\n1\t2\n", "no column name"),
-        ("index\tname\nx\tliver\n", "row 2: index 'x' is no whole number"),
-        ("index\tname\n1\tliver\n1\tspleen\n", "row 3: index '1' stands there twice"),
+        ("index\tname\nx\tliver\n", "row 2: index 'x' is not a whole number"),
+        ("index\tname\n1\tliver\n1\tspleen\n", "row 3: index '1' is listed twice"),
     ):
         (tmp_path / "b.tsv").write_text(text)
         with pytest.raises(ValueError, match=message):
