@@ -1,4 +1,4 @@
-"""The regressors of the study by their names, scaled inside and light by default."""
+"""Regressors of the study by name, with inputs and targets standardized inside."""
 
 from __future__ import annotations
 
@@ -40,14 +40,13 @@ __all__ = [
 #: voxels.
 ALGORITHMS = ("LR", "RFR", "ETR", "GBR", "slNN", "mlNN", "CNN")
 
-#: Those of them that look at one voxel at a time.
+#: The voxel-wise ones among them.
 VOXELWISE = ALGORITHMS[:6]
 
 #: The algorithms that look at a neighborhood of voxels: a convolutional network and a transformer.
 PATCHWISE = ("CNN", "ViT")
 
-#: The neighborhood of the patch-wise algorithms where none is asked for: in the slice, because
-#: slices are thick.
+#: Default neighborhood of the patch-wise algorithms: within the slice, because slices are thick.
 _PATCH_SHAPE = (3, 3, 1)
 
 _MEDIAN = ("LR", "RFR", "ETR", "GBR", *PATCHWISE, CONSTANT)
@@ -61,13 +60,13 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "mlNN": {"hidden_layer_sizes": (48, 48), "learning_rate_init": 0.01},
 }
 _EPOCHS = 30
-# Whoever sets one of these decides when a perceptron stops.
+# Setting one of these replaces the fixed number of epochs of a perceptron.
 _STOPPING = {"early_stopping", "max_iter", "n_iter_no_change", "solver", "tol"}
 
 
 class TargetWise(MultiOutputRegressor):
     """
-    Fit one copy of a regressor per target, be it one target or many.
+    Fit one copy of a regressor per target, for a single target too.
 
     Parameters
     ----------
@@ -80,23 +79,16 @@ class TargetWise(MultiOutputRegressor):
     def fit(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> TargetWise:
-        """
-        Fit one regressor per column of y.
-
-        Shapes: `X` (n_samples, n_features).
-        """
-        values = np.asarray(y)
-        flat = values.ndim == 1
-        super().fit(X, values[:, None] if flat else y, sample_weight)
+        """Fit one regressor per column of y."""
+        targets = np.asarray(y)
+        flat = targets.ndim == 1
+        super().fit(X, targets[:, None] if flat else y, sample_weight)
+        # Set last, so that the estimator does not look fitted after an error above.
         self.flat_ = flat
         return self
 
     def predict(self, X: ArrayLike) -> NDArray:
-        """
-        Predict every target.
-
-        Shapes: `X` (n_samples, n_features).
-        """
+        """Predict every target."""
         prediction = super().predict(X)
         return prediction[:, 0] if self.flat_ else prediction
 
@@ -128,9 +120,9 @@ def make_regressor(
         a transformer over it (`PatchTransformer`); or ``"constant"``, the median of the training
         targets.
     patch_shape : tuple of 3 odd ints, optional
-        What a row of X is for the patch-wise algorithms: the neighborhood of a voxel, in the order
-        of ``np.ndindex(patch_shape)`` and then of the measurements. Without it a row is one voxel.
-        The voxel-wise algorithms take the columns as they come.
+        Neighborhood in a row of X, for the patch-wise algorithms: in the order of
+        ``np.ndindex(patch_shape)`` and then of the measurements. Without it a row is one voxel.
+        The voxel-wise algorithms ignore it.
     loss : {"mean", "median"}, default="mean"
         What is predicted of the targets' distribution: its mean, by squared errors, or its median,
         by absolute errors. The perceptrons have no median.
@@ -139,9 +131,9 @@ def make_regressor(
     n_jobs : int, optional
         Trees or targets fitted at the same time; one when not given. Without effect on the others.
     **params : object
-        Parameters of the class behind the name, instead of our defaults. The perceptrons know
-        `epochs` too, the passes over the training data after which they stop; with a stopping rule
-        of scikit-learn (`max_iter`, `tol`, `early_stopping` …) that one holds.
+        Parameters of the class behind the name, instead of our defaults. The perceptrons also
+        accept `epochs`, the passes over the training data after which they stop; a stopping rule
+        of scikit-learn (`max_iter`, `tol`, `early_stopping` …) takes precedence.
 
     Returns
     -------
@@ -170,7 +162,7 @@ def make_regressor(
         if median:
             inner = TargetWise(QuantileRegressor(**{"alpha": 0.0, **params}), n_jobs=jobs)
         else:
-            return LeastSquares(**params)  # has no scale
+            return LeastSquares(**params)  # scaling would not change its predictions
     elif name in ("RFR", "ETR"):
         forest = RandomForestRegressor if name == "RFR" else ExtraTreesRegressor
         criterion = "absolute_error" if median else "squared_error"
@@ -182,23 +174,22 @@ def make_regressor(
         unknown = params.keys() - xgboost.XGBRegressor().get_params().keys()
         if unknown:
             raise TypeError(f"XGBRegressor has no parameter {', '.join(sorted(unknown))}")
-        # The sums over voxels, and with them bits, would change with the number of threads.
+        # Sums over voxels would change their last bits with the number of threads.
         options = {"objective": objective, "n_jobs": 1, "random_state": random_state}
         inner = xgboost.XGBRegressor(**{**_DEFAULTS[name], **options, **params})
     elif name in ("slNN", "mlNN"):
-        fixed = {} if _STOPPING & params.keys() else _fixed_epochs(params.pop("epochs", _EPOCHS))
-        inner = MLPRegressor(
-            **{**_DEFAULTS[name], **fixed, "random_state": random_state, **params}
-        )
+        options = {**_DEFAULTS[name], "random_state": random_state}
+        if not _STOPPING & params.keys():
+            options |= _fixed_epochs(params.pop("epochs", _EPOCHS))
+        inner = MLPRegressor(**{**options, **params})
     elif name in PATCHWISE:
         import_optional("torch")
         import_optional("skorch")
         from dmrifit.predict import patch_networks
 
         network = patch_networks.PatchCNN if name == "CNN" else patch_networks.PatchTransformer
-        inner = network(
-            **{"patch_shape": patch_shape, "loss": loss, "random_state": random_state, **params}
-        )
+        options = {"patch_shape": patch_shape, "loss": loss, "random_state": random_state}
+        inner = network(**{**options, **params})
     else:
         return DummyRegressor(**{"strategy": "median", **params})
     scaled = Pipeline([("scale", StandardScaler()), ("regress", inner)])
@@ -206,7 +197,7 @@ def make_regressor(
 
 
 def learns_from_moments(name: str, *, loss: str = "mean") -> bool:
-    """Tell whether the moments of the training data are all that an algorithm needs."""
+    """Return whether an algorithm can be fitted from the moments of the training data."""
     return name == "LR" and loss == "mean"
 
 
@@ -218,11 +209,11 @@ def build_regressor(
     loss: str = "mean",
     random_state: int | np.random.RandomState | None = None,
 ) -> RegressorMixin:
-    """Make the regressor that a strategy fits: one by name, or a copy of a given one."""
-    # A fresh seed is drawn, because copies of a RandomState would repeat themselves.
-    seed = (
-        None if random_state is None else int(check_random_state(random_state).randint(2**31 - 1))
-    )
+    """Make the regressor that a strategy fits: by name, or a copy of an estimator."""
+    seed = None
+    if random_state is not None:
+        # A fresh seed is drawn, because copies of a RandomState would repeat themselves.
+        seed = int(check_random_state(random_state).randint(2**31 - 1))
     if isinstance(regressor, str):
         return make_regressor(regressor, patch_shape=patch_shape, loss=loss, random_state=seed)
     if not (isinstance(regressor, BaseEstimator) and is_regressor(regressor)):
@@ -232,19 +223,18 @@ def build_regressor(
     if loss != "mean":
         raise ValueError(
             f"loss={loss!r} is for regressors by name ({', '.join(_MEDIAN)}); "
-            f"{type(regressor).__name__} was "
-            "given and has a loss of its own: leave loss='mean' and set its own parameter instead"
+            f"{type(regressor).__name__} was given and has a loss of its own: "
+            "leave loss='mean' and set its own parameter instead"
         )
     inner = clone(regressor)
     if seed is not None:
-        params = inner.get_params().items()
-        unset = [
-            key for key, value in params if key.split("__")[-1] == "random_state" and value is None
-        ]
-        inner.set_params(**dict.fromkeys(unset, seed))
-    for part in _patchwise_parts(inner):
-        if part.patch_shape is None:
-            part.set_params(patch_shape=patch_shape)
+        # A seed that the user has set stays.
+        for key, value in inner.get_params().items():
+            if key.split("__")[-1] == "random_state" and value is None:
+                inner.set_params(**{key: seed})
+    for network in _patchwise_regressors(inner):
+        if network.patch_shape is None:
+            network.set_params(patch_shape=patch_shape)
     if n_targets > 1 and not _takes_many_targets(inner):
         inner = TargetWise(inner)
     if isinstance(inner, TransformedTargetRegressor):
@@ -253,40 +243,44 @@ def build_regressor(
 
 
 def default_patch_shape(regressor: str | BaseEstimator) -> tuple[int, int, int] | None:
-    """Give the neighborhood that a regressor looks at when nobody says which."""
+    """Return the default neighborhood of a regressor; None for the voxel alone."""
     if isinstance(regressor, str):
         return _PATCH_SHAPE if regressor in PATCHWISE else None
-    for part in _patchwise_parts(regressor):
-        return _PATCH_SHAPE if part.patch_shape is None else tuple(part.patch_shape)
-    return None
+    network = next(_patchwise_regressors(regressor), None)
+    if network is None:
+        return None
+    if network.patch_shape is None:
+        return _PATCH_SHAPE
+    return tuple(network.patch_shape)
 
 
 _OFFERED = ", ".join((*ALGORITHMS, PATCHWISE[-1], CONSTANT))
 
 
-def _patchwise_parts(regressor: Any) -> Iterator[Any]:
-    """Find the patch-wise regressors in one, be it in a pipeline or another composition."""
+def _patchwise_regressors(regressor: Any) -> Iterator[Any]:
+    """Yield the patch-wise regressors in a pipeline or another composition."""
     if not isinstance(regressor, BaseEstimator):
         return
-    for part in (regressor, *regressor.get_params().values()):
-        if getattr(type(part), "patchwise", False):
-            yield part
+    for component in (regressor, *regressor.get_params().values()):
+        if getattr(type(component), "patchwise", False):
+            yield component
 
 
 def _fixed_epochs(epochs: int) -> dict[str, Any]:
     """Stop a perceptron at its last epoch without a warning that it did not converge."""
-    # No improvement is ever enough, so it stops when the epochs after the first are one more than
-    # n_iter_no_change.
+    # No improvement exceeds this tol, so that it stops once the epochs after the first are one
+    # more than n_iter_no_change.
     return {"tol": 1e12, "n_iter_no_change": epochs - 2, "max_iter": epochs + 1}
 
 
 def _takes_many_targets(regressor: BaseEstimator) -> bool:
+    """Return whether the innermost regressor of a composition supports several targets."""
     while isinstance(regressor, TransformedTargetRegressor | Pipeline | BaseSearchCV):
         if isinstance(regressor, Pipeline):
             regressor = regressor[-1]
         else:
             regressor = getattr(regressor, "estimator", None) or regressor.regressor
-    # scikit-learn's perceptron takes many, and does not say so.
+    # scikit-learn's perceptron supports several targets, but its tag says otherwise.
     return isinstance(regressor, MLPRegressor) or get_tags(regressor).target_tags.multi_output
 
 

@@ -51,11 +51,11 @@ _BY_GROUP = (
 
 def resolve_patch_shape(estimator: Any) -> tuple[int, int, int] | None:
     """
-    Tell what a row of X has to be for an estimator, fitted or not.
+    Return the neighborhood that an estimator, fitted or not, expects in a row of X.
 
     Parameters
     ----------
-    estimator : SignalToSignal, MapsToMaps, or something that holds one
+    estimator : SignalToSignal, MapsToMaps, or an estimator that holds one
         Such as a pipeline that ends in one, a search over its options, or intervals around it.
 
     Returns
@@ -76,11 +76,9 @@ def resolve_patch_shape(estimator: Any) -> tuple[int, int, int] | None:
     ((3, 3, 1), None)
     """
     while not hasattr(estimator, "patch_shape"):
-        inner = (
-            estimator.steps[-1][1]
-            if hasattr(estimator, "steps")
-            else getattr(estimator, "estimator", None)
-        )
+        inner = getattr(estimator, "estimator", None)
+        if hasattr(estimator, "steps"):
+            inner = estimator.steps[-1][1]
         if inner is None:
             return None
         estimator = inner
@@ -92,7 +90,7 @@ def resolve_patch_shape(estimator: Any) -> tuple[int, int, int] | None:
 @dataclass(frozen=True, eq=False)
 class Design:
     """
-    What the regressor of a strategy is trained on.
+    Training voxels of a strategy's regressor, or their moments.
 
     Attributes
     ----------
@@ -119,7 +117,7 @@ class Design:
     groups: NDArray | None = None
 
     def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Give features and targets."""
+        """Return features and targets, or raise an error where there are only moments."""
         if self.features is None or self.targets is None:
             raise ValueError(
                 "this design has moments alone, and the regressor needs features and targets"
@@ -127,7 +125,7 @@ class Design:
         return self.features, self.targets
 
     def reduced(self) -> Design:
-        """Give the same design with moments alone."""
+        """Return a copy of the design with moments alone."""
         moments = Moments.of(*self.arrays()) if self.n_voxels else None
         return Design(self.n_voxels, self.n_dropped, self.n_columns, moments=moments)
 
@@ -138,7 +136,7 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
     regressor: str | BaseEstimator
     source: Protocol | None
     target: Protocol | None
-    model: Any  # a name, a SignalModel or, where no maps are wanted, None
+    model: Any  # a name, a SignalModel, or None for signals alone
     patch_shape: tuple[int, int, int] | None
     random_state: int | np.random.RandomState | None
     regressor_: RegressorMixin
@@ -172,9 +170,8 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if self.source is not None and search is not None and not isinstance(search.cv, _BY_GROUP):
             raise ValueError(
                 f"regressor {type(search).__name__} is tuned with cv={search.cv!r}, which puts "
-                "voxels of one patient "
-                "on both sides of a split; give it cv=GroupKFold() or LeaveOneGroupOut(), and "
-                "fit the groups"
+                "voxels of one patient on both sides of a split; "
+                "give it cv=GroupKFold() or LeaveOneGroupOut(), and fit the groups"
             )
 
     @property
@@ -218,16 +215,16 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     @property
     def learns_from_moments(self) -> bool:
-        """Whether the moments of the training voxels are all that the regressor needs."""
+        """Whether the regressor can be fitted from the moments of the training voxels."""
         return isinstance(self.regressor, str) and learns_from_moments(
             self.regressor, loss=self._loss
         )
 
     def fit_designs(self, designs: Sequence[Design]) -> Self:
         """
-        Fit to what `design` made of the voxels of one patient or several.
+        Fit to the designs of the voxels of one patient or several.
 
-        A comparison trains on the same patients again and again, and makes their designs once.
+        A comparison trains on each patient repeatedly, and prepares its design only once.
 
         Parameters
         ----------
@@ -259,16 +256,15 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 total = Moments.total(moments)
                 self.regressor_ = self._build(len(total.mean_y)).fit_moments(total)
             else:
-                x, y = (
-                    np.concatenate(parts)
-                    for parts in zip(*(design.arrays() for design in designs), strict=True)
-                )
-                regressor = self._build(1 if y.ndim == 1 else y.shape[1])
-                self.regressor_ = regressor.fit(x, y, **self._groups(designs))
+                arrays = [design.arrays() for design in designs]
+                x = np.concatenate([features for features, _ in arrays])
+                y = np.concatenate([targets for _, targets in arrays])
+                n_targets = 1 if y.ndim == 1 else y.shape[1]
+                self.regressor_ = self._build(n_targets).fit(x, y, **self._groups(designs))
         return self
 
     def _groups(self, designs: Sequence[Design]) -> dict[str, NDArray]:
-        """Give the patients to a regressor that is tuned inside."""
+        """Return the patients as a fit option of a regressor that is tuned by a search."""
         if _search(self.regressor) is None or self.source is None:
             return {}
         groups = [design.groups for design in designs if design.groups is not None]
@@ -295,34 +291,32 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         groups: ArrayLike | None,
         usable: NDArray[np.bool_] | None = None,
     ) -> Design:
-        """Keep the usable rows of features and targets, and say how many are not."""
-        owners = (
-            None
-            if groups is None
-            else check_array(groups, ensure_2d=False, dtype=None, input_name="groups")
-        )
-        if owners is not None:
-            check_consistent_length(x, owners)
+        """Keep the usable rows of features and targets, and count the dropped ones."""
+        patients: NDArray | None = None
+        if groups is not None:
+            patients = check_array(groups, ensure_2d=False, dtype=None, input_name="groups")
+            check_consistent_length(x, patients)
         if usable is None:
             usable = np.ones(len(x), bool)
         n_dropped = int((~usable).sum())
         if n_dropped:
             _log.info(
-                "%d of %d training voxels are left out: they have not %s",
+                "%d of %d training voxels are left out: they lack %s",
                 n_dropped,
                 len(usable),
                 self._needed,
             )
             x, y = x[usable], y[usable]
-            owners = None if owners is None else owners[usable]
-        # Bits of a product depend on how its factors lie in memory.
+            if patients is not None:
+                patients = patients[usable]
+        # The last bits of a matrix product depend on the memory layout of its factors.
         x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
-        return Design(len(x), n_dropped, self.n_features_in_, x, y, groups=owners)
+        return Design(len(x), n_dropped, self.n_features_in_, x, y, groups=patients)
 
     def _answer(self, X: _Array) -> _Array:
-        # A forest in threads adds its trees in the order in which they finish.
+        # A forest in threads sums its trees in the order in which they finish: bits would differ.
         with one_thread(), parallel_config("sequential"):
-            # Some libraries answer in single precision.
+            # xgboost and torch predict in single precision.
             return np.asarray(self.regressor_.predict(X), dtype=np.float64)
 
     def _answer_where(self, usable: NDArray[np.bool_], X: _Array, n_columns: int) -> _Array:
@@ -334,20 +328,21 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
 
 def _search(regressor: Any) -> BaseSearchCV | None:
-    """Find the search by which a given regressor is tuned."""
+    """Return the search by which a regressor is tuned, or None."""
     if isinstance(regressor, TransformedTargetRegressor):
         regressor = regressor.regressor
-    return regressor if isinstance(regressor, BaseSearchCV) else None
+    if isinstance(regressor, BaseSearchCV):
+        return regressor
+    return None
 
 
 def _check_blocks(X: _Array, patch_shape: tuple[int, int, int] | None) -> None:
-    """Check that rows of plain arrays can be taken apart into neighbors."""
+    """Check that rows of plain arrays can be split into neighbors."""
     k = 1 if patch_shape is None else math.prod(patch_shape)
     if X.shape[1] % k:
         raise ValueError(
             f"X of shape {X.shape} does not hold the {k} neighbors of patch_shape={patch_shape}: "
-            "the number of "
-            f"columns must be a multiple of {k}"
+            f"the number of columns must be a multiple of {k}"
         )
 
 
@@ -362,7 +357,6 @@ def _check_neighbors(
     if X.shape[1] != k * len(source):
         raise ValueError(
             f"X of shape {X.shape} does not have the {k * len(source)} columns of {k} neighbors "
-            "(patch_shape="
-            f"{patch_shape}) with {len(source)} measurements each; "
+            f"(patch_shape={patch_shape}) with {len(source)} measurements each; "
             f"Cohort.arrays(patch_shape={patch_shape}) gives them"
         )

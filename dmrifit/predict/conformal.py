@@ -1,4 +1,4 @@
-"""Intervals around predictions whose coverage is measured on patients that were not trained on."""
+"""Prediction intervals whose coverage is measured on patients outside the training set."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ __all__ = ["ConformalIntervals", "coverage_table"]
 
 _Array = NDArray[np.float64]
 
-_FEWEST = 5  # patients: the quantile of fewer is the error of one of them
-_ROWS_APART = 20  # parts of plain rows that belong to nobody
+_FEWEST = 5  # patients: the quantile of fewer is the error of a single patient
+_N_RANDOM_GROUPS = 20  # of plain rows without patients
 _FOREST = {"n_estimators": 30, "min_samples_leaf": 20, "max_features": 0.5}
-_SMALLEST_SPREAD = 0.05  # of the mean one: an error of nearly 0 is luck, not knowledge
+_SMALLEST_SPREAD = 0.05  # of the mean spread: an expected error of nearly 0 is chance
 
 
 class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -52,8 +52,8 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
     Parameters
     ----------
     estimator : SignalToSignal, MapsToMaps or regressor
-        What predicts. The intervals of a strategy with protocols and a model are those of the
-        model's parameters around `predict_maps`; of anything else, those of `predict`.
+        The predictor. The intervals of a strategy with protocols and a model are those of the
+        model's parameters around `predict_maps`; of any other estimator, those of `predict`.
     coverage : float, default=0.9
         Share of voxels whose reference lies in the interval; split evenly between both ends.
     n_splits : int, default=5
@@ -89,7 +89,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
     0.98, because its reference lies at a bound in most voxels. The interval of S0 is wider than a
     constant's, but for signals to signals in tumors: 1.0 to 1.4.
 
-    Tried and left: errors that do not depend on the voxel (as well covered, T2v always covers
+    Tried and rejected: errors that do not depend on the voxel (as well covered, T2v always covers
     everything, wider for f and Dv), a forest for errors of either sign (0.92 covered in tumors,
     wider), logarithms of S0 (much wider), the interval of the constant where it is narrower (S0
     covered in 0.84 of tumors), and quantiles raised by one patient in the number of patients (0.96
@@ -155,7 +155,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             The patient of each voxel. An estimator of plain arrays may do without; its rows are
             then split at random.
         reference_maps : array_like of shape (n_voxels, n_parameters), optional
-            The parameters fitted to Y, when they are known already; a row with NaN is not used.
+            The parameters fitted to Y, where they were fitted before; a row with NaN is not used.
         calibrate : array_like of bool, shape (n_voxels,), optional
             The voxels whose errors count, such as those of the tumor; all by default. All are
             trained on.
@@ -192,22 +192,21 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
                 options["reference_maps"] = targets
         elif reference_maps is not None:
             raise ValueError("reference_maps belong to a strategy with protocols and a model")
-        counted = (
-            np.ones(len(x), bool) if calibrate is None else _checked_choice(calibrate, len(x))
-        )
+        calibrated = np.ones(len(x), bool)
+        if calibrate is not None:
+            calibrated = _checked_calibrate(calibrate, len(x))
         self._set_outputs(model, targets.shape[1])
         _check_patients(patients, max(_FEWEST, self.n_splits))
-        parts = list(
-            GroupKFold(self.n_splits, shuffle=True, random_state=seed).split(x, groups=patients)
-        )
+        folds = GroupKFold(self.n_splits, shuffle=True, random_state=seed)
         predicted = np.full(targets.shape, np.nan)
-        for train, test in parts:
-            known = {key: value[train] for key, value in options.items()}
-            one = clone(self.estimator).fit(x[train], y[train], **known)
-            chosen = test[counted[test]]
-            if len(chosen):
-                predicted[chosen] = self._outputs(one, x[chosen])
-        usable = counted & np.isfinite(predicted).all(axis=1) & np.isfinite(targets).all(axis=1)
+        for train, test in folds.split(x, groups=patients):
+            train_options = {key: value[train] for key, value in options.items()}
+            estimator = clone(self.estimator).fit(x[train], y[train], **train_options)
+            calibration_rows = test[calibrated[test]]
+            if len(calibration_rows):
+                predicted[calibration_rows] = self._outputs(estimator, x[calibration_rows])
+        usable = calibrated & np.isfinite(predicted).all(axis=1) & np.isfinite(targets).all(axis=1)
+        # Again, because voxels without a prediction or reference can cost whole patients.
         _check_patients(patients[usable], max(_FEWEST, self.n_splits))
         self._learn_errors(x[usable], predicted[usable], targets[usable], patients[usable], seed)
         self.estimator_ = clone(self.estimator).fit(x, y, **options)
@@ -225,7 +224,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         Returns
         -------
         ndarray of shape (n_voxels, n_target)
-            What the estimator predicts.
+            The estimator's predictions.
         """
         x = self._checked(X)
         return np.asarray(self.estimator_.predict(x), dtype=np.float64)
@@ -242,7 +241,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         Returns
         -------
         ndarray of shape (n_voxels, n_parameters)
-            What the estimator predicts.
+            The estimator's maps.
 
         Raises
         ------
@@ -264,8 +263,8 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         Returns
         -------
         ndarray of shape (n_voxels, n_outputs, 2)
-            Lower and upper ends, within the bounds of the model; NaN where nothing could be
-            predicted.
+            Lower and upper ends, within the bounds of the model; NaN where the prediction is
+            missing.
         """
         x = self._checked(X)
         center = self._outputs(self.estimator_, x)
@@ -283,26 +282,26 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
 
     def _model(self) -> SignalModel | None:
         """Return the model whose parameters get intervals; None for intervals of `predict`."""
-        if (
-            not hasattr(self.estimator, "predict_maps")
-            or getattr(self.estimator, "target", None) is None
-        ):
+        if not hasattr(self.estimator, "predict_maps"):
             return None
-        return None if self.estimator.model is None else resolve_model(self.estimator.model)
+        if getattr(self.estimator, "target", None) is None or self.estimator.model is None:
+            return None
+        return resolve_model(self.estimator.model)
 
     def _patients(self, groups: ArrayLike | None, n: int, seed: int) -> NDArray:
-        if groups is None:
-            if getattr(self.estimator, "source", None) is not None:
-                raise ValueError(
-                    "intervals hold for new patients, so they are learned patient by patient: "
-                    "give groups"
-                )
-            if n < _FEWEST:
-                raise ValueError(
-                    f"intervals need at least {_FEWEST} rows, and there are n_samples={n}"
-                )
-            return np.random.default_rng(seed).permutation(n) % _ROWS_APART
-        return np.asarray(groups)
+        """Return the patient of each row; random groups for rows of plain arrays without."""
+        if groups is not None:
+            return np.asarray(groups)
+        if getattr(self.estimator, "source", None) is not None:
+            raise ValueError(
+                "intervals hold for new patients, so they are learned patient by patient: "
+                "give groups"
+            )
+        if n < _FEWEST:
+            raise ValueError(
+                f"intervals need at least {_FEWEST} rows, and there are n_samples={n}"
+            )
+        return np.random.default_rng(seed).permutation(n) % _N_RANDOM_GROUPS
 
     def _checked(self, X: ArrayLike) -> _Array:
         check_is_fitted(self)
@@ -312,26 +311,23 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         )
 
     def _outputs(self, estimator: Any, X: _Array) -> _Array:
-        answer = estimator.predict(X) if self._model() is None else estimator.predict_maps(X)
-        return np.asarray(answer, dtype=np.float64).reshape(len(X), -1)
+        predict = estimator.predict if self._model() is None else estimator.predict_maps
+        return np.asarray(predict(X), dtype=np.float64).reshape(len(X), -1)
 
     def _learn_errors(
         self, X: _Array, predicted: _Array, targets: _Array, patients: NDArray, seed: int
     ) -> None:
-        """Learn how large errors are where, and the quantiles of what is left of them."""
+        """Learn the expected size of errors, and the quantiles of errors relative to it."""
         errors = targets - predicted
         unit = np.sqrt((errors**2).mean(axis=0))
         self._unit = np.where(unit > 0, unit, 1.0)
         expected = np.abs(errors) / self._unit
         self._smallest = np.maximum(_SMALLEST_SPREAD * expected.mean(axis=0), np.finfo(float).tiny)
         weight = _patient_weights(patients)
-        # Errors that the forest was fitted to are larger than it expects; those of other patients
-        # are honest.
+        # A forest overfits its own training errors; only those of other patients are unbiased.
         spread = np.empty_like(errors)
-        parts = GroupKFold(self.n_splits, shuffle=True, random_state=seed + 1).split(
-            X, groups=patients
-        )
-        for train, test in parts:
+        folds = GroupKFold(self.n_splits, shuffle=True, random_state=seed + 1)
+        for train, test in folds.split(X, groups=patients):
             forest = _forest(X[train], predicted[train], expected[train], weight[train], seed)
             spread[test] = self._spread(forest, X[test], predicted[test])
         self._forest = _forest(X, predicted, expected, weight, seed)
@@ -353,33 +349,36 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         intervals = np.empty((*targets.shape, 2))
         constant = np.empty((*targets.shape, 2))
         for patient in np.unique(patients):
-            own = patients == patient
-            weight = _patient_weights(patients[~own])
-            quantiles = _weighted_quantiles(relative[~own], weight, ends)
-            intervals[own] = self._interval(predicted[own], spread[own], quantiles)
-            constant[own] = _weighted_quantiles(targets[~own], weight, ends)
+            test = patients == patient
+            weight = _patient_weights(patients[~test])
+            quantiles = _weighted_quantiles(relative[~test], weight, ends)
+            intervals[test] = self._interval(predicted[test], spread[test], quantiles)
+            constant[test] = _weighted_quantiles(targets[~test], weight, ends)
         table = coverage_table(intervals, targets, patients, names=self.names_)
-        table["constant_width"] = coverage_table(constant, targets, patients, names=self.names_)[
-            "width"
-        ]
+        constant_table = coverage_table(constant, targets, patients, names=self.names_)
+        table["constant_width"] = constant_table["width"]
         return table
 
     def _spread(self, forest: RandomForestRegressor, X: _Array, predicted: _Array) -> _Array:
-        """Give the size of the errors that is expected."""
+        """Return the expected size of the errors, in the unit of the outputs."""
         with parallel_config("sequential"):
             expected = forest.predict(np.column_stack([X, predicted])).reshape(len(X), -1)
         return np.maximum(expected, self._smallest) * self._unit
 
     def _set_outputs(self, model: SignalModel | None, n: int) -> None:
-        """Name the outputs, and give their bounds; those of an amplitude have no absolute unit."""
+        """Set names and bounds of the outputs."""
         if model is None:
             self.names_ = tuple(map(str, range(n)))
             self._bounds = np.tile([-np.inf, np.inf], (n, 1))
             return
         self.names_ = model.names
-        bounds = [
-            (0.0, np.inf) if one.is_amplitude else (one.low, one.high) for one in model.parameters
-        ]
+        bounds = []
+        for parameter in model.parameters:
+            # Bounds of an amplitude are multiples of a signal, and signals are not stored here.
+            if parameter.is_amplitude:
+                bounds.append((0.0, np.inf))
+            else:
+                bounds.append((parameter.low, parameter.high))
         self._bounds = np.array(bounds)
 
     def _interval(self, center: _Array, spread: _Array, quantiles: _Array) -> _Array:
@@ -395,14 +394,14 @@ def coverage_table(
     names: tuple[str, ...] | None = None,
 ) -> pd.DataFrame:
     """
-    Measure patient by patient how many references lie in their intervals.
+    Measure for each patient how many references lie in their intervals.
 
     Parameters
     ----------
     intervals : array_like of shape (n_voxels, n_outputs, 2)
         As `ConformalIntervals.predict_interval` gives them.
     reference : array_like of shape (n_voxels, n_outputs)
-        What they should contain. Voxels where either is NaN do not count.
+        Values that the intervals should contain. Voxels where either is NaN do not count.
     groups : array_like of shape (n_voxels,)
         The patient of each voxel.
     names : tuple of str, optional
@@ -422,56 +421,54 @@ def coverage_table(
     """
     import pandas as pd
 
-    ends, values, patients = (
-        np.asarray(intervals, float),
-        np.asarray(reference, float),
-        np.asarray(groups),
-    )
+    ends = np.asarray(intervals, float)
+    values = np.asarray(reference, float)
+    patients = np.asarray(groups)
     if values.ndim != 2 or ends.shape != (*values.shape, 2) or len(patients) != len(values):
         raise ValueError(
             f"intervals {ends.shape}, reference {values.shape} and groups {patients.shape} do not "
-            "fit together: "
-            "they need (n_voxels, n_outputs, 2), (n_voxels, n_outputs) and (n_voxels,)"
+            "fit together: they need "
+            "(n_voxels, n_outputs, 2), (n_voxels, n_outputs) and (n_voxels,)"
         )
     labels = names or tuple(map(str, range(values.shape[1])))
-    known = np.isfinite(ends).all(axis=2) & np.isfinite(values)
-    inside = known & (ends[..., 0] <= values) & (values <= ends[..., 1])
+    usable = np.isfinite(ends).all(axis=2) & np.isfinite(values)
+    inside = usable & (ends[..., 0] <= values) & (values <= ends[..., 1])
     rows = []
     for patient in pd.unique(patients):
-        own = patients == patient
+        of_patient = patients == patient
         for i, name in enumerate(labels):
-            counted = own & known[:, i]
-            n = int(counted.sum())
-            covered = inside[counted, i].mean() if n else np.nan
-            width = np.ptp(ends[counted, i], axis=1).mean() if n else np.nan
-            rows.append(
-                {
-                    "patient": patient,
-                    "parameter": name,
-                    "n_voxels": n,
-                    "coverage": covered,
-                    "width": width,
-                }
-            )
+            voxels = of_patient & usable[:, i]
+            row = {
+                "patient": patient,
+                "parameter": name,
+                "n_voxels": int(voxels.sum()),
+                "coverage": np.nan,
+                "width": np.nan,
+            }
+            # The mean of no voxels would warn.
+            if voxels.any():
+                row["coverage"] = inside[voxels, i].mean()
+                row["width"] = np.ptp(ends[voxels, i], axis=1).mean()
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _checked_choice(calibrate: ArrayLike, n: int) -> NDArray[np.bool_]:
-    chosen = np.asarray(calibrate)
-    if chosen.shape != (n,) or chosen.dtype != bool or not chosen.any():
+def _checked_calibrate(calibrate: ArrayLike, n: int) -> NDArray[np.bool_]:
+    calibrated = np.asarray(calibrate)
+    if calibrated.shape != (n,) or calibrated.dtype != bool or not calibrated.any():
         raise ValueError(
             f"calibrate must be {n} booleans, one per voxel and some of them true; not "
-            f"{chosen.dtype} {chosen.shape}"
+            f"{calibrated.dtype} {calibrated.shape}"
         )
-    return chosen
+    return calibrated
 
 
 def _check_patients(patients: NDArray, fewest: int) -> None:
-    found = len(np.unique(patients))
-    if found < fewest:
+    n_patients = len(np.unique(patients))
+    if n_patients < fewest:
         raise ValueError(
-            f"intervals need usable voxels of at least {fewest} patients, and there are {found}; "
-            "give more patients, or smaller n_splits where that is the reason"
+            f"intervals need usable voxels of at least {fewest} patients, and there are "
+            f"{n_patients}; give more patients, or smaller n_splits where that is the reason"
         )
 
 
@@ -482,14 +479,15 @@ def _patient_weights(patients: NDArray) -> _Array:
 
 
 def _weighted_quantiles(values: _Array, weight: _Array, ends: tuple[float, float]) -> _Array:
-    """Give two quantiles of each column, (n_columns, 2): the first value with enough at or below."""
+    """Return two weighted quantiles of each column, (n_columns, 2), without interpolation."""
     out = np.empty((values.shape[1], 2))
     for i, column in enumerate(values.T):
         order = np.argsort(column, kind="stable")
-        below = np.cumsum(weight[order])
-        below /= below[-1]
-        at = np.searchsorted(below, np.asarray(ends) - 1e-12)
-        out[i] = column[order][np.minimum(at, len(column) - 1)]
+        cumulative = np.cumsum(weight[order])
+        cumulative /= cumulative[-1]
+        # The margin absorbs the rounding of the sums, which would shift a quantile by one value.
+        rank = np.searchsorted(cumulative, np.asarray(ends) - 1e-12)
+        out[i] = column[order][np.minimum(rank, len(column) - 1)]
     return out
 
 

@@ -24,12 +24,13 @@ _Array = NDArray[np.float64]
 
 _FEATURES = ("ADC_fast", "ADC_slow", "F")
 _LOG_FLOOR = 0.01  # of a parameter's range
-_LARGEST_LOG = 50.0  # a straight line goes on for ever, and numbers end
+# A linear extrapolation has no bound, and its exponential would overflow.
+_LARGEST_LOG = 50.0
 
 
 class Clinical(NamedTuple):
     """
-    What maps are predicted from.
+    Clinical metrics from which maps are predicted.
 
     Attributes
     ----------
@@ -50,22 +51,22 @@ def reference_parameters(
     Y: NDArray[np.float64], target: Protocol, model: SignalModel, maps: ArrayLike | None = None
 ) -> NDArray[np.float64]:
     """
-    Fit a model to the target signals, or check the maps that someone has fitted.
+    Fit a model to the target signals, or check maps that were fitted before.
 
-    Shapes: `Y` (n_voxels, n_target), `maps` (n_voxels, n_parameters); returns (n_voxels,
-    n_parameters).
+    Shapes: `Y` (n_voxels, n_target), maps (n_voxels, n_parameters).
     """
     if maps is None:
         result = fit_voxels(Y, target, model)
-        lost = (result.status == FitStatus.NOT_CONVERGED)[:, None]
-        return np.where(lost, np.nan, result.parameters)
-    known = np.asarray(maps, dtype=np.float64)
-    if known.shape != (len(Y), len(model.names)):
+        # The last iterate of a failed fit is no reference; NaN keeps the voxel out of training.
+        not_converged = result.status == FitStatus.NOT_CONVERGED
+        return np.where(not_converged[:, None], np.nan, result.parameters)
+    reference = np.asarray(maps, dtype=np.float64)
+    if reference.shape != (len(Y), len(model.names)):
         raise ValueError(
             f"reference_maps must have shape ({len(Y)}, {len(model.names)}): one row per voxel, "
-            f"columns {', '.join(model.names)}; not {known.shape}"
+            f"columns {', '.join(model.names)}; not {reference.shape}"
         )
-    return known
+    return reference
 
 
 class SignalToSignal(Strategy):
@@ -206,6 +207,7 @@ class SignalToSignal(Strategy):
             return self._design(x, y, groups)
         scale = self._voxel_scale(x)
         usable = _finite_rows(x) & _finite_rows(y) & (scale > 0)
+        # Unusable rows are dropped below; 1 avoids warnings about division by zero.
         scale = np.where(usable, scale, 1.0)[:, None]
         return self._design(x / scale, y / scale, groups, usable)
 
@@ -221,8 +223,8 @@ class SignalToSignal(Strategy):
         Returns
         -------
         ndarray of shape (n_voxels, n_target)
-            What the regressor answers, negative values included; NaN where a source signal is not
-            finite. Without protocols the shape follows the training targets.
+            Predictions of the regressor, negative values included; NaN where a source signal is
+            not finite. Without protocols the shape follows the training targets.
 
         Raises
         ------
@@ -243,8 +245,7 @@ class SignalToSignal(Strategy):
 
         A regression predicts the mean of the noisy signals; it carries no noise floor of its own,
         and the fit has none unless `sigma` is given. A predicted signal below zero is fitted as
-        zero: it says that nothing is left of the signal, and the engine would refuse the voxel
-        otherwise.
+        zero: the signal has decayed completely, and the engine would refuse the voxel otherwise.
 
         Parameters
         ----------
@@ -277,7 +278,7 @@ class SignalToSignal(Strategy):
         Parameters
         ----------
         signals : array_like of shape (n_voxels, n_target)
-            What `predict` answered.
+            Predictions of `predict`.
         sigma : float or array_like of shape (n_voxels,), optional
             As in `predict_maps`.
 
@@ -315,11 +316,11 @@ class SignalToSignal(Strategy):
             )
 
     def _voxel_scale(self, X: _Array) -> _Array:
-        """Return what each voxel is divided by; not positive where it cannot be."""
+        """Compute each voxel's divisor; 0 where a reference signal is not finite."""
         if self.normalize is None or self.source is None:
             return np.ones(len(X))
-        own = center_of(X, self.patch_shape_)[:, reference_columns(self.source)]
-        return np.where(np.isfinite(own).all(axis=1), own.mean(axis=1), 0.0)
+        reference_signals = center_of(X, self.patch_shape_)[:, reference_columns(self.source)]
+        return np.where(_finite_rows(reference_signals), reference_signals.mean(axis=1), 0.0)
 
 
 class MapsToMaps(Strategy):
@@ -490,8 +491,9 @@ class MapsToMaps(Strategy):
         features, clinical_s0 = _features(x, self.source, self.patch_shape_)
         maps = reference_parameters(y, self.target, model, reference_maps)
         targets = _scaled_amplitudes(maps, model, clinical_s0, np.divide)
-        logged, floor = self._logarithms(model)
-        targets[:, logged] = np.log(np.maximum(targets[:, logged], floor[logged]))
+        is_log, floor = self._logarithms(model)
+        # Zero has no logarithm: f and K reach it in many voxels.
+        targets[:, is_log] = np.log(np.maximum(targets[:, is_log], floor[is_log]))
         usable = _finite_rows(features) & _finite_rows(targets)
         return self._design(features, targets, groups, usable)
 
@@ -545,7 +547,7 @@ class MapsToMaps(Strategy):
 
     def clinical(self, X: NDArray[np.float64]) -> Clinical:
         """
-        Compute what the parameters are predicted from; it needs no training.
+        Compute the clinical metrics from which parameters are predicted; needs no training.
 
         Parameters
         ----------
@@ -564,8 +566,9 @@ class MapsToMaps(Strategy):
         """
         source, _ = self._protocols()
         features, s0 = _features(X, source, self.patch_shape_)
-        own = center_of(X, self.patch_shape_)
-        return Clinical(features, s0, np.where(np.isfinite(own), own, 0.0).max(axis=1))
+        center_signals = center_of(X, self.patch_shape_)
+        largest = np.where(np.isfinite(center_signals), center_signals, 0.0).max(axis=1)
+        return Clinical(features, s0, largest)
 
     def maps_from(self, clinical: Clinical) -> NDArray[np.float64]:
         """
@@ -582,18 +585,16 @@ class MapsToMaps(Strategy):
             As in `predict_maps`.
         """
         model = resolve_model(self.model)
-        answer = self._answer_where(
-            _finite_rows(clinical.features), clinical.features, len(model.names)
-        )
-        logged, _ = self._logarithms(model)
-        answer[:, logged] = np.exp(np.clip(answer[:, logged], -_LARGEST_LOG, _LARGEST_LOG))
-        maps = _scaled_amplitudes(answer, model, clinical.s0, np.multiply)
+        usable = _finite_rows(clinical.features)
+        scale_free = self._answer_where(usable, clinical.features, len(model.names))
+        is_log, _ = self._logarithms(model)
+        logarithms = np.clip(scale_free[:, is_log], -_LARGEST_LOG, _LARGEST_LOG)
+        scale_free[:, is_log] = np.exp(logarithms)
+        maps = _scaled_amplitudes(scale_free, model, clinical.s0, np.multiply)
+        # Bounds of an amplitude are multiples of the largest signal, as in the fit itself.
+        largest = np.where(clinical.largest > 0, clinical.largest, np.nan)
         for i, parameter in enumerate(model.parameters):
-            unit = (
-                np.where(clinical.largest > 0, clinical.largest, np.nan)
-                if parameter.is_amplitude
-                else 1.0
-            )
+            unit = largest if parameter.is_amplitude else 1.0
             maps[:, i] = np.clip(maps[:, i], parameter.low * unit, parameter.high * unit)
         return maps
 
@@ -623,15 +624,19 @@ class MapsToMaps(Strategy):
         return self.loss
 
     def _logarithms(self, model: SignalModel) -> tuple[NDArray[np.bool_], _Array]:
-        """Tell which parameters are learned as logarithms, and what they are raised to before."""
-        everything = self.target_scale == "log"
-        logged = np.array([everything or parameter.is_amplitude for parameter in model.parameters])
-        chosen = zip(model.parameters, logged, strict=True)
-        return logged, np.array([_floor(one, model.name) if use else 0.0 for one, use in chosen])
+        """Return which parameters are learned as logarithms, and their lower limits before."""
+        all_parameters = self.target_scale == "log"
+        is_log = np.zeros(len(model.parameters), bool)
+        floor = np.zeros(len(model.parameters))
+        for i, parameter in enumerate(model.parameters):
+            if all_parameters or parameter.is_amplitude:
+                is_log[i] = True
+                floor[i] = _log_floor(parameter, model.name)
+        return is_log, floor
 
 
-def _floor(parameter: Parameter, model: str) -> float:
-    """Give what a parameter is raised to before its logarithm, from its bounds."""
+def _log_floor(parameter: Parameter, model: str) -> float:
+    """Return the lower limit of a parameter before its logarithm, from its bounds."""
     if parameter.is_amplitude:
         return _LOG_FLOOR
     if parameter.low > 0:
@@ -639,8 +644,8 @@ def _floor(parameter: Parameter, model: str) -> float:
     if parameter.low < 0 or not math.isfinite(parameter.high):
         raise ValueError(
             f"target_scale='log' has no floor for parameter {parameter.name} of model {model}, "
-            "whose bounds are "
-            f"{parameter.low:g} and {parameter.high:g}; use target_scale='linear'"
+            f"whose bounds are {parameter.low:g} and {parameter.high:g}; "
+            "use target_scale='linear'"
         )
     return _LOG_FLOOR * parameter.high
 
@@ -651,7 +656,7 @@ def _finite_rows(values: _Array) -> NDArray[np.bool_]:
 
 def _model_for(model: str | SignalModel | None, target: Protocol) -> SignalModel:
     if model is None:
-        raise ValueError("there are no maps without a model: give model=")
+        raise ValueError("maps need a model: give model=")
     resolved = resolve_model(model)
     if resolved.needs_te and target.te is None:
         raise ValueError(
@@ -668,12 +673,13 @@ def _features(
     neighbors = as_neighbors(X, patch_shape)
     n, k, m = neighbors.shape
     metrics = ClinicalMetrics(source).fit_transform(neighbors.reshape(n * k, m)).reshape(n, k, -1)
-    chosen = [ClinicalMetrics.names.index(name) for name in _FEATURES]
-    own = metrics[:, k // 2]
-    features = metrics[:, :, chosen]
+    columns = [ClinicalMetrics.names.index(name) for name in _FEATURES]
+    center = metrics[:, k // 2]
+    features = metrics[:, :, columns]
+    # A neighbor outside the body must not cost the voxel: its own metrics stand in.
     usable = np.isfinite(features).all(axis=2, keepdims=True)
-    features = np.where(usable, features, own[:, None, chosen]).reshape(n, -1)
-    return features, own[:, ClinicalMetrics.names.index("S0")]
+    features = np.where(usable, features, center[:, None, columns]).reshape(n, -1)
+    return features, center[:, ClinicalMetrics.names.index("S0")]
 
 
 def _scaled_amplitudes(

@@ -333,7 +333,7 @@ def test_signals_are_predicted_without_a_model_for_them():
     assert estimator.predict(Y[:4, :2]).shape == (4, 3)
     with pytest.raises(ValueError, match=r"t2-ivim-kurtosis needs echo times.*target protocol has none"):
         estimator.predict_maps(Y[:4, :2])
-    with pytest.raises(ValueError, match="without a model"):
+    with pytest.raises(ValueError, match="maps need a model"):
         estimator.set_params(model=None).predict_maps(Y[:4, :2])
 
 
