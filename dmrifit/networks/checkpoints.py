@@ -1,4 +1,4 @@
-"""The state of a training in one file, and back: weights, optimizer, history; no pickle."""
+"""Checkpoints of a training in one safetensors file: weights, optimizer, history."""
 
 from __future__ import annotations
 
@@ -35,28 +35,24 @@ def write_state(
     best: Mapping[str, torch.Tensor] | None,
     header: Mapping[str, Any],
 ) -> None:
-    """Write weights, optimizer and history of a net to one file, which is whole or not there."""
+    """Write weights, optimizer and history of a net to one file, complete or not at all."""
     tensors = {f"weights.{key}": value for key, value in net.module_.state_dict().items()}
     tensors |= {f"best.{key}": value for key, value in (best or {}).items()}
     state = net.optimizer_.state_dict()
     numbers: dict[str, dict[str, Any]] = {}
-    for index, parts in state["state"].items():
-        for key, value in parts.items():
+    for index, moments in state["state"].items():
+        for key, value in moments.items():
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer.{index}.{key}"] = value
             else:
                 numbers.setdefault(str(index), {})[key] = value
-    content = {
-        **header,
-        "history": history_rows(net),
-        "optimizer": numbers,
-    }
-    with whole_file(path) as part:
-        part.write_bytes(packed(tensors, {_HEADER: json.dumps(content)}))
+    content = {**header, "history": history_rows(net), "optimizer": numbers}
+    with whole_file(path) as file:
+        file.write_bytes(packed(tensors, {_HEADER: json.dumps(content)}))
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Read what `write_state` has written."""
+    """Read header and tensors of a file from `write_state`."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()[_HEADER])
@@ -70,52 +66,53 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 def restore_state(
     net: skorch.NeuralNet, header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor] | None:
-    """Put a state into an initialized net."""
-    parts: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "best": {}, "optimizer": {}}
+    """Restore a state in an initialized net, and return the best weights if there are any."""
+    sections: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "best": {}, "optimizer": {}}
     for key, value in tensors.items():
-        kind, _, rest = key.partition(".")
-        parts[kind][rest] = value
-    load_weights(net.module_, parts["weights"])
+        section, _, name = key.partition(".")
+        sections[section][name] = value
+    load_weights(net.module_, sections["weights"])
     state: dict[int, dict[str, Any]] = {
         int(index): dict(numbers) for index, numbers in header["optimizer"].items()
     }
-    for key, value in parts["optimizer"].items():
+    for key, value in sections["optimizer"].items():
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
-    # Its options are those of the estimator; only what it has gathered comes from the file.
+    # Only moments and steps come from the file: the options are those of the estimator.
     net.optimizer_.load_state_dict({**net.optimizer_.state_dict(), "state": state})
     set_history(net, header["history"])
-    return {key: value.to(net.device) for key, value in parts["best"].items()} or None
+    return {key: value.to(net.device) for key, value in sections["best"].items()} or None
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Fill a network with weights that must be its own."""
+    """Load weights into a network after checking names, shapes and dtypes."""
     check_weights(module, weights)
     module.load_state_dict(dict(weights))
 
 
 def check_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Make sure that weights are those of a network."""
-    found, expected = (
-        {k: (tuple(v.shape), v.dtype) for k, v in one.items()}
-        for one in (weights, module.state_dict())
-    )
-    if found != expected:
-        wrong = sorted({key for key, _ in found.items() ^ expected.items()})
+    """Check that names, shapes and dtypes of weights are those of a network."""
+    differing = _layout(weights) ^ _layout(module.state_dict())
+    if differing:
+        names = sorted({name for name, _, _ in differing})
+        more = " …" if len(names) > 3 else ""
         raise ValueError(
-            "the weights do not fit this network: "
-            f"{', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''} differ"
+            f"the weights do not fit this network: {', '.join(names[:3])}{more} differ"
         )
 
 
+def _layout(weights: Mapping[str, torch.Tensor]) -> set[tuple[str, tuple[int, ...], torch.dtype]]:
+    return {(name, tuple(value.shape), value.dtype) for name, value in weights.items()}
+
+
 def history_rows(net: skorch.NeuralNet) -> list[dict[str, Any]]:
-    """Give what is known of each epoch."""
+    """Return number, learning rate, loss and score of each epoch."""
     keys = ("epoch", "learning_rate", "train_loss", "valid_score")
     return [{key: row[key] for key in keys if key in row} for row in net.history]
 
 
 def set_history(net: skorch.NeuralNet, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Give a net the history of epochs that are done."""
+    """Set the history of completed epochs in a net."""
     net.history.clear()
     for row in rows:
         net.history.new_epoch()
@@ -123,8 +120,8 @@ def set_history(net: skorch.NeuralNet, rows: Sequence[Mapping[str, Any]]) -> Non
 
 
 def packed(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str] | None = None) -> bytes:
-    """Give tensors in the format of safetensors."""
-    # Copies, because those that share memory are refused.
+    """Serialize tensors in the safetensors format."""
+    # Copies, because safetensors refuses tensors that share memory.
     copies = {
         key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()
     }

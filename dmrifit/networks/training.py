@@ -1,4 +1,4 @@
-"""Training by skorch: the net, its loss, batches of samples of different shapes, epochs."""
+"""Training loop by skorch: net, loss, batches of samples of different shapes, epochs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Net(skorch.NeuralNet):
         self.mixed = mixed
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
-        """Give the batches: they are their own iterator."""
+        """Return the batches, which are their own iterator."""
         return dataset
 
     def infer(self, x: Any, **fit_params: Any) -> Any:
@@ -52,33 +52,35 @@ class Net(skorch.NeuralNet):
         self, y_pred: Any, y_true: Any, X: Any = None, training: bool = False
     ) -> torch.Tensor:
         """Compute the loss of a batch."""
-        # In less than single precision, probabilities near one would be one.
+        # In half precision, probabilities near 1 would round to 1.
         targets = to_tensor(y_true, device=self.device)
         with torch.autocast(torch.device(self.device).type, enabled=False):
             loss: torch.Tensor = self.criterion_(_single(y_pred), targets)
         return loss
 
 
-def _single(part: Any) -> Any:
-    """Give tensors of less precision in single precision."""
-    if isinstance(part, torch.Tensor):
-        return part.float() if part.dtype in (torch.bfloat16, torch.float16) else part
-    if isinstance(part, Mapping):
-        return {key: _single(value) for key, value in part.items()}
-    return type(part)(_single(value) for value in part)
+def _single(output: Any) -> Any:
+    """Convert half-precision tensors of a network's output to single precision."""
+    if isinstance(output, torch.Tensor):
+        if output.dtype in (torch.bfloat16, torch.float16):
+            return output.float()
+        return output
+    if isinstance(output, Mapping):
+        return {key: _single(value) for key, value in output.items()}
+    return type(output)(_single(value) for value in output)
 
 
 class WithMargin(nn.Module):
     """
-    A loss whose target volumes are cropped to what a network without padding answers.
+    A loss whose target volumes are cropped to the output of a network without padding.
 
-    Torch repeats a volume of one voxel over a larger one, or compares volumes of different shapes
-    with no more than a warning; here that is an error.
+    Torch broadcasts a volume of one voxel over a larger one, or only warns when it compares
+    volumes of different shapes; here that is an error.
 
     Parameters
     ----------
     criterion : Module
-        Called with answers and targets.
+        Called with outputs and targets.
     margin : tuple of 3 ints, default=(0, 0, 0)
         Voxels that the network loses on either side of each axis.
     """
@@ -88,25 +90,22 @@ class WithMargin(nn.Module):
         self.criterion = criterion
         self.margin = margin
 
-    def forward(self, answers: Any, targets: Any) -> torch.Tensor:
+    def forward(self, outputs: Any, targets: Any) -> torch.Tensor:
         """Compute the loss."""
-        if (
-            isinstance(answers, torch.Tensor)
-            and isinstance(targets, torch.Tensor)
-            and targets.ndim == 5
-        ):
+        are_tensors = isinstance(outputs, torch.Tensor) and isinstance(targets, torch.Tensor)
+        if are_tensors and targets.ndim == 5:
             inner = [slice(m, n - m) for m, n in zip(self.margin, targets.shape[2:], strict=True)]
             targets = targets[:, :, inner[0], inner[1], inner[2]]
-            if answers.shape[2:] != targets.shape[2:]:
+            if outputs.shape[2:] != targets.shape[2:]:
                 raise ValueError(
-                    f"the network answers {tuple(answers.shape[2:])} voxels where the target has "
+                    f"the network answers {tuple(outputs.shape[2:])} voxels where the target has "
                     f"{tuple(targets.shape[2:])}; it loses another margin than {self.margin} "
                     "voxels on either side"
                 )
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Using a target size", UserWarning)
             try:
-                loss: torch.Tensor = self.criterion(answers, targets)
+                loss: torch.Tensor = self.criterion(outputs, targets)
             except UserWarning as error:
                 raise ValueError(
                     f"answers and targets have different shapes, which torch would repeat: {error}"
@@ -119,18 +118,18 @@ class WithMargin(nn.Module):
 
 class Batches(torch.utils.data.Dataset[Any]):
     """
-    Batches out of a stream of samples of different shapes; those of one shape come together.
+    Batches from a stream of samples of different shapes, each batch of a single shape.
 
-    Every epoch has a generator of its own, so that a training that resumes sees what it would have
-    seen.
+    Every epoch has a generator of its own, so that a resumed training sees the same samples as an
+    uninterrupted one.
 
     Parameters
     ----------
     stream : callable
-        Gives the samples of an epoch, pairs of inputs and targets, from a `numpy.random.Generator`
-        and the number of the epoch.
+        Yields the samples of an epoch, pairs of inputs and targets, from a
+        `numpy.random.Generator` and the number of the epoch.
     batch_size : int
-        Samples in a batch; fewer where no more of a shape come.
+        Samples in a batch; fewer in the last batch of a shape.
     seed : int
         Of all epochs.
     """
@@ -148,85 +147,85 @@ class Batches(torch.utils.data.Dataset[Any]):
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         rng = np.random.default_rng(seed_for(self.seed, "stream", self.epoch))
-        waiting: dict[Any, list[Any]] = defaultdict(list)
-        empty = True
+        samples_by_shape: dict[Any, list[Any]] = defaultdict(list)
         for sample in self.stream(rng, self.epoch):
-            empty = False
-            alike = waiting[_shapes(sample)]
-            alike.append(sample)
-            if len(alike) == self.batch_size:
-                yield collated(alike)
-                alike.clear()
-        for alike in waiting.values():
-            if alike:
-                yield collated(alike)
-        if empty:
+            samples = samples_by_shape[_shapes(sample)]
+            samples.append(sample)
+            if len(samples) == self.batch_size:
+                yield collated(samples)
+                samples.clear()
+        # Incomplete batches come last, so that no sample of a rare shape is lost.
+        for samples in samples_by_shape.values():
+            if samples:
+                yield collated(samples)
+        if not samples_by_shape:
             raise ValueError(
                 f"no samples came in epoch {self.epoch}: the cases hold none to learn from"
             )
 
 
-def _shapes(part: Any) -> Any:
-    if isinstance(part, Mapping):
-        return tuple((key, _shapes(value)) for key, value in part.items())
-    if isinstance(part, tuple | list):
-        return tuple(_shapes(value) for value in part)
-    return np.shape(part)
+def _shapes(sample: Any) -> Any:
+    """Return the shapes of all arrays in a sample, which may be nested."""
+    if isinstance(sample, Mapping):
+        return tuple((key, _shapes(value)) for key, value in sample.items())
+    if isinstance(sample, tuple | list):
+        return tuple(_shapes(value) for value in sample)
+    return np.shape(sample)
 
 
 def collated(samples: Sequence[Any]) -> Any:
-    """Lay samples of one shape together as tensors."""
+    """Stack samples of one shape as tensors."""
     first = samples[0]
     if isinstance(first, Mapping):
         return {key: collated([sample[key] for sample in samples]) for key in first}
     if isinstance(first, tuple | list):
-        return tuple(collated(part) for part in zip(*samples, strict=True))
+        return tuple(collated(values) for values in zip(*samples, strict=True))
     stacked = np.stack([np.asarray(sample) for sample in samples])
-    return torch.from_numpy(
-        stacked.astype(np.float32, copy=False) if stacked.dtype.kind == "f" else stacked
-    )
+    if stacked.dtype.kind == "f":
+        stacked = stacked.astype(np.float32, copy=False)
+    return torch.from_numpy(stacked)
 
 
-def as_arrays(part: Any) -> Any:
-    """Give tensors as arrays."""
-    if isinstance(part, torch.Tensor):
-        return _single(part).cpu().numpy()
-    if isinstance(part, Mapping):
-        return {key: as_arrays(value) for key, value in part.items()}
-    return tuple(as_arrays(value) for value in part)
+def as_arrays(output: Any) -> Any:
+    """Convert the tensors of a network's output to arrays."""
+    if isinstance(output, torch.Tensor):
+        return _single(output).cpu().numpy()
+    if isinstance(output, Mapping):
+        return {key: as_arrays(value) for key, value in output.items()}
+    return tuple(as_arrays(value) for value in output)
 
 
 # Epochs ----------------------------------------------------------------------------------------
 
 
 class StoppedError(Exception):
-    """No epoch is needed any more. Not an interrupt: skorch swallows those of the user too."""
+    """Raised to end training; not a KeyboardInterrupt, because skorch swallows the user's too."""
 
 
 class Epochs(skorch.callbacks.Callback):
     """
-    Epochs of a training: seed and learning rate, validation score, state in a file.
+    Callback for each epoch: seed, learning rate, validation score, state file.
 
     Parameters
     ----------
     batches : Batches
-        They are told which epoch it is.
+        The batches, whose epoch is set here.
     rates : callable
-        Gives the learning rate of an epoch by its number.
+        Returns the learning rate of an epoch from its number.
     epochs : int
-        How many there are.
+        Number of epochs.
     seed : int
         Of all epochs.
     score : callable, optional
-        Scores the validation cases with the net as it is; more is better.
+        Scores the validation cases with the current net; higher is better.
     patience : int, optional
-        After so many epochs without a better score it ends, and the best weights come back.
+        Stop early after this many epochs without improvement; restore the best weights.
     save : callable, optional
         Writes the state of the net; takes the best weights.
     best : dict of tensors, optional
-        Weights of the best epoch so far, of a training that resumes.
+        Weights of the best epoch so far, for a resumed training.
     verbose : bool, default=False
-        Whether a bar with the time left is shown.
+        Whether to show a progress bar.
     """
 
     def __init__(
@@ -253,7 +252,7 @@ class Epochs(skorch.callbacks.Callback):
         self.verbose = verbose
 
     def run(self, net: skorch.NeuralNet) -> None:
-        """Train a net for the epochs that are left."""
+        """Train a net for the remaining epochs."""
         done = len(net.history)
         device = torch.device(net.device)
         net.callbacks_ += [("epochs", self)]
@@ -280,20 +279,18 @@ class Epochs(skorch.callbacks.Callback):
         for group in net.optimizer_.param_groups:
             group["lr"] = rate
         net.history.record("learning_rate", rate)
-        # From its number, not from what came before: an epoch does not ask who drew in between.
+        # Seeded by its number, so that a resumed training draws the same numbers.
         seed_generators(derived_seed(self.seed, "epoch", epoch), torch.device(net.device))
 
     def on_epoch_end(self, net: skorch.NeuralNet, **kwargs: Any) -> None:
-        """Score, save, show, and end when no epoch is needed any more."""
+        """Score and save the net, show progress, and stop after the last epoch."""
         row = net.history[-1]
         if not np.isfinite(row["train_loss"]):
             raise FloatingPointError(
                 f"the loss became {row['train_loss']} in epoch {row['epoch']} with a learning "
-                "rate of "
-                f"{row['learning_rate']:g}; lower learning_rate"
+                f"rate of {row['learning_rate']:g}; lower learning_rate"
             )
-        # A loss can be finite whose gradient is not: the last step of an epoch would go unnoticed,
-        # and be saved.
+        # A finite loss can have an infinite gradient: bad weights of the last step would be saved.
         broken = [
             name
             for name, value in net.module_.named_parameters()
@@ -301,11 +298,12 @@ class Epochs(skorch.callbacks.Callback):
         ]
         if broken:
             raise FloatingPointError(
-                f"weights became infinite or no number in epoch {row['epoch']} "
-                f"({', '.join(broken[:3])}), though the "
-                f"loss did not; lower learning_rate={row['learning_rate']:g}, or look for a root "
-                "or logarithm of 0"
+                f"weights became infinite or NaN in epoch {row['epoch']} "
+                f"({', '.join(broken[:3])}), though the loss did not; "
+                f"lower learning_rate={row['learning_rate']:g}, or look for a root or logarithm "
+                "of 0"
             )
+        # skorch keeps the losses of all batches, and memory would grow with the epochs.
         row["batches"] = []
         shown = {"loss": f"{row['train_loss']:.4g}"}
         if self.score is not None:
@@ -324,12 +322,16 @@ class Epochs(skorch.callbacks.Callback):
             raise StoppedError
 
     def _enough(self, net: skorch.NeuralNet) -> bool:
+        """Return whether all epochs are done, or patience has run out."""
         done = len(net.history)
-        waited = done - 1 - _best_epoch(net.history) if self.patience is not None and done else 0
-        return done >= self.epochs or (self.patience is not None and waited >= self.patience)
+        if done >= self.epochs:
+            return True
+        if self.patience is None or not done:
+            return False
+        return done - 1 - _best_epoch(net.history) >= self.patience
 
 
 def _best_epoch(history: Sequence[Mapping[str, Any]]) -> int:
-    """Find the first of the best epochs; a score that is no number is the worst."""
-    scores = [row["valid_score"] for row in history]
-    return int(np.argmax([-np.inf if np.isnan(score) else score for score in scores]))
+    """Find the first epoch with the best score; NaN ranks below all scores."""
+    scores = np.array([row["valid_score"] for row in history])
+    return int(np.argmax(np.where(np.isnan(scores), -np.inf, scores)))

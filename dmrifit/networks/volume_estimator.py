@@ -1,4 +1,4 @@
-"""The base of estimators of volumes: a network that learns from cases of different shapes."""
+"""Base of estimators that train a network on volumes of different shapes."""
 
 from __future__ import annotations
 
@@ -44,8 +44,7 @@ _SCHEDULES = ("constant", "cosine")
 _WEIGHTS = "net.safetensors"
 _STATE = "state.safetensors"
 _FORMAT = 1
-#: What does not change what is learned in an epoch, and what may change when a training is
-#: resumed.
+#: Parameters that may change when a training is resumed: none affects what an epoch learns.
 _NOT_OF_RUN = frozenset(
     {"checkpoint", "device", "epochs", "random_state", "verbose", "warm_start_from"}
 )
@@ -55,18 +54,17 @@ class VolumeEstimator(BaseEstimator, ABC):
     """
     Base of estimators that train a network on volumes, one case after the other.
 
-    A case is a volume of its own shape, or whatever a derived class makes one from. The network is
-    that of a skorch net in ``net_``; what a derived class has to say about it stands in a few
-    methods:
+    A case is a volume of its own shape, or the source from which a derived class makes one. The
+    network is that of a skorch net in ``net_``; a derived class defines it in a few methods:
 
     ``_module()``
-        The network. It is called with the generator seeded, after ``_learn``.
+        The network. Called with the generator seeded, after ``_learn``.
     ``_criterion()``
         The loss, a module called with answers and targets.
     ``_case_score(prediction, target)``
-        How good the prediction of one case is; more is better.
+        Score of the prediction of one case; higher is better.
 
-    and, where the default is not enough, ``_inputs(case)`` (what the network sees of a case: an
+    and, where the default is not enough, ``_inputs(case)`` (the network's input for a case: an
     array of shape (channels, x, y, z) or a dict of arrays, by the names of the arguments of the
     network's ``forward``), ``_target(target, inputs)`` (an array, or a dict or tuple of arrays),
     ``_stream(inputs, targets, rng, epoch)`` (the samples of an epoch: by default whole cases in
@@ -76,16 +74,16 @@ class VolumeEstimator(BaseEstimator, ABC):
     ``_fitted_names``, and ``_check()``.
 
     Everything random comes from `random_state`; the generators of torch and numpy stay as they
-    were. Training and prediction use one thread on the processor, whatever number is set, so that
-    the results do not depend on it; what is to run side by side does so in processes. On the
-    processor the same seed gives the same bits; on a GPU cuDNN takes its repeatable kernels, but
-    some layers (pooling and interpolation in three dimensions) have none.
+    were. Training and prediction use one CPU thread, whatever number is set, so that results do
+    not depend on it; use processes to run several at once. On the CPU the same seed gives the same
+    bits; on a GPU cuDNN uses its deterministic kernels, but some layers (pooling and interpolation
+    in three dimensions) have none.
 
     With a folder in `checkpoint`, the state of the training is written after each epoch, and the
-    same training, begun again after an interrupt, goes on where it was: same class, parameters,
-    cases, targets and groups. A training that was finished gives its result at once, and without a
-    number in `random_state` the first seed is kept. The number of epochs may be raised where the
-    schedule does not depend on it.
+    same training (class, parameters, cases, targets and groups) resumes there after an interrupt.
+    A finished training returns its result at once; without a number in `random_state` the first
+    seed is used again. The number of epochs may be raised where the schedule does not depend on
+    it.
 
     Parameters
     ----------
@@ -96,12 +94,12 @@ class VolumeEstimator(BaseEstimator, ABC):
     learning_rate : float, default=0.001
         Of the first epoch.
     schedule : {"constant", "cosine"}, default="constant"
-        Whether the learning rate stays, or falls to zero over the epochs.
+        Whether the learning rate stays constant, or falls to zero over the epochs.
     validation_fraction : float, default=0.0
-        Share of the groups that are scored after each epoch and not learned from.
+        Share of the groups that are held out of training and scored after each epoch.
     patience : int, optional
-        End the training after so many epochs without a better mean score of the validation cases,
-        and take the best weights. By default all epochs are made, and the last weights taken.
+        Stop early after this many epochs without improvement of the mean validation score, and
+        keep the best weights. By default all epochs run, and the last weights are kept.
     mixed_precision : bool, default=False
         Compute in bfloat16 where that is precise enough. On a GPU only: elsewhere nothing changes.
     compile : bool, default=False
@@ -109,11 +107,11 @@ class VolumeEstimator(BaseEstimator, ABC):
     checkpoint : path, optional
         Folder for the states of trainings, each in a folder of its own.
     verbose : bool, default=False
-        Whether to show a bar with the time left.
+        Whether to show a progress bar.
     device : str, default="auto"
-        ``"auto"`` takes a GPU if there is one; ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+        ``"auto"`` uses a GPU if available; ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
     random_state : int, RandomState or None, default=None
-        Seed of first weights, split, samples and all that is random in the network.
+        Seed of initial weights, split, samples and random layers of the network.
 
     Attributes
     ----------
@@ -132,8 +130,7 @@ class VolumeEstimator(BaseEstimator, ABC):
 
     #: Fitted attributes that prediction needs, beside the network.
     _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_",)
-    #: Whether what `_inputs` and `_target` give is held in memory, or made again each time, of one
-    #: case at a time.
+    #: Whether inputs and targets of all cases stay in memory; otherwise only those of one case.
     _keep_inputs: ClassVar[bool] = True
     #: Whether predictions are volumes, whose shapes differ between cases.
     _predicts_volumes: ClassVar[bool] = False
@@ -172,7 +169,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         self.device = device
         self.random_state = random_state
 
-    # What users call ----------------------------------------------------------------------------
+    # Public methods -----------------------------------------------------------------------------
 
     def fit(
         self,
@@ -191,7 +188,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         y : sequence of n_cases, optional
             A target for each case.
         groups : sequence of n_cases, optional
-            The patient of each case: those of one patient are all learned from or all kept for
+            The patient of each case: all cases of a patient are either for training or for
             validation. By default each case is a patient.
 
         Returns
@@ -202,9 +199,9 @@ class VolumeEstimator(BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If a parameter, a case or a target is not possible; before the training starts.
+            If a parameter, a case or a target is invalid; before the training starts.
         FloatingPointError
-            If the loss or a weight becomes infinite or no number.
+            If the loss or a weight becomes infinite or NaN.
         ImportError
             If torch or skorch is not installed.
         """
@@ -228,19 +225,20 @@ class VolumeEstimator(BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If a case has another number of channels than those in training.
+            If the number of channels of a case differs from that in training.
         """
-        answers = list(self._predictions(X))
+        predictions = list(self._predictions(X))
         if not self._predicts_volumes:
-            return np.stack(answers)
-        joined = np.empty(len(answers), dtype=object)
-        for i, answer in enumerate(answers):
-            joined[i] = answer
-        return joined
+            return np.stack(predictions)
+        # One by one: numpy would stack volumes that happen to have one shape.
+        volumes = np.empty(len(predictions), dtype=object)
+        for i, prediction in enumerate(predictions):
+            volumes[i] = prediction
+        return volumes
 
     def score(self, X: Sequence[Any], y: Sequence[Any]) -> float:
         """
-        Give the mean over cases of the score of a case; more is better.
+        Compute the mean score of cases; higher is better.
 
         Parameters
         ----------
@@ -256,10 +254,9 @@ class VolumeEstimator(BaseEstimator, ABC):
         """
         cases, targets = listed(X, "cases"), listed(y, "targets")
         check_length(cases, targets, "targets")
-        predictions = self._predictions(cases)
-        return float(
-            np.mean([self._case_score(p, t) for p, t in zip(predictions, targets, strict=True)])
-        )
+        pairs = zip(self._predictions(cases), targets, strict=True)
+        scores = [self._case_score(prediction, target) for prediction, target in pairs]
+        return float(np.mean(scores))
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "net_")
@@ -272,7 +269,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         tags.no_validation = True
         return tags
 
-    # What derived classes say -------------------------------------------------------------------
+    # Methods for derived classes ----------------------------------------------------------------
 
     @abstractmethod
     def _module(self) -> torch.nn.Module:
@@ -284,13 +281,13 @@ class VolumeEstimator(BaseEstimator, ABC):
 
     @abstractmethod
     def _case_score(self, prediction: Any, target: Any) -> float:
-        """Score the prediction of a case; larger is better."""
+        """Score the prediction of a case; higher is better."""
 
     def _optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
         return import_optional("torch.optim").Adam, {}
 
     def _learning_rate(self, epoch: int) -> float:
-        """Give the learning rate of an epoch, from its number alone."""
+        """Compute the learning rate of an epoch, from its number alone."""
         if self.schedule == "constant":
             return float(self.learning_rate)
         return float(self.learning_rate) * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
@@ -300,22 +297,22 @@ class VolumeEstimator(BaseEstimator, ABC):
         return (0, 0, 0)
 
     def _inputs(self, case: Any) -> Any:
-        """Give what the network sees of a case: (channels, x, y, z)."""
+        """Make the network's input from a case: (channels, x, y, z)."""
         return volume_inputs(case)
 
     def _target(self, target: Any, inputs: Any) -> Any:
-        """Give what the loss sees of a target."""
-        found = np.asarray(target, dtype=np.float32)
-        if not np.isfinite(found).all():
+        """Make the target of the loss from that of a case."""
+        array = np.asarray(target, dtype=np.float32)
+        if not np.isfinite(array).all():
             raise ValueError("a target with values that are not finite")
-        return found
+        return array
 
     def _learn(self, inputs: Sequence[Any], targets: Sequence[Any] | None) -> None:
         """Set fitted attributes from all cases, before the network is made."""
         self.n_channels_ = len(inputs[0])
 
     def _check_inputs(self, inputs: Any) -> None:
-        """Refuse inputs that are not like those of the first case in training."""
+        """Reject inputs with another number of channels than the first training case."""
         if isinstance(inputs, np.ndarray) and len(inputs) != self.n_channels_:
             raise ValueError(
                 f"{len(inputs)} channels where the first case in training has {self.n_channels_}"
@@ -324,12 +321,12 @@ class VolumeEstimator(BaseEstimator, ABC):
     def _stream(
         self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
     ) -> Iterator[tuple[Any, Any]]:
-        """Give the samples of an epoch."""
+        """Yield the samples of an epoch."""
         for i in rng.permutation(len(inputs)):
             yield inputs[i], targets[i]
 
     def _predict_case(self, infer: Callable[[Any], Any], inputs: Any, case: Any) -> Any:
-        """Give the prediction of a case; `infer` runs the network on a batch of inputs."""
+        """Predict a case; `infer` runs the network on a batch of inputs."""
         return infer([inputs])[0]
 
     def _check(self) -> None:
@@ -353,7 +350,7 @@ class VolumeEstimator(BaseEstimator, ABC):
     # Training -----------------------------------------------------------------------------------
 
     def _train(self, X: Any, y: Any, groups: Any) -> Any:
-        """Train on cases, with targets and groups or None; for `fit` of a derived class."""
+        """Train on cases, with optional targets and groups; for `fit` of a derived class."""
         self._check()
         _require_torch()
         from dmrifit._utils import torch_state
@@ -366,6 +363,7 @@ class VolumeEstimator(BaseEstimator, ABC):
             raise ValueError(f"{type(self).__name__} needs a target for each case; give y")
         if targets is not None:
             check_length(cases, targets, "targets")
+        # A second training that fails must not leave the first net with other attributes.
         if hasattr(self, "net_"):
             del self.net_
         seed = seed_from(self.random_state)
@@ -373,34 +371,40 @@ class VolumeEstimator(BaseEstimator, ABC):
             groups = listed(groups, "groups")
             check_length(cases, groups, "groups")
         inputs = Inputs(self, cases)
-        wanted = Targets(self, targets, inputs)
+        loss_targets = Targets(self, targets, inputs)
         digest = hashlib.blake2b(digest_size=16)
         for i, case in enumerate(inputs):
             if i == 0:
                 self._learn(inputs, targets)
             with naming(i):
                 self._check_inputs(case)
-            for part in (case, wanted[i]):
-                add_to_digest(digest, part)
+            add_to_digest(digest, case)
+            add_to_digest(digest, loss_targets[i])
         folder = self._run_folder(digest, groups)
         state = None
         if folder is not None and (folder / _STATE).exists():
             remove_abandoned_parts(folder)
             state = checkpoints.read_state(folder / _STATE)
             seed = self._resumed_seed(state[0], folder)
-        learned, kept = self._split(len(cases), groups, derived_seed(seed, "split"))
+        train, validation = self._split(len(cases), groups, derived_seed(seed, "split"))
+        score = save = best = None
         with torch_state.one_torch_thread():
             net = self._new_net(device, seed)
-            best = None if state is None else checkpoints.restore_state(net, *state)
-            stream = _Stream(self, inputs, wanted, learned)
+            if state is not None:
+                best = checkpoints.restore_state(net, *state)
+            if len(validation):
+                score = _Score(self, cases, targets, inputs, validation)
+            if folder is not None:
+                save = _Save(folder, self._header(seed))
+            stream = _Stream(self, inputs, loss_targets, train)
             epochs = training.Epochs(
                 training.Batches(stream, self.batch_size, derived_seed(seed, "samples")),
                 self._learning_rate,
                 self.epochs,
                 derived_seed(seed, "epochs"),
-                score=_Score(self, cases, targets, inputs, kept) if len(kept) else None,
+                score=score,
                 patience=self.patience,
-                save=None if folder is None else _Save(folder, self._header(seed)),
+                save=save,
                 best=best,
                 verbose=self.verbose,
             )
@@ -436,28 +440,31 @@ class VolumeEstimator(BaseEstimator, ABC):
                 mixed=bool(self.mixed_precision and gpu),
             ).initialize()
         if self.compile and gpu:
-            net.module_.compile()  # in its place: the names of the weights stay
+            net.module_.compile()  # in place, so that the names of the weights stay
         return net
 
     def _split(
         self, n_cases: int, groups: Any, seed: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Divide the cases by their groups into those to learn from and those to validate with."""
-        everyone = np.arange(n_cases)
+        """Split the cases by patient into those for training and those for validation."""
+        numbers = np.arange(n_cases)
         if not self.validation_fraction:
-            return everyone, everyone[:0]
-        names = everyone if groups is None else np.asarray([str(group) for group in groups])
-        n_groups = len(np.unique(names))
-        n_kept = min(max(1, round(self.validation_fraction * n_groups)), n_groups - 1)
-        if n_kept < 1:
+            return numbers, numbers[:0]
+        patients = numbers
+        if groups is not None:
+            patients = np.asarray([str(group) for group in groups])
+        n_patients = len(np.unique(patients))
+        n_validation = max(1, round(self.validation_fraction * n_patients))
+        n_validation = min(n_validation, n_patients - 1)
+        if n_validation < 1:
             raise ValueError(
                 f"all {n_cases} cases are of one patient, and "
                 f"validation_fraction={self.validation_fraction} keeps "
                 "whole patients; give more patients or validation_fraction=0"
             )
-        split = GroupShuffleSplit(1, test_size=n_kept, random_state=seed)
-        learned, kept = next(split.split(everyone, groups=names))
-        return np.sort(learned), np.sort(kept)
+        split = GroupShuffleSplit(1, test_size=n_validation, random_state=seed)
+        train, validation = next(split.split(numbers, groups=patients))
+        return np.sort(train), np.sort(validation)
 
     # Prediction ---------------------------------------------------------------------------------
 
@@ -467,16 +474,15 @@ class VolumeEstimator(BaseEstimator, ABC):
         from tqdm import tqdm
 
         cases = listed(X, "cases")
-        for i, case in enumerate(
-            tqdm(cases, unit="case", desc="predict", disable=not self.verbose)
-        ):
+        progress = tqdm(cases, unit="case", desc="predict", disable=not self.verbose)
+        for i, case in enumerate(progress):
             with naming(i):
                 inputs = self._inputs(case)
                 self._check_inputs(inputs)
                 yield self._answer(self.net_, inputs, case)
 
     def _answer(self, net: skorch.NeuralNet, inputs: Any, case: Any) -> Any:
-        """Predict a case with a net; training goes on afterwards as if nothing had been asked."""
+        """Predict a case with a net, without effect on a training in progress."""
         from dmrifit._utils import torch_state
         from dmrifit.networks import training
 
@@ -496,64 +502,64 @@ class VolumeEstimator(BaseEstimator, ABC):
     # Checkpoints --------------------------------------------------------------------------------
 
     def _run_folder(self, digest: Any, groups: Any) -> Path | None:
-        """Name the folder of this training: another one for other parameters or cases."""
+        """Name the folder of this training by a hash of its parameters and cases."""
         if self.checkpoint is None:
             return None
-        parameters = {k: encoded(v, k) for k, v in self._plain().items() if k not in _NOT_OF_RUN}
-        seeded = self.random_state if isinstance(self.random_state, int | np.integer) else None
-        names = None if groups is None else [str(group) for group in groups]
+        parameters = {
+            name: encoded(value, name)
+            for name, value in self._plain().items()
+            if name not in _NOT_OF_RUN
+        }
+        # Only a number identifies a training; otherwise the seed is read from its state.
+        seed = patients = None
+        if isinstance(self.random_state, int | np.integer):
+            seed = int(self.random_state)
+        if groups is not None:
+            patients = [str(group) for group in groups]
         optimizer, options = self._optimizer()
-        run = [
-            parameters,
-            None if seeded is None else int(seeded),
-            names,
-            optimizer.__name__,
-            repr(options),
-        ]
+        run = [parameters, seed, patients, optimizer.__name__, repr(options)]
         digest = digest.copy()
         digest.update(json.dumps(run, sort_keys=True).encode())
         return Path(self.checkpoint) / f"{type(self).__name__}-{digest.hexdigest()}"
 
     def _header(self, seed: int) -> dict[str, Any]:
-        """Say what a training is, for its state and for who finds the folder."""
-        parameters = {
-            k: encoded(str(v) if k == "checkpoint" and v else v, k)
-            for k, v in self._plain().items()
-        }
+        """Describe a training, for its state and for readers of its folder."""
+        parameters = self._plain()
+        if parameters.get("checkpoint"):
+            parameters["checkpoint"] = str(parameters["checkpoint"])
         return {
             "format": _FORMAT,
             "class": type(self).__name__,
-            "parameters": parameters,
+            "parameters": {name: encoded(value, name) for name, value in parameters.items()},
             "seed": seed,
             "versions": {name: version(name) for name in ("dmrifit", "torch", "skorch", "numpy")},
         }
 
     def _plain(self) -> dict[str, Any]:
-        """Give the parameters; of a random state only a number is one."""
-        found = self.get_params(deep=False)
-        if isinstance(found.get("random_state"), np.random.RandomState):
-            found["random_state"] = None
-        return found
+        """Return the parameters, with None for a generator as random state."""
+        parameters = self.get_params(deep=False)
+        if isinstance(parameters.get("random_state"), np.random.RandomState):
+            parameters["random_state"] = None
+        return parameters
 
     def _resumed_seed(self, header: Mapping[str, Any], folder: Path) -> int:
-        """Check that a state can be gone on from, and give its seed."""
+        """Check that a training can resume from a state, and return its seed."""
         if header.get("format") != _FORMAT:
             raise ValueError(
                 f"{folder} was written by another version; remove it to train from the beginning"
             )
+        n_done = len(header["history"])
         for epoch, row in enumerate(header["history"]):
             if row["learning_rate"] != self._learning_rate(epoch):
+                n_planned = header["parameters"]["epochs"]
                 raise ValueError(
-                    f"{folder} holds {len(header['history'])} epochs of a training of "
-                    f"{header['parameters']['epochs']} with the schedule {self.schedule!r}, which "
-                    "depends on their "
-                    f"number; go on with epochs={header['parameters']['epochs']}, or choose "
-                    "another checkpoint folder"
+                    f"{folder} holds {n_done} epochs of a training of {n_planned} with the "
+                    f"schedule {self.schedule!r}, which depends on their number; "
+                    f"go on with epochs={n_planned}, or choose another checkpoint folder"
                 )
-        if len(header["history"]) > self.epochs:
+        if n_done > self.epochs:
             raise ValueError(
-                f"{folder} holds {len(header['history'])} epochs already, more than "
-                f"epochs={self.epochs}; "
+                f"{folder} holds {n_done} epochs already, more than epochs={self.epochs}; "
                 "raise epochs or choose another checkpoint folder"
             )
         return int(header["seed"])
@@ -562,7 +568,7 @@ class VolumeEstimator(BaseEstimator, ABC):
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
         """
-        Give what a model file holds: parameters, what is fitted, and the weights.
+        Return the content of a model file: parameters, fitted attributes and weights.
 
         Returns
         -------
@@ -577,7 +583,11 @@ class VolumeEstimator(BaseEstimator, ABC):
         _require_torch()
         from dmrifit.networks.checkpoints import packed
 
-        parameters = {k: encoded(v, k) for k, v in self._plain().items() if k != "checkpoint"}
+        parameters = {
+            name: encoded(value, name)
+            for name, value in self._plain().items()
+            if name != "checkpoint"
+        }
         names = (*self._fitted_names, "history_")
         fitted = {name: encoded(getattr(self, name), name) for name in names}
         state = self.net_.module_.state_dict()
@@ -585,7 +595,7 @@ class VolumeEstimator(BaseEstimator, ABC):
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """
-        Take what `stored` has given; a missing device becomes the processor.
+        Restore the content that `stored` returned; a missing device becomes the CPU.
 
         Parameters
         ----------
@@ -622,7 +632,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         if max(int(getattr(self, name, 0)) for name in ("depth", "levels")) > len(weights):
             raise RefusedError(f"its network has more levels than its {len(weights)} weights")
         try:
-            # Before memory is taken for a network of the size that the file asks for.
+            # Before memory is allocated: a damaged file could ask for a network of any size.
             with torch.device("meta"):
                 checkpoints.check_weights(self._module(), weights)
             net = self._new_net(device, 0)
@@ -637,7 +647,7 @@ class VolumeEstimator(BaseEstimator, ABC):
 
 
 class _Stream:
-    """The samples of an epoch, from the cases that are learned from."""
+    """The samples of an epoch, from the training cases."""
 
     def __init__(
         self,
@@ -654,7 +664,7 @@ class _Stream:
 
 
 class _Score:
-    """Mean score of the cases that are kept for validation."""
+    """Mean score of the validation cases."""
 
     def __init__(
         self,
@@ -677,12 +687,12 @@ class _Score:
 
 
 class _Save:
-    """Write the state after an epoch, and once what the training is."""
+    """Write the state after each epoch, and a description of the training once."""
 
     def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
         self.folder = folder
         self.header = header
-        # Before the first epoch: a folder that cannot be written to is an error now.
+        # Before the first epoch, so that a read-only folder is an error at once.
         write_text(folder / "run.json", json.dumps(header, indent=1, ensure_ascii=False) + "\n")
 
     def __call__(self, net: skorch.NeuralNet, best: dict[str, torch.Tensor] | None) -> None:
@@ -692,6 +702,6 @@ class _Save:
 
 
 def _require_torch() -> None:
-    """Say how to install what training and prediction need, if it is missing."""
+    """Raise an error that names the install command where torch or skorch is missing."""
     import_optional("torch")
     import_optional("skorch")
