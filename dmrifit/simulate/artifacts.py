@@ -12,9 +12,8 @@ from dmrifit.engine.protocol import Protocol
 
 __all__ = ["ARTIFACTS", "artifact_strengths", "spoil"]
 
-#: Artifacts by name, each with its strength where none is given: the largest movement along x and
-#: y in voxels; the share of the spatial frequencies along x and y that is lost; the largest share
-#: of the signal that is lost.
+#: Default strengths of artifacts by name: the largest movement along x and y in voxels; the lost
+#: share of the spatial frequencies along x and y; the largest lost share of the signal.
 ARTIFACTS: Mapping[str, float] = MappingProxyType({"shift": 1.0, "gibbs": 0.2, "signal_loss": 0.5})
 
 _LARGEST: Mapping[str, float] = MappingProxyType({"shift": 4.0, "gibbs": 0.75, "signal_loss": 1.0})
@@ -33,7 +32,7 @@ _LOSS_CENTER: Mapping[str, tuple[float, float, float]] = MappingProxyType(
 
 
 def artifact_strengths(artifacts: Sequence[str] | Mapping[str, float] | None) -> dict[str, float]:
-    """Check which artifacts are asked for, and how strong."""
+    """Check names and strengths of artifacts, and return the strengths that are not 0."""
     if artifacts is None:
         return {}
     if isinstance(artifacts, str):
@@ -99,22 +98,23 @@ def _shifted(
     from scipy.ndimage import shift
 
     te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
-    still = np.lexsort((protocol.b, te))[0]
+    # The image with most signal stays in place, as the reference of a registration.
+    reference = np.lexsort((protocol.b, te))[0]
     moves = rng.uniform(-strength, strength, (len(protocol), 2))
     moved = np.array(signals)
     for i, (x, y) in enumerate(moves):
-        if i != still:
-            # Linear, so that a movement makes no signal that was not there.
+        if i != reference:
+            # Linear, because splines overshoot and would add signal.
             moved[..., i] = shift(signals[..., i], (x, y, 0), order=1, mode="nearest")
     return moved
 
 
 def _cropped(signals: NDArray, strength: float) -> NDArray[np.float64]:
-    """Leave out high spatial frequencies of a slice, as an interpolating scanner does."""
+    """Remove high spatial frequencies of a slice, as an interpolating scanner does."""
+    highest = 0.5 * (1 - strength)
     spectrum = np.fft.rfft2(signals, axes=(0, 1))
-    for axis, frequencies in enumerate(
-        (np.fft.fftfreq(signals.shape[0]), np.fft.rfftfreq(signals.shape[1]))
-    ):
-        kept = np.abs(frequencies) <= 0.5 * (1 - strength)
-        spectrum = spectrum * kept.reshape((-1, 1, 1, 1) if axis == 0 else (1, -1, 1, 1))
+    in_band_x = np.abs(np.fft.fftfreq(signals.shape[0])) <= highest
+    in_band_y = np.fft.rfftfreq(signals.shape[1]) <= highest
+    spectrum = spectrum * in_band_x[:, None, None, None]
+    spectrum = spectrum * in_band_y[None, :, None, None]
     return np.fft.irfft2(spectrum, s=signals.shape[:2], axes=(0, 1))

@@ -30,6 +30,7 @@ __all__ = ["simulate_cohort", "simulate_patient", "tissue_table"]
 
 #: Field strength (T) of the scanners of the protocol presets.
 _PRESET_FIELD = {"cohort1": 1.5, "cohort2": 3.0}
+_DEFAULT_FIELD = 1.5  # T
 
 _DIFFICULTIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -40,6 +41,9 @@ _DIFFICULTIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "mixed": {"tumor_types": None, "patient_variation": 2.0, "snr": 30.0},
     }
 )
+
+#: Random streams of a patient. New ones come last, so that old seeds give the same patients.
+_STREAMS = ("anatomy", "tissues", "texture", "gain", "noise", "template", "artifacts")
 
 _SMALLEST_SHAPE = (12, 12, 2)
 _MEAN_GAIN = 300.0  # signal units per unit of proton density
@@ -71,19 +75,18 @@ def simulate_cohort(
         A preset (which also sets the field strength), by name or as a protocol, or any protocol
         with echo times.
     n_patients : int, default=16
-        Number of patients. Patient k is the same whatever this number is, its name (``…p01``,
-        ``…p100``) too.
+        Number of patients. Patient k and its name (``…p01``, ``…p100``) do not depend on it.
     difficulty : {"mixed", "easy"}, default="mixed"
         ``"mixed"``: five types of tumor, large variation between patients, SNR 30. ``"easy"``: one
         type, half that variation, SNR 60.
     shape : tuple of 3 ints, default=(48, 48, 8)
         Voxels of the image; a voxel has 3 × 3 × 6 mm, the anatomy fills the field of view.
     template : {"both", "abdomen", "pelvis"}, default="both"
-        Which part of the body is seen; ``"both"`` draws it for each patient. A pelvis is a man's
-        or a woman's, with equal chances.
+        Part of the body in the image; ``"both"`` draws it for each patient. A pelvis is male or
+        female, with equal chances.
     name : str, optional
         Name of the cohort: by default that of the preset or protocol. Cohorts of different names
-        have different patients, with the same `random_state` too.
+        have different patients, even with the same `random_state`.
     field : {1.5, 3.0}, optional
         Field strength in T, which scales the relaxation times. By default that of the preset, 1.5
         for another protocol.
@@ -92,17 +95,16 @@ def simulate_cohort(
         `difficulty`, infinite for no noise.
     latent_corr : float, default=0.6
         Correlation, within a tissue, of the parameters that cellularity (Dt, K, T2t) or
-        vascularity (f, Dv) move together, 0 to 1. It helps to guess T2t from diffusion.
+        vascularity (f, Dv) move together, 0 to 1. It makes T2t predictable from diffusion.
     gain_variation : float, default=0.25
         Coefficient of variation, between patients, of the receiver's gain.
     artifacts : sequence of str or mapping of str to float, optional
-        What else spoils the images, by default nothing: ``"shift"``, movement between images by up
-        to 1 voxel along x and y; ``"gibbs"``, ringing at edges, from a fifth of the spatial
-        frequencies that is missing; ``"signal_loss"``, up to half of the signal at b ≥ 400 s/mm²,
-        below the heart or beside the rectum. A mapping gives these strengths (1, 0.2, 0.5) another
-        value.
+        Image artifacts, by default none: ``"shift"``, movement between images by up to 1 voxel
+        along x and y; ``"gibbs"``, ringing at edges, from the loss of a fifth of the spatial
+        frequencies; ``"signal_loss"``, up to half of the signal at b ≥ 400 s/mm², below the heart
+        or beside the rectum. A mapping sets other strengths than these (1, 0.2, 0.5).
     n_jobs : int, optional
-        Processes, by joblib's rule. The patients are the same whatever it is.
+        Processes, as in joblib. The patients do not depend on it.
     random_state : int, RandomState or None, default=None
         Seed.
 
@@ -124,21 +126,17 @@ def simulate_cohort(
     `tissue_table`). Signals, not parameters, are mixed in voxels at edges; the true parameters
     there are averages weighted by each tissue's share of the proton density. Noise is Rician, of
     the same level everywhere: the median signal of the liver, at the lowest b and shortest TE,
-    over `snr`; where no liver is seen it is that of the patient's liver at the median gain inside
-    the body. Artifacts change signals and leave true maps as they are.
+    over `snr`; in images without liver it is computed for the patient's liver at the median gain
+    inside the body. Artifacts change signals, not true maps.
     """
     if isinstance(protocol, str):
         protocol = Protocol.preset(protocol)
     _check_protocol(protocol)
     if field is None:
-        field = next(
-            (
-                tesla
-                for preset, tesla in _PRESET_FIELD.items()
-                if protocol == Protocol.preset(preset)
-            ),
-            1.5,
-        )
+        field = _DEFAULT_FIELD
+        for preset, preset_field in _PRESET_FIELD.items():
+            if protocol == Protocol.preset(preset):
+                field = preset_field
     name = name or protocol.name or "synthetic"
     if difficulty not in _DIFFICULTIES:
         raise ValueError(
@@ -161,18 +159,19 @@ def simulate_cohort(
     seed = seed_from(random_state)
     streams = seed_for(seed, "cohort", name).spawn(n_patients)
     patients = [f"{name}p{k:02d}" for k in range(1, n_patients + 1)]
-    scans = _simulate(protocol, patients, streams, {**options, "cohort": name}, n_jobs)
+    simulated = _simulate(protocol, patients, streams, {**options, "cohort": name}, n_jobs)
     simulation = {
         "difficulty": difficulty,
         **options,
         "shape": [int(n) for n in shape],
         "tumor_types": list(options["tumor_types"] or tissue_table()["tumor_type"]),
+        # JSON has no infinity.
         "snr": float(options["snr"]) if np.isfinite(options["snr"]) else None,
         "artifacts": artifact_strengths(artifacts),
         "seed": seed,
-        "patients": {scan.patient: drawn for scan, drawn in scans},
+        "patients": {scan.patient: drawn for scan, drawn in simulated},
     }
-    return Cohort([scan for scan, _ in scans], name, simulation=simulation)
+    return Cohort([scan for scan, _ in simulated], name, simulation=simulation)
 
 
 def simulate_patient(
@@ -192,23 +191,23 @@ def simulate_patient(
     seed: int | np.random.SeedSequence | None = None,
 ) -> Scan:
     """Simulate one patient."""
-    return _simulate(
-        protocol,
-        [patient],
-        [seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)],
-        {
-            "cohort": cohort,
-            "field": field,
-            "shape": shape,
-            "template": template,
-            "tumor_types": tumor_types,
-            "patient_variation": patient_variation,
-            "snr": snr,
-            "latent_corr": latent_corr,
-            "gain_variation": gain_variation,
-            "artifacts": artifacts,
-        },
-    )[0][0]
+    stream = seed
+    if not isinstance(stream, np.random.SeedSequence):
+        stream = np.random.SeedSequence(stream)
+    options = {
+        "cohort": cohort,
+        "field": field,
+        "shape": shape,
+        "template": template,
+        "tumor_types": tumor_types,
+        "patient_variation": patient_variation,
+        "snr": snr,
+        "latent_corr": latent_corr,
+        "gain_variation": gain_variation,
+        "artifacts": artifacts,
+    }
+    scan, _ = _simulate(protocol, [patient], [stream], options)[0]
+    return scan
 
 
 def _simulate(
@@ -218,14 +217,17 @@ def _simulate(
     options: Mapping[str, Any],
     n_jobs: int | None = None,
 ) -> list[tuple[Scan, dict[str, str]]]:
-    """Check the options, then simulate patients, here or wherever joblib is told to."""
+    """Check the options, then simulate patients in joblib's processes."""
     check_jobs(n_jobs)
     _check(protocol, **{key: value for key, value in options.items() if key != "cohort"})
     options = {**options, "artifacts": artifact_strengths(options["artifacts"])}
     from joblib import Parallel, delayed
 
-    each = zip(patients, streams, strict=True)
-    return list(Parallel(n_jobs=n_jobs)(delayed(_scan)(protocol, *one, **options) for one in each))
+    scans = (
+        delayed(_scan)(protocol, patient, stream, **options)
+        for patient, stream in zip(patients, streams, strict=True)
+    )
+    return list(Parallel(n_jobs=n_jobs)(scans))
 
 
 def _scan(
@@ -244,31 +246,38 @@ def _scan(
     gain_variation: float,
     artifacts: Mapping[str, float],
 ) -> tuple[Scan, dict[str, str]]:
-    """Simulate one patient; tell what it drew."""
-    # One stream for each ingredient: a new ingredient leaves the others as they are.
-    rng = [np.random.default_rng(child) for child in stream.spawn(7)]
-    anatomy, biology, texture, scanner, noise, place, spoiling = rng
-    template = draw_template(template, place)
-    shares = paint(template, shape, anatomy)
+    """Simulate one patient; return the scan, its template and its type of tumor."""
+    # One stream for each step, in the order of _STREAMS: a new step does not change the others.
+    rng = {
+        step: np.random.default_rng(child)
+        for step, child in zip(_STREAMS, stream.spawn(len(_STREAMS)), strict=True)
+    }
+    template = draw_template(template, rng["template"])
+    shares = paint(template, shape, rng["anatomy"])
     types = tumor_types or tuple(tissue_table()["tumor_type"])
-    means, tumor_type = draw_means(field, types, patient_variation, biology)
-    factors = draw_textures(shape, VOXEL_SIZE, latent_corr, texture)
-    gain = _gain(shape, gain_variation, scanner)
+    means, tumor_type = draw_means(field, types, patient_variation, rng["tissues"])
+    factors = draw_textures(shape, VOXEL_SIZE, latent_corr, rng["texture"])
+    gain = _gain(shape, gain_variation, rng["gain"])
     signals, truth = _mixed(protocol, shares, means, factors)
     signals *= gain[:, None]
     truth[:, 0] *= gain
     body = np.sum(list(shares.values()), axis=0) > 0.5
     lesion = shares["tumor"] + shares.get("necrosis", 0.0) > 0.5
 
+    # Before the artifacts, which do not change the noise of a scanner.
     sigma = _liver_signal(protocol, signals, shares.get("liver"), means["liver"], gain[body]) / snr
     if artifacts:
         images = signals.reshape(*shape, -1)
-        signals = spoil(images, protocol, artifacts, template, spoiling).reshape(signals.shape)
+        images = spoil(images, protocol, artifacts, template, rng["artifacts"])
+        signals = images.reshape(signals.shape)
     if sigma > 0:
-        signals = np.hypot(
-            signals + sigma * noise.standard_normal(signals.shape),
-            sigma * noise.standard_normal(signals.shape),
-        )
+        real = signals + sigma * rng["noise"].standard_normal(signals.shape)
+        imaginary = sigma * rng["noise"].standard_normal(signals.shape)
+        signals = np.hypot(real, imaginary)
+    true_maps = {}
+    for i, name in enumerate(MODEL.names):
+        true_map = np.where(body, truth[:, i], 0.0)
+        true_maps[name] = true_map.astype(np.float32).reshape(shape)
     scan = Scan(
         patient,
         signals.astype(np.float32).reshape(*shape, -1),
@@ -278,10 +287,7 @@ def _scan(
         lesion=lesion.reshape(shape),
         cohort=cohort,
         sigma=sigma,
-        truth={
-            name: np.where(body, truth[:, i], 0.0).astype(np.float32).reshape(shape)
-            for i, name in enumerate(MODEL.names)
-        },
+        truth=true_maps,
         synthetic=True,
     )
     return scan, {"template": template, "tumor_type": tumor_type}
@@ -298,12 +304,12 @@ def _mixed(
     signals = np.zeros((n_voxels, len(protocol)))
     truth = np.zeros((n_voxels, len(MODEL.names)))
     for tissue, share in shares.items():
-        at = np.flatnonzero(share)
-        parameters = limited(means[tissue] * factors[at], protocol)
-        weight = share[at] * parameters[:, 0]
-        signals[at] += share[at, None] * MODEL.signal(parameters, protocol)
-        truth[at, 1:] += weight[:, None] * parameters[:, 1:]
-        truth[at, 0] += weight
+        voxels = np.flatnonzero(share)
+        parameters = limited(means[tissue] * factors[voxels], protocol)
+        weight = share[voxels] * parameters[:, 0]
+        signals[voxels] += share[voxels, None] * MODEL.signal(parameters, protocol)
+        truth[voxels, 1:] += weight[:, None] * parameters[:, 1:]
+        truth[voxels, 0] += weight
     truth[:, 1:] /= np.where(truth[:, 0] > 0, truth[:, 0], 1.0)[:, None]
     return signals, truth
 
@@ -315,13 +321,12 @@ def _liver_signal(
     mean: NDArray[np.float64],
     gain: NDArray[np.float64],
 ) -> float:
-    """Give the liver's signal at the lowest b and shortest TE, in the image or computed."""
+    """Return the liver's signal at the lowest b and shortest TE, from the image or computed."""
     first = np.lexsort((protocol.b, protocol.te))[:1]  # type: ignore[arg-type] # it has echo times
     if share is not None and (share == 1).any():
         return float(np.median(signals[share == 1, first[0]]))
-    return float(
-        np.median(gain) * MODEL.signal(limited(mean[None], protocol), protocol.take(first))[0, 0]
-    )
+    signal = MODEL.signal(limited(mean[None], protocol), protocol.take(first))[0, 0]
+    return float(np.median(gain) * signal)
 
 
 def _gain(
@@ -329,9 +334,8 @@ def _gain(
 ) -> NDArray[np.float64]:
     """Draw the receiver's gain, one number, times the coils' sensitivity, a smooth field."""
     level = _MEAN_GAIN * np.exp(log_sd(variation) * rng.standard_normal())
-    return level * np.exp(
-        log_sd(_COIL_VARIATION) * smooth_field(shape, [n / 3 for n in shape], rng)
-    )
+    coils = smooth_field(shape, [n / 3 for n in shape], rng)
+    return level * np.exp(log_sd(_COIL_VARIATION) * coils)
 
 
 def _check(
@@ -360,10 +364,11 @@ def _check(
         "latent_corr": latent_corr,
         "gain_variation": gain_variation,
         "field": field,
+        "patient_variation": patient_variation,
     }
-    for name, value in (numbers | {"patient_variation": patient_variation}).items():
+    for name, value in numbers.items():
         _check_number(name, value)
-    if len(shape) != 3 or any(n < least for n, least in zip(shape, _SMALLEST_SHAPE, strict=True)):
+    if len(shape) != 3 or np.any(np.less(shape, _SMALLEST_SHAPE)):
         raise ValueError(f"shape must be three numbers of at least {_SMALLEST_SHAPE}, not {shape}")
     if f"{field:g}" not in table["field"]:
         raise ValueError(f"field must be one of {', '.join(table['field'])} T, not {field!r}")
@@ -396,9 +401,9 @@ def _check_protocol(protocol: object) -> None:
 
 
 def _check_number(name: str, value: object, *, integer: bool = False) -> None:
-    kinds = int | np.integer if integer else int | float | np.integer | np.floating
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        raise TypeError(
-            f"{name} must be {'a whole number' if integer else 'a number'}, not {value!r} "
-            f"({type(value).__name__})"
-        )
+    types, noun = int | float | np.integer | np.floating, "a number"
+    if integer:
+        types, noun = int | np.integer, "a whole number"
+    # A bool is an int to Python.
+    if isinstance(value, bool) or not isinstance(value, types):
+        raise TypeError(f"{name} must be {noun}, not {value!r} ({type(value).__name__})")

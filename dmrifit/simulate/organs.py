@@ -80,9 +80,10 @@ TEMPLATES: Mapping[str, Template] = MappingProxyType(
 
 
 def draw_template(choice: str, rng: np.random.Generator) -> str:
-    """Draw which part of the body of which patient is seen."""
+    """Draw the part of the body in the image, and the sex of a pelvis."""
     if choice not in ("both", "abdomen", "pelvis"):
         raise ValueError(f"template must be 'both', 'abdomen' or 'pelvis', not {choice!r}")
+    # Both are always drawn, so that `choice` does not change the stream.
     pelvis, male = rng.random(2) < 0.5
     if choice == "abdomen" or (choice == "both" and not pelvis):
         return "abdomen"
@@ -92,32 +93,30 @@ def draw_template(choice: str, rng: np.random.Generator) -> str:
 def paint(
     template: str, shape: tuple[int, int, int], rng: np.random.Generator
 ) -> dict[str, NDArray[np.float64]]:
-    """Paint organs, tumors and dead cores on a grid of sub-voxels, later over earlier."""
+    """Paint organs, tumors and necrotic cores on a grid of sub-voxels, later over earlier."""
     tissues = tuple(tissue_table()["tissue"])
     anatomy = TEMPLATES[template]
     canvas = _Canvas(shape, tissues)
     for tissue, center, radii in anatomy.organs:
         jitter = 0.0 if tissue == "muscle" else 0.03
         size = rng.uniform(0.94, 1.04)
-        place = np.array(center) + rng.normal(0, jitter, 3)
-        canvas.ellipsoid(tissue, place, np.array(radii) * size, rng.normal(0, 0.05))
-    _, home_center, home_radii = next(
-        organ for organ in anatomy.organs if organ[0] == anatomy.home
-    )
+        position = np.array(center) + rng.normal(0, jitter, 3)
+        canvas.ellipsoid(tissue, position, np.array(radii) * size, rng.normal(0, 0.05))
+    home_organs = [organ for organ in anatomy.organs if organ[0] == anatomy.home]
+    _, home_center, home_radii = home_organs[0]
     half = canvas.half
     for _ in range(rng.integers(1, 4)):
         direction = rng.normal(size=3)
         direction *= rng.uniform(0.1, 0.5) / np.linalg.norm(direction)
-        place = np.array(home_center) + direction * np.minimum(home_radii, (1, 1, 0.6))
+        position = np.array(home_center) + direction * np.minimum(home_radii, (1, 1, 0.6))
         radius = rng.uniform(*_TUMOR_RADIUS) * rng.uniform(0.85, 1.15, 3)
-        # Never below a voxel and a half, so that small images have a tumor too; z in units of the
-        # slab.
+        # At least 1.5 voxels, so that small images have a tumor too.
         in_mm = np.maximum(radius * half[0], 1.5 * np.array(VOXEL_SIZE))
         angle = rng.uniform(0, np.pi)
-        canvas.ellipsoid("tumor", place, in_mm / half, angle, within=anatomy.invaded)
+        canvas.ellipsoid("tumor", position, in_mm / half, angle, within=anatomy.invaded)
         core = rng.uniform(0.35, 0.6)
         if rng.random() < _NECROSIS_SHARE:
-            canvas.ellipsoid("necrosis", place, core * in_mm / half, angle, within=("tumor",))
+            canvas.ellipsoid("necrosis", position, core * in_mm / half, angle, within=("tumor",))
     return canvas.shares()
 
 
@@ -142,17 +141,14 @@ class _Canvas:
         within: tuple[str, ...] = (),
     ) -> None:
         """Paint an ellipsoid, turned about the body's axis, over named tissues or all."""
-        x, y, z = np.meshgrid(
-            *(axis - c for axis, c in zip(self._axes, center, strict=True)),
-            indexing="ij",
-            sparse=True,
-        )
+        offsets = [axis - c for axis, c in zip(self._axes, center, strict=True)]
+        x, y, z = np.meshgrid(*offsets, indexing="ij", sparse=True)
+        # Rotated in mm, because the field of view need not be square.
         half = self.half
         x, y = x * half[0], y * half[1]
-        u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
-        inside = (u / (radii[0] * half[0])) ** 2 + (v / (radii[1] * half[1])) ** 2 + (
-            z / radii[2]
-        ) ** 2 <= 1
+        u = (np.cos(angle) * x + np.sin(angle) * y) / (radii[0] * half[0])
+        v = (np.cos(angle) * y - np.sin(angle) * x) / (radii[1] * half[1])
+        inside = u**2 + v**2 + (z / radii[2]) ** 2 <= 1
         if within:
             inside &= np.isin(self._labels, [self.tissues.index(name) + 1 for name in within])
         self._labels[inside] = self.tissues.index(tissue) + 1
@@ -161,9 +157,9 @@ class _Canvas:
         """Count the sub-voxels of each tissue in every voxel."""
         s, (x, y, z) = _SUBSAMPLING, self.shape
         blocks = self._labels.reshape(x, s, y, s, z, s)
-        there = set(np.unique(self._labels).tolist())
+        codes = set(np.unique(self._labels).tolist())
         return {
             tissue: (blocks == code).mean(axis=(1, 3, 5)).ravel()
             for code, tissue in enumerate(self.tissues, start=1)
-            if code in there
+            if code in codes
         }

@@ -38,11 +38,10 @@ _TURNING_MARGIN = 0.9
 @cache
 def tissue_table() -> Mapping[str, Mapping[str, NDArray[np.float64]]]:
     """
-    Return the numbers that synthetic patients are made of.
+    Return the tissue parameters of synthetic patients.
 
-    They stand in one file, ``dmrifit/simulate/data/tissues.csv``, with the source of each row.
-
-    Shapes: returns (7,).
+    They are read from ``dmrifit/simulate/data/tissues.csv``, which names the source of each row;
+    each entry has shape (7,), one value per model parameter.
 
     References
     ----------
@@ -56,17 +55,14 @@ def tissue_table() -> Mapping[str, Mapping[str, NDArray[np.float64]]]:
         values = np.array([float(row[name]) for name in MODEL.names])
         values.flags.writeable = False
         table.setdefault(row["kind"], {})[row["name"]] = values
-    return MappingProxyType({kind: MappingProxyType(rows) for kind, rows in table.items()})
+    # Read-only, because all callers share the cached table.
+    return MappingProxyType({group: MappingProxyType(rows) for group, rows in table.items()})
 
 
 def draw_means(
     field: float, tumor_types: Sequence[str], patient_variation: float, rng: np.random.Generator
 ) -> tuple[dict[str, NDArray[np.float64]], str]:
-    """
-    Draw a patient's type of tumor and mean parameters of every tissue.
-
-    Shapes: returns means (7,).
-    """
+    """Draw a patient's type of tumor and the mean parameters, (7,), of every tissue."""
     table = tissue_table()
     spread = log_sd(patient_variation * table["variation"]["patient"])
     tumor_type = tumor_types[int(rng.integers(len(tumor_types)))]
@@ -84,11 +80,7 @@ def draw_textures(
     latent_corr: float,
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """
-    Draw the factors by which parameters vary within tissues.
-
-    Shapes: returns (n_voxels, 7).
-    """
+    """Draw the factors, (n_voxels, 7), by which parameters vary within tissues."""
     table = tissue_table()
     spread = log_sd(table["variation"]["voxel"])
     smoothing = [_TEXTURE_MM / size for size in voxel_size]
@@ -97,6 +89,7 @@ def draw_textures(
     for i in range(len(spread)):
         field = smooth_field(shape, smoothing, rng)
         for name, signs in table["latent"].items():
+            # The weights keep the variance at 1 for any correlation.
             if signs[i]:
                 field = (
                     np.sqrt(latent_corr) * signs[i] * latents[name]
@@ -107,11 +100,7 @@ def draw_textures(
 
 
 def limited(parameters: NDArray[np.float64], protocol: Protocol) -> NDArray[np.float64]:
-    """
-    Keep parameters inside the bounds of the fit and before the turn of the cumulant.
-
-    Shapes: `parameters` (n_voxels, 7); returns (n_voxels, 7).
-    """
+    """Clip parameters, (n_voxels, 7), to the bounds of the fit and below the cumulant's turn."""
     limits = tissue_table()["limit"]
     parameters = np.clip(parameters, limits["low"], limits["high"])
     b = max(float(protocol.b_ms_per_um2.max()), _LARGEST_STUDY_B)
@@ -131,5 +120,5 @@ def smooth_field(
 
 
 def log_sd(variation: NDArray[np.float64] | float) -> NDArray[np.float64]:
-    """Turn a log-normal coefficient of variation into the spread of the logarithm."""
+    """Convert a log-normal coefficient of variation to the SD of the logarithm."""
     return np.sqrt(np.log1p(np.square(variation)))
