@@ -28,11 +28,7 @@ __all__ = [
 
 
 def volume_inputs(case: Any) -> NDArray[np.float32]:
-    """
-    Give a volume as a network sees it.
-
-    Shapes: `case` (x, y, z); returns (channels, x, y, z).
-    """
+    """Convert a volume, (x, y, z) or (x, y, z, channels), to (channels, x, y, z) for a network."""
     volume = np.asarray(case)
     if volume.ndim not in (3, 4) or volume.size == 0 or volume.dtype.kind not in "fiub":
         raise ValueError(
@@ -51,7 +47,7 @@ def volume_inputs(case: Any) -> NDArray[np.float32]:
 
 
 class Inputs(Sequence[Any]):
-    """What the network sees of each case, held in memory or made anew."""
+    """Network inputs of the cases, held in memory or made again for one case at a time."""
 
     def __init__(self, estimator: VolumeEstimator, cases: Sequence[Any]) -> None:
         self.estimator = estimator
@@ -76,7 +72,7 @@ class Inputs(Sequence[Any]):
 
 
 class Targets(Inputs):
-    """What the loss sees of each target."""
+    """Targets of the loss, held in memory or made again for one case at a time."""
 
     def __init__(
         self, estimator: VolumeEstimator, targets: Sequence[Any] | None, inputs: Inputs
@@ -86,13 +82,12 @@ class Targets(Inputs):
         self.inputs = inputs
 
     def _make(self, i: int) -> Any:
-        return self.estimator._target(
-            None if self.targets is None else self.targets[i], self.inputs[i]
-        )
+        target = None if self.targets is None else self.targets[i]
+        return self.estimator._target(target, self.inputs[i])
 
 
 class Chosen(Sequence[Any]):
-    """Some of a sequence, in the order of their numbers."""
+    """Items of a sequence by their numbers."""
 
     def __init__(self, everything: Sequence[Any], numbers: NDArray[np.int64]) -> None:
         self.everything = everything
@@ -122,18 +117,18 @@ def called(names: Sequence[str], source: str | Path | None = None) -> Iterator[N
     try:
         yield
     except ValueError as error:
-        found = re.match(r"case (\d+)\b", str(error))
-        if type(error) is not ValueError or found is None or int(found[1]) >= len(names):
+        match = re.match(r"case (\d+)\b", str(error))
+        # Subclasses such as UnicodeDecodeError take other arguments than a message.
+        if type(error) is not ValueError or match is None or int(match[1]) >= len(names):
             raise
-        begin = "" if source is None else f"{source}: "
-        raise ValueError(
-            f"{begin}case {names[int(found[1])]}{str(error)[found.end() :]}"
-        ) from error
+        prefix = "" if source is None else f"{source}: "
+        message = str(error)[match.end() :]
+        raise ValueError(f"{prefix}case {names[int(match[1])]}{message}") from error
 
 
 def listed(values: Any, what: str) -> Sequence[Any]:
-    """Give a sequence of cases or targets, which may be an array whose first axis are cases."""
-    if hasattr(values, "iloc"):  # a table's own index counts otherwise
+    """Check a sequence of cases or targets, which may be an array whose first axis is cases."""
+    if hasattr(values, "iloc"):  # a table's index need not count from 0
         values = values.to_numpy()
     sequence = (
         hasattr(values, "__len__")
@@ -141,18 +136,16 @@ def listed(values: Any, what: str) -> Sequence[Any]:
         and not isinstance(values, str | Mapping)
     )
     if not sequence or (isinstance(values, np.ndarray) and not values.ndim):
-        kind = (
-            f"the single value {values}"
-            if isinstance(values, np.ndarray)
-            else type(values).__name__
-        )
+        description = type(values).__name__
+        if isinstance(values, np.ndarray):
+            description = f"the single value {values}"
         raise ValueError(
-            f"{what} must be a list or an array with one of them per case, not {kind}"
+            f"{what} must be a list or an array with one of them per case, not {description}"
         )
-    found: Sequence[Any] = values
-    if not len(found):
+    cases: Sequence[Any] = values
+    if not len(cases):
         raise ValueError(f"there are no {what}; give at least one")
-    return found
+    return cases
 
 
 def check_length(cases: Sequence[Any], targets: Sequence[Any], what: str) -> None:
@@ -161,16 +154,17 @@ def check_length(cases: Sequence[Any], targets: Sequence[Any], what: str) -> Non
         raise ValueError(f"{len(targets)} {what} for {len(cases)} cases; give one for each")
 
 
-def add_to_digest(digest: Any, part: Any) -> None:
-    """Add arrays to a digest."""
-    if isinstance(part, Mapping):
-        for key, value in part.items():
+def add_to_digest(digest: Any, arrays: Any) -> None:
+    """Add arrays, which may be nested, to a digest."""
+    if isinstance(arrays, Mapping):
+        for key, value in arrays.items():
             digest.update(str(key).encode())
             add_to_digest(digest, value)
-    elif isinstance(part, tuple | list):
-        for value in part:
+    elif isinstance(arrays, tuple | list):
+        for value in arrays:
             add_to_digest(digest, value)
     else:
-        array = np.ascontiguousarray(part)
+        array = np.ascontiguousarray(arrays)
+        # Dtype and shape too, because equal bytes can be different volumes.
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
