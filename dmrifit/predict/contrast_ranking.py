@@ -76,55 +76,67 @@ def rank_contrasts_by_prediction(
         and positive in every contrast), a scan lacks a contrast, or nothing is left to take.
         Patients without such a voxel are left out with a warning.
     """
-    first = cohort.scans[0].protocol
-    protocol = (
-        first if target is None else target if isinstance(target, Protocol) else first.take(target)
-    )
+    protocol = cohort.scans[0].protocol
+    if isinstance(target, Protocol):
+        protocol = target
+    elif target is not None:
+        protocol = protocol.take(target)
     table = cohort.arrays(
         protocol, protocol, mask=train_mask, max_voxels=max_voxels, random_state=random_state
     )
     held_out = cohort.arrays(protocol, protocol, mask=score_mask)
     usable = np.isfinite(held_out.Y).all(axis=1) & (held_out.Y > 0).all(axis=1)
-    others = table.groups[np.isfinite(table.Y).all(axis=1)]
+    train_patients = table.groups[np.isfinite(table.Y).all(axis=1)]
+    # A patient can be left out only where voxels of another one remain to learn from.
     patients = [
-        patient for patient in dict.fromkeys(held_out.groups[usable]) if (others != patient).any()
+        patient
+        for patient in dict.fromkeys(held_out.groups[usable])
+        if (train_patients != patient).any()
     ]
     if len(patients) < 2:
         raise ValueError(
             f"leaving one patient out needs two with voxels in the {score_mask} mask whose "
-            "signals are finite and "
-            f"positive; cohort {cohort.name!r} has {len(patients)}"
+            f"signals are finite and positive; cohort {cohort.name!r} has {len(patients)}"
         )
-    left_out = [
+    excluded = [
         str(patient) for patient in dict.fromkeys(held_out.groups) if patient not in patients
     ]
-    if left_out:
+    if excluded:
         warnings.warn(
-            f"cohort {cohort.name!r}: {', '.join(left_out)} left out of the errors: no voxel of "
-            f"the {score_mask} mask "
-            "has finite and positive signals in every contrast",
+            f"cohort {cohort.name!r}: {', '.join(excluded)} left out of the errors: no voxel of "
+            f"the {score_mask} mask has finite and positive signals in every contrast",
             stacklevel=2,
         )
     folds = [_Fold(table, held_out, patient) for patient in patients]
-    taken, left = start_of(protocol, protocol.clinical() if start is None else start, n)
-    errors = np.array([fold.errors([taken])[0] for fold in folds])  # patients × contrasts
-    steps = [Step(-1, float(errors[:, left].mean()), np.nan, np.array([np.nan]))]
-    for _ in range(n or len(left)):
-        each = np.array(
-            [fold.errors([[*taken, one] for one in left]) for fold in folds]
-        )  # … × candidates × contrasts
-        # Judged on what remains to be predicted whichever candidate is taken.
+    if start is None:
+        start = protocol.clinical()
+    measured, candidates = start_of(protocol, start, n)
+    n_start = len(measured)
+    errors = np.array([fold.errors([measured])[0] for fold in folds])  # patients × contrasts
+    steps = [Step(-1, float(errors[:, candidates].mean()), np.nan, np.array([np.nan]))]
+    for _ in range(n or len(candidates)):
+        choices = [[*measured, candidate] for candidate in candidates]
+        # patients × candidates × contrasts
+        choice_errors = np.array([fold.errors(choices) for fold in folds])
+        # A candidate's own error does not count, or noisy contrasts would win by being measured.
         fall = np.array(
-            [np.delete(errors - each[:, i], [*taken, one], axis=1) for i, one in enumerate(left)]
+            [
+                np.delete(errors - choice_errors[:, i], choice, axis=1)
+                for i, choice in enumerate(choices)
+            ]
         )
-        gain = fall.mean(axis=(1, 2)) if len(left) > 1 else np.array([np.nan])
+        # The last candidate has no contrasts left to predict, and a mean of none would warn.
+        is_last = len(candidates) == 1
+        gain = np.array([np.nan]) if is_last else fall.mean(axis=(1, 2))
         best = int(np.argmax(gain))
-        errors = each[:, best]
-        taken.append(left.pop(best))
-        score = float(errors[:, left].mean()) if left else np.nan
-        helped = np.mean(fall[best].mean(axis=1) > 0) if left else np.nan
-        steps.append(Step(taken[-1], score, float(gain[best]), np.array([helped])))
-    return order_table(protocol, steps, len(taken) - len(steps) + 1, "error", ["helped"])
+        errors = choice_errors[:, best]
+        measured.append(candidates.pop(best))
+        score = helped = np.nan
+        if not is_last:
+            score = float(errors[:, candidates].mean())
+            helped = np.mean(fall[best].mean(axis=1) > 0)
+        steps.append(Step(measured[-1], score, float(gain[best]), np.array([helped])))
+    return order_table(protocol, steps, n_start, "error", ["helped"])
 
 
 class _Fold:
@@ -139,9 +151,10 @@ class _Fold:
 
     def errors(self, choices: list[list[int]]) -> NDArray[np.float64]:
         """Mean relative error of each contrast (columns) for sets of measured ones (rows)."""
-        chosen = np.array(choices, dtype=np.intp)
-        among = self.covariance[chosen[:, :, None], chosen[:, None, :]]
-        weights = np.linalg.pinv(among, rcond=1e-13, hermitian=True) @ self.covariance[chosen]
-        centered = (self.test - self.mean)[:, chosen].transpose(1, 0, 2)
+        measured = np.array(choices, dtype=np.intp)
+        covariance = self.covariance[measured[:, :, None], measured[:, None, :]]
+        inverse = np.linalg.pinv(covariance, rcond=1e-13, hermitian=True)
+        weights = inverse @ self.covariance[measured]
+        centered = (self.test - self.mean)[:, measured].transpose(1, 0, 2)
         predicted = self.mean + centered @ weights
         return np.abs(predicted / self.test - 1).mean(axis=1)

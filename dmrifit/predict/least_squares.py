@@ -1,4 +1,4 @@
-"""Linear regression from sums over patients, so that folds share what they have in common."""
+"""Linear regression from moments of patients, which cross-validation folds share."""
 
 from __future__ import annotations
 
@@ -44,10 +44,8 @@ class Moments:
 
         Shapes: `X` (n_voxels, n_features), `Y` (n_voxels, n_targets).
         """
-        X, Y = (
-            np.ascontiguousarray(X),
-            np.ascontiguousarray(Y),
-        )  # bits depend on how they lie in memory
+        # The last bits of a matrix product depend on the memory layout of its factors.
+        X, Y = np.ascontiguousarray(X), np.ascontiguousarray(Y)
         mean_x, mean_y = X.mean(axis=0), Y.mean(axis=0)
         x = X - mean_x
         return cls(len(X), mean_x, mean_y, x.T @ x, x.T @ (Y - mean_y))
