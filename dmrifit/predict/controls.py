@@ -1,23 +1,23 @@
-"""Controls of a comparison: predictors to be beaten, and the best possible answer."""
+"""Controls of a comparison: predictors to beat, and the perfect prediction."""
 
 from __future__ import annotations
 
 __all__ = ["CONSTANT", "CONTROLS", "PERFECT", "SHUFFLED", "is_control"]
 
-#: A predictor that ignores its input and answers with the median of the training targets.
+#: A predictor that ignores its input and predicts the median of the training targets.
 CONSTANT = "constant"
 
-#: Linear regression that is trained on targets of other voxels.
+#: Linear regression trained on shuffled targets.
 SHUFFLED = "shuffled"
 
-#: The answer itself.
+#: The reference itself.
 PERFECT = "perfect"
 
-#: What stands beside the algorithms of every strategy: bias and dispersion alone are blind to a
-#: useless predictor.
+#: Compared with the algorithms of every strategy, because bias and dispersion alone do not reveal
+#: a useless predictor.
 CONTROLS = (CONSTANT, SHUFFLED, PERFECT)
 
 
 def is_control(algorithm: str) -> bool:
-    """Tell whether an algorithm takes part as a control."""
+    """Return whether an algorithm is a control."""
     return any(word in CONTROLS for word in algorithm.lower().split())

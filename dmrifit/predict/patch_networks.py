@@ -1,10 +1,10 @@
-"""Small torch networks over the neighborhood of a voxel, as regressors of scikit-learn."""
+"""Small torch networks over the neighborhood of a voxel, as scikit-learn regressors."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -23,12 +23,12 @@ from dmrifit.cohort.patches import check_patch_shape
 
 __all__ = ["PatchCNN", "PatchTransformer"]
 
-#: Rows that are predicted at once: few enough that what the layers hold of them stays small.
+#: Rows that are predicted at once, which bounds the memory of the layers.
 _ROWS_AT_ONCE = 16384
 
 
 class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
-    """What the networks share: rows checked, the net made, seeded, trained and asked."""
+    """Base of the patch networks: checks, seeding, training and prediction."""
 
     #: Says to `dmrifit.predict.algorithms`, which does not load torch, that a row is a
     #: neighborhood.
@@ -81,16 +81,16 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         return out[:, 0] if self.flat_ else out
 
     def weights(self) -> bytes:
-        """Give what the network has learned."""
+        """Serialize the weights of the network."""
         check_is_fitted(self)
         state = self.net_.module_.state_dict()
         return save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
 
     def set_weights(self, weights: bytes) -> None:
         """
-        Make the net of an estimator that knows its numbers of features and targets, and fill it.
+        Make the net of an estimator with known numbers of features and targets from weights.
 
-        A device that this machine does not have becomes the processor.
+        A device that this machine does not have becomes the CPU.
         """
         try:
             torch.empty(0, device=self.device)
@@ -100,11 +100,10 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         state = load(weights)
         if self.depth > len(state):
             raise ValueError(f"{len(state)} weights do not fit a depth of {self.depth}")
-        # Before memory is taken for a network of the size that the file asks for.
+        # Before memory is allocated: a damaged file could ask for a network of any size.
         with torch.device("meta"):
             expected = self._new_module().state_dict()
-        described = [{k: (v.shape, v.dtype) for k, v in one.items()} for one in (state, expected)]
-        if described[0] != described[1]:
+        if _layout(state) != _layout(expected):
             raise ValueError(
                 f"weights {sorted(state)} do not fit a {type(self).__name__} with these parameters"
             )
@@ -123,7 +122,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         return self._module(n_channels, self.n_targets_, shape).to(self._dtype())
 
     def _new_net(self, seed: int, seed_of_batches: int) -> skorch.NeuralNet:
-        """Make the net of a fitted estimator with the weights that a seed gives."""
+        """Make the net of a fitted estimator with initial weights drawn from a seed."""
         with forked_generator(seed):
             module = self._new_module()
         net = skorch.NeuralNet(
@@ -150,8 +149,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         return net.initialize()
 
     def _dtype(self) -> torch.dtype:
-        # The processors of Apple's graphics know no doubles; everywhere else such small nets are
-        # no slower with them.
+        # Apple's GPUs have no doubles; elsewhere such small nets are no slower with them.
         return torch.float32 if torch.device(self.device).type == "mps" else torch.float64
 
     def _tensor(self, values: NDArray[np.float64]) -> torch.Tensor:
@@ -315,8 +313,12 @@ class PatchTransformer(_PatchNetwork):
         return _Tokens(n_channels, n_targets, shape, self.width, self.depth, self.heads)
 
 
+def _layout(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+
+
 class _Residual(nn.Module, ABC):
-    """A linear path from the middle voxel to the targets, and layers that learn what it leaves."""
+    """A linear path from the middle voxel to the targets, plus layers that learn its residual."""
 
     def __init__(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -326,14 +328,14 @@ class _Residual(nn.Module, ABC):
 
     @abstractmethod
     def correction(self, voxels: torch.Tensor) -> torch.Tensor:
-        """Compute what is added to the linear path, for (n, neighbors, channels)."""
+        """Compute the term added to the linear path, for (n, neighbors, channels)."""
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         voxels = rows.unflatten(1, (-1, self.n_channels))
         return self.linear(voxels[:, self.center]) + self.correction(voxels)
 
     def start(self, rows: torch.Tensor, targets: torch.Tensor) -> None:
-        """Let the linear path be ordinary least squares: training then takes few epochs."""
+        """Initialize the linear path by ordinary least squares: few epochs are then enough."""
         middle = rows.unflatten(1, (-1, self.n_channels))[:, self.center].cpu()
         design = torch.cat([middle, torch.ones_like(middle[:, :1])], dim=1)
         solution = torch.linalg.lstsq(design, targets.cpu(), driver="gelsd").solution
@@ -360,7 +362,7 @@ class _Convolutions(_Residual):
         layers.append(nn.Flatten())
         for _ in range(depth):
             layers += [nn.Linear(width, width), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, _silent(width, n_targets))
+        self.layers = nn.Sequential(*layers, _zero_layer(width, n_targets))
 
     def correction(self, voxels: torch.Tensor) -> torch.Tensor:
         answer: torch.Tensor = self.layers(voxels)
@@ -395,15 +397,14 @@ class _Tokens(_Residual):
         super().__init__(n_channels, n_targets, shape)
         self.embed = nn.Linear(n_channels, width)
         self.position = nn.Parameter(0.1 * torch.randn(math.prod(shape), width))
-        self.layers = nn.Sequential(
-            *(
+        self.layers = nn.Sequential()
+        for _ in range(depth):
+            self.layers.append(
                 nn.TransformerEncoderLayer(
                     width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True
                 )
-                for _ in range(depth)
             )
-        )
-        self.answer = _silent(width, n_targets)
+        self.answer = _zero_layer(width, n_targets)
 
     def correction(self, voxels: torch.Tensor) -> torch.Tensor:
         tokens = self.layers(self.embed(voxels) + self.position)
@@ -411,8 +412,8 @@ class _Tokens(_Residual):
         return answer
 
 
-def _silent(width: int, n_targets: int) -> nn.Linear:
-    """Make a last layer that answers zero until it is trained."""
+def _zero_layer(width: int, n_targets: int) -> nn.Linear:
+    """Make a last layer whose output is zero until it is trained."""
     layer = nn.Linear(width, n_targets)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -434,9 +435,9 @@ class _Batches:
 
 
 def _windows(shape: tuple[int, int, int]) -> tuple[NDArray[np.int64], tuple[int, int, int]]:
-    """List the voxels of each window of a convolution, and give the shape that it leaves."""
+    """Return the voxels of each window of a convolution, and the output's shape."""
     kernel = [min(3, n) for n in shape]
-    left = [n - k + 1 for n, k in zip(shape, kernel, strict=True)]
+    x, y, z = (n - k + 1 for n, k in zip(shape, kernel, strict=True))
     numbers = np.arange(math.prod(shape)).reshape(shape)
     views = np.lib.stride_tricks.sliding_window_view(numbers, kernel)
-    return views.reshape(math.prod(left), math.prod(kernel)).copy(), (left[0], left[1], left[2])
+    return views.reshape(x * y * z, math.prod(kernel)).copy(), (x, y, z)
