@@ -1,4 +1,4 @@
-"""Threshold rules in model files: their class by name, from this package alone, and plain numbers."""
+"""Threshold rules in model files: class names of this package alone, and plain numbers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from anomaly.detectors import thresholds
-from anomaly.detectors.thresholds import ThresholdRule
+from anomaly.detectors.thresholds import RULE_CLASSES, ThresholdRule
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 
 __all__ = ["decoded_rule", "encoded_rule"]
@@ -20,49 +19,41 @@ def encoded_rule(rule: ThresholdRule | None) -> dict[str, Any] | None:
     if rule is None:
         return None
     name = type(rule).__name__
-    if _rules().get(name) is not type(rule):
+    # A user's rule of the same name has other code, and must not come back as ours.
+    if RULE_CLASSES.get(name) is not type(rule):
         raise TypeError(
-            f"the threshold {rule!r} cannot be stored in a model file; {', '.join(sorted(_rules()))} can"
+            f"the threshold {rule!r} cannot be stored in a model file; "
+            f"{', '.join(sorted(RULE_CLASSES))} can"
         )
-    fitted = {
-        key: value
-        for key, value in vars(rule).items()
-        if key.endswith("_") and not key.startswith("_")
-    }
+    fitted = {key: value for key, value in vars(rule).items() if _is_fitted_name(key)}
     if not all(isinstance(value, int | float | np.number) for value in fitted.values()):
         raise TypeError(
-            f"the threshold {rule!r} has a limit for each scan it was fitted to, which belong to no others"
+            f"the threshold {rule!r} has a limit for each scan it was fitted to, "
+            "which belong to no others"
         )
+    parameters = rule.get_params(deep=False)
     return {
         "rule": name,
-        "parameters": {
-            key: encoded(value, key) for key, value in rule.get_params(deep=False).items()
-        },
+        "parameters": {key: encoded(value, key) for key, value in parameters.items()},
         "fitted": {key: encoded(value, key) for key, value in fitted.items()},
     }
 
 
 def decoded_rule(content: Any) -> ThresholdRule | None:
-    """Make a threshold rule from what `encoded_rule` has given."""
+    """Build a threshold rule from its JSON."""
     if content is None:
         return None
     refuse_keys(content, _KEYS, "key of a threshold", complete=True)
-    cls = _rules().get(content["rule"]) if isinstance(content["rule"], str) else None
-    if cls is None:
-        raise RefusedError(f"there is no threshold rule {content['rule']!r}")
-    refuse_keys(
-        content["parameters"],
-        set(cls._get_param_names()),
-        "parameter of a threshold",
-        complete=True,
-    )
-    rule: ThresholdRule = cls(
-        **{key: decoded(value) for key, value in content["parameters"].items()}
-    )
+    name = content["rule"]
+    if not isinstance(name, str) or name not in RULE_CLASSES:
+        raise RefusedError(f"there is no threshold rule {name!r}")
+    cls = RULE_CLASSES[name]
+    expected = set(cls._get_param_names())
+    refuse_keys(content["parameters"], expected, "parameter of a threshold", complete=True)
+    parameters = {key: decoded(value) for key, value in content["parameters"].items()}
+    rule: ThresholdRule = cls(**parameters)
     fitted = content["fitted"]
-    if not isinstance(fitted, dict) or any(
-        not key.endswith("_") or key.startswith("_") for key in fitted
-    ):
+    if not isinstance(fitted, dict) or not all(_is_fitted_name(key) for key in fitted):
         raise RefusedError(f"{fitted!r} is not what a threshold has fitted")
     for key, value in fitted.items():
         number = decoded(value)
@@ -72,10 +63,6 @@ def decoded_rule(content: Any) -> ThresholdRule | None:
     return rule
 
 
-def _rules() -> dict[str, type[ThresholdRule]]:
-    found = (getattr(thresholds, name) for name in thresholds.__all__)
-    return {
-        cls.__name__: cls
-        for cls in found
-        if isinstance(cls, type) and issubclass(cls, ThresholdRule) and cls is not ThresholdRule
-    }
+def _is_fitted_name(name: str) -> bool:
+    """Whether an attribute is fitted, by the naming rule of scikit-learn."""
+    return name.endswith("_") and not name.startswith("_")

@@ -1,9 +1,10 @@
-"""From scores to decisions: rules that choose a threshold for anomaly maps, and the opening that follows."""
+"""Threshold rules, which turn anomaly maps into masks."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -21,22 +22,18 @@ from anomaly.detectors.maps import (
 )
 from dmrifit._utils.checks import check_word
 
+# The classes of rules are added below, from the table of rules.
 __all__ = [
     "RULES",
+    "RULE_CLASSES",
     "SCOPES",
     "STUDY_SPACING",
-    "BestDiceThreshold",
-    "FixedThreshold",
-    "HealthyRateThreshold",
-    "MeanPoolThreshold",
-    "OtsuThreshold",
     "ThresholdRule",
-    "YoudenThreshold",
     "open_map",
     "rate_limits",
 ]
 
-#: A threshold is one number for all maps, or one for each.
+#: One threshold for all maps, or one for each.
 SCOPES = ("dataset", "image")
 #: Edge in mm of the voxels of the study.
 STUDY_SPACING = 2.4
@@ -46,15 +43,16 @@ Scope = Literal["dataset", "image"]
 
 class ThresholdRule(BaseEstimator, ABC):
     """
-    What rules have in common; voxels are anomalous whose score is *above* the threshold.
+    Base of threshold rules; a voxel is anomalous if its score is *above* the threshold.
 
-    So a map whose scores are all the same has no anomaly under a rule that chooses among scores, and a voxel with the
-    score 0 is a voxel like any other: what counts is told by masks alone.
+    Hence a map with equal scores has no anomaly under a rule that chooses among scores. A score of
+    0 has no special meaning: masks alone say which voxels count.
 
     Attributes
     ----------
     needs_truth : bool
-        Whether `fit` needs lesion masks. Such a rule says how good a map could be, not how good it is.
+        Whether `fit` needs lesion masks. Such a rule says how good a map could be, not how good it
+        is.
     needs_healthy : bool
         Whether `fit` needs maps of healthy scans.
     threshold_ : float
@@ -79,7 +77,7 @@ class ThresholdRule(BaseEstimator, ABC):
         masks : as `maps`, optional
             Voxels that count; by default all.
         truths : as `maps`, optional
-            Lesions, for rules that need them; others do not look at them.
+            Lesions, for rules that need them; the others ignore them.
 
         Returns
         -------
@@ -89,8 +87,8 @@ class ThresholdRule(BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If a parameter is not possible, numbers or shapes differ, a map has values that are not finite, a mask is
-            empty, or lesions are needed and there are none.
+            If a parameter is out of range, numbers or shapes differ, a map has values that are not
+            finite, a mask is empty, or lesions are needed and missing.
         """
         self._check_parameters()
         volumes = checked_volumes(maps, "map")
@@ -99,7 +97,8 @@ class ThresholdRule(BaseEstimator, ABC):
         if self.needs_truth:
             if truths is None:
                 raise ValueError(
-                    f"{type(self).__name__} needs lesions: fit(maps, masks, truths); rules without labels do not"
+                    f"{type(self).__name__} needs lesions: fit(maps, masks, truths); rules "
+                    "without labels do not"
                 )
             lesions = checked_binary(truths, volumes, "truth")
         self._choose(ScoredScans(volumes, inside, lesions))
@@ -126,20 +125,18 @@ class ThresholdRule(BaseEstimator, ABC):
         NotFittedError
             Before `fit`.
         ValueError
-            As for `fit`; or if a rule with a threshold for each map, chosen by its lesions, is given another number
-            of maps.
+            As for `fit`; or if a rule with a threshold for each map, chosen by its lesions, is
+            given another number of maps.
         """
-        check_is_fitted(self, "threshold_")
         scans, limits = self._applied(maps, masks)
-        found = [
-            (volume > limit) & mask
-            for volume, mask, limit in zip(scans.volumes, scans.masks, limits, strict=True)
-        ]
-        return np.stack(found) if isinstance(maps, np.ndarray) else found
+        binary_maps = []
+        for volume, mask, limit in zip(scans.volumes, scans.masks, limits, strict=True):
+            binary_maps.append((volume > limit) & mask)
+        return np.stack(binary_maps) if isinstance(maps, np.ndarray) else binary_maps
 
     def limits(self, maps: Volumes, masks: Volumes | None = None) -> list[float]:
         """
-        Tell the threshold of each map.
+        Return the threshold of each map.
 
         Parameters
         ----------
@@ -158,7 +155,8 @@ class ThresholdRule(BaseEstimator, ABC):
         NotFittedError, ValueError
             As for `apply`.
         """
-        return [float(limit) for limit in self._applied(maps, masks)[1]]
+        _, limits = self._applied(maps, masks)
+        return [float(limit) for limit in limits]
 
     def _applied(
         self, maps: Volumes, masks: Volumes | None
@@ -166,7 +164,8 @@ class ThresholdRule(BaseEstimator, ABC):
         check_is_fitted(self, "threshold_")
         volumes = checked_volumes(maps, "map")
         scans = ScoredScans(volumes, checked_masks(masks, volumes), None)
-        # In 64 bits: a Python float would be rounded to the precision of the maps when they are compared.
+        # In 64 bits: a Python float would be rounded to the precision of the maps when they are
+        # compared.
         return scans, [np.float64(limit) for limit in self._limits(scans)]
 
     def _check_parameters(self) -> None:
@@ -182,84 +181,86 @@ class ThresholdRule(BaseEstimator, ABC):
 
 
 class _OwnThreshold(ThresholdRule):
-    """A rule that reads a threshold off the scores of one map, or off those of all."""
+    """A rule that computes its threshold from the scores alone, of one map or of all."""
 
     def _choose(self, scans: ScoredScans) -> None:
         self.threshold_ = self._of_all(scans) if self._is_common() else float("nan")
 
     def _limits(self, scans: ScoredScans) -> list[float]:
-        return (
-            super()._limits(scans)
-            if self._is_common()
-            else [self._of_all(one) for one in scans.singly()]
-        )
+        if self._is_common():
+            return super()._limits(scans)
+        return [self._of_all(scan) for scan in scans.singly()]
 
     def _is_common(self) -> bool:
         return getattr(self, "scope", SCOPES[0]) == SCOPES[0]
 
     @abstractmethod
     def _of_all(self, scans: ScoredScans) -> float:
-        """Give the threshold of these scans together."""
+        """Compute the common threshold of scans."""
 
 
 class _TruthThreshold(ThresholdRule):
-    """A rule that chooses, by the lesions, what is best over all thresholds."""
+    """A rule that chooses the threshold with the best agreement with the lesions."""
 
     needs_truth = True
     scope: Scope
 
     def _choose(self, scans: ScoredScans) -> None:
-        scored = [
-            _graded(values, lesion)
+        levels = [
+            _score_levels(values, lesion)
             for values, lesion in zip(scans.inside(), scans.lesions_inside(), strict=True)
         ]
-        if not any(n_lesion for _, _, _, n_lesion in scored):
+        with_lesion = [scan for scan in levels if scan.n_lesion]
+        if not with_lesion:
             raise ValueError(
-                f"{type(self).__name__} needs lesions inside the masks; there is no voxel in {len(scored)} scan(s)"
+                f"{type(self).__name__} needs lesions inside the masks; there is no voxel in "
+                f"{len(levels)} scan(s)"
             )
-        self.thresholds_ = [float("nan")] * len(scored)
         if self.scope == SCOPES[0]:
-            self.threshold_ = self._best([one for one in scored if one[3]])
+            self.thresholds_ = [float("nan")] * len(levels)
+            self.threshold_ = self._best(with_lesion)
             return
         self.threshold_ = float("nan")
-        # Without a lesion the best that a map can do is to stay empty.
-        self.thresholds_ = [self._best([one]) if one[3] else float(one[0][0]) for one in scored]
+        self.thresholds_ = []
+        for scan in levels:
+            # Without a lesion the best that a map can do is to stay empty.
+            best = self._best([scan]) if scan.n_lesion else float(scan.scores[0])
+            self.thresholds_.append(best)
 
     def _limits(self, scans: ScoredScans) -> list[float]:
         if self.scope == SCOPES[0]:
             return super()._limits(scans)
         if len(scans.volumes) != len(self.thresholds_):
             raise ValueError(
-                f"{type(self).__name__}(scope='image') was fitted on {len(self.thresholds_)} map(s) with their lesions "
-                f"and is applied to {len(scans.volumes)}; apply it to the same maps, or choose scope='dataset'"
+                f"{type(self).__name__}(scope='image') was fitted on {len(self.thresholds_)} "
+                f"map(s) with their lesions and is applied to {len(scans.volumes)}; apply it to "
+                "the same maps, or choose scope='dataset'"
             )
         return self.thresholds_
 
-    def _best(self, scored: list[_Graded]) -> float:
-        """Find the threshold with the largest mean over scans: a sum of steps, one at each score of each scan."""
+    def _best(self, scans: list[_ScoreLevels]) -> float:
+        """Find the threshold with the largest mean quality over scans."""
+        # The sum over scans is a step function of the threshold: a step at each score of each
+        # scan.
         scores, steps = [], []
-        for values, n_true, n_all, n_lesion in scored:
-            quality = self._quality(n_true, n_all, n_lesion, int(n_all[-1]))
-            # At and above a scan's largest score nothing is found, and the quality of nothing is 0.
+        for scan in scans:
+            quality = self._quality(scan)
+            # At and above a scan's largest score nothing is marked, and the quality of that is 0.
             steps.append(np.diff(quality, prepend=0.0))
-            scores.append(values)
+            scores.append(scan.scores)
         order = np.argsort(-np.concatenate(scores), kind="stable")
         ranked = np.concatenate(scores)[order]
         total = np.cumsum(np.concatenate(steps)[order])
         last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
         best = last[int(np.argmax(total[last]))]
-        following = (
-            ranked[best + 1]
-            if best + 1 < len(ranked)
-            else np.nextafter(ranked[best], -np.inf, dtype=ranked.dtype)
-        )
-        return float(following)
+        # Marked is what lies above a threshold, so it has to be the next lower score.
+        if best + 1 < len(ranked):
+            return float(ranked[best + 1])
+        return float(np.nextafter(ranked[best], -np.inf, dtype=ranked.dtype))
 
     @abstractmethod
-    def _quality(
-        self, n_true: NDArray, n_all: NDArray, n_lesion: int, n: int
-    ) -> NDArray[np.float64]:
-        """Tell how good each threshold of a scan is, by what lies above it."""
+    def _quality(self, scan: _ScoreLevels) -> NDArray[np.float64]:
+        """Rate the mask of each score level of a scan against the lesion."""
 
 
 class FixedThreshold(_OwnThreshold):
@@ -269,8 +270,9 @@ class FixedThreshold(_OwnThreshold):
     Parameters
     ----------
     value : float
-        The threshold. The study's .3 for autoencoders means something only for maps that are scaled by their own
-        largest values (``scale="image"``), its .5 for discriminators for probabilities.
+        The threshold. The study's .3 for autoencoders means something only for maps that are
+        scaled by their own largest values (``scale="image"``), its .5 for discriminators for
+        probabilities.
     """
 
     def __init__(self, value: float) -> None:
@@ -286,15 +288,15 @@ class FixedThreshold(_OwnThreshold):
 
 class OtsuThreshold(_OwnThreshold):
     """
-    The threshold that separates scores into two groups as well as one can, by Otsu's criterion.
+    The threshold that separates scores best into two groups, by Otsu's criterion.
 
-    The variance between groups is computed for every threshold, so there are no bins to choose.
+    The variance between groups is computed for every threshold, so there is no histogram to bin.
 
     Parameters
     ----------
     scope : {"dataset", "image"}, default="dataset"
-        One threshold for all maps that `fit` saw, or one for each map, computed by `apply`. With the latter every map
-        that is not constant has anomalies, those of healthy scans, too.
+        One threshold for all maps of `fit`, or one for each map, computed by `apply`. With the
+        latter every map that is not constant has anomalies, also those of healthy scans.
 
     References
     ----------
@@ -312,17 +314,20 @@ class MeanPoolThreshold(_OwnThreshold):
     """
     The largest mean of a map over windows, 16³ voxels of 2.4 mm in the study.
 
-    Windows lie at every voxel, as the paper has it (a convolution; the published code uses tiles), inside the volume;
-    where this is shorter than a window, the window is cut. Outside the mask a map counts as 0.
+    Windows lie at every voxel, as the paper has it (a convolution; the published code uses tiles),
+    inside the volume; where this is shorter than a window, the window is cut. Outside the mask a
+    map counts as 0.
 
     Parameters
     ----------
     size_mm : float, default=38.4
         Edge of a window in mm.
     spacing : float or tuple of float of length 3, optional
-        Edges of a voxel in mm; by default `STUDY_SPACING`. `evaluate_detectors` fills in that of the cases.
+        Edges of a voxel in mm; by default `STUDY_SPACING`. `evaluate_detectors` fills in that of
+        the cases.
     scope : {"dataset", "image"}, default="dataset"
-        The mean over all maps that `fit` saw of their largest means, or the own one of each map, computed by `apply`.
+        The mean over all maps that `fit` saw of their largest means, or the own one of each map,
+        computed by `apply`.
 
     References
     ----------
@@ -349,19 +354,17 @@ class MeanPoolThreshold(_OwnThreshold):
                 )
 
     def _edges(self) -> NDArray[np.float64]:
-        edges = np.asarray(
-            STUDY_SPACING if self.spacing is None else self.spacing, dtype=np.float64
-        )
+        spacing = STUDY_SPACING if self.spacing is None else self.spacing
+        edges = np.asarray(spacing, dtype=np.float64)
         if edges.shape not in ((), (3,)):
             raise ValueError(f"spacing must be one length in mm or three, not {self.spacing!r}")
         return np.broadcast_to(edges, 3)
 
     def _of_all(self, scans: ScoredScans) -> float:
         edges = np.maximum(np.rint(self.size_mm / self._edges()), 1).astype(int)
-        means = [
-            _largest_mean(np.where(mask, volume, 0), edges)
-            for volume, mask in zip(scans.volumes, scans.masks, strict=True)
-        ]
+        means = []
+        for volume, mask in zip(scans.volumes, scans.masks, strict=True):
+            means.append(_largest_mean(np.where(mask, volume, 0), edges))
         return float(np.mean(means))
 
 
@@ -372,7 +375,8 @@ class YoudenThreshold(_TruthThreshold):
     Parameters
     ----------
     scope : {"dataset", "image"}, default="dataset"
-        One threshold, the best for the mean over scans with lesions, or one for each scan that `fit` saw.
+        One threshold, the best for the mean over scans with lesions, or one for each scan that
+        `fit` saw.
 
     References
     ----------
@@ -382,11 +386,11 @@ class YoudenThreshold(_TruthThreshold):
     def __init__(self, *, scope: Scope = "dataset") -> None:
         self.scope = scope
 
-    def _quality(
-        self, n_true: NDArray, n_all: NDArray, n_lesion: int, n: int
-    ) -> NDArray[np.float64]:
-        # All of a scan may be lesion: then nothing can be wrong.
-        return n_true / n_lesion - (n_all - n_true) / max(n - n_lesion, 1)
+    def _quality(self, scan: _ScoreLevels) -> NDArray[np.float64]:
+        sensitivity = scan.n_true / scan.n_lesion
+        # If all of a scan is lesion, there are no false positives to divide.
+        n_healthy = max(int(scan.n_marked[-1]) - scan.n_lesion, 1)
+        return sensitivity - (scan.n_marked - scan.n_true) / n_healthy
 
 
 class BestDiceThreshold(_TruthThreshold):
@@ -396,27 +400,26 @@ class BestDiceThreshold(_TruthThreshold):
     Parameters
     ----------
     scope : {"dataset", "image"}, default="dataset"
-        One threshold, the best for the mean over scans with lesions, or one for each scan that `fit` saw.
+        One threshold, the best for the mean over scans with lesions, or one for each scan that
+        `fit` saw.
     """
 
     def __init__(self, *, scope: Scope = "dataset") -> None:
         self.scope = scope
 
-    def _quality(
-        self, n_true: NDArray, n_all: NDArray, n_lesion: int, n: int
-    ) -> NDArray[np.float64]:
-        return 2 * n_true / (n_all + n_lesion)
+    def _quality(self, scan: _ScoreLevels) -> NDArray[np.float64]:
+        return 2 * scan.n_true / (scan.n_marked + scan.n_lesion)
 
 
 class HealthyRateThreshold(_OwnThreshold):
     """
-    The lowest threshold at which healthy scans have no more false positives than a chosen share of voxels.
+    The lowest threshold that keeps false positives in healthy scans at or below a rate.
 
     Parameters
     ----------
     rate : float, default=0.01
-        Share of voxels above the threshold, as a mean over the scans that `fit` sees: healthy ones that were not
-        trained on.
+        Share of voxels above the threshold, as a mean over the scans that `fit` gets: healthy ones
+        outside the training.
     """
 
     needs_healthy = True
@@ -446,53 +449,66 @@ RULES: dict[str, ThresholdRule] = {
     "best Dice": BestDiceThreshold(),
 }
 
+#: Classes of rules by name, which model files may name: those of `RULES`, and a fixed threshold.
+RULE_CLASSES: dict[str, type[ThresholdRule]] = {
+    type(rule).__name__: type(rule) for rule in (FixedThreshold(0.5), *RULES.values())
+}
+__all__ += sorted(RULE_CLASSES)
+
 
 def rate_limits(
     healthy: Sequence[NDArray[Any]], rates: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """
-    Find the lowest scores with no more than a share of the voxels of healthy scans above them.
-    """
+    """Find the lowest thresholds that keep false positives in healthy scans at or below rates."""
     values = np.concatenate(healthy)
     if values.dtype.kind in "ub":
-        # Those have no negative, by which scores are ranked.
+        # Scores are ranked by their negative, which these types do not have.
         values = values.astype(np.float64)
-    shares = np.concatenate([np.full(len(one), 1 / (len(healthy) * len(one))) for one in healthy])
+    # Each scan counts once, however many voxels it has.
+    weights = [np.full(len(scores), 1 / (len(healthy) * len(scores))) for scores in healthy]
     order = np.argsort(-values, kind="stable")
-    ranked, reached = values[order], np.cumsum(shares[order])
-    # The first score down from the largest that may not be included any more; sums of shares are rounded.
-    asked = np.asarray(rates, dtype=np.float64) * (1 + 1e-9)
-    position = np.minimum(np.searchsorted(reached, asked, side="right"), len(ranked) - 1)
+    ranked = values[order]
+    cumulative = np.cumsum(np.concatenate(weights)[order])
+    # Sums of weights are rounded, and must not miss the rate that they make.
+    largest = np.asarray(rates, dtype=np.float64) * (1 + 1e-9)
+    # The first score from the top down that must not be marked any more.
+    position = np.minimum(np.searchsorted(cumulative, largest, side="right"), len(ranked) - 1)
     limits = ranked[position]
     n_above = np.searchsorted(-ranked, -limits, side="left")
-    return limits.astype(np.float64), np.where(
-        n_above > 0, reached[np.maximum(n_above, 1) - 1], 0.0
-    )
+    realized = np.where(n_above > 0, cumulative[np.maximum(n_above, 1) - 1], 0.0)
+    return limits.astype(np.float64), realized
 
 
-# Choosing ----------------------------------------------------------------------------------------------------------
+# Choosing ----------------------------------------------------------------------------------------
+# ------------------
 
 
-#: Distinct scores of a scan from the largest, voxels of lesions and all voxels that reach each, voxels of lesions.
-_Graded = tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]
+@dataclass(frozen=True, eq=False)
+class _ScoreLevels:
+    """Distinct scores of a scan, the largest first, with the voxels that reach each of them."""
+
+    scores: NDArray[Any]
+    n_true: NDArray[Any]
+    n_marked: NDArray[Any]
+    n_lesion: int
 
 
 def _otsu(values: NDArray[Any]) -> float:
-    """Give the largest score of the lower group; that of constant scores is all there is, and nothing is above it."""
+    """Compute the largest score of the lower group; the score itself where all are equal."""
     ranked = np.sort(values)
     cuts = np.flatnonzero(ranked[1:] > ranked[:-1])
     if not len(cuts):
         return float(ranked[-1])
-    # Sums of scores less their mean lose no digits where scores are large and alike.
+    # Subtracting the mean first keeps digits where scores are large and close together.
     below = np.cumsum(ranked - ranked.mean(dtype=np.float64), dtype=np.float64)
     n_below = cuts + 1.0
-    # Variance between groups, times the number of voxels squared: that of sums, as both of them add up to 0.
+    # Variance between groups times the squared number of voxels; the two sums add up to 0.
     between = below[cuts] ** 2 / (n_below * (len(ranked) - n_below))
     return float(ranked[cuts[int(np.argmax(between))]])
 
 
 def _largest_mean(volume: NDArray[Any], edges: NDArray[Any]) -> float:
-    """Compute the largest mean over boxes inside a volume, by sums from a corner."""
+    """Compute the largest mean over boxes inside a volume, by cumulative sums along each axis."""
     sums = volume.astype(np.float64)
     n = 1
     for axis, edge in enumerate(edges.tolist()):
@@ -504,10 +520,10 @@ def _largest_mean(volume: NDArray[Any], edges: NDArray[Any]) -> float:
     return float(sums.max() / n)
 
 
-def _graded(values: NDArray[Any], lesion: NDArray[np.bool_]) -> _Graded:
-    """Count what reaches each distinct score, from the largest score down."""
+def _score_levels(values: NDArray[Any], lesion: NDArray[np.bool_]) -> _ScoreLevels:
+    """Count the voxels that reach each distinct score."""
     order = np.argsort(-values, kind="stable")
     ranked = values[order]
     last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
     n_true = np.cumsum(lesion[order])[last]
-    return ranked[last], n_true, last + 1, int(n_true[-1])
+    return _ScoreLevels(ranked[last], n_true, last + 1, int(n_true[-1]))
