@@ -1,4 +1,4 @@
-"""What registration left over: an affine map and a smooth warp from a scan to the healthy mean, in seconds."""
+"""Residual misregistration: a quick affine map and smooth warp from a scan to the healthy mean."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from scipy import ndimage
 
 __all__ = ["align", "guide_images", "inverted", "sampled"]
 
-#: Smoothing of the images in voxels before they are compared, and how much the outline of the brain counts.
+#: Smoothing of the images in voxels before they are compared, and how much the outline of the
+#: brain counts.
 _BLUR, _OUTLINE = 0.7, 2.0
-#: Differences, in standard deviations of the image, from which on a voxel pulls no harder; lesions differ by more.
+#: Differences, in standard deviations of the image, from which on a voxel pulls no harder; lesions
+#: differ by more.
 _ROBUST_AFFINE, _ROBUST_WARP = 1.0, 0.8
 _AFFINE_STEPS, _WARP_STEPS = 12, 12
 #: Steps of the affine map that are too small to matter, in voxels.
 _ENOUGH = 0.005
 _INVERSION_STEPS = 8
 _RIDGE = 1e-3
-#: Of the warp: what keeps steps small where images are flat, and smoothing of each step, in voxels.
+#: Of the warp: term that keeps steps small where images are flat, smoothing of each step in
+#: voxels.
 _FLAT, _FLUID = 0.02, 1.0
 
 
@@ -47,7 +50,7 @@ def align(
     smoothness: float | None = 2.0,
 ) -> NDArray[np.float32]:
     """
-    Find where each voxel of a scan lies in the mean of healthy scans.
+    Find the position of each voxel of a scan in the mean of healthy scans.
 
     A map of shift and size, then an affine map, are found by Gauss–Newton steps on the differences
     of the images, in which large differences count less; then displacements follow the differences
@@ -63,7 +66,7 @@ def align(
     """
     slopes = np.stack([np.stack(np.gradient(image)) for image in guide])
     matrix = np.eye(3, 4)
-    # Voxels at either outline, and every second of the rest: enough for twelve numbers.
+    # Voxels at either outline, and every second of the others: enough for twelve parameters.
     near = (images[2] > 0.05) | (guide[2] > 0.05)
     near &= (np.indices(mask.shape).sum(axis=0) % 2 == 0) | (
         ndimage.gaussian_gradient_magnitude(guide[2], 1.0) > 0.1
@@ -85,30 +88,30 @@ def _affine(
     free: str,
 ) -> NDArray[np.float64]:
     middle = (np.array(near.shape) - 1) / 2
-    where = np.argwhere(near) - middle
+    offsets = np.argwhere(near) - middle
     # Columns of like size, so that the normal equations are well conditioned.
     reach = 0.5 * float(np.mean(near.shape))
-    rows = np.concatenate([where / reach, np.ones((len(where), 1))], axis=1).astype(np.float32)
+    rows = np.concatenate([offsets / reach, np.ones((len(offsets), 1))], axis=1).astype(np.float32)
     basis = np.eye(12)
     if free == "size":
         basis = np.zeros((12, 4))
         for axis in range(3):
             basis[4 * axis + axis, 0] = 1
             basis[4 * axis + 3, 1 + axis] = 1
-    wanted = images[:, near]
+    scan_images = images[:, near]
     scaling = np.array([reach, reach, reach, 1.0])
     for _ in range(_AFFINE_STEPS):
-        at = (rows @ (matrix * scaling).T.astype(np.float32) + middle.astype(np.float32)).T
+        positions = (rows @ (matrix * scaling).T.astype(np.float32) + middle.astype(np.float32)).T
         products, right = np.zeros((12, 12)), np.zeros(12)
-        for image, other, slope in zip(wanted, guide, slopes, strict=True):
-            rest = image - sampled(other, at)
-            weight = 1 / np.maximum(1, np.abs(rest) / _ROBUST_AFFINE)
-            steep = np.stack([sampled(one, at) for one in slope], axis=1)
-            columns = (steep[:, :, None] * rows[:, None, :]).reshape(len(rest), 12)
+        for image, guide_image, slope in zip(scan_images, guide, slopes, strict=True):
+            residual = image - sampled(guide_image, positions)
+            weight = 1 / np.maximum(1, np.abs(residual) / _ROBUST_AFFINE)
+            steep = np.stack([sampled(component, positions) for component in slope], axis=1)
+            columns = (steep[:, :, None] * rows[:, None, :]).reshape(len(residual), 12)
             weighted = columns * weight[:, None]
             # Not a matrix product, whose last bits depend on the number of threads.
             products += np.einsum("ni,nj->ij", weighted, columns)
-            right += np.einsum("ni,n->i", weighted, rest)
+            right += np.einsum("ni,n->i", weighted, residual)
         reduced = basis.T @ products @ basis
         reduced += _RIDGE * np.trace(reduced) / len(reduced) * np.eye(len(reduced))
         step = (basis @ np.linalg.solve(reduced, basis.T @ right)).reshape(3, 4)
@@ -135,16 +138,21 @@ def _warped(
 ) -> NDArray[np.float32]:
     moved = np.zeros_like(start)
     weight = ndimage.gaussian_filter(mask.astype(np.float32), smoothness) + np.float32(0.01)
-    wanted, begin = images[:, mask], start[:, mask]
+    scan_images, begin = images[:, mask], start[:, mask]
     step = np.zeros_like(start)
     for _ in range(_WARP_STEPS):
-        at = begin + moved[:, mask]
-        pull, stiffness = np.zeros_like(at), np.full(at.shape[1], _FLAT, dtype=np.float32)
-        for image, other, slope in zip(wanted, guide, slopes, strict=True):
-            rest = np.clip(image - sampled(other, at), -_ROBUST_WARP, _ROBUST_WARP)
-            steep = np.stack([sampled(one, at) for one in slope])
-            pull += rest * steep
-            stiffness += (steep**2).sum(axis=0) + rest**2 / 9
+        positions = begin + moved[:, mask]
+        pull, stiffness = (
+            np.zeros_like(positions),
+            np.full(positions.shape[1], _FLAT, dtype=np.float32),
+        )
+        for image, guide_image, slope in zip(scan_images, guide, slopes, strict=True):
+            residual = np.clip(
+                image - sampled(guide_image, positions), -_ROBUST_WARP, _ROBUST_WARP
+            )
+            steep = np.stack([sampled(component, positions) for component in slope])
+            pull += residual * steep
+            stiffness += (steep**2).sum(axis=0) + residual**2 / 9
         for axis in range(3):
             step[axis][mask] = pull[axis] / stiffness
             moved[axis] += ndimage.gaussian_filter(step[axis], _FLUID)
@@ -156,7 +164,7 @@ def _warped(
 
 def sampled(volume: NDArray, positions: NDArray) -> NDArray[np.float32]:
     """
-    Interpolate a volume between its voxels, linearly; beyond its border it goes on as there.
+    Interpolate a volume linearly; beyond its border the nearest value continues.
 
     Shapes: `volume` (x, y, z), `positions` (3, ...); returns (...).
     """
@@ -167,14 +175,13 @@ def sampled(volume: NDArray, positions: NDArray) -> NDArray[np.float32]:
 
 def inverted(positions: NDArray[np.float32]) -> NDArray[np.float32]:
     """
-    Turn a map from a scan to the guide into the one from the guide to the scan, by a fixed-point
-    iteration.
+    Invert the map from a scan to the guide by a fixed-point iteration.
 
     Shapes: `positions` (3, x, y, z); returns (3, x, y, z).
     """
     grid = np.indices(positions.shape[1:], dtype=np.float32)
     moved = positions - grid
-    found = grid.copy()
+    inverse = grid.copy()
     for _ in range(_INVERSION_STEPS):
-        found = grid - np.stack([sampled(one, found) for one in moved])
-    return found
+        inverse = grid - np.stack([sampled(component, inverse) for component in moved])
+    return inverse

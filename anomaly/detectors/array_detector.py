@@ -11,12 +11,13 @@ from sklearn.utils.validation import check_is_fitted
 from anomaly.detectors.base import AnomalyDetector
 from anomaly.detectors.threshold_files import decoded_rule, encoded_rule
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
+from dmrifit.model_files.regressor_file import trees
 
-__all__ = ["ArrayDetector"]
+__all__ = ["ArrayDetector", "check_trees"]
 
 _ARRAYS = "arrays.safetensors"
-#: What does not belong to a model, or is stored in another place.
-_LEFT_OUT = frozenset({"threshold", "n_jobs", "n_threads"})
+#: Parameters that do not belong to a model, or are stored separately.
+_NOT_STORED = frozenset({"threshold", "n_jobs", "n_threads"})
 _SHARED = frozenset({"shape", "n_channels", "rule", "threshold"})
 
 
@@ -24,8 +25,9 @@ class ArrayDetector(AnomalyDetector):
     """
     Base of detectors whose model files hold arrays; the derived class names them.
 
-    A derived class gives the names of its fitted arrays in ``_array_names``, those of fitted numbers, names and lists
-    of them in ``_fact_names``, and refuses in ``_check_restored`` what does not fit together.
+    A derived class lists the names of its fitted arrays in ``_array_names``, those of fitted
+    numbers, names and lists of them in ``_fact_names``, and rejects inconsistent ones in
+    ``_check_restored``.
     """
 
     _array_names: ClassVar[tuple[str, ...]] = ()
@@ -33,14 +35,14 @@ class ArrayDetector(AnomalyDetector):
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
         """
-        Give what a model file holds.
+        Return the content of a model file.
 
         Returns
         -------
         parameters : dict
-            Of the constructor, but for the threshold rule and for what belongs to one machine.
+            Of the constructor, without the threshold rule and settings of one machine.
         fitted : dict
-            The size of scans, the rule as it was given and as it was fitted, numbers and names.
+            The size of scans, the unfitted and the fitted threshold rule, numbers and names.
         files : dict of bytes
             The arrays in the format of safetensors.
 
@@ -52,12 +54,13 @@ class ArrayDetector(AnomalyDetector):
         check_is_fitted(self)
         from safetensors.numpy import save
 
-        own = self.get_params(deep=False)
-        if isinstance(own.get("random_state"), np.random.RandomState):
-            own["random_state"] = None
-        parameters = {
-            name: encoded(value, name) for name, value in own.items() if name not in _LEFT_OUT
-        }
+        parameters = {}
+        for name, value in self.get_params(deep=False).items():
+            # The state of a generator is no parameter that a file could keep.
+            if isinstance(value, np.random.RandomState) and name == "random_state":
+                value = None
+            if name not in _NOT_STORED:
+                parameters[name] = encoded(value, name)
         fitted: dict[str, Any] = {
             "shape": list(self.shape_),
             "n_channels": self.n_channels_,
@@ -65,51 +68,50 @@ class ArrayDetector(AnomalyDetector):
             "threshold": encoded_rule(self.threshold_),
         }
         fitted |= {name: encoded(getattr(self, name), name) for name in self._fact_names}
+        files = {}
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in self._array_names}
-        return (
-            parameters,
-            fitted,
-            ({_ARRAYS: save(arrays)} if arrays else {}) | self._other_files(),
-        )
+        if arrays:
+            files[_ARRAYS] = save(arrays)
+        return parameters, fitted, files | self._other_files()
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """
-        Take what `stored` has given.
+        Restore the content of a model file.
 
         Parameters
         ----------
         fitted : mapping
-            As given by `stored`.
+            As returned by `stored`.
         files : mapping of bytes
-            As given by `stored`.
+            As returned by `stored`.
 
         Raises
         ------
         RefusedError
-            If something is missing or unknown, or does not fit.
+            If an entry is missing or unknown, or entries are inconsistent.
         """
         refuse_keys(fitted, {*_SHARED, *self._fact_names}, "fitted attribute", complete=True)
         shape, n_channels = fitted["shape"], fitted["n_channels"]
-        whole = isinstance(shape, list) and len(shape) == 3
-        if not whole or not all(type(n) is int and n > 0 for n in (*shape, n_channels)):
+        has_three_axes = isinstance(shape, list) and len(shape) == 3
+        if not has_three_axes or not all(type(n) is int and n > 0 for n in (*shape, n_channels)):
             raise RefusedError(f"its scans have {shape} voxels and {n_channels} directions")
-        self.shape_, self.n_channels_ = (shape[0], shape[1], shape[2]), n_channels
+        self.shape_ = (shape[0], shape[1], shape[2])
+        self.n_channels_ = n_channels
         self.threshold = decoded_rule(fitted["rule"])
         self.threshold_ = decoded_rule(fitted["threshold"])
         for name in self._fact_names:
             setattr(self, name, decoded(fitted[name]))
-        others = {name: content for name, content in files.items() if name != _ARRAYS}
-        expected = {_ARRAYS} if self._array_names else set()
-        if expected != set(files) - set(others):
+        if (_ARRAYS in files) != bool(self._array_names):
             raise RefusedError(f"it holds the files {sorted(files)}")
-        if expected:
+        if self._array_names:
             self._restore_arrays(files[_ARRAYS])
         try:
             self._check_shared()
             self._check_parameters()
         except ValueError as error:
             raise RefusedError(str(error)) from None
-        self._restore_others(others)
+        # After the checks: what else is restored depends on the parameters.
+        self._restore_others({name: data for name, data in files.items() if name != _ARRAYS})
         self._check_restored()
 
     def _restore_arrays(self, content: bytes) -> None:
@@ -123,12 +125,34 @@ class ArrayDetector(AnomalyDetector):
             setattr(self, name, values)
 
     def _check_restored(self) -> None:
-        """Refuse arrays and facts that do not fit together."""
+        """Reject inconsistent arrays and facts."""
+
+    def _check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Reject restored arrays of another shape than expected."""
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                raise RefusedError(
+                    f"its array {name} has the shape {getattr(self, name).shape} instead of "
+                    f"{shape}"
+                )
 
     def _other_files(self) -> dict[str, bytes]:
-        """Give files beside the arrays."""
+        """Return the files of the model other than its arrays."""
         return {}
 
     def _restore_others(self, files: Mapping[str, bytes]) -> None:
-        """Take files beside the arrays."""
+        """Restore the files of the model other than its arrays."""
         refuse_keys(dict(files), set(), "file")
+
+
+def check_trees(ensemble: Any, n_features: int, *, exact: bool = False) -> None:
+    """Reject an ensemble with trees whose branches leave the tree or test unknown features."""
+    for parent, left, right, inner, feature, n_tested in trees(ensemble):
+        # A child after its parent rules out cycles, in which a prediction would never end.
+        forward = (np.minimum(left, right)[inner] > parent[inner]).all()
+        inside = (np.maximum(left, right)[inner] < len(parent)).all()
+        tests = feature[inner]
+        has_features = (tests >= 0).all() and (tests < n_tested).all()
+        fits = n_tested == n_features if exact else n_tested <= n_features
+        if not (forward and inside and has_features and fits):
+            raise RefusedError("one of its trees has branches that lead nowhere")

@@ -1,4 +1,4 @@
-"""Anomalies as what an autoencoder that knows only healthy brains does not reproduce."""
+"""Anomaly detection by the reconstruction error of an autoencoder of healthy brains."""
 
 from __future__ import annotations
 
@@ -31,49 +31,52 @@ _CHOICES = {
 @register
 class DenoisingAutoencoder(Reconstructor):
     """
-    Find anomalies by a convolutional variational autoencoder that has learned healthy scans.
+    Find anomalies by a convolutional variational autoencoder trained on healthy scans.
 
-    The network presses a scan through a few latent numbers, so that what it gives back is as healthy as what it has
-    learned from. A voxel's score is the absolute value of the mean over channels of what the reconstruction differs
-    by, in units of the signal at b = 0: its noise cancels, because the mean is taken first. No noise is added
-    anywhere; what denoises is that the latent numbers are drawn in training. A score is computed from their mean, so
-    that a scan has one map.
+    The network compresses a scan into a few latent numbers, so that its reconstruction looks like
+    the healthy training scans. A voxel's score is the absolute value of the mean over channels of
+    the reconstruction error, in units of the signal at b = 0: noise cancels, because the mean is
+    taken first. No noise is added to the input; the latent numbers are sampled in training, which
+    has the effect of denoising. Scores are computed from their mean, so that a scan has one map.
 
-    A scan whose size cannot be halved as often as there are widths is padded with zeros, as many on either side and
-    an odd one at the end; maps have the size of the scan. All scans have the size of those that were learned from.
+    A scan whose size cannot be halved once for each of `widths` is padded with zeros on both
+    sides, with an odd voxel at the end; maps have the size of the scan. All scans have the size of
+    the training scans.
 
-    Without parameters it is a network that a processor trains; `published` gives the sizes of the publication.
+    The default network is small enough for a CPU; `published` has the sizes of the publication.
 
     Parameters
     ----------
     latent_dim : int, default=512
         Latent numbers.
     output : {"sigmoid", "linear"}, default="sigmoid"
-        What the network ends with.
+        Activation of the last layer.
     residual : {"mean", "mean-of-abs"}, default="mean"
-        Whether residuals are averaged over the channels before the absolute value is taken, or after it.
+        Whether residuals are averaged over the channels before the absolute value is taken, or
+        after it.
     scale : {None, "image"}, default=None
-        With ``"image"`` the reconstruction is divided by its largest value in the brain, and the map by its own 99.9 %
-        quantile and cut off at 1, as in the published code. Only so the published threshold of 0.3 has a meaning; a
-        healthy scan then always has anomalies.
+        With ``"image"`` the reconstruction is divided by its largest value in the brain, and the
+        map by its own 99.9 % quantile and clipped at 1, as in the published code. The published
+        threshold of 0.3 only makes sense on this scale, on which every healthy scan has anomalies.
     widths : sequence of int, default=(8, 32, 64)
         Channels of the levels of the encoder, each of half the resolution of the one before.
     dense : int or None, default=64
-        Numbers of a linear layer next to the latent ones, on either side; None for a direct way.
+        Width of a linear layer before and after the latent numbers; None for no such layer.
     kl_weight : float, default=1.22e-5
         Weight ω of the divergence of the latent numbers in the loss, MSE + ω·KL.
     reduction : {"paper", "code"}, default="paper"
         Whether the divergence is averaged over latent numbers, or summed as in the published code.
     threshold : threshold rule, optional
-        What makes a map binary, fitted to scans that were not learned from; by default `HealthyRateThreshold(0.01)`.
+        Rule that makes a map binary, fitted to held-out scans; by default
+        `HealthyRateThreshold(0.01)`.
     calibration : float, int or None, default=0.25
-        The healthy scans for the threshold: a share of the subjects that is not learned from; a number of folds, each
-        of which is one more training; or None, to do without.
+        The healthy scans for the threshold: a share of the subjects that is held out of the
+        training; a number of folds, each of which is one more training; or None, for no threshold.
     region : {"brain", "volume"}, default="brain"
-        The voxels that count in the loss: those of the brain, and the network begins with the mean signal of each
-        channel in them; or all, as published.
+        Voxels that count in the loss: those of the brain, whose mean signal in each channel then
+        initializes the network; or all, as published.
     decay : float, default=1.0
-        What the learning rate is multiplied by after each epoch; 0.95 in the publication.
+        Factor of the learning rate after each epoch; 0.95 in the publication.
     epochs : int, default=50
         Passes over the scans.
     batch_size : int, default=1
@@ -81,11 +84,12 @@ class DenoisingAutoencoder(Reconstructor):
     learning_rate : float, default=0.003
         Of the first epoch, of Adam; 0.001 in the publication.
     schedule : {"constant", "cosine"}, default="cosine"
-        Whether the learning rate stays, but for `decay`, or falls to zero over the epochs too.
+        Whether the learning rate follows `decay` alone, or also falls to zero over the epochs.
     validation_fraction : float, default=0.0
-        Share of the subjects whose mean squared error is computed after each epoch and that are not learned from.
+        Share of the subjects held out of the training, whose mean squared error is computed after
+        each epoch.
     patience : int, optional
-        End the training after so many epochs without a smaller error, and take the best weights.
+        Stop early after this many epochs without a smaller error, and keep the best weights.
     mixed_precision, compile : bool, default=False
         On a GPU only.
     checkpoint : path, optional
@@ -100,11 +104,11 @@ class DenoisingAutoencoder(Reconstructor):
     Attributes
     ----------
     threshold_ : threshold rule or None
-        Fitted to the scans that were held back.
+        Fitted to the held-out scans.
     net_ : skorch.NeuralNet
         The trained net.
     history_ : list of dict
-        What is known of each epoch.
+        Losses and learning rate of each epoch.
     shape_ : tuple of int
         Numbers of voxels of the scans.
     n_channels_ : int
@@ -173,16 +177,16 @@ class DenoisingAutoencoder(Reconstructor):
     @classmethod
     def published(cls, **parameters: Any) -> DenoisingAutoencoder:
         """
-        Give an estimator with the sizes and the training of the publication; a GPU is needed to train it.
+        Make an estimator with the network and the training of the publication, which needs a GPU.
 
-        Four levels of 64 to 512 channels, a linear layer of 512 numbers next to the latent ones, 500 epochs of four
-        scans in a step with a learning rate that is multiplied by 0.95 after each: after 270 of them it is a millionth
-        of what it was.
+        Four levels of 64 to 512 channels, linear layers of 512 numbers around the latent ones, 500
+        epochs of four scans in a step with a learning rate that is multiplied by 0.95 after each:
+        after 270 epochs it is a millionth of the first one.
 
         Parameters
         ----------
         **parameters : dict
-            Parameters that are to differ.
+            Parameters that differ from the publication.
 
         Returns
         -------
@@ -199,12 +203,13 @@ class DenoisingAutoencoder(Reconstructor):
         }
         return cls(**(sizes | training | parameters))
 
-    # What the bases ask for -----------------------------------------------------------------------
+    # Methods that the bases call
+    # ------------------------------------------------------------------
 
     def _check(self) -> None:
         super()._check()
-        for name, known in _CHOICES.items():
-            check_word(name, getattr(self, name), known)
+        for name, choices in _CHOICES.items():
+            check_word(name, getattr(self, name), choices)
         check_number("latent_dim", self.latent_dim, least=1, whole=True)
         check_number("kl_weight", self.kl_weight)
         if self.dense is not None:
@@ -221,19 +226,19 @@ class DenoisingAutoencoder(Reconstructor):
 
         if max(self.shape_) <= 2 ** len(self.widths) and self.batch_size == 1:
             raise ValueError(
-                f"scans of {' × '.join(map(str, self.shape_))} voxels are one voxel after {len(self.widths)} halvings, "
+                f"scans of {' × '.join(map(str, self.shape_))} voxels are one voxel after "
+                f"{len(self.widths)} halvings, "
                 "which cannot be normalized; give fewer widths, or a batch_size of 2 or more"
             )
-        module: torch.nn.Module = self._leveled(
-            VariationalAutoencoder(
-                self.n_channels_,
-                self.shape_,
-                tuple(self.widths),
-                self.latent_dim,
-                output=self.output,
-                dense=self.dense,
-            )
+        network = VariationalAutoencoder(
+            self.n_channels_,
+            self.shape_,
+            tuple(self.widths),
+            self.latent_dim,
+            output=self.output,
+            dense=self.dense,
         )
+        module: torch.nn.Module = self._leveled(network)
         return module
 
     def _criterion(self) -> torch.nn.Module:
@@ -242,27 +247,27 @@ class DenoisingAutoencoder(Reconstructor):
         return VariationalLoss(self.kl_weight, reduction=self.reduction)
 
     def _target(self, target: Any, inputs: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        brain = (
-            {"brain": np.asarray(target, dtype=np.float32)[None]} if self.region == "brain" else {}
-        )
-        return {"volume": inputs} | brain
+        volumes = {"volume": inputs}
+        if self.region == "brain":
+            volumes["brain"] = np.asarray(target, dtype=np.float32)[None]
+        return volumes
 
     def _predict_case(
         self, infer: Callable[[Any], Any], inputs: NDArray[np.float32], case: Any
     ) -> dict[str, Any]:
         reconstruction = infer([inputs])[0][0]
-        found: dict[str, Any] = {"reconstruction": reconstruction, "scan": inputs}
+        prediction: dict[str, Any] = {"reconstruction": reconstruction, "scan": inputs}
         if case.number is not None:
             error = np.square(inputs - reconstruction).mean(axis=0)
-            found["loss"] = float(error[case.mask].mean(dtype=np.float64))
-        return found
+            prediction["loss"] = float(error[case.mask].mean(dtype=np.float64))
+        return prediction
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.float32]:
-        answer: Mapping[str, Any] = self._ask(scans, i)
-        reconstruction = answer["reconstruction"]
+        prediction: Mapping[str, Any] = self._predict_scan(scans, i)
+        reconstruction = prediction["reconstruction"]
         if self.scale == "image":
-            # The largest value is one of the brain: outside nothing may have been learned.
+            # The largest value has to be one of the brain: outside the network may not be trained.
             reconstruction = reconstruction * scans.mask(i)
         return residual_map(
-            answer["scan"], reconstruction, residual=self.residual, scale=self.scale
+            prediction["scan"], reconstruction, residual=self.residual, scale=self.scale
         )

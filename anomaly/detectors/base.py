@@ -1,4 +1,4 @@
-"""What all detectors of anomalies share: checks of scans and masks, a threshold from healthy scans, maps."""
+"""Base of all anomaly detectors: checks of scans and masks, threshold from healthy scans, maps."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Scans:
 
     Parameters
     ----------
-    X : ndarray of shape (n_scans, x, y, z, channels), or sequence of n_scans arrays of shape (x, y, z, channels)
+    X : ndarray of shape (n_scans, x, y, z, channels), or sequence of such scans
         Signals divided by that at b = 0.
-    masks : ndarray of shape (n_scans, x, y, z), or sequence of n_scans arrays of shape (x, y, z), optional
+    masks : ndarray of shape (n_scans, x, y, z), or sequence of such masks, optional
         The brain; by default where any channel is above 0.
     covariates : mapping or DataFrame with n_scans values for each name, optional
         What is known of the subjects.
@@ -38,8 +38,9 @@ class Scans:
     Raises
     ------
     ValueError
-        If there is no scan, a scan is no (x, y, z, channels) or has another shape than the first or values that are
-        not finite, or a mask is empty, of another shape, or has other values than 0 and 1.
+        If there is no scan, a scan is no (x, y, z, channels) or has another shape than the first
+        or values that are not finite, or a mask is empty, of another shape, or has other values
+        than 0 and 1.
     """
 
     def __init__(self, X: Any, masks: Any = None, covariates: Any = None) -> None:
@@ -58,8 +59,8 @@ class Scans:
         scan = np.asarray(self._scans[i])
         if scan.ndim != 4 or not scan.size or scan.dtype.kind not in "fiu":
             raise ValueError(
-                f"an array of shape {scan.shape} ({scan.dtype}) instead of a scan (x, y, z, channels); "
-                "give a list of such scans, one for each subject"
+                f"an array of shape {scan.shape} ({scan.dtype}) instead of a scan (x, y, z, "
+                "channels); give a list of such scans, one for each subject"
             )
         self.shape = self.shape or scan.shape
         if scan.shape[:3] != self.shape[:3]:
@@ -72,93 +73,77 @@ class Scans:
                 f"{scan.shape[3]} directions, where the first scan has {self.shape[3]}; "
                 "resample all scans to the same directions first"
             )
-        # Slice by slice: a scan can be large, and a mask of what is finite is a quarter of it.
-        n_bad = (
-            sum(int(np.count_nonzero(~np.isfinite(part))) for part in scan)
-            if scan.dtype.kind == "f"
-            else 0
-        )
-        if n_bad:
-            raise ValueError(
-                f"{n_bad} values that are not finite (NaN or infinite); set what is outside the brain to 0"
-            )
-        largest = (
-            max(float(np.abs(part).max()) for part in scan) if scan.dtype == np.float64 else 0.0
-        )
-        if largest > float(np.finfo(np.float32).max):
-            raise ValueError(
-                f"values up to {largest:.3g}, which single precision does not hold; divide by the signal at b = 0"
-            )
+        _check_values(scan)
         if self._masks is not None:
-            mask = np.asarray(self._masks[i])
-            if mask.shape != self.shape[:3]:
-                raise ValueError(
-                    f"its mask has the shape {mask.shape}, and the scan {self.shape[:3]}; bring it to the scan's grid"
-                )
-            if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
-                raise ValueError(
-                    "its mask has values other than 0 and 1; compare it with a level first, such as mask > 0.5"
-                )
+            self._check_mask(np.asarray(self._masks[i]))
         if not self.mask(i).any():
-            what = "no channel is above 0 anywhere" if self._masks is None else "its mask is empty"
-            raise ValueError(f"{what}; give the mask of the brain")
+            if self._masks is None:
+                raise ValueError("no channel is above 0 anywhere; give the mask of the brain")
+            raise ValueError("its mask is empty; give the mask of the brain")
+
+    def _check_mask(self, mask: NDArray[Any]) -> None:
+        if mask.shape != self.shape[:3]:
+            raise ValueError(
+                f"its mask has the shape {mask.shape}, and the scan {self.shape[:3]}; "
+                "bring it to the scan's grid"
+            )
+        if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
+            raise ValueError(
+                "its mask has values other than 0 and 1; compare it with a level first, "
+                "such as mask > 0.5"
+            )
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def signal(self, i: int) -> NDArray[np.float32]:
-        """
-        Give a scan.
-
-        Shapes: returns (x, y, z, channels).
-        """
+        """Return a scan, shape (x, y, z, channels)."""
         return np.asarray(self._scans[int(self._numbers[i])], dtype=np.float32)
 
     def mask(self, i: int) -> NDArray[np.bool_]:
-        """
-        Give the mask of a scan.
-
-        Shapes: returns (x, y, z).
-        """
+        """Return the mask of a scan, shape (x, y, z)."""
         number = int(self._numbers[i])
         if self._masks is None:
             return np.asarray(np.asarray(self._scans[number]).max(axis=-1) > 0)
         return np.asarray(self._masks[number]).astype(bool)
 
     def take(self, numbers: Any) -> Scans:
-        """Choose scans."""
-        some = object.__new__(Scans)
-        some.__dict__.update(self.__dict__)
-        some._numbers = self._numbers[np.asarray(numbers, dtype=int)]
+        """Select scans by their number."""
+        index = np.asarray(numbers, dtype=int)
+        # The scans were checked already, and reading all of them again would take long.
+        subset = object.__new__(Scans)
+        subset.__dict__.update(self.__dict__)
+        subset._numbers = self._numbers[index]
         if self.covariates is not None:
-            chosen = np.asarray(numbers, dtype=int)
-            some.covariates = {
-                name: np.asarray(self.covariates[name])[chosen] for name in self.covariates
+            subset.covariates = {
+                name: np.asarray(self.covariates[name])[index] for name in self.covariates
             }
-        return some
+        return subset
 
 
 class AnomalyDetector(BaseEstimator):
     """
-    Base of detectors that learn what healthy scans look like and say where another scan differs.
+    Base of detectors that learn from healthy scans and score how other scans differ from them.
 
-    A derived class says what it learns in ``_fit_scans(scans)`` and how it scores a scan in ``_score_scan(scans, i)``,
-    which gives an array of shape (x, y, z), higher where the scan is less like the healthy ones; both get `Scans`.
-    Its constructor has three parameters of this class, `threshold`, `calibration` and `scale`. It may be combined
-    with another base that is an estimator; this one stands first.
+    A derived class learns in ``_fit_scans(scans)`` and scores in ``_score_scan(scans, i)``, which
+    returns an array of shape (x, y, z), higher where the scan is less like the healthy ones; both
+    get `Scans`. Its constructor has the three parameters of this class, `threshold`, `calibration`
+    and `scale`. It may be combined with another base that is an estimator; this one comes first.
 
     Parameters
     ----------
     threshold : threshold rule, default=None
-        What makes a map binary, fitted to scans that were not learned from. By default `HealthyRateThreshold(0.01)`:
-        1 % of the voxels of healthy brains are above it, so that a healthy scan can come out empty.
+        Rule that makes a map binary, fitted to scans held out of the training. By default
+        `HealthyRateThreshold(0.01)`: 1 % of the voxels of healthy brains are above it, so a
+        healthy scan can come out empty.
     calibration : float or int
-        The healthy scans for the threshold. A share, such as 0.25: so many subjects are held back, and never learned
-        from. A whole number of folds, such as 4: each fold is scored by what the others have taught, then all are
-        learned from. None: no threshold is fitted, and only maps are given.
+        The healthy scans for the threshold. A share, such as 0.25: this share of the subjects is
+        held out of the training. A number of folds, such as 4: each fold is scored by a detector
+        trained on the others (cross-fitting), then all scans are learned from. None: no threshold
+        is fitted, and there are only maps.
     scale : {None, "image"}, default=None
-        With ``"image"`` each map is divided by its own 99.9 % quantile and cut off at 1, as in the published code. A
-        healthy scan then always has voxels of the highest score.
+        With ``"image"`` each map is divided by its own 99.9 % quantile and clipped at 1, as in the
+        published code. A healthy scan then always has voxels of the highest score.
 
     Attributes
     ----------
@@ -170,10 +155,12 @@ class AnomalyDetector(BaseEstimator):
         Number of directions of the scans.
     """
 
-    #: Whether a score belongs to a place, so that all scans have the size of those that were learned from.
+    #: Whether scores depend on the position of a voxel, so that all scans need the size of the
+    #: training scans.
     _one_size: ClassVar[bool] = True
-    #: For each scan of `fit` the voxels that count for the threshold, such as those of white and gray matter; set by
-    #: who knows tissues, before `fit`. By default the whole mask counts.
+    #: For each scan of `fit` the voxels that count for the threshold, such as white and gray
+    #: matter; set before `fit`
+    #: by callers with tissue maps. By default the whole mask counts.
     _counted: Sequence[Any] | None = None
 
     threshold: Any
@@ -189,13 +176,13 @@ class AnomalyDetector(BaseEstimator):
 
         Parameters
         ----------
-        X : ndarray of shape (n_scans, x, y, z, channels), or sequence of n_scans arrays of shape (x, y, z, channels)
+        X : ndarray of shape (n_scans, x, y, z, channels), or sequence of such scans
             Scans of healthy subjects, divided by the signal at b = 0, all of one size.
-        masks : ndarray of shape (n_scans, x, y, z), or sequence of n_scans arrays of shape (x, y, z), optional
+        masks : ndarray of shape (n_scans, x, y, z), or sequence of such masks, optional
             The brain; by default where any channel is above 0. Masks may differ.
         groups : sequence of n_scans, optional
-            The subject of each scan; by default each scan is of another. Scans of one subject are all learned from, or
-            all held back for the threshold.
+            The subject of each scan; by default each scan is of another subject. Scans of one
+            subject are all in the training, or all held out for the threshold.
 
         Returns
         -------
@@ -226,15 +213,15 @@ class AnomalyDetector(BaseEstimator):
         Raises
         ------
         ValueError
-            If a scan has another number of directions or another size than those that were learned from, or a scan or
-            a mask is not possible.
+            If a scan has another number of directions or another size than those that were learned
+            from, or a scan or a mask is not possible.
         """
         check_is_fitted(self)
         return self._maps(self._like_learned(Scans(X, masks)))
 
     def predict(self, X: Any, masks: Any = None) -> NDArray[np.bool_]:
         """
-        Say which voxels of scans are anomalous: where the map is above the threshold that is stored.
+        Mark the anomalous voxels of scans: those whose score is above the fitted threshold.
 
         Parameters
         ----------
@@ -256,7 +243,8 @@ class AnomalyDetector(BaseEstimator):
         scans = self._like_learned(Scans(X, masks))
         return self._apply(self._maps(scans), scans)
 
-    # What derived classes say ---------------------------------------------------------------------
+    # Methods of derived classes
+    # -------------------------------------------------------------------
 
     @abstractmethod
     def _fit_scans(self, scans: Scans) -> None:
@@ -267,80 +255,88 @@ class AnomalyDetector(BaseEstimator):
         """Score the voxels of a scan."""
 
     def _check_parameters(self) -> None:
-        """Refuse parameters, before any work."""
+        """Raise if a parameter is out of range; called before any work."""
 
-    def _part(self) -> Any:
-        """Give an unfitted detector that learns from some folds."""
+    def _fold_detector(self) -> Any:
+        """Make an unfitted detector for the training folds of one split."""
         return clone(self)
 
-    # What is shared -------------------------------------------------------------------------------
+    # Shared methods
+    # -------------------------------------------------------------------------------
 
     def _fit(self, scans: Scans, groups: Any) -> Any:
         """Learn from checked scans and fit the threshold."""
         self._check_shared()
         self._check_parameters()
-        names = _names(scans, groups)
+        subjects = _subject_numbers(scans, groups)
         self._remember(scans)
         rule = self._new_threshold()
-        folds = _folds(names, self.calibration) if rule is not None else []
-        if len(folds) <= 1:
-            held = folds[0] if folds else np.zeros(0, dtype=int)
-            self._fit_scans(scans.take(np.setdiff1d(np.arange(len(scans)), held)))
-            maps = [self._map(scans, int(i)) for i in held]
-        else:
-            maps = [np.zeros(0, dtype=np.float32)] * len(scans)
-            for held in folds:
-                part = self._part()
-                part._remember(scans)
-                part._fit_scans(scans.take(np.setdiff1d(np.arange(len(scans)), held)))
-                for i in held:
-                    maps[i] = part._map(scans, int(i))
-            held = np.arange(len(scans))
+        if rule is None or self.calibration is None:
             self._fit_scans(scans)
-        if rule is None:
             self.threshold_ = None
+            return self
+        folds = _folds(subjects, self.calibration)
+        scan_numbers = np.arange(len(scans))
+        if len(folds) == 1:
+            held_out = folds[0]
+            self._fit_scans(scans.take(np.setdiff1d(scan_numbers, held_out)))
+            maps = [self._map(scans, int(i)) for i in held_out]
         else:
-            self.threshold_ = rule.fit(
-                np.stack(maps), np.stack([self._counting(scans, int(i)) for i in held])
-            )
+            held_out = scan_numbers
+            maps = self._cross_fitted_maps(scans, folds)
+            self._fit_scans(scans)
+        masks = [self._counted_mask(scans, int(i)) for i in held_out]
+        self.threshold_ = rule.fit(np.stack(maps), np.stack(masks))
         return self
 
-    def _counting(self, scans: Scans, i: int) -> NDArray[np.bool_]:
-        """Give the voxels that count for the threshold."""
+    def _cross_fitted_maps(
+        self, scans: Scans, folds: list[NDArray[np.int64]]
+    ) -> list[NDArray[np.float32]]:
+        """Score each fold by a detector that learned from the other folds."""
+        maps = [np.zeros(0, dtype=np.float32)] * len(scans)
+        for held_out in folds:
+            detector = self._fold_detector()
+            detector._remember(scans)
+            detector._fit_scans(scans.take(np.setdiff1d(np.arange(len(scans)), held_out)))
+            for i in held_out:
+                maps[i] = detector._map(scans, int(i))
+        return maps
+
+    def _counted_mask(self, scans: Scans, i: int) -> NDArray[np.bool_]:
+        """Return the voxels of a scan that count for the threshold."""
         mask = scans.mask(i)
-        return (
-            mask
-            if self._counted is None
-            else np.asarray(mask & np.asarray(self._counted[i], dtype=bool))
-        )
+        if self._counted is None:
+            return mask
+        return np.asarray(mask & np.asarray(self._counted[i], dtype=bool))
 
     def _check_shared(self) -> None:
         if self.scale not in _SCALES:
             raise ValueError(f"scale must be None or 'image', not {self.scale!r}")
         value = self.calibration
-        share = isinstance(value, float | np.floating) and 0 < value < 1
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 2
-        if value is not None and not share and not whole:
+        is_share = isinstance(value, float | np.floating) and 0 < value < 1
+        is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if value is not None and not is_share and not (is_integer and int(value) >= 2):
             raise ValueError(
-                f"calibration must be a share between 0 and 1, a number of folds of at least 2, or None, not {value!r}"
+                "calibration must be a share between 0 and 1, a number of folds of at least 2, "
+                f"or None, not {value!r}"
             )
         if self.threshold is not None:
             self._check_threshold()
 
     def _check_threshold(self) -> None:
-        """Refuse a threshold that healthy scans cannot give, before anything is learned."""
+        """Reject a threshold rule that healthy scans cannot fit, before anything is learned."""
         from anomaly.detectors.thresholds import ThresholdRule
 
         if not isinstance(self.threshold, ThresholdRule):
             raise ValueError(
-                f"threshold must be a rule, such as FixedThreshold(0.5) or HealthyRateThreshold(0.01), "
-                f"not {self.threshold!r}"
+                "threshold must be a rule, such as FixedThreshold(0.5) or "
+                f"HealthyRateThreshold(0.01), not {self.threshold!r}"
             )
         self.threshold._check_parameters()
         if self.threshold.needs_truth:
             raise ValueError(
-                f"{type(self.threshold).__name__} needs lesions, and thresholds of detectors come from healthy scans; "
-                "take another rule, or fit this one to what anomaly_map gives"
+                f"{type(self.threshold).__name__} needs lesions, and thresholds of detectors come "
+                "from healthy scans; use another rule, or fit this one to maps of anomaly_map"
             )
 
     def _new_threshold(self) -> Any:
@@ -358,24 +354,25 @@ class AnomalyDetector(BaseEstimator):
         self.n_channels_ = channels
 
     def _like_learned(self, scans: Scans) -> Scans:
-        """Refuse scans that are not like those that were learned from."""
+        """Reject scans whose directions or size differ from those of the training scans."""
         if scans.shape[3] != self.n_channels_:
             raise ValueError(
-                f"the scans have {scans.shape[3]} directions, and those that were learned from {self.n_channels_}; "
-                "resample them to these directions first"
+                f"the scans have {scans.shape[3]} directions, and those that were learned from "
+                f"{self.n_channels_}; resample them to these directions first"
             )
         if self._one_size and scans.shape[:3] != self.shape_:
             raise ValueError(
-                f"the scans have {_size(scans.shape)} voxels, and those that were learned from {_size(self.shape_)}; "
-                "bring them to that grid first, because a score belongs to a place"
+                f"the scans have {_size(scans.shape)} voxels, and those that were learned from "
+                f"{_size(self.shape_)}; "
+                "bring them to that grid first, because scores depend on the position of a voxel"
             )
         return scans
 
     def _require_threshold(self) -> None:
         if getattr(self, "threshold_", None) is None:
             raise ValueError(
-                "no threshold was fitted (calibration=None); fit with calibration=0.25, or apply a rule of "
-                "anomaly.detectors.thresholds to what anomaly_map gives"
+                "no threshold was fitted (calibration=None); fit with calibration=0.25, or apply "
+                "a rule of anomaly.detectors.thresholds to maps of anomaly_map"
             )
 
     def _apply(self, maps: NDArray[np.float32], scans: Scans) -> NDArray[np.bool_]:
@@ -390,8 +387,8 @@ class AnomalyDetector(BaseEstimator):
 
     def _map(self, scans: Scans, i: int) -> NDArray[np.float32]:
         mask = scans.mask(i)
-        found = np.where(mask, self._score_scan(scans, i), 0).astype(np.float32)
-        return image_scaled(found, mask) if self.scale == "image" else found
+        scores = np.where(mask, self._score_scan(scans, i), 0).astype(np.float32)
+        return image_scaled(scores, mask) if self.scale == "image" else scores
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "threshold_")
@@ -399,26 +396,44 @@ class AnomalyDetector(BaseEstimator):
 
 def image_scaled(map: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """
-    Divide a map by its own quantile of 0.999 and cut it off at 1.
+    Divide a map by its own 99.9 % quantile and clip it at 1.
 
-    Only so has a fixed threshold, such as the published 0.3, a meaning; and only so a healthy scan
-    always has voxels of the highest score.
-
-    Shapes: `map` (x, y, z), `mask` (x, y, z); returns (x, y, z).
+    The published threshold of 0.3 only makes sense on this scale, on which every healthy scan has
+    voxels of the highest score.
     """
     top = float(np.quantile(map[mask], _IMAGE_QUANTILE)) if mask.any() else 0.0
-    scaled = np.where(mask, map, 0).astype(np.float32)
-    return (
-        np.minimum(scaled / np.float32(top), np.float32(1)) if top > 0 else np.zeros_like(scaled)
-    )
+    inside = np.where(mask, map, 0).astype(np.float32)
+    if top <= 0:
+        return np.zeros_like(inside)
+    return np.minimum(inside / np.float32(top), np.float32(1))
+
+
+def _check_values(scan: NDArray[Any]) -> None:
+    """Raise if a scan has values that are not finite or exceed single precision."""
+    if scan.dtype.kind != "f":
+        return
+    # Slice by slice: scans can be large, and a boolean array of all values is a quarter of one.
+    n_bad = sum(int(np.count_nonzero(~np.isfinite(volume))) for volume in scan)
+    if n_bad:
+        raise ValueError(
+            f"{n_bad} values that are not finite (NaN or infinite); "
+            "set what is outside the brain to 0"
+        )
+    if scan.dtype == np.float64:
+        largest = max(float(np.abs(volume).max()) for volume in scan)
+        if largest > float(np.finfo(np.float32).max):
+            raise ValueError(
+                f"values up to {largest:.3g}, which single precision does not hold; "
+                "divide by the signal at b = 0"
+            )
 
 
 def _size(shape: Sequence[int]) -> str:
     return " × ".join(map(str, shape[:3]))
 
 
-def _names(scans: Scans, groups: Any) -> NDArray[Any]:
-    """Give each scan the number of its subject, in the order of their first scans."""
+def _subject_numbers(scans: Scans, groups: Any) -> NDArray[Any]:
+    """Return the number of each scan's subject, in the order of their first scans."""
     if groups is None:
         names = [str(i) for i in range(len(scans))]
     else:
@@ -427,27 +442,26 @@ def _names(scans: Scans, groups: Any) -> NDArray[Any]:
             raise ValueError(
                 f"{len(names)} groups for {len(scans)} scans; give the subject of each scan"
             )
-    order: Mapping[str, int] = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    if len(order) < 2:
+    number_of: Mapping[str, int] = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    if len(number_of) < 2:
         raise ValueError(
-            f"all {len(scans)} scans are of one subject; what is healthy is learned from several, and others are "
-            "needed for the threshold: give scans of more subjects"
+            f"all {len(scans)} scans are of one subject; what is healthy is learned from several, "
+            "and others are needed for the threshold: give scans of more subjects"
         )
-    return np.array([order[name] for name in names])
+    return np.array([number_of[name] for name in names])
 
 
-def _folds(subjects: NDArray[Any], calibration: float | int | None) -> list[NDArray[np.int64]]:
+def _folds(subjects: NDArray[Any], calibration: float | int) -> list[NDArray[np.int64]]:
     """
-    List the scans of each fold; of a share there is one fold.
+    List the scans of each fold; a share makes a single fold.
 
-    Subjects go to folds in turn, so that a fold has its share of each part of an ordered cohort.
+    Subjects are dealt to the folds in turn, so that an ordered cohort is spread evenly over them.
     """
     n_subjects = int(subjects.max()) + 1
-    if calibration is None:
-        return []
     if isinstance(calibration, int | np.integer):
         n_folds = min(int(calibration), n_subjects)
         return [np.flatnonzero(subjects % n_folds == k) for k in range(n_folds)]
-    n_held = min(max(1, round(float(calibration) * n_subjects)), n_subjects - 1)
-    held = np.floor((np.arange(n_held) + 0.5) * n_subjects / n_held).astype(int)
-    return [np.flatnonzero(np.isin(subjects, held))]
+    n_held_out = min(max(1, round(float(calibration) * n_subjects)), n_subjects - 1)
+    # Evenly spaced over the order of the cohort, for the same reason.
+    held_out = np.floor((np.arange(n_held_out) + 0.5) * n_subjects / n_held_out).astype(int)
+    return [np.flatnonzero(np.isin(subjects, held_out))]

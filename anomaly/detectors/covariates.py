@@ -1,4 +1,4 @@
-"""What is known of subjects, such as age, sex and site, as columns of a regression."""
+"""Covariates of subjects, such as age, sex and site, as columns of a regression."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Design:
     """
     Turns covariates into the columns of a linear model, the first of them ones.
 
-    Numbers become one column, centered and divided by their standard deviation; words become a column for each level
-    but the first.
+    Numbers become one column, centered and divided by their standard deviation; words become a
+    column for each level but the first.
 
     Parameters
     ----------
     columns : list of dict
-        What `learn` has found, for each covariate.
+        As `learn` makes them, one for each covariate.
     """
 
     def __init__(self, columns: list[dict[str, Any]]) -> None:
@@ -35,83 +35,82 @@ class Design:
         columns: list[dict[str, Any]] = []
         for name, values in _listed(covariates, n_scans).items():
             if values.dtype.kind in "fiu":
+                # A constant covariate has sd 0, and no column in the matrix.
                 mean, sd = float(values.mean()), float(values.std())
-                if sd > 0:
-                    columns.append({"name": name, "mean": mean, "sd": sd})
-                else:
-                    columns.append({"name": name, "mean": mean, "sd": 0.0})
+                columns.append({"name": name, "mean": mean, "sd": sd})
             else:
                 columns.append({"name": name, "levels": sorted(set(values.tolist()))})
         return cls(columns)
 
     @property
     def n_columns(self) -> int:
-        """Number of columns, with that of ones."""
-        return 1 + sum(
-            len(c["levels"]) - 1 if "levels" in c else int(c["sd"] > 0) for c in self.columns
-        )
+        """Number of columns, including the one of ones."""
+        n = 1
+        for column in self.columns:
+            if "levels" in column:
+                n += len(column["levels"]) - 1
+            elif column["sd"] > 0:
+                n += 1
+        return n
 
     def matrix(self, covariates: Any, n_scans: int) -> NDArray[np.float64]:
-        """
-        Give the columns for scans.
-
-        Shapes: returns (n_scans, n_columns).
-        """
-        given = _listed(covariates, n_scans)
+        """Build the columns for scans, shape (n_scans, n_columns)."""
+        covariate_values = _listed(covariates, n_scans)
         names = [column["name"] for column in self.columns]
-        if set(given) != set(names):
+        if set(covariate_values) != set(names):
             raise ValueError(
-                f"the covariates are {sorted(given)}, and the model was fitted with {sorted(names)}; give those"
+                f"the covariates are {sorted(covariate_values)}, and the model was fitted with "
+                f"{sorted(names)}; give those"
             )
-        found = [np.ones(n_scans)]
+        vectors = [np.ones(n_scans)]
         for column in self.columns:
-            values = given[column["name"]]
+            values = covariate_values[column["name"]]
             if "levels" not in column:
                 if values.dtype.kind not in "fiu":
                     raise ValueError(
                         f"covariate {column['name']} was a number, and is now {values[0]!r}"
                     )
                 if column["sd"] > 0:
-                    found.append((values.astype(np.float64) - column["mean"]) / column["sd"])
+                    vectors.append((values.astype(np.float64) - column["mean"]) / column["sd"])
                 continue
             words = np.array([str(value) for value in values.tolist()])
             unknown = sorted(set(words.tolist()) - set(column["levels"]))
             if unknown:
                 raise ValueError(
-                    f"covariate {column['name']} is {', '.join(unknown)}, and the healthy subjects have "
-                    f"{', '.join(column['levels'])}; add healthy scans of it, or fit without {column['name']}"
+                    f"covariate {column['name']} is {', '.join(unknown)}, and the healthy "
+                    f"subjects have {', '.join(column['levels'])}; add healthy scans of it, or "
+                    f"fit without {column['name']}"
                 )
-            found += [(words == level).astype(np.float64) for level in column["levels"][1:]]
-        return np.stack(found, axis=1)
+            vectors += [(words == level).astype(np.float64) for level in column["levels"][1:]]
+        return np.stack(vectors, axis=1)
 
     @classmethod
     def from_json(cls, columns: Any) -> Design:
-        """Make a design from what a model file holds."""
+        """Read a design from a model file."""
         if not isinstance(columns, list):
             raise RefusedError(f"its covariates are {columns!r}")
         for column in columns:
-            words = isinstance(column, dict) and "levels" in column
-            refuse_keys(column, {"name", "levels"} if words else {"name", "mean", "sd"}, "key of a covariate",
-                        complete=True)  # fmt: skip
-            good = (
-                all(isinstance(level, str) for level in column["levels"])
-                if words
-                else all(isinstance(column[key], float | int) for key in ("mean", "sd"))
-            )
-            if not good or not isinstance(column["name"], str):
+            if isinstance(column, dict) and "levels" in column:
+                refuse_keys(column, {"name", "levels"}, "key of a covariate", complete=True)
+                is_valid = all(isinstance(level, str) for level in column["levels"])
+            else:
+                refuse_keys(column, {"name", "mean", "sd"}, "key of a covariate", complete=True)
+                is_valid = all(isinstance(column[key], float | int) for key in ("mean", "sd"))
+            if not is_valid or not isinstance(column["name"], str):
                 raise RefusedError(f"one of its covariates is {column!r}")
         return cls(columns)
 
 
 def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
-    """Give covariates as arrays of numbers or of words, none of them missing."""
+    """Return covariates as arrays of numbers or of words, none of them missing."""
     if covariates is None:
         return {}
     if not isinstance(covariates, Mapping) and not hasattr(covariates, "columns"):
         raise ValueError(
-            f"covariates must be a table with a column for each, such as age, not {type(covariates).__name__}"
+            "covariates must be a table with a column for each, such as age, not "
+            f"{type(covariates).__name__}"
         )
-    found = {}
+    arrays = {}
     for name in covariates:
         values = np.asarray(covariates[name])
         if values.shape != (n_scans,):
@@ -131,11 +130,11 @@ def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
             values = np.array([str(value) for value in values.tolist()])
         if missing.any():
             raise ValueError(
-                f"covariate {name} is missing for {int(missing.sum())} of {n_scans} scans; give all, or leave "
-                f"{name} out"
+                f"covariate {name} is missing for {int(missing.sum())} of {n_scans} scans; give "
+                f"all, or leave {name} out"
             )
-        found[str(name)] = values
-    return found
+        arrays[str(name)] = values
+    return arrays
 
 
 def _is_missing(value: Any) -> bool:

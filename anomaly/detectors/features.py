@@ -1,4 +1,4 @@
-"""What is told of a voxel: its signal's mean and spread over directions, what is around it, where it lies."""
+"""Voxel features: mean and spread of the signal over directions, neighborhood, depth."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ def mean_signal(signal: NDArray[np.floating]) -> NDArray[np.float32]:
 
     Shapes: `signal` (x, y, z, channels); returns (x, y, z).
     """
-    return np.stack([part.mean(axis=-1, dtype=np.float32) for part in signal])
+    # Slice by slice, so that no copy of the whole scan is made.
+    return np.stack([plane.mean(axis=-1, dtype=np.float32) for plane in signal])
 
 
 def signal_spread(signal: NDArray[np.floating]) -> NDArray[np.float32]:
     """
-    Give the standard deviation of the signal over directions, which grows with anisotropy.
+    Compute the standard deviation of the signal over directions, which grows with anisotropy.
 
     Shapes: `signal` (x, y, z, channels); returns (x, y, z).
     """
-    return np.stack([part.std(axis=-1, dtype=np.float32) for part in signal])
+    return np.stack([plane.std(axis=-1, dtype=np.float32) for plane in signal])
 
 
 def masked_smoothing(
     volume: NDArray[np.floating], mask: NDArray[np.bool_], sd: float | Sequence[float]
 ) -> NDArray[np.float32]:
     """
-    Smooth inside a mask with a Gaussian, without what is outside flowing in.
+    Smooth inside a mask with a Gaussian, without leakage from outside.
 
     Shapes: `volume` (x, y, z), `mask` (x, y, z); returns (x, y, z).
     """
@@ -57,32 +58,33 @@ def voxel_features(
     signal: NDArray[np.floating], mask: NDArray[np.bool_], names: Sequence[str]
 ) -> NDArray[np.float32]:
     """
-    Give features that do not depend on which direction is which.
+    Compute features that do not depend on the order of the directions.
 
     Shapes: `signal` (x, y, z, channels), `mask` (x, y, z); returns (n_features, x, y, z).
     """
     from scipy import ndimage
 
-    made: dict[str, NDArray[Any]] = {}
+    volumes: dict[str, NDArray[Any]] = {}
     unknown = [name for name in names if name not in FEATURES]
     if unknown or not len(names):
         raise ValueError(
             f"features must be some of {', '.join(FEATURES)}, not {unknown or names!r}"
         )
     if {"mean", "local mean", "gradient"} & set(names):
-        made["mean"] = np.where(mask, mean_signal(signal), 0)
+        volumes["mean"] = np.where(mask, mean_signal(signal), 0)
     if {"spread", "local spread"} & set(names):
-        made["spread"] = np.where(mask, signal_spread(signal), 0)
+        volumes["spread"] = np.where(mask, signal_spread(signal), 0)
     for name in ("mean", "spread"):
         if f"local {name}" in names:
-            made[f"local {name}"] = masked_smoothing(made[name], mask, _LOCAL)
+            volumes[f"local {name}"] = masked_smoothing(volumes[name], mask, _LOCAL)
     if "gradient" in names:
-        smooth = masked_smoothing(made["mean"], mask, 1.0)
-        steps = [
-            np.gradient(smooth, axis=a) if smooth.shape[a] > 1 else np.zeros_like(smooth)
-            for a in range(3)
-        ]
-        made["gradient"] = np.where(mask, np.sqrt(sum(step**2 for step in steps)), 0)
+        smooth = masked_smoothing(volumes["mean"], mask, 1.0)
+        squares = np.zeros_like(smooth)
+        for axis in range(3):
+            # Along an axis of one voxel there is no gradient.
+            if smooth.shape[axis] > 1:
+                squares += np.gradient(smooth, axis=axis) ** 2
+        volumes["gradient"] = np.where(mask, np.sqrt(squares), 0)
     if "depth" in names:
-        made["depth"] = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
-    return np.stack([made[name] for name in names]).astype(np.float32)
+        volumes["depth"] = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
+    return np.stack([volumes[name] for name in names]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Detectors without a network that know each place of a healthy brain: how far a voxel is from what is normal there."""
+"""Voxelwise detectors without a network: distance from healthy scans at the same position."""
 
 from __future__ import annotations
 
@@ -23,47 +23,49 @@ _SIDES = ("low", "high", "both")
 _DISTANCES = ("z", "mahalanobis")
 #: Smallest standard deviation, so that no score is infinite where all healthy scans are equal.
 _LEAST_SD = 1e-4
-#: Share of the identity in the correlations between features; they are estimated from some scans only.
+#: Share of the identity in the correlations between features, which few scans estimate poorly.
 _SHRINKAGE = 0.05
 
 
 @register
 class VoxelwiseGaussian(ArrayDetector):
     """
-    Score of a voxel: its distance from the healthy scans at the same place, in standard deviations.
+    Score of a voxel: its z-score among healthy scans at the same position.
 
-    Features of each voxel (the mean signal over directions by default) are smoothed; their mean and their variance over
-    healthy scans are taken voxel by voxel, over those scans whose mask has the voxel. With covariates the mean becomes
-    a regression, solved in closed form for every voxel. A variance from some scans is drawn towards the median over the
-    brain, as if `prior_scans` further scans had been seen with that variance; where no healthy scan has a voxel, the
-    nearest place that is known stands for it. Large differences of registration make this detector worse.
+    Features of each voxel (the mean signal over directions by default) are smoothed; their mean
+    and variance over healthy scans are computed voxel by voxel, over the scans whose mask contains
+    the voxel. With covariates the mean becomes a regression, solved in closed form for every
+    voxel. Variances are shrunk towards the median over the brain, as if there were `prior_scans`
+    further scans with that variance; a voxel outside all healthy masks takes the values of the
+    nearest voxel inside one. Large registration errors make this detector worse.
 
-    With one feature the score is z. With several it is the absolute value of the mean of all z, or, with
-    ``distance="mahalanobis"``, the Mahalanobis distance with correlations that are pooled over the brain, divided by
-    the square root of the number of features.
+    With one feature the score is z. With several it is the absolute value of the mean of all z,
+    or, with ``distance="mahalanobis"``, the Mahalanobis distance with correlations that are pooled
+    over the brain, divided by the square root of the number of features.
 
-    Scans are read one at a time for one feature, and for ``features="channels"`` one direction after the other. Beside
-    the scans of the caller, ``fit`` holds one feature of all scans, twice (90 × 90 × 54 voxels, 28 scans: 0.1 GB), and
-    the model takes 8 bytes for each voxel and feature (64 directions: 0.2 GB).
+    Scans are read one at a time for one feature, and for ``features="channels"`` one direction
+    after the other. In addition to the caller's scans, ``fit`` holds one feature of all scans,
+    twice (90 × 90 × 54 voxels, 28 scans: 0.1 GB), and the model takes 8 bytes for each voxel and
+    feature (64 directions: 0.2 GB).
 
     Parameters
     ----------
     features : {"mean", "channels"} or tuple of str, default="mean"
-        ``"mean"`` is the mean over directions, ``"channels"`` every direction by itself; or names of
-        `anomaly.detectors.features.FEATURES`.
+        ``"mean"`` is the mean over directions, ``"channels"`` every direction by itself; or names
+        of `anomaly.detectors.features.FEATURES`.
     side : {"low", "high", "both"}, default="both"
-        Which differences are anomalous: a signal that is too low (more diffusion), one that is too high (less), or
-        both. Not for Mahalanobis distances, which have no side.
+        Which differences are anomalous: a signal that is too low (more diffusion), one that is too
+        high (less), or both. Not for Mahalanobis distances, which have no side.
     distance : {"z", "mahalanobis"}, default="z"
-        How features are joined.
+        How features are combined.
     smoothing : float, default=0.5
         Standard deviation of a Gaussian in voxels, by which each scan is smoothed inside its mask.
     template_smoothing : float, default=0.5
-        The same for the healthy mean and variance; it makes up for small errors of registration.
+        The same for the healthy mean and variance; it compensates for small registration errors.
     map_smoothing : float, default=1.0
         The same for the scores.
     prior_scans : float, default=4.0
-        Weight of the median variance; 0 takes each variance as it is.
+        Weight of the median variance in scans; 0 for no shrinkage.
     threshold : threshold rule, optional
         As in `AnomalyDetector`.
     calibration : float, int or None, default=4
@@ -78,15 +80,15 @@ class VoxelwiseGaussian(ArrayDetector):
     variance_ : ndarray of shape (n_features, x, y, z)
         About the regression.
     counts_ : ndarray of shape (x, y, z)
-        How many healthy scans have the voxel.
+        Number of healthy scans whose mask contains the voxel.
     correlation_ : ndarray of shape (n_features, n_features)
-        Of what is left of the features, pooled over voxels; the identity for ``distance="z"``.
+        Of the residuals of the features, pooled over voxels; the identity for ``distance="z"``.
     design_ : list of dict
         Columns of the regression.
 
     See Also
     --------
-    OneMinusMean : What needs no healthy scans.
+    OneMinusMean : A score that needs no healthy scans.
 
     Examples
     --------
@@ -138,18 +140,18 @@ class VoxelwiseGaussian(ArrayDetector):
         self, X: Any, masks: Any = None, *, groups: Any = None, covariates: Any = None
     ) -> VoxelwiseGaussian:
         """
-        Learn what healthy scans look like at every place.
+        Learn what healthy scans look like at every position.
 
         Parameters
         ----------
-        X : ndarray of shape (n_scans, x, y, z, channels), or sequence of n_scans arrays of shape (x, y, z, channels)
+        X : ndarray of shape (n_scans, x, y, z, channels), or sequence of such scans
             Scans of healthy subjects, divided by the signal at b = 0, all of one size.
-        masks : ndarray of shape (n_scans, x, y, z), or sequence of n_scans arrays of shape (x, y, z), optional
+        masks : ndarray of shape (n_scans, x, y, z), or sequence of such masks, optional
             The brain; by default where any channel is above 0. Masks may differ.
         groups : sequence of n_scans, optional
-            The subject of each scan; by default each scan is of another.
+            The subject of each scan; by default each scan is of another subject.
         covariates : DataFrame with n_scans rows, or mapping of sequences, optional
-            What is known of the subjects, such as age, sex and site: numbers, or words for groups.
+            Covariates of the subjects, such as age, sex and site: numbers, or words for groups.
 
         Returns
         -------
@@ -159,8 +161,8 @@ class VoxelwiseGaussian(ArrayDetector):
         Raises
         ------
         ValueError
-            If a parameter, a scan, a mask or a covariate is not possible, or there are fewer scans than a regression
-            on the covariates needs.
+            If a parameter, a scan, a mask or a covariate is invalid, or there are fewer scans than
+            a regression on the covariates needs.
         """
         scans = Scans(X, masks, covariates)
         self._whole_design = Design.learn(covariates, len(scans))
@@ -186,20 +188,21 @@ class VoxelwiseGaussian(ArrayDetector):
         Returns
         -------
         ndarray of shape (n_scans, x, y, z)
-            Standard deviations, larger where a scan is less like the healthy ones; below 0 where a scan differs to the
-            other side; 0 outside the mask.
+            Standard deviations, larger where a scan is less like the healthy ones; below 0 where
+            it differs in the other direction than `side`; 0 outside the mask.
 
         Raises
         ------
         ValueError
-            If scans are not like those that were learned from, or covariates are missing or unknown.
+            If scans have another size or other directions than the training scans, or covariates
+            are missing or unknown.
         """
         check_is_fitted(self)
         return self._maps(self._like_learned(Scans(X, masks, covariates)))
 
     def predict(self, X: Any, masks: Any = None, *, covariates: Any = None) -> NDArray[np.bool_]:
         """
-        Say which voxels of scans are anomalous: where the map is above the threshold that is stored.
+        Mark the anomalous voxels of scans: those whose score is above the fitted threshold.
 
         Parameters
         ----------
@@ -222,121 +225,125 @@ class VoxelwiseGaussian(ArrayDetector):
         return self._apply(self._maps(scans), scans)
 
     def _check_parameters(self) -> None:
-        for name, known in (("side", _SIDES), ("distance", _DISTANCES)):
-            check_word(name, getattr(self, name), known)
+        check_word("side", self.side, _SIDES)
+        check_word("distance", self.distance, _DISTANCES)
         for name in ("smoothing", "template_smoothing", "map_smoothing", "prior_scans"):
             check_number(name, getattr(self, name))
         if self.features not in ("mean", "channels"):
-            names = (self.features,) if isinstance(self.features, str) else tuple(self.features)
+            names = self._feature_names()
             if not names or not set(names) <= set(FEATURES):
                 raise ValueError(
-                    f"features must be 'mean', 'channels' or some of {', '.join(FEATURES)}, not {self.features!r}"
+                    f"features must be 'mean', 'channels' or some of {', '.join(FEATURES)}, not "
+                    f"{self.features!r}"
                 )
         if self.distance == "mahalanobis" and self.side != "both":
             raise ValueError(
-                f"a Mahalanobis distance has no side; use side='both', or distance='z' with side={self.side!r}"
+                "a Mahalanobis distance has no side; use side='both', or distance='z' with "
+                f"side={self.side!r}"
             )
 
-    # Learning -------------------------------------------------------------------------------------
+    # Learning
+    # -------------------------------------------------------------------------------------
 
-    def _part(self) -> VoxelwiseGaussian:
-        part: VoxelwiseGaussian = super()._part()
-        # A level that only the other folds have keeps its column.
-        part._whole_design = self._whole_design
-        return part
+    def _fold_detector(self) -> VoxelwiseGaussian:
+        detector: VoxelwiseGaussian = super()._fold_detector()
+        # The design of all scans has a column also for levels that only the held-out fold has.
+        detector._whole_design = self._whole_design
+        return detector
 
     def _fit_scans(self, scans: Scans) -> None:
         design = self._whole_design
         columns = design.matrix(scans.covariates, len(scans))
         if len(scans) <= columns.shape[1]:
             raise ValueError(
-                f"{len(scans)} scans are too few for a mean and {columns.shape[1] - 1} columns of covariates; give "
-                "more scans or fewer covariates"
+                f"{len(scans)} scans are too few for a mean and {columns.shape[1] - 1} columns of "
+                "covariates; give more scans or fewer covariates"
             )
         self.design_ = design.columns
         masks = np.stack([scans.mask(i) for i in range(len(scans))])
         self.counts_ = masks.sum(axis=0).astype(np.int32)
         n_features = self._n_features(scans)
-        self.coefficients_ = np.empty(
-            (n_features, columns.shape[1], *scans.shape[:3]), dtype=np.float32
-        )
+        n_columns = columns.shape[1]
+        self.coefficients_ = np.empty((n_features, n_columns, *scans.shape[:3]), dtype=np.float32)
         self.variance_ = np.empty((n_features, *scans.shape[:3]), dtype=np.float32)
-        seen = self.counts_ > 0
-        gram = _gram(columns, masks[:, seen])
-        joint = self.distance == "mahalanobis" and n_features > 1
-        # A sample of voxels is enough for correlations that are the same everywhere.
-        places = np.flatnonzero(self.counts_[seen] == self.counts_.max())
-        places = places[:: max(1, len(places) // 4000)]
-        left = np.empty((n_features, len(scans) * len(places) if joint else 0))
+        # Voxels in the mask of at least one scan; arrays below have a column for each.
+        covered = self.counts_ > 0
+        inside = masks[:, covered]
+        counts = self.counts_[covered]
+        gram = _gram(columns, inside)
+        needs_correlation = self.distance == "mahalanobis" and n_features > 1
+        sample = _voxel_sample(counts)
+        z_sample = np.empty((n_features, len(scans) * len(sample) if needs_correlation else 0))
         for k in range(n_features):
-            values = np.stack([self._feature(scans, i, k)[seen] for i in range(len(scans))])
-            beta = _solved(columns, masks[:, seen], values, gram)
-            rest = np.where(masks[:, seen], values - columns.astype(np.float32) @ beta, 0)
-            variance = self._shrunk(
-                (rest**2).sum(axis=0, dtype=np.float64), self.counts_[seen], columns.shape[1]
-            )
-            self._keep(k, seen, beta, variance)
-            if joint:
-                left[k] = (rest[:, places] / np.sqrt(variance[places])).ravel()
+            values = np.stack([self._feature(scans, i, k)[covered] for i in range(len(scans))])
+            beta = _solved(columns, inside, values, gram)
+            residuals = np.where(inside, values - columns.astype(np.float32) @ beta, 0)
+            squares = (residuals**2).sum(axis=0, dtype=np.float64)
+            variance = self._shrunk(squares, counts, n_columns)
+            self._store_feature(k, covered, beta, variance)
+            if needs_correlation:
+                z_sample[k] = (residuals[:, sample] / np.sqrt(variance[sample])).ravel()
         self.correlation_ = np.eye(n_features)
-        if joint:
-            # A feature that is the same in all scans goes with no other.
-            varies = left.std(axis=1) > 0
-            self.correlation_[np.ix_(varies, varies)] *= _SHRINKAGE
-            self.correlation_[np.ix_(varies, varies)] += (1 - _SHRINKAGE) * np.corrcoef(
-                left[varies]
-            )
+        if needs_correlation:
+            # A feature that is equal in all scans has no correlation.
+            varies = z_sample.std(axis=1) > 0
+            block = np.ix_(varies, varies)
+            self.correlation_[block] *= _SHRINKAGE
+            self.correlation_[block] += (1 - _SHRINKAGE) * np.corrcoef(z_sample[varies])
 
     def _shrunk(self, squares: NDArray, counts: NDArray, n_columns: int) -> NDArray[np.float64]:
-        """Give variances from sums of squares, drawn towards their median."""
+        """Compute variances from sums of squares, shrunk towards their median."""
         freedom = np.maximum(counts - n_columns, 0).astype(np.float64)
-        known = freedom > 0
-        own = squares[known] / freedom[known]
-        typical = float(np.median(own)) if known.any() else 0.0
+        estimable = freedom > 0
+        typical = 0.0
+        if estimable.any():
+            typical = float(np.median(squares[estimable] / freedom[estimable]))
         weight = freedom + float(self.prior_scans)
         total = squares + float(self.prior_scans) * typical
         variance = np.divide(total, weight, out=np.full(len(squares), typical), where=weight > 0)
-        # The mean of so many scans is not known better than this.
+        # A new scan also differs by the error of the mean of the healthy ones.
         return np.maximum(variance * (1 + 1 / np.maximum(counts, 1)), _LEAST_SD**2)
 
-    def _keep(self, k: int, seen: NDArray[np.bool_], beta: NDArray, variance: NDArray) -> None:
-        """Smooth the healthy mean and variance and let the nearest known place stand for one that is not."""
+    def _store_feature(
+        self, k: int, covered: NDArray[np.bool_], beta: NDArray, variance: NDArray
+    ) -> None:
+        """Smooth mean and variance of a feature, and fill voxels without a scan."""
         from scipy import ndimage
 
         nearest = ndimage.distance_transform_edt(
-            ~seen, return_distances=False, return_indices=True
+            ~covered, return_distances=False, return_indices=True
         )
-        volume = np.zeros(seen.shape, dtype=np.float32)
-        for target, values in (
-            *zip(self.coefficients_[k], beta, strict=True),
-            (self.variance_[k], variance),
-        ):
-            volume[seen] = values
-            target[:] = masked_smoothing(volume, seen, self.template_smoothing)[tuple(nearest)]
+        volume = np.zeros(covered.shape, dtype=np.float32)
+        targets = [*self.coefficients_[k], self.variance_[k]]
+        for target, values in zip(targets, [*beta, variance], strict=True):
+            volume[covered] = values
+            target[:] = masked_smoothing(volume, covered, self.template_smoothing)[tuple(nearest)]
 
-    # Features -------------------------------------------------------------------------------------
+    # Features
+    # -------------------------------------------------------------------------------------
+
+    def _feature_names(self) -> tuple[str, ...]:
+        return (self.features,) if isinstance(self.features, str) else tuple(self.features)
 
     def _n_features(self, scans: Scans) -> int:
-        if self.features == "channels":
-            return scans.shape[3]
-        return 1 if isinstance(self.features, str) else len(self.features)
+        return scans.shape[3] if self.features == "channels" else len(self._feature_names())
 
     def _feature(self, scans: Scans, i: int, k: int) -> NDArray[np.float32]:
-        """Give one feature of a scan, smoothed."""
+        """Compute one feature of a scan, smoothed."""
         mask = scans.mask(i)
         if self.features == "channels":
             volume = scans.signal(i)[..., k]
         elif self.features == "mean":
             volume = mean_signal(scans.signal(i))
         else:
-            names = (self.features,) if isinstance(self.features, str) else tuple(self.features)
-            volume = voxel_features(scans.signal(i), mask, names[k : k + 1])[0]
+            volume = voxel_features(scans.signal(i), mask, self._feature_names()[k : k + 1])[0]
         return masked_smoothing(volume, mask, self.smoothing)
 
-    # Scoring --------------------------------------------------------------------------------------
+    # Scoring
+    # --------------------------------------------------------------------------------------
 
     def _deviations(self, scans: Scans, i: int, row: NDArray) -> Iterator[NDArray[np.float32]]:
-        """Give z of each feature."""
+        """Compute the z-score volume of each feature."""
         for k in range(len(self.coefficients_)):
             expected = np.tensordot(row.astype(np.float32), self.coefficients_[k], axes=1)
             yield (self._feature(scans, i, k) - expected) / np.sqrt(self.variance_[k])
@@ -345,16 +352,19 @@ class VoxelwiseGaussian(ArrayDetector):
         mask = scans.mask(i)
         row = Design(self.design_).matrix(scans.covariates, len(scans))[i]
         if self.distance == "mahalanobis":
-            z = np.stack([one[mask] for one in self._deviations(scans, i, row)]).astype(np.float64)
+            deviations = [z_volume[mask] for z_volume in self._deviations(scans, i, row)]
+            z = np.stack(deviations).astype(np.float64)
             whitened = np.linalg.solve(np.linalg.cholesky(self.correlation_), z)
             score = np.zeros(mask.shape, dtype=np.float32)
             score[mask] = np.sqrt((whitened**2).mean(axis=0))
             return masked_smoothing(score, mask, self.map_smoothing)
         total = np.zeros(mask.shape, dtype=np.float32)
-        for one in self._deviations(scans, i, row):
-            total += np.where(mask, one, 0)
+        for z_volume in self._deviations(scans, i, row):
+            total += np.where(mask, z_volume, 0)
         mean = masked_smoothing(total / len(self.coefficients_), mask, self.map_smoothing)
-        return {"low": -mean, "high": mean, "both": np.abs(mean)}[self.side]
+        if self.side == "both":
+            return np.abs(mean)
+        return -mean if self.side == "low" else mean
 
     def _check_restored(self) -> None:
         design = Design.from_json(self.design_)
@@ -365,17 +375,11 @@ class VoxelwiseGaussian(ArrayDetector):
             "counts_": self.shape_,
             "correlation_": (n_features, n_features),
         }
-        for name, shape in expected.items():
-            if getattr(self, name).shape != shape:
-                raise RefusedError(
-                    f"its array {name} has the shape {getattr(self, name).shape} instead of {shape}"
-                )
-        wanted = (
-            {"channels": self.n_channels_, "mean": 1}.get(self.features)
-            if isinstance(self.features, str)
-            else None
-        )
-        if n_features != (wanted or (1 if isinstance(self.features, str) else len(self.features))):
+        self._check_shapes(expected)
+        n_named = len(self._feature_names())
+        if self.features == "channels":
+            n_named = self.n_channels_
+        if n_features != n_named:
             raise RefusedError(
                 f"it has learned {n_features} features, and its parameters name others"
             )
@@ -384,7 +388,7 @@ class VoxelwiseGaussian(ArrayDetector):
 @register
 class OneMinusMean(ArrayDetector):
     """
-    Score of a voxel: 1 minus its mean signal over directions. Nothing is learned; a reference for what is.
+    Score of a voxel: 1 minus its mean signal over directions; a reference that learns nothing.
 
     The signal is low where diffusion is fast, in many tumors and in all cerebrospinal fluid.
 
@@ -426,13 +430,20 @@ class OneMinusMean(ArrayDetector):
         return masked_smoothing(1 - mean_signal(scans.signal(i)), scans.mask(i), self.smoothing)
 
 
+def _voxel_sample(counts: NDArray) -> NDArray[np.intp]:
+    """Select about 4,000 of the voxels that most scans have, enough for pooled correlations."""
+    best_covered = np.flatnonzero(counts == counts.max())
+    return best_covered[:: max(1, len(best_covered) // 4000)]
+
+
 def _gram(columns: NDArray, masks: NDArray[np.bool_]) -> NDArray[np.float64] | None:
-    """Give the normal equations of every voxel; None where all scans have all voxels, and one inverse will do."""
+    """Compute the normal equations of every voxel; None where one inverse serves all voxels."""
     if masks.all() or columns.shape[1] == 1:
         return None
     products = (columns[:, :, None] * columns[:, None, :]).reshape(len(columns), -1)
     gram = (masks.T.astype(np.float64) @ products).reshape(-1, columns.shape[1], columns.shape[1])
-    # Where few scans have a voxel their covariates may not tell columns apart: these stay near 0.
+    # Where few scans have a voxel, columns may be collinear; the ridge keeps their coefficients
+    # near 0.
     ridge = np.full(columns.shape[1], 1e-3)
     ridge[0] = 1e-9
     return gram + np.diag(ridge)
@@ -441,7 +452,7 @@ def _gram(columns: NDArray, masks: NDArray[np.bool_]) -> NDArray[np.float64] | N
 def _solved(
     columns: NDArray, masks: NDArray[np.bool_], values: NDArray, gram: NDArray | None
 ) -> NDArray[np.float32]:
-    """Give the coefficients of every voxel, (n_columns, n_voxels), by least squares over the scans that have it."""
+    """Fit the coefficients of every voxel, (n_columns, n_voxels), over the scans that have it."""
     inside = np.where(masks, values, 0)
     if columns.shape[1] == 1:
         return (inside.sum(axis=0, dtype=np.float64) / masks.sum(axis=0))[None].astype(np.float32)

@@ -1,4 +1,4 @@
-"""The project's own detector: trees that tell healthy tissue from lesions that were put into healthy scans."""
+"""The project's own detector: boosted trees trained on lesions implanted into healthy scans."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from anomaly.detectors.alignment import align, guide_images, inverted, sampled
-from anomaly.detectors.array_detector import ArrayDetector
+from anomaly.detectors.array_detector import ArrayDetector, check_trees
 from anomaly.detectors.base import Scans
 from anomaly.detectors.features import mean_signal, signal_spread
 from anomaly.detectors.thresholds import HealthyRateThreshold
@@ -21,86 +21,96 @@ from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit._utils.threads import one_thread
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
 from dmrifit.model_files.registry import register
-from dmrifit.model_files.regressor_file import dumped, loaded, trees
+from dmrifit.model_files.regressor_file import dumped, loaded
 
 __all__ = ["ImplantDetector"]
 
 _TREES = "trees.skops"
-#: Weight of the median variance against that of a place, in scans.
+#: Weight of the median variance against that of a voxel, in scans.
 _PRIOR_SCANS = 4.0
-#: Voxels that are learned from in a scan: of a lesion, of what is around it, and of all else, whose weight is larger.
-_INSIDE, _AROUND, _FAR, _WEIGHT = 500, 1500, 600, 4.0
-#: Voxels around a lesion where its border is learned: there as large a share of voxels is drawn as inside.
+#: Training voxels of a scan: in a lesion, around it, and elsewhere, and the larger weight of the
+#: latter.
+_INSIDE, _AROUND, _FAR = 500, 1500, 600
+_FAR_WEIGHT = 4.0
+#: Voxels around a lesion where its border is learned: the same share of voxels is drawn there as
+#: inside.
 _SHELL = 4
 #: Standard deviations in voxels of neighborhoods.
 _NEAR, _WIDE = (0.7, 1.2, 2.0, 3.5), (1.2, 2.0)
 _REACH = (5, 9)  # voxels
 _LEAST_SD = 1e-3
-#: Share of scans that have to have a place.
-_ENOUGH = 0.1
-#: How much signals of a scan vary; constants differ by roundings.
+#: Share of scans that must contain a voxel for the template to use it.
+_LEAST_COVERAGE = 0.1
+#: Share of brain in a resampled voxel from which on a scan counts as containing it.
+_INSIDE_SHARE = 0.6
+#: Least standard deviation of the signals of a scan; that of constants is a rounding error.
 _LEAST_CONTRAST = 1e-7
-#: Scans that are learned from, and voxels along an axis.
+#: Training scans, and voxels along an axis.
 _LEAST_SCANS, _LEAST_SIZE = 3, 4
 #: Share of healthy voxels above the threshold.
 _RATE = 0.002
-#: Columns of the table that trees look at.
+#: Columns of the feature table.
 _N_COLUMNS = 52
 
 
 @register
 class ImplantDetector(ArrayDetector):
     """
-    Score of a voxel: how sure trees are that it belongs to a lesion, having seen lesions put into healthy scans.
+    Score of a voxel: its lesion probability by trees trained on implanted lesions.
 
-    The project's own method; no label of a patient is needed. Three things make it:
+    The project's own method; no label of a patient is needed. It has three parts:
 
-    1. *Alignment.* What registration left over is most of what a map of deviations shows. Healthy scans are aligned to
-       their mean by an affine map and a smooth warp, the mean gets sharper by it, and each scan is aligned to that mean
-       before it is scored. Displacements are smoother than a lesion is large, and large differences pull no harder than
-       moderate ones, so that a lesion is not explained away.
-    2. *Lesions to learn from.* `anomaly.generators.implants` puts tissue of faster or slower diffusion, the same in all
-       directions, with soft edges, into healthy scans. Noise alone, as ellipsoids of noise are, would teach what no
-       tumor looks like.
-    3. *A small discriminator.* Gradient boosted trees look at the mean signal and its spread over directions in a voxel
-       and in neighborhoods of several sizes, at the healthy mean, its variance and how the scan deviates from both,
-       and at the place. Several neighborhoods tell compact lesions from thin folds that hold some fluid, which a single
-       mean signal cannot; a deviation to either side counts. A scan that is learned from is compared with the mean of
-       all others.
+    1. *Alignment.* Residual misregistration dominates maps of deviations. Healthy scans are
+       aligned to their mean by an affine map and a smooth warp, which sharpens the mean, and each
+       scan is aligned to that mean before it is scored. Displacements are smoother than the size
+       of a lesion, and large differences pull no harder than moderate ones, so that a lesion is
+       not warped away.
+    2. *Lesions to learn from.* `anomaly.generators.implants` implants tissue of faster or slower
+       isotropic diffusion, with soft edges, into healthy scans. Ellipsoids of pure noise would not
+       resemble any tumor.
+    3. *A small discriminator.* Features of the gradient boosted trees are the mean signal and its
+       spread over directions in a voxel and in neighborhoods of several sizes, the healthy mean,
+       its variance, the deviation of the scan from both, and the position. Neighborhoods of
+       several sizes separate compact lesions from thin folds with partial fluid, which a single
+       mean signal cannot; deviations in both directions count. A training scan is compared with
+       the mean of all the other ones.
 
-    Only mean and spread over directions are used, so that any set of directions will do as long as it is the same for
-    all scans. Beside the scans of the caller, ``fit`` holds 11 numbers for each voxel of each scan and the table that
-    trees learn from (28 scans of 90 × 90 × 54 voxels: about 0.7 GB by that count). Sizes of neighborhoods are in
-    voxels, and were chosen on voxels of 4 mm.
+    Only mean and spread over directions are used, so that any set of directions will do as long as
+    it is the same for all scans. In addition to the caller's scans, ``fit`` holds 11 numbers for
+    each voxel of each scan and the feature table (28 scans of 90 × 90 × 54 voxels: about 0.7 GB by
+    that count). Sizes of neighborhoods are in voxels, and were chosen on voxels of 4 mm.
 
-    The lesions that are put in resemble those of `anomaly.simulate_dmri`, whose ranges of diffusivity and soft edges
-    they share: on synthetic patients this detector knows what it looks for, and how it does in people is not known.
+    The implanted lesions resemble those of `anomaly.simulate_dmri`, with the same ranges of
+    diffusivity and soft edges: on synthetic patients this detector has an advantage, and its
+    performance in real patients is unknown.
 
     Parameters
     ----------
     smoothness : float, optional, default=2.0
-        Standard deviation in voxels of the Gaussian that smooths the warp; None for an affine map alone.
+        Standard deviation in voxels of the Gaussian that smooths the warp; None for an affine map
+        alone.
     n_implants : int, default=4
-        How many lesions are put into each healthy scan, one at a time; each scan is learned from without, too.
+        Number of lesions implanted into each healthy scan, one at a time; the scan without a
+        lesion is used, too.
     n_trees : int, default=200
         Number of boosted trees.
     map_smoothing : float, default=0.5
         Standard deviation of a Gaussian in voxels, by which scores are smoothed inside the mask.
     threshold : threshold rule, optional
-        As in `AnomalyDetector`, but by default ``HealthyRateThreshold(0.002)``: so few healthy voxels have a score of
-        note that at 1 % borders of lesions lie too far out.
+        As in `AnomalyDetector`, but by default ``HealthyRateThreshold(0.002)``: healthy voxels
+        have so low scores that at 1 % lesions would be outlined too large.
     calibration : float, int or None, default=0.25
         As in `AnomalyDetector`.
     scale : {None, "image"}, default=None
         As in `AnomalyDetector`.
     random_state : int, RandomState or None, default=None
-        Seed of the lesions that are put in and of the voxels that are learned from.
+        Seed of the implanted lesions and of the training voxels.
 
     Attributes
     ----------
     template_ : ndarray of shape (7, x, y, z)
-        Healthy mean and standard deviation of mean signal and spread, smallest and largest mean signal of the 26
-        neighbors, share of scans that have the voxel.
+        Healthy mean and standard deviation of mean signal and spread, smallest and largest mean
+        signal of the 26 neighbors, share of scans whose brain contains the voxel.
     guide_ : ndarray of shape (3, x, y, z)
         Images by which scans are aligned.
     scales_ : ndarray of shape (2,)
@@ -110,7 +120,7 @@ class ImplantDetector(ArrayDetector):
 
     See Also
     --------
-    VoxelwiseGaussian : The reference: deviations from healthy scans at the same place.
+    VoxelwiseGaussian : The reference: deviations from healthy scans at the same position.
     """
 
     _array_names: ClassVar[tuple[str, ...]] = ("template_", "guide_", "scales_")
@@ -150,23 +160,25 @@ class ImplantDetector(ArrayDetector):
             return HealthyRateThreshold(_RATE)
         return super()._new_threshold()
 
-    # Learning -------------------------------------------------------------------------------------
+    # Learning
+    # -------------------------------------------------------------------------------------
 
     def _fit_scans(self, scans: Scans) -> None:
         if min(scans.shape[:3]) < _LEAST_SIZE or len(scans) < _LEAST_SCANS:
             raise ValueError(
-                f"{len(scans)} scans to learn from, of {' × '.join(map(str, scans.shape[:3]))} voxels; alignment and a "
-                f"healthy variance need {_LEAST_SCANS} scans and {_LEAST_SIZE} voxels along each axis"
+                f"{len(scans)} scans to learn from, of {' × '.join(map(str, scans.shape[:3]))} "
+                f"voxels; alignment and a healthy variance need {_LEAST_SCANS} scans and "
+                f"{_LEAST_SIZE} voxels along each axis"
             )
         self._learn([_look(scans, i) for i in range(len(scans))])
 
     def _learn(self, looks: list[Look]) -> None:
-        """Learn from healthy scans: their mean, then what lesions in them look like."""
-        positions, stacks = self._aligned(looks)
+        """Learn the template of healthy scans, then the appearance of lesions in them."""
+        positions, stacks = self._align_training_scans(looks)
         self._learn_trees(looks, positions, stacks)
 
-    def _aligned(self, looks: list[Look]) -> tuple[list[NDArray], NDArray]:
-        """Align scans to their mean, which gets sharper by it; give their positions, and them in one place."""
+    def _align_training_scans(self, looks: list[Look]) -> tuple[list[NDArray], NDArray]:
+        """Align scans to their mean, and return their positions in it and the aligned scans."""
         self.scales_ = np.array([
             np.mean([look.mean[look.mask].std() for look in looks]),
             np.mean([look.spread[look.mask].std() for look in looks]),
@@ -174,49 +186,43 @@ class ImplantDetector(ArrayDetector):
         if not (self.scales_ > _LEAST_CONTRAST).all():
             means, spreads = self.scales_
             raise ValueError(
-                f"the healthy scans are the same everywhere: mean signals vary by {means:.3g} and their spreads over "
-                f"directions by {spreads:.3g} in a scan; give scans with contrast, of several directions"
+                f"the healthy scans are the same everywhere: mean signals vary by {means:.3g} and "
+                f"their spreads over directions by {spreads:.3g} in a scan; give scans with "
+                "contrast, of several directions"
             )
         images = [guide_images(look.mean, look.spread, look.mask, self.scales_) for look in looks]
         grid = np.indices(looks[0].mask.shape, dtype=np.float32)
         stacks = _stacked(looks, [grid] * len(looks))
         for smoothness in (None, self.smoothness):
             guide = _guide(stacks, self.scales_)
-            positions = [
-                align(i, look.mask, guide, smoothness=smoothness)
-                for i, look in zip(images, looks, strict=True)
-            ]
-            # All scans may move together; the mean has to stay where it was.
+            positions = _all_aligned(images, looks, guide, smoothness)
+            # Without this all scans could drift away together from their first mean.
             drift = np.mean(positions, axis=0) - grid
-            positions = [one - drift for one in positions]
-            stacks = _stacked(looks, [inverted(one) for one in positions])
+            positions = [position - drift for position in positions]
+            stacks = _stacked(looks, [inverted(position) for position in positions])
         self.guide_ = _guide(stacks, self.scales_)
         self.template_ = _template(stacks)
-        # As new scans are: trees have to see deviations from the sharpest mean.
-        return [
-            align(one, look.mask, self.guide_, smoothness=self.smoothness)
-            for one, look in zip(images, looks, strict=True)
-        ], stacks
+        # Align once more, as new scans will be: trees must see deviations from the sharpest mean.
+        return _all_aligned(images, looks, self.guide_, self.smoothness), stacks
 
     def _learn_trees(self, looks: list[Look], positions: list[NDArray], stacks: NDArray) -> None:
         seed = seed_from(self.random_state)
         rows, answers, weights = [], [], []
         for i, look in enumerate(looks):
             rng = np.random.default_rng(seed_for(seed, "implants", i))
-            # A scan is not among those that it is compared with, as new ones are not.
-            others = _template(np.delete(stacks, i, axis=0))
-            seen, floor = _seen(others, positions[i]), noise_floor(look)
+            # Leave the scan out of its template, as a new scan is not part of it either.
+            template = _template(np.delete(stacks, i, axis=0))
+            expected, floor = _template_at(template, positions[i]), noise_floor(look)
             for k in range(int(self.n_implants) + 1):
-                changed, lesion = (
-                    implant(look, floor, rng)
-                    if k
-                    else (look, np.zeros(look.mask.shape, dtype=bool))
-                )
-                table = _table(changed, seen, positions[i])
-                for chosen, weight in _drawn(lesion, look.mask, rng):
-                    rows.append(table[chosen])
-                    answers.append(lesion[look.mask][chosen])
-                    weights.append(np.full(len(chosen), weight))
+                # The first round shows the scan without a lesion.
+                changed, lesion = look, np.zeros(look.mask.shape, dtype=bool)
+                if k > 0:
+                    changed, lesion = implant(look, floor, rng)
+                table = _table(changed, expected, positions[i])
+                for voxels, weight in _drawn(lesion, look.mask, rng):
+                    rows.append(table[voxels])
+                    answers.append(lesion[look.mask][voxels])
+                    weights.append(np.full(len(voxels), weight))
         self.trees_ = HistGradientBoostingRegressor(
             max_iter=int(self.n_trees),
             learning_rate=0.08,
@@ -232,7 +238,8 @@ class ImplantDetector(ArrayDetector):
                 sample_weight=np.concatenate(weights),
             )
 
-    # Scoring --------------------------------------------------------------------------------------
+    # Scoring
+    # --------------------------------------------------------------------------------------
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.floating]:
         return self._score(_look(scans, i))
@@ -240,44 +247,35 @@ class ImplantDetector(ArrayDetector):
     def _score(self, look: Look) -> NDArray[np.float32]:
         images = guide_images(look.mean, look.spread, look.mask, self.scales_)
         positions = align(images, look.mask, self.guide_, smoothness=self.smoothness)
-        table = _table(look, _seen(self.template_, positions), positions)
-        with one_thread():
-            found = np.clip(self.trees_.predict(table), 0, 1)
+        table = _table(look, _template_at(self.template_, positions), positions)
         score = np.zeros(look.mask.shape, dtype=np.float32)
-        score[look.mask] = found
+        with one_thread():
+            score[look.mask] = np.clip(self.trees_.predict(table), 0, 1)
         return _Smoother(look.mask)(score, self.map_smoothing)
 
-    # Model files ----------------------------------------------------------------------------------
+    # Model files
+    # ----------------------------------------------------------------------------------
 
     def _other_files(self) -> dict[str, bytes]:
         return {_TREES: dumped(self.trees_, None, {}, [])}
 
     def _restore_others(self, files: Mapping[str, bytes]) -> None:
         refuse_keys(dict(files), {_TREES}, "file", complete=True)
-        found = loaded(files[_TREES], None, [], {})
-        if (
-            not isinstance(found, HistGradientBoostingRegressor)
-            or getattr(found, "n_features_in_", 0) != _N_COLUMNS
-        ):
+        booster = loaded(files[_TREES], None, [], {})
+        is_booster = isinstance(booster, HistGradientBoostingRegressor)
+        if not is_booster or getattr(booster, "n_features_in_", 0) != _N_COLUMNS:
             raise RefusedError(f"its trees do not look at {_N_COLUMNS} columns")
-        for parent, left, right, inner, feature, n_seen in trees(found):
-            reachable = (np.minimum(left, right)[inner] > parent[inner]).all()
-            inside = (np.maximum(left, right)[inner] < len(parent)).all()
-            seen = (feature[inner] >= 0).all() and (feature[inner] < n_seen).all()
-            if not (reachable and inside and seen and n_seen == _N_COLUMNS):
-                raise RefusedError("one of its trees has branches that lead nowhere")
-        self.trees_ = found
+        check_trees(booster, _N_COLUMNS, exact=True)
+        self.trees_ = booster
 
     def _check_restored(self) -> None:
-        for name, shape in (
-            ("template_", (7, *self.shape_)),
-            ("guide_", (3, *self.shape_)),
-            ("scales_", (2,)),
-        ):
-            if getattr(self, name).shape != shape:
-                raise RefusedError(
-                    f"its array {name} has the shape {getattr(self, name).shape} instead of {shape}"
-                )
+        self._check_shapes(
+            {
+                "template_": (7, *self.shape_),
+                "guide_": (3, *self.shape_),
+                "scales_": (2,),
+            }
+        )
 
 
 class _Smoother:
@@ -300,33 +298,43 @@ class _Smoother:
 
 def _look(scans: Scans, i: int) -> Look:
     signal, mask = scans.signal(i), scans.mask(i)
-    return Look(
-        np.where(mask, mean_signal(signal), 0), np.where(mask, signal_spread(signal), 0), mask
-    )
+    mean = np.where(mask, mean_signal(signal), 0)
+    spread = np.where(mask, signal_spread(signal), 0)
+    return Look(mean, spread, mask)
 
 
 def _drawn(
     lesion: NDArray[np.bool_], mask: NDArray[np.bool_], rng: np.random.Generator
 ) -> Iterator[tuple[NDArray[np.int64], float]]:
-    """Draw the voxels that are learned from, as numbers in the mask, with their weight."""
-    around = (
-        ndimage.binary_dilation(lesion, iterations=_SHELL) & ~lesion if lesion.any() else lesion
-    )
+    """Draw training voxels, as indices into the mask, with their weight."""
+    around = lesion
+    if lesion.any():
+        around = ndimage.binary_dilation(lesion, iterations=_SHELL) & ~lesion
     inside, shell = np.flatnonzero(lesion[mask]), np.flatnonzero(around[mask])
-    # One share for both: were fewer drawn outside, borders would move outward.
+    # The same share of both: with fewer voxels from outside, learned borders would move outward.
     share = min(1.0, _INSIDE / max(len(inside), 1), _AROUND / max(len(shell), 1))
-    for where in (inside, shell):
-        yield rng.choice(where, round(share * len(where)), replace=False), 1.0
+    for voxels in (inside, shell):
+        yield rng.choice(voxels, round(share * len(voxels)), replace=False), 1.0
     far = np.flatnonzero(~(lesion | around)[mask])
-    yield rng.choice(far, min(_FAR, len(far)), replace=False), _WEIGHT
+    yield rng.choice(far, min(_FAR, len(far)), replace=False), _FAR_WEIGHT
+
+
+def _all_aligned(
+    images: list[NDArray], looks: list[Look], guide: NDArray, smoothness: float | None
+) -> list[NDArray]:
+    positions = []
+    for image, look in zip(images, looks, strict=True):
+        positions.append(align(image, look.mask, guide, smoothness=smoothness))
+    return positions
 
 
 def _stacked(looks: list[Look], positions: list[NDArray]) -> NDArray[np.float32]:
-    """Bring scans into one place, (n_scans, 3, x, y, z): mean and spread times the share of brain, and that share."""
-    return np.stack([
-        np.stack([sampled(volume.astype(np.float32), where) for volume in (look.mean, look.spread, look.mask)])
-        for look, where in zip(looks, positions, strict=True)
-    ])  # fmt: skip
+    """Resample mean, spread and mask of scans at positions, (n_scans, 3, x, y, z)."""
+    stacks = []
+    for look, position in zip(looks, positions, strict=True):
+        volumes = (look.mean, look.spread, look.mask)
+        stacks.append(np.stack([sampled(v.astype(np.float32), position) for v in volumes]))
+    return np.stack(stacks)
 
 
 def _guide(stacks: NDArray, scales: NDArray) -> NDArray[np.float32]:
@@ -336,74 +344,60 @@ def _guide(stacks: NDArray, scales: NDArray) -> NDArray[np.float32]:
 
 
 def _template(stacks: NDArray) -> NDArray[np.float32]:
-    """Give mean and standard deviation of mean signal and spread, its smallest and largest nearby, share of brain."""
+    """Compute the template of aligned scans, as described for ``template_``."""
     weight = stacks[:, 2].sum(axis=0)
-    known = weight > _ENOUGH * len(stacks)
-    inside = stacks[:, 2] > 0.6
-    counts = inside.sum(axis=0)
-    made = []
+    inside = stacks[:, 2] > _INSIDE_SHARE
+    nearest = _nearest_inside(weight > _LEAST_COVERAGE * len(stacks))
+    moments = []
     for k in (0, 1):
         center = stacks[:, k].sum(axis=0) / np.maximum(weight, 0.5)
-        rest = np.where(inside, stacks[:, k] / np.maximum(stacks[:, 2], 0.6) - center, 0)
-        squares = (rest**2).sum(axis=0)
-        often = counts > 0.5 * len(stacks)
-        typical = (
-            np.median(squares[often] / np.maximum(counts[often] - 1, 1)) if often.any() else 0.0
-        )
-        variance = (squares + _PRIOR_SCANS * typical) / (np.maximum(counts - 1, 0) + _PRIOR_SCANS)
-        made += [center, np.sqrt(variance)]
-    nearest = tuple(
-        ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+        # Resampling mixed signals with the 0 outside the brain; the share of brain undoes that.
+        signals = stacks[:, k] / np.maximum(stacks[:, 2], _INSIDE_SHARE)
+        squares = (np.where(inside, signals - center, 0) ** 2).sum(axis=0)
+        sd = _shrunk_sd(squares, inside.sum(axis=0), len(stacks))
+        moments += [center[nearest], sd[nearest]]
+    low, high = ndimage.minimum_filter(moments[0], 3), ndimage.maximum_filter(moments[0], 3)
+    return np.stack([*moments, low, high, weight / len(stacks)]).astype(np.float32)
+
+
+def _shrunk_sd(squares: NDArray, counts: NDArray, n_scans: int) -> NDArray:
+    """Compute standard deviations from sums of squares, shrunk towards the median variance."""
+    typical = 0.0
+    common = counts > 0.5 * n_scans
+    if common.any():
+        typical = np.median(squares[common] / np.maximum(counts[common] - 1, 1))
+    variance = (squares + _PRIOR_SCANS * typical) / (np.maximum(counts - 1, 0) + _PRIOR_SCANS)
+    return np.asarray(np.sqrt(variance))
+
+
+def _nearest_inside(inside: NDArray[np.bool_]) -> tuple[NDArray, ...]:
+    """Find the indices of the nearest voxel inside a mask, for every voxel."""
+    return tuple(
+        ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
     )
-    mean, mean_sd, spread, spread_sd = (one[nearest] for one in made)
-    low, high = ndimage.minimum_filter(mean, 3), ndimage.maximum_filter(mean, 3)
-    return np.stack([mean, mean_sd, spread, spread_sd, low, high, weight / len(stacks)]).astype(
-        np.float32
-    )
 
 
-def _seen(template: NDArray, positions: NDArray) -> NDArray[np.float32]:
-    return np.stack([sampled(one, positions) for one in template])
+def _template_at(template: NDArray, positions: NDArray) -> NDArray[np.float32]:
+    return np.stack([sampled(volume, positions) for volume in template])
 
 
-def _table(look: Look, seen: NDArray, positions: NDArray) -> NDArray[np.float32]:
-    """Tell of each voxel of the brain what trees look at, (n_voxels, n_columns)."""
+def _table(look: Look, expected: NDArray, positions: NDArray) -> NDArray[np.float32]:
+    """Compute the features of each voxel of the brain, (n_voxels, n_columns)."""
     mask, smooth = look.mask, _Smoother(look.mask)
-    mean, mean_sd, spread, spread_sd, low, high, share = seen
-    nearest = tuple(
-        ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True)
-    )
-    filled = look.mean[nearest]
+    mean, mean_sd, spread, spread_sd, low, high, share = expected
+    filled = look.mean[_nearest_inside(mask)]
     small, large = ndimage.minimum_filter(filled, 3), ndimage.maximum_filter(filled, 3)
     off = look.mean - mean
     off = np.where(mask, off - np.median(off[mask]), 0)
     off_spread = np.where(mask, look.spread - spread, 0)
-    scaled, scaled_spread = (
-        off / np.maximum(mean_sd, _LEAST_SD),
-        off_spread / np.maximum(spread_sd, _LEAST_SD),
-    )
-    # What no healthy voxel nearby explains.
+    scaled = off / np.maximum(mean_sd, _LEAST_SD)
+    scaled_spread = off_spread / np.maximum(spread_sd, _LEAST_SD)
+    # The deviation beyond all healthy voxels nearby: misregistration explains no more than these.
     beyond = off - np.clip(off, low - mean, high - mean)
-    columns = [
-        look.mean,
-        look.spread,
-        mean,
-        spread,
-        mean_sd,
-        spread_sd,
-        share,
-        off,
-        scaled,
-        off_spread,
-        scaled_spread,
-    ]
-    columns += [
-        beyond,
-        small,
-        large,
-        ndimage.minimum_filter(small, 3),
-        ndimage.maximum_filter(large, 3),
-    ]
+    columns = [look.mean, look.spread, mean, spread, mean_sd, spread_sd, share]
+    columns += [off, scaled, off_spread, scaled_spread]
+    columns += [beyond, small, large]
+    columns += [ndimage.minimum_filter(small, 3), ndimage.maximum_filter(large, 3)]
     columns += [ndimage.median_filter(filled, 3), smooth(mean, 2.0), smooth(spread, 2.0)]
     for sd in _NEAR:
         columns += [smooth(look.mean, sd), smooth(off, sd)]
@@ -412,13 +406,12 @@ def _table(look: Look, seen: NDArray, positions: NDArray) -> NDArray[np.float32]
     for sd in _WIDE:
         local = smooth(look.mean, sd)
         columns += [np.sqrt(np.maximum(smooth(look.mean**2, sd) - local**2, 0))]
-        columns += [
-            smooth(one, sd) for one in (scaled, off_spread, scaled_spread, beyond, np.abs(scaled))
-        ]
-    # How far the most anomalous voxels nearby deviate: a border is where the deviation is half of that.
+        deviations = (scaled, off_spread, scaled_spread, beyond, np.abs(scaled))
+        columns += [smooth(volume, sd) for volume in deviations]
+    # The largest deviation nearby: at the border of a lesion the deviation is half of it.
     local = smooth(off, 1.2)
     for size in _REACH:
         columns += [ndimage.minimum_filter(local, size), ndimage.maximum_filter(local, size)]
     columns += [smooth(off, 5.0), smooth(np.abs(scaled), 3.5)]
     columns += [ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1], *positions]
-    return np.stack([np.asarray(one[mask], dtype=np.float32) for one in columns], axis=1)
+    return np.stack([np.asarray(c[mask], dtype=np.float32) for c in columns], axis=1)

@@ -1,4 +1,4 @@
-"""A detector of unusual voxels: scikit-learn's isolation forest over features of each voxel."""
+"""Anomaly detection by scikit-learn's isolation forest on features of each voxel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import IsolationForest
 
-from anomaly.detectors.array_detector import ArrayDetector
+from anomaly.detectors.array_detector import ArrayDetector, check_trees
 from anomaly.detectors.base import Scans
 from anomaly.detectors.features import FEATURES, masked_smoothing, voxel_features
 from dmrifit._utils.checks import check_number
@@ -17,7 +17,7 @@ from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
 from dmrifit._utils.threads import check_jobs, one_thread
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
 from dmrifit.model_files.registry import register
-from dmrifit.model_files.regressor_file import dumped, loaded, trees
+from dmrifit.model_files.regressor_file import dumped, loaded
 
 __all__ = ["IsolationForestDetector"]
 
@@ -29,28 +29,30 @@ _CHUNK = 100_000
 @register
 class IsolationForestDetector(ArrayDetector):
     """
-    Score of a voxel: how few cuts of an isolation forest set it apart from voxels of healthy scans.
+    Score of a voxel: how easily an isolation forest separates it from voxels of healthy scans.
 
-    The forest is `sklearn.ensemble.IsolationForest`. A voxel is told by its features and, if wanted, by where it lies.
-    Without its place, tissue of a tumor that looks like cerebrospinal fluid or like a mixture of tissues is not
-    unusual.
+    The forest is `sklearn.ensemble.IsolationForest`. A voxel is described by its features and
+    optionally by its position. Without a position, tumor tissue that looks like cerebrospinal
+    fluid or a mixture of tissues is not unusual.
 
     Parameters
     ----------
     features : tuple of str, default=("mean", "spread", "local mean")
         Of `anomaly.detectors.features.FEATURES`.
     position : {"world", "depth", None}, default="world"
-        ``"world"`` adds the three coordinates of the voxel in the grid, from 0 to 1, which scans of one orientation
-        share; ``"depth"`` the distance from the edge of the mask, which does not need a common grid.
+        ``"world"`` adds the three coordinates of the voxel in the grid, from 0 to 1, which scans
+        of one orientation share; ``"depth"`` the distance from the edge of the mask, which does
+        not need a common grid.
     n_voxels : int, default=100000
-        How many voxels of all healthy scans, drawn at random, are learned from.
+        Number of training voxels, drawn at random from all healthy scans.
     n_estimators : int, default=100
         Number of trees.
     max_samples : int, default=256
-        How many of them each tree sees. Trees end at the logarithm of this number to the base 2, so that more of them
-        see smaller differences.
+        Number of voxels that each tree is trained on. The depth of trees is limited to its
+        logarithm to the base 2, so that more voxels resolve smaller differences.
     map_smoothing : float, default=1.0
-        Standard deviation of a Gaussian in voxels, by which the scores are smoothed inside the mask.
+        Standard deviation of a Gaussian in voxels, by which the scores are smoothed inside the
+        mask.
     threshold : threshold rule, optional
         As in `AnomalyDetector`.
     calibration : float, int or None, default=0.25
@@ -119,9 +121,9 @@ class IsolationForestDetector(ArrayDetector):
         share = max(1, int(self.n_voxels) // len(scans))
         rows = []
         for i in range(len(scans)):
-            own = self._rows(scans, i)
-            chosen = rng.choice(len(own), min(share, len(own)), replace=False)
-            rows.append(own[np.sort(chosen)])
+            scan_rows = self._rows(scans, i)
+            sample = rng.choice(len(scan_rows), min(share, len(scan_rows)), replace=False)
+            rows.append(scan_rows[np.sort(sample)])
         table = np.concatenate(rows)
         self.forest_ = IsolationForest(
             n_estimators=int(self.n_estimators),
@@ -133,28 +135,26 @@ class IsolationForestDetector(ArrayDetector):
             self.forest_.fit(table)
 
     def _rows(self, scans: Scans, i: int) -> NDArray[np.float32]:
-        """Give the features of each voxel of the mask."""
+        """Compute the features of each voxel of the mask."""
         mask = scans.mask(i)
-        names = (*self.features, *(("depth",) if self.position == "depth" else ()))
+        names = list(self.features)
+        if self.position == "depth":
+            names.append("depth")
         columns = list(voxel_features(scans.signal(i), mask, names)[:, mask])
         if self.position == "world":
-            places = np.nonzero(mask)
-            columns += [
-                np.asarray(p / max(n - 1, 1), dtype=np.float32)
-                for p, n in zip(places, mask.shape, strict=True)
-            ]
+            for index, n in zip(np.nonzero(mask), mask.shape, strict=True):
+                columns.append(np.asarray(index / max(n - 1, 1), dtype=np.float32))
         return np.stack(columns, axis=1)
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.floating]:
         mask = scans.mask(i)
         rows = self._rows(scans, i)
+        chunks = []
         with one_thread():
-            found = [
-                -self.forest_.score_samples(rows[k : k + _CHUNK])
-                for k in range(0, len(rows), _CHUNK)
-            ]
+            for start in range(0, len(rows), _CHUNK):
+                chunks.append(-self.forest_.score_samples(rows[start : start + _CHUNK]))
         score = np.zeros(mask.shape, dtype=np.float32)
-        score[mask] = np.concatenate(found)
+        score[mask] = np.concatenate(chunks)
         return masked_smoothing(score, mask, self.map_smoothing)
 
     def _other_files(self) -> dict[str, bytes]:
@@ -164,19 +164,8 @@ class IsolationForestDetector(ArrayDetector):
         refuse_keys(dict(files), {_FOREST}, "file", complete=True)
         forest = loaded(files[_FOREST], None, [], {})
         n_features = len(self.features) + {"world": 3, "depth": 1, None: 0}[self.position]
-        if (
-            not isinstance(forest, IsolationForest)
-            or getattr(forest, "n_features_in_", None) != n_features
-        ):
+        is_forest = isinstance(forest, IsolationForest)
+        if not is_forest or getattr(forest, "n_features_in_", None) != n_features:
             raise RefusedError(f"its forest does not take {n_features} features")
-        for parent, left, right, inner, feature, n_seen in trees(forest):
-            sound = (
-                (np.minimum(left, right)[inner] > parent[inner]).all()
-                and (np.maximum(left, right)[inner] < len(parent)).all()
-                and (feature[inner] >= 0).all()
-                and (feature[inner] < n_seen).all()
-                and n_seen <= n_features
-            )
-            if not sound:
-                raise RefusedError("a tree of its forest has branches that lead nowhere")
+        check_trees(forest, n_features)
         self.forest_ = forest

@@ -1,4 +1,4 @@
-"""Maps of scores with masks and lesions, checked, and the opening of binary ones."""
+"""Checked anomaly maps with their masks and lesions, and the opening of binary maps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Volumes = Sequence[ArrayLike] | NDArray[Any]
 @dataclass(frozen=True, eq=False)
 class ScoredScans:
     """
-    Maps with the voxels that count, and with lesions where they are known.
+    Maps with the voxels that count, and with lesions where available.
 
     Attributes
     ----------
@@ -44,22 +44,22 @@ class ScoredScans:
     lesions: list[NDArray[np.bool_]] | None
 
     def inside(self) -> list[NDArray[Any]]:
-        """Give the scores of the voxels that count, shape (n_voxels,), of each scan."""
+        """Return the scores of the voxels that count, shape (n_voxels,), of each scan."""
         return [volume[mask] for volume, mask in zip(self.volumes, self.masks, strict=True)]
 
     def lesions_inside(self) -> list[NDArray[np.bool_]]:
-        """Tell which of these are in the lesion."""
+        """Return whether each of these voxels is in the lesion."""
         return [lesion[mask] for lesion, mask in zip(self.lesions or (), self.masks, strict=True)]
 
     def singly(self) -> Iterator[ScoredScans]:
-        """Give one scan after the other."""
+        """Iterate over the scans, one at a time."""
         for volume, mask in zip(self.volumes, self.masks, strict=True):
             yield ScoredScans([volume], [mask], None)
 
 
 def open_map(binary: ArrayLike, size: int = 3) -> NDArray[np.bool_]:
     """
-    Remove what is smaller than a cube (binary opening).
+    Remove structures that are smaller than a cube (binary opening).
 
     Parameters
     ----------
@@ -71,28 +71,30 @@ def open_map(binary: ArrayLike, size: int = 3) -> NDArray[np.bool_]:
     Returns
     -------
     ndarray of bool
-        Of the same shape: the union of all cubes of anomalous voxels, each wholly inside the volume.
+        Of the same shape: the union of all cubes of anomalous voxels that lie in the volume.
 
     Raises
     ------
     ValueError
         If there are not three or four axes, values are not 0 and 1, or the size is below 1.
     """
-    found = np.asarray(binary)
-    if found.ndim not in (3, 4):
+    marked = np.asarray(binary)
+    if marked.ndim not in (3, 4):
         raise ValueError(
-            f"a map has the axes (x, y, z), or (n, x, y, z) where there are several, not the shape {found.shape}"
+            "a map has the axes (x, y, z), or (n, x, y, z) where there are several, not the "
+            f"shape {marked.shape}"
         )
-    if found.dtype != bool:
-        found = _only_binary(found, "map")
+    if marked.dtype != bool:
+        marked = _only_binary(marked, "map")
     if isinstance(size, bool) or int(size) != size or size < 1:
         raise ValueError(f"size must be a whole number of voxels of 1 or more, not {size!r}")
     edge = int(size)
-    axes = range(found.ndim - 3, found.ndim)
-    if any(found.shape[axis] < edge for axis in axes):
-        return np.zeros(found.shape, dtype=bool)
-    # A cube is a product of three lines. Shifting whole arrays is ten times as fast as scipy's binary_opening.
-    corners = found
+    axes = range(marked.ndim - 3, marked.ndim)
+    if any(marked.shape[axis] < edge for axis in axes):
+        return np.zeros(marked.shape, dtype=bool)
+    # A cube is a product of three lines. Shifting whole arrays is ten times as fast as scipy's
+    # binary_opening.
+    corners = marked
     for axis in axes:
         n = corners.shape[axis] - edge + 1
         corners = np.logical_and.reduce([_cut(corners, axis, shift, n) for shift in range(edge)])
@@ -108,30 +110,29 @@ def open_map(binary: ArrayLike, size: int = 3) -> NDArray[np.bool_]:
     return filled
 
 
-def checked_volumes(maps: Volumes, what: str) -> list[NDArray[Any]]:
+def checked_volumes(maps: Volumes, label: str) -> list[NDArray[Any]]:
     """
     Check maps.
 
     Shapes: `maps` (n, x, y, z); returns (x, y, z).
     """
-    volumes = [np.asarray(one) for one in listed(maps, f"{what}s")]
+    volumes = [np.asarray(volume) for volume in listed(maps, f"{label}s")]
     for i, volume in enumerate(volumes):
         if volume.ndim != 3:
             raise ValueError(
-                f"{what} {i} must be a volume (x, y, z), not an array of shape {volume.shape}"
+                f"{label} {i} must be a volume (x, y, z), not an array of shape {volume.shape}"
             )
-        if volume.dtype.kind not in "fiub" or not np.isfinite(volume).all():
-            n = (
-                np.count_nonzero(~np.isfinite(volume))
-                if volume.dtype.kind in "fiub"
-                else volume.size
-            )
+        is_numeric = volume.dtype.kind in "fiub"
+        n = np.count_nonzero(~np.isfinite(volume)) if is_numeric else volume.size
+        if n:
             raise ValueError(
-                f"{what} {i} has {n} values that are no finite numbers ({volume.dtype}); set voxels without one to 0"
+                f"{label} {i} contains {n} non-finite values ({volume.dtype}); set voxels without "
+                "a score to 0"
             )
-    return [
-        volume.astype(np.float32) if volume.dtype.kind in "iub" else volume for volume in volumes
-    ]
+    for i, volume in enumerate(volumes):
+        if volume.dtype.kind in "iub":
+            volumes[i] = volume.astype(np.float32)
+    return volumes
 
 
 def checked_masks(masks: Volumes | None, volumes: list[NDArray[Any]]) -> list[NDArray[np.bool_]]:
@@ -142,47 +143,48 @@ def checked_masks(masks: Volumes | None, volumes: list[NDArray[Any]]) -> list[ND
     """
     if masks is None:
         return [np.ones(volume.shape, dtype=bool) for volume in volumes]
-    found = checked_binary(masks, volumes, "mask")
-    for i, mask in enumerate(found):
+    checked = checked_binary(masks, volumes, "mask")
+    for i, mask in enumerate(checked):
         if not mask.any():
             raise ValueError(
                 f"mask {i} is empty; leave the scan out or mark the voxels that count"
             )
-    return found
+    return checked
 
 
 def checked_binary(
-    values: Volumes, volumes: list[NDArray[Any]], what: str
+    values: Volumes, volumes: list[NDArray[Any]], label: str
 ) -> list[NDArray[np.bool_]]:
     """
     Check arrays of 0 and 1, one for each map.
 
     Shapes: `volumes` (x, y, z); returns (x, y, z).
     """
-    found = [np.asarray(one) for one in listed(values, f"{what}s")]
-    if len(found) != len(volumes):
-        raise ValueError(f"{len(found)} {what}(s) for {len(volumes)} map(s); give one for each")
-    for i, (one, volume) in enumerate(zip(found, volumes, strict=True)):
-        if one.shape != volume.shape:
+    arrays = [np.asarray(array) for array in listed(values, f"{label}s")]
+    if len(arrays) != len(volumes):
+        raise ValueError(f"{len(arrays)} {label}(s) for {len(volumes)} map(s); give one for each")
+    for i, (array, volume) in enumerate(zip(arrays, volumes, strict=True)):
+        if array.shape != volume.shape:
             raise ValueError(
-                f"{what} {i} has shape {one.shape} and its map {volume.shape}; bring both to one grid"
+                f"{label} {i} has shape {array.shape} and its map {volume.shape}; bring both to "
+                "one grid"
             )
-    return [
-        one if one.dtype == bool else _only_binary(one, f"{what} {i}")
-        for i, one in enumerate(found)
-    ]
+        if array.dtype != bool:
+            arrays[i] = _only_binary(array, f"{label} {i}")
+    return arrays
 
 
-def _only_binary(values: NDArray[Any], what: str) -> NDArray[np.bool_]:
+def _only_binary(values: NDArray[Any], label: str) -> NDArray[np.bool_]:
     positive = values == 1
     if not (positive | (values == 0)).all():
-        others = np.setdiff1d(np.unique(values), (0, 1))[:5].tolist()
+        other_values = np.setdiff1d(np.unique(values), (0, 1))[:5].tolist()
         raise ValueError(
-            f"a {what} holds 0 and 1 only, not {others}; choose its classes, for example values == 1"
+            f"a {label} holds 0 and 1 only, not {other_values}; choose its classes, for example "
+            "values == 1"
         )
     return positive
 
 
 def _cut(values: NDArray[np.bool_], axis: int, start: int, n: int) -> NDArray[np.bool_]:
-    """Give n entries along an axis; changes of them change the array."""
+    """Return a view of n entries along an axis."""
     return values[(slice(None),) * axis + (slice(start, start + n),)]

@@ -1,4 +1,4 @@
-"""What detectors with a network share: healthy scans learned, scans reconstructed, residuals, model files."""
+"""Base of detectors with a network: training, reconstruction, residual maps, model files."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["REGIONS", "RESIDUALS", "Reconstructor", "residual_map"]
 
 RESIDUALS = ("mean", "mean-of-abs")
 REGIONS = ("brain", "volume")
-#: Share of the signals of a brain that may lie beyond 0 and 1, as noise and pulsation bring it about.
-_BEYOND = 0.05
-#: In model files: the threshold rule as it was given, and as it was fitted.
-_RULES = ("rule", "threshold")
+#: Share of the signals of a brain that may lie outside 0 to 1, because of noise and pulsation.
+_MAX_SHARE_OUTSIDE = 0.05
+#: Keys of the unfitted and the fitted threshold rule in model files.
+_RULE_KEYS = ("rule", "threshold")
 
 
 @dataclass(frozen=True)
 class _Brain:
-    """A scan with its mask, as a network is given it; with a number where it is learned from."""
+    """A scan with its mask, the input of a network; training scans also have a number."""
 
     volume: Any
     mask: NDArray[np.bool_]
@@ -36,7 +36,7 @@ class _Brain:
 
 
 class _Brains(Sequence[_Brain]):
-    """Scans, made into what a network is given one at a time."""
+    """Scans with their masks, read one at a time."""
 
     def __init__(self, scans: Scans) -> None:
         self.scans = scans
@@ -52,22 +52,24 @@ class _Brains(Sequence[_Brain]):
 
 class Reconstructor(AnomalyDetector, VolumeEstimator):
     """
-    Base of detectors that have a network, which reconstructs a scan as if it were healthy.
+    Base of detectors with a network that reconstructs a scan as if it were healthy.
 
-    A derived class has the methods of `VolumeEstimator`; the inputs of its network are a scan of shape (channels, x,
-    y, z), 0 outside the mask, and the first of its answers is the reconstruction. What its ``_predict_case`` gives is
-    a mapping with ``"reconstruction"``, of shape (channels, x, y, z), and for a scan of a training ``"loss"``.
+    A derived class has the methods of `VolumeEstimator`; the input of its network is a scan of
+    shape (channels, x, y, z), 0 outside the mask, and the first of its outputs is the
+    reconstruction. Its ``_predict_case`` returns a mapping with ``"reconstruction"``, of shape
+    (channels, x, y, z), and for a training scan ``"loss"``.
 
-    Scans and what is known of them are held in memory during training, in single precision.
+    Scans and their masks are held in memory during training, in single precision.
 
     Parameters
     ----------
     threshold, calibration, scale
         As of `AnomalyDetector`.
     decay : float
-        What the learning rate is multiplied by after each epoch.
+        Factor of the learning rate after each epoch.
     region : {"brain", "volume"}
-        The voxels that count in the loss: those of the brain, and the network begins with their mean signal; or all.
+        Voxels that count in the loss: those of the brain, whose mean signal then initializes the
+        network; or all.
     **parameters : dict
         As of `VolumeEstimator`.
     """
@@ -81,17 +83,18 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
 
     def fit(self, X: Any, masks: Any = None, *, groups: Any = None) -> Any:
         """
-        Learn what healthy scans look like, and fit the threshold to scans that were held back.
+        Learn what healthy scans look like, and fit the threshold to held-out scans.
 
         Parameters
         ----------
-        X : ndarray of shape (n_scans, x, y, z, channels), or sequence of n_scans arrays of shape (x, y, z, channels)
-            Scans of healthy subjects, divided by the signal at b = 0, from 0 to 1 and all of one size.
-        masks : ndarray of shape (n_scans, x, y, z), or sequence of n_scans arrays of shape (x, y, z), optional
+        X : ndarray of shape (n_scans, x, y, z, channels), or sequence of such scans
+            Scans of healthy subjects, divided by the signal at b = 0, from 0 to 1 and all of one
+            size.
+        masks : ndarray of shape (n_scans, x, y, z), or sequence of such masks, optional
             The brain; by default where any channel is above 0.
         groups : sequence of n_scans, optional
-            The subject of each scan: those of one subject are all learned from, or all held back. By default each
-            scan is of another subject.
+            The subject of each scan: scans of one subject are all in the training, or all held
+            out. By default each scan is of another subject.
 
         Returns
         -------
@@ -101,10 +104,10 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         Raises
         ------
         ValueError
-            If a parameter, a scan or a mask is not possible, or all scans are of one subject; before the training
-            starts.
+            If a parameter, a scan or a mask is invalid, or all scans are of one subject; before
+            the training starts.
         FloatingPointError
-            If the loss or a weight becomes infinite or no number.
+            If the loss or a weight becomes infinite or NaN.
         ImportError
             If torch or skorch is not installed.
         """
@@ -116,13 +119,13 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
 
     def reconstruct(self, X: Any, masks: Any = None) -> NDArray[np.float32]:
         """
-        Give scans as the network would have them: healthy.
+        Reconstruct scans as if they were healthy.
 
         Parameters
         ----------
-        X : ndarray of shape (n_scans, x, y, z, channels), or sequence of n_scans arrays of shape (x, y, z, channels)
+        X : ndarray of shape (n_scans, x, y, z, channels), or sequence of such scans
             Scans, which may have lesions.
-        masks : ndarray of shape (n_scans, x, y, z), or sequence of n_scans arrays of shape (x, y, z), optional
+        masks : ndarray of shape (n_scans, x, y, z), or sequence of such masks, optional
             The brain; by default where any channel is above 0.
 
         Returns
@@ -133,27 +136,29 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         Raises
         ------
         ValueError
-            If a scan has another number of directions or another size than those that were learned from, or a scan or
-            a mask is not possible.
+            If a scan has another number of directions or another size than those that were learned
+            from, or a scan or a mask is not possible.
         """
         check_is_fitted(self)
         scans = self._like_learned(Scans(X, masks))
-        found = np.zeros((len(scans), *scans.shape), dtype=np.float32)
+        reconstructions = np.zeros((len(scans), *scans.shape), dtype=np.float32)
         for i in range(len(scans)):
             mask = scans.mask(i)
-            answer = self._ask(scans, i)["reconstruction"]
-            np.multiply(np.moveaxis(answer, 0, -1), mask[..., None], out=found[i])
-        return found
+            reconstruction = self._predict_scan(scans, i)["reconstruction"]
+            np.multiply(
+                np.moveaxis(reconstruction, 0, -1), mask[..., None], out=reconstructions[i]
+            )
+        return reconstructions
 
     def score(self, X: Any, masks: Any = None) -> float:
         """
-        Give minus the mean validation loss of healthy scans; more is better.
+        Compute the negative mean validation loss of healthy scans; higher is better.
 
         Parameters
         ----------
-        X : ndarray of shape (n_scans, x, y, z, channels), or sequence of n_scans arrays of shape (x, y, z, channels)
+        X : ndarray of shape (n_scans, x, y, z, channels), or sequence of such scans
             Scans of healthy subjects.
-        masks : ndarray of shape (n_scans, x, y, z), or sequence of n_scans arrays of shape (x, y, z), optional
+        masks : ndarray of shape (n_scans, x, y, z), or sequence of such masks, optional
             The brain; by default where any channel is above 0.
 
         Returns
@@ -171,20 +176,19 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         losses = [self._answer(self.net_, self._inputs(brain), brain)["loss"] for brain in brains]
         return -float(np.mean(losses))
 
-    # What the bases ask for -----------------------------------------------------------------------
+    # Methods that the bases call
+    # ------------------------------------------------------------------
 
     def _check_parameters(self) -> None:
         self._check()
 
     def _check(self) -> None:
         super()._check()
-        if (
-            isinstance(self.decay, bool)
-            or not isinstance(self.decay, int | float)
-            or not 0 < self.decay <= 1
-        ):
+        is_number = isinstance(self.decay, int | float) and not isinstance(self.decay, bool)
+        if not is_number or not 0 < self.decay <= 1:
             raise ValueError(
-                f"decay={self.decay!r} is what the learning rate is multiplied by in each epoch: above 0, at most 1"
+                f"decay={self.decay!r} must be a factor of the learning rate per epoch: above 0, "
+                "at most 1"
             )
 
     def _learning_rate(self, epoch: int) -> float:
@@ -206,52 +210,60 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         self.shape_ = x, y, z
         if self.region == "brain":
             pairs = zip(inputs, self._masks, strict=True)
-            total = sum(one[:, mask].sum(axis=1, dtype=np.float64) for one, mask in pairs)
+            total = sum(scan[:, mask].sum(axis=1, dtype=np.float64) for scan, mask in pairs)
             self._level = total / sum(mask.sum() for mask in self._masks)
 
     def _leveled(self, module: Any) -> Any:
-        """Let a network that is new give the mean signal of each channel."""
+        """Initialize the last layer of a network with the mean signal of each channel."""
         level = self.__dict__.get("_level")
-        if level is not None:
-            low = np.clip(level, 1e-3, 1 - 1e-3)
-            module.level(np.log(low / (1 - low)) if self.output == "sigmoid" else level)
+        if level is None:
+            return module
+        if self.output == "sigmoid":
+            # The bias acts before the sigmoid, so it is the logit of the mean.
+            clipped = np.clip(level, 1e-3, 1 - 1e-3)
+            level = np.log(clipped / (1 - clipped))
+        module.level(level)
         return module
 
     def _inputs(self, case: _Brain) -> NDArray[np.float32]:
         channels = np.array(np.moveaxis(case.volume, -1, 0), dtype=np.float32, order="C")
         channels *= case.mask
         n_values = np.count_nonzero(case.mask) * len(channels)
-        n_beyond = sum(int(np.count_nonzero((one < 0) | (one > 1))) for one in channels)
-        if n_beyond > _BEYOND * n_values:
+        # Channel by channel, so that no boolean array of the whole scan is made.
+        n_outside = sum(int(np.count_nonzero((image < 0) | (image > 1))) for image in channels)
+        if n_outside > _MAX_SHARE_OUTSIDE * n_values:
             raise ValueError(
-                f"{100 * n_beyond / n_values:.0f} % of its values in the brain are not from 0 to 1, which a network "
+                f"{100 * n_outside / n_values:.0f} % of its values in the brain are not from 0 to "
+                "1, which a network "
                 "cannot learn from or score; divide signals by the one at b = 0 first"
             )
         return channels
 
-    def _ask(self, scans: Scans, i: int) -> Mapping[str, Any]:
-        """Let the network answer for a scan that is not learned from."""
+    def _predict_scan(self, scans: Scans, i: int) -> Mapping[str, Any]:
+        """Run the network on a scan outside a training."""
         brain = _Brain(scans.signal(i), scans.mask(i))
-        answer: Mapping[str, Any] = self._answer(self.net_, self._inputs(brain), brain)
-        return answer
+        prediction: Mapping[str, Any] = self._answer(self.net_, self._inputs(brain), brain)
+        return prediction
 
     def _case_score(self, prediction: Mapping[str, Any], target: Any) -> float:
         return -float(prediction["loss"])
 
-    # Model files ----------------------------------------------------------------------------------
+    # Model files
+    # ----------------------------------------------------------------------------------
 
     def _plain(self) -> dict[str, Any]:
-        # The rule is stored beside what is fitted, and changes nothing in a training.
+        # The rule is stored with the fitted attributes, and changes nothing in a training.
         return {name: value for name, value in super()._plain().items() if name != "threshold"}
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
         """
-        Give what a model file holds: parameters, what is fitted, the threshold too, and the weights.
+        Return the content of a model file, with the threshold and the weights.
 
         Returns
         -------
         parameters : dict
-            Of the constructor, but for the folder of checkpoints, which belongs to one machine, and the threshold.
+            Of the constructor, without the threshold and the folder of checkpoints, which belongs
+            to one machine.
         fitted : dict
             Fitted attributes.
         files : dict of bytes
@@ -263,7 +275,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """
-        Take what `stored` has given; a device that this machine does not have becomes the processor.
+        Restore the content of a model file; on a machine without its GPU the CPU is used.
 
         Parameters
         ----------
@@ -275,20 +287,18 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         Raises
         ------
         RefusedError
-            If something is missing or unknown, or does not fit.
+            If an entry is missing or unknown, or entries are inconsistent.
         """
-        refuse_keys(
-            fitted, {*self._fitted_names, "history_", *_RULES}, "fitted attribute", complete=True
-        )
+        expected = {*self._fitted_names, "history_", *_RULE_KEYS}
+        refuse_keys(fitted, expected, "fitted attribute", complete=True)
         self.threshold = decoded_rule(fitted["rule"])
         shape = decoded(fitted["shape_"])
-        if not (
-            isinstance(shape, tuple)
-            and len(shape) == 3
-            and all(type(n) is int and n > 0 for n in shape)
-        ):
+        has_three_axes = isinstance(shape, tuple) and len(shape) == 3
+        if not has_three_axes or not all(type(n) is int and n > 0 for n in shape):
             raise RefusedError(f"shape_ is {shape!r}")
-        super().restore({key: value for key, value in fitted.items() if key not in _RULES}, files)
+        super().restore(
+            {key: value for key, value in fitted.items() if key not in _RULE_KEYS}, files
+        )
         self.threshold_ = decoded_rule(fitted["threshold"])
 
 
@@ -300,21 +310,21 @@ def residual_map(
     scale: str | None = None,
 ) -> NDArray[np.float32]:
     """
-    Give how far a scan is from its reconstruction, voxel by voxel.
+    Compute the difference between a scan and its reconstruction, voxel by voxel.
 
     Shapes: `scan`, `reconstruction` (channels, x, y, z); returns (x, y, z).
     """
     if scale == "image":
         top = float(reconstruction.max())
-        reconstruction = reconstruction / np.float32(top) if top > 0 else reconstruction
+        if top > 0:
+            reconstruction = reconstruction / np.float32(top)
     if residual == "mean":
         # Means first: two small volumes instead of a difference as large as the scan.
-        found = np.abs(
-            scan.mean(axis=0, dtype=np.float32) - reconstruction.mean(axis=0, dtype=np.float32)
-        )
+        scan_mean = scan.mean(axis=0, dtype=np.float32)
+        differences = np.abs(scan_mean - reconstruction.mean(axis=0, dtype=np.float32))
     else:
-        found = np.zeros(scan.shape[1:], dtype=np.float32)
-        for one, other in zip(scan, reconstruction, strict=True):
-            found += np.abs(one - other)
-        found /= len(scan)
-    return np.asarray(found, dtype=np.float32)
+        differences = np.zeros(scan.shape[1:], dtype=np.float32)
+        for channel, rebuilt_channel in zip(scan, reconstruction, strict=True):
+            differences += np.abs(channel - rebuilt_channel)
+        differences /= len(scan)
+    return np.asarray(differences, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Anomalies as what a network finds that has learned to tell synthetic ones from healthy tissue."""
+"""Anomaly detection by a network trained to find synthetic anomalies in healthy scans."""
 
 from __future__ import annotations
 
@@ -30,36 +30,41 @@ if TYPE_CHECKING:
 __all__ = ["RecDiscNet"]
 
 _CHOICES = {"output": ("linear", "sigmoid"), "residual": RESIDUALS, "region": REGIONS}
+_BOX_MARGIN = 2  # voxels
+#: Parameters that are positive integers.
+_COUNTS = ("reconstruction_width", "discrimination_width", "levels", "convolutions", "repeats")
 
 
 @register
 class RecDiscNet(Reconstructor):
     """
-    Find anomalies by a network that has learned to find synthetic ones in healthy scans.
+    Find anomalies by a network trained to find synthetic anomalies in healthy scans.
 
-    Scans are corrupted as by `corrupt`. One network reconstructs what they were before, without skip connections, and
-    another one, with them, sees scan and reconstruction side by side and says where the anomaly is. A voxel's score is
-    the probability that it gives. How far the reconstruction differs is another score, given by `residual_map`.
+    Scans are corrupted as by `corrupt`. One network, without skip connections, reconstructs the
+    healthy scan; another one, with skip connections, sees scan and reconstruction side by side and
+    segments the anomaly. A voxel's score is the probability of that segmentation. The
+    reconstruction error is another score, computed by `residual_map`.
 
-    A scan whose size cannot be halved as often as the levels ask for is padded with zeros, as many on either side and
-    an odd one at the end; maps have the size of the scan. Scans need not have the size of those that were learned from.
+    A scan whose size cannot be halved at every level is padded with zeros on both sides, with an
+    odd voxel at the end; maps have the size of the scan. Scans need not have the size of the
+    training scans.
 
-    The network sees a box around all brains that were learned from, two voxels wider on each side, and larger where the
-    brain of a scan is; all else is 0 anyway.
+    The input of the network is a box around all training brains, two voxels wider on each side,
+    and extended to the brain of the scan where that is larger; everything outside is 0.
 
-    Without parameters it is a network that a processor trains; `published` gives the sizes of the publication.
+    The default network is small enough for a CPU; `published` has the sizes of the publication.
 
     Parameters
     ----------
     noise : str, default="mix"
-        What ellipsoids are filled with, as of `corrupt`.
+        Noise in the ellipsoids, as for `corrupt`.
     mean : {"half", "full"}, default="half"
         Mean of the noise: half of that of brain tissue, or all of it.
     mse_weight : float, default=5
         Weight of the mean squared error of the reconstruction in the loss. The paper has 1.
     bce_weight : float, default=1
-        Weight of the cross-entropy of the discriminator. The paper has ω and does not say its value; that of the
-        published code is 0.2 with a weight of 1 for the squared error.
+        Weight of the cross-entropy of the discriminator. The paper calls it ω without a value; the
+        published code has 0.2, with a weight of 1 for the squared error.
     positive_weight : float, default=20
         Weight of voxels of anomalies in the cross-entropy.
     reconstruction_width, discrimination_width : int, default=8, 8
@@ -67,34 +72,37 @@ class RecDiscNet(Reconstructor):
     levels : int, default=3
         Resolutions of both.
     stem : int or None, default=16
-        Channels that each of the two makes of its input first, by a convolution of 1³ that costs little; None, as
-        published, to do without.
+        Channels after a first convolution of 1³ in both networks, which costs little; None, as
+        published, for no such convolution.
     convolutions : int, default=1
-        Of each level, on the way down and on the way up; 2 as published.
+        Number per level, in encoder and decoder; 2 as published.
     output : {"linear", "sigmoid"}, default="linear"
-        What the reconstruction ends with.
+        Activation of the last layer of the reconstruction.
     residual : {"mean", "mean-of-abs"}, default="mean"
         How residuals are averaged over the channels by `residual_map`.
     repeats : int, default=4
-        How often each scan is learned from in an epoch, with an anomaly of its own each time.
+        How often each scan is used in an epoch, each time with another anomaly.
     fresh : bool, default=True
-        Whether anomalies are new in every epoch, or four (`repeats`) of each scan are drawn once, as published.
+        Whether anomalies are new in every epoch, or four (`repeats`) of each scan are drawn once,
+        as published.
     counts : sequence of 3 floats, default=(0.2, 0.6, 0.2)
         How often there are no, one and two ellipsoids.
     radii : sequence of 2 floats, default=(0.174, 0.382)
         Least and largest radius, times that of a ball as large as the brain.
     scale : {None, "image"}, default=None
-        With ``"image"`` a map is divided by its own 99.9 % quantile and cut off at 1. Probabilities need no scale.
+        With ``"image"`` a map is divided by its own 99.9 % quantile and clipped at 1.
+        Probabilities need no scale.
     threshold : threshold rule, optional
-        What makes a map binary, fitted to scans that were not learned from; by default `HealthyRateThreshold(0.01)`.
+        Rule that makes a map binary, fitted to held-out scans; by default
+        `HealthyRateThreshold(0.01)`.
     calibration : float, int or None, default=0.25
-        The healthy scans for the threshold: a share of the subjects that is not learned from; a number of folds, each
-        of which is one more training; or None, to do without.
+        The healthy scans for the threshold: a share of the subjects that is held out of the
+        training; a number of folds, each of which is one more training; or None, for no threshold.
     region : {"brain", "volume"}, default="brain"
-        The voxels that count in the loss: those of the brain, and the network begins with the mean signal of each
-        channel in them; or all, as published.
+        Voxels that count in the loss: those of the brain, whose mean signal in each channel then
+        initializes the network; or all, as published.
     decay : float, default=1.0
-        What the learning rate is multiplied by after each epoch.
+        Factor of the learning rate after each epoch.
     epochs : int, default=4
         Passes over the scans, `repeats` times each.
     batch_size : int, default=1
@@ -102,12 +110,12 @@ class RecDiscNet(Reconstructor):
     learning_rate : float, default=0.003
         Of the first epoch, of Adam; 0.001 in the publication.
     schedule : {"constant", "cosine"}, default="cosine"
-        Whether the learning rate stays, but for `decay`, or falls to zero over the epochs too.
+        Whether the learning rate follows `decay` alone, or also falls to zero over the epochs.
     validation_fraction : float, default=0.0
-        Share of the subjects whose loss is computed after each epoch, with anomalies that stay the same, and that are
-        not learned from.
+        Share of the subjects held out of the training, whose loss is computed after each epoch
+        with the same anomalies.
     patience : int, optional
-        End the training after so many epochs without a smaller loss, and take the best weights.
+        Stop early after this many epochs without a smaller loss, and keep the best weights.
     mixed_precision, compile : bool, default=False
         On a GPU only.
     checkpoint : path, optional
@@ -122,15 +130,15 @@ class RecDiscNet(Reconstructor):
     Attributes
     ----------
     box_ : tuple of 6 int
-        First voxel of the box that the network sees, and the one after its last.
+        First voxel of the network's box, and the one after its last.
     moments_ : dict
-        ``mean`` and ``sd`` of the signals of brain tissue in the scans that were learned from.
+        ``mean`` and ``sd`` of the signals of brain tissue in the training scans.
     threshold_ : threshold rule or None
-        Fitted to the scans that were held back.
+        Fitted to the held-out scans.
     net_ : skorch.NeuralNet
         The trained net.
     history_ : list of dict
-        What is known of each epoch.
+        Losses and learning rate of each epoch.
     shape_ : tuple of int
         Numbers of voxels of the scans.
     n_channels_ : int
@@ -223,16 +231,17 @@ class RecDiscNet(Reconstructor):
     @classmethod
     def published(cls, **parameters: Any) -> RecDiscNet:
         """
-        Give an estimator with the sizes and the training of the publication; a GPU is needed to train it.
+        Make an estimator with the networks and the training of the publication, which needs a GPU.
 
-        A reconstruction of 128 channels at its first level and a discriminator of 16, each scan with the same four
-        anomalies in all 500 epochs. Weights as in the published code; for those of the paper give ``mse_weight=1`` and
-        a ``bce_weight`` of your own (in the code 0.2, relative to the squared error).
+        A reconstruction of 128 channels at its first level and a discriminator of 16, each scan
+        with the same four anomalies in all 500 epochs. Loss weights are those of the published
+        code; for those of the paper set ``mse_weight=1`` and choose a ``bce_weight`` (0.2 in the
+        code, relative to the squared error).
 
         Parameters
         ----------
         **parameters : dict
-            Parameters that are to differ.
+            Parameters that differ from the publication.
 
         Returns
         -------
@@ -256,13 +265,13 @@ class RecDiscNet(Reconstructor):
 
     def residual_map(self, X: Any, masks: Any = None) -> NDArray[np.float32]:
         """
-        Score every voxel of scans by how far its reconstruction differs, instead of by the discriminator.
+        Score every voxel of scans by its reconstruction error instead of by the discriminator.
 
         Parameters
         ----------
-        X : ndarray of shape (n_scans, x, y, z, channels), or sequence of n_scans arrays of shape (x, y, z, channels)
+        X : ndarray of shape (n_scans, x, y, z, channels), or sequence of such scans
             Scans, which may have lesions.
-        masks : ndarray of shape (n_scans, x, y, z), or sequence of n_scans arrays of shape (x, y, z), optional
+        masks : ndarray of shape (n_scans, x, y, z), or sequence of such masks, optional
             The brain; by default where any channel is above 0.
 
         Returns
@@ -279,69 +288,69 @@ class RecDiscNet(Reconstructor):
         scans = self._like_learned(Scans(X, masks))
         maps = np.zeros((len(scans), *scans.shape[:3]), dtype=np.float32)
         for i in range(len(scans)):
-            answer = self._ask(scans, i)
-            found = residual_map(answer["scan"], answer["reconstruction"], residual=self.residual)
-            maps[i] = np.where(scans.mask(i), found, 0)
+            prediction = self._predict_scan(scans, i)
+            residuals = residual_map(
+                prediction["scan"], prediction["reconstruction"], residual=self.residual
+            )
+            maps[i] = np.where(scans.mask(i), residuals, 0)
         return maps
 
-    # What the bases ask for -----------------------------------------------------------------------
+    # Methods that the bases call
+    # ------------------------------------------------------------------
 
     def _check(self) -> None:
         super()._check()
-        for name, known in _CHOICES.items():
-            check_word(name, getattr(self, name), known)
+        for name, choices in _CHOICES.items():
+            check_word(name, getattr(self, name), choices)
         check_corruption(self.noise, self.mean, self.counts, self.radii)
         for name in ("mse_weight", "bce_weight", "positive_weight"):
             check_number(name, getattr(self, name))
-        for name in (
-            "reconstruction_width",
-            "discrimination_width",
-            "levels",
-            "convolutions",
-            "repeats",
-        ):
+        for name in _COUNTS:
             check_number(name, getattr(self, name), least=1, whole=True)
         if self.stem is not None:
             check_number("stem", self.stem, least=1, whole=True)
         if not self.mse_weight and not self.bce_weight:
             raise ValueError(
-                "mse_weight and bce_weight are both 0, so that nothing would be learned; give one of them"
+                "mse_weight and bce_weight are both 0, so that nothing would be learned; give one "
+                "of them"
             )
 
     def _learn(self, inputs: Any, targets: Any) -> None:
         super()._learn(inputs, targets)
-        found = TissueMoments.measured((np.moveaxis(one, 0, -1) for one in inputs), targets)
-        self.moments_ = {"mean": found.mean, "sd": found.sd}
-        self.box_ = _around(np.any(self._masks, axis=0))
+        moments = TissueMoments.measured((np.moveaxis(scan, 0, -1) for scan in inputs), targets)
+        self.moments_ = {"mean": moments.mean, "sd": moments.sd}
+        self.box_ = _bounding_box(np.any(self._masks, axis=0))
         size = [high - low for low, high in zip(self.box_[:3], self.box_[3:], strict=True)]
         if self.levels > 1 and max(size) <= 2 ** (self.levels - 1):
             most = max((max(size) - 1).bit_length(), 1)
             voxels = " × ".join(map(str, size))
             raise ValueError(
-                f"levels={self.levels} halve a brain of {voxels} voxels until one is left; take {most} at most"
+                f"levels={self.levels} halve a brain of {voxels} voxels until one is left; take "
+                f"{most} at most"
             )
 
     def _box(self, mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-        """Give the box that the network sees of a scan."""
-        low, high = np.split(np.array(_around(mask)), 2)
+        """Compute the box of a scan that the network sees."""
+        low, high = np.split(np.array(_bounding_box(mask)), 2)
+        # A scan of another size has no place in the box of the training scans.
         if mask.shape == self.shape_:
-            low, high = np.minimum(low, self.box_[:3]), np.maximum(high, self.box_[3:])
-        return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+            low = np.minimum(low, self.box_[:3])
+            high = np.maximum(high, self.box_[3:])
+        return _slices((*low.tolist(), *high.tolist()))
 
     def _module(self) -> torch.nn.Module:
         from anomaly.networks.architectures import ReconstructionDiscrimination
 
-        module: torch.nn.Module = self._leveled(
-            ReconstructionDiscrimination(
-                self.n_channels_,
-                self.reconstruction_width,
-                self.discrimination_width,
-                self.levels,
-                output=self.output,
-                stem=self.stem,
-                convolutions=self.convolutions,
-            )
+        network = ReconstructionDiscrimination(
+            self.n_channels_,
+            self.reconstruction_width,
+            self.discrimination_width,
+            self.levels,
+            output=self.output,
+            stem=self.stem,
+            convolutions=self.convolutions,
         )
+        module: torch.nn.Module = self._leveled(network)
         return module
 
     def _criterion(self) -> torch.nn.Module:
@@ -355,7 +364,7 @@ class RecDiscNet(Reconstructor):
     def _corrupted(
         self, scan: NDArray[np.float32], mask: NDArray[np.bool_], rng: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Give a scan with anomalies, channels first, and where they are as one more volume of a channel."""
+        """Corrupt a copy of a scan, and return it with the mask of the anomalies as a channel."""
         changed = scan.copy()
         anomaly = corrupt_in_place(
             np.moveaxis(changed, 0, -1),
@@ -373,50 +382,60 @@ class RecDiscNet(Reconstructor):
         self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
     ) -> Iterator[tuple[Any, Any]]:
         box = _slices(self.box_)
-        fixed = int(self.random_state) if isinstance(self.random_state, int | np.integer) else 0
+        seed = int(self.random_state) if isinstance(self.random_state, int | np.integer) else 0
         for draw in rng.permutation(self.repeats * len(inputs)):
             i = int(draw) // self.repeats
-            own = (
-                rng if self.fresh else np.random.default_rng(seed_for(fixed, "anomaly", int(draw)))
-            )
+            anomaly_rng = rng
+            if not self.fresh:
+                # A seed for each draw brings the same anomalies in every epoch.
+                anomaly_rng = np.random.default_rng(seed_for(seed, "anomaly", int(draw)))
             volume, mask = inputs[i][:, *box], targets[i][box]
-            changed, anomaly = self._corrupted(volume, mask, own)
-            brain = {"brain": mask[None].astype(np.float32)} if self.region == "brain" else {}
-            yield changed, {"volume": volume, "anomaly": anomaly} | brain
+            changed, anomaly = self._corrupted(volume, mask, anomaly_rng)
+            target = {"volume": volume, "anomaly": anomaly}
+            if self.region == "brain":
+                target["brain"] = mask[None].astype(np.float32)
+            yield changed, target
 
     def _predict_case(
         self, infer: Callable[[Any], Any], inputs: NDArray[np.float32], case: Any
     ) -> dict[str, Any]:
         box = self._box(case.mask)
         if case.number is None:
-            inner, logits = (part[0] for part in infer([inputs[:, *box]]))
-            # Outside the brain nothing is scored.
+            inner, logits = (output[0] for output in infer([inputs[:, *box]]))
+            # Outside the box scores stay 0.
             reconstruction = np.zeros_like(inputs)
             reconstruction[:, *box] = inner
             score = np.zeros(case.mask.shape, dtype=np.float32)
             # 1 / (1 + exp(−logit)) without an overflow.
             score[box] = np.exp(-np.logaddexp(np.float32(0), -logits[0]))
             return {"reconstruction": reconstruction, "scan": inputs, "score": score}
-        inputs, mask = inputs[:, *box], case.mask[box]
+        return {"loss": self._validation_loss(infer, inputs[:, *box], case.mask[box], case.number)}
+
+    def _validation_loss(
+        self,
+        infer: Callable[[Any], Any],
+        scan: NDArray[np.float32],
+        mask: NDArray[np.bool_],
+        number: int,
+    ) -> float:
         # The same anomalies after each epoch, so that losses can be compared.
-        rng = np.random.default_rng(seed_for(0, "validation", case.number))
-        changed, anomaly = self._corrupted(inputs, mask, rng)
-        reconstruction, logits = (part[0].astype(np.float64) for part in infer([changed]))
-        counted = mask if self.region == "brain" else np.ones_like(mask)
-        error = np.square(reconstruction - inputs).mean(axis=0)[counted].mean()
+        rng = np.random.default_rng(seed_for(0, "validation", number))
+        changed, anomaly = self._corrupted(scan, mask, rng)
+        reconstruction, logits = (output[0].astype(np.float64) for output in infer([changed]))
+        region = mask if self.region == "brain" else np.ones_like(mask)
+        error = np.square(reconstruction - scan).mean(axis=0)[region].mean()
         weight = np.where(anomaly > 0, self.positive_weight, 1.0)
-        entropy = (weight * np.logaddexp(0, np.where(anomaly > 0, -logits, logits)))[0][
-            counted
-        ].mean()
-        return {"loss": float(self.mse_weight * error + self.bce_weight * entropy)}
+        entropies = weight * np.logaddexp(0, np.where(anomaly > 0, -logits, logits))
+        entropy = entropies[0][region].mean()
+        return float(self.mse_weight * error + self.bce_weight * entropy)
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.float32]:
-        score: NDArray[np.float32] = self._ask(scans, i)["score"]
+        score: NDArray[np.float32] = self._predict_scan(scans, i)["score"]
         return score
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """
-        Take what `stored` has given; a device that this machine does not have becomes the processor.
+        Restore the content of a model file; on a machine without its GPU the CPU is used.
 
         Parameters
         ----------
@@ -428,24 +447,25 @@ class RecDiscNet(Reconstructor):
         Raises
         ------
         RefusedError
-            If something is missing or unknown, or does not fit.
+            If an entry is missing or unknown, or entries are inconsistent.
         """
         super().restore(fitted, files)
         box, sizes = self.box_, self.shape_
-        whole = isinstance(box, tuple) and len(box) == 6 and all(type(n) is int for n in box)
-        if not whole or not all(0 <= box[k] < box[k + 3] <= sizes[k] for k in range(3)):
+        has_six = isinstance(box, tuple) and len(box) == 6 and all(type(n) is int for n in box)
+        if not has_six or not all(0 <= box[k] < box[k + 3] <= sizes[k] for k in range(3)):
             raise RefusedError(f"box_ is {box!r} in scans of {sizes} voxels")
 
 
-def _around(mask: NDArray[np.bool_], margin: int = 2) -> tuple[int, ...]:
-    """Give the box around a mask, wider by a margin but inside the volume: first voxel, and the one after the last."""
+def _bounding_box(mask: NDArray[np.bool_]) -> tuple[int, ...]:
+    """Compute the first and the end voxel of the box around a mask, with a margin."""
     lows, highs = [], []
     for axis in range(3):
-        there = np.flatnonzero(mask.any(axis=tuple(k for k in range(3) if k != axis)))
-        lows.append(max(0, int(there[0]) - margin))
-        highs.append(min(mask.shape[axis], int(there[-1]) + 1 + margin))
+        across = tuple(k for k in range(3) if k != axis)
+        occupied = np.flatnonzero(mask.any(axis=across))
+        lows.append(max(0, int(occupied[0]) - _BOX_MARGIN))
+        highs.append(min(mask.shape[axis], int(occupied[-1]) + 1 + _BOX_MARGIN))
     return (*lows, *highs)
 
 
 def _slices(box: tuple[int, ...]) -> tuple[slice, ...]:
-    return tuple(slice(a, b) for a, b in zip(box[:3], box[3:], strict=True))
+    return tuple(slice(low, high) for low, high in zip(box[:3], box[3:], strict=True))

@@ -1,4 +1,4 @@
-"""A detector that knows which whole volumes are healthy: what their principal components do not explain."""
+"""Anomaly detection by the residual of principal components of healthy scans."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ _RESIDUALS = ("mean", "mean-of-abs")
 @register
 class PCADetector(ArrayDetector):
     """
-    Score of a voxel: what is left of it when the scan is rebuilt from principal components of healthy scans.
+    Score of a voxel: its residual after projection onto principal components of healthy scans.
 
-    A scan, all its voxels in all directions, is one row. There are far fewer rows than columns, so the components come
-    from the products of scans with each other, (n_scans, n_scans), and no other matrix is made: the same components as
-    those of a singular value decomposition. Voxels outside a scan's mask count as the healthy mean, so that masks may
-    differ.
+    A scan, all its voxels in all directions, is one row of the data matrix. There are far fewer
+    rows than columns, so the components are computed from the products of scans with each other,
+    (n_scans, n_scans); they equal those of a singular value decomposition. Voxels outside a scan's
+    mask count as the healthy mean, so that masks may differ.
 
-    For 28 scans of 90 × 90 × 54 voxels, 180 000 of them brain, and 64 directions, 20 components take 0.9 GB in memory
-    and in the model file. Scans of the caller are read one at a time.
+    For 28 scans of 90 × 90 × 54 voxels, 180 000 of them brain, and 64 directions, 20 components
+    take 0.9 GB in memory and in the model file. The caller's scans are read one at a time.
 
     Parameters
     ----------
     n_components : int, default=20
         Number of components; fewer, if there are fewer scans.
     residual : {"mean", "mean-of-abs"}, default="mean"
-        Absolute value of the mean of the residual over directions, in which noise cancels, or the mean of its absolute
-        values, in which it does not.
+        Absolute value of the mean of the residual over directions, in which noise cancels, or the
+        mean of its absolute values, in which it does not.
     map_smoothing : float, default=1.0
-        Standard deviation of a Gaussian in voxels, by which the score is smoothed inside the mask (for ``"mean"`` the
-        mean, before its absolute value).
+        Standard deviation of a Gaussian in voxels, by which the score is smoothed inside the mask
+        (for ``"mean"`` the mean, before its absolute value).
     threshold : threshold rule, optional
         As in `AnomalyDetector`.
     calibration : float, int or None, default=4
@@ -99,21 +99,20 @@ class PCADetector(ArrayDetector):
         Returns
         -------
         ndarray of shape (n_scans, x, y, z, channels)
-            What is healthy of them; 0 outside the mask.
+            The reconstructions; 0 outside the mask.
 
         Raises
         ------
         ValueError
-            If scans are not like those that were learned from.
+            If scans have another size or other directions than the training scans.
         """
         check_is_fitted(self)
         scans = self._like_learned(Scans(X, masks))
         rebuilt = np.zeros((len(scans), *scans.shape), dtype=np.float32)
         for i in range(len(scans)):
             inside = scans.mask(i)[self.known_]
-            rebuilt[i][self.known_] = np.where(
-                inside[:, None], self._rebuilt(self._centered(scans, i)), 0
-            )
+            signals = self.mean_ + self._explained(self._centered(scans, i))
+            rebuilt[i][self.known_] = np.where(inside[:, None], signals, 0)
         return rebuilt
 
     def _check_parameters(self) -> None:
@@ -131,46 +130,43 @@ class PCADetector(ArrayDetector):
             self.mean_[inside] += scans.signal(i)[self.known_][inside]
         self.mean_ /= counts[self.known_][:, None].astype(np.float32)
         with one_thread():
-            # Rows of the centered scans against each other; one of them at a time is all that is held beside it.
+            # Two scans at a time, so that never all are in memory.
             gram = np.empty((n, n))
             for i in range(n):
                 row = self._centered(scans, i).ravel()
-                for j in range(i + 1):
-                    other = row if j == i else self._centered(scans, j).ravel()
-                    gram[i, j] = gram[j, i] = np.dot(row, other)
+                gram[i, i] = np.dot(row, row)
+                for j in range(i):
+                    gram[i, j] = gram[j, i] = np.dot(row, self._centered(scans, j).ravel())
             variances, weights = np.linalg.eigh(gram)
             order = np.argsort(variances)[::-1][: int(self.n_components)]
-            # What is left of rounding is no component; with n scans there are n - 1 at most.
+            # Rounding errors are no components; n scans have n - 1 at most.
             order = order[variances[order] > variances.max() * 1e-6][: max(n - 1, 0)]
             if not len(order):
                 raise ValueError(
-                    f"the {n} scans to learn from do not differ, so there are no components; give scans of others"
+                    f"the {n} scans to learn from do not differ, so there are no components; give "
+                    "scans of others"
                 )
             self.components_ = np.zeros((len(order), *self.mean_.shape), dtype=np.float32)
             for i in range(n):
                 row = self._centered(scans, i)
-                for k, at in enumerate(order):
-                    self.components_[k] += (
-                        np.float32(weights[i, at] / np.sqrt(variances[at])) * row
-                    )
+                for k, column in enumerate(order):
+                    weight = weights[i, column] / np.sqrt(variances[column])
+                    self.components_[k] += np.float32(weight) * row
         self.explained_variance_ = variances[order] / max(n - 1, 1)
 
     def _centered(self, scans: Scans, i: int) -> NDArray[np.float32]:
-        """Give a scan without the healthy mean, (n_known, channels), 0 outside its mask."""
+        """Subtract the healthy mean from a scan, (n_known, channels), 0 outside its mask."""
         difference = scans.signal(i)[self.known_]
         difference -= self.mean_
         difference[~scans.mask(i)[self.known_]] = 0
         return difference
 
     def _explained(self, difference: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Project a centered scan onto the components."""
+        components = self.components_.reshape(len(self.components_), -1)
         with one_thread():
-            flat = self.components_.reshape(len(self.components_), -1)
-            return np.asarray((flat @ difference.ravel()) @ flat, dtype=np.float32).reshape(
-                difference.shape
-            )
-
-    def _rebuilt(self, difference: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self.mean_ + self._explained(difference)
+            projected = (components @ difference.ravel()) @ components
+        return np.asarray(projected, dtype=np.float32).reshape(difference.shape)
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.floating]:
         difference = self._centered(scans, i)
@@ -190,10 +186,6 @@ class PCADetector(ArrayDetector):
             "components_": (n_components, n_known, self.n_channels_),
             "explained_variance_": (n_components,),
         }
-        for name, shape in shapes.items():
-            if getattr(self, name).shape != shape:
-                raise RefusedError(
-                    f"its array {name} has the shape {getattr(self, name).shape} instead of {shape}"
-                )
+        self._check_shapes(shapes)
         if self.known_.dtype != bool:
             raise RefusedError(f"its array known_ is of type {self.known_.dtype}, not bool")

@@ -123,8 +123,8 @@ def test_scans_that_are_too_small_for_the_levels_are_refused():
 
 def test_a_scale_is_not_that_of_what_a_network_makes_of_places_without_a_brain(fitted, world):
     class Wild(DenoisingAutoencoder):
-        def _ask(self, scans, i):
-            answer = dict(super()._ask(scans, i))
+        def _predict_scan(self, scans, i):
+            answer = dict(super()._predict_scan(scans, i))
             answer["reconstruction"] = np.where(scans.mask(i), answer["reconstruction"], 50)
             return answer
 

@@ -112,8 +112,8 @@ def test_volumes_that_are_no_scores_are_refused_by_their_number():
     broken = sound.copy()
     broken[0, 0] = np.nan, np.inf
     for wrong, message in (
-        (broken, "map 1 has 2 values that are no finite numbers"),
-        (sound.astype(complex), "map 1 has 24 values that are no finite numbers"),
+        (broken, "map 1 contains 2 non-finite values"),
+        (sound.astype(complex), "map 1 contains 24 non-finite values"),
         (sound[0], r"map 1 must be a volume \(x, y, z\), not an array of shape \(4, 2\)"),
     ):
         with pytest.raises(ValueError, match=message):

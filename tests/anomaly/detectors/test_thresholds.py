@@ -285,7 +285,7 @@ def test_what_is_not_possible_is_refused_by_name():
     broken = maps.copy()
     broken[2, 0, 0, :2] = np.nan, np.inf
     for call in (OtsuThreshold().fit, FixedThreshold(1).fit(maps).apply):
-        with pytest.raises(ValueError, match="map 2 has 2 values that are no finite numbers"):
+        with pytest.raises(ValueError, match="map 2 contains 2 non-finite values"):
             call(broken)
     with pytest.raises(NotFittedError):
         OtsuThreshold().apply(maps)
