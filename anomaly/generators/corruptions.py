@@ -1,4 +1,4 @@
-"""Synthetic anomalies: ellipsoids of noise in a healthy brain, and the mask of where they are."""
+"""Synthetic anomalies: ellipsoids of noise in a healthy brain, with their mask."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 
 __all__ = ["MEANS", "NOISES", "NOISE_NAMES", "TissueMoments", "corrupt", "corrupt_in_place"]
 
-#: What noise is drawn from, and for what a value is drawn: a voxel and channel, a channel, a voxel.
+#: Distribution of the noise, and whether a value is drawn for a voxel and channel, a channel, or a
+#: voxel.
 NOISES = tuple(
     "-".join(pair)
     for pair in product(("normal", "uniform"), ("random", "directional", "isotropic"))
@@ -25,9 +26,10 @@ NOISES = tuple(
 NOISE_NAMES = (*NOISES, "mix")
 #: The mean of the noise, times that of brain tissue.
 MEANS = {"full": 1.0, "half": 0.5}
-#: How often there are no, one and two ellipsoids.
+#: Probabilities of no, one and two ellipsoids.
 COUNTS = (0.2, 0.6, 0.2)
-#: Least and largest radius of an ellipsoid, times that of a ball as large as the brain: 5 to 11 voxels of 2.4 mm
+#: Least and largest radius of an ellipsoid, times that of a ball as large as the brain: 5 to 11
+#: voxels of 2.4 mm
 #: in a brain of 1.4 liters, as published.
 RADII = (0.174, 0.382)
 #: An axis is as long as the radius, or down to this share of it.
@@ -42,7 +44,8 @@ class TissueMoments:
     Parameters
     ----------
     mean, sd : float
-        In the units of the volumes: of the signal without diffusion weighting, where they are divided by it.
+        In the units of the volumes: of the signal without diffusion weighting, where they are
+        divided by it.
     """
 
     mean: float
@@ -56,23 +59,23 @@ class TissueMoments:
         Shapes: `volumes` (x, y, z, channels), `masks` (x, y, z).
         """
         count, total, squares = 0, 0.0, 0.0
-        given = iter(masks) if masks is not None else None
+        mask_iterator = iter(masks) if masks is not None else None
         for volume in volumes:
             values = np.asarray(volume)
-            inside = (
-                np.any(values != 0, axis=-1)
-                if given is None
-                else np.asarray(next(given), dtype=bool)
-            )
-            chosen = values[inside]
-            count += chosen.size
-            total += float(chosen.sum(dtype=np.float64))
-            squares += float(
-                np.square(chosen, dtype=np.result_type(chosen, np.float32)).sum(dtype=np.float64)
-            )
+            if mask_iterator is None:
+                inside = np.any(values != 0, axis=-1)
+            else:
+                inside = np.asarray(next(mask_iterator), dtype=bool)
+            signals = values[inside]
+            count += signals.size
+            total += float(signals.sum(dtype=np.float64))
+            # Squares of half precision would overflow.
+            squared = np.square(signals, dtype=np.result_type(signals, np.float32))
+            squares += float(squared.sum(dtype=np.float64))
         if not count:
             raise ValueError(
-                "there is no voxel of brain to measure; give masks that are not empty, or volumes that are not zero"
+                "there is no voxel of brain to measure; give masks that are not empty, or volumes "
+                "that are not zero"
             )
         mean = total / count
         return cls(mean, float(np.sqrt(max(0.0, squares / count - mean**2))))
@@ -92,30 +95,32 @@ def corrupt(
     """
     Put ellipsoids of noise into a brain.
 
-    The number of ellipsoids, their centers (any voxel of the brain), radii, axes (each from half the radius to all of
-    it) and orientations are random. The part inside the brain is filled with noise, clipped to [0, 1], and all of it
-    is the anomaly, whatever values it has got; where two overlap the later one lies on top.
+    The number of ellipsoids, their centers (any voxel of the brain), radii, axes (each from half
+    the radius to all of it) and orientations are random. The part inside the brain is filled with
+    noise, clipped to [0, 1], and is the anomaly, whatever its values; where two overlap the later
+    one replaces the earlier one.
 
     Parameters
     ----------
     volume : array_like of shape (x, y, z, channels)
-        Signals divided by the one without diffusion weighting, from 0 to 1. It stays as it is.
+        Signals divided by the one without diffusion weighting, from 0 to 1. It is not changed.
     mask : array_like of shape (x, y, z)
         The brain.
     noise : str, default="mix"
-        ``"normal"`` or ``"uniform"``, and after a hyphen for what a value is drawn: ``"random"``, for each voxel and
-        channel; ``"directional"``, for each channel; ``"isotropic"``, for each voxel. ``"mix"`` chooses among the six
-        for each ellipsoid.
+        ``"normal"`` or ``"uniform"``, a hyphen, and how often a value is drawn: ``"random"``, for
+        each voxel and channel; ``"directional"``, for each channel; ``"isotropic"``, for each
+        voxel. ``"mix"`` selects one of the six for each ellipsoid.
     mean : {"half", "full"}, default="half"
-        The mean of the noise: half of that of brain tissue, or all of it. Its standard deviation is that of tissue.
+        The mean of the noise: half of that of brain tissue, or all of it. Its standard deviation
+        is that of tissue.
     moments : TissueMoments, optional
-        Mean and standard deviation of tissue, as measured in the scans that are learned from; by default those of this
-        volume in its mask.
+        Mean and standard deviation of tissue, as measured in the training scans; by default those
+        of this volume in its mask.
     counts : sequence of 3 floats, default=(0.2, 0.6, 0.2)
-        How often there are none, one and two.
+        Probabilities of none, one and two ellipsoids.
     radii : sequence of 2 floats, default=(0.174, 0.382)
-        Least and largest radius, times that of a ball as large as the brain. The default is 5 to 11 voxels in a brain
-        with voxels of 2.4 mm, as published.
+        Least and largest radius, times that of a ball as large as the brain. The default is 5 to
+        11 voxels in a brain with voxels of 2.4 mm, as published.
     random_state : int, RandomState or None, default=None
         Seed.
 
@@ -124,12 +129,12 @@ def corrupt(
     volume : ndarray of shape (x, y, z, channels)
         A copy with anomalies.
     anomaly : ndarray of bool, of shape (x, y, z)
-        Where they are.
+        Their mask.
 
     Raises
     ------
     ValueError
-        If noise, mean, counts or radii are not possible, or the mask is empty or of another shape.
+        If noise, mean, counts or radii are invalid, or the mask is empty or of another shape.
 
     References
     ----------
@@ -140,8 +145,8 @@ def corrupt(
     inside = np.asarray(mask) > 0
     if changed.ndim != 4 or changed.shape[:3] != inside.shape:
         raise ValueError(
-            f"a volume of shape {changed.shape} and a mask of shape {inside.shape}; give a volume (x, y, z, channels) "
-            "and a mask (x, y, z) on one grid"
+            f"a volume of shape {changed.shape} and a mask of shape {inside.shape}; give a volume "
+            "(x, y, z, channels) and a mask (x, y, z) on one grid"
         )
     if not inside.any():
         raise ValueError("the mask is empty, so that there is no brain to put an anomaly into")
@@ -150,10 +155,11 @@ def corrupt(
         raise ValueError(
             f"{n_bad} values of the volume are not finite; set what is outside the brain to 0"
         )
-    known = TissueMoments.measured([changed], [inside]) if moments is None else moments
+    if moments is None:
+        moments = TissueMoments.measured([changed], [inside])
     rng = np.random.default_rng(seed_for(seed_from(random_state), "corrupt"))
     anomaly = corrupt_in_place(
-        changed, inside, rng, known, noise=noise, mean=mean, counts=counts, radii=radii
+        changed, inside, rng, moments, noise=noise, mean=mean, counts=counts, radii=radii
     )
     return changed, anomaly
 
@@ -170,7 +176,7 @@ def corrupt_in_place(
     radii: Sequence[float] = RADII,
 ) -> NDArray[np.bool_]:
     """
-    Put ellipsoids into a volume itself; what `corrupt` does once everything is checked.
+    Put ellipsoids into a volume in place and without checks, and return their mask.
 
     Shapes: `volume` (x, y, z, channels), `inside` (x, y, z); returns (x, y, z).
     """
@@ -180,32 +186,30 @@ def corrupt_in_place(
     for _ in range(rng.choice(len(counts), p=np.asarray(counts) / np.sum(counts))):
         center = np.array(np.unravel_index(brain[rng.integers(len(brain))], inside.shape))
         axes = size * rng.uniform(radii[0], radii[1]) * rng.uniform(SHORTEST, 1, size=3)
-        # Four normal numbers are a rotation that no direction is preferred by.
+        # A quaternion of four normal numbers is a uniformly distributed rotation.
         orientation = Rotation.from_quat(rng.normal(size=4)).as_matrix()
-        kind = NOISES[rng.integers(len(NOISES))] if noise == "mix" else noise
+        noise_name = NOISES[rng.integers(len(NOISES))] if noise == "mix" else noise
         box, filled = _ellipsoid(inside, center, axes, orientation)
+        noise_mean = MEANS[mean] * moments.mean
         values = _noise(
-            rng, kind, int(filled.sum()), volume.shape[-1], MEANS[mean] * moments.mean, moments.sd
+            rng, noise_name, int(filled.sum()), volume.shape[-1], noise_mean, moments.sd
         )
-        # Inside this ellipsoid alone: the rest of its box may belong to another.
+        # Inside this ellipsoid alone: another one may lie in its box.
         volume[box][filled] = values
         anomaly[box] |= filled
     return anomaly
 
 
 def check_corruption(noise: Any, mean: Any, counts: Any = COUNTS, radii: Any = RADII) -> None:
-    """Refuse what `corrupt` cannot do."""
-    for name, value, known in (("noise", noise, NOISE_NAMES), ("mean", mean, tuple(MEANS))):
-        check_word(name, value, known)
+    """Reject invalid options of `corrupt`."""
+    check_word("noise", noise, NOISE_NAMES)
+    check_word("mean", mean, tuple(MEANS))
     shares = _numbers("counts", counts)
-    if (
-        shares.ndim != 1
-        or not shares.size
-        or not (shares >= 0).all()
-        or not 0 < shares.sum() < np.inf
-    ):
+    is_list = shares.ndim == 1 and shares.size > 0
+    if not is_list or not (shares >= 0).all() or not 0 < shares.sum() < np.inf:
         raise ValueError(
-            f"counts={counts!r} must say how often there are no, one, two, … ellipsoids, such as {COUNTS}"
+            f"counts={counts!r} must be the probabilities of no, one, two, … ellipsoids, such as "
+            f"{COUNTS}"
         )
     sizes = _numbers("radii", radii)
     if sizes.shape != (2,) or not 0 < sizes[0] <= sizes[1] <= 2:
@@ -224,7 +228,7 @@ def _numbers(name: str, values: Any) -> NDArray[np.float64]:
 def _ellipsoid(
     inside: NDArray[np.bool_], center: NDArray[Any], axes: NDArray[Any], orientation: NDArray[Any]
 ) -> tuple[tuple[slice, ...], NDArray[np.bool_]]:
-    """Give the box around an ellipsoid and which of its voxels are in the ellipsoid and in the brain."""
+    """Compute the box around an ellipsoid, and its voxels in both the ellipsoid and the brain."""
     reach = np.sqrt(((orientation * axes) ** 2).sum(axis=1))
     low = np.maximum(np.ceil(center - reach).astype(int), 0)
     high = np.minimum(np.floor(center + reach).astype(int) + 1, inside.shape)
@@ -232,34 +236,31 @@ def _ellipsoid(
     offsets = [np.arange(a, b) - c for a, b, c in zip(low, high, center, strict=True)]
     # |diag(1 / axes) Rᵀ d|² for all offsets d, one axis after the other.
     turned = orientation.T / axes[:, None]
-    square = np.zeros([len(part) for part in offsets])
+    x, y, z = offsets
+    square = np.zeros((len(x), len(y), len(z)))
     for row in turned:
-        along = (
-            (row[0] * offsets[0])[:, None, None]
-            + (row[1] * offsets[1])[:, None]
-            + row[2] * offsets[2]
-        )
+        along = (row[0] * x)[:, None, None] + (row[1] * y)[:, None] + row[2] * z
         square += along**2
     return box, (square <= 1) & inside[box]
 
 
 def _noise(
-    rng: np.random.Generator, kind: str, n_voxels: int, n_channels: int, mean: float, sd: float
+    rng: np.random.Generator, noise: str, n_voxels: int, n_channels: int, mean: float, sd: float
 ) -> NDArray[np.float32]:
     """Draw the values of the voxels of an ellipsoid."""
-    distribution, _, what = kind.partition("-")
-    shape = {
+    distribution, _, pattern = noise.partition("-")
+    shapes = {
         "random": (n_voxels, n_channels),
         "directional": (1, n_channels),
         "isotropic": (n_voxels, 1),
-    }[what]
+    }
+    shape = shapes[pattern]
     if distribution == "normal":
         values = rng.standard_normal(shape, dtype=np.float32) * np.float32(sd) + np.float32(mean)
     else:
         # The standard deviation of a uniform distribution is its width divided by √12.
-        values = (rng.random(shape, dtype=np.float32) - np.float32(0.5)) * np.float32(
-            np.sqrt(12) * sd
-        )
+        values = rng.random(shape, dtype=np.float32) - np.float32(0.5)
+        values *= np.float32(np.sqrt(12) * sd)
         values += np.float32(mean)
     np.clip(values, 0, 1, out=values)
     return np.broadcast_to(values, (n_voxels, n_channels))

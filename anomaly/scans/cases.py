@@ -1,4 +1,4 @@
-"""Cases: a diffusion scan with what is known about it, in memory, and read from and written to a table of files."""
+"""Cases: diffusion scans with masks and patient data, read from and written to tables of files."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ _UNWEIGHTED = 50.0  # s/mm², up to which a volume counts as one without diffusi
 _ROUNDING = 1e-4  # of a unit vector's length, which files with few digits have
 _MASKS = ("brain", "lesion", "followup")
 _WORDS = ("sex", "site", "grade", "kind")
+_FILE_KEYS = ("image", "bval", "bvec", *_MASKS, "tissue")
 _REQUIRED = ("patient", "image", "bval")
 _OPTIONAL = ("name", "bvec", *_MASKS, "tissue", "age", *_WORDS, "synthetic")
 _ALIASES = {"participant_id": "patient"}
@@ -68,19 +69,20 @@ _COLUMNS = {
 @dataclass(frozen=True, eq=False)
 class Case:
     """
-    A diffusion scan of a person with what is known about it.
+    A diffusion scan of a person with masks and patient data.
 
     Parameters
     ----------
     patient : str
         Identifier. Cases of one patient are never split between training and test.
     signal : ndarray of shape (x, y, z, n_directions)
-        Diffusion-weighted signals of one b-value, divided by the signal without diffusion weighting; 0 to 1, and 0
-        outside the brain. What lies outside this range is cut off; kept in single precision.
+        Diffusion-weighted signals of one b-value, divided by the signal without diffusion
+        weighting; clipped to 0 to 1, and set to 0 outside the brain; kept in single precision.
     brain : ndarray of shape (x, y, z), optional
         The brain; by default the voxels with any signal.
     tissue : ndarray of shape (x, y, z), optional
-        0 outside the brain, 1 white matter, 2 gray matter, 3 ventricles and other fluid, 4 deep gray matter.
+        0 outside the brain, 1 white matter, 2 gray matter, 3 ventricles and other fluid, 4 deep
+        gray matter.
     lesion : ndarray of shape (x, y, z), optional
         Mask of the lesion; None or empty for healthy persons.
     followup : ndarray of shape (x, y, z), optional
@@ -92,7 +94,8 @@ class Case:
     sex, site, grade : str, default=""
         Sex, scanner, and grade of the tumor; empty if unknown.
     kind : str, default=""
-        How the lesion changes diffusion, such as ``"infiltrating"`` (raises it) or ``"cellular"`` (lowers it).
+        How the lesion changes diffusion, such as ``"infiltrating"`` (raises it) or ``"cellular"``
+        (lowers it).
     synthetic : bool, default=False
         Whether the case was simulated.
     name : str, default=""
@@ -107,8 +110,8 @@ class Case:
     Raises
     ------
     ValueError
-        If arrays do not fit together, hold values that are not finite, masks other values than 0 and 1 or tissues
-        others than 0 to 4, the brain is empty, or the affine places no voxels.
+        If arrays do not fit together, hold values that are not finite, masks other values than 0
+        and 1 or tissues others than 0 to 4, the brain is empty, or the affine places no voxels.
     """
 
     patient: str
@@ -132,49 +135,41 @@ class Case:
     def __post_init__(self) -> None:
         patient = str(self.patient)
         checked: dict[str, Any] = {"patient": patient, "name": str(self.name or patient)}
-        who = f"case {checked['name']}"
+        label = f"case {checked['name']}"
         signal = np.asarray(self.signal)
         if signal.ndim != 4 or not signal.size:
             raise ValueError(
-                f"{who}: the signal must have axes (x, y, z, directions), not the shape {signal.shape}"
+                f"{label}: the signal must have axes (x, y, z, directions), not the shape "
+                f"{signal.shape}"
             )
         shape = signal.shape[:3]
-        signal = checked_values(signal, signal.shape, f"{who}: the signal")
+        signal = checked_values(signal, signal.shape, f"{label}: the signal")
         for key in _MASKS:
             if (mask := getattr(self, key)) is not None:
-                checked[key] = checked_mask(mask, shape, f"{who}: the mask {key!r}")
+                checked[key] = checked_mask(mask, shape, f"{label}: the mask {key!r}")
         brain = checked.setdefault("brain", (signal > 0).any(axis=-1))
         if not brain.any():
-            raise ValueError(f"{who}: the brain is empty; give a mask of what is brain")
-        inside = signal[brain]
-        if (
-            signal.min() < 0
-            or signal.max() > 1
-            or np.count_nonzero(signal) > np.count_nonzero(inside)
-        ):
+            raise ValueError(f"{label}: the brain is empty; give a mask of what is brain")
+        is_clipped = signal.min() >= 0 and signal.max() <= 1
+        # A copy of a large scan is made only if it changes anything.
+        if not is_clipped or np.count_nonzero(signal) > np.count_nonzero(signal[brain]):
             signal = np.clip(signal, 0, 1) * brain[..., None]
         checked["signal"] = signal
         if self.tissue is not None:
-            tissue = np.asarray(self.tissue)
-            check_shape(tissue, shape, f"{who}: the tissue map")
-            if not np.isin(tissue, (0, *TISSUES)).all():
-                others = np.setdiff1d(np.unique(tissue), (0, *TISSUES))
-                raise ValueError(
-                    f"{who}: the tissue map holds {others[:5].tolist()}; its numbers are 0 to {max(TISSUES)}"
-                )
-            checked["tissue"] = np.ascontiguousarray(tissue, dtype=np.uint8)
+            checked["tissue"] = _checked_tissue(self.tissue, shape, label)
         if self.b0 is not None:
-            checked["b0"] = checked_values(self.b0, shape, f"{who}: the signal at b = 0")
+            checked["b0"] = checked_values(self.b0, shape, f"{label}: the signal at b = 0")
             if checked["b0"][brain].min() <= 0:
                 n = np.count_nonzero(checked["b0"][brain] <= 0)
                 raise ValueError(
-                    f"{who}: the signal at b = 0 is not above 0 in {n} voxels of the brain; leave them out of the mask"
+                    f"{label}: the signal at b = 0 is not above 0 in {n} voxels of the brain; "
+                    "leave them out of the mask"
                 )
         if self.directions is not None:
-            checked["directions"] = _unit_vectors(self.directions, signal.shape[3], who)
+            checked["directions"] = _unit_vectors(self.directions, signal.shape[3], label)
         if not (np.isfinite(self.b) and self.b > _UNWEIGHTED):
-            raise ValueError(f"{who}: b must be above {_UNWEIGHTED:g} s/mm², not {self.b!r}")
-        checked["affine"] = checked_affine(self.affine, who)
+            raise ValueError(f"{label}: b must be above {_UNWEIGHTED:g} s/mm², not {self.b!r}")
+        checked["affine"] = checked_affine(self.affine, label)
         checked["age"], checked["b"] = float(self.age), float(self.b)
         checked |= {key: str(getattr(self, key)) for key in _WORDS}
         checked["synthetic"] = bool(self.synthetic)
@@ -182,14 +177,13 @@ class Case:
             object.__setattr__(self, key, value)
 
     def __repr__(self) -> str:
-        kind = "synthetic case" if self.synthetic else "case"
+        title = "synthetic case" if self.synthetic else "case"
         size = " × ".join(map(str, self.shape))
-        what = (
-            "healthy"
-            if self.healthy
-            else f"lesion of {0 if self.lesion is None else self.lesion.sum()} voxels"
-        )
-        return f"<{kind} {self.name!r}, {size} voxels, {self.signal.shape[3]} directions, {what}>"
+        status = "healthy"
+        if self.lesion is not None and not self.healthy:
+            status = f"lesion of {self.lesion.sum()} voxels"
+        n_directions = self.signal.shape[3]
+        return f"<{title} {self.name!r}, {size} voxels, {n_directions} directions, {status}>"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -210,12 +204,10 @@ class Case:
 
     @property
     def scored(self) -> NDArray[np.bool_]:
-        """Where maps are scored: white and gray matter, or the brain where no tissues are known."""
-        return (
-            self.brain
-            if self.tissue is None
-            else self.brain & (self.tissue > 0) & (self.tissue != _FLUID)
-        )
+        """Voxels that are scored: white and gray matter, or the brain without a tissue map."""
+        if self.tissue is None:
+            return self.brain
+        return self.brain & (self.tissue > 0) & (self.tissue != _FLUID)
 
 
 def normalized(
@@ -224,34 +216,31 @@ def normalized(
     """
     Divide diffusion-weighted signals by the mean signal without diffusion weighting.
 
-    Shapes: `values` (x, y, z, m), `b` (m,), `brain` (x, y, z); returns signal (x, y, z, n), b0 (x,
-    y, z).
+    Shapes: `values` (x, y, z, m), `b` (m,), `brain` (x, y, z); returns signal (x, y, z, n) and b0.
     """
-    series, weights, inside = (
-        np.asarray(values),
-        np.asarray(b, dtype=np.float64),
-        np.asarray(brain, dtype=bool),
-    )
+    series = np.asarray(values)
+    weights = np.asarray(b, dtype=np.float64)
+    inside = np.asarray(brain, dtype=bool)
     plain = weights <= _UNWEIGHTED
     if plain.all() or not plain.any():
         missing = "without" if not plain.any() else "with"
         raise ValueError(
-            f"no volume {missing} diffusion weighting: b is from {weights.min():g} to {weights.max():g} s/mm²; signals "
-            "with it are divided by those without, so both are needed"
+            f"no volume {missing} diffusion weighting: b is from {weights.min():g} to "
+            f"{weights.max():g} s/mm²; signals with it are divided by those without, so both are "
+            "needed"
         )
-    wrong = ~np.isfinite(series[inside])
-    if wrong.any():
-        n = np.count_nonzero(wrong.any(axis=1))
+    is_bad = ~np.isfinite(series[inside])
+    if is_bad.any():
+        n = np.count_nonzero(is_bad.any(axis=1))
         raise ValueError(
-            f"{n} voxels of the brain have values that are no finite numbers; leave them out of the mask"
+            f"{n} voxels of the brain contain non-finite values; leave them out of the mask"
         )
     b0 = np.zeros(inside.shape, dtype=np.float32)
     b0[inside] = series[inside][:, plain].mean(axis=1, dtype=np.float64)
     signal = np.zeros((*inside.shape, np.count_nonzero(~plain)), dtype=np.float32)
     usable = b0 > 0
-    signal[usable] = np.clip(
-        series[usable][:, ~plain].astype(np.float32) / b0[usable][:, None], 0, 1
-    )
+    weighted = series[usable][:, ~plain].astype(np.float32)
+    signal[usable] = np.clip(weighted / b0[usable][:, None], 0, 1)
     return signal, b0
 
 
@@ -262,11 +251,12 @@ def read_cases(table: str | Path) -> list[Case]:
     Parameters
     ----------
     table : path
-        Tab-separated (``.csv``: comma-separated). Needed are the columns ``patient``, ``image`` (the series, with
-        volumes at b = 0 and at one b-value) and ``bval``; ``bvec``, ``brain``, ``tissue``, ``lesion``, ``followup``,
-        ``name``, ``age``, ``sex``, ``site``, ``grade``, ``kind`` and ``synthetic`` (true or false) may follow. Paths
-        are relative to the table, ``n/a`` stands for nothing. All images of a case are NIfTI on one grid. A mask is
-        what is above 0.5; without one the brain is where the signal at b = 0 is above 0.
+        Tab-separated (``.csv``: comma-separated). Required columns are ``patient``, ``image`` (the
+        series, with volumes at b = 0 and at one b-value) and ``bval``; optional are ``bvec``,
+        ``brain``, ``tissue``, ``lesion``, ``followup``, ``name``, ``age``, ``sex``, ``site``,
+        ``grade``, ``kind`` and ``synthetic`` (true or false). Paths are relative to the table,
+        ``n/a`` is a missing value. All images of a case are NIfTI on one grid. Masks are
+        thresholded at 0.5; without a mask the brain is where the signal at b = 0 is above 0.
 
     Returns
     -------
@@ -285,17 +275,17 @@ def read_cases(table: str | Path) -> list[Case]:
 
 def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = False) -> Path:
     """
-    Write cases as NIfTI series with their b-values and directions, and a table, which `read_cases` reads.
+    Write cases as NIfTI series with their b-values and directions, and a table for `read_cases`.
 
-    All files appear together, or none. Series hold a volume at b = 0 and, multiplied with it, the signals; without a
-    known volume at b = 0 it is 1 in the brain.
+    All files appear together, or none. A series contains a volume at b = 0 and the signals
+    multiplied by it; for a case without a volume at b = 0 it is 1 in the brain.
 
     Parameters
     ----------
     cases : sequence of Case
-        What to write; their names differ.
+        Cases with different names.
     folder : path
-        Where to; made if missing.
+        Output folder, made if missing.
     overwrite : bool, default=False
         Whether files of the same names may be replaced.
 
@@ -314,9 +304,10 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
         If the folder cannot be written to.
     """
     stems = file_stems((case.patient, case.name) for case in cases)
-    rows = [_row(case, one) for case, one in zip(cases, stems, strict=True)]
-    kept = ("image", "bval", "bvec", *_MASKS, "tissue")
-    files = [row[key] for row in rows for key in kept if key in row]
+    rows = [_row(case, stem) for case, stem in zip(cases, stems, strict=True)]
+    files = []
+    for row in rows:
+        files += [row[key] for key in _FILE_KEYS if key in row]
     with FileSet(folder, [*files, "cases.json", TABLE], overwrite=overwrite) as file_set:
         for case, row in zip(cases, rows, strict=True):
             save_values(_series(case), case.affine, file_set.path(row["image"]))
@@ -336,75 +327,87 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
 
 
 def _read_case(row: dict[str, str], folder: Path) -> Case:
-    """Make the case of one row."""
+    """Read the case of one row."""
     path = folder / row["image"]
     image = load_image(path)
-    b, vectors = read_gradients(
-        folder / row["bval"], folder / row["bvec"] if row.get("bvec") else None
-    )
+    bvec = folder / row["bvec"] if row.get("bvec") else None
+    b, vectors = read_gradients(folder / row["bval"], bvec)
     try:
         Protocol(b)
     except ValueError as error:
         raise ValueError(f"{row['bval']}: {error}") from None
     if image.ndim != 4 or image.shape[3] != len(b):
         raise ValueError(
-            f"{path} has the shape {image.shape}, and {row['bval']} {len(b)} b-values; one for each volume is needed"
+            f"{path} has the shape {image.shape}, and {row['bval']} {len(b)} b-values; one for "
+            "each volume is needed"
         )
     weighted = b > _UNWEIGHTED
     if weighted.any() and np.ptp(b[weighted]) > 0.1 * b[weighted].mean():
         raise ValueError(
-            f"{row['bval']} has several b-values, {np.unique(b[weighted])[:6].tolist()} s/mm²; keep one of them"
+            f"{row['bval']} has several b-values, {np.unique(b[weighted])[:6].tolist()} s/mm²; "
+            "keep one of them"
         )
     shape = image.shape[:3]
-    found: dict[str, Any] = {}
+    volumes: dict[str, Any] = {}
     for key in (*_MASKS, "tissue"):
         if row.get(key):
+            name = str(folder / row[key])
             values = read_on_grid(folder / row[key], shape, image.affine, row["image"])
             if key == "tissue":
-                found[key] = np.rint(values)
+                volumes[key] = np.rint(values)
             else:
-                found[key] = binarize(
-                    values, name=str(folder / row[key]), may_be_empty=key != "brain"
-                )
+                volumes[key] = binarize(values, name=name, may_be_empty=key != "brain")
     series = values_of(image, str(path))
-    if "brain" not in found:
+    if "brain" not in volumes:
         with np.errstate(invalid="ignore"):
-            found["brain"] = (series[..., ~weighted] > 0).all(axis=-1)
-    signal, b0 = normalized(series, b, found["brain"])
-    found |= {key: row.get(key, "") for key in _WORDS}
-    for key, words in (("age", None), ("synthetic", WORDS)):
-        word = row.get(key, "").lower()
-        try:
-            found[key] = words[word] if words else float(word or "nan")
-        except (KeyError, ValueError):
-            raise ValueError(
-                f"{key} must be {'true or false' if words else 'a number of years'}, not {row[key]!r}"
-            ) from None
+            volumes["brain"] = (series[..., ~weighted] > 0).all(axis=-1)
+    signal, b0 = normalized(series, b, volumes["brain"])
+    directions = None
+    if vectors is not None:
+        directions = turned_as_stored(vectors[weighted], image.affine)
+    words: dict[str, Any] = {key: row.get(key, "") for key in _WORDS}
     return Case(
         row["patient"],
         signal,
         affine=image.affine,
         name=row.get("name", ""),
-        b0=b0 if (b0[found["brain"]] > 0).all() else None,
+        age=_read_age(row.get("age", "")),
+        synthetic=_read_synthetic(row.get("synthetic", "")),
+        b0=b0 if (b0[volumes["brain"]] > 0).all() else None,
         b=float(np.round(b[weighted].mean())),
-        directions=None if vectors is None else turned_as_stored(vectors[weighted], image.affine),
-        **found,
+        directions=directions,
+        **volumes,
+        **words,
     )
 
 
+def _read_age(text: str) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        raise ValueError(f"age must be a number of years, not {text!r}") from None
+
+
+def _read_synthetic(text: str) -> bool:
+    if text.lower() not in WORDS:
+        raise ValueError(f"synthetic must be true or false, not {text!r}")
+    return WORDS[text.lower()]
+
+
 def _series(case: Case) -> NDArray[np.float32]:
-    """Make magnitudes that give the signals back bit by bit when they are divided by those at b = 0."""
+    """Compute magnitudes whose quotients with those at b = 0 are exactly the signals."""
     b0 = case.brain.astype(np.float32) if case.b0 is None else case.b0 * case.brain
     base = b0[..., None]
     weighted = case.signal * base
     if case.b0 is not None:
         inside = case.brain
         below = np.broadcast_to(base[inside], weighted[inside].shape)
-        wanted, best = case.signal[inside], weighted[inside]
-        for towards in (np.float32(-np.inf), np.float32(np.inf)):
-            # A product is rounded, and so is the quotient; a neighbor may lead back where the product does not.
-            other = np.nextafter(weighted[inside], towards)
-            best = np.where((best / below != wanted) & (other / below == wanted), other, best)
+        signals, best = case.signal[inside], weighted[inside]
+        for limit in (np.float32(-np.inf), np.float32(np.inf)):
+            # Product and quotient are rounded; a neighbor may be exact where the product is not.
+            neighbor = np.nextafter(weighted[inside], limit)
+            is_better = (best / below != signals) & (neighbor / below == signals)
+            best = np.where(is_better, neighbor, best)
         weighted[inside] = best
     return np.concatenate([base, weighted], axis=-1)
 
@@ -417,31 +420,45 @@ def _row(case: Case, stem: str) -> dict[str, str]:
         "synthetic": "true" if case.synthetic else "false",
     }
     row |= {"image": f"{stem}_dwi.nii.gz", "bval": f"{stem}_dwi.bval"}
-    row |= {
-        key: f"{stem}_{key}.nii.gz"
-        for key in (*_MASKS, "tissue")
-        if getattr(case, key) is not None
-    }
+    for key in (*_MASKS, "tissue"):
+        if getattr(case, key) is not None:
+            row[key] = f"{stem}_{key}.nii.gz"
     words = {key: getattr(case, key) for key in _WORDS if getattr(case, key)}
     check_names(words)
     row |= words
     if np.isfinite(case.age):
         row["age"] = f"{case.age:g}"
-    return row if case.directions is None else row | {"bvec": f"{stem}_dwi.bvec"}
+    if case.directions is not None:
+        row["bvec"] = f"{stem}_dwi.bvec"
+    return row
 
 
-def _unit_vectors(directions: ArrayLike, n: int, who: str) -> NDArray[np.float64]:
-    """Check directions."""
-    found = np.array(directions, dtype=np.float64)
-    if found.shape != (n, 3):
+def _checked_tissue(values: ArrayLike, shape: tuple[int, ...], label: str) -> NDArray[np.uint8]:
+    tissue = np.asarray(values)
+    check_shape(tissue, shape, f"{label}: the tissue map")
+    if not np.isin(tissue, (0, *TISSUES)).all():
+        unknown = np.setdiff1d(np.unique(tissue), (0, *TISSUES))
         raise ValueError(
-            f"{who}: directions must have the shape ({n}, 3), one for each signal, not {found.shape}"
+            f"{label}: the tissue map holds {unknown[:5].tolist()}; its numbers are 0 to "
+            f"{max(TISSUES)}"
         )
-    lengths = np.linalg.norm(found, axis=1)
+    return np.ascontiguousarray(tissue, dtype=np.uint8)
+
+
+def _unit_vectors(directions: ArrayLike, n: int, label: str) -> NDArray[np.float64]:
+    """Check gradient directions, and correct the rounding of files with few digits."""
+    vectors = np.array(directions, dtype=np.float64)
+    if vectors.shape != (n, 3):
+        raise ValueError(
+            f"{label}: directions must have the shape ({n}, 3), one for each signal, not "
+            f"{vectors.shape}"
+        )
+    lengths = np.linalg.norm(vectors, axis=1)
     if not np.isfinite(lengths).all() or not (abs(lengths - 1) < 0.1).all():
         raise ValueError(
-            f"{who}: directions must be unit vectors; their lengths are from {lengths.min():g} to {lengths.max():g}"
+            f"{label}: directions must be unit vectors; their lengths are from {lengths.min():g} "
+            f"to {lengths.max():g}"
         )
     if (abs(lengths - 1) > _ROUNDING).any():
-        found /= lengths[:, None]
-    return found
+        vectors /= lengths[:, None]
+    return vectors

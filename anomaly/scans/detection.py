@@ -1,4 +1,4 @@
-"""What a detector found in a scan: maps on the grid of the file, and a table of lesions."""
+"""Detections in a scan: maps on the grid of its file, and a table of lesions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LESION_COLUMNS", "Detection", "lesions_of"]
 
-#: Columns of the table of lesions that were found.
+#: Columns of the table of detected lesions.
 LESION_COLUMNS = (
     "number",
     "n_voxels",
@@ -35,22 +35,24 @@ _MM3_PER_ML = 1000.0
 @dataclass(frozen=True, eq=False)
 class Detection:
     """
-    What a detector found in a scan.
+    Detections in a scan.
 
     Parameters
     ----------
     scan : PreparedScan
         The scan, and the way back to the grid of its file.
     map : ndarray of shape (x, y, z)
-        Scores on the grid of the detector, higher where less like healthy scans; 0 outside the brain.
+        Scores on the grid of the detector, higher where less like healthy scans; 0 outside the
+        brain.
     found : ndarray of bool, shape (x, y, z)
-        Where the map is above the threshold, inside the brain; without fluid where tissues are known.
+        Where the map is above the threshold, inside the brain; without fluid where tissues are
+        known.
     opened : ndarray of bool, shape (x, y, z)
         The same after opening.
     lesions : DataFrame
-        A row for each connected part of `opened`, the largest first: ``number``, ``n_voxels``, ``volume_mL``,
-        ``diameter_mm`` (of the ball of that volume), ``x``, ``y``, ``z`` (center in mm RAS+), ``score`` (the largest
-        in it) and ``mean_score``.
+        A row for each connected part of `opened`, the largest first: ``number``, ``n_voxels``,
+        ``volume_mL``, ``diameter_mm`` (of the ball of that volume), ``x``, ``y``, ``z`` (center in
+        mm RAS+), ``score`` (the largest in it) and ``mean_score``.
     threshold : float
         Score above which a voxel is anomalous; NaN where each scan has its own.
     opening : int, default=3
@@ -75,7 +77,7 @@ def lesions_of(
     found: NDArray[np.bool_], scores: NDArray[np.floating], affine: NDArray[np.float64]
 ) -> pd.DataFrame:
     """
-    List the connected parts of what was found.
+    List the connected components of a mask, the largest first.
 
     Shapes: `found` (x, y, z), `scores` (x, y, z).
     """
@@ -88,10 +90,8 @@ def lesions_of(
     if len(numbers):
         counts = np.bincount(parts.ravel())[1:]
         volumes = counts * abs(float(np.linalg.det(affine[:3, :3]))) / _MM3_PER_ML
-        centers = (
-            np.array(ndimage.center_of_mass(parts > 0, parts, numbers)) @ affine[:3, :3].T
-            + affine[:3, 3]
-        )
+        center_voxels = np.array(ndimage.center_of_mass(parts > 0, parts, numbers))
+        centers = center_voxels @ affine[:3, :3].T + affine[:3, 3]
         rows = {
             "number": numbers,
             "n_voxels": counts,

@@ -1,4 +1,4 @@
-"""Directions of diffusion weighting: along the axes of a grid, in a wanted order, and estimated from others."""
+"""Gradient directions: conversion between frames, matching, and resampling to other directions."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ _FEWEST = 6
 _MAX_ANGLE = 5.0  # degrees
 _SMOOTHING = 0.006
 _FULL_SMOOTHING = 30  # directions
-_WORST_CONDITION = (
-    100.0  # of the matrix of harmonics; directions spread over the sphere have 2 to 10
-)
+#: Of the matrix of harmonics; directions spread over the sphere have 2 to 10.
+_WORST_CONDITION = 100.0
 
 
 def turned_as_stored(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
     """
-    Go between directions along the axes of a stored image and those of FSL's files, either way.
+    Convert directions between the axes of a stored image and FSL's convention, either way.
 
     Shapes: `directions` (n, 3); returns (n, 3).
 
@@ -37,15 +36,15 @@ def turned_as_stored(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.flo
     ----------
     Jenkinson et al., NeuroImage 62:782–790, 2012 (FSL, whose convention of b-vectors it is).
     """
-    found = np.array(directions, dtype=np.float64).reshape(-1, 3)
+    vectors = np.array(directions, dtype=np.float64).reshape(-1, 3)
     if np.linalg.det(np.asarray(affine, dtype=np.float64)[:3, :3]) > 0:
-        found[:, 0] *= -1
-    return found + 0.0
+        vectors[:, 0] *= -1
+    return vectors + 0.0
 
 
 def directions_on_grid(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
     """
-    Give directions of FSL's files along the axes of the grid that a network sees.
+    Convert directions of FSL's files to the axes of a grid in RAS order.
 
     Shapes: `directions` (n, 3); returns (n, 3).
 
@@ -65,7 +64,7 @@ def directions_on_grid(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.f
 
 def directions_in_file(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
     """
-    Give directions as FSL's files have them; undoes `directions_on_grid`.
+    Convert directions to FSL's convention; the inverse of `directions_on_grid`.
 
     Shapes: `directions` (n, 3); returns (n, 3).
     """
@@ -81,17 +80,20 @@ def directions_in_file(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.f
 
 def matching_directions(directions: ArrayLike, wanted: ArrayLike) -> NDArray[np.intp] | None:
     """
-    Find the measurement along each wanted direction: within 5°, as correction of motion turns
-    directions.
+    Find the measurement along each wanted direction, within 5°.
+
+    Motion correction rotates directions by some degrees.
 
     Shapes: `directions` (n, 3), `wanted` (m, 3); returns (m,).
     """
     from scipy.optimize import linear_sum_assignment
 
-    found, target = (np.asarray(a, dtype=np.float64).reshape(-1, 3) for a in (directions, wanted))
-    if len(found) < len(target):
+    measured = np.asarray(directions, dtype=np.float64).reshape(-1, 3)
+    target = np.asarray(wanted, dtype=np.float64).reshape(-1, 3)
+    if len(measured) < len(target):
         return None
-    angles = np.degrees(np.arccos(np.clip(np.abs(target @ found.T), 0, 1)))
+    # Opposite directions weight alike.
+    angles = np.degrees(np.arccos(np.clip(np.abs(target @ measured.T), 0, 1)))
     rows, columns = linear_sum_assignment(angles)
     if angles[rows, columns].max(initial=0) > _MAX_ANGLE:
         return None
@@ -104,12 +106,12 @@ def harmonic_order(n: int) -> int:
         raise ValueError(
             f"{n} directions are too few to estimate others from; at least {_FEWEST} are needed"
         )
-    fitting = [
-        order
-        for order in range(2, _LARGEST_ORDER + 1, 2)
-        if n >= _PER_COEFFICIENT * (order + 1) * (order + 2) / 2 or order == 2
-    ]
-    return fitting[-1]
+    order = 2
+    for larger in range(4, _LARGEST_ORDER + 1, 2):
+        n_coefficients = (larger + 1) * (larger + 2) / 2
+        if n >= _PER_COEFFICIENT * n_coefficients:
+            order = larger
+    return order
 
 
 def resample_directions(
@@ -123,9 +125,10 @@ def resample_directions(
     """
     Estimate signals along other directions of the same shell, by spherical harmonics (dipy).
 
-    Even real harmonics, which are the same along opposite directions, are fitted by least squares with a penalty on the
-    Laplace–Beltrami operator. What was estimated is smoother over directions than what was measured: it has less noise,
-    and the more so the fewer directions there were. A detector that learned from measured directions sees that.
+    Even real harmonics, which are the same along opposite directions, are fitted by least squares
+    with a penalty on the Laplace–Beltrami operator. Estimates are smoother over directions than
+    measurements: they have less noise, the more so the fewer directions there were, which a
+    detector trained on measurements can notice.
 
     Parameters
     ----------
@@ -148,8 +151,9 @@ def resample_directions(
     Raises
     ------
     ValueError
-        If the shapes do not fit each other, the order is no even number from 2 to 8, `smoothing` is negative, there are
-        fewer than 6 directions, or they do not cover the sphere (all in one plane, for example).
+        If the shapes do not fit each other, the order is no even number from 2 to 8, `smoothing`
+        is negative, there are fewer than 6 directions, or they do not cover the sphere (all in one
+        plane, for example).
     ImportError
         If the extra ``preprocess`` is not installed.
 
@@ -158,47 +162,49 @@ def resample_directions(
     Descoteaux et al., Magn Reson Med 58:497–510, 2007.
     """
     values = np.asarray(signals, dtype=np.float32)
-    there, target = (
-        _unit(a, name) for a, name in ((directions, "directions"), (wanted, "wanted"))
-    )
-    if values.ndim == 0 or values.shape[-1] != len(there):
+    measured = _unit(directions, "directions")
+    target = _unit(wanted, "wanted")
+    if values.ndim == 0 or values.shape[-1] != len(measured):
         raise ValueError(
-            f"signals of shape {values.shape} do not have {len(there)} directions on the last axis"
+            f"signals of shape {values.shape} do not have {len(measured)} directions on the last "
+            "axis"
         )
-    chosen = harmonic_order(len(there)) if order is None else order
-    if chosen not in range(2, _LARGEST_ORDER + 1, 2):
+    default_order = harmonic_order(len(measured))
+    if order is None:
+        order = default_order
+    if order not in range(2, _LARGEST_ORDER + 1, 2):
         raise ValueError(f"order must be an even number from 2 to {_LARGEST_ORDER}, not {order!r}")
-    weight = (
-        _SMOOTHING * min(1.0, len(there) / _FULL_SMOOTHING) if smoothing is None else smoothing
-    )
+    weight = smoothing
+    if weight is None:
+        weight = _SMOOTHING * min(1.0, len(measured) / _FULL_SMOOTHING)
     if not (np.isfinite(weight) and weight >= 0):
         raise ValueError(f"smoothing must be 0 or more, not {smoothing!r}")
-    harmonic_order(len(there))
     harmonics = import_optional("dipy.reconst.shm")
     sphere = import_optional("dipy.core.sphere").Sphere
-    basis = {"sh_order_max": chosen, "basis_type": "descoteaux07", "legacy": False}
+    basis = {"sh_order_max": order, "basis_type": "descoteaux07", "legacy": False}
     matrix, inverse = harmonics.sh_to_sf_matrix(
-        sphere(xyz=there), smooth=weight, return_inv=True, **basis
+        sphere(xyz=measured), smooth=weight, return_inv=True, **basis
     )
-    # What is fitted without a penalty, and what takes most of it, has to be seen by the directions themselves.
-    enough = matrix if len(matrix) <= len(there) else matrix[:_FEWEST]
-    if not np.linalg.cond(enough) <= _WORST_CONDITION:
+    # The penalty hides gaps of high orders; at least orders 0 and 2 must be determined by the
+    # data.
+    determined = matrix if len(matrix) <= len(measured) else matrix[:_FEWEST]
+    if not np.linalg.cond(determined) <= _WORST_CONDITION:
         raise ValueError(
-            f"the {len(there)} directions do not cover the sphere well enough for harmonics of order {chosen}; a lower "
-            "order may do, or a scan whose directions are spread evenly"
+            f"the {len(measured)} directions do not cover the sphere well enough for harmonics of "
+            f"order {order}; a lower order may do, or a scan whose directions are spread evenly"
         )
-    other = harmonics.sh_to_sf_matrix(sphere(xyz=target), return_inv=False, **basis)
-    return np.asarray(values @ (inverse @ other).astype(np.float32))
+    target_matrix = harmonics.sh_to_sf_matrix(sphere(xyz=target), return_inv=False, **basis)
+    return np.asarray(values @ (inverse @ target_matrix).astype(np.float32))
 
 
 def _unit(directions: ArrayLike, name: str) -> NDArray[np.float64]:
-    found = np.asarray(directions, dtype=np.float64)
-    if found.ndim != 2 or found.shape[1] != 3 or not len(found):
-        raise ValueError(f"{name} must have shape (n, 3), not {found.shape}")
-    length = np.linalg.norm(found, axis=1, keepdims=True)
+    vectors = np.asarray(directions, dtype=np.float64)
+    if vectors.ndim != 2 or vectors.shape[1] != 3 or not len(vectors):
+        raise ValueError(f"{name} must have shape (n, 3), not {vectors.shape}")
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not (np.isfinite(length) & (length > 0)).all():
         number = int(np.flatnonzero(~(np.isfinite(length) & (length > 0)))[0])
         raise ValueError(
-            f"{name}: number {number + 1} is {found[number].tolist()}, which points nowhere"
+            f"{name}: number {number + 1} is {vectors[number].tolist()}, which is no direction"
         )
-    return np.asarray(found / length)
+    return np.asarray(vectors / length)

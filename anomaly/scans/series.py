@@ -1,4 +1,4 @@
-"""Detectors of users' series: files in, maps on the grid of the file out, prepared as those that were learned from."""
+"""Detectors of users' series: from files to maps on the grid of the file."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 __all__ = ["SeriesDetector", "SeriesFiles", "read_series"]
 
-#: What the expectation of a detector may depend on.
+#: Covariates that the healthy mean of a detector may depend on.
 COVARIATES = ("age", "sex", "site")
 
 _FILES = ("image", "bval", "bvec", "brain", "tissue", "lesion", "followup")
 _KNOWN = ("age", "sex", "site", "grade", "kind", "synthetic")
 _ALIASES = {"participant_id": "patient"}
 _SAME_EDGE = 0.01  # of a voxel's edge
-_APART = 1.0  # voxels, from which on two fields of view are not on each other
+_APART = 1.0  # voxels, from which on two fields of view differ in position
 _KEYS = {"detector", "protocol", "shape", "edges", "origin", "n_scans", "synthetic"}
 _OF_DETECTOR = {"class", "parameters", "fitted"}
 
@@ -46,16 +46,16 @@ _OF_DETECTOR = {"class", "parameters", "fitted"}
 @dataclass(frozen=True)
 class SeriesFiles:
     """
-    The files of one scan, and what is known of the patient.
+    The files of one scan, and patient data.
 
     Parameters
     ----------
     image : Path
         Diffusion series.
     patient, name : str, default=""
-        By default what the file is called.
+        By default the name of the file.
     bval, bvec : Path, optional
-        b-values and directions; by default the files beside the image.
+        b-values and directions; by default the files next to the image.
     brain, tissue, lesion, followup : Path, optional
         Images on the grid of the series.
     known : dict
@@ -75,47 +75,49 @@ class SeriesFiles:
 
     @property
     def label(self) -> str:
-        """What messages and folders call the scan."""
+        """Name of the scan in messages and folders."""
         return self.name or self.patient or stem(self.image)
 
     @property
     def files(self) -> dict[str, Path]:
-        """Files that exist, by their role; b-values and directions are looked for beside the image."""
-        found = {role: getattr(self, role) for role in _FILES if getattr(self, role) is not None}
+        """Files by their role, with b-values and directions found next to the image."""
+        paths = {role: getattr(self, role) for role in _FILES if getattr(self, role) is not None}
         for role in ("bval", "bvec"):
-            beside = self.image.with_name(f"{stem(self.image)}.{role}")
-            if role not in found and beside.is_file():
-                found[role] = beside
-        return found
+            default = self.image.with_name(f"{stem(self.image)}.{role}")
+            if role not in paths and default.is_file():
+                paths[role] = default
+        return paths
 
     def prepare(self, **options: Any) -> PreparedScan:
         """
-        Bring the scan to the array that a detector takes.
+        Prepare the scan for a detector.
 
         Parameters
         ----------
         **options
-            Of `prepare_scan`; the files of the scan stand before them.
+            Of `prepare_scan`; files of the scan take precedence.
 
         Returns
         -------
         PreparedScan
             The scan.
         """
-        own = {
+        maps = {
             "mask": self.brain,
             "tissue": self.tissue,
             "lesion": self.lesion,
             "followup": self.followup,
         }
-        given = {key: path for key, path in own.items() if path is not None}
+        for key, path in maps.items():
+            if path is not None:
+                options[key] = path
         return prepare_scan(
             self.image,
             bval=self.bval,
             bvec=self.bvec,
             patient=self.patient or stem(self.image),
             name=self.label,
-            **(options | given | dict(self.known)),
+            **(options | dict(self.known)),
         )
 
 
@@ -126,10 +128,10 @@ def read_series(table: str | Path) -> list[SeriesFiles]:
     Parameters
     ----------
     table : path
-        Tab-separated (``.csv``: comma-separated), as for `read_cases`: ``patient`` and ``image`` are needed; ``bval``
-        and ``bvec`` (by default the files beside the image), ``name``, ``brain``, ``tissue``, ``lesion``,
-        ``followup``, ``age``, ``sex``, ``site``, ``grade``, ``kind`` and ``synthetic`` may follow. Paths are relative
-        to the table.
+        Tab-separated (``.csv``: comma-separated), as for `read_cases`: ``patient`` and ``image``
+        are required; ``bval`` and ``bvec`` (by default the files next to the image), ``name``,
+        ``brain``, ``tissue``, ``lesion``, ``followup``, ``age``, ``sex``, ``site``, ``grade``,
+        ``kind`` and ``synthetic`` are optional. Paths are relative to the table.
 
     Returns
     -------
@@ -157,33 +159,34 @@ def read_series(table: str | Path) -> list[SeriesFiles]:
 @register
 class SeriesDetector(BaseEstimator):
     """
-    A detector together with the way its scans were prepared, so that those of users are prepared alike.
+    A detector with the preparation of its training scans, which is applied to new scans.
 
-    Its model file holds the detector with its threshold, and the measurements and the grid that it was fitted to.
+    Its model file contains the detector with its threshold, and the measurements and the grid of
+    its training scans.
 
     Parameters
     ----------
     detector : AnomalyDetector
         Unfitted.
     spacing : float, optional
-        Edge of the voxels that scans are resampled to, in mm; by default they are taken as they are.
+        Edge of the voxels that scans are resampled to, in mm; by default they are not resampled.
     shape : tuple of 3 int, optional
         Numbers of voxels that scans are cropped or padded to; by default those of the first scan.
     center : {"grid", "brain"}, default="grid"
         As for `prepare_scan`.
     b : float, optional
-        Shell to take, in s/mm².
+        Shell to select, in s/mm².
     directions : {"acquired", "resampled"}, default="acquired"
-        Whether scans have to have the directions of the first one, or are resampled onto them.
+        Whether scans must have the directions of the first one, or are resampled to them.
     covariates : tuple of str, default=()
-        Which of age, sex and site the detector takes into account, if it can (`VoxelwiseGaussian`).
+        Covariates among age, sex and site, for detectors that use them (`VoxelwiseGaussian`).
 
     Attributes
     ----------
     detector_ : AnomalyDetector
         Fitted.
     protocol_ : Protocol
-        The measurements that it was fitted to, with directions along the axes of the grid.
+        The measurements of the training scans, with directions along the axes of the grid.
     shape_ : tuple of 3 int
         Numbers of voxels.
     edges_ : tuple of 3 float
@@ -191,9 +194,9 @@ class SeriesDetector(BaseEstimator):
     origin_ : tuple of 3 float
         Center of the first scan's first voxel in mm.
     n_scans_ : int
-        How many scans were given.
+        Number of training scans.
     synthetic_ : bool
-        Whether a scan was simulated.
+        Whether one of them was simulated.
     """
 
     def __init__(
@@ -221,16 +224,17 @@ class SeriesDetector(BaseEstimator):
         """
         Prepare the scans of healthy subjects and learn from them.
 
-        The threshold counts voxels of white and gray matter, where tissues are known, and else those of the brain.
+        The threshold counts voxels of white and gray matter, or of the brain without a tissue map.
 
         Parameters
         ----------
         series : sequence of SeriesFiles
             One scan or more of each subject, without lesions.
         tissue : bool, default=False
-            Whether tissues are estimated where there is no map of them.
+            Whether tissues are estimated for scans without a tissue map.
         mask : bool, default=True
-            Whether the brain is looked for where there is no mask of it; all voxels with signal are taken otherwise.
+            Whether the brain is segmented in scans without a mask; otherwise all voxels with
+            signal are used.
 
         Returns
         -------
@@ -240,46 +244,36 @@ class SeriesDetector(BaseEstimator):
         Raises
         ------
         ValueError
-            If there is no scan, one has a lesion, or they differ in size, voxels, or measurements; or as
-            `prepare_scan` and the detector. The message names the scan.
+            If there is no scan, one has a lesion, or they differ in size, voxels, or measurements;
+            or as `prepare_scan` and the detector. The message names the scan.
 
         Warns
         -----
         UserWarning
-            If fields of view do not lie on each other.
+            If fields of view differ in position.
         """
         if not isinstance(self.detector, AnomalyDetector):
             raise ValueError(f"detector must be a detector of anomalies, not {self.detector!r}")
         self._check_covariates()
-        sick = [one.label for one in series if one.lesion is not None]
-        if not len(series) or sick:
-            n = f"{', '.join(sick[:5])} have a lesion" if sick else "there are no scans"
+        with_lesion = [files.label for files in series if files.lesion is not None]
+        if with_lesion:
             raise ValueError(
-                f"{n}; detectors learn from healthy scans: leave others out of the table"
+                f"{', '.join(with_lesion[:5])} have a lesion; detectors learn from healthy scans: "
+                "leave others out of the table"
             )
-        scans: list[PreparedScan] = []
-        for one in series:
-            first = scans[0] if scans else None
-            with _naming(one):
-                scan = one.prepare(
-                    tissue=tissue,
-                    mask=mask,
-                    fitted=None if first is None else first.protocol,
-                    b=self.b if first is None else None,
-                    spacing=self.spacing,
-                    shape=self.shape,
-                    center=self.center,
-                    directions="acquired" if first is None else self.directions,
-                )
-                _check_like(scan, first)
-            scans.append(scan)
+        if not len(series):
+            raise ValueError(
+                "there are no scans; detectors learn from healthy scans: leave others out of the "
+                "table"
+            )
+        scans = self._prepared_training_scans(series, tissue=tissue, mask=mask)
         reference = scans[0].case
         self._warn_of_fields(self.detector, scans)
         options = {"covariates": self._covariates_of(scans)} if self.covariates else {}
         learned = clone(self.detector)
-        # Healthy scans have a rate of false positives in what is looked at: fluid is not, where tissues are known.
+        # The false-positive rate has to be that of the scored voxels, without fluid.
         learned._counted = [scan.case.scored for scan in scans]
-        with called([one.label for one in series]):
+        with called([files.label for files in series]):
             learned.fit(
                 [scan.case.signal for scan in scans],
                 [scan.case.brain for scan in scans],
@@ -296,26 +290,50 @@ class SeriesDetector(BaseEstimator):
         self.detector_ = learned
         return self
 
+    def _prepared_training_scans(
+        self, series: Sequence[SeriesFiles], *, tissue: bool, mask: bool
+    ) -> list[PreparedScan]:
+        """Prepare scans; the first one sets the measurements and the grid of all."""
+        scans: list[PreparedScan] = []
+        options: dict[str, Any] = {"b": self.b, "directions": "acquired"}
+        for files in series:
+            with _naming(files):
+                scan = files.prepare(
+                    tissue=tissue,
+                    mask=mask,
+                    spacing=self.spacing,
+                    shape=self.shape,
+                    center=self.center,
+                    **options,
+                )
+                if scans:
+                    _check_like(scan, scans[0])
+            scans.append(scan)
+            options = {"fitted": scans[0].protocol, "directions": self.directions}
+        return scans
+
     def prepare(self, series: SeriesFiles, **options: Any) -> PreparedScan:
         """
-        Prepare a scan as those that were learned from.
+        Prepare a scan like the training scans.
 
         Parameters
         ----------
         series : SeriesFiles
             The scan.
         **options
-            Further ones of `prepare_scan`, such as ``tissue=True`` or ``directions="resampled"``.
+            Further options of `prepare_scan`, such as ``tissue=True`` or
+            ``directions="resampled"``.
 
         Returns
         -------
         PreparedScan
-            The scan; resampled to the voxels that were learned from, where it has others.
+            The scan, resampled to the voxel size of the training scans if it differs.
 
         Raises
         ------
         ValueError
-            As `prepare_scan`, or if its voxels are others than those that were learned from and those are no cubes.
+            As `prepare_scan`, or if its voxel size differs from that of the training scans, which
+            are no cubes.
         """
         from dmrifit.io.nifti import read_grid
 
@@ -327,22 +345,20 @@ class SeriesDetector(BaseEstimator):
             if not np.allclose(edges, self.edges_, rtol=_SAME_EDGE):
                 if np.ptp(self.edges_) > _SAME_EDGE * max(self.edges_):
                     raise ValueError(
-                        f"{series.image} has voxels of {_mm(edges)}, and the model learned from {_mm(self.edges_)}; "
-                        "train it with a spacing (--spacing), so that scans are resampled, or resample the scan"
+                        f"{series.image} has voxels of {_mm(edges)}, and the model learned from "
+                        f"{_mm(self.edges_)}; train it with a spacing (--spacing), so that scans "
+                        "are resampled, or resample the scan"
                     )
                 spacing = float(np.mean(self.edges_))
-        given = {
-            "spacing": spacing,
-            "center": self.center,
-            "directions": self.directions,
-        } | options
-        scan = series.prepare(fitted=self.protocol_, shape=self.shape_, **given)
+        defaults = {"spacing": spacing, "center": self.center, "directions": self.directions}
+        scan = series.prepare(fitted=self.protocol_, shape=self.shape_, **(defaults | options))
         if self.center == "grid" and self.detector_._one_size:
             apart = np.linalg.norm(scan.case.affine[:3, 3] - self.origin_)
             if apart > _APART * max(self.edges_):
                 msg = (
-                    f"the field of view of {series.label} lies {apart:.0f} mm from that of the scans that were learned "
-                    "from: scores that belong to a place need scans that lie on each other"
+                    f"the field of view of {series.label} lies {apart:.0f} mm from that of the "
+                    "training scans: scores that depend on the position of a voxel need "
+                    "registered scans"
                 )
                 warnings.warn(msg, stacklevel=2)
         return scan
@@ -358,7 +374,7 @@ class SeriesDetector(BaseEstimator):
         series : SeriesFiles or PreparedScan
             The scan, or what `prepare` made of it.
         opening : int, default=3
-            Edge in voxels of the cube that what was found is opened with.
+            Edge in voxels of the cube of the opening.
         **options
             As for `prepare`.
 
@@ -377,69 +393,67 @@ class SeriesDetector(BaseEstimator):
         case, detector = scan.case, self.detector_
         if detector.threshold_ is None:
             raise ValueError(
-                "the model has no threshold: train it with calibration, or use its maps and a rule of your own"
+                "the model has no threshold: train it with calibration, or use its maps and a "
+                "rule of your own"
             )
-        known = {"covariates": self._covariates_of([scan])} if self.covariates else {}
-        maps = detector.anomaly_map([case.signal], [case.brain], **known)
-        found = (
-            np.asarray(detector.threshold_.apply(maps, case.brain[None]))[0].astype(bool)
-            & case.scored
-        )
-        opened = open_map(found, opening)
+        covariates = {"covariates": self._covariates_of([scan])} if self.covariates else {}
+        maps = detector.anomaly_map([case.signal], [case.brain], **covariates)
+        above = np.asarray(detector.threshold_.apply(maps, case.brain[None]))[0].astype(bool)
+        marked = above & case.scored
+        opened = open_map(marked, opening)
+        lesions = lesions_of(opened, maps[0], case.affine)
         limit = float(getattr(detector.threshold_, "threshold_", np.nan))
-        return Detection(
-            scan, maps[0], found, opened, lesions_of(opened, maps[0], case.affine), limit, opening
-        )
+        return Detection(scan, maps[0], marked, opened, lesions, limit, opening)
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
         """
-        Give what a model file holds.
+        Return the content of a model file.
 
         Returns
         -------
         parameters : dict
-            Of the constructor, but for the detector.
+            Of the constructor, without the detector.
         fitted : dict
-            The fitted detector, and what its scans were like.
+            The fitted detector, and the measurements and the grid of its training scans.
         files : dict of bytes
             Those of the detector.
         """
         check_is_fitted(self, "detector_")
-        parameters, fitted, files = self.detector_.stored()
-        own = self.get_params(deep=False)
-        return (
-            {key: encoded(value, key) for key, value in own.items() if key != "detector"},
-            {
-                "detector": {
-                    "class": type(self.detector_).__name__,
-                    "parameters": parameters,
-                    "fitted": fitted,
-                },
-                "protocol": self.protocol_.to_dict(),
-                "shape": list(self.shape_),
-                "edges": list(self.edges_),
-                "origin": list(self.origin_),
-                "n_scans": self.n_scans_,
-                "synthetic": self.synthetic_,
+        detector_parameters, detector_fitted, files = self.detector_.stored()
+        parameters = {}
+        for key, value in self.get_params(deep=False).items():
+            if key != "detector":
+                parameters[key] = encoded(value, key)
+        fitted = {
+            "detector": {
+                "class": type(self.detector_).__name__,
+                "parameters": detector_parameters,
+                "fitted": detector_fitted,
             },
-            files,
-        )
+            "protocol": self.protocol_.to_dict(),
+            "shape": list(self.shape_),
+            "edges": list(self.edges_),
+            "origin": list(self.origin_),
+            "n_scans": self.n_scans_,
+            "synthetic": self.synthetic_,
+        }
+        return parameters, fitted, files
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """
-        Take what `stored` has given.
+        Restore the content of a model file.
 
         Parameters
         ----------
         fitted : mapping
-            As given by `stored`.
+            As returned by `stored`.
         files : mapping of bytes
-            As given by `stored`.
+            As returned by `stored`.
 
         Raises
         ------
         RefusedError
-            If something is missing or unknown, or does not fit.
+            If an entry is missing or unknown, or entries are inconsistent.
         """
         refuse_keys(fitted, _KEYS, "part of a detector of series", complete=True)
         inner = fitted["detector"]
@@ -454,13 +468,17 @@ class SeriesDetector(BaseEstimator):
         detector.restore(inner["fitted"], files)
         try:
             self.protocol_ = Protocol.from_dict(fitted["protocol"])
-            (i, j, k), edges, (x, y, z) = fitted["shape"], fitted["edges"], fitted["origin"]
-            self.shape_, self.origin_ = (int(i), int(j), int(k)), (float(x), float(y), float(z))
+            i, j, k = fitted["shape"]
+            self.shape_ = (int(i), int(j), int(k))
+            edges = fitted["edges"]
             self.edges_ = (float(edges[0]), float(edges[1]), float(edges[2]))
-            self.n_scans_, self.synthetic_ = int(fitted["n_scans"]), bool(fitted["synthetic"])
+            x, y, z = fitted["origin"]
+            self.origin_ = (float(x), float(y), float(z))
+            self.n_scans_ = int(fitted["n_scans"])
+            self.synthetic_ = bool(fitted["synthetic"])
             self._check_covariates()
         except (IndexError, KeyError, TypeError, ValueError) as error:
-            raise RefusedError(f"what it says of its scans is not sound ({error})") from None
+            raise RefusedError(f"its entries about training scans are invalid ({error})") from None
         if self.shape_ != detector.shape_ or len(self.protocol_) != detector.n_channels_:
             raise RefusedError(
                 f"its detector takes {detector.shape_} voxels, and its scans have {self.shape_}"
@@ -472,16 +490,17 @@ class SeriesDetector(BaseEstimator):
         return hasattr(self, "detector_")
 
     def _check_covariates(self) -> None:
-        strange = [name for name in self.covariates if name not in COVARIATES]
-        if strange:
-            raise ValueError(f"covariates can be {', '.join(COVARIATES)}, not {strange[0]!r}")
+        for name in self.covariates:
+            if name not in COVARIATES:
+                raise ValueError(f"covariates can be {', '.join(COVARIATES)}, not {name!r}")
 
     def _covariates_of(self, scans: Sequence[PreparedScan]) -> pd.DataFrame:
         import pandas as pd
 
-        return pd.DataFrame(
-            {name: [getattr(scan.case, name) for scan in scans] for name in self.covariates}
-        )
+        columns = {}
+        for name in self.covariates:
+            columns[name] = [getattr(scan.case, name) for scan in scans]
+        return pd.DataFrame(columns)
 
     def _warn_of_fields(self, learned: AnomalyDetector, scans: Sequence[PreparedScan]) -> None:
         if self.center != "grid" or not learned._one_size:
@@ -490,8 +509,9 @@ class SeriesDetector(BaseEstimator):
         apart = float(np.linalg.norm(origins - origins[0], axis=1).max())
         if apart > _APART * max(scans[0].case.spacing):
             msg = (
-                f"the fields of view of the scans lie up to {apart:.0f} mm from each other: scores that belong to a "
-                "place need scans that lie on each other; register them, or choose center='brain' (--center brain)"
+                f"the fields of view of the scans lie up to {apart:.0f} mm from each other: "
+                "scores that depend on the position of a voxel need registered scans; register "
+                "them, or choose center='brain' (--center brain)"
             )
             warnings.warn(msg, stacklevel=3)
 
@@ -501,25 +521,23 @@ def _files_of(row: dict[str, str], folder: Path) -> SeriesFiles:
     files = {key: folder / row[key] for key in _FILES if row.get(key)}
     for key, path in files.items():
         if not path.is_file():
-            raise FileNotFoundError(
-                f"{key} {row[key]!r} {'is a folder' if path.is_dir() else 'does not exist'}"
-            )
-    return SeriesFiles(
-        patient=row["patient"], name=row.get("name") or row["patient"], known=_known(row), **files
-    )
+            problem = "is a folder" if path.is_dir() else "does not exist"
+            raise FileNotFoundError(f"{key} {row[key]!r} {problem}")
+    name = row.get("name") or row["patient"]
+    return SeriesFiles(patient=row["patient"], name=name, known=_patient_data(row), **files)
 
 
-def _known(row: Mapping[str, str]) -> dict[str, Any]:
-    """Read what a row says of the patient."""
-    found: dict[str, Any] = {key: row[key] for key in _KNOWN if row.get(key)}
+def _patient_data(row: Mapping[str, str]) -> dict[str, Any]:
+    """Read the patient data of a row."""
+    entries: dict[str, Any] = {key: row[key] for key in _KNOWN if row.get(key)}
     try:
-        if "age" in found:
-            found["age"] = float(found["age"])
-        if "synthetic" in found:
-            found["synthetic"] = WORDS[found["synthetic"].lower()]
+        if "age" in entries:
+            entries["age"] = float(entries["age"])
+        if "synthetic" in entries:
+            entries["synthetic"] = WORDS[entries["synthetic"].lower()]
     except (KeyError, ValueError):
         raise ValueError("age must be a number of years, and synthetic true or false") from None
-    return found
+    return entries
 
 
 @contextmanager
@@ -531,25 +549,23 @@ def _naming(series: SeriesFiles) -> Iterator[None]:
         raise ValueError(f"{series.label}: {error}") from None
 
 
-def _check_like(scan: PreparedScan, first: PreparedScan | None) -> None:
-    """Refuse a scan whose grid is not that of the first one."""
-    if first is None:
-        return
-    own, other = scan.case, first.case
-    if own.shape != other.shape:
+def _check_like(scan: PreparedScan, first: PreparedScan) -> None:
+    """Reject a scan whose grid is not that of the first one."""
+    case, reference = scan.case, first.case
+    if case.shape != reference.shape:
         raise ValueError(
-            f"{_times(own.shape)} voxels, where {other.name} has {_times(other.shape)}; give a shape (--shape), which "
-            "all scans are cropped or padded to"
+            f"{_times(case.shape)} voxels, where {reference.name} has {_times(reference.shape)}; "
+            "give a shape (--shape), which all scans are cropped or padded to"
         )
-    if not np.allclose(own.spacing, other.spacing, rtol=_SAME_EDGE):
+    if not np.allclose(case.spacing, reference.spacing, rtol=_SAME_EDGE):
         raise ValueError(
-            f"voxels of {_mm(own.spacing)}, where {other.name} has {_mm(other.spacing)}; give a spacing (--spacing), "
-            "which all scans are resampled to"
+            f"voxels of {_mm(case.spacing)}, where {reference.name} has {_mm(reference.spacing)}; "
+            "give a spacing (--spacing), which all scans are resampled to"
         )
 
 
 def _edges_in_order(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give the edges of an image's voxels once its axes are in RAS order."""
+    """Compute the voxel edges of an image along axes in RAS order."""
     import nibabel as nib
 
     edges = np.empty(3)

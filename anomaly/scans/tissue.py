@@ -1,4 +1,4 @@
-"""Which tissue a voxel is of, from the diffusion signal itself or from the labels of other programs."""
+"""Tissue maps, estimated from the diffusion signal or converted from labels of other programs."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def diffusion_maps(
     values, inside = np.asarray(signal), np.asarray(brain, dtype=bool)
     if values.ndim != 4 or values.shape[:3] != inside.shape or values.shape[3] != len(protocol):
         raise ValueError(
-            f"a scan of shape {values.shape} does not fit a brain of shape {inside.shape} and a protocol of "
-            f"{len(protocol)} measurements"
+            f"a scan of shape {values.shape} does not fit a brain of shape {inside.shape} and a "
+            f"protocol of {len(protocol)} measurements"
         )
     if protocol.directions is None or len(protocol) < 6:
         raise ValueError("a tensor needs at least 6 directions; give them (bvec), or a tissue map")
@@ -49,7 +49,8 @@ def diffusion_maps(
         b0_threshold=0,
     )
     voxels = np.clip(values[inside], _SMALLEST_SIGNAL, None).astype(np.float64)
-    md, fa = (np.zeros(inside.shape, np.float32) for _ in range(2))
+    md = np.zeros(inside.shape, np.float32)
+    fa = np.zeros(inside.shape, np.float32)
     with threadpool_limits(1):
         fitted = dti.TensorModel(table).fit(np.hstack([np.ones((len(voxels), 1)), voxels]))
         md[inside] = fitted.md * _MM2_PER_S_TO_UM2_PER_MS
@@ -66,15 +67,17 @@ def estimate_tissue(
     white_fa: float = _WHITE_FA,
 ) -> NDArray[np.uint8]:
     """
-    Tell white matter, gray matter and fluid apart by mean diffusivity and anisotropy.
+    Classify white matter, gray matter and fluid by mean diffusivity and anisotropy.
 
-    A rough map, for scoring where no better one is there: fluid is where the mean diffusivity is above `fluid_md`,
-    white matter where the anisotropy is above `white_fa`, gray matter the rest. Tumors whose diffusivity is as high as
-    that of fluid (cysts, necrosis) count as fluid and would not be scored; deep gray matter is not told from cortex.
+    A rough map for scoring in the absence of a better one: fluid is where the mean diffusivity is
+    above `fluid_md`, white matter where the anisotropy is above `white_fa`, gray matter elsewhere.
+    Tumors with the diffusivity of fluid (cysts, necrosis) count as fluid and would not be scored;
+    deep gray matter is not separated from cortex.
 
-    In synthetic brains of 64 directions and voxels of 4 and 2.5 mm, Dice with the truth was .88 and .90 for white
-    matter, .92 and .93 for gray matter, and .91 and .94 for fluid; 17 and 12 % of fluid voxels, those at its rim, were
-    taken for tissue, and of gliomas 0 and 2 % (6 % of one of them) for fluid.
+    In synthetic brains of 64 directions and voxels of 4 and 2.5 mm, Dice with the truth was .88
+    and .90 for white matter, .92 and .93 for gray matter, and .91 and .94 for fluid; 17 and 12 %
+    of fluid voxels, those at its rim, were classified as tissue, and of gliomas 0 and 2 % (6 % of
+    one of them) as fluid.
 
     Parameters
     ----------
@@ -103,35 +106,38 @@ def estimate_tissue(
     """
     inside = np.asarray(brain, dtype=bool)
     md, fa = diffusion_maps(signal, protocol, inside)
-    found = np.where(md > fluid_md, 3, np.where(fa > white_fa, 1, 2))
-    return np.where(inside, found, 0).astype(np.uint8)
+    solid = np.where(fa > white_fa, 1, 2)
+    tissue = np.where(md > fluid_md, 3, solid)
+    return np.where(inside, tissue, 0).astype(np.uint8)
 
 
 def relabel_tissue(
     labels: ArrayLike, numbers: Mapping[int, int] | None = None
 ) -> NDArray[np.uint8]:
     """
-    Give labels of another program the numbers of `anomaly.scans.cases.TISSUES`.
+    Convert labels of another program to the numbers of `anomaly.scans.cases.TISSUES`.
 
     Shapes: `labels` (x, y, z); returns (x, y, z).
     """
-    # What is no finite number, or no number of a tissue, is outside or an error; both stay small enough to convert.
+    # NaN is outside; infinite and huge values are errors, but must stay small enough to convert.
     values = np.nan_to_num(
         np.asarray(labels, dtype=np.float64), posinf=_NO_TISSUE, neginf=-_NO_TISSUE
     )
-    found = np.rint(np.clip(values, -_NO_TISSUE, _NO_TISSUE)).astype(np.int64)
-    made = found
+    tissue = np.rint(np.clip(values, -_NO_TISSUE, _NO_TISSUE)).astype(np.int64)
     if numbers is not None:
-        made = np.zeros(found.shape, np.int64)
+        relabeled = np.zeros(tissue.shape, np.int64)
         for old, new in numbers.items():
-            made[found == int(old)] = int(new)
-    known = ", ".join(f"{number} {name}" for number, name in TISSUES.items())
-    if strange := sorted(set(np.unique(made).tolist()) - {0, *TISSUES}):
+            relabeled[tissue == int(old)] = int(new)
+        tissue = relabeled
+    legend = ", ".join(f"{number} {name}" for number, name in TISSUES.items())
+    unknown = sorted(set(np.unique(tissue).tolist()) - {0, *TISSUES})
+    if unknown:
         raise ValueError(
-            f"a tissue map has the numbers {strange[:5]}; {known} are known: name what others stand for"
+            f"a tissue map has the numbers {unknown[:5]}; {legend} are known: name what others "
+            "stand for"
         )
-    if not np.isin(made, (1, 2, 4)).any():
+    if not np.isin(tissue, (1, 2, 4)).any():
         raise ValueError(
-            f"a tissue map without white and gray matter scores nothing; {known} are known"
+            f"a tissue map without white and gray matter scores nothing; {legend} are known"
         )
-    return made.astype(np.uint8)
+    return tissue.astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Who is compared on which scans by which rules: what is given, checked before any work."""
+"""Scans, methods and rules of a comparison, checked before any work."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
     "rules_of",
 ]
 
-#: The rule of masks that were given as such.
+#: The rule of methods that give masks instead of scores.
 AS_GIVEN = "as given"
 
 Maps = Mapping[str, Sequence[Any]]
@@ -79,34 +79,35 @@ class Bench:
         min_overlap: int,
         lesion_wise: bool,
     ) -> Bench:
-        """Check the scans, and find out what counts."""
+        """Check the scans, and select the voxels that count."""
         if not len(cases):
             raise ValueError("there are no cases to evaluate")
         scored = [case.scored for case in cases]
-        empty = [
-            case.name
-            for case, mask in zip(
-                (*cases, *healthy), (*scored, *(one.scored for one in healthy)), strict=True
-            )
-            if not mask.any()
-        ]
+        healthy_scored = [case.scored for case in healthy]
+        empty = []
+        for case, mask in zip([*cases, *healthy], [*scored, *healthy_scored], strict=True):
+            if not mask.any():
+                empty.append(case.name)
         if empty:
             raise ValueError(
-                f"no white or gray matter to score in {', '.join(empty[:5])}; check the tissue maps"
+                f"no white or gray matter to score in {', '.join(empty[:5])}; check the tissue "
+                "maps"
             )
-        nothing = [
-            np.zeros(case.shape, dtype=bool) if case.lesion is None else case.lesion
-            for case in cases
-        ]
-        lesions = [lesion & mask for lesion, mask in zip(nothing, scored, strict=True)]
+        lesions = []
+        for case, mask in zip(cases, scored, strict=True):
+            lesions.append(np.zeros_like(mask) if case.lesion is None else case.lesion & mask)
         if not any(lesion.any() for lesion in lesions):
             raise ValueError(f"none of {len(cases)} case(s) has a lesion in white or gray matter")
         with_lesion = [case.name for case in healthy if not case.healthy]
-        known = {case.patient for case in cases}
-        shared = [case.name for case in healthy if case.patient in known]
-        if with_lesion or shared:
-            why = "have lesions" if with_lesion else "are of patients among the cases"
-            raise ValueError(f"healthy scans that {why}: {', '.join((with_lesion or shared)[:5])}")
+        if with_lesion:
+            raise ValueError(f"healthy scans that have lesions: {', '.join(with_lesion[:5])}")
+        patients = {case.patient for case in cases}
+        shared = [case.name for case in healthy if case.patient in patients]
+        if shared:
+            raise ValueError(
+                f"healthy scans that are of patients among the cases: {', '.join(shared[:5])}"
+            )
+        # Checks the size of the cube.
         open_map(np.zeros((1, 1, 1), dtype=bool), opening)
         return cls(
             cases,
@@ -114,7 +115,7 @@ class Bench:
             scored,
             lesions,
             [strata_masks(case) for case in cases],
-            [case.scored for case in healthy],
+            healthy_scored,
             [strata_masks(case) for case in healthy],
             opening,
             {"connectivity": connectivity, "min_overlap": min_overlap},
@@ -125,10 +126,10 @@ class Bench:
     def spacing(self) -> tuple[float, float, float] | None:
         """The edges of a voxel in mm; None where cases differ."""
         first = self.cases[0].spacing
-        same = all(
-            np.allclose(case.spacing, first, rtol=1e-3) for case in (*self.cases, *self.healthy)
-        )
-        return first if same else None
+        for case in (*self.cases, *self.healthy):
+            if not np.allclose(case.spacing, first, rtol=1e-3):
+                return None
+        return first
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +146,7 @@ class Entry:
     maps : list of ndarray of shape (x, y, z)
         Of each case; masks (bool), or scores.
     healthy, validation : list of ndarray of shape (x, y, z), or None
-        Of healthy scans to count on, and to choose thresholds by.
+        Of healthy scans for false positives, and of those for thresholds.
     validation_masks : list of ndarray of bool, shape (x, y, z), or None
         The voxels of the latter that count.
     """
@@ -160,7 +161,7 @@ class Entry:
 
     @property
     def is_mask(self) -> bool:
-        """Whether the maps are decisions already."""
+        """Whether the maps are masks instead of scores."""
         return self.maps[0].dtype == bool
 
 
@@ -174,109 +175,118 @@ def method_entries(
     *,
     single: bool,
 ) -> list[Entry]:
-    """Check what is given for each method, and divide it into folds."""
+    """Check the maps of each method, and divide them into folds."""
     if not maps:
         raise ValueError("there are no maps to evaluate; give those of one method at least")
     if (validation is None) != (validation_maps is None):
         raise ValueError("validation and validation_maps belong together; give both or neither")
     if bool(len(bench.healthy)) != (healthy_maps is not None):
         raise ValueError("healthy and healthy_maps belong together; give both or neither")
-    for what, other in (("healthy_maps", healthy_maps), ("validation_maps", validation_maps)):
-        if other is not None and set(other) != set(maps):
+    for label, table in (("healthy_maps", healthy_maps), ("validation_maps", validation_maps)):
+        if table is not None and set(table) != set(maps):
             raise ValueError(
-                f"{what} are of {sorted(other)} and maps of {sorted(maps)}; give both for the same methods"
+                f"{label} are of {sorted(table)} and maps of {sorted(maps)}; give both for the "
+                "same methods"
             )
-    held = None
+    n_folds = len(folds)
+    validation_folds: list[Any] = [None] * n_folds
     if validation is not None:
-        held = _by_fold(validation, "validation", folds, single)
-        cohort = {case.patient for case in bench.cases}
-        wrong = [
-            case.name for one in held for case in one if not case.healthy or case.patient in cohort
-        ]
-        if wrong:
-            raise ValueError(
-                f"validation scans have to be healthy and of other patients than the cases: {', '.join(wrong[:5])}"
-            )
-        known = {case.patient for case in bench.healthy}
-        twice = [case.name for one in held for case in one if case.patient in known]
-        if twice:
-            raise ValueError(
-                f"thresholds and false positives need healthy scans of different patients: {', '.join(twice[:5])}"
-            )
-    found = []
+        validation_folds = _by_fold(validation, "validation", folds, single)
+        _check_validation(bench, validation_folds)
+    entries = []
     for method in maps:
-        own = _by_fold(maps[method], f"maps of {method}", folds, single)
-        free = (
-            None
-            if healthy_maps is None
-            else _by_fold(healthy_maps[method], f"healthy maps of {method}", folds, single)
-        )
-        apart = (
-            None
-            if validation_maps is None
-            else _by_fold(validation_maps[method], f"validation maps of {method}", folds, single)
-        )
+        fold_maps = _by_fold(maps[method], f"maps of {method}", folds, single)
+        fold_healthy: list[Any] = [None] * n_folds
+        if healthy_maps is not None:
+            label = f"healthy maps of {method}"
+            fold_healthy = _by_fold(healthy_maps[method], label, folds, single)
+        fold_validation: list[Any] = [None] * n_folds
+        if validation_maps is not None:
+            label = f"validation maps of {method}"
+            fold_validation = _by_fold(validation_maps[method], label, folds, single)
         for i, fold in enumerate(folds):
-            masks = None if held is None else [case.scored for case in held[i]]
-            entry = Entry(
-                fold,
-                str(method),
-                False,
-                _checked(own[i], bench.cases, f"{method}: maps"),
-                None
-                if free is None
-                else _checked(free[i], bench.healthy, f"{method}: healthy maps"),
-                None
-                if apart is None or held is None
-                else _checked(apart[i], held[i], f"{method}: validation maps"),
-                masks,
-            )
-            kinds = {
-                one.dtype == bool
-                for part in (entry.maps, entry.healthy, entry.validation)
-                for one in part or ()
-            }
-            if len(kinds) > 1:
-                raise ValueError(
-                    f"{method}: some maps are masks (bool) and some are scores; give one kind"
-                )
-            found.append(entry)
-    return found
+            held_out, masks = None, None
+            case_maps = _checked(fold_maps[i], bench.cases, f"{method}: maps")
+            healthy = None
+            if healthy_maps is not None:
+                healthy = _checked(fold_healthy[i], bench.healthy, f"{method}: healthy maps")
+            if validation is not None:
+                scans = validation_folds[i]
+                held_out = _checked(fold_validation[i], scans, f"{method}: validation maps")
+                masks = [case.scored for case in scans]
+            entry = Entry(fold, str(method), False, case_maps, healthy, held_out, masks)
+            _check_kind(entry)
+            entries.append(entry)
+    return entries
+
+
+def _check_validation(bench: Bench, folds: Sequence[Any]) -> None:
+    """Reject validation scans with lesions, and those of patients that are used elsewhere."""
+    patients = {case.patient for case in bench.cases}
+    healthy_patients = {case.patient for case in bench.healthy}
+    unusable, shared = [], []
+    for scans in folds:
+        unusable += [case.name for case in scans if not case.healthy or case.patient in patients]
+        shared += [case.name for case in scans if case.patient in healthy_patients]
+    if unusable:
+        raise ValueError(
+            "validation scans have to be healthy and of other patients than the cases: "
+            f"{', '.join(unusable[:5])}"
+        )
+    if shared:
+        raise ValueError(
+            "thresholds and false positives need healthy scans of different patients: "
+            f"{', '.join(shared[:5])}"
+        )
+
+
+def _check_kind(entry: Entry) -> None:
+    """Reject a method whose maps are partly masks and partly scores."""
+    maps = [*entry.maps, *(entry.healthy or ()), *(entry.validation or ())]
+    if len({values.dtype == bool for values in maps}) > 1:
+        raise ValueError(
+            f"{entry.method}: some maps are masks (bool) and some are scores; give one kind"
+        )
 
 
 def control_entries(bench: Bench, fold: str) -> list[Entry]:
-    """Give the rows that have learned nothing."""
-    made = control_maps(bench.cases)
-    free = control_maps(bench.healthy, lesions_of=bench.cases) if len(bench.healthy) else None
-    return [
-        Entry(fold, name, True, made[name], None if free is None else free[name], None, None)
-        for name in CONTROLS
-    ]
+    """Make the entries of controls, which learn nothing."""
+    maps = control_maps(bench.cases)
+    healthy_maps: dict[str, list[NDArray[Any]]] = {}
+    if len(bench.healthy):
+        healthy_maps = control_maps(bench.healthy, lesions_of=bench.cases)
+    entries = []
+    for name in CONTROLS:
+        entries.append(Entry(fold, name, True, maps[name], healthy_maps.get(name), None, None))
+    return entries
 
 
-def _by_fold(values: Sequence[Any], what: str, folds: Sequence[str], single: bool) -> list[Any]:
+def _by_fold(values: Sequence[Any], label: str, folds: Sequence[str], single: bool) -> list[Any]:
     if single:
         return [values]
     if len(values) != len(folds):
         raise ValueError(
-            f"{what}: {len(values)} entries for {len(folds)} folds; give one for each"
+            f"{label}: {len(values)} entries for {len(folds)} folds; give one for each"
         )
     return list(values)
 
 
-def _checked(values: Sequence[ArrayLike], cases: Sequence[Case], what: str) -> list[NDArray[Any]]:
-    arrays = [np.asarray(one) for one in values]
+def _checked(values: Sequence[ArrayLike], cases: Sequence[Case], label: str) -> list[NDArray[Any]]:
+    arrays = [np.asarray(volume) for volume in values]
     if len(arrays) != len(cases):
-        raise ValueError(f"{what}: {len(arrays)} for {len(cases)} scans; give one for each")
+        raise ValueError(f"{label}: {len(arrays)} for {len(cases)} scans; give one for each")
     for array, case in zip(arrays, cases, strict=True):
         if array.shape != case.shape:
             raise ValueError(
-                f"{what}: one of shape {array.shape} for {case.name}, whose shape is {case.shape}"
+                f"{label}: one of shape {array.shape} for {case.name}, whose shape is {case.shape}"
             )
         if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
-            n = np.count_nonzero(~np.isfinite(array)) if array.dtype.kind in "fiub" else array.size
+            n = array.size
+            if array.dtype.kind in "fiub":
+                n = int(np.count_nonzero(~np.isfinite(array)))
             raise ValueError(
-                f"{what}: {n} values of {case.name} are no finite numbers; a map is 0 where there is no score"
+                f"{label}: {n} non-finite values in {case.name}; a map is 0 where there is no "
+                "score"
             )
     return arrays
 
@@ -288,51 +298,64 @@ def checked_rules(
     *,
     has_healthy: bool,
 ) -> dict[str, dict[str, ThresholdRule] | ThresholdRule]:
-    """Check the rules, and tell those with lengths in mm how large voxels are."""
-    from sklearn.base import clone
-
-    def fitting(name: str, rule: Any) -> ThresholdRule:
-        if not isinstance(rule, ThresholdRule):
-            raise ValueError(
-                f"rule {name!r} must be a rule of anomaly.detectors.thresholds, not {type(rule).__name__}"
-            )
-        if rule.needs_healthy and not has_healthy:
-            raise ValueError(
-                f"rule {name!r} needs healthy scans; give validation and validation_maps, or healthy and healthy_maps"
-            )
-        made = clone(rule)
-        if isinstance(made, MeanPoolThreshold) and made.spacing is None:
-            if spacing is None:
-                raise ValueError(
-                    f"rule {name!r} has windows in mm, and voxels differ between scans; resample them to one size"
-                )
-            made.set_params(spacing=spacing)
-        return made
-
+    """Check the rules, and set the voxel size of rules with lengths in mm."""
     if rules is None:
         rules = {
             name: rule for name, rule in RULES.items() if has_healthy or not rule.needs_healthy
         }
     if AS_GIVEN in rules:
         raise ValueError(f"{AS_GIVEN!r} is the name for masks; give the rule another one")
-    chosen: dict[str, dict[str, ThresholdRule] | ThresholdRule] = {}
+    checked: dict[str, dict[str, ThresholdRule] | ThresholdRule] = {}
     for name, rule in rules.items():
         if isinstance(rule, Mapping):
             unknown = [method for method in rule if method not in (*methods, *CONTROLS)]
             if unknown:
                 raise ValueError(
-                    f"rule {name!r} names {unknown}, which are not among the methods {list(methods)}"
+                    f"rule {name!r} names {unknown}, which are not among the methods "
+                    f"{list(methods)}"
                 )
-            chosen[name] = {method: fitting(name, one) for method, one in rule.items()}
+            checked[name] = {
+                method: _checked_rule(name, method_rule, spacing, has_healthy)
+                for method, method_rule in rule.items()
+            }
         else:
-            chosen[name] = fitting(name, rule)
-    return chosen
+            checked[name] = _checked_rule(name, rule, spacing, has_healthy)
+    return checked
 
 
-def rules_of(chosen: Mapping[str, Any], method: str) -> dict[str, ThresholdRule]:
-    """Choose the rules of a method."""
-    found = {
-        name: rule.get(method) if isinstance(rule, Mapping) else rule
-        for name, rule in chosen.items()
-    }
-    return {name: rule for name, rule in found.items() if rule is not None}
+def _checked_rule(
+    name: str, rule: Any, spacing: tuple[float, float, float] | None, has_healthy: bool
+) -> ThresholdRule:
+    """Check a rule, and return a copy that knows the voxel size."""
+    from sklearn.base import clone
+
+    if not isinstance(rule, ThresholdRule):
+        raise ValueError(
+            f"rule {name!r} must be a rule of anomaly.detectors.thresholds, not "
+            f"{type(rule).__name__}"
+        )
+    if rule.needs_healthy and not has_healthy:
+        raise ValueError(
+            f"rule {name!r} needs healthy scans; give validation and validation_maps, or healthy "
+            "and healthy_maps"
+        )
+    copy: ThresholdRule = clone(rule)
+    if isinstance(copy, MeanPoolThreshold) and copy.spacing is None:
+        if spacing is None:
+            raise ValueError(
+                f"rule {name!r} has windows in mm, and voxels differ between scans; resample them "
+                "to one size"
+            )
+        copy.set_params(spacing=spacing)
+    return copy
+
+
+def rules_of(checked: Mapping[str, Any], method: str) -> dict[str, ThresholdRule]:
+    """Select the rules of a method."""
+    method_rules = {}
+    for name, rule in checked.items():
+        if isinstance(rule, Mapping):
+            rule = rule.get(method)
+        if rule is not None:
+            method_rules[name] = rule
+    return method_rules

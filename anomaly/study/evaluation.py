@@ -1,4 +1,4 @@
-"""Compare anomaly maps with lesions, inside white and gray matter: tables per scan, lesion and rule, with controls."""
+"""Comparison of anomaly maps with lesions in white and gray matter, with controls."""
 
 from __future__ import annotations
 
@@ -75,24 +75,29 @@ def evaluate_detectors(
     Parameters
     ----------
     cases : sequence of Case
-        Scans that are not learned from, with lesions; those without one only tell of false positives.
+        Test scans with lesions; scans without one only count for ``n_found``.
     maps : mapping of str to sequence of array_like of shape (x, y, z)
-        For each method and case a map, higher where more anomalous; or a mask (bool), which no rule is applied to.
+        For each method and case a map, higher where more anomalous; or a mask (bool), which no
+        rule is applied to.
     healthy : sequence of Case, optional
-        Healthy scans that nothing was learned from and no threshold was chosen on: false positives are counted here.
+        Healthy scans that nothing was learned from and no threshold was chosen on: false positives
+        are counted here.
     healthy_maps : mapping of str to sequence, optional
         Their maps, for the same methods.
     validation : sequence of Case, optional
-        Healthy scans that were not learned from, for rules that need them. By default those of `healthy`: then one
-        half of their patients (every second one) has the threshold of the other half, and the cases that of all.
+        Healthy scans that were not learned from, for rules that need them. By default those of
+        `healthy`: then one half of their patients (every second one) has the threshold of the
+        other half, and the cases that of all.
     validation_maps : mapping of str to sequence, optional
         Their maps.
     rules : mapping of str to rule, optional
-        By default `RULES`; those that need healthy scans are left out without them. In place of a rule may stand a
-        mapping from methods to rules, for those alone. What is common to all scans is fitted to the maps of the cases.
+        By default `RULES`; those that need healthy scans are left out without them. In place of a
+        rule may stand a mapping from methods to rules, for those alone. What is common to all
+        scans is fitted to the maps of the cases.
     folds : sequence of str, optional
-        Names of repetitions, such as the folds of the healthy scans that a method was trained on. Then each value of
-        `maps`, `healthy_maps` and `validation_maps`, and `validation`, is a sequence with one entry for each fold.
+        Names of repetitions, such as the folds of the healthy scans that a method was trained on.
+        Then each value of `maps`, `healthy_maps` and `validation_maps`, and `validation`, is a
+        sequence with one entry for each fold.
     opening : int, default=3
         Edge of the cube of `open_map`, in voxels.
     controls : bool, default=True
@@ -109,35 +114,38 @@ def evaluate_detectors(
     Returns
     -------
     dict of str to DataFrame
-        ``"scans"``: a row for each fold, case, method and rule: ``fold``, ``case``, ``name``, ``patient``, ``kind``,
-        ``grade``, ``method``, ``control``, ``rule``, ``needs_truth``, ``n_scored``, ``n_lesion`` (voxels), ``auc`` and
-        ``average_precision`` (of the map, whatever the rule; .5 and the share of lesion voxels where all scores are
-        the same), ``threshold``, ``n_found``, ``dice``, ``sensitivity``, ``precision``, and the same as
-        ``…_opened``. Where nothing is found dice is 0 and precision NaN. Without a lesion in what is scored there is
-        only ``n_found``; the rest is NaN and enters no mean.
-        ``"summary"``: ``part`` ("all" and, where there are several, each kind of lesion), the keys of methods and
-        rules, ``n_patients``, then means over patients (of folds' means) and, as ``…_sd``, standard deviations over
-        patients and, as ``…_sd_folds``, of the means over patients between folds; ``gain`` (opened dice / dice), and
-        from the healthy scans ``false_positive_rate``, ``…_opened``, ``empty`` and ``empty_opened``.
-        ``"healthy"``: for each fold, healthy scan, method and rule ``n_scored``, ``n_found``, ``false_positive_rate``,
-        ``empty``, and the same opened, ``n_components_opened``.
-        ``"thresholds"``: ``fold``, method, rule, ``threshold`` (NaN where each scan has its own), ``n_fitted`` (scans).
-        ``"lesions"``: rows of `lesion_table` of opened maps. ``"lesion_scores"``: what `lesion_scores` gives, by
-        method and rule (over folds together).
-        ``"strata"``: by method, rule and ``stratum`` of `strata_masks`, means over patients: ``n_patients`` (with a
-        lesion there), ``auc``, ``dice_opened``, ``sensitivity``, ``sensitivity_opened``, and on healthy scans
-        ``false_positive_rate`` and ``…_opened``.
-        ``"curves"``: ``fold``, ``method`` and what `coverage_curve` gives; ``"areas"``: ``method``, ``control``,
-        ``area``, ``area_low`` (means over folds), see `curve_areas`.
-        ``"followup"``: by method, rule and grade what `mismatch_counts` gives (of opened maps; cases with a later
-        lesion; folds together).
+        ``"scans"``: a row for each fold, case, method and rule: ``fold``, ``case``, ``name``,
+        ``patient``, ``kind``, ``grade``, ``method``, ``control``, ``rule``, ``needs_truth``,
+        ``n_scored``, ``n_lesion`` (voxels), ``auc`` and ``average_precision`` (of the map,
+        whatever the rule; .5 and the share of lesion voxels where all scores are the same),
+        ``threshold``, ``n_found``, ``dice``, ``sensitivity``, ``precision``, and the same as
+        ``…_opened``. Where nothing is found dice is 0 and precision NaN. Without a lesion in what
+        is scored there is only ``n_found``; the rest is NaN and enters no mean.
+        ``"summary"``: ``part`` ("all" and, where there are several, each kind of lesion), the keys
+        of methods and rules, ``n_patients``, then means over patients (of folds' means) and, as
+        ``…_sd``, standard deviations over patients and, as ``…_sd_folds``, of the means over
+        patients between folds; ``gain`` (opened dice / dice), and from the healthy scans
+        ``false_positive_rate``, ``…_opened``, ``empty`` and ``empty_opened``.
+        ``"healthy"``: for each fold, healthy scan, method and rule ``n_scored``, ``n_found``,
+        ``false_positive_rate``, ``empty``, and the same opened, ``n_components_opened``.
+        ``"thresholds"``: ``fold``, method, rule, ``threshold`` (NaN where each scan has its own),
+        ``n_fitted`` (scans).
+        ``"lesions"``: rows of `lesion_table` of opened maps. ``"lesion_scores"``: what
+        `lesion_scores` gives, by method and rule (over folds together).
+        ``"strata"``: by method, rule and ``stratum`` of `strata_masks`, means over patients:
+        ``n_patients`` (with a lesion there), ``auc``, ``dice_opened``, ``sensitivity``,
+        ``sensitivity_opened``, and on healthy scans ``false_positive_rate`` and ``…_opened``.
+        ``"curves"``: ``fold``, ``method`` and what `coverage_curve` gives; ``"areas"``:
+        ``method``, ``control``, ``area``, ``area_low`` (means over folds), see `curve_areas`.
+        ``"followup"``: by method, rule and grade what `mismatch_counts` gives (of opened maps;
+        cases with a later lesion; folds together).
 
     Raises
     ------
     ValueError
-        If there is no case or none with a lesion, a healthy scan has a lesion or belongs to a patient among the cases,
-        numbers, shapes or names do not fit, a map has values that are not finite, or voxels of different sizes meet a
-        rule in mm.
+        If there is no case or none with a lesion, a healthy scan has a lesion or belongs to a
+        patient among the cases, numbers, shapes or names do not fit, a map has values that are not
+        finite, or voxels of different sizes meet a rule in mm.
 
     References
     ----------
@@ -151,29 +159,29 @@ def evaluate_detectors(
     names = ["all"] if folds is None else [str(fold) for fold in folds]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"folds need names of their own, not {names}")
-    chosen = checked_rules(
+    checked = checked_rules(
         rules, list(maps), bench.spacing, has_healthy=bool(len(healthy)) or validation is not None
     )
     entries = method_entries(
         bench, maps, healthy_maps, validation, validation_maps, names, single=folds is None
     )
-    blind = []
     if controls:
-        taken = [name for name in maps if name in CONTROLS]
-        if taken:
+        clashes = [name for name in maps if name in CONTROLS]
+        if clashes:
             raise ValueError(
-                f"maps need names of their own, not {taken}; controls=False leaves the controls out"
+                f"maps need names of their own, not {clashes}; controls=False leaves the controls "
+                "out"
             )
-        blind = control_entries(bench, names[0])
+        # Controls do not depend on a training, so one fold is enough.
+        entries += control_entries(bench, names[0])
     jobs = [
-        delayed(score_method)(bench, entry, rules_of(chosen, entry.method))
-        for entry in (*entries, *blind)
+        delayed(score_method)(bench, entry, rules_of(checked, entry.method)) for entry in entries
     ]
-    parts = Parallel(n_jobs=n_jobs)(jobs)
+    results = Parallel(n_jobs=n_jobs)(jobs)
 
     def joined(key: str) -> pd.DataFrame:
-        filled = [part[key] for part in parts if len(part[key])]
-        return pd.concat(filled, ignore_index=True) if filled else parts[0][key]
+        filled = [result[key] for result in results if len(result[key])]
+        return pd.concat(filled, ignore_index=True) if filled else results[0][key]
 
     tables = {key: joined(key) for key in ("scans", "healthy", "thresholds", "lesions", "curves")}
     strata, counts, overlaps = joined("strata"), joined("counts"), joined("followup")
@@ -194,9 +202,7 @@ def evaluate_detectors(
 def format_summary(
     tables: Mapping[str, pd.DataFrame], *, rule: str | None = None, part: str = "all"
 ) -> pd.DataFrame:
-    """
-    Write the summary as the study's tables: AUC, and Dice raw and opened, mean ± sd over patients.
-    """
+    """Format the summary like the study's tables: mean ± sd of AUC and Dice over patients."""
     import pandas as pd
 
     summary = tables["summary"]
@@ -205,9 +211,8 @@ def format_summary(
             raise ValueError(
                 f"{name} must be one of {', '.join(summary[name].unique())}, not {value!r}"
             )
-    own = summary[summary["part"] == part]
     rows: dict[str, dict[str, str]] = {}
-    for _, line in own.iterrows():
+    for _, line in summary[summary["part"] == part].iterrows():
         row = rows.setdefault(line["method"], {"AUC": _text(line, "auc")})
         if rule is None:
             row[line["rule"]] = f"{_number(line['dice'])} / {_number(line['dice_opened'])}"
@@ -239,7 +244,8 @@ def healthy_folds(
     Returns
     -------
     list of (list of int, list of int)
-        For each fold the scans to learn from and those to validate on. Scans of a patient stay together.
+        For each fold the scans to learn from and those to validate on. Scans of a patient stay
+        together.
 
     Raises
     ------
@@ -251,35 +257,29 @@ def healthy_folds(
     patients = [case.patient for case in cases]
     if not 2 <= n_folds <= len(set(patients)):
         raise ValueError(
-            f"n_folds must be 2 or more and at most the number of patients, {len(set(patients))}, not {n_folds!r}"
+            f"n_folds must be 2 or more and at most the number of patients, {len(set(patients))}, "
+            f"not {n_folds!r}"
         )
     splitter = GroupKFold(n_folds, shuffle=True, random_state=seed_from(random_state) % 2**32)
-    return [
-        (train.tolist(), held.tolist())
-        for train, held in splitter.split(patients, groups=patients)
-    ]
+    folds = []
+    for train, validation in splitter.split(patients, groups=patients):
+        folds.append((train.tolist(), validation.tolist()))
+    return folds
 
 
 def choose_by_loss(losses: Mapping[str, Sequence[float]]) -> str:
-    """
-    Choose a configuration by its losses on healthy validation scans; lesions are not looked at.
-    """
-    if (
-        not losses
-        or len({len(values) for values in losses.values()}) != 1
-        or not len(next(iter(losses.values())))
-    ):
+    """Select the configuration with the lowest mean loss on healthy validation scans."""
+    n_losses = {name: len(values) for name, values in losses.items()}
+    counts = set(n_losses.values())
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(f"each configuration needs a loss for every fold, not {n_losses}")
+    diverged = []
+    for name, values in losses.items():
+        if not np.isfinite(np.asarray(values, dtype=np.float64)).all():
+            diverged.append(name)
+    if diverged:
         raise ValueError(
-            f"each configuration needs a loss for every fold, not { ({name: len(v) for name, v in losses.items()}) }"
-        )
-    wrong = [
-        name
-        for name, values in losses.items()
-        if not np.isfinite(np.asarray(values, dtype=np.float64)).all()
-    ]
-    if wrong:
-        raise ValueError(
-            f"losses that are not finite: {', '.join(wrong)}; leave out what did not converge"
+            f"losses that are not finite: {', '.join(diverged)}; leave out what did not converge"
         )
     return min(losses, key=lambda name: float(np.mean(losses[name])))
 
@@ -289,5 +289,5 @@ def _number(value: float, digits: int = 3) -> str:
 
 
 def _text(line: Any, name: str) -> str:
-    spread = line[f"{name}_sd"]
-    return _number(line[name]) + ("" if np.isnan(spread) else f" ± {spread:.2f}")
+    mean, sd = _number(line[name]), line[f"{name}_sd"]
+    return mean if np.isnan(sd) else f"{mean} ± {sd:.2f}"

@@ -1,4 +1,4 @@
-"""The scores of one method: of its maps, and of what each rule makes of them, scan by scan."""
+"""Scores of one method, scan by scan: of its maps, and of their masks by each rule."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 __all__ = ["RATES", "score_method"]
 
-#: Columns of shares of healthy voxels that are found, raw and opened.
+#: Columns of false-positive rates, raw and opened.
 RATES = ("false_positive_rate", "false_positive_rate_opened")
+
+_ROW_KINDS = ("scans", "healthy", "thresholds", "lesions", "counts", "strata", "followup")
 
 
 @dataclass(frozen=True, eq=False)
 class _Decision:
-    """The masks that a rule makes of the maps of a method."""
+    """The masks of a rule for the maps of a method."""
 
     rule: str
     needs_truth: bool
@@ -40,118 +42,168 @@ class _Decision:
 def score_method(
     bench: Bench, entry: Entry, rules: Mapping[str, ThresholdRule]
 ) -> dict[str, pd.DataFrame]:
-    """Score the maps of a method: what no rule changes first, then each rule."""
+    """Score the maps of a method under each rule."""
     import pandas as pd
 
     keys = {"fold": entry.fold, "method": entry.method, "control": entry.control}
-    triples = list(zip(entry.maps, bench.lesions, bench.scored, strict=True))
-    ranks = [(_auc(*one), _average_precision(*one)) for one in triples]
-    by_stratum = [
-        {name: _auc(values, lesion, part) for name, part in strata.items()}
-        for (values, lesion, _), strata in zip(triples, bench.strata, strict=True)
-    ]
-    rows: dict[str, list[Any]] = {
-        key: []
-        for key in ("scans", "healthy", "thresholds", "lesions", "counts", "strata", "followup")
-    }
+    # Measures of the scores do not depend on the rule.
+    graded = [_score_measures(bench, entry.maps[i], i) for i in range(len(bench.cases))]
+    strata_aucs = []
+    for values, lesion, strata in zip(entry.maps, bench.lesions, bench.strata, strict=True):
+        aucs = {name: _auc(values, lesion, stratum) for name, stratum in strata.items()}
+        strata_aucs.append(aucs)
+    rows: dict[str, list[Any]] = {key: [] for key in _ROW_KINDS}
     for decision in _decisions(bench, entry, rules):
-        of_rule = keys | {"rule": decision.rule, "needs_truth": decision.needs_truth}
-        rows["thresholds"].append(
-            of_rule | {"threshold": decision.threshold, "n_fitted": decision.n_fitted}
-        )
-        opened = [
-            open_map(found, bench.opening) & mask
-            for found, mask in zip(decision.found, bench.scored, strict=True)
-        ]
-        found = [one & mask for one, mask in zip(decision.found, bench.scored, strict=True)]
-        for i, case in enumerate(bench.cases):
-            about: dict[str, Any] = {
-                "case": i,
-                "name": case.name,
-                "patient": case.patient,
-                "kind": case.kind,
-                "grade": case.grade,
-            }
-            lesion = bench.lesions[i]
-            counts = {
-                "n_scored": int(np.count_nonzero(bench.scored[i])),
-                "n_lesion": int(np.count_nonzero(lesion)),
-            }
-            graded = {
-                "auc": ranks[i][0],
-                "average_precision": ranks[i][1],
-                "threshold": decision.limits[i],
-            }
-            both = _overlap(found[i], lesion) | {
-                f"{k}_opened": v for k, v in _overlap(opened[i], lesion).items()
-            }
-            rows["scans"].append({**of_rule, **about, **counts, **graded, **both})
-            for name, part in bench.strata[i].items():
-                own = _overlap(opened[i] & part, lesion & part)
-                raw = _overlap(found[i] & part, lesion & part)
-                values = {
-                    "auc": by_stratum[i][name],
-                    "dice_opened": own["dice"],
-                    "sensitivity": raw["sensitivity"],
-                }
-                values["sensitivity_opened"] = own["sensitivity"]
-                rows["strata"].append(
-                    {
-                        **of_rule,
-                        "patient": case.patient,
-                        "stratum": name,
-                        "healthy": False,
-                        **values,
-                    }
-                )
-            if bench.lesion_wise and not decision.needs_truth:
-                table = lesion_table(lesion, opened[i], case.affine, **bench.matching)
-                rows["counts"].append(of_rule | lesion_counts(table).to_dict("records")[0])
-                table.attrs = {}
-                # Rows are of kinds, too: lesions and false positives.
-                rows["lesions"].append(
-                    table.assign(
-                        **of_rule,
-                        **{"lesion_kind" if k == "kind" else k: v for k, v in about.items()},
-                    )
-                )
-            if case.followup is not None and case.lesion is not None and not decision.needs_truth:
-                overlap = overlap_with_followup(
-                    opened[i], case.lesion, case.followup, brain=bench.scored[i], affine=case.affine,
-                    connectivity=bench.matching["connectivity"],
-                )  # fmt: skip
-                rows["followup"].append({**of_rule, "grade": case.grade, "overlap": overlap})
-        for i, one in enumerate(decision.healthy or ()):
-            mask = bench.healthy_scored[i]
-            clean = open_map(one, bench.opening) & mask
-            rows["healthy"].append({**of_rule, **_false_positives(bench, i, one & mask, clean)})
-            for name, part in bench.healthy_strata[i].items():
-                n = np.count_nonzero(part)
-                rates = [
-                    np.count_nonzero(found & part) / n if n else np.nan for found in (one, clean)
-                ]
-                about = {"patient": bench.healthy[i].patient, "stratum": name, "healthy": True}
-                rows["strata"].append({**of_rule, **about, **dict(zip(RATES, rates, strict=True))})
+        rule_keys = keys | {"rule": decision.rule, "needs_truth": decision.needs_truth}
+        limits = {"threshold": decision.threshold, "n_fitted": decision.n_fitted}
+        rows["thresholds"].append(rule_keys | limits)
+        for i, marked in enumerate(decision.found):
+            opened = open_map(marked, bench.opening) & bench.scored[i]
+            raw = marked & bench.scored[i]
+            threshold = {"threshold": decision.limits[i]}
+            scan = {**rule_keys, **_case_columns(bench, i), **graded[i], **threshold}
+            rows["scans"].append(scan | _overlaps(raw, opened, bench.lesions[i]))
+            rows["strata"] += _strata_rows(bench, i, raw, opened, strata_aucs[i], rule_keys)
+            # Masks that used the truth say nothing about lesions found or followed up.
+            if not decision.needs_truth:
+                _add_lesion_rows(rows, bench, i, opened, rule_keys)
+        for i, marked in enumerate(decision.healthy or ()):
+            _add_healthy_rows(rows, bench, i, marked, rule_keys)
     tables = {key: pd.DataFrame(values) for key, values in rows.items() if key != "lesions"}
     filled = [table for table in rows["lesions"] if len(table)]
     tables["lesions"] = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
     tables["curves"] = pd.DataFrame()
     if entry.healthy and not entry.is_mask:
+        healthy_scores = []
+        for values, mask in zip(entry.healthy, bench.healthy_scored, strict=True):
+            healthy_scores.append(values[mask])
         curve = coverage_curve(
-            [values[mask] for values, mask in zip(entry.healthy, bench.healthy_scored, strict=True)],
-            entry.maps, bench.lesions, bench.scored, connectivity=bench.matching["connectivity"],
-        )  # fmt: skip
+            healthy_scores,
+            entry.maps,
+            bench.lesions,
+            bench.scored,
+            connectivity=bench.matching["connectivity"],
+        )
         tables["curves"] = curve.assign(**keys)
     return tables
+
+
+def _case_columns(bench: Bench, i: int) -> dict[str, Any]:
+    case = bench.cases[i]
+    return {
+        "case": i,
+        "name": case.name,
+        "patient": case.patient,
+        "kind": case.kind,
+        "grade": case.grade,
+    }
+
+
+def _score_measures(bench: Bench, values: NDArray[Any], i: int) -> dict[str, float]:
+    lesion, mask = bench.lesions[i], bench.scored[i]
+    return {
+        "n_scored": int(np.count_nonzero(mask)),
+        "n_lesion": int(np.count_nonzero(lesion)),
+        "auc": _auc(values, lesion, mask),
+        "average_precision": _average_precision(values, lesion, mask),
+    }
+
+
+def _overlaps(
+    raw: NDArray[np.bool_], opened: NDArray[np.bool_], lesion: NDArray[np.bool_]
+) -> dict[str, float]:
+    opened_overlap = _overlap(opened, lesion)
+    renamed = {f"{key}_opened": value for key, value in opened_overlap.items()}
+    return _overlap(raw, lesion) | renamed
+
+
+def _strata_rows(
+    bench: Bench,
+    i: int,
+    raw: NDArray[np.bool_],
+    opened: NDArray[np.bool_],
+    aucs: Mapping[str, float],
+    rule_keys: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Score a case in each stratum."""
+    rows = []
+    for name, stratum in bench.strata[i].items():
+        lesion = bench.lesions[i] & stratum
+        opened_overlap = _overlap(opened & stratum, lesion)
+        raw_overlap = _overlap(raw & stratum, lesion)
+        rows.append(
+            {
+                **rule_keys,
+                "patient": bench.cases[i].patient,
+                "stratum": name,
+                "healthy": False,
+                "auc": aucs[name],
+                "dice_opened": opened_overlap["dice"],
+                "sensitivity": raw_overlap["sensitivity"],
+                "sensitivity_opened": opened_overlap["sensitivity"],
+            }
+        )
+    return rows
+
+
+def _add_lesion_rows(
+    rows: dict[str, list[Any]],
+    bench: Bench,
+    i: int,
+    opened: NDArray[np.bool_],
+    rule_keys: Mapping[str, Any],
+) -> None:
+    """Match the lesions of a case one by one, and compare its opened mask with the follow-up."""
+    case = bench.cases[i]
+    if bench.lesion_wise:
+        table = lesion_table(bench.lesions[i], opened, case.affine, **bench.matching)
+        rows["counts"].append({**rule_keys, **lesion_counts(table).to_dict("records")[0]})
+        table.attrs = {}
+        columns = _case_columns(bench, i)
+        # The table has a column "kind" already: lesion or false positive.
+        columns["lesion_kind"] = columns.pop("kind")
+        rows["lesions"].append(table.assign(**rule_keys, **columns))
+    if case.followup is not None and case.lesion is not None:
+        overlap = overlap_with_followup(
+            opened,
+            case.lesion,
+            case.followup,
+            brain=bench.scored[i],
+            affine=case.affine,
+            connectivity=bench.matching["connectivity"],
+        )
+        rows["followup"].append({**rule_keys, "grade": case.grade, "overlap": overlap})
+
+
+def _add_healthy_rows(
+    rows: dict[str, list[Any]],
+    bench: Bench,
+    i: int,
+    marked: NDArray[np.bool_],
+    rule_keys: Mapping[str, Any],
+) -> None:
+    """Count the false positives of a healthy scan, in all and in each stratum."""
+    mask = bench.healthy_scored[i]
+    opened = open_map(marked, bench.opening) & mask
+    rows["healthy"].append({**rule_keys, **_false_positives(bench, i, marked & mask, opened)})
+    for name, stratum in bench.healthy_strata[i].items():
+        n = np.count_nonzero(stratum)
+        rates = dict.fromkeys(RATES, np.nan)
+        if n:
+            rates[RATES[0]] = np.count_nonzero(marked & stratum) / n
+            rates[RATES[1]] = np.count_nonzero(opened & stratum) / n
+        patient = bench.healthy[i].patient
+        columns = {"patient": patient, "stratum": name, "healthy": True}
+        rows["strata"].append({**rule_keys, **columns, **rates})
 
 
 def _decisions(
     bench: Bench, entry: Entry, rules: Mapping[str, ThresholdRule]
 ) -> Iterator[_Decision]:
-    """Apply each rule; a mask is a decision already."""
-    nothing = [float("nan")] * len(entry.maps)
+    """Apply each rule; maps that are masks need none."""
     if entry.is_mask:
-        yield _Decision(AS_GIVEN, False, float("nan"), 0, nothing, entry.maps, entry.healthy)
+        no_limits = [float("nan")] * len(entry.maps)
+        yield _Decision(AS_GIVEN, False, float("nan"), 0, no_limits, entry.maps, entry.healthy)
         return
     for name, rule in rules.items():
         free: list[NDArray[np.bool_]] | None = None
@@ -168,49 +220,49 @@ def _decisions(
             rule.fit(entry.maps, bench.scored, bench.lesions if rule.needs_truth else None)
             n_fitted = len(entry.maps)
         each = getattr(rule, "scope", "dataset") == "image"
-        # Thresholds that were chosen scan by scan, by their lesions, say nothing about others.
+        # A threshold by the lesions of its own scan has no meaning for another scan.
         if entry.healthy is not None and free is None and not (each and rule.needs_truth):
             free = rule.apply(entry.healthy, bench.healthy_scored)
-        yield _Decision(
-            name, rule.needs_truth, float(rule.threshold_), n_fitted, rule.limits(entry.maps, bench.scored),
-            rule.apply(entry.maps, bench.scored), free,
-        )  # fmt: skip
+        limits = rule.limits(entry.maps, bench.scored)
+        marked = rule.apply(entry.maps, bench.scored)
+        threshold = float(rule.threshold_)
+        yield _Decision(name, rule.needs_truth, threshold, n_fitted, limits, marked, free)
 
 
 def _crosswise(
     bench: Bench, maps: list[NDArray[Any]], rule: ThresholdRule
 ) -> list[NDArray[np.bool_]]:
-    """Give each half of the healthy patients the threshold of the other; one patient alone is refused."""
+    """Apply to each half of the healthy patients the threshold of the other half."""
     from sklearn.base import clone
 
     patients = list(dict.fromkeys(case.patient for case in bench.healthy))
     half = [patients.index(case.patient) % 2 for case in bench.healthy]
-    found: list[NDArray[np.bool_]] = [np.zeros(0, dtype=bool)] * len(maps)
+    marked: list[NDArray[np.bool_]] = [np.zeros(0, dtype=bool)] * len(maps)
     if len(patients) < 2:
         raise ValueError(
-            f"{rule!r} needs healthy scans of two patients, or validation scans, to tell its false positives"
+            f"{rule!r} needs healthy scans of two patients, or validation scans, to count its "
+            "false positives"
         )
+    masks = bench.healthy_scored
     for side in (0, 1):
-        others = [i for i, one in enumerate(half) if one != side]
-        own = [i for i, one in enumerate(half) if one == side]
-        fitted = clone(rule).fit(
-            [maps[i] for i in others], [bench.healthy_scored[i] for i in others]
-        )
-        masks = fitted.apply([maps[i] for i in own], [bench.healthy_scored[i] for i in own])
-        for i, mask in zip(own, masks, strict=True):
-            found[i] = mask
-    return found
+        fitting = [i for i in range(len(maps)) if half[i] != side]
+        counting = [i for i in range(len(maps)) if half[i] == side]
+        fitted = clone(rule).fit([maps[i] for i in fitting], [masks[i] for i in fitting])
+        binary_maps = fitted.apply([maps[i] for i in counting], [masks[i] for i in counting])
+        for i, binary_map in zip(counting, binary_maps, strict=True):
+            marked[i] = binary_map
+    return marked
 
 
 def _auc(values: NDArray[Any], lesion: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float:
-    """Compute the share of pairs in order (ties half) inside a mask; NaN where it holds no lesion, or nothing else."""
-    inside, others = values[lesion & mask], np.sort(values[mask & ~lesion])
-    if not len(inside) or not len(others):
+    """Compute the AUC inside a mask, as the share of ordered pairs; NaN without a lesion or without tissue around it."""
+    inside, outside = values[lesion & mask], np.sort(values[mask & ~lesion])
+    if not len(inside) or not len(outside):
         return float("nan")
-    below = np.searchsorted(others, inside, side="left") + np.searchsorted(
-        others, inside, side="right"
-    )
-    return float(below.mean() / (2 * len(others)))
+    # The mean of both sides counts ties half.
+    n_lower = np.searchsorted(outside, inside, side="left")
+    n_not_higher = np.searchsorted(outside, inside, side="right")
+    return float((n_lower + n_not_higher).mean() / (2 * len(outside)))
 
 
 def _average_precision(
@@ -219,45 +271,43 @@ def _average_precision(
     from sklearn.metrics import average_precision_score
 
     truth = lesion[mask]
-    return (
-        float(average_precision_score(truth, values[mask].astype(np.float64)))
-        if truth.any()
-        else float("nan")
-    )
+    if not truth.any():
+        return float("nan")
+    return float(average_precision_score(truth, values[mask].astype(np.float64)))
 
 
-def _overlap(found: NDArray[np.bool_], lesion: NDArray[np.bool_]) -> dict[str, float]:
-    n_found, n_lesion, n_both = (
-        int(np.count_nonzero(one)) for one in (found, lesion, found & lesion)
-    )
-    nothing = float("nan")
-    return {
-        "n_found": n_found,
-        "dice": 2 * n_both / (n_found + n_lesion) if n_lesion else nothing,
-        "sensitivity": n_both / n_lesion if n_lesion else nothing,
-        "precision": n_both / n_found if n_found and n_lesion else nothing,
-    }
+def _overlap(marked: NDArray[np.bool_], lesion: NDArray[np.bool_]) -> dict[str, float]:
+    n_marked = int(np.count_nonzero(marked))
+    n_lesion = int(np.count_nonzero(lesion))
+    n_both = int(np.count_nonzero(marked & lesion))
+    overlap = dict.fromkeys(("n_found", "dice", "sensitivity", "precision"), float("nan"))
+    overlap["n_found"] = n_marked
+    if n_lesion:
+        overlap["dice"] = 2 * n_both / (n_marked + n_lesion)
+        overlap["sensitivity"] = n_both / n_lesion
+        if n_marked:
+            overlap["precision"] = n_both / n_marked
+    return overlap
 
 
 def _false_positives(
-    bench: Bench, i: int, found: NDArray[np.bool_], opened: NDArray[np.bool_]
+    bench: Bench, i: int, raw: NDArray[np.bool_], opened: NDArray[np.bool_]
 ) -> dict[str, Any]:
     case = bench.healthy[i]
-    n, n_found, n_opened = (
-        int(np.count_nonzero(one)) for one in (bench.healthy_scored[i], found, opened)
-    )
+    n = int(np.count_nonzero(bench.healthy_scored[i]))
+    n_raw = int(np.count_nonzero(raw))
+    n_opened = int(np.count_nonzero(opened))
+    labels = label_components(opened, connectivity=bench.matching["connectivity"])
     return {
         "case": i,
         "name": case.name,
         "patient": case.patient,
         "n_scored": n,
-        "n_found": n_found,
-        RATES[0]: n_found / n,
-        "empty": not n_found,
+        "n_found": n_raw,
+        RATES[0]: n_raw / n,
+        "empty": not n_raw,
         "n_found_opened": n_opened,
         RATES[1]: n_opened / n,
         "empty_opened": not n_opened,
-        "n_components_opened": int(
-            label_components(opened, connectivity=bench.matching["connectivity"]).max()
-        ),
+        "n_components_opened": int(labels.max()),
     }

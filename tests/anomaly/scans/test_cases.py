@@ -106,7 +106,7 @@ def test_signals_are_divided_by_the_mean_at_b_0():
     [
         ([1000, 1000], 1.0, "no volume without .* 1000 to 1000"),
         ([0, 5], 1.0, "no volume with diffusion weighting"),
-        ([0, 1000], np.nan, "1 voxels .* no finite numbers"),
+        ([0, 1000], np.nan, "1 voxels .* non-finite values"),
     ],
 )
 def test_series_that_cannot_be_divided_are_refused(b, value, message):

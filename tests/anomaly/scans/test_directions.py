@@ -153,7 +153,7 @@ def test_errors_name_what_is_wrong():
         resample_directions(signals, there, wanted, order=3)
     with pytest.raises(ValueError, match="smoothing must be"):
         resample_directions(signals, there, wanted, smoothing=-1)
-    with pytest.raises(ValueError, match=r"number 3 is .* points nowhere"):
+    with pytest.raises(ValueError, match=r"number 3 is .* no direction"):
         resample_directions(signals, np.where(np.arange(12)[:, None] == 2, 0, there), wanted)
     with pytest.raises(ValueError, match="wanted must have shape"):
         resample_directions(signals, there, wanted[:, :2])

@@ -314,7 +314,7 @@ def test_unknown_directions_are_told_where_those_of_the_detector_are_known(head)
     image = nib.Nifti1Image(head.series, head.affine)
     fitted = prepare_scan(image, head.protocol, mask=False).protocol
     without = Protocol(head.bval)
-    with pytest.warns(UserWarning, match="its directions are not known, and are taken for those"):
+    with pytest.warns(UserWarning, match="its directions are not known, and are assumed to be those"):
         found = prepare_scan(image, without, mask=False, fitted=fitted)
     assert found.case.directions is None
     prepare_scan(image, without, mask=False, fitted=prepare_scan(image, without, mask=False).protocol)

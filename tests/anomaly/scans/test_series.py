@@ -208,7 +208,7 @@ def test_fields_of_view_that_do_not_lie_on_each_other_are_told(tmp_path, model, 
         bvec=healthy[0].bvec,
         brain=tmp_path / "brain.nii.gz",
     )
-    with pytest.warns(UserWarning, match="field of view of moved lies 30 mm from that of the scans"):
+    with pytest.warns(UserWarning, match="field of view of moved lies 30 mm from that of the training scans"):
         model.detect(moved)
     with pytest.warns(UserWarning, match="lie up to 30 mm from each other"):
         SeriesDetector(VoxelwiseGaussian(calibration=None)).fit([*healthy[:3], moved])
