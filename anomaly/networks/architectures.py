@@ -33,7 +33,8 @@ __all__ = [
 SLOPE = 0.01
 #: log σ² of latent numbers before training.
 FIRST_LOG_VARIANCE = -6.0
-#: What lies beyond is cut off. A latent number that tells nothing has a variance of 1; more only disturbs learning.
+#: What lies beyond is cut off. A latent number that tells nothing has a variance of 1; more only
+#: disturbs learning.
 _LOG_VARIANCES = (-30.0, 0.0)
 
 
@@ -44,10 +45,7 @@ def padded_shape(shape: Sequence[int], step: int) -> tuple[int, int, int]:
 
 
 def padding(shape: Sequence[int], larger: Sequence[int]) -> list[tuple[int, int]]:
-    """
-    Say how many voxels of zero go before and after a volume: as many on either side, an odd one
-    after it.
-    """
+    """Compute the zero padding before and after a volume, with an odd voxel after it."""
     return [((b - a) // 2, (b - a) - (b - a) // 2) for a, b in zip(shape, larger, strict=True)]
 
 
@@ -77,7 +75,7 @@ def cut(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
 class Mix(nn.Module):
     """
-    A convolution of 1³ as a product of matrices, which keeps channels the first axis and copies nothing large.
+    A convolution of 1³ as a matrix product, which keeps the memory layout of channels.
 
     Parameters
     ----------
@@ -113,14 +111,15 @@ class VariationalAutoencoder(nn.Module):
     """
     A convolutional variational autoencoder with a linear latent vector.
 
-    Each width is a convolution of 3³ with stride 2, batch normalization and a leaky rectifier. A linear layer (of
-    `dense` numbers, without a rectifier) leads to mean and logarithm of the variance of the latent numbers; the
-    decoder mirrors the encoder, and ends with as many channels as the first width at full resolution and a convolution
-    of 1³. In training the latent numbers are drawn from their distribution, elsewhere they are its mean, so that a
-    volume has one answer.
+    Each width is a convolution of 3³ with stride 2, batch normalization and a leaky rectifier. A
+    linear layer (of `dense` numbers, without a rectifier) leads to mean and logarithm of the
+    variance of the latent numbers; the decoder mirrors the encoder, and ends with as many channels
+    as the first width at full resolution and a convolution of 1³. In training the latent numbers
+    are drawn from their distribution, elsewhere they are its mean, so that a volume has one
+    answer.
 
-    A shape that cannot be halved as often as there are widths is padded with zeros, as many on either side and an odd
-    one at the end, and the answer is cut again.
+    A shape that cannot be halved as often as there are widths is padded with zeros, as many on
+    either side and an odd one at the end, and the answer is cut again.
 
     Parameters
     ----------
@@ -135,8 +134,8 @@ class VariationalAutoencoder(nn.Module):
     output : {"sigmoid", "linear"}, default="sigmoid"
         What the last layer ends with.
     dense : int or None, default=512
-        Numbers of the linear layer next to the latent ones on either side; without it, the latent numbers come from
-        the features themselves.
+        Numbers of the linear layer next to the latent ones on either side; without it, the latent
+        numbers come from the features themselves.
 
     References
     ----------
@@ -165,7 +164,8 @@ class VariationalAutoencoder(nn.Module):
         self.to_dense = nn.Linear(n_features, dense) if dense else nn.Identity()
         self.to_mean = nn.Linear(dense or n_features, latent_dim)
         self.to_log_variance = nn.Linear(dense or n_features, latent_dim)
-        # From zero on: a variance that begins large hides what is to be learned, or never comes back.
+        # From zero on: a variance that begins large hides what is to be learned, or never comes
+        # back.
         nn.init.zeros_(self.to_log_variance.weight)
         nn.init.constant_(self.to_log_variance.bias, FIRST_LOG_VARIANCE)
         back: list[nn.Module] = (
@@ -189,7 +189,8 @@ class VariationalAutoencoder(nn.Module):
         """
         if tuple(volume.shape[2:]) != self.shape:
             raise ValueError(
-                f"volumes of {tuple(volume.shape[2:])} voxels for a network that was made for {self.shape}"
+                f"volumes of {tuple(volume.shape[2:])} voxels for a network that was made for "
+                f"{self.shape}"
             )
         features = self.to_dense(
             self.encoder(_channels_last(padded(volume, self.larger))).flatten(1)
@@ -235,8 +236,9 @@ class UShaped(nn.Module):
     """
     A U-shaped network, with or without skip connections.
 
-    Each level has convolutions of 3³, each with instance normalization and a rectifier; between levels volumes are
-    halved by the stride of the first convolution, and doubled by a transposed convolution of 2³.
+    Each level has convolutions of 3³, each with instance normalization and a rectifier; between
+    levels volumes are halved by the stride of the first convolution, and doubled by a transposed
+    convolution of 2³.
 
     Parameters
     ----------
@@ -251,7 +253,8 @@ class UShaped(nn.Module):
     skips : bool, default=True
         Whether each level of the decoder sees that of the encoder.
     stem : int, optional
-        Channels that a convolution of 1³ makes of those of the input first, so that the others have less to compute.
+        Channels that a convolution of 1³ makes of those of the input first, so that the others
+        have less to compute.
     convolutions : int, default=2
         Of each level, on the way down and on the way up.
     """
@@ -270,7 +273,8 @@ class UShaped(nn.Module):
         super().__init__()
         self.skips = skips
         widths = [width * 2**level for level in range(levels)]
-        # A convolution of all channels is the sum of those of each volume, without one that holds them all.
+        # A convolution of all channels is the sum of those of each volume, without one that holds
+        # them all.
         self.stems = nn.ModuleList(Mix(n, stem) for n in n_channels) if stem else None
         before = [stem or sum(n_channels), *widths[:-1]]
         self.down = nn.ModuleList(
@@ -289,7 +293,7 @@ class UShaped(nn.Module):
 
         Shapes: `*volumes` (n, n_channels, x, y, z); returns (n, n_answers, x, y, z).
         """
-        seen = []
+        encoder_levels = []
         if self.stems is None:
             volume = torch.cat(volumes, dim=1) if len(volumes) > 1 else volumes[0]
         else:
@@ -298,11 +302,11 @@ class UShaped(nn.Module):
         for level in self.down:
             volume = level(volume)
             if self.skips:
-                seen.append(volume)
+                encoder_levels.append(volume)
         for number in reversed(range(len(self.up))):
             volume = self.up[number](volume)
             if self.skips:
-                volume = torch.cat([volume, seen[number]], dim=1)
+                volume = torch.cat([volume, encoder_levels[number]], dim=1)
             volume = self.after[number](volume)
         answer: torch.Tensor = self.answer(volume)
         return answer
@@ -325,11 +329,11 @@ class ReconstructionDiscrimination(nn.Module):
     """
     A network that reconstructs a volume as if it were healthy, and one that compares the two.
 
-    The first is U-shaped without skip connections, so that anomalies have to pass its narrowest level; the second has
-    them, and sees reconstruction and input side by side.
+    The first is U-shaped without skip connections, so that anomalies have to pass its narrowest
+    level; the second has them, and sees reconstruction and input side by side.
 
-    A shape that cannot be halved as often as there are levels less one is padded with zeros, as many on either side
-    and an odd one at the end, and the answers are cut again.
+    A shape that cannot be halved as often as there are levels less one is padded with zeros, as
+    many on either side and an odd one at the end, and the answers are cut again.
 
     Parameters
     ----------
@@ -367,12 +371,12 @@ class ReconstructionDiscrimination(nn.Module):
         super().__init__()
         self.output = output
         self.step = 2 ** (levels - 1)
-        own: dict[str, Any] = {"stem": stem, "convolutions": convolutions}
+        options: dict[str, Any] = {"stem": stem, "convolutions": convolutions}
         self.reconstruct = UShaped(
-            (n_channels,), n_channels, reconstruction_width, levels, skips=False, **own
+            (n_channels,), n_channels, reconstruction_width, levels, skips=False, **options
         )
         self.discriminate = UShaped(
-            (n_channels, n_channels), 1, discrimination_width, levels, skips=True, **own
+            (n_channels, n_channels), 1, discrimination_width, levels, skips=True, **options
         )
 
     def level(self, values: Any) -> None:

@@ -57,7 +57,8 @@ def squared_error(
     """
     if reconstruction.shape != volume.shape:
         raise ValueError(
-            f"a reconstruction of shape {tuple(reconstruction.shape)} for volumes of {tuple(volume.shape)}"
+            f"a reconstruction of shape {tuple(reconstruction.shape)} for volumes of "
+            f"{tuple(volume.shape)}"
         )
     if brain is None:
         return functional.mse_loss(reconstruction, volume)
@@ -124,7 +125,8 @@ class DiscriminationLoss(nn.Module):
     mse_weight : float, default=5
         Weight of the reconstruction; the paper has 1.
     bce_weight : float, default=1
-        Weight of the discrimination; the paper has ω, which is 0.2 in the published code up to a common factor.
+        Weight of the discrimination; the paper has ω, which is 0.2 in the published code up to a
+        common factor.
     positive_weight : float, default=20
         Weight of voxels of an anomaly in the cross-entropy.
     """
@@ -144,5 +146,5 @@ class DiscriminationLoss(nn.Module):
         reconstruction, logits = answers
         brain = target.get("brain")
         error = squared_error(reconstruction, target["volume"], brain)
-        found = weighted_cross_entropy(logits, target["anomaly"], self.positive_weight, brain)
-        return self.mse_weight * error + self.bce_weight * found
+        entropy = weighted_cross_entropy(logits, target["anomaly"], self.positive_weight, brain)
+        return self.mse_weight * error + self.bce_weight * entropy

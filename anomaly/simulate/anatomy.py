@@ -50,9 +50,9 @@ class Standard:
     Parameters
     ----------
     maps : ndarray of shape (13, x, y, z)
-        Shares of white, cortical gray and deep gray matter where there are no ventricles, the brain, the distance to
-        ventricles in mm (negative inside), the share of the second fiber direction, how well fibers are ordered, and
-        the two directions.
+        Shares of white, cortical gray and deep gray matter where there are no ventricles, the
+        brain, the distance to ventricles in mm (negative inside), the share of the second fiber
+        direction, how well fibers are ordered, and the two directions.
     affine : ndarray of shape (4, 4)
         From voxel indices to RAS+ coordinates in mm, the middle of the brain at 0.
     half_axes : ndarray of shape (3,)
@@ -67,7 +67,9 @@ class Standard:
 @dataclass(frozen=True)
 class Brain:
     """
-    A person's brain on a grid. What has a value for each voxel of the brain is in the order of ``brain.nonzero()``.
+    A person's brain on a grid.
+
+    Arrays with a value for each voxel of the brain are in the order of ``brain.nonzero()``.
 
     Parameters
     ----------
@@ -111,9 +113,9 @@ class Brain:
     def tissue(self) -> NDArray[np.uint8]:
         """The tissue that fills most of each voxel: 1 white, 2 gray, 3 fluid, 4 deep gray, 0 outside."""
         shares = np.stack([self.white, self.gray, self.fluid, self.deep])
-        found = np.zeros(self.brain.shape, dtype=np.uint8)
-        found[self.brain] = 1 + shares.argmax(axis=0)
-        return found
+        tissue = np.zeros(self.brain.shape, dtype=np.uint8)
+        tissue[self.brain] = 1 + shares.argmax(axis=0)
+        return tissue
 
     def volume(self, values: NDArray) -> NDArray:
         """
@@ -121,9 +123,9 @@ class Brain:
 
         Shapes: `values` (n, ...); returns (x, y, z, ...).
         """
-        found = np.zeros((*self.brain.shape, *values.shape[1:]), dtype=values.dtype)
-        found[self.brain] = values
-        return found
+        volume = np.zeros((*self.brain.shape, *values.shape[1:]), dtype=values.dtype)
+        volume[self.brain] = values
+        return volume
 
 
 def standard_brain(
@@ -184,13 +186,16 @@ def _standard(tissues: TissueMaps, spacing: tuple[float, float, float]) -> Stand
     maps = [white, gray * (1 - nuclei), gray * nuclei, tissues.brain, apart]
     maps += _fibers(local, steps)
     blur = _PARTIAL * np.asarray(spacing) / steps
-    stacked = np.stack([gaussian_filter(one.astype(np.float32), blur) for one in maps])
+    stacked = np.stack([gaussian_filter(volume.astype(np.float32), blur) for volume in maps])
     return Standard(stacked, tissues.affine, tissues.half_axes)
 
 
 def _fibers(local: NDArray[np.float64], steps: NDArray[np.float64]) -> list[NDArray]:
     """
-    Make fibers: across near the midline, up and down beside it, from front to back at the sides, outward at the rim.
+    Make fiber directions from formulas.
+
+    Across near the midline, up and down beside it, from front to back at the sides, outward at the
+    rim.
 
     Returns the share of the second direction, the order and the directions.
     """
@@ -200,8 +205,8 @@ def _fibers(local: NDArray[np.float64], steps: NDArray[np.float64]) -> list[NDAr
 
     def field(size: float) -> NDArray[np.float64]:
         # The same on both sides, as brains are.
-        made = smooth_field(shape, (size / steps).tolist(), rng).reshape(shape)
-        return (made + made[::-1]) / 2**0.5
+        random_volume = smooth_field(shape, (size / steps).tolist(), rng).reshape(shape)
+        return (random_volume + random_volume[::-1]) / 2**0.5
 
     across = np.exp(-((side / 0.22) ** 2) - ((z - 0.25) / 0.25) ** 2)
     along = np.exp(-(((side - 0.55) / 0.2) ** 2))
@@ -214,8 +219,8 @@ def _fibers(local: NDArray[np.float64], steps: NDArray[np.float64]) -> list[NDAr
     )
     first += np.stack(bent, axis=-1)
     first /= np.linalg.norm(first, axis=-1, keepdims=True) + 1e-6
-    other = np.stack([field(_BEND) for _ in range(3)], axis=-1)
-    second = np.cross(first, other)
+    random_field = np.stack([field(_BEND) for _ in range(3)], axis=-1)
+    second = np.cross(first, random_field)
     second /= np.linalg.norm(second, axis=-1, keepdims=True) + 1e-6
     mixed = field(_BEND)
     limit = np.quantile(mixed, 1 - _CROSSING)
@@ -258,17 +263,17 @@ def draw_brain(
         warped = (warped - shift.astype(np.float32)[:, None, None, None]) / np.float32(scale)
     inverse = np.linalg.inv(standard.affine)
     matrix = inverse[:3, :3] / shrunk
-    found = np.tensordot(matrix.astype(np.float32), warped, axes=1)
-    found += inverse[:3, 3, None, None, None].astype(np.float32)
-    kind = dict(zip(_SCALARS, standard.maps, strict=False))
+    positions = np.tensordot(matrix.astype(np.float32), warped, axes=1)
+    positions += inverse[:3, 3, None, None, None].astype(np.float32)
+    maps = dict(zip(_SCALARS, standard.maps, strict=False))
 
     def sampled(values: NDArray, where: NDArray, outside: float = 0.0) -> NDArray[np.float32]:
         return np.asarray(map_coordinates(values, where, order=1, output=np.float32, cval=outside))
 
-    brain = sampled(kind["brain"], found) > 0.5
-    where = found[:, brain]
+    brain = sampled(maps["brain"], positions) > 0.5
+    where = positions[:, brain]
     values: dict[str, Any] = {
-        name: sampled(kind[name], where)
+        name: sampled(maps[name], where)
         for name in ("white", "gray", "deep", "apart", "crossing", "order")
     }
     soft = 0.5 * float(steps.min()) / size

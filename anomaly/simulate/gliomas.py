@@ -16,7 +16,8 @@ __all__ = ["GRADES", "KINDS", "Glioma", "draw_glioma"]
 #: Grades by the World Health Organization, and how many of all gliomas have them.
 GRADES = {"II": 0.25, "III": 0.31, "IV": 0.44}
 
-#: What gliomas do to diffusion: more of it in infiltrated tissue, or less of it in cores of many cells.
+#: What gliomas do to diffusion: more of it in infiltrated tissue, or less of it in cores of many
+#: cells.
 KINDS = ("infiltrating", "cellular")
 
 _RADIUS = (9.0, 24.0)  # mm, before it differs between axes
@@ -89,7 +90,8 @@ def draw_glioma(brain: Brain, grade: str, kind: str, rng: np.random.Generator) -
     radius = rng.uniform(*_RADIUS) * brain.size
     apart = brain.places - center
     distance = _distance(brain, apart, radius, rng)
-    # All numbers are drawn for every glioma, so that those of one patient differ by grade and kind alone.
+    # All numbers are drawn for every glioma, so that those of one patient differ by grade and kind
+    # alone.
     odds = {name: rng.random() for name in ("necrosis", "edema")}
     reach = {name: rng.uniform(*limits) for name, limits in _REACH.items()}
     share = {name: rng.uniform(*limits) for name, limits in _SHARE.items()}

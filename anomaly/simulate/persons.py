@@ -82,18 +82,20 @@ def simulate_dmri(
     """
     Simulate diffusion scans of healthy persons and of patients with gliomas.
 
-    These are no patients: nobody was scanned, and what a detector finds here says little about what it finds in
-    people. All brains are warped from one standard brain of white matter, a folded cortex, deep gray matter, ventricles
-    and fluid, whose ventricles and diffusivities depend on age. White matter has fibers, in a third of it crossing ones
-    (two tensors of 1.6 and 0.35 µm²/ms); voxels hold several tissues, which count by their brightness at b = 0; noise
-    is Rician, and signals are divided by one noisy volume at b = 0. There are no distortions, no motion, and tumors
-    push nothing aside.
+    These are no patients: nobody was scanned, and what a detector finds here says little about
+    what it finds in people. All brains are warped from one standard brain of white matter, a
+    folded cortex, deep gray matter, ventricles and fluid, whose ventricles and diffusivities
+    depend on age. White matter has fibers, in a third of it crossing ones (two tensors of 1.6 and
+    0.35 µm²/ms); voxels hold several tissues, which count by their brightness at b = 0; noise is
+    Rician, and signals are divided by one noisy volume at b = 0. There are no distortions, no
+    motion, and tumors push nothing aside.
 
-    Gliomas are rough ellipsoids of 9 to 24 mm radius whose edges infiltrate: diffusivity is raised there, to 1.1 to
-    1.8 µm²/ms by grade, and anisotropy lowered. Half begin in white matter, 20 % near the cortex, 15 % each in deep
-    nuclei and low in the brain. High grades have mostly edema along white matter, some of grade IV dead cores. Those
-    of the kind ``"cellular"`` have a core whose diffusivity is reduced. Where gliomas of grade III and IV will have
-    grown, tissue is a little infiltrated already; the mask of the follow-up scan holds it. Those of grade II stay.
+    Gliomas are rough ellipsoids of 9 to 24 mm radius whose edges infiltrate: diffusivity is raised
+    there, to 1.1 to 1.8 µm²/ms by grade, and anisotropy lowered. Half begin in white matter, 20 %
+    near the cortex, 15 % each in deep nuclei and low in the brain. High grades have mostly edema
+    along white matter, some of grade IV dead cores. Those of the kind ``"cellular"`` have a core
+    whose diffusivity is reduced. Where gliomas of grade III and IV will have grown, tissue is a
+    little infiltrated already; the mask of the follow-up scan holds it. Those of grade II stay.
 
     Parameters
     ----------
@@ -104,33 +106,36 @@ def simulate_dmri(
     shape : sequence of 3 int, default=(40, 48, 32)
         Voxels of the image, 12 to 512 along each axis.
     spacing : float or sequence of 3 floats, default=4.0
-        Edges of a voxel in mm, up to 12; at least 60 mm along each axis are needed. The brain fills the field of view
-        up to a person's size. A field that is smaller gets a brain that is smaller in all its parts.
+        Edges of a voxel in mm, up to 12; at least 60 mm along each axis are needed. The brain
+        fills the field of view up to a person's size. A field that is smaller gets a brain that is
+        smaller in all its parts.
     registration : {"good", "shifted"}, default="good"
-        ``"good"``: brains differ by smooth warps (about 3 mm). ``"shifted"``: registration has also left a shift of up
-        to 2 voxels along each axis and a change of size of up to 5 %, of healthy persons and patients alike.
+        ``"good"``: brains differ by smooth warps (about 3 mm). ``"shifted"``: registration has
+        also left a shift of up to 2 voxels along each axis and a change of size of up to 5 %, of
+        healthy persons and patients alike.
     snr : float, default=22.0
         White matter's signal at b = 0 over the standard deviation of the noise; infinity for none.
     cellular : float, default=0.3
         Share of patients with reduced diffusivity, of grades III and IV: 0 to 0.75.
     tissues : sequence of 2 paths or Nifti1Images, optional
-        Maps of gray and white matter of one brain, such as those of the MNI, in place of the standard brain that is
-        made from formulas.
+        Maps of gray and white matter of one brain, such as those of the MNI, in place of the
+        standard brain that is made from formulas.
     skip : int, default=0
-        Persons of either list to pass over: those that are made are the ones after them, the same as if all were made
-        at once.
+        Persons of either list to pass over: those that are made are the ones after them, the same
+        as if all were made at once.
     n_jobs : int, optional
         Processes, by joblib's rule. The cases are the same whatever it is.
     random_state : int, RandomState or None, default=None
-        Seed. A case depends on it and on its number, not on how many there are. Both cohorts of `registration` have
-        the same persons, and patients whose gliomas are of the same grades and kinds but begin at other places.
+        Seed. A case depends on it and on its number, not on how many there are. Both cohorts of
+        `registration` have the same persons, and patients whose gliomas are of the same grades and
+        kinds but begin at other places.
 
     Returns
     -------
     healthy, lesions : list of Case
-        Synthetic cases, named "synthetic-healthy-001" and "synthetic-glioma-001" and so on, with `tissue`, `b0`,
-        `directions`, `age`, `sex` and `site`; patients have `lesion` (with edema), `followup`, `grade` and `kind`. The
-        map of tissues is that without the tumor.
+        Synthetic cases, named "synthetic-healthy-001" and "synthetic-glioma-001" and so on, with
+        `tissue`, `b0`, `directions`, `age`, `sex` and `site`; patients have `lesion` (with edema),
+        `followup`, `grade` and `kind`. The map of tissues is that without the tumor.
 
     Raises
     ------
@@ -142,7 +147,8 @@ def simulate_dmri(
     Examples
     --------
     >>> from anomaly import simulate_dmri
-    >>> healthy, lesions = simulate_dmri(1, 1, n_directions=6, shape=(20, 24, 16), spacing=8, random_state=0)
+    >>> options = {"n_directions": 6, "shape": (20, 24, 16), "spacing": 8}
+    >>> healthy, lesions = simulate_dmri(1, 1, **options, random_state=0)
     >>> healthy[0].name, healthy[0].signal.shape, lesions[0].healthy
     ('synthetic-healthy-001', (20, 24, 16, 6), False)
     """
@@ -165,8 +171,8 @@ def simulate_dmri(
     field = np.array(voxels) * steps
     if field.min() < _LEAST_FIELD:
         raise ValueError(
-            f"shape {voxels} and spacing {steps} see {field.min():g} mm along an axis; a brain with tumors needs "
-            f"{_LEAST_FIELD:g} mm: give more or larger voxels"
+            f"shape {voxels} and spacing {steps} see {field.min():g} mm along an axis; a brain "
+            f"with tumors needs {_LEAST_FIELD:g} mm: give more or larger voxels"
         )
     if tissues is not None and (
         isinstance(tissues, str) or not isinstance(tissues, Sequence) or len(tissues) != 2
@@ -289,7 +295,8 @@ def _checked_spacing(spacing: Any) -> tuple[float, float, float]:
         steps = np.full(3, np.nan)
     if not ((steps > 0) & (steps <= _LARGEST_VOXEL)).all():
         raise ValueError(
-            f"spacing must be one number or three, above 0 and up to {_LARGEST_VOXEL:g} mm, not {spacing!r}"
+            f"spacing must be one number or three, above 0 and up to {_LARGEST_VOXEL:g} mm, not "
+            f"{spacing!r}"
         )
     x, y, z = steps
     return float(x), float(y), float(z)

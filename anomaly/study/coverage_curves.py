@@ -55,25 +55,25 @@ def coverage_curve(
     connectivity: int = 26,
 ) -> pd.DataFrame:
     """
-    Trace how much of each lesion is covered when healthy scans have a chosen rate of false
-    positives.
+    Compute the coverage of lesions over the false-positive rate of healthy scans.
 
-    False positives are counted on healthy scans only: what is flagged beside a lesion may be more
-    of it.
+    False positives are counted on healthy scans only, because voxels around a lesion may belong to
+    it.
 
     Shapes: `scores` (x, y, z), `lesions` (x, y, z), `masks` (x, y, z).
 
     References
     ----------
-    Bergmann et al., Int J Comput Vis 129:1038–1059, 2021 (per-region overlap); Bertoldo et al., arXiv:2401.01984, 2024
-    (false positives on normal images only).
+    Bergmann et al., Int J Comput Vis 129:1038–1059, 2021 (per-region overlap); Bertoldo
+    et al., arXiv:2401.01984, 2024 (false positives on normal images only).
     """
     import pandas as pd
 
     steps = np.unique(np.asarray(rates, dtype=np.float64))
     if not len(healthy) or not len(steps) or steps[0] < 0 or steps[-1] > 1:
         raise ValueError(
-            f"a curve needs healthy scans, not {len(healthy)}, and rates from 0 to 1, not {list(rates)}"
+            f"a curve needs healthy scans, not {len(healthy)}, and rates from 0 to 1, not "
+            f"{list(rates)}"
         )
     limits, realized = rate_limits(healthy, steps)
     coverage, sensitivity, hit = [], [], []

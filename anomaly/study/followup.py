@@ -28,15 +28,16 @@ class FollowupOverlap:
     Attributes
     ----------
     regions : DataFrame
-        A row for each region outside the structural lesion: ``number``, ``n_voxels``, ``volume_mL``, ``n_later``
-        (voxels in the later growth), ``share_later``, ``colocated``, ``chance`` (see `overlap_with_followup`).
+        A row for each region outside the structural lesion: ``number``, ``n_voxels``,
+        ``volume_mL``, ``n_later`` (voxels in the later growth), ``share_later``, ``colocated``,
+        ``chance`` (see `overlap_with_followup`).
     mismatch, colocated : bool
         Whether there is a region, and whether one lies in the later growth.
     grown : bool
         Whether the later lesion extends beyond the structural one at all.
     chance : float
-        How probable at least one region in the growth would be, were each somewhere else in the brain; NaN without a
-        region.
+        How probable at least one region in the growth would be, were each somewhere else in the
+        brain; NaN without a region.
     share_flagged : float
         Share of the growth that lies in a region of `min_voxels` or more; smaller components that the map has flagged
         do not count. NaN without growth.
@@ -72,9 +73,10 @@ def overlap_with_followup(
     """
     Tell whether regions that only the anomaly map flags belong to later lesions.
 
-    A mismatch is a region of the map's mask without the structural lesion (and a margin around it): a connected
-    component of `min_voxels` or more. The growth is the later lesion without the structural one. A region co-locates
-    when it shares `min_overlap` voxels or more with the growth.
+    A mismatch is a region of the map's mask without the structural lesion (and a margin around
+    it): a connected component of `min_voxels` or more. The growth is the later lesion without the
+    structural one. A region co-locates when it shares `min_overlap` voxels or more with the
+    growth.
 
     Parameters
     ----------
@@ -89,8 +91,8 @@ def overlap_with_followup(
     affine : array_like of shape (4, 4), optional
         From voxel indices to mm; by default voxels of 1 mm.
     margin_mm : float, default=0.0
-        Distance from the structural lesion in mm up to which nothing counts as a mismatch: borders are drawn
-        differently by everyone.
+        Distance from the structural lesion in mm up to which nothing counts as a mismatch: borders
+        are drawn differently by everyone.
     min_voxels : int, default=27
         What is smaller is no region; a cube of 3³ is the least that an opening leaves.
     min_overlap : int, default=1
@@ -101,9 +103,9 @@ def overlap_with_followup(
     Returns
     -------
     FollowupOverlap
-        Regions and what holds for the patient. ``chance`` of a region is the share of all places in the brain outside
-        the structural lesion, to which its center could be moved, where it would co-locate: of large regions and large
-        growth nearly all.
+        Regions and what holds for the patient. ``chance`` of a region is the share of all places
+        in the brain outside the structural lesion, to which its center could be moved, where it
+        would co-locate: of large regions and large growth nearly all.
 
     Raises
     ------
@@ -126,56 +128,64 @@ def overlap_with_followup(
         )
     )
     inside = np.ones(before.shape, dtype=bool) if brain is None else _mask(brain, "brain")
-    for name, one in (("anomaly", flagged), ("followup", later), ("brain", inside)):
-        if one.shape != before.shape:
+    for name, volume in (("anomaly", flagged), ("followup", later), ("brain", inside)):
+        if volume.shape != before.shape:
             raise ValueError(
-                f"{name} has shape {one.shape} and structural {before.shape}; bring all to one grid"
+                f"{name} has shape {volume.shape} and structural {before.shape}; bring all to one "
+                "grid"
             )
     if not margin_mm >= 0 or min_voxels < 1 or min_overlap < 1:
         raise ValueError(
-            f"margin_mm must be 0 or more, min_voxels and min_overlap 1 or more, not {margin_mm!r}, {min_voxels!r} "
-            f"and {min_overlap!r}"
+            "margin_mm must be 0 or more, min_voxels and min_overlap 1 or more, not "
+            f"{margin_mm!r}, {min_voxels!r} and {min_overlap!r}"
         )
     matrix = check_affine(affine)
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     excluded = before
     if margin_mm > 0 and before.any():
         excluded = ndimage.distance_transform_edt(~before, sampling=spacing) <= margin_mm
-    place = inside & ~excluded
-    growth = later & place
-    labels = label_components(flagged & place, connectivity=connectivity)
+    region_space = inside & ~excluded
+    growth = later & region_space
+    labels = label_components(flagged & region_space, connectivity=connectivity)
     sizes = np.bincount(labels.ravel())
     shared = np.bincount(labels[growth], minlength=len(sizes))
-    kept = 1 + np.flatnonzero(sizes[1:] >= min_voxels)
+    region_numbers = 1 + np.flatnonzero(sizes[1:] >= min_voxels)
     boxes = ndimage.find_objects(labels)
     # Only around the growth can there be any overlap.
     around = ndimage.find_objects(growth.astype(np.uint8))[0] if growth.any() else None
     chances = [
-        _chance(labels[boxes[k - 1]] == k, growth, around, place, min_overlap) for k in kept
+        _chance(labels[boxes[k - 1]] == k, growth, around, region_space, min_overlap)
+        for k in region_numbers
     ]
     voxel = abs(float(np.linalg.det(matrix[:3, :3]))) / _MM3_PER_ML
     regions = pd.DataFrame(
         {
-            "number": kept,
-            "n_voxels": sizes[kept],
-            "volume_mL": sizes[kept] * voxel,
-            "n_later": shared[kept],
-            "share_later": shared[kept] / sizes[kept],
-            "colocated": shared[kept] >= min_overlap,
+            "number": region_numbers,
+            "n_voxels": sizes[region_numbers],
+            "volume_mL": sizes[region_numbers] * voxel,
+            "n_later": shared[region_numbers],
+            "share_later": shared[region_numbers] / sizes[region_numbers],
+            "colocated": shared[region_numbers] >= min_overlap,
             "chance": np.array(chances, dtype=np.float64),
         }
     )
-    chosen = np.isin(labels, kept) if len(kept) else np.zeros(labels.shape, dtype=bool)
-    n_place, n_growth = np.count_nonzero(place), np.count_nonzero(growth)
+    flagged_regions = (
+        np.isin(labels, region_numbers)
+        if len(region_numbers)
+        else np.zeros(labels.shape, dtype=bool)
+    )
+    n_place, n_growth = np.count_nonzero(region_space), np.count_nonzero(growth)
     return FollowupOverlap(
         regions=regions,
-        mismatch=bool(len(kept)),
+        mismatch=bool(len(region_numbers)),
         colocated=bool(regions["colocated"].any()),
         grown=bool(n_growth),
-        chance=float(1 - np.prod(1 - regions["chance"])) if len(kept) else float("nan"),
-        share_flagged=np.count_nonzero(chosen & growth) / n_growth if n_growth else float("nan"),
-        share_expected=np.count_nonzero(chosen) / n_place if n_place else float("nan"),
-        dice_growth=dice(chosen, growth),
+        chance=float(1 - np.prod(1 - regions["chance"])) if len(region_numbers) else float("nan"),
+        share_flagged=np.count_nonzero(flagged_regions & growth) / n_growth
+        if n_growth
+        else float("nan"),
+        share_expected=np.count_nonzero(flagged_regions) / n_place if n_place else float("nan"),
+        dice_growth=dice(flagged_regions, growth),
     )
 
 
@@ -187,20 +197,24 @@ def mismatch_counts(found: Sequence[FollowupOverlap], grades: Sequence[str]) -> 
         raise ValueError(f"{len(grades)} grades for {len(found)} patients; give one for each")
     rows = []
     for grade in dict.fromkeys(grades):
-        own = [one for one, other in zip(found, grades, strict=True) if other == grade]
-        grown = [one for one in own if one.grown]
+        of_grade = [
+            patient
+            for patient, patient_grade in zip(found, grades, strict=True)
+            if patient_grade == grade
+        ]
+        grown = [patient for patient in of_grade if patient.grown]
         rows.append(
             {
                 "grade": grade,
-                "n_patients": len(own),
+                "n_patients": len(of_grade),
                 "n_grown": len(grown),
-                "n_mismatch": sum(one.mismatch for one in own),
-                "n_colocated": sum(one.colocated for one in own),
-                "expected": float(sum(one.chance for one in own if one.mismatch)),
-                "share_flagged": float(np.mean([one.share_flagged for one in grown]))
+                "n_mismatch": sum(patient.mismatch for patient in of_grade),
+                "n_colocated": sum(patient.colocated for patient in of_grade),
+                "expected": float(sum(patient.chance for patient in of_grade if patient.mismatch)),
+                "share_flagged": float(np.mean([patient.share_flagged for patient in grown]))
                 if grown
                 else float("nan"),
-                "share_expected": float(np.mean([one.share_expected for one in grown]))
+                "share_expected": float(np.mean([patient.share_expected for patient in grown]))
                 if grown
                 else float("nan"),
             }
@@ -227,7 +241,7 @@ def _chance(
     region: NDArray[np.bool_],
     growth: NDArray[np.bool_],
     around: tuple[slice, ...] | None,
-    place: NDArray[np.bool_],
+    region_space: NDArray[np.bool_],
     min_overlap: int,
 ) -> float:
     """Give the share of places for the center of a region at which it would share voxels with the growth."""
@@ -246,5 +260,5 @@ def _chance(
         + 1
     )
     centers = corners + np.array(region.shape) // 2
-    centers = centers[((centers >= 0) & (centers < place.shape)).all(axis=1)]
-    return float(np.count_nonzero(place[tuple(centers.T)]) / np.count_nonzero(place))
+    centers = centers[((centers >= 0) & (centers < region_space.shape)).all(axis=1)]
+    return float(np.count_nonzero(region_space[tuple(centers.T)]) / np.count_nonzero(region_space))

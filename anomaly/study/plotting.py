@@ -67,12 +67,12 @@ def map_limits(
 
     Shapes: `maps` (x, y, z).
     """
-    found = {}
+    limits = {}
     for name, values in maps.items():
         inside = np.concatenate(_scores(values, cases, name))
         low, high = (0.0, 1.0) if inside.dtype == bool else np.percentile(inside, _RANGE).tolist()
-        found[name] = (low, high if high > low else low + 1.0)
-    return found
+        limits[name] = (low, high if high > low else low + 1.0)
+    return limits
 
 
 def slice_to_show(case: Case) -> int:
@@ -100,7 +100,8 @@ def plot_panels(
     for name, values in arrays.items():
         if values.shape != case.shape:
             raise ValueError(
-                f"{name}: a map of shape {values.shape} for {case.name}, whose shape is {case.shape}"
+                f"{name}: a map of shape {values.shape} for {case.name}, whose shape is "
+                f"{case.shape}"
             )
         if values.dtype != bool and (name not in thresholds or name not in limits):
             raise ValueError(
@@ -184,8 +185,7 @@ def plot_densities(
     thresholds: Mapping[str, float] | None = None,
 ) -> Figure:
     """
-    Draw how scores are distributed: in healthy persons, and in patients outside and inside
-    lesions.
+    Draw densities of scores in healthy persons, and in patients outside and inside lesions.
 
     Shapes: `maps` (x, y, z).
     """
@@ -213,10 +213,10 @@ def plot_densities(
                 } | parts
             low, high = np.percentile(np.concatenate(list(parts.values())), (0.1, 99.9))
             bins = np.linspace(low, high if high > low else low + 1, _BINS + 1)
-            for what, inside in parts.items():
-                color = _part_color(what)
-                used[what] = color
-                filled = what == "healthy persons"
+            for label, inside in parts.items():
+                color = _part_color(label)
+                used[label] = color
+                filled = label == "healthy persons"
                 ax.hist(
                     inside, bins=bins.tolist(), density=True, color=color, histtype="stepfilled" if filled else "step",
                     linewidth=0 if filled else 1.5, alpha=0.5 if filled else 1,
@@ -231,8 +231,8 @@ def plot_densities(
             if i // _PER_ROW == rows - 1 or i + _PER_ROW >= len(graded):
                 ax.set_xlabel("score")
         entries = [
-            handle(what, color=color, linewidth=2, linestyle=":" if what == "threshold" else "-")
-            for what, color in used.items()
+            handle(label, color=color, linewidth=2, linestyle=":" if label == "threshold" else "-")
+            for label, color in used.items()
         ]
         figure.legend(
             handles=entries, loc="lower left", bbox_to_anchor=(0.02, 0.0), ncol=3, fontsize=8.5
@@ -241,9 +241,7 @@ def plot_densities(
 
 
 def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """
-    Draw how much of lesions is covered, over the share of false positives in healthy persons.
-    """
+    """Draw the coverage of lesions over the false-positive rate in healthy persons."""
     table = tables["curves"]
     if not len(table):
         raise ValueError("there are no curves; they need maps with scores, and healthy scans")
@@ -256,13 +254,15 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
             figure.add_axes((0.075 + 0.49 * k, 0.08 + share, 0.41, 0.84 - share)) for k in range(2)
         ]
         for name in methods:
-            own = (
+            method_curve = (
                 table[table["method"] == name].groupby("rate", as_index=False)[["coverage"]].mean()
             )
             color = color_of(name, names) if name in names else _PALE
-            small = own[own["rate"] > 0]
+            small = method_curve[method_curve["rate"] > 0]
             axes[0].plot(small["rate"], small["coverage"], color=color, linewidth=1.6)
-            axes[1].plot(own["rate"], own["coverage"], color=color, linewidth=1.6)
+            axes[1].plot(
+                method_curve["rate"], method_curve["coverage"], color=color, linewidth=1.6
+            )
         axes[1].plot([0, 1], [0, 1], color=_PALE, linewidth=1, linestyle=":")
         axes[0].set_xscale("log")
         plain_ticks(axes[0].xaxis, (1,))
@@ -286,30 +286,30 @@ def plot_opening(
     """Draw what opening makes of the Dice coefficients of each method."""
     summary = tables["summary"]
     whole = summary[summary["part"] == "all"]
-    known = list(dict.fromkeys(whole["rule"]))
+    all_rules = list(dict.fromkeys(whole["rule"]))
     blind = whole[~whole["needs_truth"].astype(bool)]
     # A panel of controls alone tells nothing.
-    told = blind[~blind["control"].astype(bool)]
-    chosen = list(dict.fromkeys(told["rule"])) if rules is None else list(rules)
-    if unknown := [rule for rule in chosen if rule not in known]:
-        raise ValueError(f"no rule {', '.join(unknown)}; there are {', '.join(known)}")
-    if not chosen:
+    learned = blind[~blind["control"].astype(bool)]
+    panel_rules = list(dict.fromkeys(learned["rule"])) if rules is None else list(rules)
+    if unknown := [rule for rule in panel_rules if rule not in all_rules]:
+        raise ValueError(f"no rule {', '.join(unknown)}; there are {', '.join(all_rules)}")
+    if not panel_rules:
         raise ValueError("all rules need lesions; name those to draw (rules=…)")
     _, names = _methods(tables, whole)
-    columns = min(len(chosen), _PER_ROW)
-    rows = -(-len(chosen) // _PER_ROW)
-    per_rule = {rule: whole[whole["rule"] == rule].set_index("method") for rule in chosen}
+    columns = min(len(panel_rules), _PER_ROW)
+    rows = -(-len(panel_rules) // _PER_ROW)
+    per_rule = {rule: whole[whole["rule"] == rule].set_index("method") for rule in panel_rules}
     label = 0.2 + 0.075 * max(len(str(name)) for name in whole["method"])
     with shared_style({"font.size": 9}):
-        lines = max(len(own) for own in per_rule.values())
+        lines = max(len(rule_table) for rule_table in per_rule.values())
         tall = 0.9 + 0.26 * lines
         figure = new_figure(columns * (2.3 + label) + 0.2, rows * tall + 0.35)
-        for i, (rule, own) in enumerate(per_rule.items()):
+        for i, (rule, rule_table) in enumerate(per_rule.items()):
             x, y = i % _PER_ROW, rows - 1 - i // _PER_ROW
             ax = add_axes(
                 figure, 0.05 + label + x * (2.3 + label), 0.75 + y * tall, 2.1, tall - 0.7
             )
-            for k, (name, row) in enumerate(own.iterrows()):
+            for k, (name, row) in enumerate(rule_table.iterrows()):
                 color = color_of(str(name), names) if name in names else _PALE
                 ax.plot([row["dice"], row["dice_opened"]], [-k, -k], color=color, linewidth=1.2)
                 ax.plot(
@@ -322,10 +322,10 @@ def plot_opening(
                     clip_on=False,
                 )
                 ax.plot(row["dice_opened"], -k, "o", color=color, markersize=5, clip_on=False)
-            ax.set_yticks([-k for k in range(len(own))])
-            for text in ax.set_yticklabels([str(name) for name in own.index]):
+            ax.set_yticks([-k for k in range(len(rule_table))])
+            for text in ax.set_yticklabels([str(name) for name in rule_table.index]):
                 text.set_parse_math(False)
-            ax.set(xlim=(0, 1), ylim=(0.6 - len(own), 0.6), xlabel="Dice")
+            ax.set(xlim=(0, 1), ylim=(0.6 - len(rule_table), 0.6), xlabel="Dice")
             ax.grid(True, axis="x")
             ax.set_title(rule, fontsize=10, parse_math=False)
         entries = [
@@ -341,12 +341,12 @@ def plot_opening(
 def plot_strata(tables: Mapping[str, pd.DataFrame], *, rule: str) -> Figure:
     """Draw where in the brain methods are better and worse."""
     table = tables["strata"]
-    known = list(dict.fromkeys(table["rule"]))
-    if rule not in known:
-        raise ValueError(f"no rule {rule}; there are {', '.join(known)}")
-    own = table[table["rule"] == rule]
-    methods, names = _methods(tables, own)
-    places = [place for place in (*STRATA, ELSEWHERE) if place in set(own["stratum"])]
+    all_rules = list(dict.fromkeys(table["rule"]))
+    if rule not in all_rules:
+        raise ValueError(f"no rule {rule}; there are {', '.join(all_rules)}")
+    rule_table = table[table["rule"] == rule]
+    methods, names = _methods(tables, rule_table)
+    strata = [stratum for stratum in (*STRATA, ELSEWHERE) if stratum in set(rule_table["stratum"])]
     with shared_style({}):
         lines = -(-len(methods) // 3)
         figure = new_figure(2 * PANEL[0], PANEL[1] + 0.22 * lines)
@@ -356,16 +356,20 @@ def plot_strata(tables: Mapping[str, pd.DataFrame], *, rule: str) -> Figure:
         ):
             ax = figure.add_axes((0.075 + 0.49 * k, 0.08 + share, 0.41, 0.84 - share))
             for j, name in enumerate(methods):
-                values = own[own["method"] == name].set_index("stratum")[key].reindex(places)
-                at = np.arange(len(places)) + 0.5 * ((j + 0.5) / len(methods) - 0.5)
+                values = (
+                    rule_table[rule_table["method"] == name]
+                    .set_index("stratum")[key]
+                    .reindex(strata)
+                )
+                at = np.arange(len(strata)) + 0.5 * ((j + 0.5) / len(methods) - 0.5)
                 color = color_of(name, names) if name in names else _PALE
                 ax.plot(
                     at, values, linestyle="none", marker=_CONTROL_MARKS.get(name, "o"), color=color, markersize=6,
                     clip_on=False,
                 )  # fmt: skip
-            ax.set_xticks(range(len(places)), places)
+            ax.set_xticks(range(len(strata)), strata)
             ax.set(
-                ylim=(0.4 if key == "auc" else 0, 1), ylabel=label, xlim=(-0.5, len(places) - 0.5)
+                ylim=(0.4 if key == "auc" else 0, 1), ylabel=label, xlim=(-0.5, len(strata) - 0.5)
             )
             ax.grid(True, axis="y")
             head(ax, label if key == "auc" else f"Sensitivity by {rule}")
@@ -378,8 +382,8 @@ def _methods(
 ) -> tuple[list[str], list[str]]:
     """Give the methods of a table, and all that are no controls: in one order, so that each keeps its color."""
     everyone = list(dict.fromkeys(tables["summary"]["method"]))
-    there = set(table["method"])
-    return [name for name in everyone if name in there], [
+    methods = set(table["method"])
+    return [name for name in everyone if name in methods], [
         name for name in everyone if name not in CONTROLS
     ]
 
@@ -406,15 +410,16 @@ def _scores(values: Sequence[ArrayLike], cases: Sequence[Case], name: str) -> li
     """Take the scores of each case in white and gray matter."""
     if len(values) != len(cases):
         raise ValueError(f"{name}: {len(values)} maps for {len(cases)} cases; give one for each")
-    found = []
-    for one, case in zip(values, cases, strict=True):
-        array = np.asarray(one)
+    scores = []
+    for volume, case in zip(values, cases, strict=True):
+        array = np.asarray(volume)
         if array.shape != case.shape:
             raise ValueError(
-                f"{name}: a map of shape {array.shape} for {case.name}, whose shape is {case.shape}"
+                f"{name}: a map of shape {array.shape} for {case.name}, whose shape is "
+                f"{case.shape}"
             )
-        found.append(array[case.scored])
-    return found
+        scores.append(array[case.scored])
+    return scores
 
 
 def _parts(values: Sequence[ArrayLike], cases: Sequence[Case], name: str) -> dict[str, NDArray]:
@@ -427,16 +432,16 @@ def _parts(values: Sequence[ArrayLike], cases: Sequence[Case], name: str) -> dic
         parts.setdefault(f"lesions, {case.kind}" if case.kind else "lesions", []).append(
             scores[inside]
         )
-    joined = {what: np.concatenate(some) for what, some in parts.items()}
-    return {what: some for what, some in joined.items() if len(some)}
+    joined = {label: np.concatenate(some) for label, some in parts.items()}
+    return {label: some for label, some in joined.items() if len(some)}
 
 
-def _part_color(what: str) -> str:
-    if what == "healthy persons":
+def _part_color(label: str) -> str:
+    if label == "healthy persons":
         return _HEALTHY
-    if what == "patients, elsewhere":
+    if label == "patients, elsewhere":
         return _TISSUE
-    return _KINDS.get(what.partition(", ")[2], _OTHER_KIND)
+    return _KINDS.get(label.partition(", ")[2], _OTHER_KIND)
 
 
 def _threshold_text(values: NDArray, threshold: float | None) -> str:

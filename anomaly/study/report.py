@@ -52,10 +52,11 @@ PAGE = "report.html"
 _FIGURES = ("densities.png", "curves.png", "opening.png", "strata.png")
 _SHOWN_RULE = "healthy rate"
 _EXPLAINED = (
-    "Scored inside white and gray matter; each patient counts once (mean ± standard deviation over patients). AUC is "
-    "that of the map. Dice coefficients are those of the voxels above the threshold, raw / after an opening with a "
-    "cube, which removes what is small. Rules that know the lesions say how good a map could be, not how good it is. "
-    "Gray rows were made without having learned anything."
+    "Scored inside white and gray matter; each patient counts once (mean ± standard deviation "
+    "over patients). AUC is that of the map. Dice coefficients are those of the voxels above the "
+    "threshold, raw / after an opening with a cube, which removes what is small. Rules that know "
+    "the lesions say how good a map could be, not how good it is. Gray rows were made without "
+    "having learned anything."
 )
 
 _method_table = partial(html_methods, controls=CONTROLS)
@@ -84,8 +85,8 @@ def write_evaluation(
     maps : mapping of str to sequence of array_like of shape (x, y, z)
         For each method and each case, as `evaluate_detectors` takes them.
     folder : path
-        Made if missing. All files appear together: tables as CSV files, figures as PNG files and ``report.html``,
-        which needs no other file and no network.
+        Made if missing. All files appear together: tables as CSV files, figures as PNG files and
+        ``report.html``, which needs no other file and no network.
     healthy : sequence of Case, optional
         Healthy scans that were not learned from.
     healthy_maps : mapping of str to sequence, optional
@@ -95,7 +96,8 @@ def write_evaluation(
     opening : int, default=3
         Edge of the cube of `open_map`, in voxels.
     figures : int, default=6
-        How many scans are shown: those in which the first method's opened Dice is worst, and one healthy scan.
+        How many scans are shown: those in which the first method's opened Dice is worst, and one
+        healthy scan.
     overwrite : bool, default=False
         Whether files of an earlier comparison may be replaced.
     command : str, default=""
@@ -157,19 +159,24 @@ class _Scans:
         self.cases, self.maps, self.healthy, self.healthy_maps = cases, maps, healthy, healthy_maps
         self.tables, self.opening = tables, opening
         blind = tables["thresholds"][~tables["thresholds"]["needs_truth"].astype(bool)]
-        known = [
+        shared_rules = [
             rule
             for rule in dict.fromkeys(blind["rule"])
             if blind.query("rule == @rule")["threshold"].notna().any()
         ]
-        #: The rule that figures show: the rate on healthy scans, or else the first that knows no lesions.
-        self.rule = _SHOWN_RULE if _SHOWN_RULE in known else known[0] if known else ""
+        #: The rule that figures show: the rate on healthy scans, or else the first that knows no
+        #: lesions.
+        self.rule = (
+            _SHOWN_RULE if _SHOWN_RULE in shared_rules else shared_rules[0] if shared_rules else ""
+        )
 
     def thresholds(self) -> dict[str, float]:
         table = self.tables["thresholds"]
-        own = table[table["rule"] == self.rule].set_index("method")["threshold"]
+        limits = table[table["rule"] == self.rule].set_index("method")["threshold"]
         return {
-            name: float(own[name]) for name in self.maps if name in own and np.isfinite(own[name])
+            name: float(limits[name])
+            for name in self.maps
+            if name in limits and np.isfinite(limits[name])
         }
 
     def graded(self) -> list[str]:
@@ -184,7 +191,7 @@ def _sections(
     scans: _Scans, gallery: Gallery, figures: int, command: str
 ) -> list[tuple[str, Any]]:
     tables = scans.tables
-    made: list[tuple[str, Callable[[], Any]]] = [
+    sections: list[tuple[str, Callable[[], Any]]] = [
         ("", partial(_introduction, scans)),
         ("Maps and thresholds", partial(_summaries, scans, gallery)),
         *([("Scores", partial(_densities, scans, gallery))] if scans.graded() else []),
@@ -207,7 +214,7 @@ def _sections(
         ("Scans", partial(_panels, scans, gallery, figures)),
         ("How this was made", partial(_origin, scans, command)),
     ]
-    return [(heading, make()) for heading, make in made]
+    return [(heading, make()) for heading, make in sections]
 
 
 def _introduction(scans: _Scans) -> Markup:
@@ -217,12 +224,13 @@ def _introduction(scans: _Scans) -> Markup:
     counts = ", ".join(f"{kinds.count(one)} {one}" for one in dict.fromkeys(kinds))
     parts = [
         html_paragraph(
-            f"{counted(len(scans.cases), kind + 'scan')} of {counted(patients, 'patient')}"
-            f"{f' ({counts})' if counts else ''}, and {counted(len(scans.healthy), 'healthy scan')}."
+            f"{counted(len(scans.cases), kind + 'scan')} of "
+            f"{counted(patients, 'patient')}{f' ({counts})' if counts else ''}, and "
+            f"{counted(len(scans.healthy), 'healthy scan')}."
         )
     ]
-    if told := few_note(patients):
-        parts.append(html_paragraph(told))
+    if note := few_note(patients):
+        parts.append(html_paragraph(note))
     return html_join(parts)
 
 
@@ -302,8 +310,8 @@ def _healthy(scans: _Scans, gallery: Gallery) -> Markup:
     tables, parts = scans.tables, []
     if len(tables["curves"]):
         text = (
-            "Share of each lesion that is above the threshold (mean), over the share of voxels of healthy persons that "
-            "are: false positives are counted in healthy persons only."
+            "Share of each lesion that is above the threshold (mean), over the share of voxels of "
+            "healthy persons that are: false positives are counted in healthy persons only."
         )
         parts.append(
             gallery.show(
@@ -317,7 +325,7 @@ def _healthy(scans: _Scans, gallery: Gallery) -> Markup:
         parts.append(
             _method_table(rows, ["method", "area up to .3", "area from .001 to .01 (logarithmic)"])
         )
-    own = tables["summary"].query("part == 'all'")
+    rates = tables["summary"].query("part == 'all'")
     keys = {
         "false_positive_rate": "false positives",
         "false_positive_rate_opened": "opened",
@@ -330,7 +338,7 @@ def _healthy(scans: _Scans, gallery: Gallery) -> Markup:
             row["rule"],
             *(decimals(4 if "rate" in key else 2)(row[key]) for key in keys),
         ]
-        for row in own.to_dict("records")
+        for row in rates.to_dict("records")
         if not row["needs_truth"]
     ]
     parts.append(_by_rule(rows, ["method", "rule", *keys.values()], scans.rule, 2))
@@ -348,7 +356,7 @@ def _strata(scans: _Scans, gallery: Gallery) -> Markup:
         parts.append(
             gallery.show("strata", figure, "AUC and sensitivity by place in the brain", text)
         )
-    own = table[~table["needs_truth"].astype(bool)]
+    blind = table[~table["needs_truth"].astype(bool)]
     keys = ("auc", "dice_opened", "sensitivity_opened", "false_positive_rate_opened")
     rows = [
         [
@@ -358,7 +366,7 @@ def _strata(scans: _Scans, gallery: Gallery) -> Markup:
             f"{row['n_patients']:.0f}",
             *(decimals(3)(row[key]) for key in keys),
         ]
-        for row in own.to_dict("records")
+        for row in blind.to_dict("records")
     ]
     header = [
         "method",
@@ -411,8 +419,8 @@ def _followup(scans: _Scans) -> Markup:
         for row in table.to_dict("records")
     ]  # fmt: skip
     text = (
-        "Regions of opened masks outside the lesion, and whether they lie where the lesion is later; expected is what "
-        "regions of these sizes at other places would reach by chance."
+        "Regions of opened masks outside the lesion, and whether they lie where the lesion is "
+        "later; expected is what regions of these sizes at other places would reach by chance."
     )
     header = [
         "method",
@@ -449,9 +457,10 @@ def _panels(scans: _Scans, gallery: Gallery, figures: int) -> Markup:
         {name: [*scans.maps[name], *scans.healthy_maps.get(name, ())] for name in shown}, every
     )
     text = (
-        f"{len(order)} of {counted(len(scans.cases), 'scan')}, those in which {first} has the lowest opened Dice "
-        f"first{', and a healthy one' if len(scans.healthy) else ''}. Each method has one scale for all scans; the "
-        f"threshold is that by {scans.rule or 'its makers'}. The patient's right is at the left."
+        f"{len(order)} of {counted(len(scans.cases), 'scan')}, those in which {first} has the "
+        f"lowest opened Dice first{', and a healthy one' if len(scans.healthy) else ''}. Each "
+        "method has one scale for all scans; the threshold is that by "
+        f"{scans.rule or 'its makers'}. The patient's right is at the left."
     )
     parts = [html_paragraph(text)]
     wanted: list[tuple[str, Case, dict[str, NDArray]]] = [
@@ -490,10 +499,12 @@ def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, fl
     points = []
     if case.lesion is not None:
         layers.append(Layer("lesion", case.lesion, "mask"))
-        found = lesions_of(case.lesion, case.signal.mean(axis=-1), case.affine).to_dict("records")
+        lesions = lesions_of(case.lesion, case.signal.mean(axis=-1), case.affine).to_dict(
+            "records"
+        )
         points = [
             (f"lesion of {row['volume_mL']:.2f} mL", [row[axis] for axis in "xyz"])
-            for row in found
+            for row in lesions
         ]
     note = html_note("The pictures below show the same scan.")
     label = f"Maps of {case.name}"

@@ -159,9 +159,10 @@ def _add_lesion_rows(
         table = lesion_table(bench.lesions[i], opened, case.affine, **bench.matching)
         rows["counts"].append({**rule_keys, **lesion_counts(table).to_dict("records")[0]})
         table.attrs = {}
-        columns = _case_columns(bench, i)
         # The table has a column "kind" already: lesion or false positive.
-        columns["lesion_kind"] = columns.pop("kind")
+        columns = {}
+        for key, value in _case_columns(bench, i).items():
+            columns["lesion_kind" if key == "kind" else key] = value
         rows["lesions"].append(table.assign(**rule_keys, **columns))
     if case.followup is not None and case.lesion is not None:
         overlap = overlap_with_followup(
@@ -255,7 +256,7 @@ def _crosswise(
 
 
 def _auc(values: NDArray[Any], lesion: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float:
-    """Compute the AUC inside a mask, as the share of ordered pairs; NaN without a lesion or without tissue around it."""
+    """Compute the AUC inside a mask as the share of ordered pairs; NaN without such pairs."""
     inside, outside = values[lesion & mask], np.sort(values[mask & ~lesion])
     if not len(inside) or not len(outside):
         return float("nan")

@@ -38,13 +38,13 @@ def strata_masks(case: Case, *, near_mm: float = NEAR_MM) -> dict[str, NDArray[n
     height = _height(case)
     low, high = height[case.brain].min(), height[case.brain].max()
     scored = case.scored
-    found = {
+    masks = {
         STRATA[0]: scored & _near(cortex, case.spacing, near_mm),
         STRATA[1]: scored & _near(deep, case.spacing, near_mm),
         STRATA[2]: scored & (height < low + _BASAL_SHARE * (high - low)),
     }
-    rest = scored & ~np.logical_or.reduce(list(found.values()))
-    return {**found, ELSEWHERE: rest}
+    elsewhere = scored & ~np.logical_or.reduce(list(masks.values()))
+    return {**masks, ELSEWHERE: elsewhere}
 
 
 def _near(

@@ -92,8 +92,8 @@ def lesion_summary(counts: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for key, own in counts.groupby(KEYS, sort=False) if len(counts) else ():
-        sums = own.drop(columns=["fold", *KEYS]).sum()
+    for key, method_counts in counts.groupby(KEYS, sort=False) if len(counts) else ():
+        sums = method_counts.drop(columns=["fold", *KEYS]).sum()
         values = {name: value.item() for name, value in scores_from_counts(sums).items()}
         rows.append(dict(zip(KEYS, key, strict=True)) | values)
     return pd.DataFrame(rows, columns=list(rows[0]) if rows else KEYS)
@@ -103,8 +103,8 @@ def strata_summary(strata: pd.DataFrame) -> pd.DataFrame:
     """Average over patients what was found in each stratum."""
     keys = [*KEYS, "stratum"]
     measures = ["auc", "dice_opened", "sensitivity", "sensitivity_opened"]
-    own = strata[~strata["healthy"].astype(bool) & strata["sensitivity"].notna()]
-    grouped = _over_patients(own, measures, keys).groupby(keys, sort=False)
+    with_lesion = strata[~strata["healthy"].astype(bool) & strata["sensitivity"].notna()]
+    grouped = _over_patients(with_lesion, measures, keys).groupby(keys, sort=False)
     table = grouped.mean()
     table.insert(0, "n_patients", grouped.size())
     free = strata[strata["healthy"].astype(bool)]
@@ -127,10 +127,10 @@ def area_summary(curves: pd.DataFrame) -> pd.DataFrame:
         {
             "fold": fold,
             "method": method,
-            "control": bool(own["control"].iloc[0]),
-            **curve_areas(own),
+            "control": bool(curve["control"].iloc[0]),
+            **curve_areas(curve),
         }
-        for (method, fold), own in (
+        for (method, fold), curve in (
             curves.groupby(["method", "fold"], sort=False) if len(curves) else ()
         )
     ]
@@ -145,9 +145,9 @@ def followup_summary(overlaps: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     tables = []
-    for key, own in overlaps.groupby(KEYS, sort=False) if len(overlaps) else ():
-        n_folds = own["fold"].nunique()
-        counts = mismatch_counts(list(own["overlap"]), list(own["grade"]))
+    for key, method_overlaps in overlaps.groupby(KEYS, sort=False) if len(overlaps) else ():
+        n_folds = method_overlaps["fold"].nunique()
+        counts = mismatch_counts(list(method_overlaps["overlap"]), list(method_overlaps["grade"]))
         tables.append(counts.assign(**dict(zip(KEYS, key, strict=True)), n_folds=n_folds))
     if not tables:
         return pd.DataFrame(columns=[*KEYS, "grade", "n_patients", "n_mismatch", "n_colocated"])

@@ -239,7 +239,7 @@ def test_files_that_are_no_model_are_refused(tmp_path, model):
     for change, message in (
         ({"detector": content["fitted"]["detector"] | {"class": "SignalToSignal"}}, "finds no anomalies"),
         ({"shape": [1, 2, 3]}, "takes .* voxels"),
-        ({"edges": [1]}, "not sound"),
+        ({"edges": [1]}, "are invalid"),
         ({"more": 1}, "unknown or missing"),
     ):
         altered = content | {"fitted": content["fitted"] | change}
