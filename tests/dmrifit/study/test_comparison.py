@@ -391,7 +391,6 @@ def test_the_study_says_how_it_was_made(two, tmp_path):
     study = json.loads((tmp_path / "study.json").read_text())
     assert study.pop("format") == 2
     assert study.pop("finished").keys() == {"scores.csv", "signals.csv"}
-    assert study.pop("format") == 2
     assert study == result.study
     assert study["settings"]["seed"] == 11
     assert study["cohorts"]["A"]["synthetic"]
