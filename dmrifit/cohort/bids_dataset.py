@@ -1,4 +1,4 @@
-"""Cohorts written as files: images, protocols and a table of participants, in the layout of BIDS."""
+"""Cohorts written as BIDS data sets: images, protocols and a table of participants."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def write_participants(
     # A name without letters and digits leaves an empty label, with a run after it or alone.
     if is_shared or any(label.startswith("_") or not label for label in labels):
         raise ValueError(
-            f"patients {', '.join(patients)} do not have different names made of letters and digits"
+            f"patients {', '.join(patients)} do not have different names made of letters and "
+            "digits"
         )
     for scan in scans:
         _check_truth(scan)
@@ -105,8 +106,8 @@ def _check_names(scans: Sequence[Scan], cohort: str) -> None:
                 raise ValueError(f"a table needs a name for each {noun}, not {name!r}{remedy}")
             if name != name.strip() or not name.isprintable():
                 raise ValueError(
-                    f"{noun} {name!r}: a name in a table has no tab, line break or other character "
-                    "that cannot be printed, and no blank at its ends"
+                    f"{noun} {name!r}: a name in a table has no tab, line break or other "
+                    "character that cannot be printed, and no blank at its ends"
                 )
         first_cohort = cohort_of.setdefault(scan.patient, scan_cohort)
         if first_cohort != scan_cohort:
@@ -225,7 +226,7 @@ def _merged(
 def _sidecar(
     table: Path, simulations: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]
 ) -> str:
-    """Describe the columns of the table in BIDS, and how cohorts were simulated; keep other fields."""
+    """Describe the columns of the table, and how cohorts were simulated, in BIDS."""
     columns = {
         "patient": "Patient; scans of one patient are never split between training and test",
         "cohort": "Scanner or study that the patient belongs to",

@@ -76,7 +76,8 @@ class Cohort:
     name : str, default=""
         A label for reports.
     simulation : mapping, optional
-        How a synthetic cohort was made, as plain values for JSON: difficulty, template, snr, seed and more.
+        How a synthetic cohort was made, as plain values for JSON: difficulty, template, snr, seed
+        and more.
 
     Attributes
     ----------
@@ -149,17 +150,18 @@ class Cohort:
         mask : {"lesion", "body"}, default="lesion"
             Which voxels.
         scale : "patient", None or PatientScale, default="patient"
-            Divide each scan's signals by one number, computed from its source images alone; None leaves
-            them as they are.
+            Divide each scan's signals by one number, computed from its source images alone; None
+            leaves them as they are.
         patch_shape : tuple of 3 odd ints, optional
             Make X the neighborhood of each voxel: ``X.reshape(n_voxels, k, n_source)`` has the k
-            neighbors in the order of ``np.ndindex(patch_shape)``, the voxel itself in the middle. It
-            also stands for neighbors outside the image, outside the body or without signal.
+            neighbors in the order of ``np.ndindex(patch_shape)``, the voxel itself in the middle.
+            It also stands for neighbors outside the image, outside the body or without signal.
             `resolve_patch_shape` tells what an estimator needs.
         max_voxels : int, optional
             At most so many voxels of each scan, drawn at random; all by default.
         random_state : int, RandomState or None, default=None
-            Seed of the draw. A patient's voxels depend on the seed and the patient, not on the others.
+            Seed of the draw. A patient's voxels depend on the seed and the patient, not on the
+            others.
 
         Returns
         -------
@@ -169,9 +171,10 @@ class Cohort:
         Raises
         ------
         ValueError
-            If a scan lacks a contrast, its signal rises with b or TE in most pairs of contrasts (volumes in another
-            order than their protocol), a sigma map is negative or not finite in the mask, no patient has a voxel in
-            the mask, or `patch_shape` is not three odd numbers.
+            If a scan lacks a contrast, its signal rises with b or TE in most pairs of contrasts
+            (volumes in another order than their protocol), a sigma map is negative or not finite
+            in the mask, no patient has a voxel in the mask, or `patch_shape` is not three odd
+            numbers.
         """
         first = self.scans[0].protocol
         source = _protocol(source, first, lambda: _clinical(self.scans[0]))
@@ -252,7 +255,8 @@ class Cohort:
         truths = [scan.truth for scan in self.scans]
         if not truths or any(truth is None for truth in truths):
             return None
-        names = [name for name in truths[0] if all(name in truth for truth in truths)]  # type: ignore
+        first = truths[0]
+        names = [name for name in first if all(name in truth for truth in truths)]  # type: ignore
         parameters = {name: np.empty(len(index)) for name in names}
         for position, truth in enumerate(truths):
             rows = index[:, 0] == position
@@ -274,33 +278,35 @@ class Cohort:
         Parameters
         ----------
         table : path
-            Tab-separated (``.csv``: comma-separated) with the columns ``patient``, ``cohort``, ``image``,
-            ``mask`` and ``bval``, and optionally ``lesion``, ``te`` (ms, a text file or BIDS sidecars),
-            ``bvec``, ``sigma`` (a number or a map), ``truth`` and ``synthetic``. Paths are relative to the
-            table; ``n/a`` stands for nothing. ``participant_id`` counts as ``patient``, ``body_mask`` as ``mask``,
-            ``lesion_mask`` as ``lesion``.
+            Tab-separated (``.csv``: comma-separated) with the columns ``patient``, ``cohort``,
+            ``image``, ``mask`` and ``bval``, and optionally ``lesion``, ``te`` (ms, a text file or
+            BIDS sidecars), ``bvec``, ``sigma`` (a number or a map), ``truth`` and ``synthetic``.
+            Paths are relative to the table; ``n/a`` stands for nothing. ``participant_id`` counts
+            as ``patient``, ``body_mask`` as ``mask``, ``lesion_mask`` as ``lesion``.
         average : {"geometric", "arithmetic"} or None, default="geometric"
-            Average the measurements that share a b-value and an echo time (directions, repeats) whenever signals are
-            asked for, see `average_directions`; the protocols then have one entry for each contrast. Scans that have
-            neither directions nor repeats are left as they are, and all with None.
+            Average the measurements that share a b-value and an echo time (directions, repeats)
+            whenever signals are asked for, see `average_directions`; the protocols then have one
+            entry for each contrast. Scans that have neither directions nor repeats are left as
+            they are, and all with None.
         b_tolerance : float, optional
-            b-values within ± b_tolerance (s/mm²) count as one, as `Protocol.rounded` does it: 995 and 1000. By default
-            10 in scans that are averaged, with a warning where this joins b-values that may differ on purpose, and
-            nothing in others.
+            b-values within ± b_tolerance (s/mm²) count as one, as `Protocol.rounded` does it: 995
+            and 1000. By default 10 in scans that are averaged, with a warning where this joins
+            b-values that may differ on purpose, and nothing in others.
 
         Returns
         -------
         dict of str to Cohort
-            Cohorts by name, in the order of the table. A scan whose lesion mask is empty is left out with a warning;
-            a patient without any other scan is named in ``Cohort.skipped``. Headers and masks are read now, signals
-            later. How a synthetic cohort was simulated is read from the table's sidecar (``participants.json``).
+            Cohorts by name, in the order of the table. A scan whose lesion mask is empty is left
+            out with a warning; a patient without any other scan is named in ``Cohort.skipped``.
+            Headers and masks are read now, signals later. How a synthetic cohort was simulated is
+            read from the table's sidecar (``participants.json``).
 
         Raises
         ------
         ValueError
-            If a column or value is missing, a patient is in two cohorts, two patients have one image, a body mask
-            is empty, or images, masks and protocol of a row do not fit each other; the message names table, row and
-            remedy.
+            If a column or value is missing, a patient is in two cohorts, two patients have one
+            image, a body mask is empty, or images, masks and protocol of a row do not fit each
+            other; the message names table, row and remedy.
         FileNotFoundError
             If a file is missing.
         """
@@ -318,20 +324,21 @@ class Cohort:
         Parameters
         ----------
         folder : path
-            Made if needed. Cohorts written to one folder share its table: rows, columns, the table's sidecar and a
-            dataset_description.json that are there stay, and rows are added.
+            Made if needed. Cohorts written to one folder share its table: rows, columns, the
+            table's sidecar and a dataset_description.json that are there stay, and rows are added.
 
         Returns
         -------
         Path
-            The table, ``participants.tsv``, for `read`. It appears, or changes, after everything else.
+            The table, ``participants.tsv``, for `read`. It appears, or changes, after everything
+            else.
 
         Raises
         ------
         ValueError
-            If a patient or cohort has no name that a table can hold, the table already lists one of the patients, two
-            patients would have the same files, files of others would be replaced, or a truth is not that of
-            T2-IVIM-Kurtosis. Nothing has been written then.
+            If a patient or cohort has no name that a table can hold, the table already lists one
+            of the patients, two patients would have the same files, files of others would be
+            replaced, or a truth is not that of T2-IVIM-Kurtosis. Nothing has been written then.
         """
         return write_participants(
             self.scans, Path(folder), cohort=self.name, simulation=self.simulation
@@ -383,14 +390,15 @@ def _clinical(scan: Scan) -> NDArray[np.intp]:
 
 
 def _check_order(scan: Scan, body: NDArray) -> None:
-    """Refuse images whose signal rises where b or TE does: volumes in another order than their protocol."""
+    """Refuse images whose signal rises with b or TE: volumes in the wrong order."""
     protocol = scan.protocol
     voxels = body[:: max(1, len(body) // _VOXELS_TO_CHECK)].astype(float)
     voxels[~np.isfinite(voxels)] = np.nan
     b, te = protocol.b, protocol.te
     if te is None:
         te = np.zeros(len(protocol))
-    # Pairs (i, j) of contrasts in which j is weighted more than i, in b or TE, and in neither less.
+    # Pairs (i, j) of contrasts in which j is weighted more than i, in b or TE, and in neither
+    # less.
     not_less = (b[:, None] <= b + _SAME_B) & (te[:, None] <= te + _SAME_TE)
     more = not_less & ((b[:, None] < b - _SAME_B) | (te[:, None] < te - _SAME_TE))
     if not more.any() or np.isnan(voxels).all(axis=0).any():
@@ -408,6 +416,6 @@ def _check_order(scan: Scan, body: NDArray) -> None:
 def _check_noise(scan: Scan, sigma: NDArray) -> None:
     if not (np.isfinite(sigma).all() and (sigma >= 0).all()):
         raise ValueError(
-            f"patient {scan.patient} (cohort {scan.cohort!r}): the sigma map has voxels in the mask "
-            "that are negative or not finite; correct the map, or give one number"
+            f"patient {scan.patient} (cohort {scan.cohort!r}): the sigma map has voxels in the "
+            "mask that are negative or not finite; correct the map, or give one number"
         )

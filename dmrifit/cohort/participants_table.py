@@ -126,7 +126,7 @@ def participant_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def _refuse_shared_images(rows: list[tuple[int, dict[str, str]]], table: Path) -> None:
-    """Refuse rows of different patients with one image, and rows with one image and the same masks."""
+    """Refuse patients who share an image, and rows with the same image and masks."""
     row_of_image: dict[Path, tuple[int, str]] = {}
     row_of_files: dict[tuple[Path, str, str], int] = {}
     for line, row in rows:

@@ -24,10 +24,10 @@ class PatientScale:
     The rule for the one number that a patient's images are divided by.
 
     Magnitudes have no absolute unit: coil loading and receiver gain differ between patients. One
-    number per patient removes that and keeps what a number per voxel would not, the contrast between
-    tissues, which carries T2 when all source images have one echo time. The number comes from the
-    source images only, so that it is the same for a new patient who has no others; targets and noise
-    levels are divided by it too.
+    number per patient removes that and keeps what a number per voxel would not, the contrast
+    between tissues, which carries T2 when all source images have one echo time. The number comes
+    from the source images only, so that it is the same for a new patient who has no others;
+    targets and noise levels are divided by it too.
 
     Parameters
     ----------
@@ -60,7 +60,8 @@ class PatientScale:
             )
         if not 0 < self.percentile <= 100:
             raise ValueError(
-                f"the percentile of the patient's scale must be in (0, 100], not {self.percentile!r}"
+                "the percentile of the patient's scale must be in (0, 100], not "
+                f"{self.percentile!r}"
             )
         object.__setattr__(self, "percentile", float(self.percentile))
 
@@ -71,8 +72,8 @@ class PatientScale:
         Parameters
         ----------
         source_signals : array_like of shape (n_voxels, n_source)
-            The source magnitudes of one patient, all voxels of the body mask. NaN and infinite ones
-            are left out.
+            The source magnitudes of one patient, all voxels of the body mask. NaN and infinite
+            ones are left out.
         source_protocol : Protocol
             The n_source measurements.
 
@@ -99,16 +100,17 @@ class PatientScale:
         count = usable.sum(axis=1)
         if not count.any():
             raise ValueError(
-                f"the patient's scale cannot be computed: none of {len(signals)} voxels has a finite signal "
-                f"at {source_protocol.labels[columns[0]]}; check the image and the body mask"
+                f"the patient's scale cannot be computed: none of {len(signals)} voxels has a "
+                f"finite signal at {source_protocol.labels[columns[0]]}; check the image and the "
+                "body mask"
             )
         total = np.where(usable, values, 0.0).sum(axis=1)
         scale = float(np.percentile(total[count > 0] / count[count > 0], self.percentile))
         if not (np.isfinite(scale) and scale > 0):
             raise ValueError(
-                f"the patient's scale is {scale:g}: percentile {self.percentile:g} of the signal at "
-                f"{source_protocol.labels[columns[0]]} over {len(signals)} voxels must be positive; "
-                "check that the body mask lies on the body"
+                f"the patient's scale is {scale:g}: percentile {self.percentile:g} of the signal "
+                f"at {source_protocol.labels[columns[0]]} over {len(signals)} voxels must be "
+                "positive; check that the body mask lies on the body"
             )
         return scale
 

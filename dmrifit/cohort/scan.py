@@ -50,21 +50,22 @@ class Scan:
     sigma : float, ndarray of shape (x, y, z) or path, optional
         Standard deviation of the noise of one measurement, in the unit of the signal.
     average : {"geometric", "arithmetic"}, optional
-        Average the measurements that share a b-value and an echo time, such as directions, whenever
-        signals are asked for (see `average_directions`); `protocol` then has one entry for each
-        contrast. b-values that differ by more than 1 s/mm² are not the same: round them before
-        (`Protocol.rounded`).
+        Average the measurements that share a b-value and an echo time, such as directions,
+        whenever signals are asked for (see `average_directions`); `protocol` then has one entry
+        for each contrast. b-values that differ by more than 1 s/mm² are not the same: round them
+        before (`Protocol.rounded`).
     truth : mapping of str to ndarray of shape (x, y, z) or path, optional
-        True parameter maps, of a synthetic scan. A file has those of T2-IVIM-Kurtosis, in the order
-        of that model.
+        True parameter maps, of a synthetic scan. A file has those of T2-IVIM-Kurtosis, in the
+        order of that model.
     synthetic : bool, default=False
         Whether the scan was simulated.
 
     Raises
     ------
     ValueError
-        If the shapes of arrays do not fit each other and the protocol, true maps in a file are not those of
-        T2-IVIM-Kurtosis, sigma is not a level of noise, or the names are too long for a file.
+        If the shapes of arrays do not fit each other and the protocol, true maps in a file are not
+        those of T2-IVIM-Kurtosis, sigma is not a level of noise, or the names are too long for a
+        file.
     """
 
     def __init__(
@@ -86,8 +87,9 @@ class Scan:
         n_bytes = len(quote(self.patient + str(cohort), errors="surrogatepass"))
         if n_bytes > _LONGEST_NAMES:
             raise ValueError(
-                f"patient {self.patient[:40]}…: names of patient and cohort are too long for files, "
-                f"{n_bytes} bytes as they are quoted there; shorten them to {_LONGEST_NAMES}"
+                f"patient {self.patient[:40]}…: names of patient and cohort are too long for "
+                f"files, {n_bytes} bytes as they are quoted there; shorten them to "
+                f"{_LONGEST_NAMES}"
             )
         self._measured = protocol
         self._average = average
@@ -243,15 +245,15 @@ class Scan:
         counts = " × ".join(map(str, shape))
         if len(shape) != 4:
             raise ValueError(
-                f"{image} is {len(shape)}-D ({counts}); a 4-D image is needed, with one volume for "
-                f"each of the {len(self._measured)} measurements: put the volumes together, for "
-                "example by nibabel.concat_images"
+                f"{image} is {len(shape)}-D ({counts}); a 4-D image is needed, with one volume "
+                f"for each of the {len(self._measured)} measurements: put the volumes together, "
+                "for example by nibabel.concat_images"
             )
         if shape[3] != len(self._measured):
             raise ValueError(
                 f"{image}: {counts} values do not make one volume for each of the "
-                f"{len(self._measured)} measurements of the protocol; check that b-values and image "
-                "belong to one scan"
+                f"{len(self._measured)} measurements of the protocol; check that b-values and "
+                "image belong to one scan"
             )
         truth: dict[str, Volume] = {}
         if isinstance(self._truth, str | Path):
@@ -269,8 +271,8 @@ class Scan:
             if volume is None or isinstance(volume, int | float | np.number):
                 continue
             map_shape, map_affine = _grid(volume)
-            # Some programs store a map with a fourth axis of length one; a file of true maps has one
-            # for its maps.
+            # Some programs store a map with a fourth axis of length one; a file of true maps has
+            # one for its maps.
             if (set(map_shape[3:]) <= {1} and label not in truth) or label == "truth":
                 map_shape = map_shape[:3]
             if map_affine is None:

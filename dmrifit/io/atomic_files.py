@@ -87,11 +87,11 @@ class FileSet:
 
     As a context manager it makes the folder and a hidden one inside it. `path` names a path in the
     hidden folder for each file; when the block ends without an exception, all are renamed to their
-    final names, the last declared one last. After an exception (or Ctrl-C) new files and folders are
-    removed and nothing has changed. A killed process can leave the hidden folder behind, never a
-    partial file under a final name; the next run in the same folder removes it, with the files of an
-    incomplete set. The process that made a hidden folder locks it, so that runs at the same time do
-    not disturb each other.
+    final names, the last declared one last. After an exception (or Ctrl-C) new files and folders
+    are removed and nothing has changed. A killed process can leave the hidden folder behind, never
+    a partial file under a final name; the next run in the same folder removes it, with the files
+    of an incomplete set. The process that made a hidden folder locks it, so that runs at the same
+    time do not disturb each other.
 
     Parameters
     ----------
@@ -175,7 +175,8 @@ class FileSet:
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the set."""
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        # A line for a list of numbers, not for each number. Inside a string there is no line break.
+        # A line for a list of numbers, not for each number. Inside a string there is no line
+        # break.
         text = re.sub(
             r"\[\n[^][{}\"]*\]", lambda match: f"[{' '.join(match[0][1:-1].split())}]", text
         )

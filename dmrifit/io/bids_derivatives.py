@@ -155,7 +155,8 @@ def describe_fit(
     """Describe a fit for the JSON file that stands beside its maps."""
     model = tally.model
     return {
-        "Description": f"Voxelwise fit of the signal model {model.name} by bounded nonlinear least squares",
+        "Description": f"Voxelwise fit of the signal model {model.name} by bounded nonlinear "
+        "least squares",
         "GeneratedBy": [{"Name": "dmrifit", "Version": version("dmrifit")}],
         "Versions": versions(),
         "Model": _describe_model(model),

@@ -1,4 +1,4 @@
-"""Cases of the applications: checks of their arrays, names of their files, rows of their tables."""
+"""Cases of the applications: checks of arrays, names of files, rows of tables."""
 
 from __future__ import annotations
 

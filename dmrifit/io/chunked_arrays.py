@@ -41,7 +41,8 @@ def placed(image: Any, affine: ArrayLike | None) -> Any:
         return [placed(item, affine) for item in image]
     if not is_array(image):
         return image
-    title = f"an array ({type(image).__module__.partition('.')[0]}, {' × '.join(map(str, image.shape))})"
+    library = type(image).__module__.partition(".")[0]
+    title = f"an array ({library}, {' × '.join(map(str, image.shape))})"
     if affine is None:
         raise ValueError(
             f"{title} does not say where its voxels lie; wrap it: "
@@ -52,7 +53,8 @@ def placed(image: Any, affine: ArrayLike | None) -> Any:
     dtype = np.dtype(image.dtype)
     if dtype.kind not in "biuf":
         raise ValueError(
-            f"{title} holds values of type {dtype}; magnitudes (integers or real numbers) are needed"
+            f"{title} holds values of type {dtype}; magnitudes (integers or real numbers) are "
+            "needed"
         )
     matrix = np.asarray(affine, dtype=np.float64)
     if (

@@ -124,8 +124,8 @@ def match_to_lesions(
     predicted = _mask(prediction, "the prediction")
     if predicted.shape != lesions.shape:
         raise ValueError(
-            f"a reference of shape {lesions.shape} and a prediction of shape {predicted.shape} are "
-            "on different grids"
+            f"a reference of shape {lesions.shape} and a prediction of shape {predicted.shape} "
+            "are on different grids"
         )
     predicted = drop_small(predicted, min_voxels, connectivity=connectivity)
     components = label_components(predicted, connectivity=connectivity)

@@ -1,4 +1,4 @@
-"""DICOM segmentations: regions of label images on the series that the images were converted from."""
+"""DICOM segmentations: regions of label images on the series of the scan."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "write_dicom_seg"]
 
-#: Type of regions -> category and type of segments, each a scheme and a keyword of pydicom's codes.
+#: Type of regions -> category and type of segments, each a scheme and a keyword of pydicom's
+#: codes.
 KINDS: Mapping[str, tuple[tuple[str, str], tuple[str, str]]] = {
     "lesion": (("SCT", "MorphologicallyAbnormalStructure"), ("SCT", "Lesion")),
     "metastasis": (("SCT", "MorphologicallyAbnormalStructure"), ("SCT", "NeoplasmSecondary")),
@@ -97,9 +98,9 @@ def write_dicom_seg(
         File to write, usually with the ending ``.dcm``.
     source : path
         Folder with the DICOM series that the scan was converted from. The order and direction of
-        axes may differ from those of `labels`, and `labels` may be cut out of it; voxels have to lie
-        on voxels. Of a series with several volumes (b-values, echo times), the first image at each
-        position is referred to.
+        axes may differ from those of `labels`, and `labels` may be cut out of it; voxels have to
+        lie on voxels. Of a series with several volumes (b-values, echo times), the first image at
+        each position is referred to.
     kind : {"lesion", "metastasis", "tumor", "voxel"}, default="lesion"
         Type of the regions, for the codes of the segments.
     names : mapping of int to str, optional
@@ -128,15 +129,16 @@ def write_dicom_seg(
     FileNotFoundError
         If there is no such folder.
     ValueError
-        If the kind is unknown, labels are not whole numbers, all 0 or too many; if the folder holds
-        no series of single slices or several, its slices are not a volume, or its voxels lie
+        If the kind is unknown, labels are not whole numbers, all 0 or too many; if the folder
+        holds no series of single slices or several, its slices are not a volume, or its voxels lie
         elsewhere than those of `labels`.
 
     Notes
     -----
-    Nothing is resampled. The segmentation is binary (Segmentation Storage), with one frame for each
-    slice of a segment that is not empty, its plane that of the source image, which the frame names.
-    Identity of the patient and the study are those of the source images, as the standard asks.
+    Nothing is resampled. The segmentation is binary (Segmentation Storage), with one frame for
+    each slice of a segment that is not empty, its plane that of the source image, which the frame
+    names. Identity of the patient and the study are those of the source images, as the standard
+    asks.
     """
     from dmrifit.io.atomic_files import whole_file
 
@@ -164,7 +166,7 @@ def write_dicom_seg(
 def _segments(
     labels: NDArray[Any], names: Mapping[int, str], kind: str, *, separate: bool
 ) -> tuple[NDArray[np.uint8], dict[int, str]]:
-    """Assign names and numbers from 1 without gaps to labels, or to the components of all labels."""
+    """Give labels, or the components of all labels, numbers from 1 without gaps."""
     if labels.ndim == 4 and labels.shape[3] == 1:
         labels = labels[..., 0]
     if labels.ndim != 3:
@@ -272,7 +274,7 @@ def _series_of(path: Path) -> str | None:
 
 
 def _read_image(path: Path) -> Dataset | None:
-    """Read an image without its pixels; None for other files, and for images without a position."""
+    """Read an image without its pixels; None for other files and without a position."""
     pydicom = import_optional("pydicom")
 
     try:
@@ -401,19 +403,19 @@ def _onto(
             difference = f"voxels lie up to {float((apart * edges).max()):.3g} mm apart"
         label_edges = np.linalg.norm(affine[:3, :3], axis=0)
         raise ValueError(
-            f"labels of {_times(labels.shape)} voxels of {_times(label_edges.round(3))} mm are not "
-            f"on the grid of the DICOM series in {name}, {_times(volume.shape)} voxels of "
-            f"{_times(edges.round(3))} mm: {difference}. Name the series that the scan was converted "
-            "from, or bring the labels back to its grid by the nearest neighbor, for example by "
-            "nilearn.image.resample_to_img(labels, scan, interpolation='nearest')"
+            f"labels of {_times(labels.shape)} voxels of {_times(label_edges.round(3))} mm are "
+            f"not on the grid of the DICOM series in {name}, {_times(volume.shape)} voxels of "
+            f"{_times(edges.round(3))} mm: {difference}. Name the series that the scan was "
+            "converted from, or bring the labels back to its grid by the nearest neighbor, for "
+            "example by nilearn.image.resample_to_img(labels, scan, interpolation='nearest')"
         )
     voxels = np.argwhere(labels)
     moved = (voxels @ turn.T + offset).astype(np.intp)
     outside = ((moved < 0) | (moved >= volume.shape)).any(axis=1)
     if outside.any():
         raise ValueError(
-            f"{np.count_nonzero(outside)} of {len(voxels)} voxels with a label lie outside the DICOM "
-            f"series in {name}; name the series that the scan was converted from"
+            f"{np.count_nonzero(outside)} of {len(voxels)} voxels with a label lie outside the "
+            f"DICOM series in {name}; name the series that the scan was converted from"
         )
     frames = np.zeros(volume.shape[::-1], dtype=np.uint8)
     frames[tuple(moved.T[::-1])] = labels[tuple(voxels.T)]

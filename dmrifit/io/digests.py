@@ -87,7 +87,7 @@ def _top_package(path: Path) -> Path:
 
 
 def _statements(path: Path, packages: Mapping[str, Path]) -> str:
-    """Write the syntax tree of a module without docstrings and names of modules of the same packages."""
+    """Write the syntax tree of a module without docstrings and names of own modules."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     imported: list[str] = []
     placeholders: dict[str, str] = {}

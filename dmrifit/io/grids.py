@@ -1,4 +1,4 @@
-"""Scans on grids: read into memory in RAS order, resampled to other voxels, moved onto other grids."""
+"""Scans on grids: read into memory in RAS order, and resampled to other grids."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def read_scan(image: Image) -> nib.Nifti1Pair:
     n_bad = np.count_nonzero(~np.isfinite(values))
     if n_bad:
         raise ValueError(
-            f"{name} has {n_bad} values that are no finite numbers; set voxels without a value to 0"
+            f"{name} has {n_bad} values that are no finite numbers; set voxels without a value "
+            "to 0"
         )
     # nibabel makes no image of truth values or of 64-bit integers.
     if values.dtype.kind in "fb" or values.dtype.itemsize > 2:
@@ -79,7 +80,7 @@ def array_of(image: nib.Nifti1Pair) -> NDArray:
 
 
 def scan_of(values: NDArray, affine: NDArray) -> nib.Nifti1Pair:
-    """Make a scan of values (x, y, z): of labels if they are bytes, of single precision otherwise."""
+    """Make a scan of values (x, y, z): bytes stay labels, others become single precision."""
     if values.dtype != np.uint8:
         values = values.astype(np.float32)
     return image_of(values, affine)
@@ -112,9 +113,13 @@ def onto(
         values, matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=1, mode="nearest"
     )
     covered = affine_transform(
-        np.ones(scan.shape, np.uint8), matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=0,
+        np.ones(scan.shape, np.uint8),
+        matrix[:3, :3],
+        matrix[:3, 3],
+        output_shape=target.shape,
+        order=0,
         mode="grid-constant",
-    )  # fmt: skip
+    )
     return scan_of(np.where(covered, moved, 0), target.affine)
 
 

@@ -12,8 +12,8 @@ __all__ = ["binarize", "check_same_grid", "volume_to_voxels", "voxels_to_volume"
 MASK_THRESHOLD = 0.5
 
 #: Grids are the same when no corner lies farther apart than this part of the smallest voxel edge.
-#: Files round affines to single precision and quaternions; a neighboring voxel is ten times farther
-#: away.
+#: Files round affines to single precision and quaternions; a neighboring voxel is ten times
+#: farther away.
 GRID_TOLERANCE = 0.1
 
 
@@ -68,8 +68,8 @@ def check_same_grid(
     )
     if tuple(shape) != tuple(reference_shape):
         raise ValueError(
-            f"{name} has {_times(shape)} voxels and {reference_name} has {_times(reference_shape)}: "
-            f"they are on different grids; {remedy}"
+            f"{name} has {_times(shape)} voxels and {reference_name} has "
+            f"{_times(reference_shape)}: they are on different grids; {remedy}"
         )
     corners = np.array([[*index, 1] for index in np.ndindex(2, 2, 2)]) * [
         *(np.array(shape) - 1),

@@ -69,7 +69,7 @@ _SPATIAL_FIELDS = (
 
 
 def load_image(image: Image) -> nib.Nifti1Pair:
-    """Load the header of a NIfTI image; check the number of its voxels, its affine and its unit."""
+    """Load the header of a NIfTI image; check its number of voxels, affine and unit."""
     name = image_name(image)
     loaded: Any = image
     if isinstance(image, str | Path):
@@ -220,7 +220,7 @@ def spatial_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
 
 
 def damaged(name: str, error: BaseException, data: Any = None) -> ValueError:
-    """Make the error for a file that cannot be read to its end, or a block that cannot be computed."""
+    """Make the error for a damaged file, or a block that cannot be computed."""
     problem = " ".join(str(error).split())
     if data is not None and not nib.is_proxy(data):
         return ValueError(
@@ -311,7 +311,11 @@ def _remarks() -> Iterator[list[str]]:
     handler = logging.Handler()
     this_thread = threading.get_ident()
     handler.addFilter(lambda record: record.thread == this_thread)
-    handler.emit = lambda record: remarks.append(record.getMessage())  # type: ignore[method-assign]
+
+    def collect(record: logging.LogRecord) -> None:
+        remarks.append(record.getMessage())
+
+    handler.emit = collect  # type: ignore[method-assign]
     with _LOGGER_LOCK:
         handlers_before = list(logger.handlers)
         logger.handlers[:] = [handler]
@@ -380,7 +384,8 @@ def _check_claimed_size(proxy: Any, path: Path, name: str) -> None:
         raise ValueError(
             f"{name} is cut off: it should hold {needed} bytes and holds {size}; copy it again"
         )
-    # Unpacked values without a scale factor are mapped from the disk and need no memory of their own.
+    # Unpacked values without a scale factor are mapped from the disk and need no memory of their
+    # own.
     mapped = suffix not in COMPRESSED and (proxy.slope, proxy.inter) == (1, 0)
     if not mapped and needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
         raise _too_large(proxy, name)

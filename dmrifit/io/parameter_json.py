@@ -56,9 +56,9 @@ def encoded_model(model: SignalModel) -> dict[str, Any]:
     """Write a signal model as JSON: its formula and its parameters."""
     if model.source:
         raise TypeError(
-            f"model {model.name} is a function with branches or loops, and a model file carries no "
-            "code; write it as one formula (SignalModel.from_expression), or train without maps "
-            "(model=None)"
+            f"model {model.name} is a function with branches or loops, and a model file carries "
+            "no code; write it as one formula (SignalModel.from_expression), or train without "
+            "maps (model=None)"
         )
     parameters = [
         [p.name, p.unit, encoded(p.low, "low"), encoded(p.high, "high")] for p in model.parameters

@@ -58,7 +58,8 @@ class Part:
     path : Path or None
         Where its measurements are stored, if they are in a file.
     data : array or nibabel's proxy of one
-        Shape (x, y, z, m) or (x, y, z); slicing gives values with the file's scale factors applied.
+        Shape (x, y, z, m) or (x, y, z); slicing gives values with the file's scale factors
+        applied.
     """
 
     name: str
@@ -203,8 +204,9 @@ class Series:
         if self.n_measurements != len(protocol):
             named = f" of {protocol.name}" if protocol.name else ""
             raise ValueError(
-                f"{self.name} has {_count(self.n_measurements, 'volume')}, but the protocol{named} "
-                f"has {_count(len(protocol), 'b-value')}; check that both belong to one scan"
+                f"{self.name} has {_count(self.n_measurements, 'volume')}, but the "
+                f"protocol{named} has {_count(len(protocol), 'b-value')}; check that both belong "
+                "to one scan"
             )
 
     @contextmanager
@@ -325,8 +327,8 @@ class _Bounded:
     def write(self, chunk: bytes) -> int:
         if self.file.tell() + len(chunk) > self.n_bytes + _SLACK:
             raise ValueError(
-                f"{self.name} unpacks to more than the {self.n_bytes} bytes that its header states; "
-                "copy it again"
+                f"{self.name} unpacks to more than the {self.n_bytes} bytes that its header "
+                "states; copy it again"
             )
         return self.file.write(chunk)
 

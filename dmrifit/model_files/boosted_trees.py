@@ -1,4 +1,4 @@
-"""Boosted trees of xgboost as JSON, checked before xgboost reads them: it follows any index that a file holds."""
+"""Boosted trees as JSON, checked before xgboost reads them: it follows any index in a file."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ _LEAF = -1
 _LARGEST_INTEGER = np.iinfo(np.int32).max
 # As decimals, which is how xgboost writes the largest float32: they round up in double precision.
 _LARGEST_NUMBER = 3.4028235e38
-# The root has no parent, which xgboost writes in one way for one answer and in another for several.
+# The root has no parent, which xgboost writes in one way for one answer and in another for
+# several.
 _PARENT_OF_ROOT = _LARGEST_INTEGER
 _PARENT_OF_VECTOR_ROOT = -1
 
 
 def checked_trees(content: bytes) -> bytes:
-    """Check a model that xgboost saved as JSON, and write it again with parents rebuilt from the children."""
+    """Check a model that xgboost saved as JSON, and rebuild parents from the children."""
     document = _parsed(content.decode())
     refuse_keys(document, {"learner", "version"}, "key of boosted trees", complete=True)
     learner = document["learner"]
@@ -84,7 +85,7 @@ def _check_model(model: dict[str, Any], parameters: Mapping[str, str]) -> None:
 
 
 def _check_tree(tree: dict[str, Any], n_features: int) -> int:
-    """Check one tree, rebuild the parents of its nodes, and return the number of values of a leaf."""
+    """Check one tree, rebuild its parents, and return the number of values of a leaf."""
     size = max(1, _count(tree["tree_param"]["size_leaf_vector"]))
     integers = {name: _integers(tree[name]) for name in _INTEGERS_OF_NODES}
     # xgboost crashes where one of these is missing in a tree with several values in a leaf.
@@ -109,14 +110,16 @@ def _check_tree(tree: dict[str, Any], n_features: int) -> int:
     _check_branches(not integers["split_type"].any() and not any(map(tree.get, _CATEGORIES)))
     _check_branches("leaf_weights" not in tree or size > 1)
     if "leaf_weights" in tree:
-        # The right child of a leaf with several values is their position among those of all leaves.
+        # The right child of a leaf with several values is their position among those of all
+        # leaves.
         n_leaves, surplus = divmod(len(_numbers(tree["leaf_weights"])), size)
         positions = right[~inner]
         _check_branches(surplus == 0 and ((positions >= 0) & (positions < n_leaves)).all())
     else:
         _check_branches((right[~inner] == _LEAF).all())
 
-    # xgboost crashes on a parent outside the tree; pruned nodes, which no branch reaches, get the root.
+    # xgboost crashes on a parent outside the tree; pruned nodes, which no branch reaches, get the
+    # root.
     parents = np.zeros(n_nodes, int)
     parents[children] = branches
     parents[0] = _PARENT_OF_ROOT if size == 1 else _PARENT_OF_VECTOR_ROOT
@@ -202,7 +205,8 @@ def _float(text: str) -> float:
 
 
 def _integer(text: str) -> int:
-    # The length comes first, because Python refuses to convert thousands of digits in words of its own.
+    # The length comes first, because Python refuses to convert thousands of digits in words of its
+    # own.
     if len(text) > 11 or abs(int(text)) > _LARGEST_INTEGER:
         raise RefusedError(f"its trees contain {text[:40]}, which is too large")
     return int(text)

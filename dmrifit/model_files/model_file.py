@@ -70,9 +70,10 @@ def save_model(
 
     The file is a zip archive of ``model.json`` (class, parameters, protocols, model, rule of the
     patient's scale, versions) and, for a strategy, the fitted regressor as skops stores it, with
-    boosted trees as JSON and weights of networks as safetensors beside it; for intervals, the model
-    file of their estimator; for an estimator of volumes, the weights of its network as safetensors.
-    It appears under its name only when it is complete, and replaces a file of that name.
+    boosted trees as JSON and weights of networks as safetensors beside it; for intervals, the
+    model file of their estimator; for an estimator of volumes, the weights of its network as
+    safetensors. It appears under its name only when it is complete, and replaces a file of that
+    name.
 
     Parameters
     ----------
@@ -108,7 +109,8 @@ def load_model(path: str | Path) -> BaseEstimator:
     """
     Read an estimator that `save_model` wrote; its predictions are the same, bit for bit.
 
-    Nothing is unpickled and no class is built that is not on a fixed list, whatever the file asks for.
+    Nothing is unpickled and no class is built that is not on a fixed list, whatever the file asks
+    for.
 
     Parameters
     ----------
@@ -151,7 +153,8 @@ def load_model(path: str | Path) -> BaseEstimator:
     except RefusedError as error:
         raise ValueError(f"{path} is refused as a model file: {error}; {remedy}") from None
     except Exception as error:
-        # An archive whose table of contents is damaged may point before its start, which is EINVAL.
+        # An archive whose table of contents is damaged may point before its start, which is
+        # EINVAL.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise ValueError(
@@ -332,7 +335,7 @@ def _is_one_row(shape: tuple[int, ...], n_outputs: int) -> bool:
 
 
 def _check_trees(regressor: Any, n_inputs: int) -> None:
-    """Refuse trees with a branch out of their nodes, in a circle or on a feature that is missing."""
+    """Refuse trees whose branches leave the nodes, run in a circle or lack a feature."""
     for tree in trees(regressor):
         first_child = np.minimum(tree.left, tree.right)[tree.inner]
         last_child = np.maximum(tree.left, tree.right)[tree.inner]
@@ -348,7 +351,8 @@ def _check_trees(regressor: Any, n_inputs: int) -> None:
             raise RefusedError("a tree of its regressor has branches that lead nowhere")
 
 
-# The archive ---------------------------------------------------------------------------------------
+# The archive
+# ---------------------------------------------------------------------------------------
 
 
 def _write_archive(file: Path | io.BytesIO, parts: Mapping[str, bytes]) -> None:
@@ -423,8 +427,8 @@ def _check_metadata(metadata: Any) -> None:
     cls = registered_class or _CLASSES.get(metadata["class"])
     if cls is None:
         raise RefusedError(
-            f"its class is {metadata['class']!r}, not one of {', '.join(_CLASSES)}, nor one that an "
-            "installed or imported package has registered; import the package that has it"
+            f"its class is {metadata['class']!r}, not one of {', '.join(_CLASSES)}, nor one that "
+            "an installed or imported package has registered; import the package that has it"
         )
     refuse_keys(
         metadata["parameters"], set(cls._get_param_names()), f"parameter of {cls.__name__}"

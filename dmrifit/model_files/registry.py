@@ -10,7 +10,8 @@ from sklearn.base import BaseEstimator
 
 __all__ = ["Storable", "register", "registered"]
 
-#: Entry points of this group name the registered classes of packages; loaded when a file needs one.
+#: Entry points of this group name the registered classes of packages; loaded when a file needs
+#: one.
 GROUP = "dmrifit.models"
 
 _CLASSES: dict[str, type[BaseEstimator]] = {}

@@ -29,8 +29,8 @@ __all__ = ["Leaf", "Tree", "check_leaves", "dumped", "loaded", "trees", "version
 
 # Types of each algorithm: nothing else is built, whatever the file asks for.
 _PLAIN = frozenset({
-    "builtins.dict", "builtins.list", "builtins.str", "builtins.tuple", "numpy.float64", "numpy.int64",
-    "numpy.ndarray",
+    "builtins.dict", "builtins.list", "builtins.str", "builtins.tuple",
+    "numpy.float64", "numpy.int64", "numpy.ndarray",
 })  # fmt: skip
 _SCALED = _PLAIN | {
     "sklearn.compose._target.TransformedTargetRegressor",
@@ -58,7 +58,11 @@ _NETWORK = _SCALED | {
     _ADAM,
 }
 _TYPES: dict[str, frozenset[str]] = {
-    "LR": _SCALED | {_LEAST_SQUARES, "sklearn.linear_model._quantile.QuantileRegressor", _TARGETWISE},
+    "LR": _SCALED | {
+        _LEAST_SQUARES,
+        "sklearn.linear_model._quantile.QuantileRegressor",
+        _TARGETWISE,
+    },
     "RFR": _SCALED | {
         "sklearn.ensemble._forest.RandomForestRegressor",
         "sklearn.tree._classes.DecisionTreeRegressor",
@@ -80,8 +84,8 @@ _TYPES: dict[str, frozenset[str]] = {
 _LEAVES: dict[str, frozenset[str]] = {
     "GBR": frozenset({_XGBOOST}), "CNN": frozenset({_CNN}), "ViT": frozenset({_TRANSFORMER}),
 }  # fmt: skip
-# A regressor that the user passed instead of a name may also hold what skops trusts by default: the
-# public estimators of scikit-learn, and these, which such estimators consist of.
+# A regressor that the user passed instead of a name may also hold what skops trusts by default:
+# the public estimators of scikit-learn, and these, which such estimators consist of.
 _OF_PASSED = frozenset({
     "numpy.random._generator.Generator",
     "numpy.uint64",
@@ -96,8 +100,9 @@ _OF_PASSED = frozenset({
 _TRUSTED_BEYOND_SKOPS = (_LEAST_SQUARES, _TREE, _PREDICTOR, _TARGETWISE, _ADAM, _LEAF)
 # How skops may build them: no functions, methods, partials or reductions.
 _LOADERS = frozenset({
-    "CachedNode", "DTypeNode", "DictNode", "JsonNode", "ListNode", "LossNode", "NdArrayNode", "ObjectNode",
-    "RandomGeneratorNode", "RandomStateNode", "SparseMatrixNode", "TreeNode", "TupleNode", "TypeNode",
+    "CachedNode", "DTypeNode", "DictNode", "JsonNode", "ListNode", "LossNode", "NdArrayNode",
+    "ObjectNode", "RandomGeneratorNode", "RandomStateNode", "SparseMatrixNode", "TreeNode",
+    "TupleNode", "TypeNode",
 })  # fmt: skip
 
 
@@ -144,7 +149,8 @@ def dumped(
     if unknown:
         raise ValueError(
             "the regressor cannot be stored, because a model file does not carry "
-            f"{', '.join(sorted(unknown))}; use an algorithm by name or a regressor of scikit-learn"
+            f"{', '.join(sorted(unknown))}; use an algorithm by name or a regressor of "
+            "scikit-learn"
         )
     return data
 
@@ -152,7 +158,7 @@ def dumped(
 def loaded(
     data: bytes, algorithm: Any, leaves: list[dict[str, Any]], parts: Mapping[str, bytes]
 ) -> Any:
-    """Build the regressor that `dumped` has stored, if all its types are those of the algorithm."""
+    """Build the regressor that `dumped` has stored, of types of the algorithm only."""
     from skops.io import loads
 
     allowed = _allowed(algorithm)
@@ -413,7 +419,7 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> None:
 
 
 class Tree(NamedTuple):
-    """The branches of a tree: children and feature of each node, and which nodes are not leaves."""
+    """The branches of a tree: children and feature of each node, and which are inner."""
 
     nodes: NDArray[np.int64]
     left: NDArray[np.int64]
