@@ -400,7 +400,7 @@ def _pose(x, frame, limits, center, size, rotation, turns):
     Kinds: 0 along the scanner's axes; 1 to 3 turned about one of them; 4 to 6 about one and then
     the box's next; 7 freely, from a first rotation.
     """
-    kind = frame.kind
+    search_kind = frame.kind
     base = frame.base
     excess = 0.0
     volume = 1.0
@@ -420,13 +420,13 @@ def _pose(x, frame, limits, center, size, rotation, turns):
         for a in range(3):
             size[a] = min(size[a] * factor, np.exp(limits.high_sides[a]))
             volume *= size[a]
-    if kind == 0:
+    if search_kind == 0:
         rotation[:, :] = base
-    elif kind <= 3:
-        _turn(kind - 1, x[6], rotation)
-    elif kind <= 6:
-        _turn(kind - 4, x[6], turns[0])
-        _turn((kind - 3) % 3, x[7], turns[1])
+    elif search_kind <= 3:
+        _turn(search_kind - 1, x[6], rotation)
+    elif search_kind <= 6:
+        _turn(search_kind - 4, x[6], turns[0])
+        _turn((search_kind - 3) % 3, x[7], turns[1])
         for a in range(3):
             for b in range(3):
                 rotation[a, b] = (
@@ -704,7 +704,7 @@ def scan(prefix, depth, edges, volume_element, limits, stride, largest):
     Boxes deep in the tumor are preferred: some of the fraction of tumor in the box grown by two
     blocks on each side is subtracted from the cost.
 
-    Shapes: `prefix` (a + 2, b + 2, c + 1); returns places (n, 3), sides (n, 3), costs (n,).
+    Shapes: `prefix` (a + 2, b + 2, c + 1); returns centers (n, 3), sides (n, 3), costs (n,).
     """
     a = prefix.shape[0] - 2
     b = prefix.shape[1] - 2
@@ -729,7 +729,7 @@ def scan(prefix, depth, edges, volume_element, limits, stride, largest):
             sums[i + 1, j + 1, pad + layers + 1 :] = sums[i + 1, j + 1, pad + layers]
     n_lines = len(range(stride // 2, a, stride)) * len(range(stride // 2, b, stride))
     n_places = n_lines * layers
-    places = np.empty((n_places, 3))
+    centers = np.empty((n_places, 3))
     sides = np.empty((n_places, 3))
     costs = np.empty(n_places)
     row = np.empty(layers, dtype=np.float32)
@@ -800,13 +800,13 @@ def scan(prefix, depth, edges, volume_element, limits, stride, largest):
                 )
                 total = (shapes[s, 0] + 4) * (shapes[s, 1] + 4) * (shapes[s, 2] + 4)
                 costs[n] = best[k] - 0.05 * tumor_sum / total
-                places[n, 0] = low_i + 0.5 * shapes[s, 0]
-                places[n, 1] = low_j + 0.5 * shapes[s, 1]
-                places[n, 2] = low_k + 0.5 * shapes[s, 2]
+                centers[n, 0] = low_i + 0.5 * shapes[s, 0]
+                centers[n, 1] = low_j + 0.5 * shapes[s, 1]
+                centers[n, 2] = low_k + 0.5 * shapes[s, 2]
                 for x in range(3):
                     sides[n, x] = shapes[s, x]
                 n += 1
-    return places[:n], sides[:n], costs[:n]
+    return centers[:n], sides[:n], costs[:n]
 
 
 @njit(cache=True, nogil=True)

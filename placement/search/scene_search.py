@@ -244,13 +244,13 @@ class Search:
         n_places = 3 * N_PLACES if self.wishes.thorough else N_PLACES
         stride = max(1, int(np.ceil(np.sqrt(n_blocks / n_places))))
         limits = self.scan_limits()
-        places, sides, costs = overlap.scan(
+        block_centers, sides, costs = overlap.scan(
             averaged, int(self.block[2]), edges, volume, limits, stride, LONGEST_SCANNED_MM
         )
-        if not len(places):
+        if not len(block_centers):
             least_volume = max(limits.min_volume, np.exp(limits.low_sides[0]) ** 3)
             return self.scene.centroid[None], np.full((1, 3), np.cbrt(least_volume))
-        centers = (places * self.block + (0.5, 0.5, -0.5)) @ rows.matrix.T + rows.offset
+        centers = (block_centers * self.block + (0.5, 0.5, -0.5)) @ rows.matrix.T + rows.offset
         selected = overlap.apart(centers, np.argsort(costs, kind="stable"), n, APART_MM)
         # The sides go to the scanner's axes that their image axes are nearest to.
         from scipy.optimize import linear_sum_assignment
@@ -464,15 +464,15 @@ class Search:
         start = self.inner()
         if not len(start.x):
             return start
-        places = np.concatenate([start.origins, centers])
+        origins = np.concatenate([start.origins, centers])
         log_sides = start.x[:, 3:6]
         first_sides = np.tile(log_sides[:1], (len(centers), 1))
         sizes = np.exp(np.concatenate([log_sides, first_sides]))
         family = FAMILIES[self.wishes.max_rotations]
         if family == (7,):
-            turned = _join(start, self.spread(places, sizes, family, self.turns(N_TURNS)))
+            turned = _join(start, self.spread(origins, sizes, family, self.turns(N_TURNS)))
         else:
-            turned = self.spread(places, sizes, family, np.eye(3)[None], (0.0, 0.4, -0.4))
+            turned = self.spread(origins, sizes, family, np.eye(3)[None], (0.0, 0.4, -0.4))
         costs = overlap.costs_of(*turned[:4], *self.common(COARSE, *CLEARING[0]))
         turned = turned.take(np.argsort(costs, kind="stable")[:N_SQUEEZED])
         quick = self.descend(turned, (4.0, 0.15, 0.35), SQUEEZED, COARSE, *CLEARING[0])
