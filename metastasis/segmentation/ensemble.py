@@ -183,9 +183,8 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
 
     def _checked_thresholds(self) -> tuple[float, float]:
         check_word("connectivity", self.connectivity, CONNECTIVITIES)
-        if self.thresholds is None:
-            thresholds = (_threshold(self.sensitive), _threshold(self.specific))
-        else:
+        thresholds: tuple[float, ...] = (_threshold(self.sensitive), _threshold(self.specific))
+        if self.thresholds is not None:
             thresholds = tuple(self.thresholds)
         if len(thresholds) != 2 or not all(0 < threshold <= 1 for threshold in thresholds):
             raise ValueError(

@@ -553,7 +553,7 @@ def _planes(
 
 
 def _points(case: Case, labels: NDArray[Any], method: str) -> list[tuple[str, list[float]]]:
-    """List the points of the viewer: the center of a method's picture, then the reference lesions."""
+    """List the points of the viewer: the center of a method's picture, then the lesions."""
     from dmrifit.stats.lesion_matching import lesion_table
     from metastasis.study.plotting import place_to_show
 
