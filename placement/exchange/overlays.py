@@ -42,10 +42,10 @@ def box_outline(voxel: Voxel, axis: int, position: float) -> NDArray[np.float64]
             points.append(corners[a] + share * (corners[b] - corners[a]))
     if len(points) < 3:
         return np.empty((0, 3))
-    found = np.array(points)
-    found[:, axis] = position
-    flat = np.delete(found - found.mean(axis=0), axis, axis=1)
-    return found[np.argsort(np.arctan2(flat[:, 1], flat[:, 0]))]
+    outline = np.array(points)
+    outline[:, axis] = position
+    flat = np.delete(outline - outline.mean(axis=0), axis, axis=1)
+    return outline[np.argsort(np.arctan2(flat[:, 1], flat[:, 0]))]
 
 
 def plot_overlay(

@@ -259,7 +259,7 @@ def displacement(
     Find the worst case under chemical-shift displacement.
 
     Metabolites that resonate off the frequency of the pulses are excited in a box that is shifted
-    along its sides. The directions depend on the signs of the scanner's gradients, so all are tried.
+    along its sides. The directions depend on the signs of gradients, so all are tried.
     """
     ends = np.asarray(ppm_range, dtype=np.float64)
     rate = np.asarray(percent_per_ppm, dtype=np.float64)

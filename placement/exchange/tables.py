@@ -68,17 +68,17 @@ def read_cases(
     ]
     twice = table["name"][table["name"].str.casefold().duplicated()]
     if unsafe or len(twice):
-        what = f"not {unsafe[0]!r}" if unsafe else f"{twice.iloc[0]!r} is there twice"
+        fault = f"not {unsafe[0]!r}" if unsafe else f"{twice.iloc[0]!r} is there twice"
         raise ValueError(
             f"{path}: names of cases become names of folders and must differ, such as 'case-01'; "
-            f"{what}"
+            f"{fault}"
         )
     for column in ("tumor", "image", "exclude"):
-        given = table[column] if column in table else pd.Series([""] * len(table))
+        texts = table[column] if column in table else pd.Series([""] * len(table))
         # Labels are no files; files are relative to the table.
         table[column] = [
             ",".join(one if one.isdecimal() else str(path.parent / one) for one in words(text))
-            for text in given
+            for text in texts
         ]
     if exclude is not None:
         table["exclude"] = exclude
@@ -162,14 +162,13 @@ def read_experts(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
     if "expert" not in boxes:
         return _in_order(boxes, names, str(path))[:, None]
     raters = boxes["expert"].unique()
-    raters = sorted(raters, key=int if all(one.isdecimal() for one in raters) else str)
-    return np.stack(
-        [
-            _in_order(boxes[boxes["expert"] == one], names, f"{path}, expert {one}")
-            for one in raters
-        ],
-        axis=1,
-    )
+    numbered = all(rater.isdecimal() for rater in raters)
+    raters = sorted(raters, key=int if numbered else str)
+    ordered = []
+    for rater in raters:
+        rows = boxes[boxes["expert"] == rater]
+        ordered.append(_in_order(rows, names, f"{path}, expert {rater}"))
+    return np.stack(ordered, axis=1)
 
 
 def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
@@ -193,10 +192,10 @@ def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
     broken = ~np.isfinite(boxes).all(axis=1) | (boxes[list(BOX[3:6])] <= 0).any(axis=1)
     if broken.any():
         line, row = rows[int(broken.argmax())]
-        found = ", ".join(row[name] for name in BOX)
+        numbers = ", ".join(row[name] for name in BOX)
         raise ValueError(
             f"{path}, row {line}: the box of {row['name']} needs nine numbers and sides above 0 "
-            f"mm, not {found}"
+            f"mm, not {numbers}"
         )
     table[list(BOX)] = boxes
     return table
@@ -217,20 +216,22 @@ def _is_synthetic(row: Mapping[str, str], where: str) -> bool:
 
 
 def _excluded(row: Any) -> dict[str, Any]:
-    """Give labels or masks to stay away from, by their names."""
-    given = words(row.exclude)
-    if given and all(word.isdecimal() for word in given):
-        return {f"label {int(word)}": int(word) for word in given}
-    names = [Path(word).name for word in given]
-    # Masks of one name lie in different folders, which names of regions do not tell.
-    named = [
-        one if names.count(one) == 1 else f"{one} {i}" for i, one in enumerate(names, start=1)
-    ]
-    return dict(zip(named, given, strict=True))
+    """Give excluded labels or masks by their names."""
+    entries = words(row.exclude)
+    if entries and all(entry.isdecimal() for entry in entries):
+        return {f"label {int(entry)}": int(entry) for entry in entries}
+    names = [Path(entry).name for entry in entries]
+    regions = {}
+    for i, (name, entry) in enumerate(zip(names, entries, strict=True), start=1):
+        # Masks of one name lie in different folders, which the name does not show.
+        unique = name if names.count(name) == 1 else f"{name} {i}"
+        regions[unique] = entry
+    return regions
 
 
 def _files(texts: Iterable[str]) -> list[Path]:
-    return [Path(one) for text in texts for one in words(text) if not one.isdecimal()]
+    entries = itertools.chain.from_iterable(words(text) for text in texts)
+    return [Path(entry) for entry in entries if not entry.isdecimal()]
 
 
 def _check_files(paths: Iterable[Path]) -> None:

@@ -1,4 +1,4 @@
-"""What can be told of boxes in a tumor: how deep they lie, how they compare with the other boxes of the case."""
+"""Features of candidate boxes: depth in the tumor, shape, and comparison within the case."""
 
 from __future__ import annotations
 
@@ -78,8 +78,7 @@ FEATURES = (
 
 class Surroundings:
     """
-    A tumor on a cubic grid along the scanner's axes, so that depths mean the same whatever the
-    image's grid.
+    A tumor on a cubic grid along the scanner's axes, for depths that are independent of the image.
 
     Parameters
     ----------
@@ -161,11 +160,11 @@ class Surroundings:
         points = (
             np.stack(np.unravel_index(index, self.depth.shape), axis=-1) * self.step + self.origin
         )
-        kept: list[NDArray[np.float64]] = []
-        while len(points) and len(kept) < n:
-            kept.append(points[0])
+        centers: list[NDArray[np.float64]] = []
+        while len(points) and len(centers) < n:
+            centers.append(points[0])
             points = points[((points - points[0]) ** 2).sum(axis=1) > apart**2]
-        return np.array(kept)
+        return np.array(centers)
 
     def middles(self) -> NDArray[np.float64]:
         """
@@ -188,7 +187,7 @@ class Surroundings:
 
     @cached_property
     def parts(self) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Numbers of connected parts on the grid, from 1, and their shares of the whole; the share of 0 is 0."""
+        """Component numbers on the grid, from 1, and the share of each number; that of 0 is 0."""
         from scipy.ndimage import label
 
         labels, n = label(self.depth > 0, structure=np.ones((3, 3, 3)))
@@ -228,13 +227,14 @@ def describe_boxes(
     cube = Voxel(surroundings.thickest, np.full(3, np.cbrt(min(CUBE_ML, total) * MM3_PER_ML)))
     labels, shares = surroundings.parts
     of_part = shares[labels[tuple(_grid_index(surroundings, centers).T)]]
-    grown = [
-        [Voxel(one.center, one.size + 2 * by, one.angles) for one in voxels] for by in GROWN_MM
-    ]
+    grown = []
+    for growth in GROWN_MM:
+        grown.append([Voxel(v.center, v.size + 2 * growth, v.angles) for v in voxels])
     n = len(voxels)
     shared = np.eye(n)
     for i, j in itertools.combinations(range(n), 2):
         shared[i, j] = shared[j, i] = voxels[i].dice(voxels[j])
+    dice_others = np.array([np.mean([voxel.dice(box) for box in others]) for voxel in voxels])
     columns = {
         "objective": objectives,
         "objective_share": objectives / max(float(objectives.max()), 1e-300),
@@ -259,9 +259,7 @@ def describe_boxes(
         "to_thickest": to_thickest,
         "to_thickest_share": to_thickest / radius,
         "dice_cube": np.array([voxel.dice(cube) for voxel in voxels]),
-        "dice_others": np.array(
-            [np.mean([voxel.dice(other) for other in others]) for voxel in voxels]
-        ),
+        "dice_others": dice_others,
         "dice_pure": (shared * fractions**PURITY_POWER).sum(axis=1) / n,
         "part_share": of_part,
         "excluded": _excluded(scene, voxels),

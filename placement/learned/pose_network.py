@@ -1,4 +1,4 @@
-"""The network that places a box, and what it is trained by: losses that know that a box has many names."""
+"""The network that places a box, and its losses, which respect that a box has 24 poses."""
 
 from __future__ import annotations
 
@@ -192,17 +192,18 @@ class PlacementNetwork(nn.Module):
         )
 
     def _expected(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Average places by how likely each is the center, in steps from the middle: shape (n, 3)."""
+        """Average positions by their probability of being the center, in steps: shape (n, 3)."""
         heat = torch.zeros((), device=maps[0].device)
-        for head, one in reversed(list(zip(self.heat, maps, strict=False))):
+        for head, features in reversed(list(zip(self.heat, maps, strict=False))):
             weight: torch.Tensor = head.weight  # type: ignore[assignment]
-            found = (weight @ one.flatten(2)).float().reshape(-1, 1, *one.shape[2:])
-            coarse = functional.interpolate(heat, size=one.shape[2:]) if heat.ndim else heat
-            heat = found + coarse
+            shape = features.shape[2:]
+            fine = (weight @ features.flatten(2)).float().reshape(-1, 1, *shape)
+            coarse = functional.interpolate(heat, size=shape) if heat.ndim else heat
+            heat = fine + coarse
         side = heat.shape[-1]
         likely = torch.softmax(SHARPNESS * heat.flatten(1), dim=1).reshape(-1, side, side, side)
         line = torch.arange(side, device=heat.device) - self.reach + 0.5
-        return torch.stack([likely.sum(other) @ line for other in ((2, 3), (1, 3), (1, 2))], dim=1)
+        return torch.stack([likely.sum(axes) @ line for axes in ((2, 3), (1, 3), (1, 2))], dim=1)
 
 
 def rotation_from_six(six: torch.Tensor) -> torch.Tensor:
@@ -211,10 +212,10 @@ def rotation_from_six(six: torch.Tensor) -> torch.Tensor:
 
     Shapes: `six` (n, 6); returns (n, 3, 3).
     """
-    one = functional.normalize(six[:, :3], dim=1, eps=1e-6)
-    rest = six[:, 3:] - (one * six[:, 3:]).sum(1, keepdim=True) * one
-    two = functional.normalize(rest, dim=1, eps=1e-6)
-    return torch.stack([one, two, torch.linalg.cross(one, two)], dim=2)
+    first = functional.normalize(six[:, :3], dim=1, eps=1e-6)
+    across = six[:, 3:] - (first * six[:, 3:]).sum(1, keepdim=True) * first
+    second = functional.normalize(across, dim=1, eps=1e-6)
+    return torch.stack([first, second, torch.linalg.cross(first, second)], dim=2)
 
 
 def rotation_from_angles(angles: torch.Tensor) -> torch.Tensor:
@@ -240,7 +241,7 @@ def sampled_fraction(
     step: torch.Tensor,
 ) -> torch.Tensor:
     """
-    Estimate which part of boxes is tumor, with gradients for all nine numbers.
+    Estimate the fraction of boxes that is tumor, with gradients for all nine numbers.
 
     Shapes: `tumor` (n, 1, x, y, z), `center`, `size` (n, 3), `rotation` (n, 3, 3).
     """
@@ -258,39 +259,36 @@ def sampled_dice(
     answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
     """
-    Estimate the Dice coefficients of boxes with those of experts, with gradients where they
-    overlap.
+    Estimate Dice coefficients with experts' boxes, with gradients where boxes overlap.
 
     Shapes: returns (n, n_experts).
     """
     size = answers["log_size"].exp()
     points = _points(answers["center"], size, answers["rotation"])
     local = (points[:, None] - targets["center"][:, :, None]) @ targets["rotation"]
-    theirs = targets["size"][:, :, None]
-    inside = (
-        torch.clamp((0.5 * theirs - local.abs()) * (POINTS / theirs) + 0.5, 0, 1).prod(-1).mean(-1)
-    )
-    mine, other = size.prod(-1)[:, None], targets["size"].prod(-1)
-    return 2 * inside * mine / (mine + other)
+    sides = targets["size"][:, :, None]
+    # Clamped ramps at the faces have gradients, which a test for inside or outside has not.
+    within = torch.clamp((0.5 * sides - local.abs()) * (POINTS / sides) + 0.5, 0, 1)
+    inside = within.prod(-1).mean(-1)
+    volume = size.prod(-1)[:, None]
+    expert_volume = targets["size"].prod(-1)
+    return 2 * inside * volume / (volume + expert_volume)
 
 
 def _sampled(tumor: torch.Tensor, points: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
     """Interpolate at points, shape (n, m, 3) in mm from the middle."""
     # Torch counts a grid from -1 to 1 over its outer faces, last axis first.
-    places = (points / (0.5 * tumor.shape[-1] * step[:, None, None])).flip(-1)
-    found = functional.grid_sample(
-        tumor, places[:, :, None, None], align_corners=False, padding_mode="zeros"
+    grid = (points / (0.5 * tumor.shape[-1] * step[:, None, None])).flip(-1)
+    values = functional.grid_sample(
+        tumor, grid[:, :, None, None], align_corners=False, padding_mode="zeros"
     )
-    return found[:, 0, :, 0, 0]
+    return values[:, 0, :, 0, 0]
 
 
 def center_outside(
     answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
-    """
-    Tell which centers lie outside the tumor: the study's last term, a step that no network can
-    learn from.
-    """
+    """Mark centers outside the tumor: the study's last term, a step without gradient."""
     return (_at_center(answers, targets) < 0.5).to(answers["center"].dtype)
 
 
@@ -360,17 +358,20 @@ class PlacementLoss(nn.Module):
         else:
             distance = torch.where(present > 0, apart, 0.0).sum(1) / present.sum(1)
         size = answers["log_size"].exp()
-        part = sampled_fraction(
+        fraction = sampled_fraction(
             targets["tumor"], answers["center"], size, answers["rotation"], targets["step"]
         )
         center = (
-            torch.zeros_like(part) if self.kind == "euler" else 1 - _at_center(answers, targets)
+            torch.zeros_like(fraction)
+            if self.kind == "euler"
+            else 1 - _at_center(answers, targets)
         )
-        return {"experts": distance, "outside": 1 - part, "center": center}
+        return {"experts": distance, "outside": 1 - fraction, "center": center}
 
     def _shapes(self, answers: Mapping[str, Any], targets: Mapping[str, Any]) -> torch.Tensor:
         """Compare sides and orientation with each expert's: shape (n, n_experts)."""
-        logs, wanted = answers["log_size"][:, None], targets["size"].log()
+        logs = answers["log_size"][:, None]
+        expert_logs = targets["size"].log()
         if self.kind == "euler":
             sides = ((logs.exp() - targets["size"]) / LENGTH_MM).square().sum(-1)
             return WEIGHTS[1] * sides + WEIGHTS[2] * (
@@ -378,12 +379,12 @@ class PlacementLoss(nn.Module):
             ).square().sum(-1)
         if self.kind == "moment":
             apart = _log_moment(logs, answers["rotation"][:, None]) - _log_moment(
-                wanted, targets["rotation"]
+                expert_logs, targets["rotation"]
             )
             return WEIGHTS[1] * apart.square().sum((-1, -2)) / 4
         # All names of the experts' boxes: sides change places, |P|ᵀ d, and rotations become R P.
         sides = (
-            (logs[:, :, None] - torch.einsum("kab,nea->nekb", self.turns.abs(), wanted))
+            (logs[:, :, None] - torch.einsum("kab,nea->nekb", self.turns.abs(), expert_logs))
             .square()
             .sum(-1)
         )

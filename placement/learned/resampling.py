@@ -1,4 +1,6 @@
-"""Compiled code that lays a tumor on a small grid; it calls nothing compiled elsewhere, so that its cache is sound."""
+"""Compiled code that resamples a tumor on a small grid, with signed distances."""
+
+# It calls no compiled function of another file: numba's cache on disk would not see its changes.
 
 from __future__ import annotations
 
@@ -95,57 +97,56 @@ def resample(volume, matrix, offset, n):
 def _squared_distance(of):
     """Squared distance in grid steps to the nearest point of a set; exact, axis after axis."""
     n = of.shape[0]
-    one = np.empty((n, n, n), dtype=np.float32)
-    two = np.empty((n, n, n), dtype=np.float32)
+    along = np.empty((n, n, n), dtype=np.float32)
+    across = np.empty((n, n, n), dtype=np.float32)
     rows = np.zeros((n, n), dtype=np.bool_)
     planes = np.zeros(n, dtype=np.bool_)
     for i in range(n):
         for j in range(n):
             gap = n + n
-            any_here = False
+            is_met = False
             for k in range(n):
                 gap = 0 if of[i, j, k] else gap + 1
-                any_here = any_here or gap == 0
-                one[i, j, k] = gap
-            if not any_here:
-                one[i, j, :] = _NOWHERE
+                is_met = is_met or gap == 0
+                along[i, j, k] = gap
+            if not is_met:
+                along[i, j, :] = _NOWHERE
                 continue
             rows[i, j] = True
             planes[i] = True
             gap = n + n
             for k in range(n - 1, -1, -1):
                 gap = 0 if of[i, j, k] else gap + 1
-                nearest = min(one[i, j, k], np.float32(gap))
-                one[i, j, k] = nearest * nearest
+                nearest = min(along[i, j, k], np.float32(gap))
+                along[i, j, k] = nearest * nearest
     for i in range(n):
         for j in range(n):
-            row = two[i, j]
+            row = across[i, j]
             row[:] = _NOWHERE
             for m in range(n):
                 if rows[i, m]:
                     apart = np.float32((j - m) * (j - m))
-                    other = one[i, m]
+                    line = along[i, m]
                     for k in range(n):
-                        row[k] = min(row[k], other[k] + apart)
-    flat = two.reshape(n, n * n)
-    out = one.reshape(n, n * n)
+                        row[k] = min(row[k], line[k] + apart)
+    flat = across.reshape(n, n * n)
+    out = along.reshape(n, n * n)
     for i in range(n):
         row = out[i]
         row[:] = _NOWHERE
         for m in range(n):
             if planes[m]:
                 apart = np.float32((i - m) * (i - m))
-                other = flat[m]
+                line = flat[m]
                 for k in range(n * n):
-                    row[k] = min(row[k], other[k] + apart)
-    return one
+                    row[k] = min(row[k], line[k] + apart)
+    return along
 
 
 @njit(cache=True, nogil=True)
 def signed_distance(inside):
     """
-    Compute how far each point lies from the border of a region; exact between points, a border
-    half a step off each.
+    Compute signed distances to the border of a region, which lies half a step off its points.
 
     Shapes: `inside` (n, n, n); returns (n, n, n).
     """

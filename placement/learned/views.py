@@ -1,4 +1,4 @@
-"""What a network sees of a scene: its tumor on a small grid about the centroid, whatever the image's grid."""
+"""Views of scenes for networks: the tumor on a small cubic grid about its centroid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from placement.search.scene import Scene
 
 __all__ = ["CHANNELS", "FLIPS", "turned_pose", "turned_view", "view_of"]
 
-#: What a network can be shown.
+#: Channels that a network can see.
 CHANNELS = ("tumor", "distance", "exclude", "image")
 
 #: Distances from the tumor's border are divided by this many mm.
@@ -26,13 +26,13 @@ LARGEST_CONTRAST = 4.0
 
 def _flips() -> NDArray[np.float64]:
     """List the 48 signed permutations, identity first."""
-    found = []
+    flips = []
     for order in itertools.permutations(range(3)):
         for signs in itertools.product((1.0, -1.0), repeat=3):
             matrix = np.zeros((3, 3))
             matrix[range(3), list(order)] = signs
-            found.append(matrix)
-    return np.array(found)
+            flips.append(matrix)
+    return np.array(flips)
 
 
 #: The 48 ways to exchange and to mirror the axes of a cubic grid, shape (48, 3, 3).
@@ -51,9 +51,9 @@ def view_of(
     tumor = (
         resampling.block_means(scene.occupancy, blocks) if blocks.max() > 1 else scene.occupancy
     )
-    matrix, place = _placed(scene, scene.origin, blocks)
-    center = matrix @ resampling.mass_center(tumor) + place
-    step = _fitting_step(tumor, matrix, place, center, n, step)
+    matrix, offset = _placed(scene, scene.origin, blocks)
+    center = matrix @ resampling.mass_center(tumor) + offset
+    step = _fitting_step(tumor, matrix, offset, center, n, step)
     frame = np.array([*center, step])
 
     def on_grid(values: NDArray, origin: Any, by: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -67,18 +67,18 @@ def view_of(
         )
 
     volume = np.empty((len(channels), n, n, n), dtype=np.float32)
-    part = on_grid(tumor, scene.origin, blocks)
-    allowed = part
+    fraction = on_grid(tumor, scene.origin, blocks)
+    allowed = fraction
     named = dict(zip(channels, volume, strict=True))
     if "tumor" in named:
-        named["tumor"][:] = part
+        named["tumor"][:] = fraction
     if "exclude" in named:
         named["exclude"][:] = 0.0
         if scene.margins:
             origin, shape = _window(scene, center, n, step)
             region = scene.forbidden_in(origin.tolist(), shape.tolist()).astype(np.float32)
             named["exclude"][:] = on_grid(resampling.block_means(region, blocks), origin, blocks)
-            allowed = part * (1 - named["exclude"])
+            allowed = fraction * (1 - named["exclude"])
     if "distance" in named:
         # Probabilities may all be below one half.
         inside = allowed > min(0.5, 0.5 * float(allowed.max()))
@@ -96,9 +96,8 @@ def turned_view(volume: NDArray, flip: NDArray[np.float64]) -> NDArray:
     """
     order = np.abs(flip).argmax(axis=1)
     turned = volume.transpose(0, *(1 + order))
-    return turned[
-        (slice(None), *(slice(None, None, -1 if sign < 0 else 1) for sign in flip.sum(axis=1)))
-    ]
+    mirrored = [axis for axis, sign in enumerate(flip.sum(axis=1), start=1) if sign < 0]
+    return np.flip(turned, tuple(mirrored))
 
 
 def turned_pose(
@@ -125,7 +124,7 @@ def _placed(
 def _fitting_step(
     tumor: NDArray[np.float32],
     matrix: NDArray,
-    place: NDArray,
+    offset: NDArray,
     center: NDArray,
     n: int,
     step: float,
@@ -133,17 +132,17 @@ def _fitting_step(
     """Enlarge the step where the tumor would reach beyond the outermost points but one."""
     room = 0.5 * (n - 1) - 1.0
     corners = np.array(list(itertools.product(*((0, k - 1) for k in tumor.shape))))
-    reach = np.abs(corners @ matrix.T + place - center).max()
+    reach = np.abs(corners @ matrix.T + offset - center).max()
     if reach > room * step:
         # The corners of an oblique crop may be empty.
-        reach = np.abs(np.argwhere(tumor > 0) @ matrix.T + place - center).max()
+        reach = np.abs(np.argwhere(tumor > 0) @ matrix.T + offset - center).max()
     return max(step, float(reach) / room)
 
 
 def _window(
     scene: Scene, center: NDArray, n: int, step: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Find the part of the image's index space that holds the grid: first index and shape, one voxel more all round."""
+    """Find the window of the image that contains the grid and a rim: first index and shape."""
     inverse = np.linalg.inv(scene.affine)
     middle = inverse[:3, :3] @ center + inverse[:3, 3]
     reach = np.abs(inverse[:3, :3]).sum(axis=1) * 0.5 * n * step + 1
@@ -162,9 +161,11 @@ def _contrast(
     title = scene.name or "the scene"
     image = scene.image
     if image is None or (image.ndim != 3 and image.shape[3:] != (1,)):
-        msg = f"{title} has {'no image' if image is None else f'an image of shape {image.shape}'}; the network was "
-        msg += 'made for channels with "image": give a volume (x, y, z)'
-        raise ValueError(msg)
+        content = "no image" if image is None else f"an image of shape {image.shape}"
+        raise ValueError(
+            f'{title} has {content}; the network was made for channels with "image": '
+            "give a volume (x, y, z)"
+        )
     low, shape = _window(scene, center, n, step)
     first = np.maximum(low, 0)
     last = np.minimum(low + shape, scene.shape)
@@ -176,9 +177,12 @@ def _contrast(
         raise ValueError(f"{title}: the image holds values that are not finite; set them to 0")
     weight = on_grid(resampling.block_means(np.ones_like(crop), blocks), first, blocks)
     values = on_grid(resampling.block_means(crop, blocks), first, blocks)
-    seen = weight > 0.5
-    found = np.zeros_like(values)
-    found[seen] = values[seen] / weight[seen]
-    spread = float(found[seen].std())
-    found[seen] = (found[seen] - found[seen].mean()) / (spread if spread > 0 else 1.0)
-    return np.clip(found, -LARGEST_CONTRAST, LARGEST_CONTRAST)
+    # Points near the border of the image, with less than half of their weight in it, stay at 0.
+    inside = weight > 0.5
+    contrast = np.zeros_like(values)
+    contrast[inside] = values[inside] / weight[inside]
+    sd = float(contrast[inside].std())
+    if not sd > 0:
+        sd = 1.0
+    contrast[inside] = (contrast[inside] - contrast[inside].mean()) / sd
+    return np.clip(contrast, -LARGEST_CONTRAST, LARGEST_CONTRAST)

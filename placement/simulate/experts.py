@@ -25,7 +25,7 @@ class _Habits:
     """What a kind of expert does; each number was chosen to meet the published moments."""
 
     log_volume: float  # mean of log mL at a lesion of 42 mL
-    growth: float  # power of the lesion's volume; that small lesions hold small boxes only comes on top
+    growth: float  # power of the lesion's volume, beside the limit that small lesions set
     between_cases: float  # sd of log volume that both experts of a case share
     between_experts: float  # sd of log volume of each placement
     rotated: tuple[float, float, float, float]  # chance of 0 … 3 rotated axes
@@ -61,25 +61,25 @@ def place_boxes(
     solid = tumor & ~necrosis
     aim = solid if kind == "preference" else tumor
     depth = distance_transform_edt(aim, sampling=steps)
-    places = np.argwhere(aim)
+    points = np.argwhere(aim)
     deep = depth[aim]
     volume = tumor.sum() * np.prod(steps) * _ML_PER_MM3
     common = habits.log_volume + habits.growth * np.log(volume / 42.0)
     common += habits.between_cases * shared.standard_normal()
     # The thickest part for those who look for it, else one of the thick ones.
     power = 40.0 if kind == "preference" else 4.0
-    start = places[_draw(deep**power if deep.max() <= 1 else (deep / deep.max()) ** power, shared)]
+    start = points[_draw(deep**power if deep.max() <= 1 else (deep / deep.max()) ** power, shared)]
     boxes = np.empty((n_experts, 9))
     for j, rng in enumerate(rngs):
         log_volume = common + habits.between_experts * rng.standard_normal()
-        wanted = float(np.clip(np.exp(log_volume), _MIN_VOLUME, max(0.55 * volume, _MIN_VOLUME)))
+        target = float(np.clip(np.exp(log_volume), _MIN_VOLUME, max(0.55 * volume, _MIN_VOLUME)))
         turned = np.zeros(3, dtype=bool)
         turned[rng.permutation(3)[: rng.choice(4, p=habits.rotated)]] = True
-        own = places[_draw((deep / deep.max()) ** 2, rng)]
-        at = (own if rng.random() < habits.apart else start) * steps + affine[:3, 3]
+        alternative = points[_draw((deep / deep.max()) ** 2, rng)]
+        at = (alternative if rng.random() < habits.apart else start) * steps + affine[:3, 3]
         at = at + habits.start * rng.standard_normal(3)
         share = _sampler(aim, affine)
-        box = _search(at, wanted, turned, share, kind, rng)
+        box = _search(at, target, turned, share, kind, rng)
         hand = habits.jitter * rng.standard_normal(3)
         slip = 8.0 * rng.standard_normal(3)
         box[:3] += hand + (slip if rng.random() < habits.careless else 0.0)
@@ -154,7 +154,7 @@ def _search(
 
 
 def _rounded(box: NDArray[np.float64], turned: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Round to what a console takes; a rotated axis stays rotated, and the least volume is kept."""
+    """Round to a console's steps; rotated axes stay rotated, and the least volume is met."""
     box = box.copy()
     box[:3] = box[:3].round(1)
     box[3:6] = np.clip(box[3:6].round(), *_SIDES)

@@ -226,17 +226,20 @@ def _draw_lesion(
     satellites = np.zeros_like(allowed)
     if rng.random() < _SATELLITE_SHARE:
         for _ in range(rng.integers(1, 4)):
-            way = rng.standard_normal(3)
-            place = center + way / np.linalg.norm(way) * radius * rng.uniform(1.5, 2.0)
-            satellites |= ((grid - place) ** 2).sum(-1) < (radius * rng.uniform(0.15, 0.35)) ** 2
+            direction = rng.standard_normal(3)
+            direction /= np.linalg.norm(direction)
+            satellite = center + direction * radius * rng.uniform(1.5, 2.0)
+            satellites |= ((grid - satellite) ** 2).sum(-1) < (
+                radius * rng.uniform(0.15, 0.35)
+            ) ** 2
         satellites &= allowed
     order = np.argsort(size, axis=None)
     filled = np.zeros(allowed.size, dtype=bool)
     filled[order[: max(round(volume / voxel_ml) - int(satellites.sum()), 1)]] = True
-    found, n_found = label(filled.reshape(allowed.shape))
-    if n_found > 1:
+    components, n_components = label(filled.reshape(allowed.shape))
+    if n_components > 1:
         # Crumbs at the rim are noise of the warp, not satellites.
-        filled = (found == 1 + np.argmax(np.bincount(found.ravel())[1:])).ravel()
+        filled = (components == 1 + np.argmax(np.bincount(components.ravel())[1:])).ravel()
     return filled.reshape(allowed.shape) | satellites
 
 

@@ -63,18 +63,32 @@ def plot_evaluation(tables: Mapping[str, pd.DataFrame], *, synthetic: bool = Fal
         ):
             ax = figure.add_subplot(grid[0, column])
             for name in (methods[0], *ours):
-                own = cases[cases["method"] == name]
-                ax.plot(own["tumor_volume"], own[measure], "o", markersize=3, alpha=0.6, color=colors[name],
-                        markeredgewidth=0)  # fmt: skip
+                rows = cases[cases["method"] == name]
+                ax.plot(
+                    rows["tumor_volume"],
+                    rows[measure],
+                    "o",
+                    markersize=3,
+                    alpha=0.6,
+                    color=colors[name],
+                    markeredgewidth=0,
+                )
             ax.set(xlabel="tumor, mL")
             ax.set_title(label)
         limits = tables["bland_altman"]
         reach = cases["difference"].abs().max() * 1.05
         for column, name in enumerate(raters):
             ax = figure.add_subplot(grid[1, column])
-            own = cases[cases["method"] == name]
-            ax.plot(own["volume"] - own["difference"] / 2, own["difference"], "o", markersize=3.5, alpha=0.6,
-                    color=colors[name], markeredgewidth=0)  # fmt: skip
+            rows = cases[cases["method"] == name]
+            ax.plot(
+                rows["volume"] - rows["difference"] / 2,
+                rows["difference"],
+                "o",
+                markersize=3.5,
+                alpha=0.6,
+                color=colors[name],
+                markeredgewidth=0,
+            )
             row = limits[
                 (limits["method"] == name) & (limits["against"] == "mean of experts")
             ].iloc[0]
