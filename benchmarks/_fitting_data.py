@@ -11,8 +11,8 @@ T2IK = MODELS["t2-ivim-kurtosis"]
 RELAXATION = Protocol(np.tile([0, 50, 100, 400, 900, 1200, 1600], 3), np.repeat([93, 105, 120], 7))
 DIFFUSION = Protocol([0, 50, 100, 400, 900, 1200, 1600])
 
-# Ranges that parameters are drawn from, evenly (of Dv in tissue, evenly in its logarithm), and those of the
-# signal-to-noise ratio at b = 0 and the shortest TE.
+# Ranges that parameters are drawn from, evenly (of Dv in tissue, evenly in its logarithm), and
+# those of the signal-to-noise ratio at b = 0 and the shortest TE.
 TISSUE = {
     "f": (0.02, 0.35),
     "Dv": (8, 60),

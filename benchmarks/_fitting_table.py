@@ -2,7 +2,8 @@
 
 import _measure as measure
 
-# What the first page of the project shows; the page of the measurements has all rows, and the goals.
+# What the first page of the project shows; the page of the measurements has all rows, and the
+# goals.
 SHORT = (
     "tissue",
     "hard",
@@ -53,9 +54,12 @@ def table_head(result: dict) -> str:
     facts, found = result["machine"], result["versions"]
     vectors = "AVX-512" if facts["avx512f"] else "AVX2" if facts["avx2"] else "no AVX2"
     return (
-        f"Processor time of one thread on {facts['processor']} ({vectors}), best of repeats, starting points "
-        f"included; synthetic data; numpy {found['numpy']}, numba {found['numba']}, scipy {found['scipy']}, "
-        f"lmfit {found['lmfit']}, dipy {found['dipy']}; {result['date']}, commit {result['commit'][:10]}."
+        f"Processor time of one thread on {facts['processor']} ({vectors}), best of repeats, "
+        "starting points "
+        f"included; synthetic data; numpy {found['numpy']}, numba {found['numba']}, scipy "
+        f"{found['scipy']}, "
+        f"lmfit {found['lmfit']}, dipy {found['dipy']}; {result['date']}, commit "
+        f"{result['commit'][:10]}."
     )
 
 
@@ -63,7 +67,8 @@ def _measured(row: dict) -> str:
     ours = row["ours"]
     if "theirs" in row:
         times = ", ".join(
-            f"{_number(ratio)} × faster ({_time(ours[name]['best_us'])}{'' if name == 'default' else ', ' + name})"
+            f"{_number(ratio)} × faster "
+            f"({_time(ours[name]['best_us'])}{'' if name == 'default' else ', ' + name})"
             for name, ratio in row["ratio"].items()
         )
         line = (

@@ -122,7 +122,8 @@ def run_child(
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != 0:
         raise RuntimeError(
-            f"a measurement in a process of its own ended with code {done.returncode}:\n{done.stderr[-3000:]}"
+            "a measurement in a process of its own ended with code "
+            f"{done.returncode}:\n{done.stderr[-3000:]}"
         )
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"out": done.stdout, "err": done.stderr, "wall_s": wall, "cpu_s": cpu}

@@ -1,15 +1,17 @@
 """
-Which of the study's claims about anomalies of diffusion hold on synthetic persons, and where do other detectors stand?
+Which of the study's claims about anomalies of diffusion hold on synthetic persons, and where do
+other detectors stand?
 
     .venv/bin/python benchmarks/bench_anomaly.py [--seeds 1 2 3] [--work FOLDER] [--n-jobs 2]
     .venv/bin/python benchmarks/bench_anomaly.py --size smoke --seeds 1 --out FILE
     .venv/bin/python benchmarks/bench_anomaly.py --inference
 
-For each seed healthy persons and patients with gliomas are made twice, registered well and with residual shifts.
-Detectors learn from two thirds of the healthy (three folds), thresholds come from the third that is left, and false
-positives are counted on healthy persons that nothing was learned or chosen on. Secondary rows have one fold. No lesion
-is looked at before the evaluation, and nothing is chosen by it. What is finished is kept in the folder FOLDER (default
-build/anomaly) and not repeated as long as the code is the same. Each process computes on one thread. `--inference`
+For each seed healthy persons and patients with gliomas are made twice, registered well and with
+residual shifts. Detectors learn from two thirds of the healthy (three folds), thresholds come from
+the third that is left, and false positives are counted on healthy persons that nothing was learned
+or chosen on. Secondary rows have one fold. No lesion is looked at before the evaluation, and
+nothing is chosen by it. What is finished is kept in the folder FOLDER (default build/anomaly) and
+not repeated as long as the code is the same. Each process computes on one thread. `--inference`
 measures speed and memory at the published size and adds them to the stored result.
 """
 
@@ -439,7 +441,8 @@ def run(seeds: list[int], kind: str, work: Path, n_jobs: int) -> dict[str, Any]:
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
         "data": (
-            f"{size.n_healthy} synthetic healthy persons a seed in {size.n_folds} folds, {size.n_new} new ones and "
+            f"{size.n_healthy} synthetic healthy persons a seed in {size.n_folds} folds, "
+            f"{size.n_new} new ones and "
             f"{size.n_lesions} patients with gliomas; no real persons"
         ),
         **measure.commit(
@@ -509,7 +512,7 @@ def summary(by_run: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-# The block of the README ---------------------------------------------------------------------------------------------
+# The block of the README -----------------------------------------------------------------------
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -517,11 +520,16 @@ def markdown(result: dict[str, Any]) -> str:
     seeds, size = result["seeds"], result["settings"]
     head = (
         f"Synthetic persons, seeds {', '.join(map(str, seeds))}: {result['data']} "
-        f"({'×'.join(map(str, size['shape']))} voxels of {size['spacing']:g} mm, {size['n_directions']} directions, "
-        f"{min(result['n_cellular'].values())} to {max(result['n_cellular'].values())} with reduced diffusivity). "
-        f"{result['machine']['processor']}; {result['date']}, commit {str(result['commit'])[:10]}; "
-        f"{result['processor_s'] / 60:.0f} min of one processor. Means over patients, then mean ± standard deviation "
-        "over seeds; Dice under thresholds of each scan (Otsu) and from healthy scans (1 %, 0.2 %), raw / opened."
+        f"({'×'.join(map(str, size['shape']))} voxels of {size['spacing']:g} mm, "
+        f"{size['n_directions']} directions, "
+        f"{min(result['n_cellular'].values())} to {max(result['n_cellular'].values())} with "
+        "reduced diffusivity). "
+        f"{result['machine']['processor']}; {result['date']}, commit "
+        f"{str(result['commit'])[:10]}; "
+        f"{result['processor_s'] / 60:.0f} min of one processor. Means over patients, then mean ± "
+        "standard deviation "
+        "over seeds; Dice under thresholds of each scan (Otsu) and from healthy scans (1 %, 0.2 "
+        "%), raw / opened."
     )
     parts = [head]
     for cohort in COHORTS:
@@ -565,7 +573,8 @@ def markdown(result: dict[str, Any]) -> str:
         gap = result["half_over_full"][cohort]
         bounds = "" if gap["low"] is None else f", 95 % {gap['low']:.3f} to {gap['high']:.3f}"
         parts.append(
-            f"AUC of {MIX} − {MIX_FULL}: {gap['difference']:.3f}{bounds} (n = {gap['n_runs']:.0f} seeds)."
+            f"AUC of {MIX} − {MIX_FULL}: {gap['difference']:.3f}{bounds} (n = {gap['n_runs']:.0f} "
+            "seeds)."
         )
     parts.append(boards.claims_table(result["claims"]))
     if result.get("inference"):
@@ -596,8 +605,10 @@ def markdown(result: dict[str, Any]) -> str:
     if result.get("inference_corruption"):
         one = result["inference_corruption"]
         parts.append(
-            f"`corrupt` puts an ellipsoid into 40×48×32 voxels and 64 directions in {1000 * one['corrupt_s']:.1f} ms, "
-            f"a loop over voxels in {1000 * one['loop_s']:.0f} ms: {one['ratio']:.0f} times as long."
+            "`corrupt` puts an ellipsoid into 40×48×32 voxels and 64 directions in "
+            f"{1000 * one['corrupt_s']:.1f} ms, "
+            f"a loop over voxels in {1000 * one['loop_s']:.0f} ms: {one['ratio']:.0f} times as "
+            "long."
         )
     return "\n\n".join(parts)
 

@@ -1,12 +1,13 @@
 """
 Which of the study's claims hold on synthetic cohorts?
 
-    .venv/bin/python benchmarks/bench_claims.py [--seeds 1 2 3] [--work FOLDER] [--quick --out FILE]
+    .venv/bin/python benchmarks/bench_claims.py [--seeds 1 2 3] [--work FOLDER] [--quick --out
+    FILE]
 
-Runs the study's board with its learning curve for both presets of synthetic cohorts, both training regions
-and several seeds, and writes the board of claims. What is finished is kept in the folder FOLDER
-(default build/claims) and not repeated; the numbers behind the board are written there as claim_figures.csv.
-Nothing here decides what the outcome should be.
+Runs the study's board with its learning curve for both presets of synthetic cohorts, both training
+regions and several seeds, and writes the board of claims. What is finished is kept in the folder
+FOLDER (default build/claims) and not repeated; the numbers behind the board are written there as
+claim_figures.csv. Nothing here decides what the outcome should be.
 """
 
 import json
@@ -97,7 +98,8 @@ def markdown(result: dict[str, object]) -> str:
         for row in result["claims"]
     ]
     head = (
-        f"Synthetic cohorts, 2 × 16 patients, seeds {', '.join(map(str, result['seeds']))}; {result['date']}, "
+        f"Synthetic cohorts, 2 × 16 patients, seeds {', '.join(map(str, result['seeds']))}; "
+        f"{result['date']}, "
         f"commit {str(result['commit'])[:10]}."
     )
     head += f" Training on {', '.join(map(str, result['sizes']))} patients. All readings and reasons are in the JSON."

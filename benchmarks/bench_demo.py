@@ -1,10 +1,12 @@
 """
-What does the demo say, how long does a first `make demo` take, and how large do its environments get?
+What does the demo say, how long does a first `make demo` take, and how large do its environments
+get?
 
     .venv/bin/python benchmarks/bench_demo.py [--folder build/first-use]
 
-A fresh clone of this folder's last commit, with an environment of its own, as a new user makes it; `PIP_ARGS` and
-`PYTHON` reach make as always. The synthetic cohorts, and so the table, are the same in every run.
+A fresh clone of this folder's last commit, with an environment of its own, as a new user makes it;
+`PIP_ARGS` and `PYTHON` reach make as always. The synthetic cohorts, and so the table, are the same
+in every run.
 """
 
 import argparse
@@ -116,9 +118,12 @@ def markdown(result: dict[str, Any]) -> str:
     minutes, seconds = divmod(result["make_demo_s"], 60)
     sizes = result["environment_gb"]
     took = (
-        f"The first `make demo`, with its environment and the compiling of the fits, took {minutes} min {seconds:02d} "
-        f"s on {result['machine']['processors']} processors ({result['machine']['processor']}, load "
-        f"{result['machine']['load_at_start']:g}). Its environment has {sizes['demo']:.1f} GB, that of the tests "
+        "The first `make demo`, with its environment and the compiling of the fits, took "
+        f"{minutes} min {seconds:02d} "
+        f"s on {result['machine']['processors']} processors ({result['machine']['processor']}, "
+        "load "
+        f"{result['machine']['load_at_start']:g}). Its environment has {sizes['demo']:.1f} GB, "
+        "that of the tests "
         f"{sizes['test']:.1f} GB. {result['date']}, commit {str(result['commit'])[:10]}."
     )
     return f"{measure.table(header, rows)}\n\n{took}"

@@ -3,15 +3,15 @@ How fast are voxelwise fits, how often do they find the best fit, and how do oth
 
     .venv/bin/python benchmarks/bench_fitting.py [--quick] [--published-script PATH] [--out FILE]
 
-Times are processor time of one thread, initialization included; both sides of a ratio are timed in turn in
-the same run, and the best repeats are compared, because other work on the machine only ever adds time. The
-share of voxels beside a time is that of voxels whose sum of squares exceeds the best known one by less
-than 1e-3 or 1e-6 of it. The best known one is the least of all fits made here, among them 16 starts and a
-search of each of eight parts of the box; how far it agrees with the best of 24 random starts of scipy is
-measured as well. All data are synthetic.
+Times are processor time of one thread, initialization included; both sides of a ratio are timed in
+turn in the same run, and the best repeats are compared, because other work on the machine only
+ever adds time. The share of voxels beside a time is that of voxels whose sum of squares exceeds
+the best known one by less than 1e-3 or 1e-6 of it. The best known one is the least of all fits
+made here, among them 16 starts and a search of each of eight parts of the box; how far it agrees
+with the best of 24 random starts of scipy is measured as well. All data are synthetic.
 
-The published script (fragrussu/bodymritools, mrifittools/getT2ivimkurtReg.py) is run as it is from the path
-given; without one, its rows say "not measured here".
+The published script (fragrussu/bodymritools, mrifittools/getT2ivimkurtReg.py) is run as it is from
+the path given; without one, its rows say "not measured here".
 """
 
 import json
@@ -194,7 +194,8 @@ class Bench:
                 added.append(all_regular / (all_plain - end_plain) - 1)
         finally:
             kernel.finish = plain
-        # Without regularization the minimum is another one: the ratio of times per iteration tells the pure cost.
+        # Without regularization the minimum is another one: the ratio of times per iteration tells
+        # the pure cost.
         iterations = [
             float(self.found[name].n_iter.mean()) for name in ("tissue", "tissue, regularized")
         ]
@@ -226,7 +227,8 @@ class Bench:
         else:
             models = {
                 "an expression": SignalModel.from_expression(
-                    "S0*f*exp(-te/T2v)*exp(-Dv*b) + S0*(1 - f)*exp(-te/T2t - b*Dt + (K/6)*b**2*Dt**2)",
+                    "S0*f*exp(-te/T2v)*exp(-Dv*b) + S0*(1 - f)*exp(-te/T2t - b*Dt + "
+                    "(K/6)*b**2*Dt**2)",
                     T2IK.parameters,
                     name="mine",
                 ),

@@ -2,7 +2,8 @@
 How long does it take to import the four packages, and what does numpy alone cost?
 
 Each repeat starts a new interpreter with warm file caches; the time of an interpreter that imports
-nothing is measured in turn with the others and subtracted as a median. Run from the project's root:
+nothing is measured in turn with the others and subtracted as a median. Run from the project's
+root:
 
     .venv/bin/python benchmarks/bench_import.py
 """
@@ -48,8 +49,10 @@ def markdown(result: dict) -> str:
     ]
     start = 1000 * result["seconds"]["nothing"]["median_s"]
     head = (
-        f"Milliseconds above the start of the interpreter ({start:.1f}), {result['repeats']} repeats, other programs "
-        f"beside it as they come; {result['machine']['processor']}, Python {result['versions']['python']}; "
+        f"Milliseconds above the start of the interpreter ({start:.1f}), {result['repeats']} "
+        "repeats, other programs "
+        f"beside it as they come; {result['machine']['processor']}, Python "
+        f"{result['versions']['python']}; "
         f"{result['date']}."
     )
     return f"{head}\n\n{measure.table(['in a new interpreter', 'lower quartile', 'median', 'upper quartile'], rows)}"

@@ -1,15 +1,16 @@
 """
-Which of the study's claims about metastases hold on synthetic patients, and how fast are whole volumes predicted?
+Which of the study's claims about metastases hold on synthetic patients, and how fast are whole
+volumes predicted?
 
     .venv/bin/python benchmarks/bench_metastasis.py [--seeds 1 2 3] [--work FOLDER] [--n-jobs 2]
     .venv/bin/python benchmarks/bench_metastasis.py --size smoke --seeds 1 --out FILE
     .venv/bin/python benchmarks/bench_metastasis.py --inference
 
-For each seed 60 synthetic patients are made; networks learn from 40 and segment 20. For each way to take the prior scan
-one network is trained with cross-entropy, and every loss goes on from its weights for a short while, all on the same
-segments. What is finished is kept in the folder FOLDER (default build/metastasis) and not repeated as long as the code
-is the same. Each process computes on one thread. `--inference` measures the time of whole volumes and adds it to the
-stored result.
+For each seed 60 synthetic patients are made; networks learn from 40 and segment 20. For each way
+to take the prior scan one network is trained with cross-entropy, and every loss goes on from its
+weights for a short while, all on the same segments. What is finished is kept in the folder FOLDER
+(default build/metastasis) and not repeated as long as the code is the same. Each process computes
+on one thread. `--inference` measures the time of whole volumes and adds it to the stored result.
 """
 
 import json
@@ -88,7 +89,8 @@ OF_EVALUATION = (
 # Once, as code may be changed while it runs.
 CODE_OF_VOXELS = source_digest(boards.room_modules(*OF_VOXELS))
 CODE_OF_EVALUATION = source_digest(boards.room_modules(*OF_EVALUATION))
-#: Components of fewer voxels are no findings: with voxels of 1 mm 4 are a ball of 2 mm, the smallest metastasis.
+#: Components of fewer voxels are no findings: with voxels of 1 mm 4 are a ball of 2 mm, the
+#: smallest metastasis.
 MIN_VOXELS = 4
 #: Below this a probability is kept as zero; the lowest threshold is higher.
 SMALLEST = 0.005
@@ -423,7 +425,7 @@ def summary(by_run: dict[str, Any], name: str = "summary") -> list[dict[str, Any
     return averaged(by_run, name, ("part", "method"), columns)
 
 
-# Whole volumes -------------------------------------------------------------------------------------------------------
+# Whole volumes ---------------------------------------------------------------------------------
 
 
 def inference() -> list[dict[str, Any]]:
@@ -488,16 +490,19 @@ def inference() -> list[dict[str, Any]]:
     return rows
 
 
-# The block of the README ---------------------------------------------------------------------------------------------
+# The block of the README -----------------------------------------------------------------------
 
 
 def markdown(result: dict[str, Any]) -> str:
     """Write the tables."""
     seeds, lesions = result["seeds"], list(result["n_lesions"].values())
     head = (
-        f"Synthetic patients, seeds {', '.join(map(str, seeds))}: {result['settings']['n_train']} to learn from, "
-        f"{result['settings']['n_test']} with {min(lesions)} to {max(lesions)} metastases to segment. "
-        f"{result['machine']['processor']}; {result['date']}, commit {str(result['commit'])[:10]}; "
+        f"Synthetic patients, seeds {', '.join(map(str, seeds))}: {result['settings']['n_train']} "
+        "to learn from, "
+        f"{result['settings']['n_test']} with {min(lesions)} to {max(lesions)} metastases to "
+        "segment. "
+        f"{result['machine']['processor']}; {result['date']}, commit "
+        f"{str(result['commit'])[:10]}; "
         f"{result['processor_s'] / 60:.0f} min of one processor."
     )
     parts = [

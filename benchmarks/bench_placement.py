@@ -1,16 +1,19 @@
 """
-How near does the optimizer of voxels come to the best known objective, and how much processor time does it take?
+How near does the optimizer of voxels come to the best known objective, and how much processor time
+does it take?
 
-Two series of 24 synthetic masks of 6 to 100 mL with fixed seeds, of which the search was tuned on the first only; these
-are no patients. Each is placed in with and without the least volume of 6 mL, by the optimizer (as it is, without its
-tie-break, and thorough); those of the first series also by a differential evolution of 90 000 evaluations on the same
-compiled evaluator, and by scipy's Nelder–Mead from the centroid on a plain numpy evaluator that counts centers of image
-voxels. All objectives are evaluated again by the accurate integral. Times are of the processor. Run from the project's
-root:
+Two series of 24 synthetic masks of 6 to 100 mL with fixed seeds, of which the search was tuned on
+the first only; these are no patients. Each is placed in with and without the least volume of 6 mL,
+by the optimizer (as it is, without its tie-break, and thorough); those of the first series also by
+a differential evolution of 90 000 evaluations on the same compiled evaluator, and by scipy's
+Nelder–Mead from the centroid on a plain numpy evaluator that counts centers of image voxels. All
+objectives are evaluated again by the accurate integral. Times are of the processor. Run from the
+project's root:
 
-    .venv/bin/python benchmarks/bench_placement.py --reference   # the best known objectives, stored; minutes
-    .venv/bin/python benchmarks/bench_placement.py               # the comparison with them
-    .venv/bin/python benchmarks/bench_placement.py --quick       # every sixth mask, nothing is written
+    .venv/bin/python benchmarks/bench_placement.py --reference   # the best known objectives,
+    stored; minutes .venv/bin/python benchmarks/bench_placement.py               # the comparison
+    with them .venv/bin/python benchmarks/bench_placement.py --quick       # every sixth mask,
+    nothing is written
 """
 
 import argparse
@@ -107,8 +110,8 @@ def plain(scene: Scene, tumor: np.ndarray) -> float:
     """
     Search as one would write it first; its objective.
 
-    scipy's Nelder–Mead with its own settings from the centroid, which maximizes the objective itself; numpy tells for
-    all voxels around the tumor whether their centers lie in the box.
+    scipy's Nelder–Mead with its own settings from the centroid, which maximizes the objective
+    itself; numpy tells for all voxels around the tumor whether their centers lie in the box.
     """
     objective = PlacementObjective()
     window = tuple(

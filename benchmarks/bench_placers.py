@@ -1,13 +1,15 @@
 """
-Which placer agrees best with simulated experts, at what cost, and which of the study's claims hold there?
+Which placer agrees best with simulated experts, at what cost, and which of the study's claims hold
+there?
 
-    .venv/bin/python benchmarks/bench_placers.py [--seeds 1 2 3] [--kinds preference objective] [--work FOLDER]
-    .venv/bin/python benchmarks/bench_placers.py --quick --out FILE
+    .venv/bin/python benchmarks/bench_placers.py [--seeds 1 2 3] [--kinds preference objective]
+    [--work FOLDER] .venv/bin/python benchmarks/bench_placers.py --quick --out FILE
 
-For each seed and kind of simulated experts 125 synthetic gliomas are made; placers learn from 100 and place in 25. The
-experts are rules with noise, no clinical experts. What is finished is kept in the folder FOLDER (default build/placers)
-and not repeated as long as the code is the same; a training that was interrupted goes on. Everything runs on one
-thread, and times are of the processor.
+For each seed and kind of simulated experts 125 synthetic gliomas are made; placers learn from 100
+and place in 25. The experts are rules with noise, no clinical experts. What is finished is kept in
+the folder FOLDER (default build/placers) and not repeated as long as the code is the same; a
+training that was interrupted goes on. Everything runs on one thread, and times are of the
+processor.
 """
 
 import itertools
@@ -67,7 +69,8 @@ OF_KIND = {
         *("placement.learned.views", "dmrifit.networks"),
     ),
 }
-#: Differences of the mean Dice with the closest expert, and what they are to reach on experts with a preference.
+#: Differences of the mean Dice with the closest expert, and what they are to reach on experts with
+#: a preference.
 DIFFERENCES = (
     ("network", "objective", 0.05),
     ("network refined", "objective", 0.05),
@@ -359,7 +362,7 @@ def run(seeds: list[int], kinds: list[str], work: Path, *, quick: bool) -> dict[
     }
 
 
-# The block of the README ---------------------------------------------------------------------------------------------
+# The block of the README -----------------------------------------------------------------------
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -375,7 +378,8 @@ def markdown(result: dict[str, Any]) -> str:
             "objective": "Experts who follow the objective",
         }[kind]
         parts.append(
-            f"**{title}** (means over cases, then over seeds; in brackets the standard error over seeds):"
+            f"**{title}** (means over cases, then over seeds; in brackets the standard error over "
+            "seeds):"
         )
         parts.append(measure.table(*methods_table(found["methods"])))
         rows = [
@@ -427,9 +431,12 @@ def in_short(result: dict[str, Any]) -> str:
     wanted += ("network, exclude channel", CONTROLS[0])
     chosen = [[row[i] for i in shown] for row in rows if row[0] in wanted]
     head = (
-        f"Simulated experts with a preference, Dice with the closest of two: {len(result['seeds'])} × 25 synthetic "
-        "gliomas, learned from 100 each, in brackets the standard error over seeds. What people would do is unknown. "
-        f"{result['machine']['processor']}, one thread; {result['date']}, commit {str(result['commit'])[:10]}."
+        "Simulated experts with a preference, Dice with the closest of two: "
+        f"{len(result['seeds'])} × 25 synthetic "
+        "gliomas, learned from 100 each, in brackets the standard error over seeds. What people "
+        "would do is unknown. "
+        f"{result['machine']['processor']}, one thread; {result['date']}, commit "
+        f"{str(result['commit'])[:10]}."
     )
     return f"{head}\n\n{measure.table([header[i] for i in shown], chosen)}"
 

@@ -1,11 +1,11 @@
 """
 How long does it take to predict the advanced maps of a whole scan, reading and writing included?
 
-The scan is synthetic: 256 × 256 × 40 voxels of five clinical images, 59 % of them body, with the signals of a
-simulated cohort in random order (for the compression of files, the hardest one). The model is linear regression on
-signals, trained on another simulated cohort; the seven maps of T2-IVIM-Kurtosis are fitted to what it predicts and
-written as .nii.gz. Each repeat is a process of its own that loads the model from its file; code was compiled before.
-Run from the project's root:
+The scan is synthetic: 256 × 256 × 40 voxels of five clinical images, 59 % of them body, with the
+signals of a simulated cohort in random order (for the compression of files, the hardest one). The
+model is linear regression on signals, trained on another simulated cohort; the seven maps of
+T2-IVIM-Kurtosis are fitted to what it predicts and written as .nii.gz. Each repeat is a process of
+its own that loads the model from its file; code was compiled before. Run from the project's root:
 
     .venv/bin/python benchmarks/bench_predict_image.py
 """
@@ -27,7 +27,8 @@ RESULT = Path(__file__).parent / "results" / "predict_image.json"
 SHAPE = (256, 256, 40)
 GOAL_WALL_S = 15
 
-# Where the time goes: seconds of processor time in the fits, the regression, packing and unpacking; all threads.
+# Where the time goes: seconds of processor time in the fits, the regression, packing and
+# unpacking; all threads.
 CHILD = """
 import json, sys, time
 from dmrifit import load_model, predict_image
@@ -134,9 +135,12 @@ def markdown(result: dict) -> str:
             ]
         )
     head = (
-        f"A synthetic scan of {' × '.join(map(str, result['shape']))} voxels, {100 * result['share_of_body']:.0f} % of "
-        f"them body; seconds, median (quartiles) of processes of their own, on {result['machine']['processors']} "
-        f"processors ({result['machine']['processor']}); goal: {result['goal']['wall_s']} s of wall time; "
+        f"A synthetic scan of {' × '.join(map(str, result['shape']))} voxels, "
+        f"{100 * result['share_of_body']:.0f} % of "
+        "them body; seconds, median (quartiles) of processes of their own, on "
+        f"{result['machine']['processors']} "
+        f"processors ({result['machine']['processor']}); goal: {result['goal']['wall_s']} s of "
+        "wall time; "
         f"{result['date']}, commit {result['commit'][:10]}."
     )
     header = ["files", "wall time", "processor time", "where processor time goes"]

@@ -3,12 +3,13 @@ How long does the study's board take, and how long would it take when written pl
 
     .venv/bin/python benchmarks/bench_prediction.py [--quick --out FILE]
 
-The board is `learning_curve` with its defaults on two synthetic cohorts of 16 patients: two strategies, seven
-algorithms, 1 to 15 training patients with 250 voxels each, all tumor voxels scored, controls included, on
-two processors. The same written plainly trains the same regressors fold by fold, and fits by scipy, voxel by
-voxel from one start; it is run for one patient of each cohort with a few voxels of each fit, and scaled to
-all patients, folds and voxels. Both are compared by processor time. What needs to be fitted only once for a
-patient is counted once for both.
+The board is `learning_curve` with its defaults on two synthetic cohorts of 16 patients: two
+strategies, seven algorithms, 1 to 15 training patients with 250 voxels each, all tumor voxels
+scored, controls included, on two processors. The same written plainly trains the same regressors
+fold by fold, and fits by scipy, voxel by voxel from one start; it is run for one patient of each
+cohort with a few voxels of each fit, and scaled to all patients, folds and voxels. Both are
+compared by processor time. What needs to be fitted only once for a patient is counted once for
+both.
 """
 
 import os
@@ -244,7 +245,8 @@ def markdown(result: dict[str, object]) -> str:
     """Write the result as tables."""
     board, plain = result["board"], result["plain"]
     head = (
-        f"{result['machine']['processor'].split(' with')[0]}, 2 processors; synthetic data, seed {result['seed']}; "
+        f"{result['machine']['processor'].split(' with')[0]}, 2 processors; synthetic data, seed "
+        f"{result['seed']}; "
         f"{result['date']}, commit {str(result['commit'])[:10]}."
     )
     rows = [
@@ -291,7 +293,8 @@ def markdown(result: dict[str, object]) -> str:
         [
             head,
             measure.table(["what", "measured", "goal"], [*rows, *parts, *ours]),
-            "Scores of the same run, means over patients and six parameters, trained on body voxels of 15 patients and "
+            "Scores of the same run, means over patients and six parameters, trained on body "
+            "voxels of 15 patients and "
             "scored in tumors against the fitted reference, as |BI| / DI / r:",
             measure.table(["strategy", "algorithm", "cohort 1", "cohort 2"], cells),
         ]

@@ -9,8 +9,8 @@ What does work cost as it grows, and how far does a cluster carry it?
 - Workers: the same study in one process and on two workers of dask through joblib; tasks of known length on both.
 - On paper: a study on up to 1,000 workers, from what was measured and an assumed network.
 
-All data are synthetic. It takes about four minutes of processor time; wall times, which efficiencies need, mean
-something on a quiet machine only.
+All data are synthetic. It takes about four minutes of processor time; wall times, which
+efficiencies need, mean something on a quiet machine only.
 """
 
 import math
@@ -296,7 +296,8 @@ def on_workers(quick: bool) -> dict[str, Any]:
         found["start_s"] = round(time.perf_counter() - begun, 2)
         study(cohort_of(3), ("ETR",))
         trainings, preparing = caught(cohort, ("ETR",), **options)
-        # Short ones, so that the client is busy and does not wait for workers, which takes some of its time too.
+        # Short ones, so that the client is busy and does not wait for workers, which takes some of
+        # its time too.
         short, _ = caught(cohort, ("LR",), **options)
         one, two, inner = [], [], []
         for i in range(repeats):
@@ -373,8 +374,9 @@ def on_paper(
     """
     Extrapolate a study of equal trainings to many workers.
 
-    The client prepares alone, hands out one training after the other, and sends what goes with it over its network;
-    the voxels of all patients are copied from worker to worker, twice as many having them after each step.
+    The client prepares alone, hands out one training after the other, and sends what goes with it
+    over its network; the voxels of all patients are copied from worker to worker, twice as many
+    having them after each step.
     """
     t, sent = task["cpu_s"], task["sent_bytes"] + task["returned_bytes"]
     serial = max(client_s, sent / NETWORK)
@@ -466,7 +468,8 @@ def markdown(result: dict[str, Any]) -> str:
         [
             "study, two workers",
             f"{study_['wall_of_two_workers_s']:.2f} s",
-            f"{study_['cpu_of_workers_s']:.2f} s, and {study_['cpu_of_client_and_scheduler_s']:.2f} s of client and "
+            f"{study_['cpu_of_workers_s']:.2f} s, and "
+            f"{study_['cpu_of_client_and_scheduler_s']:.2f} s of client and "
             "scheduler",
         ],
         ["efficiency from one to two", f"{100 * study_['efficiency']:.0f} %", ""],
@@ -479,7 +482,8 @@ def markdown(result: dict[str, Any]) -> str:
             [
                 f"an empty task, {name}",
                 f"{cost['wall_ms']:.2f} ms",
-                f"{cost['here_cpu_ms']:.2f} ms of client and scheduler, {cost['workers_cpu_ms']:.2f} ms of workers",
+                f"{cost['here_cpu_ms']:.2f} ms of client and scheduler, "
+                f"{cost['workers_cpu_ms']:.2f} ms of workers",
             ]
             for name, cost in overhead.items()
         ),
@@ -508,23 +512,28 @@ def markdown(result: dict[str, Any]) -> str:
         for name, task in one["by_algorithm"].items()
     ]
     head = (
-        f"{machine['processor']}, {machine['processors']} processors, load {machine['load_at_start'][0]:.1f} at the "
+        f"{machine['processor']}, {machine['processors']} processors, load "
+        f"{machine['load_at_start'][0]:.1f} at the "
         f"start and {machine['load_at_end']:.1f} at the end; "
     )
     n_trainings = next(iter(papers.values()))["trainings"]
     return "\n\n".join(
         [
-            f"{head}synthetic data, seed {result['seed']}; {result['date']}, commit {str(result['commit'])[:10]}.",
-            "Growth, in processor seconds; the slope is that of the logarithms, over all sizes and from the last but "
+            f"{head}synthetic data, seed {result['seed']}; {result['date']}, commit "
+            f"{str(result['commit'])[:10]}.",
+            "Growth, in processor seconds; the slope is that of the logarithms, over all sizes "
+            "and from the last but "
             "one to the last:",
             measure.table(["over", "what", "size: seconds", "slope", "at the end"], growth),
-            f"A study of {study_['trainings']} trainings (ETR), best of {study_['repeats']}; workers have one thread:",
+            f"A study of {study_['trainings']} trainings (ETR), best of {study_['repeats']}; "
+            "workers have one thread:",
             measure.table(["what", "wall", "processor"], spread),
             "Efficiency of two workers at tasks of known length:",
             measure.table(
                 ["a task takes", "tasks", "joblib's own batches", "one by one"], lengths
             ),
-            f"One training on {one['patients'] - 1} patients with {one['voxels_of_each']} voxels each, and on paper a "
+            f"One training on {one['patients'] - 1} patients with {one['voxels_of_each']} voxels "
+            "each, and on paper a "
             f"study of {n_trainings:,} of them; {one['preparing_cpu_s']:.2f} s of preparation:",
             measure.table(
                 [

@@ -1,13 +1,13 @@
 """
 Score seeded pairs of masks by panoptica, for comparison with `dmrifit.lesion_table`.
 
-panoptica asks for an older numpy than the project has, so it is installed into an environment of its own, in a
-temporary folder that is removed afterwards:
+panoptica asks for an older numpy than the project has, so it is installed into an environment of
+its own, in a temporary folder that is removed afterwards:
 
     .venv/bin/python benchmarks/compare_panoptica.py
 
-The result, `tests/dmrifit/data/panoptica.json`, is what the tests compare with. Pairs are made anew from their seeds
-by both sides; their digests are in the file.
+The result, `tests/dmrifit/data/panoptica.json`, is what the tests compare with. Pairs are made
+anew from their seeds by both sides; their digests are in the file.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def score() -> dict:
     )
     from panoptica.metrics import Metric
 
-    # Any overlap matches, and several components may match one lesion; but a component matches one lesion only.
+    # Any overlap matches, and several components may match one lesion; but a component matches one
+    # lesion only.
     matcher = NaiveThresholdMatching(
         matching_metric=Metric.IOU,
         matching_threshold=0.0,

@@ -1,10 +1,11 @@
 """
 Write every table of the READMEs from the stored results.
 
-    .venv/bin/python benchmarks/tables.py            # into the pages
-    .venv/bin/python benchmarks/tables.py --check    # says which are not those of the results, and ends with 1
+    .venv/bin/python benchmarks/tables.py            # into the pages .venv/bin/python
+    benchmarks/tables.py --check    # says which are not those of the results, and ends with 1
 
-A table stands between two comments that hold its name. Tables of networks need the extra `deep` to be written.
+A table stands between two comments that hold its name. Tables of networks need the extra `deep` to
+be written.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """
 Which hyper-parameters should the algorithms have by default, at what cost?
 
-Nested cross-validation by patient on synthetic cohorts whose seed no board uses: the inner folds choose,
-the outer folds score the choice. The defaults are then chosen on the outer folds with all patients. Run
-from the project's root:
+Nested cross-validation by patient on synthetic cohorts whose seed no board uses: the inner folds
+choose, the outer folds score the choice. The defaults are then chosen on the outer folds with all
+patients. Run from the project's root:
 
     .venv/bin/python benchmarks/tune_algorithms.py
 """
@@ -277,7 +277,8 @@ def markdown(result: dict) -> str:
     seeds = ", ".join(f"{seed} ({preset})" for preset, seed in result["seeds"].items())
     made = result["times"]
     note = (
-        f"Synthetic cohorts of {result['n_patients']} patients, seeds {seeds}; {result['machine']['processor']}, "
+        f"Synthetic cohorts of {result['n_patients']} patients, seeds {seeds}; "
+        f"{result['machine']['processor']}, "
         f"one thread, processor time; {made['date']}, commit {str(made['commit']['commit'])[:10]}."
     )
     return f"{note}\n\n{table(header, rows)}"

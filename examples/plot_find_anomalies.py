@@ -12,7 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly import DenoisingAutoencoder, VoxelwiseGaussian, evaluate_detectors, open_map, simulate_dmri
+from anomaly import (
+    DenoisingAutoencoder,
+    VoxelwiseGaussian,
+    evaluate_detectors,
+    open_map,
+    simulate_dmri,
+)
 from anomaly.study.evaluation import format_summary
 from anomaly.study.plotting import map_limits, plot_panels
 

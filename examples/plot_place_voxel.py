@@ -12,7 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from placement import Scene, Voxel, VoxelOptimizer, evaluate_placements, simulate_gliomas, write_prescription
+from placement import (
+    Scene,
+    Voxel,
+    VoxelOptimizer,
+    evaluate_placements,
+    simulate_gliomas,
+    write_prescription,
+)
 from placement.exchange.overlays import plot_overlay
 from placement.search.optimizer import CONSOLE
 from placement.study.evaluation import format_summary

@@ -39,11 +39,11 @@ class FollowupOverlap:
         How probable at least one region in the growth would be, were each somewhere else in the
         brain; NaN without a region.
     share_flagged : float
-        Share of the growth that lies in a region of `min_voxels` or more; smaller components that the map has flagged
-        do not count. NaN without growth.
+        Share of the growth that lies in a region of `min_voxels` or more; smaller components that
+        the map has flagged do not count. NaN without growth.
     share_expected : float
-        Share of the brain outside the structural lesion (and its margin) that lies in such regions: what
-        `share_flagged` would be by chance.
+        Share of the brain outside the structural lesion (and its margin) that lies in such
+        regions: what `share_flagged` would be by chance.
     dice_growth : float
         Between the regions and the growth; NaN when both are empty.
     """

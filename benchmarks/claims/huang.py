@@ -257,14 +257,16 @@ CLAIMS = (
         1,
         "Cross-entropy alone is a sound baseline",
         "sensitivity .853, precision .691",
-        "sensitivity of BCE at least .6 and precision at least .5; without it the others say little",
+        "sensitivity of BCE at least .6 and precision at least .5; without it the others say "
+        "little",
         (Reading("BCE", _baseline),),
     ),
     Claim(
         2,
         "Sensitivity falls and precision rises as α goes from 1 to .5",
         "sensitivity .974 to .802, precision .274 to .987; segment specificity .9417 to .9991",
-        "segment specificity strictly ordered over all α; of lesions, sensitivity lower and precision higher at α = .5 "
+        "segment specificity strictly ordered over all α; of lesions, sensitivity lower and "
+        "precision higher at α = .5 "
         "than at α = 1",
         (
             Reading("segments, and ends", _segments_and_ends),
@@ -303,7 +305,8 @@ CLAIMS = (
         7,
         "JVSS is more precise than BCE at the same sensitivity",
         "precision .736, .918, .930 (α = .99, .95, .9) against .691 at less sensitivity",
-        "precision at α = .99, .95 and .9 above that of BCE where its threshold makes it find as many",
+        "precision at α = .99, .95 and .9 above that of BCE where its threshold makes it find as "
+        "many",
         (
             Reading("matched", _more_precise),
             Reading(
@@ -332,7 +335,8 @@ CLAIMS = (
         10,
         "The prior scan cuts false positives",
         "36 % fewer (247 to 158), 45 % where there is a prior scan; sensitivity .946 to .932",
-        "in patients with a prior scan at most .7 × the false positives, sensitivity at least that without "
+        "in patients with a prior scan at most .7 × the false positives, sensitivity at least "
+        "that without "
         f"− {_LOST:g} (α = .995)",
         (
             Reading("prior", _fewer_false("prior")),
@@ -353,7 +357,8 @@ CLAIMS = (
         12,
         "The prior scan as one more channel makes more false positives than as a path",
         "stated, at misregistered tissue; no figure",
-        "more false positives in patients with a prior scan that lies badly on the image (twice the misregistration)",
+        "more false positives in patients with a prior scan that lies badly on the image (twice "
+        "the misregistration)",
         (
             Reading("badly placed", _channel_is_worse(", moved")),
             Reading("as in training", _channel_is_worse("")),
@@ -361,9 +366,11 @@ CLAIMS = (
     ),
     Claim(
         13,
-        "The ensemble keeps the sensitive model's findings and confirms with the precision of the specific one",
+        "The ensemble keeps the sensitive model's findings and confirms with the precision of "
+        "the specific one",
         "sensitivity .932; precision .996 of what is confirmed, BCE .691",
-        "sensitivity of the union at least the sensitive model's; 1 − precision of the confirmed at most half of BCE's",
+        "sensitivity of the union at least the sensitive model's; 1 − precision of the confirmed "
+        "at most half of BCE's",
         (Reading("kept and confirmed", _kept_and_confirmed),),
     ),
     Claim(

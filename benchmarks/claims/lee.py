@@ -137,7 +137,8 @@ CLAIMS = (
         1,
         "The network's boxes overlap more with experts' than the objective's",
         "Dice .47 against .40 (closest expert), .39 against .34 (both)",
-        "mean Dice of the network above that of the objective, with the closest expert and over experts",
+        "mean Dice of the network above that of the objective, with the closest expert and over "
+        "experts",
         (
             Reading("closest and mean", _better("dice_closest", "dice_mean")),
             Reading("mean", _better("dice_mean")),
@@ -147,7 +148,8 @@ CLAIMS = (
         2,
         "The network agrees with experts nearly as well as they do with each other",
         "Dice .47 (closest), .39 (both) against .46",
-        f"fair Dice (the closest of all but one expert) of the network within {_CLOSE:g} of the experts'",
+        f"fair Dice (the closest of all but one expert) of the network within {_CLOSE:g} of the "
+        "experts'",
         (
             Reading("fair", _near_experts("dice_fair", "dice_fair")),
             Reading("closest of all, as printed", _near_experts("dice_closest", "dice_mean")),
@@ -155,9 +157,11 @@ CLAIMS = (
     ),
     Claim(
         3,
-        "The network's volumes agree with an expert as experts' do with each other, the objective's less",
+        "The network's volumes agree with an expert as experts' do with each other, the "
+        "objective's less",
         "ICC .275 and .362 against .298; objective .102",
-        f"mean ICC(1,1) of the network within {_CLOSE:g} of the experts' or above; the objective's below the network's",
+        f"mean ICC(1,1) of the network within {_CLOSE:g} of the experts' or above; the "
+        "objective's below the network's",
         (Reading("ICC(1,1)", _volumes_agree),),
     ),
     Claim(
@@ -174,14 +178,16 @@ CLAIMS = (
         5,
         "Dice falls and disagreement of volumes grows with the tumor",
         "figures",
-        "negative correlation of mean Dice with tumor volume, positive one of the absolute difference of volumes",
+        "negative correlation of mean Dice with tumor volume, positive one of the absolute "
+        "difference of volumes",
         (Reading("Pearson", _agree_less_on_large_tumors),),
     ),
     Claim(
         6,
         "The objective's volume hardly follows the tumor's, the network's does",
         "r .18, .49 (experts .50)",
-        "correlation of the objective's volume with the tumor's below 0.3, that of the network above it",
+        "correlation of the objective's volume with the tumor's below 0.3, that of the network "
+        "above it",
         (Reading("Pearson", _volume_follows_tumor),),
     ),
     Claim(

@@ -328,7 +328,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         }
         return cls(**(sizes | parameters))  # type: ignore[arg-type]
 
-    # Public methods ------------------------------------------------------------------------------
+    # Public methods -----------------------------------------------------------------------------
 
     def fit(
         self,
@@ -561,7 +561,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         self.false_positives_ = float(false_positives)
         return self
 
-    # Hooks of VolumeEstimator --------------------------------------------------------------------
+    # Hooks of VolumeEstimator -------------------------------------------------------------------
 
     @property
     def _margin(self) -> tuple[int, int, int]:
@@ -762,7 +762,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         if n_lesion_voxels in (0, n_voxels):
             content = "nothing but lesion voxels" if n_lesion_voxels else "no lesion voxel"
             raise ValueError(
-                f"the labels of all {len(inputs)} cases hold {content}; both classes are needed to "
+                f"the labels of all {len(inputs)} cases hold {content}; both classes are needed "
+                "to "
                 "learn from"
             )
 
@@ -860,7 +861,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         if not _is_number(self.spacing) or not 0 < self.spacing < np.inf:
             raise ValueError(f"spacing must be a length in mm or None, not {self.spacing!r}")
 
-    # Model files ---------------------------------------------------------------------------------
+    # Model files --------------------------------------------------------------------------------
 
     def _first_weights(self) -> dict[str, torch.Tensor] | None:
         """Read the weights that training begins with."""

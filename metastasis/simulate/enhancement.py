@@ -200,8 +200,7 @@ def draw_vessels(
     head: Head, steps: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
     """
-    Draw vessels as random walks: most along the surface and in folds, some straight through white
-    matter.
+    Draw vessels as random walks along the surface, in folds and through white matter.
 
     Shapes: returns filled (x, y, z), contrast (x, y, z), points (n, 3).
     """
@@ -288,8 +287,7 @@ def linings(
     head: Head, steps: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """
-    Draw what enhances in every brain: patches of dura on its surface, and the plexus in its
-    ventricles.
+    Draw what enhances in every brain: patches of dura, and the plexus of the ventricles.
 
     Shapes: returns filled (x, y, z), contrast (x, y, z).
     """

@@ -215,7 +215,7 @@ def follow_up(
     return pd.concat(filled, ignore_index=True)
 
 
-# Lesions of a scan -------------------------------------------------------------------------------
+# Lesions of a scan -----------------------------------------------------------------------------
 
 
 def _described(
@@ -340,7 +340,7 @@ def _change(before: float, after: float, grown: float, shrunk: float, min_change
     return "shrunk" if ratio <= (1 - shrunk) * (1 + 1e-9) else "stable"
 
 
-# What is given -----------------------------------------------------------------------------------
+# What is given ---------------------------------------------------------------------------------
 
 
 def _segmented(

@@ -146,7 +146,8 @@ CLAIMS = (
         6,
         "Algorithms do not differ significantly within a strategy",
         "no significant difference (test not named)",
-        "abs(BI) and DI of each cohort and strategy, patients as unit: neither Friedman's test nor "
+        "abs(BI) and DI of each cohort and strategy, patients as unit: neither Friedman's test "
+        "nor "
         f"a Wilcoxon pair has p < {ALPHA} (Holm over all of a run), and all pairs are equivalent "
         "(TOST, margin 10 % of the median index); a difference decides against the claim, lack of "
         "equivalence leaves it open",
@@ -170,7 +171,8 @@ CLAIMS = (
         8,
         "mlNN is good already at N = 2",
         "N = 2",
-        "mean abs(BI) and DI of mlNN at N = 2 at most 10 % above its own at the largest N, and not "
+        "mean abs(BI) and DI of mlNN at N = 2 at most 10 % above its own at the largest N, and "
+        "not "
         "above the median of the other algorithms at N = 2, in both strategies",
         (Reading("own level and others", curves.early),),
     ),

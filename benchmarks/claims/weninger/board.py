@@ -47,9 +47,10 @@ def anomaly_board(
     `runs` gives, by the name of the run, such as its seed, what `evaluate_detectors` gave for
     methods that `method_name` names under the rules of `board_rules`, on a cohort that is
     registered well; `shifted` the same on a cohort with residual shifts. The board has a row for
-    each claim, as `dmrifit.stats.claim_board.build_board` gives it: those of `CLAIMS` for each cohort, those
-    of `COHORT_CLAIMS` for runs that both have. Claims whose methods are missing cannot be told;
-    where they are missing in all runs of one cohort only, the other decides, as ``reason`` says.
+    each claim, as `dmrifit.stats.claim_board.build_board` gives it: those of `CLAIMS` for each
+    cohort, those of `COHORT_CLAIMS` for runs that both have. Claims whose methods are missing
+    cannot be told; where they are missing in all runs of one cohort only, the other decides, as
+    ``reason`` says.
     """
     import pandas as pd
 
@@ -136,8 +137,8 @@ def published_beside(runs: Mapping[str, Tables]) -> pd.DataFrame:
 
     To the rows of `published_table` for methods that we have come ``ours`` and ``ours_sd`` (mean
     and standard deviation over runs) and ``n_runs``. The study's best configurations stand beside
-    our autoencoder with a sigmoid and the largest latent vector, and our RecDiscNet with the mix at
-    half the mean, as ``ours_method`` says: none of ours is chosen on the test data.
+    our autoencoder with a sigmoid and the largest latent vector, and our RecDiscNet with the mix
+    at half the mean, as ``ours_method`` says: none of ours is chosen on the test data.
     """
     import pandas as pd
 

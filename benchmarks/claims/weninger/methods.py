@@ -74,8 +74,8 @@ def method_name(
     Name a method as the claims know it: "DAE sigmoid 512", "RecDiscNet mix half, residual".
 
     Output and latent size are those of an autoencoder, noise (one of `NOISES`; a hyphen or an
-    underscore counts as a space) and its mean ("half" or "full") those of a RecDiscNet. The form is
-    "mean of abs" (residual of an autoencoder), `IMAGE_SCALE` (of its maps) or "residual" (of a
+    underscore counts as a space) and its mean ("half" or "full") those of a RecDiscNet. The form
+    is "mean of abs" (residual of an autoencoder), `IMAGE_SCALE` (of its maps) or "residual" (of a
     RecDiscNet, whose plain row is the output of the discriminator). Other names stay as they are.
     """
     name = network
@@ -90,9 +90,9 @@ def board_rules(methods: Sequence[str]) -> dict[str, ThresholdRule | Mapping[str
     """
     List the threshold rules of the board, for `evaluate_detectors`.
 
-    To `anomaly.detectors.thresholds.RULES` come `STRICT_RATE`, the default of the project's own detector,
-    and `FIXED`, which is .5 for the discriminator of a RecDiscNet and .3 for maps of autoencoders
-    at `IMAGE_SCALE`.
+    To `anomaly.detectors.thresholds.RULES` come `STRICT_RATE`, the default of the project's own
+    detector, and `FIXED`, which is .5 for the discriminator of a RecDiscNet and .3 for maps of
+    autoencoders at `IMAGE_SCALE`.
     """
     rules: dict[str, ThresholdRule | Mapping[str, ThresholdRule]] = dict(RULES)
     rules[STRICT_RATE] = HealthyRateThreshold(0.002)

@@ -15,8 +15,9 @@ RULE_NAMES = ("fixed", "Otsu", "mean pool", "Youden", "best Dice")
 _FILES = "published result files (means over 32 patients)"
 _PAPER = "Weninger et al., Sci Rep, 2023 (configuration chosen on the test data)"
 
-#: By method: AUC and its standard deviation over patients, then Dice and Dice after opening under each of RULE_NAMES.
-#: Source: the result files of the published code (commit 13106f46c4), which have every configuration.
+#: By method: AUC and its standard deviation over patients, then Dice and Dice after opening under
+#: each of RULE_NAMES. Source: the result files of the published code (commit 13106f46c4), which
+#: have every configuration.
 CONFIGURATIONS: dict[str, tuple[float, ...]] = {
     "DAE sigmoid 16": (
         0.804,
@@ -245,8 +246,8 @@ CONFIGURATIONS: dict[str, tuple[float, ...]] = {
         0.452,
     ),
 }
-#: Dice and Dice after opening that the study prints for each network: under each rule those of the configuration that
-#: is best on the test data, so that no row of ours is the same thing.
+#: Dice and Dice after opening that the study prints for each network: under each rule those of the
+#: configuration that is best on the test data, so that no row of ours is the same thing.
 BEST: dict[str, dict[str, tuple[float, float]]] = {
     "DAE": {
         "fixed": (0.168, 0.431), "Otsu": (0.195, 0.501), "mean pool": (0.230, 0.483), "best Dice": (0.375, 0.519),

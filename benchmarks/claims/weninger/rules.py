@@ -304,7 +304,8 @@ def _own_suffers_less(cohorts: tuple[Tables, Tables]) -> list[Check]:
 
 _OURS = "not in the study"
 
-#: What the study states about its networks, and where detectors without a network and the project's own one stand.
+#: What the study states about its networks, and where detectors without a network and the
+#: project's own one stand.
 CLAIMS = (
     Claim(
         1,
@@ -344,14 +345,17 @@ CLAIMS = (
         5,
         "The autoencoder ranks voxels better than RecDiscNet",
         "AUC .820 against .772",
-        "AUC of the autoencoder (sigmoid, largest latent size) above that of RecDiscNet (mix, half)",
+        "AUC of the autoencoder (sigmoid, largest latent size) above that of RecDiscNet (mix, "
+        "half)",
         (Reading("AUC", _better_auc),),
     ),
     Claim(
         6,
         "RecDiscNet segments better than the autoencoder",
-        "opened Dice .598 against .501 (Otsu), Dice .603 against .195; each the best of 12 on the test data",
-        f"opened Dice of the discriminator's output under Otsu at least {_OPENED_FACTOR:g} × the autoencoder's",
+        "opened Dice .598 against .501 (Otsu), Dice .603 against .195; each the best of 12 on "
+        "the test data",
+        f"opened Dice of the discriminator's output under Otsu at least {_OPENED_FACTOR:g} × the "
+        "autoencoder's",
         (
             Reading("opened", _better_dice("dice_opened", "opened Dice", _OPENED_FACTOR)),
             Reading("raw", _better_dice("dice", "Dice", 1.0)),
@@ -360,7 +364,8 @@ CLAIMS = (
     Claim(
         7,
         "Opening helps the autoencoder much",
-        "Dice .195 to .501 (Otsu; linear, latent size 32, the best on the test data), .131 to .205 (sigmoid, 512)",
+        "Dice .195 to .501 (Otsu; linear, latent size 32, the best on the test data), .131 to "
+        ".205 (sigmoid, 512)",
         f"opened Dice at least {_MUCH:g} × Dice under Otsu",
         (
             Reading("opened over raw", _opening_helps),
@@ -378,7 +383,8 @@ CLAIMS = (
         9,
         "The mean residual over channels, then its absolute value, cancels noise",
         "stated, no figure",
-        f"AUC at least {_ORDER:g} above that of the mean of absolute residuals of the same weights",
+        f"AUC at least {_ORDER:g} above that of the mean of absolute residuals of the same "
+        "weights",
         (Reading("order", _order_of_mean),),
     ),
     Claim(
@@ -388,7 +394,8 @@ CLAIMS = (
         + "{} of {} of grade III, none of grade II; chance not considered".format(
             *MISMATCHES["III"]
         ),
-        "in grades III and IV at least half of the patients with mismatches co-locate, and more than twice as many as "
+        "in grades III and IV at least half of the patients with mismatches co-locate, and more "
+        "than twice as many as "
         "by chance (simulated lesions of grade II do not grow, so none can)",
         (
             Reading("RecDiscNet", _grows_there(_MIX)),
@@ -399,7 +406,8 @@ CLAIMS = (
         11,
         "Lesions are under-segmented near the cortex and in deep nuclei",
         "stated, no figure; artifacts mesiotemporal and basal",
-        "share of a lesion found (Otsu, opened, RecDiscNet) lower near the cortex and in deep nuclei than elsewhere",
+        "share of a lesion found (Otsu, opened, RecDiscNet) lower near the cortex and in deep "
+        "nuclei than elsewhere",
         (
             Reading("RecDiscNet", _under_segmented),
             Reading("autoencoder", _under_segmented_by_autoencoder),
@@ -426,14 +434,16 @@ CLAIMS = (
         14,
         "Networks are better than one minus the mean signal, which nobody has to train",
         _OURS,
-        "AUC of the autoencoder, and opened Dice (Otsu) of RecDiscNet, above those of the untrained map",
+        "AUC of the autoencoder, and opened Dice (Otsu) of RecDiscNet, above those of the "
+        "untrained map",
         (Reading("each where it is strong", _training_helps),),
     ),
     Claim(
         15,
         "The project's own detector reaches what was aimed at",
         _OURS,
-        f"AUC at least {_AIM_AUC:g} and opened Dice at least {_AIM_DICE:g} at its threshold from healthy scans",
+        f"AUC at least {_AIM_AUC:g} and opened Dice at least {_AIM_DICE:g} at its threshold from "
+        "healthy scans",
         (
             Reading(STRICT_RATE, _reaches_aim(STRICT_RATE)),
             Reading(HEALTHY_RATE, _reaches_aim(HEALTHY_RATE)),
@@ -453,7 +463,8 @@ CLAIMS = (
         17,
         "A threshold at 1 % false positives keeps its promise on new healthy scans",
         _OURS,
-        f"{100 * _LOW_RATE:g} to {100 * _HIGH_RATE:g} % of voxels of new healthy scans are above it, for every method",
+        f"{100 * _LOW_RATE:g} to {100 * _HIGH_RATE:g} % of voxels of new healthy scans are above "
+        "it, for every method",
         (Reading("rate", _rate_is_kept),),
     ),
 )
@@ -464,7 +475,8 @@ COHORT_CLAIMS = (
         18,
         "Shifts that registration leaves cost a map of places much",
         _OURS,
-        f"AUC of the one-sided z-map at least {_LOST:g} lower with shifts of ±2 voxels and 5 % scale",
+        f"AUC of the one-sided z-map at least {_LOST:g} lower with shifts of ±2 voxels and 5 % "
+        "scale",
         (Reading("z, one-sided", _suffers),),
     ),
     Claim(

@@ -13,7 +13,12 @@ page are tiny and trained for seconds: they show how it works, and not how well 
 # your own are a table of files, ``metastasis.read_cases("cases.tsv")``; `dmrifit.prepare_brain` makes such images of
 # scans with a skull.
 
-from metastasis import DeepMedicSegmenter, SensitivitySpecificityEnsemble, evaluate_segmentations, simulate_metastases
+from metastasis import (
+    DeepMedicSegmenter,
+    SensitivitySpecificityEnsemble,
+    evaluate_segmentations,
+    simulate_metastases,
+)
 from metastasis.study.evaluation import format_summary
 
 cases = simulate_metastases(6, shape=(36, 36, 36), spacing=2.5, metastases=(3, 6), random_state=1)

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from anomaly.detectors.features import FEATURES, masked_smoothing, mean_signal, signal_spread, voxel_features
+from anomaly.detectors.features import (
+    FEATURES,
+    masked_smoothing,
+    mean_signal,
+    signal_spread,
+    voxel_features,
+)
 
 
 def gaussian_mean(volume, mask, sd):

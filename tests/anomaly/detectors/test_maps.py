@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from anomaly.detectors.maps import ScoredScans, checked_binary, checked_masks, checked_volumes, open_map
+from anomaly.detectors.maps import (
+    ScoredScans,
+    checked_binary,
+    checked_masks,
+    checked_volumes,
+    open_map,
+)
 
 SHAPE = (3, 4, 2)
 

@@ -8,7 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dmrifit import Cohort, PatientScale, Protocol, Scan, rank_contrasts_by_prediction, simulate_cohort
+from dmrifit import (
+    Cohort,
+    PatientScale,
+    Protocol,
+    Scan,
+    rank_contrasts_by_prediction,
+    simulate_cohort,
+)
 
 SMALL = (16, 16, 3)
 

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from dmrifit.cohort.patches import as_neighbors, center_of, check_patch_shape, check_reach, neighborhoods, with_signal
+from dmrifit.cohort.patches import (
+    as_neighbors,
+    center_of,
+    check_patch_shape,
+    check_reach,
+    neighborhoods,
+    with_signal,
+)
 
 SHAPES = [(1, 1, 1), (3, 3, 1), (3, 1, 3), (5, 3, 3)]
 

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from dmrifit.io import nifti
-from dmrifit.io.nifti import describe_sources, file_paths, load_image, read_grid, read_volume, write_volume
+from dmrifit.io.nifti import (
+    describe_sources,
+    file_paths,
+    load_image,
+    read_grid,
+    read_volume,
+    write_volume,
+)
 
 AFFINE = np.diag([-2.0, 2, 5, 1])
 

@@ -7,7 +7,14 @@ import pytest
 from matplotlib.image import imread
 
 from dmrifit.report.html import png_bytes
-from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_panel, plot_panels, robust_limits
+from dmrifit.report.slice_figures import (
+    MapPanel,
+    Slices,
+    plot_codes,
+    plot_panel,
+    plot_panels,
+    robust_limits,
+)
 
 AFFINE = np.array([[3.0, 0, 0, -30], [0, 3, 0, -20], [0, 0, 6, 12], [0, 0, 0, 1]])
 SHAPE = (10, 8, 7)

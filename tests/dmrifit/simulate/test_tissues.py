@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from dmrifit import MODELS, Protocol
-from dmrifit.simulate.tissues import draw_means, draw_textures, limited, log_sd, smooth_field, tissue_table
+from dmrifit.simulate.tissues import (
+    draw_means,
+    draw_textures,
+    limited,
+    log_sd,
+    smooth_field,
+    tissue_table,
+)
 
 NAMES = MODELS["t2-ivim-kurtosis"].names
 SHAPE = (40, 44, 36)

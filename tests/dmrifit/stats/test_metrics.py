@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dmrifit.stats.metrics import bias_index, dice, dispersion_index, pearson, relative_error_indices, spearman
+from dmrifit.stats.metrics import (
+    bias_index,
+    dice,
+    dispersion_index,
+    pearson,
+    relative_error_indices,
+    spearman,
+)
 
 
 @pytest.fixture

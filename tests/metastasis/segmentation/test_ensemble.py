@@ -5,7 +5,11 @@ import pytest
 from sklearn.base import BaseEstimator, clone
 
 from dmrifit.stats.lesion_matching import label_components, lesion_scores, lesion_table
-from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble, merge_segmentations, segment_by
+from metastasis.segmentation.ensemble import (
+    SensitivitySpecificityEnsemble,
+    merge_segmentations,
+    segment_by,
+)
 from metastasis.segmentation.segmenter import DeepMedicSegmenter
 from metastasis.simulate.patients import simulate_metastases
 from metastasis.study.followup import CHANGES, follow_up

@@ -9,7 +9,12 @@ torch = pytest.importorskip("torch")
 
 from metastasis.networks.architectures import DeepMedic, UNet  # noqa: E402
 from metastasis.segmentation import inference  # noqa: E402
-from metastasis.segmentation.inference import averaged_over_flips, dense_logits, tiled_logits, unet_logits  # noqa: E402
+from metastasis.segmentation.inference import (  # noqa: E402
+    averaged_over_flips,
+    dense_logits,
+    tiled_logits,
+    unet_logits,
+)
 from metastasis.segmentation.sampling import low_resolution  # noqa: E402
 
 pytestmark = pytest.mark.deep

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from metastasis.study.segment_metrics import SEGMENT_COUNTS, segment_counts, segment_rates, segment_scores
+from metastasis.study.segment_metrics import (
+    SEGMENT_COUNTS,
+    segment_counts,
+    segment_rates,
+    segment_scores,
+)
 
 
 def test_segments_by_hand():

@@ -5,7 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from placement.exchange.tables import BOX, read_boxes, read_cases, read_experts, read_scene, source_digests
+from placement.exchange.tables import (
+    BOX,
+    read_boxes,
+    read_cases,
+    read_experts,
+    read_scene,
+    source_digests,
+)
 
 
 @pytest.fixture

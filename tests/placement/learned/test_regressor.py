@@ -10,7 +10,14 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("skorch")
 
 from dmrifit import load_model, save_model  # noqa: E402
-from placement import Scene, Voxel, VoxelOptimizer, VoxelRegressor, simulate_gliomas, tumor_fraction  # noqa: E402
+from placement import (  # noqa: E402
+    Scene,
+    Voxel,
+    VoxelOptimizer,
+    VoxelRegressor,
+    simulate_gliomas,
+    tumor_fraction,
+)
 from placement.learned.regressor import _polished  # noqa: E402
 from placement.learned.views import FLIPS  # noqa: E402
 

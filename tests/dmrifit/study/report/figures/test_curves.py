@@ -4,7 +4,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from dmrifit.study.report.figures.curves import plot_decays, plot_learning_curve, plot_signal_errors
+from dmrifit.study.report.figures.curves import (
+    plot_decays,
+    plot_learning_curve,
+    plot_signal_errors,
+)
 
 METRICS = ["f", "Dv", "T2v", "Dt", "K"]
 
