@@ -1,4 +1,4 @@
-"""Public names of a package that load their module on first use, so that importing the package stays quick."""
+"""Public names that load their module on first use, so that importing a package is quick."""
 
 from __future__ import annotations
 

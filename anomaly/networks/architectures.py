@@ -1,4 +1,4 @@
-"""A convolutional variational autoencoder, and a network that reconstructs and discriminates, in torch."""
+"""Torch networks: a variational autoencoder, and reconstruction with discrimination."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Mix(nn.Module):
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    """Lay features out as convolutions on the processor want them, so that these need not do so each time."""
+    """Lay features out in memory as convolutions on the processor need them."""
     return x.contiguous(memory_format=torch.channels_last_3d) if x.device.type == "cpu" else x
 
 

@@ -1,4 +1,4 @@
-"""Losses of networks that reconstruct healthy tissue and of those that also say what is not healthy."""
+"""Losses of reconstruction, and of reconstruction with discrimination."""
 
 from __future__ import annotations
 

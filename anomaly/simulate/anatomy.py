@@ -1,4 +1,4 @@
-"""Brains of synthetic persons: one standard brain with fibers, and how a person's differs from it."""
+"""Brains of synthetic persons: a standard brain with fibers, and how persons differ from it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ _STRETCH = (
 _DEEP = (29.0, 33.0)  # mm below the surface between which gray matter becomes that of nuclei
 _CENTRAL = 0.45  # of the half axes from front to back and up and down that nuclei stay within
 _INNER, _CORE = 20.0, 32.0  # mm below the surface that ventricles stay and reach
-_FILLED = 3.0  # mm around ventricles in which white matter replaces fluid, until a person's ventricles are put there
+# Around ventricles, white matter replaces fluid for so many mm until a person's own are put there.
+_FILLED = 3.0
 _NARROW, _SURFACE = (
     0.5,
     2.0,
@@ -111,7 +112,7 @@ class Brain:
 
     @property
     def tissue(self) -> NDArray[np.uint8]:
-        """The tissue that fills most of each voxel: 1 white, 2 gray, 3 fluid, 4 deep gray, 0 outside."""
+        """Main tissue of each voxel: 1 white, 2 gray, 3 fluid, 4 deep gray, 0 outside."""
         shares = np.stack([self.white, self.gray, self.fluid, self.deep])
         tissue = np.zeros(self.brain.shape, dtype=np.uint8)
         tissue[self.brain] = 1 + shares.argmax(axis=0)

@@ -1,4 +1,4 @@
-"""Diffusion signals of synthetic brains: tensors that cross, tissues that share voxels, T2 weighting, noise."""
+"""Diffusion signals of synthetic brains: crossing tensors, mixed tissues, T2, noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synthetic gliomas: edges that infiltrate, edema, cores of many cells or of dead ones, and where they grow later."""
+"""Synthetic gliomas: infiltrating edges, edema, cellular and necrotic cores, growth."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def draw_glioma(brain: Brain, grade: str, kind: str, rng: np.random.Generator) -
 
 
 def _place(brain: Brain, matter: NDArray, rng: np.random.Generator) -> int:
-    """Draw where a glioma begins: in white matter, below the cortex, in nuclei or low in the brain."""
+    """Draw the origin of a glioma: white matter, below the cortex, nuclei or brain base."""
     where = rng.choice(list(_PLACES), p=list(_PLACES.values()))
     height = brain.places[:, 2] / brain.half_axes[2]
     likely = {
@@ -154,7 +154,7 @@ def _place(brain: Brain, matter: NDArray, rng: np.random.Generator) -> int:
 def _distance(
     brain: Brain, apart: NDArray, radius: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Give how far voxels are from the center of a rough ellipsoid that is turned at random, 1 at its border."""
+    """Give the distance from the center of a rough, turned ellipsoid, 1 at its border."""
     axes = radius * rng.uniform(*_AXES, 3)
     turn = np.linalg.qr(rng.standard_normal((3, 3)))[0] / axes[:, None]
     squares = np.zeros(len(apart), dtype=np.float32)
@@ -171,7 +171,7 @@ def _distance(
 def _towards(
     brain: Brain, center: NDArray, apart: NDArray, radius: float, fronts: NDArray
 ) -> NDArray:
-    """Give how much places lie in the direction, of several, in which most white matter is: 1 if in it, 0 if not."""
+    """Weight places by direction: 1 toward the most white matter, 0 away from it."""
     best, most = fronts[0], -1.0
     for front in fronts:
         front /= np.sqrt((front**2).sum())

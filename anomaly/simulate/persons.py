@@ -1,4 +1,4 @@
-"""Synthetic persons for diffusion MRI: healthy ones, and patients with gliomas, registered well or poorly."""
+"""Synthetic persons for diffusion MRI: healthy, and patients with gliomas."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def simulate_dmri(
 
 
 def _simulate(group: str, number: int, settings: _Settings) -> Case:
-    """Make one person. Each ingredient has a stream of its own, so that a new one leaves the others as they are."""
+    """Make one person, each ingredient from its own stream, so that a new one changes no other."""
 
     def stream(purpose: str) -> np.random.Generator:
         return np.random.default_rng(seed_for(settings.seed, "anomaly", group, purpose, number))
@@ -267,7 +267,7 @@ def _simulate(group: str, number: int, settings: _Settings) -> Case:
 
 
 def _grade_and_kind(number: int, settings: _Settings) -> tuple[str, str]:
-    """Choose the grade and the kind of a patient's glioma, so that the shares of both come out in few patients."""
+    """Choose grade and kind of a glioma so that few patients have the shares of both."""
     seed = settings.seed
     place = evenly(seed, number, _EVEN["grade"], "anomaly", "grade")
     grade = list(GRADES)[

@@ -1,4 +1,4 @@
-"""Regions that a map flags outside the structural lesion, and whether the lesion grows into them later."""
+"""Flagged regions outside the structural lesion, and later growth into them."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def _chance(
     region_space: NDArray[np.bool_],
     min_overlap: int,
 ) -> float:
-    """Give the share of places for the center of a region at which it would share voxels with the growth."""
+    """Give the share of centers at which a region would overlap the growth."""
     from scipy.signal import fftconvolve
 
     if around is None:

@@ -1,4 +1,4 @@
-"""Figures of anomaly maps: densities of scores, maps and what thresholds make of them, curves, hard places."""
+"""Figures of anomaly maps: score densities, thresholded maps, curves, hard places."""
 
 from __future__ import annotations
 
@@ -170,9 +170,14 @@ def plot_panels(
         if not title and case.healthy:
             words.append("healthy")
         figure.text(
-            left / width, 1 - 0.25 / high_up, ", ".join(words), fontsize=11, fontweight="bold", va="center",
+            left / width,
+            1 - 0.25 / high_up,
+            ", ".join(words),
+            fontsize=11,
+            fontweight="bold",
+            va="center",
             parse_math=False,
-        )  # fmt: skip
+        )
     return figure
 
 
@@ -218,9 +223,14 @@ def plot_densities(
                 used[label] = color
                 filled = label == "healthy persons"
                 ax.hist(
-                    inside, bins=bins.tolist(), density=True, color=color, histtype="stepfilled" if filled else "step",
-                    linewidth=0 if filled else 1.5, alpha=0.5 if filled else 1,
-                )  # fmt: skip
+                    inside,
+                    bins=bins.tolist(),
+                    density=True,
+                    color=color,
+                    histtype="stepfilled" if filled else "step",
+                    linewidth=0 if filled else 1.5,
+                    alpha=0.5 if filled else 1,
+                )
             if thresholds is not None and np.isfinite(thresholds.get(name, np.nan)):
                 ax.axvline(thresholds[name], color=INK, linewidth=1, linestyle=":")
                 used["threshold"] = INK
@@ -364,9 +374,14 @@ def plot_strata(tables: Mapping[str, pd.DataFrame], *, rule: str) -> Figure:
                 at = np.arange(len(strata)) + 0.5 * ((j + 0.5) / len(methods) - 0.5)
                 color = color_of(name, names) if name in names else _PALE
                 ax.plot(
-                    at, values, linestyle="none", marker=_CONTROL_MARKS.get(name, "o"), color=color, markersize=6,
+                    at,
+                    values,
+                    linestyle="none",
+                    marker=_CONTROL_MARKS.get(name, "o"),
+                    color=color,
+                    markersize=6,
                     clip_on=False,
-                )  # fmt: skip
+                )
             ax.set_xticks(range(len(strata)), strata)
             ax.set(
                 ylim=(0.4 if key == "auc" else 0, 1), ylabel=label, xlim=(-0.5, len(strata) - 0.5)
@@ -380,7 +395,7 @@ def plot_strata(tables: Mapping[str, pd.DataFrame], *, rule: str) -> Figure:
 def _methods(
     tables: Mapping[str, pd.DataFrame], table: pd.DataFrame
 ) -> tuple[list[str], list[str]]:
-    """Give the methods of a table, and all that are no controls: in one order, so that each keeps its color."""
+    """Give the methods of a table, and those without controls, in the order of their colors."""
     everyone = list(dict.fromkeys(tables["summary"]["method"]))
     methods = set(table["method"])
     return [name for name in everyone if name in methods], [
@@ -457,7 +472,7 @@ def _order(case: Case) -> list[int]:
 
 
 def _upright(values: NDArray, case: Case) -> NDArray:
-    """Turn a volume so that its axes point to the right, to the front and up, as nearly as its grid allows."""
+    """Turn a volume so that its axes point nearest to right, anterior and superior."""
     import nibabel as nib
 
     return np.asarray(
@@ -468,7 +483,7 @@ def _upright(values: NDArray, case: Case) -> NDArray:
 def _draw_slice(
     ax: Axes, values: NDArray, case: Case, number: int, limits: tuple[float, float], colors: str
 ) -> Any:
-    """Draw an axial slice, the patient's right at the left; what is outside the brain stays white."""
+    """Draw an axial slice in radiological convention, white outside the brain."""
     colors = (
         colors
         if isinstance(colors, str)

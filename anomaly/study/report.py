@@ -250,7 +250,10 @@ def _summaries(scans: _Scans, gallery: Gallery) -> Markup:
         if part == "all" and aided:
             best = table[["AUC", *(rule for rule in table if rule in aided)]]
             parts.append(html_details("Rules that know the lesions", _summary_table(best)))
-    text = "Means over patients; a ring is the mask above the threshold, a disk what the opening leaves of it."
+    text = (
+        "Means over patients; a ring is the mask above the threshold, a disk the mask after "
+        "opening."
+    )
     if (~summary["needs_truth"].astype(bool) & ~summary["control"].astype(bool)).any():
         parts.append(
             gallery.show(
@@ -272,7 +275,7 @@ def _summaries(scans: _Scans, gallery: Gallery) -> Markup:
 def _by_rule(
     rows: Sequence[Sequence[Any]], header: Sequence[str], rule: str, n_words: int
 ) -> Markup:
-    """Show the rows of one rule (and of masks, which have none), and those of all rules when asked for."""
+    """Show the rows of one rule and of masks, and those of all rules on request."""
     first = [row for row in rows if row[1] in (rule, AS_GIVEN)]
     shown = _method_table(first or rows, header, n_words)
     if not first or len(first) == len(rows):
@@ -351,7 +354,10 @@ def _strata(scans: _Scans, gallery: Gallery) -> Markup:
     table = scans.tables["strata"]
     parts: list[Any] = []
     if scans.rule in set(table["rule"]):
-        text = "The study's weak spots: near the cortex, at deep nuclei, low in the brain. They overlap."
+        text = (
+            "The study's weak spots: near the cortex, at deep nuclei, low in the brain. "
+            "They overlap."
+        )
         figure = plot_strata(scans.tables, rule=scans.rule)
         parts.append(
             gallery.show("strata", figure, "AUC and sensitivity by place in the brain", text)
@@ -414,10 +420,17 @@ def _followup(scans: _Scans) -> Markup:
     table = scans.tables["followup"]
     counts = ("n_patients", "n_grown", "n_mismatch", "n_colocated")
     rows = [
-        [row["method"], row["rule"], row["grade"], *(f"{row[key]:.0f}" for key in counts), decimals(1)(row["expected"]),
-         decimals(3)(row["share_flagged"]), decimals(3)(row["share_expected"])]
+        [
+            row["method"],
+            row["rule"],
+            row["grade"],
+            *(f"{row[key]:.0f}" for key in counts),
+            decimals(1)(row["expected"]),
+            decimals(3)(row["share_flagged"]),
+            decimals(3)(row["share_expected"]),
+        ]
         for row in table.to_dict("records")
-    ]  # fmt: skip
+    ]
     text = (
         "Regions of opened masks outside the lesion, and whether they lie where the lesion is "
         "later; expected is what regions of these sizes at other places would reach by chance."

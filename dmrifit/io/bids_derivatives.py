@@ -165,7 +165,10 @@ def describe_fit(
             for j, parameter in enumerate(model.parameters)
         },
         **_describe_voxel_maps(tally, files),
-        "NoValue": "0 outside the mask, NaN inside it where a voxel could not be fitted or an error is not defined",
+        "NoValue": (
+            "0 outside the mask, NaN inside it where a voxel could not be fitted or an error is "
+            "not defined"
+        ),
         "Settings": settings.describe() | dict(inputs),
         "Protocol": protocol.to_dict(),
         "FittedProtocol": contrasts.to_dict(),

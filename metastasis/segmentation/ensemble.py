@@ -1,4 +1,4 @@
-"""Ensemble of a sensitive and a specific model: lesions of both are confirmed, others candidates."""
+"""Ensemble of a sensitive and a specific model: lesions marked by both are confirmed."""
 
 from __future__ import annotations
 

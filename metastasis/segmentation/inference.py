@@ -203,7 +203,7 @@ def _features(
 
 
 class _Stream:
-    """A path that is fed slab by slab; each layer keeps the input planes that the next one needs."""
+    """A path fed slab by slab; each layer keeps the input planes that the next needs."""
 
     def __init__(self, path: Path) -> None:
         # Channels last: the convolutions need not lay their inputs out anew.

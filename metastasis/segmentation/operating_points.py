@@ -1,4 +1,4 @@
-"""Threshold of a segmenter: scores over thresholds, and the one that gives a number of false positives."""
+"""Operating points: scores over thresholds, and the one for a number of false positives."""
 
 from __future__ import annotations
 

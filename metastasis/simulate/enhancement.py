@@ -1,4 +1,4 @@
-"""What takes up contrast agent in synthetic brains: vessels, dura, plexus, metastases and what looks like them."""
+"""Enhancement of synthetic brains: vessels, dura, plexus, metastases and mimics."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def _window(
     origin: NDArray[np.float64],
     steps: NDArray[np.float64],
 ) -> tuple[tuple[slice, ...], list[NDArray[np.float64]]]:
-    """Find the part of the image within a number of radii, and its places in mm relative to the center."""
+    """Find the voxels within a number of radii, and their places in mm from the center."""
     size = nodule.radius * reach + steps
     low = np.clip(np.floor((nodule.center - size - origin) / steps).astype(int), 0, shape)
     high = np.clip(np.ceil((nodule.center + size - origin) / steps).astype(int) + 1, 0, shape)
@@ -154,7 +154,7 @@ def _window(
 def _distance(
     nodule: Nodule, axes: Sequence[NDArray]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Give the distance of points from the center in radii, and their places on the unstretched thing."""
+    """Give the distance of points from the center in radii, and their unstretched places."""
     parts = [
         np.multiply.outer(
             axis.astype(np.float32), (nodule.axes[:, a] / nodule.radius).astype(np.float32)

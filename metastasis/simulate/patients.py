@@ -1,4 +1,4 @@
-"""Synthetic patients with brain metastases: contrast-enhanced images, priors, and what is true of them."""
+"""Synthetic patients with brain metastases: post-contrast images, priors and truth."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def simulate_metastases(
 
 
 def _simulate(number: int, settings: _Settings) -> Case:
-    """Make one patient. Each ingredient has a stream of its own, so that a new one leaves the others as they are."""
+    """Make one patient, each ingredient from its own stream: a new one changes no other."""
 
     def stream(purpose: str) -> np.random.Generator:
         return np.random.default_rng(seed_for(settings.seed, "metastasis", purpose, number))
@@ -270,7 +270,7 @@ def _even(seed: int, purpose: str, number: int) -> float:
 
 
 def _likely(head: Head) -> NDArray[np.float32]:
-    """Say where metastases grow: mostly where gray and white matter meet, not in fluid and not at the very rim."""
+    """Weight where metastases grow: mostly between gray and white matter, never in fluid."""
     border = gaussian_filter(head.gray, 1.0) * gaussian_filter(head.white, 1.0)
     return (4 * border + 0.12 * (head.white + head.gray)) * (head.fluid < 0.3) * (head.depth > 2.5)
 
@@ -282,7 +282,7 @@ def _draw_lesions(
     rng: np.random.Generator,
     course: np.random.Generator,
 ) -> tuple[list[Nodule], list[tuple[str, float]]]:
-    """Draw metastases, and what each was at the time of the prior: its status and how large it was."""
+    """Draw metastases, with the status and size of each at the time of the prior."""
     small = rng.random(n) < 0.5
     low, middle, high = np.log(DIAMETERS)
     diameters = np.exp(np.where(small, rng.uniform(low, middle, n), rng.uniform(middle, high, n)))
@@ -308,7 +308,7 @@ def _with_lesions(
     affine: NDArray[np.float64],
     steps: NDArray[np.float64],
 ) -> tuple[NDArray[np.float32], list[_Part]]:
-    """Put metastases into a picture; find the voxels of each: those that it fills by more than half, at least one."""
+    """Put metastases into an image; label voxels filled by more than half, at least one each."""
     picture = picture.copy()
     for lesion in lesions:
         if lesion.edema:
@@ -349,7 +349,7 @@ def _earlier(
     settings: _Settings,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """Make the earlier picture: the same brain, not quite in the same place, with the metastases of that time."""
+    """Make the prior image: the brain slightly displaced, with the metastases of that time."""
     steps, origin = np.array(settings.spacing), affine[:3, 3]
     timing = rng.uniform(*_TIMING)
     shift = rng.uniform(-_SHIFT, _SHIFT, 3) * settings.misregistration
@@ -391,7 +391,7 @@ def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
 def _scanned(
     picture: NDArray[np.float32], brain: NDArray[np.bool_], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Give a picture what a scanner adds: blur, the coils' field, gain and noise; outside the brain nothing is kept."""
+    """Add blur, coil field, gain and noise to an image; zero outside the brain."""
     shape = picture.shape
     field = slow_field(shape, 0.25 * np.array(shape), rng)
     gain = _UNIT * np.exp(_GAIN * rng.standard_normal())

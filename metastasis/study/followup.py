@@ -266,7 +266,7 @@ def _same(
     spacing: NDArray[np.float64],
     tolerance: float,
 ) -> NDArray[np.intp]:
-    """Give the group of each lesion, of this scan and then of the prior one, that belong together."""
+    """Group matching lesions of this scan and of the prior one."""
     from scipy import ndimage
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
