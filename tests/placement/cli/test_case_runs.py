@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dmrifit.cli.console import finished_part
+from dmrifit.cli import case_runs
+from dmrifit.cli.case_runs import read_record
 from placement.box.voxel import Voxel
-from placement.cli import case_runs
-from placement.cli.case_runs import FIELDS, write_batch
+from placement.cli.case_runs import RUN, write_batch
 from placement.exchange.prescription import write_prescription
 from placement.exchange.tables import BOX, read_boxes
 from placement.simulate.gliomas import simulate_gliomas
@@ -122,7 +122,7 @@ def test_a_written_prescription_has_every_field_that_the_table_needs(tmp_path):
     (scene,), _ = simulate_gliomas(1, spacing=4, random_state=0)
     voxel = Voxel(scene.centroid, (20, 20, 20))
     content = write_prescription(voxel, scene, tmp_path / "one", figure=False)
-    assert finished_part(tmp_path / "one" / "voxel.json", FIELDS) == content
+    assert read_record(tmp_path / "one" / "voxel.json", RUN.fields) == content
     write_batch(tmp_path, {"one": content}, figure=False)
     table = pd.read_csv(tmp_path / "placements.tsv", sep="\t")
     assert table["volume_ml"].tolist() == [8]
