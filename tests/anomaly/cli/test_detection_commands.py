@@ -98,7 +98,7 @@ def test_the_summary_counts_scans_and_anomalies(cases, model, tmp_path, monkeypa
         assert lines[0] == f"{sentence}: {tmp_path}"
         # The scans are real ones here, but the model is not.
         assert lines[1:] == [
-            "the model learned from synthetic scans: what it finds in people is unknown"
+            "the model was trained on synthetic scans: its accuracy in people is unknown"
         ]
 
 

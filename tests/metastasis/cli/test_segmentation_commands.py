@@ -256,7 +256,7 @@ def test_the_summary_counts_scans_and_lesions(
     table, models, tmp_path, monkeypatch, capsys, counts, confirmed, sentence
 ):
     contents = [
-        {"n_lesions": n, "n_confirmed": n_confirmed}
+        {"n_lesions": n, "n_confirmed": n_confirmed, "synthetic": False}
         for n, n_confirmed in zip(counts, confirmed, strict=True)
     ]
     monkeypatch.setattr("metastasis.cli.case_runs.segment_cases", lambda *_, **__: contents)
@@ -322,7 +322,7 @@ def test_scans_that_are_missing_or_named_twice_are_refused(error_of, table, mode
     missing = tmp_path / "none.nii.gz"
     assert f"{missing}: no such file" in error_of("segment", models.plain, missing, *out)
     folder = error_of("segment", models.plain, tmp_path, *out)
-    assert f"{tmp_path} is a folder; name an image or a table in it" in folder
+    assert f"{tmp_path} is a folder; name an image in it, or a table" in folder
     for option in ("--prior", "--mask"):
         error = error_of("segment", models.plain, table, option, image, *out)
         assert "leave out --prior and --mask" in error

@@ -77,7 +77,7 @@ def test_the_page_shows_numbers_pictures_and_views_that_are_there(contents, tmp_
     (tmp_path / "first" / "voxel_view.html").write_text("a page")
     write_batch(tmp_path, contents, figure=True)
     page, rows = table_of_page(tmp_path)
-    header = ["case", "volume, mL", "part that is tumor", "objective", "rotated axes", "flags"]
+    header = ["case", "volume, mL", "tumor fraction", "objective", "rotated axes", "flags"]
     assert rows[0] == header
     assert rows[1] == ["second", "6.000", "0.875", "-1.250", "1", "none"]
     flags = "volume below min_volume; too many rotations"
@@ -86,7 +86,7 @@ def test_the_page_shows_numbers_pictures_and_views_that_are_there(contents, tmp_
     assert re.findall(r'href="([^"]*voxel_view.html)"', page) == ["./first/voxel_view.html"]
     # A case without a picture has a row and no section.
     assert re.findall(r"<h2[^>]*>(.*?)</h2>", page) == ["All cases", "first"]
-    assert "the patient&#39;s right is at the left" in page
+    assert "the patient&#39;s right is on the left" in page
 
 
 def test_the_page_says_what_it_is_not_for_and_how_many_cases_were_simulated(contents, tmp_path):

@@ -205,13 +205,14 @@ def test_a_box_inside_the_ball_is_described_in_one_line(run, tmp_path, ball):
     words = ("prescribe", ball, "--center", "40,40,40", "--no-figure", "--out")
     code, text, _ = run(*words, tmp_path / "inside", "--size", "20,20,20")
     assert code == 0
-    assert text.startswith("8.00 mL; 1.000 of it tumor; objective ")
+    assert text.startswith("8.00 mL; tumor fraction 1.000; objective ")
     assert text.count("\n") == 1
     # A cube of 100 mm around a ball of 18 mm.
     code, text, _ = run(*words, tmp_path / "around", "--size", "100,100,100", "--angles", "0,0,30")
     assert code == 0
     share = 4 / 3 * np.pi * 18**3 / 100**3
-    assert float(text.split("; ")[1].split()[0]) == pytest.approx(share, abs=2e-3)
+    fraction = float(text.split("tumor fraction ")[1].split(";")[0])
+    assert fraction == pytest.approx(share, abs=2e-3)
     box = content_of(tmp_path / "around")
     assert box["ras"]["angles_deg"] == pytest.approx([0, 0, 30])
     assert content_of(tmp_path / "inside")["size_mm"] == [20, 20, 20]
