@@ -167,9 +167,8 @@ class Scene:
         ----------
         tumor : path or Nifti1Image
             The mask, probabilities or labels.
-        exclude : path, Nifti1Image, int, sequence of int, sequence or mapping of these,
-        default=None
-            As for the constructor, with files in place of arrays.
+        exclude : path, image, int, sequence or mapping of these, default=None
+            As for the constructor, with files or Nifti1Image in place of arrays.
         image : path or Nifti1Image, default=None
             The image that the tumor was drawn on.
         include : int or sequence of int, default=None
