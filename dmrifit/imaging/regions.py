@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.text_files import read_small
+from dmrifit.engine.fit_maps import unpack_bounds
 from dmrifit.engine.results import FitStatus
-from dmrifit.io.bids_derivatives import unpack_bounds
 from dmrifit.io.masks import check_same_grid
 from dmrifit.io.tables import read_rows
 

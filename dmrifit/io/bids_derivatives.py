@@ -12,16 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmrifit.engine.fit_maps import (
-    DOUBTS,
-    FIT_MAPS,
-    OUTSIDE,
-    bits_type,
-    map_names,
-    pack_bounds,
-    pack_doubts,
-    unpack_bounds,
-)
+from dmrifit.engine.fit_maps import DOUBTS, FIT_MAPS, OUTSIDE, pack_doubts
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
@@ -32,22 +23,15 @@ if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
 __all__ = [
-    "DOUBTS",
     "MONOTONIC",
-    "OUTSIDE",
     "FitTally",
-    "bits_type",
     "common_stem",
     "derivative_name",
     "describe_fit",
     "describe_prediction",
     "file_record",
     "label",
-    "map_names",
-    "pack_bounds",
-    "pack_doubts",
     "stem",
-    "unpack_bounds",
     "versions",
 ]
 

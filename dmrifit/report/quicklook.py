@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.io.bids_derivatives import DOUBTS, MONOTONIC, OUTSIDE
+from dmrifit.engine.fit_maps import DOUBTS, OUTSIDE
+from dmrifit.io.bids_derivatives import MONOTONIC
 from dmrifit.report.html import html_code, html_figure, html_grid, html_note, html_table, png_bytes
 from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_panel, plot_panels
 from dmrifit.report.viewer import Layer, html_viewer, viewer_page

@@ -9,7 +9,15 @@ import pytest
 
 from dmrifit import MODELS, FitStatus, Protocol, fit_image
 from dmrifit.engine import fit_maps
-from dmrifit.engine.fit_maps import FitMap, empty_maps, fill_maps, map_names
+from dmrifit.engine.fit_maps import (
+    FitMap,
+    bits_type,
+    empty_maps,
+    fill_maps,
+    map_names,
+    pack_bounds,
+    unpack_bounds,
+)
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.results import FitResult
 from dmrifit.io import bids_derivatives
@@ -121,3 +129,17 @@ def test_an_entry_of_the_table_is_all_that_a_map_needs(tmp_path, monkeypatch):
     }
     assert "squared" in described["Cost"]["Units"]
     assert described["Parameters"]["ADC"]["StandardErrorFile"].endswith("ADCse_dwimap.nii.gz")
+
+
+@pytest.mark.parametrize(("n", "kind"), [(1, np.uint16), (8, np.uint16), (9, np.uint32), (17, np.uint64)])
+def test_bounds_come_back_from_their_bits(n, kind):
+    rng = np.random.default_rng(n)
+    low, high = rng.random((2, 50, n)) < 0.3
+    low[0], high[0] = True, True
+    bits = pack_bounds(low, high)
+    assert bits.dtype == bits_type(n) == kind
+    for found, expected in zip(unpack_bounds(bits, n), (low, high), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert bits[0] == 4**n - 1
+    with pytest.raises(ValueError, match="32 parameters, not 33"):
+        bits_type(33)

@@ -2,17 +2,13 @@
 
 import hashlib
 
-import numpy as np
 import pytest
 
 from dmrifit.io.bids_derivatives import (
-    bits_type,
     common_stem,
     derivative_name,
     file_record,
-    pack_bounds,
     stem,
-    unpack_bounds,
     versions,
 )
 
@@ -58,17 +54,3 @@ def test_several_images_are_named_by_what_they_have_in_common():
     assert common_stem(["te93.nii", "te105.nii"]) == ""
     assert common_stem(["sub-01_dwi.nii"]) == "sub-01_dwi"
     assert common_stem([]) == ""
-
-
-@pytest.mark.parametrize(("n", "kind"), [(1, np.uint16), (8, np.uint16), (9, np.uint32), (17, np.uint64)])
-def test_bounds_come_back_from_their_bits(n, kind):
-    rng = np.random.default_rng(n)
-    low, high = rng.random((2, 50, n)) < 0.3
-    low[0], high[0] = True, True
-    bits = pack_bounds(low, high)
-    assert bits.dtype == bits_type(n) == kind
-    for found, expected in zip(unpack_bounds(bits, n), (low, high), strict=True):
-        np.testing.assert_array_equal(found, expected)
-    assert bits[0] == 4**n - 1
-    with pytest.raises(ValueError, match="32 parameters, not 33"):
-        bits_type(33)
