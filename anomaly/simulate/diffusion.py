@@ -22,22 +22,11 @@ _BRIGHT_GRAY, _BRIGHT_DEEP, _BRIGHT_FLUID = 1.15, 0.95, 2.8
 
 @dataclass(frozen=True)
 class Component:
-    """
-    A tissue that takes the place of others.
+    """A tissue that takes the place of others."""
 
-    Parameters
-    ----------
-    share : ndarray of shape (n,)
-        Of each voxel of the brain.
-    diffusivity : float
-        In µm²/ms, the same in all directions.
-    brightness : float
-        Signal at b = 0, of white matter's.
-    """
-
-    share: NDArray[np.float32]
-    diffusivity: float
-    brightness: float
+    share: NDArray[np.float32]  # of each of the n voxels of the brain
+    diffusivity: float  # µm²/ms, the same in all directions
+    brightness: float  # signal at b = 0, of white matter's
 
 
 def spread_directions(n: int) -> NDArray[np.float64]:
@@ -104,13 +93,16 @@ def brain_signals(
         b0 += np.float32(brightness) * share
         alike += np.float32(brightness) * share * np.exp(np.float32(-diffusivity) * weights)
     signals += alike[:, None]
-    rest = np.float32(1) - sum((one.share for one in lesion), start=np.zeros_like(b0))
-    signals *= rest[:, None]
-    b0 *= rest
-    for one in lesion:
-        bright = np.float32(one.brightness) * one.share
+    healthy = np.ones_like(b0)
+    for component in lesion:
+        healthy -= component.share
+    signals *= healthy[:, None]
+    b0 *= healthy
+    for component in lesion:
+        bright = np.float32(component.brightness) * component.share
         b0 += bright
-        signals += (bright * np.exp(np.float32(-one.diffusivity) * weights))[:, None]
+        decay = np.exp(np.float32(-component.diffusivity) * weights)
+        signals += (bright * decay)[:, None]
     return signals, b0
 
 

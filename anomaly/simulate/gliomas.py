@@ -1,4 +1,4 @@
-"""Synthetic gliomas: infiltrating edges, edema, cellular and necrotic cores, growth."""
+"""What gliomas do to diffusion: infiltrating edges, edema, cellular and necrotic cores, growth."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from anomaly.simulate.anatomy import Brain
 from anomaly.simulate.diffusion import Component
+from dmrifit.simulate.gliomas import Glioma, draw_glioma, fall
+from dmrifit.simulate.heads import Head
 
-__all__ = ["GRADES", "KINDS", "Glioma", "draw_glioma"]
+__all__ = ["GRADES", "KINDS", "DiffusionGlioma", "draw_diffusion_glioma"]
 
 #: Grades by the World Health Organization, and how many of all gliomas have them.
 GRADES = {"II": 0.25, "III": 0.31, "IV": 0.44}
@@ -20,29 +21,21 @@ GRADES = {"II": 0.25, "III": 0.31, "IV": 0.44}
 #: cells.
 KINDS = ("infiltrating", "cellular")
 
-_RADIUS = (9.0, 24.0)  # mm, before it differs between axes
-_AXES = (0.7, 1.2)  # of the radius
-_ROUGHNESS, _GRAIN = 0.12, 6.0  # of the distance from the center, mm
+_RADIUS = (8.5, 22.5)  # mm in a brain of adult size
 _EDGE = 0.3  # of the distance to the border, on each side of which infiltration falls to nothing
-_PLACES = {"white": 0.5, "cortex": 0.2, "deep": 0.15, "basal": 0.15}  # where gliomas begin
-_NEAR_SURFACE, _LOW = 16.0, -0.35  # mm, of the brain's half height
 _EDEMA_ODDS = {"II": 0.2, "III": 0.6, "IV": 0.9}
 _NECROSIS_ODDS = 0.5
-_REACH = {
-    "core": (0.65, 0.9),
-    "necrosis": (0.3, 0.5),
-    "edema": (1.2, 1.6),
-}  # of the distance to the border
+_NECROSIS = (0.03, 0.13)  # of the volume
+# Of the distance to the border.
+_REACH = {"core": (0.65, 0.9), "edema": (1.2, 1.6)}
 _SHARE = {
     "infiltration": (0.6, 1.0),
     "core": (0.75, 0.95),
     "edema": (0.45, 0.8),
     "early": (0.15, 0.35),
 }
-_GROWTH = {
-    "III": (0.3, 0.6),
-    "IV": (0.4, 0.9),
-}  # by how much of that distance the border moves where it moves most
+# By how much of that distance the border moves where it moves most.
+_GROWTH = {"III": (0.3, 0.6), "IV": (0.4, 0.9)}
 _SEEN = 0.3  # share of edema from which on it belongs to the lesion
 
 #: In µm²/ms: of infiltrated tissue by grade, of what makes cores, and of edema.
@@ -59,133 +52,74 @@ _BRIGHT = {"core": 1.1, "necrosis": 2.2, "edema": 1.5}
 
 
 @dataclass(frozen=True)
-class Glioma:
-    """
-    A glioma in a brain of n voxels.
-
-    Parameters
-    ----------
-    components : list of Component
-        What it is made of.
-    lesion, followup : ndarray of bool, shape (n,)
-        What a reader outlines now, and later.
-    grade : str
-        One of `GRADES`.
-    kind : str
-        One of `KINDS`.
-    """
+class DiffusionGlioma:
+    """A glioma in a brain of n voxels."""
 
     components: list[Component]
-    lesion: NDArray[np.bool_]
-    followup: NDArray[np.bool_]
+    lesion: NDArray[np.bool_]  # (n,): what a reader outlines now
+    followup: NDArray[np.bool_]  # and later
     grade: str
     kind: str
 
 
-def draw_glioma(brain: Brain, grade: str, kind: str, rng: np.random.Generator) -> Glioma:
-    """Draw a glioma."""
-    matter = brain.white + brain.gray + brain.deep
-    solid = matter > 0.5
-    center = brain.places[_place(brain, matter, rng)]
-    radius = rng.uniform(*_RADIUS) * brain.size
-    apart = brain.places - center
-    distance = _distance(brain, apart, radius, rng)
+def draw_diffusion_glioma(
+    brain: Brain, grade: str, kind: str, rng: np.random.Generator
+) -> DiffusionGlioma:
+    """Draw a glioma and what it does to diffusion."""
+    head = brain.head
+    shape_stream, rng = rng.spawn(2)
     # All numbers are drawn for every glioma, so that those of one patient differ by grade and kind
     # alone.
+    radius = rng.uniform(*_RADIUS) * head.size
     odds = {name: rng.random() for name in ("necrosis", "edema")}
+    necrosis = rng.uniform(*_NECROSIS)
     reach = {name: rng.uniform(*limits) for name, limits in _REACH.items()}
     share = {name: rng.uniform(*limits) for name, limits in _SHARE.items()}
     speed = {name: rng.uniform(*limits) for name, limits in _DIFFUSIVITY.items()}
     growth = rng.random()
     fronts = rng.standard_normal((8, 3))
 
-    parts: list[tuple[str, NDArray]] = []
+    matter = head.matter
+    solid = matter > 0.5
+    glioma = draw_glioma(head, solid, radius, shape_stream, necrosis=necrosis)
+    distance = glioma.distance
+    layers: list[tuple[str, NDArray]] = []
     if kind == "cellular":
-        parts.append(("core", share["core"] * _fall(distance / reach["core"], 0.15)))
+        layers.append(("core", share["core"] * fall(distance / reach["core"], 0.15)))
     elif grade == "IV" and odds["necrosis"] < _NECROSIS_ODDS:
-        parts.append(("necrosis", _fall(distance / reach["necrosis"], 0.2)))
-    parts.append((grade, share["infiltration"] * _fall(distance, _EDGE)))
-    lesion = solid & (distance < 1)
+        layers.append(("necrosis", fall(glioma.necrosis, 0.2)))
+    layers.append((grade, share["infiltration"] * fall(distance, _EDGE)))
+    lesion = glioma.tumor
     if odds["edema"] < _EDEMA_ODDS[grade]:
-        swollen = share["edema"] * brain.white * _fall(distance / reach["edema"], 0.2)
-        parts.append(("edema", swollen))
+        swollen = share["edema"] * glioma.edema(head, reach["edema"])
+        layers.append(("edema", swollen))
         lesion |= solid & (swollen > _SEEN)
     followup = lesion
     if grade in _GROWTH:
         low, high = _GROWTH[grade]
-        ahead = distance / (
-            1 + (low + growth * (high - low)) * _towards(brain, center, apart, radius, fronts)
-        )
-        parts.append(
-            (
-                grade,
-                share["early"]
-                * _fall(ahead, 0.15)
-                * (brain.white + 0.5 * (brain.gray + brain.deep)),
-            )
-        )
+        farthest = low + growth * (high - low)
+        ahead = distance / (1 + farthest * _front(head, glioma, fronts))
+        infiltrated = head.white + 0.5 * (head.gray + head.deep)
+        layers.append((grade, share["early"] * fall(ahead, 0.15) * infiltrated))
         followup = lesion | (solid & (ahead < 1))
-    left = matter
+    remaining = matter[head.brain]
     components = []
-    for name, wanted in parts:
-        taken = (left * np.minimum(wanted, 1)).astype(np.float32)
-        left = left - taken
-        components.append(Component(taken, speed[name], _BRIGHT.get(name, _BRIGHT_TUMOR)))
-    return Glioma(components, lesion, followup, grade, kind)
+    for name, layer in layers:
+        filled = (remaining * np.minimum(layer[head.brain], 1)).astype(np.float32)
+        remaining = remaining - filled
+        components.append(Component(filled, speed[name], _BRIGHT.get(name, _BRIGHT_TUMOR)))
+    return DiffusionGlioma(components, lesion[head.brain], followup[head.brain], grade, kind)
 
 
-def _place(brain: Brain, matter: NDArray, rng: np.random.Generator) -> int:
-    """Draw the origin of a glioma: white matter, below the cortex, nuclei or brain base."""
-    where = rng.choice(list(_PLACES), p=list(_PLACES.values()))
-    height = brain.places[:, 2] / brain.half_axes[2]
-    likely = {
-        "white": brain.white * (brain.depth > _NEAR_SURFACE * brain.size),
-        "cortex": matter * (brain.depth <= _NEAR_SURFACE * brain.size),
-        "deep": brain.deep,
-        "basal": matter * (height < _LOW),
-    }[str(where)] * (matter > 0.7)
-    if not likely.any():
-        likely = np.where(matter == matter.max(), 1.0, 0.0)
-    # A sum of few bits could pass over the last voxel.
-    total = np.cumsum(likely, dtype=np.float64)
-    return int(np.searchsorted(total, rng.random() * total[-1], side="right"))
-
-
-def _distance(
-    brain: Brain, apart: NDArray, radius: float, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Give the distance from the center of a rough, turned ellipsoid, 1 at its border."""
-    axes = radius * rng.uniform(*_AXES, 3)
-    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0] / axes[:, None]
-    squares = np.zeros(len(apart), dtype=np.float32)
-    for row in turn.astype(np.float32):
-        squares += (apart[:, 0] * row[0] + apart[:, 1] * row[1] + apart[:, 2] * row[2]) ** 2
-    rough = gaussian_filter(
-        rng.standard_normal(brain.brain.shape), _GRAIN * brain.size / brain.spacing, mode="wrap"
-    )
-    return np.asarray(
-        np.sqrt(squares) * (1 + _ROUGHNESS * rough / rough.std())[brain.brain], dtype=np.float32
-    )
-
-
-def _towards(
-    brain: Brain, center: NDArray, apart: NDArray, radius: float, fronts: NDArray
-) -> NDArray:
+def _front(head: Head, glioma: Glioma, directions: NDArray[np.float64]) -> NDArray:
     """Weight places by direction: 1 toward the most white matter, 0 away from it."""
-    best, most = fronts[0], -1.0
-    for front in fronts:
-        front /= np.sqrt((front**2).sum())
-        ahead = ((brain.places - (center + 1.3 * radius * front)) ** 2).sum(axis=1) < (
-            0.6 * radius
-        ) ** 2
-        found = float(brain.white[ahead].sum())
-        if found > most:
-            best, most = front, found
-    along = apart[:, 0] * best[0] + apart[:, 1] * best[1] + apart[:, 2] * best[2]
-    length = np.sqrt((apart**2).sum(axis=1)) + 1e-3
-    return np.clip(along / length, 0, 1) ** 1.5
-
-
-def _fall(distance: NDArray, width: float) -> NDArray:
-    """Fall from 1 to 0 around a distance of 1."""
-    return np.clip(0.5 + 0.5 * (1 - distance) / width, 0, 1)
+    offsets = head.places - glioma.center.astype(np.float32)
+    directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    white = []
+    for direction in directions:
+        from_ahead = offsets - (1.3 * glioma.radius * direction).astype(np.float32)
+        is_ahead = (from_ahead**2).sum(axis=-1) < (0.6 * glioma.radius) ** 2
+        white.append(float(head.white[is_ahead].sum()))
+    front = directions[int(np.argmax(white))].astype(np.float32)
+    length = np.linalg.norm(offsets, axis=-1) + np.float32(1e-3)
+    return np.clip((offsets @ front) / length, 0, 1) ** 1.5

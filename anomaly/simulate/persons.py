@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from anomaly.scans.cases import Case
 from anomaly.simulate.anatomy import Standard, draw_brain, standard_brain
 from anomaly.simulate.diffusion import add_noise, brain_signals, spread_directions
-from anomaly.simulate.gliomas import GRADES, draw_glioma
+from anomaly.simulate.gliomas import GRADES, draw_diffusion_glioma
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.randomness import RandomState, evenly, seed_for, seed_from
 from dmrifit._utils.threads import check_jobs
 from dmrifit.io.nifti import Image
-from dmrifit.simulate.heads import centered_grid, read_tissues, slow_field, texture_field
+from dmrifit.simulate.head_shapes import slow_field, texture_field
+from dmrifit.simulate.heads import check_field, check_shape, check_spacing, check_tissues
 
 __all__ = ["REGISTRATIONS", "simulate_dmri"]
 
@@ -30,20 +31,11 @@ _SITES = {"A": 1.0, "B": 1.015}  # factor of diffusivities, as gradients are not
 _MIDDLE_AGE, _AGING = 50.0, 0.001  # years, by how much diffusivities rise in a year
 _VENTRICLES = (0.05, 1.0)  # mm in a year, standard deviation between persons in mm
 _VENTRICLE_LIMITS = (-2.5, 4.5)  # mm
-_PERSON, _TEXTURE, _TEXTURE_MM = (
-    0.015,
-    0.04,
-    6.0,
-)  # of diffusivities, between persons and within one
-_UNIT, _GAIN, _BIAS = (
-    400.0,
-    0.1,
-    0.1,
-)  # signal of white matter at b = 0, its spread, the coils' field
-_EVEN = {
-    "grade": 0.6180339887498949,
-    "kind": 0.7548776662466927,
-}  # irrational steps that leave no gaps
+_PERSON, _TEXTURE = 0.015, 0.04  # of diffusivities, between persons and within one
+_TEXTURE_MM = 6.0
+_UNIT, _GAIN, _BIAS = 400.0, 0.1, 0.1  # white matter at b = 0, its spread, the coils' field
+# Irrational steps leave no gaps.
+_EVEN = {"grade": 0.6180339887498949, "kind": 0.7548776662466927}
 _SMALLEST, _LARGEST = 12, 512  # voxels along an axis
 _LEAST_FIELD = 60.0  # mm along an axis
 _LARGEST_VOXEL = 12.0  # mm
@@ -90,7 +82,8 @@ def simulate_dmri(
     Rician, and signals are divided by one noisy volume at b = 0. There are no distortions, no
     motion, and tumors push nothing aside.
 
-    Gliomas are rough ellipsoids of 9 to 24 mm radius whose edges infiltrate: diffusivity is raised
+    Gliomas are rough ellipsoids, some of them bent, with the volume of balls of 8.5 to 22.5 mm
+    radius, whose edges infiltrate: diffusivity is raised
     there, to 1.1 to 1.8 µm²/ms by grade, and anisotropy lowered. Half begin in white matter, 20 %
     near the cortex, 15 % each in deep nuclei and low in the brain. High grades have mostly edema
     along white matter, some of grade IV dead cores. Those of the kind ``"cellular"`` have a core
@@ -164,20 +157,12 @@ def simulate_dmri(
         raise ValueError("n_healthy and n_lesions are 0; ask for at least one person")
     if registration not in REGISTRATIONS:
         raise ValueError(f"registration must be 'good' or 'shifted', not {registration!r}")
-    voxels, steps = _checked_shape(shape), _checked_spacing(spacing)
+    voxels = check_shape(shape, least=_SMALLEST, most=_LARGEST, example=(40, 48, 32))
+    steps = check_spacing(spacing, most=_LARGEST_VOXEL)
     if not (isinstance(snr, float | np.floating) and snr == np.inf):
         check_number("snr", snr, least=1)
     check_number("cellular", cellular, most=1 - GRADES["II"])
-    field = np.array(voxels) * steps
-    if field.min() < _LEAST_FIELD:
-        raise ValueError(
-            f"shape {voxels} and spacing {steps} see {field.min():g} mm along an axis; a brain "
-            f"with tumors needs {_LEAST_FIELD:g} mm: give more or larger voxels"
-        )
-    if tissues is not None and (
-        isinstance(tissues, str) or not isinstance(tissues, Sequence) or len(tissues) != 2
-    ):
-        raise ValueError(f"tissues must be two images, gray and white matter, not {tissues!r}")
+    check_field(voxels, steps, _LEAST_FIELD, "tumors")
     settings = _Settings(
         spread_directions(int(n_directions)),
         voxels,
@@ -185,13 +170,13 @@ def simulate_dmri(
         registration == "shifted",
         float(snr),
         float(cellular),
-        standard_brain(steps, None if tissues is None else read_tissues(*tissues)),
+        standard_brain(steps, check_tissues(tissues)),
         seed_from(random_state),
     )
     from joblib import Parallel, delayed
 
-    wanted = [("healthy", n_healthy), ("glioma", n_lesions)]
-    numbers = [(group, number) for group, n in wanted for number in range(skip, skip + n)]
+    numbers = [("healthy", number) for number in range(skip, skip + n_healthy)]
+    numbers += [("glioma", number) for number in range(skip, skip + n_lesions)]
     cases = list(
         Parallel(n_jobs=n_jobs)(
             delayed(_simulate)(group, number, settings) for group, number in numbers
@@ -206,54 +191,56 @@ def _simulate(group: str, number: int, settings: _Settings) -> Case:
     def stream(purpose: str) -> np.random.Generator:
         return np.random.default_rng(seed_for(settings.seed, "anomaly", group, purpose, number))
 
-    shape, steps = settings.shape, np.array(settings.spacing)
-    who = stream("person")
-    age = float(np.round(who.uniform(*_AGES), 1))
-    sex, site = str(who.choice(["female", "male"])), str(who.choice(list(_SITES)))
-    growth = float(
-        np.clip(
-            _VENTRICLES[0] * (age - _MIDDLE_AGE) + _VENTRICLES[1] * who.normal(),
-            *_VENTRICLE_LIMITS,
-        )
-    )
-    factor = _SITES[site] * (1 + _AGING * (age - _MIDDLE_AGE)) * np.exp(_PERSON * who.normal())
+    shape = settings.shape
+    person = stream("person")
+    age = float(np.round(person.uniform(*_AGES), 1))
+    sex = str(person.choice(["female", "male"]))
+    site = str(person.choice(list(_SITES)))
+    widening = _VENTRICLES[0] * (age - _MIDDLE_AGE) + _VENTRICLES[1] * person.normal()
+    aging = 1 + _AGING * (age - _MIDDLE_AGE)
+    factor = _SITES[site] * aging * np.exp(_PERSON * person.normal())
     brain = draw_brain(
         settings.standard,
         shape,
         settings.spacing,
         stream("brain"),
-        growth=growth,
+        growth=float(np.clip(widening, *_VENTRICLE_LIMITS)),
         shifted=settings.shifted,
     )
-    texture = texture_field(shape, _TEXTURE_MM, steps, stream("texture"))[brain.brain]
-    known: dict[str, Any] = {}
+    mask = brain.head.brain
+    lesion: dict[str, Any] = {}
     components = []
     if group == "glioma":
         grade, kind = _grade_and_kind(number, settings)
-        glioma = draw_glioma(brain, grade, kind, stream("glioma"))
+        glioma = draw_diffusion_glioma(brain, grade, kind, stream("glioma"))
         components = glioma.components
-        known = {"grade": grade, "kind": kind}
-        known |= {"lesion": brain.volume(glioma.lesion), "followup": brain.volume(glioma.followup)}
+        lesion = {
+            "lesion": brain.volume(glioma.lesion),
+            "followup": brain.volume(glioma.followup),
+            "grade": grade,
+            "kind": kind,
+        }
+    texture = texture_field(shape, _TEXTURE_MM, brain.head.spacing, stream("texture"))[mask]
     factors = factor * np.exp(_TEXTURE * texture)
     weighted, b0 = brain_signals(brain, settings.directions, _B, factors, components)
-    rng = stream("noise")
-    sigma = 1 / settings.snr
-    b0 = add_noise(b0, sigma, rng)
-    weighted = add_noise(weighted, sigma, rng)
+    noise = stream("noise")
+    b0 = add_noise(b0, 1 / settings.snr, noise)
+    weighted = add_noise(weighted, 1 / settings.snr, noise)
     scanner = stream("scanner")
     gain = _UNIT * np.exp(_GAIN * scanner.standard_normal())
-    coils = slow_field(shape, 0.25 * np.array(shape), scanner)[brain.brain]
+    coils = slow_field(shape, 0.25 * np.array(shape), scanner)[mask]
     field = (gain * np.exp(_BIAS * coils)).astype(np.float32)
     b0 *= field
     weighted *= field[:, None]
+    # Files hold both images, so that the ratio of what is read must be the same to the bit.
     weighted /= b0[:, None]
     name = f"synthetic-{group}-{number + 1:03d}"
     return Case(
         name,
         brain.volume(np.clip(weighted, 0, 1, out=weighted)),
-        brain.brain,
+        mask,
         brain.tissue,
-        affine=centered_grid(shape, settings.spacing),
+        affine=brain.head.affine,
         age=age,
         sex=sex,
         site=site,
@@ -262,41 +249,18 @@ def _simulate(group: str, number: int, settings: _Settings) -> Case:
         b0=brain.volume(b0),
         b=_B,
         directions=settings.directions,
-        **known,
+        **lesion,
     )
 
 
 def _grade_and_kind(number: int, settings: _Settings) -> tuple[str, str]:
     """Choose grade and kind of a glioma so that few patients have the shares of both."""
-    seed = settings.seed
-    place = evenly(seed, number, _EVEN["grade"], "anomaly", "grade")
-    grade = list(GRADES)[
-        int(np.searchsorted(np.cumsum(list(GRADES.values()))[:-1], place, side="right"))
-    ]
-    high = settings.cellular / (1 - GRADES["II"])
-    cellular = grade != "II" and evenly(seed, number, _EVEN["kind"], "anomaly", "kind") < high
-    return grade, "cellular" if cellular else "infiltrating"
-
-
-def _checked_shape(shape: Any) -> tuple[int, int, int]:
-    if isinstance(shape, str) or np.ndim(shape) != 1 or len(shape) != 3:
-        raise ValueError(
-            f"shape must be three numbers of voxels, such as (40, 48, 32), not {shape!r}"
-        )
-    for n in shape:
-        check_number("each axis of shape", n, least=_SMALLEST, most=_LARGEST, whole=True)
-    return int(shape[0]), int(shape[1]), int(shape[2])
-
-
-def _checked_spacing(spacing: Any) -> tuple[float, float, float]:
-    try:
-        steps = np.broadcast_to(np.asarray(spacing, dtype=np.float64), (3,))
-    except ValueError:
-        steps = np.full(3, np.nan)
-    if not ((steps > 0) & (steps <= _LARGEST_VOXEL)).all():
-        raise ValueError(
-            f"spacing must be one number or three, above 0 and up to {_LARGEST_VOXEL:g} mm, not "
-            f"{spacing!r}"
-        )
-    x, y, z = steps
-    return float(x), float(y), float(z)
+    place = evenly(settings.seed, number, _EVEN["grade"], "anomaly", "grade")
+    borders = np.cumsum(list(GRADES.values()))[:-1]
+    grade = list(GRADES)[int(np.searchsorted(borders, place, side="right"))]
+    # Grade II has none, so the others have more.
+    cellular_share = settings.cellular / (1 - GRADES["II"])
+    place = evenly(settings.seed, number, _EVEN["kind"], "anomaly", "kind")
+    if grade != "II" and place < cellular_share:
+        return grade, "cellular"
+    return grade, "infiltrating"

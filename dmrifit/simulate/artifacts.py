@@ -66,6 +66,9 @@ def spoil(
     """
     Apply artifacts to images without noise.
 
+    Motion leaves the image with most signal in place, which a registration would take as its
+    reference: that of the shortest TE, and of these the lowest b.
+
     Shapes: `signals` (x, y, z, n_measurements); returns (x, y, z, n_measurements).
     """
     streams = dict(zip(ARTIFACTS, rng.spawn(len(ARTIFACTS)), strict=True))

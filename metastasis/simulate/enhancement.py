@@ -8,64 +8,62 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.simulate.heads import Head, texture_field
+from dmrifit.simulate.head_structures import (
+    Vessels,
+    choroid_plexus,
+    draw_vessels,
+    dura_patches,
+    dural_sinuses,
+)
+from dmrifit.simulate.heads import Head
 
 __all__ = [
+    "Contrasts",
     "Nodule",
+    "draw_enhancement",
     "draw_mimics",
     "draw_nodule",
     "draw_places",
-    "draw_vessels",
-    "linings",
     "moved",
     "shares",
     "swelling",
 ]
 
-_STEP = 0.7  # mm between points of a vessel
-_N_STEPS = 90
-_VESSELS, _VESSEL_BRAIN = (10, 18), 300.0  # fewest and one more than most in a brain of so many mL
-_VESSEL_RADII = (0.55, 1.15)  # mm, standard deviation of the profile
-_SINUS_RADIUS = 1.6  # mm
-_SINUS_CONTRAST = 0.22
+_TRIES = 40  # places for each ball
 _FINE = 3  # points along each edge of a voxel, for the share of a nodule in it
 _NODULE_DIAMETERS = (2.5, 5.5)  # mm, of what looks like a metastasis
-_CONTRASTS = (0.5, 1.1)  # of white matter's signal, above it
-_VESSEL_CONTRASTS = (0.2, 0.5)
 _KINDS = ("vascular", "nodule", "dural")
 _KIND_SHARES = (0.45, 0.40, 0.15)
 
 
 @dataclass(frozen=True)
+class Contrasts:
+    """What contrast agent adds to the signal, of white matter's, and the sizes of vessels."""
+
+    metastases: tuple[float, float] = (0.5, 1.1)
+    # Mimics on vessels and under the dura are as bright as vessels.
+    vessels: tuple[float, float] = (0.2, 0.5)
+    vessel_radii: tuple[float, float] = (0.55, 1.15)  # standard deviation of the profile in mm
+    sinuses: float = 0.22
+    sinus_radius: float = 1.6  # mm, the same
+    dura: float = 0.21
+    plexus: float = 0.30
+
+
+CONTRASTS = Contrasts()
+
+
+@dataclass(frozen=True)
 class Nodule:
-    """
-    A bright thing in the brain: an uneven ellipsoid.
+    """A bright thing in the brain: an uneven ellipsoid."""
 
-    Parameters
-    ----------
-    center : ndarray of shape (3,)
-        In mm.
-    radius : float
-        Of a ball of about the same volume, in mm.
-    axes : ndarray of shape (3, 3)
-        Rows: directions divided by stretches.
-    lobes : ndarray of shape (4, 3)
-        Waves that make its surface uneven, on the unit sphere.
-    contrast : float
-        Signal above white matter, of white matter's.
-    core : float
-        Radius of a dark core, of `radius`; 0 for none.
-    edema : float
-        Radius of darkened tissue around it, of `radius`; 0 for none.
-    """
-
-    center: NDArray[np.float64]
-    radius: float
-    axes: NDArray[np.float64]
-    lobes: NDArray[np.float64]
-    contrast: float
-    core: float = 0.0
-    edema: float = 0.0
+    center: NDArray[np.float64]  # mm
+    radius: float  # of a ball of about the same volume, in mm
+    axes: NDArray[np.float64]  # rows: directions divided by stretches
+    lobes: NDArray[np.float64]  # (4, 3): waves on the unit sphere that make it uneven
+    contrast: float  # of white matter's signal
+    core: float = 0.0  # radius of a dark core, of `radius`
+    edema: float = 0.0  # radius of darkened tissue around it, of `radius`
 
 
 def draw_nodule(
@@ -74,7 +72,7 @@ def draw_nodule(
     rng: np.random.Generator,
     *,
     ring: float = 0.0,
-    contrasts: tuple[float, float] = _CONTRASTS,
+    contrasts: tuple[float, float] = CONTRASTS.metastases,
 ) -> Nodule:
     """Draw a bright thing."""
     turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
@@ -105,7 +103,7 @@ def moved(nodule: Nodule, center: NDArray[np.float64], size: float) -> Nodule:
 def shares(
     nodule: Nodule, shape: Sequence[int], origin: NDArray[np.float64], steps: NDArray[np.float64]
 ) -> tuple[tuple[slice, ...], NDArray[np.float32], NDArray[np.float32]]:
-    """Give how much of each voxel a bright thing fills."""
+    """Give how much of each voxel a bright thing and its core fill, and the window of voxels."""
     window, axes = _window(nodule, 1.5, shape, origin, steps)
     fine = (np.arange(_FINE) + 0.5) / _FINE - 0.5
     distance, points = _distance(
@@ -155,13 +153,12 @@ def _distance(
     nodule: Nodule, axes: Sequence[NDArray]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Give the distance of points from the center in radii, and their unstretched places."""
-    parts = [
-        np.multiply.outer(
-            axis.astype(np.float32), (nodule.axes[:, a] / nodule.radius).astype(np.float32)
-        )
-        for a, axis in enumerate(axes)
-    ]
-    points = parts[0][:, None, None] + parts[1][None, :, None] + parts[2][None, None]
+    columns = (nodule.axes / nodule.radius).T.astype(np.float32)
+    x, y, z = (
+        np.multiply.outer(axis.astype(np.float32), column)
+        for axis, column in zip(axes, columns, strict=True)
+    )
+    points = x[:, None, None] + y[None, :, None] + z[None, None]
     return np.sqrt(np.einsum("xyzi,xyzi->xyz", points, points)), points
 
 
@@ -175,130 +172,51 @@ def draw_places(
     gap: float = 3.0,
 ) -> list[NDArray[np.float64] | None]:
     """
-    Draw places of things that keep off each other.
+    Draw places of balls that keep a gap in mm to each other; None for one that finds no room.
 
     Shapes: `weights` (x, y, z).
     """
     cumulative = np.cumsum(weights, dtype=np.float64).ravel()
-    there = list(taken)
+    centers = head.places.reshape(-1, 3)
+    balls = list(taken)
     places: list[NDArray[np.float64] | None] = []
     for radius in radii:
-        tries = np.searchsorted(cumulative, rng.random(40) * cumulative[-1], side="right")
-        found = None
-        for point in head.grid.reshape(-1, 3)[np.minimum(tries, len(cumulative) - 1)].astype(
-            np.float64
-        ):
-            if all(np.linalg.norm(point - other) > radius + size + gap for other, size in there):
-                found = point
-                there.append((found, radius))
-                break
-        places.append(found)
+        voxels = np.searchsorted(cumulative, rng.random(_TRIES) * cumulative[-1], side="right")
+        candidates = centers[np.minimum(voxels, len(cumulative) - 1)].astype(np.float64)
+        place = _first_free(candidates, radius + gap, balls)
+        if place is not None:
+            balls.append((place, radius))
+        places.append(place)
     return places
 
 
-def draw_vessels(
-    head: Head, steps: NDArray[np.float64], rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
-    """
-    Draw vessels as random walks along the surface, in folds and through white matter.
+def _first_free(
+    candidates: NDArray[np.float64],
+    reach: float,
+    balls: Sequence[tuple[NDArray[np.float64], float]],
+) -> NDArray[np.float64] | None:
+    for candidate in candidates:
+        if all(np.linalg.norm(candidate - center) > reach + size for center, size in balls):
+            return candidate
+    return None
 
-    Shapes: returns filled (x, y, z), contrast (x, y, z), points (n, 3).
-    """
-    volume = float(head.brain.sum() * np.prod(steps)) * 1e-3
-    n = max(int(rng.integers(*_VESSELS) * (volume / _VESSEL_BRAIN) ** (2 / 3)), 4)
-    origin = head.grid[0, 0, 0].astype(np.float64)
-    deep = rng.random(n) < 0.3
-    wanted = np.where(deep, 0.0, rng.uniform(0.8, 6.0, n))
-    # Depth is at least a voxel's edge.
-    surface = np.argwhere((head.depth > 0.5) & ((head.depth < 4) | (head.depth <= steps.min())))
-    place = head.grid[tuple(surface[rng.integers(len(surface), size=n)].T)].astype(np.float64)
-    way = rng.standard_normal((n, 3))
-    way[deep] = -place[deep] / np.linalg.norm(place[deep], axis=1, keepdims=True)
-    way /= np.linalg.norm(way, axis=1, keepdims=True)
-    radius = rng.uniform(*_VESSEL_RADII, n) * np.where(deep, 0.7, 1.0)
-    strength = rng.uniform(*_VESSEL_CONTRASTS, n) * np.where(deep, 0.7, 1.0)
-    length = np.where(deep, rng.integers(20, 40, n), rng.integers(35, _N_STEPS, n))
-    path = np.empty((_N_STEPS, n, 3))
-    limit = np.array(head.depth.shape) - 1
-    for step in range(_N_STEPS):
-        path[step] = place
-        index = np.clip(np.rint((place - origin) / steps).astype(int), 0, limit)
-        outward = place / np.maximum(np.linalg.norm(place, axis=1, keepdims=True), 1e-6)
-        turn = rng.standard_normal((n, 3)) * np.where(deep, 0.06, 0.22)[:, None]
-        pull = np.where(deep, 0.0, np.clip(head.depth[tuple(index.T)] - wanted, -4, 4) * 0.06)
-        way = way + turn + pull[:, None] * outward
-        way /= np.linalg.norm(way, axis=1, keepdims=True)
-        place = place + _STEP * way
-    kept = np.arange(_N_STEPS)[:, None] < length
-    taper = 1 - 0.4 * np.arange(_N_STEPS)[:, None] / length
-    points, radii = path[kept], (radius * taper)[kept]
-    levels = np.broadcast_to(strength, kept.shape)[kept]
-    sinus = _sinus(head)
-    thin = _tubes(points, radii, levels, head, origin, steps)
-    n_sinus = len(sinus)
-    thick = _tubes(
-        sinus,
-        np.full(n_sinus, _SINUS_RADIUS),
-        np.full(n_sinus, _SINUS_CONTRAST),
-        head,
-        origin,
-        steps,
+
+def draw_enhancement(
+    head: Head, rng: np.random.Generator, contrasts: Contrasts = CONTRASTS
+) -> Vessels:
+    """Draw vessels, and add sinuses, dura and plexus to them; the brightest one counts."""
+    vessel_stream, dura_stream, plexus_stream = rng.spawn(3)
+    share, contrast, points = draw_vessels(
+        head, vessel_stream, radii=contrasts.vessel_radii, contrasts=contrasts.vessels
     )
-    return np.maximum(thin[0], thick[0]), np.maximum(thin[1], thick[1]), points
-
-
-def _sinus(head: Head) -> NDArray[np.float64]:
-    """Give points under the top of the brain along the middle, from front to back."""
-    middle = np.argmin(np.abs(head.grid[:, 0, 0, 0]))
-    plane = head.brain[middle]
-    rows = np.flatnonzero(plane.any(axis=1))
-    top = plane.shape[1] - 1 - np.argmax(plane[:, ::-1], axis=1)
-    height = head.grid[0, 0, :, 2]
-    fine = np.linspace(rows[0], rows[-1], 4 * len(rows))
-    y = np.interp(fine, rows, head.grid[0, rows, 0, 1])
-    z = np.interp(fine, rows, height[top[rows]]) - 1.0
-    return np.stack([np.full_like(y, head.grid[middle, 0, 0, 0]), y, z], axis=-1)[
-        z > height.mean()
-    ]
-
-
-def _tubes(
-    points: NDArray, radii: NDArray, levels: NDArray, head: Head, origin: NDArray, steps: NDArray
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Paint a bell around each point; the brightest one counts."""
-    shape = np.array(head.depth.shape)
-    reach = np.ceil(2.5 * radii.max() / steps).astype(int)
-    offsets = np.stack(
-        np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), axis=-1
-    ).reshape(-1, 3)
-    nearest = np.rint((points - origin) / steps).astype(int)
-    index = nearest[:, None] + offsets
-    squared = (((index * steps + origin) - points[:, None]) ** 2).sum(axis=-1)
-    value = np.exp(-squared / (2 * radii[:, None] ** 2)).astype(np.float32)
-    use = (value > 0.03) & ((index >= 0) & (index < shape)).all(axis=-1)
-    flat = np.ravel_multi_index(tuple(index[use].T), tuple(shape))
-    filled, contrast = np.zeros(shape.prod(), np.float32), np.zeros(shape.prod(), np.float32)
-    np.maximum.at(filled, flat, value[use])
-    np.maximum.at(contrast, flat, (value * levels[:, None])[use].astype(np.float32))
-    return filled.reshape(shape), contrast.reshape(shape)
-
-
-def linings(
-    head: Head, steps: NDArray[np.float64], rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """
-    Draw what enhances in every brain: patches of dura, and the plexus of the ventricles.
-
-    Shapes: returns filled (x, y, z), contrast (x, y, z).
-    """
-    shape = head.depth.shape
-    patches = texture_field(shape, 5.0, steps, rng)
-    dura = np.clip((2.0 - head.depth) / 1.0, 0, 1) * np.clip(patches - 0.2, 0, 1) * head.brain
-    grain = texture_field(shape, 1.2, steps, rng)
-    inner = head.fluid * np.clip((head.depth - 14) / 2, 0, 1) * (head.grid[..., 1] < 0)
-    plexus = inner * np.clip(grain - 0.6, 0, 1)
-    filled = np.maximum(0.7 * dura, plexus)
-    return filled.astype(np.float32), (0.3 * filled).astype(np.float32)
+    for structure, strength in (
+        (dural_sinuses(head, radius=contrasts.sinus_radius), contrasts.sinuses),
+        (dura_patches(head, dura_stream), contrasts.dura),
+        (choroid_plexus(head, plexus_stream), contrasts.plexus),
+    ):
+        share = np.maximum(share, structure)
+        contrast = np.maximum(contrast, strength * structure)
+    return Vessels(share * head.brain, contrast * head.brain, points)
 
 
 def draw_mimics(
@@ -321,21 +239,31 @@ def draw_mimics(
     smallest, largest = np.log(_NODULE_DIAMETERS)
     diameters = np.exp(rng.uniform(smallest, largest, n))
     shallow = ((head.depth > 1.5) & (head.depth < 4)).astype(np.float32)
-    near = np.zeros_like(shallow)
-    origin, steps = head.grid[0, 0, 0], head.grid[1, 1, 1] - head.grid[0, 0, 0]
-    index = np.rint((points - origin) / steps).astype(int)
-    inside = ((index >= 0) & (index < near.shape)).all(axis=1)
-    near[tuple(index[inside].T)] = 1
-    near *= head.depth > 1.5
-    maps = {"vascular": near, "nodule": weights, "dural": shallow}
+    weights_of = {
+        "vascular": _visited(head, points) * (head.depth > 1.5),
+        "nodule": weights,
+        "dural": shallow,
+    }
     mimics: list[Nodule] = []
-    there = list(taken)
+    balls = list(taken)
     for kind, diameter in zip(kinds, diameters, strict=True):
-        if not maps[kind].any():
+        if not weights_of[kind].any():
             continue
-        (place,) = draw_places(maps[kind], [diameter / 2], there, head, rng, gap=4.0)
-        if place is not None:
-            contrasts = _CONTRASTS if kind == "nodule" else _VESSEL_CONTRASTS
-            mimics.append(draw_nodule(place, diameter, rng, contrasts=contrasts))
-            there.append((place, diameter / 2))
+        (place,) = draw_places(weights_of[kind], [diameter / 2], balls, head, rng, gap=4.0)
+        if place is None:
+            continue
+        contrasts = CONTRASTS.vessels
+        if kind == "nodule":
+            contrasts = CONTRASTS.metastases
+        mimics.append(draw_nodule(place, diameter, rng, contrasts=contrasts))
+        balls.append((place, diameter / 2))
     return mimics
+
+
+def _visited(head: Head, points: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Mark the voxels that points in mm lie in."""
+    volume = np.zeros(head.brain.shape, dtype=np.float32)
+    index = np.rint((points - head.affine[:3, 3]) / head.spacing).astype(int)
+    is_inside = ((index >= 0) & (index < volume.shape)).all(axis=1)
+    volume[tuple(index[is_inside].T)] = 1
+    return volume

@@ -9,28 +9,30 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, gaussian_filter, label
+from scipy.spatial.transform import Rotation
 
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.randomness import RandomState, evenly, seed_for, seed_from
 from dmrifit._utils.threads import check_jobs
 from dmrifit.io.nifti import Image
+from dmrifit.simulate.head_shapes import slow_field, texture_field
 from dmrifit.simulate.heads import (
     Head,
-    TissueMaps,
-    centered_grid,
+    StandardHead,
+    check_field,
+    check_shape,
+    check_spacing,
+    check_tissues,
     draw_head,
-    read_tissues,
-    slow_field,
-    texture_field,
+    standard_head,
 )
 from metastasis.scans.cases import Case
 from metastasis.simulate.enhancement import (
     Nodule,
+    draw_enhancement,
     draw_mimics,
     draw_nodule,
     draw_places,
-    draw_vessels,
-    linings,
     moved,
     shares,
     swelling,
@@ -49,7 +51,8 @@ STATUSES = {"new": 0.60, "grown": 0.25, "stable": 0.15}
 _STATUS_SHARES = ((0.75, 0.20, 0.05), (0.45, 0.30, 0.25))
 _GROWTH = (0.45, 0.75)  # diameter in the prior image, of that in the image
 _RING, _RING_FROM = 0.5, 8.0  # share of those with a dark core, from a diameter in mm on
-_WHITE, _GRAY, _FLUID, _CORE = 1.0, 0.72, 0.28, 0.55  # signals, of white matter's
+# Signals, of white matter's.
+_WHITE, _GRAY, _DEEP, _FLUID, _CORE = 1.0, 0.72, 0.80, 0.28, 0.55
 _UNIT = 100.0  # signal of white matter at the gain of 1
 _TEXTURE, _TEXTURE_MM = 0.03, 1.5
 _EDEMA = 0.14  # of white matter's signal
@@ -58,17 +61,15 @@ _BLUR = 0.55  # voxels
 _NOISE = 0.03  # of white matter's signal
 _GAIN = 0.10
 _TIMING = (0.85, 1.15)  # enhancement of the prior image, of that of the image
-_SHIFT, _TURN, _SCALE = (
-    1.0,
-    1.5,
-    0.01,
-)  # of a prior at misregistration 1: mm along each axis, degrees, share
-_EVEN = {
-    "prior": 0.6180339887498949,
-    "number": 0.7548776662466927,
-}  # irrational steps that leave no gaps
+# Of a prior at misregistration 1: mm along each axis, degrees, share.
+_SHIFT, _TURN, _SCALE = 1.0, 1.5, 0.01
+_SIZES = (0.93, 1.0)  # of the axes of a brain that fills the field of view
+_VENTRICLES = (-1.5, 1.5)  # mm by which their walls lie further out
+# Irrational steps leave no gaps.
+_EVEN = {"prior": 0.6180339887498949, "number": 0.7548776662466927}
 _SMALLEST, _LARGEST = 24, 512  # voxels along an axis
 _LEAST_FIELD = 40.0  # mm along an axis
+_LARGEST_VOXEL = 4.0  # mm
 _FULL_CONNECTION = np.ones((3, 3, 3), dtype=bool)
 
 
@@ -82,12 +83,12 @@ class _Settings:
     metastases: tuple[int, int]
     mimics: tuple[int, int]
     misregistration: float
-    tissues: TissueMaps | None
+    standard: StandardHead | None
     seed: int
 
 
-#: A part of the image, and which of its voxels.
-_Part: TypeAlias = tuple[tuple[slice, ...], NDArray[np.bool_]]
+#: A window of the image, and which of its voxels a lesion fills.
+_LesionVoxels: TypeAlias = tuple[tuple[slice, ...], NDArray[np.bool_]]
 
 
 def simulate_metastases(
@@ -109,11 +110,11 @@ def simulate_metastases(
 
     These are no patients: nobody was scanned, and what a network finds here says little about what
     it finds in people. The images are like contrast-enhanced T1 images without the skull: gray
-    matter, white matter and fluid with texture, vessels, enhancing dura and plexus, metastases of
-    2 to 15 mm (half of them below 6 mm; of those from 8 mm on half are rings with a dark core), a
-    bias field, blur and noise. Things that look like metastases and are none, the mimics, lie on
-    vessels, under the dura, and alone in the brain, where only the prior tells them from small
-    metastases: all of them were there before.
+    matter, white matter and fluid with texture, vessels and sinuses, enhancing patches of dura,
+    falx and tentorium, the plexus, metastases of 2 to 15 mm (half of them below 6 mm; of those
+    from 8 mm on half are rings with a dark core), a bias field, blur and noise. Things that look
+    like metastases and are none, the mimics, lie on vessels, under the dura, and alone in the
+    brain, where only the prior tells them from small metastases: all of them were there before.
 
     A prior shows the same brain and the same mimics with another gain, bias field, enhancement and
     noise, and not quite in the same place. Of the metastases 60 % are new, 25 % have grown from 45
@@ -179,23 +180,24 @@ def simulate_metastases(
     check_jobs(n_jobs)
     for name, value, most in (("prior", prior, 1.0), ("misregistration", misregistration, 10.0)):
         check_number(name, value, most=most)
+    voxels = check_shape(shape, least=_SMALLEST, most=_LARGEST, example=(66, 66, 66))
+    steps = check_spacing(spacing, most=_LARGEST_VOXEL)
+    maps = check_tissues(tissues)
+    # Without maps, each patient has folds of its own.
+    standard = None
+    if maps is not None:
+        standard = standard_head(steps, maps)
     settings = _Settings(
         float(prior),
-        _checked_shape(shape),
-        _checked_spacing(spacing),
+        voxels,
+        steps,
         _range("metastases", metastases),
         _range("mimics", mimics),
         float(misregistration),
-        _checked_tissues(tissues),
+        standard,
         seed_from(random_state),
     )
-    field = np.array(settings.shape) * settings.spacing
-    if field.min() < _LEAST_FIELD:
-        raise ValueError(
-            f"shape {settings.shape} and spacing {settings.spacing} see {field.min():g} mm along "
-            f"an axis; a brain with metastases needs {_LEAST_FIELD:g} mm: give more or larger "
-            "voxels"
-        )
+    check_field(voxels, steps, _LEAST_FIELD, "metastases")
     from joblib import Parallel, delayed
 
     numbers = range(skip, skip + n_patients)
@@ -210,58 +212,66 @@ def _simulate(number: int, settings: _Settings) -> Case:
     def stream(purpose: str) -> np.random.Generator:
         return np.random.default_rng(seed_for(settings.seed, "metastasis", purpose, number))
 
-    steps = np.array(settings.spacing)
-    affine = centered_grid(settings.shape, settings.spacing)
-    head = draw_head(settings.shape, settings.spacing, stream("head"), tissues=settings.tissues)
-    filled, contrast, points = draw_vessels(head, steps, stream("vessels"))
+    head = _draw_head(settings, stream("head"))
+    vascular = draw_enhancement(head, stream("enhancement"))
     likely = _likely(head)
-    few, many = settings.metastases
-    n = few + int(_even(settings.seed, "number", number) * (many - few + 1))
-    lesions, course = _draw_lesions(n, likely, head, stream("metastases"), stream("course"))
-    rng = stream("mimics")
+    fewest, most = settings.metastases
+    n = fewest + int(_even(settings.seed, "number", number) * (most - fewest + 1))
+    lesions, courses = _draw_lesions(n, likely, head, stream("metastases"), stream("course"))
+    mimic_stream = stream("mimics")
+    n_mimics = int(mimic_stream.integers(settings.mimics[0], settings.mimics[1] + 1))
     taken = [(lesion.center, lesion.radius) for lesion in lesions]
-    n_things = int(rng.integers(settings.mimics[0], settings.mimics[1] + 1))
-    things = draw_mimics(n_things, points, likely, taken, head, rng)
+    mimics = draw_mimics(n_mimics, vascular.points, likely, taken, head, mimic_stream)
 
-    matter = _WHITE * head.white + _GRAY * head.gray + _FLUID * head.fluid
-    texture = texture_field(settings.shape, _TEXTURE_MM, steps, stream("texture"))
+    texture = texture_field(settings.shape, _TEXTURE_MM, head.spacing, stream("texture"))
+    matter = _WHITE * head.white + _GRAY * head.gray + _DEEP * head.deep + _FLUID * head.fluid
     matter *= 1 + _TEXTURE * texture.astype(np.float32)
-    lining, lining_contrast = linings(head, steps, stream("linings"))
-    above = np.maximum(contrast, lining_contrast)
-    filled = np.maximum(filled, lining) * head.brain
     # What is there without contrast agent, and what it adds: later it adds more or less.
-    plain = matter * (1 - filled) + _WHITE * filled
-    added = above * head.brain
-    seen = np.zeros(settings.shape, dtype=bool)
-    for thing in things:
-        window, share, _ = shares(thing, settings.shape, affine[:3, 3], steps)
+    plain = matter + vascular.share * (_WHITE - matter)
+    added = vascular.contrast
+    is_mimic = np.zeros(settings.shape, dtype=bool)
+    for mimic in mimics:
+        window, share, _ = shares(mimic, settings.shape, head.affine[:3, 3], head.spacing)
         share *= head.brain[window]
         plain[window] += share * (_WHITE - plain[window])
-        added[window] += share * (thing.contrast - added[window])
-        seen[window] |= _voxels(share)
+        added[window] += share * (mimic.contrast - added[window])
+        is_mimic[window] |= _voxels(share)
 
-    image, masks = _with_lesions(plain + added, lesions, head, affine, steps)
+    image, masks = _with_lesions(plain + added, lesions, head)
     mask = _union(masks, settings.shape)
     scan = _scanned(image, head.brain, stream("scanner"))
-    found: dict[str, Any] = {"prior": None, "prior_label": None}
+    prior, prior_label = None, None
     has_prior = _even(settings.seed, "prior", number) < settings.prior
     if has_prior:
-        found = _earlier(
-            plain, added, lesions, course, head, affine, settings, stream("registration")
+        earlier, prior_label = _earlier(
+            plain, added, lesions, courses, head, settings, stream("registration")
         )
-        found["prior"] = _scanned(found["prior"], head.brain, stream("earlier scanner"))
+        prior = _scanned(earlier, head.brain, stream("earlier scanner"))
     name = f"synthetic-{number + 1:03d}"
     return Case(
         name,
         scan,
         mask,
-        affine=affine,
+        prior=prior,
+        prior_label=prior_label,
+        affine=head.affine,
         brain=head.brain,
         synthetic=True,
         name=name,
-        mimics=(seen & (mask == 0)).astype(np.uint8),
-        lesions=_table(lesions, course, masks, mask, steps, has_prior=has_prior),
-        **found,
+        mimics=(is_mimic & (mask == 0)).astype(np.uint8),
+        lesions=_table(lesions, courses, masks, mask, head.spacing, has_prior=has_prior),
+    )
+
+
+def _draw_head(settings: _Settings, rng: np.random.Generator) -> Head:
+    head_stream, size_stream = rng.spawn(2)
+    return draw_head(
+        settings.shape,
+        settings.spacing,
+        head_stream,
+        standard=settings.standard,
+        growth=size_stream.uniform(*_VENTRICLES),
+        scale=size_stream.uniform(*_SIZES, 3),
     )
 
 
@@ -271,8 +281,9 @@ def _even(seed: int, purpose: str, number: int) -> float:
 
 def _likely(head: Head) -> NDArray[np.float32]:
     """Weight where metastases grow: mostly between gray and white matter, never in fluid."""
-    border = gaussian_filter(head.gray, 1.0) * gaussian_filter(head.white, 1.0)
-    return (4 * border + 0.12 * (head.white + head.gray)) * (head.fluid < 0.3) * (head.depth > 2.5)
+    border = gaussian_filter(head.gray + head.deep, 1.0) * gaussian_filter(head.white, 1.0)
+    is_possible = (head.fluid < 0.3) & (head.depth > 2.5)
+    return (4 * border + 0.12 * head.matter) * is_possible
 
 
 def _draw_lesions(
@@ -290,33 +301,31 @@ def _draw_lesions(
     places = draw_places(likely, (diameters[order] / 2).tolist(), [], head, rng)
     lesions, courses = [], []
     for i, place in zip(order, places, strict=True):
-        ring = _RING if diameters[i] > _RING_FROM else 0.0
-        status = str(
-            course.choice(list(STATUSES), p=_STATUS_SHARES[int(diameters[i] > DIAMETERS[1])])
-        )
-        grown = course.uniform(*_GROWTH)
+        odds = _STATUS_SHARES[int(diameters[i] > DIAMETERS[1])]
+        status = str(course.choice(list(STATUSES), p=odds))
+        sizes = {"new": 0.0, "grown": course.uniform(*_GROWTH), "stable": 1.0}
+        ring = 0.0
+        if diameters[i] > _RING_FROM:
+            ring = _RING
         if place is not None:
             lesions.append(draw_nodule(place, float(diameters[i]), rng, ring=ring))
-            courses.append((status, {"new": 0.0, "grown": grown, "stable": 1.0}[status]))
+            courses.append((status, sizes[status]))
     return lesions, courses
 
 
 def _with_lesions(
-    picture: NDArray[np.float32],
-    lesions: Sequence[Nodule],
-    head: Head,
-    affine: NDArray[np.float64],
-    steps: NDArray[np.float64],
-) -> tuple[NDArray[np.float32], list[_Part]]:
+    picture: NDArray[np.float32], lesions: Sequence[Nodule], head: Head
+) -> tuple[NDArray[np.float32], list[_LesionVoxels]]:
     """Put metastases into an image; label voxels filled by more than half, at least one each."""
     picture = picture.copy()
+    grid = picture.shape, head.affine[:3, 3], head.spacing
     for lesion in lesions:
         if lesion.edema:
-            window, edema = swelling(lesion, picture.shape, affine[:3, 3], steps)
+            window, edema = swelling(lesion, *grid)
             picture[window] -= _EDEMA * edema * head.white[window]
     masks = []
     for lesion in lesions:
-        window, share, core = shares(lesion, picture.shape, affine[:3, 3], steps)
+        window, share, core = shares(lesion, *grid)
         share *= head.brain[window]
         level = (_WHITE + lesion.contrast) * (1 - core) + _CORE * core
         picture[window] += share * (level - picture[window])
@@ -324,9 +333,9 @@ def _with_lesions(
     return picture, masks
 
 
-def _union(parts: Sequence[_Part], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+def _union(masks: Sequence[_LesionVoxels], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     mask = np.zeros(shape, dtype=np.uint8)
-    for window, voxels in parts:
+    for window, voxels in masks:
         mask[window] |= voxels
     return mask
 
@@ -343,49 +352,32 @@ def _earlier(
     plain: NDArray[np.float32],
     added: NDArray[np.float32],
     lesions: Sequence[Nodule],
-    course: Sequence[tuple[str, float]],
+    courses: Sequence[tuple[str, float]],
     head: Head,
-    affine: NDArray[np.float64],
     settings: _Settings,
     rng: np.random.Generator,
-) -> dict[str, Any]:
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Make the prior image: the brain slightly displaced, with the metastases of that time."""
-    steps, origin = np.array(settings.spacing), affine[:3, 3]
+    steps, origin = head.spacing, head.affine[:3, 3]
     timing = rng.uniform(*_TIMING)
     shift = rng.uniform(-_SHIFT, _SHIFT, 3) * settings.misregistration
     size = 1 + rng.uniform(-_SCALE, _SCALE) * settings.misregistration
-    angles = np.radians(rng.uniform(-_TURN, _TURN, 3) * settings.misregistration)
-    turn = np.asarray(size * _rotation(angles), dtype=np.float64)
+    angles = rng.uniform(-_TURN, _TURN, 3) * settings.misregistration
+    turn = size * Rotation.from_euler("XYZ", angles, degrees=True).as_matrix()
     # Place x of the prior shows what lies at turn·x + shift.
-    before = [
-        moved(
-            lesion,
-            np.asarray(np.linalg.solve(turn, lesion.center - shift), dtype=np.float64),
-            grown,
-        )
-        for lesion, (_, grown) in zip(lesions, course, strict=True)
-        if grown > 0
-    ]
+    before = []
+    for lesion, (_, earlier_size) in zip(lesions, courses, strict=True):
+        if earlier_size > 0:
+            center = np.linalg.solve(turn, lesion.center - shift)
+            before.append(moved(lesion, center, earlier_size))
     matrix = turn * steps / steps[:, None]
     offset = (turn @ origin + shift - origin) / steps
-    picture = sum(
-        factor * affine_transform(part, matrix, offset, order=1, mode="nearest")
-        for part, factor in ((plain, 1.0), (added, timing))
+    plain, added = (
+        affine_transform(volume, matrix, offset, order=1, mode="nearest")
+        for volume in (plain, added)
     )
-    assert not isinstance(picture, int)
-    image, masks = _with_lesions(picture, before, head, affine, steps)
-    return {"prior": image, "prior_label": _union(masks, settings.shape)}
-
-
-def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    turn: NDArray[np.float64] = np.eye(3)
-    for axis, angle in enumerate(angles):
-        one = np.eye(3)
-        a, b = [k for k in range(3) if k != axis]
-        one[a, a] = one[b, b] = np.cos(angle)
-        one[a, b], one[b, a] = -np.sin(angle), np.sin(angle)
-        turn = turn @ one
-    return turn
+    image, masks = _with_lesions(plain + timing * added, before, head)
+    return image, _union(masks, settings.shape)
 
 
 def _scanned(
@@ -402,21 +394,21 @@ def _scanned(
 
 def _table(
     lesions: Sequence[Nodule],
-    course: Sequence[tuple[str, float]],
-    masks: Sequence[_Part],
+    courses: Sequence[tuple[str, float]],
+    masks: Sequence[_LesionVoxels],
     mask: NDArray[np.uint8],
     steps: NDArray[np.float64],
     *,
     has_prior: bool,
 ) -> Any:
-    """List the metastases in the order of the label's connected parts."""
+    """List the metastases in the order of the label's connected components."""
     import pandas as pd
 
-    parts, _ = label(mask, structure=_FULL_CONNECTION)
-    sizes = np.bincount(parts.ravel())
+    components, _ = label(mask, structure=_FULL_CONNECTION)
+    sizes = np.bincount(components.ravel())
     rows: list[dict[str, Any]] = []
-    for lesion, (status, _), (window, voxels) in zip(lesions, course, masks, strict=True):
-        number = int(parts[window][voxels][0])
+    for lesion, (status, _), (window, voxels) in zip(lesions, courses, masks, strict=True):
+        number = int(components[window][voxels][0])
         rows.append(
             {
                 "number": number,
@@ -427,14 +419,6 @@ def _table(
         )
     columns = ["number", "diameter_mm", "status", "volume_mL"]
     return pd.DataFrame(sorted(rows, key=lambda row: row["number"]), columns=columns)
-
-
-def _checked_tissues(tissues: Sequence[Image] | None) -> TissueMaps | None:
-    if tissues is None:
-        return None
-    if isinstance(tissues, str) or not isinstance(tissues, Sequence) or len(tissues) != 2:
-        raise ValueError(f"tissues must be two images, gray and white matter, not {tissues!r}")
-    return read_tissues(*tissues)
 
 
 def _range(name: str, limits: Any) -> tuple[int, int]:
@@ -449,30 +433,3 @@ def _range(name: str, limits: Any) -> tuple[int, int]:
             f"{name} must be two whole numbers up to 40, the smaller one first, not {limits!r}"
         )
     return int(limits[0]), int(limits[1])
-
-
-def _checked_shape(shape: Any) -> tuple[int, int, int]:
-    if isinstance(shape, str) or np.ndim(shape) != 1 or len(shape) != 3:
-        raise ValueError(
-            f"shape must be three numbers of voxels, such as (66, 66, 66), not {shape!r}"
-        )
-    for n in shape:
-        check_number("each axis of shape", n, least=_SMALLEST, whole=True)
-        if n > _LARGEST:
-            raise ValueError(
-                f"shape must have at most {_LARGEST} voxels along an axis, not {tuple(shape)}"
-            )
-    return int(shape[0]), int(shape[1]), int(shape[2])
-
-
-def _checked_spacing(spacing: Any) -> tuple[float, float, float]:
-    try:
-        steps = np.broadcast_to(np.asarray(spacing, dtype=np.float64), (3,))
-    except ValueError:
-        steps = np.full(3, np.nan)
-    if not ((steps > 0) & (steps <= 4)).all():
-        raise ValueError(
-            f"spacing must be one number or three, between 0 and 4 mm, not {spacing!r}"
-        )
-    x, y, z = steps
-    return float(x), float(y), float(z)

@@ -19,17 +19,8 @@ def uniform_brain(n=1, *, white=0.0, gray=0.0, deep=0.0, fluid=0.0, crossing=0.0
     """Make a brain of n equal voxels whose fibers go along x, and along y where they cross."""
     values = (np.full(n, share, dtype=np.float32) for share in (white, gray, deep, fluid))
     fibers = np.stack([np.tile(ALONG_X, (n, 1)), np.tile(ALONG_Y, (n, 1))])
-    properties = (np.full(n, value, dtype=np.float32) for value in (crossing, order, 1.0))
-    return Brain(
-        np.ones((n, 1, 1), dtype=bool),
-        *values,
-        fibers,
-        *properties,
-        np.zeros((n, 3)),
-        np.ones(3),
-        np.ones(3),
-        1,
-    )
+    properties = (np.full(n, value, dtype=np.float32) for value in (crossing, order))
+    return Brain(None, *values, fibers, *properties)
 
 
 def signals_of(brain, b=1000.0, factor=1.0, lesion=()):

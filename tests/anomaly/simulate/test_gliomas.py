@@ -5,7 +5,7 @@ import pytest
 
 from anomaly.simulate.anatomy import draw_brain, standard_brain
 from anomaly.simulate.diffusion import brain_signals, spread_directions
-from anomaly.simulate.gliomas import GRADES, KINDS, draw_glioma
+from anomaly.simulate.gliomas import GRADES, KINDS, draw_diffusion_glioma
 
 #: Signals at b = 0 of parts, of white matter's.
 CORE, NECROSIS, EDEMA, TUMOR = 1.1, 2.2, 1.5, 1.3
@@ -23,7 +23,7 @@ def drawn(coarse_brain):
     """Draw gliomas of all grades and kinds, always from the same streams."""
     return {
         (grade, kind): [
-            draw_glioma(coarse_brain, grade, kind, np.random.default_rng(seed))
+            draw_diffusion_glioma(coarse_brain, grade, kind, np.random.default_rng(seed))
             for seed in range(60)
         ]
         for grade in GRADES
@@ -46,7 +46,8 @@ def test_infiltration_raises_diffusivity_and_cores_of_cells_lower_it(brain):
     before, _ = brain_signals(brain, directions, 1000.0, np.ones(n))
     for seed in range(6):
         found = {
-            kind: draw_glioma(brain, "III", kind, np.random.default_rng(seed)) for kind in KINDS
+            kind: draw_diffusion_glioma(brain, "III", kind, np.random.default_rng(seed))
+            for kind in KINDS
         }
         np.testing.assert_array_equal(found["cellular"].lesion, found["infiltrating"].lesion)
         cells = found["cellular"].components[0]
@@ -80,12 +81,13 @@ def test_low_grade_stays_and_high_grade_grows(drawn):
 
 def test_a_glioma_grows_to_one_side(brain):
     n_seen = 0
+    places = brain.head.places[brain.head.brain]
     for seed in range(12):
-        glioma = draw_glioma(brain, "III", "cellular", np.random.default_rng(seed))
+        glioma = draw_diffusion_glioma(brain, "III", "cellular", np.random.default_rng(seed))
         later = glioma.followup & ~glioma.lesion
         if EDEMA in parts_of(glioma) or later.sum() < 20:
             continue
-        ahead = brain.places[later] - brain.places[glioma.lesion].mean(axis=0)
+        ahead = places[later] - places[glioma.lesion].mean(axis=0)
         front = ahead.mean(axis=0)
         assert np.mean(ahead @ front > 0) > 0.9
         n_seen += 1
@@ -129,7 +131,7 @@ def test_parts_have_the_stated_diffusivities(drawn):
 def test_infiltration_falls_to_half_at_the_border_of_the_lesion(brain):
     n_seen = 0
     for seed in range(12):
-        glioma = draw_glioma(brain, "II", "infiltrating", np.random.default_rng(seed))
+        glioma = draw_diffusion_glioma(brain, "II", "infiltrating", np.random.default_rng(seed))
         if len(glioma.components) > 1:
             continue
         white = brain.white > 0.98
@@ -148,10 +150,10 @@ def test_infiltration_falls_to_half_at_the_border_of_the_lesion(brain):
 def test_gliomas_are_as_large_as_stated(brain):
     radii = []
     for seed in range(20):
-        glioma = draw_glioma(brain, "II", "infiltrating", np.random.default_rng(seed))
+        glioma = draw_diffusion_glioma(brain, "II", "infiltrating", np.random.default_rng(seed))
         if len(glioma.components) == 1:
             volume = np.count_nonzero(glioma.lesion) * 4.0**3
-            radii.append((3 * volume / (4 * np.pi)) ** (1 / 3) / brain.size)
+            radii.append((3 * volume / (4 * np.pi)) ** (1 / 3) / brain.head.size)
     # 9 to 24 mm, axes of 0.7 to 1.2 of that, rough by 0.12, and cut at the surface and by fluid.
     assert 5 < min(radii) < 13
     assert 16 < max(radii) < 24 * 1.2 * 1.2
@@ -159,7 +161,7 @@ def test_gliomas_are_as_large_as_stated(brain):
 
 def test_a_glioma_is_that_of_its_stream(coarse_brain):
     first, again, different = (
-        draw_glioma(coarse_brain, "III", "cellular", np.random.default_rng(seed))
+        draw_diffusion_glioma(coarse_brain, "III", "cellular", np.random.default_rng(seed))
         for seed in (3, 3, 4)
     )
     np.testing.assert_array_equal(first.lesion, again.lesion)

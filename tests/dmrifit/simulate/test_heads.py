@@ -1,19 +1,16 @@
-"""Where gray and white matter and fluid of synthetic brains lie."""
+"""Heads have the tissues, ventricles and sizes of what they are made from, wherever they lie."""
 
-import nibabel as nib
 import numpy as np
 import pytest
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from dmrifit.simulate.heads import (
-    TissueMaps,
     centered_grid,
     draw_head,
-    made_tissues,
-    read_tissues,
-    slow_field,
-    texture_field,
+    sample_map,
+    standard_head,
 )
+from dmrifit.simulate.tissue_maps import TissueMaps
 
 SHAPE, SPACING = (36, 44, 34), (4.0, 4.0, 4.0)
 
@@ -23,12 +20,30 @@ def head():
     return draw_head(SHAPE, SPACING, np.random.default_rng(0))
 
 
-def shells(affine, shape=(40, 48, 36)):
-    """Make a ball of white matter in a shell of gray, in the middle of the grid."""
-    middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
-    places = np.stack(np.indices(shape), axis=-1) @ affine[:3, :3].T + affine[:3, 3] - middle
-    radius = np.sqrt(((places / [64, 80, 56]) ** 2).sum(axis=-1))
-    return ((radius >= 0.7) & (radius < 1)).astype(np.float32), (radius < 0.7).astype(np.float32)
+def ball_tissues(spacing=2.0):
+    """Make a ball of 50 mm with a cortex, a ventricle of 10 mm, and gray matter beside it."""
+    n = int(120 / spacing)
+    line = spacing * (np.arange(n) - (n - 1) / 2)
+    x, y, z = np.meshgrid(line, line, line, indexing="ij")
+    radius = np.sqrt(x**2 + y**2 + z**2)
+    brain = radius < 50
+    gray = brain & (radius > 46)
+    gray |= (x - 17) ** 2 + y**2 + z**2 < 4.5**2
+    gray |= x**2 + (y - 31) ** 2 + z**2 < 4.5**2
+    white = brain & ~gray & (radius >= 10)
+    shares = (share.astype(np.float32) for share in (gray, white, brain))
+    return TissueMaps(*shares, centered_grid((n, n, n), (spacing,) * 3), np.full(3, 50.0))
+
+
+@pytest.fixture(scope="module")
+def ball_standard():
+    return standard_head((2.0,) * 3, ball_tissues())
+
+
+def at(standard, name, x, y, z):
+    """Read a map at a place in mm."""
+    place = np.array([[x, y, z]], dtype=np.float32) / standard.half_axes.astype(np.float32)
+    return sample_map(getattr(standard.matter, name), standard.indices(place))[0]
 
 
 def test_the_middle_of_a_centered_grid_is_at_zero():
@@ -38,20 +53,26 @@ def test_the_middle_of_a_centered_grid_is_at_zero():
 
 
 def test_shares_of_tissues_fill_the_brain_and_nothing_else(head):
-    total = head.gray + head.white + head.fluid
+    total = head.gray + head.deep + head.white + head.fluid
     np.testing.assert_allclose(total[head.brain], 1, atol=1e-5)
     np.testing.assert_array_equal(total[~head.brain], 0)
     assert min(head.gray.min(), head.white.min(), head.fluid.min()) > -1e-6
     for share in (head.gray, head.white, head.fluid):
         assert 0.05 < share[head.brain].mean() < 0.75
+    assert (head.ventricles <= head.fluid + 1e-5).all()
+    np.testing.assert_allclose(head.matter, head.white + head.gray + head.deep)
 
 
 def test_depth_and_places_of_a_head_are_in_mm(head):
     np.testing.assert_allclose(
-        head.depth, distance_transform_edt(head.brain, sampling=4.0), rtol=1e-6
+        head.depth, distance_transform_edt(np.pad(head.brain, 1), sampling=4.0)[1:-1, 1:-1, 1:-1]
     )
-    np.testing.assert_allclose(head.grid[0, 0, 0], [-70, -86, -66])
-    np.testing.assert_allclose(head.grid[35, 43, 33], [70, 86, 66])
+    np.testing.assert_allclose(head.places[0, 0, 0], [-70, -86, -66])
+    np.testing.assert_allclose(head.places[35, 43, 33], [70, 86, 66])
+    np.testing.assert_allclose(head.affine @ [35, 43, 33, 1], [70, 86, 66, 1])
+    # The same places in the standard head differ by warps of a few mm.
+    displacement = head.local * head.half_axes - head.places
+    assert 1 < displacement.std() < 5
 
 
 def test_a_brain_fills_the_field_of_view_up_to_the_size_of_a_person():
@@ -64,11 +85,11 @@ def test_a_brain_fills_the_field_of_view_up_to_the_size_of_a_person():
         assert (extent > 0.75 * np.minimum(room - 8, 2 * np.array([68, 85, 64]))).all()
 
 
-def test_gray_matter_lies_outside_and_ventricles_inside(head):
+def test_white_matter_lies_inside_and_ventricles_in_the_middle(head):
     deep, outer = head.depth > 30, head.brain & (head.depth < 10)
     assert head.white[deep].mean() > head.white[outer].mean() + 0.1
-    ventricles = head.fluid[14:22, 18:26, 15:21]
-    assert ventricles.max() > 0.9
+    assert head.fluid[14:22, 18:26, 15:21].max() > 0.9
+    assert head.deep[head.depth > 25].mean() > 10 * head.deep[outer].mean()
 
 
 def test_a_seed_makes_a_head_and_another_one_another_head(head):
@@ -77,108 +98,92 @@ def test_a_seed_makes_a_head_and_another_one_another_head(head):
     assert not np.array_equal(different.brain, head.brain)
 
 
-def test_maps_made_from_formulas_have_the_size_of_a_person():
-    maps = made_tissues(5.0)
-    np.testing.assert_array_equal(maps.half_axes, [68, 85, 64])
-    np.testing.assert_array_equal(np.diag(maps.affine), [5, 5, 5, 1])
-    volume = maps.brain.sum() * 5**3 / 1000
-    # Flatter below, and rounder than an ellipsoid: between it and the box around it.
-    assert 4 / 3 * np.pi * 6.8 * 8.5 * 6.4 < volume < 8 * 6.8 * 8.5 * 6.4
-    inside = maps.brain > 0
-    assert (maps.gray + maps.white)[inside].max() <= 1 + 1e-6
-    assert (maps.gray + maps.white)[~inside].max() == 0
-
-
-@pytest.mark.parametrize("kind", [np.float32, np.uint8])
-def test_maps_in_files_are_shares_or_bytes_that_stand_for_them(kind, tmp_path):
-    affine = centered_grid((40, 48, 36), SPACING)
-    affine[:3, 3] += [7.0, -11.0, 30.0]
-    gray, white = shells(affine)
-    scale = 255 if kind is np.uint8 else 1
-    for name, values in (("gray", gray), ("white", white)):
-        nib.save(nib.Nifti1Image((scale * values).astype(kind), affine), tmp_path / f"{name}.nii")
-    maps = read_tissues(tmp_path / "gray.nii", tmp_path / "white.nii")
-    np.testing.assert_allclose(maps.gray, gray, atol=1e-6)
-    np.testing.assert_allclose(maps.white, white, atol=1e-6)
-    np.testing.assert_array_equal(maps.brain > 0, gray + white > 0.2)
-    # The middle of the brain is at 0, wherever it lay; half axes end at centers of voxels.
-    corners = np.argwhere(maps.brain > 0) @ maps.affine[:3, :3].T + maps.affine[:3, 3]
-    np.testing.assert_allclose(corners.min(axis=0), -corners.max(axis=0), atol=1e-9)
-    np.testing.assert_allclose(maps.half_axes, corners.max(axis=0))
-    np.testing.assert_allclose(maps.half_axes, [64, 80, 56], atol=4)
-
-
-def test_maps_are_the_same_however_their_axes_are_stored():
-    affine = centered_grid((40, 48, 36), SPACING)
-    images = [nib.Nifti1Image(values, affine) for values in shells(affine)]
-    images[0].dataobj[10, 20, 30] = 0.5
-    turn = nib.orientations.ornt_transform(
-        *(nib.orientations.axcodes2ornt(codes) for codes in ("RAS", "PIL"))
+def test_a_head_can_be_scaled_and_shifted():
+    standard = standard_head(SPACING)
+    plain, scaled, shifted = (
+        draw_head(SHAPE, SPACING, np.random.default_rng(0), standard=standard, **options)
+        for options in ({}, {"scale": np.array([0.9, 1, 0.8])}, {"shift": np.array([8.0, 0, -4])})
     )
-    plain, turned = (
-        read_tissues(*pair) for pair in (images, [image.as_reoriented(turn) for image in images])
-    )
-    for name in ("gray", "white", "brain", "affine", "half_axes"):
-        np.testing.assert_allclose(getattr(turned, name), getattr(plain, name), atol=1e-9)
+    assert scaled.brain.sum() / plain.brain.sum() == pytest.approx(0.72, abs=0.03)
+    center, moved = (np.argwhere(head.brain).mean(axis=0) * 4 for head in (plain, shifted))
+    np.testing.assert_allclose(moved - center, [8, 0, -4], atol=1.5)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda gray: gray * 1.02, "holds no probabilities from 0 to 1 on three axes"),
-        (lambda gray: gray - 0.02, "holds no probabilities"),
-        (lambda gray: np.where(gray > 0, np.nan, 0), "holds no probabilities"),
-        (lambda gray: np.stack([gray, gray], axis=-1), "holds no probabilities|different grids"),
-        (lambda gray: gray[:-1], "different grids"),
-    ],
-)
-def test_maps_that_are_no_shares_are_refused(change, message):
-    affine = centered_grid((40, 48, 36), SPACING)
-    gray, white = shells(affine)
-    with pytest.raises(ValueError, match=message):
-        read_tissues(
-            nib.Nifti1Image(change(gray).astype(np.float32), affine),
-            nib.Nifti1Image(white, affine),
+# The standard head --------------------------------------------------------------------------------
+
+
+def test_the_distance_to_ventricles_is_that_to_their_wall(ball_standard):
+    assert at(ball_standard, "to_ventricles", 1, 1, 1) == pytest.approx(-8.5, abs=1.2)
+    for height in (21, 31, 41):
+        distance = at(ball_standard, "to_ventricles", 1, 1, height)
+        assert distance == pytest.approx(height - 10, abs=0.7)
+    heights = np.arange(2.0, 25.0)
+    values = [at(ball_standard, "to_ventricles", 0, 0, height) for height in heights]
+    # From the wall of voxels to the next one distances rise by one edge, not by two.
+    np.testing.assert_allclose(np.diff(values), 1, atol=0.35)
+
+
+def test_white_matter_stands_where_a_person_may_have_no_ventricle(ball_standard):
+    assert at(ball_standard, "white", 1, 1, 1) == pytest.approx(1, abs=1e-3)
+    assert at(ball_standard, "white", 1, 1, 31) == pytest.approx(1, abs=1e-3)
+    assert at(ball_standard, "white", 1, 1, 49) == pytest.approx(0, abs=0.1)
+
+
+def test_gray_matter_is_that_of_nuclei_deep_in_the_middle_alone(ball_standard):
+    # 33 mm below the surface, within 0.45 of the half axes; 19 mm below it; the cortex.
+    shares = [
+        [at(ball_standard, name, *point) for name in ("gray", "deep")]
+        for point in ((17, 1, 1), (1, 31, 1), (1, 1, 47))
+    ]
+    np.testing.assert_allclose(shares, [[0, 1], [1, 0], [1, 0]], atol=0.12)
+
+
+def test_the_standard_head_is_the_same_each_time_and_of_a_persons_size():
+    first, second = (standard_head((8.0,) * 3) for _ in range(2))
+    assert first is second
+    np.testing.assert_array_equal(first.half_axes, [68, 85, 64])
+    np.testing.assert_allclose(np.diag(first.affine), [2, 2, 2, 1])
+    places = first.voxel_places()
+    np.testing.assert_allclose(places.mean(axis=(0, 1, 2)), 0, atol=1e-9)
+    volume = 8e-3 * first.matter.brain.sum()
+    assert 1300 < volume < 1700
+
+
+def test_voxels_see_their_surroundings_as_large_ones_do():
+    coarse, fine = (standard_head((edge,) * 3, ball_tissues()) for edge in (8.0, 2.0))
+    blurred = gaussian_filter(ball_tissues().white, 0.3 * 8.0 / 2.0)
+    outer = np.s_[30, 30, 45:]
+    np.testing.assert_allclose(coarse.matter.white[outer], blurred[outer], atol=1e-4)
+    assert np.abs(fine.matter.white - coarse.matter.white).max() > 0.2
+
+
+def test_growth_moves_the_walls_of_ventricles_by_so_many_mm(ball_standard):
+    radii = []
+    for growth in (0.0, 3.0, 6.0):
+        head = draw_head(
+            (60,) * 3, (2.0,) * 3, np.random.default_rng(1), standard=ball_standard, growth=growth
         )
-
-
-def test_maps_without_matter_hold_no_brain():
-    empty = nib.Nifti1Image(np.full((20, 20, 20), 0.09, np.float32), np.eye(4))
-    with pytest.raises(ValueError, match=r"hold no brain: their sum is nowhere above 0\.2"):
-        read_tissues(empty, empty)
+        volume = 8.0 * head.ventricles.sum()
+        radii.append((3 * volume / (4 * np.pi)) ** (1 / 3))
+    # A warp makes the ventricle of a person larger or smaller as a whole.
+    assert radii[0] == pytest.approx(10, abs=2)
+    np.testing.assert_allclose(np.diff(radii) / radii[0], 0.3, atol=0.04)
+    own, wide = (
+        draw_head(SHAPE, SPACING, np.random.default_rng(0), growth=growth).ventricles.sum()
+        for growth in (0.0, 3.0)
+    )
+    assert wide > 1.4 * own > 0
 
 
 def test_a_head_of_maps_has_their_tissues_where_they_lie():
-    affine = centered_grid((40, 48, 36), SPACING)
-    gray, white = shells(affine)
-    brain = ((gray + white) > 0).astype(np.float32)
-    maps = TissueMaps(0.8 * gray, white, brain, affine, np.array([64.0, 80, 56]))
-    head = draw_head(SHAPE, SPACING, np.random.default_rng(2), tissues=maps)
-    assert head.white[16:20, 20:24, 15:19].min() > 0.99
-    shell = head.brain & (head.depth > 4) & (head.depth < 8)
-    np.testing.assert_allclose(np.median(head.gray[shell]), 0.8, atol=0.05)
-    np.testing.assert_allclose(np.median(head.fluid[shell]), 0.2, atol=0.05)
-    np.testing.assert_allclose((head.gray + head.white + head.fluid)[head.brain], 1, atol=1e-5)
-
-
-def test_textures_have_their_grain_in_mm_along_each_axis():
-    field = texture_field((40, 40, 30), 6.0, np.array([2.0, 3.0, 6.0]), np.random.default_rng(0))
-    assert field.shape == (40, 40, 30)
-    assert field.mean() == pytest.approx(0, abs=1e-9)
-    assert field.std() == pytest.approx(1)
-    for axis, step in enumerate((2.0, 3.0, 6.0)):
-        correlation = (field * np.roll(field, 1, axis)).mean()
-        assert correlation == pytest.approx(np.exp(-(step**2) / (4 * 6.0**2)), abs=0.06)
-
-
-@pytest.mark.parametrize("width", [2.0, 9.0])
-def test_slow_fields_are_as_smooth_as_asked_whatever_grid_they_are_made_on(width):
-    fields = [
-        slow_field((45, 47, 43), np.full(3, width), np.random.default_rng(seed))
-        for seed in range(8)
-    ]
-    assert {field.shape for field in fields} == {(45, 47, 43)}
-    step = int(width)
-    products = [(field[step:] * field[:-step]).mean() / (field**2).mean() for field in fields]
-    assert np.mean(products) == pytest.approx(np.exp(-(step**2) / (4 * width**2)), abs=0.1)
-    assert np.mean([field.std() for field in fields]) == pytest.approx(1, abs=0.12)
+    maps = ball_tissues(4.0)
+    maps = TissueMaps(0.8 * maps.gray, maps.white, maps.brain, maps.affine, maps.half_axes)
+    head = draw_head(
+        (30,) * 3, SPACING, np.random.default_rng(2), standard=standard_head(SPACING, maps)
+    )
+    between = (head.depth > 12) & (head.depth < 18)
+    assert np.median(head.white[between]) > 0.95
+    shell = head.brain & (head.depth < 5)
+    np.testing.assert_allclose(np.median(head.gray[shell]), 0.7, atol=0.15)
+    total = head.gray + head.deep + head.white + head.fluid
+    np.testing.assert_allclose(total[head.brain], 1, atol=1e-5)

@@ -5,12 +5,12 @@ import pytest
 
 from dmrifit.simulate.heads import draw_head
 from metastasis.simulate.enhancement import (
+    Contrasts,
     Nodule,
+    draw_enhancement,
     draw_mimics,
     draw_nodule,
     draw_places,
-    draw_vessels,
-    linings,
     moved,
     shares,
     swelling,
@@ -181,7 +181,7 @@ def test_places_are_voxels_drawn_by_their_weight(head):
     weights[16, 18, 16], weights[10, 20, 14] = 3, 1
     rng = np.random.default_rng(0)
     drawn = [draw_places(weights, [2.0], [], head, rng)[0] for _ in range(200)]
-    heavy, light = head.grid[16, 18, 16], head.grid[10, 20, 14]
+    heavy, light = head.places[16, 18, 16], head.places[10, 20, 14]
     n_heavy = sum(np.allclose(point, heavy) for point in drawn)
     assert n_heavy + sum(np.allclose(point, light) for point in drawn) == 200
     assert n_heavy / 200 == pytest.approx(0.75, abs=3 * np.sqrt(0.75 * 0.25 / 200))
@@ -191,68 +191,38 @@ def test_what_has_no_room_has_no_place(head):
     weights = np.zeros(head.brain.shape)
     weights[16, 18, 16] = 1
     first, second = draw_places(weights, [2.0, 2.0], [], head, np.random.default_rng(0))
-    np.testing.assert_allclose(first, head.grid[16, 18, 16])
+    np.testing.assert_allclose(first, head.places[16, 18, 16])
     assert second is None
 
 
-# Vessels and linings ------------------------------------------------------------------------------
+# Enhancement of every brain ---------------------------------------------------------------------
 
 
-def test_vessels_are_thin_and_bright_around_their_points(head):
-    filled, contrast, points = draw_vessels(head, STEPS, np.random.default_rng(0))
-    assert filled.shape == contrast.shape == head.brain.shape
-    assert 0 <= filled.min() <= filled.max() <= 1
-    # Brightness from 0.7 times 0.2 to 0.5 of white matter's.
-    inside = filled > 0.2
-    assert 0.01 < inside.mean() < 0.2
-    ratio = contrast[inside] / filled[inside]
-    assert 0.13 < ratio.min() < ratio.max() <= 0.5 + 1e-5
-    index = np.rint((points - head.grid[0, 0, 0]) / STEPS).astype(int)
-    within = ((index >= 0) & (index < filled.shape)).all(axis=1)
-    near = np.linalg.norm(head.grid[tuple(index[within].T)] - points[within], axis=1) < 0.4
-    assert near.any()
-    assert (filled[tuple(index[within][near].T)] > 0.5).all()
-
-
-def test_most_vessels_run_near_the_surface(head):
-    _, _, points = draw_vessels(head, STEPS, np.random.default_rng(1))
-    index = np.rint((points - head.grid[0, 0, 0]) / STEPS).astype(int)
-    within = ((index >= 0) & (index < head.depth.shape)).all(axis=1)
-    depth = head.depth[tuple(index[within].T)]
-    assert np.median(depth) < 8
-    assert depth.max() > 12
-
-
-def test_a_sinus_runs_under_the_top_along_the_middle(head):
-    filled, contrast, _ = draw_vessels(head, STEPS, np.random.default_rng(0))
-    middle = np.argmin(np.abs(head.grid[:, 0, 0, 0]))
-    n_bright = 0
-    for row in range(14, 22):
-        top = np.flatnonzero(head.brain[middle, row]).max()
-        n_bright += filled[middle, row, top - 1 : top + 1].max() > 0.5
-        assert contrast[middle, row, top - 1 : top + 1].max() > 0.1
-    assert n_bright == 8
-
-
-def test_linings_are_dura_on_the_surface_and_plexus_in_the_back():
-    steps = np.full(3, 1.5)
-    head = draw_head((52, 56, 50), tuple(steps), np.random.default_rng(0))
-    filled, contrast = linings(head, steps, np.random.default_rng(0))
-    np.testing.assert_allclose(contrast, 0.3 * filled, rtol=1e-5)
-    dura = head.brain & (head.depth < 2)
-    plexus = (head.fluid > 0) & (head.depth > 14) & (head.grid[..., 1] < 0)
-    assert not filled[~(dura | plexus)].any()
-    # Dura comes in patches and enhances by 0.7 at most, plexus all of the fluid at most.
-    for region, highest in ((dura, 0.7), (plexus, 1.0)):
-        assert 0.05 < np.mean(filled[region] > 0) < 0.7
-        assert 0.3 < filled[region].max() <= highest + 1e-6
+def test_enhancement_is_of_vessels_sinuses_dura_and_plexus():
+    head = draw_head((52, 56, 50), (1.5, 1.5, 1.5), np.random.default_rng(0))
+    vessels = draw_enhancement(head, np.random.default_rng(0))
+    assert not vessels.share[~head.brain].any()
+    assert 0 <= vessels.contrast.min() <= vessels.contrast.max() <= 0.5 + 1e-5
+    without = Contrasts(vessels=(0, 0), sinuses=0, dura=0, plexus=0)
+    assert draw_enhancement(head, np.random.default_rng(0), without).contrast.max() == 0
+    regions = {
+        "sinuses": head.brain & (head.depth < 4),
+        "dura": head.brain & (head.local[..., 2] > 0),
+        "plexus": head.ventricles > 0.5,
+    }
+    for name, region in regions.items():
+        bright = Contrasts(**{**vars(without), name: 2.0})
+        contrast = draw_enhancement(head, np.random.default_rng(0), bright).contrast
+        assert contrast[region].max() > 0.5
+    # Only the last one was the plexus.
+    assert not contrast[head.ventricles == 0].any()
 
 
 # Mimics -------------------------------------------------------------------------------------------
 
 
 def test_mimics_keep_off_metastases_and_are_as_small_as_small_ones(head):
-    _, _, points = draw_vessels(head, STEPS, np.random.default_rng(0))
+    points = draw_enhancement(head, np.random.default_rng(0)).points
     metastases = [(np.array([0.0, 10.0, 10.0]), 8.0)]
     sizes = []
     for seed in range(6):
@@ -271,7 +241,7 @@ def test_without_vessels_and_surface_mimics_stand_where_metastases_may(head):
     weights = (head.depth > 20).astype(np.float32)
     mimics = draw_mimics(12, np.zeros((0, 3)), weights, [], head, np.random.default_rng(0))
     index = [
-        tuple(np.rint((mimic.center - head.grid[0, 0, 0]) / STEPS).astype(int)) for mimic in mimics
+        tuple(np.rint((mimic.center - head.affine[:3, 3]) / STEPS).astype(int)) for mimic in mimics
     ]
     deep = np.array([weights[voxel] > 0 for voxel in index])
     shallow = np.array([1.5 < head.depth[voxel] < 4 for voxel in index])

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scipy.ndimage import binary_dilation, label
 
-from dmrifit.simulate.heads import draw_head, read_tissues
+from dmrifit.simulate.tissue_maps import read_tissues
 from metastasis import read_cases, simulate_metastases, write_cases
 from metastasis.simulate.patients import DIAMETERS, STATUSES
 
@@ -51,14 +51,20 @@ def test_lesions_are_numbered_as_the_parts_of_the_label(cases):
 
 def test_sizes_and_courses_have_the_stated_shares():
     grid = {"shape": (28, 28, 28), "spacing": 3.5}
-    made = simulate_metastases(36, **grid, prior=1, mimics=(0, 0), metastases=(6, 8), random_state=1)
+    made = simulate_metastases(
+        36, **grid, prior=1, mimics=(0, 0), metastases=(6, 8), random_state=1
+    )
     table = pd.concat([case.lesions for case in made])
     n = len(table)
     assert n > 200
     assert table["diameter_mm"].between(DIAMETERS[0], DIAMETERS[2]).all()
-    assert (table["diameter_mm"] < DIAMETERS[1]).mean() == pytest.approx(0.5, abs=3 * 0.5 / np.sqrt(n))
+    assert (table["diameter_mm"] < DIAMETERS[1]).mean() == pytest.approx(
+        0.5, abs=3 * 0.5 / np.sqrt(n)
+    )
     for status, share in STATUSES.items():
-        assert (table["status"] == status).mean() == pytest.approx(share, abs=3 * np.sqrt(share * (1 - share) / n))
+        assert (table["status"] == status).mean() == pytest.approx(
+            share, abs=3 * np.sqrt(share * (1 - share) / n)
+        )
 
 
 def test_few_patients_have_the_asked_share_of_priors_and_numbers_of_metastases():
@@ -66,7 +72,9 @@ def test_few_patients_have_the_asked_share_of_priors_and_numbers_of_metastases()
     assert sum(case.prior is not None for case in made) in (11, 12, 13)
     assert len({len(case.lesions) for case in made}) >= 6
     assert all(set(case.lesions["status"]) <= {"unknown"} for case in made if case.prior is None)
-    assert all(set(case.lesions["status"]) <= set(STATUSES) for case in made if case.prior is not None)
+    assert all(
+        set(case.lesions["status"]) <= set(STATUSES) for case in made if case.prior is not None
+    )
 
 
 def test_metastases_and_mimics_are_bright_and_only_known_ones_are_in_the_prior(cases):
@@ -99,7 +107,9 @@ def test_a_patient_depends_on_the_number_and_the_seed_alone():
             np.testing.assert_array_equal(one, other)
     pd.testing.assert_frame_equal(few[0].lesions, more[2].lesions)
     assert few[0].name == "synthetic-003"
-    assert not np.array_equal(simulate_metastases(1, **SMALL, random_state=8)[0].image, more[0].image)
+    assert not np.array_equal(
+        simulate_metastases(1, **SMALL, random_state=8)[0].image, more[0].image
+    )
 
 
 def test_the_present_image_does_not_know_of_the_prior():
@@ -112,12 +122,16 @@ def test_the_present_image_does_not_know_of_the_prior():
     np.testing.assert_array_equal(without.image, bad.image)
     np.testing.assert_array_equal(bad.image, good.image)
     inside = bad.brain
-    close, far = (np.corrcoef(case.image[inside], case.prior[inside])[0, 1] for case in (good, bad))
+    close, far = (
+        np.corrcoef(case.image[inside], case.prior[inside])[0, 1] for case in (good, bad)
+    )
     assert close > 0.85 > far + 0.1
 
 
 def test_patients_without_metastases_can_be_made():
-    case = simulate_metastases(1, **SMALL, metastases=(0, 0), mimics=(2, 2), prior=1, random_state=1)[0]
+    case = simulate_metastases(
+        1, **SMALL, metastases=(0, 0), mimics=(2, 2), prior=1, random_state=1
+    )[0]
     assert not case.label.any()
     assert not case.prior_label.any()
     assert list(case.lesions.columns) == ["number", "diameter_mm", "status", "volume_mL"]
@@ -126,7 +140,10 @@ def test_patients_without_metastases_can_be_made():
 
 
 def test_the_largest_voxels_and_the_smallest_fields_make_brains():
-    for grid in ({"shape": (24, 24, 24), "spacing": 4.0}, {"shape": (40, 24, 26), "spacing": (1.0, 1.7, 1.6)}):
+    for grid in (
+        {"shape": (24, 24, 24), "spacing": 4.0},
+        {"shape": (40, 24, 26), "spacing": (1.0, 1.7, 1.6)},
+    ):
         for case in simulate_metastases(2, **grid, metastases=(1, 3), random_state=0):
             assert 0.1 < case.brain.mean() < 0.5
             assert len(case.lesions) == label(case.label, structure=FULL)[1] > 0
@@ -145,19 +162,14 @@ def test_cases_come_back_from_files(tmp_path):
 def test_maps_of_tissue_make_the_brain(tmp_path):
     places = np.indices((40, 48, 36)) - np.array([19.5, 23.5, 17.5])[:, None, None, None]
     radius = np.sqrt(((places / np.array([16, 20, 14])[:, None, None, None]) ** 2).sum(axis=0))
-    white, gray = (radius < 0.7).astype(np.float32), ((radius >= 0.7) & (radius < 1)).astype(np.float32)
+    white, gray = (
+        (radius < 0.7).astype(np.float32),
+        ((radius >= 0.7) & (radius < 1)).astype(np.float32),
+    )
     affine = np.diag([-4.0, 4.0, 4.0, 1.0])
     paths = [tmp_path / "gray.nii", tmp_path / "white.nii"]
     for path, values in zip(paths, (gray, (255 * white).astype(np.uint8)), strict=True):
         nib.save(nib.Nifti1Image(values, affine), path)
-    maps = read_tissues(*paths)
-    np.testing.assert_allclose(maps.half_axes, [62, 78, 54], atol=4)
-    head = draw_head((40, 44, 40), (2.5, 2.5, 2.5), np.random.default_rng(0), tissues=maps)
-    np.testing.assert_allclose((head.gray + head.white + head.fluid)[head.brain], 1, atol=1e-5)
-    center = head.white[18:22, 20:24, 18:22]
-    assert center.mean() > 0.9
-    extent = np.ptp(np.argwhere(head.brain), axis=0) * 2.5
-    assert (extent > 60).all()
     case = simulate_metastases(1, **SMALL, tissues=paths, random_state=0)[0]
     assert case.label.any()
     assert case.synthetic
@@ -187,7 +199,7 @@ def test_real_maps_of_tissue_are_accepted(data_dir):
         ({"prior": 1.5}, "prior must be a number from 0 to 1, not 1.5"),
         ({"misregistration": float("nan")}, "misregistration"),
         ({"shape": (66, 66)}, "three numbers"),
-        ({"shape": (66, 66, 12)}, "at least 24, not 12"),
+        ({"shape": (66, 66, 12)}, "from 24 to 512, not 12"),
         ({"spacing": (1, 2)}, "spacing"),
         ({"spacing": 0}, "spacing"),
         ({"spacing": 0.5, "shape": (24, 66, 66)}, "see 12 mm along an axis; .* needs 40 mm"),
