@@ -1,337 +1,171 @@
-"""Training loop by skorch: net, loss, batches of samples of different shapes, epochs."""
+"""Parameters of training that estimators with a network share."""
 
 from __future__ import annotations
 
-import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import skorch
-import torch
-from skorch.utils import to_tensor
-from torch import nn
-from tqdm import tqdm
+from sklearn.base import BaseEstimator
 
-from dmrifit._utils.randomness import derived_seed, seed_for
-from dmrifit._utils.torch_state import forked_generator, repeatable_kernels, seed_generators
+from dmrifit._utils.checks import check_number, check_word
+from dmrifit.io.parameter_json import refuse_keys
 
-__all__ = ["Batches", "Epochs", "Net", "StoppedError", "WithMargin", "as_arrays", "collated"]
+__all__ = [
+    "Training",
+    "check_training",
+    "fill_training",
+    "gather_training",
+    "learning_rate_at",
+    "read_training",
+    "stored_training",
+]
+
+_SCHEDULES = ("constant", "cosine")
 
 
-# The net ---------------------------------------------------------------------------------------
-
-
-class Net(skorch.NeuralNet):
+# repr=False: that of scikit-learn shows only the fields that are set.
+@dataclass(repr=False)
+class Training(BaseEstimator):
     """
-    A skorch net that takes finished batches and computes its loss in single precision.
+    How a network is trained: epochs, steps, learning rate, validation, checkpoints.
+
+    Every estimator with a network has the parameter ``training``. A field that is None takes the
+    value of that estimator's ``default_training``, so ``Training(epochs=5)`` changes the number of
+    epochs alone. Fields can be searched as parameters of the estimator, such as
+    ``training__epochs``, once it has a `Training`.
 
     Parameters
     ----------
-    *args, **kwargs
-        As of `skorch.NeuralNet`.
-    mixed : bool, default=False
-        Whether the network computes in bfloat16 where that is precise enough.
-    """
-
-    def __init__(self, *args: Any, mixed: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.mixed = mixed
-
-    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
-        """Return the batches, which are their own iterator."""
-        return dataset
-
-    def infer(self, x: Any, **fit_params: Any) -> Any:
-        """Run the network on a batch."""
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.mixed):
-            return super().infer(x, **fit_params)
-
-    def get_loss(
-        self, y_pred: Any, y_true: Any, X: Any = None, training: bool = False
-    ) -> torch.Tensor:
-        """Compute the loss of a batch."""
-        # In half precision, probabilities near 1 would round to 1.
-        targets = to_tensor(y_true, device=self.device)
-        with torch.autocast(torch.device(self.device).type, enabled=False):
-            loss: torch.Tensor = self.criterion_(_single(y_pred), targets)
-        return loss
-
-
-def _single(output: Any) -> Any:
-    """Convert half-precision tensors of a network's output to single precision."""
-    if isinstance(output, torch.Tensor):
-        if output.dtype in (torch.bfloat16, torch.float16):
-            return output.float()
-        return output
-    if isinstance(output, Mapping):
-        return {key: _single(value) for key, value in output.items()}
-    return type(output)(_single(value) for value in output)
-
-
-class WithMargin(nn.Module):
-    """
-    A loss whose target volumes are cropped to the output of a network without padding.
-
-    Torch broadcasts a volume of one voxel over a larger one, or only warns when it compares
-    volumes of different shapes; here that is an error.
-
-    Parameters
-    ----------
-    criterion : Module
-        Called with outputs and targets.
-    margin : tuple of 3 ints, default=(0, 0, 0)
-        Voxels that the network loses on either side of each axis.
-    """
-
-    def __init__(self, criterion: nn.Module, margin: tuple[int, int, int] = (0, 0, 0)) -> None:
-        super().__init__()
-        self.criterion = criterion
-        self.margin = margin
-
-    def forward(self, outputs: Any, targets: Any) -> torch.Tensor:
-        """Compute the loss."""
-        are_tensors = isinstance(outputs, torch.Tensor) and isinstance(targets, torch.Tensor)
-        if are_tensors and targets.ndim == 5:
-            inner = [slice(m, n - m) for m, n in zip(self.margin, targets.shape[2:], strict=True)]
-            targets = targets[:, :, inner[0], inner[1], inner[2]]
-            if outputs.shape[2:] != targets.shape[2:]:
-                raise ValueError(
-                    f"the network answers {tuple(outputs.shape[2:])} voxels where the target has "
-                    f"{tuple(targets.shape[2:])}; it loses another margin than {self.margin} "
-                    "voxels on either side"
-                )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", "Using a target size", UserWarning)
-            try:
-                loss: torch.Tensor = self.criterion(outputs, targets)
-            except UserWarning as error:
-                raise ValueError(
-                    f"answers and targets have different shapes, which torch would repeat: {error}"
-                ) from error
-        return loss
-
-
-# Batches ---------------------------------------------------------------------------------------
-
-
-class Batches(torch.utils.data.Dataset[Any]):
-    """
-    Batches from a stream of samples of different shapes, each batch of a single shape.
-
-    Every epoch has a generator of its own, so that a resumed training sees the same samples as an
-    uninterrupted one.
-
-    Parameters
-    ----------
-    stream : callable
-        Yields the samples of an epoch, pairs of inputs and targets, from a
-        `numpy.random.Generator` and the number of the epoch.
-    batch_size : int
-        Samples in a batch; fewer in the last batch of a shape.
-    seed : int
-        Of all epochs.
-    """
-
-    def __init__(
-        self,
-        stream: Callable[[np.random.Generator, int], Iterator[tuple[Any, Any]]],
-        batch_size: int,
-        seed: int,
-    ) -> None:
-        self.stream = stream
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        rng = np.random.default_rng(seed_for(self.seed, "stream", self.epoch))
-        samples_by_shape: dict[Any, list[Any]] = defaultdict(list)
-        for sample in self.stream(rng, self.epoch):
-            samples = samples_by_shape[_shapes(sample)]
-            samples.append(sample)
-            if len(samples) == self.batch_size:
-                yield collated(samples)
-                samples.clear()
-        # Incomplete batches come last, so that no sample of a rare shape is lost.
-        for samples in samples_by_shape.values():
-            if samples:
-                yield collated(samples)
-        if not samples_by_shape:
-            raise ValueError(
-                f"no samples came in epoch {self.epoch}: the cases hold none to learn from"
-            )
-
-
-def _shapes(sample: Any) -> Any:
-    """Return the shapes of all arrays in a sample, which may be nested."""
-    if isinstance(sample, Mapping):
-        return tuple((key, _shapes(value)) for key, value in sample.items())
-    if isinstance(sample, tuple | list):
-        return tuple(_shapes(value) for value in sample)
-    return np.shape(sample)
-
-
-def collated(samples: Sequence[Any]) -> Any:
-    """Stack samples of one shape as tensors."""
-    first = samples[0]
-    if isinstance(first, Mapping):
-        return {key: collated([sample[key] for sample in samples]) for key in first}
-    if isinstance(first, tuple | list):
-        return tuple(collated(values) for values in zip(*samples, strict=True))
-    stacked = np.stack([np.asarray(sample) for sample in samples])
-    if stacked.dtype.kind == "f":
-        stacked = stacked.astype(np.float32, copy=False)
-    return torch.from_numpy(stacked)
-
-
-def as_arrays(output: Any) -> Any:
-    """Convert the tensors of a network's output to arrays."""
-    if isinstance(output, torch.Tensor):
-        return _single(output).cpu().numpy()
-    if isinstance(output, Mapping):
-        return {key: as_arrays(value) for key, value in output.items()}
-    return tuple(as_arrays(value) for value in output)
-
-
-# Epochs ----------------------------------------------------------------------------------------
-
-
-class StoppedError(Exception):
-    """Raised to end training; not a KeyboardInterrupt, because skorch swallows the user's too."""
-
-
-class Epochs(skorch.callbacks.Callback):
-    """
-    Callback for each epoch: seed, learning rate, validation score, state file.
-
-    Parameters
-    ----------
-    batches : Batches
-        The batches, whose epoch is set here.
-    rates : callable
-        Returns the learning rate of an epoch from its number.
-    epochs : int
-        Number of epochs.
-    seed : int
-        Of all epochs.
-    score : callable, optional
-        Scores the validation cases with the current net; higher is better.
+    epochs : int, optional
+        Passes over the cases, or over the samples that are drawn from them.
+    batch_size : int, optional
+        Samples in a step; only samples of one shape share a step.
+    learning_rate : float, optional
+        Of the first epoch.
+    schedule : {"constant", "cosine"}, optional
+        Whether the learning rate stays constant, or falls to zero over the epochs.
+    decay : float, optional
+        Factor of the learning rate after each epoch, on top of the schedule.
+    validation_fraction : float, optional
+        Share of the groups that are held out of training and scored after each epoch.
     patience : int, optional
-        Stop early after this many epochs without improvement; restore the best weights.
-    save : callable, optional
-        Writes the state of the net; takes the best weights.
-    best : dict of tensors, optional
-        Weights of the best epoch so far, for a resumed training.
-    verbose : bool, default=False
+        Stop early after this many epochs without improvement of the mean validation score, and
+        keep the best weights. By default all epochs run, and the last weights are kept.
+    mixed_precision : bool, optional
+        Compute in bfloat16 where that is precise enough. On a GPU only: elsewhere nothing changes.
+    compile : bool, optional
+        Let torch compile the network. On a GPU only: elsewhere nothing changes.
+    checkpoint : path, optional
+        Folder for the states of trainings, each in a folder of its own, from which an interrupted
+        training resumes.
+    verbose : bool, optional
         Whether to show a progress bar.
+
+    See Also
+    --------
+    VolumeEstimator : Base of the estimators that are trained this way.
+
+    Examples
+    --------
+    >>> from dmrifit import Training
+    >>> Training(epochs=5, learning_rate=0.01)
+    Training(epochs=5, learning_rate=0.01)
     """
 
-    def __init__(
-        self,
-        batches: Batches,
-        rates: Callable[[int], float],
-        epochs: int,
-        seed: int,
-        *,
-        score: Callable[[skorch.NeuralNet], float] | None = None,
-        patience: int | None = None,
-        save: Callable[[skorch.NeuralNet, dict[str, torch.Tensor] | None], None] | None = None,
-        best: dict[str, torch.Tensor] | None = None,
-        verbose: bool = False,
-    ) -> None:
-        self.batches = batches
-        self.rates = rates
-        self.epochs = epochs
-        self.seed = seed
-        self.score = score
-        self.patience = patience
-        self.save = save
-        self.best = best
-        self.verbose = verbose
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    _: KW_ONLY
+    schedule: str | None = None
+    decay: float | None = None
+    validation_fraction: float | None = None
+    patience: int | None = None
+    mixed_precision: bool | None = None
+    compile: bool | None = None
+    checkpoint: str | Path | None = None
+    verbose: bool | None = None
 
-    def run(self, net: skorch.NeuralNet) -> None:
-        """Train a net for the remaining epochs."""
-        done = len(net.history)
-        device = torch.device(net.device)
-        net.callbacks_ += [("epochs", self)]
-        bar = tqdm(
-            total=self.epochs, initial=done, unit="epoch", desc="train", disable=not self.verbose
+
+def fill_training(training: Training | None, defaults: Training) -> Training:
+    """Make a training whose fields that are None take their default values."""
+    if training is None:
+        training = Training()
+    if not isinstance(training, Training):
+        raise ValueError(
+            f"training must be a Training, such as Training(epochs=5), or None, not {training!r}"
         )
-        try:
-            with forked_generator(self.seed, device), repeatable_kernels(), bar:
-                self._bar = bar
-                if not self._enough(net):
-                    net.fit_loop(self.batches, epochs=self.epochs - done)
-        except StoppedError:
-            pass
-        finally:
-            net.callbacks_.pop()
-        if self.best is not None:
-            net.module_.load_state_dict(self.best)
+    return Training(**(defaults.get_params() | _set_fields(training)))
 
-    def on_epoch_begin(self, net: skorch.NeuralNet, **kwargs: Any) -> None:
-        """Set seed, learning rate and samples of an epoch."""
-        epoch = len(net.history) - 1
-        self.batches.epoch = epoch
-        rate = self.rates(epoch)
-        for group in net.optimizer_.param_groups:
-            group["lr"] = rate
-        net.history.record("learning_rate", rate)
-        # Seeded by its number, so that a resumed training draws the same numbers.
-        seed_generators(derived_seed(self.seed, "epoch", epoch), torch.device(net.device))
 
-    def on_epoch_end(self, net: skorch.NeuralNet, **kwargs: Any) -> None:
-        """Score and save the net, show progress, and stop after the last epoch."""
-        row = net.history[-1]
-        if not np.isfinite(row["train_loss"]):
-            raise FloatingPointError(
-                f"the loss became {row['train_loss']} in epoch {row['epoch']} with a learning "
-                f"rate of {row['learning_rate']:g}; lower learning_rate"
+def gather_training(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace the fields of a training among flat options by the option ``training``."""
+    names = Training._get_param_names()
+    gathered = {name: value for name, value in options.items() if name not in names}
+    fields = {name: value for name, value in options.items() if name in names}
+    if fields:
+        gathered["training"] = Training(**fields)
+    return gathered
+
+
+def check_training(training: Training) -> None:
+    """Check the fields of a training without open ones."""
+    for name in ("epochs", "batch_size"):
+        check_number(name, getattr(training, name), least=1, whole=True)
+    check_number("learning_rate", training.learning_rate)
+    check_word("schedule", training.schedule, _SCHEDULES)
+    decay: Any = training.decay
+    # For Python a bool is an int.
+    is_number = isinstance(decay, int | float) and not isinstance(decay, bool)
+    if not is_number or not 0 < decay <= 1:
+        raise ValueError(
+            f"decay={decay!r} must be a factor of the learning rate per epoch: above 0, at most 1"
+        )
+    check_number("validation_fraction", training.validation_fraction, below=1)
+    if training.patience is not None:
+        check_number("patience", training.patience, least=1, whole=True)
+        if not training.validation_fraction:
+            raise ValueError(
+                f"patience={training.patience} needs validation cases; give a "
+                "validation_fraction such as 0.2"
             )
-        # A finite loss can have an infinite gradient: bad weights of the last step would be saved.
-        broken = [
-            name
-            for name, value in net.module_.named_parameters()
-            if not torch.isfinite(value).all()
-        ]
-        if broken:
-            raise FloatingPointError(
-                f"weights became infinite or NaN in epoch {row['epoch']} "
-                f"({', '.join(broken[:3])}), though the loss did not; "
-                f"lower learning_rate={row['learning_rate']:g}, or look for a root or logarithm "
-                "of 0"
-            )
-        # skorch keeps the losses of all batches, and memory would grow with the epochs.
-        row["batches"] = []
-        shown = {"loss": f"{row['train_loss']:.4g}"}
-        if self.score is not None:
-            score = float(self.score(net))
-            net.history.record("valid_score", score)
-            shown["score"] = f"{score:.4g}"
-            if self.patience is not None and _best_epoch(net.history) == len(net.history) - 1:
-                self.best = {
-                    key: value.detach().clone() for key, value in net.module_.state_dict().items()
-                }
-        if self.save is not None:
-            self.save(net, self.best)
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update()
-        if self._enough(net):
-            raise StoppedError
-
-    def _enough(self, net: skorch.NeuralNet) -> bool:
-        """Return whether all epochs are done, or patience has run out."""
-        done = len(net.history)
-        if done >= self.epochs:
-            return True
-        if self.patience is None or not done:
-            return False
-        return done - 1 - _best_epoch(net.history) >= self.patience
+    for name in ("mixed_precision", "compile", "verbose"):
+        check_word(name, getattr(training, name), (False, True))
+    folder: Any = training.checkpoint
+    if folder is not None and not isinstance(folder, str | Path):
+        raise ValueError(f"checkpoint must be a folder or None, not {folder!r}")
 
 
-def _best_epoch(history: Sequence[Mapping[str, Any]]) -> int:
-    """Find the first epoch with the best score; NaN ranks below all scores."""
-    scores = np.array([row["valid_score"] for row in history])
-    return int(np.argmax(np.where(np.isnan(scores), -np.inf, scores)))
+def learning_rate_at(epoch: int, training: Any) -> float:
+    """Compute the learning rate of an epoch for a training without open fields."""
+    rate = float(training.learning_rate)
+    if training.schedule == "cosine":
+        rate *= 0.5 * (1 + math.cos(math.pi * epoch / training.epochs))
+    return rate * float(training.decay) ** epoch
+
+
+def stored_training(training: Training | None) -> dict[str, Any] | None:
+    """Describe a training in a model file: the fields that are set, without the checkpoint."""
+    if training is None:
+        return None
+    fields = _set_fields(training)
+    # A folder is valid on one machine only.
+    fields.pop("checkpoint", None)
+    return fields
+
+
+def read_training(fields: Any) -> Training | None:
+    """Rebuild the training of a model file; `check_training` then checks the values."""
+    # An estimator that was made without a file has a training already.
+    if fields is None or isinstance(fields, Training):
+        return fields
+    # A file must not choose the folder that a later training writes to.
+    names = {*Training._get_param_names()} - {"checkpoint"}
+    refuse_keys(fields, names, "field of Training")
+    return Training(**fields)
+
+
+def _set_fields(training: Training) -> dict[str, Any]:
+    return {name: value for name, value in training.get_params().items() if value is not None}

@@ -42,7 +42,9 @@ def volume_inputs(case: Any) -> NDArray[np.float32]:
         raise ValueError(
             f"values up to {largest:.3g}, which single precision does not hold; scale the scan"
         )
-    channels = volume[None] if volume.ndim == 3 else np.moveaxis(volume, -1, 0)
+    channels = volume[None]
+    if volume.ndim == 4:
+        channels = np.moveaxis(volume, -1, 0)
     return np.array(channels, dtype=np.float32, order="C")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,10 +19,17 @@ from sklearn.model_selection import GroupShuffleSplit
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
 from dmrifit.io.atomic_files import remove_abandoned_parts, write_text
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
+from dmrifit.networks.training import (
+    Training,
+    check_training,
+    fill_training,
+    learning_rate_at,
+    read_training,
+    stored_training,
+)
 from dmrifit.networks.volume_cases import (
     Chosen,
     Inputs,
@@ -38,12 +46,22 @@ if TYPE_CHECKING:
     import torch
     from sklearn.utils import Tags
 
-__all__ = ["VolumeEstimator"]
+__all__ = ["VolumeEstimator", "evaluating"]
 
-_SCHEDULES = ("constant", "cosine")
 _WEIGHTS = "net.safetensors"
 _STATE = "state.safetensors"
 _FORMAT = 1
+_COMMON_DEFAULTS = Training(
+    epochs=20,
+    batch_size=2,
+    learning_rate=0.001,
+    schedule="constant",
+    decay=1.0,
+    validation_fraction=0.0,
+    mixed_precision=False,
+    compile=False,
+    verbose=False,
+)
 #: Parameters that may change when a training is resumed: none affects what an epoch learns.
 _NOT_OF_RUN = frozenset(
     {"checkpoint", "device", "epochs", "random_state", "verbose", "warm_start_from"}
@@ -55,7 +73,8 @@ class VolumeEstimator(BaseEstimator, ABC):
     Base of estimators that train a network on volumes, one case after the other.
 
     A case is a volume of its own shape, or the source from which a derived class makes one. The
-    network is that of a skorch net in ``net_``; a derived class defines it in a few methods:
+    network is that of a skorch net in ``net_``; a derived class declares its ``default_training``,
+    a `Training` of the fields that differ from those of this class, and a few methods:
 
     ``_module()``
         The network. Called with the generator seeded, after ``_learn``.
@@ -79,35 +98,19 @@ class VolumeEstimator(BaseEstimator, ABC):
     bits; on a GPU cuDNN uses its deterministic kernels, but some layers (pooling and interpolation
     in three dimensions) have none.
 
-    With a folder in `checkpoint`, the state of the training is written after each epoch, and the
-    same training (class, parameters, cases, targets and groups) resumes there after an interrupt.
+    With a folder as ``checkpoint`` of the `Training`, the state of the training is written after
+    each epoch, and the same training (class, parameters, cases, targets and groups) resumes there
+    after an interrupt.
     A finished training returns its result at once; without a number in `random_state` the first
     seed is used again. The number of epochs may be raised where the schedule does not depend on
     it.
 
     Parameters
     ----------
-    epochs : int, default=20
-        Passes over the stream of samples.
-    batch_size : int, default=2
-        Samples in a step; only samples of one shape share a step.
-    learning_rate : float, default=0.001
-        Of the first epoch.
-    schedule : {"constant", "cosine"}, default="constant"
-        Whether the learning rate stays constant, or falls to zero over the epochs.
-    validation_fraction : float, default=0.0
-        Share of the groups that are held out of training and scored after each epoch.
-    patience : int, optional
-        Stop early after this many epochs without improvement of the mean validation score, and
-        keep the best weights. By default all epochs run, and the last weights are kept.
-    mixed_precision : bool, default=False
-        Compute in bfloat16 where that is precise enough. On a GPU only: elsewhere nothing changes.
-    compile : bool, default=False
-        Let torch compile the network. On a GPU only: elsewhere nothing changes.
-    checkpoint : path, optional
-        Folder for the states of trainings, each in a folder of its own.
-    verbose : bool, default=False
-        Whether to show a progress bar.
+    training : Training, optional
+        How the network is trained: a `Training`, whose fields that are None take the values of
+        ``default_training`` of the class. By default all of them do: 20 epochs, steps of 2
+        samples, a constant learning rate of 0.001, no validation.
     device : str, default="auto"
         ``"auto"`` uses a GPU if available; ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
     random_state : int, RandomState or None, default=None
@@ -128,6 +131,8 @@ class VolumeEstimator(BaseEstimator, ABC):
     dmrifit.save_model : Write a trained estimator to a file.
     """
 
+    #: Fields of `Training` that differ from the defaults of all classes.
+    default_training: ClassVar[Training] = Training()
     #: Fitted attributes that prediction needs, beside the network.
     _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_",)
     #: Whether inputs and targets of all cases stay in memory; otherwise only those of one case.
@@ -143,29 +148,11 @@ class VolumeEstimator(BaseEstimator, ABC):
     def __init__(
         self,
         *,
-        epochs: int = 20,
-        batch_size: int = 2,
-        learning_rate: float = 0.001,
-        schedule: str = "constant",
-        validation_fraction: float = 0.0,
-        patience: int | None = None,
-        mixed_precision: bool = False,
-        compile: bool = False,
-        checkpoint: str | Path | None = None,
-        verbose: bool = False,
+        training: Training | None = None,
         device: str = "auto",
         random_state: RandomState = None,
     ) -> None:
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.schedule = schedule
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.mixed_precision = mixed_precision
-        self.compile = compile
-        self.checkpoint = checkpoint
-        self.verbose = verbose
+        self.training = training
         self.device = device
         self.random_state = random_state
 
@@ -258,6 +245,33 @@ class VolumeEstimator(BaseEstimator, ABC):
         scores = [self._case_score(prediction, target) for prediction, target in pairs]
         return float(np.mean(scores))
 
+    def set_params(self, **params: Any) -> Any:
+        """
+        Set parameters, also those of the training, such as ``training__epochs``.
+
+        Parameters
+        ----------
+        **params : dict
+            Values by name.
+
+        Returns
+        -------
+        self
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If a field of a training is set where there is none, or there is no such parameter.
+        """
+        fields = [name for name in params if name.startswith("training__")]
+        if fields and params.get("training", self.training) is None:
+            raise ValueError(
+                f"{fields[0]}={params[fields[0]]!r}: there is no Training to change; pass "
+                f"training=Training() to {type(self).__name__} first"
+            )
+        return super().set_params(**params)
+
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "net_")
 
@@ -288,9 +302,13 @@ class VolumeEstimator(BaseEstimator, ABC):
 
     def _learning_rate(self, epoch: int) -> float:
         """Compute the learning rate of an epoch, from its number alone."""
-        if self.schedule == "constant":
-            return float(self.learning_rate)
-        return float(self.learning_rate) * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+        return learning_rate_at(epoch, self._settings)
+
+    @property
+    def _settings(self) -> Any:
+        """The training with all fields filled, but for patience and checkpoint."""
+        class_defaults = fill_training(self.default_training, _COMMON_DEFAULTS)
+        return fill_training(self.training, class_defaults)
 
     @property
     def _margin(self) -> tuple[int, int, int]:
@@ -331,21 +349,24 @@ class VolumeEstimator(BaseEstimator, ABC):
 
     def _check(self) -> None:
         """Check the parameters."""
-        for name in ("epochs", "batch_size"):
-            check_number(name, getattr(self, name), least=1, whole=True)
-        if self.patience is not None:
-            check_number("patience", self.patience, least=1, whole=True)
-            if not self.validation_fraction:
-                raise ValueError(
-                    f"patience={self.patience} needs validation cases; give a validation_fraction "
-                    "such as 0.2"
-                )
-        check_number("learning_rate", self.learning_rate)
-        check_number("validation_fraction", self.validation_fraction, below=1)
-        folder: Any = self.checkpoint
-        if folder is not None and not isinstance(folder, str | Path):
-            raise ValueError(f"checkpoint must be a folder or None, not {folder!r}")
-        check_word("schedule", self.schedule, _SCHEDULES)
+        check_training(self._settings)
+
+    def _fitted_state(self) -> dict[str, Any]:
+        """Describe the fitted attributes of a model file."""
+        names = (*self._fitted_names, "history_")
+        return {name: encoded(getattr(self, name), name) for name in names}
+
+    def _restore_fitted(self, fitted: Mapping[str, Any]) -> None:
+        """Set the fitted attributes of a model file."""
+        refuse_keys(fitted, {*self._fitted_names, "history_"}, "fitted attribute", complete=True)
+        for name, value in fitted.items():
+            setattr(self, name, decoded(value))
+
+    def _check_restored(self) -> None:
+        """Reject fitted attributes of a model file that are impossible."""
+        n_channels = getattr(self, "n_channels_", 1)
+        if type(n_channels) is not int or n_channels < 1:
+            raise RefusedError(f"n_channels_ is {n_channels!r}")
 
     # Training -----------------------------------------------------------------------------------
 
@@ -354,8 +375,9 @@ class VolumeEstimator(BaseEstimator, ABC):
         self._check()
         _require_torch()
         from dmrifit._utils import torch_state
-        from dmrifit.networks import checkpoints, training
+        from dmrifit.networks import checkpoints, training_loop
 
+        settings = self._settings
         device = torch_state.resolve_device(self.device)
         cases = listed(X, "cases")
         targets = None if y is None else listed(y, "targets")
@@ -393,20 +415,20 @@ class VolumeEstimator(BaseEstimator, ABC):
             if state is not None:
                 best = checkpoints.restore_state(net, *state)
             if len(validation):
-                score = _Score(self, cases, targets, inputs, validation)
+                score = partial(self._mean_score, validation, cases, targets, inputs)
             if folder is not None:
-                save = _Save(folder, self._header(seed))
-            stream = _Stream(self, inputs, loss_targets, train)
-            epochs = training.Epochs(
-                training.Batches(stream, self.batch_size, derived_seed(seed, "samples")),
+                save = self._state_writer(folder, self._header(seed))
+            stream = partial(self._stream, Chosen(inputs, train), Chosen(loss_targets, train))
+            epochs = training_loop.Epochs(
+                training_loop.Batches(stream, settings.batch_size, derived_seed(seed, "samples")),
                 self._learning_rate,
-                self.epochs,
+                settings.epochs,
                 derived_seed(seed, "epochs"),
                 score=score,
-                patience=self.patience,
+                patience=settings.patience,
                 save=save,
                 best=best,
-                verbose=self.verbose,
+                verbose=settings.verbose,
             )
             epochs.run(net)
         self.history_ = checkpoints.history_rows(net)
@@ -416,20 +438,21 @@ class VolumeEstimator(BaseEstimator, ABC):
     def _new_net(self, device: torch.device, seed: int) -> skorch.NeuralNet:
         """Make the net with the first weights of a seed."""
         from dmrifit._utils import torch_state
-        from dmrifit.networks import training
+        from dmrifit.networks import training_loop
 
+        settings = self._settings
         gpu = device.type == "cuda"
         optimizer, options = self._optimizer()
         with torch_state.forked_generator(derived_seed(seed, "weights"), device):
             module = self._module()
-            net = training.Net(
+            net = training_loop.Net(
                 module,
-                criterion=training.WithMargin(self._criterion(), self._margin),
+                criterion=training_loop.WithMargin(self._criterion(), self._margin),
                 optimizer=optimizer,
                 **{f"optimizer__{key}": value for key, value in options.items()},
                 lr=self._learning_rate(0),
-                max_epochs=self.epochs,
-                batch_size=self.batch_size,
+                max_epochs=settings.epochs,
+                batch_size=settings.batch_size,
                 train_split=None,
                 callbacks__epoch_timer=None,
                 callbacks__valid_loss=None,
@@ -437,9 +460,9 @@ class VolumeEstimator(BaseEstimator, ABC):
                 predict_nonlinearity=None,
                 device=str(device),
                 verbose=0,
-                mixed=bool(self.mixed_precision and gpu),
+                mixed=bool(settings.mixed_precision and gpu),
             ).initialize()
-        if self.compile and gpu:
+        if settings.compile and gpu:
             net.module_.compile()  # in place, so that the names of the weights stay
         return net
 
@@ -448,23 +471,39 @@ class VolumeEstimator(BaseEstimator, ABC):
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Split the cases by patient into those for training and those for validation."""
         numbers = np.arange(n_cases)
-        if not self.validation_fraction:
+        fraction = self._settings.validation_fraction
+        if not fraction:
             return numbers, numbers[:0]
         patients = numbers
         if groups is not None:
             patients = np.asarray([str(group) for group in groups])
         n_patients = len(np.unique(patients))
-        n_validation = max(1, round(self.validation_fraction * n_patients))
+        n_validation = max(1, round(fraction * n_patients))
         n_validation = min(n_validation, n_patients - 1)
         if n_validation < 1:
             raise ValueError(
-                f"all {n_cases} cases are of one patient, and "
-                f"validation_fraction={self.validation_fraction} keeps "
-                "whole patients; give more patients or validation_fraction=0"
+                f"all {n_cases} cases are of one patient, and validation_fraction={fraction} "
+                "keeps whole patients; give more patients or validation_fraction=0"
             )
         split = GroupShuffleSplit(1, test_size=n_validation, random_state=seed)
         train, validation = next(split.split(numbers, groups=patients))
         return np.sort(train), np.sort(validation)
+
+    def _mean_score(
+        self,
+        validation: NDArray[np.int64],
+        cases: Sequence[Any],
+        targets: Sequence[Any] | None,
+        inputs: Inputs,
+        net: skorch.NeuralNet,
+    ) -> float:
+        """Compute the mean score of the validation cases."""
+        scores = []
+        for i in validation:
+            prediction = self._answer(net, inputs[i], cases[i])
+            target = None if targets is None else targets[i]
+            scores.append(self._case_score(prediction, target))
+        return float(np.mean(scores))
 
     # Prediction ---------------------------------------------------------------------------------
 
@@ -474,7 +513,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         from tqdm import tqdm
 
         cases = listed(X, "cases")
-        progress = tqdm(cases, unit="case", desc="predict", disable=not self.verbose)
+        progress = tqdm(cases, unit="case", desc="predict", disable=not self._settings.verbose)
         for i, case in enumerate(progress):
             with naming(i):
                 inputs = self._inputs(case)
@@ -483,31 +522,19 @@ class VolumeEstimator(BaseEstimator, ABC):
 
     def _answer(self, net: skorch.NeuralNet, inputs: Any, case: Any) -> Any:
         """Predict a case with a net, without effect on a training in progress."""
-        from dmrifit._utils import torch_state
-        from dmrifit.networks import training
-
-        torch = import_optional("torch")
-
-        def infer(batch: Any) -> Any:
-            return training.as_arrays(net.infer(training.collated(batch)))
-
-        with (
-            torch_state.one_torch_thread(),
-            torch.inference_mode(),
-            torch_state.repeatable_kernels(),
-        ):
-            net.module_.eval()
+        with evaluating(net) as infer:
             return self._predict_case(infer, inputs, case)
 
     # Checkpoints --------------------------------------------------------------------------------
 
     def _run_folder(self, digest: Any, groups: Any) -> Path | None:
         """Name the folder of this training by a hash of its parameters and cases."""
-        if self.checkpoint is None:
+        checkpoint = self._settings.checkpoint
+        if checkpoint is None:
             return None
         parameters = {
-            name: encoded(value, name)
-            for name, value in self._plain().items()
+            name: value
+            for name, value in self._run_parameters().items()
             if name not in _NOT_OF_RUN
         }
         # Only a number identifies a training; otherwise the seed is read from its state.
@@ -520,20 +547,36 @@ class VolumeEstimator(BaseEstimator, ABC):
         run = [parameters, seed, patients, optimizer.__name__, repr(options)]
         digest = digest.copy()
         digest.update(json.dumps(run, sort_keys=True).encode())
-        return Path(self.checkpoint) / f"{type(self).__name__}-{digest.hexdigest()}"
+        return Path(checkpoint) / f"{type(self).__name__}-{digest.hexdigest()}"
 
     def _header(self, seed: int) -> dict[str, Any]:
         """Describe a training, for its state and for readers of its folder."""
-        parameters = self._plain()
-        if parameters.get("checkpoint"):
-            parameters["checkpoint"] = str(parameters["checkpoint"])
         return {
             "format": _FORMAT,
             "class": type(self).__name__,
-            "parameters": {name: encoded(value, name) for name, value in parameters.items()},
+            "parameters": self._run_parameters(),
             "seed": seed,
             "versions": {name: version(name) for name in ("dmrifit", "torch", "skorch", "numpy")},
         }
+
+    def _state_writer(
+        self, folder: Path, header: Mapping[str, Any]
+    ) -> Callable[[skorch.NeuralNet, dict[str, torch.Tensor] | None], None]:
+        """Describe a training in its folder, and return what writes the state of an epoch."""
+        from dmrifit.networks import checkpoints
+
+        # Before the first epoch, so that a read-only folder is an error at once.
+        write_text(folder / "run.json", json.dumps(header, indent=1, ensure_ascii=False) + "\n")
+        return partial(checkpoints.write_state, folder / _STATE, header=header)
+
+    def _run_parameters(self) -> dict[str, Any]:
+        """Return parameters as JSON, with the fields of the training among them."""
+        parameters = self._plain()
+        parameters.pop("training", None)
+        parameters |= self._settings.get_params()
+        if parameters["checkpoint"] is not None:
+            parameters["checkpoint"] = str(parameters["checkpoint"])
+        return {name: encoded(value, name) for name, value in parameters.items()}
 
     def _plain(self) -> dict[str, Any]:
         """Return the parameters, with None for a generator as random state."""
@@ -554,12 +597,13 @@ class VolumeEstimator(BaseEstimator, ABC):
                 n_planned = header["parameters"]["epochs"]
                 raise ValueError(
                     f"{folder} holds {n_done} epochs of a training of {n_planned} with the "
-                    f"schedule {self.schedule!r}, which depends on their number; "
+                    f"schedule {self._settings.schedule!r}, which depends on their number; "
                     f"go on with epochs={n_planned}, or choose another checkpoint folder"
                 )
-        if n_done > self.epochs:
+        n_epochs = self._settings.epochs
+        if n_done > n_epochs:
             raise ValueError(
-                f"{folder} holds {n_done} epochs already, more than epochs={self.epochs}; "
+                f"{folder} holds {n_done} epochs already, more than epochs={n_epochs}; "
                 "raise epochs or choose another checkpoint folder"
             )
         return int(header["seed"])
@@ -573,7 +617,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         Returns
         -------
         parameters : dict
-            Of the constructor, but for the folder of checkpoints, which belongs to one machine.
+            Of the constructor; the training is a dictionary of the fields that are set.
         fitted : dict
             Fitted attributes.
         files : dict of bytes
@@ -583,15 +627,11 @@ class VolumeEstimator(BaseEstimator, ABC):
         _require_torch()
         from dmrifit.networks.checkpoints import packed
 
-        parameters = {
-            name: encoded(value, name)
-            for name, value in self._plain().items()
-            if name != "checkpoint"
-        }
-        names = (*self._fitted_names, "history_")
-        fitted = {name: encoded(getattr(self, name), name) for name in names}
+        parameters = self._plain()
+        parameters["training"] = stored_training(self.training)
+        parameters = {name: encoded(value, name) for name, value in parameters.items()}
         state = self.net_.module_.state_dict()
-        return parameters, fitted, {_WEIGHTS: packed(state)}
+        return parameters, self._fitted_state(), {_WEIGHTS: packed(state)}
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """
@@ -616,15 +656,11 @@ class VolumeEstimator(BaseEstimator, ABC):
         from dmrifit._utils import torch_state
         from dmrifit.networks import checkpoints
 
-        refuse_keys(fitted, {*self._fitted_names, "history_"}, "fitted attribute", complete=True)
         refuse_keys(files, {_WEIGHTS}, "file", complete=True)
+        self.training = read_training(self.training)
         self._check()
-        for name, value in fitted.items():
-            setattr(self, name, decoded(value))
-        if "n_channels_" in fitted and not (
-            type(self.n_channels_) is int and self.n_channels_ > 0
-        ):
-            raise RefusedError(f"n_channels_ is {self.n_channels_!r}")
+        self._restore_fitted(fitted)
+        self._check_restored()
         device = torch_state.resolve_device(self.device, fallback=True)
         if self.device != "auto" and device.type == "cpu":
             self.device = "cpu"
@@ -643,62 +679,23 @@ class VolumeEstimator(BaseEstimator, ABC):
         self.net_ = net
 
 
-# Helpers of a training: classes rather than closures, so that a net can be pickled in between ---
+@contextmanager
+def evaluating(net: skorch.NeuralNet) -> Iterator[Callable[[Any], Any]]:
+    """Prepare a net for predictions, and yield what runs it on a batch of inputs."""
+    torch = import_optional("torch")
+    from dmrifit._utils import torch_state
+    from dmrifit.networks import training_loop
 
+    def infer(batch: Any) -> Any:
+        return training_loop.as_arrays(net.infer(training_loop.collated(batch)))
 
-class _Stream:
-    """The samples of an epoch, from the training cases."""
-
-    def __init__(
-        self,
-        estimator: VolumeEstimator,
-        inputs: Sequence[Any],
-        targets: Sequence[Any],
-        numbers: NDArray[np.int64],
-    ) -> None:
-        self.estimator = estimator
-        self.inputs, self.targets = Chosen(inputs, numbers), Chosen(targets, numbers)
-
-    def __call__(self, rng: np.random.Generator, epoch: int) -> Iterator[tuple[Any, Any]]:
-        return self.estimator._stream(self.inputs, self.targets, rng, epoch)
-
-
-class _Score:
-    """Mean score of the validation cases."""
-
-    def __init__(
-        self,
-        estimator: VolumeEstimator,
-        cases: Sequence[Any],
-        targets: Sequence[Any] | None,
-        inputs: Sequence[Any],
-        numbers: NDArray[np.int64],
-    ) -> None:
-        self.estimator, self.cases, self.targets = estimator, cases, targets
-        self.inputs, self.numbers = inputs, numbers
-
-    def __call__(self, net: skorch.NeuralNet) -> float:
-        scores = []
-        for i in self.numbers:
-            prediction = self.estimator._answer(net, self.inputs[i], self.cases[i])
-            target = None if self.targets is None else self.targets[i]
-            scores.append(self.estimator._case_score(prediction, target))
-        return float(np.mean(scores))
-
-
-class _Save:
-    """Write the state after each epoch, and a description of the training once."""
-
-    def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
-        self.folder = folder
-        self.header = header
-        # Before the first epoch, so that a read-only folder is an error at once.
-        write_text(folder / "run.json", json.dumps(header, indent=1, ensure_ascii=False) + "\n")
-
-    def __call__(self, net: skorch.NeuralNet, best: dict[str, torch.Tensor] | None) -> None:
-        from dmrifit.networks import checkpoints
-
-        checkpoints.write_state(self.folder / _STATE, net, best, self.header)
+    with (
+        torch_state.one_torch_thread(),
+        torch.inference_mode(),
+        torch_state.repeatable_kernels(),
+    ):
+        net.module_.eval()
+        yield infer
 
 
 def _require_torch() -> None:

@@ -1,260 +1,84 @@
-"""Training by skorch: the net, its loss, batches, and what happens around an epoch."""
+"""Training: fields that are open, checks, learning rates, and what model files keep."""
 
 import math
 
-import numpy as np
 import pytest
+from sklearn.base import clone
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("skorch")
+from dmrifit import Training
+from dmrifit.io.parameter_json import RefusedError
+from dmrifit.networks.training import (
+    check_training,
+    fill_training,
+    gather_training,
+    learning_rate_at,
+    read_training,
+    stored_training,
+)
 
-from torch import nn  # noqa: E402
-
-from dmrifit.networks import training  # noqa: E402
-
-pytestmark = pytest.mark.deep
-
-
-class Product(nn.Module):
-    """A loss that would be computed in bfloat16 if it were let."""
-
-    def forward(self, answers, targets):
-        return (answers.T @ answers).sum()
-
-
-def test_in_mixed_precision_the_loss_is_single_and_answers_are_finite():
-    net = training.Net(
-        nn.Linear(3, 1),
-        criterion=training.WithMargin(nn.BCEWithLogitsLoss()),
-        train_split=None,
-        mixed=True,
-        verbose=0,
-    ).initialize()
-    answer = net.infer(torch.randn(4, 3))
-    assert answer.dtype == torch.bfloat16
-    net.criterion_.criterion = Product()
-    assert net.get_loss(answer, torch.zeros(4, 1)).dtype == torch.float32
-    net.criterion_.criterion = nn.BCEWithLogitsLoss()
-    # At logit 9 a probability in bfloat16 is one, and the loss of a wrong answer infinite.
-    loss = net.get_loss(torch.full((4, 1), 9.0, dtype=torch.bfloat16), torch.zeros(4, 1))
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(9 + math.log1p(math.exp(-9)), rel=1e-5)
+FILLED = Training(
+    *(4, 2, 0.01),
+    schedule="constant",
+    decay=1.0,
+    validation_fraction=0.0,
+    mixed_precision=False,
+    compile=False,
+    verbose=False,
+)
 
 
-# The loss --------------------------------------------------------------------------------
+def test_a_training_is_a_value_that_scikit_learn_copies_and_shows_in_short():
+    training = Training(epochs=5, schedule="cosine")
+    assert repr(training) == "Training(epochs=5, schedule='cosine')"
+    assert clone(training) == training != Training(epochs=5)
+    assert set(training.get_params()) == set(Training._get_param_names())
+    assert training.set_params(epochs=3).epochs == 3
 
 
-def test_targets_are_cropped_to_what_a_network_without_padding_answers():
-    loss = training.WithMargin(nn.L1Loss(), (1, 0, 2))
-    targets = torch.zeros(1, 1, 5, 4, 7)
-    targets[:, :, 1:4, :, 2:5] = 1
-    answers = torch.full((1, 1, 3, 4, 3), 1.25)
-    assert loss(answers, targets).item() == pytest.approx(0.25)
+def test_open_fields_are_filled_and_neither_training_is_changed():
+    training = Training(epochs=5, validation_fraction=0.0)
+    defaults = Training(epochs=60, batch_size=10, validation_fraction=0.2)
+    filled = fill_training(training, defaults)
+    assert filled == Training(epochs=5, batch_size=10, validation_fraction=0.0)
+    assert training == Training(epochs=5, validation_fraction=0.0)
+    assert fill_training(None, defaults) == defaults
+    assert fill_training(None, defaults) is not defaults
+    with pytest.raises(ValueError, match=r"such as Training\(epochs=5\), or None, not {}"):
+        fill_training({}, defaults)
 
 
-def test_answers_of_another_shape_than_their_targets_are_an_error():
-    loss = training.WithMargin(nn.MSELoss(), (1, 1, 1))
-    message = (
-        r"answers \(5, 5, 5\) voxels where the target has \(3, 3, 3\); .* margin than \(1, 1, 1\)"
-    )
-    with pytest.raises(ValueError, match=message):
-        loss(torch.zeros(1, 1, 5, 5, 5), torch.zeros(1, 1, 5, 5, 5))
-    with pytest.raises(ValueError, match="different shapes, which torch would repeat"):
-        training.WithMargin(nn.MSELoss())(torch.zeros(4), torch.zeros(4, 1))
-
-
-# Batches --------------------------------------------------------------------------------
-
-
-def batches(samples, batch_size, seed=0):
-    return training.Batches(lambda rng, epoch: iter(samples), batch_size, seed)
-
-
-def test_samples_of_one_shape_come_together_and_none_is_lost():
-    shapes = [(2, 3), (4,), (2, 3), (2, 3), (4,), (2, 3), (2, 3), (4,)]
-    samples = [(np.full(shape, i), i) for i, shape in enumerate(shapes)]
-    made_batches = list(batches(samples, 2))
-    assert [tuple(inputs.shape) for inputs, _ in made_batches] == [
-        (2, 2, 3),
-        (2, 4),
-        (2, 2, 3),
-        (1, 2, 3),
-        (1, 4),
-    ]
-    assert [targets.tolist() for _, targets in made_batches] == [[0, 2], [1, 4], [3, 5], [6], [7]]
-    for inputs, targets in made_batches:
-        assert [block.unique().item() for block in inputs] == targets.tolist()
-
-
-def test_the_shapes_of_targets_count_too_and_those_in_dicts():
-    samples = [({"a": np.zeros(2)}, np.zeros(n)) for n in (1, 2, 1)]
-    assert [len(targets) for _, targets in batches(samples, 3)] == [2, 1]
-    samples = [({"a": np.zeros(n)}, 0.0) for n in (1, 2, 1)]
-    assert [len(targets) for _, targets in batches(samples, 3)] == [2, 1]
-
-
-def test_each_epoch_has_a_stream_of_its_own_that_a_seed_sets():
-    def stream(rng, epoch):
-        yield rng.random(3), epoch
-
-    def drawn(seed, epoch):
-        made_batches = training.Batches(stream, 4, seed)
-        made_batches.epoch = epoch
-        ((inputs, targets),) = made_batches
-        assert targets.tolist() == [epoch]
-        return tuple(inputs[0].tolist())
-
-    assert drawn(0, 2) == drawn(0, 2)
-    assert len({drawn(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
-
-
-def test_a_stream_without_samples_is_an_error():
-    made_batches = batches([], 2)
-    made_batches.epoch = 3
-    with pytest.raises(ValueError, match="no samples came in epoch 3"):
-        list(made_batches)
-
-
-def test_samples_are_laid_together_in_the_form_of_one():
-    samples = [{"x": (np.ones(2), i), "n": np.float64(i), "flag": True} for i in range(3)]
-    collated = training.collated(samples)
-    assert collated["x"][0].dtype == torch.float32
-    assert collated["x"][0].shape == (3, 2)
-    assert collated["x"][1].tolist() == [0, 1, 2]
-    assert collated["x"][1].dtype == torch.int64
-    assert collated["n"].dtype == torch.float32
-    assert collated["flag"].dtype == torch.bool
-
-
-def test_answers_become_arrays_of_single_precision_at_least():
-    answer = {
-        "a": torch.ones(2, dtype=torch.bfloat16),
-        "b": (torch.zeros(1, dtype=torch.float64), torch.tensor([3])),
-    }
-    arrays = training.as_arrays(answer)
-    assert [arrays["a"].dtype, arrays["b"][0].dtype, arrays["b"][1].dtype] == [
-        np.float32,
-        np.float64,
-        np.int64,
-    ]
-    np.testing.assert_array_equal(arrays["a"], [1, 1])
-
-
-# Epochs --------------------------------------------------------------------------------
-
-
-def net():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = nn.Linear(2, 1)
-    return training.Net(
-        module,
-        criterion=nn.MSELoss,
-        optimizer=torch.optim.SGD,
-        lr=9.0,
-        train_split=None,
-        verbose=0,
-        callbacks=[],
-        iterator_train=None,
-    ).initialize()
-
-
-SAMPLES = [(np.array([1.0, 2.0]), np.array([1.0])), (np.array([2.0, -1.0]), np.array([0.0]))]
-
-
-def run(epochs, *, trained=None, rate=lambda epoch: 0.1 / (1 + epoch), samples=SAMPLES, **options):
-    trained = trained or net()
-    training.Epochs(batches(samples, 2), rate, epochs, 7, **options).run(trained)
-    return trained
-
-
-def test_each_epoch_has_its_learning_rate_and_descends_by_it():
-    trained = run(3)
-    assert [row["learning_rate"] for row in trained.history] == [0.1, 0.05, pytest.approx(0.1 / 3)]
-    weights, bias = (value.detach().numpy().astype(float) for value in net().module_.parameters())
-    weights = weights[0]
-    x, y = np.array([[1, 2], [2, -1.0]]), np.array([1, 0.0])
-    losses = []
-    for rate in (0.1, 0.05, 0.1 / 3):
-        residual = x @ weights + bias - y
-        losses.append((residual**2).mean())
-        weights, bias = weights - rate * x.T @ residual, bias - rate * 2 * residual.mean()
-    np.testing.assert_allclose([row["train_loss"] for row in trained.history], losses, rtol=1e-5)
-    np.testing.assert_allclose(trained.module_.weight.detach().numpy()[0], weights, rtol=1e-5)
-
-
-def test_training_goes_on_with_the_epochs_that_are_left():
-    saved = []
-    options = {"save": lambda trained, best: saved.append((len(trained.history), best))}
-    trained = run(2, **options)
-    run(5, trained=trained, **options)
-    assert saved == [(1, None), (2, None), (3, None), (4, None), (5, None)]
-    np.testing.assert_array_equal(trained.module_.weight.detach(), run(5).module_.weight.detach())
-    run(5, trained=trained, **options)
-    assert len(saved) == 5
-
-
-def scored(scores):
-    """Give scores as they are written, one for each epoch."""
-    return lambda trained: scores[len(trained.history) - 1]
+def test_flat_options_are_gathered():
+    options = {"width": 3, "epochs": 5, "checkpoint": None}
+    assert gather_training(options) == {"width": 3, "training": Training(epochs=5)}
+    assert gather_training({"width": 3}) == {"width": 3}
 
 
 @pytest.mark.parametrize(
-    ("scores", "patience", "n_epochs", "best"),
+    ("schedule", "decay", "expected"),
     [
-        ([1, 2, 3, 2, 3, 9], 2, 5, 3),  # as good again is not better
-        ([1, math.nan, 0, 9], 2, 3, 1),
-        ([math.nan, 1, 2, 3, 4, 5], 3, 6, 6),
-        ([5, 4, 3, 2, 1, 0], 1, 2, 1),
+        ("constant", 1.0, [0.01] * 4),
+        ("constant", 0.5, [0.01, 0.005, 0.0025, 0.00125]),
+        ("cosine", 1.0, [0.005 * (1 + math.cos(math.pi * k / 4)) for k in range(4)]),
     ],
 )
-def test_training_ends_after_epochs_without_a_better_score_with_the_best_weights(
-    scores, patience, n_epochs, best
-):
-    trained = run(6, score=scored(scores), patience=patience)
-    assert len(trained.history) == n_epochs
-    expected = run(best)
-    np.testing.assert_array_equal(
-        trained.module_.weight.detach(), expected.module_.weight.detach()
-    )
+def test_the_learning_rate_follows_schedule_and_decay(schedule, decay, expected):
+    training = fill_training(Training(schedule=schedule, decay=decay), FILLED)
+    assert [learning_rate_at(k, training) for k in range(4)] == pytest.approx(expected, rel=1e-15)
 
 
-def test_without_patience_the_last_weights_stay():
-    trained = run(4, score=scored([4, 3, 2, 1]))
-    assert [row["valid_score"] for row in trained.history] == [4, 3, 2, 1]
-    np.testing.assert_array_equal(trained.module_.weight.detach(), run(4).module_.weight.detach())
+@pytest.mark.parametrize("decay", [0, 1.5, True, "fast", math.nan])
+def test_a_decay_that_is_no_factor_up_to_one_is_refused(decay):
+    with pytest.raises(ValueError, match=r"decay=.* above 0, at most 1"):
+        check_training(fill_training(Training(decay=decay), FILLED))
 
 
-def test_a_training_that_has_waited_long_enough_does_not_begin_again():
-    trained = run(6, score=scored([5, 4, 3, 2, 1, 0]), patience=2)
-    assert len(trained.history) == 3
-    run(9, trained=trained, score=scored([0] * 9), patience=2, best=None)
-    assert len(trained.history) == 3
-
-
-def test_an_infinite_loss_and_infinite_weights_are_errors():
-    infinite = [(np.array([1e38, 1e38]), np.array([-1e38]))]
-    with pytest.raises(
-        FloatingPointError,
-        match=r"the loss became inf in epoch 1 with a learning rate of 0\.1; lower",
-    ):
-        run(2, samples=infinite)
-    with pytest.raises(
-        FloatingPointError, match=r"weights became infinite .* in epoch 1 \(weight, bias\)"
-    ):
-        run(2, rate=lambda epoch: math.inf)
-
-
-def test_what_is_drawn_in_an_epoch_depends_on_its_number_alone():
-    draws = {}
-
-    def remember(trained):
-        draws.setdefault(len(trained.history), []).append(torch.rand(1).item())
-        return 0.0
-
-    run(3, score=remember)
-    trained = run(1, score=remember)
-    torch.rand(5)
-    run(3, trained=trained, score=remember)
-    assert {epoch: len(set(drawn)) for epoch, drawn in draws.items()} == {1: 1, 2: 1, 3: 1}
-    assert len({drawn[0] for drawn in draws.values()}) == 3
+def test_model_files_keep_the_fields_that_are_set_without_a_folder():
+    check_training(FILLED)
+    training = Training(epochs=5, checkpoint="states")
+    assert stored_training(training) == {"epochs": 5}
+    assert stored_training(None) is None
+    assert read_training({"epochs": 5}) == Training(epochs=5)
+    assert read_training(None) is None
+    for fields in ({"steps": 5}, {"checkpoint": "states"}, [5], "epochs"):
+        with pytest.raises(RefusedError, match="field of Training"):
+            read_training(fields)

@@ -30,6 +30,7 @@ from dmrifit._utils import torch_state  # noqa: E402
 from dmrifit.model_files import registry  # noqa: E402
 from dmrifit.model_files.model_file import load_model, save_model  # noqa: E402
 from dmrifit.networks import checkpoints  # noqa: E402
+from dmrifit.networks.training import Training, gather_training  # noqa: E402
 from dmrifit.networks.volume_estimator import VolumeEstimator  # noqa: E402
 
 pytestmark = pytest.mark.deep
@@ -42,38 +43,18 @@ pytestmark = pytest.mark.deep
 class LesionVolume(VolumeEstimator):
     """Logarithm of the number of bright voxels of a synthetic volume."""
 
+    default_training = Training(learning_rate=0.01)
+
     def __init__(
         self,
         *,
         width=4,
         dropout=0.0,
-        epochs=20,
-        batch_size=2,
-        learning_rate=0.01,
-        schedule="constant",
-        validation_fraction=0.0,
-        patience=None,
-        mixed_precision=False,
-        compile=False,
-        checkpoint=None,
-        verbose=False,
+        training=None,
         device="cpu",
         random_state=None,
     ):
-        super().__init__(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            schedule=schedule,
-            validation_fraction=validation_fraction,
-            patience=patience,
-            mixed_precision=mixed_precision,
-            compile=compile,
-            checkpoint=checkpoint,
-            verbose=verbose,
-            device=device,
-            random_state=random_state,
-        )
+        super().__init__(training=training, device=device, random_state=random_state)
         self.width = width
         self.dropout = dropout
 
@@ -106,10 +87,10 @@ class BlobSegmenter(VolumeEstimator):
 
     _predicts_volumes = True
 
-    def __init__(self, *, epochs=8, batch_size=8, learning_rate=0.02, device="cpu", random_state=None):
-        super().__init__(
-            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, device=device, random_state=random_state
-        )
+    default_training = Training(epochs=8, batch_size=8, learning_rate=0.02)
+
+    def __init__(self, *, training=None, device="cpu", random_state=None):
+        super().__init__(training=training, device=device, random_state=random_state)
 
     @property
     def _margin(self):
@@ -174,7 +155,7 @@ class TestNumbers(VolumeContract):
     @pytest.fixture(scope="class")
     @classmethod
     def make(cls):
-        return lambda **more: LesionVolume(**{"epochs": 2, "dropout": 0.2, **more})
+        return lambda **more: LesionVolume(**gather_training({"epochs": 2, "dropout": 0.2, **more}))
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -186,7 +167,7 @@ class TestVolumes(VolumeContract):
     @pytest.fixture(scope="class")
     @classmethod
     def make(cls):
-        return lambda **more: BlobSegmenter(**{"epochs": 1, **more})
+        return lambda **more: BlobSegmenter(**gather_training({"epochs": 1, **more}))
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -201,7 +182,7 @@ def test_the_volume_of_a_lesion_is_learned_from_cases_of_different_shapes():
     cases, masks = blobs(32, 1)
     truth = np.array(sizes(masks))
     train, test = slice(0, 24), slice(24, None)
-    found = LesionVolume(epochs=40, random_state=0).fit(cases[train], truth[train]).predict(cases[test])
+    found = LesionVolume(training=Training(epochs=40), random_state=0).fit(cases[train], truth[train]).predict(cases[test])
     constant = np.abs(truth[test] - np.median(truth[train])).mean()
     assert found.shape == (8,)
     assert np.abs(found - truth[test]).mean() < 0.5 * constant
@@ -229,7 +210,7 @@ def test_generators_and_threads_of_the_process_stay_as_they_were(cohort):
         torch.set_num_threads(n_threads)
         torch.rand(n_threads)
         kept = torch.get_rng_state().tolist()
-        model = LesionVolume(epochs=2, dropout=0.5, validation_fraction=0.3, random_state=0)
+        model = LesionVolume(training=Training(epochs=2, validation_fraction=0.3), dropout=0.5, random_state=0)
         found.append(bits(model.fit(cohort[0], sizes(cohort[1])).predict(cohort[0])))
         assert torch.get_num_threads() == n_threads
         assert torch.get_rng_state().tolist() == kept
@@ -245,7 +226,7 @@ def test_a_seed_sets_the_first_weights_and_the_order_of_every_epoch(cohort):
             self.orders_ = [*getattr(self, "orders_", []), [float(y) for _, y in samples]]
             return iter(samples)
 
-    models = [Orders(epochs=3, learning_rate=0.0, random_state=seed).fit(cohort[0], np.arange(8.0)) for seed in (0, 1)]
+    models = [Orders(training=Training(epochs=3, learning_rate=0.0), random_state=seed).fit(cohort[0], np.arange(8.0)) for seed in (0, 1)]
     first = [model.net_.module_.answer.weight.tolist() for model in models]
     assert first[0] != first[1]
     orders = [tuple(order) for model in models for order in model.orders_]
@@ -256,7 +237,7 @@ def test_two_searches_side_by_side_find_the_same_as_one(cohort):
     cases, masks, groups = cohort
     found = [
         GridSearchCV(
-            LesionVolume(epochs=1, random_state=0), {"width": [2, 3]}, cv=GroupKFold(2), n_jobs=n, error_score="raise"
+            LesionVolume(training=Training(epochs=1), random_state=0), {"width": [2, 3]}, cv=GroupKFold(2), n_jobs=n, error_score="raise"
         )
         .fit(cases, sizes(masks), groups=groups)
         .cv_results_["mean_test_score"]
@@ -287,7 +268,7 @@ def test_the_type_of_numbers_does_not_matter(cohort):
     cases, masks, _ = cohort
     doubles = [case.astype(np.float64) for case in cases]
     found = [
-        bits(BlobSegmenter(epochs=1, random_state=0).fit(x, y).predict(x))
+        bits(BlobSegmenter(training=Training(epochs=1), random_state=0).fit(x, y).predict(x))
         for x, y in ((cases, masks), (doubles, [mask.astype(np.int64) for mask in masks]))
     ]
     assert found[0] == found[1]
@@ -299,7 +280,7 @@ def test_arrays_that_cannot_be_written_are_read(cohort, tmp_path):
     for i, case in enumerate(cases):
         np.save(tmp_path / f"{i}.npy", case)
         on_disk.append(np.load(tmp_path / f"{i}.npy", mmap_mode="r"))
-    model = LesionVolume(epochs=1, random_state=0)
+    model = LesionVolume(training=Training(epochs=1), random_state=0)
     expected = bits(clone(model).fit(cases, sizes(masks)).predict(cases))
     assert bits(model.fit(on_disk, sizes(masks)).predict(on_disk)) == expected
 
@@ -314,9 +295,9 @@ def test_cases_on_disk_are_read_one_at_a_time(tmp_path):
         np.save(tmp_path / f"{i}.npy", rng.normal(size=(40, 40, 40)))
         cases.append(np.load(tmp_path / f"{i}.npy", mmap_mode="r"))
     y = np.arange(12.0)
-    model = LesionVolume(epochs=1, width=1, batch_size=1, random_state=0)
+    model = LesionVolume(training=Training(epochs=1, batch_size=1), width=1, random_state=0)
     expected = bits(clone(model).fit(cases, y).predict(cases))
-    lazy = Lazy(**model.get_params())
+    lazy = Lazy(**model.get_params(deep=False))
     tracemalloc.start()
     found = bits(lazy.fit(cases, y).predict(cases))
     peak = tracemalloc.get_traced_memory()[1]
@@ -328,7 +309,7 @@ def test_cases_on_disk_are_read_one_at_a_time(tmp_path):
 def test_one_array_holds_cases_of_one_shape_and_channels_come_last():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(4, 6, 5, 4, 3))
-    model = LesionVolume(epochs=1, random_state=0).fit(X, np.arange(4.0))
+    model = LesionVolume(training=Training(epochs=1), random_state=0).fit(X, np.arange(4.0))
     assert model.n_channels_ == 3
     assert bits(model.predict(X)) == bits(model.predict(list(X)))
     with pytest.raises(ValueError, match="case 1: 1 channels where the first case in training has 3"):
@@ -352,7 +333,7 @@ class Watched(LesionVolume):
 def test_cases_of_one_patient_are_on_one_side(cohort, seed):
     cases, _, groups = cohort
     y = np.arange(8.0)
-    model = Watched(epochs=1, validation_fraction=0.3, random_state=seed).fit(cases, y, groups=groups)
+    model = Watched(training=Training(epochs=1, validation_fraction=0.3), random_state=seed).fit(cases, y, groups=groups)
     assert 0 < len(model.seen_) < 8
     sides = {}
     for group, number in zip(groups, y, strict=True):
@@ -364,9 +345,9 @@ def test_cases_of_one_patient_are_on_one_side(cohort, seed):
 def test_a_validation_share_of_one_patient_is_refused(cohort):
     cases, masks, _ = cohort
     with pytest.raises(ValueError, match="give more patients or validation_fraction=0"):
-        LesionVolume(validation_fraction=0.5).fit(cases, sizes(masks), groups=["one"] * 8)
+        LesionVolume(training=Training(validation_fraction=0.5)).fit(cases, sizes(masks), groups=["one"] * 8)
     with pytest.raises(ValueError, match="7 groups for 8 cases"):
-        LesionVolume(validation_fraction=0.5).fit(cases, sizes(masks), groups=["one"] * 7)
+        LesionVolume(training=Training(validation_fraction=0.5)).fit(cases, sizes(masks), groups=["one"] * 7)
 
 
 class Scripted(LesionVolume):
@@ -389,7 +370,7 @@ class Scripted(LesionVolume):
 
 def test_training_ends_when_cases_are_not_predicted_better_and_takes_the_best_weights(cohort):
     cases, masks, groups = cohort
-    model = Scripted(epochs=30, validation_fraction=0.3, patience=2, random_state=0)
+    model = Scripted(training=Training(epochs=30, validation_fraction=0.3, patience=2), random_state=0)
     model.fit(cases, sizes(masks), groups=groups)
     # The third epoch is the best; as good again is not better, and no number is no score.
     assert [row["epoch"] for row in model.history_] == [1, 2, 3, 4, 5]
@@ -398,7 +379,7 @@ def test_training_ends_when_cases_are_not_predicted_better_and_takes_the_best_we
 
 def test_without_patience_every_epoch_is_made_and_the_last_weights_taken(cohort):
     cases, masks, groups = cohort
-    model = Scripted(epochs=6, validation_fraction=0.3, random_state=0).fit(cases, sizes(masks), groups=groups)
+    model = Scripted(training=Training(epochs=6, validation_fraction=0.3), random_state=0).fit(cases, sizes(masks), groups=groups)
     assert len(model.history_) == 6
     assert model.net_.module_.answer.bias.item() == model.weights_[6]
 
@@ -406,12 +387,36 @@ def test_without_patience_every_epoch_is_made_and_the_last_weights_taken(cohort)
 def test_scoring_after_each_epoch_does_not_change_what_is_learned(cohort):
     class Fixed(LesionVolume):
         def _split(self, n_cases, groups, seed):
-            return np.arange(6), np.arange(6, 8) if self.validation_fraction else np.arange(0)
+            return np.arange(6), np.arange(6, 8) if self.training.validation_fraction else np.arange(0)
 
     cases, masks, _ = cohort
-    models = [Fixed(epochs=3, dropout=0.3, validation_fraction=share, random_state=0) for share in (0, 0.2)]
+    models = [Fixed(training=Training(epochs=3, validation_fraction=share), dropout=0.3, random_state=0) for share in (0, 0.2)]
     found = [bits(model.fit(cases, sizes(masks)).predict(cases)) for model in models]
     assert found[0] == found[1]
+
+
+# Training -----------------------------------------------------------------------------------------------
+
+
+def test_open_fields_of_a_training_take_the_defaults_of_the_class(cohort):
+    model = LesionVolume(training=Training(epochs=2), random_state=0).fit(cohort[0], sizes(cohort[1]))
+    filled = LesionVolume(training=Training(2, 2, 0.01, schedule="constant", decay=1.0), random_state=0)
+    assert model.history_ == filled.fit(cohort[0], sizes(cohort[1])).history_
+    assert [row["learning_rate"] for row in model.history_] == [0.01, 0.01]
+    assert LesionVolume.default_training == Training(learning_rate=0.01)
+    assert LesionVolume()._settings.epochs == 20
+    with pytest.raises(ValueError, match=r"training must be a Training, such as Training\(epochs=5\), or None, not 5"):
+        LesionVolume(training=5).fit(cohort[0], sizes(cohort[1]))
+
+
+def test_a_field_of_a_missing_training_says_how_to_search_it():
+    model = LesionVolume()
+    with pytest.raises(ValueError, match=r"training__epochs=3.* pass training=Training\(\) to LesionVolume first"):
+        model.set_params(training__epochs=3)
+    model.set_params(training=Training(), training__epochs=3)
+    assert model.training == Training(epochs=3)
+    with pytest.raises(ValueError, match="Invalid parameter 'steps' for estimator Training"):
+        model.set_params(training__steps=3)
 
 
 # Checkpoints ------------------------------------------------------------------------------------------
@@ -426,17 +431,17 @@ class Momentum(LesionVolume):
         return torch.optim.RMSprop, {"alpha": 0.9, "momentum": 0.6, "weight_decay": 1e-4, "centered": True}
 
     def _learning_rate(self, epoch):
-        return self.learning_rate * 0.95**epoch
+        return 0.01 * 0.95**epoch
 
 
 @pytest.mark.parametrize("cls", [LesionVolume, Momentum])
 @pytest.mark.parametrize("more", [{}, {"validation_fraction": 0.3, "patience": 9}])
 def test_two_and_two_epochs_are_four(cohort, tmp_path, cls, more):
     cases, masks, groups = cohort
-    model = cls(epochs=4, dropout=0.5, random_state=0, **more)
+    model = cls(training=Training(epochs=4, **more), dropout=0.5, random_state=0)
     whole = clone(model).fit(cases, sizes(masks), groups=groups)
-    model.set_params(checkpoint=tmp_path)
-    clone(model).set_params(epochs=2).fit(cases, sizes(masks), groups=groups)
+    model.set_params(training__checkpoint=tmp_path)
+    clone(model).set_params(training__epochs=2).fit(cases, sizes(masks), groups=groups)
     found = clone(model).fit(cases, sizes(masks), groups=groups)
     assert bits(found.predict(cases)) == bits(whole.predict(cases))
     assert found.history_ == whole.history_
@@ -462,13 +467,13 @@ class Interrupted(LesionVolume):
 @pytest.mark.parametrize("random_state", [0, None])
 def test_an_interrupted_training_goes_on_with_its_schedule(cohort, tmp_path, monkeypatch, random_state):
     cases, masks, _ = cohort
-    model = Interrupted(epochs=4, schedule="cosine", dropout=0.5, checkpoint=tmp_path, random_state=random_state)
+    model = Interrupted(training=Training(epochs=4, schedule="cosine", checkpoint=tmp_path), dropout=0.5, random_state=random_state)
     with pytest.raises(KeyboardInterrupt):
         model.fit(cases, sizes(masks))
     monkeypatch.setattr(Interrupted, "stop_in", None)
     seed = json.loads(next(tmp_path.glob("*/run.json")).read_text())["seed"]
     model.fit(cases, sizes(masks))
-    whole = clone(model).set_params(checkpoint=None, random_state=random_state if random_state is not None else seed)
+    whole = clone(model).set_params(training__checkpoint=None, random_state=random_state if random_state is not None else seed)
     assert bits(model.predict(cases)) == bits(whole.fit(cases, sizes(masks)).predict(cases))
     rates = [row["learning_rate"] for row in model.history_]
     np.testing.assert_allclose(rates, 0.01 * 0.5 * (1 + np.cos(np.pi * np.arange(4) / 4)))
@@ -476,25 +481,25 @@ def test_an_interrupted_training_goes_on_with_its_schedule(cohort, tmp_path, mon
 
 def test_a_finished_training_is_not_made_again(cohort, tmp_path, monkeypatch):
     cases, masks, _ = cohort
-    model = LesionVolume(epochs=2, checkpoint=tmp_path, random_state=0)
+    model = LesionVolume(training=Training(epochs=2, checkpoint=tmp_path), random_state=0)
     first = bits(clone(model).fit(cases, sizes(masks)).predict(cases))
-    monkeypatch.setattr(LesionVolume, "_stream", None)
+    monkeypatch.setattr(LesionVolume, "_stream", lambda *given: pytest.fail("an epoch was made"))
     assert bits(clone(model).fit(cases, sizes(masks)).predict(cases)) == first
 
 
 def test_early_stopping_goes_on_where_it_was(cohort, tmp_path):
     cases, masks, groups = cohort
-    model = Scripted(epochs=30, validation_fraction=0.3, patience=2, random_state=0)
+    model = Scripted(training=Training(epochs=30, validation_fraction=0.3, patience=2), random_state=0)
     whole = clone(model).fit(cases, sizes(masks), groups=groups)
     for epochs in (4, 30, 40):
-        model.set_params(checkpoint=tmp_path, epochs=epochs).fit(cases, sizes(masks), groups=groups)
+        model.set_params(training__checkpoint=tmp_path, training__epochs=epochs).fit(cases, sizes(masks), groups=groups)
     assert len(model.history_) == 5
     assert bits(model.predict(cases)) == bits(whole.predict(cases))
 
 
 def test_other_cases_parameters_and_seeds_are_other_trainings(cohort, tmp_path):
     cases, masks, groups = cohort
-    model = LesionVolume(epochs=1, checkpoint=tmp_path, random_state=0)
+    model = LesionVolume(training=Training(epochs=1, checkpoint=tmp_path), random_state=0)
     changed = [cases[0] + np.float32(1e-6), *cases[1:]]
     clone(model).fit(cases, sizes(masks))
     clone(model).fit(changed, sizes(masks))
@@ -503,21 +508,21 @@ def test_other_cases_parameters_and_seeds_are_other_trainings(cohort, tmp_path):
     clone(model).set_params(width=3).fit(cases, sizes(masks))
     clone(model).set_params(random_state=1).fit(cases, sizes(masks))
     assert len(states(tmp_path)) == 6
-    clone(model).set_params(verbose=False, device="auto").fit(cases, sizes(masks))
+    clone(model).set_params(training__verbose=False, device="auto").fit(cases, sizes(masks))
     assert len(states(tmp_path)) == 6
 
 
 def test_states_that_cannot_be_gone_on_from_are_refused(cohort, tmp_path):
     cases, masks, _ = cohort
-    model = LesionVolume(epochs=2, schedule="cosine", checkpoint=tmp_path, random_state=0).fit(cases, sizes(masks))
+    model = LesionVolume(training=Training(epochs=2, schedule="cosine", checkpoint=tmp_path), random_state=0).fit(cases, sizes(masks))
     with pytest.raises(ValueError, match="go on with epochs=2"):
-        clone(model).set_params(epochs=4).fit(cases, sizes(masks))
-    constant = clone(model).set_params(schedule="constant").fit(cases, sizes(masks))
+        clone(model).set_params(training__epochs=4).fit(cases, sizes(masks))
+    constant = clone(model).set_params(training__schedule="constant").fit(cases, sizes(masks))
     with pytest.raises(ValueError, match="more than epochs=1"):
-        clone(constant).set_params(epochs=1).fit(cases, sizes(masks))
+        clone(constant).set_params(training__epochs=1).fit(cases, sizes(masks))
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
-        clone(model).set_params(checkpoint=tmp_path / "file").fit(cases, sizes(masks))
+        clone(model).set_params(training__checkpoint=tmp_path / "file").fit(cases, sizes(masks))
     for state in states(tmp_path):
         state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(ValueError, match="remove it to train from the beginning"):
@@ -533,7 +538,7 @@ module = module_from_spec(spec)
 sys.modules["killed"] = module
 spec.loader.exec_module(module)
 cases, masks = module.blobs(8, 0)
-module.LesionVolume(epochs=100000, dropout=0.5, checkpoint=sys.argv[2], random_state=0).fit(cases, module.sizes(masks))
+module.LesionVolume(training=module.Training(epochs=100000, checkpoint=sys.argv[2]), dropout=0.5, random_state=0).fit(cases, module.sizes(masks))
 """
 
 
@@ -553,11 +558,11 @@ def test_a_killed_training_goes_on_bit_for_bit(cohort, tmp_path, monkeypatch):
         process.wait()
     header, _ = checkpoints.read_state(states(tmp_path)[0])
     done = len(header["history"])
-    model = LesionVolume(epochs=done + 2, dropout=0.5, random_state=0)
+    model = LesionVolume(training=Training(epochs=done + 2), dropout=0.5, random_state=0)
     made = []
     stream = LesionVolume._stream
     monkeypatch.setattr(LesionVolume, "_stream", lambda *given: (made.append(given[-1]), stream(*given))[1])
-    found = clone(model).set_params(checkpoint=tmp_path).fit(cases, sizes(masks))
+    found = clone(model).set_params(training__checkpoint=tmp_path).fit(cases, sizes(masks))
     assert made == [done, done + 1]
     assert len(states(tmp_path)) == 1
     whole = model.fit(cases, sizes(masks))
@@ -572,7 +577,7 @@ def test_a_killed_training_goes_on_bit_for_bit(cohort, tmp_path, monkeypatch):
 def saved(cohort, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     cases, masks, groups = cohort
-    model = LesionVolume(epochs=2, validation_fraction=0.3, checkpoint=folder, random_state=0)
+    model = LesionVolume(training=Training(epochs=2, validation_fraction=0.3, checkpoint=folder), random_state=0)
     model.fit(cases, sizes(masks), groups=groups)
     save_model(model, folder / "volume.dmrifit")
     return model, folder / "volume.dmrifit"
@@ -583,8 +588,9 @@ def test_a_model_file_predicts_the_same_bits(saved, cohort, tmp_path):
     found = load_model(path)
     assert bits(found.predict(cohort[0])) == bits(model.predict(cohort[0]))
     assert found.history_ == model.history_
-    assert found.get_params() == {**model.get_params(), "checkpoint": None}
-    segmenter = BlobSegmenter(epochs=1, random_state=np.random.RandomState(0)).fit(*cohort[:2])
+    assert found.training == Training(epochs=2, validation_fraction=0.3)
+    assert found.get_params() == model.set_params(training__checkpoint=None).get_params()
+    segmenter = BlobSegmenter(training=Training(epochs=1), random_state=np.random.RandomState(0)).fit(*cohort[:2])
     save_model(segmenter, tmp_path / "blobs.dmrifit")
     again = load_model(tmp_path / "blobs.dmrifit").predict(cohort[0])
     assert bits(again) == bits(segmenter.predict(cohort[0]))
@@ -615,6 +621,13 @@ def write(path, parts):
         ({"class": "Unheard"}, "import the package"),
         ({"parameters": {"depth": 3}}, "parameter of LesionVolume"),
         ({"parameters": {"width": 5}}, "do not fit this network"),
+        ({"parameters": {"epochs": 5}}, "parameter of LesionVolume"),
+        ({"parameters": {"training": {"steps": 3}}}, "field of Training"),
+        ({"parameters": {"training": {"checkpoint": "/tmp"}}}, "field of Training"),
+        ({"parameters": {"training": [3]}}, "field of Training"),
+        ({"parameters": {"training": {"epochs": "3"}}}, "epochs must be a whole number"),
+        ({"parameters": {"training": {"decay": 2}}}, "decay=2 must be a factor"),
+        ({"format": 2}, "written by another version; train again"),
         ({"fitted": {"n_channels_": 1}}, "fitted attribute"),
         ({"fitted": {"n_channels_": -1, "history_": []}}, "n_channels_ is -1"),
         ({"more": 1}, "unknown or missing key"),
@@ -633,7 +646,7 @@ def test_unknown_classes_keys_and_shapes_are_refused(saved, tmp_path, change, ma
 
 
 def test_a_class_that_did_not_register_has_no_model_file(cohort, tmp_path):
-    model = Watched(epochs=1, random_state=0).fit(cohort[0], sizes(cohort[1]))
+    model = Watched(training=Training(epochs=1), random_state=0).fit(cohort[0], sizes(cohort[1]))
     with pytest.raises(TypeError, match="Watched has no model file"):
         save_model(model, tmp_path / "no.dmrifit")
     with pytest.raises(NotFittedError):
@@ -668,13 +681,16 @@ def test_packages_that_are_not_imported_are_asked_for_their_classes(saved, cohor
         ({"schedule": "stairs"}, "constant, cosine, not 'stairs'"),
         ({"validation_fraction": 1}, "validation_fraction"),
         ({"patience": 3}, "validation_fraction such as 0.2"),
+        ({"decay": 1.5}, "decay=1.5 must be a factor"),
+        ({"verbose": "yes"}, "verbose must be one of False, True, not 'yes'"),
+        ({"checkpoint": 3}, "checkpoint must be a folder or None, not 3"),
         ({"device": "tpu"}, "device must be 'auto'"),
         ({"device": "cuda:99"}, "take device='auto' or 'cpu'"),
     ],
 )
 def test_impossible_parameters_are_named_before_training(cohort, parameters, match):
     with pytest.raises(ValueError, match=match):
-        LesionVolume(**parameters).fit(cohort[0], sizes(cohort[1]))
+        LesionVolume(**gather_training(parameters)).fit(cohort[0], sizes(cohort[1]))
 
 
 def test_values_that_are_not_finite_are_refused(cohort):
@@ -698,7 +714,7 @@ def test_answers_of_another_shape_than_their_targets_are_an_error(cohort):
 
 def test_a_loss_that_explodes_is_an_error(cohort):
     with pytest.raises(FloatingPointError, match="lower learning_rate"):
-        LesionVolume(epochs=60, learning_rate=1e30, random_state=0).fit(cohort[0], sizes(cohort[1]))
+        LesionVolume(training=Training(epochs=60, learning_rate=1e30), random_state=0).fit(cohort[0], sizes(cohort[1]))
 
 
 class Rooted(LesionVolume):
@@ -713,7 +729,7 @@ class RootOfZero(nn.Module):
 
 def test_weights_that_break_in_the_last_step_are_an_error_and_not_saved(cohort, tmp_path):
     masks = cohort[1]
-    estimator = Rooted(epochs=1, batch_size=8, checkpoint=tmp_path, random_state=0)
+    estimator = Rooted(training=Training(epochs=1, batch_size=8, checkpoint=tmp_path), random_state=0)
     alike = [np.full((6, 6, 6), k, np.float32) for k in range(4)]
     with pytest.raises(FloatingPointError, match=r"weights became.*epoch 1 .*though the loss did not"):
         estimator.fit(alike, sizes(masks[:4]))
@@ -724,7 +740,7 @@ def test_weights_that_break_in_the_last_step_are_an_error_and_not_saved(cohort, 
 def test_targets_that_torch_would_repeat_are_an_error(cohort):
     cases, masks, _ = cohort
     with pytest.raises(ValueError, match="different shapes"):
-        LesionVolume(epochs=1, random_state=0).fit(cases, [[v, v] for v in sizes(masks)])
+        LesionVolume(training=Training(epochs=1), random_state=0).fit(cases, [[v, v] for v in sizes(masks)])
 
 
 def test_a_stream_without_samples_is_an_error(cohort):
@@ -740,9 +756,9 @@ def test_a_stream_without_samples_is_an_error(cohort):
 
 
 def test_a_bar_shows_the_time_left(cohort, capfd):
-    model = LesionVolume(epochs=2, random_state=0).fit(cohort[0], sizes(cohort[1]))
+    model = LesionVolume(training=Training(epochs=2), random_state=0).fit(cohort[0], sizes(cohort[1]))
     assert capfd.readouterr().err == ""
-    model.set_params(verbose=True).fit(cohort[0], sizes(cohort[1])).predict(cohort[0])
+    model.set_params(training__verbose=True).fit(cohort[0], sizes(cohort[1])).predict(cohort[0])
     shown = capfd.readouterr().err
     assert "train: 100%" in shown
     assert "loss=" in shown
@@ -750,8 +766,8 @@ def test_a_bar_shows_the_time_left(cohort, capfd):
 
 
 def test_mixed_precision_and_compilation_are_for_gpus(cohort):
-    plain = LesionVolume(epochs=1, random_state=0)
-    model = clone(plain).set_params(mixed_precision=True, compile=True)
+    plain = LesionVolume(training=Training(epochs=1), random_state=0)
+    model = clone(plain).set_params(training__mixed_precision=True, training__compile=True)
     found = [bits(one.fit(cohort[0], sizes(cohort[1])).predict(cohort[0])) for one in (model, plain)]
     assert found[0] == found[1]
     assert not model.net_.mixed
@@ -771,7 +787,7 @@ def test_a_compiled_network_keeps_the_names_of_its_weights(cohort, monkeypatch, 
 
     monkeypatch.setattr(torch_state, "resolve_device", lambda device, fallback=False: Gpu())
     monkeypatch.setattr(torch_state, "forked_generator", lambda seed, device: torch.random.fork_rng(devices=[]))
-    model = LesionVolume(epochs=1, compile=True, checkpoint=tmp_path, random_state=0).fit(cohort[0], sizes(cohort[1]))
+    model = LesionVolume(training=Training(epochs=1, compile=True, checkpoint=tmp_path), random_state=0).fit(cohort[0], sizes(cohort[1]))
     assert compiled == [model.net_.module_]
     assert set(model.net_.module_.state_dict()) == set(Counter(1, 4, 0).state_dict())
     assert bits(pickle.loads(pickle.dumps(model)).predict(cohort[0])) == bits(model.predict(cohort[0]))
@@ -808,7 +824,7 @@ def test_inputs_and_targets_may_have_several_parts(cohort):
             return Pairs()
 
     cases, masks, _ = cohort
-    model = Parts(epochs=1, learning_rate=0.0, checkpoint=None, random_state=0).fit(cases, sizes(masks))
+    model = Parts(training=Training(epochs=1, learning_rate=0.0, checkpoint=None), random_state=0).fit(cases, sizes(masks))
     np.testing.assert_allclose(model.predict(cases), [3 * case.mean() for case in cases], rtol=1e-4)
 
 
@@ -821,11 +837,11 @@ def test_the_estimator_is_there_without_torch_and_says_what_to_install():
         "sys.meta_path.insert(0, Absent())\n"
         "from dmrifit import VolumeEstimator\n"
         "class One(VolumeEstimator):\n"
-        "    def __init__(self, *, epochs=2): super().__init__(epochs=epochs)\n"
+        "    def __init__(self, *, training=None): super().__init__(training=training)\n"
         "    def _module(self): pass\n"
         "    def _criterion(self): pass\n"
         "    def _case_score(self, prediction, target): pass\n"
-        "assert One(epochs=3).get_params() == {'epochs': 3}\n"
+        "assert One().get_params() == {'training': None}\n"
         "One().fit([[[[1.0]]]], [1.0])\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
