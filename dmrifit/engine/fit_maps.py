@@ -13,7 +13,6 @@ from dmrifit.engine.models import SignalModel
 from dmrifit.engine.results import FitResult, FitStatus
 
 __all__ = [
-    "DOUBTS",
     "FIT_MAPS",
     "OUTSIDE",
     "FitMap",
@@ -24,13 +23,11 @@ __all__ = [
     "pack_bounds",
     "pack_doubts",
     "unpack_bounds",
+    "unpack_doubts",
 ]
 
 #: Value of a status map outside the mask; inside it holds the codes of `FitStatus`.
 OUTSIDE = 255
-
-#: Reasons why a fit is in doubt, by the value that each adds to the map of doubts.
-DOUBTS = {1: "starts disagree", 2: "ill-conditioned"}
 
 #: Unit of a map that has the unit of its parameter.
 PARAMETER_UNIT = "that of the parameter"
@@ -75,19 +72,41 @@ def bits_type(n: int) -> np.dtype:
     raise ValueError(f"a map of bounds holds at most 32 parameters, not {n}")
 
 
-def pack_doubts(result: FitResult) -> NDArray[np.uint8]:
-    """Pack the doubts about the fit of each voxel into one number."""
+def pack_doubts(result: FitResult) -> NDArray[np.unsignedinteger]:
+    """
+    Pack the doubts about the fit of each voxel into one number.
+
+    Bit j is parameter j, and the bit after them the disagreement of starts.
+    """
     fitted = result.status != FitStatus.NOT_FITTED
-    doubts = np.zeros(len(result), np.uint8)
-    for code, flag in zip(DOUBTS, (result.starts_disagree, result.ill_conditioned), strict=True):
-        doubts[flag & fitted] += code
-    return doubts
+    flags = np.column_stack([result.doubt, result.starts_disagree]) & fitted[:, None]
+    dtype = bits_type(len(result.names))
+    weights = np.left_shift(dtype.type(1), np.arange(flags.shape[1], dtype=dtype))
+    return (flags * weights).sum(axis=1, dtype=dtype)
+
+
+def unpack_doubts(bits: NDArray[np.unsignedinteger], n: int) -> NDArray[np.bool_]:
+    """
+    Unpack which of `n` parameters are in doubt.
+
+    Shapes: `bits` (...); returns (..., n).
+    """
+    shifts = np.arange(n, dtype=np.uint64)
+    return ((np.asarray(bits).astype(np.uint64)[..., None] >> shifts) & np.uint64(1)).astype(bool)
 
 
 def _storable_errors(result: FitResult) -> NDArray[np.float64]:
     """Replace errors too large for float32, of parameters the signal does not show, by NaN."""
     errors = result.standard_errors
     return np.where(np.abs(errors) < _LARGEST_FLOAT32, errors, np.nan)
+
+
+def _low_ends(result: FitResult) -> NDArray[np.float64]:
+    return result.outer_intervals[..., 0]
+
+
+def _high_ends(result: FitResult) -> NDArray[np.float64]:
+    return result.outer_intervals[..., 1]
 
 
 def _packed_bounds(result: FitResult) -> NDArray[np.unsignedinteger]:
@@ -128,6 +147,8 @@ class FitMap:
         From the model to the type of the map.
     outside : int, default=0
         Value outside the mask.
+    is_summarized : bool, default=True
+        Whether tables of regions have its statistics.
     """
 
     name: str
@@ -137,6 +158,7 @@ class FitMap:
     description: str = ""
     dtype: Callable[[SignalModel], np.dtype] = _float32
     outside: int = 0
+    is_summarized: bool = True
 
     @property
     def is_per_parameter(self) -> bool:
@@ -163,12 +185,23 @@ class FitMap:
 FIT_MAPS = (
     FitMap("{parameter}", "File", attrgetter("parameters"), PARAMETER_UNIT),
     FitMap("{parameter}_se", "StandardErrorFile", _storable_errors, PARAMETER_UNIT),
+    FitMap("{parameter}_low", "LowEndFile", _low_ends, PARAMETER_UNIT, is_summarized=False),
+    FitMap("{parameter}_high", "HighEndFile", _high_ends, PARAMETER_UNIT, is_summarized=False),
     FitMap(
         "cost",
         "Cost",
         attrgetter("cost"),
         "arbitrary, squared units of the image",
         "sum of squared residuals",
+    ),
+    FitMap(
+        "chi2",
+        "ReducedChiSquared",
+        attrgetter("reduced_chi2"),
+        "1",
+        "sum of squared residuals over the noise variance and the degrees of freedom; NaN without "
+        "sigma",
+        is_summarized=False,
     ),
     FitMap("status", "Status", attrgetter("status"), dtype=_uint8, outside=OUTSIDE),
     FitMap(
@@ -184,10 +217,11 @@ FIT_MAPS = (
         "doubt",
         "Doubt",
         pack_doubts,
-        description="1 where starts disagree (another start came within 1 % of the cost in "
-        "another place), 2 where the fit is ill-conditioned (its parameters cannot be told "
-        "apart), 3 for both",
-        dtype=_uint8,
+        description="bit j (value 2**j) is set where parameter j, counted from 0 in the order of "
+        "Parameters, is in doubt (no influence, not determined, at a bound of the search, or "
+        "uncertain), and the bit after the last parameter where starts disagree (another start "
+        "came within 1 % of the cost in another place)",
+        dtype=_bits_of_parameters,
     ),
 )
 

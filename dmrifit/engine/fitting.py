@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit.engine.fit_settings import Box, FitSettings
+from dmrifit._utils.threads import default_threads
+from dmrifit.engine.fit_problem import Problem
+from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.kernels import compiler
-from dmrifit.engine.kernels.layout import LANES, UNROLL
-from dmrifit.engine.models import MODELS, SignalModel, resolve_model
+from dmrifit.engine.methods.loglinear import fit_log_linear
+from dmrifit.engine.methods.map_prior import Prior, prior_of
+from dmrifit.engine.methods.refined_fits import least_squares_of, refine_fit
+from dmrifit.engine.methods.segmented import fit_segmented, measured_amplitude
+from dmrifit.engine.models import SignalModel, check_echo_times, resolve_model
 from dmrifit.engine.protocol import Protocol
-from dmrifit.engine.results import FitResult, FitStatus
-from dmrifit.engine.starting_points import Dictionary, to_inner
+from dmrifit.engine.results import FitInputs, FitResult, FitStatus
+from dmrifit.engine.start_routing import routing_weights
 
-__all__ = ["FitResult", "FitStatus", "fit_voxels", "fit_with"]
+__all__ = ["FitResult", "FitStatus", "fit_voxels", "fit_with", "learn_prior"]
 
-# Voxels that go through the kernel together: their signals stay in the processor's cache.
-_CHUNK = 4096
-_TOLERANCE = 1e-9
-_MAX_ITER = 200
-# s/mm²; of 150, 200 and 250 the one with the smallest errors on OSIPI's tissues at SNR 30–100.
-_SEGMENT_B = 150.0
+# Voxels that go through the kernel together. At the end of a chunk lanes wait for the slowest
+# voxel, which costs 4 % with half as many; their signals stay in the second cache.
+_CHUNK = 8192
 
 _logger = logging.getLogger("dmrifit")
 
@@ -38,16 +37,20 @@ def fit_voxels(
     protocol: Protocol,
     model: str | SignalModel,
     *,
-    method: str = "nlls",
+    method: str | None = None,
     bounds: Mapping[str, tuple[float, float | str]] | str | None = None,
-    fixed: Mapping[str, ArrayLike] | None = None,
+    fixed: Mapping[str, ArrayLike | str] | None = None,
     sigma: ArrayLike | None = None,
+    likelihood: str = "gaussian",
+    threshold: float | None = None,
+    weights: ArrayLike | None = None,
+    prior: Prior | None = None,
     regularization: float | None = None,
     n_starts: int | str = "auto",
     n_threads: int | None = None,
 ) -> FitResult:
     """
-    Fit a signal model to every voxel by bounded nonlinear least squares.
+    Fit a signal model to every voxel, by default by bounded nonlinear least squares.
 
     Each voxel is fitted by Levenberg–Marquardt steps with analytic derivatives and an active set
     of bounds, from the best entries of a dictionary of signals. The result does not depend on
@@ -63,10 +66,22 @@ def fit_voxels(
         The measurements.
     model : str or SignalModel
         A name in `MODELS`, or a model.
-    method : {"nlls", "segmented"}, default="nlls"
-        ``"nlls"`` fits all parameters at once. ``"segmented"``, for the model "ivim", first fits
-        Dt by S0'·exp(−b·Dt) to b ≥ 150 s/mm², where perfusion has died out, then S0, f and Dv with
-        that Dt fixed; it is more precise at low SNR, and biased where Dv is slow.
+    method : {"nlls", "ols", "wls", "segmented", "map"}, optional
+        By default the model's own, which the result names: "nlls" for most models.
+
+        * ``"nlls"`` fits all parameters at once by bounded nonlinear least squares.
+        * ``"ols"`` fits the logarithm of the signal by ordinary least squares, as scanners and
+          MRtrix compute an ADC; for the models "adc", "kurtosis" and others that are linear in the
+          logarithm. Nothing is bounded: a signal that rises with b has a negative ADC.
+        * ``"wls"`` does so with weights S², and twice more with those of the fitted signals, as
+          MRtrix's dwi2tensor; it is less biased at low SNR. Both leave out values ≤ 0.
+        * ``"segmented"``, for the model "ivim", first fits Dt by S0'·exp(−b·Dt) to
+          b ≥ `threshold`, where perfusion has died out, then S0, f and Dv with that Dt fixed; it
+          is more precise at low SNR, and biased where Dv is slow. Where the protocol lacks those
+          b-values, or Dt is fixed, the default is ``"nlls"``.
+        * ``"map"`` takes the parameters of all voxels as draws of one normal distribution, learned
+          from them (see `Prior`), and pulls each voxel toward its mean, the more the less its
+          signals say. A lesion that differs from the region loses contrast: not for its tables.
     bounds : mapping of str to (float, float) or "published", optional
         Bounds to use instead of the model's own, by parameter name; ``"published"`` takes those of
         the study's fitting tool. Those of an amplitude (unit "signal") are multiples of the
@@ -74,17 +89,35 @@ def fit_voxels(
         = 3/K, so that a large K makes the signal rise again inside the protocol; as in the
         published tool this is not prevented unless the upper bound is ``"monotonic"``, which also
         keeps K ≤ 3/(b_max·D).
-    fixed : mapping of str to float or array_like of shape (n_voxels,), optional
+    fixed : mapping of str to float, array_like of shape (n_voxels,) or "measured", optional
         Parameters that are not fitted, with their values in the model's units (an amplitude in the
-        signals' units).
+        signals' units). ``{"S0": "measured"}`` takes the mean of the signals at b < 10 s/mm².
     sigma : float or array_like of shape (n_voxels,), optional
         Standard deviation of the noise, in the signals' units. The model is then compared with its
-        Rician floor, √(model² + π/2·sigma²).
+        Rician floor, √(model² + π/2·sigma²), as published; it overstates the excess of a
+        magnitude over the signal, most where they are equal to sigma.
+    likelihood : {"gaussian", "rician", "rician-mean"}, default="gaussian"
+        Distribution of the noise, the last two with `sigma`. ``"rician"`` is that of single
+        magnitudes of one receiver channel; averaged, denoised or sum-of-squares magnitudes do not
+        have it. ``"rician-mean"`` is for averages of many magnitudes, such as over directions:
+        Gaussian about their expectation, σ√(π/2)·₁F₁(−½; 1; −S²/2σ²), `sigma` still being that of
+        a single magnitude. With "rician" the standard errors come from the Fisher information.
+    threshold : float, optional
+        Lowest b-value in s/mm² of the first step of a segmented fit; 150 by default.
+    weights : array_like of shape (n_measurements,), optional
+        Weights of the measurements in the sum of squares, such as numbers of averages.
+    prior : Prior, optional
+        For ``method="map"``, one that was learned before; by default it is learned from `signals`.
     regularization : float, optional
         Weight λ of the Tikhonov term λ·Σ((p − low)/(high − low))² over the parameters with finite
         bounds, added to the sum of squares of signals divided by the voxel's largest.
-    n_starts : int or "auto", default="auto"
-        Starting points per voxel; the best end counts.
+    n_starts : int, "auto" or "thorough", default="auto"
+        Starting points per voxel; the best end counts. With ``"auto"`` every voxel is fitted from
+        one, and those whose first fit looks as if another start would end better get two more;
+        with ``"thorough"`` they get five. A score tells: it was learned from simulated voxels of
+        the model, the protocol and the bounds, takes about half a second the first time, and is
+        kept beside the compiled fit. A number gives every voxel that many, as do values of
+        ``fixed`` for each voxel and a model that calls a function.
     n_threads : int, optional
         Threads; by default the number in the environment variable ``NUMBA_NUM_THREADS``, which
         joblib sets in its workers, or else one for each processor this process may use.
@@ -104,13 +137,19 @@ def fit_voxels(
     ----------
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025 (model, bounds and noise floor);
     Marquardt, J SIAM 11:431–441, 1963; Le Bihan et al., Radiology 168:497–505, 1988
-    (segmented fit).
+    (segmented fit); Gudbjartsson and Patz, Magn Reson Med 34:910–914, 1995 (Rician noise); Veraart
+    et al., NeuroImage 81:335–346, 2013 (iterated weights); Orton et al., Magn Reson Med
+    71:411–420, 2014 (learned prior).
     """
     settings = FitSettings(
         method=method,
         bounds=bounds,
         fixed=fixed,
         sigma=sigma,
+        likelihood=likelihood,
+        threshold=threshold,
+        weights=weights,
+        prior=prior,
         regularization=regularization,
         n_starts=n_starts,
         n_threads=n_threads,
@@ -130,8 +169,23 @@ def fit_with(
     signals = np.asarray(signals)
     _check_measurements(signals, protocol, model)
     settings.check()
-    if settings.method == "segmented":
-        return _fit_segmented(signals, protocol, model, settings)
+    method = settings.method_for(model, protocol)
+    weights = settings.measurement_weights(len(protocol))
+
+    def run_chunks(fit_chunk: Callable[[slice], None], size: int) -> None:
+        _run_chunks(fit_chunk, len(signals), size, settings.n_threads)
+
+    inputs = FitInputs(signals, protocol, settings.noise_levels(len(signals)))
+    if method in ("ols", "wls"):
+        result = fit_log_linear(signals, protocol, model, method, weights, run_chunks)
+        return replace(result, inputs=inputs)
+    settings = measured_amplitude(signals, protocol, model, replace(settings, method=method))
+    if method == "segmented":
+        result = fit_segmented(signals, protocol, model, settings, fit_with)
+        return replace(result, inputs=inputs)
+    if method == "map" or settings.likelihood != "gaussian" or weights is not None:
+        start = fit_with(signals, protocol, model, least_squares_of(settings))
+        return refine_fit(signals, protocol, model, settings, start, run_chunks)
     n_voxels = len(signals)
     box = settings.box(model)
     fixed = settings.fixed_values(model, n_voxels, box)
@@ -141,66 +195,27 @@ def fit_with(
             f"{len(protocol)} measurements cannot determine {n_free} free parameters of "
             f"{model.name}; fix some, or measure more"
         )
-    problem = _Problem(model, protocol, settings, box, fixed)
+    problem = Problem(model, protocol, settings, box, fixed)
     noise = settings.noise_levels(n_voxels)
     result = _empty_result(problem, n_voxels, tuple(fixed))
     _run(signals, problem, noise, result, settings.n_threads)
-    return result
+    return replace(result, inputs=FitInputs(signals, protocol, noise, problem.turn_up))
 
 
-def _fit_segmented(
-    signals: NDArray, protocol: Protocol, model: SignalModel, settings: FitSettings
-) -> FitResult:
-    """Fit Dt where perfusion has died out, and the other parameters with that Dt fixed."""
-    fixed = settings.fixed or {}
-    if model != MODELS["ivim"]:
-        raise ValueError(
-            f"the segmented fit is for the model 'ivim', not {model.name!r}; use method='nlls'"
-        )
-    if "Dt" in fixed:
-        raise ValueError(
-            "Dt cannot be fixed in a segmented fit, which determines it first; use method='nlls'"
-        )
-    high_b = protocol.b >= _SEGMENT_B
-    if len(np.unique(protocol.b[high_b])) < 2:
-        raise ValueError(
-            f"a segmented fit needs two b-values of {_SEGMENT_B:g} s/mm² or more; "
-            f"there are {protocol.b[high_b].tolist()}"
-        )
-    box = settings.box(model)
-    tissue = fit_with(
-        signals[:, high_b],
-        protocol.take(np.flatnonzero(high_b)),
-        "adc",
-        FitSettings(bounds={"ADC": box["Dt"]}, sigma=settings.sigma, n_threads=settings.n_threads),
-    )
-    has_dt = tissue.status != FitStatus.NOT_FITTED
-    # A fixed value must be finite; voxels without Dt have no signal, so theirs is never used.
-    dt = np.where(has_dt, tissue["ADC"], 1.0)
-    result = fit_with(
-        np.where(has_dt[:, None], signals, np.nan),
-        protocol,
-        model,
-        replace(settings, method="nlls", bounds=box, fixed={**fixed, "Dt": dt}),
-    )
-    _add_tissue_fit(result, tissue)
-    return replace(result, fixed=tuple(fixed))
+def learn_prior(
+    signals: ArrayLike, protocol: Protocol, model: str | SignalModel, settings: FitSettings
+) -> Prior:
+    """
+    Learn the prior of `fit_voxels(..., method="map")` from voxels, for fits of others with it.
 
-
-def _add_tissue_fit(result: FitResult, tissue: FitResult) -> None:
-    """Write into a fit with Dt fixed how the first fit determined that Dt."""
-    dt = result.names.index("Dt")
-    adc = tissue.names.index("ADC")
-    failed = result.status == FitStatus.NOT_FITTED
-    result.standard_errors[:, dt] = np.where(failed, np.nan, tissue.standard_errors[:, adc])
-    result.at_low[:, dt] = tissue.at_low[:, adc]
-    result.at_high[:, dt] = tissue.at_high[:, adc]
-    # The worse status of the two fits counts.
-    at_bound = (result.status == FitStatus.CONVERGED) & (tissue.status == FitStatus.AT_BOUND)
-    result.status[at_bound] = FitStatus.AT_BOUND
-    solved = (result.status == FitStatus.CONVERGED) | (result.status == FitStatus.AT_BOUND)
-    result.status[solved & (tissue.status == FitStatus.NOT_CONVERGED)] = FitStatus.NOT_CONVERGED
-    result.n_iter[:] += np.where(failed, 0, tissue.n_iter)
+    Shapes: `signals` (n_voxels, n_measurements).
+    """
+    model = resolve_model(model)
+    signals = np.asarray(signals)
+    start = fit_with(signals, protocol, model, least_squares_of(settings))
+    noise = settings.noise_levels(len(signals))
+    weights = settings.measurement_weights(len(protocol))
+    return prior_of(signals, protocol, model, start, noise, weights)
 
 
 def _check_measurements(signals: NDArray, protocol: Protocol, model: SignalModel) -> None:
@@ -214,293 +229,66 @@ def _check_measurements(signals: NDArray, protocol: Protocol, model: SignalModel
     check_echo_times(protocol, model)
 
 
-def check_echo_times(protocol: Protocol, model: SignalModel) -> None:
-    """Refuse a protocol whose echo times a model cannot explain."""
-    if model.needs_te and protocol.te is None:
-        raise ValueError(
-            f"model {model.name} needs echo times, and the protocol has none; give te in ms"
-        )
-    if not model.needs_te and protocol.te is not None and np.ptp(protocol.te) > 0:
-        times = ", ".join(f"{te:g}" for te in np.unique(protocol.te))
-        raise ValueError(
-            f"model {model.name} knows no relaxation, but the protocol has echo times {times} ms; "
-            "take the measurements of one echo time (protocol.take), or use a model with T2"
-        )
-
-
-class _Problem:
-    """A fit without its signals: the values common to all voxels, as the kernel takes them."""
-
-    def __init__(
-        self,
-        model: SignalModel,
-        protocol: Protocol,
-        settings: FitSettings,
-        box: Box,
-        fixed: dict[str, NDArray],
-    ) -> None:
-        self.model = model
-        self.kernel = compiler.load(model)
-        self.n_free = len(model.names) - len(fixed)
-        self._set_bounds(protocol, box)
-        self.scaled = np.array([parameter.is_amplitude for parameter in model.parameters])
-        self.pinned = _pinned(model, fixed, self.kernel.FORMS)
-        self.regularized = bool(settings.regularization)
-        self.penalty = settings.penalty(self.low, self.high)
-        self._set_contrasts(protocol)
-        self._set_dictionary(protocol, fixed, settings.starts(self.n_free))
-
-    def _set_bounds(self, protocol: Protocol, box: Box) -> None:
-        n_parameters = len(self.model.names)
-        self.low = np.empty(n_parameters)
-        self.high = np.empty(n_parameters)
-        self.turn_up = np.inf
-        b_max = float(protocol.b_ms_per_um2.max())
-        for j, parameter in enumerate(self.model.parameters):
-            lower, upper = box[parameter.name]
-            if upper == "monotonic":
-                # The limit 3/(b·D) moves with D; the search needs a fixed bound beside it.
-                upper = parameter.high if np.isfinite(parameter.high) else 1e3
-                if b_max > 0:
-                    self.turn_up = 3.0 / b_max
-            self.low[j] = lower
-            self.high[j] = upper
-        ends = np.stack([self.low, self.high])
-        # The inverse of a relaxation time swaps its bounds.
-        self.inner_low, self.inner_high = np.sort(to_inner(ends, self.kernel.FORMS), axis=0)
-
-    def _set_contrasts(self, protocol: Protocol) -> None:
-        b = _padded(protocol.b_ms_per_um2)
-        te = _padded(np.zeros(len(protocol)) if protocol.te is None else protocol.te)
-        self.contrasts = np.stack([b, te], axis=1)
-        # Exponentials of b alone and of TE alone are computed once for each distinct value.
-        self.b, row_of_b = np.unique(b, return_inverse=True)
-        self.te, row_of_te = np.unique(te, return_inverse=True)
-        self.rows = np.stack([row_of_b, row_of_te], axis=1)
-
-    def _set_dictionary(
-        self, protocol: Protocol, fixed: dict[str, NDArray], n_starts: int
-    ) -> None:
-        if all(value.ndim == 0 for value in fixed.values()):
-            self.dictionary = _cached_dictionary(
-                self.kernel,
-                self.model,
-                protocol,
-                tuple(self.low),
-                tuple(self.high),
-                tuple(sorted((name, float(value)) for name, value in fixed.items())),
-                self.turn_up,
-                n_starts,
-            )
-        else:
-            self.dictionary = Dictionary(
-                self.kernel,
-                self.model,
-                protocol,
-                self.low,
-                self.high,
-                fixed,
-                self.turn_up,
-                n_starts,
-            )
-        self.n_starts = min(n_starts, self.dictionary.n_strata)
-
-
-# A dictionary costs more than the fits where there are few voxels, and nothing changes one later.
-@lru_cache(maxsize=32)
-def _cached_dictionary(
-    kernel: ModuleType,
-    model: SignalModel,
-    protocol: Protocol,
-    low: tuple[float, ...],
-    high: tuple[float, ...],
-    fixed: tuple[tuple[str, float], ...],
-    turn_up: float,
-    n_starts: int,
-) -> Dictionary:
-    """Make the dictionary of a fit whose fixed values are the same for all voxels."""
-    values = {name: np.array(value) for name, value in fixed}
-    return Dictionary(
-        kernel, model, protocol, np.array(low), np.array(high), values, turn_up, n_starts
-    )
-
-
-def _pinned(model: SignalModel, fixed: dict[str, NDArray], forms: tuple[str, ...]) -> NDArray:
-    """
-    Turn fixed values into inner coordinates; NaN marks a parameter that is fitted.
-
-    Shapes: returns (1 or n_voxels, n_parameters).
-    """
-    n_rows = max([1, *(value.size for value in fixed.values())])
-    outer = np.ones((n_rows, len(model.names)))
-    for name, value in fixed.items():
-        if value.size:
-            outer[:, model.names.index(name)] = value
-    pinned = to_inner(outer, forms)
-    pinned[:, [name not in fixed for name in model.names]] = np.nan
-    return np.ascontiguousarray(pinned)
-
-
-def _padded(values: NDArray) -> NDArray:
-    """Repeat the last value up to a multiple of the measurements that the kernel unrolls."""
-    size = -(-len(values) // UNROLL) * UNROLL
-    padded = np.full(size, values[-1], dtype=float)
-    padded[: len(values)] = values
-    return padded
-
-
-def _empty_result(problem: _Problem, n_voxels: int, fixed: tuple[str, ...]) -> FitResult:
+def _empty_result(problem: Problem, n_voxels: int, fixed: tuple[str, ...]) -> FitResult:
     shape = (n_voxels, len(problem.model.names))
     return FitResult(
         problem.model,
-        parameters=np.empty(shape),
-        standard_errors=np.empty(shape),
-        cost=np.empty(n_voxels),
-        status=np.empty(n_voxels, np.uint8),
-        n_iter=np.empty(n_voxels, np.int32),
-        at_low=np.empty(shape, bool),
-        at_high=np.empty(shape, bool),
-        starts_disagree=np.empty(n_voxels, bool),
-        ill_conditioned=np.empty(n_voxels, bool),
+        parameters=np.full(shape, np.nan),
+        standard_errors=np.full(shape, np.nan),
+        cost=np.full(n_voxels, np.nan),
+        status=np.full(n_voxels, FitStatus.NOT_FITTED, np.uint8),
+        n_iter=np.zeros(n_voxels, np.int32),
+        at_low=np.zeros(shape, bool),
+        at_high=np.zeros(shape, bool),
+        starts_disagree=np.zeros(n_voxels, bool),
         bounds=tuple(zip(problem.low.tolist(), problem.high.tolist(), strict=True)),
         fixed=fixed,
     )
 
 
-def _default_threads() -> int:
-    setting = os.environ.get("NUMBA_NUM_THREADS", "")
-    if setting.isdecimal() and int(setting) > 0:
-        return int(setting)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _run(
     signals: NDArray,
-    problem: _Problem,
+    problem: Problem,
     noise: NDArray | None,
     result: FitResult,
     n_threads: int | None,
 ) -> None:
     """Fit the voxels chunk by chunk, several chunks at a time, into the arrays of the result."""
-    if n_threads is None:
-        n_threads = _default_threads()
     if not compiler.is_compiled(problem.kernel):
         _logger.warning(
             "compiling the fit of model %s (once on this machine, about 10 s)", problem.model.name
         )
+    weights = routing_weights(problem, floored=noise is not None)
 
-    def fit_chunk(start: int) -> None:
-        chunk = slice(start, min(start + _CHUNK, len(signals)))
-        _fit_chunk(chunk, signals, problem, noise, result)
+    def fit_chunk(chunk: slice) -> None:
+        pinned = _rows_of(problem.pinned, chunk)
+        sigma = None if noise is None else _rows_of(noise, chunk)
+        starts = problem.prepare(signals[chunk])
+        ends = problem.search(starts, pinned, sigma, weights)
+        problem.finish(starts, ends, pinned, chunk, result)
 
-    starts = range(0, len(signals), _CHUNK)
-    if n_threads == 1 or len(starts) < 2:
-        for start in starts:
-            fit_chunk(start)
+    _run_chunks(fit_chunk, len(signals), _CHUNK, n_threads)
+
+
+def _run_chunks(
+    fit_chunk: Callable[[slice], None], n_voxels: int, size: int, n_threads: int | None
+) -> None:
+    """Fit chunks of so many voxels, several at a time."""
+    chunks = [slice(at, min(at + size, n_voxels)) for at in range(0, n_voxels, size)]
+    if n_threads is None:
+        n_threads = default_threads()
+    if n_threads == 1 or len(chunks) < 2:
+        for chunk in chunks:
+            fit_chunk(chunk)
         return
     with ThreadPoolExecutor(n_threads) as pool:
         try:
-            for _ in pool.map(fit_chunk, starts):
+            for _ in pool.map(fit_chunk, chunks):
                 pass
         except BaseException:
             # Without this an interrupted fit would first work through all chunks that wait.
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _fit_chunk(
-    chunk: slice, signals: NDArray, problem: _Problem, noise: NDArray | None, result: FitResult
-) -> None:
-    """Take a chunk of voxels through the three steps of the kernel."""
-    kernel, dictionary = problem.kernel, problem.dictionary
-    n_voxels = chunk.stop - chunk.start
-    values = np.ascontiguousarray(signals[chunk], dtype=np.float64)
-    pinned = _rows_of(problem.pinned, chunk)
-    sigma = np.zeros(1) if noise is None else _rows_of(noise, chunk)
-    box = problem.inner_low, problem.inner_high
-    scales = np.empty(n_voxels)
-    usable = np.empty(n_voxels, np.int64)
-    n_measured = np.empty(n_voxels, np.int64)
-    points = np.empty((n_voxels, problem.n_starts, kernel.N))
-    n_slots = kernel.prepare(
-        values,
-        problem.n_free,
-        problem.scaled,
-        *box,
-        dictionary.atoms,
-        dictionary.n_first,
-        dictionary.atoms_q,
-        dictionary.gram,
-        dictionary.constants,
-        np.empty((dictionary.n_strata, 2 * LANES)),
-        scales,
-        usable,
-        n_measured,
-        points,
-    )
-    ends = np.empty((n_slots, kernel.N))
-    sums = np.empty((n_slots, kernel.N_PAIRS))
-    # Stays NaN where no start has a finite signal.
-    squares = np.full(n_slots, np.nan)
-    converged, disagree = np.zeros((2, n_slots), bool)
-    steps = np.zeros(n_slots, np.int64)
-    kernel.search(
-        n_slots,
-        values,
-        scales,
-        usable,
-        points,
-        sigma,
-        noise is not None,
-        *box,
-        pinned,
-        problem.scaled,
-        problem.turn_up,
-        problem.regularized,
-        problem.penalty,
-        problem.low,
-        problem.contrasts,
-        problem.rows,
-        problem.b,
-        problem.te,
-        _TOLERANCE,
-        _MAX_ITER,
-        ends,
-        sums,
-        squares,
-        converged,
-        steps,
-        disagree,
-    )
-    kernel.finish(
-        n_slots,
-        scales,
-        usable,
-        n_measured,
-        *box,
-        problem.low,
-        problem.high,
-        pinned,
-        problem.scaled,
-        problem.turn_up,
-        ends,
-        sums,
-        squares,
-        converged,
-        steps,
-        disagree,
-        result.parameters[chunk],
-        result.standard_errors[chunk],
-        result.cost[chunk],
-        result.status[chunk],
-        result.n_iter[chunk],
-        result.at_low[chunk],
-        result.at_high[chunk],
-        result.starts_disagree[chunk],
-        result.ill_conditioned[chunk],
-    )
 
 
 def _rows_of(values: NDArray, chunk: slice) -> NDArray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -74,6 +73,8 @@ class MapFitter(_VoxelTransformer):
         Parameters that are not fitted, as in `fit_voxels`.
     sigma : float, optional
         Standard deviation of the noise, in the unit of the signals; adds the Rician floor.
+    method : str, optional
+        Method of the fit, as in `fit_voxels`; by default the model's own.
     n_threads : int, optional
         Threads of the engine; the result does not depend on it.
 
@@ -102,6 +103,7 @@ class MapFitter(_VoxelTransformer):
         bounds: Mapping[str, tuple[float, float]] | str | None = None,
         fixed: Mapping[str, float] | None = None,
         sigma: float | None = None,
+        method: str | None = None,
         n_threads: int | None = None,
     ) -> None:
         self.model = model
@@ -109,6 +111,7 @@ class MapFitter(_VoxelTransformer):
         self.bounds = bounds
         self.fixed = fixed
         self.sigma = sigma
+        self.method = method
         self.n_threads = n_threads
 
     def fit(self, S: ArrayLike, y: object = None) -> MapFitter:
@@ -168,6 +171,7 @@ class MapFitter(_VoxelTransformer):
         if self.protocol is None:
             return np.full((len(signals), len(self.model_.names)), np.nan)
         settings = FitSettings(
+            method=self.method,
             bounds=self.bounds,
             fixed=self.fixed,
             sigma=self.sigma if sigma is None else sigma,
@@ -234,9 +238,9 @@ class ClinicalMetrics(_VoxelTransformer):
         The measurements of the columns, all at one echo time; the b-values above are looked up in
         it within 10 s/mm² (2 % above 500). Without it the contrasts are unknown and nothing can be
         fitted: every voxel comes out as NaN, and the log says so.
-    method : {"nlls", "wls"}, default="nlls"
-        Nonlinear least squares, or a straight line through the logarithm of the signal, weighted
-        by the squared signal (the reciprocal variance of the logarithm, to first order).
+    method : {"nlls", "ols", "wls"}, default="nlls"
+        Nonlinear least squares, or a straight line through the logarithm of the signal, with equal
+        or iterated weights, as in `fit_voxels`.
     s0 : {"fit", "measured"}, default="fit"
         The S0 in F: that of the fit to all images, as in the study; or the measured signal at b =
         0. The single exponential runs below the measured signal at b = 0 where there is perfusion,
@@ -294,7 +298,7 @@ class ClinicalMetrics(_VoxelTransformer):
             If an option is unknown, the protocol lacks a b-value or has more than one echo time,
             or the columns are not those of the protocol.
         """
-        for name, choices in {"method": ("nlls", "wls"), "s0": ("fit", "measured")}.items():
+        for name, choices in {"method": ("nlls", "ols", "wls"), "s0": ("fit", "measured")}.items():
             check_word(name, getattr(self, name), choices)
         if self.protocol is not None:
             _clinical_columns(self.protocol)
@@ -353,9 +357,8 @@ class ClinicalMetrics(_VoxelTransformer):
 
     def _decay(self, signals: NDArray[np.float64], protocol: Protocol) -> NDArray[np.float64]:
         """Fit S0 and ADC; the result has shape (2, n_voxels)."""
-        if self.method == "wls":
-            return _weighted_log_linear(signals, protocol)
-        settings = FitSettings(bounds=_SIGNED_ADC, n_threads=self.n_threads)
+        bounds = _SIGNED_ADC if self.method == "nlls" else None
+        settings = FitSettings(method=self.method, bounds=bounds, n_threads=self.n_threads)
         return fit_with(signals, protocol, "adc", settings).parameters.T
 
 
@@ -405,32 +408,3 @@ def _mean_of_finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
     usable = np.isfinite(values)
     count = usable.sum(axis=1)
     return np.where(usable, values, 0.0).sum(axis=1) / np.where(count > 0, count, np.nan)
-
-
-def _weighted_log_linear(signals: NDArray[np.float64], protocol: Protocol) -> NDArray[np.float64]:
-    """Fit ln S = ln S0 − b·ADC with the weights S²; the result has shape (2, n_voxels)."""
-    b = protocol.b_ms_per_um2
-    usable = np.isfinite(signals) & (signals > 0)
-    has_negative = (np.where(np.isfinite(signals), signals, 0.0) < 0).any(axis=1)
-    # Relative to the largest signal, so that squares neither overflow nor vanish.
-    top = np.where(usable, signals, 0.0).max(axis=1, initial=0.0)[:, None]
-    relative = np.where(usable, signals, 1.0) / np.where(top > 0, top, 1.0)
-    weight = np.where(usable, relative**2, 0.0)
-    spread = np.where(usable, b, -np.inf).max(axis=1) - np.where(usable, b, np.inf).min(axis=1)
-    constant = np.where(usable, relative, 1.0).min(axis=1) == 1.0
-    # The voxels that the nonlinear fit refuses too.
-    fitted = ~has_negative & (spread > 0) & ~constant
-    y = np.log(relative)
-    total = np.where(fitted, _row_sum(weight), np.nan)
-    mean_b = _row_sum(weight * b) / total
-    mean_y = _row_sum(weight * y) / total
-    centered = b - mean_b[:, None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        covariance = _row_sum(weight * centered * (y - mean_y[:, None]))
-        adc = -covariance / _row_sum(weight * centered**2)
-        return np.stack([top[:, 0] * np.exp(mean_y + adc * mean_b), adc])
-
-
-def _row_sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Add columns one after the other, so that no voxel's bits depend on its neighbors."""
-    return reduce(np.add, values.T)

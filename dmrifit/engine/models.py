@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from types import CodeType
 
 import numpy as np
@@ -16,7 +18,7 @@ from dmrifit.engine import exact_math
 from dmrifit.engine.kernels import compiler
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["MODELS", "Parameter", "SignalModel", "resolve_model"]
+__all__ = ["MODELS", "Parameter", "SignalModel", "check_echo_times", "resolve_model"]
 
 #: The unit of an amplitude. Its bounds are multiples of the voxel's largest signal.
 SIGNAL_UNIT = "signal"
@@ -31,14 +33,15 @@ _REFUSED_UNITS = {
 }
 _PROTOCOL_NAMES = ("b", "te")
 _FUNCTIONS = {"exp": np.exp, "log": np.log, "sqrt": np.sqrt}
-_SAME_BITS: dict[str, Callable] = _FUNCTIONS | {
-    name: getattr(exact_math, name) for name in ("exp", "log", "power")
-}
+_SAME_BITS: dict[str, Callable] = _FUNCTIONS | {"exp": exact_math.exp, "log": exact_math.log}
+# Names of functions that only syntax trees can hold, so that no parameter has one of them.
+_POWER, _WHERE = "<power>", "<where>"
 # Limits that no formula of a signal comes near; beyond them an expression could stall the process.
 _LONGEST = 4096  # characters
 _HIGHEST_POWER = 64
 _LARGEST = 1e300
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.USub, ast.UAdd)
+_COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ class SignalModel:
         In the order of the columns of every parameter array.
     expression : str
         The signal, in Python syntax, of the parameters' names, ``b`` in ms/µm² and ``te`` in ms,
-        with ``+ - * / **``, ``exp``, ``log``, ``sqrt`` and numbers.
+        with ``+ - * / **``, ``exp``, ``log``, ``sqrt``, numbers, and ``x if b > 0 else y``, whose
+        condition compares such terms and may join comparisons by ``and``, ``or``, ``not``.
     published_bounds : mapping of str to (float, float), optional
         Bounds of a published fitting tool, for ``fit_voxels(..., bounds="published")``.
     cumulant : (str, str), optional
@@ -118,6 +122,8 @@ class SignalModel:
 
     source : str, optional
         Instead of an expression, the source of a function that numba can compile.
+    default_method : str, default="nlls"
+        The method of `fit_voxels` that the model is fitted by where none is asked for.
 
     Raises
     ------
@@ -131,6 +137,7 @@ class SignalModel:
     published_bounds: Mapping[str, tuple[float, float]] | None = field(default=None, compare=False)
     cumulant: tuple[str, str] | None = None
     source: str = ""
+    default_method: str = field(default="nlls", compare=False)
     _code: CodeType | None = field(init=False, default=None, repr=False, compare=False)
     _needs_te: bool = field(init=False, default=False, repr=False, compare=False)
 
@@ -157,9 +164,7 @@ class SignalModel:
                 f"model {self.name}: the expression {problem}; parameters are {self.names}, "
                 "and b (ms/µm²) and te (ms) are given"
             )
-        object.__setattr__(
-            self, "_code", compile(self.expression.strip(), f"<model {self.name}>", "eval")
-        )
+        object.__setattr__(self, "_code", _compiled(self.expression))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Compiled code cannot be pickled; it is compiled again from the expression.
@@ -170,6 +175,7 @@ class SignalModel:
             self.published_bounds,
             self.cumulant,
             self.source,
+            self.default_method,
         )
         return SignalModel, fields
 
@@ -209,9 +215,10 @@ class SignalModel:
         """
         Make a model from a function of one measurement.
 
-        A function that only assigns and returns arithmetic becomes an expression, and fits as fast
-        as one. Any other that numba can compile (loops, branches, special functions of `math`) is
-        called as it is, with derivatives by finite differences, several times slower.
+        Arithmetic, ``if``, conditional expressions, ``min``, ``max``, ``abs`` and loops of fixed
+        length become an expression, and fit as fast as one. Any other function that numba can
+        compile (``while``, special functions of `math`) is called as it is, with derivatives by
+        finite differences, many times slower, which a warning says.
 
         Parameters
         ----------
@@ -320,9 +327,8 @@ class SignalModel:
         """
         if self._code is None:
             return self._called(parameters, protocol)
-        return self._evaluated(
-            _with_powers_as_calls(self.expression), _SAME_BITS, parameters, protocol
-        )
+        code = _compiled(self.expression, powers_as_calls=True)
+        return self._evaluated(code, _SAME_BITS, parameters, protocol)
 
     def _evaluated(
         self,
@@ -335,6 +341,8 @@ class SignalModel:
             "__builtins__": {},
             "b": protocol.b_ms_per_um2[None, :],
             "te": protocol.te,
+            _POWER: exact_math.power,
+            _WHERE: np.where,
         }
         scope |= functions
         scope |= {name: values[:, i, None] for i, name in enumerate(self.names)}
@@ -349,19 +357,44 @@ class SignalModel:
 
 
 @functools.lru_cache(maxsize=64)
-def _with_powers_as_calls(expression: str) -> CodeType:
-    formula = _PowersAsCalls().visit(ast.parse(expression.strip(), mode="eval"))
+def _compiled(expression: str, *, powers_as_calls: bool = False) -> CodeType:
+    """Compile an expression for arrays."""
+    writer = _ArraySyntax(powers_as_calls=powers_as_calls)
+    formula = writer.visit(ast.parse(expression.strip(), mode="eval"))
     return compile(ast.fix_missing_locations(formula), "<model>", "eval")
 
 
-class _PowersAsCalls(ast.NodeTransformer):
-    """Writes ``x**y`` as ``power(x, y)``."""
+class _ArraySyntax(ast.NodeTransformer):
+    """Writes conditional expressions, and powers where that is wanted, as calls on arrays."""
+
+    def __init__(self, *, powers_as_calls: bool) -> None:
+        self.powers_as_calls = powers_as_calls
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+        self.generic_visit(node)
+        return _call(_WHERE, node.test, node.body, node.orelse)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
+        self.generic_visit(node)
+        operator = ast.BitAnd() if isinstance(node.op, ast.And) else ast.BitOr()
+        return functools.reduce(lambda left, right: ast.BinOp(left, operator, right), node.values)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+        self.generic_visit(node)
+        if isinstance(node.op, ast.Not):
+            # A comparison of numbers is a bool of Python, whose ~ is a number.
+            return ast.Compare(node.operand, [ast.Eq()], [ast.Constant(False)])
+        return node
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         self.generic_visit(node)
-        if not isinstance(node.op, ast.Pow):
-            return node
-        return ast.Call(ast.Name("power", ast.Load()), [node.left, node.right], [])
+        if self.powers_as_calls and isinstance(node.op, ast.Pow):
+            return _call(_POWER, node.left, node.right)
+        return node
+
+
+def _call(name: str, *arguments: ast.expr) -> ast.Call:
+    return ast.Call(ast.Name(name, ast.Load()), list(arguments), [])
 
 
 def _names_in(expression: str) -> set[str]:
@@ -376,18 +409,44 @@ def _names_in(expression: str) -> set[str]:
     except SyntaxError as error:
         raise ValueError(f"expression {expression!r} is not Python syntax: {error.msg}") from None
     function_names = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    conditions = {
+        id(condition)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.IfExp)
+        for condition in _conditions_in(node.test)
+    }
     variables = set()
     for node in ast.walk(tree):
-        if not _is_allowed(node, is_function=id(node) in function_names):
+        if id(node) not in conditions and not _is_allowed(
+            node, is_function=id(node) in function_names
+        ):
             raise ValueError(
                 f"expression {expression!r}: {ast.unparse(node) or type(node).__name__!r} is not "
-                "allowed; use numbers, names, + - * / **, exp, log and sqrt"
+                "allowed; use numbers, names, + - * / **, exp, log, sqrt and comparisons as in "
+                "'x if b > 0 else y'"
             )
         if isinstance(node, ast.Name) and id(node) not in function_names:
             variables.add(node.id)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
             _check_power(expression, node)
     return variables
+
+
+def _conditions_in(test: ast.expr) -> list[ast.AST]:
+    """List the comparisons of a condition and what joins them; nothing if it is none."""
+    match test:
+        case ast.BoolOp(op=operator, values=members):
+            joint: ast.AST = operator
+        case ast.UnaryOp(op=ast.Not() as joint, operand=operand):
+            members = [operand]
+        case ast.Compare(ops=[comparison]) if isinstance(comparison, _COMPARISONS):
+            return [test, comparison]
+        case _:
+            return []
+    inner = [_conditions_in(member) for member in members]
+    if not all(inner):
+        return []
+    return [test, joint, *itertools.chain.from_iterable(inner)]
 
 
 def _is_allowed(node: ast.AST, *, is_function: bool) -> bool:
@@ -401,6 +460,8 @@ def _is_allowed(node: ast.AST, *, is_function: bool) -> bool:
             return type(value) in (int, float)
         case ast.operator() | ast.unaryop():
             return isinstance(node, _OPERATORS)
+    if isinstance(node, ast.IfExp):
+        return bool(_conditions_in(node.test))
     return isinstance(node, ast.Expression | ast.BinOp | ast.UnaryOp | ast.Load)
 
 
@@ -491,15 +552,44 @@ MODELS: dict[str, SignalModel] = {
 }
 
 
+#: What others call the built-in models.
+_OTHER_NAMES = {
+    "dki": "kurtosis",
+    "mono": "adc",
+    "monoexponential": "adc",
+    "mono-exponential": "adc",
+    "biexponential": "ivim",
+    "bi-exponential": "ivim",
+    "t2-ivim": "t2-ivim-kurtosis",
+}
+
+
 def resolve_model(model: object) -> SignalModel:
     """Return a model given by name or as it is."""
     if isinstance(model, SignalModel):
         return model
     if not isinstance(model, str):
         raise TypeError(f"model must be a name or a SignalModel, not {type(model).__name__}")
-    if model not in MODELS:
+    name = model.lower()
+    if name in MODELS:
+        return MODELS[name]
+    similar = _OTHER_NAMES.get(name) or next(iter(get_close_matches(name, MODELS, 1)), None)
+    hint = f"did you mean {similar}? " if similar else ""
+    raise ValueError(
+        f"no model {model!r}; {hint}choose one of {', '.join(MODELS)} or give a SignalModel "
+        "(SignalModel.from_expression)"
+    )
+
+
+def check_echo_times(protocol: Protocol, model: SignalModel) -> None:
+    """Refuse a protocol whose echo times a model cannot explain."""
+    if model.needs_te and protocol.te is None:
         raise ValueError(
-            f"no model {model!r}; choose one of {', '.join(MODELS)} or give a SignalModel "
-            "(SignalModel.from_expression)"
+            f"model {model.name} needs echo times, and the protocol has none; give te in ms"
         )
-    return MODELS[model]
+    if not model.needs_te and protocol.te is not None and np.ptp(protocol.te) > 0:
+        times = ", ".join(f"{te:g}" for te in np.unique(protocol.te))
+        raise ValueError(
+            f"model {model.name} knows no relaxation, but the protocol has echo times {times} ms; "
+            "take the measurements of one echo time (protocol.take), or use a model with T2"
+        )

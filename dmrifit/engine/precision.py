@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit.engine.fitting import check_echo_times
-from dmrifit.engine.models import SignalModel, resolve_model
+from dmrifit.engine.models import SignalModel, check_echo_times, resolve_model
 from dmrifit.engine.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Step",
+    "information_share",
     "order_table",
     "protocol_precision",
     "rank_contrasts",
@@ -25,7 +26,7 @@ __all__ = [
     "start_of",
 ]
 
-#: Variance inflation that parameters may have, as for `FitResult.ill_conditioned`.
+#: Variance inflation that parameters may have.
 _LARGEST_INFLATION = 1e8
 
 _STEP = np.finfo(float).eps ** (1 / 3)  # balances truncation and rounding of central differences
@@ -352,22 +353,28 @@ def _information_rows(
             f"it is {values[row, column]:g}; give a value inside its bounds, away from 0"
         )
     if noise == "rician":
-        rows *= np.sqrt(_rician_share(np.abs(model.signal(values, protocol)) / level))[:, :, None]
+        snr = np.abs(model.signal(values, protocol)) / level
+        rows *= np.sqrt(information_share(snr))[:, :, None]
     return rows
 
 
-def _rician_share(snr: NDArray[np.float64]) -> NDArray[np.float64]:
+def information_share(snr: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the share of information that magnitudes keep: 0 without signal, 1 at high SNR."""
+    grid, share = _information_on_grid()
+    high_snr = np.maximum(snr, _LARGEST_SNR)
+    return np.where(snr < _LARGEST_SNR, np.interp(snr, grid, share), 1 - 0.5 / high_snr**2)
+
+
+@lru_cache(maxsize=1)
+def _information_on_grid() -> tuple[NDArray, NDArray]:
+    """Integrate the squared score over the Rician density, on a grid of SNR."""
     from scipy.special import i0e, i1e
 
-    # Integrate the squared score over the Rician density, on a grid of SNR.
     grid = np.linspace(0, _LARGEST_SNR, 481)[:, None]
     magnitude = np.maximum(grid + np.linspace(-9, 9, 721), 0.0)
     density = magnitude * np.exp(-0.5 * (magnitude - grid) ** 2) * i0e(magnitude * grid)
     score = magnitude * i1e(magnitude * grid) / i0e(magnitude * grid) - grid
-    share = np.trapezoid(density * score**2, magnitude, axis=1)
-    high_snr = np.maximum(snr, _LARGEST_SNR)
-    return np.where(snr < _LARGEST_SNR, np.interp(snr, grid[:, 0], share), 1 - 0.5 / high_snr**2)
+    return grid[:, 0], np.trapezoid(density * score**2, magnitude, axis=1)
 
 
 def _score_candidates(

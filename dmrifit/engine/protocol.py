@@ -21,6 +21,7 @@ __all__ = [
     "MS_PER_UM2_PER_S_PER_MM2",
     "Protocol",
     "average_directions",
+    "match_contrasts",
     "read_echo_times",
     "read_gradients",
 ]
@@ -98,6 +99,13 @@ class Protocol:
         directions: ArrayLike | None = None,
         name: str = "",
     ) -> None:
+        self._store(b, te, directions, name)
+        _check_units(self.b, self.te)
+
+    def _store(
+        self, b: ArrayLike, te: ArrayLike | None, directions: ArrayLike | None, name: str
+    ) -> None:
+        """Check and store everything but units."""
         b = _checked_b(b)
         if te is not None:
             te = _checked_te(te, len(b))
@@ -303,7 +311,7 @@ class Protocol:
             )
         # One more than taken: the last one could be a repeat of the next.
         b = self.b[by_b[: n_b + 1]]
-        if np.any(np.diff(b) <= np.maximum(_B_MATCH, _B_MATCH_RELATIVE * b[1:])):
+        if np.any(np.diff(b) <= _B_MATCH_RELATIVE * b[1:]):
             raise ValueError(
                 f"b-values{at_te} are repeated ({b.tolist()} s/mm²); use average_directions first"
             )
@@ -324,12 +332,9 @@ class Protocol:
             The selected measurements.
         """
         indices = np.asarray(indices)
-        return Protocol(
-            self.b[indices],
-            None if self.te is None else self.te[indices],
-            directions=None if self.directions is None else self.directions[indices],
-            name=self.name,
-        )
+        te = None if self.te is None else self.te[indices]
+        directions = None if self.directions is None else self.directions[indices]
+        return _rebuild(self.b[indices], te, directions, self.name)
 
     def rounded(self, tolerance: float = 10.0) -> Protocol:
         """
@@ -365,7 +370,7 @@ class Protocol:
         b = np.empty(len(self))
         for number in np.unique(shell):
             b[shell == number] = _roundest(float(self.b[shell == number].mean()), tolerance)
-        return Protocol(b, self.te, directions=self.directions, name=self.name)
+        return _rebuild(b, self.te, self.directions, self.name)
 
     def indices_in(self, other: Protocol, *, b_tolerance: float = _B_MATCH) -> NDArray[np.intp]:
         """
@@ -376,7 +381,8 @@ class Protocol:
         other : Protocol
             The protocol to look in; echo times match within 0.05 ms.
         b_tolerance : float, default=1
-            b-values match within so many s/mm².
+            b-values match within so many s/mm². Of several matches the nearest is taken, unless
+            it is one of several measurements of one contrast (within 2 %).
 
         Returns
         -------
@@ -395,24 +401,16 @@ class Protocol:
             )
         if (self.te is None) != (other.te is None):
             raise ValueError("only one of the two protocols has echo times; give both or none")
-        matches = np.asarray(np.abs(self.b[:, None] - other.b[None, :]) <= b_tolerance)
-        if self.te is not None and other.te is not None:
-            matches &= np.abs(self.te[:, None] - other.te[None, :]) <= _TE_MATCH
-        if self.directions is not None and other.directions is not None:
-            # A direction and its opposite give the same signal.
-            along = np.abs(self.directions @ other.directions.T) > 1 - 1e-6
-            undirected = np.linalg.norm(self.directions, axis=1) == 0
-            matches &= along | undirected[:, None]
-        n_matches = matches.sum(axis=1)
-        if np.any(n_matches == 0):
-            raise ValueError(self._describe_missing(n_matches == 0, other, b_tolerance))
-        if np.any(n_matches > 1):
-            repeated = ", ".join(np.array(self.labels)[n_matches > 1])
+        missing, repeated, indices = match_contrasts(self, other, b_tolerance)
+        if missing.any():
+            raise ValueError(self._describe_missing(missing, other, b_tolerance))
+        if repeated.any():
+            labels = ", ".join(np.array(self.labels)[repeated])
             raise ValueError(
-                f"the other protocol has more than one measurement for {repeated}; use "
+                f"the other protocol has more than one measurement for {labels}; use "
                 "average_directions first"
             )
-        return matches.argmax(axis=1)
+        return indices
 
     def _describe_missing(
         self, missing: NDArray[np.bool_], other: Protocol, b_tolerance: float
@@ -464,11 +462,8 @@ class Protocol:
         Protocol
             The same protocol.
         """
-        return cls(
-            fields["b"],
-            fields.get("te"),
-            directions=fields.get("directions"),
-            name=fields.get("name", ""),
+        return _rebuild(
+            fields["b"], fields.get("te"), fields.get("directions"), fields.get("name", "")
         )
 
 
@@ -524,7 +519,34 @@ def average_directions(
     echo_times = None
     if protocol.te is not None:
         echo_times = np.array([echo_time for echo_time, _ in groups])
-    return averaged, Protocol(b, echo_times, name=protocol.name)
+    return averaged, _rebuild(b, echo_times, None, protocol.name)
+
+
+def match_contrasts(
+    contrasts: Protocol, protocol: Protocol, b_tolerance: float = _B_MATCH
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.intp]]:
+    """Tell of each contrast whether a protocol lacks or repeats it, and where it stands there."""
+    distance = np.abs(contrasts.b[:, None] - protocol.b)
+    matches = distance <= b_tolerance
+    if contrasts.te is not None and protocol.te is not None:
+        matches &= np.abs(contrasts.te[:, None] - protocol.te) <= _TE_MATCH
+    if contrasts.directions is not None and protocol.directions is not None:
+        # A direction and its opposite give the same signal.
+        along = np.abs(contrasts.directions @ protocol.directions.T) > 1 - 1e-6
+        undirected = np.linalg.norm(contrasts.directions, axis=1) == 0
+        matches &= along | undirected[:, None]
+    distance[~matches] = np.inf
+    # 0 and 0.2 may both be wanted: a measurement belongs to the contrast that it is nearest to.
+    matches &= distance == distance.min(axis=0)
+    distance[~matches] = np.inf
+    indices = distance.argmin(axis=1)
+    nearest = distance.min(axis=1, keepdims=True)
+    apart = np.abs(protocol.b - protocol.b[indices, None])
+    is_repeat = (distance == nearest) | (apart <= _B_MATCH_RELATIVE * protocol.b)
+    # Where a b-value is there to the digit, those within rounding of it were meant to differ.
+    is_repeat &= (nearest > 0) | (distance == 0) | (distance > _B_MATCH)
+    n_matches = (matches & is_repeat).sum(axis=1)
+    return np.asarray(~matches.any(axis=1)), np.asarray(n_matches > 1), indices
 
 
 def read_gradients(
@@ -582,7 +604,10 @@ def read_echo_times(
 def _rebuild(
     b: ArrayLike, te: ArrayLike | None, directions: ArrayLike | None, name: str
 ) -> Protocol:
-    return Protocol(b, te, directions=directions, name=name)
+    """Make a protocol from a checked one, of which the low b-values alone look like ms/µm²."""
+    protocol = Protocol.__new__(Protocol)
+    protocol._store(b, te, directions, name)
+    return protocol
 
 
 def _bytes_of(values: NDArray[np.float64] | None) -> bytes | None:
@@ -653,6 +678,11 @@ def _checked_b(b: ArrayLike) -> NDArray[np.float64]:
             f"b-values must be finite and not negative; number {bad.argmax() + 1} is "
             f"{b[bad.argmax()]:g}"
         )
+    return b
+
+
+def _check_units(b: NDArray[np.float64], te: NDArray[np.float64] | None) -> None:
+    """Refuse b-values and echo times that are plausible only in another unit."""
     if 0 < b.max() < _SMALLEST_PLAUSIBLE_MAX_B:
         raise ValueError(
             f"the largest b-value is {b.max():g}: b must be in s/mm², these look like ms/µm² "
@@ -663,7 +693,18 @@ def _checked_b(b: ArrayLike) -> NDArray[np.float64]:
             f"the largest b-value is {b.max():g}: b must be in s/mm², these look like s/m² "
             "(divide by 1e6)"
         )
-    return b
+    if te is None:
+        return
+    if te.max() < 1:
+        raise ValueError(
+            f"the longest echo time is {te.max():g}: TE must be in ms, these look like seconds "
+            "(multiply by 1000)"
+        )
+    if te.max() > _LONGEST_PLAUSIBLE_TE:
+        raise ValueError(
+            f"the longest echo time is {te.max():g}: TE must be in ms, these look like µs (divide "
+            "by 1000)"
+        )
 
 
 def _checked_te(te: ArrayLike, n: int) -> NDArray[np.float64]:
@@ -678,16 +719,6 @@ def _checked_te(te: ArrayLike, n: int) -> NDArray[np.float64]:
         raise ValueError(
             f"echo times must be finite and positive; number {bad.argmax() + 1} is "
             f"{te[bad.argmax()]:g}"
-        )
-    if te.max() < 1:
-        raise ValueError(
-            f"the longest echo time is {te.max():g}: TE must be in ms, these look like seconds "
-            "(multiply by 1000)"
-        )
-    if te.max() > _LONGEST_PLAUSIBLE_TE:
-        raise ValueError(
-            f"the longest echo time is {te.max():g}: TE must be in ms, these look like µs (divide "
-            "by 1000)"
         )
     return te
 

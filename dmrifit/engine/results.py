@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,8 @@ from dmrifit.engine.protocol import Protocol
 
 if TYPE_CHECKING:
     import lmfit
+
+    from dmrifit.engine.methods.map_prior import Prior
 
 __all__ = ["FitResult", "FitStatus"]
 
@@ -36,6 +39,20 @@ class FitStatus(IntEnum):
 
 
 @dataclass(frozen=True)
+class FitInputs:
+    """
+    What a fit was made from, kept for intervals and doubts.
+
+    Shapes: `signals` (n_voxels, n_measurements), the user's array; `sigma` (1 or n_voxels,).
+    """
+
+    signals: NDArray
+    protocol: Protocol
+    sigma: NDArray[np.float64] | None
+    turn_up: float = np.inf
+
+
+@dataclass(frozen=True)
 class FitResult:
     """
     The fits of many voxels; ``result["Dt"]`` is one parameter's column.
@@ -47,9 +64,11 @@ class FitResult:
     parameters : ndarray of shape (n_voxels, n_parameters)
         In the order of `names` and the model's units; NaN where a voxel was not fitted.
     standard_errors : ndarray of shape (n_voxels, n_parameters)
-        From the inverse of J'J (with a noise floor: of the curvature) and the residual variance;
-        NaN for a parameter that is fixed or at a bound and where no degree of freedom is left,
-        infinite for one that the signal does not depend on.
+        From the inverse of J'J (with a noise floor: of the curvature) and the residual variance,
+        with parameters at a bound taken as known: the spread of repeats of one voxel, not the
+        distance from the truth, for which there is `intervals`. NaN for a parameter that is fixed
+        or at a bound and where no degree of freedom is left, infinite for one that the signal does
+        not depend on.
     cost : ndarray of shape (n_voxels,)
         Sum of squared residuals over the measurements used, in the signals' units squared.
     status : ndarray of shape (n_voxels,)
@@ -61,14 +80,23 @@ class FitResult:
     starts_disagree : ndarray of shape (n_voxels,)
         Whether another start came within 1 % of the cost in another place, judged by the rise of
         the sum of squares between the two by more than 5 %: the data do not decide between them.
-    ill_conditioned : ndarray of shape (n_voxels,)
-        Whether the parameters inside their bounds cannot be told apart: the variance of one is
-        inflated by the others more than 1e8 times, or the signal does not depend on it.
+        Never where a voxel had one start, see `n_starts` of `fit_voxels`.
     bounds : tuple of (float, float)
         The box that was searched, in the order of `names`; of an amplitude, in multiples of the
         voxel's largest signal.
     fixed : tuple of str
         Names of the parameters that were not fitted.
+    inputs : FitInputs, optional
+        Signals, protocol and noise, which `intervals` and `doubt` need.
+    method : str
+        The method of `fit_voxels` that was used.
+    likelihood : str
+        The distribution of the noise that was assumed.
+    prior : Prior, optional
+        The prior of a fit with the method "map", which pulls every voxel toward its mean.
+    n_left_out : ndarray of shape (n_voxels,), optional
+        Values of the voxel that a fit of logarithms left out, because they are zero, negative or
+        not finite; None for other methods.
     """
 
     model: SignalModel
@@ -80,9 +108,13 @@ class FitResult:
     at_low: NDArray[np.bool_]
     at_high: NDArray[np.bool_]
     starts_disagree: NDArray[np.bool_]
-    ill_conditioned: NDArray[np.bool_]
     bounds: tuple[tuple[float, float], ...]
     fixed: tuple[str, ...] = ()
+    inputs: FitInputs | None = field(default=None, repr=False, compare=False)
+    method: str = "nlls"
+    likelihood: str = "gaussian"
+    prior: Prior | None = None
+    n_left_out: NDArray[np.int32] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -100,6 +132,153 @@ class FitResult:
     def __len__(self) -> int:
         return len(self.cost)
 
+    @property
+    def protocol(self) -> Protocol | None:
+        """The protocol that was fitted, where the fit's inputs are kept."""
+        return None if self.inputs is None else self.inputs.protocol
+
+    @property
+    def reduced_chi2(self) -> NDArray[np.float64]:
+        """
+        Sum of squared residuals over the noise variance and the degrees of freedom.
+
+        Shape (n_voxels,); about 1 where the model explains the signal, NaN without ``sigma`` or
+        degrees of freedom.
+        """
+        if self.inputs is None or self.inputs.sigma is None:
+            return np.full(len(self), np.nan)
+        n_free = len(self.names) - len(self.fixed)
+        dof = np.isfinite(self.inputs.signals).sum(axis=1) - n_free
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(dof > 0, self.cost / (dof * self.inputs.sigma**2), np.nan)
+
+    def intervals(self, level: float = 0.95) -> NDArray[np.float64]:
+        """
+        Compute intervals that hold the parameters at this level, over all voxels.
+
+        Also where a parameter ended at a bound, and one-sided there. They contain the estimate.
+        They are for the parameters that would be fitted to the signal without noise: what the
+        model leaves out of the tissue is not in them.
+
+        Parameters
+        ----------
+        level : float, default=0.95
+            Share of the voxels whose interval holds the parameter.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels, n_parameters, 2)
+            Low and high ends, in the units of the parameters; NaN where a voxel was not fitted
+            and for a fixed parameter. An interval over three quarters of the box says that the
+            parameter is not determined.
+
+        Raises
+        ------
+        ValueError
+            If the level is not between 0 and 1, or the result does not know its signals.
+
+        Notes
+        -----
+        All parameters stay in the normal equations, with the variance of an even distribution
+        over the box as a weak prior, in coordinates in which the signal is close to linear
+        (inverse relaxation times and wide rates, the root of shares). The center is the minimum
+        of the quadratic form, not the estimate; shares, diffusivities and kurtoses get one more
+        evaluation a side for their curvature. Student's t with the residual variance. On
+        simulated tissue at SNR 30 and 60 they hold the truth in 92 to 99 % at 95 %; outside tissue
+        (f above 0.75, free water) that was not shown.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level must be between 0 and 1, such as 0.95, not {level!r}")
+        return self._intervals((level,))[0]
+
+    @cached_property
+    def doubt_reasons(self) -> NDArray[np.uint8]:
+        """Why parameters are in doubt: codes of `DoubtReason`, shape (n_voxels, n_parameters)."""
+        from dmrifit.engine.doubts import doubt_reasons
+
+        return doubt_reasons(self, self._default_intervals)
+
+    @property
+    def outer_intervals(self) -> NDArray[np.float64]:
+        """Intervals at 95 %, computed together with the doubts."""
+        return self._default_intervals[1]
+
+    @cached_property
+    def _default_intervals(self) -> NDArray[np.float64]:
+        from dmrifit.engine.doubts import LEVELS
+
+        return self._intervals(LEVELS)
+
+    @property
+    def doubt(self) -> NDArray[np.bool_]:
+        """
+        Whether each parameter is in doubt, shape (n_voxels, n_parameters).
+
+        The signal does not depend on it (those of a compartment whose share is below .05), its
+        95 % interval spans three quarters of the box, it is at a bound that is not a natural one
+        (zero, or 1 of a share), or its standard error, half the 68 % interval, is above .05 for a
+        share, .3 for a kurtosis, half the value for others.
+        """
+        return self.doubt_reasons > 0
+
+    def advice(self) -> list[str]:
+        """
+        Say in sentences what the data do not tell: parameter, share of voxels and remedy.
+
+        Returns
+        -------
+        list of str
+            Empty for a sound fit.
+        """
+        from dmrifit.engine.doubts import DoubtTally
+
+        monotonic: tuple[str, ...] = ()
+        if self.inputs is not None and np.isfinite(self.inputs.turn_up) and self.model.cumulant:
+            monotonic = self.model.cumulant[:1]
+        tally = DoubtTally(self.model, self.bounds, monotonic)
+        tally.add(self)
+        return tally.advice()
+
+    def _intervals(self, levels: tuple[float, ...]) -> NDArray[np.float64]:
+        """Compute intervals of several levels at once, (n_levels, n_voxels, n_parameters, 2)."""
+        from dmrifit.engine.intervals import parameter_intervals
+
+        if self.inputs is None:
+            raise ValueError(
+                "this result does not know the signals it was fitted to; fit them again by "
+                "fit_voxels"
+            )
+        # Slabs of images stay as they are; only chunks of them are copied.
+        signals = np.asarray(self.inputs.signals)
+        if not np.issubdtype(signals.dtype, np.floating):
+            signals = signals.astype(float)
+        return parameter_intervals(
+            signals,
+            self.inputs.protocol,
+            self.model,
+            self.parameters,
+            self._box(signals),
+            is_fixed=np.array([name in self.fixed for name in self.names]),
+            levels=levels,
+            sigma=self.inputs.sigma,
+        )
+
+    def _box(self, signals: NDArray) -> NDArray[np.float64]:
+        """Give the bounds of every voxel in the units of the parameters, (2, n, n_parameters)."""
+        box = np.empty((2, *self.parameters.shape))
+        box[...] = np.array(self.bounds).T[:, None, :]
+        with np.errstate(invalid="ignore"):
+            largest = signals.max(axis=1, initial=-np.inf, where=np.isfinite(signals))
+            for j, parameter in enumerate(self.model.parameters):
+                if parameter.is_amplitude:
+                    box[:, :, j] *= largest
+            turn_up = np.inf if self.inputs is None else self.inputs.turn_up
+            if np.isfinite(turn_up) and self.model.cumulant:
+                kurtosis, diffusivity = map(self.names.index, self.model.cumulant)
+                cap = turn_up / self.parameters[:, diffusivity]
+                box[1, :, kurtosis] = np.fmin(box[1, :, kurtosis], cap)
+        return box
+
     def _repr_html_(self) -> str:
         """Summarize the parameters over voxels for notebooks."""
         title = f"Fit of {self.model.name}: {len(self)} "
@@ -116,6 +295,10 @@ class FitResult:
         notes = []
         for code, count in zip(*np.unique(self.status, return_counts=True), strict=True):
             notes.append(f"{count} {FitStatus(code).name.lower().replace('_', ' ')}")
+        if self.n_left_out is not None and self.n_left_out.any():
+            notes.append(f"{self.n_left_out.sum()} values without a logarithm left out")
+        if self.method == "map":
+            notes.append("pulled toward the region's mean")
         return html_summary(title, header, rows, note=", ".join(notes))
 
     def _summary_row(self, column: int) -> tuple[object, ...]:

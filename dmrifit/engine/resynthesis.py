@@ -11,7 +11,7 @@ from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.map_fitter import check_columns
 from dmrifit.engine.models import SignalModel, resolve_model
-from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.protocol import Protocol, match_contrasts
 
 __all__ = ["missing_contrasts", "resynthesize"]
 
@@ -113,13 +113,10 @@ def resynthesize(
 @cache
 def missing_contrasts(wanted: Protocol, protocol: Protocol) -> tuple[int, ...]:
     """Find the contrasts that a protocol does not have."""
-    missing = []
-    for i in range(len(wanted)):
-        try:
-            wanted.take([i]).indices_in(protocol)
-        except ValueError:
-            missing.append(i)
-    return tuple(missing)
+    if (wanted.te is None) != (protocol.te is None):
+        return tuple(range(len(wanted)))
+    missing, repeated, _ = match_contrasts(wanted, protocol)
+    return tuple(np.flatnonzero(missing | repeated).tolist())
 
 
 def _check_protocols(wanted: Protocol, protocol: Protocol) -> None:

@@ -88,12 +88,12 @@ class Dictionary:
         """Choose the grid values of each nonlinear parameter, by its position."""
         grids = {}
         for j, count in zip(slow, _N_ATOMS.get(len(slow), (3, 3, 3, 3)), strict=False):
-            grids[j] = self._grid(j, _centers(count))
+            grids[j] = self.spread(j, _centers(count))
         for j in fast[:1]:
-            grids[j] = self._grid(j, np.array(_FAST.get(n_starts, _centers(n_starts))))
+            grids[j] = self.spread(j, np.array(_FAST.get(n_starts, _centers(n_starts))))
         for j in (*fast, *slow):
             parameter = self._model.parameters[j]
-            grids.setdefault(j, self._grid(j, np.array([0.5])))
+            grids.setdefault(j, self.spread(j, np.array([0.5])))
             # Values that differ between voxels are searched like a free parameter: a start must
             # not depend on which voxels are fitted together.
             if np.ndim(fixed.get(parameter.name, [])) == 0:
@@ -102,9 +102,11 @@ class Dictionary:
                 grids[j] = np.array([1.0])
         return grids
 
-    def _grid(self, j: int, shares: NDArray) -> NDArray:
+    def spread(self, j: int, shares: NDArray) -> NDArray:
+        """Place values, as shares of the range, where the protocol tells them apart."""
         parameter = self._model.parameters[j]
-        return _spread(parameter, self._low[j], self._high[j], shares, self._protocol)
+        with np.errstate(over="ignore"):
+            return _spread(parameter, self._low[j], self._high[j], shares, self._protocol)
 
     def _atoms(
         self, group: list[int], grids: dict[int, NDArray], *, share: float

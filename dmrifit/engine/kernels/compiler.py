@@ -2,56 +2,105 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
-import importlib.util
+import linecache
+import logging
 import os
 import platform
+import shutil
 import stat
 import sys
 import tempfile
 import threading
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dmrifit.engine.kernels.formula import source
+from dmrifit.engine.kernels import formula, interval_formula
 
 if TYPE_CHECKING:
+    from dmrifit.engine.kernels.store import KernelStore
     from dmrifit.engine.models import SignalModel
 
-__all__ = ["is_compiled", "load"]
+__all__ = ["is_compiled", "load", "load_shared"]
+
+
+def _shared_source(_: SignalModel | None) -> str:
+    return Path(__file__).with_name("shared.py").read_text(encoding="utf-8")
+
+
+_SOURCES: dict[str, Callable[[Any], str]] = {
+    "kernel": formula.source,
+    "intervals": interval_formula.source,
+    "shared": _shared_source,
+}
 
 _loaded: dict[str, ModuleType] = {}
+_stores: dict[str, KernelStore] = {}
 _lock = threading.RLock()
+_logger = logging.getLogger("dmrifit")
 
 
-def load(model: SignalModel) -> ModuleType:
-    """Import the kernel of a model, which is written and compiled where it is not on disk."""
+def load_shared() -> ModuleType:
+    """Import the code that all models share."""
+    return load(None, "shared")
+
+
+def load(model: SignalModel | None, part: str = "kernel") -> ModuleType:
+    """Import the kernel of a model, or its "intervals", written and compiled where not on disk."""
     with _lock:
-        name = _module_name(model)
+        _check_environment()
+        name = _module_name(model, part)
         if name not in _loaded:
-            _loaded[name] = _import(name, model)
+            kernel = _import(name, model, part)
+            if model is not None and model.source:
+                _check_function(kernel, model)
+            _loaded[name] = kernel
         return _loaded[name]
 
 
 def is_compiled(kernel: ModuleType) -> bool:
-    """Tell whether a kernel needs no compilation."""
-    path = Path(kernel.__file__ or "")
-    return bool(kernel.search.signatures) or any(
-        (path.parent / "__pycache__").glob(f"{path.stem}.search-*.nbi")
-    )
+    """Tell whether a kernel needs no compilation, after another process has finished its own."""
+    entry = kernel.advance
+    if entry.signatures:
+        return True
+    store = _stores.get(kernel.__name__)
+    return store is not None and store.wait_for_others(entry)
+
+
+def _check_environment() -> None:
+    """Refuse settings of numba with which it shows a traceback, or compiles nothing."""
+    n_threads = os.environ.get("NUMBA_NUM_THREADS")
+    if n_threads is not None and not (n_threads.strip().isdecimal() and int(n_threads) > 0):
+        raise ValueError(
+            f"the environment variable NUMBA_NUM_THREADS is {n_threads!r}; set it to a whole "
+            "number of 1 or more, or unset it"
+        )
+    _import_numba()
+    import numba
+
+    settings: Any = numba.config
+    if settings.DISABLE_JIT:
+        raise ValueError(
+            "fits need compiled code, but the environment variable NUMBA_DISABLE_JIT is set; "
+            "unset it"
+        )
 
 
 @functools.cache
-def _module_name(model: SignalModel) -> str:
-    _import_numba()
+def _module_name(model: SignalModel | None, part: str) -> str:
     import llvmlite.binding
     import numba
 
     facts = [
         *(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))),
-        repr((model.expression, model.source, model.parameters, model.cumulant)).encode(),
+        b""
+        if model is None
+        else repr((model.expression, model.source, model.parameters, model.cumulant)).encode(),
         repr((sys.version, numba.__version__, llvmlite.__version__, platform.machine())).encode(),
         llvmlite.binding.get_host_cpu_name().encode(),
         llvmlite.binding.get_host_cpu_features().flatten().encode(),
@@ -60,8 +109,12 @@ def _module_name(model: SignalModel) -> str:
         ).encode(),
     ]
     digest = hashlib.sha256(b"\0".join(facts)).hexdigest()[:20]
-    safe = "".join(c if c.isalnum() else "_" for c in model.name)
-    return f"dmrifit_kernel_{safe}_{digest}"
+    safe = "".join(c if c.isalnum() else "_" for c in _title(model))
+    return f"dmrifit_{part}_{safe}_{digest}"
+
+
+def _title(model: SignalModel | None) -> str:
+    return "all" if model is None else model.name
 
 
 def _import_numba() -> None:
@@ -96,7 +149,20 @@ def _cache_folder() -> Path:
             continue
         if _is_private(folder) and os.access(folder, os.W_OK):
             return folder
-    return Path(tempfile.mkdtemp(prefix="dmrifit-"))
+    return _passing_folder(folders[0])
+
+
+@functools.cache
+def _passing_folder(unusable: Path) -> Path:
+    """Make a folder for this process alone."""
+    _logger.warning(
+        "the cache folder %s cannot be used (it must be a folder of yours that you can write to): "
+        "compiled fits are kept until this process ends; set DMRIFIT_CACHE to another folder",
+        unusable,
+    )
+    folder = Path(tempfile.mkdtemp(prefix="dmrifit-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _is_private(folder: Path) -> bool:
@@ -111,18 +177,64 @@ def _user() -> str:
     return str(os.getuid()) if hasattr(os, "getuid") else "user"
 
 
-def _import(name: str, model: SignalModel) -> ModuleType:
-    path = _cache_folder() / f"{name}.py"
-    if not path.exists():
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(source(model))
-        Path(temporary).replace(path)
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+def _import(name: str, model: SignalModel | None, part: str) -> ModuleType:
+    from dmrifit.engine.kernels.store import KernelStore
+
+    write = _SOURCES[part]
+    path = None
+    try:
+        path = _cache_folder() / f"{name}.py"
+        store = KernelStore(path, _title(model))
+        kernel = _executed(name, store.module_text(lambda: write(model)), path)
+    # numba raises a RuntimeError where it finds no folder for its files.
+    except (OSError, RuntimeError) as error:
+        if path is None:
+            _logger.warning("there is no folder for compiled fits (%s)", error)
+        else:
+            KernelStore(path, _title(model)).say_not_kept(error)
+        text = write(model)
+        for option in (", cache=True", '"cache": True, '):
+            text = text.replace(option, "")
+        return _executed(name, text, path)
+    _stores[name] = store
+    for value in vars(kernel).values():
+        if hasattr(value, "py_func"):
+            store.adopt(value)
+    return kernel
+
+
+def _executed(name: str, text: str, path: Path | None) -> ModuleType:
+    """Make a module of its source; Python's own file of bytecode could be damaged unnoticed."""
+    kernel = ModuleType(name)
+    kernel.__file__ = str(path or f"<{name}>")
     # numba looks the module up by name when it reads its cache.
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    sys.modules[name] = kernel
+    linecache.cache[kernel.__file__] = len(text), None, text.splitlines(keepends=True), name
+    exec(compile(text, kernel.__file__, "exec"), vars(kernel))
+    return kernel
+
+
+def _check_function(kernel: ModuleType, model: SignalModel) -> None:
+    """Compile a user's function alone, to name the statement at which that fails."""
+    import numba
+
+    n_arguments = len(model.names) + (2 if model.needs_te else 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            kernel.compiled.compile((numba.float64,) * n_arguments)
+    # numba raises errors of many kinds, also ones that are no errors of its own.
+    except Exception as error:
+        line = getattr(getattr(error, "loc", None), "line", 0)
+        statement = linecache.getline(kernel.__file__ or "", line).strip()
+        where = f"the statement {statement!r}" if statement else "the function"
+        raise ValueError(
+            f"model {model.name}: {where} cannot be compiled; use numbers, if, loops, and "
+            "functions of math and numpy that give a number"
+        ) from None
+    result = kernel.compiled.nopython_signatures[-1].return_type
+    if not isinstance(result, numba.types.Float | numba.types.Integer | numba.types.Boolean):
+        raise ValueError(
+            f"model {model.name}: the function returns {result} and not always a number; end "
+            "every path with a return of the signal"
+        )

@@ -7,6 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmrifit.engine.kernels.branches import (
+    extended_to_edges,
+    functions,
+    is_proportional,
+    read_formula,
+    structure,
+    trial_points,
+    without_absolute,
+)
 from dmrifit.engine.kernels.layout import LANES, UNROLL, Layout, form
 
 if TYPE_CHECKING:
@@ -19,6 +28,7 @@ _JIT = "@njit(nogil=True, cache=True, error_model='numpy')"
 # What is the same for all lanes, after b and te of the measurements at hand.
 _NEAR, _FAR = 1e-3, 0.1
 _TURN_UP, _TOLERANCE, _PENALTY = 2 * UNROLL, 2 * UNROLL + 1, 2 * UNROLL + 2
+_MOST_CHOICES = 2  # in an exponent whose branches are tabulated one by one
 
 
 def source(model: SignalModel) -> str:
@@ -57,11 +67,9 @@ def source(model: SignalModel) -> str:
         "ACCEPT": _accept(at),
         "STEP": _step(at),
         "VARIANCES": _variances(at),
-        "RATE_PAIR": _rate_pair(),
-        "RATE_ONE": _rate_one(formula.amplitude >= 0),
     }
     text = Path(__file__).with_name("template.py").read_text(encoding="utf-8")
-    text = _replaced(
+    text = replace_section(
         text, "CONSTANTS", [f"{name} = {value!r}" for name, value in constants.items()]
     )
     if model.source:
@@ -79,13 +87,13 @@ def source(model: SignalModel) -> str:
             "def function(b, te, x):",
             f"    return compiled({', '.join(arguments)})",
         ]
-        text = _replaced(text, "FUNCTION", function)
-    return _replaced(
+        text = replace_section(text, "FUNCTION", function)
+    return replace_section(
         text, "CODE", [f"{name} = [\n    {_quoted(lines)}]" for name, lines in code.items()]
     )
 
 
-def _replaced(text: str, section: str, lines: list[str]) -> str:
+def replace_section(text: str, section: str, lines: list[str]) -> str:
     """Replace a section of the template, which comments enclose."""
     start = text.index(f"# {section}\n")
     end = text.index(f"# END OF {section}\n")
@@ -107,6 +115,7 @@ class _Formula:
         # Exponentials of b alone and of te alone: they are the same for many measurements.
         self.by_b: list[Any] = []
         self.by_te: list[Any] = []
+        self._entries: set[Any] = set()
         self.mixture, self.amplitude = -1, -1
         self.first: tuple[int, ...] = ()
         self._called = bool(model.source)
@@ -114,10 +123,15 @@ class _Formula:
             self.amplitude = _amplitude_of_function(model)
             return
         symbols = {name: sympy.Symbol(name, real=True) for name in (*names, "b", "te")}
-        expression = sympy.sympify(model.expression.strip(), locals=dict(symbols))
-        self.mixture, self.amplitude, self.first = _structure(
-            expression, [symbols[name] for name in names], model
-        )
+        expression = without_absolute(read_formula(model.expression, symbols))
+        if expression.has(sympy.zoo, sympy.nan, sympy.oo, sympy.I):
+            raise ValueError(
+                f"model {model.name}: {model.expression!r} divides by zero, or has the root or "
+                "logarithm of a negative number; change that term"
+            )
+        ordered = [symbols[name] for name in names]
+        self.mixture, self.amplitude, self.first = structure(expression, ordered, model)
+        expression = extended_to_edges(expression, ordered, model)
         inverse = {
             symbols[n]: 1 / symbols[n]
             for n, form in zip(names, self.forms, strict=True)
@@ -126,34 +140,46 @@ class _Formula:
         expression = expression.subs(inverse, simultaneous=True)
         formulas = [expression, *(sympy.diff(expression, symbols[name]) for name in names)]
         rename = {symbols[name]: sympy.Symbol(f"x{i}", real=True) for i, name in enumerate(names)}
-        formulas = [formula.subs(rename) for formula in formulas]
+        formulas = [without_absolute(formula.subs(rename)) for formula in formulas]
         self._b, self._te = symbols["b"], symbols["te"]
         if model.needs_te:
             formulas = [formula.replace(sympy.exp, self._tabulated) for formula in formulas]
         self._steps, self._results = sympy.cse(
             formulas, symbols=sympy.numbered_symbols("h"), optimizations="basic"
         )
-        self._print = _printer()
+        self._print = make_printer()
 
     def _tabulated(self, exponent: Any) -> Any:
         """Tabulate the factors of an exponential that depend on b alone and on te alone."""
         import sympy
 
         parts = {"b": sympy.Integer(0), "te": sympy.Integer(0), "rest": sympy.Integer(0)}
-        for term in sympy.Add.make_args(sympy.expand(exponent)):
+        exponent = sympy.expand(exponent)
+        for term in sympy.Add.make_args(exponent):
             has_b, has_te = term.has(self._b), term.has(self._te)
-            if has_b and not has_te:
+            if term.free_symbols & self._entries:
+                # Exponentials within exponentials: a row of a table cannot read from another.
+                parts["rest"] += term
+            elif has_b and not has_te:
                 parts["b"] += term
             elif has_te and not has_b:
                 parts["te"] += term
             else:
                 parts["rest"] += term
+        choices = sorted(parts["rest"].atoms(functions().Choice), key=sympy.default_sort_key)
+        if 0 < len(choices) <= _MOST_CHOICES:
+            # Each branch alone may fall apart into factors of b and of te.
+            condition, *branches = choices[0].args
+            values = [self._tabulated(exponent.xreplace({choices[0]: x})) for x in branches]
+            return functions().Choice(condition, *values)
         product = sympy.exp(parts["rest"])
         for name, table in (("b", self.by_b), ("te", self.by_te)):
             if parts[name] != 0:
                 if parts[name] not in table:
                     table.append(parts[name])
-                product *= sympy.Symbol(f"e{name}{table.index(parts[name])}", real=True)
+                entry = sympy.Symbol(f"e{name}{table.index(parts[name])}", real=True)
+                self._entries.add(entry)
+                product *= entry
         return product
 
     def table(self, of: str) -> list[str]:
@@ -207,40 +233,6 @@ class _Formula:
             yield f"{target} = {self._print(value.xreplace(renamed))}"
 
 
-def _structure(
-    expression: object, symbols: list, model: SignalModel
-) -> tuple[int, int, tuple[int, ...]]:
-    """
-    Find the amplitude S0 of a signal, and the fraction f of S0·(f·g₁ + (1 − f)·g₀).
-
-    Returned are the index of f or -1, that of S0 or -1, and the indices of the parameters of g₁.
-    They decide how starting points are found.
-    """
-    import sympy
-
-    amplitudes = [i for i, p in enumerate(model.parameters) if p.is_amplitude]
-    if len(amplitudes) != 1:
-        return -1, -1, ()
-    amplitude = amplitudes[0]
-    s0 = symbols[amplitude]
-    shape = sympy.expand(sympy.diff(expression, s0))
-    if shape.has(s0) or sympy.simplify(sympy.expand(expression) - sympy.expand(s0 * shape)) != 0:
-        return -1, -1, ()
-    for i, parameter in enumerate(model.parameters):
-        f = symbols[i]
-        if (parameter.low, parameter.high) != (0, 1) or sympy.simplify(
-            sympy.diff(shape, f, 2)
-        ) != 0:
-            continue
-        nonlinear = set(symbols) - {f, s0}
-        first = sympy.simplify(shape.subs(f, 1)).free_symbols & nonlinear
-        second = sympy.simplify(shape.subs(f, 0)).free_symbols & nonlinear
-        if first and not first & second:
-            members = tuple(j for j, symbol in enumerate(symbols) if symbol in first)
-            return i, amplitude, members
-    return -1, amplitude, ()
-
-
 def _amplitude_of_function(model: SignalModel) -> int:
     """Find the amplitude that a user's function is proportional to, by trying it, or -1."""
     import numpy as np
@@ -248,27 +240,24 @@ def _amplitude_of_function(model: SignalModel) -> int:
     amplitudes = [i for i, p in enumerate(model.parameters) if p.is_amplitude]
     if len(amplitudes) != 1:
         return -1
+    amplitude = amplitudes[0]
     scope: dict[str, Any] = {"math": math, "np": np}
     exec(model.source, scope)
-    low = np.array([max(p.low, 0.0) for p in model.parameters])
-    high = np.minimum([p.high for p in model.parameters], low + 1.0)
-    rng = np.random.default_rng(0)
-    for _ in range(8):
-        values = rng.uniform(low, np.maximum(low, high))
-        measurement = [rng.uniform(0, 2), *([rng.uniform(50, 120)] if model.needs_te else [])]
+    for measurement, values in trial_points(model):
+        arguments = measurement if model.needs_te else measurement[:1]
         signals = []
         for factor in (0.0, 1.0, 2.0):
-            values[amplitudes[0]] = factor
+            values[amplitude] = factor
             try:
-                signals.append(float(scope["user_function"](*measurement, *values.tolist())))
-            except (ArithmeticError, ValueError):
+                signals.append(float(scope["user_function"](*arguments, *values)))
+            except Exception:  # a faulty function is named when it is compiled
                 return -1
-        if abs(signals[0]) > 1e-12 or abs(signals[2] - 2 * signals[1]) > 1e-9 * abs(signals[1]):
+        if not is_proportional(signals):
             return -1
-    return amplitudes[0]
+    return amplitude
 
 
-def _printer():
+def make_printer():
     from sympy.printing.pycode import PythonCodePrinter
 
     class Printer(PythonCodePrinter):
@@ -286,6 +275,26 @@ def _printer():
             return f"exp({self._print(expr.args[0])})"  # type: ignore[attr-defined]
 
         _print_exp = _print_ExpBase
+
+        def _print_Choice(self, expr: Any) -> str:
+            condition, yes, no = map(self._print, expr.args)
+            return f"({yes} if {condition} else {no})"
+
+        def _print_Less(self, expr: Any) -> str:
+            left, right = map(self._print, expr.args)
+            return f"({left} < {right})"
+
+        def _print_Equal(self, expr: Any) -> str:
+            left, right = map(self._print, expr.args)
+            return f"({left} == {right})"
+
+        def _print_Both(self, expr: Any) -> str:
+            first, second = map(self._print, expr.args)
+            return f"({first} & {second})"
+
+        def _print_Negation(self, expr: Any) -> str:
+            # Lanes have no operator for it.
+            return f"((0.0 if {self._print(expr.args[0])} else 1.0) > 0.5)"
 
         def _print_Rational(self, expr: object) -> str:
             return repr(float(expr))  # type: ignore[arg-type]
@@ -575,33 +584,3 @@ def _variances(at: Layout) -> list[str]:
         )
         body.append(f"{at('D', i)} = 1e300 if blind{i} else ({total}) * u{i} * u{i}")
     return [*body, f"{at('P1')} = worst"]
-
-
-def _rate_pair() -> list[str]:
-    """Rate a pair of atoms by how much two non-negative amplitudes lower the sum of squares."""
-    return [
-        "one = v[0 + l] * s[0] - y[0 + l] * s[1]",
-        "zero = y[0 + l] * s[2] - v[0 + l] * s[1]",
-        "gain = one * v[0 + l] + zero * y[0 + l]",
-        "gain = gain if one > 0.0 else y[0 + l] * y[0 + l] * s[3]",
-        "gain = gain if zero > 0.0 else v[0 + l] * v[0 + l] * s[4]",
-        *_keep_better(),
-    ]
-
-
-def _rate_one(scaled: bool) -> list[str]:
-    """Rate an atom by how much it lowers the sum of squares, scaled or as it is."""
-    gain = (
-        "y[0 + l] * y[0 + l] * s[3] if y[0 + l] > 0.0 else 0.0"
-        if scaled
-        else "2.0 * y[0 + l] - s[0]"
-    )
-    return [f"gain = {gain}", *_keep_better()]
-
-
-def _keep_better() -> list[str]:
-    return [
-        "better = gain > w[0 + l]",
-        "w[0 + l] = gain if better else w[0 + l]",
-        f"w[{LANES} + l] = s[5] if better else w[{LANES} + l]",
-    ]

@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import llvmlite.binding
+import numba
 from llvmlite import ir
 from numba import types
 from numba.core import config
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
-__all__ = ["block", "dot"]
+__all__ = ["block", "call", "dot", "njit"]
+
+# The types that numba declares leave out some of its options.
+njit: Any = numba.njit
 
 _DOUBLE, _LONG, _INT = ir.DoubleType(), ir.IntType(64), ir.IntType(32)
 
@@ -39,7 +43,7 @@ _COMPARISONS = {
 
 def block(lines: Iterable[str], n_lanes: int) -> Callable:
     """
-    Compile assignments to a function of six arrays, ``run(w, s, y, v, t, o)``, for jitted code.
+    Compile assignments to a function of six arrays or pointers, ``run(w, s, y, v, t, o)``.
 
     The lines are Python, but mean every lane at once: ``w[96 + l]`` is 96 numbers after lane `l`
     of `w`, ``y[32 + l]`` and ``v[32 + l]`` the same in `y` and `v` beyond ``o[0]``, ``t[2, 32 +
@@ -55,7 +59,7 @@ def block(lines: Iterable[str], n_lanes: int) -> Callable:
     def run(typing_context, w, s, y, v, t, o):
         def build(context, builder, signature, arguments):
             data = {
-                name: context.make_array(kind)(context, builder, value).data
+                name: _address(context, builder, kind, value)
                 for name, kind, value in zip("wsyvto", signature.args, arguments, strict=True)
             }
             _loop(builder, ast.parse(text).body, data, n_lanes)
@@ -64,6 +68,33 @@ def block(lines: Iterable[str], n_lanes: int) -> Callable:
         return types.void(w, s, y, v, t, o), build
 
     return run
+
+
+def _call(typing_context, address, arguments):
+    """Call the code of a model at an address with the arrays and whole numbers of a tuple."""
+
+    def build(context, builder, signature, values):
+        pointer, packed = values
+        kinds = signature.args[1].types
+        data = [
+            _address(context, builder, kind, builder.extract_value(packed, i))
+            for i, kind in enumerate(kinds)
+        ]
+        function = ir.FunctionType(ir.VoidType(), [value.type for value in data])
+        builder.call(builder.inttoptr(pointer, function.as_pointer()), data)
+        return context.get_dummy_value()
+
+    return types.void(address, arguments), build
+
+
+call: Any = intrinsic(_call)
+
+
+def _address(context: Any, builder: ir.IRBuilder, kind: types.Type, value: ir.Value) -> ir.Value:
+    """Find where the numbers of an array lie; pointers and numbers are what they are."""
+    if isinstance(kind, types.Array):
+        return context.make_array(kind)(context, builder, value).data
+    return value
 
 
 def dot(n_lanes: int) -> Callable:

@@ -1,7 +1,9 @@
 """Signal models that users write as functions."""
 
+import inspect
 import math
 import pickle
+import warnings
 from math import erf
 
 import numpy as np
@@ -50,9 +52,9 @@ def test_a_function_of_arithmetic_becomes_an_expression():
 
 
 @pytest.mark.parametrize("function", [stretched, njit(stretched)])
-def test_a_function_with_branches_is_called_and_fits(function):
+def test_a_function_with_branches_becomes_an_expression_and_fits(function):
     model = SignalModel.from_function(function, [S0, D, A], name="stretched")
-    assert model.source
+    assert model.expression
     assert not model.needs_te
     rng = np.random.default_rng(850)
     truth = np.column_stack([rng.uniform(50, 100, 400), rng.uniform(0.5, 2, 400), rng.uniform(0.5, 0.95, 400)])
@@ -72,9 +74,22 @@ def test_a_function_with_branches_is_called_and_fits(function):
         np.testing.assert_allclose(result.standard_errors[i], np.sqrt(np.diag(covariance)), rtol=1e-2)
 
 
-def test_loops_and_functions_of_math_are_copied():
+def test_bounds_beyond_the_largest_number_give_no_warning():
+    model = SignalModel.from_function(stretched, [S0, D, A], name="stretched")
+    signals = [[1e38, 9e37, 8e37, 6e37, 5e37, 4e37, 3e37]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = fit_voxels(signals, PROTOCOL, model, bounds={"a": (-1e308, 1e308)}, regularization=1e300)
+    assert len(result.parameters) == 1
+
+
+def test_functions_of_math_are_copied_and_called_which_a_line_says(caplog):
     model = SignalModel.from_function(looped, [S0, D], name="looped")
     assert "math.erf" in model.source
+    (record,) = caplog.records
+    line = inspect.getsourcelines(looped)[1] + 4
+    assert f"math.erf(0.0) in line {line}" in record.getMessage()
+    assert "many times longer than a formula" in record.getMessage()
     expected = 100 * np.exp(-PROTOCOL.b / 1000 * 0.9 * (1 + 1 / 2 + 1 / 3))
     np.testing.assert_allclose(model.signal([[100.0, 0.9]], PROTOCOL), [expected], rtol=1e-12)
     assert pickle.loads(pickle.dumps(model)) == model
@@ -90,6 +105,58 @@ def test_numbers_around_the_function_are_copied_when_the_model_is_made():
     factor = 3.0
     expected = 10 * np.exp(-2 * PROTOCOL.b / 1000)
     np.testing.assert_allclose(model.signal([[10.0, 1.0]], PROTOCOL), [expected], rtol=1e-12)
+
+
+def powers(b, S0, D):
+    total, sign = 0.0, 1
+    for i in range(1, 4):
+        sign = -sign
+        if i % 2 == 1:
+            total += pow(b * D, i) / (i + 1)
+        elif not sign < 0:
+            total += sign * np.square(b * D)
+    return S0 * math.exp(-np.clip(total, 0, 3)) + np.where(b > 1, 0.0, 1.0) * (b > 2) * math.pi
+
+
+def test_loops_of_fixed_length_become_an_expression():
+    model = SignalModel.from_function(powers, [S0, D], name="powers")
+    assert model.expression
+    protocol = Protocol([0, 300, 900, 1500, 2500])
+    expected = [powers(b, 100.0, 0.9) for b in (protocol.b / 1000).tolist()]
+    np.testing.assert_allclose(model.signal([[100.0, 0.9]], protocol), [expected], rtol=1e-12)
+
+
+def doubling(b, S0, D):
+    x = b * D
+    for _ in range(60):
+        x = x + x
+    return S0 * math.exp(-x)
+
+
+def half_set(b, S0, D):
+    if b > 0:
+        x = D
+    return S0 * math.exp(-b * x) if b > 0 else S0
+
+
+def until(b, S0, D):
+    x = b * D
+    while x > 3:
+        x = x - 1
+    return S0 * math.exp(-x)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (doubling, "a formula of more than 4096 characters in line"),
+        (half_set, "x, which some branches do not set, in line"),
+        (until, "while x > 3: in line"),
+    ],
+)
+def test_what_no_formula_holds_is_called(function, reason, caplog):
+    assert SignalModel.from_function(function, [S0, D], name="called").source
+    assert reason in caplog.text
 
 
 def helper(x):
@@ -108,9 +175,31 @@ def with_default(b, S0, D=1.0):
     return S0 * math.exp(-b * D)
 
 
+def importing(b, S0, D):
+    from math import exp
+
+    return S0 * exp(-b * D)
+
+
+def silent(b, S0, D):
+    S0 * math.exp(-b * D)
+
+
+def around():
+    table = [1.0, 2.0]
+
+    def closed(b, S0, D):
+        return S0 * math.exp(-b * D * table[0])
+
+    return closed
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
+        (importing, r"importing, line \d+: 'from math import exp' cannot stand in a signal model"),
+        (silent, "silent returns no number"),
+        (around(), r"closed uses table \(line \d+\), which is neither"),
         (needs_helper, "needs_helper uses helper"),
         (wrong_order, r"must be \(b, S0, D\) or \(b, te, S0, D\); got \(b, D, S0\)"),
         (with_default, "must be"),

@@ -19,7 +19,7 @@ from dmrifit.engine.fit_maps import (
     unpack_bounds,
 )
 from dmrifit.engine.models import Parameter, SignalModel
-from dmrifit.engine.results import FitResult
+from dmrifit.engine.results import FitInputs, FitResult
 from dmrifit.io import bids_derivatives
 
 ADC = MODELS["adc"]
@@ -39,8 +39,8 @@ def result():
         at_low=np.zeros((3, 2), bool),
         at_high=np.array([[False, False], [False, True], [False, False]]),
         starts_disagree=np.array([True, False, True]),
-        ill_conditioned=np.array([True, True, True]),
         bounds=((0.0, np.inf), (0.0, 3.0)),
+        inputs=FitInputs(ADC.signal([[10.0, 1.0], [20.0, 3.0], [1.0, 1.0]], PROTOCOL), PROTOCOL, None),
     )
 
 
@@ -50,7 +50,12 @@ def test_maps_are_named_parameters_first():
         "ADC",
         "S0_se",
         "ADC_se",
+        "S0_low",
+        "ADC_low",
+        "S0_high",
+        "ADC_high",
         "cost",
+        "chi2",
         "status",
         "at_bound",
         "doubt",
@@ -74,7 +79,7 @@ def test_empty_maps_are_zero_but_for_the_status():
         assert values.shape == (2, 3, 4)
         assert (values == (255 if name == "status" else 0)).all()
     types = {name: values.dtype for name, values in maps.items() if values.dtype != np.float32}
-    assert types == {"status": np.uint8, "at_bound": np.uint16, "doubt": np.uint8}
+    assert types == {"status": np.uint8, "at_bound": np.uint16, "doubt": np.uint16}
     assert empty_maps(MODELS["t2-ivim-kurtosis"], (1, 1, 1))["at_bound"].dtype == np.uint16
 
 
@@ -92,8 +97,10 @@ def test_maps_are_filled_where_the_voxels_of_the_slab_lie(result):
         "cost": [0, 4, 9, np.nan],
         "status": [255, 0, 1, 3],
         "at_bound": [0, 0, 8, 0],
-        # Disagreeing starts count 1, ill-conditioning 2; a voxel without a fit has no doubts.
-        "doubt": [0, 3, 2, 0],
+        # Starts of the first voxel disagree (bit 2), the ADC of the second is at its bound (bit 1);
+        # a voxel without a fit has no doubts.
+        "doubt": [0, 4, 2, 0],
+        "chi2": [0, np.nan, np.nan, np.nan],
     }
     for name, values in expected.items():
         np.testing.assert_array_equal(maps[name][:, :, 1].ravel(), values, err_msg=name)

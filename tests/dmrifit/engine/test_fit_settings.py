@@ -36,10 +36,19 @@ def test_settings_are_frozen():
         ({"n_threads": 0}, "n_threads must be a whole number of at least 1"),
         ({"n_threads": True}, "n_threads must be a whole number"),
         ({"n_threads": 2.0}, "n_threads must be a whole number"),
-        ({"method": "wls"}, "method must be 'nlls' or 'segmented', not 'wls'"),
+        ({"method": "lls"}, "method must be one of nlls, ols, wls, segmented, map, or None .* 'lls'"),
+        ({"likelihood": "chi"}, "likelihood must be one of gaussian, rician, rician-mean, not 'chi'"),
+        ({"likelihood": "rician"}, "likelihood='rician' needs sigma"),
+        ({"likelihood": "rician", "sigma": 0.0}, "needs a sigma above 0 everywhere"),
+        ({"likelihood": "rician", "sigma": 1.0, "method": "wls"}, "sigma cannot be used with method='wls'"),
+        ({"likelihood": "rician", "sigma": 1.0, "method": "map"}, "is for method='nlls', not 'map'"),
+        ({"method": "ols", "bounds": {"ADC": (0, 1)}}, "bounds cannot be used with method='ols'"),
+        ({"method": "ols", "weights": [1, 2]}, "weights all measurements alike; use method='wls'"),
+        ({"method": "nlls", "threshold": 200.0}, "threshold is the b-value of the segmented fit, not of 'nlls'"),
+        ({"threshold": -1.0}, "threshold must be a positive b-value"),
         ({"regularization": -1.0}, "regularization must be a finite number, 0 or more; got -1.0"),
         ({"regularization": np.inf}, "regularization must be a finite number"),
-        ({"n_starts": 0}, "n_starts must be 'auto' or a whole number from 1, not 0"),
+        ({"n_starts": 0}, "n_starts must be 'auto', 'thorough' or a whole number from 1, not 0"),
         ({"n_starts": "many"}, "n_starts must be 'auto'"),
     ],
 )
@@ -124,21 +133,27 @@ def test_the_penalty_divides_by_the_squared_width_of_finite_bounds():
 
 def test_the_sidecar_gets_the_options_that_results_depend_on():
     assert FitSettings(n_threads=4).describe() == {
-        "Method": "nlls",
+        "Method": "the model's own",
         "Starts": "auto",
         "Bounds": "those of the model",
         "Regularization": None,
+        "Likelihood": "gaussian",
     }
     settings = FitSettings(
         method="segmented",
         bounds={"f": (0, 0.5), "K": (0, "monotonic")},
         regularization=0.1,
         n_starts=2,
+        threshold=200.0,
+        weights=[1, 2.5],
     )
     assert settings.describe() == {
         "Method": "segmented",
         "Starts": 2,
         "Bounds": "f from 0 to 0.5, K from 0 to monotonic",
         "Regularization": 0.1,
+        "Likelihood": "gaussian",
+        "Threshold": 200.0,
+        "Weights": "1, 2.5",
     }
     assert FitSettings(bounds="published").describe()["Bounds"] == "published"

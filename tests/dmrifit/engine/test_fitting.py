@@ -1,5 +1,6 @@
 """Fits: known truth, scipy and dipy as references, options, bad input."""
 
+import functools
 import itertools
 import threading
 
@@ -9,7 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import curve_fit, least_squares, minimize
 
-from dmrifit import MODELS, FitStatus, Protocol, SignalModel, fit_voxels
+import dmrifit
+from dmrifit import MODELS, FitStatus, Protocol, SignalModel
+
+# Nonlinear least squares in one step, also of models with another default.
+fit_voxels = functools.partial(dmrifit.fit_voxels, method="nlls")
 
 DIFFUSION = Protocol([0, 30, 60, 100, 200, 400, 600, 900, 1200])
 RELAXATION = Protocol.preset("cohort1")
@@ -78,7 +83,8 @@ def test_the_cost_is_that_of_the_returned_parameters(name):
         recomputed = sum_of_squares(
             MODELS[name], result.parameters, protocol_of(name), signals, 0.0 if noise is None else noise[:, None]
         )
-        np.testing.assert_allclose(result.cost, recomputed, rtol=1e-9)
+        # The last step, which promises 1e-8 of the cost, is taken without another look at it.
+        np.testing.assert_allclose(result.cost, recomputed, rtol=1e-8)
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -204,7 +210,7 @@ def test_starts_that_disagree_are_told():
     assert not fit_voxels(signals, RELAXATION, "t2-ivim-kurtosis", n_starts=1).starts_disagree.any()
     # What is told is true: fits that are kept to a part of the ranges find another place as good.
     parts = [
-        fit_voxels(signals[told], RELAXATION, "t2-ivim-kurtosis", bounds={"Dv": fast, "Dt": slow})
+        fit_voxels(signals[told], RELAXATION, "t2-ivim-kurtosis", bounds={"Dv": fast, "Dt": slow}, n_starts=3)
         for fast in itertools.pairwise(np.geomspace(4, 100, 15))
         for slow in ((0.2, 0.7), (0.7, 1.4), (1.4, 3))
     ]
@@ -219,10 +225,9 @@ def test_parameters_that_cannot_be_told_apart_are_told():
     signals = MODELS["adc"].signal([[100.0, 1.3]], DIFFUSION)
     result = fit_voxels(signals, DIFFUSION, "ivim")
     assert result["f"][0] < 1e-12
-    assert result.ill_conditioned[0]
+    assert result.doubt[0].tolist() == [False, False, True, False]
     assert np.isinf(result.standard_errors[0, result.names.index("Dv")])
-    assert not fit_voxels(signals, DIFFUSION, "adc").ill_conditioned.any()
-    assert not fit_voxels(noisy("ivim", 200, seed=836)[0], DIFFUSION, "ivim").ill_conditioned.all()
+    assert not fit_voxels(signals, DIFFUSION, "adc").doubt.any()
 
 
 def test_the_segmented_fit_is_its_two_plain_fits():
@@ -244,7 +249,7 @@ def test_the_segmented_fit_is_its_two_plain_fits():
     again = fit_voxels(signals, DIFFUSION, "ivim", fixed={"Dt": result["Dt"]})
     np.testing.assert_allclose(result.parameters, again.parameters, rtol=1e-12)
     np.testing.assert_allclose(
-        result.cost, sum_of_squares(MODELS["ivim"], result.parameters, DIFFUSION, signals), rtol=1e-9
+        result.cost, sum_of_squares(MODELS["ivim"], result.parameters, DIFFUSION, signals), rtol=1e-8
     )
     assert np.isfinite(result.standard_errors[result.status == FitStatus.CONVERGED]).all()
     signals[7] = 0.0
@@ -546,7 +551,8 @@ def test_parameters_may_be_negative_where_the_user_says_so():
         result = fit_voxels(signals, RELAXATION, "t2-ivim-kurtosis", **options)
         assert np.isfinite(result.parameters).all()
         recomputed = sum_of_squares(MODELS["t2-ivim-kurtosis"], result.parameters, RELAXATION, signals)
-        np.testing.assert_allclose(result.cost, recomputed, rtol=1e-9)
+        # The last step, which promises 1e-8 of the cost, is taken without another look at it.
+        np.testing.assert_allclose(result.cost, recomputed, rtol=1e-8)
 
 
 def test_a_model_that_overflows_everywhere_fits_nothing():
@@ -575,7 +581,7 @@ GOOD = np.array([[100, 95, 90, 85, 75, 60, 50, 40, 30.0]])
         ({"signals": GOOD[:, :8]}, r"shape \(n_voxels, 9\).*\(1, 8\)"),
         ({"signals": GOOD[0]}, "shape"),
         ({"signals": GOOD * 1j}, "complex"),
-        ({"model": "ivm"}, "no model 'ivm'; choose one of adc"),
+        ({"model": "ivm"}, "no model 'ivm'; did you mean ivim"),
         ({"model": "t2-ivim-kurtosis"}, "needs echo times"),
         ({"protocol": Protocol(DIFFUSION.b, [80] * 8 + [90])}, "echo times 80, 90 ms"),
         ({"protocol": Protocol([0, 500, 1000]), "signals": GOOD[:, :3]}, "3 measurements cannot determine 4"),

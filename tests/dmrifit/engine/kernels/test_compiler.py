@@ -39,7 +39,16 @@ def test_an_edited_kernel_is_compiled_anew_and_an_unchanged_one_is_not(tmp_path)
     again, said = run(tmp_path, cache)
     assert again == first
     assert "compiling" not in said
-    kernel = tmp_path / "dmrifit" / "engine" / "kernels" / "template.py"
+    (module,) = cache.glob("dmrifit_shared_*.py")
+    (code,) = cache.rglob("*.search-*.nbc")
+    module.write_bytes(module.read_bytes()[:20000])
+    code.write_bytes(code.read_bytes().replace(b"search", b"sparch"))
+    healed, said = run(tmp_path, cache)
+    assert healed == first
+    assert said.count("\n") == 1
+    assert f"{module.name} in the cache {cache} is damaged" in said
+    assert run(tmp_path, cache) == (first, "")
+    kernel = tmp_path / "dmrifit" / "engine" / "kernels" / "shared.py"
     text = kernel.read_text(encoding="utf-8")
     edited = text.replace("parameters[i, j] = value * unit\n", "parameters[i, j] = 2.0 * value * unit\n")
     assert edited != text

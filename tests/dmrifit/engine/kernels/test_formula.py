@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy.optimize import nnls
 
 import dmrifit
 from dmrifit import MODELS, Parameter, Protocol, SignalModel
@@ -260,24 +259,3 @@ def test_variances_are_the_diagonal_of_the_inverse_over_the_free_parameters():
     lane.put_matrix("M", matrix)
     run(code["VARIANCES"], w=lane.w)
     assert lane.get("D", 4)[3] == lane.get("P1")[0] == 1e300
-
-
-def test_the_rating_of_a_pair_of_atoms_is_what_two_amplitudes_take_off_the_sum_of_squares():
-    lines = written(MODELS["ivim"])["RATE_PAIR"]
-    rng = np.random.default_rng(4)
-    for _ in range(50):
-        first, second = rng.uniform(0, 1, (2, 6))
-        data = rng.normal(size=6)
-        vv, vt, tt = first @ first, first @ second, second @ second
-        determinant = vv * tt - vt**2
-        s = [tt / determinant, vt / determinant, vv / determinant, 1 / tt, 1 / vv, 9.0]
-        best = np.array([-1.0, *[0] * 31])
-        run(lines, w=best, s=s, y=[second @ data], v=[first @ data])
-        expected = data @ data - nnls(np.stack([first, second], axis=1), data)[1] ** 2
-        if max(first @ data, second @ data) > 0:
-            assert best[0] == pytest.approx(expected)
-        assert best[LANES] == 9
-    best[0] = 1e9
-    best[LANES] = 2
-    run(lines, w=best, s=s, y=[1.0], v=[1.0])
-    assert best[[0, LANES]].tolist() == [1e9, 2]

@@ -1,0 +1,216 @@
+"""What the data cannot tell: doubts about the parameters of a fit, and sentences of advice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.engine.identifiability import typical_tissue
+from dmrifit.engine.intervals import UNDETERMINED_SHARE
+from dmrifit.engine.kernels.layout import is_share
+from dmrifit.engine.models import Parameter, SignalModel
+from dmrifit.engine.precision import signal_jacobian
+from dmrifit.engine.protocol import Protocol
+
+__all__ = ["DoubtReason", "DoubtTally", "doubt_reasons"]
+
+#: Levels whose intervals decide: half the first is the standard error, the second is searched.
+LEVELS = (0.68, 0.95)
+
+# A compartment smaller than this shows nothing of its own parameters.
+_SMALLEST_SHARE = 0.05
+_LARGEST_ERROR_OF_SHARE = 0.05
+_LARGEST_ERROR_OF_KURTOSIS = 0.3
+_LARGEST_RELATIVE_ERROR = 0.5
+# µm²/ms: a smaller error leaves no doubt that nothing moves, though it exceeds the value.
+_SMALLEST_DIFFUSIVITY = 0.02
+
+#: Shares of voxels from which on a sentence of advice is worth reading.
+_MENTIONED = 0.2
+_MENTIONED_CAP = 0.1
+_MENTIONED_STARTS = 0.1
+
+
+class DoubtReason(IntEnum):
+    """Why a parameter of a voxel is in doubt; the first that holds, from the top."""
+
+    NONE = 0
+    NO_INFLUENCE = 1
+    NOT_DETERMINED = 2
+    AT_BOUND = 3
+    UNCERTAIN = 4
+
+
+def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """
+    Find why parameters of a `FitResult` are in doubt.
+
+    Shapes: `intervals` (2, n_voxels, n_parameters, 2) at `LEVELS`; returns (n_voxels,
+    n_parameters) codes of `DoubtReason`, 0 where a voxel was not fitted or a parameter is fixed.
+    """
+    model = result.model
+    inner, outer = intervals
+    reasons = np.zeros(result.parameters.shape, np.uint8)
+    with np.errstate(invalid="ignore"):
+        errors = (inner[..., 1] - inner[..., 0]) / 2
+        for j, parameter in enumerate(model.parameters):
+            low, high = result.bounds[j]
+            column = reasons[:, j]
+            column[_is_uncertain(parameter, result.parameters[:, j], errors[:, j])] = (
+                DoubtReason.UNCERTAIN
+            )
+            at_artificial = result.at_high[:, j] & (high != 1 or not is_share(parameter))
+            at_artificial |= result.at_low[:, j] & (low != 0)
+            column[at_artificial] = DoubtReason.AT_BOUND
+            if not parameter.is_amplitude and np.isfinite(high - low):
+                is_wide = np.ptp(outer[:, j], axis=1) >= UNDETERMINED_SHARE * (high - low)
+                column[is_wide] = DoubtReason.NOT_DETERMINED
+    for share, end, carried in _carried_parameters(model, result.protocol):
+        limit = outer[:, share, 1] if end == 0 else 1 - outer[:, share, 0]
+        for j in carried:
+            reasons[limit < _SMALLEST_SHARE, j] = DoubtReason.NO_INFLUENCE
+    reasons[~np.isfinite(outer).all(axis=2)] = DoubtReason.NONE
+    return reasons
+
+
+def _is_uncertain(parameter: Parameter, values: NDArray, errors: NDArray) -> NDArray[np.bool_]:
+    if is_share(parameter):
+        return errors > _LARGEST_ERROR_OF_SHARE
+    if parameter.unit == "":
+        return errors > _LARGEST_ERROR_OF_KURTOSIS
+    limit = _LARGEST_RELATIVE_ERROR * np.abs(values)
+    if parameter.unit == "µm²/ms":
+        limit = np.maximum(limit, _SMALLEST_DIFFUSIVITY)
+    return errors > limit
+
+
+def _carried_parameters(
+    model: SignalModel, protocol: Protocol | None
+) -> list[tuple[int, int, list[int]]]:
+    """List each share, the end (0 or 1) of its range, and the parameters that vanish there."""
+    carried: list[tuple[int, int, list[int]]] = []
+    if protocol is None:
+        return carried
+    for share, parameter in enumerate(model.parameters):
+        if not is_share(parameter):
+            continue
+        for end in (0, 1):
+            tissue = typical_tissue(model)
+            tissue[share] = end
+            with np.errstate(all="ignore"):
+                slopes = np.abs(signal_jacobian(model, tissue, protocol)[0]).max(axis=0)
+            vanishing = [j for j in np.flatnonzero(slopes == 0) if j != share]
+            if vanishing:
+                carried.append((share, end, [int(j) for j in vanishing]))
+    return carried
+
+
+@dataclass
+class DoubtTally:
+    """
+    Counts of doubts over the parts of an image, and what to say of them.
+
+    Parameters
+    ----------
+    model : SignalModel
+        The model.
+    bounds : sequence of (float, float)
+        The box that was searched.
+    monotonic : sequence of str
+        Parameters whose upper bound keeps the signal falling.
+    """
+
+    model: SignalModel
+    bounds: tuple[tuple[float, float], ...]
+    monotonic: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        n_parameters = len(self.model.names)
+        self.n_fitted = 0
+        self.at_low = np.zeros(n_parameters, np.int64)
+        self.at_high = np.zeros(n_parameters, np.int64)
+        self.reasons = np.zeros((n_parameters, len(DoubtReason)), np.int64)
+        self.starts_disagree = 0
+        self.free = np.ones(n_parameters, bool)
+
+    def add(self, result: Any) -> None:
+        """Count the voxels of one part, a `FitResult`."""
+        fitted = np.isfinite(result.parameters).all(axis=1)
+        self.n_fitted += int(fitted.sum())
+        self.at_low += result.at_low[fitted].sum(axis=0)
+        self.at_high += result.at_high[fitted].sum(axis=0)
+        self.starts_disagree += int(result.starts_disagree[fitted].sum())
+        self.free = np.array([name not in result.fixed for name in self.model.names])
+        reasons = result.doubt_reasons[fitted]
+        for code in DoubtReason:
+            self.reasons[:, code] += (reasons == code).sum(axis=0)
+
+    @property
+    def share(self) -> NDArray[np.float64]:
+        """Share of the fitted voxels in which each parameter is in doubt."""
+        return 1 - self.reasons[:, DoubtReason.NONE] / max(self.n_fitted, 1)
+
+    def advice(self) -> list[str]:
+        """Say what the data do not tell: parameter, share of voxels, remedy; empty if sound."""
+        if not self.n_fitted:
+            return []
+        sentences = []
+        for j in np.flatnonzero(self.free):
+            sentence = self._sentence(int(j))
+            if sentence:
+                sentences.append(sentence)
+        disagree = self.starts_disagree / self.n_fitted
+        if disagree >= _MENTIONED_STARTS:
+            sentences.append(
+                f"In {disagree:.0%} of the voxels other parameters fit about as well: measure "
+                "more contrasts, fix a parameter, or choose a simpler model."
+            )
+        return sentences
+
+    def _sentence(self, j: int) -> str:
+        parameter = self.model.parameters[j]
+        name = parameter.name
+        low, high = self.bounds[j]
+        unit = f" {parameter.unit}" if parameter.unit else ""
+        at_low, at_high = self.at_low[j] / self.n_fitted, self.at_high[j] / self.n_fitted
+        counts = self.reasons[j] / self.n_fitted
+        no_influence = counts[DoubtReason.NO_INFLUENCE]
+        undetermined = no_influence + counts[DoubtReason.NOT_DETERMINED]
+        if name in self.monotonic and at_high >= _MENTIONED_CAP:
+            return (
+                f"{name} is at its cap in {at_high:.0%} of the voxels: b·D goes beyond the "
+                f"turning point 3/{name} there; leave out the highest b-values, or give the "
+                "noise (sigma)."
+            )
+        if self.share[j] < _MENTIONED:
+            return ""
+        at_bounds = []
+        if low != 0 and at_low > 0:
+            at_bounds.append(f"at its lower bound {low:g} in {at_low:.0%}")
+        if at_high > 0 and not is_share(parameter) and not parameter.is_amplitude:
+            at_bounds.append(f"at its upper bound {high:g} in {at_high:.0%}")
+        remedy = f"fix it, or measure contrasts that show {name}"
+        if undetermined >= self.share[j] / 2 and not parameter.is_amplitude:
+            text = (
+                f"{name} is not determined in {undetermined:.0%} of the voxels "
+                f"({low:g}–{high:g}{unit} searched"
+            )
+            if at_bounds:
+                text += f"; {', '.join(at_bounds)}"
+            text += ")"
+            if no_influence >= _MENTIONED:
+                text += f", in {no_influence:.0%} because its compartment is too small to show it"
+            return f"{text}: {remedy}."
+        if at_bounds:
+            return (
+                f"{name} is {' and '.join(at_bounds)} of the voxels: this scan does not "
+                f"determine it there; {remedy}."
+            )
+        return (
+            f"{name} is uncertain in {self.share[j]:.0%} of the voxels: measure with a higher "
+            "SNR, average over a region, or choose a simpler model."
+        )

@@ -1,0 +1,383 @@
+"""A fit without its signals: what is the same for all voxels, as the kernel takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.engine.fit_settings import Box, FitSettings
+from dmrifit.engine.kernels import compiler
+from dmrifit.engine.kernels.layout import LANES, UNROLL, Layout
+from dmrifit.engine.models import SignalModel
+from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.results import FitResult
+from dmrifit.engine.starting_points import Dictionary, to_inner
+
+__all__ = ["Problem"]
+
+_FORMS = ("plain", "log", "inverse")  # in the order of `shared`
+_TOLERANCE = 1e-8
+# With a penalty the last promised step is not taken, so the search must end nearer. ADC ends
+# nearer too: differences of ADCs are features of predictors, where its error is multiplied.
+_STRICT_TOLERANCE = 1e-9
+_MAX_ITER = 200
+
+
+@dataclass
+class Starts:
+    """The voxels of a chunk that can be fitted, and their starting points."""
+
+    signals: NDArray[np.float64]
+    n_slots: int
+    scales: NDArray[np.float64]
+    usable: NDArray[np.int64]
+    n_measured: NDArray[np.int64]
+    points: NDArray[np.float64]
+    ratings: NDArray[np.float64]
+
+
+@dataclass
+class Ends:
+    """Where the searches of the voxels ended, in the order of `Starts`."""
+
+    points: NDArray[np.float64]
+    sums: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    converged: NDArray[np.bool_]
+    steps: NDArray[np.int64]
+    disagree: NDArray[np.bool_]
+
+
+class Problem:
+    """The values common to all voxels, and the three steps of the kernel."""
+
+    def __init__(
+        self,
+        model: SignalModel,
+        protocol: Protocol,
+        settings: FitSettings,
+        box: Box,
+        fixed: dict[str, NDArray],
+    ) -> None:
+        self.model = model
+        self.protocol = protocol
+        self.kernel = compiler.load(model)
+        self.shared = compiler.load_shared()
+        self.n_free = len(model.names) - len(fixed)
+        self._set_bounds(protocol, box)
+        self.scaled = np.array([parameter.is_amplitude for parameter in model.parameters])
+        self.pinned = _pinned(model, fixed, self.kernel.FORMS)
+        self.regularized = bool(settings.regularization)
+        self.penalty = settings.penalty(self.low, self.high)
+        self._set_contrasts(protocol)
+        self._set_dictionary(protocol, fixed, settings.starts(self.n_free))
+        # A function that is called from the kernel costs more to calibrate than starts cost.
+        self.is_routed = (
+            settings.routed
+            and self.n_starts > 1
+            and not self.kernel.CALLED
+            and all(value.ndim == 0 for value in fixed.values())
+        )
+        self._set_numbers()
+
+    def _set_bounds(self, protocol: Protocol, box: Box) -> None:
+        n_parameters = len(self.model.names)
+        self.low = np.empty(n_parameters)
+        self.high = np.empty(n_parameters)
+        self.turn_up = np.inf
+        b_max = float(protocol.b_ms_per_um2.max())
+        for j, parameter in enumerate(self.model.parameters):
+            lower, upper = box[parameter.name]
+            if upper == "monotonic":
+                # The limit 3/(b·D) moves with D; the search needs a fixed bound beside it.
+                upper = parameter.high if np.isfinite(parameter.high) else 1e3
+                if b_max > 0:
+                    self.turn_up = 3.0 / b_max
+            self.low[j] = lower
+            self.high[j] = upper
+        ends = np.stack([self.low, self.high])
+        # The inverse of a relaxation time swaps its bounds.
+        self.inner_low, self.inner_high = np.sort(to_inner(ends, self.kernel.FORMS), axis=0)
+
+    def _set_contrasts(self, protocol: Protocol) -> None:
+        b = _padded(protocol.b_ms_per_um2)
+        te = _padded(np.zeros(len(protocol)) if protocol.te is None else protocol.te)
+        self.contrasts = np.stack([b, te], axis=1)
+        # Exponentials of b alone and of TE alone are computed once for each distinct value.
+        self.b, row_of_b = np.unique(b, return_inverse=True)
+        self.te, row_of_te = np.unique(te, return_inverse=True)
+        self.rows = np.stack([row_of_b, row_of_te], axis=1)
+
+    def _set_dictionary(
+        self, protocol: Protocol, fixed: dict[str, NDArray], n_starts: int
+    ) -> None:
+        if all(value.ndim == 0 for value in fixed.values()):
+            self.dictionary = _cached_dictionary(
+                self.kernel,
+                self.model,
+                protocol,
+                tuple(self.low),
+                tuple(self.high),
+                tuple(sorted((name, float(value)) for name, value in fixed.items())),
+                self.turn_up,
+                n_starts,
+            )
+        else:
+            self.dictionary = Dictionary(
+                self.kernel,
+                self.model,
+                protocol,
+                self.low,
+                self.high,
+                fixed,
+                self.turn_up,
+                n_starts,
+            )
+        self.n_starts = min(n_starts, self.dictionary.n_strata)
+
+    def _set_numbers(self) -> None:
+        """Write as arrays what the shared code asks of the model."""
+        kernel = self.kernel
+        self.numbers = np.array(
+            [kernel.N, kernel.AMPLITUDE, kernel.MIXTURE, kernel.KURTOSIS, kernel.DIFFUSIVITY]
+        )
+        self.forms = np.array([_FORMS.index(form) for form in kernel.FORMS])
+        # The stratum that ends in the best minimum most often, of two components.
+        self.first = self.n_starts - 1 if self.is_routed and self.dictionary.n_first else -1
+        self.middle = np.full(kernel.N, np.nan)
+        for j in range(kernel.N):
+            stays = j in (kernel.AMPLITUDE, *kernel.FIRST)
+            if not stays and np.isfinite(self.inner_low[j]) and np.isfinite(self.inner_high[j]):
+                self.middle[j] = (self.inner_low[j] + self.inner_high[j]) / 2
+        tolerance = _TOLERANCE
+        if self.regularized or self.n_free <= 2:
+            tolerance = _STRICT_TOLERANCE
+        self.common = np.concatenate(
+            [np.zeros(2 * UNROLL), [self.turn_up, tolerance], self.penalty, self.low]
+        )
+
+    def random_parameters(
+        self, rng: np.random.Generator, n: int
+    ) -> tuple[NDArray[np.float64], Protocol]:
+        """Draw parameters from the box, as far as the protocol is sensitive to them."""
+        kernel = self.kernel
+        parameters = np.ones((n, kernel.N))
+        for j in range(kernel.N):
+            shares = rng.uniform(size=n)
+            fixed = self.pinned[0, j]
+            if not np.isnan(fixed):
+                parameters[:, j] = 1.0 / fixed if kernel.FORMS[j] == "inverse" else fixed
+                if kernel.FORMS[j] == "log":
+                    parameters[:, j] = np.exp(fixed)
+            elif j == kernel.MIXTURE:
+                parameters[:, j] = self.low[j] + (self.high[j] - self.low[j]) * shares**2
+            elif j != kernel.AMPLITUDE:
+                parameters[:, j] = self.dictionary.spread(j, shares)
+        k, d = kernel.KURTOSIS, kernel.DIFFUSIVITY
+        if k >= 0 and np.isnan(self.pinned[0, k]):
+            # Beyond 3/(b·D) the signal rises inside the protocol, which tissue hardly does.
+            limit = 6.0 / (max(self.protocol.b_ms_per_um2.max(), 1e-9) * parameters[:, d])
+            limit = np.minimum(np.maximum(limit, self.low[k]), self.high[k])
+            parameters[:, k] = self.low[k] + (limit - self.low[k]) * rng.uniform(size=n)
+        return parameters, self.protocol
+
+    def prepare(self, signals: NDArray) -> Starts:
+        """
+        Find the voxels that can be fitted, and their starting points.
+
+        Shapes: `signals` (n_voxels, n_measurements).
+        """
+        dictionary, n = self.dictionary, len(signals)
+        values = np.ascontiguousarray(signals, dtype=np.float64)
+        if not values.flags.writeable:
+            # For numba that is another type, for which it would compile everything again.
+            values = values.copy()
+        n_atoms, n_measurements = dictionary.atoms.shape
+        starts = Starts(
+            values,
+            0,
+            scales=np.empty(n),
+            usable=np.empty(n, np.int64),
+            n_measured=np.empty(n, np.int64),
+            points=np.empty((n, self.n_starts, self.kernel.N)),
+            ratings=np.empty((n, dictionary.n_strata)),
+        )
+        starts.n_slots = self.shared.prepare(
+            values,
+            self.n_free,
+            bool(self.scaled.any()),
+            self.numbers,
+            self.inner_low,
+            self.inner_high,
+            dictionary.atoms,
+            dictionary.n_first,
+            self.first,
+            dictionary.atoms_q,
+            dictionary.gram,
+            dictionary.constants,
+            np.empty((dictionary.n_strata, 2 * LANES)),
+            np.empty((n_atoms, LANES)),
+            np.empty(n_measurements * LANES),
+            np.empty((n_atoms, n_atoms)),
+            np.zeros(1, np.int64),
+            starts.scales,
+            starts.usable,
+            starts.n_measured,
+            starts.points,
+            starts.ratings,
+        )
+        return starts
+
+    def search(
+        self, starts: Starts, pinned: NDArray, sigma: NDArray | None, weights: NDArray
+    ) -> Ends:
+        """
+        Minimize from the starting points.
+
+        Shapes: `pinned` (1 or n_voxels, n_parameters), `sigma` (1 or n_voxels,), `weights` of
+        `start_routing`, or (0,) for all starts in all voxels.
+        """
+        n, n_slots, layout = self.kernel.N, starts.n_slots, Layout(self.kernel.N)
+        ends = Ends(
+            points=np.ones((n_slots, n)),
+            sums=np.empty((n_slots, len(layout.pairs))),
+            # Stays NaN where no start has a finite signal.
+            squares=np.full(n_slots, np.nan),
+            converged=np.zeros(n_slots, bool),
+            steps=np.zeros(n_slots, np.int64),
+            disagree=np.zeros(n_slots, bool),
+        )
+        work = np.zeros((layout.n_rows, LANES))
+        for name in ("Q", "T", "LO", "HI"):
+            # An idle lane works on ones; its numbers go nowhere.
+            row = layout.offset[name]
+            work[row : row + n] = 1.0
+        kernel = self.kernel
+        n_tabulated = kernel.N_BY_B * len(self.b) + kernel.N_BY_TE * len(self.te)
+        self.shared.search(
+            kernel.addresses()[0],
+            self.numbers,
+            n_slots,
+            starts.signals,
+            starts.scales,
+            starts.usable,
+            starts.points,
+            starts.ratings,
+            np.zeros(1) if sigma is None else sigma,
+            sigma is not None,
+            self.inner_low,
+            self.inner_high,
+            pinned,
+            self.scaled,
+            self.regularized,
+            self.contrasts,
+            self.rows,
+            self.b,
+            self.te,
+            weights,
+            self.middle,
+            _MAX_ITER,
+            work,
+            self.common.copy(),
+            np.zeros(len(self.contrasts) * LANES),
+            np.zeros(len(self.contrasts) * LANES),
+            np.zeros(max(n_tabulated, (n + 1) * UNROLL) * LANES),
+            np.zeros(1 + 2 * UNROLL, np.int64),
+            np.full(LANES, -2),
+            np.zeros(LANES, np.int64),
+            np.zeros(n),
+            np.zeros(self.dictionary.n_strata + 3 * n),
+            ends.points,
+            ends.sums,
+            ends.squares,
+            ends.converged,
+            ends.steps,
+            ends.disagree,
+        )
+        return ends
+
+    def finish(
+        self, starts: Starts, ends: Ends, pinned: NDArray, chunk: slice, result: FitResult
+    ) -> None:
+        """Write the ends into a chunk of the results, in the units of the model."""
+        self.shared.finish(
+            self.kernel.addresses()[1],
+            self.numbers,
+            self.forms,
+            starts.n_slots,
+            starts.scales,
+            starts.usable,
+            starts.n_measured,
+            self.inner_low,
+            self.inner_high,
+            self.low,
+            self.high,
+            pinned,
+            self.scaled,
+            self.turn_up,
+            np.zeros((Layout(self.kernel.N).n_rows, LANES)),
+            np.zeros(1, np.int64),
+            np.ones(LANES),
+            ends.points,
+            ends.sums,
+            ends.squares,
+            ends.converged,
+            ends.steps,
+            ends.disagree,
+            result.parameters[chunk],
+            result.standard_errors[chunk],
+            result.cost[chunk],
+            result.status[chunk],
+            result.n_iter[chunk],
+            result.at_low[chunk],
+            result.at_high[chunk],
+            result.starts_disagree[chunk],
+            np.empty(chunk.stop - chunk.start, bool),
+        )
+
+
+# A dictionary costs more than the fits where there are few voxels, and nothing changes one later.
+@lru_cache(maxsize=32)
+def _cached_dictionary(
+    kernel: ModuleType,
+    model: SignalModel,
+    protocol: Protocol,
+    low: tuple[float, ...],
+    high: tuple[float, ...],
+    fixed: tuple[tuple[str, float], ...],
+    turn_up: float,
+    n_starts: int,
+) -> Dictionary:
+    """Make the dictionary of a fit whose fixed values are the same for all voxels."""
+    values = {name: np.array(value) for name, value in fixed}
+    return Dictionary(
+        kernel, model, protocol, np.array(low), np.array(high), values, turn_up, n_starts
+    )
+
+
+def _pinned(model: SignalModel, fixed: dict[str, NDArray], forms: tuple[str, ...]) -> NDArray:
+    """
+    Turn fixed values into inner coordinates; NaN marks a parameter that is fitted.
+
+    Shapes: returns (1 or n_voxels, n_parameters).
+    """
+    n_rows = max([1, *(value.size for value in fixed.values())])
+    outer = np.ones((n_rows, len(model.names)))
+    for name, value in fixed.items():
+        if value.size:
+            outer[:, model.names.index(name)] = value
+    pinned = to_inner(outer, forms)
+    pinned[:, [name not in fixed for name in model.names]] = np.nan
+    return np.ascontiguousarray(pinned)
+
+
+def _padded(values: NDArray) -> NDArray:
+    """Repeat the last value up to a multiple of the measurements that the kernel unrolls."""
+    size = -(-len(values) // UNROLL) * UNROLL
+    padded = np.full(size, values[-1], dtype=float)
+    padded[: len(values)] = values
+    return padded

@@ -1,0 +1,196 @@
+"""Identifiability: which signal model a protocol can carry, and why not a richer one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.engine.models import MODELS, SignalModel
+from dmrifit.engine.precision import protocol_precision
+from dmrifit.engine.protocol import Protocol
+
+__all__ = [
+    "POWDER_KURTOSIS",
+    "UNDETERMINED_CV",
+    "expected_cv",
+    "missing_for",
+    "nominal_contrasts",
+    "suggest_model",
+    "typical_tissue",
+]
+
+#: What the kurtosis of a model of b alone is when many directions were measured.
+POWDER_KURTOSIS = (
+    "K is the kurtosis of the average over directions: it includes the spread of orientations and "
+    "is not the mean kurtosis of DKI"
+)
+
+#: Coefficient of variation beyond which a protocol does not determine a parameter.
+UNDETERMINED_CV = 0.75
+
+#: Values of tissue between gray and white matter, at which precision is computed.
+_TYPICAL = {
+    "S0": 1.0,
+    "f": 0.1,
+    "Dv": 20.0,
+    "T2v": 200.0,
+    "Dt": 1.0,
+    "K": 0.8,
+    "T2t": 80.0,
+    "ADC": 1.0,
+    "D": 1.0,
+}
+
+# From the richest to the simplest; what no other can be fitted to is left to the last.
+_RICHEST_FIRST = ("t2-ivim-kurtosis", "ivim", "kurtosis", "adc")
+
+_ZERO_B = 10.0  # s/mm², below it nothing has decayed
+_PERFUSION_B = (10.0, 200.0)  # s/mm², where blood decays and tissue hardly does
+_KURTOSIS_B = 1500.0  # s/mm², below it b²D²K/6 of tissue is lost in noise
+# Scanners write 995 to 1005 for 1000.
+_SAME_B = 1.0  # s/mm²
+_SAME_B_RELATIVE = 0.02
+_SAME_TE = 0.05  # ms
+
+
+def suggest_model(protocol: Protocol) -> tuple[str, str]:
+    """
+    Suggest the richest built-in model whose parameters a protocol can determine.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        The measurements.
+
+    Returns
+    -------
+    name : str
+        A name in `MODELS`; ``"adc"`` where no other model can be fitted.
+    reason : str
+        A sentence: what the protocol has, or what the next richer model lacks.
+
+    Raises
+    ------
+    ValueError
+        If the protocol cannot determine any model: all b-values are equal.
+
+    Notes
+    -----
+    A model is identifiable if its signal has full rank at typical tissue, and there is at least
+    one distinct contrast more than parameters, b below 10 s/mm² counting as 0; with perfusion it
+    needs three b-values from 10 to 200 s/mm² and two above; with kurtosis one above 1500 s/mm²
+    (three contrasts are enough for the model of kurtosis alone); with T2 two echo times, which
+    take the place of those b-values.
+
+    Examples
+    --------
+    >>> suggest_model(Protocol([0, 1000]))[0]
+    'adc'
+    >>> suggest_model(Protocol([0, 20, 60, 150, 400, 800]))[0]
+    'ivim'
+    """
+    lacking = ""
+    for name in _RICHEST_FIRST:
+        missing = missing_for(protocol, MODELS[name])
+        if not missing:
+            return name, _reason(protocol, name, lacking)
+        lacking = f"{name} needs {missing}"
+    raise ValueError(
+        f"no model can be fitted to {protocol!r}: {lacking}; a scan with at least two b-values is "
+        "needed"
+    )
+
+
+def missing_for(protocol: Protocol, model: SignalModel, fixed: Collection[str] = ()) -> str:
+    """Say what a protocol lacks to determine the free parameters; an empty text if nothing."""
+    contrasts = nominal_contrasts(protocol)
+    b = {b for b, _ in contrasts}
+    n_te = len({te for _, te in contrasts})
+    free = set(model.names) - set(fixed)
+    relaxation_is_free = any(p.unit == "ms" and p.name in free for p in model.parameters)
+    if relaxation_is_free and (protocol.te is None or n_te < 2):
+        n_given = 0 if protocol.te is None else n_te
+        return f"two echo times or more, and the protocol has {n_given or 'none'}"
+    if not model.needs_te and n_te > 1:
+        return f"measurements of one echo time (protocol.take), and the protocol has {n_te}"
+    # Two points make a line and three a parabola: usual protocols of ADC and kurtosis.
+    n_needed = len(free) if len(free) <= 3 else len(free) + 1
+    if len(contrasts) < n_needed:
+        return f"{n_needed} different contrasts, and the protocol has {len(contrasts)}"
+    # With echo times fewer b-values are enough: blood and tissue differ in T2 as well.
+    if {"f", "Dv"} <= free and not model.needs_te:
+        n_perfusion = sum(_PERFUSION_B[0] <= value <= _PERFUSION_B[1] for value in b)
+        n_tissue = sum(value > _PERFUSION_B[1] for value in b)
+        if n_perfusion < 3:
+            return f"three b-values from 10 to 200 s/mm², and the protocol has {n_perfusion}"
+        if n_tissue < 2:
+            return f"two b-values above 200 s/mm², and the protocol has {n_tissue}"
+    if "K" in free and not model.needs_te and max(b) <= _KURTOSIS_B:
+        return f"a b-value above {_KURTOSIS_B:g} s/mm², and the highest is {max(b):g}"
+    try:
+        expected = expected_cv(protocol, model, fixed)
+    except ValueError:  # no finite derivative: typical tissue is unknown for a user's model
+        return ""
+    undetermined = [name for name, cv in expected.items() if cv == np.inf]
+    if undetermined:
+        return f"measurements that tell {' and '.join(undetermined)} apart"
+    return ""
+
+
+def expected_cv(
+    protocol: Protocol, model: SignalModel, fixed: Collection[str] = (), snr: float = 1.0
+) -> dict[str, float]:
+    """
+    Compute the lower bound of the coefficient of variation of free parameters in typical tissue.
+
+    `snr` is that of the signal without weighting by diffusion or relaxation.
+    """
+    tissue = typical_tissue(model)
+    # Directions do not enter a signal of b and TE.
+    contrasts = Protocol(protocol.b, protocol.te)
+    table = protocol_precision(contrasts, model, tissue, 1 / snr, fixed=tuple(fixed))
+    cv = dict(zip(table["parameter"], table["cv"], strict=True))
+    return {name: float(cv[name]) for name in model.names if name not in fixed}
+
+
+def nominal_contrasts(protocol: Protocol) -> set[tuple[float, float]]:
+    """List the different (b, TE), with the b-values that scanners scatter around one as one."""
+    weighted_b = np.where(protocol.b < _ZERO_B, 0.0, protocol.b)
+    nominal_b: dict[float, float] = {}
+    previous = lowest = weighted_b.min()
+    for value in np.unique(weighted_b):
+        if value - previous > max(_SAME_B, _SAME_B_RELATIVE * value):
+            lowest = value
+        nominal_b[value] = float(lowest)
+        previous = value
+    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+    nominal_te = np.round(te / _SAME_TE) * _SAME_TE
+    return {(nominal_b[b], float(te)) for b, te in zip(weighted_b, nominal_te, strict=True)}
+
+
+def typical_tissue(model: SignalModel) -> NDArray[np.float64]:
+    """
+    Choose values of typical tissue for the parameters of a model.
+
+    Shapes: returns (n_parameters,).
+    """
+    values = []
+    for parameter in model.parameters:
+        low, high = parameter.low, parameter.high
+        middle = (low + high) / 2 if np.isfinite(high - low) else max(low, 1.0)
+        values.append(np.clip(_TYPICAL.get(parameter.name, middle), low, high))
+    return np.array(values)
+
+
+def _reason(protocol: Protocol, name: str, lacking: str) -> str:
+    contrasts = nominal_contrasts(protocol)
+    text = f"{len({b for b, _ in contrasts})} b-values"
+    if protocol.te is not None:
+        n_te = len({te for _, te in contrasts})
+        text += " at one echo time" if n_te == 1 else f" at {n_te} echo times"
+    text += f" determine {name}"
+    if lacking:
+        text += f"; {lacking}"
+    return text

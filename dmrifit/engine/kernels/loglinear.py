@@ -1,0 +1,302 @@
+"""
+Jitted least squares of logarithms: one straight fit of many voxels.
+
+Nothing of other modules is compiled into these functions, so that the compiled cache, which knows
+this file alone, is never stale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+__all__ = ["fit_equal_weights", "fit_iterated_weights"]
+
+# Products and sums may become one instruction; nothing else may be reordered.
+_JIT: dict[str, Any] = {
+    "nogil": True,
+    "cache": True,
+    "error_model": "numpy",
+    "fastmath": {"contract"},
+}
+
+_LANES = 64  # voxels side by side, so that loops over them become vector instructions
+_SINGULAR = 1e-13  # of a diagonal entry that is 1 before elimination
+
+
+@njit(**_JIT)
+def _log(value):
+    """Compute ln of a positive normal number: of its exponent, and 2·artanh of the mantissa."""
+    bits = np.float64(value).view(np.int64)
+    mantissa = np.int64((bits & 0x000FFFFFFFFFFFFF) | 0x3FE0000000000000).view(np.float64)
+    exponent = np.float64((bits >> 52) - 1022)
+    is_low = mantissa < 0.7071067811865476
+    mantissa = 2.0 * mantissa if is_low else mantissa
+    exponent = exponent - 1.0 if is_low else exponent
+    s = (mantissa - 1.0) / (mantissa + 1.0)
+    q = s * s
+    total = 2.0 / 21.0
+    total = total * q + 2.0 / 19.0
+    total = total * q + 2.0 / 17.0
+    total = total * q + 2.0 / 15.0
+    total = total * q + 2.0 / 13.0
+    total = total * q + 2.0 / 11.0
+    total = total * q + 2.0 / 9.0
+    total = total * q + 2.0 / 7.0
+    total = total * q + 2.0 / 5.0
+    total = total * q + 2.0 / 3.0
+    total = total * q + 2.0
+    return exponent * 0.6931471805599453 + s * total
+
+
+@njit(**_JIT)
+def _exp(value):
+    """Compute exp, to 2e-10: a power series within ±ln(2)/2, and bits of the exponent."""
+    value = min(max(value, -700.0), 700.0)
+    whole = np.floor(value * 1.4426950408889634 + 0.5)
+    x = (value - whole * 0.693147180369123816490) - whole * 1.90821492927058770002e-10
+    total = 1.0 / 40320.0
+    total = total * x + 1.0 / 5040.0
+    total = total * x + 1.0 / 720.0
+    total = total * x + 1.0 / 120.0
+    total = total * x + 1.0 / 24.0
+    total = total * x + 1.0 / 6.0
+    total = total * x + 0.5
+    total = total * x + 1.0
+    total = total * x + 1.0
+    return total * np.int64((np.int64(whole) + 1023) << 52).view(np.float64)
+
+
+@njit(**_JIT)
+def fit_equal_weights(
+    signals, design, projection, inverse, coefficients, covariances, cost, n_used
+):
+    """
+    Fit ln S = design·coefficients with the same weight for every measurement (OLS).
+
+    Shapes: `signals` (n_voxels, n_measurements), `design` (n_measurements, p), `projection` (p,
+    n_measurements), its pseudoinverse, `inverse` (p, p) of design'·design; fills `coefficients`
+    (p, n_voxels), `covariances` (p, p, n_voxels), `cost` (n_voxels,) in squared units of the
+    signals and `n_used` (n_voxels,). A voxel with a value that has no logarithm is left to
+    `_fit_voxel`.
+    """
+    n, m = signals.shape
+    p = design.shape[1]
+    logs = np.empty((m, _LANES))
+    values = np.empty((m, _LANES))
+    sums = np.empty((p, _LANES))
+    squares = np.empty(_LANES)
+    misfit = np.empty(_LANES)
+    fitted_log = np.empty(_LANES)
+    is_complete = np.empty(_LANES, np.bool_)
+    work = np.empty((3, max(m, p)))
+    for first in range(0, n, _LANES):
+        size = min(_LANES, n - first)
+        values[:] = 1.0
+        is_complete[:] = True
+        for lane in range(size):
+            voxel = first + lane
+            for k in range(m):
+                value = signals[voxel, k]
+                # Subnormal numbers have no leading digit, which _log relies on.
+                if value > 1e-300 and value < 1e300:
+                    values[k, lane] = value
+                else:
+                    is_complete[lane] = False
+            # A constant voxel is background, which the other function refuses.
+            if values[0, lane] == values[m - 1, lane] and _is_constant(signals[voxel]):
+                is_complete[lane] = False
+        for k in range(m):
+            for lane in range(_LANES):
+                logs[k, lane] = _log(values[k, lane])
+        for j in range(p):
+            for lane in range(_LANES):
+                sums[j, lane] = projection[j, 0] * logs[0, lane]
+            for k in range(1, m):
+                factor = projection[j, k]
+                for lane in range(_LANES):
+                    sums[j, lane] += factor * logs[k, lane]
+        squares[:] = 0.0
+        misfit[:] = 0.0
+        for k in range(m):
+            for lane in range(_LANES):
+                fitted_log[lane] = design[k, 0] * sums[0, lane]
+            for j in range(1, p):
+                factor = design[k, j]
+                for lane in range(_LANES):
+                    fitted_log[lane] += factor * sums[j, lane]
+            for lane in range(_LANES):
+                residual = logs[k, lane] - fitted_log[lane]
+                squares[lane] += residual * residual
+                difference = values[k, lane] * (1.0 - _exp(-residual))
+                misfit[lane] += difference * difference
+        for lane in range(size):
+            voxel = first + lane
+            if not is_complete[lane]:
+                _fit_voxel(
+                    signals[voxel],
+                    design,
+                    np.ones(m),
+                    0,
+                    False,
+                    coefficients[:, voxel],
+                    covariances[:, :, voxel],
+                    cost[voxel : voxel + 1],
+                    n_used[voxel : voxel + 1],
+                    work,
+                )
+                continue
+            variance = squares[lane] / (m - p) if m > p else np.nan
+            cost[voxel] = misfit[lane]
+            n_used[voxel] = m
+            for j in range(p):
+                coefficients[j, voxel] = sums[j, lane]
+                for i in range(p):
+                    covariances[j, i, voxel] = variance * inverse[j, i]
+
+
+@njit(**_JIT)
+def fit_iterated_weights(
+    signals, design, weights, n_iterations, coefficients, covariances, cost, n_used
+):
+    """
+    Fit ln S = design·coefficients with the weights S², then of the fitted signals (WLS).
+
+    Shapes: as `fit_equal_weights`, `weights` (n_measurements,) relative to those.
+    """
+    n, m = signals.shape
+    p = design.shape[1]
+    work = np.empty((3, max(m, p)))
+    for voxel in range(n):
+        _fit_voxel(
+            signals[voxel],
+            design,
+            weights,
+            n_iterations,
+            True,
+            coefficients[:, voxel],
+            covariances[:, :, voxel],
+            cost[voxel : voxel + 1],
+            n_used[voxel : voxel + 1],
+            work,
+        )
+
+
+@njit(**_JIT)
+def _is_constant(signal):
+    return (signal == signal[0]).all()
+
+
+@njit(**_JIT)
+def _fit_voxel(
+    signal,
+    design,
+    weights,
+    n_iterations,
+    by_signal,
+    coefficients,
+    covariance,
+    cost,
+    n_used,
+    work,
+):
+    """Fit one voxel to those of its values that have a logarithm; NaN where they are too few."""
+    m, p = design.shape
+    logs, weight = work[0], work[1]
+    top, lowest = 0.0, np.inf
+    count = 0
+    for k in range(m):
+        if signal[k] > 1e-300 and signal[k] < 1e300:
+            count += 1
+            top = max(top, signal[k])
+            lowest = min(lowest, signal[k])
+    n_used[0] = count
+    coefficients[:] = np.nan
+    covariance[:] = np.nan
+    cost[0] = np.nan
+    if count < p or lowest == top:
+        return
+    for k in range(m):
+        weight[k] = 0.0
+        logs[k] = 0.0
+        if signal[k] > 1e-300 and signal[k] < 1e300:
+            logs[k] = _log(signal[k] / top)
+            weight[k] = weights[k] * ((signal[k] / top) ** 2 if by_signal else 1.0)
+    if not _solve(design, logs, weight, coefficients, covariance, work):
+        coefficients[:] = np.nan
+        covariance[:] = np.nan
+        return
+    for _ in range(n_iterations):
+        for k in range(m):
+            if weight[k] > 0.0:
+                # Far from zero, so that a poor first fit cannot switch all measurements off.
+                power = min(max(2.0 * _predict(design[k], coefficients), -60.0), 60.0)
+                weight[k] = weights[k] * _exp(power)
+        if not _solve(design, logs, weight, coefficients, covariance, work):
+            coefficients[:] = np.nan
+            covariance[:] = np.nan
+            return
+    squares, misfit = 0.0, 0.0
+    for k in range(m):
+        if weight[k] > 0.0:
+            residual = logs[k] - _predict(design[k], coefficients)
+            squares += weight[k] * residual**2
+            misfit += weights[k] * (signal[k] * (1.0 - _exp(-residual))) ** 2
+    covariance *= squares / (count - p) if count > p else np.nan
+    cost[0] = misfit
+    coefficients[0] += _log(top)
+
+
+@njit(**_JIT)
+def _predict(row, coefficients):
+    total = 0.0
+    for j in range(len(row)):
+        total += row[j] * coefficients[j]
+    return total
+
+
+@njit(**_JIT)
+def _solve(design, logs, weight, coefficients, covariance, work):
+    """Solve the normal equations by elimination of a matrix with ones on its diagonal."""
+    m, p = design.shape
+    scale = work[2]
+    for j in range(p):
+        total = 0.0
+        for k in range(m):
+            total += weight[k] * design[k, j] ** 2
+        scale[j] = np.sqrt(total)
+        if not scale[j] > 0.0:
+            return False
+    for j in range(p):
+        for i in range(p):
+            total = 0.0
+            for k in range(m):
+                total += weight[k] * design[k, j] * design[k, i]
+            covariance[j, i] = total / (scale[j] * scale[i])
+        total = 0.0
+        for k in range(m):
+            total += weight[k] * design[k, j] * logs[k]
+        coefficients[j] = total / scale[j]
+    # Gauss-Jordan in place; the matrix is symmetric and positive, so no pivots are searched for.
+    for j in range(p):
+        pivot = covariance[j, j]
+        if not pivot > _SINGULAR:
+            return False
+        covariance[j, j] = 1.0
+        for i in range(p):
+            covariance[j, i] /= pivot
+        coefficients[j] /= pivot
+        for row in range(p):
+            if row != j:
+                factor = covariance[row, j]
+                covariance[row, j] = 0.0
+                for i in range(p):
+                    covariance[row, i] -= factor * covariance[j, i]
+                coefficients[row] -= factor * coefficients[j]
+    for j in range(p):
+        coefficients[j] /= scale[j]
+        for i in range(p):
+            covariance[j, i] /= scale[j] * scale[i]
+    return True

@@ -1,0 +1,701 @@
+"""
+The part of a fit that is the same for all signal models, compiled once for all of them.
+
+This file is not imported. `compiler.load_shared` copies it to the folder of kernels, where a
+change of any file beside it is a change of its name. Work arrays come from Python, and helpers
+have no wrappers for Python, because both take longer to compile than to write.
+"""
+
+import math
+
+from dmrifit.engine.kernels.lanes import block, call, dot, njit
+from dmrifit.engine.kernels.layout import LANES, SINGLE
+
+C, CT, BC, GB, SQ, SQT, LAM, P1, IT, END, NF2 = range(len(SINGLE))
+N_SINGLE = len(SINGLE)
+# Places of `numbers`: parameters, S0 or −1, the fraction of a mixture or −1, K or −1, its D.
+N, AMPLITUDE, MIXTURE, KURTOSIS, DIFFUSIVITY = range(5)
+PLAIN, LOG, INVERSE = range(3)
+
+TOGETHER = 6  # atoms rated at once, so that the best rating stays in a register
+
+
+def rating(gain, count):
+    """
+    Write the code that rates atoms of one stratum and keeps the best in `w`.
+
+    `gain` computes how much an atom lowers the sum of squares, from its constants c0 … c4 and its
+    product y with the data; in `v` is that of the first component's atom.
+    """
+    lines = ["best = w[0 + l]", f"index = w[{LANES} + l]", "v = v[0 + l]"]
+    for u in range(count):
+        lines += [f"c{i} = s[{6 * u + i}]" for i in range(5)]
+        lines += [f"y = y[{u * LANES} + l]", *gain]
+        lines += [
+            "better = gain > best",
+            "best = gain if better else best",
+            f"index = s[{6 * u + 5}] if better else index",
+        ]
+    return block([*lines, "w[0 + l] = best", f"w[{LANES} + l] = index"], LANES)
+
+
+# How much two non-negative amplitudes of a pair of atoms lower the sum of squares.
+PAIR = [
+    "one = v * c0 - y * c1",
+    "zero = y * c2 - v * c1",
+    "gain = one * v + zero * y",
+    "gain = gain if one > 0.0 else y * y * c3",
+    "gain = gain if zero > 0.0 else v * v * c4",
+]
+rate_pairs, rate_pair = rating(PAIR, TOGETHER), rating(PAIR, 1)
+rate_scaled = rating(["gain = y * y * c3 if y > 0.0 else 0.0"], 1)
+rate_plain = rating(["gain = 2.0 * y - c0"], 1)
+project = dot(LANES)
+
+# Two starts disagree that fit equally well, with a ridge between them; both are relative.
+SAME_COST, RIDGE = 1e-2, 5e-2
+# Where the signal sinks into the noise floor one start in seven creeps, mostly to a poor end.
+TRIAL_ITER = 30.0
+ILL_CONDITIONED = 1e8  # variance inflation beyond which parameters cannot be told apart
+
+# Called from Python, and from jitted code alone: the latter have no wrappers.
+entry = njit(nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True)
+helper = njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True)
+
+
+@helper
+def screen(signals, n_free, normalize, scales, usable, n_known):
+    """Find the voxels that can be fitted, their numbers of measurements, and their scales."""
+    n, m = signals.shape
+    n_slots = 0
+    for i in range(n):
+        top, bottom, count = -math.inf, math.inf, 0
+        for k in range(m):
+            value = signals[i, k]
+            if math.isfinite(value):
+                count += 1
+                top = max(top, value)
+                bottom = min(bottom, value)
+        # Beyond these limits, amplitudes or their inverses are no numbers any more.
+        if count < n_free or top < 1e-300 or top > 1e290 or bottom < 0.0 or top == bottom:
+            continue
+        scales[n_slots] = 1.0 / top if normalize else 1.0
+        usable[n_slots] = i
+        n_known[n_slots] = count
+        n_slots += 1
+    return n_slots
+
+
+@helper
+def rate(y, atoms, n_first, scaled, constants, dots, best, places):
+    """
+    Rate the atoms of the dictionary for one group of lanes, and keep the best of each stratum.
+
+    With two components every pair is rated by its least squares of two non-negative amplitudes;
+    with one, every atom by that of one amplitude; without an amplitude, by the distance itself.
+    `best` holds a rating and the index of an atom for each stratum and lane.
+    """
+    n_second = atoms.shape[0] - n_first
+    n_strata = best.shape[0]
+    for a in range(atoms.shape[0]):
+        project(dots[a], atoms[a], y)
+    for s in range(n_strata):
+        for lane in range(LANES):
+            best[s, lane] = -math.inf
+            best[s, LANES + lane] = 0.0
+    n_together = n_second - n_second % TOGETHER
+    for s in range(n_first):
+        for t in range(0, n_together, TOGETHER):
+            rate_pairs(best[s], constants[s, t], dots[n_first + t], dots[s], y, places)
+        for t in range(n_together, n_second):
+            rate_pair(best[s], constants[s, t], dots[n_first + t], dots[s], y, places)
+    if n_first == 0:
+        for t in range(n_second):
+            product = dots[t]
+            stratum = best[t * n_strata // n_second]
+            if scaled:
+                rate_scaled(stratum, constants[0, t], product, product, y, places)
+            else:
+                rate_plain(stratum, constants[0, t], product, product, y, places)
+
+
+@helper
+def rate_incomplete(signals, voxel, lane, atoms, n_first, scaled, best, dots, gram):
+    """Rate the atoms for a voxel with missing measurements, and compute its Gram matrix."""
+    n_atoms, m = atoms.shape
+    n_strata = best.shape[0]
+    for i in range(n_atoms):
+        for j in range(n_atoms):
+            if i < n_first or i == j:
+                total = 0.0
+                for k in range(m):
+                    if math.isfinite(signals[voxel, k]):
+                        total += atoms[i, k] * atoms[j, k]
+                gram[i, j] = total
+    for s in range(n_strata):
+        best[s, lane] = -math.inf
+    for t in range(n_atoms - n_first):
+        d, tt = dots[n_first + t, lane], gram[n_first + t, n_first + t]
+        if n_first == 0:
+            s = t * n_strata // (n_atoms - n_first)
+            gain = 2.0 * d - tt
+            if scaled:
+                gain = d * d / tt if d > 0.0 and tt > 0.0 else 0.0
+            if gain > best[s, lane]:
+                best[s, lane] = gain
+                best[s, LANES + lane] = t
+        for s in range(n_first):
+            a1, a0 = amplitudes(dots[s, lane], d, gram[s, s], gram[s, n_first + t], tt)
+            gain = a1 * dots[s, lane] + a0 * d
+            if gain > best[s, lane]:
+                best[s, lane] = gain
+                best[s, LANES + lane] = t
+
+
+@helper
+def starting_points(
+    slot, lane, first, n_first, numbers, atoms_q, gram, best, dots, lo, hi, points
+):
+    """
+    Turn the best atoms of each stratum into starting points in inner coordinates.
+
+    They are ordered by rating, but the stratum `first` comes first unless it is −1.
+    """
+    n, amplitude, mixture = numbers[N], numbers[AMPLITUDE], numbers[MIXTURE]
+    for p in range(points.shape[1]):
+        s = 0
+        for stratum in range(1, best.shape[0]):
+            if best[stratum, lane] > best[s, lane]:
+                s = stratum
+        if p == 0 and first >= 0:
+            s = first
+        t = int(best[s, LANES + lane])
+        best[s, lane] = -math.inf
+        for i in range(n):
+            points[slot, p, i] = atoms_q[n_first + t, i]
+            if n_first > 0 and not math.isnan(atoms_q[s, i]):
+                points[slot, p, i] = atoms_q[s, i]
+        d, tt = dots[n_first + t, lane], gram[n_first + t, n_first + t]
+        if n_first > 0:
+            a1, a0 = amplitudes(dots[s, lane], d, gram[s, s], gram[s, n_first + t], tt)
+            total = a1 + a0
+            points[slot, p, amplitude] = total
+            share = a1 / total if total > 0.0 else 0.5
+            points[slot, p, mixture] = min(max(share, 0.02), 0.98)
+        elif amplitude >= 0:
+            points[slot, p, amplitude] = d / tt if tt > 0.0 else 1.0
+        for i in range(n):
+            points[slot, p, i] = min(max(points[slot, p, i], lo[i]), hi[i])
+
+
+@helper
+def amplitudes(v, d, vv, vt, tt):
+    """Least squares of two non-negative amplitudes."""
+    det = vv * tt - vt * vt
+    if det > 1e-9 * vv * tt:
+        a1, a0 = (v * tt - d * vt) / det, (d * vv - v * vt) / det
+        if a1 > 0.0 and a0 > 0.0:
+            return a1, a0
+    if tt > 0.0 and (vv <= 0.0 or d * d * vv >= v * v * tt):
+        return 0.0, max(d, 0.0) / tt
+    return (max(v, 0.0) / vv if vv > 0.0 else 0.0), 0.0
+
+
+@entry
+def prepare(
+    signals,
+    n_free,
+    normalize,
+    numbers,
+    lo,
+    hi,
+    atoms,
+    n_first,
+    first,
+    atoms_q,
+    gram,
+    constants,
+    best,
+    dots,
+    y,
+    incomplete_gram,
+    places,
+    scales,
+    usable,
+    n_known,
+    points,
+    ratings,
+):
+    """
+    Screen the voxels and find starting points; returns how many can be fitted.
+
+    `ratings` are the sums of squares of the best atoms of each stratum.
+    """
+    m = signals.shape[1]
+    scaled = numbers[AMPLITUDE] >= 0
+    n_slots = screen(signals, n_free, normalize, scales, usable, n_known)
+    for begin in range(0, n_slots, LANES):
+        n_lanes = min(LANES, n_slots - begin)
+        for lane in range(n_lanes):
+            for k in range(m):
+                value = signals[usable[begin + lane], k]
+                y[k * LANES + lane] = value * scales[begin + lane] if math.isfinite(value) else 0.0
+        rate(y, atoms, n_first, scaled, constants, dots, best, places)
+        for lane in range(n_lanes):
+            slot = begin + lane
+            voxel_gram = gram
+            if n_known[slot] < m:
+                voxel_gram = incomplete_gram
+                rate_incomplete(
+                    signals, usable[slot], lane, atoms, n_first, scaled, best, dots, voxel_gram
+                )
+            square = 0.0
+            for k in range(m):
+                square += y[k * LANES + lane] * y[k * LANES + lane]
+            for s in range(best.shape[0]):
+                ratings[slot, s] = square - best[s, lane]
+            starting_points(
+                slot,
+                lane,
+                first,
+                n_first,
+                numbers,
+                atoms_q,
+                voxel_gram,
+                best,
+                dots,
+                lo,
+                hi,
+                points,
+            )
+    return n_slots
+
+
+@helper
+def place_bounds(w, n, lane, i, scale, lo, hi, pinned, scaled):
+    """Put the bounds of a voxel into a lane; a fixed parameter has both at its value."""
+    row = i if pinned.shape[0] > 1 else 0
+    low = N_SINGLE + 5 * n
+    for j in range(n):
+        value = pinned[row, j]
+        if math.isnan(value):
+            w[low + j, lane], w[low + n + j, lane] = lo[j], hi[j]
+        else:
+            value = value * scale if scaled[j] else value
+            w[low + j, lane], w[low + n + j, lane] = value, value
+
+
+@helper
+def begin(w, n, lane, point):
+    """Start a lane at a point."""
+    low = N_SINGLE + 5 * n
+    for j in range(n):
+        value = min(max(point[j], w[low + j, lane]), w[low + n + j, lane])
+        w[N_SINGLE + j, lane], w[N_SINGLE + n + j, lane] = value, value
+    w[C, lane] = math.inf
+    w[GB, lane] = w[BC, lane]
+    w[P1, lane] = 1.0
+    # The first trial is the start itself, which is better than infinity.
+    w[LAM, lane] = 0.1
+    w[IT, lane] = -1.0
+    w[END, lane] = 0.0
+
+
+@helper
+def ends_elsewhere(w, n, lane, ends, slot):
+    """Tell whether a start fits as well as the best so far, with a ridge between the two."""
+    best = w[BC, lane]
+    here = w[C, lane] - (w[P1, lane] if w[END, lane] == 3.0 else 0.0)
+    if best == math.inf or abs(here - best) > SAME_COST * min(here, best):
+        return False
+    # Within one valley the sum of squares rises as its quadratic form says, hence little.
+    rise = 0.0
+    at = N_SINGLE + 8 * n
+    for j in range(n):
+        step_j = w[N_SINGLE + j, lane] - ends[slot, j]
+        for k in range(j + 1):
+            step_k = w[N_SINGLE + k, lane] - ends[slot, k]
+            rise += (1.0 if j == k else 2.0) * step_j * step_k * w[at, lane]
+            at += 1
+    return rise > RIDGE * best
+
+
+@helper
+def logarithm(x):
+    """Approximate log2 by straight lines between powers of two: the same bits everywhere."""
+    mantissa, exponent = math.frexp(x)
+    return exponent + 2.0 * mantissa - 2.0
+
+
+@helper
+def describe(lo, hi, end, slot, ratings, cost, features):
+    """
+    Describe where a start ended: ratings over the cost reached, coordinates, bounds that it hit.
+
+    Shapes: `features` (n_strata + 3·n,).
+    """
+    n_strata, n = ratings.shape[1], len(lo)
+    for s in range(n_strata):
+        ratio = ratings[slot, s] / cost if cost > 0.0 else 1e4
+        features[s] = logarithm(min(max(ratio, 0.05), 1e4))
+    for j in range(n):
+        q = end[slot, j]
+        if math.isinf(lo[j]):
+            share = q / (1.0 + abs(q))
+        elif math.isinf(hi[j]):
+            share = (q - lo[j]) / (1.0 + q - lo[j])
+        else:
+            share = (q - lo[j]) / (hi[j] - lo[j]) if hi[j] > lo[j] else 0.0
+        features[n_strata + j] = share
+        features[n_strata + n + j] = 1.0 if q <= lo[j] else 0.0
+        features[n_strata + 2 * n + j] = 1.0 if q >= hi[j] else 0.0
+
+
+@helper
+def score(weights, n_smooth, features):
+    """Weigh features, and products of pairs of the first of them; the first weight is alone."""
+    total = weights[0]
+    at = 1
+    for i in range(len(features)):
+        total += weights[at] * features[i]
+        at += 1
+    for i in range(n_smooth):
+        row = 0.0
+        for j in range(i + 1):
+            row += weights[at] * features[j]
+            at += 1
+        total += row * features[i]
+    return total
+
+
+@entry
+def describe_all(lo, hi, ends, ratings, squares, features):
+    """Describe where the first starts of many voxels ended."""
+    for slot in range(len(ends)):
+        describe(lo, hi, ends, slot, ratings, squares[slot], features[slot])
+
+
+@entry
+def search(
+    code,
+    numbers,
+    n_slots,
+    signals,
+    scales,
+    usable,
+    points,
+    ratings,
+    sigma,
+    floored,
+    lo,
+    hi,
+    pinned,
+    scaled,
+    regularized,
+    contrasts,
+    rows,
+    b,
+    te,
+    weights,
+    middle,
+    max_iter,
+    w,
+    s,
+    y,
+    v,
+    t,
+    places,
+    slot_of,
+    task_of,
+    point,
+    features,
+    ends,
+    sums,
+    squares,
+    converged,
+    steps,
+    disagree,
+):
+    """
+    Minimize from the starting points of every voxel, and keep the best end of each.
+
+    A lane never meets another one, so results do not depend on which voxels are fitted together.
+    With `weights`, only voxels whose first end scores above zero get other starts: with a noise
+    floor the end of a short search without it; the points that are left; with a noise floor the
+    best end with parameters moved to the values `middle` (NaN: not moved).
+    """
+    n = numbers[N]
+    n_pairs = n * (n + 1) // 2
+    q, trial, sum_at = N_SINGLE, N_SINGLE + n, N_SINGLE + 8 * n
+    n_points = points.shape[1]
+    routed = len(weights) > 0
+    # With a floor, tasks 1 and 2 are the search without it and the one from there, then come the
+    # other points and the middle. These are cut short, and `n_tasks` is the rest of the best.
+    n_extra = 2 if routed and floored else 0
+    n_tasks = n_points + n_extra
+    if n_extra > 0:
+        n_tasks += 1
+    m = signals.shape[1]
+    n_placed = 0
+    active = 0
+    # The first round only hands out voxels: every lane looks as if its last start had ended.
+    while True:
+        for lane in range(LANES):
+            slot = slot_of[lane]
+            # A start without a finite signal ends at once: its lane still holds the voxel before.
+            begun = w[C, lane] < math.inf
+            task = task_of[lane]
+            longest = max_iter
+            if n_extra > 0 and task < n_tasks:
+                longest = min(longest, TRIAL_ITER)
+            if slot == -1 or (
+                slot >= 0 and begun and w[END, lane] == 0.0 and w[IT, lane] < longest
+            ):
+                continue
+            if slot >= 0:
+                without_floor = n_extra > 0 and task == 1
+                elsewhere = (
+                    begun
+                    and w[END, lane] != 4.0
+                    and not without_floor
+                    and ends_elsewhere(w, n, lane, ends, slot)
+                )
+                if elsewhere and w[END, lane] == 3.0:
+                    w[GB, lane] = math.inf  # it is worth knowing where this start really ends
+                    continue
+                steps[slot] += int(w[IT, lane])
+                if without_floor:
+                    for j in range(n):
+                        point[j] = w[q + j, lane]
+                    floor = sigma[usable[slot] if sigma.shape[0] > 1 else 0] * scales[slot]
+                    w[NF2, lane] = 0.5 * math.pi * floor * floor
+                else:
+                    if elsewhere:
+                        disagree[slot] = True
+                    elif w[C, lane] < (1.0 - SAME_COST) * w[BC, lane]:
+                        disagree[slot] = False
+                    if w[C, lane] < w[BC, lane]:
+                        # In a bent valley steps stay short, but promise little near the end.
+                        near = w[LAM, lane] < 0.5 and w[P1, lane] <= 1e-7 * w[C, lane]
+                        converged[slot] = w[END, lane] == 1.0 or near
+                        # The last step promises so little that it is taken without a look.
+                        last = w[END, lane] == 1.0 and w[P1, lane] > 1e-290 and not regularized
+                        gain = min(w[P1, lane], w[C, lane]) if last else 0.0
+                        w[BC, lane] = w[C, lane] - gain
+                        squares[slot] = w[SQ, lane] - gain
+                        for j in range(n):
+                            ends[slot, j] = w[(trial if last else q) + j, lane]
+                        for j in range(n_pairs):
+                            sums[slot, j] = w[sum_at + j, lane]
+                task += 1
+                if routed and task == 1 and converged[slot]:
+                    describe(lo, hi, ends, slot, ratings, w[BC, lane], features)
+                    if score(weights, n_points + n, features) <= 0.0:
+                        task = n_tasks
+                if task == n_tasks and (n_extra == 0 or converged[slot]):
+                    task = n_tasks + 1
+                task_of[lane] = task
+                active -= 1
+            if slot < 0 or task_of[lane] > n_tasks:
+                task_of[lane] = 0
+                slot = -1
+                if n_placed < n_slots:
+                    slot = n_placed
+                    i = usable[slot]
+                    for k in range(m):
+                        value = signals[i, k]
+                        measured = math.isfinite(value)
+                        y[k * LANES + lane] = value * scales[slot] if measured else 0.0
+                        v[k * LANES + lane] = 1.0 if measured else 0.0
+                    place_bounds(w, n, lane, i, scales[slot], lo, hi, pinned, scaled)
+                    floor = sigma[i if sigma.shape[0] > 1 else 0] * scales[slot]
+                    w[NF2, lane] = 0.5 * math.pi * floor * floor
+                    w[BC, lane] = math.inf
+                    n_placed += 1
+                slot_of[lane] = slot
+            if slot >= 0:
+                task = task_of[lane]
+                if task == n_tasks:
+                    # No start has ended: the best one goes on, and counts where it ends.
+                    w[BC, lane] *= 1.0 + 1e-9
+                    for j in range(n):
+                        point[j] = ends[slot, j]
+                elif task == n_points + n_extra:
+                    for j in range(n):
+                        point[j] = ends[slot, j] if math.isnan(middle[j]) else middle[j]
+                elif n_extra == 0 or task != 2:
+                    p = task - n_extra if task > 1 else 0 if n_extra > 0 else task
+                    for j in range(n):
+                        point[j] = points[slot, p, j]
+                begin(w, n, lane, point)
+                if n_extra > 0 and task == 1:
+                    # The costs without a floor are not those to beat; this one ends early.
+                    w[NF2, lane] = 0.0
+                    w[GB, lane] = 0.0
+                active += 1
+        if active == 0:
+            break
+        call(
+            code,
+            (
+                w,
+                s,
+                y,
+                v,
+                t,
+                places,
+                contrasts,
+                rows,
+                b,
+                te,
+                len(contrasts),
+                len(b),
+                len(te),
+                int(floored),
+                int(regularized),
+            ),
+        )
+
+
+@entry
+def finish(
+    code,
+    numbers,
+    forms,
+    n_slots,
+    scales,
+    usable,
+    n_known,
+    lo,
+    hi,
+    outer_lo,
+    outer_hi,
+    pinned,
+    scaled,
+    turn_up,
+    w,
+    places,
+    limits,
+    ends,
+    sums,
+    squares,
+    converged,
+    steps,
+    disagree,
+    parameters,
+    errors,
+    cost,
+    status,
+    n_iter,
+    at_low,
+    at_high,
+    doubt,
+    ill,
+):
+    """Write the results of the voxels that were fitted, in the units of the model."""
+    n, k = numbers[N], numbers[KURTOSIS]
+    q_row, low_row, sum_row = N_SINGLE, N_SINGLE + 5 * n, N_SINGLE + 8 * n
+    for begin_slot in range(0, n_slots, LANES):
+        n_lanes = min(LANES, n_slots - begin_slot)
+        for lane in range(n_lanes):
+            slot = begin_slot + lane
+            place_bounds(w, n, lane, usable[slot], scales[slot], lo, hi, pinned, scaled)
+            for j in range(n):
+                w[q_row + j, lane] = ends[slot, j]
+            for j in range(n * (n + 1) // 2):
+                w[sum_row + j, lane] = sums[slot, j]
+            limits[lane] = 1.0
+            if k >= 0:
+                limits[lane] = limit(w, lane, numbers, forms, turn_up)
+                if limits[lane] < 1.0 and w[q_row + k, lane] < w[low_row + n + k, lane]:
+                    leave_limit(w, lane, numbers, forms, limits[lane])
+        call(code, (w, places))
+        for lane in range(n_lanes):
+            slot = begin_slot + lane
+            i = usable[slot]
+            if math.isnan(squares[slot]):
+                continue  # no start has a finite signal
+            row = i if pinned.shape[0] > 1 else 0
+            limited = limits[lane]
+            touched = False
+            n_spare = n_known[slot]
+            for j in range(n):
+                q = w[q_row + j, lane]
+                low, high = q <= w[low_row + j, lane], q >= w[low_row + n + j, lane]
+                value, slope = q, 1.0
+                if forms[j] == LOG:
+                    value = math.exp(q)
+                    slope = value
+                elif forms[j] == INVERSE:
+                    value = 1.0 / q
+                    slope = value * value
+                    low, high = high, low
+                if j == k:
+                    value *= limited
+                free = math.isnan(pinned[row, j])
+                low, high = low and free, high and free
+                if low or high:
+                    touched = True
+                    if j != k or limited == 1.0:
+                        value = outer_lo[j] if low else outer_hi[j]
+                elif free:
+                    n_spare -= 1
+                at_low[i, j], at_high[i, j] = low, high
+                unit = 1.0 / scales[slot] if scaled[j] else 1.0
+                parameters[i, j] = value * unit
+                errors[i, j] = slope * unit if free and not (low or high) else math.nan
+            variance = squares[slot] / n_spare if n_spare > 0 else math.nan
+            for j in range(n):
+                d = w[N_SINGLE + 7 * n + j, lane]
+                # Beyond 1e290 the signal does not depend on the parameter at all.
+                errors[i, j] *= math.sqrt(d * variance) if d < 1e290 else math.inf
+            cost[i] = squares[slot] / scales[slot] / scales[slot]
+            status[i] = 2 if not converged[slot] else (1 if touched else 0)
+            n_iter[i] = steps[slot]
+            doubt[i] = disagree[slot]
+            ill[i] = w[P1, lane] > ILL_CONDITIONED
+
+
+@helper
+def limit(w, lane, numbers, forms, turn_up):
+    """Share of K's upper bound that keeps the signal falling; it turns the inner K into K."""
+    d = w[N_SINGLE + numbers[DIFFUSIVITY], lane]
+    form = forms[numbers[DIFFUSIVITY]]
+    if form == LOG:
+        d = math.exp(d)
+    elif form == INVERSE:
+        d = 1.0 / d
+    room = turn_up / (d * w[N_SINGLE + 6 * numbers[N] + numbers[KURTOSIS], lane])
+    return room if 0.0 < room < 1.0 else 1.0
+
+
+@helper
+def leave_limit(w, lane, numbers, forms, limited):
+    """Turn the sums of the inner K, a share of a limit that moves with D, into those of K."""
+    n, k, d = numbers[N], numbers[KURTOSIS], numbers[DIFFUSIVITY]
+    q = w[N_SINGLE + d, lane]
+    # (dK/dq)/ratio, with K = inner K·ratio and the ratio going as 1/D.
+    bend = w[N_SINGLE + k, lane]
+    if forms[d] == PLAIN:
+        bend = -bend / q
+    elif forms[d] == LOG:
+        bend = -bend
+    else:
+        bend = bend / q
+    dk_at, kk_at, dd_at = row_of(n, d, k), row_of(n, k, k), row_of(n, d, d)
+    dk, kk = w[dk_at, lane], w[kk_at, lane]
+    for j in range(n):
+        if j not in (d, k):
+            jk_at = row_of(n, j, k)
+            w[row_of(n, d, j), lane] -= bend * w[jk_at, lane]
+            w[jk_at, lane] /= limited
+    w[dd_at, lane] += bend * (bend * kk - 2.0 * dk)
+    w[dk_at, lane] = (dk - bend * kk) / limited
+    w[kk_at, lane] = kk / (limited * limited)
+
+
+@helper
+def row_of(n, i, j):
+    """Find the row of an entry of J'J."""
+    high, low = max(i, j), min(i, j)
+    return N_SINGLE + 8 * n + high * (high + 1) // 2 + low

@@ -1,0 +1,251 @@
+"""Files of compiled kernels: whole when written, checked when read, compiled by one process."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import pickle
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numba
+from numba.core.caching import FunctionCache
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.serialize import dumps
+
+__all__ = ["KernelStore"]
+
+# The last line of every file, a comment in those of Python.
+_SEAL = b"\n# sha256 "
+_SEAL_SIZE = len(_SEAL) + 64 + 1
+
+_POLL_SECONDS = 0.05
+# Between two functions of a kernel, the process that compiles it lets go of the lock.
+_GAP_SECONDS = 0.3
+# A process that was forked while another thread compiled would keep the lock for ever.
+_PATIENCE_SECONDS = 180.0
+
+_logger = logging.getLogger("dmrifit")
+
+
+class KernelStore:
+    """
+    The files of a kernel in the folder of the cache.
+
+    Parameters
+    ----------
+    path : Path
+        The kernel's module.
+    model_name : str
+        For messages.
+    """
+
+    def __init__(self, path: Path, model_name: str) -> None:
+        self.path = path
+        self._model_name = model_name
+        self._said: set[str] = set()
+        self._lock: IO[bytes] | None = None
+        self._depth = 0
+
+    def module_text(self, write: Callable[[], str]) -> str:
+        """Read the source of the kernel, or write it where it is missing or damaged."""
+        content = self.read(self.path)
+        if content is None:
+            content = write().encode()
+            self.write(self.path, content)
+        return content.decode()
+
+    def read(self, path: Path) -> bytes | None:
+        """Read a file; None where there is none, or none that is as it was written."""
+        try:
+            sealed = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError:
+            sealed = b""
+        content, seal = sealed[:-_SEAL_SIZE], sealed[-_SEAL_SIZE:]
+        if seal != _seal(content):
+            self.say_damaged(path)
+            return None
+        return content
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Write a file that is whole even after a power cut, or raise an OSError."""
+        handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content + _seal(content))
+                file.flush()
+                os.fsync(file.fileno())
+            if path.is_dir():
+                path.rmdir()
+            os.replace(unfinished, path)
+        except OSError:
+            Path(unfinished).unlink(missing_ok=True)
+            raise
+
+    def say_damaged(self, path: Path) -> None:
+        """Say once that a file is rebuilt."""
+        self._say(
+            "damaged",
+            f"the file {path.name} in the cache {self.path.parent} is damaged: it is made anew "
+            f"for the fit of model {self._model_name}",
+        )
+
+    def say_not_kept(self, error: Exception) -> None:
+        """Say once that the disk does not take what was compiled."""
+        reason = getattr(error, "strerror", None) or str(error)
+        self._say(
+            "not kept",
+            f"the compiled fit of model {self._model_name} cannot be kept in the cache "
+            f"{self.path.parent} ({reason}): it is compiled anew in every process",
+        )
+
+    def _say(self, kind: str, line: str) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            _logger.warning("%s", line)
+
+    def adopt(self, dispatcher: Any) -> None:
+        """Let a jitted function of the kernel keep its machine code in files of this kind."""
+        if not isinstance(dispatcher._cache, FunctionCache):
+            return
+        dispatcher._cache = _CheckedCache(dispatcher._cache, self)
+        compile_signature = dispatcher.compile
+
+        def compile_alone(signature: Any) -> Any:
+            with global_compiler_lock, self._compiling():
+                return compile_signature(signature)
+
+        dispatcher.compile = compile_alone
+
+    @contextmanager
+    def _compiling(self) -> Iterator[None]:
+        # Compiling a function compiles those it calls; the lock is kept until all are done.
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._release()
+
+    def acquire(self) -> bool:
+        """Wait until no other process compiles this kernel; tell whether it was waited for."""
+        if self._lock is not None:
+            return False
+        try:
+            self._lock = self.path.with_suffix(".lock").open("ab")
+        except OSError:
+            return False
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        waited = False
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waited = True
+                self._say(
+                    "waiting",
+                    f"waiting for another process, which compiles the fit of model "
+                    f"{self._model_name}",
+                )
+                time.sleep(_POLL_SECONDS)
+            except OSError:
+                # A file system without locks: both compile, and the same.
+                break
+            else:
+                return waited
+        self._release()
+        return waited
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def wait_for_others(self, dispatcher: Any) -> bool:
+        """Tell whether a function is stored, after other processes have compiled it."""
+        index: Path = dispatcher._cache.index
+        while not index.exists():
+            waited = self.acquire()
+            self._release()
+            if not waited:
+                return index.exists()
+            time.sleep(_GAP_SECONDS)
+        return True
+
+
+def _seal(content: bytes) -> bytes:
+    return _SEAL + hashlib.sha256(content).hexdigest().encode() + b"\n"
+
+
+class _CheckedCache(FunctionCache):
+    """numba's cache of one function, with a check of every file and a lock while compiling."""
+
+    def __init__(self, cache: FunctionCache, store: KernelStore) -> None:
+        vars(self).update(vars(cache))
+        self._store = store
+        files = _CheckedFiles(Path(cache.cache_path), self._impl.filename_base, store)
+        self._cache_file = files  # type: ignore[assignment]
+        self.index = files.index
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        compiled = self._loaded(sig, target_context)
+        if compiled is None and self._store.acquire():
+            # Meanwhile another process has compiled it.
+            compiled = self._loaded(sig, target_context)
+        return compiled
+
+    def _loaded(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        # What can be wrong with machine code is only known to the many libraries that read it.
+        except Exception:
+            self._store.say_damaged(self.index)
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            self._store.say_not_kept(error)
+
+
+class _CheckedFiles:
+    """The index of a function's signatures, and one file of machine code for each."""
+
+    def __init__(self, folder: Path, name: str, store: KernelStore) -> None:
+        self._folder = folder
+        self._name = name
+        self._store = store
+        self.index = folder / f"{name}.nbi"
+
+    def flush(self) -> None:
+        self._write_index({})
+
+    def load(self, key: Any) -> Any:
+        file_name = self._read_index().get(key)
+        content = None if file_name is None else self._store.read(self._folder / file_name)
+        return None if content is None else pickle.loads(content)
+
+    def save(self, key: Any, data: Any) -> None:
+        names = self._read_index()
+        names.setdefault(key, f"{self._name}.{len(names) + 1}.nbc")
+        self._store.write(self._folder / names[key], dumps(data))
+        # The index comes last, so that it never names a file that is not there yet.
+        self._write_index(names)
+
+    def _read_index(self) -> dict[Any, str]:
+        content = self._store.read(self.index)
+        version, names = (None, {}) if content is None else pickle.loads(content)
+        return names if version == numba.__version__ else {}
+
+    def _write_index(self, names: dict[Any, str]) -> None:
+        self._store.write(self.index, dumps((numba.__version__, names)))

@@ -1,0 +1,1 @@
+"""Methods of fits beside nonlinear least squares: logarithms, two steps, likelihoods, priors."""

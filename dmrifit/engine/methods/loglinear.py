@@ -1,0 +1,235 @@
+"""Log-linear fits: models whose logarithm is linear in some function of their parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.engine.models import MODELS, SignalModel
+from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.results import FitResult, FitStatus
+
+__all__ = ["LogLinearForm", "fit_log_linear", "log_linear_form"]
+
+#: Repeated weightings after the first, as in MRtrix's dwi2tensor.
+N_REWEIGHTINGS = 2
+
+_CHUNK = 4096  # voxels whose logarithms stay in the processor's cache
+_DEPENDENT = 1e-12  # of the largest singular value of a design with columns of length 1
+
+
+@dataclass(frozen=True)
+class LogLinearForm:
+    """
+    ln S = Σ coefficient·basis(b, te), and the parameters as functions of the coefficients.
+
+    `evaluate` gives, for arrays of coefficients, the parameters, then those of their derivatives
+    that are not zero, in the order of `slopes`: pairs of a parameter and a coefficient.
+    """
+
+    bases: tuple[Callable, ...]
+    evaluate: Callable
+    slopes: tuple[tuple[int, int], ...]
+
+    def design(self, protocol: Protocol) -> NDArray[np.float64]:
+        """Compute the columns of the straight fit, (n_measurements, n_parameters)."""
+        te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+        b = protocol.b_ms_per_um2
+        columns = [np.broadcast_to(basis(b, te), b.shape) for basis in self.bases]
+        return np.ascontiguousarray(np.stack(columns, axis=1), dtype=float)
+
+
+@lru_cache(maxsize=64)
+def log_linear_form(model: SignalModel) -> LogLinearForm | None:
+    """Find the form in which the logarithm of a model's signal is linear, if there is one."""
+    if model.source:
+        return None
+    import sympy
+
+    symbols = {name: sympy.Symbol(name, positive=True) for name in (*model.names, "b", "te")}
+    b, te = symbols["b"], symbols["te"]
+    expression = sympy.sympify(model.expression.strip(), locals=dict(symbols))
+    logarithm = sympy.expand(sympy.expand_log(sympy.log(expression), force=True))
+    by_basis: dict[Any, Any] = {}
+    for term in sympy.Add.make_args(logarithm):
+        coefficient, basis = term.as_independent(b, te, as_Add=False)
+        if basis.free_symbols - {b, te}:
+            return None
+        by_basis[basis] = by_basis.get(basis, 0) + coefficient
+    # Without a constant the fit would depend on the unit of the signals.
+    if sympy.Integer(1) not in by_basis or len(by_basis) != len(model.names):
+        return None
+    bases = sorted(by_basis, key=lambda basis: (basis != 1, str(basis)))
+    coefficients = sympy.symbols(f"c:{len(bases)}", real=True)
+    equations = [
+        (by_basis[basis], symbol) for basis, symbol in zip(bases, coefficients, strict=True)
+    ]
+    solved = _solved(equations, [symbols[name] for name in model.names])
+    if solved is None:
+        return None
+    values = [solved[symbols[name]] for name in model.names]
+    derivatives = {
+        (i, j): sympy.diff(value, symbol)
+        for i, value in enumerate(values)
+        for j, symbol in enumerate(coefficients)
+    }
+    slopes = tuple(pair for pair, derivative in derivatives.items() if derivative != 0)
+    return LogLinearForm(
+        tuple(sympy.lambdify((b, te), basis, "numpy") for basis in bases),
+        sympy.lambdify(
+            coefficients, [*values, *(derivatives[pair] for pair in slopes)], "numpy", cse=True
+        ),
+        slopes,
+    )
+
+
+def _solved(equations: list[tuple[Any, Any]], unknowns: list[Any]) -> dict[Any, Any] | None:
+    """Solve coefficients for parameters, one after the other: K after D in K·D²/6."""
+    import sympy
+
+    solved: dict[Any, Any] = {}
+    remaining = list(equations)
+    while remaining:
+        unsolved = [
+            [symbol for symbol in unknowns if formula.has(symbol) and symbol not in solved]
+            for formula, _ in remaining
+        ]
+        position = next((k for k, symbols in enumerate(unsolved) if len(symbols) == 1), None)
+        if position is None:
+            return None
+        formula, coefficient = remaining.pop(position)
+        unknown = unsolved[position][0]
+        # Parameters may turn out negative: noise makes a signal rise with b.
+        plain = {symbol: sympy.Symbol(symbol.name, real=True) for symbol in unknowns}
+        formula = formula.subs(solved).subs(plain)
+        try:
+            roots = sympy.solve(formula - coefficient, plain[unknown])
+        except NotImplementedError:
+            return None
+        if len(roots) != 1:
+            return None
+        solved[unknown] = sympy.simplify(roots[0])
+    return solved
+
+
+def fit_log_linear(
+    signals: NDArray,
+    protocol: Protocol,
+    model: SignalModel,
+    method: str,
+    weights: NDArray | None,
+    run_chunks: Callable[[Callable[[slice], None], int], None],
+) -> FitResult:
+    """
+    Fit a model by least squares of logarithms, equally weighted ("ols") or not ("wls").
+
+    Values ≤ 0 and those that are not finite have no logarithm and are left out of their voxel's
+    fit; `FitResult.n_left_out` counts them.
+    """
+    form = log_linear_form(model)
+    if form is None:
+        suitable = [name for name, other in MODELS.items() if log_linear_form(other)]
+        raise ValueError(
+            f"method={method!r} fits models that are linear in the logarithm of the signal "
+            f"({', '.join(suitable)}), and {model.name} is not; use method='nlls'"
+        )
+    design = form.design(protocol)
+    scaled = design / np.linalg.norm(design, axis=0).clip(1e-300)
+    if len(design) < design.shape[1] or np.linalg.matrix_rank(scaled, _DEPENDENT) < len(
+        form.bases
+    ):
+        raise ValueError(
+            f"{len(protocol)} measurements with b = {np.unique(protocol.b).tolist()} s/mm² cannot "
+            f"determine the {design.shape[1]} parameters of {model.name}; measure more b-values"
+        )
+    result = _empty_result(len(signals), model, method)
+    fit = _LogLinearFit(design, method, weights)
+
+    def fit_chunk(chunk: slice) -> None:
+        fit.chunk(signals[chunk], form, result, chunk)
+
+    run_chunks(fit_chunk, _CHUNK)
+    return result
+
+
+class _LogLinearFit:
+    """What the fits of all voxels share, as the jitted functions take it."""
+
+    def __init__(self, design: NDArray, method: str, weights: NDArray | None) -> None:
+        self.design = design
+        self.method = method
+        self.weights = np.ones(len(design)) if weights is None else weights
+        self.projection = np.ascontiguousarray(np.linalg.pinv(design))
+        self.inverse = self.projection @ self.projection.T
+
+    def chunk(
+        self, signals: NDArray, form: LogLinearForm, result: FitResult, chunk: slice
+    ) -> None:
+        """Fit some voxels, into their rows of the result."""
+        from dmrifit.engine.kernels import loglinear as kernel
+
+        values = np.ascontiguousarray(signals, dtype=np.float64)
+        n_voxels, n_measurements = values.shape
+        n_parameters = self.design.shape[1]
+        coefficients = np.empty((n_parameters, n_voxels))
+        covariances = np.empty((n_parameters, n_parameters, n_voxels))
+        n_used = np.empty(n_voxels, np.int64)
+        cost = result.cost[chunk]
+        ends = (coefficients, covariances, cost, n_used)
+        if self.method == "ols":
+            kernel.fit_equal_weights(values, self.design, self.projection, self.inverse, *ends)
+        else:
+            kernel.fit_iterated_weights(values, self.design, self.weights, N_REWEIGHTINGS, *ends)
+        parameters, errors = result.parameters[chunk], result.standard_errors[chunk]
+        with np.errstate(all="ignore"):
+            numbers = form.evaluate(*coefficients)
+            variances = _variances(form, numbers[n_parameters:], covariances)
+            for j in range(n_parameters):
+                parameters[:, j] = numbers[j]
+                errors[:, j] = np.sqrt(variances[j])
+            fitted = np.isfinite(cost)
+            # One pass over sums: only a quotient such as K may be infinite where the cost is not.
+            if not np.isfinite(parameters.sum()):
+                fitted &= np.isfinite(parameters).all(axis=1)
+        result.status[chunk] = np.where(fitted, FitStatus.CONVERGED, FitStatus.NOT_FITTED)
+        if not fitted.all():
+            parameters[~fitted] = np.nan
+            errors[~fitted] = np.nan
+            cost[~fitted] = np.nan
+        assert result.n_left_out is not None
+        result.n_left_out[chunk] = n_measurements - n_used
+
+
+def _variances(form: LogLinearForm, slopes: list, covariances: NDArray) -> dict[int, NDArray]:
+    """Carry the covariance of coefficients over to the parameters, to first order."""
+    variances: dict[int, NDArray] = {}
+    for (parameter, i), slope in zip(form.slopes, slopes, strict=True):
+        for (same, j), other_slope in zip(form.slopes, slopes, strict=True):
+            if same == parameter and j >= i:
+                # Off the diagonal each pair counts twice.
+                share = slope * other_slope * (1 if i == j else 2)
+                variances[parameter] = variances.get(parameter, 0.0) + share * covariances[i, j]
+    return variances
+
+
+def _empty_result(n_voxels: int, model: SignalModel, method: str) -> FitResult:
+    shape = (n_voxels, len(model.names))
+    return FitResult(
+        model,
+        parameters=np.empty(shape),
+        standard_errors=np.empty(shape),
+        cost=np.empty(n_voxels),
+        status=np.empty(n_voxels, np.uint8),
+        n_iter=np.full(n_voxels, 1 if method == "ols" else 1 + N_REWEIGHTINGS, np.int32),
+        at_low=np.zeros(shape, bool),
+        at_high=np.zeros(shape, bool),
+        starts_disagree=np.zeros(n_voxels, bool),
+        bounds=((-np.inf, np.inf),) * len(model.names),
+        method=method,
+        n_left_out=np.empty(n_voxels, np.int32),
+    )

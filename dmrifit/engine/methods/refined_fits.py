@@ -1,0 +1,91 @@
+"""Fits by likelihood, weights or prior: the search of `refinement` for every voxel of a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.engine.fit_settings import FitSettings
+from dmrifit.engine.methods.map_prior import prior_of
+from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement, write_ends
+from dmrifit.engine.methods.rician import make_likelihood
+from dmrifit.engine.models import SignalModel
+from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.results import FitResult, FitStatus
+
+__all__ = ["least_squares_of", "refine_fit"]
+
+_CHUNK = 1024  # the derivatives of so many voxels stay in the processor's cache
+
+
+def least_squares_of(settings: FitSettings) -> FitSettings:
+    """Give the settings of the fit by least squares that a refinement starts from."""
+    return replace(settings, method="nlls", likelihood="gaussian", weights=None, prior=None)
+
+
+def refine_fit(
+    signals: NDArray,
+    protocol: Protocol,
+    model: SignalModel,
+    settings: FitSettings,
+    start: FitResult,
+    run_chunks: Callable[[Callable[[slice], None], int], None],
+) -> FitResult:
+    """Go on from a fit by least squares to the best parameters under the settings."""
+    if settings.monotonic:
+        raise ValueError(
+            "a 'monotonic' bound is for least squares with equal weights; give a number"
+        )
+    noise = settings.noise_levels(len(signals))
+    weights = settings.measurement_weights(len(protocol))
+    is_free = np.array([name not in start.fixed for name in model.names])
+    likelihood = make_likelihood(settings.likelihood, has_floor=noise is not None)
+    problem = Refinement(model, protocol, likelihood, is_free, weights)
+    # The residuals of least squares tell their own noise; a prior and a density need it.
+    knows_noise = settings.method == "map" or settings.likelihood == "rician"
+    problem = replace(problem, knows_noise=knows_noise)
+    prior = None
+    if settings.method == "map":
+        prior = settings.prior or prior_of(signals, protocol, model, start, noise, weights)
+        mean, precision = prior.expanded(model)
+        problem = replace(problem, kind=LINE, mean=mean, precision=precision)
+    result = replace(
+        start,
+        method=str(settings.method),
+        likelihood=settings.likelihood,
+        prior=prior,
+    )
+
+    def fit_chunk(chunk: slice) -> None:
+        fitted = np.flatnonzero(start.status[chunk] != FitStatus.NOT_FITTED) + chunk.start
+        if fitted.size == 0:
+            return
+        values = np.asarray(signals[fitted], dtype=float)
+        if noise is not None:
+            sigma = np.broadcast_to(noise, len(signals))[fitted]
+        elif prior is not None:
+            sigma = np.full(fitted.size, prior.sigma)
+        else:
+            # Any number: it cancels where residuals tell the noise.
+            sigma = np.nanmax(values, axis=1)
+        points = [start.parameters[fitted]]
+        if prior is not None:
+            points.append(_typical_points(points[0], problem, start))
+        ends = problem.fit(values, sigma, start, points)
+        write_ends(ends, result, fitted)
+
+    run_chunks(fit_chunk, _CHUNK)
+    return result
+
+
+def _typical_points(points: NDArray, problem: Refinement, start: FitResult) -> NDArray:
+    """Put every voxel at the mean of the prior, but for its amplitude and fixed parameters."""
+    low, high = (np.array(ends)[None, :] for ends in zip(*start.bounds, strict=True))
+    assert problem.mean is not None
+    assert problem.precision is not None
+    typical = Coordinates(LINE, low, high).out_of(problem.mean[None, :])
+    has_prior = np.diag(problem.precision) > 0
+    return np.where(has_prior, typical, points)

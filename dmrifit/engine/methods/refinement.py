@@ -1,0 +1,423 @@
+"""Fits that go on from nonlinear least squares: other likelihoods, weights, and a prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.engine.methods.rician import Likelihood
+from dmrifit.engine.models import SignalModel
+from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.results import FitResult, FitStatus
+
+__all__ = ["BOX", "LINE", "Coordinates", "Refinement", "signal_and_slopes", "write_ends"]
+
+_MAX_ITER = 200
+_TOLERANCE = 1e-10  # of the objective, for the step that is still promised
+_SMALLEST_DAMPING, _LARGEST_DAMPING = 1e-12, 1e10
+_FARTHEST = 15.0  # on the line: within 3e-7 of the width of a box from its end
+_STEP = np.finfo(float).eps ** (1 / 3)
+
+#: Coordinates of a search: the parameters themselves in their box, or the box drawn out to a line.
+BOX, LINE = "box", "line"
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """
+    Coordinates of the parameters, inside the bounds of each voxel.
+
+    With the kind `LINE` a parameter with two finite bounds is ln((p − low)/(high − p)), one with a
+    finite lower bound ln(p − low); an amplitude, of which the prior says nothing, likewise.
+
+    Shapes: `low`, `high` (n_voxels, n_parameters).
+    """
+
+    kind: str
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+    def take(self, rows: NDArray) -> Coordinates:
+        """Select voxels."""
+        return Coordinates(self.kind, self.low[rows], self.high[rows])
+
+    @property
+    def ends(self) -> tuple[NDArray, NDArray]:
+        """Lower and upper bounds of the coordinates."""
+        if self.kind == BOX:
+            return self.low, self.high
+        return np.full_like(self.low, -_FARTHEST), np.full_like(self.high, _FARTHEST)
+
+    def into(self, parameters: NDArray) -> NDArray[np.float64]:
+        """Turn parameters into coordinates."""
+        if self.kind == BOX:
+            return parameters
+        two, half = self._is_bounded()
+        with np.errstate(all="ignore"):
+            both = np.log((parameters - self.low) / (self.high - parameters))
+            line = np.where(two, both, np.where(half, np.log(parameters - self.low), parameters))
+        return np.clip(np.nan_to_num(line, nan=0.0), -_FARTHEST, _FARTHEST)
+
+    def out_of(self, values: NDArray) -> NDArray[np.float64]:
+        """Turn coordinates into parameters."""
+        if self.kind == BOX:
+            return values
+        two, half = self._is_bounded()
+        share = 1 / (1 + np.exp(-values))
+        with np.errstate(all="ignore"):
+            inside = self.low + (self.high - self.low) * share
+            return np.where(two, inside, np.where(half, self.low + np.exp(values), values))
+
+    def slopes(self, values: NDArray) -> NDArray[np.float64]:
+        """Differentiate the parameters by their coordinates."""
+        if self.kind == BOX:
+            return np.ones_like(values)
+        two, half = self._is_bounded()
+        share = 1 / (1 + np.exp(-values))
+        with np.errstate(all="ignore"):
+            inside = (self.high - self.low) * share * (1 - share)
+            return np.where(two, inside, np.where(half, np.exp(values), 1.0))
+
+    def _is_bounded(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        has_low, has_high = np.isfinite(self.low), np.isfinite(self.high)
+        return has_low & has_high, has_low & ~has_high
+
+
+@lru_cache(maxsize=32)
+def _formula(model: SignalModel) -> Callable:
+    """Compile the signal and its derivatives, common parts computed once, for arrays."""
+    import sympy
+
+    symbols = {name: sympy.Symbol(name, real=True) for name in (*model.names, "b", "te")}
+    expression = sympy.sympify(model.expression.strip(), locals=dict(symbols))
+    formulas = [expression, *(sympy.diff(expression, symbols[name]) for name in model.names)]
+    return sympy.lambdify(list(symbols.values()), formulas, "numpy", cse=True)
+
+
+def signal_and_slopes(
+    model: SignalModel, parameters: NDArray, protocol: Protocol
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """
+    Compute the signal and its derivatives by the parameters.
+
+    Shapes: `parameters` (n_voxels, n_parameters); returns (n_voxels, n_measurements) and
+    (n_voxels, n_measurements, n_parameters).
+    """
+    shape = (len(parameters), len(protocol))
+    slopes = np.empty((*shape, len(model.names)))
+    if not model.source:
+        te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+        columns = [column[:, None] for column in parameters.T]
+        with np.errstate(all="ignore"):
+            values = _formula(model)(*columns, protocol.b_ms_per_um2[None, :], te[None, :])
+        for j, value in enumerate(values[1:]):
+            slopes[:, :, j] = value
+        return np.array(np.broadcast_to(values[0], shape)), slopes
+    for j in range(len(model.names)):
+        step = _STEP * np.maximum(np.abs(parameters[:, j]), 1e-3)
+        above, below = parameters.copy(), parameters.copy()
+        above[:, j] += step
+        below[:, j] -= step
+        span = (above[:, j] - below[:, j])[:, None]
+        rise = model.signal(above, protocol) - model.signal(below, protocol)
+        slopes[:, :, j] = rise / span
+    return model.signal(parameters, protocol), slopes
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """
+    The search for the best parameters under a likelihood, weights and a prior.
+
+    It goes by damped Newton steps with a positive curvature, from the end of another fit.
+
+    Parameters
+    ----------
+    model, protocol
+        The model and the measurements.
+    likelihood : Likelihood
+        The distribution of the noise.
+    weights : ndarray of shape (n_measurements,), optional
+        Weights of the measurements.
+    kind : str, default=BOX
+        Coordinates of the search.
+    is_free : ndarray of shape (n_parameters,)
+        Which parameters are fitted.
+    mean, precision : ndarray of shape (n_parameters,), (n_parameters, n_parameters), optional
+        Of the prior, in the coordinates.
+    knows_noise : bool
+        Whether `sigma` is the noise, or residuals tell it.
+    """
+
+    model: SignalModel
+    protocol: Protocol
+    likelihood: Likelihood
+    is_free: NDArray[np.bool_]
+    weights: NDArray | None = None
+    kind: str = BOX
+    mean: NDArray | None = None
+    precision: NDArray | None = None
+    knows_noise: bool = True
+
+    def fit(
+        self, signals: NDArray, sigma: NDArray, start: FitResult, points: list[NDArray]
+    ) -> _Ends:
+        """
+        Search from one or several points for each voxel of a fit; the best end counts.
+
+        Shapes: `signals` (n_voxels, n_measurements), `sigma` (n_voxels,), each of `points`
+        (n_voxels, n_parameters) in the units of the parameters.
+        """
+        task = _Task(self, signals, sigma, start.bounds)
+        best = None
+        for point in points:
+            ends = task.search(point)
+            if best is None:
+                best = ends
+            else:
+                better = ends.objective < best.objective
+                best.values[better] = ends.values[better]
+                best.objective[better] = ends.objective[better]
+                best.converged[better] = ends.converged[better]
+                best.n_iter += ends.n_iter
+        assert best is not None
+        best.task = task
+        return best
+
+
+@dataclass
+class _Ends:
+    """Where searches ended, in coordinates."""
+
+    values: NDArray
+    objective: NDArray
+    converged: NDArray
+    n_iter: NDArray
+    task: _Task | None = None
+
+    def parameters(self) -> NDArray:
+        """Parameters, amplitudes in multiples of the largest signal."""
+        assert self.task is not None
+        return self.task.coordinates.out_of(self.values)
+
+    def covariance(self) -> NDArray:
+        """Covariance of the coordinates, by the expected curvature; NaN for those at a bound."""
+        assert self.task is not None
+        return self.task.covariance(self.values)
+
+
+class _Task:
+    """The voxels of one refinement, their signals in multiples of the largest."""
+
+    def __init__(
+        self,
+        problem: Refinement,
+        signals: NDArray,
+        sigma: NDArray,
+        bounds: tuple[tuple[float, float], ...],
+    ) -> None:
+        self.problem = problem
+        is_usable = np.isfinite(signals)
+        self.top = np.where(is_usable, signals, 0).max(axis=1)
+        self.measured = np.where(is_usable, signals, 0.0) / self.top[:, None]
+        self.sigma = (sigma / self.top)[:, None]
+        self.weight = is_usable.astype(float)
+        if problem.weights is not None:
+            self.weight = self.weight * problem.weights
+        self.unit = np.ones((len(signals), len(problem.model.names)))
+        for j, parameter in enumerate(problem.model.parameters):
+            if parameter.is_amplitude:
+                self.unit[:, j] = self.top
+        low, high = (np.broadcast_to(ends, self.unit.shape) for ends in np.array(bounds).T)
+        self.coordinates = Coordinates(problem.kind, low.copy(), high.copy())
+
+    def search(self, point: NDArray) -> _Ends:
+        """Step down from a point, voxels that have ended staying behind."""
+        low, high = self.coordinates.ends
+        free = self.problem.is_free
+        values = self.coordinates.into(point / self.unit)
+        if self.problem.kind == BOX:
+            values = np.where(free, np.clip(values, low, high), values)
+        n = len(values)
+        objective = self.objective(values, np.arange(n))
+        damping = np.full(n, 1e-2)
+        converged = np.zeros(n, bool)
+        n_iter = np.zeros(n, np.int32)
+        rows = np.flatnonzero(np.isfinite(objective))
+        for _ in range(_MAX_ITER):
+            if rows.size == 0:
+                break
+            n_iter[rows] += 1
+            slope, curvature = self.derivatives(values[rows], rows)
+            step, promised = _bounded_step(
+                values[rows], slope, curvature, damping[rows], low[rows], high[rows], free
+            )
+            scale = np.maximum(np.abs(objective[rows]), self._noise_scale(rows))
+            done = (promised < _TOLERANCE * scale) & (damping[rows] < 1)
+            trial = values[rows] + step
+            trial_objective = self.objective(trial, rows)
+            accepted = trial_objective <= objective[rows]
+            done |= damping[rows] >= _LARGEST_DAMPING
+            moved = rows[accepted]
+            values[moved] = trial[accepted]
+            objective[moved] = trial_objective[accepted]
+            factor = np.where(accepted, 0.2, 8.0)
+            damping[rows] = np.clip(damping[rows] * factor, _SMALLEST_DAMPING, _LARGEST_DAMPING)
+            converged[rows[done]] = True
+            rows = rows[~done]
+        return _Ends(values, objective, converged, n_iter)
+
+    def objective(self, values: NDArray, rows: NDArray) -> NDArray:
+        """Compute minus the logarithm of the posterior, but for constants."""
+        problem = self.problem
+        signal = problem.model.signal(self.coordinates.take(rows).out_of(values), problem.protocol)
+        losses = problem.likelihood.losses(signal, self.measured[rows], self.sigma[rows])
+        weight = self.weight[rows]
+        total = np.where(weight > 0, weight * losses, 0.0).sum(axis=1)
+        if problem.mean is not None and problem.precision is not None:
+            away = values - problem.mean
+            pull = np.einsum("ni,ij->nj", away, problem.precision)
+            total = total + 0.5 * (pull * away).sum(axis=1)
+        return total
+
+    def derivatives(
+        self, values: NDArray, rows: NDArray, *, is_expected: bool = False
+    ) -> tuple[NDArray, NDArray]:
+        """Compute slope and positive curvature of the objective."""
+        problem = self.problem
+        coordinates = self.coordinates.take(rows)
+        signal, jacobian = signal_and_slopes(
+            problem.model, coordinates.out_of(values), problem.protocol
+        )
+        jacobian *= coordinates.slopes(values)[:, None, :]
+        pull, bend = problem.likelihood.slopes(signal, self.measured[rows], self.sigma[rows])
+        if is_expected:
+            bend = problem.likelihood.information(signal, self.sigma[rows])
+        weight = self.weight[rows]
+        pull, bend = weight * pull, weight * bend
+        slope = np.einsum("nm,nmi->ni", pull, jacobian)
+        curvature = np.einsum("nm,nmi,nmj->nij", bend, jacobian, jacobian)
+        if problem.mean is not None and problem.precision is not None:
+            # Libraries of linear algebra round a row differently among other rows.
+            slope += np.einsum("ni,ij->nj", values - problem.mean, problem.precision)
+            curvature += problem.precision
+        return slope, curvature
+
+    def at_ends(self, values: NDArray) -> tuple[NDArray, NDArray]:
+        """Tell which free coordinates lie at their lower and upper end."""
+        low, high = self.coordinates.ends
+        free = self.problem.is_free
+        return free & (values <= low), free & (values >= high)
+
+    def covariance(self, values: NDArray) -> NDArray:
+        """Invert the expected curvature of the free coordinates that are at no bound."""
+        _, curvature = self.derivatives(values, np.arange(len(values)), is_expected=True)
+        at_low, at_high = self.at_ends(values)
+        fixed = at_low | at_high | ~self.problem.is_free
+        covariance = _inverse(_without(curvature, fixed))
+        covariance[fixed] = np.nan
+        if not self.problem.knows_noise:
+            covariance *= self._residual_variance(values, fixed)[:, None, None]
+        return covariance
+
+    def cost(self, values: NDArray) -> NDArray:
+        """Sum up squared residuals about the expected magnitude, in the signals' units squared."""
+        problem = self.problem
+        signal = problem.model.signal(self.coordinates.out_of(values), problem.protocol)
+        expected = problem.likelihood.expected(signal, self.sigma)
+        squares = (self.measured - expected) ** 2
+        return np.where(self.weight > 0, self.weight * squares, 0.0).sum(axis=1) * self.top**2
+
+    def _residual_variance(self, values: NDArray, fixed: NDArray) -> NDArray:
+        """Variance of the residuals, in units of sigma."""
+        n_usable = (self.weight > 0).sum(axis=1)
+        dof = (n_usable - (~fixed).sum(axis=1)).astype(float)
+        squares = self.cost(values) / (self.top * self.sigma[:, 0]) ** 2
+        return np.where(dof > 0, squares / np.where(dof > 0, dof, 1), np.nan)
+
+    def _noise_scale(self, rows: NDArray) -> NDArray | float:
+        # Residuals of known noise sum up to about one for each measurement.
+        return self.weight[rows].sum(axis=1) if self.problem.knows_noise else 0.0
+
+
+def _without(curvature: NDArray, fixed: NDArray) -> NDArray:
+    """Replace rows and columns of coordinates that do not move by those of the unit matrix."""
+    moves = ~fixed
+    reduced = curvature * moves[:, :, None] * moves[:, None, :]
+    diagonal = np.einsum("nii->ni", reduced)
+    diagonal += fixed
+    return reduced
+
+
+def _bounded_step(
+    values: NDArray,
+    slope: NDArray,
+    curvature: NDArray,
+    damping: NDArray,
+    low: NDArray,
+    high: NDArray,
+    free: NDArray,
+) -> tuple[NDArray, NDArray]:
+    """Solve for a damped step inside the bounds, and for what the step without them promises."""
+    outward = ((values <= low) & (slope > 0)) | ((values >= high) & (slope < 0)) | ~free
+    diagonal = np.einsum("nii->ni", curvature)
+    ridge = damping[:, None] * np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True))
+    damped = curvature + ridge[:, :, None] * np.eye(values.shape[1])
+    step = -_solve(_without(damped, outward), np.where(outward, 0.0, slope))
+    promised = -0.5 * np.where(outward, 0.0, slope * step).sum(axis=1)
+    fixed_step = np.zeros_like(step)
+    # What the step carries over a bound stops there, and the others are solved for again.
+    for _ in range(2):
+        target = values + step
+        beyond = ~outward & ((target < low) | (target > high))
+        if not beyond.any():
+            break
+        fixed_step = np.where(beyond, np.clip(target, low, high) - values, fixed_step)
+        outward = outward | beyond
+        right = slope + np.einsum("nij,nj->ni", damped, fixed_step)
+        step = fixed_step - _solve(_without(damped, outward), np.where(outward, 0.0, right))
+    return np.where(free, np.clip(values + step, low, high) - values, 0.0), promised
+
+
+def _scaled(matrix: NDArray) -> tuple[NDArray, NDArray]:
+    scale = np.sqrt(np.einsum("nii->ni", matrix))
+    scale = np.where(scale > 0, scale, 1.0)
+    unit = matrix / scale[:, :, None] / scale[:, None, :]
+    # What the signal does not depend on gets a huge variance, not an error.
+    diagonal = np.einsum("nii->ni", unit)
+    diagonal += 1e-14
+    return np.where(np.isfinite(unit), unit, np.eye(matrix.shape[1])), scale
+
+
+def _solve(matrix: NDArray, right: NDArray) -> NDArray:
+    unit, scale = _scaled(matrix)
+    return np.linalg.solve(unit, (right / scale)[..., None])[..., 0] / scale
+
+
+def _inverse(matrix: NDArray) -> NDArray:
+    unit, scale = _scaled(matrix)
+    return np.linalg.inv(unit) / scale[:, :, None] / scale[:, None, :]
+
+
+def write_ends(ends: _Ends, result: FitResult, rows: NDArray) -> None:
+    """Write the ends of searches into the rows of a result."""
+    task = ends.task
+    assert task is not None
+    parameters = ends.parameters()
+    slopes = task.coordinates.slopes(ends.values)
+    variance = np.einsum("nii->ni", ends.covariance())
+    with np.errstate(invalid="ignore"):
+        errors = np.sqrt(variance) * np.abs(slopes)
+    at_low, at_high = task.at_ends(ends.values)
+    result.parameters[rows] = parameters * task.unit
+    result.standard_errors[rows] = errors * task.unit
+    result.cost[rows] = task.cost(ends.values)
+    result.n_iter[rows] += ends.n_iter
+    result.at_low[rows] = at_low
+    result.at_high[rows] = at_high
+    status = np.where((at_low | at_high).any(axis=1), FitStatus.AT_BOUND, FitStatus.CONVERGED)
+    result.status[rows] = np.where(ends.converged, status, FitStatus.NOT_CONVERGED)

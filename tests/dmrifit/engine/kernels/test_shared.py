@@ -1,0 +1,191 @@
+"""The part of a kernel that all models share, against numpy and scipy."""
+
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+
+from dmrifit.engine.kernels import compiler, shared
+from dmrifit.engine.kernels.layout import LANES, SINGLE, Layout
+
+IVIM = np.array([4, 0, 1, -1, -1])  # S0, f, Dv, Dt: numbers of parameters, S0, f, K and D
+KURTOSIS = np.array([3, 0, -1, 2, 1])  # S0, D, K
+PLAIN = np.zeros(3, int)
+
+
+def test_the_single_fields_of_a_lane_come_first_for_every_model():
+    for n in (2, 7):
+        layout = Layout(n)
+        assert [layout.offset[name] for name in SINGLE] == list(range(len(SINGLE)))
+        starts = [layout.offset[name] for name in ("Q", "T", "LO", "HI", "D", "M")]
+        assert starts == [shared.N_SINGLE + k * n for k in (0, 1, 5, 6, 7, 8)]
+
+
+def test_two_amplitudes_of_magnitudes_are_the_non_negative_least_squares():
+    rng = np.random.default_rng(0)
+    signs = set()
+    for _ in range(200):
+        atoms, y = rng.uniform(0, 1, (2, 6)), rng.uniform(0, 1, 6)
+        first, second = atoms
+        amplitudes = shared.amplitudes.py_func(
+            first @ y, second @ y, first @ first, first @ second, second @ second
+        )
+        expected, _ = nnls(atoms.T, y)
+        np.testing.assert_allclose(amplitudes, expected, atol=1e-12)
+        signs.add(tuple(expected > 0))
+    assert signs == {(False, True), (True, False), (True, True)}
+
+
+def test_the_amplitudes_of_two_atoms_alike_are_those_of_one():
+    assert shared.amplitudes.py_func(6.0, 6.0, 3.0, 3.0, 3.0) == (0.0, 2.0)
+    assert shared.amplitudes.py_func(6.0, 0.0, 3.0, 0.0, 0.0) == (2.0, 0.0)
+    assert shared.amplitudes.py_func(0.0, 0.0, 0.0, 0.0, 0.0) == (0.0, 0.0)
+
+
+def prepared(signals, atoms, n_first, n_starts, *, amplitude=0, first=-1):
+    """Run the preparation on a dictionary of atoms; returns points, ratings and the slots."""
+    n_atoms, m = atoms.shape
+    n = len(signals)
+    gram = atoms @ atoms.T
+    v, t = np.diag(gram)[:n_first, None], np.diag(gram)[None, n_first:]
+    crossed = gram[:n_first, n_first:]
+    if not n_first:
+        v, crossed = np.ones((1, 1)), np.zeros((1, n_atoms))
+    scale = 1 / (v * t - crossed**2)
+    parts = (t * scale if n_first else t, crossed * scale, v * scale, 1 / t, 1 / v)
+    constants = np.stack(np.broadcast_arrays(*parts, np.arange(t.size)[None]), axis=-1)
+    atoms_q = np.full((n_atoms, 4), np.nan)
+    atoms_q[:n_first, 2] = np.arange(n_first) + 10
+    atoms_q[n_first:, 3] = np.arange(n_atoms - n_first)
+    atoms_q[n_first:, :3] = 0
+    n_strata = n_first or n_starts
+    points, ratings = np.empty((n, n_starts, 4)), np.empty((n, n_strata))
+    scales, usable, n_known = np.empty(n), np.empty(n, int), np.empty(n, int)
+    n_slots = compiler.load_shared().prepare(
+        signals, 3, True, np.array([4, amplitude, 1 if n_first else -1, -1, -1]),
+        np.full(4, -1e9), np.full(4, 1e9), atoms, n_first, first, atoms_q, gram,
+        np.ascontiguousarray(constants), np.empty((n_strata, 2 * LANES)), np.empty((n_atoms, LANES)),
+        np.empty(m * LANES), np.empty((n_atoms, n_atoms)), np.zeros(1, int), scales, usable, n_known,
+        points, ratings,
+    )  # fmt: skip
+    return (
+        points[:n_slots],
+        ratings[:n_slots],
+        usable[:n_slots],
+        n_known[:n_slots],
+        scales[:n_slots],
+    )
+
+
+def test_starting_points_are_the_best_pair_of_atoms_of_each_stratum():
+    rng = np.random.default_rng(1)
+    n_first, n_second = 2, 13  # more than are rated together, and a rest
+    atoms = rng.uniform(0, 1, (n_first + n_second, 8))
+    signals = rng.uniform(0, 1, (20, 8))
+    signals[4, [2, 6]] = np.nan
+    signals[11] = np.nan
+    points, ratings, usable, *_ = prepared(signals, atoms, n_first, 2)
+    assert usable.tolist() == [i for i in range(20) if i != 11]
+    forced, *_ = prepared(signals, atoms, n_first, 2, first=0)
+    for slot, i in enumerate(usable):
+        measured = np.isfinite(signals[i])
+        y = signals[i, measured] / np.nanmax(signals[i])
+        residuals, amplitudes = np.empty((2, n_second)), np.empty((2, n_second, 2))
+        for s in range(2):
+            for t in range(n_second):
+                pair = atoms[[s, n_first + t]][:, measured].T
+                amplitudes[s, t], norm = nnls(pair, y)
+                residuals[s, t] = norm**2
+        np.testing.assert_allclose(ratings[slot], residuals.min(axis=1), atol=1e-9)
+        order = np.argsort(residuals.min(axis=1))
+        assert (points[slot, :, 2] == order + 10).all()
+        assert forced[slot, :, 2].tolist() == [10, 11]
+        for p, s in enumerate(order):
+            t = residuals[s].argmin()
+            assert points[slot, p, 3] == t
+            assert points[slot, p, 0] == pytest.approx(amplitudes[s, t].sum())
+            share = np.clip(amplitudes[s, t, 0] / amplitudes[s, t].sum(), 0.02, 0.98)
+            assert points[slot, p, 1] == pytest.approx(share)
+
+
+@pytest.mark.parametrize("amplitude", [0, -1])
+def test_without_two_components_the_best_atom_of_each_stratum_is_a_start(amplitude):
+    rng = np.random.default_rng(3)
+    atoms, signals = rng.uniform(0.2, 1, (6, 5)), rng.uniform(0.2, 1, (9, 5))
+    points, ratings, *_ = prepared(signals, atoms, 0, 2, amplitude=amplitude)
+    y = signals / signals.max(axis=1, keepdims=True)
+    dots, squares = y @ atoms.T, (atoms**2).sum(axis=1)
+    gains = dots**2 / squares if amplitude == 0 else 2 * dots - squares
+    rests = (y**2).sum(axis=1)[:, None] - gains
+    np.testing.assert_allclose(ratings, np.stack([rests[:, :3].min(1), rests[:, 3:].min(1)], 1))
+    np.testing.assert_array_equal(points[:, 0, 3], rests.argmin(axis=1))
+
+
+def test_voxels_that_cannot_be_fitted_are_screened_out():
+    signals = np.array(
+        [
+            [4.0, 2.0, 1.0, np.nan],  # 3 measurements for 3 free parameters
+            [4.0, 2.0, np.nan, np.inf],  # too few
+            [4.0, 2.0, -1.0, 1.0],  # negative
+            [3.0, 3.0, 3.0, 3.0],  # constant
+            [8.0, 0.0, 0.0, 0.0],
+            [1e-301, 0.0, 0.0, 0.0],  # too small
+            [1e291, 1.0, 1.0, 1.0],  # too large
+        ]
+    )
+    scales, usable, n_measured = np.zeros(7), np.zeros(7, int), np.zeros(7, int)
+    assert shared.screen.py_func(signals, 3, True, scales, usable, n_measured) == 2
+    assert usable[:2].tolist() == [0, 4]
+    assert n_measured[:2].tolist() == [3, 4]
+    assert scales[:2].tolist() == [0.25, 0.125]
+    shared.screen.py_func(signals, 3, False, scales, usable, n_measured)
+    assert scales[:2].tolist() == [1, 1]
+
+
+def test_the_limit_of_the_kurtosis_is_its_share_of_the_bound():
+    layout = Layout(3)
+    work = np.zeros((layout.n_rows, LANES))
+    work[layout.offset["Q"] + 1, 5] = 2.0  # D
+    work[layout.offset["HI"] + 2, 5] = 3.0  # of K
+    # With b up to 1 ms/µm² the signal turns up at K·D = 3, which is K = 1.5 or half of its bound.
+    assert shared.limit.py_func(work, 5, KURTOSIS, PLAIN, 3.0) == pytest.approx(0.5)
+    assert shared.limit.py_func(work, 5, KURTOSIS, PLAIN, np.inf) == 1.0
+    work[layout.offset["Q"] + 1, 5] = 0.5
+    assert shared.limit.py_func(work, 5, KURTOSIS, PLAIN, 3.0) == 1.0
+
+
+def test_sums_at_the_limit_become_those_of_the_kurtosis_itself(monkeypatch):
+    """K is κ·c/D with κ the inner coordinate, so that ∂K/∂D = −K/D and ∂K/∂κ = c/D."""
+    layout = Layout(3)
+    work = np.zeros((layout.n_rows, LANES))
+    rng = np.random.default_rng(2)
+    d, inner, share = 1.3, 2.1, 0.4
+    plain = rng.normal(size=(9, 3))  # derivatives by S0, D and K
+    moved = np.stack(
+        [plain[:, 0], plain[:, 1] - plain[:, 2] * inner * share / d, plain[:, 2] * share], axis=1
+    )
+    work[layout.offset["Q"] : layout.offset["Q"] + 3, 7] = (1.0, d, inner)
+    for number, (i, j) in enumerate(layout.pairs):
+        work[layout.offset["M"] + number, 7] = moved[:, i] @ moved[:, j]
+    # Helpers have no wrapper that Python could call.
+    monkeypatch.setattr(shared, "row_of", shared.row_of.py_func)
+    shared.leave_limit.py_func(work, 7, KURTOSIS, PLAIN, share)
+    sums = work[layout.offset["M"] : layout.offset["M"] + 6, 7]
+    np.testing.assert_allclose(
+        sums, [plain[:, i] @ plain[:, j] for i, j in layout.pairs], rtol=1e-10
+    )
+
+
+def test_a_score_weighs_features_and_products_of_the_first_of_them():
+    rng = np.random.default_rng(5)
+    features, n_smooth = rng.normal(size=6), 3
+    products = [features[i] * features[j] for i in range(n_smooth) for j in range(i + 1)]
+    weights = rng.normal(size=1 + 6 + len(products))
+    expected = weights[0] + weights[1:] @ [*features, *products]
+    assert shared.score.py_func(weights, n_smooth, features) == pytest.approx(expected)
+
+
+def test_the_logarithm_of_ratings_is_monotonic_and_near_that_to_base_two():
+    values = np.geomspace(0.05, 1e4, 5000)
+    logarithms = np.array([shared.logarithm.py_func(value) for value in values])
+    assert (np.diff(logarithms) > 0).all()
+    assert np.abs(logarithms - np.log2(values)).max() < 0.09

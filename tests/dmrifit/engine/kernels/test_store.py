@@ -1,0 +1,283 @@
+"""The cache of kernels: damaged files are rebuilt, and one process compiles for all."""
+
+import fcntl
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import dmrifit
+from dmrifit import MODELS, Parameter, Protocol, SignalModel, fit_voxels
+from dmrifit.engine.kernels import compiler, store
+from dmrifit.engine.kernels.store import KernelStore
+
+ADC = MODELS["adc"]
+# A kernel that compiles in a tenth of a second.
+SMALL = """
+from numba import njit
+
+@njit(nogil=True, cache=True)
+def double(x):
+    return 2.0 * x
+
+@njit(nogil=True, cache=True)
+def advance(x):
+    return double(x) + 1.0
+"""
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Load the small kernel as a new process would; return its value and what was compiled."""
+    monkeypatch.setenv("DMRIFIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(compiler._SOURCES, "kernel", lambda _: SMALL)
+
+    def load():
+        monkeypatch.setattr(compiler, "_loaded", {})
+        monkeypatch.setattr(compiler, "_stores", {})
+        kernel = compiler.load(ADC)
+        is_compiled = compiler.is_compiled(kernel)
+        assert kernel.advance(3.0) == 7.0
+        assert compiler.is_compiled(kernel)
+        n_compiled = sum(kernel.advance.stats.cache_misses.values())
+        return is_compiled, n_compiled
+
+    return load
+
+
+def files(tmp_path):
+    return sorted(path for path in (tmp_path / "cache").rglob("*") if path.suffix in (".py", ".nbi", ".nbc"))
+
+
+def zero(path):
+    path.write_bytes(bytes(len(path.read_bytes())))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def change(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+
+
+def replace_by_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def remove(path):
+    path.unlink()
+
+
+def replace_by_loop(path):
+    path.unlink()
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize(
+    "damage", [zero, cut, empty, change, replace_by_folder, replace_by_loop, remove], ids=lambda f: f.__name__
+)
+def test_each_damaged_file_is_rebuilt_once(damage, start, tmp_path, caplog):
+    assert start() == (False, 1)
+    assert start() == (True, 0)
+    paths = files(tmp_path)
+    assert len(paths) == 5  # the module, and index and code of two functions
+    for path in paths:
+        caplog.clear()
+        damage(path)
+        start()
+        lines = [record.getMessage() for record in caplog.records]
+        # Nothing reads the code of `double` where `advance` has it inside.
+        if damage is remove or ".double-" in path.name:
+            assert not lines
+        else:
+            (line,) = lines
+            assert path.name in line
+            assert f"in the cache {tmp_path / 'cache'} is damaged: it is made anew for the fit of model adc" in line
+        caplog.clear()
+        assert start() == (True, 0), path.name
+        assert not caplog.records
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
+
+
+def test_files_of_another_program_are_noticed(start, tmp_path, caplog):
+    start()
+    for path in files(tmp_path):
+        path.write_bytes(b"import os\nos.abort()\n" + bytes(100))
+    assert start() == (True, 1)
+    assert start() == (True, 0)
+    assert len(caplog.records) == 1
+
+
+def test_a_folder_with_files_in_the_place_of_one_is_named(start, tmp_path, caplog):
+    start()
+    for path in files(tmp_path):
+        path.unlink()
+        path.mkdir()
+        (path / "note").touch()
+    start()
+    assert "cannot be kept in the cache" in caplog.text
+    assert str(tmp_path / "cache") in caplog.text
+
+
+def test_a_full_disk_leaves_the_fit_in_memory(start, tmp_path, caplog, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert start() == (False, 1)
+        assert not files(tmp_path)
+    (record,) = caplog.records
+    expected = f"cannot be kept in the cache {tmp_path / 'cache'} (No space left on device)"
+    assert expected in record.getMessage()
+    caplog.clear()
+    assert start() == (False, 1)
+    assert not caplog.records
+    # Now the machine code alone does not fit.
+    for path in files(tmp_path):
+        if path.suffix != ".py":
+            path.unlink()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+    try:
+        assert start() == (False, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "cannot be kept in the cache" in caplog.text
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("obstacle", ["file", "folder of all"])
+def test_a_cache_that_cannot_be_used_is_named(obstacle, start, tmp_path, caplog):
+    compiler._passing_folder.cache_clear()
+    cache = tmp_path / "cache"
+    if obstacle == "file":
+        cache.touch()
+    else:
+        cache.mkdir()
+        cache.chmod(0o777)
+    assert start() == (False, 1)
+    assert start() == (True, 0)
+    (record,) = caplog.records
+    assert f"the cache folder {cache} cannot be used" in record.getMessage()
+    compiler._passing_folder.cache_clear()
+
+
+def hold(path, *, seconds):
+    """Hold the lock of a kernel in another process."""
+    code = (
+        "import fcntl, sys, time; file = open(sys.argv[1], 'ab'); fcntl.flock(file, fcntl.LOCK_EX); "
+        "print('held', flush=True); time.sleep(float(sys.argv[2]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, path, str(seconds)], stdout=subprocess.PIPE)
+    with process.stdout as output:
+        assert output.readline() == b"held\n"
+    return process
+
+
+def test_a_second_process_waits_and_the_lock_of_a_killed_one_is_free(start, tmp_path, caplog):
+    start()
+    (module,) = (tmp_path / "cache").glob("*.py")
+    for path in files(tmp_path):
+        if path.suffix != ".py":
+            path.unlink()
+    process = hold(module.with_suffix(".lock"), seconds=60)
+    began = time.monotonic()
+    timer = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(1); os.kill({process.pid}, 9)"])
+    assert start() == (False, 1)
+    assert time.monotonic() - began > 0.8
+    assert process.wait(10) == -9
+    timer.wait(10)
+    (record,) = caplog.records
+    assert "waiting for another process, which compiles the fit of model adc" in record.getMessage()
+    with module.with_suffix(".lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody keeps it
+
+
+def test_what_another_process_compiled_meanwhile_is_loaded(start, tmp_path, monkeypatch):
+    start()
+    stored = {path: path.read_bytes() for path in files(tmp_path)}
+    for path in stored:
+        if path.suffix != ".py":
+            path.unlink()
+    acquire = KernelStore.acquire
+
+    def compiled_by_another(self):
+        acquire(self)
+        for path, content in stored.items():
+            path.write_bytes(content)
+        return True
+
+    monkeypatch.setattr(KernelStore, "acquire", compiled_by_another)
+    monkeypatch.setattr(store, "_GAP_SECONDS", 0.0)
+    assert start() == (True, 0)
+
+
+def test_a_lock_that_is_never_free_ends_in_compiling(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(store, "_GAP_SECONDS", 0.0)
+    monkeypatch.setattr(KernelStore, "wait_for_others", lambda *_: False)
+    start()
+    (module,) = (tmp_path / "cache").glob("*.py")
+    (module.parent / "__pycache__").rename(tmp_path / "moved")
+    process = hold(module.with_suffix(".lock"), seconds=60)
+    try:
+        assert start() == (False, 1)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("NUMBA_DISABLE_JIT", "1", "NUMBA_DISABLE_JIT is set; unset it"),
+        ("NUMBA_NUM_THREADS", "abc", "NUMBA_NUM_THREADS is 'abc'; set it to a whole number"),
+        ("NUMBA_NUM_THREADS", "0", "NUMBA_NUM_THREADS is '0'; set it to a whole number"),
+    ],
+)
+def test_settings_of_numba_that_stop_it_are_named(name, value, message, tmp_path):
+    script = """
+from dmrifit import Protocol, fit_voxels
+try:
+    fit_voxels([[2.0, 1.0]], Protocol([0, 900]), "adc")
+except ValueError as error:
+    print(error)
+"""
+    environment = os.environ | {"DMRIFIT_CACHE": str(tmp_path), name: value}
+    folder = Path(dmrifit.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert message in done.stdout
+    assert not done.stderr
+
+
+PARAMETERS = [Parameter("S0", "signal", 0, 1e9), Parameter("D", "µm²/ms", 0.1, 5)]
+UNFIT = {
+    "def user_function(b, S0, D):\n    return S0 * open('x')": "the statement \"return S0 * open('x')\" cannot",
+    "def user_function(b, S0, D):\n    return [S0, D]": "returns",
+    "def user_function(b, S0, D):\n    if b > 9:\n        return S0": "returns",
+}
+
+
+@pytest.mark.parametrize("text", UNFIT)
+def test_functions_that_cannot_be_compiled_are_told_by_their_statement(text):
+    model = SignalModel("unfit", tuple(PARAMETERS), "", source=text)
+    with pytest.raises(ValueError, match=r"^model unfit: ") as caught:
+        fit_voxels([[2.0, 1.0, 1.0]], Protocol([0, 500, 900]), model)
+    assert UNFIT[text] in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "numba" not in str(caught.value).lower()

@@ -1,0 +1,133 @@
+"""Fits by likelihood and weights, against scipy."""
+
+import numpy as np
+import pytest
+from scipy.optimize import least_squares, minimize
+from scipy.stats import rice
+
+from dmrifit import MODELS, FitStatus, Protocol, fit_voxels
+from dmrifit.engine.methods.rician import expected_magnitude
+
+PROTOCOL = Protocol([0, 50, 100, 300, 600, 900, 1500, 2500, 3500])
+SIGMA = 3.0
+IVIM = MODELS["ivim"]
+
+
+def ivim_signals(n, seed=0):
+    rng = np.random.default_rng(seed)
+    truth = np.column_stack([
+        rng.uniform(50, 100, n), rng.uniform(0.05, 0.4, n), rng.uniform(8, 60, n), rng.uniform(0.4, 2.5, n)
+    ])  # fmt: skip
+    signals = IVIM.signal(truth, PROTOCOL)
+    return np.hypot(
+        signals + rng.normal(0, SIGMA, signals.shape), rng.normal(0, SIGMA, signals.shape)
+    ), truth
+
+
+def rician_loss(signal, predicted):
+    return -rice.logpdf(signal, predicted / SIGMA, scale=SIGMA).sum()
+
+
+def mean_loss(signal, predicted):
+    return ((signal - expected_magnitude(predicted, SIGMA)) ** 2).sum() / (2 * SIGMA**2)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "loss"), [("rician", rician_loss), ("rician-mean", mean_loss)]
+)
+def test_no_search_of_scipy_finds_a_better_likelihood(likelihood, loss):
+    signals, truth = ivim_signals(12)
+    result = fit_voxels(signals, PROTOCOL, "ivim", sigma=SIGMA, likelihood=likelihood)
+    assert result.likelihood == likelihood
+    for signal, ours, unit in zip(signals, result.parameters, truth, strict=True):
+
+        def objective(x, signal=signal, unit=unit):
+            return loss(signal, IVIM.signal(x * unit, PROTOCOL)[0])
+
+        box = [
+            (low / u, None if np.isinf(high) else high / u)
+            for (low, high), u in zip(IVIM.bounds, unit, strict=True)
+        ]
+        starts = (np.ones(4), ours / unit)
+        ends = [
+            minimize(
+                objective, x, method="L-BFGS-B", bounds=box, options={"ftol": 1e-13, "gtol": 1e-9}
+            )
+            for x in starts
+        ]
+        assert objective(ours / unit) <= min(end.fun for end in ends) + 1e-6
+
+
+@pytest.mark.parametrize("weights", [[1, 1, 1, 2, 2, 3, 3, 4, 5], [0.1] * 9])
+def test_weighted_least_squares_are_those_of_scipy(weights):
+    signals, truth = ivim_signals(12, seed=1)
+    result = fit_voxels(signals, PROTOCOL, "ivim", method="nlls", weights=weights)
+    root = np.sqrt(np.array(weights) / np.mean(weights))
+    low, high = np.array(IVIM.bounds).T
+    for signal, ours, start in zip(signals, result.parameters, truth, strict=True):
+
+        def residuals(x, signal=signal):
+            return root * (IVIM.signal(x, PROTOCOL)[0] - signal)
+
+        ends = [
+            least_squares(residuals, x, bounds=(low, high), x_scale=start, xtol=1e-12, ftol=1e-12)
+            for x in (start, np.clip(ours, low + 1e-9, high - 1e-9))
+        ]
+        assert (residuals(ours) ** 2).sum() <= 2 * min(end.cost for end in ends) * (1 + 1e-7)
+
+
+@pytest.mark.parametrize("snr", [15, 40])
+def test_likelihoods_are_unbiased_where_the_floor_is_not_and_their_errors_cover(snr):
+    rng = np.random.default_rng(2)
+    truth = np.array([100.0, 1.8])
+    clean = MODELS["adc"].signal([truth], PROTOCOL).repeat(3000, axis=0)
+    sigma = 100 / snr
+    signals = np.hypot(
+        clean + rng.normal(0, sigma, clean.shape), rng.normal(0, sigma, clean.shape)
+    )
+    bias = {}
+    for likelihood in ("gaussian", "rician", "rician-mean"):
+        result = fit_voxels(signals, PROTOCOL, "adc", sigma=sigma, likelihood=likelihood)
+        bias[likelihood] = abs(result["ADC"].mean() / truth[1] - 1)
+        if likelihood == "rician":
+            covered = np.abs(result.parameters - truth) < 1.96 * result.standard_errors
+            assert (np.abs(covered.mean(axis=0) - 0.95) < 0.02).all()
+    assert bias["rician"] < 0.012
+    assert bias["rician-mean"] < 0.012
+    assert bias["rician"] < bias["gaussian"]
+
+
+def test_gaps_bounds_and_voxels_without_signal_keep_their_contract():
+    signals, _ = ivim_signals(40, seed=3)
+    signals[0] = np.nan
+    signals[1, 3] = np.nan
+    options = {"sigma": np.full(40, SIGMA), "likelihood": "rician", "bounds": {"f": (0.0, 0.1)}}
+    result = fit_voxels(signals, PROTOCOL, "ivim", **options)
+    assert result.status[0] == FitStatus.NOT_FITTED
+    assert np.isnan(result.parameters[0]).all()
+    assert np.isfinite(result.parameters[1:]).all()
+    assert (result["f"][1:] <= 0.1).all()
+    at_high = result.at_high[1:, 1]
+    assert at_high.any()
+    np.testing.assert_array_equal(result["f"][1:][at_high], 0.1)
+    assert np.isnan(result.standard_errors[1:, 1][at_high]).all()
+    part = fit_voxels(
+        signals[10:20], PROTOCOL, "ivim", **options | {"sigma": np.full(10, SIGMA), "n_threads": 2}
+    )
+    np.testing.assert_array_equal(part.parameters, result.parameters[10:20])
+
+
+def test_fixed_parameters_stay():
+    signals, truth = ivim_signals(5, seed=4)
+    result = fit_voxels(
+        signals, PROTOCOL, "ivim", sigma=SIGMA, likelihood="rician", fixed={"Dt": truth[:, 3]}
+    )
+    np.testing.assert_allclose(result["Dt"], truth[:, 3], rtol=1e-12)
+    assert np.isnan(result.standard_errors[:, 3]).all()
+
+
+def test_weights_are_checked():
+    signals, _ = ivim_signals(1)
+    for weights in ([1, 2], [0.0] * 9, [[1.0] * 9]):
+        with pytest.raises(ValueError, match="weights must be 9 positive numbers"):
+            fit_voxels(signals, PROTOCOL, "ivim", weights=weights)

@@ -1,0 +1,141 @@
+"""What the data cannot tell: doubts of parameters and sentences of advice."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dmrifit import MODELS, Protocol, fit_voxels
+from dmrifit.engine.doubts import DoubtReason, DoubtTally
+from dmrifit.engine.protocol import average_directions
+
+IVIM = MODELS["ivim"]
+LOW_B = Protocol([0, 10, 20, 40, 80, 150, 300, 500, 800])
+
+
+def noisy(model, truth, protocol, snr, seed, n=300):
+    clean = model.signal(np.tile(truth, (n, 1)), protocol)
+    return clean + np.random.default_rng(seed).normal(0, clean[0, 0] / snr, clean.shape)
+
+
+def test_a_sound_fit_has_no_doubts_and_no_advice():
+    signals = noisy(MODELS["adc"], [100.0, 1.0], Protocol([0, 400, 800, 1000]), 60, 1)
+    result = fit_voxels(signals, Protocol([0, 400, 800, 1000]), "adc")
+    assert not result.doubt.any()
+    assert result.advice() == []
+
+
+def test_without_perfusion_its_diffusivity_has_no_influence():
+    signals = noisy(IVIM, [100.0, 0.0, 20.0, 1.0], LOW_B, 2000, 2)
+    result = fit_voxels(signals, LOW_B, IVIM)
+    dv, f = IVIM.names.index("Dv"), IVIM.names.index("f")
+    assert (result.doubt_reasons[:, dv] == DoubtReason.NO_INFLUENCE).mean() > 0.95
+    # None was found, and that is well measured.
+    assert result.doubt[:, f].mean() < 0.05
+    assert any("Dv is not determined" in sentence for sentence in result.advice())
+    assert any("compartment is too small" in sentence for sentence in result.advice())
+
+
+def test_a_voxel_of_blood_leaves_its_tissue_in_doubt():
+    signals = IVIM.signal([[100.0, 1.0, 20.0, 1.0]], LOW_B)
+    result = fit_voxels(signals, LOW_B, IVIM)
+    assert (result.doubt_reasons[:, IVIM.names.index("Dt")] == DoubtReason.NO_INFLUENCE).all()
+
+
+def test_an_artificial_bound_is_a_doubt_and_zero_is_none():
+    signals = noisy(MODELS["adc"], [100.0, 2.5], Protocol([0, 400, 800]), 100, 4)
+    result = fit_voxels(signals, Protocol([0, 400, 800]), "adc", bounds={"ADC": (0.5, 2.0)})
+    assert (result.doubt_reasons[:, 1] == DoubtReason.AT_BOUND).mean() > 0.9
+    assert result.doubt[:, 1].all()
+    assert "ADC is at its upper bound 2 in 100% of the voxels" in result.advice()[0]
+    still = fit_voxels(
+        noisy(MODELS["adc"], [100.0, 0.0], Protocol([0, 400, 800]), 300, 5),
+        Protocol([0, 400, 800]),
+        "adc",
+    )
+    assert still.at_low[:, 1].mean() > 0.2
+    assert not still.doubt[:, 1].any()
+
+
+def test_a_capped_kurtosis_names_the_turning_point():
+    protocol = Protocol([0, 500, 1000, 2000, 3000])
+    signals = noisy(MODELS["kurtosis"], [100.0, 1.5, 1.2], protocol, 200, 6)
+    result = fit_voxels(signals, protocol, "kurtosis", bounds={"K": (0, "monotonic")})
+    assert result.at_high[:, 2].mean() > 0.5
+    assert any("turning point 3/K" in sentence for sentence in result.advice())
+
+
+def test_noise_makes_parameters_uncertain():
+    protocol = Protocol([0, 500, 1000, 1500, 2000])
+    result = fit_voxels(
+        noisy(MODELS["kurtosis"], [100.0, 1.0, 0.8], protocol, 15, 7), protocol, "kurtosis"
+    )
+    assert result.doubt[:, 2].mean() > 0.5
+
+
+def test_parts_of_an_image_count_as_the_whole():
+    signals = noisy(IVIM, [100.0, 0.1, 20.0, 1.0], LOW_B, 40, 8)
+    whole = fit_voxels(signals, LOW_B, IVIM)
+    tally = DoubtTally(IVIM, whole.bounds)
+    for part in (signals[:100], signals[100:]):
+        tally.add(fit_voxels(part, LOW_B, IVIM))
+    np.testing.assert_allclose(tally.share, whole.doubt.mean(axis=0))
+    assert tally.advice() == whole.advice()
+
+
+def test_a_result_without_its_signals_says_so():
+    result = fit_voxels(np.array([[3.0, 2, 1]]), Protocol([0, 500, 1000]), "adc")
+    with pytest.raises(ValueError, match="does not know the signals it was fitted to"):
+        _ = replace(result, inputs=None).doubt
+
+
+def test_reduced_chi2_is_one_where_the_noise_is_known():
+    protocol = Protocol(np.tile([0, 300, 600, 900], 5))
+    signals = noisy(MODELS["adc"], [100.0, 1.0], protocol, 50, 9, n=2000)
+    result = fit_voxels(signals, protocol, "adc", sigma=2.0)
+    assert abs(result.reduced_chi2.mean() - 1) < 0.02
+    assert np.isnan(fit_voxels(signals[:3], protocol, "adc").reduced_chi2).all()
+
+
+def real_signals(folder, name):
+    data = Path(os.environ["DMRIFIT_DATA"]) / folder
+    protocol = Protocol.read(data / f"{name}.bval", None, data / f"{name}.bvec")
+    return np.asanyarray(nib.load(data / f"{name}.nii.gz").dataobj), protocol
+
+
+@pytest.mark.skipif(
+    "DMRIFIT_DATA" not in os.environ, reason="needs the real scans in DMRIFIT_DATA"
+)
+def test_oil_does_not_move_and_has_no_kurtosis():
+    values, protocol = real_signals("oil_phantom", "pt4")
+    middle = values[30:60, 30:60, 12].reshape(-1, values.shape[3]).astype(float)
+    signals, contrasts = average_directions(middle, protocol, mean="arithmetic")
+    result = fit_voxels(signals, contrasts, "kurtosis")
+    d, k = result.names.index("D"), result.names.index("K")
+    slow = (result["D"] <= 0.01) | result.at_low[:, d]
+    assert np.median(result["D"]) <= 0.01
+    assert slow.mean() > 0.5
+    assert (result.doubt_reasons[:, k] == DoubtReason.NOT_DETERMINED).mean() >= 0.95
+
+
+@pytest.mark.skipif(
+    "DMRIFIT_DATA" not in os.environ, reason="needs the real scans in DMRIFIT_DATA"
+)
+def test_a_leg_does_not_determine_the_diffusivity_of_its_blood():
+    values, protocol = real_signals("leg_ivim", "dwi")
+    labels, _ = (
+        np.asanyarray(
+            nib.load(Path(os.environ["DMRIFIT_DATA"]) / "leg_ivim" / "labels.nii.gz").dataobj
+        ),
+        None,
+    )
+    muscle = values[:, :, 12][labels[:, :, 12] > 0].astype(float)
+    signals, contrasts = average_directions(muscle, protocol, mean="arithmetic")
+    result = fit_voxels(signals, contrasts, "ivim")
+    assert 1.3 < np.median(result["Dt"]) < 1.7
+    assert result.doubt[:, result.names.index("Dv")].mean() > 0.9
+    assert result.doubt[:, result.names.index("Dt")].mean() < 0.05
+    assert any("Dv is not determined" in sentence for sentence in result.advice())

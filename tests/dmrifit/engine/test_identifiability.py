@@ -1,0 +1,97 @@
+"""Which model a protocol can carry: rules, reasons, and expected precision."""
+
+import numpy as np
+import pytest
+
+from dmrifit import MODELS, Parameter, Protocol, SignalModel, protocol_precision, suggest_model
+from dmrifit.engine.identifiability import expected_cv, missing_for, nominal_contrasts
+
+LOW_B = [0, 20, 60, 150]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name", "reason"),
+    [
+        (Protocol([0, 1000]), "adc", "kurtosis needs 3 different contrasts"),
+        (
+            Protocol([0, 500, 1000, 1500]),
+            "adc",
+            "b-value above 1500 s/mm², and the highest is 1500",
+        ),
+        (Protocol([0, 1000, 2000]), "kurtosis", "ivim needs 5 different contrasts"),
+        (Protocol([0, 50, 400, 900, 1600]), "kurtosis", "three b-values from 10 to 200"),
+        (Protocol([*LOW_B, 600]), "adc", "kurtosis needs a b-value above 1500"),
+        (
+            Protocol([*LOW_B, 400, 800]),
+            "ivim",
+            "two echo times or more, and the protocol has none",
+        ),
+        (Protocol([*LOW_B, 400, 800], te=60), "ivim", "and the protocol has 1"),
+        (Protocol.preset("cohort1"), "t2-ivim-kurtosis", "7 b-values at 3 echo times"),
+        (Protocol.preset("cohort2"), "t2-ivim-kurtosis", "7 b-values at 3 echo times"),
+    ],
+)
+def test_suggested_model_is_the_richest_that_the_protocol_determines(protocol, name, reason):
+    suggestion, sentence = suggest_model(protocol)
+    assert suggestion == name
+    assert reason in sentence
+
+
+def test_a_protocol_of_one_b_value_has_no_model():
+    with pytest.raises(ValueError, match="at least two b-values"):
+        suggest_model(Protocol([1000, 1000, 1000]))
+
+
+def test_scattered_b_values_count_once_and_b_below_10_is_zero():
+    rng = np.random.default_rng(93)
+    b = np.concatenate([[0, 3, 9.5], 1000 + rng.uniform(-5, 5, 30), [1990, 2000, 2010]])
+    assert len(nominal_contrasts(Protocol(b))) == 3
+    assert suggest_model(Protocol(b))[0] == suggest_model(Protocol(b[::-1]))[0] == "kurtosis"
+    at_two_te = Protocol(np.tile(b, 2), te=np.repeat([60, 90], len(b)))
+    assert len(nominal_contrasts(at_two_te)) == 6
+
+
+def test_fixed_parameters_lower_what_a_model_needs():
+    protocol = Protocol([*LOW_B, 400, 800, 1600], te=60)
+    model = MODELS["t2-ivim-kurtosis"]
+    assert "two echo times" in missing_for(protocol, model)
+    assert missing_for(protocol, model, fixed=("T2v", "T2t")) == ""
+
+
+def test_parameters_that_only_enter_as_a_product_are_not_told_apart():
+    model = SignalModel.from_expression(
+        "S0*exp(-b*D*q)",
+        [
+            Parameter("S0", "signal", 0, np.inf),
+            Parameter("D", "µm²/ms", 0, 5),
+            Parameter("q", "", 0, 2),
+        ],
+        name="product",
+    )
+    assert (
+        missing_for(Protocol([0, 500, 1000, 2000]), model)
+        == "measurements that tell D and q apart"
+    )
+
+
+def test_expected_precision_is_the_bound_at_the_snr_of_the_scan():
+    protocol = Protocol([0, 500, 1000])
+    cv = expected_cv(protocol, MODELS["adc"], snr=25)
+    table = protocol_precision(protocol, "adc", [1.0, 1.0], sigma=1 / 25)
+    np.testing.assert_allclose(list(cv.values()), table["cv"])
+
+
+@pytest.mark.parametrize(
+    ("name", "similar"), [("dki", "kurtosis"), ("Kurtosys", "kurtosis"), ("ivmi", "ivim")]
+)
+def test_a_misspelled_model_names_the_similar_one(name, similar):
+    from dmrifit import fit_voxels
+
+    with pytest.raises(ValueError, match=f"did you mean {similar}"):
+        fit_voxels(np.ones((1, 2)), Protocol([0, 1000]), name)
+
+
+def test_names_of_models_in_any_case():
+    from dmrifit.engine.models import resolve_model
+
+    assert resolve_model("ADC") is MODELS["adc"]
