@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_number", "check_word", "real_numbers"]
+__all__ = ["check_finite", "check_number", "check_word", "is_number", "real_numbers"]
 
 
 def check_number(
@@ -21,15 +21,38 @@ def check_number(
     whole: bool = False,
 ) -> None:
     """Refuse a parameter that is not a number, too small or too large."""
-    number_types = int | np.integer if whole else int | float | np.integer | np.floating
-    # For Python a bool is an int.
-    is_number = isinstance(value, number_types) and not isinstance(value, bool)
-    if not is_number or not (least <= value <= most and value < below):
-        limits = f"from {least:g} to {most:g}" if most < np.inf else f"of at least {least:g}"
+    if not is_number(value, whole=whole) or not (least <= value <= most and value < below):
+        limits = f"of at least {least:g}"
+        if most < np.inf:
+            limits = f"from {least:g} to {most:g}"
         if below < np.inf:
             limits += f" and below {below:g}"
-        noun = "whole number" if whole else "number"
+        noun = "number"
+        if whole:
+            noun = "whole number"
         raise ValueError(f"{name} must be a {noun} {limits}, not {value!r}")
+
+
+def is_number(value: Any, *, whole: bool = False) -> TypeGuard[float]:
+    """Whether a value is one real number, of Python or NumPy."""
+    # For Python a bool is an int.
+    if isinstance(value, bool):
+        return False
+    if whole:
+        return isinstance(value, int | np.integer)
+    return isinstance(value, int | float | np.integer | np.floating)
+
+
+def check_finite(values: NDArray[Any], name: str) -> None:
+    """Refuse an array of voxels that are not all finite numbers."""
+    n_bad = values.size
+    if values.dtype.kind in "fiub":
+        n_bad = int(np.count_nonzero(~np.isfinite(values)))
+    if n_bad or values.dtype.kind not in "fiub":
+        raise ValueError(
+            f"{name} has {n_bad} values that are no finite numbers ({values.dtype}); "
+            "set voxels without a value to 0"
+        )
 
 
 def check_word(name: str, value: Any, known: Iterable[Any]) -> None:

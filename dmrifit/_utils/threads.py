@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import threadpoolctl
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["check_jobs", "one_thread"]
+__all__ = ["check_jobs", "default_threads", "one_thread"]
 
 _lock = threading.Lock()
 _thread_state = threading.local()
@@ -20,6 +21,16 @@ _depth = 0
 # Number of imported modules when the libraries were looked up, and the libraries by kind.
 _libraries: tuple[int, dict[str, ThreadpoolController]] | None = None
 _blas: Any = None
+
+
+def default_threads() -> int:
+    """Count the threads of a fit: NUMBA_NUM_THREADS, or the processors of this process."""
+    setting = os.environ.get("NUMBA_NUM_THREADS", "")
+    if setting.isdecimal() and int(setting) > 0:
+        return int(setting)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def check_jobs(n_jobs: Any, name: str = "n_jobs") -> None:

@@ -28,7 +28,7 @@ _COVERED = 0.999
 
 
 def denoise(
-    signals: ArrayLike, *, mask: NDArray[np.bool_] | None = None, patch_radius: int | None = None
+    signals: ArrayLike, *, mask: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """
     Remove noise by Marchenko–Pastur principal component analysis of patches (MPPCA, by dipy).
@@ -41,15 +41,18 @@ def denoise(
     Shapes: `signals` (x, y, z, n_measurements), `mask` (x, y, z); returns signals (x, y, z,
     n_measurements), sigma (x, y, z).
 
-    References ---------- Veraart et al., NeuroImage 142:394–406, 2016; Veraart et al., Magn Reson
-    Med 76:1582–1593, 2016.
+    References
+    ----------
+    Veraart et al., NeuroImage 142:394–406, 2016; Veraart et al., Magn Reson Med 76:1582–1593,
+    2016.
     """
     localpca = import_optional("dipy.denoise.localpca")
     original = checked_signals(signals)
     finite = np.asarray(np.isfinite(original).all(axis=-1))
-    inside = np.any(original != 0, axis=-1) if mask is None else mask
-    region: NDArray[np.bool_] = finite & inside
-    radius = _patch_radius(original.shape, patch_radius)
+    region = finite & np.any(original != 0, axis=-1)
+    if mask is not None:
+        region = finite & mask
+    radius = _patch_radius(original.shape)
     usable = np.where(finite[..., None], original, 0)
     with threadpool_limits(1), np.errstate(divide="ignore", invalid="ignore"):
         denoised, sigma = localpca.mppca(
@@ -112,7 +115,9 @@ def correct_motion(
     Shapes: `signals` (x, y, z, n_measurements), `mask` (x, y, z); returns signals (x, y, z,
     n_measurements), transforms (n_measurements, 4, 4).
 
-    Notes ----- Processors round differently, and the search follows: transforms of a head of 49 ×
+    Notes
+    -----
+    Processors round differently, and the search follows: transforms of a head of 49 ×
     58 × 47 voxels agreed within 1e-8 between two kinds of linear algebra, those of 10 × 10 × 10
     voxels differed by millimeters.
 
@@ -122,7 +127,11 @@ def correct_motion(
     """
     align = import_optional("dipy.align")
     imaffine = import_optional("dipy.align.imaffine")
-    original, affine = checked_signals(signals), np.asarray(affine, dtype=np.float64)
+    original = checked_signals(signals)
+    affine = np.asarray(affine, dtype=np.float64)
+    static_mask = None
+    if mask is not None:
+        static_mask = mask.astype(np.int32)
     n = original.shape[3]
     if min(original.shape[:3]) < 4:
         raise ValueError(
@@ -147,10 +156,11 @@ def correct_motion(
                     moving_affine=affine,
                     static_affine=affine,
                     pipeline=["translation", "rigid"],
-                    static_mask=None if mask is None else mask.astype(np.int32),
+                    static_mask=static_mask,
                     level_iters=[1000, 500, 100],
                     optimizer_options={"gtol": 1e-4},
                 )
+            # Registration fills with 0 what comes from outside, which a fit would take for signal.
             inverse = imaffine.AffineMap(
                 transforms[i],
                 domain_grid_shape=fixed.shape,
@@ -194,7 +204,7 @@ def patches_are_large(shape: tuple[int, ...]) -> bool:
     """Tell whether the patches of `denoise` hold enough voxels for an estimate of the noise."""
     if shape[3] < 2 or np.prod(shape[:3]) < 2:
         return False
-    return bool(np.prod(2 * _patch_radius(shape, None) + 1) >= _SAMPLES_PER_VOLUME * shape[3])
+    return bool(np.prod(2 * _patch_radius(shape) + 1) >= _SAMPLES_PER_VOLUME * shape[3])
 
 
 @contextmanager
@@ -217,19 +227,18 @@ def checked_signals(signals: ArrayLike) -> NDArray[np.float32]:
     return np.ascontiguousarray(values, dtype=np.float32)
 
 
-def _patch_radius(shape: tuple[int, ...], requested: int | None) -> NDArray[np.intp]:
-    """Choose a radius for each axis; by default larger ones where there are many measurements."""
+def _patch_radius(shape: tuple[int, ...]) -> NDArray[np.intp]:
+    """Choose a radius for each axis, larger ones where there are many measurements."""
     largest = (np.array(shape[:3]) - 1) // 2
     if shape[3] < 2:
         raise ValueError("denoising compares measurements, and there is only one")
-    radius = np.minimum(_SMALLEST_RADIUS if requested is None else requested, largest)
-    if requested is None:
-        while np.prod(2 * radius + 1) - 1 < shape[3] and (radius < largest).any():
-            radius = np.minimum(radius + 1, largest)
+    radius = np.minimum(_SMALLEST_RADIUS, largest)
+    # The covariance of fewer voxels than measurements has no full spectrum.
+    while np.prod(2 * radius + 1) - 1 < shape[3] and (radius < largest).any():
+        radius = np.minimum(radius + 1, largest)
     if np.prod(2 * radius + 1) < 2:
         raise ValueError(
-            f"an image of {_times(shape)} is too small for patches of radius "
-            f"{requested or _SMALLEST_RADIUS}"
+            f"an image of {_times(shape)} is too small for patches of radius {_SMALLEST_RADIUS}"
         )
     return radius
 

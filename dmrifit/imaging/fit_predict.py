@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -16,13 +15,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit.cohort.scaling import PatientScale
+from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fit_maps import OUTSIDE, empty_maps, fill_maps, map_names
 from dmrifit.engine.fit_settings import FitSettings
-from dmrifit.engine.fitting import fit_voxels
-from dmrifit.engine.models import SignalModel, resolve_model
+from dmrifit.engine.fitting import fit_voxels, learn_prior
+from dmrifit.engine.identifiability import missing_for, nominal_contrasts
+from dmrifit.engine.methods.map_prior import PRIOR_VOXELS, Prior
+from dmrifit.engine.models import Parameter, SignalModel, resolve_model
 from dmrifit.engine.protocol import Protocol, average_directions
 from dmrifit.imaging.image_rows import patient_scale, sliced_rows, source_volumes
-from dmrifit.imaging.noise import estimate_sigma
+from dmrifit.imaging.noise import check_likelihood, estimate_sigma
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import (
     FitTally,
@@ -36,8 +38,8 @@ from dmrifit.io.nifti import (
     Image,
     Images,
     describe_sources,
-    file_paths,
     image_name,
+    output_files,
     read_grid,
     read_volume,
     save_image,
@@ -62,8 +64,12 @@ def fit_image(
     out: str | Path | None = None,
     average: str | None = None,
     bounds: Mapping[str, tuple[float, float | str]] | str | None = None,
-    fixed: Mapping[str, float] | None = None,
-    method: str = "nlls",
+    fixed: Mapping[str, float | str] | None = None,
+    method: str | None = None,
+    likelihood: str = "gaussian",
+    threshold: float | None = None,
+    weights: ArrayLike | None = None,
+    prior: Prior | None = None,
     regularization: float | None = None,
     n_starts: int | str = "auto",
     quicklook: bool = False,
@@ -110,9 +116,20 @@ def fit_image(
         Average the measurements that share b and TE before the fit (see `average_directions`).
     bounds : mapping of str to (float, float or "monotonic"), or "published", optional
         Box of the search by parameter, as in `fit_voxels`.
-    fixed : mapping of str to float, optional
-        Parameters that are held at a value.
-    method : str, default="nlls"
+    fixed : mapping of str to float or "measured", optional
+        Parameters that are held at a value, as in `fit_voxels`.
+    method : str, optional
+        As in `fit_voxels`. With ``"map"`` the prior is learned from voxels spread over the region,
+        unless it is given.
+    likelihood : str, default="gaussian"
+        As in `fit_voxels`. ``"rician"`` is refused with `average`, and where the sidecar of the
+        image (.json) says that it was denoised or combined by a sum of squares.
+    threshold : float, optional
+        As in `fit_voxels`.
+    weights : array_like, optional
+        One weight for each measurement that is fitted (with `average`, each contrast), as in
+        `fit_voxels`.
+    prior : Prior, optional
         As in `fit_voxels`.
     regularization : float, optional
         As in `fit_voxels`.
@@ -133,8 +150,10 @@ def fit_image(
         One map for each parameter under its name, its standard error under ``<name>_se``,
         ``"cost"`` (sum of squared residuals, in squared units of the image), ``"status"`` (codes
         of `FitStatus`, uint8), ``"at_bound"`` (bit 2j is set where parameter j, from 0, is at its
-        lower bound, bit 2j + 1 where it is at its upper one) and ``"doubt"`` (`FitResult`'s
-        ``starts_disagree`` counts 1, ``ill_conditioned`` 2). Maps are float32, 0 outside the mask,
+        lower bound, bit 2j + 1 where it is at its upper one) and ``"doubt"`` (bit j is
+        set where parameter j is in doubt, `FitResult.doubt`, and the bit after the last where
+        starts disagree). ``<name>_low`` and ``<name>_high`` are the ends of the 95 % interval,
+        ``"chi2"`` the reduced χ² (NaN without `sigma`). Maps are float32, 0 outside the mask,
         and NaN inside it where a voxel could not be fitted, so that no mean can take such a voxel
         for a measurement; the status is 255 outside the mask.
 
@@ -166,25 +185,42 @@ def fit_image(
         method=method,
         bounds=bounds,
         fixed=fixed,
+        likelihood=likelihood,
+        threshold=threshold,
+        weights=weights,
+        prior=prior,
         regularization=regularization,
         n_starts=n_starts,
         n_threads=n_threads,
     )
     series = Series.open(image)
+    check_likelihood(image, likelihood, average)
     contrasts = _check_protocol(series, protocol, model, average=average, fixed=fixed or {})
     files = _fit_files(series, model)
-    with _file_set(out, files, overwrite=overwrite, inputs=(image, mask, sigma)) as file_set:
+    inputs = (image, mask, sigma)
+    with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
         # Libraries and settings are checked here, before a long fit.
         if _is_estimate(sigma):
             import_optional("dipy")
         if quicklook and file_set is not None:
             _import_quicklook_libraries()
         region = _read_region(series, mask)
-        noise = None if _is_estimate(sigma) else _read_noise(series, sigma, region)
+        noise = None
+        if not _is_estimate(sigma):
+            noise = _read_noise(series, sigma, region)
         # The engine checks the settings on a voxel without a signal, which it does not fit.
         blank = np.full((1, len(contrasts)), np.nan)
-        box = fit_voxels(blank, contrasts, model, **vars(settings)).bounds
-        tally = FitTally(model)
+        blank_settings = replace(settings, sigma=None if sigma is None else 1.0)
+        if method == "map":
+            blank_settings.check()
+            # There is no prior to learn from a voxel without a signal.
+            blank_settings = replace(blank_settings, method="nlls", prior=None)
+        blank_result = fit_voxels(blank, contrasts, model, **vars(blank_settings))
+        box = blank_result.bounds
+        if method is None:
+            settings = replace(settings, method=blank_result.method)
+        doubts = DoubtTally(model, box, tuple(settings.monotonic))
+        tally = FitTally(model, contrasts, doubts, fixed or {})
         with series.unpacked() as readable:
             # Only an unpacked file is known to hold the voxels that its header promises.
             maps = empty_maps(model, series.grid)
@@ -193,6 +229,13 @@ def fit_image(
                 level = estimate_sigma(readable.read(slice(None), np.float32), mask=region)
                 noise = level.sigma
                 sigma_text = f"{np.median(noise):.6g} (estimated by {level.method})"
+            if method == "map" and prior is None:
+                settings = replace(
+                    settings,
+                    prior=_learn_prior(
+                        readable, region, protocol, contrasts, model, settings, average, noise
+                    ),
+                )
             for slab, inside, signals in readable.slabs(region, progress=progress, task="fit"):
                 if average is not None:
                     signals, _ = average_directions(signals, protocol, mean=average)
@@ -206,17 +249,22 @@ def fit_image(
             for name, values in maps.items()
         }
         if file_set is not None:
-            inputs = {
+            options = {
                 "AverageDirections": average,
                 "Sigma": sigma_text,
                 "Region": _describe_region(mask),
             }
-            sidecar = describe_fit(tally, settings, box, protocol, contrasts, inputs, files)
+            sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
             sidecar |= series.describe()
             sidecar["Sources"] = describe_sources(Image=image, Mask=mask, Sigma=sigma)
             _save_images(images, file_set, files)
             if quicklook:
-                _write_fit_page(images, series, sidecar, file_set, files)
+                from dmrifit.report.quicklook import write_quicklook
+
+                maps, map_affine = _upright(images)
+                pages = {key: file_set.path(files[key]) for key in ("png", "html")}
+                title = series.stem or "image"
+                write_quicklook(maps, map_affine, sidecar, title=title, **pages)
             file_set.write_json(files["sidecar"], sidecar)
     return images
 
@@ -309,15 +357,18 @@ def predict_image(
     series = Series.open(image)
     volumes = source_volumes(series, source, protocol, average=average, b_tolerance=b_tolerance)
     if isinstance(scale, str) and scale == "patient":
+        # The rule of the training; an estimator that was never saved has none of its own.
         scale = getattr(estimator, "patient_scale_", PatientScale())
     files = _prediction_files(series, model, signals=signals)
-    with _file_set(out, files, overwrite=overwrite, inputs=(image, mask, sigma)) as file_set:
+    inputs = (image, mask, sigma)
+    with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
         if quicklook and file_set is not None and model is not None:
             _import_quicklook_libraries()
         region = _read_region(series, mask)
         noise = _read_noise(series, sigma, region)
         with series.unpacked() as readable:
             prediction = _Prediction(estimator, model, target, series.grid, signals=signals)
+            # A first pass through the image, because every voxel needs the scale of all.
             unit = patient_scale(readable, region, volumes, source, scale, progress=progress)
             slabs = sliced_rows(
                 readable, region, volumes, resolve_patch_shape(estimator), progress=progress
@@ -344,8 +395,12 @@ def predict_image(
                 if target.te is not None:
                     np.savetxt(file_set.path(files["te"]), target.te[None], fmt="%.10g")
             if quicklook and model is not None:
-                parameter_images = {name: images[name] for name in model.names}
-                _write_prediction_page(parameter_images, series, sidecar, file_set, files)
+                from dmrifit.report.quicklook import write_prediction_page
+
+                maps, map_affine = _upright({name: images[name] for name in model.names})
+                page = file_set.path(files["html"])
+                title = series.stem or "image"
+                write_prediction_page(maps, map_affine, sidecar, title=title, html=page)
             file_set.write_json(files["sidecar"], sidecar)
     return images
 
@@ -363,7 +418,9 @@ class _Prediction:
         signals: bool,
     ) -> None:
         self.estimator = estimator
-        self.parameters = () if model is None else model.parameters
+        self.parameters: tuple[Parameter, ...] = ()
+        if model is not None:
+            self.parameters = tuple(model.parameters)
         self.maps: dict[str, NDArray] = {
             parameter.name: np.zeros(grid, np.float32) for parameter in self.parameters
         }
@@ -382,8 +439,11 @@ class _Prediction:
         inside: NDArray[np.bool_],
     ) -> None:
         """Predict the voxels of a slab from their measurements, divided by the patient's scale."""
+        # The estimator was trained on signals in multiples of the patient's scale.
         scaled = rows / unit
-        options = {} if noise is None else {"sigma": noise / unit}
+        options = {}
+        if noise is not None:
+            options["sigma"] = noise / unit
         if self._with_signals or self._fits_signals:
             predicted = self.estimator.predict(scaled)
             self.counts["NegativeSignal"] += int((predicted < 0).any(axis=1).sum())
@@ -396,15 +456,48 @@ class _Prediction:
             else:
                 maps = self.estimator.predict_maps(scaled, **options)
             for parameter, column in zip(self.parameters, maps.T, strict=True):
-                factor = unit if parameter.is_amplitude else 1.0
-                self.maps[parameter.name][:, :, slab][inside] = column * factor
+                if parameter.is_amplitude:
+                    column = column * unit
+                self.maps[parameter.name][:, :, slab][inside] = column
         self.counts["InMask"] += len(rows)
         self.counts["WithSignal"] += int(np.isfinite(rows).all(axis=1).sum())
 
 
+def _learn_prior(
+    series: Series,
+    region: NDArray[np.bool_] | None,
+    protocol: Protocol,
+    contrasts: Protocol,
+    model: SignalModel,
+    settings: FitSettings,
+    average: str | None,
+    noise: float | NDArray | None,
+) -> Prior:
+    """Learn the prior of a region from voxels spread over it, however it is cut into slabs."""
+    n_voxels = int(np.prod(series.grid)) if region is None else int(region.sum())
+    stride = max(1, n_voxels // PRIOR_VOXELS)
+    signals, levels = [], []
+    first = 0
+    for slab, inside, voxels in series.slabs(region, progress=False, task="prior"):
+        rows = np.arange(-first % stride, len(voxels), stride)
+        first += len(voxels)
+        chosen = voxels[rows]
+        if average is not None:
+            chosen, _ = average_directions(chosen, protocol, mean=average)
+        signals.append(chosen)
+        level = _noise_of(noise, slab, inside)
+        if level is not None:
+            levels.append(np.broadcast_to(level, len(voxels))[rows])
+    sigma = np.concatenate(levels) if levels else None
+    settings = replace(settings, sigma=sigma)
+    return learn_prior(np.concatenate(signals), contrasts, model, settings)
+
+
 def _with_affine(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:
     """Give the arrays among the inputs their affine."""
-    images = list(image) if isinstance(image, list | tuple) else [image]
+    images = [image]
+    if isinstance(image, list | tuple):
+        images = list(image)
     if affine is not None and not any(map(is_array, (*images, *maps))):
         raise ValueError(
             f"{image_name(images[0])} brings its own affine; leave out affine=, which is for "
@@ -419,7 +512,7 @@ def _check_protocol(
     model: SignalModel,
     *,
     average: str | None,
-    fixed: Mapping[str, float],
+    fixed: Mapping[str, float | str],
 ) -> Protocol:
     """Check image, protocol and model against each other; return the protocol that is fitted."""
     series.check_count(protocol)
@@ -429,7 +522,7 @@ def _check_protocol(
             "(te in ms; on the command line --te)"
         )
     free = [parameter for parameter in model.parameters if parameter.name not in fixed]
-    n_contrasts = _count_contrasts(protocol)
+    n_contrasts = len(nominal_contrasts(protocol))
     if n_contrasts < len(free):
         names = ", ".join(parameter.name for parameter in free)
         raise ValueError(
@@ -437,31 +530,33 @@ def _check_protocol(
             f"only {n_contrasts} different contrasts ({protocol!r}); fix parameters or choose a "
             "simpler model"
         )
-    relaxation_times = [parameter.name for parameter in free if parameter.unit == "ms"]
-    te = protocol.te
-    if model.needs_te and relaxation_times and te is not None and np.ptp(te) == 0:
-        msg = (
-            f"{series.name} has one echo time ({te[0]:g} ms), which cannot tell "
-            f"{', '.join(relaxation_times)} from the amplitude; fix them (--fix NAME=MS), or "
-            "choose a model without relaxation"
-        )
-        warnings.warn(msg, stacklevel=3)
+    _warn_of_doubtful_model(series.name, protocol, model, fixed)
     if average is None:
         return protocol
     _, contrasts = average_directions(np.ones(len(protocol)), protocol, mean=average)
     return contrasts
 
 
-def _count_contrasts(protocol: Protocol) -> int:
-    """Count the different (b, TE), with b-values that differ by 5 s/mm² or 2 % as one shell."""
-    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
-    count = 0
-    for echo_time in np.unique(te):
-        b = np.sort(protocol.b[te == echo_time])
-        # Scanners scatter the b-values of a shell.
-        gaps = np.diff(b) > np.maximum(5, 0.02 * b[1:])
-        count += 1 + int(np.count_nonzero(gaps))
-    return count
+def _warn_of_doubtful_model(
+    name: str, protocol: Protocol, model: SignalModel, fixed: Mapping[str, float | str]
+) -> None:
+    """Warn in one line of a model that the protocol does not determine."""
+    free = [parameter for parameter in model.parameters if parameter.name not in fixed]
+    relaxation_times = [parameter.name for parameter in free if parameter.unit == "ms"]
+    te = protocol.te
+    if model.needs_te and relaxation_times and te is not None and np.ptp(te) == 0:
+        msg = (
+            f"{name} has one echo time ({te[0]:g} ms), which cannot tell "
+            f"{', '.join(relaxation_times)} from the amplitude; fix them (--fix NAME=MS), or "
+            "choose a model without relaxation"
+        )
+        warnings.warn(msg, stacklevel=4)
+    elif missing := missing_for(protocol, model, fixed):
+        msg = (
+            f"{name} does not determine {model.name}, which needs {missing}; fix parameters "
+            "(--fix NAME=VALUE), or choose a simpler model"
+        )
+        warnings.warn(msg, stacklevel=4)
 
 
 def _read_region(series: Series, mask: Image | None) -> NDArray[np.bool_] | None:
@@ -488,10 +583,11 @@ def _read_noise(
             )
         return float(sigma)
     noise = read_map(sigma, series).astype(np.float64)
-    levels = noise if region is None else noise[region]
+    levels, where = noise, ""
+    if region is not None:
+        levels, where = noise[region], " of the mask"
     n_bad = np.count_nonzero(~(np.isfinite(levels) & (levels >= 0)))
     if n_bad:
-        where = "" if region is None else " of the mask"
         raise ValueError(
             f"{image_name(sigma)}: a standard deviation of the noise must not be negative, "
             f"infinite or NaN, and in {n_bad} voxels{where} it is; correct the map or leave these "
@@ -503,7 +599,9 @@ def _read_noise(
 def _noise_of(
     noise: float | NDArray | None, slab: slice, inside: NDArray[np.bool_]
 ) -> float | NDArray | None:
-    return noise[:, :, slab][inside] if isinstance(noise, np.ndarray) else noise
+    if isinstance(noise, np.ndarray):
+        return noise[:, :, slab][inside]
+    return noise
 
 
 def _is_estimate(sigma: object) -> bool:
@@ -547,48 +645,11 @@ def _import_quicklook_libraries() -> None:
     import_optional("jinja2")
 
 
-def _file_set(
-    out: str | Path | None, names: Mapping[str, str], *, overwrite: bool, inputs: tuple[Any, ...]
-) -> AbstractContextManager[FileSet | None]:
-    if out is None:
-        return nullcontext()
-    return FileSet(out, names.values(), overwrite=overwrite, keep=file_paths(inputs))
-
-
 def _save_images(
     images: Mapping[str, nib.Nifti1Pair], file_set: FileSet, files: Mapping[str, str]
 ) -> None:
     for name, image in images.items():
         save_image(image, file_set.path(files[name]))
-
-
-def _write_fit_page(
-    images: Mapping[str, nib.Nifti1Pair],
-    series: Series,
-    sidecar: Mapping[str, Any],
-    file_set: FileSet,
-    files: Mapping[str, str],
-) -> None:
-    from dmrifit.report.quicklook import write_quicklook
-
-    maps, affine = _upright(images)
-    png = file_set.path(files["png"])
-    html = file_set.path(files["html"])
-    write_quicklook(maps, affine, sidecar, title=series.stem or "image", png=png, html=html)
-
-
-def _write_prediction_page(
-    images: Mapping[str, nib.Nifti1Pair],
-    series: Series,
-    sidecar: Mapping[str, Any],
-    file_set: FileSet,
-    files: Mapping[str, str],
-) -> None:
-    from dmrifit.report.quicklook import write_prediction_page
-
-    maps, affine = _upright(images)
-    html = file_set.path(files["html"])
-    write_prediction_page(maps, affine, sidecar, title=series.stem or "image", html=html)
 
 
 def _fit_files(series: Series, model: SignalModel) -> dict[str, str]:
@@ -621,7 +682,9 @@ def _check_estimator(
         )
     if estimator.model is None and not signals:
         raise ValueError("the estimator has no model, so there are no maps; ask for signals=True")
-    model = None if estimator.model is None else resolve_model(estimator.model)
+    model = None
+    if estimator.model is not None:
+        model = resolve_model(estimator.model)
     return estimator.source, estimator.target, model
 
 

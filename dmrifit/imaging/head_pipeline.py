@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit.imaging.head_steps import (
-    aligned,
+    align_brain,
     correct_bias_field,
     find_brain,
     import_sitk,
@@ -32,7 +31,7 @@ from dmrifit.io.grids import (
     scan_of,
 )
 from dmrifit.io.masks import MASK_THRESHOLD
-from dmrifit.io.nifti import Image, describe_sources, file_paths, image_name, save_image
+from dmrifit.io.nifti import Image, describe_sources, image_name, output_files, save_image
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -40,6 +39,13 @@ if TYPE_CHECKING:
 __all__ = ["PreparedBrain", "prepare_brain"]
 
 _SPACINGS = (0.2, 10.0)  # mm
+_SUFFIXES = {
+    "image": "T1w.nii.gz",
+    "brain": "mask.nii.gz",
+    "prior": "prior.nii.gz",
+    "label": "dseg.nii.gz",
+    "sidecar": "T1w.json",
+}
 
 
 @dataclass(frozen=True)
@@ -136,91 +142,85 @@ def prepare_brain(
     UserWarning
         If the prior was moved by more than 30 mm or 20 degrees, or lies no better than before.
 
-    References ---------- Tustison et al., IEEE Trans Med Imaging 29:1310–1320, 2010 (N4); Mattes
-    et al., IEEE Trans Med Imaging 22:120–128, 2003 (mutual information).
+    References
+    ----------
+    Tustison et al., IEEE Trans Med Imaging 29:1310–1320, 2010 (N4); Mattes et al., IEEE Trans Med
+    Imaging 22:120–128, 2003 (mutual information).
     """
-    if spacing is not None and not (
-        isinstance(spacing, int | float | np.number)
-        and not isinstance(spacing, bool)
-        and _SPACINGS[0] <= spacing <= _SPACINGS[1]
-    ):
-        raise ValueError(
-            f"spacing must be an edge of {_SPACINGS[0]:g} to {_SPACINGS[1]:g} mm, or None, not "
-            f"{spacing!r}"
-        )
+    _check_spacing(spacing)
     # Every input is read and checked, and every library there, before long work.
     name = image_name(image)
     scan = read_scan(image)
-    earlier = None if prior is None else read_scan(prior)
-    labels = None if label is None else read_scan_like(label, scan, name)
-    given = None if isinstance(brain_mask, bool) else read_scan_like(brain_mask, scan, name)
+    prior_scan = None if prior is None else read_scan(prior)
+    label_scan = None if label is None else read_scan_like(label, scan, name)
+    inputs: dict[str, Any] = {"Image": image, "Prior": prior, "Label": label}
+    mask_scan = None
+    if not isinstance(brain_mask, bool):
+        mask_scan = read_scan_like(brain_mask, scan, name)
+        inputs["Mask"] = brain_mask
+    registered = prior is not None and register
     if bias_field:
         import_sitk()
-    if (earlier is not None and register) or brain_mask is True:
+    if registered or brain_mask is True:
         import_optional("dipy.align")
-    prefix = stem(image) if isinstance(image, str | Path) else ""
-    files = {
-        key: derivative_name(prefix, f"{suffix}.nii.gz", desc="prepared")
-        for key, suffix in (
-            ("image", "T1w"),
-            ("brain", "mask"),
-            ("prior", "prior"),
-            ("label", "dseg"),
-        )
-    }
-    sidecar = derivative_name(prefix, "T1w.json", desc="prepared")
-    inputs = {
-        "Image": image,
-        "Prior": prior,
-        "Label": label,
-        "Mask": None if given is None else brain_mask,
-    }
-    file_set = (
-        None
-        if out is None
-        else FileSet(
-            out, [*files.values(), sidecar], overwrite=overwrite, keep=file_paths(inputs.values())
-        )
-    )
-    with file_set or nullcontext():
-        mask = (
-            inside_of(given)
-            if given is not None
-            else find_brain(scan)
-            if brain_mask is True
-            else None
-        )
-        picture, brain = _ready(scan, mask, spacing, bias_field=bias_field, name=name)
+    files = _files(image)
+    sources = inputs.values()
+    with output_files(out, files.values(), overwrite=overwrite, inputs=sources) as file_set:
+        mask = None
+        if mask_scan is not None:
+            mask = inside_of(mask_scan)
+        elif brain_mask:
+            mask = find_brain(scan)
+        prepared, brain = _ready(scan, mask, spacing, bias_field=bias_field, name=name)
         moved, transform = None, None
-        if earlier is not None:
-            past_mask = find_brain(earlier) if brain_mask is not False else None
-            past, past_brain = _ready(
-                earlier, past_mask, None, bias_field=bias_field, name=image_name(prior)
+        if prior_scan is not None:
+            # A given mask is that of the image, so the brain of the prior is searched in any case.
+            prior_mask = None if brain_mask is False else find_brain(prior_scan)
+            prior_name = image_name(prior)
+            # The prior keeps its own spacing here: it is interpolated once, by the alignment.
+            source, prior_brain = _ready(
+                prior_scan, prior_mask, None, bias_field=bias_field, name=prior_name
             )
-            transform = (
-                aligned(past, picture, past_brain, brain, image_name(prior))
-                if register
-                else np.eye(4)
-            )
-            moved = onto(past, picture, transform)
+            transform = np.eye(4)
+            if register:
+                transform = align_brain(
+                    source, prepared, brain=brain, prior_brain=prior_brain, name=prior_name
+                )
+            moved = onto(source, prepared, transform)
             if brain is not None:
                 moved = scan_of(array_of(moved) * (array_of(brain) > 0), moved.affine)
-        on_grid = None if labels is None else labels_onto(labels, picture)
-        result = PreparedBrain(picture, brain, moved, on_grid, transform)
+        on_grid = None if label_scan is None else labels_onto(label_scan, prepared)
+        result = PreparedBrain(prepared, brain, moved, on_grid, transform)
         if file_set is not None:
-            made = {key: getattr(result, key) for key in files if getattr(result, key) is not None}
-            for key, one in made.items():
-                save_image(one, file_set.path(files[key]))
             steps = {
                 "Spacing": spacing,
                 "BiasField": bias_field,
                 "BrainMask": brain_mask is not False,
+                "Registered": registered,
             }
-            steps["Registered"] = earlier is not None and register
-            file_set.write_json(
-                sidecar, _described({key: files[key] for key in made}, steps, transform, inputs)
-            )
+            _write(result, file_set, files, steps, inputs)
     return result
+
+
+def _check_spacing(spacing: Any) -> None:
+    """Check the edge of the voxels to resample to; None keeps the grid."""
+    if spacing is None:
+        return
+    is_number = isinstance(spacing, int | float | np.number) and not isinstance(spacing, bool)
+    smallest, largest = _SPACINGS
+    if not (is_number and smallest <= spacing <= largest):
+        raise ValueError(
+            f"spacing must be an edge of {smallest:g} to {largest:g} mm, or None, not {spacing!r}"
+        )
+
+
+def _files(image: Image) -> dict[str, str]:
+    """Name the files; the sidecar, last, completes the set."""
+    prefix = stem(image) if isinstance(image, str | Path) else ""
+    files = {}
+    for key, suffix in _SUFFIXES.items():
+        files[key] = derivative_name(prefix, suffix, desc="prepared")
+    return files
 
 
 def _ready(
@@ -233,6 +233,7 @@ def _ready(
 ) -> tuple[nib.Nifti1Pair, nib.Nifti1Pair | None]:
     """Remove the field, resample, and cut out the brain."""
     values = array_of(scan)
+    # Before resampling, because the field is a property of the coils and not of the grid.
     if bias_field:
         values, _ = correct_bias_field(values, scan.affine, mask=mask, name=name)
     picture = resampled(scan_of(values, scan.affine), spacing)
@@ -240,32 +241,40 @@ def _ready(
         return picture, None
     share = array_of(resampled(scan_of(mask.astype(np.float32), scan.affine), spacing))
     brain = share > MASK_THRESHOLD
-    return (
-        scan_of(np.where(brain, array_of(picture), 0), picture.affine),
-        scan_of(brain.astype(np.uint8), picture.affine),
-    )
+    stripped = scan_of(np.where(brain, array_of(picture), 0), picture.affine)
+    return stripped, scan_of(brain.astype(np.uint8), picture.affine)
 
 
-def _described(
+def _write(
+    result: PreparedBrain,
+    file_set: FileSet,
     files: Mapping[str, str],
     steps: Mapping[str, Any],
-    transform: NDArray[np.float64] | None,
     inputs: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> None:
+    """Write the images that there are, the sidecar last."""
+    written = {}
+    for key, file in files.items():
+        image = getattr(result, key, None)
+        if image is not None:
+            save_image(image, file_set.path(file))
+            written[key] = file
     libraries = ["dmrifit", "numpy", "scipy", "nibabel"]
-    libraries += ["SimpleITK"] if steps["BiasField"] else []
-    libraries += ["dipy"] if steps["Registered"] or steps["BrainMask"] else []
-    described = {
+    if steps["BiasField"]:
+        libraries.append("SimpleITK")
+    if steps["Registered"] or steps["BrainMask"]:
+        libraries.append("dipy")
+    description: dict[str, Any] = {
         "Description": "Images of a head prepared for a network",
         "GeneratedBy": [{"Name": "dmrifit", "Version": version("dmrifit")}],
         "Versions": versions(*libraries),
         "Steps": dict(steps),
-        "Files": dict(files),
+        "Files": written,
         "Sources": describe_sources(**inputs),
     }
-    if transform is not None:
-        described["Transform"] = {
+    if result.transform is not None:
+        description["Transform"] = {
             "Description": "from world coordinates of the image to those of the prior, mm",
-            "Matrix": transform.tolist(),
+            "Matrix": result.transform.tolist(),
         }
-    return described
+    file_set.write_json(files["sidecar"], description)

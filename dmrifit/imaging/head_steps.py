@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.imaging.corrections import quiet_dipy
 from dmrifit.io.grids import array_of, onto, read_scan, read_scan_like, resampled, scan_of
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "align_brain",
-    "aligned",
     "correct_bias_field",
     "find_brain",
     "import_sitk",
@@ -34,19 +34,15 @@ _STRIPPED_SHARE = 0.15  # from this share of voxels on, the value at the edge is
 _LARGEST_BRAIN = 2200.0  # mL
 _SMALLEST_BRAIN = 20.0  # mL
 _MIDDLE = 40.0  # mm around the middle of a head, which is brain
-_TISSUE = (
-    0.7,
-    1.4,
-)  # of the signal there; fat and what enhances is brighter, fluid and bone is darker
-_NECKS = (
-    5.0,
-    7.0,
-    9.0,
-)  # mm, half the width of what may still join the brain to the scalp, tried in turn
+# Of the signal there: fat and what enhances is brighter, fluid and bone is darker.
+_TISSUE = (0.7, 1.4)
+# Half the width in mm of what may still join the brain to the scalp, tried in turn.
+_NECKS = (5.0, 7.0, 9.0)
 _DENT = 16.0  # mm, half the width of folds and dents that belong to the brain
 _NOT_POSITIVE = 0.05  # of the brain
-_LARGE_SHIFT, _LARGE_TURN = 30.0, 20.0  # mm, degrees
-_MM3_PER_ML = 1000.0
+_LARGE_SHIFT = 30.0  # mm
+_LARGE_TURN = 20.0  # degrees
+_MARGIN = 10.0  # mm around the brain that registration compares
 
 
 def find_brain(image: Image) -> NDArray[np.bool_]:
@@ -60,61 +56,78 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
 
     Shapes: returns (x, y, z).
     """
-    from scipy.ndimage import binary_fill_holes, binary_opening, distance_transform_edt, label
-
     scan = read_scan(image)
     values = array_of(scan)
     name = image_name(image)
     if not np.ptp(values):
         raise ValueError(f"{name} is {values.flat[0]:g} everywhere; there is no brain in it")
-    voxel = float(abs(np.linalg.det(scan.affine[:3, :3]))) / _MM3_PER_ML
+    brain = _stripped_brain(values, scan.affine)
+    if brain is not None:
+        return brain
+    coarse = resampled(scan, _COARSE)
+    coarse_brain = _search_brain(array_of(coarse), np.linalg.norm(coarse.affine[:3, :3], axis=0))
+    if coarse_brain is None:
+        raise ValueError(
+            f"{name}: no brain of {_SMALLEST_BRAIN:g} to {_LARGEST_BRAIN:g} mL was found; give a "
+            "mask of a tool for it (brain_mask=…), or leave this step out (brain_mask=False)"
+        )
+    share = onto(scan_of(coarse_brain.astype(np.float32), coarse.affine), scan, np.eye(4))
+    return array_of(share) > MASK_THRESHOLD
+
+
+def _stripped_brain(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.bool_] | None:
+    """Find the brain in an image (x, y, z) without a skull; None if the skull is there."""
+    from scipy.ndimage import binary_fill_holes, binary_opening
+
     edge = np.concatenate([np.take(values, (0, -1), axis=axis).ravel() for axis in range(3)])
     edge_values, counts = np.unique(edge, return_counts=True)
+    # The background of a stripped image is one value, and not always 0.
     background = values == edge_values[counts.argmax()]
     inside = ~background
-    if (
-        background.mean() > _STRIPPED_SHARE
-        and _SMALLEST_BRAIN < inside.sum() * voxel < _LARGEST_BRAIN
-    ):
-        return np.asarray(binary_fill_holes(_largest(binary_opening(inside))))
+    volume = inside.sum() * voxel_volume(affine) / MM3_PER_ML
+    is_stripped = background.mean() > _STRIPPED_SHARE
+    if not (is_stripped and _SMALLEST_BRAIN < volume < _LARGEST_BRAIN):
+        return None
+    # Opening drops single voxels that a tool left outside.
+    return np.asarray(binary_fill_holes(_largest(binary_opening(inside))))
+
+
+def _search_brain(picture: NDArray, steps: NDArray[np.float64]) -> NDArray[np.bool_] | None:
+    """Find the brain inside its skull, on a grid with steps in mm; None without a likely one."""
+    from scipy.ndimage import distance_transform_edt, label
 
     mask_tools = import_optional("dipy.segment.mask")
-    coarse = resampled(scan, _COARSE)
-    picture = array_of(coarse)
+    # A few bright vessels would set the threshold of the whole head.
     picture = np.minimum(picture, np.percentile(picture, 99.5))
     with threadpool_limits(1), quiet_dipy():
         _, bright = mask_tools.median_otsu(picture, median_radius=1, numpass=1)
-    steps = np.linalg.norm(coarse.affine[:3, :3], axis=0)
     middle = _ball(bright, steps)
-    level = float(np.median(picture[middle & bright])) if (middle & bright).any() else np.inf
-    tissue = (picture > _TISSUE[0] * level) & (picture < _TISSUE[1] * level)
+    level = np.inf
+    if (middle & bright).any():
+        level = float(np.median(picture[middle & bright]))
+    darkest, brightest = _TISSUE
+    tissue = (picture > darkest * level) & (picture < brightest * level)
     depth = distance_transform_edt(tissue, sampling=steps)
     for neck in _NECKS:
-        parts, _ = label(depth > neck)
-        sizes = np.bincount(parts[middle])
+        components, _ = label(depth > neck)
+        sizes = np.bincount(components[middle])
         if not sizes[1:].any():
-            break
-        core = parts == 1 + sizes[1:].argmax()
-        brain = _filled(
-            (distance_transform_edt(~core, sampling=steps) <= neck + 1) & tissue, steps
-        )
-        volume = brain.sum() * float(np.prod(steps)) / _MM3_PER_ML
+            return None
+        core = components == 1 + sizes[1:].argmax()
+        grown = distance_transform_edt(~core, sampling=steps) <= neck + 1
+        brain = _filled(grown & tissue, steps)
+        volume = brain.sum() * float(np.prod(steps)) / MM3_PER_ML
         if _SMALLEST_BRAIN < volume < _LARGEST_BRAIN:
-            return (
-                array_of(onto(scan_of(brain.astype(np.float32), coarse.affine), scan, np.eye(4)))
-                > MASK_THRESHOLD
-            )
-    raise ValueError(
-        f"{name}: no brain of {_SMALLEST_BRAIN:g} to {_LARGEST_BRAIN:g} mL was found; give a mask "
-        "of a tool for it "
-        "(brain_mask=…), or leave this step out (brain_mask=False)"
-    )
+            return brain
+    return None
 
 
 def _ball(head: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Mark a ball around the middle of a head, which is brain."""
     voxels = np.argwhere(head)
-    center = voxels.mean(axis=0) if len(voxels) else np.array(head.shape) / 2
+    center = np.array(head.shape) / 2
+    if len(voxels):
+        center = voxels.mean(axis=0)
     apart = (np.moveaxis(np.indices(head.shape), 0, -1) - center) * steps
     return np.asarray((apart**2).sum(axis=-1) < _MIDDLE**2)
 
@@ -148,50 +161,48 @@ def correct_bias_field(
     """
     sitk = import_sitk()
     picture = np.asarray(values, dtype=np.float32)
-    inside = (
-        picture > 0.1 * np.percentile(picture, 98)
-        if mask is None
-        else np.asarray(mask, dtype=bool)
-    )
-    n = np.count_nonzero(inside)
-    share = np.count_nonzero(picture[inside] <= 0) / n if n else 1.0
-    if share > _NOT_POSITIVE:
-        what = (
-            f"{100 * share:.0f} % of the values in the brain are not positive"
-            if n
-            else "the mask is empty"
-        )
+    if mask is None:
+        inside = picture > 0.1 * np.percentile(picture, 98)
+    else:
+        inside = np.asarray(mask, dtype=bool)
+    problem = "the mask is empty"
+    not_positive = 1.0
+    if inside.any():
+        not_positive = np.count_nonzero(picture[inside] <= 0) / np.count_nonzero(inside)
+        problem = f"{100 * not_positive:.0f} % of the values in the brain are not positive"
+    if not_positive > _NOT_POSITIVE:
         raise ValueError(
-            f"{name}: {what}; a bias field multiplies magnitudes as the scanner gave them, so it "
-            "cannot be removed "
-            "from normalized images: take the image before that, or leave this step out "
-            "(bias_field=False)"
+            f"{name}: {problem}; a bias field multiplies magnitudes as the scanner gave them, so "
+            "it cannot be removed from normalized images: take the image before that, or leave "
+            "this step out (bias_field=False)"
         )
     steps = np.linalg.norm(np.asarray(affine, dtype=float)[:3, :3], axis=0)
-    factors = [
-        int(f)
-        for f in np.clip(
-            np.rint(_FIELD_GRID / steps), 1, np.maximum(np.array(picture.shape) // 8, 1)
-        )
-    ]
+    # N4 needs some voxels along each axis to fit its splines to.
+    most = np.maximum(np.array(picture.shape) // 8, 1)
+    factors = np.clip(np.rint(_FIELD_GRID / steps), 1, most).astype(int).tolist()
+    # N4 takes logarithms.
     positive = np.maximum(picture, 1e-3 * float(np.median(picture[inside])))
     # SimpleITK counts axes from the last one.
-    whole, where = (
-        sitk.GetImageFromArray(a.transpose()) for a in (positive, inside.astype(np.uint8))
-    )
-    for one in (whole, where):
-        one.SetSpacing(steps.tolist())
+    whole = sitk.GetImageFromArray(positive.transpose())
+    region = sitk.GetImageFromArray(inside.astype(np.uint8).transpose())
+    whole.SetSpacing(steps.tolist())
+    region.SetSpacing(steps.tolist())
     correct = sitk.N4BiasFieldCorrectionImageFilter()
     correct.SetNumberOfThreads(1)
     correct.SetMaximumNumberOfIterations(_FIELD_ITERATIONS)
-    correct.Execute(sitk.Shrink(whole, factors), sitk.Shrink(where, factors))
+    correct.Execute(sitk.Shrink(whole, factors), sitk.Shrink(region, factors))
     logarithm = sitk.GetArrayFromImage(correct.GetLogBiasFieldAsImage(whole)).transpose()
     field = np.exp(logarithm - logarithm[inside].mean()).astype(np.float32)
     return (picture / field).astype(np.float32), field
 
 
 def align_brain(
-    prior: Image, image: Image, *, brain: Image | None = None, prior_brain: Image | None = None
+    prior: Image,
+    image: Image,
+    *,
+    brain: Image | None = None,
+    prior_brain: Image | None = None,
+    name: str | None = None,
 ) -> NDArray[np.float64]:
     """
     Find the affine transformation that aligns an earlier scan to a later one (by dipy).
@@ -202,20 +213,9 @@ def align_brain(
     ----------
     Mattes et al., IEEE Trans Med Imaging 22:120–128, 2003.
     """
-    return aligned(read_scan(prior), read_scan(image), prior_brain, brain, image_name(prior))
-
-
-def aligned(
-    prior: nib.Nifti1Pair,
-    image: nib.Nifti1Pair,
-    prior_brain: Image | None,
-    brain: Image | None,
-    name: str,
-) -> NDArray[np.float64]:
-    """Align scans that were read already, as `align_brain` does."""
     align = import_optional("dipy.align")
-    moving = _cut(prior, prior_brain)
-    fixed = _cut(image, brain)
+    moving = _cut(read_scan(prior), prior_brain)
+    fixed = _cut(read_scan(image), brain)
     with threadpool_limits(1), quiet_dipy():
         _, transform = align.affine_registration(
             array_of(moving).astype(np.float64),
@@ -229,7 +229,7 @@ def aligned(
             optimizer_options={"gtol": 1e-4},
         )
     transform = np.asarray(transform, dtype=np.float64)
-    _warn_of_bad_fit(moving, fixed, transform, name)
+    _warn_of_bad_fit(moving, fixed, transform, name or image_name(prior))
     return transform
 
 
@@ -272,28 +272,31 @@ def inside_of(image: nib.Nifti1Pair) -> NDArray[np.bool_]:
 def _cut(scan: nib.Nifti1Pair, brain: Image | None) -> nib.Nifti1Pair:
     """Bring a scan to the coarse grid, cut to the brain, for registration."""
     values = array_of(scan).astype(np.float32)
-    inside = (
-        values != 0 if brain is None else inside_of(read_scan_like(brain, scan, image_name(scan)))
-    )
+    if brain is None:
+        inside = values != 0
+    else:
+        inside = inside_of(read_scan_like(brain, scan, image_name(scan)))
     values = np.where(inside, values, 0)
-    where = np.argwhere(inside)
-    if not len(where):
+    voxels = np.argwhere(inside)
+    if not len(voxels):
         raise ValueError(f"{image_name(scan)} is 0 everywhere; nothing can be aligned to it")
-    margin = np.ceil(10 / np.linalg.norm(scan.affine[:3, :3], axis=0)).astype(int)
-    low = np.maximum(where.min(axis=0) - margin, 0)
-    high = np.minimum(where.max(axis=0) + margin + 1, values.shape)
+    margin = np.ceil(_MARGIN / np.linalg.norm(scan.affine[:3, :3], axis=0)).astype(int)
+    low = np.maximum(voxels.min(axis=0) - margin, 0)
+    high = np.minimum(voxels.max(axis=0) + margin + 1, values.shape)
     affine = np.array(scan.affine)
     affine[:3, 3] += affine[:3, :3] @ low
-    part = values[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    box = tuple(slice(first, end) for first, end in zip(low, high, strict=True))
     coarse = max(_COARSE, float(np.linalg.norm(affine[:3, :3], axis=0).min()))
-    return resampled(scan_of(part, affine), coarse)
+    return resampled(scan_of(values[box], affine), coarse)
 
 
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     from scipy.ndimage import label
 
-    parts, n = label(mask)
-    return np.asarray(parts == 1 + np.bincount(parts.ravel())[1:].argmax()) if n > 1 else mask
+    components, n = label(mask)
+    if n < 2:
+        return mask
+    return np.asarray(components == 1 + np.bincount(components.ravel())[1:].argmax())
 
 
 def import_sitk() -> Any:

@@ -30,9 +30,8 @@ def source_volumes(
         if series.n_measurements != len(source):
             raise ValueError(
                 f"{series.name} has {series.n_measurements} volumes, but the estimator needs "
-                f"{len(source)} "
-                f"({', '.join(source.labels)}); if they are among the volumes, give the protocol "
-                "of the image"
+                f"{len(source)} ({', '.join(source.labels)}); if they are among the volumes, give "
+                "the protocol of the image"
             )
         return lambda voxels: voxels
     series.check_count(protocol)
@@ -43,7 +42,9 @@ def source_volumes(
         )
     if source.te is None and protocol.te is not None:
         protocol = Protocol(protocol.b, directions=protocol.directions, name=protocol.name)
-    tolerance = {} if b_tolerance is None else {"b_tolerance": b_tolerance}
+    tolerance = {}
+    if b_tolerance is not None:
+        tolerance["b_tolerance"] = b_tolerance
     contrasts = protocol
     if average is not None:
         contrasts = average_directions(np.ones(len(protocol)), protocol, mean=average)[1]
@@ -112,36 +113,61 @@ def sliced_rows(
     Libraries of linear algebra may round a row differently among other rows. Slices are the same
     however the image is cut into slabs, and so are the bits of their predictions.
 
-    Shapes: `region` (x, y, z); returns part (x, y, 1), rows (n_voxels, n_source).
+    Shapes: `region` (x, y, z); yields a slice, inside (x, y, 1), rows (n_voxels, n_source).
     """
     if patch_shape is None:
-        for slab, part, voxels in series.slabs(region, progress=progress, task="predict"):
-            ends = np.cumsum(part.sum(axis=(0, 1)))
-            # Voxels are in the order of the axes of the slab; a slice needs them together.
-            order = np.argsort(np.nonzero(part)[2], kind="stable")
-            rows = _usable(select(voxels[order]))
-            for k, (first, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-                if end > first:
-                    at = slab.start + k
-                    yield slice(at, at + 1), part[:, :, k : k + 1], rows[first:end]
-        return
+        yield from _voxel_rows(series, region, select, progress=progress)
+    else:
+        yield from _patch_rows(series, region, select, patch_shape, progress=progress)
+
+
+def _voxel_rows(
+    series: Series,
+    region: NDArray[np.bool_] | None,
+    select: Callable[[NDArray], NDArray],
+    *,
+    progress: bool,
+) -> Iterator[tuple[slice, NDArray[np.bool_], NDArray[np.float64]]]:
+    """Give the measurements of single voxels, as `sliced_rows` does."""
+    for slab, inside, voxels in series.slabs(region, progress=progress, task="predict"):
+        ends = np.cumsum(inside.sum(axis=(0, 1)))
+        # Voxels are in the order of the axes of the slab; a slice needs them together.
+        order = np.argsort(np.nonzero(inside)[2], kind="stable")
+        rows = _usable(select(voxels[order]))
+        first = 0
+        for k, end in enumerate(ends):
+            if end > first:
+                z = slab.start + k
+                yield slice(z, z + 1), inside[:, :, k : k + 1], rows[first:end]
+            first = end
+
+
+def _patch_rows(
+    series: Series,
+    region: NDArray[np.bool_] | None,
+    select: Callable[[NDArray], NDArray],
+    patch_shape: tuple[int, int, int],
+    *,
+    progress: bool,
+) -> Iterator[tuple[slice, NDArray[np.bool_], NDArray[np.float64]]]:
+    """Give the measurements of neighborhoods, as `sliced_rows` does."""
     reach = patch_shape[2] // 2
-    for slab, around, inside, values in series.slabs_with_margin(
-        region, reach, progress=progress, task="predict"
-    ):
+    slabs = series.slabs_with_margin(region, reach, progress=progress, task="predict")
+    for slab, around, inside, values in slabs:
         x, y, n_slices, m = values.shape
         volume = _usable(select(values.reshape(-1, m)).reshape(x, y, n_slices, -1))
         for k in range(slab.start - around.start, slab.stop - around.start):
-            part = inside[:, :, k : k + 1]
-            if part.any():
-                at, first = around.start + k, max(0, k - reach)
-                near = slice(first, k + reach + 1)
-                where = np.nonzero(part)
-                where = (where[0], where[1], where[2] + k - first)
-                yield (
-                    slice(at, at + 1),
-                    part,
-                    neighborhoods(
-                        volume[:, :, near], where, patch_shape, region=inside[:, :, near]
-                    ),
-                )
+            centers = inside[:, :, k : k + 1]
+            if not centers.any():
+                continue
+            lowest = max(0, k - reach)
+            neighbors = slice(lowest, k + reach + 1)
+            i, j, slices = np.nonzero(centers)
+            rows = neighborhoods(
+                volume[:, :, neighbors],
+                (i, j, slices + k - lowest),
+                patch_shape,
+                region=inside[:, :, neighbors],
+            )
+            z = around.start + k
+            yield slice(z, z + 1), centers, rows

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.text_files import read_small
 from dmrifit.imaging.corrections import checked_signals, denoise, patches_are_large
+from dmrifit.io.bids_derivatives import stem
+from dmrifit.io.nifti import file_paths
 
-__all__ = ["NoiseLevel", "estimate_sigma"]
+__all__ = ["NoiseLevel", "check_likelihood", "estimate_sigma"]
 
 _FEWEST_NOISE_VOXELS = 100
 _RAYLEIGH_MEAN = np.sqrt(np.pi / 2)
@@ -76,9 +82,10 @@ def estimate_sigma(
     ImportError
         If the extra ``preprocess`` is not installed.
 
-    References ---------- Koay et al., J Magn Reson 199:94–103, 2009 (PIESNO); Veraart et al., Magn
-    Reson Med 76:1582–1593, 2016 (MPPCA); Coupé et al., IEEE Trans Med Imaging 27:425–441, 2008
-    (local).
+    References
+    ----------
+    Koay et al., J Magn Reson 199:94–103, 2009 (PIESNO); Veraart et al., Magn Reson Med
+    76:1582–1593, 2016 (MPPCA); Coupé et al., IEEE Trans Med Imaging 27:425–441, 2008 (local).
     """
     if method not in ("auto", "piesno", "mppca", "local"):
         raise ValueError(f"method must be auto, piesno, mppca or local, not {method!r}")
@@ -90,8 +97,7 @@ def estimate_sigma(
         if method == "piesno":
             raise ValueError(
                 "PIESNO found no voxels that hold nothing but noise: the background is masked or "
-                "there is none; "
-                "use method 'mppca' or 'local'"
+                "there is none; use method 'mppca' or 'local'"
             )
     if method == "mppca" or (method == "auto" and patches_are_large(values.shape)):
         return NoiseLevel(denoise(values, mask=mask)[1], "mppca")
@@ -113,8 +119,10 @@ def _piesno(values: NDArray[np.float32], n_coils: int) -> float | None:
     scaled = (finite / np.maximum(by_slice, np.finfo(float).tiny)[:, None])[background]
     means = scaled.mean(axis=0)
     is_constant = np.ptp(means) < _LARGEST_SPREAD * means.mean()
-    expected = _RAYLEIGH_MEAN if n_coils == 1 else means.mean()
-    if not (is_constant and abs(means.mean() / expected - 1) < _MEAN_TOLERANCE):
+    if not is_constant:
+        return None
+    # Sums of squares of several coils have another mean than Rayleigh noise.
+    if n_coils == 1 and abs(means.mean() / _RAYLEIGH_MEAN - 1) >= _MEAN_TOLERANCE:
         return None
     return float(np.median(by_slice[slices]))
 
@@ -123,7 +131,9 @@ def _local(values: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> float
     """Estimate the noise from differences of neighbors; the least of all measurements."""
     noise_estimate = import_optional("dipy.denoise.noise_estimate")
     finite = np.nan_to_num(values).astype(np.float64)
-    region = (finite != 0).any(axis=-1) if mask is None else mask
+    region = mask
+    if region is None:
+        region = (finite != 0).any(axis=-1)
     # dipy derives its mask from the first volume.
     masked = np.concatenate([region[..., None].astype(np.float64), finite], axis=-1)
     by_volume = noise_estimate.estimate_sigma(masked, disable_background_masking=True)[1:]
@@ -136,3 +146,44 @@ def _local(values: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> float
             "sigma as a number"
         )
     return float(usable.min())
+
+
+def check_likelihood(image: Any, likelihood: str, average: str | None) -> None:
+    """Refuse a likelihood that the magnitudes of an image, as far as is told, do not have."""
+    if likelihood == "gaussian":
+        return
+    if likelihood == "rician" and average is not None:
+        raise ValueError(
+            "averages do not have the Rician distribution of single magnitudes; use "
+            "likelihood='rician-mean' with average='arithmetic', or leave average out"
+        )
+    if likelihood == "rician-mean" and average == "geometric":
+        raise ValueError(
+            "likelihood='rician-mean' is for arithmetic means of magnitudes, not "
+            "average='geometric'; use average='arithmetic'"
+        )
+    images = image if isinstance(image, list | tuple) else [image]
+    for path in file_paths(images):
+        problem = _told_of_noise(path)
+        if problem and (likelihood == "rician" or "coils" in problem):
+            raise ValueError(
+                f"{path}: its sidecar says that {problem}, so that magnitudes do not have "
+                f"likelihood={likelihood!r}; use sigma alone, which fits with the noise floor"
+            )
+
+
+def _told_of_noise(path: Path) -> str:
+    """Read from the sidecar of an image what keeps its magnitudes from being Rician."""
+    sidecar = path.with_name(f"{stem(path)}.json")
+    try:
+        description = json.loads(read_small(sidecar))
+    except (OSError, RecursionError, ValueError):
+        return ""
+    if not isinstance(description, dict):
+        return ""
+    if "denoise" in str(description.get("Steps", "")):
+        return "it was denoised"
+    combination = str(description.get("CoilCombinationMethod", "")).lower()
+    if "sum" in combination and "square" in combination:
+        return "its coils were combined by a sum of squares"
+    return ""

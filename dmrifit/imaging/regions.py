@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.text_files import read_small
-from dmrifit.engine.fit_maps import unpack_bounds
+from dmrifit.engine.fit_maps import FIT_MAPS, unpack_bounds, unpack_doubts
+from dmrifit.engine.methods.map_prior import PULLED
 from dmrifit.engine.results import FitStatus
+from dmrifit.io.atomic_files import check_finished
 from dmrifit.io.masks import check_same_grid
 from dmrifit.io.tables import read_rows
 
@@ -35,8 +37,13 @@ Volume: TypeAlias = Any  # a path, a Nifti1Image or an array
 _LABEL_ROUNDING = 1e-3
 _LARGEST_LABEL = 2**53  # beyond it, files of floating point do not hold whole numbers
 
-#: Maps about the other maps, which are not summarized.
-_QUALITY_MAPS = ("status", "at_bound", "doubt")
+#: Maps about the other maps, which are not summarized: all of codes.
+#: Endings of the names of maps that have no row in the table.
+_NOT_SUMMARIZED = tuple(
+    fit_map.name.removeprefix("{parameter}")
+    for fit_map in FIT_MAPS
+    if fit_map.unit is None or not fit_map.is_summarized
+)
 
 
 def roi_table(
@@ -74,8 +81,8 @@ def roi_table(
         summarized), ``n_voxels`` (voxels of the label), ``median``, ``iqr`` (``q75`` − ``q25``),
         ``q25``, ``q75``, ``mean``, and the shares of the n voxels where the parameter ended at its
         bound, ``at_low`` and ``at_high`` (0 to 1; NaN for other maps, and without ``"at_bound"``),
-        and where the fit is in doubt, ``doubtful`` (NaN without ``"doubt"``). Statistics of no
-        voxel are NaN.
+        and where it is in doubt, ``doubtful`` (likewise; NaN without ``"doubt"``). Statistics
+        of no voxel are NaN.
 
     Raises
     ------
@@ -92,7 +99,7 @@ def roi_table(
     label_image = _read(labels, "labels")
     for volume in values.values():
         volume.check(label_image)
-    summarized = [name for name in values if name not in _QUALITY_MAPS]
+    summarized = [name for name in values if not name.endswith(_NOT_SUMMARIZED)]
     if not summarized:
         raise ValueError(f"there is no map to summarize among {', '.join(values) or 'none'}")
     numbers = _whole_numbers(label_image)
@@ -102,57 +109,69 @@ def roi_table(
             f"{label_image.name}: no voxel has a label other than 0; "
             "draw a region, or name another image"
         )
-    names = names or {}
-    units = units or {}
     usable = np.ones(numbers.shape, bool)
     if "status" in values:
         usable = np.isin(values["status"].array, (FitStatus.CONVERGED, FitStatus.AT_BOUND))
     parameters = [name for name in summarized if f"{name}_se" in values] or summarized
     rows = []
-    for label in sorted({*present, *names} - {0}):
+    for label in sorted({*present, *(names or {})} - {0}):
         region = numbers == label
         inside = np.nonzero(region & usable)
-        at_bounds = None
-        if "at_bound" in values:
-            at_bounds = unpack_bounds(values["at_bound"].array[inside], len(parameters))
-        is_doubtful = values["doubt"].array[inside] > 0 if "doubt" in values else None
+        shares = _RegionShares(values, inside, parameters)
         for name in summarized:
             fits = values[name].array[inside]
             finite = np.isfinite(fits)
             row = {
                 "label": label,
-                "name": names.get(label, str(label)),
+                "name": (names or {}).get(label, str(label)),
                 "map": name,
-                "unit": units.get(name, ""),
+                "unit": (units or {}).get(name, ""),
                 "n": int(finite.sum()),
                 "n_voxels": int(region.sum()),
-                **_statistics(fits[finite]),
-                "at_low": np.nan,
-                "at_high": np.nan,
-                "doubtful": np.nan,
             }
-            if finite.any() and at_bounds is not None and name in parameters:
-                at_low, at_high = at_bounds
-                column = parameters.index(name)
-                row["at_low"] = at_low[finite, column].mean()
-                row["at_high"] = at_high[finite, column].mean()
-            if finite.any() and is_doubtful is not None:
-                row["doubtful"] = is_doubtful[finite].mean()
-            rows.append(row)
+            rows.append(row | _statistics(fits[finite]) | shares.of(name, finite))
     return pd.DataFrame(rows)
 
 
-def repeatability(table: pd.DataFrame, *, value: str = "median") -> pd.DataFrame:
+class _RegionShares:
+    """Shares of the voxels of a region at a bound and in doubt; NaN without the maps of these."""
+
+    def __init__(
+        self, values: Mapping[str, _Volume], inside: tuple[NDArray, ...], parameters: list[str]
+    ) -> None:
+        self.parameters = parameters
+        self.at_low: NDArray[np.bool_] | None = None
+        self.at_high: NDArray[np.bool_] | None = None
+        self.in_doubt: NDArray[np.bool_] | None = None
+        if "at_bound" in values:
+            bits = values["at_bound"].array[inside]
+            self.at_low, self.at_high = unpack_bounds(bits, len(parameters))
+        if "doubt" in values:
+            self.in_doubt = unpack_doubts(values["doubt"].array[inside], len(parameters))
+
+    def of(self, name: str, finite: NDArray[np.bool_]) -> dict[str, float]:
+        """Compute the shares for a map, over the voxels that have a value."""
+        shares = dict.fromkeys(("at_low", "at_high", "doubtful"), np.nan)
+        if not finite.any() or name not in self.parameters:
+            return shares
+        column = self.parameters.index(name)
+        if self.at_low is not None and self.at_high is not None:
+            shares["at_low"] = self.at_low[finite, column].mean()
+            shares["at_high"] = self.at_high[finite, column].mean()
+        if self.in_doubt is not None:
+            shares["doubtful"] = self.in_doubt[finite, column].mean()
+        return shares
+
+
+def repeatability(table: pd.DataFrame) -> pd.DataFrame:
     """
-    Compute how well the values of regions repeat between visits.
+    Compute how well the medians of regions repeat between visits.
 
     Parameters
     ----------
     table : DataFrame
         Rows of `roi_table` of several scans, with the columns ``subject`` and ``visit`` beside
         ``label``, ``name`` and ``map`` (and ``model``, if there is one).
-    value : str, default="median"
-        Which statistic of the region.
 
     Returns
     -------
@@ -177,7 +196,7 @@ def repeatability(table: pd.DataFrame, *, value: str = "median") -> pd.DataFrame
     """
     import pandas as pd
 
-    needed = ("subject", "visit", "label", "name", "map", value)
+    needed = ("subject", "visit", "label", "name", "map", "median")
     missing = [column for column in needed if column not in table]
     if missing:
         raise ValueError(
@@ -192,12 +211,11 @@ def repeatability(table: pd.DataFrame, *, value: str = "median") -> pd.DataFrame
         first = table[is_duplicate].iloc[0]
         raise ValueError(
             f"subject {first['subject']} has label {first['label']}, map {first['map']} twice at "
-            "visit "
-            f"{first['visit']}; name the visits differently"
+            f"visit {first['visit']}; name the visits differently"
         )
     rows = []
     for key, group in table.groupby(keys, sort=False):
-        visits = group.dropna(subset=[value]).groupby("subject")[value]
+        visits = group.dropna(subset=["median"]).groupby("subject")["median"]
         repeated = visits.agg(["mean", "var", "count"])
         repeated = repeated[repeated["count"] >= 2]
         mean, within_sd, wcv = np.nan, np.nan, np.nan
@@ -215,25 +233,13 @@ def repeatability(table: pd.DataFrame, *, value: str = "median") -> pd.DataFrame
 
 @dataclass(frozen=True)
 class FittedMaps:
-    """
-    The maps of one fit, in files.
-
-    Parameters
-    ----------
-    scan : str
-        Name of the image, as in the names of its maps.
-    model : str
-        Name of the model.
-    maps : dict of str to Path
-        As for `roi_table`.
-    units : dict of str to str
-        Unit of each map.
-    """
+    """The files, units and method of the maps of one fit; `scan` is the name of its image."""
 
     scan: str
     model: str
     maps: dict[str, Path]
     units: dict[str, str]
+    method: str = ""
 
 
 def find_fits(folder: str | Path) -> list[FittedMaps]:
@@ -243,6 +249,7 @@ def find_fits(folder: str | Path) -> list[FittedMaps]:
         raise FileNotFoundError(
             f"{folder}: no such folder of maps; name one that dmrifit fit wrote"
         )
+    check_finished(folder)
     fits = []
     for sidecar in sorted(folder.glob("*model-*dwimap.json")):
         fit = _read_fit(sidecar)
@@ -294,6 +301,12 @@ def summarize_fits(
     for row, folder, image in _label_images(folders, label_files):
         scans += [(row, fit, image) for fit in find_fits(folder)]
     tables = []
+    for _, fit, _ in scans:
+        if fit.method == "map":
+            raise ValueError(
+                f"{fit.maps['status'].parent}: the maps of {fit.scan} were fitted with a learned "
+                f"prior: {PULLED}; fit the scan with --method nlls"
+            )
     for row, fit, image in scans:
         table = roi_table(fit.maps, image, names=names, units=fit.units)
         columns = {
@@ -316,7 +329,9 @@ def read_label_names(path: str | Path) -> dict[int, str]:
         text = row.get("index") or row.get("label") or ""
         is_number = text.isascii() and text.removeprefix("-").isdecimal()
         if not is_number or int(text) in names:
-            problem = "is listed twice" if is_number else "is not a whole number"
+            problem = "is not a whole number"
+            if is_number:
+                problem = "is listed twice"
             raise ValueError(
                 f"{path}, row {line}: index {text!r} {problem}; give each label one row, with its "
                 "number"
@@ -339,8 +354,12 @@ def _label_images(
     if tables:
         rows = _read_folders(tables[0])
     if any(image is None for _, _, image in rows) and len(labels) not in (1, len(rows)):
-        folders = "1 folder" if len(rows) == 1 else f"{len(rows)} folders"
-        source = f" of {tables[0]}, whose column labels is empty" if tables else ""
+        folders = f"{len(rows)} folders"
+        if len(rows) == 1:
+            folders = "1 folder"
+        source = ""
+        if tables:
+            source = f" of {tables[0]}, whose column labels is empty"
         raise ValueError(
             f"{len(labels) or 'no'} label images for {folders} of maps{source}; "
             "give one (--labels), or one for each"
@@ -351,9 +370,11 @@ def _label_images(
         defaults = labels * len(rows)
     pairs = []
     for (row, folder, image), default in zip(rows, defaults, strict=True):
-        label_image = default if image is None else image
+        label_image = image or default
         if not label_image.is_file():
-            table = f" in {tables[0]}" if tables else ""
+            table = ""
+            if tables:
+                table = f" in {tables[0]}"
             raise FileNotFoundError(f"{label_image}: no such label image; check its name{table}")
         pairs.append((row, folder, label_image))
     return pairs
@@ -378,10 +399,14 @@ def _read_folders(table: Path) -> list[tuple[dict[str, str], Path, Path | None]]
                 f"{where}: maps and labels are those of row {first_line}, and would count twice; "
                 "remove one of the rows"
             )
-        columns: dict[str, str] = {
-            column: row[column] for column in ("subject", "visit") if column in row
-        }
-        rows.append((columns, folder, table.parent / labels if labels else None))
+        columns: dict[str, str] = {}
+        for column in ("subject", "visit"):
+            if column in row:
+                columns[column] = row[column]
+        label_image = None
+        if labels:
+            label_image = table.parent / labels
+        rows.append((columns, folder, label_image))
     return rows
 
 
@@ -418,7 +443,10 @@ def _read(volume: Volume, name: str) -> _Volume:
             raise ValueError(
                 f"the array {name} has shape {volume.shape}; a volume (x, y, z) is needed"
             )
-        array = volume.astype(np.uint8) if volume.dtype == bool else volume
+        # Percentiles of truth values are none.
+        array = volume
+        if volume.dtype == bool:
+            array = volume.astype(np.uint8)
         return _Volume(f"the array {name}", array, None)
     affine = load_image(volume).affine
     values = read_volume(volume)
@@ -464,17 +492,19 @@ def _fitted(sidecar: Path, description: Mapping[str, Any]) -> FittedMaps:
     """List the files of a fit, and check that they are beside its sidecar."""
     files, units = {}, {}
     for name, entry in description["Parameters"].items():
-        files[name] = entry["File"]
-        unit = "" if entry["Units"] == "1" else entry["Units"]
+        unit = entry["Units"]
+        if unit == "1":
+            unit = ""
         units[name] = units[f"{name}_se"] = unit
-    # All parameters come before their standard errors, as in the table of regions.
-    for name, entry in description["Parameters"].items():
-        files[f"{name}_se"] = entry["StandardErrorFile"]
-    files["cost"] = description["Cost"]["File"]
-    files["status"] = description["Status"]["File"]
-    for name, key in (("at_bound", "AtBound"), ("doubt", "Doubt")):
-        if key in description:
-            files[name] = description[key]["File"]
+    for fit_map in FIT_MAPS:
+        key = fit_map.sidecar_key
+        if fit_map.is_per_parameter:
+            for name, entry in description["Parameters"].items():
+                # Fits of earlier versions lack some of these maps.
+                if key in entry:
+                    files[fit_map.name.format(parameter=name)] = entry[key]
+        elif key in description:
+            files[fit_map.name] = description[key]["File"]
     elsewhere = [file for file in files.values() if Path(file).name != file]
     if elsewhere:
         raise ValueError(
@@ -486,6 +516,8 @@ def _fitted(sidecar: Path, description: Mapping[str, Any]) -> FittedMaps:
             f"{sidecar} names {missing[0]}, which does not exist; fit the scan again"
         )
     # The name of the image precedes the entities that derivative_name added.
-    scan = "_".join(part for part in sidecar.stem.split("_")[:-1] if not part.startswith("model-"))
+    entities = sidecar.stem.split("_")[:-1]
+    scan = "_".join(entity for entity in entities if not entity.startswith("model-"))
     maps = {name: sidecar.parent / file for name, file in files.items()}
-    return FittedMaps(scan, description["Model"]["Name"], maps, units)
+    method = description.get("Settings", {}).get("Method", "")
+    return FittedMaps(scan, description["Model"]["Name"], maps, units, method)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +22,7 @@ from dmrifit.imaging.noise import NoiseLevel, estimate_sigma
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import derivative_name, versions
 from dmrifit.io.masks import binarize
-from dmrifit.io.nifti import Image, Images, describe_sources, file_paths, image_name, save_image
+from dmrifit.io.nifti import Image, Images, describe_sources, image_name, output_files, save_image
 from dmrifit.io.series import Series, read_map
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ STEPS = ("denoise", "gibbs", "motion")
 
 _LARGE_SHIFT = 10.0  # mm
 _LARGE_TURN = 10.0  # degrees
+_MOST_LISTED = 8
 _THICK = 1.2  # slices are thicker than pixels from this ratio on
 
 
@@ -134,13 +134,13 @@ def preprocess_image(
     series = Series.open(image)
     series.check_count(protocol)
     files = _files(series, protocol)
-    file_set = None
-    if out is not None:
-        inputs = file_paths((image, mask))
-        file_set = FileSet(out, files.values(), overwrite=overwrite, keep=inputs)
-    with file_set or nullcontext():
-        region = None if mask is None else binarize(read_map(mask, series), name=image_name(mask))
-        axis = _slice_axis(series) if slice_axis is None else slice_axis
+    inputs = (image, mask)
+    with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
+        region = None
+        if mask is not None:
+            region = binarize(read_map(mask, series), name=image_name(mask))
+        if slice_axis is None:
+            slice_axis = _slice_axis(series)
         with series.unpacked() as readable:
             signals = readable.read(slice(None), np.float32)
         _check_signal(signals, region, series.name)
@@ -151,16 +151,18 @@ def preprocess_image(
                 bar.update()
             noise = NoiseLevel(sigma, "mppca")
         else:
+            # Before the steps that follow, which smooth the noise.
             noise = estimate_sigma(signals, mask=region)
         if "gibbs" in ordered_steps:
             with _bar(len(protocol), "gibbs", progress=progress) as bar:
-                signals = remove_gibbs(signals, slice_axis=axis, progress=bar.update)
+                signals = remove_gibbs(signals, slice_axis=slice_axis, progress=bar.update)
         if "motion" in ordered_steps:
             reference = int(reference_columns(protocol)[0])
             with _bar(len(protocol), "motion", progress=progress) as bar:
                 signals, transforms = correct_motion(
                     signals, series.affine, reference=reference, mask=region, progress=bar.update
                 )
+            # The patient has turned against the gradients of the scanner.
             protocol = _rotated(protocol, transforms, series.affine)
             _warn_of_large_motion(transforms, series)
         sigma_map = np.broadcast_to(np.float32(noise.sigma), series.grid).copy()
@@ -171,7 +173,7 @@ def preprocess_image(
             transforms,
         )
         if file_set is not None:
-            description = _describe(ordered_steps, noise, files, axis, transforms, series)
+            description = _describe(ordered_steps, noise, files, slice_axis, transforms, series)
             description |= series.describe()
             description["Sources"] = describe_sources(Image=image, Mask=mask)
             _write(result, description, file_set, files)
@@ -183,7 +185,9 @@ def _ordered(steps: Sequence[str]) -> list[str]:
     names = [steps] if isinstance(steps, str) else list(steps)
     unknown = [name for name in names if name not in STEPS]
     if unknown or not names:
-        problem = f"there is no step {unknown[0]!r}" if unknown else "no step is named"
+        problem = "no step is named"
+        if unknown:
+            problem = f"there is no step {unknown[0]!r}"
         raise ValueError(f"{problem}; choose from {', '.join(STEPS)}")
     return [step for step in STEPS if step in names]
 
@@ -191,8 +195,11 @@ def _ordered(steps: Sequence[str]) -> list[str]:
 def _check_signal(signals: NDArray, region: NDArray[np.bool_] | None, name: str) -> None:
     """Refuse an image in which no voxel holds a signal."""
     usable = (np.isfinite(signals) & (signals != 0)).any(axis=-1)
-    if not (usable if region is None else usable & region).any():
-        extent = "" if region is None else " of the mask"
+    extent = ""
+    if region is not None:
+        usable &= region
+        extent = " of the mask"
+    if not usable.any():
         raise ValueError(
             f"{name}: all voxels{extent} are 0, NaN or infinite in every measurement; check that "
             "it is the right image"
@@ -206,7 +213,9 @@ def _slice_axis(series: Series) -> int:
         return int(stored)
     edges = np.linalg.norm(series.affine[:3, :3], axis=0)
     longest = int(edges.argmax())
-    return longest if edges[longest] > _THICK * np.delete(edges, longest).max() else 2
+    if edges[longest] > _THICK * np.delete(edges, longest).max():
+        return longest
+    return 2
 
 
 def _rotated(
@@ -235,13 +244,14 @@ def _warn_of_large_motion(transforms: NDArray[np.float64], series: Series) -> No
     shifts, turns = _size_of_motion(transforms, series)
     large = np.flatnonzero((shifts > _LARGE_SHIFT) | (turns > _LARGE_TURN))
     if len(large):
-        listed = ", ".join(map(str, large[:8])) + (", …" if len(large) > 8 else "")
+        listed = ", ".join(map(str, large[:_MOST_LISTED]))
+        if len(large) > _MOST_LISTED:
+            listed += ", …"
         msg = (
             f"{series.name}: volumes {listed} (counted from 0) were moved by up to "
-            f"{shifts.max():.2g} mm and "
-            f"{turns.max():.2g} degrees; if the patient lay still, the image is too small or too "
-            "dark for motion "
-            "correction: look at the result, or leave this step out"
+            f"{shifts.max():.2g} mm and {turns.max():.2g} degrees; if the patient lay still, the "
+            "image is too small or too dark for motion correction: look at the result, or leave "
+            "this step out"
         )
         warnings.warn(msg, stacklevel=3)
 
@@ -276,8 +286,7 @@ def _describe(
         "File": files["image"],
         "Sigma": {
             "Description": "standard deviation of the noise before denoising, for the noise floor "
-            "of a fit; "
-            "denoising lowers the noise, and leaves the floor",
+            "of a fit; denoising lowers the noise, and leaves the floor",
             "Method": noise.method,
             "Median": float(np.median(noise.sigma)),
             "File": files["sigma"],
@@ -289,8 +298,7 @@ def _describe(
         shifts, turns = _size_of_motion(transforms, series)
         description["Motion"] = {
             "Description": "from world coordinates of the reference volume to those of each "
-            "volume, mm; shift of the "
-            "center of the image in mm, rotation in degrees",
+            "volume, mm; shift of the center of the image in mm, rotation in degrees",
             "Shifts": np.round(shifts, 4).tolist(),
             "Rotations": np.round(turns, 4).tolist(),
             "Transforms": transforms.tolist(),
@@ -306,14 +314,15 @@ def _write(
     save_image(result.image, files.path(names["image"]))
     save_image(result.sigma, files.path(names["sigma"]))
     protocol = result.protocol
-    for key, numbers in (("bval", protocol.b), ("te", protocol.te), ("bvec", protocol.directions)):
+    tables = {"bval": protocol.b, "te": protocol.te, "bvec": protocol.directions}
+    for key, numbers in tables.items():
         if numbers is not None:
-            rows = numbers.T if key == "bvec" else numbers[None]
-            np.savetxt(files.path(names[key]), rows, fmt="%.10g")
+            # One line of numbers; of directions one for each axis.
+            np.savetxt(files.path(names[key]), np.atleast_2d(numbers.T), fmt="%.10g")
     files.write_json(names["sidecar"], description)
 
 
 def _bar(total: int, task: str, *, progress: bool) -> tqdm:
-    return tqdm(
-        total=total, desc=task, unit="volume", disable=None if progress else True, leave=False
-    )
+    # None shows the bar in a terminal only.
+    disable = None if progress else True
+    return tqdm(total=total, desc=task, unit="volume", disable=disable, leave=False)

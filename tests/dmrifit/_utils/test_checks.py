@@ -12,7 +12,20 @@ def test_numbers_inside_their_limits_are_accepted(value):
 
 
 @pytest.mark.parametrize(
-    "value", [-1, 1.5, True, np.True_, "1", None, [1], np.array(1), np.complex64(1), float("nan"), float("inf")]
+    "value",
+    [
+        -1,
+        1.5,
+        True,
+        np.True_,
+        "1",
+        None,
+        [1],
+        np.array(1),
+        np.complex64(1),
+        float("nan"),
+        float("inf"),
+    ],
 )
 def test_other_values_are_named_with_the_limits(value):
     with pytest.raises(ValueError, match="share must be a number from 0 to 1, not"):
@@ -20,7 +33,9 @@ def test_other_values_are_named_with_the_limits(value):
 
 
 def test_limits_that_are_not_reached_and_counts_are_told():
-    with pytest.raises(ValueError, match="dropout must be a number of at least 0 and below 1, not 1"):
+    with pytest.raises(
+        ValueError, match="dropout must be a number of at least 0 and below 1, not 1"
+    ):
         check_number("dropout", 1, below=1)
     with pytest.raises(ValueError, match=r"epochs must be a whole number of at least 1, not 1\.0"):
         check_number("epochs", 1.0, least=1, whole=True)

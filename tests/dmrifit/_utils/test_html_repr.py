@@ -46,7 +46,18 @@ class Shown(HTMLParser):
 def shown(value):
     """Read what a notebook shows, and check that it is plain and whole."""
     page = Shown(value if isinstance(value, str) else value._repr_html_())
-    assert set(page.opened) <= {"div", "p", "strong", "small", "table", "thead", "tbody", "tr", "th", "td"}
+    assert set(page.opened) <= {
+        "div",
+        "p",
+        "strong",
+        "small",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+    }
     assert sorted(page.opened) == sorted(page.closed)
     assert len({len(row) for row in page.rows}) == 1
     return page
@@ -90,8 +101,8 @@ def test_an_evaluation_is_shown_best_row_first():
     page = shown(Evaluation(scores(), pd.DataFrame()))
     assert "2 patients" in page.words
     assert page.rows[1:] == [
-        ["cohort1", "same", "s2s", "LR", "0.3", "0.1", "0.7"],
-        ["cohort1", "same", "s2s", "RFR", "0.3", "0.3", "0.7"],
+        ["same", "3", "cohort1", "s2s", "LR", "–", "–", "30.0", "10.0", "0.70"],
+        ["same", "3", "cohort1", "s2s", "RFR", "–", "–", "30.0", "30.0", "0.70"],
     ]
     assert len(shown(Evaluation(scores().iloc[:0], pd.DataFrame())).rows) == 1
 
@@ -109,7 +120,9 @@ def test_a_voxel_is_shown_in_millimeters_and_milliliters():
 @pytest.mark.parametrize("place", ["title", "header", "cell", "note"])
 def test_no_text_becomes_an_element(place):
     texts = {"title": "t", "header": "h", "cell": "c", "note": "n"} | {place: PLANTED}
-    page = shown(html_summary(texts["title"], [texts["header"]], [[texts["cell"]]], note=texts["note"]))
+    page = shown(
+        html_summary(texts["title"], [texts["header"]], [[texts["cell"]]], note=texts["note"])
+    )
     assert PLANTED in page.words
 
 
@@ -135,9 +148,12 @@ def test_long_tables_are_cut_and_say_so():
 def test_an_evaluation_is_one_line_of_text_and_says_where_patients_are_synthetic():
     study = {"cohorts": {"cohort1": {"synthetic": True}}}
     evaluation = Evaluation(scores(), pd.DataFrame(), study)
-    assert repr(evaluation) == "<Evaluation: synthetic 'cohort1' of 2 patients; LR, RFR; 12 scores>"
+    assert (
+        repr(evaluation) == "<Evaluation: synthetic 'cohort1' of 2 patients; LR, RFR; 12 scores>"
+    )
     assert "cohort1: synthetic patients" in shown(evaluation).words
     assert (
         "synthetic"
-        not in repr(Evaluation(scores(), pd.DataFrame())) + Evaluation(scores(), pd.DataFrame())._repr_html_()
+        not in repr(Evaluation(scores(), pd.DataFrame()))
+        + Evaluation(scores(), pd.DataFrame())._repr_html_()
     )

@@ -29,7 +29,9 @@ def test_every_kind_of_random_state_gives_a_seed():
     assert seed_from(None) != seed_from(None)
 
 
-@pytest.mark.parametrize(("value", "error"), [(-1, ValueError), (1.5, TypeError), (True, TypeError), ("0", TypeError)])
+@pytest.mark.parametrize(
+    ("value", "error"), [(-1, ValueError), (1.5, TypeError), (True, TypeError), ("0", TypeError)]
+)
 def test_other_seeds_are_refused(value, error):
     with pytest.raises(error, match="random_state must"):
         seed_from(value)
@@ -38,4 +40,8 @@ def test_other_seeds_are_refused(value, error):
 def test_even_numbers_fill_the_range_without_gaps():
     numbers = [evenly(5, i, 0.6180339887498949, "a") for i in range(20)]
     assert abs(np.histogram(numbers, bins=5, range=(0, 1))[0] - 4).max() <= 1
-    assert numbers[7] == evenly(5, 7, 0.6180339887498949, "a") != evenly(5, 7, 0.6180339887498949, "b")
+    assert (
+        numbers[7]
+        == evenly(5, 7, 0.6180339887498949, "a")
+        != evenly(5, 7, 0.6180339887498949, "b")
+    )

@@ -34,5 +34,7 @@ def test_files_that_no_person_wrote_are_not_read(tmp_path):
     path = tmp_path / "large.txt"
     with path.open("wb") as file:
         file.truncate(text_files._LARGEST_TEXT + 1)
-    with pytest.raises(ValueError, match=f"{text_files._LARGEST_TEXT + 1} bytes, more than any table"):
+    with pytest.raises(
+        ValueError, match=f"{text_files._LARGEST_TEXT + 1} bytes, more than any table"
+    ):
         text_files.read_text(path)

@@ -65,7 +65,9 @@ def test_a_number_of_jobs_that_cannot_be_is_refused_before_anything_is_done(n_jo
         "check_jobs": lambda: check_jobs(n_jobs),
     }
     for call in calls.values():
-        with pytest.raises(ValueError, match=re.escape(f"or -1 for one job on each core, not {n_jobs!r}")):
+        with pytest.raises(
+            ValueError, match=re.escape(f"or -1 for one job on each core, not {n_jobs!r}")
+        ):
             call()
 
 

@@ -72,7 +72,7 @@ def test_shares_at_bounds_are_those_of_the_fit(labels):
     assert found["at_high"] == pytest.approx(result.at_high[inside, 1].mean())
     assert found["at_low"] > 0
     assert found["at_high"] > 0
-    assert found["doubtful"] == (result.starts_disagree | result.ill_conditioned)[inside].mean()
+    assert found["doubtful"] == result.doubt[inside, 1].mean()
     assert row(table, 3, "S0")["at_low"] == row(table, 3, "S0")["at_high"] == 0
     assert np.isnan(row(table, 3, "cost")["at_low"])
     assert set(table["map"]) == {"S0", "ADC", "S0_se", "ADC_se", "cost"}
