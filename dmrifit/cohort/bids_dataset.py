@@ -58,15 +58,7 @@ def write_participants(
         raise ValueError(
             f"{table} already has {', '.join(sorted(listed_patients))}; write to another folder"
         )
-    labels = [_bids_label(scan, scans) for scan in scans]
-    folders = {Path(row["image"]).parts[0] for row in rows}
-    is_shared = len(set(labels)) != len(labels) or folders & set(map(_subject, labels))
-    # A name without letters and digits leaves an empty label, with a run after it or alone.
-    if is_shared or any(label.startswith("_") or not label for label in labels):
-        raise ValueError(
-            f"patients {', '.join(patients)} do not have different names made of letters and "
-            "digits"
-        )
+    labels = _labels(scans, rows)
     for scan in scans:
         _check_truth(scan)
     simulated = {scan.cohort or cohort for scan in scans if scan.synthetic}
@@ -90,9 +82,25 @@ def write_participants(
     text, names = table_with(
         table, new, columns=(*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS), aliases=COLUMN_NAMES
     )
+    # The table comes last: what it lists is complete.
     write_text(table.with_suffix(".json"), _sidecar(table, simulations, names))
     write_text(table, text)
     return table
+
+
+def _labels(scans: Sequence[Scan], rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Make the BIDS label of each scan; refuse labels that are empty or in use."""
+    labels = [_bids_label(scan, scans) for scan in scans]
+    folders = {Path(row["image"]).parts[0] for row in rows}
+    is_shared = len(set(labels)) != len(labels) or folders & set(map(_subject, labels))
+    # A name without letters and digits leaves an empty label, with a run after it or alone.
+    if is_shared or any(label.startswith("_") or not label for label in labels):
+        patients = dict.fromkeys(scan.patient for scan in scans)
+        raise ValueError(
+            f"patients {', '.join(patients)} do not have different names made of letters and "
+            "digits"
+        )
+    return labels
 
 
 def _check_names(scans: Sequence[Scan], cohort: str) -> None:
@@ -102,7 +110,9 @@ def _check_names(scans: Sequence[Scan], cohort: str) -> None:
         scan_cohort = scan.cohort or cohort
         for noun, name in (("cohort", scan_cohort), ("patient", scan.patient)):
             if name.strip() in NOTHING:
-                remedy = "; Cohort(scans, name) gives one" if noun == "cohort" else ""
+                remedy = ""
+                if noun == "cohort":
+                    remedy = "; Cohort(scans, name) gives one"
                 raise ValueError(f"a table needs a name for each {noun}, not {name!r}{remedy}")
             if name != name.strip() or not name.isprintable():
                 raise ValueError(
@@ -144,7 +154,9 @@ def _bids_label(scan: Scan, scans: Sequence[Scan]) -> str:
     runs = [run for run in scans if run.patient == scan.patient]
     # By identity, because scans have no other equality.
     run = 1 + [id(run) for run in runs].index(id(scan))
-    return label if run == 1 else f"{label}_run-{run}"
+    if run == 1:
+        return label
+    return f"{label}_run-{run}"
 
 
 def _subject(label: str) -> str:
@@ -159,7 +171,7 @@ def _write_scan(scan: Scan, label: str, folder: Path, cohort: str) -> dict[str, 
     row = {
         "patient": scan.patient,
         "cohort": cohort,
-        "synthetic": "true" if scan.synthetic else "false",
+        "synthetic": str(scan.synthetic).lower(),
     }
     images = {
         "image": (f"{stem}_dwi.nii.gz", scan.signal),
@@ -192,7 +204,7 @@ def _write_scan(scan: Scan, label: str, folder: Path, cohort: str) -> dict[str, 
 
 
 def _storable(values: NDArray) -> NDArray:
-    """Give values a type that NIfTI readers know."""
+    """Give values a type that NIfTI readers know: not half precision, nor 64-bit integers."""
     if values.dtype == np.float16:
         return values.astype(np.float32)
     if values.dtype.kind in "iu" and values.dtype.itemsize == 8:
@@ -269,7 +281,9 @@ def _describe_dataset(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     synthetic = [WORDS.get(row.get("synthetic", "").lower(), False) for row in rows]
     name = _REAL
     if any(synthetic):
-        name = _SYNTHETIC if all(synthetic) else _MIXED
+        name = _MIXED
+    if synthetic and all(synthetic):
+        name = _SYNTHETIC
     fields: dict[str, Any] = {"Name": name, "BIDSVersion": "1.10.0", "DatasetType": "raw"}
     if path.exists():
         fields = json.loads(path.read_text(encoding="utf-8")) | {"Name": name}

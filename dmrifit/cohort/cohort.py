@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,22 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.checks import real_numbers
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.cohort.bids_dataset import write_participants
 from dmrifit.cohort.participants_table import read_participants
 from dmrifit.cohort.patches import neighborhoods
+from dmrifit.cohort.regions_table import is_regions_table, read_regions
 from dmrifit.cohort.scaling import PatientScale
-from dmrifit.cohort.scan import MaskName, Scan
+from dmrifit.cohort.scan import RISING_SHARE, MaskName, Scan, rising_share
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.digests import describe
 
-__all__ = ["Cohort", "VoxelTable"]
+__all__ = ["Cohort", "VoxelTable", "in_order"]
 
-_SAME_B = 1.0  # s/mm²
-_SAME_TE = 0.05  # ms
 _VOXELS_TO_CHECK = 2000
-# Noise at its floor changes a median by less.
-_RISE = 1.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +86,8 @@ class Cohort:
         As given, in plain JSON types; None of real scans.
     skipped : dict of str to str
         Patients that the table of participants lists and that cannot be used, with the reason.
+    regions : dict of str to tuple of str, or None
+        Names of regions by patient, in the order of ``scan.signal[:, 0, 0]``; None of images.
 
     Raises
     ------
@@ -103,6 +104,7 @@ class Cohort:
         if simulation is not None:
             self.simulation = describe(dict(simulation))
         self.skipped: dict[str, str] = {}
+        self.regions: dict[str, tuple[str, ...]] | None = None
         if not self.scans:
             raise ValueError(f"cohort {name!r} has no scan")
 
@@ -183,7 +185,7 @@ class Cohort:
         seed = 0
         if max_voxels is not None:
             seed = seed_from(random_state)
-        parts: dict[str, list[NDArray]] = defaultdict(list)
+        columns: dict[str, list[NDArray]] = defaultdict(list)
         for position, scan in enumerate(self.scans):
             region = scan.region(mask)
             if region is None:
@@ -191,6 +193,7 @@ class Cohort:
             source_columns, target_columns = _indices(source, scan), _indices(target, scan)
             voxels = np.flatnonzero(region)
             if max_voxels is not None and len(voxels) > max_voxels:
+                # A stream of the patient's own, so that other patients do not change the draw.
                 rng = np.random.default_rng(seed_for(seed, "voxels", scan.patient, mask))
                 voxels = np.sort(rng.choice(voxels, max_voxels, replace=False))
             where = np.unravel_index(voxels, region.shape)
@@ -200,25 +203,27 @@ class Cohort:
             # From the whole body, so that it does not depend on the voxels that are drawn.
             factor = _scale_of(scan, signal[body][:, source_columns], source, rule)
             inputs = neighborhoods(signal[..., source_columns], where, patch_shape, region=body)
-            parts["X"].append(inputs.astype(float) / factor)
-            parts["Y"].append(signal[where][:, target_columns].astype(float) / factor)
-            parts["groups"].append(np.full(len(voxels), scan.patient))
-            parts["index"].append(np.column_stack([np.full(len(voxels), position), *where]))
-            parts["scale"].append(np.full(len(voxels), factor))
+            columns["X"].append(inputs.astype(float) / factor)
+            columns["Y"].append(signal[where][:, target_columns].astype(float) / factor)
+            columns["groups"].append(np.full(len(voxels), scan.patient))
+            columns["index"].append(np.column_stack([np.full(len(voxels), position), *where]))
+            columns["scale"].append(np.full(len(voxels), factor))
             sigma = scan.sigma
             if sigma is not None:
                 sigma = np.broadcast_to(sigma, region.shape)[where] / factor
                 _check_noise(scan, sigma)
-                parts["sigma"].append(np.asarray(sigma, dtype=float))
-        if not parts["X"]:
+                columns["sigma"].append(np.asarray(sigma, dtype=float))
+        if not columns["X"]:
             raise ValueError(
                 f"no patient of cohort {self.name!r} has a voxel in the {mask} mask; "
                 "name one of each, or other masks"
             )
-        joined = {key: np.concatenate(values) for key, values in parts.items() if key != "sigma"}
+        sigma_of_scans = columns.pop("sigma", [])
+        joined = {key: np.concatenate(values) for key, values in columns.items()}
         noise = None
-        if len(parts["sigma"]) == len(parts["X"]):
-            noise = np.concatenate(parts["sigma"])
+        # A fit needs the noise of every voxel or of none.
+        if len(sigma_of_scans) == len(columns["X"]):
+            noise = np.concatenate(sigma_of_scans)
         return VoxelTable(**joined, sigma=noise, source=source, target=target)
 
     def count(self, mask: MaskName) -> int:
@@ -265,6 +270,100 @@ class Cohort:
         return parameters
 
     @classmethod
+    def from_signals(
+        cls,
+        signals: ArrayLike,
+        protocol: Protocol,
+        patients: Sequence[Any],
+        *,
+        name: str = "",
+        regions: Sequence[Any] | None = None,
+        sigma: float | None = None,
+        synthetic: bool = False,
+    ) -> Cohort:
+        """
+        Make a cohort of regions, such as means over organs or lesions, without images.
+
+        Every patient is one scan, of as many voxels in a row as there are regions; all of them are
+        in both masks.
+
+        Parameters
+        ----------
+        signals : array_like of shape (n_regions, n_measurements)
+            Magnitudes in any unit.
+        protocol : Protocol
+            The n_measurements contrasts.
+        patients : sequence of length n_regions
+            Whose region each row is. Regions of one patient are never split between training and
+            test.
+        name : str, default=""
+            A label for reports.
+        regions : sequence of length n_regions, optional
+            Names of the regions, each once in a patient.
+        sigma : float, optional
+            Standard deviation of the noise of a signal, in the same unit.
+        synthetic : bool, default=False
+            Whether the signals were simulated.
+
+        Returns
+        -------
+        Cohort
+            Patients in the order of their first row, their regions in the order given.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit each other, a signal is negative or infinite, or two rows are the
+            same region.
+
+        Examples
+        --------
+        >>> protocol = Protocol([0, 100, 800])
+        >>> cohort = Cohort.from_signals([[9, 8, 4], [7, 6, 3]], protocol, ["A", "B"], name="ours")
+        >>> cohort.arrays(source=[0, 1], scale=None).groups.tolist()
+        ['A', 'B']
+        """
+        curves = real_numbers(signals, "signals")
+        if curves.ndim != 2 or curves.shape != (len(patients), len(protocol)):
+            raise ValueError(
+                f"signals of shape {curves.shape} need one row for each of {len(patients)} "
+                f"entries of patients and one column for each of {len(protocol)} measurements"
+            )
+        bad = ((curves < 0) | np.isinf(curves)).any(axis=1)
+        if bad.any():
+            raise ValueError(
+                f"signals must be finite and not negative; row {bad.argmax()} is "
+                f"{curves[bad.argmax()].tolist()}"
+            )
+        names = None if regions is None else [str(region) for region in regions]
+        rows_of: dict[str, list[int]] = defaultdict(list)
+        for row, patient in enumerate(patients):
+            rows_of[str(patient)].append(row)
+        scans = []
+        for patient, rows in rows_of.items():
+            volume = curves[rows][:, None, None]
+            region = np.ones(volume.shape[:3], bool)
+            scan = Scan(
+                patient, volume, protocol, region, np.eye(4), lesion=region, cohort=name,
+                sigma=sigma, synthetic=synthetic,
+            )  # fmt: skip
+            scans.append(scan)
+        cohort = cls(scans, name)
+        if names is not None:
+            if len(names) != len(curves):
+                raise ValueError(f"{len(names)} names of regions for {len(curves)} rows; give all")
+            cohort.regions = {}
+            for patient, rows in rows_of.items():
+                patient_regions = tuple(names[row] for row in rows)
+                if len(set(patient_regions)) < len(patient_regions):
+                    raise ValueError(
+                        f"patient {patient} has two rows of one region: {patient_regions}; "
+                        "average them, or name them differently"
+                    )
+                cohort.regions[patient] = patient_regions
+        return cohort
+
+    @classmethod
     def read(
         cls,
         table: str | Path,
@@ -273,7 +372,11 @@ class Cohort:
         b_tolerance: float | None = None,
     ) -> dict[str, Cohort]:
         """
-        Read a table of participants.
+        Read a table of participants, or of regions.
+
+        A table of regions has one row for each signal, with the columns ``patient``, ``region``,
+        ``b`` (s/mm²) and ``signal``, and optionally ``te`` (ms), ``cohort`` (by default the name
+        of the file) and ``synthetic``, in any order; see `from_signals`.
 
         Parameters
         ----------
@@ -311,6 +414,13 @@ class Cohort:
             If a file is missing.
         """
         cohorts = {}
+        if is_regions_table(Path(table)):
+            for name, rows in read_regions(Path(table)).items():
+                cohorts[name] = cls.from_signals(
+                    rows.signals, rows.protocol, rows.patients, name=name, regions=rows.regions,
+                    synthetic=rows.synthetic,
+                )  # fmt: skip
+            return cohorts
         participants = read_participants(Path(table), average=average, b_tolerance=b_tolerance)
         for name, scans in participants.scans.items():
             cohorts[name] = cls(scans, name, simulation=participants.simulations.get(name))
@@ -343,6 +453,16 @@ class Cohort:
         return write_participants(
             self.scans, Path(folder), cohort=self.name, simulation=self.simulation
         )
+
+
+def in_order(cohort: Cohort) -> Cohort:
+    """Sort the scans of a cohort by patient, so that no draw follows the order of a table."""
+    scans = tuple(sorted(cohort.scans, key=lambda scan: scan.patient))
+    if scans == cohort.scans:
+        return cohort
+    ordered = copy.copy(cohort)
+    ordered.scans = scans
+    return ordered
 
 
 def _protocol(
@@ -391,21 +511,13 @@ def _clinical(scan: Scan) -> NDArray[np.intp]:
 
 def _check_order(scan: Scan, body: NDArray) -> None:
     """Refuse images whose signal rises with b or TE: volumes in the wrong order."""
-    protocol = scan.protocol
     voxels = body[:: max(1, len(body) // _VOXELS_TO_CHECK)].astype(float)
     voxels[~np.isfinite(voxels)] = np.nan
-    b, te = protocol.b, protocol.te
-    if te is None:
-        te = np.zeros(len(protocol))
-    # Pairs (i, j) of contrasts in which j is weighted more than i, in b or TE, and in neither
-    # less.
-    not_less = (b[:, None] <= b + _SAME_B) & (te[:, None] <= te + _SAME_TE)
-    more = not_less & ((b[:, None] < b - _SAME_B) | (te[:, None] < te - _SAME_TE))
-    if not more.any() or np.isnan(voxels).all(axis=0).any():
+    # A contrast without any finite signal has no median to compare.
+    if np.isnan(voxels).all(axis=0).any():
         return
-    level = np.nanmedian(voxels, axis=0)
-    rising = (level > _RISE * level[:, None])[more].mean()
-    if rising > 0.5:
+    rising = rising_share(np.nanmedian(voxels, axis=0), scan.protocol)
+    if rising > RISING_SHARE:
         raise ValueError(
             f"patient {scan.patient} (cohort {scan.cohort!r}): in {rising:.0%} of the pairs of "
             "contrasts the signal in the body rises with b or TE; check that the order of volumes "

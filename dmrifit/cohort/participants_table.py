@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
+import unicodedata
 import warnings
-from collections.abc import Mapping
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -13,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from dmrifit._utils.text_files import read_small
+from dmrifit.cohort.scaling import echo_times
 from dmrifit.cohort.scan import Scan
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.tables import named_file, read_rows
@@ -23,8 +29,13 @@ __all__ = [
     "REQUIRED_COLUMNS",
     "WORDS",
     "Participants",
+    "check_cohorts",
+    "check_names",
     "participant_rows",
+    "plain_name",
     "read_participants",
+    "read_synthetic",
+    "read_table",
     "simulations_of",
 ]
 
@@ -49,6 +60,7 @@ _B_TOLERANCE = 10.0
 _SAME_B = 1.0  # s/mm²
 _SAME_B_RELATIVE = 0.02  # no protocol has b-values so close on purpose
 _SAME_TE = 0.05  # ms
+_START_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -78,21 +90,14 @@ def read_participants(
     scans: dict[str, list[Scan]] = {}
     skipped: dict[str, dict[str, str]] = {}
     empty: list[tuple[int, Scan, str]] = []
-    cohort_of: dict[str, tuple[str, int]] = {}
     if average not in (None, "geometric", "arithmetic"):
         raise ValueError(f"average must be 'geometric', 'arithmetic' or None, not {average!r}")
     rows = participant_rows(table)
     _refuse_shared_images(rows, table)
+    check_cohorts(rows, table)
     for line, row in rows:
         where = f"{table}, row {line} (patient {row['patient']})"
         scan = _scan_of(row, where, table.parent, average, b_tolerance)
-        first_cohort, first_line = cohort_of.setdefault(scan.patient, (scan.cohort, line))
-        if first_cohort != scan.cohort:
-            raise ValueError(
-                f"{table}, row {line}: patient {scan.patient} is in cohort {scan.cohort!r} and, "
-                f"in row {first_line}, in cohort {first_cohort!r}; a patient in both training and "
-                "test would spoil every score: keep one, or name two persons differently"
-            )
         if row.get("lesion") and scan.lesion is None:
             empty.append((line, scan, f"the lesion mask {row['lesion']} is empty"))
             continue
@@ -100,6 +105,7 @@ def read_participants(
         scans.setdefault(scan.cohort, []).append(scan)
     _doubt_repeats(scans, table)
     used_patients = {scan.patient for scan in chain(*scans.values())}
+    # Only now, because a later row may hold another scan of the patient.
     for line, scan, reason in empty:
         subject = f"patient {scan.patient}"
         if scan.patient in used_patients:
@@ -120,31 +126,136 @@ def read_participants(
 
 def participant_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     """Read the rows of a table of participants, without opening the files that they name."""
-    return read_rows(
+    rows = read_table(
         table, required=REQUIRED_COLUMNS, optional=OPTIONAL_COLUMNS, aliases=COLUMN_NAMES
     )
+    check_names(rows, table)
+    return rows
+
+
+def read_table(
+    table: Path,
+    *,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    aliases: Mapping[str, str] | None = None,
+) -> list[tuple[int, dict[str, str]]]:
+    """Read rows with names of patients as they are written; warn of misspelled columns."""
+    rows = read_rows(
+        table, required=required, optional=optional, aliases=aliases, verbatim=("patient",)
+    )
+    columns = {*required, *optional, *(aliases or {})}
+    for title in rows[0][1].keys() - columns:
+        similar = [name for name in sorted(columns) if _is_misspelled(title, name)]
+        if similar:
+            warnings.warn(
+                f"{table}: column {title!r} is not read; if {similar[0]!r} was meant, correct it",
+                stacklevel=4,
+            )
+    return rows
+
+
+def check_names(rows: Sequence[tuple[int, dict[str, str]]], table: Path) -> None:
+    """Refuse patients whose names differ in case, form or blanks; strip the names of others."""
+    first_of: dict[str, tuple[int, str]] = {}
+    for line, row in rows:
+        patient = row["patient"]
+        first_line, name = first_of.setdefault(plain_name(patient), (line, patient))
+        if name != patient:
+            raise ValueError(
+                f"{table}, rows {first_line} and {line}: patients {name!r} and {patient!r} differ "
+                "only in case, blanks or the form of letters; one person under two names would "
+                "be in training and test: write one name, or two that differ more"
+            )
+        row["patient"] = patient.strip()
+
+
+def plain_name(patient: str) -> str:
+    """Write a name without what is easily overlooked: case, blanks, the form of letters."""
+    folded = unicodedata.normalize("NFKC", patient).casefold()
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def check_cohorts(rows: Sequence[tuple[int, dict[str, str]]], table: Path) -> None:
+    """Refuse a patient whose rows are of two cohorts."""
+    first_of: dict[str, tuple[str, int]] = {}
+    for line, row in rows:
+        first_cohort, first_line = first_of.setdefault(row["patient"], (row["cohort"], line))
+        if first_cohort != row["cohort"]:
+            raise ValueError(
+                f"{table}, row {line}: patient {row['patient']} is in cohort {row['cohort']!r} "
+                f"and, in row {first_line}, in cohort {first_cohort!r}; a patient in both "
+                "training and test would spoil every score: keep one, or name two persons "
+                "differently"
+            )
+
+
+def _is_misspelled(title: str, name: str) -> bool:
+    """Whether a column's title is one letter away from a name, or the name in another case."""
+    short, long = sorted((title.lower(), name), key=len)
+    # Among titles of two letters, such as tr beside te, most differ on purpose.
+    if short == long or len(name) < 3:
+        return short == long
+    for i in range(len(long)):
+        rest = long[:i] + long[i + 1 :]
+        if short in (rest, long[:i] + short[i : i + 1] + long[i + 1 :]):
+            return True
+    return False
 
 
 def _refuse_shared_images(rows: list[tuple[int, dict[str, str]]], table: Path) -> None:
     """Refuse patients who share an image, and rows with the same image and masks."""
-    row_of_image: dict[Path, tuple[int, str]] = {}
-    row_of_files: dict[tuple[Path, str, str], int] = {}
+    row_of_image: dict[str, tuple[int, dict[str, str]]] = {}
+    row_of_files: dict[tuple[str, str, str], int] = {}
+    contents = _contents({table.parent / row["image"] for _, row in rows})
     for line, row in rows:
-        image = (table.parent / row["image"]).resolve()
-        files = (image, row.get("mask", ""), row.get("lesion", ""))
-        image_line, patient = row_of_image.setdefault(image, (line, row["patient"]))
+        content = contents[table.parent / row["image"]]
+        files = (content, row.get("mask", ""), row.get("lesion", ""))
+        image_line, first = row_of_image.setdefault(content, (line, row))
         files_line = row_of_files.setdefault(files, line)
-        if patient == row["patient"] and files_line != line:
+        if first["patient"] == row["patient"] and files_line != line:
             raise ValueError(
                 f"{table}, row {line}: image and masks are those of row {files_line}, and would "
                 "count twice; remove one"
             )
-        if patient != row["patient"]:
+        if first["patient"] != row["patient"]:
+            copied = ""
+            if first["image"] != row["image"]:
+                copied = f", which is {first['image']!r} too"
             raise ValueError(
-                f"{table}, rows {image_line} and {line}: patients {patient} and {row['patient']} "
-                f"have the same image {row['image']!r}; a patient under two names would be in "
-                "training and test: correct one row"
+                f"{table}, rows {image_line} and {line}: patients {first['patient']} and "
+                f"{row['patient']} have the same image {row['image']!r}{copied}; a patient under "
+                "two names would be in training and test: correct one row"
             )
+
+
+def _contents(images: Iterable[Path]) -> dict[Path, str]:
+    """Describe the content of images, so that copies, links and compressed copies are equal."""
+    by_start: dict[str, list[Path]] = defaultdict(list)
+    for image in images:
+        by_start[_content(image, _START_BYTES)].append(image)
+    contents = {}
+    for start, alike in by_start.items():
+        for image in alike:
+            # Most images differ at their start; few have to be read as a whole.
+            contents[image] = start if len(alike) == 1 else _content(image)
+    return contents
+
+
+def _content(image: Path, n_bytes: int = -1) -> str:
+    """Digest the first bytes of an image as they are without compression."""
+    digest = hashlib.sha256()
+    opened = gzip.open if image.suffix.lower() == ".gz" else open
+    try:
+        with opened(image, "rb") as file:
+            while chunk := file.read(_START_BYTES):
+                digest.update(chunk)
+                if n_bytes > 0:
+                    break
+    except (OSError, EOFError, zlib.error):
+        # Told later, by what reads the image, with the remedy.
+        return str(image.resolve())
+    return digest.hexdigest()
 
 
 def _check_masks(scan: Scan, row: dict[str, str], where: str) -> None:
@@ -169,21 +280,24 @@ def _scan_of(
         return named_file(folder, row[column], f"{where}: {column}")
 
     def optional(column: str) -> Path | None:
-        return path(column) if row.get(column) else None
+        if not row.get(column):
+            return None
+        return path(column)
 
-    echo_times: Any = _number(row.get("te", ""))
-    if echo_times is None and row.get("te"):
+    te: Any = _number(row.get("te", ""))
+    if te is None and row.get("te"):
         names = [name.strip() for name in row["te"].split(",")]
-        files = [named_file(folder, name, f"{where}: te") for name in names]
-        echo_times = files if len(files) > 1 else files[0]
-    synthetic = row.get("synthetic", "")
-    if synthetic.lower() not in WORDS:
-        raise ValueError(f"{where}: synthetic must be true or false, not {synthetic!r}")
+        te = [named_file(folder, name, f"{where}: te") for name in names]
+        # A list means BIDS sidecars, one for each volume; a single file may be a list of numbers.
+        if len(names) == 1:
+            te = te[0]
+    try:
+        synthetic = read_synthetic(row)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     try:
         sigma: float | Path | None = _number(row.get("sigma", ""))
-        protocol = Protocol.read(
-            path("bval"), echo_times, optional("bvec"), b_tolerance=b_tolerance
-        )
+        protocol = Protocol.read(path("bval"), te, optional("bvec"), b_tolerance=b_tolerance)
         needs_average = protocol.directions is not None or _has_repeats(protocol)
         if not needs_average:
             average = None
@@ -201,10 +315,18 @@ def _scan_of(
             sigma=sigma,
             average=average,
             truth=optional("truth"),
-            synthetic=WORDS[synthetic.lower()],
+            synthetic=synthetic,
         )
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def read_synthetic(row: Mapping[str, str]) -> bool:
+    """Read from a row of a table whether its scan was simulated."""
+    word = row.get("synthetic", "")
+    if word.lower() not in WORDS:
+        raise ValueError(f"synthetic must be true or false, not {word!r}")
+    return WORDS[word.lower()]
 
 
 def _doubt_repeats(scans: Mapping[str, list[Scan]], table: Path) -> None:
@@ -224,9 +346,7 @@ def _doubt_repeats(scans: Mapping[str, list[Scan]], table: Path) -> None:
 
 def _has_repeats(protocol: Protocol) -> bool:
     """Whether a contrast was measured more than once."""
-    te = protocol.te
-    if te is None:
-        te = np.zeros(len(protocol))
+    te = echo_times(protocol)
     order = np.lexsort((protocol.b, te))
     b, te = protocol.b[order], te[order]
     near = np.diff(b) <= np.maximum(_SAME_B, _SAME_B_RELATIVE * b[1:])

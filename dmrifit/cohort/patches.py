@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.checks import is_number
+
 __all__ = [
     "as_neighbors",
     "center_of",
@@ -24,8 +26,8 @@ def check_patch_shape(patch_shape: Any) -> tuple[int, int, int]:
     sizes: tuple[Any, ...] = ()
     if isinstance(patch_shape, tuple | list | np.ndarray):
         sizes = tuple(patch_shape)
-    whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in sizes)
-    if len(sizes) != 3 or not whole or any(n < 1 or n % 2 == 0 for n in sizes):
+    are_whole = all(is_number(n, whole=True) for n in sizes)
+    if len(sizes) != 3 or not are_whole or any(n < 1 or n % 2 == 0 for n in sizes):
         raise ValueError(
             f"patch_shape must be three odd numbers such as (3, 3, 1), not {patch_shape!r}"
         )
@@ -84,6 +86,7 @@ def neighborhoods(
     usable = with_signal(volume)
     if region is not None:
         usable &= region
+    # One neighbor at a time: all windows at once would take k times the memory.
     center = np.stack(where)
     grid = np.array(volume.shape[:3])[:, None]
     middle = np.array(sizes)[:, None] // 2

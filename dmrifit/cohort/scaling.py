@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["PatientScale", "reference_columns"]
+__all__ = ["PatientScale", "contrast_order", "echo_times", "reference_columns"]
 
 _RULES = ("percentile",)
+# Scanners write nominal values with errors of rounding.
 _B_MATCH = 1.0  # s/mm²
 _TE_MATCH = 0.05  # ms
 
@@ -104,6 +105,7 @@ class PatientScale:
                 f"finite signal at {source_protocol.labels[columns[0]]}; check the image and the "
                 "body mask"
             )
+        # A mean over the usable repeats: one that is missing must not cost the voxel.
         total = np.where(usable, values, 0.0).sum(axis=1)
         scale = float(np.percentile(total[count > 0] / count[count > 0], self.percentile))
         if not (np.isfinite(scale) and scale > 0):
@@ -152,10 +154,20 @@ class PatientScale:
         return cls(percentile=fields["percentile"], rule=fields["rule"])
 
 
+def echo_times(protocol: Protocol) -> NDArray[np.float64]:
+    """Return the echo times in ms, equal ones where the protocol has none."""
+    if protocol.te is None:
+        return np.zeros(len(protocol))
+    return protocol.te
+
+
+def contrast_order(protocol: Protocol) -> NDArray[np.intp]:
+    """Sort measurements by echo time, then b, whatever the order in which they were made."""
+    return np.lexsort((protocol.b, echo_times(protocol)))
+
+
 def reference_columns(protocol: Protocol) -> NDArray[np.intp]:
     """Find the measurements at the lowest b-value of the shortest echo time."""
-    te = protocol.te
-    if te is None:
-        te = np.zeros(len(protocol))
+    te = echo_times(protocol)
     shortest = te <= te.min() + _TE_MATCH
     return np.flatnonzero(shortest & (protocol.b <= protocol.b[shortest].min() + _B_MATCH))

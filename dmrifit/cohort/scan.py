@@ -10,17 +10,23 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit._utils.checks import real_numbers
+from dmrifit._utils.affines import checked_affine
+from dmrifit.cohort.scaling import echo_times
 from dmrifit.engine.protocol import Protocol, average_directions
 from dmrifit.io.masks import binarize, check_same_grid
 
-__all__ = ["MaskName", "Scan", "Volume", "truth_names"]
+__all__ = ["RISING_SHARE", "MaskName", "Scan", "Volume", "rising_share", "truth_names"]
 
 Volume: TypeAlias = str | Path | NDArray
 MaskName: TypeAlias = Literal["body", "lesion"]
 
+#: Share of pairs of contrasts from which on signals are in another order than their protocol.
+RISING_SHARE = 0.5
+
 _SAME_B = 1.0  # s/mm²
-_LARGEST_PLACE = 1e6  # mm
+_SAME_TE = 0.05  # ms
+# Noise at its floor changes a median by less.
+_RISE = 1.05
 # Bytes of a file name, less an ending and the start of a temporary name.
 _LONGEST_NAMES = 200
 
@@ -105,7 +111,7 @@ class Scan:
         self._truth = truth
         self._affine = None
         if affine is not None:
-            self._affine = _checked_affine(affine, self.patient)
+            self._affine = checked_affine(affine, f"patient {self.patient}: the affine")
         if self._affine is None and not _is_path(signal):
             raise ValueError(
                 f"patient {patient}: signals given as an array need the affine of their grid"
@@ -303,16 +309,16 @@ def truth_names() -> tuple[str, ...]:
     return MODELS["t2-ivim-kurtosis"].names
 
 
-def _checked_affine(affine: ArrayLike, patient: str) -> NDArray[np.float64]:
-    matrix = np.array(real_numbers(affine, f"patient {patient}: the affine"))
-    is_affine = matrix.shape == (4, 4) and np.isfinite(matrix).all()
-    is_far = is_affine and np.abs(matrix).max() > _LARGEST_PLACE
-    if not is_affine or is_far or np.linalg.det(matrix[:3, :3]) == 0:
-        raise ValueError(
-            f"patient {patient}: the affine must be a matrix (4, 4) that places voxels in mm, "
-            f"not {matrix.tolist()}"
-        )
-    return matrix
+def rising_share(level: NDArray, protocol: Protocol) -> float:
+    """Share of the pairs of contrasts in which a signal rises with b or TE."""
+    b, te = protocol.b, echo_times(protocol)
+    # Pairs (i, j) of contrasts in which j is weighted more than i, in b or TE, and in neither
+    # less.
+    not_less = (b[:, None] <= b + _SAME_B) & (te[:, None] <= te + _SAME_TE)
+    more = not_less & ((b[:, None] < b - _SAME_B) | (te[:, None] < te - _SAME_TE))
+    if not more.any():
+        return 0.0
+    return float((level > _RISE * level[:, None])[more].mean())
 
 
 def _is_path(volume: object) -> bool:

@@ -1,6 +1,8 @@
 """Tables of participants, read with every check before work starts."""
 
+import gzip
 import json
+import warnings
 
 import nibabel as nib
 import numpy as np
@@ -347,3 +349,62 @@ def test_a_sidecar_that_is_no_json_is_named(tmp_path, content):
         ValueError, match=r"participants\.json: not a sidecar of participants\.tsv"
     ):
         simulations_of(tmp_path / "participants.tsv")
+
+
+@pytest.mark.parametrize("kind", ["copy", "hard link", "soft link", "compressed", "other path"])
+def test_one_image_under_two_patients_is_refused_whatever_its_name(folder, kind):
+    image = folder / "x.nii"
+    if kind == "copy":
+        image.write_bytes((folder / "a.nii").read_bytes())
+    elif kind == "hard link":
+        image.hardlink_to(folder / "a.nii")
+    elif kind == "soft link":
+        image.symlink_to(folder / "a.nii")
+    elif kind == "compressed":
+        image = folder / "x.nii.gz"
+        image.write_bytes(gzip.compress((folder / "a.nii").read_bytes()))
+    else:
+        (folder / "sub").mkdir()
+        image = folder / "sub" / ".." / "a.nii"
+    path = table(folder, row("a"), row("c"), row("b", image=str(image)))
+    with pytest.raises(ValueError, match="rows 2 and 4: patients a and b have the same image"):
+        read_participants(path)
+
+
+def test_images_that_differ_at_their_end_are_two(folder):
+    for name, last in (("a", 1), ("b", 2)):
+        values = np.ones((*SHAPE[:2], 6000, 3), np.float32)
+        values[-1, -1, -1, -1] = last
+        save(folder / f"{name}.nii", values)
+        save(folder / f"{name}_mask.nii", np.ones(values.shape[:3], np.uint8))
+    rows = [row(name, lesion="n/a") for name in "ab"]
+    assert len(read_participants(table(folder, *rows)).scans["one"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("a", "A"),
+        ("a", "a "),
+        ("a", "a\u00a0"),
+        ("\u00e9", "e\u0301"),
+        ("a b", "a  b"),
+        ("ﬁ", "fi"),
+    ],
+)
+def test_names_that_look_alike_are_refused(folder, first, second):
+    path = table(folder, row("a", patient=first), row("c"), row("b", patient=second))
+    with pytest.raises(ValueError, match=r"rows 2 and 4: patients .* differ only in case"):
+        read_participants(path)
+
+
+def test_a_misspelled_column_is_told(folder):
+    columns = ("patient", "cohort", "image", "mask", "bval")
+    for title in ("leson", "Lesion", "lesionn", "lesi0n", "TE", "body-mask"):
+        path = table(folder, row("a") | {title: "x"}, columns=(*columns, title))
+        with pytest.warns(UserWarning, match=f"column '{title}' is not read"):
+            participant_rows(path)
+    path = table(folder, row("a", age="61", tr="9"), columns=(*columns, "age", "tr"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert participant_rows(path)[0][1]["age"] == "61"
