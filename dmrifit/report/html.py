@@ -6,7 +6,8 @@ import base64
 import hashlib
 import io
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -33,12 +34,16 @@ __all__ = [
     "html_link",
     "html_methods",
     "html_note",
+    "html_origin",
     "html_page",
     "html_paragraph",
     "html_table",
     "html_template",
+    "notice_lead",
     "png_bytes",
+    "record_cells",
     "synthetic_note",
+    "whole",
 ]
 
 #: Notice in pages, files and descriptions.
@@ -76,7 +81,6 @@ th { font-weight: 600; vertical-align: bottom; }
 tr.control td { color: #6a737f; }
 table.prose { width: auto; }
 td.words { min-width: 9rem; white-space: pre-line; }
-td.long { min-width: 26rem; white-space: pre-line; }
 details { margin: .5rem 0; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 th.number { white-space: normal; max-width: 7.5rem; }
@@ -201,18 +205,15 @@ def html_table(
     *,
     numbers: Iterable[int] = (),
     words: Iterable[int] = (),
-    long: Iterable[int] = (),
     faint: Iterable[int] = (),
 ) -> Markup:
-    """Make a table; `numbers`, `words` and `long` are columns, `faint` rows."""
+    """Make a table; `numbers` and `words` are columns, `faint` rows."""
     rows = [list(row) for row in rows]
     n_columns = max((len(row) for row in [list(header), *rows]), default=0)
     class_of_column: dict[int, str] = dict.fromkeys(numbers, "number")
     class_of_column |= dict.fromkeys(words, "words")
-    class_of_column |= dict.fromkeys(long, "long")
     classes = [class_of_column.get(i, "") for i in range(n_columns)]
-    prose = "words" in classes or "long" in classes
-    return _element("table", rows, header, classes, set(faint), prose)
+    return _element("table", rows, header, classes, set(faint), "words" in classes)
 
 
 def html_figure(png: bytes, alt: str, caption: Any = "", *, width: int | None = None) -> Markup:
@@ -281,6 +282,19 @@ def png_bytes(figure: Figure, *, dpi: int = 200) -> bytes:
     return buffer.getvalue()
 
 
+def html_origin(command: str, rows: Sequence[Sequence[str]]) -> Markup:
+    """Make the table of how a page came about: date, command, settings, versions."""
+    from dmrifit.io.bids_derivatives import versions
+
+    lines = [["date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")]]
+    if command:
+        lines.append(["command", command])
+    lines += map(list, rows)
+    for name, version in versions("dmrifit", "numpy", "scipy").items():
+        lines.append([f"version of {name}", version])
+    return html_table(lines)
+
+
 def html_methods(
     rows: Sequence[Sequence[Any]],
     header: Sequence[str],
@@ -300,6 +314,18 @@ def decimals(digits: int) -> Callable[[Any], str]:
         return f"{value:.{digits}f}" if math.isfinite(value) else "–"
 
     return text
+
+
+def whole(value: Any) -> str:
+    """Write a number without decimals."""
+    return f"{value:.0f}"
+
+
+def record_cells(
+    records: Iterable[Mapping[str, Any]], columns: Mapping[str, Any]
+) -> list[list[str]]:
+    """Write some columns of records as the cells of a table, each by its function."""
+    return [[write(record[key]) for key, write in columns.items()] for record in records]
 
 
 def counted(n: int, what: str) -> str:
@@ -331,6 +357,12 @@ def synthetic_note(n_synthetic: int, n: int, what: str = "scan") -> str:
         f"Synthetic data: {subject} simulated; no person was scanned, and no number here is a "
         "clinical result."
     )
+
+
+def notice_lead(synthetic: Iterable[bool], unit: str = "scan", notice: str = NOTICE) -> str:
+    """Write the notice of a page, and how many of its scans were simulated."""
+    flags = list(synthetic)
+    return f"{notice} {synthetic_note(sum(flags), len(flags), unit)}".rstrip()
 
 
 def _digest(text: str) -> str:

@@ -14,8 +14,9 @@ from dmrifit.report.style import FAINT
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-__all__ = ["PLANES", "Plane", "draw_planes", "sample_volume"]
+__all__ = ["PLANES", "Plane", "cube_around", "draw_planes", "finish_planes", "sample_volume"]
 
 #: Planes by name: the axis they are perpendicular to, and the world axes across and up.
 PLANES = {"sagittal": (0, 1, 2), "coronal": (1, 0, 2), "axial": (2, 0, 1)}
@@ -27,18 +28,9 @@ _STEP = 0.5  # mm
 @dataclass(frozen=True)
 class Plane:
     """
-    A plane that is drawn.
+    A plane that is drawn, perpendicular to one world axis.
 
-    Attributes
-    ----------
-    ax : matplotlib.axes.Axes
-        Where.
-    normal, across, up : int
-        World axes: the one it is perpendicular to, those that point across and up.
-    x, y : ndarray
-        Coordinates of its points in mm.
-    index : ndarray of shape (len(y), len(x), 3)
-        Where its points lie in the scan, in voxels.
+    Shapes: `x` and `y` in mm, `index` (len(y), len(x), 3) in voxels of the scan.
     """
 
     ax: Axes
@@ -96,6 +88,29 @@ def draw_planes(
         _name_ends(ax, across, up, flipped=name != "sagittal")
 
 
+def finish_planes(figure: Figure, entries: Sequence[Line2D], heading: str, notice: str) -> None:
+    """Write legend, heading and notice around three planes."""
+    figure.legend(
+        handles=entries,
+        loc="lower left",
+        bbox_to_anchor=(0.025, 0.0),
+        ncol=len(entries),
+        fontsize=9,
+    )
+    figure.text(0.97, 0.035, notice, ha="right", fontsize=9, color=FAINT)
+    figure.text(0.03, 0.95, heading, fontsize=11, fontweight="bold", va="center")
+
+
+def cube_around(
+    points: NDArray[np.float64], margin: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give two corners of a cube around points (n, 3), with a margin in mm at the widest side."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    middle = (low + high) / 2
+    half = np.full(3, (high - low).max() / 2 + margin)
+    return middle - half, middle + half
+
+
 def sample_volume(volume: NDArray[Any], index: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     Read a volume between its voxels; 0 outside.
@@ -108,16 +123,19 @@ def sample_volume(volume: NDArray[Any], index: NDArray[np.float64]) -> NDArray[n
     flat = index.reshape(-1, 3)
     low = np.clip(np.floor(flat.min(axis=0)).astype(int) - 1, 0, np.array(volume.shape) - 1)
     high = np.clip(np.ceil(flat.max(axis=0)).astype(int) + 2, low + 1, volume.shape)
-    part = volume[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].astype(np.float64)
-    return map_coordinates(part, (flat - low).T, order=1, mode="constant").reshape(
-        index.shape[:-1]
-    )
+    box = tuple(slice(first, end) for first, end in zip(low, high, strict=True))
+    values = volume[box].astype(np.float64)
+    samples = map_coordinates(values, (flat - low).T, order=1, mode="constant")
+    return samples.reshape(index.shape[:-1])
 
 
 def _draw_image(plane: Plane, image: NDArray[Any], window: tuple[float, float] | None) -> None:
     values = sample_volume(np.nan_to_num(np.asarray(image)), plane.index)
     inside = (plane.index > -0.5).all(-1) & (plane.index < np.array(image.shape) - 0.5).all(-1)
-    low, high = np.percentile(values[inside], [1, 99.5]) if inside.any() else (0.0, 1.0)
+    low, high = 0.0, 1.0
+    if inside.any():
+        low, high = np.percentile(values[inside], [1, 99.5])
+    # Beside the scan a plane is as dark as its background.
     values = np.where(inside, values, low)
     if window is not None:
         low, high = window
@@ -130,7 +148,9 @@ def _draw_image(plane: Plane, image: NDArray[Any], window: tuple[float, float] |
 
 def _name_ends(ax: Axes, across: int, up: int, *, flipped: bool) -> None:
     high, low = _ENDS[across]
-    left, right = (high, low) if flipped else (low, high)
+    left, right = low, high
+    if flipped:
+        left, right = high, low
     top, bottom = _ENDS[up]
     for text, x, y in (
         (left, 0.03, 0.5),

@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.engine.fit_maps import DOUBTS, OUTSIDE
+from dmrifit.engine.fit_maps import OUTSIDE, unpack_doubts
 from dmrifit.io.bids_derivatives import MONOTONIC
-from dmrifit.report.html import html_code, html_figure, html_grid, html_note, html_table, png_bytes
+from dmrifit.report.html import (
+    counted,
+    html_code,
+    html_figure,
+    html_grid,
+    html_note,
+    html_table,
+    png_bytes,
+)
 from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_panel, plot_panels
 from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 
@@ -23,11 +31,14 @@ __all__ = ["write_prediction_page", "write_quicklook"]
 
 AMPLITUDE_UNIT = "a.u."
 
+#: From more b-values than this, only the range is given.
+_MOST_VALUES = 12
+
 
 def write_quicklook(
     maps: Mapping[str, NDArray],
     affine: NDArray[np.float64],
-    described: Mapping[str, Any],
+    sidecar: Mapping[str, Any],
     *,
     title: str,
     png: Path,
@@ -39,32 +50,25 @@ def write_quicklook(
     Shapes: `maps` (x, y, z).
     """
     slices = Slices(maps["status"] != OUTSIDE, affine)
-    panels = [_panel(name, maps[name], entry) for name, entry in described["Parameters"].items()]
-    drawn = [panel for panel in panels if "Fixed" not in described["Parameters"][panel.name]]
-    heading = f"{title}, model {described['Model']['Name']}"
-    png.write_bytes(png_bytes(plot_panels(slices, drawn, heading), dpi=150))
+    panels = [_panel(name, maps[name], entry) for name, entry in sidecar["Parameters"].items()]
+    # A map of one value, at which a parameter was fixed, shows nothing.
+    free_panels = [panel for panel in panels if "Fixed" not in sidecar["Parameters"][panel.name]]
+    heading = f"{title}, model {sidecar['Model']['Name']}"
+    png.write_bytes(png_bytes(plot_panels(slices, free_panels, heading), dpi=150))
+    sections: list[tuple[str, Any]] = [("Parameters", _summary(maps, slices, panels, sidecar))]
+    if free_panels:
+        sections.append(("Three planes", _planes(slices, free_panels, affine)))
+    sections.append(("Maps", _figures(maps, slices, free_panels, sidecar)))
+    sections.append(("How they were made", html_table(_settings_of_fit(sidecar))))
     html.write_text(
-        viewer_page(
-            heading,
-            [
-                ("Parameters", _summary(maps, slices, panels, described)),
-                *([("Three planes", _planes(slices, drawn, affine))] if drawn else []),
-                ("Maps", _figures(maps, slices, drawn, described)),
-                ("How they were made", _settings(described)),
-            ],
-            lead=(
-                f"Fitted by dmrifit {described['Versions']['dmrifit']}. "
-                "Research software, not a medical device."
-            ),
-        ),
-        encoding="utf-8",
+        viewer_page(heading, sections, lead=_lead("Fitted", sidecar)), encoding="utf-8"
     )
 
 
 def write_prediction_page(
     maps: Mapping[str, NDArray],
     affine: NDArray[np.float64],
-    described: Mapping[str, Any],
+    sidecar: Mapping[str, Any],
     *,
     title: str,
     html: Path,
@@ -75,35 +79,144 @@ def write_prediction_page(
     Shapes: `maps` (x, y, z).
     """
     inside = np.any([(values != 0) | np.isnan(values) for values in maps.values()], axis=0)
-    units = {name: entry["Units"] for name, entry in described["Parameters"].items()}
-    panels = [
-        MapPanel(
-            name,
-            ""
-            if units[name] == "1"
-            else AMPLITUDE_UNIT
-            if "arbitrary" in units[name]
-            else units[name],
-            values,
-        )
-        for name, values in maps.items()
-    ]
-    slices = Slices(inside if inside.any() else np.ones_like(inside), affine)
-    rows, figures = [], []
+    shown = inside
+    # Slices of an empty mask could not be chosen.
+    if not inside.any():
+        shown = np.ones_like(inside)
+    slices = Slices(shown, affine)
+    panels = []
+    for name, values in maps.items():
+        unit = sidecar["Parameters"][name]["Units"]
+        panels.append(MapPanel(name, _short_unit(unit), values))
+    rows = []
     for panel in panels:
-        values = panel.values[inside]
-        values = values[np.isfinite(values)]
-        quartiles = (
-            [f"{q:.3g}" for q in np.percentile(values, (50, 25, 75))] if len(values) else ["–"] * 3
+        values = _finite_values(panel.values, inside)
+        rows.append([panel.name, panel.unit, *_median_and_quartiles(values)])
+    table = html_table(rows, ["", "unit", "median", "quartiles"], numbers=(2, 3))
+    sections: list[tuple[str, Any]] = [
+        ("Parameters", table + html_note(_counts_of_prediction(sidecar["Voxels"]))),
+        ("Three planes", _planes(slices, panels, affine)),
+    ]
+    if inside.any():
+        sections.append(("Maps", html_grid(_map_figure(slices, panel) for panel in panels)))
+    sections.append(("How they were made", html_table(_settings_of_prediction(sidecar))))
+    heading = f"{title}, predicted maps of {sidecar['Model']['Name']}"
+    html.write_text(
+        viewer_page(heading, sections, lead=_lead("Predicted", sidecar)), encoding="utf-8"
+    )
+
+
+def _lead(verb: str, sidecar: Mapping[str, Any]) -> str:
+    return (
+        f"{verb} by dmrifit {sidecar['Versions']['dmrifit']}. "
+        "Research software, not a medical device."
+    )
+
+
+def _panel(name: str, values: NDArray, entry: Mapping[str, Any]) -> MapPanel:
+    """Make the panel of a fitted parameter from its entry in the sidecar."""
+    low, high = -np.inf, np.inf
+    # Bounds of an amplitude are multiples of each voxel's signal: they have no place on a common
+    # axis.
+    if "BoundsUnits" not in entry:
+        bounds = entry["Bounds"]
+        if bounds[0] is not None:
+            low = bounds[0]
+        if bounds[1] is not None:
+            high = bounds[1]
+    shares = entry.get("ShareAtBounds", {"Lower": 0.0, "Upper": 0.0})
+    unit = _short_unit(entry["Units"])
+    return MapPanel(name, unit, values, (low, high), (shares["Lower"], shares["Upper"]))
+
+
+def _short_unit(unit: str) -> str:
+    """Shorten the unit of a sidecar for axes; empty for a number without unit."""
+    if unit == "1":
+        return ""
+    if "arbitrary" in unit:
+        return AMPLITUDE_UNIT
+    return unit
+
+
+def _finite_values(values: NDArray, mask: NDArray[np.bool_]) -> NDArray:
+    inside = values[mask]
+    return inside[np.isfinite(inside)]
+
+
+def _median_and_quartiles(values: NDArray) -> tuple[str, str]:
+    """Write the cells of a table that summarize the values of a map."""
+    if not len(values):
+        return "–", "– – –"
+    median, low, high = np.percentile(values, (50, 25, 75))
+    return f"{median:.3g}", f"{low:.3g} – {high:.3g}"
+
+
+def _summary(
+    maps: Mapping[str, NDArray],
+    slices: Slices,
+    panels: list[MapPanel],
+    sidecar: Mapping[str, Any],
+) -> Markup:
+    """Tabulate the values of each parameter and how many stand at its bounds."""
+    rows = []
+    for panel in panels:
+        values = _finite_values(panel.values, slices.mask)
+        errors = _finite_values(maps[f"{panel.name}_se"], slices.mask)
+        error = "–"
+        if len(errors):
+            error = f"{np.median(errors):.2g}"
+        cells = [panel.name, panel.unit, *_median_and_quartiles(values), error]
+        cells += _bound_cells(sidecar["Parameters"][panel.name])
+        rows.append([*cells, f"{100 * sidecar['Doubt']['Share'][panel.name]:.3g} %"])
+    header = ["", "unit", "median", "quartiles", "std. error"]
+    header += ["at lower bound", "at upper bound", "in doubt"]
+    counts = sidecar["Status"]["Voxels"]
+    outcomes = ", ".join(f"{n} {code}" for code, n in counts.items() if n)
+    text = (
+        f"{sum(counts.values())} voxels: {outcomes}. The standard error is the median over "
+        f"voxels. In {100 * sidecar['Doubt']['StartsDisagree']:.3g} % of the fitted voxels "
+        "starts disagree: other parameters fit about as well. A parameter is in doubt where it "
+        "has no influence, is not determined, ended at a bound of the search, or is uncertain."
+    )
+    if "LeftOut" in sidecar:
+        section = sidecar["LeftOut"]
+        text += (
+            f" {section['Values']} values in {section['Voxels']} voxels were left out: "
+            f"{section['Reason']}."
         )
-        rows.append([panel.name, panel.unit, quartiles[0], f"{quartiles[1]} – {quartiles[2]}"])
-        if inside.any():
-            figures.append(
-                html_figure(
-                    png_bytes(plot_panel(slices, panel)), f"Slices and histogram of {panel.label}"
-                )
-            )
-    counts = described["Voxels"]
+    if "Prior" in sidecar:
+        text += f" These parameters are {sidecar['Prior']['Description']}."
+    if any("BoundsUnits" in entry for entry in sidecar["Parameters"].values()):
+        text += " Bounds of S0 are multiples of the largest signal of the voxel (× max)."
+    for name, entry in sidecar["Parameters"].items():
+        if "Meaning" in entry:
+            text += f" {name} is the {entry['Meaning']}."
+    advice = " ".join(sidecar["Doubt"]["Advice"])
+    table = html_table(rows, header, numbers=(2, 3, 4, 5, 6, 7))
+    if advice:
+        table = html_note(advice) + table
+    return table + html_note(text)
+
+
+def _bound_cells(entry: Mapping[str, Any]) -> list[str]:
+    """Write how many voxels stand at the lower and at the upper bound of a parameter."""
+    if "Fixed" in entry:
+        return [f"fixed at {entry['Fixed']:g}", ""]
+    unit = ""
+    if "BoundsUnits" in entry:
+        unit = " × max"
+    cells = []
+    for bound, share in zip(entry["Bounds"], entry["ShareAtBounds"].values(), strict=True):
+        if bound is None:
+            cells.append("no bound")
+        else:
+            cells.append(f"{100 * share:.3g} % at {bound:g}{unit}")
+    if "UpperBoundRule" in entry:
+        cells[1] += f" or {MONOTONIC}"
+    return cells
+
+
+def _counts_of_prediction(counts: Mapping[str, int]) -> str:
     text = (
         f"{counts['InMask']} voxels, {counts['WithSignal']} of them with signal in every "
         "measurement. A trained model predicted these maps from images of another protocol; they "
@@ -111,202 +224,117 @@ def write_prediction_page(
     )
     if counts["NegativeSignal"]:
         text += f" In {counts['NegativeSignal']} voxels a predicted signal is negative."
-    estimator = described["Estimator"]
-    made = [
-        ["estimator", estimator["Class"]],
-        ["model", _formula(described["Model"])],
-        *(
-            [role.lower(), f"{source['Name']} (SHA-256 {source['SHA256'][:16]}…)"]
-            for role, source in described["Sources"].items()
-        ),
-        ["signals divided by", f"{described['Scale']:.6g}"],
-        *([_words(key), value] for key, value in described["Settings"].items()),
-        [
-            "versions",
-            ", ".join(f"{name} {number}" for name, number in described["Versions"].items()),
-        ],
-    ]
-    table = html_table(rows, ["", "unit", "median", "quartiles"], numbers=(2, 3))
-    page = viewer_page(
-        f"{title}, predicted maps of {described['Model']['Name']}",
-        [
-            ("Parameters", table + html_note(text)),
-            ("Three planes", _planes(slices, panels, affine)),
-            *([("Maps", html_grid(figures))] if figures else []),
-            ("How they were made", html_table(made)),
-        ],
-        lead=(
-            f"Predicted by dmrifit {described['Versions']['dmrifit']}. "
-            "Research software, not a medical device."
-        ),
-    )
-    html.write_text(page, encoding="utf-8")
-
-
-def _panel(name: str, values: NDArray, entry: Mapping[str, Any]) -> MapPanel:
-    amplitude = "BoundsUnits" in entry
-    # Bounds of an amplitude are multiples of each voxel's signal: they have no place on a common
-    # axis.
-    low, high = (None, None) if amplitude else entry["Bounds"]
-    shares = entry.get("ShareAtBounds", {"Lower": 0.0, "Upper": 0.0})
-    return MapPanel(
-        name,
-        AMPLITUDE_UNIT if amplitude else "" if entry["Units"] == "1" else entry["Units"],
-        values,
-        (-np.inf if low is None else low, np.inf if high is None else high),
-        (shares["Lower"], shares["Upper"]),
-    )
-
-
-def _summary(
-    maps: Mapping[str, NDArray],
-    slices: Slices,
-    panels: list[MapPanel],
-    described: Mapping[str, Any],
-) -> Markup:
-    """Tabulate the values of each parameter and how many stand at its bounds."""
-    rows = []
-    for panel in panels:
-        entry = described["Parameters"][panel.name]
-        values = panel.values[slices.mask]
-        values = values[np.isfinite(values)]
-        errors = maps[f"{panel.name}_se"][slices.mask]
-        errors = errors[np.isfinite(errors)]
-        quartiles = (
-            [f"{q:.3g}" for q in np.percentile(values, (50, 25, 75))] if len(values) else ["–"] * 3
-        )
-        unit = " × max" if "BoundsUnits" in entry else ""
-        if "Fixed" in entry:
-            ends = [f"fixed at {entry['Fixed']:g}", ""]
-        else:
-            ends = [
-                "no bound" if bound is None else f"{100 * share:.3g} % at {bound:g}{unit}"
-                for bound, share in zip(
-                    entry["Bounds"], entry["ShareAtBounds"].values(), strict=True
-                )
-            ]
-            if "UpperBoundRule" in entry:
-                ends[1] += f" or {MONOTONIC}"
-        error = f"{np.median(errors):.2g}" if len(errors) else "–"
-        rows.append(
-            [
-                panel.name,
-                panel.unit,
-                quartiles[0],
-                f"{quartiles[1]} – {quartiles[2]}",
-                error,
-                *ends,
-            ]
-        )
-    header = ["", "unit", "median", "quartiles", "std. error", "at lower bound", "at upper bound"]
-    counts = described["Status"]["Voxels"]
-    text = (
-        f"{sum(counts.values())} voxels: "
-        + ", ".join(f"{n} {code}" for code, n in counts.items() if n)
-        + "."
-    )
-    text += " The standard error is the median over voxels."
-    doubts = described["Doubt"]["Share"]
-    text += (
-        f" In {100 * doubts['starts disagree']:.3g} % of the fitted voxels starts disagree: other "
-        f"parameters fit about as well. {100 * doubts['ill-conditioned']:.3g} % are "
-        "ill-conditioned: their parameters cannot be told apart."
-    )
-    if any("BoundsUnits" in entry for entry in described["Parameters"].values()):
-        text += " Bounds of S0 are multiples of the largest signal of the voxel (× max)."
-    return html_table(rows, header, numbers=(2, 3, 4, 5, 6)) + html_note(text)
+    return text
 
 
 def _planes(slices: Slices, panels: list[MapPanel], affine: NDArray[np.float64]) -> Markup:
     """Show all maps in three planes: the first amplitude below, another parameter above it."""
-    layers = [
-        Layer(one.name, np.where(slices.mask, one.values, np.nan), "map", one.unit)
-        for one in panels
-    ]
-    amplitudes = [one.name for one in panels if one.unit == AMPLITUDE_UNIT]
-    others = [one.name for one in panels if one.unit != AMPLITUDE_UNIT]
-    below = (amplitudes or others)[0]
-    above = others[0] if amplitudes and others else ""
-    note = html_note("The pictures below show slices of the same maps.")
+    layers = []
+    for panel in panels:
+        values = np.where(slices.mask, panel.values, np.nan)
+        layers.append(Layer(panel.name, values, "map", panel.unit))
+    amplitudes = [panel.name for panel in panels if panel.unit == AMPLITUDE_UNIT]
+    parameters = [panel.name for panel in panels if panel.unit != AMPLITUDE_UNIT]
+    overlay = ""
+    if amplitudes and parameters:
+        overlay = parameters[0]
     return html_viewer(
-        layers, affine, region=slices.mask, image=below, overlay=above, label="Maps", instead=note
+        layers,
+        affine,
+        region=slices.mask,
+        image=(amplitudes or parameters)[0],
+        overlay=overlay,
+        label="Maps",
+        instead=html_note("The pictures below show slices of the same maps."),
     )
+
+
+def _map_figure(slices: Slices, panel: MapPanel) -> Markup:
+    picture = png_bytes(plot_panel(slices, panel))
+    return html_figure(picture, f"Slices and histogram of {panel.label}")
 
 
 def _figures(
     maps: Mapping[str, NDArray],
     slices: Slices,
     panels: list[MapPanel],
-    described: Mapping[str, Any],
+    sidecar: Mapping[str, Any],
 ) -> Markup:
-    codes = {
-        int(code): meaning
-        for code, meaning in described["Status"]["Codes"].items()
-        if int(code) != OUTSIDE
-    }
+    """Show the map of each parameter, how the fits ended, and which are in doubt."""
     note = html_note(
         f"Slices through the middle of the mask, {slices.sides[0]} at the left. Colors span "
         "percentiles 2 to 98; gray voxels could not be fitted. In the histograms the thin line "
         "is the median, dashed lines are bounds, and the first and last bar hold what lies "
         "outside."
     )
-    figures = [
-        html_figure(png_bytes(plot_panel(slices, panel)), f"Slices and histogram of {panel.label}")
-        for panel in panels
-    ]
-    figures.append(
-        html_figure(
-            png_bytes(plot_codes(slices, maps["status"], codes, "Status")), "Status of each voxel"
-        )
-    )
+    figures = [_map_figure(slices, panel) for panel in panels]
+    codes = {int(code): meaning for code, meaning in sidecar["Status"]["Codes"].items()}
+    codes.pop(OUTSIDE, None)
+    picture = png_bytes(plot_codes(slices, maps["status"], codes, "Status"))
+    figures.append(html_figure(picture, "Status of each voxel"))
     if maps["doubt"].any():
-        doubts = {0: "no doubt", **DOUBTS, sum(DOUBTS): "both"}
-        figures.append(
-            html_figure(
-                png_bytes(plot_codes(slices, maps["doubt"], doubts, "Doubt")), "Fits in doubt"
-            )
-        )
+        n_doubts = unpack_doubts(maps["doubt"], len(sidecar["Parameters"])).sum(axis=-1)
+        counts = {n: counted(n, "parameter") for n in range(int(n_doubts.max()) + 1)}
+        picture = png_bytes(plot_codes(slices, n_doubts.astype(np.uint8), counts, "In doubt"))
+        figures.append(html_figure(picture, "Number of parameters in doubt"))
     return note + html_grid(figures)
 
 
-def _settings(described: Mapping[str, Any]) -> Markup:
-    protocol, fitted = described["Protocol"], described["FittedProtocol"]
+def _settings_of_fit(sidecar: Mapping[str, Any]) -> list[list[Any]]:
+    protocol, fitted_protocol = sidecar["Protocol"], sidecar["FittedProtocol"]
     rows = [
-        ["model", _formula(described["Model"])],
-        ["", described["Model"]["FormulaUnits"]],
-        *(
-            [role.lower(), f"{source['Name']} (SHA-256 {source['SHA256'][:16]}…)"]
-            for role, source in described["Sources"].items()
-        ),
+        ["model", _formula(sidecar["Model"])],
+        ["", sidecar["Model"]["FormulaUnits"]],
+        *_source_rows(sidecar),
         ["measurements", _contrasts(protocol)],
     ]
-    if fitted != protocol:
-        rows.append(["fitted after averaging", _contrasts(fitted)])
-    words = {None: "none"}
-    rows += [
-        [_words(key), words.get(value, value)] for key, value in described["Settings"].items()
+    if fitted_protocol != protocol:
+        rows.append(["fitted after averaging", _contrasts(fitted_protocol)])
+    for key, value in sidecar["Settings"].items():
+        rows.append([_words(key), "none" if value is None else value])
+    return [*rows, _version_row(sidecar)]
+
+
+def _settings_of_prediction(sidecar: Mapping[str, Any]) -> list[list[Any]]:
+    rows = [
+        ["estimator", sidecar["Estimator"]["Class"]],
+        ["model", _formula(sidecar["Model"])],
+        *_source_rows(sidecar),
+        ["signals divided by", f"{sidecar['Scale']:.6g}"],
     ]
-    rows.append(
-        [
-            "versions",
-            ", ".join(f"{name} {number}" for name, number in described["Versions"].items()),
-        ]
-    )
-    return html_table(rows)
+    for key, value in sidecar["Settings"].items():
+        rows.append([_words(key), value])
+    return [*rows, _version_row(sidecar)]
+
+
+def _source_rows(sidecar: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for role, source in sidecar["Sources"].items():
+        rows.append([role.lower(), f"{source['Name']} (SHA-256 {source['SHA256'][:16]}…)"])
+    return rows
+
+
+def _version_row(sidecar: Mapping[str, Any]) -> list[str]:
+    packages = [f"{name} {number}" for name, number in sidecar["Versions"].items()]
+    return ["versions", ", ".join(packages)]
 
 
 def _formula(model: Mapping[str, str]) -> str | Markup:
-    return html_code(model["Source"]) if "Source" in model else f"S = {model['Expression']}"
+    if "Source" in model:
+        return html_code(model["Source"])
+    return f"S = {model['Expression']}"
 
 
 def _contrasts(protocol: Mapping[str, Any]) -> str:
+    """Write the b-values and echo times of a protocol."""
     b = sorted({round(value) for value in protocol["b"]})
-    text = f"{len(protocol['b'])} with b = " + (
-        ", ".join(map(str, b)) if len(b) <= 12 else f"{b[0]} … {b[-1]} ({len(b)} values)"
-    )
-    text += " s/mm²"
+    listed = ", ".join(map(str, b))
+    if len(b) > _MOST_VALUES:
+        listed = f"{b[0]} … {b[-1]} ({len(b)} values)"
+    text = f"{len(protocol['b'])} with b = {listed} s/mm²"
     if protocol["te"] is not None:
-        text += "; TE = " + ", ".join(f"{te:g}" for te in sorted(set(protocol["te"]))) + " ms"
+        te = ", ".join(f"{value:g}" for value in sorted(set(protocol["te"])))
+        text += f"; TE = {te} ms"
     return text
 
 

@@ -38,23 +38,13 @@ class MapPanel:
     """
     A map with what a reader needs to judge it.
 
-    Parameters
-    ----------
-    name : str
-        Symbol of the quantity.
-    unit : str
-        Its unit; empty for a number without one.
-    values : ndarray of shape (x, y, z)
-        The map; NaN where a voxel of the mask has no value.
-    bounds : tuple of float, optional
-        Limits of the search, in the unit of the map.
-    shares : tuple of float, default=(0, 0)
-        Parts of the voxels at the lower and the upper bound, 0 to 1.
+    Shapes: `values` (x, y, z), NaN where a voxel of the mask has no value.
     """
 
     name: str
     unit: str
     values: NDArray
+    # Limits of the search in the unit of the map, and the shares of voxels at each.
     bounds: tuple[float, float] = (-np.inf, np.inf)
     shares: tuple[float, float] = (0.0, 0.0)
 
@@ -68,25 +58,11 @@ class Slices:
     """
     Slices of a volume for figures, in radiological view: from the feet, right at the left.
 
-    Parameters
-    ----------
-    mask : ndarray of bool, shape (x, y, z)
-        Voxels to show, with axes that run to the right, to the front and upwards (RAS).
-    affine : ndarray of shape (4, 4)
-        From voxel indices to world coordinates in mm.
-    n_slices : int, default=6
-        How many slices at most; each stands in the middle of an equal part of the mask.
-    fullest : bool, default=False
-        Whether to show the slices with the most voxels of the mask instead.
+    Each of `n_slices` slices at most stands in the middle of an equal part of the mask; with
+    `fullest` they are those with the most voxels of it. `labels` are their positions in mm, and
+    `sides` what is at the left and at the right of each picture, such as ``("R", "L")``.
 
-    Attributes
-    ----------
-    mask : ndarray of bool, shape (x, y, z)
-        As given.
-    labels : list of str
-        Position of each slice: ``"z = 12 mm"`` for the first, ``"18 mm"`` for the others.
-    sides : tuple of str
-        What is at the left and at the right of each picture, such as ``("R", "L")``.
+    Shapes: `mask` (x, y, z), with axes to the right, to the front and upwards (RAS).
     """
 
     def __init__(
@@ -120,8 +96,10 @@ class Slices:
         for index in self._indices:
             middle[axis] = index
             # Only the first names the axis: labels of narrow slices would run into each other.
-            name = "" if self.labels else f"{'xyz'[axis]} = "
-            self.labels.append(f"{name}{affine[axis] @ [*middle, 1]:.0f} mm")
+            label = f"{affine[axis] @ [*middle, 1]:.0f} mm"
+            if not self.labels:
+                label = f"{'xyz'[axis]} = {label}"
+            self.labels.append(label)
 
     def pictures(self, volume: NDArray) -> list[NDArray]:
         """

@@ -18,14 +18,19 @@ __all__ = [
     "COLORMAP",
     "FAINT",
     "INK",
+    "NOT_CLINICAL",
+    "PALE",
     "PANEL",
+    "SYNTHETIC",
     "add_axes",
     "by_lines",
     "color_of",
     "dash_of",
     "handle",
     "head",
+    "legend_below",
     "marker_of",
+    "method_color",
     "new_figure",
     "plain_ticks",
     "shared_style",
@@ -37,6 +42,10 @@ COLORMAP = "viridis"
 PANEL = (4.4, 3.7)
 INK = "#1d2530"
 FAINT = "#4a5563"
+#: Color of controls and of lines for reference.
+PALE = "#a3aab3"
+#: What every figure of patients says, and what those of simulated ones say.
+NOT_CLINICAL, SYNTHETIC = "Not for clinical use", "Synthetic, no person was scanned"
 
 # Distinct with every form of color blindness (Okabe and Ito).
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4b9a", "#8c6d1f")
@@ -85,7 +94,10 @@ def add_axes(figure: Figure, left: float, bottom: float, width: float, height: f
 def head(ax: Axes, title: str, *, lift: float = 0.0) -> None:
     """Write a heading over axes."""
     title, _, note = title.partition("\n")
-    ax.set_title(title, pad=lift + 6 + (11.5 * (note.count("\n") + 1) if note else 0))
+    pad = lift + 6
+    if note:
+        pad += 11.5 * (note.count("\n") + 1)
+    ax.set_title(title, pad=pad)
     text = ax.annotate(
         note, (0, 1), (0, lift + 3), xycoords="axes fraction", textcoords="offset points",
         fontsize=8.5, color=FAINT, va="bottom", annotation_clip=False,
@@ -107,6 +119,11 @@ def color_of(name: str, names: Sequence[str]) -> str:
     return _COLORS[list(names).index(name) % len(_COLORS)]
 
 
+def method_color(name: str, methods: Sequence[str]) -> str:
+    """Choose the color of a method; those that are not listed are controls, which are pale."""
+    return color_of(name, methods) if name in methods else PALE
+
+
 def marker_of(name: str, names: Sequence[str]) -> str:
     """Choose the shape of a parameter."""
     return _MARKERS[names.index(name) % len(_MARKERS)]
@@ -120,6 +137,13 @@ def dash_of(name: str, names: Sequence[str]) -> Any:
 def handle(label: str, **look: Any) -> Line2D:
     """Make an entry of a legend."""
     return import_optional("matplotlib.lines").Line2D([], [], label=label, **look)
+
+
+def legend_below(figure: Figure, entries: Sequence[Line2D]) -> None:
+    """Draw the legend of all panels at the lower left of a figure, in three columns."""
+    figure.legend(
+        handles=entries, loc="lower left", bbox_to_anchor=(0.06, 0.0), ncol=3, fontsize=9
+    )
 
 
 def by_lines(groups: Sequence[Sequence[Any]], n_columns: int) -> list[Any]:

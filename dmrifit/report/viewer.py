@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.affines import places_voxels, voxel_volume
 from dmrifit.report.html import html_page, html_template
 from dmrifit.report.slice_figures import robust_limits
 from dmrifit.report.style import COLORMAP
@@ -58,51 +59,30 @@ class Layer:
     """
     A volume that is shown.
 
-    Parameters
-    ----------
-    name : str
-        What it is called.
-    values : ndarray of shape (x, y, z)
-        Numbers; NaN where there is no value. Of a mask, 0 is outside.
-    kind : {"image", "map", "score", "mask"}, default="image"
-        An image is gray and lies below; a map may lie below, in gray, or above it, in colors; a
-        score lies above it, and keeps its maxima where voxels are put together; a mask is an
-        outline, in one color for each number.
-    unit : str, default=""
-        Of the numbers.
-    window : tuple of float, optional
-        Ends of the scale of grays and colors; by default percentiles of the region, 1 and 99.5 of
-        an image, 2 and 98 of a map, and of a score the smallest and the largest number.
-    threshold : float, optional
-        Where the threshold starts; by default all is shown.
-    names : sequence of str, default=()
-        What the numbers 1, 2, … of a mask mean; by default the name of the mask.
-    shown : bool, default=True
-        Whether an outline is drawn from the start.
+    An image is gray and lies below; a map may lie below, in gray, or above it, in colors; a score
+    lies above it, and keeps its maxima where voxels are put together; a mask is an outline, in one
+    color for each number.
+
+    Shapes: `values` (x, y, z); NaN where there is no value, 0 outside a mask.
     """
 
     name: str
     values: NDArray[Any]
     kind: Literal["image", "map", "score", "mask"] = "image"
     unit: str = ""
+    # Ends of the scale of grays and colors; by default percentiles of the region, and of a score
+    # the smallest and the largest number.
     window: tuple[float, float] | None = None
+    # Where the threshold starts; by default all is shown.
     threshold: float | None = None
+    # What the numbers 1, 2, … of a mask mean.
     names: Sequence[str] = field(default=())
     shown: bool = True
 
 
 @dataclass(frozen=True, eq=False)
 class Box:
-    """
-    A box that is drawn exactly where planes cut it.
-
-    Parameters
-    ----------
-    name : str
-        What it is called.
-    affine : array_like of shape (4, 4)
-        Its sides as columns and its center, in mm RAS+.
-    """
+    """A box that is drawn exactly where planes cut it: sides as columns and center, in mm RAS+."""
 
     name: str
     affine: ArrayLike
@@ -152,11 +132,11 @@ def html_viewer(
     layers, matrix, packed, factors = _fit_size(layers, matrix, max_bytes)
     n_colors = _number_colors(layers, packed)
     shape = layers[0].values.shape
-    if start is None and points:
-        start = points[0][1]
-    elif start is None:
+    if start is None:
         center = (np.array(shape) - 1) / 2
         start = (matrix @ [*center, 1])[:3]
+        if points:
+            start = points[0][1]
     box_entries = []
     for i, box in enumerate(boxes):
         box_affine = np.asarray(box.affine, float)[:3].tolist()
@@ -164,21 +144,23 @@ def html_viewer(
     data = {
         "shape": shape,
         "affine": matrix[:3].tolist(),
-        "voxel": abs(float(np.linalg.det(matrix[:3, :3]))),
+        "voxel": voxel_volume(matrix),
         "layers": packed,
         "boxes": box_entries,
         "points": [np.asarray(position, float).tolist() for _, position in points],
         "start": [float(x) for x in start],
         "colormap": _colormap(),
     }
-    below = [(i, layer.name) for i, layer in enumerate(layers) if layer.kind in ("image", "map")]
-    above = [(i, layer.name) for i, layer in enumerate(layers) if layer.kind in ("map", "score")]
-    image_index = next((i for i, name in below if name == image), None)
+    below = _of_kinds(layers, ("image", "map"))
+    above = _of_kinds(layers, ("map", "score"))
+    image_index = _index_of(below, image)
     if image_index is None and below:
         image_index = below[0][0]
-    overlay_index = next((i for i, name in above if name == overlay), None)
     if overlay is None:
-        overlay_index = next((i for i, layer in enumerate(layers) if layer.kind == "score"), None)
+        scores = _of_kinds(layers, ("score",))
+        overlay_index = scores[0][0] if scores else None
+    else:
+        overlay_index = _index_of(above, overlay)
     # The colors of a map are to be read; below a score one wants to see the scan.
     opacity = 70
     if overlay_index is not None and layers[overlay_index].kind == "map":
@@ -200,6 +182,19 @@ def html_viewer(
         # A name that ends the element or begins a comment must not be read by the browser.
         data=_safe_json(data),
     )
+
+
+def _of_kinds(layers: Sequence[Layer], kinds: tuple[str, ...]) -> list[tuple[int, str]]:
+    """List indices and names of the layers of some kinds."""
+    return [(i, layer.name) for i, layer in enumerate(layers) if layer.kind in kinds]
+
+
+def _index_of(layers: Iterable[tuple[int, str]], name: str | None) -> int | None:
+    """Find the index of the first layer of a name."""
+    for i, layer_name in layers:
+        if layer_name == name:
+            return i
+    return None
 
 
 def _fit_size(
@@ -261,11 +256,7 @@ def _check(layers: Sequence[Layer], affine: NDArray[np.float64]) -> None:
                     f"mask {layer.name} has numbers {values.min()} to {values.max()}; give 0 to "
                     f"{_MOST_LABELS}"
                 )
-    if (
-        affine.shape != (4, 4)
-        or not np.isfinite(affine).all()
-        or not np.linalg.det(affine[:3, :3])
-    ):
+    if not places_voxels(affine):
         raise ValueError(
             f"the affine {affine.tolist()} cannot be inverted; give the one of the image, of "
             "shape (4, 4)"
@@ -308,7 +299,9 @@ def _window(layer: Layer, region: NDArray[np.bool_]) -> tuple[float, float] | No
     if layer.kind == "map" or not values.size:
         return robust_limits(values)
     low, high = (float(x) for x in np.percentile(values, _GRAYS))
-    return (low, high) if high > low else robust_limits(values)
+    if high > low:
+        return low, high
+    return robust_limits(values)
 
 
 def _crop(
@@ -322,7 +315,10 @@ def _crop(
     ends = []
     for axis in range(3):
         filled = np.flatnonzero(region.any(axis=tuple({0, 1, 2} - {axis})))
-        ends.append((filled[0], filled[-1]) if len(filled) else (0, shape[axis] - 1))
+        if len(filled):
+            ends.append((filled[0], filled[-1]))
+        else:
+            ends.append((0, shape[axis] - 1))
     low, high = (np.array(end, dtype=np.float64) for end in zip(*ends, strict=True))
     if region.any():
         for box in boxes:
@@ -394,7 +390,7 @@ def _pack(layer: Layer) -> dict[str, Any]:
     share = np.zeros(int(finite.sum()))
     if span > 0:
         share = np.clip((values[finite] - low) / span, 0, 1)
-    codes = np.zeros(values.shape, np.uint8 if bits == 8 else np.uint16)
+    codes = np.zeros(values.shape, np.dtype(f"uint{bits}"))
     codes[finite] = 1 + np.floor(share * (levels - 1) + 0.5)
     edge = None
     if layer.threshold is not None and span > 0:
@@ -501,8 +497,8 @@ def _stored(packed: Sequence[Mapping[str, Any]]) -> list[str]:
         if entry["kind"] != "mask":
             low, high = entry["low"], entry["high"]
             step = (high - low) / (2 ** entry["bits"] - 2)
-            unit = f" {entry['unit']}" if entry["unit"] else ""
-            lines.append(f"{entry['name']}: {low:.4g} to {high:.4g}{unit} in steps of {step:.2g}")
+            extent = f"{low:.4g} to {high:.4g} {entry['unit']}".rstrip()
+            lines.append(f"{entry['name']}: {extent} in steps of {step:.2g}")
     return lines
 
 

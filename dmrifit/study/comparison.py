@@ -53,22 +53,15 @@ BOARD_VOXELS = 250
 SIZES = (1, 2, 3, 5, 8, 10, 12, 15)
 
 _TEXT = (
-    "cohort",
-    "patient",
-    "strategy",
-    "algorithm",
-    "train_on",
-    "metric",
-    "contrast",
-    "unit",
+    "cohort", "patient", "strategy", "algorithm", "train_on", "metric", "contrast", "unit",
     "estimator",
-)
+)  # fmt: skip
 # Arrays from this size on are written once and mapped by all workers.
 _SHARED_BYTES = 100_000
 # Attempts to send an array to a cluster whose workers die, before the study gives up.
 _SENDINGS = 5
 _TABLES = ("scores", "signals")
-_COUNTS = ("n_train", "repeat", "n_voxels", "n_undefined", "n_failed")
+_COUNTS = ("n_train", "repeat", "n_voxels", "n_undefined", "n_failed", "n_absolute")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,13 +82,17 @@ class Evaluation:
         ``n_undefined`` (voxels whose reference is zero or was not fitted), ``n_failed`` (voxels
         without a prediction), ``at_bound`` (share of voxels whose reference sits at a bound), and
         ``bias_truth``, ``dispersion_truth``, ``median_abs_error_truth``, ``pearson_truth``,
-        ``spearman_truth``: the same against the truth of a synthetic scan, NaN for others.
+        ``spearman_truth``: the same against the truth of a synthetic scan, NaN for others. And
+        ``skill``, 1 − Σ error / Σ error of the constant with the least error on the training
+        patients, from ``relative_error`` and ``constant_error`` (means of abs(E));
+        ``absolute_skill`` from ``absolute_error`` and ``constant_absolute_error``, over all
+        ``n_absolute`` voxels, including those whose reference is zero.
     signals : DataFrame
         One row for each held-out patient, estimator and unseen contrast: the same keys, then
         ``contrast``, ``b`` (s/mm²), ``te`` (ms), ``relative_error`` (mean of abs(E)),
         ``median_relative_error`` (median of abs(E)), ``signed_relative_error`` (mean of E),
-        ``n_voxels``, ``n_undefined``, ``pearson``. The row whose contrast is ``"all unseen"``
-        pools them. The reference is the measured signal.
+        ``n_voxels``, ``n_undefined``, ``pearson``, ``constant_error``, ``skill``. The row whose
+        contrast is ``"all unseen"`` pools them. The reference is the measured signal.
     study : dict, optional
         How the scores were made: settings, cohorts, estimators, versions, seed, command.
     predictions : mapping of (str, str) to PatientPredictions, optional
@@ -112,8 +109,10 @@ class Evaluation:
     def __repr__(self) -> str:
         cohorts = []
         for cohort, patients in self.scores.groupby("cohort", sort=False)["patient"]:
-            prefix = "synthetic " if cohort in self.synthetic else ""
-            cohorts.append(f"{prefix}{cohort!r} of {patients.nunique()} patients")
+            text = f"{cohort!r} of {patients.nunique()} patients"
+            if cohort in self.synthetic:
+                text = f"synthetic {text}"
+            cohorts.append(text)
         algorithms = ", ".join(self.scores["algorithm"].drop_duplicates())
         return f"<Evaluation: {', '.join(cohorts)}; {algorithms}; {len(self.scores)} scores>"
 
@@ -124,32 +123,22 @@ class Evaluation:
         return [name for name, cohort in cohorts.items() if cohort.get("synthetic")]
 
     def _repr_html_(self) -> str:
-        """Show the best rows in notebooks: means over patients and parameters of the tissue."""
-        largest = self.scores[self.scores["n_train"] == self.scores["n_train"].max()]
-        scores = largest[largest["metric"] != "S0"]
-        scores = scores.assign(bias=scores["bias"].abs())
-        keys = ["cohort", "train_on", "strategy", "algorithm"]
-        means = scores.groupby(keys, sort=False)[["bias", "dispersion", "pearson"]].mean()
-        means = means.sort_values("dispersion").reset_index()
-        header = (
-            "cohort",
-            "trained on",
-            "strategy",
-            "algorithm",
-            "bias, magnitude",
-            "dispersion",
-            "correlation",
-        )
+        """Show the head of the summary in notebooks."""
+        from dmrifit.study.skill_summary import UNDEFINED_NOTE, headline
+
+        table = headline(self.summary().sort_values("dispersion"))
         n = self.scores[["cohort", "patient"]].drop_duplicates().shape[0]
         patients = "1 patient" if n == 1 else f"{n} patients"
         title = f"Evaluation: {patients}, each left out once"
         note = (
-            "means over patients and parameters other than S0, at the largest number of training "
-            "patients"
+            "means over patients [95 %] of signals and of tissue parameters, at the largest "
+            "number of training patients; skill is 1 − error / error of the best constant"
         )
+        if table["r"].str.endswith("*").any():
+            note += f"; {UNDEFINED_NOTE}"
         if self.synthetic:
             note += f"; {', '.join(self.synthetic)}: synthetic patients"
-        return html_summary(title, header, means.itertuples(index=False), note=note)
+        return html_summary(title, list(table), table.itertuples(index=False), note=note)
 
     @classmethod
     def read(cls, folder: str | Path) -> Evaluation:
@@ -206,6 +195,37 @@ class Evaluation:
             tables[f"{name}.csv"] = getattr(self, name).to_csv(index=False, na_rep="nan")
         StudyFolder(folder).write_study(self.study, tables)
 
+    def summary(self, level: float = 0.95) -> pd.DataFrame:
+        """
+        Summarize the scores: the table to read first.
+
+        Parameters
+        ----------
+        level : float, default=0.95
+            Level of the intervals: a percentile bootstrap over patients, conditional on the
+            trained estimators.
+
+        Returns
+        -------
+        DataFrame
+            One row for each ``train_on``, ``cohort``, ``strategy``, ``algorithm`` and
+            ``parameters``: ``signals`` (all unseen contrasts), ``tissue`` (the parameters but S0
+            and T2v), ``f``, ``K``, ``T2v`` and ``S0``, at the largest number of training patients
+            (``n_train``). Means over ``n_patients`` of ``skill``, ``absolute_skill``,
+            ``abs_bias``, ``dispersion``, ``relative_error`` and ``pearson``, each with ``_low``
+            and ``_high``. ``pooled_skill`` is that of all voxels together. An undefined
+            correlation counts as 0 (``n_undefined_pearson``); ``n_dropped`` voxels have a
+            reference of zero or none.
+
+        Raises
+        ------
+        ValueError
+            If the level is not between 0 and 1.
+        """
+        from dmrifit.study.skill_summary import summary_of
+
+        return summary_of(self.scores, self.signals, level)
+
     def statistics(self, **options: Any) -> dict[str, pd.DataFrame]:
         """
         Test for differences between algorithms, with the patient as the unit.
@@ -259,7 +279,8 @@ def compare(
         ``predict(X)`` and ``predict_maps(X)``. Their ``source`` and ``target`` are set from the
         cohort where they are None.
     cohorts : mapping of str to Cohort, or sequence of Cohort
-        At least one. No patient may be in two.
+        At least one. No patient may be in two. The order of cohorts, patients and contrasts does
+        not matter: all are sorted first.
     train_on : {"same", "other", "pooled"} or sequence of these, default="same"
         Train on the other patients of the same cohort, on all patients of the other cohorts, or on
         both. Crossing cohorts needs the protocol of the tested one in all of them, or
@@ -353,23 +374,13 @@ def compare(
         seed=seed,
     )
     cells = plan(
-        entrants,
-        list(cohorts),
-        regimes,
-        views,
-        bank,
-        sizes,
-        n_repeats,
-        seed,
+        entrants, list(cohorts), regimes, views, bank, sizes, n_repeats, seed,
         keep=keep_predictions,
-    )
+    )  # fmt: skip
     masks = {"train": train_mask, "score": score_mask}
     descriptions = {
         name: _describe_cohort(cohort, bank, name, masks) for name, cohort in cohorts.items()
     }
-    without = [entrant.name for entrant in entrants]
-    if controls:
-        without = without_controls(entrants)
     if folder is not None:
         folder.claim(settings)
     started = time.time()
@@ -379,7 +390,7 @@ def compare(
         "cohorts": descriptions,
         "estimators": {entrant.name: entrant.description for entrant in entrants},
         "model": {entrant.name: entrant.model.name for entrant in entrants},
-        "without_controls": without,
+        "without_controls": without_controls(entrants),
         "versions": software(),
         "command": _command(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
@@ -562,12 +573,9 @@ def _train_in_parallel(
 
 
 def _lend(arrays: Iterable[Any], cells: Iterable[Cell] = ()) -> dict[int, Any]:
-    """
-    Send arrays to a cluster of dask, where joblib uses one; return the futures by `id` of array.
-
-    joblib would send them too. But it loses the error when a worker dies while it is sent one, or
-    when an estimator cannot be sent, and then waits forever for the trainings that need it.
-    """
+    """Send arrays to a cluster of dask, where joblib uses one; return futures by `id` of array."""
+    # joblib would send them too. But it loses the error when a worker dies while it is sent one,
+    # or when an estimator cannot be sent, and then waits forever for the trainings that need it.
     from joblib.parallel import get_active_backend
 
     backend = get_active_backend()[0]
@@ -621,12 +629,8 @@ def _arrays(cell: Cell, bank: Bank) -> tuple[Any, Any]:
 
 
 def _material(cell: Cell, bank: Bank, lent: Mapping[int, Any]) -> tuple[Any, ...]:
-    """
-    Collect what `run_trial` takes, and no more, because workers get copies.
-
-    The arrays that all trainings share are arguments by themselves, so that a cluster sends them
-    to a worker once.
-    """
+    """Collect what `run_trial` takes, and no more, because workers get copies."""
+    # Arrays that all trainings share are arguments by themselves: a cluster sends them once.
     stack = bank.material(cell.entrant, cell.view, cell.repeat)
     designs = [stack.designs[patient] for patient in cell.train if patient in stack.designs]
     rows = [stack.rows[patient] for patient in cell.train]
@@ -635,7 +639,8 @@ def _material(cell: Cell, bank: Bank, lent: Mapping[int, Any]) -> tuple[Any, ...
         designs = [replace(design, moments=None) for design in designs]
     tests = bank.tests(cell.view, cell.test)
     clinical = [bank.clinical(cell.entrant, cell.view, patient) for patient in cell.test]
-    return *arrays, rows, designs, tests, clinical
+    constants = bank.constants(cell.view, cell.repeat, cell.train)
+    return *arrays, rows, designs, tests, clinical, constants
 
 
 def _numbered(i: int, algorithms: Sequence[str], *arguments: Any) -> tuple[int, dict[str, Any]]:

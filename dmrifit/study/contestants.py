@@ -11,7 +11,9 @@ from typing import Any
 
 from sklearn.base import clone
 
-from dmrifit.cohort.cohort import Cohort
+from dmrifit.cohort.cohort import Cohort, in_order
+from dmrifit.cohort.participants_table import plain_name
+from dmrifit.cohort.scaling import contrast_order
 from dmrifit.cohort.scan import Scan
 from dmrifit.engine.map_fitter import resolve_model
 from dmrifit.engine.models import SignalModel
@@ -40,39 +42,18 @@ _STRATEGIES = {"SignalToSignal": "s2s", "MapsToMaps": "m2m"}
 
 @dataclass(frozen=True, eq=False)
 class Entrant:
-    """
-    An estimator that takes part in a comparison.
-
-    Attributes
-    ----------
-    name : str
-        As the user named it.
-    strategy, algorithm : str
-        Columns of the tables.
-    estimator : estimator
-        Not fitted.
-    model : SignalModel
-        Whose parameters it predicts.
-    description : object
-        Plain values by which finished results are recognized.
-    control : str
-        One of `CONTROLS`, or empty.
-    recipe : str
-        Equal for estimators of a strategy that prepare training voxels in the same way; otherwise
-        empty.
-    code : str
-        Digest of the code of classes that belong to no package with a version.
-    """
+    """An estimator that takes part in a comparison, not fitted."""
 
     name: str
     strategy: str
     algorithm: str
     estimator: Any
     model: SignalModel
-    description: Any
-    control: str = ""
+    description: Any  # plain values by which finished results are recognized
+    control: str = ""  # one of `CONTROLS`
+    # Equal for estimators of a strategy that prepare training voxels in the same way.
     recipe: str = ""
-    code: str = ""
+    code: str = ""  # digest of the code of classes that belong to no package with a version
 
     @classmethod
     def of(cls, name: str, estimator: Any, *, kept: bool, example: Protocol) -> Entrant:
@@ -86,7 +67,7 @@ class Entrant:
                 "SignalToSignal(regressor) or MapsToMaps(regressor), and derive a class of your "
                 "own from sklearn.base.BaseEstimator"
             )
-        base_names = [cls.__name__ for cls in type(estimator).__mro__]
+        base_names = (cls.__name__ for cls in type(estimator).__mro__)
         base = next((name for name in base_names if name in _STRATEGIES), "")
         strategy = _STRATEGIES.get(base, type(estimator).__name__)
         try:
@@ -116,18 +97,7 @@ class Entrant:
 
 @dataclass(frozen=True)
 class View:
-    """
-    The contrasts of a scan that an estimator sees, and the model of the reference.
-
-    Attributes
-    ----------
-    source, target : Protocol
-        Contrasts of X and Y.
-    patch_shape : tuple of 3 ints or None
-        Neighborhood in X.
-    model : SignalModel
-        Of the reference maps.
-    """
+    """The contrasts of X and Y, the neighborhood in X, and the model of the reference."""
 
     source: Protocol
     target: Protocol
@@ -140,7 +110,7 @@ class View:
 
 
 def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> dict[str, Cohort]:
-    """Name the cohorts, and make sure that no patient is in two of them."""
+    """Name and sort the cohorts, and make sure that no patient is in two of them."""
     if isinstance(cohorts, Cohort):
         cohorts = [cohorts]
     if not isinstance(cohorts, Mapping):
@@ -154,15 +124,23 @@ def named_cohorts(cohorts: Mapping[str, Cohort] | Sequence[Cohort] | Cohort) -> 
         raise ValueError("no cohort was given")
     _check_names(cohorts, "cohort")
     home: dict[str, str] = {}
+    written: dict[str, str] = {}
     for name, cohort in cohorts.items():
         for patient in cohort.patients:
+            first = written.setdefault(plain_name(patient), patient)
+            if first != patient:
+                raise ValueError(
+                    f"patients {first!r} and {patient!r} differ only in case, blanks or the form "
+                    "of letters; one person under two names would be in training and test: write "
+                    "one name, or two that differ more"
+                )
             if home.setdefault(patient, name) != name:
                 raise ValueError(
                     f"patient {patient} is in cohort {home[patient]!r} and in cohort {name!r}; a "
                     "patient in both training and test would invalidate every score: keep one, or "
                     "give two persons different names"
                 )
-    return dict(cohorts)
+    return {name: in_order(cohorts[name]) for name in sorted(cohorts)}
 
 
 def named_estimators(estimators: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -222,6 +200,8 @@ def choose_views(
     views = {}
     for name, cohort in cohorts.items():
         full = cohort.scans[0].protocol
+        # Forests draw columns by number, which must not follow the order of volumes.
+        full = full.take(contrast_order(full))
         for entrant in entrants:
             source = _parameter(entrant.estimator, "source")
             target = _parameter(entrant.estimator, "target")

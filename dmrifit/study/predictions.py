@@ -18,69 +18,36 @@ __all__ = ["FolderPredictions", "PatientPredictions"]
 
 _FOLDER = "predictions"
 _BETWEEN = "@"
-_MAPS, _SIGNALS = "maps/", "signals/"
+_PREDICTED = ("maps", "signals")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PatientPredictions:
-    """
-    What was predicted for a held-out patient, on the grid of its scan.
-
-    Attributes
-    ----------
-    cohort, patient : str
-        Names.
-    index : ndarray of int, shape (n_voxels, 3)
-        The scored voxels.
-    shape : tuple of 3 ints
-        The grid.
-    affine : ndarray of shape (4, 4)
-        From voxel indices to RAS+ coordinates in mm.
-    names, units : tuple of str
-        Parameters of the model.
-    labels : tuple of str
-        Target contrasts.
-    b, te : ndarray of shape (n_target,)
-        Of these, in s/mm² and ms; te is NaN without echo times.
-    seen : ndarray of bool, shape (n_target,)
-        Which of these are inputs of the estimators.
-    reference : ndarray of shape (n_voxels, n_parameters)
-        The fit to the measured signals. Amplitudes are relative to the patient's scale.
-    truth : ndarray of shape (n_voxels, n_parameters) or None
-        Of a synthetic scan.
-    measured : ndarray of shape (n_voxels, n_target)
-        Measured signals, relative to the patient's scale.
-    maps, signals : dict of str to ndarray
-        Predicted parameters and signals, by estimator.
-    """
+    """Predictions for a held-out patient; amplitudes are relative to the patient's scale."""
 
     cohort: str
     patient: str
-    index: NDArray[np.intp]
-    shape: tuple[int, int, int]
-    affine: NDArray[np.float64]
-    names: tuple[str, ...]
+    index: NDArray[np.intp]  # (n_voxels, 3), the scored voxels
+    shape: tuple[int, int, int]  # of the grid of the scan
+    affine: NDArray[np.float64]  # (4, 4), from voxel indices to RAS+ coordinates in mm
+    names: tuple[str, ...]  # of the parameters
     units: tuple[str, ...]
-    labels: tuple[str, ...]
-    b: NDArray[np.float64]
-    te: NDArray[np.float64]
-    seen: NDArray[np.bool_]
-    reference: NDArray
-    truth: NDArray | None
-    measured: NDArray
-    maps: dict[str, NDArray]
-    signals: dict[str, NDArray]
+    labels: tuple[str, ...]  # of the target contrasts
+    b: NDArray[np.float64]  # (n_target,), in s/mm²
+    te: NDArray[np.float64]  # (n_target,), in ms; NaN without echo times
+    seen: NDArray[np.bool_]  # (n_target,), which of these are inputs of the estimators
+    reference: NDArray  # (n_voxels, n_parameters), the fit to the measured signals
+    truth: NDArray | None  # (n_voxels, n_parameters), of a synthetic scan
+    measured: NDArray  # (n_voxels, n_target)
+    maps: dict[str, NDArray]  # (n_voxels, n_parameters) by estimator
+    signals: dict[str, NDArray]  # (n_voxels, n_target) by estimator
 
     def __repr__(self) -> str:
         patient = f"{self.patient!r} of cohort {self.cohort!r}, {len(self.index)} voxels"
         return f"<Predictions for {patient}, by {', '.join(self.maps)}>"
 
     def volume(self, values: NDArray) -> NDArray:
-        """
-        Put values of the voxels on the grid of the scan.
-
-        Shapes: returns (x, y, z).
-        """
+        """Put values of the voxels, (n_voxels, …), on the grid of the scan, (x, y, z, …)."""
         values = np.asarray(values)
         dtype = np.result_type(values, np.float32)
         out = np.full((*self.shape, *values.shape[1:]), np.nan, dtype=dtype)
@@ -89,14 +56,7 @@ class PatientPredictions:
 
 
 class FolderPredictions(Mapping[tuple[str, str], PatientPredictions]):
-    """
-    The predictions in the folder of a comparison, each patient read when it is asked for.
-
-    Parameters
-    ----------
-    folder : path
-        That of the comparison.
-    """
+    """The predictions in the folder of a comparison, each patient read when it is asked for."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder) / _FOLDER
@@ -127,15 +87,10 @@ class FolderPredictions(Mapping[tuple[str, str], PatientPredictions]):
             if path.name not in names:
                 path.unlink(missing_ok=True)
         for key, patient in predictions.items():
-            arrays: dict[str, Any] = {}
-            for field in fields(patient):
-                value = getattr(patient, field.name)
-                if value is not None and field.name not in ("maps", "signals"):
-                    arrays[field.name] = value
-            for estimator, values in patient.maps.items():
-                arrays[_MAPS + estimator] = values
-            for estimator, values in patient.signals.items():
-                arrays[_SIGNALS + estimator] = values
+            arrays = {name: value for name, value in vars(patient).items() if value is not None}
+            for kind in _PREDICTED:
+                for estimator, values in arrays.pop(kind).items():
+                    arrays[f"{kind}/{estimator}"] = values
             with whole_file(self.folder / _file(*key)) as part, part.open("wb") as file:
                 np.savez_compressed(file, **arrays)
 
@@ -155,26 +110,18 @@ def _read(path: Path) -> PatientPredictions:
         raise ValueError(
             f"{path} is damaged ({error}); run the comparison again to restore it"
         ) from None
-    predicted: dict[str, dict[str, NDArray]] = {}
-    for prefix in (_MAPS, _SIGNALS):
-        names = [name for name in arrays if name.startswith(prefix)]
-        predicted[prefix] = {name.removeprefix(prefix): arrays.pop(name) for name in names}
-    x, y, z = map(int, arrays["shape"])
-    return PatientPredictions(
-        cohort=str(arrays["cohort"]),
-        patient=str(arrays["patient"]),
-        index=arrays["index"],
-        shape=(x, y, z),
-        affine=arrays["affine"],
-        names=tuple(map(str, arrays["names"])),
-        units=tuple(map(str, arrays["units"])),
-        labels=tuple(map(str, arrays["labels"])),
-        b=arrays["b"],
-        te=arrays["te"],
-        seen=arrays["seen"],
-        reference=arrays["reference"],
-        truth=arrays.get("truth"),
-        measured=arrays["measured"],
-        maps=predicted[_MAPS],
-        signals=predicted[_SIGNALS],
-    )
+    values: dict[str, Any] = {kind: {} for kind in _PREDICTED}
+    values["truth"] = arrays.get("truth")
+    for field in fields(PatientPredictions):
+        if field.name not in values:
+            values[field.name] = arrays[field.name]
+    for name in ("cohort", "patient"):
+        values[name] = str(values[name])
+    for name in ("names", "units", "labels"):
+        values[name] = tuple(map(str, values[name]))
+    values["shape"] = tuple(map(int, values["shape"]))
+    for name, array in arrays.items():
+        kind, _, estimator = name.partition("/")
+        if kind in _PREDICTED:
+            values[kind][estimator] = array
+    return PatientPredictions(**values)

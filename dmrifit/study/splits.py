@@ -42,41 +42,26 @@ COMPUTING = (
 _REPORT = "study/report"
 
 
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """
-    One training and the patients it is tested on.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Split:
+    """Training and test patients of one draw, with the seed of its estimators."""
 
-    Attributes
-    ----------
-    entrant : Entrant
-        The estimator.
-    view : View
-        The contrasts that it sees.
-    train_on, cohort : str
-        The way of training, and the cohort of the patients it is tested on.
-    train, test : tuple of str
-        Patients.
-    repeat : int
-        Which draw.
-    seed : int
-        For the estimator.
-    key : str
-        Digest of everything that the results depend on.
-    keep : bool
-        Whether its predictions are kept, voxel by voxel.
-    """
-
-    entrant: Entrant
-    view: View
     train_on: str
-    cohort: str
+    cohort: str  # of the patients tested on
     train: tuple[str, ...]
     test: tuple[str, ...]
     repeat: int
     seed: int
-    key: str
-    keep: bool
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Cell(_Split):
+    """The training of one estimator on a split, in the contrasts that it sees."""
+
+    entrant: Entrant
+    view: View
+    key: str  # digest of everything that the results depend on
+    keep: bool  # predictions, voxel by voxel
 
 
 def software() -> dict[str, str]:
@@ -119,6 +104,7 @@ def check_settings(
             raise ValueError(f"{label} must be at least 1, not {value}")
     if "other" in regimes and len(cohorts) < 2:
         raise ValueError("train_on='other' needs at least two cohorts")
+    # Counted before any image is read; patients without a usable voxel fail later, by name.
     n_patients = sum(map(len, cohorts.values()))
     n_needed = max(sizes or (1,))
     for regime in regimes:
@@ -136,23 +122,22 @@ def views_by_cohort(
     views: Mapping[tuple[str, str], View], regimes: Sequence[str]
 ) -> tuple[dict[str, list[View]], dict[str, list[View]]]:
     """List the views in which the patients of each cohort are tested, and those for training."""
-    tested: dict[str, dict[View, None]] = {cohort: {} for _, cohort in views}
+    tested: dict[str, list[View]] = {cohort: [] for _, cohort in views}
     for (_, cohort), view in views.items():
-        tested[cohort][view] = None
-    within = any(regime in ("same", "pooled") for regime in regimes)
-    between = any(regime in ("other", "pooled") for regime in regimes)
-    trained: dict[str, dict[View, None]] = {cohort: {} for cohort in tested}
-    for cohort, training_views in trained.items():
+        tested[cohort].append(view)
+    tested = {cohort: list(dict.fromkeys(repeated)) for cohort, repeated in tested.items()}
+    within = not {"same", "pooled"}.isdisjoint(regimes)
+    between = not {"other", "pooled"}.isdisjoint(regimes)
+    trained = {}
+    for cohort in tested:
+        training_views: dict[View, None] = {}
         # Patients are trained on in the views of the cohorts that they train for.
         for tested_cohort, tested_views in tested.items():
-            is_same = tested_cohort == cohort
-            if (is_same and within) or (between and not is_same):
-                training_views.update(tested_views)
-    return _listed(tested), _listed(trained)
-
-
-def _listed(views: Mapping[str, Mapping[View, None]]) -> dict[str, list[View]]:
-    return {cohort: list(distinct) for cohort, distinct in views.items()}
+            trains_for = within if tested_cohort == cohort else between
+            if trains_for:
+                training_views |= dict.fromkeys(tested_views)
+        trained[cohort] = list(training_views)
+    return tested, trained
 
 
 def plan(
@@ -176,15 +161,16 @@ def plan(
     entrant_digests = {
         entrant.name: digest([entrant.description, entrant.code]) for entrant in entrants
     }
-    largest = None if sizes is None else max(sizes)
     cells = []
     for split in _splits(cohorts, regimes, bank, sizes, n_repeats, seed):
-        at_largest = largest is None or len(split.train) == largest
+        at_largest = sizes is None or len(split.train) == max(sizes)
         for entrant in entrants:
+            # Controls stand on the board; on a learning curve they would tell nothing.
             if entrant.control and not at_largest:
                 continue
             view = views[entrant.name, split.cohort]
             train, test = list(split.train), list(split.test)
+            # A finished training is used again only where nothing that it depends on has changed.
             content = [
                 entrant_digests[entrant.name],
                 view_digests[view],
@@ -193,33 +179,11 @@ def plan(
                 code_digest,
             ]
             first = split.repeat == 0 and split.train_on == regimes[0]
-            cells.append(
-                Cell(
-                    entrant=entrant,
-                    view=view,
-                    train_on=split.train_on,
-                    cohort=split.cohort,
-                    train=split.train,
-                    test=split.test,
-                    repeat=split.repeat,
-                    seed=split.seed,
-                    key=digest(content),
-                    keep=keep and not entrant.control and first and at_largest,
-                )
-            )
+            # Pictures show one prediction of a voxel by an estimator, the one with most patients.
+            kept = keep and not entrant.control and first and at_largest
+            cell = Cell(**vars(split), entrant=entrant, view=view, key=digest(content), keep=kept)
+            cells.append(cell)
     return cells
-
-
-@dataclass(frozen=True)
-class _Split:
-    """Training and test patients of one draw, with the seed of its estimators."""
-
-    train_on: str
-    cohort: str
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    repeat: int
-    seed: int
 
 
 def _splits(
@@ -245,8 +209,11 @@ def _splits(
                 tests = [bank.testable[cohort]]
             for test in tests:
                 available = _available(regime, cohort, test, cohorts, bank, n_needed)
-                tested = test[0] if len(test) == 1 else "all"
+                tested = "all"
+                if len(test) == 1:
+                    tested = test[0]
                 for repeat in range(n_repeats):
+                    # Seeds follow from the purpose: what else is compared moves no number.
                     purpose = regime, cohort, tested, repeat
                     generator = np.random.default_rng(seed_for(seed, "patients", *purpose))
                     order = generator.permutation(len(available))
@@ -254,7 +221,10 @@ def _splits(
                         # Of several sizes, patients of a smaller one are among those of a larger.
                         train = tuple(available[i] for i in sorted(order[:size]))
                         estimator_seed = derived_seed(seed, "estimator", *purpose)
-                        yield _Split(regime, cohort, train, tuple(test), repeat, estimator_seed)
+                        yield _Split(
+                            train_on=regime, cohort=cohort, train=train, test=tuple(test),
+                            repeat=repeat, seed=estimator_seed,
+                        )  # fmt: skip
 
 
 def _available(

@@ -24,14 +24,7 @@ _FINISHED = "finished"
 
 
 class StudyFolder:
-    """
-    The results of one study: finished cells, tables, a description.
-
-    Parameters
-    ----------
-    path : str or Path
-        Made on the first write.
-    """
+    """The results of one study, in a folder made on the first write: cells, tables, settings."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

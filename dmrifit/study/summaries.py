@@ -9,24 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmrifit.predict.controls import is_control
-from dmrifit.stats.metrics import METRICS, RANKING_METRIC, MapMetric
+from dmrifit.stats.metrics import AT_BOUND, METRICS, NO_TISSUE, RANKING_METRIC, MapMetric
 from dmrifit.study.comparison import Evaluation
+from dmrifit.study.skill_summary import KEYS, largest, matching
 from dmrifit.study.training_runs import POOLED
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["KEYS", "WHOM", "Board", "largest", "summarize", "summary_metrics", "tissue", "unique"]
-
-#: Columns that identify a row of a summary.
-KEYS = ["train_on", "cohort", "strategy", "algorithm"]
-#: Training patients in words, by way of training.
-WHOM = {"same": "the same cohort", "other": "other cohorts", "pooled": "all cohorts"}
-
-#: S0 is no property of the tissue, and is left out of summaries over parameters.
-_NO_TISSUE = ("S0",)
-#: Its reference mostly sits at a bound, so summaries are given without it too.
-_AT_BOUND = "T2v"
+__all__ = ["KEYS", "Board", "largest", "matching", "summarize", "tissue", "unique"]
 
 
 def unique(values: Iterable[Any]) -> list[Any]:
@@ -36,16 +27,10 @@ def unique(values: Iterable[Any]) -> list[Any]:
 
 def tissue(scores: pd.DataFrame) -> pd.DataFrame:
     """Leave out parameters that are no property of the tissue, unless there are no others."""
-    tissue_scores = scores[~scores["metric"].isin(_NO_TISSUE)]
-    return tissue_scores if len(tissue_scores) else scores
-
-
-def largest(table: pd.DataFrame) -> pd.DataFrame:
-    """Keep the scores at the largest number of training patients."""
-    if not len(table):
-        return table
-    most = table.groupby(["train_on", "cohort", "patient"])["n_train"].transform("max")
-    return table[table["n_train"] == most]
+    is_tissue = ~scores["metric"].isin(NO_TISSUE)
+    if not is_tissue.any():
+        return scores
+    return scores[is_tissue]
 
 
 def summarize(evaluation: Evaluation) -> pd.DataFrame:
@@ -60,9 +45,9 @@ def summarize(evaluation: Evaluation) -> pd.DataFrame:
         if metric.with_sd:
             table[f"{metric.column}_sd"] = patients[metric.column].std()
     # A model of nothing but T2v has no mean without it.
-    inside_bounds = scores[scores["metric"] != _AT_BOUND]
+    inside_bounds = scores[scores["metric"] != AT_BOUND]
     means = _patient_means(inside_bounds, metrics).groupby(KEYS, sort=False).mean()
-    table = table.join(means.add_suffix(f"_without_{_AT_BOUND}"))
+    table = table.join(means.add_suffix(f"_without_{AT_BOUND}"))
     signals = largest(evaluation.signals)
     if len(signals):
         signals = signals[signals["contrast"] != POOLED]
@@ -107,37 +92,26 @@ def _with_magnitudes(scores: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True, eq=False)
 class Board:
-    """
-    A comparison as the sections of a report see it.
-
-    Parameters
-    ----------
-    evaluation : Evaluation
-        The comparison.
-    scores : DataFrame
-        Rows at the largest number of training patients; ``abs_bias`` is the magnitude of ``bias``,
-        and a constant prediction has a correlation of 0.
-    signals, pooled : DataFrame
-        Rows of single contrasts, and of all unseen ones together, at that number.
-    summary : DataFrame
-        What `summarize` gives.
-    """
+    """A comparison as the sections of a report see it."""
 
     evaluation: Evaluation
+    # Rows at the largest number of training patients; ``abs_bias`` is the magnitude of ``bias``,
+    # and a constant prediction has a correlation of 0.
     scores: pd.DataFrame
-    signals: pd.DataFrame
-    pooled: pd.DataFrame
-    summary: pd.DataFrame
+    signals: pd.DataFrame  # rows of single contrasts at that number
+    pooled: pd.DataFrame  # rows of all unseen contrasts together
+    summary: pd.DataFrame  # what `summarize` gives
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> Board:
         """Prepare a comparison."""
         signals = largest(evaluation.signals)
+        pooled = matching(signals, contrast=POOLED)
         # A table without rows may lack its columns.
-        single = signals[signals["contrast"] != POOLED] if len(signals) else signals
-        pooled = signals[signals["contrast"] == POOLED] if len(signals) else signals
+        if len(signals):
+            signals = signals[signals["contrast"] != POOLED]
         scores = _with_magnitudes(largest(evaluation.scores))
-        return cls(evaluation, scores, single, pooled, summarize(evaluation))
+        return cls(evaluation, scores, signals, pooled, summarize(evaluation))
 
     @property
     def study(self) -> dict[str, Any]:
@@ -195,19 +169,21 @@ class Board:
 
     def size(self, rows: pd.DataFrame) -> str:
         """Write numbers of training patients."""
-        sizes = sorted(set(rows["n_train"])) if len(rows) else []
-        if not sizes:
+        if not len(rows):
             return "N = 0"
-        if len(sizes) == 1:
-            return f"N = {sizes[0]:g}"
-        return f"N = {sizes[0]:g}–{sizes[-1]:g}"
+        smallest, most = rows["n_train"].min(), rows["n_train"].max()
+        if smallest == most:
+            return f"N = {most:g}"
+        return f"N = {smallest:g}–{most:g}"
 
     def conditions(self, rows: pd.DataFrame) -> str:
         """Write the conditions of a figure: training region, scored region, N, seed."""
         regions = f"{self.setting('train_mask', 'body')} → {self.setting('score_mask', 'lesion')}"
         seed = self.setting("seed")
         text = f"{regions}, {self.size(rows)}"
-        return text if seed is None else f"{text}, seed {seed}"
+        if seed is not None:
+            text += f", seed {seed}"
+        return text
 
     def best(self, rows: pd.DataFrame | None = None) -> str | None:
         """Name the algorithm with the smallest dispersion, mean over its strategies."""

@@ -14,11 +14,12 @@ from dmrifit._utils.randomness import derived_seed, seed_for
 from dmrifit._utils.threads import one_thread
 from dmrifit.engine.models import SignalModel
 from dmrifit.predict.base import Design
-from dmrifit.predict.controls import PERFECT, SHUFFLED
+from dmrifit.predict.controls import CONSTANT, PERFECT, SHUFFLED
 from dmrifit.predict.strategies import Clinical, SignalToSignal
+from dmrifit.stats.metrics import skill_scores
 from dmrifit.study.contestants import View
 from dmrifit.study.splits import Cell
-from dmrifit.study.voxel_bank import HeldOut
+from dmrifit.study.voxel_bank import Constants, HeldOut
 
 __all__ = ["POOLED", "SCORE_COLUMNS", "SIGNAL_COLUMNS", "run_trial"]
 
@@ -35,7 +36,7 @@ SCORE_COLUMNS = (
 SIGNAL_COLUMNS = (
     "cohort", "patient", "strategy", "algorithm", "train_on", "n_train", "repeat", "estimator",
     "contrast", "b", "te", "relative_error", "median_relative_error", "signed_relative_error",
-    "n_voxels", "n_undefined", "pearson",
+    "n_voxels", "n_undefined", "pearson", "constant_error", "skill",
 )  # fmt: skip
 
 _NAN = float("nan")
@@ -49,6 +50,7 @@ def run_trial(
     designs: Sequence[Design],
     tests: Sequence[HeldOut],
     clinical: Sequence[Clinical | None],
+    constants: Constants | None = None,
 ) -> dict[str, Any]:
     """Train once, test on every held-out patient."""
     content: dict[str, Any] = {"scores": [], "signals": []}
@@ -67,9 +69,12 @@ def run_trial(
                 signals, maps = _answers(estimator, cell, test, metrics)
                 seconds = training_seconds + time.perf_counter() - start
                 keys = _keys(cell, test)
-                for row in _score_maps(maps, test, cell.entrant.model, seconds):
+                is_constant = cell.entrant.control == CONSTANT
+                for row in _score_maps(
+                    maps, test, cell.entrant.model, seconds, constants, is_constant
+                ):
                     content["scores"].append(keys | row)
-                for row in _score_signals(signals, test, cell.view):
+                for row in _score_signals(signals, test, cell.view, constants, is_constant):
                     content["signals"].append(keys | row)
                 if cell.keep:
                     content["predictions"][test.patient] = {
@@ -168,7 +173,12 @@ def _answers(
 
 
 def _score_maps(
-    maps: NDArray, test: HeldOut, model: SignalModel, seconds: float
+    maps: NDArray,
+    test: HeldOut,
+    model: SignalModel,
+    seconds: float,
+    constants: Constants | None,
+    is_constant: bool,
 ) -> list[dict[str, Any]]:
     """Score every predicted parameter against the reference and, where it is known, the truth."""
     from dmrifit.stats.metrics import METRICS, relative_error_indices
@@ -194,11 +204,38 @@ def _score_maps(
             "at_bound": float(test.at_bound[j]),
         }
         row |= {name: float(values[j]) for name, values in columns.items()}
-        rows.append({name: row[name] for name in SCORE_COLUMNS} | row)
+        row = {name: row[name] for name in SCORE_COLUMNS} | row
+        rows.append(row | _map_skills(maps[:, j], test.reference[:, j], constants, j, is_constant))
     return rows
 
 
-def _score_signals(predicted: NDArray, test: HeldOut, view: View) -> list[dict[str, Any]]:
+def _map_skills(
+    predicted: NDArray, reference: NDArray, constants: Constants | None, j: int, is_constant: bool
+) -> dict[str, Any]:
+    """Compare the errors of a parameter with those of the best constants."""
+    scores: dict[str, Any] = {}
+    for prefix, relative in (("", True), ("absolute_", False)):
+        constant = _NAN
+        if constants is not None:
+            constant = float((constants.relative if relative else constants.absolute)[j])
+        # Each score has a best constant of its own, and the control is that one.
+        answer = np.full(len(predicted), constant) if is_constant else predicted
+        skill, error, constant_error, n = skill_scores(
+            answer, reference, constant, relative=relative
+        )
+        scores[f"{prefix}skill"] = skill
+        scores[f"{prefix or 'relative_'}error"] = error
+        scores[f"constant_{prefix}error"] = constant_error
+    return scores | {"n_absolute": n}
+
+
+def _score_signals(
+    predicted: NDArray,
+    test: HeldOut,
+    view: View,
+    constants: Constants | None,
+    is_constant: bool,
+) -> list[dict[str, Any]]:
     """Score every unseen contrast for itself, and all of them together."""
     from dmrifit.stats.metrics import pearson
 
@@ -208,6 +245,10 @@ def _score_signals(predicted: NDArray, test: HeldOut, view: View) -> list[dict[s
     p, y = predicted[:, list(unseen)], test.Y[:, list(unseen)]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         error = (p - y) / y
+    constant = np.full(y.shape, _NAN)
+    if constants is not None:
+        constant[:] = constants.signals[list(unseen)]
+    answer = constant if is_constant else p
     target = view.target
     r = np.atleast_1d(pearson(p, y))
     rows = []
@@ -217,11 +258,18 @@ def _score_signals(predicted: NDArray, test: HeldOut, view: View) -> list[dict[s
             "b": float(target.b[j]),
             "te": _NAN if target.te is None else float(target.te[j]),
         }
-        rows.append(row | _signal_errors(error[:, column]) | {"pearson": float(r[column])})
+        row |= _signal_errors(error[:, column]) | {"pearson": float(r[column])}
+        rows.append(row | _signal_skill(answer[:, column], y[:, column], constant[:, column]))
     pooled = {"contrast": POOLED, "b": _NAN, "te": _NAN}
     pooled_r = float(pearson(p.ravel(), y.ravel()))
-    rows.append(pooled | _signal_errors(error.ravel()) | {"pearson": pooled_r})
+    pooled |= _signal_errors(error.ravel()) | {"pearson": pooled_r}
+    rows.append(pooled | _signal_skill(answer.ravel(), y.ravel(), constant.ravel()))
     return rows
+
+
+def _signal_skill(answer: NDArray, measured: NDArray, constant: NDArray) -> dict[str, float]:
+    skill, _, constant_error, _ = skill_scores(answer, measured, constant, relative=True)
+    return {"constant_error": constant_error, "skill": skill}
 
 
 def _signal_errors(error: NDArray) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from sklearn.base import clone
 from dmrifit._utils.randomness import derived_seed
 from dmrifit.cohort.cohort import Cohort, VoxelTable
 from dmrifit.cohort.patches import check_reach
+from dmrifit.cohort.scaling import contrast_order
 from dmrifit.cohort.scan import MaskName, Scan
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.protocol import Protocol
@@ -21,69 +22,51 @@ from dmrifit.engine.resynthesis import missing_contrasts, resynthesize
 from dmrifit.io.digests import digest
 from dmrifit.predict.base import Design
 from dmrifit.predict.strategies import Clinical, MapsToMaps
+from dmrifit.stats.metrics import best_constants
 from dmrifit.study.contestants import Entrant, View
 
-__all__ = ["Bank", "HeldOut", "Stack"]
+__all__ = ["Bank", "Constants", "HeldOut", "Stack"]
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """
-    A held-out patient, as one estimator sees it.
-
-    Attributes
-    ----------
-    cohort, patient : str
-        Names.
-    X, Y : ndarray
-        Source and target signals, divided by the patient's scale.
-    reference : ndarray of shape (n_voxels, n_parameters)
-        The fit to Y.
-    at_bound : ndarray of shape (n_parameters,)
-        Share of voxels whose reference sits at a bound.
-    truth : ndarray of shape (n_voxels, n_parameters) or None
-        Of a synthetic scan.
-    index : ndarray of int, shape (n_voxels, 4)
-        Which voxels: the number of the patient's scan, then the indices.
-    shape, affine : tuple of 3 ints, ndarray of shape (4, 4)
-        The grid of the scan that is shown.
-    """
+    """A held-out patient, as one estimator sees it."""
 
     cohort: str
     patient: str
-    X: NDArray[np.float64]
-    Y: NDArray[np.float64]
-    reference: NDArray[np.float64]
-    at_bound: NDArray[np.float64]
-    truth: NDArray[np.float64] | None
-    index: NDArray[np.intp]
-    shape: tuple[int, int, int]
-    affine: NDArray[np.float64]
+    X: NDArray[np.float64]  # (n_voxels, n_source), divided by the patient's scale
+    Y: NDArray[np.float64]  # (n_voxels, n_target), likewise
+    reference: NDArray[np.float64]  # (n_voxels, n_parameters), the fit to Y
+    at_bound: NDArray[np.float64]  # (n_parameters,), share of voxels with a reference at a bound
+    truth: NDArray[np.float64] | None  # (n_voxels, n_parameters), of a synthetic scan
+    index: NDArray[np.intp]  # (n_voxels, 4): number of the patient's scan, then the indices
+    shape: tuple[int, int, int]  # of the scan that is shown
+    affine: NDArray[np.float64]  # (4, 4)
+    shown_scan: int | None = None  # whose images are kept; by default the first with voxels
 
     @property
     def shown(self) -> NDArray[np.bool_]:
-        """Voxels of the first scan that has any, whose images are kept."""
-        return np.asarray(self.index[:, 0] == self.index[0, 0])
+        """Voxels of the scan whose images are kept."""
+        scan = self.index[0, 0] if self.shown_scan is None else self.shown_scan
+        return np.asarray(self.index[:, 0] == scan)
+
+
+@dataclass(frozen=True, eq=False)
+class Constants:
+    """The constant predictions with the least errors on the training patients."""
+
+    signals: NDArray[np.float64]  # (n_target,), least relative error
+    relative: NDArray[np.float64]  # (n_parameters,), least relative error
+    absolute: NDArray[np.float64]  # (n_parameters,), least absolute error
 
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """
-    Training voxels of all patients, in arrays that workers share.
+    """Training voxels of all patients, in arrays that workers share."""
 
-    Attributes
-    ----------
-    arrays : tuple of ndarray
-        Features and targets of a strategy; of another estimator X and Y.
-    rows : dict of str to slice
-        Rows of the arrays that hold a patient's voxels.
-    designs : dict of str to Design
-        What is known of a patient's voxels beside the arrays: counts and, for regressors that need
-        no more, moments. Empty for an estimator that is no strategy.
-    """
-
-    arrays: tuple[NDArray, NDArray]
-    rows: dict[str, slice]
+    arrays: tuple[NDArray, NDArray]  # features and targets of a strategy; of others X and Y
+    rows: dict[str, slice]  # which rows of the arrays are of a patient
+    # Counts and, for regressors that need no more, moments; empty where there is no strategy.
     designs: dict[str, Design]
 
     @classmethod
@@ -122,26 +105,7 @@ class Stack:
 
 
 class Bank:
-    """
-    All voxels that training and scoring need.
-
-    Parameters
-    ----------
-    cohorts : mapping of str to Cohort
-        By name.
-    seen : mapping of str to iterable of View
-        How the patients of a cohort are looked at when they are tested on.
-    lent : mapping of str to iterable of View
-        How the patients of a cohort are looked at when they are trained on.
-    train_mask, score_mask : {"body", "lesion"}
-        Voxels to train on and to score.
-    max_voxels : int or None
-        Training voxels of each scan.
-    n_repeats : int
-        Draws of training voxels.
-    seed : int
-        Of the draws.
-    """
+    """All voxels that training needs, in the views `lent`, and scoring, in the views `seen`."""
 
     def __init__(
         self,
@@ -162,10 +126,12 @@ class Bank:
         self._digests: dict[tuple[Any, ...], str] = {}
         self._voxels: dict[tuple[View, int], dict[str, tuple[NDArray, NDArray, NDArray]]] = {}
         self._stacks: dict[tuple[Any, ...], Stack] = {}
+        self._constants: dict[tuple[View, int, tuple[str, ...]], Constants] = {}
         self._clinical: dict[tuple[str, View, str], Clinical] = {}
         self._one_draw = max_voxels is None
         self._max_voxels = max_voxels
         self._seed = seed
+        owners: dict[str, str] = {}
         for name, cohort in cohorts.items():
             for view in (*lent[name], *seen[name]):
                 if view.patch_shape is not None:
@@ -174,6 +140,10 @@ class Bank:
             self.trainable[name], self.testable[name] = [], []
             for patient in cohort.patients:
                 scans = [scan.loaded() for scan in cohort.scans if scan.patient == patient]
+                first = scans[0]
+                # Several scans of a patient have no names to sort them by.
+                scans.sort(key=_content)
+                _refuse_copies(scans, owners)
                 patient_cohort = Cohort(scans, name)
                 counts = {mask: patient_cohort.count(mask) for mask in ("body", "lesion")}
                 self.patients[name][patient] = counts
@@ -188,7 +158,7 @@ class Bank:
                 if counts[score_mask]:
                     self.testable[name].append(patient)
                     for view in seen[name]:
-                        self._add_test(patient_cohort, view, patient, score_mask)
+                        self._add_test(patient_cohort, view, patient, score_mask, first)
 
     def _add_training(
         self, cohort: Cohort, view: View, repeat: int, patient: str, mask: MaskName
@@ -212,12 +182,16 @@ class Bank:
         self._digests["train", view, repeat, patient] = digest([X, Y])
         return True
 
-    def _add_test(self, cohort: Cohort, view: View, patient: str, mask: MaskName) -> None:
+    def _add_test(
+        self, cohort: Cohort, view: View, patient: str, mask: MaskName, first: Scan
+    ) -> None:
         """Fit the reference of a patient's scored voxels, and look up their truth."""
         table = cohort.arrays(view.source, view.target, mask=mask, patch_shape=view.patch_shape)
         fit = _reference(table.Y, view, cohort.name, patient)
         truth = _relative_truth(cohort, view, table)
-        first_scan = cohort.scans[table.index[0, 0]]
+        shown_scan = cohort.scans.index(first)
+        if shown_scan not in table.index[:, 0]:
+            shown_scan = int(table.index[0, 0])
         self._tests[view, patient] = HeldOut(
             cohort=cohort.name,
             patient=patient,
@@ -227,8 +201,9 @@ class Bank:
             at_bound=_share_at_bounds(fit),
             truth=truth,
             index=table.index,
-            shape=first_scan.shape,
-            affine=first_scan.affine,
+            shape=cohort.scans[shown_scan].shape,
+            affine=cohort.scans[shown_scan].affine,
+            shown_scan=shown_scan,
         )
         self._digests["test", view, patient] = digest([table.X, table.Y, fit.parameters, truth])
 
@@ -243,6 +218,20 @@ class Bank:
     def tests(self, view: View, patients: Sequence[str]) -> list[HeldOut]:
         """Return held-out patients."""
         return [self._tests[view, patient] for patient in patients]
+
+    def constants(self, view: View, repeat: int, train: Sequence[str]) -> Constants:
+        """Return the best constants of training patients, found once for all that share them."""
+        key = view, self._draw(repeat), tuple(train)
+        if key not in self._constants:
+            voxels = [self._voxels[key[:2]][patient] for patient in train]
+            Y = np.concatenate([signals for _, signals, _ in voxels])
+            maps = np.concatenate([reference for _, _, reference in voxels])
+            self._constants[key] = Constants(
+                best_constants(Y, relative=True),
+                best_constants(maps, relative=True),
+                best_constants(maps, relative=False),
+            )
+        return self._constants[key]
 
     def clinical(self, entrant: Entrant, view: View, patient: str) -> Clinical | None:
         """Return a held-out patient's clinical metrics, made once for all that share them."""
@@ -265,6 +254,22 @@ class Bank:
 
     def _draw(self, repeat: int) -> int:
         return 0 if self._one_draw else repeat
+
+
+def _content(scan: Scan) -> str:
+    """Digest the signals of a scan, whatever the order of its volumes."""
+    return digest(scan.signal[..., contrast_order(scan.protocol)])
+
+
+def _refuse_copies(scans: Iterable[Scan], owners: dict[str, str]) -> None:
+    """Refuse images of an earlier patient, and note those of this one."""
+    for scan in scans:
+        owner = owners.setdefault(_content(scan), scan.patient)
+        if owner != scan.patient:
+            raise ValueError(
+                f"patients {owner} and {scan.patient} have the same images; one person under two "
+                "names would be in training and test: leave one out"
+            )
 
 
 def _relative_truth(cohort: Cohort, view: View, table: VoxelTable) -> NDArray[np.float64] | None:
@@ -303,19 +308,11 @@ def _suited(cohort: Cohort, view: View, seed: int) -> Cohort:
             sigma=sigma[region] if isinstance(sigma, np.ndarray) else sigma,
             random_state=derived_seed(seed, "resynthesis", scan.patient),
         )
-        scans.append(
-            Scan(
-                scan.patient,
-                signal,
-                protocol,
-                scan.mask,
-                scan.affine,
-                lesion=scan.lesion,
-                cohort=scan.cohort,
-                sigma=sigma,
-                synthetic=scan.synthetic,
-            )
-        )
+        resynthesized = Scan(
+            scan.patient, signal, protocol, scan.mask, scan.affine,
+            lesion=scan.lesion, cohort=scan.cohort, sigma=sigma, synthetic=scan.synthetic,
+        )  # fmt: skip
+        scans.append(resynthesized)
     return Cohort(scans, cohort.name)
 
 

@@ -16,6 +16,7 @@ from dmrifit.study.report.sections.generalization import learning_curves, transf
 from dmrifit.study.report.sections.numerals import plural
 from dmrifit.study.report.sections.overview import (
     cohort_tables,
+    headline_table,
     introduction,
     repeated_summary,
     summary_tables,
@@ -142,6 +143,7 @@ def _sections(
 
     sections: list[tuple[str, Callable[[], Any]]] = [
         ("", partial(introduction, board)),
+        ("Skill", partial(headline_table, board)),
         ("Summary", partial(summary_tables, board)),
     ]
     if len(evaluations) > 1:

@@ -346,3 +346,40 @@ def test_a_regressor_that_is_tuned_by_patients_can_be_compared_and_kept(two, tmp
     voxelwise = {"leaky s2s": SignalToSignal(GridSearchCV(Ridge(), {"alpha": [1.0]}, cv=3))}
     with pytest.raises(ValueError, match=r"'leaky s2s': .*voxels of one patient on both sides"):
         compare(voxelwise, two[0], max_voxels=60)
+
+
+def test_the_order_of_cohorts_patients_and_volumes_moves_no_number(two):
+    first = two[0].scans[0]
+    again = Scan(first.patient, 1.2 * first.signal[::-1], first.protocol, first.mask[::-1], first.affine)
+    cohorts = [Cohort([again, *two[0].scans], "A"), two[1]]
+    turned = []
+    for cohort in cohorts[::-1]:
+        scans = []
+        for i, scan in enumerate(cohort.scans[::-1]):
+            volumes = np.random.default_rng(i).permutation(len(scan.protocol))
+            turned_scan = Scan(
+                scan.patient,
+                scan.signal[..., volumes],
+                scan.protocol.take(volumes),
+                scan.mask,
+                scan.affine,
+                lesion=scan.lesion,
+                sigma=scan.sigma,
+                truth=scan.truth,
+            )
+            scans.append(turned_scan)
+        turned.append(Cohort(scans, cohort.name))
+    estimators = {f"{name} s2s": SignalToSignal(name) for name in ("LR", "RFR", "slNN")}
+    estimators["ETR m2m"] = MapsToMaps("ETR")
+    options = {"train_on": "pooled", "n_train": (1, 2), "max_voxels": 30, "random_state": 3}
+    equal(compare(estimators, cohorts, **options), compare(estimators, turned, **options))
+
+
+def test_one_image_under_two_patients_is_refused_before_training(two):
+    first = two[0].scans[0]
+    copied = Scan("copy", first.signal, first.protocol, first.mask, first.affine, lesion=first.lesion)
+    with pytest.raises(ValueError, match=f"patients {first.patient} and copy have the same images"):
+        compare({"LR s2s": SignalToSignal("LR")}, Cohort([*two[0].scans, copied], "A"))
+    renamed = Scan(first.patient.upper(), first.signal, first.protocol, first.mask, first.affine)
+    with pytest.raises(ValueError, match="differ only in case"):
+        compare({"LR s2s": SignalToSignal("LR")}, [two[0], Cohort([renamed], "B")])

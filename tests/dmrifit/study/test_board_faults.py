@@ -114,7 +114,7 @@ def test_names_that_look_alike_in_files_stay_apart(cohort, tmp_path):
         for p, s in zip(("b--x", ".c"), scans, strict=False)
     ]
     two = [
-        Scan(p, s.signal, PROTOCOL, s.mask, s.affine, lesion=s.lesion)
+        Scan(p, 2 * s.signal, PROTOCOL, s.mask, s.affine, lesion=s.lesion)
         for p, s in zip(("x", "д/е"), scans, strict=False)
     ]
     written = run({"a": Cohort(one, "a"), "a--b": Cohort(two, "a--b")}, tmp_path / "out")

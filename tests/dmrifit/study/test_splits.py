@@ -255,7 +255,7 @@ def test_an_edited_kernel_repeats_trainings_and_an_edited_page_does_not(source):
         with (package / page).open("a", encoding="utf-8") as file:
             file.write("\nEDITED = True\n")
     assert digest_sources() == before
-    kernel = package / "engine" / "kernels" / "template.py"
+    kernel = package / "engine" / "kernels" / "shared.py"
     text = kernel.read_text(encoding="utf-8")
     edited = text.replace("parameters[i, j] = value * unit\n", "parameters[i, j] = 2.0 * value * unit\n")
     assert edited != text

@@ -1,9 +1,10 @@
 """Means of a comparison over patients and parameters, by hand and by plain pandas."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from dmrifit.study.summaries import Board, largest, summarize, tissue, unique
+from dmrifit.study.summaries import Board, largest, matching, summarize, tissue, unique
 
 
 def test_values_are_listed_once_in_the_order_of_their_first_appearance():
@@ -181,3 +182,10 @@ def test_the_best_algorithm_has_the_smallest_mean_over_its_strategies(make_evalu
 def test_controls_alone_and_undefined_scores_have_no_best(make_evaluation):
     assert Board.of(make_evaluation([scored("constant", "s2s", 0.1)])).best() is None
     assert Board.of(make_evaluation([scored("LR", "s2s", np.nan)])).best() is None
+
+
+def test_matching_rows_agree_in_all_columns_and_an_empty_table_needs_none():
+    table = pd.DataFrame({"cohort": ["A", "A", "B"], "strategy": ["s2s", "m2m", "s2s"]})
+    assert matching(table, cohort="A", strategy="s2s").index.tolist() == [0]
+    assert matching(table, strategy="s2s").index.tolist() == [0, 2]
+    assert len(matching(pd.DataFrame(), cohort="A")) == 0

@@ -53,7 +53,8 @@ def make_cell(estimator, *, control="", keep=False, view=VIEW, seed=5, test=("p"
     entrant = Entrant.of("x s2s", estimator, kept=False, example=FULL)
     values = (entrant.name, entrant.strategy, entrant.algorithm, estimator, ADC, "")
     entrant = Entrant(*values, control=control)
-    return Cell(entrant, view, "same", "A", ("q", "r"), test, 1, seed, "key", keep)
+    split = {"train_on": "same", "cohort": "A", "train": ("q", "r"), "test": test, "repeat": 1}
+    return Cell(**split, seed=seed, entrant=entrant, view=view, key="key", keep=keep)
 
 
 REFERENCE = np.array([[1.0, 1.0], [2.0, 2.0], [0.0, 4.0], [1.0, 2.0]])

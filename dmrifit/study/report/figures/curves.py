@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,16 +41,13 @@ def plot_signal_errors(
     signals: pd.DataFrame, title: str, *, algorithms: Sequence[str] | None = None
 ) -> Figure:
     """Draw the relative error of predicted signals, contrast by contrast."""
-    means = signals.groupby(["strategy", "algorithm", "te", "b"], sort=False, dropna=False)[
-        "relative_error"
-    ].mean()
-    table = means.reset_index()
+    keys = ["strategy", "algorithm", "te", "b"]
+    by_contrast = signals.groupby(keys, sort=False, dropna=False)
+    table = by_contrast["relative_error"].mean().reset_index()
     names = list(dict.fromkeys(table["algorithm"]))
     algorithms = names if algorithms is None else algorithms
     strategies = list(dict.fromkeys(table["strategy"]))
-    contrasts = (
-        table[["te", "b"]].drop_duplicates().sort_values(["te", "b"]).reset_index(drop=True)
-    )
+    contrasts = table[["te", "b"]].drop_duplicates().sort_values(["te", "b"], ignore_index=True)
     # NaN, for a protocol without echo times, is not equal to itself.
     position = {(_word(row.te), row.b): i for i, row in enumerate(contrasts.itertuples())}
     with shared_style({"axes.grid": True}):
@@ -67,14 +65,10 @@ def plot_signal_errors(
                 x = np.array([position[_word(te), b] for b in shell["b"]])
                 order = np.argsort(x)
                 y = _PERCENT * shell["relative_error"].to_numpy()
-                look = {
-                    "color": algorithm_color(algorithm, algorithms),
-                    "linestyle": dash_of(strategy, strategies),
-                }
-                ax.plot(x[order], y[order], marker=".", lw=1.4, **look)
-        ax.set_xticks(
-            range(len(contrasts)), [f"{b:g}" for b in contrasts["b"]], rotation=90, fontsize=8.5
-        )
+                color, dash = algorithm_color(algorithm, algorithms), dash_of(strategy, strategies)
+                ax.plot(x[order], y[order], color=color, linestyle=dash, marker=".", lw=1.4)
+        labels = [f"{b:g}" for b in contrasts["b"]]
+        ax.set_xticks(range(len(contrasts)), labels, rotation=90, fontsize=8.5)
         for te, rows in contrasts.groupby("te"):
             top_center = rows.index.to_numpy().mean(), 1.0
             ax.annotate(
@@ -106,10 +100,8 @@ def plot_learning_curve(
     algorithm_styles = {name: {"color": algorithm_color(name, algorithms)} for name in algorithms}
     metric_styles = {}
     for name in metrics:
-        metric_styles[name] = {
-            "color": color_of(name, metrics),
-            "marker": marker_of(name, metrics),
-        }
+        color, marker = color_of(name, metrics), marker_of(name, metrics)
+        metric_styles[name] = {"color": color, "marker": marker}
     table = _by_patient(scores)
     # Figures that are compared have the axes of all their scores together.
     table_of_limits = table if like is None else _by_patient(like)
@@ -179,44 +171,21 @@ def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
             at = decays["te"].isna() if np.isnan(te) else decays["te"] == te
             for strategy in strategies:
                 rows = decays[at & (decays["kind"] == strategy)].sort_values("b")
-                ax.plot(
-                    rows["b"],
-                    rows["signal"],
-                    color=color,
-                    linestyle=dash_of(strategy, strategies),
-                    lw=1.5,
-                )
+                dash = dash_of(strategy, strategies)
+                ax.plot(rows["b"], rows["signal"], color=color, linestyle=dash, lw=1.5)
             rows = measured[at.loc[measured.index]]
             fill = np.where(rows["known"], color, "white")
-            ax.scatter(
-                rows["b"],
-                rows["signal"],
-                s=30,
-                facecolors=fill,
-                edgecolors=color,
-                linewidths=1.3,
-                zorder=3,
-            )
+            look: dict[str, Any] = {"facecolors": fill, "edgecolors": color, "linewidths": 1.3}
+            ax.scatter(rows["b"], rows["signal"], s=30, zorder=3, **look)
         ax.set(xlabel="b (s/mm²)", ylabel="signal / patient's scale", yscale="log")
         plain_ticks(ax.yaxis, (1, 2, 3, 5))
         head(ax, title)
-        colors = [
-            handle(
-                "one TE" if np.isnan(te) else f"TE {te:g} ms", color=color_of(name, names), lw=3
-            )
-            for te, name in zip(echoes, names, strict=True)
-        ]
-        points = [
-            handle("input", linestyle="", marker="o", color=INK, markersize=5.5),
-            handle(
-                "measured",
-                linestyle="",
-                marker="o",
-                color=INK,
-                markerfacecolor="white",
-                markersize=5.5,
-            ),
-        ]
+        colors = []
+        for te, name in zip(echoes, names, strict=True):
+            label = "one TE" if np.isnan(te) else f"TE {te:g} ms"
+            colors.append(handle(label, color=color_of(name, names), lw=3))
+        dot = partial(handle, linestyle="", marker="o", color=INK, markersize=5.5)
+        points = [dot("input"), dot("measured", markerfacecolor="white")]
         lines = [
             handle(name, color=INK, linestyle=dash_of(name, strategies), lw=1.5)
             for name in strategies
@@ -275,9 +244,12 @@ def _spread_labels(sizes: Sequence[int]) -> list[str]:
     """Leave out labels that would run into each other."""
     labels: list[str] = []
     last = -np.inf
-    for i, size in enumerate(sizes):
-        near = (size - last) / max(sizes[-1], 1) < 0.09
-        near |= i < len(sizes) - 1 and (sizes[-1] - size) / max(sizes[-1], 1) < 0.09
-        labels.append("" if near else f"{size:g}")
-        last = last if near else size
+    room = 0.09 * max(sizes[-1], 1)
+    for size in sizes:
+        is_near_last = size != sizes[-1] and sizes[-1] - size < room
+        if size - last < room or is_near_last:
+            labels.append("")
+            continue
+        labels.append(f"{size:g}")
+        last = size
     return labels

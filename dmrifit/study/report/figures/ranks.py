@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from dmrifit.study.report.figures.colors import algorithm_color
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 __all__ = ["plot_critical_difference"]
 
@@ -35,15 +36,15 @@ def plot_critical_difference(
     """
     posthocs = import_optional("scikit_posthocs")
     names = list(ranks.index) if algorithms is None else list(algorithms)
-    matrix = p_values.loc[list(ranks.index), list(ranks.index)].astype(float).copy()
     # A pair that could not be tested, because all differences are 0, is not told apart.
-    matrix = matrix.fillna(1.0)
-    np.fill_diagonal(values := matrix.to_numpy(copy=True), 1.0)
+    matrix = p_values.loc[list(ranks.index), list(ranks.index)].astype(float).fillna(1.0)
+    values = matrix.to_numpy(copy=True)
+    np.fill_diagonal(values, 1.0)
     matrix.loc[:, :] = np.minimum(values, values.T)
     with shared_style({"font.size": 9}):
         figure = new_figure(PANEL[0], 0.95 + 0.2 * len(ranks), layout="constrained")
         ax = figure.subplots()
-        posthocs.critical_difference_diagram(
+        artists = posthocs.critical_difference_diagram(
             ranks,
             matrix,
             ax=ax,
@@ -55,5 +56,20 @@ def plot_critical_difference(
             crossbar_props={"color": INK, "linewidth": 2.5, "marker": None},
             text_h_margin=0.02,
         )
+        _arrange(bar for bars in artists["crossbars"] for bar in bars)
         head(ax, title, lift=16)
     return figure
+
+
+def _arrange(bars: Iterable[Line2D]) -> None:
+    """Stack bars by their ends: the library stacks those of equal ends in the order of a set."""
+    ends_of_levels: list[float] = []
+    spans = {}
+    for bar in bars:
+        x = np.asarray(bar.get_xdata(), float)
+        spans[bar] = float(x.min()), float(x.max())
+    for bar, (low, high) in zip(spans, sorted(spans.values()), strict=True):
+        free = [level for level, end in enumerate(ends_of_levels) if end < low]
+        level = free[0] if free else len(ends_of_levels)
+        ends_of_levels[level : level + 1] = [high]
+        bar.set_data([low, high], [-level - 1, -level - 1])

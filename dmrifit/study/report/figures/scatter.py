@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,13 +64,8 @@ def plot_bias_dispersion(
             _scatter(ax, rows, algorithms, metrics, limits)
             head(ax, title)
         if legend:
-            figure.legend(
-                handles=handles,
-                loc="lower left",
-                ncols=_LEGEND_COLUMNS * columns,
-                fontsize=9,
-                borderaxespad=0.3,
-            )
+            look: dict[str, Any] = {"loc": "lower left", "fontsize": 9, "borderaxespad": 0.3}
+            figure.legend(handles=handles, ncols=_LEGEND_COLUMNS * columns, **look)
     return figure
 
 
@@ -78,13 +74,8 @@ def plot_legend(algorithms: Sequence[str], metrics: Sequence[str]) -> Figure:
     with shared_style({"axes.grid": True}):
         handles = by_lines(_handles(algorithms, metrics), _LEGEND_COLUMNS)
         figure = new_figure(PANEL[0], 0.26 * -(-len(handles) // _LEGEND_COLUMNS) + 0.1)
-        figure.legend(
-            handles=handles,
-            loc="center left",
-            ncols=_LEGEND_COLUMNS,
-            fontsize=9,
-            columnspacing=1.2,
-        )
+        look: dict[str, Any] = {"loc": "center left", "fontsize": 9, "columnspacing": 1.2}
+        figure.legend(handles=handles, ncols=_LEGEND_COLUMNS, **look)
     return figure
 
 
@@ -92,9 +83,10 @@ def _limit(values: pd.Series) -> float:
     finite = _PERCENT * values[np.isfinite(values)]
     if not len(finite):
         return 1.0
-    largest, usual = float(finite.max()), float(finite.quantile(_LIMIT_QUANTILE))
+    limit, usual = float(finite.max()), float(finite.quantile(_LIMIT_QUANTILE))
     # A few far points would push all others into a corner.
-    limit = largest if largest < 1.5 * usual else usual
+    if not limit < 1.5 * usual:
+        limit = usual
     return 1.08 * limit or 1.0
 
 
@@ -126,23 +118,16 @@ def _scatter(
             zorder=2 if is_control(row["algorithm"]) else 3,
         )
     # Points at the limits stand whole inside the figure.
-    ax.set(
-        xlim=(0, 1.03 * limits[0]),
-        ylim=(0, 1.03 * limits[1]),
-        xlabel="|BI|, bias (%)",
-        ylabel="DI, dispersion (%)",
-    )
+    ax.set(xlim=(0, 1.03 * limits[0]), ylim=(0, 1.03 * limits[1]))
+    ax.set(xlabel="|BI|, bias (%)", ylabel="DI, dispersion (%)")
 
 
 def _handles(algorithms: Sequence[str], metrics: Sequence[str]) -> tuple[list[Any], list[Any]]:
-    colors = [
-        handle(
-            name, linestyle="", marker="o", markersize=9, color=algorithm_color(name, algorithms)
-        )
-        for name in algorithms
-    ]
-    shapes = [
-        handle(name, linestyle="", marker=marker_of(name, metrics), markersize=7, color=INK)
-        for name in metrics
-    ]
+    point = partial(handle, linestyle="")
+    colors, shapes = [], []
+    for name in algorithms:
+        color = algorithm_color(name, algorithms)
+        colors.append(point(name, marker="o", markersize=9, color=color))
+    for name in metrics:
+        shapes.append(point(name, marker=marker_of(name, metrics), markersize=7, color=INK))
     return colors, shapes

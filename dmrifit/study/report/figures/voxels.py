@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_joint_histograms", "plot_map_comparison"]
 
-_ERROR_COLORMAP = (
-    "PuOr_r"  # two colors around white, told apart with every form of color blindness
-)
+# Two colors around white, distinct with every form of color blindness.
+_ERROR_COLORMAP = "PuOr_r"
 _LARGEST_ERROR = 1.0
 _ERROR_QUANTILE = 0.95
 _N_BINS = 40
@@ -56,14 +55,10 @@ def plot_map_comparison(
     for name in predictions:
         with np.errstate(divide="ignore", invalid="ignore"):
             errors[name] = (volumes[name] - volumes[reference]) / volumes[reference]
-    found = np.concatenate(
-        [np.abs(error[np.isfinite(error)]) for error in errors.values()] or [np.ones(1)]
-    )
-    most = (
-        min(float(np.quantile(found, _ERROR_QUANTILE)), _LARGEST_ERROR)
-        if len(found)
-        else _LARGEST_ERROR
-    )
+    most = _LARGEST_ERROR
+    magnitudes = [np.abs(error[np.isfinite(error)]) for error in errors.values()]
+    if any(map(len, magnitudes)):
+        most = min(float(np.quantile(np.concatenate(magnitudes), _ERROR_QUANTILE)), most)
     low, high = robust_limits(volumes[reference])
 
     room, gap = 3.62, 0.08
@@ -81,53 +76,22 @@ def plot_map_comparison(
         for column, name in enumerate(names):
             left = 0.12 + column * (width + gap)
             pictures = [(name, volumes[name], COLORMAP, (low, high))]
-            pictures += (
-                [(f"E of {name}", errors[name], _ERROR_COLORMAP, (-most, most))]
-                if name in errors
-                else []
-            )
+            if name in errors:
+                pictures.append((f"E of {name}", errors[name], _ERROR_COLORMAP, (-most, most)))
             for line, (label, volume, cmap, limits) in enumerate(pictures):
                 upper = top - line * (height + 0.3)
-                _paint(
-                    sheet,
-                    (left, left + width, upper - height, upper),
-                    slices,
-                    volume,
-                    cmap,
-                    limits,
-                )
+                extent = left, left + width, upper - height, upper
+                _paint(sheet, extent, slices, volume, cmap, limits)
                 sheet.text(left + width / 2, upper + 0.05, label, size=9, ha="center")
         sheet.set(xlim=(0, PANEL[0]), ylim=(0, figure.get_figheight()), aspect="auto")
         right = 0.12 + len(names) * (width + gap) + 0.02
         _bar(figure, (right, top - height), height, (low, high), COLORMAP, unit)
         if errors:
-            _bar(
-                figure,
-                (right, top - 2 * height - 0.3),
-                height,
-                (-100 * most, 100 * most),
-                _ERROR_COLORMAP,
-                "%",
-            )
+            place, limits = (right, top - 2 * height - 0.3), (-100 * most, 100 * most)
+            _bar(figure, place, height, limits, _ERROR_COLORMAP, "%")
         sides = f"{slices.labels[0]}, {slices.sides[0]} at the left"
         figure.text(0.12 / PANEL[0], 0.1 / figure.get_figheight(), sides, size=8, color=FAINT)
-        first, _, note = title.partition("\n")
-        figure.text(
-            0.12 / PANEL[0],
-            1 - 0.2 / figure.get_figheight(),
-            first,
-            size=11,
-            weight="bold",
-            va="center",
-        )
-        figure.text(
-            0.12 / PANEL[0],
-            1 - 0.4 / figure.get_figheight(),
-            note,
-            size=8.5,
-            color=FAINT,
-            va="center",
-        )
+        _write_title(figure, 0.12, title)
     return figure
 
 
@@ -137,16 +101,20 @@ def plot_joint_histograms(
     """Count voxels by reference and prediction, one panel for each cohort and strategy."""
     colors = import_optional("matplotlib.colors")
     both = voxels[["reference", "predicted"]].to_numpy(float)
-    usable = np.isfinite(both).all(axis=1) & ((both > 0).all(axis=1) if log else True)
+    usable = np.isfinite(both).all(axis=1)
+    if log:
+        usable &= (both > 0).all(axis=1)
     voxels, both = voxels[usable], both[usable]
     rows, columns = list(dict.fromkeys(voxels["cohort"])), list(dict.fromkeys(voxels["strategy"]))
     low, high = np.quantile(both, _EDGES) if len(both) else (0.0, 1.0)
-    margin = 0.05 * abs(low) or 0.5
-    low, high = (low, high) if high > low else (low - margin, high + margin)
-    edges = np.geomspace(low, high, _N_BINS + 1) if log else np.linspace(low, high, _N_BINS + 1)
+    if not high > low:
+        margin = 0.05 * abs(low) or 0.5
+        low, high = low - margin, high + margin
+    space = np.geomspace if log else np.linspace
+    edges = space(low, high, _N_BINS + 1)
     counts = {}
-    for key, part in voxels.groupby(["cohort", "strategy"], sort=False):
-        inside = np.clip(part[["reference", "predicted"]].to_numpy(float), low, high)
+    for key, pairs in voxels.groupby(["cohort", "strategy"], sort=False):
+        inside = np.clip(pairs[["reference", "predicted"]].to_numpy(float), low, high)
         counts[key] = np.histogram2d(inside[:, 0], inside[:, 1], bins=[edges, edges])[0]
     norm = colors.LogNorm(1, max((count.max() for count in counts.values()), default=2) + 1)
     label = f" ({unit})" if unit else ""
@@ -155,7 +123,6 @@ def plot_joint_histograms(
         figure = new_figure(
             PANEL[0], 0.95 + (edge + room) * len(rows) - room + 0.2 * title.count("\n")
         )
-        width, height = figure.get_size_inches()
         mesh = None
         for i, cohort in enumerate(rows):
             for j, strategy in enumerate(columns):
@@ -170,15 +137,12 @@ def plot_joint_histograms(
                     ax.locator_params(nbins=3)
                 ax.plot([low, high], [low, high], color=INK, lw=0.9, zorder=3)
                 if (cohort, strategy) in counts:
-                    count = np.where(
-                        counts[cohort, strategy] > 0, counts[cohort, strategy], np.nan
-                    )
-                    mesh = ax.pcolormesh(
-                        edges, edges, count.T, norm=norm, cmap=COLORMAP, rasterized=True
-                    )
-                ax.set_title(
-                    f"{cohort}, {strategy}", size=8.5, weight="normal", pad=3, color=FAINT
-                )
+                    count = counts[cohort, strategy].T
+                    count = np.where(count > 0, count, np.nan)
+                    look: dict[str, Any] = {"norm": norm, "cmap": COLORMAP, "rasterized": True}
+                    mesh = ax.pcolormesh(edges, edges, count, **look)
+                panel = f"{cohort}, {strategy}"
+                ax.set_title(panel, size=8.5, weight="normal", pad=3, color=FAINT)
                 ax.tick_params(labelsize=8, labelbottom=i == len(rows) - 1, labelleft=j == 0)
                 if i == len(rows) - 1:
                     ax.set_xlabel(f"reference{label}")
@@ -191,15 +155,24 @@ def plot_joint_histograms(
             bar.outline.set_visible(False)
             plain_ticks(bar.ax.yaxis, (1, 3))
             bar.ax.tick_params(labelsize=8)
-        first, _, note = title.partition("\n")
-        figure.text(0.1 / width, 1 - 0.2 / height, first, size=11, weight="bold", va="center")
-        figure.text(0.1 / width, 1 - 0.4 / height, note, size=8.5, color=FAINT, va="center")
+        _write_title(figure, 0.1, title)
     return figure
+
+
+def _write_title(figure: Figure, left: float, title: str) -> None:
+    """Write a title, and the note below it, at a distance in inches from the left."""
+    width, height = figure.get_size_inches()
+    title, _, note = title.partition("\n")
+    figure.text(left / width, 1 - 0.2 / height, title, size=11, weight="bold", va="center")
+    figure.text(left / width, 1 - 0.4 / height, note, size=8.5, color=FAINT, va="center")
 
 
 def _few_steps(low: float, high: float) -> tuple[int, ...]:
     """Choose ticks of a logarithmic axis: 1, 2, 5 … where there is room for them."""
-    return (1, 2, 5) if high / low < 60 else (1, 3) if high / low < 400 else (1,)
+    for steps, largest_range in (((1, 2, 5), 60), ((1, 3), 400)):
+        if high / low < largest_range:
+            return steps
+    return (1,)
 
 
 def _upright(
@@ -234,9 +207,8 @@ def _paint(
     """Draw one slice into a place of the axes, with the proportions of its voxels."""
     matplotlib, colors = import_optional("matplotlib"), import_optional("matplotlib.colors")
     (cut,), (inside,) = slices.pictures(volume), slices.pictures(slices.mask)
-    painted = matplotlib.colormaps[cmap](
-        colors.Normalize(*limits)(np.clip(np.nan_to_num(cut), *limits))
-    )
+    shares = colors.Normalize(*limits)(np.clip(np.nan_to_num(cut), *limits))
+    painted = matplotlib.colormaps[cmap](shares)
     painted[~np.isfinite(cut)] = colors.to_rgba(NO_VALUE_COLOR)
     painted[~inside] = 0
     left, right, bottom, top = extent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,15 +12,15 @@ from dmrifit.report.html import (
     html_details,
     html_grid,
     html_heading,
-    html_join,
     html_note,
     html_paragraph,
     html_table,
 )
 from dmrifit.stats.metrics import METRICS, RANKING_METRIC, MapMetric
 from dmrifit.study.report.figures.ranks import plot_critical_difference
+from dmrifit.study.report.sections.elements import WHOM, section
 from dmrifit.study.report.sections.numerals import decimals, metric_text, p_value, plural
-from dmrifit.study.summaries import WHOM, Board
+from dmrifit.study.summaries import Board, matching, unique
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,9 +35,8 @@ _FEWEST_RANKS = 3
 def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str, pd.DataFrame]]:
     """Tabulate the tests between algorithms and draw critical-difference diagrams."""
     if len(board.learners) < 2:
-        return html_paragraph(
-            "One algorithm was compared, so there is nothing to test it against."
-        ), {}
+        text = "One algorithm was compared, so there is nothing to test it against."
+        return html_paragraph(text), {}
     metrics = _tested_metrics(board)
     tables = {}
     try:
@@ -46,63 +45,57 @@ def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str,
                 tables[f"statistics_{metric.column}_{name}"] = table
     except ImportError as error:
         return html_paragraph(f"No tests between algorithms: {error}."), {}
-    text = (
+    return _conclusions(board, gallery, metrics, tables), tables
+
+
+@section
+def _conclusions(
+    board: Board, gallery: Gallery, metrics: list[MapMetric], tables: dict[str, pd.DataFrame]
+) -> Iterator[Markup]:
+    """Show the tests of the first way of training: overview, diagrams, pairs, mixed models."""
+    yield html_paragraph(
         "Do the algorithms differ? The patient is the unit: each enters with one number per "
         "algorithm, the mean over tissue parameters. Friedman's test asks whether any differ "
         "(Kendall's W is its effect size, 0 to 1), Wilcoxon's signed-rank test with Holm's "
         "correction which pairs do, and two one-sided tests whether pairs are equivalent: "
         "closer than the margin. A large p alone is no proof of equality."
     )
-    parts: list[Any] = [html_paragraph(text)]
     first = board.regimes[0]
+    conditions = board.conditions(matching(board.scores, train_on=first))
+    yield html_heading(f"Trained on {WHOM.get(first, first)}; {conditions}")
     overview: list[list[Any]] = []
-    reasons: dict[str, list[str]] = {}
+    tests_by_reason: dict[str, list[str]] = {}
     for metric in metrics:
         for row, reason in _overview(tables, metric, first):
             overview.append(row)
             if reason:
-                reasons.setdefault(reason, []).append(f"{row[0]} of {row[1]} {row[2]}")
+                tests_by_reason.setdefault(reason, []).append(f"{row[0]} of {row[1]} {row[2]}")
     header = ["index", "cohort", "strategy", "parameters", "patients", "Friedman p", "Kendall's W"]
     header += ["pairs that differ", "pairs equivalent", _with_unit("margin", metrics)]
-    parts.append(
-        html_heading(
-            f"Trained on {WHOM.get(first, first)}; {board.conditions(_rows(board, first))}"
-        )
-    )
-    parts.append(html_table(overview, header, numbers=(4, 5, 6, 7, 8, 9)))
-    parts += [
-        html_note(f"{reason} ({', '.join(dict.fromkeys(where))}).")
-        for reason, where in reasons.items()
-    ]
-    n_diagrams = 0
+    yield html_table(overview, header, numbers=(4, 5, 6, 7, 8, 9))
+    for reason, tests in tests_by_reason.items():
+        yield html_note(f"{reason} ({', '.join(unique(tests))}).")
+    diagrams = {metric.name: _diagrams(board, gallery, tables, metric) for metric in metrics}
     for metric in metrics:
-        grid = _diagrams(board, gallery, tables, metric)
-        n_diagrams += len(grid)
-        if grid:
+        if diagrams[metric.name]:
             extreme = "largest" if metric.better == "higher" else "smallest"
             title = f"Average ranks by {metric.label} over all tissue parameters, 1 = {extreme}"
-            parts += [html_heading(title), html_grid(grid)]
-    if n_diagrams:
-        parts.append(
-            html_note(
-                f"A bar joins algorithms that Nemenyi's test does not tell apart (α = {ALPHA:g})."
-            )
+            yield html_heading(title)
+            yield html_grid(diagrams[metric.name])
+    if any(diagrams.values()):
+        yield html_note(
+            f"A bar joins algorithms that Nemenyi's test does not tell apart (α = {ALPHA:g})."
         )
     for metric in metrics:
-        parts.append(
-            html_details(f"All pairs, {metric.label}", _pair_table(tables, metric, first))
-        )
+        yield html_details(f"All pairs, {metric.label}", _pair_table(tables, metric, first))
         mixed = _mixed_table(tables, metric.column, first)
         if mixed:
             title = f"Mixed model of {metric.label}, patients as random intercepts"
-            parts.append(html_details(title, mixed))
+            yield html_details(title, mixed)
     if len(board.regimes) > 1:
-        parts.append(
-            html_note(
-                "The tests of other ways of training are in the folder tables beside this page."
-            )
+        yield html_note(
+            "The tests of other ways of training are in the folder tables beside this page."
         )
-    return html_join(parts), tables
 
 
 def _tested_metrics(board: Board) -> list[MapMetric]:
@@ -112,8 +105,9 @@ def _tested_metrics(board: Board) -> list[MapMetric]:
 
 
 def _with_unit(heading: str, metrics: Sequence[MapMetric]) -> str:
-    in_percent = all(metric.unit == "%" for metric in metrics)
-    return f"{heading} (%)" if in_percent else heading
+    if all(metric.unit == "%" for metric in metrics):
+        return f"{heading} (%)"
+    return heading
 
 
 def _overview(
@@ -126,20 +120,25 @@ def _overview(
     all_equivalence = _statistics(tables, metric.column, "equivalence", train_on)
     rows = []
     for row in friedman.sort_values(keys, kind="stable").to_dict("records"):
-        pairs = _matching(all_pairs, row, keys)
-        equivalence = _matching(all_equivalence, row, keys)
+        group = {key: row[key] for key in keys}
+        pairs, equivalence = matching(all_pairs, **group), matching(all_equivalence, **group)
         n_tested = pairs["p_holm"].notna().sum()
         n_different = (pairs["p_holm"] < ALPHA).sum()
         n_equivalent = (equivalence["verdict"] == "equivalent").sum()
-        margin = equivalence["margin"].iloc[0] if len(equivalence) else np.nan
+        differing, equivalent, margin = "–", "–", np.nan
+        if n_tested:
+            differing = f"{n_different} of {n_tested}"
+        if len(equivalence):
+            equivalent = f"{n_equivalent} of {len(equivalence)}"
+            margin = equivalence["margin"].iloc[0]
         cells = [
             metric.label,
-            *(row[key] for key in keys),
+            *group.values(),
             row["n_patients"],
             p_value(row["p"]),
             decimals(row["kendall_w"], 2),
-            f"{n_different} of {n_tested}" if n_tested else "–",
-            f"{n_equivalent} of {len(equivalence)}" if len(equivalence) else "–",
+            differing,
+            equivalent,
             metric_text(metric, margin),
         ]
         rows.append((cells, row["reason"]))
@@ -150,17 +149,7 @@ def _statistics(
     tables: dict[str, pd.DataFrame], index: str, name: str, train_on: str
 ) -> pd.DataFrame:
     """Take the rows of one way of training from a table of tests."""
-    table = tables[f"statistics_{index}_{name}"]
-    return table[table["train_on"] == train_on]
-
-
-def _matching(table: pd.DataFrame, row: dict[str, Any], keys: list[str]) -> pd.DataFrame:
-    """Take the rows of a table that agree with a row in all keys."""
-    return table[(table[keys] == [row[key] for key in keys]).all(axis=1)]
-
-
-def _rows(board: Board, train_on: str) -> pd.DataFrame:
-    return board.scores[board.scores["train_on"] == train_on]
+    return matching(tables[f"statistics_{index}_{name}"], train_on=train_on)
 
 
 def _diagrams(
@@ -170,18 +159,17 @@ def _diagrams(
     first = board.regimes[0]
     ranks = _statistics(tables, metric.column, "ranks", first)
     tests = _statistics(tables, metric.column, "nemenyi", first)
-    ranks, tests = ranks[ranks["metrics"] == "all"], tests[tests["metrics"] == "all"]
     grid = []
-    for (cohort, strategy), rows in ranks.groupby(["cohort", "strategy"], sort=False):
+    by_group = matching(ranks, metrics="all").groupby(["cohort", "strategy"], sort=False)
+    for (cohort, strategy), rows in by_group:
         averages = rows.set_index("algorithm")["average_rank"].astype(float).dropna()
         if len(averages) < _FEWEST_RANKS:
             continue
-        pairs = tests[(tests["cohort"] == cohort) & (tests["strategy"] == strategy)]
+        pairs = matching(tests, metrics="all", cohort=cohort, strategy=strategy)
         matrix = pairs.pivot_table(index="a", columns="b", values="p", dropna=False)
         matrix = matrix.reindex(index=averages.index, columns=averages.index)
         matrix = matrix.combine_first(matrix.T)
-        scores = _rows(board, first)
-        scores = scores[scores["cohort"] == cohort]
+        scores = matching(board.scores, train_on=first, cohort=cohort)
         n_patients = plural(int(rows["n_patients"].iloc[0]), "patient")
         title = f"{metric.label}: {cohort}, {strategy}\n{n_patients}; "
         figure = plot_critical_difference(
@@ -229,18 +217,13 @@ def _pair_table(tables: dict[str, pd.DataFrame], metric: MapMetric, train_on: st
 
 def _mixed_table(tables: dict[str, pd.DataFrame], index: str, train_on: str) -> Markup | None:
     mixed = _statistics(tables, index, "mixed", train_on)
-    tests = mixed[mixed["kind"] == "test"]
+    tests = matching(mixed, kind="test")
     if not len(tests):
         return None
-    rows = [
-        [
-            *(row[key] for key in ("cohort", "strategy", "metrics", "term", "scale")),
-            decimals(row["statistic"], 1),
-            decimals(row["df"], 0),
-            p_value(row["p"]),
-            row["reason"],
-        ]
-        for row in tests.to_dict("records")
-    ]
+    rows = []
+    for row in tests.to_dict("records"):
+        words = [row[key] for key in ("cohort", "strategy", "metrics", "term", "scale")]
+        numbers = [decimals(row["statistic"], 1), decimals(row["df"], 0), p_value(row["p"])]
+        rows.append([*words, *numbers, row["reason"]])
     header = ["cohort", "strategy", "parameters", "term", "scale", "Wald χ²", "df", "p", ""]
     return html_table(rows, header, numbers=(5, 6, 7), words=(8,))

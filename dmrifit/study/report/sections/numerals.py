@@ -27,13 +27,18 @@ def decimals(value: float, n: int) -> str:
     if not math.isfinite(value):
         return NOTHING
     text = f"{value:.{n}f}"
-    return text.replace("-", "−") if float(text) else f"{0:.{n}f}"
+    # No negative zero.
+    if not float(text):
+        return f"{0:.{n}f}"
+    return text.replace("-", "−")
 
 
 def percent(value: float, digits: int = 1) -> str:
     """Write a fraction in percent; from 10 on with one decimal less."""
     # Below 9.95, because what is above is rounded to 10.
-    return decimals(100 * value, digits if abs(100 * value) < 9.95 else max(digits - 1, 0))
+    if not abs(100 * value) < 9.95:
+        digits = max(digits - 1, 0)
+    return decimals(100 * value, digits)
 
 
 def metric_text(metric: MapMetric, value: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from dmrifit.predict.controls import CONSTANT, CONTROLS, PERFECT, SHUFFLED, is_c
 from dmrifit.report.html import (
     html_details,
     html_heading,
-    html_join,
     html_lines,
     html_note,
     html_paragraph,
@@ -19,21 +18,24 @@ from dmrifit.report.html import (
 )
 from dmrifit.stats.metrics import RANKING_METRIC, MapMetric
 from dmrifit.study.comparison import Evaluation
+from dmrifit.study.report.sections.elements import (
+    TRAINED,
+    WHOM,
+    capital,
+    cohort_details,
+    score_table,
+    section,
+)
 from dmrifit.study.report.sections.numerals import correlation, metric_text, percent, plural
-from dmrifit.study.summaries import WHOM, Board
+from dmrifit.study.skill_summary import UNDEFINED_NOTE, headline
+from dmrifit.study.summaries import Board, matching
 
 if TYPE_CHECKING:
     import pandas as pd
     from markupsafe import Markup
 
-__all__ = ["TRAINED", "cohort_tables", "introduction", "repeated_summary", "summary_tables"]
+__all__ = ["cohort_tables", "headline_table", "introduction", "repeated_summary", "summary_tables"]
 
-#: Ways of training in words.
-TRAINED = {
-    "same": "trained on the other patients of the same cohort",
-    "other": "trained on all patients of the other cohorts",
-    "pooled": "trained on the other patients of all cohorts",
-}
 _STRATEGIES = {
     "s2s": "signals to signals (s2s: predict the missing images, then fit the model to them)",
     "m2m": "maps to maps (m2m: predict the model's parameters from the clinical maps)",
@@ -53,10 +55,13 @@ _CONTROLS = {
 }
 
 
-def introduction(board: Board) -> Markup:
+@section
+def introduction(board: Board) -> Iterator[Markup]:
     """State the question, the data and the indices in three paragraphs."""
     max_voxels = board.setting("max_voxels")
-    voxels = f"at most {max_voxels} voxels" if max_voxels else "all voxels"
+    voxels = "all voxels"
+    if max_voxels:
+        voxels = f"at most {max_voxels} voxels"
     patients = board.scores.groupby("cohort", sort=False)["patient"].nunique()
     counts = []
     for name, n in patients.items():
@@ -64,30 +69,55 @@ def introduction(board: Board) -> Markup:
         counts.append(f"{plural(n, noun)} of {name}")
     strategies = [_STRATEGIES[name] for name in board.strategies if name in _STRATEGIES]
     learners = ", ".join(board.learners) or "none"
-    regimes = "; ".join(
-        f"{TRAINED.get(name, name)} ({_sizes(board, name)})" for name in board.regimes
-    )
+    regimes = []
+    for train_on in board.regimes:
+        size = board.size(matching(board.scores, train_on=train_on))
+        regimes.append(f"{TRAINED.get(train_on, train_on)} ({size})")
     seed = board.setting("seed")
-    seed_text = "" if seed is None else f", seed {seed}"
-    repeats = board.setting("n_repeats", 1)
-    texts = [
+    draws = plural(board.setting("n_repeats", 1), "draw")
+    if seed is not None:
+        draws += f", seed {seed}"
+    yield html_paragraph(
         "How well do models fitted to a long, advanced protocol follow from the few images of a "
         f"clinical one? Each of {' and '.join(counts)} was held out in turn; predictors were "
         f"trained on {voxels} of the {board.setting('train_mask', 'body')} of each training "
         f"patient and scored on every voxel of the {board.setting('score_mask', 'lesion')} of "
-        f"the held-out one. {_capital(regimes)}; {plural(repeats, 'draw')}{seed_text}.",
+        f"the held-out one. {capital('; '.join(regimes))}; {draws}."
+    )
+    yield html_paragraph(
         f"Algorithms: {learners}. Strategies: "
-        f"{'; '.join(strategies) or ', '.join(board.strategies)}.",
+        f"{'; '.join(strategies) or ', '.join(board.strategies)}."
+    )
+    yield html_paragraph(
         "The reference is the fit to the full protocol. E = (prediction − reference) / "
         "reference; the bias index BI is the median of E over a patient's voxels, the "
         "dispersion index DI its interquartile range. BI is signed, so |BI| is averaged. Both "
         "are blind to a predictor that ignores its input; the correlation r and the controls "
-        "show that one.",
-    ]
-    return html_join(map(html_paragraph, texts))
+        "show that one."
+    )
 
 
-def summary_tables(board: Board) -> Markup:
+@section
+def headline_table(board: Board) -> Iterator[Markup]:
+    """Tabulate what to read first: skill over the best constant, with intervals."""
+    table = headline(board.evaluation.summary())
+    yield html_paragraph(
+        "Skill is 1 − error / error of the constant with the least error on the training "
+        "patients: 0 for a predictor that has learned nothing, 1 for a perfect one. Signals are "
+        "all unseen contrasts, maps the tissue parameters without S0 and T2v. Means over "
+        "patients, with 95 % intervals over patients (bootstrap)."
+    )
+    faint = np.flatnonzero(table["algorithm"].map(is_control))
+    yield html_table(
+        table.itertuples(index=False), list(table), numbers=range(5, len(table.columns)),
+        faint=faint.tolist(),
+    )  # fmt: skip
+    if table["r"].str.endswith("*").any():
+        yield html_note(capital(UNDEFINED_NOTE))
+
+
+@section
+def summary_tables(board: Board) -> Iterator[Markup]:
     """Tabulate the means over patients and parameters, controls included."""
     controls = [_CONTROLS[name] for name in CONTROLS if name in board.algorithms]
     text = (
@@ -99,9 +129,10 @@ def summary_tables(board: Board) -> Markup:
             " T2v of the reference mostly sits at a bound of the fit, so the same without T2v "
             "stands beside it."
         )
-    parts: list[Any] = [html_paragraph(text), _findings(board)]
+    yield html_paragraph(text)
+    yield _findings(board)
     if controls:
-        parts.append(html_note(f"Controls, in gray: {'; '.join(controls)}."))
+        yield html_note(f"Controls, in gray: {'; '.join(controls)}.")
     metrics = board.summary_metrics
     without_t2v = "T2v" in board.metrics and len(board.metrics) > 1
     header: list[Any] = ["strategy", "algorithm", *(metric.heading for metric in metrics)]
@@ -110,8 +141,8 @@ def summary_tables(board: Board) -> Markup:
     if len(board.signals):
         header += [html_lines("signals,", "mean |E| (%)"), html_lines("signals,", "r")]
     for (train_on, cohort), rows in board.summary.groupby(["train_on", "cohort"], sort=False):
-        cells, faint = [], []
-        for i, row in enumerate(rows.to_dict("records")):
+        cells = []
+        for row in rows.to_dict("records"):
             line = [row["strategy"], row["algorithm"]]
             line += [_mean_and_sd(metric, row) for metric in metrics]
             if without_t2v:
@@ -119,15 +150,9 @@ def summary_tables(board: Board) -> Markup:
             if len(board.signals):
                 line += [percent(row["signal_error"]), correlation(row["signal_pearson"])]
             cells.append(line)
-            faint += [i] if is_control(row["algorithm"]) else []
-        shown = board.scores[
-            (board.scores["train_on"] == train_on) & (board.scores["cohort"] == cohort)
-        ]
-        n = plural(int(rows["n_patients"].iloc[0]), "patient")
-        title = f"{cohort}: {n}, {TRAINED.get(train_on, train_on)}; {board.conditions(shown)}"
-        table = html_table(cells, header, numbers=range(2, len(header)), faint=faint)
-        parts.append(html_details(title, table, opened=train_on == board.regimes[0]))
-    return html_join(parts)
+        label = f"{cohort}: {plural(int(rows['n_patients'].iloc[0]), 'patient')}"
+        table = score_table(cells, header)
+        yield cohort_details(board, train_on, cohort, table, label=label)
 
 
 def _mean_and_sd(metric: MapMetric, row: dict[str, Any]) -> str:
@@ -137,7 +162,8 @@ def _mean_and_sd(metric: MapMetric, row: dict[str, Any]) -> str:
     return f"{mean} ± {metric_text(metric, row[f'{metric.column}_sd'])}"
 
 
-def repeated_summary(evaluations: Sequence[Evaluation]) -> Markup:
+@section
+def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Markup]:
     """Lay several comparisons of the same question beside each other."""
     import pandas as pd
 
@@ -146,16 +172,11 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Markup:
     for evaluation in evaluations:
         board = Board.of(evaluation)
         summary = board.summary[~board.summary["algorithm"].map(is_control)]
-        summary = summary[summary["train_on"] == board.regimes[0]]
+        summary = matching(summary, train_on=board.regimes[0])
         for (cohort, strategy), algorithms in summary.groupby(["cohort", "strategy"], sort=False):
             simulation = board.study.get("cohorts", {}).get(cohort, {}).get("simulation") or {}
-            scores = board.scores[board.scores["cohort"] == cohort]
-            line = [
-                board.conditions(scores),
-                cohort,
-                simulation.get("difficulty", "–"),
-                strategy,
-            ]
+            conditions = board.conditions(matching(board.scores, cohort=cohort))
+            line = [conditions, cohort, simulation.get("difficulty", "–"), strategy]
             for metric in metrics:
                 # A comparison of an earlier version may lack a metric.
                 values = algorithms.get(metric.column, pd.Series(dtype=float))
@@ -164,18 +185,17 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Markup:
             rows.append(line)
     header = ["regions, N, seed", "cohort", "difficulty", "strategy"]
     header += [metric.heading for metric in metrics]
-    text = (
+    yield html_paragraph(
         "Means over the algorithms that learn (± standard deviation between algorithms), first "
         "way of training."
     )
-    return html_join(
-        [html_paragraph(text), html_table(rows, header, numbers=range(4, len(header)))]
-    )
+    yield html_table(rows, header, numbers=range(4, len(header)))
 
 
-def cohort_tables(board: Board) -> Markup:
+@section
+def cohort_tables(board: Board) -> Iterator[Markup]:
     """Tabulate the cohorts: patients, lesions, protocols, simulation, patients not scored."""
-    cells, parts, simulations = [], [], {}
+    cells, texts, simulations = [], [], {}
     for name, cohort in board.study.get("cohorts", {}).items():
         protocol = cohort["protocol"]
         counts = cohort["patients"].values()
@@ -193,29 +213,24 @@ def cohort_tables(board: Board) -> Markup:
         ])  # fmt: skip
         if cohort.get("simulation"):
             simulations[name] = cohort["simulation"]
-        skipped = "; ".join(
-            f"{patient}: {reason}" for patient, reason in (cohort.get("skipped") or {}).items()
-        )
+        skipped = cohort.get("skipped") or {}
         if skipped:
-            parts.append(html_paragraph(f"Not scored in {name}: {skipped}."))
+            reasons = "; ".join(f"{patient}: {reason}" for patient, reason in skipped.items())
+            texts.append(f"Not scored in {name}: {reasons}.")
     if not cells:
-        return html_paragraph("The comparison does not say which cohorts it was made from.")
+        yield html_paragraph("The comparison does not say which cohorts it was made from.")
+        return
     header = ["cohort", "data", "patients", html_lines("lesion voxels,", "median (range)")]
-    header += [
-        html_lines("body voxels,", "median (range)"),
-        "b (s/mm²)",
-        "TE (ms)",
-        "contrasts",
-        "clinical input",
-    ]
-    table = html_table(cells, header, numbers=(2, 3, 4, 7), words=(5, 8))
-    return html_join([table, *parts, *_simulations(simulations)])
+    header += [html_lines("body voxels,", "median (range)"), "b (s/mm²)", "TE (ms)"]
+    header += ["contrasts", "clinical input"]
+    yield html_table(cells, header, numbers=(2, 3, 4, 7), words=(5, 8))
+    yield from map(html_paragraph, texts)
+    if simulations:
+        yield from _simulations(simulations)
 
 
-def _simulations(simulations: dict[str, dict[str, Any]]) -> list[Markup]:
+def _simulations(simulations: dict[str, dict[str, Any]]) -> Iterator[Markup]:
     """Tabulate how synthetic cohorts were made: one column each, then patient by patient."""
-    if not simulations:
-        return []
     keys: list[str] = []
     for simulation in simulations.values():
         keys += [key for key, value in simulation.items() if not isinstance(value, dict)]
@@ -229,15 +244,12 @@ def _simulations(simulations: dict[str, dict[str, Any]]) -> list[Markup]:
         for name, patient in simulation.get("patients", {}).items():
             if isinstance(patient, dict):
                 patient_rows.append([cohort, name, *map(_plain, patient.values())])
-    parts = [
-        html_heading("How the synthetic patients were made"),
-        html_table(rows, ["", *simulations]),
-    ]
+    yield html_heading("How the synthetic patients were made")
+    yield html_table(rows, ["", *simulations])
     if patient_rows:
         first = next(iter(next(iter(simulations.values()))["patients"].values()))
         header = ["cohort", "patient", *(str(key).replace("_", " ") for key in first)]
-        parts.append(html_details("Each patient", html_table(patient_rows, header)))
-    return parts
+        yield html_details("Each patient", html_table(patient_rows, header))
 
 
 def _plain(value: Any) -> str:
@@ -253,9 +265,7 @@ def _plain(value: Any) -> str:
 def _clinical(board: Board, cohort: str) -> str:
     """Name the input contrasts: those of the protocol that are not among the unseen ones."""
     protocol = board.study["cohorts"][cohort]["protocol"]
-    unseen = board.signals
-    if len(unseen):
-        unseen = unseen[unseen["cohort"] == cohort]
+    unseen = matching(board.signals, cohort=cohort)
     if not len(unseen):
         return "–"
     te = protocol["te"] or [float("nan")] * len(protocol["b"])
@@ -267,7 +277,9 @@ def _clinical(board: Board, cohort: str) -> str:
         # NaN, of a protocol without echo times, is not equal to itself.
         b_values = [b for b, t in inputs if t == echo or np.isnan(t)]
         text = f"b {', '.join(f'{b:g}' for b in b_values)}"
-        texts.append(text if np.isnan(echo) else f"{text} at TE {echo:g}")
+        if not np.isnan(echo):
+            text += f" at TE {echo:g}"
+        texts.append(text)
     return "; ".join(texts[:3]) or "–"
 
 
@@ -275,14 +287,6 @@ def _spread(counts: Sequence[int]) -> str:
     if not counts:
         return "–"
     return f"{int(np.median(counts))} ({min(counts)}–{max(counts)})"
-
-
-def _sizes(board: Board, train_on: str) -> str:
-    return board.size(board.scores[board.scores["train_on"] == train_on])
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _findings(board: Board) -> Markup:

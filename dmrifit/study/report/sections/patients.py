@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.report.figure_gallery import Gallery
-from dmrifit.report.html import html_grid, html_heading, html_join, html_note, html_paragraph
+from dmrifit.report.html import html_grid, html_heading, html_note, html_paragraph
 from dmrifit.report.slice_figures import robust_limits
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.stats.metrics import RANKING_METRIC
 from dmrifit.study.report.figures.curves import plot_decays
 from dmrifit.study.report.figures.voxels import plot_joint_histograms, plot_map_comparison
-from dmrifit.study.summaries import Board, tissue
+from dmrifit.study.report.sections.elements import capital, section
+from dmrifit.study.summaries import Board, matching, tissue
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +33,8 @@ _NOT_KEPT = (
 _MOST_PER_PANEL = 20_000  # points of a joint histogram; more change nothing that can be seen
 
 
-def example_patients(board: Board, gallery: Gallery) -> Markup:
+@section
+def example_patients(board: Board, gallery: Gallery) -> Iterator[Markup | str]:
     """Show decays and maps of one patient of each cohort, with relative errors."""
     algorithm = board.best()
     patients = {}
@@ -40,87 +43,80 @@ def example_patients(board: Board, gallery: Gallery) -> Markup:
         if name:
             patients[cohort] = board.evaluation.predictions[cohort, name]
     if algorithm is None or not patients:
-        return html_paragraph(_NOT_KEPT)
-    text = (
+        yield html_paragraph(_NOT_KEPT)
+        return
+    yield html_paragraph(
         f"Of each cohort, the patient whose mean DI is the median one, predicted by {algorithm}, "
         "which has the smallest mean DI over the strategies. Maps show the slice with the most "
         "scored voxels; all maps of a parameter have the colors of its reference (percentiles 2 "
         "to 98), and both errors have the same colors; where the reference is 0, E is undefined "
         "and gray."
     )
-    parts: list[Any] = [html_paragraph(text)]
     for cohort, patient in patients.items():
         names = _estimators(board, patient, algorithm)
         if not names or not len(patient.index):
             continue
-        conditions = board.conditions(board.scores[board.scores["cohort"] == cohort])
-        note = f"{algorithm}; {conditions}"
+        note = f"{algorithm}; {board.conditions(matching(board.scores, cohort=cohort))}"
         origin = "synthetic" if cohort in board.synthetic else "measured"
-        parts.append(html_heading(f"{cohort}: {patient.patient} ({origin})"))
-        parts.append(html_grid(_decays(gallery, patient, names, note)))
-        parts.append(_planes(board, patient, names, note))
-        parts.append(html_grid(_maps(board, gallery, patient, names, note)))
-    return html_join(parts)
+        yield html_heading(f"{cohort}: {patient.patient} ({origin})")
+        yield html_grid(_decays(gallery, patient, names, note))
+        yield _planes(board, patient, names, note)
+        yield html_grid(_maps(board, gallery, patient, names, note))
 
 
-def joint_histograms(board: Board, gallery: Gallery) -> Markup:
+@section
+def joint_histograms(board: Board, gallery: Gallery) -> Iterator[Markup]:
     """Count voxels by reference and prediction, for each parameter and for the unseen signals."""
     import pandas as pd
 
     algorithm = board.best()
-    collected: dict[str, list[pd.DataFrame]] = {}
-    units: dict[str, str] = {}
-    for (cohort, _), patient in board.evaluation.predictions.items() if algorithm else ():
+    pairs: dict[str, list[pd.DataFrame]] = {}
+    units: dict[str, str] = {"": ""}
+    predictions = board.evaluation.predictions if algorithm else {}
+    for (cohort, _), patient in predictions.items():
         if cohort not in board.cohorts:
             continue
+        units |= dict(zip(patient.names, map(_unit, patient.units), strict=True))
+        unseen = ~patient.seen
         for strategy, estimator in _estimators(board, patient, str(algorithm)).items():
-            keys = {"cohort": cohort, "strategy": strategy}
+            columns = {}
             for i, name in enumerate(patient.names):
-                if name in board.metrics:
-                    units[name] = patient.units[i]
-                    pair = {
-                        "reference": patient.reference[:, i],
-                        "predicted": patient.maps[estimator][:, i],
-                    }
-                    collected.setdefault(name, []).append(pd.DataFrame(pair).assign(**keys))
-            if (hidden := ~patient.seen).any():
-                pair = {
-                    "reference": patient.measured[:, hidden].ravel(),
-                    "predicted": patient.signals[estimator][:, hidden].ravel(),
-                }
-                collected.setdefault("", []).append(pd.DataFrame(pair).assign(**keys))
-    if not collected:
-        return html_paragraph(_NOT_KEPT)
-    note = f"{algorithm}; {board.conditions(_first(board))}"
-    grid = []
-    for name in [
-        *(name for name in board.metrics if name in collected),
-        *([""] if "" in collected else []),
-    ]:
-        rows = _thinned(pd.concat(collected[name], ignore_index=True))
-        title, unit = (name, _unit(units[name])) if name else ("Unseen signals", "")
-        if not np.isfinite(rows[["reference", "predicted"]].to_numpy(float)).all(axis=1).any():
-            continue
-        figure = plot_joint_histograms(rows, f"{title}\n{note}", unit=unit, log=not name)
-        grid.append(
-            gallery.show(
-                f"joint_{name or 'signals'}", figure, f"Predicted against reference, {title}"
-            )
-        )
-    text = (
+                columns[name] = patient.reference[:, i], patient.maps[estimator][:, i]
+            if unseen.any():
+                signals = patient.signals[estimator][:, unseen]
+                columns[""] = patient.measured[:, unseen].ravel(), signals.ravel()
+            for name, (reference, predicted) in columns.items():
+                rows = pd.DataFrame({"reference": reference, "predicted": predicted})
+                rows = rows.assign(cohort=cohort, strategy=strategy)
+                pairs.setdefault(name, []).append(rows)
+    if not pairs:
+        yield html_paragraph(_NOT_KEPT)
+        return
+    yield html_paragraph(
         f"All scored voxels of all held-out patients, predicted by {algorithm}. Colors are "
         "counts on a logarithmic scale; on the line prediction equals reference; voxels beyond "
         "the axes are counted at their ends. Unseen signals are relative to each patient's "
         "scale, all contrasts together."
     )
-    return html_join([html_paragraph(text), html_grid(grid)])
+    note = f"{algorithm}; {board.conditions(_first(board))}"
+    grid = []
+    # The signals stand last, under no name.
+    for name in [name for name in (*board.metrics, "") if name in pairs]:
+        rows = _thinned(pd.concat(pairs[name], ignore_index=True))
+        if not np.isfinite(rows[["reference", "predicted"]].to_numpy(float)).all(axis=1).any():
+            continue
+        title = name or "Unseen signals"
+        figure = plot_joint_histograms(rows, f"{title}\n{note}", unit=units[name], log=not name)
+        alt = f"Predicted against reference, {title}"
+        grid.append(gallery.show(f"joint_{name or 'signals'}", figure, alt))
+    yield html_grid(grid)
 
 
 def _typical(board: Board, cohort: str) -> str | None:
     """Choose the patient with the median dispersion, of those whose predictions were kept."""
     patients = {patient for name, patient in board.evaluation.predictions if name == cohort}
-    rows = _first(board)
-    rows = tissue(rows[(rows["cohort"] == cohort) & rows["patient"].isin(patients)])
+    rows = matching(_first(board), cohort=cohort)
+    rows = tissue(rows[rows["patient"].isin(patients)])
     means = rows.groupby("patient")[RANKING_METRIC].mean().dropna().sort_values(kind="stable")
     if not len(means):
         return None
@@ -129,12 +125,12 @@ def _typical(board: Board, cohort: str) -> str | None:
 
 def _first(board: Board) -> pd.DataFrame:
     """Rows of the way of training that predictions are kept of."""
-    return board.scores[board.scores["train_on"] == board.regimes[0]]
+    return matching(board.scores, train_on=board.regimes[0])
 
 
 def _estimators(board: Board, patient: PatientPredictions, algorithm: str) -> dict[str, str]:
     """Find the estimators of an algorithm, by strategy."""
-    rows = board.scores[board.scores["algorithm"] == algorithm].drop_duplicates("strategy")
+    rows = matching(board.scores, algorithm=algorithm).drop_duplicates("strategy")
     estimators = dict(zip(rows["strategy"], rows["estimator"], strict=True))
     return {strategy: name for strategy, name in estimators.items() if name in patient.maps}
 
@@ -155,24 +151,23 @@ def _decays(
         errors = np.nanmean(relative, axis=1)
     order = np.argsort(np.nan_to_num(errors, nan=np.inf), kind="stable")
     typical = int(order[(len(errors) - 1) // 2])
-    position = ", ".join(str(i) for i in patient.index[usable][typical])
-    curves = {
-        "median": (
+    voxel = np.flatnonzero(usable)[typical]
+    position = ", ".join(map(str, patient.index[voxel]))
+    curves = (
+        (
+            "median",
             "median of the scored voxels",
             lambda values: np.median(values[usable], axis=0),
         ),
-        "voxel": (
-            f"voxel ({position}), of typical error",
-            lambda values: values[usable][typical],
-        ),
-    }
+        ("voxel", f"voxel ({position}), of typical error", lambda values: values[voxel]),
+    )
     figures = []
-    for file, (subject, pick) in curves.items():
+    for file, subject, pick in curves:
         table = _decay_table(patient, names, pick)
         figure = plot_decays(table, f"{patient.patient}, {file}\n{note}")
         alt = f"Decays of {patient.patient}, {subject}"
         name = f"decays_{patient.cohort}_{file}"
-        figures.append(gallery.show(name, figure, alt, _capital(subject)))
+        figures.append(gallery.show(name, figure, alt, capital(subject)))
     return figures
 
 
@@ -199,14 +194,10 @@ def _maps(
     board: Board, gallery: Gallery, patient: PatientPredictions, names: dict[str, str], note: str
 ) -> list[Markup]:
     figures = []
-    for name in board.metrics:
-        if name not in patient.names:
-            continue
+    for name in [name for name in board.metrics if name in patient.names]:
         i = patient.names.index(name)
-        columns = _columns(patient, names, i)
-        figures.append(
-            _map(gallery, patient, columns, name, _unit(patient.units[i]), list(names), note)
-        )
+        columns, unit = _columns(patient, names, i), _unit(patient.units[i])
+        figures.append(_map(gallery, patient, columns, name, unit, list(names), note))
     hidden = np.flatnonzero(~patient.seen)
     if len(hidden):
         # The farthest from the clinical images: the largest b at the longest echo time.
@@ -238,9 +229,7 @@ def _planes(
     """Show the maps of a patient, reference beside predictions, to move through."""
     voxels = tuple(patient.index.T)
     layers = []
-    for name in board.metrics:
-        if name not in patient.names:
-            continue
+    for name in [name for name in board.metrics if name in patient.names]:
         i = patient.names.index(name)
         unit = _unit(patient.units[i])
         window = robust_limits(patient.reference[:, i].astype(float))
@@ -279,10 +268,9 @@ def _map(
     figure = plot_map_comparison(
         voxels, patient.affine, title, unit=unit, reference=reference, predictions=predictions
     )
-    file = f"maps_{patient.cohort}_{name if reference == 'reference' else 'signal'}"
-    return gallery.show(
-        file, figure, f"Maps of {heading} of {patient.patient} and their relative errors"
-    )
+    subject = "signal" if reference == "measured" else name
+    alt = f"Maps of {heading} of {patient.patient} and their relative errors"
+    return gallery.show(f"maps_{patient.cohort}_{subject}", figure, alt)
 
 
 def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
@@ -294,7 +282,3 @@ def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _unit(unit: str) -> str:
     return "" if unit in ("1", "signal") else unit
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dmrifit.predict.controls import is_control
@@ -10,12 +10,12 @@ from dmrifit.report.html import (
     html_code,
     html_details,
     html_heading,
-    html_join,
     html_paragraph,
     html_table,
 )
 from dmrifit.study.comparison import Evaluation
-from dmrifit.study.summaries import KEYS, Board, largest
+from dmrifit.study.report.sections.elements import score_table, section
+from dmrifit.study.summaries import KEYS, Board, largest, unique
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["origin", "times"]
 
 
-def times(board: Board) -> Markup:
+@section
+def times(board: Board) -> Iterator[Markup]:
     """Tabulate how long training and prediction took."""
     keys = [*KEYS, "patient", "n_train", "repeat", "estimator"]
     once = board.evaluation.scores.drop_duplicates(keys)
@@ -31,14 +32,8 @@ def times(board: Board) -> Markup:
     total = once.groupby(["strategy", "algorithm"], sort=False)["seconds"].sum()
     pairs = sorted(total.index, key=lambda key: is_control(key[1]))
     cells = [[*key, f"{at_most[key]:.3f}", f"{total[key]:.1f}"] for key in pairs]
-    faint = [i for i, key in enumerate(pairs) if is_control(key[1])]
-    header = [
-        "strategy",
-        "algorithm",
-        f"seconds per patient, {board.size(board.scores)}",
-        "seconds in all",
-    ]
-    table = html_table(cells, header, numbers=(2, 3), faint=faint)
+    per_patient = f"seconds per patient, {board.size(board.scores)}"
+    yield score_table(cells, ["strategy", "algorithm", per_patient, "seconds in all"])
     text = "Training, prediction and the fit of the prediction, one thread for linear algebra."
     whole = board.study.get("seconds")
     if whole is not None:
@@ -47,43 +42,32 @@ def times(board: Board) -> Markup:
         if models["reused"]:
             text += f", without {models['reused']} models kept from earlier ones"
         text += "."
-    return html_join([table, html_paragraph(text)])
+    yield html_paragraph(text)
 
 
-def origin(board: Board, evaluations: Sequence[Evaluation]) -> Markup:
+@section
+def origin(board: Board, evaluations: Sequence[Evaluation]) -> Iterator[Markup]:
     """Tabulate settings, seeds, versions and commands."""
     study = board.study
-    commands = list(
-        dict.fromkeys(comparison.study.get("command", "") for comparison in evaluations)
-    )
+    commands = unique(evaluation.study.get("command", "") for evaluation in evaluations)
     commands = [command for command in commands if command]
-    settings = study.get("settings", {})
-    rows: list[list[Any]] = [["date", study.get("date", "")]]
-    rows += [
-        [key.replace("_", " "), _setting(key, settings[key])]
-        for key in settings
-        if key != "cohorts"
-    ]
-    rows += [
-        [f"version of {name}", version] for name, version in study.get("versions", {}).items()
-    ]
-    names = [
-        [name, _short(description)] for name, description in study.get("estimators", {}).items()
-    ]
-    parts: list[Any] = []
     if commands:
-        parts += [
-            html_heading("Commands" if len(commands) > 1 else "Command"),
-            html_code("\n".join(commands)),
-        ]
+        yield html_heading("Commands" if len(commands) > 1 else "Command")
+        yield html_code("\n".join(commands))
     if len(evaluations) > 1:
-        parts.append(html_paragraph("Settings are those of the first of the comparisons."))
-    parts.append(html_table(rows))
-    if names:
-        parts.append(
-            html_details("Estimators", html_table(names, ["name", "class and parameters"]))
-        )
-    return html_join(parts)
+        yield html_paragraph("Settings are those of the first of the comparisons.")
+    rows = [["date", study.get("date", "")]]
+    for key, value in study.get("settings", {}).items():
+        if key != "cohorts":
+            rows.append([key.replace("_", " "), _setting(key, value)])
+    for name, version in study.get("versions", {}).items():
+        rows.append([f"version of {name}", version])
+    yield html_table(rows)
+    estimators = study.get("estimators", {})
+    if estimators:
+        descriptions = [[name, _short(estimators[name])] for name in estimators]
+        table = html_table(descriptions, ["name", "class and parameters"])
+        yield html_details("Estimators", table)
 
 
 def _setting(key: str, value: Any) -> str:

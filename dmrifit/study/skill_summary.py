@@ -1,0 +1,175 @@
+"""The table to read first of a comparison: skill over a constant, with intervals over patients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE
+from dmrifit.study.training_runs import POOLED
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "KEYS",
+    "MEASURES",
+    "UNDEFINED_NOTE",
+    "headline",
+    "largest",
+    "matching",
+    "summary_of",
+]
+
+#: Columns that identify a row of a summary.
+KEYS = ["train_on", "cohort", "strategy", "algorithm"]
+
+#: Columns of the summary that are means over patients.
+MEASURES = ("skill", "absolute_skill", "abs_bias", "dispersion", "relative_error", "pearson")
+
+#: What the mark of a correlation says.
+UNDEFINED_NOTE = "* some correlations are undefined (constant answers) and count as 0"
+
+# Their reference is often 0, where there is no relative error.
+_ALSO_ALONE = ("f", "K")
+_N_DRAWS = 2000
+_SUMMED = ("constant_error", "n_voxels", "n_undefined", "n_failed")
+
+
+def matching(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """Keep the rows with these values in the columns of these names."""
+    # A table without rows may lack its columns.
+    if not len(table):
+        return table
+    return table[(table[list(values)] == list(values.values())).all(axis=1)]
+
+
+def largest(table: pd.DataFrame) -> pd.DataFrame:
+    """Keep the scores at the largest number of training patients."""
+    if not len(table):
+        return table
+    most = table.groupby(["train_on", "cohort", "patient"])["n_train"].transform("max")
+    return table[table["n_train"] == most]
+
+
+def summary_of(scores: pd.DataFrame, signals: pd.DataFrame, level: float) -> pd.DataFrame:
+    """Summarize the tables of a comparison, as `Evaluation.summary` describes it."""
+    import pandas as pd
+
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, such as 0.95, not {level!r}")
+    scores = largest(scores)
+    scores = scores.assign(abs_bias=scores["bias"].abs())
+    apart = {*NO_TISSUE, AT_BOUND}
+    names = scores["metric"].drop_duplicates().tolist()
+    groups = {"tissue": [name for name in names if name not in apart]}
+    groups |= {name: [name] for name in (*_ALSO_ALONE, AT_BOUND, *NO_TISSUE) if name in names}
+    pooled_signals = matching(largest(signals), contrast=POOLED)
+    if len(pooled_signals):
+        pooled_signals = pooled_signals.assign(metric="signals", n_failed=0)
+    rows = []
+    for keys, table in scores.groupby(KEYS, sort=False):
+        row = dict(zip(KEYS, keys, strict=True))
+        tables = {"signals": matching(pooled_signals, **row)}
+        for name, metrics in groups.items():
+            tables[name] = table[table["metric"].isin(metrics)]
+        for name, members in tables.items():
+            if len(members):
+                rows.append(row | {"parameters": name} | _summarized(members, level))
+    columns = None
+    if not rows:
+        columns = [*KEYS, "parameters", *MEASURES]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def headline(summary: pd.DataFrame) -> pd.DataFrame:
+    """Write the rows of a summary to show first: skill with intervals, bias, dispersion, r."""
+    import pandas as pd
+
+    signals = summary[summary["parameters"] == "signals"].set_index(KEYS)
+    shown = summary[summary["parameters"] == "tissue"]
+    if not len(shown):
+        shown = summary[summary["parameters"] != "signals"].drop_duplicates(KEYS)
+    rows = []
+    for row in shown.to_dict("records"):
+        key = tuple(row[name] for name in KEYS)
+        signal_skill = "–"
+        if key in signals.index:
+            signal_skill = _with_interval(signals.loc[key], "skill")
+        mark = "*" if row["n_undefined_pearson"] else ""
+        rows.append({
+            "trained on": row["train_on"],
+            "N": row["n_train"],
+            "cohort": row["cohort"],
+            "strategy": row["strategy"],
+            "algorithm": row["algorithm"],
+            "signal skill": signal_skill,
+            "map skill": _with_interval(row, "skill"),
+            "|BI| (%)": _number(100 * row["abs_bias"], 1),
+            "DI (%)": _number(100 * row["dispersion"], 1),
+            "r": _number(row["pearson"]) + mark,
+        })  # fmt: skip
+    return pd.DataFrame(rows, columns=None if rows else ["algorithm", "r"])
+
+
+def _with_interval(row: Mapping[str, Any], measure: str) -> str:
+    text = _number(row[measure])
+    low, high = row[f"{measure}_low"], row[f"{measure}_high"]
+    if np.isfinite(low):
+        text += f" [{_number(low)}, {_number(high)}]"
+    return text
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}" if np.isfinite(value) else "–"
+
+
+def _summarized(table: pd.DataFrame, level: float) -> dict[str, Any]:
+    """Average over repeats, then parameters, then patients."""
+    # Sums of other rows first would differ in their last digits.
+    table = table.sort_values(["patient", "metric", "repeat"])
+    # Scores of an earlier version may lack a column.
+    table = table.reindex(columns=list(dict.fromkeys([*table.columns, *MEASURES, *_SUMMED])))
+    # A constant answer has no correlation: it counts as none, and is marked.
+    filled = table.assign(pearson=table["pearson"].fillna(0.0))
+    values = filled.groupby(["patient", "metric"])[list(MEASURES)].mean()
+    patients = values.groupby("patient").mean()
+    low, high = _intervals(patients.to_numpy(), level)
+    row: dict[str, Any] = {"n_train": table["n_train"].max(), "n_patients": len(patients)}
+    for j, measure in enumerate(MEASURES):
+        row[measure] = patients[measure].mean()
+        row[f"{measure}_low"], row[f"{measure}_high"] = low[j], high[j]
+    row["pooled_skill"] = _pooled_skill(table)
+    row["n_undefined_pearson"] = int(table["pearson"].isna().sum())
+    row["n_dropped"] = int(table["n_undefined"].sum())
+    return row
+
+
+def _pooled_skill(table: pd.DataFrame) -> float:
+    """Mean over parameters of the skill of all voxels of all patients together."""
+    n = table["n_voxels"] - table["n_undefined"] - table["n_failed"]
+    sums = table.assign(
+        error=n * (1 - table["skill"]) * table["constant_error"],
+        constant_error=n * table["constant_error"],
+    )
+    sums = sums.groupby("metric")[["error", "constant_error"]].sum(min_count=1)
+    return float((1 - sums["error"] / sums["constant_error"]).mean())
+
+
+def _intervals(values: NDArray[np.float64], level: float) -> tuple[NDArray, NDArray]:
+    """
+    Percentile bootstrap of means over rows; NaN where a column has fewer than two values.
+
+    Shapes: `values` (n_patients, n_measures); returns (n_measures,) twice.
+    """
+    bounds = np.full((2, values.shape[1]), np.nan)
+    rng = np.random.default_rng(0)
+    for j, column in enumerate(values.T):
+        usable = column[np.isfinite(column)]
+        if len(usable) > 1:
+            draws = usable[rng.integers(len(usable), size=(_N_DRAWS, len(usable)))].mean(axis=1)
+            bounds[:, j] = np.percentile(draws, [50 * (1 - level), 50 * (1 + level)])
+    return bounds[0], bounds[1]
