@@ -61,7 +61,9 @@ class CaseRun:
         records = []
         for name, case in progress(cases.items(), len(cases)):
             folder = out / name
-            record = None if overwrite else read_record(folder / self.record, self.fields)
+            record = None
+            if not overwrite:
+                record = read_record(folder / self.record, self.fields)
             if record is None or not is_current(case, record):
                 record = process_case(case, folder)
             records.append(record)
@@ -90,8 +92,9 @@ def begin_run(
     if not overwrite:
         _check_settings(path, json.loads(text), result_files)
     elif not (path.is_file() and path.read_bytes() == text.encode()):
-        record_files = out.glob(records) if records else ()
-        for file in [*result_files, *record_files]:
+        if records:
+            result_files += out.glob(records)
+        for file in result_files:
             file.unlink(missing_ok=True)
     write_text(path, text)
 
@@ -125,7 +128,9 @@ def read_record(
     path: Path, fields: Mapping[str, type | tuple[type, ...]]
 ) -> dict[str, Any] | None:
     """Read the record of a finished case; None if it is missing, damaged or of another form."""
-    record = _read_object(path) if path.exists() else None
+    if not path.exists():
+        return None
+    record = _read_object(path)
     if record is None:
         return None
     for field, types in fields.items():
@@ -134,7 +139,9 @@ def read_record(
             if not isinstance(value, dict) or key not in value:
                 return None
             value = value[key]
-        if not _is_of_type(value, types if isinstance(types, tuple) else (types,)):
+        if not isinstance(types, tuple):
+            types = (types,)
+        if not _is_of_type(value, types):
             return None
     return record
 
@@ -161,22 +168,31 @@ def simulate_case(
     """Write a synthetic case, unless it is finished; give its row for the table of all."""
     import pandas as pd
 
+    from dmrifit.io.atomic_files import finish_interrupted
+
+    finish_interrupted(folder)
     if overwrite or not (folder / table).exists():
         write(folder)
     rows = pd.read_csv(folder / table, sep="\t", dtype=str, keep_default_na=False)
     row = {}
     for column, value in rows.iloc[0].items():
-        row[column] = f"{folder.name}/{value}" if value.endswith(_CASE_FILES) else value
+        # In the table of all cases, paths are relative to the folder above.
+        if value.endswith(_CASE_FILES):
+            value = f"{folder.name}/{value}"
+        row[column] = value
     return row
 
 
 @contextmanager
 def training_checkpoint(out: Path, checkpoint: Path | None) -> Iterator[str]:
     """Give the folder for checkpoints; the default one is removed once everything is written."""
-    folder = out.with_name(f".{out.name}.training") if checkpoint is None else checkpoint
+    if checkpoint is not None:
+        yield str(checkpoint)
+        return
+    folder = out.with_name(f".{out.name}.training")
     yield str(folder)
-    if checkpoint is None:
-        shutil.rmtree(folder, ignore_errors=True)
+    # Not after an exception, because the same command resumes from it.
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def join_tables(
@@ -233,12 +249,11 @@ def write_page(
 ) -> None:
     """Write the page of a run: the table of all cases, and the pictures of each."""
     from dmrifit.io.atomic_files import write_text
-    from dmrifit.report.html import html_join, html_note, html_page, synthetic_note
+    from dmrifit.report.html import html_join, html_note, html_page, notice_lead
 
     sections = [(f"All {unit}s", overview)]
     sections += [(name, html_join(parts)) for name, parts in pictures if parts]
     if note:
         sections.append(("", html_note(note)))
-    n_synthetic = sum(record["synthetic"] for record in records)
-    lead = f"{notice} {synthetic_note(n_synthetic, len(records), unit)}".rstrip()
+    lead = notice_lead((record["synthetic"] for record in records), unit, notice)
     write_text(out / "index.html", html_page(title, sections, lead=lead))

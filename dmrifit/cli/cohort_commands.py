@@ -15,13 +15,18 @@ from dmrifit.cli.options import floats, say, whole_numbers, words
 
 if TYPE_CHECKING:
     from dmrifit.cohort.cohort import Cohort
+    from dmrifit.engine.protocol import Protocol
     from dmrifit.study.comparison import Evaluation
 
 __all__ = ["EXAMPLES", "benchmark", "report", "simulate", "train"]
 
 ParticipantsArgument: TypeAlias = Annotated[
     Path,
-    typer.Argument(metavar="PARTICIPANTS", help="Table of scans, tab- or comma-separated."),
+    typer.Argument(
+        metavar="PARTICIPANTS",
+        help="Table of scans, or of mean signals of regions (columns patient, region, b, te, "
+        "signal), tab- or comma-separated.",
+    ),
 ]
 ModelOption: TypeAlias = Annotated[str, typer.Option(help="Signal model of the maps.")]
 TrainMaskOption: TypeAlias = Annotated[
@@ -31,6 +36,15 @@ MaxVoxelsOption: TypeAlias = Annotated[
     int,
     typer.Option(min=0, help="Random sample of voxels per scan to train on; 0 for all."),
 ]
+SourceOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="B,…",
+        help="b-values of the inputs (s/mm²), at the shortest TE; by default the five lowest.",
+    ),
+]
+
+_FIELDS = {"cohort1": 1.5, "cohort2": 3.0}  # T
 
 
 def simulate(
@@ -71,8 +85,7 @@ def simulate(
         typer.Option(
             metavar="NAME[=STRENGTH],…",
             help="shift (voxels), gibbs (fraction of frequencies lost), signal_loss (largest "
-            "fraction); "
-            "none by default.",
+            "fraction); none by default.",
         ),
     ] = None,
     latent_corr: Annotated[
@@ -105,16 +118,20 @@ def simulate(
     if not names:
         raise ValueError("--preset names no cohort; choose from cohort1, cohort2")
     x, y, z = whole_numbers("--shape", shape, 3)
-    first = Protocol.preset(names[0])
-    cohorts = [
-        simulate_cohort(
-            first if same_protocol else Protocol.preset(name),
+    names = list(dict.fromkeys(names))
+    protocols = {name: Protocol.preset(name) for name in names}
+    if same_protocol:
+        protocols = dict.fromkeys(names, protocols[names[0]])
+    cohorts = []
+    for name, protocol in protocols.items():
+        cohort = simulate_cohort(
+            protocol,
             patients,
             difficulty=difficulty,
             shape=(x, y, z),
             template=template,
             name=name,
-            field={"cohort1": 1.5, "cohort2": 3.0}[name],
+            field=_FIELDS[name],
             snr=snr,
             latent_corr=latent_corr,
             gain_variation=gain_variation,
@@ -122,8 +139,8 @@ def simulate(
             n_jobs=jobs,
             random_state=seed,
         )
-        for name in dict.fromkeys(names)
-    ]
+        cohorts.append(cohort)
+    # Only now, so that a wrong option leaves no cohort behind.
     for cohort in cohorts:
         table = cohort.write(out)
     typer.echo(f"{sum(map(len, cohorts))} synthetic patients: {table}")
@@ -164,6 +181,7 @@ def train(
             help="Number of b-values of the clinical protocol: the lowest, at the shortest TE.",
         ),
     ] = 5,
+    source_b: SourceOption = None,
     train_mask: TrainMaskOption = "body",
     max_voxels: MaxVoxelsOption = 250,
     seed: ModelSeedOption = 0,
@@ -177,10 +195,12 @@ def train(
     """
     import numpy as np
 
+    from dmrifit.cohort.cohort import in_order
     from dmrifit.cohort.patches import check_reach
     from dmrifit.model_files.model_file import save_model
     from dmrifit.predict.base import resolve_patch_shape
 
+    # All that can be wrong with the options is found before scans are read.
     check_output(out, overwrite)
     _check_names([algorithm], [strategy])
     _check_extras([algorithm], remedy="choose another --algorithm")
@@ -197,17 +217,22 @@ def train(
             "s2s learns signals"
         )
     estimator = _strategies()[strategy](algorithm, **options)
-    training = _select(_read_cohorts(table), cohorts)
+    # The order of rows in the table must not change the model.
+    selected = sorted(_select(_read_cohorts(table), cohorts), key=lambda cohort: cohort.name)
+    training = [in_order(cohort) for cohort in selected]
     scans = [scan for cohort in training for scan in cohort.scans]
     protocol = scans[0].protocol
-    source = protocol.take(protocol.clinical(n_b))
+    source = _source(protocol, source_b)
+    if source is None:
+        source = protocol.take(protocol.clinical(n_b))
     estimator.set_params(source=source, target=protocol, random_state=seed)
     estimator.check_parameters()
     patches = resolve_patch_shape(estimator)
     if patches is not None:
         check_reach(patches, [scan.shape for scan in scans])
-    samples = [
-        cohort.arrays(
+    inputs, targets = [], []
+    for cohort in training:
+        sample = cohort.arrays(
             source,
             protocol,
             mask=train_mask,  # type: ignore[arg-type]
@@ -215,14 +240,13 @@ def train(
             max_voxels=max_voxels or None,
             random_state=seed,
         )
-        for cohort in training
-    ]
-    inputs = np.concatenate([sample.X for sample in samples])
-    targets = np.concatenate([sample.Y for sample in samples])
-    estimator.fit(inputs, targets)
+        inputs.append(sample.X)
+        targets.append(sample.Y)
+    estimator.fit(np.concatenate(inputs), np.concatenate(targets))
     save_model(estimator, out)
+    n_voxels = sum(map(len, targets))
     n_patients = sum(len(cohort.patients) for cohort in training)
-    typer.echo(f"trained on {len(inputs)} voxels of {n_patients} patients: {out}")
+    typer.echo(f"trained on {n_voxels} voxels of {n_patients} patients: {out}")
     typer.echo(f"it predicts {len(protocol)} images from {', '.join(source.labels)}")
     if any(cohort.synthetic for cohort in training):
         typer.echo("trained on synthetic data: no clinical use")
@@ -250,6 +274,7 @@ def benchmark(
         str, typer.Option(metavar="s2s,m2m", help="Signals to signals, maps to maps.")
     ] = "s2s,m2m",
     model: ModelOption = "t2-ivim-kurtosis",
+    source_b: SourceOption = None,
     sizes: Annotated[
         str | None,
         typer.Option(
@@ -257,8 +282,7 @@ def benchmark(
             "--n-train",
             metavar="N,…",
             help="Numbers of training patients; several give a learning curve, such as 1,2,3,5,8. "
-            "By "
-            "default all patients but the held-out one.",
+            "By default all patients but the held-out one.",
         ),
     ] = None,
     train_on: Annotated[
@@ -274,8 +298,7 @@ def benchmark(
         typer.Option(
             "--resynthesize",
             help="Where protocols differ, compute missing contrasts of training images from the "
-            "model "
-            "fitted to them.",
+            "model fitted to them.",
         ),
     ] = False,
     train_mask: TrainMaskOption = "body",
@@ -309,7 +332,9 @@ def benchmark(
     check_jobs(jobs, "--jobs")
     _check_report()
     excluded = words(without or "")
-    names = words(algorithms) if algorithms is not None else list(ALGORITHMS)
+    names = list(ALGORITHMS)
+    if algorithms is not None:
+        names = words(algorithms)
     _check_names([*names, *excluded], words(strategies))
     names = [name for name in names if name not in excluded]
     if not names:
@@ -317,11 +342,15 @@ def benchmark(
             "no algorithm is left to compare; name one by --algorithms, or fewer by --without"
         )
     _check_extras(names, remedy="or leave it out: --without {name}")
+    # Before cohorts are read, which takes longer than all checks of options.
     estimators = {}
     for strategy in words(strategies):
         for name in names:
             estimators[f"{name} {strategy}"] = _strategies()[strategy](name, model=model)
     cohorts = _read_cohorts(table)
+    source = _source(next(iter(cohorts.values())).scans[0].protocol, source_b)
+    for estimator in estimators.values():
+        estimator.set_params(source=source)
     training_cohorts = _training_cohorts(train_on, cohorts, resynthesize=resynthesize)
     try:
         evaluation = compare(
@@ -416,10 +445,9 @@ def _strategies() -> dict[str, Any]:
 
 def _check_names(algorithms: list[str], strategies: list[str]) -> None:
     """Refuse unknown names before anything is read."""
-    from dmrifit.predict.algorithms import ALGORITHMS, PATCHWISE
-    from dmrifit.predict.controls import CONSTANT
+    from dmrifit.predict.algorithms import REGRESSORS
 
-    _check_choices(algorithms, dict.fromkeys([*ALGORITHMS, *PATCHWISE, CONSTANT]), "algorithm")
+    _check_choices(algorithms, REGRESSORS, "algorithm")
     _check_choices(strategies or [""], _strategies(), "strategy")
 
 
@@ -466,6 +494,23 @@ def _select(cohorts: dict[str, Cohort], names: str | None) -> list[Cohort]:
     return [cohorts[name] for name in selected]
 
 
+def _source(protocol: Protocol, source_b: str | None) -> Protocol | None:
+    """Find the contrasts with these b-values at the shortest echo time; None without any."""
+    import numpy as np
+
+    from dmrifit.engine.protocol import Protocol
+
+    if source_b is None:
+        return None
+    b = floats("--source-b", source_b, source_b.count(",") + 1)
+    te = None if protocol.te is None else protocol.te.min()
+    source = Protocol([*b, *protocol.b], te).take(np.arange(len(b)))
+    try:
+        return protocol.take(source.indices_in(protocol))
+    except ValueError as error:
+        raise ValueError(f"--source-b {source_b}: {error}") from None
+
+
 def _training_cohorts(
     train_on: str | None, cohorts: Mapping[str, Cohort], *, resynthesize: bool
 ) -> list[str]:
@@ -494,20 +539,12 @@ def _training_cohorts(
 
 def _finish_report(evaluations: list[Evaluation], page: Path) -> None:
     """Print the summary of the first comparison, and where the page is."""
-    from dmrifit.study.report.reporting import summarize
+    from dmrifit.study.skill_summary import UNDEFINED_NOTE, headline
 
-    summary = summarize(evaluations[0])
-    columns = {
-        "train_on": "trained on",
-        "n_train": "N",
-        "cohort": "cohort",
-        "strategy": "strategy",
-    }
-    table = summary[[*columns, "algorithm"]].rename(columns=columns)
-    table["|BI| (%)"] = (100 * summary["abs_bias"]).map("{:.1f}".format)
-    table["DI (%)"] = (100 * summary["dispersion"]).map("{:.1f}".format)
-    table["r"] = summary["pearson"].map("{:.2f}".format)
+    table = headline(evaluations[0].summary())
     typer.echo(table.to_string(index=False))
+    if table["r"].str.endswith("*").any():
+        typer.echo(UNDEFINED_NOTE)
     if any(evaluation.synthetic for evaluation in evaluations):
         typer.echo("synthetic data: no clinical result")
     typer.echo(f"report: {page}")

@@ -98,7 +98,9 @@ def make_program(
     version_option = typer.Option(
         False, "--version", callback=show_version, is_eager=True, help="Show the version and exit."
     )
-    epilog = f"{_example(first)}\n\n{_EXIT_CODES}" if first else _EXIT_CODES
+    epilog = _EXIT_CODES
+    if first:
+        epilog = f"{_example(first)}\n\n{epilog}"
 
     @app.callback(help=summary, epilog=epilog)
     def begin(version: bool = version_option) -> None:
@@ -121,6 +123,7 @@ def _run(app: typer.Typer, name: str) -> None:
 
     try:
         with warnings.catch_warnings():
+            # A warning of each scan is shown, and not of the first one only.
             warnings.simplefilter("always", UserWarning)
             # joblib warns so after Ctrl-C, where nobody needs to know.
             warnings.filterwarnings(
@@ -161,7 +164,9 @@ def _message(error: Exception) -> str:
     if not isinstance(error, OSError) or error.errno not in _REMEDIES:
         return str(error)
     message = f"{error.strerror}; {_REMEDIES[error.errno]}"
-    return message if error.filename is None else f"{error.filename}: {message}"
+    if error.filename is not None:
+        message = f"{error.filename}: {message}"
+    return message
 
 
 def _one_line(text: str) -> str:

@@ -45,8 +45,7 @@ TeOption: TypeAlias = Annotated[
     typer.Option(
         metavar="MS|FILE",
         help="Echo time in ms: a number, a text file with one per volume, or BIDS sidecars "
-        "(.json); "
-        "by default the .te or .json file beside the image, if needed.",
+        "(.json); by default the .te or .json file beside the image, if needed.",
     ),
 ]
 ToleranceOption: TypeAlias = Annotated[
@@ -65,8 +64,12 @@ def fit(
     te: TeOption = None,
     b_tolerance: ToleranceOption = None,
     model: Annotated[
-        str, typer.Option(help="adc, kurtosis, ivim or t2-ivim-kurtosis (needs --te).")
-    ] = "t2-ivim-kurtosis",
+        str | None,
+        typer.Option(
+            help="adc, kurtosis, ivim or t2-ivim-kurtosis (needs --te); by default the richest "
+            "that the b-values and echo times determine."
+        ),
+    ] = None,
     mask: Annotated[
         Path | None,
         typer.Option(help="Voxels to fit; by default all that are nonzero in any volume."),
@@ -76,9 +79,8 @@ def fit(
         typer.Option(
             metavar="NUMBER|FILE|estimate",
             help="Standard deviation of the noise, a number or an image: fits with the Rician "
-            "floor. "
-            "The word estimate measures it in the image, which must not be denoised (for denoised "
-            "images, name the noise map from dmrifit preprocess).",
+            "floor. The word estimate measures it in the image, which must not be denoised (for "
+            "denoised images, name the noise map from dmrifit preprocess).",
         ),
     ] = None,
     bounds: Annotated[
@@ -86,13 +88,15 @@ def fit(
         typer.Option(
             metavar="NAME=LOW,HIGH",
             help="Bounds of a parameter, repeatable; K=0,monotonic keeps the signal decreasing. "
-            "The "
-            "word published takes all bounds of the model's published tool.",
+            "The word published takes all bounds of the model's published tool.",
         ),
     ] = None,
     fix: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Fix a parameter at a value, repeatable."),
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Fix a parameter at a value, repeatable; S0=measured takes the signal at b = 0.",
+        ),
     ] = None,
     average_directions: Annotated[
         str | None,
@@ -102,11 +106,35 @@ def fit(
         ),
     ] = None,
     method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="nlls|ols|wls|segmented|map",
+            help="Nonlinear least squares; ordinary or weighted least squares of logarithms (adc, "
+            "kurtosis); for ivim, Dt first; or with a prior learned from the region, toward whose "
+            "mean it pulls. By default the model's own.",
+        ),
+    ] = None,
+    likelihood: Annotated[
         str,
         typer.Option(
-            metavar="nlls|segmented", help="Fit all parameters at once or, for ivim, Dt first."
+            metavar="gaussian|rician|rician-mean",
+            help="Noise of single magnitudes (rician) or of averages of them (rician-mean); both "
+            "need --sigma.",
         ),
-    ] = "nlls",
+    ] = "gaussian",
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S/MM2", help="Lowest b-value of the first step of --method segmented."
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER,…",
+            help="Weight of each measurement that is fitted, such as its number of averages.",
+        ),
+    ] = None,
     regularization: Annotated[
         float | None,
         typer.Option(
@@ -116,7 +144,7 @@ def fit(
     ] = None,
     starts: Annotated[
         str,
-        typer.Option(metavar="auto|NUMBER", help="Starting points per voxel."),
+        typer.Option(metavar="auto|thorough|NUMBER", help="Starting points per voxel."),
     ] = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Number of threads; by default one per core.")
@@ -135,18 +163,23 @@ def fit(
     Writes NIfTI files of each parameter and its standard error, of the cost and status of the fit,
     and of parameters at a bound, a JSON file that describes them, and a quick-look page.
     """
-    from dmrifit.engine.models import MODELS
+    from dmrifit.engine.fit_settings import MEASURED
+    from dmrifit.engine.identifiability import POWDER_KURTOSIS, suggest_model
+    from dmrifit.engine.models import resolve_model
     from dmrifit.imaging.fit_predict import fit_image
     from dmrifit.io.bids_derivatives import common_stem, derivative_name
 
-    if model not in MODELS:
-        raise ValueError(f"no model {model!r}; choose one of {', '.join(MODELS)}")
-    images, protocol = scan_of(image, bval, bvec, te, needs_te=MODELS[model].needs_te)
-    fixed = {}
+    needs_te = model is None or resolve_model(model).needs_te
+    images, protocol = scan_of(image, bval, bvec, te, needs_te=needs_te)
+    fixed: dict[str, float | str] = {}
     for name, value in pairs("--fix", fix or []):
-        fixed[name] = floats(f"--fix {name}", value, 1)[0]
+        fixed[name] = value if value == MEASURED else floats(f"--fix {name}", value, 1)[0]
     if b_tolerance is not None:
         protocol = protocol.rounded(b_tolerance)
+    if model is None:
+        model, reason = suggest_model(protocol)
+        say(f"using model {model}: {reason} (choose another by --model)")
+    model = resolve_model(model).name
     fit_image(
         images,
         protocol,
@@ -158,6 +191,9 @@ def fit(
         bounds=bounds_of(bounds or []),
         fixed=fixed,
         method=method,
+        likelihood=likelihood,
+        threshold=threshold,
+        weights=None if weights is None else floats("--weights", weights, weights.count(",") + 1),
         regularization=regularization,
         n_starts=int(starts) if starts.isdigit() else starts,
         quicklook=quicklook and _can_draw_page(),
@@ -166,6 +202,8 @@ def fit(
         n_threads=threads,
     )
     _print_fit(out, out / derivative_name(common_stem(images), "dwimap.json", model=model))
+    if model == "kurtosis" and protocol.directions is not None:
+        say(POWDER_KURTOSIS)
 
 
 def preprocess(
@@ -236,8 +274,7 @@ def roi(
         typer.Argument(
             metavar="FOLDER|TABLE…",
             help="Folders from dmrifit fit; or one table (.tsv) with the column maps and "
-            "optionally "
-            "labels, subject and visit, with paths relative to it.",
+            "optionally labels, subject and visit, with paths relative to it.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Table to write (.csv).")],
@@ -258,7 +295,9 @@ def roi(
     from dmrifit.imaging.regions import read_label_names, repeatability, summarize_fits
     from dmrifit.io.atomic_files import FileSet
 
-    label_names = read_label_names(names) if names else None
+    label_names = None
+    if names:
+        label_names = read_label_names(names)
     repeats_name = f"{out.stem}_repeatability{out.suffix}"
     inputs = _files([*(labels or []), *scans, names])
     # The main table comes last, so that it marks both as finished.
@@ -345,8 +384,7 @@ def dicom_seg(
         typer.Argument(
             metavar="LABELS",
             help="NIfTI mask or label image, such as label.nii.gz, opened.nii.gz or "
-            "voxel_mask.nii.gz "
-            "from the other programs.",
+            "voxel_mask.nii.gz from the other programs.",
         ),
     ],
     source: Annotated[
@@ -454,12 +492,18 @@ def _print_fit(out: Path, sidecar: Path) -> None:
     for parameter, entry in description["Parameters"].items():
         for end in ("Lower", "Upper"):
             _print_share_at_bound(parameter, entry, end)
-    doubts = []
-    for reason, share in description["Doubt"]["Share"].items():
-        if share > 0:
-            doubts.append(f"{share:.1%} {reason}")
-    if doubts:
-        typer.echo(f"doubtful fits among the fitted voxels: {', '.join(doubts)}")
+    if "LeftOut" in description:
+        section = description["LeftOut"]
+        typer.echo(
+            f"{counted(section['Values'], 'value')} in {counted(section['Voxels'], 'voxel')} left "
+            f"out: {section['Reason']}"
+        )
+    if "Prior" in description:
+        typer.echo(f"parameters are {description['Prior']['Description']}")
+    for sentence in description["Doubt"]["Advice"]:
+        typer.echo(f"doubt: {sentence}")
+    if "ExpectedPrecision" in description:
+        _print_expected_precision(description["ExpectedPrecision"])
     sigma = description["Settings"]["Sigma"]
     if "estimated" in str(sigma):
         typer.echo(f"noise: sigma {sigma}")
@@ -471,6 +515,22 @@ def _print_fit(out: Path, sidecar: Path) -> None:
         typer.echo(f"page: {page}")
 
 
+def _print_expected_precision(section: Mapping[str, Any]) -> None:
+    """Print how well the protocol determines each parameter at the SNR of the scan."""
+    from dmrifit.engine.identifiability import UNDETERMINED_CV
+
+    errors = []
+    for name, cv in section["CoefficientOfVariation"].items():
+        if cv is None or cv > UNDETERMINED_CV:
+            errors.append(f"{name} not determined by this protocol")
+        else:
+            errors.append(f"{name} ±{cv:.2%}" if cv < 0.01 else f"{name} ±{cv:.0%}")
+    typer.echo(
+        f"precision to expect in typical tissue at the SNR of this scan, {section['SNR']:.0f} "
+        f"(S0 over the SD of residuals): {', '.join(errors)}"
+    )
+
+
 def _print_share_at_bound(parameter: str, entry: Mapping[str, Any], end: str) -> None:
     """Print the share of voxels in which a parameter ended at a bound."""
     from dmrifit.io.bids_derivatives import MONOTONIC
@@ -478,8 +538,9 @@ def _print_share_at_bound(parameter: str, entry: Mapping[str, Any], end: str) ->
     share = entry.get("ShareAtBounds", {}).get(end, 0)
     if share <= 0:
         return
-    low, high = entry["Bounds"]
-    bound = f"{low:g}" if end == "Lower" else f"{high:g}"
+    # The other bound may be none, which no format takes.
+    bounds = dict(zip(("Lower", "Upper"), entry["Bounds"], strict=True))
+    bound = f"{bounds[end]:g}"
     if end == "Upper" and "UpperBoundRule" in entry:
         bound += f" or {MONOTONIC}"
     typer.echo(f"{parameter}: {share:.1%} of the fitted voxels at the {end.lower()} bound {bound}")

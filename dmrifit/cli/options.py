@@ -84,8 +84,12 @@ def scan_of(
         )
     if not te and needs_te:
         te_file = beside(image, "te") or _sidecar(image)
-        te = [str(te_file)] if te_file else te
-    echo_times = te[0] if te and len(te) == 1 else te
+        if te_file:
+            te = [str(te_file)]
+    echo_times: str | list[str] | None = te
+    # One number or file stands for all volumes, a list of files for the volumes in turn.
+    if te and len(te) == 1:
+        echo_times = te[0]
     return [image], Protocol.read(bval, echo_times, bvec or beside(image, "bvec"))
 
 
@@ -133,12 +137,15 @@ def named_files(option: str, texts: list[str]) -> dict[str, Path]:
 
 def floats(option: str, text: str, n: int) -> list[float]:
     """Read n numbers, separated by commas."""
+    # Words that are no numbers are refused below like a wrong count.
     try:
         numbers = [float(word) for word in text.split(",")]
     except ValueError:
         numbers = []
     if len(numbers) != n:
-        need = "a number is" if n == 1 else f"{n} numbers with commas between them are"
+        need = f"{n} numbers with commas between them are"
+        if n == 1:
+            need = "a number is"
         raise ValueError(f"{option} {text}: {need} needed")
     return numbers
 
@@ -150,7 +157,9 @@ def whole_numbers(option: str, text: str, n: int | None = None) -> tuple[int, ..
     except ValueError:
         numbers = ()
     if not numbers or (n is not None and len(numbers) != n):
-        need = "whole numbers" if n is None else f"{n} whole numbers"
+        need = "whole numbers"
+        if n is not None:
+            need = f"{n} whole numbers"
         raise ValueError(f"{option} {text}: {need} with commas between them are needed")
     return numbers
 
@@ -179,6 +188,7 @@ def require_libraries(*names: str) -> None:
 
 def move_to_device(estimator: Any, device: str | None) -> None:
     """Move a fitted network to a device; its model file put the weights on the one it names."""
+    # Only networks live on a device.
     if device is None or not hasattr(estimator, "net_"):
         return
     from dmrifit._utils.torch_state import resolve_device

@@ -11,17 +11,25 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-__all__ = ["FileSet", "whole_file", "write_text"]
+__all__ = [
+    "FileSet",
+    "check_finished",
+    "finish_interrupted",
+    "remove_abandoned_parts",
+    "whole_file",
+    "write_text",
+]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HIDDEN = ".dmrifit-"
+_COMPLETE = ".complete"
 _LOCK = ".lock"
-_MOVING = ".moving"
+_RECORD = ".names"
 _UNFINISHED = ".part-"
 # A process on another machine may write to the same disk, and its number says nothing here.
 _ABANDONED_SECONDS = 600.0
@@ -43,7 +51,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        raise _explained(error, path) from error
+        raise _no_room(error, path) from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -85,34 +93,15 @@ class FileSet:
     """
     Files that appear together under their names, each of them complete, or not at all.
 
-    As a context manager it makes the folder and a hidden one inside it. `path` names a path in the
-    hidden folder for each file; when the block ends without an exception, all are renamed to their
-    final names, the last declared one last. After an exception (or Ctrl-C) new files and folders
-    are removed and nothing has changed. A killed process can leave the hidden folder behind, never
-    a partial file under a final name; the next run in the same folder removes it, with the files
-    of an incomplete set. The process that made a hidden folder locks it, so that runs at the same
-    time do not disturb each other.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Where the files go; made if missing.
-    names : iterable of str
-        All file names that may be written; the last one marks the set as complete.
-    overwrite : bool, default=False
-        Whether files of these names may be replaced.
-    keep : iterable of Path, optional
-        Inputs, which are never replaced.
-
-    Raises
-    ------
-    FileExistsError
-        If one of the files exists and `overwrite` is false, on construction.
-    ValueError
-        If two names differ only by case or one is an input, on construction.
-    OSError
-        If the folder cannot be made or written to, when the block is entered.
+    Inside its block, `path` names a path for each file in a hidden folder. At the end the hidden
+    folder is renamed as complete, and then its files to their final names, the last of `names`
+    last, which marks the set as complete. After an exception in the block nothing has changed. The
+    next set in the same folder finishes the renames of a killed process, or removes what it had
+    not completed. `keep` are inputs, which are never replaced.
     """
+
+    # The hidden folder lies inside the folder, which is never renamed itself: it may hold files of
+    # the user, be a link or a mounted disk, or have a parent that cannot be written to.
 
     def __init__(
         self,
@@ -129,12 +118,10 @@ class FileSet:
                 "some file names differ only by case, which not every disk can hold: "
                 f"{sorted(self.names)}"
             )
-        # Files of an incomplete set will be removed, and do not count.
-        abandoned: set[Path] = set()
-        for hidden in _abandoned(self.folder):
-            abandoned.update(_files_of_incomplete_set(hidden))
+        # Before the check, because these files exist once their renames are finished.
+        finish_interrupted(self.folder)
         paths = [self.folder / name for name in self.names]
-        existing = [path for path in paths if path.exists() and path not in abandoned]
+        existing = [path for path in paths if path.exists()]
         for path in keep:
             if any(path.samefile(target) for target in existing):
                 raise ValueError(
@@ -148,8 +135,14 @@ class FileSet:
             raise FileExistsError(
                 f"{subject} already; choose another folder, or pass overwrite=True (--overwrite)"
             )
+        # No file can be renamed to the name of a folder, which would show after all the work.
+        for path in existing:
+            if path.is_dir():
+                raise IsADirectoryError(
+                    f"{path} is a folder, and a file of this name is to be written; rename it"
+                )
         self._hidden: Path | None = None
-        self._lock: int | None = None
+        self._lock = ExitStack()
         self._new_folders: list[Path] = []
 
     def __enter__(self) -> FileSet:
@@ -157,9 +150,12 @@ class FileSet:
             folders = (self.folder, *self.folder.parents)
             self._new_folders = [folder for folder in folders if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(self.folder)
             self._hidden = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=self.folder))
-            self._lock = _lock(self._hidden)
+            new_lock = self._hidden / f"{_LOCK}.new"
+            # Renamed only when locked, so that no process takes this folder for abandoned while
+            # this one lives; on a disk without locks, none ever does.
+            if self._lock.enter_context(_locked(new_lock, os.O_RDWR | os.O_CREAT)):
+                os.replace(new_lock, self._hidden / _LOCK)
         except OSError as error:
             raise type(error)(
                 f"cannot write to the folder {self.folder}: {error.strerror}; choose another one"
@@ -192,32 +188,30 @@ class FileSet:
             return
         try:
             if error_type is None:
-                written = [name for name in self.names if (self._hidden / name).exists()]
-                # The mark of a complete set must not stand beside files of two runs.
-                if len(written) > 1:
-                    # If this process is killed now, the next one recognizes the incomplete set.
-                    identities = {name: _identity(self._hidden / name) for name in written}
-                    # Renaming works on a full disk, and this note must not prevent it.
-                    with suppress(OSError):
-                        write_text(self._hidden / _MOVING, json.dumps(identities))
-                    (self.folder / self.names[-1]).unlink(missing_ok=True)
-                for name in written:
-                    os.replace(self._hidden / name, self.folder / name)
-                # Files that only an earlier run wrote do not belong to these.
-                for name in set(self.names) - set(written):
-                    (self.folder / name).unlink(missing_ok=True)
+                self._publish(self._hidden)
         finally:
-            for path in _files_of_incomplete_set(self._hidden):
-                path.unlink(missing_ok=True)
             shutil.rmtree(self._hidden, ignore_errors=True)
             self._hidden = None
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
+            self._lock.close()
             if error_type is not None:
                 self._remove_new_folders()
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            raise _explained(error, self.folder) from error
+            raise _no_room(error, self.folder) from error
+
+    def _publish(self, hidden: Path) -> None:
+        """Rename the hidden folder as complete, and then its files to their final names."""
+        written = [name for name in self.names if (hidden / name).exists()]
+        # Files that only an earlier run wrote do not belong to these.
+        outdated = [name for name in self.names if name not in written]
+        write_text(hidden / _RECORD, json.dumps([written, outdated]))
+        complete = hidden.with_name(hidden.name + _COMPLETE)
+        with _locked(self.folder, os.O_RDONLY, fcntl.LOCK_EX):
+            os.replace(hidden, complete)
+            try:
+                _exchange(complete)
+            except KeyboardInterrupt:
+                _exchange(complete)
+                raise
 
     def _remove_new_folders(self) -> None:
         for folder in self._new_folders:
@@ -228,75 +222,87 @@ class FileSet:
                 return
 
 
-def _explained(error: OSError, path: Path) -> OSError:
-    """Name the file or folder that the disk has no room for; return other errors unchanged."""
-    if error.errno not in _NO_ROOM:
-        return error
+def finish_interrupted(folder: str | Path) -> None:
+    """Finish the renames of killed processes in a folder, and remove what they left unfinished."""
+    folder = Path(folder)
+    # Most folders hold nothing of the kind, and need no lock.
+    if not any(folder.glob(f"{_HIDDEN}*")):
+        return
+    with _locked(folder, os.O_RDONLY, fcntl.LOCK_EX):
+        for hidden in sorted(folder.glob(f"{_HIDDEN}*")):
+            with _locked(hidden / _LOCK, os.O_RDWR) as is_locked:
+                # Renames may be repeated, so a disk without locks does not prevent them.
+                if hidden.name.endswith(_COMPLETE):
+                    if is_locked or not (hidden / _LOCK).exists():
+                        _exchange(hidden)
+                # Without the lock it belongs to a process that lives, or to somebody else.
+                elif is_locked:
+                    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def check_finished(folder: Path, name: str | None = None) -> None:
+    """Refuse to read a set, or a file of it, of which a killed process renamed only a part."""
+    for complete in folder.glob(f"{_HIDDEN}*{_COMPLETE}"):
+        written, outdated = _read_record(complete)
+        if name is None or name in (*written, *outdated):
+            raise ValueError(
+                f"{folder} holds an incomplete set of files: a run was interrupted while it moved "
+                f"them from {complete.name}; give its command again, which finishes the set"
+            )
+
+
+def _exchange(complete: Path) -> None:
+    """Rename the files of a complete set to their final names; may be repeated if interrupted."""
+    folder = complete.parent
+    try:
+        written, outdated = _read_record(complete)
+        # Once the mark has its final name, all files have.
+        if not written or (complete / written[-1]).exists():
+            # The mark of an earlier set must not stand beside files of this one.
+            if len(written) > 1:
+                outdated.append(written[-1])
+            for name in outdated:
+                (folder / name).unlink(missing_ok=True)
+            for name in written:
+                if (complete / name).exists():
+                    os.replace(complete / name, folder / name)
+        # First, because a folder without record has nothing left to rename.
+        (complete / _RECORD).unlink(missing_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"cannot give the files in {complete} their final names ({error}); "
+            f"make the folder {folder} writable and run the command again, or move them by hand"
+        ) from error
+    shutil.rmtree(complete, ignore_errors=True)
+
+
+def _read_record(complete: Path) -> tuple[list[str], list[str]]:
+    """Read which files of a set were written, in order, and which files of earlier sets go."""
+    try:
+        written, outdated = json.loads((complete / _RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return [], []
+    return written, outdated
+
+
+@contextmanager
+def _locked(
+    path: Path, flags: int, operation: int = fcntl.LOCK_EX | fcntl.LOCK_NB
+) -> Iterator[bool]:
+    """Lock a file or folder during the block, or until this process ends, if that is possible."""
+    with ExitStack() as stack:
+        try:
+            handle = os.open(path, flags)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, operation)
+            is_locked = True
+        except OSError:
+            is_locked = False
+        yield is_locked
+
+
+def _no_room(error: OSError, path: Path) -> OSError:
+    """Name the file or folder that the disk has no room for."""
     return OSError(
         f"no room to write {path}: {error.strerror}; free some, or choose a folder on another disk"
     )
-
-
-def _lock(folder: Path) -> int | None:
-    """Lock a folder until this process ends; None where the disk has no locks."""
-    new_lock = folder / f"{_LOCK}.new"
-    handle = os.open(new_lock, os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        new_lock.unlink()
-        return None
-    # Renamed only now, so that no process meets it unlocked while this one lives.
-    os.replace(new_lock, folder / _LOCK)
-    return handle
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove hidden folders of killed processes, and files of incomplete sets."""
-    for hidden in _abandoned(folder):
-        for path in _files_of_incomplete_set(hidden):
-            path.unlink(missing_ok=True)
-        shutil.rmtree(hidden, ignore_errors=True)
-
-
-def _abandoned(folder: Path) -> Iterator[Path]:
-    """Find hidden folders with a lock that no process holds, and lock each for the caller."""
-    for hidden in folder.glob(f"{_HIDDEN}*"):
-        try:
-            handle = os.open(hidden / _LOCK, os.O_RDWR)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue
-        else:
-            yield hidden
-        finally:
-            os.close(handle)
-
-
-def _files_of_incomplete_set(hidden: Path) -> list[Path]:
-    """Find the files that a killed process had renamed before the last one of their set."""
-    try:
-        identities = json.loads((hidden / _MOVING).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    names = list(identities)
-    # The last file marks a set as complete.
-    if not names or not (hidden / names[-1]).exists():
-        return []
-    paths = []
-    for name, identity in identities.items():
-        path = hidden.parent / name
-        # A file that another process has put there since stays.
-        if path.exists() and _identity(path) == identity:
-            paths.append(path)
-    return paths
-
-
-def _identity(path: Path) -> list[int]:
-    """Return numbers that no other file has; that of the file system alone is used again."""
-    status = path.stat()
-    return [status.st_ino, status.st_mtime_ns, status.st_size]

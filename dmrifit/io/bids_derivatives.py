@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dmrifit.engine.fit_maps import DOUBTS, FIT_MAPS, OUTSIDE, pack_doubts
+from dmrifit.engine.doubts import DoubtTally
+from dmrifit.engine.fit_maps import FIT_MAPS, OUTSIDE
 from dmrifit.engine.fit_settings import FitSettings
+from dmrifit.engine.identifiability import expected_cv
+from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult, FitStatus
@@ -37,6 +41,14 @@ __all__ = [
 
 #: The upper bound of a kurtosis that keeps the signal falling.
 MONOTONIC = "3/(b_max·D)"
+
+_METHODS = {
+    "nlls": "bounded nonlinear least squares",
+    "ols": "least squares of logarithms",
+    "wls": "weighted least squares of logarithms",
+    "segmented": "bounded nonlinear least squares in two steps, the diffusivity of tissue first",
+    "map": "the maximum of the posterior density under a prior learned from the region",
+}
 
 _EXTENSIONS = re.compile(r"\.(nii|img|hdr)(\.(gz|bz2|zst))?$", re.IGNORECASE)
 _BIDS = re.compile(r"sub-[a-zA-Z0-9+]+_(?:[a-zA-Z]+-[a-zA-Z0-9+]+_)*[a-zA-Z0-9]+")
@@ -63,7 +75,9 @@ def common_stem(paths: Sequence[str | Path]) -> str:
 
 def derivative_name(source: str, suffix: str, **entities: str) -> str:
     """Name a file derived from an image, in the manner of BIDS derivatives."""
-    words = source.split("_") if source else []
+    words: list[str] = []
+    if source:
+        words = source.split("_")
     description = ""
     if _BIDS.fullmatch(source):
         for word in words:
@@ -96,30 +110,47 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 class FitTally:
-    """
-    Count, over the parts of an image, how fits ended, what ended at a bound, and what is in doubt.
+    """Count, over slabs of an image, how fits ended, at which bounds, and which are in doubt."""
 
-    Parameters
-    ----------
-    model : SignalModel
-        The model.
-    """
-
-    def __init__(self, model: SignalModel) -> None:
+    def __init__(
+        self,
+        model: SignalModel,
+        contrasts: Protocol,
+        doubts: DoubtTally,
+        fixed: Collection[str] = (),
+    ) -> None:
         self.model = model
+        self.contrasts = contrasts
+        self.fixed = tuple(fixed)
+        self._snr: list[NDArray[np.float64]] = []
         self.status = np.zeros(len(FitStatus), np.int64)
         self.at_low = np.zeros(len(model.names), np.int64)
         self.at_high = np.zeros(len(model.names), np.int64)
-        self.doubts = dict.fromkeys(DOUBTS.values(), 0)
+        self.doubts = doubts
+        self.n_left_out = 0
+        self.n_incomplete = 0
 
     def add(self, result: FitResult) -> None:
         """Count the voxels of one part."""
         self.status += np.bincount(result.status, minlength=len(self.status))
         self.at_low += result.at_low.sum(axis=0)
         self.at_high += result.at_high.sum(axis=0)
-        doubts = pack_doubts(result)
-        for code, reason in DOUBTS.items():
-            self.doubts[reason] += int(np.count_nonzero(doubts & code))
+        self.doubts.add(result)
+        if result.n_left_out is not None:
+            self.n_left_out += int(result.n_left_out.sum())
+            self.n_incomplete += int(np.count_nonzero(result.n_left_out))
+        degrees_of_freedom = len(self.contrasts) - len(self.model.names) + len(self.fixed)
+        amplitudes = [p.name for p in self.model.parameters if p.is_amplitude]
+        if degrees_of_freedom > 0 and len(amplitudes) == 1:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                snr = result[amplitudes[0]] / np.sqrt(result.cost / degrees_of_freedom)
+            self._snr.append(snr[np.isfinite(snr)])
+
+    @property
+    def snr(self) -> float:
+        """Median of S0 over the standard deviation of residuals; NaN if it cannot be told."""
+        snr = np.concatenate(self._snr) if self._snr else np.empty(0)
+        return float(np.median(snr)) if snr.size else np.nan
 
     @property
     def n_fitted(self) -> int:
@@ -139,8 +170,8 @@ def describe_fit(
     """Describe a fit for the JSON file that stands beside its maps."""
     model = tally.model
     return {
-        "Description": f"Voxelwise fit of the signal model {model.name} by bounded nonlinear "
-        "least squares",
+        "Description": f"Voxelwise fit of the signal model {model.name} by "
+        f"{_describe_method(settings)}",
         "GeneratedBy": [{"Name": "dmrifit", "Version": version("dmrifit")}],
         "Versions": versions(),
         "Model": _describe_model(model),
@@ -149,6 +180,9 @@ def describe_fit(
             for j, parameter in enumerate(model.parameters)
         },
         **_describe_voxel_maps(tally, files),
+        **_describe_left_out(tally),
+        **({} if settings.prior is None else {"Prior": settings.prior.describe()}),
+        **_describe_expected_precision(tally),
         "NoValue": (
             "0 outside the mask, NaN inside it where a voxel could not be fitted or an error is "
             "not defined"
@@ -156,6 +190,27 @@ def describe_fit(
         "Settings": settings.describe() | dict(inputs),
         "Protocol": protocol.to_dict(),
         "FittedProtocol": contrasts.to_dict(),
+    }
+
+
+def _describe_method(settings: FitSettings) -> str:
+    """Name the method of a fit, and the distribution of noise where it is not the usual one."""
+    text = _METHODS[settings.method or "nlls"]
+    if settings.likelihood == "gaussian":
+        return text
+    return f"maximum of the {settings.likelihood} likelihood"
+
+
+def _describe_left_out(tally: FitTally) -> dict[str, Any]:
+    """Count the values that a fit of logarithms left out."""
+    if not tally.n_left_out:
+        return {}
+    return {
+        "LeftOut": {
+            "Reason": "values that are zero, negative or not finite have no logarithm",
+            "Values": tally.n_left_out,
+            "Voxels": tally.n_incomplete,
+        }
     }
 
 
@@ -169,6 +224,7 @@ def _describe_parameter(
 ) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "Units": _units(parameter),
+        # JSON has no infinity.
         "Bounds": [float(bound) if np.isfinite(bound) else None for bound in bounds],
     }
     for fit_map in FIT_MAPS:
@@ -176,11 +232,15 @@ def _describe_parameter(
             entry[fit_map.sidecar_key] = files[fit_map.names(tally.model)[column]]
     if parameter.name in settings.monotonic:
         entry["UpperBoundRule"] = f"also at most {MONOTONIC}"
+    if is_share(parameter) and not tally.model.needs_te:
+        # At one echo time blood and tissue have decayed by different shares.
+        entry["Meaning"] = "T2-weighted signal fraction at the echo time of the scan"
     if parameter.is_amplitude:
         entry["BoundsUnits"] = "multiples of the largest signal of the voxel"
     fixed = settings.fixed or {}
     if parameter.name in fixed:
-        entry["Fixed"] = float(np.asarray(fixed[parameter.name]))
+        value = fixed[parameter.name]
+        entry["Fixed"] = value if isinstance(value, str) else float(np.asarray(value))
     else:
         n_fitted = max(tally.n_fitted, 1)
         entry["ShareAtBounds"] = {
@@ -188,6 +248,27 @@ def _describe_parameter(
             "Upper": float(tally.at_high[column] / n_fitted),
         }
     return entry
+
+
+def _describe_expected_precision(tally: FitTally) -> dict[str, Any]:
+    """Describe what the protocol can determine in typical tissue at the SNR of this scan."""
+    snr = tally.snr
+    if not (np.isfinite(snr) and snr > 0):
+        return {}
+    try:
+        cv = expected_cv(tally.contrasts, tally.model, tally.fixed, snr)
+    except ValueError:  # no finite derivative: typical tissue is unknown for a user's model
+        return {}
+    return {
+        "ExpectedPrecision": {
+            "Description": "Cramér–Rao lower bound of the coefficient of variation in typical "
+            "tissue, at the median over voxels of S0 over the standard deviation of residuals",
+            "SNR": snr,
+            "CoefficientOfVariation": {
+                name: value if np.isfinite(value) else None for name, value in cv.items()
+            },
+        }
+    }
 
 
 def _describe_voxel_maps(tally: FitTally, files: Mapping[str, str]) -> dict[str, Any]:
@@ -199,7 +280,11 @@ def _describe_voxel_maps(tally: FitTally, files: Mapping[str, str]) -> dict[str,
             "Codes": codes | {str(OUTSIDE): "outside the mask"},
             "Voxels": {codes[str(int(code))]: int(tally.status[code]) for code in FitStatus},
         },
-        "Doubt": {"Share": {reason: count / n_fitted for reason, count in tally.doubts.items()}},
+        "Doubt": {
+            "Share": dict(zip(tally.model.names, tally.doubts.share.tolist(), strict=True)),
+            "StartsDisagree": tally.doubts.starts_disagree / n_fitted,
+            "Advice": tally.doubts.advice(),
+        },
     }
     sections: dict[str, Any] = {}
     for fit_map in FIT_MAPS:

@@ -11,15 +11,16 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.checks import check_finite
 from dmrifit.io.atomic_files import FileSet
-from dmrifit.io.masks import check_same_grid
+from dmrifit.io.grids import three_axes
+from dmrifit.io.masks import check_same_grid, zeros_and_ones
 from dmrifit.io.nifti import image_of, load_image, save_image, values_of
 from dmrifit.io.tables import NOTHING, read_rows
 
 __all__ = [
     "check_names",
     "check_shape",
-    "checked_affine",
     "checked_mask",
     "checked_values",
     "file_stem",
@@ -27,7 +28,6 @@ __all__ = [
     "read_each",
     "read_on_grid",
     "save_values",
-    "three_axes",
     "write_table",
 ]
 
@@ -40,14 +40,7 @@ def checked_values(
     """Check that an array holds finite numbers and has a shape."""
     array = np.asarray(values)
     check_shape(array, shape, what, remedy)
-    n_bad = array.size
-    if array.dtype.kind in "fiub":
-        n_bad = int(np.count_nonzero(~np.isfinite(array)))
-    if n_bad or array.dtype.kind not in "fiub":
-        raise ValueError(
-            f"{what} has {n_bad} values that are no finite numbers ({array.dtype}); "
-            "set voxels without a value to 0"
-        )
+    check_finite(array, what)
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
@@ -57,14 +50,7 @@ def checked_mask(
     """Check that an array is a mask and has a shape."""
     array = np.asarray(values)
     check_shape(array, shape, what, remedy)
-    if array.dtype != bool:
-        classes = np.setdiff1d(np.unique(array), (0, 1))
-        if classes.size:
-            raise ValueError(
-                f"{what} must hold 0 and 1 only, not {classes[:5].tolist()}; "
-                "choose its classes, for example label == 1"
-            )
-    return np.ascontiguousarray(array != 0)
+    return np.ascontiguousarray(zeros_and_ones(array, what))
 
 
 def check_shape(values: NDArray, shape: tuple[int, ...], what: str, remedy: str = "") -> None:
@@ -74,29 +60,6 @@ def check_shape(values: NDArray, shape: tuple[int, ...], what: str, remedy: str 
             f"{what} has shape {values.shape} and the image {shape}; "
             f"{remedy or 'bring both to one grid'}"
         )
-
-
-def checked_affine(affine: ArrayLike, who: str) -> NDArray[np.float64]:
-    """Check that a matrix places voxels."""
-    matrix = np.array(affine, dtype=np.float64)
-    is_affine = matrix.shape == (4, 4) and np.isfinite(matrix).all()
-    if not is_affine or np.linalg.det(matrix[:3, :3]) == 0:
-        raise ValueError(
-            f"{who}: the affine places no voxels: {matrix.tolist()}; "
-            "give a (4, 4) matrix of three axes in mm"
-        )
-    return matrix
-
-
-def three_axes(values: NDArray, name: str | Path) -> NDArray:
-    """Drop a last axis of length 1 from a volume, and check that three axes remain."""
-    if values.ndim == 4 and values.shape[3] == 1:
-        values = values[..., 0]
-    if values.ndim != 3:
-        raise ValueError(
-            f"{name} has {values.ndim} axes ({values.shape}); a volume (x, y, z) is needed"
-        )
-    return values
 
 
 def read_on_grid(

@@ -9,6 +9,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dmrifit._utils.affines import checked_affine
+
 __all__ = ["Array", "is_array", "placed", "slices_of"]
 
 
@@ -56,13 +58,7 @@ def placed(image: Any, affine: ArrayLike | None) -> Any:
             f"{title} holds values of type {dtype}; magnitudes (integers or real numbers) are "
             "needed"
         )
-    matrix = np.asarray(affine, dtype=np.float64)
-    if (
-        matrix.shape != (4, 4)
-        or not np.isfinite(matrix).all()
-        or np.linalg.det(matrix[:3, :3]) == 0
-    ):
-        raise ValueError(f"affine= must be 4 × 4 numbers that place voxels, not {matrix.tolist()}")
+    matrix = checked_affine(affine, "affine=")
     # Not the type of the array, which NIfTI may lack: the values that are read have their own.
     header = nib.Nifti1Header()
     header.set_data_dtype(np.float32)

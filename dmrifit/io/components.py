@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit._utils.checks import check_number, check_word, real_numbers
+from dmrifit._utils.affines import checked_affine
+from dmrifit._utils.checks import check_number, check_word
+from dmrifit.io.masks import zeros_and_ones
 
 __all__ = [
     "CONNECTIVITIES",
@@ -31,25 +33,16 @@ class Matching:
     """
     Which components of a prediction match which lesions.
 
-    Attributes
-    ----------
-    reference, prediction : ndarray of int, shape (x, y, z)
-        Numbers of lesions and of components, from 1; 0 elsewhere.
-    lesion, component : ndarray of int, shape (n_pairs,)
-        The pairs that match, by their numbers less 1.
-    overlap : ndarray of int, shape (n_pairs,)
-        Voxels that they share.
-    lesion_voxels : ndarray of int, shape (n_lesions,)
-        Size of each lesion.
-    component_voxels : ndarray of int, shape (n_components,)
-        Size of each component.
+    Shapes: volumes (x, y, z), with numbers from 1 and 0 elsewhere; pairs (n_pairs,).
     """
 
     reference: NDArray[np.int32]
     prediction: NDArray[np.int32]
+    # Pairs that match, by their numbers less 1, and the voxels that they share.
     lesion: NDArray[np.intp]
     component: NDArray[np.intp]
     overlap: NDArray[np.intp]
+    # Size of each lesion and of each component.
     lesion_voxels: NDArray[np.intp]
     component_voxels: NDArray[np.intp]
 
@@ -171,18 +164,7 @@ def drop_small(mask: ArrayLike, min_voxels: int, *, connectivity: int = 26) -> N
 
 def check_affine(affine: ArrayLike | None) -> NDArray[np.float64]:
     """Check a matrix that places voxels."""
-    if affine is None:
-        return np.eye(4)
-    matrix = real_numbers(affine, "the affine")
-    if (
-        matrix.shape != (4, 4)
-        or not np.isfinite(matrix).all()
-        or np.linalg.det(matrix[:3, :3]) == 0
-    ):
-        raise ValueError(
-            f"the affine must be a matrix (4, 4) that places voxels in mm, not {matrix.tolist()}"
-        )
-    return matrix
+    return np.eye(4) if affine is None else checked_affine(affine, "the affine")
 
 
 def meeting_pairs(
@@ -208,13 +190,4 @@ def _mask(values: ArrayLike, name: str) -> NDArray[np.bool_]:
             f"{name} must be a volume (x, y, z) of numbers, not {array.dtype} of shape "
             f"{array.shape}"
         )
-    if array.dtype == bool:
-        return array
-    inside = array == 1
-    invalid = array[~inside & (array != 0)]
-    if invalid.size:
-        raise ValueError(
-            f"{name} holds {invalid[0]:g} where only 0 and 1 may stand; "
-            "compare it with a threshold first"
-        )
-    return inside
+    return zeros_and_ones(array, name)

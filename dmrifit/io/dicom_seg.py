@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.affines import places_voxels
+from dmrifit.io.atomic_files import whole_file
+from dmrifit.io.components import label_components
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -43,6 +46,8 @@ _NEEDED = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
     "FrameOfReferenceUID", "Rows", "Columns", *_NUMBERS,
 )  # fmt: skip
+#: Elements that all slices of a volume share.
+_SHARED = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "FrameOfReferenceUID")
 #: Required by the standard in each file, but possibly empty.
 _MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
@@ -52,16 +57,7 @@ _MAY_BE_EMPTY = (
 
 @dataclass(frozen=True, eq=False)
 class _Series:
-    """
-    A series as a volume.
-
-    Attributes
-    ----------
-    images : list of Dataset
-        One for each slice, in their order in space; without pixels.
-    affine : ndarray of shape (4, 4)
-        From (column, row, slice) to RAS+ coordinates in mm.
-    """
+    """A series as a volume: slices in their order in space, from (column, row, slice) to RAS+."""
 
     images: list[Dataset]
     affine: NDArray[np.float64]
@@ -140,8 +136,6 @@ def write_dicom_seg(
     names. Identity of the patient and the study are those of the source images, as the standard
     asks.
     """
-    from dmrifit.io.atomic_files import whole_file
-
     import_optional("highdicom")
     path = Path(path)
     if kind not in KINDS:
@@ -167,30 +161,13 @@ def _segments(
     labels: NDArray[Any], names: Mapping[int, str], kind: str, *, separate: bool
 ) -> tuple[NDArray[np.uint8], dict[int, str]]:
     """Give labels, or the components of all labels, numbers from 1 without gaps."""
-    if labels.ndim == 4 and labels.shape[3] == 1:
-        labels = labels[..., 0]
-    if labels.ndim != 3:
-        raise ValueError(f"labels have {labels.ndim} axes; a volume (x, y, z) is needed")
-    if (
-        labels.dtype.kind not in "biuf"
-        or not np.isfinite(labels).all()
-        or (labels != np.rint(labels)).any()
-    ):
-        raise ValueError(
-            "labels are whole numbers, and some voxels have others; "
-            "give a mask or a label image, not probabilities"
-        )
-    whole = labels.astype(np.int64)
-    if (whole < 0).any():
-        raise ValueError(f"labels are 0 or above, and some voxels have {whole.min()}")
+    whole = _whole_labels(labels)
     if separate and names:
         raise ValueError(
             "connected regions have no names of labels; "
             "leave out names (--names) or separate (--separate)"
         )
     if separate:
-        from dmrifit.io.components import label_components
-
         whole = label_components(whole).astype(np.int64)
     values = [int(label) for label in np.unique(whole) if label]
     if not values:
@@ -216,6 +193,24 @@ def _segments(
         segments[number] = name
     numbered = np.searchsorted([0, *values], whole).astype(np.uint8)
     return numbered, segments
+
+
+def _whole_labels(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Check that labels are whole numbers of a volume, 0 or above."""
+    if labels.ndim == 4 and labels.shape[3] == 1:
+        labels = labels[..., 0]
+    if labels.ndim != 3:
+        raise ValueError(f"labels have {labels.ndim} axes; a volume (x, y, z) is needed")
+    is_finite = labels.dtype.kind in "biuf" and bool(np.isfinite(labels).all())
+    if not is_finite or (labels != np.rint(labels)).any():
+        raise ValueError(
+            "labels are whole numbers, and some voxels have others; "
+            "give a mask or a label image, not probabilities"
+        )
+    whole = labels.astype(np.int64)
+    if (whole < 0).any():
+        raise ValueError(f"labels are 0 or above, and some voxels have {whole.min()}")
+    return whole
 
 
 def _read_series(folder: Path, series: str | None) -> _Series:
@@ -319,13 +314,7 @@ def _read_image(path: Path) -> Dataset | None:
 def _as_volume(images: list[Dataset], name: str) -> _Series:
     """Order slices along their normal, one at each position."""
     first = images[0]
-    for key in (
-        "Rows",
-        "Columns",
-        "PixelSpacing",
-        "ImageOrientationPatient",
-        "FrameOfReferenceUID",
-    ):
+    for key in _SHARED:
         if any(_differ(first[key].value, image[key].value) for image in images):
             raise ValueError(
                 f"{name}: images of the series differ in {key}, so that they are no volume; "
@@ -338,19 +327,10 @@ def _as_volume(images: list[Dataset], name: str) -> _Series:
             "right angles"
         )
     normal = np.cross(*axes)
-    positions = np.array([image.ImagePositionPatient for image in images], dtype=np.float64)
     # The first number is the distance between rows, the second that between columns.
     spacing = np.array(first.PixelSpacing, dtype=np.float64)
-    height = positions @ normal
-    rounding = _ROUNDING * float(spacing.min())
-    # Several volumes have several images at a position; the first one acquired represents it.
-    acquired = [int(image.get("InstanceNumber") or 0) for image in images]
-    order = sorted(range(len(images)), key=lambda i: (round(height[i] / rounding), acquired[i]))
-    slices = order[:1]
-    for below, i in pairwise(order):
-        if height[i] - height[below] > 2 * rounding:
-            slices.append(i)
-    positions = positions[slices]
+    slices = _one_at_each_position(images, normal, _ROUNDING * float(spacing.min()))
+    positions = np.array([image.ImagePositionPatient for image in slices], dtype=np.float64)
     if len(slices) > 1:
         step = (positions[-1] - positions[0]) / (len(slices) - 1)
         even = positions[0] + np.outer(np.arange(len(slices)), step)
@@ -367,7 +347,23 @@ def _as_volume(images: list[Dataset], name: str) -> _Series:
     affine[:3, 1] = axes[1] * spacing[0]
     affine[:3, 2] = step
     affine[:3, 3] = positions[0]
-    return _Series([images[i] for i in slices], _FLIP @ affine)
+    return _Series(slices, _FLIP @ affine)
+
+
+def _one_at_each_position(
+    images: list[Dataset], normal: NDArray[np.float64], rounding: float
+) -> list[Dataset]:
+    """Order images along a normal, and take the first one acquired at each position."""
+    positions = np.array([image.ImagePositionPatient for image in images], dtype=np.float64)
+    height = (positions @ normal).tolist()
+    # Several volumes, as of b-values, have several images at a position.
+    acquired = [int(image.get("InstanceNumber") or 0) for image in images]
+    order = sorted(range(len(images)), key=lambda i: (round(height[i] / rounding), acquired[i]))
+    slices = [images[i] for i in order[:1]]
+    for below, i in pairwise(order):
+        if height[i] - height[below] > 2 * rounding:
+            slices.append(images[i])
+    return slices
 
 
 def _differ(a: Any, b: Any) -> bool:
@@ -382,11 +378,7 @@ def _onto(
 ) -> NDArray[np.uint8]:
     """Turn and move labels onto the voxels of a series: (slice, row, column)."""
     edges = np.linalg.norm(volume.affine[:3, :3], axis=0)
-    if (
-        affine.shape != (4, 4)
-        or not np.isfinite(affine).all()
-        or np.linalg.det(affine[:3, :3]) == 0
-    ):
+    if not places_voxels(affine):
         raise ValueError(f"the affine of the labels places no voxels: {affine.tolist()}")
     matrix = np.linalg.inv(volume.affine) @ affine
     turn = np.rint(matrix[:3, :3])

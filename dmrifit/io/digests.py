@@ -40,7 +40,9 @@ def describe(value: Any) -> Any:
     if isinstance(value, Protocol):
         return {"protocol": value.to_dict() | {"name": ""}}
     if isinstance(value, SignalModel):
-        formula = {"source": value.source} if value.source else {"expression": value.expression}
+        formula = {"expression": value.expression}
+        if value.source:
+            formula = {"source": value.source}
         parameters = [[p.name, p.unit, p.low, p.high] for p in value.parameters]
         return {"model": value.name, **formula, "parameters": parameters}
     # Classes by name alone: the module that holds one may move without changing a result.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.checks import check_finite
 from dmrifit.io.masks import check_same_grid
 from dmrifit.io.nifti import Image, image_name, image_of, load_image, values_of
 
@@ -22,9 +23,21 @@ __all__ = [
     "read_scan_like",
     "resampled",
     "scan_of",
+    "three_axes",
 ]
 
 _SMALLEST = 8  # voxels along an axis
+
+
+def three_axes(values: NDArray, name: str | Path) -> NDArray:
+    """Drop a last axis of length 1 from a volume, and check that three axes remain."""
+    if values.ndim == 4 and values.shape[3] == 1:
+        values = values[..., 0]
+    if values.ndim != 3:
+        raise ValueError(
+            f"{name} has {values.ndim} axes ({values.shape}); a volume (x, y, z) is needed"
+        )
+    return values
 
 
 def read_scan(image: Image) -> nib.Nifti1Pair:
@@ -32,23 +45,12 @@ def read_scan(image: Image) -> nib.Nifti1Pair:
     import nibabel as nib
 
     loaded, name = load_image(image), image_name(image)
-    values = values_of(loaded, name)
-    if values.ndim == 4 and values.shape[3] == 1:
-        values = values[..., 0]
-    if values.ndim != 3:
-        raise ValueError(
-            f"{name} has {values.ndim} axes ({values.shape}); a volume (x, y, z) is needed"
-        )
+    values = three_axes(values_of(loaded, name), name)
     if min(values.shape) < _SMALLEST:
         raise ValueError(
             f"{name} has {values.shape} voxels; at least {_SMALLEST} along each axis are needed"
         )
-    n_bad = np.count_nonzero(~np.isfinite(values))
-    if n_bad:
-        raise ValueError(
-            f"{name} has {n_bad} values that are no finite numbers; set voxels without a value "
-            "to 0"
-        )
+    check_finite(values, name)
     # nibabel makes no image of truth values or of 64-bit integers.
     if values.dtype.kind in "fb" or values.dtype.itemsize > 2:
         values = values.astype(np.float32)

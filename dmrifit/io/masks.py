@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["binarize", "check_same_grid", "volume_to_voxels", "voxels_to_volume"]
+__all__ = ["binarize", "check_same_grid", "volume_to_voxels", "zeros_and_ones"]
 
 #: A voxel belongs to a mask above this value: integer masks and labels count from 1, probabilities
 #: from one half, and a one that a file's scale factor turned into 0.99999997 is still a one.
@@ -48,6 +48,21 @@ def binarize(
     return inside
 
 
+def zeros_and_ones(values: ArrayLike, name: str) -> NDArray[np.bool_]:
+    """Turn a mask of 0 and 1 into a boolean one; refuse labels and probabilities."""
+    array = np.asarray(values)
+    if array.dtype == bool:
+        return array
+    inside = np.asarray(array == 1)
+    invalid = array[~inside & (array != 0)]
+    if invalid.size:
+        raise ValueError(
+            f"{name} must hold 0 and 1 only, not {np.unique(invalid)[:5].tolist()}; choose its "
+            "classes, for example label == 1, or compare it with a threshold first"
+        )
+    return inside
+
+
 def check_same_grid(
     shape: tuple[int, ...],
     affine: ArrayLike,
@@ -58,10 +73,8 @@ def check_same_grid(
     reference_name: str,
 ) -> None:
     """Make sure that two volumes have their voxels at the same places."""
-    affine, reference_affine = (
-        np.asarray(affine, dtype=float),
-        np.asarray(reference_affine, dtype=float),
-    )
+    affine = np.asarray(affine, dtype=float)
+    reference_affine = np.asarray(reference_affine, dtype=float)
     remedy = (
         f"bring {name} to the grid of {reference_name}, "
         "for example by nilearn.image.resample_to_img"
@@ -71,10 +84,9 @@ def check_same_grid(
             f"{name} has {_times(shape)} voxels and {reference_name} has "
             f"{_times(reference_shape)}: they are on different grids; {remedy}"
         )
-    corners = np.array([[*index, 1] for index in np.ndindex(2, 2, 2)]) * [
-        *(np.array(shape) - 1),
-        1,
-    ]
+    # Voxels between corners that agree agree too.
+    last_voxel = np.array([*(np.array(shape) - 1), 1])
+    corners = np.array([[*index, 1] for index in np.ndindex(2, 2, 2)]) * last_voxel
     apart = np.linalg.norm(corners @ (affine - reference_affine)[:3].T, axis=1).max()
     if not apart <= GRID_TOLERANCE * np.linalg.norm(reference_affine[:3, :3], axis=0).min():
         raise ValueError(
@@ -96,23 +108,6 @@ def volume_to_voxels(volume: ArrayLike, mask: NDArray[np.bool_]) -> NDArray:
             f"a volume of shape {volume.shape} does not fit a mask of shape {mask.shape}"
         )
     return volume[mask]
-
-
-def voxels_to_volume(values: ArrayLike, mask: NDArray[np.bool_], *, fill: float = 0.0) -> NDArray:
-    """
-    Put voxels back in their places.
-
-    Shapes: `values` (n_voxels, ...), `mask` (x, y, z); returns (x, y, z, ...).
-    """
-    values = np.asarray(values)
-    n_voxels = np.count_nonzero(mask)
-    if values.ndim == 0 or len(values) != n_voxels:
-        raise ValueError(
-            f"values of shape {values.shape} do not fit the {n_voxels} voxels of the mask"
-        )
-    volume = np.full((*mask.shape, *values.shape[1:]), fill, dtype=values.dtype)
-    volume[mask] = values
-    return volume
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -9,7 +9,7 @@ import os
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,7 +20,7 @@ from nibabel.imageglobals import logger
 from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
-from dmrifit.io.atomic_files import whole_file
+from dmrifit.io.atomic_files import FileSet, check_finished, whole_file
 from dmrifit.io.bids_derivatives import file_record
 from dmrifit.io.chunked_arrays import Array
 
@@ -35,6 +35,7 @@ __all__ = [
     "image_name",
     "image_of",
     "load_image",
+    "output_files",
     "read_grid",
     "read_volume",
     "save_image",
@@ -145,6 +146,15 @@ def save_image(image: nib.Nifti1Pair, path: Path) -> None:
     nib.save(image, path)
 
 
+def output_files(
+    out: str | Path | None, names: Iterable[str], *, overwrite: bool, inputs: Iterable[Any]
+) -> AbstractContextManager[FileSet | None]:
+    """Prepare the files of a step, which never replace its inputs; None without `out`."""
+    if out is None:
+        return nullcontext()
+    return FileSet(out, names, overwrite=overwrite, keep=file_paths(inputs))
+
+
 def file_paths(inputs: Iterable[Any]) -> list[Path]:
     """Find the files that inputs are read from."""
     paths: list[Path] = []
@@ -196,7 +206,9 @@ def check_real(dtype: np.dtype, name: str) -> None:
     """Refuse values that are not real numbers."""
     if dtype.kind in "biuf" and not dtype.names:
         return
-    content = "colors" if dtype.names else f"values of type {dtype}"
+    content = f"values of type {dtype}"
+    if dtype.names:
+        content = "colors"
     raise ValueError(
         f"{name} holds {content}; magnitudes, integers or other real numbers are needed: "
         "convert it first"
@@ -266,6 +278,7 @@ def _vanished(name: str) -> Any:
 
 def _load_header(path: Path) -> Any:
     """Load an image without its values; refuse repairs by nibabel that would move the voxels."""
+    check_finished(path.parent, path.name)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check its name and folder")
     _check_header(path)

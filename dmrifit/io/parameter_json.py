@@ -35,7 +35,10 @@ def encoded(value: Any, key: str) -> Any:
     if isinstance(value, int | np.integer):
         return int(value)
     if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
+        # JSON has no infinity, which bounds of a model may be.
+        if not math.isfinite(value):
+            return {"$float": repr(float(value))}
+        return float(value)
     if isinstance(value, Protocol):
         return {"$protocol": value.to_dict()}
     if isinstance(value, SignalModel):
@@ -75,6 +78,7 @@ def decoded(value: Any) -> Any:
     tagged = [key for key in value if key.startswith("$")]
     if not tagged:
         return {key: decoded(item) for key, item in value.items()}
+    # Exactly one, so that no file can say two things of one value.
     if len(value) == 1:
         ((tag, content),) = value.items()
         if tag == "$float":
@@ -82,24 +86,23 @@ def decoded(value: Any) -> Any:
         if tag == "$tuple":
             return tuple(decoded(item) for item in content)
         if tag == "$protocol":
-            refuse_keys(
-                content, {"name", "b", "te", "directions"}, "key of a protocol", complete=True
-            )
+            keys = {"name", "b", "te", "directions"}
+            refuse_keys(content, keys, "key of a protocol", complete=True)
             return Protocol.from_dict(content)
         if tag == "$model":
-            if isinstance(content, dict) and content.get("source"):
-                raise RefusedError(
-                    f"its model {content.get('name')!r} is the source of a function, "
-                    "and code from files is never run"
-                )
-            refuse_keys(
-                content, {"name", "expression", "parameters"}, "key of a model", complete=True
-            )
-            parameters = [
-                Parameter(name, unit, decoded(low), decoded(high))
-                for name, unit, low, high in content["parameters"]
-            ]
-            return SignalModel.from_expression(
-                content["expression"], parameters, name=content["name"]
-            )
+            return _decoded_model(content)
     raise RefusedError(f"a parameter has the unknown key {tagged[0]!r}")
+
+
+def _decoded_model(content: Any) -> SignalModel:
+    """Read a signal model from its formula."""
+    if isinstance(content, dict) and content.get("source"):
+        raise RefusedError(
+            f"its model {content.get('name')!r} is the source of a function, "
+            "and code from files is never run"
+        )
+    refuse_keys(content, {"name", "expression", "parameters"}, "key of a model", complete=True)
+    parameters = []
+    for name, unit, low, high in content["parameters"]:
+        parameters.append(Parameter(name, unit, decoded(low), decoded(high)))
+    return SignalModel.from_expression(content["expression"], parameters, name=content["name"])

@@ -108,8 +108,12 @@ def read_manifest(table: str | Path) -> Manifest:
             "give the column te to all rows, or none"
         )
     vectors = [item.directions for item in contrasts if item.directions is not None]
-    te = np.concatenate(echo_times) if echo_times else None
-    directions = np.concatenate(vectors) if len(vectors) == len(images) else None
+    te, directions = None, None
+    if echo_times:
+        te = np.concatenate(echo_times)
+    # Directions of some images only are of no use to a fit.
+    if len(vectors) == len(images):
+        directions = np.concatenate(vectors)
     b = np.concatenate([item.b for item in contrasts])
     try:
         protocol = Protocol(b, te, directions=directions, name=table.stem)
@@ -150,10 +154,12 @@ def _contrasts(table: Path, row: dict[str, str], image: Path, where: str) -> _Co
     sidecar = _beside(image, "json")
     if te is None and sidecar is not None and '"EchoTime"' in read_text(sidecar):
         te = sidecar
+    directions = None
     try:
-        b, directions = np.full(n, bval), None
         if isinstance(bval, Path):
             b, directions = read_gradients(bval, bvec)
+        else:
+            b = np.full(n, bval)
         if len(b) != n:
             raise ValueError(
                 f"{image} has {n} volumes, but {bval} {len(b)} b-values; "
@@ -192,8 +198,10 @@ def _check_values(
     try:
         Protocol(b, te)
     except ValueError as error:
-        name = f"{source}: " if isinstance(source, Path) else ""
-        raise ValueError(f"{name}{error}") from None
+        # A number stands in the table itself, which the caller names.
+        if not isinstance(source, Path):
+            raise
+        raise ValueError(f"{source}: {error}") from None
 
 
 def _doubt_unit(b: NDArray[np.float64], name: str) -> None:

@@ -49,17 +49,9 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 @dataclass(frozen=True)
 class Part:
     """
-    One image of a series.
+    One image of a series: its name in messages, its file if it has one, and its measurements.
 
-    Parameters
-    ----------
-    name : str
-        Its name in messages.
-    path : Path or None
-        Where its measurements are stored, if they are in a file.
-    data : array or nibabel's proxy of one
-        Shape (x, y, z, m) or (x, y, z); slicing gives values with the file's scale factors
-        applied.
+    Shapes: `data` (x, y, z, m) or (x, y, z); slicing it applies the scale factors of the file.
     """
 
     name: str
@@ -131,16 +123,7 @@ class Series:
     """
     The measurements of a scan, in one 4-D image or in several, read slab by slab.
 
-    Parameters
-    ----------
-    parts : tuple of Part
-        The images, whose volumes follow each other.
-    affine : ndarray of shape (4, 4)
-        From voxel indices to mm.
-    header : Nifti1Header
-        Header of the first image.
-    image_class : type
-        Class of the maps.
+    The volumes of `parts` follow each other; the header is that of the first image.
     """
 
     parts: tuple[Part, ...]
@@ -202,10 +185,12 @@ class Series:
     def check_count(self, protocol: Protocol) -> None:
         """Make sure that there is one volume for each measurement of a protocol."""
         if self.n_measurements != len(protocol):
-            named = f" of {protocol.name}" if protocol.name else ""
+            title = "the protocol"
+            if protocol.name:
+                title += f" of {protocol.name}"
             raise ValueError(
-                f"{self.name} has {_count(self.n_measurements, 'volume')}, but the "
-                f"protocol{named} has {_count(len(protocol), 'b-value')}; check that both belong "
+                f"{self.name} has {_count(self.n_measurements, 'volume')}, but "
+                f"{title} has {_count(len(protocol), 'b-value')}; check that both belong "
                 "to one scan"
             )
 
@@ -242,7 +227,7 @@ class Series:
         thickness = max(1, SLAB_VALUES // (x * y * self.n_measurements))
         for slab in self._slabs_of_region(region, thickness, progress=progress, task=task):
             signals = self.read(slab)
-            inside = _with_signal(signals) if region is None else region[:, :, slab]
+            inside = _inside(region, slab, signals)
             if inside.any():
                 voxels = volume_to_voxels(signals, inside)
                 # The whole slab would stay in memory while the caller works on its voxels.
@@ -263,8 +248,7 @@ class Series:
         for slab in self._slabs_of_region(region, thickness, progress=progress, task=task):
             around = slice(max(0, slab.start - margin), min(z, slab.stop + margin))
             values = self.read(around)
-            inside = _with_signal(values) if region is None else region[:, :, around]
-            yield slab, around, inside, values
+            yield slab, around, _inside(region, around, values), values
 
     def _slabs_of_region(
         self, region: NDArray[np.bool_] | None, thickness: int, *, progress: bool, task: str
@@ -354,6 +338,10 @@ def _count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def _with_signal(signals: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Find the voxels with a measurement that is neither 0 nor NaN."""
+def _inside(
+    region: NDArray[np.bool_] | None, slab: slice, signals: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Take a slab of a region; by default voxels with a measurement that is neither 0 nor NaN."""
+    if region is not None:
+        return region[:, :, slab]
     return ((signals != 0) & ~np.isnan(signals)).any(axis=-1)

@@ -7,9 +7,13 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dmrifit._utils.text_files import read_text
+from dmrifit.io.atomic_files import check_finished
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["NOTHING", "named_file", "read_rows", "table_with"]
 
@@ -24,42 +28,23 @@ def read_rows(
     optional: Sequence[str] = (),
     strict: bool = False,
     aliases: Mapping[str, str] | None = None,
+    verbatim: Sequence[str] = (),
 ) -> list[tuple[int, dict[str, str]]]:
-    """Read a small table of text."""
-    import pandas as pd
-
+    """Read the rows of a small table of text, each with its line; keep blanks in some columns."""
     path = Path(path)
+    check_finished(path.parent, path.name)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such table; check its name and folder")
     separator, separators = "\t", "tabs"
     if path.suffix.lower() == ".csv":
         separator, separators = ",", "commas"
-    text = read_text(path)
-    options: dict[str, Any] = {
-        "sep": separator,
-        "dtype": str,
-        "keep_default_na": False,
-        "skipinitialspace": True,
-    }
-    try:
-        with warnings.catch_warnings():
-            # Without this, values beyond the last column are dropped with a warning.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            # With a header, pandas renames columns that have the same name.
-            header = pd.read_csv(io.StringIO(text, newline=""), header=None, nrows=1, **options)
-            frame = pd.read_csv(io.StringIO(text, newline=""), index_col=False, **options)
-    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
-        problem = " ".join(str(error).split())
-        raise ValueError(
-            f"{path}: not a table of text columns ({problem}); "
-            f"give each row as many values, separated by {separators}"
-        ) from None
+    titles, frame = _parsed(path, separator, separators)
 
     def column_name(title: str) -> str:
         name = title.strip()
-        return aliases.get(name, name) if aliases else name
+        return (aliases or {}).get(name, name)
 
-    columns = [column_name(title) for title in header.iloc[0]]
+    columns = [column_name(title) for title in titles]
     repeated = sorted({name for name in columns if name and columns.count(name) > 1})
     if repeated:
         raise ValueError(f"{path}: more than one column {', '.join(repeated)}; keep one")
@@ -81,7 +66,11 @@ def read_rows(
         )
     rows = []
     for line, record in enumerate(frame.to_dict("records"), start=2):
-        row = {name: _cell(text) for name, text in record.items()}
+        row = {}
+        for name, text in record.items():
+            row[name] = _cell(text)
+            if row[name] and name in verbatim:
+                row[name] = text
         empty = [column for column in required if not row[column]]
         if empty:
             raise ValueError(f"{path}, row {line}: no {empty[0]}; every row needs one")
@@ -89,6 +78,33 @@ def read_rows(
     if not rows:
         raise ValueError(f"{path}: the table has a header and no row; write one for each item")
     return rows
+
+
+def _parsed(path: Path, separator: str, separators: str) -> tuple[list[str], pd.DataFrame]:
+    """Parse a table without interpreting its cells; also return its titles as they are written."""
+    import pandas as pd
+
+    text = read_text(path)
+    options: dict[str, Any] = {
+        "sep": separator,
+        "dtype": str,
+        "keep_default_na": False,
+        "skipinitialspace": True,
+    }
+    try:
+        with warnings.catch_warnings():
+            # Without this, values beyond the last column are dropped with a warning.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            # With a header, pandas renames columns that have the same name.
+            header = pd.read_csv(io.StringIO(text, newline=""), header=None, nrows=1, **options)
+            frame = pd.read_csv(io.StringIO(text, newline=""), index_col=False, **options)
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(
+            f"{path}: not a table of text columns ({problem}); "
+            f"give each row as many values, separated by {separators}"
+        ) from None
+    return list(header.iloc[0]), frame
 
 
 def table_with(
@@ -114,15 +130,18 @@ def table_with(
     first = records.line_num
     for record in records:
         # Lines that are there stay as they are, and empty ones stay empty.
-        n_missing = len(header) + len(added) - len(record) if record else 0
-        cells = [_ended(physical[first : records.line_num]), *["n/a"] * n_missing]
+        cells = [_ended(physical[first : records.line_num])]
+        if record:
+            cells += ["n/a"] * (len(header) + len(added) - len(record))
         lines.append("\t".join(cells))
         first = records.line_num
     column_of |= {name: name for name in added}
     for row in rows:
         values = [row.get(column) or "n/a" for column in column_of.values()]
         lines.append(_ended([_line(values)]))
-    end = "\r\n" if physical[0].endswith("\r\n") else "\n"
+    end = "\n"
+    if physical[0].endswith("\r\n"):
+        end = "\r\n"
     titles = {column: name for name, column in column_of.items() if column in columns}
     return end.join(lines) + end, titles
 
@@ -131,7 +150,9 @@ def named_file(folder: Path, name: str, where: str) -> Path:
     """Find a file that a table names."""
     path = folder / name
     if not path.is_file():
-        problem = "is a folder" if name and path.is_dir() else "does not exist"
+        problem = "does not exist"
+        if name and path.is_dir():
+            problem = "is a folder"
         raise FileNotFoundError(
             f"{where} {name!r} {problem}; paths are relative to {folder.resolve()}"
         )

@@ -29,7 +29,7 @@ from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 
 __all__ = ["load_model", "save_model"]
 
-_FORMAT = 2
+_FORMAT = 3
 _METADATA = "model.json"
 _REGRESSOR = "regressor.skops"
 _PASSED = "given.skops"

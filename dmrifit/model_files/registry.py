@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeVar
 
@@ -10,9 +11,10 @@ from sklearn.base import BaseEstimator
 
 __all__ = ["Storable", "register", "registered"]
 
-#: Entry points of this group name the registered classes of packages; loaded when a file needs
-#: one.
+#: Entry points of this group name single registered classes of packages, loaded when a file needs
+#: one; those of the second group name tables of class names with their modules.
 GROUP = "dmrifit.models"
+TABLES = "dmrifit.model_tables"
 
 _CLASSES: dict[str, type[BaseEstimator]] = {}
 
@@ -60,4 +62,9 @@ def registered(name: Any) -> type[BaseEstimator] | None:
     if name not in _CLASSES:
         for entry in entry_points(group=GROUP, name=name):
             entry.load()
+    if name not in _CLASSES:
+        for entry in entry_points(group=TABLES):
+            modules: Mapping[str, str] = entry.load()
+            if name in modules:
+                import_module(modules[name])
     return _CLASSES.get(name)

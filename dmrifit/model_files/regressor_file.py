@@ -14,6 +14,7 @@ import json
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,67 +24,18 @@ from sklearn.base import BaseEstimator
 from dmrifit._optional import import_optional
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.boosted_trees import checked_trees
-from dmrifit.predict.controls import CONSTANT
+from dmrifit.predict.algorithms import CLASS_MODULES, REGRESSORS
 
 __all__ = ["Leaf", "Tree", "check_leaves", "dumped", "loaded", "trees", "versions_of"]
 
-# Types of each algorithm: nothing else is built, whatever the file asks for.
-_PLAIN = frozenset({
-    "builtins.dict", "builtins.list", "builtins.str", "builtins.tuple",
-    "numpy.float64", "numpy.int64", "numpy.ndarray",
-})  # fmt: skip
-_SCALED = _PLAIN | {
-    "sklearn.compose._target.TransformedTargetRegressor",
-    "sklearn.pipeline.Pipeline",
-    "sklearn.preprocessing._data.StandardScaler",
-}
 # Classes of ours have short names in files, which stay when a module is renamed.
-_MODULES = {
-    "LeastSquares": "dmrifit.predict.least_squares",
-    "TargetWise": "dmrifit.predict.algorithms",
-    "Leaf": "dmrifit.model_files.regressor_file",
-}
-_LEAST_SQUARES = "dmrifit.LeastSquares"
-_TREE = "sklearn.tree._tree.Tree"
-_TARGETWISE = "dmrifit.TargetWise"
-_PREDICTOR = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
-_ADAM = "sklearn.neural_network._stochastic_optimizers.AdamOptimizer"
+_MODULES = CLASS_MODULES | {"Leaf": "dmrifit.model_files.regressor_file"}
 _LEAF = "dmrifit.Leaf"
 _XGBOOST = "xgboost.XGBRegressor"
-_CNN = "dmrifit.PatchCNN"
-_TRANSFORMER = "dmrifit.PatchTransformer"
-_NETWORK = _SCALED | {
-    "numpy.random.mtrand.RandomState",
-    "sklearn.neural_network._multilayer_perceptron.MLPRegressor",
-    _ADAM,
-}
-_TYPES: dict[str, frozenset[str]] = {
-    "LR": _SCALED | {
-        _LEAST_SQUARES,
-        "sklearn.linear_model._quantile.QuantileRegressor",
-        _TARGETWISE,
-    },
-    "RFR": _SCALED | {
-        "sklearn.ensemble._forest.RandomForestRegressor",
-        "sklearn.tree._classes.DecisionTreeRegressor",
-        _TREE,
-    },
-    "ETR": _SCALED | {
-        "sklearn.ensemble._forest.ExtraTreesRegressor",
-        "sklearn.tree._classes.ExtraTreeRegressor",
-        _TREE,
-    },
-    "GBR": _SCALED | {_LEAF},
-    "slNN": _NETWORK,
-    "mlNN": _NETWORK,
-    "CNN": _SCALED | {_LEAF},
-    "ViT": _SCALED | {_LEAF},
-    CONSTANT: _PLAIN | {"sklearn.dummy.DummyRegressor"},
-}  # fmt: skip
-# What may stand beside the skops file.
-_LEAVES: dict[str, frozenset[str]] = {
-    "GBR": frozenset({_XGBOOST}), "CNN": frozenset({_CNN}), "ViT": frozenset({_TRANSFORMER}),
-}  # fmt: skip
+_TARGETWISE = "dmrifit.TargetWise"
+_PREDICTOR = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
+# Classes whose instances stand beside the skops file.
+_STORED = {entry.stored_class for entry in REGRESSORS.values() if entry.stored_class is not None}
 # A regressor that the user passed instead of a name may also hold what skops trusts by default:
 # the public estimators of scikit-learn, and these, which such estimators consist of.
 _OF_PASSED = frozenset({
@@ -97,7 +49,6 @@ _OF_PASSED = frozenset({
     _PREDICTOR,
     _TARGETWISE,
 })  # fmt: skip
-_TRUSTED_BEYOND_SKOPS = (_LEAST_SQUARES, _TREE, _PREDICTOR, _TARGETWISE, _ADAM, _LEAF)
 # How skops may build them: no functions, methods, partials or reductions.
 _LOADERS = frozenset({
     "CachedNode", "DTypeNode", "DictNode", "JsonNode", "ListNode", "LossNode", "NdArrayNode",
@@ -136,8 +87,7 @@ def dumped(
                 "is made of"
             )
         if weights is not None:
-            suffix = "json" if description["class"] == _XGBOOST else "safetensors"
-            description["weights"] = f"leaf{len(leaves)}.{suffix}"
+            description["weights"] = f"leaf{len(leaves)}{_suffix_of(description['class'])}"
             parts[description["weights"]] = weights
         leaves.append(description)
     if stubs:
@@ -167,7 +117,8 @@ def loaded(
         raise RefusedError(
             f"it asks for {', '.join(sorted(unknown))}, which no regressor here is made of"
         )
-    trusted = [_full_name(name) for name in sorted(allowed & set(_TRUSTED_BEYOND_SKOPS))]
+    # Beside its own list skops then trusts what was allowed above, and nothing else.
+    trusted = [_full_name(name) for name in sorted(allowed)]
     regressor = loads(_with_full_names(data), trusted=trusted)
     stubs = list(_leaves_in(regressor, {_LEAF}))
     if not stubs:
@@ -183,9 +134,6 @@ def loaded(
             )
         memo[id(stub)] = _restored(leaves[number], parts)
     return copy.deepcopy(regressor, memo)
-
-
-_STORED = {_XGBOOST, _CNN, _TRANSFORMER}
 
 
 def _class_of(instance: Any) -> str:
@@ -278,6 +226,13 @@ def _described(leaf: Any) -> tuple[dict[str, Any], bytes | None]:
         "weights": None,
     }
     if description["class"] == _XGBOOST:
+        # xgboost accepts any keyword and hands it to its booster.
+        unknown = parameters.keys() - type(leaf)().get_params().keys()
+        if unknown:
+            raise ValueError(
+                "the regressor cannot be stored: XGBRegressor has no parameter "
+                f"{', '.join(sorted(unknown))}; leave it out, or use one that XGBRegressor names"
+            )
         if parameters.get("booster") == "gblinear" or parameters.get("enable_categorical"):
             raise ValueError(
                 "a model file carries boosted trees over numbers, "
@@ -323,16 +278,20 @@ def _restored(leaf: Mapping[str, Any], parts: Mapping[str, bytes]) -> Any:
     return estimator
 
 
+def _suffix_of(class_name: str) -> str:
+    """Return the ending of the file that holds what a leaf has learned."""
+    if class_name == _XGBOOST:
+        return ".json"
+    return ".safetensors"
+
+
 def _leaf_class(name: str) -> Any:
     """Import the class of a leaf, whose name was compared with the list before."""
     if name == _XGBOOST:
         return import_optional("xgboost").XGBRegressor
     import_optional("torch")
-    from dmrifit.predict import patch_networks
-
-    if name == _CNN:
-        return patch_networks.PatchCNN
-    return patch_networks.PatchTransformer
+    title = name.removeprefix("dmrifit.")
+    return getattr(import_module(_MODULES[title]), title)
 
 
 def check_leaves(leaves: Any) -> None:
@@ -342,7 +301,7 @@ def check_leaves(leaves: Any) -> None:
     keys = {"class", "parameters", "fitted", "weights"}
     for leaf in leaves:
         refuse_keys(leaf, keys, "key of a leaf", complete=True)
-        suffix = ".json" if leaf["class"] == _XGBOOST else ".safetensors"
+        suffix = _suffix_of(leaf["class"])
         has_weights = leaf["weights"] is None or str(leaf["weights"]).endswith(suffix)
         if leaf["class"] not in _STORED or not has_weights:
             raise RefusedError(
@@ -358,21 +317,26 @@ def versions_of(leaves: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _allowed_leaves(algorithm: Any) -> frozenset[str]:
-    if isinstance(algorithm, str):
-        return _LEAVES.get(algorithm, frozenset())
-    return frozenset(_STORED)
+    if not isinstance(algorithm, str):
+        return frozenset(_STORED)
+    entry = REGRESSORS.get(algorithm)
+    if entry is None or entry.stored_class is None:
+        return frozenset()
+    return frozenset({entry.stored_class})
 
 
 def _allowed(algorithm: Any) -> frozenset[str]:
     """Return the types that a regressor by name, or one that the user passed, may consist of."""
     if isinstance(algorithm, str):
-        return _TYPES.get(algorithm, frozenset())
+        entry = REGRESSORS.get(algorithm)
+        return frozenset() if entry is None else entry.file_types
     from skops.io import _trusted_types
 
     public = {
         name for name in _trusted_types.SKLEARN_ESTIMATOR_TYPE_NAMES if name.startswith("sklearn.")
     }
-    return frozenset(public).union(_OF_PASSED, *_TYPES.values())
+    of_names = [entry.file_types for entry in REGRESSORS.values()]
+    return frozenset(public).union(_OF_PASSED, *of_names)
 
 
 def _types_in(data: bytes) -> set[str]:
@@ -433,21 +397,21 @@ def trees(regressor: Any) -> Iterator[Tree]:
     """Find the trees of a regressor of scikit-learn, at any depth."""
     if hasattr(regressor, "tree_"):
         tree = regressor.tree_
-        left, right = tree.children_left, tree.children_right
         # A node with one child is no leaf either, and is refused.
-        inner = (left != -1) | (right != -1)
+        inner = (tree.children_left != -1) | (tree.children_right != -1)
         nodes = np.arange(tree.node_count)
-        yield Tree(nodes, left, right, inner, tree.feature, tree.n_features)
+        children = tree.children_left, tree.children_right
+        yield Tree(nodes, *children, inner, tree.feature, tree.n_features)
         return
     for stage in getattr(regressor, "_predictors", ()):
         for predictor in stage:
             table = predictor.nodes
             nodes = np.arange(len(table))
             # Children are unsigned in scikit-learn.
-            left, right = table["left"].astype(np.int64), table["right"].astype(np.int64)
+            children = table["left"].astype(np.int64), table["right"].astype(np.int64)
             inner = table["is_leaf"] == 0
             feature = table["feature_idx"]
-            yield Tree(nodes, left, right, inner, feature, regressor.n_features_in_)
+            yield Tree(nodes, *children, inner, feature, regressor.n_features_in_)
     inside = [getattr(regressor, "regressor_", None), *getattr(regressor, "estimators_", ())]
     inside += [step for _, step in getattr(regressor, "steps", ())]
     for estimator in inside:

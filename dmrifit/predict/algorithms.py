@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,8 +28,12 @@ from dmrifit.predict.least_squares import LeastSquares
 
 __all__ = [
     "ALGORITHMS",
+    "CLASS_MODULES",
     "PATCHWISE",
+    "REGRESSORS",
     "VOXELWISE",
+    "Regressor",
+    "RegressorOptions",
     "TargetWise",
     "build_regressor",
     "default_patch_shape",
@@ -35,30 +41,13 @@ __all__ = [
     "make_regressor",
 ]
 
-#: The study's algorithms: linear regression, random forest, extra trees, gradient boosting, a
-#: network with one hidden layer, one with several, and the one that works on neighborhoods of
-#: voxels.
-ALGORITHMS = ("LR", "RFR", "ETR", "GBR", "slNN", "mlNN", "CNN")
-
-#: The voxel-wise ones among them.
-VOXELWISE = ALGORITHMS[:6]
-
-#: The algorithms that look at a neighborhood of voxels: a convolutional network and a transformer.
-PATCHWISE = ("CNN", "ViT")
-
 #: Default neighborhood of the patch-wise algorithms: within the slice, because slices are thick.
 _PATCH_SHAPE = (3, 3, 1)
 
-_MEDIAN = ("LR", "RFR", "ETR", "GBR", *PATCHWISE, CONSTANT)
+# Losses by the names of the libraries.
+_FOREST_CRITERIA = {"mean": "squared_error", "median": "absolute_error"}
+_BOOSTING_OBJECTIVES = {"mean": "reg:squarederror", "median": "reg:absoluteerror"}
 
-# Chosen by benchmarks/tune_algorithms.py: the quickest within 2 % of the best.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "RFR": {"n_estimators": 20, "min_samples_leaf": 3, "max_features": 0.6},
-    "ETR": {"n_estimators": 20, "min_samples_leaf": 10},
-    "GBR": {"n_estimators": 40, "max_depth": 3, "learning_rate": 0.25},
-    "slNN": {"hidden_layer_sizes": (64,), "learning_rate_init": 0.01},
-    "mlNN": {"hidden_layer_sizes": (48, 48), "learning_rate_init": 0.01},
-}
 _EPOCHS = 30
 # Setting one of these replaces the fixed number of epochs of a perceptron.
 _STOPPING = {"early_stopping", "max_iter", "n_iter_no_change", "solver", "tol"}
@@ -90,7 +79,238 @@ class TargetWise(MultiOutputRegressor):
     def predict(self, X: ArrayLike) -> NDArray:
         """Predict every target."""
         prediction = super().predict(X)
-        return prediction[:, 0] if self.flat_ else prediction
+        if self.flat_:
+            return prediction[:, 0]
+        return prediction
+
+
+@dataclass(frozen=True)
+class RegressorOptions:
+    """Options that every regressor is made with; each algorithm takes those that it has."""
+
+    loss: str
+    patch_shape: tuple[int, int, int] | None
+    random_state: int | np.random.RandomState | None
+    n_jobs: int
+
+
+@dataclass(frozen=True)
+class Regressor:
+    """
+    How a regressor is made and saved.
+
+    Parameters
+    ----------
+    make : callable
+        From the parameters of its class and `RegressorOptions` to the unfitted regressor.
+    file_types : frozenset of str
+        Types that its model file may hold; nothing else is built, whatever a file asks for.
+    stored_class : str, optional
+        The class of its innermost regressor where a model file stores this beside the skops file:
+        boosted trees as JSON, weights of a network as safetensors.
+    defaults : mapping
+        Parameters of its class that differ from the defaults there.
+    losses : tuple of str
+        The losses that it can learn by.
+    is_patchwise : bool
+        Whether it looks at a neighborhood of voxels.
+    is_in_study : bool
+        Whether it is one of the study's algorithms, which a comparison trains by default.
+    learns_from_moments : bool
+        Whether it can be fitted from the moments of the training data by the mean.
+    """
+
+    make: Callable[[dict[str, Any], RegressorOptions], RegressorMixin]
+    file_types: frozenset[str]
+    stored_class: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    losses: tuple[str, ...] = ("mean", "median")
+    is_patchwise: bool = False
+    is_in_study: bool = False
+    learns_from_moments: bool = False
+
+
+def _linear(params: dict[str, Any], options: RegressorOptions) -> RegressorMixin:
+    if options.loss == "median":
+        quantile = QuantileRegressor(**{"alpha": 0.0, **params})
+        return _standardized(TargetWise(quantile, n_jobs=options.n_jobs))
+    # Scaling would not change its predictions.
+    return LeastSquares(**params)
+
+
+def _forest(
+    forest_class: type[BaseEstimator], params: dict[str, Any], options: RegressorOptions
+) -> RegressorMixin:
+    settings = {
+        "criterion": _FOREST_CRITERIA[options.loss],
+        "n_jobs": options.n_jobs,
+        "random_state": options.random_state,
+    }
+    return _standardized(forest_class(**{**settings, **params}))
+
+
+def _boosted_trees(params: dict[str, Any], options: RegressorOptions) -> RegressorMixin:
+    xgboost = import_optional("xgboost")
+    unknown = params.keys() - xgboost.XGBRegressor().get_params().keys()
+    if unknown:
+        raise TypeError(f"XGBRegressor has no parameter {', '.join(sorted(unknown))}")
+    settings = {
+        "objective": _BOOSTING_OBJECTIVES[options.loss],
+        # Sums over voxels would change their last bits with the number of threads.
+        "n_jobs": 1,
+        "random_state": options.random_state,
+    }
+    return _standardized(xgboost.XGBRegressor(**{**settings, **params}))
+
+
+def _perceptron(params: dict[str, Any], options: RegressorOptions) -> RegressorMixin:
+    settings = {"random_state": options.random_state}
+    if not _STOPPING & params.keys():
+        settings |= _fixed_epochs(params.pop("epochs", _EPOCHS))
+    return _standardized(MLPRegressor(**{**settings, **params}))
+
+
+def _patch_network(
+    title: str, params: dict[str, Any], options: RegressorOptions
+) -> RegressorMixin:
+    import_optional("torch")
+    import_optional("skorch")
+    from dmrifit.predict import patch_networks
+
+    settings = {
+        "patch_shape": options.patch_shape,
+        "loss": options.loss,
+        "random_state": options.random_state,
+    }
+    return _standardized(getattr(patch_networks, title)(**{**settings, **params}))
+
+
+def _median_of_targets(params: dict[str, Any], options: RegressorOptions) -> RegressorMixin:
+    return DummyRegressor(**params)
+
+
+def _standardized(regressor: RegressorMixin) -> RegressorMixin:
+    """Standardize inputs and targets around a regressor."""
+    scaled = Pipeline([("scale", StandardScaler()), ("regress", regressor)])
+    return TransformedTargetRegressor(scaled, transformer=StandardScaler())
+
+
+_PLAIN_TYPES = frozenset({
+    "builtins.dict", "builtins.list", "builtins.str", "builtins.tuple",
+    "numpy.float64", "numpy.int64", "numpy.ndarray",
+})  # fmt: skip
+_STANDARDIZED_TYPES = _PLAIN_TYPES | {
+    "sklearn.compose._target.TransformedTargetRegressor",
+    "sklearn.pipeline.Pipeline",
+    "sklearn.preprocessing._data.StandardScaler",
+}
+_PERCEPTRON_TYPES = _STANDARDIZED_TYPES | {
+    "numpy.random.mtrand.RandomState",
+    "sklearn.neural_network._multilayer_perceptron.MLPRegressor",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+}
+# A stored part leaves a stub of this type in the skops file.
+_STUB_TYPES = _STANDARDIZED_TYPES | {"dmrifit.Leaf"}
+
+#: Regressors by name. Their defaults were chosen by benchmarks/tune_algorithms.py: the quickest
+#: within 2 % of the best.
+REGRESSORS: dict[str, Regressor] = {
+    "LR": Regressor(
+        _linear,
+        _STANDARDIZED_TYPES
+        | {
+            "dmrifit.LeastSquares",
+            "dmrifit.TargetWise",
+            "sklearn.linear_model._quantile.QuantileRegressor",
+        },
+        learns_from_moments=True,
+        is_in_study=True,
+    ),
+    "RFR": Regressor(
+        partial(_forest, RandomForestRegressor),
+        _STANDARDIZED_TYPES
+        | {
+            "sklearn.ensemble._forest.RandomForestRegressor",
+            "sklearn.tree._classes.DecisionTreeRegressor",
+            "sklearn.tree._tree.Tree",
+        },
+        defaults={"n_estimators": 20, "min_samples_leaf": 3, "max_features": 0.6},
+        is_in_study=True,
+    ),
+    "ETR": Regressor(
+        partial(_forest, ExtraTreesRegressor),
+        _STANDARDIZED_TYPES
+        | {
+            "sklearn.ensemble._forest.ExtraTreesRegressor",
+            "sklearn.tree._classes.ExtraTreeRegressor",
+            "sklearn.tree._tree.Tree",
+        },
+        defaults={"n_estimators": 20, "min_samples_leaf": 10},
+        is_in_study=True,
+    ),
+    "GBR": Regressor(
+        _boosted_trees,
+        _STUB_TYPES,
+        stored_class="xgboost.XGBRegressor",
+        defaults={"n_estimators": 40, "max_depth": 3, "learning_rate": 0.25},
+        is_in_study=True,
+    ),
+    "slNN": Regressor(
+        _perceptron,
+        _PERCEPTRON_TYPES,
+        defaults={"hidden_layer_sizes": (64,), "learning_rate_init": 0.01},
+        losses=("mean",),
+        is_in_study=True,
+    ),
+    "mlNN": Regressor(
+        _perceptron,
+        _PERCEPTRON_TYPES,
+        defaults={"hidden_layer_sizes": (48, 48), "learning_rate_init": 0.01},
+        losses=("mean",),
+        is_in_study=True,
+    ),
+    "CNN": Regressor(
+        partial(_patch_network, "PatchCNN"),
+        _STUB_TYPES,
+        stored_class="dmrifit.PatchCNN",
+        is_patchwise=True,
+        is_in_study=True,
+    ),
+    "ViT": Regressor(
+        partial(_patch_network, "PatchTransformer"),
+        _STUB_TYPES,
+        stored_class="dmrifit.PatchTransformer",
+        is_patchwise=True,
+    ),
+    CONSTANT: Regressor(
+        _median_of_targets,
+        _PLAIN_TYPES | {"sklearn.dummy.DummyRegressor"},
+        defaults={"strategy": "median"},
+    ),
+}
+
+#: Modules of our classes in model files, which have short names there, so that they stay when a
+#: module is renamed.
+CLASS_MODULES = {
+    "LeastSquares": "dmrifit.predict.least_squares",
+    "PatchCNN": "dmrifit.predict.patch_networks",
+    "PatchTransformer": "dmrifit.predict.patch_networks",
+    "TargetWise": "dmrifit.predict.algorithms",
+}
+
+#: The study's algorithms: linear regression, random forest, extra trees, gradient boosting, a
+#: network with one hidden layer, one with several, and the one that works on neighborhoods of
+#: voxels.
+ALGORITHMS = tuple(name for name, entry in REGRESSORS.items() if entry.is_in_study)
+
+#: The algorithms that look at a neighborhood of voxels: a convolutional network and a transformer.
+PATCHWISE = tuple(name for name, entry in REGRESSORS.items() if entry.is_patchwise)
+
+#: The study's voxel-wise algorithms.
+VOXELWISE = tuple(name for name in ALGORITHMS if name not in PATCHWISE)
+
+_OFFERED = ", ".join(REGRESSORS)
+_MEDIAN = ", ".join(name for name, entry in REGRESSORS.items() if "median" in entry.losses)
 
 
 def make_regressor(
@@ -156,49 +376,15 @@ def make_regressor(
     """
     _check_loss(name, loss)
     check_jobs(n_jobs)
-    jobs = 1 if n_jobs is None else n_jobs
-    median = loss == "median"
-    if name == "LR":
-        if median:
-            inner = TargetWise(QuantileRegressor(**{"alpha": 0.0, **params}), n_jobs=jobs)
-        else:
-            return LeastSquares(**params)  # scaling would not change its predictions
-    elif name in ("RFR", "ETR"):
-        forest = RandomForestRegressor if name == "RFR" else ExtraTreesRegressor
-        criterion = "absolute_error" if median else "squared_error"
-        options = {"criterion": criterion, "n_jobs": jobs, "random_state": random_state}
-        inner = forest(**{**_DEFAULTS[name], **options, **params})
-    elif name == "GBR":
-        xgboost = import_optional("xgboost")
-        objective = "reg:absoluteerror" if median else "reg:squarederror"
-        unknown = params.keys() - xgboost.XGBRegressor().get_params().keys()
-        if unknown:
-            raise TypeError(f"XGBRegressor has no parameter {', '.join(sorted(unknown))}")
-        # Sums over voxels would change their last bits with the number of threads.
-        options = {"objective": objective, "n_jobs": 1, "random_state": random_state}
-        inner = xgboost.XGBRegressor(**{**_DEFAULTS[name], **options, **params})
-    elif name in ("slNN", "mlNN"):
-        options = {**_DEFAULTS[name], "random_state": random_state}
-        if not _STOPPING & params.keys():
-            options |= _fixed_epochs(params.pop("epochs", _EPOCHS))
-        inner = MLPRegressor(**{**options, **params})
-    elif name in PATCHWISE:
-        import_optional("torch")
-        import_optional("skorch")
-        from dmrifit.predict import patch_networks
-
-        network = patch_networks.PatchCNN if name == "CNN" else patch_networks.PatchTransformer
-        options = {"patch_shape": patch_shape, "loss": loss, "random_state": random_state}
-        inner = network(**{**options, **params})
-    else:
-        return DummyRegressor(**{"strategy": "median", **params})
-    scaled = Pipeline([("scale", StandardScaler()), ("regress", inner)])
-    return TransformedTargetRegressor(scaled, transformer=StandardScaler())
+    # Without a number of jobs joblib would take that of a surrounding block.
+    options = RegressorOptions(loss, patch_shape, random_state, n_jobs or 1)
+    entry = REGRESSORS[name]
+    return entry.make({**entry.defaults, **params}, options)
 
 
 def learns_from_moments(name: str, *, loss: str = "mean") -> bool:
     """Return whether an algorithm can be fitted from the moments of the training data."""
-    return name == "LR" and loss == "mean"
+    return loss == "mean" and name in REGRESSORS and REGRESSORS[name].learns_from_moments
 
 
 def build_regressor(
@@ -222,7 +408,7 @@ def build_regressor(
         )
     if loss != "mean":
         raise ValueError(
-            f"loss={loss!r} is for regressors by name ({', '.join(_MEDIAN)}); "
+            f"loss={loss!r} is for regressors by name ({_MEDIAN}); "
             f"{type(regressor).__name__} was given and has a loss of its own: "
             "leave loss='mean' and set its own parameter instead"
         )
@@ -254,9 +440,6 @@ def default_patch_shape(regressor: str | BaseEstimator) -> tuple[int, int, int] 
     return tuple(network.patch_shape)
 
 
-_OFFERED = ", ".join((*ALGORITHMS, PATCHWISE[-1], CONSTANT))
-
-
 def _patchwise_regressors(regressor: Any) -> Iterator[Any]:
     """Yield the patch-wise regressors in a pipeline or another composition."""
     if not isinstance(regressor, BaseEstimator):
@@ -284,14 +467,13 @@ def _takes_many_targets(regressor: BaseEstimator) -> bool:
     return isinstance(regressor, MLPRegressor) or get_tags(regressor).target_tags.multi_output
 
 
-def _check_loss(name: object, loss: object) -> None:
-    if name not in (*ALGORITHMS, *PATCHWISE, CONSTANT):
+def _check_loss(name: Any, loss: object) -> None:
+    # A name may be of any type here, also of one without a hash.
+    if name not in tuple(REGRESSORS):
         raise ValueError(
             f"no algorithm {name!r}; choose one of {_OFFERED} or give a scikit-learn regressor"
         )
     if loss not in ("mean", "median"):
         raise ValueError(f"loss must be 'mean' or 'median', not {loss!r}")
-    if loss == "median" and name not in _MEDIAN:
-        raise ValueError(
-            f"{name} cannot learn the median; {', '.join(_MEDIAN)} can (or leave loss='mean')"
-        )
+    if loss not in REGRESSORS[name].losses:
+        raise ValueError(f"{name} cannot learn the median; {_MEDIAN} can (or leave loss='mean')")

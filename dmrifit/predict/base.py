@@ -38,6 +38,7 @@ _Array = NDArray[np.float64]
 
 _log = logging.getLogger(__name__)
 
+# Splitters that keep the voxels of a patient together; a list of splits is taken on trust.
 _BY_GROUP = (
     GroupKFold,
     GroupShuffleSplit,
@@ -158,6 +159,7 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         TypeError
             If the regressor is neither a name nor a scikit-learn regressor.
         """
+        # What cannot be built is refused here, before any voxel is prepared.
         build_regressor(
             self.regressor, n_targets=2, patch_shape=self.patch_shape_, loss=self._loss
         )
@@ -249,6 +251,7 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 f"none of {self.n_dropped_} training voxels has {self._needed}; check images, "
                 "masks and protocols"
             )
+        # Patients without a usable voxel have no moments.
         designs = [design for design in designs if design.n_voxels]
         with one_thread():
             moments = [design.moments for design in designs if design.moments is not None]

@@ -51,7 +51,7 @@ class Moments:
         return cls(len(X), mean_x, mean_y, x.T @ x, x.T @ (Y - mean_y))
 
     @classmethod
-    def total(cls, parts: Sequence[Moments]) -> Moments:
+    def total(cls, patients: Sequence[Moments]) -> Moments:
         """
         Compute the moments of sets taken together from those of each.
 
@@ -59,14 +59,15 @@ class Moments:
         ----------
         Chan, Golub and LeVeque, Am Stat 37(3):242–247, 1983.
         """
-        counts = [part.n for part in parts]
-        mean_x = np.average([part.mean_x for part in parts], axis=0, weights=counts)
-        mean_y = np.average([part.mean_y for part in parts], axis=0, weights=counts)
-        xx, xy = np.zeros_like(parts[0].xx), np.zeros_like(parts[0].xy)
-        for part in parts:
-            shift = part.mean_x - mean_x
-            xx += part.xx + part.n * np.outer(shift, shift)
-            xy += part.xy + part.n * np.outer(shift, part.mean_y - mean_y)
+        counts = [patient.n for patient in patients]
+        mean_x = np.average([patient.mean_x for patient in patients], axis=0, weights=counts)
+        mean_y = np.average([patient.mean_y for patient in patients], axis=0, weights=counts)
+        xx, xy = np.zeros_like(patients[0].xx), np.zeros_like(patients[0].xy)
+        for patient in patients:
+            # About the common mean, to which the patient's own mean adds its distance.
+            shift = patient.mean_x - mean_x
+            xx += patient.xx + patient.n * np.outer(shift, shift)
+            xy += patient.xy + patient.n * np.outer(shift, patient.mean_y - mean_y)
         return cls(sum(counts), mean_x, mean_y, xx, xy)
 
 

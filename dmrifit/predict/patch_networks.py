@@ -53,12 +53,14 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         """
         x, targets = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
         self._check()
-        self.n_targets_ = 1 if targets.ndim == 1 else targets.shape[1]
+        columns = targets.reshape(len(x), -1)
+        self.n_targets_ = columns.shape[1]
         self.flat_ = targets.ndim == 1
+        # Weights and batches have seeds of their own: the order does not shift with the width.
         generator = check_random_state(self.random_state)
         seeds = generator.randint(2**31 - 1, size=2)
         with one_torch_thread():
-            rows, answers = self._tensor(x), self._tensor(targets.reshape(len(x), -1))
+            rows, answers = self._tensor(x), self._tensor(columns)
             self.net_ = self._new_net(int(seeds[0]), int(seeds[1]))
             self.net_.module_.start(rows, answers)
             self.net_.partial_fit(rows, answers)
@@ -78,7 +80,9 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
             for first in range(0, len(x), _ROWS_AT_ONCE):
                 rows = slice(first, first + _ROWS_AT_ONCE)
                 out[rows] = module(self._tensor(x[rows])).cpu().numpy()
-        return out[:, 0] if self.flat_ else out
+        if self.flat_:
+            return out[:, 0]
+        return out
 
     def weights(self) -> bytes:
         """Serialize the weights of the network."""
@@ -379,12 +383,15 @@ class _Gather(nn.Module):
         self.register_buffer("windows", torch.from_numpy(windows), persistent=False)
 
     def forward(self, voxels: torch.Tensor) -> torch.Tensor:
-        if len(self.windows) == 1:  # the window is the whole neighborhood
+        # One window is the whole neighborhood, which needs no copy.
+        if len(self.windows) == 1:
             return voxels.flatten(1)[:, None]
         return voxels[:, self.windows].flatten(2)
 
 
 class _Tokens(_Residual):
+    """Layers of attention between the neighbors; the voxel in the middle answers."""
+
     def __init__(
         self,
         n_channels: int,

@@ -16,24 +16,7 @@ ICC_FORMS = ("ICC(1,1)", "ICC(2,1)", "ICC(3,1)")
 
 @dataclass(frozen=True)
 class ICCResult:
-    """
-    An intraclass correlation with its interval.
-
-    Attributes
-    ----------
-    form : str
-        One of `ICC_FORMS`.
-    value : float
-        The correlation.
-    low, high : float
-        Confidence interval.
-    statistic, df1, df2, p : float
-        F test of no correlation.
-    n_targets, n_raters : int
-        What it was computed from.
-    reason : str
-        Why numbers are NaN; empty otherwise.
-    """
+    """An intraclass correlation, its confidence interval, and an F test of no correlation."""
 
     form: str
     value: float
@@ -45,7 +28,7 @@ class ICCResult:
     p: float
     n_targets: int
     n_raters: int
-    reason: str = ""
+    reason: str = ""  # why numbers are NaN
 
 
 def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95) -> ICCResult:
@@ -102,8 +85,9 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95)
         return _no_icc(form, n, k, "targets do not vary")
     else:
         value = (between - error) / (between + (k - 1) * error)
+    # An infinite statistic has p = 0.
     statistic = between / error if error > 0 else np.inf
-    p = float(f_distribution.sf(statistic, df1, df2)) if error > 0 else 0.0
+    p = f_distribution.sf(statistic, df1, df2)
     if form == "ICC(2,1)":
         low, high = _icc2_interval(between, raters, error, value, n, k, tail)
         # The degrees of freedom are approximate: where few are left, the interval can miss the
@@ -115,18 +99,8 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95)
         lower = statistic / f_distribution.ppf(1 - tail, df1, df2)
         upper = statistic * f_distribution.ppf(1 - tail, df2, df1)
         low, high = (lower - 1) / (lower + k - 1), (upper - 1) / (upper + k - 1)
-    return ICCResult(
-        form,
-        float(value),
-        float(low),
-        float(high),
-        float(statistic),
-        float(df1),
-        float(df2),
-        p,
-        n,
-        k,
-    )
+    value, low, high, statistic, p = map(float, (value, low, high, statistic, p))
+    return ICCResult(form, value, low, high, statistic, float(df1), float(df2), p, n, k)
 
 
 def finite_pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -176,34 +150,17 @@ def _no_icc(form: str, n: int, k: int, reason: str) -> ICCResult:
 
 @dataclass(frozen=True)
 class LimitsOfAgreement:
-    """
-    Bland and Altman's bias and limits of agreement, in the unit of the measurements.
-
-    Attributes
-    ----------
-    bias : float
-        Mean difference.
-    sd : float
-        Standard deviation of the differences.
-    lower, upper : float
-        Limits of agreement.
-    bias_interval, lower_interval, upper_interval : tuple of float
-        Confidence intervals of the three.
-    n : int
-        Pairs.
-    reason : str
-        Why numbers are NaN; empty otherwise.
-    """
+    """Bland and Altman's bias and limits of agreement, in the unit of the measurements."""
 
     bias: float
-    sd: float
+    sd: float  # of the differences
     lower: float
     upper: float
     bias_interval: tuple[float, float]
     lower_interval: tuple[float, float]
     upper_interval: tuple[float, float]
     n: int
-    reason: str = ""
+    reason: str = ""  # why numbers are NaN
 
 
 def bland_altman(

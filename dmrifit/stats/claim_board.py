@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 Relation = Literal["<", "<=", ">", ">="]
+_RELATIONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 HOLDS = "holds"
 FAILS = "does not hold"
@@ -39,31 +41,12 @@ OPEN = "cannot be told"
 DEPENDS = "depends on"
 
 BOARD_COLUMNS = (
-    "claim",
-    "statement",
-    "study",
-    "ours",
-    "rule",
-    "verdict",
-    "readings",
-    "reason",
-    "n_runs",
-)
+    "claim", "statement", "study", "ours", "rule", "verdict", "readings", "reason", "n_runs",
+)  # fmt: skip
 FIGURE_COLUMNS = (
-    *(
-        "claim",
-        "reading",
-        "condition",
-        "run",
-        "where",
-        "quantity",
-        "value",
-        "relation",
-        "limit",
-        "against",
-    ),
-    "verdict",
-)
+    "claim", "reading", "condition", "run", "where", "quantity", "value", "relation", "limit",
+    "against", "verdict",
+)  # fmt: skip
 
 
 class MissingEvidence(Exception):
@@ -72,34 +55,16 @@ class MissingEvidence(Exception):
 
 @dataclass(frozen=True)
 class Check:
-    """
-    One comparison of a number with a limit.
-
-    Attributes
-    ----------
-    quantity : str
-        What the number is.
-    value : float
-        The number; NaN leaves the check open.
-    relation : {"<", "<=", ">", ">="}
-        What it has to be.
-    limit : float
-        Fixed by the rule, or measured too.
-    where : str
-        What part of the data it is from.
-    against : str
-        What the limit is, if it was measured.
-    fails : bool
-        Whether a number on the wrong side contradicts the claim. False where it only leaves it
-        without evidence, as a test of equivalence does.
-    """
+    """One comparison of a number with a limit; NaN leaves it open."""
 
     quantity: str
     value: float
     relation: Relation
     limit: float
-    where: str = ""
-    against: str = ""
+    where: str = ""  # what part of the data the number is from
+    against: str = ""  # what the limit is, if it was measured
+    # False where a number on the wrong side does not contradict the claim but leaves it without
+    # evidence, as a test of equivalence does.
     fails: bool = True
 
     @property
@@ -107,81 +72,39 @@ class Check:
         """HOLDS, FAILS or OPEN."""
         if math.isnan(self.value) or math.isnan(self.limit):
             return OPEN
-        satisfied = {
-            "<": self.value < self.limit,
-            "<=": self.value <= self.limit,
-            ">": self.value > self.limit,
-            ">=": self.value >= self.limit,
-        }[self.relation]
-        if satisfied:
+        if _RELATIONS[self.relation](self.value, self.limit):
             return HOLDS
         return FAILS if self.fails else OPEN
 
 
 @dataclass(frozen=True)
 class Reading:
-    """
-    One way to read a claim.
-
-    Attributes
-    ----------
-    name : str
-        What distinguishes it.
-    checks : callable
-        Takes the evidence of one run and gives a sequence of `Check`, which must all hold; raises
-        `MissingEvidence` where something is not there.
-    """
+    """One way to read a claim: all checks of a run's evidence must hold."""
 
     name: str
+    # Raises `MissingEvidence` where something is not there.
     checks: Callable[[Any], Sequence[Check]]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """
-    What a study states, and the rule that decides whether it holds here.
-
-    Attributes
-    ----------
-    number : int
-        Its place on the board.
-    statement : str
-        The claim in our words.
-    study : str
-        The figure that the study prints; never one of ours.
-    rule : str
-        The rule in words.
-    readings : tuple of Reading
-        The first decides; the others are listed beside it.
-    conditions : tuple of str
-        Conditions that must all be there, and hold, for the claim to hold; empty if any will do.
-    """
+    """What a study states, and the rule that decides whether it holds here."""
 
     number: int
-    statement: str
-    study: str
+    statement: str  # in our words
+    study: str  # the figure that the study prints, never one of ours
     rule: str
-    readings: tuple[Reading, ...]
+    readings: tuple[Reading, ...]  # the first decides, the others are listed beside it
+    # All of these must be there, and hold, for the claim to hold; any will do if there are none.
     conditions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Run:
-    """
-    The evidence of one repetition.
+    """The evidence of one repetition, which the readings of the claims take."""
 
-    Attributes
-    ----------
-    condition : str
-        What was varied on purpose.
-    name : str
-        What distinguishes the repetition, such as its seed.
-    evidence : object
-        What the readings of the claims take.
-    """
-
-    condition: str
-    name: str
+    condition: str  # what was varied on purpose
+    name: str  # what distinguishes the repetition, such as its seed
     evidence: Any = field(repr=False)
 
 
@@ -193,28 +116,14 @@ def check_claims(claims: Sequence[Claim], runs: Sequence[Run]) -> pd.DataFrame:
     for claim in claims:
         for reading in claim.readings:
             for run in runs:
-                keys = {
-                    "claim": claim.number,
-                    "reading": reading.name,
-                    "condition": run.condition,
-                    "run": run.name,
-                }
+                keys = claim.number, reading.name, run.condition, run.name
                 try:
-                    checks = list(reading.checks(run.evidence))
+                    for check in list(reading.checks(run.evidence)):
+                        rows.append(
+                            (*keys, *(getattr(check, name) for name in FIGURE_COLUMNS[4:]))
+                        )
                 except MissingEvidence as missing:
-                    nothing = {
-                        "where": "",
-                        "relation": "",
-                        "against": "",
-                        "value": math.nan,
-                        "limit": math.nan,
-                    }
-                    rows.append({**keys, **nothing, "quantity": str(missing), "verdict": OPEN})
-                    continue
-                rows += [
-                    keys | {name: getattr(check, name) for name in FIGURE_COLUMNS[4:]}
-                    for check in checks
-                ]
+                    rows.append((*keys, "", str(missing), math.nan, "", math.nan, "", OPEN))
     return pd.DataFrame(rows, columns=list(FIGURE_COLUMNS))
 
 
@@ -287,12 +196,14 @@ def format_number(value: float, spread: float = math.nan) -> str:
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    digits = 3 if value == 0 else min(max(2 - math.floor(math.log10(abs(value))), 0), 3)
-    small = value != 0 and abs(value) < 5e-4
-    text = f"{value:.1e}" if small else f"{value:.{digits}f}"
+    form = ".3f"
+    if 0 < abs(value) < 5e-4:
+        form = ".1e"
+    elif value:
+        form = f".{min(max(2 - math.floor(math.log10(abs(value))), 0), 3)}f"
     if math.isnan(spread):
-        return text
-    return f"{text} ± {spread:.1e}" if small else f"{text} ± {spread:.{digits}f}"
+        return f"{value:{form}}"
+    return f"{value:{form}} ± {spread:{form}}"
 
 
 @dataclass(frozen=True)
@@ -322,8 +233,8 @@ class _Outcome:
             prefix = f"{condition}: " if condition else ""
             verdicts[condition], reason = _decide(rows, counts[condition], least_runs, run_word)
             reasons.append(prefix + reason)
-            text = _figures_in_words(rows) if decides else ""
-            if text:
+            text = _figures_in_words(rows)
+            if decides and text:
                 ours.append(prefix + text)
         absent = [name for name in claim.conditions if name not in verdicts]
         by_verdict: dict[str, list[str]] = {HOLDS: [], FAILS: [], OPEN: []}
@@ -331,12 +242,10 @@ class _Outcome:
             by_verdict[verdict].append(condition)
         holding, failing = by_verdict[HOLDS], by_verdict[FAILS]
         if absent:
-            summary = [f"missing: {'; '.join(absent)}"]
-        elif len(set(verdicts.values())) == 1:
-            summary = []
-        else:
+            reasons.insert(0, f"missing: {'; '.join(absent)}")
+        elif len(set(verdicts.values())) > 1:
             texts = [f"{name}: {', '.join(where)}" for name, where in by_verdict.items() if where]
-            summary = ["; ".join(texts)]
+            reasons.insert(0, "; ".join(texts))
         short = ""
         if absent or (by_verdict[OPEN] and not (holding and failing)):
             overall = OPEN
@@ -346,7 +255,7 @@ class _Outcome:
             short = f" (holds: {'; '.join(holding)})"
         else:
             overall = FAILS if failing else HOLDS
-        return cls(overall, short, "\n".join(ours), [*summary, *reasons])
+        return cls(overall, short, "\n".join(ours), reasons)
 
 
 def _decide(figures: pd.DataFrame, n_runs: int, least_runs: int, word: str) -> tuple[str, str]:
@@ -358,14 +267,14 @@ def _decide(figures: pd.DataFrame, n_runs: int, least_runs: int, word: str) -> t
     wrong = _wrong_in_words(figures, word)
     if n_runs < least_runs:
         few = f"one {word}" if n_runs == 1 else f"{n_runs} {word}s"
-        reason = f"{few}, {least_runs} are needed"
-        return OPEN, f"{reason}; {wrong}" if wrong else reason
+        return OPEN, "; ".join(filter(None, (f"{few}, {least_runs} are needed", wrong)))
     if FAILS in verdicts.values():
         return FAILS, wrong
     if set(verdicts.values()) == {HOLDS}:
         return HOLDS, f"holds in all {n_runs} {word}s"
-    lacks = f"missing in some {word}s: {lacking}" if lacking else ""
-    return OPEN, "; ".join(reason for reason in (wrong, lacks) if reason)
+    if lacking:
+        lacking = f"missing in some {word}s: {lacking}"
+    return OPEN, "; ".join(filter(None, (wrong, lacking)))
 
 
 def _agreed(verdicts: Sequence[str], n_runs: int) -> str:
@@ -418,8 +327,9 @@ def _wrong_in_words(figures: pd.DataFrame, word: str) -> str:
 
 def _spread(values: pd.Series) -> str:
     finite = values[np.isfinite(values)]
+    if not len(values):
+        return "–"
     if not len(finite):
-        return format_number(float(values.iloc[0])) if len(values) else "–"
-    return format_number(
-        float(finite.mean()), float(finite.std()) if len(finite) > 1 else math.nan
-    )
+        return format_number(float(values.iloc[0]))
+    # Of a single value the standard deviation is NaN.
+    return format_number(float(finite.mean()), float(finite.std()))

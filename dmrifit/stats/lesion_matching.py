@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.io.components import (
     CONNECTIVITIES,
     OVERSIZED,
@@ -46,7 +47,6 @@ SMALL_ML = 0.1
 #: brain hits every lesion.
 HEADLINES = ("strict_sensitivity", "strict_precision", "strict_f1", "mDSC", "lesion_dice")
 
-_MM3_PER_ML = 1000.0
 _KINDS = ("lesion", "false positive")
 _COLUMNS = (
     *("number", "kind", "found", "distinct", "n_matched", "split", "bridged", "n_flagged"),
@@ -129,7 +129,7 @@ def lesion_table(
     options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
     matched = match_components(reference, prediction, **options)
     matrix = check_affine(affine)
-    voxel_ml = abs(float(np.linalg.det(matrix[:3, :3]))) / _MM3_PER_ML
+    voxel_ml = voxel_volume(matrix) / MM3_PER_ML
     clusters = _clusters(matched)
     lesions = _lesion_columns(matched, clusters, matrix, voxel_ml)
     false_positives = _false_positive_columns(matched, clusters, matrix, voxel_ml)

@@ -1,4 +1,4 @@
-"""Tests between algorithms with the patient as the unit, and agreement between raters."""
+"""Tests between algorithms with the patient as the unit."""
 
 from __future__ import annotations
 
@@ -11,45 +11,25 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit.stats.agreement import (
-    ICC_FORMS,
-    ICCResult,
-    LimitsOfAgreement,
-    bland_altman,
-    finite_pairs,
-    icc,
-)
-from dmrifit.stats.metrics import RANKING_METRIC, metric_of
+from dmrifit.stats.agreement import finite_pairs
+from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE, RANKING_METRIC, metric_of
 from dmrifit.stats.mixed_model import mixed_model
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "ICC_FORMS",
-    "ICCResult",
-    "LimitsOfAgreement",
-    "bland_altman",
-    "holm",
-    "icc",
-    "patient_scores",
-    "rank_biserial",
-    "study_statistics",
-]
+__all__ = ["holm", "rank_biserial", "study_statistics"]
 
 #: The share of an index's typical size that counts as no difference; see `study_statistics`.
 MARGIN_SHARE = 0.1
 
-#: S0 scales with the scanner's gain: it is no property of the tissue.
-_NO_TISSUE = ("S0",)
-#: Its reference mostly sits at a bound, so summaries are given without it too.
-_AT_BOUND = "T2v"
 _KEYS = ["cohort", "strategy", "train_on", "metrics"]
 _TEXT = ("cohort", "patient", "strategy", "algorithm", "train_on", "metric")
+_RANK_TABLES = ("ranks", "nemenyi", "cliques")
 # What each optional library is needed for.
 _LIBRARIES = {
     "statsmodels": {"equivalence", "mixed"},
-    "scikit_posthocs": {"ranks", "nemenyi", "cliques"},
+    "scikit_posthocs": set(_RANK_TABLES),
 }
 _FEW = "{n} patients have all values; {least} are needed"
 
@@ -68,14 +48,13 @@ def study_statistics(
     by_metric: bool = False,
     tables: Sequence[str] | None = None,
     n_bootstrap: int = 2000,
-    random_state: int = 0,
 ) -> dict[str, pd.DataFrame]:
     """
     Test whether algorithms differ, with patients as the unit.
 
-    Each patient enters with one number for each algorithm (see `patient_scores`): the index,
-    averaged over parameters and repeats, at the largest number of training patients. Cohorts,
-    strategies and ways of training are tested apart.
+    Each patient enters with one number for each algorithm: the index, averaged over parameters and
+    repeats, at the largest number of training patients. Cohorts, strategies and ways of training
+    are tested apart.
 
     References
     ----------
@@ -106,69 +85,39 @@ def study_statistics(
     # Magnitudes ("abs_…") are of no metric: lower is better and none is negative.
     metric = metric_of(index)
     groups = _metric_groups(table, metrics, by_metric)
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _COLUMNS}
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names_of_tables}
     for keys, frame in _groups(table, groups):
         wide, n_dropped = _complete(frame, order)
-        if "patients" in names_of_tables:
-            long = wide.reset_index().melt(id_vars="patient", value_name="value")
-            rows["patients"] += [keys | row for row in long.to_dict("records")]
         # Neither the order nor the names of patients may move a bit of the results.
         values = wide.to_numpy()
         values = values[np.lexsort(values.T)] if values.size else values
         names = list(wide.columns)
-        nothing = _nothing(frame, order) if not len(values) else ""
-        if "friedman" in names_of_tables:
-            rows["friedman"].append({**keys, **_friedman(values, nothing), "n_dropped": n_dropped})
-        if "pairs" in names_of_tables:
-            rows["pairs"] += [
-                keys | row
-                for row in _pairs(values, names, alpha, n_bootstrap, random_state, nothing)
-            ]
-        if "equivalence" in names_of_tables:
-            width = margin if margin is not None else MARGIN_SHARE * _typical(values)
-            rows["equivalence"] += [
-                keys | row for row in _equivalence(values, names, width, alpha, nothing)
-            ]
-        if {"ranks", "nemenyi", "cliques"} & set(names_of_tables):
+        nothing = "" if len(values) else _nothing(frame, order)
+        results: dict[str, list[dict[str, Any]]] = {}
+        if "patients" in rows:
+            long = wide.reset_index().melt(id_vars="patient", value_name="value")
+            results["patients"] = long.to_dict("records")
+        if "friedman" in rows:
+            results["friedman"] = [_friedman(values, nothing) | {"n_dropped": n_dropped}]
+        if "pairs" in rows:
+            results["pairs"] = _pairs(values, names, alpha, n_bootstrap, nothing)
+        if "equivalence" in rows:
+            width = MARGIN_SHARE * _typical(values) if margin is None else margin
+            results["equivalence"] = _equivalence(values, names, width, alpha, nothing)
+        if not rows.keys().isdisjoint(_RANK_TABLES):
             higher = metric is not None and metric.better == "higher"
-            ranks, pairs, cliques = _nemenyi(values, names, alpha, higher, nothing)
-            rows["ranks"] += [keys | row for row in ranks]
-            rows["nemenyi"] += [keys | row for row in pairs]
-            rows["cliques"] += [keys | row for row in cliques]
-        if "mixed" in names_of_tables:
+            tables_of_ranks = _nemenyi(values, names, alpha, higher, nothing)
+            results |= dict(zip(_RANK_TABLES, tables_of_ranks, strict=True))
+        if "mixed" in rows:
             algorithms = _ordered(set(frame["algorithm"]), order)
             positive = metric is None or not metric.signed
-            rows["mixed"] += [
-                keys | row
-                for row in mixed_model(frame, algorithms, positive=positive, alpha=alpha)
-            ]
+            results["mixed"] = mixed_model(frame, algorithms, positive=positive, alpha=alpha)
+        for name in rows:
+            rows[name] += [keys | row for row in results[name]]
     return {
         name: pd.DataFrame(rows[name], columns=[*_KEYS, *_COLUMNS[name]])
         for name in names_of_tables
     }
-
-
-def patient_scores(
-    scores: pd.DataFrame,
-    *,
-    index: str = RANKING_METRIC,
-    metrics: Sequence[str] | None = None,
-) -> pd.DataFrame:
-    """Summarize a comparison to one number for each patient and algorithm."""
-    import pandas as pd
-
-    table = _indexed(scores, index)
-    groups = _metric_groups(table, metrics, by_metric=False)
-    first = next(iter(groups))
-    pieces = []
-    for keys, frame in _groups(table, {first: groups[first]}):
-        wide, _ = _complete(frame, ())
-        long = wide.reset_index().melt(id_vars="patient", var_name="algorithm", value_name="value")
-        pieces.append(long.assign(**{key: keys[key] for key in _KEYS[:3]}))
-    columns = [*_KEYS[:3], "patient", "algorithm", "value"]
-    return (
-        pd.concat(pieces, ignore_index=True)[columns] if pieces else pd.DataFrame(columns=columns)
-    )
 
 
 def rank_biserial(
@@ -225,16 +174,8 @@ def _signed_rank_share(difference: NDArray[np.float64]) -> NDArray[np.float64]:
 def _indexed(scores: pd.DataFrame, index: str) -> pd.DataFrame:
     """Give the rows of algorithms with the index as ``value``, sorted."""
     column = index.removeprefix("abs_")
-    needed = [
-        "cohort",
-        "patient",
-        "strategy",
-        "algorithm",
-        "train_on",
-        "n_train",
-        "repeat",
-        "metric",
-    ]
+    needed = ["cohort", "patient", "strategy", "algorithm", "train_on", "n_train", "repeat"]
+    needed += ["metric"]
     missing = [name for name in needed if name not in scores.columns]
     if missing:
         raise ValueError(
@@ -266,11 +207,11 @@ def _metric_groups(
             )
         groups = {", ".join(metrics): metrics}
     else:
-        metrics = [name for name in names if name not in _NO_TISSUE] or names
+        metrics = [name for name in names if name not in NO_TISSUE] or names
         groups = {"all": metrics}
-        inside_bounds = [name for name in metrics if name != _AT_BOUND]
+        inside_bounds = [name for name in metrics if name != AT_BOUND]
         if inside_bounds and inside_bounds != metrics:
-            groups[f"without {_AT_BOUND}"] = inside_bounds
+            groups[f"without {AT_BOUND}"] = inside_bounds
     if by_metric:
         groups |= {name: [name] for name in metrics}
     return groups
@@ -324,39 +265,31 @@ def _friedman(values: NDArray[np.float64], nothing: str) -> dict[str, Any]:
     from scipy.stats import friedmanchisquare
 
     n, k = values.shape
-    row = {
-        "n_patients": n,
-        "n_algorithms": k,
-        "statistic": np.nan,
-        "p": np.nan,
-        "kendall_w": np.nan,
-    }
+    statistic = p = kendall_w = np.nan
     reason = nothing
-    if not reason and k < 3:
+    if not reason and k == 1:
         reason = "1 algorithm; Friedman's test needs three"
-        if k == 2:
-            reason = "2 algorithms; Friedman's test needs three; see pairs"
+    elif not reason and k == 2:
+        reason = "2 algorithms; Friedman's test needs three; see pairs"
     elif not reason and n < 3:
         reason = _FEW.format(n=n, least=3)
     elif not reason and (values == values[:, :1]).all():
         reason = "all algorithms have equal values"
     if not reason:
-        statistic, p = friedmanchisquare(*values.T)
-        row |= {
-            "statistic": float(statistic),
-            "p": float(p),
-            "kendall_w": float(statistic / (n * (k - 1))),
-        }
-    return row | {"reason": reason}
+        statistic, p = map(float, friedmanchisquare(*values.T))
+        kendall_w = statistic / (n * (k - 1))
+    return {
+        "n_patients": n,
+        "n_algorithms": k,
+        "statistic": statistic,
+        "p": p,
+        "kendall_w": kendall_w,
+        "reason": reason,
+    }
 
 
 def _pairs(
-    values: NDArray[np.float64],
-    names: list[str],
-    alpha: float,
-    n_bootstrap: int,
-    seed: int,
-    nothing: str,
+    values: NDArray[np.float64], names: list[str], alpha: float, n_bootstrap: int, nothing: str
 ) -> list[dict[str, Any]]:
     from scipy.stats import wilcoxon
 
@@ -364,36 +297,27 @@ def _pairs(
     for (i, a), (j, b) in itertools.combinations(enumerate(names), 2):
         x, y = values[:, i], values[:, j]
         n = len(x)
-        row: dict[str, Any] = {
-            "a": a,
-            "b": b,
-            "n_patients": n,
-            "statistic": np.nan,
-            "p": np.nan,
-            "reason": nothing,
-        }
-        row |= {
-            "mean_a": _mean(x),
-            "mean_b": _mean(y),
-            "difference": float(np.median(x - y)) if n else np.nan,
-        }
-        share, low, high = rank_biserial(
-            x, y, confidence=1 - alpha, n_bootstrap=n_bootstrap, random_state=seed
-        )
-        row |= {"rank_biserial": share, "low": low, "high": high}
-        if not nothing and n < 3:
-            row["reason"] = _FEW.format(n=n, least=3)
-        elif not nothing and (x == y).all():
-            row["reason"] = "all differences are zero"
-        elif not nothing:
+        effect, low, high = rank_biserial(x, y, confidence=1 - alpha, n_bootstrap=n_bootstrap)
+        statistic = p = np.nan
+        reason = nothing
+        if not reason and n < 3:
+            reason = _FEW.format(n=n, least=3)
+        elif not reason and (x == y).all():
+            reason = "all differences are zero"
+        elif not reason:
             with warnings.catch_warnings():
                 # Few pairs with ties: the p value is approximate, which is what can be had.
                 warnings.simplefilter("ignore")
                 test = wilcoxon(x, y)
-            row |= {"statistic": float(test.statistic), "p": float(test.pvalue)}
+            statistic, p = float(test.statistic), float(test.pvalue)
+        row: dict[str, Any] = {"a": a, "b": b, "n_patients": n}
+        row |= {"mean_a": _mean(x), "mean_b": _mean(y)}
+        row["difference"] = float(np.median(x - y)) if n else np.nan
+        row |= {"statistic": statistic, "p": p, "reason": reason}
+        row |= {"rank_biserial": effect, "low": low, "high": high}
         rows.append(row)
-    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = p
+    for row, p_holm in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = p_holm
     return rows
 
 
@@ -428,15 +352,9 @@ def _equivalence(
         difference = values[:, i] - values[:, j]
         n = len(difference)
         mean = _mean(difference)
-        row: dict[str, Any] = {
-            "a": a,
-            "b": b,
-            "n_patients": n,
-            "difference": mean,
-            "margin": margin,
-        }
+        row: dict[str, Any] = {"a": a, "b": b, "n_patients": n, "difference": mean}
         row |= dict.fromkeys(("low", "high", "p_lower", "p_upper", "p", "p_different"), np.nan)
-        row |= {"verdict": "undecided", "reason": nothing}
+        row |= {"margin": margin, "verdict": "undecided", "reason": nothing}
         rows.append(row)
         if nothing:
             continue
@@ -445,11 +363,9 @@ def _equivalence(
         elif n < 3:
             row["reason"] = _FEW.format(n=n, least=3)
         elif np.ptp(difference) <= 1e-12 * np.abs(values[:, [i, j]]).max():
-            row |= {
-                "low": mean,
-                "high": mean,
-                "verdict": "equivalent" if abs(mean) < margin else "different",
-            }
+            row |= {"low": mean, "high": mean, "verdict": "different"}
+            if abs(mean) < margin:
+                row["verdict"] = "equivalent"
             row["reason"] = "all differences are equal: decided without a test"
         else:
             spread = difference.std(ddof=1) / np.sqrt(n) * t_distribution.ppf(1 - alpha, n - 1)
@@ -482,61 +398,44 @@ def _nemenyi(
         reason = "one algorithm"
     elif not reason and n < 3:
         reason = _FEW.format(n=n, least=3)
-    if reason:
-        ranks = [
-            {
-                "algorithm": name,
-                "average_rank": np.nan,
-                "critical_difference": np.nan,
-                "n_patients": n,
-            }
-            for name in names
-        ]
-        pairs = [{"a": a, "b": b, "p": np.nan} for a, b in itertools.combinations(names, 2)]
-        return (
-            [row | {"reason": reason} for row in ranks],
-            [row | {"reason": reason} for row in pairs],
-            [],
-        )
-    posthocs = import_optional("scikit_posthocs")
-    ranked = -values if higher_is_better else values
-    average = rankdata(ranked, axis=1).mean(axis=0)
-    critical = float(
-        studentized_range.ppf(1 - alpha, k, np.inf) / np.sqrt(2) * np.sqrt(k * (k + 1) / (6 * n))
-    )
-    p = posthocs.posthoc_nemenyi_friedman(ranked).to_numpy()
-    ranks = [
-        {
-            "algorithm": name,
-            "average_rank": float(r),
-            "critical_difference": critical,
-            "n_patients": n,
-            "reason": "",
-        }
-        for name, r in zip(names, average, strict=True)
-    ]
+    average, critical, p = np.full(k, np.nan), np.nan, np.full((k, k), np.nan)
+    spans: list[tuple[int, int]] = []
+    if not reason:
+        posthocs = import_optional("scikit_posthocs")
+        ranked = -values if higher_is_better else values
+        average = rankdata(ranked, axis=1).mean(axis=0)
+        quantile = studentized_range.ppf(1 - alpha, k, np.inf) / np.sqrt(2)
+        critical = float(quantile * np.sqrt(k * (k + 1) / (6 * n)))
+        p = posthocs.posthoc_nemenyi_friedman(ranked).to_numpy()
+        spans = _spans(p > alpha, average)
+    ranks = []
+    for name, rank in zip(names, average, strict=True):
+        row = {"algorithm": name, "average_rank": float(rank), "critical_difference": critical}
+        ranks.append(row | {"n_patients": n, "reason": reason})
     pairs = [
-        {"a": names[i], "b": names[j], "p": float(p[i, j]), "reason": ""}
+        {"a": names[i], "b": names[j], "p": float(p[i, j]), "reason": reason}
         for i, j in itertools.combinations(range(k), 2)
     ]
     order = np.argsort(average, kind="stable")
+    cliques = []
+    for number, (first, last) in enumerate(spans, start=1):
+        members = tuple(names[i] for i in order[first : last + 1])
+        low, high = float(average[order[first]]), float(average[order[last]])
+        row = {"clique": number, "algorithms": members, "low": low, "high": high}
+        cliques.append(row | {"reason": ""})
+    return ranks, pairs, cliques
+
+
+def _spans(alike: NDArray[np.bool_], average: NDArray[np.float64]) -> list[tuple[int, int]]:
+    """Find the first and last place of each clique in the order of ranks."""
+    order = np.argsort(average, kind="stable")
     spans: list[tuple[int, int]] = []
-    for first in range(k):
+    for first in range(len(order)):
         # Ranks are on a line, so the farthest that is not separated from the first spans a clique.
-        last = max(j for j in range(first, k) if p[order[first], order[j]] > alpha)
+        last = max(j for j in range(first, len(order)) if alike[order[first], order[j]])
         if last > first and not any(low <= first and last <= high for low, high in spans):
             spans.append((first, last))
-    cliques = [
-        {
-            "clique": number,
-            "algorithms": tuple(names[i] for i in order[low : high + 1]),
-            "low": float(average[order[low]]),
-            "high": float(average[order[high]]),
-            "reason": "",
-        }
-        for number, (low, high) in enumerate(spans, start=1)
-    ]
-    return ranks, pairs, cliques
+    return spans
 
 
 def _mean(values: NDArray[np.float64]) -> float:
@@ -546,49 +445,21 @@ def _mean(values: NDArray[np.float64]) -> float:
 _COLUMNS = {
     "patients": ["patient", "algorithm", "value"],
     "friedman": [
-        "n_patients",
-        "n_dropped",
-        "n_algorithms",
-        "statistic",
-        "p",
-        "kendall_w",
-        "reason",
+        "n_patients", "n_dropped", "n_algorithms", "statistic", "p", "kendall_w", "reason",
     ],
     "pairs": [
-        *("a", "b", "n_patients", "mean_a", "mean_b", "difference", "statistic", "p", "p_holm"),
-        *("rank_biserial", "low", "high", "reason"),
+        "a", "b", "n_patients", "mean_a", "mean_b", "difference", "statistic", "p", "p_holm",
+        "rank_biserial", "low", "high", "reason",
     ],
     "equivalence": [
-        *(
-            "a",
-            "b",
-            "n_patients",
-            "difference",
-            "low",
-            "high",
-            "margin",
-            "p_lower",
-            "p_upper",
-            "p",
-        ),
-        *("p_different", "verdict", "reason"),
+        "a", "b", "n_patients", "difference", "low", "high", "margin", "p_lower", "p_upper", "p",
+        "p_different", "verdict", "reason",
     ],
     "ranks": ["algorithm", "average_rank", "critical_difference", "n_patients", "reason"],
     "nemenyi": ["a", "b", "p", "reason"],
     "cliques": ["clique", "algorithms", "low", "high", "reason"],
     "mixed": [
-        *(
-            "kind",
-            "term",
-            "scale",
-            "estimate",
-            "standard_error",
-            "low",
-            "high",
-            "statistic",
-            "df",
-            "p",
-        ),
-        *("n", "converged", "reason"),
+        "kind", "term", "scale", "estimate", "standard_error", "low", "high", "statistic", "df",
+        "p", "n", "converged", "reason",
     ],
-}
+}  # fmt: skip

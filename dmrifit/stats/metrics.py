@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -12,10 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.checks import real_numbers
 
 __all__ = [
+    "AT_BOUND",
     "METRICS",
+    "NO_TISSUE",
     "RANKING_METRIC",
     "MapMetric",
     "RelativeErrorIndices",
+    "best_constants",
     "bias_index",
     "dice",
     "dispersion_index",
@@ -23,40 +27,22 @@ __all__ = [
     "metric_of",
     "pearson",
     "relative_error_indices",
+    "skill_scores",
     "spearman",
 ]
 
 
 @dataclass(frozen=True)
 class RelativeErrorIndices:
-    """
-    Summary of the relative errors E = (prediction − reference) / reference of a set of voxels.
+    """Summary of the relative errors E = (prediction − reference) / reference of voxels."""
 
-    Attributes
-    ----------
-    bias : float
-        Bias index BI, the median of E; NaN when no voxel could be used.
-    dispersion : float
-        Dispersion index DI, the 75th minus the 25th percentile of E.
-    abs_bias : float
-        The magnitude of the bias index; "lower bias" means this one, because BI is signed.
-    median_abs_error : float
-        MdAPE, the median of the magnitude of E.
-    n : int
-        Voxels used.
-    n_dropped : int
-        Voxels left out because E is undefined there: the reference is zero, NaN or infinite.
-    n_failed : int
-        Voxels left out because the prediction is NaN or infinite although the reference is usable.
-    """
-
-    bias: float
-    dispersion: float
-    abs_bias: float
+    bias: float  # the median of E; NaN when no voxel could be used
+    dispersion: float  # the 75th minus the 25th percentile of E
+    abs_bias: float  # "lower bias" means this one, because the bias index is signed
     median_abs_error: float
-    n: int
-    n_dropped: int
-    n_failed: int
+    n: int  # voxels used
+    n_dropped: int  # voxels whose reference is zero, NaN or infinite
+    n_failed: int  # voxels whose prediction alone is NaN or infinite
 
 
 def relative_error_indices(prediction: ArrayLike, reference: ArrayLike) -> RelativeErrorIndices:
@@ -147,6 +133,61 @@ def median_absolute_error(
     return _by_column(_median_abs_error, prediction, reference)
 
 
+def best_constants(values: NDArray[np.float64], *, relative: bool) -> NDArray[np.float64]:
+    """
+    Find the constant prediction of each column with the least mean error on these values.
+
+    The mean of |c − y| is least at the median, that of |c − y| / |y| at the median weighted by
+    1 / |y|, which leaves out values of 0.
+
+    Shapes: `values` (n_voxels, n_columns); returns (n_columns,), NaN without any usable value.
+    """
+    constants = np.full(values.shape[1], np.nan)
+    for j, column in enumerate(values.T):
+        usable = np.isfinite(column)
+        if relative:
+            usable &= column != 0
+        ordered = np.sort(column[usable])
+        if not ordered.size:
+            continue
+        weights = np.ones(len(ordered))
+        if relative:
+            # Relative to the smallest, whose own inverse could overflow.
+            weights = np.abs(ordered).min() / np.abs(ordered)
+        total = np.cumsum(weights)
+        constants[j] = ordered[np.searchsorted(total, total[-1] / 2)]
+    return constants
+
+
+def skill_scores(
+    prediction: NDArray[np.float64],
+    reference: NDArray[np.float64],
+    constant: NDArray[np.float64] | float,
+    *,
+    relative: bool,
+) -> tuple[float, float, float, int]:
+    """
+    Compute 1 − Σ error / Σ error of a constant over voxels, the two mean errors, and the count.
+
+    Relative errors leave out voxels whose reference is 0; both errors are of the same voxels.
+    """
+    usable = np.isfinite(prediction) & np.isfinite(reference) & np.isfinite(constant)
+    if relative:
+        usable &= reference != 0
+    p, r = prediction[usable], reference[usable]
+    c = np.broadcast_to(constant, reference.shape)[usable]
+    if not r.size:
+        return float("nan"), float("nan"), float("nan"), 0
+    size = np.abs(r) if relative else np.ones(len(r))
+    with np.errstate(over="ignore"):
+        error = float(np.mean(np.abs(p - r) / size))
+        constant_error = float(np.mean(np.abs(c - r) / size))
+    skill = float("nan")
+    if 0 < constant_error < np.inf:
+        skill = 1 - error / constant_error
+    return skill, error, constant_error, len(r)
+
+
 def pearson(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[np.float64]:
     """Compute Pearson's correlation over voxels."""
     return _correlations(prediction, reference, ranked=False)
@@ -175,49 +216,23 @@ def dice(prediction: ArrayLike, reference: ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class MapMetric:
-    """
-    A score of predicted parameter maps, and how summaries, tests and reports of a study treat it.
+    """A score of predicted maps, and how summaries, tests and reports of a study treat it."""
 
-    Attributes
-    ----------
-    name : str
-        Column of the scores; with the suffix ``_truth``, the same against the truth.
-    label : str
-        Symbol in the report.
-    score : callable
-        Takes prediction and reference of shape (n_voxels, n_columns), gives (n_columns,) numbers.
-    table : {"relative errors", "correlations"}
-        Table of the report, parameter by parameter, in which it stands.
-    unit : {"%", ""}
-        "%" for fractions that the report writes in percent.
-    better : {"lower", "higher", "nearer zero"}
-        Which values are better. Where it is nearer zero, patients are averaged by magnitude.
-    signed : bool
-        Whether values may be negative, so that a test cannot take their logarithm.
-    digits : int
-        Decimals in the report; of a percentage from 10 on, one less.
-    undefined : float
-        What enters means over patients for a prediction that has no score.
-    description : str
-        What introduces the metric above its table; by default the heading.
-    in_summary, with_sd, tested : bool
-        Whether the summary holds its mean over patients, and their standard deviation, and
-        whether the report tests algorithms by it.
-    """
-
-    name: str
-    label: str
+    name: str  # column of the scores; with the suffix "_truth", the same against the truth
+    label: str  # symbol in the report
+    # From prediction and reference of shape (n_voxels, n_columns) to (n_columns,) numbers.
     score: Callable[[NDArray, NDArray], float | NDArray[np.float64]]
     table: Literal["relative errors", "correlations"] = "relative errors"
-    unit: Literal["%", ""] = "%"
+    unit: Literal["%", ""] = "%"  # "%" for fractions that the report writes in percent
+    # Where it is nearer zero, patients are averaged by magnitude.
     better: Literal["lower", "higher", "nearer zero"] = "lower"
-    signed: bool = False
-    digits: int = 1
-    undefined: float = float("nan")
-    description: str = ""
-    in_summary: bool = True
-    with_sd: bool = False
-    tested: bool = False
+    signed: bool = False  # values may be negative, so that no test can take their logarithm
+    digits: int = 1  # decimals in the report; of a percentage from 10 on, one less
+    undefined: float = float("nan")  # enters means over patients where there is no score
+    description: str = ""  # introduces the metric above its table; by default the heading
+    in_summary: bool = True  # the summary holds its mean over patients
+    with_sd: bool = False  # and their standard deviation
+    tested: bool = False  # the report tests algorithms by it
 
     @property
     def column(self) -> str:
@@ -229,6 +244,17 @@ class MapMetric:
         """Symbol and unit, for the head of a column."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
+
+# A constant prediction has no correlation; it counts as none, not as missing.
+_Correlation = partial(
+    MapMetric,
+    table="correlations",
+    unit="",
+    better="higher",
+    signed=True,
+    digits=2,
+    undefined=0.0,
+)
 
 #: The scores of a comparison by name, in the order of their columns.
 METRICS = {
@@ -251,35 +277,15 @@ METRICS = {
             description="MdAPE (%, median of |E| over voxels)",
             in_summary=False,
         ),
-        # A constant prediction has no correlation; it counts as none, not as missing.
-        MapMetric(
-            "pearson",
-            "r",
-            pearson,
-            table="correlations",
-            unit="",
-            better="higher",
-            signed=True,
-            digits=2,
-            undefined=0.0,
-            description="Pearson's r",
-        ),
-        MapMetric(
-            "spearman",
-            "ρ",
-            spearman,
-            table="correlations",
-            unit="",
-            better="higher",
-            signed=True,
-            digits=2,
-            undefined=0.0,
-            description="Spearman's ρ",
-            in_summary=False,
-        ),
+        _Correlation("pearson", "r", pearson, description="Pearson's r"),
+        _Correlation("spearman", "ρ", spearman, description="Spearman's ρ", in_summary=False),
     )
 }
 
+#: S0 scales with the scanner's gain: it is no property of the tissue.
+NO_TISSUE = ("S0",)
+#: The reference of T2v mostly sits at a bound, so summaries are given without it too.
+AT_BOUND = "T2v"
 #: The metric by which a study names the best algorithm and the median patient.
 RANKING_METRIC = "dispersion"
 

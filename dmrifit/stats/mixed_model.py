@@ -18,197 +18,174 @@ __all__ = ["mixed_model"]
 
 # lbfgs, the library's first choice, steps out of the parameter space on most of our tables.
 _METHODS = ("bfgs", "powell", "nm")
-_FEW = "{n} patients have all values; {least} are needed"
+_FAILURES = (np.linalg.LinAlgError, ValueError, FloatingPointError, ZeroDivisionError)
 
 
 def mixed_model(
     frame: pd.DataFrame, algorithms: Sequence[str], *, positive: bool, alpha: float
 ) -> list[dict[str, Any]]:
     """Fit value ~ algorithm * metric with a random intercept of the patient."""
-    scale = "log" if positive else "raw"
-    empty = {"kind": "test", "term": "", "scale": scale, "n": 0, "converged": False}
+    import pandas as pd
+
     usable = frame[np.isfinite(frame["value"])]
     if positive:
         usable = usable[usable["value"] > 0]
-    notes = [f"{len(frame) - len(usable)} values without a logarithm or missing left out"] * (
-        len(usable) < len(frame)
+    values = usable["value"].to_numpy()
+    notes = []
+    if len(usable) < len(frame):
+        n_dropped = len(frame) - len(usable)
+        notes.append(f"{n_dropped} values without a logarithm or missing left out")
+    algorithms_with_values = set(usable["algorithm"])
+    algorithms = [name for name in algorithms if name in algorithms_with_values]
+    metrics = sorted(usable["metric"].unique())
+    empty = {"kind": "test", "term": "", "scale": "raw", "n": 0, "converged": False}
+    if positive:
+        empty["scale"] = "log"
+        values = np.log(values)
+    problem = _problem(usable, values, algorithms, metrics)
+    if problem:
+        return [empty | {"reason": "; ".join([*notes, problem])}]
+    # Names of users stay in the columns: the formula holds none of them.
+    table = pd.DataFrame(
+        {
+            "value": values,
+            "patient": usable["patient"].to_numpy(),
+            "algorithm": pd.Categorical(usable["algorithm"], algorithms),
+            "metric": pd.Categorical(usable["metric"], metrics),
+        }
     )
-    there, metrics = set(usable["algorithm"]), sorted(usable["metric"].unique())
-    algorithms = [name for name in algorithms if name in there]
+    # Sum coding, so that coefficients are deviations from the grand mean.
+    formula = "value ~ C(algorithm, Sum)"
+    if len(metrics) > 1:
+        formula += " * C(metric, Sum)"
+    result, problems = _fit(formula, table)
+    notes += problems
+    if result is None:
+        return [empty | {"n": len(values), "reason": "; ".join(notes)}]
+    # Least squares has neither variance of patients nor steps that could fail to converge.
+    between = float(np.asarray(getattr(result, "cov_re", [[0.0]]))[0, 0])
+    converged = bool(getattr(result, "converged", True))
+    rows = [
+        *_term_tests(result),
+        *_effects(result, table, alpha),
+        {"kind": "variance", "term": "patient", "estimate": between},
+        {"kind": "variance", "term": "residual", "estimate": float(result.scale)},
+    ]
+    shared = {"n": len(values), "converged": converged, "reason": "; ".join(notes)}
+    return [row | {"scale": empty["scale"]} | shared for row in rows]
+
+
+def _problem(
+    usable: pd.DataFrame, values: NDArray, algorithms: Sequence[str], metrics: Sequence[str]
+) -> str:
+    """Say why no model can be fitted; empty if one can."""
     n_patients = usable["patient"].nunique()
     if n_patients < 3:
-        return [empty | {"reason": "; ".join([*notes, _FEW.format(n=n_patients, least=3)])}]
+        return f"{n_patients} patients have all values; 3 are needed"
     if len(algorithms) < 2:
-        return [empty | {"reason": "; ".join([*notes, f"{len(algorithms)} algorithm"])}]
-    cells = usable.groupby(["algorithm", "metric"]).ngroups
-    if cells < len(algorithms) * len(metrics):
-        return [
-            empty
-            | {
-                "reason": "; ".join(
-                    [*notes, "an algorithm has no values of one of the parameters"]
-                )
-            }
-        ]
-    value = np.log(usable["value"].to_numpy()) if positive else usable["value"].to_numpy()
-    if np.ptp(value) <= 1e-12 * max(1.0, float(np.abs(value).max())):
-        return [empty | {"reason": "; ".join([*notes, "all values are equal"])}]
-    terms, X = _design(usable, algorithms, metrics)
-    fitted, trouble = _fit_mixed(value, X, usable["patient"].to_numpy())
-    notes += trouble
-    if fitted is None:
-        return [empty | {"n": len(value), "reason": "; ".join(notes)}]
-    beta, covariance, between, residual, converged = fitted
-    shared = {"scale": scale, "n": len(value), "converged": converged, "reason": "; ".join(notes)}
-    return [
-        *(
-            _wald(name, beta[columns], covariance[columns, columns]) | shared
-            for name, columns, _ in terms
-        ),
-        *(
-            row | shared
-            for name, columns, levels in terms
-            for row in _effects(name, levels, beta[columns], covariance[columns, columns], alpha)
-        ),
-        {"kind": "variance", "term": "patient", "estimate": between} | shared,
-        {"kind": "variance", "term": "residual", "estimate": residual} | shared,
-    ]
+        return f"{len(algorithms)} algorithm"
+    n_cells = usable.groupby(["algorithm", "metric"]).ngroups
+    if n_cells < len(algorithms) * len(metrics):
+        return "an algorithm has no values of one of the parameters"
+    if np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
+        return "all values are equal"
+    return ""
 
 
-_Term = tuple[str, slice, list[tuple[str, NDArray[np.float64]]]]
-
-
-def _design(
-    frame: pd.DataFrame, algorithms: list[str], metrics: list[str]
-) -> tuple[list[_Term], NDArray[np.float64]]:
-    """
-    Code the factors so that coefficients are deviations from the grand mean.
-
-    A term is its name, its columns and, for each level, the contrast of the columns that is its
-    effect.
-    """
-    coded = {}
-    for name, levels in (("algorithm", algorithms), ("metric", metrics)):
-        coding = np.vstack([np.eye(len(levels) - 1), -np.ones((1, len(levels) - 1))])
-        position = {level: i for i, level in enumerate(levels)}
-        coded[name] = (coding, coding[[position[level] for level in frame[name]]])
-    a, m = coded["algorithm"], coded["metric"]
-    both = (a[1][:, :, None] * m[1][:, None, :]).reshape(len(frame), -1)
-    blocks = [np.ones((len(frame), 1)), a[1], m[1], both]
-    edges = np.cumsum([0, *(block.shape[1] for block in blocks)])
-    crossed = [
-        (f"{x}:{y}", np.outer(a[0][i], m[0][j]).ravel())
-        for i, x in enumerate(algorithms)
-        for j, y in enumerate(metrics)
-    ]
-    effects = [
-        list(zip(algorithms, a[0], strict=True)),
-        list(zip(metrics, m[0], strict=True)),
-        crossed,
-    ]
-    names = ("algorithm", "metric", "algorithm:metric")
-    terms = [
-        (name, slice(edges[i], edges[i + 1]), levels)
-        for i, (name, levels) in enumerate(zip(names, effects, strict=True), start=1)
-        if edges[i + 1] > edges[i]
-    ]
-    return terms, np.concatenate(blocks, axis=1)
-
-
-_Fitted = tuple[NDArray[np.float64], NDArray[np.float64], float, float, bool]
-
-
-def _fit_mixed(value: NDArray, X: NDArray, patients: NDArray) -> tuple[_Fitted | None, list[str]]:
-    """Fit by restricted likelihood; also return the reasons why a fit failed."""
-    mixed = import_optional("statsmodels.regression.mixed_linear_model")
-    plain = _fit_plain(value, X, patients)
-    if plain is not None:
+def _fit(formula: str, table: pd.DataFrame) -> tuple[Any, list[str]]:
+    """Fit by restricted likelihood; return the result, None without one, and what went wrong."""
+    models = import_optional("statsmodels.formula.api")
+    plain = models.ols(formula, table).fit(use_t=False)
+    if not _patients_vary(plain, table["patient"].to_numpy()):
         return plain, ["the variance between patients is zero, so this is the least-squares fit"]
-    trouble: list[str] = []
-    fitted = None
+    problems: list[str] = []
+    result = None
     for method in _METHODS:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                found = mixed.MixedLM(value, X, groups=patients).fit(reml=True, method=method)
-                fitted = _numbers(found, X.shape[1])
-            except (
-                np.linalg.LinAlgError,
-                ValueError,
-                FloatingPointError,
-                ZeroDivisionError,
-            ) as error:
-                trouble.append(f"{method} failed: {error}")
+                model = models.mixedlm(formula, table, groups=table["patient"])
+                result = _finite(model.fit(reml=True, method=method))
+            except _FAILURES as error:
+                problems.append(f"{method} failed: {error}")
                 continue
-        said = [str(one.message).split("\n")[0] for one in caught]
-        if fitted is not None and fitted[-1] and not said:
-            return fitted, []
-        trouble += said or [f"{method} did not converge"]
-    return fitted, list(dict.fromkeys(trouble))
+        messages = [str(warning.message).split("\n")[0] for warning in caught]
+        if result is not None and result.converged and not messages:
+            return result, []
+        problems += messages or [f"{method} did not converge"]
+    return result, list(dict.fromkeys(problems))
 
 
-def _numbers(found: Any, k: int) -> _Fitted | None:
-    """Take coefficients, their covariance and both variances out of a result."""
-    beta, covariance = np.asarray(found.fe_params), np.asarray(found.cov_params())[:k, :k]
-    between, residual = float(np.asarray(found.cov_re)[0, 0]), float(found.scale)
-    if not (np.isfinite(beta).all() and np.isfinite(covariance).all() and np.isfinite(residual)):
-        return None
-    return beta, covariance, between, residual, bool(found.converged)
+def _finite(result: Any) -> Any:
+    """Give back a fit whose numbers are all finite; None otherwise."""
+    k = len(result.fe_params)
+    numbers = [result.fe_params, np.asarray(result.cov_params())[:k, :k], result.scale]
+    return result if all(np.isfinite(number).all() for number in numbers) else None
 
 
-def _fit_plain(value: NDArray, X: NDArray, patients: NDArray) -> _Fitted | None:
+def _patients_vary(plain: Any, patients: NDArray) -> bool:
     """
-    Fit by least squares if the variance between patients is estimated as zero; None otherwise.
+    Say whether the variance between patients is estimated as more than zero.
 
-    There the restricted likelihood has its maximum at the edge of the parameter space, where the
+    At zero the restricted likelihood has its maximum at the edge of the parameter space, where the
     mixed model's own search ends in a singular matrix: in a balanced design when patients vary no
     more than the residual.
     """
     names, group = np.unique(patients, return_inverse=True)
     counts = np.bincount(group)
-    df = len(value) - X.shape[1] - (len(names) - 1)
+    df = int(plain.df_resid) - (len(names) - 1)
     if len(set(counts)) > 1 or df < 1:
-        return None
-    beta, *_ = np.linalg.lstsq(X, value, rcond=None)
-    rest = value - X @ beta
-    means = np.bincount(group, rest) / counts
+        return True
+    residuals = np.asarray(plain.resid)
+    means = np.bincount(group, residuals) / counts
     between = counts[0] * float((means**2).sum()) / (len(names) - 1)
-    within = float(((rest - means[group]) ** 2).sum()) / df
-    if between > within:
-        return None
-    residual = float(rest @ rest) / (len(value) - X.shape[1])
-    return beta, residual * np.linalg.inv(X.T @ X), 0.0, residual, True
+    within = float(((residuals - means[group]) ** 2).sum()) / df
+    return between > within
 
 
-def _wald(name: str, beta: NDArray, covariance: NDArray) -> dict[str, Any]:
-    from scipy.stats import chi2
-
-    statistic = float(beta @ np.linalg.pinv(covariance) @ beta)
-    return {
-        "kind": "test",
-        "term": name,
-        "statistic": statistic,
-        "df": len(beta),
-        "p": float(chi2.sf(statistic, len(beta))),
-    }
-
-
-def _effects(
-    name: str, levels: list[tuple[str, NDArray]], beta: NDArray, covariance: NDArray, alpha: float
-) -> Iterator[dict[str, Any]]:
-    from scipy.stats import norm
-
-    width = norm.ppf(1 - alpha / 2)
-    for level, contrast in levels:
-        estimate = float(contrast @ beta)
-        error = float(np.sqrt(max(contrast @ covariance @ contrast, 0.0)))
-        p = float(2 * norm.sf(abs(estimate) / error)) if error > 0 else np.nan
+def _term_tests(result: Any) -> Iterator[dict[str, Any]]:
+    """Test by Wald's statistic whether all effects of a term are zero."""
+    with warnings.catch_warnings():
+        # Too few values leave a covariance without full rank; its degrees of freedom say so.
+        warnings.simplefilter("ignore")
+        tests = result.wald_test_terms(scalar=True).table.to_dict("records")
+    # The first is the test of the grand mean.
+    for term, test in zip(("algorithm", "metric", "algorithm:metric"), tests[1:], strict=False):
         yield {
-            "kind": "effect",
-            "term": f"{name}[{level}]",
-            "estimate": estimate,
-            "standard_error": error,
-            "low": estimate - width * error,
-            "high": estimate + width * error,
-            "p": p,
+            "kind": "test",
+            "term": term,
+            "statistic": float(test["statistic"]),
+            "df": int(test["df_constraint"]),
+            "p": float(test["pvalue"]),
         }
+
+
+def _effects(result: Any, table: pd.DataFrame, alpha: float) -> Iterator[dict[str, Any]]:
+    """Estimate the deviation of every level of a term from the grand mean."""
+    algorithms, metrics = list(table["algorithm"].cat.categories), table["metric"].cat.categories
+    design = result.model.exog
+    # The row of the design of a cell holds the contrasts of its levels, term after term.
+    row_of_cell = table.reset_index().groupby(["algorithm", "metric"], observed=True)["index"]
+    contrast = {cell: design[row] for cell, row in row_of_cell.first().items()}
+    first_metric_column = len(algorithms)
+    first_crossed_column = first_metric_column + len(metrics) - 1
+    terms = [
+        ("algorithm", {a: (a, metrics[0]) for a in algorithms}, 1, first_metric_column),
+        ("metric", {m: (algorithms[0], m) for m in metrics}, first_metric_column,
+         first_crossed_column),
+        ("algorithm:metric", {f"{a}:{m}": (a, m) for a in algorithms for m in metrics},
+         first_crossed_column, design.shape[1]),
+    ]  # fmt: skip
+    for term, cell_of_level, start, stop in terms:
+        if start == stop:
+            continue
+        contrasts = np.zeros((len(cell_of_level), design.shape[1]))
+        for i, cell in enumerate(cell_of_level.values()):
+            contrasts[i, start:stop] = contrast[cell][start:stop]
+        test = result.t_test(contrasts)
+        low, high = test.conf_int(alpha).T
+        columns = zip(cell_of_level, test.effect, test.sd, low, high, test.pvalue, strict=True)
+        names = ("estimate", "standard_error", "low", "high", "p")
+        for level, *numbers in columns:
+            estimates = dict(zip(names, map(float, numbers), strict=True))
+            yield {"kind": "effect", "term": f"{term}[{level}]", **estimates}

@@ -261,7 +261,7 @@ def test_a_model_that_needs_echo_times(refused):
 
 
 def test_one_echo_time_for_relaxation_is_told_and_fitted(folder, monkeypatch, capfd):
-    arguments = ["fit", "small_101D.nii.gz", "--te", "90", "--no-quicklook"]
+    arguments = ["fit", "small_101D.nii.gz", "--te", "90", "--model", "t2-ivim-kurtosis", "--no-quicklook"]
     fixed = ["--fix", "T2t=70", "--fix", "T2v=200"]
     for options, out in (([], "maps"), (fixed, "more")):
         monkeypatch.setattr(sys, "argv", ["dmrifit", *arguments, *options, "--out", out])

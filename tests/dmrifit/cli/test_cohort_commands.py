@@ -225,6 +225,20 @@ def test_cohorts_whose_protocols_differ_do_so_on_request(
     )
 
 
+def test_the_inputs_of_a_comparison_are_chosen_by_their_b_values(table, comparisons, run, tmp_path):
+    options = ("--out", tmp_path, "--algorithms", "LR", "--strategies", "s2s", "--source-b")
+    code, _, err = run("benchmark", table, *options, "100,0")
+    assert code == 0, err
+    ((estimators, cohorts, _),) = comparisons
+    estimator = estimators["LR s2s"]
+    protocol = next(iter(cohorts.values())).scans[0].protocol
+    assert estimator.source.b.tolist() == [100, 0]
+    assert set(estimator.source.te) == {protocol.te.min()}
+    code, _, err = run("benchmark", table, *options, "1,7")
+    assert code == 2
+    assert "--source-b 1,7: the other protocol lacks S_b7" in err
+
+
 def test_a_single_cohort_is_trained_on_itself(comparisons, cohorts, run, tmp_path, monkeypatch):
     monkeypatch.setattr(Cohort, "read", lambda table: {"A": cohorts[0]})
     run("benchmark", "x.tsv", "--out", tmp_path, "--algorithms", "LR")
@@ -254,6 +268,10 @@ def test_the_summary_is_printed_in_percent(table, comparisons, run, tmp_path):
         "cohort",
         "strategy",
         "algorithm",
+        "signal",
+        "skill",
+        "map",
+        "skill",
         "|BI|",
         "(%)",
         "DI",
@@ -261,8 +279,8 @@ def test_the_summary_is_printed_in_percent(table, comparisons, run, tmp_path):
         "r",
     ]
     assert lines[0] == header
-    assert lines[1] == ["same", "3", "A", "s2s", "LR", "10.0", "20.0", "0.50"]
-    assert lines[2] == ["same", "3", "A", "s2s", "RFR", "10.0", "40.0", "0.50"]
+    assert lines[1] == ["same", "3", "A", "s2s", "LR", "–", "–", "10.0", "20.0", "0.50"]
+    assert lines[2] == ["same", "3", "A", "s2s", "RFR", "–", "–", "10.0", "40.0", "0.50"]
     assert lines[3] == ["report:", str(tmp_path / "report.html")]
 
 

@@ -195,3 +195,42 @@ def test_what_a_prediction_lacks_is_named(run, tmp_path):
     code, _, err = run("train", tmp_path / "data" / "participants.tsv", "--out", tmp_path / "no" / "x")
     assert code == 2
     assert "there is no folder" in err
+
+
+@pytest.mark.parametrize(("end", "bounds", "text"), [("Lower", [0.1, None], "0.1"), ("Upper", [None, 3.0], "3")])
+def test_shares_at_one_bound_are_printed_where_the_other_is_none(capsys, end, bounds, text):
+    entry = {"Bounds": bounds, "ShareAtBounds": {end: 0.25}}
+    image_commands._print_share_at_bound("ADC", entry, end)
+    assert capsys.readouterr().out == f"ADC: 25.0% of the fitted voxels at the {end.lower()} bound {text}\n"
+
+
+def test_maps_with_a_learned_prior_are_refused_for_tables_of_regions(fitted, run):
+    scan = fitted / "sub-A_ses-1_dwi.nii"
+    np.savetxt(scan.with_suffix(".bval"), PROTOCOL.b[None], fmt="%g")
+    out = fitted / "prior"
+    code, printed, err = run("fit", scan, "--model", "adc", "--method", "map", "--no-quicklook", "--out", out)
+    assert code == 0, err
+    assert "pulled toward the region's mean" in printed
+    code, _, err = run("roi", out, "--labels", fitted / "labels.nii.gz", "--out", fitted / "roi.csv")
+    assert code == 2
+    assert "learned prior" in err.replace("\n", " ")
+
+
+def test_options_of_the_methods_reach_the_fit(fitted, run):
+    scan = fitted / "sub-A_ses-1_dwi.nii"
+    values = np.asarray(nib.load(scan).dataobj).copy()
+    values[0, 0, 0, 3] = -1
+    nib.save(nib.Nifti1Image(values, AFFINE), scan)
+    np.savetxt(scan.with_suffix(".bval"), PROTOCOL.b[None], fmt="%g")
+    options = ["--method", "wls", "--weights", "1,1,1,3", "--no-quicklook"]
+    code, printed, err = run("fit", scan, "--model", "adc", "--out", fitted / "wls", *options)
+    assert code == 0, err
+    assert "1 value in 1 voxel left out" in printed
+    expected = fit_image(scan, PROTOCOL, "adc", method="wls", weights=[1, 1, 1, 3])
+    written = nib.load(fitted / "wls" / "sub-A_ses-1_model-adc_param-ADC_dwimap.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(expected["ADC"].dataobj))
+    code, _, err = run("fit", scan, "--model", "kurtosis", "--method", "segmented", "--out", fitted / "x")
+    assert code == 2
+    code, _, err = run("fit", scan, "--model", "ivim", "--method", "ols", "--out", fitted / "y")
+    assert code == 2
+    assert "adc, kurtosis" in err.replace("\n", " ")

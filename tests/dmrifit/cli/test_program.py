@@ -140,7 +140,7 @@ def test_the_lines_printed_name_what_was_written(scan, run, tmp_path):
     assert re.search(r"^noise: sigma [\d.]+ \(estimated by mppca\)$", out, re.MULTILINE)
     pattern = re.search(r"^maps: (.+)$", out, re.MULTILINE)[1]
     maps = list(Path(pattern).parent.glob(Path(pattern).name))
-    assert len(maps) == 8
+    assert len(maps) == 13
     assert Path(re.search(r"^page: (.+)$", out, re.MULTILINE)[1]).is_file()
 
 
@@ -152,9 +152,12 @@ def test_parameters_are_fixed_by_name(scan, run, tmp_path):
 
 
 def test_kurtosis_can_be_kept_monotonic(scan, run, tmp_path):
+    needed = "kurtosis, which needs a b-value above 1500 s/mm², and the highest is 1000"
     code, _, err = run("fit", scan, "--model", "kurtosis", "--out", tmp_path / "out", "--bounds", "K=0,monotonic")
+    assert needed in err
+    with pytest.warns(UserWarning, match=needed):
+        maps = fit_image(scan, Protocol(PROTOCOL.b), "kurtosis", bounds={"K": (0, "monotonic")})
     assert code == 0, err
-    maps = fit_image(scan, Protocol(PROTOCOL.b), "kurtosis", bounds={"K": (0, "monotonic")})
     written = nib.load(tmp_path / "out" / "sub-01_model-kurtosis_param-K_dwimap.nii.gz")
     np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(maps["K"].dataobj))
     described = json.loads((tmp_path / "out" / "sub-01_model-kurtosis_dwimap.json").read_text(encoding="utf-8"))
@@ -167,9 +170,9 @@ def test_kurtosis_can_be_kept_monotonic(scan, run, tmp_path):
 
 def test_echo_times_are_found_in_the_sidecar_of_the_image(scan, run, tmp_path):
     scan.with_name("sub-01_dwi.json").write_text('{"EchoTime": 0.08}')
-    code, _, err = run("fit", scan, "--out", tmp_path / "out", "--no-quicklook")
+    code, _, err = run("fit", scan, "--model", "t2-ivim-kurtosis", "--out", tmp_path / "out", "--no-quicklook")
     assert code == 2
-    # The model of the default needs more contrasts, but no echo times any more.
+    # The model needs more contrasts, but no echo times any more.
     assert "7 free parameters" in one_line(err)
     assert "TE = 80 ms" in err
 
@@ -302,3 +305,14 @@ def test_the_installed_command_is_there():
         pytest.skip("the package is used without being installed")
     done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("dmrifit ")
+
+
+def test_without_a_model_the_richest_that_the_protocol_determines_is_fitted(scan, run, tmp_path):
+    code, out, err = run("fit", scan, "--out", tmp_path / "out", "--no-quicklook")
+    assert code == 0, err
+    assert "using model adc: 4 b-values determine adc; kurtosis needs a b-value above 1500 s/mm²" in err
+    assert "precision to expect in typical tissue at the SNR of this scan" in out
+    described = json.loads((tmp_path / "out" / "sub-01_model-adc_dwimap.json").read_text(encoding="utf-8"))
+    precision = described["ExpectedPrecision"]
+    assert set(precision["CoefficientOfVariation"]) == {"S0", "ADC"}
+    assert precision["SNR"] > 0

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from dmrifit.io.atomic_files import FileSet, whole_file, write_text
+from dmrifit.io.atomic_files import FileSet, check_finished, whole_file, write_text
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
@@ -175,90 +175,127 @@ def test_a_folder_that_nobody_locked_is_left_alone(tmp_path):
     assert (tmp_path / ".dmrifit-mine" / "notes").exists()
 
 
-MOVING = """
+RENAMED = """
 import os, signal, sys
-from dmrifit.io import atomic_files as files
+from dmrifit.io.atomic_files import FileSet
 
 rename, times = os.replace, 0
 
 def replace(source, target):
     global times
-    if not os.path.basename(target).startswith(".") and times == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    times += not os.path.basename(target).startswith(".")
+    if not os.path.basename(target).startswith("."):
+        if times == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        times += 1
     rename(source, target)
 
 os.replace = replace
-with files.FileSet(sys.argv[1], ["a", "b", "c"]) as written:
-    for name in "abc":
-        written.path(name).write_text("of the killed run")
-print(times)
+with FileSet(sys.argv[1], ["a", "b", "c"], overwrite=True) as files:
+    for name in sys.argv[3]:
+        files.path(name).write_text("of the killed run")
 """
+SET = ["a", "b", "c"]
 
 
-def kill_while_moving(folder, at):
-    return subprocess.run([sys.executable, "-c", MOVING, folder, str(at)], capture_output=True, text=True, check=False)
+def kill_before_rename(folder, number, names="abc"):
+    ended = subprocess.run([sys.executable, "-c", RENAMED, folder, str(number), names], check=False)
+    assert ended.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("at", [0, 1, 2])
-def test_a_set_of_which_a_killed_process_moved_a_part_is_made_again(tmp_path, at):
-    assert kill_while_moving(tmp_path, at).returncode == -signal.SIGKILL
-    assert [path.name for path in sorted(tmp_path.glob("[!.]*"))] == ["a", "b", "c"][:at]
-    (tmp_path / "own").write_text("of somebody else")
-    with FileSet(tmp_path, ["a", "b", "c"]) as files:
-        assert [path.name for path in tmp_path.glob("[!.]*")] == ["own"]
+def write_two(folder):
+    with FileSet(folder, ["a", "b"]) as files:
         files.path("a").write_text("new")
-        files.path("c").write_text("new")
-    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert found == {"a": "new", "c": "new", "own": "of somebody else"}
+        files.path("b").write_text("new")
 
 
-def test_what_somebody_put_in_the_place_of_a_moved_file_stays(tmp_path):
-    assert kill_while_moving(tmp_path, 2).returncode == -signal.SIGKILL
-    (tmp_path / "mine").write_text("of somebody else")
-    os.replace(tmp_path / "mine", tmp_path / "b")
-    with pytest.raises(FileExistsError, match="b exists already"):
-        FileSet(tmp_path, ["a", "b", "c"])
-    with FileSet(tmp_path, ["d"]) as files:
-        files.path("d").write_text("")
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"b": "of somebody else", "d": ""}
+def texts_of(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
 
 
-def test_a_set_that_is_complete_stays(tmp_path):
-    done = kill_while_moving(tmp_path, 3)
-    assert (done.returncode, done.stdout) == (0, "3\n")
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("earlier", [[], SET], ids=["new", "replaced"])
+def test_a_killed_exchange_is_refused_to_readers_and_finished_by_the_next_set(tmp_path, number, earlier):
+    for name in [*earlier, "foreign"]:
+        (tmp_path / name).write_text("of an earlier run")
+    kill_before_rename(tmp_path, number)
+    # The mark never stands beside files of another set.
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path} holds an incomplete set of files")):
+        check_finished(tmp_path, "a")
+    check_finished(tmp_path, "foreign")
     with pytest.raises(FileExistsError, match="a and 2 more exist already"):
-        FileSet(tmp_path, ["a", "b", "c"])
+        FileSet(tmp_path, SET)
+    assert texts_of(tmp_path) == dict.fromkeys(SET, "of the killed run") | {"foreign": "of an earlier run"}
+    check_finished(tmp_path)
 
 
-def test_a_file_edited_after_a_kill_is_not_taken_for_a_part_of_the_set(tmp_path):
-    assert kill_while_moving(tmp_path, 1).returncode == -signal.SIGKILL
-    # In place: the number on the disk stays, as it may when a file is removed and another one made.
-    (tmp_path / "a").write_text("of somebody, and longer than before")
-    with FileSet(tmp_path, ["x", "y"]) as files:
-        files.path("x").write_text("new")
-    assert (tmp_path / "a").read_text() == "of somebody, and longer than before"
+def test_a_killed_exchange_still_removes_files_that_only_an_earlier_run_wrote(tmp_path):
+    for name in SET:
+        (tmp_path / name).write_text("of an earlier run")
+    kill_before_rename(tmp_path, 1, "ab")
+    with FileSet(tmp_path, ["d"]) as files:
+        files.path("d").write_text("new")
+    assert texts_of(tmp_path) == {"a": "of the killed run", "b": "of the killed run", "d": "new"}
 
 
-def test_what_was_interrupted_between_two_names_leaves_none(tmp_path, monkeypatch):
-    replaced, calls = os.replace, []
+def test_a_renamed_file_that_was_edited_after_the_kill_stays(tmp_path):
+    kill_before_rename(tmp_path, 1)
+    (tmp_path / "a").write_text("edited by the user")
+    with FileSet(tmp_path, ["d"]) as files:
+        files.path("d").write_text("new")
+    assert texts_of(tmp_path)["a"] == "edited by the user"
 
-    def second_fails(part, target):
-        calls.append(target)
-        if len(calls) == 3:  # the list of what is moved, the first file, the second
+
+def test_ctrl_c_between_two_renames_finishes_the_set(tmp_path, monkeypatch):
+    rename = os.replace
+    n_interrupts = 0
+
+    def interrupted_once(source, target):
+        nonlocal n_interrupts
+        if target.name == "b" and n_interrupts == 0:
+            n_interrupts += 1
             raise KeyboardInterrupt
-        replaced(part, target)
+        rename(source, target)
 
-    monkeypatch.setattr(os, "replace", second_fails)
-
-    def write():
-        with FileSet(tmp_path, ["a", "b"]) as files:
-            files.path("a").write_text("new")
-            files.path("b").write_text("new")
-
+    monkeypatch.setattr(os, "replace", interrupted_once)
     with pytest.raises(KeyboardInterrupt):
-        write()
-    assert list(tmp_path.iterdir()) == []
+        write_two(tmp_path)
+    assert texts_of(tmp_path) == {"a": "new", "b": "new"}
+
+
+def test_files_that_cannot_be_renamed_are_kept_and_named(tmp_path, monkeypatch):
+    rename = os.replace
+
+    def forbidden(source, target):
+        if target.name == "b":
+            raise PermissionError(1, "Operation not permitted")
+        rename(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", forbidden)
+        for _ in range(2):
+            with pytest.raises(PermissionError, match=r"cannot give the files in .*\.complete their final names"):
+                write_two(tmp_path)
+    with pytest.raises(FileExistsError, match="a and 1 more exist already"):
+        write_two(tmp_path)
+    assert texts_of(tmp_path) == {"a": "new", "b": "new"}
+
+
+def test_a_folder_under_the_name_of_a_file_is_refused_before_work(tmp_path):
+    (tmp_path / "b").mkdir()
+    with pytest.raises(IsADirectoryError, match="b is a folder"):
+        FileSet(tmp_path, ["a", "b"], overwrite=True)
+
+
+def test_links_and_foreign_files_of_a_folder_stay(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "foreign").write_text("of the user")
+    (tmp_path / "out").symlink_to("disk", target_is_directory=True)
+    identity = (tmp_path / "disk").stat().st_ino
+    write_two(tmp_path / "out")
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "disk").stat().st_ino == identity
+    assert texts_of(tmp_path / "disk") == {"a": "new", "b": "new", "foreign": "of the user"}
 
 
 def test_an_error_is_not_its_own_cause(tmp_path):

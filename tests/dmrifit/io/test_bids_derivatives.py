@@ -17,15 +17,24 @@ from dmrifit.io.bids_derivatives import (
     ("image", "expected"),
     [
         ("sub-01_dwi.nii.gz", "sub-01_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz"),
-        ("a/sub-01_ses-2_acq-dr_dwi.nii", "sub-01_ses-2_acq-dr_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz"),
-        ("sub-01_desc-preproc_dwi.nii.gz", "sub-01_model-t2ivimkurtosis_param-Dt_desc-preproc_dwimap.nii.gz"),
+        (
+            "a/sub-01_ses-2_acq-dr_dwi.nii",
+            "sub-01_ses-2_acq-dr_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz",
+        ),
+        (
+            "sub-01_desc-preproc_dwi.nii.gz",
+            "sub-01_model-t2ivimkurtosis_param-Dt_desc-preproc_dwimap.nii.gz",
+        ),
         ("small_101D.nii.gz", "small_101D_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz"),
         ("pre-op_scan.nii", "pre-op_scan_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz"),
         ("patient 7.v2.img", "patient 7.v2_model-t2ivimkurtosis_param-Dt_dwimap.nii.gz"),
     ],
 )
 def test_names_follow_bids_and_keep_what_the_image_was_called(image, expected):
-    assert derivative_name(stem(image), "dwimap.nii.gz", model="t2-ivim-kurtosis", param="Dt") == expected
+    assert (
+        derivative_name(stem(image), "dwimap.nii.gz", model="t2-ivim-kurtosis", param="Dt")
+        == expected
+    )
 
 
 def test_an_image_without_a_name_adds_nothing():
@@ -33,7 +42,10 @@ def test_an_image_without_a_name_adds_nothing():
 
 
 def test_descriptions_are_joined_and_stand_last():
-    assert derivative_name("sub-1_dwi", "dwi.bval", desc="predicted") == "sub-1_desc-predicted_dwi.bval"
+    assert (
+        derivative_name("sub-1_dwi", "dwi.bval", desc="predicted")
+        == "sub-1_desc-predicted_dwi.bval"
+    )
     name = derivative_name("sub-1_desc-preproc_dwi", "dwimap.json", model="adc", desc="predicted")
     assert name == "sub-1_model-adc_desc-preprocPredicted_dwimap.json"
 

@@ -10,7 +10,6 @@ from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.case_tables import (
     check_names,
     check_shape,
-    checked_affine,
     checked_mask,
     checked_values,
     file_stem,
@@ -18,7 +17,6 @@ from dmrifit.io.case_tables import (
     read_each,
     read_on_grid,
     save_values,
-    three_axes,
     write_table,
 )
 
@@ -74,28 +72,6 @@ def test_a_shape_that_differs_is_told_with_its_remedy():
         ValueError, match=r"prior has shape \(2, 3\) and the image \(3, 2\); bring both"
     ):
         check_shape(np.ones((2, 3)), (3, 2), "prior")
-
-
-def test_an_affine_is_copied_and_must_place_voxels():
-    checked = checked_affine(AFFINE.tolist(), "case a")
-    checked[0, 0] = 9
-    assert AFFINE[0, 0] == -1.5
-    flat, missing = np.diag([1.0, 0, 1, 1]), np.full((4, 4), np.nan)
-    for wrong in (flat, missing, np.eye(3)):
-        with pytest.raises(ValueError, match="case a: the affine places no voxels"):
-            checked_affine(wrong, "case a")
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 1)])
-def test_a_last_axis_of_one_is_dropped(shape):
-    values = np.arange(24).reshape(shape)
-    np.testing.assert_array_equal(three_axes(values, "t1.nii"), np.arange(24).reshape(2, 3, 4))
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 4, 2), (2, 3), (2, 3, 4, 1, 1)])
-def test_another_number_of_axes_is_refused(shape):
-    with pytest.raises(ValueError, match=rf"t1\.nii has {len(shape)} axes .*volume \(x, y, z\)"):
-        three_axes(np.zeros(shape), "t1.nii")
 
 
 def test_a_volume_comes_back_on_its_grid_and_on_no_other(tmp_path):

@@ -29,7 +29,9 @@ SLICE = GRID[0] * GRID[1] * len(PROTOCOL)
 def signals():
     rng = np.random.default_rng(1)
     truth = np.stack([rng.uniform(100, 900, GRID), rng.uniform(0.3, 3, GRID)], axis=-1)
-    return ADC.signal(truth.reshape(-1, 2), PROTOCOL).reshape(*GRID, len(PROTOCOL)).astype(np.float32)
+    return (
+        ADC.signal(truth.reshape(-1, 2), PROTOCOL).reshape(*GRID, len(PROTOCOL)).astype(np.float32)
+    )
 
 
 def data(image):
@@ -52,7 +54,10 @@ class Blocks:
         self.values, self.loads, self.held, self.most = values, {}, 0, 0
         self.lock = threading.Lock()
         self.array = da.map_blocks(
-            self.load, chunks=da.core.normalize_chunks(chunks, values.shape), dtype=values.dtype, meta=values[:0]
+            self.load,
+            chunks=da.core.normalize_chunks(chunks, values.shape),
+            dtype=values.dtype,
+            meta=values[:0],
         )
 
     def load(self, block_info=None):
@@ -96,20 +101,31 @@ def test_slabs_outside_a_mask_are_not_loaded(signals, monkeypatch):
     blocks = Blocks(signals, (*GRID[:2], 1, len(PROTOCOL)))
     mask = np.zeros(GRID, bool)
     mask[1, 2, 7] = True
-    maps = fit_image(blocks.array, PROTOCOL, "adc", affine=AFFINE, mask=mask, sigma=np.full(GRID, 2.0))
+    maps = fit_image(
+        blocks.array, PROTOCOL, "adc", affine=AFFINE, mask=mask, sigma=np.full(GRID, 2.0)
+    )
     assert list(blocks.loads.values()) == [1, 1]
-    region, noise = (nib.Nifti1Image(one, AFFINE) for one in (mask.astype(np.uint8), np.full(GRID, 2.0)))
-    same(maps, fit_image(nib.Nifti1Image(signals, AFFINE), PROTOCOL, "adc", mask=region, sigma=noise))
+    region, noise = (
+        nib.Nifti1Image(one, AFFINE) for one in (mask.astype(np.uint8), np.full(GRID, 2.0))
+    )
+    same(
+        maps,
+        fit_image(nib.Nifti1Image(signals, AFFINE), PROTOCOL, "adc", mask=region, sigma=noise),
+    )
 
 
 def test_a_zarr_array_is_read_from_disk_and_predicted_as_from_memory(tmp_path):
     zarr = pytest.importorskip("zarr")
     cohort = simulate_cohort("cohort1", 3, shape=(12, 12, 3), random_state=4)
     table = cohort.arrays(mask="body", random_state=0)
-    estimator = SignalToSignal("LR", source=table.source, target=table.target).fit(table.X, table.Y)
+    estimator = SignalToSignal("LR", source=table.source, target=table.target).fit(
+        table.X, table.Y
+    )
     scan = cohort.scans[0]
     chosen = scan.signal[..., list(table.source.indices_in(scan.protocol))].astype(np.float32)
-    stored = zarr.create_array(tmp_path / "scan.zarr", shape=chosen.shape, chunks=(5, 12, 2, 3), dtype=chosen.dtype)
+    stored = zarr.create_array(
+        tmp_path / "scan.zarr", shape=chosen.shape, chunks=(5, 12, 2, 3), dtype=chosen.dtype
+    )
     stored[:] = chosen
     array = zarr.open_array(tmp_path / "scan.zarr", mode="r")
     expected = predict_image(estimator, nib.Nifti1Image(chosen, scan.affine), signals=True)
@@ -134,7 +150,9 @@ def _missing(block):
 def test_arrays_that_cannot_be_read_are_refused_with_the_remedy(signals):
     da = pytest.importorskip("dask.array")
     array = da.from_array(signals)
-    with pytest.raises(ValueError, match=r"5 × 4 × 12 × 4\) does not say where its voxels lie; wrap it: nibabel"):
+    with pytest.raises(
+        ValueError, match=r"5 × 4 × 12 × 4\) does not say where its voxels lie; wrap it: nibabel"
+    ):
         fit_image(array, PROTOCOL, "adc")
     with pytest.raises(ValueError, match="does not say where"):
         series.Series.open(signals)
@@ -142,14 +160,19 @@ def test_arrays_that_cannot_be_read_are_refused_with_the_remedy(signals):
         fit_image(nib.Nifti1Image(signals, AFFINE), PROTOCOL, "adc", affine=AFFINE)
     with pytest.raises(ValueError, match="complex64; magnitudes"):
         fit_image(array.astype("complex64"), PROTOCOL, "adc", affine=AFFINE)
-    with pytest.raises(ValueError, match=r"4 × 4 numbers that place voxels, not \[\[1.0, 0.0, 0.0\], "):
+    with pytest.raises(
+        ValueError,
+        match=r"affine= must be a matrix \(4, 4\) that places voxels in mm, not \[\[1.0, 0.0, 0.0\], ",
+    ):
         fit_image(array, PROTOCOL, "adc", affine=np.eye(3))
-    with pytest.raises(ValueError, match="4 × 4 numbers that place"):
+    with pytest.raises(ValueError, match="that places voxels in mm"):
         fit_image(array, PROTOCOL, "adc", affine=np.zeros((4, 4)))
     with pytest.raises(ValueError, match="3-D"):
         fit_image(array[..., 0], PROTOCOL, "adc", affine=AFFINE)
     broken = da.map_blocks(_missing, array, dtype=array.dtype)
-    with pytest.raises(ValueError, match=r"a block of the image cannot be computed .OSError: no network.; mend"):
+    with pytest.raises(
+        ValueError, match=r"a block of the image cannot be computed .OSError: no network.; mend"
+    ):
         fit_image(broken, PROTOCOL, "adc", affine=AFFINE)
     unfinished = array.ravel()[array.ravel() > 0]
     with pytest.raises(ValueError, match="compute_chunk_sizes"):
@@ -157,7 +180,15 @@ def test_arrays_that_cannot_be_read_are_refused_with_the_remedy(signals):
 
 
 def test_images_numbers_and_paths_are_no_arrays(signals, tmp_path):
-    for value in (nib.Nifti1Image(signals, AFFINE), np.float64(2), 2.0, "scan.nii", tmp_path, None, "estimate"):
+    for value in (
+        nib.Nifti1Image(signals, AFFINE),
+        np.float64(2),
+        2.0,
+        "scan.nii",
+        tmp_path,
+        None,
+        "estimate",
+    ):
         assert not is_array(value)
         assert placed(value, AFFINE) is value
 

@@ -149,9 +149,9 @@ def test_pairs_that_meet_are_those_of_a_search():
         (np.zeros((3, 3)), r"the reference must be a volume \(x, y, z\) of numbers"),
         (np.zeros((0, 3, 3)), "must be a volume"),
         (np.full((3, 3, 3), "a"), "must be a volume"),
-        (np.full((3, 3, 3), 0.5), "holds 0.5 where only 0 and 1 may stand"),
-        (np.full((3, 3, 3), -1), "holds -1"),
-        (np.full((3, 3, 3), np.nan), "holds nan"),
+        (np.full((3, 3, 3), 0.5), r"must hold 0 and 1 only, not \[0.5\]"),
+        (np.full((3, 3, 3), -1), r"0 and 1 only, not \[-1"),
+        (np.full((3, 3, 3), np.nan), r"0 and 1 only, not \[nan"),
     ],
 )
 def test_what_is_no_mask_is_refused(values, message):

@@ -12,7 +12,11 @@ from dmrifit import write_dicom_seg
 from dmrifit.io.components import label_components
 
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS+
-SHAPE, SPACING, ORIGIN = (8, 16, 5), (1.5, 2.0, 4.0), (-30.0, 12.0, 55.0)  # columns, rows, slices; LPS+
+SHAPE, SPACING, ORIGIN = (
+    (8, 16, 5),
+    (1.5, 2.0, 4.0),
+    (-30.0, 12.0, 55.0),
+)  # columns, rows, slices; LPS+
 OBLIQUE = Rotation.from_euler("xyz", [20, -10, 35], degrees=True).as_matrix()
 NAME = "Synthetic^Person"
 
@@ -21,11 +25,22 @@ def write_series(folder, rotation=OBLIQUE, *, n_volumes=1, skip=(), order=1, **c
     """Write a synthetic series; give its affine to RAS+ from the pose that it was made of."""
     folder.mkdir(parents=True, exist_ok=True)
     shared = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
-    shared |= {"FrameOfReferenceUID": generate_uid(), "PatientName": NAME, "PatientID": "synthetic-1"}
+    shared |= {
+        "FrameOfReferenceUID": generate_uid(),
+        "PatientName": NAME,
+        "PatientID": "synthetic-1",
+    }
     shared |= {"SOPClassUID": MRImageStorage, "Modality": "MR", "SeriesNumber": 3}
     shared |= {"Columns": SHAPE[0], "Rows": SHAPE[1], "PixelSpacing": [SPACING[1], SPACING[0]]}
-    shared |= {"SliceThickness": SPACING[2], "ImageOrientationPatient": np.round(rotation[:, :2].T.ravel(), 9).tolist()}
-    shared |= {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "BitsAllocated": 16}
+    shared |= {
+        "SliceThickness": SPACING[2],
+        "ImageOrientationPatient": np.round(rotation[:, :2].T.ravel(), 9).tolist(),
+    }
+    shared |= {
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsAllocated": 16,
+    }
     shared |= {"BitsStored": 16, "HighBit": 15, "PixelRepresentation": 0}
     shared |= changes
     number = 0
@@ -41,7 +56,9 @@ def write_series(folder, rotation=OBLIQUE, *, n_volumes=1, skip=(), order=1, **c
                 if value is not None:
                     setattr(image, key, value)
             image.SOPInstanceUID, image.InstanceNumber = generate_uid(), number
-            image.ImagePositionPatient = np.round(ORIGIN + k * SPACING[2] * rotation[:, 2], 6).tolist()
+            image.ImagePositionPatient = np.round(
+                ORIGIN + k * SPACING[2] * rotation[:, 2], 6
+            ).tolist()
             image.PixelData = np.full(SHAPE[0] * SHAPE[1], k, dtype=np.uint16).tobytes()
             image.save_as(folder / f"{number:03}", enforce_file_format=True)
     affine = np.eye(4)
@@ -78,9 +95,9 @@ def places_by_hand(path, segment):
     bits = np.unpackbits(np.frombuffer(held.PixelData, dtype=np.uint8), bitorder="little")
     frames = bits[: np.prod(shape)].reshape(shape)
     shared = held.SharedFunctionalGroupsSequence[0]
-    along_row, along_column = np.reshape(shared.PlaneOrientationSequence[0].ImageOrientationPatient, (2, 3)).astype(
-        float
-    )
+    along_row, along_column = np.reshape(
+        shared.PlaneOrientationSequence[0].ImageOrientationPatient, (2, 3)
+    ).astype(float)
     between_rows, between_columns = map(float, shared.PixelMeasuresSequence[0].PixelSpacing)
     found = []
     for frame, group in zip(frames, held.PerFrameFunctionalGroupsSequence, strict=True):
@@ -89,7 +106,9 @@ def places_by_hand(path, segment):
             continue
         start = np.array(group.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
         for row, column in np.argwhere(frame):
-            found.append(start + along_row * between_columns * column + along_column * between_rows * row)
+            found.append(
+                start + along_row * between_columns * column + along_column * between_rows * row
+            )
     return ordered(np.array(found) * [-1, -1, 1])
 
 
@@ -97,13 +116,19 @@ def places_by_hand(path, segment):
 def test_each_voxel_is_where_nibabel_has_it_however_the_axes_are_turned(series, tmp_path, codes):
     folder, affine = series
     labels = random_labels()
-    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(tuple(codes)))
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(affine), nib.orientations.axcodes2ornt(tuple(codes))
+    )
     image = nib.Nifti1Image(labels, affine).as_reoriented(turn)
     turned = np.asarray(image.dataobj)
     segments = write_dicom_seg(turned, image.affine, tmp_path / "seg.dcm", source=folder)
     assert segments == {1: "lesion 1", 2: "lesion 2"}
     for number in segments:
-        assert_allclose(places_by_hand(tmp_path / "seg.dcm", number), world(turned, image.affine, number), atol=1e-4)
+        assert_allclose(
+            places_by_hand(tmp_path / "seg.dcm", number),
+            world(turned, image.affine, number),
+            atol=1e-4,
+        )
 
 
 @pytest.mark.parametrize("rotation", [np.eye(3), OBLIQUE, np.diag([1.0, -1.0, -1.0])])
@@ -121,7 +146,9 @@ def test_simpleitk_finds_each_voxel_at_its_place(tmp_path, rotation):
     image = sitk.ReadImage(str(tmp_path / "seg.dcm"))
     found = np.argwhere(sitk.GetArrayFromImage(image))
     points = [image.TransformIndexToPhysicalPoint(place[::-1].tolist()) for place in found]
-    assert_allclose(ordered(np.array(points) * [-1, -1, 1]), world(labels, scan.affine, 1), atol=1e-3)
+    assert_allclose(
+        ordered(np.array(points) * [-1, -1, 1]), world(labels, scan.affine, 1), atol=1e-3
+    )
     assert_allclose(world(labels, affine, 1), world(labels, scan.affine, 1), atol=1e-3)
 
 
@@ -149,7 +176,8 @@ def test_frames_name_the_source_image_of_their_plane(tmp_path):
             np.array(first[uid].ImagePositionPatient, dtype=float),
         )
     indices = [
-        list(group.FrameContentSequence[0].DimensionIndexValues) for group in held.PerFrameFunctionalGroupsSequence
+        list(group.FrameContentSequence[0].DimensionIndexValues)
+        for group in held.PerFrameFunctionalGroupsSequence
     ]
     assert indices == sorted(indices)
 
@@ -157,11 +185,22 @@ def test_frames_name_the_source_image_of_their_plane(tmp_path):
 def test_identity_is_that_of_the_source_and_codes_are_those_of_the_kind(series, tmp_path):
     folder, affine = series
     source = pydicom.dcmread(folder / "001")
-    types = {"lesion": "52988006", "metastasis": "14799000", "tumor": "108369006", "voxel": "130488"}
+    types = {
+        "lesion": "52988006",
+        "metastasis": "14799000",
+        "tumor": "108369006",
+        "voxel": "130488",
+    }
     for kind, code in types.items():
         path = tmp_path / f"{kind}.dcm"
         write_dicom_seg(
-            random_labels(), affine, path, source=folder, kind=kind, names={2: "left"}, manual=kind == "voxel"
+            random_labels(),
+            affine,
+            path,
+            source=folder,
+            kind=kind,
+            names={2: "left"},
+            manual=kind == "voxel",
         )
         held = pydicom.dcmread(path)
         assert held.SOPClassUID == SegmentationStorage
@@ -179,12 +218,18 @@ def test_identity_is_that_of_the_source_and_codes_are_those_of_the_kind(series, 
 def test_separate_regions_have_the_numbers_of_lesion_tables(series, tmp_path):
     folder, affine = series
     labels = np.zeros(SHAPE, dtype=np.uint8)
-    labels[0:2, 0:2, 0], labels[4:6, 8:11, 2], labels[6, 11, 3] = 1, 2, 1  # the last two touch at a corner
+    labels[0:2, 0:2, 0], labels[4:6, 8:11, 2], labels[6, 11, 3] = (
+        1,
+        2,
+        1,
+    )  # the last two touch at a corner
     parts = label_components(labels)
     segments = write_dicom_seg(labels, affine, tmp_path / "seg.dcm", source=folder, separate=True)
     assert list(segments) == [1, 2]
     for number in segments:
-        assert_allclose(places_by_hand(tmp_path / "seg.dcm", number), world(parts, affine, number), atol=1e-4)
+        assert_allclose(
+            places_by_hand(tmp_path / "seg.dcm", number), world(parts, affine, number), atol=1e-4
+        )
 
 
 def test_a_stretched_or_shifted_grid_is_refused_with_a_remedy(series, tmp_path):
@@ -193,11 +238,17 @@ def test_a_stretched_or_shifted_grid_is_refused_with_a_remedy(series, tmp_path):
     stretched[:3, 2] *= 1.1
     shifted[:3, 3] += 0.4 * affine[:3, 0]
     away[:3, 3] += 4 * affine[:3, 0]
-    for wrong, message in ((stretched, "voxels lie up to"), (shifted, "up to 0.6 mm apart"), (away, "lie outside")):
+    for wrong, message in (
+        (stretched, "voxels lie up to"),
+        (shifted, "up to 0.6 mm apart"),
+        (away, "lie outside"),
+    ):
         with pytest.raises(ValueError, match=message) as refused:
             write_dicom_seg(random_labels(), wrong, tmp_path / "seg.dcm", source=folder)
         assert str(folder) in str(refused.value)
-        assert "name the series that the scan was converted from" in str(refused.value).replace("Name", "name")
+        assert "name the series that the scan was converted from" in str(refused.value).replace(
+            "Name", "name"
+        )
     fine = affine @ np.diag([0.5, 0.5, 0.5, 1])
     with pytest.raises(ValueError, match="voxel sizes differ"):
         write_dicom_seg(random_labels(), fine, tmp_path / "seg.dcm", source=folder)
@@ -223,7 +274,9 @@ def test_labels_that_are_no_regions_are_refused(series, tmp_path, labels, messag
 
 def test_folders_without_one_series_are_refused(series, tmp_path):
     def write(folder, **options):
-        return write_dicom_seg(random_labels(), series[1], tmp_path / "seg.dcm", source=folder, **options)
+        return write_dicom_seg(
+            random_labels(), series[1], tmp_path / "seg.dcm", source=folder, **options
+        )
 
     with pytest.raises(FileNotFoundError, match="no such folder"):
         write(tmp_path / "nowhere")
@@ -270,7 +323,9 @@ def test_cut_off_and_deflated_files_are_refused_by_name(tmp_path):
     for n in (200, 400, len(whole) - 420):  # in the head, before and after the name of the image
         cut.write_bytes(whole[:n])
         with pytest.raises(ValueError, match="002 cannot be read"):
-            write_dicom_seg(random_labels(), affine, tmp_path / "seg.dcm", source=tmp_path / "series")
+            write_dicom_seg(
+                random_labels(), affine, tmp_path / "seg.dcm", source=tmp_path / "series"
+            )
     image = pydicom.dcmread(tmp_path / "series" / "001")
     image.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
     image.save_as(cut)
@@ -282,14 +337,23 @@ def test_the_command_writes_a_file_and_tells_nothing_of_the_patient(series, run,
     folder, affine = series
     nib.save(nib.Nifti1Image(random_labels(), affine), tmp_path / "labels.nii.gz")
     (tmp_path / "names.tsv").write_text("index\tname\n1\tedge\n2\tcore\n")
-    words = ["dicom-seg", tmp_path / "labels.nii.gz", "--source", folder, "--names", tmp_path / "names.tsv"]
+    words = [
+        "dicom-seg",
+        tmp_path / "labels.nii.gz",
+        "--source",
+        folder,
+        "--names",
+        tmp_path / "names.tsv",
+    ]
     code, out, err = run(*words, "--out", tmp_path / "seg.dcm")
     assert (code, err) == (0, "")
     assert out.startswith("2 segments: ")
     assert NAME not in out
     held = pydicom.dcmread(tmp_path / "seg.dcm")
     assert [one.SegmentLabel for one in held.SegmentSequence] == ["edge", "core"]
-    assert_array_equal(places_by_hand(tmp_path / "seg.dcm", 2).shape, world(random_labels(), affine, 2).shape)
+    assert_array_equal(
+        places_by_hand(tmp_path / "seg.dcm", 2).shape, world(random_labels(), affine, 2).shape
+    )
     code, _, err = run(*words, "--out", tmp_path / "seg.dcm")
     assert code == 2
     assert "--overwrite" in err
@@ -327,7 +391,9 @@ def test_names_come_back_in_any_script_and_are_not_dropped(series, tmp_path):
     with pytest.raises(ValueError, match="none of the names is of a label that is there"):
         write_dicom_seg(labels, affine, tmp_path / "b.dcm", source=folder, names={7: "left"})
     with pytest.raises(ValueError, match="connected regions have no names"):
-        write_dicom_seg(labels, affine, tmp_path / "b.dcm", source=folder, names=names, separate=True)
+        write_dicom_seg(
+            labels, affine, tmp_path / "b.dcm", source=folder, names=names, separate=True
+        )
 
 
 def test_a_series_that_is_named_does_not_mind_its_neighbors(tmp_path):
@@ -359,7 +425,9 @@ def test_volumes_whose_positions_were_rounded_differently_are_one_place_each(tmp
 def test_as_many_regions_as_a_file_can_number_are_written(series, tmp_path):
     labels = np.zeros(np.prod(SHAPE), dtype=np.int16)
     labels[:255] = np.arange(1, 256)
-    segments = write_dicom_seg(labels.reshape(SHAPE), series[1], tmp_path / "seg.dcm", source=series[0])
+    segments = write_dicom_seg(
+        labels.reshape(SHAPE), series[1], tmp_path / "seg.dcm", source=series[0]
+    )
     assert list(segments) == list(range(1, 256))
     labels[255] = 256
     with pytest.raises(ValueError, match="256 regions are more than 255"):

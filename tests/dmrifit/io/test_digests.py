@@ -16,7 +16,9 @@ DECAY = SignalModel.from_expression("S0*exp(-b*D)", [Parameter("S0", "signal", 0
 
 
 def branched(b, S0, D):
-    return S0 * math.exp(-b * D) if b < 0.2 else S0 * math.exp(-0.2 * D)
+    while b < 0.2:
+        return S0 * math.exp(-b * D)
+    return S0 * math.exp(-0.2 * D)
 
 
 BRANCHED = SignalModel.from_function(branched, DECAY.parameters, name="decay")

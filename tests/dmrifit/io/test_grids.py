@@ -12,6 +12,7 @@ from dmrifit.io.grids import (
     read_scan_like,
     resampled,
     scan_of,
+    three_axes,
 )
 
 OBLIQUE = np.array([[0, -3.0, 0, 12], [2.0, 0, 0, -30], [0, 0, 4.0, 7], [0, 0, 0, 1]])
@@ -187,3 +188,15 @@ def test_labels_beyond_a_byte_are_refused(value):
 def test_labels_that_scaling_made_unround_are_rounded():
     labels = np.full((8, 8, 8), 2.9999998, np.float32)
     np.testing.assert_array_equal(array_of(labels_onto(image(labels), image(labels))), 3)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 1)])
+def test_a_last_axis_of_one_is_dropped(shape):
+    values = np.arange(24).reshape(shape)
+    np.testing.assert_array_equal(three_axes(values, "t1.nii"), np.arange(24).reshape(2, 3, 4))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 2), (2, 3), (2, 3, 4, 1, 1)])
+def test_another_number_of_axes_is_refused(shape):
+    with pytest.raises(ValueError, match=rf"t1\.nii has {len(shape)} axes .*volume \(x, y, z\)"):
+        three_axes(np.zeros(shape), "t1.nii")

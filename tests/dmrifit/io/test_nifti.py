@@ -62,7 +62,12 @@ def test_files_of_inputs_are_found_and_numbered(values, tmp_path):
         write_volume(values, AFFINE, tmp_path / name)
     a, b = tmp_path / "a.nii", tmp_path / "b.nii"
     in_memory = nib.Nifti1Image(values, AFFINE)
-    assert file_paths([str(a), nib.load(b), in_memory, None, 3.0, [a, b], tmp_path / "none"]) == [a, b, a, b]
+    assert file_paths([str(a), nib.load(b), in_memory, None, 3.0, [a, b], tmp_path / "none"]) == [
+        a,
+        b,
+        a,
+        b,
+    ]
     described = describe_sources(Image=[a, b], Mask=b, Sigma=2.0)
     assert list(described) == ["Image 1", "Image 2", "Mask"]
     assert described["Image 2"] == described["Mask"]
@@ -70,7 +75,9 @@ def test_files_of_inputs_are_found_and_numbered(values, tmp_path):
 
 
 def test_an_image_that_was_saved_elsewhere_is_read_from_where_it_was_loaded(values, tmp_path):
-    nib.save(nib.Nifti1Image(np.rint(100 * values).astype(np.int16), AFFINE), tmp_path / "a.nii.gz")
+    nib.save(
+        nib.Nifti1Image(np.rint(100 * values).astype(np.int16), AFFINE), tmp_path / "a.nii.gz"
+    )
     loaded = nib.load(tmp_path / "a.nii.gz")
     expected = np.asarray(loaded.dataobj).copy()
     loaded.set_data_dtype(np.float32)
@@ -108,7 +115,9 @@ def test_remarks_on_one_image_are_not_those_on_another_and_handlers_stay(values,
 def test_files_with_the_ending_of_another_kind_are_refused_by_name(tmp_path, ending):
     nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4)), tmp_path / "a.nii.gz")
     path = (tmp_path / "a.nii.gz").rename(tmp_path / f"scan.{ending}")
-    with pytest.raises(ValueError, match=rf"scan\.{ending} cannot be read as an image, .*convert it to NIfTI"):
+    with pytest.raises(
+        ValueError, match=rf"scan\.{ending} cannot be read as an image, .*convert it to NIfTI"
+    ):
         load_image(path)
 
 
@@ -137,7 +146,9 @@ def test_voxels_have_edges_from_a_tenth_of_a_micrometer_to_ten_meters(tmp_path, 
 @pytest.mark.parametrize(("height", "refused"), [(2e-3, False), (5e-4, True)])
 def test_axes_that_nearly_lie_in_a_plane_place_no_voxels(tmp_path, height, refused):
     """The third axis is as long as the others and rises by so many mm over the plane of the others."""
-    affine = np.array([[1, 0, np.sqrt(1 - height**2), 0], [0, 1, 0, 0], [0, 0, height, 0], [0, 0, 0, 1.0]])
+    affine = np.array(
+        [[1, 0, np.sqrt(1 - height**2), 0], [0, 1, 0, 0], [0, 0, height, 0], [0, 0, 0, 1.0]]
+    )
     path = placed(tmp_path, affine)
     if not refused:
         assert load_image(path).shape == (2, 2, 2)
@@ -148,7 +159,11 @@ def test_axes_that_nearly_lie_in_a_plane_place_no_voxels(tmp_path, height, refus
 
 @pytest.mark.parametrize("time", [None, "sec", "msec"])
 @pytest.mark.parametrize(("length", "shown"), [("meter", "m"), ("micron", "µm")])
-def test_lengths_in_other_units_are_refused_whatever_the_unit_of_time(tmp_path, length, shown, time):
-    with pytest.raises(ValueError, match=rf"a\.nii states its lengths in {shown}, and mm are needed"):
+def test_lengths_in_other_units_are_refused_whatever_the_unit_of_time(
+    tmp_path, length, shown, time
+):
+    with pytest.raises(
+        ValueError, match=rf"a\.nii states its lengths in {shown}, and mm are needed"
+    ):
         load_image(placed(tmp_path, np.eye(4), units=(length, time)))
     assert load_image(placed(tmp_path, np.eye(4), units=("mm", time))).shape == (2, 2, 2)

@@ -54,7 +54,9 @@ def test_without_a_region_voxels_of_nan_and_zero_are_left_out(values):
     broken = values.astype(np.float32)
     broken[0, 0, 0], broken[1, 1, 1], broken[2, 2, 2] = 0, np.nan, [0, np.nan, 0, np.nan, 0]
     broken[3, 0, 0] = [0, np.nan, 7, 0, 0]
-    (found,) = Series.open(nib.Nifti1Image(broken, AFFINE)).slabs(None, progress=False, task="test")
+    (found,) = Series.open(nib.Nifti1Image(broken, AFFINE)).slabs(
+        None, progress=False, task="test"
+    )
     assert np.argwhere(~found[1]).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
 
 
@@ -72,14 +74,19 @@ def test_a_map_of_one_volume_in_four_axes_is_a_map(parts, values, tmp_path):
 
 
 @pytest.mark.parametrize(("margin", "thickest"), [(1, 2), (2, 1)])
-def test_slabs_with_their_neighbors_are_no_larger_than_others(parts, monkeypatch, margin, thickest):
+def test_slabs_with_their_neighbors_are_no_larger_than_others(
+    parts, monkeypatch, margin, thickest
+):
     monkeypatch.setattr(module, "SLAB_VALUES", 4 * (4 * 3 * 5))
     series = Series.open(parts)
     slabs = list(series.slabs_with_margin(None, margin, progress=False, task="read"))
     assert max(slab.stop - slab.start for slab, *_ in slabs) == thickest
     assert [slab.start for slab, *_ in slabs] == list(range(0, 6, thickest))
     for slab, around, _, signals in slabs:
-        assert (around.start, around.stop) == (max(0, slab.start - margin), min(6, slab.stop + margin))
+        assert (around.start, around.stop) == (
+            max(0, slab.start - margin),
+            min(6, slab.stop + margin),
+        )
         assert signals.shape[2] == around.stop - around.start
 
 
@@ -92,5 +99,8 @@ def test_a_map_has_one_volume(parts, tmp_path, shape, refused):
     if not refused:
         assert read_map(tmp_path / "map.nii", series).shape == (4, 3, 6)
         return
-    with pytest.raises(ValueError, match=rf"map\.nii is {len(shape)}-D .*a map of one volume \(x, y, z\) is needed"):
+    with pytest.raises(
+        ValueError,
+        match=rf"map\.nii is {len(shape)}-D .*a map of one volume \(x, y, z\) is needed",
+    ):
         read_map(tmp_path / "map.nii", series)

@@ -6,19 +6,26 @@ from dmrifit.io.tables import named_file, read_rows, table_with
 
 
 def test_rows_come_with_their_lines(tmp_path):
-    (tmp_path / "a.tsv").write_text("\ufeffname \tvalue\tnote\nliver\t 1 \tn/a\nspleen\t\tx y\n", encoding="utf-8")
+    (tmp_path / "a.tsv").write_text(
+        "\ufeffname \tvalue\tnote\nliver\t 1 \tn/a\nspleen\t\tx y\n", encoding="utf-8"
+    )
     assert read_rows(tmp_path / "a.tsv", required=["name"], optional=["value"]) == [
         (2, {"name": "liver", "value": "1", "note": ""}),
         (3, {"name": "spleen", "value": "", "note": "x y"}),
     ]
     (tmp_path / "a.csv").write_text('name,value\n"a, b",001\n')
-    assert read_rows(tmp_path / "a.csv", required=["name"]) == [(2, {"name": "a, b", "value": "001"})]
+    assert read_rows(tmp_path / "a.csv", required=["name"]) == [
+        (2, {"name": "a, b", "value": "001"})
+    ]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("label\n1\n", r"no column name in label; needed are name and optionally value, separated by tabs"),
+        (
+            "label\n1\n",
+            r"no column name in label; needed are name and optionally value, separated by tabs",
+        ),
         ("name,value\na,b\n", r"no column name in name,value"),
         ("name\tsize\na\t1\n", "unknown column size"),
         ("name\tvalue\na\t1\n\t2\n", "row 3: no name"),
@@ -43,7 +50,9 @@ def test_a_missing_table_and_one_of_bytes_are_named(tmp_path):
 
 def test_columns_of_another_name_and_nothing_are_understood(tmp_path):
     (tmp_path / "a.csv").write_text("id, value\na, nan\nb, n/a\nc, 2\n")
-    rows = read_rows(tmp_path / "a.csv", required=["name"], optional=["value"], aliases={"id": "name"})
+    rows = read_rows(
+        tmp_path / "a.csv", required=["name"], optional=["value"], aliases={"id": "name"}
+    )
     assert [(row["name"], row["value"]) for _, row in rows] == [("a", ""), ("b", ""), ("c", "2")]
 
 
@@ -73,6 +82,22 @@ def test_a_file_that_a_table_names_is_found_or_told_apart_from_a_folder(tmp_path
     (tmp_path / "a.nii").write_bytes(b"")
     (tmp_path / "b").mkdir()
     assert named_file(tmp_path, "a.nii", "scan.tsv, row 1: image") == tmp_path / "a.nii"
-    for name, told in (("b", "'b' is a folder"), ("c.nii", "'c.nii' does not exist"), ("", "'' does not exist")):
-        with pytest.raises(FileNotFoundError, match=f"^scan.tsv, row 1: image {told}; paths are relative to /"):
+    for name, told in (
+        ("b", "'b' is a folder"),
+        ("c.nii", "'c.nii' does not exist"),
+        ("", "'' does not exist"),
+    ):
+        with pytest.raises(
+            FileNotFoundError, match=f"^scan.tsv, row 1: image {told}; paths are relative to /"
+        ):
             named_file(tmp_path, name, "scan.tsv, row 1: image")
+
+
+def test_a_table_of_an_interrupted_set_is_refused(tmp_path):
+    complete = tmp_path / ".dmrifit-x.complete"
+    complete.mkdir()
+    (complete / ".names").write_text('[["map.nii.gz", "cases.tsv"], []]')
+    with pytest.raises(ValueError, match=r"incomplete set of files.*give its command again"):
+        read_rows(tmp_path / "cases.tsv", required=["patient"])
+    (tmp_path / "foreign.tsv").write_text("patient\nP1\n")
+    assert len(read_rows(tmp_path / "foreign.tsv", required=["patient"])) == 1

@@ -75,10 +75,35 @@ def test_installed_packages_are_asked_for_the_class_of_that_name_and_only_once(m
 
     def entry_points(**choice):
         asked.append(choice)
-        return [Entry()] if choice["name"] == "Detector" else []
+        return [Entry()] if choice.get("name") == "Detector" else []
 
     monkeypatch.setattr(registry, "entry_points", entry_points)
     assert registry.registered("Detector").__name__ == "Detector"
     assert registry.registered("Detector").__name__ == "Detector"
     assert registry.registered("Absent") is None
-    assert asked == [{"group": "dmrifit.models", "name": name} for name in ("Detector", "Absent")]
+    assert asked == [
+        {"group": "dmrifit.models", "name": "Detector"},
+        {"group": "dmrifit.models", "name": "Absent"},
+        {"group": "dmrifit.model_tables"},
+    ]
+
+
+def test_a_table_of_an_installed_package_names_the_module_of_a_class(monkeypatch):
+    class Entry:
+        def load(self):
+            return {"Detector": "package.of_detectors"}
+
+    imported = []
+
+    def import_module(name):
+        imported.append(name)
+        registry.register(storable("Detector"))
+
+    monkeypatch.setattr(registry, "import_module", import_module)
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group, name=None: [] if name else [Entry()]
+    )
+    assert registry.registered("Absent") is None
+    assert imported == []
+    assert registry.registered("Detector").__name__ == "Detector"
+    assert imported == ["package.of_detectors"]

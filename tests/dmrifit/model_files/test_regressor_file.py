@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
@@ -18,7 +19,7 @@ from dmrifit.model_files.regressor_file import (
     trees,
     versions_of,
 )
-from dmrifit.predict.algorithms import make_regressor
+from dmrifit.predict.algorithms import REGRESSORS, Regressor, make_regressor
 
 X = np.random.default_rng(0).normal(size=(60, 4))
 Y = X[:, :2] ** 2 + X[:, 2:]
@@ -192,3 +193,32 @@ def test_all_trees_of_a_regressor_are_looked_at(regressor, n):
         # Each node but the root is the child of one branch.
         assert sorted([*left[inner], *right[inner]]) == nodes[1:].tolist()
         assert set(feature[inner]) <= {0, 1, 2, 3}
+
+
+def test_boosted_trees_with_an_unnamed_parameter_are_not_stored():
+    xgboost = pytest.importorskip("xgboost")
+    regressor = xgboost.XGBRegressor(n_estimators=2, max_depht=2)
+    with pytest.raises(ValueError, match=r"XGBRegressor has no parameter max_depht; leave it out"):
+        stored(regressor, None)
+
+
+def test_an_entry_of_the_table_is_all_that_a_regressor_needs(monkeypatch):
+    def neighbors(params, options):
+        return KNeighborsRegressor(**params)
+
+    entry = Regressor(
+        neighbors,
+        REGRESSORS["constant"].file_types | {"sklearn.neighbors._regression.KNeighborsRegressor"},
+        defaults={"n_neighbors": 3, "algorithm": "brute"},
+        losses=("mean",),
+    )
+    monkeypatch.setitem(REGRESSORS, "KNN", entry)
+    regressor = make_regressor("KNN").fit(X, Y)
+    data, leaves, parts = stored(regressor, "KNN")
+    np.testing.assert_array_equal(
+        loaded(data, "KNN", leaves, parts).predict(X), regressor.predict(X)
+    )
+    with pytest.raises(RefusedError, match="KNeighborsRegressor, which no regressor here"):
+        loaded(data, "RFR", leaves, parts)
+    with pytest.raises(ValueError, match="KNN cannot learn the median"):
+        make_regressor("KNN", loss="median")

@@ -13,7 +13,7 @@ from scipy import stats
 from dmrifit import Evaluation
 from dmrifit.predict.controls import CONTROLS
 from dmrifit.stats import method_tests
-from dmrifit.stats.method_tests import holm, patient_scores, rank_biserial, study_statistics
+from dmrifit.stats.method_tests import holm, rank_biserial, study_statistics
 
 METRICS = ("S0", "f", "Dv", "T2v", "Dt", "K", "T2t")
 
@@ -213,8 +213,8 @@ def test_only_the_largest_training_size_is_tested_and_repeats_are_averaged():
     values = drawn(6, 3)
     small = table_of(values + 5, "ABC", n_train=3)
     repeats = [table_of(values + shift, "ABC", repeat=i) for i, shift in enumerate((-0.01, 0.01))]
-    found = patient_scores(pd.concat([small, *repeats]))
-    wide = found.pivot_table(index="patient", columns="algorithm", values="value")
+    tables = study_statistics(pd.concat([small, *repeats]), tables=["patients"])
+    wide = tables["patients"].pivot_table(index="patient", columns="algorithm", values="value")
     np.testing.assert_allclose(wide.to_numpy(), values)
 
 
@@ -306,7 +306,6 @@ def test_ties_are_tested_without_warning():
 def test_no_rows_make_empty_tables():
     empty = table_of(drawn(3, 2), "AB").iloc[:0]
     assert all(len(table) == 0 for table in study_statistics(empty).values())
-    assert len(patient_scores(empty)) == 0
 
 
 @pytest.mark.parametrize(
