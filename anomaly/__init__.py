@@ -4,18 +4,12 @@ Find anomalies in diffusion MRI with models trained on healthy tissue.
 Public names load their module on first use, so that importing the package stays quick.
 """
 
+from anomaly.detectors.detector_table import CLASS_MODULES
 from dmrifit._lazy import lazy_names
 
 # Public name -> module of this package that defines it.
 _MODULES = {
-    "ImplantDetector": "detectors.implant_detector",
-    "IsolationForestDetector": "detectors.isolation",
-    "PCADetector": "detectors.subspace",
-    "OneMinusMean": "detectors.gaussian",
-    "VoxelwiseGaussian": "detectors.gaussian",
     "Case": "scans.cases",
-    "DenoisingAutoencoder": "detectors.autoencoder",
-    "RecDiscNet": "detectors.recdisc",
     "corrupt": "generators.corruptions",
     "read_cases": "scans.cases",
     "write_cases": "scans.cases",
@@ -38,6 +32,7 @@ _MODULES = {
     "evaluate_detectors": "study.evaluation",
     "overlap_with_followup": "study.evaluation",
     "healthy_folds": "study.evaluation",
+    **{title: module.removeprefix("anomaly.") for title, module in CLASS_MODULES.items()},
 }
 
 __all__ = sorted(_MODULES)

@@ -297,7 +297,7 @@ def _panels(detection: Detection) -> Figure:
 
 def _view(detection: Detection, picture: bytes) -> str:
     """Make the page that shows the anomalies over the mean signal, in three planes."""
-    from dmrifit.report.html import html_figure, html_paragraph, html_table, synthetic_note
+    from dmrifit.report.html import html_figure, html_paragraph, html_table, notice_lead
     from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 
     case = detection.scan.case
@@ -333,8 +333,8 @@ def _view(detection: Detection, picture: bytes) -> str:
     lesions = html_paragraph("No anomalies were found.")
     if rows:
         lesions = html_table(rows, header, numbers=range(7))
-    lead = f"{NOTICE} {synthetic_note(int(case.synthetic), 1)}".rstrip()
-    return viewer_page(case.name, [("", planes), ("Anomalies", lesions)], lead=lead)
+    sections = [("", planes), ("Anomalies", lesions)]
+    return viewer_page(case.name, sections, lead=notice_lead([case.synthetic]))
 
 
 def _sources(series: SeriesFiles) -> dict[str, str]:

@@ -4,38 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from anomaly.detectors.detector_table import DETECTORS, import_detector
 from dmrifit.cli.options import is_table
 
 if TYPE_CHECKING:
     from anomaly.detectors.base import AnomalyDetector
     from anomaly.scans.series import SeriesFiles
 
-__all__ = ["DETECTORS", "make_detector", "parameters_of", "series_of"]
-
-#: Names of detectors, with their modules and classes: imported when they are used.
-DETECTORS: Mapping[str, tuple[str, str]] = {
-    "gaussian": ("anomaly.detectors.gaussian", "VoxelwiseGaussian"),
-    "pca": ("anomaly.detectors.subspace", "PCADetector"),
-    "forest": ("anomaly.detectors.isolation", "IsolationForestDetector"),
-    "implants": ("anomaly.detectors.implant_detector", "ImplantDetector"),
-    "mean": ("anomaly.detectors.gaussian", "OneMinusMean"),
-    "dae": ("anomaly.detectors.autoencoder", "DenoisingAutoencoder"),
-    "recdisc": ("anomaly.detectors.recdisc", "RecDiscNet"),
-}
+__all__ = ["make_detector", "parameter_names", "parameters_of", "series_of"]
 
 ScansArgument: TypeAlias = Annotated[
     Path,
     typer.Argument(
         metavar="SCANS",
         help="Diffusion series (NIfTI, with .bval and .bvec beside it), or a table (.tsv) with "
-        "the "
-        "columns patient and image, and optionally name, bval, bvec, brain, tissue and the "
+        "the columns patient and image, and optionally name, bval, bvec, brain, tissue and the "
         "covariates of the model (age, sex, site); files relative to the table.",
     ),
 ]
@@ -44,9 +32,8 @@ CasesArgument: TypeAlias = Annotated[
     typer.Argument(
         metavar="CASES",
         help="Table (.tsv) of series with the columns patient and image, and optionally name, "
-        "bval, "
-        "bvec, brain, tissue, lesion, followup, age, sex, site, grade and kind; files relative to "
-        "the table.",
+        "bval, bvec, brain, tissue, lesion, followup, age, sex, site, grade and kind; files "
+        "relative to the table.",
     ),
 ]
 TissueOption: TypeAlias = Annotated[
@@ -61,8 +48,7 @@ AllVoxelsOption: TypeAlias = Annotated[
     typer.Option(
         "--all-voxels",
         help="Where no brain is named, use all voxels with signal at b = 0 (blocks of tissue) "
-        "instead "
-        "of searching the brain.",
+        "instead of searching the brain.",
     ),
 ]
 DeviceOption: TypeAlias = Annotated[
@@ -74,29 +60,38 @@ DeviceOption: TypeAlias = Annotated[
 def make_detector(
     name: str, parameters: Mapping[str, Any], *, published: bool = False
 ) -> AnomalyDetector:
-    """Make a detector by its name."""
+    """Make a detector by its name; the fields of its training stand among its parameters."""
+    from dmrifit.networks.training import gather_training
+
     if name not in DETECTORS:
         raise ValueError(f"there is no detector {name!r}; choose one of {', '.join(DETECTORS)}")
     detector_class = import_detector(name)
-    names = detector_class._get_param_names()
+    names = parameter_names(detector_class)
     unknown = [key for key in parameters if key not in names]
     if unknown:
         raise ValueError(
             f"the detector {name} has no parameter {unknown[0]!r}; it has {', '.join(names)}"
         )
+    options = dict(parameters)
+    if "training" in detector_class._get_param_names():
+        options = gather_training(parameters)
     if not published:
-        return detector_class(**parameters)
+        return detector_class(**options)
     if not hasattr(detector_class, "published"):
         raise ValueError(
             f"the publication has no sizes of the detector {name}; leave out --published"
         )
-    return detector_class.published(**parameters)
+    return detector_class.published(**options)
 
 
-def import_detector(name: str) -> Any:
-    """Import the class of a detector."""
-    module, title = DETECTORS[name]
-    return getattr(import_module(module), title)
+def parameter_names(detector_class: Any) -> list[str]:
+    """Name the parameters of a detector, with the fields of its training in the place of it."""
+    from dmrifit.networks.training import Training
+
+    names = {*detector_class._get_param_names()}
+    if "training" in names:
+        names = names - {"training"} | {*Training._get_param_names()}
+    return sorted(names)
 
 
 def parameters_of(settings: Sequence[str]) -> dict[str, Any]:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anomaly.cli.options import (
-    DETECTORS,
     AllVoxelsOption,
     CasesArgument,
     DeviceOption,
     TissueOption,
-    import_detector,
     make_detector,
+    parameter_names,
     parameters_of,
 )
+from anomaly.detectors.detector_table import DETECTORS, import_detector
 from dmrifit.cli.case_runs import begin_run, simulate_case, training_checkpoint
 from dmrifit.cli.console import (
     CheckpointOption,
@@ -102,8 +102,8 @@ def simulate(
     settings = {"command": "simulate", "skip": skip} | options
     tables = list(_TABLES.values())
     begin_run(out, settings, overwrite, results=tables, records=f"synthetic-*/{TABLE}")
-    group_sizes = {"healthy": n_healthy, "glioma": n_lesions}
-    persons = [(group, i) for group in _TABLES for i in range(skip, skip + group_sizes[group])]
+    persons = [("healthy", i) for i in range(skip, skip + n_healthy)]
+    persons += [("glioma", i) for i in range(skip, skip + n_lesions)]
     rows: dict[str, list[dict[str, str]]] = {group: [] for group in _TABLES}
     for group, i in progress(persons, len(persons)):
         folder = out / f"synthetic-{group}-{i + 1:03d}"
@@ -351,7 +351,7 @@ def _detector(
     """Make a detector, with a seed and a folder for checkpoints where it takes them."""
     if name in DETECTORS:
         defaults = {"random_state": seed, "checkpoint": checkpoint, "verbose": True}
-        names = import_detector(name)._get_param_names()
+        names = parameter_names(import_detector(name))
         accepted = {key: value for key, value in defaults.items() if key in names}
         parameters = accepted | parameters
     return make_detector(name, parameters, published=published)

@@ -32,11 +32,7 @@ def guide_images(
     inside: NDArray,
     scales: Sequence[float] | NDArray[np.float64],
 ) -> NDArray[np.float32]:
-    """
-    Make the images by which a scan is aligned: mean signal, spread over directions, and the brain.
-
-    Shapes: `mean`, `spread` (x, y, z), `inside` (x, y, z); returns (3, x, y, z).
-    """
+    """Make the images (3, x, y, z) of alignment: mean signal, spread over directions, brain."""
     weight = np.asarray(inside, dtype=np.float32)
     images = [mean * weight / scales[0], spread * weight / scales[1], _OUTLINE * weight]
     return np.stack([ndimage.gaussian_filter(image.astype(np.float32), _BLUR) for image in images])

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.detectors.base import Scans
-from anomaly.detectors.network_base import REGIONS, RESIDUALS, Reconstructor, residual_map
+from anomaly.detectors.network_base import (
+    PUBLISHED_TRAINING,
+    REGIONS,
+    RESIDUALS,
+    Reconstructor,
+    residual_map,
+)
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.randomness import RandomState
 from dmrifit.model_files.registry import register
+from dmrifit.networks.training import Training, fill_training
 
 if TYPE_CHECKING:
     import torch
@@ -75,27 +81,10 @@ class DenoisingAutoencoder(Reconstructor):
     region : {"brain", "volume"}, default="brain"
         Voxels that count in the loss: those of the brain, whose mean signal in each channel then
         initializes the network; or all, as published.
-    decay : float, default=1.0
-        Factor of the learning rate after each epoch; 0.95 in the publication.
-    epochs : int, default=50
-        Passes over the scans.
-    batch_size : int, default=1
-        Scans in a step; 4 in the publication.
-    learning_rate : float, default=0.003
-        Of the first epoch, of Adam; 0.001 in the publication.
-    schedule : {"constant", "cosine"}, default="cosine"
-        Whether the learning rate follows `decay` alone, or also falls to zero over the epochs.
-    validation_fraction : float, default=0.0
-        Share of the subjects held out of the training, whose mean squared error is computed after
-        each epoch.
-    patience : int, optional
-        Stop early after this many epochs without a smaller error, and keep the best weights.
-    mixed_precision, compile : bool, default=False
-        On a GPU only.
-    checkpoint : path, optional
-        Folder for the states of trainings.
-    verbose : bool, default=False
-        Whether to show the time left.
+    training : Training, optional
+        How the network is trained; by default 50 epochs, one scan in a step (4 in the publication)
+        and a learning rate of Adam that falls from 0.003 to zero as a cosine (0.001, multiplied by
+        0.95 after each epoch). Validation scores are negative mean squared errors.
     device : str, default="auto"
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     random_state : int, RandomState or None, default=None
@@ -119,6 +108,10 @@ class DenoisingAutoencoder(Reconstructor):
     Weninger et al., Scientific Reports 13:20366, 2023.
     """
 
+    default_training: ClassVar[Training] = Training(
+        epochs=50, batch_size=1, learning_rate=0.003, schedule="cosine"
+    )
+
     def __init__(
         self,
         latent_dim: int = 512,
@@ -133,34 +126,11 @@ class DenoisingAutoencoder(Reconstructor):
         threshold: Any = None,
         calibration: float | int | None = 0.25,
         region: str = "brain",
-        decay: float = 1.0,
-        epochs: int = 50,
-        batch_size: int = 1,
-        learning_rate: float = 0.003,
-        schedule: str = "cosine",
-        validation_fraction: float = 0.0,
-        patience: int | None = None,
-        mixed_precision: bool = False,
-        compile: bool = False,
-        checkpoint: str | Path | None = None,
-        verbose: bool = False,
+        training: Training | None = None,
         device: str = "auto",
         random_state: RandomState = None,
     ) -> None:
-        super().__init__(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            schedule=schedule,
-            validation_fraction=validation_fraction,
-            patience=patience,
-            mixed_precision=mixed_precision,
-            compile=compile,
-            checkpoint=checkpoint,
-            verbose=verbose,
-            device=device,
-            random_state=random_state,
-        )
+        super().__init__(training=training, device=device, random_state=random_state)
         self.latent_dim = latent_dim
         self.output = output
         self.residual = residual
@@ -172,7 +142,6 @@ class DenoisingAutoencoder(Reconstructor):
         self.threshold = threshold
         self.calibration = calibration
         self.region = region
-        self.decay = decay
 
     @classmethod
     def published(cls, **parameters: Any) -> DenoisingAutoencoder:
@@ -186,7 +155,7 @@ class DenoisingAutoencoder(Reconstructor):
         Parameters
         ----------
         **parameters : dict
-            Parameters that differ from the publication.
+            Parameters that differ from the publication, and fields of ``training`` that do.
 
         Returns
         -------
@@ -194,14 +163,8 @@ class DenoisingAutoencoder(Reconstructor):
             Not fitted.
         """
         sizes: dict[str, Any] = {"widths": (64, 128, 256, 512), "dense": 512, "region": "volume"}
-        training = {
-            "decay": 0.95,
-            "epochs": 500,
-            "batch_size": 4,
-            "learning_rate": 0.001,
-            "schedule": "constant",
-        }
-        return cls(**(sizes | training | parameters))
+        training = fill_training(parameters.pop("training", None), PUBLISHED_TRAINING)
+        return cls(**(sizes | parameters), training=training)
 
     # Methods that the bases call
     # ------------------------------------------------------------------
@@ -224,7 +187,7 @@ class DenoisingAutoencoder(Reconstructor):
     def _module(self) -> torch.nn.Module:
         from anomaly.networks.architectures import VariationalAutoencoder
 
-        if max(self.shape_) <= 2 ** len(self.widths) and self.batch_size == 1:
+        if max(self.shape_) <= 2 ** len(self.widths) and self._settings.batch_size == 1:
             raise ValueError(
                 f"scans of {' × '.join(map(str, self.shape_))} voxels are one voxel after "
                 f"{len(self.widths)} halvings, "

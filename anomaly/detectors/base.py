@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
+from dmrifit._utils.checks import is_number
+from dmrifit.io.masks import zeros_and_ones
 from dmrifit.networks.volume_cases import check_length, listed, naming
 
 __all__ = ["AnomalyDetector", "Scans", "image_scaled"]
@@ -24,23 +26,9 @@ class Scans:
     """
     Scans of one size with their masks, read one at a time.
 
-    Scans are not copied: a list of arrays on the disk (`numpy.memmap`) stays there.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_scans, x, y, z, channels), or sequence of such scans
-        Signals divided by that at b = 0.
-    masks : ndarray of shape (n_scans, x, y, z), or sequence of such masks, optional
-        The brain; by default where any channel is above 0.
-    covariates : mapping or DataFrame with n_scans values for each name, optional
-        What is known of the subjects.
-
-    Raises
-    ------
-    ValueError
-        If there is no scan, a scan is no (x, y, z, channels) or has another shape than the first
-        or values that are not finite, or a mask is empty, of another shape, or has other values
-        than 0 and 1.
+    Scans are not copied: a list of arrays on the disk (`numpy.memmap`) stays there. `X` are scans
+    (x, y, z, channels) divided by the signal at b = 0; `masks` (x, y, z) the brains, by default
+    where any channel is above 0; `covariates` hold a value for each scan.
     """
 
     def __init__(self, X: Any, masks: Any = None, covariates: Any = None) -> None:
@@ -87,11 +75,7 @@ class Scans:
                 f"its mask has the shape {mask.shape}, and the scan {self.shape[:3]}; "
                 "bring it to the scan's grid"
             )
-        if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
-            raise ValueError(
-                "its mask has values other than 0 and 1; compare it with a level first, "
-                "such as mask > 0.5"
-            )
+        zeros_and_ones(mask, "its mask")
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -314,8 +298,8 @@ class AnomalyDetector(BaseEstimator):
             raise ValueError(f"scale must be None or 'image', not {self.scale!r}")
         value = self.calibration
         is_share = isinstance(value, float | np.floating) and 0 < value < 1
-        is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if value is not None and not is_share and not (is_integer and int(value) >= 2):
+        is_number_of_folds = is_number(value, whole=True) and value >= 2
+        if value is not None and not is_share and not is_number_of_folds:
             raise ValueError(
                 "calibration must be a share between 0 and 1, a number of folds of at least 2, "
                 f"or None, not {value!r}"
@@ -452,11 +436,7 @@ def _subject_numbers(scans: Scans, groups: Any) -> NDArray[Any]:
 
 
 def _folds(subjects: NDArray[Any], calibration: float | int) -> list[NDArray[np.int64]]:
-    """
-    List the scans of each fold; a share makes a single fold.
-
-    Subjects are dealt to the folds in turn, so that an ordered cohort is spread evenly over them.
-    """
+    """List the scans of each fold, subjects dealt in turn; a share makes a single fold."""
     n_subjects = int(subjects.max()) + 1
     if isinstance(calibration, int | np.integer):
         n_folds = min(int(calibration), n_subjects)

@@ -19,11 +19,6 @@ class Design:
 
     Numbers become one column, centered and divided by their standard deviation; words become a
     column for each level but the first.
-
-    Parameters
-    ----------
-    columns : list of dict
-        As `learn` makes them, one for each covariate.
     """
 
     def __init__(self, columns: list[dict[str, Any]]) -> None:

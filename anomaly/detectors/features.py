@@ -18,21 +18,13 @@ _LOCAL = 1.5
 
 
 def mean_signal(signal: NDArray[np.floating]) -> NDArray[np.float32]:
-    """
-    Average the signal over directions.
-
-    Shapes: `signal` (x, y, z, channels); returns (x, y, z).
-    """
+    """Average the signal over directions; `signal` (x, y, z, channels); gives (x, y, z)."""
     # Slice by slice, so that no copy of the whole scan is made.
     return np.stack([plane.mean(axis=-1, dtype=np.float32) for plane in signal])
 
 
 def signal_spread(signal: NDArray[np.floating]) -> NDArray[np.float32]:
-    """
-    Compute the standard deviation of the signal over directions, which grows with anisotropy.
-
-    Shapes: `signal` (x, y, z, channels); returns (x, y, z).
-    """
+    """Compute the SD (x, y, z) of the signal over directions, which grows with anisotropy."""
     return np.stack([plane.std(axis=-1, dtype=np.float32) for plane in signal])
 
 
@@ -57,11 +49,7 @@ def masked_smoothing(
 def voxel_features(
     signal: NDArray[np.floating], mask: NDArray[np.bool_], names: Sequence[str]
 ) -> NDArray[np.float32]:
-    """
-    Compute features that do not depend on the order of the directions.
-
-    Shapes: `signal` (x, y, z, channels), `mask` (x, y, z); returns (n_features, x, y, z).
-    """
+    """Compute features (n, x, y, z) that do not depend on the order of directions."""
     from scipy import ndimage
 
     volumes: dict[str, NDArray[Any]] = {}

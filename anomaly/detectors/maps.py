@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.checks import is_number
+from dmrifit.io.masks import zeros_and_ones
 from dmrifit.networks.volume_cases import listed
 
 __all__ = [
@@ -84,9 +86,8 @@ def open_map(binary: ArrayLike, size: int = 3) -> NDArray[np.bool_]:
             "a map has the axes (x, y, z), or (n, x, y, z) where there are several, not the "
             f"shape {marked.shape}"
         )
-    if marked.dtype != bool:
-        marked = _only_binary(marked, "map")
-    if isinstance(size, bool) or int(size) != size or size < 1:
+    marked = zeros_and_ones(marked, "the map")
+    if not is_number(size) or int(size) != size or size < 1:
         raise ValueError(f"size must be a whole number of voxels of 1 or more, not {size!r}")
     edge = int(size)
     axes = range(marked.ndim - 3, marked.ndim)
@@ -169,20 +170,8 @@ def checked_binary(
                 f"{label} {i} has shape {array.shape} and its map {volume.shape}; bring both to "
                 "one grid"
             )
-        if array.dtype != bool:
-            arrays[i] = _only_binary(array, f"{label} {i}")
+        arrays[i] = zeros_and_ones(array, f"{label} {i}")
     return arrays
-
-
-def _only_binary(values: NDArray[Any], label: str) -> NDArray[np.bool_]:
-    positive = values == 1
-    if not (positive | (values == 0)).all():
-        other_values = np.setdiff1d(np.unique(values), (0, 1))[:5].tolist()
-        raise ValueError(
-            f"a {label} holds 0 and 1 only, not {other_values}; choose its classes, for example "
-            "values == 1"
-        )
-    return positive
 
 
 def _cut(values: NDArray[np.bool_], axis: int, start: int, n: int) -> NDArray[np.bool_]:

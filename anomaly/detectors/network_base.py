@@ -12,12 +12,18 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import AnomalyDetector, Scans
 from anomaly.detectors.threshold_files import decoded_rule, encoded_rule
-from dmrifit.io.parameter_json import RefusedError, decoded, refuse_keys
+from dmrifit.io.parameter_json import RefusedError, refuse_keys
+from dmrifit.networks.training import Training
 from dmrifit.networks.volume_cases import listed
 from dmrifit.networks.volume_estimator import VolumeEstimator
 
-__all__ = ["REGIONS", "RESIDUALS", "Reconstructor", "residual_map"]
+__all__ = ["PUBLISHED_TRAINING", "REGIONS", "RESIDUALS", "Reconstructor", "residual_map"]
 
+#: Training of both networks in the publication: after 270 epochs the learning rate is a millionth
+#: of the first one.
+PUBLISHED_TRAINING = Training(
+    epochs=500, batch_size=4, learning_rate=0.001, schedule="constant", decay=0.95
+)
 RESIDUALS = ("mean", "mean-of-abs")
 REGIONS = ("brain", "volume")
 #: Share of the signals of a brain that may lie outside 0 to 1, because of noise and pulsation.
@@ -65,8 +71,6 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
     ----------
     threshold, calibration, scale
         As of `AnomalyDetector`.
-    decay : float
-        Factor of the learning rate after each epoch.
     region : {"brain", "volume"}
         Voxels that count in the loss: those of the brain, whose mean signal then initializes the
         network; or all.
@@ -77,7 +81,6 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
     _needs_targets = False
     _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_", "shape_")
 
-    decay: float
     output: str
     region: str
 
@@ -113,8 +116,10 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         """
         self._check_parameters()
         self.__dict__.pop("threshold_", None)
-        names = None if groups is None else [str(group) for group in listed(groups, "groups")]
-        subjects = None if names is None else {"subject": np.asarray(names)}
+        subjects = None
+        if groups is not None:
+            names = [str(group) for group in listed(groups, "groups")]
+            subjects = {"subject": np.asarray(names)}
         return self._fit(Scans(X, masks, subjects), groups)
 
     def reconstruct(self, X: Any, masks: Any = None) -> NDArray[np.float32]:
@@ -182,20 +187,10 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
     def _check_parameters(self) -> None:
         self._check()
 
-    def _check(self) -> None:
-        super()._check()
-        is_number = isinstance(self.decay, int | float) and not isinstance(self.decay, bool)
-        if not is_number or not 0 < self.decay <= 1:
-            raise ValueError(
-                f"decay={self.decay!r} must be a factor of the learning rate per epoch: above 0, "
-                "at most 1"
-            )
-
-    def _learning_rate(self, epoch: int) -> float:
-        return super()._learning_rate(epoch) * float(self.decay) ** epoch
-
     def _fit_scans(self, scans: Scans) -> None:
-        subjects = None if scans.covariates is None else list(scans.covariates["subject"])
+        subjects = None
+        if scans.covariates is not None:
+            subjects = list(scans.covariates["subject"])
         brains = _Brains(scans)
         self._masks = [brain.mask for brain in brains]
         try:
@@ -255,51 +250,25 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         # The rule is stored with the fitted attributes, and changes nothing in a training.
         return {name: value for name, value in super()._plain().items() if name != "threshold"}
 
-    def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
-        """
-        Return the content of a model file, with the threshold and the weights.
-
-        Returns
-        -------
-        parameters : dict
-            Of the constructor, without the threshold and the folder of checkpoints, which belongs
-            to one machine.
-        fitted : dict
-            Fitted attributes.
-        files : dict of bytes
-            The weights in the format of safetensors.
-        """
-        parameters, fitted, files = super().stored()
+    def _fitted_state(self) -> dict[str, Any]:
         rules = {"rule": encoded_rule(self.threshold), "threshold": encoded_rule(self.threshold_)}
-        return parameters, fitted | rules, files
+        return super()._fitted_state() | rules
 
-    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-        """
-        Restore the content of a model file; on a machine without its GPU the CPU is used.
-
-        Parameters
-        ----------
-        fitted : mapping
-            Fitted attributes.
-        files : mapping of bytes
-            The weights.
-
-        Raises
-        ------
-        RefusedError
-            If an entry is missing or unknown, or entries are inconsistent.
-        """
+    def _restore_fitted(self, fitted: Mapping[str, Any]) -> None:
         expected = {*self._fitted_names, "history_", *_RULE_KEYS}
         refuse_keys(fitted, expected, "fitted attribute", complete=True)
         self.threshold = decoded_rule(fitted["rule"])
-        shape = decoded(fitted["shape_"])
+        self.threshold_ = decoded_rule(fitted["threshold"])
+        super()._restore_fitted(
+            {key: value for key, value in fitted.items() if key not in _RULE_KEYS}
+        )
+
+    def _check_restored(self) -> None:
+        super()._check_restored()
+        shape = self.shape_
         has_three_axes = isinstance(shape, tuple) and len(shape) == 3
         if not has_three_axes or not all(type(n) is int and n > 0 for n in shape):
             raise RefusedError(f"shape_ is {shape!r}")
-        super().restore(
-            {key: value for key, value in fitted.items() if key not in _RULE_KEYS}, files
-        )
-        self.threshold_ = decoded_rule(fitted["threshold"])
 
 
 def residual_map(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,7 +10,13 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import Scans
-from anomaly.detectors.network_base import REGIONS, RESIDUALS, Reconstructor, residual_map
+from anomaly.detectors.network_base import (
+    PUBLISHED_TRAINING,
+    REGIONS,
+    RESIDUALS,
+    Reconstructor,
+    residual_map,
+)
 from anomaly.generators.corruptions import (
     COUNTS,
     RADII,
@@ -23,6 +28,7 @@ from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.randomness import RandomState, seed_for
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
+from dmrifit.networks.training import Training, fill_training
 
 if TYPE_CHECKING:
     import torch
@@ -101,27 +107,10 @@ class RecDiscNet(Reconstructor):
     region : {"brain", "volume"}, default="brain"
         Voxels that count in the loss: those of the brain, whose mean signal in each channel then
         initializes the network; or all, as published.
-    decay : float, default=1.0
-        Factor of the learning rate after each epoch.
-    epochs : int, default=4
-        Passes over the scans, `repeats` times each.
-    batch_size : int, default=1
-        Scans in a step; 4 in `published`.
-    learning_rate : float, default=0.003
-        Of the first epoch, of Adam; 0.001 in the publication.
-    schedule : {"constant", "cosine"}, default="cosine"
-        Whether the learning rate follows `decay` alone, or also falls to zero over the epochs.
-    validation_fraction : float, default=0.0
-        Share of the subjects held out of the training, whose loss is computed after each epoch
-        with the same anomalies.
-    patience : int, optional
-        Stop early after this many epochs without a smaller loss, and keep the best weights.
-    mixed_precision, compile : bool, default=False
-        On a GPU only.
-    checkpoint : path, optional
-        Folder for the states of trainings.
-    verbose : bool, default=False
-        Whether to show the time left.
+    training : Training, optional
+        How the networks are trained; by default 4 epochs, one scan in a step (4 in `published`)
+        and a learning rate of Adam that falls from 0.003 to zero as a cosine. Validation scores
+        are negative losses, with the same anomalies after each epoch.
     device : str, default="auto"
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     random_state : int, RandomState or None, default=None
@@ -151,6 +140,9 @@ class RecDiscNet(Reconstructor):
 
     _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_", "shape_", "box_", "moments_")
     _one_size: ClassVar[bool] = False
+    default_training: ClassVar[Training] = Training(
+        epochs=4, batch_size=1, learning_rate=0.003, schedule="cosine"
+    )
 
     moments_: dict[str, float]
     box_: tuple[int, ...]
@@ -178,34 +170,11 @@ class RecDiscNet(Reconstructor):
         threshold: Any = None,
         calibration: float | int | None = 0.25,
         region: str = "brain",
-        decay: float = 1.0,
-        epochs: int = 4,
-        batch_size: int = 1,
-        learning_rate: float = 0.003,
-        schedule: str = "cosine",
-        validation_fraction: float = 0.0,
-        patience: int | None = None,
-        mixed_precision: bool = False,
-        compile: bool = False,
-        checkpoint: str | Path | None = None,
-        verbose: bool = False,
+        training: Training | None = None,
         device: str = "auto",
         random_state: RandomState = None,
     ) -> None:
-        super().__init__(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            schedule=schedule,
-            validation_fraction=validation_fraction,
-            patience=patience,
-            mixed_precision=mixed_precision,
-            compile=compile,
-            checkpoint=checkpoint,
-            verbose=verbose,
-            device=device,
-            random_state=random_state,
-        )
+        super().__init__(training=training, device=device, random_state=random_state)
         self.noise = noise
         self.mean = mean
         self.mse_weight = mse_weight
@@ -226,7 +195,6 @@ class RecDiscNet(Reconstructor):
         self.threshold = threshold
         self.calibration = calibration
         self.region = region
-        self.decay = decay
 
     @classmethod
     def published(cls, **parameters: Any) -> RecDiscNet:
@@ -241,7 +209,7 @@ class RecDiscNet(Reconstructor):
         Parameters
         ----------
         **parameters : dict
-            Parameters that differ from the publication.
+            Parameters that differ from the publication, and fields of ``training`` that do.
 
         Returns
         -------
@@ -255,13 +223,9 @@ class RecDiscNet(Reconstructor):
             "convolutions": 2,
             "fresh": False,
             "region": "volume",
-            "decay": 0.95,
-            "epochs": 500,
-            "batch_size": 4,
-            "learning_rate": 0.001,
-            "schedule": "constant",
         }
-        return cls(**(sizes | parameters))
+        training = fill_training(parameters.pop("training", None), PUBLISHED_TRAINING)
+        return cls(**(sizes | parameters), training=training)
 
     def residual_map(self, X: Any, masks: Any = None) -> NDArray[np.float32]:
         """
@@ -382,7 +346,9 @@ class RecDiscNet(Reconstructor):
         self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
     ) -> Iterator[tuple[Any, Any]]:
         box = _slices(self.box_)
-        seed = int(self.random_state) if isinstance(self.random_state, int | np.integer) else 0
+        seed = 0
+        if isinstance(self.random_state, int | np.integer):
+            seed = int(self.random_state)
         for draw in rng.permutation(self.repeats * len(inputs)):
             i = int(draw) // self.repeats
             anomaly_rng = rng
@@ -422,7 +388,9 @@ class RecDiscNet(Reconstructor):
         rng = np.random.default_rng(seed_for(0, "validation", number))
         changed, anomaly = self._corrupted(scan, mask, rng)
         reconstruction, logits = (output[0].astype(np.float64) for output in infer([changed]))
-        region = mask if self.region == "brain" else np.ones_like(mask)
+        region = mask
+        if self.region == "volume":
+            region = np.ones_like(mask)
         error = np.square(reconstruction - scan).mean(axis=0)[region].mean()
         weight = np.where(anomaly > 0, self.positive_weight, 1.0)
         entropies = weight * np.logaddexp(0, np.where(anomaly > 0, -logits, logits))
@@ -433,23 +401,8 @@ class RecDiscNet(Reconstructor):
         score: NDArray[np.float32] = self._predict_scan(scans, i)["score"]
         return score
 
-    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-        """
-        Restore the content of a model file; on a machine without its GPU the CPU is used.
-
-        Parameters
-        ----------
-        fitted : mapping
-            Fitted attributes.
-        files : mapping of bytes
-            The weights.
-
-        Raises
-        ------
-        RefusedError
-            If an entry is missing or unknown, or entries are inconsistent.
-        """
-        super().restore(fitted, files)
+    def _check_restored(self) -> None:
+        super()._check_restored()
         box, sizes = self.box_, self.shape_
         has_six = isinstance(box, tuple) and len(box) == 6 and all(type(n) is int for n in box)
         if not has_six or not all(0 <= box[k] < box[k + 3] <= sizes[k] for k in range(3)):

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from anomaly.detectors.thresholds import RULE_CLASSES, ThresholdRule
+from anomaly.detectors.thresholds import RULE_CLASSES, SCOPES, ThresholdRule
+from dmrifit._utils.checks import is_number
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 
 __all__ = ["decoded_rule", "encoded_rule"]
 
 _KEYS = {"rule", "parameters", "fitted"}
+_FITTED = "threshold_"
 
 
 def encoded_rule(rule: ThresholdRule | None) -> dict[str, Any] | None:
@@ -25,17 +27,19 @@ def encoded_rule(rule: ThresholdRule | None) -> dict[str, Any] | None:
             f"the threshold {rule!r} cannot be stored in a model file; "
             f"{', '.join(sorted(RULE_CLASSES))} can"
         )
-    fitted = {key: value for key, value in vars(rule).items() if _is_fitted_name(key)}
-    if not all(isinstance(value, int | float | np.number) for value in fitted.values()):
+    if getattr(rule, "thresholds_", ()):
         raise TypeError(
             f"the threshold {rule!r} has a limit for each scan it was fitted to, "
             "which belong to no others"
         )
+    fitted = {}
+    if hasattr(rule, _FITTED):
+        fitted[_FITTED] = encoded(rule.threshold_, _FITTED)
     parameters = rule.get_params(deep=False)
     return {
         "rule": name,
         "parameters": {key: encoded(value, key) for key, value in parameters.items()},
-        "fitted": {key: encoded(value, key) for key, value in fitted.items()},
+        "fitted": fitted,
     }
 
 
@@ -52,17 +56,22 @@ def decoded_rule(content: Any) -> ThresholdRule | None:
     refuse_keys(content["parameters"], expected, "parameter of a threshold", complete=True)
     parameters = {key: decoded(value) for key, value in content["parameters"].items()}
     rule: ThresholdRule = cls(**parameters)
+    try:
+        rule._check_parameters()
+    except (TypeError, ValueError) as error:
+        raise RefusedError(f"a threshold has an impossible parameter: {error}") from None
     fitted = content["fitted"]
-    if not isinstance(fitted, dict) or not all(_is_fitted_name(key) for key in fitted):
+    if fitted == {}:
+        return rule
+    if not isinstance(fitted, dict) or set(fitted) != {_FITTED}:
         raise RefusedError(f"{fitted!r} is not what a threshold has fitted")
-    for key, value in fitted.items():
-        number = decoded(value)
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            raise RefusedError(f"{key} of a threshold is {number!r}, not a number")
-        setattr(rule, key, number)
+    threshold = decoded(fitted[_FITTED])
+    if not is_number(threshold):
+        raise RefusedError(f"{_FITTED} of a threshold is {threshold!r}, not a number")
+    has_limits_of_maps = getattr(rule, "scope", SCOPES[0]) != SCOPES[0]
+    if np.isnan(threshold) and not has_limits_of_maps:
+        raise RefusedError(f"{_FITTED} of a threshold of all maps is missing (NaN)")
+    if rule.needs_truth and has_limits_of_maps:
+        raise RefusedError(f"{rule!r} has a limit for each scan it was fitted to")
+    rule.threshold_ = threshold
     return rule
-
-
-def _is_fitted_name(name: str) -> bool:
-    """Whether an attribute is fitted, by the naming rule of scikit-learn."""
-    return name.endswith("_") and not name.startswith("_")

@@ -20,7 +20,7 @@ from anomaly.detectors.maps import (
     checked_volumes,
     open_map,
 )
-from dmrifit._utils.checks import check_word
+from dmrifit._utils.checks import check_word, is_number
 
 # The classes of rules are added below, from the table of rules.
 __all__ = [
@@ -204,6 +204,7 @@ class _TruthThreshold(ThresholdRule):
 
     needs_truth = True
     scope: Scope
+    thresholds_: list[float]
 
     def _choose(self, scans: ScoredScans) -> None:
         levels = [
@@ -217,7 +218,7 @@ class _TruthThreshold(ThresholdRule):
                 f"{len(levels)} scan(s)"
             )
         if self.scope == SCOPES[0]:
-            self.thresholds_ = [float("nan")] * len(levels)
+            self.thresholds_ = []
             self.threshold_ = self._best(with_lesion)
             return
         self.threshold_ = float("nan")
@@ -279,7 +280,7 @@ class FixedThreshold(_OwnThreshold):
         self.value = value
 
     def _check_parameters(self) -> None:
-        if not np.isfinite(self.value):
+        if not is_number(self.value) or not np.isfinite(self.value):
             raise ValueError(f"the threshold must be a finite number, not {self.value!r}")
 
     def _of_all(self, scans: ScoredScans) -> float:
@@ -347,21 +348,20 @@ class MeanPoolThreshold(_OwnThreshold):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        for name, value in (("size_mm", self.size_mm), ("spacing", self._edges())):
-            if not (np.isfinite(value).all() and (np.asarray(value) > 0).all()):
-                raise ValueError(
-                    f"{name} must be positive lengths in mm, not {getattr(self, name)!r}"
-                )
+        _check_length("size_mm", self.size_mm)
+        for edge in self._edges():
+            _check_length("spacing", edge, self.spacing)
 
-    def _edges(self) -> NDArray[np.float64]:
+    def _edges(self) -> tuple[Any, ...]:
         spacing = STUDY_SPACING if self.spacing is None else self.spacing
-        edges = np.asarray(spacing, dtype=np.float64)
-        if edges.shape not in ((), (3,)):
+        if np.shape(spacing) == ():
+            return (spacing,) * 3
+        if np.shape(spacing) != (3,):
             raise ValueError(f"spacing must be one length in mm or three, not {self.spacing!r}")
-        return np.broadcast_to(edges, 3)
+        return tuple(np.asarray(spacing, dtype=object))
 
     def _of_all(self, scans: ScoredScans) -> float:
-        edges = np.maximum(np.rint(self.size_mm / self._edges()), 1).astype(int)
+        edges = np.maximum(np.rint(self.size_mm / np.array(self._edges())), 1).astype(int)
         means = []
         for volume, mask in zip(scans.volumes, scans.masks, strict=True):
             means.append(_largest_mean(np.where(mask, volume, 0), edges))
@@ -428,7 +428,7 @@ class HealthyRateThreshold(_OwnThreshold):
         self.rate = rate
 
     def _check_parameters(self) -> None:
-        if not 0 <= self.rate < 1:
+        if not is_number(self.rate) or not 0 <= self.rate < 1:
             raise ValueError(
                 f"rate must be a share of voxels, 0 or more and below 1, not {self.rate!r}"
             )
@@ -491,6 +491,13 @@ class _ScoreLevels:
     n_true: NDArray[Any]
     n_marked: NDArray[Any]
     n_lesion: int
+
+
+def _check_length(name: str, length: Any, parameter: Any = None) -> None:
+    """Refuse a length in mm that is not positive, with the parameter that holds it."""
+    if not is_number(length) or not np.isfinite(length) or length <= 0:
+        shown = length if parameter is None else parameter
+        raise ValueError(f"{name} must be positive lengths in mm, not {shown!r}")
 
 
 def _otsu(values: NDArray[Any]) -> float:

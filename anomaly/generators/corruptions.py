@@ -38,26 +38,14 @@ SHORTEST = 0.5
 
 @dataclass(frozen=True)
 class TissueMoments:
-    """
-    Mean and standard deviation of the signals of brain tissue, over voxels and channels.
-
-    Parameters
-    ----------
-    mean, sd : float
-        In the units of the volumes: of the signal without diffusion weighting, where they are
-        divided by it.
-    """
+    """Mean and SD of the signals of brain tissue, in the units of the volumes."""
 
     mean: float
     sd: float
 
     @classmethod
     def measured(cls, volumes: Iterable[Any], masks: Iterable[Any] | None = None) -> TissueMoments:
-        """
-        Measure them in volumes, which may come one at a time.
-
-        Shapes: `volumes` (x, y, z, channels), `masks` (x, y, z).
-        """
+        """Measure `volumes` (x, y, z, channels), which may come one at a time, in `masks`."""
         count, total, squares = 0, 0.0, 0.0
         mask_iterator = iter(masks) if masks is not None else None
         for volume in volumes:
@@ -175,11 +163,7 @@ def corrupt_in_place(
     counts: Sequence[float] = COUNTS,
     radii: Sequence[float] = RADII,
 ) -> NDArray[np.bool_]:
-    """
-    Put ellipsoids into a volume in place and without checks, and return their mask.
-
-    Shapes: `volume` (x, y, z, channels), `inside` (x, y, z); returns (x, y, z).
-    """
+    """Put ellipsoids into a volume (x, y, z, channels), unchecked; give their mask."""
     anomaly = np.zeros(inside.shape, dtype=bool)
     brain = np.flatnonzero(inside)
     size = (3 * len(brain) / (4 * np.pi)) ** (1 / 3)

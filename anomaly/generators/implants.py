@@ -32,16 +32,7 @@ _SEEN = 0.3
 
 @dataclass(frozen=True)
 class Look:
-    """
-    Mean and spread of the signal of a scan, voxel by voxel.
-
-    Parameters
-    ----------
-    mean, spread : ndarray of shape (x, y, z)
-        Mean and standard deviation of the signal over directions, 0 outside the mask.
-    mask : ndarray of shape (x, y, z)
-        The brain.
-    """
+    """Mean and spread of the signal over directions (x, y, z), 0 outside the mask."""
 
     mean: NDArray[np.float32]
     spread: NDArray[np.float32]

@@ -56,11 +56,10 @@ def padded(x: torch.Tensor, larger: Sequence[int]) -> torch.Tensor:
     Shapes: `x` (n, channels, x, y, z); returns (n, channels, *larger).
     """
     sides = padding(x.shape[2:], larger)
-    return (
-        functional.pad(x, [n for pair in reversed(sides) for n in pair])
-        if any(map(any, sides))
-        else x
-    )
+    if not any(map(any, sides)):
+        return x
+    # torch counts axes from the last one.
+    return functional.pad(x, [*sides[2], *sides[1], *sides[0]])
 
 
 def cut(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -104,7 +103,9 @@ class Mix(nn.Module):
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:
     """Lay features out in memory as convolutions on the processor need them."""
-    return x.contiguous(memory_format=torch.channels_last_3d) if x.device.type == "cpu" else x
+    if x.device.type != "cpu":
+        return x
+    return x.contiguous(memory_format=torch.channels_last_3d)
 
 
 class VariationalAutoencoder(nn.Module):
@@ -120,22 +121,6 @@ class VariationalAutoencoder(nn.Module):
 
     A shape that cannot be halved as often as there are widths is padded with zeros, as many on
     either side and an odd one at the end, and the answer is cut again.
-
-    Parameters
-    ----------
-    n_channels : int
-        Channels of a volume, one for each direction.
-    shape : sequence of 3 ints
-        Voxels of a volume.
-    widths : sequence of int, default=(64, 128, 256, 512)
-        Channels of the levels of the encoder; those of the paper.
-    latent_dim : int, default=512
-        Latent numbers.
-    output : {"sigmoid", "linear"}, default="sigmoid"
-        What the last layer ends with.
-    dense : int or None, default=512
-        Numbers of the linear layer next to the latent ones on either side; without it, the latent
-        numbers come from the features themselves.
 
     References
     ----------
@@ -161,17 +146,20 @@ class VariationalAutoencoder(nn.Module):
         self.smallest = tuple(n // 2 ** len(widths) for n in self.larger)
         self.encoder = nn.Sequential(*(_level(a, b) for a, b in pairwise((n_channels, *widths))))
         n_features = widths[-1] * math.prod(self.smallest)
-        self.to_dense = nn.Linear(n_features, dense) if dense else nn.Identity()
+        self.to_dense: nn.Module = nn.Identity()
+        if dense:
+            self.to_dense = nn.Linear(n_features, dense)
         self.to_mean = nn.Linear(dense or n_features, latent_dim)
         self.to_log_variance = nn.Linear(dense or n_features, latent_dim)
         # From zero on: a variance that begins large hides what is to be learned, or never comes
         # back.
         nn.init.zeros_(self.to_log_variance.weight)
         nn.init.constant_(self.to_log_variance.bias, FIRST_LOG_VARIANCE)
-        back: list[nn.Module] = (
-            [nn.Linear(latent_dim, dense), nn.Linear(dense, n_features)] if dense else []
-        )
-        self.from_latent = nn.Sequential(*(back or [nn.Linear(latent_dim, n_features)]))
+        if dense:
+            back = [nn.Linear(latent_dim, dense), nn.Linear(dense, n_features)]
+        else:
+            back = [nn.Linear(latent_dim, n_features)]
+        self.from_latent = nn.Sequential(*back)
         reverse = (*widths[::-1], widths[0])
         self.decoder = nn.Sequential(*(_raise(a, b) for a, b in pairwise(reverse)))
         self.answer = Mix(widths[0], n_channels)
@@ -205,7 +193,9 @@ class VariationalAutoencoder(nn.Module):
         """
         features = self.from_latent(latent).reshape(len(latent), -1, *self.smallest)
         volume = cut(self.answer(self.decoder(_channels_last(features))), self.shape)
-        return volume.sigmoid() if self.output == "sigmoid" else volume
+        if self.output == "sigmoid":
+            volume = volume.sigmoid()
+        return volume
 
     def forward(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
@@ -240,23 +230,9 @@ class UShaped(nn.Module):
     levels volumes are halved by the stride of the first convolution, and doubled by a transposed
     convolution of 2³.
 
-    Parameters
-    ----------
-    n_channels : sequence of int
-        Of each of the volumes that it sees side by side.
-    n_answers : int
-        Channels of its output, which ends with a convolution of 1³.
-    width : int
-        Channels of the first level; each further level has twice as many.
-    levels : int, default=3
-        Resolutions.
-    skips : bool, default=True
-        Whether each level of the decoder sees that of the encoder.
-    stem : int, optional
-        Channels that a convolution of 1³ makes of those of the input first, so that the others
-        have less to compute.
-    convolutions : int, default=2
-        Of each level, on the way down and on the way up.
+    It sees volumes of `n_channels` channels side by side. The first level has `width` channels,
+    each further one twice as many. A `stem` makes fewer channels of them first by a convolution of
+    1³, so that the others have less to compute.
     """
 
     def __init__(
@@ -275,16 +251,19 @@ class UShaped(nn.Module):
         widths = [width * 2**level for level in range(levels)]
         # A convolution of all channels is the sum of those of each volume, without one that holds
         # them all.
-        self.stems = nn.ModuleList(Mix(n, stem) for n in n_channels) if stem else None
+        self.stems = None
+        if stem:
+            self.stems = nn.ModuleList(Mix(n, stem) for n in n_channels)
         before = [stem or sum(n_channels), *widths[:-1]]
         self.down = nn.ModuleList(
             _block(a, b, convolutions, stride=2 if level else 1)
             for level, (a, b) in enumerate(zip(before, widths, strict=True))
         )
         self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in pairwise(widths))
-        self.after = nn.ModuleList(
-            _block(2 * a if skips else a, a, convolutions) for a in widths[:-1]
-        )
+        n_joined = 1
+        if skips:
+            n_joined = 2
+        self.after = nn.ModuleList(_block(n_joined * a, a, convolutions) for a in widths[:-1])
         self.answer = Mix(width, n_answers)
 
     def forward(self, *volumes: torch.Tensor) -> torch.Tensor:
@@ -295,7 +274,9 @@ class UShaped(nn.Module):
         """
         encoder_levels = []
         if self.stems is None:
-            volume = torch.cat(volumes, dim=1) if len(volumes) > 1 else volumes[0]
+            volume = volumes[0]
+            if len(volumes) > 1:
+                volume = torch.cat(volumes, dim=1)
         else:
             volume = sum(stem(one) for stem, one in zip(self.stems, volumes, strict=True))
         volume = _channels_last(volume)
@@ -334,23 +315,6 @@ class ReconstructionDiscrimination(nn.Module):
 
     A shape that cannot be halved as often as there are levels less one is padded with zeros, as
     many on either side and an odd one at the end, and the answers are cut again.
-
-    Parameters
-    ----------
-    n_channels : int
-        Channels of a volume, one for each direction.
-    reconstruction_width : int, default=128
-        Channels of the first level of the reconstruction; that of the paper.
-    discrimination_width : int, default=16
-        Channels of the first level of the discriminator.
-    levels : int, default=3
-        Resolutions of both.
-    output : {"sigmoid", "linear"}, default="linear"
-        What the reconstruction ends with.
-    stem : int, optional
-        Channels that both networks make of their input first, by a convolution of 1³.
-    convolutions : int, default=2
-        Of each level.
 
     References
     ----------

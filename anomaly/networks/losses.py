@@ -44,7 +44,9 @@ def divergence(
     """
     each = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
     check_word("reduction", reduction, _REDUCTIONS)
-    return each.sum(dim=1).mean() if reduction == "code" else each.mean()
+    if reduction == "code":
+        return each.sum(dim=1).mean()
+    return each.mean()
 
 
 def squared_error(
@@ -85,19 +87,16 @@ def weighted_cross_entropy(
     each = functional.binary_cross_entropy_with_logits(
         logits, target.to(logits.dtype), pos_weight=weight, reduction="none"
     )
-    return each.mean() if brain is None else (each * brain).sum() / brain.sum()
+    if brain is None:
+        return each.mean()
+    return (each * brain).sum() / brain.sum()
 
 
 class VariationalLoss(nn.Module):
     """
     Mean squared error of a reconstruction, and ω times the divergence of its latent numbers.
 
-    Parameters
-    ----------
-    kl_weight : float, default=1.22e-5
-        The weight ω; the default is the published one.
-    reduction : {"paper", "code"}, default="paper"
-        As of `divergence`.
+    The default of ω, `kl_weight`, is the published one; `reduction` is that of `divergence`.
     """
 
     def __init__(self, kl_weight: float = 1.22e-5, *, reduction: str = "paper") -> None:
@@ -120,15 +119,8 @@ class DiscriminationLoss(nn.Module):
 
     It is ``mse_weight`` · MSE + ``bce_weight`` · BCE.
 
-    Parameters
-    ----------
-    mse_weight : float, default=5
-        Weight of the reconstruction; the paper has 1.
-    bce_weight : float, default=1
-        Weight of the discrimination; the paper has ω, which is 0.2 in the published code up to a
-        common factor.
-    positive_weight : float, default=20
-        Weight of voxels of an anomaly in the cross-entropy.
+    The paper has an ``mse_weight`` of 1 and calls the other ω, which is 0.2 in the published code
+    up to a common factor. Voxels of an anomaly weigh ``positive_weight`` in the cross-entropy.
     """
 
     def __init__(

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly.scans.directions import turned_as_stored
-from dmrifit.cohort.participants_table import WORDS
+from dmrifit._utils.affines import checked_affine
+from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.engine.protocol import Protocol, read_gradients
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.case_tables import (
     check_names,
     check_shape,
-    checked_affine,
     checked_mask,
     checked_values,
     file_stems,
@@ -169,7 +169,7 @@ class Case:
             checked["directions"] = _unit_vectors(self.directions, signal.shape[3], label)
         if not (np.isfinite(self.b) and self.b > _UNWEIGHTED):
             raise ValueError(f"{label}: b must be above {_UNWEIGHTED:g} s/mm², not {self.b!r}")
-        checked["affine"] = checked_affine(self.affine, label)
+        checked["affine"] = checked_affine(self.affine, f"{label}: the affine")
         checked["age"], checked["b"] = float(self.age), float(self.b)
         checked |= {key: str(getattr(self, key)) for key in _WORDS}
         checked["synthetic"] = bool(self.synthetic)
@@ -213,11 +213,7 @@ class Case:
 def normalized(
     values: ArrayLike, b: ArrayLike, brain: ArrayLike
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """
-    Divide diffusion-weighted signals by the mean signal without diffusion weighting.
-
-    Shapes: `values` (x, y, z, m), `b` (m,), `brain` (x, y, z); returns signal (x, y, z, n) and b0.
-    """
+    """Divide signals (x, y, z, m) by their mean at b = 0; give both."""
     series = np.asarray(values)
     weights = np.asarray(b, dtype=np.float64)
     inside = np.asarray(brain, dtype=bool)
@@ -372,7 +368,7 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
         affine=image.affine,
         name=row.get("name", ""),
         age=_read_age(row.get("age", "")),
-        synthetic=_read_synthetic(row.get("synthetic", "")),
+        synthetic=read_synthetic(row),
         b0=b0 if (b0[volumes["brain"]] > 0).all() else None,
         b=float(np.round(b[weighted].mean())),
         directions=directions,
@@ -386,12 +382,6 @@ def _read_age(text: str) -> float:
         return float(text or "nan")
     except ValueError:
         raise ValueError(f"age must be a number of years, not {text!r}") from None
-
-
-def _read_synthetic(text: str) -> bool:
-    if text.lower() not in WORDS:
-        raise ValueError(f"synthetic must be true or false, not {text!r}")
-    return WORDS[text.lower()]
 
 
 def _series(case: Case) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.scans.preparation import PreparedScan
+from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.io.components import label_components
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ LESION_COLUMNS = (
     "score",
     "mean_score",
 )
-_MM3_PER_ML = 1000.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +76,7 @@ class Detection:
 def lesions_of(
     found: NDArray[np.bool_], scores: NDArray[np.floating], affine: NDArray[np.float64]
 ) -> pd.DataFrame:
-    """
-    List the connected components of a mask, the largest first.
-
-    Shapes: `found` (x, y, z), `scores` (x, y, z).
-    """
+    """List the connected components of a mask (x, y, z), the largest first."""
     import pandas as pd
     from scipy import ndimage
 
@@ -89,14 +85,14 @@ def lesions_of(
     rows: dict[str, Any] = {name: [] for name in LESION_COLUMNS}
     if len(numbers):
         counts = np.bincount(parts.ravel())[1:]
-        volumes = counts * abs(float(np.linalg.det(affine[:3, :3]))) / _MM3_PER_ML
+        volumes = counts * voxel_volume(affine) / MM3_PER_ML
         center_voxels = np.array(ndimage.center_of_mass(parts > 0, parts, numbers))
         centers = center_voxels @ affine[:3, :3].T + affine[:3, 3]
         rows = {
             "number": numbers,
             "n_voxels": counts,
             "volume_mL": volumes,
-            "diameter_mm": np.cbrt(6 * volumes * _MM3_PER_ML / np.pi),
+            "diameter_mm": np.cbrt(6 * volumes * MM3_PER_ML / np.pi),
             "x": centers[:, 0],
             "y": centers[:, 1],
             "z": centers[:, 2],

@@ -27,15 +27,7 @@ _WORST_CONDITION = 100.0
 
 
 def turned_as_stored(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
-    """
-    Convert directions between the axes of a stored image and FSL's convention, either way.
-
-    Shapes: `directions` (n, 3); returns (n, 3).
-
-    References
-    ----------
-    Jenkinson et al., NeuroImage 62:782–790, 2012 (FSL, whose convention of b-vectors it is).
-    """
+    """Convert directions (n, 3) between a stored image's axes and FSL's, either way."""
     vectors = np.array(directions, dtype=np.float64).reshape(-1, 3)
     if np.linalg.det(np.asarray(affine, dtype=np.float64)[:3, :3]) > 0:
         vectors[:, 0] *= -1
@@ -43,15 +35,7 @@ def turned_as_stored(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.flo
 
 
 def directions_on_grid(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
-    """
-    Convert directions of FSL's files to the axes of a grid in RAS order.
-
-    Shapes: `directions` (n, 3); returns (n, 3).
-
-    References
-    ----------
-    Jenkinson et al., NeuroImage 62:782–790, 2012 (FSL, whose convention of b-vectors it is).
-    """
+    """Convert directions (n, 3) of FSL's files to the axes of a grid in RAS order."""
     import nibabel as nib
 
     affine = np.asarray(affine, dtype=np.float64)
@@ -63,11 +47,7 @@ def directions_on_grid(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.f
 
 
 def directions_in_file(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
-    """
-    Convert directions to FSL's convention; the inverse of `directions_on_grid`.
-
-    Shapes: `directions` (n, 3); returns (n, 3).
-    """
+    """Convert directions (n, 3) to FSL's convention; the inverse of `directions_on_grid`."""
     import nibabel as nib
 
     affine = np.asarray(affine, dtype=np.float64)
@@ -79,13 +59,7 @@ def directions_in_file(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.f
 
 
 def matching_directions(directions: ArrayLike, wanted: ArrayLike) -> NDArray[np.intp] | None:
-    """
-    Find the measurement along each wanted direction, within 5°.
-
-    Motion correction rotates directions by some degrees.
-
-    Shapes: `directions` (n, 3), `wanted` (m, 3); returns (m,).
-    """
+    """Find the measurement within 5° of each wanted direction (m, 3)."""
     from scipy.optimize import linear_sum_assignment
 
     measured = np.asarray(directions, dtype=np.float64).reshape(-1, 3)

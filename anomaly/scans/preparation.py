@@ -21,6 +21,7 @@ from anomaly.scans.directions import (
 )
 from anomaly.scans.tissue import estimate_tissue, relabel_tissue
 from dmrifit._optional import import_optional
+from dmrifit._utils.affines import voxel_volume
 from dmrifit._utils.checks import check_word
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import quiet_dipy
@@ -569,7 +570,7 @@ def _segmented_brain(values: NDArray[np.float32], series: Series) -> NDArray[np.
 
     mask_tools = import_optional("dipy.segment.mask")
     picture = np.nan_to_num(values).mean(axis=-1, dtype=np.float64)
-    edge = float(np.cbrt(abs(np.linalg.det(series.affine[:3, :3]))))
+    edge = float(np.cbrt(voxel_volume(series.affine)))
     radius = int(np.clip(np.rint(_SMOOTHED / edge), 1, 4))
     # Otsu's criterion of a constant image divides by 0.
     with threadpool_limits(1), quiet_dipy(), np.errstate(divide="ignore", invalid="ignore"):

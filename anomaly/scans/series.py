@@ -18,7 +18,7 @@ from anomaly.detectors.base import AnomalyDetector
 from anomaly.detectors.thresholds import open_map
 from anomaly.scans.detection import Detection, lesions_of
 from anomaly.scans.preparation import PreparedScan, prepare_scan
-from dmrifit.cohort.participants_table import WORDS
+from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.case_tables import read_each
@@ -534,7 +534,7 @@ def _patient_data(row: Mapping[str, str]) -> dict[str, Any]:
         if "age" in entries:
             entries["age"] = float(entries["age"])
         if "synthetic" in entries:
-            entries["synthetic"] = WORDS[entries["synthetic"].lower()]
+            entries["synthetic"] = read_synthetic(entries)
     except (KeyError, ValueError):
         raise ValueError("age must be a number of years, and synthetic true or false") from None
     return entries

@@ -24,15 +24,7 @@ _NO_TISSUE = 1e6  # larger than any number of a tissue, and small enough to be a
 def diffusion_maps(
     signal: ArrayLike, protocol: Protocol, brain: ArrayLike
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """
-    Fit the diffusion tensor to a b0-normalized scan (weighted least squares, dipy).
-
-    Shapes: `signal` (x, y, z, c), `brain` (x, y, z); returns md, fa (x, y, z).
-
-    References
-    ----------
-    Basser et al., J Magn Reson B 103:247–254, 1994.
-    """
+    """Fit diffusion tensors (Basser et al., 1994) to `signal` (x, y, z, c); give md and fa."""
     values, inside = np.asarray(signal), np.asarray(brain, dtype=bool)
     if values.ndim != 4 or values.shape[:3] != inside.shape or values.shape[3] != len(protocol):
         raise ValueError(
@@ -114,11 +106,7 @@ def estimate_tissue(
 def relabel_tissue(
     labels: ArrayLike, numbers: Mapping[int, int] | None = None
 ) -> NDArray[np.uint8]:
-    """
-    Convert labels of another program to the numbers of `anomaly.scans.cases.TISSUES`.
-
-    Shapes: `labels` (x, y, z); returns (x, y, z).
-    """
+    """Convert labels (x, y, z) of another program to the numbers of `TISSUES`."""
     # NaN is outside; infinite and huge values are errors, but must stay small enough to convert.
     values = np.nan_to_num(
         np.asarray(labels, dtype=np.float64), posinf=_NO_TISSUE, neginf=-_NO_TISSUE

@@ -38,24 +38,10 @@ Rules = Mapping[str, ThresholdRule | Mapping[str, ThresholdRule]]
 @dataclass(frozen=True, eq=False)
 class Bench:
     """
-    The scans that all methods are compared on.
+    The scans that all methods are compared on, with the voxels (x, y, z) that count.
 
-    Attributes
-    ----------
-    cases, healthy : sequence of Case
-        Scans with lesions, and healthy ones that false positives are counted on.
-    scored, lesions : list of ndarray of bool, shape (x, y, z)
-        Of each case the voxels that count, and those of them in the lesion.
-    strata, healthy_strata : list of dict of str to ndarray of bool, shape (x, y, z)
-        As `strata_masks` gives them.
-    healthy_scored : list of ndarray of bool, shape (x, y, z)
-        Of each healthy scan the voxels that count.
-    opening : int
-        Edge in voxels of the cube that maps are opened with.
-    matching : dict of str to int
-        Options of `lesion_table`.
-    lesion_wise : bool
-        Whether lesions are matched.
+    `scored` and `lesions` are the voxels of each case that count and those of them in the lesion,
+    `strata` what `strata_masks` gives; `matching` holds options of `lesion_table`.
     """
 
     cases: Sequence[Case]
@@ -135,20 +121,9 @@ class Bench:
 @dataclass(frozen=True, eq=False)
 class Entry:
     """
-    The maps of one method in one fold.
+    The maps (x, y, z) of one method in one fold: scores, or masks of `bool`.
 
-    Attributes
-    ----------
-    fold, method : str
-        Names.
-    control : bool
-        Whether nothing was learned.
-    maps : list of ndarray of shape (x, y, z)
-        Of each case; masks (bool), or scores.
-    healthy, validation : list of ndarray of shape (x, y, z), or None
-        Of healthy scans for false positives, and of those for thresholds.
-    validation_masks : list of ndarray of bool, shape (x, y, z), or None
-        The voxels of the latter that count.
+    `healthy` are maps of healthy scans for false positives, `validation` those for thresholds.
     """
 
     fold: str

@@ -22,26 +22,24 @@ CONTROLS = ("all positive", "empty", "brain mask", "another patient's lesion", B
 def control_maps(
     cases: Sequence[Case], *, lesions_of: Sequence[Case] | None = None
 ) -> dict[str, list[NDArray]]:
-    """
-    Look for lesions without having learned anything.
-
-    Shapes: returns (x, y, z).
-    """
+    """Make the maps and masks (x, y, z) of all controls for each case."""
     sources = list(cases if lesions_of is None else lesions_of)
-    made: dict[str, list[NDArray]] = {name: [] for name in CONTROLS}
+    maps: dict[str, list[NDArray]] = {name: [] for name in CONTROLS}
     for i, case in enumerate(cases):
         nothing = np.zeros(case.shape, dtype=bool)
-        turned = [sources[(i + 1 + j) % len(sources)] for j in range(len(sources))]
-        others = (
-            one
-            for one in turned
-            if one.patient != case.patient and not one.healthy and one.shape == case.shape
-        )
-        other = next(others, None)
-        borrowed = nothing if other is None or other.lesion is None else other.lesion
-        dark = np.where(case.brain, 1 - case.signal.mean(axis=-1), 0).astype(np.float32)
-        for name, values in zip(
-            CONTROLS, (case.scored, nothing, case.brain, borrowed, dark), strict=True
-        ):
-            made[name].append(values)
-    return made
+        brightness = np.where(case.brain, 1 - case.signal.mean(axis=-1), 0).astype(np.float32)
+        lesion = _lesion_of_another(case, sources, i + 1)
+        controls = (case.scored, nothing, case.brain, lesion, brightness)
+        for name, values in zip(CONTROLS, controls, strict=True):
+            maps[name].append(values)
+    return maps
+
+
+def _lesion_of_another(case: Case, sources: Sequence[Case], start: int) -> NDArray[np.bool_]:
+    """Give the lesion of the next patient with one of this shape, or an empty mask."""
+    for j in range(len(sources)):
+        source = sources[(start + j) % len(sources)]
+        is_other = source.patient != case.patient and source.shape == case.shape
+        if is_other and source.lesion is not None and source.lesion.any():
+            return source.lesion
+    return np.zeros(case.shape, dtype=bool)

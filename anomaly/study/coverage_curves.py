@@ -55,17 +55,11 @@ def coverage_curve(
     connectivity: int = 26,
 ) -> pd.DataFrame:
     """
-    Compute the coverage of lesions over the false-positive rate of healthy scans.
+    Compute the coverage of lesions (x, y, z) over the false-positive rate of healthy scans.
 
     False positives are counted on healthy scans only, because voxels around a lesion may belong to
-    it.
-
-    Shapes: `scores` (x, y, z), `lesions` (x, y, z), `masks` (x, y, z).
-
-    References
-    ----------
-    Bergmann et al., Int J Comput Vis 129:1038–1059, 2021 (per-region overlap); Bertoldo
-    et al., arXiv:2401.01984, 2024 (false positives on normal images only).
+    it (Bertoldo et al., arXiv:2401.01984, 2024); coverage is per region (Bergmann et al., Int J
+    Comput Vis 129:1038–1059, 2021).
     """
     import pandas as pd
 
@@ -76,47 +70,42 @@ def coverage_curve(
             f"{list(rates)}"
         )
     limits, realized = rate_limits(healthy, steps)
-    coverage, sensitivity, hit = [], [], []
+    coverages, sensitivities, hits = [], [], []
     for values, lesion, mask in zip(scores, lesions, masks, strict=True):
         inside = lesion & mask
         if not inside.any():
             continue
         labels = label_components(inside, connectivity=connectivity)[inside]
-        chosen = values[inside]
-        above = chosen[:, None] > limits
-        sizes = np.bincount(labels)[1:]
-        shares = (
-            np.stack([np.bincount(labels, one, len(sizes) + 1)[1:] for one in above.T], axis=1)
-            / sizes[:, None]
-        )
-        coverage.append(shares.mean(axis=0))
-        sensitivity.append(above.mean(axis=0))
-        hit.append(shares > 0)
-    nothing = np.full(len(steps), np.nan)
-    return pd.DataFrame(
-        {
-            "rate": steps,
-            "realized": realized,
-            "threshold": limits,
-            "coverage": np.mean(coverage, axis=0) if coverage else nothing,
-            "sensitivity": np.mean(sensitivity, axis=0) if sensitivity else nothing,
-            "lesion_sensitivity": np.concatenate(hit).mean(axis=0) if hit else nothing,
-        }
+        is_above = values[inside][:, None] > limits
+        n_voxels = np.bincount(labels)
+        n_above = [np.bincount(labels, column, len(n_voxels)) for column in is_above.T]
+        # Component 0 is the background, which has no voxel inside a lesion.
+        shares = np.stack(n_above, axis=1)[1:] / n_voxels[1:, None]
+        coverages.append(shares.mean(axis=0))
+        sensitivities.append(is_above.mean(axis=0))
+        hits.append(shares > 0)
+    columns = {"rate": steps, "realized": realized, "threshold": limits}
+    columns |= dict.fromkeys(
+        ("coverage", "sensitivity", "lesion_sensitivity"), np.full(len(steps), np.nan)
     )
+    if coverages:
+        columns["coverage"] = np.mean(coverages, axis=0)
+        columns["sensitivity"] = np.mean(sensitivities, axis=0)
+        columns["lesion_sensitivity"] = np.concatenate(hits).mean(axis=0)
+    return pd.DataFrame(columns)
 
 
 def curve_areas(curve: pd.DataFrame) -> dict[str, float]:
     """Compute areas under a curve of `coverage_curve`."""
-    rate, coverage = curve["rate"].to_numpy(), curve["coverage"].to_numpy()
-    full = (
-        np.concatenate([[0.0], rate[rate <= FULL_RATE]]),
-        np.concatenate([[0.0], coverage[rate <= FULL_RATE]]),
-    )
-    low = (rate >= LOW_RATES[0]) & (rate <= LOW_RATES[1])
-    logs = np.log(rate[low])
-    return {
-        "area": float(np.trapezoid(full[1], full[0]) / FULL_RATE),
-        "area_low": float(np.trapezoid(coverage[low], logs) / np.ptp(logs))
-        if low.sum() > 1
-        else float("nan"),
-    }
+    rate = curve["rate"].to_numpy()
+    coverage = curve["coverage"].to_numpy()
+    is_counted = rate <= FULL_RATE
+    counted_rate = np.concatenate([[0.0], rate[is_counted]])
+    counted_coverage = np.concatenate([[0.0], coverage[is_counted]])
+    area_low = float("nan")
+    is_low = (rate >= LOW_RATES[0]) & (rate <= LOW_RATES[1])
+    if is_low.sum() > 1:
+        logarithms = np.log(rate[is_low])
+        area_low = float(np.trapezoid(coverage[is_low], logarithms) / np.ptp(logarithms))
+    area = float(np.trapezoid(counted_coverage, counted_rate) / FULL_RATE)
+    return {"area": area, "area_low": area_low}

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.io.components import check_affine, label_components
+from dmrifit.io.masks import zeros_and_ones
 from dmrifit.stats.metrics import dice
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["FollowupOverlap", "mismatch_counts", "overlap_with_followup"]
-
-_MM3_PER_ML = 1000.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,19 +119,15 @@ def overlap_with_followup(
     import pandas as pd
     from scipy import ndimage
 
-    flagged, before, later = (
-        _mask(values, name)
-        for values, name in (
-            (anomaly, "anomaly"),
-            (structural, "structural"),
-            (followup, "followup"),
-        )
-    )
-    inside = np.ones(before.shape, dtype=bool) if brain is None else _mask(brain, "brain")
-    for name, volume in (("anomaly", flagged), ("followup", later), ("brain", inside)):
-        if volume.shape != before.shape:
+    lesion = _mask(structural, "structural")
+    masks = {"anomaly": _mask(anomaly, "anomaly"), "followup": _mask(followup, "followup")}
+    masks["brain"] = np.ones(lesion.shape, dtype=bool)
+    if brain is not None:
+        masks["brain"] = _mask(brain, "brain")
+    for name, mask in masks.items():
+        if mask.shape != lesion.shape:
             raise ValueError(
-                f"{name} has shape {volume.shape} and structural {before.shape}; bring all to one "
+                f"{name} has shape {mask.shape} and structural {lesion.shape}; bring all to one "
                 "grid"
             )
     if not margin_mm >= 0 or min_voxels < 1 or min_overlap < 1:
@@ -141,124 +137,109 @@ def overlap_with_followup(
         )
     matrix = check_affine(affine)
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
-    excluded = before
-    if margin_mm > 0 and before.any():
-        excluded = ndimage.distance_transform_edt(~before, sampling=spacing) <= margin_mm
-    region_space = inside & ~excluded
-    growth = later & region_space
-    labels = label_components(flagged & region_space, connectivity=connectivity)
+    excluded = lesion
+    if margin_mm > 0 and lesion.any():
+        excluded = ndimage.distance_transform_edt(~lesion, sampling=spacing) <= margin_mm
+    outside = masks["brain"] & ~excluded
+    growth = masks["followup"] & outside
+    labels = label_components(masks["anomaly"] & outside, connectivity=connectivity)
     sizes = np.bincount(labels.ravel())
-    shared = np.bincount(labels[growth], minlength=len(sizes))
-    region_numbers = 1 + np.flatnonzero(sizes[1:] >= min_voxels)
+    n_later = np.bincount(labels[growth], minlength=len(sizes))
+    numbers = 1 + np.flatnonzero(sizes[1:] >= min_voxels)
     boxes = ndimage.find_objects(labels)
-    # Only around the growth can there be any overlap.
-    around = ndimage.find_objects(growth.astype(np.uint8))[0] if growth.any() else None
-    chances = [
-        _chance(labels[boxes[k - 1]] == k, growth, around, region_space, min_overlap)
-        for k in region_numbers
-    ]
-    voxel = abs(float(np.linalg.det(matrix[:3, :3]))) / _MM3_PER_ML
+    chances = []
+    for number in numbers:
+        region = labels[boxes[number - 1]] == number
+        chances.append(_chance(region, growth, outside, min_overlap))
+    voxel_volume_ml = voxel_volume(matrix) / MM3_PER_ML
     regions = pd.DataFrame(
         {
-            "number": region_numbers,
-            "n_voxels": sizes[region_numbers],
-            "volume_mL": sizes[region_numbers] * voxel,
-            "n_later": shared[region_numbers],
-            "share_later": shared[region_numbers] / sizes[region_numbers],
-            "colocated": shared[region_numbers] >= min_overlap,
+            "number": numbers,
+            "n_voxels": sizes[numbers],
+            "volume_mL": sizes[numbers] * voxel_volume_ml,
+            "n_later": n_later[numbers],
+            "share_later": n_later[numbers] / sizes[numbers],
+            "colocated": n_later[numbers] >= min_overlap,
             "chance": np.array(chances, dtype=np.float64),
         }
     )
-    flagged_regions = (
-        np.isin(labels, region_numbers)
-        if len(region_numbers)
-        else np.zeros(labels.shape, dtype=bool)
-    )
-    n_place, n_growth = np.count_nonzero(region_space), np.count_nonzero(growth)
+    flagged = np.isin(labels, numbers)
+    chance = float("nan")
+    if len(numbers):
+        chance = float(1 - np.prod(1 - regions["chance"]))
+    n_flagged, n_growth = np.count_nonzero(flagged), np.count_nonzero(growth)
     return FollowupOverlap(
         regions=regions,
-        mismatch=bool(len(region_numbers)),
+        mismatch=bool(len(numbers)),
         colocated=bool(regions["colocated"].any()),
         grown=bool(n_growth),
-        chance=float(1 - np.prod(1 - regions["chance"])) if len(region_numbers) else float("nan"),
-        share_flagged=np.count_nonzero(flagged_regions & growth) / n_growth
-        if n_growth
-        else float("nan"),
-        share_expected=np.count_nonzero(flagged_regions) / n_place if n_place else float("nan"),
-        dice_growth=dice(flagged_regions, growth),
+        chance=chance,
+        share_flagged=_share(np.count_nonzero(flagged & growth), n_growth),
+        share_expected=_share(n_flagged, np.count_nonzero(outside)),
+        dice_growth=dice(flagged, growth),
     )
 
 
-def mismatch_counts(found: Sequence[FollowupOverlap], grades: Sequence[str]) -> pd.DataFrame:
+def mismatch_counts(overlaps: Sequence[FollowupOverlap], grades: Sequence[str]) -> pd.DataFrame:
     """Count patients with mismatches by grade, as the study did."""
     import pandas as pd
 
-    if len(found) != len(grades):
-        raise ValueError(f"{len(grades)} grades for {len(found)} patients; give one for each")
+    if len(overlaps) != len(grades):
+        raise ValueError(f"{len(grades)} grades for {len(overlaps)} patients; give one for each")
+    by_grade: dict[str, list[FollowupOverlap]] = {grade: [] for grade in grades}
+    for overlap, grade in zip(overlaps, grades, strict=True):
+        by_grade[grade].append(overlap)
     rows = []
-    for grade in dict.fromkeys(grades):
-        of_grade = [
-            patient
-            for patient, patient_grade in zip(found, grades, strict=True)
-            if patient_grade == grade
-        ]
-        grown = [patient for patient in of_grade if patient.grown]
-        rows.append(
-            {
-                "grade": grade,
-                "n_patients": len(of_grade),
-                "n_grown": len(grown),
-                "n_mismatch": sum(patient.mismatch for patient in of_grade),
-                "n_colocated": sum(patient.colocated for patient in of_grade),
-                "expected": float(sum(patient.chance for patient in of_grade if patient.mismatch)),
-                "share_flagged": float(np.mean([patient.share_flagged for patient in grown]))
-                if grown
-                else float("nan"),
-                "share_expected": float(np.mean([patient.share_expected for patient in grown]))
-                if grown
-                else float("nan"),
-            }
-        )
+    for grade, patients in by_grade.items():
+        grown = [patient for patient in patients if patient.grown]
+        row: dict[str, Any] = {
+            "grade": grade,
+            "n_patients": len(patients),
+            "n_grown": len(grown),
+            "n_mismatch": sum(patient.mismatch for patient in patients),
+            "n_colocated": sum(patient.colocated for patient in patients),
+            "expected": float(sum(patient.chance for patient in patients if patient.mismatch)),
+            "share_flagged": float("nan"),
+            "share_expected": float("nan"),
+        }
+        if grown:
+            row["share_flagged"] = float(np.mean([patient.share_flagged for patient in grown]))
+            row["share_expected"] = float(np.mean([patient.share_expected for patient in grown]))
+        rows.append(row)
     columns = ["grade", "n_patients", "n_grown", "n_mismatch", "n_colocated", "expected"]
     return pd.DataFrame(rows, columns=[*columns, "share_flagged", "share_expected"])
+
+
+def _share(n: int | np.integer, total: int | np.integer) -> float:
+    return float(n / total) if total else float("nan")
 
 
 def _mask(values: ArrayLike, name: str) -> NDArray[np.bool_]:
     array = np.asarray(values)
     if array.ndim != 3:
         raise ValueError(f"{name} must be a volume (x, y, z), not an array of shape {array.shape}")
-    if array.dtype == bool:
-        return array
-    positive = array == 1
-    if not (positive | (array == 0)).all():
-        raise ValueError(
-            f"{name} holds values other than 0 and 1; compare it with a threshold first"
-        )
-    return positive
+    return zeros_and_ones(array, name)
 
 
 def _chance(
     region: NDArray[np.bool_],
     growth: NDArray[np.bool_],
-    around: tuple[slice, ...] | None,
-    region_space: NDArray[np.bool_],
+    outside: NDArray[np.bool_],
     min_overlap: int,
 ) -> float:
     """Give the share of centers at which a region would overlap the growth."""
+    from scipy import ndimage
     from scipy.signal import fftconvolve
 
-    if around is None:
+    if not growth.any():
         return 0.0
+    # Only around the growth can there be any overlap.
+    box = ndimage.find_objects(growth.astype(np.uint8))[0]
+    mirrored = region[::-1, ::-1, ::-1].astype(np.float64)
     # Each value is the overlap of the region with its last corner there.
-    overlap = fftconvolve(
-        growth[around].astype(np.float64), region[::-1, ::-1, ::-1].astype(np.float64)
-    )
-    corners = (
-        np.argwhere(overlap > min_overlap - 0.5)
-        + [part.start for part in around]
-        - np.array(region.shape)
-        + 1
-    )
-    centers = corners + np.array(region.shape) // 2
-    centers = centers[((centers >= 0) & (centers < region_space.shape)).all(axis=1)]
-    return float(np.count_nonzero(region_space[tuple(centers.T)]) / np.count_nonzero(region_space))
+    overlap = fftconvolve(growth[box].astype(np.float64), mirrored)
+    last_corners = np.argwhere(overlap > min_overlap - 0.5) + [side.start for side in box]
+    shape = np.array(region.shape)
+    centers = last_corners - shape + 1 + shape // 2
+    centers = centers[((centers >= 0) & (centers < outside.shape)).all(axis=1)]
+    return float(np.count_nonzero(outside[tuple(centers.T)]) / np.count_nonzero(outside))

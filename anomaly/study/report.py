@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,8 @@ from anomaly.scans.detection import lesions_of
 from anomaly.study.controls import CONTROLS
 from anomaly.study.evaluation import AS_GIVEN, evaluate_detectors, format_summary
 from dmrifit.io.atomic_files import FileSet
-from dmrifit.io.bids_derivatives import versions
-from dmrifit.report.figure_gallery import Gallery
+from dmrifit.report.figure_gallery import Gallery, write_comparison
 from dmrifit.report.html import (
-    NOTICE,
     counted,
     decimals,
     few_note,
@@ -27,9 +25,12 @@ from dmrifit.report.html import (
     html_join,
     html_methods,
     html_note,
+    html_origin,
     html_paragraph,
     html_table,
-    synthetic_note,
+    notice_lead,
+    record_cells,
+    whole,
 )
 from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 
@@ -44,8 +45,16 @@ __all__ = ["KINDS", "PAGE", "write_evaluation"]
 
 #: Tables of a comparison.
 KINDS = (
-    *("summary", "scans", "healthy", "thresholds", "lesions"),
-    *("lesion_scores", "strata", "curves", "areas", "followup"),
+    "summary",
+    "scans",
+    "healthy",
+    "thresholds",
+    "lesions",
+    "lesion_scores",
+    "strata",
+    "curves",
+    "areas",
+    "followup",
 )
 PAGE = "report.html"
 
@@ -119,261 +128,233 @@ def write_evaluation(
     """
     from dmrifit._optional import import_optional
 
-    for needed in ("matplotlib", "jinja2"):
-        import_optional(needed)  # said before long work
+    # A missing library is reported before the long work, not after it.
+    for library in ("matplotlib", "jinja2"):
+        import_optional(library)
     names = [*(f"{kind}.csv" for kind in KINDS), *_FIGURES, PAGE]
     with FileSet(folder, names, overwrite=overwrite) as files:
         tables = evaluate_detectors(
             cases, maps, healthy=healthy, healthy_maps=healthy_maps, rules=rules, opening=opening
         )
         gallery = Gallery()
-        scans = _Scans(cases, maps, healthy, healthy_maps or {}, tables, opening)
-        sections = _sections(scans, gallery, figures, command)
+        comparison = _Comparison(cases, maps, healthy, healthy_maps or {}, tables, opening)
         page = viewer_page(
             "Anomaly maps compared with lesions",
-            sections,
-            lead=_lead([*cases, *healthy]),
+            _sections(comparison, gallery, figures, command),
+            lead=notice_lead(case.synthetic for case in [*cases, *healthy]),
             contents=True,
         )
-        for kind in KINDS:
-            tables[kind].to_csv(files.path(f"{kind}.csv"), index=False)
-        for name in _FIGURES:
-            if name in gallery.pictures:
-                files.path(name).write_bytes(gallery.pictures[name])
-        files.path(PAGE).write_text(page, encoding="utf-8")
+        written_tables = {kind: tables[kind] for kind in KINDS}
+        write_comparison(files, written_tables, gallery, {PAGE: page})
     return tables
 
 
-class _Scans:
-    """What a page is about."""
+@dataclass(frozen=True, eq=False)
+class _Comparison:
+    """Scans and maps of a comparison, with their tables."""
 
-    def __init__(
-        self,
-        cases: Sequence[Case],
-        maps: Mapping[str, Sequence[ArrayLike]],
-        healthy: Sequence[Case],
-        healthy_maps: Mapping[str, Sequence[ArrayLike]],
-        tables: Mapping[str, pd.DataFrame],
-        opening: int,
-    ) -> None:
-        self.cases, self.maps, self.healthy, self.healthy_maps = cases, maps, healthy, healthy_maps
-        self.tables, self.opening = tables, opening
-        blind = tables["thresholds"][~tables["thresholds"]["needs_truth"].astype(bool)]
-        shared_rules = [
-            rule
-            for rule in dict.fromkeys(blind["rule"])
-            if blind.query("rule == @rule")["threshold"].notna().any()
-        ]
-        #: The rule that figures show: the rate on healthy scans, or else the first that knows no
-        #: lesions.
-        self.rule = (
-            _SHOWN_RULE if _SHOWN_RULE in shared_rules else shared_rules[0] if shared_rules else ""
-        )
+    cases: Sequence[Case]
+    maps: Mapping[str, Sequence[ArrayLike]]
+    healthy: Sequence[Case]
+    healthy_maps: Mapping[str, Sequence[ArrayLike]]
+    tables: Mapping[str, pd.DataFrame]
+    opening: int
+
+    @cached_property
+    def rule(self) -> str:
+        """The rule that figures show: a rate in healthy scans, or the first without lesions."""
+        table = self.tables["thresholds"]
+        blind = table[~table["needs_truth"].astype(bool)]
+        by_rule = blind.groupby("rule", sort=False)["threshold"]
+        # Rules that choose a threshold for each scan have none that scans share.
+        rules = [rule for rule, thresholds in by_rule if thresholds.notna().any()]
+        if _SHOWN_RULE in rules:
+            return _SHOWN_RULE
+        return rules[0] if rules else ""
 
     def thresholds(self) -> dict[str, float]:
+        """Give the threshold of each method by the rule that figures show."""
         table = self.tables["thresholds"]
         limits = table[table["rule"] == self.rule].set_index("method")["threshold"]
-        return {
-            name: float(limits[name])
-            for name in self.maps
-            if name in limits and np.isfinite(limits[name])
-        }
+        thresholds = {}
+        for name in self.maps:
+            if name in limits and np.isfinite(limits[name]):
+                thresholds[name] = float(limits[name])
+        return thresholds
 
     def graded(self) -> list[str]:
+        """List the methods whose maps are scores, not masks."""
         return [name for name, values in self.maps.items() if np.asarray(values[0]).dtype != bool]
 
 
-def _lead(scans: Sequence[Case]) -> str:
-    return f"{NOTICE} {synthetic_note(sum(case.synthetic for case in scans), len(scans))}".rstrip()
-
-
 def _sections(
-    scans: _Scans, gallery: Gallery, figures: int, command: str
+    comparison: _Comparison, gallery: Gallery, figures: int, command: str
 ) -> list[tuple[str, Any]]:
-    tables = scans.tables
-    sections: list[tuple[str, Callable[[], Any]]] = [
-        ("", partial(_introduction, scans)),
-        ("Maps and thresholds", partial(_summaries, scans, gallery)),
-        *([("Scores", partial(_densities, scans, gallery))] if scans.graded() else []),
-        *(
-            [("False positives in healthy persons", partial(_healthy, scans, gallery))]
-            if len(scans.healthy)
-            else []
-        ),
-        *([("By place", partial(_strata, scans, gallery))] if len(tables["strata"]) else []),
-        *(
-            [("Lesion by lesion", partial(_lesions, scans))]
-            if len(tables["lesion_scores"])
-            else []
-        ),
-        *(
-            [("Where lesions grow later", partial(_followup, scans))]
-            if len(tables["followup"])
-            else []
-        ),
-        ("Scans", partial(_panels, scans, gallery, figures)),
-        ("How this was made", partial(_origin, scans, command)),
+    tables = comparison.tables
+    sections: list[tuple[str, Any]] = [
+        ("", _introduction(comparison)),
+        ("Maps and thresholds", _summaries(comparison, gallery)),
     ]
-    return [(heading, make()) for heading, make in sections]
+    if comparison.graded():
+        sections.append(("Scores", _densities(comparison, gallery)))
+    if len(comparison.healthy):
+        sections.append(("False positives in healthy persons", _healthy(comparison, gallery)))
+    if len(tables["strata"]):
+        sections.append(("By place", _strata(comparison, gallery)))
+    if len(tables["lesion_scores"]):
+        sections.append(("Lesion by lesion", _lesions(comparison)))
+    if len(tables["followup"]):
+        sections.append(("Where lesions grow later", _followup(comparison)))
+    sections.append(("Scans", _panels(comparison, gallery, figures)))
+    origin = html_origin(command, [["opening", f"cube of {comparison.opening}³ voxels"]])
+    note = html_note("Tables lie beside this page as CSV files.")
+    sections.append(("How this was made", html_join([origin, note])))
+    return sections
 
 
-def _introduction(scans: _Scans) -> Markup:
-    patients = len({case.patient for case in scans.cases})
-    kind = "synthetic " if all(case.synthetic for case in scans.cases) else ""
-    kinds = [case.kind for case in scans.cases if case.kind]
-    counts = ", ".join(f"{kinds.count(one)} {one}" for one in dict.fromkeys(kinds))
-    parts = [
-        html_paragraph(
-            f"{counted(len(scans.cases), kind + 'scan')} of "
-            f"{counted(patients, 'patient')}{f' ({counts})' if counts else ''}, and "
-            f"{counted(len(scans.healthy), 'healthy scan')}."
-        )
-    ]
-    if note := few_note(patients):
-        parts.append(html_paragraph(note))
-    return html_join(parts)
+def _introduction(comparison: _Comparison) -> Markup:
+    cases = comparison.cases
+    n_patients = len({case.patient for case in cases})
+    prefix = "synthetic " if all(case.synthetic for case in cases) else ""
+    kinds = [case.kind for case in cases if case.kind]
+    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    text = f"{counted(len(cases), f'{prefix}scan')} of {counted(n_patients, 'patient')}"
+    if counts:
+        text += f" ({counts})"
+    text += f", and {counted(len(comparison.healthy), 'healthy scan')}."
+    paragraphs = [html_paragraph(text)]
+    note = few_note(n_patients)
+    if note:
+        paragraphs.append(html_paragraph(note))
+    return html_join(paragraphs)
 
 
-def _summaries(scans: _Scans, gallery: Gallery) -> Markup:
+def _summaries(comparison: _Comparison, gallery: Gallery) -> Markup:
     from anomaly.study.plotting import plot_opening
 
-    tables = scans.tables
-    parts: list[Any] = [html_paragraph(_EXPLAINED)]
+    tables = comparison.tables
     summary = tables["summary"]
-    aided = set(summary.loc[summary["needs_truth"].astype(bool), "rule"])
-    for part in dict.fromkeys(summary["part"]):
-        table = format_summary(tables, part=part)
-        blind = _summary_table(table.drop(columns=[rule for rule in aided if rule in table]))
-        parts.append(
-            blind if part == "all" else html_details(f"Lesions of the kind {part}", blind)
+    needs_truth = summary["needs_truth"].astype(bool)
+    aided_rules = set(summary.loc[needs_truth, "rule"])
+    blocks: list[Any] = [html_paragraph(_EXPLAINED)]
+    for subset in dict.fromkeys(summary["part"]):
+        table = format_summary(tables, part=subset)
+        aided = [rule for rule in table if rule in aided_rules]
+        blind_table = _summary_table(table.drop(columns=aided))
+        if subset != "all":
+            blocks.append(html_details(f"Lesions of the kind {subset}", blind_table))
+            continue
+        blocks.append(blind_table)
+        if aided_rules:
+            best = _summary_table(table[["AUC", *aided]])
+            blocks.append(html_details("Rules that know the lesions", best))
+    if (~needs_truth & ~summary["control"].astype(bool)).any():
+        text = (
+            "Means over patients; a ring is the mask above the threshold, a disk the mask after "
+            "opening."
         )
-        if part == "all" and aided:
-            best = table[["AUC", *(rule for rule in table if rule in aided)]]
-            parts.append(html_details("Rules that know the lesions", _summary_table(best)))
-    text = (
-        "Means over patients; a ring is the mask above the threshold, a disk the mask after "
-        "opening."
-    )
-    if (~summary["needs_truth"].astype(bool) & ~summary["control"].astype(bool)).any():
-        parts.append(
-            gallery.show(
-                "opening", plot_opening(tables), "Dice coefficients, raw and opened", text
-            )
-        )
-    limits = tables["thresholds"]
-    rows = [
-        [row["method"], row["rule"], _digits(row["threshold"])]
-        for row in limits.to_dict("records")
-        if np.isfinite(row["threshold"]) and row["method"] not in CONTROLS
-    ]
+        figure = plot_opening(tables)
+        blocks.append(gallery.show("opening", figure, "Dice coefficients, raw and opened", text))
+    rows = []
+    for row in tables["thresholds"].to_dict("records"):
+        if np.isfinite(row["threshold"]) and row["method"] not in CONTROLS:
+            rows.append([row["method"], row["rule"], f"{row['threshold']:.4g}"])
     if rows:
         body = html_table(rows, ["method", "rule", "threshold"], numbers=(2,))
-        parts.append(html_details("Thresholds that all scans share", body))
-    return html_join(parts)
+        blocks.append(html_details("Thresholds that all scans share", body))
+    return html_join(blocks)
 
 
 def _by_rule(
     rows: Sequence[Sequence[Any]], header: Sequence[str], rule: str, n_words: int
 ) -> Markup:
     """Show the rows of one rule and of masks, and those of all rules on request."""
-    first = [row for row in rows if row[1] in (rule, AS_GIVEN)]
-    shown = _method_table(first or rows, header, n_words)
-    if not first or len(first) == len(rows):
-        return shown
-    return html_join([shown, html_details("By all rules", _method_table(rows, header, n_words))])
+    rule_rows = [row for row in rows if row[1] in (rule, AS_GIVEN)]
+    table = _method_table(rule_rows or rows, header, n_words)
+    if not rule_rows or len(rule_rows) == len(rows):
+        return table
+    return html_join([table, html_details("By all rules", _method_table(rows, header, n_words))])
 
 
 def _summary_table(table: pd.DataFrame) -> Markup:
-    return _method_table(
-        table.reset_index().to_numpy().tolist(), ["method", *map(str, table.columns)]
-    )
+    header = ["method", *map(str, table.columns)]
+    return _method_table(table.reset_index().to_numpy().tolist(), header)
 
 
-def _densities(scans: _Scans, gallery: Gallery) -> Markup:
+def _densities(comparison: _Comparison, gallery: Gallery) -> Markup:
     from anomaly.study.plotting import plot_densities
 
     figure = plot_densities(
-        scans.cases,
-        scans.maps,
-        healthy=scans.healthy,
-        healthy_maps=scans.healthy_maps if len(scans.healthy) else None,
-        thresholds=scans.thresholds(),
+        comparison.cases,
+        comparison.maps,
+        healthy=comparison.healthy,
+        healthy_maps=comparison.healthy_maps if len(comparison.healthy) else None,
+        thresholds=comparison.thresholds(),
     )
-    text = (
-        f"Each curve has the area 1. Dotted: the threshold by {scans.rule}." if scans.rule else ""
-    )
-    return gallery.show(
-        "densities", figure, "Densities of scores in healthy persons and patients", text
-    )
+    text = ""
+    if comparison.rule:
+        text = f"Each curve has the area 1. Dotted: the threshold by {comparison.rule}."
+    alt = "Densities of scores in healthy persons and patients"
+    return gallery.show("densities", figure, alt, text)
 
 
-def _healthy(scans: _Scans, gallery: Gallery) -> Markup:
+def _healthy(comparison: _Comparison, gallery: Gallery) -> Markup:
     from anomaly.study.plotting import plot_curves
 
-    tables, parts = scans.tables, []
+    tables = comparison.tables
+    blocks = []
     if len(tables["curves"]):
         text = (
             "Share of each lesion that is above the threshold (mean), over the share of voxels of "
             "healthy persons that are: false positives are counted in healthy persons only."
         )
-        parts.append(
-            gallery.show(
-                "curves", plot_curves(tables), "Coverage of lesions over false positives", text
-            )
-        )
-        rows = [
-            [row["method"], decimals(3)(row["area"]), decimals(3)(row["area_low"])]
-            for row in tables["areas"].to_dict("records")
-        ]
-        parts.append(
-            _method_table(rows, ["method", "area up to .3", "area from .001 to .01 (logarithmic)"])
-        )
-    rates = tables["summary"].query("part == 'all'")
-    keys = {
-        "false_positive_rate": "false positives",
-        "false_positive_rate_opened": "opened",
-        "empty": "empty scans",
-        "empty_opened": "opened",
+        figure = plot_curves(tables)
+        alt = "Coverage of lesions over false positives"
+        blocks.append(gallery.show("curves", figure, alt, text))
+        areas = {"method": str, "area": decimals(3), "area_low": decimals(3)}
+        rows = record_cells(tables["areas"].to_dict("records"), areas)
+        header = ["method", "area up to .3", "area from .001 to .01 (logarithmic)"]
+        blocks.append(_method_table(rows, header))
+    summary = tables["summary"].query("part == 'all' and not needs_truth")
+    columns = {
+        "method": str,
+        "rule": str,
+        "false_positive_rate": decimals(4),
+        "false_positive_rate_opened": decimals(4),
+        "empty": decimals(2),
+        "empty_opened": decimals(2),
     }
-    rows = [
-        [
-            row["method"],
-            row["rule"],
-            *(decimals(4 if "rate" in key else 2)(row[key]) for key in keys),
-        ]
-        for row in rates.to_dict("records")
-        if not row["needs_truth"]
-    ]
-    parts.append(_by_rule(rows, ["method", "rule", *keys.values()], scans.rule, 2))
-    return html_join(parts)
+    rows = record_cells(summary.to_dict("records"), columns)
+    header = ["method", "rule", "false positives", "opened", "empty scans", "opened"]
+    blocks.append(_by_rule(rows, header, comparison.rule, 2))
+    return html_join(blocks)
 
 
-def _strata(scans: _Scans, gallery: Gallery) -> Markup:
+def _strata(comparison: _Comparison, gallery: Gallery) -> Markup:
     from anomaly.study.plotting import plot_strata
 
-    table = scans.tables["strata"]
-    parts: list[Any] = []
-    if scans.rule in set(table["rule"]):
+    table = comparison.tables["strata"]
+    blocks: list[Any] = []
+    if comparison.rule in set(table["rule"]):
         text = (
             "The study's weak spots: near the cortex, at deep nuclei, low in the brain. "
             "They overlap."
         )
-        figure = plot_strata(scans.tables, rule=scans.rule)
-        parts.append(
-            gallery.show("strata", figure, "AUC and sensitivity by place in the brain", text)
-        )
+        figure = plot_strata(comparison.tables, rule=comparison.rule)
+        alt = "AUC and sensitivity by place in the brain"
+        blocks.append(gallery.show("strata", figure, alt, text))
+    columns = {
+        "method": str,
+        "rule": str,
+        "stratum": str,
+        "n_patients": whole,
+        "auc": decimals(3),
+        "dice_opened": decimals(3),
+        "sensitivity_opened": decimals(3),
+        "false_positive_rate_opened": decimals(3),
+    }
     blind = table[~table["needs_truth"].astype(bool)]
-    keys = ("auc", "dice_opened", "sensitivity_opened", "false_positive_rate_opened")
-    rows = [
-        [
-            row["method"],
-            row["rule"],
-            row["stratum"],
-            f"{row['n_patients']:.0f}",
-            *(decimals(3)(row[key]) for key in keys),
-        ]
-        for row in blind.to_dict("records")
-    ]
+    rows = record_cells(blind.to_dict("records"), columns)
     header = [
         "method",
         "rule",
@@ -384,158 +365,125 @@ def _strata(scans: _Scans, gallery: Gallery) -> Markup:
         "sensitivity",
         "false positives",
     ]
-    parts.append(_by_rule(rows, header, scans.rule, 3))
-    return html_join(parts)
+    blocks.append(_by_rule(rows, header, comparison.rule, 3))
+    return html_join(blocks)
 
 
-def _lesions(scans: _Scans) -> Markup:
-    table = scans.tables["lesion_scores"]
-    keys = {
-        key: name
-        for key, name in (
-            ("n_lesions", "lesions"),
-            ("sensitivity", "sensitivity"),
-            ("precision", "precision"),
-            ("n_false_positives", "false positives"),
-            ("mDSC", "mDSC"),
-            ("lesion_dice", "lesion-wise Dice"),
-        )
-        if key in table
+def _lesions(comparison: _Comparison) -> Markup:
+    table = comparison.tables["lesion_scores"]
+    columns: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "method": ("method", str),
+        "rule": ("rule", str),
+        "n_lesions": ("lesions", decimals(0)),
+        "sensitivity": ("sensitivity", decimals(3)),
+        "precision": ("precision", decimals(3)),
+        "n_false_positives": ("false positives", decimals(0)),
+        "mDSC": ("mDSC", decimals(3)),
+        "lesion_dice": ("lesion-wise Dice", decimals(3)),
     }
-    rows = [
-        [
-            row["method"],
-            row["rule"],
-            *(decimals(0 if key.startswith("n_") else 3)(row[key]) for key in keys),
-        ]
-        for row in table.to_dict("records")
-    ]
+    present = {key: column for key, column in columns.items() if key in table}
+    writers = {key: write for key, (_, write) in present.items()}
+    rows = record_cells(table.to_dict("records"), writers)
+    header = [title for title, _ in present.values()]
     text = "Components of opened masks; a lesion is found when one shares a voxel with it."
-    return html_join(
-        [html_paragraph(text), _by_rule(rows, ["method", "rule", *keys.values()], scans.rule, 2)]
-    )
+    return html_join([html_paragraph(text), _by_rule(rows, header, comparison.rule, 2)])
 
 
-def _followup(scans: _Scans) -> Markup:
-    table = scans.tables["followup"]
-    counts = ("n_patients", "n_grown", "n_mismatch", "n_colocated")
-    rows = [
-        [
-            row["method"],
-            row["rule"],
-            row["grade"],
-            *(f"{row[key]:.0f}" for key in counts),
-            decimals(1)(row["expected"]),
-            decimals(3)(row["share_flagged"]),
-            decimals(3)(row["share_expected"]),
-        ]
-        for row in table.to_dict("records")
-    ]
+def _followup(comparison: _Comparison) -> Markup:
+    columns = {
+        "method": ("method", str),
+        "rule": ("rule", str),
+        "grade": ("grade", str),
+        "n_patients": ("patients", whole),
+        "n_grown": ("grown", whole),
+        "n_mismatch": ("with a region", whole),
+        "n_colocated": ("co-located", whole),
+        "expected": ("expected", decimals(1)),
+        "share_flagged": ("share flagged", decimals(3)),
+        "share_expected": ("by chance", decimals(3)),
+    }
+    writers = {key: write for key, (_, write) in columns.items()}
+    rows = record_cells(comparison.tables["followup"].to_dict("records"), writers)
+    header = [title for title, _ in columns.values()]
     text = (
         "Regions of opened masks outside the lesion, and whether they lie where the lesion is "
         "later; expected is what regions of these sizes at other places would reach by chance."
     )
-    header = [
-        "method",
-        "rule",
-        "grade",
-        "patients",
-        "grown",
-        "with a region",
-        "co-located",
-        "expected",
-    ]
-    header += ["share flagged", "by chance"]
-    return html_join([html_paragraph(text), _by_rule(rows, header, scans.rule, 3)])
+    return html_join([html_paragraph(text), _by_rule(rows, header, comparison.rule, 3)])
 
 
-def _panels(scans: _Scans, gallery: Gallery, figures: int) -> Markup:
+def _panels(comparison: _Comparison, gallery: Gallery, figures: int) -> Markup:
     from anomaly.study.plotting import map_limits, plot_panels
 
-    first = next(iter(scans.maps))
-    table = scans.tables["scans"]
-    rules = (scans.rule, AS_GIVEN)
-    own = (
-        table[(table["method"] == first) & table["rule"].isin(rules)]
-        .groupby("case")["dice_opened"]
-        .mean()
-    )
-    order = [int(i) for i in own.dropna().sort_values(kind="stable").index[:figures]]
-    thresholds = scans.thresholds()
-    shown = [name for name in scans.maps if name in thresholds or name not in scans.graded()]
-    if not shown or not order:
+    thresholds = comparison.thresholds()
+    graded = comparison.graded()
+    methods = [name for name in comparison.maps if name in thresholds or name not in graded]
+    order = _worst_scans(comparison)[:figures]
+    if not methods or not order:
         return html_paragraph("No threshold is shared by all scans, so no masks are shown.")
-    every = [*scans.cases, *scans.healthy]
-    limits = map_limits(
-        {name: [*scans.maps[name], *scans.healthy_maps.get(name, ())] for name in shown}, every
-    )
+    all_maps = {}
+    for name in methods:
+        all_maps[name] = [*comparison.maps[name], *comparison.healthy_maps.get(name, ())]
+    limits = map_limits(all_maps, [*comparison.cases, *comparison.healthy])
+    first = next(iter(comparison.maps))
+    healthy_words = ", and a healthy one" if len(comparison.healthy) else ""
     text = (
-        f"{len(order)} of {counted(len(scans.cases), 'scan')}, those in which {first} has the "
-        f"lowest opened Dice first{', and a healthy one' if len(scans.healthy) else ''}. Each "
+        f"{len(order)} of {counted(len(comparison.cases), 'scan')}, those in which {first} has "
+        f"the lowest opened Dice first{healthy_words}. Each "
         "method has one scale for all scans; the threshold is that by "
-        f"{scans.rule or 'its makers'}. The patient's right is at the left."
+        f"{comparison.rule or 'its makers'}. The patient's right is at the left."
     )
-    parts = [html_paragraph(text)]
-    wanted: list[tuple[str, Case, dict[str, NDArray]]] = [
-        (f"panels-{i}", scans.cases[i], {name: np.asarray(scans.maps[name][i]) for name in shown})
-        for i in order
-    ]
-    if len(scans.healthy):
-        own_maps = {name: np.asarray(scans.healthy_maps[name][0]) for name in shown}
-        wanted.append(("panels-healthy", scans.healthy[0], own_maps))
-    for name, case, maps in wanted:
-        figure = plot_panels(case, maps, thresholds, limits, opening=scans.opening)
-        kind = "Synthetic scan" if case.synthetic else "Scan"
-        if name == wanted[0][0]:
-            parts += [html_heading(f"{kind} {case.name}"), _planes(case, maps, thresholds)]
-        parts.append(
-            gallery.show(name, figure, f"{kind} {case.name}: mean signal, maps and masks")
-        )
-    return html_join(parts)
+    blocks = [html_paragraph(text)]
+    panels = []
+    for i in order:
+        maps = {name: np.asarray(comparison.maps[name][i]) for name in methods}
+        panels.append((f"panels-{i}", comparison.cases[i], maps))
+    if len(comparison.healthy):
+        maps = {name: np.asarray(comparison.healthy_maps[name][0]) for name in methods}
+        panels.append(("panels-healthy", comparison.healthy[0], maps))
+    for k, (name, case, maps) in enumerate(panels):
+        figure = plot_panels(case, maps, thresholds, limits, opening=comparison.opening)
+        title = f"{'Synthetic scan' if case.synthetic else 'Scan'} {case.name}"
+        # A viewer holds whole volumes, so only the worst scan has one.
+        if k == 0:
+            blocks += [html_heading(title), _planes(case, maps, thresholds)]
+        blocks.append(gallery.show(name, figure, f"{title}: mean signal, maps and masks"))
+    return html_join(blocks)
+
+
+def _worst_scans(comparison: _Comparison) -> list[int]:
+    """Order the scans by the opened Dice of the first method, the lowest first."""
+    first = next(iter(comparison.maps))
+    table = comparison.tables["scans"]
+    is_shown = (table["method"] == first) & table["rule"].isin((comparison.rule, AS_GIVEN))
+    scores = table[is_shown].groupby("case")["dice_opened"].mean().dropna()
+    return [int(i) for i in scores.sort_values(kind="stable").index]
 
 
 def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, float]) -> Markup:
     """Show one scan with the maps and the masks of all methods, to move through."""
-    layers = [Layer("mean signal", case.signal.mean(axis=-1))]
+    mean = case.signal.mean(axis=-1)
+    layers = [Layer("mean signal", mean)]
     for name, values in maps.items():
         if values.dtype == bool:
             layers.append(Layer(name, values, "mask"))
-        else:
-            limit = thresholds.get(name)
-            # Found is what lies above; the viewer shows what reaches a threshold.
-            reached = (
-                None
-                if limit is None or not np.isfinite(limit)
-                else float(np.nextafter(limit, np.inf))
-            )
-            layers.append(Layer(name, values, "score", threshold=reached))
+            continue
+        threshold = thresholds.get(name)
+        # Anomalous is what lies above; the viewer marks what reaches its threshold.
+        if threshold is not None:
+            threshold = float(np.nextafter(threshold, np.inf))
+        layers.append(Layer(name, values, "score", threshold=threshold))
     points = []
     if case.lesion is not None:
         layers.append(Layer("lesion", case.lesion, "mask"))
-        lesions = lesions_of(case.lesion, case.signal.mean(axis=-1), case.affine).to_dict(
-            "records"
-        )
-        points = [
-            (f"lesion of {row['volume_mL']:.2f} mL", [row[axis] for axis in "xyz"])
-            for row in lesions
-        ]
-    note = html_note("The pictures below show the same scan.")
-    label = f"Maps of {case.name}"
+        for lesion in lesions_of(case.lesion, mean, case.affine).to_dict("records"):
+            title = f"lesion of {lesion['volume_mL']:.2f} mL"
+            points.append((title, [lesion[axis] for axis in "xyz"]))
     return html_viewer(
-        layers, case.affine, points=points, region=case.brain, label=label, instead=note
+        layers,
+        case.affine,
+        points=points,
+        region=case.brain,
+        label=f"Maps of {case.name}",
+        instead=html_note("The pictures below show the same scan."),
     )
-
-
-def _origin(scans: _Scans, command: str) -> Markup:
-    rows: list[list[str]] = [["date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")]]
-    rows += [["command", command]] if command else []
-    rows += [["opening", f"cube of {scans.opening}³ voxels"]]
-    rows += [
-        [f"version of {name}", text]
-        for name, text in versions("dmrifit", "numpy", "scipy").items()
-    ]
-    return html_join([html_table(rows), html_note("Tables lie beside this page as CSV files.")])
-
-
-def _digits(value: float) -> str:
-    return f"{value:.4g}"

@@ -24,11 +24,7 @@ _BASAL_SHARE = 0.25
 
 
 def strata_masks(case: Case, *, near_mm: float = NEAR_MM) -> dict[str, NDArray[np.bool_]]:
-    """
-    Divide the scored voxels of a case by where they lie.
-
-    Shapes: returns (x, y, z).
-    """
+    """Divide the scored voxels (x, y, z) of a case by where they lie."""
     if not near_mm >= 0:
         raise ValueError(f"near_mm must be a distance of 0 mm or more, not {near_mm!r}")
     if case.tissue is None:

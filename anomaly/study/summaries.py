@@ -51,18 +51,18 @@ def scan_summary(scans: pd.DataFrame, healthy: pd.DataFrame) -> pd.DataFrame:
 
     columns = ["auc", "average_precision", *_MEASURES]
     kinds = [kind for kind in scans["kind"].unique() if kind]
-    parts = {"all": scans} | (
-        {kind: scans[scans["kind"] == kind] for kind in kinds} if len(kinds) > 1 else {}
-    )
+    subsets = {"all": scans}
+    if len(kinds) > 1:
+        subsets |= {kind: scans[scans["kind"] == kind] for kind in kinds}
     tables = []
-    for part, own in parts.items():
-        own = own[own["n_lesion"] > 0]
-        if not len(own):
+    for subset, subset_scans in subsets.items():
+        with_lesion = subset_scans[subset_scans["n_lesion"] > 0]
+        if not len(with_lesion):
             continue
-        patients = _over_patients(own, columns, KEYS)
+        patients = _over_patients(with_lesion, columns, KEYS)
         grouped = patients.groupby(KEYS, sort=False)
         mean, sd, n = grouped.mean(), grouped.std(), grouped.size()
-        by_fold = own.groupby([*KEYS, "fold", "patient"], sort=False)[columns].mean()
+        by_fold = with_lesion.groupby([*KEYS, "fold", "patient"], sort=False)[columns].mean()
         between = (
             by_fold.groupby([*KEYS, "fold"], sort=False).mean().groupby(KEYS, sort=False).std()
         )
@@ -70,7 +70,7 @@ def scan_summary(scans: pd.DataFrame, healthy: pd.DataFrame) -> pd.DataFrame:
             [n.rename("n_patients"), mean, sd.add_suffix("_sd"), between.add_suffix("_sd_folds")],
             axis=1,
         )
-        tables.append(table.reset_index().assign(part=part))
+        tables.append(table.reset_index().assign(part=subset))
     summary = pd.concat(tables, ignore_index=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         summary["gain"] = summary["dice_opened"] / summary["dice"]

@@ -25,7 +25,7 @@ from dmrifit.model_files.model_file import save_model
 def made(tmp_path_factory):
     """Synthetic series, and two models of which one knows about age."""
     folder = tmp_path_factory.mktemp("batches")
-    healthy, lesions = simulate_dmri(6, 2, n_directions=6, shape=(20, 24, 16), spacing=8.0, random_state=2)
+    healthy, lesions = simulate_dmri(6, 2, n_directions=6, shape=(20, 24, 16), spacing=8.0, random_state=4)
     write_cases(healthy, folder / "healthy")
     write_cases(lesions, folder / "lesions")
     series = read_series(folder / "healthy" / TABLE)

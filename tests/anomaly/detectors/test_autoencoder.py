@@ -11,12 +11,17 @@ pytest.importorskip("skorch")
 
 from anomaly import DenoisingAutoencoder, FixedThreshold
 from dmrifit import load_model, save_model
+from dmrifit.networks.training import gather_training
 
 pytestmark = pytest.mark.deep
 
 SHAPE = (10, 11, 7)
 SMALL = {"latent_dim": 3, "widths": (4, 6), "epochs": 2, "batch_size": 2, "learning_rate": 0.001}
 SMALL |= {"schedule": "constant", "dense": None, "random_state": 0, "device": "cpu"}
+
+
+def small(**options):
+    return DenoisingAutoencoder(**gather_training(SMALL | options))
 
 
 def scans(n=6, n_channels=3, shape=SHAPE, seed=0):
@@ -38,7 +43,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def fitted(world):
-    return DenoisingAutoencoder(**SMALL).fit(*world)
+    return small().fit(*world)
 
 
 def test_maps_have_the_shape_of_scans_and_are_zero_outside(fitted, world):
@@ -65,10 +70,10 @@ def test_a_seed_gives_the_same_bits_again(fitted, world):
     import torch
 
     before = torch.get_rng_state()
-    again = DenoisingAutoencoder(**SMALL).fit(*world)
+    again = small().fit(*world)
     assert torch.equal(torch.get_rng_state(), before)
     assert again.anomaly_map(*world).tobytes() == fitted.anomaly_map(*world).tobytes()
-    other = DenoisingAutoencoder(**SMALL | {"random_state": 1}).fit(*world)
+    other = small(random_state=1).fit(*world)
     assert other.anomaly_map(*world).tobytes() != fitted.anomaly_map(*world).tobytes()
 
 
@@ -82,10 +87,10 @@ def test_a_model_file_gives_the_same_bits(fitted, world, tmp_path):
 
 
 def test_a_training_that_was_interrupted_goes_on(world, tmp_path):
-    options = SMALL | {"epochs": 4, "decay": 0.7, "checkpoint": str(tmp_path)}
-    whole = DenoisingAutoencoder(**options | {"checkpoint": None}).fit(*world)
-    DenoisingAutoencoder(**options | {"epochs": 2}).fit(*world)
-    resumed = DenoisingAutoencoder(**options).fit(*world)
+    options = {"epochs": 4, "decay": 0.7, "checkpoint": str(tmp_path)}
+    whole = small(**options | {"checkpoint": None}).fit(*world)
+    small(**options | {"epochs": 2}).fit(*world)
+    resumed = small(**options).fit(*world)
     assert resumed.anomaly_map(*world).tobytes() == whole.anomaly_map(*world).tobytes()
     assert [row["learning_rate"] for row in resumed.history_] == pytest.approx([1e-3 * 0.7**k for k in range(4)])
 
@@ -117,8 +122,8 @@ def test_only_scaled_maps_are_divided_by_their_own_quantile(fitted, world):
 def test_scans_that_are_too_small_for_the_levels_are_refused():
     X = np.random.default_rng(0).uniform(0.2, 0.8, (4, 4, 3, 4, 2)).astype(np.float32)
     with pytest.raises(ValueError, match="4 × 3 × 4 voxels are one voxel after 2 halvings"):
-        DenoisingAutoencoder(**SMALL | {"batch_size": 1, "calibration": None}).fit(X)
-    assert DenoisingAutoencoder(**SMALL | {"calibration": None}).fit(X).shape_ == (4, 3, 4)
+        small(batch_size=1, calibration=None).fit(X)
+    assert small(calibration=None).fit(X).shape_ == (4, 3, 4)
 
 
 def test_a_scale_is_not_that_of_what_a_network_makes_of_places_without_a_brain(fitted, world):
@@ -130,7 +135,7 @@ def test_a_scale_is_not_that_of_what_a_network_makes_of_places_without_a_brain(f
 
     X, masks = world
     assert not masks.all()
-    plain, wild = (cls(**fitted.get_params()).set_params(scale="image") for cls in (DenoisingAutoencoder, Wild))
+    plain, wild = (cls(**fitted.get_params(deep=False)).set_params(scale="image") for cls in (DenoisingAutoencoder, Wild))
     for one in (plain, wild):
         one.restore(*fitted.stored()[1:])
     np.testing.assert_array_equal(wild.anomaly_map(X, masks), plain.anomaly_map(X, masks))
@@ -140,23 +145,22 @@ def test_a_scale_is_not_that_of_what_a_network_makes_of_places_without_a_brain(f
 
 def test_a_healthy_scan_can_come_out_empty(world):
     X, masks = scans(12, seed=3)
-    model = DenoisingAutoencoder(**SMALL | {"threshold": FixedThreshold(0.9)}).fit(X, masks)
+    model = small(threshold=FixedThreshold(0.9)).fit(X, masks)
     assert not model.predict(*world).any()
-    assert DenoisingAutoencoder(
-        **SMALL | {"threshold": FixedThreshold(0.9), "scale": "image"}
-    ).fit(X, masks).predict(*world).any(axis=(1, 2, 3)).all()  # fmt: skip
+    scaled = small(threshold=FixedThreshold(0.9), scale="image").fit(X, masks)
+    assert scaled.predict(*world).any(axis=(1, 2, 3)).all()
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 8), (9, 6, 5), (13, 16, 9)])
 def test_sizes_that_cannot_be_halved_are_padded(shape):
     X, masks = scans(4, shape=shape)
-    model = DenoisingAutoencoder(**SMALL | {"epochs": 1, "calibration": None}).fit(X, masks)
+    model = small(epochs=1, calibration=None).fit(X, masks)
     assert model.anomaly_map(X, masks).shape == X.shape[:4]
 
 
 def test_widths_of_the_caller_stay(world):
     widths = [4, 6]
-    model = DenoisingAutoencoder(**SMALL | {"widths": widths, "epochs": 1})
+    model = small(widths=widths, epochs=1)
     model.fit(*world)
     model.fit(*world)
     assert widths == [4, 6]
@@ -165,17 +169,17 @@ def test_widths_of_the_caller_stay(world):
 
 def test_subjects_are_kept_together_and_validation_is_not_learned_from(world):
     X, masks = world
-    options = SMALL | {"validation_fraction": 0.34, "patience": 1, "calibration": None, "epochs": 3}
-    model = DenoisingAutoencoder(**options).fit(X, masks, groups=list("aabbcc"))
+    options = {"validation_fraction": 0.34, "patience": 1, "calibration": None, "epochs": 3}
+    model = small(**options).fit(X, masks, groups=list("aabbcc"))
     assert all(row["valid_score"] < 0 for row in model.history_)
-    again = DenoisingAutoencoder(**options).fit(X, masks, groups=list("aabbcc"))
+    again = small(**options).fit(X, masks, groups=list("aabbcc"))
     assert again.history_ == model.history_
     with pytest.raises(ValueError, match="one subject"):
-        DenoisingAutoencoder(**SMALL).fit(X, masks, groups=["a"] * 6)
+        small().fit(X, masks, groups=["a"] * 6)
 
 
 def test_a_search_tries_its_grid(world):
-    model = DenoisingAutoencoder(**SMALL | {"epochs": 1, "calibration": None})
+    model = small(epochs=1, calibration=None)
     search = GridSearchCV(model, {"latent_dim": [2, 3]}, cv=2, error_score="raise").fit(*world)
     assert search.best_params_["latent_dim"] in (2, 3)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
@@ -183,8 +187,8 @@ def test_a_search_tries_its_grid(world):
 
 def test_training_makes_healthy_residuals_smaller():
     X, masks = scans(8)
-    options = SMALL | {"calibration": None, "learning_rate": 0.01}
-    short, long = (DenoisingAutoencoder(**options | {"epochs": n}).fit(X, masks) for n in (1, 25))
+    options = {"calibration": None, "learning_rate": 0.01}
+    short, long = (small(**options | {"epochs": n}).fit(X, masks) for n in (1, 25))
     assert long.score(X, masks) > 0.6 * short.score(X, masks)
 
 
@@ -208,7 +212,7 @@ def test_training_makes_healthy_residuals_smaller():
 )
 def test_what_is_not_possible_is_refused(world, given, message):
     with pytest.raises(ValueError, match=message):
-        DenoisingAutoencoder(**SMALL | given).fit(*world)
+        small(**given).fit(*world)
 
 
 def test_bad_scans_are_refused(fitted, world):
@@ -222,10 +226,10 @@ def test_bad_scans_are_refused(fitted, world):
     broken = X.copy()
     broken[1, 5, 5, 3] = np.nan
     with pytest.raises(ValueError, match="case 1: 3 values that are not finite"):
-        DenoisingAutoencoder(**SMALL).fit(broken, masks)
+        small().fit(broken, masks)
     with pytest.raises(ValueError, match="mask is empty"):
         fitted.anomaly_map(X, np.zeros_like(masks))
     with pytest.raises(ValueError, match="one subject"):
-        DenoisingAutoencoder(**SMALL).fit(X[:1], masks[:1])
+        small().fit(X[:1], masks[:1])
     with pytest.raises(ValueError, match="where the first scan has"):
-        DenoisingAutoencoder(**SMALL).fit([X[0], X[1][1:]], [masks[0], masks[1][1:]])
+        small().fit([X[0], X[1][1:]], [masks[0], masks[1][1:]])

@@ -214,7 +214,7 @@ def test_cross_validation_by_subjects(world):
         (lambda X, m: (X, m[:-1]), "15 masks for 16"),
         (lambda X, m: (X, m & False), "case 0: its mask is empty"),
         (lambda X, m: (X, m[:, :8]), "case 0: its mask has the shape"),
-        (lambda X, m: (X, m * 2), "case 0: its mask has values other than 0 and 1"),
+        (lambda X, m: (X, m * 2), "case 0: its mask must hold 0 and 1 only"),
         (lambda X, m: (X * 0, None), "no channel is above 0"),
         (lambda X, m: ("scans", None), "must be a list or an array"),
     ],

@@ -93,7 +93,7 @@ def test_sizes_that_are_no_numbers_of_voxels_are_refused(size):
 
 
 def test_maps_that_cannot_be_opened_are_refused():
-    with pytest.raises(ValueError, match=r"a map holds 0 and 1 only, not \[0.5, 2.0\]"):
+    with pytest.raises(ValueError, match=r"the map must hold 0 and 1 only, not \[0.5, 2.0\]"):
         open_map(np.array([[[0, 1, 0.5, 2.0]]]))
     with pytest.raises(ValueError, match=r"has the axes .* not the shape \(4, 4\)"):
         open_map(np.zeros((4, 4), dtype=bool))
@@ -147,7 +147,7 @@ def test_masks_of_numbers_become_boolean_and_wrong_ones_are_refused():
         ([half], r"1 mask\(s\) for 2 map\(s\)"),
         ([half, half[1:]], r"mask 1 has shape \(2, 4, 2\) and its map \(3, 4, 2\)"),
         ([half, 0 * half], "mask 1 is empty"),
-        ([half, 3 * half], r"a mask 1 holds 0 and 1 only, not \[3\]"),
+        ([half, 3 * half], r"mask 1 must hold 0 and 1 only, not \[3\]"),
     ):
         with pytest.raises(ValueError, match=message):
             checked_masks(masks, volumes)

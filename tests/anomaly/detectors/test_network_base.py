@@ -11,11 +11,16 @@ pytest.importorskip("skorch")
 from anomaly import DenoisingAutoencoder, FixedThreshold, OtsuThreshold
 from anomaly.detectors.network_base import residual_map
 from dmrifit import load_model, save_model
+from dmrifit.networks.training import gather_training
 
 pytestmark = pytest.mark.deep
 
 SMALL = {"latent_dim": 3, "widths": (4, 6), "epochs": 1, "batch_size": 2, "learning_rate": 0.001}
 SMALL |= {"schedule": "constant", "dense": None, "random_state": 0, "device": "cpu"}
+
+
+def small(**options):
+    return DenoisingAutoencoder(**gather_training(SMALL | options))
 
 
 def scans(n=6, seed=0):
@@ -35,7 +40,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def fitted(world):
-    return DenoisingAutoencoder(**SMALL).fit(*world)
+    return small().fit(*world)
 
 
 # Residuals ----------------------------------------------------------------------------------------
@@ -85,19 +90,17 @@ class Watched(DenoisingAutoencoder):
 @pytest.mark.parametrize("output", ["sigmoid", "linear"])
 def test_the_first_level_is_the_mean_of_each_channel_in_the_brains(world, output):
     X, masks = world
-    model = Watched(**SMALL, output=output, calibration=None).fit(X, masks)
+    model = Watched(**gather_training(SMALL), output=output, calibration=None).fit(X, masks)
     np.testing.assert_allclose(
         model.seen_level_, X[masks].mean(axis=0, dtype=np.float64), rtol=1e-6
     )
-    whole = Watched(**SMALL, output=output, calibration=None, region="volume").fit(X, masks)
+    whole = Watched(**gather_training(SMALL), output=output, calibration=None, region="volume").fit(X, masks)
     assert whole.seen_level_ is None
 
 
 def test_the_network_begins_with_the_mean_signal(world):
     X, masks = world
-    model = DenoisingAutoencoder(
-        **SMALL | {"epochs": 1, "learning_rate": 0.0, "calibration": None}
-    ).fit(X, masks)
+    model = small(epochs=1, learning_rate=0.0, calibration=None).fit(X, masks)
     means = model.reconstruct(X, masks)[masks].mean(axis=0)
     np.testing.assert_allclose(means, X[masks].mean(axis=0), atol=0.15)
     assert not hasattr(model, "_level")
@@ -105,7 +108,7 @@ def test_the_network_begins_with_the_mean_signal(world):
 
 
 def test_the_learning_rate_falls_by_a_factor_after_each_epoch(world):
-    model = DenoisingAutoencoder(**SMALL | {"epochs": 3}, decay=0.5, calibration=None).fit(*world)
+    model = small(epochs=3, decay=0.5, calibration=None).fit(*world)
     rates = [row["learning_rate"] for row in model.history_]
     assert rates == pytest.approx([0.001, 0.0005, 0.00025])
 
@@ -113,7 +116,7 @@ def test_the_learning_rate_falls_by_a_factor_after_each_epoch(world):
 @pytest.mark.parametrize("decay", [0, 1.5, True, "fast"])
 def test_a_decay_that_is_no_factor_up_to_one_is_refused(world, decay):
     with pytest.raises(ValueError, match=r"decay=.* above 0, at most 1"):
-        DenoisingAutoencoder(**SMALL, decay=decay).fit(*world)
+        small(decay=decay).fit(*world)
 
 
 def test_a_twentieth_of_the_values_may_lie_beyond_the_signal_without_weighting(fitted, world):
@@ -145,7 +148,7 @@ def test_subjects_in_groups_are_held_back_together(world):
             seen.append(list(scans.covariates["subject"]))
             super()._fit_scans(scans)
 
-    Listening(**SMALL, calibration=0.34).fit(X, masks, groups=[7, 7, 8, 8, 9, 9])
+    Listening(**gather_training(SMALL), calibration=0.34).fit(X, masks, groups=[7, 7, 8, 8, 9, 9])
     (learned,) = seen
     assert len(learned) == 4
     assert all(learned.count(name) == 2 for name in set(learned))
@@ -176,7 +179,7 @@ def test_the_score_is_the_error_in_the_brain(fitted, world):
 
 
 def test_the_rule_is_stored_too(world, tmp_path):
-    model = DenoisingAutoencoder(**SMALL | {"threshold": OtsuThreshold(), "scale": "image"}).fit(
+    model = small(threshold=OtsuThreshold(), scale="image").fit(
         *world
     )
     save_model(model, tmp_path / "model.dmrifit")

@@ -10,6 +10,7 @@ pytest.importorskip("skorch")
 from anomaly import RecDiscNet, corrupt
 from anomaly.generators.corruptions import TissueMoments
 from dmrifit import load_model, save_model
+from dmrifit.networks.training import gather_training
 
 pytestmark = pytest.mark.deep
 
@@ -26,6 +27,10 @@ SMALL = {
     "random_state": 0,
     "device": "cpu",
 }
+
+
+def small(**options):
+    return RecDiscNet(**gather_training(SMALL | options))
 
 
 def scans(n=6, n_channels=3, shape=(10, 11, 7), seed=0):
@@ -45,7 +50,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def fitted(world):
-    return RecDiscNet(**SMALL).fit(*world)
+    return small().fit(*world)
 
 
 def streamed(model, X, masks, epoch=0, seed=0):
@@ -70,9 +75,9 @@ def test_scores_are_probabilities_and_zero_outside(fitted, world):
 def test_two_predictions_are_the_same_bits_and_a_seed_gives_them_again(fitted, world):
     first = fitted.anomaly_map(*world)
     assert first.tobytes() == fitted.anomaly_map(*world).tobytes()
-    again = RecDiscNet(**SMALL).fit(*world)
+    again = small().fit(*world)
     assert again.anomaly_map(*world).tobytes() == first.tobytes()
-    other = RecDiscNet(**SMALL | {"random_state": 1}).fit(*world)
+    other = small(random_state=1).fit(*world)
     assert other.anomaly_map(*world).tobytes() != first.tobytes()
 
 
@@ -86,26 +91,26 @@ def test_a_model_file_gives_the_same_bits(fitted, world, tmp_path):
 
 def test_a_training_that_was_interrupted_goes_on(world, tmp_path):
     for fresh in (True, False):
-        options = SMALL | {"epochs": 3, "fresh": fresh, "checkpoint": str(tmp_path)}
-        whole = RecDiscNet(**options | {"checkpoint": None}).fit(*world)
-        RecDiscNet(**options | {"epochs": 1}).fit(*world)
-        resumed = RecDiscNet(**options).fit(*world)
+        options = {"epochs": 3, "fresh": fresh, "checkpoint": str(tmp_path)}
+        whole = small(**options | {"checkpoint": None}).fit(*world)
+        small(**options | {"epochs": 1}).fit(*world)
+        resumed = small(**options).fit(*world)
         assert resumed.anomaly_map(*world).tobytes() == whole.anomaly_map(*world).tobytes()
 
 
 def test_moments_are_measured_in_the_scans_that_are_learned_from(world):
     X, masks = world
-    model = RecDiscNet(**SMALL | {"epochs": 1, "calibration": None}).fit(X, masks)
+    model = small(epochs=1, calibration=None).fit(X, masks)
     known = TissueMoments.measured(X, masks)
     assert model.moments_["mean"] == pytest.approx(known.mean, rel=1e-5)
     assert model.moments_["sd"] == pytest.approx(known.sd, rel=1e-4)
-    brighter = RecDiscNet(**SMALL | {"epochs": 1, "calibration": None}).fit(X * 1.5, masks)
+    brighter = small(epochs=1, calibration=None).fit(X * 1.5, masks)
     assert brighter.moments_["mean"] == pytest.approx(1.5 * known.mean, rel=1e-4)
 
 
 def test_targets_are_the_healthy_scan_and_where_it_was_changed(world):
     X, masks = world
-    inputs, samples = streamed(RecDiscNet(**SMALL), X, masks)
+    inputs, samples = streamed(small(), X, masks)
     assert len(samples) == 2 * len(X)
     copies = [np.moveaxis(one, -1, 0) for one in X]
     for one, known in zip(inputs, copies, strict=True):
@@ -124,7 +129,7 @@ def test_anomalies_are_fresh_in_each_epoch_or_stay(world):
     X, masks = world
 
     def changed(fresh, seed):
-        _, samples = streamed(RecDiscNet(**SMALL | {"fresh": fresh, "repeats": 4}), X, masks, seed=seed)
+        _, samples = streamed(small(fresh=fresh, repeats=4), X, masks, seed=seed)
         return sorted(target["anomaly"].tobytes() for _, target in samples)
 
     assert changed(True, 0) != changed(True, 1)
@@ -134,8 +139,8 @@ def test_anomalies_are_fresh_in_each_epoch_or_stay(world):
 
 
 def test_validation_anomalies_stay_the_same(world):
-    options = SMALL | {"learning_rate": 0.0, "validation_fraction": 0.34, "calibration": None, "epochs": 3}
-    model = RecDiscNet(**options).fit(*world)
+    options = {"learning_rate": 0.0, "validation_fraction": 0.34, "calibration": None, "epochs": 3}
+    model = small(**options).fit(*world)
     assert len({row["valid_score"] for row in model.history_}) == 1
     assert model.score(*world) == model.score(*world)
     assert model.score(*world) < 0
@@ -152,7 +157,7 @@ def test_the_network_sees_a_box_around_the_brains(world):
     masks[:, 9:] = False
     masks[:, :, :4] = False
     X *= masks[..., None]
-    model = RecDiscNet(**SMALL | {"calibration": None, "epochs": 1}).fit(X, masks)
+    model = small(calibration=None, epochs=1).fit(X, masks)
     inside = np.argwhere(masks.any(axis=0))
     np.testing.assert_array_equal(model.box_[:3], np.maximum(inside.min(axis=0) - 2, 0))
     np.testing.assert_array_equal(model.box_[3:], np.minimum(inside.max(axis=0) + 3, masks.shape[1:]))
@@ -165,13 +170,13 @@ def test_the_network_sees_a_box_around_the_brains(world):
     assert (model.residual_map(X, masks)[~masks] == 0).all()
     _parameters, stored, files = model.stored()
     with pytest.raises(Exception, match="box_ is"):
-        RecDiscNet(**SMALL).restore(stored | {"box_": {"$tuple": [0, 0, 0, 1, 1, 99]}}, files)
+        small().restore(stored | {"box_": {"$tuple": [0, 0, 0, 1, 1, 99]}}, files)
 
 
 def test_signals_that_were_not_divided_by_the_one_without_weighting_are_refused(fitted, world):
     X, masks = world
     with pytest.raises(ValueError, match="divide signals by the one at b = 0"):
-        RecDiscNet(**SMALL).fit(500 * X, masks)
+        small().fit(500 * X, masks)
     with pytest.raises(ValueError, match="100 % of its values in the brain are not from 0 to 1"):
         fitted.anomaly_map(500 * X, masks)
     # Some bright voxels are no other unit, nor is what lies outside the brain.
@@ -194,8 +199,8 @@ def test_weights_are_those_of_the_code_and_of_the_paper_by_option():
 @pytest.mark.slow
 def test_it_finds_what_it_has_learned_to_find():
     X, masks = scans(10, 4, (16, 16, 12))
-    options = SMALL | {"epochs": 25, "repeats": 4, "learning_rate": 0.003, "calibration": None, "stem": 4}
-    model = RecDiscNet(**options).fit(X[:8], masks[:8])
+    options = {"epochs": 25, "repeats": 4, "learning_rate": 0.003, "calibration": None, "stem": 4}
+    model = small(**options).fit(X[:8], masks[:8])
     ranks = []
     for seed in range(6):
         changed, anomaly = corrupt(X[8], masks[8], counts=(0, 1), random_state=seed)
@@ -226,7 +231,7 @@ def test_it_finds_what_it_has_learned_to_find():
 )
 def test_what_is_not_possible_is_refused(world, given, message):
     with pytest.raises(ValueError, match=message):
-        RecDiscNet(**SMALL | given).fit(*world)
+        small(**given).fit(*world)
 
 
 def test_bad_scans_are_refused(fitted, world):
@@ -234,7 +239,7 @@ def test_bad_scans_are_refused(fitted, world):
     with pytest.raises(ValueError, match="have 2 directions, and those that were learned from 3"):
         fitted.residual_map(X[..., :2], masks)
     with pytest.raises(ValueError, match="one subject"):
-        RecDiscNet(**SMALL).fit(X[:1], masks[:1])
+        small().fit(X[:1], masks[:1])
 
 
 @pytest.mark.slow
@@ -244,7 +249,7 @@ def test_scoring_costs_little_more_than_the_network():
     from dmrifit._utils.torch_state import one_torch_thread
 
     X, masks = scans(3, 16, (40, 40, 32))
-    model = RecDiscNet(**SMALL | {"epochs": 1, "repeats": 1, "calibration": None, "levels": 3}).fit(X[:2], masks[:2])
+    model = small(epochs=1, repeats=1, calibration=None, levels=3).fit(X[:2], masks[:2])
     volume = torch.from_numpy(np.moveaxis(X[2], -1, 0)[None].copy())
 
     def best(function):

@@ -8,6 +8,7 @@ import pytest
 from anomaly.detectors import thresholds
 from anomaly.detectors.threshold_files import decoded_rule, encoded_rule
 from anomaly.detectors.thresholds import (
+    BestDiceThreshold,
     FixedThreshold,
     HealthyRateThreshold,
     MeanPoolThreshold,
@@ -67,6 +68,17 @@ def test_a_rule_from_json_marks_the_voxels_of_the_rule_that_was_stored(rule):
     np.testing.assert_array_equal(loaded.apply(unseen), marked)
     # Neither all nor nothing, so that another threshold would show.
     assert 0 < marked.sum() < marked.size
+
+
+@pytest.mark.parametrize("rule", [YoudenThreshold(), BestDiceThreshold()], ids=repr)
+def test_a_common_threshold_chosen_by_lesions_comes_back(rule):
+    truths = [scores > 1 for scores in MAPS]
+    # A fit with limits of single scans leaves nothing behind.
+    rule.set_params(scope="image").fit(MAPS, truths=truths)
+    rule.set_params(scope="dataset").fit(MAPS, truths=truths)
+    loaded = through_json(rule)
+    np.testing.assert_array_equal(loaded.apply(MAPS[:1]), rule.apply(MAPS[:1]))
+    assert np.any(loaded.apply(MAPS[:1]))
 
 
 def test_a_rule_before_its_fit_has_parameters_alone():
@@ -156,7 +168,17 @@ def test_contents_with_unknown_or_missing_keys_are_refused(content, message):
 
 
 @pytest.mark.parametrize(
-    "fitted", [[2.5], None, {"fit": 1}, {"_limits_": 1.0}, {"__class__": 1}, {"value": 3}]
+    "fitted",
+    [
+        [2.5],
+        None,
+        {"fit": 1},
+        {"_limits_": 1.0},
+        {"__class__": 1},
+        {"value": 3},
+        {"thresholds_": 1.0},
+        {"threshold_": 2.5, "limit_": 1.0},
+    ],
 )
 def test_only_fitted_attributes_are_set(fitted):
     with pytest.raises(RefusedError, match="not what a threshold has fitted"):
@@ -167,3 +189,35 @@ def test_only_fitted_attributes_are_set(fitted):
 def test_a_fitted_value_that_is_no_number_is_refused(value):
     with pytest.raises(RefusedError, match=r"threshold_ of a threshold is .*, not a number"):
         decoded_rule(FIXED | {"fitted": {"threshold_": value}})
+
+
+@pytest.mark.parametrize(
+    ("rule", "parameters"),
+    [
+        ("FixedThreshold", {"value": "high"}),
+        ("FixedThreshold", {"value": True}),
+        ("FixedThreshold", {"value": [2.5]}),
+        ("FixedThreshold", {"value": None}),
+        ("HealthyRateThreshold", {"rate": 1.5}),
+        ("HealthyRateThreshold", {"rate": "0.01"}),
+        ("OtsuThreshold", {"scope": "everything"}),
+        ("OtsuThreshold", {"scope": ["image"]}),
+        ("MeanPoolThreshold", {"size_mm": -1, "spacing": None, "scope": "image"}),
+        ("MeanPoolThreshold", {"size_mm": [1, 1, 1], "spacing": None, "scope": "image"}),
+        ("MeanPoolThreshold", {"size_mm": 1, "spacing": [1, 2], "scope": "image"}),
+        ("MeanPoolThreshold", {"size_mm": 1, "spacing": [1, 2, [3]], "scope": "image"}),
+        ("MeanPoolThreshold", {"size_mm": 1, "spacing": ["1", "2", "3"], "scope": "image"}),
+    ],
+)
+def test_parameters_out_of_range_are_refused(rule, parameters):
+    with pytest.raises(RefusedError, match="a threshold has an impossible parameter"):
+        decoded_rule({"rule": rule, "parameters": parameters, "fitted": {}})
+
+
+def test_a_threshold_that_the_scope_does_not_have_is_refused():
+    missing = {"rule": "OtsuThreshold", "parameters": {"scope": "dataset"}}
+    with pytest.raises(RefusedError, match=r"threshold_ .* is missing"):
+        decoded_rule(missing | {"fitted": {"threshold_": {"$float": "nan"}}})
+    limits = {"rule": "YoudenThreshold", "parameters": {"scope": "image"}}
+    with pytest.raises(RefusedError, match="a limit for each scan"):
+        decoded_rule(limits | {"fitted": {"threshold_": 1.0}})

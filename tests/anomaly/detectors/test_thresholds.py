@@ -278,7 +278,7 @@ def test_what_is_not_possible_is_refused_by_name():
         OtsuThreshold().fit(maps, masks[..., :6])
     with pytest.raises(ValueError, match="mask 1 is empty"):
         OtsuThreshold().fit(maps, [masks[0], np.zeros(SHAPE), *masks[2:]])
-    with pytest.raises(ValueError, match="mask 0 holds 0 and 1 only, not \\[2\\]"):
+    with pytest.raises(ValueError, match="mask 0 must hold 0 and 1 only, not \\[2\\]"):
         OtsuThreshold().fit(maps, 2 * masks)
     with pytest.raises(ValueError, match="must be a volume"):
         OtsuThreshold().fit(maps[0])

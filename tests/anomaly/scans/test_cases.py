@@ -129,7 +129,7 @@ def test_series_that_cannot_be_divided_are_refused(b, value, message):
         ({"directions": np.ones((12, 2))}, r"shape \(12, 3\)"),
         ({"directions": np.ones((12, 3))}, "unit vectors"),
         ({"b": 0}, "b must be above 50"),
-        ({"affine": np.zeros((4, 4))}, "places no voxels"),
+        ({"affine": np.zeros((4, 4))}, "that places voxels in mm"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(changes, message):

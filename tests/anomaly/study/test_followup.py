@@ -130,7 +130,7 @@ def test_masks_that_do_not_fit_are_refused():
     assert anomaly.overlap_with_followup is overlap_with_followup
     with pytest.raises(ValueError, match="followup has shape"):
         overlap_with_followup(AHEAD, STRUCTURAL, LATER[1:])
-    with pytest.raises(ValueError, match="anomaly holds values other than 0 and 1"):
+    with pytest.raises(ValueError, match="anomaly must hold 0 and 1 only"):
         overlap_with_followup(0.5 * AHEAD, STRUCTURAL, LATER)
     with pytest.raises(ValueError, match="structural must be a volume"):
         overlap_with_followup(AHEAD, STRUCTURAL[0], LATER)
