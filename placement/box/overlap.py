@@ -648,11 +648,7 @@ def _new_work():
 
 @njit(cache=True, nogil=True)
 def average_rows(prefix, rows, columns):
-    """
-    Average running sums over blocks of rows, for a quick first search.
-
-    Shapes: `prefix` (a + 2, b + 2, c + 1); returns (⌈a / rows⌉ + 2, ⌈b / columns⌉ + 2, c + 1).
-    """
+    """Average running sums (a + 2, b + 2, c + 1) over blocks of rows, for a quick first search."""
     a, b, c = prefix.shape
     out = np.zeros(((a - 3) // rows + 3, (b - 3) // columns + 3, c), dtype=np.float32)
     weight = np.float32(1.0 / (rows * columns))
@@ -811,11 +807,7 @@ def scan(prefix, depth, edges, volume_element, limits, stride, largest):
 
 @njit(cache=True, nogil=True)
 def apart(points, order, n, distance):
-    """
-    Select points that lie apart, in their order.
-
-    Shapes: `points` (m, d), `order` (m,).
-    """
+    """Select points that lie apart, in their order; `points` (m, d), `order` (m,)."""
     selected = np.empty(n, dtype=np.int64)
     m = 0
     for index in order:
@@ -860,11 +852,7 @@ def distinct(boxes, order, n, difference):
 
 @njit(cache=True, nogil=True)
 def fractions(boxes, grid, grow, n_rows):
-    """
-    Compute the fractions of boxes that a volume fills, after they are grown on each side.
-
-    Shapes: `boxes` (n, 5, 3); returns (n,).
-    """
+    """Compute the fractions of boxes (n, 5, 3), grown on each side, that a volume fills."""
     nodes = np.empty((4, 4096))
     step = np.empty((3, 3))
     start = np.empty(3)

@@ -19,23 +19,13 @@ ROW_MM = 0.25
 
 class Rows(NamedTuple):
     """
-    Sums of a volume along its thickest image axis.
+    Running sums `prefix` (a + 2, b + 2, c + 1) of a volume along its thickest image axis.
 
     A box meets each line along that axis in one interval, whose ends follow from its six faces;
     the sum over the interval is a difference of two running sums, exact for every affine. Across
     the lines, the integral is a sum over strips that end at the borders of image voxels and of the
-    box.
-
-    Attributes
-    ----------
-    prefix : ndarray of float32, shape (a + 2, b + 2, c + 1)
-        Running sums along the last axis, with empty rows around them.
-    matrix : ndarray of shape (3, 3)
-        From indices, in the order of the axes of `prefix`, to mm.
-    offset : ndarray of shape (3,)
-        Where index 0, 0, 0 of `prefix` lies, in mm RAS+.
-    axes : tuple of 3 int
-        Which axis of the image each axis of `prefix` is.
+    box. `matrix` and `offset` lead from indices of `prefix` to mm RAS+; `axes` are the axes of the
+    image in the order of `prefix`.
     """
 
     prefix: NDArray[np.float32]
@@ -45,11 +35,7 @@ class Rows(NamedTuple):
 
     @classmethod
     def of(cls, occupancy: NDArray, affine: NDArray[np.float64], origin: Sequence[int]) -> Rows:
-        """
-        Prepare a volume.
-
-        Shapes: `occupancy` (a, b, c).
-        """
+        """Prepare a volume (a, b, c)."""
         matrix = np.asarray(affine[:3, :3], dtype=np.float64)
         thick = int(np.argmax(np.linalg.norm(matrix, axis=0).round(6)[::-1]))
         # Of axes with equal edges the last is taken, along which rows are contiguous in memory.

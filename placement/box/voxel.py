@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.affines import MM3_PER_ML
 from dmrifit._utils.html_repr import html_summary
 
 __all__ = ["CONVENTION", "Voxel", "allowed_sides", "angles_of", "expert_voxels", "rotation_of"]
@@ -18,7 +19,6 @@ __all__ = ["CONVENTION", "Voxel", "allowed_sides", "angles_of", "expert_voxels",
 CONVENTION = "intrinsic XYZ Euler angles in degrees, R = Rx(a) Ry(b) Rz(c), RAS+ axes"
 
 #: mm³ in a mL.
-MM3_PER_ML = 1000.0
 
 _FARTHEST_MM = 1e5  # no scanner is that large
 
@@ -541,11 +541,7 @@ class Voxel:
 def allowed_sides(
     sizes: ArrayLike, size_range: ArrayLike, min_volume: float
 ) -> NDArray[np.float64]:
-    """
-    Clip the sides of a box to their range, and scale them up to a least volume in mL.
-
-    Shapes: `sizes` (3,), `size_range` (2,) or (3, 2); returns (3,).
-    """
+    """Clip the sides (3,) of a box to their range, and scale them up to a least volume in mL."""
     low, high = np.broadcast_to(np.asarray(size_range, dtype=np.float64), (3, 2)).T
     sides = np.clip(np.asarray(sizes, dtype=np.float64), low, high)
     for _ in range(3):
@@ -559,11 +555,7 @@ def allowed_sides(
 
 
 def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float64]:
-    """
-    Check experts' voxels against the scenes that they were placed in.
-
-    Shapes: `voxels` (n, 9) or (n, n_experts, 9); returns (n, n_experts, 9).
-    """
+    """Check experts' voxels against their scenes: (n, n_experts, 9)."""
     if not len(scenes):
         raise ValueError("placers learn from a sequence of Scene; there is none")
     for i, scene in enumerate(scenes):

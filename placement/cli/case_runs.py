@@ -24,7 +24,7 @@ RUN = CaseRun(
         "volume_ml": float,
         "scores.objective": float,
         "scores.tumor_fraction": float,
-        "scores.tumor_volume_ml": float,
+        "scores.tumor_volume_inside_ml": float,
         "rotated_axes": int,
         "flags": list,
     },
@@ -79,7 +79,7 @@ def _row(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
         "volume_ml": content["volume_ml"],
         "objective": scores["objective"],
         "tumor_fraction": scores["tumor_fraction"],
-        "tumor_volume_ml": scores["tumor_volume_ml"],
+        "tumor_volume_inside_ml": scores["tumor_volume_inside_ml"],
         "rotated_axes": content["rotated_axes"],
         "flags": "; ".join(content["flags"]),
     }

@@ -24,7 +24,7 @@ from dmrifit.cli.console import (
     check_output,
     progress,
 )
-from dmrifit.cli.options import pairs, require_libraries, words
+from dmrifit.cli.options import named_files, require_libraries, words
 from dmrifit.report.html import counted
 from placement.cli.options import (
     CasesArgument,
@@ -202,6 +202,7 @@ def train(
     """
     from dmrifit._utils.threads import check_jobs
     from dmrifit.model_files.model_file import save_model
+    from dmrifit.networks.training import Training
     from dmrifit.networks.volume_cases import called
     from placement.exchange.tables import read_cases, read_experts, read_scene
 
@@ -239,14 +240,15 @@ def train(
                 "fast": fast,
                 "refine": refine,
                 **constraints,
-                "checkpoint": stack.enter_context(training_checkpoint(out, checkpoint)),
-                "verbose": True,
-                "validation_fraction": validation_fraction,
-                "patience": patience,
+                "training": Training(
+                    epochs=epochs,
+                    validation_fraction=validation_fraction,
+                    patience=patience,
+                    checkpoint=stack.enter_context(training_checkpoint(out, checkpoint)),
+                    verbose=True,
+                ),
                 "random_state": seed,
             }
-            if epochs is not None:
-                options["epochs"] = epochs
             if channels is not None:
                 options["channels"] = tuple(words(channels))
             placer = _network(options, table)
@@ -292,23 +294,22 @@ def evaluate(
     table = read_cases(cases)
     names = list(table["name"])
     by_expert = read_experts(experts, names)
-    boxes = {}
-    for name, path in pairs("--placements", placements):
-        boxes[name] = read_boxes(path, names)
+    files = named_files("--placements", placements)
+    boxes = {name: read_boxes(path, names) for name, path in files.items()}
     labels = labels_of(include)
     titles = ("cases", "icc", "bland_altman", "anova", "paired", "correlations", "summary")
     names_written = ["evaluation.png", *(f"{title}.csv" for title in titles)]
-    with FileSet(out, names_written, overwrite=overwrite) as files:
+    with FileSet(out, names_written, overwrite=overwrite) as file_set:
         rows = progress(table.itertuples(), len(table))
         scenes = [read_scene(row, include=labels, image=False) for row in rows]
         tables = evaluate_placements(scenes, by_expert, boxes, random_state=seed)
         for title in titles:
-            tables[title].to_csv(files.path(f"{title}.csv"), index=False)
+            tables[title].to_csv(file_set.path(f"{title}.csv"), index=False)
         if figure and find_spec("matplotlib") is not None:
             from placement.study.plotting import plot_evaluation
 
             drawing = plot_evaluation(tables, synthetic=bool(table["synthetic"].any()))
-            drawing.savefig(files.path("evaluation.png"), dpi=120)
+            drawing.savefig(file_set.path("evaluation.png"), dpi=120)
     typer.echo(format_summary(tables).to_string())
     if table["synthetic"].any():
         typer.echo("synthetic cases: no clinical result")

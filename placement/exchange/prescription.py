@@ -179,7 +179,7 @@ def describe_placement(
         "scores": {
             "objective": placement.objective,
             "tumor_fraction": placement.tumor_fraction,
-            "tumor_volume_ml": placement.tumor_volume,
+            "tumor_volume_inside_ml": placement.tumor_volume,
         },
         "objective": asdict(objective),
         "component": placement.component,
@@ -313,7 +313,7 @@ def displacement(
 
 def _view(voxel: Voxel, scene: Scene, content: dict[str, Any], picture: bytes) -> str:
     """Make the page that shows a voxel, the tumor and excluded regions over the image."""
-    from dmrifit.report.html import html_figure, html_table, synthetic_note
+    from dmrifit.report.html import html_figure, html_table, notice_lead
     from dmrifit.report.viewer import Box, Layer, html_viewer, viewer_page
 
     layers = [Layer("tumor", scene.tumor > 0.5, "mask")]
@@ -337,10 +337,9 @@ def _view(voxel: Voxel, scene: Scene, content: dict[str, Any], picture: bytes) -
         ["part that is tumor", f"{scores['tumor_fraction']:.3f}"],
         ["flags", "; ".join(content["flags"]) or "none"],
     ]
-    lead = f"{NOTICE}. {synthetic_note(int(scene.synthetic), 1, 'case')}".rstrip()
-    return viewer_page(
-        scene.name or "Voxel", [("", planes), ("The voxel", html_table(rows))], lead=lead
-    )
+    sections = [("", planes), ("The voxel", html_table(rows))]
+    lead = notice_lead([scene.synthetic], "case", f"{NOTICE}.")
+    return viewer_page(scene.name or "Voxel", sections, lead=lead)
 
 
 def _pose(

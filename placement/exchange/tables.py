@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.cli.options import words
-from dmrifit.cohort.participants_table import WORDS
+from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.nifti import describe_sources
 from dmrifit.io.tables import read_rows
@@ -57,37 +56,22 @@ def read_cases(
         return pd.DataFrame([row | {"synthetic": False}])
     if image is not None:
         raise ValueError("--image is for a single case; name images in a column of the table")
-    rows = read_rows(path, required=("name", "tumor"))
-    table = pd.DataFrame(
-        [row | {"synthetic": _is_synthetic(row, f"{path}, row {line}")} for line, row in rows]
-    )
-    unsafe = [
-        name
-        for name in table["name"]
-        if not name.isprintable() or Path(name).name != name or name[0] == "."
-    ]
-    twice = table["name"][table["name"].str.casefold().duplicated()]
-    if unsafe or len(twice):
-        fault = f"not {unsafe[0]!r}" if unsafe else f"{twice.iloc[0]!r} is there twice"
-        raise ValueError(
-            f"{path}: names of cases become names of folders and must differ, such as 'case-01'; "
-            f"{fault}"
-        )
+    rows = []
+    for line, row in read_rows(path, required=("name", "tumor")):
+        try:
+            rows.append(row | {"synthetic": read_synthetic(row)})
+        except ValueError as error:
+            raise ValueError(f"{path}, row {line}: {error}") from None
+    table = pd.DataFrame(rows)
+    _check_names(table["name"], path)
     for column in ("tumor", "image", "exclude"):
         texts = table[column] if column in table else pd.Series([""] * len(table))
-        # Labels are no files; files are relative to the table.
-        table[column] = [
-            ",".join(one if one.isdecimal() else str(path.parent / one) for one in words(text))
-            for text in texts
-        ]
+        table[column] = [_beside(path, text) for text in texts]
     if exclude is not None:
         table["exclude"] = exclude
     try:
-        _check_files(
-            itertools.chain.from_iterable(
-                _files(table[name]) for name in ("tumor", "image", "exclude")
-            )
-        )
+        for column in ("tumor", "image", "exclude"):
+            _check_files(_files(table[column]))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: {error}; files are relative to the table") from None
     return table
@@ -144,20 +128,12 @@ def box_columns(box: Iterable[float]) -> dict[str, float]:
 
 
 def read_boxes(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
-    """
-    Read a box for each case.
-
-    Shapes: returns (n_cases, 9).
-    """
+    """Read a box for each case: (n_cases, 9)."""
     return _in_order(_box_table(Path(path), names), names, str(path))
 
 
 def read_experts(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
-    """
-    Read the boxes of experts.
-
-    Shapes: returns (n_cases, n_experts, 9).
-    """
+    """Read the boxes of experts: (n_cases, n_experts, 9)."""
     boxes = _box_table(Path(path), names)
     if "expert" not in boxes:
         return _in_order(boxes, names, str(path))[:, None]
@@ -208,13 +184,6 @@ def _in_order(boxes: pd.DataFrame, names: Sequence[str], title: str) -> NDArray[
     return boxes.set_index("name").reindex(list(names))[list(BOX)].to_numpy(dtype=float)
 
 
-def _is_synthetic(row: Mapping[str, str], where: str) -> bool:
-    word = row.get("synthetic", "")
-    if word.lower() not in WORDS:
-        raise ValueError(f"{where}: synthetic must be true or false, not {word!r}")
-    return WORDS[word.lower()]
-
-
 def _excluded(row: Any) -> dict[str, Any]:
     """Give excluded labels or masks by their names."""
     entries = words(row.exclude)
@@ -229,9 +198,36 @@ def _excluded(row: Any) -> dict[str, Any]:
     return regions
 
 
+def _check_names(names: pd.Series, table: Path) -> None:
+    """Check that names of cases can become names of folders."""
+    fault = ""
+    for name in names:
+        if not name.isprintable() or Path(name).name != name or name[0] == ".":
+            fault = f"not {name!r}"
+            break
+    repeated = names[names.str.casefold().duplicated()]
+    if not fault and len(repeated):
+        fault = f"{repeated.iloc[0]!r} is there twice"
+    if fault:
+        raise ValueError(
+            f"{table}: names of cases become names of folders and must differ, such as 'case-01'; "
+            f"{fault}"
+        )
+
+
+def _beside(table: Path, text: str) -> str:
+    """Give files relative to a table as paths; whole numbers are labels, no files."""
+    entries = []
+    for entry in words(text):
+        entries.append(entry if entry.isdecimal() else str(table.parent / entry))
+    return ",".join(entries)
+
+
 def _files(texts: Iterable[str]) -> list[Path]:
-    entries = itertools.chain.from_iterable(words(text) for text in texts)
-    return [Path(entry) for entry in entries if not entry.isdecimal()]
+    paths = []
+    for text in texts:
+        paths += [Path(entry) for entry in words(text) if not entry.isdecimal()]
+    return paths
 
 
 def _check_files(paths: Iterable[Path]) -> None:

@@ -78,23 +78,10 @@ FEATURES = (
 
 class Surroundings:
     """
-    A tumor on a cubic grid along the scanner's axes, for depths that are independent of the image.
+    Depths in a tumor on a cubic grid along the scanner's axes, independent of the image.
 
-    Parameters
-    ----------
-    scene : Scene
-        The tumor; what it excludes counts as outside.
-
-    Attributes
-    ----------
-    scene : Scene
-        As given.
-    step : float
-        Edge of the grid in mm.
-    origin : ndarray of shape (3,)
-        Where index 0, 0, 0 lies, in mm RAS+.
-    depth : ndarray of float32, shape (a, b, c)
-        Distance to the outside in mm; 0 outside.
+    `origin` is where index 0, 0, 0 lies, in mm RAS+, `step` the edge of the grid, and `depth`
+    (a, b, c) the distance in mm to the outside, to which excluded regions belong.
     """
 
     def __init__(self, scene: Scene) -> None:
@@ -132,25 +119,16 @@ class Surroundings:
         ) * np.float32(self.step)
 
     def at(self, points: NDArray[np.float64]) -> NDArray[np.float32]:
-        """
-        Read depths.
-
-        Shapes: `points` (..., 3); returns (...).
-        """
+        """Read depths at `points` (..., 3)."""
         index = np.rint((points - self.origin) / self.step).astype(np.intp)
         last = np.array(self.depth.shape) - 1
         inside = ((index >= 0) & (index <= last)).all(axis=-1)
         index = np.clip(index, 0, last)
-        return np.where(
-            inside, self.depth[index[..., 0], index[..., 1], index[..., 2]], np.float32(0)
-        )
+        depths = self.depth[tuple(np.moveaxis(index, -1, 0))]
+        return np.where(inside, depths, np.float32(0))
 
     def thick_places(self, n: int, apart: float) -> NDArray[np.float64]:
-        """
-        Find where the tumor is thickest.
-
-        Shapes: returns (n_found, 3).
-        """
+        """Find where the tumor is thickest: positions (n, 3)."""
         from scipy.ndimage import gaussian_filter
 
         # A plateau has its middle as the thickest place, not its first point.
@@ -167,11 +145,7 @@ class Surroundings:
         return np.array(centers)
 
     def middles(self) -> NDArray[np.float64]:
-        """
-        Find the middle of the tumor, weighted more and more by depth.
-
-        Shapes: returns (4, 3).
-        """
+        """Find the middle of the tumor, weighted more and more by depth: (4, 3)."""
         index = np.flatnonzero(self.depth.ravel() > 0)
         points = (
             np.stack(np.unravel_index(index, self.depth.shape), axis=-1) * self.step + self.origin
@@ -203,11 +177,7 @@ def describe_boxes(
     fractions: NDArray[np.float64],
     others: Sequence[Voxel],
 ) -> NDArray[np.float64]:
-    """
-    Measure boxes for a choice among them.
-
-    Shapes: returns (n, n_features).
-    """
+    """Measure boxes for a choice among them: (n, n_features)."""
     scene = surroundings.scene
     centers = np.array([voxel.center for voxel in voxels])
     sizes = np.array([voxel.size for voxel in voxels])

@@ -78,23 +78,10 @@ class PlacementNetwork(nn.Module):
     """
     Four convolutions of stride 2, a residual block after each, and linear heads.
 
-    Parameters
-    ----------
-    n_channels : int
-        Channels of a view.
-    widths : sequence of 4 int
-        Channels after each convolution.
-    n : int
-        Points of the view along each axis.
-    step : float
-        Their usual distance in mm.
-    size_range : pair of float
-        Least and largest side in mm, between which the head's sigmoid lies on a logarithmic scale.
-    size : sequence of 3 float
-        Sides that it answers before training, in mm.
-    angles : bool, default=False
-        Whether orientation is three Euler angles (tanh), as in the study, or two vectors made
-        orthonormal.
+    A view has `n` points along each axis, which are usually `step` mm apart. The head's sigmoid
+    lies between the limits of `size_range` on a logarithmic scale, and answers `size` before
+    training. Orientation is three Euler angles (tanh) with `angles`, as in the study, or two
+    vectors made orthonormal.
 
     References
     ----------
@@ -165,7 +152,9 @@ class PlacementNetwork(nn.Module):
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        expected = self._expected(maps) * step if len(self.heat) else 0.0
+        expected = torch.zeros_like(step)
+        if len(self.heat):
+            expected = self._expected(maps) * step
         x = x.flatten(1)
         x = functional.silu(
             self._centered(self.features(torch.cat([x, torch.log(step / self.step)], dim=1)))
@@ -198,8 +187,10 @@ class PlacementNetwork(nn.Module):
             weight: torch.Tensor = head.weight  # type: ignore[assignment]
             shape = features.shape[2:]
             fine = (weight @ features.flatten(2)).float().reshape(-1, 1, *shape)
-            coarse = functional.interpolate(heat, size=shape) if heat.ndim else heat
-            heat = fine + coarse
+            # The coarsest map has none below it to add.
+            if heat.ndim:
+                heat = functional.interpolate(heat, size=shape)
+            heat = fine + heat
         side = heat.shape[-1]
         likely = torch.softmax(SHARPNESS * heat.flatten(1), dim=1).reshape(-1, side, side, side)
         line = torch.arange(side, device=heat.device) - self.reach + 0.5
@@ -361,11 +352,9 @@ class PlacementLoss(nn.Module):
         fraction = sampled_fraction(
             targets["tumor"], answers["center"], size, answers["rotation"], targets["step"]
         )
-        center = (
-            torch.zeros_like(fraction)
-            if self.kind == "euler"
-            else 1 - _at_center(answers, targets)
-        )
+        center = torch.zeros_like(fraction)
+        if self.kind != "euler":
+            center = 1 - _at_center(answers, targets)
         return {"experts": distance, "outside": 1 - fraction, "center": center}
 
     def _shapes(self, answers: Mapping[str, Any], targets: Mapping[str, Any]) -> torch.Tensor:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +13,8 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.randomness import RandomState
 from dmrifit.model_files.registry import register
-from dmrifit.networks.volume_estimator import VolumeEstimator
+from dmrifit.networks.training import Training
+from dmrifit.networks.volume_estimator import VolumeEstimator, evaluating
 from placement.box.voxel import MM3_PER_ML, Voxel, allowed_sides, angles_of, expert_voxels
 from placement.learned.views import CHANNELS, FLIPS, turned_pose, turned_view, view_of
 from placement.search.objective import PlacementObjective, tumor_fraction
@@ -87,30 +87,11 @@ class VoxelRegressor(VolumeEstimator):
         epoch.
     weight_decay : float, default=0.01
         Of AdamW.
-    epochs : int, default=60
-        Passes over the cases.
-    batch_size : int, default=10
-        Samples in a step.
-    learning_rate : float, default=0.001
-        Of the first epoch.
-    schedule : {"cosine", "constant"}, default="cosine"
-        Whether the learning rate falls to zero over the epochs, or stays. Where it stays, the
-        running averages that prediction needs lag behind the weights, and answers are far worse
-        than the loss says.
-    validation_fraction : float, default=0.0
-        Share of the groups that are scored after each epoch, by Dice with the closest expert, and
-        not learned from.
-    patience : int, optional
-        End the training after so many epochs without a better mean score, and take the best
-        weights.
-    mixed_precision : bool, default=False
-        Compute in bfloat16 where that is precise enough, on a GPU only.
-    compile : bool, default=False
-        Let torch compile the network, on a GPU only.
-    checkpoint : path, optional
-        Folder for the states of trainings, from which an interrupted one goes on.
-    verbose : bool, default=False
-        Whether to show a bar with the time left.
+    training : Training, optional
+        How the network is trained; by default 60 epochs, 10 samples in a step and a learning rate
+        that falls from 0.001 to zero as a cosine. Where it stays constant, the running averages
+        that prediction needs lag behind the weights, and answers are far worse than the loss says.
+        Validation scores are Dice coefficients with the closest expert.
     device : str, default="auto"
         ``"auto"`` takes a GPU if there is one; ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
     random_state : int, RandomState or None, default=None
@@ -130,6 +111,10 @@ class VoxelRegressor(VolumeEstimator):
     Lee et al., MICCAI 2024.
     """
 
+    default_training: ClassVar[Training] = Training(
+        epochs=60, batch_size=10, learning_rate=0.001, schedule="cosine"
+    )
+
     def __init__(
         self,
         channels: Sequence[str] = ("tumor", "distance"),
@@ -144,33 +129,11 @@ class VoxelRegressor(VolumeEstimator):
         width: int = 8,
         augment: bool = True,
         weight_decay: float = 0.01,
-        epochs: int = 60,
-        batch_size: int = 10,
-        learning_rate: float = 0.001,
-        schedule: str = "cosine",
-        validation_fraction: float = 0.0,
-        patience: int | None = None,
-        mixed_precision: bool = False,
-        compile: bool = False,
-        checkpoint: str | Path | None = None,
-        verbose: bool = False,
+        training: Training | None = None,
         device: str = "auto",
         random_state: RandomState = None,
     ) -> None:
-        super().__init__(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            schedule=schedule,
-            validation_fraction=validation_fraction,
-            patience=patience,
-            mixed_precision=mixed_precision,
-            compile=compile,
-            checkpoint=checkpoint,
-            verbose=verbose,
-            device=device,
-            random_state=random_state,
-        )
+        super().__init__(training=training, device=device, random_state=random_state)
         self.channels = channels
         self.loss = loss
         self.expert_loss = expert_loss
@@ -199,7 +162,7 @@ class VoxelRegressor(VolumeEstimator):
             Experts' voxels as `Voxel.as_array` gives them; rows of NaN where an expert placed
             none.
         groups : sequence of n, default=None
-            The patient of each scene, for `validation_fraction`.
+            The patient of each scene, for the ``validation_fraction`` of the training.
 
         Returns
         -------
@@ -235,9 +198,11 @@ class VoxelRegressor(VolumeEstimator):
         ndarray of shape (n, 9)
             Centers in mm, sides in mm, angles in degrees, of canonical poses.
         """
-        listed = list(scenes)
         check_is_fitted(self)
-        return super().predict(listed) if listed else np.empty((0, 9))
+        scenes = list(scenes)
+        if not scenes:
+            return np.empty((0, 9))
+        return super().predict(scenes)
 
     def place(self, scene: Scene) -> Voxel:
         """
@@ -282,19 +247,7 @@ class VoxelRegressor(VolumeEstimator):
             raise ValueError(f"the number of candidates must be 1 or more, got {n}")
         inputs = self._inputs(scene)
         self._check_inputs(inputs)
-        torch = import_optional("torch")
-        from dmrifit._utils import torch_state
-        from dmrifit.networks import training
-
-        def infer(batch: Any) -> Any:
-            return training.as_arrays(self.net_.infer(training.collated(batch)))
-
-        with (
-            torch_state.one_torch_thread(),
-            torch.inference_mode(),
-            torch_state.repeatable_kernels(),
-        ):
-            self.net_.module_.eval()
+        with evaluating(self.net_) as infer:
             answers = self._boxes(infer, inputs, FLIPS)
         voxels = [self._voxel(box, inputs["frame"]) for box in answers]
         dice = np.array([[a.dice(b) for b in voxels] for a in voxels])
@@ -356,7 +309,9 @@ class VoxelRegressor(VolumeEstimator):
         if self.fast:
             width = max(1, self.width // 2)
             growth = (1, 2, 4, 4)
-        channels = list(self.channels)
+        depth = None
+        if "distance" in self.channels:
+            depth = self.channels.index("distance")
         return PlacementNetwork(
             self.n_channels_,
             [width * factor for factor in growth],
@@ -367,7 +322,7 @@ class VoxelRegressor(VolumeEstimator):
             size=getattr(self, "_usual_size", (20.0, 20.0, 20.0)),
             angles=self.loss == "euler",
             heat=self.head == "heat",
-            depth=channels.index("distance") if "distance" in channels else None,
+            depth=depth,
         )
 
     def _criterion(self) -> torch.nn.Module:
@@ -414,7 +369,9 @@ class VoxelRegressor(VolumeEstimator):
         self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
     ) -> Iterator[tuple[Any, Any]]:
         for i in rng.permutation(len(inputs)):
-            flip = FLIPS[rng.integers(len(FLIPS))] if self.augment else FLIPS[0]
+            flip = FLIPS[0]
+            if self.augment:
+                flip = FLIPS[rng.integers(len(FLIPS))]
             target = targets[i]
             experts: Iterable[Any] = [None]
             if self.expert_loss == "each":
@@ -505,4 +462,6 @@ def _polished(
     def worth(box: Voxel) -> tuple[int, float]:
         return -len(search.flags(box, own=True)), tumor_fraction(box, scene)
 
-    return polished if worth(polished) >= worth(voxel) else voxel
+    if worth(polished) >= worth(voxel):
+        return polished
+    return voxel

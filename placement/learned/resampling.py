@@ -33,11 +33,7 @@ def block_means(volume, blocks):
 
 @njit(cache=True, nogil=True)
 def mass_center(volume):
-    """
-    Find the center of mass, in indices.
-
-    Shapes: `volume` (a, b, c).
-    """
+    """Find the center of mass, in indices; `volume` (a, b, c)."""
     out = np.zeros(3)
     total = 0.0
     for i in range(volume.shape[0]):
@@ -56,11 +52,7 @@ def mass_center(volume):
 
 @njit(cache=True, nogil=True)
 def resample(volume, matrix, offset, n):
-    """
-    Lay a volume on a cubic grid by trilinear interpolation; what lies outside is 0.
-
-    Shapes: `volume` (a, b, c); returns (n, n, n).
-    """
+    """Lay a volume on a cubic grid (n, n, n) by trilinear interpolation; 0 outside."""
     a, b, c = volume.shape
     out = np.zeros((n, n, n), dtype=np.float32)
     for i in range(n):
@@ -74,6 +66,7 @@ def resample(volume, matrix, offset, n):
                 z = z0 + matrix[2, 2] * k
                 if x <= -1.0 or y <= -1.0 or z <= -1.0 or x >= a or y >= b or z >= c:
                     continue
+                # The corner below the point, and its weights in the eight voxels around it.
                 u, v, w = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
                 f, g, h = x - u, y - v, z - w
                 total = 0.0
@@ -145,11 +138,7 @@ def _squared_distance(of):
 
 @njit(cache=True, nogil=True)
 def signed_distance(inside):
-    """
-    Compute signed distances to the border of a region, which lies half a step off its points.
-
-    Shapes: `inside` (n, n, n); returns (n, n, n).
-    """
+    """Compute signed distances to the border of a region (n, n, n), half a step off its points."""
     n = inside.shape[0]
     outer = _squared_distance(inside)
     inner = _squared_distance(~inside)

@@ -42,11 +42,7 @@ FLIPS = _flips()
 def view_of(
     scene: Scene, channels: Sequence[str], n: int, step: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """
-    Lay a scene on a cubic grid along the scanner's axes, about the centroid of the tumor.
-
-    Shapes: returns volume (n_channels, n, n, n), frame (4,).
-    """
+    """Lay a scene on a cubic grid along the scanner's axes, about the centroid of the tumor."""
     blocks = np.maximum(1, np.floor(step / scene.spacing + 1e-6)).astype(np.int64)
     tumor = (
         resampling.block_means(scene.occupancy, blocks) if blocks.max() > 1 else scene.occupancy
@@ -103,11 +99,7 @@ def turned_view(volume: NDArray, flip: NDArray[np.float64]) -> NDArray:
 def turned_pose(
     center: NDArray, size: NDArray, rotation: NDArray, flip: NDArray[np.float64]
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """
-    Move boxes with a view.
-
-    Shapes: `center`, `size` (..., 3), `rotation` (..., 3, 3).
-    """
+    """Move boxes with a view; `center`, `size` (..., 3), `rotation` (..., 3, 3)."""
     return center @ flip.T, size @ np.abs(flip).T, flip @ rotation @ flip.T
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.affines import voxel_volume
 from dmrifit.io.masks import MASK_THRESHOLD, check_same_grid
 from dmrifit.io.nifti import Image, describe_sources, image_name, load_image, values_of
 from placement.box.row_integrals import Rows
@@ -267,7 +268,7 @@ class Scene:
     @property
     def voxel_volume(self) -> float:
         """Volume of an image voxel in mL."""
-        return float(abs(np.linalg.det(self.affine[:3, :3]))) / MM3_PER_ML
+        return voxel_volume(self.affine) / MM3_PER_ML
 
     @property
     def spacing(self) -> NDArray[np.float64]:

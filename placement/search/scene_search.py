@@ -132,21 +132,7 @@ class Boxes(NamedTuple):
 
 
 class Search:
-    """
-    A search in one scene.
-
-    Parameters
-    ----------
-    wishes : Wishes
-        The parameters of the optimizer.
-    scene : Scene
-        The tumor.
-
-    Raises
-    ------
-    TypeError
-        If the scene is something else.
-    """
+    """A search in one scene, with the parameters `wishes` of the optimizer."""
 
     def __init__(self, wishes: Wishes, scene: Scene) -> None:
         # Typed as anything, because mypy would take the check for unreachable.

@@ -128,7 +128,7 @@ def evaluate_placements(
                 f"scenes must be a sequence of Scene; case {i} is a {type(scene).__name__}"
             )
     boxes = _expert_boxes(experts, len(scenes))
-    if not any(box is not None for pair in boxes for box in pair):
+    if all(box is None for box in itertools.chain.from_iterable(boxes)):
         raise ValueError(
             f"there is nothing to compare with: no expert placed a box in the {len(scenes)} scenes"
         )
@@ -185,11 +185,7 @@ def evaluate_placements(
 def control_placements(
     scenes: Sequence[Scene], experts: Any, *, random_state: RandomState = 0
 ) -> dict[str, NDArray[np.float64]]:
-    """
-    Place control boxes: cubes at the centroid, and experts' boxes anywhere in the tumor.
-
-    Shapes: `experts` (n_cases, n_experts, 9); returns (n_cases, 9).
-    """
+    """Place control boxes (n_cases, 9): cubes at the centroid, and experts' boxes anywhere."""
     boxes = experts if isinstance(experts, list) else _expert_boxes(experts, len(scenes))
     seed = seed_from(random_state)
     placed = [[box for box in case_boxes if box is not None] for case_boxes in boxes]
@@ -242,11 +238,7 @@ def case_folds(
 def cross_validate_placements(
     placers: Mapping[str, Any], scenes: Sequence[Scene], experts: ArrayLike, *, folds: ArrayLike
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
-    """
-    Place each case by methods that were fitted without it.
-
-    Shapes: `experts` (n_cases, n_experts, 9); returns placements (n_cases, 9).
-    """
+    """Place each case by methods fitted without it: placements (n_cases, 9)."""
     from sklearn.base import clone
 
     boxes = np.asarray(experts, dtype=np.float64)
@@ -338,7 +330,7 @@ def _expert_measures(experts: list[Voxel], scene: Scene) -> dict[str, float]:
         dice = np.full((n, n), -np.inf)
         for i, j in itertools.combinations(range(n), 2):
             dice[i, j] = dice[j, i] = experts[i].dice(experts[j])
-        # Of an expert, the closest of the others leaves the expert out already.
+        # The closest of the other experts is the fair comparison, too: none is left out twice.
         closest = float(dice.max(axis=1).mean())
         measures["dice_closest"] = closest
         measures["dice_fair"] = closest
@@ -353,11 +345,11 @@ def _expert_measures(experts: list[Voxel], scene: Scene) -> dict[str, float]:
 def _summary(cases: pd.DataFrame, has_folds: bool) -> pd.DataFrame:
     import pandas as pd
 
-    parts = {"all": cases}
+    subsets = {"all": cases}
     if has_folds:
-        parts |= {"fold 1": cases[cases["fold"] == 1], "other folds": cases[cases["fold"] != 1]}
+        subsets |= {"fold 1": cases[cases["fold"] == 1], "other folds": cases[cases["fold"] != 1]}
     rows = []
-    for part, table in parts.items():
+    for subset, table in subsets.items():
         for method, method_rows in table.groupby("method", sort=False):
             for measure in (*MEASURES, "seconds"):
                 values = method_rows[measure].dropna().to_numpy()
@@ -366,7 +358,7 @@ def _summary(cases: pd.DataFrame, has_folds: bool) -> pd.DataFrame:
                     continue
                 rows.append(
                     {
-                        "part": part,
+                        "part": subset,
                         "method": method,
                         "measure": measure,
                         "n": n,

@@ -24,7 +24,7 @@ def content_of(center, size, angles, *, synthetic=False, flags=()):
         "ras": {"center_mm": list(center), "angles_deg": list(angles)},
         "size_mm": list(size),
         "volume_ml": size[0] * size[1] * size[2] / 1000,
-        "scores": {"objective": -1.25, "tumor_fraction": 0.875, "tumor_volume_ml": 41.5},
+        "scores": {"objective": -1.25, "tumor_fraction": 0.875, "tumor_volume_inside_ml": 41.5},
         "rotated_axes": sum(angle != 0 for angle in angles),
         "flags": list(flags),
         "synthetic": synthetic,
@@ -50,13 +50,13 @@ def table_of_page(folder):
 def test_the_table_has_a_row_for_each_case_in_their_order(contents, tmp_path):
     write_batch(tmp_path, contents, figure=False)
     table = pd.read_csv(tmp_path / "placements.tsv", sep="\t", keep_default_na=False)
-    scores = ["volume_ml", "objective", "tumor_fraction", "tumor_volume_ml"]
+    scores = ["volume_ml", "objective", "tumor_fraction", "tumor_volume_inside_ml"]
     assert list(table) == ["name", *BOX, *scores, "rotated_axes", "flags"]
     assert table["name"].tolist() == ["second", "first"]
     assert table["volume_ml"].tolist() == [6, 1.716]
     assert table["objective"].tolist() == [-1.25, -1.25]
     assert table["tumor_fraction"].tolist() == [0.875, 0.875]
-    assert table["tumor_volume_ml"].tolist() == [41.5, 41.5]
+    assert table["tumor_volume_inside_ml"].tolist() == [41.5, 41.5]
     assert table["rotated_axes"].tolist() == [1, 3]
     assert table["flags"].tolist() == ["", "volume below min_volume; too many rotations"]
     # Twelve digits are more than any scanner takes.
@@ -127,5 +127,5 @@ def test_a_written_prescription_has_every_field_that_the_table_needs(tmp_path):
     table = pd.read_csv(tmp_path / "placements.tsv", sep="\t")
     assert table["volume_ml"].tolist() == [8]
     inside = table["tumor_fraction"] * table["volume_ml"]
-    np.testing.assert_allclose(table["tumor_volume_ml"], inside, rtol=1e-9)
+    np.testing.assert_allclose(table["tumor_volume_inside_ml"], inside, rtol=1e-9)
     assert table[["x", "y", "z"]].to_numpy()[0] == pytest.approx(scene.centroid)

@@ -7,8 +7,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
+from dmrifit.report.style import NOT_CLINICAL, SYNTHETIC
 from placement.box.voxel import Voxel
-from placement.exchange.overlays import NOTICE, SYNTHETIC, box_outline, plot_overlay
+from placement.exchange.overlays import box_outline, plot_overlay
 from placement.search.scene import Scene
 from placement.simulate.gliomas import simulate_gliomas
 
@@ -170,7 +171,7 @@ def test_the_legend_names_what_is_drawn_in_its_color(scene):
 
 def test_a_figure_says_that_it_is_not_for_clinical_use_and_what_it_shows(scene):
     shown = texts(plot_overlay(VOXEL, scene))
-    assert NOTICE in shown
+    assert NOT_CLINICAL in shown
     assert "synthetic sphere" in shown
     assert SYNTHETIC not in shown
     titled = texts(plot_overlay(VOXEL, scene, title="case 3"))
