@@ -34,9 +34,8 @@ CasesArgument: TypeAlias = Annotated[
     typer.Argument(
         metavar="CASES",
         help="Table (.tsv) of scans with the columns patient, image and label, and optionally "
-        "name, "
-        "classes (labels of metastases, such as 1,3,4), prior and brain; files relative to the "
-        "table.",
+        "name, classes (labels of metastases, such as 1,3,4), prior and brain; files relative to "
+        "the table.",
     ),
 ]
 
@@ -202,6 +201,7 @@ def train(
     model of an ensemble with --alpha .995, the specific one with --alpha .5.
     """
     from dmrifit.model_files.model_file import save_model
+    from dmrifit.networks.training import Training
     from dmrifit.networks.volume_cases import called
     from metastasis.cli.case_runs import scans_of
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
@@ -212,11 +212,7 @@ def train(
     require_libraries("torch", "skorch")
     optional_parameters = {
         "widths": None if widths is None else whole_numbers("--widths", widths),
-        "epochs": epochs,
         "segments_per_epoch": segments_per_epoch,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "schedule": schedule,
     }
     # The checkpoint stays until the end: another operating point needs no new training.
     with training_checkpoint(out, checkpoint) as folder:
@@ -228,10 +224,16 @@ def train(
             "spacing": spacing,
             "min_voxels": min_voxels,
             "warm_start_from": None if warm_start is None else str(warm_start),
-            "validation_fraction": validation_fraction,
-            "patience": patience,
-            "checkpoint": folder,
-            "verbose": True,
+            "training": Training(
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                schedule=schedule,
+                validation_fraction=validation_fraction,
+                patience=patience,
+                checkpoint=folder,
+                verbose=True,
+            ),
             "device": device,
             "random_state": seed,
         }
@@ -240,14 +242,10 @@ def train(
         segmenter = make_segmenter(**options)
         segmenter._check()
         training = _labelled_cases(cases)
-        held_out = [] if validation is None else _labelled_cases(validation)
-        patients = {case.patient for case in training}
-        common = sorted(patients & {case.patient for case in held_out})
-        if common:
-            raise ValueError(
-                f"{validation} has patients that {cases} has too: {', '.join(common[:5])}; "
-                "choose others for the threshold"
-            )
+        held_out: list[Case] = []
+        if validation is not None:
+            held_out = _labelled_cases(validation)
+            _check_patients(training, cases, held_out, validation)
         with called([case.name for case in training], cases):
             segmenter.fit(
                 labels=_labels(training),
@@ -340,6 +338,19 @@ def _labelled_cases(table: Path) -> list[Case]:
             "name one in the column label, or leave the scan out"
         )
     return cases
+
+
+def _check_patients(
+    training: Sequence[Case], table: Path, held_out: Sequence[Case], held_out_table: Path
+) -> None:
+    """Check that the threshold is chosen on patients that the network has not seen."""
+    patients = {case.patient for case in training}
+    common = sorted(patients & {case.patient for case in held_out})
+    if common:
+        raise ValueError(
+            f"{held_out_table} has patients that {table} has too: {', '.join(common[:5])}; "
+            "choose others for the threshold"
+        )
 
 
 def _labels(cases: Sequence[Case]) -> list[Any]:

@@ -32,17 +32,8 @@ class Path(nn.Module):
     """
     Convolutions of 3³ without padding, one after the other.
 
-    Parameters
-    ----------
-    n_channels : int
-        Of its input.
-    widths : sequence of int
-        Channels of each layer.
-    residual : bool, default=False
-        Whether the input of the layer before is added to the output of layers 4, 6 and 8, cropped
-        to it, with zeros for channels that it lacks.
-    normalization : {"batch", None}, default="batch"
-        What follows each convolution.
+    With `residual` the input of the layer before is added to the output of layers 4, 6 and 8,
+    cropped to it, with zeros for channels that it lacks.
     """
 
     def __init__(
@@ -147,30 +138,9 @@ class DeepMedic(nn.Module):
     each path alone before they are added, which equals one layer on all of them and lets
     low-resolution features be repeated after it.
 
-    Parameters
-    ----------
-    n_channels : int, default=1
-        Of the image.
-    widths : sequence of int, default=(30, 40, 50, 60, 70, 80, 90, 100, 110)
-        Channels of the layers of each path; those of the paper.
-    low_resolution : sequence of int, default=(3, 5)
-        Factors of the low-resolution paths.
-    dense : sequence of int, default=(300, 300)
-        Channels of the dense layers.
-    extra_channels : int, default=0
-        Channels that the path at full resolution has beside those of the image: a prior scan and
-        its validity.
-    prior_path : bool, default=False
-        Whether there is a path for a prior scan.
-    validity : bool, default=True
-        Whether the network knows if there is a prior; without it, a missing one is a scan of
-        zeros, as published.
-    residual : bool, default=False
-        Residual connections in the paths.
-    normalization : {"batch", None}, default="batch"
-        What follows each convolution of the paths and the dense layers.
-    dropout : float, default=0.0
-        Share of the features of dense layers that are left out in training.
+    The default sizes are those of the paper. `extra_channels` of the path at full resolution are a
+    prior scan and its validity; without `validity` a missing prior is a scan of zeros, as
+    published.
 
     References
     ----------
@@ -284,18 +254,7 @@ class DeepMedic(nn.Module):
 
 
 class UNet(nn.Module):
-    """
-    The residual 3-D U-Net of MONAI, whose output is as large as its input.
-
-    Parameters
-    ----------
-    n_channels : int, default=1
-        Of image and, after it, prior scan and its validity.
-    widths : sequence of int, default=(16, 32, 64, 128)
-        Channels of its levels; each but the first has half the resolution of the one before.
-    dropout : float, default=0.0
-        Share of features left out in training.
-    """
+    """The residual 3-D U-Net of MONAI, whose output is as large as its input."""
 
     def __init__(
         self,

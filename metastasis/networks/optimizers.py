@@ -29,21 +29,6 @@ class NesterovRMSprop(Optimizer):
     That of torch has a plain momentum only. The penalties l1 Σ|w| + l2 Σ w² are those of kernels,
     not of biases and normalizations.
 
-    Parameters
-    ----------
-    params : iterable
-        The weights.
-    lr : float, default=0.001
-        Learning rate.
-    momentum : float, default=0.6
-        Nesterov's momentum µ.
-    rho : float, default=0.9
-        Decay of the mean square of the gradient.
-    eps : float, default=1e-4
-        Offset of the mean square.
-    l1, l2 : float, default=0.0
-        Weights of the penalties.
-
     References
     ----------
     Tieleman and Hinton, Coursera: Neural networks for machine learning, lecture 6.5, 2012;

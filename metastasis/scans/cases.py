@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.affines import checked_affine
 from dmrifit._utils.text_files import read_text
-from dmrifit.cohort.participants_table import WORDS
+from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.case_tables import (
-    checked_affine,
     checked_mask,
     checked_values,
     file_stems,
     read_each,
     read_on_grid,
     save_values,
-    three_axes,
     write_table,
 )
+from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import image_name, load_image, values_of
 
@@ -137,7 +137,7 @@ class Case:
             checked[key] = checked_mask(mask, image.shape, name, remedy=_REMEDY)
             if key != "brain":
                 checked[key] = checked[key].astype(np.uint8)
-        checked["affine"] = checked_affine(self.affine, title)
+        checked["affine"] = checked_affine(self.affine, f"{title}: the affine")
         checked["synthetic"] = bool(self.synthetic)
         # A frozen dataclass refuses plain assignment.
         for key, value in checked.items():
@@ -298,9 +298,7 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
                 remedy = "; prepare_brain(image, prior=…) aligns and resamples it"
             raise ValueError(f"{error}{remedy}") from None
 
-    word = row.get("synthetic", "").lower()
-    if word not in WORDS:
-        raise ValueError(f"synthetic must be true or false, not {row['synthetic']!r}")
+    synthetic = read_synthetic(row)
     masks: dict[str, Any] = {}
     for column in ("label", "brain", "prior_label", "mimics"):
         values = values_on_grid(column)
@@ -328,7 +326,7 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
         volume,
         prior=prior,
         affine=image.affine,
-        synthetic=WORDS[word],
+        synthetic=synthetic,
         name=row.get("name", ""),
         lesions=lesions,
         **masks,

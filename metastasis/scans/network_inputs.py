@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.affines import voxel_volume
 from dmrifit.io.grids import array_of, onto, resampled, scan_of
 from dmrifit.io.masks import MASK_THRESHOLD, binarize, check_same_grid
 from dmrifit.networks.volume_cases import check_length, listed, naming
@@ -64,15 +65,11 @@ def edge_of(volume: Any) -> float | None:
     """Give the edge in mm of a cube as large as a voxel of an image; None of an array."""
     if not isinstance(volume, nib.Nifti1Image):
         return None
-    return float(np.cbrt(abs(np.linalg.det(volume.affine[:3, :3]))))
+    return float(np.cbrt(voxel_volume(volume.affine)))
 
 
 def binary_label(label: Any, volume: Any) -> NDArray[np.uint8]:
-    """
-    Check a label of 0 and 1 against the shape of its volume, and give it as ``uint8``.
-
-    Shapes: `label` (x, y, z), `volume` (x, y, z) or (x, y, z, channels); returns (x, y, z).
-    """
+    """Check a label of 0 and 1 against the shape of its volume; give it as ``uint8``."""
     values = np.asarray(values_of(label))
     shape = np.shape(volume)[:3]
     if values.shape != shape:
@@ -117,11 +114,7 @@ def label_on_network_grid(label: Any, volume: Any, spacing: float | None) -> NDA
 def on_scan_grid(
     probability: NDArray[np.float32], volume: Any, spacing: float | None
 ) -> NDArray[np.float32]:
-    """
-    Bring probabilities from the grid of the network back to that of the scan.
-
-    Shapes: `probability` (x, y, z) of the network's grid; returns (x, y, z) of the scan's.
-    """
+    """Bring probabilities (x, y, z) from the grid of the network to that of the scan."""
     if not _is_resampled(volume, spacing):
         return probability
     empty = np.zeros(volume.shape[:3], np.uint8)

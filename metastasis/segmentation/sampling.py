@@ -144,23 +144,9 @@ class SegmentSampler:
     What is drawn depends on the generator, cases and labels alone, not on the loss or on whether
     priors are used.
 
-    Parameters
-    ----------
-    size : int
-        Voxels of a segment along each axis.
-    n_layers : int
-        Convolutions without padding of each path.
-    factors : tuple of int, default=()
-        Of the low-resolution paths.
-    sampling : {"lesion", "voxel"}, default="lesion"
-        Whether all lesions, or all lesion voxels, are equally likely.
-    augment : bool, default=True
-        Whether segments are flipped and rotated by 90° at random (all 48 ways) and their
-        intensities scaled.
-    intensity_scale : float, default=0.1
-        Image and prior are each multiplied by a number from 1 − this to 1 + this.
-    prior_dropout : float, default=0.0
-        Share of segments whose prior is taken away.
+    All lesions are equally likely with the sampling ``"lesion"``, all lesion voxels with
+    ``"voxel"``. Augmented segments are flipped and rotated by 90° at random (all 48 ways); image
+    and prior are each multiplied by a number within `intensity_scale` of 1.
     """
 
     size: int

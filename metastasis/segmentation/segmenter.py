@@ -17,8 +17,9 @@ from dmrifit._utils.randomness import RandomState
 from dmrifit.io.components import drop_small
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
+from dmrifit.networks.training import Training, fill_training
 from dmrifit.networks.volume_cases import naming, volume_inputs
-from dmrifit.networks.volume_estimator import VolumeEstimator
+from dmrifit.networks.volume_estimator import VolumeEstimator, evaluating
 from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 from metastasis.networks.sizes import output_size
 from metastasis.scans.network_inputs import (
@@ -154,24 +155,9 @@ class DeepMedicSegmenter(VolumeEstimator):
         weights.
     segments_per_epoch : int, default=200
         Segments in an epoch.
-    epochs : int, default=20
-        Number of epochs.
-    batch_size : int, default=10
-        Segments in a step.
-    learning_rate : float, default=0.001
-        Of the first epoch.
-    schedule : {"constant", "cosine"}, default="constant"
-        Whether the learning rate stays, or falls to zero over the epochs.
-    validation_fraction : float, default=0.0
-        Share of the patients that are scored after each epoch and not learned from.
-    patience : int, optional
-        Stop early after this many epochs without improvement; keep the best weights.
-    mixed_precision, compile : bool, default=False
-        On a GPU only.
-    checkpoint : path, optional
-        Folder for the states of trainings.
-    verbose : bool, default=False
-        Whether to show the time left.
+    training : Training, optional
+        How the network is trained; by default 20 epochs, 10 segments in a step and a constant
+        learning rate of 0.001. Validation scores are lesion-wise Dice coefficients.
     device : str, default="auto"
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     random_state : int, RandomState or None, default=None
@@ -214,6 +200,8 @@ class DeepMedicSegmenter(VolumeEstimator):
     threshold_: float
     false_positives_: float | None
 
+    default_training: ClassVar[Training] = Training(batch_size=10)
+
     def __init__(
         self,
         loss: str = "jvss",
@@ -243,33 +231,11 @@ class DeepMedicSegmenter(VolumeEstimator):
         spacing: float | None = None,
         warm_start_from: str | Path | None = None,
         segments_per_epoch: int = 200,
-        epochs: int = 20,
-        batch_size: int = 10,
-        learning_rate: float = 0.001,
-        schedule: str = "constant",
-        validation_fraction: float = 0.0,
-        patience: int | None = None,
-        mixed_precision: bool = False,
-        compile: bool = False,
-        checkpoint: str | Path | None = None,
-        verbose: bool = False,
+        training: Training | None = None,
         device: str = "auto",
         random_state: RandomState = None,
     ) -> None:
-        super().__init__(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            schedule=schedule,
-            validation_fraction=validation_fraction,
-            patience=patience,
-            mixed_precision=mixed_precision,
-            compile=compile,
-            checkpoint=checkpoint,
-            verbose=verbose,
-            device=device,
-            random_state=random_state,
-        )
+        super().__init__(training=training, device=device, random_state=random_state)
         self.loss = loss
         self.alpha = alpha
         self.prior = prior
@@ -309,24 +275,24 @@ class DeepMedicSegmenter(VolumeEstimator):
         Parameters
         ----------
         **parameters : dict
-            Parameters to override.
+            Parameters that differ from the publication, and fields of ``training`` that do.
 
         Returns
         -------
         DeepMedicSegmenter
             Not fitted.
         """
-        sizes = {
+        sizes: dict[str, Any] = {
             "widths": _PUBLISHED_WIDTHS,
             "dense": (300, 300),
             "dropout": 0.5,
             "missing_prior": "zeros",
             "sampling": "voxel",
             "low_resolution_input": "stride",
-            "epochs": 60,
             "segments_per_epoch": 20000,
         }
-        return cls(**(sizes | parameters))  # type: ignore[arg-type]
+        training = fill_training(parameters.pop("training", None), Training(epochs=60))
+        return cls(**(sizes | parameters), training=training)
 
     # Public methods -----------------------------------------------------------------------------
 
@@ -602,7 +568,9 @@ class DeepMedicSegmenter(VolumeEstimator):
         validity = self.missing_prior == "validity"
         extra = 0
         if self.prior_ == "channel":
-            extra = 2 if validity else 1
+            extra = 1
+            if validity:
+                extra = 2
         module: torch.nn.Module
         if self.network == "unet":
             module = architectures.UNet(
@@ -698,7 +666,9 @@ class DeepMedicSegmenter(VolumeEstimator):
                 f"of shape {shape}"
             )
         image = normalized(channels, mask)
-        brain = np.any(channels != 0, axis=0) if mask is None else mask
+        brain = mask
+        if brain is None:
+            brain = np.any(channels != 0, axis=0)
         inputs = {"image": image, "brain": brain}
         for factor in self._factors:
             inputs[f"low_{factor}"] = low_resolution(image, factor, self.low_resolution_input)
@@ -760,23 +730,27 @@ class DeepMedicSegmenter(VolumeEstimator):
             n_lesion_voxels += int(np.count_nonzero(binary))
             n_voxels += binary.size
         if n_lesion_voxels in (0, n_voxels):
-            content = "nothing but lesion voxels" if n_lesion_voxels else "no lesion voxel"
+            content = "nothing but lesion voxels"
+            if not n_lesion_voxels:
+                content = "no lesion voxel"
             raise ValueError(
                 f"the labels of all {len(inputs)} cases hold {content}; both classes are needed "
-                "to "
-                "learn from"
+                "to learn from"
             )
 
     def _stream(
         self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
     ) -> Iterator[tuple[Any, Any]]:
+        prior_dropout = 0.0
+        if self.missing_prior == "validity":
+            prior_dropout = self.prior_dropout
         sampler = SegmentSampler(
             self._size,
             self._n_layers,
             self._factors,
             sampling=self.sampling,
             augment=self.augment,
-            prior_dropout=self.prior_dropout if self.missing_prior == "validity" else 0.0,
+            prior_dropout=prior_dropout,
         )
         for sample, label in sampler.draw(inputs, targets, self.segments_per_epoch, rng):
             yield self._arranged(sample), label
@@ -797,7 +771,6 @@ class DeepMedicSegmenter(VolumeEstimator):
 
     def _answer(self, net: skorch.NeuralNet, inputs: Any, case: Any) -> NDArray[np.float32]:
         """Give the probabilities of a case on its own grid."""
-        from dmrifit._utils import torch_state
         from metastasis.segmentation import inference
 
         torch = import_optional("torch")
@@ -811,14 +784,11 @@ class DeepMedicSegmenter(VolumeEstimator):
                 logits = inference.dense_logits(module, sample)
             return torch.from_numpy(logits).sigmoid_().numpy()
 
-        with (
-            torch_state.one_torch_thread(),
-            torch.inference_mode(),
-            torch_state.repeatable_kernels(),
-        ):
-            module.eval()
-            average = inference.averaged_over_flips
-            probability = average(probabilities, inputs) if self.flips else probabilities(inputs)
+        with evaluating(net):
+            if self.flips:
+                probability = inference.averaged_over_flips(probabilities, inputs)
+            else:
+                probability = probabilities(inputs)
         return on_scan_grid(probability, case[0], self.spacing)
 
     def _case_score(self, prediction: NDArray[np.float32], target: tuple[Any, Any]) -> float:
@@ -886,31 +856,16 @@ class DeepMedicSegmenter(VolumeEstimator):
                 digest.update(value.numpy().tobytes())
         return super()._run_folder(digest, groups)
 
-    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-        """
-        Restore the fitted attributes and weights that `stored` gave.
-
-        Parameters
-        ----------
-        fitted : mapping
-            Fitted attributes.
-        files : mapping of bytes
-            The weights.
-
-        Raises
-        ------
-        RefusedError
-            If something is missing or unknown, or does not fit.
-        """
+    def _check_restored(self) -> None:
+        super()._check_restored()
         for name, high in (("threshold_", 1), ("false_positives_", np.inf), ("edge_", np.inf)):
-            value = fitted.get(name)
+            value = getattr(self, name)
             if value is None and name != "threshold_":
                 continue
-            if not _is_number(value) or not 0 <= float(value) <= high:  # type: ignore[arg-type]
+            if not _is_number(value) or not 0 <= value <= high or not math.isfinite(value):
                 raise RefusedError(f"{name} is {value!r}")
-        if fitted.get("prior_") not in (self.prior, None):
-            raise RefusedError(f"prior_ is {fitted.get('prior_')!r} where prior is {self.prior!r}")
-        super().restore(fitted, files)
+        if self.prior_ not in (self.prior, None):
+            raise RefusedError(f"prior_ is {self.prior_!r} where prior is {self.prior!r}")
 
     def _plain(self) -> dict[str, Any]:
         parameters = super()._plain()

@@ -23,39 +23,38 @@ CONTROLS = ("all positive", "empty", "another patient's lesions", "random blobs"
 def control_segmentations(
     cases: Sequence[Case], *, random_state: RandomState = 0
 ) -> dict[str, list[NDArray[np.bool_]]]:
-    """
-    Segment without looking: everything, nothing, what others have, anywhere.
-
-    Shapes: returns (x, y, z).
-    """
+    """Segment without looking: everything, nothing, what others have, anywhere."""
     truths = reference_masks(cases)
     seed = seed_from(random_state)
-    made: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in CONTROLS}
-    shapes = [_shapes(truth) for truth in truths]
+    controls: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in CONTROLS}
+    lesions = [_lesion_shapes(truth) for truth in truths]
     for i, case in enumerate(cases):
         shape = truths[i].shape
         brain = np.ones(shape, bool) if case.brain is None else np.asarray(case.brain) > 0
-        others = [j % len(cases) for j in range(i + 1, i + len(cases))]
-        others = [j for j in others if cases[j].patient != case.patient]
-        like = next((truths[j] for j in others if truths[j].any()), truths[i][::-1])
+        next_cases = [j % len(cases) for j in range(i + 1, i + len(cases))]
+        donors = [j for j in next_cases if cases[j].patient != case.patient]
+        # Without another patient the lesions are those of the case itself, mirrored.
+        donor_mask = next((truths[j] for j in donors if truths[j].any()), truths[i][::-1])
         rng = np.random.default_rng(seed_for(seed, "random blobs", i))
-        pool = [blob for j in others for blob in shapes[j]] or shapes[i]
-        number = len(shapes[others[rng.integers(len(others))]]) if others else len(shapes[i])
-        for name, mask in zip(
-            CONTROLS,
-            (brain, np.zeros(shape, bool), _fitted(like, shape), _blobs(pool, number, brain, rng)),
-            strict=True,
-        ):
-            made[name].append(mask)
-    return made
+        blobs = []
+        for j in donors:
+            blobs += lesions[j]
+        number = len(lesions[i])
+        if donors:
+            number = len(lesions[donors[rng.integers(len(donors))]])
+        masks = (
+            brain,
+            np.zeros(shape, bool),
+            _fitted(donor_mask, shape),
+            _random_blobs(blobs or lesions[i], number, brain, rng),
+        )
+        for name, mask in zip(CONTROLS, masks, strict=True):
+            controls[name].append(mask)
+    return controls
 
 
 def reference_masks(cases: Sequence[Case]) -> list[NDArray[np.bool_]]:
-    """
-    Give the reference lesions of cases.
-
-    Shapes: returns (x, y, z).
-    """
+    """Give the reference lesions (x, y, z) of cases."""
     if not len(cases):
         raise ValueError("there are no cases to evaluate")
     missing = [case.name for case in cases if case.label is None]
@@ -64,7 +63,7 @@ def reference_masks(cases: Sequence[Case]) -> list[NDArray[np.bool_]]:
     return [np.asarray(case.label) > 0 for case in cases]
 
 
-def _shapes(truth: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+def _lesion_shapes(truth: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
     """Cut out each lesion."""
     from scipy import ndimage
 
@@ -80,18 +79,20 @@ def _fitted(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_
     return fitted
 
 
-def _blobs(
-    pool: Sequence[NDArray[np.bool_]],
+def _random_blobs(
+    blobs: Sequence[NDArray[np.bool_]],
     number: int,
     brain: NDArray[np.bool_],
     rng: np.random.Generator,
 ) -> NDArray[np.bool_]:
     """Place lesions around random voxels of a brain; what lies beyond the image is cut."""
     mask = np.zeros(brain.shape, bool)
-    places = np.flatnonzero(brain)
-    for _ in range(number if pool and len(places) else 0):
-        blob = pool[int(rng.integers(len(pool)))]
-        center = np.unravel_index(places[rng.integers(len(places))], brain.shape)
+    brain_voxels = np.flatnonzero(brain)
+    if not blobs or not len(brain_voxels):
+        return mask
+    for _ in range(number):
+        blob = blobs[int(rng.integers(len(blobs)))]
+        center = np.unravel_index(brain_voxels[rng.integers(len(brain_voxels))], brain.shape)
         voxels = np.argwhere(blob) + np.array(center) - np.array(blob.shape) // 2
         inside = ((voxels >= 0) & (voxels < brain.shape)).all(axis=1)
         mask[tuple(voxels[inside].T)] = True

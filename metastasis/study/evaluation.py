@@ -269,11 +269,7 @@ def candidate_scores(
     min_overlap: int = 1,
     min_voxels: int = 1,
 ) -> dict[str, float]:
-    """
-    Score the confirmed lesions of an ensemble and its candidates for review.
-
-    Shapes: `labels` (x, y, z), `predictions` (x, y, z).
-    """
+    """Score the confirmed lesions of an ensemble and its candidates (x, y, z)."""
     options: dict[str, Any] = {
         "connectivity": connectivity,
         "min_overlap": min_overlap,
@@ -458,6 +454,7 @@ def _parts(scans: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _count_columns(scans: pd.DataFrame) -> list[str]:
+    """List the columns of counts, which are summed over scans before any score is computed."""
     keys = ("case", "name", "patient", "prior", "method", "voxel_dice")
     return [key for key in scans.columns if key not in keys]
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
+from dmrifit.io.nifti import image_of
 from dmrifit.stats.lesion_matching import check_affine, label_components
 from metastasis.segmentation.ensemble import (
     CONFIRMED_LABEL,
@@ -46,22 +49,63 @@ MIN_CHANGE_ML = 0.01
 #: a voxel or two.
 TOLERANCE_MM = 2.0
 
-_MM3_PER_ML = 1000.0
+_CONFIRMED, _CANDIDATE, _PRIOR_ONLY = FINDINGS
 _COLUMNS = (
-    *(
-        "number",
-        "finding",
-        "change",
-        "volume_mL",
-        "diameter_mm",
-        "x",
-        "y",
-        "z",
-        "probability",
-        "mean_probability",
-    ),
-    *("prior_finding", "prior_volume_mL", "volume_ratio", "n_prior", "n_now"),
+    "number",
+    "finding",
+    "change",
+    "volume_mL",
+    "diameter_mm",
+    "x",
+    "y",
+    "z",
+    "probability",
+    "mean_probability",
+    "prior_finding",
+    "prior_volume_mL",
+    "volume_ratio",
+    "n_prior",
+    "n_now",
 )
+#: Columns of a lesion before it is compared, and of all lesions without a prior scan.
+_UNCOMPARED: dict[str, Any] = {
+    "change": "",
+    "prior_finding": "",
+    "prior_volume_mL": np.nan,
+    "volume_ratio": np.nan,
+    "n_prior": 0,
+    "n_now": 1,
+}
+# Volumes that reach a limit exactly may miss it by rounding.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Least changes of diameter and volume that count, and the distance of the same lesion."""
+
+    grown: float
+    shrunk: float
+    min_change: float
+    tolerance: float
+
+    def check(self) -> None:
+        for name, value in asdict(self).items():
+            upper, words = (1, " and below 1") if name == "shrunk" else (np.inf, "")
+            if not 0 <= value < upper:
+                raise ValueError(f"{name} must be 0 or more{words}, not {value!r}")
+
+    def change(self, before: float, after: float) -> str:
+        """Name the change between two volumes in mL."""
+        if abs(after - before) < self.min_change * (1 - _ROUNDING):
+            return "stable"
+        # Of balls, diameters are in the ratio of the cube roots of volumes.
+        diameter_ratio = (after / before) ** (1 / 3)
+        if diameter_ratio >= (1 + self.grown) * (1 - _ROUNDING):
+            return "grown"
+        if diameter_ratio <= (1 - self.shrunk) * (1 + _ROUNDING):
+            return "shrunk"
+        return "stable"
 
 
 def reader_table(
@@ -134,28 +178,29 @@ def reader_table(
     """
     import pandas as pd
 
-    now, matrix = _labels(labels, "the labels"), check_affine(affine)
-    _check_limits(grown=grown, shrunk=shrunk, min_change=min_change, tolerance=tolerance)
-    values = None if probability is None else np.asarray(probability, dtype=np.float64)
-    then = None if prior is None else _labels(prior, "the prior labels")
-    for name, other in (("probability", values), ("prior labels", then)):
-        if other is not None and other.shape != now.shape:
-            raise ValueError(
-                f"labels of shape {now.shape} and {name} of shape {other.shape}; bring them to "
-                "one grid"
-            )
-    parts = label_components(now, connectivity=connectivity)
-    rows = _described(now, parts, matrix, values)
-    if then is not None:
-        before = label_components(then, connectivity=connectivity)
-        earlier = _described(then, before, matrix, None)
+    limits = _Limits(grown, shrunk, min_change, tolerance)
+    label_map = _checked_labels(labels, "the labels")
+    matrix = check_affine(affine)
+    limits.check()
+    if probability is not None:
+        probability = np.asarray(probability, dtype=np.float64)
+        _check_same_shape(label_map, probability, "probability")
+    if prior is not None:
+        prior = _checked_labels(prior, "the prior labels")
+        _check_same_shape(label_map, prior, "prior labels")
+    components = label_components(label_map, connectivity=connectivity)
+    lesions = _lesion_rows(label_map, components, matrix, probability)
+    vanished = []
+    if prior is not None:
+        prior_components = label_components(prior, connectivity=connectivity)
+        prior_lesions = _lesion_rows(prior, prior_components, matrix, None)
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
-        groups = _same(parts, before, len(rows), len(earlier), spacing, tolerance)
-        rows += _compared(rows, earlier, groups, grown=grown, shrunk=shrunk, min_change=min_change)
-    table = pd.DataFrame(rows, columns=list(_COLUMNS))
-    order = np.lexsort(
-        (table["number"], -table["volume_mL"], table["finding"].map(FINDINGS.index))
-    )
+        pairs = _neighbor_pairs(components, prior_components, spacing, tolerance)
+        groups = _lesion_groups(pairs, len(lesions), len(prior_lesions))
+        vanished = _compare(lesions, prior_lesions, groups, limits)
+    table = pd.DataFrame([*lesions, *vanished], columns=list(_COLUMNS))
+    finding_order = table["finding"].map(FINDINGS.index)
+    order = np.lexsort((table["number"], -table["volume_mL"], finding_order))
     table = table.iloc[order].reset_index(drop=True)
     return table.astype({key: np.intp for key in ("number", "n_prior", "n_now")})
 
@@ -194,199 +239,196 @@ def follow_up(
     """
     import pandas as pd
 
-    if not len(cases) or (prior_labels is not None and len(prior_labels) != len(cases)):
-        n = "no" if prior_labels is None else len(prior_labels)
-        raise ValueError(
-            f"{len(cases)} cases and {n} prior labels; give a case at least, and labels for each "
-            "or none"
-        )
+    if prior_labels is None:
+        if not len(cases):
+            raise ValueError(_miscounted(cases, "no"))
+        prior_labels = [None] * len(cases)
+    elif not len(cases) or len(prior_labels) != len(cases):
+        raise ValueError(_miscounted(cases, len(prior_labels)))
     tables = []
-    for i, case in enumerate(cases):
-        labels, probability = _segmented(segmenter, case, "image")
-        known = None if prior_labels is None else prior_labels[i]
-        if known is None and case.prior is not None:
-            known = _segmented(segmenter, case, "prior")[0]
-        table = reader_table(labels, case.affine, probability=probability, prior=known, **options)
+    for i, (case, prior) in enumerate(zip(cases, prior_labels, strict=True)):
+        labels, probability = _segment(segmenter, case, "image")
+        if prior is None and case.prior is not None:
+            prior, _ = _segment(segmenter, case, "prior")
+        table = reader_table(labels, case.affine, probability=probability, prior=prior, **options)
         table.insert(0, "case", i)
         table.insert(1, "name", case.name)
         table.insert(2, "patient", case.patient)
         tables.append(table)
+    # Empty tables would change the types of columns; one of them is enough where all are empty.
     filled = [table for table in tables if len(table)] or tables[:1]
     return pd.concat(filled, ignore_index=True)
 
 
-# Lesions of a scan -----------------------------------------------------------------------------
+def _miscounted(cases: Sequence[Case], n_labels: int | str) -> str:
+    return (
+        f"{len(cases)} cases and {n_labels} prior labels; give a case at least, and labels for "
+        "each or none"
+    )
 
 
-def _described(
+def _lesion_rows(
     labels: NDArray[np.uint8],
-    parts: NDArray[np.int32],
+    components: NDArray[np.int32],
     affine: NDArray[np.float64],
     probability: NDArray[np.float64] | None,
 ) -> list[dict[str, Any]]:
+    """Describe each connected component of a scan, before any comparison."""
     from scipy import ndimage
 
-    voxel = abs(float(np.linalg.det(affine[:3, :3]))) / _MM3_PER_ML
+    voxel_volume_ml = voxel_volume(affine) / MM3_PER_ML
     rows = []
-    for i, box in enumerate(ndimage.find_objects(parts)):
-        inside = parts[box] == i + 1
+    for number, box in enumerate(ndimage.find_objects(components), start=1):
+        inside = components[box] == number
+        is_confirmed = (labels[box][inside] == CONFIRMED_LABEL).any()
+        volume = float(inside.sum()) * voxel_volume_ml
         center = np.argwhere(inside).mean(axis=0) + [side.start for side in box]
-        volume = float(inside.sum()) * voxel
-        row: dict[str, Any] = {
-            "number": i + 1,
+        x, y, z = (affine[:3, :3] @ center + affine[:3, 3]).tolist()
+        row = _UNCOMPARED | {
+            "number": number,
+            "finding": _CONFIRMED if is_confirmed else _CANDIDATE,
             "volume_mL": volume,
-            "diameter_mm": _diameter(volume),
+            "diameter_mm": float((6 * volume * MM3_PER_ML / np.pi) ** (1 / 3)),
+            "x": x,
+            "y": y,
+            "z": z,
+            "probability": np.nan,
+            "mean_probability": np.nan,
         }
-        row["finding"] = (
-            FINDINGS[0] if (labels[box][inside] == CONFIRMED_LABEL).any() else FINDINGS[1]
-        )
-        row |= dict(zip("xyz", (affine[:3, :3] @ center + affine[:3, 3]).tolist(), strict=True))
-        chosen = np.array([np.nan]) if probability is None else probability[box][inside]
-        row |= {"probability": float(chosen.max()), "mean_probability": float(chosen.mean())}
-        row |= {
-            "change": "",
-            "prior_finding": "",
-            "prior_volume_mL": np.nan,
-            "volume_ratio": np.nan,
-        }
-        rows.append(row | {"n_prior": 0, "n_now": 1})
+        if probability is not None:
+            row["probability"] = float(probability[box][inside].max())
+            row["mean_probability"] = float(probability[box][inside].mean())
+        rows.append(row)
     return rows
 
 
-def _diameter(volume: float) -> float:
-    """Give the diameter in mm of a ball of so many mL."""
-    return float((6 * volume * _MM3_PER_ML / np.pi) ** (1 / 3))
-
-
-def _same(
-    parts: NDArray[np.int32],
-    before: NDArray[np.int32],
-    n_now: int,
-    n_then: int,
+def _neighbor_pairs(
+    components: NDArray[np.int32],
+    prior_components: NDArray[np.int32],
     spacing: NDArray[np.float64],
     tolerance: float,
-) -> NDArray[np.intp]:
-    """Group matching lesions of this scan and of the prior one."""
+) -> list[tuple[int, int]]:
+    """List the indices of lesions and prior lesions that come as close as the tolerance."""
     from scipy import ndimage
+
+    margin = np.ceil(tolerance / spacing).astype(int)
+    pairs = []
+    for i, box in enumerate(ndimage.find_objects(components)):
+        sides = zip(box, margin, strict=True)
+        # Distances are computed only where they can lie within the tolerance.
+        wide_box = tuple(slice(max(side.start - m, 0), side.stop + m) for side, m in sides)
+        neighbors = prior_components[wide_box]
+        if not neighbors.any():
+            continue
+        distance = ndimage.distance_transform_edt(components[wide_box] != i + 1, sampling=spacing)
+        is_near = (distance <= tolerance) & (neighbors > 0)
+        pairs += [(i, int(number) - 1) for number in np.unique(neighbors[is_near])]
+    return pairs
+
+
+def _lesion_groups(
+    pairs: Sequence[tuple[int, int]], n_lesions: int, n_prior: int
+) -> NDArray[np.intp]:
+    """Give the group of each lesion, then of each prior one; matching lesions share a group."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    margin = np.ceil(tolerance / spacing).astype(int)
-    near: list[tuple[int, int]] = []
-    for i, box in enumerate(ndimage.find_objects(parts)):
-        wide = tuple(
-            slice(max(side.start - m, 0), side.stop + m)
-            for side, m in zip(box, margin, strict=True)
-        )
-        others = before[wide]
-        if others.any():
-            away = ndimage.distance_transform_edt(parts[wide] != i + 1, sampling=spacing)
-            near += [
-                (i, n_now + int(j) - 1)
-                for j in np.unique(others[(away <= tolerance) & (others > 0)])
-            ]
-    first, second = np.array(near, dtype=np.intp).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(first)), (first, second)), shape=(n_now + n_then,) * 2)
-    return connected_components(graph, directed=False)[1].astype(np.intp)
+    lesion, prior_lesion = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
+    n = n_lesions + n_prior
+    edges = (np.ones(len(pairs)), (lesion, n_lesions + prior_lesion))
+    return connected_components(coo_array(edges, shape=(n, n)), directed=False)[1].astype(np.intp)
 
 
-def _compared(
-    rows: list[dict[str, Any]],
-    earlier: list[dict[str, Any]],
+def _compare(
+    lesions: list[dict[str, Any]],
+    prior_lesions: list[dict[str, Any]],
     groups: NDArray[np.intp],
-    *,
-    grown: float,
-    shrunk: float,
-    min_change: float,
+    limits: _Limits,
 ) -> list[dict[str, Any]]:
-    """Complete the rows of lesions, and give those of vanished ones."""
+    """Enter the comparison into the rows of lesions, and give the rows of vanished ones."""
     vanished = []
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)
-        now = [rows[k] for k in members if k < len(rows)]
-        then = [earlier[k - len(rows)] for k in members if k >= len(rows)]
-        for row in then if not now else ():
-            gone = {
-                "finding": FINDINGS[2],
-                "change": "vanished",
-                "prior_finding": row["finding"],
-                "volume_ratio": 0.0,
-            }
-            gone |= {"prior_volume_mL": row["volume_mL"], "volume_mL": 0.0, "diameter_mm": 0.0}
-            vanished.append(row | gone | {"n_prior": 1, "n_now": 0})
-        if now and not then:
+        now = [lesions[k] for k in members if k < len(lesions)]
+        then = [prior_lesions[k - len(lesions)] for k in members if k >= len(lesions)]
+        if not then:
             now[0]["change"] = "new"
-        if now and then:
-            after, before = (sum(row["volume_mL"] for row in some) for some in (now, then))
-            finding = (
-                FINDINGS[0] if any(row["finding"] == FINDINGS[0] for row in then) else FINDINGS[1]
-            )
-            found = {
-                "change": _change(before, after, grown, shrunk, min_change),
-                "prior_finding": finding,
-            }
-            found |= {"prior_volume_mL": before, "volume_ratio": after / before}
+        elif not now:
+            vanished += [_vanished_row(row) for row in then]
+        else:
+            comparison = _comparison(now, then, limits)
             for row in now:
-                row |= found | {"n_prior": len(then), "n_now": len(now)}
+                row |= comparison
     return vanished
 
 
-def _change(before: float, after: float, grown: float, shrunk: float, min_change: float) -> str:
-    ratio = (after / before) ** (1 / 3)
-    if abs(after - before) < min_change * (1 - 1e-9):
-        return "stable"
-    if ratio >= (1 + grown) * (1 - 1e-9):
-        return "grown"
-    return "shrunk" if ratio <= (1 - shrunk) * (1 + 1e-9) else "stable"
+def _vanished_row(prior_lesion: dict[str, Any]) -> dict[str, Any]:
+    return prior_lesion | {
+        "finding": _PRIOR_ONLY,
+        "change": "vanished",
+        "volume_mL": 0.0,
+        "diameter_mm": 0.0,
+        "prior_finding": prior_lesion["finding"],
+        "prior_volume_mL": prior_lesion["volume_mL"],
+        "volume_ratio": 0.0,
+        "n_prior": 1,
+        "n_now": 0,
+    }
 
 
-# What is given ---------------------------------------------------------------------------------
+def _comparison(
+    now: list[dict[str, Any]], then: list[dict[str, Any]], limits: _Limits
+) -> dict[str, Any]:
+    """Compare lesions that are the same, several where they merged or came apart."""
+    before = sum(row["volume_mL"] for row in then)
+    after = sum(row["volume_mL"] for row in now)
+    was_confirmed = any(row["finding"] == _CONFIRMED for row in then)
+    return {
+        "change": limits.change(before, after),
+        "prior_finding": _CONFIRMED if was_confirmed else _CANDIDATE,
+        "prior_volume_mL": before,
+        "volume_ratio": after / before,
+        "n_prior": len(then),
+        "n_now": len(now),
+    }
 
 
-def _segmented(
-    segmenter: Any, case: Case, which: str
+def _segment(
+    segmenter: Any, case: Case, field: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Segment the image of a case with its prior, or the prior alone."""
     models = [segmenter]
     if isinstance(segmenter, SensitivitySpecificityEnsemble):
         models = [segmenter.sensitive, segmenter.specific]
-    given: dict[str, Any] = {}
-    if which == "image" and case.prior is not None:
-        given["priors"] = [_volume(case.prior, case, models)]
+    scan: dict[str, Any] = {"volumes": [_volume(getattr(case, field), case, models)]}
+    if field == "image" and case.prior is not None:
+        scan["priors"] = [_volume(case.prior, case, models)]
     if case.brain is not None:
-        given["masks"] = [_volume(case.brain.astype(np.uint8), case, models)]
-    return next(
-        iter(segment_by(segmenter, [_volume(getattr(case, which), case, models)], **given))
-    )
+        scan["masks"] = [_volume(case.brain.astype(np.uint8), case, models)]
+    return next(iter(segment_by(segmenter, **scan)))
 
 
 def _volume(values: NDArray[Any], case: Case, models: Sequence[Any]) -> Any:
     """Give an image where a model resamples, which it cannot do to an array."""
     if all(getattr(model, "spacing", None) is None for model in models):
         return values
-    import nibabel as nib
-
-    return nib.Nifti1Image(values, case.affine)
+    return image_of(values, case.affine)
 
 
-def _labels(values: ArrayLike, name: str) -> NDArray[np.uint8]:
-    array = np.asarray(values)
-    if (
-        array.ndim != 3
-        or array.dtype.kind not in "biuf"
-        or not np.isin(array, (0, 1, CONFIRMED_LABEL)).all()
-    ):
+def _checked_labels(values: ArrayLike, name: str) -> NDArray[np.uint8]:
+    labels = np.asarray(values)
+    is_volume = labels.ndim == 3 and labels.dtype.kind in "biuf"
+    if not is_volume or not np.isin(labels, (0, 1, CONFIRMED_LABEL)).all():
         raise ValueError(
-            f"{name} must be a volume of 0, 1 (candidate) and 2 (confirmed), not {array.dtype} of "
-            f"shape {array.shape}"
+            f"{name} must be a volume of 0, 1 (candidate) and 2 (confirmed), not {labels.dtype} "
+            f"of shape {labels.shape}"
         )
-    return array.astype(np.uint8)
+    return labels.astype(np.uint8)
 
 
-def _check_limits(**limits: float) -> None:
-    for name, value in limits.items():
-        if not 0 <= value < (1 if name == "shrunk" else np.inf):
-            raise ValueError(
-                f"{name} must be 0 or more{' and below 1' if name == 'shrunk' else ''}, not "
-                f"{value!r}"
-            )
+def _check_same_shape(labels: NDArray[Any], values: NDArray[Any], name: str) -> None:
+    if values.shape != labels.shape:
+        raise ValueError(
+            f"labels of shape {labels.shape} and {name} of shape {values.shape}; bring them to "
+            "one grid"
+        )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit.stats.lesion_matching import match_components
+from dmrifit.io.components import Matching, match_components
 from metastasis.segmentation.operating_points import paired_volumes
 
 if TYPE_CHECKING:
@@ -34,14 +34,9 @@ _STRICT = ("strict_sensitivity", "strict_precision")
 def precision_recall_area(
     sensitivity: ArrayLike, precision: ArrayLike, *, between: tuple[float, float] = (0.0, 1.0)
 ) -> float:
-    """
-    Compute the area under a curve of precision over sensitivity.
-
-    A point counts unless another has at least its sensitivity and its precision; those that count
-    are joined by straight lines. Below the smallest sensitivity the precision there is kept, above
-    the largest it is 0, so that a curve gains nothing where it was not measured.
-    """
-    x, y = np.asarray(sensitivity, dtype=np.float64), np.asarray(precision, dtype=np.float64)
+    """Compute the area under the best points of precision over sensitivity, 0 beyond them."""
+    x = np.asarray(sensitivity, dtype=np.float64)
+    y = np.asarray(precision, dtype=np.float64)
     low, high = between
     if x.ndim != 1 or x.shape != y.shape or not 0 <= low < high <= 1:
         raise ValueError(
@@ -52,43 +47,37 @@ def precision_recall_area(
     if not len(x):
         return float("nan")
     knots = np.unique(np.clip([low, *x, high], low, high))
+    # Beyond the largest sensitivity nothing was measured, so the curve gains nothing there.
     knots = knots[knots <= max(x[-1], low)]
-    heights = np.interp(knots, x, y) if x[-1] >= low else np.zeros(len(knots))
+    heights = np.zeros(len(knots))
+    if x[-1] >= low:
+        heights = np.interp(knots, x, y)
     return float(np.trapezoid(heights, knots) / (high - low))
 
 
 def precision_at_sensitivity(curve: pd.DataFrame, sensitivity: float) -> dict[str, float]:
-    """
-    Read a curve where it has a sensitivity.
-
-    Between two thresholds figures change in a straight line with sensitivity. (At the next
-    threshold that finds more, precision is lower than it has to be, the more so the fewer
-    thresholds there are.)
-    """
+    """Read a curve where it has a sensitivity, on straight lines between its thresholds."""
     columns = list(curve.select_dtypes("number").columns)
-    enough = curve[curve["sensitivity"] >= sensitivity - 1e-12]
-    if not len(enough):
+    # A sensitivity that was read from the curve itself counts as reached.
+    sensitive = curve[curve["sensitivity"] >= sensitivity - 1e-12]
+    if not len(sensitive):
         return dict.fromkeys(columns, float("nan"))
-    row = enough.loc[enough["threshold"].idxmax(), columns]
-    fewer = curve[curve["threshold"] > row["threshold"]].dropna(subset=["precision"])
-    if len(fewer):
-        after = fewer.loc[fewer["threshold"].idxmin(), columns]
-        share = (row["sensitivity"] - sensitivity) / (row["sensitivity"] - after["sensitivity"])
-        row = row + np.clip(share, 0, 1) * (after - row)
+    row = sensitive.loc[sensitive["threshold"].idxmax(), columns]
+    higher = curve[curve["threshold"] > row["threshold"]].dropna(subset=["precision"])
+    if len(higher):
+        # The row alone finds more than was asked for, so its precision is too low.
+        neighbor = higher.loc[higher["threshold"].idxmin(), columns]
+        excess = row["sensitivity"] - sensitivity
+        weight = excess / (row["sensitivity"] - neighbor["sensitivity"])
+        row = row + np.clip(weight, 0, 1) * (neighbor - row)
     return {str(key): float(value) for key, value in row.items()}
 
 
 def froc_score(curve: pd.DataFrame, *, rates: Sequence[float] = FROC_RATES) -> float:
-    """
-    Compute the mean sensitivity at chosen numbers of false positives per scan.
-
-    References
-    ----------
-    Setio et al., Med Image Anal 42:1–13, 2017 (the rates).
-    """
+    """Compute the mean sensitivity at some rates of false positives (Setio et al., 2017)."""
     wrong = curve["false_positives_per_scan"] + curve["flagged_per_scan"]
-    best = [curve.loc[wrong <= rate, "strict_sensitivity"].max() for rate in rates]
-    return float(np.nan_to_num(best).mean())
+    sensitivities = [curve.loc[wrong <= rate, "strict_sensitivity"].max() for rate in rates]
+    return float(np.nan_to_num(sensitivities).mean())
 
 
 def calibration_curve(
@@ -102,49 +91,74 @@ def calibration_curve(
     min_overlap: int = 1,
     min_voxels: int = 1,
 ) -> pd.DataFrame:
-    """
-    Compare predicted probabilities with how often they come true.
-
-    Shapes: `labels` (x, y, z), `probabilities` (x, y, z), `masks` (x, y, z).
-
-    References
-    ----------
-    Guo et al., ICML 2017 (expected calibration error).
-    """
+    """Compare probabilities (x, y, z) with how often they come true (Guo et al., ICML 2017)."""
     import pandas as pd
-    from scipy import ndimage
 
     if n_bins < 1:
         raise ValueError(f"n_bins must be 1 or more, not {n_bins}")
     pairs = paired_volumes(labels, probabilities)
     options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
-    sums = {level: np.zeros((3, n_bins)) for level in ("voxel", "component")}
+    voxels, components = _Bins(n_bins), _Bins(n_bins)
     for i, (label, probability) in enumerate(pairs):
-        chosen = None if masks is None else masks[i]
-        inside = np.ones(label.shape, bool) if chosen is None else np.asarray(chosen) > 0
-        _add(sums["voxel"], probability[inside], label[inside] > 0)
-        found = match_components(label, probability >= threshold, **options)
-        numbers = np.arange(1, len(found.component_voxels) + 1)
-        means = (
-            ndimage.mean(probability, found.prediction, numbers) if len(numbers) else np.empty(0)
-        )
-        _add(sums["component"], np.asarray(means), ~found.false_positive)
-    edges = np.linspace(0, 1, n_bins + 1)
-    tables, errors = [], {}
-    for level, (n, total, true) in sums.items():
-        mean, observed = (
-            np.divide(part, n, out=np.full(n_bins, np.nan), where=n > 0) for part in (total, true)
-        )
-        errors[level] = (
-            float(np.nansum(n * np.abs(mean - observed)) / n.sum()) if n.any() else float("nan")
-        )
-        columns = {"low": edges[:-1], "high": edges[1:], "n": n.astype(np.intp)}
-        tables.append(
-            pd.DataFrame({"level": level, **columns, "probability": mean, "observed": observed})
-        )
-    table = pd.concat(tables, ignore_index=True)
-    table.attrs["error"] = errors
+        mask = None if masks is None else masks[i]
+        inside = np.ones(label.shape, bool) if mask is None else np.asarray(mask) > 0
+        voxels.add(probability[inside], label[inside] > 0)
+        matching = match_components(label, probability >= threshold, **options)
+        components.add(_component_means(probability, matching), ~matching.false_positive)
+    levels = {"voxel": voxels, "component": components}
+    table = pd.concat([bins.table(level) for level, bins in levels.items()], ignore_index=True)
+    table.attrs["error"] = {level: bins.error() for level, bins in levels.items()}
     return table
+
+
+class _Bins:
+    """Sums over bins of probability: numbers, probabilities, and how many came true."""
+
+    def __init__(self, n_bins: int) -> None:
+        self.n, self.total, self.true = np.zeros((3, n_bins))
+
+    def add(self, probability: NDArray[Any], is_true: NDArray[np.bool_]) -> None:
+        n_bins = len(self.n)
+        # A probability of 1 belongs to the last bin.
+        bins = np.minimum((probability * n_bins).astype(np.intp), n_bins - 1)
+        self.n += np.bincount(bins, minlength=n_bins)
+        self.total += np.bincount(bins, probability, n_bins)
+        self.true += np.bincount(bins, is_true, n_bins)
+
+    def mean(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Divide sums by numbers; NaN in empty bins."""
+        return np.divide(sums, self.n, out=np.full(len(self.n), np.nan), where=self.n > 0)
+
+    def error(self) -> float:
+        """Give the expected calibration error."""
+        if not self.n.any():
+            return float("nan")
+        difference = np.abs(self.mean(self.total) - self.mean(self.true))
+        return float(np.nansum(self.n * difference) / self.n.sum())
+
+    def table(self, level: str) -> pd.DataFrame:
+        import pandas as pd
+
+        edges = np.linspace(0, 1, len(self.n) + 1)
+        columns = {
+            "level": level,
+            "low": edges[:-1],
+            "high": edges[1:],
+            "n": self.n.astype(np.intp),
+            "probability": self.mean(self.total),
+            "observed": self.mean(self.true),
+        }
+        return pd.DataFrame(columns)
+
+
+def _component_means(probability: NDArray[Any], matching: Matching) -> NDArray[np.float64]:
+    """Give the mean probability of each predicted component."""
+    from scipy import ndimage
+
+    numbers = np.arange(1, len(matching.component_voxels) + 1)
+    if not len(numbers):
+        return np.empty(0)
+    return np.asarray(ndimage.mean(probability, matching.prediction, numbers))
 
 
 def family_table(summary: pd.DataFrame, families: Mapping[str, Sequence[str]]) -> pd.DataFrame:
@@ -170,18 +184,25 @@ def area_table(curves: Mapping[str, pd.DataFrame], kind: str) -> pd.DataFrame:
     """Compute areas of curves, each whole and over the sensitivities that all have."""
     import pandas as pd
 
-    columns = ["name", "kind", "n_points", "low", "high", "area", "area_common", "area_plain"]
-    fronts = {
-        name: _front(*(curve[key].to_numpy(np.float64) for key in _STRICT))
-        for name, curve in curves.items()
-    }
+    fronts = {}
+    for name, curve in curves.items():
+        sensitivity, precision = (curve[key].to_numpy(np.float64) for key in _STRICT)
+        fronts[name] = _front(sensitivity, precision)
     rows = []
     for name, curve in curves.items():
-        x = fronts[name][0]
-        row = {"name": name, "kind": kind, "n_points": len(curve), "area_common": np.nan}
-        row |= {"low": x.min(initial=np.inf), "high": x.max(initial=-np.inf)}
-        row |= {"area": precision_recall_area(*fronts[name])}
-        rows.append(row | {"area_plain": precision_recall_area(*(curve[key] for key in _PLAIN))})
+        sensitivity, precision = fronts[name]
+        row = {
+            "name": name,
+            "kind": kind,
+            "n_points": len(curve),
+            "low": sensitivity.min(initial=np.inf),
+            "high": sensitivity.max(initial=-np.inf),
+            "area": precision_recall_area(sensitivity, precision),
+            "area_common": np.nan,
+            "area_plain": precision_recall_area(*(curve[key] for key in _PLAIN)),
+        }
+        rows.append(row)
+    columns = ["name", "kind", "n_points", "low", "high", "area", "area_common", "area_plain"]
     table = pd.DataFrame(rows, columns=columns)
     low, high = table["low"].max(), table["high"].min()
     if low < high:
@@ -198,16 +219,9 @@ def _front(
     usable = ~np.isnan(x + y)
     if not usable.any():
         return x[:0], y[:0]
-    order = np.lexsort((y[usable], x[usable]))[
-        ::-1
-    ]  # from the most sensitive on, the more precise first
-    x, y = x[usable][order], y[usable][order]
-    better = np.concatenate([[True], y[1:] > np.maximum.accumulate(y)[:-1]])
-    return x[better][::-1], y[better][::-1]
-
-
-def _add(sums: NDArray[np.float64], probability: NDArray[Any], true: NDArray[np.bool_]) -> None:
-    n_bins = sums.shape[1]
-    where = np.minimum((probability * n_bins).astype(np.intp), n_bins - 1)
-    for row, weights in zip(sums, (None, probability, true), strict=True):
-        row += np.bincount(where, weights, n_bins)
+    # From the most sensitive point on; of equal ones, the more precise comes first.
+    order = np.lexsort((y[usable], x[usable]))[::-1]
+    x = x[usable][order]
+    y = y[usable][order]
+    is_better = np.concatenate([[True], y[1:] > np.maximum.accumulate(y)[:-1]])
+    return x[is_better][::-1], y[is_better][::-1]

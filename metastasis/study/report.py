@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.randomness import RandomState
 from dmrifit.io.atomic_files import FileSet
-from dmrifit.io.bids_derivatives import versions
 from dmrifit.io.components import drop_small
-from dmrifit.report.figure_gallery import Gallery
+from dmrifit.report.figure_gallery import Gallery, write_comparison
 from dmrifit.report.html import (
     FEW,
-    NOTICE,
     counted,
     decimals,
     few_note,
@@ -28,10 +25,13 @@ from dmrifit.report.html import (
     html_join,
     html_methods,
     html_note,
+    html_origin,
     html_page,
     html_paragraph,
     html_table,
-    synthetic_note,
+    notice_lead,
+    record_cells,
+    whole,
 )
 from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 from metastasis.study.controls import CONTROLS
@@ -47,8 +47,15 @@ __all__ = ["FEW", "KINDS", "PAGE", "batch_page", "scan_page", "write_evaluation"
 
 #: Tables of a comparison.
 KINDS = (
-    *("summary", "intervals", "scans", "lesions", "status", "ensemble"),
-    *("curves", "calibration", "areas"),
+    "summary",
+    "intervals",
+    "scans",
+    "lesions",
+    "status",
+    "ensemble",
+    "curves",
+    "calibration",
+    "areas",
 )
 PAGE = "report.html"
 
@@ -154,15 +161,11 @@ def write_evaluation(
         page = viewer_page(
             "Segmentations compared with reference lesions",
             sections,
-            lead=_lead(cases),
+            lead=notice_lead(case.synthetic for case in cases),
             contents=True,
         )
-        for kind in KINDS:
-            tables[kind].to_csv(files.path(f"{kind}.csv"), index=False)
-        for name in _FIGURES:
-            if name in gallery.pictures:
-                files.path(name).write_bytes(gallery.pictures[name])
-        files.path(PAGE).write_text(page, encoding="utf-8")
+        written_tables = {kind: tables[kind] for kind in KINDS}
+        write_comparison(files, written_tables, gallery, {PAGE: page})
     return tables
 
 
@@ -173,8 +176,7 @@ def batch_page(
     shown: Mapping[str, Sequence[Markup]],
 ) -> str:
     """Make the page of a run over scans."""
-    n_synthetic = sum(content["synthetic"] for content in contents)
-    lead = f"{NOTICE} {synthetic_note(n_synthetic, len(contents))}".rstrip()
+    lead = notice_lead(content["synthetic"] for content in contents)
     ensemble = any(content["n_confirmed"] is not None for content in contents)
     header = ["scan", "patient", "lesions"]
     if ensemble:
@@ -212,11 +214,7 @@ def scan_page(
     threshold: float | None,
     picture: bytes,
 ) -> str:
-    """
-    Make the page of one scan: what was found over the image, in three planes.
-
-    Shapes: `labels` (x, y, z), `probability` (x, y, z).
-    """
+    """Make the page of one scan: labels and probability (x, y, z) over it, in three planes."""
     # Only an ensemble has no single threshold.
     names = ("candidate", "confirmed") if threshold is None else ("found",)
     layers = [Layer("scan", case.image)]
@@ -244,7 +242,7 @@ def scan_page(
         instead=html_figure(picture, f"Lesions of {case.name} in three planes", width=1000),
     )
     sections = [("", planes), ("What was found", _lesion_lines(lesions))]
-    return viewer_page(case.name, sections, lead=_lead([case]))
+    return viewer_page(case.name, sections, lead=notice_lead([case.synthetic]))
 
 
 def _lesion_lines(lesions: pd.DataFrame) -> Markup:
@@ -273,11 +271,6 @@ def _lesion_lines(lesions: pd.DataFrame) -> Markup:
     text_columns = ("finding", "change")
     numbers = [0, *(i for i, key in enumerate(present, start=1) if key not in text_columns)]
     return html_table(rows, header, numbers=numbers)
-
-
-def _lead(cases: Sequence[Case]) -> str:
-    n_synthetic = sum(case.synthetic for case in cases)
-    return f"{NOTICE} {synthetic_note(n_synthetic, len(cases))}".rstrip()
 
 
 def _sections(
@@ -355,21 +348,16 @@ def _summaries(tables: Mapping[str, pd.DataFrame]) -> Markup:
 def _sizes_and_changes(tables: Mapping[str, pd.DataFrame]) -> Markup:
     summary = tables["summary"]
     all_scans = summary[summary["part"] == "all"]
-    keys = (
-        "n_small",
-        "sensitivity_small",
-        "precision_small",
-        "n_large",
-        "sensitivity_large",
-        "precision_large",
-    )
-    rows = []
-    for scores in all_scans.to_dict("records"):
-        cells = [scores["method"]]
-        for key in keys:
-            write = "{:.0f}".format if key.startswith("n_") else decimals(3)
-            cells.append(write(scores[key]))
-        rows.append(cells)
+    columns = {
+        "method": str,
+        "n_small": whole,
+        "sensitivity_small": decimals(3),
+        "precision_small": decimals(3),
+        "n_large": whole,
+        "sensitivity_large": decimals(3),
+        "precision_large": decimals(3),
+    }
+    rows = record_cells(all_scans.to_dict("records"), columns)
     header = [
         "method",
         "below 0.1 mL",
@@ -404,10 +392,8 @@ def _ensembles(tables: Mapping[str, pd.DataFrame]) -> Markup:
         "further_true_per_scan": "true candidates per scan",
         "false_candidates_per_scan": "false candidates per scan",
     }
-    rows = [
-        [row["method"], *(decimals(3)(row[key]) for key in keys)]
-        for row in tables["ensemble"].to_dict("records")
-    ]
+    columns = {"method": str} | dict.fromkeys(keys, decimals(3))
+    rows = record_cells(tables["ensemble"].to_dict("records"), columns)
     return _method_table(rows, ["method", *keys.values()])
 
 
@@ -421,32 +407,20 @@ def _curves(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
     figure = gallery.show(
         "curves", plot_curves(tables), "FROC and precision over sensitivity of each method", text
     )
-    keys = ("n_points", "low", "high", "area", "area_common", "froc")
-    rows = [
-        [
-            row["name"],
-            row["kind"],
-            f"{row['n_points']:.0f}",
-            *(decimals(3)(row[key]) for key in keys[1:]),
-        ]
-        for row in tables["areas"].to_dict("records")
-    ]
-    header = [
-        "method",
-        "over",
-        "points",
-        "from sensitivity",
-        "to",
-        "area",
-        "area, common range",
-        "FROC score",
-    ]
-    return html_join(
-        [
-            figure,
-            html_details("Areas under precision over sensitivity", _method_table(rows, header, 2)),
-        ]
-    )
+    columns: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "name": ("method", str),
+        "kind": ("over", str),
+        "n_points": ("points", whole),
+        "low": ("from sensitivity", decimals(3)),
+        "high": ("to", decimals(3)),
+        "area": ("area", decimals(3)),
+        "area_common": ("area, common range", decimals(3)),
+        "froc": ("FROC score", decimals(3)),
+    }
+    writers = {key: write for key, (_, write) in columns.items()}
+    rows = record_cells(tables["areas"].to_dict("records"), writers)
+    table = _method_table(rows, [title for title, _ in columns.values()], 2)
+    return html_join([figure, html_details("Areas under precision over sensitivity", table)])
 
 
 def _calibration(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
@@ -460,13 +434,10 @@ def _calibration(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup
         "calibration", plot_calibration(tables), "How often probabilities come true", text
     )
     errors = tables["calibration"].drop_duplicates(["method", "level"])
-    rows = [
-        [row["method"], row["level"], decimals(3)(row["error"])]
-        for row in errors.to_dict("records")
-    ]
-    return html_join(
-        [figure, html_table(rows, ["method", "level", "expected calibration error"], numbers=(2,))]
-    )
+    columns = {"method": str, "level": str, "error": decimals(3)}
+    rows = record_cells(errors.to_dict("records"), columns)
+    header = ["method", "level", "expected calibration error"]
+    return html_join([figure, html_table(rows, header, numbers=(2,))])
 
 
 def _overlays(
@@ -574,9 +545,7 @@ def _origin(
     predictions: Mapping[str, Sequence[ArrayLike]],
     command: str,
 ) -> Markup:
-    rows: list[list[str]] = [["date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")]]
-    if command:
-        rows.append(["command", command])
+    rows = []
     for name, values in predictions.items():
         threshold, min_voxels = limits[name]
         rule = "labels as given"
@@ -585,8 +554,4 @@ def _origin(
         if min_voxels > 1:
             rule += f", findings from {min_voxels} voxels"
         rows.append([name, rule])
-    rows += [
-        [f"version of {name}", text]
-        for name, text in versions("dmrifit", "numpy", "scipy").items()
-    ]
-    return html_table(rows)
+    return html_origin(command, rows)

@@ -57,65 +57,70 @@ def segment_scores(
     ----------
     Huang et al., Med Phys 49:5773–5786, 2022, table 1 (the grid is not stated there).
     """
-    if not len(labels) == len(probabilities) == len(labels if masks is None else masks) or not len(
-        labels
-    ):
+    n_masks = len(labels) if masks is None else len(masks)
+    if not len(labels) or not len(labels) == len(probabilities) == n_masks:
         raise ValueError(
             f"{len(labels)} labels and {len(probabilities)} predictions (and masks); give each "
             "for each scan"
         )
-    rows = []
+    sums = dict.fromkeys(SEGMENT_COUNTS, 0)
     for i, (label, probability) in enumerate(zip(labels, probabilities, strict=True)):
-        truth, found = np.asarray(label) > 0, np.asarray(probability) >= threshold
-        if truth.shape != found.shape or truth.ndim != 3:
+        truth = np.asarray(label) > 0
+        prediction = np.asarray(probability) >= threshold
+        if truth.shape != prediction.shape or truth.ndim != 3:
             raise ValueError(
-                f"scan {i}: a label of shape {truth.shape} and a prediction of shape {found.shape}"
+                f"scan {i}: a label of shape {truth.shape} and a prediction of shape "
+                f"{prediction.shape}"
             )
-        rows.append(segment_counts(truth, found, segment, None if masks is None else masks[i]))
-    return segment_rates(
-        {key: sum(row[f"segment_{key}"] for row in rows) for key in SEGMENT_COUNTS}
-    )
+        mask = None if masks is None else masks[i]
+        counts = segment_counts(truth, prediction, segment, mask)
+        for key in SEGMENT_COUNTS:
+            sums[key] += counts[f"segment_{key}"]
+    return segment_rates(sums)
 
 
 def segment_counts(
-    truth: NDArray[np.bool_], found: NDArray[np.bool_], segment: int, mask: ArrayLike | None
+    truth: NDArray[np.bool_], prediction: NDArray[np.bool_], segment: int, mask: ArrayLike | None
 ) -> dict[str, int]:
-    """
-    Count the segments of a scan.
-
-    Shapes: `truth` (x, y, z), `found` (x, y, z), `mask` (x, y, z).
-    """
+    """Count the segments of a scan (x, y, z), those with a voxel in a mask if there is one."""
     if isinstance(segment, bool) or not isinstance(segment, int | np.integer) or segment < 1:
         raise ValueError(f"segments need an edge of 1 voxel or more, not {segment!r}")
-    positive, predicted = _any_in_segments(truth, segment), _any_in_segments(found, segment)
+    positive = _any_in_segments(truth, segment)
+    predicted = _any_in_segments(prediction, segment)
     if mask is not None:
         inside = _any_in_segments(np.asarray(mask) > 0, segment)
         # A lesion outside the mask counts all the same.
-        positive, predicted = positive[inside | positive], predicted[inside | positive]
-    counts = (
-        positive.sum(),
-        (~positive).sum(),
-        (positive & predicted).sum(),
-        (~positive & ~predicted).sum(),
-    )
+        counted = inside | positive
+        positive, predicted = positive[counted], predicted[counted]
     return {
-        f"segment_{key}": int(value) for key, value in zip(SEGMENT_COUNTS, counts, strict=True)
+        "segment_n_positive": int(positive.sum()),
+        "segment_n_negative": int((~positive).sum()),
+        "segment_true_positives": int((positive & predicted).sum()),
+        "segment_true_negatives": int((~positive & ~predicted).sum()),
     }
-
-
-def _any_in_segments(mask: NDArray[np.bool_], segment: int) -> NDArray[np.bool_]:
-    padded = np.pad(mask, [(0, -n % segment) for n in mask.shape])
-    parts = [side for n in padded.shape for side in (n // segment, segment)]
-    return np.any(padded.reshape(parts), axis=(1, 3, 5))
 
 
 def segment_rates(counts: Mapping[str, float]) -> dict[str, float]:
     """Compute scores from sums of counts."""
-    positive, negative, hits, right = (float(counts[key]) for key in SEGMENT_COUNTS)
-    predicted = hits + negative - right
+    n_positive, n_negative, true_positives, true_negatives = (
+        float(counts[key]) for key in SEGMENT_COUNTS
+    )
+    n_predicted = true_positives + n_negative - true_negatives
     return {
-        "sensitivity": hits / positive if positive else float("nan"),
-        "specificity": right / negative if negative else float("nan"),
-        "precision": hits / predicted if predicted else float("nan"),
+        "sensitivity": _quotient(true_positives, n_positive),
+        "specificity": _quotient(true_negatives, n_negative),
+        "precision": _quotient(true_positives, n_predicted),
         **{key: int(counts[key]) for key in SEGMENT_COUNTS},
     }
+
+
+def _quotient(n: float, total: float) -> float:
+    return n / total if total else float("nan")
+
+
+def _any_in_segments(mask: NDArray[np.bool_], segment: int) -> NDArray[np.bool_]:
+    """Tell of each segment whether it holds a voxel of the mask."""
+    padded = np.pad(mask, [(0, -n % segment) for n in mask.shape])
+    x, y, z = (n // segment for n in padded.shape)
+    segments = padded.reshape(x, segment, y, segment, z, segment)
+    return np.any(segments, axis=(1, 3, 5))

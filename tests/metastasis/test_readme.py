@@ -19,9 +19,10 @@ class TestMetastasis(Chapter):
     def test_the_lines_in_python_run(self, section, tmp_path, monkeypatch, capsys):
         pytest.importorskip("torch")
         import metastasis
+        from dmrifit import Training
 
         small, segmenter = metastasis.simulate_metastases, metastasis.DeepMedicSegmenter
-        tiny = {"widths": (2, 2), "epochs": 1, "segments_per_epoch": 4, "batch_size": 2}
+        tiny = {"widths": (2, 2), "segments_per_epoch": 4, "training": Training(epochs=1, batch_size=2)}
         monkeypatch.setattr(metastasis, "simulate_metastases", lambda n, **given: small(
             n, shape=(36, 36, 36), spacing=2.5, **given
         ))  # fmt: skip

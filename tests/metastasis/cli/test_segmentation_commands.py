@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("skorch")
 
 from dmrifit import MapFitter, Protocol, load_model, save_model
+from dmrifit.networks.training import Training
 from metastasis import DeepMedicSegmenter
 from metastasis.cli.segmentation_commands import EXAMPLES, ensemble, segment
 from metastasis.scans.cases import Case, read_cases, write_cases
@@ -21,7 +22,7 @@ from metastasis.segmentation.ensemble import merge_segmentations
 pytestmark = pytest.mark.deep
 
 SHAPE = (15, 14, 13)
-TINY = {"segment_size": 5, "low_resolution": (), "widths": (2,), "dense": (2,), "epochs": 1}
+TINY = {"segment_size": 5, "low_resolution": (), "widths": (2,), "dense": (2,), "training": Training(epochs=1)}
 TINY |= {"segments_per_epoch": 2, "device": "cpu"}
 
 

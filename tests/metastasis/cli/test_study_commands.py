@@ -153,23 +153,21 @@ def test_options_of_a_training_reach_the_segmenter(table, learn_nothing, tmp_pat
     )  # fmt: skip
     ((model, _),) = learn_nothing
     expected = {
-        "loss": "vss", "alpha": 0.5, "prior": "channel", "network": "unet", "widths": (4, 8), "epochs": 3,
-        "segments_per_epoch": 7, "batch_size": 2, "learning_rate": 0.01, "schedule": "cosine", "spacing": 3.0,
-        "validation_fraction": 0.3, "patience": 2, "min_voxels": 4, "device": "cpu", "random_state": 5,
-        "verbose": True, "warm_start_from": None,
+        "loss": "vss", "alpha": 0.5, "prior": "channel", "network": "unet", "widths": (4, 8),
+        "training__epochs": 3, "segments_per_epoch": 7, "training__batch_size": 2, "training__learning_rate": 0.01,
+        "training__schedule": "cosine", "spacing": 3.0, "training__validation_fraction": 0.3, "training__patience": 2,
+        "min_voxels": 4, "device": "cpu", "random_state": 5, "training__verbose": True, "warm_start_from": None,
+        # States of the training lie beside the model file.
+        "training__checkpoint": str(tmp_path / ".model.dmrifit.training"),
     }  # fmt: skip
     parameters = model.get_params()
     assert {key: parameters[key] for key in expected} == expected
-    # States of the training lie beside the model file.
-    assert parameters["checkpoint"] == str(tmp_path / ".model.dmrifit.training")
     train(table, tmp_path / "other", prior="none", checkpoint=tmp_path / "states")
     plain = learn_nothing[1][0].get_params()
-    assert (plain["prior"], plain["checkpoint"]) == (None, str(tmp_path / "states"))
-    defaults = DeepMedicSegmenter().get_params()
-    assert all(
-        plain[key] == defaults[key]
-        for key in ("widths", "epochs", "batch_size", "learning_rate", "schedule")
-    )
+    assert (plain["prior"], plain["training__checkpoint"]) == (None, str(tmp_path / "states"))
+    assert plain["widths"] is None
+    open_fields = ("epochs", "batch_size", "learning_rate", "schedule")
+    assert all(plain[f"training__{name}"] is None for name in open_fields)
 
 
 @pytest.mark.deep
@@ -178,7 +176,7 @@ def test_published_sizes_are_those_of_the_class(table, learn_nothing, tmp_path):
     train(table, tmp_path / "model.dmrifit", published=True, epochs=1)
     published = learn_nothing[0][0].get_params()
     assert published["widths"] == (30, 40, 50, 60, 70, 80, 90, 100, 110)
-    assert (published["dense"], published["epochs"]) == ((300, 300), 1)
+    assert (published["dense"], published["training__epochs"]) == ((300, 300), 1)
 
 
 @pytest.mark.deep

@@ -111,7 +111,7 @@ def test_masks_are_read_by_the_rule_that_all_masks_have(tmp_path):
         ({"prior": np.zeros((6, 7, 9))}, r"prior has shape \(6, 7, 9\).*prepare_brain"),
         ({"label": np.full((6, 7, 8), 3)}, r"0 and 1 only, not \[3\]"),
         ({"label": np.zeros((6, 7, 7))}, "label has shape"),
-        ({"affine": np.zeros((4, 4))}, "places no voxels"),
+        ({"affine": np.zeros((4, 4))}, "that places voxels in mm"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(changes, message):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, clone
 
+from dmrifit.networks.training import Training
 from dmrifit.stats.lesion_matching import label_components, lesion_scores, lesion_table
 from metastasis.segmentation.ensemble import (
     SensitivitySpecificityEnsemble,
@@ -160,9 +161,9 @@ def test_what_a_sensitive_network_marks_is_never_lost():
     volumes, priors = [case.image for case in cases], [case.prior for case in cases]
     labels, brains = [case.label for case in cases], [case.brain for case in cases]
     models = [
-        DeepMedicSegmenter(**sizes, alpha=alpha, epochs=1, segments_per_epoch=8, batch_size=4, random_state=0).fit(
-            volumes, labels, priors=priors, masks=brains
-        )
+        DeepMedicSegmenter(
+            **sizes, alpha=alpha, segments_per_epoch=8, training=Training(epochs=1, batch_size=4), random_state=0
+        ).fit(volumes, labels, priors=priors, masks=brains)
         for alpha in (0.995, 0.5)
     ]
     seen = {"volumes": volumes[:1], "priors": priors[:1], "masks": brains[:1]}

@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dmrifit.networks.training import Training
 from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
 from metastasis.segmentation.image_files import segment_image
 
@@ -73,8 +74,9 @@ def test_a_prior_on_another_grid_is_refused(scan):
 
     label = (scan.get_fdata() > 0.8).astype(np.uint8)
     model = DeepMedicSegmenter(
-        "bce", segment_size=7, low_resolution=(), widths=(2,), dense=(2,), epochs=1, segments_per_epoch=4, device="cpu"
-    ).fit([scan], [label], priors=[scan])
+        "bce", segment_size=7, low_resolution=(), widths=(2,), dense=(2,), segments_per_epoch=4,
+        training=Training(epochs=1), device="cpu",
+    ).fit([scan], [label], priors=[scan])  # fmt: skip
     found = segment_image(model, scan, prior=scan)
     assert found["label"].shape == scan.shape
     moved = nib.Nifti1Image(np.asarray(scan.dataobj), scan.affine + np.eye(4)[:, :1] * [[0, 0, 0, 1]])

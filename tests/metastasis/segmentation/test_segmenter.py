@@ -13,6 +13,7 @@ pytest.importorskip("skorch")
 
 from dmrifit.model_files.model_file import load_model, save_model  # noqa: E402
 from dmrifit.model_files.registry import register  # noqa: E402
+from dmrifit.networks.training import Training, gather_training  # noqa: E402
 from dmrifit.networks.volume_estimator import VolumeEstimator  # noqa: E402
 from dmrifit.stats.lesion_matching import lesion_scores, lesion_table  # noqa: E402
 from metastasis import DeepMedicSegmenter  # noqa: E402
@@ -31,7 +32,7 @@ SMALL = {
 
 
 def small(loss="bce", **more):
-    return DeepMedicSegmenter(loss, **{**SMALL, **more})
+    return DeepMedicSegmenter(loss, **gather_training(SMALL | more))
 
 
 def scans(n, seed=0):
@@ -129,7 +130,7 @@ def test_what_is_learned_from_does_not_depend_on_the_loss(cohort):
 
     volumes, labels, priors = cohort
     for loss, given in (("bce", priors), ("jvss", priors), ("sse", None)):
-        Watched(loss, **SMALL, random_state=3).fit(volumes, labels, priors=given)
+        Watched(loss, **gather_training(SMALL), random_state=3).fit(volumes, labels, priors=given)
     streams = list(seen.values())
     assert len(streams) == 3
     assert streams[0] == streams[1] == streams[2]
@@ -189,7 +190,7 @@ def test_training_cannot_begin_with_another_network_or_class(cohort, fitted, tmp
         def _case_score(self, prediction, target):
             return 0.0
 
-    save_model(SomethingElse(epochs=1, device="cpu").fit(volumes[:1], labels[:1]), tmp_path / "else.dmrifit")
+    save_model(SomethingElse(training=Training(epochs=1), device="cpu").fit(volumes[:1], labels[:1]), tmp_path / "else.dmrifit")
     with pytest.raises(ValueError, match="holds a SomethingElse; training begins with the weights of a DeepMedicSeg"):
         small(warm_start_from=tmp_path / "else.dmrifit").fit(volumes, labels)
 
@@ -211,8 +212,9 @@ def test_training_ends_when_cases_are_not_segmented_better(cohort):
 
 
 def test_the_published_sizes():
-    model = DeepMedicSegmenter.published(prior=None, epochs=1)
-    assert (model.widths, model.dense, model.epochs) == ((30, 40, 50, 60, 70, 80, 90, 100, 110), (300, 300), 1)
+    model = DeepMedicSegmenter.published(prior=None, training=Training(batch_size=4))
+    assert (model.widths, model.dense) == ((30, 40, 50, 60, 70, 80, 90, 100, 110), (300, 300))
+    assert model.training == Training(epochs=60, batch_size=4)
     model._check()
     model.n_channels_, model.prior_ = 1, None
     # Scales and offsets of normalizations stand for the offsets of 3 693 421 weights.
