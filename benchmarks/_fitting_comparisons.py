@@ -7,6 +7,7 @@ from typing import Any
 import _measure as measure
 import numpy as np
 from _fitting_data import DIFFUSION, RELAXATION, SEED, Data, shares
+from _fitting_numpy import BatchedNumpy
 from _fitting_peers import Scipy, lmfit_costs, run_script
 from _measure import goal
 from numpy.typing import NDArray
@@ -99,6 +100,47 @@ def peers(bench: Any) -> None:
                 ],
                 [goal(aim, ratio["default"], "× default", at_least=True)],
             ),
+        )
+
+
+def strong_peers(bench: Any) -> None:
+    """Time batched numpy on the tissue set, and name the programs that gave no fit."""
+    data = bench.tissue
+    both = {
+        "default": (data.fit, len(data)),
+        "one start": (lambda: data.fit(n_starts=1), len(data)),
+    }
+    n = 100 if bench.quick else 4000
+    batched = BatchedNumpy(data, n)
+    fits: dict[str, Callable[[], NDArray]] = {
+        "one typical start": batched.one_start,
+        "best of a dictionary of 3,000": lambda: batched.best_of_dictionary(1, SEED + 6),
+        "four best of a dictionary of 3,000": lambda: batched.best_of_dictionary(4, SEED + 6),
+    }
+    for name, fit in fits.items():
+        peer(
+            bench,
+            f"batched numpy, {name}",
+            f"batched numpy Levenberg–Marquardt, analytic Jacobian, {name}",
+            both,
+            fit,
+            n,
+            data.share,
+            lambda ratio, name=name: (
+                [
+                    goal(20, ratio["default"], "× default", at_least=True),
+                    goal(30, ratio["one start"], "× one start", at_least=True),
+                ]
+                if name == "one typical start"
+                else [],
+                [],
+            ),
+        )
+    for program in ("MDT 1.2.7 (OpenCL through pocl)", "dmipy-fit 2.3.0 (JAX)"):
+        bench.add(
+            program.split()[0],
+            f"{program}, the model as own compartments",
+            not_measured="no result here: returned no usable fit in a trial",
         )
 
 
@@ -307,3 +349,37 @@ def single(bench: Any) -> None:
         lambda _: ([], []),
     )
     bench.rows[-1]["accuracy"] = bent.share(found.cost)
+    _mean_signal_kurtosis(bench, bent, found.cost)
+
+
+def _mean_signal_kurtosis(bench: Any, data: Data, ours: NDArray) -> None:
+    """Time dipy's kurtosis of the mean over directions, which is weighted and log-linear."""
+    from dipy.core.gradients import gradient_table
+    from dipy.reconst.msdki import MeanDiffusionKurtosisModel
+
+    n = 5 if bench.quick else 2000
+    b = np.tile(DIFFUSION.b, 3)
+    directions = np.repeat(np.eye(3), len(DIFFUSION.b), axis=0)
+    theirs = MeanDiffusionKurtosisModel(gradient_table(b, bvecs=directions, b0_threshold=0))
+    inside = np.array(data.model.bounds).T
+
+    def dipy() -> NDArray:
+        fit = theirs.fit(np.tile(data.signals[:n], 3))
+        parameters = np.column_stack([np.ones(n), fit.msd * 1e3, fit.msk])
+        parameters = np.clip(parameters, *inside)
+        # It gives no S0: the best one to its shape is the most favorable.
+        shape = data.model.signal(parameters, data.protocol)
+        parameters[:, 0] = (shape * data.signals[:n]).sum(axis=1) / (shape**2).sum(axis=1)
+        return data.cost(parameters)
+
+    peer(
+        bench,
+        "dipy msdki",
+        "kurtosis against dipy MeanDiffusionKurtosisModel (weighted log-linear)",
+        {"default": (data.fit, len(data))},
+        dipy,
+        n,
+        data.share,
+        lambda _: ([], []),
+    )
+    bench.rows[-1]["accuracy"] = data.share(ours)

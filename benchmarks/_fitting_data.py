@@ -62,7 +62,13 @@ class Data:
     def fit(self, *, floor: bool = False, n: int | None = None, **options: object) -> FitResult:
         sigma = self.sigma[:n] if floor else None
         return fit_voxels(
-            self.signals[:n], self.protocol, self.model, sigma=sigma, n_threads=1, **options
+            self.signals[:n],
+            self.protocol,
+            self.model,
+            method="nlls",
+            sigma=sigma,
+            n_threads=1,
+            **options,
         )
 
     def cost(self, parameters: NDArray) -> NDArray:

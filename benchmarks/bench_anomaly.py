@@ -60,6 +60,7 @@ from anomaly import (
 from anomaly.scans.cases import Case
 from anomaly.study.evaluation import healthy_folds
 from dmrifit.io.digests import source_digest
+from dmrifit.networks.training import gather_training
 
 RESULT = Path(__file__).parent / "results" / "anomaly.json"
 SEEDS = (20261121, 20261122, 20261123)
@@ -72,7 +73,7 @@ OF_MAPS = (
         "anomaly.scans",
         "anomaly.simulate",
     ),
-    *("dmrifit._utils", "dmrifit.networks", "dmrifit.simulate.heads"),
+    *("dmrifit._utils", "dmrifit.networks", "dmrifit.simulate"),
 )
 OF_EVALUATION = (
     *("anomaly.study.contestants", "anomaly.study.controls", "anomaly.study.coverage_curves"),
@@ -197,7 +198,7 @@ def recipes(size: Size) -> dict[str, Recipe]:
 
 def _autoencoder(size: Size, output: str, latent: int) -> Callable[[int], Any]:
     return lambda seed: DenoisingAutoencoder(
-        latent, output, calibration=None, device="cpu", random_state=seed, **size.dae
+        latent, output, calibration=None, device="cpu", random_state=seed, **gather_training(size.dae)
     )
 
 
@@ -208,7 +209,7 @@ def _recdisc(size: Size, noise: str, mean: str) -> Callable[[int], Any]:
         calibration=None,
         device="cpu",
         random_state=seed,
-        **size.recdisc,
+        **gather_training(size.recdisc),
     )
 
 

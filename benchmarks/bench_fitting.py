@@ -171,7 +171,7 @@ class Bench:
 
     def extras(self) -> None:
         """Time what comes on top of the bare fit: standard errors and status, and the Tikhonov term."""
-        kernel = compiler.load(T2IK)
+        kernel = compiler.load_shared()
         spent = [0.0]
         plain = kernel.finish
 
@@ -311,6 +311,7 @@ def run(*, quick: bool, script: str | None) -> dict[str, object]:
         for part in (
             bench.extras,
             partial(comparisons.peers, bench),
+            partial(comparisons.strong_peers, bench),
             partial(comparisons.published, bench),
             partial(comparisons.ivim, bench),
             partial(comparisons.single, bench),

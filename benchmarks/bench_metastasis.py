@@ -31,6 +31,7 @@ from claims.huang import ALPHAS, CLAIMS, metastasis_board, method_name
 
 from dmrifit import load_model, save_model
 from dmrifit.io.digests import source_digest
+from dmrifit.networks.training import gather_training
 from dmrifit.stats.claim_board import check_claims
 from metastasis import DeepMedicSegmenter, evaluate_segmentations, simulate_metastases
 from metastasis.segmentation.ensemble import merge_segmentations
@@ -72,6 +73,7 @@ OF_VOXELS = (
     ),
     *("metastasis.segmentation.sampling", "metastasis.segmentation.segmenter"),
     *("metastasis.segmentation.operating_points", "dmrifit._utils", "dmrifit.networks"),
+    "dmrifit.simulate",
 )
 OF_EVALUATION = (
     *(
@@ -233,7 +235,7 @@ def run_form(work: Path, size: Size, seed: int, form: str) -> None:
     name = method_name("BCE", form=f"{form} {FIRST}".strip())
     if not (start.exists() and store.done(name)):
         model, seconds = boards.timed(
-            DeepMedicSegmenter(**common, **BEGIN, epochs=size.start_epochs).fit,
+            DeepMedicSegmenter(**gather_training({**common, **BEGIN, "epochs": size.start_epochs})).fit,
             images,
             labels,
             **scans_of(train),
@@ -257,7 +259,7 @@ def run_form(work: Path, size: Size, seed: int, form: str) -> None:
         ):  # from a network that segments already it would not be seen that it does not learn to
             tuned = common | BEGIN | {"loss": loss, "epochs": -(-size.start_epochs // 2)} | weight
         model, seconds = boards.timed(
-            DeepMedicSegmenter(**tuned | {"random_state": seed + 1000}).fit,
+            DeepMedicSegmenter(**gather_training(tuned | {"random_state": seed + 1000})).fit,
             images,
             labels,
             **scans_of(train),

@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 from claims.lee import placement_board
 
+from dmrifit import Training
 from dmrifit.io.atomic_files import write_text
 from dmrifit.io.digests import source_digest
 from placement import (
@@ -57,7 +58,10 @@ MEASURES = (
     "necrosis",
 )
 #: Rooms that every box depends on, and those that only one kind of placer does.
-OF_BOXES = ("placement.box", "placement.search", "placement.simulate", "dmrifit._utils")
+OF_BOXES = (
+    *("placement.box", "placement.search", "placement.simulate"),
+    *("dmrifit._utils", "dmrifit.simulate"),
+)
 OF_KIND = {
     "ranker": ("placement.learned.features", "placement.learned.ranker"),
     "network": (
@@ -114,8 +118,11 @@ def entrants(
     case: Case, kind: str, seed: int, training: Path, quick: bool
 ) -> Iterator[tuple[str, bool, Callable[[], Any]]]:
     """Name placers, say whether they see what is excluded, and how to train them."""
-    learning: dict[str, Any] = {"checkpoint": str(training), "device": "cpu", "random_state": seed}
-    learning |= {"epochs": 4} if quick else {}
+    learning: dict[str, Any] = {
+        "training": Training(epochs=4 if quick else None, checkpoint=str(training)),
+        "device": "cpu",
+        "random_state": seed,
+    }
     network: list[Any] = []
 
     def trained(excluding: bool = False, **options: Any) -> Any:
