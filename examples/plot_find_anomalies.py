@@ -21,6 +21,7 @@ from anomaly import (
 )
 from anomaly.study.evaluation import format_summary
 from anomaly.study.plotting import map_limits, plot_panels
+from dmrifit import Training
 
 healthy, patients = simulate_dmri(20, 6, n_directions=6, shape=(26, 30, 22), spacing=6, random_state=2)
 known, new = healthy[:16], healthy[16:]
@@ -33,7 +34,7 @@ def arrays(cases):
 detectors = {
     "z": VoxelwiseGaussian(),
     "autoencoder": DenoisingAutoencoder(
-        16, widths=(8, 16), epochs=40, learning_rate=0.003, device="cpu", random_state=0
+        16, widths=(8, 16), training=Training(epochs=40), device="cpu", random_state=0
     ),
 }
 maps, healthy_maps = {}, {}

@@ -10,7 +10,7 @@ Networks so small, trained for seconds, show how it works and not how well it ca
 
 from pathlib import Path
 
-from dmrifit import save_model
+from dmrifit import Training, save_model
 from metastasis import (
     DeepMedicSegmenter,
     SensitivitySpecificityEnsemble,
@@ -38,12 +38,12 @@ folder.mkdir(parents=True, exist_ok=True)
 size = {"widths": (4, 4, 8, 8), "low_resolution": (3,), "segment_size": 17, "dense": (16,), "device": "cpu"}
 labels = [case.label for case in learned]
 base = DeepMedicSegmenter(
-    "bce", **size, segments_per_epoch=150, epochs=8, learning_rate=0.01, schedule="cosine", random_state=0
+    "bce", **size, segments_per_epoch=150, training=Training(epochs=8, learning_rate=0.01, schedule="cosine"), random_state=0
 )
 base.fit(labels=labels, **scans(learned))
 save_model(base, folder / "base.dmrifit")
 
-further = {"segments_per_epoch": 150, "epochs": 2, "learning_rate": 0.002, "random_state": 0}
+further = {"segments_per_epoch": 150, "training": Training(epochs=2, learning_rate=0.002), "random_state": 0}
 models = [
     DeepMedicSegmenter("jvss", alpha, **size, **further, warm_start_from=folder / "base.dmrifit")
     for alpha in (0.95, 0.5)

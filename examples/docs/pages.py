@@ -24,11 +24,11 @@ TOPICS = {
                "write_dicom_seg"),
     "Predictors": ("SignalToSignal", "MapsToMaps", "make_regressor", "ALGORITHMS", "resolve_patch_shape",
                    "PatientScale", "ConformalIntervals", "coverage_table", "predict_image", "VolumeEstimator",
-                   "save_model", "load_model"),
+                   "Training", "save_model", "load_model"),
     "Patients and comparisons": ("Scan", "Cohort", "VoxelTable", "simulate_cohort", "compare",
                                  "leave_one_patient_out", "learning_curve", "Evaluation", "write_report"),
     "Scores": ("bias_index", "dispersion_index", "lesion_table", "lesion_scores"),
-    "Planning a scan": ("protocol_precision", "rank_contrasts", "rank_contrasts_by_prediction"),
+    "Planning a scan": ("suggest_model", "protocol_precision", "rank_contrasts", "rank_contrasts_by_prediction"),
 }  # fmt: skip
 
 

@@ -85,11 +85,11 @@ def bits(predictions):
 class VolumeContract:
     """
     Derive from it, and give the fixtures ``make`` (makes an unfitted estimator that trains in a second, with what is
-    given by keyword) and ``world`` (at least six cases, their targets, and a group for each), and say what `grid`
+    given by keyword, fields of its `Training` too) and ``world`` (at least six cases, their targets, and a group for each), and say what `grid`
     holds: a parameter and two values of it.
     """
 
-    grid = ("learning_rate", [0.001, 0.01])
+    grid = ("training__learning_rate", [0.001, 0.01])
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -177,7 +177,7 @@ class VolumeContract:
             make(epochs=1, random_state=0), {name: values}, cv=GroupKFold(2), error_score="raise", refit=True
         ).fit(cases, targets, groups=groups)
         assert np.isfinite(search.cv_results_["mean_test_score"]).all()
-        assert getattr(search.best_estimator_, name) in values
+        assert search.best_estimator_.get_params()[name] in values
 
     def test_groups_are_passed_through_a_search_to_fit(self, make, world):
         cases, targets, groups = world

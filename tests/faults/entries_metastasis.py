@@ -11,9 +11,10 @@ import nibabel as nib
 import numpy as np
 from driver import entry
 
+from dmrifit.networks.training import Training
 from metastasis.cli import program as cli
 
-TINY = {"widths": (2, 2), "dense": (2,), "segments_per_epoch": 4, "epochs": 1, "batch_size": 2, "device": "cpu"}
+TINY = {"widths": (2, 2), "dense": (2,), "segments_per_epoch": 4, "device": "cpu"}
 
 
 def patients(folder: Path) -> None:
@@ -38,7 +39,8 @@ def trained(folder: Path) -> None:
     patients(folder)
     cases = read_cases(folder / "cases.tsv")
     labels = [nib.Nifti1Image(case.label, case.affine) for case in cases]
-    segmenter = DeepMedicSegmenter(**TINY, random_state=0).fit(labels=labels, **scans_of(cases))
+    segmenter = DeepMedicSegmenter(**TINY, training=Training(epochs=1, batch_size=2), random_state=0)
+    segmenter.fit(labels=labels, **scans_of(cases))
     save_model(segmenter, folder / "model.dmrifit")
 
 
@@ -169,7 +171,9 @@ def _segment() -> dict[str, Any]:
     from metastasis import DeepMedicSegmenter
 
     volumes, labels = np.load("volumes.npy", allow_pickle=True), np.load("labels.npy", allow_pickle=True)
-    segmenter = DeepMedicSegmenter(**TINY, segment_size=25, prior=None, random_state=0)
+    segmenter = DeepMedicSegmenter(
+        **TINY, segment_size=25, prior=None, training=Training(epochs=1, batch_size=2), random_state=0
+    )
     return {"map": segmenter.fit(volumes, labels).predict_proba(volumes[:1])[0]}
 
 

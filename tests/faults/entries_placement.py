@@ -309,9 +309,10 @@ def arrays_and_options(folder: Path) -> None:
 
 @function("VoxelRegressor.fit and predict", arrays_and_options, names=False)
 def _regress() -> dict[str, Any]:
+    from dmrifit.networks.training import gather_training
     from placement import VoxelRegressor
 
-    options = json.loads(Path("options.json").read_text(encoding="utf-8"))
+    options = gather_training(json.loads(Path("options.json").read_text(encoding="utf-8")))
     boxes, groups = (np.load(f"{name}.npy", allow_pickle=True) for name in ("voxels", "groups"))
     regressor = VoxelRegressor(min_volume=2, **options).fit(scenes() * 2, np.concatenate([boxes] * 2), groups=groups)
     return {"boxes": regressor.predict(scenes())}

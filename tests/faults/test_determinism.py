@@ -13,7 +13,7 @@ import dmrifit
 from dmrifit import MODELS, Protocol, fit_voxels, simulate_cohort
 
 FIELDS = ("parameters", "standard_errors", "cost", "status", "n_iter", "at_low", "at_high")
-DOUBTS = ("starts_disagree", "ill_conditioned")
+DOUBTS = ("starts_disagree",)
 PROTOCOL = Protocol.preset("cohort1")
 
 #: What NumPy calls the instructions that it has versions of its functions for, from the widest on.
@@ -129,7 +129,7 @@ def show(name, *arrays):
 def fit(name, model, signals, **options):
     result = fit_voxels(signals, protocol if model.needs_te else single, model, n_threads=1, **options)
     fields = ("parameters", "standard_errors", "cost", "status", "n_iter", "at_low", "at_high")
-    show(name, *(getattr(result, field) for field in (*fields, "starts_disagree", "ill_conditioned")))
+    show(name, *(getattr(result, field) for field in (*fields, "starts_disagree")))
 for name in sys.argv[2:]:
     model, signals = MODELS[name], stored[name]
     fit(name, model, signals)
@@ -254,7 +254,7 @@ print(*sorted({one.get("architecture", "") for one in threadpool_info() if one["
 
 NETWORKS = """
 import sys, numpy as np, torch
-from dmrifit import Protocol, SignalToSignal
+from dmrifit import Protocol, SignalToSignal, Training
 from metastasis import DeepMedicSegmenter
 stored = np.load(sys.argv[1] + "/signals.npz")
 target = Protocol.preset("cohort1")
@@ -269,13 +269,17 @@ labels = [np.zeros((36, 36, 36), np.uint8) for _ in heads]
 for head, label in zip(heads, labels):
     head[15:20, 15:20, 15:20] += 3
     label[15:20, 15:20, 15:20] = 1
-segmenter = DeepMedicSegmenter(widths=(2, 2), epochs=2, segments_per_epoch=4, batch_size=2, prior=None, device="cpu",
-    random_state=0)
+segmenter = DeepMedicSegmenter(widths=(2, 2), segments_per_epoch=4, prior=None, device="cpu", random_state=0,
+    training=Training(epochs=2, batch_size=2))
 segmenter.fit(heads, labels=labels, groups=["a", "b"])
 found["segmenter"] = segmenter.predict_proba(heads[:1])[0]
 np.savez(sys.argv[1] + "/" + sys.argv[2], **found)
 print(torch.backends.cpu.get_cpu_capability())
 """
+
+
+# A library that is told to use instructions that the processor lacks ends the process.
+HAS_AVX512 = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
 
 
 def spread(folder, names):
@@ -289,7 +293,8 @@ def spread(folder, names):
 
 @pytest.mark.slow
 def test_linear_algebra_agrees_to_a_millionth_with_all_vector_instructions(stored):
-    cores = {name: child(LINEAR, stored, name, OPENBLAS_CORETYPE=name) for name in ("Haswell", "SkylakeX", "Nehalem")}
+    names = ["Haswell", *(["SkylakeX"] if HAS_AVX512 else []), "Nehalem"]
+    cores = {name: child(LINEAR, stored, name, OPENBLAS_CORETYPE=name) for name in names}
     if len({tuple(lines) for lines in cores.values()}) < 2:
         pytest.skip("this OpenBLAS has one set of instructions only")
     found = spread(stored, cores)
@@ -302,7 +307,9 @@ def test_linear_algebra_agrees_to_a_millionth_with_all_vector_instructions(store
 def test_networks_agree_to_a_millionth_with_all_vector_instructions(stored):
     pytest.importorskip("torch")
     pytest.importorskip("skorch")
-    asked = {"avx512": "AVX512_CORE", "avx2": "AVX2", "default": "SSE41"}
+    asked = {"avx2": "AVX2", "default": "SSE41"}
+    if HAS_AVX512:
+        asked["avx512"] = "AVX512_CORE"
     used = {
         name: child(NETWORKS, stored, name, ATEN_CPU_CAPABILITY=name, ONEDNN_MAX_CPU_ISA=isa)
         for name, isa in asked.items()

@@ -19,7 +19,7 @@ SAMPLE = 8
 NAMES = len(LONG)  # further kills, each just before a file gets its name, in the sample one for every other command
 
 #: A command that had ended says that its results are there; any other complaint is none.
-DONE = ("already exist", "already has")
+DONE = ("already exist", "exist already", "exists already", "already has")
 
 
 def moments():

@@ -126,5 +126,5 @@ moved[columns].map(lambda values: round(float(np.mean(values)), 2))
 # ---------------------
 # Scores of this project are scores on synthetic data; the few real signals (six voxels of a healthy head, a small block
 # of another) show that programs run on them, and no more. Detectors that learned from lesions like those they are
-# tested on look best of all. Before a map is used for anything, look at: the share of voxels at bounds, both doubts,
-# the standard errors, the controls in the report, and a scan of which you know the answer.
+# tested on look best of all. Before a map is used for anything, look at: the share of voxels at bounds, the doubts,
+# the intervals, the controls in the report, and a scan of which you know the answer.

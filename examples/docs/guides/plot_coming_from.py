@@ -19,7 +19,9 @@ from dmrifit import MODELS, Parameter, Protocol, SignalModel, fit_voxels
 
 np.set_printoptions(suppress=True)
 b = np.array([0, 10, 20, 40, 60, 80, 100, 150, 200, 400, 600, 800, 1000.0])
-truth = np.array([[1000, 0.15, 30, 1.1], [800, 0.1, 20, 0.9], [1200, 0.25, 50, 1.4]])  # S0, f, Dv, Dt
+truth = np.array(
+    [[1000, 0.15, 30, 1.1], [800, 0.1, 20, 0.9], [1200, 0.25, 50, 1.4]]
+)  # S0, f, Dv, Dt
 signals = MODELS["ivim"].signal(truth, Protocol(b))
 
 gradients = gradient_table(b, bvecs=np.tile([1.0, 0, 0], (len(b), 1)), b0_threshold=0)
@@ -30,7 +32,7 @@ print((theirs * [1, 1, 1000, 1000]).round(2))
 # %%
 # Here an array has a row for each voxel, b is in s/mm² and D in µm²/ms: 1 µm²/ms is 0.001 mm²/s.
 
-ours = fit_voxels(signals, Protocol(b), "ivim")
+ours = fit_voxels(signals, Protocol(b), "ivim", method="nlls")
 print(ours.parameters.round(2))
 
 # %%
@@ -49,10 +51,18 @@ rows = {row["what"]: row for row in result("fitting")["rows"]}
 def show(what):
     row = rows[what]
     print(f"{what}, per voxel:")
-    found = {"theirs": (row["theirs"], row["their_accuracy"]), "here": (row["ours"]["default"], row.get("accuracy"))}
+    found = {
+        "theirs": (row["theirs"], row["their_accuracy"]),
+        "here": (row["ours"]["default"], row.get("accuracy")),
+    }
     for name, (time, accuracy) in found.items():
-        reached = accuracy and f"; {accuracy['within_1e-3']:.1%} of the voxels within 1e-3 of the best known fit"
-        print(f"  {name}: {time['best_us']:,.{0 if time['best_us'] > 100 else 2}f} µs{reached or ''}")
+        reached = (
+            accuracy
+            and f"; {accuracy['within_1e-3']:.1%} of the voxels within 1e-3 of the best known fit"
+        )
+        print(
+            f"  {name}: {time['best_us']:,.{0 if time['best_us'] > 100 else 2}f} µs{reached or ''}"
+        )
 
 
 show("ivim against dipy trr, biexponential signals")
@@ -78,7 +88,11 @@ print({name: round(value, 3) for name, value in fit.best_values.items()})
 
 stretched = SignalModel.from_expression(
     "S0*exp(-(b*DDC)**alpha)",
-    [Parameter("S0", "signal", 0, np.inf), Parameter("DDC", "µm²/ms", 0.05, 5), Parameter("alpha", "", 0.2, 1)],
+    [
+        Parameter("S0", "signal", 0, np.inf),
+        Parameter("DDC", "µm²/ms", 0.05, 5),
+        Parameter("alpha", "", 0.2, 1),
+    ],
     name="stretched",
 )
 fitted = fit_voxels(one[None], Protocol(b), stretched)
@@ -117,11 +131,14 @@ print(f"Dice {float(DiceMetric()(*tensors)):.3f}")
 
 from dmrifit import lesion_table
 
-lesion_table(reference, prediction, np.eye(4))[["kind", "found", "n_voxels", "dice", "x", "y", "z"]].round(2)
+lesion_table(reference, prediction, np.eye(4))[
+    ["kind", "found", "n_voxels", "dice", "x", "y", "z"]
+].round(2)
 
 # %%
 # A network is an estimator with ``fit`` and ``predict`` on lists of arrays instead of transforms, loaders and a loop of
-# your own: ``DeepMedicSegmenter("jvss", 0.995).fit(images, labels)``. For everything else (architectures, transforms,
+# your own: ``DeepMedicSegmenter("jvss", 0.995).fit(images, labels)``; epochs, batch size and learning rate are a
+# `dmrifit.Training`, such as ``training=Training(epochs=40)``. For everything else (architectures, transforms,
 # GPUs) MONAI is the place; `dmrifit.VolumeEstimator` is the base of estimators around a torch module.
 #
 # bodymritools: T2-IVIM-Kurtosis

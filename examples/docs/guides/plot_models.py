@@ -112,6 +112,6 @@ print(f"D = {fitted['D'][0]:.2f} µm²/ms, K = {fitted['K'][0]:.2f}: the fit tur
 # --------------
 # Least squares inside the box, from starting points that a dictionary of tissues gives, with analytic derivatives. With
 # ``sigma``, the model is compared as √(S² + πσ²/2), because magnitudes do not fall below what
-# noise makes of them. Every voxel has a status, standard errors, and two doubts: other parameters that fit about as
-# well, and parameters that cannot be told apart. A model of your own is a formula:
+# noise makes of them. Every voxel has a status, standard errors, intervals, and doubts: other parameters that fit
+# about as well, and parameters that the data do not determine. A model of your own is a formula:
 # `dmrifit.SignalModel.from_expression`.

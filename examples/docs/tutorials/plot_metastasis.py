@@ -13,6 +13,7 @@ page are tiny and trained for seconds: they show how it works, and not how well 
 # your own are a table of files, ``metastasis.read_cases("cases.tsv")``; `dmrifit.prepare_brain` makes such images of
 # scans with a skull.
 
+from dmrifit import Training
 from metastasis import (
     DeepMedicSegmenter,
     SensitivitySpecificityEnsemble,
@@ -36,7 +37,7 @@ def images(some):
 # The loss weighs the sensitivity of a batch against its specificity: α near 1 misses little, α = 0.5 errs little.
 
 size = {"widths": (4, 4, 8, 8), "low_resolution": (3,), "segment_size": 17, "dense": (16,), "device": "cpu",
-        "segments_per_epoch": 120, "epochs": 5, "learning_rate": 0.01, "schedule": "cosine",
+        "segments_per_epoch": 120, "training": Training(epochs=5, learning_rate=0.01, schedule="cosine"),
         "random_state": 0}  # fmt: skip
 labels = [case.label for case in known]
 sensitive, specific = (
