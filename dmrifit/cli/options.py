@@ -126,12 +126,12 @@ def pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
 
 
 def named_files(option: str, texts: list[str]) -> dict[str, Path]:
-    """Read files named NAME=FILE, each name once."""
+    """Read files named NAME=FILE, each name for one file."""
     files: dict[str, Path] = {}
-    for name, path in pairs(option, texts):
-        if name in files:
+    for name, text in pairs(option, texts):
+        path = Path(text)
+        if files.setdefault(name, path) != path:
             raise ValueError(f"{option} names {name} twice")
-        files[name] = Path(path)
     return files
 
 

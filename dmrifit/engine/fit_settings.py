@@ -218,7 +218,7 @@ class FitSettings:
 
     def noise_levels(self, n: int) -> NDArray[np.float64] | None:
         """
-        Check the standard deviation of the noise.
+        Check the standard deviation of the noise; of no noise, return `None`.
 
         Shapes: returns (1,) or (n,), with `n` voxels.
         """
@@ -233,9 +233,11 @@ class FitSettings:
         if not (np.isfinite(levels).all() and (levels >= 0).all()):
             raise ValueError(
                 "sigma must be finite and not negative (it is the standard deviation of the "
-                "noise, "
-                "in the signals' units)"
+                "noise, in the signals' units)"
             )
+        # Without noise the floor adds nothing, and the signal model alone ends at the same digits.
+        if not levels.any():
+            return None
         return np.ascontiguousarray(levels.reshape(-1))
 
     def starts(self, n_free: int) -> int:

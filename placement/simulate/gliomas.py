@@ -29,7 +29,7 @@ REGIONS = ("necrosis", "ventricles", "outside")
 
 _KINDS = ("objective", "preference")
 _MEDIAN_VOLUME, _LOG_SPREAD = 42.0, 0.8  # of lesions in mL, before they are cut at the limits
-_MARGIN = 6.0  # mm of background at each side of an adult's brain
+_MARGIN = 10.0  # mm of background at each side of an adult's brain, which a large one fills
 _SCALES = (0.93, 1.0)  # of an adult's axes
 _VENTRICLES = (-1.5, 3.0)  # mm by which their walls lie further out
 _MM3_PER_ML = 1e3

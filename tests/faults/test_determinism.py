@@ -13,7 +13,7 @@ import dmrifit
 from dmrifit import MODELS, Protocol, fit_voxels, simulate_cohort
 
 FIELDS = ("parameters", "standard_errors", "cost", "status", "n_iter", "at_low", "at_high")
-DOUBTS = ("starts_disagree",)
+DOUBTS = ("starts_disagree", "doubt")
 PROTOCOL = Protocol.preset("cohort1")
 
 #: What NumPy calls the instructions that it has versions of its functions for, from the widest on.
@@ -129,7 +129,7 @@ def show(name, *arrays):
 def fit(name, model, signals, **options):
     result = fit_voxels(signals, protocol if model.needs_te else single, model, n_threads=1, **options)
     fields = ("parameters", "standard_errors", "cost", "status", "n_iter", "at_low", "at_high")
-    show(name, *(getattr(result, field) for field in (*fields, "starts_disagree")))
+    show(name, *(getattr(result, field) for field in (*fields, "starts_disagree", "doubt")))
 for name in sys.argv[2:]:
     model, signals = MODELS[name], stored[name]
     fit(name, model, signals)
