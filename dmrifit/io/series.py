@@ -39,8 +39,8 @@ from dmrifit.io.nifti import (
 
 __all__ = ["Part", "Series", "read_map"]
 
-#: Measurements are read and worked on in slabs of whole slices of about this many values (32 MB).
-SLAB_VALUES = 2**22
+#: Measurements are read and worked on in slabs of whole slices of about this many values (16 MB).
+SLAB_VALUES = 2**21
 
 _SLACK = 2**20  # bytes that programs leave behind the last value
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
