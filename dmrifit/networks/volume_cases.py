@@ -166,7 +166,7 @@ def add_to_digest(digest: Any, arrays: Any) -> None:
         for value in arrays:
             add_to_digest(digest, value)
     else:
-        array = np.ascontiguousarray(arrays)
+        array = np.asarray(arrays, order="C")
         # Dtype and shape too, because equal bytes can be different volumes.
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)

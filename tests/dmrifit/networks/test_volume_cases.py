@@ -272,6 +272,8 @@ def test_every_difference_changes_the_digest():
         array.view(np.int32),
         changed,
         array[::-1],
+        array[:1],
+        array[0],
         {"image": array},
         {"prior": array},
         [array, array],
