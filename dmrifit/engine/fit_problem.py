@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dmrifit.engine.fit_settings import Box, FitSettings
 from dmrifit.engine.kernels import compiler
-from dmrifit.engine.kernels.layout import LANES, UNROLL, Layout
+from dmrifit.engine.kernels.layout import LANES, UNROLL, Contrasts, Layout
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult
@@ -104,13 +104,9 @@ class Problem:
         self.inner_low, self.inner_high = np.sort(to_inner(ends, self.kernel.FORMS), axis=0)
 
     def _set_contrasts(self, protocol: Protocol) -> None:
-        b = _padded(protocol.b_ms_per_um2)
-        te = _padded(np.zeros(len(protocol)) if protocol.te is None else protocol.te)
-        self.contrasts = np.stack([b, te], axis=1)
-        # Exponentials of b alone and of TE alone are computed once for each distinct value.
-        self.b, row_of_b = np.unique(b, return_inverse=True)
-        self.te, row_of_te = np.unique(te, return_inverse=True)
-        self.rows = np.stack([row_of_b, row_of_te], axis=1)
+        contrasts = Contrasts.of(protocol.b_ms_per_um2, protocol.te)
+        self.contrasts, self.rows = contrasts.pairs, contrasts.rows
+        self.b, self.te = contrasts.b, contrasts.te
 
     def _set_dictionary(
         self, protocol: Protocol, fixed: dict[str, NDArray], n_starts: int
@@ -373,11 +369,3 @@ def _pinned(model: SignalModel, fixed: dict[str, NDArray], forms: tuple[str, ...
     pinned = to_inner(outer, forms)
     pinned[:, [name not in fixed for name in model.names]] = np.nan
     return np.ascontiguousarray(pinned)
-
-
-def _padded(values: NDArray) -> NDArray:
-    """Repeat the last value up to a multiple of the measurements that the kernel unrolls."""
-    size = -(-len(values) // UNROLL) * UNROLL
-    padded = np.full(size, values[-1], dtype=float)
-    padded[: len(values)] = values
-    return padded

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.threads import default_threads
 from dmrifit.engine.kernels import compiler
+from dmrifit.engine.kernels.layout import LANES, UNROLL, Contrasts
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 
@@ -26,11 +27,12 @@ def parameter_intervals(
     protocol: Protocol,
     model: SignalModel,
     parameters: NDArray,
-    box: NDArray,
+    bounds: Sequence[tuple[float, float]],
     *,
     is_fixed: NDArray[np.bool_],
     levels: Sequence[float],
     sigma: NDArray | None = None,
+    turn_up: float = np.inf,
 ) -> NDArray[np.float64]:
     """
     Compute the low and high end of every parameter of every voxel, for each level.
@@ -39,47 +41,64 @@ def parameter_intervals(
     shares, rates and relaxation times are taken in coordinates in which the signal is close to
     linear, and one point a side is probed for the curvature that remains.
 
-    Shapes: `signals` (n_voxels, n_measurements), `parameters` (n_voxels, n_parameters), `box`
-    (2, n_voxels, n_parameters) in the units of the parameters; returns (n_levels, n_voxels,
-    n_parameters, 2), NaN where a voxel was not fitted or a parameter is fixed.
+    Shapes: `signals` (n_voxels, n_measurements), `parameters` (n_voxels, n_parameters); `bounds`
+    of each parameter, those of an amplitude in multiples of the voxel's largest signal; `turn_up`
+    is the largest K·D at which the signal still falls. Returns (n_levels, n_voxels, n_parameters,
+    2), NaN where a voxel was not fitted or a parameter is fixed.
     """
     from scipy.special import stdtrit  # quantiles of Student's t
 
-    ends = np.full((len(levels), *parameters.shape, 2), np.nan)
-    fitted = np.flatnonzero(np.isfinite(parameters).all(axis=1))
-    if not fitted.size or is_fixed.all():
-        return ends
+    if not len(parameters) or is_fixed.all():
+        return np.full((len(levels), *parameters.shape, 2), np.nan)
     kernel = compiler.load(model, "intervals")
-    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
-    contrasts = np.stack([protocol.b_ms_per_um2, te], axis=1)
+    n = kernel.N
+    ends = np.empty((len(levels), *parameters.shape, 2))
+    parameters = np.require(parameters, np.float64, ["C", "W"])
+    contrasts = Contrasts.of(protocol.b_ms_per_um2, protocol.te)
     floor = np.zeros(1) if sigma is None else np.pi / 2 * np.ravel(sigma) ** 2
     degrees = np.maximum(np.arange(len(protocol) + 1), 1)
     quantiles = np.stack([stdtrit(degrees, (1 + level) / 2) for level in levels])
     probes = stdtrit(degrees, 0.975)
+    common = np.zeros(kernel.N_COMMON)
+    common[kernel.FREE : kernel.FREE + n] = ~is_fixed
+    common[kernel.BOUNDS : kernel.BOUNDS + 2 * n] = np.array(bounds).T.ravel()
+    common[kernel.TURN_UP] = turn_up
+    n_tabulated = kernel.N_BY_B * len(contrasts.b) + kernel.N_BY_TE * len(contrasts.te)
+    n_padded = len(contrasts.pairs) * LANES
 
     def fill_chunk(first: int) -> None:
-        voxels = fitted[first : first + _CHUNK]
-        chunk = np.full((len(levels), len(voxels), *ends.shape[2:]), np.nan)
+        # A copy that jitted code may take for writable, or it would be compiled once more.
+        chunk = np.require(signals[first : first + _CHUNK], np.float64, ["C", "W"])
         kernel.fill_intervals(
-            np.ascontiguousarray(signals[voxels], dtype=np.float64),
-            contrasts,
-            parameters[voxels],
-            box[0, voxels],
-            box[1, voxels],
-            floor if len(floor) == 1 else floor[voxels],
-            ~is_fixed,
+            chunk,
+            first,
+            contrasts.pairs,
+            contrasts.rows,
+            contrasts.b,
+            contrasts.te,
+            parameters,
+            floor,
+            bool(floor.any()),
+            int((~is_fixed).sum()),
             quantiles,
             probes,
-            int((~is_fixed).sum()),
-            chunk,
+            np.zeros((kernel.N_ROWS, LANES)),
+            common.copy(),
+            np.zeros(n_padded),
+            np.zeros(n_padded),
+            np.zeros(max(n_tabulated, (n + 1) * UNROLL) * LANES),
+            np.zeros(kernel.N_PLACES, np.int64),
+            np.empty(len(chunk), np.int64),
+            ends,
         )
-        ends[:, voxels] = chunk
 
-    starts = range(0, len(fitted), _CHUNK)
-    if len(starts) == 1:
-        fill_chunk(0)
+    starts = range(0, len(parameters), _CHUNK)
+    n_threads = default_threads()
+    if len(starts) == 1 or n_threads == 1:
+        for first in starts:
+            fill_chunk(first)
         return ends
-    with ThreadPoolExecutor(default_threads()) as pool:
+    with ThreadPoolExecutor(n_threads) as pool:
         for _ in pool.map(fill_chunk, starts):
             pass
     return ends

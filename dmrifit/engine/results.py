@@ -257,27 +257,12 @@ class FitResult:
             self.inputs.protocol,
             self.model,
             self.parameters,
-            self._box(signals),
+            self.bounds,
             is_fixed=np.array([name in self.fixed for name in self.names]),
             levels=levels,
             sigma=self.inputs.sigma,
+            turn_up=self.inputs.turn_up,
         )
-
-    def _box(self, signals: NDArray) -> NDArray[np.float64]:
-        """Give the bounds of every voxel in the units of the parameters, (2, n, n_parameters)."""
-        box = np.empty((2, *self.parameters.shape))
-        box[...] = np.array(self.bounds).T[:, None, :]
-        with np.errstate(invalid="ignore"):
-            largest = signals.max(axis=1, initial=-np.inf, where=np.isfinite(signals))
-            for j, parameter in enumerate(self.model.parameters):
-                if parameter.is_amplitude:
-                    box[:, :, j] *= largest
-            turn_up = np.inf if self.inputs is None else self.inputs.turn_up
-            if np.isfinite(turn_up) and self.model.cumulant:
-                kurtosis, diffusivity = map(self.names.index, self.model.cumulant)
-                cap = turn_up / self.parameters[:, diffusivity]
-                box[1, :, kurtosis] = np.fmin(box[1, :, kurtosis], cap)
-        return box
 
     def _repr_html_(self) -> str:
         """Summarize the parameters over voxels for notebooks."""

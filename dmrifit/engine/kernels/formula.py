@@ -21,7 +21,7 @@ from dmrifit.engine.kernels.layout import LANES, UNROLL, Layout, form
 if TYPE_CHECKING:
     from dmrifit.engine.models import SignalModel
 
-__all__ = ["source"]
+__all__ = ["Formula", "called_function", "factor", "quoted_code", "replace_section", "source"]
 
 _JIT = "@njit(nogil=True, cache=True, error_model='numpy')"
 
@@ -33,7 +33,7 @@ _MOST_CHOICES = 2  # in an exponent whose branches are tabulated one by one
 
 def source(model: SignalModel) -> str:
     """Write the module that fits a model."""
-    formula, at = _Formula(model), Layout(len(model.parameters))
+    formula, at = Formula(model), Layout(len(model.parameters))
     kurtosis, diffusivity = (
         (-1, -1)
         if model.cumulant is None
@@ -58,8 +58,8 @@ def source(model: SignalModel) -> str:
     }
     code = {
         "BEGIN": _begin(at, formula.forms, kurtosis, diffusivity),
-        "TABLE_B": formula.table("b"),
-        "TABLE_TE": formula.table("te"),
+        "TABLE_B": formula.table("b", at),
+        "TABLE_TE": formula.table("te", at),
         "ACCUMULATE": _accumulate(at, formula, floored=False),
         "ACCUMULATE_FLOORED": _accumulate(at, formula, floored=True),
         "REGULARIZE": _regularize(at, formula.forms),
@@ -73,24 +73,25 @@ def source(model: SignalModel) -> str:
         text, "CONSTANTS", [f"{name} = {value!r}" for name, value in constants.items()]
     )
     if model.source:
-        arguments = ["b", *(["te"] if model.needs_te else []), *(f"x[{i}]" for i in range(at.n))]
-        function = [
-            model.source,
-            "",
-            "",
-            "compiled = njit(nogil=True, cache=True, error_model='numpy')(user_function)",
-            "",
-            "",
-        ]
-        function += [
-            _JIT,
-            "def function(b, te, x):",
-            f"    return compiled({', '.join(arguments)})",
-        ]
-        text = replace_section(text, "FUNCTION", function)
-    return replace_section(
-        text, "CODE", [f"{name} = [\n    {_quoted(lines)}]" for name, lines in code.items()]
-    )
+        text = replace_section(text, "FUNCTION", called_function(model))
+    return replace_section(text, "CODE", quoted_code(code))
+
+
+def called_function(model: SignalModel) -> list[str]:
+    """Write a user's function, and the one by which the kernel calls it with an array."""
+    arguments = ["b", *(["te"] if model.needs_te else [])]
+    arguments += [f"x[{i}]" for i in range(len(model.names))]
+    return [
+        model.source,
+        "",
+        "",
+        "compiled = njit(nogil=True, cache=True, error_model='numpy')(user_function)",
+        "",
+        "",
+        _JIT,
+        "def function(b, te, x):",
+        f"    return compiled({', '.join(arguments)})",
+    ]
 
 
 def replace_section(text: str, section: str, lines: list[str]) -> str:
@@ -100,11 +101,16 @@ def replace_section(text: str, section: str, lines: list[str]) -> str:
     return text[:start] + "\n".join(lines) + "\n" + text[end:]
 
 
-def _quoted(lines: list[str]) -> str:
-    return "".join(f"{line!r},\n    " for line in lines)
+def quoted_code(code: dict[str, list[str]]) -> list[str]:
+    """Write lines of lane arithmetic as lists of strings, one for each block."""
+    assignments = []
+    for name, lines in code.items():
+        quoted = "".join(f"{line!r},\n    " for line in lines)
+        assignments.append(f"{name} = [\n    {quoted}]")
+    return assignments
 
 
-class _Formula:
+class Formula:
     """The formula and its derivatives as lines of code, and what its form allows."""
 
     def __init__(self, model: SignalModel) -> None:
@@ -182,14 +188,13 @@ class _Formula:
                 product *= entry
         return product
 
-    def table(self, of: str) -> list[str]:
+    def table(self, of: str, at: Layout) -> list[str]:
         """Write the code that fills a row of the table of exponentials of b or te."""
         import sympy
 
         exponents = self.by_b if of == "b" else self.by_te
         if not exponents:
             return []
-        at = Layout(len(self.forms))
         used = sorted(
             {str(symbol) for exponent in exponents for symbol in exponent.free_symbols}
             - {"b", "te"}
@@ -338,7 +343,7 @@ def _begin(at: Layout, forms: tuple[str, ...], kurtosis: int, diffusivity: int) 
     return lines
 
 
-def _accumulate(at: Layout, formula: _Formula, *, floored: bool) -> list[str]:
+def _accumulate(at: Layout, formula: Formula, *, floored: bool) -> list[str]:
     """Add the measurements that were taken together to the sums of one lane."""
     n, units = at.n, range(UNROLL)
     lines = [f"x{i} = {at('X', i)}" for i in range(n)]
@@ -444,13 +449,18 @@ def _accept(at: Layout) -> list[str]:
     return body
 
 
-def _factor(n: int, least: float) -> list[str]:
-    """Factor a symmetric matrix a into LDL', unrolled: l, pivots p >= `least`, inverses o."""
+def factor(n: int, least: str) -> list[str]:
+    """
+    Factor a symmetric matrix a into LDL', unrolled: l, pivots p, inverses o.
+
+    A pivot is at least `least`, where ``{j}`` stands for its row.
+    """
     lines = []
     for j in range(n):
         lines += [f"t{j}_{k} = l{j}_{k} * p{k}" for k in range(j)]
         lines.append(f"p{j} = a{j}_{j}" + "".join(f" - l{j}_{k} * t{j}_{k}" for k in range(j)))
-        lines.append(f"p{j} = p{j} if p{j} > {least!r} else {least!r}")
+        limit = least.format(j=j)
+        lines.append(f"p{j} = p{j} if p{j} > {limit} else {limit}")
         lines.append(f"o{j} = 1.0 / p{j}")
         for i in range(j + 1, n):
             lines.append(
@@ -469,7 +479,7 @@ def _solve(n: int, suffix: str) -> list[str]:
         for j in range(i):
             lines.append(f"a{i}_{j} = m{i}_{j} * (e{s}{i} * e{s}{j})")
         lines.append(f"a{i}_{i} = (m{i}_{i} * (1.0 + lam) + 1e-30) * e{s}{i} + (1.0 - e{s}{i})")
-    lines += _factor(n, 1e-30)
+    lines += factor(n, "1e-30")
     for i in range(n):
         lines.append(f"z{i} = rhs{s}{i}" + "".join(f" - l{i}_{k} * z{k}" for k in range(i)))
     for i in reversed(range(n)):
@@ -571,7 +581,7 @@ def _variances(at: Layout) -> list[str]:
         for j in range(i):
             body.append(f"a{i}_{j} = {at.pair('M', i, j)} * (u{i} * u{j})")
         body.append(f"a{i}_{i} = 1.0")
-    body += _factor(n, 1e-15)
+    body += factor(n, "1e-15")
     for j in range(n):
         for i in range(j + 1, n):
             inner = "".join(f" - l{i}_{k} * v{k}_{j}" for k in range(j + 1, i))

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from dmrifit.engine.models import Parameter
 
-__all__ = ["LANES", "SINGLE", "UNROLL", "Layout", "form"]
+__all__ = [
+    "LANES",
+    "SINGLE",
+    "UNROLL",
+    "Contrasts",
+    "IntervalLayout",
+    "Layout",
+    "form",
+    "is_share",
+]
 
 LANES = 16  # voxels side by side; the work array then stays in the first cache
 UNROLL = 3  # measurements taken together, so that the sums are loaded and stored less often
@@ -28,6 +41,42 @@ SINGLE = (
 )
 
 
+@dataclass(frozen=True)
+class Contrasts:
+    """
+    The measurements as a kernel takes them, the last one repeated to a multiple of `UNROLL`.
+
+    Exponentials of b alone and of te alone are computed once for each distinct value; `rows` says
+    which two values a measurement has.
+    """
+
+    pairs: NDArray[np.float64]
+    rows: NDArray[np.int64]
+    b: NDArray[np.float64]
+    te: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, b: NDArray, te: NDArray | None) -> Contrasts:
+        """Pad b-values in ms/µm² and echo times."""
+        padded_b = _padded(b)
+        padded_te = _padded(np.zeros(len(b)) if te is None else te)
+        distinct_b, row_of_b = np.unique(padded_b, return_inverse=True)
+        distinct_te, row_of_te = np.unique(padded_te, return_inverse=True)
+        return cls(
+            np.stack([padded_b, padded_te], axis=1),
+            np.stack([row_of_b, row_of_te], axis=1),
+            distinct_b,
+            distinct_te,
+        )
+
+
+def _padded(values: NDArray) -> NDArray:
+    size = -(-len(values) // UNROLL) * UNROLL
+    padded = np.full(size, values[-1], dtype=float)
+    padded[: len(values)] = values
+    return padded
+
+
 class Layout:
     """
     Places of the work array for a model.
@@ -41,18 +90,24 @@ class Layout:
     def __init__(self, n_parameters: int) -> None:
         self.n = n_parameters
         self.pairs = [(i, j) for i in range(n_parameters) for j in range(i + 1)]
-        sizes = dict.fromkeys(SINGLE, 1) | {
-            "Q": self.n,  # where the lane stands, in inner coordinates
-            "T": self.n,  # where it tries to go
-            "X": self.n,  # the trial in the coordinates of the formula
-            "G": self.n,  # J'r where it stands and at the trial
-            "GT": self.n,
-            "LO": self.n,
-            "HI": self.n,
-            "D": self.n,  # diagonal of the inverse of J'J
-            "M": len(self.pairs),  # J'J where it stands and at the trial
-            "MT": len(self.pairs),
-        }
+        self._place(
+            dict.fromkeys(SINGLE, 1)
+            | {
+                "Q": self.n,  # where the lane stands, in inner coordinates
+                "T": self.n,  # where it tries to go
+                "X": self.n,  # the trial in the coordinates of the formula
+                "G": self.n,  # J'r where it stands and at the trial
+                "GT": self.n,
+                "LO": self.n,
+                "HI": self.n,
+                "D": self.n,  # diagonal of the inverse of J'J
+                "M": len(self.pairs),  # J'J where it stands and at the trial
+                "MT": len(self.pairs),
+            }
+        )
+
+    def _place(self, sizes: dict[str, int]) -> None:
+        """Give each field its rows."""
         self.offset: dict[str, int] = {}
         total = 0
         for name, size in sizes.items():
@@ -69,6 +124,51 @@ class Layout:
         """Write the place of entry (i, j) of a symmetric matrix as code."""
         i, j = max(i, j), min(i, j)
         return self(name, i * (i + 1) // 2 + j)
+
+
+class IntervalLayout(Layout):
+    """
+    Places of the work array for the intervals of a model.
+
+    Parameters
+    ----------
+    n_parameters : int
+        Of the model.
+    """
+
+    def __init__(self, n_parameters: int) -> None:
+        self.n = n_parameters
+        self.pairs = [(i, j) for i in range(n_parameters) for j in range(i + 1)]
+        self._place(
+            {
+                "TOP": 1,  # largest signal, and largest magnitude
+                "LARGEST": 1,
+                "NF2": 1,  # square of the noise floor
+                "DOF": 1,
+                "SPAN": 1,  # standard deviations from the middle to a probe
+                "COUNT": 1,  # parameters that the box alone determines
+                "QUANTILE": 1,
+                "VARIANCE": 1,  # of the noise
+                "LEAST": 1,  # the minimum of the quadratic form
+                "SQ": 1,  # r'r, J'r and J'J at the point
+                "G": self.n,
+                "M": len(self.pairs),
+                "P": self.n,  # the estimate, and its coordinates
+                "U": self.n,
+                "LO": self.n,
+                "HI": self.n,
+                "WEIGHT": self.n,  # precision and mean of the prior
+                "MID": self.n,
+                "T": self.n,  # the point, and the same in the coordinates of the formula
+                "X": self.n,
+                "SD": self.n,
+                "MIDDLE": self.n,  # the minimum of the quadratic form
+                "COV": self.n * self.n,
+                "DISTANCE": 2 * self.n,  # of the probe of each side, and the curvature found
+                "BEND": 2 * self.n,
+                "END": 2 * self.n,
+            }
+        )
 
 
 def is_share(parameter: Parameter) -> bool:
