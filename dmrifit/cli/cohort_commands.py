@@ -88,6 +88,13 @@ def simulate(
             "fraction); none by default.",
         ),
     ] = None,
+    truth: Annotated[
+        str,
+        typer.Option(
+            metavar="formula|walk",
+            help="Origin of the signals: the model's formula, or random walks of water.",
+        ),
+    ] = "formula",
     latent_corr: Annotated[
         float,
         typer.Option(metavar="0…1", help="Correlation of parameters within tissue texture."),
@@ -136,6 +143,7 @@ def simulate(
             latent_corr=latent_corr,
             gain_variation=gain_variation,
             artifacts=_artifacts(artifacts),
+            truth=truth,
             n_jobs=jobs,
             random_state=seed,
         )

@@ -62,6 +62,13 @@ def test_both_cohorts_of_the_study_are_simulated_by_default(simulations, run, tm
         "both",
     )
     assert (options["snr"], options["artifacts"], options["random_state"]) == (None, None, 0)
+    assert options["truth"] == "formula"
+
+
+def test_signals_come_from_walks_where_asked(simulations, run, tmp_path):
+    code, _, err = run("simulate", "--out", tmp_path, "--truth", "walk")
+    assert code == 0, err
+    assert {options["truth"] for _, _, options in simulations} == {"walk"}
 
 
 def test_cohorts_can_share_the_protocol_of_the_first(simulations, run, tmp_path):

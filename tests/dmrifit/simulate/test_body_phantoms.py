@@ -215,15 +215,58 @@ def test_a_cohort_knows_how_it_was_made():
     expected = {
         "difficulty": "mixed", "template": "pelvis", "snr": None, "field": 3.0, "latent_corr": 0.6, "seed": 9,
         "gain_variation": 0.25, "artifacts": {"gibbs": 0.2}, "shape": list(SMALL), "patient_variation": 2.0,
+        "truth": "formula",
     }  # fmt: skip
     assert {key: made[key] for key in expected} == expected
     assert set(made["patients"]) == set(cohort.patients)
     assert len(made["tumor_types"]) == 5
 
 
+@pytest.fixture(scope="module")
+def walked():
+    """A patient without noise, by the formula and by random walks."""
+    options = {"shape": (32, 32, 4), "template": "abdomen", "snr": np.inf, "random_state": 5}
+    return [simulate_cohort("cohort1", 1, truth=truth, **options) for truth in ("formula", "walk")]
+
+
+def test_walks_make_the_same_patient_with_other_signals(walked):
+    by_formula, by_walk = (cohort.scans[0] for cohort in walked)
+    assert [cohort.simulation["truth"] for cohort in walked] == ["formula", "walk"]
+    np.testing.assert_array_equal(by_walk.lesion, by_formula.lesion)
+    for name in MODEL.names:
+        same = by_walk.truth[name] == by_formula.truth[name]
+        # K alone is limited to what was walked.
+        assert same[by_walk.mask].mean() > (0.97 if name == "K" else 0.9999)
+    assert not (by_walk.truth["K"] > by_formula.truth["K"] * (1 + 1e-6)).any()
+    change = by_walk.signal[by_walk.mask] / by_formula.signal[by_walk.mask] - 1
+    assert 0.005 < np.median(np.abs(change)) < 0.1
+    assert np.abs(change[:, 0]).max() < 0.05  # b = 0
+
+
+def test_fits_to_walks_find_f_dt_and_t2t_and_too_little_kurtosis(walked):
+    scan = walked[1].scans[0]
+    truth = {name: values[scan.lesion] for name, values in scan.truth.items()}
+    result = fit_voxels(scan.signal[scan.lesion].astype(float), scan.protocol, MODEL, n_threads=1)
+    bias = {name: np.median(result[name] / truth[name] - 1) for name in MODEL.names}
+    assert abs(bias["f"]) < 0.25
+    assert abs(bias["Dt"]) < 0.12
+    assert abs(bias["T2t"]) < 0.04
+    assert -0.4 < bias["K"] < 0
+
+
+def test_a_patient_of_walks_depends_neither_on_the_others_nor_on_processes():
+    options = {"shape": (12, 12, 2), "truth": "walk", "random_state": 2}
+    alone, many = (simulate_cohort("cohort2", n, **options).scans[0] for n in (1, 3))
+    parallel = simulate_cohort("cohort2", 2, n_jobs=2, **options).scans[0]
+    assert alone.signal.tobytes() == many.signal.tobytes() == parallel.signal.tobytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"truth": "model"}, "formula, walk, not 'model'"),
+        ({"truth": None}, "formula, walk, not None"),
+        ({"truth": "walk", "protocol": Protocol([0, 100], [45, 90])}, "truth='formula'"),
         ({"difficulty": "hard"}, "mixed"),
         ({"n_patients": 0}, "at least one"),
         ({"shape": (8, 8, 1)}, "12, 12, 2"),
