@@ -87,7 +87,7 @@ class Surroundings:
     def __init__(self, scene: Scene) -> None:
         from scipy.ndimage import distance_transform_edt, map_coordinates
 
-        self.scene = scene
+        self.scene = scene = scene.canonical
         width = float(np.cbrt(scene.tumor_volume * MM3_PER_ML))
         self.step = float(np.clip(width / GRID_PARTS, 0.5, GRID_MM))
         crop = scene.occupancy

@@ -43,6 +43,8 @@ def view_of(
     scene: Scene, channels: Sequence[str], n: int, step: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Lay a scene on a cubic grid along the scanner's axes, about the centroid of the tumor."""
+    # Blocks of image voxels begin at the first one, which depends on the storage.
+    scene = scene.canonical
     blocks = np.maximum(1, np.floor(step / scene.spacing + 1e-6)).astype(np.int64)
     tumor = (
         resampling.block_means(scene.occupancy, blocks) if blocks.max() > 1 else scene.occupancy

@@ -262,7 +262,7 @@ class VoxelOptimizer(BaseEstimator):
         voxel, best = search.simplest(search.run(16, 5))
         if self.rounding is not None:
             voxel = search.rounded(voxel)
-        return _assessed(voxel, search, best)
+        return _assessed(voxel, scene, search, best)
 
     def candidates(self, scene: Scene, n: int) -> list[tuple[Voxel, float]]:
         """
@@ -346,7 +346,8 @@ class VoxelOptimizer(BaseEstimator):
             ``side out of range``, ``too many rotations``, ``outside the image``, ``touches NAME``
             (more of it than is tolerated), ``less than 70 % tumor``.
         """
-        return _assessed(voxel.canonical(), Search(self._wishes(), scene), best_objective)
+        search = Search(self._wishes(), scene)
+        return _assessed(voxel.canonical(), scene, search, best_objective)
 
     @property
     def _objective(self) -> PlacementObjective:
@@ -396,9 +397,11 @@ class VoxelOptimizer(BaseEstimator):
         )
 
 
-def _assessed(voxel: Voxel, search: Search, best_objective: float | None) -> Placement:
+def _assessed(
+    voxel: Voxel, scene: Scene, search: Search, best_objective: float | None
+) -> Placement:
     """Score a canonical voxel and list the constraints that it breaks."""
-    fraction = tumor_fraction(voxel, search.scene)
+    fraction = tumor_fraction(voxel, scene)
     tumor_volume = fraction * voxel.volume
     objective = search.wishes.objective.value(fraction, tumor_volume)
     flags = search.flags(voxel)
@@ -411,5 +414,5 @@ def _assessed(voxel: Voxel, search: Search, best_objective: float | None) -> Pla
         tumor_volume=tumor_volume,
         best_objective=objective if best_objective is None else best_objective,
         flags=flags,
-        scene=search.scene,
+        scene=scene,
     )

@@ -16,6 +16,7 @@ from dmrifit.io.masks import MASK_THRESHOLD, check_same_grid
 from dmrifit.io.nifti import Image, describe_sources, image_name, load_image, values_of
 from placement.box.row_integrals import Rows
 from placement.box.voxel import MM3_PER_ML, Voxel
+from placement.search.storage import nearest_storage, reoriented
 
 __all__ = ["Labels", "Scene"]
 
@@ -137,6 +138,7 @@ class Scene:
                     "exclude less"
                 )
         self.sources: dict[str, dict[str, str]] = {}
+        self._is_canonical = False
         if self.touches_border:
             warnings.warn(
                 f"{self._title}: the tumor reaches the border of the image; "
@@ -283,6 +285,8 @@ class Scene:
     @cached_property
     def centroid(self) -> NDArray[np.float64]:
         """Center of mass of the tumor in mm, RAS+: shape (3,)."""
+        if not self._is_canonical:
+            return self.canonical.centroid
         weights = self.occupancy.astype(np.float64)
         total = weights.sum()
         index = []
@@ -295,6 +299,50 @@ class Scene:
         )
 
     @property
+    def canonical(self) -> Scene:
+        """
+        The same scene with its arrays stored along right, front and up as far as they can be.
+
+        All orders and directions in which the axes of one image can be stored lead to equal
+        arrays, so that what is computed of these does not depend on the storage.
+        """
+        return self if self._is_canonical else self._reoriented
+
+    @cached_property
+    def _reoriented(self) -> Scene:
+        storage = nearest_storage(self.affine)
+        order = np.abs(storage).argmax(axis=0)
+        reversed_axes = storage.sum(axis=0) < 0
+        canonical = object.__new__(Scene)
+        canonical.__dict__.update(self.__getstate__())
+        affine, canonical.shape = reoriented(storage, self.affine, self.shape)
+        affine.flags.writeable = False
+        canonical.affine = affine
+
+        def stored(values: NDArray) -> NDArray:
+            axes = (*order, *range(3, values.ndim))
+            flips = tuple(int(axis) for axis in np.flatnonzero(reversed_axes))
+            return np.flip(values.transpose(axes), flips)
+
+        def moved(low: Sequence[int], shape: Sequence[int]) -> tuple[int, int, int]:
+            first = np.array(low)
+            mirrored = np.array(self.shape) - first - np.array(shape[:3])
+            x, y, z = np.where(reversed_axes, mirrored[order], first[order]).tolist()
+            return (x, y, z)
+
+        canonical.origin = moved(self.origin, self.occupancy.shape)
+        canonical.occupancy = np.ascontiguousarray(stored(self.occupancy))
+        canonical.occupancy.flags.writeable = False
+        canonical._forbidden = {
+            key: (moved(low, region.shape), np.ascontiguousarray(stored(region)))
+            for key, (low, region) in self._forbidden.items()
+        }
+        if self.image is not None:
+            canonical.image = stored(self.image)
+        canonical._is_canonical = True
+        return canonical
+
+    @property
     def touches_border(self) -> bool:
         """Whether the tumor reaches the border of the image, so that some of it may be missing."""
         ends = np.add(self.origin, self.occupancy.shape)
@@ -302,20 +350,22 @@ class Scene:
 
     @cached_property
     def rows(self) -> Rows:
-        """The tumor as rows that a box can be laid over."""
-        return Rows.of(self.occupancy, self.affine, self.origin)
+        """The tumor as rows that a box can be laid over, the same for every storage."""
+        scene = self.canonical
+        return Rows.of(scene.occupancy, scene.affine, scene.origin)
 
     @cached_property
     def forbidden_rows(self) -> dict[str, Rows | None]:
         """Excluded regions as rows, by name, without margins; None where a region is empty."""
+        scene = self.canonical
         rows: dict[str, Rows | None] = {}
-        for key, (low, region) in self._forbidden.items():
-            rows[key] = Rows.of(region, self.affine, low) if region.any() else None
+        for key, (low, region) in scene._forbidden.items():
+            rows[key] = Rows.of(region, scene.affine, low) if region.any() else None
         return rows
 
     def __getstate__(self) -> dict[str, Any]:
         # What is computed on demand need not travel to other processes.
-        computed = ("rows", "forbidden_rows", "_components")
+        computed = ("rows", "forbidden_rows", "centroid", "_reoriented", "_components")
         return {key: value for key, value in self.__dict__.items() if key not in computed}
 
     @cached_property
@@ -335,9 +385,10 @@ class Scene:
     @property
     def component_volumes(self) -> NDArray[np.float64]:
         """Volumes of the tumor's components in mL (26-connected), largest first."""
-        labels, n = self._components
+        scene = self.canonical
+        labels, n = scene._components
         weights = np.bincount(
-            labels.ravel(), self.occupancy.ravel().astype(np.float64), minlength=n + 1
+            labels.ravel(), scene.occupancy.ravel().astype(np.float64), minlength=n + 1
         )
         return np.asarray(weights[1:] * self.voxel_volume, dtype=np.float64)
 
@@ -356,9 +407,10 @@ class Scene:
             Number of the part in the order of `component_volumes`, counted from 0; -1 if it holds
             none.
         """
-        labels, n = self._components
-        shift = self.affine.copy()
-        shift[:3, 3] += self.affine[:3, :3] @ np.array(self.origin, dtype=np.float64)
+        scene = self.canonical
+        labels, n = scene._components
+        shift = scene.affine.copy()
+        shift[:3, 3] += scene.affine[:3, :3] @ np.array(scene.origin, dtype=np.float64)
         inside = labels[voxel.mask(labels.shape, shift)]
         counts = np.bincount(inside, minlength=n + 1)[1:]
         return int(counts.argmax()) if counts.any() else -1

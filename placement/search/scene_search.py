@@ -143,7 +143,8 @@ class Search:
                 "make one of the tumor and its affine"
             )
         self.wishes = wishes
-        self.scene = scene
+        # Searches run in one storage, so that all storages of a scene get the same box.
+        self.scene = scene.canonical
         self.rows: Rows = scene.rows
         self.whole = Grid(
             self.rows.prefix,

@@ -193,7 +193,9 @@ def control_placements(
     side = (np.mean(volumes) * MM3_PER_ML) ** (1 / 3)
     centered = np.empty((len(scenes), 9))
     scattered = np.empty((len(scenes), 9))
-    for i, scene in enumerate(scenes):
+    for i, stored_scene in enumerate(scenes):
+        # Random draws count image voxels, whose order must not depend on the storage.
+        scene = stored_scene.canonical
         # A box of another case, if there is one, so that the case's own experts give nothing away.
         donors = [*itertools.chain.from_iterable(placed[:i] + placed[i + 1 :])] or placed[i]
         centered[i] = [*scene.centroid, side, side, side, 0, 0, 0]

@@ -1,0 +1,98 @@
+"""Storages of one image: the storage that all of them lead to, and equal boxes of all of them."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from placement import Scene, VoxelOptimizer
+from placement.box.voxel import rotation_of
+from placement.search.storage import nearest_storage, reoriented
+
+STORAGES = [
+    np.eye(3)[list(order)].T * signs
+    for order in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
+]
+
+
+def oblique(spacing, angles, offset):
+    affine = np.eye(4)
+    affine[:3, :3] = rotation_of(angles) * spacing
+    affine[:3, 3] = offset
+    return affine
+
+
+AFFINES = {
+    "cubic": np.diag([1.0, 1, 1, 1]),
+    "thick": oblique([0.9, 0.9, 5.0], [0, 0, 0], [-31.5, 12, 3]),
+    "oblique": oblique([1.0, 1.2, 2.0], [24, -11, 17], [-40, 22, 7]),
+    "sheared": oblique([1.0, 1.0, 3.0], [0, 0, 0], [5, 6, 7]) + np.array([[0, 0, 0, 0]] * 1 + [[0, 0, 0.8, 0]] + [[0] * 4] * 2),
+    "diagonal": oblique([1.0, 1.0, 1.0], [0, 0, 45], [0, 0, 0]),
+}
+
+
+def stored(values, affine, storage):
+    """Store an image with its axes in another order and direction, the voxels where they were."""
+    order = np.abs(storage).argmax(axis=0)
+    flips = np.flatnonzero(storage.sum(axis=0) < 0)
+    matrix, shape = reoriented(storage.astype(float), affine, values.shape)
+    array = np.flip(values.transpose(order), flips)
+    assert array.shape == shape
+    return array, matrix
+
+
+def lump(seed, shape=(48, 44, 40), threshold=0.75):
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=shape), 5)
+    noise[:3] = noise[-3:] = noise[:, :3] = noise[:, -3:] = noise[..., :3] = noise[..., -3:] = -9
+    return noise > np.quantile(noise, threshold)
+
+
+@pytest.mark.parametrize("name", AFFINES)
+def test_all_storages_of_an_image_lead_to_the_same_arrays(name):
+    affine = AFFINES[name]
+    values = np.arange(2 * 3 * 4).reshape(2, 3, 4)
+    results = []
+    for storage in STORAGES:
+        array, matrix = stored(values, affine, storage)
+        results.append(stored(array, matrix, nearest_storage(matrix)))
+    for array, matrix in results:
+        np.testing.assert_array_equal(array, results[0][0])
+        np.testing.assert_allclose(matrix, results[0][1], atol=1e-8)
+    assert (np.diag(results[0][1]) > 0).all()
+
+
+def test_a_canonical_scene_is_the_same_scene():
+    affine = AFFINES["oblique"]
+    tumor = lump(0)
+    exclude = lump(1, threshold=0.97)
+    image = np.random.default_rng(0).normal(size=(*tumor.shape, 2))
+    flipped, matrix = stored(tumor, affine, STORAGES[13])
+    order = np.abs(STORAGES[13]).argmax(axis=0)
+    flips = np.flatnonzero(STORAGES[13].sum(axis=0) < 0)
+    scene = Scene(
+        flipped,
+        matrix,
+        exclude=np.flip(exclude.transpose(order), flips),
+        image=np.flip(image.transpose(*order, 3), flips),
+    )
+    canonical = scene.canonical
+    assert canonical.canonical is canonical
+    np.testing.assert_array_equal(canonical.tumor, tumor)
+    np.testing.assert_array_equal(canonical.forbidden["exclude"], exclude)
+    np.testing.assert_array_equal(canonical.image, image)
+    np.testing.assert_allclose(canonical.affine, affine, atol=1e-8)
+    np.testing.assert_allclose(scene.centroid, Scene(tumor, affine).centroid, atol=1e-9)
+    np.testing.assert_array_equal(scene.tumor, flipped)
+
+
+@pytest.mark.parametrize("name", ["thick", "oblique", "diagonal"])
+def test_some_storages_of_a_tumor_get_the_same_box(name):
+    tumor = lump(2)
+    for storage in STORAGES[::9]:
+        placement = VoxelOptimizer(random_state=0).placement(Scene(*stored(tumor, AFFINES[name], storage)))
+        if storage is STORAGES[0]:
+            first = placement
+        assert placement.voxel.dice(first.voxel) >= 0.98
+        assert abs(placement.objective - first.objective) <= 1e-3
