@@ -548,6 +548,12 @@ MODELS: dict[str, SignalModel] = {
             },
             cumulant=("K", "Dt"),
         ),
+        # Divided by b = 0 at its own TE, a curve keeps only the difference of the relaxation rates.
+        SignalModel(
+            "t2-ivim-relative",
+            (_S0, _F, _DV, _DT, Parameter("dR2", "1/ms", -0.05, 0.05)),
+            "S0*(f*exp(-b*Dv - te*dR2) + (1 - f)*exp(-b*Dt))/(f*exp(-te*dR2) + 1 - f)",
+        ),
     )
 }
 

@@ -488,14 +488,14 @@ class MapsToMaps(Strategy):
                 raise ValueError("reference_maps belong to protocols: give source= and target=")
             return self._design(x, y, groups)
         model = _model_for(self.model, self.target)
-        features, clinical_s0 = _features(x, self.source, self.patch_shape_)
+        clinical = self.clinical(x)
         maps = reference_parameters(y, self.target, model, reference_maps)
-        targets = _scaled_amplitudes(maps, model, clinical_s0, np.divide)
+        targets = _scaled_amplitudes(maps, model, clinical.s0, np.divide)
         is_log, floor = self._logarithms(model)
         # Zero has no logarithm: f and K reach it in many voxels.
         targets[:, is_log] = np.log(np.maximum(targets[:, is_log], floor[is_log]))
-        usable = _finite_rows(features) & _finite_rows(targets)
-        return self._design(features, targets, groups, usable)
+        usable = _finite_rows(clinical.features) & _finite_rows(targets)
+        return self._design(clinical.features, targets, groups, usable)
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """

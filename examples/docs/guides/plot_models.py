@@ -1,7 +1,7 @@
 """
 What do the models say, and where do they end?
 
-Four models of the signal of a voxel are built in. Inside a formula b is in ms/µm² (the scanner's s/mm² divided by
+Five models of the signal of a voxel are built in. Inside a formula b is in ms/µm² (the scanner's s/mm² divided by
 1000), so that b·D has no unit with D in µm²/ms; echo times are in ms. All data of this page are synthetic.
 """
 
@@ -34,6 +34,15 @@ Four models of the signal of a voxel are built in. Inside a formula b is in ms/�
 #
 # Macarro et al., J Magn Reson Imaging 61:1018, 2025. With several echo times f no longer depends on them. Seven
 # parameters need far more than seven images; T2v and Dv are the least certain.
+#
+# Curves divided by their own b = 0: ``t2-ivim-relative``
+# --------------------------------------------------------
+# .. math:: \frac{S(b, T_E)}{S(0, T_E)} = S_0 \, \frac{f e^{-bD_v - T_E \Delta R_2} + (1-f) e^{-bD_t}}
+#    {f e^{-T_E \Delta R_2} + 1 - f}, \qquad \Delta R_2 = 1/T_{2v} - 1/T_{2t}
+#
+# The same two compartments, of data that are published as ratios: at every echo time the curve is divided by its own
+# value at b = 0. No T2 is left in them, only the difference dR2 of the two relaxation rates, through which f rises with
+# the echo time. S0 is near 1; it takes up the noise of the b = 0 that all other values were divided by.
 #
 # Symbols, units, bounds
 # ----------------------

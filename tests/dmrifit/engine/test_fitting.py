@@ -18,6 +18,8 @@ fit_voxels = functools.partial(dmrifit.fit_voxels, method="nlls")
 
 DIFFUSION = Protocol([0, 30, 60, 100, 200, 400, 600, 900, 1200])
 RELAXATION = Protocol.preset("cohort1")
+ECHOES = Protocol(np.tile(DIFFUSION.b, 3), np.repeat([45.0, 80.0, 120.0], len(DIFFUSION)))
+PROTOCOLS = {"t2-ivim-kurtosis": RELAXATION, "t2-ivim-relative": ECHOES}
 
 # Ranges well inside the default bounds.
 TRUTH = {
@@ -33,11 +35,18 @@ TRUTH = {
         "K": (0.3, 1.1),
         "T2t": (40, 110),
     },
+    "t2-ivim-relative": {
+        "S0": (20, 900),
+        "f": (0.08, 0.35),
+        "Dv": (8, 50),
+        "Dt": (0.5, 1.6),
+        "dR2": (-0.015, -0.004),
+    },
 }
 
 
 def protocol_of(name):
-    return RELAXATION if name == "t2-ivim-kurtosis" else DIFFUSION
+    return PROTOCOLS.get(name, DIFFUSION)
 
 
 def draw(name, n, seed):

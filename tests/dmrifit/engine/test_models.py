@@ -33,6 +33,15 @@ def test_the_simpler_models_are_what_their_names_say(name, parameters, expected)
     assert not MODELS[name].needs_te
 
 
+def test_the_relative_model_is_t2_ivim_divided_by_b_0_of_its_own_echo_time():
+    protocol = Protocol([0, 30, 200, 800] * 2, np.repeat([45.0, 90.0], 4))
+    f, dv, t2v, dt, t2t = 0.2, 25.0, 180.0, 1.4, 70.0
+    full = MODELS["t2-ivim-kurtosis"].signal([3.0, f, dv, t2v, dt, 0, t2t], protocol).reshape(2, 4)
+    curves = (full / full[:, :1]).reshape(1, -1)
+    relative = MODELS["t2-ivim-relative"].signal([1, f, dv, dt, 1 / t2v - 1 / t2t], protocol)
+    np.testing.assert_allclose(relative, curves, rtol=1e-12)
+
+
 def test_names_units_and_bounds_stand_in_the_order_of_columns():
     model = MODELS["t2-ivim-kurtosis"]
     assert model.names == ("S0", "f", "Dv", "T2v", "Dt", "K", "T2t")
