@@ -548,7 +548,7 @@ MODELS: dict[str, SignalModel] = {
             },
             cumulant=("K", "Dt"),
         ),
-        # Divided by b = 0 at its own TE, a curve keeps only the difference of the relaxation rates.
+        # Divided by b = 0 at its own TE, a curve keeps only the difference of relaxation rates.
         SignalModel(
             "t2-ivim-relative",
             (_S0, _F, _DV, _DT, Parameter("dR2", "1/ms", -0.05, 0.05)),
