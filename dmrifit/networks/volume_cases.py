@@ -18,6 +18,7 @@ __all__ = [
     "Chosen",
     "Inputs",
     "Targets",
+    "VolumeList",
     "add_to_digest",
     "called",
     "check_length",
@@ -100,6 +101,17 @@ class Chosen(Sequence[Any]):
 
     def __getitem__(self, i: Any) -> Any:
         return self.everything[int(self.numbers[i])]
+
+
+class VolumeList(list[Any]):
+    """List of volumes of different shapes, which numpy turns into an array of objects."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+        volumes = np.empty(len(self), dtype=object)
+        # One by one: numpy would stack volumes that happen to have one shape.
+        for i, volume in enumerate(self):
+            volumes[i] = volume
+        return volumes
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from dmrifit.networks.volume_cases import (
     Chosen,
     Inputs,
     Targets,
+    VolumeList,
     add_to_digest,
     check_length,
     listed,
@@ -214,14 +215,10 @@ class VolumeEstimator(BaseEstimator, ABC):
         ValueError
             If the number of channels of a case differs from that in training.
         """
-        predictions = list(self._predictions(X))
-        if not self._predicts_volumes:
-            return np.stack(predictions)
-        # One by one: numpy would stack volumes that happen to have one shape.
-        volumes = np.empty(len(predictions), dtype=object)
-        for i, prediction in enumerate(predictions):
-            volumes[i] = prediction
-        return volumes
+        predictions = VolumeList(self._predictions(X))
+        if self._predicts_volumes:
+            return np.asarray(predictions)
+        return np.stack(predictions)
 
     def score(self, X: Sequence[Any], y: Sequence[Any]) -> float:
         """
@@ -331,9 +328,13 @@ class VolumeEstimator(BaseEstimator, ABC):
 
     def _check_inputs(self, inputs: Any) -> None:
         """Reject inputs with another number of channels than the first training case."""
-        if isinstance(inputs, np.ndarray) and len(inputs) != self.n_channels_:
+        if isinstance(inputs, np.ndarray):
+            self._check_channels(len(inputs))
+
+    def _check_channels(self, n: int) -> None:
+        if n != self.n_channels_:
             raise ValueError(
-                f"{len(inputs)} channels where the first case in training has {self.n_channels_}"
+                f"{n} channels where the first case in training has {self.n_channels_}"
             )
 
     def _stream(

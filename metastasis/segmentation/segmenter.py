@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.checks import check_number, check_word, is_number
 from dmrifit._utils.randomness import RandomState
 from dmrifit.io.components import drop_small
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training, fill_training
-from dmrifit.networks.volume_cases import naming, volume_inputs
+from dmrifit.networks.volume_cases import VolumeList, naming
 from dmrifit.networks.volume_estimator import VolumeEstimator, evaluating
 from dmrifit.stats.lesion_matching import lesion_scores, lesion_table
 from metastasis.networks.sizes import output_size
 from metastasis.scans.network_inputs import (
+    Scan,
     binary_label,
-    edge_of,
     joined_cases,
     label_on_network_grid,
     on_network_grid,
@@ -32,13 +32,9 @@ from metastasis.scans.network_inputs import (
     paired_labels,
     values_of,
 )
+from metastasis.segmentation.case_inputs import InputLayout, check_geometry, training_edge
 from metastasis.segmentation.operating_points import operating_point
-from metastasis.segmentation.sampling import (
-    SegmentSampler,
-    lesion_voxels,
-    low_resolution,
-    normalized,
-)
+from metastasis.segmentation.sampling import SegmentSampler, lesion_voxels
 
 if TYPE_CHECKING:
     import skorch
@@ -58,20 +54,7 @@ _CHOICES = {
     "normalization": ("batch", None),
 }
 _DEFAULT_WIDTHS = {"deepmedic": (8, 8, 8, 16, 16, 16, 16, 16, 16), "unet": (8, 16, 32, 64)}
-#: Largest accepted ratio of voxel edges between training scans and a scan to segment.
-_MAX_EDGE_RATIO = 1.25
 _PUBLISHED_WIDTHS = (30, 40, 50, 60, 70, 80, 90, 100, 110)
-
-
-class _Volumes(list[Any]):
-    """List of volumes of different shapes, which numpy turns into an array of objects."""
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
-        volumes = np.empty(len(self), dtype=object)
-        # One by one: numpy would stack volumes that happen to have one shape.
-        for i, volume in enumerate(self):
-            volumes[i] = volume
-        return volumes
 
 
 @register
@@ -354,7 +337,9 @@ class DeepMedicSegmenter(VolumeEstimator):
                 "without"
             )
         self.__dict__.pop("threshold_", None)
-        self.edge_ = self._training_edge([case[0] for case in cases])
+        self.edge_ = self.spacing
+        if self.spacing is None:
+            self.edge_ = training_edge([case[0] for case in cases])
         start = self._first_weights()
         try:
             if start is not None:
@@ -398,7 +383,7 @@ class DeepMedicSegmenter(VolumeEstimator):
             without any.
         """
         check_is_fitted(self)
-        return _Volumes(self._predictions(joined_cases(volumes, priors, masks)))
+        return VolumeList(self._predictions(joined_cases(volumes, priors, masks)))
 
     def predict(  # type: ignore[override]
         self,
@@ -431,7 +416,7 @@ class DeepMedicSegmenter(VolumeEstimator):
             given to a network that was trained without any.
         """
         probabilities = self.predict_proba(volumes, priors=priors, masks=masks)
-        return _Volumes(
+        return VolumeList(
             drop_small(probability >= self.threshold_, self.min_voxels).astype(np.uint8)
             for probability in probabilities
         )
@@ -565,12 +550,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         from dmrifit.networks import checkpoints
         from metastasis.networks import architectures
 
-        validity = self.missing_prior == "validity"
-        extra = 0
-        if self.prior_ == "channel":
-            extra = 1
-            if validity:
-                extra = 2
+        extra = self._layout.n_extra_channels
         module: torch.nn.Module
         if self.network == "unet":
             module = architectures.UNet(
@@ -584,7 +564,7 @@ class DeepMedicSegmenter(VolumeEstimator):
                 tuple(self.dense),
                 extra_channels=extra,
                 prior_path=self.prior_ == "path",
-                validity=validity,
+                validity=self.missing_prior == "validity",
                 residual=self.residual,
                 normalization=self.normalization,
                 dropout=self.dropout,
@@ -626,82 +606,29 @@ class DeepMedicSegmenter(VolumeEstimator):
                     self._check_channels(shape[3])
         yield from super()._predictions(X)
 
-    def _training_edge(self, volumes: Sequence[Any]) -> float | None:
-        """Give the voxel edge in mm that the network is trained on; None for arrays."""
-        if self.spacing is not None:
-            return self.spacing
-        edges = [edge_of(volume) for volume in volumes]
-        known_edges = [edge for edge in edges if edge is not None]
-        if not known_edges:
-            return None
-        return float(np.median(known_edges))
+    def _check_geometry(self, case: Scan) -> None:
+        edge = None
+        # Scans are resampled to a spacing, so that their own voxels do not matter.
+        if self.spacing is None:
+            edge = getattr(self, "edge_", None)
+        check_geometry(case, edge)
 
-    def _check_geometry(self, case: tuple[Any, Any, Any]) -> None:
-        """Refuse a prior of another shape and voxels of another size than in training."""
-        volume, prior, _ = case
-        shape = np.shape(volume)[:3]
-        if prior is not None and np.shape(prior) != shape:
-            raise ValueError(
-                f"a prior of shape {np.shape(prior)} for a volume of shape {shape}; resample it "
-                "onto the grid of the volume, or give None for it"
-            )
-        edge = edge_of(volume)
-        if self.spacing is not None or edge is None or self.edge_ is None:
-            return
-        if not 1 / _MAX_EDGE_RATIO <= edge / self.edge_ <= _MAX_EDGE_RATIO:
-            raise ValueError(
-                f"voxels of {edge:.3g} mm for a network of voxels of {self.edge_:.3g} mm; "
-                f"resample the scan (prepare_brain does, spacing={self.edge_:.3g}), or train with "
-                "a spacing"
-            )
+    @property
+    def _layout(self) -> InputLayout:
+        return InputLayout(
+            self._factors,
+            self.low_resolution_input,
+            self.prior_,
+            refuses_priors=self.prior is not None and self.prior_ is None,
+            missing_prior=self.missing_prior,
+        )
 
-    def _inputs(self, case: tuple[Any, Any, Any]) -> dict[str, NDArray[Any]]:
+    def _inputs(self, case: Scan) -> dict[str, NDArray[Any]]:
         self._check_geometry(case)
-        volume, prior, mask = on_network_grid(case, self.spacing)
-        channels = volume_inputs(volume)
-        shape = channels.shape[1:]
-        if mask is not None and (mask.shape != shape or not mask.any()):
-            raise ValueError(
-                f"a mask of shape {mask.shape} with {np.count_nonzero(mask)} voxels for a volume "
-                f"of shape {shape}"
-            )
-        image = normalized(channels, mask)
-        brain = mask
-        if brain is None:
-            brain = np.any(channels != 0, axis=0)
-        inputs = {"image": image, "brain": brain}
-        for factor in self._factors:
-            inputs[f"low_{factor}"] = low_resolution(image, factor, self.low_resolution_input)
-        prior_channels = None
-        if prior is not None:
-            prior_channels = volume_inputs(prior)
-            # A prior of zeros is a missing one.
-            if not np.any(prior_channels):
-                prior_channels = None
-        has_prior = prior_channels is not None
-        if self.prior is not None and self.prior_ is None and has_prior:
-            raise ValueError(
-                "a prior scan for a network that was trained without any; train it with priors, "
-                "or give none"
-            )
-        if self.prior_ is not None:
-            inputs["prior"] = np.zeros((1, *shape), dtype=np.float32)
-            inputs["valid"] = np.array(has_prior, dtype=np.float32)
-        if self.prior_ is not None and prior_channels is not None:
-            try:
-                inputs["prior"] = normalized(prior_channels, mask)
-            except ValueError as error:
-                raise ValueError(f"its prior: {error}") from None
-        return inputs
+        return self._layout.inputs(on_network_grid(case, self.spacing))
 
     def _check_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> None:
         self._check_channels(len(inputs["image"]))
-
-    def _check_channels(self, n: int) -> None:
-        if n != self.n_channels_:
-            raise ValueError(
-                f"{n} channels where the first case in training has {self.n_channels_}"
-            )
 
     def _target(
         self, target: tuple[Any, Any], inputs: Mapping[str, NDArray[Any]]
@@ -752,22 +679,9 @@ class DeepMedicSegmenter(VolumeEstimator):
             augment=self.augment,
             prior_dropout=prior_dropout,
         )
+        layout = self._layout
         for sample, label in sampler.draw(inputs, targets, self.segments_per_epoch, rng):
-            yield self._arranged(sample), label
-
-    def _arranged(self, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Give the arguments of the network's forward pass by their names."""
-        arguments = {key: value for key, value in sample.items() if key != "brain"}
-        if self.prior_ == "channel":
-            prior = arguments.pop("prior")
-            valid = arguments.pop("valid")
-            channels = [arguments["image"], prior]
-            if self.missing_prior == "validity":
-                channels.append(np.full_like(prior, valid))
-            arguments["image"] = np.concatenate(channels)
-        elif self.prior_ == "path" and self.missing_prior == "zeros":
-            del arguments["valid"]
-        return arguments
+            yield layout.arguments(sample), label
 
     def _answer(self, net: skorch.NeuralNet, inputs: Any, case: Any) -> NDArray[np.float32]:
         """Give the probabilities of a case on its own grid."""
@@ -775,9 +689,10 @@ class DeepMedicSegmenter(VolumeEstimator):
 
         torch = import_optional("torch")
         module = net.module_
+        layout = self._layout
 
         def probabilities(sample: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-            sample = self._arranged(sample)
+            sample = layout.arguments(sample)
             if self.network == "unet":
                 logits = inference.unet_logits(module, sample["image"], self._size)
             else:
@@ -820,7 +735,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         for name, high in (("alpha", 1), ("prior_dropout", 1), ("l1", np.inf), ("l2", np.inf)):
             check_number(name, getattr(self, name), most=high)
         check_number("dropout", self.dropout, below=1)
-        if not _is_number(self.threshold) or not 0 < self.threshold <= 1:
+        if not is_number(self.threshold) or not 0 < self.threshold <= 1:
             raise ValueError(
                 "threshold must be a probability above 0, from which a voxel is lesion, not "
                 f"{self.threshold!r}"
@@ -828,7 +743,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         check_number("min_voxels", self.min_voxels, least=1, whole=True)
         if self.spacing is None:
             return
-        if not _is_number(self.spacing) or not 0 < self.spacing < np.inf:
+        if not is_number(self.spacing) or not 0 < self.spacing < np.inf:
             raise ValueError(f"spacing must be a length in mm or None, not {self.spacing!r}")
 
     # Model files --------------------------------------------------------------------------------
@@ -862,7 +777,7 @@ class DeepMedicSegmenter(VolumeEstimator):
             value = getattr(self, name)
             if value is None and name != "threshold_":
                 continue
-            if not _is_number(value) or not 0 <= value <= high or not math.isfinite(value):
+            if not is_number(value) or not 0 <= value <= high or not math.isfinite(value):
                 raise RefusedError(f"{name} is {value!r}")
         if self.prior_ not in (self.prior, None):
             raise RefusedError(f"prior_ is {self.prior_!r} where prior is {self.prior!r}")
@@ -881,7 +796,3 @@ def _check_whole_numbers(
     # bool is a subclass of int, so isinstance would accept True.
     if not is_sequence or not all(type(n) is int and n >= least for n in values):
         raise ValueError(f"{name} must be whole numbers of at least {least}, not {values!r}")
-
-
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, int | float | np.number)

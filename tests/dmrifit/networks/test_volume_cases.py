@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from dmrifit.networks import volume_cases
-from dmrifit.networks.volume_cases import Chosen, Inputs, Targets, volume_inputs
+from dmrifit.networks.volume_cases import Chosen, Inputs, Targets, VolumeList, volume_inputs
 
 
 class Doubler:
@@ -279,3 +279,11 @@ def test_every_difference_changes_the_digest():
         [array, array],
     ]
     assert len({digest_of(content) for content in contents}) == len(contents)
+
+
+def test_a_list_of_volumes_becomes_an_array_of_objects_even_where_shapes_agree():
+    volumes = [np.zeros((2, 2, 2)), np.ones((2, 2, 2))]
+    array = np.asarray(VolumeList(volumes))
+    assert array.shape == (2,)
+    assert array.dtype == object
+    assert all(entry is volume for entry, volume in zip(array, volumes, strict=True))

@@ -1,0 +1,134 @@
+"""Network inputs of a case: resolutions, the prior scan, and what to do without one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.networks.volume_cases import volume_inputs
+from metastasis.scans.network_inputs import Scan, edge_of
+from metastasis.segmentation.sampling import low_resolution, normalized
+
+__all__ = ["InputLayout", "check_geometry", "training_edge"]
+
+#: Largest accepted ratio of voxel edges between training scans and a scan to segment.
+_MAX_EDGE_RATIO = 1.25
+
+
+@dataclass(frozen=True)
+class InputLayout:
+    """
+    What a network sees of a case: low-resolution copies, and where the prior scan goes.
+
+    `prior` is ``"path"``, ``"channel"`` or None; `refuses_priors` is set for a network that was
+    trained without priors although it could have used them.
+    """
+
+    factors: tuple[int, ...]
+    low_resolution_input: str
+    prior: str | None
+    refuses_priors: bool
+    missing_prior: str
+
+    @property
+    def n_extra_channels(self) -> int:
+        """Channels that follow those of the scan: the prior, and whether there is one."""
+        if self.prior != "channel":
+            return 0
+        return 2 if self.missing_prior == "validity" else 1
+
+    def inputs(self, case: Scan) -> dict[str, NDArray[Any]]:
+        """
+        Make the inputs of a whole case, from which segments are cut.
+
+        Shapes: the case's volume (x, y, z) or (x, y, z, channels); returns ``image`` (channels, x,
+        y, z), ``brain`` (x, y, z), ``low_<factor>``, and ``prior`` (1, x, y, z) with ``valid``.
+        """
+        volume, prior, mask = case
+        channels = volume_inputs(volume)
+        shape = channels.shape[1:]
+        if mask is not None and (mask.shape != shape or not mask.any()):
+            raise ValueError(
+                f"a mask of shape {mask.shape} with {np.count_nonzero(mask)} voxels for a volume "
+                f"of shape {shape}"
+            )
+        image = normalized(channels, mask)
+        brain = mask
+        if brain is None:
+            brain = np.any(channels != 0, axis=0)
+        inputs = {"image": image, "brain": brain}
+        for factor in self.factors:
+            inputs[f"low_{factor}"] = low_resolution(image, factor, self.low_resolution_input)
+        prior_channels = None
+        if prior is not None:
+            prior_channels = volume_inputs(prior)
+            # A prior of zeros is a missing one.
+            if not np.any(prior_channels):
+                prior_channels = None
+        has_prior = prior_channels is not None
+        if self.refuses_priors and has_prior:
+            raise ValueError(
+                "a prior scan for a network that was trained without any; train it with priors, "
+                "or give none"
+            )
+        if self.prior is None:
+            return inputs
+        # All samples of a batch need the same keys, so a missing prior becomes zeros.
+        inputs["prior"] = np.zeros((1, *shape), dtype=np.float32)
+        inputs["valid"] = np.array(has_prior, dtype=np.float32)
+        if prior_channels is not None:
+            try:
+                inputs["prior"] = normalized(prior_channels, mask)
+            except ValueError as error:
+                raise ValueError(f"its prior: {error}") from None
+        return inputs
+
+    def arguments(self, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Arrange the inputs of a segment as the arguments of the network's forward pass."""
+        # The brain only tells where background segments are drawn.
+        arguments = {key: value for key, value in sample.items() if key != "brain"}
+        if self.prior == "channel":
+            prior = arguments.pop("prior")
+            valid = arguments.pop("valid")
+            channels = [arguments["image"], prior]
+            if self.missing_prior == "validity":
+                channels.append(np.full_like(prior, valid))
+            arguments["image"] = np.concatenate(channels)
+        elif self.prior == "path" and self.missing_prior == "zeros":
+            del arguments["valid"]
+        return arguments
+
+
+def training_edge(volumes: Sequence[Any]) -> float | None:
+    """Compute the median voxel edge of images in mm; None if all are arrays."""
+    edges = [edge_of(volume) for volume in volumes]
+    image_edges = [edge for edge in edges if edge is not None]
+    if not image_edges:
+        return None
+    return float(np.median(image_edges))
+
+
+def check_geometry(case: Scan, edge: float | None) -> None:
+    """Refuse a prior of another shape, and voxels of another edge than in training."""
+    volume, prior, _ = case
+    shape = np.shape(volume)[:3]
+    if prior is not None and np.shape(prior) != shape:
+        raise ValueError(
+            f"a prior of shape {np.shape(prior)} for a volume of shape {shape}; resample it "
+            "onto the grid of the volume, or give None for it"
+        )
+    image_edge = edge_of(volume)
+    if edge is None or image_edge is None:
+        return
+    # The network knows lesions by their size in voxels, so a scan of much larger or smaller
+    # voxels would be segmented badly without any sign of it.
+    if not 1 / _MAX_EDGE_RATIO <= image_edge / edge <= _MAX_EDGE_RATIO:
+        raise ValueError(
+            f"voxels of {image_edge:.3g} mm for a network of voxels of {edge:.3g} mm; "
+            f"resample the scan (prepare_brain does, spacing={edge:.3g}), or train with "
+            "a spacing"
+        )

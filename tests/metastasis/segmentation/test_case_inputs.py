@@ -1,0 +1,91 @@
+"""Network inputs of a case: scan, low resolutions, and the prior scan or its absence."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from metastasis.segmentation.case_inputs import InputLayout, check_geometry, training_edge
+
+SHAPE = (7, 6, 5)
+
+
+def layout(prior="path", *, factors=(3,), refuses_priors=False, missing_prior="validity"):
+    return InputLayout(factors, "average", prior, refuses_priors, missing_prior)
+
+
+def image(edge):
+    return nib.Nifti1Image(np.ones(SHAPE, np.float32), np.diag([edge, edge, edge, 1.0]))
+
+
+@pytest.fixture
+def scan():
+    volume = np.random.default_rng(0).normal(100, 5, SHAPE).astype(np.float32)
+    volume[0] = 0
+    return volume
+
+
+def test_inputs_are_scaled_over_the_brain_and_have_each_resolution(scan):
+    inputs = layout(prior=None, factors=(3, 5)).inputs((scan, None, None))
+    assert set(inputs) == {"image", "brain", "low_3", "low_5"}
+    assert np.array_equal(inputs["brain"], scan != 0)
+    brain_values = inputs["image"][0][scan != 0]
+    np.testing.assert_allclose([brain_values.mean(), brain_values.std()], [0, 1], atol=1e-5)
+    assert inputs["low_5"].shape == (1, 11, 10, 9)
+
+
+@pytest.mark.parametrize("prior", [None, np.zeros(SHAPE)])
+def test_a_missing_prior_is_zeros_that_are_not_valid(scan, prior):
+    inputs = layout().inputs((scan, prior, None))
+    assert not inputs["prior"].any()
+    assert inputs["valid"] == 0
+
+
+def test_a_prior_is_scaled_like_the_scan(scan):
+    inputs = layout().inputs((scan, 3 * scan, None))
+    np.testing.assert_allclose(inputs["prior"], inputs["image"], atol=1e-5)
+    assert inputs["valid"] == 1
+
+
+def test_a_prior_is_refused_by_a_network_that_was_trained_without(scan):
+    with pytest.raises(ValueError, match="a prior scan for a network that was trained without any"):
+        layout(prior=None, refuses_priors=True).inputs((scan, scan, None))
+    with pytest.raises(ValueError, match="its prior: channel 0 has the value 2 everywhere"):
+        layout().inputs((scan, np.full(SHAPE, 2.0), None))
+
+
+@pytest.mark.parametrize("mask", [np.zeros(SHAPE, bool), np.ones((2, 2, 2), bool)])
+def test_a_mask_that_does_not_fit_is_refused(scan, mask):
+    with pytest.raises(ValueError, match="a mask of shape"):
+        layout().inputs((scan, None, mask))
+
+
+@pytest.mark.parametrize(
+    ("prior", "missing_prior", "names", "n_channels"),
+    [
+        ("path", "validity", {"image", "low_3", "prior", "valid"}, 1),
+        ("path", "zeros", {"image", "low_3", "prior"}, 1),
+        ("channel", "validity", {"image", "low_3"}, 3),
+        ("channel", "zeros", {"image", "low_3"}, 2),
+        (None, "validity", {"image", "low_3"}, 1),
+    ],
+)
+def test_the_network_gets_the_arguments_of_its_forward_pass(scan, prior, missing_prior, names, n_channels):
+    arranged = layout(prior, missing_prior=missing_prior)
+    arguments = arranged.arguments(arranged.inputs((scan, scan, None)))
+    assert set(arguments) == names
+    assert len(arguments["image"]) == n_channels == 1 + arranged.n_extra_channels
+
+
+def test_the_edge_in_training_is_the_median_of_the_images():
+    assert training_edge([image(1.0), np.ones(SHAPE), image(1.2), image(3.0)]) == pytest.approx(1.2)
+    assert training_edge([np.ones(SHAPE)]) is None
+
+
+def test_voxels_larger_by_a_quarter_and_priors_of_another_shape_are_refused():
+    check_geometry((image(1.2), None, None), 1.0)
+    check_geometry((image(1.4), None, None), None)
+    check_geometry((np.ones(SHAPE), None, None), 1.0)
+    with pytest.raises(ValueError, match="voxels of 1.4 mm for a network of voxels of 1 mm"):
+        check_geometry((image(1.4), None, None), 1.0)
+    with pytest.raises(ValueError, match=r"a prior of shape \(2, 2, 2\) for a volume of shape \(7, 6, 5\)"):
+        check_geometry((np.ones(SHAPE), np.ones((2, 2, 2)), None), None)
