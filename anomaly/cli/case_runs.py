@@ -18,6 +18,8 @@ from dmrifit.cli.case_runs import (
     can_draw,
     case_pictures,
     join_tables,
+    read_result,
+    result_rows,
     table_text,
     write_page,
 )
@@ -154,19 +156,19 @@ def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
 def read_detections(table: Path, scans: Sequence[PreparedScan]) -> dict[str, list[NDArray[Any]]]:
     """Read the maps and binary maps (x, y, z) of scans that a run wrote."""
     from dmrifit.io.masks import MASK_THRESHOLD
-    from dmrifit.io.tables import read_rows
 
     columns = ("name", "map", "binary")
-    rows = {row["name"]: row for _, row in read_rows(table, required=columns, optional=_COLUMNS)}
-    missing = [scan.case.name for scan in scans if scan.case.name not in rows]
-    if missing:
-        raise ValueError(
-            f"{table} has no detections of {', '.join(missing[:5])}; "
-            "run detect on these scans, or leave them out"
-        )
+    names = [scan.case.name for scan in scans]
+    rows = result_rows(
+        table,
+        names,
+        required=columns,
+        optional=_COLUMNS,
+        noun="detections",
+        remedy="run detect on these scans",
+    )
     volumes: dict[str, list[NDArray[Any]]] = {"map": [], "binary": []}
-    for scan in scans:
-        row = rows[scan.case.name]
+    for scan, row in zip(scans, rows, strict=True):
         volumes["map"].append(_read_volume(table, row, "map", scan).astype(np.float32))
         volumes["binary"].append(_read_volume(table, row, "binary", scan) > MASK_THRESHOLD)
     return volumes
@@ -178,32 +180,18 @@ def _read_volume(
     """Read a volume on the grid of a scan, in RAS order."""
     import nibabel as nib
 
-    from dmrifit.io.masks import check_same_grid
-    from dmrifit.io.nifti import load_image, values_of
-
     name = scan.case.name
-    path = table.parent / row[column]
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{table}: there is no {path}, the {column} of {name}; run detect on this scan again"
-        )
-    image = load_image(path)
-    values = values_of(image, str(path))
-    n_non_finite = np.count_nonzero(~np.isfinite(values))
-    if n_non_finite:
-        raise ValueError(
-            f"{path} contains {n_non_finite} values that are not finite; "
-            "a map is 0 where there is no score"
-        )
-    check_same_grid(
-        values.shape,
-        image.affine,
+    values = read_result(
+        table,
+        row[column],
         scan.shape,
         scan.affine,
-        name=str(path),
-        reference_name=f"the scan {name}",
+        noun=f"the {column} of {name}",
+        reference=f"the scan {name}",
+        missing_remedy="run detect on this scan again",
+        finite_remedy="a map is 0 where there is no score",
     )
-    ordered = nib.as_closest_canonical(nib.Nifti1Image(values, image.affine))
+    ordered = nib.as_closest_canonical(nib.Nifti1Image(values, scan.affine))
     return np.asarray(ordered.dataobj)
 
 

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from markupsafe import Markup
 
-    from anomaly.detectors.thresholds import ThresholdRule
     from anomaly.scans.cases import Case
 
 __all__ = ["KINDS", "PAGE", "write_evaluation"]
@@ -60,6 +59,7 @@ PAGE = "report.html"
 
 _FIGURES = ("densities.png", "curves.png", "opening.png", "strata.png")
 _SHOWN_RULE = "healthy rate"
+_OPENING = 3  # voxels along the edge of the cube
 _EXPLAINED = (
     "Scored inside white and gray matter; each patient counts once (mean ± standard deviation "
     "over patients). AUC is that of the map. Dice coefficients are those of the voxels above the "
@@ -78,8 +78,6 @@ def write_evaluation(
     *,
     healthy: Sequence[Case] = (),
     healthy_maps: Mapping[str, Sequence[ArrayLike]] | None = None,
-    rules: Mapping[str, ThresholdRule] | None = None,
-    opening: int = 3,
     figures: int = 6,
     overwrite: bool = False,
     command: str = "",
@@ -100,10 +98,6 @@ def write_evaluation(
         Healthy scans that were not learned from.
     healthy_maps : mapping of str to sequence, optional
         Their maps.
-    rules : mapping of str to rule, optional
-        As for `evaluate_detectors`.
-    opening : int, default=3
-        Edge of the cube of `open_map`, in voxels.
     figures : int, default=6
         How many scans are shown: those in which the first method's opened Dice is worst, and one
         healthy scan.
@@ -134,10 +128,10 @@ def write_evaluation(
     names = [*(f"{kind}.csv" for kind in KINDS), *_FIGURES, PAGE]
     with FileSet(folder, names, overwrite=overwrite) as files:
         tables = evaluate_detectors(
-            cases, maps, healthy=healthy, healthy_maps=healthy_maps, rules=rules, opening=opening
+            cases, maps, healthy=healthy, healthy_maps=healthy_maps, opening=_OPENING
         )
         gallery = Gallery()
-        comparison = _Comparison(cases, maps, healthy, healthy_maps or {}, tables, opening)
+        comparison = _Comparison(cases, maps, healthy, healthy_maps or {}, tables)
         page = viewer_page(
             "Anomaly maps compared with lesions",
             _sections(comparison, gallery, figures, command),
@@ -158,7 +152,6 @@ class _Comparison:
     healthy: Sequence[Case]
     healthy_maps: Mapping[str, Sequence[ArrayLike]]
     tables: Mapping[str, pd.DataFrame]
-    opening: int
 
     @cached_property
     def rule(self) -> str:
@@ -206,7 +199,7 @@ def _sections(
     if len(tables["followup"]):
         sections.append(("Where lesions grow later", _followup(comparison)))
     sections.append(("Scans", _panels(comparison, gallery, figures)))
-    origin = html_origin(command, [["opening", f"cube of {comparison.opening}³ voxels"]])
+    origin = html_origin(command, [["opening", f"cube of {_OPENING}³ voxels"]])
     note = html_note("Tables lie beside this page as CSV files.")
     sections.append(("How this was made", html_join([origin, note])))
     return sections
@@ -442,7 +435,7 @@ def _panels(comparison: _Comparison, gallery: Gallery, figures: int) -> Markup:
         maps = {name: np.asarray(comparison.healthy_maps[name][0]) for name in methods}
         panels.append(("panels-healthy", comparison.healthy[0], maps))
     for k, (name, case, maps) in enumerate(panels):
-        figure = plot_panels(case, maps, thresholds, limits, opening=comparison.opening)
+        figure = plot_panels(case, maps, thresholds, limits, opening=_OPENING)
         title = f"{'Synthetic scan' if case.synthetic else 'Scan'} {case.name}"
         # A viewer holds whole volumes, so only the worst scan has one.
         if k == 0:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dmrifit.cli.console import progress
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from markupsafe import Markup
+    from numpy.typing import NDArray
 
 __all__ = [
     "CaseRun",
@@ -24,6 +26,8 @@ __all__ = [
     "case_pictures",
     "join_tables",
     "read_record",
+    "read_result",
+    "result_rows",
     "simulate_case",
     "table_text",
     "training_checkpoint",
@@ -193,6 +197,55 @@ def training_checkpoint(out: Path, checkpoint: Path | None) -> Iterator[str]:
     yield str(folder)
     # Not after an exception, because the same command resumes from it.
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def result_rows(
+    table: Path,
+    names: Sequence[str],
+    *,
+    required: Sequence[str],
+    optional: Sequence[str],
+    noun: str,
+    remedy: str,
+) -> list[dict[str, str]]:
+    """Read the rows of cases, in their order, from the table of a run."""
+    from dmrifit.io.tables import read_rows
+
+    rows = {row["name"]: row for _, row in read_rows(table, required=required, optional=optional)}
+    missing = [name for name in names if name not in rows]
+    if missing:
+        raise ValueError(
+            f"{table} has no {noun} of {', '.join(missing[:5])}; {remedy}, or leave them out"
+        )
+    return [rows[name] for name in names]
+
+
+def read_result(
+    table: Path,
+    file: str,
+    shape: tuple[int, ...],
+    affine: NDArray[np.float64],
+    *,
+    noun: str,
+    reference: str,
+    missing_remedy: str,
+    finite_remedy: str,
+) -> NDArray[Any]:
+    """Read a volume that the table of a run names, which must lie on the grid of its case."""
+    import numpy as np
+
+    from dmrifit.io.case_tables import read_on_grid
+
+    path = table.parent / file
+    if not path.is_file():
+        raise FileNotFoundError(f"{table}: there is no {path}, {noun}; {missing_remedy}")
+    values = read_on_grid(path, shape, affine, reference)
+    n_non_finite = np.count_nonzero(~np.isfinite(values))
+    if n_non_finite:
+        raise ValueError(
+            f"{path} contains {n_non_finite} values that are not finite; {finite_remedy}"
+        )
+    return values
 
 
 def join_tables(

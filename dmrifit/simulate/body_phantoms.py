@@ -35,6 +35,8 @@ from dmrifit.simulate.walk_table import (
 
 __all__ = ["simulate_cohort", "simulate_patient", "tissue_table"]
 
+#: Coefficient of variation of the receiver gain between patients, by default.
+_GAIN_VARIATION = 0.25
 #: Field strength (T) of the scanners of the protocol presets.
 _PRESET_FIELD = {"cohort1": 1.5, "cohort2": 3.0}
 _DEFAULT_FIELD = 1.5  # T
@@ -79,7 +81,7 @@ def simulate_cohort(
     field: float | None = None,
     snr: float | None = None,
     latent_corr: float = 0.6,
-    gain_variation: float = 0.25,
+    gain_variation: float = _GAIN_VARIATION,
     artifacts: Sequence[str] | Mapping[str, float] | None = None,
     truth: str = "formula",
     n_jobs: int | None = None,
@@ -214,16 +216,12 @@ def simulate_cohort(
 def simulate_patient(
     protocol: Protocol,
     *,
-    patient: str = "synthetic",
-    cohort: str = "",
     field: float = 1.5,
     shape: tuple[int, int, int] = (48, 48, 8),
     template: str = "both",
-    tumor_types: tuple[str, ...] | None = None,
     patient_variation: float = 2.0,
     snr: float = 30.0,
     latent_corr: float = 0.6,
-    gain_variation: float = 0.25,
     artifacts: Sequence[str] | Mapping[str, float] | None = None,
     truth: str = "formula",
     seed: int | np.random.SeedSequence | None = None,
@@ -233,19 +231,19 @@ def simulate_patient(
     if not isinstance(stream, np.random.SeedSequence):
         stream = np.random.SeedSequence(stream)
     options = {
-        "cohort": cohort,
+        "cohort": "",
         "field": field,
         "shape": shape,
         "template": template,
-        "tumor_types": tumor_types,
+        "tumor_types": None,
         "patient_variation": patient_variation,
         "snr": snr,
         "latent_corr": latent_corr,
-        "gain_variation": gain_variation,
+        "gain_variation": _GAIN_VARIATION,
         "artifacts": artifacts,
         "truth": truth,
     }
-    scan, _ = _simulate(protocol, [patient], [stream], options)[0]
+    scan, _ = _simulate(protocol, ["synthetic"], [stream], options)[0]
     return scan
 
 

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.cli.case_runs import CaseRun, case_pictures, join_tables, table_text
+from dmrifit.cli.case_runs import (
+    CaseRun,
+    case_pictures,
+    join_tables,
+    read_result,
+    result_rows,
+    table_text,
+)
 from dmrifit.io.case_tables import file_stems, save_values
 from dmrifit.io.nifti import image_of
 from dmrifit.networks.volume_cases import called
@@ -154,17 +161,14 @@ def read_segmentations(
     table: Path, cases: Sequence[Case]
 ) -> tuple[list[NDArray[Any]], float, int]:
     """Read predictions (x, y, z) of cases that a run wrote, its threshold and smallest lesion."""
-    from dmrifit.io.tables import read_rows
-
-    listed = read_rows(table, required=("name",), optional=_COLUMNS[1:])
-    rows = {row["name"]: row for _, row in listed}
-    missing = [case.name for case in cases if case.name not in rows]
-    if missing:
-        raise ValueError(
-            f"{table} has no segmentation of {', '.join(missing[:5])}; "
-            "segment these cases, or leave them out"
-        )
-    case_rows = [rows[case.name] for case in cases]
+    case_rows = result_rows(
+        table,
+        [case.name for case in cases],
+        required=("name",),
+        optional=_COLUMNS[1:],
+        noun="segmentation",
+        remedy="segment these cases",
+    )
     threshold = _common_value(table, case_rows, "threshold")
     min_voxels = _common_value(table, case_rows, "min_voxels")
     # Ensembles have no threshold: their labels tell candidates from confirmed lesions.
@@ -185,36 +189,20 @@ def read_segmentations(
 
 def _read_volume(table: Path, name: str, column: str, case: Case) -> NDArray[Any]:
     """Read a volume on the grid of a case."""
-    from dmrifit.io.masks import check_same_grid
-    from dmrifit.io.nifti import load_image, values_of
-
     if not name:
         raise ValueError(
             f"{table}: {case.name} has no {column}; give the table that segment wrote"
         )
-    path = table.parent / name
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{table}: there is no {path}, the segmentation of {case.name}; "
-            "segment this case again"
-        )
-    image = load_image(path)
-    values = values_of(image, str(path))
-    n_non_finite = np.count_nonzero(~np.isfinite(values))
-    if n_non_finite:
-        raise ValueError(
-            f"{path} contains {n_non_finite} values that are not finite; "
-            f"segment the case {case.name} again"
-        )
-    check_same_grid(
-        values.shape,
-        image.affine,
+    return read_result(
+        table,
+        name,
         case.shape,
         case.affine,
-        name=str(path),
-        reference_name=f"the case {case.name}",
+        noun=f"the segmentation of {case.name}",
+        reference=f"the case {case.name}",
+        missing_remedy="segment this case again",
+        finite_remedy=f"segment the case {case.name} again",
     )
-    return values
 
 
 def _number(table: Path, key: str, text: str, number_type: type[_Number]) -> _Number:

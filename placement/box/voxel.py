@@ -597,12 +597,12 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
     return array
 
 
-def rotated_axes(rotation: NDArray[np.float64], tolerance: float = PARALLEL_DEGREES) -> int:
+def rotated_axes(rotation: NDArray[np.float64]) -> int:
     """Count the turns about scanner axes that a rotation needs, in the order that needs fewest."""
     size = np.abs(rotation)
     # Nearly parallel means a sine near 0; a cosine near 1 would resolve only half of the digits.
     sines = np.sqrt(np.maximum(0.0, 1.0 - np.minimum(size, 1.0) ** 2))
-    limit = np.sin(np.radians(tolerance))
+    limit = np.sin(np.radians(PARALLEL_DEGREES))
     parallel = sines < limit
     if parallel.any(axis=0).all():
         return 0

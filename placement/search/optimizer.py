@@ -324,9 +324,7 @@ class VoxelOptimizer(BaseEstimator):
         canonical = voxel.canonical()
         return canonical if self.rounding is None else search.rounded(canonical)
 
-    def assess(
-        self, voxel: Voxel, scene: Scene, *, best_objective: float | None = None
-    ) -> Placement:
+    def assess(self, voxel: Voxel, scene: Scene) -> Placement:
         """
         Score a voxel, such as one placed by hand, and list the constraints that it breaks.
 
@@ -336,18 +334,17 @@ class VoxelOptimizer(BaseEstimator):
             The box.
         scene : Scene
             The tumor.
-        best_objective : float, default=None
-            The best that a search found; the voxel's own by default.
 
         Returns
         -------
         Placement
             Scores and flags: ``tumor smaller than min_volume``, ``volume below min_volume``,
             ``side out of range``, ``too many rotations``, ``outside the image``, ``touches NAME``
-            (more of it than is tolerated), ``less than 70 % tumor``.
+            (more of it than is tolerated), ``less than 70 % tumor``. As nothing was searched, its
+            ``best_objective`` is the voxel's own.
         """
         search = Search(self._wishes(), scene)
-        return _assessed(voxel.canonical(), scene, search, best_objective)
+        return _assessed(voxel.canonical(), scene, search, None)
 
     @property
     def _objective(self) -> PlacementObjective:

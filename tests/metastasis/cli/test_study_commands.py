@@ -264,7 +264,7 @@ def test_segmentations_are_compared_with_lesions_and_controls(
 
 def test_names_that_stand_twice_are_refused(table, segmentations, tmp_path):
     with pytest.raises(ValueError, match="--segmentations names a twice"):
-        evaluate(table, [f"a={segmentations}", "b=x", f"a={segmentations}"], tmp_path / "no")
+        evaluate(table, [f"a={segmentations}", "b=x", "a=x"], tmp_path / "no")
     with pytest.raises(ValueError, match="NAME=VALUE"):
         evaluate(table, [str(segmentations)], tmp_path / "no")
     assert not (tmp_path / "no").exists()
