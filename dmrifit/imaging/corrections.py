@@ -53,7 +53,9 @@ def denoise(
     if mask is not None:
         region = finite & mask
     radius = _patch_radius(original.shape)
+    # One NaN would spread over every patch that holds it.
     usable = np.where(finite[..., None], original, 0)
+    # Threads of BLAS would change the last digits.
     with threadpool_limits(1), np.errstate(divide="ignore", invalid="ignore"):
         denoised, sigma = localpca.mppca(
             usable, mask=region, patch_radius=radius, return_sigma=True, suppress_warning=True
@@ -195,6 +197,7 @@ def rotate_directions(
         axes = axes @ np.diag([-1.0, 1.0, 1.0])
     rotated = []
     for direction, transform in zip(directions, np.asarray(transforms), strict=True):
+        # Only the rotation turns a gradient, so the nearest one is taken out of the transform.
         rotation = _rotation(transform[:3, :3])
         rotated.append(axes.T @ rotation.T @ axes @ direction)
     return np.array(rotated).reshape(-1, 3)

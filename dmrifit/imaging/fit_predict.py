@@ -226,6 +226,8 @@ def fit_image(
             maps = empty_maps(model, series.grid)
             sigma_text = _describe_noise(noise)
             if _is_estimate(sigma):
+                # Noise levels come from patches and the background, so they need the whole image
+                # at once.
                 level = estimate_sigma(readable.read(slice(None), np.float32), mask=region)
                 noise = level.sigma
                 sigma_text = f"{np.median(noise):.6g} (estimated by {level.method})"
@@ -475,16 +477,17 @@ def _learn_prior(
 ) -> Prior:
     """Learn the prior of a region from voxels spread over it, however it is cut into slabs."""
     n_voxels = int(np.prod(series.grid)) if region is None else int(region.sum())
+    # Every so many voxels instead of a random draw, which would depend on the slabs.
     stride = max(1, n_voxels // PRIOR_VOXELS)
     signals, levels = [], []
     first = 0
     for slab, inside, voxels in series.slabs(region, progress=False, task="prior"):
         rows = np.arange(-first % stride, len(voxels), stride)
         first += len(voxels)
-        chosen = voxels[rows]
+        sample = voxels[rows]
         if average is not None:
-            chosen, _ = average_directions(chosen, protocol, mean=average)
-        signals.append(chosen)
+            sample, _ = average_directions(sample, protocol, mean=average)
+        signals.append(sample)
         level = _noise_of(noise, slab, inside)
         if level is not None:
             levels.append(np.broadcast_to(level, len(voxels))[rows])

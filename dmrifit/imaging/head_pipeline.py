@@ -188,6 +188,7 @@ def prepare_brain(
                 )
             moved = onto(source, prepared, transform)
             if brain is not None:
+                # The network must see the prior only where it sees the scan.
                 moved = scan_of(array_of(moved) * (array_of(brain) > 0), moved.affine)
         on_grid = None if label_scan is None else labels_onto(label_scan, prepared)
         result = PreparedBrain(prepared, brain, moved, on_grid, transform)

@@ -64,6 +64,7 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
     brain = _stripped_brain(values, scan.affine)
     if brain is not None:
         return brain
+    # Widths of necks are in mm, and a fine grid would only take longer.
     coarse = resampled(scan, _COARSE)
     coarse_brain = _search_brain(array_of(coarse), np.linalg.norm(coarse.affine[:3, :3], axis=0))
     if coarse_brain is None:
@@ -108,6 +109,7 @@ def _search_brain(picture: NDArray, steps: NDArray[np.float64]) -> NDArray[np.bo
     darkest, brightest = _TISSUE
     tissue = (picture > darkest * level) & (picture < brightest * level)
     depth = distance_transform_edt(tissue, sampling=steps)
+    # The narrowest cut that frees a brain of plausible size keeps most of it.
     for neck in _NECKS:
         components, _ = label(depth > neck)
         sizes = np.bincount(components[middle])
@@ -136,6 +138,7 @@ def _filled(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.
     """Fill folds, and the dents that bright tumors at the surface leave."""
     from scipy.ndimage import binary_fill_holes, distance_transform_edt
 
+    # Closing near the border would take the border for tissue.
     pad = int(np.ceil(_DENT / steps.min())) + 1
     padded = np.pad(brain, pad)
     grown = distance_transform_edt(~padded, sampling=steps) <= _DENT
@@ -179,6 +182,7 @@ def correct_bias_field(
     steps = np.linalg.norm(np.asarray(affine, dtype=float)[:3, :3], axis=0)
     # N4 needs some voxels along each axis to fit its splines to.
     most = np.maximum(np.array(picture.shape) // 8, 1)
+    # The field is smooth, so a coarse grid gives the same one much sooner.
     factors = np.clip(np.rint(_FIELD_GRID / steps), 1, most).astype(int).tolist()
     # N4 takes logarithms.
     positive = np.maximum(picture, 1e-3 * float(np.median(picture[inside])))
@@ -192,6 +196,7 @@ def correct_bias_field(
     correct.SetMaximumNumberOfIterations(_FIELD_ITERATIONS)
     correct.Execute(sitk.Shrink(whole, factors), sitk.Shrink(region, factors))
     logarithm = sitk.GetArrayFromImage(correct.GetLogBiasFieldAsImage(whole)).transpose()
+    # A mean of 1 in the brain keeps the scale of the signals.
     field = np.exp(logarithm - logarithm[inside].mean()).astype(np.float32)
     return (picture / field).astype(np.float32), field
 
@@ -284,6 +289,7 @@ def _cut(scan: nib.Nifti1Pair, brain: Image | None) -> nib.Nifti1Pair:
     low = np.maximum(voxels.min(axis=0) - margin, 0)
     high = np.minimum(voxels.max(axis=0) + margin + 1, values.shape)
     affine = np.array(scan.affine)
+    # The first voxel of the cut lies elsewhere in the scanner.
     affine[:3, 3] += affine[:3, :3] @ low
     box = tuple(slice(first, end) for first, end in zip(low, high, strict=True))
     coarse = max(_COARSE, float(np.linalg.norm(affine[:3, :3], axis=0).min()))

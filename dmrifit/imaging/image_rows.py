@@ -41,6 +41,7 @@ def source_volumes(
             "image (--te)"
         )
     if source.te is None and protocol.te is not None:
+        # An estimator without echo times matches measurements by their b-values alone.
         protocol = Protocol(protocol.b, directions=protocol.directions, name=protocol.name)
     tolerance = {}
     if b_tolerance is not None:

@@ -145,11 +145,12 @@ def _local(values: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> float
             f"the noise of an image of {size} cannot be estimated: neighbors do not differ; give "
             "sigma as a number"
         )
+    # Structure adds to the differences of neighbors, so the least is nearest to noise alone.
     return float(usable.min())
 
 
 def check_likelihood(image: Any, likelihood: str, average: str | None) -> None:
-    """Refuse a likelihood that the magnitudes of an image, as far as is told, do not have."""
+    """Refuse a likelihood that the magnitudes of an image, as far as sidecars say, do not have."""
     if likelihood == "gaussian":
         return
     if likelihood == "rician" and average is not None:
@@ -164,7 +165,7 @@ def check_likelihood(image: Any, likelihood: str, average: str | None) -> None:
         )
     images = image if isinstance(image, list | tuple) else [image]
     for path in file_paths(images):
-        problem = _told_of_noise(path)
+        problem = _noise_problem(path)
         if problem and (likelihood == "rician" or "coils" in problem):
             raise ValueError(
                 f"{path}: its sidecar says that {problem}, so that magnitudes do not have "
@@ -172,7 +173,7 @@ def check_likelihood(image: Any, likelihood: str, average: str | None) -> None:
             )
 
 
-def _told_of_noise(path: Path) -> str:
+def _noise_problem(path: Path) -> str:
     """Read from the sidecar of an image what keeps its magnitudes from being Rician."""
     sidecar = path.with_name(f"{stem(path)}.json")
     try:

@@ -111,6 +111,7 @@ def roi_table(
         )
     usable = np.ones(numbers.shape, bool)
     if "status" in values:
+        # Voxels at a bound count: leaving them out would shift the median away from it.
         usable = np.isin(values["status"].array, (FitStatus.CONVERGED, FitStatus.AT_BOUND))
     parameters = [name for name in summarized if f"{name}_se" in values] or summarized
     rows = []
@@ -221,10 +222,12 @@ def repeatability(table: pd.DataFrame) -> pd.DataFrame:
         mean, within_sd, wcv = np.nan, np.nan, np.nan
         if len(repeated):
             mean = float(repeated["mean"].mean())
+            # Variances are averaged, not standard deviations, which would be too small on average.
             within_sd = float(np.sqrt(repeated["var"].mean()))
             # A coefficient of variation has no meaning where means may be 0.
             if (repeated["mean"] > 0).all():
                 wcv = float(np.sqrt((repeated["var"] / repeated["mean"] ** 2).mean()))
+        # A difference has the variance of two measurements.
         rc_percent = 1.96 * np.sqrt(2) * 100 * wcv
         rows.append((*key, len(repeated), mean, within_sd, wcv, rc_percent))
     columns = [*keys, "n_subjects", "mean", "within_sd", "wcv", "rc_percent"]
@@ -505,6 +508,7 @@ def _fitted(sidecar: Path, description: Mapping[str, Any]) -> FittedMaps:
                     files[fit_map.name.format(parameter=name)] = entry[key]
         elif key in description:
             files[fit_map.name] = description[key]["File"]
+    # A sidecar from elsewhere must not make the program read other folders.
     elsewhere = [file for file in files.values() if Path(file).name != file]
     if elsewhere:
         raise ValueError(

@@ -157,6 +157,7 @@ def preprocess_image(
             with _bar(len(protocol), "gibbs", progress=progress) as bar:
                 signals = remove_gibbs(signals, slice_axis=slice_axis, progress=bar.update)
         if "motion" in ordered_steps:
+            # Without diffusion weighting tissue has most signal, and borders are easiest to align.
             reference = int(reference_columns(protocol)[0])
             with _bar(len(protocol), "motion", progress=progress) as bar:
                 signals, transforms = correct_motion(
@@ -165,6 +166,7 @@ def preprocess_image(
             # The patient has turned against the gradients of the scanner.
             protocol = _rotated(protocol, transforms, series.affine)
             _warn_of_large_motion(transforms, series)
+        # Always a map, so that fits take one kind of file.
         sigma_map = np.broadcast_to(np.float32(noise.sigma), series.grid).copy()
         result = Preprocessed(
             series.map(signals, "dmrifit preprocessed"),

@@ -148,6 +148,7 @@ class FileSet:
     def __enter__(self) -> FileSet:
         try:
             folders = (self.folder, *self.folder.parents)
+            # A run that fails leaves no empty folders behind.
             self._new_folders = [folder for folder in folders if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             self._hidden = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=self.folder))
@@ -209,6 +210,7 @@ class FileSet:
             os.replace(hidden, complete)
             try:
                 _exchange(complete)
+            # Renames take no time, so the set is finished before the interrupt is passed on.
             except KeyboardInterrupt:
                 _exchange(complete)
                 raise

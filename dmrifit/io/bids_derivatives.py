@@ -141,6 +141,7 @@ class FitTally:
             self.n_incomplete += int(np.count_nonzero(result.n_left_out))
         degrees_of_freedom = len(self.contrasts) - len(self.model.names) + len(self.fixed)
         amplitudes = [p.name for p in self.model.parameters if p.is_amplitude]
+        # Residuals without degrees of freedom are zero whatever the noise.
         if degrees_of_freedom > 0 and len(amplitudes) == 1:
             with np.errstate(divide="ignore", invalid="ignore"):
                 snr = result[amplitudes[0]] / np.sqrt(result.cost / degrees_of_freedom)

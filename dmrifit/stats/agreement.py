@@ -60,6 +60,7 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95)
     # Rounding leaves no exact zeros; what is this small against the ratings is no variation.
     if np.ptp(x) <= 1e-12 * scale or scale == 0:
         return _no_icc(form, n, k, "all ratings are equal")
+    # Correlations do not change by it, and squares of large ratings lose no digits.
     x = (x - x.mean()) / scale
     between = k * x.mean(axis=1).var(ddof=1)
     within = x.var(axis=1, ddof=1).mean()

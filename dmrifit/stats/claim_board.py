@@ -247,6 +247,7 @@ class _Outcome:
             texts = [f"{name}: {', '.join(where)}" for name, where in by_verdict.items() if where]
             reasons.insert(0, "; ".join(texts))
         short = ""
+        # Conditions that contradict each other are a verdict, even if others are open.
         if absent or (by_verdict[OPEN] and not (holding and failing)):
             overall = OPEN
         elif holding and failing:
@@ -265,6 +266,7 @@ def _decide(figures: pd.DataFrame, n_runs: int, least_runs: int, word: str) -> t
         return OPEN, f"missing: {lacking}"
     verdicts = {key: _agreed(check["verdict"], n_runs) for key, check in _checks(figures)}
     wrong = _wrong_in_words(figures, word)
+    # A few runs may agree by chance, so they decide nothing, not even against the claim.
     if n_runs < least_runs:
         few = f"one {word}" if n_runs == 1 else f"{n_runs} {word}s"
         return OPEN, "; ".join(filter(None, (f"{few}, {least_runs} are needed", wrong)))

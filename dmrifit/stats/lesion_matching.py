@@ -337,6 +337,7 @@ def _challenge_scores(
     clusters = lesions[lesions["cluster_voxels"] >= ignore_below].drop_duplicates("cluster")
     n_wrong = int((~false_positives["near"].to_numpy(dtype=bool)).sum())
     n_hits = int(clusters["near"].sum())
+    # A scan without lesions and without findings is right by the rule of the challenge.
     if not len(clusters) + n_wrong:
         return 1.0, 1.0
     dice = float(clusters["cluster_dice"].sum()) / (len(clusters) + n_wrong)
@@ -402,6 +403,7 @@ def _clusters(matched: Matching) -> _Clusters:
     # A voxel of each lesion, which tells its cluster.
     first_voxel = np.empty((n, 3), dtype=np.intp)
     for i, box in enumerate(boxes):
+        # Each lesion is grown in its own box; growing the whole scan takes far longer.
         wide = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
         inside = matched.reference[wide] == i + 1
         first_voxel[i] = np.argwhere(inside)[0] + [side.start for side in wide]

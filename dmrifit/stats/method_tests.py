@@ -149,6 +149,7 @@ def rank_biserial(
     drawn = difference[generator.integers(0, len(difference), (n_bootstrap, len(difference)))]
     tail = 50 * (1 - confidence)
     low, high = np.percentile(_signed_rank_share(drawn), [tail, 100 - tail])
+    # Differences that are symmetric about 0 need an interval that is symmetric too.
     if np.array_equal(difference, np.sort(-difference)):
         low, high = (low - high) / 2, (high - low) / 2
     value = _signed_rank_share(difference[None])[0]
@@ -224,6 +225,7 @@ def _groups(
     for (cohort, strategy, train_on), rows in table.groupby(_KEYS[:3], sort=True):
         largest = rows.groupby("patient")["n_train"].transform("max")
         rows = rows[rows["n_train"] == largest]
+        # Repeats of one patient are not independent: each patient counts once.
         means = rows.groupby(["patient", "algorithm", "metric"], as_index=False)["value"].mean()
         for name, metrics in groups.items():
             keys = {"cohort": cohort, "strategy": strategy, "train_on": train_on, "metrics": name}
@@ -234,6 +236,7 @@ def _complete(frame: pd.DataFrame, order: Sequence[str]) -> tuple[pd.DataFrame, 
     """Average parameters that all algorithms have, patients × algorithms; count the dropped."""
     n_algorithms = frame["algorithm"].nunique()
     finite = frame[np.isfinite(frame["value"])]
+    # Means over other sets of parameters would not be comparable.
     counts = finite.groupby(["patient", "metric"])["algorithm"].transform("nunique")
     wide = finite[counts == n_algorithms].pivot_table(
         index="patient", columns="algorithm", values="value"
@@ -362,6 +365,7 @@ def _equivalence(
             row["reason"] = "the index is zero, and so is a margin relative to it; state a margin"
         elif n < 3:
             row["reason"] = _FEW.format(n=n, least=3)
+        # A t test divides by the spread of the differences.
         elif np.ptp(difference) <= 1e-12 * np.abs(values[:, [i, j]]).max():
             row |= {"low": mean, "high": mean, "verdict": "different"}
             if abs(mean) < margin:

@@ -155,6 +155,7 @@ def best_constants(values: NDArray[np.float64], *, relative: bool) -> NDArray[np
             # Relative to the smallest, whose own inverse could overflow.
             weights = np.abs(ordered).min() / np.abs(ordered)
         total = np.cumsum(weights)
+        # A weighted median minimizes the weighted sum of absolute deviations.
         constants[j] = ordered[np.searchsorted(total, total[-1] / 2)]
     return constants
 

@@ -41,6 +41,7 @@ def mixed_model(
     empty = {"kind": "test", "term": "", "scale": "raw", "n": 0, "converged": False}
     if positive:
         empty["scale"] = "log"
+        # Errors vary by factors between parameters; logarithms give residuals of one spread.
         values = np.log(values)
     problem = _problem(usable, values, algorithms, metrics)
     if problem:
@@ -95,11 +96,13 @@ def _problem(
 def _fit(formula: str, table: pd.DataFrame) -> tuple[Any, list[str]]:
     """Fit by restricted likelihood; return the result, None without one, and what went wrong."""
     models = import_optional("statsmodels.formula.api")
+    # The restricted likelihood has no maximum inside its range where the variance is zero.
     plain = models.ols(formula, table).fit(use_t=False)
     if not _patients_vary(plain, table["patient"].to_numpy()):
         return plain, ["the variance between patients is zero, so this is the least-squares fit"]
     problems: list[str] = []
     result = None
+    # None of the optimizers converges on every table; a later one is tried only where needed.
     for method in _METHODS:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -118,6 +121,7 @@ def _fit(formula: str, table: pd.DataFrame) -> tuple[Any, list[str]]:
 
 def _finite(result: Any) -> Any:
     """Give back a fit whose numbers are all finite; None otherwise."""
+    # The variance of patients follows the fixed effects, and may be at its bound.
     k = len(result.fe_params)
     numbers = [result.fe_params, np.asarray(result.cov_params())[:k, :k], result.scale]
     return result if all(np.isfinite(number).all() for number in numbers) else None
@@ -134,9 +138,11 @@ def _patients_vary(plain: Any, patients: NDArray) -> bool:
     names, group = np.unique(patients, return_inverse=True)
     counts = np.bincount(group)
     df = int(plain.df_resid) - (len(names) - 1)
+    # The moments below need equal numbers of values of each patient.
     if len(set(counts)) > 1 or df < 1:
         return True
     residuals = np.asarray(plain.resid)
+    # The F statistic of patients: above 1 the estimated variance is positive.
     means = np.bincount(group, residuals) / counts
     between = counts[0] * float((means**2).sum()) / (len(names) - 1)
     within = float(((residuals - means[group]) ** 2).sum()) / df
@@ -179,6 +185,8 @@ def _effects(result: Any, table: pd.DataFrame, alpha: float) -> Iterator[dict[st
     for term, cell_of_level, start, stop in terms:
         if start == stop:
             continue
+        # With sum coding the last level has no coefficient, but the rows of the design still give
+        # its effect.
         contrasts = np.zeros((len(cell_of_level), design.shape[1]))
         for i, cell in enumerate(cell_of_level.values()):
             contrasts[i, start:stop] = contrast[cell][start:stop]

@@ -414,6 +414,7 @@ def _training_sizes(n_train: int | Sequence[int] | None) -> tuple[int, ...] | No
 def _seed(folder: StudyFolder | None, random_state: RandomState) -> int:
     """Take the seed of the study in the folder, unless another was named."""
     settings = {} if folder is None else folder.settings()
+    # Otherwise resuming without a seed would draw a new one, and train all again.
     if random_state is None and "seed" in settings:
         return int(settings["seed"])
     return seed_from(random_state)
@@ -635,6 +636,7 @@ def _material(cell: Cell, bank: Bank, lent: Mapping[int, Any]) -> tuple[Any, ...
     designs = [stack.designs[patient] for patient in cell.train if patient in stack.designs]
     rows = [stack.rows[patient] for patient in cell.train]
     arrays = [lent.get(id(array), array) for array in _arrays(cell, bank)]
+    # Moments travel to workers only where nothing else is learned from.
     if arrays[0] is not None:
         designs = [replace(design, moments=None) for design in designs]
     tests = bank.tests(cell.view, cell.test)
@@ -665,6 +667,7 @@ def _collect(
             if key not in collected:
                 collected[key] = _without_predictions(cell, bank.tests(cell.view, [patient])[0])
             predictions = collected[key]
+            # Figures lay predictions of one patient over each other, which needs one set of maps.
             same_model = predictions.names == cell.entrant.model.names
             if same_model and predictions.labels == tuple(cell.view.target.labels):
                 predictions.maps[cell.entrant.name] = predicted["maps"]

@@ -73,6 +73,7 @@ class Entrant:
         try:
             if isinstance(estimator, SignalToSignal | MapsToMaps):
                 unset = [key for key in ("source", "target") if getattr(estimator, key) is None]
+                # Any protocol will do to check the other parameters before images are read.
                 clone(estimator).set_params(**dict.fromkeys(unset, example)).check_parameters()
             model = _model_of(estimator)
         except (ValueError, TypeError) as error:
@@ -80,6 +81,7 @@ class Entrant:
         try:
             description = describe(estimator)
         except TypeError as error:
+            # Results in a folder are found again by the description, so a repr would not do.
             if kept:
                 raise ValueError(f"estimator {name!r}: {error}") from None
             description = repr(estimator)
@@ -161,6 +163,8 @@ def controls_of(entrants: Sequence[Entrant], *, kept: bool, example: Protocol) -
                 continue
             changes: dict[str, Any] = {
                 "regressor": CONSTANT if control == CONSTANT else "LR",
+                # A control sees no neighborhood: what neighbors are worth is asked of the
+                # estimators.
                 "patch_shape": None,
             }
             if strategy == "m2m":
@@ -214,6 +218,7 @@ def choose_views(
             views[entrant.name, name] = view
             for scan in cohort.scans:
                 _check_contrasts(view, scan, name)
+            # Then no patient is trained on in the contrasts of another cohort.
             if resynthesize or all(regime == "same" for regime in regimes):
                 continue
             for training_name, training_cohort in cohorts.items():

@@ -104,6 +104,7 @@ def _file(cohort: str, patient: str) -> str:
 
 def _read(path: Path) -> PatientPredictions:
     try:
+        # A pickle could run code when it is read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             arrays = dict(content)
     except (OSError, ValueError, EOFError, BadZipFile) as error:

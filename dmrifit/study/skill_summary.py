@@ -51,6 +51,7 @@ def largest(table: pd.DataFrame) -> pd.DataFrame:
     """Keep the scores at the largest number of training patients."""
     if not len(table):
         return table
+    # Cohorts of different sizes reach different numbers of training patients.
     most = table.groupby(["train_on", "cohort", "patient"])["n_train"].transform("max")
     return table[table["n_train"] == most]
 
@@ -166,6 +167,7 @@ def _intervals(values: NDArray[np.float64], level: float) -> tuple[NDArray, NDAr
     Shapes: `values` (n_patients, n_measures); returns (n_measures,) twice.
     """
     bounds = np.full((2, values.shape[1]), np.nan)
+    # One seed for all: equal columns get equal intervals, whatever else is summarized.
     rng = np.random.default_rng(0)
     for j, column in enumerate(values.T):
         usable = column[np.isfinite(column)]

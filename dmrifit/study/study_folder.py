@@ -75,6 +75,7 @@ class StudyFolder:
     def write_study(self, content: Mapping[str, Any], tables: Mapping[str, str]) -> None:
         """Write tables, then the description of the study with their digests."""
         settings = content.get("settings", {})
+        # Without digests the folder counts as unfinished while its tables are replaced.
         write_text(self.path / _STUDY, _json({"format": _FORMAT, "settings": settings}))
         for name, text in tables.items():
             write_text(self.path / name, text)
@@ -104,6 +105,7 @@ class StudyFolder:
             )
         tables = {}
         for name, expected in finished.items():
+            # A name from a file must not lead out of the folder.
             if Path(name).name != name:
                 raise ValueError(
                     f"{path} names the table {name!r}, which is none of this folder; run the "
@@ -161,6 +163,7 @@ class StudyFolder:
             for patient, predicted in content[_PREDICTIONS].items():
                 for name, values in predicted.items():
                     arrays[f"{name}/{patient}"] = values
+            # Arrays first: the text that is written after them marks the cell as finished.
             with whole_file(path.with_suffix(".npz")) as part, part.open("wb") as file:
                 np.savez(file, **arrays)
         write_text(path, json.dumps(plain))

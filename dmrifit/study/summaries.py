@@ -193,6 +193,7 @@ class Board:
         if not len(rows):
             return None
         by_name = rows.groupby("algorithm", sort=False)
+        # An algorithm of one strategy alone would be compared with means over two.
         counts = by_name["strategy"].nunique()
         means = by_name[RANKING_METRIC].mean()
         return str(means[counts == counts.max()].idxmin())

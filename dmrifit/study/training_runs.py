@@ -81,6 +81,8 @@ def run_trial(
                         "maps": maps[test.shown].astype(np.float32),
                         "signals": signals[test.shown].astype(np.float32),
                     }
+        # Estimators may be anyone's: whatever they raise gets the patient and cohort it happened
+        # at.
         except Exception as error:
             patients = cell.test[0] if len(cell.test) == 1 else f"the {len(cell.test)} patients"
             raise RuntimeError(
@@ -141,6 +143,7 @@ def _completed(estimator: Any, cell: Cell) -> dict[str, Any]:
         elif name == "target":
             completed[name] = cell.view.target
         elif name.split("__")[-1] == "random_state":
+            # From the parameter's name: another parameter without a value moves no seed.
             completed[name] = derived_seed(cell.seed, name)
     return completed
 

@@ -139,6 +139,7 @@ class Bank:
             self.patients[name] = {}
             self.trainable[name], self.testable[name] = [], []
             for patient in cohort.patients:
+                # One patient in memory at a time.
                 scans = [scan.loaded() for scan in cohort.scans if scan.patient == patient]
                 first = scans[0]
                 # Several scans of a patient have no names to sort them by.
@@ -177,6 +178,7 @@ class Bank:
             return False
         X, Y = table.X[usable], table.Y[usable]
         fit = _reference(Y, view, cohort.name, patient)
+        # Parameters of an unfinished fit would be learned as if they were true.
         maps = np.where((fit.status == FitStatus.NOT_CONVERGED)[:, None], np.nan, fit.parameters)
         self._voxels.setdefault((view, repeat), {})[patient] = X, Y, maps
         self._digests["train", view, repeat, patient] = digest([X, Y])

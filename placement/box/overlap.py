@@ -114,6 +114,7 @@ def objective_cost(fraction, volume, objective):
 @njit(cache=True, nogil=True)
 def _clipped_area(polygon, n, normals, limits):
     """Give the area of a convex polygon within six planes ``normal · x <= limit``."""
+    # A plane adds at most one corner to a convex polygon: 4 corners and 6 planes give 10.
     a = np.empty((16, 3))
     b = np.empty((16, 3))
     for v in range(n):
@@ -137,6 +138,7 @@ def _clipped_area(polygon, n, normals, limits):
             if d0 <= 0.0:
                 b[m] = a[v]
                 m += 1
+            # Corners on the plane itself are no crossings, or they would be counted twice.
             if (d0 < 0.0 < d1) or (d1 < 0.0 < d0):
                 t = d0 / (d0 - d1)
                 for x in range(3):
@@ -146,6 +148,7 @@ def _clipped_area(polygon, n, normals, limits):
         a, b = b, a
         if n < 3:
             return 0.0
+    # A fan of triangles; their cross products add up even where the polygon is a sliver.
     total = np.zeros(3)
     for v in range(1, n - 1):
         total += np.cross(a[v] - a[0], a[v + 1] - a[0])
@@ -185,6 +188,7 @@ def _surface(center, half, rotation, normals, limits):
                     + s * half[second] * rotation[x, second]
                     + t * half[third] * rotation[x, third]
                 )
+        # By the divergence theorem a third of this sum over all faces is the enclosed volume.
         distance = half[axis]
         for x in range(3):
             distance += sign * rotation[x, axis] * center[x]
@@ -198,7 +202,9 @@ def box_intersection(center_a, size_a, rotation_a, center_b, size_b, rotation_b)
     origin = np.zeros(3)
     half_a = 0.5 * size_a * (1.0 - SHRINK)
     half_b = 0.5 * size_b
+    # Coordinates around the first box keep digits where both lie far from the scanner's center.
     shift = center_b - center_a
+    # Boxes whose circumscribed spheres are disjoint need no clipping; most pairs are.
     if np.sqrt(np.sum(shift * shift)) > np.sqrt(np.sum(half_a * half_a)) + np.sqrt(
         np.sum(half_b * half_b)
     ):
@@ -218,6 +224,7 @@ def running_sums(volume):
     Shapes: `volume` (a, b, c); returns (a + 2, b + 2, c + 1).
     """
     a, b, c = volume.shape
+    # Empty rows on all sides spare `integrate` the test of whether a row lies in the volume.
     out = np.zeros((a + 2, b + 2, c + 1), dtype=np.float32)
     for i in range(a):
         for j in range(b):
@@ -311,6 +318,7 @@ def _strips(middle, reach, n_rows, nodes, widths):
     high = middle + reach
     border = np.floor(low + 0.5) + 0.5
     while low < high and n + n_rows <= len(nodes):
+        # A strip never crosses a border of voxels, so that each row of nodes lies in one of them.
         end = min(border, high)
         if end > low:
             width = (end - low) / n_rows
@@ -349,6 +357,7 @@ def _fraction(grid, center, rotation, half, n_rows, nodes, step, start):
     """Fraction of a box that a volume fills, by `n_rows` rows to a voxel; fills the last three."""
     matrix = grid.matrix
     for x in range(3):
+        # From here on all is in the axes of the box, whose faces are at plus and minus `half`.
         start[x] = 0.0
         for y in range(3):
             start[x] += rotation[y, x] * (grid.offset[y] - center[y])
@@ -366,6 +375,7 @@ def _fraction(grid, center, rotation, half, n_rows, nodes, step, start):
     filled, total = integrate(
         grid.prefix, nodes[0, :n], nodes[1, :n], nodes[2, :m], nodes[3, :m], step, start, half
     )
+    # Divided by the volume of the same strips, not of the box, so that a full volume gives 1.
     return filled / total if total > 0.0 else 0.0
 
 
@@ -420,6 +430,8 @@ def _pose(x, frame, limits, center, size, rotation, turns):
         for a in range(3):
             size[a] = min(size[a] * factor, np.exp(limits.high_sides[a]))
             volume *= size[a]
+    # Kinds: 0 along the axes of `base`, 1 to 3 turned about one scanner axis, 4 to 6 about two,
+    # 7 freely.
     if search_kind == 0:
         rotation[:, :] = base
     elif search_kind <= 3:
@@ -435,6 +447,7 @@ def _pose(x, frame, limits, center, size, rotation, turns):
                     + turns[0, a, 2] * turns[1, 2, b]
                 )
     else:
+        # Rodrigues' formula with a rotation vector, which has no singular pose near its start.
         angle = np.sqrt(x[6] ** 2 + x[7] ** 2 + x[8] ** 2)
         s = np.sin(angle) / angle if angle > 1e-9 else 1.0
         c = (1.0 - np.cos(angle)) / angle**2 if angle > 1e-9 else 0.5
@@ -500,6 +513,7 @@ def _cost(x, frame, problem, work):
     cost = objective_cost(tumor_fraction, tumor_fraction * volume, limits.objective) + excess
     beyond = _outside(problem.grid, center, rotation, half, problem.low, problem.high)
     if beyond > 0.0:
+        # The step of 0.1 makes a box that just touches worse than one that is just clear.
         cost += limits.penalty * (0.1 + beyond)
     excluded = problem.excluded
     margins = excluded.margins
@@ -509,6 +523,7 @@ def _cost(x, frame, problem, work):
         region = Grid(excluded.sums[m], excluded.matrix, excluded.inverse, excluded.offset)
         touched = _fraction(region, center, rotation, half, 1, work.nodes, step, start)
         if touched > margins[m, 1]:
+            # A fraction of the box is small against mm, so it weighs a hundred times as much.
             cost += limits.penalty * (0.1 + 100.0 * (touched - margins[m, 1]))
     return cost
 
@@ -520,6 +535,7 @@ def _improve(simplex, values, d, used, until, tolerance, frame, problem, work):
     middle = points[0]
     trial = points[1]
     second = points[2]
+    # Gao and Han's coefficients, which depend on the number of variables d.
     grow = 1.0 + 2.0 / d
     shrink = 0.75 - 0.5 / d
     all_shrink = 1.0 - 1.0 / d
@@ -533,6 +549,7 @@ def _improve(simplex, values, d, used, until, tolerance, frame, problem, work):
                 best = v
             if values[v] >= values[worst]:
                 worst = v
+        # At a cost of 1e-6 the objective is 1 but for rounding.
         if values[worst] - values[best] < tolerance or values[best] < 1e-6:
             return -1
         next_worst = best
@@ -613,8 +630,10 @@ def descend(x0, kinds, bases, origins, problem, steps, rounds, tolerance):
     values = np.full((n, 10), 1e300)
     used = np.zeros(n, dtype=np.int64)
     for r in range(len(rounds)):
+        # A stable sort, so that ties are broken alike on every machine.
         order = np.argsort(costs, kind="mergesort")
         for s in order[: rounds[r, 0]]:
+            # Converged in an earlier round.
             if used[s] < 0:
                 continue
             d = _n_variables(kinds[s])
@@ -686,6 +705,7 @@ def _shapes(edges, volume_element, limits, largest):
                     shapes[n, 1] = j
                     shapes[n, 2] = k
                     n += 1
+                # Sides grow by a quarter at a time, so that few shapes cover the range.
                 k += max(1, k // 4)
             j += max(1, j // 4)
         i += max(1, i // 4)
@@ -776,9 +796,12 @@ def scan(prefix, depth, edges, volume_element, limits, stride, largest):
                         best[k] = row[k]
                         best_shape[k] = s
             for k in range(layers):
+                # No shape was scored here.
                 if best[k] > 1e29:
                     continue
                 s = best_shape[k]
+                # Among nearly equal costs the box deeper in the tumor wins: it stays full when it is
+                # turned.
                 low_i = i - shapes[s, 0] // 2
                 low_j = j - shapes[s, 1] // 2
                 low_k = k - shapes[s, 2] // 2

@@ -37,12 +37,14 @@ class Rows(NamedTuple):
     def of(cls, occupancy: NDArray, affine: NDArray[np.float64], origin: Sequence[int]) -> Rows:
         """Prepare a volume (a, b, c)."""
         matrix = np.asarray(affine[:3, :3], dtype=np.float64)
+        # Integration along rows is exact, so they run along the axis with the largest steps.
         thick = int(np.argmax(np.linalg.norm(matrix, axis=0).round(6)[::-1]))
         # Of axes with equal edges the last is taken, along which rows are contiguous in memory.
         last = 2 - thick
         axes = (*[axis for axis in range(3) if axis != last], last)
         prefix = overlap.running_sums(occupancy.transpose(axes).astype(np.float32, copy=False))
         matrix = np.ascontiguousarray(matrix[:, list(axes)])
+        # The empty rows of `running_sums` come first.
         first = np.asarray(origin, dtype=np.float64)[list(axes)] - (1, 1, 0)
         return cls(prefix, matrix, matrix @ first + affine[:3, 3], axes)
 
@@ -74,6 +76,7 @@ def _strips(
     borders = np.arange(np.ceil(middle - reach + 0.5), np.floor(middle + reach + 0.5) + 1) - 0.5
     ends = np.concatenate([[-reach, reach], borders - middle, middle - borders])
     ends = np.unique(np.clip(ends, -reach, reach))
+    # Made symmetric, because rounding would give mirrored boxes different fractions.
     ends = 0.5 * (ends - ends[::-1])
     widths = np.diff(ends)
     parts = np.maximum(1, np.ceil(widths * step / row_mm)).astype(int)

@@ -145,6 +145,7 @@ class Voxel:
                 "check the unit, mm"
             )
         object.__setattr__(self, "rotation", rotation_of(self.angles))
+        # A box is hashable, so its numbers must not change.
         for name in self.__slots__:
             getattr(self, name).flags.writeable = False
 
@@ -213,6 +214,7 @@ class Voxel:
                 "the matrix of a voxel must be a rotation (orthogonal, determinant 1), got "
                 f"{r.tolist()}"
             )
+        # The nearest rotation; an exact one keeps its digits instead.
         if error > EXACT_TURN:
             u, _, v = np.linalg.svd(r)
             r = u @ v
@@ -309,6 +311,7 @@ class Voxel:
         high = np.minimum(np.ceil(index.max(axis=0) + 0.5), dims).astype(int)
         if (high <= low).any():
             return out
+        # A box is small in a head: only image voxels near it are tested.
         window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         if partial:
             out[window] = self._filled(low, high, matrix)

@@ -36,6 +36,7 @@ def box_outline(voxel: Voxel, axis: int, position: float) -> NDArray[np.float64]
     """Cut a box with a plane perpendicular to a scanner axis: corners (n_corners, 3)."""
     corners = voxel.corners
     height = corners[:, axis] - position
+    # Corners in the plane first: the edges that end there do not cross it.
     points = [corners[k] for k in range(8) if abs(height[k]) < 1e-9]
     for a, b in _EDGES:
         if height[a] * height[b] < 0 and min(abs(height[a]), abs(height[b])) >= 1e-9:
@@ -45,6 +46,7 @@ def box_outline(voxel: Voxel, axis: int, position: float) -> NDArray[np.float64]
         return np.empty((0, 3))
     outline = np.array(points)
     outline[:, axis] = position
+    # A section of a box is convex, so the angle about its middle orders the corners.
     flat = np.delete(outline - outline.mean(axis=0), axis, axis=1)
     return outline[np.argsort(np.arctan2(flat[:, 1], flat[:, 0]))]
 
@@ -66,6 +68,7 @@ def plot_overlay(
     first = next(iter(boxes.values()))
     middle = np.array(first.center if center is None else center, dtype=np.float64)
     if scene.image is None:
+        # A wide window leaves the bare mask gray, so that outlines show on it.
         image, window = scene.tumor, (-0.2, 2.0)
     else:
         image, window = scene.image.reshape(*scene.image.shape[:3], -1)[..., 0], None

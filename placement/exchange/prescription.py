@@ -111,6 +111,7 @@ def write_prescription(
     content = describe_placement(
         voxel, scene, optimizer=optimizer, ppm_range=ppm_range, percent_per_ppm=percent_per_ppm
     )
+    # Descriptions of one box give the same files.
     voxel = voxel.canonical()
     drawing = figure and find_spec("matplotlib") is not None
     ends = (
@@ -280,6 +281,7 @@ def displacement(
     largest_shift = 0.0
     lowest_fraction = np.inf
     for ppm in np.unique(np.linspace(low, high, _OFFSETS)):
+        # The sign of each gradient is chosen on the console and unknown here.
         for signs in itertools.product((1.0, -1.0), repeat=3):
             shift = np.array(signs) * ppm * rate / 100 * voxel.size
             moved = Voxel(voxel.center + voxel.rotation @ shift, voxel.size, voxel.angles)
@@ -372,6 +374,7 @@ def _distance_to(scene: Scene, name: str) -> Callable[[Voxel], float | None]:
     region = scene.forbidden[name]
     # The inside of a region is never nearest, unless the box is in it, where any point will do.
     rim = region & ~binary_erosion(region)
+    # Points up to the faces of image voxels, because a region ends there and not at their centers.
     line = np.linspace(-0.5, 0.5, _DIVISIONS)
     points = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
     inside = points @ matrix.T

@@ -135,10 +135,12 @@ def read_boxes(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
 def read_experts(path: str | Path, names: Sequence[str]) -> NDArray[np.float64]:
     """Read the boxes of experts: (n_cases, n_experts, 9)."""
     boxes = _box_table(Path(path), names)
+    # A table without that column is of one expert.
     if "expert" not in boxes:
         return _in_order(boxes, names, str(path))[:, None]
     raters = boxes["expert"].unique()
     numbered = all(rater.isdecimal() for rater in raters)
+    # As text, 10 would come before 2.
     raters = sorted(raters, key=int if numbered else str)
     ordered = []
     for rater in raters:
@@ -164,6 +166,7 @@ def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
         raise ValueError(
             f"{path}, row {line}: no expert; every row needs one, or leave out the column"
         )
+    # What is no number becomes NaN here, and is named with its row below.
     boxes = table[list(BOX)].apply(pd.to_numeric, errors="coerce").astype(float)
     broken = ~np.isfinite(boxes).all(axis=1) | (boxes[list(BOX[3:6])] <= 0).any(axis=1)
     if broken.any():

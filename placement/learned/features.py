@@ -100,6 +100,7 @@ class Surroundings:
         world = scene.affine[:3, :3] @ ends + shift[:, None]
         low, high = world.min(axis=1) - self.step, world.max(axis=1) + self.step
         counts = np.ceil((high - low) / self.step).astype(int) + 1
+        # Centered, so that a mirrored tumor gets mirrored depths.
         self.origin = 0.5 * (low + high) - 0.5 * (counts - 1) * self.step
         grid = np.indices(counts).reshape(3, -1) * self.step + self.origin[:, None]
         # Sums of BLAS may differ in their last bits with the number of threads, and ties would
@@ -111,8 +112,10 @@ class Surroundings:
             values = values * (
                 map_coordinates(excluded, index, order=0, mode="constant", cval=0) == 0
             )
+        # A tumor of low probabilities still has an inside.
         inside = (values >= min(0.5, 0.5 * float(values.max()))) & (values > 0)
         if not inside.any():
+            # A tumor thinner than the grid, or all of it excluded: one point stands for it.
             inside[np.argmin(((grid - scene.centroid[:, None]) ** 2).sum(axis=0))] = True
         self.depth = distance_transform_edt(inside.reshape(counts)).astype(
             np.float32
@@ -190,6 +193,7 @@ def describe_boxes(
     volumes = sizes.prod(axis=1) / MM3_PER_ML
     sides = np.sort(sizes, axis=1)
     total = scene.tumor_volume
+    # Distances count in radii of a ball of the tumor's volume, so that sizes can be compared.
     radius = float(np.cbrt(total * MM3_PER_ML * 3 / (4 * np.pi)))
     deepest = float(surroundings.depth.max())
     to_centroid = np.linalg.norm(centers - scene.centroid, axis=1)
@@ -201,6 +205,7 @@ def describe_boxes(
     for growth in GROWN_MM:
         grown.append([Voxel(v.center, v.size + 2 * growth, v.angles) for v in voxels])
     n = len(voxels)
+    # Dice is symmetric, and exact intersections are the slowest feature.
     shared = np.eye(n)
     for i, j in itertools.combinations(range(n), 2):
         shared[i, j] = shared[j, i] = voxels[i].dice(voxels[j])

@@ -181,6 +181,7 @@ class VoxelRanker(BaseEstimator):
             n_jobs=1,
             random_state=derived_seed(seed, "forest"),
         )
+        # Threads of the forest would add up trees in another order, and ties would be broken anew.
         with one_thread():
             self.forest_ = forest.fit(np.concatenate(features), np.concatenate(targets))
         return self
@@ -290,6 +291,7 @@ class VoxelRanker(BaseEstimator):
             If a parameter cannot be stored.
         """
         parameters = self.get_params(deep=False)
+        # The optimizer is stored by its own parameters; the other two belong to a session.
         for name in ("optimizer", "n_jobs", "verbose"):
             del parameters[name]
         # The state of a generator cannot be stored.
@@ -422,6 +424,7 @@ def _boxes(
     candidates = [voxel for voxel, _ in optimizer.candidates(scene, n_candidates)]
     surroundings = Surroundings(scene)
     centers = [*surroundings.middles(), *surroundings.thick_places(n_places, PLACES_APART_MM)]
+    # Experts often choose plain cubes where the tumor is thick, which the objective ranks low.
     cubes = []
     for center in centers:
         cubes += [Voxel(center, _sides(volume, optimizer)) for volume in volumes]

@@ -251,6 +251,7 @@ class VoxelRegressor(VolumeEstimator):
             answers = self._boxes(infer, inputs, FLIPS)
         voxels = [self._voxel(box, inputs["frame"]) for box in answers]
         dice = np.array([[a.dice(b) for b in voxels] for a in voxels])
+        # Answers that agree with the others are more likely to be right.
         scores = dice.mean(axis=1)
         distinct: list[int] = []
         for i in np.argsort(-scores, kind="stable"):
@@ -297,6 +298,7 @@ class VoxelRegressor(VolumeEstimator):
     def _learn(self, inputs: Sequence[Any], targets: Sequence[Any] | None) -> None:
         self.n_channels_ = len(self.channels)
         boxes = np.asarray(targets, dtype=np.float64).reshape(-1, 9)
+        # The network starts with the usual sides, and need not learn them first.
         sides = np.log(boxes[~np.isnan(boxes).any(axis=1), 3:6])
         self._usual_size = np.exp(sides.mean(axis=0))
 
@@ -354,6 +356,7 @@ class VoxelRegressor(VolumeEstimator):
         boxes = [Voxel.from_array(row).canonical() for row in rows]
         volume, frame = inputs["volume"], inputs["frame"]
         tumor = volume[self.channels.index("tumor")][None]
+        # Tumor that is excluded must not count as filled in the loss.
         if "exclude" in self.channels:
             tumor = tumor * (1 - volume[self.channels.index("exclude")][None])
         return {
@@ -449,6 +452,7 @@ def _polished(
     from placement.search.optimizer import VoxelOptimizer
     from placement.search.scene_search import FINE, Search
 
+    # The network has learned volumes from experts; the search shall improve the rest.
     objective = PlacementObjective(mean_volume=voxel.volume, one_sided=True)
     optimizer = VoxelOptimizer(objective, size_range=size_range, min_volume=min_volume)
     search = Search(optimizer._wishes(), scene)

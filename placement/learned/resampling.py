@@ -102,6 +102,7 @@ def _squared_distance(of):
                 gap = 0 if of[i, j, k] else gap + 1
                 is_met = is_met or gap == 0
                 along[i, j, k] = gap
+            # An empty row is skipped below, which makes distances in a sparse volume much faster.
             if not is_met:
                 along[i, j, :] = _NOWHERE
                 continue
@@ -146,6 +147,7 @@ def signed_distance(inside):
         for j in range(n):
             for k in range(n):
                 if inside[i, j, k]:
+                    # The border runs half a step from the outermost points inside.
                     outer[i, j, k] = np.sqrt(inner[i, j, k]) - np.float32(0.5)
                 else:
                     outer[i, j, k] = np.float32(0.5) - np.sqrt(outer[i, j, k])

@@ -45,6 +45,7 @@ def view_of(
     """Lay a scene on a cubic grid along the scanner's axes, about the centroid of the tumor."""
     # Blocks of image voxels begin at the first one, which depends on the storage.
     scene = scene.canonical
+    # Averaged first: interpolation alone would skip most voxels of a fine image.
     blocks = np.maximum(1, np.floor(step / scene.spacing + 1e-6)).astype(np.int64)
     tumor = (
         resampling.block_means(scene.occupancy, blocks) if blocks.max() > 1 else scene.occupancy
@@ -169,6 +170,7 @@ def _contrast(
     crop = np.ascontiguousarray(crop, dtype=np.float32)
     if not np.isfinite(crop).all():
         raise ValueError(f"{title}: the image holds values that are not finite; set them to 0")
+    # Interpolated like the image, the ones tell how much of each point lies inside it.
     weight = on_grid(resampling.block_means(np.ones_like(crop), blocks), first, blocks)
     values = on_grid(resampling.block_means(crop, blocks), first, blocks)
     # Points near the border of the image, with less than half of their weight in it, stay at 0.

@@ -154,5 +154,6 @@ def objective_parameters(
         sd_volume=objective.sd_volume * unit,
         mean_fraction=objective.mean_fraction,
         sd_fraction=objective.sd_fraction,
+        # One-sided: a fraction above the mean costs nothing.
         largest_deviation=0.0 if objective.one_sided else overlap.NO_LIMIT,
     )

@@ -291,6 +291,7 @@ class VoxelOptimizer(BaseEstimator):
             voxel = search.voxel(box)
             if self.rounding is not None:
                 voxel = search.rounded(voxel)
+            # Boxes that overlap by more are one candidate to a reader.
             if len(distinct) < n and all(voxel.dice(better) <= 0.8 for better in distinct):
                 distinct.append(voxel)
         objective = search.wishes.objective
@@ -298,6 +299,7 @@ class VoxelOptimizer(BaseEstimator):
 
         def rank(pair: tuple[Voxel, float]) -> tuple[bool, float]:
             voxel, score = pair
+            # Boxes without flags come first, whatever their score.
             return bool(search.flags(voxel, own=True)), -score
 
         return sorted(pairs, key=rank)

@@ -123,6 +123,7 @@ class Scene:
         names = list(regions)
         self.margins = _by_name(exclude_margin, names, "exclude_margin", _MAX_MARGIN)
         self.tolerances = _by_name(exclude_tolerance, names, "exclude_tolerance", 1.0)
+        # Cropped again: included labels may fill less of the image than all labels.
         inner, occupancy = _cropped(tumor_crop)
         self.origin = _shifted(inner, low)
         self.occupancy = np.ascontiguousarray(occupancy, dtype=np.float32)
@@ -378,6 +379,7 @@ class Scene:
             inside = self.occupancy > 0
         labels, n = label(inside, structure=np.ones((3, 3, 3)))
         sizes = np.bincount(labels.ravel(), minlength=n + 1)[1:]
+        # `label` numbers components in the order of its scan, not by size.
         rank = np.zeros(n + 1, dtype=np.int32)
         rank[1 + np.argsort(-sizes, kind="stable")] = np.arange(1, n + 1)
         return rank[labels], n
@@ -409,6 +411,7 @@ class Scene:
         """
         scene = self.canonical
         labels, n = scene._components
+        # The labels are those of the cropped tumor, whose first voxel is at `origin`.
         shift = scene.affine.copy()
         shift[:3, 3] += scene.affine[:3, :3] @ np.array(scene.origin, dtype=np.float64)
         inside = labels[voxel.mask(labels.shape, shift)]
@@ -455,6 +458,7 @@ class Scene:
         index = voxel.corners @ inverse[:3, :3].T + inverse[:3, 3]
         below = -0.5 - index.min(axis=0)
         above = np.array(self.shape) - 0.5 - index.max(axis=0)
+        # The smallest shift; a box longer than the image stays where it is along that axis.
         shift = np.where(above >= below, np.clip(0.0, below, np.maximum(above, below)), 0.0)
         return Voxel(voxel.center + self.affine[:3, :3] @ shift, voxel.size, voxel.angles)
 
@@ -660,6 +664,7 @@ def _read_values(
 
 def _are_labels(region: Any) -> bool:
     """Test whether a region is given by labels rather than by a mask or a file."""
+    # A bool is an int to Python.
     if isinstance(region, bool | str) or hasattr(region, "affine"):
         return False
     if isinstance(region, int | np.integer):

@@ -168,6 +168,7 @@ class Search:
         rows = self.rows
         edges = np.linalg.norm(rows.matrix, axis=0)
         axes = list(rows.axes)
+        # Outer faces of the image in indices of the prefix sums, whose first rows are empty.
         low = np.array([0.5, 0.5, -0.5]) - np.array(self.scene.origin, dtype=np.float64)[axes]
         high = low + np.array(self.scene.shape)[axes]
         if not self.wishes.inside_image:
@@ -234,6 +235,7 @@ class Search:
         block_centers, sides, costs = overlap.scan(
             averaged, int(self.block[2]), edges, volume, limits, stride, LONGEST_SCANNED_MM
         )
+        # No plausible shape fits into the image: begin with the least volume in the middle.
         if not len(block_centers):
             least_volume = max(limits.min_volume, np.exp(limits.low_sides[0]) ** 3)
             return self.scene.centroid[None], np.full((1, 3), np.cbrt(least_volume))
@@ -311,6 +313,7 @@ class Search:
         near = points[((points - center) ** 2).sum(axis=1) <= INNER_MM**2]
         middle = near.mean(axis=0)
         spread, turn = np.linalg.eigh((near - middle).T @ (near - middle) / len(near))
+        # Eigenvectors may be a reflection, which no box can be turned by.
         turn *= np.linalg.det(turn)
         max_rotations = self.wishes.max_rotations
         base = np.eye(3)
@@ -410,6 +413,7 @@ class Search:
             straight = self.spread(centers[:8], sides[:8], (0,), unturned)
             self.straight = self.descend(straight, (4.0, 0.15, 0.35), STRAIGHT, COARSE)
             enough = float(np.exp(-fine.costs.min())) * (1 - wishes.tie_break)
+            # Refining is most of the time; it is done only where a tie can come of it.
             if self.straight.promising(enough):
                 fine = _join(fine, self.refined(self.straight, 2))
         return fine
@@ -432,6 +436,7 @@ class Search:
         for penalty, away in CLEARING:
             boxes = self.descend(boxes, steps, rounds, FINE, penalty, away)
         strongest = CLEARING[-1][0]
+        # Only boxes that the exact test still finds touching go farther away, which costs tumor.
         for away in FARTHER_MM:
             touching = np.array([bool(self.touched(self.voxel(box))) for box in boxes.boxes])
             if not touching.any():
@@ -460,6 +465,7 @@ class Search:
             turned = _join(start, self.spread(origins, sizes, family, self.turns(N_TURNS)))
         else:
             turned = self.spread(origins, sizes, family, np.eye(3)[None], (0.0, 0.4, -0.4))
+        # Far more starts than can be searched: one evaluation each picks the better ones.
         costs = overlap.costs_of(*turned[:4], *self.common(COARSE, *CLEARING[0]))
         turned = turned.take(np.argsort(costs, kind="stable")[:N_SQUEEZED])
         quick = self.descend(turned, (4.0, 0.15, 0.35), SQUEEZED, COARSE, *CLEARING[0])
@@ -524,6 +530,7 @@ class Search:
         value = float(values[order[best]])
         if self.wishes.tie_break == 0:
             return free, value
+        # A technician sets fewer angles; that is worth a little objective.
         enough = value * (1 - self.wishes.tie_break)
         near = candidates.boxes[order[values[order] >= enough]]
         counts = np.array([rotated_axes(box[2:5]) for box in near])
@@ -615,6 +622,8 @@ class Search:
         angles = (np.round(voxel.angles / of_angle) * of_angle).round(6)
         down = np.floor(voxel.size / of_size + 1e-9)
         nearest = None
+        # First the two neighboring steps of each side; wider only where constraints refuse all of
+        # these.
         for reach in (0, 1, 3):
             options = []
             for steps in np.ndindex((2 + 2 * reach,) * 3):

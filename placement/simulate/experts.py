@@ -72,6 +72,7 @@ def place_boxes(
     boxes = np.empty((n_experts, 9))
     for j, rng in enumerate(rngs):
         log_volume = common + habits.between_experts * rng.standard_normal()
+        # No expert fills a small lesion to its last voxel.
         target = float(np.clip(np.exp(log_volume), _MIN_VOLUME, max(0.55 * volume, _MIN_VOLUME)))
         turned = np.zeros(3, dtype=bool)
         turned[rng.permutation(3)[: rng.choice(4, p=habits.rotated)]] = True
@@ -81,6 +82,7 @@ def place_boxes(
         share = _sampler(aim, affine)
         box = _search(at, target, turned, share, kind, rng)
         hand = habits.jitter * rng.standard_normal(3)
+        # Drawn in any case, so that a slip does not change the later placements.
         slip = 8.0 * rng.standard_normal(3)
         box[:3] += hand + (slip if rng.random() < habits.careless else 0.0)
         boxes[j] = _rounded(box, turned)
@@ -127,6 +129,7 @@ def _search(
     for k in range(_ROUNDS):
         scale = 0.55**k
         boxes = np.repeat(best[None], _PROPOSALS, axis=0)
+        # The first box stays as it is, so that a round cannot lose the best.
         boxes[1:, :3] += scale * 3.5 * rng.standard_normal((_PROPOSALS - 1, 3))
         change = scale * 0.22 * rng.standard_normal((_PROPOSALS - 1, 3))
         boxes[1:, 3:6] *= np.exp(change)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from dmrifit._utils.affines import MM3_PER_ML
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.simulate.gliomas import Glioma, draw_glioma
@@ -32,7 +33,6 @@ _MEDIAN_VOLUME, _LOG_SPREAD = 42.0, 0.8  # of lesions in mL, before they are cut
 _MARGIN = 10.0  # mm of background at each side of an adult's brain, which a large one fills
 _SCALES = (0.93, 1.0)  # of an adult's axes
 _VENTRICLES = (-1.5, 3.0)  # mm by which their walls lie further out
-_MM3_PER_ML = 1e3
 _NECROSIS_ODDS, _NECROSIS = 0.45, (0.05, 0.25)  # of lesions above a volume; of their volume
 _NECROSIS_FROM = 10.0  # mL
 _SATELLITES = 0.25  # of lesions
@@ -183,7 +183,7 @@ def _draw_patient(
     glioma = draw_glioma(
         head,
         head.brain & (head.ventricles <= 0.5),
-        (volume * _MM3_PER_ML * 3 / (4 * np.pi)) ** (1 / 3),
+        (volume * MM3_PER_ML * 3 / (4 * np.pi)) ** (1 / 3),
         glioma_stream,
         necrosis=necrosis,
         satellites=_SATELLITES,

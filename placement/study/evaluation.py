@@ -199,6 +199,7 @@ def control_placements(
         # A box of another case, if there is one, so that the case's own experts give nothing away.
         donors = [*itertools.chain.from_iterable(placed[:i] + placed[i + 1 :])] or placed[i]
         centered[i] = [*scene.centroid, side, side, side, 0, 0, 0]
+        # A stream of each case, so that leaving one out does not move the others' boxes.
         rng = np.random.default_rng(seed_for(seed, "random box", i))
         donor = donors[rng.integers(len(donors))]
         weights = scene.occupancy.ravel().astype(np.float64)
@@ -315,6 +316,8 @@ def _measures(box: Voxel | None, experts: list[Voxel], scene: Scene) -> dict[str
         measures["dice_mean"] = float(np.mean(dice))
         measures["difference"] = box.volume - float(np.mean([e.volume for e in experts]))
     if len(dice) > 1:
+        # An expert has one fewer to be close to; leaving each out in turn makes methods
+        # comparable.
         closest = [max(dice[:j] + dice[j + 1 :]) for j in range(len(dice))]
         measures["dice_fair"] = float(np.mean(closest))
     return measures
@@ -337,6 +340,7 @@ def _expert_measures(experts: list[Voxel], scene: Scene) -> dict[str, float]:
         measures["dice_closest"] = closest
         measures["dice_fair"] = closest
         measures["dice_mean"] = float(dice[np.triu_indices(n, 1)].mean())
+        # The study compared its two experts; further ones have no counterpart.
         measures["difference"] = experts[0].volume - experts[1].volume
     return measures
 
@@ -423,6 +427,7 @@ def _agreement_table(
         for key in ("bias", "lower", "upper"):
             row[f"{key}_low"], row[f"{key}_high"] = getattr(agreement, f"{key}_interval")
         usable = ~np.isnan(a + b)
+        # The slope tells whether methods differ more in large lesions, which limits alone do not.
         x = (a + b)[usable] / 2
         y = (a - b)[usable]
         row |= {"slope": np.nan, "slope_p": np.nan}
