@@ -181,6 +181,7 @@ def _write_scan(scan: Scan, label: str, folder: Path, cohort: str) -> dict[str, 
         images["lesion"] = (f"{stem}_desc-lesion_mask.nii.gz", lesion.astype(np.uint8))
     sigma = scan.sigma
     if isinstance(sigma, float):
+        # Nine digits give single precision back exactly.
         row["sigma"] = f"{sigma:.9g}"
     elif sigma is not None:
         images["sigma"] = (f"{stem}_desc-sigma_dwimap.nii.gz", sigma)

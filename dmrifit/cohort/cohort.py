@@ -183,6 +183,7 @@ class Cohort:
         target = _protocol(target, first, lambda: np.arange(len(first)))
         rule = _scale_rule(scale)
         seed = 0
+        # Without a draw no random state is used up.
         if max_voxels is not None:
             seed = seed_from(random_state)
         columns: dict[str, list[NDArray]] = defaultdict(list)
@@ -341,6 +342,7 @@ class Cohort:
             rows_of[str(patient)].append(row)
         scans = []
         for patient, rows in rows_of.items():
+            # Each region is a voxel, so that all that works on images works on regions.
             volume = curves[rows][:, None, None]
             region = np.ones(volume.shape[:3], bool)
             scan = Scan(

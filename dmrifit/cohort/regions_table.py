@@ -90,11 +90,12 @@ def read_regions(table: Path) -> dict[str, RegionCohort]:
 
 
 def _numbers(row: Mapping[str, str], where: str) -> tuple[tuple[float, float], float]:
-    """Read the contrast, (TE, b), and the signal of a row; TE is NaN where there is none."""
+    """Read the contrast, (TE, b), and the signal of a row; TE is −1 where there is none."""
     values = {}
     for column in ("te", "b", "signal"):
         text = row.get(column, "")
         if column == "te" and not text:
+            # Not NaN, which would make no two contrasts equal.
             values[column] = -1.0
             continue
         try:
@@ -118,6 +119,7 @@ def _cohort(
     n_regions: Counter[tuple[float, float]] = Counter()
     for region in regions.values():
         n_regions.update(list(region.lines))
+    # What most regions have is meant; the others have a mistake in a row or lack one.
     contrasts = sorted(c for c, n in n_regions.items() if 2 * n > len(regions))
     for region in regions.values():
         for contrast, line in region.lines.items():
@@ -140,6 +142,7 @@ def _cohort(
             raise ValueError("some echo times are missing; give all, or no column te")
         protocol = Protocol(b, None if te.max() < 0 else te, name=table.stem)
     except ValueError as error:
+        # Errors of units and order show at the largest b-value.
         largest = max(next(iter(regions.values())).lines.items(), key=lambda item: item[0][1])
         raise ValueError(f"{table}, row {largest[1]}: {error}") from None
     signals = np.array([[regions[key].signals[c] for c in contrasts] for key in keys])

@@ -121,6 +121,7 @@ class Scan:
                 f"patient {patient}: sigma (standard deviation of the noise) must be finite, "
                 f"0 or more, not {sigma}"
             )
+        # From headers alone, so that a wrong file is an error before any work.
         self._check_grids()
 
     def __repr__(self) -> str:
@@ -228,6 +229,7 @@ class Scan:
         Scan
             The same scan, of arrays.
         """
+        # Averaged once: the copy has the averaged protocol and no rule to average by.
         return Scan(
             self.patient,
             self.signal,

@@ -37,8 +37,7 @@ Volume: TypeAlias = Any  # a path, a Nifti1Image or an array
 _LABEL_ROUNDING = 1e-3
 _LARGEST_LABEL = 2**53  # beyond it, files of floating point do not hold whole numbers
 
-#: Maps about the other maps, which are not summarized: all of codes.
-#: Endings of the names of maps that have no row in the table.
+#: Endings of the names of maps that have no row in the table: codes, and maps about other maps.
 _NOT_SUMMARIZED = tuple(
     fit_map.name.removeprefix("{parameter}")
     for fit_map in FIT_MAPS

@@ -78,6 +78,7 @@ def derivative_name(source: str, suffix: str, **entities: str) -> str:
     words: list[str] = []
     if source:
         words = source.split("_")
+    # A prediction of preprocessed images keeps both words, in one entity as BIDS wants it.
     description = ""
     if _BIDS.fullmatch(source):
         for word in words:

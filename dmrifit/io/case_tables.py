@@ -110,6 +110,7 @@ def read_each(
 def file_stem(patient: str, name: str) -> str:
     """Make a name for the files of a case."""
     check_names({"patient": patient, "case": name})
+    # A leading dot would hide the files, a leading dash look like an option.
     return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".-") or "case"
 
 

@@ -34,6 +34,7 @@ def is_array(value: object) -> bool:
     """Whether a value is an array of numbers, or of records, with at least one axis."""
     if not isinstance(value, Array) or len(value.shape) == 0:
         return False
+    # Arrays of objects, texts and times are no numbers.
     return getattr(value.dtype, "kind", "V") not in "OUST"
 
 

@@ -158,6 +158,7 @@ def drop_small(mask: ArrayLike, min_voxels: int, *, connectivity: int = 26) -> N
         return inside
     components = label_components(inside, connectivity=connectivity)
     large = np.bincount(components.ravel()) >= min_voxels
+    # Number 0 is the background.
     large[0] = False
     return large[components]
 

@@ -191,6 +191,7 @@ def _segments(
                 f"not {name!r}"
             )
         segments[number] = name
+    # DICOM numbers segments from 1 without gaps.
     numbered = np.searchsorted([0, *values], whole).astype(np.uint8)
     return numbered, segments
 
@@ -332,6 +333,7 @@ def _as_volume(images: list[Dataset], name: str) -> _Series:
     slices = _one_at_each_position(images, normal, _ROUNDING * float(spacing.min()))
     positions = np.array([image.ImagePositionPatient for image in slices], dtype=np.float64)
     if len(slices) > 1:
+        # The slice thickness of the header leaves out gaps between slices; positions do not.
         step = (positions[-1] - positions[0]) / (len(slices) - 1)
         even = positions[0] + np.outer(np.arange(len(slices)), step)
         distance = np.linalg.norm(positions - even, axis=1).max()

@@ -38,6 +38,7 @@ def describe(value: Any) -> Any:
             items.sort(key=str)
         return [describe(item) for item in items]
     if isinstance(value, Protocol):
+        # The name of a protocol changes no number.
         return {"protocol": value.to_dict() | {"name": ""}}
     if isinstance(value, SignalModel):
         formula = {"expression": value.expression}
@@ -123,14 +124,14 @@ def _read_source(path: Path, packages: Mapping[str, Path]) -> _Source:
         package, *folders = node.module.split(".")
         if package not in packages:
             continue
-        place = packages[package].joinpath(*folders)
+        location = packages[package].joinpath(*folders)
         for alias in node.names:
             bound = alias.asname or alias.name
-            submodule = place / f"{alias.name}.py"
+            submodule = location / f"{alias.name}.py"
             if submodule.is_file():
                 bound_modules[bound] = submodule
             else:
-                imports.append((place.with_suffix(".py"), f"{alias.name} as {bound}"))
+                imports.append((location.with_suffix(".py"), f"{alias.name} as {bound}"))
         # Sorted imports change their order when a module is renamed.
         node.module, node.names = "", []
     module_uses = []
@@ -150,4 +151,5 @@ def _drop_docstring(node: ast.AST) -> None:
 
 def command_line(words: Iterable[str]) -> str:
     """Write a command as one would type it in the folder of its files."""
+    # Without folders, which are of no use elsewhere and may name the user.
     return shlex.join(re.sub(r"[^=,]*/(?=[^/])|/+$", "", word) for word in words)

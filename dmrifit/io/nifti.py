@@ -163,6 +163,7 @@ def file_paths(inputs: Iterable[Any]) -> list[Path]:
             paths += file_paths(value)
             continue
         name = value
+        # Values in memory are read from no file, even if the image once had one.
         if isinstance(value, nib.Nifti1Pair) and is_proxy(value.dataobj):
             name = value.get_filename()
         if isinstance(name, str | Path) and Path(name).is_file():

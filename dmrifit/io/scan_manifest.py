@@ -152,6 +152,7 @@ def _contrasts(table: Path, row: dict[str, str], image: Path, where: str) -> _Co
         bvec = _beside(image, "bvec")
     te = _number_or_file(table, row, "te", where)
     sidecar = _beside(image, "json")
+    # Not every scanner writes it, and a sidecar without it is no error.
     if te is None and sidecar is not None and '"EchoTime"' in read_text(sidecar):
         te = sidecar
     directions = None

@@ -244,6 +244,7 @@ class Series:
         slices, m).
         """
         x, y, z = self.grid
+        # The margins are in memory with their slab.
         thickness = max(1, SLAB_VALUES // (x * y * self.n_measurements) - 2 * margin)
         for slab in self._slabs_of_region(region, thickness, progress=progress, task=task):
             around = slice(max(0, slab.start - margin), min(z, slab.stop + margin))

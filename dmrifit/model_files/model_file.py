@@ -262,6 +262,7 @@ def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEst
             parameters[key] = loaded(parts[_PASSED], None, metadata["leaves"], parts)
         elif value == {"$estimator": _ESTIMATOR}:
             inside = _rebuilt(*_read_parts(io.BytesIO(parts[_ESTIMATOR]), inside=True))
+            # As a parameter it is not fitted; the fitted copy is restored below.
             parameters[key] = clone(inside)
         else:
             parameters[key] = decoded(value)
@@ -273,6 +274,8 @@ def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEst
             if isinstance(value, list):
                 value = np.array(value, dtype=object)
             setattr(estimator, name, value)
+    # A name alone could mean another formula in another version, and maps would be wrong in
+    # silence.
     if metadata["model"] != _definition(estimator):
         raise RefusedError(
             f"its model {metadata['model']} is not the one of that name in this version"
@@ -364,6 +367,7 @@ def _read_parts(
     if not zipfile.is_zipfile(file):
         raise RefusedError("it is not an archive that save_model wrote (pickles are never read)")
     with zipfile.ZipFile(file) as archive:
+        # Sizes and names come from the table of contents, before anything is unpacked.
         entries = archive.infolist()
         names = archive.namelist()
         is_complete = _METADATA in names and len(set(names)) == len(names)

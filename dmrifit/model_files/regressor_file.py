@@ -95,6 +95,7 @@ def dumped(
         regressor = copy.deepcopy(regressor, stubs)
     # Not compressed, because the archive around it is.
     data = _with_short_names(dumps(regressor))
+    # What would not be read again is refused now, while the regressor is still there.
     unknown = _types_in(data) - _allowed(algorithm)
     if unknown:
         raise ValueError(

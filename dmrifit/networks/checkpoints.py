@@ -38,6 +38,7 @@ def write_state(
     """Write weights, optimizer and history of a net to one file, complete or not at all."""
     tensors = {f"weights.{key}": value for key, value in net.module_.state_dict().items()}
     tensors |= {f"best.{key}": value for key, value in (best or {}).items()}
+    # Safetensors holds tensors only, so moments that are plain numbers go into the header.
     state = net.optimizer_.state_dict()
     numbers: dict[str, dict[str, Any]] = {}
     for index, moments in state["state"].items():
@@ -56,6 +57,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()[_HEADER])
+            # Cloned, because the tensors of an open file are views of its memory.
             return header, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(

@@ -90,6 +90,7 @@ class WithMargin(nn.Module):
                     "voxels on either side"
                 )
         with warnings.catch_warnings():
+            # torch only warns, repeats the smaller of both and learns nonsense.
             warnings.filterwarnings("error", "Using a target size", UserWarning)
             try:
                 loss: torch.Tensor = self.criterion(outputs, targets)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from dmrifit.networks.volume_estimator import VolumeEstimator
 
 __all__ = [
-    "Chosen",
     "Inputs",
+    "Subset",
     "Targets",
     "VolumeList",
     "add_to_digest",
@@ -89,18 +89,18 @@ class Targets(Inputs):
         return self.estimator._target(target, self.inputs[i])
 
 
-class Chosen(Sequence[Any]):
+class Subset(Sequence[Any]):
     """Items of a sequence by their numbers."""
 
-    def __init__(self, everything: Sequence[Any], numbers: NDArray[np.int64]) -> None:
-        self.everything = everything
+    def __init__(self, items: Sequence[Any], numbers: NDArray[np.int64]) -> None:
+        self.items = items
         self.numbers = numbers
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __getitem__(self, i: Any) -> Any:
-        return self.everything[int(self.numbers[i])]
+        return self.items[int(self.numbers[i])]
 
 
 class VolumeList(list[Any]):
@@ -120,6 +120,7 @@ def naming(number: int) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
+        # An inner block has named the case already; subclasses cannot be made of a message alone.
         if type(error) is not ValueError or str(error).startswith("case "):
             raise
         raise ValueError(f"case {number}: {error}") from error

@@ -31,8 +31,8 @@ from dmrifit.networks.training import (
     stored_training,
 )
 from dmrifit.networks.volume_cases import (
-    Chosen,
     Inputs,
+    Subset,
     Targets,
     VolumeList,
     add_to_digest,
@@ -397,6 +397,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         loss_targets = Targets(self, targets, inputs)
         digest = hashlib.blake2b(digest_size=16)
         for i, case in enumerate(inputs):
+            # The first case fixes the number of channels that the others are checked against.
             if i == 0:
                 self._learn(inputs, targets)
             with naming(i):
@@ -419,7 +420,7 @@ class VolumeEstimator(BaseEstimator, ABC):
                 score = partial(self._mean_score, validation, cases, targets, inputs)
             if folder is not None:
                 save = self._state_writer(folder, self._header(seed))
-            stream = partial(self._stream, Chosen(inputs, train), Chosen(loss_targets, train))
+            stream = partial(self._stream, Subset(inputs, train), Subset(loss_targets, train))
             epochs = training_loop.Epochs(
                 training_loop.Batches(stream, settings.batch_size, derived_seed(seed, "samples")),
                 self._learning_rate,
@@ -480,6 +481,7 @@ class VolumeEstimator(BaseEstimator, ABC):
             patients = np.asarray([str(group) for group in groups])
         n_patients = len(np.unique(patients))
         n_validation = max(1, round(fraction * n_patients))
+        # At least one patient to validate with, and one to learn from.
         n_validation = min(n_validation, n_patients - 1)
         if n_validation < 1:
             raise ValueError(
@@ -488,6 +490,7 @@ class VolumeEstimator(BaseEstimator, ABC):
             )
         split = GroupShuffleSplit(1, test_size=n_validation, random_state=seed)
         train, validation = next(split.split(numbers, groups=patients))
+        # Sorted, so that the order of samples follows from the seed of the epoch alone.
         return np.sort(train), np.sort(validation)
 
     def _mean_score(
@@ -594,6 +597,8 @@ class VolumeEstimator(BaseEstimator, ABC):
             )
         n_done = len(header["history"])
         for epoch, row in enumerate(header["history"]):
+            # A cosine schedule of another length would have learned at other rates from the first
+            # epoch on.
             if row["learning_rate"] != self._learning_rate(epoch):
                 n_planned = header["parameters"]["epochs"]
                 raise ValueError(
@@ -666,6 +671,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         if self.device != "auto" and device.type == "cpu":
             self.device = "cpu"
         weights = load(files[_WEIGHTS])
+        # Even on the meta device, a file could ask for so many layers that memory runs out.
         if max(int(getattr(self, name, 0)) for name in ("depth", "levels")) > len(weights):
             raise RefusedError(f"its network has more levels than its {len(weights)} weights")
         try:

@@ -425,6 +425,8 @@ def build_regressor(
         inner = TargetWise(inner)
     if isinstance(inner, TransformedTargetRegressor):
         return inner
+    # Targets differ by orders of magnitude between parameters, and most losses would see the
+    # largest only.
     return TransformedTargetRegressor(inner, transformer=StandardScaler())
 
 

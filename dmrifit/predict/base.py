@@ -256,6 +256,8 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         with one_thread():
             moments = [design.moments for design in designs if design.moments is not None]
             if self.learns_from_moments and len(moments) == len(designs):
+                # Moments of patients add up, so that leaving one out needs no second pass over the
+                # voxels.
                 total = Moments.total(moments)
                 self.regressor_ = self._build(len(total.mean_y)).fit_moments(total)
             else:

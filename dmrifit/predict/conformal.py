@@ -201,6 +201,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         predicted = np.full(targets.shape, np.nan)
         for train, test in folds.split(x, groups=patients):
             train_options = {key: value[train] for key, value in options.items()}
+            # Errors in voxels that were learned from would make the intervals too narrow.
             estimator = clone(self.estimator).fit(x[train], y[train], **train_options)
             calibration_rows = test[calibrated[test]]
             if len(calibration_rows):

@@ -145,6 +145,7 @@ class _Fold:
     def __init__(self, table: VoxelTable, held_out: VoxelTable, patient: str) -> None:
         train = table.Y[(table.groups != patient) & np.isfinite(table.Y).all(axis=1)]
         self.mean = train.mean(axis=0)
+        # All regressions of a fold follow from one covariance, however many sets are tried.
         self.covariance = np.cov(train, rowvar=False, bias=True)
         test = held_out.Y[held_out.groups == patient]
         self.test = test[np.isfinite(test).all(axis=1) & (test > 0).all(axis=1)]
@@ -153,6 +154,7 @@ class _Fold:
         """Mean relative error of each contrast (columns) for sets of measured ones (rows)."""
         measured = np.array(choices, dtype=np.intp)
         covariance = self.covariance[measured[:, :, None], measured[:, None, :]]
+        # Contrasts that nearly repeat each other leave the covariance without an inverse.
         inverse = np.linalg.pinv(covariance, rcond=1e-13, hermitian=True)
         weights = inverse @ self.covariance[measured]
         centered = (self.test - self.mean)[:, measured].transpose(1, 0, 2)

@@ -97,6 +97,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         A device that this machine does not have becomes the CPU.
         """
         try:
+            # The device that the file names may not be on this machine.
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError):
             self.device = "cpu"
@@ -342,6 +343,7 @@ class _Residual(nn.Module, ABC):
         """Initialize the linear path by ordinary least squares: few epochs are then enough."""
         middle = rows.unflatten(1, (-1, self.n_channels))[:, self.center].cpu()
         design = torch.cat([middle, torch.ones_like(middle[:, :1])], dim=1)
+        # The driver copes with columns that repeat each other; it exists on the CPU only.
         solution = torch.linalg.lstsq(design, targets.cpu(), driver="gelsd").solution
         with torch.no_grad():
             self.linear.weight.copy_(solution[:-1].T)

@@ -294,6 +294,7 @@ class SignalToSignal(Strategy):
         """
         _, target = self._protocols()
         model = _model_for(self.model, target)
+        # A regression may predict below 0, which no magnitude is.
         return fit_voxels(np.maximum(signals, 0.0), target, model, sigma=sigma).parameters
 
     def check_parameters(self) -> None:
