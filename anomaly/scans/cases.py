@@ -29,7 +29,7 @@ from dmrifit.io.case_tables import (
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import load_image, values_of
 
-__all__ = ["TABLE", "TISSUES", "Case", "normalized", "read_cases", "write_cases"]
+__all__ = ["TABLE", "TISSUES", "UNWEIGHTED", "Case", "normalized", "read_cases", "write_cases"]
 
 #: Name of the table that `write_cases` makes.
 TABLE = "cases.tsv"
@@ -37,8 +37,10 @@ TABLE = "cases.tsv"
 #: What the numbers of a tissue map stand for.
 TISSUES = {1: "white matter", 2: "gray matter", 3: "fluid", 4: "deep gray matter"}
 
+#: b-value in s/mm² up to which a volume counts as one without diffusion weighting.
+UNWEIGHTED = 50.0
+
 _FLUID = 3
-_UNWEIGHTED = 50.0  # s/mm², up to which a volume counts as one without diffusion weighting
 _ROUNDING = 1e-4  # of a unit vector's length, which files with few digits have
 _MASKS = ("brain", "lesion", "followup")
 _WORDS = ("sex", "site", "grade", "kind")
@@ -167,12 +169,13 @@ class Case:
                 )
         if self.directions is not None:
             checked["directions"] = _unit_vectors(self.directions, signal.shape[3], label)
-        if not (np.isfinite(self.b) and self.b > _UNWEIGHTED):
-            raise ValueError(f"{label}: b must be above {_UNWEIGHTED:g} s/mm², not {self.b!r}")
+        if not (np.isfinite(self.b) and self.b > UNWEIGHTED):
+            raise ValueError(f"{label}: b must be above {UNWEIGHTED:g} s/mm², not {self.b!r}")
         checked["affine"] = checked_affine(self.affine, f"{label}: the affine")
         checked["age"], checked["b"] = float(self.age), float(self.b)
         checked |= {key: str(getattr(self, key)) for key in _WORDS}
         checked["synthetic"] = bool(self.synthetic)
+        # A frozen dataclass refuses plain assignment.
         for key, value in checked.items():
             object.__setattr__(self, key, value)
 
@@ -217,7 +220,7 @@ def normalized(
     series = np.asarray(values)
     weights = np.asarray(b, dtype=np.float64)
     inside = np.asarray(brain, dtype=bool)
-    plain = weights <= _UNWEIGHTED
+    plain = weights <= UNWEIGHTED
     if plain.all() or not plain.any():
         missing = "without" if not plain.any() else "with"
         raise ValueError(
@@ -236,6 +239,7 @@ def normalized(
     signal = np.zeros((*inside.shape, np.count_nonzero(~plain)), dtype=np.float32)
     usable = b0 > 0
     weighted = series[usable][:, ~plain].astype(np.float32)
+    # Noise lifts a few quotients above 1, which no signal after weighting reaches.
     signal[usable] = np.clip(weighted / b0[usable][:, None], 0, 1)
     return signal, b0
 
@@ -316,6 +320,7 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
             )
             if case.directions is not None:
                 axes = np.vstack([np.zeros(3), turned_as_stored(case.directions, case.affine)]).T
+                # All digits, so that a case comes back as it was.
                 lines = (" ".join(repr(float(value)) for value in axis) for axis in axes)
                 file_set.path(row["bvec"]).write_text("\n".join(lines) + "\n", encoding="utf-8")
         write_table(file_set, TABLE, rows, _COLUMNS, "cases.json")
@@ -337,7 +342,7 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
             f"{path} has the shape {image.shape}, and {row['bval']} {len(b)} b-values; one for "
             "each volume is needed"
         )
-    weighted = b > _UNWEIGHTED
+    weighted = b > UNWEIGHTED
     if weighted.any() and np.ptp(b[weighted]) > 0.1 * b[weighted].mean():
         raise ValueError(
             f"{row['bval']} has several b-values, {np.unique(b[weighted])[:6].tolist()} s/mm²; "

@@ -92,6 +92,7 @@ def lesions_of(
             "number": numbers,
             "n_voxels": counts,
             "volume_mL": volumes,
+            # Of a ball of the same volume, because components have any shape.
             "diameter_mm": np.cbrt(6 * volumes * MM3_PER_ML / np.pi),
             "x": centers[:, 0],
             "y": centers[:, 1],

@@ -29,8 +29,10 @@ _WORST_CONDITION = 100.0
 def turned_as_stored(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
     """Convert directions (n, 3) between a stored image's axes and FSL's, either way."""
     vectors = np.array(directions, dtype=np.float64).reshape(-1, 3)
+    # FSL flips x where an image is stored in neurological order.
     if np.linalg.det(np.asarray(affine, dtype=np.float64)[:3, :3]) > 0:
         vectors[:, 0] *= -1
+    # Adding 0 turns -0 into 0.
     return vectors + 0.0
 
 
@@ -68,6 +70,7 @@ def matching_directions(directions: ArrayLike, wanted: ArrayLike) -> NDArray[np.
         return None
     # Opposite directions weight alike.
     angles = np.degrees(np.arccos(np.clip(np.abs(target @ measured.T), 0, 1)))
+    # One to one: the nearest of each could take a measurement twice.
     rows, columns = linear_sum_assignment(angles)
     if angles[rows, columns].max(initial=0) > _MAX_ANGLE:
         return None
@@ -150,6 +153,7 @@ def resample_directions(
         raise ValueError(f"order must be an even number from 2 to {_LARGEST_ORDER}, not {order!r}")
     weight = smoothing
     if weight is None:
+        # Few directions leave little to smooth, and a full penalty would flatten the signal.
         weight = _SMOOTHING * min(1.0, len(measured) / _FULL_SMOOTHING)
     if not (np.isfinite(weight) and weight >= 0):
         raise ValueError(f"smoothing must be 0 or more, not {smoothing!r}")

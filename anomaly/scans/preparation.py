@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from anomaly.scans.cases import Case, normalized
+from anomaly.scans.cases import UNWEIGHTED, Case, normalized
 from anomaly.scans.directions import (
     directions_on_grid,
     harmonic_order,
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PreparedScan", "prepare_scan"]
 
-_UNWEIGHTED = 50.0  # s/mm², up to which a volume counts as one without diffusion weighting
 _TINY = 0.02  # of the median in the brain, below which the signal at b = 0 divides nothing
 _SMOOTHED = 4.0  # mm, radius of the median before the brain is looked for
 _SPACINGS = (0.5, 20.0)  # mm
@@ -286,6 +285,7 @@ def prepare_scan(
             "that is high; check that the b-values are in the order of the volumes"
         )
         warnings.warn(msg, stacklevel=2)
+    # The series is the largest array, and its quotients replace it.
     del values
     signal = channels.of(signal, brain)
     maps: dict[str, Any] = {}
@@ -461,12 +461,12 @@ def _shell(
     protocol: Protocol, fitted: Protocol | None, b: float | None, name: str
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Find the volumes at b = 0 and those on the shell."""
-    plain = np.flatnonzero(protocol.b <= _UNWEIGHTED)
-    weighted = np.flatnonzero(protocol.b > _UNWEIGHTED)
+    plain = np.flatnonzero(protocol.b <= UNWEIGHTED)
+    weighted = np.flatnonzero(protocol.b > UNWEIGHTED)
     b_values = _b_values(protocol.b)
     if not len(plain):
         raise ValueError(
-            f"{name} has no volume at b = 0 (up to {_UNWEIGHTED:g} s/mm²), which signals are "
+            f"{name} has no volume at b = 0 (up to {UNWEIGHTED:g} s/mm²), which signals are "
             f"divided by; it has {b_values}: join the series with a volume at b = 0 of the same "
             "scan"
         )
@@ -475,14 +475,15 @@ def _shell(
             f"{name} has no volume with diffusion weighting; it has {b_values}: check the b-values"
         )
     if b is not None:
-        if fitted is not None and not _near(fitted.b[fitted.b > _UNWEIGHTED], b).all():
+        if fitted is not None and not _near(fitted.b[fitted.b > UNWEIGHTED], b).all():
             raise ValueError(
                 f"b = {b:g} s/mm² is not that of the detector, which was fitted to "
                 f"{_b_values(fitted.b)}; leave b out"
             )
     elif fitted is not None:
-        b = float(np.median(fitted.b[fitted.b > _UNWEIGHTED]))
+        b = float(np.median(fitted.b[fitted.b > UNWEIGHTED]))
     else:
+        # The nominal value is unknown: scanners write effective ones around it.
         b = float(np.median(protocol.b[weighted]))
         if not _near(protocol.b[weighted], b).all():
             raise ValueError(
@@ -526,13 +527,14 @@ def _channels(
     measured = Protocol(protocol.b, directions=grid_directions, name=protocol.name)
     if fitted is None:
         return _Channels(measured)
-    target = fitted.take(np.flatnonzero(fitted.b > _UNWEIGHTED))
+    target = fitted.take(np.flatnonzero(fitted.b > UNWEIGHTED))
     if mode == "resampled":
         if grid_directions is None:
             raise ValueError(
                 f"{name}: other directions cannot be estimated without those that were measured; "
                 "give bvec=…"
             )
+        # Too few directions are an error now, not after the images are read.
         harmonic_order(len(grid_directions))
         return _Channels(target, source=grid_directions)
     remedy = "directions='resampled' (--resample-directions) estimates signals along those"
@@ -581,6 +583,7 @@ def _segmented_brain(values: NDArray[np.float32], series: Series) -> NDArray[np.
             f"{series.name}: no brain was found in the signal at b = 0; give a mask (mask=…, "
             "--mask)"
         )
+    # Eyes and neck may be bright, too; the brain is the largest part.
     largest = 1 + np.bincount(parts.ravel())[1:].argmax()
     return np.asarray(binary_fill_holes(parts == largest))
 

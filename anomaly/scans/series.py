@@ -349,6 +349,7 @@ class SeriesDetector(BaseEstimator):
                         f"{_mm(self.edges_)}; train it with a spacing (--spacing), so that scans "
                         "are resampled, or resample the scan"
                     )
+                # Training voxels are cubes here, up to rounding.
                 spacing = float(np.mean(self.edges_))
         defaults = {"spacing": spacing, "center": self.center, "directions": self.directions}
         scan = series.prepare(fitted=self.protocol_, shape=self.shape_, **(defaults | options))
@@ -399,6 +400,7 @@ class SeriesDetector(BaseEstimator):
         covariates = {"covariates": self._covariates_of([scan])} if self.covariates else {}
         maps = detector.anomaly_map([case.signal], [case.brain], **covariates)
         above = np.asarray(detector.threshold_.apply(maps, case.brain[None]))[0].astype(bool)
+        # Fluid and air outside of the scored voxels are unlike tissue without being anomalies.
         marked = above & case.scored
         opened = open_map(marked, opening)
         lesions = lesions_of(opened, maps[0], case.affine)

@@ -40,10 +40,12 @@ def diffusion_maps(
         bvecs=np.vstack([np.zeros(3), protocol.directions]),
         b0_threshold=0,
     )
+    # The fit takes logarithms.
     voxels = np.clip(values[inside], _SMALLEST_SIGNAL, None).astype(np.float64)
     md = np.zeros(inside.shape, np.float32)
     fa = np.zeros(inside.shape, np.float32)
     with threadpool_limits(1):
+        # The signals are divided by that at b = 0, which is therefore 1 everywhere.
         fitted = dti.TensorModel(table).fit(np.hstack([np.ones((len(voxels), 1)), voxels]))
         md[inside] = fitted.md * _MM2_PER_S_TO_UM2_PER_MS
         fa[inside] = fitted.fa

@@ -88,6 +88,7 @@ class Bench:
         if with_lesion:
             raise ValueError(f"healthy scans that have lesions: {', '.join(with_lesion[:5])}")
         patients = {case.patient for case in cases}
+        # A patient's second scan without the lesion is not that of a healthy person.
         shared = [case.name for case in healthy if case.patient in patients]
         if shared:
             raise ValueError(
@@ -314,6 +315,7 @@ def _checked_rule(
             f"rule {name!r} needs healthy scans; give validation and validation_maps, or healthy "
             "and healthy_maps"
         )
+    # The rule may be shared: a size set in it would stay for the next comparison.
     copy: ThresholdRule = clone(rule)
     if isinstance(copy, MeanPoolThreshold) and copy.spacing is None:
         if spacing is None:

@@ -105,6 +105,7 @@ def curve_areas(curve: pd.DataFrame) -> dict[str, float]:
     area_low = float("nan")
     is_low = (rate >= LOW_RATES[0]) & (rate <= LOW_RATES[1])
     if is_low.sum() > 1:
+        # On a linear axis the highest rates would decide the area.
         logarithms = np.log(rate[is_low])
         area_low = float(np.trapezoid(coverage[is_low], logarithms) / np.ptp(logarithms))
     area = float(np.trapezoid(counted_coverage, counted_rate) / FULL_RATE)

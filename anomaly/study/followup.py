@@ -166,6 +166,7 @@ def overlap_with_followup(
     flagged = np.isin(labels, numbers)
     chance = float("nan")
     if len(numbers):
+        # As if regions were placed independently: that at least one of them co-locates.
         chance = float(1 - np.prod(1 - regions["chance"]))
     n_flagged, n_growth = np.count_nonzero(flagged), np.count_nonzero(growth)
     return FollowupOverlap(

@@ -479,5 +479,6 @@ def _draw_slice(
 
 def _outline(ax: Axes, mask: NDArray, case: Case, number: int) -> None:
     inside = _upright(mask, case)[:, :, number]
+    # matplotlib warns of a level that is not there.
     if inside.any() and not inside.all():
         ax.contour(inside.T.astype(float), levels=[0.5], colors=[_LESION], linewidths=1.1)

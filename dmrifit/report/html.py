@@ -184,6 +184,7 @@ def html_page(
 ) -> str:
     """Put sections into one HTML page, which may run and show only what is in it."""
     style = _STYLE + style
+    # Names in a table may come from anybody: the browser runs only what matches these digests.
     policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}"
     if script:
         policy += f"; script-src {_digest(script)}"

@@ -48,6 +48,7 @@ class Plane:
         Shapes: `volume` (x, y, z).
         """
         shares = sample_volume(volume, self.index)
+        # matplotlib warns of a level that is not there.
         if not shares.max() > 0.5 > shares.min():
             return False
         self.ax.contour(self.x, self.y, shares, [0.5], **look)

@@ -108,6 +108,7 @@ class Slices:
         Shapes: `volume` (x, y, z, ...); returns (rows, columns, ...).
         """
         turned = volume.transpose(*self._order, *range(3, volume.ndim))
+        # Mirrored, because a radiologist looks from the feet.
         return [turned[index][self._box][:, ::-1] for index in self._indices]
 
     def arrange(self, width: float, height: float) -> tuple[int, float, float]:
@@ -190,6 +191,7 @@ def robust_limits(values: NDArray) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = (float(x) for x in np.percentile(values, (2, 98)))
     if high - low <= 1e-9 * max(abs(low), abs(high)):
+        # A map of one value needs a range, too; at 0 a twentieth of it is none.
         margin = 0.05 * abs(low) or 0.5
         return low - margin, high + margin
     return low, high

@@ -71,6 +71,7 @@ def spoil(
 
     Shapes: `signals` (x, y, z, n_measurements); returns (x, y, z, n_measurements).
     """
+    # A stream of each, so that one artifact looks the same with and without the others.
     streams = dict(zip(ARTIFACTS, rng.spawn(len(ARTIFACTS)), strict=True))
     if "signal_loss" in strengths:
         signals = _lose(
@@ -80,6 +81,7 @@ def spoil(
         signals = _shifted(signals, protocol, strengths["shift"], streams["shift"])
     if "gibbs" in strengths:
         signals = _cropped(signals, strengths["gibbs"])
+    # Cropped spectra ring below zero, and scanners store magnitudes.
     return np.abs(signals)
 
 

@@ -312,6 +312,7 @@ def _scan(
         images = spoil(images, protocol, artifacts, template, rng["artifacts"])
         signals = images.reshape(signals.shape)
     if sigma > 0:
+        # The magnitude of a complex signal with Gaussian noise is Rician.
         real = signals + sigma * rng["noise"].standard_normal(signals.shape)
         imaginary = sigma * rng["noise"].standard_normal(signals.shape)
         signals = np.hypot(real, imaginary)
@@ -387,6 +388,7 @@ def _liver_signal(
     """Return the liver's signal at the lowest b and shortest TE, from the image or computed."""
     first = np.lexsort((protocol.b, protocol.te))[:1]  # type: ignore[arg-type] # it has echo times
     share = shares.get("liver")
+    # Only voxels of liver alone: those at its rim hold other tissue.
     if share is not None and (share == 1).any():
         return float(np.median(signals[share == 1, first[0]]))
     microstructure = microstructures["liver"]
@@ -458,6 +460,7 @@ def _check(
     ):
         if not (np.isfinite(value) and value >= 0):
             raise ValueError(f"{name} must be a finite number, 0 or more, got {value}")
+    # Called for its check of the name alone.
     draw_template(template, np.random.default_rng(0))
     artifact_strengths(artifacts)
 

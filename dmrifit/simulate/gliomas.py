@@ -83,7 +83,9 @@ def draw_glioma(
         scattered = _satellites(offsets, radius, satellite_stream)
         scattered[~allowed] = np.inf
     n_voxels = round(volume / head.spacing.prod()) - np.count_nonzero(scattered < 1)
+    # A tumor that fills all of its room would have the shape of the room.
     n_voxels = min(max(n_voxels, 1), int(np.count_nonzero(allowed)) // 2)
+    # Scaled by rank, the tumor has its volume however rough or cut off it is.
     distance /= _kth_smallest(distance, n_voxels)
     distance = np.minimum(_largest_component(distance), scattered)
     core = _necrosis_distance(head, offsets, distance, radius, necrosis, necrosis_stream)
@@ -115,6 +117,7 @@ def _shape_distance(
     """Compute the distance in mm from the center of a turned ellipsoid, or from an arc."""
     turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
     stretch = np.exp(rng.normal(0, _STRETCH, 3))
+    # Drawn for every tumor, so that the choice of the shape moves no later number.
     half_arc = rng.uniform(0.8, 1.5)
     if rng.random() >= _BENT_SHARE:
         matrix = turn * (stretch / stretch.prod() ** (1 / 3))
@@ -135,11 +138,11 @@ def _satellites(
     distance = np.full(offsets.shape[:3], np.inf, dtype=np.float32)
     for _ in range(rng.integers(1, 4)):
         direction = rng.standard_normal(3)
-        place = radius * rng.uniform(*_SATELLITE_DISTANCES) * direction
-        place /= np.linalg.norm(direction)
-        from_place = np.linalg.norm(offsets - place.astype(np.float32), axis=-1)
+        center = radius * rng.uniform(*_SATELLITE_DISTANCES) * direction
+        center /= np.linalg.norm(direction)
+        from_center = np.linalg.norm(offsets - center.astype(np.float32), axis=-1)
         satellite_radius = np.float32(radius * rng.uniform(*_SATELLITE_RADII))
-        distance = np.minimum(distance, from_place / satellite_radius)
+        distance = np.minimum(distance, from_center / satellite_radius)
     return distance
 
 
@@ -175,6 +178,7 @@ def _necrosis_distance(
     grain = max(_GRAIN[0] * radius, _GRAIN[1] * head.size)
     noise = texture_field(head.brain.shape, grain, head.spacing, rng)
     uneven = np.exp(_RAGGED * noise + offsets @ direction.astype(np.float32))
+    # Necrosis begins where vessels are farthest, so a rim of living tumor surrounds it.
     is_inner = (distance < _RIM) & (head.depth > _SURFACE * head.size)
     necrosis = np.where(is_inner, (distance + np.float32(0.05)) * uneven, np.float32(np.inf))
     n_necrotic = round(share * np.count_nonzero(distance < 1))

@@ -56,6 +56,7 @@ def texture_field(
 ) -> NDArray[np.float32]:
     """Draw a random field with a grain size in mm, (x, y, z), of mean 0 and variance 1."""
     field = rng.standard_normal(shape, dtype=np.float32)
+    # A wrapped border has the same variance as the middle.
     field = gaussian_filter(field, size / steps, mode="wrap")
     return (field - field.mean()) / field.std()
 
@@ -154,6 +155,7 @@ def form_matter(
     fluid = np.maximum(soft_step((_FISSURE - to_fluid) / soft), soft_step(-inner / soft))
     thickness = np.where(is_cerebellum, _CEREBELLAR_CORTEX, _CORTEX)
     cortex = soft_step((thickness + _FISSURE - to_fluid) / soft) * ~is_stem
+    # The nuclei are listed for one side.
     mirrored = np.stack([side, y, z], axis=-1)
     nuclei = [_ellipsoid_distance(mirrored, half, *nucleus) for nucleus in _NUCLEI]
     deep = _CORTICAL_LAYERS * soft_step((0.4 * field - np.minimum.reduce(nuclei)) / soft)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.affines import MM3_PER_ML
 from dmrifit.simulate.head_shapes import (
     falx_distance,
     soft_step,
@@ -45,7 +46,7 @@ def draw_vessels(
     contrasts: tuple[float, float],
 ) -> Vessels:
     """Draw vessels along the surface, in folds and through white matter; radii are SDs in mm."""
-    volume = float(head.brain.sum() * head.spacing.prod()) * 1e-3
+    volume = float(head.brain.sum() * head.spacing.prod()) / MM3_PER_ML
     n_drawn = int(rng.integers(*_NUMBERS) * (volume / _NUMBERS_BRAIN) ** (2 / 3))
     n = max(n_drawn, _FEWEST)
     is_deep = rng.random(n) < _DEEP_SHARE
@@ -68,19 +69,21 @@ def _walk(head: Head, is_deep: NDArray[np.bool_], rng: np.random.Generator) -> N
     is_shallow = (head.depth < 4) | (head.depth <= head.spacing.min())
     surface = np.argwhere((head.depth > 0.5) & is_shallow)
     starts = surface[rng.integers(len(surface), size=n)]
-    place = head.places[tuple(starts.T)].astype(np.float64)
+    position = head.places[tuple(starts.T)].astype(np.float64)
     direction = rng.standard_normal((n, 3))
-    direction[is_deep] = -place[is_deep]
+    direction[is_deep] = -position[is_deep]
     turning = np.where(is_deep, 0.06, 0.22)[:, None]
     pulling = np.where(is_deep, 0.0, 0.06)
     path = np.empty((_N_STEPS, n, 3))
     last = np.array(head.brain.shape) - 1
     for step in range(_N_STEPS):
         direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-        path[step] = place
-        place = place + _STEP * direction
-        index = np.clip(_nearest(head, place), 0, last)
-        outward = place / np.maximum(np.linalg.norm(place, axis=1, keepdims=True), 1e-6)
+        path[step] = position
+        position = position + _STEP * direction
+        index = np.clip(_nearest(head, position), 0, last)
+        outward = position / np.maximum(np.linalg.norm(position, axis=1, keepdims=True), 1e-6)
+        # Without a pull, random turns would lead vessels away from the surface that they run
+        # along.
         pull = pulling * np.clip(head.depth[tuple(index.T)] - depths, -4, 4)
         direction = direction + turning * rng.standard_normal((n, 3)) + pull[:, None] * outward
     return path
@@ -102,6 +105,7 @@ def _tubes(
     centers = index * head.spacing + head.affine[:3, 3]
     squares = ((centers - points[:, None]) ** 2).sum(axis=-1)
     value = np.exp(-squares / (2 * radii[:, None] ** 2)).astype(np.float32)
+    # Tails of the bells are left out: they are most of the voxels and none of the picture.
     is_used = (value > 0.03) & ((index >= 0) & (index < shape)).all(axis=-1)
     voxels = tuple(index[is_used].T)
     share, contrast = np.zeros(shape, np.float32), np.zeros(shape, np.float32)

@@ -124,6 +124,7 @@ def draw_head(
     size = float(np.mean(half / adult))
     places = _voxel_centers(shape, affine)
     local = ((places - np.asarray(shift)) / (half * scale)).astype(np.float32)
+    # A slow warp varies the shape of heads, a quicker one the course of folds.
     for smoothing, strength in _WARPS:
         for axis in range(3):
             displacement = slow_field(shape, smoothing * size / steps, warp_stream)
@@ -202,6 +203,7 @@ def _formed_standard(spacing: tuple[float, float, float]) -> StandardHead:
     x, y, z = (int(n) for n in np.ceil(2 * (BRAIN + _RIM) / steps))
     affine = centered_grid((x, y, z), steps.tolist())
     local = (_voxel_centers((x, y, z), affine) / BRAIN).astype(np.float32)
+    # One seed: persons differ by warps of the same standard head.
     matter = form_matter(local, BRAIN, steps, np.random.default_rng(0))
     return _smoothed(matter, affine, BRAIN, spacing)
 

@@ -98,6 +98,7 @@ def paint(
     anatomy = TEMPLATES[template]
     canvas = _Canvas(shape, tissues)
     for tissue, center, radii in anatomy.organs:
+        # The body stays in the middle of the image; organs move inside of it.
         jitter = 0.0 if tissue == "muscle" else 0.03
         size = rng.uniform(0.94, 1.04)
         position = np.array(center) + rng.normal(0, jitter, 3)
@@ -114,6 +115,7 @@ def paint(
         in_mm = np.maximum(radius * half[0], 1.5 * np.array(VOXEL_SIZE))
         angle = rng.uniform(0, np.pi)
         canvas.ellipsoid("tumor", position, in_mm / half, angle, within=anatomy.invaded)
+        # Drawn for tumors without a core, too, so that later tumors stay the same.
         core = rng.uniform(0.35, 0.6)
         if rng.random() < _NECROSIS_SHARE:
             canvas.ellipsoid("necrosis", position, core * in_mm / half, angle, within=("tumor",))

@@ -800,8 +800,7 @@ def scan(prefix, depth, edges, volume_element, limits, stride, largest):
                 if best[k] > 1e29:
                     continue
                 s = best_shape[k]
-                # Among nearly equal costs the box deeper in the tumor wins: it stays full when it is
-                # turned.
+                # Of nearly equal costs the deeper box wins: it stays full when it is turned.
                 low_i = i - shapes[s, 0] // 2
                 low_j = j - shapes[s, 1] // 2
                 low_k = k - shapes[s, 2] // 2
