@@ -60,6 +60,7 @@ def align(
     ----------
     Thirion, Med Image Anal 2:243–260, 1998.
     """
+    # Slopes of the fixed guide, which serve every step.
     slopes = np.stack([np.stack(np.gradient(image)) for image in guide])
     matrix = np.eye(3, 4)
     # Voxels at either outline, and every second of the others: enough for twelve parameters.
@@ -67,6 +68,7 @@ def align(
     near &= (np.indices(mask.shape).sum(axis=0) % 2 == 0) | (
         ndimage.gaussian_gradient_magnitude(guide[2], 1.0) > 0.1
     )
+    # Position and size first: twelve parameters at once may end in a wrong fold.
     for free in ("size", "affine"):
         matrix = _affine(images, near, guide, slopes, matrix, free)
     positions = _moved(matrix, mask.shape)
@@ -101,6 +103,7 @@ def _affine(
         products, right = np.zeros((12, 12)), np.zeros(12)
         for image, guide_image, slope in zip(scan_images, guide, slopes, strict=True):
             residual = image - sampled(guide_image, positions)
+            # Huber's weights: a lesion pulls no harder than a moderate difference.
             weight = 1 / np.maximum(1, np.abs(residual) / _ROBUST_AFFINE)
             steep = np.stack([sampled(component, positions) for component in slope], axis=1)
             columns = (steep[:, :, None] * rows[:, None, :]).reshape(len(residual), 12)
@@ -148,6 +151,7 @@ def _warped(
             )
             steep = np.stack([sampled(component, positions) for component in slope])
             pull += residual * steep
+            # As in Thirion's demons: where images are flat but differ, steps stay short.
             stiffness += (steep**2).sum(axis=0) + residual**2 / 9
         for axis in range(3):
             step[axis][mask] = pull[axis] / stiffness

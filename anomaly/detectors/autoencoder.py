@@ -220,6 +220,7 @@ class DenoisingAutoencoder(Reconstructor):
     ) -> dict[str, Any]:
         reconstruction = infer([inputs])[0][0]
         prediction: dict[str, Any] = {"reconstruction": reconstruction, "scan": inputs}
+        # Only scans of a training are validated.
         if case.number is not None:
             error = np.square(inputs - reconstruction).mean(axis=0)
             prediction["loss"] = float(error[case.mask].mean(dtype=np.float64))

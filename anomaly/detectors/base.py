@@ -143,8 +143,7 @@ class AnomalyDetector(BaseEstimator):
     #: training scans.
     _one_size: ClassVar[bool] = True
     #: For each scan of `fit` the voxels that count for the threshold, such as white and gray
-    #: matter; set before `fit`
-    #: by callers with tissue maps. By default the whole mask counts.
+    #: matter; set before `fit` by callers with tissue maps. By default the whole mask counts.
     _counted: Sequence[Any] | None = None
 
     threshold: Any
@@ -442,6 +441,6 @@ def _folds(subjects: NDArray[Any], calibration: float | int) -> list[NDArray[np.
         n_folds = min(int(calibration), n_subjects)
         return [np.flatnonzero(subjects % n_folds == k) for k in range(n_folds)]
     n_held_out = min(max(1, round(float(calibration) * n_subjects)), n_subjects - 1)
-    # Evenly spaced over the order of the cohort, for the same reason.
+    # Evenly spaced over the order of the cohort, which may follow age or scanner.
     held_out = np.floor((np.arange(n_held_out) + 0.5) * n_subjects / n_held_out).astype(int)
     return [np.flatnonzero(np.isin(subjects, held_out))]

@@ -76,6 +76,7 @@ class Design:
                     f"subjects have {', '.join(column['levels'])}; add healthy scans of it, or "
                     f"fit without {column['name']}"
                 )
+            # The first level is in the column of ones.
             vectors += [(words == level).astype(np.float64) for level in column["levels"][1:]]
         return np.stack(vectors, axis=1)
 

@@ -275,6 +275,7 @@ class VoxelwiseGaussian(ArrayDetector):
         sample = _voxel_sample(counts)
         z_sample = np.empty((n_features, len(scans) * len(sample) if needs_correlation else 0))
         for k in range(n_features):
+            # One feature of all scans at a time: all features at once would not fit into memory.
             values = np.stack([self._feature(scans, i, k)[covered] for i in range(len(scans))])
             beta = _solved(columns, inside, values, gram)
             residuals = np.where(inside, values - columns.astype(np.float32) @ beta, 0)
@@ -354,6 +355,7 @@ class VoxelwiseGaussian(ArrayDetector):
         if self.distance == "mahalanobis":
             deviations = [z_volume[mask] for z_volume in self._deviations(scans, i, row)]
             z = np.stack(deviations).astype(np.float64)
+            # Features that vary together in healthy scans must not count twice.
             whitened = np.linalg.solve(np.linalg.cholesky(self.correlation_), z)
             score = np.zeros(mask.shape, dtype=np.float32)
             score[mask] = np.sqrt((whitened**2).mean(axis=0))

@@ -193,6 +193,7 @@ class ImplantDetector(ArrayDetector):
         images = [guide_images(look.mean, look.spread, look.mask, self.scales_) for look in looks]
         grid = np.indices(looks[0].mask.shape, dtype=np.float32)
         stacks = _stacked(looks, [grid] * len(looks))
+        # An affine round first: its mean is sharp enough to be warped to.
         for smoothness in (None, self.smoothness):
             guide = _guide(stacks, self.scales_)
             positions = _all_aligned(images, looks, guide, smoothness)
@@ -385,9 +386,11 @@ def _table(look: Look, expected: NDArray, positions: NDArray) -> NDArray[np.floa
     """Compute the features of each voxel of the brain, (n_voxels, n_columns)."""
     mask, smooth = look.mask, _Smoother(look.mask)
     mean, mean_sd, spread, spread_sd, low, high, share = expected
+    # Zeros outside the brain would be the minimum of every voxel at its border.
     filled = look.mean[_nearest_inside(mask)]
     small, large = ndimage.minimum_filter(filled, 3), ndimage.maximum_filter(filled, 3)
     off = look.mean - mean
+    # Scanners differ in the level of the whole brain, which is no anomaly.
     off = np.where(mask, off - np.median(off[mask]), 0)
     off_spread = np.where(mask, look.spread - spread, 0)
     scaled = off / np.maximum(mean_sd, _LEAST_SD)

@@ -118,6 +118,7 @@ class IsolationForestDetector(ArrayDetector):
     def _fit_scans(self, scans: Scans) -> None:
         seed = seed_from(self.random_state)
         rng = np.random.default_rng(derived_seed(seed, "voxels"))
+        # As many voxels of each scan, so that a large brain does not dominate.
         share = max(1, int(self.n_voxels) // len(scans))
         rows = []
         for i in range(len(scans)):

@@ -115,6 +115,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
             If torch or skorch is not installed.
         """
         self._check_parameters()
+        # A training that fails must not leave the threshold of an earlier one.
         self.__dict__.pop("threshold_", None)
         subjects = None
         if groups is not None:

@@ -283,6 +283,7 @@ class RecDiscNet(Reconstructor):
         super()._learn(inputs, targets)
         moments = TissueMoments.measured((np.moveaxis(scan, 0, -1) for scan in inputs), targets)
         self.moments_ = {"mean": moments.mean, "sd": moments.sd}
+        # Most of a volume is air; the box of all brains halves the time.
         self.box_ = _bounding_box(np.any(self._masks, axis=0))
         size = [high - low for low, high in zip(self.box_[:3], self.box_[3:], strict=True)]
         if self.levels > 1 and max(size) <= 2 ** (self.levels - 1):
@@ -349,6 +350,7 @@ class RecDiscNet(Reconstructor):
         seed = 0
         if isinstance(self.random_state, int | np.integer):
             seed = int(self.random_state)
+        # Each scan comes several times in an epoch, with another anomaly each time.
         for draw in rng.permutation(self.repeats * len(inputs)):
             i = int(draw) // self.repeats
             anomaly_rng = rng

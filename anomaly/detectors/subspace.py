@@ -137,6 +137,8 @@ class PCADetector(ArrayDetector):
                 gram[i, i] = np.dot(row, row)
                 for j in range(i):
                     gram[i, j] = gram[j, i] = np.dot(row, self._centered(scans, j).ravel())
+            # Scans are far fewer than voxels: the small matrix of their products has the same
+            # components.
             variances, weights = np.linalg.eigh(gram)
             order = np.argsort(variances)[::-1][: int(self.n_components)]
             # Rounding errors are no components; n scans have n - 1 at most.

@@ -278,7 +278,8 @@ class UShaped(nn.Module):
             if len(volumes) > 1:
                 volume = torch.cat(volumes, dim=1)
         else:
-            volume = sum(stem(one) for stem, one in zip(self.stems, volumes, strict=True))
+            stems = zip(self.stems, volumes, strict=True)
+            volume = sum(stem(channels) for stem, channels in stems)
         volume = _channels_last(volume)
         for level in self.down:
             volume = level(volume)

@@ -98,6 +98,7 @@ def _fibers(head: StandardHead, spacing: tuple[float, float, float]) -> NDArray[
     outward = np.clip((radius - 0.5) / 0.4, 0, 1) / radius
     bent = np.stack([0.35 * field() for _ in range(3)])
     first = np.stack([2 * across + outward * x, along + outward * y, 1.5 * upward + outward * z])
+    # Formulas alone would give every person the same straight tracts.
     first += bent
     first /= np.linalg.norm(first, axis=0) + 1e-6
     second = np.cross(first, np.stack([field() for _ in range(3)]), axis=0)

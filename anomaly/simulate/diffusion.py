@@ -80,6 +80,7 @@ def brain_signals(
     ordered = brain.white * brain.order
     signals = tensor_signals(brain.fibers[0], _AXIAL, _RADIAL, weights, directions)
     signals *= (ordered * (1 - brain.crossing))[:, None]
+    # Signals of crossing fibers add up, not their tensors.
     second = tensor_signals(brain.fibers[1], _AXIAL, _RADIAL, weights, directions)
     second *= (ordered * brain.crossing)[:, None]
     signals += second

@@ -58,6 +58,7 @@ def score_method(
         limits = {"threshold": decision.threshold, "n_fitted": decision.n_fitted}
         rows["thresholds"].append(rule_keys | limits)
         for i, marked in enumerate(decision.found):
+            # Opened first: a cube may reach beyond the scored voxels.
             opened = open_map(marked, bench.opening) & bench.scored[i]
             raw = marked & bench.scored[i]
             threshold = {"threshold": decision.limits[i]}
@@ -212,6 +213,7 @@ def _decisions(
             fitted, masks = entry.validation, entry.validation_masks
             if fitted is None:
                 fitted, masks = entry.healthy, bench.healthy_scored
+                # A threshold may not be judged on the scans that it was chosen from.
                 free = None if fitted is None else _crosswise(bench, fitted, rule)
             if fitted is None:
                 continue
@@ -237,6 +239,7 @@ def _crosswise(
     from sklearn.base import clone
 
     patients = list(dict.fromkeys(case.patient for case in bench.healthy))
+    # By patient: two scans of one person on both sides would know each other.
     half = [patients.index(case.patient) % 2 for case in bench.healthy]
     marked: list[NDArray[np.bool_]] = [np.zeros(0, dtype=bool)] * len(maps)
     if len(patients) < 2:

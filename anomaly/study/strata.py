@@ -28,6 +28,7 @@ def strata_masks(case: Case, *, near_mm: float = NEAR_MM) -> dict[str, NDArray[n
     if not near_mm >= 0:
         raise ValueError(f"near_mm must be a distance of 0 mm or more, not {near_mm!r}")
     if case.tissue is None:
+        # Without a tissue map the border of the brain stands for the cortex.
         cortex, deep = ~case.brain, np.zeros(case.shape, dtype=bool)
     else:
         cortex, deep = case.tissue == _CORTEX, case.tissue == _DEEP

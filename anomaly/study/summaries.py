@@ -62,6 +62,7 @@ def scan_summary(scans: pd.DataFrame, healthy: pd.DataFrame) -> pd.DataFrame:
         patients = _over_patients(with_lesion, columns, KEYS)
         grouped = patients.groupby(KEYS, sort=False)
         mean, sd, n = grouped.mean(), grouped.std(), grouped.size()
+        # The spread between folds is that of trainings, the one between patients that of scans.
         by_fold = with_lesion.groupby([*KEYS, "fold", "patient"], sort=False)[columns].mean()
         between = (
             by_fold.groupby([*KEYS, "fold"], sort=False).mean().groupby(KEYS, sort=False).std()

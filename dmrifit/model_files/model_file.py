@@ -354,6 +354,9 @@ def _check_trees(regressor: Any, n_inputs: int) -> None:
             raise RefusedError("a tree of its regressor has branches that lead nowhere")
 
 
+# The archive -------------------------------------------------------------------------------------
+
+
 def _write_archive(file: Path | io.BytesIO, parts: Mapping[str, bytes]) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(parts):

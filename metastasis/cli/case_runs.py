@@ -214,6 +214,7 @@ def _number(table: Path, key: str, text: str, number_type: type[_Number]) -> _Nu
 
 def _common_value(table: Path, rows: Sequence[Mapping[str, str]], key: str) -> str:
     """Give the value of a column that all cases share."""
+    # Scores of cases at different thresholds are those of no operating point.
     values = {row.get(key, "") for row in rows}
     if len(values) > 1:
         raise ValueError(
@@ -236,6 +237,8 @@ def _segment_case(
     labels, probability = next(iter(segment_by(segmenter, **scan)))
     prior_labels = None
     if is_ensemble and case.prior is not None:
+        # The same models see both scans, so that a change is one of the patient and not of the
+        # method.
         prior_scan = {"volumes": scan["priors"], "priors": [None], "masks": scan["masks"]}
         prior_labels = next(iter(segment_by(segmenter, **prior_scan)))[0]
     table = reader_table(labels, case.affine, probability=probability, prior=prior_labels)
@@ -291,6 +294,7 @@ def _digest(case: Case) -> str:
     """Give the digest of all arrays of a case, to see whether they have changed."""
     digest = hashlib.sha256()
     for array in (case.image, case.prior, case.brain, case.label, case.affine):
+        # A mark for what is absent, so that a prior is not taken for a brain.
         digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 

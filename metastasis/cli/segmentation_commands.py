@@ -79,12 +79,14 @@ def segment(
         _check_threshold("--threshold", threshold)
     segmenter = _trained(model, flips, device)
     if threshold is not None:
+        # The number of false positives holds at the model's own threshold only.
         segmenter.threshold_, segmenter.false_positives_ = threshold, None
     cases = _cases(scans, prior, mask, out)
     if not _uses_priors([segmenter], cases):
         cases = [replace(case, prior=None) for case in cases]
     settings = {
         "command": "segment",
+        # The digest, not the path: a file may be replaced under its name, or moved.
         "model": file_record(model)["SHA256"],
         "flips": flips,
         "figure": figure,
@@ -114,8 +116,7 @@ def ensemble(
         typer.Option(
             metavar="A,B",
             help="Lowest probabilities of lesion voxels of the two models; by default their "
-            "operating "
-            "points.",
+            "operating points.",
         ),
     ] = None,
     flips: FlipsOption = False,
@@ -188,6 +189,7 @@ def _trained(path: Path, flips: bool, device: str | None) -> Any:
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
     model = load_model(path)
+    # Model files of the other applications can be read as well.
     if not isinstance(model, DeepMedicSegmenter):
         raise ValueError(
             f"{path} holds a {type(model).__name__}, which segments nothing; dmrifit-metastasis "

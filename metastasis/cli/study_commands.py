@@ -240,6 +240,7 @@ def train(
         options |= {key: value for key, value in optional_parameters.items() if value is not None}
         make_segmenter = DeepMedicSegmenter.published if published else DeepMedicSegmenter
         segmenter = make_segmenter(**options)
+        # Before the scans are read, which takes minutes.
         segmenter._check()
         training = _labelled_cases(cases)
         held_out: list[Case] = []

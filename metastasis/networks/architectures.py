@@ -73,6 +73,7 @@ class Path(nn.Module):
         for number, (convolution, norm) in enumerate(layers, start=1):
             y = norm(convolution(x))
             if number in self.joins:
+                # Two convolutions without padding take two voxels off each side.
                 y = added(y, previous_input[:, :, 2:-2, 2:-2, 2:-2])
             previous_input = x
             x = functional.leaky_relu_(y, SLOPE)
@@ -106,6 +107,7 @@ def added(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
     Shapes: `y` (n, c, x, y, z), `x` (n, d, x, y, z); returns (n, c, x, y, z).
     """
+    # Layers grow wider, so that the input lacks the last channels of the output.
     common = min(y.shape[1], x.shape[1])
     return torch.cat([y[:, :common] + x[:, :common], y[:, common:]], dim=1)
 
@@ -120,6 +122,7 @@ def repeated(
     """
     first = [slice(p, p + n) for p, n in zip(phase, size, strict=True)]
     n, c, *cells = x.shape
+    # Expanded axes share their memory; only the reshaping below copies.
     wide = x[:, :, :, None, :, None, :, None].expand(
         n, c, cells[0], factor, cells[1], factor, cells[2], factor
     )
@@ -193,6 +196,7 @@ class DeepMedic(nn.Module):
         if has_bias:
             nn.init.zeros_(self.merges["normal"].bias)  # type: ignore[arg-type]
         if self.validity:
+            # Zero at first, so that a network begins as one without the flag.
             self.valid_weight = nn.Parameter(torch.zeros(dense[0]))
         self.dense = nn.ModuleList(nn.Conv3d(a, b, 1, bias=has_bias) for a, b in pairwise(dense))
         for layer in self.dense:
@@ -275,6 +279,7 @@ class UNet(nn.Module):
             norm="batch",
             dropout=dropout,
         )
+        # MONAI's last layer begins around 0, a probability of 0.5 in every voxel.
         self.offset = nn.Parameter(torch.tensor(FIRST_LOGIT))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

@@ -123,6 +123,7 @@ def jvss_loss(
     Huang et al., Medical Physics 49:5773–5786, 2022.
     """
     logits, target = _checked(logits, target, alpha, reduction)
+    # VSS moves one voxel of each segment only; the entropy has a gradient in all of them.
     entropy = functional.binary_cross_entropy_with_logits(logits, target)
     return vss_loss(logits, target, alpha, reduction=reduction) + entropy
 
@@ -186,6 +187,7 @@ def _checked(
         )
     check_alpha(alpha)
     check_word("reduction", reduction, _REDUCTIONS)
+    # Sums over the voxels of a segment overflow half precision.
     if logits.dtype not in (torch.float32, torch.float64):
         logits = logits.float()
     return logits, target.to(logits.dtype)
@@ -256,6 +258,7 @@ class VSSLoss(_WeightedLoss):
         The denominators.
     """
 
+    # A plain function would become a method, and get the module as its logits.
     _loss = staticmethod(vss_loss)
 
 

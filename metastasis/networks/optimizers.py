@@ -62,6 +62,8 @@ class NesterovRMSprop(Optimizer):
                 if weights.grad is None:
                     continue
                 gradient = weights.grad
+                # Biases and normalizations, of one dimension, are not penalized: they do not
+                # overfit.
                 if weights.ndim > 1 and (group["l1"] or group["l2"]):
                     gradient = gradient + group["l1"] * weights.sign() + 2 * group["l2"] * weights
                 state = self.state[weights]

@@ -75,6 +75,7 @@ def dense_products(
     for factor, channels in paths:
         cells = [low_resolution_cells(n, factor) for n in shape]
         for number, (before, after) in enumerate(pairwise((channels, *widths)), start=1):
+            # Each layer computes the margin that the later ones lose.
             total += 27 * before * after * math.prod(n + 2 * (n_layers - number) for n in cells)
         total += widths[-1] * dense[0] * math.prod(cells)
     products_per_voxel = sum(a * b for a, b in pairwise((*dense, 1)))

@@ -314,6 +314,7 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
     if prior is not None:
         prior_path = folder / row["prior"]
         _check_finite(prior, prior_path)
+        # A prior of zeros would count as a missing one without a word.
         if prior.size and not prior.any():
             raise ValueError(
                 f"{prior_path} holds nothing but 0; give a scan, or n/a where there is none"

@@ -76,6 +76,7 @@ def binary_label(label: Any, volume: Any) -> NDArray[np.uint8]:
         raise ValueError(f"a label of shape {values.shape} for a volume of shape {shape}")
     if values.dtype.kind not in "fiub":
         raise ValueError(_label_message(values.dtype))
+    # Other numbers may be classes, some of which are no lesions, so none is taken for 1.
     is_binary = np.isin(values, (0, 1))
     if not is_binary.all():
         raise ValueError(_label_message(np.unique(values[~is_binary])[:3]))
@@ -173,6 +174,7 @@ def _on_spacing(
 
 def _check_same_grid(volume: Any, image: Any, name: str) -> None:
     """Refuse an image on another grid than the volume's."""
+    # Arrays have no affine to compare; their shapes are checked where they are used.
     if not (isinstance(volume, nib.Nifti1Image) and isinstance(image, nib.Nifti1Image)):
         return
     check_same_grid(

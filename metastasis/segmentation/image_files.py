@@ -69,6 +69,7 @@ def segment_image(
     files = None
     if out is not None:
         sources = file_paths(source for source in scans.values() if source is not None)
+        # Existing files are refused before the scan is segmented, not after.
         files = FileSet(out, _NAMES.values(), overwrite=overwrite, keep=sources)
     loaded = {key: _read(source) for key, source in scans.items() if source is not None}
     options = {f"{key}s": [loaded[key]] for key in ("prior", "mask") if key in loaded}
@@ -94,6 +95,7 @@ def _read(image: Image) -> nib.Nifti1Image:
     loaded = load_image(image)
     name = str(image) if isinstance(image, str | Path) else "the image"
     values = values_of(loaded, name)
+    # Some programs write a volume with a fourth axis of length 1.
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
     return nib.Nifti1Image(np.asarray(values, dtype=np.float32), loaded.affine)

@@ -62,13 +62,14 @@ def dense_logits(
 
             path: Any = network.paths[name]
             stream = _features(path, cells, size, slab_numbers, device, head.width)
+            # Low-resolution paths have few cells, so their features are held whole.
             low[factor] = torch.cat([head.merge(name, features) for features in stream])
         windows = [("normal", "image")]
         if network.prior_path and (not network.validity or case["valid"]):
             windows.append(("prior", "prior"))
         streams = []
         for path_name, name in windows:
-
+            # The default binds the name of this round: streams ask for windows after the loop.
             def window(a: int, k: int, name: str = name) -> NDArray[Any]:
                 size = [k, *(n + 2 * n_layers for n in shape[1:])]
                 return take_window(case[name], (a - n_layers, -n_layers, -n_layers), size)

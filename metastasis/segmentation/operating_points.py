@@ -47,15 +47,20 @@ def threshold_curve(
     keys = ("n_lesions", "n_found", "n_distinct", "n_false_positives", "n_flagged")
     counts = np.zeros((len(steps), len(keys)))
     for label, probability in pairs:
+        # Labels do not change with the threshold, so their components are found once.
         lesions = label_components(label, connectivity=connectivity)
         for row, step in zip(counts, steps.tolist(), strict=True):
             found = match_to_lesions(lesions, probability >= step, **options)
             row += [
-                *(len(found.lesion_voxels), found.found.sum(), found.distinct.sum()),
-                *(found.false_positive.sum(), found.flagged.sum()),
+                len(found.lesion_voxels),
+                found.found.sum(),
+                found.distinct.sum(),
+                found.false_positive.sum(),
+                found.flagged.sum(),
             ]
     table = pd.DataFrame(counts.astype(np.intp), columns=list(keys))
     table.insert(0, "threshold", steps)
+    # 0 / 0 is NaN: precision is not defined where nothing is marked.
     with np.errstate(invalid="ignore"):
         n, hits, distinct, wrong, flagged = counts.T
         table["sensitivity"], table["precision"] = hits / n, hits / (hits + wrong)
@@ -148,6 +153,8 @@ def operating_point(
     curve = threshold_curve(labels, probabilities, thresholds=steps, **options)
     n_scans = len(labels)
     wrong = (curve["false_positives_per_scan"] + curve["flagged_per_scan"]).to_numpy()
+    # False positives may fall and rise again as components merge; a threshold counts only if no
+    # higher one gives more.
     highest_above = np.maximum.accumulate(wrong[::-1])[::-1]
     if not highest_above[-1] <= false_positives:
         highest = curve["threshold"].iloc[-1]

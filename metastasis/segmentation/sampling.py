@@ -173,6 +173,7 @@ class SegmentSampler:
                 "lesions"
             )
         for number in range(n_segments):
+            # Half of the segments hold lesions, which fill less than a thousandth of a brain.
             if number % 2:
                 case = int(rng.integers(len(inputs)))
                 middle = _background_voxel(inputs[case]["brain"], targets[case]["label"], rng)
@@ -180,6 +181,8 @@ class SegmentSampler:
                 case, voxel = _draw_item(n_voxels, rng)
                 middle = int(targets[case]["voxels"][voxel])
             else:
+                # Each lesion is as likely as any other, so that large ones do not crowd out small
+                # ones.
                 case, lesion = _draw_item(n_lesions, rng)
                 ends = targets[case]["ends"]
                 first = ends[lesion - 1] if lesion else 0

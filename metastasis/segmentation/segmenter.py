@@ -336,6 +336,7 @@ class DeepMedicSegmenter(VolumeEstimator):
                 "the U-Net has no path for a prior scan; give prior='channel', or None to do "
                 "without"
             )
+        # An operating point of an earlier training means nothing for the new network.
         self.__dict__.pop("threshold_", None)
         self.edge_ = self.spacing
         if self.spacing is None:

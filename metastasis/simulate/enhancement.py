@@ -80,6 +80,8 @@ def draw_nodule(
     stretch /= stretch.prod() ** (1 / 3)
     lobes = rng.normal(0, 1.6, (4, 3))
     contrast = rng.uniform(*contrasts)
+    # Everything is drawn even where it is not used, so that a change of one share leaves the
+    # numbers of later lesions as they are.
     has_core, has_edema = rng.random(2) < (ring, 0.6)
     core, edema = rng.uniform(0.5, 0.7), rng.uniform(1.5, 2.3)
     return Nodule(
@@ -110,6 +112,8 @@ def shares(
         nodule,
         [(axis[:, None] + step * fine).ravel() for axis, step in zip(axes, steps, strict=True)],
     )
+    # Waves over the direction alone make dents and bulges; waves over the place would also make
+    # holes.
     unit = points / (np.linalg.norm(points, axis=-1, keepdims=True) + np.float32(1e-9))
     distance *= 1 + 0.06 * np.sin(
         unit @ (2 * nodule.lobes.T).astype(np.float32) + nodule.lobes[:, 0]
@@ -176,6 +180,8 @@ def draw_places(
 
     Shapes: `weights` (x, y, z).
     """
+    # Sums in single precision stop growing over millions of voxels, and the last voxels would
+    # never be drawn.
     cumulative = np.cumsum(weights, dtype=np.float64).ravel()
     centers = head.places.reshape(-1, 3)
     balls = list(taken)
@@ -235,6 +241,8 @@ def draw_mimics(
 
     Shapes: `points` (m, 3), `weights` (x, y, z).
     """
+    # Mimics of each kind are what readers and networks take for metastases: they make false
+    # positives possible.
     kinds = rng.choice(_KINDS, size=n, p=_KIND_SHARES)
     smallest, largest = np.log(_NODULE_DIAMETERS)
     diameters = np.exp(rng.uniform(smallest, largest, n))

@@ -225,6 +225,7 @@ def _simulate(number: int, settings: _Settings) -> Case:
 
     texture = texture_field(settings.shape, _TEXTURE_MM, head.spacing, stream("texture"))
     matter = _WHITE * head.white + _GRAY * head.gray + _DEEP * head.deep + _FLUID * head.fluid
+    # In even tissue every step of the signal would be a lesion or a vessel.
     matter *= 1 + _TEXTURE * texture.astype(np.float32)
     # What is there without contrast agent, and what it adds: later it adds more or less.
     plain = matter + vascular.share * (_WHITE - matter)
@@ -372,6 +373,8 @@ def _earlier(
             before.append(moved(lesion, center, earlier_size))
     matrix = turn * steps / steps[:, None]
     offset = (turn @ origin + shift - origin) / steps
+    # Only the anatomy is interpolated; metastases are drawn anew at their displaced places, so
+    # that small ones are not blurred away.
     plain, added = (
         affine_transform(volume, matrix, offset, order=1, mode="nearest")
         for volume in (plain, added)
@@ -388,6 +391,7 @@ def _scanned(
     field = slow_field(shape, 0.25 * np.array(shape), rng)
     gain = _UNIT * np.exp(_GAIN * rng.standard_normal())
     blurred = gaussian_filter(picture * brain, _BLUR) * np.exp(_BIAS * field)
+    # Magnitudes of complex noise are what scanners write: Rician, never negative.
     real, imaginary = (_NOISE * rng.standard_normal(shape) for _ in range(2))
     return (gain * np.hypot(blurred + real, imaginary) * brain).astype(np.float32)
 
@@ -408,6 +412,7 @@ def _table(
     sizes = np.bincount(components.ravel())
     rows: list[dict[str, Any]] = []
     for lesion, (status, _), (window, voxels) in zip(lesions, courses, masks, strict=True):
+        # Lesions keep a gap, so that all voxels of one lie in the same component.
         number = int(components[window][voxels][0])
         rows.append(
             {

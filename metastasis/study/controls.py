@@ -35,10 +35,13 @@ def control_segmentations(
         donors = [j for j in next_cases if cases[j].patient != case.patient]
         # Without another patient the lesions are those of the case itself, mirrored.
         donor_mask = next((truths[j] for j in donors if truths[j].any()), truths[i][::-1])
+        # A stream for each case, so that leaving out a case changes no other.
         rng = np.random.default_rng(seed_for(seed, "random blobs", i))
         blobs = []
         for j in donors:
             blobs += lesions[j]
+        # As many as another patient has, as the number of a case's own lesions would be a look at
+        # it.
         number = len(lesions[i])
         if donors:
             number = len(lesions[donors[rng.integers(len(donors))]])

@@ -195,6 +195,7 @@ def evaluate_segmentations(
         if method.confirmed is not None:
             masks[name + CONFIRMED] = method.confirmed
     control_masks = control_segmentations(cases, random_state=random_state) if controls else {}
+    # Controls are no methods, so that limits by method have none for them.
     min_control_voxels = 1 if isinstance(min_voxels, Mapping) else min_voxels
     for name, values in control_masks.items():
         masks[name] = [
@@ -238,6 +239,7 @@ def evaluate_segmentations(
         )
         error = calibration["level"].map(calibration.attrs["error"])
         calibrations.append(calibration.assign(method=name, error=error))
+    # Masks have one operating point: any threshold between 0 and 1 gives it.
     points = {
         name: threshold_curve(truths, masks[name], thresholds=[0.5], **options)
         for name in control_masks
@@ -489,6 +491,7 @@ def _intervals(scans: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame
         for method, method_scans in table.groupby("method", sort=False):
             by_patient = method_scans.groupby("patient", sort=False)[columns].sum()
             scores = scores_from_counts(by_patient.sum())
+            # Counts add up over patients, so one product gives those of all samples.
             sample_counts = (draws @ by_patient.to_numpy(np.float64)).T
             samples = scores_from_counts(dict(zip(columns, sample_counts, strict=True)))
             for measure in _INTERVALS:
@@ -513,6 +516,7 @@ def _joined(tables: Sequence[pd.DataFrame], first: Sequence[str]) -> pd.DataFram
 
     if not tables:
         return pd.DataFrame(columns=list(first))
+    # What a table notes about itself holds for one scan or method, not for all of them.
     for table in tables:
         table.attrs = {}
     filled = [table for table in tables if len(table)] or list(tables[:1])

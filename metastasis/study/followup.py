@@ -199,6 +199,7 @@ def reader_table(
         groups = _lesion_groups(pairs, len(lesions), len(prior_lesions))
         vanished = _compare(lesions, prior_lesions, groups, limits)
     table = pd.DataFrame([*lesions, *vanished], columns=list(_COLUMNS))
+    # Readers look at what is confirmed first, and at the largest of it.
     finding_order = table["finding"].map(FINDINGS.index)
     order = np.lexsort((table["number"], -table["volume_mL"], finding_order))
     table = table.iloc[order].reset_index(drop=True)
@@ -333,6 +334,8 @@ def _lesion_groups(
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
+    # Lesions merge and come apart, so that one may match several: what hangs together is compared
+    # as a whole.
     lesion, prior_lesion = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
     n = n_lesions + n_prior
     edges = (np.ones(len(pairs)), (lesion, n_lesions + prior_lesion))
@@ -352,6 +355,7 @@ def _compare(
         now = [lesions[k] for k in members if k < len(lesions)]
         then = [prior_lesions[k - len(lesions)] for k in members if k >= len(lesions)]
         if not then:
+            # Without a prior lesion, nothing joins two lesions: the group has one.
             now[0]["change"] = "new"
         elif not now:
             vanished += [_vanished_row(row) for row in then]

@@ -43,6 +43,7 @@ def precision_recall_area(
             f"sensitivity {x.shape} and precision {y.shape} need one shape (n,), and a range "
             f"within 0 to 1: {between}"
         )
+    # A reader would choose the best of the settings that were tried, so worse ones do not count.
     x, y = _front(x, y)
     if not len(x):
         return float("nan")
@@ -75,6 +76,7 @@ def precision_at_sensitivity(curve: pd.DataFrame, sensitivity: float) -> dict[st
 
 def froc_score(curve: pd.DataFrame, *, rates: Sequence[float] = FROC_RATES) -> float:
     """Compute the mean sensitivity at some rates of false positives (Setio et al., 2017)."""
+    # A component that is too large to find anything is no free one.
     wrong = curve["false_positives_per_scan"] + curve["flagged_per_scan"]
     sensitivities = [curve.loc[wrong <= rate, "strict_sensitivity"].max() for rate in rates]
     return float(np.nan_to_num(sensitivities).mean())
@@ -204,6 +206,7 @@ def area_table(curves: Mapping[str, pd.DataFrame], kind: str) -> pd.DataFrame:
         rows.append(row)
     columns = ["name", "kind", "n_points", "low", "high", "area", "area_common", "area_plain"]
     table = pd.DataFrame(rows, columns=columns)
+    # Areas over different ranges of sensitivity cannot be compared.
     low, high = table["low"].max(), table["high"].min()
     if low < high:
         table["area_common"] = [

@@ -73,6 +73,7 @@ def plot_overlay(
     notice = NOT_CLINICAL
     if case.synthetic:
         notice = f"{SYNTHETIC}; {NOT_CLINICAL.lower()}"
+    # The frame tells where a dark image ends.
     with shared_style({"axes.spines.top": True, "axes.spines.right": True}):
         figure = new_figure(11.0, 4.4)
         field, window = _brain_cube(case), _window(case)
@@ -169,6 +170,7 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 x, y = bins["probability"], bins["observed"]
                 color = color_of(name, methods)
                 ax.plot(x, y, color=color, linewidth=1.2)
+                # Numbers of voxels span six powers of ten.
                 sizes = 12 + 10 * np.log10(bins["n"].to_numpy(np.float64))
                 ax.scatter(x, y, s=sizes, color=color, clip_on=False, zorder=3)
             ax.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"mean probability of a {level}")
@@ -187,6 +189,7 @@ def _two_panels() -> tuple[Figure, list[Axes]]:
 
 
 def _finish_froc(ax: Axes) -> None:
+    # False positives range from 0, which a logarithm lacks, to hundreds.
     ax.set_xscale("symlog", linthresh=1.0)
     highest = max(1.0, ax.get_xlim()[1])
     ax.set_xticks([tick for tick in _FROC_TICKS if tick <= highest], minor=False)

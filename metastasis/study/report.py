@@ -225,6 +225,7 @@ def scan_page(
         Layer("segmentation", labels, "mask", names=names),
     ]
     if case.label is not None:
+        # Hidden at first, so that a reader judges before the answer is seen.
         layers.append(Layer("reference", case.label, "mask", shown=False))
     located_lesions = lesions.dropna(subset=["x", "y", "z"]).to_dict("records")
     points = [
@@ -333,6 +334,7 @@ def _summaries(tables: Mapping[str, pd.DataFrame]) -> Markup:
         blocks.append(body)
     rows = []
     for interval in tables["intervals"].to_dict("records"):
+        # Controls are no results, and their intervals would hide those of the methods.
         if interval["method"] in CONTROLS:
             continue
         numbers = [decimals(3)(interval[key]) for key in ("value", "low", "high")]
