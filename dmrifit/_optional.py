@@ -30,5 +30,5 @@ def import_optional(module: str) -> ModuleType:
         if error.name is None or error.name.partition(".")[0] != library:
             raise
         target = f'"dmrifit[{EXTRAS[library]}]"' if library in EXTRAS else library
-        msg = f"{library} is not installed; to install it: pip install {target}"
-        raise ImportError(msg, name=library) from error
+        message = f"{library} is not installed; to install it: pip install {target}"
+        raise ImportError(message, name=library) from error

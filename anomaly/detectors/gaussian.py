@@ -294,6 +294,7 @@ class VoxelwiseGaussian(ArrayDetector):
 
     def _shrunk(self, squares: NDArray, counts: NDArray, n_columns: int) -> NDArray[np.float64]:
         """Compute variances from sums of squares, shrunk towards their median."""
+        # A variance of few scans is small by chance in some voxels, where all would be abnormal.
         freedom = np.maximum(counts - n_columns, 0).astype(np.float64)
         estimable = freedom > 0
         typical = 0.0

@@ -103,20 +103,20 @@ class PreparedScan:
         import nibabel as nib
         from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
-        map = np.asarray(values)
-        if map.shape != self.case.shape:
+        array = np.asarray(values)
+        if array.shape != self.case.shape:
             raise ValueError(
-                f"a map of shape {map.shape} for a scan prepared to {self.case.shape}; give the "
+                f"a map of shape {array.shape} for a scan prepared to {self.case.shape}; give the "
                 "detector's own map"
             )
         shape, affine = self.working
-        volume = np.zeros(shape, map.dtype)
-        working_box, map_box = _overlap(shape, self.offset, map.shape)
-        volume[working_box] = map[map_box]
+        volume = np.zeros(shape, array.dtype)
+        working_box, map_box = _overlap(shape, self.offset, array.shape)
+        volume[working_box] = array[map_box]
         canonical = _canonical(np.zeros(self.shape, np.uint8), self.affine)
         if canonical.shape != tuple(shape) or not np.allclose(canonical.affine, affine):
             volume = _resampled_back(volume, affine, canonical)
-        elif map.dtype.kind == "f":
+        elif array.dtype.kind == "f":
             volume = volume.astype(np.float32)
         stored_axes = io_orientation(self.affine)
         back = ornt_transform(nib.orientations.axcodes2ornt("RAS"), stored_axes)
@@ -280,11 +280,11 @@ def prepare_scan(
     clear = brain & (b0 > 0.5 * np.percentile(b0[brain], 98))
     above = float((values[clear][:, len(plain) :] > b0[clear][:, None]).mean())
     if above > _TOO_MANY_ABOVE:
-        msg = (
+        message = (
             f"{series.name}: {100 * above:.0f} % of the signals are above that at b = 0 where "
             "that is high; check that the b-values are in the order of the volumes"
         )
-        warnings.warn(msg, stacklevel=2)
+        warnings.warn(message, stacklevel=2)
     # The series is the largest array, and its quotients replace it.
     del values
     signal = channels.of(signal, brain)
@@ -545,12 +545,12 @@ def _channels(
         )
     if grid_directions is None or target.directions is None:
         if target.directions is not None:
-            msg = (
+            message = (
                 f"{name}: its directions are not known, and are assumed to be those that the "
                 "detector was fitted to, in their order; give bvec=… (--bvec), so that this is "
                 "checked"
             )
-            warnings.warn(msg, stacklevel=3)
+            warnings.warn(message, stacklevel=3)
         return _Channels(measured)
     order = matching_directions(grid_directions, target.directions)
     if order is None:

@@ -356,12 +356,12 @@ class SeriesDetector(BaseEstimator):
         if self.center == "grid" and self.detector_._one_size:
             apart = np.linalg.norm(scan.case.affine[:3, 3] - self.origin_)
             if apart > _APART * max(self.edges_):
-                msg = (
+                message = (
                     f"the field of view of {series.label} lies {apart:.0f} mm from that of the "
                     "training scans: scores that depend on the position of a voxel need "
                     "registered scans"
                 )
-                warnings.warn(msg, stacklevel=2)
+                warnings.warn(message, stacklevel=2)
         return scan
 
     def detect(
@@ -510,12 +510,12 @@ class SeriesDetector(BaseEstimator):
         origins = np.array([scan.case.affine[:3, 3] for scan in scans])
         apart = float(np.linalg.norm(origins - origins[0], axis=1).max())
         if apart > _APART * max(scans[0].case.spacing):
-            msg = (
+            message = (
                 f"the fields of view of the scans lie up to {apart:.0f} mm from each other: "
                 "scores that depend on the position of a voxel need registered scans; register "
                 "them, or choose center='brain' (--center brain)"
             )
-            warnings.warn(msg, stacklevel=3)
+            warnings.warn(message, stacklevel=3)
 
 
 def _files_of(row: dict[str, str], folder: Path) -> SeriesFiles:

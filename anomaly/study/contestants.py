@@ -219,6 +219,7 @@ def _check_validation(bench: Bench, folds: Sequence[Any]) -> None:
 def _check_kind(entry: Entry) -> None:
     """Reject a method whose maps are partly masks and partly scores."""
     maps = [*entry.maps, *(entry.healthy or ()), *(entry.validation or ())]
+    # Masks have no threshold to choose, so that the rules would hold for a part of the scans.
     if len({values.dtype == bool for values in maps}) > 1:
         raise ValueError(
             f"{entry.method}: some maps are masks (bool) and some are scores; give one kind"

@@ -27,6 +27,7 @@ def control_maps(
     maps: dict[str, list[NDArray]] = {name: [] for name in CONTROLS}
     for i, case in enumerate(cases):
         nothing = np.zeros(case.shape, dtype=bool)
+        # Lesions are edematous and diffuse fast, so that signals alone, unlearned, find many.
         brightness = np.where(case.brain, 1 - case.signal.mean(axis=-1), 0).astype(np.float32)
         lesion = _lesion_of_another(case, sources, i + 1)
         controls = (case.scored, nothing, case.brain, lesion, brightness)

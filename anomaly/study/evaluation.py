@@ -260,6 +260,7 @@ def healthy_folds(
             f"n_folds must be 2 or more and at most the number of patients, {len(set(patients))}, "
             f"not {n_folds!r}"
         )
+    # scikit-learn takes seeds of 32 bits.
     splitter = GroupKFold(n_folds, shuffle=True, random_state=seed_from(random_state) % 2**32)
     folds = []
     for train, validation in splitter.split(patients, groups=patients):
@@ -269,6 +270,7 @@ def healthy_folds(
 
 def choose_by_loss(losses: Mapping[str, Sequence[float]]) -> str:
     """Select the configuration with the lowest mean loss on healthy validation scans."""
+    # Means over different folds cannot be compared.
     n_losses = {name: len(values) for name, values in losses.items()}
     counts = set(n_losses.values())
     if len(counts) != 1 or 0 in counts:

@@ -140,6 +140,7 @@ def overlap_with_followup(
     excluded = lesion
     if margin_mm > 0 and lesion.any():
         excluded = ndimage.distance_transform_edt(~lesion, sampling=spacing) <= margin_mm
+    # What both masks cover was seen already; only what the structural scan missed is news.
     outside = masks["brain"] & ~excluded
     growth = masks["followup"] & outside
     labels = label_components(masks["anomaly"] & outside, connectivity=connectivity)
@@ -192,6 +193,7 @@ def mismatch_counts(overlaps: Sequence[FollowupOverlap], grades: Sequence[str]) 
         by_grade[grade].append(overlap)
     rows = []
     for grade, patients in by_grade.items():
+        # Where nothing grew, there is no growth to share.
         grown = [patient for patient in patients if patient.grown]
         row: dict[str, Any] = {
             "grade": grade,
@@ -239,6 +241,7 @@ def _chance(
     mirrored = region[::-1, ::-1, ::-1].astype(np.float64)
     # Each value is the overlap of the region with its last corner there.
     overlap = fftconvolve(growth[box].astype(np.float64), mirrored)
+    # Half a voxel of room for the rounding of the Fourier transform.
     last_corners = np.argwhere(overlap > min_overlap - 0.5) + [side.start for side in box]
     shape = np.array(region.shape)
     centers = last_corners - shape + 1 + shape // 2

@@ -215,7 +215,7 @@ def plot_densities(
                 ax.axvline(thresholds[name], color=INK, linewidth=1, linestyle=":")
                 legend_colors["threshold"] = INK
             ax.set_title(name, fontsize=10)
-            # Of the last row, and above the empty end of it.
+            # Panels of the last row, and those above its empty end, have nothing below them.
             if i + _PER_ROW >= len(graded):
                 ax.set_xlabel("score")
         entries = []
@@ -302,6 +302,7 @@ def plot_opening(
     n_rows = -(-len(rules) // _PER_ROW)
     rule_scores = {rule: scores[scores["rule"] == rule].set_index("method") for rule in rules}
     n_methods = max(len(table) for table in rule_scores.values())
+    # Inches for the longest name, as each panel has names of its own.
     label_width = 0.2 + 0.075 * max(len(str(name)) for name in scores["method"])
     wide, tall = 2.3 + label_width, 0.9 + 0.26 * n_methods
     with shared_style({"font.size": 9}):

@@ -159,6 +159,7 @@ def _add_lesion_rows(
     if bench.lesion_wise:
         table = lesion_table(bench.lesions[i], opened, case.affine, **bench.matching)
         rows["counts"].append({**rule_keys, **lesion_counts(table).to_dict("records")[0]})
+        # What the table notes about its own scan would be wrong for all scans joined.
         table.attrs = {}
         # The table has a column "kind" already: lesion or false positive.
         columns = {}
@@ -284,6 +285,7 @@ def _overlap(marked: NDArray[np.bool_], lesion: NDArray[np.bool_]) -> dict[str, 
     n_marked = int(np.count_nonzero(marked))
     n_lesion = int(np.count_nonzero(lesion))
     n_both = int(np.count_nonzero(marked & lesion))
+    # Without a lesion, or without a mark, quotients are not defined and enter no mean.
     overlap = dict.fromkeys(("n_found", "dice", "sensitivity", "precision"), float("nan"))
     overlap["n_found"] = n_marked
     if n_lesion:

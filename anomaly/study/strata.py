@@ -32,6 +32,7 @@ def strata_masks(case: Case, *, near_mm: float = NEAR_MM) -> dict[str, NDArray[n
         cortex, deep = ~case.brain, np.zeros(case.shape, dtype=bool)
     else:
         cortex, deep = case.tissue == _CORTEX, case.tissue == _DEEP
+    # By the affine, as the third axis of an image need not run from feet to head.
     height = _height(case)
     low, high = height[case.brain].min(), height[case.brain].max()
     scored = case.scored

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,8 +41,16 @@ def _over_patients(
     table: pd.DataFrame, columns: Sequence[str], keys: Sequence[str]
 ) -> pd.DataFrame:
     """Average the scans of each patient in each fold, then folds; what is NaN enters no mean."""
+    # In steps, so that a patient with many scans counts as much as one with a single scan.
     by_fold = table.groupby([*keys, "fold", "patient"], sort=False)[list(columns)].mean()
     return by_fold.groupby([*keys, "patient"], sort=False).mean()
+
+
+def _groups(table: pd.DataFrame, keys: Sequence[str]) -> Iterable[tuple[Any, pd.DataFrame]]:
+    """Divide a table by keys; one without rows has no columns to divide it by."""
+    if not len(table):
+        return ()
+    return table.groupby(list(keys), sort=False)
 
 
 def scan_summary(scans: pd.DataFrame, healthy: pd.DataFrame) -> pd.DataFrame:
@@ -73,6 +81,7 @@ def scan_summary(scans: pd.DataFrame, healthy: pd.DataFrame) -> pd.DataFrame:
         )
         tables.append(table.reset_index().assign(part=subset))
     summary = pd.concat(tables, ignore_index=True)
+    # A map that marks nothing has a Dice of 0, of which opening makes no multiple.
     with np.errstate(invalid="ignore", divide="ignore"):
         summary["gain"] = summary["dice_opened"] / summary["dice"]
     columns = [*RATES, "empty", "empty_opened"]
@@ -93,7 +102,7 @@ def lesion_summary(counts: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for key, method_counts in counts.groupby(KEYS, sort=False) if len(counts) else ():
+    for key, method_counts in _groups(counts, KEYS):
         sums = method_counts.drop(columns=["fold", *KEYS]).sum()
         values = {name: value.item() for name, value in scores_from_counts(sums).items()}
         rows.append(dict(zip(KEYS, key, strict=True)) | values)
@@ -124,17 +133,10 @@ def area_summary(curves: pd.DataFrame) -> pd.DataFrame:
     """Compute areas under curves."""
     import pandas as pd
 
-    rows = [
-        {
-            "fold": fold,
-            "method": method,
-            "control": bool(curve["control"].iloc[0]),
-            **curve_areas(curve),
-        }
-        for (method, fold), curve in (
-            curves.groupby(["method", "fold"], sort=False) if len(curves) else ()
-        )
-    ]
+    rows = []
+    for (method, fold), curve in _groups(curves, ["method", "fold"]):
+        row = {"fold": fold, "method": method, "control": bool(curve["control"].iloc[0])}
+        rows.append(row | curve_areas(curve))
     table = pd.DataFrame(rows, columns=["fold", "method", "control", "area", "area_low"])
     return (
         table.groupby(["method", "control"], sort=False)[["area", "area_low"]].mean().reset_index()
@@ -146,7 +148,7 @@ def followup_summary(overlaps: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     tables = []
-    for key, method_overlaps in overlaps.groupby(KEYS, sort=False) if len(overlaps) else ():
+    for key, method_overlaps in _groups(overlaps, KEYS):
         n_folds = method_overlaps["fold"].nunique()
         counts = mismatch_counts(list(method_overlaps["overlap"]), list(method_overlaps["grade"]))
         tables.append(counts.assign(**dict(zip(KEYS, key, strict=True)), n_folds=n_folds))

@@ -18,6 +18,7 @@ def seed_from(random_state: RandomState) -> int:
     if random_state is None:
         return int(np.random.SeedSequence().generate_state(1)[0])
     if isinstance(random_state, np.random.RandomState):
+        # Drawn from, as scikit-learn does: two fits with one generator differ.
         return int(random_state.randint(0, 2**31 - 1))
     if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer):
         raise TypeError(
@@ -30,6 +31,7 @@ def seed_from(random_state: RandomState) -> int:
 
 def seed_for(seed: int, *purpose: str | int) -> np.random.SeedSequence:
     """Derive an independent stream for a purpose."""
+    # Python's own hash of a word differs from run to run.
     words = [zlib.crc32(str(word).encode()) for word in purpose]
     return np.random.SeedSequence([seed, *words])
 

@@ -29,6 +29,7 @@ def read_small(path: Path) -> bytes:
 def read_text(path: Path) -> str:
     """Read and decode a file of text."""
     content = read_small(path)
+    # Excel and PowerShell write UTF-16, for which the message of the decoder would be a riddle.
     if b"\x00" in content or content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise ValueError(
             f"{path} is not text in UTF-8 (it may be UTF-16, or no text at all); save it as UTF-8"

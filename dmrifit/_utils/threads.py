@@ -28,6 +28,7 @@ def default_threads() -> int:
     setting = os.environ.get("NUMBA_NUM_THREADS", "")
     if setting.isdecimal() and int(setting) > 0:
         return int(setting)
+    # Clusters give a process fewer processors than the machine has.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -72,6 +73,7 @@ def _enter() -> ThreadpoolController:
     """Limit BLAS when the first block begins; return the OpenMP libraries."""
     global _depth, _libraries, _blas
     n_modules = len(sys.modules)
+    # A look-up takes milliseconds, and only an import can bring new libraries.
     if _libraries is None or _libraries[0] != n_modules:
         controller = ThreadpoolController()
         by_api = {api: controller.select(user_api=api) for api in ("blas", "openmp")}

@@ -75,6 +75,7 @@ def resolve_device(device: str, *, fallback: bool = False) -> torch.device:
         return torch.device("cpu")
     number = resolved.index or 0
     if number >= n_gpus:
+        # A model trained on a GPU can be used without one.
         if fallback:
             return torch.device("cpu")
         raise ValueError(

@@ -125,6 +125,7 @@ def simulate(
     if not names:
         raise ValueError("--preset names no cohort; choose from cohort1, cohort2")
     x, y, z = whole_numbers("--shape", shape, 3)
+    # A cohort named twice would be written over itself.
     names = list(dict.fromkeys(names))
     protocols = {name: Protocol.preset(name) for name in names}
     if same_protocol:

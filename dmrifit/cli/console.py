@@ -131,6 +131,7 @@ def _run(app: typer.Typer, name: str) -> None:
             )
             warnings.showwarning = lambda message, *_, **__: say(str(message))
             app()
+    # Other exceptions are bugs, whose traceback is needed to mend them.
     except (ValueError, OSError, ImportError, MemoryError) as error:
         say(f"error: {_one_line(_message(error))}")
         sys.exit(2)

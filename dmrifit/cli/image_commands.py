@@ -169,6 +169,7 @@ def fit(
     from dmrifit.imaging.fit_predict import fit_image
     from dmrifit.io.bids_derivatives import common_stem, derivative_name
 
+    # Without a model, echo times decide which is the richest.
     needs_te = model is None or resolve_model(model).needs_te
     images, protocol = scan_of(image, bval, bvec, te, needs_te=needs_te)
     fixed: dict[str, float | str] = {}
@@ -472,6 +473,7 @@ def _files(paths: Iterable[Path | None]) -> list[Path]:
 
 def _print_repeats(repeats: pd.DataFrame) -> None:
     """Print the repeatability of the parameters."""
+    # Standard errors and costs tell of the fit, not of the tissue.
     is_parameter = ~repeats["map"].str.endswith("_se") & (repeats["map"] != "cost")
     parameters = repeats[is_parameter & (repeats["n_subjects"] > 0)]
     if parameters.empty:

@@ -99,6 +99,7 @@ def _sidecar(image: Path) -> Path | None:
     from dmrifit.io.bids_derivatives import stem
 
     path = image.with_name(f"{stem(image)}.json")
+    # A damaged sidecar is reported where it is read as JSON; here it is only looked into.
     if path.is_file() and '"EchoTime"' in read_small(path).decode("utf-8", errors="replace"):
         return beside(image, "json")
     return None
@@ -118,6 +119,7 @@ def pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
     """Split values of the form NAME=VALUE."""
     named_values = []
     for text in texts:
+        # Only the first =: paths may hold others.
         name, _, value = text.partition("=")
         if not (name and value):
             raise ValueError(f"{option} {text}: write NAME=VALUE")

@@ -335,12 +335,12 @@ def _doubt_repeats(scans: Mapping[str, list[Scan]], table: Path) -> None:
         measured, averaged = scan.measured, scan.protocol
         is_averaged = len(averaged) < len(measured)
         if is_averaged and measured.te is None and measured.directions is None:
-            msg = (
+            message = (
                 f"{table}: the {len(measured)} measurements of patient {scan.patient} have "
                 f"{len(averaged)} b-values and no directions; those that share a b-value are "
                 "averaged. If they differ in echo time, give the column te"
             )
-            warnings.warn(msg, stacklevel=4)
+            warnings.warn(message, stacklevel=4)
             return
 
 

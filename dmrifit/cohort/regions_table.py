@@ -136,6 +136,7 @@ def _cohort(
                 f"{region.where}: no row at {texts}, which other regions have; add it, or leave "
                 "the region out"
             )
+    # An echo time that is not given is −1 here.
     te, b = np.array(contrasts).T
     try:
         if np.ptp(te) > 0 and te.min() < 0:

@@ -548,18 +548,18 @@ def _warn_of_doubtful_model(
     relaxation_times = [parameter.name for parameter in free if parameter.unit == "ms"]
     te = protocol.te
     if model.needs_te and relaxation_times and te is not None and np.ptp(te) == 0:
-        msg = (
+        message = (
             f"{name} has one echo time ({te[0]:g} ms), which cannot tell "
             f"{', '.join(relaxation_times)} from the amplitude; fix them (--fix NAME=MS), or "
             "choose a model without relaxation"
         )
-        warnings.warn(msg, stacklevel=4)
+        warnings.warn(message, stacklevel=4)
     elif missing := missing_for(protocol, model, fixed):
-        msg = (
+        message = (
             f"{name} does not determine {model.name}, which needs {missing}; fix parameters "
             "(--fix NAME=VALUE), or choose a simpler model"
         )
-        warnings.warn(msg, stacklevel=4)
+        warnings.warn(message, stacklevel=4)
 
 
 def _read_region(series: Series, mask: Image | None) -> NDArray[np.bool_] | None:
@@ -620,11 +620,11 @@ def _check_tally(tally: FitTally, series: Series) -> None:
             f"{series.name}: there is nothing to fit, all voxels are 0 or NaN in every measurement"
         )
     if not tally.n_fitted:
-        msg = (
+        message = (
             f"{series.name}: none of the {n_voxels} voxels could be fitted; each has a negative "
             "value, the same value in every measurement, or too few values"
         )
-        warnings.warn(msg, stacklevel=3)
+        warnings.warn(message, stacklevel=3)
 
 
 def _describe_noise(noise: float | NDArray | None) -> float | str | None:

@@ -221,6 +221,7 @@ def align_brain(
     align = import_optional("dipy.align")
     moving = _cut(read_scan(prior), prior_brain)
     fixed = _cut(read_scan(image), brain)
+    # Sums over several threads differ in their last bits from run to run.
     with threadpool_limits(1), quiet_dipy():
         _, transform = align.affine_registration(
             array_of(moving).astype(np.float64),
@@ -262,11 +263,11 @@ def _warn_of_bad_fit(
             f"agrees worse than before (correlation {agreements[0]:.2f}, now {agreements[1]:.2f})"
         )
     if problems:
-        msg = (
+        message = (
             f"{name} {' and '.join(problems)}; look at the result, "
             "or align it by other means (register=False)"
         )
-        warnings.warn(msg, stacklevel=4)
+        warnings.warn(message, stacklevel=4)
 
 
 def inside_of(image: nib.Nifti1Pair) -> NDArray[np.bool_]:

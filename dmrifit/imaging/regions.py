@@ -445,7 +445,7 @@ def _read(volume: Volume, name: str) -> _Volume:
             raise ValueError(
                 f"the array {name} has shape {volume.shape}; a volume (x, y, z) is needed"
             )
-        # Percentiles of truth values are none.
+        # NumPy computes no percentiles of truth values.
         array = volume
         if volume.dtype == bool:
             array = volume.astype(np.uint8)
@@ -456,6 +456,7 @@ def _read(volume: Volume, name: str) -> _Volume:
     if set(values.shape[3:]) <= {1}:
         values = values.reshape(values.shape[:3])
     title = image_name(volume)
+    # An image in memory has no name of its own.
     if title == "the image":
         title = f"the image of {name}"
     return _Volume(title, values, affine)

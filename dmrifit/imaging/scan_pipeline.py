@@ -249,13 +249,13 @@ def _warn_of_large_motion(transforms: NDArray[np.float64], series: Series) -> No
         listed = ", ".join(map(str, large[:_MOST_LISTED]))
         if len(large) > _MOST_LISTED:
             listed += ", …"
-        msg = (
+        message = (
             f"{series.name}: volumes {listed} (counted from 0) were moved by up to "
             f"{shifts.max():.2g} mm and {turns.max():.2g} degrees; if the patient lay still, the "
             "image is too small or too dark for motion correction: look at the result, or leave "
             "this step out"
         )
-        warnings.warn(msg, stacklevel=3)
+        warnings.warn(message, stacklevel=3)
 
 
 def _files(series: Series, protocol: Protocol) -> dict[str, str]:

@@ -243,18 +243,18 @@ def _read_series(folder: Path, series: str | None) -> _Series:
         number = images[0].get("SeriesNumber")
         lines += f"\n  {uid}: {len(images)} images, series number {number}"
     if series is not None:
-        msg = f"{folder} holds no DICOM series {series} of images in space"
+        message = f"{folder} holds no DICOM series {series} of images in space"
         if lines:
-            msg += f", but{lines}"
+            message += f", but{lines}"
     elif lines:
         n_series = len(series_images)
-        msg = f"{folder} holds {n_series} DICOM series; name one of them (--series):{lines}"
+        message = f"{folder} holds {n_series} DICOM series; name one of them (--series):{lines}"
     else:
-        msg = (
+        message = (
             f"{folder} holds no DICOM images in space; "
             "name the folder that the scan was converted from"
         )
-    raise ValueError(msg)
+    raise ValueError(message)
 
 
 def _series_of(path: Path) -> str | None:

@@ -209,11 +209,11 @@ def _doubt_unit(b: NDArray[np.float64], name: str) -> None:
     """Warn that b-values of one image may be in ms/µm², which the whole scan does not show."""
     weighted = np.unique(b[b > 0])
     if len(weighted) > 1 and weighted[-1] < _SMALL_B and np.any(weighted % 1):
-        msg = (
+        message = (
             f"{name}: the largest b-value is {weighted[-1]:g} s/mm²; "
             "if they are in ms/µm², multiply them by 1000"
         )
-        warnings.warn(msg, stacklevel=5)
+        warnings.warn(message, stacklevel=5)
 
 
 def _beside(image: Path, extension: str) -> Path | None:

@@ -322,13 +322,13 @@ def _part(loaded: nib.Nifti1Pair, name: str, *, may_be_3d: bool) -> Part:
     """Check what a header says of one image of a series."""
     shape = loaded.shape
     if len(shape) != 4 and not (len(shape) == 3 and may_be_3d):
-        msg = (
+        message = (
             f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); "
             "a 4-D image (x, y, z, measurements) is needed"
         )
         if len(shape) <= 4:
-            msg += ", or several images: a list of them, or a manifest"
-        raise ValueError(msg)
+            message += ", or several images: a list of them, or a manifest"
+        raise ValueError(message)
     check_real(loaded.get_data_dtype(), name)
     if 0 in shape:
         raise ValueError(f"{name} is empty, its shape is {shape}; convert the scan again")

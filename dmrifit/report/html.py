@@ -89,8 +89,6 @@ pre { background: #f5f7f9; padding: .6rem .8rem; overflow-x: auto; }
 @media (max-width: 40rem) {
   table { font-size: .8rem; }
   th, td { padding: .25rem .5rem .25rem 0; }
-  dl { grid-template-columns: 1fr; }
-  dd { margin-bottom: .3rem; }
 }
 @media print { h2, h3 { break-after: avoid; } figure, tr { break-inside: avoid; } }
 """
@@ -248,6 +246,7 @@ def html_lines(*lines: Any) -> Markup:
 
 def html_link(path: str, text: str) -> Markup:
     """Point to a file beside the page."""
+    # A leading ./ keeps a name with a colon from being taken for a protocol.
     return _element("link", f"./{quote(path)}", text)
 
 

@@ -81,6 +81,7 @@ def draw_planes(
         _draw_image(plane, image, window)
         yield plane
         ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), xticks=[], yticks=[], aspect="equal")
+        # Radiological view: the patient's right is at the left.
         if name != "sagittal":
             ax.invert_xaxis()
         ax.set_title(

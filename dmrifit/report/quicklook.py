@@ -233,6 +233,7 @@ def _planes(slices: Slices, panels: list[MapPanel], affine: NDArray[np.float64])
     for panel in panels:
         values = np.where(slices.mask, panel.values, np.nan)
         layers.append(Layer(panel.name, values, "map", panel.unit))
+    # An amplitude looks like the scan, so that the reader sees where the colors lie.
     amplitudes = [panel.name for panel in panels if panel.unit == AMPLITUDE_UNIT]
     parameters = [panel.name for panel in panels if panel.unit != AMPLITUDE_UNIT]
     overlay = ""
@@ -269,6 +270,7 @@ def _figures(
     )
     figures = [_map_figure(slices, panel) for panel in panels]
     codes = {int(code): meaning for code, meaning in sidecar["Status"]["Codes"].items()}
+    # What was not fitted is left white.
     codes.pop(OUTSIDE, None)
     picture = png_bytes(plot_codes(slices, maps["status"], codes, "Status"))
     figures.append(html_figure(picture, "Status of each voxel"))
@@ -327,6 +329,7 @@ def _formula(model: Mapping[str, str]) -> str | Markup:
 
 def _contrasts(protocol: Mapping[str, Any]) -> str:
     """Write the b-values and echo times of a protocol."""
+    # Scanners write b-values such as 799.6, which nobody would read as another shell.
     b = sorted({round(value) for value in protocol["b"]})
     listed = ", ".join(map(str, b))
     if len(b) > _MOST_VALUES:

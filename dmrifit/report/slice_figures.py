@@ -89,6 +89,8 @@ class Slices:
             self._indices = sorted(np.argsort(-counts, kind="stable")[:n].tolist())
             shown = shown[self._indices]
         else:
+            # In the middle of equal parts, so that the outermost slices, which hold little, are
+            # left out.
             self._indices = [int(filled[int((i + 0.5) * len(filled) / n)]) for i in range(n)]
         self._box = (_extent(np.any(shown, axis=(0, 2))), _extent(np.any(shown, axis=(0, 1))))
         self.labels: list[str] = []

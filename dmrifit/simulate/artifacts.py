@@ -100,6 +100,7 @@ def _lose(
 def _shifted(
     signals: NDArray, protocol: Protocol, strength: float, rng: np.random.Generator
 ) -> NDArray[np.float64]:
+    """Move each image within the slice, by up to some voxels along each axis."""
     from scipy.ndimage import shift
 
     te = np.zeros(len(protocol)) if protocol.te is None else protocol.te

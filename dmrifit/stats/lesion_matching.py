@@ -182,12 +182,12 @@ def _false_positive_columns(
     index = np.flatnonzero(matched.false_positive)
     n = len(index)
     n_voxels = matched.component_voxels[index]
-    no, none = np.zeros(n, dtype=bool), np.zeros(n, dtype=np.intp)
+    false, zero = np.zeros(n, dtype=bool), np.zeros(n, dtype=np.intp)
     return {
         "number": index + 1,
         "kind": np.full(n, _KINDS[1], dtype=object),
-        **dict.fromkeys(("found", "distinct", "split", "bridged"), no),
-        **dict.fromkeys(("n_matched", "n_flagged", "cluster", "cluster_voxels"), none),
+        **dict.fromkeys(("found", "distinct", "split", "bridged"), false),
+        **dict.fromkeys(("n_matched", "n_flagged", "cluster", "cluster_voxels"), zero),
         **dict.fromkeys(("dice", "cluster_dice"), np.zeros(n)),
         "n_voxels": n_voxels,
         "volume_mL": n_voxels * voxel_ml,

@@ -318,12 +318,12 @@ def _check_contrasts(view: View, scan: Scan, cohort: str, tested: str = "") -> N
         try:
             protocol.indices_in(scan.protocol)
         except ValueError as error:
-            msg = f"patient {scan.patient} of cohort {cohort!r}: {error}"
+            message = f"patient {scan.patient} of cohort {cohort!r}: {error}"
             if tested and tested != cohort:
-                msg += (
+                message += (
                     ". Training in one cohort and testing in another needs the protocol of "
                     f"{tested!r} in both: use train_on='same', give the estimators a source and "
                     "a target that both have, or resynthesize=True to compute what is missing "
                     "through the fitted model"
                 )
-            raise ValueError(msg) from None
+            raise ValueError(message) from None

@@ -92,6 +92,7 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
 
     signals = summary[summary["parameters"] == "signals"].set_index(KEYS)
     shown = summary[summary["parameters"] == "tissue"]
+    # A model may have no tissue parameter but those that are shown apart.
     if not len(shown):
         shown = summary[summary["parameters"] != "signals"].drop_duplicates(KEYS)
     rows = []

@@ -191,6 +191,7 @@ class Bank:
         table = cohort.arrays(view.source, view.target, mask=mask, patch_shape=view.patch_shape)
         fit = _reference(table.Y, view, cohort.name, patient)
         truth = _relative_truth(cohort, view, table)
+        # Maps are shown of one scan, the first unless no voxel of it is scored.
         shown_scan = cohort.scans.index(first)
         if shown_scan not in table.index[:, 0]:
             shown_scan = int(table.index[0, 0])

@@ -183,13 +183,13 @@ def _features(
     size: Any,
     slab_numbers: int,
     device: torch.device,
-    dense: int,
+    head_width: int,
 ) -> Iterator[torch.Tensor]:
     """Give the features of a path slab by slab, all of one thickness except for the last."""
     stream = _Stream(path)
     n_layers = len(stream.layers)
     plane = (size[1] + 2 * n_layers) * (size[2] + 2 * n_layers)
-    widest = max(dense, *(len(weight) for weight, _ in stream.layers))
+    widest = max(head_width, *(len(weight) for weight, _ in stream.layers))
     planes = max(1, slab_numbers // (plane * widest))
     n_planes = size[0] + 2 * n_layers
     first = 0

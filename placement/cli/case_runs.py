@@ -39,6 +39,7 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
     from dmrifit.io.atomic_files import write_text
 
     rows = [_row(name, content) for name, content in contents.items()]
+    # Twelve digits, as evaluate reads the boxes from this table.
     write_text(out / _TABLE, table_text(pd.DataFrame(rows), 12))
     if not figure or not can_draw():
         return

@@ -89,6 +89,7 @@ def place(
     placer = optimizer if model is None else _trained(model, table)
     settings = {
         "command": "place",
+        # Its repr holds all parameters, so that a run with other ones is not resumed.
         "optimizer": repr(optimizer),
         "include": include,
         "exclude": exclude,

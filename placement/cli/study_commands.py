@@ -97,6 +97,8 @@ def simulate(
         if exclude:
             row["exclude"] = files["necrosis"]
         rows.append(row)
+        # An interrupted run goes on where it stopped: boxes are written after the images of a
+        # case.
         if name in finished and all((out / file).exists() for file in files.values()):
             continue
         case_boxes = _write_glioma(out, name, files, i, experts, spacing, seed)

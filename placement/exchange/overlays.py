@@ -29,6 +29,7 @@ __all__ = ["box_outline", "plot_overlay"]
 _COLORS = ("#ffb000", "#56b4e9", "#cc79a7", "#009e73", "#d55e00")
 _TUMOR, _REGION = "#ff5d5d", "#b9a3ff"
 _AROUND = 20.0  # mm
+# Numbers of corners in binary name their sides, so corners of an edge differ in one digit.
 _EDGES = [(a, b) for a, b in itertools.combinations(range(8), 2) if bin(a ^ b).count("1") == 1]
 
 

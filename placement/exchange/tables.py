@@ -208,6 +208,7 @@ def _check_names(names: pd.Series, table: Path) -> None:
         if not name.isprintable() or Path(name).name != name or name[0] == ".":
             fault = f"not {name!r}"
             break
+    # Some file systems do not tell upper from lower case.
     repeated = names[names.str.casefold().duplicated()]
     if not fault and len(repeated):
         fault = f"{repeated.iloc[0]!r} is there twice"

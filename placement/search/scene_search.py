@@ -55,6 +55,9 @@ BULK_MM = 10.0
 #: Rotations of each box of the scan; free searches start from the best of them.
 N_TURNS = 24
 
+#: First steps of simplex searches: the center in mm, logarithms of sides, rotations in radians.
+COARSE_STEPS, MIDDLE_STEPS, FINE_STEPS = (4.0, 0.15, 0.35), (1.5, 0.06, 0.12), (0.8, 0.03, 0.06)
+
 #: Rounds of searches: the fraction of boxes that continue, the best, and how many evaluations each
 #: has used at the end of the round.
 QUICK = ((1.0, 30), (0.375, 80), (0.19, 130))  # on the coarsest rows
@@ -345,8 +348,11 @@ class Search:
         """
         Run simplex searches in rounds, each with a fraction of the boxes, the best.
 
-        A round is that fraction and the number of evaluations that each box has used at its end.
+        A round is that fraction and the number of evaluations that each box has used at its end;
+        `penalty` and `away` are those of `common`.
         """
+        # Averaged rows tell objectives apart no better than this.
+        tolerance = 1e-3 if level == COARSE else 1e-5
         counts = [(max(1, round(share * len(start.x))), n_evals) for share, n_evals in rounds]
         x, costs, boxes = overlap.descend(
             start.x,
@@ -356,7 +362,7 @@ class Search:
             self.common(level, penalty, away),
             np.array(steps, dtype=np.float64),
             np.array(counts, dtype=np.int64),
-            1e-3 if level == COARSE else 1e-5,
+            tolerance,
         )
         return Boxes(x, start.kinds, start.bases, start.origins, costs, boxes)
 
@@ -399,19 +405,20 @@ class Search:
             n_turned = 4 if wishes.thorough else 1
             quick = _join(quick, self.best_turned(centers, sides, n_turned))
         if len(self.margins):
+            # Room for these among the best, which are refined.
             quick = _join(quick, self.inner())
             n_fine += 3
         rounds: tuple[tuple[float, int], ...] = THOROUGH if wishes.thorough else QUICK
         if every:
             rounds = ALL
-        quick = self.descend(quick, (4.0, 0.15, 0.35), rounds, COARSE)
+        quick = self.descend(quick, COARSE_STEPS, rounds, COARSE)
         fine = self.refined(quick, n_fine)
         if len(self.margins) and not self.satisfied(fine):
             fine = _join(fine, self.squeezed(centers))
         self.straight = quick
         if wishes.max_rotations > 0 and wishes.tie_break > 0 and not every:
             straight = self.spread(centers[:8], sides[:8], (0,), unturned)
-            self.straight = self.descend(straight, (4.0, 0.15, 0.35), STRAIGHT, COARSE)
+            self.straight = self.descend(straight, COARSE_STEPS, STRAIGHT, COARSE)
             enough = float(np.exp(-fine.costs.min())) * (1 - wishes.tie_break)
             # Refining is most of the time; it is done only where a tie can come of it.
             if self.straight.promising(enough):
@@ -420,11 +427,12 @@ class Search:
 
     def refined(self, quick: Boxes, n: int) -> Boxes:
         """Make the best distinct ones exact."""
-        fine = self.descend(quick.distinct(n), (1.5, 0.06, 0.12), MIDDLE_ROUNDS, MIDDLE)
+        fine = self.descend(quick.distinct(n), MIDDLE_STEPS, MIDDLE_ROUNDS, MIDDLE)
         order = np.argsort(fine.costs, kind="stable")
         half = (n + 1) // 2
-        better = self.descend(fine.take(order[:half]), (0.8, 0.03, 0.06), FINE_ROUNDS, FINE)
+        better = self.descend(fine.take(order[:half]), FINE_STEPS, FINE_ROUNDS, FINE)
         if self.wishes.thorough:
+            # With large steps again: a simplex that has shrunk stays where it is.
             better = self.descend(better, (3.0, 0.1, 0.2), ((1.0, 450),), FINE)
         fine = _join(better, fine.take(order[half:]))
         return self.cleared(fine) if len(self.margins) else fine
@@ -468,9 +476,9 @@ class Search:
         # Far more starts than can be searched: one evaluation each picks the better ones.
         costs = overlap.costs_of(*turned[:4], *self.common(COARSE, *CLEARING[0]))
         turned = turned.take(np.argsort(costs, kind="stable")[:N_SQUEEZED])
-        quick = self.descend(turned, (4.0, 0.15, 0.35), SQUEEZED, COARSE, *CLEARING[0])
+        quick = self.descend(turned, COARSE_STEPS, SQUEEZED, COARSE, *CLEARING[0])
         rounds = ((1.0, 250),)
-        fine = self.descend(quick.distinct(6), (1.5, 0.06, 0.12), rounds, MIDDLE, *CLEARING[0])
+        fine = self.descend(quick.distinct(6), MIDDLE_STEPS, rounds, MIDDLE, *CLEARING[0])
         return self.cleared(fine)
 
     def best_turned(

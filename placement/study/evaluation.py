@@ -160,6 +160,7 @@ def evaluate_placements(
         placed = [box for box in boxes[i] if box is not None]
         measures = _expert_measures(placed, scene)
         rows.append({**keys, "method": EXPERTS, "seconds": np.nan, **measures})
+        # One box a row: means over experts vary less than a single expert does.
         for box in placed:
             single_rows.append({**keys, "method": "single experts", **_box_measures(box, scene)})
         for name, method_boxes in methods.items():
@@ -170,6 +171,7 @@ def evaluate_placements(
     pooled = pd.concat([cases, pd.DataFrame(single_rows)], ignore_index=True)
     volumes = {name: _volumes(method_boxes) for name, method_boxes in methods.items()}
     by_expert = np.array([_volumes(case_boxes) for case_boxes in boxes])
+    # Controls differ from everything, which would decide each test of all groups.
     groups = [EXPERTS, *(name for name in methods if name not in CONTROLS)]
     return {
         "cases": cases,
@@ -190,6 +192,7 @@ def control_placements(
     seed = seed_from(random_state)
     placed = [[box for box in case_boxes if box is not None] for case_boxes in boxes]
     volumes = [box.volume for box in itertools.chain.from_iterable(placed)]
+    # As large as experts' boxes are, so that a control differs by its place only.
     side = (np.mean(volumes) * MM3_PER_ML) ** (1 / 3)
     centered = np.empty((len(scenes), 9))
     scattered = np.empty((len(scenes), 9))
@@ -291,7 +294,7 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
     return wide[[name for name in (*MEASURES, "seconds") if name in wide.columns]]
 
 
-# Measures of one case
+# Measures of one case ----------------------------------------------------------------------------
 
 
 def _box_measures(box: Voxel, scene: Scene) -> dict[str, float]:
@@ -345,7 +348,7 @@ def _expert_measures(experts: list[Voxel], scene: Scene) -> dict[str, float]:
     return measures
 
 
-# Tables
+# Tables ------------------------------------------------------------------------------------------
 
 
 def _summary(cases: pd.DataFrame, has_folds: bool) -> pd.DataFrame:
@@ -563,7 +566,7 @@ def _correlation_table(cases: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# Checks of the input
+# Checks of the input -----------------------------------------------------------------------------
 
 
 def _boxes(value: Any, n: int, name: str) -> list[Voxel | None]:

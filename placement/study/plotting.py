@@ -52,6 +52,7 @@ def plot_evaluation(tables: Mapping[str, pd.DataFrame], *, synthetic: bool = Fal
                 ax.plot(x, y, markersize=3, alpha=0.6, color=colors[name], **_POINTS)
             ax.set(xlabel="tumor, mL")
             ax.set_title(title)
+        # One range in all panels, so that methods can be compared.
         reach = cases["difference"].abs().max() * 1.05
         for column, name in enumerate(raters):
             ax = figure.add_subplot(grid[1, column])

@@ -85,6 +85,7 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
         lead=_lead(board),
         contents=True,
     )
+    # The comparison itself, so that the report can be written again from its folder.
     evaluations[0].write(folder)
     _replace(folder / FIGURES, gallery.pictures | {VECTORS: gallery.vectors()})
     csv_files = {name: table.to_csv(index=False).encode() for name, table in tables.items()}

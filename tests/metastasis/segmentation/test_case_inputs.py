@@ -47,7 +47,9 @@ def test_a_prior_is_scaled_like_the_scan(scan):
 
 
 def test_a_prior_is_refused_by_a_network_that_was_trained_without(scan):
-    with pytest.raises(ValueError, match="a prior scan for a network that was trained without any"):
+    with pytest.raises(
+        ValueError, match="a prior scan for a network that was trained without any"
+    ):
         layout(prior=None, refuses_priors=True).inputs((scan, scan, None))
     with pytest.raises(ValueError, match="its prior: channel 0 has the value 2 everywhere"):
         layout().inputs((scan, np.full(SHAPE, 2.0), None))
@@ -69,7 +71,9 @@ def test_a_mask_that_does_not_fit_is_refused(scan, mask):
         (None, "validity", {"image", "low_3"}, 1),
     ],
 )
-def test_the_network_gets_the_arguments_of_its_forward_pass(scan, prior, missing_prior, names, n_channels):
+def test_the_network_gets_the_arguments_of_its_forward_pass(
+    scan, prior, missing_prior, names, n_channels
+):
     arranged = layout(prior, missing_prior=missing_prior)
     arguments = arranged.arguments(arranged.inputs((scan, scan, None)))
     assert set(arguments) == names
@@ -77,7 +81,9 @@ def test_the_network_gets_the_arguments_of_its_forward_pass(scan, prior, missing
 
 
 def test_the_edge_in_training_is_the_median_of_the_images():
-    assert training_edge([image(1.0), np.ones(SHAPE), image(1.2), image(3.0)]) == pytest.approx(1.2)
+    assert training_edge([image(1.0), np.ones(SHAPE), image(1.2), image(3.0)]) == pytest.approx(
+        1.2
+    )
     assert training_edge([np.ones(SHAPE)]) is None
 
 
@@ -85,7 +91,7 @@ def test_voxels_larger_by_a_quarter_and_priors_of_another_shape_are_refused():
     check_geometry((image(1.2), None, None), 1.0)
     check_geometry((image(1.4), None, None), None)
     check_geometry((np.ones(SHAPE), None, None), 1.0)
-    with pytest.raises(ValueError, match="voxels of 1.4 mm for a network of voxels of 1 mm"):
+    with pytest.raises(ValueError, match=r"voxels of 1\.4 mm for a network of voxels of 1 mm"):
         check_geometry((image(1.4), None, None), 1.0)
-    with pytest.raises(ValueError, match=r"a prior of shape \(2, 2, 2\) for a volume of shape \(7, 6, 5\)"):
+    with pytest.raises(ValueError, match=r"a prior of shape \(2, 2, 2\) for a volume of shape"):
         check_geometry((np.ones(SHAPE), np.ones((2, 2, 2)), None), None)

@@ -244,6 +244,7 @@ def _spread_labels(sizes: Sequence[int]) -> list[str]:
     """Leave out labels that would run into each other."""
     labels: list[str] = []
     last = -np.inf
+    # Width of a label, as a share of the axis.
     room = 0.09 * max(sizes[-1], 1)
     for size in sizes:
         is_near_last = size != sizes[-1] and sizes[-1] - size < room

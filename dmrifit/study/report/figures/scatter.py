@@ -123,6 +123,7 @@ def _scatter(
 
 
 def _handles(algorithms: Sequence[str], metrics: Sequence[str]) -> tuple[list[Any], list[Any]]:
+    """Make the entries of a legend: colors of algorithms, shapes of parameters."""
     point = partial(handle, linestyle="")
     colors, shapes = [], []
     for name in algorithms:

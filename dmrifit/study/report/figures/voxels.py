@@ -61,6 +61,7 @@ def plot_map_comparison(
         most = min(float(np.quantile(np.concatenate(magnitudes), _ERROR_QUANTILE)), most)
     low, high = robust_limits(volumes[reference])
 
+    # Inches, the room without margins and color bar.
     room, gap = 3.62, 0.08
     width = min((room - gap * (len(names) - 1)) / len(names), 1.35)
     height = width * min(max(slices.aspect, 0.35), 1.6)
@@ -107,6 +108,7 @@ def plot_joint_histograms(
     voxels, both = voxels[usable], both[usable]
     rows, columns = list(dict.fromkeys(voxels["cohort"])), list(dict.fromkeys(voxels["strategy"]))
     low, high = np.quantile(both, _EDGES) if len(both) else (0.0, 1.0)
+    # All values are equal: axes need a width all the same.
     if not high > low:
         margin = 0.05 * abs(low) or 0.5
         low, high = low - margin, high + margin
@@ -114,10 +116,12 @@ def plot_joint_histograms(
     edges = space(low, high, _N_BINS + 1)
     counts = {}
     for key, pairs in voxels.groupby(["cohort", "strategy"], sort=False):
+        # Voxels beyond the axes are counted at their ends, so that none is hidden.
         inside = np.clip(pairs[["reference", "predicted"]].to_numpy(float), low, high)
         counts[key] = np.histogram2d(inside[:, 0], inside[:, 1], bins=[edges, edges])[0]
     norm = colors.LogNorm(1, max((count.max() for count in counts.values()), default=2) + 1)
     label = f" ({unit})" if unit else ""
+    # Inches: edge of a panel, room below it, gap beside it.
     edge, room, gap = 1.36, 0.34, 0.28
     with shared_style({"font.size": 9}):
         figure = new_figure(
@@ -138,6 +142,7 @@ def plot_joint_histograms(
                 ax.plot([low, high], [low, high], color=INK, lw=0.9, zorder=3)
                 if (cohort, strategy) in counts:
                     count = counts[cohort, strategy].T
+                    # Empty bins stay white; a logarithm has no color for them.
                     count = np.where(count > 0, count, np.nan)
                     look: dict[str, Any] = {"norm": norm, "cmap": COLORMAP, "rasterized": True}
                     mesh = ax.pcolormesh(edges, edges, count, **look)
@@ -182,6 +187,7 @@ def _upright(
     import nibabel as nib
 
     index = voxels[["i", "j", "k"]].to_numpy(int)
+    # Only the box around the voxels, as the rest of the image is empty.
     first = index.min(axis=0)
     shape = tuple(index.max(axis=0) - first + 1)
     where = tuple((index - first).T)

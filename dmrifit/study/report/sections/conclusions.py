@@ -168,6 +168,7 @@ def _diagrams(
         pairs = matching(tests, metrics="all", cohort=cohort, strategy=strategy)
         matrix = pairs.pivot_table(index="a", columns="b", values="p", dropna=False)
         matrix = matrix.reindex(index=averages.index, columns=averages.index)
+        # Each pair was tested once, so one half of the matrix is empty.
         matrix = matrix.combine_first(matrix.T)
         scores = matching(board.scores, train_on=first, cohort=cohort)
         n_patients = plural(int(rows["n_patients"].iloc[0]), "patient")

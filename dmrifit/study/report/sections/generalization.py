@@ -66,6 +66,7 @@ def learning_curves(board: Board, gallery: Gallery) -> Iterator[Markup]:
                 f"learning_curve_{cohort}_{strategy}", figure, f"Learning curves, {title}"
             )
         )
+        # Signed biases of different parameters would cancel.
         rows = rows.assign(bias=rows["bias"].abs())
         for algorithm, scored in [("all", rows), *rows.groupby("algorithm", sort=False)]:
             means = scored.groupby("n_train")[["bias", "dispersion"]].mean()

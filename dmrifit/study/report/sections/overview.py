@@ -269,6 +269,7 @@ def _clinical(board: Board, cohort: str) -> str:
     if not len(unseen):
         return "–"
     te = protocol["te"] or [float("nan")] * len(protocol["b"])
+    # Compared as text, in which NaN is equal to NaN.
     hidden = {(f"{b:g}", f"{t:g}") for b, t in zip(unseen["b"], unseen["te"], strict=True)}
     contrasts = list(zip(protocol["b"], te, strict=True))
     inputs = [(b, t) for b, t in contrasts if (f"{b:g}", f"{t:g}") not in hidden]

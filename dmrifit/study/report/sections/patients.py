@@ -120,6 +120,7 @@ def _typical(board: Board, cohort: str) -> str | None:
     means = rows.groupby("patient")[RANKING_METRIC].mean().dropna().sort_values(kind="stable")
     if not len(means):
         return None
+    # Of an even number the lower one of the middle: a patient, not a mean of two.
     return str(means.index[(len(means) - 1) // 2])
 
 
@@ -149,6 +150,7 @@ def _decays(
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.abs((predicted - measured) / np.where(measured == 0, np.nan, measured))
         errors = np.nanmean(relative, axis=1)
+    # A voxel without any error defined is no typical one.
     order = np.argsort(np.nan_to_num(errors, nan=np.inf), kind="stable")
     typical = int(order[(len(errors) - 1) // 2])
     voxel = np.flatnonzero(usable)[typical]
@@ -183,6 +185,7 @@ def _decay_table(patient: PatientPredictions, names: dict[str, str], pick: Any) 
         columns = {
             "b": patient.b,
             "te": patient.te,
+            # The axis is logarithmic.
             "signal": np.where(signal > 0, signal, np.nan),
             "known": patient.seen,
         }
@@ -232,6 +235,7 @@ def _planes(
     for name in [name for name in board.metrics if name in patient.names]:
         i = patient.names.index(name)
         unit = _unit(patient.units[i])
+        # The reference sets the colors of the predictions, too, so that they can be compared.
         window = robust_limits(patient.reference[:, i].astype(float))
         for label, values in _columns(patient, names, i).items():
             volume = np.full(patient.shape, np.nan)

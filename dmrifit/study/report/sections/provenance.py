@@ -27,6 +27,7 @@ __all__ = ["origin", "times"]
 def times(board: Board) -> Iterator[Markup]:
     """Tabulate how long training and prediction took."""
     keys = [*KEYS, "patient", "n_train", "repeat", "estimator"]
+    # The scores have a row for each parameter, all with the time of the one model.
     once = board.evaluation.scores.drop_duplicates(keys)
     at_most = largest(once).groupby(["strategy", "algorithm"], sort=False)["seconds"].mean()
     total = once.groupby(["strategy", "algorithm"], sort=False)["seconds"].sum()

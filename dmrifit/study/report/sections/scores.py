@@ -70,6 +70,7 @@ _MEANING = {
 def scatter_figures(board: Board, gallery: Gallery) -> Iterator[Markup]:
     """Draw dispersion against bias: a panel for each strategy and cohort, and way of training."""
     scores = tissue(board.scores)
+    # Its points would all lie in the corner.
     scores = scores[scores["algorithm"] != PERFECT]
     if not len(scores):
         yield html_paragraph("Only the perfect prediction was scored.")
@@ -211,6 +212,7 @@ def _truth_by_parameter(board: Board) -> Markup:
     blocks = {}
     for strategy in board.strategies:
         blocks[f"{strategy}, mean of algorithms"] = matching(learners, strategy=strategy)
+    # What answers the measured images is the reference itself, in any strategy.
     blocks["the reference"] = matching(scores, algorithm=PERFECT, strategy=board.strategies[0])
     rows = []
     for cohort in board.cohorts:
@@ -277,6 +279,7 @@ def signal_scores(board: Board, gallery: Gallery) -> Iterator[Markup]:
         "together."
     )
     regime = board.regimes[0]
+    # Of the controls, the constant alone tells how hard a contrast is to predict.
     is_shown = ~signals["algorithm"].map(is_control) | (signals["algorithm"] == CONSTANT)
     first = matching(signals, train_on=regime)
     grid = []
@@ -294,8 +297,8 @@ def signal_scores(board: Board, gallery: Gallery) -> Iterator[Markup]:
     names = ("mean |E| (%)", "median |E| (%)", "mean E (%)")
     cells = []
     for (train_on, cohort, strategy, algorithm), rows in signals.groupby(KEYS, sort=False):
-        contrasts = rows.groupby("contrast", sort=False)["relative_error"].mean()
-        worst = contrasts.idxmax() if contrasts.notna().any() else "–"
+        by_contrast = rows.groupby("contrast", sort=False)["relative_error"].mean()
+        worst = by_contrast.idxmax() if by_contrast.notna().any() else "–"
         keys = {"train_on": train_on, "cohort": cohort}
         pooled = matching(board.pooled, **keys, strategy=strategy, algorithm=algorithm)
         cells.append([
@@ -304,7 +307,7 @@ def signal_scores(board: Board, gallery: Gallery) -> Iterator[Markup]:
             strategy,
             algorithm,
             *(percent(rows[name].mean()) for name in errors),
-            f"{percent(contrasts.max())} ({worst})",
+            f"{percent(by_contrast.max())} ({worst})",
             *(percent(pooled[name].mean()) for name in errors),
             decimals(float(rows["n_undefined"].sum()), 0),
         ])  # fmt: skip
