@@ -53,6 +53,7 @@ class Data:
         noise = rng.normal(size=(2, *clean.shape)) * self.sigma[:, None]
         self.signals = np.hypot(clean + noise[0], noise[1])
         self.seed = seed
+        self.bounds: dict[str, tuple[float, float]] | None = None
         self.best: dict[bool, NDArray] = {}
         self.results: dict[str, FitResult] = {}
 
@@ -61,6 +62,7 @@ class Data:
 
     def fit(self, *, floor: bool = False, n: int | None = None, **options: object) -> FitResult:
         sigma = self.sigma[:n] if floor else None
+        options.setdefault("bounds", self.bounds)
         return fit_voxels(
             self.signals[:n],
             self.protocol,

@@ -87,7 +87,8 @@ def fit(
         list[str] | None,
         typer.Option(
             metavar="NAME=LOW,HIGH",
-            help="Bounds of a parameter, repeatable; K=0,monotonic keeps the signal decreasing. "
+            help="Bounds of a parameter, repeatable; K=0,monotonic keeps the signal decreasing "
+            "(the default of kurtosis; K=0,5 lifts it). "
             "The word published takes all bounds of the model's published tool.",
         ),
     ] = None,

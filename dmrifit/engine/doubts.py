@@ -26,6 +26,9 @@ _SMALLEST_SHARE = 0.05
 _LARGEST_ERROR_OF_SHARE = 0.05
 _LARGEST_ERROR_OF_KURTOSIS = 0.3
 _LARGEST_RELATIVE_ERROR = 0.5
+# b·D beyond which less than 1 % of the signal of a fluid is left: its curve is bent by the noise
+# floor, pulsation and partial volume rather than by kurtosis.
+_DECAYED = 5.0
 # µm²/ms: a smaller error leaves no doubt that nothing moves, though it exceeds the value.
 _SMALLEST_DIFFUSIVITY = 0.02
 
@@ -43,6 +46,7 @@ class DoubtReason(IntEnum):
     NOT_DETERMINED = 2
     AT_BOUND = 3
     UNCERTAIN = 4
+    DECAYED = 5
 
 
 def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -60,6 +64,8 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
         for j, parameter in enumerate(model.parameters):
             low, high = result.bounds[j]
             column = reasons[:, j]
+            if model.cumulant and parameter.name == model.cumulant[0]:
+                column[_is_decayed(result) & (outer[:, j, 0] > 0)] = DoubtReason.DECAYED
             column[_is_uncertain(parameter, result.parameters[:, j], errors[:, j])] = (
                 DoubtReason.UNCERTAIN
             )
@@ -68,6 +74,9 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
             column[at_artificial] = DoubtReason.AT_BOUND
             if not parameter.is_amplitude and np.isfinite(high - low):
                 is_wide = np.ptp(outer[:, j], axis=1) >= UNDETERMINED_SHARE * (high - low)
+                # Up to a cap that moves with D: tissue has intervals as wide, but not from zero.
+                most = low + UNDETERMINED_SHARE * (result.upper_bounds(j) - low)
+                is_wide |= (outer[:, j, 0] <= low) & (outer[:, j, 1] >= most)
                 column[is_wide] = DoubtReason.NOT_DETERMINED
     for share, end, carried in _carried_parameters(model, result.protocol):
         limit = outer[:, share, 1] if end == 0 else 1 - outer[:, share, 0]
@@ -75,6 +84,12 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
             reasons[limit < _SMALLEST_SHARE, j] = DoubtReason.NO_INFLUENCE
     reasons[~np.isfinite(outer).all(axis=2)] = DoubtReason.NONE
     return reasons
+
+
+def _is_decayed(result: Any) -> NDArray[np.bool_]:
+    """Tell in which voxels the highest b-value leaves nothing of a signal without kurtosis."""
+    diffusivity = result[result.model.cumulant[1]]
+    return diffusivity * result.protocol.b_ms_per_um2.max() > _DECAYED
 
 
 def _is_uncertain(parameter: Parameter, values: NDArray, errors: NDArray) -> NDArray[np.bool_]:
@@ -171,33 +186,53 @@ class DoubtTally:
             )
         return sentences
 
+    def _searched(self, j: int) -> str:
+        """Write the range that was searched for a parameter."""
+        parameter = self.model.parameters[j]
+        low, high = self.bounds[j]
+        unit = f" {parameter.unit}" if parameter.unit else ""
+        text = f"{low:g}–{high:g}{unit}"
+        if parameter.name in self.monotonic:
+            text += " or 3/(b·D)"
+        return text
+
     def _sentence(self, j: int) -> str:
         parameter = self.model.parameters[j]
         name = parameter.name
         low, high = self.bounds[j]
-        unit = f" {parameter.unit}" if parameter.unit else ""
         at_low, at_high = self.at_low[j] / self.n_fitted, self.at_high[j] / self.n_fitted
         counts = self.reasons[j] / self.n_fitted
         no_influence = counts[DoubtReason.NO_INFLUENCE]
         undetermined = no_influence + counts[DoubtReason.NOT_DETERMINED]
         if name in self.monotonic and at_high >= _MENTIONED_CAP:
-            return (
+            text = (
                 f"{name} is at its cap in {at_high:.0%} of the voxels: b·D goes beyond the "
-                f"turning point 3/{name} there; leave out the highest b-values, or give the "
-                "noise (sigma)."
+                f"turning point 3/{name} there"
+            )
+            if undetermined >= _MENTIONED:
+                text += f", and in {undetermined:.0%} {name} is not determined"
+            return f"{text}; leave out the highest b-values, or give the noise (sigma)."
+        decayed = counts[DoubtReason.DECAYED]
+        if decayed >= _MENTIONED_CAP:
+            return (
+                f"{name} is doubtful in {decayed:.0%} of the voxels: b·D exceeds {_DECAYED:g} "
+                "there, which leaves less than 1% of the signal of a fluid, and noise floor, "
+                "pulsation or partial volume bend its curve; leave out the highest b-values."
             )
         if self.share[j] < _MENTIONED:
             return ""
         at_bounds = []
         if low != 0 and at_low > 0:
             at_bounds.append(f"at its lower bound {low:g} in {at_low:.0%}")
-        if at_high > 0 and not is_share(parameter) and not parameter.is_amplitude:
+        if at_high > 0 and name in self.monotonic:
+            at_bounds.append(f"at its cap in {at_high:.0%}")
+        elif at_high > 0 and not is_share(parameter) and not parameter.is_amplitude:
             at_bounds.append(f"at its upper bound {high:g} in {at_high:.0%}")
         remedy = f"fix it, or measure contrasts that show {name}"
         if undetermined >= self.share[j] / 2 and not parameter.is_amplitude:
             text = (
                 f"{name} is not determined in {undetermined:.0%} of the voxels "
-                f"({low:g}–{high:g}{unit} searched"
+                f"({self._searched(j)} searched"
             )
             if at_bounds:
                 text += f"; {', '.join(at_bounds)}"

@@ -39,6 +39,9 @@ MEASURED = "measured"
 
 _LOG_LINEAR = ("ols", "wls")
 
+# Lines through logarithms have no bounds, and a prior is learned in the box of the model.
+_UNCAPPED = (*_LOG_LINEAR, "map")
+
 # Starting points of a voxel whose first fit looks doubtful, by the name of the option.
 ROUTED_STARTS = {"auto": 3, "thorough": 6}
 
@@ -141,6 +144,11 @@ class FitSettings:
                 )
         if self.prior is not None and self.method != "map":
             raise ValueError("a prior is used by method='map' alone; leave it out, or choose that")
+        if self.method == "map" and self.monotonic:
+            raise ValueError(
+                "a 'monotonic' bound is not for method='map', whose prior keeps K from it; give a "
+                "number"
+            )
         if self.likelihood == "gaussian":
             return
         if self.method not in (None, "nlls"):
@@ -160,14 +168,26 @@ class FitSettings:
 
     @property
     def monotonic(self) -> list[str]:
-        """Names of the parameters whose upper bound keeps the signal falling."""
+        """Names of the parameters whose upper bound was asked to keep the signal falling."""
         if self.bounds is None or isinstance(self.bounds, str):
             return []
-        return [name for name, (_, high) in self.bounds.items() if high == "monotonic"]
+        return [
+            name
+            for name, pair in self.bounds.items()
+            if isinstance(pair, tuple | list) and tuple(pair[1:]) == ("monotonic",)
+        ]
+
+    def capped(self, model: SignalModel) -> list[str]:
+        """List the parameters whose upper bound keeps the signal falling, also by default."""
+        return [name for name, (_, high) in self.box(model).items() if high == "monotonic"]
 
     def box(self, model: SignalModel) -> Box:
         """Combine the model's own bounds with those of the settings."""
         box: Box = dict(zip(model.names, model.bounds, strict=True))
+        if model.keeps_falling and model.cumulant and self.method not in _UNCAPPED:
+            kurtosis = model.cumulant[0]
+            if kurtosis not in (self.fixed or {}):
+                box[kurtosis] = box[kurtosis][0], "monotonic"
         if self.bounds is None:
             return box
         for name, pair in self._bounds_by_name(model).items():

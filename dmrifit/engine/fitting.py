@@ -72,7 +72,8 @@ def fit_voxels(
         * ``"nlls"`` fits all parameters at once by bounded nonlinear least squares.
         * ``"ols"`` fits the logarithm of the signal by ordinary least squares, as scanners and
           MRtrix compute an ADC; for the models "adc", "kurtosis" and others that are linear in the
-          logarithm. Nothing is bounded: a signal that rises with b has a negative ADC.
+          logarithm. Nothing is bounded: a signal that rises with b has a negative ADC, and K may
+          exceed 3/(b_max·D).
         * ``"wls"`` does so with weights S², and twice more with those of the fitted signals, as
           MRtrix's dwi2tensor; it is less biased at low SNR. Both leave out values ≤ 0.
         * ``"segmented"``, for the model "ivim", first fits Dt by S0'·exp(−b·Dt) to
@@ -86,9 +87,11 @@ def fit_voxels(
         Bounds to use instead of the model's own, by parameter name; ``"published"`` takes those of
         the study's fitting tool. Those of an amplitude (unit "signal") are multiples of the
         voxel's largest signal. The cumulant −bD + K(bD)²/6 of kurtosis models turns up beyond b·D
-        = 3/K, so that a large K makes the signal rise again inside the protocol; as in the
-        published tool this is not prevented unless the upper bound is ``"monotonic"``, which also
-        keeps K ≤ 3/(b_max·D).
+        = 3/K, so that a large K makes the signal rise again inside the protocol. The upper bound
+        ``"monotonic"`` also keeps K ≤ 3/(b_max·D), and a K there is at its upper bound. It is the
+        default of the model "kurtosis" (a number in its place lifts it); with
+        "t2-ivim-kurtosis", as in the published tool, a rise is not prevented unless asked.
+        Methods "ols" and "wls" have no bounds; "map" has those of the model alone.
     fixed : mapping of str to float, array_like of shape (n_voxels,) or "measured", optional
         Parameters that are not fitted, with their values in the model's units (an amplitude in the
         signals' units). ``{"S0": "measured"}`` takes the mean of the signals at b < 10 s/mm².
@@ -184,7 +187,7 @@ def fit_with(
         result = fit_segmented(signals, protocol, model, settings, fit_with)
         return replace(result, inputs=inputs)
     if method == "map" or settings.likelihood != "gaussian" or weights is not None:
-        start = fit_with(signals, protocol, model, least_squares_of(settings))
+        start = fit_with(signals, protocol, model, least_squares_of(settings, model))
         return refine_fit(signals, protocol, model, settings, start, run_chunks)
     n_voxels = len(signals)
     box = settings.box(model)
@@ -212,7 +215,7 @@ def learn_prior(
     """
     model = resolve_model(model)
     signals = np.asarray(signals)
-    start = fit_with(signals, protocol, model, least_squares_of(settings))
+    start = fit_with(signals, protocol, model, least_squares_of(settings, model))
     noise = settings.noise_levels(len(signals))
     weights = settings.measurement_weights(len(protocol))
     return prior_of(signals, protocol, model, start, noise, weights)

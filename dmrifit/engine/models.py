@@ -119,11 +119,12 @@ class SignalModel:
         Names of the kurtosis K and the diffusivity D of a cumulant −bD + K(bD)²/6, which turns up
         beyond b·D = 3/K: what ``fit_voxels(..., bounds={"K": (0, "monotonic")})`` keeps out of the
         protocol.
-
     source : str, optional
         Instead of an expression, the source of a function that numba can compile.
     default_method : str, default="nlls"
         The method of `fit_voxels` that the model is fitted by where none is asked for.
+    keeps_falling : bool, default=False
+        Whether the kurtosis has the upper bound ``"monotonic"`` where a fit gives it no bounds.
 
     Raises
     ------
@@ -138,6 +139,7 @@ class SignalModel:
     cumulant: tuple[str, str] | None = None
     source: str = ""
     default_method: str = field(default="nlls", compare=False)
+    keeps_falling: bool = field(default=False, compare=False)
     _code: CodeType | None = field(init=False, default=None, repr=False, compare=False)
     _needs_te: bool = field(init=False, default=False, repr=False, compare=False)
 
@@ -176,6 +178,7 @@ class SignalModel:
             self.cumulant,
             self.source,
             self.default_method,
+            self.keeps_falling,
         )
         return SignalModel, fields
 
@@ -523,6 +526,7 @@ MODELS: dict[str, SignalModel] = {
             (_S0, Parameter("D", "µm²/ms", 0.0, 10.0), _K),
             "S0*exp(-b*D + K*(b*D)**2/6)",
             cumulant=("K", "D"),
+            keeps_falling=True,
         ),
         SignalModel("ivim", (_S0, _F, _DV, _DT), "S0*(f*exp(-b*Dv) + (1 - f)*exp(-b*Dt))"),
         SignalModel(

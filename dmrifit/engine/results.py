@@ -138,6 +138,35 @@ class FitResult:
         return None if self.inputs is None else self.inputs.protocol
 
     @property
+    def turn_up(self) -> float:
+        """Largest K·D that keeps the signal falling; infinite where no bound asked for that."""
+        return np.inf if self.inputs is None else self.inputs.turn_up
+
+    def upper_bounds(self, column: int) -> NDArray[np.float64]:
+        """
+        Compute the upper bound of one parameter in every voxel, but of an amplitude.
+
+        It is that of the box, and for a kurtosis with a "monotonic" bound also 3/(b_max·D).
+
+        Parameters
+        ----------
+        column : int
+            Which parameter.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels,)
+            In the unit of the parameter.
+        """
+        high = np.full(len(self), self.bounds[column][1])
+        if np.isfinite(self.turn_up) and self.model.cumulant:
+            kurtosis, diffusivity = map(self.names.index, self.model.cumulant)
+            if column == kurtosis:
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    high = np.fmin(high, self.turn_up / self.parameters[:, diffusivity])
+        return high
+
+    @property
     def reduced_chi2(self) -> NDArray[np.float64]:
         """
         Sum of squared residuals over the noise variance and the degrees of freedom.
@@ -217,7 +246,10 @@ class FitResult:
         The signal does not depend on it (those of a compartment whose share is below .05), its
         95 % interval spans three quarters of the box, it is at a bound that is not a natural one
         (zero, or 1 of a share), or its standard error, half the 68 % interval, is above .05 for a
-        share, .3 for a kurtosis, half the value for others.
+        share, .3 for a kurtosis, half the value for others. A kurtosis above 0 is also in doubt
+        where b·D of the highest b-value exceeds 5, which leaves less than 1 % of the signal of a
+        fluid; one with a "monotonic" bound where its interval reaches from 0 over three quarters
+        of what the bound allows.
         """
         return self.doubt_reasons > 0
 
@@ -233,7 +265,7 @@ class FitResult:
         from dmrifit.engine.doubts import DoubtTally
 
         monotonic: tuple[str, ...] = ()
-        if self.inputs is not None and np.isfinite(self.inputs.turn_up) and self.model.cumulant:
+        if np.isfinite(self.turn_up) and self.model.cumulant:
             monotonic = self.model.cumulant[:1]
         tally = DoubtTally(self.model, self.bounds, monotonic)
         tally.add(self)
@@ -363,6 +395,15 @@ class FitResult:
             # lmfit moves a value into its bounds, also that of a parameter that does not vary.
             box = {"min": low * unit, "max": high * unit} if vary else {}
             parameters.add(parameter.name, value=value, vary=vary, **box)
+        if np.isfinite(self.turn_up) and self.model.cumulant:
+            # A bound that moves with another parameter is said by a share of it.
+            kurtosis, diffusivity = self.model.cumulant
+            column = self.names.index(kurtosis)
+            high = self.bounds[column][1]
+            share = self.parameters[voxel, column] / self.upper_bounds(column)[voxel]
+            parameters.add("share_of_cap", value=min(share, 1.0), min=0.0, max=1.0)
+            cap = f"min({high}, {self.turn_up}/max({diffusivity}, 1e-12))"
+            parameters.add(kurtosis, expr=f"share_of_cap*{cap}")
         return model.fit(
             signal[measured], parameters, b=protocol.b[measured], method="least_squares"
         )

@@ -219,7 +219,7 @@ def fit_image(
         box = blank_result.bounds
         if method is None:
             settings = replace(settings, method=blank_result.method)
-        doubts = DoubtTally(model, box, tuple(settings.monotonic))
+        doubts = DoubtTally(model, box, tuple(settings.capped(model)))
         tally = FitTally(model, contrasts, doubts, fixed or {})
         with series.unpacked() as readable:
             # Only an unpacked file is known to hold the voxels that its header promises.

@@ -232,7 +232,7 @@ def _describe_parameter(
     for fit_map in FIT_MAPS:
         if fit_map.is_per_parameter:
             entry[fit_map.sidecar_key] = files[fit_map.names(tally.model)[column]]
-    if parameter.name in settings.monotonic:
+    if parameter.name in settings.capped(tally.model):
         entry["UpperBoundRule"] = f"also at most {MONOTONIC}"
     if is_share(parameter) and not tally.model.needs_te:
         # At one echo time blood and tissue have decayed by different shares.

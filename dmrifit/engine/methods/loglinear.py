@@ -129,7 +129,8 @@ def fit_log_linear(
     Fit a model by least squares of logarithms, equally weighted ("ols") or not ("wls").
 
     Values ≤ 0 and those that are not finite have no logarithm and are left out of their voxel's
-    fit; `FitResult.n_left_out` counts them.
+    fit; `FitResult.n_left_out` counts them. Nothing is bounded, as in the fits of scanners and
+    MRtrix: a kurtosis beyond 3/(b_max·D) stays what the line says.
     """
     form = log_linear_form(model)
     if form is None:

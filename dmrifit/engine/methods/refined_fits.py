@@ -21,9 +21,18 @@ __all__ = ["least_squares_of", "refine_fit"]
 _CHUNK = 1024  # the derivatives of so many voxels stay in the processor's cache
 
 
-def least_squares_of(settings: FitSettings) -> FitSettings:
+def least_squares_of(settings: FitSettings, model: SignalModel) -> FitSettings:
     """Give the settings of the fit by least squares that a refinement starts from."""
-    return replace(settings, method="nlls", likelihood="gaussian", weights=None, prior=None)
+    # Both fits have the same bounds, and the default ones depend on the method.
+    bounds = settings.box(model)
+    return replace(
+        settings,
+        method="nlls",
+        bounds=bounds,
+        likelihood="gaussian",
+        weights=None,
+        prior=None,
+    )
 
 
 def refine_fit(
@@ -35,10 +44,6 @@ def refine_fit(
     run_chunks: Callable[[Callable[[slice], None], int], None],
 ) -> FitResult:
     """Go on from a fit by least squares to the best parameters under the settings."""
-    if settings.monotonic:
-        raise ValueError(
-            "a 'monotonic' bound is for least squares with equal weights; give a number"
-        )
     noise = settings.noise_levels(len(signals))
     weights = settings.measurement_weights(len(protocol))
     is_free = np.array([name not in start.fixed for name in model.names])

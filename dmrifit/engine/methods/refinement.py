@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -34,16 +34,21 @@ class Coordinates:
     With the kind `LINE` a parameter with two finite bounds is ln((p − low)/(high − p)), one with a
     finite lower bound ln(p − low); an amplitude, of which the prior says nothing, likewise.
 
+    In the box, a kurtosis with a "monotonic" bound is its share of the largest one that keeps the
+    signal falling, times its upper bound: that limit moves with the diffusivity, this bound stays.
+
     Shapes: `low`, `high` (n_voxels, n_parameters).
     """
 
     kind: str
     low: NDArray[np.float64]
     high: NDArray[np.float64]
+    cumulant: tuple[int, int] | None = None
+    turn_up: float = np.inf
 
     def take(self, rows: NDArray) -> Coordinates:
         """Select voxels."""
-        return Coordinates(self.kind, self.low[rows], self.high[rows])
+        return replace(self, low=self.low[rows], high=self.high[rows])
 
     @property
     def ends(self) -> tuple[NDArray, NDArray]:
@@ -55,17 +60,52 @@ class Coordinates:
     def into(self, parameters: NDArray) -> NDArray[np.float64]:
         """Turn parameters into coordinates."""
         if self.kind == BOX:
-            return parameters
+            return self._scaled(parameters, 1 / self._limits(parameters))
         two, half = self._is_bounded()
         with np.errstate(all="ignore"):
             both = np.log((parameters - self.low) / (self.high - parameters))
             line = np.where(two, both, np.where(half, np.log(parameters - self.low), parameters))
         return np.clip(np.nan_to_num(line, nan=0.0), -_FARTHEST, _FARTHEST)
 
+    def chain(self, jacobian: NDArray, values: NDArray) -> NDArray[np.float64]:
+        """
+        Turn derivatives by parameters into those by coordinates.
+
+        Shapes: `jacobian` (n_voxels, n_rows, n_parameters), `values` (n_voxels, n_parameters).
+        """
+        if self.kind != BOX:
+            return jacobian * self.slopes(values)[:, None, :]
+        if self.cumulant is None:
+            return jacobian
+        k, d = self.cumulant
+        limits = self._limits(values)
+        # K = value·limit, and the limit goes as 1/D.
+        bend = np.where(limits < 1, -values[:, k] * limits / values[:, d], 0.0)
+        chained = jacobian.copy()
+        chained[:, :, d] += jacobian[:, :, k] * bend[:, None]
+        chained[:, :, k] *= limits[:, None]
+        return chained
+
+    def _limits(self, values: NDArray) -> NDArray[np.float64]:
+        """Share of K's upper bound that keeps the signal falling, (n_voxels,)."""
+        if self.cumulant is None:
+            return np.ones(len(values))
+        k, d = self.cumulant
+        with np.errstate(divide="ignore"):
+            return np.minimum(1.0, self.turn_up / (values[:, d] * self.high[:, k]))
+
+    def _scaled(self, values: NDArray, factors: NDArray) -> NDArray[np.float64]:
+        """Multiply the kurtosis, in a copy."""
+        if self.cumulant is None:
+            return values
+        scaled = values.copy()
+        scaled[:, self.cumulant[0]] *= factors
+        return scaled
+
     def out_of(self, values: NDArray) -> NDArray[np.float64]:
         """Turn coordinates into parameters."""
         if self.kind == BOX:
-            return values
+            return self._scaled(values, self._limits(values))
         two, half = self._is_bounded()
         share = 1 / (1 + np.exp(-values))
         with np.errstate(all="ignore"):
@@ -172,7 +212,7 @@ class Refinement:
         Shapes: `signals` (n_voxels, n_measurements), `sigma` (n_voxels,), each of `points`
         (n_voxels, n_parameters) in the units of the parameters.
         """
-        task = _Task(self, signals, sigma, start.bounds)
+        task = _Task(self, signals, sigma, start)
         best = None
         for point in points:
             ends = task.search(point)
@@ -218,7 +258,7 @@ class _Task:
         problem: Refinement,
         signals: NDArray,
         sigma: NDArray,
-        bounds: tuple[tuple[float, float], ...],
+        start: FitResult,
     ) -> None:
         self.problem = problem
         is_usable = np.isfinite(signals)
@@ -232,8 +272,14 @@ class _Task:
         for j, parameter in enumerate(problem.model.parameters):
             if parameter.is_amplitude:
                 self.unit[:, j] = self.top
-        low, high = (np.broadcast_to(ends, self.unit.shape) for ends in np.array(bounds).T)
+        low, high = (np.broadcast_to(ends, self.unit.shape) for ends in np.array(start.bounds).T)
         self.coordinates = Coordinates(problem.kind, low.copy(), high.copy())
+        model = problem.model
+        if start.turn_up < np.inf and model.cumulant is not None:
+            kurtosis, diffusivity = map(model.names.index, model.cumulant)
+            self.coordinates = replace(
+                self.coordinates, cumulant=(kurtosis, diffusivity), turn_up=start.turn_up
+            )
 
     def search(self, point: NDArray) -> _Ends:
         """Step down from a point, voxels that have ended staying behind."""
@@ -293,7 +339,7 @@ class _Task:
         signal, jacobian = signal_and_slopes(
             problem.model, coordinates.out_of(values), problem.protocol
         )
-        jacobian *= coordinates.slopes(values)[:, None, :]
+        jacobian = coordinates.chain(jacobian, values)
         pull, bend = problem.likelihood.slopes(signal, self.measured[rows], self.sigma[rows])
         if is_expected:
             bend = problem.likelihood.information(signal, self.sigma[rows])
@@ -408,10 +454,7 @@ def write_ends(ends: _Ends, result: FitResult, rows: NDArray) -> None:
     task = ends.task
     assert task is not None
     parameters = ends.parameters()
-    slopes = task.coordinates.slopes(ends.values)
-    variance = np.einsum("nii->ni", ends.covariance())
-    with np.errstate(invalid="ignore"):
-        errors = np.sqrt(variance) * np.abs(slopes)
+    errors = _standard_errors(task.coordinates, ends.values, ends.covariance())
     at_low, at_high = task.at_ends(ends.values)
     result.parameters[rows] = parameters * task.unit
     result.standard_errors[rows] = errors * task.unit
@@ -421,3 +464,15 @@ def write_ends(ends: _Ends, result: FitResult, rows: NDArray) -> None:
     result.at_high[rows] = at_high
     status = np.where((at_low | at_high).any(axis=1), FitStatus.AT_BOUND, FitStatus.CONVERGED)
     result.status[rows] = np.where(ends.converged, status, FitStatus.NOT_CONVERGED)
+
+
+def _standard_errors(coordinates: Coordinates, values: NDArray, covariance: NDArray) -> NDArray:
+    """Carry the covariance of coordinates over to standard errors of parameters."""
+    n, n_parameters = values.shape
+    chain = coordinates.chain(np.tile(np.eye(n_parameters), (n, 1, 1)), values)
+    at_bound = np.isnan(np.einsum("nii->ni", covariance))
+    # A bound that moves carries no error of its own into the others.
+    known = np.where(np.isnan(covariance), 0.0, covariance)
+    variance = np.einsum("nij,njk,nik->ni", chain, known, chain)
+    with np.errstate(invalid="ignore"):
+        return np.where(at_bound, np.nan, np.sqrt(variance))

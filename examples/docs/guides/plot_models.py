@@ -19,14 +19,16 @@ Five models of the signal of a voxel are built in. Inside a formula b is in ms/Â
 #
 # Jensen et al., Magn Reson Med 53:1432, 2005. The first two terms of an expansion around b = 0. At :math:`bD = 3/K` the
 # formula turns and the signal rises again, which no signal does; beyond it there is nothing to believe.
-# ``bounds={"K": (0, "monotonic")}`` keeps the turn out of the protocol.
+# So K stays at or below 3/(bÂ·D) of the highest b-value, and a fit that ends there is at a bound and in doubt: fluid,
+# whose signal is down at the noise floor, does. ``bounds={"K": (0, 5)}`` lifts the limit; ``method="ols"`` and ``"wls"``
+# have no bounds; ``t2-ivim-kurtosis`` has the limit by request, ``bounds={"K": (0, "monotonic")}``.
 #
 # Two compartments: ``ivim``
 # --------------------------
 # .. math:: S(b) = S_0 \, [f e^{-b D_v} + (1-f) e^{-b D_t}]
 #
 # Le Bihan et al., Radiology 168:497, 1988. Blood in capillaries dephases like fast diffusion. f is the share of the
-# *signal*: it depends on the echo time, as blood and tissue have different T2. Dv rests on the few smallest b-values.
+# *signal*, a T2-weighted signal fraction: it depends on the echo time, as blood and tissue have different T2. Dv rests on the few smallest b-values.
 #
 # Relaxation, perfusion and kurtosis: ``t2-ivim-kurtosis``
 # --------------------------------------------------------

@@ -168,6 +168,15 @@ def test_kurtosis_can_be_kept_monotonic(scan, run, tmp_path):
     assert re.search(r"% at 5 or 3/\(b_max·D\)", page)
 
 
+def test_the_sidecar_says_that_kurtosis_is_kept_monotonic_by_default(scan, run, tmp_path):
+    command = ("fit", scan, "--model", "kurtosis", "--no-quicklook", "--out")
+    assert run(*command, tmp_path / "default")[0] == 0
+    assert run(*command, tmp_path / "free", "--bounds", "K=0,5")[0] == 0
+    for folder, rule in (("default", "also at most 3/(b_max·D)"), ("free", None)):
+        path = tmp_path / folder / "sub-01_model-kurtosis_dwimap.json"
+        assert json.loads(path.read_text(encoding="utf-8"))["Parameters"]["K"].get("UpperBoundRule") == rule
+
+
 def test_echo_times_are_found_in_the_sidecar_of_the_image(scan, run, tmp_path):
     scan.with_name("sub-01_dwi.json").write_text('{"EchoTime": 0.08}')
     code, _, err = run("fit", scan, "--model", "t2-ivim-kurtosis", "--out", tmp_path / "out", "--no-quicklook")

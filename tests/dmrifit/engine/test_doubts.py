@@ -63,9 +63,83 @@ def test_an_artificial_bound_is_a_doubt_and_zero_is_none():
 def test_a_capped_kurtosis_names_the_turning_point():
     protocol = Protocol([0, 500, 1000, 2000, 3000])
     signals = noisy(MODELS["kurtosis"], [100.0, 1.5, 1.2], protocol, 200, 6)
-    result = fit_voxels(signals, protocol, "kurtosis", bounds={"K": (0, "monotonic")})
+    result = fit_voxels(signals, protocol, "kurtosis")
     assert result.at_high[:, 2].mean() > 0.5
+    assert result.doubt[result.at_high[:, 2], 2].all()
     assert any("turning point 3/K" in sentence for sentence in result.advice())
+    free = fit_voxels(signals, protocol, "kurtosis", bounds={"K": (0, 5)})
+    assert not any("turning point" in sentence for sentence in free.advice())
+
+
+DENSE = Protocol(np.arange(0, 2801, 100))
+SPARSE = Protocol(np.arange(0, 2801, 400))
+
+
+def kurtosis_fit(truth, protocol, snr, n=2000):
+    """Fit Rician magnitudes of one tissue, with the noise known."""
+    rng = np.random.default_rng([4103, snr])
+    noise = rng.normal(0, truth[0] / snr, (2, n, len(protocol)))
+    clean = MODELS["kurtosis"].signal([truth], protocol)
+    signals = np.hypot(clean + noise[0], noise[1])
+    return fit_voxels(signals, protocol, "kurtosis", sigma=truth[0] / snr)
+
+
+@pytest.mark.parametrize("snr", [30, 50])
+def test_free_water_has_no_kurtosis_that_is_believed(snr):
+    """Free water at b to 2800: D 2.6 % (SNR 30) and 1.5 % (50) too high, K believed ≤ .1 in 99 %."""
+    result = kurtosis_fit([1000.0, 3.0, 0.0], DENSE, snr)
+    believed = np.where(result.doubt[:, 2], 0.0, result["K"])
+    assert np.percentile(believed, 90) <= 0.1
+    assert (believed > 0.1).mean() < 0.01
+    assert np.median(result["D"]) == pytest.approx(3.0, rel=0.03)
+    assert not result.doubt[:, 1].any()
+    assert any(sentence.startswith("K is ") for sentence in result.advice())
+
+
+@pytest.mark.parametrize("snr", [30, 50])
+def test_few_contrasts_of_free_water_do_not_determine_its_kurtosis(snr):
+    """Eight contrasts leave K at zero in half of the voxels, and D 4.4 and 3.0 % too high."""
+    result = kurtosis_fit([1000.0, 3.0, 0.0], SPARSE, snr)
+    assert result.doubt[:, 2].mean() > 0.9
+    assert (~result.doubt[:, 2] & (result["K"] > 0.1)).mean() < 0.01
+    assert np.median(result["D"]) == pytest.approx(3.0, rel=0.05)
+
+
+@pytest.mark.parametrize("snr", [30, 50])
+@pytest.mark.parametrize("truth", [[1000.0, 0.7, 1.1], [1000.0, 0.9, 0.75]], ids=["white", "gray"])
+def test_the_kurtosis_of_brain_tissue_is_believed(truth, snr):
+    result = kurtosis_fit(truth, DENSE, snr)
+    np.testing.assert_allclose(np.median(result.parameters, axis=0), truth, rtol=0.05)
+    assert result.doubt.mean(axis=0).max() < 0.01
+    assert result.advice() == []
+
+
+def test_a_fluid_whose_signal_has_died_out_shows_no_kurtosis():
+    """A floor of 2 % bends the curve of a fluid, as pulsation and partial volume do."""
+    protocol = Protocol(np.arange(0, 2001, 100))
+    decay = np.exp(-protocol.b_ms_per_um2 * 3.0)
+    noise = np.random.default_rng(3).normal(0, 0.3, (300, len(protocol)))
+    result = fit_voxels(100 * (0.98 * decay + 0.02) + noise, protocol, "kurtosis")
+    assert np.median(result["K"]) > 0.2
+    assert result.doubt[:, 2].mean() > 0.9
+    assert DoubtReason.DECAYED in result.doubt_reasons[:, 2]
+    assert any("b·D exceeds 5" in sentence for sentence in result.advice())
+    lines = fit_voxels(result.inputs.signals, protocol, "kurtosis", method="ols")
+    assert lines.doubt[:, 2].mean() > 0.9
+
+
+@pytest.mark.skipif(
+    "DMRIFIT_DATA" not in os.environ, reason="needs the real scans in DMRIFIT_DATA"
+)
+def test_fluid_of_a_real_brain_is_doubted_and_its_tissue_is_not():
+    values, protocol = real_signals("dipy_small_dwi", "small_101D")
+    low_b = np.flatnonzero(protocol.b <= 3100)
+    signals = values.reshape(-1, len(protocol))[:, low_b].astype(float)
+    result = fit_voxels(signals, protocol.take(low_b), "kurtosis")
+    fluid, tissue = result["D"] > 2, (result["D"] > 0.7) & (result["D"] < 1.1)
+    assert fluid.sum() >= 8
+    assert result.doubt[fluid, 2].all()
+    assert result.doubt[tissue, 2].mean() < 0.15
 
 
 def test_noise_makes_parameters_uncertain():

@@ -72,6 +72,19 @@ def test_the_box_is_that_of_the_model_with_the_bounds_of_the_settings():
     assert FitSettings(bounds="published").monotonic == []
 
 
+def test_only_kurtosis_is_kept_monotonic_by_default():
+    assert FitSettings().box(KURTOSIS)["K"] == (0.0, "monotonic")
+    assert FitSettings().capped(KURTOSIS) == ["K"]
+    assert FitSettings(bounds={"D": (0, 4)}).capped(KURTOSIS) == ["K"]
+    assert FitSettings().capped(T2) == []
+    assert FitSettings(bounds={"K": (0, 5)}).box(KURTOSIS)["K"] == (0.0, 5.0)
+    assert FitSettings(fixed={"K": 1.0}).box(KURTOSIS)["K"] == (0.0, 5.0)
+    for method in ("ols", "wls", "map"):
+        assert FitSettings(method=method).capped(KURTOSIS) == []
+    with pytest.raises(ValueError, match="'monotonic' bound is not for method='map'"):
+        FitSettings(method="map", bounds={"K": (0, "monotonic")}).check()
+
+
 @pytest.mark.parametrize(
     ("bounds", "message"),
     [

@@ -332,6 +332,31 @@ def test_fixed_parameters_stay_and_the_rest_is_fitted():
     assert result.cost[i] == pytest.approx(2 * theirs.cost, rel=1e-6)
 
 
+def test_kurtosis_is_kept_monotonic_by_default_and_t2_ivim_kurtosis_is_not():
+    signals, _, _ = noisy("kurtosis", 200, seed=823, snr=12)
+    default = fit_voxels(signals, DIFFUSION, "kurtosis")
+    asked = fit_voxels(signals, DIFFUSION, "kurtosis", bounds={"K": (0, "monotonic")})
+    np.testing.assert_array_equal(default.parameters, asked.parameters)
+    limit = 3 / (1.2 * default["D"])
+    np.testing.assert_allclose(default["K"][default.at_high[:, 2]], limit[default.at_high[:, 2]])
+    assert 0.05 < default.at_high[:, 2].mean() < 0.5
+    signals, _, _ = noisy("t2-ivim-kurtosis", 300, seed=824, snr=12)
+    published = fit_voxels(signals, RELAXATION, "t2-ivim-kurtosis")
+    assert (published["K"] * published["Dt"] * RELAXATION.b.max() / 1000 > 3.1).any()
+
+
+def test_a_low_largest_b_value_leaves_kurtosis_as_it_was_without_the_cap():
+    protocol = Protocol([0, 200, 400, 600, 800])
+    truth = np.column_stack([np.full(300, 100.0), np.linspace(0.5, 1.2, 300), np.full(300, 0.8)])
+    noise = np.random.default_rng(825).normal(0, 0.3, (300, 5))
+    signals = MODELS["kurtosis"].signal(truth, protocol) + noise
+    capped = fit_voxels(signals, protocol, "kurtosis")
+    free = fit_voxels(signals, protocol, "kurtosis", bounds={"K": (0, 5)})
+    assert not capped.at_high.any()
+    np.testing.assert_allclose(capped.cost, free.cost, rtol=1e-9)
+    np.testing.assert_allclose(capped.parameters, free.parameters, rtol=1e-4, atol=1e-4)
+
+
 def test_a_parameter_bounded_to_one_value_is_that_value():
     signals, _, _ = noisy("ivim", 50, seed=821)
     result = fit_voxels(signals, DIFFUSION, "ivim", bounds={"Dv": (30, 30)})
@@ -341,7 +366,7 @@ def test_a_parameter_bounded_to_one_value_is_that_value():
 def test_the_monotonic_bound_keeps_the_signal_falling_and_is_optimal():
     signals, _, _ = noisy("kurtosis", 60, seed=822, snr=12)
     protocol, model, b_max = DIFFUSION, MODELS["kurtosis"], DIFFUSION.b.max() / 1000
-    free = fit_voxels(signals, protocol, model)
+    free = fit_voxels(signals, protocol, model, bounds={"K": (0, 5)})
     result = fit_voxels(signals, protocol, model, bounds={"K": (0, "monotonic")})
     limit = 3 / (b_max * result["D"])
     assert (result["K"] <= limit * (1 + 1e-9)).all()
@@ -349,6 +374,7 @@ def test_the_monotonic_bound_keeps_the_signal_falling_and_is_optimal():
     assert held.sum() >= 3
     assert (free["K"][held] > 3 / (b_max * free["D"][held])).all()
     assert result.at_high[held, 2].all()
+    assert (result.status[held] == FitStatus.AT_BOUND).all()
     inside = ~held & (result.status == FitStatus.CONVERGED)
     assert inside.sum() > 5
     np.testing.assert_allclose(result.standard_errors[inside], free.standard_errors[inside], rtol=1e-3)

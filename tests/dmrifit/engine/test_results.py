@@ -123,6 +123,17 @@ def test_lmfit_leaves_out_missing_measurements_and_has_the_noise_floor(noisy):
     assert refit.chisqr == pytest.approx(result.cost[3], rel=1e-4)
 
 
+def test_lmfit_keeps_the_kurtosis_at_its_cap():
+    protocol = Protocol([0, 500, 1000, 2000, 3000])
+    rng = np.random.default_rng(7)
+    signals = MODELS["kurtosis"].signal([[100.0, 1.5, 1.2]], protocol) + rng.normal(0, 0.5, (9, 5))
+    result = fit_voxels(signals, protocol, "kurtosis")
+    voxel = int(np.flatnonzero(result.at_high[:, 2])[0])
+    refit = result.to_lmfit(voxel, signals, protocol)
+    assert refit.chisqr == pytest.approx(result.cost[voxel], rel=1e-5)
+    assert refit.params["K"].value == pytest.approx(1 / refit.params["D"].value, rel=1e-5)
+
+
 def test_a_voxel_that_was_not_fitted_cannot_be_refitted(result):
     assert result.status[4] == FitStatus.NOT_FITTED
     with pytest.raises(ValueError, match="voxel 4 was not fitted: it has no usable signal"):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.optimize import least_squares, minimize
+from scipy.special import i0e
 from scipy.stats import rice
 
 from dmrifit import MODELS, FitStatus, Protocol, fit_voxels
@@ -131,3 +132,67 @@ def test_weights_are_checked():
     for weights in ([1, 2], [0.0] * 9, [[1.0] * 9]):
         with pytest.raises(ValueError, match="weights must be 9 positive numbers"):
             fit_voxels(signals, PROTOCOL, "ivim", weights=weights)
+
+
+@pytest.mark.parametrize("options", [{"likelihood": "rician"}, {"weights": [1, 1, 2, 2, 3, 3]}])
+def test_a_kurtosis_at_its_cap_is_the_best_that_keeps_the_signal_falling(options):
+    rng = np.random.default_rng(12)
+    protocol = Protocol([0, 500, 1000, 1500, 2000, 2800])
+    model, b = MODELS["kurtosis"], protocol.b_ms_per_um2
+    sigma = None if "weights" in options else 3.0
+    clean = model.signal(np.tile([100.0, 1.4, 0.6], (60, 1)), protocol)
+    noise = rng.normal(0, 3.0, (2, *clean.shape))
+    signals = np.hypot(clean + noise[0], noise[1])
+    result = fit_voxels(signals, protocol, model, sigma=sigma, **options)
+    limit = 3 / (2.8 * result["D"])
+    assert (result["K"] <= limit * (1 + 1e-9)).all()
+    held = result.at_high[:, 2]
+    assert 3 < held.sum() < 50
+    np.testing.assert_allclose(result["K"][held], limit[held])
+    weight = np.ones(6) if sigma else np.array([1, 1, 2, 2, 3, 3]) / 2
+
+    def objective(x, signal):
+        s0, d, share = x
+        k = share * min(5.0, 3 / (2.8 * max(d, 1e-9)))
+        predicted = s0 * np.exp(-b * d + k * (b * d) ** 2 / 6)
+        if sigma is None:
+            return 1e-3 * (weight * (signal - predicted) ** 2).sum()
+        z = signal * predicted / sigma**2
+        return ((signal - predicted) ** 2 / (2 * sigma**2) - np.log(i0e(z))).sum()
+
+    for i in np.flatnonzero(held)[:4]:
+        ours = np.array([*result.parameters[i, :2], 1.0])
+        best = min(
+            minimize(
+                objective,
+                [ours[0], d, share],
+                signals[i],
+                method="L-BFGS-B",
+                bounds=[(1, 500), (0.01, 10), (0, 1)],
+            ).fun
+            for d in (ours[1], 1.0)
+            for share in (0.2, 0.95)
+        )
+        assert objective(ours, signals[i]) <= best + 1e-6
+
+
+def test_the_cap_leaves_standard_errors_inside_it_as_they_are():
+    rng = np.random.default_rng(13)
+    protocol = Protocol(np.arange(0, 2801, 200))
+    clean = MODELS["kurtosis"].signal(np.tile([100.0, 0.9, 0.8], (50, 1)), protocol)
+    signals = clean + rng.normal(0, 1, clean.shape)
+    options = {"sigma": 1.0, "likelihood": "rician"}
+    capped = fit_voxels(signals, protocol, "kurtosis", **options)
+    free = fit_voxels(signals, protocol, "kurtosis", bounds={"K": (0, 5)}, **options)
+    assert not capped.at_high.any()
+    np.testing.assert_allclose(capped.parameters, free.parameters, rtol=1e-3)
+    np.testing.assert_allclose(capped.standard_errors, free.standard_errors, rtol=2e-3)
+
+
+def test_a_prior_has_the_bounds_of_the_model_alone():
+    rng = np.random.default_rng(14)
+    protocol = Protocol(np.arange(0, 2801, 400))
+    clean = MODELS["kurtosis"].signal(np.tile([100.0, 2.8, 0.0], (60, 1)), protocol)
+    signals = np.hypot(clean + rng.normal(0, 2, clean.shape), rng.normal(0, 2, clean.shape))
+    result = fit_voxels(signals, protocol, "kurtosis", method="map")
+    assert np.isinf(result.turn_up)
