@@ -532,6 +532,8 @@ def _print_expected_precision(section: Mapping[str, Any]) -> None:
         f"precision to expect in typical tissue at the SNR of this scan, {section['SNR']:.0f} "
         f"(S0 over the SD of residuals): {', '.join(errors)}"
     )
+    for sentence in section["Advice"]:
+        typer.echo(f"protocol: {sentence}")
 
 
 def _print_share_at_bound(parameter: str, entry: Mapping[str, Any], end: str) -> None:

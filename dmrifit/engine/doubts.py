@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from dmrifit.engine.identifiability import typical_tissue
 from dmrifit.engine.intervals import UNDETERMINED_SHARE
 from dmrifit.engine.kernels.layout import is_share
-from dmrifit.engine.models import Parameter, SignalModel
+from dmrifit.engine.models import SignalModel
+from dmrifit.engine.planning import DECAYED, largest_error
 from dmrifit.engine.precision import signal_jacobian
 from dmrifit.engine.protocol import Protocol
 
@@ -23,14 +24,6 @@ LEVELS = (0.68, 0.95)
 
 # A compartment smaller than this shows nothing of its own parameters.
 _SMALLEST_SHARE = 0.05
-_LARGEST_ERROR_OF_SHARE = 0.05
-_LARGEST_ERROR_OF_KURTOSIS = 0.3
-_LARGEST_RELATIVE_ERROR = 0.5
-# b·D beyond which less than 1 % of the signal of a fluid is left: its curve is bent by the noise
-# floor, pulsation and partial volume rather than by kurtosis.
-_DECAYED = 5.0
-# µm²/ms: a smaller error leaves no doubt that nothing moves, though it exceeds the value.
-_SMALLEST_DIFFUSIVITY = 0.02
 
 #: Shares of voxels from which on a sentence of advice is worth reading.
 _MENTIONED = 0.2
@@ -66,9 +59,8 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
             column = reasons[:, j]
             if model.cumulant and parameter.name == model.cumulant[0]:
                 column[_is_decayed(result) & (outer[:, j, 0] > 0)] = DoubtReason.DECAYED
-            column[_is_uncertain(parameter, result.parameters[:, j], errors[:, j])] = (
-                DoubtReason.UNCERTAIN
-            )
+            is_uncertain = errors[:, j] > largest_error(parameter, result.parameters[:, j])
+            column[is_uncertain] = DoubtReason.UNCERTAIN
             at_artificial = result.at_high[:, j] & (high != 1 or not is_share(parameter))
             at_artificial |= result.at_low[:, j] & (low != 0)
             column[at_artificial] = DoubtReason.AT_BOUND
@@ -89,18 +81,7 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
 def _is_decayed(result: Any) -> NDArray[np.bool_]:
     """Tell in which voxels the highest b-value leaves nothing of a signal without kurtosis."""
     diffusivity = result[result.model.cumulant[1]]
-    return diffusivity * result.protocol.b_ms_per_um2.max() > _DECAYED
-
-
-def _is_uncertain(parameter: Parameter, values: NDArray, errors: NDArray) -> NDArray[np.bool_]:
-    if is_share(parameter):
-        return errors > _LARGEST_ERROR_OF_SHARE
-    if parameter.unit == "":
-        return errors > _LARGEST_ERROR_OF_KURTOSIS
-    limit = _LARGEST_RELATIVE_ERROR * np.abs(values)
-    if parameter.unit == "µm²/ms":
-        limit = np.maximum(limit, _SMALLEST_DIFFUSIVITY)
-    return errors > limit
+    return diffusivity * result.protocol.b_ms_per_um2.max() > DECAYED
 
 
 def _carried_parameters(
@@ -215,7 +196,7 @@ class DoubtTally:
         decayed = counts[DoubtReason.DECAYED]
         if decayed >= _MENTIONED_CAP:
             return (
-                f"{name} is doubtful in {decayed:.0%} of the voxels: b·D exceeds {_DECAYED:g} "
+                f"{name} is doubtful in {decayed:.0%} of the voxels: b·D exceeds {DECAYED:g} "
                 "there, which leaves less than 1% of the signal of a fluid, and noise floor, "
                 "pulsation or partial volume bend its curve; leave out the highest b-values."
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,14 @@ from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.precision import protocol_precision
 from dmrifit.engine.protocol import Protocol
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 __all__ = [
     "POWDER_KURTOSIS",
     "UNDETERMINED_CV",
     "expected_cv",
+    "expected_precision",
     "missing_for",
     "nominal_contrasts",
     "suggest_model",
@@ -148,12 +153,18 @@ def expected_cv(
 
     `snr` is that of the signal without weighting by diffusion or relaxation.
     """
-    tissue = typical_tissue(model)
-    # Directions do not enter a signal of b and TE.
-    contrasts = Protocol(protocol.b, protocol.te)
-    table = protocol_precision(contrasts, model, tissue, 1 / snr, fixed=tuple(fixed))
+    table = expected_precision(protocol, model, fixed, snr)
     cv = dict(zip(table["parameter"], table["cv"], strict=True))
     return {name: float(cv[name]) for name in model.names if name not in fixed}
+
+
+def expected_precision(
+    protocol: Protocol, model: SignalModel, fixed: Collection[str] = (), snr: float = 1.0
+) -> pd.DataFrame:
+    """Compute the precision of a protocol in typical tissue, as `protocol_precision` does."""
+    # Directions do not enter a signal of b and TE.
+    contrasts = Protocol(protocol.b, protocol.te)
+    return protocol_precision(contrasts, model, typical_tissue(model), 1 / snr, fixed=tuple(fixed))
 
 
 def nominal_contrasts(protocol: Protocol) -> set[tuple[float, float]]:

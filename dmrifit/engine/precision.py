@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.engine.models import SignalModel, check_echo_times, resolve_model
+from dmrifit.engine.planning import planned_advice
 from dmrifit.engine.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -105,10 +106,11 @@ def protocol_precision(
     -------
     DataFrame
         One row for each set and parameter: ``set`` (position, from 0), ``parameter``, ``unit``,
-        ``value``, ``sd`` (in that unit) and ``cv`` (sd over the absolute value; infinite for a
-        value of 0). A parameter that the measurements do not determine has an infinite sd: the
-        signal does not depend on it, or the others inflate its variance more than 1e8 times. A
-        fixed one has 0.
+        ``value``, ``sd`` (in that unit), ``cv`` (sd over the absolute value; infinite for a
+        value of 0) and ``advice``: a sentence where the protocol will not tell the parameter, with
+        the reason and a remedy, by the limits of `FitResult.doubt`; else empty. A parameter that
+        the measurements do not determine has an infinite sd: the signal does not depend on it, or
+        the others inflate its variance more than 1e8 times. A fixed one has 0.
 
     Raises
     ------
@@ -154,6 +156,11 @@ def protocol_precision(
             "value": values.ravel(),
             "sd": sd.ravel(),
             "cv": cv.ravel(),
+            "advice": [
+                sentence
+                for value, deviation in zip(values, sd, strict=True)
+                for sentence in planned_advice(model, value, deviation, protocol)
+            ],
         }
     )
 

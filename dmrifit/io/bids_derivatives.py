@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fit_maps import FIT_MAPS, OUTSIDE
 from dmrifit.engine.fit_settings import FitSettings
-from dmrifit.engine.identifiability import expected_cv
+from dmrifit.engine.identifiability import expected_precision
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
@@ -258,7 +258,7 @@ def _describe_expected_precision(tally: FitTally) -> dict[str, Any]:
     if not (np.isfinite(snr) and snr > 0):
         return {}
     try:
-        cv = expected_cv(tally.contrasts, tally.model, tally.fixed, snr)
+        table = expected_precision(tally.contrasts, tally.model, tally.fixed, snr)
     except ValueError:  # no finite derivative: typical tissue is unknown for a user's model
         return {}
     return {
@@ -267,8 +267,11 @@ def _describe_expected_precision(tally: FitTally) -> dict[str, Any]:
             "tissue, at the median over voxels of S0 over the standard deviation of residuals",
             "SNR": snr,
             "CoefficientOfVariation": {
-                name: value if np.isfinite(value) else None for name, value in cv.items()
+                name: float(value) if np.isfinite(value) else None
+                for name, value in zip(table["parameter"], table["cv"], strict=True)
+                if name not in tally.fixed
             },
+            "Advice": [sentence for sentence in table["advice"] if sentence],
         }
     }
 

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from dmrifit import MODELS, Parameter, Protocol, SignalModel, protocol_precision, suggest_model
-from dmrifit.engine.identifiability import expected_cv, missing_for, nominal_contrasts
+from dmrifit.engine.identifiability import (
+    expected_cv,
+    expected_precision,
+    missing_for,
+    nominal_contrasts,
+)
 
 LOW_B = [0, 20, 60, 150]
 
@@ -49,6 +54,15 @@ def test_scattered_b_values_count_once_and_b_below_10_is_zero():
     assert suggest_model(Protocol(b))[0] == suggest_model(Protocol(b[::-1]))[0] == "kurtosis"
     at_two_te = Protocol(np.tile(b, 2), te=np.repeat([60, 90], len(b)))
     assert len(nominal_contrasts(at_two_te)) == 6
+
+
+def test_expected_precision_is_that_of_typical_tissue_with_its_advice():
+    table = expected_precision(Protocol.preset("cohort1"), MODELS["t2-ivim-kurtosis"], ("Dv",), 40)
+    cv = expected_cv(Protocol.preset("cohort1"), MODELS["t2-ivim-kurtosis"], ("Dv",), 40)
+    assert cv == {name: value for name, value in zip(table["parameter"], table["cv"], strict=True) if name != "Dv"}
+    advice = dict(zip(table["parameter"], table["advice"], strict=True))
+    assert advice["T2v"].startswith("T2v is not determined")
+    assert advice["Dv"] == ""
 
 
 def test_fixed_parameters_lower_what_a_model_needs():
