@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_finite", "check_number", "check_word", "is_number", "real_numbers"]
+__all__ = ["check_finite", "check_number", "check_word", "filled", "is_number", "real_numbers"]
 
 
 def check_number(
@@ -72,4 +72,12 @@ def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
             f"{name} must be real numbers, not {np.asarray(values).dtype}; take the magnitude of "
             "complex ones"
         )
-    return np.asarray(values, dtype=np.float64)
+    return np.asarray(filled(values), dtype=np.float64)
+
+
+def filled(values: Any) -> Any:
+    """Fill a masked array of numpy with NaN; return anything else as it is."""
+    if isinstance(values, np.ma.MaskedArray) and values.dtype.kind in "fiub":
+        # A type that holds NaN; the values under the mask may be any numbers.
+        return values.astype(np.result_type(values.dtype, np.float32)).filled(np.nan)
+    return values

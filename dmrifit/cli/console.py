@@ -121,6 +121,11 @@ def _run(app: typer.Typer, name: str) -> None:
     def say(message: str) -> None:
         typer.echo(f"{name}: {message}", err=True)
 
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        # Those of numpy and of compilers name no file, no value and no remedy.
+        if not issubclass(category, RuntimeWarning) and category.__module__[:5] != "numba":
+            say(str(message))
+
     try:
         with warnings.catch_warnings():
             # A warning of each scan is shown, and not of the first one only.
@@ -129,7 +134,7 @@ def _run(app: typer.Typer, name: str) -> None:
             warnings.filterwarnings(
                 "ignore", message=r"\d+ tasks which were still being processed"
             )
-            warnings.showwarning = lambda message, *_, **__: say(str(message))
+            warnings.showwarning = show
             app()
     # Other exceptions are bugs, whose traceback is needed to mend them.
     except (ValueError, OSError, ImportError, MemoryError) as error:

@@ -501,6 +501,15 @@ def _print_fit(out: Path, sidecar: Path) -> None:
             f"{counted(section['Values'], 'value')} in {counted(section['Voxels'], 'voxel')} left "
             f"out: {section['Reason']}"
         )
+    if "Negative" in description:
+        section = description["Negative"]
+        typer.echo(
+            f"{counted(section['Values'], 'negative value')} in "
+            f"{counted(section['Voxels'], 'voxel')} {section['Description']}"
+        )
+    if "NotFitted" in description:
+        for reason, n in description["NotFitted"]["Reasons"].items():
+            typer.echo(f"not fitted: {counted(n, 'voxel')} {reason}")
     if "Prior" in description:
         typer.echo(f"parameters are {description['Prior']['Description']}")
     for sentence in description["Doubt"]["Advice"]:

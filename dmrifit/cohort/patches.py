@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit._utils.checks import is_number
+from dmrifit._utils.checks import filled, is_number
 
 __all__ = [
     "as_neighbors",
@@ -53,7 +53,7 @@ def with_signal(signals: ArrayLike) -> NDArray[np.bool_]:
 
     Shapes: `signals` (..., n_measurements); returns (...).
     """
-    values = np.asarray(signals)
+    values = np.asarray(filled(signals))
     with np.errstate(invalid="ignore"):
         return np.asarray(
             np.all((values >= 0) & (values < np.inf), axis=-1) & np.any(values > 0, axis=-1)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.checks import filled
 from dmrifit.engine.protocol import Protocol
 
 __all__ = ["PatientScale", "contrast_order", "echo_times", "reference_columns"]
@@ -89,7 +90,7 @@ class PatientScale:
         ValueError
             If the shape is wrong, no voxel has a usable value, or the number is not positive.
         """
-        signals = np.asarray(source_signals)
+        signals = np.asarray(filled(source_signals))
         if signals.ndim != 2 or signals.shape[1] != len(source_protocol):
             raise ValueError(
                 f"the patient's scale needs signals of shape (n_voxels, {len(source_protocol)}), "

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import checked_affine
+from dmrifit._utils.checks import filled
 from dmrifit.cohort.scaling import echo_times
 from dmrifit.engine.protocol import Protocol, average_directions
 from dmrifit.io.masks import binarize, check_same_grid
@@ -345,7 +346,7 @@ def _load(volume: Volume) -> NDArray:
         from dmrifit.io.nifti import read_volume
 
         return read_volume(volume)
-    return np.asarray(volume)
+    return np.asarray(filled(volume))
 
 
 def _load_map(volume: Volume) -> NDArray:

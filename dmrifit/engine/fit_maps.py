@@ -254,14 +254,25 @@ def empty_maps(model: SignalModel, grid: tuple[int, int, int]) -> dict[str, NDAr
 
 def fill_maps(
     maps: Mapping[str, NDArray], result: FitResult, slab: slice, inside: NDArray[np.bool_]
-) -> None:
+) -> int:
     """
     Write the result of the voxels of a slab into the maps.
 
+    Values too large for a map become NaN; returns in how many voxels a parameter did.
+
     Shapes: `inside` (x, y, slices), True where the voxels of the result lie.
     """
+    is_too_large = (_too_large(result.parameters)).any(axis=1)
     for fit_map in FIT_MAPS:
         values = fit_map.values(result)
         columns = values.T if fit_map.is_per_parameter else [values]
         for name, column in zip(fit_map.names(result.model), columns, strict=True):
+            if maps[name].dtype == np.float32:
+                column = np.where(_too_large(column), np.nan, column)
             maps[name][:, :, slab][inside] = column
+    return int(np.count_nonzero(is_too_large))
+
+
+def _too_large(values: NDArray) -> NDArray[np.bool_]:
+    """Whether finite values are too large for float32."""
+    return np.asarray(np.isfinite(values) & (np.abs(values) > _LARGEST_FLOAT32))

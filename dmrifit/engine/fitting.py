@@ -10,9 +10,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.checks import filled
 from dmrifit._utils.threads import default_threads
 from dmrifit.engine.fit_problem import Problem
-from dmrifit.engine.fit_settings import FitSettings
+from dmrifit.engine.fit_settings import MEASURED, FitSettings
 from dmrifit.engine.kernels import compiler
 from dmrifit.engine.methods.loglinear import fit_log_linear
 from dmrifit.engine.methods.map_prior import Prior, prior_of
@@ -21,6 +22,7 @@ from dmrifit.engine.methods.segmented import fit_segmented, measured_amplitude
 from dmrifit.engine.models import SignalModel, check_echo_times, resolve_model
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitInputs, FitResult, FitStatus
+from dmrifit.engine.screening import Screen
 from dmrifit.engine.start_routing import routing_weights
 
 __all__ = ["FitResult", "FitStatus", "fit_voxels", "fit_with", "learn_prior"]
@@ -59,9 +61,11 @@ def fit_voxels(
     Parameters
     ----------
     signals : array_like of shape (n_voxels, n_measurements)
-        Magnitudes on any scale. A NaN or infinite one is left out (weight 0); a zero is data. A
-        voxel with no positive value, any negative value, all values equal, or fewer usable
-        measurements than free parameters is not fitted.
+        Signals on any scale. Negative values are data, as real-valued and interpolated scans have
+        them. Values that are not finite or masked (`numpy.ma`), and zeros outside the field of
+        view of their volume (see `FitResult.screening`), are left out up to a fifth of the
+        voxel's values; other zeros are data. A voxel is not fitted with more values left out, no
+        positive value, all values equal, or fewer usable measurements than free parameters.
     protocol : Protocol
         The measurements.
     model : str or SignalModel
@@ -75,7 +79,8 @@ def fit_voxels(
           logarithm. Nothing is bounded: a signal that rises with b has a negative ADC, and K may
           exceed 3/(b_max·D).
         * ``"wls"`` does so with weights S², and twice more with those of the fitted signals, as
-          MRtrix's dwi2tensor; it is less biased at low SNR. Both leave out values ≤ 0.
+          MRtrix's dwi2tensor; it is less biased at low SNR. Both leave out values ≤ 0, which
+          have no logarithm.
         * ``"segmented"``, for the model "ivim", first fits Dt by S0'·exp(−b·Dt) to
           b ≥ `threshold`, where perfusion has died out, then S0, f and Dv with that Dt fixed; it
           is more precise at low SNR, and biased where Dv is slow. Where the protocol lacks those
@@ -102,9 +107,10 @@ def fit_voxels(
     likelihood : {"gaussian", "rician", "rician-mean"}, default="gaussian"
         Distribution of the noise, the last two with `sigma`. ``"rician"`` is that of single
         magnitudes of one receiver channel; averaged, denoised or sum-of-squares magnitudes do not
-        have it. ``"rician-mean"`` is for averages of many magnitudes, such as over directions:
-        Gaussian about their expectation, σ√(π/2)·₁F₁(−½; 1; −S²/2σ²), `sigma` still being that of
-        a single magnitude. With "rician" the standard errors come from the Fisher information.
+        have it, and a voxel with a negative value is not fitted. ``"rician-mean"`` is for averages
+        of many magnitudes, such as over directions: Gaussian about their expectation,
+        σ√(π/2)·₁F₁(−½; 1; −S²/2σ²), `sigma` still being that of a single magnitude. With "rician"
+        the standard errors come from the Fisher information.
     threshold : float, optional
         Lowest b-value in s/mm² of the first step of a segmented fit; 150 by default.
     weights : array_like of shape (n_measurements,), optional
@@ -169,9 +175,33 @@ def fit_with(
     Shapes: `signals` (n_voxels, n_measurements).
     """
     model = resolve_model(model)
-    signals = np.asarray(signals)
+    signals = _as_numbers(signals)
     _check_measurements(signals, protocol, model)
     settings.check()
+    method = settings.method_for(model, protocol)
+    fixed = settings.fixed or {}
+    screen = Screen(
+        protocol,
+        len(model.names) - len(fixed),
+        is_rician=settings.likelihood == "rician",
+        needs_amplitude=any(isinstance(v, str) and v == MEASURED for v in fixed.values()),
+    )
+
+    def run_chunks(fit_chunk: Callable[[slice], None], size: int) -> None:
+        _run_chunks(fit_chunk, len(signals), size, settings.n_threads)
+
+    if method in ("ols", "wls"):
+        weights = settings.measurement_weights(len(protocol))
+        return fit_log_linear(signals, protocol, model, method, weights, screen, run_chunks)
+    signals, screening = screen.apply(signals, run_chunks)
+    return replace(_fit_screened(signals, protocol, model, settings), screening=screening)
+
+
+def _fit_screened(
+    signals: NDArray, protocol: Protocol, model: str | SignalModel, settings: FitSettings
+) -> FitResult:
+    """Fit by nonlinear least squares, or from there, all values that are finite."""
+    model = resolve_model(model)
     method = settings.method_for(model, protocol)
     weights = settings.measurement_weights(len(protocol))
 
@@ -179,15 +209,12 @@ def fit_with(
         _run_chunks(fit_chunk, len(signals), size, settings.n_threads)
 
     inputs = FitInputs(signals, protocol, settings.noise_levels(len(signals)))
-    if method in ("ols", "wls"):
-        result = fit_log_linear(signals, protocol, model, method, weights, run_chunks)
-        return replace(result, inputs=inputs)
     settings = measured_amplitude(signals, protocol, model, replace(settings, method=method))
     if method == "segmented":
-        result = fit_segmented(signals, protocol, model, settings, fit_with)
+        result = fit_segmented(signals, protocol, model, settings, _fit_screened)
         return replace(result, inputs=inputs)
     if method == "map" or settings.likelihood != "gaussian" or weights is not None:
-        start = fit_with(signals, protocol, model, least_squares_of(settings, model))
+        start = _fit_screened(signals, protocol, model, least_squares_of(settings, model))
         return refine_fit(signals, protocol, model, settings, start, run_chunks)
     n_voxels = len(signals)
     box = settings.box(model)
@@ -214,11 +241,21 @@ def learn_prior(
     Shapes: `signals` (n_voxels, n_measurements).
     """
     model = resolve_model(model)
-    signals = np.asarray(signals)
     start = fit_with(signals, protocol, model, least_squares_of(settings, model))
+    assert start.inputs is not None
+    signals = start.inputs.signals
     noise = settings.noise_levels(len(signals))
     weights = settings.measurement_weights(len(protocol))
     return prior_of(signals, protocol, model, start, noise, weights)
+
+
+def _as_numbers(signals: ArrayLike) -> NDArray:
+    """Turn signals into an array; of masked and of longer numbers, into double precision."""
+    array = np.asarray(filled(signals))
+    if np.issubdtype(array.dtype, np.floating) and array.dtype.itemsize > 8:
+        with np.errstate(over="ignore"):
+            return array.astype(np.float64)
+    return array
 
 
 def _check_measurements(signals: NDArray, protocol: Protocol, model: SignalModel) -> None:

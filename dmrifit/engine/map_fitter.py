@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from dmrifit._utils.checks import check_word
+from dmrifit._utils.checks import check_word, filled
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_with
 from dmrifit.engine.models import SignalModel, resolve_model
@@ -42,6 +42,8 @@ class _VoxelTransformer(TransformerMixin, BaseEstimator):
         return tags
 
     def _checked(self, S: ArrayLike, *, reset: bool) -> NDArray[np.float64]:
+        # Of a masked array scikit-learn would take the values under the mask.
+        S = filled(S)
         signals = validate_data(self, S, reset=reset, dtype=np.float64, ensure_all_finite=False)
         if self.protocol is not None:
             check_columns(signals, self.protocol, "S")
@@ -152,7 +154,7 @@ class MapFitter(_VoxelTransformer):
         Parameters
         ----------
         S : array_like of shape (n_voxels, n_measurements)
-            Magnitudes; NaN and infinite ones have no weight.
+            Magnitudes; NaN, infinite and masked ones have no weight, up to a fifth of a voxel's.
         sigma : float or array_like of shape (n_voxels,), optional
             Standard deviation of the noise, instead of the one given to the constructor.
 
@@ -312,7 +314,7 @@ class ClinicalMetrics(_VoxelTransformer):
         Parameters
         ----------
         S : array_like of shape (n_voxels, n_measurements)
-            Magnitudes; NaN and infinite ones have no weight.
+            Magnitudes; NaN, infinite and masked ones have no weight, up to a fifth of a voxel's.
 
         Returns
         -------

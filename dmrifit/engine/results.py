@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.checks import filled
 from dmrifit._utils.html_repr import html_summary
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.screening import Screening
 
 if TYPE_CHECKING:
     import lmfit
@@ -43,7 +45,8 @@ class FitInputs:
     """
     What a fit was made from, kept for intervals and doubts.
 
-    Shapes: `signals` (n_voxels, n_measurements), the user's array; `sigma` (1 or n_voxels,).
+    Shapes: `signals` (n_voxels, n_measurements), the user's array, or a copy where values had to
+    be left out; `sigma` (1 or n_voxels,).
     """
 
     signals: NDArray
@@ -94,9 +97,9 @@ class FitResult:
         The distribution of the noise that was assumed.
     prior : Prior, optional
         The prior of a fit with the method "map", which pulls every voxel toward its mean.
-    n_left_out : ndarray of shape (n_voxels,), optional
-        Values of the voxel that a fit of logarithms left out, because they are zero, negative or
-        not finite; None for other methods.
+    screening : Screening, optional
+        Counts for each voxel of values that were left out (not finite, zeros outside the field of
+        view, without a logarithm), of negative ones that were fitted, and why it was refused.
     """
 
     model: SignalModel
@@ -114,7 +117,14 @@ class FitResult:
     method: str = "nlls"
     likelihood: str = "gaussian"
     prior: Prior | None = None
-    n_left_out: NDArray[np.int32] | None = None
+    screening: Screening | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def n_left_out(self) -> NDArray[np.int32]:
+        """Number of values of each voxel that were left out of its fit, shape (n_voxels,)."""
+        if self.screening is None:
+            return np.zeros(len(self), np.int32)
+        return self.screening.n_left_out
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -257,6 +267,8 @@ class FitResult:
         """
         Say in sentences what the data do not tell: parameter, share of voxels and remedy.
 
+        Also where groups of volumes differ in gain, so that no parameter can be trusted.
+
         Returns
         -------
         list of str
@@ -269,7 +281,16 @@ class FitResult:
             monotonic = self.model.cumulant[:1]
         tally = DoubtTally(self.model, self.bounds, monotonic)
         tally.add(self)
-        return tally.advice()
+        return [*tally.advice(), *self._gain_advice()]
+
+    def _gain_advice(self) -> list[str]:
+        from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
+
+        if self.inputs is None:
+            return []
+        stride = max(1, len(self) // GAIN_VOXELS)
+        step = find_gain_step(self.inputs.signals[::stride], self.inputs.protocol)
+        return [] if step is None else [f"{step.description}."]
 
     def _intervals(self, levels: tuple[float, ...]) -> NDArray[np.float64]:
         """Compute intervals of several levels at once, (n_levels, n_voxels, n_parameters, 2)."""
@@ -312,8 +333,11 @@ class FitResult:
         notes = []
         for code, count in zip(*np.unique(self.status, return_counts=True), strict=True):
             notes.append(f"{count} {FitStatus(code).name.lower().replace('_', ' ')}")
-        if self.n_left_out is not None and self.n_left_out.any():
-            notes.append(f"{self.n_left_out.sum()} values without a logarithm left out")
+        if self.n_left_out.any():
+            kind = " without a logarithm" if self.method in ("ols", "wls") else ""
+            notes.append(f"{self.n_left_out.sum()} values{kind} left out")
+        if self.screening is not None and self.screening.n_negative.any():
+            notes.append(f"{self.screening.n_negative.sum()} negative values fitted")
         if self.method == "map":
             notes.append("pulled toward the region's mean")
         return html_summary(title, header, rows, note=", ".join(notes))
@@ -371,8 +395,9 @@ class FitResult:
         lmfit = import_optional("lmfit")
         if self.status[voxel] == FitStatus.NOT_FITTED:
             raise ValueError(f"voxel {voxel} was not fitted: it has no usable signal")
-        signal = np.asarray(signals, dtype=float)[voxel]
-        measured = np.isfinite(signal)
+        signal = np.asarray(filled(signals), dtype=float)[voxel]
+        # Zeros outside the field of view are NaN in the inputs alone.
+        measured = np.isfinite(signal if self.inputs is None else self.inputs.signals[voxel])
 
         def function(b: NDArray, **values: float) -> NDArray:
             row = [values[name] for name in self.names]

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.checks import filled
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.map_fitter import check_columns
@@ -74,7 +75,7 @@ def resynthesize(
     [[100.0, 36.8]]
     """
     model = resolve_model(model)
-    measured = np.asarray(signals, dtype=np.float64)
+    measured = np.asarray(filled(signals), dtype=np.float64)
     check_columns(measured, protocol, "signals")
     _check_protocols(wanted, protocol)
     if model.needs_te and wanted.te is None:

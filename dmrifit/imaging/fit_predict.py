@@ -19,10 +19,12 @@ from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fit_maps import OUTSIDE, empty_maps, fill_maps, map_names
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_voxels, learn_prior
+from dmrifit.engine.gain_steps import GAIN_VOXELS, GainStep, find_gain_step
 from dmrifit.engine.identifiability import missing_for, nominal_contrasts
 from dmrifit.engine.methods.map_prior import PRIOR_VOXELS, Prior
 from dmrifit.engine.models import Parameter, SignalModel, resolve_model
 from dmrifit.engine.protocol import Protocol, average_directions
+from dmrifit.engine.screening import Screen, Screening
 from dmrifit.imaging.image_rows import patient_scale, sliced_rows, source_volumes
 from dmrifit.imaging.noise import check_likelihood, estimate_sigma
 from dmrifit.io.atomic_files import FileSet
@@ -51,6 +53,9 @@ if TYPE_CHECKING:
     from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 
 __all__ = ["OUTSIDE", "fit_image", "predict_image", "read_grid", "read_volume", "write_volume"]
+
+#: Share of the voxels above which a warning says that they could not be fitted.
+MOST_LOST = 0.2
 
 
 def fit_image(
@@ -88,12 +93,14 @@ def fit_image(
     Parameters
     ----------
     image : path, Nifti1Image, array, or sequence of them
-        Magnitudes, shape (x, y, z, n_measurements), in any orientation and number type; scale
-        factors of the file are applied. Several images of one grid, such as one for each echo time
-        (4-D) or b-value (3-D), follow each other in the order of the protocol; `read_manifest`
-        gives both. An array of dask, zarr or numpy is taken in the place of an image with its
-        `affine`, or as ``Nifti1Image(array, affine)``: blocks of whole slices, of up to 4 million
-        values, are loaded once and a few at a time.
+        Signals, shape (x, y, z, n_measurements), in any orientation and number type; scale factors
+        of the file are applied. Negative values are fitted, and values that are not finite, masked
+        or outside the field of view left out, as by `fit_voxels`; the sidecar counts them. Several
+        images of one grid, such as one for each echo time (4-D) or b-value (3-D), follow each
+        other in the order of the protocol; `read_manifest` gives both. An array of dask, zarr or
+        numpy is taken in the place of an image with its `affine`, or as ``Nifti1Image(array,
+        affine)``: blocks of whole slices, of up to 4 million values, are loaded once and a few at
+        a time.
     protocol : Protocol
         The measurements of the last axis.
     model : str or SignalModel
@@ -176,8 +183,9 @@ def fit_image(
     Warns
     -----
     UserWarning
-        If relaxation times are fitted to measurements of one echo time, or no voxel could be
-        fitted.
+        If relaxation times are fitted to measurements of one echo time, more than a fifth of the
+        voxels could not be fitted, or groups of volumes differ in gain: their signal rises where
+        it must fall (`dmrifit.engine.gain_steps`).
     """
     model = resolve_model(model)
     image, mask, sigma = _with_affine(affine, image, mask, sigma)
@@ -238,14 +246,29 @@ def fit_image(
                         readable, region, protocol, contrasts, model, settings, average, noise
                     ),
                 )
+            gain = _GainSample(series, region)
+            n_too_large = 0
             for slab, inside, signals in readable.slabs(region, progress=progress, task="fit"):
+                gain.add(signals)
+                screening = None
                 if average is not None:
-                    signals, _ = average_directions(signals, protocol, mean=average)
+                    signals, screening = _averaged(signals, protocol, average)
                 slab_settings = replace(settings, sigma=_noise_of(noise, slab, inside))
                 result = fit_voxels(signals, contrasts, model, **vars(slab_settings))
-                fill_maps(maps, result, slab, inside)
+                if screening is not None and result.screening is not None:
+                    result = replace(result, screening=screening.or_else(result.screening))
+                n_too_large += fill_maps(maps, result, slab, inside)
                 tally.add(result)
         _check_tally(tally, series)
+        if n_too_large:
+            msg = (
+                f"{series.name}: in {n_too_large} voxels a parameter is beyond 3e38, which maps "
+                "cannot hold, and is NaN; scale the image down"
+            )
+            warnings.warn(msg, stacklevel=2)
+        gain_step = gain.find_step(protocol)
+        if gain_step is not None:
+            warnings.warn(f"{series.name}: {gain_step.description}", stacklevel=2)
         images = {
             name: series.map(values, f"dmrifit {model.name} {name}")
             for name, values in maps.items()
@@ -257,6 +280,8 @@ def fit_image(
                 "Region": _describe_region(mask),
             }
             sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
+            if gain_step is not None:
+                sidecar["GainStep"] = gain_step.describe()
             sidecar |= series.describe()
             sidecar["Sources"] = describe_sources(Image=image, Mask=mask, Sigma=sigma)
             _save_images(images, file_set, files)
@@ -465,6 +490,44 @@ class _Prediction:
         self.counts["WithSignal"] += int(np.isfinite(rows).all(axis=1).sum())
 
 
+def _averaged(
+    signals: NDArray, protocol: Protocol, average: str
+) -> tuple[NDArray[np.float64], Screening]:
+    """Average directions without the values that a fit leaves out; count those values."""
+    signals, screening = Screen(protocol).apply(signals)
+    if average == "geometric":
+        # A contrast with a negative value has no geometric mean, and becomes NaN.
+        screening = screening.with_logarithms()
+    averaged, _ = average_directions(signals, protocol, mean=average)
+    return averaged, screening
+
+
+class _GainSample:
+    """Voxels spread over a region, however it is cut into slabs, for a look at the gain."""
+
+    def __init__(self, series: Series, region: NDArray[np.bool_] | None) -> None:
+        n_voxels = int(np.prod(series.grid)) if region is None else int(region.sum())
+        self._stride = max(1, n_voxels // GAIN_VOXELS)
+        self._n_seen = 0
+        self._signals: list[NDArray] = []
+
+    def add(self, signals: NDArray) -> None:
+        """
+        Take the next voxels.
+
+        Shapes: `signals` (n_voxels, n_measurements).
+        """
+        first = -self._n_seen % self._stride
+        self._signals.append(signals[first :: self._stride].copy())
+        self._n_seen += len(signals)
+
+    def find_step(self, protocol: Protocol) -> GainStep | None:
+        """Look for groups of volumes of different gain."""
+        if not self._signals:
+            return None
+        return find_gain_step(np.concatenate(self._signals), protocol)
+
+
 def _learn_prior(
     series: Series,
     region: NDArray[np.bool_] | None,
@@ -486,7 +549,7 @@ def _learn_prior(
         first += len(voxels)
         sample = voxels[rows]
         if average is not None:
-            sample, _ = average_directions(sample, protocol, mean=average)
+            sample, _ = _averaged(sample, protocol, average)
         signals.append(sample)
         level = _noise_of(noise, slab, inside)
         if level is not None:
@@ -619,10 +682,14 @@ def _check_tally(tally: FitTally, series: Series) -> None:
         raise ValueError(
             f"{series.name}: there is nothing to fit, all voxels are 0 or NaN in every measurement"
         )
+    reasons = ", ".join(f"{n} {reason}" for reason, n in tally.screening.reasons.items())
     if not tally.n_fitted:
+        message = f"{series.name}: none of the {n_voxels} voxels could be fitted: {reasons}"
+        warnings.warn(message, stacklevel=3)
+    elif tally.screening.n_lost > MOST_LOST * n_voxels:
         message = (
-            f"{series.name}: none of the {n_voxels} voxels could be fitted; each has a negative "
-            "value, the same value in every measurement, or too few values"
+            f"{series.name}: {tally.screening.n_lost} of {n_voxels} voxels could not be fitted: "
+            f"{reasons}; check the image, or leave these voxels out by a mask (--mask)"
         )
         warnings.warn(message, stacklevel=3)
 

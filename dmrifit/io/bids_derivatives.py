@@ -21,6 +21,7 @@ from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult, FitStatus
+from dmrifit.engine.screening import ScreeningTally
 from dmrifit.io.digests import describe
 
 if TYPE_CHECKING:
@@ -128,8 +129,7 @@ class FitTally:
         self.at_low = np.zeros(len(model.names), np.int64)
         self.at_high = np.zeros(len(model.names), np.int64)
         self.doubts = doubts
-        self.n_left_out = 0
-        self.n_incomplete = 0
+        self.screening = ScreeningTally()
 
     def add(self, result: FitResult) -> None:
         """Count the voxels of one part."""
@@ -137,15 +137,15 @@ class FitTally:
         self.at_low += result.at_low.sum(axis=0)
         self.at_high += result.at_high.sum(axis=0)
         self.doubts.add(result)
-        if result.n_left_out is not None:
-            self.n_left_out += int(result.n_left_out.sum())
-            self.n_incomplete += int(np.count_nonzero(result.n_left_out))
+        if result.screening is not None:
+            self.screening.add(result.screening, result.status != FitStatus.NOT_FITTED)
         degrees_of_freedom = len(self.contrasts) - len(self.model.names) + len(self.fixed)
         amplitudes = [p.name for p in self.model.parameters if p.is_amplitude]
         # Residuals without degrees of freedom are zero whatever the noise.
         if degrees_of_freedom > 0 and len(amplitudes) == 1:
             with np.errstate(divide="ignore", invalid="ignore"):
-                snr = result[amplitudes[0]] / np.sqrt(result.cost / degrees_of_freedom)
+                spare = np.maximum(degrees_of_freedom - result.n_left_out, 0)
+                snr = result[amplitudes[0]] / np.sqrt(result.cost / spare)
             self._snr.append(snr[np.isfinite(snr)])
 
     @property
@@ -182,7 +182,7 @@ def describe_fit(
             for j, parameter in enumerate(model.parameters)
         },
         **_describe_voxel_maps(tally, files),
-        **_describe_left_out(tally),
+        **tally.screening.describe(),
         **({} if settings.prior is None else {"Prior": settings.prior.describe()}),
         **_describe_expected_precision(tally),
         "NoValue": (
@@ -201,19 +201,6 @@ def _describe_method(settings: FitSettings) -> str:
     if settings.likelihood == "gaussian":
         return text
     return f"maximum of the {settings.likelihood} likelihood"
-
-
-def _describe_left_out(tally: FitTally) -> dict[str, Any]:
-    """Count the values that a fit of logarithms left out."""
-    if not tally.n_left_out:
-        return {}
-    return {
-        "LeftOut": {
-            "Reason": "values that are zero, negative or not finite have no logarithm",
-            "Values": tally.n_left_out,
-            "Voxels": tally.n_incomplete,
-        }
-    }
 
 
 def _describe_parameter(

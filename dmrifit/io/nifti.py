@@ -20,6 +20,7 @@ from nibabel.imageglobals import logger
 from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
+from dmrifit._utils.checks import filled
 from dmrifit.io.atomic_files import FileSet, check_finished, whole_file
 from dmrifit.io.bids_derivatives import file_record
 from dmrifit.io.chunked_arrays import Array
@@ -189,7 +190,8 @@ def values_of(loaded: nib.Nifti1Pair, name: str) -> NDArray:
     if path is not None:
         _check_claimed_size(loaded.dataobj, path, name)
     try:
-        return np.asarray(_read_to_end(loaded, name))
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.asarray(filled(_read_to_end(loaded, name)))
     except MemoryError:
         raise _too_large(loaded.dataobj, name) from None
     except DAMAGED as error:

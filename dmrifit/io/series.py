@@ -18,6 +18,7 @@ from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dmrifit._utils.checks import filled
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import common_stem
 from dmrifit.io.chunked_arrays import placed, slices_of
@@ -71,7 +72,9 @@ class Part:
         """
         x, y = self.data.shape[:2]
         try:
-            values = np.asarray(self.data[:, :, slab])
+            # A value that scale factors make too large is infinite, and left out of fits.
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = np.asarray(filled(self.data[:, :, slab]))
         except DAMAGED as error:
             raise damaged(self.name, error, self.data) from error
         return values.reshape(x, y, -1, self.n_measurements)
@@ -211,7 +214,8 @@ class Series:
         values = np.empty((x, y, len(range(*slab.indices(z))), self.n_measurements), dtype)
         first = 0
         for image in self.parts:
-            values[..., first : first + image.n_measurements] = image.read(slab)
+            with np.errstate(over="ignore"):
+                values[..., first : first + image.n_measurements] = image.read(slab)
             first += image.n_measurements
         return values
 

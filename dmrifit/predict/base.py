@@ -25,6 +25,7 @@ from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils import Tags, check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from dmrifit._utils.checks import filled
 from dmrifit._utils.threads import one_thread
 from dmrifit.cohort.patches import check_patch_shape
 from dmrifit.engine.map_fitter import check_columns
@@ -190,6 +191,7 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def _checked_training(self, X: ArrayLike, Y: ArrayLike) -> tuple[_Array, _Array]:
         """Check the training data against the protocols."""
         self.check_parameters()
+        X, Y = filled(X), filled(Y)
         if self.source is None or self.target is None:
             x, y = validate_data(self, X, Y, multi_output=True, y_numeric=True, dtype=np.float64)
             _check_blocks(x, self.patch_shape_)
@@ -206,6 +208,7 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def _checked_input(self, X: ArrayLike) -> _Array:
         check_is_fitted(self)
         finite = self.source is None
+        X = filled(X)
         return validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite=finite)
 
     def _protocols(self) -> tuple[Protocol, Protocol]:

@@ -13,7 +13,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.utils import Tags, check_array, check_consistent_length, get_tags
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
-from dmrifit._utils.checks import check_number
+from dmrifit._utils.checks import check_number, filled
 from dmrifit._utils.randomness import RandomState, seed_from
 from dmrifit.engine.map_fitter import resolve_model
 from dmrifit.predict.strategies import reference_parameters
@@ -172,6 +172,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             than `n_splits`, or what the estimator refuses.
         """
         self._check_options()
+        X, Y = filled(X), filled(Y)
         model = self._model()
         seed = seed_from(self.random_state)
         if get_tags(self).input_tags.allow_nan:
@@ -308,7 +309,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         check_is_fitted(self)
         finite = not get_tags(self).input_tags.allow_nan
         return np.asarray(
-            validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite=finite)
+            validate_data(self, filled(X), reset=False, dtype=np.float64, ensure_all_finite=finite)
         )
 
     def _outputs(self, estimator: Any, X: _Array) -> _Array:

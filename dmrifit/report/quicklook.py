@@ -181,9 +181,19 @@ def _summary(
     if "LeftOut" in sidecar:
         section = sidecar["LeftOut"]
         text += (
-            f" {section['Values']} values in {section['Voxels']} voxels were left out: "
-            f"{section['Reason']}."
+            f" {counted(section['Values'], 'value')} in {counted(section['Voxels'], 'voxel')} "
+            f"left out: {section['Reason']}."
         )
+    if "Negative" in sidecar:
+        section = sidecar["Negative"]
+        text += (
+            f" {counted(section['Values'], 'negative value')} in "
+            f"{counted(section['Voxels'], 'voxel')} {section['Description']}."
+        )
+    if "NotFitted" in sidecar:
+        text += f" Not fitted: {_refusals(sidecar['NotFitted'])}."
+    if "GainStep" in sidecar:
+        text += f" {sidecar['GainStep']['Description']}."
     if "Prior" in sidecar:
         text += f" These parameters are {sidecar['Prior']['Description']}."
     if any("BoundsUnits" in entry for entry in sidecar["Parameters"].values()):
@@ -196,6 +206,12 @@ def _summary(
     if advice:
         table = html_note(advice) + table
     return table + html_note(text)
+
+
+def _refusals(section: Mapping[str, Any]) -> str:
+    """Write how many voxels were not fitted for each reason."""
+    reasons = section["Reasons"].items()
+    return ", ".join(f"{counted(n, 'voxel')} {reason}" for reason, n in reasons)
 
 
 def _bound_cells(entry: Mapping[str, Any]) -> list[str]:

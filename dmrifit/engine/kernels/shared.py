@@ -77,7 +77,10 @@ def screen(signals, n_free, normalize, scales, usable, n_known):
                 top = max(top, value)
                 bottom = min(bottom, value)
         # Beyond these limits, amplitudes or their inverses are no numbers any more.
-        if count < n_free or top < 1e-300 or top > 1e290 or bottom < 0.0 or top == bottom:
+        if count < n_free or top < 1e-300 or top > 1e290 or top == bottom:
+            continue
+        # A squared residual of such a value would overflow.
+        if bottom < -1e140 * top:
             continue
         scales[n_slots] = 1.0 / top if normalize else 1.0
         usable[n_slots] = i

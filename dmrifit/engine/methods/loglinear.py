@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.protocol import Protocol
-from dmrifit.engine.results import FitResult, FitStatus
+from dmrifit.engine.results import FitInputs, FitResult, FitStatus
+from dmrifit.engine.screening import Screen, Screening
 
 __all__ = ["LogLinearForm", "fit_log_linear", "log_linear_form"]
 
@@ -123,13 +124,15 @@ def fit_log_linear(
     model: SignalModel,
     method: str,
     weights: NDArray | None,
+    screen: Screen,
     run_chunks: Callable[[Callable[[slice], None], int], None],
 ) -> FitResult:
     """
     Fit a model by least squares of logarithms, equally weighted ("ols") or not ("wls").
 
     Values ≤ 0 and those that are not finite have no logarithm and are left out of their voxel's
-    fit; `FitResult.n_left_out` counts them. Nothing is bounded, as in the fits of scanners and
+    fit; `FitResult.n_left_out` counts them. Only the second, and zeros outside the field of view,
+    can make the screen refuse the voxel. Nothing is bounded, as in the fits of scanners and
     MRtrix: a kurtosis beyond 3/(b_max·D) stays what the line says.
     """
     form = log_linear_form(model)
@@ -150,12 +153,29 @@ def fit_log_linear(
         )
     result = _empty_result(len(signals), model, method)
     fit = _LogLinearFit(design, method, weights)
+    n_left_out = np.empty(len(signals), np.int32)
+    screening = Screening.empty(len(signals))
 
     def fit_chunk(chunk: slice) -> None:
-        fit.chunk(signals[chunk], form, result, chunk)
+        n_left_out[chunk] = fit.chunk(signals[chunk], form, result, chunk)
+        # The fit has found the few voxels that are worth a look.
+        rows = np.flatnonzero(n_left_out[chunk]) + chunk.start
+        if rows.size:
+            screen.screen_rows(signals, rows, screening)
+            _refuse(result, rows[screening.refusal[rows] > 0])
 
     run_chunks(fit_chunk, _CHUNK)
-    return result
+    return replace(
+        result,
+        inputs=FitInputs(signals, protocol, None),
+        screening=screening.with_logarithms(n_left_out),
+    )
+
+
+def _refuse(result: FitResult, rows: NDArray[np.intp]) -> None:
+    result.status[rows] = FitStatus.NOT_FITTED
+    for values in (result.parameters, result.standard_errors, result.cost):
+        values[rows] = np.nan
 
 
 class _LogLinearFit:
@@ -170,8 +190,8 @@ class _LogLinearFit:
 
     def chunk(
         self, signals: NDArray, form: LogLinearForm, result: FitResult, chunk: slice
-    ) -> None:
-        """Fit some voxels, into their rows of the result."""
+    ) -> NDArray[np.int64]:
+        """Fit some voxels, into their rows of the result; return how many values were left out."""
         from dmrifit.engine.kernels import loglinear as kernel
 
         values = np.ascontiguousarray(signals, dtype=np.float64)
@@ -202,8 +222,7 @@ class _LogLinearFit:
             parameters[~fitted] = np.nan
             errors[~fitted] = np.nan
             cost[~fitted] = np.nan
-        assert result.n_left_out is not None
-        result.n_left_out[chunk] = n_measurements - n_used
+        return n_measurements - n_used
 
 
 def _variances(form: LogLinearForm, slopes: list, covariances: NDArray) -> dict[int, NDArray]:
@@ -232,5 +251,4 @@ def _empty_result(n_voxels: int, model: SignalModel, method: str) -> FitResult:
         starts_disagree=np.zeros(n_voxels, bool),
         bounds=((-np.inf, np.inf),) * len(model.names),
         method=method,
-        n_left_out=np.empty(n_voxels, np.int32),
     )

@@ -85,8 +85,8 @@ def test_the_least_squares_metrics_agree_with_scipy(decays):
 
 def test_the_weighted_line_agrees_with_polyfit(decays):
     gap = decays.copy()
-    gap[:, 3] = np.nan
-    gap[0, 1] = 0.0  # no logarithm: no weight
+    gap[1:, 3] = np.nan
+    gap[0, 1] = 0.0  # no logarithm: no weight; of five values one may lack
     result = ClinicalMetrics(CLINICAL, method="wls").fit_transform(gap)
     b = CLINICAL.b_ms_per_um2
     for signal, row in zip(gap, result, strict=True):
@@ -151,10 +151,12 @@ def test_a_voxel_without_a_fit_is_nan_and_its_neighbor_is_not(row, decays, metho
     alone = metrics.transform(decays[:1])
     both = metrics.transform(np.vstack([decays[:1], row]))
     np.testing.assert_array_equal(both[:1], alone)
-    if method != "nlls" and row[0] == 100.0 and row[1] == 90.0:
-        # A negative value has no logarithm, and is left out of a fit of logarithms.
-        gap = [[100.0, 90.0, np.nan, 40.0, 20.0]]
+    if row[0] == 100.0 and row[1] == 90.0:
+        # A negative value is data; without a logarithm, it is left out of a fit of logarithms.
+        missing = -1.0 if method == "nlls" else np.nan
+        gap = [[100.0, 90.0, missing, 40.0, 20.0]]
         np.testing.assert_array_equal(both[1:, :2], metrics.transform(gap)[:, :2])
+        assert np.isfinite(both[1, :2]).all()
         return
     assert np.isnan(both[1, :2]).all()
     assert np.isnan(both[1, 4])

@@ -125,20 +125,23 @@ def test_voxels_that_cannot_be_fitted_are_screened_out():
         [
             [4.0, 2.0, 1.0, np.nan],  # 3 measurements for 3 free parameters
             [4.0, 2.0, np.nan, np.inf],  # too few
-            [4.0, 2.0, -1.0, 1.0],  # negative
+            [4.0, 2.0, -1.0, 1.0],  # negative values are data
+            [1e-200, -1.0, 0.0, 0.0],  # whose square overflows beside the largest
+            [-4.0, -2.0, -1.0, -3.0],  # no positive value
             [3.0, 3.0, 3.0, 3.0],  # constant
             [8.0, 0.0, 0.0, 0.0],
             [1e-301, 0.0, 0.0, 0.0],  # too small
             [1e291, 1.0, 1.0, 1.0],  # too large
         ]
     )
-    scales, usable, n_measured = np.zeros(7), np.zeros(7, int), np.zeros(7, int)
-    assert shared.screen.py_func(signals, 3, True, scales, usable, n_measured) == 2
-    assert usable[:2].tolist() == [0, 4]
-    assert n_measured[:2].tolist() == [3, 4]
-    assert scales[:2].tolist() == [0.25, 0.125]
+    n = len(signals)
+    scales, usable, n_measured = np.zeros(n), np.zeros(n, int), np.zeros(n, int)
+    assert shared.screen.py_func(signals, 3, True, scales, usable, n_measured) == 3
+    assert usable[:3].tolist() == [0, 2, 6]
+    assert n_measured[:3].tolist() == [3, 4, 4]
+    assert scales[:3].tolist() == [0.25, 0.25, 0.125]
     shared.screen.py_func(signals, 3, False, scales, usable, n_measured)
-    assert scales[:2].tolist() == [1, 1]
+    assert scales[:3].tolist() == [1, 1, 1]
 
 
 def test_the_limit_of_the_kurtosis_is_its_share_of_the_bound():

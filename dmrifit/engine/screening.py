@@ -1,0 +1,332 @@
+"""Screening of signals: values that are left out of fits, and voxels that are not fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.engine.protocol import Protocol
+
+__all__ = ["MOST_LEFT_OUT", "Refusal", "Screen", "Screening", "ScreeningTally", "zeros_outside"]
+
+#: Largest share of a voxel's measurements that a fit goes without.
+MOST_LEFT_OUT = 0.2
+
+#: Of the largest value, and in steps of whole numbers: a lower signal may be rounded to zero.
+CLEAR_SHARE, CLEAR_STEPS = 0.1, 10.0
+
+# Beyond free water (3 µm²/ms) and beyond iron-rich tissue: no voxel decays faster.
+_FASTEST_DIFFUSION = 5.0  # µm²/ms
+_SHORTEST_T2 = 20.0  # ms
+
+_CHUNK = 8192  # voxels whose values stay in the processor's cache
+_UNWEIGHTED = 10.0  # s/mm²
+
+
+class Refusal(IntEnum):
+    """Why a voxel is not fitted, as far as its values tell."""
+
+    NONE = 0
+    NO_POSITIVE_VALUE = 1
+    LEFT_OUT = 2
+    NEGATIVE_MAGNITUDE = 3
+    NO_AMPLITUDE = 4
+
+    @property
+    def description(self) -> str:
+        """The reason, as it follows the number of voxels."""
+        return _REASONS[self]
+
+
+_REASONS = {
+    Refusal.NONE: "with the same value in every measurement, too few values, or no finite signal "
+    "of the model",
+    Refusal.NO_POSITIVE_VALUE: "without a value above 0",
+    Refusal.LEFT_OUT: "with more than a fifth of the values left out, or too few contrasts beside "
+    "them",
+    Refusal.NEGATIVE_MAGNITUDE: "with a negative magnitude, which Rician noise cannot make",
+    Refusal.NO_AMPLITUDE: "without a measured signal at b = 0",
+}
+
+
+@dataclass(frozen=True)
+class Screening:
+    """
+    Counts of the values of each voxel that are not plain data, all of shape (n_voxels,).
+
+    Parameters
+    ----------
+    n_not_finite, n_outside, n_without_logarithm : ndarray of int
+        Values left out: NaN or infinite ones, zeros outside the field of view (`zeros_outside`),
+        and those ≤ 0 in a fit of logarithms.
+    n_negative : ndarray of int
+        Negative values that are data.
+    refusal : ndarray of uint8
+        Codes of `Refusal`.
+    """
+
+    n_not_finite: NDArray[np.int32]
+    n_outside: NDArray[np.int32]
+    n_without_logarithm: NDArray[np.int32]
+    n_negative: NDArray[np.int32]
+    refusal: NDArray[np.uint8]
+
+    @classmethod
+    def empty(cls, n_voxels: int) -> Screening:
+        """Make the counts of voxels that are all plain data."""
+        counts = [np.zeros(n_voxels, np.int32) for _ in range(4)]
+        return cls(*counts, np.zeros(n_voxels, np.uint8))
+
+    @property
+    def n_left_out(self) -> NDArray[np.int32]:
+        """Number of values of each voxel that are left out of its fit."""
+        return self.n_not_finite + self.n_outside + self.n_without_logarithm
+
+    def with_logarithms(self, n_left_out: NDArray[np.int32] | None = None) -> Screening:
+        """Count as left out what has no logarithm: `n_left_out` in all, or negative values."""
+        n_others = self.n_negative
+        if n_left_out is not None:
+            n_others = np.maximum(n_left_out - self.n_not_finite - self.n_outside, 0)
+        return replace(
+            self, n_without_logarithm=n_others, n_negative=np.zeros_like(self.n_negative)
+        )
+
+    def or_else(self, other: Screening) -> Screening:
+        """Take the refusals of another screening where this one has none."""
+        refusal = np.where(self.refusal, self.refusal, other.refusal)
+        return replace(self, refusal=refusal)
+
+
+@dataclass(frozen=True)
+class Screen:
+    """
+    The rule by which values are left out and voxels refused.
+
+    Values that are not finite and zeros outside the field of view are left out, up to
+    `MOST_LEFT_OUT` of the measurements and as long as the others have as many different contrasts
+    as there are free parameters; above that the voxel is refused. Negative values are data.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        The measurements.
+    n_free : int, default=0
+        Number of free parameters.
+    is_rician : bool, default=False
+        Whether a voxel with a negative magnitude is refused.
+    needs_amplitude : bool, default=False
+        Whether a voxel is refused whose mean signal at b < 10 s/mm² is not above 0.
+    """
+
+    protocol: Protocol
+    n_free: int = 0
+    is_rician: bool = False
+    needs_amplitude: bool = False
+
+    def apply(
+        self,
+        signals: NDArray,
+        run_chunks: Callable[[Callable[[slice], None], int], None] | None = None,
+    ) -> tuple[NDArray, Screening]:
+        """
+        Screen all voxels.
+
+        Shapes: `signals` (n_voxels, n_measurements); returns the same array where nothing has to
+        be written, or else a copy that is NaN where a value is left out and in refused voxels.
+        """
+        screening = Screening.empty(len(signals))
+        changes: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []
+
+        def screen_chunk(chunk: slice) -> None:
+            values = signals[chunk]
+            with np.errstate(invalid="ignore"):
+                # Two quick passes: in most chunks every value is positive.
+                if values.min() > 0 and values.max() < np.inf:
+                    return
+                is_plain = ((values > 0) & (values < np.inf)).all(axis=1)
+            rows = np.flatnonzero(~is_plain) + chunk.start
+            cleaned, is_changed = self.screen_rows(signals, rows, screening)
+            if is_changed.any():
+                changes.append((rows[is_changed], cleaned[is_changed]))
+
+        if run_chunks is None:
+            for first in range(0, len(signals), _CHUNK):
+                screen_chunk(slice(first, min(first + _CHUNK, len(signals))))
+        else:
+            run_chunks(screen_chunk, _CHUNK)
+        if changes:
+            signals = np.array(signals, dtype=np.float64)
+            for rows, cleaned in changes:
+                signals[rows] = cleaned
+        return signals, screening
+
+    def screen_rows(
+        self, signals: NDArray, rows: NDArray[np.intp], screening: Screening
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """
+        Screen some voxels, and write their counts.
+
+        Shapes: returns values (n_rows, n_measurements), NaN where left out, and whether those of a
+        row have changed.
+        """
+        values = np.array(signals[rows], dtype=np.float64)
+        is_finite = np.isfinite(values)
+        is_outside = zeros_outside(values, self.protocol)
+        is_negative = is_finite & (values < 0)
+        is_kept = is_finite & ~is_outside
+        screening.n_not_finite[rows] = (~is_finite).sum(axis=1)
+        screening.n_outside[rows] = is_outside.sum(axis=1)
+        screening.n_negative[rows] = is_negative.sum(axis=1)
+        refusal = np.zeros(len(rows), np.uint8)
+        if self.needs_amplitude:
+            unweighted = self.protocol.b < _UNWEIGHTED
+            total = np.where(is_kept, values, 0.0)[:, unweighted].sum(axis=1)
+            refusal[~(total > 0)] = Refusal.NO_AMPLITUDE
+        if self.is_rician:
+            refusal[is_negative.any(axis=1)] = Refusal.NEGATIVE_MAGNITUDE
+        has_signal = ((values > 0) & is_finite).any(axis=1)
+        refusal[~has_signal] = Refusal.NO_POSITIVE_VALUE
+        is_poor = (~is_kept).sum(axis=1) > MOST_LEFT_OUT * values.shape[1]
+        is_poor |= self._n_contrasts(is_kept) < self._fewest_contrasts()
+        refusal[is_poor] = Refusal.LEFT_OUT
+        screening.refusal[rows] = refusal
+        values[is_outside] = np.nan
+        values[refusal > 0] = np.nan
+        # The kernels refuse voxels without a positive value themselves.
+        is_changed = is_outside.any(axis=1) | ((refusal > 0) & has_signal)
+        return values, is_changed
+
+    def _fewest_contrasts(self) -> int:
+        return min(self.n_free, len(_contrasts(self.protocol)))
+
+    def _n_contrasts(self, is_kept: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Count the different contrasts of each voxel that are left."""
+        n = np.zeros(len(is_kept), np.intp)
+        for columns in _contrasts(self.protocol):
+            n += is_kept[:, columns].any(axis=1)
+        return n
+
+
+class ScreeningTally:
+    """Count, over parts of an image, what was left out or negative, and why voxels are lost."""
+
+    def __init__(self) -> None:
+        self._left_out = dict.fromkeys(_LEFT_OUT, 0)
+        self.n_incomplete = 0
+        self.n_negative = 0
+        self.n_voxels_negative = 0
+        self.n_voxels = 0
+        self._refused = np.zeros(len(Refusal), np.int64)
+
+    def add(self, screening: Screening, is_fitted: NDArray[np.bool_]) -> None:
+        """Count the voxels of one part, fitted or not; negative values are data in the first."""
+        for name in _LEFT_OUT:
+            self._left_out[name] += int(getattr(screening, name).sum())
+        self.n_incomplete += int(np.count_nonzero(screening.n_left_out))
+        self.n_negative += int(screening.n_negative[is_fitted].sum())
+        self.n_voxels_negative += int(np.count_nonzero(screening.n_negative[is_fitted]))
+        self.n_voxels += len(is_fitted)
+        self._refused += np.bincount(screening.refusal[~is_fitted], minlength=len(Refusal))
+
+    @property
+    def n_lost(self) -> int:
+        """Number of voxels that were not fitted."""
+        return int(self._refused.sum())
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Why voxels were not fitted, with their numbers."""
+        return {
+            refusal.description: int(self._refused[refusal])
+            for refusal in (*list(Refusal)[1:], Refusal.NONE)
+            if self._refused[refusal]
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Describe for the sidecar what was not plain data; of plain data, nothing."""
+        sections: dict[str, Any] = {}
+        n_left_out = sum(self._left_out.values())
+        if n_left_out:
+            parts = [f"{n} {_LEFT_OUT[name]}" for name, n in self._left_out.items() if n]
+            sections["LeftOut"] = {
+                "Reason": ", ".join(parts),
+                "Values": n_left_out,
+                "Voxels": self.n_incomplete,
+            }
+        if self.n_negative:
+            sections["Negative"] = {
+                "Description": _NEGATIVE,
+                "Values": self.n_negative,
+                "Voxels": self.n_voxels_negative,
+            }
+        if self.n_lost:
+            sections["NotFitted"] = {
+                "Voxels": self.n_lost,
+                "Share": self.n_lost / self.n_voxels,
+                "Reasons": self.reasons,
+            }
+        return sections
+
+
+_LEFT_OUT = {
+    "n_not_finite": "not finite",
+    "n_outside": "zero outside the field of view",
+    "n_without_logarithm": "zero or negative, without a logarithm",
+}
+
+_NEGATIVE = (
+    "fitted as they are: real-valued and interpolated scans have them; in magnitudes they show "
+    "that the image was shifted or scaled"
+)
+
+
+def zeros_outside(values: NDArray[np.float64], protocol: Protocol) -> NDArray[np.bool_]:
+    """
+    Find the zeros that lie outside the field of view of their volume.
+
+    Motion correction and registration fill with zeros what a volume did not see. A zero may also
+    be a low signal that was rounded or clipped, which is data: leaving it out would rebuild a
+    noise floor. So a zero counts as outside only where the voxel's signal must be clear: where the
+    mean of its positive values at contrasts that are weighted at least as much (neither b nor TE
+    is smaller) is at least a tenth of its largest value and, if all its values are whole numbers,
+    at least ten. Where there are no such contrasts, the largest signal takes the place of the mean
+    that the others leave after the fastest decay (5 µm²/ms, T2 of 20 ms).
+
+    Shapes: `values` (n_voxels, n_measurements); returns the same.
+    """
+    is_outside = np.zeros(values.shape, bool)
+    is_positive = (values > 0) & np.isfinite(values)
+    rows = np.flatnonzero((values == 0).any(axis=1) & is_positive.any(axis=1))
+    if not rows.size:
+        return is_outside
+    values, is_positive = values[rows], is_positive[rows]
+    top = np.where(is_positive, values, 0.0).max(axis=1)
+    shares = np.where(is_positive, values / top[:, None], 0.0)
+    b = protocol.b_ms_per_um2
+    te = np.zeros(len(b)) if protocol.te is None else protocol.te
+    more_b = np.maximum(b[None, :] - b[:, None], 0.0)  # of the second axis over the first
+    more_te = np.maximum(te[None, :] - te[:, None], 0.0)
+    is_weighted = ((more_b == 0) & (more_te == 0)).T.astype(float)
+    # Not by a library of linear algebra, which may round a row differently among other rows.
+    n_weighted = np.einsum("nj,ij->ni", is_positive.astype(float), is_weighted)
+    level = np.einsum("nj,ij->ni", shares, is_weighted) / np.maximum(n_weighted, 1)
+    kept = np.exp(-_FASTEST_DIFFUSION * more_b - more_te / _SHORTEST_T2)
+    for i in np.flatnonzero(((values == 0) & (n_weighted == 0)).any(axis=0)):
+        alone = n_weighted[:, i] == 0
+        level[alone, i] = (shares[alone] * kept[:, i]).max(axis=1)
+    is_whole = (np.where(is_positive, values, 0.0) % 1 == 0).all(axis=1)
+    clear = np.where(is_whole, np.maximum(CLEAR_SHARE, CLEAR_STEPS / top), CLEAR_SHARE)
+    is_outside[rows] = (values == 0) & (level >= clear[:, None])
+    return is_outside
+
+
+def _contrasts(protocol: Protocol) -> list[NDArray[np.intp]]:
+    """List the measurements of each different contrast."""
+    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+    _, index = np.unique(np.stack([protocol.b, te]), axis=1, return_inverse=True)
+    return [np.flatnonzero(index == i) for i in range(int(index.max()) + 1)]
