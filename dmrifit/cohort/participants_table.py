@@ -57,7 +57,6 @@ WORDS = {"true": True, "yes": True, "1": True, "": False, "false": False, "no": 
 
 #: b-values (s/mm²) that count as one where measurements are averaged and no tolerance is passed.
 _B_TOLERANCE = 10.0
-_SAME_B = 1.0  # s/mm²
 _SAME_B_RELATIVE = 0.02  # no protocol has b-values so close on purpose
 _SAME_TE = 0.05  # ms
 _START_BYTES = 2**20
@@ -314,6 +313,8 @@ def _scan_of(
             cohort=row["cohort"],
             sigma=sigma,
             average=average,
+            # What was meant to be one is one to the digit by now.
+            b_tolerance=0.0,
             truth=optional("truth"),
             synthetic=synthetic,
         )
@@ -349,7 +350,7 @@ def _has_repeats(protocol: Protocol) -> bool:
     te = echo_times(protocol)
     order = np.lexsort((protocol.b, te))
     b, te = protocol.b[order], te[order]
-    near = np.diff(b) <= np.maximum(_SAME_B, _SAME_B_RELATIVE * b[1:])
+    near = np.diff(b) <= _SAME_B_RELATIVE * b[1:]
     return bool(np.any(near & (np.diff(te) <= _SAME_TE)))
 
 
@@ -357,12 +358,15 @@ def _rounded(protocol: Protocol, where: str) -> Protocol:
     """Round b-values that were meant to be equal; warn where they may differ on purpose."""
     rounded = protocol.rounded(_B_TOLERANCE)
     for b in np.unique(rounded.b):
-        members = np.unique(protocol.b[rounded.b == b])
-        if members[-1] >= _B_TOLERANCE and np.ptp(members) > 0.05 * members[-1]:
+        members, counts = np.unique(protocol.b[rounded.b == b], return_counts=True)
+        # Of low b-values only those that come again to the digit can have been meant.
+        is_doubtful = members[-1] >= _B_TOLERANCE or (counts > 1).sum() > 1
+        if is_doubtful and np.ptp(members) > 0.05 * members[-1]:
             values = ", ".join(f"{value:g}" for value in members)
+            tolerance = min(1.0, 0.25 * float(np.diff(members).min()))
             warnings.warn(
                 f"{where}: measurements at b = {values} s/mm² are averaged as one; "
-                "give b_tolerance=1 if these b-values differ on purpose",
+                f"give b_tolerance={tolerance:g} if these b-values differ on purpose",
                 stacklevel=5,
             )
     return rounded

@@ -15,8 +15,9 @@ from dmrifit.engine.protocol import Protocol
 __all__ = ["PatientScale", "contrast_order", "echo_times", "reference_columns"]
 
 _RULES = ("percentile",)
-# Scanners write nominal values with errors of rounding.
-_B_MATCH = 1.0  # s/mm²
+# Scanners write nominal values with errors of rounding. Of b-values only relative to the value:
+# 0.2 and 1 s/mm² may both be measured on purpose.
+_B_MATCH_RELATIVE = 0.02
 _TE_MATCH = 0.05  # ms
 
 
@@ -171,4 +172,5 @@ def reference_columns(protocol: Protocol) -> NDArray[np.intp]:
     """Find the measurements at the lowest b-value of the shortest echo time."""
     te = echo_times(protocol)
     shortest = te <= te.min() + _TE_MATCH
-    return np.flatnonzero(shortest & (protocol.b <= protocol.b[shortest].min() + _B_MATCH))
+    lowest = protocol.b[shortest].min()
+    return np.flatnonzero(shortest & (protocol.b <= (1 + _B_MATCH_RELATIVE) * lowest))

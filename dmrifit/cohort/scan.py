@@ -59,8 +59,10 @@ class Scan:
     average : {"geometric", "arithmetic"}, optional
         Average the measurements that share a b-value and an echo time, such as directions,
         whenever signals are asked for (see `average_directions`); `protocol` then has one entry
-        for each contrast. b-values that differ by more than 1 s/mm² are not the same: round them
-        before (`Protocol.rounded`).
+        for each contrast. b-values that differ by more than `b_tolerance` are not the same: round
+        them before (`Protocol.rounded`).
+    b_tolerance : float, default=1
+        b-values within so many s/mm² are averaged as one.
     truth : mapping of str to ndarray of shape (x, y, z) or path, optional
         True parameter maps, of a synthetic scan. A file has those of T2-IVIM-Kurtosis, in the
         order of that model.
@@ -87,6 +89,7 @@ class Scan:
         cohort: str = "",
         sigma: float | Volume | None = None,
         average: str | None = None,
+        b_tolerance: float = _SAME_B,
         truth: Mapping[str, NDArray] | str | Path | None = None,
         synthetic: bool = False,
     ) -> None:
@@ -100,6 +103,7 @@ class Scan:
             )
         self._measured = protocol
         self._average = average
+        self._b_tolerance = b_tolerance
         self.protocol = protocol
         if average is not None:
             self.protocol = self._averaged(np.ones(len(protocol)))[1]
@@ -246,7 +250,9 @@ class Scan:
 
     def _averaged(self, signal: NDArray) -> tuple[NDArray, Protocol]:
         assert self._average is not None
-        return average_directions(signal, self._measured, mean=self._average, tolerance=_SAME_B)
+        return average_directions(
+            signal, self._measured, mean=self._average, tolerance=self._b_tolerance
+        )
 
     def _check_grids(self) -> None:
         shape, affine = _grid(self._signal)[0], self.affine

@@ -303,6 +303,28 @@ def test_low_b_values_that_are_joined_are_told_and_kept_apart_on_request(folder)
     assert apart.protocol.b.tolist() == [0, 10, 20, 1000]
 
 
+TWENTY = [0.2, 0.5, 1, 2, 3, 5, 8, 10, 15, 20, 30, 40, 60, 80, 100, 200, 300, 400, 600, 800]
+
+
+def test_twenty_low_b_values_are_twenty_contrasts(folder):
+    scan, values = protocol_of(folder, TWENTY)
+    assert scan.protocol.b.tolist() == TWENTY
+    np.testing.assert_array_equal(scan.signal, values)
+    source = scan.protocol.take(scan.protocol.clinical())
+    assert source.b.tolist() == TWENTY[:5]
+    assert source.indices_in(scan.protocol).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_repeats_of_low_b_values_stay_apart_with_a_small_tolerance(folder):
+    b = np.repeat([0.2, 1, 2, 500], 2).tolist()
+    with pytest.warns(UserWarning, match=r"b = 0.2, 1, 2 s/mm² are averaged as one; give b_tolerance=0.2"):
+        joined, _ = protocol_of(folder, b)
+    assert len(joined.protocol) == 2
+    apart, values = protocol_of(folder, b, b_tolerance=0.1)
+    np.testing.assert_allclose(apart.protocol.b, [0.2, 1, 2, 500])
+    np.testing.assert_allclose(apart.signal[..., 0], np.sqrt(values[..., 0] * values[..., 1]), rtol=1e-5)
+
+
 # How cohorts were simulated ---------------------------------------------------------------
 
 

@@ -81,3 +81,9 @@ def test_the_rule_survives_json():
 def test_an_unknown_rule_is_an_error(fields):
     with pytest.raises(ValueError, match=r"scale|percentile"):
         PatientScale.from_dict(fields)
+
+
+def test_low_b_values_that_differ_on_purpose_are_not_averaged():
+    protocol = Protocol([0.2, 0.5, 1, 200, 800])
+    signals = np.array([[9.0, 7.0, 5.0, 2.0, 1.0]])
+    assert PatientScale().of(signals, protocol) == 9.0
