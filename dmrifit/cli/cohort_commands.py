@@ -319,7 +319,8 @@ def benchmark(
     controls: Annotated[
         bool,
         typer.Option(
-            help="Also score controls: a constant, shuffled targets, perfect predictions."
+            help="Also score controls: a constant, shuffled targets, copies of inputs, perfect "
+            "predictions, and of synthetic patients the truth and a second measurement."
         ),
     ] = True,
     jobs: Annotated[
@@ -548,12 +549,12 @@ def _training_cohorts(
 
 def _finish_report(evaluations: list[Evaluation], page: Path) -> None:
     """Print the summary of the first comparison, and where the page is."""
-    from dmrifit.study.skill_summary import UNDEFINED_NOTE, headline
+    from dmrifit.study.skill_summary import headline, headline_notes
 
     table = headline(evaluations[0].summary())
     typer.echo(table.to_string(index=False))
-    if table["r"].str.endswith("*").any():
-        typer.echo(UNDEFINED_NOTE)
+    for note in headline_notes(evaluations[0]):
+        typer.echo(note)
     if any(evaluation.synthetic for evaluation in evaluations):
         typer.echo("synthetic data: no clinical result")
     typer.echo(f"report: {page}")

@@ -188,6 +188,8 @@ def _write_scan(scan: Scan, label: str, folder: Path, cohort: str) -> dict[str, 
     if (truth := scan.truth) is not None:
         maps = np.stack([truth[name] for name in truth_names()], axis=-1)
         images["truth"] = (f"{stem}_desc-truth_dwimap.nii.gz", maps)
+    if (noise_free := scan.noise_free) is not None:
+        images["noise_free"] = (f"{stem}_desc-noisefree_dwimap.nii.gz", noise_free)
     texts = {"bval": (f"{stem}_dwi.bval", scan.protocol.b)}
     if scan.protocol.te is not None:
         texts["te"] = (f"{stem}_dwi.te", scan.protocol.te)
@@ -251,6 +253,7 @@ def _sidecar(
         "bvec": "Gradient directions",
         "sigma": "Standard deviation of the noise, in the unit of the image",
         "truth": "True parameter maps of a synthetic patient",
+        "noise_free": "Image of a synthetic patient before noise was added",
         "synthetic": "Whether the patient was simulated",
     }
     sidecar = table.with_suffix(".json")

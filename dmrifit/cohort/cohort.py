@@ -129,6 +129,11 @@ class Cohort:
         """Whether any scan was simulated."""
         return any(scan.synthetic for scan in self.scans)
 
+    @property
+    def has_noise_free(self) -> bool:
+        """Whether all scans were simulated and have their signals without noise."""
+        return all(scan.has_noise_free for scan in self.scans)
+
     def arrays(
         self,
         source: Protocol | ArrayLike | None = None,
@@ -270,6 +275,38 @@ class Cohort:
                 parameters[name][rows] = truth[name][tuple(index[rows, 1:].T)]  # type: ignore
         return parameters
 
+    def noise_free_at(
+        self, index: NDArray[np.intp], contrasts: Protocol
+    ) -> NDArray[np.float64] | None:
+        """
+        Look up the signals of synthetic voxels before noise was added.
+
+        Parameters
+        ----------
+        index : ndarray of int, shape (n_voxels, 4)
+            As in `VoxelTable`.
+        contrasts : Protocol
+            Which signals.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels, n_contrasts), or None
+            In the unit of the images; None unless every scan has them.
+
+        Raises
+        ------
+        ValueError
+            If a scan lacks a contrast.
+        """
+        signals = np.empty((len(index), len(contrasts)))
+        for position, scan in enumerate(self.scans):
+            noise_free = scan.noise_free
+            if noise_free is None:
+                return None
+            rows = index[:, 0] == position
+            signals[rows] = noise_free[tuple(index[rows, 1:].T)][:, _indices(contrasts, scan)]
+        return signals
+
     @classmethod
     def from_signals(
         cls,
@@ -281,6 +318,7 @@ class Cohort:
         regions: Sequence[Any] | None = None,
         sigma: float | None = None,
         synthetic: bool = False,
+        noise_free: ArrayLike | None = None,
     ) -> Cohort:
         """
         Make a cohort of regions, such as means over organs or lesions, without images.
@@ -305,6 +343,8 @@ class Cohort:
             Standard deviation of the noise of a signal, in the same unit.
         synthetic : bool, default=False
             Whether the signals were simulated.
+        noise_free : array_like of shape (n_regions, n_measurements), optional
+            Synthetic signals before noise was added.
 
         Returns
         -------
@@ -330,6 +370,14 @@ class Cohort:
                 f"signals of shape {curves.shape} need one row for each of {len(patients)} "
                 f"entries of patients and one column for each of {len(protocol)} measurements"
             )
+        clean = None
+        if noise_free is not None:
+            clean = real_numbers(noise_free, "noise-free signals")
+            if clean.shape != curves.shape:
+                raise ValueError(
+                    f"noise-free signals of shape {clean.shape} must have the shape of the "
+                    f"signals, {curves.shape}"
+                )
         bad = ((curves < 0) | np.isinf(curves)).any(axis=1)
         if bad.any():
             raise ValueError(
@@ -348,6 +396,7 @@ class Cohort:
             scan = Scan(
                 patient, volume, protocol, region, np.eye(4), lesion=region, cohort=name,
                 sigma=sigma, synthetic=synthetic,
+                noise_free=None if clean is None else clean[rows][:, None, None],
             )  # fmt: skip
             scans.append(scan)
         cohort = cls(scans, name)
@@ -385,7 +434,8 @@ class Cohort:
         table : path
             Tab-separated (``.csv``: comma-separated) with the columns ``patient``, ``cohort``,
             ``image``, ``mask`` and ``bval``, and optionally ``lesion``, ``te`` (ms, a text file or
-            BIDS sidecars), ``bvec``, ``sigma`` (a number or a map), ``truth`` and ``synthetic``.
+            BIDS sidecars), ``bvec``, ``sigma`` (a number or a map), and of simulated scans
+            ``truth``, ``noise_free`` (the image before noise was added) and ``synthetic``.
             Paths are relative to the table; ``n/a`` stands for nothing. ``participant_id`` counts
             as ``patient``, ``body_mask`` as ``mask``, ``lesion_mask`` as ``lesion``.
         average : {"geometric", "arithmetic"} or None, default="geometric"

@@ -41,7 +41,7 @@ __all__ = [
 
 #: Columns of a table of participants; those of the second group may be absent or "n/a".
 REQUIRED_COLUMNS = ("patient", "cohort", "image", "mask", "bval")
-OPTIONAL_COLUMNS = ("lesion", "te", "bvec", "sigma", "truth", "synthetic")
+OPTIONAL_COLUMNS = ("lesion", "te", "bvec", "sigma", "truth", "noise_free", "synthetic")
 
 #: Other names of columns, with the names that they stand for.
 COLUMN_NAMES = {
@@ -317,6 +317,7 @@ def _scan_of(
             b_tolerance=0.0,
             truth=optional("truth"),
             synthetic=synthetic,
+            noise_free=optional("noise_free"),
         )
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None

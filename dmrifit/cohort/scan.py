@@ -68,6 +68,8 @@ class Scan:
         order of that model.
     synthetic : bool, default=False
         Whether the scan was simulated.
+    noise_free : ndarray of shape (x, y, z, n_measurements) or path, optional
+        Signals of a synthetic scan before noise was added, in the unit of the signal.
 
     Raises
     ------
@@ -92,6 +94,7 @@ class Scan:
         b_tolerance: float = _SAME_B,
         truth: Mapping[str, NDArray] | str | Path | None = None,
         synthetic: bool = False,
+        noise_free: Volume | None = None,
     ) -> None:
         self.patient = str(patient)
         n_bytes = len(quote(self.patient + str(cohort), errors="surrogatepass"))
@@ -114,6 +117,7 @@ class Scan:
         self._lesion = lesion
         self._sigma = sigma
         self._truth = truth
+        self._noise_free = noise_free
         self._affine = None
         if affine is not None:
             self._affine = checked_affine(affine, f"patient {self.patient}: the affine")
@@ -202,6 +206,21 @@ class Scan:
             return {name: maps[..., i] for i, name in enumerate(truth_names())}
         return dict(self._truth)
 
+    @property
+    def has_noise_free(self) -> bool:
+        """Whether the signals without noise are known; nothing is read."""
+        return self._noise_free is not None
+
+    @property
+    def noise_free(self) -> NDArray | None:
+        """Signals of a synthetic scan without noise, in the shape of its signal, or None."""
+        if self._noise_free is None:
+            return None
+        signal = _load(self._noise_free)
+        if self._average is None:
+            return signal
+        return self._averaged(signal)[0]
+
     def region(self, name: MaskName) -> NDArray[np.bool_] | None:
         """
         Return a mask by name.
@@ -246,6 +265,7 @@ class Scan:
             sigma=self.sigma,
             truth=self.truth,
             synthetic=self.synthetic,
+            noise_free=self.noise_free,
         )
 
     def _averaged(self, signal: NDArray) -> tuple[NDArray, Protocol]:
@@ -276,6 +296,8 @@ class Scan:
             self._check_truth(self._truth)
         elif self._truth is not None:
             truth = {f"true map of {name}": volume for name, volume in self._truth.items()}
+        if self._noise_free is not None:
+            self._check_noise_free(counts)
         maps = {
             "body mask": self._mask,
             "lesion mask": self._lesion,
@@ -299,6 +321,16 @@ class Scan:
                 affine,
                 name=_describe(volume, f"{label} of patient {self.patient}"),
                 reference_name=image,
+            )
+
+    def _check_noise_free(self, counts: str) -> None:
+        assert self._noise_free is not None
+        shape = _grid(self._noise_free)[0]
+        if tuple(shape) != tuple(_grid(self._signal)[0]):
+            label = _describe(self._noise_free, f"noise-free signals of patient {self.patient}")
+            raise ValueError(
+                f"{label}: {' × '.join(map(str, shape))} values, and the measured signals have "
+                f"{counts}; give one noise-free value for each measured one"
             )
 
     @staticmethod

@@ -294,8 +294,8 @@ class SignalToSignal(Strategy):
         """
         _, target = self._protocols()
         model = _model_for(self.model, target)
-        # A regression may predict below 0, which no magnitude is; the least positive number fits as
-        # a zero does, but never counts as outside a volume.
+        # A regression may predict below 0, which no magnitude is; the least positive number fits
+        # as a zero does, but never counts as outside a volume.
         clipped = np.maximum(signals, np.finfo(float).tiny)
         return fit_voxels(clipped, target, model, sigma=sigma).parameters
 

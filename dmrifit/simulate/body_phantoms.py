@@ -136,9 +136,9 @@ def simulate_cohort(
     Returns
     -------
     Cohort
-        Synthetic scans, each with ``.truth``: the maps of the seven parameters. ``.simulation``
-        holds these arguments as plain values, and the template and the type of tumor that each
-        patient drew.
+        Synthetic scans, each with ``.truth``, the maps of the seven parameters, and
+        ``.noise_free``, the signals before noise was added. ``.simulation`` holds these arguments
+        as plain values, and the template and the type of tumor that each patient drew.
 
     Raises
     ------
@@ -311,6 +311,7 @@ def _scan(
         images = signals.reshape(*shape, -1)
         images = spoil(images, protocol, artifacts, template, rng["artifacts"])
         signals = images.reshape(signals.shape)
+    noise_free = signals
     if sigma > 0:
         # The magnitude of a complex signal with Gaussian noise is Rician.
         real = signals + sigma * rng["noise"].standard_normal(signals.shape)
@@ -331,6 +332,7 @@ def _scan(
         sigma=sigma,
         truth=true_maps,
         synthetic=True,
+        noise_free=noise_free.astype(np.float32).reshape(*shape, -1),
     )
     return scan, {"template": template, "tumor_type": tumor_type}
 

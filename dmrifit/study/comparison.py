@@ -21,7 +21,7 @@ from dmrifit.cohort.cohort import Cohort
 from dmrifit.cohort.scan import MaskName
 from dmrifit.io.digests import command_line, describe
 from dmrifit.predict.algorithms import ALGORITHMS, make_regressor
-from dmrifit.predict.controls import CONTROLS, SHUFFLED
+from dmrifit.predict.controls import CONTROLS, SHUFFLED, UNTRAINED
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 from dmrifit.study.contestants import (
     Entrant,
@@ -73,7 +73,8 @@ class Evaluation:
     ----------
     scores : DataFrame
         One row for each held-out patient, estimator and model parameter: ``cohort``, ``patient``,
-        ``strategy`` (s2s, m2m), ``algorithm`` (with the controls constant, shuffled and perfect),
+        ``strategy`` (s2s, m2m), ``algorithm`` (with the controls constant, shuffled, copy and
+        perfect and, of synthetic patients, truth and repeat),
         ``train_on``, ``n_train`` (patients), ``repeat``, ``estimator`` (its name), ``metric`` (the
         parameter), ``bias`` (BI) and ``dispersion`` (DI) of the relative error, ``pearson``,
         ``spearman``, ``n_voxels`` and ``seconds`` (training, shared between the patients that a
@@ -82,7 +83,10 @@ class Evaluation:
         ``n_undefined`` (voxels whose reference is zero or was not fitted), ``n_failed`` (voxels
         without a prediction), ``at_bound`` (share of voxels whose reference sits at a bound), and
         ``bias_truth``, ``dispersion_truth``, ``median_abs_error_truth``, ``pearson_truth``,
-        ``spearman_truth``: the same against the truth of a synthetic scan, NaN for others. And
+        ``spearman_truth``: the same against the truth of a synthetic scan, NaN for others. With
+        ``_independent`` instead, and for ``skill`` and ``absolute_skill`` too: against the fit to
+        a second draw of the noise of a synthetic scan, all target contrasts, which shares no
+        noise with the inputs. And
         ``skill``, 1 − Σ error / Σ error of the constant with the least error on the training
         patients, from ``relative_error`` and ``constant_error`` (means of abs(E));
         ``absolute_skill`` from ``absolute_error`` and ``constant_absolute_error``, over all
@@ -124,7 +128,7 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         """Show the head of the summary in notebooks."""
-        from dmrifit.study.skill_summary import UNDEFINED_NOTE, headline
+        from dmrifit.study.skill_summary import headline, headline_notes
 
         table = headline(self.summary().sort_values("dispersion"))
         n = self.scores[["cohort", "patient"]].drop_duplicates().shape[0]
@@ -134,8 +138,8 @@ class Evaluation:
             "means over patients [95 %] of signals and of tissue parameters, at the largest "
             "number of training patients; skill is 1 − error / error of the best constant"
         )
-        if table["r"].str.endswith("*").any():
-            note += f"; {UNDEFINED_NOTE}"
+        for sentence in headline_notes(self):
+            note += f"; {sentence}"
         if self.synthetic:
             note += f"; {', '.join(self.synthetic)}: synthetic patients"
         return html_summary(title, list(table), table.itertuples(index=False), note=note)
@@ -213,9 +217,12 @@ class Evaluation:
             and T2v), ``f``, ``K``, ``T2v`` and ``S0``, at the largest number of training patients
             (``n_train``). Means over ``n_patients`` of ``skill``, ``absolute_skill``,
             ``abs_bias``, ``dispersion``, ``relative_error`` and ``pearson``, each with ``_low``
-            and ``_high``. ``pooled_skill`` is that of all voxels together. An undefined
-            correlation counts as 0 (``n_undefined_pearson``); ``n_dropped`` voxels have a
-            reference of zero or none.
+            and ``_high``. Of synthetic patients the maps are scored twice: ``skill_independent``
+            and ``pearson_independent`` are against the fit to a second draw of the noise, and
+            ``skill_shared_noise`` and ``pearson_shared_noise`` what the noise that reference and
+            inputs share adds to the first ones. ``pooled_skill`` is that of all voxels together.
+            An undefined correlation counts as 0 (``n_undefined_pearson``); ``n_dropped`` voxels
+            have a reference of zero or none.
 
         Raises
         ------
@@ -297,9 +304,12 @@ def compare(
     max_voxels : int, optional
         Train on at most so many voxels of each scan, drawn at random.
     controls : bool, default=True
-        Add rows for a constant predictor, for linear regression of shuffled targets and for the
-        perfect answer to every strategy, with the largest number of training patients and the
-        model of the strategy's first estimator.
+        Add rows for a constant predictor, for linear regression of shuffled targets, for copies of
+        what was measured (the nearest contrast; of maps ADC_fast, ADC_slow and F, and the constant
+        for other parameters) and for the perfect answer to every strategy; of synthetic patients
+        whose noise-free signals are known also for the truth and for a second draw of the noise.
+        They have the largest number of training patients and the model of the strategy's first
+        estimator.
     resynthesize : bool, default=False
         Compute contrasts that patients of another cohort lack through the model fitted to theirs,
         with the noise of their images where it is known.
@@ -346,7 +356,8 @@ def compare(
         entrants.append(Entrant.of(name, estimator, kept=written, example=example))
     check_distinct(entrants)
     if controls:
-        entrants += controls_of(entrants, kept=written, example=example)
+        has_noise_free = any(cohort.has_noise_free for cohort in cohorts.values())
+        entrants += controls_of(entrants, kept=written, example=example, noise_free=has_noise_free)
     seed = _seed(folder, random_state)
     settings = {
         "cohorts": {name: list(names) for name, names in patients.items()},
@@ -621,6 +632,8 @@ def _arrays(cell: Cell, bank: Bank) -> tuple[Any, Any]:
     """Give the arrays that all trainings share; none to one that learns from moments alone."""
     stack = bank.material(cell.entrant, cell.view, cell.repeat)
     has_designs = any(patient in stack.designs for patient in cell.train)
+    if cell.entrant.control in UNTRAINED:
+        return None, None
     # Shuffling changes the moments of features with targets.
     if not has_designs or cell.entrant.control == SHUFFLED:
         return stack.arrays
@@ -733,6 +746,7 @@ def _describe_cohort(
             skipped[patient] = f"no {masks['score']} voxel"
     return {
         "synthetic": cohort.synthetic,
+        "repeated": bank.repeated[name],
         "simulation": describe(getattr(cohort, "simulation", None)),
         "patients": bank.patients[name],
         "protocol": cohort.scans[0].protocol.to_dict(),

@@ -21,7 +21,7 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.resynthesis import missing_contrasts
 from dmrifit.io.digests import describe, digest
 from dmrifit.predict.base import resolve_patch_shape
-from dmrifit.predict.controls import CONSTANT, CONTROLS
+from dmrifit.predict.controls import CONSTANT, CONTROLS, OF_NOISE_FREE
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 
 __all__ = [
@@ -153,13 +153,15 @@ def named_estimators(estimators: Mapping[str, Any]) -> Mapping[str, Any]:
     return estimators
 
 
-def controls_of(entrants: Sequence[Entrant], *, kept: bool, example: Protocol) -> list[Entrant]:
-    """Make the controls of every strategy that takes part."""
+def controls_of(
+    entrants: Sequence[Entrant], *, kept: bool, example: Protocol, noise_free: bool = False
+) -> list[Entrant]:
+    """Make the controls of every strategy; `noise_free` signals are known of some cohort."""
     controls = []
     rows = {(entrant.strategy, entrant.algorithm) for entrant in entrants}
     for strategy, first in _first_of_strategies(entrants).items():
         for control in CONTROLS:
-            if (strategy, control) in rows:
+            if (strategy, control) in rows or (control in OF_NOISE_FREE and not noise_free):
                 continue
             changes: dict[str, Any] = {
                 "regressor": CONSTANT if control == CONSTANT else "LR",

@@ -14,11 +14,14 @@ from dmrifit.study.training_runs import POOLED
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dmrifit.study.comparison import Evaluation
+
 __all__ = [
     "KEYS",
     "MEASURES",
-    "UNDEFINED_NOTE",
+    "REPEATED",
     "headline",
+    "headline_notes",
     "largest",
     "matching",
     "summary_of",
@@ -30,13 +33,21 @@ KEYS = ["train_on", "cohort", "strategy", "algorithm"]
 #: Columns of the summary that are means over patients.
 MEASURES = ("skill", "absolute_skill", "abs_bias", "dispersion", "relative_error", "pearson")
 
-#: What the mark of a correlation says.
-UNDEFINED_NOTE = "* some correlations are undefined (constant answers) and count as 0"
+#: Those that are also given against a reference with noise of its own.
+REPEATED = ("skill", "pearson")
 
+_SHARED_NOISE = (
+    "maps of synthetic patients are scored twice: against the fit to the images that include the "
+    "inputs, and (independent) against the fit to a second draw of the noise; the difference is "
+    "called shared noise. Unseen images share no noise with the inputs"
+)
+_UNDEFINED = "* some correlations are undefined (constant answers) and count as 0"
 # Their reference is often 0, where there is no relative error.
 _ALSO_ALONE = ("f", "K")
 _N_DRAWS = 2000
 _SUMMED = ("constant_error", "n_voxels", "n_undefined", "n_failed")
+_INDEPENDENT = tuple(f"{measure}_independent" for measure in REPEATED)
+_SHARED = tuple(f"{measure}_shared_noise" for measure in REPEATED)
 
 
 def matching(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
@@ -82,7 +93,7 @@ def summary_of(scores: pd.DataFrame, signals: pd.DataFrame, level: float) -> pd.
                 rows.append(row | {"parameters": name} | _summarized(members, level))
     columns = None
     if not rows:
-        columns = [*KEYS, "parameters", *MEASURES]
+        columns = [*KEYS, "parameters", *MEASURES, *_INDEPENDENT, *_SHARED]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -91,6 +102,7 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     signals = summary[summary["parameters"] == "signals"].set_index(KEYS)
+    is_repeated = bool(summary["skill_independent"].notna().any())
     shown = summary[summary["parameters"] == "tissue"]
     # A model may have no tissue parameter but those that are shown apart.
     if not len(shown):
@@ -102,7 +114,7 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
         if key in signals.index:
             signal_skill = _with_interval(signals.loc[key], "skill")
         mark = "*" if row["n_undefined_pearson"] else ""
-        rows.append({
+        cells = {
             "trained on": row["train_on"],
             "N": row["n_train"],
             "cohort": row["cohort"],
@@ -110,11 +122,37 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
             "algorithm": row["algorithm"],
             "signal skill": signal_skill,
             "map skill": _with_interval(row, "skill"),
-            "|BI| (%)": _number(100 * row["abs_bias"], 1),
-            "DI (%)": _number(100 * row["dispersion"], 1),
-            "r": _number(row["pearson"]) + mark,
-        })  # fmt: skip
+        }
+        if is_repeated:
+            cells["map skill, independent"] = _with_interval(row, "skill_independent")
+            cells["shared noise"] = _number(row["skill_shared_noise"])
+        cells["|BI| (%)"] = _number(100 * row["abs_bias"], 1)
+        cells["DI (%)"] = _number(100 * row["dispersion"], 1)
+        cells["r"] = _number(row["pearson"]) + mark
+        if is_repeated:
+            r = _number(row["pearson_independent"])
+            cells["r, independent"] = r if r == "–" else r + mark
+        rows.append(cells)
     return pd.DataFrame(rows, columns=None if rows else ["algorithm", "r"])
+
+
+def headline_notes(evaluation: Evaluation) -> list[str]:
+    """List what has to be said under the head of a summary."""
+    notes = []
+    table = headline(evaluation.summary())
+    if table["r"].str.endswith("*").any():
+        notes.append(_UNDEFINED)
+    if "shared noise" in table:
+        notes.append(_SHARED_NOISE)
+    cohorts = evaluation.study.get("cohorts", {})
+    single = [name for name in evaluation.synthetic if not cohorts[name].get("repeated")]
+    if single:
+        notes.append(
+            f"the signals of {', '.join(single)} without noise are not known, so there is no "
+            "second draw of the noise: no rows truth and repeat, and skill may owe something to "
+            "noise that inputs and reference share"
+        )
+    return notes
 
 
 def _with_interval(row: Mapping[str, Any], measure: str) -> str:
@@ -134,20 +172,46 @@ def _summarized(table: pd.DataFrame, level: float) -> dict[str, Any]:
     # Sums of other rows first would differ in their last digits.
     table = table.sort_values(["patient", "metric", "repeat"])
     # Scores of an earlier version may lack a column.
-    table = table.reindex(columns=list(dict.fromkeys([*table.columns, *MEASURES, *_SUMMED])))
+    columns = dict.fromkeys(
+        [*table.columns, *MEASURES, *_SUMMED, *_INDEPENDENT, "bias_independent"]
+    )
+    table = table.reindex(columns=list(columns))
     # A constant answer has no correlation: it counts as none, and is marked.
     filled = table.assign(pearson=table["pearson"].fillna(0.0))
-    values = filled.groupby(["patient", "metric"])[list(MEASURES)].mean()
-    patients = values.groupby("patient").mean()
-    low, high = _intervals(patients.to_numpy(), level)
+    is_repeated = filled["skill_independent"].notna() | filled["bias_independent"].notna()
+    undefined = is_repeated & filled["pearson_independent"].isna()
+    filled["pearson_independent"] = filled["pearson_independent"].mask(undefined, 0.0)
+    for measure, independent, shared in zip(REPEATED, _INDEPENDENT, _SHARED, strict=True):
+        filled[shared] = filled[measure] - filled[independent]
+    measures = [*MEASURES, *_INDEPENDENT, *_SHARED]
+    values = filled.groupby(["patient", "metric"])[measures].mean()
+    # Not by pandas, where the last digit of a mean depends on how columns lie in memory.
+    by_patient = [_means(rows.to_numpy()) for _, rows in values.groupby("patient")]
+    patients = np.array(by_patient)
+    means = _means(patients)
+    low, high = _intervals(patients, level)
     row: dict[str, Any] = {"n_train": table["n_train"].max(), "n_patients": len(patients)}
-    for j, measure in enumerate(MEASURES):
-        row[measure] = patients[measure].mean()
+    for j, measure in enumerate(measures):
+        row[measure] = means[j]
         row[f"{measure}_low"], row[f"{measure}_high"] = low[j], high[j]
     row["pooled_skill"] = _pooled_skill(table)
     row["n_undefined_pearson"] = int(table["pearson"].isna().sum())
     row["n_dropped"] = int(table["n_undefined"].sum())
     return row
+
+
+def _means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """
+    Average over rows without gaps; NaN for a column of nothing else.
+
+    Shapes: `values` (n_rows, n_columns); returns (n_columns,).
+    """
+    means = np.full(values.shape[1], np.nan)
+    for j, column in enumerate(values.T):
+        known = column[~np.isnan(column)]
+        if known.size:
+            means[j] = known.mean()
+    return means
 
 
 def _pooled_skill(table: pd.DataFrame) -> float:

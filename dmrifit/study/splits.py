@@ -15,6 +15,7 @@ from dmrifit._utils.checks import check_word
 from dmrifit._utils.randomness import derived_seed, seed_for
 from dmrifit.io.bids_derivatives import versions
 from dmrifit.io.digests import digest, source_digest
+from dmrifit.predict.controls import OF_NOISE_FREE
 from dmrifit.study.contestants import Entrant, View
 from dmrifit.study.voxel_bank import Bank
 
@@ -169,6 +170,8 @@ def plan(
             if entrant.control and not at_largest:
                 continue
             view = views[entrant.name, split.cohort]
+            if entrant.control in OF_NOISE_FREE and not bank.is_repeated(view, split.test):
+                continue
             train, test = list(split.train), list(split.test)
             # A finished training is used again only where nothing that it depends on has changed.
             content = [

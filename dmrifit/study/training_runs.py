@@ -12,9 +12,18 @@ from sklearn.base import clone
 
 from dmrifit._utils.randomness import derived_seed, seed_for
 from dmrifit._utils.threads import one_thread
+from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.models import SignalModel
 from dmrifit.predict.base import Design
-from dmrifit.predict.controls import CONSTANT, PERFECT, SHUFFLED
+from dmrifit.predict.controls import (
+    CONSTANT,
+    COPY,
+    REPEAT,
+    SHUFFLED,
+    TRUTH,
+    UNTRAINED,
+    nearest_contrasts,
+)
 from dmrifit.predict.strategies import Clinical, SignalToSignal
 from dmrifit.stats.metrics import skill_scores
 from dmrifit.study.contestants import View
@@ -60,18 +69,22 @@ def run_trial(
         try:
             start = time.perf_counter()
             estimator = None
-            if cell.entrant.control != PERFECT:
+            if cell.entrant.control not in UNTRAINED:
                 estimator = _trained(cell, features, targets, rows, designs)
             # Patients that share a training share its time.
             training_seconds = (time.perf_counter() - start) / len(tests)
             for test, metrics in zip(tests, clinical, strict=True):
                 start = time.perf_counter()
-                signals, maps = _answers(estimator, cell, test, metrics)
+                if cell.entrant.control in UNTRAINED:
+                    signals, maps = _untrained_answers(cell, test, metrics, constants)
+                else:
+                    signals, maps = _answers(estimator, cell, test, metrics)
                 seconds = training_seconds + time.perf_counter() - start
                 keys = _keys(cell, test)
-                is_constant = cell.entrant.control == CONSTANT
+                control = cell.entrant.control
+                is_constant = control == CONSTANT
                 for row in _score_maps(
-                    maps, test, cell.entrant.model, seconds, constants, is_constant
+                    maps, test, cell.entrant.model, seconds, constants, control
                 ):
                     content["scores"].append(keys | row)
                 for row in _score_signals(signals, test, cell.view, constants, is_constant):
@@ -153,10 +166,6 @@ def _answers(
 ) -> tuple[NDArray, NDArray]:
     """Predict signals and maps; voxels without a usable source signal stay NaN."""
     model, target = cell.entrant.model, cell.view.target
-    if estimator is None:
-        if cell.entrant.strategy == "s2s":
-            return test.Y, test.reference
-        return model.signal(test.reference, target), test.reference
     if clinical is not None:
         maps = estimator.maps_from(clinical)
         return model.signal(maps, target), maps
@@ -175,25 +184,81 @@ def _answers(
     return signals, maps
 
 
+def _untrained_answers(
+    cell: Cell, test: HeldOut, clinical: Clinical | None, constants: Constants | None
+) -> tuple[NDArray, NDArray]:
+    """Give the signals and maps of a control that learns nothing."""
+    model, target, control = cell.entrant.model, cell.view.target, cell.entrant.control
+    if control == COPY and clinical is None:
+        signals = test.X[:, nearest_contrasts(cell.view.source, target)]
+        estimator = clone(cell.entrant.estimator)
+        return signals, estimator.set_params(**_completed(estimator, cell)).maps_of(signals)
+    if control == COPY:
+        assert clinical is not None
+        maps = _copied_maps(clinical, model, constants)
+        return model.signal(maps, target), maps
+    signals, maps = test.Y, test.reference
+    if control == TRUTH:
+        assert test.repeat is not None
+        signals, maps = test.repeat.noise_free, test.truth
+        # Of regions, or in the symbols of another model, true parameters may not be known.
+        if maps is None:
+            maps = fit_voxels(signals, target, model).parameters
+    if control == REPEAT:
+        assert test.repeat is not None
+        signals, maps = test.repeat.signals, test.repeat.reference
+    if cell.entrant.strategy != "s2s":
+        signals = model.signal(maps, target)
+    return signals, maps
+
+
+def _copied_maps(
+    clinical: Clinical, model: SignalModel, constants: Constants | None
+) -> NDArray[np.float64]:
+    """Take clinical metrics for parameters; what has none like it, from the best constants."""
+    adc_fast, adc_slow, fraction = clinical.features.T
+    copies = {
+        "S0": clinical.s0,
+        "f": fraction,
+        "Dv": adc_fast,
+        "Dt": adc_slow,
+        "D": adc_slow,
+        "ADC": adc_slow,
+    }
+    maps = np.full((len(clinical.s0), len(model.parameters)), _NAN)
+    for j, parameter in enumerate(model.parameters):
+        if parameter.name in copies:
+            unit = clinical.largest if parameter.is_amplitude else 1.0
+            values = copies[parameter.name]
+            maps[:, j] = np.clip(values, parameter.low * unit, parameter.high * unit)
+        elif constants is not None:
+            maps[:, j] = constants.relative[j]
+    return maps
+
+
 def _score_maps(
     maps: NDArray,
     test: HeldOut,
     model: SignalModel,
     seconds: float,
     constants: Constants | None,
-    is_constant: bool,
+    control: str,
 ) -> list[dict[str, Any]]:
-    """Score every predicted parameter against the reference and, where it is known, the truth."""
+    """Score every parameter against the reference and, where known, the truth and a repeat."""
     from dmrifit.stats.metrics import METRICS, relative_error_indices
 
+    repeated = None
+    # Against itself a repeat would be perfect.
+    if test.repeat is not None and control != REPEAT:
+        repeated = test.repeat.reference
+    references = {"": test.reference, "_truth": test.truth, "_independent": repeated}
     columns: dict[str, NDArray] = {}
-    for name, metric in METRICS.items():
-        columns[name] = np.atleast_1d(metric.score(maps, test.reference))
-    for name, metric in METRICS.items():
-        if test.truth is None:
-            columns[f"{name}_truth"] = np.full(len(model.parameters), _NAN)
-        else:
-            columns[f"{name}_truth"] = np.atleast_1d(metric.score(maps, test.truth))
+    for suffix, reference in references.items():
+        for name, metric in METRICS.items():
+            columns[name + suffix] = np.full(len(model.parameters), _NAN)
+            if reference is not None:
+                columns[name + suffix] = np.atleast_1d(metric.score(maps, reference))
+    is_constant = control == CONSTANT
     rows = []
     for j, parameter in enumerate(model.parameters):
         voxels = relative_error_indices(maps[:, j], test.reference[:, j])
@@ -208,7 +273,13 @@ def _score_maps(
         }
         row |= {name: float(values[j]) for name, values in columns.items()}
         row = {name: row[name] for name in SCORE_COLUMNS} | row
-        rows.append(row | _map_skills(maps[:, j], test.reference[:, j], constants, j, is_constant))
+        row |= _map_skills(maps[:, j], test.reference[:, j], constants, j, is_constant)
+        independent = dict.fromkeys(("skill", "absolute_skill"), _NAN)
+        if repeated is not None:
+            independent = _map_skills(maps[:, j], repeated[:, j], constants, j, is_constant)
+        for name in ("skill", "absolute_skill"):
+            row[f"{name}_independent"] = independent[name]
+        rows.append(row)
     return rows
 
 

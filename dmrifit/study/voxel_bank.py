@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
-from dmrifit._utils.randomness import derived_seed
+from dmrifit._utils.randomness import derived_seed, seed_for
 from dmrifit.cohort.cohort import Cohort, VoxelTable
 from dmrifit.cohort.patches import check_reach
 from dmrifit.cohort.scaling import contrast_order
@@ -25,7 +25,16 @@ from dmrifit.predict.strategies import Clinical, MapsToMaps
 from dmrifit.stats.metrics import best_constants
 from dmrifit.study.contestants import Entrant, View
 
-__all__ = ["Bank", "Constants", "HeldOut", "Stack"]
+__all__ = ["Bank", "Constants", "HeldOut", "Repeat", "Stack"]
+
+
+@dataclass(frozen=True, eq=False)
+class Repeat:
+    """A second measurement of a synthetic patient, which shares no noise with the first one."""
+
+    noise_free: NDArray[np.float64]  # (n_voxels, n_target), divided by the patient's scale
+    signals: NDArray[np.float64]  # (n_voxels, n_target), with noise drawn again
+    reference: NDArray[np.float64]  # (n_voxels, n_parameters), the fit to these signals
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +52,7 @@ class HeldOut:
     shape: tuple[int, int, int]  # of the scan that is shown
     affine: NDArray[np.float64]  # (4, 4)
     shown_scan: int | None = None  # whose images are kept; by default the first with voxels
+    repeat: Repeat | None = None  # of a synthetic patient whose noise-free signals are known
 
     @property
     def shown(self) -> NDArray[np.bool_]:
@@ -122,6 +132,7 @@ class Bank:
         self.patients: dict[str, dict[str, dict[str, int]]] = {}
         self.trainable: dict[str, list[str]] = {}
         self.testable: dict[str, list[str]] = {}
+        self.repeated: dict[str, bool] = {}  # whether all tested patients have a second draw
         self._tests: dict[tuple[View, str], HeldOut] = {}
         self._digests: dict[tuple[Any, ...], str] = {}
         self._voxels: dict[tuple[View, int], dict[str, tuple[NDArray, NDArray, NDArray]]] = {}
@@ -160,6 +171,8 @@ class Bank:
                     self.testable[name].append(patient)
                     for view in seen[name]:
                         self._add_test(patient_cohort, view, patient, score_mask, first)
+            tested = self.testable[name]
+            self.repeated[name] = all(self.is_repeated(view, tested) for view in seen[name])
 
     def _add_training(
         self, cohort: Cohort, view: View, repeat: int, patient: str, mask: MaskName
@@ -191,6 +204,7 @@ class Bank:
         table = cohort.arrays(view.source, view.target, mask=mask, patch_shape=view.patch_shape)
         fit = _reference(table.Y, view, cohort.name, patient)
         truth = _relative_truth(cohort, view, table)
+        repeat = self._repeated(cohort, view, patient, table)
         # Maps are shown of one scan, the first unless no voxel of it is scored.
         shown_scan = cohort.scans.index(first)
         if shown_scan not in table.index[:, 0]:
@@ -207,8 +221,26 @@ class Bank:
             shape=cohort.scans[shown_scan].shape,
             affine=cohort.scans[shown_scan].affine,
             shown_scan=shown_scan,
+            repeat=repeat,
         )
-        self._digests["test", view, patient] = digest([table.X, table.Y, fit.parameters, truth])
+        content = [table.X, table.Y, fit.parameters, truth]
+        if repeat is not None:
+            content += [repeat.noise_free, repeat.signals, repeat.reference]
+        self._digests["test", view, patient] = digest(content)
+
+    def _repeated(
+        self, cohort: Cohort, view: View, patient: str, table: VoxelTable
+    ) -> Repeat | None:
+        """Draw the noise of a synthetic patient again, and fit a second reference."""
+        noise_free = cohort.noise_free_at(table.index, view.target)
+        if noise_free is None or table.sigma is None:
+            return None
+        noise_free /= table.scale[:, None]
+        rng = np.random.default_rng(seed_for(self._seed, "repeat", patient))
+        real, imaginary = rng.standard_normal((2, *noise_free.shape)) * table.sigma[:, None]
+        signals = np.hypot(noise_free + real, imaginary)
+        reference = _reference(signals, view, cohort.name, patient).parameters
+        return Repeat(noise_free, signals, reference)
 
     def material(self, entrant: Entrant, view: View, repeat: int) -> Stack:
         """Return the training voxels for an estimator, made once for all that share them."""
@@ -235,6 +267,10 @@ class Bank:
                 best_constants(maps, relative=False),
             )
         return self._constants[key]
+
+    def is_repeated(self, view: View, patients: Sequence[str]) -> bool:
+        """Whether all of these held-out patients have a second measurement."""
+        return all(self._tests[view, patient].repeat is not None for patient in patients)
 
     def clinical(self, entrant: Entrant, view: View, patient: str) -> Clinical | None:
         """Return a held-out patient's clinical metrics, made once for all that share them."""

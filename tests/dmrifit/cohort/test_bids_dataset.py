@@ -48,9 +48,9 @@ def test_a_users_table_keeps_its_lines_columns_and_names(cohort, users):
     before = users.read_bytes().decode().split("\r\n")
     Cohort(cohort.scans[1:], "cohort1").write(users.parent)
     after = users.read_bytes().decode().split("\r\n")
-    added = "lesion\tsigma\ttruth\tsynthetic"
+    added = "lesion\tsigma\ttruth\tnoise_free\tsynthetic"
     assert after[0] == f"{before[0]}\t{added}"
-    assert after[1] == before[1] + "\tn/a" * 4
+    assert after[1] == before[1] + "\tn/a" * 5
     assert [line.split("\t")[:3] for line in after[2:4]] == [[f"cohort1p0{k}", "n/a", "cohort1"] for k in (2, 3)]
     assert after[4:] == [""]
     assert Cohort.read(users)["cohort1"].patients == cohort.patients

@@ -55,6 +55,24 @@ def test_what_is_written_is_read_back(cohort, written):
         assert other.sigma == pytest.approx(one.sigma, rel=1e-8)
 
 
+def test_signals_without_noise_are_looked_up_like_the_table_of_voxels(cohort, written):
+    table = cohort.arrays(scale=None)
+    clean = cohort.noise_free_at(table.index, table.target)
+    first = table.index[:, 0] == 0
+    i, j, k = table.index[first][0, 1:]
+    np.testing.assert_array_equal(clean[first][0], cohort.scans[0].noise_free[i, j, k])
+    (again,) = Cohort.read(written).values()
+    np.testing.assert_array_equal(again.noise_free_at(table.index, table.target), clean)
+    assert again.has_noise_free
+    region = Cohort.from_signals([[9, 8], [7, 6]], Protocol([0, 50]), ["A", "B"], noise_free=[[8, 7], [6, 5]])
+    index = np.array([[1, 0, 0, 0], [0, 0, 0, 0]])
+    assert region.noise_free_at(index, Protocol([50])).tolist() == [[5], [7]]
+    unknown = Cohort.from_signals([[9, 8], [7, 6]], Protocol([0, 50]), ["A", "B"])
+    assert unknown.noise_free_at(index, Protocol([50])) is None
+    with pytest.raises(ValueError, match="must have the shape of the signals"):
+        Cohort.from_signals([[9, 8]], Protocol([0, 50]), ["A"], noise_free=[[9]])
+
+
 def test_cohorts_written_to_one_folder_share_its_table(written):
     other = simulate_cohort("cohort2", 2, shape=SMALL, random_state=1)
     other.write(written.parent)
@@ -66,7 +84,7 @@ def test_cohorts_written_to_one_folder_share_its_table(written):
 
 def test_writing_leaves_no_unfinished_file_behind(written):
     names = [path.name for path in written.parent.rglob("*") if path.is_file()]
-    assert len(names) == 3 + 3 * 6
+    assert len(names) == 3 + 3 * 7
     assert not [name for name in names if "part" in name.replace("participants", "")]
 
 

@@ -293,3 +293,11 @@ def test_a_patient_of_walks_depends_neither_on_the_others_nor_on_processes():
 def test_impossible_cohorts_are_refused_with_the_remedy(arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         simulate_cohort(**{"n_patients": 1, "shape": SMALL, **arguments})
+
+
+def test_signals_without_noise_are_kept_beside_those_with_it(cohort):
+    for scan in cohort:
+        noise = (scan.signal - scan.noise_free)[scan.mask]
+        assert noise[:, 0].std() == pytest.approx(scan.sigma, rel=0.1)
+    silent = simulate_cohort("cohort1", 1, shape=SMALL, snr=np.inf, random_state=0).scans[0]
+    np.testing.assert_array_equal(silent.signal, silent.noise_free)

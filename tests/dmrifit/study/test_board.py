@@ -24,6 +24,7 @@ from dmrifit import (
     leave_one_patient_out,
     simulate_cohort,
 )
+from dmrifit.predict.controls import CONTROLS
 
 SMALL = (16, 16, 3)
 KEYS = ["cohort", "patient", "estimator", "train_on", "n_train", "repeat"]
@@ -61,13 +62,11 @@ def equal(one, other):
 def test_every_strategy_stands_beside_its_controls(curve):
     scores = curve[0].scores
     assert set(scores["estimator"]) == {
-        f"{a} {s}" for a in ("LR", "constant", "shuffled", "perfect") for s in ("s2s", "m2m")
+        f"{a} {s}" for a in ("LR", *CONTROLS) for s in ("s2s", "m2m")
     }
     assert scores.groupby("algorithm")["n_train"].unique().map(sorted).to_dict() == {
         "LR": [1, 2, 3],
-        "constant": [3],
-        "shuffled": [3],
-        "perfect": [3],
+        **dict.fromkeys(CONTROLS, [3]),
     }
     perfect = scores[scores["algorithm"] == "perfect"]
     assert (perfect["bias"].abs().max(), perfect["dispersion"].max()) == (0, 0)
@@ -80,7 +79,7 @@ def test_controls_that_are_compared_already_are_not_added_twice(two):
     estimators = {"constant s2s": SignalToSignal("constant"), "LR s2s": SignalToSignal("LR")}
     scores = compare(estimators, two[0], max_voxels=10, random_state=0).scores
     assert scores.groupby("estimator").size().to_dict() == dict.fromkeys(
-        ["LR s2s", "constant s2s", "perfect s2s", "shuffled s2s"], 4 * 7
+        ["LR s2s", *(f"{control} s2s" for control in CONTROLS)], 4 * 7
     )
     assert set(compare(estimators, two[0], max_voxels=10, controls=False).scores["estimator"]) == set(estimators)
 
@@ -366,6 +365,7 @@ def test_the_order_of_cohorts_patients_and_volumes_moves_no_number(two):
                 lesion=scan.lesion,
                 sigma=scan.sigma,
                 truth=scan.truth,
+                noise_free=None if scan.noise_free is None else scan.noise_free[..., volumes],
             )
             scans.append(turned_scan)
         turned.append(Cohort(scans, cohort.name))

@@ -351,7 +351,8 @@ def test_changed_targets_of_a_training_patient_are_noticed(two, record, tmp_path
     scan = two["A"].scans[0]
     signal = scan.signal.copy()
     signal[(*np.argwhere(scan.mask & ~scan.lesion)[0], 12)] *= 1.5  # a contrast that is no input
-    changed = Scan(scan.patient, signal, PROTOCOL, scan.mask, scan.affine, lesion=scan.lesion, truth=scan.truth)
+    kept = {"lesion": scan.lesion, "truth": scan.truth, "sigma": scan.sigma, "noise_free": scan.noise_free}
+    changed = Scan(scan.patient, signal, PROTOCOL, scan.mask, scan.affine, **kept)
     cohorts = Cohort([changed, *two["A"].scans[1:]], "A")
     compare({"r": Recorder()}, cohorts, out=tmp_path, random_state=7)
     assert [owners(entry["test"][0], {"A": cohorts}) for entry in record] == [{"Ap02"}, {"Ap03"}]

@@ -199,23 +199,23 @@ def test_a_patient_may_have_several_scans_in_one_cohort():
 # Controls ----------------------------------------------------------------------------------------
 
 
-def test_every_strategy_gets_three_controls_made_of_its_first_estimator():
+def test_every_strategy_gets_controls_made_of_its_first_estimator():
     first = SignalToSignal("RFR", model="adc", patch_shape=(3, 3, 1), normalize="voxel")
     second = MapsToMaps("ETR", model="adc", loss="median", target_scale="log")
     entrants = [entrant("own", Own()), entrant("RFR s2s", first), entrant("ETR m2m", second)]
     entrants.append(entrant("LR s2s", SignalToSignal("LR", model="adc")))
     controls = controls_of(entrants, kept=True, example=FULL)
     assert [control.name for control in controls] == [
-        *("constant s2s", "shuffled s2s", "perfect s2s"),
-        *("constant m2m", "shuffled m2m", "perfect m2m"),
+        *("constant s2s", "shuffled s2s", "copy s2s", "perfect s2s"),
+        *("constant m2m", "shuffled m2m", "copy m2m", "perfect m2m"),
     ]
-    assert [control.algorithm for control in controls] == ["constant", "shuffled", "perfect"] * 2
-    assert [control.control for control in controls] == ["constant", "shuffled", "perfect"] * 2
+    assert [control.algorithm for control in controls] == ["constant", "shuffled", "copy", "perfect"] * 2
+    assert [control.control for control in controls] == ["constant", "shuffled", "copy", "perfect"] * 2
     constant, shuffled = controls[0].estimator, controls[1].estimator
     assert (constant.regressor, shuffled.regressor) == ("constant", "LR")
     # Voxel by voxel, with the other options of the estimator that they stand beside.
     assert (constant.patch_shape, constant.normalize) == (None, "voxel")
-    assert (controls[3].estimator.loss, controls[3].estimator.target_scale) == ("mean", "log")
+    assert (controls[4].estimator.loss, controls[4].estimator.target_scale) == ("mean", "log")
     assert first.patch_shape == (3, 3, 1)
     # Their estimators look alike, so kept results must be told apart by name.
     assert shuffled.get_params() == controls[2].estimator.get_params()
@@ -225,7 +225,9 @@ def test_every_strategy_gets_three_controls_made_of_its_first_estimator():
 def test_a_control_that_takes_part_already_is_not_added_again():
     entrants = [entrant("constant s2s", SignalToSignal("constant", model="adc"))]
     controls = controls_of(entrants, kept=False, example=FULL)
-    assert [control.algorithm for control in controls] == ["shuffled", "perfect"]
+    assert [control.algorithm for control in controls] == ["shuffled", "copy", "perfect"]
+    with_noise_free = controls_of(entrants, kept=False, example=FULL, noise_free=True)
+    assert [control.algorithm for control in with_noise_free] == ["shuffled", "copy", "perfect", "truth", "repeat"]
 
 
 def test_estimators_without_controls_beside_them_are_named():

@@ -5,7 +5,7 @@ import pytest
 
 from dmrifit import Cohort, Evaluation, Protocol, SignalToSignal, compare
 from dmrifit.study.report.sections.overview import headline_table
-from dmrifit.study.skill_summary import MEASURES, headline
+from dmrifit.study.skill_summary import MEASURES, headline, headline_notes
 from dmrifit.study.summaries import Board
 
 FULL = Protocol([0, 50, 200, 500, 800])
@@ -23,6 +23,22 @@ def signals():
         -d[:, None] * FULL.b / 1000
     )
     return 100 * decay * rng.normal(1, 0.01, (48, 5))
+
+
+@pytest.fixture(scope="module")
+def noisy(signals):
+    """The same curves as if they were free of noise, with noise of 2 on top of them."""
+    rng = np.random.default_rng(8)
+    return np.hypot(signals + rng.normal(0, 2, signals.shape), rng.normal(0, 2, signals.shape))
+
+
+@pytest.fixture(scope="module")
+def repeated(signals, noisy):
+    cohort = Cohort.from_signals(
+        noisy, FULL, PATIENTS, name="regions", synthetic=True, sigma=2.0, noise_free=signals
+    )
+    estimator = SignalToSignal("LR", source=SOURCE, target=FULL, model="ivim")
+    return compare({"LR s2s": estimator}, cohort, random_state=0)
 
 
 @pytest.fixture(scope="module")
@@ -98,16 +114,76 @@ def test_a_constant_has_no_skill_and_its_correlation_is_marked(evaluation):
     assert row(evaluation, "shuffled", "signals")["skill"] < 0.1
 
 
+def test_the_skill_of_a_copy_by_hand(evaluation):
+    _, constant = errors(evaluation, "signals")
+    skills = []
+    for patient in "abcdef":
+        measured = evaluation.predictions["regions", patient].measured
+        # Of b = 0 and 500, the nearest to 50, 200 and 800 are 0, 0 and 500.
+        copied, unseen = measured[:, [0, 0, 3]], measured[:, UNSEEN]
+        skills.append(1 - (np.abs(copied - unseen) / unseen).sum() / constant[patient].sum())
+    np.testing.assert_allclose(row(evaluation, "copy", "signals")["skill"], np.mean(skills), atol=1e-4)
+
+
+def test_the_truth_of_signals_by_hand(repeated, noisy, signals):
+    _, constant = errors(repeated, "signals")
+    skills = []
+    for patient in "abcdef":
+        rows = PATIENTS == patient
+        # Images are divided by the 95th percentile of their own signals at b = 0.
+        scale = np.percentile(noisy[rows, 0], 95)
+        measured, true = noisy[rows][:, UNSEEN] / scale, signals[rows][:, UNSEEN] / scale
+        skills.append(1 - (np.abs(true - measured) / measured).sum() / constant[patient].sum())
+    np.testing.assert_allclose(row(repeated, "truth", "signals")["skill"], np.mean(skills), atol=1e-4)
+
+
+def test_what_inputs_and_reference_share_is_the_difference_of_two_scores(repeated):
+    for algorithm in ("LR", "constant", "perfect"):
+        tissue = row(repeated, algorithm, "tissue")
+        for measure in ("skill", "pearson"):
+            scores = repeated.scores[repeated.scores["algorithm"] == algorithm]
+            scores = scores[~scores["metric"].isin(["S0", "T2v"])].fillna({f"{measure}_independent": 0.0})
+            patients = scores.groupby("patient")[f"{measure}_independent"].mean()
+            assert tissue[f"{measure}_independent"] == pytest.approx(patients.mean())
+            shared = tissue[measure] - tissue[f"{measure}_independent"]
+            assert tissue[f"{measure}_shared_noise"] == pytest.approx(shared)
+            low, high = tissue[f"{measure}_shared_noise_low"], tissue[f"{measure}_shared_noise_high"]
+            assert low <= shared + 1e-12
+            assert high >= shared - 1e-12
+    assert row(repeated, "perfect", "tissue")["skill_independent"] < 1
+    # A repeat would be scored against itself, and unseen images share no noise with inputs.
+    assert np.isnan(row(repeated, "repeat", "tissue")["skill_independent"])
+    assert np.isnan(row(repeated, "LR", "signals")["skill_independent"])
+
+
+def test_a_simulated_headline_is_given_twice_and_says_so(repeated, evaluation, tmp_path):
+    table = headline(repeated.summary()).set_index("algorithm")
+    tissue = row(repeated, "LR", "tissue")
+    assert table.loc["LR", "map skill, independent"].startswith(f"{tissue['skill_independent']:.2f} [")
+    assert table.loc["LR", "shared noise"] == f"{tissue['skill_shared_noise']:.2f}"
+    assert table.loc["constant", "r, independent"] == "0.00*"
+    assert table.loc["repeat", ["map skill, independent", "shared noise", "r, independent"]].tolist() == ["–"] * 3
+    assert any("second draw of the noise; the difference is called shared noise" in n for n in headline_notes(repeated))
+    repeated.write(tmp_path)
+    again = Evaluation.read(tmp_path)
+    assert again.summary().equals(repeated.summary())
+    assert headline_notes(again) == headline_notes(repeated)
+    # Nobody knows these curves without their noise.
+    assert "shared noise" not in headline(evaluation.summary())
+    assert "without noise are not known" in " ".join(headline_notes(evaluation))
+    assert set(evaluation.scores["algorithm"]).isdisjoint({"truth", "repeat"})
+
+
 def test_the_headline_writes_intervals_and_marks_undefined_correlations(evaluation):
     summary = evaluation.summary()
     table = headline(summary).set_index("algorithm")
-    assert list(table.index) == ["LR", "constant", "shuffled", "perfect"]
+    assert list(table.index) == ["LR", "constant", "shuffled", "copy", "perfect"]
     signals = row(evaluation, "LR", "signals")
     low, high = signals["skill_low"], signals["skill_high"]
     assert table.loc["LR", "signal skill"] == f"{signals['skill']:.2f} [{low:.2f}, {high:.2f}]"
     assert table.loc["constant", ["map skill", "r"]].tolist() == ["0.00 [0.00, 0.00]", "0.00*"]
     assert table.loc["perfect", "r"] == "1.00"
-    assert list(headline(summary[summary["parameters"] == "f"])["signal skill"]) == ["–"] * 4
+    assert list(headline(summary[summary["parameters"] == "f"])["signal skill"]) == ["–"] * 5
     page = evaluation._repr_html_()
     assert table.loc["LR", "signal skill"] in page
     assert table.loc["LR", "signal skill"] in headline_table(Board.of(evaluation))

@@ -5,13 +5,15 @@ import pytest
 from scipy import stats
 from sklearn.base import BaseEstimator
 
+from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
+from dmrifit.predict.controls import nearest_contrasts
 from dmrifit.predict.strategies import Clinical, MapsToMaps, SignalToSignal
 from dmrifit.study.contestants import Entrant, View
 from dmrifit.study.splits import Cell
 from dmrifit.study.training_runs import POOLED, SIGNAL_COLUMNS, run_trial
-from dmrifit.study.voxel_bank import HeldOut
+from dmrifit.study.voxel_bank import Constants, HeldOut, Repeat
 
 ADC = MODELS["adc"]
 FULL = Protocol([0, 500, 1000, 1500])
@@ -49,9 +51,9 @@ class Answer(BaseEstimator):
         return np.array(self.maps)[: len(X)]
 
 
-def make_cell(estimator, *, control="", keep=False, view=VIEW, seed=5, test=("p",)):
+def make_cell(estimator, *, control="", keep=False, view=VIEW, seed=5, test=("p",), model=ADC):
     entrant = Entrant.of("x s2s", estimator, kept=False, example=FULL)
-    values = (entrant.name, entrant.strategy, entrant.algorithm, estimator, ADC, "")
+    values = (entrant.name, entrant.strategy, entrant.algorithm, estimator, model, "")
     entrant = Entrant(*values, control=control)
     split = {"train_on": "same", "cohort": "A", "train": ("q", "r"), "test": test, "repeat": 1}
     return Cell(**split, seed=seed, entrant=entrant, view=view, key="key", keep=keep)
@@ -248,6 +250,87 @@ def test_the_perfect_prediction_needs_no_training_and_has_no_error():
     content = run_trial(cell, None, None, [], [], [held_out()], [None])
     signals = REFERENCE[:, :1] * np.exp(-REFERENCE[:, 1:] * FULL.b / 1000)
     np.testing.assert_allclose(content["predictions"]["p"]["signals"], signals, rtol=1e-6)
+
+
+NOISE_FREE = MEASURED + [[0.02], [-0.03], [0.04], [0.01]]
+SECOND = np.array([[1.1, 0.9], [1.8, 2.2], [0.5, 3.0], [1.2, 1.5]])
+TRUE = np.array([[1.0, 1.1], [1.9, 2.1], [0.3, 3.5], [1.1, 1.8]])
+CONSTANTS = Constants(np.array([1.0, 0.8, 0.5, 0.2]), np.array([1.0, 2.0]), np.array([1.0, 2.0]))
+
+
+def repeated(**changes):
+    repeat = Repeat(NOISE_FREE, MEASURED[:, ::-1].copy(), SECOND)
+    return held_out(truth=TRUE, repeat=repeat, **changes)
+
+
+def by_hand(answer, reference, constant):
+    """1 − Σ |E| / Σ |E| of a constant, of the voxels whose reference is not zero."""
+    usable = reference != 0
+    error = np.abs(answer - reference)[usable] / np.abs(reference[usable])
+    return 1 - error.sum() / (np.abs(constant - reference)[usable] / np.abs(reference[usable])).sum()
+
+
+@pytest.mark.parametrize("strategy", [SignalToSignal, MapsToMaps])
+@pytest.mark.parametrize(
+    ("control", "signals", "maps"),
+    [("truth", NOISE_FREE, TRUE), ("repeat", MEASURED[:, ::-1], SECOND), ("perfect", MEASURED, REFERENCE)],
+)
+def test_truth_and_repeat_are_scored_against_both_references_by_plain_numpy(strategy, control, signals, maps):
+    cell = make_cell(strategy("LR", model="adc"), control=control)
+    content = run_trial(cell, None, None, [], [], [repeated()], [None], CONSTANTS)
+    if strategy is MapsToMaps:
+        signals = maps[:, :1] * np.exp(-maps[:, 1:] * FULL.b / 1000)
+    for j, row in enumerate(content["scores"]):
+        constant = CONSTANTS.relative[j]
+        assert row["skill"] == pytest.approx(by_hand(maps[:, j], REFERENCE[:, j], constant))
+        assert row["absolute_skill"] == pytest.approx(
+            1 - np.abs(maps - REFERENCE)[:, j].sum() / np.abs(constant - REFERENCE[:, j]).sum()
+        )
+        if control == "repeat":
+            # Against itself it would be perfect.
+            assert np.isnan([row["skill_independent"], row["bias_independent"], row["pearson_independent"]]).all()
+            continue
+        assert row["skill_independent"] == pytest.approx(by_hand(maps[:, j], SECOND[:, j], constant))
+        r = np.corrcoef(maps[:, j], SECOND[:, j])[0, 1]
+        assert row["pearson_independent"] == pytest.approx(r)
+        errors = maps[:, j] / SECOND[:, j] - 1
+        assert row["bias_independent"] == pytest.approx(np.median(errors))
+    for j, row in zip((2, 3), content["signals"][:2], strict=True):
+        measured = MEASURED[:, j]
+        assert row["skill"] == pytest.approx(by_hand(signals[:, j], measured, CONSTANTS.signals[j]))
+
+
+def test_one_measurement_has_no_independent_scores():
+    row = run_answers(REFERENCE, MEASURED)["scores"][1]
+    assert np.isnan([value for name, value in row.items() if name.endswith("_independent")]).all()
+
+
+def test_a_copy_answers_the_nearest_source_contrast():
+    source, target = Protocol([0, 500, 0], te=[70, 70, 100]), Protocol([0, 200, 300, 900, 300], te=[70, 70, 70, 70, 99])
+    assert nearest_contrasts(source, target).tolist() == [0, 0, 1, 1, 2]
+    cell = make_cell(SignalToSignal("LR", model="adc"), control="copy", keep=True)
+    content = run_trial(cell, None, None, [], [], [held_out()], [None], CONSTANTS)
+    copied = content["predictions"]["p"]
+    expected = MEASURED[:, nearest_contrasts(SOURCE, FULL)]
+    np.testing.assert_array_equal(copied["signals"], expected.astype(np.float32))
+    fit = fit_voxels(expected, FULL, "adc").parameters
+    np.testing.assert_array_equal(copied["maps"], fit.astype(np.float32))
+
+
+def test_a_copy_of_maps_answers_clinical_metrics_and_the_constant_for_others():
+    model = MODELS["t2-ivim-kurtosis"]
+    features = np.array([[20.0, 1.5, 0.2], [30.0, 1.0, -0.1]])
+    clinical = Clinical(features, np.array([0.9, 1.1]), np.array([1.0, 1.0]))
+    constants = Constants(np.ones(4), np.array([2.0, 0.1, 9.0, 200.0, 1.2, 0.7, 60.0]), np.zeros(7))
+    test = held_out(index=np.zeros((2, 4), int), X=np.ones((2, 2)), Y=np.ones((2, 4)), reference=np.ones((2, 7)), at_bound=np.zeros(7))
+    view = View(SOURCE, Protocol([0, 100, 500, 1000], te=60), None, model)
+    cell = make_cell(MapsToMaps("LR"), control="copy", keep=True, model=model, view=view)
+    content = run_trial(cell, None, None, [], [], [test], [clinical], constants)
+    maps = content["predictions"]["p"]["maps"]
+    # A negative fraction is no fraction.
+    np.testing.assert_allclose(maps[:, 1], [0.2, 0])
+    np.testing.assert_allclose(maps[:, [2, 4]], features[:, :2])
+    np.testing.assert_allclose(maps[:, [3, 5, 6]], [[200, 0.7, 60]] * 2)
 
 
 def test_strategies_are_fitted_to_rows_or_to_moments_alike():

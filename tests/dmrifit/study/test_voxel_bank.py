@@ -6,6 +6,7 @@ from sklearn.base import BaseEstimator
 
 from dmrifit.cohort.cohort import Cohort
 from dmrifit.cohort.scan import Scan
+from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
@@ -327,3 +328,35 @@ def test_a_reference_that_cannot_be_fitted_names_its_patient():
         ValueError, match=r"the reference of patient p \(cohort 'A'\) cannot be fitted"
     ):
         make_bank([Cohort([make_scan("p", 0)], "A")], views=(view,))
+
+
+def test_a_second_draw_of_the_noise_shares_nothing_with_the_first():
+    rng = np.random.default_rng(3)
+    clean = ADC.signal(np.column_stack([rng.uniform(50, 150, 900), rng.uniform(0.5, 2.5, 900)]), FULL)
+    noisy = np.hypot(clean + rng.normal(0, 4, clean.shape), rng.normal(0, 4, clean.shape))
+    region = np.ones((30, 30, 1), bool)
+    images = [values.reshape(30, 30, 1, 6) for values in (noisy, clean)]
+    scan = Scan("p", images[0], FULL, region, AFFINE, lesion=region, sigma=4.0, noise_free=images[1])
+    bank = make_bank([Cohort([scan], "A")])
+    assert bank.repeated == {"A": True}
+    (test,) = bank.tests(VIEW, ["p"])
+    scale = np.percentile(noisy[:, 0], 95)
+    np.testing.assert_allclose(test.repeat.noise_free, clean / scale, rtol=1e-12)
+    # At b = 0 the signal is so far above the noise that Rician noise is normal.
+    first, second = (noisy - clean)[:, 0] / scale, (test.repeat.signals - clean / scale)[:, 0]
+    assert np.std(second) * scale == pytest.approx(4, rel=0.1)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.1
+    np.testing.assert_array_equal(test.repeat.reference, fit_voxels(test.repeat.signals, FULL, ADC).parameters)
+    again = make_bank([Cohort([scan], "A")]).tests(VIEW, ["p"])[0]
+    np.testing.assert_array_equal(again.repeat.signals, test.repeat.signals)
+    other = make_bank([Cohort([scan], "A")], seed=1).tests(VIEW, ["p"])[0]
+    assert not np.array_equal(other.repeat.signals, test.repeat.signals)
+
+
+def test_without_noise_free_signals_or_a_level_of_noise_nothing_is_drawn_again(scans):
+    bank = make_bank([Cohort(scans, "A")])
+    assert bank.repeated == {"A": False}
+    assert bank.tests(VIEW, ["p0"])[0].repeat is None
+    values = scans[0].signal
+    silent = Scan("p0", values, FULL, scans[0].mask, AFFINE, lesion=scans[0].lesion, noise_free=values)
+    assert make_bank([Cohort([silent], "A")]).repeated == {"A": False}

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmrifit.predict.controls import CONSTANT, CONTROLS, PERFECT, SHUFFLED, is_control
+from dmrifit.predict.controls import (
+    CONSTANT,
+    CONTROLS,
+    COPY,
+    PERFECT,
+    REPEAT,
+    SHUFFLED,
+    TRUTH,
+    is_control,
+)
 from dmrifit.report.html import (
     html_details,
     html_heading,
@@ -27,7 +36,7 @@ from dmrifit.study.report.sections.elements import (
     section,
 )
 from dmrifit.study.report.sections.numerals import correlation, metric_text, percent, plural
-from dmrifit.study.skill_summary import UNDEFINED_NOTE, headline
+from dmrifit.study.skill_summary import headline, headline_notes
 from dmrifit.study.summaries import Board, matching
 
 if TYPE_CHECKING:
@@ -51,7 +60,12 @@ _SIMULATION = {
 _CONTROLS = {
     CONSTANT: "constant answers the median of the training targets whatever it is shown",
     SHUFFLED: "shuffled is linear regression trained on targets in random order",
+    COPY: "copy answers the nearest contrast that was measured, or the nearest clinical map "
+    "(f: F, Dv: ADC_fast, Dt: ADC_slow; else the constant)",
     PERFECT: "perfect answers what was measured",
+    TRUTH: "truth answers the signals without noise and the true parameters (or the fit to these "
+    "signals, where no parameters are known)",
+    REPEAT: "repeat answers a second draw of the noise, and the fit to it",
 }
 
 
@@ -112,8 +126,8 @@ def headline_table(board: Board) -> Iterator[Markup]:
         table.itertuples(index=False), list(table), numbers=range(5, len(table.columns)),
         faint=faint.tolist(),
     )  # fmt: skip
-    if table["r"].str.endswith("*").any():
-        yield html_note(capital(UNDEFINED_NOTE))
+    for note in headline_notes(board.evaluation):
+        yield html_note(f"{capital(note)}.")
 
 
 @section

@@ -240,7 +240,8 @@ def test_the_summary_on_the_page_is_that_of_the_scores(tables, evaluation, train
     )
     assert header[:5] == ["strategy", "algorithm", "|BI| (%)", "DI (%)", "r"]
     assert [row[1] for row in rows].count("perfect") == 2
-    assert len(rows) == 2 * (2 + 3)
+    assert [row[1] for row in rows].count("truth") == 2
+    assert len(rows) == 2 * (2 + 6)
     for strategy, algorithm, bias, dispersion, r, *rest in rows:
         own = board_rows(evaluation, train_on, cohort, strategy, algorithm)
         assert len(own) == 4 * 7
@@ -286,7 +287,7 @@ def test_one_cohort_one_algorithm_one_size_and_nothing_kept_make_a_page_too(smal
 
 
 def test_measured_patients_without_truth_are_not_called_synthetic(small, tmp_path):
-    unknown = {name: np.nan for name in small.scores.columns if name.endswith("_truth")}
+    unknown = {name: np.nan for name in small.scores.columns if name.endswith(("_truth", "_independent"))}
     study = {**small.study, "cohorts": {
         name: {**cohort, "synthetic": False, "simulation": None} for name, cohort in small.study["cohorts"].items()
     }}  # fmt: skip
