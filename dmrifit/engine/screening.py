@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["MOST_LEFT_OUT", "Refusal", "Screen", "Screening", "ScreeningTally", "zeros_outside"]
+__all__ = [
+    "MOST_LEFT_OUT",
+    "Refusal",
+    "Screen",
+    "Screening",
+    "ScreeningTally",
+    "with_rows",
+    "zeros_outside",
+]
 
 #: Largest share of a voxel's measurements that a fit goes without.
 MOST_LEFT_OUT = 0.2
@@ -151,19 +159,14 @@ class Screen:
                 is_plain = ((values > 0) & (values < np.inf)).all(axis=1)
             rows = np.flatnonzero(~is_plain) + chunk.start
             cleaned, is_changed = self.screen_rows(signals, rows, screening)
-            if is_changed.any():
-                changes.append((rows[is_changed], cleaned[is_changed]))
+            changes.append((rows[is_changed], cleaned[is_changed]))
 
         if run_chunks is None:
             for first in range(0, len(signals), _CHUNK):
                 screen_chunk(slice(first, min(first + _CHUNK, len(signals))))
         else:
             run_chunks(screen_chunk, _CHUNK)
-        if changes:
-            signals = np.array(signals, dtype=np.float64)
-            for rows, cleaned in changes:
-                signals[rows] = cleaned
-        return signals, screening
+        return with_rows(signals, changes), screening
 
     def screen_rows(
         self, signals: NDArray, rows: NDArray[np.intp], screening: Screening
@@ -323,6 +326,18 @@ def zeros_outside(values: NDArray[np.float64], protocol: Protocol) -> NDArray[np
     clear = np.where(is_whole, np.maximum(CLEAR_SHARE, CLEAR_STEPS / top), CLEAR_SHARE)
     is_outside[rows] = (values == 0) & (level >= clear[:, None])
     return is_outside
+
+
+def with_rows(
+    signals: NDArray, changes: list[tuple[NDArray[np.intp], NDArray[np.float64]]]
+) -> NDArray:
+    """Replace rows of signals in a copy; without any, return the same array."""
+    if not any(rows.size for rows, _ in changes):
+        return signals
+    signals = np.array(signals, dtype=np.float64)
+    for rows, values in changes:
+        signals[rows] = values
+    return signals
 
 
 def _contrasts(protocol: Protocol) -> list[NDArray[np.intp]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitInputs, FitResult, FitStatus
-from dmrifit.engine.screening import Screen, Screening
+from dmrifit.engine.screening import Screen, Screening, with_rows
 
 __all__ = ["LogLinearForm", "fit_log_linear", "log_linear_form"]
 
@@ -155,19 +155,21 @@ def fit_log_linear(
     fit = _LogLinearFit(design, method, weights)
     n_left_out = np.empty(len(signals), np.int32)
     screening = Screening.empty(len(signals))
+    changes: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []
 
     def fit_chunk(chunk: slice) -> None:
         n_left_out[chunk] = fit.chunk(signals[chunk], form, result, chunk)
         # The fit has found the few voxels that are worth a look.
         rows = np.flatnonzero(n_left_out[chunk]) + chunk.start
         if rows.size:
-            screen.screen_rows(signals, rows, screening)
+            cleaned, is_changed = screen.screen_rows(signals, rows, screening)
+            changes.append((rows[is_changed], cleaned[is_changed]))
             _refuse(result, rows[screening.refusal[rows] > 0])
 
     run_chunks(fit_chunk, _CHUNK)
     return replace(
         result,
-        inputs=FitInputs(signals, protocol, None),
+        inputs=FitInputs(with_rows(signals, changes), protocol, None),
         screening=screening.with_logarithms(n_left_out),
     )
 

@@ -17,6 +17,10 @@ def greet(name: str) -> None:
         raise ValueError(msg)
     if name == "doubt":
         warnings.warn("this may be wrong", UserWarning, stacklevel=1)
+    if name == "overflow":
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")  # outside of tests it would be shown
+            warnings.warn("overflow encountered in cast", RuntimeWarning, stacklevel=1)
     if name == "stop":
         raise KeyboardInterrupt
     print(f"hello {name}")
@@ -52,6 +56,7 @@ def test_errors_and_warnings_are_a_line_and_ctrl_c_is_told(run):
     assert run("greet", "Ann") == (0, "hello Ann\n", "")
     assert run("greet", "nobody") == (2, "", "greeter: error: nobody cannot be greeted; name a person\n")
     assert run("greet", "doubt") == (0, "hello doubt\n", "greeter: this may be wrong\n")
+    assert run("greet", "overflow") == (0, "hello overflow\n", "")
     code, _, error = run("greet", "stop")
     assert code == 130
     assert "greeter: interrupted" in error

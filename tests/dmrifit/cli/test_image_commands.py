@@ -216,6 +216,25 @@ def test_maps_with_a_learned_prior_are_refused_for_tables_of_regions(fitted, run
     assert "learned prior" in err.replace("\n", " ")
 
 
+def test_values_that_are_no_plain_data_are_printed_with_their_reasons(fitted, run):
+    protocol = Protocol([0, 200, 400, 600, 800])
+    signals = MODELS["adc"].signal(np.column_stack([np.full(24, 500.0), np.linspace(0.5, 2, 24)]), protocol)
+    signals[0, 1] = np.nan
+    signals[1, [1, 2]] = np.nan
+    signals[2, 4] = -7.0
+    scan = fitted / "gaps.nii"
+    nib.save(nib.Nifti1Image(signals.reshape(*GRID, 5), AFFINE), scan)
+    np.savetxt(fitted / "gaps.bval", protocol.b[None], fmt="%g")
+    code, printed, err = run("fit", scan, "--model", "adc", "--no-quicklook", "--out", fitted / "gaps")
+    assert code == 0, err
+    assert "3 values in 2 voxels left out: 3 not finite\n" in printed
+    assert "1 negative value in 1 voxel fitted as they are: " in printed
+    assert "not fitted: 1 voxel with more than a fifth of the values left out" in printed
+    code, _, err = run("fit", scan, "--model", "ivim", "--method", "ols", "--out", fitted / "x")
+    assert code == 2
+    assert "(adc, kurtosis), and ivim is not" in " ".join(err.split())
+
+
 def test_options_of_the_methods_reach_the_fit(fitted, run):
     scan = fitted / "sub-A_ses-1_dwi.nii"
     values = np.asarray(nib.load(scan).dataobj).copy()

@@ -106,7 +106,8 @@ def test_outside_the_mask_is_zero_and_what_cannot_be_fitted_is_nan(signals):
     inside[1:3] = 1
     broken = signals.copy()
     broken[1, 1, 1] = 0
-    broken[2, 2, 2, 1] = -1
+    broken[2, 2, 2, 1] = np.nan  # a quarter of the values
+    broken[1, 2, 2, 3] = -1  # data
     mask = nib.Nifti1Image(inside, AFFINE)
     maps = fit_image(nib.Nifti1Image(broken, AFFINE), PROTOCOL, "adc", mask=mask)
     adc, status = data(maps["ADC"]), data(maps["status"])
@@ -117,6 +118,8 @@ def test_outside_the_mask_is_zero_and_what_cannot_be_fitted_is_nan(signals):
     assert (status[unfitted] == FitStatus.NOT_FITTED).all()
     whole = fit_image(nib.Nifti1Image(signals, AFFINE), PROTOCOL, "adc")
     fitted = (inside == 1) & ~unfitted
+    assert adc[1, 2, 2] != data(whole["ADC"])[1, 2, 2]
+    fitted[1, 2, 2] = False
     np.testing.assert_array_equal(adc[fitted], data(whole["ADC"])[fitted])
 
 
@@ -526,6 +529,57 @@ def test_an_image_of_which_nothing_can_be_fitted_is_told(signals):
     with pytest.warns(UserWarning, match="none of the 60 voxels could be fitted"):
         maps = fit_image(nib.Nifti1Image(np.ones_like(signals), AFFINE), PROTOCOL, "adc")
     assert np.isnan(data(maps["ADC"])).all()
+
+
+def test_a_shifted_image_is_fitted_and_its_negative_values_are_counted(signals, tmp_path):
+    shifted = signals - 0.5 * signals.max()
+    negative = shifted < 0
+    assert negative.any(axis=-1).mean() > 0.9
+    with pytest.warns(UserWarning, match=r"\d+ of 60 voxels could not be fitted: \d+ without a value above 0; check"):
+        maps = fit_image(nib.Nifti1Image(shifted, AFFINE), PROTOCOL, "adc", out=tmp_path / "out")
+    n_positive = int((shifted > 0).any(axis=-1).sum())
+    assert 0 < n_positive < 60
+    assert np.isfinite(data(maps["ADC"])).sum() == n_positive
+    described = json.loads((tmp_path / "out" / "model-adc_dwimap.json").read_text())
+    has_signal = (shifted > 0).any(axis=-1)
+    assert described["Negative"]["Values"] == negative[has_signal].sum()
+    assert described["NotFitted"]["Voxels"] == 60 - n_positive
+
+
+def test_masked_voxels_of_an_array_are_filled_with_nan(signals):
+    hidden = np.zeros(signals.shape, bool)
+    hidden[0, 0, 0] = True
+    masked = np.ma.MaskedArray(np.where(hidden, 7e3, signals).astype(np.float32), hidden)
+    maps = fit_image(masked, PROTOCOL, "adc", affine=AFFINE)
+    same(maps, fit_image(np.where(hidden, np.nan, signals), PROTOCOL, "adc", affine=AFFINE))
+    assert data(maps["status"])[0, 0, 0] == 255
+
+
+def test_zeros_outside_a_volume_do_not_enter_the_mean_of_directions(signals):
+    twice, protocol = np.repeat(signals, 3, axis=-1), Protocol(np.repeat(PROTOCOL.b, 3))
+    twice[:, :, 0, 4] = 0.0
+    for mean in ("arithmetic", "geometric"):
+        maps = fit_image(nib.Nifti1Image(twice, AFFINE), protocol, "adc", average=mean)
+        expected = fit_image(nib.Nifti1Image(np.repeat(signals, 3, axis=-1), AFFINE), protocol, "adc", average=mean)
+        np.testing.assert_allclose(data(maps["ADC"]), data(expected["ADC"]), rtol=1e-6)
+
+
+def test_volumes_of_another_gain_are_named_once_and_in_the_sidecar(signals, tmp_path):
+    values = signals * [1, 1, 4, 4]
+    with pytest.warns(UserWarning, match="volumes b = 0, 200 s/mm² have at most") as said:
+        fit_image(nib.Nifti1Image(values, AFFINE), PROTOCOL, "adc", out=tmp_path / "out")
+    assert len(said) == 1
+    described = json.loads((tmp_path / "out" / "model-adc_dwimap.json").read_text())
+    assert described["GainStep"]["High"] == "b = 500, 1000 s/mm²"
+
+
+def test_parameters_too_large_for_maps_are_told_in_plain_words(signals):
+    values = signals.astype(float) * 1e36
+    with pytest.warns(UserWarning, match="in 60 voxels a parameter is beyond 3e38, .* scale the image") as said:
+        maps = fit_image(nib.Nifti1Image(100 * values, AFFINE), PROTOCOL, "adc")
+    assert len(said) == 1
+    assert np.isnan(data(maps["S0"])).all()
+    assert np.isfinite(data(maps["ADC"])).all()
 
 
 def test_a_full_disk_is_not_taken_for_a_damaged_file(scan, refused, monkeypatch):

@@ -172,3 +172,25 @@ def test_a_prediction_has_a_page_of_its_own_with_its_maps_in_it(image, tmp_path)
     values = np.where(codes == 0, np.nan, values).reshape(stored["shape"])
     step = (layer["high"] - layer["low"]) / 254
     np.testing.assert_allclose(values, np.clip(written, layer["low"], layer["high"]), rtol=0, atol=step)
+
+
+def test_values_left_out_and_negative_ones_are_told_with_their_reasons(tmp_path):
+    protocol = Protocol([0, 200, 500, 800, 1000])
+    signals = MODELS["adc"].signal(np.column_stack([np.full(40, 300.0), np.linspace(0.5, 2.5, 40)]), protocol)
+    signals[0, 2] = np.nan
+    signals[1, 1] = 0.0
+    signals[2, [1, 2]] = 0.0
+    signals[3:5, 4] = -20.0
+    signals[4, 3] = -5.0
+    path = tmp_path / "gaps.nii"
+    nib.save(nib.Nifti1Image(signals.reshape(5, 4, 2, 5), np.eye(4)), path)
+    maps = fit_image(path, protocol, "adc", out=tmp_path / "out", quicklook=True)
+    described = json.loads((tmp_path / "out" / "gaps_model-adc_dwimap.json").read_text(encoding="utf-8"))
+    assert (described["LeftOut"]["Values"], described["LeftOut"]["Voxels"]) == (4, 3)
+    assert (described["Negative"]["Values"], described["Negative"]["Voxels"]) == (3, 2)
+    assert described["NotFitted"]["Voxels"] == np.isnan(np.asarray(maps["ADC"].dataobj)).sum() == 1
+    page = (tmp_path / "out" / "gaps_model-adc_quicklook.html").read_text(encoding="utf-8")
+    text = " ".join(re.sub(r"<[^>]+>", " ", page.partition("<body>")[2]).split())
+    assert "4 values in 3 voxels left out: 1 not finite, 3 zero outside the field of view." in text
+    assert "3 negative values in 2 voxels fitted as they are" in text
+    assert "Not fitted: 1 voxel with more than a fifth of the values left out" in text
