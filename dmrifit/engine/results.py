@@ -223,8 +223,11 @@ class FitResult:
         (inverse relaxation times and wide rates, the root of shares). The center is the minimum
         of the quadratic form, not the estimate; shares, diffusivities and kurtoses get one more
         evaluation a side for their curvature. Student's t with the residual variance. On
-        simulated tissue at SNR 30 and 60 they hold the truth in 92 to 99 % at 95 %; outside tissue
-        (f above 0.75, free water) that was not shown.
+        simulated tissue at SNR 30 and 60 they hold the truth in 92 to 99 % at 95 %. On signals of
+        random walks, which know nothing of the formula, they hold the fit to the signal without
+        noise in 93 to 97 %, and the truth of the walk in 93 to 96 %, its K at SNR 60 in 91 %,
+        because the formula's K is 13 % too low there. Outside tissue (f above 0.75, free water)
+        none of this was shown.
         """
         if not 0 < level < 1:
             raise ValueError(f"level must be between 0 and 1, such as 0.95, not {level!r}")
