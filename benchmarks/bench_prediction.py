@@ -27,11 +27,14 @@ from threadpoolctl import threadpool_limits
 
 from dmrifit import ALGORITHMS, MODELS, Cohort, learning_curve, make_regressor, simulate_cohort
 from dmrifit.predict.algorithms import default_patch_shape
+from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE
 from dmrifit.study.comparison import SIZES
 
 RESULT = Path(__file__).parent / "results" / "prediction.json"
 SEED = 20261121
 MODEL = MODELS["t2-ivim-kurtosis"]
+#: Parameters that no mean over parameters includes.
+APART = (*NO_TISSUE, AT_BOUND)
 LOW, HIGH = np.array([0.0, 0, 4, 150, 0.2, 0, 20]), np.array([12.0, 1, 100, 250, 3, 5, 140])
 START = np.array([1.5, 0.15, 25, 200, 1.0, 0.7, 70])
 
@@ -178,7 +181,7 @@ def run(*, quick: bool) -> dict[str, object]:
         "clinical metrics, once": float(once * clinical_s),
     }
     tumor = board.scores[
-        (board.scores["metric"] != "S0") & (board.scores["n_train"] == max(sizes))
+        ~board.scores["metric"].isin(APART) & (board.scores["n_train"] == max(sizes))
     ]
     quality = tumor.assign(abs_bias=tumor["bias"].abs()).groupby(
         ["cohort", "strategy", "algorithm"]
@@ -233,6 +236,7 @@ def run(*, quick: bool) -> dict[str, object]:
                 "met": sum(plain.values()) >= 10 * ours,
             },
         ],
+        "score_parameters": list(dict.fromkeys(tumor["metric"])),
         "scores": [
             {"cohort": c, "strategy": s, "algorithm": a}
             | {k: round(float(v), 4) for k, v in row.items()}
@@ -270,6 +274,15 @@ def markdown(result: dict[str, object]) -> str:
         for key, value in spent.items()
         if value >= 0.5
     ]
+    text = [head, measure.table(["what", "measured", "goal"], [*rows, *parts, *ours])]
+    # Earlier results averaged T2v too, whose reference mostly sits at a bound.
+    if "score_parameters" in result:
+        text += _score_table(result)
+    return "\n\n".join(text)
+
+
+def _score_table(result: dict[str, object]) -> list[str]:
+    """Write the scores of the board, means over parameters."""
     scores = pd.DataFrame(result["scores"]).pivot_table(
         index=["strategy", "algorithm"],
         columns="cohort",
@@ -289,16 +302,12 @@ def markdown(result: dict[str, object]) -> str:
         ]
         for (strategy, algorithm), row in scores.iterrows()
     ]
-    return "\n\n".join(
-        [
-            head,
-            measure.table(["what", "measured", "goal"], [*rows, *parts, *ours]),
-            "Scores of the same run, means over patients and six parameters, trained on body "
-            "voxels of 15 patients and "
-            "scored in tumors against the fitted reference, as |BI| / DI / r:",
-            measure.table(["strategy", "algorithm", "cohort 1", "cohort 2"], cells),
-        ]
-    )
+    return [
+        f"Scores of the same run, means over patients and {', '.join(result['score_parameters'])}, "
+        "trained on body voxels of 15 patients and scored in tumors against the fitted reference, "
+        "as |BI| / DI / r:",
+        measure.table(["strategy", "algorithm", "cohort 1", "cohort 2"], cells),
+    ]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -285,7 +285,7 @@ METRICS = {
 
 #: S0 scales with the scanner's gain: it is no property of the tissue.
 NO_TISSUE = ("S0",)
-#: The reference of T2v mostly sits at a bound, so summaries are given without it too.
+#: The reference of T2v mostly sits at a bound, so no mean over parameters includes it.
 AT_BOUND = "T2v"
 #: The metric by which a study names the best algorithm and the median patient.
 RANKING_METRIC = "dispersion"

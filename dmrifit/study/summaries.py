@@ -17,7 +17,7 @@ from dmrifit.study.training_runs import POOLED
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["KEYS", "Board", "largest", "matching", "summarize", "tissue", "unique"]
+__all__ = ["KEYS", "Board", "averaged", "largest", "matching", "summarize", "tissue", "unique"]
 
 
 def unique(values: Iterable[Any]) -> list[Any]:
@@ -33,21 +33,25 @@ def tissue(scores: pd.DataFrame) -> pd.DataFrame:
     return scores[is_tissue]
 
 
+def averaged(scores: pd.DataFrame) -> pd.DataFrame:
+    """Leave out S0 and T2v, which no mean over parameters includes, unless there are no others."""
+    is_averaged = ~scores["metric"].isin((*NO_TISSUE, AT_BOUND))
+    if not is_averaged.any():
+        return tissue(scores)
+    return scores[is_averaged]
+
+
 def summarize(evaluation: Evaluation) -> pd.DataFrame:
-    """Summarize a comparison over patients and parameters."""
+    """Summarize a comparison over patients, and over parameters but S0 and T2v."""
     import pandas as pd
 
-    scores = _with_magnitudes(tissue(largest(evaluation.scores)))
+    scores = _with_magnitudes(averaged(largest(evaluation.scores)))
     metrics = summary_metrics(scores)
     patients = _patient_means(scores, metrics).groupby(KEYS, sort=False)
     table = patients.mean()
     for metric in metrics:
         if metric.with_sd:
             table[f"{metric.column}_sd"] = patients[metric.column].std()
-    # A model of nothing but T2v has no mean without it.
-    inside_bounds = scores[scores["metric"] != AT_BOUND]
-    means = _patient_means(inside_bounds, metrics).groupby(KEYS, sort=False).mean()
-    table = table.join(means.add_suffix(f"_without_{AT_BOUND}"))
     signals = largest(evaluation.signals)
     if len(signals):
         signals = signals[signals["contrast"] != POOLED]
@@ -137,6 +141,16 @@ class Board:
     def metrics(self) -> list[str]:
         """Parameters of the tissue, in order."""
         return unique(tissue(self.scores)["metric"])
+
+    @property
+    def averaged_metrics(self) -> list[str]:
+        """Parameters that means over parameters include, in order."""
+        return unique(averaged(self.scores)["metric"])
+
+    @property
+    def leaves_out_t2v(self) -> bool:
+        """Whether T2v was scored and stands apart from the means over parameters."""
+        return AT_BOUND in self.metrics and AT_BOUND not in self.averaged_metrics
 
     @property
     def summary_metrics(self) -> list[MapMetric]:

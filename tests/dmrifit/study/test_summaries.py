@@ -36,7 +36,7 @@ def test_the_largest_training_counts_patient_by_patient_and_way_by_way(make_eval
     assert largest(empty) is empty
 
 
-# Two patients with two parameters each, of different signs; the means are easy to take by hand.
+# Two patients with parameters of different signs; the means are easy to take by hand.
 HAND = [
     {"patient": "p1", "metric": "Dt", "bias": 0.1, "dispersion": 0.2, "pearson": 0.5},
     {"patient": "p1", "metric": "T2v", "bias": -0.3, "dispersion": 0.4, "pearson": np.nan},
@@ -48,15 +48,12 @@ HAND = [
 
 def test_the_summary_by_hand(make_evaluation):
     row = summarize(make_evaluation(HAND)).iloc[0]
-    # |BI| of the patients: 0.2 and 0.6; DI: 0.3 and 0.8; r: 0.25 and 0.05.
-    assert row["abs_bias"] == pytest.approx(0.4)
-    assert row["dispersion"] == pytest.approx(0.55)
-    assert row["pearson"] == pytest.approx(0.15)
+    # Without T2v and S0, |BI| of the patients: 0.1 and 0.5; DI: 0.2 and 0.6; r: 0.5 and −0.1.
+    assert row["abs_bias"] == pytest.approx(0.3)
+    assert row["dispersion"] == pytest.approx(0.4)
+    assert row["pearson"] == pytest.approx(0.2)
     assert row["abs_bias_sd"] == pytest.approx(0.4 / 2**0.5)
-    assert row["dispersion_sd"] == pytest.approx(0.5 / 2**0.5)
-    assert row["abs_bias_without_T2v"] == pytest.approx(0.3)
-    assert row["dispersion_without_T2v"] == pytest.approx(0.4)
-    assert row["pearson_without_T2v"] == pytest.approx(0.2)
+    assert row["dispersion_sd"] == pytest.approx(0.4 / 2**0.5)
     assert (row["n_patients"], row["n_train"]) == (2, 3)
     assert np.isnan(row["abs_bias_truth"])
     assert np.isnan(row["pearson_truth"])
@@ -72,10 +69,9 @@ def test_a_patient_counts_once_however_many_parameters_it_has(make_evaluation):
     assert row["dispersion"] == pytest.approx((0.3 + 0.9) / 2)
 
 
-def test_a_model_of_nothing_but_t2v_has_no_mean_without_it(make_evaluation):
+def test_t2v_alone_is_its_own_mean(make_evaluation):
     row = summarize(make_evaluation([{"metric": "T2v"}])).iloc[0]
     assert row["dispersion"] == pytest.approx(0.2)
-    assert np.isnan(row["dispersion_without_T2v"])
 
 
 def test_signals_are_means_over_unseen_contrasts_without_the_pooled_row(make_evaluation):
@@ -98,14 +94,11 @@ def test_the_summary_of_a_whole_study_is_that_of_plain_means(random_study, suffi
     assert (summary["n_patients"] == 4).all()
     keys = ["train_on", "cohort", "strategy", "algorithm"]
     columns = [f"{name}{suffix}" for name in ("abs_bias", "dispersion", "pearson")]
-    partly = [name for name in random_study.tissue if name != "T2v"]
+    averaged = [name for name in random_study.tissue if name != "T2v"]
     for row in summary.to_dict("records"):
         rows = random_study.rows(*(row[key] for key in keys))
-        expected = random_study.means(rows, random_study.tissue, suffix)
+        expected = random_study.means(rows, averaged, suffix)
         np.testing.assert_allclose([row[name] for name in columns], expected, rtol=1e-12)
-        expected = random_study.means(rows, partly, suffix)
-        without = [row[f"{name}_without_T2v"] for name in columns]
-        np.testing.assert_allclose(without, expected, rtol=1e-12)
 
 
 def test_a_constant_has_a_correlation_of_zero(random_study):

@@ -92,9 +92,14 @@ def plot_learning_curve(
     *,
     algorithms: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
+    averaged: Sequence[str] | None = None,
     like: pd.DataFrame | None = None,
 ) -> Figure:
-    """Draw bias and dispersion over training sizes: overall, by algorithm, by parameter."""
+    """
+    Draw bias and dispersion over training sizes: overall, by algorithm, by parameter.
+
+    Means over parameters include those of `averaged`.
+    """
     algorithms = list(dict.fromkeys(scores["algorithm"]) if algorithms is None else algorithms)
     metrics = list(dict.fromkeys(scores["metric"]) if metrics is None else metrics)
     algorithm_styles = {name: {"color": algorithm_color(name, algorithms)} for name in algorithms}
@@ -126,11 +131,15 @@ def plot_learning_curve(
         bottom = figure.get_figheight() - 0.35 - notes
         for i, (keys, styles) in enumerate(rows_of_panels):
             bottom -= legends[i] + 1.55
-            highest = _highest(table_of_limits, keys)
+            drawn, limiting = table, table_of_limits
+            if averaged is not None and "metric" not in keys:
+                drawn = table[table["metric"].isin(averaged)]
+                limiting = limiting[limiting["metric"].isin(averaged)]
+            highest = _highest(limiting, keys)
             last = i == len(rows_of_panels) - 1
             for x, index in zip((0.58, 2.83), _INDICES, strict=True):
                 ax = add_axes(figure, x, bottom, 1.5, 1.45)
-                _draw_sizes(ax, table, index, keys, styles)
+                _draw_sizes(ax, drawn, index, keys, styles)
                 ax.set(
                     ylim=(0, 1.06 * highest[index] or 1.0),
                     ylabel=_INDICES[index],

@@ -16,7 +16,7 @@ from dmrifit.report.html import (
     html_paragraph,
     html_table,
 )
-from dmrifit.stats.metrics import METRICS, RANKING_METRIC, MapMetric
+from dmrifit.stats.metrics import AT_BOUND, METRICS, RANKING_METRIC, MapMetric
 from dmrifit.study.report.figures.ranks import plot_critical_difference
 from dmrifit.study.report.sections.elements import WHOM, section
 from dmrifit.study.report.sections.numerals import decimals, metric_text, p_value, plural
@@ -30,6 +30,9 @@ __all__ = ["statistics_tables"]
 
 ALPHA = 0.05
 _FEWEST_RANKS = 3
+
+# Groups of parameters in the tables of tests.
+_ALL, _WITHOUT = "all", f"without {AT_BOUND}"
 
 
 def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str, pd.DataFrame]]:
@@ -55,9 +58,9 @@ def _conclusions(
     """Show the tests of the first way of training: overview, diagrams, pairs, mixed models."""
     yield html_paragraph(
         "Do the algorithms differ? The patient is the unit: each enters with one number per "
-        "algorithm, the mean over tissue parameters. Friedman's test asks whether any differ "
-        "(Kendall's W is its effect size, 0 to 1), Wilcoxon's signed-rank test with Holm's "
-        "correction which pairs do, and two one-sided tests whether pairs are equivalent: "
+        f"algorithm, the mean over {', '.join(board.averaged_metrics)}. Friedman's test asks "
+        "whether any differ (Kendall's W is its effect size, 0 to 1), Wilcoxon's signed-rank "
+        "test with Holm's correction which pairs do, and two one-sided tests whether pairs are equivalent: "
         "closer than the margin. A large p alone is no proof of equality."
     )
     first = board.regimes[0]
@@ -79,7 +82,7 @@ def _conclusions(
     for metric in metrics:
         if diagrams[metric.name]:
             extreme = "largest" if metric.better == "higher" else "smallest"
-            title = f"Average ranks by {metric.label} over all tissue parameters, 1 = {extreme}"
+            title = f"Average ranks by {metric.label} over these parameters, 1 = {extreme}"
             yield html_heading(title)
             yield html_grid(diagrams[metric.name])
     if any(diagrams.values()):
@@ -149,7 +152,11 @@ def _statistics(
     tables: dict[str, pd.DataFrame], index: str, name: str, train_on: str
 ) -> pd.DataFrame:
     """Take the rows of one way of training from a table of tests."""
-    return matching(tables[f"statistics_{index}_{name}"], train_on=train_on)
+    rows = matching(tables[f"statistics_{index}_{name}"], train_on=train_on)
+    # No mean over parameters that is shown includes T2v.
+    if (rows["metrics"] == _WITHOUT).any():
+        rows = rows[rows["metrics"] != _ALL]
+    return rows
 
 
 def _diagrams(
@@ -160,12 +167,15 @@ def _diagrams(
     ranks = _statistics(tables, metric.column, "ranks", first)
     tests = _statistics(tables, metric.column, "nemenyi", first)
     grid = []
-    by_group = matching(ranks, metrics="all").groupby(["cohort", "strategy"], sort=False)
+    group = _ALL
+    if (ranks["metrics"] == _WITHOUT).any():
+        group = _WITHOUT
+    by_group = matching(ranks, metrics=group).groupby(["cohort", "strategy"], sort=False)
     for (cohort, strategy), rows in by_group:
         averages = rows.set_index("algorithm")["average_rank"].astype(float).dropna()
         if len(averages) < _FEWEST_RANKS:
             continue
-        pairs = matching(tests, metrics="all", cohort=cohort, strategy=strategy)
+        pairs = matching(tests, metrics=group, cohort=cohort, strategy=strategy)
         matrix = pairs.pivot_table(index="a", columns="b", values="p", dropna=False)
         matrix = matrix.reindex(index=averages.index, columns=averages.index)
         # Each pair was tested once, so one half of the matrix is empty.

@@ -25,7 +25,7 @@ from dmrifit.study.report.sections.elements import (
     section,
 )
 from dmrifit.study.report.sections.numerals import headings, metric_texts, percent, plural
-from dmrifit.study.summaries import Board, matching, tissue, unique
+from dmrifit.study.summaries import Board, averaged, matching, tissue, unique
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,8 @@ def learning_curves(board: Board, gallery: Gallery) -> Iterator[Markup]:
     yield html_paragraph(
         f"|BI| and DI over the number of training patients N, {TRAINED.get(regime, regime)}: "
         "overall (the gray band holds the middle half of the patients), by algorithm (mean over "
-        "parameters) and by parameter (mean over algorithms). Means over patients and "
+        f"the parameters {', '.join(board.averaged_metrics)}, as overall) and by parameter (mean "
+        "over algorithms). Means over patients and "
         f"{plural(repeats, 'draw')} of training patients. Each row has the same axes in all "
         "figures."
     )
@@ -59,7 +60,12 @@ def learning_curves(board: Board, gallery: Gallery) -> Iterator[Markup]:
     for (cohort, strategy), rows in scores.groupby(["cohort", "strategy"], sort=False):
         title = captioned(board, f"{cohort}, {strategy}", regime, rows)
         figure = plot_learning_curve(
-            rows, title, algorithms=board.algorithms, metrics=board.metrics, like=scores
+            rows,
+            title,
+            algorithms=board.algorithms,
+            metrics=board.metrics,
+            averaged=board.averaged_metrics,
+            like=scores,
         )
         grid.append(
             gallery.show(
@@ -67,7 +73,7 @@ def learning_curves(board: Board, gallery: Gallery) -> Iterator[Markup]:
             )
         )
         # Signed biases of different parameters would cancel.
-        rows = rows.assign(bias=rows["bias"].abs())
+        rows = averaged(rows.assign(bias=rows["bias"].abs()))
         for algorithm, scored in [("all", rows), *rows.groupby("algorithm", sort=False)]:
             means = scored.groupby("n_train")[["bias", "dispersion"]].mean()
             line = [cohort, strategy, algorithm]
@@ -117,7 +123,8 @@ def transfer_tables(board: Board) -> Iterator[Markup]:
     yield html_paragraph(
         f"{headings(metrics)}, mean over patients. Tested cohort ← cohorts trained on. "
         "Parameters can move in opposite directions when the scanner changes, and errors can "
-        "cancel, so each has its own table below the mean."
+        "cancel, so each has its own table below the mean over "
+        f"{', '.join(board.averaged_metrics)}."
     )
     if board.setting("resynthesize"):
         yield html_note(
@@ -130,7 +137,7 @@ def transfer_tables(board: Board) -> Iterator[Markup]:
         sizes.append(f"{cohort} ← {_trained_on(board, cohort, regime)}: {size}")
     yield html_note(f"{board.conditions(scores)}. Training patients: {', '.join(sizes)}.")
     yield html_heading("Mean over tissue parameters")
-    yield table(tissue(scores))
+    yield table(averaged(scores))
     for metric in unique(scores["metric"]):
         yield html_details(metric, table(matching(scores, metric=metric)))
 

@@ -136,22 +136,19 @@ def summary_tables(board: Board) -> Iterator[Markup]:
     controls = [_CONTROLS[name] for name in CONTROLS if name in board.algorithms]
     text = (
         "Means over patients (± standard deviation between patients) of the mean over the "
-        f"tissue parameters {', '.join(board.metrics)}."
+        f"tissue parameters {', '.join(board.averaged_metrics)}."
     )
-    if "T2v" in board.metrics:
+    if board.leaves_out_t2v:
         text += (
-            " T2v of the reference mostly sits at a bound of the fit, so the same without T2v "
-            "stands beside it."
+            " T2v is not among them, because its reference mostly sits at a bound of the fit; it "
+            "has its own tables."
         )
     yield html_paragraph(text)
     yield _findings(board)
     if controls:
         yield html_note(f"Controls, in gray: {'; '.join(controls)}.")
     metrics = board.summary_metrics
-    without_t2v = "T2v" in board.metrics and len(board.metrics) > 1
     header: list[Any] = ["strategy", "algorithm", *(metric.heading for metric in metrics)]
-    if without_t2v:
-        header += [html_lines(metric.heading, "without T2v") for metric in metrics]
     if len(board.signals):
         header += [html_lines("signals,", "mean |E| (%)"), html_lines("signals,", "r")]
     for (train_on, cohort), rows in board.summary.groupby(["train_on", "cohort"], sort=False):
@@ -159,8 +156,6 @@ def summary_tables(board: Board) -> Iterator[Markup]:
         for row in rows.to_dict("records"):
             line = [row["strategy"], row["algorithm"]]
             line += [_mean_and_sd(metric, row) for metric in metrics]
-            if without_t2v:
-                line += [metric_text(m, row[f"{m.column}_without_T2v"]) for m in metrics]
             if len(board.signals):
                 line += [percent(row["signal_error"]), correlation(row["signal_pearson"])]
             cells.append(line)

@@ -184,13 +184,11 @@ def truth_tables(board: Board) -> Iterator[Markup]:
         "Only simulation knows the truth. The reference itself, a fit to noisy images, is "
         "scored too: it is what the perfect prediction of the images would give. Predictors "
         "that return the mean can be nearer to the truth than a noisy reference, above all in "
-        f"T2v. Means over patients and tissue parameters: {headings(metrics)}."
+        "T2v. Means over patients and the tissue parameters "
+        f"{', '.join(board.averaged_metrics)}: {headings(metrics)}."
     )
     header: list[Any] = ["strategy", "algorithm", "against reference", "against truth"]
     suffixes = ["", "_truth"]
-    if "T2v" in board.metrics and len(board.metrics) > 1:
-        header += [html_lines(name, "without T2v") for name in header[2:]]
-        suffixes += ["_without_T2v", "_truth_without_T2v"]
     for (train_on, cohort), rows in board.summary.groupby(["train_on", "cohort"], sort=False):
         if not rows["abs_bias_truth"].notna().any():
             continue
