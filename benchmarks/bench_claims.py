@@ -16,6 +16,7 @@ import textwrap
 import time
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import _measure as measure
 from claims.macarro.board import claim_figures, claims_board
@@ -25,28 +26,34 @@ from dmrifit import ALGORITHMS, Evaluation, learning_curve, simulate_cohort, wri
 RESULT = Path(__file__).parent / "results" / "claims.json"
 SIZES = (1, 2, 5, 10, 15)
 SEEDS = (20261123, 20261124, 20261125)
+FULL = {"n_patients": 16, "sizes": SIZES, "shape": (48, 48, 8), "algorithms": ALGORITHMS}
+QUICK = {"n_patients": 4, "sizes": (1, 2, 3), "shape": (24, 24, 6), "algorithms": ("LR", "ETR")}
 CONDITIONS = [(preset, region) for preset in ("mixed", "easy") for region in ("body", "lesion")]
 
 
-def run_boards(seeds: list[int], work: Path, *, quick: bool) -> list[Evaluation]:
+def run_boards(
+    seeds: list[int], work: Path, *, board_size: dict[str, Any] = FULL, truth: str = "formula"
+) -> list[Evaluation]:
     """Run every board that is not finished."""
-    n_patients, sizes = (4, (1, 2, 3)) if quick else (16, SIZES)
-    shape = (24, 24, 6) if quick else (48, 48, 8)
-    algorithms = ("LR", "ETR") if quick else ALGORITHMS
     boards = []
     for seed in seeds:
         for preset, region in CONDITIONS:
             cohorts = {
                 name: simulate_cohort(
-                    name, n_patients, difficulty=preset, shape=shape, random_state=seed
+                    name,
+                    board_size["n_patients"],
+                    difficulty=preset,
+                    shape=board_size["shape"],
+                    truth=truth,
+                    random_state=seed,
                 )
                 for name in ("cohort1", "cohort2")
             }
             start = time.perf_counter()
             board = learning_curve(
                 cohorts,
-                sizes=sizes,
-                algorithms=algorithms,
+                sizes=board_size["sizes"],
+                algorithms=board_size["algorithms"],
                 train_mask=region,
                 out=work / f"{preset}-{region}-{seed}",
                 keep_predictions=preset == "mixed" and seed == seeds[0],
@@ -63,7 +70,7 @@ def run_boards(seeds: list[int], work: Path, *, quick: bool) -> list[Evaluation]
 
 def run(seeds: list[int], work: Path, *, quick: bool) -> dict[str, object]:
     """Run the boards and check the claims."""
-    boards = run_boards(seeds, work, quick=quick)
+    boards = run_boards(seeds, work, board_size=QUICK if quick else FULL)
     claims = claims_board(boards)
     claim_figures(boards).to_csv(work / "claim_figures.csv", index=False)
     write_report(boards, work / "report")

@@ -52,6 +52,7 @@ BLOCKS = (
     Block(PAGE, "prediction benchmark", "prediction", "bench_prediction"),
     Block(PAGE, "scale benchmark", "scale", "bench_scale"),
     Block(PAGE, "claims board", "claims", "bench_claims"),
+    Block(PAGE, "truths benchmark", "truths", "bench_truths"),
     Block(PAGE, "placement benchmark", "placement", "bench_placement"),
     Block(PAGE, "placers benchmark", "placers", "bench_placers"),
     Block(PAGE, "metastasis benchmark", "metastasis", "bench_metastasis"),

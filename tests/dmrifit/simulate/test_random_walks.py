@@ -22,7 +22,7 @@ def packing():
 def permeable(packing):
     """Walks from inside, through membranes that mix both sides within about 10 ms."""
     rng = np.random.default_rng(1)
-    starts = rng.uniform(0, packing.edge, (6000, 3))
+    starts = rng.uniform(0, packing.edge, (4000, 3))
     apart = starts[:, None] - packing.centers
     apart -= packing.edge * np.round(apart / packing.edge)
     starts = starts[(np.linalg.norm(apart, axis=2) < packing.radii).any(axis=1)]
@@ -33,7 +33,7 @@ def permeable(packing):
 
 def test_free_walks_decay_with_their_diffusivity():
     speck = Spheres(np.full((1, 3), 10.0), np.array([1e-3]), 20.0)
-    walks = walk_tissue(speck, PULSES, [80], d_inside=1.0, d_outside=2.0, n_walkers=4000)
+    walks = walk_tissue(speck, PULSES, [80], d_inside=1.0, d_outside=2.0, n_walkers=2500)
     b = np.array([0, 0.1, 0.4, 0.8, 1.6])
     np.testing.assert_allclose(walks.signals(b)[:, 0], np.exp(-2 * b), atol=0.015)
     diffusivity, kurtosis = walks.cumulants(0)
@@ -67,9 +67,9 @@ def diffusivity_in_sphere(radius, diffusivity, pulses):
 
 def test_walks_in_a_sphere_have_the_diffusivity_of_gaussian_phases():
     rng = np.random.default_rng(0)
-    direction = rng.standard_normal((6000, 3))
+    direction = rng.standard_normal((4000, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    starts = 10 + 6 * rng.random((6000, 1)) ** (1 / 3) * direction
+    starts = 10 + 6 * rng.random((4000, 1)) ** (1 / 3) * direction
     walks = walk_tissue(ONE_SPHERE, PULSES, [80], d_inside=1.0, d_outside=1.0, step=0.02, starts=starts)
     expected = diffusivity_in_sphere(6, 1, PULSES)
     assert expected == pytest.approx(0.0867, abs=1e-4)
@@ -87,7 +87,7 @@ def test_membranes_that_let_nothing_through_keep_walkers_on_their_side(packing):
 
 def test_a_uniform_density_stays_uniform_although_the_diffusivities_differ(packing):
     walks = walk_tissue(
-        packing, PULSES, [80, 120], d_inside=0.8, d_outside=2.5, permeability=0.05, n_walkers=3000
+        packing, PULSES, [80, 120], d_inside=0.8, d_outside=2.5, permeability=0.05, n_walkers=2500
     )  # fmt: skip
     for time_inside, te in zip(walks.time_inside.T, walks.te, strict=True):
         error = (time_inside / te).std() / np.sqrt(len(time_inside))
@@ -165,7 +165,7 @@ def test_walks_agree_with_the_reference_walks_within_their_noise(data_dir, numbe
         d_inside=value["D_in_um2_per_ms"],
         d_outside=value["D_ex_um2_per_ms"],
         permeability=value["permeability_um_per_ms"],
-        n_walkers=3000,
+        n_walkers=2000,
     )
     blood = walk_blood(PULSES, speed=value["speed_mm_per_s"], segment=value["segment_um"], n_walkers=40_000)
     reference = np.array([[value[f"tissue_b{x}_TE{y}"] for y in te] for x in b])
@@ -173,7 +173,7 @@ def test_walks_agree_with_the_reference_walks_within_their_noise(data_dir, numbe
     for i, one in enumerate(b):
         each = np.cos(np.sqrt(one / 1000) * walks.phases).mean(axis=1)[:, None] * weights
         # The reference has 20,000 walkers, packed in another way by another seed.
-        error = each.std(axis=0) * np.sqrt(1 / 3000 + 1 / 20_000)
+        error = each.std(axis=0) * np.sqrt(1 / 2000 + 1 / 20_000)
         assert (np.abs(each.mean(axis=0) - reference[i]) < 3.5 * error + 1e-6).all()
         blood_signal = blood.signals(one / 1000)[0, 0] * np.exp(-93 / value["T2v_ms"])
         assert blood_signal == pytest.approx(value[f"blood_b{one}_TE93"], abs=0.008)

@@ -125,7 +125,7 @@ def test_rows_of_the_table_are_walks_of_their_microstructures():
             d_inside=row["d_inside"],
             d_outside=row["d_outside"],
             permeability=row["permeability"],
-            n_walkers=1500,
+            n_walkers=1000,
         )
         difference = row["relaxation_difference"]
         diffusivity, kurtosis = walks.cumulants(1, 1 / difference if difference else np.inf)

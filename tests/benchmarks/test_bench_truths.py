@@ -1,0 +1,45 @@
+"""The comparison of both truths: biases of fits to walks, agreement of verdicts, ranks."""
+
+from types import SimpleNamespace
+
+import bench_truths
+import pandas as pd
+import pytest
+
+
+def test_verdicts_agree_differ_or_leave_the_claim_open():
+    assert bench_truths.agreement("holds", "holds") == "same"
+    assert bench_truths.agreement("holds", "does not hold") == "differs"
+    assert bench_truths.agreement("cannot be told", "holds") == "differs"
+    assert bench_truths.agreement("cannot be told", "cannot be told") == "both open"
+
+
+def test_fits_to_walks_have_small_residuals_and_too_little_kurtosis():
+    result = bench_truths.fit_biases(n_tissues=40, n_repeats=3)
+    assert 0.01 < result["residual_percent"]["median"] < 0.3
+    median = {(row["snr"], row["parameter"]): row["median_percent"] for row in result["biases"]}
+    for snr in (None, 60.0, 30.0):
+        assert abs(median[snr, "f"]) < 15
+        assert -12 < median[snr, "Dt"] < 3
+        assert abs(median[snr, "T2t"]) < 3
+    assert -20 < median[None, "K"] < 0
+    assert -30 < median[30.0, "K"] < median[None, "K"] - 3
+    coverage = {(row["snr"], row["level"], row["parameter"]): row for row in result["coverage"]}
+    assert coverage[60.0, 0.95, "K"]["fit without noise"] > 0.9 > coverage[60.0, 0.95, "K"]["truth"]
+
+
+def test_ranks_of_algorithms_are_compared_between_the_truths():
+    def board(biases):
+        rows = [
+            {"n_train": 5, "cohort": "A", "strategy": "s2s", "algorithm": name, "metric": "K", "bias": bias}
+            for name, bias in zip(("LR", "RFR", "ETR", "constant"), biases, strict=True)
+        ]
+        scores = pd.DataFrame(rows).assign(dispersion=lambda table: table["bias"].abs(), pearson=0.5, pearson_truth=0.4)
+        return SimpleNamespace(scores=scores)
+
+    boards = {"formula": [board([0.1, -0.2, 0.3, 9])], "walk": [board([-0.2, 0.1, 0.3, -9])]}
+    ranks = {row["score"]: row for row in bench_truths.rank_correlations(boards)}
+    assert ranks["abs_bias"]["n_algorithms"] == 3
+    assert ranks["abs_bias"]["rank_correlation"] == 0.5
+    assert ranks["abs_bias"]["walk"] == pytest.approx({"LR": 0.2, "RFR": 0.1, "ETR": 0.3})
+    assert ranks["pearson"]["rank_correlation"] is None
