@@ -6,9 +6,9 @@ How well are contrasts of real people predicted that were not measured?
 
 Seven volunteers, whose kidneys were measured at 20 b-values and four echo times (medians over
 kidney and slice, each curve divided by its own b = 0), are left out one at a time. Predicted are
-the other b-values of the inputs' echo time, and apart from them the other echo times. The two
-choices of inputs, the headline's algorithm (a ridge regression, whose penalty is chosen by leaving
-out one training person at a time) and all rules were fixed before the run. The signals of volunteer 3 at the inputs' echo time are of two series with different
+the other b-values of the inputs' echo time, and apart from them the other echo times. The headline
+is a ridge regression, whose penalty is chosen by leaving out one training person at a time; that
+rule was settled on the first choice of inputs, and the second was not looked at before. The signals of volunteer 3 at the inputs' echo time are of two series with different
 gain: nobody learns from him, and he is scored by himself. A person is the unit of every interval.
 The leg of one more person shows only whether its muscles predict each other.
 

@@ -50,6 +50,8 @@ BLOCKS = (
     Block(PAGE, "predict image benchmark", "predict_image", "bench_predict_image"),
     Block(PAGE, "algorithms", "algorithms", "tune_algorithms"),
     Block(PAGE, "prediction benchmark", "prediction", "bench_prediction"),
+    Block(PAGE, "people benchmark", "people", "bench_people"),
+    Block(PAGE, "people fits", "people_fits", "bench_people_fits"),
     Block(PAGE, "scale benchmark", "scale", "bench_scale"),
     Block(PAGE, "claims board", "claims", "bench_claims"),
     Block(PAGE, "truths benchmark", "truths", "bench_truths"),

@@ -50,6 +50,7 @@ def _files() -> Iterator[tuple[str, str | bytes]]:
 
     yield "conf.py", (HERE / "conf.py").read_bytes()
     yield "static/pages.css", (HERE / "pages.css").read_bytes()
+    yield "people_fits.png", (ROOT / "benchmarks" / "results" / "people_fits.png").read_bytes()
     for path in sorted([*HERE.glob("*.rst"), *HERE.glob("*.md")]):
         yield path.name, pages.fill(path)
     for path in sorted((HERE / "templates").rglob("*.rst")):

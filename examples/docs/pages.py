@@ -67,10 +67,35 @@ def fill(path: Path) -> str:
     )  # fmt: skip
     functions: dict[str, Callable[..., Any]] = {
         "result": result, "fitting_row": fitting_row, "table": table, "present": _present,
-        "measured": _measured,
+        "measured": _measured, "people_muscles": _people_muscles, "people_skills": _people_skills,
         "longest_compilation": longest_compilation,
     }  # fmt: skip
     return environment.from_string(path.read_text(encoding="utf-8")).render(functions)
+
+
+def _people_muscles() -> str:
+    rows = []
+    for row in result("people_fits")["leg"]["muscles"]:
+        cells = [str(row["label"]), str(row["n"])]
+        for name, digits in (("Dt", 2), ("f", 3)):
+            one = row[name]
+            cells.append(f"{one['median']:.{digits}f} [{one['q25']:.{digits}f}, {one['q75']:.{digits}f}]")
+        cells.append(f"{100 * row['f']['doubtful']:.0f} %")
+        rows.append([*cells, f"{100 * row['Dv']['doubtful']:.0f} %"])
+    return table(["muscle", "voxels", "Dt (µm²/ms)", "f", "f in doubt", "Dv in doubt"], rows)
+
+
+def _people_skills() -> str:
+    measured = result("people")
+    shown = (measured["headline"], "LR", "RFR", "mlNN", "interpolation", "input fit")
+    rows = []
+    for what in ("other b", "other TE"):
+        by_name = {row["algorithm"]: row for row in measured["kidneys"][0][what] if row["strategy"] == "s2s"}
+        for name in shown:
+            skill = by_name[name]["skill"]
+            ends = [f"[{skill[low]:.2f}, {skill[high]:.2f}]" for low, high in (("low", "high"), ("t_low", "t_high"))]
+            rows.append([what, name, f"{skill['mean']:.2f}", *ends, f"{by_name[name]['apart']:.2f}"])
+    return table(["predicted", "by", "mean skill", "bootstrap", "t interval", "volunteer 3"], rows)
 
 
 def _measured(name: str) -> bool:

@@ -1,0 +1,44 @@
+"""The fits of real scans: halves of readings, what a test and retest says, and the stored result."""
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmrifit import Protocol
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+fits = import_module("bench_people_fits")
+
+
+def test_halves_share_only_what_was_measured_once():
+    protocol = Protocol([0, 500, 500, 500, 0, 500], [50, 50, 50, 50, 80, 80])
+    first, second = fits.halves(protocol)
+    assert first.tolist() == [0, 1, 3, 4, 5]
+    assert second.tolist() == [0, 2, 4, 5]
+
+
+def test_a_spread_as_large_as_the_standard_error_has_the_ratio_one():
+    rng = np.random.default_rng(4)
+    errors = rng.uniform(0.5, 2, (1, 20000, 1)).repeat(2, axis=0)
+    values = 10 + errors * rng.normal(size=errors.shape)
+    repeated = pd.DataFrame({"map": ["D", "D"], "wcv": [0.03, 0.04]})
+    row = fits.retest_rows(repeated, values, errors, ("D",))[0]
+    assert row["ratio_to_standard_error"] == pytest.approx(1, abs=0.03)
+    assert row["wcv_regions"] == pytest.approx(np.sqrt((0.03**2 + 0.04**2) / 2), abs=1e-4)
+
+
+def test_the_stored_result_is_as_physics_demands_and_its_picture_is_there():
+    result = json.loads((BENCHMARKS / "results" / "people_fits.json").read_text(encoding="utf-8"))
+    assert result["leg"]["shape"] == [160, 160, 25, 42]
+    assert len(result["leg"]["muscles"]) == 14
+    assert all(goal["met"] for goal in result["goals"])
+    assert all(row["largest_slice_median"] <= 0.01 for row in result["oil"])
+    picture = (BENCHMARKS / "results" / result["picture"]).read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert 50_000 < len(picture) < 300_000
