@@ -135,9 +135,25 @@ def fit_leg(*, quick: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         },
         "advice": result.advice(),
         "retest": leg_retest(scan, labels),
+        "sides": both_sides(muscles),
     }
     shown = {"b0": averaged[..., 0], "labels": labels, "mask": scan.mask}
     return leg, shown | {name: arrays[name] for name in ("f", "Dt", "doubt")}
+
+
+def both_sides(muscles: list[dict[str, Any]]) -> dict[str, float]:
+    """
+    Compare the medians of each muscle of both legs, by the coefficient of variation of a pair.
+
+    Labels of one muscle follow each other: their sizes agree, and they lie on opposite sides.
+    """
+    pairs = list(zip(muscles[::2], muscles[1::2], strict=True))
+    variation = {}
+    for name in ("f", "Dt"):
+        x = np.array([[one[name]["median"], other[name]["median"]] for one, other in pairs])
+        cv = x.std(axis=1, ddof=1) / x.mean(axis=1)
+        variation[name] = round(float(np.sqrt((cv**2).mean())), 4)
+    return variation
 
 
 def leg_retest(scan: Scan, labels: np.ndarray) -> list[dict[str, Any]]:
@@ -168,14 +184,18 @@ def retest_rows(
     for j, name in enumerate(names):
         usable = np.isfinite(scale[:, j]) & (scale[:, j] > 0) & np.isfinite(within[:, j])
         # The median of a half-normal variable is .6745 of its standard deviation.
-        ratio = np.median(within[usable, j] / scale[usable, j]) / 0.6745
+        ratio = (
+            np.median(within[usable, j] / scale[usable, j]) / 0.6745 if usable.any() else np.nan
+        )
         regions = repeated.loc[repeated["map"] == name, "wcv"]
+        # A parameter at a bound in both halves has no error to compare with.
+        compared = round(float(ratio), 3) if usable.any() else None
         rows.append({
             "parameter": name,
             "wcv_regions": round(float(np.sqrt((regions**2).mean())), 4),
             "within_sd_voxels": round(float(np.nanmedian(within[:, j]) / 0.6745), 4),
             "median": round(float(np.nanmedian(values[:, :, j])), 4),
-            "ratio_to_standard_error": round(float(ratio), 3),
+            "ratio_to_standard_error": compared,
             "n_with_error": int(usable.sum()),
         })  # fmt: skip
     return rows
@@ -502,7 +522,7 @@ def markdown(result: dict[str, Any]) -> str:
     genu_header = ["voxel", "f", "Dt (µm²/ms)", "K of the average", "T2t (ms)", "in doubt"]
     return "\n\n".join([
         head,
-        f"The leg ({shape}; one person, {leg['n_voxels']} voxels fitted with `ivim` in {leg['cpu_s']:.1f} s of one "
+        f"The legs ({shape}; one person, {leg['n_voxels']} voxels fitted with `ivim` in {leg['cpu_s']:.1f} s of one "
         f"processor, averaging, intervals and doubts included), medians and quartiles by muscle:",
         measure.table(leg_header, muscles),
         said(leg["advice"]),
@@ -513,6 +533,8 @@ def markdown(result: dict[str, Any]) -> str:
         "with 95 % intervals:",
         measure.table(genu_header, voxels),
         said(genu["advice"]),
+        f"Medians of one muscle in both legs have a coefficient of variation of {100 * leg['sides']['Dt']:.1f} % (Dt) and "
+        f"{100 * leg['sides']['f']:.0f} % (f), root mean square over seven muscles.",
         "Test and retest: two halves of the readings of each contrast. The within-subject coefficient of variation "
         "is that of medians of muscles, and of voxels of the genu; the last column compares the spread between the "
         "halves of a voxel with its standard error (1: as stated).",
@@ -520,12 +542,16 @@ def markdown(result: dict[str, Any]) -> str:
             ["scan", "parameter", "median", "within-subject CV", "SD of a voxel", "spread / standard error"],
             [
                 [scan, row["parameter"], f"{row['median']:.4g}", f"{100 * row['wcv_regions']:.1f} %",
-                 f"{row['within_sd_voxels']:.3g}", f"{row['ratio_to_standard_error']:.2f}"]
-                for scan, rows in (("leg", leg["retest"]), ("genu", genu["retest"]))
+                 f"{row['within_sd_voxels']:.3g}", ratio_text(row["ratio_to_standard_error"])]
+                for scan, rows in (("legs", leg["retest"]), ("genu", genu["retest"]))
                 for row in rows
             ],
         ),
     ])  # fmt: skip
+
+
+def ratio_text(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{ratio:.2f}"
 
 
 def said(advice: list[str]) -> str:
