@@ -441,10 +441,15 @@ def run_own(
     }
 
 
+def number(value: float) -> str:
+    """Write two digits, without the sign of a zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
+
+
 def with_limits(row: dict[str, float]) -> str:
     if "low" not in row:
-        return f"{row['mean']:.2f}"
-    return f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        return number(row["mean"])
+    return f"{number(row['mean'])} [{number(row['low'])}, {number(row['high'])}]"
 
 
 def board_tables(board_rows: dict[str, Any], base: str) -> list[str]:
@@ -464,12 +469,14 @@ def board_tables(board_rows: dict[str, Any], base: str) -> list[str]:
             cells = [f"**{label}**" if label == f"{HEADLINE} s2s" else label]
             cells += [with_limits(row["skill"])]
             if "t_low" in row["skill"]:
-                cells.append(f"[{row['skill']['t_low']:.2f}, {row['skill']['t_high']:.2f}]")
+                cells.append(
+                    f"[{number(row['skill']['t_low'])}, {number(row['skill']['t_high'])}]"
+                )
                 cells.append(verdict(row) if row["algorithm"] not in CONTROLS else "control")
-            cells.append(f"{row['pooled_skill']:.2f}")
+            cells.append(number(row["pooled_skill"]))
             cells.append(f"{100 * row['relative_error']:.1f} %")
             if "apart" in row:
-                cells.append("–" if row["apart"] is None else f"{row['apart']:.2f}")
+                cells.append("–" if row["apart"] is None else number(row["apart"]))
             rows.append(cells)
         header = ["predictor", "mean skill"]
         if "t_low" in board_rows[name][0]["skill"]:
@@ -515,6 +522,17 @@ def markdown(result: dict[str, Any]) -> str:
             "mean over six volunteers and, in brackets, 95 % percentile bootstrap over them."
         )
         texts.append(measure.table(["aim", "measured", "goal"], goals))
+        heads = [
+            next(
+                r for r in rows["other b"] if (r["strategy"], r["algorithm"]) == ("s2s", HEADLINE)
+            )
+            for rows in result["kidneys"]
+        ]
+        texts.append(
+            f"The limits of the aims are those of the bootstrap. By the t interval the first is "
+            f"{number(heads[0]['skill']['t_low'])}; with the second choice of inputs it is "
+            f"{number(heads[1]['skill']['low'])} (bootstrap) and {number(heads[1]['skill']['t_low'])} (t)."
+        )
     for rows in result["kidneys"]:
         texts += board_tables(rows, "Kidneys" if "leg" in result else "Regions")
     written = ", ".join(f"{b:g}" for b in result["denominators"]["source_b"])
@@ -527,7 +545,7 @@ def markdown(result: dict[str, Any]) -> str:
     if "leg" in result:
         texts += board_tables(
             result["leg"],
-            f"Leg of one person, {result['leg']['n_muscles']} muscles, internal consistency",
+            f"Legs of one person, {result['leg']['n_muscles']} muscles, internal consistency",
         )
     return "\n\n".join(texts)
 

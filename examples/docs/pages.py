@@ -92,7 +92,8 @@ def _people_skills() -> str:
     for what in ("other b", "other TE"):
         by_name = {row["algorithm"]: row for row in measured["kidneys"][0][what] if row["strategy"] == "s2s"}
         for name in shown:
-            skill = by_name[name]["skill"]
+            # Adding 0 takes the sign from a zero.
+            skill = {key: round(value, 2) + 0.0 for key, value in by_name[name]["skill"].items()}
             ends = [f"[{skill[low]:.2f}, {skill[high]:.2f}]" for low, high in (("low", "high"), ("t_low", "t_high"))]
             rows.append([what, name, f"{skill['mean']:.2f}", *ends, f"{by_name[name]['apart']:.2f}"])
     return table(["predicted", "by", "mean skill", "bootstrap", "t interval", "volunteer 3"], rows)
