@@ -61,6 +61,14 @@ ILL_CONDITIONED = 1e8  # variance inflation beyond which parameters cannot be to
 # Called from Python, and from jitted code alone: the latter have no wrappers.
 entry = njit(nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True)
 helper = njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True)
+# For each voxel: the fields of a dozen arrays as arguments would cost more than the work itself.
+inlined = njit(
+    nogil=True,
+    error_model="numpy",
+    no_cfunc_wrapper=True,
+    no_cpython_wrapper=True,
+    forceinline=True,
+)
 
 
 @helper
@@ -155,7 +163,7 @@ def rate_incomplete(signals, voxel, lane, atoms, n_first, scaled, best, dots, gr
                 best[s, LANES + lane] = t
 
 
-@helper
+@inlined
 def starting_points(
     slot, lane, first, n_first, numbers, atoms_q, gram, best, dots, lo, hi, points
 ):
@@ -274,7 +282,7 @@ def prepare(
     return n_slots
 
 
-@helper
+@inlined
 def place_bounds(w, n, lane, i, scale, lo, hi, pinned, scaled):
     """Put the bounds of a voxel into a lane; a fixed parameter has both at its value."""
     row = i if pinned.shape[0] > 1 else 0
@@ -288,7 +296,7 @@ def place_bounds(w, n, lane, i, scale, lo, hi, pinned, scaled):
             w[low + j, lane], w[low + n + j, lane] = value, value
 
 
-@helper
+@inlined
 def begin(w, n, lane, point):
     """Start a lane at a point."""
     low = N_SINGLE + 5 * n
@@ -304,7 +312,7 @@ def begin(w, n, lane, point):
     w[END, lane] = 0.0
 
 
-@helper
+@inlined
 def ends_elsewhere(w, n, lane, ends, slot):
     """Tell whether a start fits as well as the best so far, with a ridge between the two."""
     best = w[BC, lane]
@@ -330,7 +338,7 @@ def logarithm(x):
     return exponent + 2.0 * mantissa - 2.0
 
 
-@helper
+@inlined
 def describe(lo, hi, end, slot, ratings, cost, features):
     """
     Describe where a start ended: ratings over the cost reached, coordinates, bounds that it hit.
@@ -659,7 +667,7 @@ def finish(
             ill[i] = w[P1, lane] > ILL_CONDITIONED
 
 
-@helper
+@inlined
 def limit(w, lane, numbers, forms, turn_up):
     """Share of K's upper bound that keeps the signal falling; it turns the inner K into K."""
     d = w[N_SINGLE + numbers[DIFFUSIVITY], lane]
