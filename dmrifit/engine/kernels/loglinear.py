@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["fit_equal_weights", "fit_iterated_weights"]
+__all__ = ["fit_complete", "fit_each"]
 
 # Products and sums may become one instruction; nothing else may be reordered.
 _JIT: dict[str, Any] = {
@@ -23,6 +23,7 @@ _JIT: dict[str, Any] = {
 }
 
 _LANES = 64  # voxels side by side, so that loops over them become vector instructions
+_NEAR = 0.34  # below ln(2)/2, where `_exp` takes no power of two off
 _SINGULAR = 1e-13  # of a diagonal entry that is 1 before elimination
 
 
@@ -37,10 +38,8 @@ def _log(value):
     exponent = exponent - 1.0 if is_low else exponent
     s = (mantissa - 1.0) / (mantissa + 1.0)
     q = s * s
-    total = 2.0 / 21.0
-    total = total * q + 2.0 / 19.0
-    total = total * q + 2.0 / 17.0
-    total = total * q + 2.0 / 15.0
+    # |s| is at most 0.172, so that the next term is below 1.2e-14.
+    total = 2.0 / 15.0
     total = total * q + 2.0 / 13.0
     total = total * q + 2.0 / 11.0
     total = total * q + 2.0 / 9.0
@@ -70,56 +69,69 @@ def _exp(value):
 
 
 @njit(**_JIT)
-def fit_equal_weights(
-    signals, design, projection, inverse, coefficients, covariances, cost, n_used
-):
+def _exp_near(value):
+    """Compute exp within ±ln(2)/2, with the very bits of `_exp`."""
+    total = 1.0 / 40320.0
+    total = total * value + 1.0 / 5040.0
+    total = total * value + 1.0 / 720.0
+    total = total * value + 1.0 / 120.0
+    total = total * value + 1.0 / 24.0
+    total = total * value + 1.0 / 6.0
+    total = total * value + 0.5
+    total = total * value + 1.0
+    return total * value + 1.0
+
+
+@njit(**_JIT)
+def fit_complete(signals, design, projection, coefficients, variances, cost, incomplete):
     """
     Fit ln S = design·coefficients with the same weight for every measurement (OLS).
 
-    Shapes: `signals` (n_voxels, n_measurements), `design` (n_measurements, p), `projection` (p,
-    n_measurements), its pseudoinverse, `inverse` (p, p) of design'·design; fills `coefficients`
-    (p, n_voxels), `covariances` (p, p, n_voxels), `cost` (n_voxels,) in squared units of the
-    signals and `n_used` (n_voxels,). A voxel with a value that has no logarithm is left to
-    `_fit_voxel`.
+    Shapes: `signals` (n_voxels, n_measurements) of any floating type, `design` (n_measurements,
+    p), `projection` (p, n_measurements), its pseudoinverse; fills `coefficients` (p, n_voxels),
+    the residual variances `variances` (n_voxels,) and `cost` (n_voxels,) in squared units of the
+    signals. A voxel with a value that has no logarithm, or of equal values, is left to `fit_each`:
+    their positions are put into `incomplete` (n_voxels,), and their number is returned.
     """
     n, m = signals.shape
     p = design.shape[1]
     logs = np.empty((m, _LANES))
     values = np.empty((m, _LANES))
     sums = np.empty((p, _LANES))
-    squares = np.empty(_LANES)
-    misfit = np.empty(_LANES)
-    fitted_log = np.empty(_LANES)
-    is_complete = np.empty(_LANES, np.bool_)
-    work = np.empty((3, max(m, p)))
+    squares, misfit, fitted_log, largest = np.empty((4, _LANES))
+    low, high, usable = np.empty((3, _LANES))
+    per_degree = 1.0 / (m - p) if m > p else np.nan
+    n_incomplete = 0
     for first in range(0, n, _LANES):
         size = min(_LANES, n - first)
-        values[:] = 1.0
-        is_complete[:] = True
         for lane in range(size):
-            voxel = first + lane
             for k in range(m):
-                value = signals[voxel, k]
-                # Subnormal numbers have no leading digit, which _log relies on.
-                if value > 1e-300 and value < 1e300:
-                    values[k, lane] = value
-                else:
-                    is_complete[lane] = False
-            # A constant voxel is background, which the other function refuses.
-            if values[0, lane] == values[m - 1, lane] and _is_constant(signals[voxel]):
-                is_complete[lane] = False
+                values[k, lane] = signals[first + lane, k]
+        for lane in range(size, _LANES):
+            for k in range(m):
+                values[k, lane] = 1.0
+        usable[:] = 1.0
+        low[:] = np.inf
+        high[:] = 0.0
+        squares[:] = 0.0
+        misfit[:] = 0.0
+        largest[:] = 0.0
+        sums[:] = 0.0
         for k in range(m):
             for lane in range(_LANES):
-                logs[k, lane] = _log(values[k, lane])
-        for j in range(p):
-            for lane in range(_LANES):
-                sums[j, lane] = projection[j, 0] * logs[0, lane]
-            for k in range(1, m):
+                value = values[k, lane]
+                # Subnormal numbers have no leading digit, which _log relies on.
+                has_logarithm = (value > 1e-300) & (value < 1e300)
+                value = value if has_logarithm else 1.0
+                usable[lane] = usable[lane] if has_logarithm else 0.0
+                low[lane] = value if value < low[lane] else low[lane]
+                high[lane] = value if value > high[lane] else high[lane]
+                values[k, lane] = value
+                logs[k, lane] = _log(value)
+            for j in range(p):
                 factor = projection[j, k]
                 for lane in range(_LANES):
                     sums[j, lane] += factor * logs[k, lane]
-        squares[:] = 0.0
-        misfit[:] = 0.0
         for k in range(m):
             for lane in range(_LANES):
                 fitted_log[lane] = design[k, 0] * sums[0, lane]
@@ -130,42 +142,46 @@ def fit_equal_weights(
             for lane in range(_LANES):
                 residual = logs[k, lane] - fitted_log[lane]
                 squares[lane] += residual * residual
-                difference = values[k, lane] * (1.0 - _exp(-residual))
-                misfit[lane] += difference * difference
+                size_of_residual = abs(residual)
+                if size_of_residual > largest[lane]:
+                    largest[lane] = size_of_residual
+                logs[k, lane] = -residual
+        are_near = True
+        for lane in range(_LANES):
+            are_near &= largest[lane] < _NEAR
+        for k in range(m):
+            if are_near:
+                for lane in range(_LANES):
+                    difference = values[k, lane] * (1.0 - _exp_near(logs[k, lane]))
+                    misfit[lane] += difference * difference
+            else:
+                for lane in range(_LANES):
+                    difference = values[k, lane] * (1.0 - _exp(logs[k, lane]))
+                    misfit[lane] += difference * difference
+        for j in range(p):
+            for lane in range(size):
+                coefficients[j, first + lane] = sums[j, lane]
         for lane in range(size):
-            voxel = first + lane
-            if not is_complete[lane]:
-                _fit_voxel(
-                    signals[voxel],
-                    design,
-                    np.ones(m),
-                    0,
-                    False,
-                    coefficients[:, voxel],
-                    covariances[:, :, voxel],
-                    cost[voxel : voxel + 1],
-                    n_used[voxel : voxel + 1],
-                    work,
-                )
-                continue
-            variance = squares[lane] / (m - p) if m > p else np.nan
-            cost[voxel] = misfit[lane]
-            n_used[voxel] = m
-            for j in range(p):
-                coefficients[j, voxel] = sums[j, lane]
-                for i in range(p):
-                    covariances[j, i, voxel] = variance * inverse[j, i]
+            variances[first + lane] = squares[lane] * per_degree
+            cost[first + lane] = misfit[lane]
+        for lane in range(size):
+            # A voxel of equal values is background, which the other function refuses.
+            if usable[lane] == 0.0 or low[lane] == high[lane]:
+                incomplete[n_incomplete] = first + lane
+                n_incomplete += 1
+    return n_incomplete
 
 
 @njit(**_JIT)
-def fit_iterated_weights(
-    signals, design, weights, n_iterations, coefficients, covariances, cost, n_used
-):
+def fit_each(signals, design, weights, n_iterations, by_signal, ends):
     """
-    Fit ln S = design·coefficients with the weights S², then of the fitted signals (WLS).
+    Fit ln S = design·coefficients voxel by voxel, with equal weights or with S² (WLS).
 
-    Shapes: as `fit_equal_weights`, `weights` (n_measurements,) relative to those.
+    Shapes: as `fit_complete`, `weights` (n_measurements,) relative to 1 or S²; iterations are
+    those with the weights of the fitted signals. `ends` are the coefficients (p, n_voxels), their
+    covariances (p, p, n_voxels), the cost and the number of measurements used (n_voxels,).
     """
+    coefficients, covariances, cost, n_used = ends
     n, m = signals.shape
     p = design.shape[1]
     work = np.empty((3, max(m, p)))
@@ -175,18 +191,13 @@ def fit_iterated_weights(
             design,
             weights,
             n_iterations,
-            True,
+            by_signal,
             coefficients[:, voxel],
             covariances[:, :, voxel],
             cost[voxel : voxel + 1],
             n_used[voxel : voxel + 1],
             work,
         )
-
-
-@njit(**_JIT)
-def _is_constant(signal):
-    return (signal == signal[0]).all()
 
 
 @njit(**_JIT)

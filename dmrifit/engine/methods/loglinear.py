@@ -20,7 +20,9 @@ __all__ = ["LogLinearForm", "fit_log_linear", "log_linear_form"]
 #: Repeated weightings after the first, as in MRtrix's dwi2tensor.
 N_REWEIGHTINGS = 2
 
-_CHUNK = 4096  # voxels whose logarithms stay in the processor's cache
+# Voxels of a chunk: the arrays of numpy's share of the work stay in the second cache. Iterated
+# weights take thirty times as long, and are shared by threads in smaller chunks.
+_CHUNKS = {"ols": 16384, "wls": 4096}
 _DEPENDENT = 1e-12  # of the largest singular value of a design with columns of length 1
 
 
@@ -152,21 +154,21 @@ def fit_log_linear(
             f"determine the {design.shape[1]} parameters of {model.name}; measure more b-values"
         )
     result = _empty_result(len(signals), model, method)
-    fit = _LogLinearFit(design, method, weights)
-    n_left_out = np.empty(len(signals), np.int32)
+    n_left_out = np.zeros(len(signals), np.int32)
+    fit = _LogLinearFit(form, design, method, weights, n_left_out)
     screening = Screening.empty(len(signals))
     changes: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []
 
     def fit_chunk(chunk: slice) -> None:
-        n_left_out[chunk] = fit.chunk(signals[chunk], form, result, chunk)
+        fit.chunk(signals[chunk], result, chunk)
         # The fit has found the few voxels that are worth a look.
-        rows = np.flatnonzero(n_left_out[chunk]) + chunk.start
-        if rows.size:
-            cleaned, is_changed = screen.screen_rows(signals, rows, screening)
-            changes.append((rows[is_changed], cleaned[is_changed]))
-            _refuse(result, rows[screening.refusal[rows] > 0])
+        voxels = np.flatnonzero(n_left_out[chunk]) + chunk.start
+        if voxels.size:
+            cleaned, is_changed = screen.screen_rows(signals, voxels, screening)
+            changes.append((voxels[is_changed], cleaned[is_changed]))
+            _mark_not_fitted(result, voxels[screening.refusal[voxels] > 0])
 
-    run_chunks(fit_chunk, _CHUNK)
+    run_chunks(fit_chunk, _CHUNKS[method])
     return replace(
         result,
         inputs=FitInputs(with_rows(signals, changes), protocol, None),
@@ -174,61 +176,105 @@ def fit_log_linear(
     )
 
 
-def _refuse(result: FitResult, rows: NDArray[np.intp]) -> None:
-    result.status[rows] = FitStatus.NOT_FITTED
-    for values in (result.parameters, result.standard_errors, result.cost):
-        values[rows] = np.nan
-
-
 class _LogLinearFit:
     """What the fits of all voxels share, as the jitted functions take it."""
 
-    def __init__(self, design: NDArray, method: str, weights: NDArray | None) -> None:
+    def __init__(
+        self,
+        form: LogLinearForm,
+        design: NDArray,
+        method: str,
+        weights: NDArray | None,
+        n_left_out: NDArray[np.int32],
+    ) -> None:
+        self.form = form
+        self.n_left_out = n_left_out
         self.design = design
-        self.method = method
-        self.weights = np.ones(len(design)) if weights is None else weights
+        self.by_signal = method == "wls"
+        self.weights = np.ones(len(design))
+        if weights is not None and self.by_signal:
+            self.weights = weights
         self.projection = np.ascontiguousarray(np.linalg.pinv(design))
         self.inverse = self.projection @ self.projection.T
 
-    def chunk(
-        self, signals: NDArray, form: LogLinearForm, result: FitResult, chunk: slice
-    ) -> NDArray[np.int64]:
-        """Fit some voxels, into their rows of the result; return how many values were left out."""
+    def chunk(self, signals: NDArray, result: FitResult, chunk: slice) -> None:
+        """Fit some voxels, into their rows of the result."""
         from dmrifit.engine.kernels import loglinear as kernel
 
-        values = np.ascontiguousarray(signals, dtype=np.float64)
+        if self.by_signal:
+            self._each(signals, result, np.arange(chunk.start, chunk.stop))
+            return
+        values = signals
+        # Other types of arrays would be compiled for once more.
+        is_known = signals.dtype.name in ("float32", "float64") and signals.dtype.isnative
+        if not (is_known and signals.flags.c_contiguous and signals.flags.writeable):
+            values = np.array(signals, dtype=np.float64, order="C")
+        n_voxels, n_parameters = len(values), self.design.shape[1]
+        coefficients = np.empty((n_parameters, n_voxels))
+        variances = np.empty(n_voxels)
+        incomplete = np.empty(n_voxels, np.int64)
+        cost = result.cost[chunk]
+        n_incomplete = kernel.fit_complete(
+            values, self.design, self.projection, coefficients, variances, cost, incomplete
+        )
+        parameters, errors = result.parameters[chunk], result.standard_errors[chunk]
+        with np.errstate(all="ignore"):
+            numbers = self.form.evaluate(*coefficients)
+            factors = _variances(self.form, numbers[n_parameters:], self.inverse)
+            np.sqrt(variances, out=variances)
+            for j in range(n_parameters):
+                parameters[:, j] = numbers[j]
+                np.multiply(variances, np.sqrt(factors[j]), out=errors[:, j])
+        if n_incomplete:
+            voxels = incomplete[:n_incomplete]
+            self._each(signals[voxels], result, chunk.start + voxels)
+        # One pass over sums: only a quotient such as K may be infinite where the cost is not.
+        if not (np.isfinite(parameters.sum()) and np.isfinite(cost.sum())):
+            fitted = np.isfinite(parameters).all(axis=1) & np.isfinite(cost)
+            _mark_not_fitted(result, np.arange(chunk.start, chunk.stop)[~fitted])
+
+    def _each(self, signals: NDArray, result: FitResult, voxels: NDArray) -> None:
+        """Fit voxels one by one, into these rows of the result."""
+        from dmrifit.engine.kernels import loglinear as kernel
+
+        values = np.array(signals, dtype=np.float64, order="C")
         n_voxels, n_measurements = values.shape
         n_parameters = self.design.shape[1]
         coefficients = np.empty((n_parameters, n_voxels))
         covariances = np.empty((n_parameters, n_parameters, n_voxels))
-        n_used = np.empty(n_voxels, np.int64)
-        cost = result.cost[chunk]
-        ends = (coefficients, covariances, cost, n_used)
-        if self.method == "ols":
-            kernel.fit_equal_weights(values, self.design, self.projection, self.inverse, *ends)
-        else:
-            kernel.fit_iterated_weights(values, self.design, self.weights, N_REWEIGHTINGS, *ends)
-        parameters, errors = result.parameters[chunk], result.standard_errors[chunk]
+        cost, n_used = np.empty(n_voxels), np.empty(n_voxels, np.int64)
+        kernel.fit_each(
+            values,
+            self.design,
+            self.weights,
+            N_REWEIGHTINGS if self.by_signal else 0,
+            self.by_signal,
+            (coefficients, covariances, cost, n_used),
+        )
         with np.errstate(all="ignore"):
-            numbers = form.evaluate(*coefficients)
-            variances = _variances(form, numbers[n_parameters:], covariances)
+            numbers = self.form.evaluate(*coefficients)
+            variances = _variances(self.form, numbers[n_parameters:], covariances)
             for j in range(n_parameters):
-                parameters[:, j] = numbers[j]
-                errors[:, j] = np.sqrt(variances[j])
-            fitted = np.isfinite(cost)
-            # One pass over sums: only a quotient such as K may be infinite where the cost is not.
-            if not np.isfinite(parameters.sum()):
-                fitted &= np.isfinite(parameters).all(axis=1)
-        result.status[chunk] = np.where(fitted, FitStatus.CONVERGED, FitStatus.NOT_FITTED)
-        if not fitted.all():
-            parameters[~fitted] = np.nan
-            errors[~fitted] = np.nan
-            cost[~fitted] = np.nan
-        return n_measurements - n_used
+                result.parameters[voxels, j] = numbers[j]
+                result.standard_errors[voxels, j] = np.sqrt(variances[j])
+        result.cost[voxels] = cost
+        fitted = np.isfinite(cost) & np.isfinite(result.parameters[voxels]).all(axis=1)
+        _mark_not_fitted(result, voxels[~fitted])
+        self.n_left_out[voxels] = n_measurements - n_used
+
+
+def _mark_not_fitted(result: FitResult, voxels: NDArray) -> None:
+    result.status[voxels] = FitStatus.NOT_FITTED
+    for values in (result.parameters, result.standard_errors, result.cost):
+        values[voxels] = np.nan
 
 
 def _variances(form: LogLinearForm, slopes: list, covariances: NDArray) -> dict[int, NDArray]:
-    """Carry the covariance of coefficients over to the parameters, to first order."""
+    """
+    Carry the covariance of coefficients over to the parameters, to first order.
+
+    Shapes: `covariances` (p, p) or, of each voxel, (p, p, n_voxels).
+    """
     variances: dict[int, NDArray] = {}
     for (parameter, i), slope in zip(form.slopes, slopes, strict=True):
         for (same, j), other_slope in zip(form.slopes, slopes, strict=True):
@@ -246,7 +292,7 @@ def _empty_result(n_voxels: int, model: SignalModel, method: str) -> FitResult:
         parameters=np.empty(shape),
         standard_errors=np.empty(shape),
         cost=np.empty(n_voxels),
-        status=np.empty(n_voxels, np.uint8),
+        status=np.full(n_voxels, FitStatus.CONVERGED, np.uint8),
         n_iter=np.full(n_voxels, 1 if method == "ols" else 1 + N_REWEIGHTINGS, np.int32),
         at_low=np.zeros(shape, bool),
         at_high=np.zeros(shape, bool),

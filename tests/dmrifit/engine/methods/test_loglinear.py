@@ -160,3 +160,21 @@ def test_other_models_and_poor_protocols_are_refused_with_the_remedy():
         fit_voxels(signals, PROTOCOL, "ivim", method="ols")
     with pytest.raises(ValueError, match="cannot determine the 2 parameters of adc"):
         fit_voxels(signals, Protocol([500] * 7), "adc", method="wls")
+
+
+@pytest.mark.parametrize("model", ["adc", "kurtosis"])
+def test_types_and_neighbors_of_voxels_do_not_change_their_bits(model):
+    signals = adc_signals(200).astype(np.float32)
+    signals[20, 3], signals[21, 2], signals[22] = 0, np.nan, 5
+    kept = fit_voxels(signals.astype(float), PROTOCOL, model, method="ols")
+    read_only = signals.copy()
+    read_only.flags.writeable = False
+    for values in (signals, read_only, np.asfortranarray(signals), signals.astype(">f4")):
+        result = fit_voxels(values, PROTOCOL, model, method="ols")
+        for name in ("parameters", "standard_errors", "cost", "status", "n_left_out"):
+            np.testing.assert_array_equal(getattr(result, name), getattr(kept, name))
+    part = fit_voxels(signals[17:40], PROTOCOL, model, method="ols")
+    np.testing.assert_array_equal(part.parameters, kept.parameters[17:40])
+    np.testing.assert_array_equal(part.cost, kept.cost[17:40])
+    assert kept.n_left_out[20:23].tolist() == [1, 1, 0]
+    assert (kept.status == FitStatus.NOT_FITTED).nonzero()[0].tolist() == [22]
