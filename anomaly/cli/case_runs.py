@@ -267,6 +267,7 @@ def _panels(detection: Detection) -> Figure:
         threshold = float(np.nextafter(lowest, -np.inf))
     elif threshold > 0:
         top = _BRIGHTEST * threshold
+    # A scan without an anomaly is shown, too.
     for mask in (detection.opened, detection.found, case.brain):
         if mask.any():
             slice_number = int(mask.sum(axis=(0, 1)).argmax())

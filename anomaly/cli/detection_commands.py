@@ -83,6 +83,8 @@ def detect(
 
         from anomaly.detectors.thresholds import FixedThreshold
 
+        # A fixed threshold learns nothing from maps, but every rule is fitted before it is
+        # applied.
         detector.detector_.threshold_ = FixedThreshold(threshold).fit(np.zeros((1, 1, 1, 1)))
     options: dict[str, Any] = {
         "opening": opening,
@@ -93,6 +95,7 @@ def detect(
         options["directions"] = "resampled"
     settings = {
         "command": "detect",
+        # The digest, not the path: a file may be replaced under its name, or moved.
         "model": file_record(model)["SHA256"],
         "threshold": threshold,
         "figure": figure,

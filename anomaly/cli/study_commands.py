@@ -166,8 +166,7 @@ def train(
         typer.Option(
             metavar="SHARE|FOLDS",
             help="How the threshold is calibrated: a share of healthy subjects held out, such as "
-            "0.25, "
-            "or a number of folds; by default the detector's.",
+            "0.25, or a number of folds; by default the detector's.",
         ),
     ] = None,
     spacing: Annotated[
@@ -219,6 +218,7 @@ def train(
 
     check_output(out, overwrite)
     parameters = parameters_of(settings or [])
+    # Before the scans are read, which takes minutes.
     if detector in ("dae", "recdisc"):
         require_libraries("torch", "skorch")
     options: dict[str, Any] = {"threshold": HealthyRateThreshold(rate)}
@@ -309,6 +309,7 @@ def evaluate(
     require_libraries("matplotlib", "jinja2")
     tables_by_name = named_files("--detections", detections)
     healthy_tables = named_files("--healthy-detections", healthy_detections or [])
+    # False positives are counted for all methods or for none: a table of some would mislead.
     expected_names = set() if healthy is None else set(tables_by_name)
     if set(healthy_tables) != expected_names:
         raise ValueError(
@@ -352,6 +353,7 @@ def _detector(
     if name in DETECTORS:
         defaults = {"random_state": seed, "checkpoint": checkpoint, "verbose": True}
         names = parameter_names(import_detector(name))
+        # Detectors without randomness have no seed, those without epochs no checkpoint.
         accepted = {key: value for key, value in defaults.items() if key in names}
         parameters = accepted | parameters
     return make_detector(name, parameters, published=published)
@@ -380,5 +382,6 @@ def _read_maps(tables: dict[str, Path], scans: list[PreparedScan]) -> dict[str, 
     for name, table in tables.items():
         volumes = read_detections(table, scans)
         maps[name] = volumes["map"]
+        # A method of its own, because its threshold was set before these scans were seen.
         maps[f"{name}, stored"] = volumes["binary"]
     return maps

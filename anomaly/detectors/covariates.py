@@ -65,6 +65,7 @@ class Design:
                     raise ValueError(
                         f"covariate {column['name']} was a number, and is now {values[0]!r}"
                     )
+                # A number that was the same in all is in the column of ones already.
                 if column["sd"] > 0:
                     vectors.append((values.astype(np.float64) - column["mean"]) / column["sd"])
                 continue

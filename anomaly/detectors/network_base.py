@@ -230,8 +230,8 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         if n_outside > _MAX_SHARE_OUTSIDE * n_values:
             raise ValueError(
                 f"{100 * n_outside / n_values:.0f} % of its values in the brain are not from 0 to "
-                "1, which a network "
-                "cannot learn from or score; divide signals by the one at b = 0 first"
+                "1, which a network cannot learn from or score; divide signals by the one at b = "
+                "0 first"
             )
         return channels
 

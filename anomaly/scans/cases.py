@@ -314,6 +314,7 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
             for key in (*_MASKS, "tissue"):
                 if key in row:
                     save_values(getattr(case, key), case.affine, file_set.path(row[key]))
+            # A case holds quotients, so that the series gets a volume at b = 0 to divide by again.
             b = [0.0, *([case.b] * case.signal.shape[3])]
             file_set.path(row["bval"]).write_text(
                 " ".join(f"{value:g}" for value in b) + "\n", encoding="utf-8"

@@ -504,6 +504,7 @@ def _near(values: NDArray[np.float64], b: float) -> NDArray[np.bool_]:
 
 def _b_values(b: NDArray[np.float64]) -> str:
     """List b-values with their numbers of volumes."""
+    # Rounded to hundreds, as effective b-values of one shell differ in each volume.
     b_values, counts = np.unique(np.round(b, -2), return_counts=True)
     listed = [f"b ≈ {value:g} ({n})" for value, n in zip(b_values[:8], counts[:8], strict=True)]
     if len(b_values) > len(listed):
@@ -552,6 +553,7 @@ def _channels(
             )
             warnings.warn(message, stacklevel=3)
         return _Channels(measured)
+    # Networks and trees know a direction by its channel, so the order has to be that of training.
     order = matching_directions(grid_directions, target.directions)
     if order is None:
         raise ValueError(
@@ -606,6 +608,7 @@ def _bright(
     positive = b0[brain & (b0 > 0)]
     bright = np.zeros_like(brain)
     if positive.size:
+        # Of the median, as scanners scale their signals as they like.
         bright = brain & (b0 > _TINY * np.median(positive))
     if not bright.any():
         raise ValueError(

@@ -270,6 +270,7 @@ class SeriesDetector(BaseEstimator):
         reference = scans[0].case
         self._warn_of_fields(self.detector, scans)
         options = {"covariates": self._covariates_of(scans)} if self.covariates else {}
+        # The parameter stays as it was given, as scikit-learn demands.
         learned = clone(self.detector)
         # The false-positive rate has to be that of the scored voxels, without fluid.
         learned._counted = [scan.case.scored for scan in scans]
@@ -280,6 +281,7 @@ class SeriesDetector(BaseEstimator):
                 groups=[scan.case.patient for scan in scans],
                 **options,
             )
+        # Only training needs these masks, which are as large as the scans.
         del learned._counted
         self.protocol_ = scans[0].protocol
         self.shape_, self.edges_ = reference.shape, reference.spacing

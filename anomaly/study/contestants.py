@@ -284,6 +284,7 @@ def checked_rules(
         raise ValueError(f"{AS_GIVEN!r} is the name for masks; give the rule another one")
     checked: dict[str, dict[str, ThresholdRule] | ThresholdRule] = {}
     for name, rule in rules.items():
+        # A rule for each method, such as a fixed threshold in the units of its scores.
         if isinstance(rule, Mapping):
             unknown = [method for method in rule if method not in (*methods, *CONTROLS)]
             if unknown:

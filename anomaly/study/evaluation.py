@@ -216,6 +216,7 @@ def format_summary(
         row = rows.setdefault(line["method"], {"AUC": _text(line, "auc")})
         if rule is None:
             row[line["rule"]] = f"{_number(line['dice'])} / {_number(line['dice_opened'])}"
+        # Masks follow no rule, and stand in the table of every rule.
         elif line["rule"] in (rule, AS_GIVEN):
             row["AP"] = _text(line, "average_precision")
             row["Dice"], row["opened"] = _text(line, "dice"), _text(line, "dice_opened")

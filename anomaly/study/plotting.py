@@ -136,6 +136,7 @@ def plot_panels(
                     )
                     figure.colorbar(image, cax=bar).outline.set_linewidth(0.5)
                     bar.tick_params(labelsize=8, length=2)
+                    # The room of the bar holds the gap.
                     left += _BAR - _GAP
                 left += _GAP
         _frame_panels(figure, case, title)

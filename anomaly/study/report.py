@@ -449,6 +449,7 @@ def _worst_scans(comparison: _Comparison) -> list[int]:
     first = next(iter(comparison.maps))
     table = comparison.tables["scans"]
     is_shown = (table["method"] == first) & table["rule"].isin((comparison.rule, AS_GIVEN))
+    # A scan without a lesion has no Dice.
     scores = table[is_shown].groupby("case")["dice_opened"].mean().dropna()
     return [int(i) for i in scores.sort_values(kind="stable").index]
 

@@ -171,6 +171,7 @@ def check_names(rows: Sequence[tuple[int, dict[str, str]]], table: Path) -> None
 
 def plain_name(patient: str) -> str:
     """Write a name without what is easily overlooked: case, blanks, the form of letters."""
+    # Twice, because folding the case may leave letters that are not composed.
     folded = unicodedata.normalize("NFKC", patient).casefold()
     return " ".join(unicodedata.normalize("NFKC", folded).split())
 
@@ -206,6 +207,7 @@ def _refuse_shared_images(rows: list[tuple[int, dict[str, str]]], table: Path) -
     """Refuse patients who share an image, and rows with the same image and masks."""
     row_of_image: dict[str, tuple[int, dict[str, str]]] = {}
     row_of_files: dict[tuple[str, str, str], int] = {}
+    # By content, as copies and links of one image have other names.
     contents = _contents({table.parent / row["image"] for _, row in rows})
     for line, row in rows:
         content = contents[table.parent / row["image"]]

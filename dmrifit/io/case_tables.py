@@ -156,6 +156,7 @@ def write_table(
     described: str,
 ) -> None:
     """Write a table of cases, and a JSON file that describes its columns."""
+    # Columns that are empty in all rows would only hide the others.
     used = [key for key in columns if any(key in row for row in rows)]
     with file_set.path(name).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t", lineterminator="\n")

@@ -192,9 +192,8 @@ class Series:
             if protocol.name:
                 title += f" of {protocol.name}"
             raise ValueError(
-                f"{self.name} has {_count(self.n_measurements, 'volume')}, but "
-                f"{title} has {_count(len(protocol), 'b-value')}; check that both belong "
-                "to one scan"
+                f"{self.name} has {_count(self.n_measurements, 'volume')}, but {title} has "
+                f"{_count(len(protocol), 'b-value')}; check that both belong to one scan"
             )
 
     @contextmanager

@@ -259,9 +259,8 @@ class Epochs:
         if broken:
             raise FloatingPointError(
                 f"weights became infinite or NaN in epoch {row['epoch']} "
-                f"({', '.join(broken[:3])}), though the loss did not; "
-                f"lower learning_rate={row['learning_rate']:g}, or look for a root or logarithm "
-                "of 0"
+                f"({', '.join(broken[:3])}), though the loss did not; lower "
+                f"learning_rate={row['learning_rate']:g}, or look for a root or logarithm of 0"
             )
         if self.score is None:
             return

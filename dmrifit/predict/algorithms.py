@@ -408,9 +408,8 @@ def build_regressor(
         )
     if loss != "mean":
         raise ValueError(
-            f"loss={loss!r} is for regressors by name ({_MEDIAN}); "
-            f"{type(regressor).__name__} was given and has a loss of its own: "
-            "leave loss='mean' and set its own parameter instead"
+            f"loss={loss!r} is for regressors by name ({_MEDIAN}); {type(regressor).__name__} was "
+            "given and has a loss of its own: leave loss='mean' and set its own parameter instead"
         )
     inner = clone(regressor)
     if seed is not None:

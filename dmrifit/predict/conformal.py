@@ -211,6 +211,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         # Again, because voxels without a prediction or reference can cost whole patients.
         _check_patients(patients[usable], max(_FEWEST, self.n_splits))
         self._learn_errors(x[usable], predicted[usable], targets[usable], patients[usable], seed)
+        # Predictions are made by an estimator that has learned from all patients.
         self.estimator_ = clone(self.estimator).fit(x, y, **options)
         return self
 

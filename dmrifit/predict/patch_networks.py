@@ -172,8 +172,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         if self.n_features_in_ % n_neighbors:
             raise ValueError(
                 f"{self.n_features_in_} columns are no whole number of measurements in each of "
-                f"{n_neighbors} "
-                f"neighbors; patch_shape={self.patch_shape} must be that of X"
+                f"{n_neighbors} neighbors; patch_shape={self.patch_shape} must be that of X"
             )
 
 

@@ -647,8 +647,7 @@ def _log_floor(parameter: Parameter, model: str) -> float:
     if parameter.low < 0 or not math.isfinite(parameter.high):
         raise ValueError(
             f"target_scale='log' has no floor for parameter {parameter.name} of model {model}, "
-            f"whose bounds are {parameter.low:g} and {parameter.high:g}; "
-            "use target_scale='linear'"
+            f"whose bounds are {parameter.low:g} and {parameter.high:g}; use target_scale='linear'"
         )
     return _LOG_FLOOR * parameter.high
 

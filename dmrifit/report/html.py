@@ -278,6 +278,7 @@ def html_template(template: str, **values: Any) -> Markup:
 def png_bytes(figure: Figure, *, dpi: int = 200) -> bytes:
     """Draw a matplotlib figure as a PNG picture."""
     buffer = io.BytesIO()
+    # Without the version of matplotlib, so that the same figure is the same bytes anywhere.
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 

@@ -280,9 +280,8 @@ def _figures(
     """Show the map of each parameter, how the fits ended, and which are in doubt."""
     note = html_note(
         f"Slices through the middle of the mask, {slices.sides[0]} at the left. Colors span "
-        "percentiles 2 to 98; gray voxels could not be fitted. In the histograms the thin line "
-        "is the median, dashed lines are bounds, and the first and last bar hold what lies "
-        "outside."
+        "percentiles 2 to 98; gray voxels could not be fitted. In the histograms the thin line is "
+        "the median, dashed lines are bounds, and the first and last bar hold what lies outside."
     )
     figures = [_map_figure(slices, panel) for panel in panels]
     codes = {int(code): meaning for code, meaning in sidecar["Status"]["Codes"].items()}

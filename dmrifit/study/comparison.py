@@ -595,6 +595,7 @@ def _lend(arrays: Iterable[Any], cells: Iterable[Cell] = ()) -> dict[int, Any]:
     lent: dict[int, Any] = {}
     if client is None:
         return lent
+    # Each estimator once: thousands of cells share a few.
     for entrant in {id(cell.entrant): cell.entrant for cell in cells}.values():
         _check_sendable(entrant)
     # Waits for the first worker, and asks for one where the cluster starts them on demand.

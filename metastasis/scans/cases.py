@@ -268,6 +268,7 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
     files: list[str] = []
     for row in rows:
         files += [row[key] for key in ("image", *_MAPS, "lesions") if key in row]
+    # The table is named last: where it stands, all its files do.
     with FileSet(folder, [*files, "cases.json", TABLE], overwrite=overwrite) as file_set:
         for case, row in zip(cases, rows, strict=True):
             for key in ("image", *_MAPS):

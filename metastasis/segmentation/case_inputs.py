@@ -128,7 +128,6 @@ def check_geometry(case: Scan, edge: float | None) -> None:
     # voxels would be segmented badly without any sign of it.
     if not 1 / _MAX_EDGE_RATIO <= image_edge / edge <= _MAX_EDGE_RATIO:
         raise ValueError(
-            f"voxels of {image_edge:.3g} mm for a network of voxels of {edge:.3g} mm; "
-            f"resample the scan (prepare_brain does, spacing={edge:.3g}), or train with "
-            "a spacing"
+            f"voxels of {image_edge:.3g} mm for a network of voxels of {edge:.3g} mm; resample "
+            f"the scan (prepare_brain does, spacing={edge:.3g}), or train with a spacing"
         )

@@ -456,6 +456,7 @@ def _overlays(
     counts = tables["scans"][tables["scans"]["method"] == first].set_index("case")
     n_missed = counts["n_lesions"] - counts["n_distinct"]
     errors = n_missed + counts["n_false_positives"] + counts["n_flagged"]
+    # A page of all scans would be too long, and what went wrong tells most.
     order = errors.sort_values(ascending=False, kind="stable").index[:figures]
     text = (
         f"{len(order)} of {counted(len(cases), 'scan')}, those in which {first} has most errors "

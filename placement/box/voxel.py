@@ -589,8 +589,7 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
         if not np.isfinite(row).all() or (row[3:6] <= 0).any():
             raise ValueError(
                 f"case {i}, expert {j + 1}: a box is nine finite numbers with positive sides, or "
-                "all NaN where there "
-                f"is none, not {row.tolist()}"
+                f"all NaN where there is none, not {row.tolist()}"
             )
     empty = np.flatnonzero(np.all(missing, axis=1))
     if len(empty):

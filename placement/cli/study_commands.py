@@ -120,6 +120,7 @@ def _write_glioma(
     from placement.exchange.tables import box_columns
     from placement.simulate.gliomas import simulate_gliomas
 
+    # Necrosis is excluded in any case here, as only then a scene has its mask.
     scenes, voxels = simulate_gliomas(
         1,
         skip=i,

@@ -506,8 +506,7 @@ class Scene:
         if array.shape[:3] != self.shape:
             raise ValueError(
                 f"{self._title}: the image has shape {array.shape} and the tumor {self.shape}; "
-                "resample one to the "
-                "grid of the other"
+                "resample one to the grid of the other"
             )
         return array
 
@@ -640,8 +639,7 @@ def _read_values(
         if include is not None or crop.min() < 0 or crop.max() > 1 + LABEL_TOLERANCE:
             raise ValueError(
                 f"{title}: the tumor holds values from {crop.min():g} to {crop.max():g}, some of "
-                "them fractions; "
-                "give probabilities from 0 to 1, or labels as whole numbers"
+                "them fractions; give probabilities from 0 to 1, or labels as whole numbers"
             )
         return np.minimum(crop, 1), (), ()
     present = tuple(int(label) for label in np.unique(whole) if label != 0)

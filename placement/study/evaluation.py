@@ -235,6 +235,7 @@ def case_folds(
             f"use from 2 to {n_patients}"
         )
     rng = np.random.default_rng(seed_for(seed_from(random_state), "folds"))
+    # Patients are dealt like cards, so that folds differ by one patient at most.
     order = rng.permutation(n_patients)
     fold = np.empty(n_patients, dtype=np.intp)
     fold[order] = np.arange(n_patients) % n_folds + 1

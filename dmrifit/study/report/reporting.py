@@ -101,6 +101,7 @@ def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
     earlier = sorted(
         path.name for path in folder.glob("*") if path.suffix in (".png", ".csv", ".pdf")
     )
+    # No empty folder is made.
     if not (files or earlier):
         return
     with FileSet(folder, list(dict.fromkeys([*files, *earlier])), overwrite=True) as written:

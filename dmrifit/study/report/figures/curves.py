@@ -116,6 +116,7 @@ def plot_learning_curve(
         rows_of_panels.append((["algorithm"], algorithm_styles))
     if len(set(table["metric"])) > 1:
         rows_of_panels.append((["metric"], metric_styles))
+    # Only what a row of panels shows is in its legend.
     entries: list[list[str]] = []
     for keys, styles in rows_of_panels:
         shown = set(table[keys[0]]) if keys else set()

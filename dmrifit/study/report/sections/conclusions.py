@@ -173,6 +173,7 @@ def _diagrams(
     by_group = matching(ranks, metrics=group).groupby(["cohort", "strategy"], sort=False)
     for (cohort, strategy), rows in by_group:
         averages = rows.set_index("algorithm")["average_rank"].astype(float).dropna()
+        # Ranks of two are told by their pair alone.
         if len(averages) < _FEWEST_RANKS:
             continue
         pairs = matching(tests, metrics=group, cohort=cohort, strategy=strategy)

@@ -103,11 +103,10 @@ def introduction(board: Board) -> Iterator[Markup]:
         f"{'; '.join(strategies) or ', '.join(board.strategies)}."
     )
     yield html_paragraph(
-        "The reference is the fit to the full protocol. E = (prediction − reference) / "
-        "reference; the bias index BI is the median of E over a patient's voxels, the "
-        "dispersion index DI its interquartile range. BI is signed, so |BI| is averaged. Both "
-        "are blind to a predictor that ignores its input; the correlation r and the controls "
-        "show that one."
+        "The reference is the fit to the full protocol. E = (prediction − reference) / reference; "
+        "the bias index BI is the median of E over a patient's voxels, the dispersion index DI "
+        "its interquartile range. BI is signed, so |BI| is averaged. Both are blind to a "
+        "predictor that ignores its input; the correlation r and the controls show that one."
     )
 
 
@@ -222,6 +221,7 @@ def cohort_tables(board: Board) -> Iterator[Markup]:
         ])  # fmt: skip
         if cohort.get("simulation"):
             simulations[name] = cohort["simulation"]
+        # Patients that were left out are named, so that nobody has to count them.
         skipped = cohort.get("skipped") or {}
         if skipped:
             reasons = "; ".join(f"{patient}: {reason}" for patient, reason in skipped.items())

@@ -86,9 +86,8 @@ def scatter_figures(board: Board, gallery: Gallery) -> Iterator[Markup]:
     everything = [panel for of_regime in panels.values() for panel in of_regime.values()]
     yield html_paragraph(
         "Each point is the mean over patients for one parameter (shape) and one algorithm "
-        "(color); the nearer to the lower left corner, the better. All panels have the same "
-        "axes; hollow points lie beyond them. The perfect prediction would stand in the "
-        "corner."
+        "(color); the nearer to the lower left corner, the better. All panels have the same axes; "
+        "hollow points lie beyond them. The perfect prediction would stand in the corner."
     )
     legend = plot_legend(unique(means["algorithm"]), unique(means["metric"]))
     yield html_figure(png_bytes(legend), "Legend: colors of algorithms, shapes of parameters")
@@ -258,9 +257,8 @@ def reference_table(board: Board) -> Iterator[Markup]:
     header += [html_lines("E undefined", "(%)"), html_lines("not predicted", "(%)")]
     yield html_table(rows, header, numbers=range(3, len(header)))
     yield html_note(
-        "A reference at a bound of the fit was set by the bound, not by the data. E is "
-        "undefined where the reference is zero or was not fitted; such voxels are counted here "
-        "and left out."
+        "A reference at a bound of the fit was set by the bound, not by the data. E is undefined "
+        "where the reference is zero or was not fitted; such voxels are counted here and left out."
     )
 
 
@@ -271,10 +269,9 @@ def signal_scores(board: Board, gallery: Gallery) -> Iterator[Markup]:
     counts = signals.groupby("cohort", sort=False)["contrast"].nunique()
     unseen = ", ".join(f"{n} in {cohort}" for cohort, n in counts.items())
     yield html_paragraph(
-        f"Only the contrasts that are not among the inputs count ({unseen}); the reference is "
-        "the measured signal, noise included. Errors are over the voxels of a patient, then "
-        "means over patients and contrasts; pooled, over all unseen contrasts of a patient "
-        "together."
+        f"Only the contrasts that are not among the inputs count ({unseen}); the reference is the "
+        "measured signal, noise included. Errors are over the voxels of a patient, then means "
+        "over patients and contrasts; pooled, over all unseen contrasts of a patient together."
     )
     regime = board.regimes[0]
     # Of the controls, the constant alone tells how hard a contrast is to predict.
