@@ -66,7 +66,7 @@ def test_every_strategy_stands_beside_its_controls(curve):
     }
     assert scores.groupby("algorithm")["n_train"].unique().map(sorted).to_dict() == {
         "LR": [1, 2, 3],
-        **dict.fromkeys(CONTROLS, [3]),
+        **{control: [3] for control in CONTROLS},
     }
     perfect = scores[scores["algorithm"] == "perfect"]
     assert (perfect["bias"].abs().max(), perfect["dispersion"].max()) == (0, 0)

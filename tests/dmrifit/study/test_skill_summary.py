@@ -129,7 +129,7 @@ def test_the_truth_of_signals_by_hand(repeated, noisy, signals):
     _, constant = errors(repeated, "signals")
     skills = []
     for patient in "abcdef":
-        rows = PATIENTS == patient
+        rows = np.equal(PATIENTS, patient)
         # Images are divided by the 95th percentile of their own signals at b = 0.
         scale = np.percentile(noisy[rows, 0], 95)
         measured, true = noisy[rows][:, UNSEEN] / scale, signals[rows][:, UNSEEN] / scale

@@ -252,7 +252,7 @@ def test_the_perfect_prediction_needs_no_training_and_has_no_error():
     np.testing.assert_allclose(content["predictions"]["p"]["signals"], signals, rtol=1e-6)
 
 
-NOISE_FREE = MEASURED + [[0.02], [-0.03], [0.04], [0.01]]
+NOISE_FREE = MEASURED + np.array([[0.02], [-0.03], [0.04], [0.01]])
 SECOND = np.array([[1.1, 0.9], [1.8, 2.2], [0.5, 3.0], [1.2, 1.5]])
 TRUE = np.array([[1.0, 1.1], [1.9, 2.1], [0.3, 3.5], [1.1, 1.8]])
 CONSTANTS = Constants(np.array([1.0, 0.8, 0.5, 0.2]), np.array([1.0, 2.0]), np.array([1.0, 2.0]))
