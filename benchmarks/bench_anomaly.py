@@ -198,7 +198,12 @@ def recipes(size: Size) -> dict[str, Recipe]:
 
 def _autoencoder(size: Size, output: str, latent: int) -> Callable[[int], Any]:
     return lambda seed: DenoisingAutoencoder(
-        latent, output, calibration=None, device="cpu", random_state=seed, **gather_training(size.dae)
+        latent,
+        output,
+        calibration=None,
+        device="cpu",
+        random_state=seed,
+        **gather_training(size.dae),
     )
 
 

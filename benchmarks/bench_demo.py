@@ -21,15 +21,28 @@ from typing import Any
 import _measure as measure
 
 from dmrifit.study.comparison import Evaluation
-from dmrifit.study.summaries import summarize
 
 RESULT = Path(__file__).parent / "results" / "demo.json"
-#: Rows of the README: trained on, tested on, algorithm, strategy.
+#: Rows of the README: way of training, tested cohort, algorithm, strategy.
 ROWS = (
-    *(("cohort1", "cohort1", name, form) for name in ("LR", "RFR") for form in ("s2s", "m2m")),
-    ("cohort1", "cohort1", "constant", "m2m"),
-    *(("cohort1", "cohort2", "LR", form) for form in ("s2s", "m2m")),
-    ("cohort1", "cohort2", "constant", "m2m"),
+    *(("same", "cohort1", name, form) for name in ("LR", "RFR") for form in ("s2s", "m2m")),
+    *(
+        ("same", "cohort1", name, "s2s")
+        for name in ("constant", "copy", "truth", "repeat", "perfect")
+    ),
+    *(("other", "cohort2", "LR", form) for form in ("s2s", "m2m")),
+    ("other", "cohort2", "constant", "s2s"),
+)
+#: Columns of the head of the summary.
+COLUMNS = (
+    "signal skill",
+    "map skill",
+    "map skill, independent",
+    "shared noise",
+    "|BI| (%)",
+    "DI (%)",
+    "r",
+    "r, independent",
 )
 
 
@@ -82,37 +95,30 @@ def gigabytes(folder: Path) -> float:
     )
 
 
-def rows_of(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Choose rows of the report, with all patients in training."""
-    summary = summarize(evaluation)
-    most = summary["n_train"].max()
+def rows_of(evaluation: Evaluation) -> list[dict[str, str]]:
+    """Choose rows of the head of the summary, as the demo prints it."""
+    table = evaluation.headline()
+    keys = table[["trained on", "cohort", "algorithm", "strategy"]].apply(tuple, axis=1)
     rows = []
-    for trained, tested, algorithm, strategy in ROWS:
-        origin = {"same"} if trained == tested else {"other", trained}
-        own = summary[
-            (summary["cohort"] == tested)
-            & summary["train_on"].isin(origin)
-            & (summary["algorithm"] == algorithm)
-            & (summary["strategy"] == strategy)
-        ]
-        own = own[own["n_train"] == (most if trained == tested else own["n_train"].max())]
-        (row,) = own.to_dict("records")
-        figures = {
-            name: round(float(row[name]), 4) for name in ("abs_bias", "dispersion", "pearson")
-        }
-        rows.append(
-            {"trained": trained, "tested": tested, "predictor": f"{algorithm} {strategy}"}
-            | figures
-        )
+    for train_on, cohort, algorithm, strategy in ROWS:
+        (row,) = table[keys == (train_on, cohort, algorithm, strategy)].to_dict("records")
+        trained = cohort if train_on == "same" else "cohort1"
+        names = {"trained": trained, "tested": cohort, "predictor": f"{algorithm} {strategy}"}
+        rows.append(names | {column: row[column] for column in COLUMNS})
     return rows
 
 
 def markdown(result: dict[str, Any]) -> str:
     """Write the table and what it took."""
-    header = ["trained on", "tested on", "predictor", "bias", "dispersion", "r"]
+    # Bars of |BI| would end a cell.
+    header = [
+        "trained on",
+        "tested on",
+        "predictor",
+        *(name.replace("|", "\\|") for name in COLUMNS),
+    ]
     rows = [
-        [row["trained"], row["tested"], row["predictor"]]
-        + [f"{row[name]:.2f}" for name in ("abs_bias", "dispersion", "pearson")]
+        [row[name] for name in ("trained", "tested", "predictor", *COLUMNS)]
         for row in result["rows"]
     ]
     minutes, seconds = divmod(result["make_demo_s"], 60)

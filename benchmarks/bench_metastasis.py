@@ -235,7 +235,9 @@ def run_form(work: Path, size: Size, seed: int, form: str) -> None:
     name = method_name("BCE", form=f"{form} {FIRST}".strip())
     if not (start.exists() and store.done(name)):
         model, seconds = boards.timed(
-            DeepMedicSegmenter(**gather_training({**common, **BEGIN, "epochs": size.start_epochs})).fit,
+            DeepMedicSegmenter(
+                **gather_training({**common, **BEGIN, "epochs": size.start_epochs})
+            ).fit,
             images,
             labels,
             **scans_of(train),

@@ -233,6 +233,31 @@ class Evaluation:
 
         return summary_of(self.scores, self.signals, level)
 
+    def headline(self, level: float = 0.95) -> pd.DataFrame:
+        """
+        Write the head of the summary, as the command line and the page print it.
+
+        Parameters
+        ----------
+        level : float, default=0.95
+            Level of the intervals, as in `summary`.
+
+        Returns
+        -------
+        DataFrame
+            Texts: one row for each way of training, cohort, strategy and algorithm, with the skill
+            of signals and of maps (the tissue parameters), |BI|, DI and r; of synthetic patients
+            also skill and r against a reference with independent noise, and the shared noise.
+
+        Raises
+        ------
+        ValueError
+            If the level is not between 0 and 1.
+        """
+        from dmrifit.study.skill_summary import headline
+
+        return headline(self.summary(level))
+
     def statistics(self, **options: Any) -> dict[str, pd.DataFrame]:
         """
         Test for differences between algorithms, with the patient as the unit.

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["KEYS", "Board", "averaged", "largest", "matching", "summarize", "tissue", "unique"]
 
+#: Fewer draws, or patients of a cohort, tell nothing about differences between algorithms.
+FEWEST_DRAWS = 2
+FEWEST_PATIENTS = 6
+
 
 def unique(values: Iterable[Any]) -> list[Any]:
     """List values in the order of their first appearance."""
@@ -176,6 +180,21 @@ class Board:
     def synthetic(self) -> list[str]:
         """Names of the cohorts that were simulated."""
         return self.evaluation.synthetic
+
+    @property
+    def undecided(self) -> str:
+        """Why differences between algorithms cannot be judged; empty where they can."""
+        n_patients = int(self.scores.groupby("cohort")["patient"].nunique().min())
+        n_draws = self.setting("n_repeats", 1)
+        reasons = []
+        if n_draws < FEWEST_DRAWS:
+            reasons.append("one draw of training patients and seeds (dmrifit benchmark --repeats)")
+        if n_patients < FEWEST_PATIENTS:
+            reasons.append(
+                f"{n_patients} patients (below {FEWEST_PATIENTS} no signed-rank test can reach "
+                "p < 0.05)"
+            )
+        return " and ".join(reasons)
 
     def setting(self, name: str, otherwise: Any = None) -> Any:
         """Look up a setting."""

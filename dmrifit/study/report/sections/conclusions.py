@@ -48,6 +48,12 @@ def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str,
                 tables[f"statistics_{metric.column}_{name}"] = table
     except ImportError as error:
         return html_paragraph(f"No tests between algorithms: {error}."), {}
+    if board.undecided:
+        return html_paragraph(
+            f"Whether algorithms differ cannot be told from {board.undecided}: there are no "
+            "verdicts here. Skill with its intervals stands above; the tests are in the folder "
+            "tables beside this page."
+        ), tables
     return _conclusions(board, gallery, metrics, tables), tables
 
 

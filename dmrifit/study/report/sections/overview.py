@@ -143,7 +143,8 @@ def summary_tables(board: Board) -> Iterator[Markup]:
             "has its own tables."
         )
     yield html_paragraph(text)
-    yield _findings(board)
+    if not board.undecided:
+        yield _findings(board)
     if controls:
         yield html_note(f"Controls, in gray: {'; '.join(controls)}.")
     metrics = board.summary_metrics

@@ -261,7 +261,6 @@ def test_the_summary_on_the_page_is_that_of_the_scores(tables, evaluation, train
         ("From one cohort to another", "Mean over", ["strategy", "algorithm", "A<1> ← A<1>"]),
         ("Learning curves", "As a table", ["cohort", "strategy", "algorithm", "N = 1", "N = 3"]),
         ("What the reference is worth", "", ["parameter", "meaning", "unit"]),
-        ("Statistics", "All pairs, DI", ["cohort", "strategy", "parameters", "a", "b"]),
         ("Predicted signals", "All readings", ["cohort", "trained on", "strategy", "algorithm"]),
     ],
 )
@@ -269,6 +268,14 @@ def test_tables_of_all_sections_stand_under_their_headings(tables, heading, titl
     header, rows = tables.table(heading, title)
     assert header[: len(columns)] == columns
     assert rows
+
+
+def test_four_patients_and_one_seed_give_skill_with_intervals_and_no_verdicts(tables, page):
+    header, rows = tables.table("Skill")
+    assert header[5:9] == ["signal skill", "map skill", "map skill, independent", "shared noise"]
+    assert all(re.search(r"\[-?\d.\d\d, -?\d.\d\d\]$", row[6]) for row in rows)
+    assert not [title for heading, title, _ in tables.tables if heading == "Statistics"]
+    assert "cannot be told from one draw of training patients and seeds" in page
 
 
 # Less than everything ------------------------------------------------------------------------------------------------

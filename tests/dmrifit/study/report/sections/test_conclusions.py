@@ -9,6 +9,7 @@ from dmrifit.study.report.sections.conclusions import statistics_tables
 from dmrifit.study.summaries import Board
 
 ALGORITHMS = ("LR", "RFR", "ETR")
+TWO_DRAWS = {"settings": {"n_repeats": 2}}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def board(make_evaluation, dispersions):
         rows.append(keys | {"dispersion": mixed, "bias": mixed, "train_on": "other"})
     for i in range(6):
         rows.append({"patient": f"p{i}", "algorithm": "constant"})
-    return Board.of(make_evaluation(rows))
+    return Board.of(make_evaluation(rows, study=TWO_DRAWS))
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +138,36 @@ def test_every_table_is_given_and_other_ways_of_training_are_left_to_the_files(s
     assert "other ways of training are in the folder tables" in html
 
 
-def test_two_patients_are_too_few_and_the_reason_is_named(make_evaluation, figures, html_tables):
-    rows = []
-    for patient, algorithm in (("p1", "LR"), ("p1", "RFR"), ("p2", "LR"), ("p2", "RFR")):
-        rows.append({"patient": patient, "algorithm": algorithm})
-    html, _ = statistics_tables(Board.of(make_evaluation(rows)), figures)
+def rows_of(n_patients, algorithms=("LR", "RFR")):
+    patients = [f"p{i}" for i in range(n_patients)]
+    return [{"patient": patient, "algorithm": name} for patient in patients for name in algorithms]
+
+
+@pytest.mark.parametrize(
+    ("n_patients", "study", "reason"),
+    [
+        (2, TWO_DRAWS, "2 patients (below 6 no signed-rank test can reach p &lt; 0.05)"),
+        (6, {}, "one draw of training patients and seeds"),
+        (5, {}, "--repeats) and 5 patients"),
+    ],
+)
+def test_one_seed_or_few_patients_give_no_verdicts_and_the_reason_is_named(
+    make_evaluation, figures, html_tables, n_patients, study, reason
+):
+    evaluation = make_evaluation(rows_of(n_patients), study=study)
+    html, tables = statistics_tables(Board.of(evaluation), figures)
+    assert reason in html
+    assert "no verdicts" in html
+    assert html_tables(html).tables == []
+    assert not figures.figures
+    # Who knows better finds the tests in files.
+    assert "statistics_dispersion_pairs" in tables
+
+
+def test_algorithms_without_differences_have_no_number_and_the_reason_is_named(
+    make_evaluation, figures, html_tables
+):
+    html, _ = statistics_tables(Board.of(make_evaluation(rows_of(6), study=TWO_DRAWS)), figures)
     _, table = html_tables(html).table("Trained on the same cohort")
     assert table[0][5] == "–"
     assert "(DI of A s2s, |BI| of A s2s)" in html

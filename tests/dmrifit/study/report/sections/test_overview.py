@@ -105,14 +105,27 @@ def test_the_smallest_dispersions_stand_at_the_top(make_evaluation, html_tables)
     dispersions = [("LR", "s2s", 0.3), ("RFR", "m2m", 0.2), ("LR", "m2m", 0.5)]
     dispersions += [("perfect", "s2s", 0.0), ("constant", "m2m", 0.11), ("constant", "s2s", 0.12)]
     rows = []
-    for algorithm, strategy, dispersion in dispersions:
-        rows.append({"algorithm": algorithm, "strategy": strategy, "dispersion": dispersion})
-    rows.append({"cohort": "B", "train_on": "other", "dispersion": np.nan})
-    _, *table = html_tables(summary_tables(Board.of(make_evaluation(rows)))).tables[0][1]
+    for patient in map(str, range(6)):
+        for algorithm, strategy, dispersion in dispersions:
+            keys = {"patient": patient, "algorithm": algorithm, "strategy": strategy}
+            rows.append(keys | {"dispersion": dispersion})
+        rows.append(
+            {"patient": patient, "cohort": "B", "train_on": "other", "dispersion": np.nan}
+        )
+    two_draws = {"settings": {"n_repeats": 2}}
+    board = Board.of(make_evaluation(rows, study=two_draws))
+    _, *table = html_tables(summary_tables(board)).tables[0][1]
     assert table == [
         ["A", "the same cohort", "RFR m2m", "20", "10", "0.50", "constant m2m", "11", "10"],
         ["B", "other cohorts", *"–" * 7],
     ]
+
+
+@pytest.mark.parametrize(("n_patients", "n_repeats"), [(6, 1), (5, 2)])
+def test_one_seed_or_few_patients_name_no_best_predictor(make_evaluation, n_patients, n_repeats):
+    rows = [{"patient": str(i)} for i in range(n_patients)]
+    study = {"settings": {"n_repeats": n_repeats}}
+    assert "smallest dispersion" not in summary_tables(Board.of(make_evaluation(rows, study=study)))
 
 
 def test_without_t2v_and_signals_the_summary_has_no_columns_of_them(make_evaluation, html_tables):
