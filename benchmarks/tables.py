@@ -1,8 +1,8 @@
 """
 Write every table of the READMEs from the stored results.
 
-    .venv/bin/python benchmarks/tables.py            # into the pages .venv/bin/python
-    benchmarks/tables.py --check    # says which are not those of the results, and ends with 1
+    .venv/bin/python benchmarks/tables.py            # into the pages
+    .venv/bin/python benchmarks/tables.py --check    # says which are not those of the results, and ends with 1
 
 A table stands between two comments that hold its name. Tables of networks need the extra `deep` to
 be written.
@@ -52,6 +52,7 @@ BLOCKS = (
     Block(PAGE, "prediction benchmark", "prediction", "bench_prediction"),
     Block(PAGE, "people benchmark", "people", "bench_people"),
     Block(PAGE, "people fits", "people_fits", "bench_people_fits"),
+    Block(PAGE, "lesion order", "lesion_order", "bench_lesion_order"),
     Block(PAGE, "scale benchmark", "scale", "bench_scale"),
     Block(PAGE, "claims board", "claims", "bench_claims"),
     Block(PAGE, "truths benchmark", "truths", "bench_truths"),

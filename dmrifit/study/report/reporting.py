@@ -21,7 +21,11 @@ from dmrifit.study.report.sections.overview import (
     repeated_summary,
     summary_tables,
 )
-from dmrifit.study.report.sections.patients import example_patients, joint_histograms
+from dmrifit.study.report.sections.patients import (
+    example_patients,
+    joint_histograms,
+    lesion_order,
+)
 from dmrifit.study.report.sections.provenance import origin, times
 from dmrifit.study.report.sections.scores import (
     correlation_tables,
@@ -153,6 +157,7 @@ def _sections(
     sections += [
         ("Cohorts", partial(cohort_tables, board)),
         ("Example patients", partial(example_patients, board, gallery)),
+        ("Order of lesions", partial(lesion_order, board)),
         ("Bias and dispersion", partial(scatter_figures, board, gallery)),
         ("Learning curves", partial(learning_curves, board, gallery)),
         ("Predicted against reference", partial(joint_histograms, board, gallery)),

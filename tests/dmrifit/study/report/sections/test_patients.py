@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from dmrifit.report.style import new_figure
+from dmrifit.study.lesion_ranking import lesion_ranking
 from dmrifit.study.predictions import PatientPredictions
-from dmrifit.study.report.sections.patients import example_patients, joint_histograms
+from dmrifit.study.report.sections import patients
+from dmrifit.study.report.sections.patients import example_patients, joint_histograms, lesion_order
 from dmrifit.study.summaries import Board
 
 INDEX = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 1]])
@@ -259,3 +261,15 @@ def test_figures_of_a_patient_are_drawn(make_evaluation, figures):
         "maps_A_signal",
     ]
     assert "The pictures below show slices of the same maps." in html
+
+
+def test_the_order_of_lesions_is_tabulated_with_its_gain_over_adc(make_evaluation, html_tables, monkeypatch):
+    row = {"cohort": "A", "parameter": "K", "estimator": "LR s2s", "n_lesions": 8, "rho_predicted": 0.5}
+    row |= {"rho_adc": 0.75, "gain": -0.25, "gain_low": -0.5, "gain_high": 0.125, "rho_predicted_adc": 0.9}
+    row |= {"reordered": 0.25, "reordered_rightly": 0.4}
+    board = Board.of(make_evaluation([{}]))
+    assert "from 6 lesions of a cohort on" in lesion_order(board)
+    table = lesion_ranking(board.evaluation).reindex([0]).assign(**row)
+    monkeypatch.setattr(patients, "lesion_ranking", lambda evaluation: table)
+    _, cells = html_tables(lesion_order(board)).tables[0][1]
+    assert cells == ["A", "K", "LR s2s", "8", "0.50", "0.75", "−0.25 [−0.50, 0.12]", "25", "40"]

@@ -1,0 +1,158 @@
+"""Ranking of lesions by a predicted parameter and by ADC, beside the true ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.engine.fitting import fit_voxels
+from dmrifit.engine.protocol import Protocol
+from dmrifit.study.comparison import Evaluation
+from dmrifit.study.predictions import PatientPredictions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["FEWEST_LESIONS", "lesion_ranking"]
+
+#: Fewer lesions have no order worth a table.
+FEWEST_LESIONS = 6
+
+#: Parameters whose order of lesions could help beside ADC.
+PARAMETERS = ("K", "T2t")
+
+_COLUMNS = (
+    "cohort", "parameter", "estimator", "n_lesions", "rho_predicted", "rho_adc", "gain",
+    "gain_low", "gain_high", "rho_predicted_adc", "reordered", "reordered_rightly",
+)  # fmt: skip
+_N_DRAWS = 2000
+
+
+def lesion_ranking(
+    evaluation: Evaluation, parameters: Sequence[str] = PARAMETERS, *, level: float = 0.95
+) -> pd.DataFrame:
+    """
+    Compare the order of lesions by a predicted parameter with that by ADC alone.
+
+    The lesion of a patient has the median over its voxels: of the prediction, of the ADC fitted to
+    the inputs, and of the truth. Nobody has a true order but of synthetic patients, so cohorts
+    without a truth are left out, and those of fewer than `FEWEST_LESIONS`. ADC is given the sign,
+    rising or falling, with which it follows the truth better.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        With predictions.
+    parameters : sequence of str, default=("K", "T2t")
+        Which ones; those that a model lacks are left out.
+    level : float, default=0.95
+        Level of the intervals: a percentile bootstrap over patients, conditional on the trained
+        estimators.
+
+    Returns
+    -------
+    DataFrame
+        One row for each cohort, parameter and estimator: Spearman's correlation with the truth of
+        the prediction (``rho_predicted``) and of ADC (``rho_adc``), their difference ``gain`` with
+        ``gain_low`` and ``gain_high``, the correlation of prediction and ADC
+        (``rho_predicted_adc``), the share of pairs of lesions that the prediction orders otherwise
+        than ADC (``reordered``), and the share of those that it orders rightly.
+    """
+    import pandas as pd
+
+    rows = []
+    for cohort in dict.fromkeys(cohort for cohort, _ in evaluation.predictions):
+        patients = []
+        for key in evaluation.predictions:
+            # Read from its file, if at all, only here.
+            patient = evaluation.predictions[key] if key[0] == cohort else None
+            if patient is not None and patient.truth is not None:
+                patients.append(patient)
+        if len(patients) < FEWEST_LESIONS:
+            continue
+        adc = np.array([_median_adc(patient) for patient in patients])
+        for name in parameters:
+            if name not in patients[0].names:
+                continue
+            j = patients[0].names.index(name)
+            truth = np.array([_median(patient.truth, j) for patient in patients])
+            for estimator in patients[0].maps:
+                predicted = [_median(patient.maps[estimator], j) for patient in patients]
+                row = {"cohort": cohort, "parameter": name, "estimator": estimator}
+                rows.append(row | _compared(np.array(predicted), adc, truth, level))
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def _median_adc(patient: PatientPredictions) -> float:
+    """Fit ADC to the inputs at their shortest echo time; take the median over the lesion."""
+    seen = np.flatnonzero(patient.seen)
+    te = patient.te[seen]
+    if np.isfinite(te).all():
+        seen = seen[te == te.min()]
+    if len(np.unique(patient.b[seen])) < 2:
+        return float("nan")
+    signals = patient.measured[:, seen].astype(float)
+    maps = fit_voxels(signals, Protocol(patient.b[seen]), "adc").parameters
+    return _median(maps, 1)
+
+
+def _median(maps: NDArray | None, j: int) -> float:
+    assert maps is not None
+    values = maps[:, j]
+    usable = values[np.isfinite(values)]
+    return float(np.median(usable)) if usable.size else float("nan")
+
+
+def _compared(
+    predicted: NDArray[np.float64],
+    adc: NDArray[np.float64],
+    truth: NDArray[np.float64],
+    level: float,
+) -> dict[str, Any]:
+    """Compare two orders of the same lesions with the true one."""
+    usable = np.isfinite(predicted) & np.isfinite(adc) & np.isfinite(truth)
+    predicted, adc, truth = predicted[usable], adc[usable], truth[usable]
+    if _rho(adc, truth) < 0:
+        adc = -adc
+    lesions = np.random.default_rng(0).integers(len(truth), size=(_N_DRAWS, len(truth)))
+    draws = _rhos(predicted[lesions], truth[lesions]) - _rhos(adc[lesions], truth[lesions])
+    low, high = np.percentile(draws, [50 * (1 - level), 50 * (1 + level)])
+    first, second = np.triu_indices(len(truth), k=1)
+    is_risen = predicted[first] < predicted[second]
+    is_reordered = is_risen != (adc[first] < adc[second])
+    is_right = is_risen == (truth[first] < truth[second])
+    rho_predicted, rho_adc = _rho(predicted, truth), _rho(adc, truth)
+    share_right = float(is_right[is_reordered].mean()) if is_reordered.any() else np.nan
+    return {
+        "n_lesions": len(truth),
+        "rho_predicted": rho_predicted,
+        "rho_adc": rho_adc,
+        "gain": rho_predicted - rho_adc,
+        "gain_low": float(low),
+        "gain_high": float(high),
+        "rho_predicted_adc": _rho(predicted, adc),
+        "reordered": float(is_reordered.mean()),
+        "reordered_rightly": share_right,
+    }
+
+
+def _rho(values: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    return float(_rhos(values[None], others[None])[0])
+
+
+def _rhos(values: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """
+    Correlate ranks row by row; a constant orders nothing and counts as 0.
+
+    Shapes: `values` and `others` (n_rows, n_lesions); returns (n_rows,).
+    """
+    from scipy.stats import rankdata
+
+    x, y = rankdata(values, axis=1), rankdata(others, axis=1)
+    x -= x.mean(axis=1, keepdims=True)
+    y -= y.mean(axis=1, keepdims=True)
+    size = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
+    return np.asarray((x * y).sum(axis=1) / np.where(size > 0, size, 1.0))
