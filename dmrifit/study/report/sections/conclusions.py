@@ -66,8 +66,8 @@ def _conclusions(
         "Do the algorithms differ? The patient is the unit: each enters with one number per "
         f"algorithm, the mean over {', '.join(board.averaged_metrics)}. Friedman's test asks "
         "whether any differ (Kendall's W is its effect size, 0 to 1), Wilcoxon's signed-rank "
-        "test with Holm's correction which pairs do, and two one-sided tests whether pairs are equivalent: "
-        "closer than the margin. A large p alone is no proof of equality."
+        "test with Holm's correction which pairs do, and two one-sided tests whether pairs are "
+        "equivalent: closer than the margin. A large p alone is no proof of equality."
     )
     first = board.regimes[0]
     conditions = board.conditions(matching(board.scores, train_on=first))

@@ -243,7 +243,7 @@ def test_the_summary_on_the_page_is_that_of_the_scores(tables, evaluation, train
     assert [row[1] for row in rows].count("truth") == 2
     assert len(rows) == 2 * (2 + 6)
     averaged = [name for name in TISSUE if name != "T2v"]
-    for strategy, algorithm, bias, dispersion, r, *rest in rows:
+    for strategy, algorithm, bias, dispersion, r, *_ in rows:
         own = board_rows(evaluation, train_on, cohort, strategy, algorithm)
         assert len(own) == 4 * 7
         expected = means(own, averaged)
