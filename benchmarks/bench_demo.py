@@ -132,6 +132,9 @@ def markdown(result: dict[str, Any]) -> str:
         "that of the tests "
         f"{sizes['test']:.1f} GB. {result['date']}, commit {str(result['commit'])[:10]}."
     )
+    if "rows_commit" in result:
+        # The scores were made again, without an environment of their own.
+        took += f" Table: {result['rows_date']}, commit {str(result['rows_commit'])[:10]}."
     return f"{measure.table(header, rows)}\n\n{took}"
 
 

@@ -495,6 +495,7 @@ def _print_fit(out: Path, sidecar: Path) -> None:
     for parameter, entry in description["Parameters"].items():
         for end in ("Lower", "Upper"):
             _print_share_at_bound(parameter, entry, end)
+    _print_intervals(description["Parameters"])
     if "LeftOut" in description:
         section = description["LeftOut"]
         typer.echo(
@@ -525,6 +526,17 @@ def _print_fit(out: Path, sidecar: Path) -> None:
     page = sidecar.with_name(sidecar.name.replace("dwimap.json", "quicklook.html"))
     if page.exists():
         typer.echo(f"page: {page}")
+
+
+def _print_intervals(parameters: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print the 95 % interval of each parameter in the typical voxel, and what a share means."""
+    texts = []
+    for name, entry in parameters.items():
+        if "Interval" in entry:
+            meaning = f" ({entry['Meaning']})" if "Meaning" in entry else ""
+            texts.append(f"{name}{meaning} {entry['Interval']}")
+    if texts:
+        typer.echo(f"95% intervals (medians of their ends): {'; '.join(texts)}")
 
 
 def _print_expected_precision(section: Mapping[str, Any]) -> None:

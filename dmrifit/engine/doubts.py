@@ -29,6 +29,7 @@ _SMALLEST_SHARE = 0.05
 _MENTIONED = 0.2
 _MENTIONED_CAP = 0.1
 _MENTIONED_STARTS = 0.1
+_MOST = 0.5
 
 
 class DoubtReason(IntEnum):
@@ -84,6 +85,11 @@ def _is_decayed(result: Any) -> NDArray[np.bool_]:
     return diffusivity * result.protocol.b_ms_per_um2.max() > DECAYED
 
 
+def _rounded(value: float) -> str:
+    """Write three digits of a number, also of a large one without an exponent."""
+    return f"{float(f'{value:.3g}'):g}"
+
+
 def _carried_parameters(
     model: SignalModel, protocol: Protocol | None
 ) -> list[tuple[int, int, list[int]]]:
@@ -131,6 +137,8 @@ class DoubtTally:
         self.at_high = np.zeros(n_parameters, np.int64)
         self.reasons = np.zeros((n_parameters, len(DoubtReason)), np.int64)
         self.starts_disagree = 0
+        self._ends: list[NDArray[np.float32]] = []
+        self._is_none: list[NDArray[np.bool_]] = []
         self.free = np.ones(n_parameters, bool)
 
     def add(self, result: Any) -> None:
@@ -144,11 +152,53 @@ class DoubtTally:
         reasons = result.doubt_reasons[fitted]
         for code in DoubtReason:
             self.reasons[:, code] += (reasons == code).sum(axis=0)
+        self._ends.append(result.outer_intervals[fitted].astype(np.float32))
+        self._is_none.append(self._none_found(result, reasons == DoubtReason.NONE, fitted))
+
+    def _none_found(
+        self, result: Any, is_sound: NDArray[np.bool_], fitted: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Tell which parameters are a well-measured zero, (n_fitted, n_parameters)."""
+        is_none = np.zeros(is_sound.shape, bool)
+        ends = result.outer_intervals[fitted]
+        for j, parameter in enumerate(self.model.parameters):
+            if self.bounds[j][0] != 0 or parameter.is_amplitude:
+                continue
+            most = 2 * largest_error(parameter, 0.0)
+            is_none[:, j] = is_sound[:, j] & (ends[:, j, 0] <= 0) & (ends[:, j, 1] <= most)
+        return is_none
 
     @property
     def share(self) -> NDArray[np.float64]:
         """Share of the fitted voxels in which each parameter is in doubt."""
         return 1 - self.reasons[:, DoubtReason.NONE] / max(self.n_fitted, 1)
+
+    def readings(self) -> dict[str, str]:
+        """
+        Read the 95 % interval of each free parameter in the typical voxel: medians of the ends.
+
+        Where it is not determined in most voxels, the range that was searched stands instead;
+        where none of it was found, and that is well measured, the median of the high ends.
+        """
+        readings: dict[str, str] = {}
+        if not self.n_fitted:
+            return readings
+        is_none = np.concatenate(self._is_none)
+        undetermined = self.reasons[:, [DoubtReason.NO_INFLUENCE, DoubtReason.NOT_DETERMINED]]
+        is_undetermined = undetermined.sum(axis=1) >= self.n_fitted / 2
+        for j in np.flatnonzero(self.free):
+            parameter = self.model.parameters[j]
+            ends = np.concatenate([part[:, j] for part in self._ends])
+            unit = f" {parameter.unit}" if parameter.unit and not parameter.is_amplitude else ""
+            if is_undetermined[j]:
+                text = f"not determined ({self._searched(int(j))} searched)"
+            elif is_none[:, j].mean() >= _MOST:
+                text = f"none found, < {_rounded(np.median(ends[is_none[:, j], 1]))}{unit}"
+            else:
+                low, high = np.median(ends, axis=0)
+                text = f"{_rounded(low)} to {_rounded(high)}{unit}"
+            readings[parameter.name] = text
+        return readings
 
     def advice(self) -> list[str]:
         """Say what the data do not tell: parameter, share of voxels, remedy; empty if sound."""

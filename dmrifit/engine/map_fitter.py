@@ -230,9 +230,10 @@ class ClinicalMetrics(_VoxelTransformer):
     Compute the metrics of a clinical diffusion scan from S = S0·exp(−b·ADC).
 
     S0 and ADC come from all images, ADC_fast from b = 0, 50, 100, ADC_slow and S0_slow from b =
-    100, 400, 900 s/mm², and the vascular fraction is F = 1 − S0_slow / S0. A signal that rises
-    with b gives a negative ADC, and S0_slow above S0 a negative F: noise does that, and both are
-    kept.
+    100, 400, 900 s/mm², and F = 1 − S0_slow / S0 is the share of the signal that is gone by b =
+    100: the vascular fraction as the T2-weighted signal fraction of that echo time. A signal that
+    rises with b gives a negative ADC, and S0_slow above S0 a negative F: noise does that, and both
+    are kept.
 
     Parameters
     ----------

@@ -20,6 +20,7 @@ from dmrifit.engine.screening import Screening
 if TYPE_CHECKING:
     import lmfit
 
+    from dmrifit.engine.doubts import DoubtTally
     from dmrifit.engine.methods.map_prior import Prior
 
 __all__ = ["FitResult", "FitStatus"]
@@ -277,6 +278,22 @@ class FitResult:
         list of str
             Empty for a sound fit.
         """
+        return [*self._tally().advice(), *self._gain_advice()]
+
+    def readings(self) -> dict[str, str]:
+        """
+        Read the 95 % interval of each free parameter in the typical voxel.
+
+        Returns
+        -------
+        dict of str to str
+            By parameter: medians of the low and the high ends; where the parameter is in most
+            voxels not determined, ``"not determined (150–250 ms searched)"``; where a zero of it
+            is well measured in most, ``"none found, < 0.02"``, with the median of the high ends.
+        """
+        return self._tally().readings()
+
+    def _tally(self) -> DoubtTally:
         from dmrifit.engine.doubts import DoubtTally
 
         monotonic: tuple[str, ...] = ()
@@ -284,7 +301,7 @@ class FitResult:
             monotonic = self.model.cumulant[:1]
         tally = DoubtTally(self.model, self.bounds, monotonic)
         tally.add(self)
-        return [*tally.advice(), *self._gain_advice()]
+        return tally
 
     def _gain_advice(self) -> list[str]:
         from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step

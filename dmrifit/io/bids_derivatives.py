@@ -171,6 +171,7 @@ def describe_fit(
 ) -> dict[str, Any]:
     """Describe a fit for the JSON file that stands beside its maps."""
     model = tally.model
+    readings = tally.doubts.readings()
     return {
         "Description": f"Voxelwise fit of the signal model {model.name} by "
         f"{_describe_method(settings)}",
@@ -178,7 +179,9 @@ def describe_fit(
         "Versions": versions(),
         "Model": _describe_model(model),
         "Parameters": {
-            parameter.name: _describe_parameter(parameter, j, tally, settings, bounds[j], files)
+            parameter.name: _describe_parameter(
+                parameter, j, tally, settings, bounds[j], files, readings
+            )
             for j, parameter in enumerate(model.parameters)
         },
         **_describe_voxel_maps(tally, files),
@@ -210,6 +213,7 @@ def _describe_parameter(
     settings: FitSettings,
     bounds: tuple[float, float],
     files: Mapping[str, str],
+    readings: Mapping[str, str],
 ) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "Units": _units(parameter),
@@ -224,6 +228,8 @@ def _describe_parameter(
     if is_share(parameter) and not tally.model.needs_te:
         # At one echo time blood and tissue have decayed by different shares.
         entry["Meaning"] = "T2-weighted signal fraction at the echo time of the scan"
+    if parameter.name in readings:
+        entry["Interval"] = readings[parameter.name]
     if parameter.is_amplitude:
         entry["BoundsUnits"] = "multiples of the largest signal of the voxel"
     fixed = settings.fixed or {}

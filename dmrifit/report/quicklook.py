@@ -165,18 +165,20 @@ def _summary(
         error = "–"
         if len(errors):
             error = f"{np.median(errors):.2g}"
+        entry = sidecar["Parameters"][panel.name]
         cells = [panel.name, panel.unit, *_median_and_quartiles(values), error]
-        cells += _bound_cells(sidecar["Parameters"][panel.name])
+        cells += [entry.get("Interval", "–"), *_bound_cells(entry)]
         rows.append([*cells, f"{100 * sidecar['Doubt']['Share'][panel.name]:.3g} %"])
-    header = ["", "unit", "median", "quartiles", "std. error"]
+    header = ["", "unit", "median", "quartiles", "std. error", "95 % interval"]
     header += ["at lower bound", "at upper bound", "in doubt"]
     counts = sidecar["Status"]["Voxels"]
     outcomes = ", ".join(f"{n} {code}" for code, n in counts.items() if n)
     text = (
         f"{sum(counts.values())} voxels: {outcomes}. The standard error is the median over "
-        f"voxels. In {100 * sidecar['Doubt']['StartsDisagree']:.3g} % of the fitted voxels "
-        "starts disagree: other parameters fit about as well. A parameter is in doubt where it "
-        "has no influence, is not determined, ended at a bound of the search, or is uncertain."
+        "voxels, and so are the ends of the 95 % interval. In "
+        f"{100 * sidecar['Doubt']['StartsDisagree']:.3g} % of the fitted voxels starts disagree: "
+        "other parameters fit about as well. A parameter is in doubt where it has no influence, "
+        "is not determined, ended at a bound of the search, or is uncertain."
     )
     if "LeftOut" in sidecar:
         section = sidecar["LeftOut"]
@@ -202,7 +204,7 @@ def _summary(
         if "Meaning" in entry:
             text += f" {name} is the {entry['Meaning']}."
     advice = " ".join(sidecar["Doubt"]["Advice"])
-    table = html_table(rows, header, numbers=(2, 3, 4, 5, 6, 7))
+    table = html_table(rows, header, numbers=(2, 3, 4, 5, 6, 7, 8))
     if advice:
         table = html_note(advice) + table
     return table + html_note(text)

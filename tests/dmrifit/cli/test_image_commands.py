@@ -253,3 +253,22 @@ def test_options_of_the_methods_reach_the_fit(fitted, run):
     code, _, err = run("fit", scan, "--model", "ivim", "--method", "ols", "--out", fitted / "y")
     assert code == 2
     assert "adc, kurtosis" in err.replace("\n", " ")
+
+
+def test_intervals_and_the_meaning_of_f_stand_in_the_terminal_and_on_the_page(tmp_path, run):
+    """A scan without perfusion: f is a well-measured zero, and Dv is not determined."""
+    protocol = Protocol([0, 10, 20, 40, 80, 150, 300, 500, 800])
+    clean = MODELS["ivim"].signal(np.tile([1000.0, 0.0, 20, 1.0], (24, 1)), protocol)
+    signals = clean + np.random.default_rng(0).normal(0, 3, clean.shape)
+    path = tmp_path / "scan.nii"
+    nib.save(nib.Nifti1Image(signals.reshape(*GRID, 9), AFFINE), path)
+    np.savetxt(tmp_path / "scan.bval", protocol.b[None], fmt="%g")
+    code, printed, err = run("fit", path, "--model", "ivim", "--out", tmp_path / "maps")
+    assert code == 0, err
+    line = next(line for line in printed.splitlines() if line.startswith("95% intervals"))
+    assert "f (T2-weighted signal fraction at the echo time of the scan) none found, < 0.0" in line
+    assert "Dv not determined (4–100 µm²/ms searched)" in line
+    page = (tmp_path / "maps" / "scan_model-ivim_quicklook.html").read_text(encoding="utf-8")
+    assert "none found, &lt; 0.0" in page
+    assert "not determined (4–100 µm²/ms searched)" in page
+    assert "f is the T2-weighted signal fraction at the echo time of the scan" in page

@@ -160,6 +160,40 @@ def test_parts_of_an_image_count_as_the_whole():
     assert tally.advice() == whole.advice()
 
 
+def test_intervals_read_as_what_they_say():
+    signals = noisy(IVIM, [100.0, 0.0, 20.0, 1.0], LOW_B, 300, 9)
+    result = fit_voxels(signals, LOW_B, IVIM)
+    readings = result.readings()
+    high = np.median(result.intervals()[:, 1, 1])
+    assert readings["f"].startswith("none found, < 0.0")
+    assert float(readings["f"].split("< ")[1]) == pytest.approx(high, rel=0.3)
+    assert readings["Dv"] == "not determined (4–100 µm²/ms searched)"
+    low, _, high, unit = readings["Dt"].split()
+    assert (float(low) < 1 < float(high), unit) == (True, "µm²/ms")
+    tally = DoubtTally(IVIM, result.bounds)
+    for part in (signals[:100], signals[100:]):
+        tally.add(fit_voxels(part, LOW_B, IVIM))
+    assert tally.readings() == readings
+    fixed = fit_voxels(signals, LOW_B, IVIM, fixed={"Dv": 20.0})
+    assert "Dv" not in fixed.readings()
+
+
+def test_the_relaxation_time_of_blood_has_no_interval():
+    model, protocol = MODELS["t2-ivim-kurtosis"], Protocol.preset("cohort1")
+    signals = noisy(model, [1000.0, 0.12, 20, 200, 1.0, 0.8, 70], protocol, 100, 10)
+    readings = fit_voxels(signals, protocol, model).readings()
+    assert readings["T2v"] == "not determined (150–250 ms searched)"
+    assert "determined" not in readings["Dt"]
+
+
+def test_kurtosis_of_oil_or_water_reads_none_found():
+    protocol = Protocol(np.repeat([0, 500, 1000, 1500], 6))
+    signals = noisy(MODELS["kurtosis"], [100.0, 1.8, 0.0], protocol, 100, 11)
+    result = fit_voxels(signals, protocol, "kurtosis")
+    assert result.readings()["K"].startswith("none found, < 0.")
+    assert result.doubt[:, 2].mean() < 0.1
+
+
 def test_a_result_without_its_signals_says_so():
     result = fit_voxels(np.array([[3.0, 2, 1]]), Protocol([0, 500, 1000]), "adc")
     with pytest.raises(ValueError, match="does not know the signals it was fitted to"):

@@ -66,6 +66,13 @@ _MEANING = {
 }
 
 
+def _meaning(parameter: str, parameters: Sequence[str]) -> str:
+    """Say what a parameter is; without relaxation times, f is weighted by them."""
+    if parameter == "f" and "T2t" not in parameters:
+        return "T2-weighted signal fraction of blood"
+    return _MEANING.get(parameter, "")
+
+
 @section
 def scatter_figures(board: Board, gallery: Gallery) -> Iterator[Markup]:
     """Draw dispersion against bias: a panel for each strategy and cohort, and way of training."""
@@ -246,7 +253,7 @@ def reference_table(board: Board) -> Iterator[Markup]:
             shares.append(percent(at_bound.mean()))
         rows.append([
             metric,
-            _MEANING.get(metric, ""),
+            _meaning(metric, board.metrics),
             str(reference["unit"].iloc[0]).replace("signal", "relative") or "1",
             *shares,
             percent(reference["n_undefined"].sum() / max(reference["n_voxels"].sum(), 1)),

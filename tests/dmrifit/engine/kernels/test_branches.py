@@ -10,7 +10,7 @@ from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from dmrifit import MODELS, Parameter, Protocol, SignalModel
-from dmrifit.engine.kernels.formula import _Formula, source
+from dmrifit.engine.kernels.formula import Formula, source
 from dmrifit.engine.kernels.layout import LANES, Layout
 
 FUNCTIONS = {"exp": math.exp, "sqrt": math.sqrt, "log": math.log, "l": 0}
@@ -34,7 +34,7 @@ def function_of(text, name="generated"):
 
 def signal_and_slopes(model, x, b, te):
     """Run the lines of a kernel in Python, at coordinates of the formula."""
-    formula, at, n = _Formula(model), Layout(len(x)), len(x)
+    formula, at, n = Formula(model), Layout(len(x)), len(x)
     w = np.zeros(at.size)
     w[at.offset["X"] * LANES : (at.offset["X"] + n) * LANES : LANES] = x
     table = {}
