@@ -121,10 +121,10 @@ class FitResult:
     screening: Screening | None = field(default=None, repr=False, compare=False)
 
     @property
-    def n_left_out(self) -> NDArray[np.int32]:
+    def n_left_out(self) -> NDArray[np.int16]:
         """Number of values of each voxel that were left out of its fit, shape (n_voxels,)."""
         if self.screening is None:
-            return np.zeros(len(self), np.int32)
+            return np.zeros(len(self), np.int16)
         return self.screening.n_left_out
 
     @property

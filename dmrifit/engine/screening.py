@@ -78,24 +78,24 @@ class Screening:
         Codes of `Refusal`.
     """
 
-    n_not_finite: NDArray[np.int32]
-    n_outside: NDArray[np.int32]
-    n_without_logarithm: NDArray[np.int32]
-    n_negative: NDArray[np.int32]
+    n_not_finite: NDArray[np.int16]
+    n_outside: NDArray[np.int16]
+    n_without_logarithm: NDArray[np.int16]
+    n_negative: NDArray[np.int16]
     refusal: NDArray[np.uint8]
 
     @classmethod
     def empty(cls, n_voxels: int) -> Screening:
         """Make the counts of voxels that are all plain data."""
-        counts = [np.zeros(n_voxels, np.int32) for _ in range(4)]
+        counts = [np.zeros(n_voxels, np.int16) for _ in range(4)]
         return cls(*counts, np.zeros(n_voxels, np.uint8))
 
     @property
-    def n_left_out(self) -> NDArray[np.int32]:
+    def n_left_out(self) -> NDArray[np.int16]:
         """Number of values of each voxel that are left out of its fit."""
         return self.n_not_finite + self.n_outside + self.n_without_logarithm
 
-    def with_logarithms(self, n_left_out: NDArray[np.int32] | None = None) -> Screening:
+    def with_logarithms(self, n_left_out: NDArray[np.int16] | None = None) -> Screening:
         """Count as left out what has no logarithm: `n_left_out` in all, or negative values."""
         n_others = self.n_negative
         if n_left_out is not None:
@@ -104,10 +104,15 @@ class Screening:
             self, n_without_logarithm=n_others, n_negative=np.zeros_like(self.n_negative)
         )
 
-    def or_else(self, other: Screening) -> Screening:
-        """Take the refusals of another screening where this one has none."""
-        refusal = np.where(self.refusal, self.refusal, other.refusal)
-        return replace(self, refusal=refusal)
+    def then(self, other: Screening) -> Screening:
+        """Join with the screening of the same voxels after this one was applied."""
+        return replace(
+            other,
+            n_not_finite=self.n_not_finite,
+            n_outside=self.n_outside,
+            n_without_logarithm=self.n_without_logarithm + other.n_without_logarithm,
+            refusal=np.where(self.refusal, self.refusal, other.refusal),
+        )
 
 
 @dataclass(frozen=True)
@@ -140,12 +145,15 @@ class Screen:
         self,
         signals: NDArray,
         run_chunks: Callable[[Callable[[slice], None], int], None] | None = None,
+        *,
+        in_place: bool = False,
     ) -> tuple[NDArray, Screening]:
         """
         Screen all voxels.
 
         Shapes: `signals` (n_voxels, n_measurements); returns the same array where nothing has to
-        be written, or else a copy that is NaN where a value is left out and in refused voxels.
+        be written or `in_place`, or else a copy, NaN where a value is left out and in refused
+        voxels.
         """
         screening = Screening.empty(len(signals))
         changes: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []
@@ -166,7 +174,7 @@ class Screen:
                 screen_chunk(slice(first, min(first + _CHUNK, len(signals))))
         else:
             run_chunks(screen_chunk, _CHUNK)
-        return with_rows(signals, changes), screening
+        return with_rows(signals, changes, in_place=in_place), screening
 
     def screen_rows(
         self, signals: NDArray, rows: NDArray[np.intp], screening: Screening
@@ -308,8 +316,9 @@ def zeros_outside(values: NDArray[np.float64], protocol: Protocol) -> NDArray[np
     if not rows.size:
         return is_outside
     values, is_positive = values[rows], is_positive[rows]
-    top = np.where(is_positive, values, 0.0).max(axis=1)
-    shares = np.where(is_positive, values / top[:, None], 0.0)
+    positive = np.where(is_positive, values, 0.0)
+    top = positive.max(axis=1)
+    shares = positive / top[:, None]
     b = protocol.b_ms_per_um2
     te = np.zeros(len(b)) if protocol.te is None else protocol.te
     more_b = np.maximum(b[None, :] - b[:, None], 0.0)  # of the second axis over the first
@@ -322,19 +331,24 @@ def zeros_outside(values: NDArray[np.float64], protocol: Protocol) -> NDArray[np
     for i in np.flatnonzero(((values == 0) & (n_weighted == 0)).any(axis=0)):
         alone = n_weighted[:, i] == 0
         level[alone, i] = (shares[alone] * kept[:, i]).max(axis=1)
-    is_whole = (np.where(is_positive, values, 0.0) % 1 == 0).all(axis=1)
-    clear = np.where(is_whole, np.maximum(CLEAR_SHARE, CLEAR_STEPS / top), CLEAR_SHARE)
+    is_whole = (positive % 1 == 0).all(axis=1)
+    steps = CLEAR_STEPS / np.maximum(top, 1.0)
+    clear = np.where(is_whole, np.maximum(CLEAR_SHARE, steps), CLEAR_SHARE)
     is_outside[rows] = (values == 0) & (level >= clear[:, None])
     return is_outside
 
 
 def with_rows(
-    signals: NDArray, changes: list[tuple[NDArray[np.intp], NDArray[np.float64]]]
+    signals: NDArray,
+    changes: list[tuple[NDArray[np.intp], NDArray[np.float64]]],
+    *,
+    in_place: bool = False,
 ) -> NDArray:
-    """Replace rows of signals in a copy; without any, return the same array."""
+    """Replace rows of signals, in a copy unless there are none or the array may be written to."""
     if not any(rows.size for rows, _ in changes):
         return signals
-    signals = np.array(signals, dtype=np.float64)
+    if not in_place:
+        signals = np.array(signals, dtype=np.float64)
     for rows, values in changes:
         signals[rows] = values
     return signals

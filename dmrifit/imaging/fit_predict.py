@@ -57,6 +57,9 @@ __all__ = ["OUTSIDE", "fit_image", "predict_image", "read_grid", "read_volume", 
 #: Share of the voxels above which a warning says that they could not be fitted.
 MOST_LOST = 0.2
 
+#: Share of negative values above which a warning doubts that they are signals.
+MOST_NEGATIVE = 0.2
+
 
 def fit_image(
     image: Images,
@@ -250,16 +253,25 @@ def fit_image(
             n_too_large = 0
             for slab, inside, signals in readable.slabs(region, progress=progress, task="fit"):
                 gain.add(signals)
-                screening = None
+                # The slab is written to, because a copy of it would take as much memory again.
+                signals, screening = Screen(protocol).apply(signals, in_place=True)
                 if average is not None:
-                    signals, screening = _averaged(signals, protocol, average)
+                    signals, screening = _averaged(signals, screening, protocol, average)
                 slab_settings = replace(settings, sigma=_noise_of(noise, slab, inside))
                 result = fit_voxels(signals, contrasts, model, **vars(slab_settings))
-                if screening is not None and result.screening is not None:
-                    result = replace(result, screening=screening.or_else(result.screening))
+                if result.screening is not None:
+                    result = replace(result, screening=screening.then(result.screening))
                 n_too_large += fill_maps(maps, result, slab, inside)
                 tally.add(result)
         _check_tally(tally, series)
+        share = tally.screening.n_negative / max(tally.n_fitted * len(contrasts), 1)
+        if share > MOST_NEGATIVE:
+            msg = (
+                f"{series.name}: {share:.0%} of the values are negative and fitted as they are; "
+                "check the number type and the scale factors of the image, and leave out air by a "
+                "mask (--mask)"
+            )
+            warnings.warn(msg, stacklevel=2)
         if n_too_large:
             msg = (
                 f"{series.name}: in {n_too_large} voxels a parameter is beyond 3e38, which maps "
@@ -491,14 +503,12 @@ class _Prediction:
 
 
 def _averaged(
-    signals: NDArray, protocol: Protocol, average: str
+    signals: NDArray, screening: Screening, protocol: Protocol, average: str
 ) -> tuple[NDArray[np.float64], Screening]:
-    """Average directions without the values that a fit leaves out; count those values."""
-    signals, screening = Screen(protocol).apply(signals)
-    if average == "geometric":
-        # A contrast with a negative value has no geometric mean, and becomes NaN.
-        screening = screening.with_logarithms()
+    """Average directions; a contrast with a negative value has no geometric mean, and is NaN."""
     averaged, _ = average_directions(signals, protocol, mean=average)
+    if average == "geometric":
+        screening = screening.with_logarithms()
     return averaged, screening
 
 
@@ -547,9 +557,9 @@ def _learn_prior(
     for slab, inside, voxels in series.slabs(region, progress=False, task="prior"):
         rows = np.arange(-first % stride, len(voxels), stride)
         first += len(voxels)
-        sample = voxels[rows]
+        sample, _ = Screen(protocol).apply(voxels[rows], in_place=True)
         if average is not None:
-            sample, _ = _averaged(sample, protocol, average)
+            sample, _ = average_directions(sample, protocol, mean=average)
         signals.append(sample)
         level = _noise_of(noise, slab, inside)
         if level is not None:
