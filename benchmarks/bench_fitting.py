@@ -215,6 +215,22 @@ class Bench:
             aim=[goal(0.2, value, "added")],
         )
 
+    def intervals(self) -> None:
+        """Time intervals of all parameters on top of the fit, in turn with it."""
+        result = self.tissue.fit()
+        result.intervals()
+        seconds = measure.processor_times(
+            {"fit": self.tissue.fit, "intervals": result.intervals}, self.repeats
+        )
+        times = {name: measure.summary(values, len(result)) for name, values in seconds.items()}
+        value = times["intervals"]["best_us"] / times["fit"]["best_us"]
+        self.add(
+            "intervals",
+            "intervals of all parameters on top of the fit, tissue set",
+            ours={"added": round(value, 4)} | times,
+            reach=[goal(0.4, value, "added")],
+        )
+
     def own_model(self) -> None:
         """Time a user's own model of the same form as the built-in one."""
         data = self.tissue
@@ -310,6 +326,7 @@ def run(*, quick: bool, script: str | None) -> dict[str, object]:
         bench.options()
         for part in (
             bench.extras,
+            bench.intervals,
             partial(comparisons.peers, bench),
             partial(comparisons.strong_peers, bench),
             partial(comparisons.published, bench),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dmrifit.engine.fit_settings import Box, FitSettings
 from dmrifit.engine.kernels import compiler
-from dmrifit.engine.kernels.layout import LANES, UNROLL, Contrasts, Layout
+from dmrifit.engine.kernels.layout import LANES, UNROLL, Contrasts, Layout, zeros_of_lanes
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult
@@ -215,9 +215,9 @@ class Problem:
             dictionary.atoms_q,
             dictionary.gram,
             dictionary.constants,
-            np.empty((dictionary.n_strata, 2 * LANES)),
-            np.empty((n_atoms, LANES)),
-            np.empty(n_measurements * LANES),
+            zeros_of_lanes(dictionary.n_strata, 2 * LANES),
+            zeros_of_lanes(n_atoms, LANES),
+            zeros_of_lanes(n_measurements * LANES),
             np.empty((n_atoms, n_atoms)),
             np.zeros(1, np.int64),
             starts.scales,
@@ -247,7 +247,7 @@ class Problem:
             steps=np.zeros(n_slots, np.int64),
             disagree=np.zeros(n_slots, bool),
         )
-        work = np.zeros((layout.n_rows, LANES))
+        work = zeros_of_lanes(layout.n_rows, LANES)
         for name in ("Q", "T", "LO", "HI"):
             # An idle lane works on ones; its numbers go nowhere.
             row = layout.offset[name]
@@ -279,9 +279,9 @@ class Problem:
             _MAX_ITER,
             work,
             self.common.copy(),
-            np.zeros(len(self.contrasts) * LANES),
-            np.zeros(len(self.contrasts) * LANES),
-            np.zeros(max(n_tabulated, (n + 1) * UNROLL) * LANES),
+            zeros_of_lanes(len(self.contrasts) * LANES),
+            zeros_of_lanes(len(self.contrasts) * LANES),
+            zeros_of_lanes(max(n_tabulated, (n + 1) * UNROLL) * LANES),
             np.zeros(1 + 2 * UNROLL, np.int64),
             np.full(LANES, -2),
             np.zeros(LANES, np.int64),
@@ -315,7 +315,7 @@ class Problem:
             pinned,
             self.scaled,
             self.turn_up,
-            np.zeros((Layout(self.kernel.N).n_rows, LANES)),
+            zeros_of_lanes(Layout(self.kernel.N).n_rows, LANES),
             np.zeros(1, np.int64),
             np.ones(LANES),
             ends.points,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.threads import default_threads
 from dmrifit.engine.kernels import compiler
-from dmrifit.engine.kernels.layout import LANES, UNROLL, Contrasts
+from dmrifit.engine.kernels.layout import LANES, UNROLL, Contrasts, zeros_of_lanes
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 
@@ -82,11 +82,11 @@ def parameter_intervals(
             int((~is_fixed).sum()),
             quantiles,
             probes,
-            np.zeros((kernel.N_ROWS, LANES)),
+            zeros_of_lanes(kernel.N_ROWS, LANES),
             common.copy(),
-            np.zeros(n_padded),
-            np.zeros(n_padded),
-            np.zeros(max(n_tabulated, (n + 1) * UNROLL) * LANES),
+            zeros_of_lanes(n_padded),
+            zeros_of_lanes(n_padded),
+            zeros_of_lanes(max(n_tabulated, (n + 1) * UNROLL) * LANES),
             np.zeros(kernel.N_PLACES, np.int64),
             np.empty(len(chunk), np.int64),
             ends,

@@ -57,6 +57,7 @@ def test_a_quick_run_measures_speed_and_accuracy_side_by_side(quick):
     assert "not measured here" in said
     assert rows["memory"]["ours"]["peak_mb"] > rows["memory"]["ours"]["input_mb"]
     assert {"extras", "threads", "start", "own model: an expression"} <= rows.keys()
+    assert {"intervals", "adc, log-linear"} <= rows.keys()
     for row in rows.values():
         for goal in row["reach"] + row["aim"]:
             assert goal["met"] == (

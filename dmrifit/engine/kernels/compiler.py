@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dmrifit.engine.kernels import formula, interval_formula
+from dmrifit.engine.kernels.garbage import collection_paused
 
 if TYPE_CHECKING:
     from dmrifit.engine.kernels.store import KernelStore
@@ -56,7 +57,8 @@ def load(model: SignalModel | None, part: str = "kernel") -> ModuleType:
         _check_environment()
         name = _module_name(model, part)
         if name not in _loaded:
-            kernel = _import(name, model, part)
+            with collection_paused():
+                kernel = _import(name, model, part)
             if model is not None and model.source:
                 _check_function(kernel, model)
             _loaded[name] = kernel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,13 @@ __all__ = [
     "Layout",
     "form",
     "is_share",
+    "zeros_of_lanes",
 ]
 
 LANES = 16  # voxels side by side; the work array then stays in the first cache
 UNROLL = 3  # measurements taken together, so that the sums are loaded and stored less often
+
+_CACHE_LINE = 64  # bytes
 
 # Fields of a lane that hold one number; they come first, at the same places for all models.
 SINGLE = (
@@ -75,6 +79,14 @@ def _padded(values: NDArray) -> NDArray:
     padded = np.full(size, values[-1], dtype=float)
     padded[: len(values)] = values
     return padded
+
+
+def zeros_of_lanes(*shape: int) -> NDArray[np.float64]:
+    """Make an array of zeros for vector code, which is slower where vectors cross cache lines."""
+    size = 8 * math.prod(shape)
+    raw = np.zeros(size + _CACHE_LINE, np.uint8)
+    start = -raw.ctypes.data % _CACHE_LINE
+    return raw[start : start + size].view(np.float64).reshape(shape)
 
 
 class Layout:

@@ -19,6 +19,8 @@ from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.serialize import dumps
 
+from dmrifit.engine.kernels.garbage import collection_paused
+
 __all__ = ["KernelStore"]
 
 # The last line of every file, a comment in those of Python.
@@ -120,7 +122,7 @@ class KernelStore:
         compile_signature = dispatcher.compile
 
         def compile_alone(signature: Any) -> Any:
-            with global_compiler_lock, self._compiling():
+            with global_compiler_lock, collection_paused(), self._compiling():
                 return compile_signature(signature)
 
         dispatcher.compile = compile_alone

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from dmrifit import Parameter
-from dmrifit.engine.kernels.layout import LANES, Layout, form
+from dmrifit.engine.kernels.layout import (
+    LANES,
+    UNROLL,
+    Contrasts,
+    IntervalLayout,
+    Layout,
+    form,
+    zeros_of_lanes,
+)
 
 VECTORS = ("Q", "T", "X", "G", "GT", "LO", "HI", "D")
 MATRICES = ("M", "MT")
@@ -53,3 +61,31 @@ def test_a_symmetric_matrix_is_stored_by_rows_of_its_lower_triangle():
 )
 def test_the_inner_coordinate_follows_from_unit_and_bounds(unit, low, high, expected):
     assert form(Parameter("p", unit, low, high)) == expected
+
+
+def test_no_two_fields_of_the_intervals_share_a_place():
+    at = IntervalLayout(4)
+    starts = [*at.offset.values(), at.n_rows]
+    assert starts == sorted(set(starts))
+    assert at.n_rows - at.offset["END"] == 2 * 4
+
+
+def test_contrasts_are_padded_and_tabulated():
+    b, te = np.array([0.0, 1.0, 0.5, 1.0]), np.array([60.0, 60.0, 90.0, 90.0])
+    contrasts = Contrasts.of(b, te)
+    assert len(contrasts.pairs) % UNROLL == 0
+    np.testing.assert_array_equal(contrasts.pairs[:4], np.stack([b, te], axis=1))
+    assert (contrasts.pairs[4:] == contrasts.pairs[3]).all()
+    np.testing.assert_array_equal(contrasts.b[contrasts.rows[:, 0]], contrasts.pairs[:, 0])
+    np.testing.assert_array_equal(contrasts.te[contrasts.rows[:, 1]], contrasts.pairs[:, 1])
+    assert not Contrasts.of(b, None).te.any()
+
+
+def test_arrays_of_lanes_begin_with_a_cache_line():
+    for shape in ((3, LANES), (5,), (1, 2 * LANES)):
+        values = zeros_of_lanes(*shape)
+        assert values.shape == shape
+        assert not values.any()
+        assert values.ctypes.data % 64 == 0
+        assert values.flags.c_contiguous
+        assert values.flags.writeable

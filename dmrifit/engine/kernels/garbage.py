@@ -1,0 +1,25 @@
+"""Python's garbage collector, paused while a compiler makes a million objects that stay."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["collection_paused"]
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """
+    Pause the collection of garbage, which takes a tenth of the time of compiling a fit.
+
+    Where another thread has paused it already, that thread resumes it.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
