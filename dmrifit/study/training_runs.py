@@ -200,10 +200,12 @@ def _untrained_answers(
     signals, maps = test.Y, test.reference
     if control == TRUTH:
         assert test.repeat is not None
-        signals, maps = test.repeat.noise_free, test.truth
+        signals = test.repeat.noise_free
         # Of regions, or in the symbols of another model, true parameters may not be known.
-        if maps is None:
+        if test.truth is None:
             maps = fit_voxels(signals, target, model).parameters
+        else:
+            maps = test.truth
     if control == REPEAT:
         assert test.repeat is not None
         signals, maps = test.repeat.signals, test.repeat.reference
