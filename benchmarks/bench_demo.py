@@ -3,10 +3,12 @@ What does the demo say, how long does a first `make demo` take, and how large do
 get?
 
     .venv/bin/python benchmarks/bench_demo.py [--folder build/first-use]
+    .venv/bin/python benchmarks/bench_demo.py --study build/demo/study
 
 A fresh clone of this folder's last commit, with an environment of its own, as a new user makes it;
 `PIP_ARGS` and `PYTHON` reach make as always. The synthetic cohorts, and so the table, are the same
-in every run.
+in every run: with --study it is taken from the demo of this folder, and times and sizes stay those
+that were measured before.
 """
 
 import argparse
@@ -51,9 +53,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--folder", type=Path, default=Path("build/first-use"), help="where the clone goes"
     )
+    parser.add_argument("--study", type=Path, help="comparison of a demo that has run")
     parser.add_argument("--out", type=Path, default=RESULT, help="JSON to write")
     chosen = parser.parse_args(arguments)
-    result = measured(chosen.folder.resolve())
+    if chosen.study is None:
+        result = measured(chosen.folder.resolve())
+    else:
+        table = {
+            "rows": rows_of(Evaluation.read(chosen.study)),
+            "rows_date": date.today().isoformat(),
+            "rows_commit": measure.commit("dmrifit", "examples")["commit"],
+        }
+        result = measure.stored(RESULT) | table
     measure.write(result, chosen.out)
     print(markdown(result))
 
