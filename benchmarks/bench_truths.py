@@ -1,15 +1,16 @@
 """
 Do fits, intervals and the study's board say the same where the signals know nothing of the formula?
 
-    .venv/bin/python benchmarks/bench_truths.py [--seeds 1 2 3] [--work FOLDER] [--size small
-    --out FILE]
+    .venv/bin/python benchmarks/bench_truths.py [--seeds 1 2 3] [--work FOLDER] [--only fits]
+    [--size small --out FILE]
 
 Signals of random walks (`simulate_cohort(..., truth="walk")`) are fitted without noise and with it,
 and compared with what they were made of; intervals are counted against that and against the fit
 without noise. Then the study's board is run on the same synthetic patients under both truths, with
 the same settings as in bench_claims.py: rank correlation of the algorithms between the two, and
 whether every check behind a claim says the same. What is finished is kept in the folder FOLDER
-(default build/truths).
+(default build/truths). The fits take half a minute; boards of full size take two processors one to
+two hours, those of the small size ten minutes.
 """
 
 import shlex
@@ -256,39 +257,59 @@ def agreement(by_formula: str, by_walk: str) -> str:
     return "both open" if by_formula == OPEN else "same"
 
 
-def run(seeds: list[int], work: Path, size: str) -> dict[str, object]:
-    """Fit, run the boards and compare them."""
-    fits = fit_biases(*FIT_SIZES[size])
+def run_boards(seeds: list[int], work: Path, size: str) -> dict[str, object]:
+    """Run the boards under both truths and compare them."""
     boards = {
         truth: bench_claims.run_boards(
             seeds, work / size / truth, board_size=BOARD_SIZES[size], truth=truth
         )
         for truth in TRUTHS
     }
-    words = ["python", "benchmarks/bench_truths.py", "--size", size, "--seeds", *map(str, seeds)]
     return {
-        "question": "do fits, intervals and the board say the same of signals of random walks",
-        "synthetic": True,
-        **measure.commit("dmrifit", "benchmarks/claims/macarro", "benchmarks/bench_truths.py"),
-        "command": shlex.join(words),
-        "size": size,
         "board": BOARD_SIZES[size],
-        "date": date.today().isoformat(),
-        "machine": measure.machine(),
         "seeds": seeds,
-        **fits,
         "ranks": rank_correlations(boards),
         "verdicts": verdicts(boards),
         "checks": compared_checks(boards),
     }
 
 
+def run(seeds: list[int], work: Path, size: str, only: str | None) -> dict[str, object]:
+    """Fit, and run the boards, or one of both."""
+    words = ["python", "benchmarks/bench_truths.py", "--size", size, "--seeds", *map(str, seeds)]
+    if only:
+        words += ["--only", only]
+    result = {
+        "question": "do fits, intervals and the board say the same of signals of random walks",
+        "synthetic": True,
+        **measure.commit("dmrifit", "benchmarks/claims/macarro", "benchmarks/bench_truths.py"),
+        "command": shlex.join(words),
+        "size": size,
+        "date": date.today().isoformat(),
+        "machine": measure.machine(),
+    }
+    if only != "boards":
+        result |= fit_biases(*FIT_SIZES[size])
+    if only != "fits":
+        result |= run_boards(seeds, work, size)
+    return result
+
+
 def markdown(result: dict[str, object]) -> str:
-    """Write the result as tables."""
+    """Write the tables of what was run."""
+    parts = [f"Synthetic data; {result['date']}, commit {str(result['commit'])[:10]}."]
+    if "biases" in result:
+        parts += fit_tables(result)
+    if "ranks" in result:
+        parts += board_tables(result)
+    return "\n\n".join(parts)
+
+
+def fit_tables(result: dict[str, object]) -> list[str]:
+    """Write biases and coverage as tables."""
     residual = result["residual_percent"]
     head = (
-        f"Synthetic data, seeds {', '.join(map(str, result['seeds']))}; {result['date']}. Residuals of "
-        f"the fits without noise, rms: median {residual['median']:.2f} %, largest "
+        f"Residuals of the fits without noise, rms: median {residual['median']:.2f} %, largest "
         f"{residual['largest']:.2f} % of the signal at b = 0."
     )
     biases = []
@@ -298,8 +319,8 @@ def markdown(result: dict[str, object]) -> str:
             [
                 "no noise" if row["snr"] is None else f"SNR {row['snr']:g}",
                 row["parameter"],
-                f"{row['median_percent']:+.0f} [{low:+.0f}, {high:+.0f}]",
-                *(f"{row['by_family_percent'][family]:+.0f}" for family in FAMILIES),
+                f"{round(row['median_percent']):+d} [{round(low):+d}, {round(high):+d}]",
+                *(f"{round(row['by_family_percent'][family]):+d}" for family in FAMILIES),
                 "–" if row["r"] is None else f"{row['r']:.2f}",
             ]
         )
@@ -313,6 +334,20 @@ def markdown(result: dict[str, object]) -> str:
         ]
         for row in result["coverage"]
     ]
+    return [
+        head,
+        measure.table(["", "", "error in %", *FAMILIES, "r"], biases),
+        measure.table(["", "level", "", "truth", "fit without noise"], coverage),
+    ]
+
+
+def board_tables(result: dict[str, object]) -> list[str]:
+    """Write rank correlations and verdicts as tables."""
+    board = result["board"]
+    head = (
+        f"2 × {board['n_patients']} patients, trained on up to {max(board['sizes'])}, seeds "
+        f"{', '.join(map(str, result['seeds']))}."
+    )
     ranks = [
         [
             row["score"],
@@ -335,15 +370,11 @@ def markdown(result: dict[str, object]) -> str:
         ]
         for row in result["verdicts"]
     ]
-    return "\n\n".join(
-        [
-            head,
-            measure.table(["", "", "error in %", *FAMILIES, "r"], biases),
-            measure.table(["", "level", "", "truth", "fit without noise"], coverage),
-            measure.table(["score", "strategy", "cohort", "algorithms", "r of ranks"], ranks),
-            measure.table(["", "claim", "formula", "walk", "verdict", "same checks"], claims),
-        ]
-    )
+    return [
+        head,
+        measure.table(["score", "strategy", "cohort", "algorithms", "r of ranks"], ranks),
+        measure.table(["", "claim", "formula", "walk", "verdict", "same checks"], claims),
+    ]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -354,8 +385,9 @@ def main(arguments: list[str] | None = None) -> None:
         quick=False,
     )
     parser.add_argument("--size", choices=BOARD_SIZES, default="full", help="of the boards")
+    parser.add_argument("--only", choices=("fits", "boards"), help="run one part alone")
     chosen = measure.chosen(parser, arguments, RESULT)
-    result = run(chosen.seeds, chosen.work, chosen.size)
+    result = run(chosen.seeds, chosen.work, chosen.size, chosen.only)
     measure.write(result, chosen.out)
     print(markdown(result))
 

@@ -165,7 +165,7 @@ def simulate_cohort(
     blood; Dt and K, the first two cumulants of the tissue's signal at b → 0 and TE 100 ms; T2t,
     from the tissue's signal at b = 0 and TE 60 and 120 ms. K is limited to the largest that was
     walked, 2.0 to 2.5. Fits of the formula to b ≤ 1600 s/mm² differ from these: median K of
-    tissues is 8 % lower without noise and 17 % at SNR 30, Dv 14 and 13 %, Dt 2 and 7 %; f and T2t
+    tissues is 9 % lower without noise and 17 % at SNR 30, Dv 14 and 13 %, Dt 2 and 7 %; f and T2t
     are near, T2v is not determined.
     """
     if isinstance(protocol, str):

@@ -142,8 +142,9 @@ from pages import result
 biases = pd.DataFrame(index=model.names)
 for row in result("truths")["biases"]:
     column = "no noise" if row["snr"] is None else f"{row['snr']:.0f} : 1"
-    low, high = row["quartiles_percent"]
-    biases.loc[row["parameter"], column] = f"{row['median_percent']:+.0f} % [{low:+.0f}, {high:+.0f}]"
+    low, high = (round(value) for value in row["quartiles_percent"])
+    middle = round(row["median_percent"])
+    biases.loc[row["parameter"], column] = f"{middle:+d} % [{low:+d}, {high:+d}]"
 # sphinx_gallery_end_ignore
 biases.rename_axis("parameter")
 
