@@ -40,7 +40,7 @@ def signal_and_slopes(model, x, b, te):
     table = {}
     for name, value, row in (("b", b, 1), ("te", te, 2)):
         values = {}
-        exec("\n".join(formula.table(name)), {**FUNCTIONS, "w": w, "s": [value], "t": values})
+        exec("\n".join(formula.table(name, at)), {**FUNCTIONS, "w": w, "s": [value], "t": values})
         table |= {(row, place): number for (_, place), number in values.items()}
     scope = {**FUNCTIONS, "t": table, "b_0": b, "te_0": te, **{f"x{i}": x[i] for i in range(n)}}
     exec("\n".join(formula.lines(0)), scope)
