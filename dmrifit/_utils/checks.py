@@ -79,5 +79,6 @@ def filled(values: Any) -> Any:
     """Fill a masked array of numpy with NaN; return anything else as it is."""
     if isinstance(values, np.ma.MaskedArray) and values.dtype.kind in "fiub":
         # A type that holds NaN; the values under the mask may be any numbers.
-        return values.astype(np.result_type(values.dtype, np.float32)).filled(np.nan)
+        dtype = np.result_type(values.dtype, np.float32)
+        return np.ma.filled(np.ma.asarray(values, dtype=dtype), np.nan)
     return values

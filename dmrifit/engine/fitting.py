@@ -175,8 +175,8 @@ def fit_with(
     Shapes: `signals` (n_voxels, n_measurements).
     """
     model = resolve_model(model)
-    signals = _as_numbers(signals)
-    _check_measurements(signals, protocol, model)
+    measured = _as_numbers(signals)
+    _check_measurements(measured, protocol, model)
     settings.check()
     method = settings.method_for(model, protocol)
     fixed = settings.fixed or {}
@@ -188,13 +188,13 @@ def fit_with(
     )
 
     def run_chunks(fit_chunk: Callable[[slice], None], size: int) -> None:
-        _run_chunks(fit_chunk, len(signals), size, settings.n_threads)
+        _run_chunks(fit_chunk, len(measured), size, settings.n_threads)
 
     if method in ("ols", "wls"):
         weights = settings.measurement_weights(len(protocol))
-        return fit_log_linear(signals, protocol, model, method, weights, screen, run_chunks)
-    signals, screening = screen.apply(signals, run_chunks)
-    return replace(_fit_screened(signals, protocol, model, settings), screening=screening)
+        return fit_log_linear(measured, protocol, model, method, weights, screen, run_chunks)
+    usable, screening = screen.apply(measured, run_chunks)
+    return replace(_fit_screened(usable, protocol, model, settings), screening=screening)
 
 
 def _fit_screened(

@@ -116,23 +116,25 @@ def _contrasts(protocol: Protocol) -> list[_Contrast]:
     contrasts = []
     for echo_time in np.unique(te):
         columns = np.flatnonzero(te == echo_time)
-        columns = columns[np.argsort(protocol.b[columns], kind="stable")]
-        shell: list[int] = []
-        for column in [*columns.tolist(), None]:
-            is_same = column is not None and (
-                not shell or protocol.b[column] <= protocol.b[shell[0]] * _SAME_B + _ROUNDING
-            )
-            if is_same:
-                shell.append(column)
-                continue
-            if shell and not _is_directional(protocol, shell):
+        for shell in _shells(columns[np.argsort(protocol.b[columns], kind="stable")], protocol):
+            if not _is_directional(protocol, shell):
                 b = float(np.mean(protocol.b[shell]))
-                contrasts.append(_Contrast(b, float(echo_time), np.array(shell)))
-            shell = [] if column is None else [column]
+                contrasts.append(_Contrast(b, float(echo_time), shell))
     return contrasts
 
 
-def _is_directional(protocol: Protocol, shell: list[int]) -> bool:
+def _shells(columns: NDArray[np.intp], protocol: Protocol) -> list[NDArray[np.intp]]:
+    """Split measurements in the order of b where the next b-value is no longer the first one."""
+    shells: list[list[int]] = []
+    for column in columns.tolist():
+        if shells and protocol.b[column] <= protocol.b[shells[-1][0]] * _SAME_B + _ROUNDING:
+            shells[-1].append(column)
+        else:
+            shells.append([column])
+    return [np.array(shell) for shell in shells]
+
+
+def _is_directional(protocol: Protocol, shell: NDArray[np.intp]) -> bool:
     if protocol.directions is None or protocol.b[shell].max() < _DIRECTIONAL_B:
         return False
     axes = np.unique(np.abs(protocol.directions[shell]).round(3), axis=0)

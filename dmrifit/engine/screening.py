@@ -87,8 +87,13 @@ class Screening:
     @classmethod
     def empty(cls, n_voxels: int) -> Screening:
         """Make the counts of voxels that are all plain data."""
-        counts = [np.zeros(n_voxels, np.int16) for _ in range(4)]
-        return cls(*counts, np.zeros(n_voxels, np.uint8))
+        return cls(
+            n_not_finite=np.zeros(n_voxels, np.int16),
+            n_outside=np.zeros(n_voxels, np.int16),
+            n_without_logarithm=np.zeros(n_voxels, np.int16),
+            n_negative=np.zeros(n_voxels, np.int16),
+            refusal=np.zeros(n_voxels, np.uint8),
+        )
 
     @property
     def n_left_out(self) -> NDArray[np.int16]:

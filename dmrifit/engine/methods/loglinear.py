@@ -154,7 +154,7 @@ def fit_log_linear(
             f"determine the {design.shape[1]} parameters of {model.name}; measure more b-values"
         )
     result = _empty_result(len(signals), model, method)
-    n_left_out = np.zeros(len(signals), np.int32)
+    n_left_out = np.zeros(len(signals), np.int16)
     fit = _LogLinearFit(form, design, method, weights, n_left_out)
     screening = Screening.empty(len(signals))
     changes: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []
@@ -185,7 +185,7 @@ class _LogLinearFit:
         design: NDArray,
         method: str,
         weights: NDArray | None,
-        n_left_out: NDArray[np.int32],
+        n_left_out: NDArray[np.int16],
     ) -> None:
         self.form = form
         self.n_left_out = n_left_out
