@@ -72,11 +72,12 @@ class VoxelOptimizer(BaseEstimator):
     """
     Place a voxel where the objective is largest.
 
-    A scan of boxes along the image's axes gives places to start from. From each, simplex searches
-    of all nine numbers run on averaged rows; the best are made exact on all rows. Of the voxels
-    whose objective is within `tie_break` of the best, the one with the fewest rotated axes is
-    taken, and of these the one deepest in the tumor, because large tumors have many places that
-    are equally good.
+    A scan of boxes along the image's axes gives places to start from. From each, all nine numbers
+    follow the gradient on averaged rows; the best are made exact on all rows. Of the voxels whose
+    objective is within `tie_break` of the best, the one with the fewest rotated axes is taken, and
+    of these one near the centroid of the tumor and nearly cubic, because large tumors have many
+    places that are equally good. The order and direction in which the axes of the image are stored
+    do not matter.
 
     Parameters
     ----------
@@ -90,10 +91,10 @@ class VoxelOptimizer(BaseEstimator):
     max_rotations : int, default=3
         How many rotated axes are allowed (`Voxel.rotated_axes`).
     thorough : bool, default=False
-        Whether to start from more places and turns, for about five times the time.
-    tie_break : float, default=0.05
-        Part of the best objective that may be given up for fewer rotated axes and a deeper place;
-        0 to take the best as it is.
+        Whether to start from more places and turns, for about twice the time.
+    tie_break : float, default=0.03
+        Part of the best objective that may be given up for fewer rotated axes, and for a place
+        nearer the centroid with sides more alike; 0 to take the best as it is.
     rounding : tuple of 3 float, default=None
         Steps of center (mm), sides (mm) and angles (degrees) to round to, such as `CONSOLE`; the
         sides are then rounded up or down as the constraints and the objective have it.
@@ -134,7 +135,7 @@ class VoxelOptimizer(BaseEstimator):
         min_volume: float = 6.0,
         max_rotations: int = 3,
         thorough: bool = False,
-        tie_break: float = 0.05,
+        tie_break: float = 0.03,
         rounding: tuple[float, float, float] | None = None,
         inside_image: bool = True,
         random_state: RandomState = None,
@@ -259,9 +260,9 @@ class VoxelOptimizer(BaseEstimator):
             The voxel, its scores, and flags where constraints could not be kept.
         """
         search = Search(self._wishes(), scene)
-        voxel, best = search.simplest(search.run(16, 5))
+        voxel, best = search.simplest(search.run(20, 6))
         if self.rounding is not None:
-            voxel = search.rounded(voxel)
+            voxel = search.rounded_simple(voxel)
         return _assessed(voxel, scene, search, best)
 
     def candidates(self, scene: Scene, n: int) -> list[tuple[Voxel, float]]:
@@ -284,7 +285,7 @@ class VoxelOptimizer(BaseEstimator):
         if n < 1:
             raise ValueError(f"the number of candidates must be 1 or more, got {n}")
         search = Search(self._wishes(), scene)
-        boxes = search.run(max(16, n), max(5, n), every=True).boxes
+        boxes = search.run(max(20, n), max(6, n), every=True).boxes
         order = np.argsort(-search.values(boxes), kind="stable")
         distinct: list[Voxel] = []
         for box in boxes[order]:

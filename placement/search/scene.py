@@ -288,12 +288,13 @@ class Scene:
         """Center of mass of the tumor in mm, RAS+: shape (3,)."""
         if not self._is_canonical:
             return self.canonical.centroid
-        weights = self.occupancy.astype(np.float64)
-        total = weights.sum()
+        total = self.occupancy.sum(dtype=np.float64)
         index = []
         for axis in range(3):
             across = tuple(a for a in range(3) if a != axis)
-            index.append(weights.sum(axis=across) @ np.arange(weights.shape[axis]) / total)
+            # Sums in double precision, without a copy of the volume in it.
+            profile = self.occupancy.sum(axis=across, dtype=np.float64)
+            index.append(profile @ np.arange(len(profile)) / total)
         return np.asarray(
             self.affine[:3, :3] @ (np.array(index) + self.origin) + self.affine[:3, 3],
             dtype=np.float64,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from placement.box import overlap
-from placement.box.overlap import Excluded, Grid, Limits, Problem
+from placement.box.overlap import Excluded, Grid, Limits, Preference, Problem, SlideSettings
 from placement.box.row_integrals import Rows
 from placement.box.voxel import MM3_PER_ML, Voxel, rotated_axes
 from placement.search.objective import PlacementObjective, objective_parameters
@@ -22,7 +22,7 @@ __all__ = ["Boxes", "Search", "Wishes"]
 
 #: Edges of the blocks of rows that searches average over, in mm: the first, the second, the last.
 BLOCK_MM = (3.0, 2.0, 0.0)
-COARSE, MIDDLE, FINE = range(3)
+COARSE, MIDDLE, FINE, EXACT = range(4)
 
 #: Boxes whose centers are nearer than this are one start, in mm.
 APART_MM = 8.0
@@ -49,9 +49,6 @@ NEAR_ENOUGH = 0.15
 #: A region touches a box where its fraction of the box exceeds the tolerance by more than this.
 TOUCH = 1e-9
 
-#: Depth of a box: the fraction of tumor in it when it is grown by this on each side, in mm.
-BULK_MM = 10.0
-
 #: Rotations of each box of the scan; free searches start from the best of them.
 N_TURNS = 24
 
@@ -67,6 +64,43 @@ STRAIGHT = ((1.0, 30), (0.5, 90))  # along the scanner's axes, to break ties
 TURNED = ((1.0, 25), (0.25, 70))  # with one or two rotated axes, to break ties
 MIDDLE_ROUNDS = ((1.0, 60), (0.6, 170))
 FINE_ROUNDS = ((1.0, 50), (0.67, 120))
+
+#: Slices are thick from this ratio of edges of image voxels on. Their faces are steps of the
+#: objective, which only searches from more places overcome.
+THICK = 2.0
+
+#: Largest steps along the gradient: of the center in mm, of the logarithms of sides, of angles.
+SLIDE_STEPS = (4.0, 0.2, 0.2)
+
+#: Along the gradient, by level of rows: mm between the points on faces where it is measured, and
+#: at what change of the cost a box is done.
+SLIDE_LEVELS = ((3.0, 1e-3), (2.0, 1e-5), (1.5, 1e-5), (1.0, 1e-6))
+
+#: At last, rows lie no farther apart than this, in mm, but no more of them to an image voxel.
+EXACT_MM, MOST_ROWS = 0.5, 4
+
+#: The last simplex searches, where time matters less or among equal boxes, because the objective
+#: bends where voxels end and searches along the gradient may stop there: how many, their first
+#: steps and evaluations.
+N_LAST, LAST_STEPS, LAST_ROUNDS = 2, (2.0, 0.1, 0.2), ((1.0, 200),)
+
+#: How many boxes are made exact at last, and by how many steps.
+N_EXACT, N_EXACT_STEPS = 2, 20
+
+#: Steps along the gradient on the coarsest rows, and on the others.
+N_QUICK_STEPS, N_STEPS = 20, 15
+
+#: Curvature to start with where the objective is flat: for the best box, and among equal ones,
+#: where only the preference has a slope.
+FLAT, FLATTER = 0.1, 0.03
+
+#: What 10 mm from the centroid, or a side longer by a factor of 2.7, add to the cost among boxes
+#: that are nearly as good as the best.
+PREFERENCE = 0.02
+
+#: To break ties: how many unturned boxes are searched, how many of these are then tilted, and how
+#: many are made exact.
+N_STRAIGHT, N_TILTED, N_SIMPLE = 8, 2, 2
 
 #: Where regions are excluded: how many points of the tumor outside them start searches, the radius
 #: within which the tumor gives the directions of a box, and how much tumor the scan subtracts for
@@ -148,6 +182,11 @@ class Search:
         self.wishes = wishes
         # Searches run in one storage, so that all storages of a scene get the same box.
         self.scene = scene.canonical
+        self.preference = 0.0
+        # Where searches for simpler boxes start; None before `run`, or where ties are not broken.
+        self.straight: Boxes | None = None
+        # The best box, whether or not a simpler one is taken.
+        self.free: Voxel | None = None
         self.rows: Rows = scene.rows
         self.whole = Grid(
             self.rows.prefix,
@@ -156,7 +195,7 @@ class Search:
             self.rows.offset,
         )
 
-    def limits(self, penalty: float = 3.0) -> Limits:
+    def limits(self, penalty: float = 3.0, n_rows: int = 1) -> Limits:
         """Give the objective and the constraints of boxes to compiled code."""
         return Limits(
             objective=objective_parameters(self.wishes.objective, MM3_PER_ML),
@@ -164,12 +203,16 @@ class Search:
             low_sides=np.log(self.wishes.sizes[:, 0]),
             high_sides=np.log(self.wishes.sizes[:, 1]),
             penalty=penalty,
+            preference=Preference(self.preference, self.scene.centroid),
+            n_rows=n_rows,
         )
 
     def prepare(self) -> None:
         """Average rows for the quick searches, and gather what is excluded near the tumor."""
         rows = self.rows
         edges = np.linalg.norm(rows.matrix, axis=0)
+        finest = np.ceil(edges[:2].max() / EXACT_MM)
+        self.n_rows = int(np.clip(finest, 1, MOST_ROWS))
         axes = list(rows.axes)
         # Outer faces of the image in indices of the prefix sums, whose first rows are empty.
         low = np.array([0.5, 0.5, -0.5]) - np.array(self.scene.origin, dtype=np.float64)[axes]
@@ -366,6 +409,17 @@ class Search:
         )
         return Boxes(x, start.kinds, start.bases, start.origins, costs, boxes)
 
+    def slide(self, start: Boxes, level: int, n_steps: int, flat: float = FLAT) -> Boxes:
+        """Improve boxes along the gradient; excluded regions are not seen."""
+        spacing, tolerance = SLIDE_LEVELS[level]
+        settings = SlideSettings(
+            np.repeat(np.array(SLIDE_STEPS), 3), spacing, n_steps, tolerance, flat
+        )
+        x, costs, boxes = overlap.slide(
+            start.x, start.kinds, start.bases, start.origins, self.common(level), settings
+        )
+        return Boxes(x, start.kinds, start.bases, start.origins, costs, boxes)
+
     def spread(
         self,
         centers: NDArray,
@@ -396,33 +450,35 @@ class Search:
         """Search: refined free boxes and, to break ties, ones along the scanner's axes."""
         self.prepare()
         wishes = self.wishes
-        if wishes.thorough:
+        edges = np.linalg.norm(self.rows.matrix, axis=0)
+        thorough = wishes.thorough or bool(edges.max() > THICK * edges.min())
+        if thorough:
             n_starts, n_fine = (3 * n_starts) // 2, 2 * n_fine
         centers, sides = self.starts(n_starts)
         unturned = np.eye(3)[None]
         quick = self.spread(centers, sides, FAMILIES[wishes.max_rotations], unturned, (0.3,))
         if wishes.max_rotations == 3:
-            n_turned = 4 if wishes.thorough else 1
+            n_turned = 4 if thorough else 2
             quick = _join(quick, self.best_turned(centers, sides, n_turned))
         if len(self.margins):
             # Room for these among the best, which are refined.
             quick = _join(quick, self.inner())
             n_fine += 3
-        rounds: tuple[tuple[float, int], ...] = THOROUGH if wishes.thorough else QUICK
-        if every:
-            rounds = ALL
-        quick = self.descend(quick, COARSE_STEPS, rounds, COARSE)
-        fine = self.refined(quick, n_fine)
-        if len(self.margins) and not self.satisfied(fine):
-            fine = _join(fine, self.squeezed(centers))
-        self.straight = quick
-        if wishes.max_rotations > 0 and wishes.tie_break > 0 and not every:
-            straight = self.spread(centers[:8], sides[:8], (0,), unturned)
-            self.straight = self.descend(straight, COARSE_STEPS, STRAIGHT, COARSE)
-            enough = float(np.exp(-fine.costs.min())) * (1 - wishes.tie_break)
-            # Refining is most of the time; it is done only where a tie can come of it.
-            if self.straight.promising(enough):
-                fine = _join(fine, self.refined(self.straight, 2))
+            rounds: tuple[tuple[float, int], ...] = THOROUGH if wishes.thorough else QUICK
+            if every:
+                rounds = ALL
+            quick = self.descend(quick, COARSE_STEPS, rounds, COARSE)
+            fine = self.refined(quick, n_fine)
+            if not self.satisfied(fine):
+                fine = _join(fine, self.squeezed(centers))
+        else:
+            quick = self.slide(quick, COARSE, N_QUICK_STEPS)
+            fine = self.slid(quick, 2 * n_fine, n_fine)
+            if thorough or wishes.max_rotations < 3:
+                fine = _join(self.polished(fine, FLAT), fine)
+        if wishes.tie_break > 0 and not every:
+            self.straight = self.spread(centers[:N_STRAIGHT], sides[:N_STRAIGHT], (0,), unturned)
+            self.best = fine
         return fine
 
     def refined(self, quick: Boxes, n: int) -> Boxes:
@@ -436,6 +492,21 @@ class Search:
             better = self.descend(better, (3.0, 0.1, 0.2), ((1.0, 450),), FINE)
         fine = _join(better, fine.take(order[half:]))
         return self.cleared(fine) if len(self.margins) else fine
+
+    def slid(self, quick: Boxes, n_middle: int, n_fine: int, flat: float = FLAT) -> Boxes:
+        """Make the best distinct ones exact along the gradient."""
+        middle = self.slide(quick.distinct(n_middle), MIDDLE, N_STEPS, flat)
+        fine = self.slide(middle.distinct(n_fine), FINE, N_STEPS, flat)
+        exact = self.slide(fine.distinct(N_EXACT), EXACT, N_EXACT_STEPS, flat)
+        return _join(exact, fine, middle)
+
+    def polished(self, boxes: Boxes, flat: float) -> Boxes:
+        """Search on from the best box; simplex searches do not stop where voxels end."""
+        best = boxes.distinct(1)
+        for _ in range(N_LAST):
+            best = self.descend(best, LAST_STEPS, LAST_ROUNDS, EXACT)
+            best = self.slide(best, EXACT, N_EXACT_STEPS, flat)
+        return best
 
     def cleared(self, boxes: Boxes) -> Boxes:
         """Move boxes off what is excluded."""
@@ -492,13 +563,15 @@ class Search:
 
     def common(self, level: int, penalty: float = 3.0, away: float = 0.0) -> Problem:
         """Give the problem of compiled searches; strict margins grow by `away`, in mm."""
-        low, high = self.ends[level]
+        grid = min(level, FINE)
+        low, high = self.ends[grid]
         excluded = self.excluded
         if away:
             margins = self.margins.copy()
             margins[margins[:, 1] == 0, 0] += away
             excluded = excluded._replace(margins=margins)
-        return Problem(self.grids[level], excluded, low, high, self.limits(penalty))
+        limits = self.limits(penalty, self.n_rows if level == EXACT else 1)
+        return Problem(self.grids[grid], excluded, low, high, limits)
 
     def turns(self, n: int) -> NDArray[np.float64]:
         """Draw rotations to start from, the same for the same seed."""
@@ -536,6 +609,7 @@ class Search:
             best = int(np.argmin(n_flags))
             return voxels[best], float(values[order[best]])
         value = float(values[order[best]])
+        self.free = free
         if self.wishes.tie_break == 0:
             return free, value
         # A technician sets fewer angles; that is worth a little objective.
@@ -544,9 +618,9 @@ class Search:
         counts = np.array([rotated_axes(box[2:5]) for box in near])
         for count in range(free.rotated_axes + 1):
             pool = near[counts <= count]
-            if not len(pool) and 0 < count < free.rotated_axes:
-                pool = self.turned(count, enough)
-            _, simple = self.first_sound(self.deepest_first(pool))
+            if self.straight is not None:
+                pool = np.concatenate([pool, self.simple(count, enough)])
+            _, simple = self.first_sound(self.preferred_first(pool))
             if simple is not None:
                 return simple, value
         return free, value
@@ -559,26 +633,59 @@ class Search:
                 return number, voxel
         return -1, None
 
-    def deepest_first(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Order boxes by their depth in the tumor: the fraction of tumor in the box grown."""
-        if len(boxes) < 2:
-            return boxes
-        fractions = overlap.fractions(boxes, self.whole, BULK_MM, 1)
-        return boxes[np.argsort(-fractions, kind="stable")]
+    def preferred_first(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Order boxes by cost, to which distance from the centroid and unequal sides add."""
+        distances = np.linalg.norm(boxes[:, 0] - self.scene.centroid, axis=1)
+        log_sides = np.log(boxes[:, 1])
+        unequal = ((log_sides - log_sides.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+        preference = PREFERENCE * ((distances / overlap.PREFERRED_MM) ** 2 + unequal)
+        return boxes[np.argsort(self.costs(boxes) + preference, kind="stable")]
 
-    def turned(self, count: int, enough: float) -> NDArray[np.float64]:
-        """Search boxes with one or two rotated axes that reach an objective; may find none."""
-        few = self.straight.distinct(2).boxes
-        quick = self.spread(few[:, 0], few[:, 1], FAMILIES[count], np.eye(3)[None], (0.35, -0.35))
-        quick = self.descend(quick, (3.0, 0.1, 0.3), TURNED, COARSE)
-        if not quick.promising(enough):
-            return few[:0]
-        refined = self.refined(quick, 1).boxes
-        return refined[self.values(refined) >= enough]
+    def simple(self, count: int, enough: float) -> NDArray[np.float64]:
+        """Search boxes with so many rotated axes that reach an objective; may find none."""
+        assert self.straight is not None
+        self.preference = PREFERENCE
+        if count == 0:
+            self.straight = self.simple_quick(self.straight, STRAIGHT)
+            quick = self.straight
+        elif count == 3:
+            quick = self.best
+        else:
+            near_best = self.best.distinct(N_TILTED).boxes
+            few = np.concatenate([self.straight.distinct(N_TILTED).boxes, near_best])
+            family = FAMILIES[count]
+            quick = self.spread(few[:, 0], few[:, 1], family, np.eye(3)[None], (0.35, -0.35))
+            quick = self.simple_quick(quick, TURNED)
+        refined = quick.take(slice(0, 0))
+        if quick.promising(enough):
+            if len(self.margins):
+                refined = self.refined(quick, 2)
+            else:
+                refined = self.slid(quick, 2 * N_SIMPLE, N_SIMPLE, FLATTER)
+                refined = _join(self.polished(refined, FLATTER), refined)
+        self.preference = 0.0
+        return refined.boxes[self.values(refined.boxes) >= enough]
+
+    def simple_quick(self, start: Boxes, rounds: Sequence[tuple[float, int]]) -> Boxes:
+        """Improve boxes of few rotated axes on the coarsest rows."""
+        if len(self.margins):
+            return self.descend(start, (4.0, 0.15, 0.35), rounds, COARSE)
+        return self.slide(start, COARSE, N_QUICK_STEPS, FLATTER)
 
     def voxel(self, box: NDArray[np.float64]) -> Voxel:
         """Describe a box by its canonical pose."""
         return Voxel.from_rotation(box[0], box[1], box[2:5]).canonical()
+
+    def rounded_simple(self, simple: Voxel) -> Voxel:
+        """Round a simple box, or the best one where rounding costs the simple one too much."""
+        rounded = self.rounded(simple)
+        if self.free is None or self.free == simple:
+            return rounded
+        best = self.rounded(self.free)
+        if self.flags(best, own=True):
+            return rounded
+        enough = self.value(best) * (1 - self.wishes.tie_break)
+        return rounded if self.value(rounded) >= enough else best
 
     def value(self, voxel: Voxel) -> float:
         """Give the objective of a voxel, as `values` does."""

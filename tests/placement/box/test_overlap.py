@@ -7,8 +7,18 @@ import pytest
 
 from placement import Voxel
 from placement.box import overlap
-from placement.box.overlap import NO_LIMIT, Excluded, Grid, Limits, ObjectiveParameters, Problem
+from placement.box.overlap import (
+    NO_LIMIT,
+    Excluded,
+    Grid,
+    Limits,
+    ObjectiveParameters,
+    Preference,
+    Problem,
+    SlideSettings,
+)
 from placement.box.row_integrals import Rows
+from placement.box.voxel import rotation_of
 
 RUN = """
 import sys
@@ -66,7 +76,8 @@ def cuboid_grid():
 def make_limits(objective, *, least_volume, sides, one_sided=False):
     low, high = np.log(np.broadcast_to(np.array(sides, float), (3, 2)).T)
     parameters = ObjectiveParameters(*map(float, objective), 0.0 if one_sided else NO_LIMIT)
-    return Limits(parameters, float(least_volume), low.copy(), high.copy(), 3.0)
+    nothing = Preference(0.0, np.zeros(3))
+    return Limits(parameters, float(least_volume), low.copy(), high.copy(), 3.0, nothing, 1)
 
 
 def make_problem(grid, limits):
@@ -89,6 +100,79 @@ def test_the_simplex_ends_below_where_it_starts():
     after = overlap.costs_of(x_best, *frames, *problem)
     assert costs[0] == after[0] < 1e-3 < before[0]
     np.testing.assert_allclose(boxes[0, 2:] @ boxes[0, 2:].T, np.eye(3), atol=1e-9)
+
+
+def ball_problem(preference, *, sides=(10, 60), one_sided=False):
+    """Minimize in a ball with a soft outline, whose cost is smooth."""
+    points = np.moveaxis(np.indices((40, 40, 40)), 0, -1) - 19.3
+    tumor = np.clip(0.5 + (14 - np.linalg.norm(points, axis=-1)) / 6, 0, 1).astype(np.float32)
+    rows = Rows.of(tumor, np.eye(4), (0, 0, 0))
+    grid = Grid(rows.prefix, rows.matrix, np.linalg.inv(rows.matrix), rows.offset)
+    limits = make_limits((3000, 1500, 0.9, 0.05), least_volume=1000, sides=sides, one_sided=one_sided)
+    return make_problem(grid, limits._replace(preference=preference, n_rows=3))
+
+
+@pytest.mark.parametrize("kind", [0, 2, 5, 7])
+def test_slopes_are_those_of_finite_differences(kind):
+    preference = Preference(2.0, np.array([10.0, 12.0, 20.0]))
+    problem = ball_problem(preference)
+    x = np.array([1.0, -2.0, 1.5, *np.log([17.0, 20.0, 24.0]), 0.3, -0.4, 0.2])
+    frame = overlap.Frame(kind, rotation_of((10, -20, 30)), np.array([19.0, 20.0, 21.0]))
+    work = overlap._new_work()
+    slopes = overlap._new_slopes(0.5)
+    _, fraction = overlap._scored(x, frame, problem, work)
+    overlap._gradient(x, fraction, frame, problem, work, slopes)
+    d = overlap._n_variables(kind)
+    step = np.repeat([0.3, 0.01, 0.02], 3)
+    rises = []
+    for p in range(d):
+        ends = [overlap._cost(x + sign * step * np.eye(9)[p], frame, problem, work) for sign in (1, -1)]
+        rises.append((ends[0] - ends[1]) / 2)
+    errors = slopes.rows[0, :d] * step[:d] - rises
+    assert np.linalg.norm(errors) < 0.05 * np.linalg.norm(rises)
+
+
+def slide_settings(n_steps=60):
+    return SlideSettings(np.repeat([4.0, 0.2, 0.2], 3), 0.7, n_steps, 1e-9, 0.1)
+
+
+def test_a_slide_along_the_gradient_ends_below_where_it_starts():
+    problem = ball_problem(Preference(0.0, np.zeros(3)))
+    x = np.zeros((1, 9))
+    x[0, 3:6] = np.log(18)
+    frames = np.array([7]), np.eye(3)[None], np.array([[14.0, 23, 25]])
+    before = overlap.costs_of(x, *frames, *problem)
+    x_best, costs, boxes = overlap.slide(x, *frames, problem, slide_settings())
+    after = overlap.costs_of(x_best, *frames, *problem)
+    assert costs[0] == after[0] < 1e-3 < before[0]
+    np.testing.assert_allclose(boxes[0, 2:] @ boxes[0, 2:].T, np.eye(3), atol=1e-9)
+
+
+def test_a_slide_ends_at_the_preferred_center_with_equal_sides():
+    problem = ball_problem(Preference(0.02, np.full(3, 19.3)), one_sided=True)
+    x = np.zeros((1, 9))
+    x[0, 3:6] = np.log([14, 18, 24])
+    frames = np.array([0]), np.eye(3)[None], np.array([[14.0, 21, 22]])
+    # Simplex searches take it across the bends of the objective where voxels end.
+    steps, rounds = np.array([2.0, 0.1, 0.2]), np.array([[1, 200]])
+    for _ in range(2):
+        x, _, _ = overlap.descend(x, *frames, problem, steps, rounds, 1e-6)
+        x, _, boxes = overlap.slide(x, *frames, problem, slide_settings())
+    np.testing.assert_allclose(boxes[0, 0], 19.3, atol=0.5)
+    np.testing.assert_allclose(boxes[0, 1], boxes[0, 1].mean(), rtol=0.05)
+
+
+def test_a_slide_keeps_sides_and_image():
+    problem = ball_problem(Preference(0.0, np.zeros(3)), sides=(10, 19))
+    x = np.zeros((1, 9))
+    x[0, 3:6] = np.log([12, 18, 25])
+    frames = np.array([7]), np.eye(3)[None], np.array([[7.0, 18, 20]])
+    _, _, boxes = overlap.slide(x, *frames, problem, slide_settings())
+    assert boxes[0, 1].min() >= 10 - 1e-9
+    assert boxes[0, 1].max() <= 19 + 1e-9
+    corners = boxes[0, 0] + (np.array([[s, t, u] for s in (-1, 1) for t in (-1, 1) for u in (-1, 1)]) * boxes[0, 1] / 2) @ boxes[0, 2:].T
+    assert corners.min() >= -0.5 - 1e-6
+    assert corners.max() <= 39.5 + 1e-6
 
 
 @pytest.mark.parametrize(("least_volume", "side"), [(1000.0, 18.0), (8000.0, 20.0)])

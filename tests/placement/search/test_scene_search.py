@@ -5,7 +5,7 @@ import pytest
 
 from placement import PlacementObjective, Scene, Voxel, tumor_fraction
 from placement.box import overlap
-from placement.box.overlap import Limits
+from placement.box.overlap import Limits, Preference
 from placement.box.row_integrals import Rows
 from placement.box.voxel import rotation_of
 from placement.search.objective import objective_parameters
@@ -148,7 +148,12 @@ def test_the_scan_and_the_objective_agree_but_for_the_depth(one_sided):
     tumor = np.zeros((20, 22, 24), np.float32)
     tumor[4:15, 5:17, 4:19] = 1
     limits = Limits(
-        objective_parameters(objective, 1000.0), 100.0, *np.log([[3.0] * 3, [12] * 3]), 3.0
+        objective_parameters(objective, 1000.0),
+        100.0,
+        *np.log([[3.0] * 3, [12] * 3]),
+        3.0,
+        Preference(0.0, np.zeros(3)),
+        1,
     )
     sums = overlap.running_sums(tumor)
     places, sides, costs = overlap.scan(sums, 1, np.ones(3), 1.0, limits, 2, 12.0)
@@ -382,11 +387,19 @@ def test_distinct_boxes_differ_by_two_millimeters_in_center_or_sides():
     np.testing.assert_allclose(first.distinct(5).boxes[0, 1], [20, 21.9, 20])
 
 
-def test_boxes_are_ordered_by_the_tumor_around_them():
+def test_equally_good_boxes_are_ordered_by_their_distance_from_the_centroid():
     search = Search(make_wishes(), block_scene())
     voxels = [Voxel((x, 20.5, 54.75), (12, 20, 20)) for x in (36.0, 29.5, 22.0, 33.0)]
-    ordered = search.deepest_first(as_boxes(voxels).boxes)
+    ordered = search.preferred_first(as_boxes(voxels).boxes)
     np.testing.assert_array_equal(ordered[:, 0, 0], [29.5, 33.0, 36.0, 22.0])
+
+
+def test_equally_good_boxes_are_ordered_by_how_cubic_they_are():
+    search = Search(make_wishes(), block_scene())
+    center = (29.5, 20.5, 54.75)
+    voxels = [Voxel(center, size) for size in ((10, 20, 40), (20, 20, 20), (25, 20, 16))]
+    ordered = search.preferred_first(as_boxes(voxels).boxes)
+    np.testing.assert_array_equal(ordered[:, 1, 0], [20, 25, 10])
 
 
 def test_a_box_along_the_axes_is_taken_where_it_costs_little():
