@@ -200,12 +200,9 @@ def _untrained_answers(
     signals, maps = test.Y, test.reference
     if control == TRUTH:
         assert test.repeat is not None
-        signals = test.repeat.noise_free
+        signals, truth = test.repeat.noise_free, test.truth
         # Of regions, or in the symbols of another model, true parameters may not be known.
-        if test.truth is None:
-            maps = fit_voxels(signals, target, model).parameters
-        else:
-            maps = test.truth
+        maps = fit_voxels(signals, target, model).parameters if truth is None else truth
     if control == REPEAT:
         assert test.repeat is not None
         signals, maps = test.repeat.signals, test.repeat.reference

@@ -669,7 +669,7 @@ class Search:
     def simple_quick(self, start: Boxes, rounds: Sequence[tuple[float, int]]) -> Boxes:
         """Improve boxes of few rotated axes on the coarsest rows."""
         if len(self.margins):
-            return self.descend(start, (4.0, 0.15, 0.35), rounds, COARSE)
+            return self.descend(start, COARSE_STEPS, rounds, COARSE)
         return self.slide(start, COARSE, N_QUICK_STEPS, FLATTER)
 
     def voxel(self, box: NDArray[np.float64]) -> Voxel:
