@@ -21,7 +21,7 @@ RESULT = Path(__file__).parent / "results" / "lesion_order.json"
 SEED = 20261121
 COHORTS = ("cohort1", "cohort2")
 TRUTHS = ("formula", "walk")
-ALGORITHMS = ("LR", "RFR")
+ALGORITHMS = ("LR",)
 N_PATIENTS = 48
 _DIGITS = 4
 

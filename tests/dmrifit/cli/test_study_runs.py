@@ -64,6 +64,9 @@ def test_a_simulated_table_is_compared_within_cohorts_and_across(study):
     assert str(folder / "report.html") in output
     rows = re.findall(r"(same|other) +2 +(cohort[12]) +(s2s|m2m) +(LR|constant|shuffled|perfect)", output)
     assert len(rows) == len(set(rows)) == 32
+    rows = re.findall(r"(same|other) +2 +(cohort[12]) +(s2s|m2m) +(copy|truth|repeat)", output)
+    assert len(rows) == len(set(rows)) == 24
+    assert "called shared noise" in output
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "learning_curve" in str(sorted((folder / "figures").iterdir()))
     assert "cohort1 ←" in page
