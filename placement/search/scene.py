@@ -196,7 +196,8 @@ class Scene:
         FileNotFoundError
             If there is no such file.
         ValueError
-            If a file is no NIfTI image or damaged, grids differ, or as for the constructor.
+            If a file is no NIfTI image or damaged, that of the tumor has neither an sform nor a
+            qform, grids differ, or as for the constructor.
 
         Warns
         -----
@@ -205,6 +206,7 @@ class Scene:
         """
         loaded = load_image(tumor)
         title = image_name(tumor)
+        _check_position(loaded, title)
         _warn_of_two_affines(loaded, title)
 
         def values(file: Image) -> NDArray:
@@ -718,6 +720,16 @@ def _by_name(
                 unit = "in mm, from 0 to 100"
             raise ValueError(f"{what} is {unit}, got {value}")
     return numbers
+
+
+def _check_position(loaded: Any, title: str) -> None:
+    """Refuse a header without position, for which readers guess which side is left."""
+    header = loaded.header
+    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
+        raise ValueError(
+            f"{title} has neither an sform nor a qform, so that nothing says where its voxels lie "
+            "and which side is left; convert the scan again, or copy the position from its image"
+        )
 
 
 def _warn_of_two_affines(loaded: Any, title: str) -> None:

@@ -67,7 +67,7 @@ FINE_ROUNDS = ((1.0, 50), (0.67, 120))
 
 #: Slices are thick from this ratio of edges of image voxels on. Their faces are steps of the
 #: objective, which only searches from more places overcome.
-THICK = 2.0
+THICK = 1.5
 
 #: Largest steps along the gradient: of the center in mm, of the logarithms of sides, of angles.
 SLIDE_STEPS = (4.0, 0.2, 0.2)

@@ -259,3 +259,12 @@ def test_two_affines_in_a_header_are_warned_of(tmp_path):
     with pytest.warns(UserWarning, match="sform"):
         scene = Scene.read(tmp_path / "tumor.nii")
     assert scene.affine[0, 3] == 5
+
+
+def test_files_without_position_are_refused(tmp_path):
+    image = nib.Nifti1Image(np.ones((4, 5, 6), np.uint8), None)
+    path = tmp_path / "nowhere.nii.gz"
+    nib.save(image, path)
+    assert nib.load(path).header["sform_code"] == 0
+    with pytest.raises(ValueError, match=r"nowhere\.nii\.gz has neither an sform nor a qform"):
+        Scene.read(path)

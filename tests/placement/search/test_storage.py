@@ -2,6 +2,7 @@
 
 import itertools
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -96,3 +97,67 @@ def test_some_storages_of_a_tumor_get_the_same_box(name):
             first = placement
         assert placement.voxel.dice(first.voxel) >= 0.98
         assert abs(placement.objective - first.objective) <= 1e-3
+
+
+def upsampled(values, affine):
+    """Halve the edges of image voxels; the tumor keeps its outline."""
+    matrix = affine.copy()
+    matrix[:3, :3] /= 2
+    matrix[:3, 3] -= affine[:3, :3] @ np.full(3, 0.25)
+    for axis in range(3):
+        values = np.repeat(values, 2, axis=axis)
+    return values, matrix
+
+
+def cropped(values, affine, margin=12):
+    """Cut out the surroundings of a tumor."""
+    index = np.argwhere(values)
+    low = np.maximum(index.min(axis=0) - margin, 0)
+    high = index.max(axis=0) + margin + 1
+    matrix = affine.copy()
+    matrix[:3, 3] += affine[:3, :3] @ low
+    return values[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], matrix
+
+
+def real_tumors(data_dir):
+    for patient in ("0003", "0005", "0006"):
+        image = nib.load(data_dir / "brats2013_deepmedic" / f"brats_2013_pat{patient}_1" / "OTMultiClass.nii.gz")
+        labels = np.rint(image.get_fdata())
+        for included in ((1, 2, 3, 4), (1, 3, 4)):
+            yield cropped(np.isin(labels, included), image.affine)
+    image = nib.load(data_dir / "brain_tumour_thick_slice_1" / "label.nii.gz")
+    yield cropped(image.get_fdata() > 0.5, image.affine)
+
+
+def simulated_tumors():
+    shape = (90, 84, 76)
+    yield lump(3, shape, 0.96), AFFINES["cubic"]
+    yield lump(4, shape, 0.93), AFFINES["oblique"]
+    yield lump(5, shape, 0.88), oblique([0.8, 0.9, 1.0], [-12, 30, 5], [0, 0, 0])
+
+
+def test_an_upsampled_tumor_gets_the_same_box():
+    tumor = lump(2)
+    placements = []
+    for values, affine in ((tumor, AFFINES["oblique"]), upsampled(tumor, AFFINES["oblique"])):
+        placements.append(VoxelOptimizer(random_state=0).placement(Scene(values, affine)))
+    first, second = placements
+    assert first.voxel.dice(second.voxel) >= 0.95
+    assert abs(first.objective - second.objective) <= 1e-3
+
+
+@pytest.mark.slow
+def test_all_storages_of_ten_tumors_get_the_same_box(data_dir):
+    tumors = [*real_tumors(data_dir), *simulated_tumors()]
+    assert len(tumors) == 10
+    optimizer = VoxelOptimizer(random_state=0)
+    for tumor, affine in tumors:
+        placements = []
+        for storage in STORAGES:
+            placements.append(optimizer.placement(Scene(*stored(tumor, affine, storage))))
+        first = placements[0]
+        for placement in placements:
+            assert placement.voxel.dice(first.voxel) >= 0.98
+            assert abs(placement.objective - first.objective) <= 1e-3
+        fine = optimizer.placement(Scene(*upsampled(tumor, affine)))
+        assert fine.voxel.dice(first.voxel) >= 0.95
