@@ -31,6 +31,8 @@ _MENTIONED_CAP = 0.1
 _MENTIONED_STARTS = 0.1
 _MOST = 0.5
 
+_MOST_KEPT = 20_000  # voxels whose intervals are kept for a median
+
 
 class DoubtReason(IntEnum):
     """Why a parameter of a voxel is in doubt; the first that holds, from the top."""
@@ -137,8 +139,10 @@ class DoubtTally:
         self.at_high = np.zeros(n_parameters, np.int64)
         self.reasons = np.zeros((n_parameters, len(DoubtReason)), np.int64)
         self.starts_disagree = 0
-        self._ends: list[NDArray[np.float32]] = []
-        self._is_none: list[NDArray[np.bool_]] = []
+        self._stride = 1
+        self._ends = np.empty((0, n_parameters, 2), np.float32)
+        self._is_none = np.empty((0, n_parameters), bool)
+        self.none_found = np.zeros(n_parameters, np.int64)
         self.free = np.ones(n_parameters, bool)
 
     def add(self, result: Any) -> None:
@@ -152,8 +156,19 @@ class DoubtTally:
         reasons = result.doubt_reasons[fitted]
         for code in DoubtReason:
             self.reasons[:, code] += (reasons == code).sum(axis=0)
-        self._ends.append(result.outer_intervals[fitted].astype(np.float32))
-        self._is_none.append(self._none_found(result, reasons == DoubtReason.NONE, fitted))
+        is_none = self._none_found(result, reasons == DoubtReason.NONE, fitted)
+        self.none_found += is_none.sum(axis=0)
+        self._keep_ends(result.outer_intervals[fitted], is_none)
+
+    def _keep_ends(self, ends: NDArray[np.float64], is_none: NDArray[np.bool_]) -> None:
+        """Keep the intervals of every n-th fitted voxel, the same ones however they are cut."""
+        first = self.n_fitted - len(ends)
+        rows = np.arange(-first % self._stride, len(ends), self._stride)
+        self._ends = np.concatenate([self._ends, ends[rows].astype(np.float32)])
+        self._is_none = np.concatenate([self._is_none, is_none[rows]])
+        while len(self._ends) > _MOST_KEPT:
+            self._stride *= 2
+            self._ends, self._is_none = self._ends[::2].copy(), self._is_none[::2].copy()
 
     def _none_found(
         self, result: Any, is_sound: NDArray[np.bool_], fitted: NDArray[np.bool_]
@@ -183,17 +198,16 @@ class DoubtTally:
         readings: dict[str, str] = {}
         if not self.n_fitted:
             return readings
-        is_none = np.concatenate(self._is_none)
         undetermined = self.reasons[:, [DoubtReason.NO_INFLUENCE, DoubtReason.NOT_DETERMINED]]
         is_undetermined = undetermined.sum(axis=1) >= self.n_fitted / 2
         for j in np.flatnonzero(self.free):
             parameter = self.model.parameters[j]
-            ends = np.concatenate([part[:, j] for part in self._ends])
+            ends, is_none = self._ends[:, j], self._is_none[:, j]
             unit = f" {parameter.unit}" if parameter.unit and not parameter.is_amplitude else ""
             if is_undetermined[j]:
                 text = f"not determined ({self._searched(int(j))} searched)"
-            elif is_none[:, j].mean() >= _MOST:
-                text = f"none found, < {_rounded(np.median(ends[is_none[:, j], 1]))}{unit}"
+            elif self.none_found[j] >= _MOST * self.n_fitted and is_none.any():
+                text = f"none found, < {_rounded(np.median(ends[is_none, 1]))}{unit}"
             else:
                 low, high = np.median(ends, axis=0)
                 text = f"{_rounded(low)} to {_rounded(high)}{unit}"

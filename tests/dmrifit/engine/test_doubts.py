@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dmrifit import MODELS, Protocol, fit_voxels
+from dmrifit.engine import doubts
 from dmrifit.engine.doubts import DoubtReason, DoubtTally
 from dmrifit.engine.protocol import average_directions
 
@@ -176,6 +177,20 @@ def test_intervals_read_as_what_they_say():
     assert tally.readings() == readings
     fixed = fit_voxels(signals, LOW_B, IVIM, fixed={"Dv": 20.0})
     assert "Dv" not in fixed.readings()
+
+
+def test_readings_keep_few_voxels_and_the_same_ones_however_an_image_is_cut(monkeypatch):
+    monkeypatch.setattr(doubts, "_MOST_KEPT", 40)
+    signals = noisy(IVIM, [100.0, 0.15, 20.0, 1.0], LOW_B, 300, 12)
+    readings = []
+    for cuts in ([300], [7, 130, 200, 300], [100, 100, 300]):
+        tally = DoubtTally(IVIM, fit_voxels(signals[:1], LOW_B, IVIM).bounds)
+        for part in np.split(signals, cuts)[: len(cuts)]:
+            if len(part):
+                tally.add(fit_voxels(part, LOW_B, IVIM))
+        assert len(tally._ends) <= 40
+        readings.append(tally.readings())
+    assert readings[0] == readings[1] == readings[2]
 
 
 def test_the_relaxation_time_of_blood_has_no_interval():
