@@ -503,8 +503,8 @@ def _fitted(sidecar: Path, description: Mapping[str, Any]) -> FittedMaps:
         key = fit_map.sidecar_key
         if fit_map.is_per_parameter:
             for name, entry in description["Parameters"].items():
-                # Fits of earlier versions lack some of these maps.
-                if key in entry:
+                # Fits of earlier versions lack some of these maps, none the parameter's own.
+                if key in entry or key == "File":
                     files[fit_map.name.format(parameter=name)] = entry[key]
         elif key in description:
             files[fit_map.name] = description[key]["File"]

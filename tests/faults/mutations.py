@@ -384,7 +384,7 @@ def old_mac_lines(good: bytes, parameter: str) -> bytes:
 @mutation
 def encoded(good: bytes, parameter: str) -> bytes:
     """Write in another encoding: utf-16, utf-16-le, utf-8-sig, …"""
-    return _text(good).encode(parameter)
+    return _text(good).encode(parameter, "replace")
 
 
 @mutation
