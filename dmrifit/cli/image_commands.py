@@ -164,8 +164,8 @@ def fit(
     Writes NIfTI files of each parameter and its standard error, of the cost and status of the fit,
     and of parameters at a bound, a JSON file that describes them, and a quick-look page.
     """
+    from dmrifit.engine.design.identifiability import POWDER_KURTOSIS, suggest_model
     from dmrifit.engine.fit_settings import MEASURED
-    from dmrifit.engine.identifiability import POWDER_KURTOSIS, suggest_model
     from dmrifit.engine.models import resolve_model
     from dmrifit.imaging.fit_predict import fit_image
     from dmrifit.io.bids_derivatives import common_stem, derivative_name
@@ -541,7 +541,7 @@ def _print_intervals(parameters: Mapping[str, Mapping[str, Any]]) -> None:
 
 def _print_expected_precision(section: Mapping[str, Any]) -> None:
     """Print how well the protocol determines each parameter at the SNR of the scan."""
-    from dmrifit.engine.identifiability import UNDETERMINED_CV
+    from dmrifit.engine.design.identifiability import UNDETERMINED_CV
 
     errors = []
     for name, cv in section["CoefficientOfVariation"].items():

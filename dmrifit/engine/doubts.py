@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.engine.identifiability import typical_tissue
+from dmrifit.engine.design.identifiability import typical_tissue
+from dmrifit.engine.design.planning import DECAYED, largest_error
+from dmrifit.engine.design.precision import signal_jacobian
 from dmrifit.engine.intervals import UNDETERMINED_SHARE
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.models import SignalModel
-from dmrifit.engine.planning import DECAYED, largest_error
-from dmrifit.engine.precision import signal_jacobian
 from dmrifit.engine.protocol import Protocol
 
 __all__ = ["DoubtReason", "DoubtTally", "doubt_reasons"]

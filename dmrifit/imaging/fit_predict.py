@@ -15,12 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit.cohort.scaling import PatientScale
+from dmrifit.engine.design.identifiability import missing_for, nominal_contrasts
 from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fit_maps import OUTSIDE, empty_maps, fill_maps, map_names
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_voxels, learn_prior
 from dmrifit.engine.gain_steps import GAIN_VOXELS, GainStep, find_gain_step
-from dmrifit.engine.identifiability import missing_for, nominal_contrasts
 from dmrifit.engine.methods.map_prior import PRIOR_VOXELS, Prior
 from dmrifit.engine.models import Parameter, SignalModel, resolve_model
 from dmrifit.engine.protocol import Protocol, average_directions

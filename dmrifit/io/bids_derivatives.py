@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit.engine.design.identifiability import expected_precision
 from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fit_maps import FIT_MAPS, OUTSIDE
 from dmrifit.engine.fit_settings import FitSettings
-from dmrifit.engine.identifiability import expected_precision
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.randomness import RandomState
-from dmrifit.engine.precision import Step, order_table, start_of
+from dmrifit.engine.design.precision import Step, order_table, start_of
 from dmrifit.engine.protocol import Protocol
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Protocol as Interface
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.engine.precision import information_share
+from dmrifit.engine.design.precision import information_share
 
 __all__ = [
     "FlooredGaussian",

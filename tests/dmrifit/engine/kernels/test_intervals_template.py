@@ -5,7 +5,7 @@ import pytest
 from scipy.special import stdtrit
 
 from dmrifit import MODELS, Protocol, fit_voxels
-from dmrifit.engine.precision import signal_jacobian
+from dmrifit.engine.design.precision import signal_jacobian
 
 T2IK = MODELS["t2-ivim-kurtosis"]
 PROTOCOL = Protocol.preset("cohort1")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dmrifit import MODELS, Parameter, Protocol, SignalModel, protocol_precision, suggest_model
-from dmrifit.engine.identifiability import (
+from dmrifit.engine.design.identifiability import (
     expected_cv,
     expected_precision,
     missing_for,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dmrifit import MODELS, Protocol, fit_voxels, protocol_precision
-from dmrifit.engine.planning import largest_error, planned_advice
+from dmrifit.engine.design.planning import largest_error, planned_advice
 
 T2IK = MODELS["t2-ivim-kurtosis"]
 COHORT1 = Protocol.preset("cohort1")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit.engine.design.precision import protocol_precision
 from dmrifit.engine.models import MODELS, SignalModel
-from dmrifit.engine.precision import protocol_precision
 from dmrifit.engine.protocol import Protocol
 
 if TYPE_CHECKING:

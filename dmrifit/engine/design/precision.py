@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit.engine.design.planning import planned_advice
 from dmrifit.engine.models import SignalModel, check_echo_times, resolve_model
-from dmrifit.engine.planning import planned_advice
 from dmrifit.engine.protocol import Protocol
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dmrifit import (
     protocol_precision,
     rank_contrasts,
 )
-from dmrifit.engine.precision import signal_jacobian
+from dmrifit.engine.design.precision import signal_jacobian
 from dmrifit.simulate.body_phantoms import tissue_table
 
 T2IVIMK = MODELS["t2-ivim-kurtosis"]
