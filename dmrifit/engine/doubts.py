@@ -158,13 +158,15 @@ class DoubtTally:
             self.reasons[:, code] += (reasons == code).sum(axis=0)
         is_none = self._none_found(result, reasons == DoubtReason.NONE, fitted)
         self.none_found += is_none.sum(axis=0)
-        self._keep_ends(result.outer_intervals[fitted], is_none)
+        self._keep_ends(result.outer_intervals, np.flatnonzero(fitted), is_none)
 
-    def _keep_ends(self, ends: NDArray[np.float64], is_none: NDArray[np.bool_]) -> None:
+    def _keep_ends(
+        self, ends: NDArray[np.float64], fitted: NDArray[np.intp], is_none: NDArray[np.bool_]
+    ) -> None:
         """Keep the intervals of every n-th fitted voxel, the same ones however they are cut."""
-        first = self.n_fitted - len(ends)
-        rows = np.arange(-first % self._stride, len(ends), self._stride)
-        self._ends = np.concatenate([self._ends, ends[rows].astype(np.float32)])
+        first = self.n_fitted - len(fitted)
+        rows = np.arange(-first % self._stride, len(fitted), self._stride)
+        self._ends = np.concatenate([self._ends, ends[fitted[rows]].astype(np.float32)])
         self._is_none = np.concatenate([self._is_none, is_none[rows]])
         while len(self._ends) > _MOST_KEPT:
             self._stride *= 2
@@ -175,12 +177,13 @@ class DoubtTally:
     ) -> NDArray[np.bool_]:
         """Tell which parameters are a well-measured zero, (n_fitted, n_parameters)."""
         is_none = np.zeros(is_sound.shape, bool)
-        ends = result.outer_intervals[fitted]
         for j, parameter in enumerate(self.model.parameters):
             if self.bounds[j][0] != 0 or parameter.is_amplitude:
                 continue
             most = 2 * largest_error(parameter, 0.0)
-            is_none[:, j] = is_sound[:, j] & (ends[:, j, 0] <= 0) & (ends[:, j, 1] <= most)
+            # Column by column: a copy of all ends of a slab would be large.
+            low, high = (result.outer_intervals[:, j, side][fitted] for side in (0, 1))
+            is_none[:, j] = is_sound[:, j] & (low <= 0) & (high <= most)
         return is_none
 
     @property
