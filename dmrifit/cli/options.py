@@ -133,7 +133,7 @@ def named_files(option: str, texts: list[str]) -> dict[str, Path]:
     for name, text in pairs(option, texts):
         path = Path(text)
         if files.setdefault(name, path) != path:
-            raise ValueError(f"{option} names {name} twice")
+            raise ValueError(f"{option} names {name} twice; give each file a name of its own")
     return files
 
 
