@@ -38,6 +38,7 @@ _B_MATCH = 1.0  # s/mm²: two contrasts are the same when they differ by no more
 _B_MATCH_RELATIVE = 0.02  # no clinical protocol has b-values so close on purpose
 _B_NEAR = 10.0  # s/mm²: b-values that may have been meant to be one
 _B_NEAR_RELATIVE = 0.02
+_SET_APART = 0.05  # relative difference of repeated b-values that no rounding makes
 _TE_MATCH = 0.05  # ms
 _MOST_LISTED = 21  # measurements in a message
 
@@ -484,7 +485,8 @@ def average_directions(
         makes it zero. The arithmetic mean is the powder average.
     tolerance : float, default=25
         b-values within ± tolerance (s/mm²) count as one, because scanners write the b-value that
-        each direction really had.
+        each direction really had. Those that differ by more than 5 % and each come again to the
+        digit were set so, and stay apart: 1, 10 and 25 of an IVIM scan.
 
     Returns
     -------
@@ -507,7 +509,7 @@ def average_directions(
         )
     if mean not in ("geometric", "arithmetic"):
         raise ValueError(f"mean must be 'geometric' or 'arithmetic', not {mean!r}")
-    shell = _shells(protocol.b, tolerance)
+    shell = _split_repeated(protocol.b, _shells(protocol.b, tolerance))
     te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
     groups = sorted(set(zip(te.tolist(), shell.tolist(), strict=True)))
     averaged = np.empty((*signals.shape[:-1], len(groups)))
@@ -635,6 +637,22 @@ def _shells(b: NDArray, tolerance: float) -> NDArray[np.intp]:
             lowest = b[i]
         shell[i] = number
     return shell
+
+
+def _split_repeated(b: NDArray, shell: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Split groups in which several b-values come again to the digit into one for each of them."""
+    split = np.zeros(len(b), dtype=np.intp)
+    number = 0
+    for group in range(shell.max() + 1):
+        members = np.flatnonzero(shell == group)
+        values, counts = np.unique(b[members], return_counts=True)
+        repeated = values[counts > 1]
+        if len(repeated) < 2 or np.ptp(repeated) <= _SET_APART * repeated[-1]:
+            repeated = values[:1]
+        nearest = np.abs(b[members, None] - repeated).argmin(axis=1)
+        split[members] = number + nearest
+        number += len(repeated)
+    return split
 
 
 def _roundest(value: float, tolerance: float) -> float:

@@ -195,6 +195,16 @@ def test_shells_are_not_chained_together():
     assert averaged.shape == (1, 2)
 
 
+def test_low_b_values_that_come_again_to_the_digit_are_averaged_apart():
+    protocol = Protocol([1, 10, 25, 1, 10, 25, 24.5, 990, 1000, 990, 1000])
+    signals = np.arange(1.0, 12.0)
+    averaged, contrasts = average_directions(signals, protocol, mean="arithmetic")
+    np.testing.assert_allclose(contrasts.b, [1, 10, 74.5 / 3, 995])
+    np.testing.assert_allclose(averaged, [2.5, 3.5, 16 / 3, 9.5])
+    # Scanners write what each direction had: no value comes again.
+    assert average_directions(np.ones(3), Protocol([1, 10, 25]))[1].b.tolist() == [12]
+
+
 def test_wrong_arguments_of_averaging_are_named():
     with pytest.raises(ValueError, match="3 measurements"):
         average_directions(np.ones((2, 4)), Protocol([0, 500, 1000]))
