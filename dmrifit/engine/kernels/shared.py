@@ -207,9 +207,11 @@ def amplitudes(v, d, vv, vt, tt):
         a1, a0 = (v * tt - d * vt) / det, (d * vv - v * vt) / det
         if a1 > 0.0 and a0 > 0.0:
             return a1, a0
+    # A projection below 0, as of negative values, explains nothing.
+    v, d = max(v, 0.0), max(d, 0.0)
     if tt > 0.0 and (vv <= 0.0 or d * d * vv >= v * v * tt):
-        return 0.0, max(d, 0.0) / tt
-    return (max(v, 0.0) / vv if vv > 0.0 else 0.0), 0.0
+        return 0.0, d / tt
+    return (v / vv if vv > 0.0 else 0.0), 0.0
 
 
 @entry

@@ -20,11 +20,12 @@ def test_the_single_fields_of_a_lane_come_first_for_every_model():
         assert starts == [shared.N_SINGLE + k * n for k in (0, 1, 5, 6, 7, 8)]
 
 
-def test_two_amplitudes_of_magnitudes_are_the_non_negative_least_squares():
+@pytest.mark.parametrize("low", [0, -1])
+def test_two_amplitudes_are_the_non_negative_least_squares(low):
     rng = np.random.default_rng(0)
     signs = set()
     for _ in range(200):
-        atoms, y = rng.uniform(0, 1, (2, 6)), rng.uniform(0, 1, 6)
+        atoms, y = rng.uniform(low, 1, (2, 6)), rng.uniform(low, 1, 6)
         first, second = atoms
         amplitudes = shared.amplitudes.py_func(
             first @ y, second @ y, first @ first, first @ second, second @ second
@@ -32,7 +33,8 @@ def test_two_amplitudes_of_magnitudes_are_the_non_negative_least_squares():
         expected, _ = nnls(atoms.T, y)
         np.testing.assert_allclose(amplitudes, expected, atol=1e-12)
         signs.add(tuple(expected > 0))
-    assert signs == {(False, True), (True, False), (True, True)}
+    none = {(False, False)} if low < 0 else set()
+    assert signs == {(False, True), (True, False), (True, True)} | none
 
 
 def test_the_amplitudes_of_two_atoms_alike_are_those_of_one():
