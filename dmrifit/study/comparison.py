@@ -138,7 +138,7 @@ class Evaluation:
             "means over patients [95 %] of signals and of tissue parameters, at the largest "
             "number of training patients; skill is 1 − error / error of the best constant"
         )
-        for sentence in headline_notes(self):
+        for sentence in headline_notes(self, table):
             note += f"; {sentence}"
         if self.synthetic:
             note += f"; {', '.join(self.synthetic)}: synthetic patients"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,31 +59,51 @@ def lesion_ranking(
         the prediction (``rho_predicted``) and of ADC (``rho_adc``), their difference ``gain`` with
         ``gain_low`` and ``gain_high``, the correlation of prediction and ADC
         (``rho_predicted_adc``), the share of pairs of lesions that the prediction orders otherwise
-        than ADC (``reordered``), and the share of those that it orders rightly.
+        than ADC (``reordered``), and the share of those that it orders rightly. All are NaN where
+        fewer than `FEWEST_LESIONS` have an ADC, as with one b-value at the shortest echo time.
     """
     import pandas as pd
 
     rows = []
     for cohort in dict.fromkeys(cohort for cohort, _ in evaluation.predictions):
-        patients = []
-        for key in evaluation.predictions:
-            # Read from its file, if at all, only here.
-            patient = evaluation.predictions[key] if key[0] == cohort else None
-            if patient is not None and patient.truth is not None:
-                patients.append(patient)
-        if len(patients) < FEWEST_LESIONS:
+        lesions = _lesions(evaluation, cohort, parameters)
+        if len(lesions) < FEWEST_LESIONS:
             continue
-        adc = np.array([_median_adc(patient) for patient in patients])
-        for name in parameters:
-            if name not in patients[0].names:
-                continue
-            j = patients[0].names.index(name)
-            truth = np.array([_median(patient.truth, j) for patient in patients])
-            for estimator in patients[0].maps:
-                predicted = [_median(patient.maps[estimator], j) for patient in patients]
-                row = {"cohort": cohort, "parameter": name, "estimator": estimator}
-                rows.append(row | _compared(np.array(predicted), adc, truth, level))
+        adc = np.array([lesion.adc for lesion in lesions])
+        for name, estimator in lesions[0].predicted:
+            truth = np.array([lesion.truth[name] for lesion in lesions])
+            predicted = np.array([lesion.predicted[name, estimator] for lesion in lesions])
+            row = {"cohort": cohort, "parameter": name, "estimator": estimator}
+            rows.append(row | _compared(predicted, adc, truth, level))
     return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+class _Lesion(NamedTuple):
+    """Medians of a patient: of ADC, and by parameter of the truth and of each prediction."""
+
+    adc: float
+    truth: dict[str, float]
+    predicted: dict[tuple[str, str], float]
+
+
+def _lesions(evaluation: Evaluation, cohort: str, parameters: Sequence[str]) -> list[_Lesion]:
+    """Take the medians of one patient after the other, so that one at a time is in memory."""
+    lesions = []
+    # In one order, whether predictions are in memory or in files.
+    for key in sorted(evaluation.predictions):
+        if key[0] != cohort:
+            continue
+        patient = evaluation.predictions[key]
+        if patient.truth is None:
+            continue
+        columns = {name: patient.names.index(name) for name in parameters if name in patient.names}
+        truth = {name: _median(patient.truth, j) for name, j in columns.items()}
+        predicted = {}
+        for name, j in columns.items():
+            for estimator, maps in patient.maps.items():
+                predicted[name, estimator] = _median(maps, j)
+        lesions.append(_Lesion(_median_adc(patient), truth, predicted))
+    return lesions
 
 
 def _median_adc(patient: PatientPredictions) -> float:
@@ -99,8 +119,7 @@ def _median_adc(patient: PatientPredictions) -> float:
     return _median(maps, 1)
 
 
-def _median(maps: NDArray | None, j: int) -> float:
-    assert maps is not None
+def _median(maps: NDArray, j: int) -> float:
     values = maps[:, j]
     usable = values[np.isfinite(values)]
     return float(np.median(usable)) if usable.size else float("nan")
@@ -115,6 +134,8 @@ def _compared(
     """Compare two orders of the same lesions with the true one."""
     usable = np.isfinite(predicted) & np.isfinite(adc) & np.isfinite(truth)
     predicted, adc, truth = predicted[usable], adc[usable], truth[usable]
+    if len(truth) < FEWEST_LESIONS:
+        return {"n_lesions": len(truth)}
     if _rho(adc, truth) < 0:
         adc = -adc
     lesions = np.random.default_rng(0).integers(len(truth), size=(_N_DRAWS, len(truth)))

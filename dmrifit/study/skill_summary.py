@@ -136,10 +136,9 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else ["algorithm", "r"])
 
 
-def headline_notes(evaluation: Evaluation) -> list[str]:
-    """List what has to be said under the head of a summary."""
+def headline_notes(evaluation: Evaluation, table: pd.DataFrame) -> list[str]:
+    """List what has to be said under the head of a summary, `table`."""
     notes = []
-    table = headline(evaluation.summary())
     if table["r"].str.endswith("*").any():
         notes.append(_UNDEFINED)
     if "shared noise" in table:
@@ -148,9 +147,9 @@ def headline_notes(evaluation: Evaluation) -> list[str]:
     single = [name for name in evaluation.synthetic if not cohorts[name].get("repeated")]
     if single:
         notes.append(
-            f"the signals of {', '.join(single)} without noise are not known, so there is no "
-            "second draw of the noise: no rows truth and repeat, and skill may owe something to "
-            "noise that inputs and reference share"
+            f"the signals of {', '.join(single)} without noise, or the level of their noise, are "
+            "not known, so there is no second draw of the noise: no rows truth and repeat, and "
+            "skill may owe something to noise that inputs and reference share"
         )
     return notes
 

@@ -12,9 +12,10 @@ __all__ = ["nearest_storage", "reoriented"]
 #: Storages whose axes fit those of the world within this are equally near.
 _NEAR_TIE = 1e-6
 
-#: Affines are rounded to this many decimals of mm: reversing an axis leaves rounding errors, which
-#: could send two searches different ways.
-_DECIMALS = 9
+#: Decimals of mm that edges and positions are rounded to: reversing an axis leaves rounding
+#: errors, of positions those of the single precision of headers, which could send two searches
+#: different ways. The phase keeps positions of a few decimals away from where rounding jumps.
+_DECIMALS, _POSITION_DECIMALS, _PHASE = 9, 3, 1e-4 / 3
 
 #: The 48 orders and directions of three axes.
 _STORAGES = np.array(
@@ -64,4 +65,5 @@ def reoriented(
     first = np.where(storage.sum(axis=1) < 0, last, 0)
     matrix[:3, 3] = affine[:3, :3] @ first + affine[:3, 3]
     x, y, z = (int(shape[axis]) for axis in order)
+    matrix[:3, 3] = np.round(matrix[:3, 3] + _PHASE, _POSITION_DECIMALS)
     return np.round(matrix, _DECIMALS), (x, y, z)

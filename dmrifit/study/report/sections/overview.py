@@ -125,7 +125,7 @@ def headline_table(board: Board) -> Iterator[Markup]:
         table.itertuples(index=False), list(table), numbers=range(5, len(table.columns)),
         faint=faint.tolist(),
     )  # fmt: skip
-    for note in headline_notes(board.evaluation):
+    for note in headline_notes(board.evaluation, table):
         yield html_note(f"{capital(note)}.")
 
 

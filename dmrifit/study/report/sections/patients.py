@@ -75,6 +75,11 @@ def example_patients(board: Board, gallery: Gallery) -> Iterator[Markup | str]:
 @section
 def lesion_order(board: Board) -> Iterator[Markup]:
     """Tabulate whether predictions order lesions otherwise than ADC alone, and rightly."""
+    if board.setting("score_mask", "lesion") != "lesion":
+        yield html_paragraph(
+            "Voxels of the whole body were scored; the order of lesions needs lesions alone."
+        )
+        return
     table = lesion_ranking(board.evaluation)
     if not len(table):
         yield html_paragraph(
