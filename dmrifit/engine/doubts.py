@@ -29,6 +29,7 @@ _SMALLEST_SHARE = 0.05
 _MENTIONED = 0.2
 _MENTIONED_CAP = 0.1
 _MENTIONED_STARTS = 0.1
+_WRITTEN = 0.005
 _MOST = 0.5
 
 _MOST_KEPT = 20_000  # voxels whose intervals are kept for a median
@@ -93,12 +94,10 @@ def _rounded(value: float) -> str:
 
 
 def _carried_parameters(
-    model: SignalModel, protocol: Protocol | None
+    model: SignalModel, protocol: Protocol
 ) -> list[tuple[int, int, list[int]]]:
     """List each share, the end (0 or 1) of its range, and the parameters that vanish there."""
     carried: list[tuple[int, int, list[int]]] = []
-    if protocol is None:
-        return carried
     for share, parameter in enumerate(model.parameters):
         if not is_share(parameter):
             continue
@@ -140,7 +139,7 @@ class DoubtTally:
         self.reasons = np.zeros((n_parameters, len(DoubtReason)), np.int64)
         self.starts_disagree = 0
         self._stride = 1
-        self._ends = np.empty((0, n_parameters, 2), np.float32)
+        self._ends = np.empty((0, n_parameters, 2))
         self._is_none = np.empty((0, n_parameters), bool)
         self.none_found = np.zeros(n_parameters, np.int64)
         self.free = np.ones(n_parameters, bool)
@@ -152,7 +151,7 @@ class DoubtTally:
         self.at_low += result.at_low[fitted].sum(axis=0)
         self.at_high += result.at_high[fitted].sum(axis=0)
         self.starts_disagree += int(result.starts_disagree[fitted].sum())
-        self.free = np.array([name not in result.fixed for name in self.model.names])
+        self.free = ~result.is_known
         reasons = result.doubt_reasons[fitted]
         for code in DoubtReason:
             self.reasons[:, code] += (reasons == code).sum(axis=0)
@@ -166,7 +165,7 @@ class DoubtTally:
         """Keep the intervals of every n-th fitted voxel, the same ones however they are cut."""
         first = self.n_fitted - len(fitted)
         rows = np.arange(-first % self._stride, len(fitted), self._stride)
-        self._ends = np.concatenate([self._ends, ends[fitted[rows]].astype(np.float32)])
+        self._ends = np.concatenate([self._ends, ends[fitted[rows]]])
         self._is_none = np.concatenate([self._is_none, is_none[rows]])
         while len(self._ends) > _MOST_KEPT:
             self._stride *= 2
@@ -270,11 +269,12 @@ class DoubtTally:
         if self.share[j] < _MENTIONED:
             return ""
         at_bounds = []
-        if low != 0 and at_low > 0:
+        # Fewer would be written as 0 %.
+        if low != 0 and at_low >= _WRITTEN:
             at_bounds.append(f"at its lower bound {low:g} in {at_low:.0%}")
-        if at_high > 0 and name in self.monotonic:
+        if at_high >= _WRITTEN and name in self.monotonic:
             at_bounds.append(f"at its cap in {at_high:.0%}")
-        elif at_high > 0 and not is_share(parameter) and not parameter.is_amplitude:
+        elif at_high >= _WRITTEN and not is_share(parameter) and not parameter.is_amplitude:
             at_bounds.append(f"at its upper bound {high:g} in {at_high:.0%}")
         remedy = f"fix it, or measure contrasts that show {name}"
         if undetermined >= self.share[j] / 2 and not parameter.is_amplitude:
@@ -288,7 +288,7 @@ class DoubtTally:
             if no_influence >= _MENTIONED:
                 text += f", in {no_influence:.0%} because its compartment is too small to show it"
             return f"{text}: {remedy}."
-        if at_bounds:
+        if at_bounds and counts[DoubtReason.AT_BOUND] >= counts[DoubtReason.UNCERTAIN]:
             return (
                 f"{name} is {' and '.join(at_bounds)} of the voxels: this scan does not "
                 f"determine it there; {remedy}."

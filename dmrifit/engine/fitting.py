@@ -192,7 +192,9 @@ def fit_with(
 
     if method in ("ols", "wls"):
         weights = settings.measurement_weights(len(protocol))
-        return fit_log_linear(measured, protocol, model, method, weights, screen, run_chunks)
+        result = fit_log_linear(measured, protocol, model, method, weights, screen, run_chunks)
+        assert result.inputs is not None
+        return replace(result, inputs=replace(result.inputs, n_threads=settings.n_threads))
     usable, screening = screen.apply(measured, run_chunks)
     return replace(_fit_screened(usable, protocol, model, settings), screening=screening)
 
@@ -208,14 +210,23 @@ def _fit_screened(
     def run_chunks(fit_chunk: Callable[[slice], None], size: int) -> None:
         _run_chunks(fit_chunk, len(signals), size, settings.n_threads)
 
-    inputs = FitInputs(signals, protocol, settings.noise_levels(len(signals)))
+    inputs = FitInputs(
+        signals,
+        protocol,
+        settings.noise_levels(len(signals)),
+        weights=weights,
+        n_threads=settings.n_threads,
+    )
     settings = measured_amplitude(signals, protocol, model, replace(settings, method=method))
     if method == "segmented":
         result = fit_segmented(signals, protocol, model, settings, _fit_screened)
         return replace(result, inputs=inputs)
     if method == "map" or settings.likelihood != "gaussian" or weights is not None:
         start = _fit_screened(signals, protocol, model, least_squares_of(settings, model))
-        return refine_fit(signals, protocol, model, settings, start, run_chunks)
+        assert start.inputs is not None
+        inputs = replace(start.inputs, weights=weights)
+        result = refine_fit(signals, protocol, model, settings, start, run_chunks)
+        return replace(result, inputs=inputs)
     n_voxels = len(signals)
     box = settings.box(model)
     fixed = settings.fixed_values(model, n_voxels, box)
@@ -229,7 +240,7 @@ def _fit_screened(
     noise = settings.noise_levels(n_voxels)
     result = _empty_result(problem, n_voxels, tuple(fixed))
     _run(signals, problem, noise, result, settings.n_threads)
-    return replace(result, inputs=FitInputs(signals, protocol, noise, problem.turn_up))
+    return replace(result, inputs=replace(inputs, turn_up=problem.turn_up))
 
 
 def learn_prior(

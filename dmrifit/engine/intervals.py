@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.threads import default_threads
 from dmrifit.engine.kernels import compiler
-from dmrifit.engine.kernels.layout import LANES, UNROLL, Contrasts, zeros_of_lanes
+from dmrifit.engine.kernels.layout import (
+    LANES,
+    UNDETERMINED_SHARE,
+    UNROLL,
+    Contrasts,
+    zeros_of_lanes,
+)
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 
 __all__ = ["UNDETERMINED_SHARE", "parameter_intervals"]
-
-#: Share of the box from which on an interval says nothing that the box did not.
-UNDETERMINED_SHARE = 0.75
 
 _CHUNK = 4096
 
@@ -33,6 +36,8 @@ def parameter_intervals(
     levels: Sequence[float],
     sigma: NDArray | None = None,
     turn_up: float = np.inf,
+    weights: NDArray | None = None,
+    n_threads: int | None = None,
 ) -> NDArray[np.float64]:
     """
     Compute the low and high end of every parameter of every voxel, for each level.
@@ -43,8 +48,9 @@ def parameter_intervals(
 
     Shapes: `signals` (n_voxels, n_measurements), `parameters` (n_voxels, n_parameters); `bounds`
     of each parameter, those of an amplitude in multiples of the voxel's largest signal; `turn_up`
-    is the largest K·D at which the signal still falls. Returns (n_levels, n_voxels, n_parameters,
-    2), NaN where a voxel was not fitted or a parameter is fixed.
+    is the largest K·D at which the signal still falls; `weights` (n_measurements,). Returns
+    (n_levels, n_voxels, n_parameters, 2), NaN where a voxel was not fitted or a parameter is
+    fixed.
     """
     from scipy.special import stdtrit  # quantiles of Student's t
 
@@ -65,6 +71,7 @@ def parameter_intervals(
     common[kernel.TURN_UP] = turn_up
     n_tabulated = kernel.N_BY_B * len(contrasts.b) + kernel.N_BY_TE * len(contrasts.te)
     n_padded = len(contrasts.pairs) * LANES
+    roots = np.ones(len(protocol)) if weights is None else np.sqrt(weights)
 
     def fill_chunk(first: int) -> None:
         # A copy that jitted code may take for writable, or it would be compiled once more.
@@ -72,6 +79,7 @@ def parameter_intervals(
         kernel.fill_intervals(
             chunk,
             first,
+            roots,
             contrasts.pairs,
             contrasts.rows,
             contrasts.b,
@@ -93,7 +101,8 @@ def parameter_intervals(
         )
 
     starts = range(0, len(parameters), _CHUNK)
-    n_threads = default_threads()
+    if n_threads is None:
+        n_threads = default_threads()
     if len(starts) == 1 or n_threads == 1:
         for first in starts:
             fill_chunk(first)

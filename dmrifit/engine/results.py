@@ -47,13 +47,15 @@ class FitInputs:
     What a fit was made from, kept for intervals and doubts.
 
     Shapes: `signals` (n_voxels, n_measurements), the user's array, or a copy where values had to
-    be left out; `sigma` (1 or n_voxels,).
+    be left out; `sigma` (1 or n_voxels,), `weights` (n_measurements,).
     """
 
     signals: NDArray
     protocol: Protocol
     sigma: NDArray[np.float64] | None
     turn_up: float = np.inf
+    weights: NDArray[np.float64] | None = None
+    n_threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -331,11 +333,19 @@ class FitResult:
             self.model,
             self.parameters,
             self.bounds,
-            is_fixed=np.array([name in self.fixed for name in self.names]),
+            is_fixed=self.is_known,
             levels=levels,
             sigma=self.inputs.sigma,
             turn_up=self.inputs.turn_up,
+            weights=self.inputs.weights,
+            n_threads=self.inputs.n_threads,
         )
+
+    @property
+    def is_known(self) -> NDArray[np.bool_]:
+        """Whether each parameter was not fitted: fixed, or with bounds that are one value."""
+        pairs = zip(self.names, self.bounds, strict=True)
+        return np.array([name in self.fixed or low == high for name, (low, high) in pairs])
 
     def _repr_html_(self) -> str:
         """Summarize the parameters over voxels for notebooks."""
@@ -353,14 +363,26 @@ class FitResult:
         notes = []
         for code, count in zip(*np.unique(self.status, return_counts=True), strict=True):
             notes.append(f"{count} {FitStatus(code).name.lower().replace('_', ' ')}")
-        if self.n_left_out.any():
-            kind = " without a logarithm" if self.method in ("ols", "wls") else ""
-            notes.append(f"{self.n_left_out.sum()} values{kind} left out")
-        if self.screening is not None and self.screening.n_negative.any():
-            notes.append(f"{self.screening.n_negative.sum()} negative values fitted")
+        if self.screening is not None:
+            notes += self._screening_notes(self.screening)
         if self.method == "map":
             notes.append("pulled toward the region's mean")
         return html_summary(title, header, rows, note=", ".join(notes))
+
+    def _screening_notes(self, screening: Screening) -> list[str]:
+        """Count the values that were left out, and the negative ones that were fitted."""
+        notes = []
+        n_left_out = int(screening.n_left_out.sum())
+        n_without_logarithm = int(screening.n_without_logarithm.sum())
+        if n_left_out:
+            note = f"{n_left_out} values left out"
+            if n_without_logarithm:
+                note += f" ({n_without_logarithm} without a logarithm)"
+            notes.append(note)
+        n_negative = int(screening.n_negative[self.status != FitStatus.NOT_FITTED].sum())
+        if n_negative:
+            notes.append(f"{n_negative} negative values fitted")
+        return notes
 
     def _summary_row(self, column: int) -> tuple[object, ...]:
         """Summarize a parameter over the fitted voxels; None where there is nothing to show."""

@@ -219,7 +219,9 @@ def _refusals(section: Mapping[str, Any]) -> str:
 def _bound_cells(entry: Mapping[str, Any]) -> list[str]:
     """Write how many voxels stand at the lower and at the upper bound of a parameter."""
     if "Fixed" in entry:
-        return [f"fixed at {entry['Fixed']:g}", ""]
+        value = entry["Fixed"]
+        # S0 may be fixed at what was measured in each voxel.
+        return [f"fixed: {value}" if isinstance(value, str) else f"fixed at {value:g}", ""]
     unit = ""
     if "BoundsUnits" in entry:
         unit = " × max"

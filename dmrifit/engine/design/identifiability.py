@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit.engine.design.planning import UNDETERMINED_CV
 from dmrifit.engine.design.precision import protocol_precision
 from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.protocol import Protocol
@@ -31,9 +32,6 @@ POWDER_KURTOSIS = (
     "K is the kurtosis of the average over directions: it includes the spread of orientations and "
     "is not the mean kurtosis of DKI"
 )
-
-#: Coefficient of variation beyond which a protocol does not determine a parameter.
-UNDETERMINED_CV = 0.75
 
 #: Values of tissue between gray and white matter, at which precision is computed.
 _TYPICAL = {

@@ -12,7 +12,7 @@ from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["DECAYED", "largest_error", "planned_advice"]
+__all__ = ["DECAYED", "UNDETERMINED_CV", "largest_error", "planned_advice"]
 
 #: b·D beyond which less than 1 % of the signal of a fluid is left: its curve is bent by the noise
 #: floor, pulsation and partial volume rather than by kurtosis.
@@ -21,19 +21,20 @@ DECAYED = 5.0
 _LARGEST_ERROR_OF_SHARE = 0.05
 _LARGEST_ERROR_OF_KURTOSIS = 0.3
 _LARGEST_RELATIVE_ERROR = 0.5
+_LARGEST_ERROR_OF_BOX = 0.025  # where 0 lies within
 # µm²/ms: a smaller error leaves no doubt that nothing moves, though it exceeds the value.
 _SMALLEST_DIFFUSIVITY = 0.02
 _NORMAL_95 = 1.96
-#: Of the value: a rate or time with a larger one is unknown.
-_UNDETERMINED_CV = 0.75
+#: Coefficient of variation beyond which a rate or time is not determined.
+UNDETERMINED_CV = 0.75
 
 
 def largest_error(parameter: Parameter, values: ArrayLike) -> NDArray[np.float64]:
     """
     Give the standard error beyond which a parameter is uncertain.
 
-    It is .05 for a share, .3 for a kurtosis, and half the value for others. Shapes: returns that
-    of `values`.
+    It is .05 for a share, .3 for a kurtosis, and half the value for others, or a fortieth of a box
+    that 0 lies within. Shapes: returns that of `values`.
     """
     values = np.asarray(values, dtype=float)
     if is_share(parameter):
@@ -43,7 +44,14 @@ def largest_error(parameter: Parameter, values: ArrayLike) -> NDArray[np.float64
     limit = _LARGEST_RELATIVE_ERROR * np.abs(values)
     if parameter.unit == "µm²/ms":
         limit = np.maximum(limit, _SMALLEST_DIFFUSIVITY)
+    if _has_sign(parameter):
+        limit = np.maximum(limit, _LARGEST_ERROR_OF_BOX * (parameter.high - parameter.low))
     return limit
+
+
+def _has_sign(parameter: Parameter) -> bool:
+    """Tell whether 0 lies within the box, so that no error can be judged by the value."""
+    return parameter.low < 0 < parameter.high and math.isfinite(parameter.high - parameter.low)
 
 
 def planned_advice(
@@ -101,7 +109,8 @@ def _uncertainty(parameter: Parameter, value: float, sd: float) -> str:
     width = parameter.high - parameter.low
     has_box = math.isfinite(width) and not parameter.is_amplitude
     fills_box = has_box and 2 * _NORMAL_95 * sd >= UNDETERMINED_SHARE * width
-    is_unknown = parameter.unit != "" and sd > _UNDETERMINED_CV * abs(value)
+    is_relative = parameter.unit != "" and not _has_sign(parameter)
+    is_unknown = is_relative and sd > UNDETERMINED_CV * abs(value)
     limit = float(largest_error(parameter, value))
     if fills_box or (is_unknown and sd > limit):
         text = f"{name} is not determined: SD {_rounded(sd)}{unit} at {value:.4g}{unit}"

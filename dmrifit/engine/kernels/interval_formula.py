@@ -12,7 +12,14 @@ from dmrifit.engine.kernels.formula import (
     quoted_code,
     replace_section,
 )
-from dmrifit.engine.kernels.layout import LANES, UNROLL, IntervalLayout, form, is_share
+from dmrifit.engine.kernels.layout import (
+    LANES,
+    UNDETERMINED_SHARE,
+    UNROLL,
+    IntervalLayout,
+    form,
+    is_share,
+)
 
 if TYPE_CHECKING:
     from dmrifit.engine.models import SignalModel
@@ -24,7 +31,6 @@ _SHARE_SHIFT = 0.02  # sqrt(f + .02) is close to linear in the signal, down to f
 _WIDEST = 2.0  # a side is at most this many times as long as the linear one
 _LARGEST_CURVATURE = 50.0
 _NEAREST = 0.1  # a bound that is nearer than so many SD still leaves a step to probe
-_UNDETERMINED_SHARE = 0.75  # of the box
 _RIDGE = 1e-14  # keeps what neither signal nor box determines from dividing by zero
 _ROUNDING = 1e-9  # of the largest signal; signals without noise have no other residuals
 _LARGEST = 1.7976931348623157e308
@@ -135,7 +141,7 @@ class _Writer:
             if j == self.kurtosis:
                 # Beyond 3/(b·D) the signal would turn up.
                 cap = f"s[{self.turn_up}] / {at('P', self.diffusivity)}"
-                lines += [f"cap = {cap}", "high = cap if cap < high else high"]
+                lines += [f"cap = {cap}", "high = cap if (cap > 0.0) & (cap < high) else high"]
             lines += [f"{name} = {_into(name, kind)}" for name in ("value", "low", "high")]
             if kind == "inverse":
                 lines += ["swapped = low", "low = high", "high = swapped"]
@@ -268,7 +274,7 @@ class _Writer:
         """Count the parameters that the box alone determines: they cost no degree of freedom."""
         at = self.at
         lines = [*self._variance(), *self._precision(self.free), *self._inverse_factor()]
-        lines.append(f"reach = {4.0 / _UNDETERMINED_SHARE**2!r} * {at('SPAN')} * {at('SPAN')}")
+        lines.append(f"reach = {4.0 / UNDETERMINED_SHARE**2!r} * {at('SPAN')} * {at('SPAN')}")
         lines.append("count = 0.0")
         for j in range(self.n):
             lines += [

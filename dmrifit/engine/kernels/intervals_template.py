@@ -129,14 +129,14 @@ def sum_up(w, s, y, v, t, o, contrasts, rows, b, te, floored):
 
 
 @helper
-def load(w, y, v, lane, signal, parameters, n_free, floor2, probes):
+def load(w, y, v, lane, signal, roots, parameters, n_free, floor2, probes):
     """Put a voxel into a lane."""
     top, largest, n_usable = -math.inf, 0.0, 0
     for k in range(len(signal)):
         value = signal[k]
         measured = math.isfinite(value)
         y[k * LANES + lane] = value if measured else 0.0
-        v[k * LANES + lane] = 1.0 if measured else 0.0
+        v[k * LANES + lane] = roots[k] if measured else 0.0
         if measured:
             top = max(top, value)
             largest = max(largest, abs(value))
@@ -154,6 +154,7 @@ def load(w, y, v, lane, signal, parameters, n_free, floor2, probes):
 def fill_intervals(
     signals,
     first,
+    roots,
     contrasts,
     rows,
     b,
@@ -178,7 +179,8 @@ def fill_intervals(
 
     Shapes: `signals` and `voxels` (n_chunk, n_measurements) and (n_chunk,), `floor2` (1 or
     n_voxels,), `quantiles` (n_levels, n_measurements + 1) and `probes` (n_measurements + 1,) by
-    degrees of freedom, `ends` (n_levels, n_voxels, N, 2).
+    degrees of freedom, `roots` (n_measurements,) of the weights, `ends` (n_levels, n_voxels, N,
+    2).
     """
     n_fitted = 0
     for i in range(len(signals)):
@@ -199,7 +201,8 @@ def fill_intervals(
             # Idle lanes work on a voxel once more; their numbers go nowhere.
             i = voxels[start + min(lane, n_lanes - 1)]
             noise2 = floor2[i if len(floor2) > 1 else 0]
-            load(w, y, v, lane, signals[i - first], parameters[i], n_free, noise2, probes)
+            signal, estimates = signals[i - first], parameters[i]
+            load(w, y, v, lane, signal, roots, estimates, n_free, noise2, probes)
         place(w, s, y, v, w, o)
         sum_up(w, s, y, v, t, o, contrasts, rows, b, te, floored)
         count_undetermined(w, s, y, v, w, o)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LANES",
     "SINGLE",
+    "UNDETERMINED_SHARE",
     "UNROLL",
     "Contrasts",
     "IntervalLayout",
@@ -26,6 +27,9 @@ __all__ = [
 
 LANES = 16  # voxels side by side; the work array then stays in the first cache
 UNROLL = 3  # measurements taken together, so that the sums are loaded and stored less often
+
+#: Share of the box from which on an interval says nothing that the box did not.
+UNDETERMINED_SHARE = 0.75
 
 _CACHE_LINE = 64  # bytes
 

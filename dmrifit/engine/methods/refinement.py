@@ -80,7 +80,8 @@ class Coordinates:
         k, d = self.cumulant
         limits = self._limits(values)
         # K = value·limit, and the limit goes as 1/D.
-        bend = np.where(limits < 1, -values[:, k] * limits / values[:, d], 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bend = np.where(limits < 1, -values[:, k] * limits / values[:, d], 0.0)
         chained = jacobian.copy()
         chained[:, :, d] += jacobian[:, :, k] * bend[:, None]
         chained[:, :, k] *= limits[:, None]

@@ -56,7 +56,11 @@ def fit_segmented(
             n_threads=settings.n_threads,
         ),
     )
-    has_dt = tissue.status != FitStatus.NOT_FITTED
+    is_measured = np.isfinite(signals[:, high_b])
+    high = protocol.b[high_b]
+    n_levels = sum(is_measured[:, high == b].any(axis=1) for b in np.unique(high))
+    # Dt cannot be told from S0 by one b-value, where the others were left out.
+    has_dt = (tissue.status != FitStatus.NOT_FITTED) & (n_levels >= 2)
     # A fixed value must be finite; voxels without Dt have no signal, so theirs is never used.
     dt = np.where(has_dt, tissue["ADC"], 1.0)
     result = fit(

@@ -145,8 +145,8 @@ for row in result("truths")["biases"]:
     low, high = (round(value) for value in row["quartiles_percent"])
     middle = round(row["median_percent"])
     biases.loc[row["parameter"], column] = f"{middle:+d} % [{low:+d}, {high:+d}]"
-# sphinx_gallery_end_ignore
 biases.rename_axis("parameter")
+# sphinx_gallery_end_ignore
 
 # %%
 # K is too low: it is the kurtosis of the measured range of b and not that at b = 0, and noise lowers it further. Maps

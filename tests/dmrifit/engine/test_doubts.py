@@ -151,6 +151,21 @@ def test_noise_makes_parameters_uncertain():
     assert result.doubt[:, 2].mean() > 0.5
 
 
+def test_advice_names_the_reason_of_most_voxels():
+    tally = DoubtTally(MODELS["kurtosis"], ((0, 10), (0, 10), (0, 5)))
+    tally.n_fitted = 1000
+    tally.reasons[:, DoubtReason.NONE] = 1000
+    tally.at_high[2] = 40
+    tally.reasons[2] = 0
+    tally.reasons[2, [DoubtReason.NONE, DoubtReason.AT_BOUND, DoubtReason.UNCERTAIN]] = 255, 40, 705
+    assert tally.advice()[0].startswith("K is uncertain in 74% of the voxels")
+    tally.reasons[2, [DoubtReason.AT_BOUND, DoubtReason.UNCERTAIN]] = 705, 40
+    assert tally.advice()[0].startswith("K is at its upper bound 5 in 4% of the voxels")
+    # Not "in 0%".
+    tally.at_high[2] = 4
+    assert "bound" not in tally.advice()[0]
+
+
 def test_parts_of_an_image_count_as_the_whole():
     signals = noisy(IVIM, [100.0, 0.1, 20.0, 1.0], LOW_B, 40, 8)
     whole = fit_voxels(signals, LOW_B, IVIM)

@@ -212,3 +212,33 @@ def test_intervals_hold_the_fit_without_noise_and_the_truth_of_random_walks(snr)
         assert n > 200
         shares = covered[stratum][:, [0, 1, 4, 5, 6]].mean(axis=0)
         assert (shares > 0.88 - 3 * np.sqrt(0.1 / n)).all()
+
+
+def test_intervals_of_weighted_fits_hold_the_truth_as_often_as_they_say():
+    protocol, weights = Protocol([0, 0, 400, 400, 800, 800]), np.array([8, 8, 1, 1, 1, 1.0])
+    noise = np.random.default_rng(20261198).standard_normal((4000, 6)) * 2 / np.sqrt(weights / weights.mean())
+    truth = np.array([100, 1.0])
+    result = fit_voxels(MODELS["adc"].signal([truth], protocol) + noise, protocol, "adc", weights=weights)
+    low, high = np.moveaxis(result.intervals(), -1, 0)
+    coverage = ((low <= truth) & (truth <= high)).mean(axis=0)
+    assert (abs(coverage - 0.95) < 0.015).all()
+    # Student's t of 4 degrees of freedom, of the weighted residuals.
+    np.testing.assert_allclose(np.median((high - low) / result.standard_errors, axis=0), 2 * 2.776, rtol=0.01)
+
+
+def test_the_intervals_of_a_negative_diffusivity_are_finite():
+    protocol = Protocol([0, 500, 1000, 2000])
+    result = fit_voxels([[100, 101, 104, 90.0]], protocol, "kurtosis", method="ols")
+    assert result["D"][0] < 0
+    assert np.isfinite(result.intervals()).all()
+
+
+def test_bounds_that_are_one_value_count_as_a_fixed_parameter():
+    protocol = Protocol([0, 500, 1000, 2000])
+    noise = np.random.default_rng(0).standard_normal((20, 4))
+    signals = MODELS["kurtosis"].signal([[100, 1, 0.8]], protocol) + noise
+    bounded = fit_voxels(signals, protocol, "kurtosis", bounds={"K": (0.8, 0.8)})
+    fixed = fit_voxels(signals, protocol, "kurtosis", fixed={"K": 0.8})
+    np.testing.assert_allclose(bounded.intervals(), fixed.intervals(), rtol=1e-6)
+    assert bounded.advice() == fixed.advice()
+    assert "K" not in bounded.readings()

@@ -93,6 +93,12 @@ def test_fixed_parameters_are_listed_but_not_drawn(image, tmp_path):
     assert page.count("<img") == 2
 
 
+def test_an_amplitude_fixed_at_the_measured_signal_is_listed(image, tmp_path):
+    fit_image(image, PROTOCOL, "adc", fixed={"S0": "measured"}, out=tmp_path / "out", quicklook=True)
+    page = (tmp_path / "out" / "a<b>_model-adc_quicklook.html").read_text(encoding="utf-8")
+    assert "fixed: measured" in page
+
+
 def test_without_the_extra_the_error_comes_before_the_fit(image, tmp_path, monkeypatch):
     def absent(name):
         msg = f'{name} is not installed; to install it: pip install "dmrifit[report]"'

@@ -196,7 +196,7 @@ def test_the_best_rank_is_the_lowest_error_and_the_highest_correlation():
 
 def test_controls_are_no_algorithms():
     plain = table_of(drawn(8, 3), "ABC")
-    controls = table_of(drawn(8, 3, seed=1, spread=1) + 5, CONTROLS)
+    controls = table_of(drawn(8, len(CONTROLS), seed=1, spread=1) + 5, CONTROLS)
     with_controls = pd.concat([controls, plain])
     evaluation = Evaluation(with_controls, pd.DataFrame(), {})
     for name, table in evaluation.statistics().items():

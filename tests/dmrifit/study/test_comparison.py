@@ -218,7 +218,8 @@ def test_a_metric_is_added_by_one_entry(two, monkeypatch):
             expected = (maps - kept.truth).max(axis=0)
             np.testing.assert_allclose(scores["excess_truth"], expected, rtol=1e-4, atol=1e-4)
     summary = summarize(result).set_index(["strategy", "algorithm"])
-    means = result.scores.query("metric != 'S0' and strategy == 's2s' and algorithm == 'LR'")
+    # No mean over parameters includes T2v, whose reference mostly sits at a bound.
+    means = result.scores.query("metric not in ('S0', 'T2v') and strategy == 's2s' and algorithm == 'LR'")
     assert summary.loc[("s2s", "LR"), "excess"] == pytest.approx(means["excess"].mean())
     assert summary.loc[("s2s", "LR"), "excess_sd"] == pytest.approx(means.groupby("patient")["excess"].mean().std())
     board = Board.of(result)

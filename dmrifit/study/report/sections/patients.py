@@ -83,8 +83,8 @@ def lesion_order(board: Board) -> Iterator[Markup]:
     table = lesion_ranking(board.evaluation)
     if not len(table):
         yield html_paragraph(
-            "The true order of lesions is known of synthetic patients alone, and is worth a table "
-            f"from {FEWEST_LESIONS} lesions of a cohort on."
+            "The true order of these lesions is not known, or there are fewer than "
+            f"{FEWEST_LESIONS} in a cohort."
         )
         return
     yield html_paragraph(

@@ -21,6 +21,10 @@ def test_the_largest_error_is_that_of_the_kind_of_parameter():
     assert limits == {"S0": 0.5, "f": 0.05, "Dv": 10, "T2v": 100, "Dt": 0.6, "K": 0.3, "T2t": 40}
     adc = MODELS["adc"].parameters[1]
     np.testing.assert_array_equal(largest_error(adc, [0.0, 2.0]), [0.02, 1.0])
+    # A value of 0 within the box is no reason for doubt.
+    change = MODELS["t2-ivim-relative"].parameters[-1]
+    assert (change.name, change.low, change.high) == ("dR2", -0.05, 0.05)
+    np.testing.assert_allclose(largest_error(change, [0.0, 0.02]), [0.0025, 0.01])
 
 
 def test_sentences_name_parameter_reason_and_remedy():
