@@ -62,6 +62,17 @@ def chosen(
     return found
 
 
+def data_folder(name: str) -> Path:
+    """Find a data set of people, which is no part of this project."""
+    root = os.environ.get("DMRIFIT_DATA")
+    if not root:
+        raise SystemExit(f"set DMRIFIT_DATA to the folder that holds the data set {name}")
+    folder = Path(root) / name
+    if not folder.is_dir():
+        raise SystemExit(f"{folder} is no folder; set DMRIFIT_DATA to the one that holds {name}")
+    return folder
+
+
 def processor_times(
     functions: Mapping[str, Callable[[], object]], repeats: int
 ) -> dict[str, list[float]]:

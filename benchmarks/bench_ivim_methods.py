@@ -9,7 +9,6 @@ fitted with a prior that was learned from a mixture of the other six. Needs DMRI
 """
 
 import json
-import os
 from datetime import date
 from pathlib import Path
 
@@ -41,7 +40,7 @@ TO_UM2_PER_MS = 1e3
 
 def osipi() -> tuple[Protocol, dict[str, np.ndarray], pd.DataFrame]:
     """Read b-values and tissues of OSIPI's signals, and the published figures."""
-    folder = Path(os.environ["DMRIFIT_DATA"]) / "osipi_ivim"
+    folder = measure.data_folder("osipi_ivim")
     cases = json.loads((folder / "generic.json").read_text(encoding="utf-8"))
     protocol = Protocol(cases.pop("config")["bvalues"])
     tissues = {

@@ -30,16 +30,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser = measure.options(__doc__.strip().splitlines()[0], RESULT)
     chosen = measure.chosen(parser, arguments, RESULT)
     start = time.perf_counter()
+    n_patients = 6 if chosen.quick else N_PATIENTS
     rows = []
     for truth in TRUTHS:
-        rows += ranked(truth, 6 if chosen.quick else N_PATIENTS, chosen.quick)
+        rows += ranked(truth, n_patients, chosen.quick)
     result = {
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
-        "command": "python benchmarks/bench_lesion_order.py",
+        "command": "python benchmarks/bench_lesion_order.py" + " --quick" * chosen.quick,
         "date": date.today().isoformat(),
         "machine": measure.machine(),
-        "n_patients": N_PATIENTS,
+        "n_patients": n_patients,
         "seed": SEED,
         "seconds": round(time.perf_counter() - start),
         "rows": rows,

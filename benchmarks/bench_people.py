@@ -8,9 +8,10 @@ Seven volunteers, whose kidneys were measured at 20 b-values and four echo times
 kidney and slice, each curve divided by its own b = 0), are left out one at a time. Predicted are
 the other b-values of the inputs' echo time, and apart from them the other echo times. The headline
 is a ridge regression, whose penalty is chosen by leaving out one training person at a time; that
-rule was settled on the first choice of inputs, and the second was not looked at before. The signals of volunteer 3 at the inputs' echo time are of two series with different
-gain: nobody learns from him, and he is scored by himself. A person is the unit of every interval.
-The leg of one more person shows only whether its muscles predict each other.
+rule was settled on the first choice of inputs, and the second was not looked at before. The
+signals of volunteer 3 at the inputs' echo time are of two series with different gain: nobody
+learns from him, and he is scored by himself. A person is the unit of every interval. Legs of one
+person, 14 muscles, show only whether muscles predict each other.
 
 The second form does the same with a table of one's own: columns patient, region, b, te, signal.
 """
@@ -63,7 +64,7 @@ KIDNEYS = (
     "Kidneys of seven volunteers, medians over kidney and slice: mlh98/Hase-und-b, GPL-3.0; "
     "the data are no part of this project."
 )
-LEG = "A leg: DemoData of mfroeling/QMRITools, BSD-3-Clause."
+LEG = "Legs of one person, 14 muscles: DemoData of mfroeling/QMRITools, BSD-3-Clause."
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +111,7 @@ def echo_times(protocol: Protocol) -> np.ndarray:
 
 def kidneys() -> Curves:
     """Read the kidneys' curves."""
-    folder = Path(os.environ["DMRIFIT_DATA"]) / "kidney_multi_te"
+    folder = measure.data_folder("kidney_multi_te")
     table = pd.read_csv(folder / "curves.csv").pivot_table(
         index=["volunteer", "kidney", "slice"],
         columns=["te_ms", "b_s_mm2"],
@@ -123,8 +124,8 @@ def kidneys() -> Curves:
 
 
 def leg() -> Curves:
-    """Read the mean signals of the leg's muscles, each divided by its own b = 0."""
-    folder = Path(os.environ["DMRIFIT_DATA"]) / "leg_ivim"
+    """Read the mean signals of the legs' muscles, each divided by its own b = 0."""
+    folder = measure.data_folder("leg_ivim")
     protocol = Protocol.read(folder / "dwi.bval", bvec=folder / "dwi.bvec")
     labels = np.asanyarray(nib.load(folder / "labels.nii.gz").dataobj)
     signals = np.asanyarray(nib.load(folder / "dwi.nii.gz").dataobj)
@@ -138,7 +139,10 @@ def leg() -> Curves:
 
 def own_curves(table: Path) -> Curves:
     """Read a table of regions of one cohort, each curve divided by its own lowest b-value."""
-    cohorts = read_regions(table)
+    try:
+        cohorts = read_regions(table)
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from None
     if len(cohorts) > 1:
         raise SystemExit(f"{table} has the cohorts {', '.join(cohorts)}; give a table of one")
     rows = next(iter(cohorts.values()))
@@ -332,6 +336,9 @@ def denominators(
     rows: dict[str, list[dict]] = {}
     lowest = float(curves.protocol.b.min())
     for name, by_algorithm in skills.items():
+        # Where the lowest b-value alone is shared, there is no other denominator.
+        if all(set(by_base) == {lowest} for by_base in by_algorithm.values()):
+            continue
         rows[name] = []
         for algorithm, by_base in by_algorithm.items():
             others = {base: values for base, values in by_base.items() if base != lowest}
@@ -380,7 +387,7 @@ def verdict(row: dict) -> str:
 
 
 def run(*, quick: bool, pages: Path | None) -> dict[str, Any]:
-    """Measure the kidneys and the leg."""
+    """Measure the kidneys and the legs."""
     machine = measure.machine()
     algorithms = ("LR",) if quick else ALGORITHMS
     curves = kidneys()
@@ -450,6 +457,16 @@ def with_limits(row: dict[str, float]) -> str:
     if "low" not in row:
         return number(row["mean"])
     return f"{number(row['mean'])} [{number(row['low'])}, {number(row['high'])}]"
+
+
+def b_values(text: str) -> tuple[float, ...]:
+    """Read b-values between commas."""
+    try:
+        return tuple(float(b) for b in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"b-values in s/mm² between commas are needed, such as 10,60,200,800, not {text!r}"
+        ) from None
 
 
 def board_tables(board_rows: dict[str, Any], base: str) -> list[str]:
@@ -555,7 +572,9 @@ def main(arguments: list[str] | None = None) -> None:
         "Leave one person out on real signals of kidneys, or of one's own regions.", RESULT
     )
     parser.add_argument("--regions", type=Path, help="a table of one's own, which needs --out")
-    parser.add_argument("--source-b", default="10,60,200,800", help="its inputs, in s/mm²")
+    parser.add_argument(
+        "--source-b", type=b_values, default=SOURCES[0], help="its inputs, in s/mm²"
+    )
     parser.add_argument("--pages", type=Path, help="folder for a page of each comparison")
     chosen = measure.chosen(parser, arguments, RESULT)
     if chosen.regions is None:
@@ -563,8 +582,7 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         if chosen.out == RESULT:
             parser.error("a table of one's own needs --out")
-        source_b = tuple(float(b) for b in chosen.source_b.split(","))
-        result = run_own(chosen.regions, source_b, quick=chosen.quick, pages=chosen.pages)
+        result = run_own(chosen.regions, chosen.source_b, quick=chosen.quick, pages=chosen.pages)
     measure.write(result, chosen.out)
     print(markdown(result))
 

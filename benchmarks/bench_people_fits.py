@@ -1,11 +1,11 @@
 """
-What do fits say of real scans: a leg, a bottle of oil, white matter?
+What do fits say of real scans: legs, a bottle of oil, white matter?
 
     DMRIFIT_DATA=… .venv/bin/python benchmarks/bench_people_fits.py [--quick --out FILE]
 
-One person's leg (`ivim`, fourteen labeled muscles), oil in which nothing moves (`kurtosis`), six
+Legs of one person (`ivim`, 14 muscles), oil in which nothing moves (`kurtosis`), six
 voxels of one genu (`t2-ivim-kurtosis`, averaged over directions up to b = 3000 s/mm²). Nobody
-knows the truth of the leg and the genu; physics tells that of the oil. Readings at one b-value
+knows the truth of the legs and the genu; physics tells that of the oil. Readings at one b-value
 (and echo time) are split into two halves, which are fitted each for itself: what differs is noise,
 and, as the halves have different directions, anisotropy. Writes a picture beside its result.
 """
@@ -65,10 +65,6 @@ class Scan:
         )
 
 
-def folder(name: str) -> Path:
-    return Path(os.environ["DMRIFIT_DATA"]) / name
-
-
 def read_scan(place: Path, name: str, share: float) -> Scan:
     """Read a scan; its mask are voxels whose first image has this share of the brightest."""
     image = nib.load(place / f"{name}.nii.gz")
@@ -96,9 +92,9 @@ def numbers(values: np.ndarray, digits: int = 4) -> dict[str, float]:
 
 
 def fit_leg(*, quick: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Fit the leg as a user does, and its muscles again from halves of the readings."""
-    scan = read_scan(folder("leg_ivim"), "dwi", MASK_SHARE)
-    labels = np.asanyarray(nib.load(folder("leg_ivim") / "labels.nii.gz").dataobj)
+    """Fit the legs as a user does, and its muscles again from halves of the readings."""
+    scan = read_scan(measure.data_folder("leg_ivim"), "dwi", MASK_SHARE)
+    labels = np.asanyarray(nib.load(measure.data_folder("leg_ivim") / "labels.nii.gz").dataobj)
     if quick:
         scan = Scan(scan.signals[:, :, 11:14], scan.protocol, scan.affine, scan.mask[:, :, 11:14])
         labels = labels[:, :, 11:14]
@@ -205,7 +201,7 @@ def fit_oil(*, quick: bool) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]
     """Fit the whole bottle in both scans."""
     rows = []
     for name in OIL_SCANS:
-        scan = read_scan(folder("oil_phantom"), name, OIL_SHARE)
+        scan = read_scan(measure.data_folder("oil_phantom"), name, OIL_SHARE)
         mask = scan.mask.copy()
         if quick:
             middle = mask.shape[2] // 2
@@ -238,7 +234,7 @@ def fit_oil(*, quick: bool) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]
 
 def read_genu() -> tuple[np.ndarray, Protocol]:
     """Read the six voxels up to the highest b-value, without averaging."""
-    table = pd.read_csv(folder("isbi2015_wm_genu") / "genu_table.csv")
+    table = pd.read_csv(measure.data_folder("isbi2015_wm_genu") / "genu_table.csv")
     b = table.b_s_per_mm2.round().to_numpy()
     te = (1e3 * table.TE_s).round(3).to_numpy()
     rows = b <= HIGHEST_B
@@ -562,7 +558,7 @@ def said(advice: list[str]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = measure.options("Fit real scans: a leg, a bottle of oil, white matter.", RESULT)
+    parser = measure.options("Fit real scans: legs, a bottle of oil, white matter.", RESULT)
     chosen = measure.chosen(parser, arguments, RESULT)
     result = run(chosen.out.with_suffix(".png"), quick=chosen.quick)
     measure.write(result, chosen.out)

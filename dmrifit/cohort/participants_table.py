@@ -369,7 +369,8 @@ def _rounded(protocol: Protocol, where: str) -> Protocol:
             tolerance = min(1.0, 0.25 * float(np.diff(members).min()))
             warnings.warn(
                 f"{where}: measurements at b = {values} s/mm² are averaged as one; "
-                f"give b_tolerance={tolerance:g} if these b-values differ on purpose",
+                f"give b_tolerance={tolerance:g} to Cohort.read in Python if these values differ "
+                "on purpose; the commands have no option for it",
                 stacklevel=5,
             )
     return rounded

@@ -251,9 +251,11 @@ class Scan:
         Returns
         -------
         Scan
-            The same scan, of arrays.
+            The same scan, of arrays; one whose measurements are averaged without `noise_free`, as
+            `sigma` is not the noise of an average.
         """
         # Averaged once: the copy has the averaged protocol and no rule to average by.
+        is_averaged = len(self.protocol) < len(self._measured)
         return Scan(
             self.patient,
             self.signal,
@@ -265,7 +267,7 @@ class Scan:
             sigma=self.sigma,
             truth=self.truth,
             synthetic=self.synthetic,
-            noise_free=self.noise_free,
+            noise_free=None if is_averaged else self.noise_free,
         )
 
     def _averaged(self, signal: NDArray) -> tuple[NDArray, Protocol]:

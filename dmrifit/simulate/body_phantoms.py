@@ -127,7 +127,7 @@ def simulate_cohort(
     truth : {"formula", "walk"}, default="formula"
         Where the signals come from: the formula of T2-IVIM-Kurtosis, or random walks that know
         nothing of it, for b ≤ 5000 s/mm² and TE from 60 to 160 ms. Both make the same patients
-        with the same true maps (see Notes).
+        with the same true maps but for K, which walks limit to 2.0 to 2.5 (see Notes).
     n_jobs : int, optional
         Processes, as in joblib. The patients do not depend on it.
     random_state : int, RandomState or None, default=None
@@ -165,8 +165,8 @@ def simulate_cohort(
     blood; Dt and K, the first two cumulants of the tissue's signal at b → 0 and TE 100 ms; T2t,
     from the tissue's signal at b = 0 and TE 60 and 120 ms. K is limited to the largest that was
     walked, 2.0 to 2.5. Fits of the formula to b ≤ 1600 s/mm² differ from these: median K of
-    tissues is 9 % lower without noise and 17 % at SNR 30, Dv 14 and 13 %, Dt 2 and 7 %; f and T2t
-    are near, T2v is not determined.
+    tissues is 9 % lower without noise and 17 % at SNR 30, Dv 14 and 13 %, Dt 2 and 7 %; f is 0 to
+    7 % higher, T2t within 1 %, T2v is not determined.
     """
     if isinstance(protocol, str):
         protocol = Protocol.preset(protocol)

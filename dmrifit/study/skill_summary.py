@@ -113,7 +113,6 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
         signal_skill = "–"
         if key in signals.index:
             signal_skill = _with_interval(signals.loc[key], "skill")
-        mark = "*" if row["n_undefined_pearson"] else ""
         cells = {
             "trained on": row["train_on"],
             "N": row["n_train"],
@@ -128,10 +127,12 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
             cells["shared noise"] = _number(row["skill_shared_noise"])
         cells["|BI| (%)"] = _number(100 * row["abs_bias"], 1)
         cells["DI (%)"] = _number(100 * row["dispersion"], 1)
-        cells["r"] = _number(row["pearson"]) + mark
+        cells["r"] = _number(row["pearson"]) + _mark(row["n_undefined_pearson"])
         if is_repeated:
             r = _number(row["pearson_independent"])
-            cells["r, independent"] = r if r == "–" else r + mark
+            if r != "–":
+                r += _mark(row["n_undefined_pearson_independent"])
+            cells["r, independent"] = r
         rows.append(cells)
     return pd.DataFrame(rows, columns=None if rows else ["algorithm", "r"])
 
@@ -139,7 +140,8 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
 def headline_notes(evaluation: Evaluation, table: pd.DataFrame) -> list[str]:
     """List what has to be said under the head of a summary, `table`."""
     notes = []
-    if table["r"].str.endswith("*").any():
+    correlations = [table[name] for name in ("r", "r, independent") if name in table]
+    if any(column.str.endswith("*").any() for column in correlations):
         notes.append(_UNDEFINED)
     if "shared noise" in table:
         notes.append(_SHARED_NOISE)
@@ -148,8 +150,9 @@ def headline_notes(evaluation: Evaluation, table: pd.DataFrame) -> list[str]:
     if single:
         notes.append(
             f"the signals of {', '.join(single)} without noise, or the level of their noise, are "
-            "not known, so there is no second draw of the noise: no rows truth and repeat, and "
-            "skill may owe something to noise that inputs and reference share"
+            "not known (as in averages of several measurements), so there is no second draw of "
+            "the noise: no rows truth and repeat, and skill may owe something to noise that "
+            "inputs and reference share"
         )
     return notes
 
@@ -160,6 +163,10 @@ def _with_interval(row: Mapping[str, Any], measure: str) -> str:
     if np.isfinite(low):
         text += f" [{_number(low)}, {_number(high)}]"
     return text
+
+
+def _mark(n_undefined: int) -> str:
+    return "*" if n_undefined else ""
 
 
 def _number(value: float, digits: int = 2) -> str:
@@ -195,6 +202,7 @@ def _summarized(table: pd.DataFrame, level: float) -> dict[str, Any]:
         row[f"{measure}_low"], row[f"{measure}_high"] = low[j], high[j]
     row["pooled_skill"] = _pooled_skill(table)
     row["n_undefined_pearson"] = int(table["pearson"].isna().sum())
+    row["n_undefined_pearson_independent"] = int(undefined.sum())
     row["n_dropped"] = int(table["n_undefined"].sum())
     return row
 

@@ -18,8 +18,6 @@ __all__ = ["CONVENTION", "Voxel", "allowed_sides", "angles_of", "expert_voxels",
 #: How three angles make a rotation, in the terms of other programs.
 CONVENTION = "intrinsic XYZ Euler angles in degrees, R = Rx(a) Ry(b) Rz(c), RAS+ axes"
 
-#: mm³ in a mL.
-
 _FARTHEST_MM = 1e5  # no scanner is that large
 
 #: Rows in an image voxel, along each of two axes, that give the fraction of it that a box fills.

@@ -90,6 +90,39 @@ def test_a_verdict_needs_both_intervals(low, t_low, high, expected):
     assert people.verdict(row) == expected
 
 
+def test_where_no_other_b_value_is_shared_there_is_no_table_of_denominators():
+    curves = synthetic(n_regions=2)
+    kept = np.flatnonzero((TARGET.te == 45) | np.isin(TARGET.b, (0, 500)))
+    shared = people.Curves(curves.signals[:, kept], TARGET.take(kept), curves.patients, curves.regions)
+    assert people.denominators(shared, (10.0, 60.0, 200.0), ("LR",), ()).keys() == {"other b", "other TE"}
+    alone = people.Curves(
+        shared.signals,
+        Protocol(np.where((shared.protocol.te == 90) & (shared.protocol.b == 500), 501, shared.protocol.b),
+                 shared.protocol.te),
+        shared.patients, shared.regions,
+    )  # fmt: skip
+    assert alone.shared_b().tolist() == [0]
+    rows = people.denominators(alone, (10.0, 60.0, 200.0), ("LR",), ())
+    assert rows == {}
+    empty = {"kidneys": [], "denominators": {"source_b": [10.0, 60.0, 200.0], **rows}}
+    assert people.markdown(empty) == ""
+
+
+def test_wrong_options_end_in_a_sentence(tmp_path, monkeypatch, capsys):
+    out = ["--quick", "--out", str(tmp_path / "result.json")]
+    with pytest.raises(SystemExit):
+        people.main(["--source-b", "10,abc", *out])
+    assert "not '10,abc'" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"none\.csv"):
+        people.main(["--regions", str(tmp_path / "none.csv"), *out])
+    monkeypatch.delenv("DMRIFIT_DATA", raising=False)
+    with pytest.raises(SystemExit, match="set DMRIFIT_DATA to the folder that holds"):
+        people.main(out)
+    monkeypatch.setenv("DMRIFIT_DATA", str(tmp_path))
+    with pytest.raises(SystemExit, match="kidney_multi_te is no folder"):
+        people.main(out)
+
+
 def test_a_table_of_ones_own_is_compared_by_one_command(tmp_path, capsys):
     curves = synthetic(n_regions=2)
     rows = [

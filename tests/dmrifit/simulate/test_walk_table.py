@@ -114,23 +114,40 @@ def test_signals_fall_with_b_and_echo_time_without_jumps(family):
     np.testing.assert_allclose(below, at, atol=1e-5)
 
 
-def test_rows_of_the_table_are_walks_of_their_microstructures():
-    te = [60.0, 100.0]
-    for family, number in (("impermeable", 5), ("permeable", 5), ("two T2", 5)):
-        row = walk_rows()[family][number]
-        walks = walk_tissue(
-            pack_spheres(row["radius_um"], row["packed"], np.random.default_rng(0)),
-            PULSES,
-            te,
-            d_inside=row["d_inside"],
-            d_outside=row["d_outside"],
-            permeability=row["permeability"],
-            n_walkers=1000,
-        )
-        difference = row["relaxation_difference"]
-        diffusivity, kurtosis = walks.cumulants(1, 1 / difference if difference else np.inf)
-        assert diffusivity == pytest.approx(row["D"], rel=0.1)
-        assert kurtosis == pytest.approx(row["K"], abs=0.5)
+def kurtosis_error(walks, t2_inside):
+    """Standard error of the kurtosis at the second echo time, from the spread between walkers."""
+    weights = walks.relaxation(t2_inside, np.inf)[:, 1]
+    weights = weights / weights.sum()
+    squares, fourths = (walks.phases**2).mean(axis=1), (walks.phases**4).mean(axis=1)
+    second, fourth = weights @ squares, weights @ fourths
+    influence = fourths / second**2 - 2 * fourth / second**3 * squares
+    return np.sqrt(np.sum((weights * (influence - weights @ influence)) ** 2))
+
+
+# Neighbors in the table differ by less than the error of so few walkers, its ends do not.
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("number", [0, -1])
+def test_rows_of_the_table_are_walks_of_their_microstructures(family, number):
+    row, other = walk_rows()[family][number], walk_rows()[family][-1 - number]
+    walks = walk_tissue(
+        pack_spheres(row["radius_um"], row["packed"], np.random.default_rng(0)),
+        PULSES,
+        [60.0, 100.0],
+        d_inside=row["d_inside"],
+        d_outside=row["d_outside"],
+        permeability=row["permeability"],
+        n_walkers=2000,
+    )
+    difference = row["relaxation_difference"]
+    t2_inside = 1 / difference if difference else np.inf
+    diffusivity, kurtosis = walks.cumulants(1, t2_inside)
+    tolerance = min(4 * kurtosis_error(walks, t2_inside), 0.5)
+    assert diffusivity == pytest.approx(row["D"], rel=0.1)
+    assert kurtosis == pytest.approx(row["K"], abs=tolerance)
+    assert abs(kurtosis - other["K"]) > tolerance
+
+
+def test_rows_of_blood_are_walks_through_capillaries():
     row = walk_rows()["blood"][0]
     walks = walk_blood(PULSES, speed=row["speed_mm_per_s"], segment=row["segment_um"], n_walkers=20_000)
     assert walks.cumulants(0)[0] == pytest.approx(row["D"], rel=0.05)

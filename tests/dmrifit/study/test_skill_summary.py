@@ -175,6 +175,21 @@ def test_a_simulated_headline_is_given_twice_and_says_so(repeated, evaluation, t
     assert set(evaluation.scores["algorithm"]).isdisjoint({"truth", "repeat"})
 
 
+def test_undefined_correlations_are_marked_in_their_own_column(repeated):
+    summary = repeated.summary()
+    is_lr = (summary["algorithm"] == "LR") & (summary["parameters"] == "tissue")
+    for column, name in (("n_undefined_pearson", "r"), ("n_undefined_pearson_independent", "r, independent")):
+        changed = summary.copy()
+        changed.loc[is_lr, column] = 3
+        table = headline(changed).set_index("algorithm")
+        marked = [column for column in ("r", "r, independent") if table.loc["LR", column].endswith("*")]
+        assert marked == [name]
+        table = headline(changed[is_lr])
+        assert any("correlations are undefined" in note for note in headline_notes(repeated, table))
+    constant = row(repeated, "constant", "tissue")
+    assert constant["n_undefined_pearson_independent"] == constant["n_undefined_pearson"] == 18
+
+
 def test_the_headline_writes_intervals_and_marks_undefined_correlations(evaluation):
     summary = evaluation.summary()
     table = headline(summary).set_index("algorithm")

@@ -360,3 +360,19 @@ def test_without_noise_free_signals_or_a_level_of_noise_nothing_is_drawn_again(s
     values = scans[0].signal
     silent = Scan("p0", values, FULL, scans[0].mask, AFFINE, lesion=scans[0].lesion, noise_free=values)
     assert make_bank([Cohort([silent], "A")]).repeated == {"A": False}
+
+
+def test_the_noise_of_averages_is_not_drawn_again():
+    rng = np.random.default_rng(4)
+    protocol = Protocol(np.append(0, np.repeat(FULL.b[FULL.b > 0], 4)))
+    clean = 100 * np.exp(-protocol.b / 1000 * rng.uniform(0.5, 2.5, (5, 5, 1, 1)))
+    noisy = np.hypot(clean + rng.normal(0, 4, clean.shape), rng.normal(0, 4, clean.shape))
+    region = np.ones((5, 5, 1), bool)
+    scan = Scan(
+        "p", noisy, protocol, region, AFFINE,
+        lesion=region, sigma=4.0, noise_free=clean, average="geometric",
+    )  # fmt: skip
+    view = View(scan.protocol.take([0, 1]), scan.protocol, None, ADC)
+    bank = make_bank([Cohort([scan], "A")], views=(view,))
+    assert bank.repeated == {"A": False}
+    assert bank.tests(view, ["p"])[0].repeat is None
