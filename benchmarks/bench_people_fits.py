@@ -254,7 +254,8 @@ def fit_genu() -> tuple[dict[str, Any], dict[str, Any]]:
         for j, name in enumerate(result.names):
             voxel[name] = {
                 "value": round(float(result.parameters[i, j]), 4),
-                "low": round(float(ends[i, j, 0]), 4),
+                # Without the sign of a zero.
+                "low": round(float(ends[i, j, 0]), 4) + 0.0,
                 "high": round(float(ends[i, j, 1]), 4),
                 "doubt": DoubtReason(result.doubt_reasons[i, j]).name.lower(),
             }
