@@ -161,8 +161,9 @@ def fit(
     A scan in several files, one for each echo time or b-value, is named by a tab-separated table
     with the columns image, bval, te and bvec; volumes are concatenated in the order of its rows.
 
-    Writes NIfTI files of each parameter and its standard error, of the cost and status of the fit,
-    and of parameters at a bound, a JSON file that describes them, and a quick-look page.
+    Writes NIfTI files of each parameter, its standard error and the ends of its 95 % interval, of
+    the cost, reduced χ² and status of the fit, and of parameters at a bound and in doubt, a JSON
+    file that describes them, and a quick-look page.
     """
     from dmrifit.engine.design.identifiability import POWDER_KURTOSIS, suggest_model
     from dmrifit.engine.fit_settings import MEASURED

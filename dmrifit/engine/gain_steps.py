@@ -84,7 +84,9 @@ def find_gain_step(signals: NDArray, protocol: Protocol) -> GainStep | None:
     contrasts between these steps.
 
     Signals of every echo time that are divided by their own at b = 0 are compared along b alone.
-    Shells of one or two known directions depend on the tissue's orientation, and are not compared.
+    Shells of one or two directions depend on the tissue's orientation, and are not compared. Where
+    no directions are known, b-values that differ within a shell show that volumes are of single
+    directions, because scanners write the b-value that each direction really had.
 
     Parameters
     ----------
@@ -117,10 +119,14 @@ def _contrasts(protocol: Protocol) -> list[_Contrast]:
     for echo_time in np.unique(te):
         columns = np.flatnonzero(te == echo_time)
         for shell in _shells(columns[np.argsort(protocol.b[columns], kind="stable")], protocol):
-            if not _is_directional(protocol, shell):
-                b = float(np.mean(protocol.b[shell]))
-                contrasts.append(_Contrast(b, float(echo_time), shell))
-    return contrasts
+            b = float(np.mean(protocol.b[shell]))
+            contrasts.append(_Contrast(b, float(echo_time), shell))
+    has_single = _has_single_directions(protocol, contrasts)
+    return [
+        contrast
+        for contrast in contrasts
+        if not _is_directional(protocol, contrast.columns, has_single=has_single)
+    ]
 
 
 def _shells(columns: NDArray[np.intp], protocol: Protocol) -> list[NDArray[np.intp]]:
@@ -134,9 +140,24 @@ def _shells(columns: NDArray[np.intp], protocol: Protocol) -> list[NDArray[np.in
     return [np.array(shell) for shell in shells]
 
 
-def _is_directional(protocol: Protocol, shell: NDArray[np.intp]) -> bool:
-    if protocol.directions is None or protocol.b[shell].max() < _DIRECTIONAL_B:
+def _has_single_directions(protocol: Protocol, contrasts: list[_Contrast]) -> bool:
+    """Whether volumes are of single directions, as far as b-values without directions tell."""
+    if protocol.directions is not None:
         return False
+    # Scanners write the b-value that each direction really had; traces share theirs.
+    return any(
+        len(contrast.columns) >= _FEWEST_DIRECTIONS
+        and contrast.b >= _DIRECTIONAL_B
+        and np.ptp(protocol.b[contrast.columns]) > 0
+        for contrast in contrasts
+    )
+
+
+def _is_directional(protocol: Protocol, shell: NDArray[np.intp], *, has_single: bool) -> bool:
+    if protocol.b[shell].max() < _DIRECTIONAL_B:
+        return False
+    if protocol.directions is None:
+        return has_single and len(shell) < _FEWEST_DIRECTIONS
     axes = np.unique(np.abs(protocol.directions[shell]).round(3), axis=0)
     is_trace = not protocol.directions[shell].any()
     return not is_trace and len(axes) < _FEWEST_DIRECTIONS

@@ -71,7 +71,7 @@ class Screening:
     ----------
     n_not_finite, n_outside, n_without_logarithm : ndarray of int
         Values left out: NaN or infinite ones, zeros outside the field of view (`zeros_outside`),
-        and those ≤ 0 in a fit of logarithms.
+        and those ≤ 0 in a fit of logarithms or a geometric mean.
     n_negative : ndarray of int
         Negative values that are data.
     refusal : ndarray of uint8
@@ -100,11 +100,9 @@ class Screening:
         """Number of values of each voxel that are left out of its fit."""
         return self.n_not_finite + self.n_outside + self.n_without_logarithm
 
-    def with_logarithms(self, n_left_out: NDArray[np.int16] | None = None) -> Screening:
-        """Count as left out what has no logarithm: `n_left_out` in all, or negative values."""
-        n_others = self.n_negative
-        if n_left_out is not None:
-            n_others = np.maximum(n_left_out - self.n_not_finite - self.n_outside, 0)
+    def with_logarithms(self, n_left_out: NDArray[np.int16]) -> Screening:
+        """Count as left out what has no logarithm: `n_left_out` values in all."""
+        n_others = np.maximum(n_left_out - self.n_not_finite - self.n_outside, 0)
         return replace(
             self, n_without_logarithm=n_others, n_negative=np.zeros_like(self.n_negative)
         )

@@ -20,13 +20,14 @@ from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fit_maps import OUTSIDE, empty_maps, fill_maps, map_names
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_voxels, learn_prior
-from dmrifit.engine.gain_steps import GAIN_VOXELS, GainStep, find_gain_step
+from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.methods.map_prior import PRIOR_VOXELS, Prior
 from dmrifit.engine.models import Parameter, SignalModel, resolve_model
 from dmrifit.engine.protocol import Protocol, average_directions
 from dmrifit.engine.screening import Screen, Screening
 from dmrifit.imaging.image_rows import patient_scale, sliced_rows, source_volumes
 from dmrifit.imaging.noise import check_likelihood, estimate_sigma
+from dmrifit.imaging.spread_sample import SpreadSample
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import (
     FitTally,
@@ -123,7 +124,8 @@ def fit_image(
     out : path, optional
         Folder to write to, made if missing.
     average : {"geometric", "arithmetic"}, optional
-        Average the measurements that share b and TE before the fit (see `average_directions`).
+        Average the measurements that share b and TE before the fit (see `average_directions`). The
+        geometric mean leaves out values ≤ 0, and the sidecar counts them.
     bounds : mapping of str to (float, float or "monotonic"), or "published", optional
         Box of the search by parameter, as in `fit_voxels`.
     fixed : mapping of str to float or "measured", optional
@@ -172,7 +174,8 @@ def fit_image(
     ValueError
         Before the fit, if the image is not 4-D or damaged, volumes and protocol differ in number,
         the model needs echo times, has more free parameters than the protocol has contrasts, mask
-        or sigma are on another grid, the mask is empty or sigma negative.
+        or sigma are on another grid, the mask is empty or sigma negative, or 0 in a voxel that is
+        fitted with a `likelihood` of magnitudes.
     FileNotFoundError
         If a file does not exist.
     FileExistsError
@@ -186,9 +189,10 @@ def fit_image(
     Warns
     -----
     UserWarning
-        If relaxation times are fitted to measurements of one echo time, more than a fifth of the
-        voxels could not be fitted, or groups of volumes differ in gain: their signal rises where
-        it must fall (`dmrifit.engine.gain_steps`).
+        If the protocol does not determine the model, such as relaxation times at one echo time,
+        more than a fifth of the voxels could not be fitted, more than a fifth of the fitted values
+        are negative, a parameter is beyond 3e38 and so NaN in its map, or groups of volumes differ
+        in gain: their signal rises where it must fall (`dmrifit.engine.gain_steps`).
     """
     model = resolve_model(model)
     image, mask, sigma = _with_affine(affine, image, mask, sigma)
@@ -242,6 +246,7 @@ def fit_image(
                 level = estimate_sigma(readable.read(slice(None), np.float32), mask=region)
                 noise = level.sigma
                 sigma_text = f"{np.median(noise):.6g} (estimated by {level.method})"
+            _check_noise(readable, region, settings, noise)
             if method == "map" and prior is None:
                 settings = replace(
                     settings,
@@ -249,10 +254,10 @@ def fit_image(
                         readable, region, protocol, contrasts, model, settings, average, noise
                     ),
                 )
-            gain = _GainSample(series, region)
+            gain_sample = SpreadSample(GAIN_VOXELS)
             n_too_large = 0
             for slab, inside, signals in readable.slabs(region, progress=progress, task="fit"):
-                gain.add(signals)
+                gain_sample.add(signals, inside)
                 # The slab is written to, because a copy of it would take as much memory again.
                 signals, screening = Screen(protocol).apply(signals, in_place=True)
                 if average is not None:
@@ -278,7 +283,7 @@ def fit_image(
                 "cannot hold, and is NaN; scale the image down"
             )
             warnings.warn(msg, stacklevel=2)
-        gain_step = gain.find_step(protocol)
+        gain_step = find_gain_step(gain_sample.rows(), protocol)
         if gain_step is not None:
             warnings.warn(f"{series.name}: {gain_step.description}", stacklevel=2)
         images = {
@@ -505,37 +510,15 @@ class _Prediction:
 def _averaged(
     signals: NDArray, screening: Screening, protocol: Protocol, average: str
 ) -> tuple[NDArray[np.float64], Screening]:
-    """Average directions; a contrast with a negative value has no geometric mean, and is NaN."""
-    averaged, _ = average_directions(signals, protocol, mean=average)
+    """Average directions; a geometric mean leaves out values ≤ 0, which `signals` then lacks."""
     if average == "geometric":
-        screening = screening.with_logarithms()
+        # A single zero would make the mean zero, and a negative value would spoil it.
+        is_without_logarithm = signals <= 0
+        signals[is_without_logarithm] = np.nan
+        n_without_logarithm = is_without_logarithm.sum(axis=1).astype(np.int16)
+        screening = screening.with_logarithms(screening.n_left_out + n_without_logarithm)
+    averaged, _ = average_directions(signals, protocol, mean=average)
     return averaged, screening
-
-
-class _GainSample:
-    """Voxels spread over a region, however it is cut into slabs, for a look at the gain."""
-
-    def __init__(self, series: Series, region: NDArray[np.bool_] | None) -> None:
-        n_voxels = int(np.prod(series.grid)) if region is None else int(region.sum())
-        self._stride = max(1, n_voxels // GAIN_VOXELS)
-        self._n_seen = 0
-        self._signals: list[NDArray] = []
-
-    def add(self, signals: NDArray) -> None:
-        """
-        Take the next voxels.
-
-        Shapes: `signals` (n_voxels, n_measurements).
-        """
-        first = -self._n_seen % self._stride
-        self._signals.append(signals[first :: self._stride].copy())
-        self._n_seen += len(signals)
-
-    def find_step(self, protocol: Protocol) -> GainStep | None:
-        """Look for groups of volumes of different gain."""
-        if not self._signals:
-            return None
-        return find_gain_step(np.concatenate(self._signals), protocol)
 
 
 def _learn_prior(
@@ -549,24 +532,21 @@ def _learn_prior(
     noise: float | NDArray | None,
 ) -> Prior:
     """Learn the prior of a region from voxels spread over it, however it is cut into slabs."""
-    n_voxels = int(np.prod(series.grid)) if region is None else int(region.sum())
     # Every so many voxels instead of a random draw, which would depend on the slabs.
-    stride = max(1, n_voxels // PRIOR_VOXELS)
-    signals, levels = [], []
-    first = 0
+    sample, levels = SpreadSample(PRIOR_VOXELS), SpreadSample(PRIOR_VOXELS)
     for slab, inside, voxels in series.slabs(region, progress=False, task="prior"):
-        rows = np.arange(-first % stride, len(voxels), stride)
-        first += len(voxels)
-        sample, _ = Screen(protocol).apply(voxels[rows], in_place=True)
-        if average is not None:
-            sample, _ = average_directions(sample, protocol, mean=average)
-        signals.append(sample)
+        sample.add(voxels, inside)
         level = _noise_of(noise, slab, inside)
         if level is not None:
-            levels.append(np.broadcast_to(level, len(voxels))[rows])
-    sigma = np.concatenate(levels) if levels else None
-    settings = replace(settings, sigma=sigma)
-    return learn_prior(np.concatenate(signals), contrasts, model, settings)
+            levels.add(np.broadcast_to(level, len(voxels)), inside)
+    signals = sample.rows()
+    if not signals.size:
+        raise _nothing_to_fit(series)
+    signals, screening = Screen(protocol).apply(signals, in_place=True)
+    if average is not None:
+        signals, _ = _averaged(signals, screening, protocol, average)
+    settings = replace(settings, sigma=None if noise is None else levels.rows())
+    return learn_prior(signals, contrasts, model, settings)
 
 
 def _with_affine(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:
@@ -672,6 +652,25 @@ def _read_noise(
     return noise
 
 
+def _check_noise(
+    series: Series,
+    region: NDArray[np.bool_] | None,
+    settings: FitSettings,
+    noise: float | NDArray | None,
+) -> None:
+    """Refuse voxels without noise under a likelihood that needs it, before a long fit."""
+    if settings.likelihood == "gaussian":
+        return
+    if not isinstance(noise, np.ndarray):
+        replace(settings, sigma=noise).check()
+    elif region is not None:
+        replace(settings, sigma=noise[region]).check()
+    elif (noise <= 0).any():
+        # Only the image tells which voxels of the map have a signal.
+        for slab, inside, _ in series.slabs(None, progress=False, task="sigma"):
+            replace(settings, sigma=noise[:, :, slab][inside]).check()
+
+
 def _noise_of(
     noise: float | NDArray | None, slab: slice, inside: NDArray[np.bool_]
 ) -> float | NDArray | None:
@@ -689,9 +688,7 @@ def _check_tally(tally: FitTally, series: Series) -> None:
     """Refuse an image without a signal, and warn of one of which no voxel could be fitted."""
     n_voxels = tally.status.sum()
     if not n_voxels:
-        raise ValueError(
-            f"{series.name}: there is nothing to fit, all voxels are 0 or NaN in every measurement"
-        )
+        raise _nothing_to_fit(series)
     reasons = ", ".join(f"{n} {reason}" for reason, n in tally.screening.reasons.items())
     if not tally.n_fitted:
         message = f"{series.name}: none of the {n_voxels} voxels could be fitted: {reasons}"
@@ -702,6 +699,12 @@ def _check_tally(tally: FitTally, series: Series) -> None:
             f"{reasons}; check the image, or leave these voxels out by a mask (--mask)"
         )
         warnings.warn(message, stacklevel=3)
+
+
+def _nothing_to_fit(series: Series) -> ValueError:
+    return ValueError(
+        f"{series.name}: there is nothing to fit, all voxels are 0 or NaN in every measurement"
+    )
 
 
 def _describe_noise(noise: float | NDArray | None) -> float | str | None:

@@ -139,14 +139,28 @@ class FitTally:
         self.doubts.add(result)
         if result.screening is not None:
             self.screening.add(result.screening, result.status != FitStatus.NOT_FITTED)
-        degrees_of_freedom = len(self.contrasts) - len(self.model.names) + len(self.fixed)
         amplitudes = [p.name for p in self.model.parameters if p.is_amplitude]
-        # Residuals without degrees of freedom are zero whatever the noise.
-        if degrees_of_freedom > 0 and len(amplitudes) == 1:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                spare = np.maximum(degrees_of_freedom - result.n_left_out, 0)
-                snr = result[amplitudes[0]] / np.sqrt(result.cost / spare)
+        if len(amplitudes) == 1:
+            snr = result[amplitudes[0]] / self._residual_deviation(result)
             self._snr.append(snr[np.isfinite(snr)])
+
+    def _residual_deviation(self, result: FitResult) -> NDArray[np.float64]:
+        """
+        Compute the standard deviation of residuals, NaN where none are left beside the parameters.
+
+        Shapes: returns (n_voxels,).
+        """
+        if result.inputs is None:
+            return np.full(len(result.cost), np.nan)
+        signals = result.inputs.signals
+        is_used = np.isfinite(signals)
+        if result.method in ("ols", "wls"):
+            # A fit of logarithms keeps in its inputs the values that it leaves out.
+            is_used &= signals > 0
+        spare = is_used.sum(axis=1) - len(self.model.names) + len(self.fixed)
+        deviation = np.sqrt(result.cost / np.maximum(spare, 1))
+        # Of residuals that are 0 whatever the noise, there is no SNR.
+        return np.where((spare > 0) & (deviation > 0), deviation, np.nan)
 
     @property
     def snr(self) -> float:

@@ -73,6 +73,18 @@ def test_single_directions_in_coherent_tissue_are_not_compared():
     assert find_gain_step(signals, Protocol(protocol.b)) is not None
 
 
+def test_shells_of_unequal_b_without_directions_are_not_taken_for_traces(data_dir):
+    folder = data_dir / "dipy_small_dwi"
+    signals = np.asarray(nib.load(folder / "small_101D.nii.gz").dataobj).reshape(-1, 102)
+    assert find_gain_step(signals, Protocol.read(folder / "small_101D.bval")) is None
+    b = np.array([0, 15, 795, 800, 805, 900])
+    values = np.full((20, 6), 100.0) * [1, 0.98, 0.4, 0.4, 0.4, 0.6]
+    assert find_gain_step(values, Protocol(b)) is None
+    assert find_gain_step(values, Protocol(b.clip(None, 800))) is None
+    assert find_gain_step(values, Protocol([0, 15, 800, 800, 800, 900])) is not None
+    assert find_gain_step(np.full((20, 6), 100.0) * [1, 2, 0.8, 0.8, 0.8, 0.6], Protocol(b)) is not None
+
+
 def test_advice_names_the_groups():
     signals = noisy(snr=80)
     assert not any("gain" in sentence for sentence in fit_voxels(signals, PROTOCOL, "adc").advice())
@@ -83,17 +95,17 @@ def test_advice_names_the_groups():
 
 def test_one_kidney_of_real_people_holds_two_series(data_dir):
     table = pd.read_csv(data_dir / "kidney_multi_te" / "curves.csv")
-    found = {}
+    steps_by_series = {}
     for key, curves in table.groupby(["volunteer", "te_ms"]):
         wide = curves.pivot_table(index=["kidney", "slice"], columns="b_s_mm2", values="signal_over_own_b0")
         protocol = Protocol(wide.columns.to_numpy(), te=np.full(wide.shape[1], key[1]))
         step = find_gain_step(wide.to_numpy(), protocol)
         if step is not None:
-            found[key] = step
-    (key,) = found
+            steps_by_series[key] = step
+    (key,) = steps_by_series
     assert key == (3, 45.0)
-    assert found[key].low == "b = 0.2, 1.5, 1.8, 2, 6, 10, 25, 35, 45, 60 s/mm² at TE 45 ms"
-    assert found[key].ratio == pytest.approx(0.73, abs=0.06)
+    assert steps_by_series[key].low == "b = 0.2, 1.5, 1.8, 2, 6, 10, 25, 35, 45, 60 s/mm² at TE 45 ms"
+    assert steps_by_series[key].ratio == pytest.approx(0.73, abs=0.06)
     volunteers = {}
     for volunteer, curves in table.groupby("volunteer"):
         wide = curves.pivot_table(

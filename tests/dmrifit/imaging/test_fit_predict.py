@@ -568,6 +568,82 @@ def test_zeros_outside_a_volume_do_not_enter_the_mean_of_directions(signals):
         np.testing.assert_allclose(data(maps["ADC"]), data(expected["ADC"]), rtol=1e-6)
 
 
+def test_a_geometric_mean_leaves_out_what_has_no_logarithm_and_says_so(tmp_path):
+    protocol = Protocol(np.repeat([0.0, 1000.0], [4, 16]))
+    values = np.full((4, 2, 1, 20), 1000.0) * np.exp(-protocol.b * 1e-3)
+    # Low whole numbers: a zero was rounded, and lies within the field of view.
+    values[2:] = np.repeat([60.0, 4.0], [4, 16])
+    clean = fit_image(nib.Nifti1Image(values, AFFINE), protocol, "adc", average="geometric")
+    values[0, 0, 0, 9] = -1
+    values[2, 1, 0, 9:11] = 0
+    maps = fit_image(nib.Nifti1Image(values, AFFINE), protocol, "adc", average="geometric", out=tmp_path / "out")
+    np.testing.assert_allclose(data(maps["ADC"]), data(clean["ADC"]), rtol=1e-6)
+    described = json.loads((tmp_path / "out" / "model-adc_dwimap.json").read_text())
+    assert described["LeftOut"]["Reason"] == "3 zero or negative, without a logarithm"
+    assert (described["LeftOut"]["Values"], described["LeftOut"]["Voxels"]) == (3, 2)
+    assert "Negative" not in described
+
+
+def test_a_prior_is_learned_from_geometric_means_of_positive_values():
+    protocol = Protocol(np.repeat([0.0, 300.0, 600.0, 1000.0], [1, 4, 4, 4]))
+    rng = np.random.default_rng(5)
+    truth = np.column_stack([np.full(60, 500.0), rng.uniform(0.6, 1.6, 60)])
+    values = ADC.signal(truth, protocol) + rng.normal(0, 5, (60, 13))
+    values[::2, 12] = -1.0
+    options = {"method": "map", "average": "geometric"}
+    maps = fit_image(nib.Nifti1Image(values.reshape(*GRID, 13), AFFINE), protocol, "adc", **options)
+    left_out = np.where(values <= 0, np.nan, values).reshape(*GRID, 13)
+    same(maps, fit_image(nib.Nifti1Image(left_out, AFFINE), protocol, "adc", **options))
+
+
+@pytest.fixture
+def small_object(monkeypatch):
+    """An object in a large empty image, with samples of few voxels."""
+    monkeypatch.setattr(fit_predict, "PRIOR_VOXELS", 30)
+    monkeypatch.setattr(fit_predict, "GAIN_VOXELS", 30)
+    rng = np.random.default_rng(6)
+    truth = np.column_stack([np.full(80, 500.0), rng.uniform(0.6, 1.6, 80)])
+    values = np.zeros((40, 20, 6, 4), np.float32)
+    values[10:14, 5:15, 2:4] = (ADC.signal(truth, PROTOCOL) + rng.normal(0, 5, (80, 4))).reshape(4, 10, 2, 4)
+    return values
+
+
+def test_samples_are_of_voxels_with_a_signal(small_object, monkeypatch):
+    region = nib.Nifti1Image((small_object != 0).any(axis=-1).astype(np.uint8), AFFINE)
+    image = nib.Nifti1Image(small_object, AFFINE)
+    whole = fit_image(image, PROTOCOL, "adc", method="map")
+    same(whole, fit_image(image, PROTOCOL, "adc", method="map", mask=region))
+    monkeypatch.setattr(series, "SLAB_VALUES", 1)
+    same(whole, fit_image(image, PROTOCOL, "adc", method="map"))
+    with pytest.warns(UserWarning, match="at most .* the gain"):
+        fit_image(nib.Nifti1Image(small_object * [1, 1, 4, 4], AFFINE), PROTOCOL, "adc")
+    with pytest.raises(ValueError, match="there is nothing to fit"):
+        fit_image(nib.Nifti1Image(0 * small_object, AFFINE), PROTOCOL, "adc", method="map")
+
+
+def test_rician_voxels_without_noise_are_refused_before_the_fit(small_object, monkeypatch):
+    image = nib.Nifti1Image(small_object, AFFINE)
+    region = (small_object != 0).any(axis=-1)
+    mask = nib.Nifti1Image(region.astype(np.uint8), AFFINE)
+    noise = np.where(region, 5.0, 0.0)
+    options = {"likelihood": "rician", "n_starts": 1}
+    fit_image(image, PROTOCOL, "adc", sigma=nib.Nifti1Image(noise, AFFINE), **options)
+    noise[13, 14, 3] = 0.0
+    has_signal = []
+
+    def fit_and_count(signals, *arguments, **settings):
+        has_signal.append(np.isfinite(signals).any())
+        return fit_voxels(signals, *arguments, **settings)
+
+    monkeypatch.setattr(fit_predict, "fit_voxels", fit_and_count)
+    monkeypatch.setattr(series, "SLAB_VALUES", 1)
+    for sigma in (0, nib.Nifti1Image(noise, AFFINE)):
+        for more in ({}, {"mask": mask}):
+            with pytest.raises(ValueError, match="likelihood='rician' needs a sigma above 0 everywhere"):
+                fit_image(image, PROTOCOL, "adc", sigma=sigma, **options, **more)
+    assert not any(has_signal)
+
+
 def test_volumes_of_another_gain_are_named_once_and_in_the_sidecar(signals, tmp_path):
     values = signals * [1, 1, 4, 4]
     with pytest.warns(UserWarning, match="volumes b = 0, 200 s/mm² have at most") as said:
@@ -677,7 +753,10 @@ def test_the_diffusivity_of_a_real_scan_agrees_with_a_straight_line_through_loga
 def test_directions_of_a_real_scan_are_averaged_on_request(dipy_scans, tmp_path):
     path, protocol = dipy_scans / "small_64D.nii", read_protocol(dipy_scans, "small_64D")
     maps = fit_image(path, protocol, "adc", average="geometric", out=tmp_path)
-    signals, contrasts = average_directions(np.asarray(nib.load(path).dataobj).reshape(-1, 65), protocol)
+    measured = np.asarray(nib.load(path).dataobj).reshape(-1, 65)
+    # Zeros, rounded from low signals, have no logarithm.
+    measured = np.where(measured > 0, measured, np.nan)
+    signals, contrasts = average_directions(measured, protocol)
     assert len(contrasts) == 2
     expected = fit_voxels(signals, contrasts, "adc")["ADC"]
     inside = data(maps["status"]).ravel() != 255

@@ -1,10 +1,17 @@
 """Names of derived files, and sets of files that appear together."""
 
 import hashlib
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from dmrifit.engine.doubts import DoubtTally
+from dmrifit.engine.fitting import fit_voxels
+from dmrifit.engine.models import MODELS
+from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import (
+    FitTally,
     common_stem,
     derivative_name,
     file_record,
@@ -66,3 +73,48 @@ def test_several_images_are_named_by_what_they_have_in_common():
     assert common_stem(["te93.nii", "te105.nii"]) == ""
     assert common_stem(["sub-01_dwi.nii"]) == "sub-01_dwi"
     assert common_stem([]) == ""
+
+
+@pytest.fixture(scope="module")
+def noisy_signals():
+    """Signals of an ADC of 1 at an SNR of 50, with three volumes of each of four b-values."""
+    protocol = Protocol(np.repeat([0.0, 300.0, 600.0, 1000.0], 3))
+    clean = MODELS["adc"].signal(np.tile([1000.0, 1.0], (500, 1)), protocol)
+    return protocol, clean + np.random.default_rng(4).normal(0, 20, clean.shape)
+
+
+def tally_of(result, protocol):
+    tally = FitTally(result.model, protocol, DoubtTally(result.model, result.bounds))
+    tally.add(result)
+    return tally
+
+
+def test_the_snr_of_a_scan_counts_the_values_that_were_fitted(noisy_signals):
+    protocol, signals = noisy_signals
+    expected = tally_of(fit_voxels(signals, protocol, "adc"), protocol).snr
+    assert expected == pytest.approx(50, rel=0.15)
+    signals = signals.copy()
+    signals[:, 4:6] = np.nan
+    result = fit_voxels(signals, protocol, "adc")
+    assert tally_of(result, protocol).snr == pytest.approx(50, rel=0.15)
+    # What was left out before an average does not lessen the contrasts that are fitted.
+    averaged = replace(result.screening, n_not_finite=result.screening.n_not_finite + 40)
+    same = tally_of(replace(result, screening=averaged), protocol)
+    assert same.snr == tally_of(result, protocol).snr
+    signals[:, 4:6] = -1.0
+    logarithms = fit_voxels(signals, protocol, "adc", method="ols")
+    missing = fit_voxels(np.where(signals > 0, signals, np.nan), protocol, "adc", method="ols")
+    assert tally_of(logarithms, protocol).snr == pytest.approx(tally_of(missing, protocol).snr)
+
+
+def test_voxels_without_spare_values_do_not_enter_the_snr(noisy_signals):
+    protocol, signals = noisy_signals
+    result = fit_voxels(signals, protocol, "adc")
+    sound = tally_of(fit_voxels(signals[:200], protocol, "adc"), protocol).snr
+    # Two values for two parameters in most voxels, whose residuals tell nothing.
+    measured = signals.copy()
+    measured[200:, 1:11] = np.nan
+    inputs = replace(result.inputs, signals=measured)
+    assert tally_of(replace(result, inputs=inputs), protocol).snr == sound
+    measured[:200, 1:11] = np.nan
+    assert np.isnan(tally_of(replace(result, inputs=inputs), protocol).snr)

@@ -1,0 +1,48 @@
+"""A sample of voxels spread over an image that is read slab by slab."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["SpreadSample"]
+
+
+class SpreadSample:
+    """
+    Rows of every n-th voxel in the order of slices, the same ones however slabs are cut.
+
+    How many voxels there will be need not be known: n starts at 1, and doubles when more than
+    twice `most` rows would be held. So `most` rows or more are held where there are as many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most_held = 2 * most
+        self._stride = 1
+        self._n_seen = 0
+        self._parts: list[NDArray] = []
+
+    def add(self, values: NDArray, inside: NDArray[np.bool_]) -> None:
+        """
+        Take the values of the voxels of the next slab.
+
+        Shapes: `values` (n_voxels, ...), `inside` (x, y, slices), True where the voxels lie.
+        """
+        stride = self._stride
+        n_seen = self._n_seen + len(values)
+        while n_seen > self._most_held * stride:
+            stride *= 2
+        if stride > self._stride and self._parts:
+            self._parts = [self.rows()[:: stride // self._stride].copy()]
+        self._stride = stride
+        first = -self._n_seen % stride
+        # The voxels of a slab follow each other across its slices, those of thinner ones do not.
+        by_slice = np.argsort(np.flatnonzero(inside) % inside.shape[2], kind="stable")
+        self._parts.append(values[by_slice[first::stride]])
+        self._n_seen = n_seen
+
+    def rows(self) -> NDArray:
+        """Give the rows that are held; none, of shape (0,), before the first voxel."""
+        if not self._parts:
+            return np.empty(0)
+        return np.concatenate(self._parts)
