@@ -70,6 +70,9 @@ def parameter_intervals(
     common[kernel.BOUNDS : kernel.BOUNDS + 2 * n] = np.array(bounds).T.ravel()
     common[kernel.TURN_UP] = turn_up
     n_tabulated = kernel.N_BY_B * len(contrasts.b) + kernel.N_BY_TE * len(contrasts.te)
+    # Carried back from their coordinates, ends at a bound may lie a rounding error outside.
+    is_amplitude = [parameter.is_amplitude for parameter in model.parameters]
+    low, high = np.where(is_amplitude, [[-np.inf], [np.inf]], np.array(bounds).T)[:, :, None]
     n_padded = len(contrasts.pairs) * LANES
     roots = np.ones(len(protocol)) if weights is None else np.sqrt(weights)
 
@@ -99,6 +102,8 @@ def parameter_intervals(
             np.empty(len(chunk), np.int64),
             ends,
         )
+        rows = ends[:, first : first + len(chunk)]
+        np.clip(rows, low, high, out=rows)
 
     starts = range(0, len(parameters), _CHUNK)
     if n_threads is None:
