@@ -246,8 +246,9 @@ class Evaluation:
         -------
         DataFrame
             Texts: one row for each way of training, cohort, strategy and algorithm, with the skill
-            of signals and of maps (the tissue parameters), bias, dispersion and r; of synthetic patients
-            also skill and r against a reference with independent noise, and the shared noise.
+            of signals and of maps (the tissue parameters), bias, dispersion and r; of synthetic
+            patients also skill and r against a reference with independent noise, and the shared
+            noise.
 
         Raises
         ------
