@@ -605,7 +605,9 @@ def _scored(x, frame, problem, work):
     return cost, tumor_fraction
 
 
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+# Without fastmath: sums in another order, as code fresh from the compiler and code from its cache
+# have them, would end the search at other digits.
+@njit(cache=True, nogil=True, error_model="numpy")
 def _face_sums(grid, center, rotation, half, spacing, areas, moments):
     """
     Integrate a volume over the faces of a box, from sample points about `spacing` mm apart.
