@@ -21,7 +21,7 @@ from dmrifit.engine.kernels.layout import LANES, UNROLL, Layout, form
 if TYPE_CHECKING:
     from dmrifit.engine.models import SignalModel
 
-__all__ = ["Formula", "called_function", "factor", "quoted_code", "replace_section", "source"]
+__all__ = ["Formula", "factor", "filled_template", "source"]
 
 _JIT = "@njit(nogil=True, cache=True, error_model='numpy')"
 
@@ -68,7 +68,14 @@ def source(model: SignalModel) -> str:
         "STEP": _step(at),
         "VARIANCES": _variances(at),
     }
-    text = Path(__file__).with_name("template.py").read_text(encoding="utf-8")
+    return filled_template("template.py", model, constants, code)
+
+
+def filled_template(
+    file: str, model: SignalModel, constants: dict[str, Any], code: dict[str, list[str]]
+) -> str:
+    """Write the constants, the lines and the user's function of a model into a template."""
+    text = Path(__file__).with_name(file).read_text(encoding="utf-8")
     text = replace_section(
         text, "CONSTANTS", [f"{name} = {value!r}" for name, value in constants.items()]
     )

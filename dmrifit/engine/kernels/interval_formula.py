@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dmrifit.engine.kernels.formula import (
-    Formula,
-    called_function,
-    factor,
-    quoted_code,
-    replace_section,
-)
+from dmrifit.engine.kernels.formula import Formula, factor, filled_template
 from dmrifit.engine.kernels.layout import (
     LANES,
     UNDETERMINED_SHARE,
@@ -85,13 +78,7 @@ def source(model: SignalModel) -> str:
         "BEND": writer.bend(),
         "FINISH": writer.finish(),
     }
-    text = Path(__file__).with_name("intervals_template.py").read_text(encoding="utf-8")
-    text = replace_section(
-        text, "CONSTANTS", [f"{name} = {value!r}" for name, value in constants.items()]
-    )
-    if model.source:
-        text = replace_section(text, "FUNCTION", called_function(model))
-    return replace_section(text, "CODE", quoted_code(code))
+    return filled_template("intervals_template.py", model, constants, code)
 
 
 class _Writer:

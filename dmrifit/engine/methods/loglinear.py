@@ -112,6 +112,7 @@ def _solved(equations: list[tuple[Any, Any]], unknowns: list[Any]) -> dict[Any, 
         formula = formula.subs(solved).subs(plain)
         try:
             roots = sympy.solve(formula - coefficient, plain[unknown])
+        # sympy raises this for equations that it has no way to solve.
         except NotImplementedError:
             return None
         if len(roots) != 1:
