@@ -14,6 +14,7 @@ import json
 import shlex
 import textwrap
 import time
+import tomllib
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ from typing import Any
 import _measure as measure
 from claims.macarro.board import claim_figures, claims_board
 
-from dmrifit import ALGORITHMS, Evaluation, learning_curve, simulate_cohort, write_report
+from dmrifit import Evaluation, learning_curve, simulate_cohort, write_report
 
 RESULT = Path(__file__).parent / "results" / "claims.json"
-SIZES = (1, 2, 5, 10, 15)
-SEEDS = (20261123, 20261124, 20261125)
-FULL = {"n_patients": 16, "sizes": SIZES, "shape": (48, 48, 8), "algorithms": ALGORITHMS}
+MARGINS = Path(__file__).parent / "claims" / "macarro" / "margins.toml"
+FULL = tomllib.loads(MARGINS.read_text(encoding="utf-8"))["board"]
+SEEDS = tuple(FULL["seeds"])
 QUICK = {"n_patients": 4, "sizes": (1, 2, 3), "shape": (24, 24, 6), "algorithms": ("LR", "ETR")}
 CONDITIONS = [(preset, region) for preset in ("mixed", "easy") for region in ("body", "lesion")]
 
@@ -43,7 +44,7 @@ def run_boards(
                     name,
                     board_size["n_patients"],
                     difficulty=preset,
-                    shape=board_size["shape"],
+                    shape=tuple(board_size["shape"]),
                     truth=truth,
                     random_state=seed,
                 )
@@ -52,12 +53,12 @@ def run_boards(
             start = time.perf_counter()
             board = learning_curve(
                 cohorts,
-                sizes=board_size["sizes"],
-                algorithms=board_size["algorithms"],
+                sizes=tuple(board_size["sizes"]),
+                algorithms=tuple(board_size["algorithms"]),
                 train_mask=region,
                 out=work / f"{preset}-{region}-{seed}",
-                keep_predictions=preset == "mixed" and seed == seeds[0],
-                n_jobs=2,
+                keep_predictions=False,
+                n_jobs=1,
                 random_state=seed,
             )
             print(
@@ -91,7 +92,7 @@ def run(seeds: list[int], work: Path, *, quick: bool) -> dict[str, object]:
         "machine": measure.machine(),
         "versions": boards[0].study["versions"],
         "seeds": seeds,
-        "sizes": list(SIZES),
+        "sizes": FULL["sizes"],
         "conditions": [f"{preset} cohorts, trained on {region}" for preset, region in CONDITIONS],
         "seconds": {"per_board": [board.study["seconds"] for board in boards]},
         "claims": json.loads(claims.to_json(orient="records")),
