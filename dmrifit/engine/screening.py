@@ -107,6 +107,12 @@ class Screening:
             self, n_without_logarithm=n_others, n_negative=np.zeros_like(self.n_negative)
         )
 
+    def count_logarithms(self, voxels: NDArray[np.intp], n_left_out: NDArray[np.intp]) -> None:
+        """Count as left out what has no logarithm, in some voxels: `n_left_out` values in all."""
+        n_others = n_left_out - self.n_not_finite[voxels] - self.n_outside[voxels]
+        self.n_without_logarithm[voxels] = np.maximum(n_others, 0)
+        self.n_negative[voxels] = 0
+
     def then(self, other: Screening) -> Screening:
         """Join with the screening of the same voxels after this one was applied."""
         return replace(

@@ -155,25 +155,24 @@ def fit_log_linear(
             f"determine the {design.shape[1]} parameters of {model.name}; measure more b-values"
         )
     result = _empty_result(len(signals), model, method)
-    n_left_out = np.zeros(len(signals), np.int16)
-    fit = _LogLinearFit(form, design, method, weights, n_left_out)
+    fit = _LogLinearFit(form, design, method, weights)
     screening = Screening.empty(len(signals))
     changes: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []
 
     def fit_chunk(chunk: slice) -> None:
-        fit.chunk(signals[chunk], result, chunk)
         # The fit has found the few voxels that are worth a look.
-        voxels = np.flatnonzero(n_left_out[chunk]) + chunk.start
+        voxels, n_left_out = fit.chunk(signals[chunk], result, chunk)
         if voxels.size:
             cleaned, is_changed = screen.screen_rows(signals, voxels, screening)
             changes.append((voxels[is_changed], cleaned[is_changed]))
+            screening.count_logarithms(voxels, n_left_out)
             _mark_not_fitted(result, voxels[screening.refusal[voxels] > 0])
 
     run_chunks(fit_chunk, _CHUNKS[method])
     return replace(
         result,
         inputs=FitInputs(with_rows(signals, changes), protocol, None),
-        screening=screening.with_logarithms(n_left_out),
+        screening=screening,
     )
 
 
@@ -186,10 +185,8 @@ class _LogLinearFit:
         design: NDArray,
         method: str,
         weights: NDArray | None,
-        n_left_out: NDArray[np.int16],
     ) -> None:
         self.form = form
-        self.n_left_out = n_left_out
         self.design = design
         self.by_signal = method == "wls"
         self.weights = np.ones(len(design))
@@ -198,13 +195,18 @@ class _LogLinearFit:
         self.projection = np.ascontiguousarray(np.linalg.pinv(design))
         self.inverse = self.projection @ self.projection.T
 
-    def chunk(self, signals: NDArray, result: FitResult, chunk: slice) -> None:
-        """Fit some voxels, into their rows of the result."""
+    def chunk(
+        self, signals: NDArray, result: FitResult, chunk: slice
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """
+        Fit some voxels, into their rows of the result.
+
+        Shapes: returns the voxels with values left out, and their numbers of such values.
+        """
         from dmrifit.engine.kernels import loglinear as kernel
 
         if self.by_signal:
-            self._each(signals, result, np.arange(chunk.start, chunk.stop))
-            return
+            return self._each(signals, result, np.arange(chunk.start, chunk.stop))
         values = signals
         # Other types of arrays would be compiled for once more.
         is_known = signals.dtype.name in ("float32", "float64") and signals.dtype.isnative
@@ -221,21 +223,24 @@ class _LogLinearFit:
         parameters, errors = result.parameters[chunk], result.standard_errors[chunk]
         with np.errstate(all="ignore"):
             numbers = self.form.evaluate(*coefficients)
-            factors = _variances(self.form, numbers[n_parameters:], self.inverse)
+            factors = _errors(self.form, numbers[n_parameters:], self.inverse)
             np.sqrt(variances, out=variances)
             for j in range(n_parameters):
                 parameters[:, j] = numbers[j]
-                np.multiply(variances, np.sqrt(factors[j]), out=errors[:, j])
+                np.multiply(variances, factors[j], out=errors[:, j])
+        voxels = n_left_out = incomplete[:n_incomplete]
         if n_incomplete:
-            voxels = incomplete[:n_incomplete]
-            self._each(signals[voxels], result, chunk.start + voxels)
+            voxels, n_left_out = self._each(signals[voxels], result, chunk.start + voxels)
         # One pass over sums: only a quotient such as K may be infinite where the cost is not.
         if not (np.isfinite(parameters.sum()) and np.isfinite(cost.sum())):
             fitted = np.isfinite(parameters).all(axis=1) & np.isfinite(cost)
             _mark_not_fitted(result, np.arange(chunk.start, chunk.stop)[~fitted])
+        return voxels, n_left_out
 
-    def _each(self, signals: NDArray, result: FitResult, voxels: NDArray) -> None:
-        """Fit voxels one by one, into these rows of the result."""
+    def _each(
+        self, signals: NDArray, result: FitResult, voxels: NDArray
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Fit voxels one by one, into these rows of the result; returns as `chunk`."""
         from dmrifit.engine.kernels import loglinear as kernel
 
         values = np.array(signals, dtype=np.float64, order="C")
@@ -254,14 +259,15 @@ class _LogLinearFit:
         )
         with np.errstate(all="ignore"):
             numbers = self.form.evaluate(*coefficients)
-            variances = _variances(self.form, numbers[n_parameters:], covariances)
+            errors = _errors(self.form, numbers[n_parameters:], covariances)
             for j in range(n_parameters):
                 result.parameters[voxels, j] = numbers[j]
-                result.standard_errors[voxels, j] = np.sqrt(variances[j])
+                result.standard_errors[voxels, j] = errors[j]
         result.cost[voxels] = cost
         fitted = np.isfinite(cost) & np.isfinite(result.parameters[voxels]).all(axis=1)
         _mark_not_fitted(result, voxels[~fitted])
-        self.n_left_out[voxels] = n_measurements - n_used
+        is_incomplete = n_used < n_measurements
+        return voxels[is_incomplete], (n_measurements - n_used)[is_incomplete]
 
 
 def _mark_not_fitted(result: FitResult, voxels: NDArray) -> None:
@@ -270,20 +276,29 @@ def _mark_not_fitted(result: FitResult, voxels: NDArray) -> None:
         values[voxels] = np.nan
 
 
-def _variances(form: LogLinearForm, slopes: list, covariances: NDArray) -> dict[int, NDArray]:
+def _errors(form: LogLinearForm, slopes: list, covariances: NDArray) -> list[NDArray]:
     """
-    Carry the covariance of coefficients over to the parameters, to first order.
+    Carry the covariance of coefficients over to standard errors of parameters, to first order.
 
     Shapes: `covariances` (p, p) or, of each voxel, (p, p, n_voxels).
     """
-    variances: dict[int, NDArray] = {}
-    for (parameter, i), slope in zip(form.slopes, slopes, strict=True):
-        for (same, j), other_slope in zip(form.slopes, slopes, strict=True):
-            if same == parameter and j >= i:
-                # Off the diagonal each pair counts twice.
-                share = slope * other_slope * (1 if i == j else 2)
-                variances[parameter] = variances.get(parameter, 0.0) + share * covariances[i, j]
-    return variances
+    errors: list[NDArray] = []
+    for parameter in range(len(covariances)):
+        of_parameter = [
+            (coefficient, slope)
+            for (row, coefficient), slope in zip(form.slopes, slopes, strict=True)
+            if row == parameter
+        ]
+        i, slope = of_parameter[0]
+        if len(of_parameter) == 1:
+            errors.append(np.abs(slope) * np.sqrt(covariances[i, i]))
+            continue
+        variance = np.zeros(())
+        for i, slope in of_parameter:
+            for j, other_slope in of_parameter:
+                variance = variance + slope * other_slope * covariances[i, j]
+        errors.append(np.sqrt(variance))
+    return errors
 
 
 def _empty_result(n_voxels: int, model: SignalModel, method: str) -> FitResult:
