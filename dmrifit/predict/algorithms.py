@@ -164,10 +164,13 @@ def _boosted_trees(params: dict[str, Any], options: RegressorOptions) -> Regress
 
 
 def _perceptron(params: dict[str, Any], options: RegressorOptions) -> RegressorMixin:
+    # Loads numba, and compiles when it is first trained.
+    from dmrifit.predict.perceptrons import Perceptron
+
     settings = {"random_state": options.random_state}
     if not _STOPPING & params.keys():
         settings |= _fixed_epochs(params.pop("epochs", _EPOCHS))
-    return _standardized(MLPRegressor(**{**settings, **params}))
+    return _standardized(Perceptron(**{**settings, **params}))
 
 
 def _patch_network(
@@ -205,7 +208,9 @@ _STANDARDIZED_TYPES = _PLAIN_TYPES | {
     "sklearn.preprocessing._data.StandardScaler",
 }
 _PERCEPTRON_TYPES = _STANDARDIZED_TYPES | {
+    "dmrifit.Perceptron",
     "numpy.random.mtrand.RandomState",
+    # Of files that were written before there was a class of ours.
     "sklearn.neural_network._multilayer_perceptron.MLPRegressor",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
 }
@@ -295,6 +300,7 @@ CLASS_MODULES = {
     "LeastSquares": "dmrifit.predict.least_squares",
     "PatchCNN": "dmrifit.predict.patch_networks",
     "PatchTransformer": "dmrifit.predict.patch_networks",
+    "Perceptron": "dmrifit.predict.perceptrons",
     "TargetWise": "dmrifit.predict.algorithms",
 }
 
@@ -353,7 +359,8 @@ def make_regressor(
     **params : object
         Parameters of the class behind the name, instead of our defaults. The perceptrons also
         accept `epochs`, the passes over the training data after which they stop; a stopping rule
-        of scikit-learn (`max_iter`, `tol`, `early_stopping` …) takes precedence.
+        of scikit-learn (`max_iter`, `tol`, `early_stopping` …) takes precedence; and `dtype`, the
+        precision of their training ("float64" or "float32").
 
     Returns
     -------
