@@ -47,6 +47,7 @@ _MODULES = {
     "save_model": "model_files.model_file",
     "load_model": "model_files.model_file",
     "fit_image": "imaging.fit_predict",
+    "ImageMaps": "imaging.image_maps",
     "read_manifest": "io.scan_manifest",
     "repeatability": "imaging.regions",
     "roi_table": "imaging.regions",

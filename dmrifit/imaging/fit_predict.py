@@ -9,7 +9,6 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -25,10 +24,10 @@ from dmrifit.engine.methods.map_prior import PRIOR_VOXELS, Prior
 from dmrifit.engine.models import Parameter, SignalModel, resolve_model
 from dmrifit.engine.protocol import Protocol, average_directions
 from dmrifit.engine.screening import Screen, Screening
+from dmrifit.imaging.image_maps import ImageMaps, import_quicklook_libraries
 from dmrifit.imaging.image_rows import patient_scale, sliced_rows, source_volumes
 from dmrifit.imaging.noise import check_likelihood, estimate_sigma
 from dmrifit.imaging.spread_sample import SpreadSample
-from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import (
     FitTally,
     derivative_name,
@@ -40,12 +39,10 @@ from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import (
     Image,
     Images,
-    describe_sources,
     image_name,
     output_files,
     read_grid,
     read_volume,
-    save_image,
     write_volume,
 )
 from dmrifit.io.series import Series, read_map
@@ -85,7 +82,7 @@ def fit_image(
     overwrite: bool = False,
     progress: bool = False,
     n_threads: int | None = None,
-) -> dict[str, nib.Nifti1Pair]:
+) -> ImageMaps:
     """
     Fit a signal model to every voxel of an image.
 
@@ -158,8 +155,9 @@ def fit_image(
 
     Returns
     -------
-    dict of Nifti1Image
-        One map for each parameter under its name, its standard error under ``<name>_se``,
+    ImageMaps
+        A mapping of names to images that shows itself in notebooks. One map for each parameter
+        under its name, its standard error under ``<name>_se``,
         ``"cost"`` (sum of squared residuals, in squared units of the image), ``"status"`` (codes
         of `FitStatus`, uint8), ``"at_bound"`` (bit 2j is set where parameter j, from 0, is at its
         lower bound, bit 2j + 1 where it is at its upper one) and ``"doubt"`` (bit j is
@@ -218,7 +216,7 @@ def fit_image(
         if _is_estimate(sigma):
             import_optional("dipy")
         if quicklook and file_set is not None:
-            _import_quicklook_libraries()
+            import_quicklook_libraries()
         region = _read_region(series, mask)
         noise = None
         if not _is_estimate(sigma):
@@ -290,27 +288,24 @@ def fit_image(
             name: series.map(values, f"dmrifit {model.name} {name}")
             for name, values in maps.items()
         }
+        options = {
+            "AverageDirections": average,
+            "Sigma": sigma_text,
+            "Region": _describe_region(mask),
+        }
+        sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
+        if gain_step is not None:
+            sidecar["GainStep"] = gain_step.describe()
+        image_maps = ImageMaps(
+            images,
+            sidecar | series.describe(),
+            files,
+            title=series.stem or "image",
+            sources={"Image": image, "Mask": mask, "Sigma": sigma},
+        )
         if file_set is not None:
-            options = {
-                "AverageDirections": average,
-                "Sigma": sigma_text,
-                "Region": _describe_region(mask),
-            }
-            sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
-            if gain_step is not None:
-                sidecar["GainStep"] = gain_step.describe()
-            sidecar |= series.describe()
-            sidecar["Sources"] = describe_sources(Image=image, Mask=mask, Sigma=sigma)
-            _save_images(images, file_set, files)
-            if quicklook:
-                from dmrifit.report.quicklook import write_quicklook
-
-                maps, map_affine = _upright(images)
-                pages = {key: file_set.path(files[key]) for key in ("png", "html")}
-                title = series.stem or "image"
-                write_quicklook(maps, map_affine, sidecar, title=title, **pages)
-            file_set.write_json(files["sidecar"], sidecar)
-    return images
+            image_maps.write(file_set, quicklook=quicklook)
+    return image_maps
 
 
 def predict_image(
@@ -329,7 +324,7 @@ def predict_image(
     quicklook: bool = False,
     overwrite: bool = False,
     progress: bool = False,
-) -> dict[str, nib.Nifti1Pair]:
+) -> ImageMaps:
     """
     Predict the maps of an advanced protocol from the images of a clinical one.
 
@@ -379,10 +374,10 @@ def predict_image(
 
     Returns
     -------
-    dict of Nifti1Image
-        One map for each parameter of the estimator's model under its name, float32, 0 outside the
-        mask and NaN inside it where nothing could be predicted; with `signals` also ``"signals"``
-        of shape (x, y, z, n_target).
+    ImageMaps
+        As of `fit_image`: one map for each parameter of the estimator's model under its name,
+        float32, 0 outside the mask and NaN inside it where nothing could be predicted; with
+        `signals` also ``"signals"`` of shape (x, y, z, n_target).
 
     Raises
     ------
@@ -407,7 +402,7 @@ def predict_image(
     inputs = (image, mask, sigma)
     with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
         if quicklook and file_set is not None and model is not None:
-            _import_quicklook_libraries()
+            import_quicklook_libraries()
         region = _read_region(series, mask)
         noise = _read_noise(series, sigma, region)
         with series.unpacked() as readable:
@@ -423,30 +418,24 @@ def predict_image(
             name: series.map(values, f"dmrifit predicted {name}")
             for name, values in prediction.maps.items()
         }
+        sidecar = describe_prediction(estimator, model, target, unit, files)
+        sidecar["Settings"] = {
+            "Scale": _describe_scale(scale),
+            "Sigma": _describe_noise(noise),
+            "Region": _describe_region(mask),
+        }
+        sidecar["Voxels"] = prediction.counts
+        image_maps = ImageMaps(
+            images,
+            sidecar | series.describe(),
+            files,
+            title=series.stem or "image",
+            sources={"Image": image, "Mask": mask, "Sigma": sigma},
+            target=target,
+        )
         if file_set is not None:
-            sidecar = describe_prediction(estimator, model, target, unit, files)
-            sidecar["Settings"] = {
-                "Scale": _describe_scale(scale),
-                "Sigma": _describe_noise(noise),
-                "Region": _describe_region(mask),
-            }
-            sidecar["Voxels"] = prediction.counts
-            sidecar |= series.describe()
-            sidecar["Sources"] = describe_sources(Image=image, Mask=mask, Sigma=sigma)
-            _save_images(images, file_set, files)
-            if signals:
-                np.savetxt(file_set.path(files["bval"]), target.b[None], fmt="%.10g")
-                if target.te is not None:
-                    np.savetxt(file_set.path(files["te"]), target.te[None], fmt="%.10g")
-            if quicklook and model is not None:
-                from dmrifit.report.quicklook import write_prediction_page
-
-                maps, map_affine = _upright({name: images[name] for name in model.names})
-                page = file_set.path(files["html"])
-                title = series.stem or "image"
-                write_prediction_page(maps, map_affine, sidecar, title=title, html=page)
-            file_set.write_json(files["sidecar"], sidecar)
-    return images
+            image_maps.write(file_set, quicklook=quicklook)
+    return image_maps
 
 
 class _Prediction:
@@ -723,18 +712,6 @@ def _describe_region(mask: Image | None) -> str:
     return "the mask above 0.5"
 
 
-def _import_quicklook_libraries() -> None:
-    import_optional("matplotlib")
-    import_optional("jinja2")
-
-
-def _save_images(
-    images: Mapping[str, nib.Nifti1Pair], file_set: FileSet, files: Mapping[str, str]
-) -> None:
-    for name, image in images.items():
-        save_image(image, file_set.path(files[name]))
-
-
 def _fit_files(series: Series, model: SignalModel) -> dict[str, str]:
     """Name the file of each map, the page and the sidecar, whose writing completes the set."""
     files = {}
@@ -792,16 +769,3 @@ def _prediction_files(
         files["html"] = derivative_name(series.stem, "quicklook.html", **entities)
     files["sidecar"] = derivative_name(series.stem, sidecar, **entities)
     return files
-
-
-def _upright(
-    images: Mapping[str, nib.Nifti1Pair],
-) -> tuple[dict[str, NDArray], NDArray[np.float64]]:
-    """
-    Reorder images of one grid to RAS, which figures expect; return maps and affine.
-
-    Shapes: returns maps (x, y, z), affine (4, 4).
-    """
-    upright = {name: nib.as_closest_canonical(image) for name, image in images.items()}
-    maps = {name: np.asanyarray(image.dataobj) for name, image in upright.items()}
-    return maps, next(iter(upright.values())).affine

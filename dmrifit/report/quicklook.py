@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,15 @@ from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["write_prediction_page", "write_quicklook"]
+__all__ = [
+    "fitted_panels",
+    "map_panels",
+    "median_and_quartiles",
+    "planes_viewer",
+    "shown_region",
+    "write_prediction_page",
+    "write_quicklook",
+]
 
 AMPLITUDE_UNIT = "a.u."
 
@@ -49,15 +57,14 @@ def write_quicklook(
 
     Shapes: `maps` (x, y, z).
     """
-    slices = Slices(maps["status"] != OUTSIDE, affine)
-    panels = [_panel(name, maps[name], entry) for name, entry in sidecar["Parameters"].items()]
-    # A map of one value, at which a parameter was fixed, shows nothing.
-    free_panels = [panel for panel in panels if "Fixed" not in sidecar["Parameters"][panel.name]]
+    slices = Slices(shown_region(maps), affine)
+    panels = map_panels(maps, sidecar)
+    free_panels = fitted_panels(panels, sidecar)
     heading = f"{title}, model {sidecar['Model']['Name']}"
     png.write_bytes(png_bytes(plot_panels(slices, free_panels, heading), dpi=150))
     sections: list[tuple[str, Any]] = [("Parameters", _summary(maps, slices, panels, sidecar))]
     if free_panels:
-        sections.append(("Three planes", _planes(slices, free_panels, affine)))
+        sections.append(("Three planes", planes_viewer(slices.mask, free_panels, affine)))
     sections.append(("Maps", _figures(maps, slices, free_panels, sidecar)))
     sections.append(("How they were made", html_table(_settings_of_fit(sidecar))))
     html.write_text(
@@ -78,24 +85,21 @@ def write_prediction_page(
 
     Shapes: `maps` (x, y, z).
     """
-    inside = np.any([(values != 0) | np.isnan(values) for values in maps.values()], axis=0)
+    inside = shown_region(maps)
     shown = inside
     # Slices of an empty mask could not be chosen.
     if not inside.any():
         shown = np.ones_like(inside)
     slices = Slices(shown, affine)
-    panels = []
-    for name, values in maps.items():
-        unit = sidecar["Parameters"][name]["Units"]
-        panels.append(MapPanel(name, _short_unit(unit), values))
+    panels = map_panels(maps, sidecar)
     rows = []
     for panel in panels:
         values = _finite_values(panel.values, inside)
-        rows.append([panel.name, panel.unit, *_median_and_quartiles(values)])
+        rows.append([panel.name, panel.unit, *median_and_quartiles(values)])
     table = html_table(rows, ["", "unit", "median", "quartiles"], numbers=(2, 3))
     sections: list[tuple[str, Any]] = [
         ("Parameters", table + html_note(_counts_of_prediction(sidecar["Voxels"]))),
-        ("Three planes", _planes(slices, panels, affine)),
+        ("Three planes", planes_viewer(slices.mask, panels, affine)),
     ]
     if inside.any():
         sections.append(("Maps", html_grid(_map_figure(slices, panel) for panel in panels)))
@@ -113,12 +117,45 @@ def _lead(verb: str, sidecar: Mapping[str, Any]) -> str:
     )
 
 
+def shown_region(maps: Mapping[str, NDArray]) -> NDArray[np.bool_]:
+    """
+    Find the voxels that were fitted or predicted, also those where that failed.
+
+    Shapes: `maps` (x, y, z, ...), returns (x, y, z).
+    """
+    if "status" in maps:
+        return maps["status"] != OUTSIDE
+    first = next(iter(maps.values()))
+    region = np.zeros(first.shape[:3], bool)
+    for values in maps.values():
+        has_value = (values != 0) | np.isnan(values)
+        region |= has_value.reshape(*region.shape, -1).any(axis=-1)
+    return region
+
+
+def map_panels(maps: Mapping[str, NDArray], sidecar: Mapping[str, Any]) -> list[MapPanel]:
+    """
+    Make the panels of all parameters.
+
+    Shapes: `maps` (x, y, z).
+    """
+    return [
+        _panel(name, maps[name], entry) for name, entry in sidecar.get("Parameters", {}).items()
+    ]
+
+
+def fitted_panels(panels: Sequence[MapPanel], sidecar: Mapping[str, Any]) -> list[MapPanel]:
+    """Leave out maps of one value, at which a parameter was fixed: they show nothing."""
+    entries = sidecar.get("Parameters", {})
+    return [panel for panel in panels if "Fixed" not in entries[panel.name]]
+
+
 def _panel(name: str, values: NDArray, entry: Mapping[str, Any]) -> MapPanel:
-    """Make the panel of a fitted parameter from its entry in the sidecar."""
+    """Make the panel of a parameter from its entry in the sidecar."""
     low, high = -np.inf, np.inf
     # Bounds of an amplitude are multiples of each voxel's signal: they have no place on a common
     # axis.
-    if "BoundsUnits" not in entry:
+    if "Bounds" in entry and "BoundsUnits" not in entry:
         bounds = entry["Bounds"]
         if bounds[0] is not None:
             low = bounds[0]
@@ -143,7 +180,7 @@ def _finite_values(values: NDArray, mask: NDArray[np.bool_]) -> NDArray:
     return inside[np.isfinite(inside)]
 
 
-def _median_and_quartiles(values: NDArray) -> tuple[str, str]:
+def median_and_quartiles(values: NDArray) -> tuple[str, str]:
     """Write the cells of a table that summarize the values of a map."""
     if not len(values):
         return "–", "– – –"
@@ -166,7 +203,7 @@ def _summary(
         if len(errors):
             error = f"{np.median(errors):.2g}"
         entry = sidecar["Parameters"][panel.name]
-        cells = [panel.name, panel.unit, *_median_and_quartiles(values), error]
+        cells = [panel.name, panel.unit, *median_and_quartiles(values), error]
         cells += [entry.get("Interval", "–"), *_bound_cells(entry)]
         rows.append([*cells, f"{100 * sidecar['Doubt']['Share'][panel.name]:.3g} %"])
     header = ["", "unit", "median", "quartiles", "std. error", "95 % interval"]
@@ -247,11 +284,17 @@ def _counts_of_prediction(counts: Mapping[str, int]) -> str:
     return text
 
 
-def _planes(slices: Slices, panels: list[MapPanel], affine: NDArray[np.float64]) -> Markup:
-    """Show all maps in three planes: the first amplitude below, another parameter above it."""
+def planes_viewer(
+    region: NDArray[np.bool_], panels: Sequence[MapPanel], affine: NDArray[np.float64]
+) -> Markup:
+    """
+    Show all maps in three planes: the first amplitude below, another parameter above it.
+
+    Shapes: `region` (x, y, z).
+    """
     layers = []
     for panel in panels:
-        values = np.where(slices.mask, panel.values, np.nan)
+        values = np.where(region, panel.values, np.nan)
         layers.append(Layer(panel.name, values, "map", panel.unit))
     # An amplitude looks like the scan, so that the reader sees where the colors lie.
     amplitudes = [panel.name for panel in panels if panel.unit == AMPLITUDE_UNIT]
@@ -262,7 +305,7 @@ def _planes(slices: Slices, panels: list[MapPanel], affine: NDArray[np.float64])
     return html_viewer(
         layers,
         affine,
-        region=slices.mask,
+        region=region,
         image=(amplitudes or parameters)[0],
         overlay=overlay,
         label="Maps",

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
 
-__all__ = ["MapPanel", "Slices", "plot_codes", "plot_panel", "plot_panels", "robust_limits"]
+__all__ = [
+    "MapPanel",
+    "Slices",
+    "plot_codes",
+    "plot_overview",
+    "plot_panel",
+    "plot_panels",
+    "robust_limits",
+]
 
 #: For voxels of the mask that have no value. Outside the mask the page shows through.
 NO_VALUE_COLOR = "#b9bec6"
@@ -121,7 +129,7 @@ class Slices:
         for n_columns in range(1, n + 1):
             n_lines = -(-n // n_columns)
             n_cells = n_columns * n_lines
-            columns, rows = self._sizes(n_columns, n_lines)
+            columns, rows = self.extent(n_columns, n_lines)
             size = min(width / columns, height / rows)
             # The largest pictures win, but empty cells count half against them.
             score = size * (1 - 0.5 * (n_cells - n) / n_cells)
@@ -169,7 +177,7 @@ class Slices:
                     va="center",
                     size=8,
                 )
-        width, height = self._sizes(n_columns, n_lines)
+        width, height = self.extent(n_columns, n_lines)
         axes.set(xlim=(0, width), ylim=(high - height, high), anchor="NW")
         axes.set_axis_off()
 
@@ -179,8 +187,8 @@ class Slices:
         rows, columns = (side.stop - side.start for side in self._box)
         return float(rows * self._aspect / columns)
 
-    def _sizes(self, n_columns: int, n_lines: int) -> tuple[float, float]:
-        """Give width and height of a mosaic, in columns of voxels."""
+    def extent(self, n_columns: int, n_lines: int) -> tuple[float, float]:
+        """Give width and height of a mosaic, with its gaps and labels, in columns of voxels."""
         rows, columns = (side.stop - side.start for side in self._box)
         high = rows * self._aspect + _LINE * columns
         return n_columns * columns + (n_columns - 1) * _GAP * columns, n_lines * high
@@ -234,6 +242,21 @@ def plot_panels(slices: Slices, panels: Sequence[MapPanel], title: str) -> Figur
             )
             _finish_bar(bar, panel)
             _draw_histogram(add_axes(figure, 7.85, bottom, 2.0, line - 0.75), slices, panel)
+    return figure
+
+
+def plot_overview(slices: Slices, panels: Sequence[MapPanel]) -> Figure:
+    """Show the slices of several maps, one map a column, under the ends of its colors."""
+    n_slices = len(slices.labels)
+    columns, rows = slices.extent(1, n_slices)
+    width = min(1.5, 9.5 / len(panels), 6 * columns / rows)
+    height = width * rows / columns
+    with shared_style(_STYLE):
+        figure = new_figure(0.3 + (width + 0.3) * len(panels), height + 0.6)
+        for i, panel in enumerate(panels):
+            axes = add_axes(figure, 0.3 + (width + 0.3) * i, 0.05, width, height)
+            limits = _draw_map(axes, slices, panel, 1).get_clim()
+            axes.set_title("{}\n{:.3g} – {:.3g}".format(panel.label, *limits), size=8)
     return figure
 
 

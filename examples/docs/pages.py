@@ -19,7 +19,8 @@ PROGRAMS = {"dmrifit": "dmrifit", "dmrifit-placement": "placement", "dmrifit-met
 #: What the names of the library are for; those of the applications stand in one list each.
 TOPICS = {
     "Measurements and models": ("Protocol", "average_directions", "Parameter", "SignalModel", "MODELS"),
-    "Fits": ("fit_voxels", "FitResult", "FitStatus", "MapFitter", "ClinicalMetrics", "fit_image", "resynthesize"),
+    "Fits": ("fit_voxels", "FitResult", "FitStatus", "MapFitter", "ClinicalMetrics", "fit_image", "ImageMaps",
+             "resynthesize"),
     "Images": ("read_manifest", "preprocess_image", "estimate_sigma", "prepare_brain", "roi_table", "repeatability",
                "write_dicom_seg"),
     "Predictors": ("SignalToSignal", "MapsToMaps", "make_regressor", "ALGORITHMS", "resolve_patch_shape",

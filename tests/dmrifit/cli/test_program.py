@@ -223,7 +223,6 @@ INTERRUPTED = """
 import signal, sys, time
 import nibabel as nib
 from dmrifit.cli import program
-from dmrifit.imaging import fit_predict
 
 def save(image, path):
     path.write_bytes(b"half")
@@ -232,7 +231,7 @@ def save(image, path):
 
 # A shell that starts the tests in the background has switched Ctrl-C off.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-fit_predict.nib.save = save
+nib.save = save
 program.main()
 """
 

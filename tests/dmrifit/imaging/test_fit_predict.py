@@ -365,7 +365,7 @@ def test_an_interrupted_run_leaves_nothing(scan, tmp_path, monkeypatch, error):
             raise error
         original(image, path)
 
-    monkeypatch.setattr(fit_predict.nib, "save", save)
+    monkeypatch.setattr(nib, "save", save)
     with pytest.raises(error):
         fit_image(scan, PROTOCOL, "adc", out=tmp_path / "out")
     assert len(calls) == 4
@@ -376,7 +376,6 @@ KILLED = """
 import sys, time
 import nibabel as nib
 from dmrifit import Protocol, fit_image
-from dmrifit.imaging import fit_predict as volumes
 
 original = nib.save
 def save(image, path):
@@ -386,7 +385,7 @@ def save(image, path):
         print("writing", flush=True)
         time.sleep(60)
 
-volumes.nib.save = save
+nib.save = save
 fit_image(sys.argv[1], Protocol([0, 200, 500, 1000]), "adc", out=sys.argv[2])
 """
 

@@ -14,7 +14,7 @@ from matplotlib.image import imread
 
 from dmrifit.engine.models import MODELS, Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
-from dmrifit.imaging import fit_predict
+from dmrifit.imaging import fit_predict, image_maps
 from dmrifit.imaging.fit_predict import fit_image, predict_image
 from dmrifit.predict.strategies import SignalToSignal
 
@@ -104,7 +104,7 @@ def test_without_the_extra_the_error_comes_before_the_fit(image, tmp_path, monke
         msg = f'{name} is not installed; to install it: pip install "dmrifit[report]"'
         raise ImportError(msg)
 
-    monkeypatch.setattr(fit_predict, "import_optional", absent)
+    monkeypatch.setattr(image_maps, "import_optional", absent)
     monkeypatch.setattr(fit_predict, "fit_voxels", lambda *_, **__: pytest.fail("fitted"))
     with pytest.raises(ImportError, match="pip install"):
         fit_image(image, PROTOCOL, "adc", out=tmp_path / "out", quicklook=True)

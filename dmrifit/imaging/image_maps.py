@@ -1,0 +1,220 @@
+"""Maps of one image: a mapping of names to images that shows, describes and saves itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit._optional import import_optional
+from dmrifit._utils.html_repr import InlinePage
+from dmrifit.engine.protocol import Protocol
+from dmrifit.io.atomic_files import FileSet
+from dmrifit.io.nifti import describe_sources, file_paths, output_files, save_image
+
+__all__ = ["ImageMaps"]
+
+
+class ImageMaps(Mapping[str, nib.Nifti1Pair]):
+    """
+    Maps of one image by name, as `fit_image` and `predict_image` return them.
+
+    ``maps["ADC"]`` is a Nifti1Image. In a notebook the last line of a cell shows a verdict, a
+    table and three slices.
+
+    Parameters
+    ----------
+    images : mapping of str to Nifti1Image
+        By name, of one grid.
+    sidecar : mapping
+        What describes them: parameters with units, counts of voxels, settings, versions.
+    files : mapping of str to str
+        Names of the files of a folder by map, and of ``"html"``, ``"png"`` and ``"sidecar"``.
+    title : str, default="image"
+        Name of the scan.
+    sources : mapping of str to object, optional
+        What was read, by role; files are described beside saved maps.
+    target : Protocol, optional
+        Measurements of ``"signals"``.
+
+    Attributes
+    ----------
+    sidecar : dict
+        As given.
+    """
+
+    def __init__(
+        self,
+        images: Mapping[str, nib.Nifti1Pair],
+        sidecar: Mapping[str, Any],
+        files: Mapping[str, str],
+        *,
+        title: str = "image",
+        sources: Mapping[str, Any] | None = None,
+        target: Protocol | None = None,
+    ) -> None:
+        self._images = dict(images)
+        self.sidecar = dict(sidecar)
+        self._files = dict(files)
+        self._title = title
+        self._target = target
+        # Paths alone: the images themselves may take gigabytes.
+        self._sources = {role: file_paths([source]) for role, source in (sources or {}).items()}
+
+    def __getitem__(self, name: str) -> nib.Nifti1Pair:
+        if name not in self._images:
+            raise KeyError(f"there is no map {name!r}; there are {', '.join(self._images)}")
+        return self._images[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._images)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __repr__(self) -> str:
+        from dmrifit.report.map_summary import map_verdict
+
+        size = " × ".join(map(str, next(iter(self.values())).shape[:3]))
+        return (
+            f"<ImageMaps of {self._heading}, {size} voxels: {', '.join(self)}\n"
+            f"{map_verdict(self.sidecar)}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show verdict, table and slices in notebooks."""
+        from dmrifit.report.map_summary import map_summary
+
+        maps, affine = self.upright()
+        return map_summary(maps, affine, self.sidecar, title=self._heading, advice=self.advice())
+
+    def advice(self) -> list[str]:
+        """
+        Say in sentences what the data do not tell, as `FitResult.advice`.
+
+        Returns
+        -------
+        list of str
+            Empty for a sound fit, and for predictions.
+        """
+        sentences = list(self.sidecar.get("Doubt", {}).get("Advice", []))
+        if "GainStep" in self.sidecar:
+            sentences.append(f"{self.sidecar['GainStep']['Description']}.")
+        return sentences
+
+    def view(self) -> InlinePage:
+        """
+        Go through the maps in three planes.
+
+        Returns
+        -------
+        InlinePage
+            A page that a notebook shows in a frame; its ``html`` is a file for a browser.
+
+        Raises
+        ------
+        ImportError
+            If the extra ``report`` is not installed.
+        ValueError
+            If there are no maps of parameters.
+        """
+        from dmrifit.report.map_summary import map_viewer
+
+        maps, affine = self.upright()
+        return map_viewer(maps, affine, self.sidecar, title=self._heading)
+
+    def save(
+        self, folder: str | Path, *, quicklook: bool = False, overwrite: bool = False
+    ) -> None:
+        """
+        Write the maps with their JSON file, as `fit_image` does with `out`.
+
+        Parameters
+        ----------
+        folder : path
+            Made if missing.
+        quicklook : bool, default=False
+            Whether to write a page to look at the maps, too; needs the extra ``report``.
+        overwrite : bool, default=False
+            Whether files of the same names may be replaced.
+
+        Raises
+        ------
+        FileExistsError
+            If a file would be overwritten without `overwrite`.
+        OSError
+            If the folder cannot be written to.
+        """
+        if quicklook:
+            import_quicklook_libraries()
+        inputs = self._sources.values()
+        files = self._files.values()
+        with output_files(folder, files, overwrite=overwrite, inputs=inputs) as file_set:
+            if file_set is not None:
+                self.write(file_set, quicklook=quicklook)
+
+    def write(self, file_set: FileSet, *, quicklook: bool) -> None:
+        """
+        Write maps, page and sidecar into a set of files.
+
+        Parameters
+        ----------
+        file_set : FileSet
+            Opened with the names of these files.
+        quicklook : bool
+            Whether to write the page.
+        """
+        sidecar = self.sidecar | {"Sources": describe_sources(**self._sources)}
+        for name, image in self.items():
+            save_image(image, file_set.path(self._files[name]))
+        if self._target is not None and "signals" in self:
+            np.savetxt(file_set.path(self._files["bval"]), self._target.b[None], fmt="%.10g")
+            if self._target.te is not None:
+                np.savetxt(file_set.path(self._files["te"]), self._target.te[None], fmt="%.10g")
+        if quicklook and "html" in self._files:
+            self._write_page(file_set, sidecar)
+        file_set.write_json(self._files["sidecar"], sidecar)
+
+    def _write_page(self, file_set: FileSet, sidecar: Mapping[str, Any]) -> None:
+        from dmrifit.report.quicklook import write_prediction_page, write_quicklook
+
+        maps, affine = self.upright()
+        page = file_set.path(self._files["html"])
+        if "Status" in sidecar:
+            picture = file_set.path(self._files["png"])
+            write_quicklook(maps, affine, sidecar, title=self._title, png=picture, html=page)
+            return
+        maps = {name: maps[name] for name in sidecar["Parameters"]}
+        write_prediction_page(maps, affine, sidecar, title=self._title, html=page)
+
+    @property
+    def _heading(self) -> str:
+        """The scan and the model, for titles."""
+        if "Model" not in self.sidecar:
+            return self._title
+        return f"{self._title}, model {self.sidecar['Model']['Name']}"
+
+    def upright(self) -> tuple[dict[str, NDArray], NDArray[np.float64]]:
+        """
+        Reorder the maps to RAS, which figures expect.
+
+        Returns
+        -------
+        maps : dict of str to ndarray of shape (x, y, z) or (x, y, z, n_target)
+            By name.
+        affine : ndarray of shape (4, 4)
+            From their voxel indices to RAS+ coordinates in mm.
+        """
+        upright = {name: nib.as_closest_canonical(image) for name, image in self.items()}
+        maps = {name: np.asanyarray(image.dataobj) for name, image in upright.items()}
+        return maps, next(iter(upright.values())).affine
+
+
+def import_quicklook_libraries() -> None:
+    """Check before long work that pages can be written."""
+    import_optional("matplotlib")
+    import_optional("jinja2")

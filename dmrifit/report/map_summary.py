@@ -1,0 +1,141 @@
+"""What a notebook shows of the maps of an image: a verdict, a table, slices, the viewer."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit._utils.html_repr import InlinePage, html_summary
+from dmrifit.report.html import counted, png_bytes
+from dmrifit.report.quicklook import (
+    fitted_panels,
+    map_panels,
+    median_and_quartiles,
+    planes_viewer,
+    shown_region,
+)
+from dmrifit.report.slice_figures import MapPanel, Slices, plot_overview
+from dmrifit.report.viewer import viewer_page
+
+__all__ = ["map_summary", "map_verdict", "map_viewer"]
+
+#: Bytes of the picture, so that with its text (a third more than bytes) it stays below 300 kB.
+MAX_PICTURE_BYTES = 200_000
+
+_RESOLUTIONS = (110, 90, 70, 55, 40, 30)  # pixels per inch, tried in this order
+_MOST_DOUBTED = 0.5  # share of voxels above which a doubt of a parameter is told in the verdict
+
+
+def map_verdict(sidecar: Mapping[str, Any]) -> str:
+    """Say in one line how many voxels have maps, and which parameters are mostly in doubt."""
+    if "Status" not in sidecar:
+        counts = sidecar["Voxels"]
+        text = (
+            f"{counts['WithSignal']} of {counted(counts['InMask'], 'voxel')} predicted from "
+            "images of another protocol"
+        )
+        if counts["NegativeSignal"]:
+            text += f"; a predicted signal is negative in {counts['NegativeSignal']}"
+        return text
+    voxels = sidecar["Status"]["Voxels"]
+    n_voxels = sum(voxels.values())
+    n_fitted = n_voxels - voxels["not fitted"]
+    text = f"{n_fitted} of {counted(n_voxels, 'voxel')} fitted ({100 * n_fitted / n_voxels:.3g} %)"
+    for reason, n in sidecar.get("NotFitted", {}).get("Reasons", {}).items():
+        text += f", {n} {reason}"
+    shares = {
+        name: share for name, share in sidecar["Doubt"]["Share"].items() if share > _MOST_DOUBTED
+    }
+    if shares:
+        names = [f"{name} ({100 * share:.0f} %)" for name, share in shares.items()]
+        text += f"; in doubt in most of them: {', '.join(names)}"
+    else:
+        text += "; no parameter is in doubt in most of them"
+    if "GainStep" in sidecar:
+        text += f"; {sidecar['GainStep']['Description']}"
+    return text
+
+
+def map_summary(
+    maps: Mapping[str, NDArray],
+    affine: NDArray[np.float64],
+    sidecar: Mapping[str, Any],
+    *,
+    title: str,
+    advice: Sequence[str] = (),
+) -> str:
+    """
+    Write the verdict, a table of parameters and three slices of their maps as HTML.
+
+    Without matplotlib, which the extra ``report`` brings, there are no slices.
+
+    Shapes: `maps` (x, y, z).
+    """
+    region = shown_region(maps)
+    panels = map_panels(maps, sidecar)
+    rows = [_row(panel, region, sidecar) for panel in panels]
+    header = ["", "unit", "median", "quartiles"]
+    if "Doubt" in sidecar:
+        header += ["95 % interval", "in doubt"]
+    heading = f"{title}: {map_verdict(sidecar)}"
+    page = html_summary(heading, header, rows, note=" ".join(advice))
+    drawn = fitted_panels(panels, sidecar)
+    if not (drawn and region.any()) or find_spec("matplotlib") is None:
+        return page
+    return page + _picture(Slices(region, affine, n_slices=3), drawn)
+
+
+def map_viewer(
+    maps: Mapping[str, NDArray],
+    affine: NDArray[np.float64],
+    sidecar: Mapping[str, Any],
+    *,
+    title: str,
+) -> InlinePage:
+    """
+    Make the page of the viewer that goes through the maps in three planes.
+
+    Shapes: `maps` (x, y, z).
+    """
+    panels = fitted_panels(map_panels(maps, sidecar), sidecar)
+    if not panels:
+        raise ValueError("there is no map to view: no parameter was fitted or predicted")
+    viewer = planes_viewer(shown_region(maps), panels, affine)
+    return InlinePage(viewer_page(title, [("Three planes", viewer)], lead=map_verdict(sidecar)))
+
+
+def _row(
+    panel: MapPanel, region: NDArray[np.bool_], sidecar: Mapping[str, Any]
+) -> list[str | None]:
+    values = panel.values[region]
+    cells: list[str | None] = [
+        panel.name,
+        panel.unit,
+        *median_and_quartiles(values[np.isfinite(values)]),
+    ]
+    if "Doubt" not in sidecar:
+        return cells
+    entry = sidecar["Parameters"][panel.name]
+    if "Fixed" in entry:
+        return [*cells, "fixed", None]
+    share = sidecar["Doubt"]["Share"][panel.name]
+    return [*cells, entry.get("Interval", "–"), f"{100 * share:.0f} %"]
+
+
+def _picture(slices: Slices, panels: Sequence[MapPanel]) -> str:
+    """Draw as many pixels as the room for the picture allows: noise does not compress."""
+    figure = plot_overview(slices, panels)
+    for resolution in _RESOLUTIONS:
+        picture = png_bytes(figure, dpi=resolution)
+        if len(picture) <= MAX_PICTURE_BYTES:
+            break
+    data = base64.b64encode(picture).decode("ascii")
+    names = escape(", ".join(panel.name for panel in panels))
+    source = f"data:image/png;base64,{data}"
+    return f'\n<img src="{source}" alt="Slices of {names}" style="max-width: 100%">'

@@ -1,0 +1,103 @@
+"""Maps of an image as a mapping: what it holds, how it prints, and that saving later is saving at once."""
+
+import json
+import pickle
+from collections.abc import Mapping
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dmrifit import MODELS, ImageMaps, Protocol, SignalToSignal, fit_image, predict_image
+
+PROTOCOL = Protocol([0, 200, 500, 1000])
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """A synthetic scan in a file, with a voxel that has no signal."""
+    truth = np.column_stack([np.full(48, 300.0), np.linspace(0.4, 2.4, 48)])
+    signals = MODELS["adc"].signal(truth, PROTOCOL).reshape(4, 4, 3, 4)
+    signals[0, 0, 0] = -1
+    path = tmp_path / "in" / "sub-01_dwi.nii.gz"
+    path.parent.mkdir()
+    nib.save(nib.Nifti1Image(signals, np.diag([-2.0, 2, 4, 1])), path)
+    return path
+
+
+def predicted(scan, **options):
+    source = PROTOCOL.take([0, 3])
+    signals = MODELS["adc"].signal(np.column_stack([np.full(9, 300.0), np.linspace(0.4, 2.4, 9)]), PROTOCOL)
+    estimator = SignalToSignal("LR", source=source, target=PROTOCOL, model="adc").fit(signals[:, [0, 3]], signals)
+    return predict_image(estimator, scan, protocol=PROTOCOL, scale=None, **options)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_maps_are_a_mapping_by_name(scan):
+    maps = fit_image(scan, PROTOCOL, "adc")
+    assert isinstance(maps, ImageMaps)
+    assert isinstance(maps, Mapping)
+    assert list(maps)[:2] == ["S0", "ADC"]
+    assert len(maps) == len(maps.keys()) == 13
+    assert "ADC" in maps
+    assert "Dt" not in maps
+    assert maps["ADC"].shape == (4, 4, 3)
+    assert dict(**maps).keys() == maps.keys()
+    with pytest.raises(KeyError, match=r"no map 'Dt'; there are S0, ADC"):
+        maps["Dt"]
+
+
+def test_text_of_maps_is_two_lines_with_the_verdict(scan):
+    lines = repr(fit_image(scan, PROTOCOL, "adc")).splitlines()
+    assert lines[0].startswith("<ImageMaps of sub-01_dwi, model adc, 4 × 4 × 3 voxels: S0, ADC, S0_se")
+    assert lines[1].startswith("47 of 48 voxels fitted (97.9 %), 1 ")
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize("make", [lambda *args, **options: fit_image(args[0], PROTOCOL, "adc", **options), predicted])
+def test_saving_later_writes_the_same_files_as_out(make, scan, tmp_path):
+    maps = make(scan, out=tmp_path / "at-once", quicklook=True)
+    make(scan).save(tmp_path / "later", quicklook=True)
+    assert contents(tmp_path / "at-once") == contents(tmp_path / "later")
+    sidecar = next((tmp_path / "later").glob("*.json"))
+    assert json.loads(sidecar.read_text(encoding="utf-8"))["Sources"]["Image"]["Name"] == scan.name
+    with pytest.raises(FileExistsError):
+        maps.save(tmp_path / "later")
+    maps.save(tmp_path / "later", quicklook=True, overwrite=True)
+
+
+def test_predicted_signals_are_saved_with_their_protocol(scan, tmp_path):
+    maps = predicted(scan, signals=True)
+    maps.save(tmp_path / "out")
+    again = Protocol.read(tmp_path / "out" / "sub-01_desc-predicted_dwi.bval")
+    assert again == PROTOCOL
+    assert nib.load(tmp_path / "out" / "sub-01_desc-predicted_dwi.nii.gz").shape == maps["signals"].shape
+
+
+def test_saving_never_replaces_the_image_that_was_fitted(scan, tmp_path):
+    maps = fit_image(scan, PROTOCOL, "adc")
+    name = "sub-01_model-adc_param-ADC_dwimap.nii.gz"
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / name).hardlink_to(scan)
+    with pytest.raises(ValueError, match=r"sub-01_dwi\.nii\.gz is an input"):
+        maps.save(tmp_path / "link", overwrite=True)
+
+
+def test_advice_is_that_of_the_fit(scan):
+    steady = MODELS["adc"].signal([[300.0, 1.0]], PROTOCOL).reshape(1, 1, 1, 4)
+    image = nib.Nifti1Image(np.tile(steady, (3, 3, 3, 1)), np.eye(4))
+    assert fit_image(image, PROTOCOL, "adc").advice() == []
+    at_bound = fit_image(image, PROTOCOL, "adc", bounds={"ADC": (0, 0.7)})
+    assert "ADC" in " ".join(at_bound.advice())
+    assert at_bound.advice() == at_bound.sidecar["Doubt"]["Advice"]
+    assert predicted(scan).advice() == []
+
+
+def test_maps_travel_between_processes(scan):
+    maps = fit_image(scan, PROTOCOL, "adc")
+    again = pickle.loads(pickle.dumps(maps))
+    assert repr(again) == repr(maps)
+    np.testing.assert_array_equal(again["ADC"].get_fdata(), maps["ADC"].get_fdata())
