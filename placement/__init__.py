@@ -18,6 +18,7 @@ _MODULES = {
     "VoxelRanker": "learned.ranker",
     "simulate_gliomas": "simulate.gliomas",
     "evaluate_placements": "study.evaluation",
+    "read_voxel": "exchange.voxel_files",
     "write_prescription": "exchange.prescription",
 }
 

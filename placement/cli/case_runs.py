@@ -44,7 +44,7 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
     if not figure or not can_draw():
         return
     from dmrifit.report.html import html_table
-    from placement.exchange.prescription import NOTICE
+    from placement.exchange.vendor_texts import NOTICE
 
     lines = []
     for row in rows:

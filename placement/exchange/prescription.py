@@ -19,25 +19,24 @@ import dmrifit
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.nifti import image_of, save_image
 from placement.box.voxel import CONVENTION, Voxel
+from placement.exchange.vendor_texts import NOTICE, philips_text, siemens_text
+from placement.exchange.voxel_files import LPS_TO_RAS, read_voxel
 from placement.search.objective import PlacementObjective, tumor_fraction
 from placement.search.optimizer import VoxelOptimizer
 from placement.search.scene import Scene
 
 __all__ = [
     "FORMAT_VERSION",
-    "NOTICE",
     "describe_placement",
+    "describe_side",
     "displacement",
     "geometry_image",
-    "philips_text",
     "region_distances",
     "write_prescription",
 ]
 
-NOTICE = "Not for clinical use"
 FORMAT_VERSION = 1
 
-_FLIP = np.array([-1.0, -1.0, 1.0])  # RAS to LPS
 _DIVISIONS = 5  # points along each edge of an image voxel near the box
 _OFFSETS = 5  # chemical shifts between the ends of a range
 
@@ -73,8 +72,7 @@ def write_prescription(
     ppm_range : pair of float, default=None
         See `displacement`; with `percent_per_ppm`, it becomes part of the JSON file.
     percent_per_ppm : float or sequence of 3 floats, default=None
-        See `displacement`; sides in the order of the canonical pose, nearest to right–left,
-        front–back and up–down.
+        See `displacement`; for the sides in the order of `voxel`.
     figure : bool, default=True
         Whether to draw the overlay, for which matplotlib is needed, and the page, for which Jinja2
         is needed too.
@@ -101,9 +99,11 @@ def write_prescription(
       scene; ``*_partial.nii.gz``: the fraction of each image voxel that the box fills;
     - ``*_geometry.nii.gz``: an image of a single voxel whose affine is the box, which programs for
       spectroscopy read (sform and qform alike). It holds no spectrum and is not NIfTI-MRS;
-    - ``*_philips.txt``: the numbers for the console of a Philips scanner, see `philips_text`;
-    - ``*_overlay.png``: three planes through the center with the exact outline; ``*_view.html``:
-      the same to move through in a browser, a page that needs no other file;
+    - ``*_philips.txt`` and ``*_siemens.txt``: the numbers for the console of a scanner, see
+      `philips_text` and `siemens_text`; the sides keep the order of `voxel`;
+    - ``*_overlay.png``: three planes through the center with the exact outline, drawn from the
+      numbers for Philips as they are read back; ``*_view.html``: the same to move through in a
+      browser, a page that needs no other file;
     - ``*.json``: all numbers, with the digests of what they were computed from.
     """
     if not name or Path(name).name != name or name.startswith("."):
@@ -111,14 +111,13 @@ def write_prescription(
     content = describe_placement(
         voxel, scene, optimizer=optimizer, ppm_range=ppm_range, percent_per_ppm=percent_per_ppm
     )
-    # Descriptions of one box give the same files.
-    voxel = voxel.canonical()
+    texts = {"_philips.txt": philips_text, "_siemens.txt": siemens_text}
     drawing = figure and find_spec("matplotlib") is not None
     ends = (
         "_mask.nii.gz",
         "_partial.nii.gz",
         "_geometry.nii.gz",
-        "_philips.txt",
+        *texts,
         "_overlay.png",
         "_view.html",
         ".json",
@@ -133,12 +132,16 @@ def write_prescription(
             image.header["descrip"] = NOTICE.encode()
             save_image(image, files.path(name + end))
         save_image(geometry_image(voxel), files.path(f"{name}_geometry.nii.gz"))
-        files.path(f"{name}_philips.txt").write_text(philips_text(voxel), encoding="utf-8")
+        for end, text_of in texts.items():
+            text = text_of(voxel, valid=content["valid"])
+            files.path(name + end).write_text(text, encoding="utf-8")
         if drawing:
             from placement.exchange.overlays import plot_overlay
 
             picture = files.path(f"{name}_overlay.png")
-            plot_overlay(voxel, scene).savefig(picture, dpi=110)
+            # What the console is told is what is looked at.
+            console_voxel = read_voxel(files.path(f"{name}_philips.txt"))
+            plot_overlay(console_voxel, scene).savefig(picture, dpi=110)
             if find_spec("jinja2") is not None:
                 page = _view(voxel, scene, content, picture.read_bytes())
                 files.path(f"{name}_view.html").write_text(page, encoding="utf-8")
@@ -159,7 +162,6 @@ def describe_placement(
         raise ValueError("chemical-shift displacement needs both ppm_range and percent_per_ppm")
     judge = VoxelOptimizer() if optimizer is None else optimizer
     placement = judge.assess(voxel, scene)
-    box = placement.voxel
     objective = getattr(judge, "objective_", judge.objective) or PlacementObjective()
     content: dict[str, Any] = {
         "format": "placement prescription",
@@ -168,14 +170,18 @@ def describe_placement(
         "software": f"dmrifit {dmrifit.__version__}",
         "name": scene.name,
         "synthetic": scene.synthetic,
-        "size_mm": box.size.tolist(),
-        "volume_ml": box.volume,
-        "rotated_axes": box.rotated_axes,
-        "rotated_angles": box.rotated_angles,
-        "ras": _pose(box.center, box.rotation, box.angles),
+        "size_mm": voxel.size.tolist(),
+        "volume_ml": voxel.volume,
+        "rotated_axes": voxel.rotated_axes,
+        "rotated_angles": voxel.rotated_angles,
+        "ras": _pose(voxel.center, voxel.rotation, voxel.angles),
         "lps": _pose(
-            _FLIP * box.center, _FLIP[:, None] * box.rotation * _FLIP, _FLIP * box.angles
+            LPS_TO_RAS * voxel.center,
+            LPS_TO_RAS[:, None] * voxel.rotation * LPS_TO_RAS,
+            LPS_TO_RAS * voxel.angles,
         ),
+        "side": describe_side(voxel),
+        "valid": _validity(scene),
         "convention": CONVENTION,
         "scores": {
             "objective": placement.objective,
@@ -186,15 +192,28 @@ def describe_placement(
         "component": placement.component,
         "feasible": placement.feasible,
         "flags": list(placement.flags),
-        "regions": region_distances(box, scene),
+        "regions": region_distances(voxel, scene),
         "tumor": {"volume_ml": scene.tumor_volume, "sha256": _digest(scene)},
         "sources": scene.sources,
     }
     if ppm_range is not None and percent_per_ppm is not None:
         content["displacement"] = displacement(
-            box, scene, ppm_range=ppm_range, percent_per_ppm=percent_per_ppm
+            voxel, scene, ppm_range=ppm_range, percent_per_ppm=percent_per_ppm
         )
     return content
+
+
+def describe_side(voxel: Voxel) -> str:
+    """Say in words on which side of the scanner's middle a box lies."""
+    x = voxel.center[0]
+    side = "right" if x > 0 else "left"
+    reach = np.abs(voxel.corners[:, 0] - x).max()
+    if abs(x) < reach:
+        return (
+            f"it crosses x = 0, its center {abs(x):.1f} mm to the patient's {side} of the "
+            "scanner's middle"
+        )
+    return f"it lies on the patient's {side}, its center {abs(x):.1f} mm from the scanner's middle"
 
 
 def geometry_image(voxel: Voxel) -> nib.Nifti1Image:
@@ -208,31 +227,6 @@ def geometry_image(voxel: Voxel) -> nib.Nifti1Image:
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = NOTICE.encode()
     return image
-
-
-def philips_text(voxel: Voxel) -> str:
-    """
-    Write a voxel for a Philips console, of a patient in head-first supine position.
-
-    spec2nii reads such numbers as intrinsic XYZ angles (−lr, −ap, +cc) and centers (−lr, −ap, +cc)
-    in RAS+; this writes the inverse. Conventions of other vendors could not be verified.
-    """
-    box = voxel.canonical()
-    lines = [
-        f"! {NOTICE}",
-        "! Philips, head first, supine; compare with the planned voxel on the console before use",
-    ]
-    for quantity, values in (
-        ("size", box.size),
-        ("off_center", _FLIP * box.center),
-        ("angulation", _FLIP * box.angles),
-    ):
-        # Adding 0 turns -0 into 0.
-        lr, ap, cc = values + 0.0
-        lines.append(f"ap_{quantity} : {ap:.3f}")
-        lines.append(f"lr_{quantity} : {lr:.3f}")
-        lines.append(f"cc_{quantity} : {cc:.3f}")
-    return "\n".join(lines) + "\n"
 
 
 def region_distances(voxel: Voxel, scene: Scene) -> dict[str, dict[str, Any]]:
@@ -313,6 +307,17 @@ def displacement(
     }
 
 
+def _validity(scene: Scene) -> str:
+    """Say how long numbers of a box hold: NIfTI does not name its frame of reference."""
+    source = scene.sources.get("Image") or scene.sources.get("Tumor") or {}
+    image = source.get("File", "the image that it was placed in")
+    return (
+        f"valid only while the patient lies as in {image} (frame of reference unknown); after "
+        "repositioning or a new landmark, register that image to this session's localizer and "
+        "move the box with it"
+    )
+
+
 def _view(voxel: Voxel, scene: Scene, content: dict[str, Any], picture: bytes) -> str:
     """Make the page that shows a voxel, the tumor and excluded regions over the image."""
     from dmrifit.report.html import html_figure, html_table, notice_lead
@@ -337,6 +342,8 @@ def _view(voxel: Voxel, scene: Scene, content: dict[str, Any], picture: bytes) -
         ["angles, degrees", ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["angles_deg"])],
         ["volume, mL", f"{content['volume_ml']:.2f}"],
         ["part that is tumor", f"{scores['tumor_fraction']:.3f}"],
+        ["side", content["side"]],
+        ["valid", content["valid"]],
         ["flags", "; ".join(content["flags"]) or "none"],
     ]
     sections = [("", planes), ("The voxel", html_table(rows))]

@@ -9,14 +9,15 @@ from scipy.spatial.transform import Rotation
 
 from placement.box.voxel import Voxel
 from placement.exchange.prescription import (
-    NOTICE,
     describe_placement,
+    describe_side,
     displacement,
     geometry_image,
-    philips_text,
     region_distances,
     write_prescription,
 )
+from placement.exchange.vendor_texts import NOTICE
+from placement.exchange.voxel_files import read_voxel
 from placement.search.objective import PlacementObjective, tumor_fraction
 from placement.search.optimizer import VoxelOptimizer
 from placement.search.scene import Scene
@@ -37,19 +38,6 @@ def scene():
 @pytest.fixture
 def written(scene, tmp_path):
     return tmp_path, write_prescription(VOXEL, scene, tmp_path, ppm_range=(-2, 2), percent_per_ppm=3)
-
-
-def read_spar(text):
-    """Read numbers as spec2nii does, and make the affine by the formula it documents."""
-    rows = [line.split(":") for line in text.splitlines() if line and not line.startswith("!")]
-    p = {key.strip(): float(value) for key, value in rows}
-    affine = np.eye(4)
-    turn = Rotation.from_euler(
-        "XYZ", [-p["lr_angulation"], -p["ap_angulation"], p["cc_angulation"]], degrees=True
-    ).as_matrix()
-    affine[:3, :3] = turn @ np.diag([p["lr_size"], p["ap_size"], p["cc_size"]])
-    affine[:3, 3] = [-p["lr_off_center"], -p["ap_off_center"], p["cc_off_center"]]
-    return affine
 
 
 def test_the_single_voxel_image_is_the_box_in_both_forms_of_its_header(written):
@@ -84,19 +72,6 @@ def test_masks_lie_on_the_grid_and_hold_the_volume_of_the_box(written, scene):
     assert mask.get_fdata().sum() * scene.voxel_volume == pytest.approx(VOXEL.volume, rel=0.03)
 
 
-@pytest.mark.parametrize("angles", [(0, 0, 0), (12, -20, 35), (-40, 10, 3)])
-def test_the_numbers_for_philips_read_back_as_the_box(angles):
-    voxel = Voxel((12.5, -8, 20), (22, 17, 30), angles)
-    again = Voxel.from_rotation(*parts(read_spar(philips_text(voxel))))
-    assert again.dice(voxel) > 0.9999
-    np.testing.assert_allclose(again.canonical().center, voxel.center, atol=1e-3)
-
-
-def parts(affine):
-    size = np.linalg.norm(affine[:3, :3], axis=0)
-    return affine[:3, 3], size, affine[:3, :3] / size
-
-
 def test_all_descriptions_of_the_pose_agree(written):
     content = json.loads((written[0] / "voxel.json").read_text())
     assert content == json.loads(json.dumps(written[1]))
@@ -117,6 +92,35 @@ def test_files_say_that_they_are_not_for_clinical_use(written):
     assert content["notice"] == NOTICE == "Not for clinical use"
     assert NOTICE in (folder / "voxel_philips.txt").read_text()
     assert nib.load(folder / "voxel_geometry.nii.gz").header["descrip"].item().decode() == NOTICE
+
+
+def test_files_of_one_box_read_back_as_the_box_with_its_sides_in_order(written):
+    for end in (".json", "_philips.txt", "_geometry.nii.gz"):
+        voxel = read_voxel(written[0] / f"voxel{end}")
+        assert voxel.dice(VOXEL) > 0.9999
+        if end != "_geometry.nii.gz":
+            np.testing.assert_allclose(voxel.size, VOXEL.size)
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (30, "on the patient's right, its center 30.0 mm"),
+        (-30, "on the patient's left, its center 30.0 mm"),
+        (-4, "crosses x = 0, its center 4.0 mm to the patient's left"),
+    ],
+)
+def test_the_side_of_a_box_is_said_in_words(x, words):
+    assert words in describe_side(Voxel((x, 0, 0), (20, 20, 20)))
+
+
+def test_all_files_say_as_long_as_what_they_are_valid(scene, tmp_path):
+    scene.sources = {"Tumor": {"File": "t1_tumor.nii.gz", "SHA256": "0"}}
+    content = write_prescription(VOXEL, scene, tmp_path, figure=False)
+    scene.sources = {}
+    assert "lies as in t1_tumor.nii.gz (frame of reference unknown)" in content["valid"]
+    for vendor in ("philips", "siemens"):
+        assert content["valid"] in (tmp_path / f"voxel_{vendor}.txt").read_text()
 
 
 def test_scores_and_flags_are_those_of_the_given_constraints(scene):

@@ -1,0 +1,117 @@
+"""Numbers of a box for the consoles of Philips and Siemens scanners. Not for clinical use."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from placement.box.voxel import TURNS, Voxel, angles_of
+from placement.exchange.voxel_files import LPS_TO_RAS, main_axis, siemens_directions
+
+__all__ = ["NOTICE", "UNVERIFIED_PLANES", "philips_text", "siemens_orientation", "siemens_text"]
+
+NOTICE = "Not for clinical use"
+
+#: What is not known of Siemens' strings, where the main plane is not transverse.
+UNVERIFIED_PLANES = (
+    "order and signs of coronal and sagittal main planes rest on one public test file, not on a "
+    "scanner"
+)
+
+_COMPARE = "head first, supine; compare with the planned voxel on the console before use"
+_PLANES = "SCT"  # by the axis that is perpendicular to them: sagittal, coronal, transverse
+_LETTERS = ("RL", "AP", "FH")  # of negative and positive positions in LPS
+
+
+def philips_text(voxel: Voxel, *, decimals: int = 3, valid: str = "") -> str:
+    """
+    Write a voxel for a Philips console, of a patient in head-first supine position.
+
+    The off-center is the center in LPS. spec2nii reads the angulations as intrinsic XYZ angles
+    (−lr, −ap, +cc) in RAS+; this writes the inverse. The sides keep their order.
+    """
+    # Half a turn about a side gives the same box: the least turned has the angles of consoles.
+    half_turns = TURNS[np.all(np.abs(TURNS) == np.eye(3), axis=(1, 2))]
+    rotations = voxel.rotation @ half_turns
+    rotation = rotations[np.argmax(np.trace(rotations, axis1=1, axis2=2))]
+    lines = _head("Philips", valid)
+    lines += ['patient_position : "head_first"', 'patient_orientation : "supine"']
+    for quantity, numbers in (
+        ("size", voxel.size),
+        ("off_center", LPS_TO_RAS * voxel.center),
+        ("angulation", LPS_TO_RAS * angles_of(rotation)),
+    ):
+        lr, ap, cc = (_decimal(number, decimals) for number in numbers)
+        lines += [f"ap_{quantity} : {ap}", f"lr_{quantity} : {lr}", f"cc_{quantity} : {cc}"]
+    return "\n".join(lines) + "\n"
+
+
+def siemens_text(voxel: Voxel, *, decimals: int = 3, valid: str = "") -> str:
+    """
+    Write a voxel for a Siemens console, of a patient in head-first supine position.
+
+    The sides keep their order: the first along reading, the second along phase encoding, the
+    third along the normal of the plane; see `siemens_directions` for the turn in the
+    plane, which a box determines up to 180 degrees.
+    """
+    normal, turn = _normal_and_turn(voxel)
+    orientation = siemens_orientation(normal, decimals=decimals)
+    lines = _head("Siemens", valid)
+    if not orientation.startswith("T"):
+        lines.append(f"! {UNVERIFIED_PLANES}")
+    center = [
+        f"{letters[int(number > 0)]} {_decimal(abs(number), decimals)}"
+        for letters, number in zip(_LETTERS, LPS_TO_RAS * voxel.center, strict=True)
+    ]
+    lines.append(f"position : {' '.join(center)}")
+    lines.append(f"orientation : {orientation}")
+    lines.append(f"rotation : {_decimal(np.degrees(turn), decimals)}")
+    for name, side in zip(("readout_fov", "phase_fov", "thickness"), voxel.size, strict=True):
+        lines.append(f"{name} : {_decimal(side, decimals)}")
+    return "\n".join(lines) + "\n"
+
+
+def siemens_orientation(normal: NDArray[np.float64], *, decimals: int = 1) -> str:
+    """
+    Name a plane by its normal in LPS as Siemens does, for example "T > C -23.9 > S 4.5".
+
+    The first letter is the main plane; the larger of the two tilts (degrees) stands first, and the
+    second is that of the plane that was tilted already. Two strings that a scanner printed with
+    their normals are reproduced (mvpa.blogspot.com, September 2016), both transverse; see
+    `UNVERIFIED_PLANES`.
+    """
+    main = main_axis(normal)
+    n = normal * np.sign(normal[main])
+    first, second = sorted((axis for axis in range(3) if axis != main), key=lambda k: -abs(n[k]))
+    tilts = (-np.arctan2(n[first], n[main]), -np.arcsin(np.clip(n[second], -1, 1)))
+    text = _PLANES[main]
+    for axis, tilt in zip((first, second), np.degrees(tilts), strict=True):
+        if round(abs(tilt), decimals):
+            text += f" > {_PLANES[axis]} {_decimal(tilt, decimals)}"
+    return text
+
+
+def _normal_and_turn(voxel: Voxel) -> tuple[NDArray[np.float64], float]:
+    """Give the normal in LPS and the turn in the plane (radians, −90 to 90 degrees)."""
+    _, phase, normal = (LPS_TO_RAS[:, None] * voxel.rotation).T
+    main = main_axis(normal)
+    # Siemens' normals point to the head or the back, and to the right where they are sagittal.
+    wanted = -1.0 if main == 0 else 1.0
+    normal = normal * wanted * np.sign(normal[main])
+    read, unturned, _ = siemens_directions(normal, 0.0).T
+    turn = float(np.arctan2(-(phase @ read), phase @ unturned))
+    # Half a turn in the plane gives the same box.
+    return normal, (turn + np.pi / 2) % np.pi - np.pi / 2
+
+
+def _decimal(number: float, decimals: int) -> str:
+    """Write a number; adding 0 turns -0 into 0."""
+    return f"{round(float(number), decimals) + 0.0:.{decimals}f}"
+
+
+def _head(vendor: str, valid: str) -> list[str]:
+    """Begin a text: what it is not for, and as long as what it holds."""
+    lines = [f"! {NOTICE}", f"! {vendor}, {_COMPARE}"]
+    if valid:
+        lines.append(f"! {valid}")
+    return lines

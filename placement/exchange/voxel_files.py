@@ -1,0 +1,347 @@
+"""Boxes in files of scanners and of programs for spectroscopy."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dmrifit._optional import import_optional
+from placement.box.voxel import Voxel
+
+__all__ = ["VoxelFile", "main_axis", "read_voxel", "read_voxel_file", "siemens_directions"]
+
+#: LPS (patient's left, back, head), in which scanners count, to RAS and back.
+LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+
+_GRID = "a grid of spectra (MRSI) is not a single voxel"
+_HEAD_FIRST = "the directions of its axes are known for head first, supine, only"
+# Positions that two headers of one file state, in mm; rounding to single digits is below it.
+_AGREEMENT = 0.1
+_SPECTROSCOPY = ("1.3.12.2.1107.5.9.1", "1.2.840.10008.5.1.4.1.1.4.2")  # Siemens CSA; enhanced
+_DIRECTIONS = ("dSag", "dCor", "dTra")
+
+
+@dataclass(frozen=True)
+class VoxelFile:
+    """
+    A box as a file describes it.
+
+    Parameters
+    ----------
+    voxel : Voxel
+        The box, its sides in the order of the file.
+    source : str
+        What kind of file it was.
+    frame : str, default=""
+        DICOM's frame of reference, where the file names one.
+    date : str, default=""
+        When it was measured, as the file writes it.
+    """
+
+    voxel: Voxel
+    source: str
+    frame: str = ""
+    date: str = ""
+
+
+def read_voxel(path: str | Path) -> Voxel:
+    """
+    Read the box of a single-voxel spectrum from a file of a scanner or of another program.
+
+    Parameters
+    ----------
+    path : path
+        Philips ``.SPAR`` or the text of `write_prescription`, Siemens ``.rda`` or DICOM (VD, VE
+        and XA lines), NIfTI-MRS, or JSON of this package.
+
+    Returns
+    -------
+    Voxel
+        The box in mm RAS+, its sides in the order in which the file names them.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        For DICOM, if pydicom is not installed: ``pip install "dmrifit[dicom]"``.
+    ValueError
+        If the file holds no single box, a grid of spectra, a side of 0 mm, or a patient that does
+        not lie head first and supine; or if its format does not determine the box (GE).
+
+    Notes
+    -----
+    Scanners count in LPS. Philips: the center is the off-center, and the rotation is intrinsic
+    XYZ of the angulations about LR, AP and CC, the first two with opposite signs in RAS+, as in
+    spec2nii 0.8. Siemens rda: the columns of the rotation are RowVector (along VOIReadoutFOV),
+    ColumnVector (along VOIPhaseFOV) and their product (along VOIThickness); VOIPosition is the
+    center, PositionVector a corner. Siemens DICOM: the protocol's ``sSpecPara.sVoI``, see
+    `siemens_directions`. NIfTI-MRS: the affine of its only voxel.
+
+    GE names the sides by the nearest axis of the patient, which two sides of a strongly oblique
+    box can share, so that its files are refused.
+    """
+    return read_voxel_file(path).voxel
+
+
+def read_voxel_file(path: str | Path) -> VoxelFile:
+    """Read a box and what its file says of the scan; see `read_voxel`."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name the file of one spectrum in it")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    reader = _reader_of(path)
+    if reader is None:
+        raise ValueError(
+            f"{path} is of no kind that boxes are read from; give .SPAR, .rda, Siemens DICOM, "
+            "NIfTI-MRS or JSON of this program"
+        )
+    try:
+        return reader(path)
+    except (ValueError, KeyError) as error:
+        message = str(error)
+        raise ValueError(message if str(path) in message else f"{path}: {message}") from error
+
+
+def siemens_directions(normal: ArrayLike, turn: float) -> NDArray[np.float64]:
+    """
+    Give the directions of reading and phase encoding of a Siemens box: columns (3, 3), LPS.
+
+    The box turns in its plane from a direction that the largest part of its normal decides
+    (transverse before coronal before sagittal); `turn` is in radians. The third column is their
+    product, along the normal or against it.
+    """
+    n = np.asarray(normal, dtype=np.float64)
+    n = n / np.linalg.norm(n)
+    x, y, z = n
+    unturned = np.array([[-y, x, 0.0], [y, -x, 0.0], [0.0, z, -y]][main_axis(n)])
+    unturned /= np.linalg.norm(unturned)
+    phase = np.cos(turn) * unturned - np.sin(turn) * np.cross(n, unturned)
+    read = np.cross(n, phase)
+    return np.column_stack([read, phase, np.cross(read, phase)])
+
+
+def main_axis(normal: NDArray[np.float64]) -> int:
+    """Give the axis of the largest part of a normal; ties go to the last, as on the scanner."""
+    size = np.round(np.abs(normal), 6)
+    return int(np.flatnonzero(size == size.max())[-1])
+
+
+def _reader_of(path: Path) -> Callable[[Path], VoxelFile] | None:
+    """Choose a reader by the name of a file, or by its first bytes."""
+    name = path.name.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        return _read_nifti
+    for suffix, reader in ((".spar", _read_spar), (".rda", _read_rda), (".json", _read_json)):
+        if name.endswith(suffix):
+            return reader
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if head[128:132] == b"DICM":
+        return _read_dicom
+    if b">>> Begin of header <<<" in head:
+        return _read_rda
+    if b"_off_center" in head:
+        return _read_spar
+    if name.endswith(".7"):
+        raise ValueError(
+            f"{path}: GE names the sides of a box by the nearest axes of the patient, which does "
+            "not determine an oblique box; enter it by center, size and angles"
+        )
+    return None
+
+
+def _read_spar(path: Path) -> VoxelFile:
+    """Read a Philips parameter file, or the text of a prescription."""
+    fields = _fields(path.read_text(encoding="latin-1"))
+    position = (fields.get("patient_position", ""), fields.get("patient_orientation", ""))
+    for value, expected in zip(position, ("head_first", "supine"), strict=True):
+        if value and value.strip('" ').lower() != expected:
+            raise ValueError(f"the patient lies {value}; {_HEAD_FIRST}")
+    if fields.get("phase_encoding_enable", "").strip('" ').lower() == "yes":
+        raise ValueError(_GRID)
+    if fields.get("volumes", "1") != "1":
+        raise ValueError(f"it holds {fields['volumes']} boxes; give a file of one")
+    size, center, angles = (
+        np.array([_number(fields, f"{axis}_{quantity}") for axis in ("lr", "ap", "cc")])
+        for quantity in ("size", "off_center", "angulation")
+    )
+    _check_sides(size)
+    voxel = Voxel(LPS_TO_RAS * center + 0.0, size, LPS_TO_RAS * angles + 0.0)
+    return VoxelFile(voxel, "Philips SPAR", date=fields.get("scan_date", ""))
+
+
+def _read_rda(path: Path) -> VoxelFile:
+    """Read the text at the beginning of a Siemens rda file."""
+    head, end, _ = path.read_bytes().partition(b">>> End of header <<<")
+    if not end:
+        raise ValueError("the header of the rda file does not end; it was cut")
+    fields = _fields(head.decode("latin-1"))
+    _check_head_first(fields.get("PatientPosition", ""))
+    for key in ("NumberOfRows", "NumberOfColumns", "NumberOf3DParts"):
+        if _number(fields, key) != 1:
+            raise ValueError(f"{key} is {fields[key]}; {_GRID}")
+    center = [_number(fields, f"VOIPosition{axis}") for axis in ("Sag", "Cor", "Tra")]
+    size = [_number(fields, f"VOI{side}") for side in ("ReadoutFOV", "PhaseFOV", "Thickness")]
+    row, column = (
+        np.array([_number(fields, f"{vector}[{i}]") for i in range(3)])
+        for vector in ("RowVector", "ColumnVector")
+    )
+    directions = np.column_stack([row, column, np.cross(row, column)])
+    return VoxelFile(
+        _from_lps(center, size, directions), "Siemens rda", date=fields.get("StudyDate", "")
+    )
+
+
+def _read_dicom(path: Path) -> VoxelFile:
+    """Read the box from the protocol in a Siemens DICOM file of a spectrum."""
+    pydicom = import_optional("pydicom")
+    try:
+        scan = pydicom.dcmread(path)
+    except (pydicom.errors.InvalidDicomError, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"the DICOM file cannot be read ({error})") from error
+    if str(scan.get("SOPClassUID", "")) not in _SPECTROSCOPY:
+        raise ValueError("it is a DICOM file of no spectrum; give one of the spectroscopy series")
+    protocol = _siemens_protocol(scan)
+    _check_head_first(str(scan.get("PatientPosition", "")))
+    for axis in ("Phase", "Read", "Slice"):
+        if _number(protocol, f"sSpecPara.lFinalMatrixSize{axis}", missing=1.0) != 1:
+            raise ValueError(_GRID)
+    box = "sSpecPara.sVoI."
+    center = [_number(protocol, f"{box}sPosition.{axis}", missing=0.0) for axis in _DIRECTIONS]
+    normal = [_number(protocol, f"{box}sNormal.{axis}", missing=0.0) for axis in _DIRECTIONS]
+    sides = ("dReadoutFOV", "dPhaseFOV", "dThickness")
+    size = [_number(protocol, f"{box}{side}", missing=0.0) for side in sides]
+    if not np.any(normal):
+        raise ValueError("the protocol holds no box of a spectrum (sSpecPara.sVoI)")
+    _check_second_position(scan, center)
+    turn = _number(protocol, f"{box}dInPlaneRot", missing=0.0)
+    voxel = _from_lps(center, size, siemens_directions(normal, turn))
+    frame = str(scan.get("FrameOfReferenceUID", ""))
+    return VoxelFile(voxel, "Siemens DICOM", frame=frame, date=str(scan.get("StudyDate", "")))
+
+
+def _siemens_protocol(scan: Any) -> dict[str, str]:
+    """Give the lines of the protocol that Siemens keeps in private elements."""
+    for element in scan.iterall():
+        content = element.value
+        if element.tag.is_private and isinstance(content, bytes) and b"sSpecPara.sVoI" in content:
+            text = content.decode("latin-1")
+            # Siemens leaves out what is 0, so that a cut protocol would be another box.
+            if "### ASCCONV END ###" not in text.partition("sSpecPara.sVoI")[2]:
+                raise ValueError("its protocol does not end; the file was cut")
+            return dict(re.findall(r"^\s*([\w.\[\]]+)\s*=\s*(\S+)", text, re.M))
+    raise ValueError(
+        "it holds no Siemens protocol with a box (sSpecPara.sVoI); boxes of other vendors' DICOM "
+        "are not read"
+    )
+
+
+def _check_second_position(scan: Any, center: list[float]) -> None:
+    """Compare the center with that of Siemens' image header, which some versions double."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nibabel calls its DICOM readers experimental
+        from nibabel.nicom.csareader import get_csa_header
+
+        header = get_csa_header(scan, "image")
+    items = header["tags"].get("VoiPosition", {}).get("items", []) if header else []
+    if len(items) == 3 and np.abs(np.array(items) - center).max() > _AGREEMENT:
+        raise ValueError(
+            f"its two headers place the box at {items} and {center} mm (LPS); look up the "
+            "position on the console"
+        )
+
+
+def _read_nifti(path: Path) -> VoxelFile:
+    """Read NIfTI-MRS, or an image of one voxel: its affine is the box."""
+    try:
+        image: Any = nib.load(path)
+    except (nib.filebasedimages.ImageFileError, OSError, EOFError) as error:
+        raise ValueError(f"it cannot be read as NIfTI ({error})") from error
+    if image.shape[:3] != (1, 1, 1):
+        grid = " × ".join(str(n) for n in image.shape[:3])
+        raise ValueError(f"it holds {grid} voxels; {_GRID}")
+    if not (image.header["sform_code"] or image.header["qform_code"]):
+        raise ValueError("it has no position (neither sform nor qform); export it again with one")
+    matrix = image.affine[:3, :3]
+    size = np.linalg.norm(matrix, axis=0)
+    _check_sides(size)
+    directions = matrix / size
+    # Indices may run to either hand; the box is the same.
+    if np.linalg.det(directions) < 0:
+        directions[:, 2] *= -1
+    return VoxelFile(Voxel.from_rotation(image.affine[:3, 3], size, directions), "NIfTI-MRS")
+
+
+def _read_json(path: Path) -> VoxelFile:
+    """Read the JSON of a prescription or of `Voxel.to_json`."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"it is no JSON ({error})") from error
+    if isinstance(content, Mapping) and content.get("format") == "placement prescription":
+        pose = content.get("ras", {})
+        content = {**pose, "size_mm": content.get("size_mm")}
+    return VoxelFile(Voxel.from_json(content), "JSON")
+
+
+def _fields(text: str) -> dict[str, str]:
+    """Split lines "key : value"; a key that comes twice is refused."""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, colon, content = line.partition(":")
+        key = key.strip()
+        if not colon or key.startswith("!"):
+            continue
+        if key in fields and key.endswith(("_size", "_off_center", "VOIPositionSag")):
+            raise ValueError(f"{key} comes twice: it holds several boxes; give a file of one")
+        fields[key] = content.strip()
+    return fields
+
+
+def _number(fields: Mapping[str, str], key: str, *, missing: float | None = None) -> float:
+    """Give a field as a finite number."""
+    if key not in fields:
+        if missing is None:
+            raise ValueError(f"it lacks {key}")
+        return missing
+    text = fields[key]
+    try:
+        number = float(text)
+    except ValueError:
+        number = np.nan
+    if not np.isfinite(number):
+        remedy = "write decimals with a point" if "," in text else "it must be a number"
+        raise ValueError(f"{key} is {text!r}; {remedy}")
+    return number
+
+
+def _check_head_first(position: str) -> None:
+    """Refuse patients that lie otherwise than was verified; the codes are DICOM's."""
+    if position != "HFS":
+        stated = f"the patient's position is {position}" if position else "no patient's position"
+        raise ValueError(f"{stated}; {_HEAD_FIRST}")
+
+
+def _check_sides(size: ArrayLike) -> None:
+    """Refuse a side of 0 mm, which headers hold where no box was planned."""
+    if not (np.asarray(size) > 0).all():
+        sides = " × ".join(f"{side:g}" for side in np.asarray(size))
+        raise ValueError(f"its box measures {sides} mm; a side of 0 mm or less is none")
+
+
+def _from_lps(center: ArrayLike, size: ArrayLike, directions: NDArray[np.float64]) -> Voxel:
+    """Make a box from the directions of its sides in LPS: columns (3, 3)."""
+    _check_sides(size)
+    rotation = LPS_TO_RAS[:, None] * directions
+    return Voxel.from_rotation(LPS_TO_RAS * np.asarray(center) + 0.0, size, rotation)

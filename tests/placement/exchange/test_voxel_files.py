@@ -1,0 +1,246 @@
+"""Boxes are read from scanners' files where other readers find them, and refused where unsure."""
+
+import csv
+import gzip
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from placement import Voxel, read_voxel
+from placement.exchange.voxel_files import read_voxel_file, siemens_directions
+
+SPAR = """! Philips
+scan_date : 2026.01.02 10:00:00
+patient_position : "head_first"
+patient_orientation : "supine"
+volumes : 1
+ap_size : 40
+lr_size : 25
+cc_size : 30
+ap_off_center : 35.6
+lr_off_center : -1.5
+cc_off_center : 30.2
+ap_angulation : -2.5
+lr_angulation : 35.1
+cc_angulation : -2.1
+phase_encoding_enable : "no"
+"""
+
+
+def farthest_corner(voxel, corners):
+    """Measure how far the corner of a box lies that fits worst, whatever their order."""
+    return np.linalg.norm(voxel.corners[:, None] - corners[None], axis=2).min(axis=1).max()
+
+
+@pytest.fixture(scope="module")
+def boxes(data_dir):
+    return data_dir / "mrs_boxes"
+
+
+def test_boxes_of_all_scanners_equal_the_reference(boxes):
+    read = set()
+    with open(boxes / "reference_boxes.csv", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["reader"].startswith("suspect"):
+                continue
+            voxel = read_voxel(boxes / row["file"])
+            corners = np.array([[float(row[f"corner{i}_{axis}"]) for axis in "xyz"] for i in range(1, 9)])
+            assert farthest_corner(voxel, corners) < 1e-3, row["file"]
+            sides = np.array([float(row[f"side_{i}"]) for i in (1, 2, 3)])
+            np.testing.assert_allclose(voxel.size, sides, atol=1e-4)
+            directions = np.array([[float(row[f"a{i}{j}"]) for j in (1, 2, 3)] for i in (1, 2, 3)]) / sides
+            cosines = np.abs(np.sum(directions * voxel.rotation, axis=0))
+            assert np.degrees(np.arccos(np.minimum(cosines, 1))).max() < 0.01
+            read.add(row["file"].rpartition(".")[2].lower())
+    assert read == {"spar", "rda", "gz", "ima", "dcm"}
+
+
+def test_dates_and_frames_of_reference_are_kept(boxes):
+    assert read_voxel_file(boxes / "siemens_svs_30.rda").date == "20160429"
+    scan = read_voxel_file(boxes / "siemens_svs_30.IMA")
+    assert (scan.source, scan.date) == ("Siemens DICOM", "20160429")
+    assert scan.frame.startswith("1.3.12.2.1107")
+
+
+def test_a_spar_file_gives_the_box_of_its_angles(tmp_path):
+    path = tmp_path / "box.SPAR"
+    path.write_text(SPAR)
+    voxel = read_voxel(path)
+    turn = Rotation.from_euler("XYZ", [-35.1, 2.5, -2.1], degrees=True).as_matrix()
+    np.testing.assert_allclose(voxel.rotation, turn, atol=1e-12)
+    np.testing.assert_allclose(voxel.center, [1.5, -35.6, 30.2])
+    np.testing.assert_allclose(voxel.size, [25, 40, 30])
+
+
+@pytest.mark.parametrize(
+    ("line", "change", "message"),
+    [
+        ("head_first", "feet_first", "head first, supine"),
+        ('"supine"', '"prone"', "prone.*head first, supine"),
+        ("lr_size : 25", "lr_size : 0", "0 × 40 × 30 mm; a side of 0 mm"),
+        ("35.6", "35,6", "'35,6'; write decimals with a point"),
+        ("volumes : 1", "volumes : 2", "2 boxes"),
+        ("volumes : 1", "ap_size : 12", "ap_size comes twice"),
+        ("cc_angulation : -2.1", "", "lacks cc_angulation"),
+        ("cc_angulation : -2.1", "cc_angulation : nan", "it must be a number"),
+        ('"no"', '"yes"', "MRSI"),
+    ],
+)
+def test_spar_files_that_determine_no_single_box_are_refused(tmp_path, line, change, message):
+    path = tmp_path / "box.spar"
+    path.write_text(SPAR.replace(line, change))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_voxel(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "change", "message"),
+    [
+        ("PatientPosition: HFS", "PatientPosition: FFS", "FFS; .*head first"),
+        ("PatientPosition: HFS", "PatientPosition: HFP", "HFP"),
+        ("NumberOfRows: 1", "NumberOfRows: 16", "NumberOfRows is 16; .*MRSI"),
+        ("VOIThickness: 20.000000", "VOIThickness: 0.000000", "side of 0 mm"),
+        ("VOIPositionSag: 41.602906", "VOIPositionSag: 41,602906", "decimals with a point"),
+        ("RowVector[1]: -0.251409", "RowVector[1]: 0.951409", "must be a rotation"),
+        (">>> End of header <<<", "", "does not end"),
+    ],
+)
+def test_rda_files_that_determine_no_single_box_are_refused(boxes, tmp_path, line, change, message):
+    content = (boxes / "siemens_svs_30.rda").read_bytes()
+    assert line.encode() in content
+    path = tmp_path / "box.rda"
+    path.write_bytes(content.replace(line.encode(), change.encode()))
+    with pytest.raises(ValueError, match=message):
+        read_voxel(path)
+
+
+def dicom_with(boxes, path, change, name="siemens_svs_30.IMA"):
+    import pydicom
+
+    scan = pydicom.dcmread(boxes / name)
+    change(scan)
+    scan.save_as(path)
+    return path
+
+
+def in_protocol(before, after):
+    def change(scan):
+        element = scan[0x0029, 0x1120]
+        assert before.encode() in element.value
+        element.value = element.value.replace(before.encode(), after.encode())
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda scan: setattr(scan, "PatientPosition", "FFS"), "FFS"),
+        (lambda scan: setattr(scan, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.4"), "no spectrum"),
+        (in_protocol("sSpecPara.sVoI.dThickness\t = \t20.0", "sSpecPara.sVoI.dThickness\t = \t0.0"), "side of 0 mm"),
+        (in_protocol("sSpecPara.lFinalMatrixSizeSlice\t = \t1", "sSpecPara.lFinalMatrixSizeSlice\t = \t8"), "MRSI"),
+        (in_protocol("sPosition.dSag\t = \t41.6", "sPosition.dSag\t = \t83.2"), "two headers"),
+        (in_protocol("sSpecPara.sVoI", "sSpecPara.sXoI"), "no Siemens protocol"),
+        (lambda scan: scan.pop((0x0029, 0x1120)), "no Siemens protocol"),
+    ],
+)
+def test_dicom_files_that_determine_no_single_box_are_refused(boxes, tmp_path, change, message):
+    path = dicom_with(boxes, tmp_path / "box.IMA", change)
+    with pytest.raises(ValueError, match=message):
+        read_voxel(path)
+
+
+@pytest.mark.parametrize("length", [200, 5_000, 60_000, 90_000])
+def test_dicom_files_that_were_cut_are_refused(boxes, tmp_path, length):
+    path = tmp_path / "cut.dcm"
+    path.write_bytes((boxes / "siemens_svs_xa60.dcm").read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"cut\.dcm"):
+        read_voxel(path)
+
+
+def nifti(path, shape, affine, *, sform=1, qform=0):
+    image = nib.Nifti2Image(np.zeros(shape, np.complex64), None)
+    image.set_sform(affine, code=sform)
+    image.set_qform(affine if qform else None, code=qform)
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("hand", [1, -1])
+def test_nifti_mrs_is_its_affine_by_either_hand(tmp_path, hand):
+    expected = Voxel((5, 6, -7), (20, 25, 15), (10, -20, 30))
+    affine = expected.affine @ np.diag([1, 1, hand, 1])
+    voxel = read_voxel(nifti(tmp_path / "box.nii.gz", (1, 1, 1, 64), affine))
+    assert voxel.dice(expected) == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(voxel.size, expected.size, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "codes", "message"),
+    [((1, 1, 1, 8), {"sform": 0}, "no position"), ((16, 16, 1, 8), {}, "16 × 16 × 1 voxels; .*MRSI")],
+)
+def test_nifti_files_without_position_or_of_many_voxels_are_refused(tmp_path, shape, codes, message):
+    path = nifti(tmp_path / "box.nii.gz", shape, np.diag([20, 20, 20, 1.0]), **codes)
+    with pytest.raises(ValueError, match=message):
+        read_voxel(path)
+
+
+def test_boxes_of_this_package_come_back(tmp_path):
+    voxel = Voxel((12.5, -8, 20), (22, 17, 30), (12, -20, 35))
+    plain = tmp_path / "plain.json"
+    plain.write_text(voxel.to_json())
+    assert read_voxel(plain) == voxel
+    pose = {"center_mm": voxel.center.tolist(), "angles_deg": voxel.angles.tolist()}
+    written = tmp_path / "voxel.json"
+    written.write_text(
+        json.dumps({"format": "placement prescription", "size_mm": voxel.size.tolist(), "ras": pose})
+    )
+    assert read_voxel(written) == voxel
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "message"),
+    [
+        ("box.7", b"GE" * 3000, ValueError, "GE names the sides"),
+        ("box.txt", b"nothing", ValueError, "of no kind"),
+        ("box.json", b"{", ValueError, "no JSON"),
+        ("box.json", b"{}", ValueError, "lacks center_mm"),
+        ("box.nii.gz", gzip.compress(b"x" * 400), ValueError, "NIfTI"),
+        ("missing.rda", None, FileNotFoundError, "no file"),
+    ],
+)
+def test_other_files_are_named_with_what_is_wrong(tmp_path, name, content, error, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(error, match=message) as caught:
+        read_voxel(path)
+    assert name in str(caught.value)
+
+
+def test_files_without_a_known_suffix_are_told_by_their_content(boxes, tmp_path):
+    for name in ("siemens_svs_30.rda", "siemens_svs_30.IMA", "spar/UnEdited__sub-01_ses-01_press__sub-01_PRESS_35_act.spar"):
+        plain = tmp_path / "box"
+        shutil.copy(boxes / name, plain)
+        assert read_voxel(plain) == read_voxel(boxes / name)
+
+
+@pytest.mark.parametrize(("name", "message"), [("t1_brain.nii.gz", "256 × 256 × 160 voxels")])
+def test_images_are_no_boxes(boxes, name, message):
+    with pytest.raises(ValueError, match=message):
+        read_voxel(boxes / name)
+
+
+def test_directions_equal_the_vectors_of_a_scan(boxes):
+    text = (boxes / "siemens_svs_30.rda").read_bytes().decode("latin-1")
+    fields = dict(line.split(": ", 1) for line in text.partition(">>> End")[0].splitlines() if ": " in line)
+    normal = [float(fields[f"VOINormal{axis}"]) for axis in ("Sag", "Cor", "Tra")]
+    directions = siemens_directions(normal, float(fields["VOIRotationInPlane"]))
+    for vector, column in (("RowVector", 0), ("ColumnVector", 1)):
+        expected = [float(fields[f"{vector}[{i}]"]) for i in range(3)]
+        np.testing.assert_allclose(directions[:, column], expected, atol=2e-6)
