@@ -1,4 +1,4 @@
-"""Commands that place voxels: place, prescribe."""
+"""Commands of single voxels: place, prescribe, read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption
+from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption, check_output
 from dmrifit.cli.options import floats
 from dmrifit.report.html import counted
 from placement.cli.case_runs import RUN, write_batch
@@ -32,7 +32,7 @@ from placement.cli.options import (
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EXAMPLES", "place", "prescribe"]
+__all__ = ["EXAMPLES", "place", "prescribe", "read"]
 
 
 def place(
@@ -185,6 +185,70 @@ def prescribe(
     typer.echo("; ".join([volume, fraction, objective, *content["flags"]]))
 
 
+def read(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="Philips .SPAR, Siemens .rda or DICOM, NIfTI-MRS, or JSON of this program.",
+        ),
+    ],
+    image: Annotated[
+        Path | None, typer.Option(help="Image of the same session, to draw the box on.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Picture (.png) of the box on --image.")] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """
+    Read the box of a spectrum from a scanner's file. Not for clinical use.
+
+    Prints center, sides and angles, and the side on which the box lies; draws it on an image.
+    """
+    from placement.exchange.prescription import describe_side
+    from placement.exchange.voxel_files import read_voxel_file
+
+    if (out is None) != (image is None):
+        raise ValueError("a picture needs both --image, to draw the box on, and --out")
+    record = read_voxel_file(file)
+    if out is not None and image is not None:
+        check_output(out, overwrite)
+        _draw(record.voxel, file, image, out)
+    numbers = {
+        "center, mm RAS+": record.voxel.center,
+        "sides, mm": record.voxel.size,
+        "angles, degrees": record.voxel.angles,
+    }
+    typer.echo(f"{record.source}: {record.voxel.volume:.2f} mL; {describe_side(record.voxel)}")
+    for name, three in numbers.items():
+        typer.echo(f"{name}: {', '.join(f'{number + 0.0:.3f}' for number in three)}")
+    frame = record.frame or "unknown"
+    date = record.date or "unknown"
+    typer.echo(f"frame of reference: {frame}; date: {date}")
+    if out is not None:
+        typer.echo(f"picture: {out}")
+
+
+def _draw(voxel: Any, file: Path, image: Path, out: Path) -> None:
+    """Draw a box on an image of the same session."""
+    import numpy as np
+
+    from dmrifit.io.atomic_files import whole_file
+    from dmrifit.io.nifti import load_image, values_of
+    from placement.exchange.overlays import plot_box
+
+    loaded = load_image(image)
+    index = np.linalg.inv(loaded.affine) @ np.append(voxel.center, 1.0)
+    if not ((index[:3] > -0.5) & (index[:3] < np.array(loaded.shape[:3]) - 0.5)).all():
+        raise ValueError(
+            f"the center of the box of {file} lies outside {image}; give an image of the session "
+            "in which the spectrum was measured"
+        )
+    values = values_of(loaded, str(image))
+    figure = plot_box(voxel, values.reshape(*values.shape[:3], -1)[..., 0], loaded.affine)
+    with whole_file(out) as unfinished:
+        figure.savefig(unfinished, dpi=110, format="png")
+
+
 def _trained(path: Path, table: pd.DataFrame) -> Any:
     """Read a placer, and check that the cases have the images that it needs."""
     from dmrifit.model_files.model_file import load_model
@@ -208,4 +272,5 @@ EXAMPLES: dict[Callable[..., None], str] = {
     place: "dmrifit-placement place cases/cases.tsv --out placed",
     prescribe: "dmrifit-placement prescribe tumor.nii.gz --center 10,20,30 --size 20,20,20 --out "
     "voxel",
+    read: "dmrifit-placement read scan.SPAR --image t1.nii.gz --out box.png",
 }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.report.plane_figures import cube_around, draw_planes, finish_planes
+from dmrifit.report.plane_figures import Plane, cube_around, draw_planes, finish_planes
 from dmrifit.report.style import (
     FAINT,
     NOT_CLINICAL,
@@ -24,11 +24,12 @@ from placement.search.scene import Scene
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["box_outline", "plot_overlay"]
+__all__ = ["box_outline", "plot_box", "plot_overlay"]
 
 _COLORS = ("#ffb000", "#56b4e9", "#cc79a7", "#009e73", "#d55e00")
 _TUMOR, _REGION = "#ff5d5d", "#b9a3ff"
 _AROUND = 20.0  # mm
+_AROUND_BOX = 60.0  # mm, so that the head is recognized
 # Numbers of corners in binary name their sides, so corners of an edge differ in one digit.
 _EDGES = [(a, b) for a, b in itertools.combinations(range(8), 2) if bin(a ^ b).count("1") == 1]
 
@@ -81,11 +82,7 @@ def plot_overlay(
             for region in scene.forbidden.values():
                 plane.outline(region, colors=[_REGION], linewidths=0.8)
             for name, voxel in boxes.items():
-                outline = box_outline(voxel, plane.normal, float(middle[plane.normal]))
-                if len(outline):
-                    closed = np.vstack([outline, outline[:1]])
-                    x, y = closed[:, plane.across], closed[:, plane.up]
-                    plane.ax.plot(x, y, color=colors[name], linewidth=1.8)
+                _draw_box(plane, voxel, middle, colors[name])
         entries = [handle("tumor", color=_TUMOR, linewidth=1.5)]
         if scene.forbidden:
             entries.append(handle("excluded", color=_REGION, linewidth=1.5))
@@ -95,6 +92,29 @@ def plot_overlay(
         if scene.synthetic:
             figure.text(0.97, 0.95, SYNTHETIC, ha="right", va="center", fontsize=9, color=FAINT)
     return figure
+
+
+def plot_box(
+    voxel: Voxel, image: NDArray[np.float64], affine: NDArray[np.float64], *, title: str = ""
+) -> Figure:
+    """Draw a box in three planes through its center; `image` (x, y, z)."""
+    with shared_style({"axes.spines.top": True, "axes.spines.right": True}):
+        figure = new_figure(11.0, 4.4)
+        field = cube_around(voxel.corners, _AROUND_BOX)
+        for plane in draw_planes(figure, image, affine, voxel.center, field):
+            _draw_box(plane, voxel, voxel.center, _COLORS[0])
+        entries = [handle("voxel", color=_COLORS[0], linewidth=2)]
+        finish_planes(figure, entries, title, NOT_CLINICAL)
+    return figure
+
+
+def _draw_box(plane: Plane, voxel: Voxel, center: NDArray[np.float64], color: str) -> None:
+    """Draw the outline of a box where the plane through a center cuts it."""
+    outline = box_outline(voxel, plane.normal, float(center[plane.normal]))
+    if len(outline):
+        closed = np.vstack([outline, outline[:1]])
+        x, y = closed[:, plane.across], closed[:, plane.up]
+        plane.ax.plot(x, y, color=color, linewidth=1.8)
 
 
 def _field(voxels: list[Voxel], scene: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

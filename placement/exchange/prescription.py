@@ -310,7 +310,7 @@ def displacement(
 def _validity(scene: Scene) -> str:
     """Say how long numbers of a box hold: NIfTI does not name its frame of reference."""
     source = scene.sources.get("Image") or scene.sources.get("Tumor") or {}
-    image = source.get("File", "the image that it was placed in")
+    image = source.get("Name", "the image that it was placed in")
     return (
         f"valid only while the patient lies as in {image} (frame of reference unknown); after "
         "repositioning or a new landmark, register that image to this session's localizer and "

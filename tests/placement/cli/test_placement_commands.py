@@ -267,3 +267,34 @@ def test_a_matrix_that_moves_no_box_is_named_with_its_file(run, tmp_path, ball, 
     assert error.count(str(path)) == 1
     assert error.count("\n") == 1
     assert not (tmp_path / "voxel").exists()
+
+
+def test_a_scanners_box_is_read_and_drawn_on_its_image(run, tmp_path, data_dir):
+    boxes = data_dir / "mrs_boxes"
+    name = "UnEdited_with_MM_data__sub-01_ses-01_press__sub-01_ses-01_PRESS_raw-act_noID.SPAR"
+    picture = tmp_path / "box.png"
+    command = ("read", boxes / "spar" / name, "--image", boxes / "t1_brain.nii.gz", "--out", picture)
+    code, text, error = run(*command)
+    assert (code, error) == (0, "")
+    assert "Philips SPAR: 20.28 mL; it crosses x = 0" in text
+    assert "center, mm RAS+: 1.568, -35.647, 30.271" in text
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    code, _, error = run(*command)
+    assert code == 2
+    assert "already exists" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--image", "ball.nii.gz"), "needs both --image"),
+        (("--image", "ball.nii.gz", "--out", "box.png"), "lies outside ball.nii.gz"),
+    ],
+)
+def test_a_box_is_not_drawn_where_it_was_not_measured(run, tmp_path, ball, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "box.json").write_text(Voxel((900, 0, 0), (20, 20, 20)).to_json())
+    code, _, error = run("read", "box.json", *options)
+    assert code == 2
+    assert message in error
+    assert not (tmp_path / "box.png").exists()

@@ -115,7 +115,7 @@ def test_the_side_of_a_box_is_said_in_words(x, words):
 
 
 def test_all_files_say_as_long_as_what_they_are_valid(scene, tmp_path):
-    scene.sources = {"Tumor": {"File": "t1_tumor.nii.gz", "SHA256": "0"}}
+    scene.sources = {"Tumor": {"Name": "t1_tumor.nii.gz", "SHA256": "0"}}
     content = write_prescription(VOXEL, scene, tmp_path, figure=False)
     scene.sources = {}
     assert "lies as in t1_tumor.nii.gz (frame of reference unknown)" in content["valid"]
