@@ -34,7 +34,7 @@ def options(
             type=int,
             nargs="+",
             default=list(seeds),
-            help="at least three decide a claim",
+            help="few of them decide nothing",
         )
         work = Path("build") / result.stem
         parser.add_argument(

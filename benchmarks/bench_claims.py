@@ -5,9 +5,11 @@ Which of the study's claims hold on synthetic cohorts?
     FILE]
 
 Runs the study's board with its learning curve for both presets of synthetic cohorts, both training
-regions and several seeds, and writes the board of claims. What is finished is kept in the folder
-FOLDER (default build/claims) and not repeated; the numbers behind the board are written there as
-claim_figures.csv. Nothing here decides what the outcome should be.
+regions and ten seeds, of the size that claims/macarro/margins.toml settles, and decides the claims
+by the margins there. The figures of each preset, region and seed are a JSON of their own in
+results/claims: a run that was interrupted goes on after the last one, within a board after its last
+training, which the folder FOLDER (default build/claims) keeps. Nothing here decides what the
+outcome should be.
 """
 
 import json
@@ -15,120 +17,209 @@ import shlex
 import textwrap
 import time
 import tomllib
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import date
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import _measure as measure
-from claims.macarro.board import claim_figures, claims_board
+import pandas as pd
+from claims.macarro.board import MARGINS, MARGINS_FILE, claim_figures, decide_claims
 
-from dmrifit import Evaluation, learning_curve, simulate_cohort, write_report
+from dmrifit import Evaluation, learning_curve, simulate_cohort
+from dmrifit.stats.verdicts import EQUAL, FAILS, HOLDS, LEAST_SEEDS, NOT_SIMULATED, OPEN
 
 RESULT = Path(__file__).parent / "results" / "claims.json"
-MARGINS = Path(__file__).parent / "claims" / "macarro" / "margins.toml"
-FULL = tomllib.loads(MARGINS.read_text(encoding="utf-8"))["board"]
-SEEDS = tuple(FULL["seeds"])
-QUICK = {"n_patients": 4, "sizes": (1, 2, 3), "shape": (24, 24, 6), "algorithms": ("LR", "ETR")}
+FULL = tomllib.loads(MARGINS_FILE.read_text(encoding="utf-8"))["board"]
+SEEDS = tuple(FULL.pop("seeds"))
+QUICK = {"n_patients": 4, "sizes": [1, 2, 3], "shape": [24, 24, 6], "algorithms": ["LR", "ETR"]}
 CONDITIONS = [(preset, region) for preset in ("mixed", "easy") for region in ("body", "lesion")]
+#: What a result depends on.
+CODE = ("dmrifit", "benchmarks/claims/macarro", "benchmarks/bench_claims.py")
+#: How much wider the margins are that the verdicts are also given for.
+FACTORS = (0.5, 1.0, 2.0)
+_TEXTS = ("reading", "condition", "run", "where", "quantity", "relation", "against", "margin")
+
+
+def run_board(
+    preset: str, region: str, seed: int, folder: Path, size: dict[str, Any], truth: str = "formula"
+) -> Evaluation:
+    """Run one board, or what of it is not finished."""
+    cohorts = {
+        name: simulate_cohort(
+            name,
+            size["n_patients"],
+            difficulty=preset,
+            shape=tuple(size["shape"]),
+            truth=truth,
+            random_state=seed,
+        )
+        for name in ("cohort1", "cohort2")
+    }
+    start = time.perf_counter()
+    board = learning_curve(
+        cohorts,
+        sizes=tuple(size["sizes"]),
+        algorithms=tuple(size["algorithms"]),
+        train_mask=region,
+        out=folder / f"{preset}-{region}-{seed}",
+        keep_predictions=False,
+        n_jobs=1,
+        random_state=seed,
+    )
+    seconds = time.perf_counter() - start
+    print(f"{preset}, trained on {region}, seed {seed}: {seconds:.0f} s", flush=True)
+    return board
 
 
 def run_boards(
-    seeds: list[int], work: Path, *, board_size: dict[str, Any] = FULL, truth: str = "formula"
+    seeds: Sequence[int], work: Path, *, board_size: dict[str, Any] = FULL, truth: str = "formula"
 ) -> list[Evaluation]:
-    """Run every board that is not finished."""
-    boards = []
+    """Run the boards of all seeds, presets and regions."""
+    return [
+        run_board(preset, region, seed, work, board_size, truth)
+        for seed in seeds
+        for preset, region in CONDITIONS
+    ]
+
+
+def finish(seeds: Sequence[int], folder: Path, work: Path, size: dict[str, Any]) -> Iterator[Path]:
+    """Run the boards whose figures are not in the folder; yield the files of all."""
     for seed in seeds:
         for preset, region in CONDITIONS:
-            cohorts = {
-                name: simulate_cohort(
-                    name,
-                    board_size["n_patients"],
-                    difficulty=preset,
-                    shape=tuple(board_size["shape"]),
-                    truth=truth,
-                    random_state=seed,
+            path = folder / f"{preset}-{region}-{seed}.json"
+            if path.exists() and measure.stored(path)["board"] != size:
+                raise SystemExit(
+                    f"{path} is of a board of another size: remove it to run it again"
                 )
-                for name in ("cohort1", "cohort2")
-            }
-            start = time.perf_counter()
-            board = learning_curve(
-                cohorts,
-                sizes=tuple(board_size["sizes"]),
-                algorithms=tuple(board_size["algorithms"]),
-                train_mask=region,
-                out=work / f"{preset}-{region}-{seed}",
-                keep_predictions=False,
-                n_jobs=1,
-                random_state=seed,
-            )
-            print(
-                f"{preset}, trained on {region}, seed {seed}: {time.perf_counter() - start:.0f} s",
-                flush=True,
-            )
-            boards.append(board)
-    return boards
+            if not path.exists():
+                code = measure.commit(*CODE)
+                board = run_board(preset, region, seed, work, size)
+                figures = claim_figures(board).to_csv(index=False, float_format="%.6g")
+                result = {
+                    "synthetic": True,
+                    **code,
+                    "date": date.today().isoformat(),
+                    "machine": measure.machine(),
+                    "versions": board.study["versions"],
+                    "board": size,
+                    "seconds": board.study["seconds"],
+                    "figures": figures.splitlines(),
+                }
+                folder.mkdir(parents=True, exist_ok=True)
+                measure.write(result, path)
+            yield path
 
 
-def run(seeds: list[int], work: Path, *, quick: bool) -> dict[str, object]:
-    """Run the boards and check the claims."""
-    boards = run_boards(seeds, work, board_size=QUICK if quick else FULL)
-    claims = claims_board(boards)
-    claim_figures(boards).to_csv(work / "claim_figures.csv", index=False)
-    write_report(boards, work / "report")
-    words = [
-        "python",
-        "benchmarks/bench_claims.py",
-        "--seeds",
-        *map(str, seeds),
-        *(["--quick"] if quick else []),
-    ]
+def read_figures(paths: Sequence[Path]) -> pd.DataFrame:
+    """Put the figures of boards together."""
+    tables = []
+    for path in paths:
+        text = "\n".join(measure.stored(path)["figures"])
+        table = pd.read_csv(StringIO(text), dtype=dict.fromkeys(_TEXTS, str))
+        tables.append(table.fillna(dict.fromkeys(_TEXTS, "")))
+    return pd.concat(tables, ignore_index=True)
+
+
+def run(seeds: Sequence[int], out: Path, work: Path, *, quick: bool) -> dict[str, object]:
+    """Finish the boards and decide the claims."""
+    size = QUICK if quick else FULL
+    paths = list(finish(seeds, out.with_suffix(""), work, size))
+    figures = read_figures(paths)
+    boards = [measure.stored(path) for path in paths]
+    words = ["python", "benchmarks/bench_claims.py", "--seeds", *map(str, seeds)]
     return {
         "question": "which claims of the study hold on synthetic cohorts",
         "synthetic": True,
-        **measure.commit("dmrifit", "benchmarks/claims/macarro"),
-        "command": shlex.join(words),
+        **measure.commit(*CODE),
+        "command": shlex.join([*words, *(["--quick"] if quick else [])]),
         "quick": quick,
         "date": date.today().isoformat(),
-        "machine": measure.machine(),
-        "versions": boards[0].study["versions"],
-        "seeds": seeds,
-        "sizes": FULL["sizes"],
+        "commits_of_boards": sorted({board["commit"] for board in boards}),
+        "seeds": list(seeds),
+        "board": size,
         "conditions": [f"{preset} cohorts, trained on {region}" for preset, region in CONDITIONS],
-        "seconds": {"per_board": [board.study["seconds"] for board in boards]},
-        "claims": json.loads(claims.to_json(orient="records")),
+        "seconds": {"per_board": [board["seconds"] for board in boards]},
+        "margins": {name: vars(margin) for name, margin in MARGINS.items()},
+        "verdicts_by_margin": {str(factor): verdicts(figures, factor) for factor in FACTORS},
+        "claims": json.loads(decide_claims(figures).to_json(orient="records")),
     }
 
 
-def markdown(result: dict[str, object]) -> str:
-    """Write the board as a table."""
+def verdicts(figures: pd.DataFrame, factor: float) -> dict[str, object]:
+    """List the verdicts with margins this many times as wide, and count those left open."""
+    claims = decide_claims(figures, factor=factor).set_index("claim")["verdict"]
+    testable = claims[claims != NOT_SIMULATED]
+    return {
+        "claims": {str(number): verdict for number, verdict in claims.items()},
+        "n_testable": len(testable),
+        "n_open": int((testable == OPEN).sum()),
+    }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Write what was decided, in words and as tables."""
     rows = [
         [str(row["claim"]), row["statement"], row["study"], row["verdict"], _short(row["reason"])]
         for row in result["claims"]
     ]
+    claims = measure.table(["", "claim", "the study", "here", "found in the numbers"], rows)
+    seeds = f"{len(result['seeds'])} seeds; {result['date']}, commit {result['commit'][:10]}"
+    if "margins" not in result:
+        return f"By an earlier rule, that all seeds agree: {seeds}.\n\n{claims}"
+    board = result["board"]
     head = (
-        f"Synthetic cohorts, 2 × 16 patients, seeds {', '.join(map(str, result['seeds']))}; "
-        f"{result['date']}, "
-        f"commit {str(result['commit'])[:10]}."
+        f"Synthetic cohorts, 2 × {board['n_patients']} patients, trained on "
+        f"{', '.join(map(str, board['sizes']))} patients; {seeds}. All readings and reasons are "
+        "in the JSON."
     )
-    head += f" Training on {', '.join(map(str, result['sizes']))} patients. All readings and reasons are in the JSON."
+    margins = [
+        [name.replace("_", " "), _width(margin), margin["whose"], margin["sentence"]]
+        for name, margin in result["margins"].items()
+    ]
+    parts = [
+        head,
+        in_words(result),
+        claims,
+        measure.table(["margin", "", "whose", "why"], margins),
+    ]
+    return "\n\n".join(parts)
+
+
+def in_words(result: dict[str, Any]) -> str:
+    """Count the verdicts in a sentence."""
+    claims = result["verdicts_by_margin"]["1.0"]["claims"]
+    counts = Counter(verdict.partition(" the ")[0] for verdict in claims.values())
+    order = (HOLDS, EQUAL, FAILS, "depends on", OPEN, NOT_SIMULATED)
+    texts = [f"{name} {counts[name]}" for name in order if counts[name]]
+    shares = {
+        factor: f"{entry['n_open']} of {entry['n_testable']}"
+        for factor, entry in result["verdicts_by_margin"].items()
+    }
     return (
-        head
-        + "\n\n"
-        + measure.table(["", "claim", "the study", "here", "found in the numbers"], rows)
+        f"Of {len(claims)} claims: {', '.join(texts)}. Left open: {shares['1.0']} that can be "
+        f"tested here; {shares['0.5']} at half, {shares['2.0']} at double margins. A t interval "
+        f"over at least {LEAST_SEEDS} seeds decides, held against the margins below."
     )
+
+
+def _width(margin: dict[str, Any]) -> str:
+    if margin["scale"] == "relative":
+        return f"±{100 * margin['value']:g} %"
+    return f"±{margin['value']:g}"
 
 
 def _short(reason: str) -> str:
     """Give the beginning of the reason; all of it is in the JSON."""
-    # Results of earlier versions have an explanation in words behind a bar.
-    line = reason.splitlines()[0].partition(" | ")[0]
-    return textwrap.shorten(line, 330, placeholder=" …").replace("|", "\\|")
+    return textwrap.shorten(reason.splitlines()[0], 330, placeholder=" …").replace("|", "\\|")
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = measure.options("Check the study's claims on synthetic cohorts.", RESULT, seeds=SEEDS)
     chosen = measure.chosen(parser, arguments, RESULT)
-    result = run(chosen.seeds, chosen.work, quick=chosen.quick)
+    result = run(chosen.seeds, chosen.out, chosen.work, quick=chosen.quick)
     measure.write(result, chosen.out)
     print(markdown(result))
 

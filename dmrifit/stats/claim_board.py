@@ -10,6 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from dmrifit.stats.verdicts import (
+    EQUAL,
+    FAILS,
+    HOLDS,
+    NOT_SIMULATED,
+    OPEN,
+    Margin,
+    decide_reading,
+    format_number,
+)
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -31,12 +42,9 @@ __all__ = [
     "format_number",
 ]
 
-Relation = Literal["<", "<=", ">", ">="]
+Relation = Literal["<", "<=", ">", ">=", "="]
 _RELATIONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
-HOLDS = "holds"
-FAILS = "does not hold"
-OPEN = "cannot be told"
 #: What the verdict of a claim starts with whose conditions disagree.
 DEPENDS = "depends on"
 
@@ -45,7 +53,7 @@ BOARD_COLUMNS = (
 )  # fmt: skip
 FIGURE_COLUMNS = (
     "claim", "reading", "condition", "run", "where", "quantity", "value", "relation", "limit",
-    "against", "verdict",
+    "against", "margin", "verdict",
 )  # fmt: skip
 
 
@@ -66,11 +74,13 @@ class Check:
     # False where a number on the wrong side does not contradict the claim but leaves it without
     # evidence, as a test of equivalence does.
     fails: bool = True
+    # What counts as no difference; boards of agreeing runs need none.
+    margin: str = ""
 
     @property
     def verdict(self) -> str:
-        """HOLDS, FAILS or OPEN."""
-        if math.isnan(self.value) or math.isnan(self.limit):
+        """HOLDS, FAILS or OPEN, of this run alone, which cannot show that numbers are equal."""
+        if math.isnan(self.value) or math.isnan(self.limit) or self.relation == "=":
             return OPEN
         if _RELATIONS[self.relation](self.value, self.limit):
             return HOLDS
@@ -97,6 +107,8 @@ class Claim:
     readings: tuple[Reading, ...]  # the first decides, the others are listed beside it
     # All of these must be there, and hold, for the claim to hold; any will do if there are none.
     conditions: tuple[str, ...] = ()
+    # What the simulation lacks that the claim is about; such a claim is not decided.
+    not_simulated: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,7 +135,7 @@ def check_claims(claims: Sequence[Claim], runs: Sequence[Run]) -> pd.DataFrame:
                             (*keys, *(getattr(check, name) for name in FIGURE_COLUMNS[4:]))
                         )
                 except MissingEvidence as missing:
-                    rows.append((*keys, "", str(missing), math.nan, "", math.nan, "", OPEN))
+                    rows.append((*keys, "", str(missing), math.nan, "", math.nan, "", "", OPEN))
     return pd.DataFrame(rows, columns=list(FIGURE_COLUMNS))
 
 
@@ -135,13 +147,15 @@ def build_board(
     run_word: str = "seed",
     depends: Callable[[Sequence[str], Sequence[str]], str] | None = None,
     figures: pd.DataFrame | None = None,
+    margins: Mapping[str, Margin] | None = None,
 ) -> pd.DataFrame:
     """
     Decide claims by their first reading, over all runs and conditions.
 
-    In a condition a check holds, or fails, if it does in every run. A reading holds if all its
-    checks do, and fails if one does; otherwise, where runs disagree or are fewer than
-    `least_runs`, it cannot be told. Over conditions it holds, or fails, if it does in every one.
+    With margins, a reading is decided in a condition by `dmrifit.stats.verdicts`. Without, a check
+    holds, or fails, if it does in every run; a reading holds if all its checks do, and fails if
+    one does; otherwise, where runs disagree or are fewer than `least_runs`, it cannot be told.
+    Over conditions a verdict stands if it is that of every one.
     """
     import pandas as pd
 
@@ -166,6 +180,7 @@ def build_board(
                 least_runs,
                 run_word,
                 depends,
+                margins,
             )
             for reading in claim.readings
         }
@@ -177,33 +192,16 @@ def build_board(
                 "study": claim.study,
                 "ours": first.ours,
                 "rule": claim.rule,
-                "verdict": first.verdict,
+                "verdict": NOT_SIMULATED if claim.not_simulated else first.verdict,
                 "readings": "\n".join(
                     f"{name}: {outcome.verdict}{outcome.short}"
                     for name, outcome in by_reading.items()
                 ),
-                "reason": "\n".join(first.reasons),
+                "reason": claim.not_simulated or "\n".join(first.reasons),
                 "n_runs": min(counts.values()),
             }
         )
     return pd.DataFrame(rows, columns=list(BOARD_COLUMNS))
-
-
-def format_number(value: float, spread: float = math.nan) -> str:
-    """Write a number, with its spread, in three digits."""
-    value += 0.0  # no negative zero
-    if math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    form = ".3f"
-    if 0 < abs(value) < 5e-4:
-        form = ".1e"
-    elif value:
-        form = f".{min(max(2 - math.floor(math.log10(abs(value))), 0), 3)}f"
-    if math.isnan(spread):
-        return f"{value:{form}}"
-    return f"{value:{form}} ± {spread:{form}}"
 
 
 @dataclass(frozen=True)
@@ -224,6 +222,7 @@ class _Outcome:
         least_runs: int,
         run_word: str,
         depends: Callable[[Sequence[str], Sequence[str]], str] | None,
+        margins: Mapping[str, Margin] | None,
     ) -> _Outcome:
         verdicts: dict[str, str] = {}
         reasons, ours = [], []
@@ -231,16 +230,20 @@ class _Outcome:
         decides = set(figures["reading"]) == {claim.readings[0].name}
         for condition, rows in figures.groupby("condition", sort=False):
             prefix = f"{condition}: " if condition else ""
-            verdicts[condition], reason = _decide(rows, counts[condition], least_runs, run_word)
+            n_runs = counts[condition]
+            if margins is None:
+                verdicts[condition], reason = _decide(rows, n_runs, least_runs, run_word)
+            else:
+                verdicts[condition], reason = decide_reading(rows, n_runs, margins)
             reasons.append(prefix + reason)
             text = _figures_in_words(rows)
             if decides and text:
                 ours.append(prefix + text)
         absent = [name for name in claim.conditions if name not in verdicts]
-        by_verdict: dict[str, list[str]] = {HOLDS: [], FAILS: [], OPEN: []}
+        by_verdict: dict[str, list[str]] = {HOLDS: [], EQUAL: [], FAILS: [], OPEN: []}
         for condition, verdict in verdicts.items():
             by_verdict[verdict].append(condition)
-        holding, failing = by_verdict[HOLDS], by_verdict[FAILS]
+        decided = [name for name, where in by_verdict.items() if where and name != OPEN]
         if absent:
             reasons.insert(0, f"missing: {'; '.join(absent)}")
         elif len(set(verdicts.values())) > 1:
@@ -248,14 +251,16 @@ class _Outcome:
             reasons.insert(0, "; ".join(texts))
         short = ""
         # Conditions that contradict each other are a verdict, even if others are open.
-        if absent or (by_verdict[OPEN] and not (holding and failing)):
-            overall = OPEN
-        elif holding and failing:
-            what_differs = depends(holding, failing) if depends else "the condition"
+        if not absent and len(decided) > 1:
+            one = by_verdict[decided[0]]
+            rest = [where for name in decided[1:] for where in by_verdict[name]]
+            what_differs = depends(one, rest) if depends else "the condition"
             overall = f"{DEPENDS} {what_differs}"
-            short = f" (holds: {'; '.join(holding)})"
+            short = f" ({decided[0]}: {'; '.join(one)})"
+        elif absent or by_verdict[OPEN] or not decided:
+            overall = OPEN
         else:
-            overall = FAILS if failing else HOLDS
+            overall = decided[0]
         return cls(overall, short, "\n".join(ours), reasons)
 
 

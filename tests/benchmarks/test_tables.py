@@ -39,7 +39,7 @@ def test_a_figure_changed_by_hand_is_found_and_mended(tmp_path):
 
 
 def test_results_are_of_committed_code_and_whole_sizes():
-    for path in (ROOT / "benchmarks" / "results").glob("*.json"):
+    for path in (ROOT / "benchmarks" / "results").rglob("*.json"):
         result = json.loads(path.read_text(encoding="utf-8"))
         assert not result.get("quick"), path.name
         assert not result.get("changed"), path.name

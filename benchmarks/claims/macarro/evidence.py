@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmrifit.predict.algorithms import ALGORITHMS
 from dmrifit.predict.controls import CONTROLS
 from dmrifit.stats.claim_board import MissingEvidence, Run
-from dmrifit.stats.method_tests import study_statistics
+from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,26 +20,24 @@ if TYPE_CHECKING:
     from dmrifit.study.comparison import Evaluation
 
 __all__ = [
-    "ALPHA",
     "PRESETS",
     "REGIONS",
     "STRATEGIES",
     "Evidence",
     "condition_name",
-    "drop_metrics",
     "lay_out",
     "mean_over_patients",
     "study_runs",
 ]
 
-#: Level of significance; the letter names none.
-ALPHA = 0.05
 #: Regions to train on.
 REGIONS = ("body", "lesion")
 #: Kinds of cohort that are needed together.
 PRESETS = ("synthetic easy", "synthetic mixed")
 STRATEGIES = ("s2s", "m2m")
 
+# No property of the tissue, and a parameter that mostly sits at a bound: in no mean, as in reports.
+_LEFT_OUT = (*NO_TISSUE, AT_BOUND)
 _KEYS = ["cohort", "patient", "strategy", "algorithm", "n_train", "repeat"]
 _TEXT = ("cohort", "patient", "strategy", "algorithm", "metric", "contrast")
 _DIGITS = re.compile(r"(\d+)")
@@ -54,7 +51,7 @@ def condition_name(kind: str, region: str) -> str:
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """
-    Tables of one seed and condition: algorithms only, trained within the cohort, without S0.
+    Tables of one seed and condition: algorithms only, trained within the cohort, without S0 and T2v.
 
     Attributes
     ----------
@@ -104,13 +101,12 @@ class Evidence:
         column: str,
         *by: str,
         paired: bool = True,
-        without: Sequence[str] = (),
         metric: str = "",
     ) -> pd.Series:
         """Average at the largest training size as `mean_over_patients` does, each mean once."""
-        key = column, by, paired, tuple(without), metric
+        key = column, by, paired, metric
         if key not in self._means:
-            table = drop_metrics(self.paired if paired else self.scores, without)
+            table = self.paired if paired else self.scores
             if metric:
                 table = table[table["metric"] == metric]
             if not len(table):
@@ -151,29 +147,6 @@ class Evidence:
             raise MissingEvidence(f"two cohorts (there {count})")
         return self.cohorts[0], self.cohorts[1]
 
-    @cached_property
-    def _tests(self) -> dict[tuple[str, tuple[str, ...]], dict[str, pd.DataFrame]]:
-        return {}
-
-    def tests(self, index: str, without: Sequence[str]) -> dict[str, pd.DataFrame]:
-        """Tests between algorithms, each once."""
-        key = index, tuple(without)
-        if key not in self._tests:
-            drop_metrics(self.scores, without)
-            try:
-                self._tests[key] = study_statistics(
-                    self.scores.assign(train_on="same"),
-                    order=ALGORITHMS,
-                    index=index,
-                    metrics=sorted(self.metrics - set(without)),
-                    tables=("friedman", "pairs", "equivalence"),
-                    alpha=ALPHA,
-                    n_bootstrap=1,
-                )
-            except ImportError as error:
-                raise MissingEvidence(str(error)) from error
-        return self._tests[key]
-
 
 def _largest(table: pd.DataFrame) -> pd.DataFrame:
     largest = table.groupby("cohort", observed=True)["n_train"].transform("max")
@@ -195,14 +168,6 @@ def lay_out(means: pd.Series, *columns: str) -> pd.DataFrame:
     rows = [name for name in means.index.names if name not in columns]
     table = means.to_frame("mean")
     return table.pivot_table(index=rows, columns=list(columns), values="mean", observed=True)
-
-
-def drop_metrics(table: pd.DataFrame, without: Sequence[str]) -> pd.DataFrame:
-    """Leave metrics out; an empty table is missing evidence."""
-    kept = table[~table["metric"].isin(without)] if without else table
-    if not len(kept):
-        raise MissingEvidence(f"a metric other than {', '.join(without)}")
-    return kept
 
 
 def study_runs(evaluations: Sequence[Evaluation]) -> list[Run]:
@@ -284,7 +249,7 @@ def _evidence(kind: str, region: str, parts: Sequence[tuple[Evaluation, list[str
     for evaluation, cohorts in parts:
         names |= set(cohorts)
         table = _within_cohort(evaluation.scores)
-        scores.append(table[table["cohort"].isin(cohorts) & (table["metric"] != "S0")])
+        scores.append(table[table["cohort"].isin(cohorts) & ~table["metric"].isin(_LEFT_OUT)])
         if len(evaluation.signals):
             table = _within_cohort(evaluation.signals)
             signals.append(table[table["cohort"].isin(cohorts)])

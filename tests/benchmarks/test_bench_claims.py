@@ -1,0 +1,81 @@
+"""The long run of claims: one file a board, taken up again, and what is said of the verdicts."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import bench_claims
+import pandas as pd
+import pytest
+from claims.macarro.board import decide_claims
+
+from dmrifit.stats.claim_board import FIGURE_COLUMNS
+from dmrifit.stats.verdicts import HOLDS
+
+
+def figures_of(board):
+    """Make up the figures of claim 1: the error of signals, and no scores of the body."""
+    place = f"synthetic {board.preset}, trained on {board.region}"
+    error = 0.08 + 1e-3 * board.seed
+    rows = [
+        (1, "lesion", place, str(board.seed), "c1", "mean abs(E)", error, "<", 0.12, "", "signal_error", HOLDS),
+        (1, "body", place, str(board.seed), "", "scores", math.nan, "", math.nan, "", "", "cannot be told"),
+    ]
+    return pd.DataFrame(rows, columns=list(FIGURE_COLUMNS))
+
+
+@pytest.fixture
+def boards(monkeypatch):
+    """Count boards that are run; made-up ones stand for them."""
+    names = []
+
+    def made_up(preset, region, seed, folder, size, truth="formula"):
+        names.append((preset, region, seed))
+        study = {"versions": {}, "seconds": 1.0}
+        return SimpleNamespace(study=study, preset=preset, region=region, seed=seed)
+
+    monkeypatch.setattr(bench_claims, "run_board", made_up)
+    monkeypatch.setattr(bench_claims, "claim_figures", figures_of)
+    return names
+
+
+def test_a_run_goes_on_after_the_last_board(boards, tmp_path):
+    first = list(bench_claims.finish([1, 2], tmp_path / "claims", tmp_path, {"n": 1}))
+    assert len(boards) == len(first) == 8
+    first[3].unlink()
+    again = list(bench_claims.finish([1, 2], tmp_path / "claims", tmp_path, {"n": 1}))
+    assert again == first
+    assert boards[8:] == [("easy", "lesion", 1)]
+    with pytest.raises(SystemExit, match=r"mixed-body-1.json is of a board of another size"):
+        list(bench_claims.finish([1], tmp_path / "claims", tmp_path, {"n": 2}))
+
+
+def test_figures_read_from_files_are_those_of_the_boards(boards, tmp_path):
+    paths = list(bench_claims.finish(range(10), tmp_path, tmp_path, {}))
+    figures = bench_claims.read_figures(paths)
+    places = [(seed, *condition) for seed in range(10) for condition in bench_claims.CONDITIONS]
+    direct = [
+        figures_of(SimpleNamespace(preset=preset, region=region, seed=seed))
+        for seed, preset, region in places
+    ]
+    pd.testing.assert_frame_equal(figures, pd.concat(direct, ignore_index=True), check_dtype=False)
+    row = decide_claims(figures).iloc[0]
+    assert (row["verdict"], row["n_runs"]) == (HOLDS, 10)
+    assert row["readings"] == "lesion: holds\nbody: cannot be told"
+
+
+def test_verdicts_are_counted_in_words_and_by_margin(monkeypatch):
+    claims = {"1": "holds", "2": "cannot be told", "5": "not testable here", "9": "depends on the preset"}
+    entry = {"claims": claims, "n_testable": 3, "n_open": 1}
+    text = bench_claims.in_words({"verdicts_by_margin": dict.fromkeys(("0.5", "1.0", "2.0"), entry)})
+    assert text.startswith("Of 4 claims: holds 1, depends on 1, cannot be told 1, not testable here 1.")
+    assert "1 of 3 at half, 1 of 3 at double margins" in text
+
+    board = pd.DataFrame({"claim": [1, 2], "verdict": ["cannot be told", "not testable here"]})
+    monkeypatch.setattr(bench_claims, "decide_claims", lambda figures, factor: board)
+    counted = bench_claims.verdicts(SimpleNamespace(), 0.5)
+    assert json.loads(json.dumps(counted)) == {
+        "claims": {"1": "cannot be told", "2": "not testable here"},
+        "n_testable": 1,
+        "n_open": 1,
+    }
