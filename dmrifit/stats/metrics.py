@@ -23,9 +23,11 @@ __all__ = [
     "bias_index",
     "dice",
     "dispersion_index",
+    "median",
     "median_absolute_error",
     "metric_of",
     "pearson",
+    "relative_error_counts",
     "relative_error_indices",
     "skill_scores",
     "spearman",
@@ -54,19 +56,35 @@ def relative_error_indices(prediction: ArrayLike, reference: ArrayLike) -> Relat
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
     p, r = _pair(prediction, reference)
-    error = _relative_errors(p, r)
-    defined = np.isfinite(r) & (r != 0)
-    n_failed = int((defined & ~np.isfinite(p)).sum())
+    n, n_dropped, n_failed = relative_error_counts(p, r)
     bias = _bias(p, r)
     return RelativeErrorIndices(
         bias=bias,
         dispersion=_dispersion(p, r),
         abs_bias=abs(bias),
         median_abs_error=_median_abs_error(p, r),
-        n=int(error.size),
-        n_dropped=int(p.size - error.size - n_failed),
+        n=n,
+        n_dropped=n_dropped,
         n_failed=n_failed,
     )
+
+
+def relative_error_counts(
+    prediction: NDArray[np.float64], reference: NDArray[np.float64]
+) -> tuple[int, int, int]:
+    """Count voxels with a relative error, without because of the reference, and failed ones."""
+    n = _relative_errors(prediction, reference).size
+    is_defined = np.isfinite(reference) & (reference != 0)
+    n_failed = int(np.count_nonzero(is_defined & ~np.isfinite(prediction)))
+    return n, prediction.size - n - n_failed, n_failed
+
+
+def median(values: NDArray[np.float64]) -> float:
+    """Compute the median of finite numbers with the bits of `numpy.median`, faster on few."""
+    ordered, middle = np.sort(values), len(values) // 2
+    if len(values) % 2:
+        return float(ordered[middle])
+    return float((ordered[middle - 1] + ordered[middle]) / 2)
 
 
 def bias_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[np.float64]:
@@ -307,20 +325,32 @@ def _relative_errors(p: NDArray[np.float64], r: NDArray[np.float64]) -> NDArray[
 
 def _bias(p: NDArray[np.float64], r: NDArray[np.float64]) -> float:
     errors = _relative_errors(p, r)
-    return float(np.percentile(errors, 50)) if errors.size else float("nan")
+    return _quantile(np.sort(errors), 0.5) if errors.size else float("nan")
 
 
 def _dispersion(p: NDArray[np.float64], r: NDArray[np.float64]) -> float:
     errors = _relative_errors(p, r)
     if not errors.size:
         return float("nan")
-    low, high = np.percentile(errors, [25, 75])
-    return float(high - low)
+    ordered = np.sort(errors)
+    return _quantile(ordered, 0.75) - _quantile(ordered, 0.25)
 
 
 def _median_abs_error(p: NDArray[np.float64], r: NDArray[np.float64]) -> float:
     errors = _relative_errors(p, r)
-    return float(np.median(np.abs(errors))) if errors.size else float("nan")
+    return median(np.abs(errors)) if errors.size else float("nan")
+
+
+def _quantile(ordered: NDArray[np.float64], share: float) -> float:
+    """Interpolate between sorted numbers as `numpy.quantile` does, whose overhead is larger."""
+    position = share * (len(ordered) - 1)
+    index = int(position)
+    low, high = float(ordered[index]), float(ordered[min(index + 1, len(ordered) - 1)])
+    rest = position - index
+    # From the nearer side, as there, so that the last bits agree.
+    if rest < 0.5:
+        return low + (high - low) * rest
+    return high - (high - low) * (1 - rest)
 
 
 def _pair(

@@ -25,7 +25,13 @@ from dmrifit.predict.controls import (
     nearest_contrasts,
 )
 from dmrifit.predict.strategies import Clinical, SignalToSignal
-from dmrifit.stats.metrics import skill_scores
+from dmrifit.stats.metrics import (
+    METRICS,
+    median,
+    pearson,
+    relative_error_counts,
+    skill_scores,
+)
 from dmrifit.study.contestants import View
 from dmrifit.study.splits import Cell
 from dmrifit.study.voxel_bank import Constants, HeldOut
@@ -244,8 +250,6 @@ def _score_maps(
     control: str,
 ) -> list[dict[str, Any]]:
     """Score every parameter against the reference and, where known, the truth and a repeat."""
-    from dmrifit.stats.metrics import METRICS, relative_error_indices
-
     repeated = None
     # Against itself a repeat would be perfect.
     if test.repeat is not None and control != REPEAT:
@@ -260,14 +264,14 @@ def _score_maps(
     is_constant = control == CONSTANT
     rows = []
     for j, parameter in enumerate(model.parameters):
-        voxels = relative_error_indices(maps[:, j], test.reference[:, j])
+        _, n_undefined, n_failed = relative_error_counts(maps[:, j], test.reference[:, j])
         row = {
             "metric": parameter.name,
             "n_voxels": len(maps),
             "seconds": seconds,
             "unit": parameter.unit,
-            "n_undefined": voxels.n_dropped,
-            "n_failed": voxels.n_failed,
+            "n_undefined": n_undefined,
+            "n_failed": n_failed,
             "at_bound": float(test.at_bound[j]),
         }
         row |= {name: float(values[j]) for name, values in columns.items()}
@@ -310,8 +314,6 @@ def _score_signals(
     is_constant: bool,
 ) -> list[dict[str, Any]]:
     """Score every unseen contrast for itself, and all of them together."""
-    from dmrifit.stats.metrics import pearson
-
     unseen = view.unseen()
     if not unseen:
         return []
@@ -322,12 +324,12 @@ def _score_signals(
     if constants is not None:
         constant[:] = constants.signals[list(unseen)]
     answer = constant if is_constant else p
-    target = view.target
+    target, labels = view.target, view.target.labels
     r = np.atleast_1d(pearson(p, y))
     rows = []
     for column, j in enumerate(unseen):
         row = {
-            "contrast": target.labels[j],
+            "contrast": labels[j],
             "b": float(target.b[j]),
             "te": _NAN if target.te is None else float(target.te[j]),
         }
@@ -351,7 +353,7 @@ def _signal_errors(error: NDArray) -> dict[str, Any]:
     size = np.abs(values)
     return {
         "relative_error": float(np.mean(size)),
-        "median_relative_error": float(np.median(size)),
+        "median_relative_error": median(size),
         "signed_relative_error": float(np.mean(values)),
         "n_voxels": len(error),
         "n_undefined": int((~usable).sum()),

@@ -11,6 +11,8 @@ from dmrifit.stats.metrics import (
     bias_index,
     dice,
     dispersion_index,
+    median,
+    median_absolute_error,
     pearson,
     relative_error_indices,
     spearman,
@@ -25,6 +27,19 @@ def reference():
 def test_ten_percent_too_much_everywhere_is_a_bias_of_a_tenth_without_dispersion(reference):
     assert bias_index(1.1 * reference, reference) == pytest.approx(0.1, rel=1e-12)
     assert dispersion_index(1.1 * reference, reference) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 8, 287, 288])
+def test_medians_and_quartiles_have_the_bits_of_numpy(n):
+    # Errors of very different size, between which interpolation rounds.
+    prediction = np.random.default_rng(n).standard_cauchy((n, 200)) ** 3
+    ones = np.ones_like(prediction)
+    errors = prediction - ones
+    low, middle, high = np.percentile(errors, [25, 50, 75], axis=0)
+    np.testing.assert_array_equal(bias_index(prediction, ones), middle)
+    np.testing.assert_array_equal(dispersion_index(prediction, ones), high - low)
+    np.testing.assert_array_equal(median_absolute_error(prediction, ones), np.median(abs(errors), axis=0))
+    np.testing.assert_array_equal([median(column) for column in errors.T], np.median(errors, axis=0))
 
 
 def test_five_voxels_by_hand():
