@@ -45,7 +45,7 @@ RESULT = Path(__file__).parent / "results" / "placers.json"
 SEEDS = (20261126, 20261127, 20261128, 20261129, 20261130)
 KINDS = ("preference", "objective")
 ORACLE = "best of 40 candidates"
-N_CASES, N_FOLDS = 125, 5
+N_CASES, N_QUICK_CASES, N_FOLDS = 125, 25, 5
 EXCLUDING = ("tumor", "distance", "exclude")
 TRAINED = ("network", "network fast", "network, exclude channel")
 MEASURES = (
@@ -119,11 +119,14 @@ def entrants(
 ) -> Iterator[tuple[str, bool, Callable[[], Any]]]:
     """Name placers, say whether they see what is excluded, and how to train them."""
     learning: dict[str, Any] = {
-        "training": Training(epochs=4 if quick else None, checkpoint=str(training)),
+        "training": Training(epochs=2 if quick else None, checkpoint=str(training)),
         "device": "cpu",
         "random_state": seed,
     }
     network: list[Any] = []
+    ranking: dict[str, Any] = {"random_state": seed}
+    if quick:
+        ranking["n_candidates"] = 10
 
     def trained(excluding: bool = False, **options: Any) -> Any:
         return VoxelRegressor(**options, **learning).fit(*case.learned(excluding))
@@ -143,13 +146,7 @@ def entrants(
         lambda: VoxelOptimizer(tie_break=0.0, random_state=seed).fit(*case.learned()),
     )
     yield "optimizer", False, lambda: VoxelOptimizer(random_state=seed)
-    yield (
-        "ranker",
-        False,
-        lambda: VoxelRanker(**({"n_candidates": 10} if quick else {}), random_state=seed).fit(
-            *case.learned()
-        ),
-    )
+    yield "ranker", False, lambda: VoxelRanker(**ranking).fit(*case.learned())
     yield "network", False, plain_network
     yield "network refined", False, refined
     yield "network fast", False, lambda: trained(fast=True)
@@ -158,7 +155,7 @@ def entrants(
         yield (
             "ranker, excluding",
             True,
-            lambda: VoxelRanker(random_state=seed).fit(*case.learned(True)),
+            lambda: VoxelRanker(**ranking).fit(*case.learned(True)),
         )
         yield "network, exclude channel", True, lambda: trained(True, channels=EXCLUDING)
 
@@ -183,7 +180,7 @@ def run_seed(kind: str, seed: int, work: Path, *, quick: bool) -> dict[str, Any]
             f"{kind} {seed}: done again, because the code has changed: {', '.join(changed)}",
             flush=True,
         )
-    case = Case(kind, seed, 40 if quick else N_CASES)
+    case = Case(kind, seed, N_QUICK_CASES if quick else N_CASES)
     warm_up(case)
     # A training is gone on with by the code that began it.
     training = folder / f"training-{code['network'][:12]}"
