@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import real_numbers
+from dmrifit._utils.html_repr import html_summary
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.cohort.bids_dataset import write_participants
 from dmrifit.cohort.participants_table import read_participants
@@ -62,6 +63,29 @@ class VoxelTable:
 
     def __len__(self) -> int:
         return len(self.X)
+
+    def __repr__(self) -> str:
+        return f"<VoxelTable: {self._title}, X {self.X.shape}, Y {self.Y.shape}>"
+
+    def _repr_html_(self) -> str:
+        """Show shapes and contrasts in notebooks."""
+        noise: tuple[object, ...] = (None, "not known")
+        if self.sigma is not None:
+            noise = (self.sigma.shape, f"median {np.median(self.sigma):.3g}")
+        patients = np.unique(self.groups)
+        rows = [
+            ("X", self.X.shape, f"source: {self.source!r}"),
+            ("Y", self.Y.shape, f"target: {self.target!r}"),
+            ("groups", self.groups.shape, f"patients {patients[0]} … {patients[-1]}"),
+            ("sigma", *noise),
+            ("scale", self.scale.shape, f"median {np.median(self.scale):.4g}"),
+        ]
+        return html_summary(f"VoxelTable: {self._title}", ("", "shape", "what"), rows)
+
+    @property
+    def _title(self) -> str:
+        """The size of the table in words."""
+        return f"{len(self)} voxels of {len(np.unique(self.groups))} patients"
 
 
 class Cohort:
@@ -118,6 +142,19 @@ class Cohort:
         title = "synthetic cohort" if self.synthetic else "cohort"
         protocol = self.scans[0].protocol
         return f"<{title} {self.name!r}: {len(self.patients)} patients, {protocol!r}>"
+
+    def _repr_html_(self) -> str:
+        """Show in notebooks how many patients have which protocol; no file is read."""
+        patients = defaultdict(list)
+        for scan in self.scans:
+            patients[repr(scan.protocol)].append(scan.patient)
+        rows = [(len(names), len(set(names)), text) for text, names in patients.items()]
+        title = "Synthetic cohort" if self.synthetic else "Cohort"
+        title += f" {self.name!r}: {len(self.patients)} patients"
+        note = ""
+        if self.skipped:
+            note = f"{len(self.skipped)} patients of the table are skipped (skipped has reasons)"
+        return html_summary(title, ("scans", "patients", "protocol"), rows, note=note)
 
     @property
     def patients(self) -> tuple[str, ...]:

@@ -145,6 +145,14 @@ class FitResult:
     def __len__(self) -> int:
         return len(self.cost)
 
+    def __repr__(self) -> str:
+        medians = []
+        for column, name in enumerate(self.names):
+            median = self._summary_row(column)[2]
+            text = "–" if median is None else f"{median:.4g}"
+            medians.append(f"{name} {text} {self.model.units[column]}".rstrip())
+        return f"<FitResult of {self._title}: {self._outcomes}; medians {', '.join(medians)}>"
+
     @property
     def protocol(self) -> Protocol | None:
         """The protocol that was fitted, where the fit's inputs are kept."""
@@ -349,8 +357,6 @@ class FitResult:
 
     def _repr_html_(self) -> str:
         """Summarize the parameters over voxels for notebooks."""
-        title = f"Fit of {self.model.name}: {len(self)} "
-        title += "voxel" if len(self) == 1 else "voxels"
         header = (
             "parameter",
             "unit",
@@ -360,14 +366,24 @@ class FitResult:
             "at a bound",
         )
         rows = [self._summary_row(column) for column in range(len(self.names))]
-        notes = []
-        for code, count in zip(*np.unique(self.status, return_counts=True), strict=True):
-            notes.append(f"{count} {FitStatus(code).name.lower().replace('_', ' ')}")
+        notes = [self._outcomes]
         if self.screening is not None:
             notes += self._screening_notes(self.screening)
         if self.method == "map":
             notes.append("pulled toward the region's mean")
-        return html_summary(title, header, rows, note=", ".join(notes))
+        return html_summary(f"Fit of {self._title}", header, rows, note=", ".join(notes))
+
+    @property
+    def _title(self) -> str:
+        """The model and how many voxels were fitted, in words."""
+        return f"{self.model.name}: {len(self)} " + ("voxel" if len(self) == 1 else "voxels")
+
+    @property
+    def _outcomes(self) -> str:
+        """How many fits ended in which way, in words."""
+        counts = zip(*np.unique(self.status, return_counts=True), strict=True)
+        outcomes = [f"{n} {FitStatus(code).name.lower().replace('_', ' ')}" for code, n in counts]
+        return ", ".join(outcomes)
 
     def _screening_notes(self, screening: Screening) -> list[str]:
         """Count the values that were left out, and the negative ones that were fitted."""

@@ -478,7 +478,7 @@ class _Prediction:
         if noise is not None:
             options["sigma"] = noise / unit
         if self._with_signals or self._fits_signals:
-            predicted = self.estimator.predict(scaled)
+            predicted = np.asarray(self.estimator.predict(scaled))
             self.counts["NegativeSignal"] += int((predicted < 0).any(axis=1).sum())
         if self._with_signals:
             self.maps["signals"][:, :, slab][inside] = predicted * unit
@@ -487,7 +487,7 @@ class _Prediction:
             if self._fits_signals:
                 maps = self.estimator.maps_of(predicted, **options)
             else:
-                maps = self.estimator.predict_maps(scaled, **options)
+                maps = np.asarray(self.estimator.predict_maps(scaled, **options))
             for parameter, column in zip(self.parameters, maps.T, strict=True):
                 if parameter.is_amplitude:
                     column = column * unit

@@ -218,6 +218,69 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
             )
         return self.source, self.target
 
+    def set_output(self, *, transform: str | None = None) -> Self:
+        """
+        Choose between arrays and data frames, as scikit-learn's transformers do.
+
+        Parameters
+        ----------
+        transform : {"default", "pandas"}, optional
+            What `predict` and `predict_maps` return: arrays, or data frames with the columns of
+            `get_feature_names_out` and the names of the model's parameters, and with the index of
+            X where that is a data frame. None leaves it as it is.
+
+        Returns
+        -------
+        estimator
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If the word is another one.
+        """
+        if transform not in (None, "default", "pandas"):
+            raise ValueError(f"transform must be 'default' or 'pandas', not {transform!r}")
+        if transform is not None:
+            # The name under which scikit-learn's clone copies the choice.
+            self._sklearn_output_config = {"transform": transform}
+        return self
+
+    def get_feature_names_out(
+        self, input_features: ArrayLike | None = None
+    ) -> NDArray[np.object_]:
+        """
+        Name the columns of `predict`.
+
+        Parameters
+        ----------
+        input_features : ignored
+            There for scikit-learn, whose pipelines give it.
+
+        Returns
+        -------
+        ndarray of str, shape (n_target,)
+            Contrasts of the target protocol, such as ``"S_b0_TE93"``.
+
+        Raises
+        ------
+        ValueError
+            If there are no protocols.
+        """
+        if self.target is None:
+            raise ValueError("columns have no names without protocols: give source= and target=")
+        return np.array(self.target.labels, dtype=object)
+
+    def _named(self, values: _Array, X: ArrayLike, names: Sequence[str] | NDArray) -> Any:
+        """Give predictions the names of their columns where data frames are asked for."""
+        config = getattr(self, "_sklearn_output_config", {})
+        if config.get("transform") != "pandas":
+            return values
+        import pandas as pd
+
+        index = X.index if isinstance(X, pd.DataFrame) else None
+        return pd.DataFrame(values, index=index, columns=list(names))
+
     @property
     def learns_from_moments(self) -> bool:
         """Whether the regressor can be fitted from the moments of the training voxels."""

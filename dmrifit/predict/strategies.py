@@ -231,6 +231,13 @@ class SignalToSignal(Strategy):
         ValueError
             If the columns are not those of the source protocol.
         """
+        signals = self._predicted_signals(X)
+        if self.target is None:
+            return signals
+        return self._named(signals, X, self.get_feature_names_out())
+
+    def _predicted_signals(self, X: ArrayLike) -> _Array:
+        """Predict the target signals as an array, (n_voxels, n_target)."""
         x = self._checked_input(X)
         if self.source is None or self.target is None:
             return self._answer(x)
@@ -266,8 +273,9 @@ class SignalToSignal(Strategy):
             If there are no protocols, the model needs echo times that the target lacks, or the
             columns are not those of the source protocol.
         """
-        self._protocols()
-        return self.maps_of(self.predict(X), sigma=sigma)
+        _, target = self._protocols()
+        names = _model_for(self.model, target).names
+        return self._named(self.maps_of(self._predicted_signals(X), sigma=sigma), X, names)
 
     def maps_of(
         self, signals: ArrayLike, *, sigma: ArrayLike | None = None
@@ -522,7 +530,8 @@ class MapsToMaps(Strategy):
         """
         if self.source is None or self.target is None:
             return self._answer(self._checked_input(X))
-        return resolve_model(self.model).signal(self.predict_maps(X), self.target)
+        signals = resolve_model(self.model).signal(self._predicted_maps(X), self.target)
+        return self._named(signals, X, self.get_feature_names_out())
 
     def predict_maps(self, X: ArrayLike) -> NDArray[np.float64]:
         """
@@ -545,6 +554,10 @@ class MapsToMaps(Strategy):
         ValueError
             If there are no protocols, or the columns are not those of the source protocol.
         """
+        return self._named(self._predicted_maps(X), X, resolve_model(self.model).names)
+
+    def _predicted_maps(self, X: ArrayLike) -> _Array:
+        """Predict the parameters as an array, (n_voxels, n_parameters)."""
         self._protocols()
         return self.maps_from(self.clinical(self._checked_input(X)))
 

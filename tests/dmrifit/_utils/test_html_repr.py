@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dmrifit import MODELS, Evaluation, Protocol, fit_voxels
-from dmrifit._utils.html_repr import MOST_ROWS, html_summary
+from dmrifit import MODELS, Cohort, Evaluation, Protocol, fit_voxels
+from dmrifit._utils.html_repr import MOST_ROWS, InlinePage, html_summary
 from placement import Voxel
 
 PLANTED = "<script>alert('x')</script>\"&<b>"
@@ -95,6 +95,66 @@ def test_a_fit_is_shown_by_parameter_with_what_voxels_are_like():
     ]
     nothing = shown(fit_voxels(np.zeros((2, 4)), protocol, "adc"))
     assert nothing.rows[1] == ["S0", "signal", "–", "–", "–", "–"]
+
+
+def test_a_fit_of_a_region_prints_in_one_line():
+    protocol = Protocol([0, 300, 600, 1000])
+    signals = MODELS["adc"].signal([[100.0, 1.0], [200.0, 2.0], [300.0, 3.0]], protocol)
+    result = fit_voxels(np.vstack([signals, np.zeros((1, 4))]), protocol, "adc")
+    assert repr(result) == (
+        "<FitResult of adc: 4 voxels: 3 converged, 1 not fitted; "
+        "medians S0 200 signal, ADC 2 µm²/ms>"
+    )
+    assert repr(fit_voxels(np.zeros((1, 4)), protocol, "adc")) == (
+        "<FitResult of adc: 1 voxel: 1 not fitted; medians S0 – signal, ADC – µm²/ms>"
+    )
+
+
+def test_a_cohort_is_shown_by_protocol_and_its_table_by_array():
+    protocol = Protocol([0, 300, 600, 1000])
+    signals = MODELS["adc"].signal(
+        np.column_stack([np.full(600, 100.0), np.linspace(0.5, 2, 600)]), protocol
+    )
+    patients = [f"p{i % 60:02d}" for i in range(600)]
+    cohort = Cohort.from_signals(signals, protocol, patients, name=PLANTED)
+    page = shown(cohort)
+    assert f"Cohort {PLANTED!r}: 60 patients" in page.words
+    assert page.rows[1:] == [["60", "60", repr(protocol)]]
+    cohort.skipped = {"p99": "no image"}
+    assert "1 patients of the table are skipped" in shown(cohort).words
+    table = cohort.arrays(protocol.take([0, 3]), scale=None)
+    page = shown(table)
+    assert "VoxelTable: 600 voxels of 60 patients" in page.words
+    assert [row[:2] for row in page.rows[1:]] == [
+        ["X", "(600, 2)"],
+        ["Y", "(600, 4)"],
+        ["groups", "(600,)"],
+        ["sigma", "–"],
+        ["scale", "(600,)"],
+    ]
+    assert page.rows[3][2] == "patients p00 … p59"
+    assert repr(table) == "<VoxelTable: 600 voxels of 60 patients, X (600, 2), Y (600, 4)>"
+    with_noise = Cohort.from_signals(signals, protocol, patients, sigma=0.5)
+    with_noise = with_noise.arrays(protocol, scale=None)
+    assert shown(with_noise).rows[4] == ["sigma", "(600,)", "median 0.5"]
+
+
+def test_a_page_in_a_frame_is_one_line_of_plain_letters_that_means_the_page():
+    page = "<!DOCTYPE html>\n<p title='µ'>5 > 3 &amp; \"x\"</p>\n"
+    frame = InlinePage(page)
+    text = frame._repr_html_()
+    assert text.isascii()
+    assert "\n" not in text
+    assert 'sandbox="allow-scripts"' in text
+
+    class Frame(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            assert dict(attrs)["srcdoc"] == page
+
+    parser = Frame()
+    parser.feed(text)
+    assert parser.get_starttag_text().startswith("<iframe")
+    assert repr(frame) == "<page of 0 kB; a notebook shows it in a frame>"
 
 
 def test_an_evaluation_is_shown_best_row_first():

@@ -1,15 +1,20 @@
 """What strategies share: checks of protocols, unusable voxels, designs, tuning by patients."""
 
+import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.base import clone
 from sklearn.linear_model import LinearRegression, Ridge
-from sklearn.model_selection import GridSearchCV, GroupKFold, LeaveOneGroupOut
+from sklearn.model_selection import GridSearchCV, GroupKFold, LeaveOneGroupOut, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
+from dmrifit.imaging.fit_predict import predict_image
 from dmrifit.predict.base import Design, resolve_patch_shape
+from dmrifit.predict.conformal import ConformalIntervals
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 
 TARGET = Protocol.preset("cohort1")
@@ -55,6 +60,58 @@ def test_one_voxel_is_a_neighborhood_of_one(strategy, noisy):
     alone = strategy("LR", **PROTOCOLS).fit(source, noisy)
     patch = strategy("LR", **PROTOCOLS, patch_shape=(1, 1, 1)).fit(source, noisy)
     np.testing.assert_array_equal(alone.predict_maps(source[:20]), patch.predict_maps(source[:20]))
+
+
+# Names of columns --------------------------------------------------------------------------------
+
+
+def test_predictions_are_data_frames_with_names_on_request(strategy, noisy):
+    rows = pd.DataFrame(noisy[:5, CLINICAL], columns=SOURCE.labels, index=list("abcde"))
+    plain = strategy("LR", **PROTOCOLS).fit(noisy[:, CLINICAL], noisy)
+    assert list(plain.get_feature_names_out()) == list(TARGET.labels)
+    assert isinstance(plain.set_output(transform=None).predict(rows.to_numpy()), np.ndarray)
+    named = clone(plain.set_output(transform="pandas")).fit(rows_of(noisy), noisy)
+    signals, maps = named.predict(rows), named.predict_maps(rows)
+    assert list(signals.columns) == list(TARGET.labels)
+    assert list(maps.columns) == list(MODELS["t2-ivim-kurtosis"].names)
+    assert list(signals.index) == list(maps.index) == list("abcde")
+    plain.set_output(transform="default")
+    np.testing.assert_array_equal(signals, plain.predict(rows.to_numpy()))
+    np.testing.assert_array_equal(maps, plain.predict_maps(rows.to_numpy()))
+
+
+def test_named_predictions_are_what_images_intervals_and_searches_expect(strategy, noisy):
+    """Whoever asks for data frames still gets the images, intervals and scores of arrays."""
+    plain = strategy("LR", **PROTOCOLS).fit(noisy[:, CLINICAL], noisy)
+    named = clone(plain).set_output(transform="pandas").fit(noisy[:, CLINICAL], noisy)
+    image = nib.Nifti1Image(noisy[:60, CLINICAL].reshape(5, 4, 3, 5), np.eye(4))
+    expected, maps = (predict_image(estimator, image, signals=True) for estimator in (plain, named))
+    for name in ("Dt", "signals"):
+        np.testing.assert_array_equal(maps[name].get_fdata(), expected[name].get_fdata())
+    patients = np.arange(len(noisy)) % 8
+    intervals = [
+        ConformalIntervals(clone(estimator), random_state=0)
+        .fit(noisy[:, CLINICAL], noisy, patients)
+        .predict_interval(noisy[:9, CLINICAL])
+        for estimator in (plain, named)
+    ]
+    np.testing.assert_array_equal(*intervals)
+    scores = [
+        cross_val_score(estimator, noisy[:, CLINICAL], noisy, groups=patients, cv=GroupKFold(4))
+        for estimator in (plain, named)
+    ]
+    np.testing.assert_array_equal(*scores)
+
+
+def test_columns_of_plain_arrays_have_no_names(strategy):
+    with pytest.raises(ValueError, match="columns have no names without protocols"):
+        strategy("LR").fit(X, Y).get_feature_names_out()
+    with pytest.raises(ValueError, match="'default' or 'pandas', not 'polars'"):
+        strategy("LR").set_output(transform="polars")
+
+
+def rows_of(signals):
+    return pd.DataFrame(signals[:, CLINICAL], columns=SOURCE.labels)
 
 
 # Usable voxels -----------------------------------------------------------------------------------
