@@ -24,7 +24,10 @@ from dmrifit.io.atomic_files import whole_file
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, encoded_model, refuse_keys
 from dmrifit.model_files.registry import registered
 from dmrifit.model_files.regressor_file import check_leaves, dumped, loaded, trees, versions_of
+from dmrifit.predict.base import resolve_patch_shape
 from dmrifit.predict.conformal import ConformalIntervals
+from dmrifit.predict.interval_ends import IntervalEnds
+from dmrifit.predict.novelty import Novelty
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 
 __all__ = ["load_model", "save_model"]
@@ -53,6 +56,7 @@ _KEYS = {
     "versions",
     "sha256",
 }
+_INTERVAL_TABLES = ("calibration", "widths", "ranking")
 _FITTED = ("n_features_in_", "feature_names_in_", "n_dropped_")
 _PACKAGES = ("dmrifit", "scikit-learn", "skops", "numpy")
 _OF_LEAVES = ("torch", "xgboost")
@@ -484,12 +488,15 @@ def _fitted(estimator: BaseEstimator) -> dict[str, Any]:
 
 def _intervals(estimator: ConformalIntervals) -> dict[str, Any]:
     """Describe in JSON what intervals have learned beside their forest."""
+    novelty = estimator.novelty_
     state = {
-        "quantiles": estimator.quantiles_.tolist(),
+        "ends": estimator._ends.to_dict(),
         "unit": estimator._unit.tolist(),
         "smallest": estimator._smallest.tolist(),
-        "calibration": estimator.calibration_.to_dict("list"),
+        "novelty": None if novelty is None else novelty.to_dict(),
     }
+    for name in _INTERVAL_TABLES:
+        state[name] = getattr(estimator, f"{name}_").to_dict("list")
     return {key: encoded(value, key) for key, value in state.items()}
 
 
@@ -499,32 +506,40 @@ def _restore_intervals(
     """Restore what intervals have learned, and check that it belongs together."""
     import pandas as pd
 
-    refuse_keys(
-        state, {"quantiles", "unit", "smallest", "calibration"}, "part of intervals", complete=True
-    )
-    quantiles, unit, smallest = (
-        np.array(decoded(state[key]), float) for key in ("quantiles", "unit", "smallest")
-    )
+    parts = {"ends", "unit", "smallest", "novelty", *_INTERVAL_TABLES}
+    refuse_keys(state, parts, "part of intervals", complete=True)
+    unit, smallest = (np.array(decoded(state[key]), float) for key in ("unit", "smallest"))
     n = len(unit)
     estimator._set_outputs(estimator._model(), n)
-    has_shapes = quantiles.shape == (n, 2) and unit.shape == smallest.shape == (n,)
-    if not has_shapes or len(estimator.names_) != n:
+    if unit.shape != (n,) or smallest.shape != (n,) or len(estimator.names_) != n:
         raise RefusedError(
             f"its intervals are those of {len(estimator.names_)} outputs, "
-            f"and it holds quantiles of {len(quantiles)}"
+            f"and it holds expected errors of {n}"
         )
-    estimator.estimator_ = inside
-    estimator.quantiles_ = quantiles
-    estimator._unit = unit
-    estimator._smallest = smallest
-    estimator.calibration_ = pd.DataFrame(decoded(state["calibration"]))
-    estimator._forest = forest
     n_features = estimator.n_features_in_
     if inside.n_features_in_ != n_features or forest.n_features_in_ != n_features + n:
         raise RefusedError(
             f"its forest takes {forest.n_features_in_} inputs instead of {n_features} "
             f"and {n} predictions"
         )
+    n_neighbors = math.prod(resolve_patch_shape(inside) or (1,))
+    if getattr(inside, "source", None) is None:
+        n_neighbors = 1
+    try:
+        estimator._ends = IntervalEnds.from_dict(decoded(state["ends"]), estimator._bounds)
+        estimator.novelty_ = None
+        if state["novelty"] is not None:
+            novelty = decoded(state["novelty"])
+            estimator.novelty_ = Novelty.from_dict(novelty, n_features // n_neighbors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RefusedError(f"its intervals do not fit together: {error}") from None
+    estimator.estimator_ = inside
+    estimator.quantiles_ = estimator._ends.quantiles
+    estimator._unit = unit
+    estimator._smallest = smallest
+    for name in _INTERVAL_TABLES:
+        setattr(estimator, f"{name}_", pd.DataFrame(decoded(state[name])))
+    estimator._forest = forest
     _check_trees(forest, n_features + n)
     if not _is_one_row(np.shape(forest.predict(np.ones((1, n_features + n)))), n):
         raise RefusedError(f"its forest does not answer with {n} numbers")

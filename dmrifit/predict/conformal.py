@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,19 +16,23 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validat
 
 from dmrifit._utils.checks import check_number, filled
 from dmrifit._utils.randomness import RandomState, seed_from
+from dmrifit.cohort.patches import center_of
 from dmrifit.engine.map_fitter import resolve_model
+from dmrifit.predict.base import resolve_patch_shape
+from dmrifit.predict.interval_ends import IntervalEnds, patient_weights, weighted_quantiles
+from dmrifit.predict.interval_scores import coverage_table, ranking_table, width_table
+from dmrifit.predict.novelty import Novelty
 from dmrifit.predict.strategies import reference_parameters
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from dmrifit.engine.models import SignalModel
 
-__all__ = ["ConformalIntervals", "coverage_table"]
+__all__ = ["FEWEST_PATIENTS", "ConformalIntervals", "strategy_of"]
 
 _Array = NDArray[np.float64]
 
-_FEWEST = 5  # patients: the quantile of fewer is the error of a single patient
+#: The quantile of fewer patients is the error of a single one.
+FEWEST_PATIENTS = 5
 _N_RANDOM_GROUPS = 20  # of plain rows without patients
 _FOREST = {"n_estimators": 30, "min_samples_leaf": 20, "max_features": 0.5}
 _SMALLEST_SPREAD = 0.05  # of the mean spread: an expected error of nearly 0 is chance
@@ -41,13 +46,16 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
     were not trained on, and every patient counts the same, however many voxels it has. The
     patients are split into parts; each part is predicted by the estimator trained on the others
     (cross-conformal prediction). A forest learns from these errors how large they are at which
-    signals and predictions, and the interval is the prediction plus the quantiles of the errors
-    relative to that. The final estimator is trained on all patients.
+    signals and predictions. The interval is the prediction plus the quantiles of the errors
+    relative to that, stretched where intervals are wide, and where they are narrow, until it holds
+    `coverage` of the references there too. The final estimator is trained on all patients.
 
     The intervals hold for voxels like those that `fit` was given: of other patients of the same
     kind, and of the same region. Intervals calibrated in the body need not hold in tumors;
     `calibrate` says which voxels count. A new patient is covered in `coverage` of its voxels in
-    the mean over patients, not each for itself: `calibration_` shows how far patients differ.
+    the mean over patients, not each for itself: `calibration_` shows how far patients differ, and
+    `guarantee` what their number can promise. `typicality` finds voxels for which none of this
+    need hold, because the training patients had none like them.
 
     Parameters
     ----------
@@ -55,7 +63,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         The predictor. The intervals of a strategy with protocols and a model are those of the
         model's parameters around `predict_maps`; of any other estimator, those of `predict`.
     coverage : float, default=0.9
-        Share of voxels whose reference lies in the interval; split evenly between both ends.
+        Share of voxels whose reference lies in the interval, in the mean over patients.
     n_splits : int, default=5
         Parts of the patients; the estimator is trained once more than that.
     random_state : int, RandomState or None, default=None
@@ -66,13 +74,19 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
     estimator_ : estimator
         Trained on all voxels.
     quantiles_ : ndarray of shape (n_outputs, 2)
-        Of the errors relative to the expected ones.
+        Of the errors relative to the expected ones, half of what is outside on each side.
     names_ : tuple of str
         The outputs: parameters of the model, or "0", "1", ….
     calibration_ : DataFrame
         As `coverage_table`, for the patients of `fit`, each by the quantiles of the others, with
         the width of the interval of a constant prediction, the median of the others, in
         ``constant_width``.
+    widths_ : DataFrame
+        As `width_table`, for the same intervals: coverage by quintile of width.
+    ranking_ : DataFrame
+        As `ranking_table`, for the same intervals: whether wide ones have large errors.
+    novelty_ : Novelty or None
+        What `typicality` compares with; None where too few voxels have all measurements.
     n_features_in_ : int
         Number of columns of X.
     feature_names_in_ : ndarray of str
@@ -197,7 +211,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         if calibrate is not None:
             calibrated = _checked_calibrate(calibrate, len(x))
         self._set_outputs(model, targets.shape[1])
-        _check_patients(patients, max(_FEWEST, self.n_splits))
+        _check_patients(patients, max(FEWEST_PATIENTS, self.n_splits))
         folds = GroupKFold(self.n_splits, shuffle=True, random_state=seed)
         predicted = np.full(targets.shape, np.nan)
         for train, test in folds.split(x, groups=patients):
@@ -209,7 +223,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
                 predicted[calibration_rows] = self._outputs(estimator, x[calibration_rows])
         usable = calibrated & np.isfinite(predicted).all(axis=1) & np.isfinite(targets).all(axis=1)
         # Again, because voxels without a prediction or reference can cost whole patients.
-        _check_patients(patients[usable], max(_FEWEST, self.n_splits))
+        _check_patients(patients[usable], max(FEWEST_PATIENTS, self.n_splits))
         self._learn_errors(x[usable], predicted[usable], targets[usable], patients[usable], seed)
         # Predictions are made by an estimator that has learned from all patients.
         self.estimator_ = clone(self.estimator).fit(x, y, **options)
@@ -275,8 +289,57 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         usable = np.isfinite(center).all(axis=1)
         if usable.any():
             spread = self._spread(self._forest, x[usable], center[usable])
-            out[usable] = self._interval(center[usable], spread, self.quantiles_)
+            out[usable] = self._ends.around(center[usable], spread)
         return out
+
+    def typicality(self, X: ArrayLike) -> NDArray[np.float64]:
+        """
+        Compute how typical voxels are of the training patients.
+
+        A voxel is compared by its own measurements, without its neighbors. What looks alike in
+        them is typical, whatever it is: another T2 cannot be seen at one echo time.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_voxels, n_features)
+            As in training.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels,)
+            Share of the voxels of training patients, left out in turn, that lie as far from the
+            voxels of the others as this one, or farther. Below 0.05 a voxel is unlike the training
+            voxels. NaN where a measurement is missing.
+        """
+        x = self._checked(X)
+        if self.novelty_ is None:
+            return np.full(len(x), np.nan)
+        return self.novelty_.typicality(self._own_measurements(x))
+
+    def guarantee(self) -> str:
+        """
+        Say in a sentence what the number of patients can promise.
+
+        Returns
+        -------
+        str
+            The coverage that n exchangeable patients guarantee a new one, which is n/(n + 1) of
+            what they showed, or that no number of voxels can make up for so few patients.
+        """
+        check_is_fitted(self)
+        n_patients = self.calibration_["patient"].nunique()
+        # The margin absorbs the rounding of 0.95 / 0.05, which is 19.
+        n_needed = ceil(self.coverage / (1 - self.coverage) - 1e-9)
+        if n_patients < n_needed:
+            return (
+                f"no guarantee at this level with {n_patients} patients: {self.coverage:.3g} "
+                f"needs at least {n_needed}"
+            )
+        least = self.coverage * n_patients / (n_patients + 1)
+        return (
+            f"calibrated to {self.coverage:.1%} of the voxels on {n_patients} patients, who "
+            f"guarantee {least:.1%} in the mean over new patients of the same kind"
+        )
 
     def _check_options(self) -> None:
         if not 0 < self.coverage < 1:
@@ -300,9 +363,9 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
                 "intervals hold for new patients, so they are learned patient by patient: "
                 "give groups"
             )
-        if n < _FEWEST:
+        if n < FEWEST_PATIENTS:
             raise ValueError(
-                f"intervals need at least {_FEWEST} rows, and there are n_samples={n}"
+                f"intervals need at least {FEWEST_PATIENTS} rows, and there are n_samples={n}"
             )
         return np.random.default_rng(seed).permutation(n) % _N_RANDOM_GROUPS
 
@@ -326,7 +389,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         self._unit = np.where(unit > 0, unit, 1.0)
         expected = np.abs(errors) / self._unit
         self._smallest = np.maximum(_SMALLEST_SPREAD * expected.mean(axis=0), np.finfo(float).tiny)
-        weight = _patient_weights(patients)
+        weight = patient_weights(patients)
         # A forest overfits its own training errors; only those of other patients are unbiased.
         spread = np.empty_like(errors)
         folds = GroupKFold(self.n_splits, shuffle=True, random_state=seed + 1)
@@ -334,33 +397,54 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             forest = _forest(X[train], predicted[train], expected[train], weight[train], seed)
             spread[test] = self._spread(forest, X[test], predicted[test])
         self._forest = _forest(X, predicted, expected, weight, seed)
-        relative = errors / spread
-        ends = (1 - self.coverage) / 2, (1 + self.coverage) / 2
-        self.quantiles_ = _weighted_quantiles(relative, weight, ends)
-        self.calibration_ = self._calibration(predicted, spread, relative, targets, patients, ends)
+        self._ends = self._learn_ends(predicted, spread, targets, weight)
+        self.quantiles_ = self._ends.quantiles
+        self._calibrate(predicted, spread, targets, patients)
+        self.novelty_ = self._learn_novelty(X, patients, seed)
 
-    def _calibration(
-        self,
-        predicted: _Array,
-        spread: _Array,
-        relative: _Array,
-        targets: _Array,
-        patients: NDArray,
-        ends: tuple[float, float],
-    ) -> pd.DataFrame:
-        """Measure the coverage of each patient by the quantiles of the others."""
+    def _learn_ends(
+        self, predicted: _Array, spread: _Array, targets: _Array, weight: _Array
+    ) -> IntervalEnds:
+        return IntervalEnds.learn(
+            predicted, spread, targets, weight, coverage=self.coverage, bounds=self._bounds
+        )
+
+    def _calibrate(
+        self, predicted: _Array, spread: _Array, targets: _Array, patients: NDArray
+    ) -> None:
+        """Measure the intervals of each patient by what the others teach."""
         intervals = np.empty((*targets.shape, 2))
         constant = np.empty((*targets.shape, 2))
+        tails = (1 - self.coverage) / 2, (1 + self.coverage) / 2
         for patient in np.unique(patients):
             test = patients == patient
-            weight = _patient_weights(patients[~test])
-            quantiles = _weighted_quantiles(relative[~test], weight, ends)
-            intervals[test] = self._interval(predicted[test], spread[test], quantiles)
-            constant[test] = _weighted_quantiles(targets[~test], weight, ends)
+            train = ~test
+            weight = patient_weights(patients[train])
+            ends = self._learn_ends(predicted[train], spread[train], targets[train], weight)
+            intervals[test] = ends.around(predicted[test], spread[test])
+            constant[test] = weighted_quantiles(targets[train], weight, tails)
         table = coverage_table(intervals, targets, patients, names=self.names_)
         constant_table = coverage_table(constant, targets, patients, names=self.names_)
         table["constant_width"] = constant_table["width"]
-        return table
+        self.calibration_ = table
+        self.widths_ = width_table(intervals, targets, names=self.names_)
+        self.ranking_ = ranking_table(intervals, predicted, targets, names=self.names_)
+
+    def _learn_novelty(self, X: _Array, patients: NDArray, seed: int) -> Novelty | None:
+        """Learn what voxels of the training patients are like, from those without a gap."""
+        own = self._own_measurements(X)
+        whole = np.isfinite(own).all(axis=1)
+        own, patients = own[whole], patients[whole]
+        if len(np.unique(patients)) < self.n_splits:
+            return None
+        return Novelty.learn(own, patients, patient_weights(patients), self.n_splits, seed)
+
+    def _own_measurements(self, X: _Array) -> _Array:
+        """Leave the neighbors of a voxel out."""
+        patch_shape = None
+        if getattr(self.estimator, "source", None) is not None:
+            patch_shape = resolve_patch_shape(self.estimator)
+        return center_of(X, patch_shape)
 
     def _spread(self, forest: RandomForestRegressor, X: _Array, predicted: _Array) -> _Array:
         """Return the expected size of the errors, in the unit of the outputs."""
@@ -384,76 +468,13 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
                 bounds.append((parameter.low, parameter.high))
         self._bounds = np.array(bounds)
 
-    def _interval(self, center: _Array, spread: _Array, quantiles: _Array) -> _Array:
-        ends = center[:, :, None] + spread[:, :, None] * quantiles
-        return np.clip(ends, self._bounds[:, :1], self._bounds[:, 1:])
 
-
-def coverage_table(
-    intervals: ArrayLike,
-    reference: ArrayLike,
-    groups: ArrayLike,
-    *,
-    names: tuple[str, ...] | None = None,
-) -> pd.DataFrame:
-    """
-    Measure for each patient how many references lie in their intervals.
-
-    Parameters
-    ----------
-    intervals : array_like of shape (n_voxels, n_outputs, 2)
-        As `ConformalIntervals.predict_interval` gives them.
-    reference : array_like of shape (n_voxels, n_outputs)
-        Values that the intervals should contain. Voxels where either is NaN do not count.
-    groups : array_like of shape (n_voxels,)
-        The patient of each voxel.
-    names : tuple of str, optional
-        Names of the outputs; numbers by default.
-
-    Returns
-    -------
-    DataFrame
-        Columns patient, parameter, n_voxels, coverage (share of the voxels) and width (mean, in
-        the unit of the parameter). ``table.groupby("parameter")["coverage"].agg(["mean", "min"])``
-        is the coverage and that of the worst patient.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit together.
-    """
-    import pandas as pd
-
-    ends = np.asarray(intervals, float)
-    values = np.asarray(reference, float)
-    patients = np.asarray(groups)
-    if values.ndim != 2 or ends.shape != (*values.shape, 2) or len(patients) != len(values):
-        raise ValueError(
-            f"intervals {ends.shape}, reference {values.shape} and groups {patients.shape} do not "
-            "fit together: they need "
-            "(n_voxels, n_outputs, 2), (n_voxels, n_outputs) and (n_voxels,)"
-        )
-    labels = names or tuple(map(str, range(values.shape[1])))
-    usable = np.isfinite(ends).all(axis=2) & np.isfinite(values)
-    inside = usable & (ends[..., 0] <= values) & (values <= ends[..., 1])
-    rows = []
-    for patient in pd.unique(patients):
-        of_patient = patients == patient
-        for i, name in enumerate(labels):
-            voxels = of_patient & usable[:, i]
-            row = {
-                "patient": patient,
-                "parameter": name,
-                "n_voxels": int(voxels.sum()),
-                "coverage": np.nan,
-                "width": np.nan,
-            }
-            # The mean of no voxels would warn.
-            if voxels.any():
-                row["coverage"] = inside[voxels, i].mean()
-                row["width"] = np.ptp(ends[voxels, i], axis=1).mean()
-            rows.append(row)
-    return pd.DataFrame(rows)
+def strategy_of(estimator: Any) -> Any:
+    """Return the fitted estimator that intervals are around, or the estimator itself."""
+    if isinstance(estimator, ConformalIntervals):
+        check_is_fitted(estimator)
+        return estimator.estimator_
+    return estimator
 
 
 def _checked_calibrate(calibrate: ArrayLike, n: int) -> NDArray[np.bool_]:
@@ -473,25 +494,6 @@ def _check_patients(patients: NDArray, fewest: int) -> None:
             f"intervals need usable voxels of at least {fewest} patients, and there are "
             f"{n_patients}; give more patients, or smaller n_splits where that is the reason"
         )
-
-
-def _patient_weights(patients: NDArray) -> _Array:
-    """Weigh voxels so that every patient counts the same."""
-    _, member, count = np.unique(patients, return_inverse=True, return_counts=True)
-    return 1.0 / (len(count) * count[member])
-
-
-def _weighted_quantiles(values: _Array, weight: _Array, ends: tuple[float, float]) -> _Array:
-    """Return two weighted quantiles of each column, (n_columns, 2), without interpolation."""
-    out = np.empty((values.shape[1], 2))
-    for i, column in enumerate(values.T):
-        order = np.argsort(column, kind="stable")
-        cumulative = np.cumsum(weight[order])
-        cumulative /= cumulative[-1]
-        # The margin absorbs the rounding of the sums, which would shift a quantile by one value.
-        rank = np.searchsorted(cumulative, np.asarray(ends) - 1e-12)
-        out[i] = column[order][np.minimum(rank, len(column) - 1)]
-    return out
 
 
 def _forest(

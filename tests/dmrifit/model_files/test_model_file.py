@@ -216,7 +216,10 @@ def test_intervals_are_the_same_bits_after_loading(strategy, signals, tmp_path):
     assert again.predict_maps(X).tobytes() == estimator.predict_maps(X).tobytes()
     assert again.names_ == estimator.names_
     assert again.patient_scale_ == PatientScale(percentile=90)
-    pd.testing.assert_frame_equal(again.calibration_, estimator.calibration_)
+    for table in ("calibration_", "widths_", "ranking_"):
+        pd.testing.assert_frame_equal(getattr(again, table), getattr(estimator, table))
+    assert again.typicality(X).tobytes() == estimator.typicality(X).tobytes()
+    assert again.guarantee() == estimator.guarantee()
     save_model(again, tmp_path / "second")
     assert (
         load_model(tmp_path / "second").predict_interval(X).tobytes()
@@ -584,6 +587,8 @@ class TestRefusals:
             (lambda m: m["fitted"]["intervals"].update(unit=[1.0]), "those of 7 outputs"),
             (lambda m: m["fitted"]["intervals"].update(forest=1), "part of intervals"),
             (lambda m: m["fitted"].update(n_features_in_=3), "instead of 3 and"),
+            (lambda m: m["fitted"]["intervals"]["ends"].pop("factors"), "do not fit together"),
+            (lambda m: m["fitted"]["intervals"]["novelty"].update(center=[1.0]), "5 measurements"),
             (lambda m: m["parameters"].update(estimator="LR"), "damaged or was altered"),
         ],
     )

@@ -1,0 +1,171 @@
+"""Ends of intervals around predictions, calibrated where intervals are wide and where narrow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["IntervalEnds", "patient_weights", "weighted_quantiles"]
+
+_Array = NDArray[np.float64]
+
+_MOST_CLASSES = 10  # of widths
+_FEWEST_VOXELS = 100  # of a class, whose outermost tenth is counted
+_WHOLE = 0.999  # of the box: rounding
+
+
+@dataclass(frozen=True, eq=False)
+class IntervalEnds:
+    """
+    How far the ends lie from a prediction, relative to the expected error.
+
+    Quantiles of the relative errors give a first interval. Voxels are put into classes by its
+    width, and in each the interval is stretched about its middle until it holds the share of
+    the references that is asked for; between the classes, factors are interpolated.
+
+    Attributes
+    ----------
+    quantiles : ndarray of shape (n_outputs, 2)
+        Of errors relative to the expected ones.
+    log_widths, factors : tuple of ndarrays of shape (n_classes,)
+        Of each output: logarithm of the median first width of each class, and its factor.
+    is_whole : ndarray of bool, shape (n_outputs,)
+        Outputs whose interval is the whole box in most training voxels, and so in every voxel.
+    bounds : ndarray of shape (n_outputs, 2)
+        The box; infinite where there is none.
+    """
+
+    quantiles: _Array
+    log_widths: tuple[_Array, ...]
+    factors: tuple[_Array, ...]
+    is_whole: NDArray[np.bool_]
+    bounds: _Array
+
+    @classmethod
+    def learn(
+        cls,
+        center: _Array,
+        spread: _Array,
+        targets: _Array,
+        weight: _Array,
+        *,
+        coverage: float,
+        bounds: _Array,
+    ) -> IntervalEnds:
+        """Learn from predictions, expected errors and references, (n_voxels, n_outputs)."""
+        relative = (targets - center) / spread
+        tails = (1 - coverage) / 2, (1 + coverage) / 2
+        quantiles = weighted_quantiles(relative, weight, tails)
+        n_outputs = len(quantiles)
+        nowhere = np.zeros(n_outputs, bool)
+        plain = (np.zeros(1),) * n_outputs, (np.ones(1),) * n_outputs
+        first = cls(quantiles, *plain, nowhere, bounds)
+        log_widths = first._log_widths(center, spread)
+        middle, half = first._middle_and_half()
+        scores = np.abs(relative - middle) / half
+        classes, factors = [], []
+        for i in range(n_outputs):
+            width, factor = _class_factors(log_widths[:, i], scores[:, i], weight, coverage)
+            classes.append(width)
+            factors.append(factor)
+        ends = cls(quantiles, tuple(classes), tuple(factors), nowhere, bounds)
+        is_box = np.ptp(ends.around(center, spread), axis=2) >= _WHOLE * np.ptp(bounds, axis=1)
+        is_whole = weight @ is_box > weight.sum() / 2
+        return cls(quantiles, ends.log_widths, ends.factors, is_whole, bounds)
+
+    def around(self, center: _Array, spread: _Array) -> _Array:
+        """Compute intervals (n_voxels, n_outputs, 2) around predictions."""
+        log_widths = self._log_widths(center, spread)
+        middle, half = self._middle_and_half()
+        out = np.empty((*center.shape, 2))
+        for i in range(center.shape[1]):
+            factor = np.interp(log_widths[:, i], self.log_widths[i], self.factors[i])
+            for side, sign in enumerate((-1, 1)):
+                end = center[:, i] + spread[:, i] * (middle[i] + sign * factor * half[i])
+                out[:, i, side] = np.clip(end, *self.bounds[i])
+        out[:, self.is_whole] = self.bounds[self.is_whole]
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the numbers as lists, for a model file; the box belongs to the model."""
+        return {
+            "quantiles": self.quantiles.tolist(),
+            "log_widths": [widths.tolist() for widths in self.log_widths],
+            "factors": [factors.tolist() for factors in self.factors],
+            "is_whole": self.is_whole.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any], bounds: _Array) -> IntervalEnds:
+        """Take numbers of `to_dict`; raise ValueError where they do not fit together."""
+        log_widths, factors = (
+            tuple(np.array(numbers, float) for numbers in state[key])
+            for key in ("log_widths", "factors")
+        )
+        quantiles = np.array(state["quantiles"], float)
+        is_whole = np.array(state["is_whole"])
+        n = len(bounds)
+        shapes = [numbers.shape for numbers in log_widths]
+        if (
+            quantiles.shape != (n, 2)
+            or is_whole.shape != (n,)
+            or is_whole.dtype != bool
+            or len(shapes) != n
+            or shapes != [numbers.shape for numbers in factors]
+            or any(len(shape) != 1 or not shape[0] for shape in shapes)
+            # An interval over the whole of no box has no ends.
+            or not np.isfinite(bounds[is_whole]).all()
+        ):
+            raise ValueError(f"quantiles of {len(quantiles)} outputs, not of {n}")
+        return cls(quantiles, log_widths, factors, is_whole, bounds)
+
+    def _middle_and_half(self) -> tuple[_Array, _Array]:
+        half = np.ptp(self.quantiles, axis=1) / 2
+        return self.quantiles.mean(axis=1), np.where(half > 0, half, 1.0)
+
+    def _log_widths(self, center: _Array, spread: _Array) -> _Array:
+        """Compute logarithms of the widths of the first intervals, within the box."""
+        ends = center[:, :, None] + spread[:, :, None] * self.quantiles
+        width = np.ptp(np.clip(ends, self.bounds[:, :1], self.bounds[:, 1:]), axis=2)
+        return np.log(np.maximum(width, np.finfo(float).tiny))
+
+
+def patient_weights(patients: NDArray) -> _Array:
+    """Weigh voxels so that every patient counts the same."""
+    _, member, count = np.unique(patients, return_inverse=True, return_counts=True)
+    return 1.0 / (len(count) * count[member])
+
+
+def weighted_quantiles(values: _Array, weight: _Array, levels: tuple[float, ...]) -> _Array:
+    """Return weighted quantiles of each column, (n_columns, n_levels), without interpolation."""
+    out = np.empty((values.shape[1], len(levels)))
+    for i, column in enumerate(values.T):
+        order = np.argsort(column, kind="stable")
+        cumulative = np.cumsum(weight[order])
+        cumulative /= cumulative[-1]
+        # The margin absorbs the rounding of the sums, which would shift a quantile by one value.
+        rank = np.searchsorted(cumulative, np.asarray(levels) - 1e-12)
+        out[i] = column[order][np.minimum(rank, len(column) - 1)]
+    return out
+
+
+def _class_factors(
+    log_width: _Array, score: _Array, weight: _Array, coverage: float
+) -> tuple[_Array, _Array]:
+    """Find the factor that covers each class of widths; classes hold the same weight."""
+    n_classes = min(_MOST_CLASSES, max(1, len(log_width) // _FEWEST_VOXELS))
+    order = np.argsort(log_width, kind="stable")
+    share_below = np.cumsum(weight[order]) / weight.sum()
+    class_of = np.minimum(((share_below - 1e-12) * n_classes).astype(int), n_classes - 1)
+    factors: dict[float, float] = {}
+    for k in np.unique(class_of):
+        members = order[class_of == k]
+        width = float(np.median(log_width[members]))
+        factor = weighted_quantiles(score[members, None], weight[members], (coverage,))[0, 0]
+        # Where many intervals are the whole box, classes share a width: the larger factor holds.
+        factors[width] = max(factors.get(width, 0.0), float(factor))
+    return np.array(list(factors)), np.array(list(factors.values()))

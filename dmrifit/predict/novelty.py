@@ -1,0 +1,132 @@
+"""Voxels unlike those of the training patients, by their nearest neighbors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from sklearn.model_selection import GroupKFold
+
+__all__ = ["NOVEL", "Novelty"]
+
+_Array = NDArray[np.float64]
+
+#: Voxels less typical than this are unlike the training voxels, of which as many are.
+NOVEL = 0.05
+_N_VOXELS = 1000  # kept; twice as many flag no more tissue that was left out
+_N_NEIGHBORS = 10
+_N_LEVELS = 200  # of the distribution of distances
+_SMALLEST_VARIANCE = 1e-6  # of the largest: measurements that hardly differ carry rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Novelty:
+    """
+    How far voxels lie from those of the training patients.
+
+    The distance is the mean one to the nearest of 1000 training voxels, after whitening. What is
+    usual is taken from patients that were left out in turn, each with the same weight.
+
+    Attributes
+    ----------
+    center, whitening : ndarray of shape (n_features,), (n_features, n_features)
+        Of the training voxels.
+    voxels : ndarray of shape (n, n_features)
+        Whitened training voxels.
+    distances : ndarray of shape (n_levels,)
+        Quantiles of the distances of patients that were left out, at equal steps.
+    shares : ndarray of shape (n_patients,)
+        Of the voxels of each patient, left out, that are less typical than 5 %.
+    """
+
+    center: _Array
+    whitening: _Array
+    voxels: _Array
+    distances: _Array
+    shares: _Array
+
+    @classmethod
+    def learn(
+        cls, X: _Array, patients: NDArray, weight: _Array, n_splits: int, seed: int
+    ) -> Novelty:
+        """Learn from voxels (n, n_features) of patients, each voxel with a weight."""
+        distance = np.empty(len(X))
+        folds = GroupKFold(n_splits, shuffle=True, random_state=seed)
+        for train, test in folds.split(X, groups=patients):
+            distance[test] = _distance(X[test], *_neighbors(X[train], seed))
+        order = np.argsort(distance, kind="stable")
+        share_below = np.cumsum(weight[order]) / weight.sum()
+        levels = np.linspace(0, 1, _N_LEVELS + 1)
+        rank = np.minimum(np.searchsorted(share_below, levels - 1e-12), len(X) - 1)
+        novelty = cls(*_neighbors(X, seed), distance[order][rank], np.empty(0))
+        is_novel = novelty._typicality_of(distance) < NOVEL
+        shares = [is_novel[patients == patient].mean() for patient in np.unique(patients)]
+        return replace(novelty, shares=np.array(shares))
+
+    def typicality(self, X: _Array) -> _Array:
+        """Compute the share of training voxels that lie as far from other patients or farther."""
+        typicality = np.full(len(X), np.nan)
+        usable = np.isfinite(X).all(axis=1)
+        if usable.any():
+            distance = _distance(X[usable], self.center, self.whitening, self.voxels)
+            typicality[usable] = self._typicality_of(distance)
+        return typicality
+
+    def describe(self, share: float) -> str:
+        """Say whether the share of unlike voxels of a new patient is one that patients had."""
+        low, high = self.shares.min(), self.shares.max()
+        verdict = "as in the training patients"
+        if share > high:
+            verdict = "more than in any training patient, so the intervals may be too narrow"
+        return (
+            f"{share:.1%} of the voxels are unlike the training voxels ({low:.1%} to {high:.1%} "
+            f"in the training patients): {verdict}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the numbers as lists, for a model file."""
+        return {key: value.tolist() for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any], n_features: int) -> Novelty:
+        """Take numbers of `to_dict`; raise ValueError where they do not fit together."""
+        novelty = cls(**{field.name: np.array(state[field.name], float) for field in fields(cls)})
+        n_voxels = len(novelty.voxels)
+        numbers = (getattr(novelty, field.name) for field in fields(cls))
+        fits = (
+            all(np.isfinite(values).all() for values in numbers)
+            and novelty.center.shape == (n_features,)
+            and novelty.whitening.shape == (n_features, n_features)
+            and novelty.voxels.shape == (n_voxels, n_features)
+            and n_voxels > 0
+            and novelty.distances.shape == (_N_LEVELS + 1,)
+            and novelty.shares.ndim == 1
+            and len(novelty.shares) > 0
+        )
+        if not fits:
+            raise ValueError(f"typical voxels do not have {n_features} measurements")
+        return novelty
+
+    def _typicality_of(self, distance: _Array) -> _Array:
+        levels = np.linspace(1, 0, len(self.distances))
+        return np.interp(distance, self.distances, levels)
+
+
+def _neighbors(X: _Array, seed: int) -> tuple[_Array, _Array, _Array]:
+    """Whiten voxels and draw those that are kept; return center, whitening and voxels."""
+    center = X.mean(axis=0)
+    variance, axes = np.linalg.eigh(np.atleast_2d(np.cov(X - center, rowvar=False)))
+    smallest = max(_SMALLEST_VARIANCE * variance[-1], np.finfo(float).tiny)
+    whitening = axes / np.sqrt(np.maximum(variance, smallest))
+    drawn = np.random.default_rng(seed).permutation(len(X))[:_N_VOXELS]
+    return center, whitening, (X[drawn] - center) @ whitening
+
+
+def _distance(X: _Array, center: _Array, whitening: _Array, voxels: _Array) -> _Array:
+    n_neighbors = min(_N_NEIGHBORS, len(voxels))
+    distance, _ = cKDTree(voxels).query((X - center) @ whitening, k=n_neighbors)
+    return np.asarray(distance).reshape(len(X), -1).mean(axis=1)

@@ -1,0 +1,66 @@
+"""Voxels unlike those of the training patients."""
+
+import numpy as np
+import pytest
+
+from dmrifit.predict.interval_ends import patient_weights
+from dmrifit.predict.novelty import NOVEL, Novelty
+
+
+@pytest.fixture(scope="module")
+def clouds():
+    """Twenty patients with two kinds of tissue; features of very different sizes."""
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(20), 150)
+    X = rng.normal(size=(3000, 3)) + 8 * rng.integers(0, 2, (3000, 1))
+    return X * [1, 100, 1e-3], patients
+
+
+def learned(X, patients):
+    return Novelty.learn(X, patients, patient_weights(patients), 5, seed=0)
+
+
+def test_one_voxel_in_twenty_of_new_patients_is_unlike_the_others(clouds):
+    X, patients = clouds
+    novelty = learned(X[patients < 10], patients[patients < 10])
+    typicality = novelty.typicality(X[patients >= 10])
+    assert abs(np.mean(typicality < NOVEL) - NOVEL) < 0.02
+    assert abs(typicality.mean() - 0.5) < 0.05
+    assert novelty.shares.shape == (10,)
+    assert abs(novelty.shares.mean() - NOVEL) < 0.01
+
+
+def test_a_tissue_between_two_others_is_found_though_it_is_in_the_middle(clouds):
+    X, patients = clouds
+    between = np.random.default_rng(1).normal(size=(200, 3), scale=0.3) + 4
+    assert np.mean(learned(X, patients).typicality(between * [1, 100, 1e-3]) < NOVEL) > 0.9
+
+
+def test_missing_measurements_have_no_typicality(clouds):
+    novelty = learned(*clouds)
+    typicality = novelty.typicality(np.array([[0, 0, np.nan], [0, 0, 0]]))
+    assert np.isnan(typicality).tolist() == [True, False]
+
+
+def test_a_patient_with_more_of_them_than_any_is_named(clouds):
+    novelty = learned(*clouds)
+    assert "as in the training patients" in novelty.describe(float(novelty.shares.max()))
+    assert "more than in any training patient" in novelty.describe(0.5)
+
+
+def test_constant_features_do_not_count():
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.normal(size=500), np.ones(500)])
+    novelty = learned(X, np.arange(500) % 10)
+    assert np.isfinite(novelty.typicality(X)).all()
+
+
+def test_numbers_come_back_from_a_file_and_others_are_refused(clouds):
+    X, patients = clouds
+    novelty = learned(X, patients)
+    again = Novelty.from_dict(novelty.to_dict(), 3)
+    np.testing.assert_array_equal(again.typicality(X), novelty.typicality(X))
+    with pytest.raises(ValueError, match="do not have 2 measurements"):
+        Novelty.from_dict(novelty.to_dict(), 2)
+    with pytest.raises(ValueError, match="do not have 3 measurements"):
+        Novelty.from_dict(novelty.to_dict() | {"center": [np.nan, 0, 0]}, 3)
