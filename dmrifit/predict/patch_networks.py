@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import skorch
@@ -41,6 +41,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     epochs: int
     batch_size: int
     learning_rate: float
+    dtype: str
     device: str
     random_state: int | np.random.RandomState | None
     net_: skorch.NeuralNet
@@ -130,7 +131,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         """Make the net of a fitted estimator with initial weights drawn from a seed."""
         with forked_generator(seed):
             module = self._new_module()
-        net = skorch.NeuralNet(
+        net = _Net(
             module,
             criterion=nn.L1Loss if self.loss == "median" else nn.MSELoss,
             optimizer=torch.optim.Adam,
@@ -145,6 +146,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
                 ("schedule", skorch.callbacks.LRScheduler("CosineAnnealingLR", T_max=self.epochs))
             ],
             callbacks__epoch_timer=None,
+            callbacks__train_loss=None,
             callbacks__valid_loss=None,
             callbacks__print_log=None,
             predict_nonlinearity=None,
@@ -154,8 +156,10 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         return net.initialize()
 
     def _dtype(self) -> torch.dtype:
-        # Apple's GPUs have no doubles; elsewhere such small nets are no slower with them.
-        return torch.float32 if torch.device(self.device).type == "mps" else torch.float64
+        # Apple's GPUs have no doubles.
+        if torch.device(self.device).type == "mps" or self.dtype == "float32":
+            return torch.float32
+        return torch.float64
 
     def _tensor(self, values: NDArray[np.float64]) -> torch.Tensor:
         return torch.tensor(values, dtype=self._dtype(), device=self.device)
@@ -163,6 +167,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     def _check(self) -> None:
         """Check the parameters and that the columns are those of a neighborhood."""
         check_word("loss", self.loss, ("mean", "median"))
+        check_word("dtype", self.dtype, ("float64", "float32"))
         for name, least in self._least.items():
             check_number(name, getattr(self, name), least=least, whole=True)
         check_number("learning_rate", self.learning_rate)
@@ -200,6 +205,8 @@ class PatchCNN(_PatchNetwork):
         Voxels per step.
     learning_rate : float, default=0.01
         Of the first epoch; it falls to zero as a cosine.
+    dtype : {"float64", "float32"}, default="float64"
+        Precision of weights and of training; single precision is quicker.
     device : str, default="cpu"
         Where torch computes.
     random_state : int, RandomState or None, default=None
@@ -225,6 +232,7 @@ class PatchCNN(_PatchNetwork):
         epochs: int = 5,
         batch_size: int = 256,
         learning_rate: float = 0.01,
+        dtype: str = "float64",
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -235,6 +243,7 @@ class PatchCNN(_PatchNetwork):
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.dtype = dtype
         self.device = device
         self.random_state = random_state
 
@@ -268,6 +277,8 @@ class PatchTransformer(_PatchNetwork):
         Voxels per step.
     learning_rate : float, default=0.005
         Of the first epoch; it falls to zero as a cosine.
+    dtype : {"float64", "float32"}, default="float64"
+        Precision of weights and of training; single precision is quicker.
     device : str, default="cpu"
         Where torch computes.
     random_state : int, RandomState or None, default=None
@@ -294,6 +305,7 @@ class PatchTransformer(_PatchNetwork):
         epochs: int = 4,
         batch_size: int = 256,
         learning_rate: float = 0.005,
+        dtype: str = "float64",
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -305,6 +317,7 @@ class PatchTransformer(_PatchNetwork):
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.dtype = dtype
         self.device = device
         self.random_state = random_state
 
@@ -340,10 +353,10 @@ class _Residual(nn.Module, ABC):
 
     def start(self, rows: torch.Tensor, targets: torch.Tensor) -> None:
         """Initialize the linear path by ordinary least squares: few epochs are then enough."""
-        middle = rows.unflatten(1, (-1, self.n_channels))[:, self.center].cpu()
+        middle = rows.unflatten(1, (-1, self.n_channels))[:, self.center].cpu().double()
         design = torch.cat([middle, torch.ones_like(middle[:, :1])], dim=1)
         # The driver copes with columns that repeat each other; it exists on the CPU only.
-        solution = torch.linalg.lstsq(design, targets.cpu(), driver="gelsd").solution
+        solution = torch.linalg.lstsq(design, targets.cpu().double(), driver="gelsd").solution
         with torch.no_grad():
             self.linear.weight.copy_(solution[:-1].T)
             self.linear.bias.copy_(solution[-1])
@@ -426,6 +439,28 @@ def _zero_layer(width: int, n_targets: int) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+class _Net(skorch.NeuralNet):
+    """A net without callbacks at every step, which take as long as the step of a small network."""
+
+    def run_single_epoch(
+        self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any
+    ) -> None:
+        """Run the steps of an epoch of training, and record the mean loss."""
+        # There is no validation, for which skorch passes None.
+        if iterator is None:
+            return
+        self._set_training(training)
+        total_loss, n_rows = 0.0, 0
+        for rows, targets in iterator:
+            self.optimizer_.zero_grad()
+            loss = self.criterion_(self.module_(rows), targets)
+            loss.backward()
+            self.optimizer_.step()
+            total_loss += loss.item() * len(rows)
+            n_rows += len(rows)
+        self.history.record(f"{prefix}_loss", total_loss / n_rows)
 
 
 class _Batches:

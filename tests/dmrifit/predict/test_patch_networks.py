@@ -146,6 +146,29 @@ def test_training_takes_the_epochs_that_were_asked_for(world):
     assert history[-1, "train_loss"] < history[0, "train_loss"]
 
 
+def test_the_recorded_loss_is_the_mean_over_voxels(world):
+    X, Y = world
+    # One step without effect: the loss is that of the start, least squares of the middle voxel.
+    history = PatchCNN(PATCH, epochs=1, learning_rate=1e-12, random_state=0).fit(X, Y).net_.history
+    middle = X[:, 8:10]
+    error = Y - LinearRegression().fit(middle, Y).predict(middle)
+    assert history[-1, "train_loss"] == pytest.approx(np.mean(error**2), rel=1e-6)
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_single_precision_predicts_alike(cls, world):
+    double, single = (cls(PATCH, dtype=dtype, random_state=0).fit(*world) for dtype in ("float64", "float32"))
+    assert {weight.dtype for weight in single.net_.module_.state_dict().values()} == {torch.float32}
+    answers = [network.predict(world[0]) for network in (double, single)]
+    assert not np.array_equal(*answers)
+    assert np.corrcoef(answers[0].ravel(), answers[1].ravel())[0, 1] > 0.999
+    copy = clone(single)
+    for name in ("n_features_in_", "n_targets_", "flat_"):
+        setattr(copy, name, getattr(single, name))
+    copy.set_weights(single.weights())
+    np.testing.assert_array_equal(copy.predict(world[0]), answers[1])
+
+
 @pytest.mark.parametrize("cls", BOTH)
 def test_parameters_are_plain(cls):
     parameters = cls(PATCH, random_state=0).get_params()
@@ -160,6 +183,7 @@ def test_parameters_are_plain(cls):
         ({"patch_shape": (5, 5, 1)}, r"18 columns are no whole number .* 25 neighbors; patch_shape=\(5, 5, 1\)"),
         ({"patch_shape": (2, 3, 1)}, "three odd numbers"),
         ({"loss": "mode"}, "must be one of mean, median, not 'mode'"),
+        ({"dtype": "float16"}, "dtype must be one of float64, float32, not 'float16'"),
         ({"width": 0}, "width must be a whole number of at least 1, not 0"),
         ({"epochs": 2.5}, "epochs must be a whole number of at least 1, not 2.5"),
         ({"depth": -1}, "depth must be"),
