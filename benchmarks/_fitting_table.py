@@ -2,27 +2,11 @@
 
 import _measure as measure
 
-# What the first page of the project shows; the page of the measurements has all rows, and the
-# goals.
-SHORT = (
-    "tissue",
-    "hard",
-    "hard, noise floor",
-    "tissue, one start",
-    "scipy",
-    "lmfit least_squares",
-    "published script",
-    "dipy ivim",
-    "adc",
-)
 
-
-def markdown(result: dict, *, short: bool = False) -> str:
-    """Write the rows of a result as a table, all of them with their goals or only the chief ones without."""
+def markdown(result: dict) -> str:
+    """Write the rows of a result as a table, with their goals."""
     rows = []
     for row in result["rows"]:
-        if short and row["name"] not in SHORT:
-            continue
         if "not_measured" in row:
             cells = [row["what"], row["not_measured"], "", "", ""]
         else:
@@ -33,7 +17,7 @@ def markdown(result: dict, *, short: bool = False) -> str:
                 _goals(row["reach"]),
                 _goals(row["aim"]),
             ]
-        rows.append(cells[:3] if short else cells)
+        rows.append(cells)
     header = [
         "what",
         "measured",
@@ -41,12 +25,7 @@ def markdown(result: dict, *, short: bool = False) -> str:
         "goal",
         "further goal",
     ]
-    return table_head(result) + "\n\n" + measure.table(header[:3] if short else header, rows)
-
-
-def in_short(result: dict) -> str:
-    """Write the chief rows, without goals."""
-    return markdown(result, short=True)
+    return table_head(result) + "\n\n" + measure.table(header, rows)
 
 
 def table_head(result: dict) -> str:

@@ -25,7 +25,7 @@ import _measure as measure
 from dmrifit.study.comparison import Evaluation
 
 RESULT = Path(__file__).parent / "results" / "demo.json"
-#: Rows of the README: way of training, tested cohort, algorithm, strategy.
+#: Rows of the table: way of training, tested cohort, algorithm, strategy.
 ROWS = (
     *(("same", "cohort1", name, form) for name in ("LR", "RFR") for form in ("s2s", "m2m")),
     *(

@@ -414,37 +414,6 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def in_short(result: dict[str, Any]) -> str:
-    """Write what a first look needs: the experts with a preference."""
-    header, rows = methods_table(result["kinds"]["preference"]["methods"])
-    shown = [
-        0,
-        header.index("Dice, closest"),
-        header.index("tumor in box"),
-        header.index("CPU ms per case"),
-    ]
-    wanted = (
-        "objective",
-        "optimizer",
-        "ranker",
-        "network",
-        "network refined",
-        "network fast",
-        "ranker, excluding",
-    )
-    wanted += ("network, exclude channel", CONTROLS[0])
-    chosen = [[row[i] for i in shown] for row in rows if row[0] in wanted]
-    head = (
-        "Simulated experts with a preference, Dice with the closest of two: "
-        f"{len(result['seeds'])} × 25 synthetic "
-        "gliomas, learned from 100 each, in brackets the standard error over seeds. What people "
-        "would do is unknown. "
-        f"{result['machine']['processor']}, one thread; {result['date']}, commit "
-        f"{str(result['commit'])[:10]}."
-    )
-    return f"{head}\n\n{measure.table([header[i] for i in shown], chosen)}"
-
-
 def methods_table(methods: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     header = [
         "placer",

@@ -1,7 +1,7 @@
 """
-Write every table of the READMEs from the stored results.
+Write every table of the page of measurements from the stored results.
 
-    .venv/bin/python benchmarks/tables.py            # into the pages
+    .venv/bin/python benchmarks/tables.py            # into the page
     .venv/bin/python benchmarks/tables.py --check    # says which are not those of the results, and ends with 1
 
 A table stands between two comments that hold its name. Tables of networks need the extra `deep` to
@@ -18,7 +18,7 @@ from typing import Any
 
 import _measure as measure
 
-FIRST_PAGE, PAGE = "README.md", "benchmarks/README.md"
+PAGE = "benchmarks/README.md"
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,7 @@ class Block:
 
 
 BLOCKS = (
-    Block(FIRST_PAGE, "demo", "demo", "bench_demo"),
-    Block(FIRST_PAGE, "fitting benchmark in short", "fitting", "_fitting_table", "in_short"),
-    Block(FIRST_PAGE, "placers benchmark in short", "placers", "bench_placers", "in_short"),
+    Block(PAGE, "demo", "demo", "bench_demo"),
     Block(PAGE, "fitting benchmark", "fitting", "_fitting_table"),
     Block(PAGE, "branches benchmark", "branches", "bench_branches"),
     Block(PAGE, "starts benchmark", "starts", "bench_starts"),
@@ -75,7 +73,7 @@ def pages(root: Path) -> dict[Path, str]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description="Write the tables of the READMEs from the stored results."
+        description="Write the tables of the page of measurements from the stored results."
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; end with 1 where a table is another"

@@ -15,7 +15,8 @@ import matplotlib.pyplot as plt
 
 import dmrifit
 
-# Eight patients on each scanner, and one more who has the clinical images only. Your own table replaces these.
+# Eight patients on each scanner, and one more who has the clinical images only. Your own table
+# replaces these.
 for folder in ("build/demo/data", "build/demo/new", "build/demo/study"):
     shutil.rmtree(folder, ignore_errors=True)
 for name in ("cohort1", "cohort2"):
@@ -24,36 +25,45 @@ protocol = dmrifit.Protocol.preset("cohort1")
 clinical = protocol.take(protocol.clinical())
 dmrifit.simulate_cohort(clinical, 1, name="new", random_state=0).write("build/demo/new")
 
-# Every algorithm of the study but the convolutional network, which needs torch: pip install "dmrifit[deep]". Protocols
-# differ, so training images of the other scanner are computed for the tested one (resynthesize).
+# Every algorithm of the study but the convolutional network, which needs torch: pip install
+# "dmrifit[deep]". Protocols differ, so training images of the other scanner are computed for the
+# tested one (resynthesize).
 cohorts = dmrifit.Cohort.read("build/demo/data/participants.tsv")
 names = [name for name in dmrifit.ALGORITHMS if name != "CNN"]
 options = {"resynthesize": True, "n_jobs": -1, "random_state": 0}
-evaluation = dmrifit.learning_curve(cohorts, sizes=(1, 3, 7), algorithms=names, train_on=("same", "other"), **options)
+evaluation = dmrifit.learning_curve(
+    cohorts, sizes=(1, 3, 7), algorithms=names, train_on=("same", "other"), **options
+)
 page = dmrifit.write_report(evaluation, "build/demo/study")
 
 # Train on one scanner, save the model, predict the maps of a new patient from the clinical images.
 table = cohorts["cohort1"].arrays(mask="body", max_voxels=250, random_state=0)
-model = dmrifit.SignalToSignal("LR", source=table.source, target=table.target).fit(table.X, table.Y)
+model = dmrifit.SignalToSignal("LR", source=table.source, target=table.target).fit(
+    table.X, table.Y
+)
 dmrifit.save_model(model, "build/demo/LR.dmrifit")
 new = "build/demo/new/sub-newp01/dwi/sub-newp01"
 image, mask = f"{new}_dwi.nii.gz", f"{new}_desc-body_mask.nii.gz"
 maps = dmrifit.predict_image(model, image, mask=mask, out="build/demo/maps", overwrite=True)
 
-# What came out: skill over the best constant, of unseen images and of maps, with intervals over patients. The maps of
-# these synthetic patients are scored against two references, the second with noise of its own.
+# What came out: skill over the best constant, of unseen images and of maps, with intervals over
+# patients. The maps of these synthetic patients are scored against two references, the second with
+# noise of its own.
 print(evaluation.headline().to_string(index=False))
 print('left out: CNN, which needs torch (pip install "dmrifit[deep]")')
 print("synthetic data: no clinical result")
 print("report:", page)
 print("maps of the new patient:", ", ".join(maps), "in build/demo/maps")
 
-# Skill over the number of training patients: means over patients of both cohorts and tissue parameters but T2v.
+# Skill over the number of training patients: means over patients of both cohorts and tissue
+# parameters but T2v.
 tissue = evaluation.scores[~evaluation.scores["metric"].isin(["S0", "T2v"])]
 means = tissue.groupby(["strategy", "train_on", "algorithm", "n_train"])["skill"].mean().unstack()
 figure, axes = plt.subplots(1, 4, figsize=(11, 3.6), layout="constrained", sharey=True)
 regions = {"same": "trained on the same scanner", "other": "trained on the other one"}
-for axis, (strategy, region) in zip(axes, [(s, r) for s in ("s2s", "m2m") for r in regions], strict=True):
+for axis, (strategy, region) in zip(
+    axes, [(s, r) for s in ("s2s", "m2m") for r in regions], strict=True
+):
     for name in names:
         axis.plot(means.columns, means.loc[strategy, region, name], "o-", markersize=4, label=name)
     axis.axhline(0, color="gray", linestyle="--", label="constant")

@@ -23,7 +23,9 @@ from anomaly.study.evaluation import format_summary
 from anomaly.study.plotting import map_limits, plot_panels
 from dmrifit import Training
 
-healthy, patients = simulate_dmri(20, 6, n_directions=6, shape=(26, 30, 22), spacing=6, random_state=2)
+healthy, patients = simulate_dmri(
+    20, 6, n_directions=6, shape=(26, 30, 22), spacing=6, random_state=2
+)
 known, new = healthy[:16], healthy[16:]
 
 
@@ -57,4 +59,6 @@ thresholds = {name: detector.threshold_.threshold_ for name, detector in detecto
 limits = map_limits(maps, patients)
 largest = int(np.argmax([case.lesion.sum() for case in patients]))
 shown = {name: values[largest] for name, values in maps.items()}
-plot_panels(patients[largest], shown, thresholds, limits).savefig(folder / "find_anomalies.png", dpi=150)
+plot_panels(patients[largest], shown, thresholds, limits).savefig(
+    folder / "find_anomalies.png", dpi=150
+)

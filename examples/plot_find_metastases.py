@@ -35,15 +35,29 @@ def scans(some):
 
 folder = Path("build/examples")
 folder.mkdir(parents=True, exist_ok=True)
-size = {"widths": (4, 4, 8, 8), "low_resolution": (3,), "segment_size": 17, "dense": (16,), "device": "cpu"}
+size = {
+    "widths": (4, 4, 8, 8),
+    "low_resolution": (3,),
+    "segment_size": 17,
+    "dense": (16,),
+    "device": "cpu",
+}
 labels = [case.label for case in learned]
 base = DeepMedicSegmenter(
-    "bce", **size, segments_per_epoch=150, training=Training(epochs=8, learning_rate=0.01, schedule="cosine"), random_state=0
+    "bce",
+    **size,
+    segments_per_epoch=150,
+    training=Training(epochs=8, learning_rate=0.01, schedule="cosine"),
+    random_state=0,
 )
 base.fit(labels=labels, **scans(learned))
 save_model(base, folder / "base.dmrifit")
 
-further = {"segments_per_epoch": 150, "training": Training(epochs=2, learning_rate=0.002), "random_state": 0}
+further = {
+    "segments_per_epoch": 150,
+    "training": Training(epochs=2, learning_rate=0.002),
+    "random_state": 0,
+}
 models = [
     DeepMedicSegmenter("jvss", alpha, **size, **further, warm_start_from=folder / "base.dmrifit")
     for alpha in (0.95, 0.5)
@@ -65,4 +79,6 @@ reader = follow_up(both, new)
 sure = reader[reader["finding"] == "confirmed"]
 print(f"{len(sure)} confirmed of {(reader['finding'] != 'prior only').sum()} found:")
 print(sure[["name", "change", "volume_mL", "x", "y", "z"]].round(2).to_string(index=False))
-plot_overlay(new[0], found["both"][0], confirmable=True).savefig(folder / "find_metastases.png", dpi=150)
+plot_overlay(new[0], found["both"][0], confirmable=True).savefig(
+    folder / "find_metastases.png", dpi=150
+)

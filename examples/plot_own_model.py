@@ -16,14 +16,20 @@ from dmrifit import Parameter, Protocol, SignalModel, fit_voxels
 # The model: inside, b is in ms/µm², so that b·DDC has no unit with DDC in µm²/ms.
 stretched = SignalModel.from_expression(
     "S0*exp(-(b*DDC)**alpha)",
-    [Parameter("S0", "signal", 0, np.inf), Parameter("DDC", "µm²/ms", 0.05, 5), Parameter("alpha", "", 0.2, 1)],
+    [
+        Parameter("S0", "signal", 0, np.inf),
+        Parameter("DDC", "µm²/ms", 0.05, 5),
+        Parameter("alpha", "", 0.2, 1),
+    ],
     name="stretched",
 )
 
 # Synthetic voxels of known truth, with Rician noise at an SNR of 50.
 protocol = Protocol([0, 50, 100, 200, 400, 600, 900, 1200, 1600])
 rng = np.random.default_rng(0)
-truth = np.column_stack([np.full(2000, 100.0), rng.uniform(0.5, 2, 2000), rng.uniform(0.5, 0.95, 2000)])
+truth = np.column_stack(
+    [np.full(2000, 100.0), rng.uniform(0.5, 2, 2000), rng.uniform(0.5, 0.95, 2000)]
+)
 real, imaginary = rng.normal(scale=2, size=(2, 2000, len(protocol)))
 signals = np.hypot(stretched.signal(truth, protocol) + real, imaginary)
 

@@ -38,7 +38,9 @@ print(format_summary(tables)[columns].to_string())
 cores = [scene.forbidden["necrosis"].sum() for scene in told]
 case = int(np.argmax(cores))
 boxes = {name: Voxel.from_array(rows[case]) for name, rows in placements.items()}
-boxes |= {f"simulated expert {j + 1}": Voxel.from_array(row) for j, row in enumerate(experts[case])}
+boxes |= {
+    f"simulated expert {j + 1}": Voxel.from_array(row) for j, row in enumerate(experts[case])
+}
 folder = Path("build/examples")
 folder.mkdir(parents=True, exist_ok=True)
 plot_overlay(boxes, told[case], title=told[case].name).savefig(folder / "place_voxel.png", dpi=150)
@@ -54,5 +56,8 @@ written = write_prescription(
     overwrite=True,
 )
 scores = written["scores"]
-print(f"{written['volume_ml']:.1f} mL, {scores['tumor_fraction']:.2f} of it tumor, flags: {written['flags']}")
-print("under chemical-shift displacement:", round(written["displacement"]["worst_tumor_fraction"], 2))
+print(f"{written['volume_ml']:.1f} mL, {scores['tumor_fraction']:.2f} of it tumor")
+print("flags:", written["flags"])
+print(
+    "under chemical-shift displacement:", round(written["displacement"]["worst_tumor_fraction"], 2)
+)

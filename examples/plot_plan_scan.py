@@ -27,7 +27,9 @@ sigma = model.signal(table["tissue"]["liver"], protocol)[0, 0] / 30
 by_precision = rank_contrasts(protocol, model, tumors, sigma, start=clinical)
 
 # What helps to predict the rest of the protocol in a patient who was left out: synthetic patients.
-by_prediction = rank_contrasts_by_prediction(simulate_cohort(protocol, 12, random_state=0), random_state=0)
+by_prediction = rank_contrasts_by_prediction(
+    simulate_cohort(protocol, 12, random_state=0), random_state=0
+)
 
 for title, order in (("precision", by_precision), ("prediction", by_prediction)):
     print(f"by {title}:", ", ".join(order["contrast"].iloc[1:5]))
@@ -44,7 +46,15 @@ def draw_order(axis, order, title):
         text = "clinical" if np.isnan(number) else f"{number:.0f}"
         dark = number < 10
         size = 7 if np.isnan(number) else 10
-        axis.text(column, row, text, ha="center", va="center", color="white" if dark else "black", fontsize=size)
+        axis.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            color="white" if dark else "black",
+            fontsize=size,
+        )
     axis.set_xticks(range(len(b)), [f"{value:g}" for value in b])
     axis.set_yticks(range(len(te)), [f"{value:g}" for value in te])
     axis.set(title=title, xlabel="b (s/mm²)", ylabel="TE (ms)")
@@ -55,8 +65,18 @@ draw_order(axes[0, 0], by_precision, "order by precision (Cramér–Rao bound)")
 draw_order(axes[0, 1], by_prediction, "order by prediction (synthetic patients)")
 markers = "osD^vP*"
 for name, marker in zip(model.names, markers, strict=True):
-    axes[1, 0].semilogy(5 + by_precision["step"], by_precision[f"cv_{name}"], marker=marker, markersize=4, label=name)
-axes[1, 0].set(title="precision of a tumor's parameters", xlabel="images measured", ylabel="coefficient of variation")
+    axes[1, 0].semilogy(
+        5 + by_precision["step"],
+        by_precision[f"cv_{name}"],
+        marker=marker,
+        markersize=4,
+        label=name,
+    )
+axes[1, 0].set(
+    title="precision of a tumor's parameters",
+    xlabel="images measured",
+    ylabel="coefficient of variation",
+)
 axes[1, 0].set_yticks([0.1, 0.2, 0.5, 1], ["10 %", "20 %", "50 %", "100 %"])
 axes[1, 0].set_ylim(0.07, 2.5)
 axes[1, 0].minorticks_off()

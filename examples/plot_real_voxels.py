@@ -25,18 +25,37 @@ table = table[table.b <= 3000]
 protocol = Protocol(table.b, table.te, directions=table[["gx", "gy", "gz"]])
 one = np.ones((1, 1, 1))
 voxels = Cohort(
-    [Scan(f"voxel {i}", table[f"vox{i}"].to_numpy()[None, None, None], protocol, one, np.eye(4), lesion=one,
-          average="arithmetic") for i in range(1, 7)], "six voxels"
-)  # fmt: skip
+    [
+        Scan(
+            f"voxel {i}",
+            table[f"vox{i}"].to_numpy()[None, None, None],
+            protocol,
+            one,
+            np.eye(4),
+            lesion=one,
+            average="arithmetic",
+        )
+        for i in range(1, 7)
+    ],
+    "six voxels",
+)
 target = voxels.scans[0].protocol
-source = target.take([target.labels.index(label) for label in ("S_b0_TE49", "S_b500_TE49", "S_b0_TE152")])
+source = target.take(
+    [target.labels.index(label) for label in ("S_b0_TE49", "S_b500_TE49", "S_b0_TE152")]
+)
 
 result = compare(
-    {"LR s2s": SignalToSignal("LR", source=source, target=target)}, [voxels], train_mask="body", random_state=0
+    {"LR s2s": SignalToSignal("LR", source=source, target=target)},
+    [voxels],
+    train_mask="body",
+    random_state=0,
 )
 unseen = result.signals[result.signals["contrast"] != "all unseen"]
-error = unseen[unseen["algorithm"].isin(["LR", "constant"])].pivot_table("relative_error", ["b", "te"], "algorithm")
-print("mean relative error (%) of unseen contrasts; six real voxels, one left out at a time: no clinical result")
+error = unseen[unseen["algorithm"].isin(["LR", "constant"])].pivot_table(
+    "relative_error", ["b", "te"], "algorithm"
+)
+print("mean relative error (%) of unseen contrasts; six real voxels, one left out at a time:")
+print("no clinical result")
 print((100 * error.mean()).round(1).to_string())
 
 figure, axis = plt.subplots(figsize=(6, 3.8), layout="constrained")

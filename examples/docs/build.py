@@ -5,8 +5,8 @@ Build the documentation.
     python examples/docs/build.py --run own_model   # of the scripts only those run whose names match
 
 The sources are put together in build/docs/source first: the pages of this folder with numbers from
-benchmarks/results filled in, the scripts of examples/ and of the folders tutorials/ and guides/, lists of public names,
-the help of all commands. Nothing is fetched from a network. Warnings are errors.
+benchmarks/results filled in, the scripts of examples/ and of the folder guides/, lists of public names, a page for each
+program with the help of its commands. Nothing is fetched from a network. Warnings are errors.
 """
 
 from __future__ import annotations
@@ -21,15 +21,6 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
-#: Scripts in the order of the pages.
-GALLERIES = {
-    "examples": ("own_model", "plan_scan", "predict_shells", "compare_algorithms", "place_voxel", "find_metastases",
-                 "find_anomalies", "real_voxels"),
-    "tutorials": ("prediction", "placement", "anomaly", "metastasis"),
-    "guides": ("models", "belief", "coming_from"),
-}  # fmt: skip
-
-
 def put_together(source: Path) -> None:
     """Write all sources; what has not changed is left alone, so that it is not built again."""
     wanted = dict(_files())
@@ -39,7 +30,7 @@ def put_together(source: Path) -> None:
         if not path.exists() or path.read_bytes() != new:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(new)
-    for folder in ("", "scripts/examples", "scripts/tutorials", "scripts/guides"):
+    for folder in ("", "programs", "scripts/examples", "scripts/guides"):
         for path in (source / folder).glob("*.*"):
             if path.is_file() and str(path.relative_to(source)) not in wanted:
                 path.unlink()
@@ -51,13 +42,15 @@ def _files() -> Iterator[tuple[str, str | bytes]]:
     yield "conf.py", (HERE / "conf.py").read_bytes()
     yield "static/pages.css", (HERE / "pages.css").read_bytes()
     yield "people_fits.png", (ROOT / "benchmarks" / "results" / "people_fits.png").read_bytes()
+    yield "own_scan.png", (HERE / "own_scan.png").read_bytes()
     for path in sorted([*HERE.glob("*.rst"), *HERE.glob("*.md")]):
         yield path.name, pages.fill(path)
     for path in sorted((HERE / "templates").rglob("*.rst")):
         yield f"templates/{path.relative_to(HERE / 'templates')}", path.read_bytes()
     yield "api.rst", pages.api()
-    yield "commands.rst", pages.commands()
-    for gallery, names in GALLERIES.items():
+    for program in pages.PROGRAMS:
+        yield f"programs/{program}.rst", pages.program_page(program)
+    for gallery, names in pages.GALLERIES.items():
         folder = ROOT / "examples" if gallery == "examples" else HERE / gallery
         yield f"scripts/{gallery}/GALLERY_HEADER.rst", (HERE / f"{gallery}.txt").read_bytes()
         for name in names:

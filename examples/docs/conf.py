@@ -5,6 +5,8 @@ import re
 import time
 from pathlib import Path
 
+from pages import GALLERIES
+
 import dmrifit
 
 project = "dmrifit"
@@ -12,7 +14,11 @@ author = "The dmrifit developers"
 project_copyright = author
 version = release = dmrifit.__version__
 
-extensions = ["sphinx.ext.autosummary", "sphinx.ext.autodoc", "numpydoc", "sphinx_gallery.gen_gallery"]
+extensions = ["sphinx.ext.autosummary", "sphinx.ext.autodoc", "sphinx.ext.autosectionlabel", "numpydoc",
+              "sphinx_gallery.gen_gallery"]  # fmt: skip
+#: Sections are named with their page, and only the first two levels: programs repeat the others.
+autosectionlabel_prefix_document = True
+autosectionlabel_maxdepth = 2
 exclude_patterns = ["scripts", "static", "templates", "**/sg_execution_times.rst", "sg_execution_times.rst"]
 templates_path = ["templates"]
 default_role = "py:obj"
@@ -31,6 +37,22 @@ html_css_files = ["pages.css"]
 #: The script that reads scans which are not part of the project.
 NEEDS_DATA = "plot_real_voxels.py"
 DATA = os.environ.get("DMRIFIT_DATA", "")
+#: The scan that comes with the project.
+SCAN = Path(dmrifit.__file__).resolve().parents[1] / "examples" / "data" / "legs" / "dwi.nii.gz"
+
+
+class PageOrder:
+    """Sort the scripts of a gallery as pages.py lists them."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __repr__(self):
+        return "PageOrder"
+
+    def __call__(self, filename):
+        names = [f"plot_{name}.py" for scripts in GALLERIES.values() for name in scripts]
+        return names.index(filename)
 
 
 class SavedPictures:
@@ -76,20 +98,23 @@ def begin_script(gallery_conf, fname):
 
 def arguments(gallery_conf, script_vars):
     """Give scripts the arguments they are called with."""
-    if Path(script_vars["src_file"]).name == NEEDS_DATA:
+    name = Path(script_vars["src_file"]).name
+    if name == NEEDS_DATA:
         return [str(Path(DATA).resolve() / "isbi2015_wm_genu" / "genu_table.csv")]
+    if name == "plot_own_scan.py":
+        return [str(SCAN)]
     return []
 
 
 sphinx_gallery_conf = {
-    "examples_dirs": ["scripts/examples", "scripts/tutorials", "scripts/guides"],
-    "gallery_dirs": ["examples", "tutorials", "guides"],
+    "examples_dirs": ["scripts/examples", "scripts/guides"],
+    "gallery_dirs": ["examples", "guides"],
     "filename_pattern": "plot_",
     "ignore_pattern": "__init__|" + ("no script is left out" if DATA else re.escape(NEEDS_DATA)),
     "image_scrapers": (PICTURES,),
     "reset_modules": ("matplotlib", begin_script),
     "reset_argv": arguments,
-    "within_subsection_order": "ExampleTitleSortKey",
+    "within_subsection_order": PageOrder,
     "download_all_examples": False,
     "show_signature": False,
     "remove_config_comments": True,

@@ -9,12 +9,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PROGRAMS", "TOPICS", "api", "commands", "fill", "result", "table"]
+__all__ = ["GALLERIES", "PROGRAMS", "TOPICS", "api", "fill", "program_page", "result", "table"]
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
 PROGRAMS = {"dmrifit": "dmrifit", "dmrifit-placement": "placement", "dmrifit-metastasis": "metastasis",
             "dmrifit-anomaly": "anomaly"}  # fmt: skip
+
+#: Scripts in the order of the pages.
+GALLERIES = {
+    "examples": ("own_scan", "own_model", "plan_scan", "predict_shells", "compare_algorithms", "place_voxel",
+                 "find_metastases", "find_anomalies", "real_voxels"),
+    "guides": ("models", "belief", "coming_from"),
+}  # fmt: skip
 
 #: What the names of the library are for; those of the applications stand in one list each.
 TOPICS = {
@@ -69,7 +76,7 @@ def fill(path: Path) -> str:
     functions: dict[str, Callable[..., Any]] = {
         "result": result, "fitting_row": fitting_row, "table": table, "present": _present,
         "measured": _measured, "people_muscles": _people_muscles, "people_skills": _people_skills,
-        "longest_compilation": longest_compilation,
+        "longest_compilation": longest_compilation, "board": board, "demo_table": demo_table,
     }  # fmt: skip
     return environment.from_string(path.read_text(encoding="utf-8")).render(functions)
 
@@ -153,20 +160,35 @@ def api() -> str:
     return "\n".join(parts)
 
 
-def commands() -> str:
-    """Write the help of all commands."""
+def program_page(program: str) -> str:
+    """Write the page of a program: what it is for, and the help of its commands."""
     import click
     import typer
     from typer.testing import CliRunner
 
-    parts = [(Path(__file__).parent / "commands.txt").read_text(encoding="utf-8")]
-    for program, package in PROGRAMS.items():
-        app = import_module(f"{package}.cli.program").app
-        group = typer.main.get_command(app)
-        parts += [_heading(program, "-"), (group.help or "") + "\n"]
-        for name in group.commands:
-            shown = CliRunner().invoke(app, [name, "--help"], prog_name=program, env={"COLUMNS": "90", "TERM": "dumb"})
-            text = re.sub(r"\x1b\[[0-9;]*m", "", click.unstyle(shown.output)).strip("\n")
-            body = "\n".join(f"   {line.rstrip()}".rstrip() for line in text.splitlines())
-            parts += [_heading(f"{program} {name}", "~"), f".. code-block:: text\n\n{body}\n"]
+    package = PROGRAMS[program]
+    app = import_module(f"{package}.cli.program").app
+    parts = [fill(Path(__file__).parent / "programs" / f"{package}.rst"), _heading("Commands", "-")]
+    for name in typer.main.get_command(app).commands:
+        shown = CliRunner().invoke(app, [name, "--help"], prog_name=program, env={"COLUMNS": "90", "TERM": "dumb"})
+        text = re.sub(r"\x1b\[[0-9;]*m", "", click.unstyle(shown.output)).strip("\n")
+        body = "\n".join(f"   {line.rstrip()}".rstrip() for line in text.splitlines())
+        parts += [_heading(f"{program} {name}", "~"), f".. code-block:: text\n\n{body}\n"]
     return "\n".join(parts)
+
+
+def board(name: str) -> str:
+    """Write what a study claims, and whether it holds here, from the result of a benchmark."""
+    measured = result(name)
+    claims = measured.get("claims") or next(kind["claims"] for kind in measured["kinds"].values() if kind.get("claims"))
+    rows = [[str(row["claim"]), row["statement"], row["study"], row["verdict"]] for row in claims]
+    return table(["", "claim", "the study", "here"], rows)
+
+
+def demo_table() -> str:
+    """Write the rows of the demo that were trained and tested on one cohort."""
+    columns = ("predictor", "signal skill", "map skill", "map skill, independent", "|BI| (%)", "DI (%)", "r")
+    rows = [row for row in result("demo")["rows"] if row["trained"] == row["tested"] == "cohort1"]
+    # Bars would be read as a substitution, stars as emphasis.
+    cells = [[str(row[name]).replace("*", "\\*") for name in columns] for row in rows]
+    return table([name.replace("|", "\\|") for name in columns], cells)

@@ -7,6 +7,7 @@ import shlex
 import pytest
 import typer
 from typer.testing import CliRunner
+from worked_pages import blocks, commands
 
 
 def check_signature(package, line, *, only_keywords=True):
@@ -33,36 +34,36 @@ def check_signature(package, line, *, only_keywords=True):
 
 
 class Chapter:
-    """A chapter of the README, and the program that it is about: a class of tests to derive from."""
+    """The page of a program in the documentation, and the program that it is about: tests to derive from."""
 
-    #: Heading in the README, name of the program, its typer application.
-    heading, program, app = "", "", None
+    #: Package, name of the program, its typer application.
+    package, program, app = "", "", None
 
     @pytest.fixture
-    def section(self, request):
-        text = (request.config.rootpath / "README.md").read_text(encoding="utf-8")
-        return text[text.index(f"## {self.heading}\n") :].partition("\n## ")[0]
+    def page(self, request):
+        folder = request.config.rootpath / "examples" / "docs" / "programs"
+        return (folder / f"{self.package}.rst").read_text(encoding="utf-8")
 
-    def test_worked_lines_are_understood_by_the_commands_they_name(self, section):
-        shell = re.compile(rf"^ +{self.program} (.*)$", re.MULTILINE)
-        commands = typer.main.get_command(self.app).commands
+    def test_worked_lines_are_understood_by_the_commands_they_name(self, page):
+        shell = re.compile(rf"^ *{self.program} (.*)$", re.MULTILINE)
+        known = typer.main.get_command(self.app).commands
         wide = {"COLUMNS": "200"}
-        pages = {name: CliRunner().invoke(self.app, [name, "--help"], env=wide).output for name in commands}
-        helped = [line for page in pages.values() for line in shell.findall(page)]
-        assert len(helped) == len(commands)
-        in_readme = shell.findall(section)
-        assert {line.split()[0] for line in in_readme} == set(commands)
-        for line in (*helped, *in_readme):
+        pages = {name: CliRunner().invoke(self.app, [name, "--help"], env=wide).output for name in known}
+        helped = [line for text in pages.values() for line in shell.findall(text)]
+        assert len(helped) == len(known)
+        on_page = [
+            line.removeprefix(f"{self.program} ")
+            for language, code in blocks(page)
+            if language == "sh"
+            for line in commands(code)
+        ]
+        assert {line.split()[0] for line in on_page} == set(known)
+        for line in (*helped, *on_page):
             name, *arguments = shlex.split(line)
-            commands[name].make_context(name, arguments)
+            known[name].make_context(name, arguments)
             assert all(word in pages[name] for word in arguments if word.startswith("--")), line
 
     @staticmethod
-    def named_columns(section):
-        rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", section, re.MULTILINE)
-        return set(re.findall(r"`(\w+)`", " ".join(rows)))
-
-    @staticmethod
-    def run_lines(section):
-        code = re.search(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)[1]
-        exec(compile(code, "README.md", "exec"), {})
+    def named_columns(page):
+        rows = re.findall(r"^   \* - ((?:``\w+``(?:, )?)+)$", page, re.MULTILINE)
+        return set(re.findall(r"``(\w+)``", " ".join(rows)))

@@ -6,31 +6,14 @@ import runpy
 import sys
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
+from demo_files import check_demo
+from PIL import Image
 
 import dmrifit
-from dmrifit import Evaluation
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def check_demo(folder):
-    demo = folder / "build" / "demo"
-    assert "Synthetic data" in (demo / "study" / "report.html").read_text(encoding="utf-8")
-    maps = {
-        path.name.partition("param-")[2].partition("_")[0]: path for path in (demo / "maps").glob("*param-*.nii.gz")
-    }
-    assert set(maps) == {"S0", "f", "Dv", "T2v", "Dt", "K", "T2t"}
-    new = demo / "new" / "sub-newp01" / "dwi"
-    mask = nib.load(new / "sub-newp01_desc-body_mask.nii.gz").get_fdata() > 0
-    truth = nib.load(new / "sub-newp01_desc-truth_dwimap.nii.gz").get_fdata()[..., 4]
-    predicted = nib.load(maps["Dt"]).get_fdata()
-    assert np.isfinite(predicted[mask]).all()
-    assert np.corrcoef(predicted[mask], truth[mask])[0, 1] > 0.5
-    loaded = dmrifit.load_model(demo / "LR.dmrifit")
-    assert loaded.target == dmrifit.Protocol.preset("cohort1")
 
 
 def test_the_main_job_runs_on_small_cohorts(tmp_path, monkeypatch, capsys):
@@ -54,36 +37,18 @@ def test_the_main_job_runs_on_small_cohorts(tmp_path, monkeypatch, capsys):
     assert not re.search(r"\bCNN\b.*\d\.\d\d", printed)
 
 
-@pytest.mark.slow
-def test_the_main_job_runs_at_full_size(tmp_path, monkeypatch):
+def test_the_maps_of_a_real_scan_say_where_to_doubt_them(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(EXAMPLES / "plot_compare_algorithms.py"))
-    check_demo(tmp_path)
-    summary = Evaluation.read(tmp_path / "build" / "demo" / "study").summary()
-    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
-    table = readme.partition("<!-- demo: begin -->")[2].partition("<!-- demo: end -->")[0]
-    printed = re.findall(r"^\| (cohort.) \| (cohort.) \| (\w+) (\w+) \| (.+) \|$", table, re.MULTILINE)
-    assert len(printed) >= 12
-    for trained_on, tested_on, algorithm, strategy, cells in printed:
-        rows = summary[
-            (summary["train_on"] == ("same" if trained_on == tested_on else "other"))
-            & (summary["cohort"] == tested_on)
-            & (summary["algorithm"] == algorithm)
-            & (summary["strategy"] == strategy)
-        ].set_index("parameters")
-        maps = rows.loc["tissue"]
-        expected = [rows.loc["signals", "skill"]]
-        expected += [maps["skill"], maps["skill_independent"], maps["skill_shared_noise"]]
-        expected += [100 * maps["abs_bias"], 100 * maps["dispersion"], maps["pearson"], maps["pearson_independent"]]
-        # Values, without their intervals and marks; a second measurement has no independent reference.
-        numbers = [re.match(r"-?[\d.]+|–", cell).group() for cell in cells.split(" | ")]
-        values = [np.nan if number == "–" else float(number) for number in numbers]
-        # Other processors change the last digit, and a forest's trees.
-        tolerances = [0.02, 0.02, 0.02, 0.02, 2, 2, 0.02, 0.02]
-        shown = np.isfinite(values)
-        assert shown.sum() >= 5
-        difference = np.abs(np.nan_to_num(np.array(expected, dtype=float)) - np.nan_to_num(values))
-        assert (difference[shown] <= np.array(tolerances)[shown]).all(), (algorithm, strategy, values, expected)
+    monkeypatch.setattr(sys, "argv", ["plot", str(EXAMPLES / "data" / "legs" / "dwi.nii.gz")])
+    runpy.run_path(str(EXAMPLES / "plot_own_scan.py"))
+    doubts = dict(re.findall(r"^(\w+): in doubt in (\d+)%", capsys.readouterr().out, re.MULTILINE))
+    assert int(doubts["Dt"]) < 15 < 40 < int(doubts["f"])
+    drawn, committed = (
+        np.asarray(Image.open(path).convert("L").resize((126, 25)), dtype=float)
+        for path in (tmp_path / "build" / "examples" / "own_scan.png", EXAMPLES / "docs" / "own_scan.png")
+    )
+    # The picture of the README is this one; fonts and colors of other versions may differ a little.
+    assert np.abs(drawn - committed).mean() < 3
 
 
 def test_a_model_of_ones_own_is_fitted_and_drawn(tmp_path, monkeypatch, capsys):

@@ -26,7 +26,8 @@ clean = model.signal(truth, protocol)
 errors, at_bounds = {}, {}
 for snr in (10, 20, 40, 80, 160):
     sigma = clean[:, :1].mean() / snr
-    noisy = np.hypot(clean + rng.normal(scale=sigma, size=clean.shape), rng.normal(scale=sigma, size=clean.shape))
+    real, imaginary = rng.normal(scale=sigma, size=(2, *clean.shape))
+    noisy = np.hypot(clean + real, imaginary)
     fitted = fit_voxels(noisy, protocol, model, sigma=sigma)
     errors[snr] = np.median(np.abs(fitted.parameters / truth - 1), axis=0)
     at_bounds[snr] = (fitted.at_low | fitted.at_high).mean(axis=0)
@@ -96,7 +97,11 @@ at_bounds = pd.DataFrame(at_bounds, index=model.names)
 sigma = model.signal(tumor, protocol)[0, 0] / 40
 table = protocol_precision(protocol, model, tumor, sigma)
 clinical = protocol.take(protocol.clinical())
-simple = {"adc": [tumor[0], 1.2], "kurtosis": [tumor[0], 1.2, 0.9], "ivim": [tumor[0], 0.12, 30, 1.05]}
+simple = {
+    "adc": [tumor[0], 1.2],
+    "kurtosis": [tumor[0], 1.2, 0.9],
+    "ivim": [tumor[0], 0.12, 30, 1.05],
+}
 bounds = [table.assign(model="t2-ivim-kurtosis, 21 images")] + [
     protocol_precision(clinical, name, values, values[0] / 40).assign(model=f"{name}, 5 images")
     for name, values in simple.items()
@@ -114,7 +119,9 @@ b = Protocol(np.arange(0, 1601, 200))
 slow, fast = 0.8, 2.4
 shares = np.linspace(0, 1, 41)[:, None]
 mixed = fit_voxels(
-    shares * np.exp(-b.b_ms_per_um2 * fast) + (1 - shares) * np.exp(-b.b_ms_per_um2 * slow), b, "kurtosis"
+    shares * np.exp(-b.b_ms_per_um2 * fast) + (1 - shares) * np.exp(-b.b_ms_per_um2 * slow),
+    b,
+    "kurtosis",
 )
 # sphinx_gallery_start_ignore
 figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
@@ -124,7 +131,8 @@ for axis, name, unit in zip(axes, ("D", "K"), (" (µm²/ms)", ""), strict=True):
 axes[0].plot([0, 100], [slow, fast], "k:", label="mean of the two")
 axes[0].legend(frameon=False)
 # sphinx_gallery_end_ignore
-print(f"two tissues of {slow} and {fast} µm²/ms without kurtosis: K of the mixture up to {mixed['K'].max():.2f}")
+print(f"two tissues of {slow} and {fast} µm²/ms without kurtosis:")
+print(f"K of the mixture up to {mixed['K'].max():.2f}")
 
 # %%
 # K at the rim of a tumor, beside fluid or fat is such a mixture. Scores leave out nothing there: erode masks yourself.

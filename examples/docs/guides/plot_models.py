@@ -60,7 +60,11 @@ from dmrifit import MODELS, Protocol, fit_voxels
 pd.set_option("display.max_rows", None)
 # sphinx_gallery_end_ignore
 pd.DataFrame(
-    [(name, p.name, p.unit or "none", p.low, p.high) for name, model in MODELS.items() for p in model.parameters],
+    [
+        (name, p.name, p.unit or "none", p.low, p.high)
+        for name, model in MODELS.items()
+        for p in model.parameters
+    ],
     columns=["model", "parameter", "unit", "low", "high"],
 ).set_index(["model", "parameter"])
 
@@ -116,7 +120,8 @@ axis.text(1000 * turn + 40, 0.6, "b = 3/(K·D)", color="gray")
 axis.set(xlabel="b (s/mm²)", ylabel="signal", ylim=(0, 1.05))
 axis.legend(frameon=False)
 # sphinx_gallery_end_ignore
-print(f"D = {fitted['D'][0]:.2f} µm²/ms, K = {fitted['K'][0]:.2f}: the fit turns at b = {1000 * turn:.0f} s/mm²")
+print(f"D = {fitted['D'][0]:.2f} µm²/ms, K = {fitted['K'][0]:.2f}")
+print(f"the fit turns at b = {1000 * turn:.0f} s/mm²")
 
 # %%
 # How a fit goes
