@@ -40,7 +40,9 @@ CONDITIONS = [(preset, region) for preset in ("mixed", "easy") for region in ("b
 CODE = ("dmrifit", "benchmarks/claims/macarro", "benchmarks/bench_claims.py")
 #: How much wider the margins are that the verdicts are also given for.
 FACTORS = (0.5, 1.0, 2.0)
-_TEXTS = ("reading", "condition", "run", "where", "quantity", "relation", "against", "margin")
+_TEXTS = ("reading", "where", "quantity", "relation", "against", "margin")
+# The same in all rows of a board.
+_SHARED = ["condition", "run"]
 
 
 def run_board(
@@ -97,7 +99,9 @@ def finish(seeds: Sequence[int], folder: Path, work: Path, size: dict[str, Any])
             if not path.exists():
                 code = measure.commit(*CODE)
                 board = run_board(preset, region, seed, work, size)
-                figures = claim_figures(board).to_csv(index=False, float_format="%.6g")
+                figures = claim_figures(board)
+                # Verdicts of single runs decide nothing.
+                rows = figures.drop(columns=[*_SHARED, "verdict"])
                 result = {
                     "synthetic": True,
                     **code,
@@ -106,7 +110,8 @@ def finish(seeds: Sequence[int], folder: Path, work: Path, size: dict[str, Any])
                     "versions": board.study["versions"],
                     "board": size,
                     "seconds": board.study["seconds"],
-                    "figures": figures.splitlines(),
+                    **figures.loc[0, _SHARED],
+                    "figures": rows.to_csv(index=False, float_format="%.6g").splitlines(),
                 }
                 folder.mkdir(parents=True, exist_ok=True)
                 measure.write(result, path)
@@ -117,9 +122,11 @@ def read_figures(paths: Sequence[Path]) -> pd.DataFrame:
     """Put the figures of boards together."""
     tables = []
     for path in paths:
-        text = "\n".join(measure.stored(path)["figures"])
+        board = measure.stored(path)
+        text = "\n".join(board["figures"])
         table = pd.read_csv(StringIO(text), dtype=dict.fromkeys(_TEXTS, str))
-        tables.append(table.fillna(dict.fromkeys(_TEXTS, "")))
+        table = table.fillna(dict.fromkeys(_TEXTS, ""))
+        tables.append(table.assign(**{name: board[name] for name in _SHARED}))
     return pd.concat(tables, ignore_index=True)
 
 

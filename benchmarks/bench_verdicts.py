@@ -5,8 +5,8 @@ How often is a verdict false where two methods are one, and how often is a plant
 
 Small boards of synthetic patients compare a forest with itself under another random state, and a
 forest with a single tree: the mean DI over patients and tissue parameters of ten seeds, decided as
-in claims/macarro, with margins of that file and others. Every seed has patients of its own; ten
-boards share them. It takes five minutes of one processor.
+in claims/macarro, with margins of that file and others. Every seed has patients of its own; twelve
+boards share them. It takes ten minutes of one processor.
 """
 
 from collections import Counter

@@ -26,6 +26,8 @@ MARGIN_SHARE = 0.1
 _KEYS = ["cohort", "strategy", "train_on", "metrics"]
 _TEXT = ("cohort", "patient", "strategy", "algorithm", "train_on", "metric")
 _RANK_TABLES = ("ranks", "nemenyi", "cliques")
+# Place by average rank, its interval over resamples of patients, and how often it is the first.
+_STABILITY = ("place", "place_low", "place_high", "share_first")
 # What each optional library is needed for.
 _LIBRARIES = {
     "statsmodels": {"equivalence", "mixed"},
@@ -60,7 +62,8 @@ def study_statistics(
     ----------
     Demšar, J Mach Learn Res 7:1–30, 2006 (Friedman, Nemenyi, critical differences); Holm, Scand J
     Stat 6:65–70, 1979; Kerby, Compr Psychol 3:11.IT.3.1, 2014 (rank-biserial); Schuirmann, J
-    Pharmacokinet Biopharm 15:657–680, 1987 (two one-sided tests).
+    Pharmacokinet Biopharm 15:657–680, 1987 (two one-sided tests); Wiesenfarth et al., Sci Rep
+    11:2369, 2021 (stability of ranks).
     """
     import pandas as pd
 
@@ -106,7 +109,7 @@ def study_statistics(
             results["equivalence"] = _equivalence(values, names, width, alpha, nothing)
         if not rows.keys().isdisjoint(_RANK_TABLES):
             higher = metric is not None and metric.better == "higher"
-            tables_of_ranks = _nemenyi(values, names, alpha, higher, nothing)
+            tables_of_ranks = _nemenyi(values, names, alpha, higher, n_bootstrap, nothing)
             results |= dict(zip(_RANK_TABLES, tables_of_ranks, strict=True))
         if "mixed" in rows:
             algorithms = _ordered(set(frame["algorithm"]), order)
@@ -391,6 +394,7 @@ def _nemenyi(
     names: list[str],
     alpha: float,
     higher_is_better: bool,
+    n_bootstrap: int,
     nothing: str,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
     """Average ranks, p values of pairs, and the groups that no p value separates."""
@@ -403,18 +407,22 @@ def _nemenyi(
     elif not reason and n < 3:
         reason = _FEW.format(n=n, least=3)
     average, critical, p = np.full(k, np.nan), np.nan, np.full((k, k), np.nan)
+    stability = np.full((4, k), np.nan)
     spans: list[tuple[int, int]] = []
     if not reason:
         posthocs = import_optional("scikit_posthocs")
         ranked = -values if higher_is_better else values
-        average = rankdata(ranked, axis=1).mean(axis=0)
+        ranks_of_patients = rankdata(ranked, axis=1)
+        average = ranks_of_patients.mean(axis=0)
+        stability = _rank_stability(ranks_of_patients, 1 - alpha, n_bootstrap)
         quantile = studentized_range.ppf(1 - alpha, k, np.inf) / np.sqrt(2)
         critical = float(quantile * np.sqrt(k * (k + 1) / (6 * n)))
         p = posthocs.posthoc_nemenyi_friedman(ranked).to_numpy()
         spans = _spans(p > alpha, average)
     ranks = []
-    for name, rank in zip(names, average, strict=True):
+    for name, rank, places in zip(names, average, stability.T, strict=True):
         row = {"algorithm": name, "average_rank": float(rank), "critical_difference": critical}
+        row |= dict(zip(_STABILITY, map(float, places), strict=True))
         ranks.append(row | {"n_patients": n, "reason": reason})
     pairs = [
         {"a": names[i], "b": names[j], "p": float(p[i, j]), "reason": reason}
@@ -428,6 +436,27 @@ def _nemenyi(
         row = {"clique": number, "algorithms": members, "low": low, "high": high}
         cliques.append(row | {"reason": ""})
     return ranks, pairs, cliques
+
+
+def _rank_stability(
+    ranks: NDArray[np.float64], level: float, n_bootstrap: int
+) -> NDArray[np.float64]:
+    """
+    Rank algorithms by their average ranks, and again in resamples of the patients.
+
+    Shapes: `ranks` (n_patients, n_algorithms); returns the columns of `_STABILITY`,
+    (4, n_algorithms).
+    """
+    from scipy.stats import rankdata
+
+    n = len(ranks)
+    drawn = np.random.default_rng(0).integers(n, size=(n_bootstrap, n))
+    places = rankdata(ranks[drawn].mean(axis=1), method="min", axis=1)
+    tail = 50 * (1 - level)
+    # A place lies between two others in no resample, so no percentile is interpolated.
+    low, high = np.percentile(places, [tail, 100 - tail], axis=0, method="nearest")
+    place = rankdata(ranks.mean(axis=0), method="min")
+    return np.array([place, low, high, (places == 1).mean(axis=0)])
 
 
 def _spans(alike: NDArray[np.bool_], average: NDArray[np.float64]) -> list[tuple[int, int]]:
@@ -459,7 +488,9 @@ _COLUMNS = {
         "a", "b", "n_patients", "difference", "low", "high", "margin", "p_lower", "p_upper", "p",
         "p_different", "verdict", "reason",
     ],
-    "ranks": ["algorithm", "average_rank", "critical_difference", "n_patients", "reason"],
+    "ranks": [
+        "algorithm", "average_rank", "critical_difference", *_STABILITY, "n_patients", "reason",
+    ],
     "nemenyi": ["a", "b", "p", "reason"],
     "cliques": ["clique", "algorithms", "low", "high", "reason"],
     "mixed": [

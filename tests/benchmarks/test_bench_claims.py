@@ -58,7 +58,8 @@ def test_figures_read_from_files_are_those_of_the_boards(boards, tmp_path):
         figures_of(SimpleNamespace(preset=preset, region=region, seed=seed))
         for seed, preset, region in places
     ]
-    pd.testing.assert_frame_equal(figures, pd.concat(direct, ignore_index=True), check_dtype=False)
+    expected = pd.concat(direct, ignore_index=True).drop(columns="verdict")
+    pd.testing.assert_frame_equal(figures[list(expected)], expected, check_dtype=False)
     row = decide_claims(figures).iloc[0]
     assert (row["verdict"], row["n_runs"]) == (HOLDS, 10)
     assert row["readings"] == "lesion: holds\nbody: cannot be told"

@@ -186,6 +186,22 @@ def test_ranks_and_cliques_tell_who_is_separated_from_whom():
     assert joined == {pair for pair, value in p.items() if value > 0.05}
 
 
+def test_ranks_are_as_stable_as_resamples_of_the_patients_say():
+    # A is best in 9 of 12 patients, B in the others; C is always the last.
+    values = np.tile([0.1, 0.2, 0.9], (12, 1))
+    values[:3, :2] = values[:3, 1::-1]
+    values += 1e-6 * np.arange(12)[:, None]
+    ranks = study_statistics(table_of(values, "ABC"), tables=["ranks"])["ranks"].set_index("algorithm")
+    assert ranks["place"].to_dict() == {"A": 1, "B": 2, "C": 3}
+    # A is first in a resample with at most half of its patients among the three.
+    expected = stats.binom.cdf(6, 12, 3 / 12)
+    assert ranks.loc["A", "share_first"] == pytest.approx(expected, abs=0.02)
+    assert ranks.loc["C", ["place_low", "place_high", "share_first"]].tolist() == [3, 3, 0]
+    assert ranks.loc["B", "place_low"] <= 2 == ranks.loc["B", "place_high"]
+    turned = study_statistics(table_of(values[::-1], "ABC"), tables=["ranks"])["ranks"]
+    pd.testing.assert_frame_equal(turned.set_index("algorithm"), ranks)
+
+
 def test_the_best_rank_is_the_lowest_error_and_the_highest_correlation():
     values = drawn(8, 3, spread=0.001) + np.array([0, 0.1, 0.2])
     lowest = study_statistics(table_of(values, "ABC"))["ranks"].set_index("algorithm")["average_rank"]

@@ -19,14 +19,20 @@ from dmrifit.report.html import (
 from dmrifit.stats.metrics import AT_BOUND, METRICS, RANKING_METRIC, MapMetric
 from dmrifit.study.report.figures.ranks import plot_critical_difference
 from dmrifit.study.report.sections.elements import WHOM, section
-from dmrifit.study.report.sections.numerals import decimals, metric_text, p_value, plural
+from dmrifit.study.report.sections.numerals import (
+    decimals,
+    metric_text,
+    p_value,
+    percent,
+    plural,
+)
 from dmrifit.study.summaries import Board, matching, unique
 
 if TYPE_CHECKING:
     import pandas as pd
     from markupsafe import Markup
 
-__all__ = ["statistics_tables"]
+__all__ = ["ranks_in_words", "statistics_tables"]
 
 ALPHA = 0.05
 _FEWEST_RANKS = 3
@@ -91,6 +97,7 @@ def _conclusions(
             title = f"Average ranks by {metric.label} over these parameters, 1 = {extreme}"
             yield html_heading(title)
             yield html_grid(diagrams[metric.name])
+            yield from _rank_stability(tables, metric, first)
     if any(diagrams.values()):
         yield html_note(
             f"A bar joins algorithms that Nemenyi's test does not tell apart (α = {ALPHA:g})."
@@ -196,6 +203,49 @@ def _diagrams(
         name = f"ranks_{metric.column}_{cohort}_{strategy}"
         grid.append(gallery.show(name, figure, f"Average ranks, {title}"))
     return grid
+
+
+def _rank_stability(
+    tables: dict[str, pd.DataFrame], metric: MapMetric, train_on: str
+) -> Iterator[Markup]:
+    """Say which algorithm ranks first and how surely, and tabulate places over resamples."""
+    ranks = _statistics(tables, metric.column, "ranks", train_on)
+    tests = _statistics(tables, metric.column, "nemenyi", train_on)
+    rows = []
+    for keys, group in ranks.groupby(["cohort", "strategy", "metrics"], sort=False):
+        group = group.dropna(subset="average_rank").sort_values("average_rank", kind="stable")
+        if len(group) < _FEWEST_RANKS:
+            continue
+        cohort, strategy, metrics = keys
+        pairs = matching(tests, cohort=cohort, strategy=strategy, metrics=metrics)
+        yield html_paragraph(f"{cohort}, {strategy}: {ranks_in_words(group, pairs)}")
+        for row in group.to_dict("records"):
+            places = f"{row['place']:.0f} ({row['place_low']:.0f} … {row['place_high']:.0f})"
+            numbers = [decimals(row["average_rank"], 2), places, percent(row["share_first"])]
+            rows.append([cohort, strategy, row["algorithm"], *numbers])
+    if rows:
+        header = ["cohort", "strategy", "algorithm", "average rank", "place (95 % of resamples)"]
+        yield html_details(
+            f"Stability of ranks by {metric.label}, patients drawn again",
+            html_table(rows, [*header, "first in (%)"], numbers=(3, 4, 5)),
+        )
+
+
+def ranks_in_words(ranks: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    """Say which algorithm ranks first, how surely, and which are not told apart from it."""
+    first = ranks.iloc[0]
+    name = first["algorithm"]
+    beside = pairs[(pairs["a"] == name) | (pairs["b"] == name)]
+    alike = beside[~(beside["p"] <= ALPHA)]
+    others = set(alike["a"]) | set(alike["b"])
+    names = [other for other in ranks["algorithm"] if other in others - {name}]
+    text = (
+        f"{name} ranks first, and in {percent(first['share_first'])} % of the resamples of "
+        f"{plural(int(first['n_patients']), 'patient')} too"
+    )
+    if names:
+        return f"{text}; not told apart from {', '.join(names)} (Nemenyi's test)."
+    return f"{text}; Nemenyi's test tells it apart from all others."
 
 
 def _pair_table(tables: dict[str, pd.DataFrame], metric: MapMetric, train_on: str) -> Markup:

@@ -118,6 +118,22 @@ def test_ranks_are_drawn_for_each_index_in_the_first_way_of_training(section, di
     assert "6 patients; body → lesion, N = 3" in texts
 
 
+def test_the_stability_of_ranks_is_tabulated_and_said_in_words(section, html_tables, dispersions):
+    html, tables, _ = section
+    _, rows = html_tables(html).table("Stability of ranks by DI")
+    averages = stats.rankdata(dispersions, axis=1).mean(axis=0)
+    assert [row[2] for row in rows] == [ALGORITHMS[i] for i in np.argsort(averages)]
+    assert rows[-1][2:5] == ["ETR", "3.00", "3 (3 … 3)"]
+    first = tables["statistics_dispersion_ranks"].query("train_on == 'same' and place == 1").iloc[0]
+    assert rows[0][5] == f"{100 * first['share_first']:.0f}"
+    name = first["algorithm"]
+    other = {"LR": "RFR", "RFR": "LR"}[name]
+    assert (
+        f"A, s2s: {name} ranks first, and in {rows[0][5]} % of the resamples of 6 patients too; "
+        f"not told apart from {other}" in html
+    )
+
+
 def test_every_table_is_given_and_other_ways_of_training_are_left_to_the_files(section):
     html, tables, _ = section
     kinds = (
