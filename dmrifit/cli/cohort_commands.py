@@ -193,6 +193,13 @@ def train(
     source_b: SourceOption = None,
     train_mask: TrainMaskOption = "body",
     max_voxels: MaxVoxelsOption = 250,
+    coverage: Annotated[
+        float,
+        typer.Option(
+            help="Share of voxels that the intervals of predicted maps shall hold, learned by "
+            "training on parts of the patients; 0 for no intervals, in a sixth of the time."
+        ),
+    ] = 0.9,
     seed: ModelSeedOption = 0,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -208,9 +215,12 @@ def train(
     from dmrifit.cohort.patches import check_reach
     from dmrifit.model_files.model_file import save_model
     from dmrifit.predict.base import resolve_patch_shape
+    from dmrifit.predict.conformal import FEWEST_PATIENTS, ConformalIntervals
 
     # All that can be wrong with the options is found before scans are read.
     check_output(out, overwrite)
+    if not 0 <= coverage < 1:
+        raise ValueError(f"--coverage {coverage:g} must lie between 0 and 1, as 0.9; 0 for none")
     _check_names([algorithm], [strategy])
     _check_extras([algorithm], remedy="choose another --algorithm")
     options: dict[str, Any] = {"model": model}
@@ -239,7 +249,7 @@ def train(
     patches = resolve_patch_shape(estimator)
     if patches is not None:
         check_reach(patches, [scan.shape for scan in scans])
-    inputs, targets = [], []
+    inputs, targets, patients = [], [], []
     for cohort in training:
         sample = cohort.arrays(
             source,
@@ -251,12 +261,26 @@ def train(
         )
         inputs.append(sample.X)
         targets.append(sample.Y)
-    estimator.fit(np.concatenate(inputs), np.concatenate(targets))
-    save_model(estimator, out)
-    n_voxels = sum(map(len, targets))
+        patients.append(sample.groups)
     n_patients = sum(len(cohort.patients) for cohort in training)
+    X, Y = np.concatenate(inputs), np.concatenate(targets)
+    groups = np.concatenate(patients)
+    if coverage and n_patients < FEWEST_PATIENTS:
+        typer.echo(f"no intervals: they need {FEWEST_PATIENTS} patients, not {n_patients}")
+    elif coverage:
+        estimator = ConformalIntervals(estimator, coverage=coverage, random_state=seed)
+    if isinstance(estimator, ConformalIntervals):
+        estimator.fit(X, Y, groups)
+    else:
+        estimator.fit(X, Y)
+    save_model(estimator, out)
+    n_voxels = len(X)
     typer.echo(f"trained on {n_voxels} voxels of {n_patients} patients: {out}")
     typer.echo(f"it predicts {len(protocol)} images from {', '.join(source.labels)}")
+    if isinstance(estimator, ConformalIntervals):
+        held = estimator.calibration_.groupby("parameter", sort=False)["coverage"].mean()
+        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in held.items())
+        typer.echo(f"intervals: {estimator.guarantee()}; held of training patients: {shares}")
     if any(cohort.synthetic for cohort in training):
         typer.echo("trained on synthetic data: no clinical use")
 

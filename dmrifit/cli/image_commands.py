@@ -351,20 +351,22 @@ def predict(
     """
     Predict the maps of an advanced protocol from an image of a clinical one.
 
-    The measurements that the model needs are selected by their b-values and echo times.
+    The measurements that the model needs are selected by their b-values and echo times. A model
+    that was trained with intervals writes their ends, and how typical each voxel is of training.
     """
     from dmrifit.imaging.fit_predict import predict_image
     from dmrifit.model_files.model_file import load_model
+    from dmrifit.predict.conformal import strategy_of
 
     estimator = load_model(model)
-    source = getattr(estimator, "source", None)
+    source = getattr(strategy_of(estimator), "source", None)
     if source is None:
         raise ValueError(
             f"{model} holds a {type(estimator).__name__}, which predicts no protocol; train one "
             "by dmrifit train"
         )
     images, protocol = scan_of(image, bval, bvec, te, needs_te=source.te is not None)
-    predict_image(
+    maps = predict_image(
         estimator,
         images,
         protocol=protocol,
@@ -379,6 +381,8 @@ def predict(
         progress=True,
     )
     typer.echo(f"predicted maps: {out}")
+    for sentence in maps.advice():
+        typer.echo(sentence)
 
 
 def dicom_seg(

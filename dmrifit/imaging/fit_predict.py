@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit.cohort.scaling import PatientScale
+from dmrifit.cohort.patches import center_of
+from dmrifit.cohort.scaling import PatientScale, reference_columns
 from dmrifit.engine.design.identifiability import missing_for, nominal_contrasts
 from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fit_maps import OUTSIDE, empty_maps, fill_maps, map_names
@@ -48,6 +49,7 @@ from dmrifit.io.nifti import (
 from dmrifit.io.series import Series, read_map
 
 if TYPE_CHECKING:
+    from dmrifit.predict.conformal import ConformalIntervals
     from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 
 __all__ = ["OUTSIDE", "fit_image", "predict_image", "read_grid", "read_volume", "write_volume"]
@@ -336,7 +338,7 @@ def predict_image(
 
     Parameters
     ----------
-    estimator : SignalToSignal or MapsToMaps
+    estimator : SignalToSignal, MapsToMaps, or ConformalIntervals around one
         A fitted one, with protocols.
     image : path, Nifti1Image, array, or sequence of them
         Magnitudes, shape (x, y, z, n_source), in the order of ``estimator.source``; several, or
@@ -377,7 +379,8 @@ def predict_image(
     ImageMaps
         As of `fit_image`: one map for each parameter of the estimator's model under its name,
         float32, 0 outside the mask and NaN inside it where nothing could be predicted; with
-        `signals` also ``"signals"`` of shape (x, y, z, n_target).
+        `signals` also ``"signals"`` of shape (x, y, z, n_target). With intervals also
+        ``<name>_low``, ``<name>_high`` and ``typicality`` (see `ConformalIntervals`).
 
     Raises
     ------
@@ -391,6 +394,7 @@ def predict_image(
     """
     from dmrifit.predict.base import resolve_patch_shape
 
+    intervals, estimator = _split_intervals(estimator, sigma)
     source, target, model = _check_estimator(estimator, sigma, signals=signals)
     image, mask, sigma = _with_affine(affine, image, mask, sigma)
     series = Series.open(image)
@@ -398,7 +402,7 @@ def predict_image(
     if isinstance(scale, str) and scale == "patient":
         # The rule of the training; an estimator that was never saved has none of its own.
         scale = getattr(estimator, "patient_scale_", PatientScale())
-    files = _prediction_files(series, model, signals=signals)
+    files = _prediction_files(series, model, signals=signals, intervals=intervals is not None)
     inputs = (image, mask, sigma)
     with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
         if quicklook and file_set is not None and model is not None:
@@ -406,12 +410,19 @@ def predict_image(
         region = _read_region(series, mask)
         noise = _read_noise(series, sigma, region)
         with series.unpacked() as readable:
-            prediction = _Prediction(estimator, model, target, series.grid, signals=signals)
+            patch_shape = resolve_patch_shape(estimator)
+            prediction = _Prediction(
+                estimator,
+                model,
+                (source, target),
+                series.grid,
+                patch_shape=patch_shape,
+                signals=signals,
+                intervals=intervals,
+            )
             # A first pass through the image, because every voxel needs the scale of all.
             unit = patient_scale(readable, region, volumes, source, scale, progress=progress)
-            slabs = sliced_rows(
-                readable, region, volumes, resolve_patch_shape(estimator), progress=progress
-            )
+            slabs = sliced_rows(readable, region, volumes, patch_shape, progress=progress)
             for slab, inside, rows in slabs:
                 prediction.add(rows, unit, _noise_of(noise, slab, inside), slab, inside)
         images = {
@@ -425,6 +436,8 @@ def predict_image(
             "Region": _describe_region(mask),
         }
         sidecar["Voxels"] = prediction.counts
+        if prediction.intervals is not None:
+            sidecar["Intervals"] = prediction.intervals.describe(files, prediction.region)
         image_maps = ImageMaps(
             images,
             sidecar | series.describe(),
@@ -432,6 +445,7 @@ def predict_image(
             title=series.stem or "image",
             sources={"Image": image, "Mask": mask, "Sigma": sigma},
             target=target,
+            background=series.map(prediction.background, "dmrifit input") if model else None,
         )
         if file_set is not None:
             image_maps.write(file_set, quicklook=quicklook)
@@ -445,11 +459,14 @@ class _Prediction:
         self,
         estimator: SignalToSignal | MapsToMaps,
         model: SignalModel | None,
-        target: Protocol,
+        protocols: tuple[Protocol, Protocol],
         grid: tuple[int, int, int],
         *,
+        patch_shape: tuple[int, int, int] | None,
         signals: bool,
+        intervals: ConformalIntervals | None = None,
     ) -> None:
+        source, target = protocols
         self.estimator = estimator
         self.parameters: tuple[Parameter, ...] = ()
         if model is not None:
@@ -459,6 +476,17 @@ class _Prediction:
         }
         if signals:
             self.maps["signals"] = np.zeros((*grid, len(target)), np.float32)
+        self.intervals = None
+        if intervals is not None and self.parameters:
+            from dmrifit.imaging.map_intervals import MapIntervals
+
+            self.intervals = MapIntervals(intervals, self.parameters, grid)
+            self.maps |= self.intervals.maps
+        self._patch_shape = patch_shape
+        self._source = source
+        # The input at the lowest b-value, on which a page shows the maps.
+        self.background = np.zeros(grid, np.float32)
+        self.region = np.zeros(grid, bool)
         self.counts = {"InMask": 0, "WithSignal": 0, "NegativeSignal": 0}
         self._with_signals = signals
         self._fits_signals = hasattr(estimator, "maps_of")
@@ -492,6 +520,12 @@ class _Prediction:
                 if parameter.is_amplitude:
                     column = column * unit
                 self.maps[parameter.name][:, :, slab][inside] = column
+            if self.intervals is not None:
+                self.intervals.add(scaled, maps, unit, slab, inside)
+        own = center_of(rows, self._patch_shape)
+        lowest = reference_columns(self._source)
+        self.background[:, :, slab][inside] = own[:, lowest].mean(axis=1)
+        self.region[:, :, slab] |= inside
         self.counts["InMask"] += len(rows)
         self.counts["WithSignal"] += int(np.isfinite(rows).all(axis=1).sum())
 
@@ -723,6 +757,21 @@ def _fit_files(series: Series, model: SignalModel) -> dict[str, str]:
     return files
 
 
+def _split_intervals(estimator: Any, sigma: object) -> tuple[ConformalIntervals | None, Any]:
+    """Separate intervals from the estimator inside them."""
+    from dmrifit.predict.conformal import strategy_of
+
+    strategy = strategy_of(estimator)
+    if strategy is estimator:
+        return None, estimator
+    if sigma is not None:
+        raise ValueError(
+            "the intervals were learned without sigma; leave it out, or predict without intervals "
+            "by strategy_of(estimator)"
+        )
+    return estimator, strategy
+
+
 def _check_estimator(
     estimator: SignalToSignal | MapsToMaps, sigma: object, *, signals: bool
 ) -> tuple[Protocol, Protocol, SignalModel | None]:
@@ -749,12 +798,17 @@ def _check_estimator(
 
 
 def _prediction_files(
-    series: Series, model: SignalModel | None, *, signals: bool
+    series: Series, model: SignalModel | None, *, signals: bool, intervals: bool
 ) -> dict[str, str]:
     """Name the files of a prediction; the sidecar is last and completes the set."""
     files = {}
     if model is not None:
-        for name in model.names:
+        names = list(model.names)
+        if intervals:
+            from dmrifit.imaging.map_intervals import interval_map_names
+
+            names += interval_map_names(model.parameters)
+        for name in names:
             files[name] = derivative_name(
                 series.stem, "dwimap.nii.gz", model=model.name, param=name, desc="predicted"
             )

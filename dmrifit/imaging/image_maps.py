@@ -40,6 +40,8 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
         What was read, by role; files are described beside saved maps.
     target : Protocol, optional
         Measurements of ``"signals"``.
+    background : Nifti1Image, optional
+        The scan, on which a page shows the maps.
 
     Attributes
     ----------
@@ -56,7 +58,9 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
         title: str = "image",
         sources: Mapping[str, Any] | None = None,
         target: Protocol | None = None,
+        background: nib.Nifti1Pair | None = None,
     ) -> None:
+        self._background = background
         self._images = dict(images)
         self.sidecar = dict(sidecar)
         self._files = dict(files)
@@ -99,9 +103,13 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
         Returns
         -------
         list of str
-            Empty for a sound fit, and for predictions.
+            Empty for a sound fit, and for predictions without intervals.
         """
         sentences = list(self.sidecar.get("Doubt", {}).get("Advice", []))
+        if "Intervals" in self.sidecar:
+            from dmrifit.report.prediction_page import interval_advice
+
+            sentences += interval_advice(self.sidecar["Intervals"])
         if "GainStep" in self.sidecar:
             sentences.append(f"{self.sidecar['GainStep']['Description']}.")
         return sentences
@@ -180,7 +188,8 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
         file_set.write_json(self._files["sidecar"], sidecar)
 
     def _write_page(self, file_set: FileSet, sidecar: Mapping[str, Any]) -> None:
-        from dmrifit.report.quicklook import write_prediction_page, write_quicklook
+        from dmrifit.report.prediction_page import write_prediction_page
+        from dmrifit.report.quicklook import write_quicklook
 
         maps, affine = self.upright()
         page = file_set.path(self._files["html"])
@@ -188,8 +197,14 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
             picture = file_set.path(self._files["png"])
             write_quicklook(maps, affine, sidecar, title=self._title, png=picture, html=page)
             return
-        maps = {name: maps[name] for name in sidecar["Parameters"]}
-        write_prediction_page(maps, affine, sidecar, title=self._title, html=page)
+        maps.pop("signals", None)
+        background = None
+        if self._background is not None:
+            upright = nib.as_closest_canonical(self._background)
+            background = np.asanyarray(upright.dataobj)
+        write_prediction_page(
+            maps, affine, sidecar, title=self._title, html=page, background=background
+        )
 
     @property
     def _heading(self) -> str:

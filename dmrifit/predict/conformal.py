@@ -284,7 +284,26 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             missing.
         """
         x = self._checked(X)
-        center = self._outputs(self.estimator_, x)
+        return self.intervals_of(x, self._outputs(self.estimator_, x))
+
+    def intervals_of(self, X: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
+        """
+        Put intervals around predictions that were made before, as `predict_interval` does.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_voxels, n_features)
+            As in training.
+        predicted : array_like of shape (n_voxels, n_outputs)
+            The estimator's maps; without a model, its predictions.
+
+        Returns
+        -------
+        ndarray of shape (n_voxels, n_outputs, 2)
+            As of `predict_interval`.
+        """
+        x = self._checked(X)
+        center = np.asarray(predicted, dtype=np.float64)
         out = np.full((*center.shape, 2), np.nan)
         usable = np.isfinite(center).all(axis=1)
         if usable.any():
@@ -332,13 +351,13 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         n_needed = ceil(self.coverage / (1 - self.coverage) - 1e-9)
         if n_patients < n_needed:
             return (
-                f"no guarantee at this level with {n_patients} patients: {self.coverage:.3g} "
-                f"needs at least {n_needed}"
+                f"no guarantee at this level with {n_patients} patients: "
+                f"{100 * self.coverage:.3g} % needs at least {n_needed}"
             )
         least = self.coverage * n_patients / (n_patients + 1)
         return (
-            f"calibrated to {self.coverage:.1%} of the voxels on {n_patients} patients, who "
-            f"guarantee {least:.1%} in the mean over new patients of the same kind"
+            f"calibrated to {100 * self.coverage:.3g} % of the voxels on {n_patients} patients, "
+            f"who guarantee {100 * least:.3g} % in the mean over new patients of the same kind"
         )
 
     def _check_options(self) -> None:

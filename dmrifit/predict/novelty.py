@@ -83,8 +83,8 @@ class Novelty:
         if share > high:
             verdict = "more than in any training patient, so the intervals may be too narrow"
         return (
-            f"{share:.1%} of the voxels are unlike the training voxels ({low:.1%} to {high:.1%} "
-            f"in the training patients): {verdict}"
+            f"{100 * share:.2g} % of the voxels are unlike the training voxels ({100 * low:.2g} "
+            f"to {100 * high:.2g} % in the training patients): {verdict}"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Quick-look pages of a fit or a prediction: maps, histograms, shares at bounds, settings."""
+"""Quick-look page of a fit: maps, histograms, shares at bounds, settings."""
 
 from __future__ import annotations
 
@@ -28,12 +28,19 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 __all__ = [
+    "AMPLITUDE_UNIT",
+    "finite_values",
     "fitted_panels",
+    "formula",
+    "map_figure",
     "map_panels",
     "median_and_quartiles",
+    "page_lead",
     "planes_viewer",
+    "setting_words",
     "shown_region",
-    "write_prediction_page",
+    "source_rows",
+    "version_row",
     "write_quicklook",
 ]
 
@@ -68,49 +75,12 @@ def write_quicklook(
     sections.append(("Maps", _figures(maps, slices, free_panels, sidecar)))
     sections.append(("How they were made", html_table(_settings_of_fit(sidecar))))
     html.write_text(
-        viewer_page(heading, sections, lead=_lead("Fitted", sidecar)), encoding="utf-8"
+        viewer_page(heading, sections, lead=page_lead("Fitted", sidecar)), encoding="utf-8"
     )
 
 
-def write_prediction_page(
-    maps: Mapping[str, NDArray],
-    affine: NDArray[np.float64],
-    sidecar: Mapping[str, Any],
-    *,
-    title: str,
-    html: Path,
-) -> None:
-    """
-    Write the page of a prediction.
-
-    Shapes: `maps` (x, y, z).
-    """
-    inside = shown_region(maps)
-    shown = inside
-    # Slices of an empty mask could not be chosen.
-    if not inside.any():
-        shown = np.ones_like(inside)
-    slices = Slices(shown, affine)
-    panels = map_panels(maps, sidecar)
-    rows = []
-    for panel in panels:
-        values = _finite_values(panel.values, inside)
-        rows.append([panel.name, panel.unit, *median_and_quartiles(values)])
-    table = html_table(rows, ["", "unit", "median", "quartiles"], numbers=(2, 3))
-    sections: list[tuple[str, Any]] = [
-        ("Parameters", table + html_note(_counts_of_prediction(sidecar["Voxels"]))),
-        ("Three planes", planes_viewer(slices.mask, panels, affine)),
-    ]
-    if inside.any():
-        sections.append(("Maps", html_grid(_map_figure(slices, panel) for panel in panels)))
-    sections.append(("How they were made", html_table(_settings_of_prediction(sidecar))))
-    heading = f"{title}, predicted maps of {sidecar['Model']['Name']}"
-    html.write_text(
-        viewer_page(heading, sections, lead=_lead("Predicted", sidecar)), encoding="utf-8"
-    )
-
-
-def _lead(verb: str, sidecar: Mapping[str, Any]) -> str:
+def page_lead(verb: str, sidecar: Mapping[str, Any]) -> str:
+    """Write the line below the title."""
     return (
         f"{verb} by dmrifit {sidecar['Versions']['dmrifit']}. "
         "Research software, not a medical device."
@@ -175,7 +145,8 @@ def _short_unit(unit: str) -> str:
     return unit
 
 
-def _finite_values(values: NDArray, mask: NDArray[np.bool_]) -> NDArray:
+def finite_values(values: NDArray, mask: NDArray[np.bool_]) -> NDArray:
+    """Select the finite values of a mask."""
     inside = values[mask]
     return inside[np.isfinite(inside)]
 
@@ -197,8 +168,8 @@ def _summary(
     """Tabulate the values of each parameter and how many stand at its bounds."""
     rows = []
     for panel in panels:
-        values = _finite_values(panel.values, slices.mask)
-        errors = _finite_values(maps[f"{panel.name}_se"], slices.mask)
+        values = finite_values(panel.values, slices.mask)
+        errors = finite_values(maps[f"{panel.name}_se"], slices.mask)
         error = "–"
         if len(errors):
             error = f"{np.median(errors):.2g}"
@@ -273,17 +244,6 @@ def _bound_cells(entry: Mapping[str, Any]) -> list[str]:
     return cells
 
 
-def _counts_of_prediction(counts: Mapping[str, int]) -> str:
-    text = (
-        f"{counts['InMask']} voxels, {counts['WithSignal']} of them with signal in every "
-        "measurement. A trained model predicted these maps from images of another protocol; they "
-        "are no fit to measurements of it."
-    )
-    if counts["NegativeSignal"]:
-        text += f" In {counts['NegativeSignal']} voxels a predicted signal is negative."
-    return text
-
-
 def planes_viewer(
     region: NDArray[np.bool_], panels: Sequence[MapPanel], affine: NDArray[np.float64]
 ) -> Markup:
@@ -313,7 +273,8 @@ def planes_viewer(
     )
 
 
-def _map_figure(slices: Slices, panel: MapPanel) -> Markup:
+def map_figure(slices: Slices, panel: MapPanel) -> Markup:
+    """Draw slices and histogram of a map."""
     picture = png_bytes(plot_panel(slices, panel))
     return html_figure(picture, f"Slices and histogram of {panel.label}")
 
@@ -330,7 +291,7 @@ def _figures(
         "percentiles 2 to 98; gray voxels could not be fitted. In the histograms the thin line is "
         "the median, dashed lines are bounds, and the first and last bar hold what lies outside."
     )
-    figures = [_map_figure(slices, panel) for panel in panels]
+    figures = [map_figure(slices, panel) for panel in panels]
     codes = {int(code): meaning for code, meaning in sidecar["Status"]["Codes"].items()}
     # What was not fitted is left white.
     codes.pop(OUTSIDE, None)
@@ -347,43 +308,34 @@ def _figures(
 def _settings_of_fit(sidecar: Mapping[str, Any]) -> list[list[Any]]:
     protocol, fitted_protocol = sidecar["Protocol"], sidecar["FittedProtocol"]
     rows = [
-        ["model", _formula(sidecar["Model"])],
+        ["model", formula(sidecar["Model"])],
         ["", sidecar["Model"]["FormulaUnits"]],
-        *_source_rows(sidecar),
+        *source_rows(sidecar),
         ["measurements", _contrasts(protocol)],
     ]
     if fitted_protocol != protocol:
         rows.append(["fitted after averaging", _contrasts(fitted_protocol)])
     for key, value in sidecar["Settings"].items():
-        rows.append([_words(key), "none" if value is None else value])
-    return [*rows, _version_row(sidecar)]
+        rows.append([setting_words(key), "none" if value is None else value])
+    return [*rows, version_row(sidecar)]
 
 
-def _settings_of_prediction(sidecar: Mapping[str, Any]) -> list[list[Any]]:
-    rows = [
-        ["estimator", sidecar["Estimator"]["Class"]],
-        ["model", _formula(sidecar["Model"])],
-        *_source_rows(sidecar),
-        ["signals divided by", f"{sidecar['Scale']:.6g}"],
-    ]
-    for key, value in sidecar["Settings"].items():
-        rows.append([_words(key), value])
-    return [*rows, _version_row(sidecar)]
-
-
-def _source_rows(sidecar: Mapping[str, Any]) -> list[list[str]]:
+def source_rows(sidecar: Mapping[str, Any]) -> list[list[str]]:
+    """Tabulate what was read."""
     rows = []
     for role, source in sidecar["Sources"].items():
         rows.append([role.lower(), f"{source['Name']} (SHA-256 {source['SHA256'][:16]}…)"])
     return rows
 
 
-def _version_row(sidecar: Mapping[str, Any]) -> list[str]:
+def version_row(sidecar: Mapping[str, Any]) -> list[str]:
+    """Tabulate the versions of packages."""
     packages = [f"{name} {number}" for name, number in sidecar["Versions"].items()]
     return ["versions", ", ".join(packages)]
 
 
-def _formula(model: Mapping[str, str]) -> str | Markup:
+def formula(model: Mapping[str, str]) -> str | Markup:
+    """Write the formula of a model."""
     if "Source" in model:
         return html_code(model["Source"])
     return f"S = {model['Expression']}"
@@ -403,6 +355,6 @@ def _contrasts(protocol: Mapping[str, Any]) -> str:
     return text
 
 
-def _words(key: str) -> str:
+def setting_words(key: str) -> str:
     """Turn ``AverageDirections`` into ``average directions``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower()

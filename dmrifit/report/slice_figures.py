@@ -23,6 +23,7 @@ __all__ = [
     "Slices",
     "plot_codes",
     "plot_overview",
+    "plot_pair",
     "plot_panel",
     "plot_panels",
     "robust_limits",
@@ -36,6 +37,7 @@ _BAR_COLOR = "#5b84b1"
 _BOUND_COLOR = "#a8321a"
 _STATUS_COLORS = ("#2f6c9e", "#e7a92f", "#a8321a", NO_VALUE_COLOR)
 _N_BINS = 40
+_FAINT = 0.65  # of the way to white
 # Room between slices and for the line of text below them, in widths of a slice.
 _GAP = 0.06
 _LINE = 0.22
@@ -55,6 +57,8 @@ class MapPanel:
     # Limits of the search in the unit of the map, and the shares of voxels at each.
     bounds: tuple[float, float] = (-np.inf, np.inf)
     shares: tuple[float, float] = (0.0, 0.0)
+    # Whether colors are dimmed, because the map says little.
+    faint: bool = False
 
     @property
     def label(self) -> str:
@@ -223,6 +227,21 @@ def plot_panel(slices: Slices, panel: MapPanel) -> Figure:
     return figure
 
 
+def plot_pair(slices: Slices, left: MapPanel, right: MapPanel) -> Figure:
+    """Show slices of two maps side by side, such as a map and its uncertainty."""
+    n_columns, width, height = slices.arrange(3.6, 3.2)
+    with shared_style(_STYLE):
+        figure = new_figure(2 * (width + 1.0), height + 0.65)
+        for i, panel in enumerate((left, right)):
+            start = 0.15 + i * (width + 1.0)
+            axes = add_axes(figure, start, 0.25, width, height)
+            axes.set_title(panel.label, size=9)
+            scale = _draw_map(axes, slices, panel, n_columns)
+            cell = add_axes(figure, start + width + 0.15, 0.35, 0.11, height - 0.25)
+            _finish_bar(figure.colorbar(scale, cax=cell, extend="both"), panel)
+    return figure
+
+
 def plot_panels(slices: Slices, panels: Sequence[MapPanel], title: str) -> Figure:
     """Show several maps and their distributions in one picture."""
     n_columns, width, height = slices.arrange(6.0, 1.6)
@@ -299,6 +318,8 @@ def _draw_map(axes: Axes, slices: Slices, panel: MapPanel, n_columns: int) -> Sc
         slices.pictures(panel.values), slices.pictures(slices.mask), strict=True
     ):
         painted = scale.cmap(scale.norm(np.nan_to_num(cut)))
+        if panel.faint:
+            painted[..., :3] += _FAINT * (1 - painted[..., :3])
         painted[~np.isfinite(cut)] = colors.to_rgba(NO_VALUE_COLOR)
         painted[~inside] = 0
         pictures.append(painted)

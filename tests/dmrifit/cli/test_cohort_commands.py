@@ -120,8 +120,32 @@ def test_the_trained_model_is_least_squares_of_the_drawn_voxels(table, run, tmp_
     weights = np.linalg.lstsq(design, Y, rcond=None)[0]
     np.testing.assert_allclose(estimator.predict(Y[:9, :3]), design[:9] @ weights, rtol=1e-6)
     assert f"trained on {len(Y)} voxels of 2 patients: {model}" in out
+    assert "no intervals: they need 5 patients, not 2" in out
     assert "it predicts 21 images from S_b0_TE93, S_b50_TE93, S_b100_TE93" in out
     assert "trained on synthetic data: no clinical use" in out
+
+
+def test_models_of_five_patients_have_intervals_that_a_prediction_writes(run, tmp_path):
+    table = simulate_cohort("cohort1", 5, shape=(12, 12, 2), random_state=1).write(tmp_path / "data")
+    model = tmp_path / "model.dmrifit"
+    code, out, err = run("train", table, "--out", model, "--coverage", 0.8)
+    assert code == 0, err
+    assert load_model(model).coverage == 0.8
+    assert "intervals: calibrated to 80 % of the voxels on 5 patients" in out
+    [scan] = Cohort.read(table)["cohort1"].scans[:1]
+    image = tmp_path / "data" / f"sub-{scan.patient}" / "dwi" / f"sub-{scan.patient}_dwi.nii.gz"
+    te = image.with_name(image.name.replace(".nii.gz", ".te"))
+    code, out, err = run("predict", model, image, "--te", te, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert "Intervals: calibrated to 80 % of the voxels on 5 patients" in out
+    assert "of the voxels are unlike the training voxels" in out
+    assert len(list((tmp_path / "out").glob("*high*.nii.gz"))) == 7
+    code, out, _ = run("train", table, "--out", model, "--coverage", 0, "--overwrite")
+    assert code == 0
+    assert isinstance(load_model(model), SignalToSignal)
+    code, _, err = run("train", table, "--out", model, "--coverage", 90, "--overwrite")
+    assert code != 0
+    assert "--coverage 90 must lie between 0 and 1" in err
 
 
 def test_a_file_of_that_name_is_replaced_on_request_only(table, run, tmp_path):

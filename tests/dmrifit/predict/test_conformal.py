@@ -110,10 +110,10 @@ def test_a_sentence_says_what_so_many_patients_promise(world):
     X, y, patients = world
     few = np.isin(patients, np.unique(patients)[:8])
     fitted = ConformalIntervals(Ridge(), random_state=0).fit(X[few], y[few], patients[few])
-    assert fitted.guarantee() == "no guarantee at this level with 8 patients: 0.9 needs at least 9"
+    assert fitted.guarantee() == "no guarantee at this level with 8 patients: 90 % needs at least 9"
     all_of_them = ConformalIntervals(Ridge(), coverage=0.95, random_state=0).fit(X, y, patients)
     # 0.95 · 20 / 21
-    assert "95.0% of the voxels on 20 patients, who guarantee 90.5%" in all_of_them.guarantee()
+    assert "95 % of the voxels on 20 patients, who guarantee 90.5 %" in all_of_them.guarantee()
     nineteen = patients != "p00"
     assert "19 patients, who" in clone(all_of_them).fit(X[nineteen], y[nineteen], patients[nineteen]).guarantee()
 

@@ -170,9 +170,9 @@ def test_a_prediction_has_a_page_of_its_own_with_its_maps_in_it(image, tmp_path)
     assert "SignalToSignal" in page
     assert page.count("<img") == 2
     stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL).group(1))
-    assert [layer["name"] for layer in stored["layers"]] == ["S0", "ADC"]
-    codes = np.frombuffer(gzip.decompress(base64.b64decode(stored["layers"][1]["data"])), np.uint8)
-    layer = stored["layers"][1]
+    assert [layer["name"] for layer in stored["layers"]] == ["input", "S0", "ADC"]
+    codes = np.frombuffer(gzip.decompress(base64.b64decode(stored["layers"][2]["data"])), np.uint8)
+    layer = stored["layers"][2]
     values = layer["low"] + (codes.astype(float) - 1) / 254 * (layer["high"] - layer["low"])
     written = nib.as_closest_canonical(maps["ADC"]).get_fdata()
     values = np.where(codes == 0, np.nan, values).reshape(stored["shape"])

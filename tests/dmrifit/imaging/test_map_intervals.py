@@ -1,0 +1,99 @@
+"""Intervals of predicted maps of an image, as maps, in the sidecar and on the page."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dmrifit.cohort.scaling import PatientScale
+from dmrifit.engine.models import MODELS
+from dmrifit.engine.protocol import Protocol
+from dmrifit.imaging.fit_predict import predict_image
+from dmrifit.model_files.model_file import load_model, save_model
+from dmrifit.predict.conformal import ConformalIntervals
+from dmrifit.predict.novelty import NOVEL
+from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
+from dmrifit.simulate.body_phantoms import simulate_cohort
+
+TARGET = Protocol.preset("cohort1")
+SOURCE = TARGET.take(TARGET.clinical())
+NAMES = MODELS["t2-ivim-kurtosis"].names
+
+
+@pytest.fixture(scope="module", params=[SignalToSignal, MapsToMaps])
+def intervals(request):
+    voxels = simulate_cohort("cohort1", 6, shape=(16, 16, 4), random_state=2).arrays(
+        mask="body", max_voxels=80, random_state=0
+    )
+    estimator = request.param("LR", source=voxels.source, target=voxels.target)
+    return ConformalIntervals(estimator, random_state=0).fit(voxels.X, voxels.Y, voxels.groups)
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return simulate_cohort("cohort1", 1, shape=(16, 16, 4), random_state=9).scans[0]
+
+
+@pytest.fixture(scope="module")
+def inputs(scan):
+    signal = scan.signal[..., TARGET.clinical()].astype(np.float32)
+    image = nib.Nifti1Image(signal, scan.affine)
+    mask = nib.Nifti1Image(scan.mask.astype(np.uint8), scan.affine)
+    return image, mask
+
+
+def data(image):
+    return np.asanyarray(image.dataobj)
+
+
+def test_maps_of_intervals_are_those_of_the_scaled_voxels(intervals, inputs):
+    image, mask = inputs
+    maps = predict_image(intervals, image, mask=mask)
+    inside = data(mask) > 0
+    voxels = data(image)[inside].astype(float)
+    unit = PatientScale().of(voxels, SOURCE)
+    ends = intervals.predict_interval(voxels / unit)
+    ends[:, 0] *= unit
+    ends_by_name = {"low": ends[..., 0], "high": ends[..., 1]}
+    for end, values in ends_by_name.items():
+        made = np.column_stack([data(maps[f"{name}_{end}"])[inside] for name in NAMES])
+        np.testing.assert_allclose(made, values, rtol=1e-5, atol=1e-6)
+    typicality = intervals.typicality(voxels / unit)
+    np.testing.assert_allclose(data(maps["typicality"])[inside], typicality, atol=1e-6)
+    assert not data(maps["Dt_high"])[~inside].any()
+    plain = predict_image(intervals.estimator_, image, mask=mask)
+    assert set(plain) == set(NAMES)
+    np.testing.assert_array_equal(data(plain["Dt"]), data(maps["Dt"]))
+
+
+def test_a_saved_model_writes_intervals_and_says_what_they_are_worth(intervals, inputs, tmp_path):
+    image, mask = inputs
+    save_model(intervals, tmp_path / "model")
+    maps = predict_image(
+        load_model(tmp_path / "model"), image, mask=mask, out=tmp_path / "out", quicklook=True
+    )
+    [sidecar] = (tmp_path / "out").glob("*.json")
+    section = json.loads(sidecar.read_text(encoding="utf-8"))["Intervals"]
+    assert section["Coverage"] == 0.9
+    assert section["Guarantee"].startswith("no guarantee at this level with 6 patients")
+    for name in NAMES:
+        low, high = (tmp_path / "out" / file for file in section["Parameters"][name]["Files"])
+        np.testing.assert_array_equal(data(nib.load(low)), data(maps[f"{name}_low"]))
+        np.testing.assert_array_equal(data(nib.load(high)), data(maps[f"{name}_high"]))
+    # The interval of T2v is the box in every voxel.
+    assert section["Parameters"]["T2v"]["MedianShareOfBounds"] == 1
+    assert not section["Parameters"]["T2v"]["Determined"]
+    assert section["Parameters"]["Dt"]["Determined"]
+    unlike = data(maps["typicality"])[data(mask) > 0] < NOVEL
+    assert section["Typicality"]["ShareUnlike"] == round(float(unlike.mean()), 4)
+    [page] = (tmp_path / "out").glob("*.html")
+    text = page.read_text(encoding="utf-8")
+    for sentence in maps.advice():
+        assert sentence.replace("<", "&lt;") in text
+    assert any("T2v (100 %)" in sentence for sentence in maps.advice())
+
+
+def test_intervals_learned_without_sigma_refuse_it(intervals, inputs):
+    with pytest.raises(ValueError, match="the intervals were learned without sigma"):
+        predict_image(intervals, inputs[0], sigma=3.0)
