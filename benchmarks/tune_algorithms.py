@@ -93,6 +93,17 @@ GRIDS: dict[str, list[dict]] = {
     CONSTANT: [{}],
 }  # fmt: skip
 
+#: Forests and boosting from small to large; all but the size, and the rate that goes with it, are
+#: the defaults.
+TREE_SIZES: dict[str, list[dict]] = {
+    "RFR": [{"n_estimators": n} for n in (20, 100, 300)],
+    "ETR": [{"n_estimators": n} for n in (20, 100, 300)],
+    "GBR": [
+        {"n_estimators": n, "learning_rate": rate}
+        for n, rate in ((40, 0.25), (100, 0.1), (300, 0.04), (300, 0.25))
+    ],
+}
+
 
 class Patients:
     """One synthetic cohort: training voxels of the body, scored voxels of the lesion, reference fits."""
@@ -204,6 +215,21 @@ def tune(name: str, grid: list[dict], cohorts: Mapping[str, Patients]) -> dict:
     }
 
 
+def grow(name: str, sizes: list[dict], cohorts: Mapping[str, Patients]) -> list[dict]:
+    """Score and time an algorithm of trees by its size, in the outer folds."""
+    rows = []
+    for params in sizes:
+        cells, errors = [], []
+        for fold in range(FOLDS["outer"]):
+            for patients, strategy in product(cohorts.values(), STRATEGIES):
+                train, test = list(folds(np.unique(patients.train.groups), FOLDS["outer"]))[fold]
+                cells.append((strategy, *patients.run(strategy, name, params, train, test)))
+            errors.append(total([cell[1:] for cell in cells[-len(cohorts) * len(STRATEGIES) :]])[0])
+        rows.append({"parameters": params, **summary(cells), "by_fold": np.round(errors, 4).tolist()})
+        print(name, params, rows[-1]["error"], rows[-1]["train_cpu_s"], flush=True)
+    return rows
+
+
 def summary(cells: list[tuple]) -> dict:
     """Means by strategy."""
     rows = {}
@@ -281,6 +307,41 @@ def markdown(result: dict) -> str:
         f"{result['machine']['processor']}, "
         f"one thread, processor time; {made['date']}, commit {str(made['commit']['commit'])[:10]}."
     )
+    text = f"{note}\n\n{table(header, rows)}"
+    if "tree_sizes" in result:
+        text += f"\n\n{_size_table(result['tree_sizes'])}"
+    return text
+
+
+def _size_table(sizes: dict) -> str:
+    """Write what small forests lose, and what large ones cost."""
+    rows = []
+    for name, candidates in sizes["algorithms"].items():
+        default = candidates[0]
+        for found in candidates:
+            gains = [
+                100 * (1 - error / least)
+                for error, least in zip(found["by_fold"], default["by_fold"], strict=True)
+            ]
+            rows.append([
+                name, ", ".join(f"{key} {value}" for key, value in found["parameters"].items()),
+                *(
+                    f"{s['abs_bias']:.3f} / {s['dispersion']:.3f} / {s['pearson']:.2f}"
+                    for s in (found[strategy] for strategy in STRATEGIES)
+                ),
+                f"{found['error']:.3f}", f"{np.mean(gains):+.1f} ({min(gains):+.1f} to {max(gains):+.1f})",
+                f"{found['train_cpu_s']:.2f}", f"{found['train_cpu_s'] / default['train_cpu_s']:.1f} ×",
+            ])  # fmt: skip
+    header = [
+        "algorithm", "size", "s2s: \\|BI\\| / DI / r", "m2m: \\|BI\\| / DI / r", "error",
+        "less error than the default, % (over folds)", "training, s", "time",
+    ]  # fmt: skip
+    made = sizes["times"]
+    note = (
+        "Forests and boosting by size, the first row the default; error is the mean of "
+        "\\|BI\\| + DI + 1 − r in four folds of patients; "
+        f"{made['date']}, commit {str(made['commit']['commit'])[:10]}."
+    )
     return f"{note}\n\n{table(header, rows)}"
 
 
@@ -298,18 +359,23 @@ def main() -> None:
     parser.add_argument(
         "--cost-only", action="store_true", help="time the shipped defaults again, choose nothing"
     )
+    parser.add_argument(
+        "--sizes-only",
+        action="store_true",
+        help="score forests and boosting by size again, choose nothing",
+    )
     parser.add_argument("--out", type=Path, default=RESULT, help="where the JSON goes")
     options = parser.parse_args()
     warnings.simplefilter("error")
     n_patients = 12 if options.quick else 16
     names = options.only or list(GRIDS)
-    kept = (options.only or options.cost_only) and options.out.exists()
+    kept = (options.only or options.cost_only or options.sizes_only) and options.out.exists()
     before = json.loads(options.out.read_text()) if kept else {"algorithms": {}}
     found = before["algorithms"]
     start = time.process_time()
     with threadpool_limits(1):
         cohorts = {preset: Patients(preset, seed, n_patients) for preset, seed in SEEDS.items()}
-        for name in names:
+        for name in () if options.sizes_only else names:
             grid = GRIDS[name][:2] if options.quick else GRIDS[name]
             found[name] = (found[name] if options.cost_only else tune(name, grid, cohorts)) | {
                 "cost": cost(name, cohorts["cohort1"], 2 if options.quick else 5)
@@ -318,6 +384,12 @@ def main() -> None:
                 f"{time.process_time() - start:7.1f} s  {name}: {found[name]['chosen']}",
                 flush=True,
             )
+        sizes = before.get("tree_sizes")
+        if options.sizes_only or not kept:
+            grown = {}
+            for name, grid in TREE_SIZES.items():
+                grown[name] = grow(name, grid[:2] if options.quick else grid, cohorts)
+            sizes = {"algorithms": grown}
     run = {
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
         "cpu_s": round(time.process_time() - start, 1),
@@ -327,8 +399,8 @@ def main() -> None:
     result = {
         "question": "default hyper-parameters of the algorithms, and their cost",
         "synthetic": True,
-        "choice": before["choice"] if options.cost_only else run,
-        "times": run,
+        "choice": before["choice"] if options.cost_only or options.sizes_only else run,
+        "times": before["times"] if options.sizes_only else run,
         "seeds": SEEDS,
         "n_patients": n_patients,
         "voxels_per_patient": VOXELS,
@@ -348,9 +420,12 @@ def main() -> None:
             ),
             3,
         ),
-        "machine": machine(),
+        "machine": before["machine"] if options.sizes_only else machine(),
         "versions": versions("numpy", "scikit-learn", "xgboost-cpu", "torch", "skorch"),
     }
+    if sizes is not None:
+        # What was kept has its own times.
+        result["tree_sizes"] = {"times": run, "machine": machine(), **sizes}
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
