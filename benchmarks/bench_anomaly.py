@@ -120,9 +120,15 @@ class Size:
 SIZES = {
     "full": Size(recdisc={"epochs": 2}),
     "small": Size(
+        *(12, 8, 6, 2, 8, (28, 34, 22), 5.6, (16, 512)),
         dae={"epochs": 15},
-        recdisc={"epochs": 1, "repeats": 1},
-        implants={"n_implants": 2, "n_trees": 60},
+        recdisc={
+            "epochs": 1,
+            "repeats": 1,
+            "reconstruction_width": 8,
+            "discrimination_width": 8,
+        },
+        implants={"n_implants": 1, "n_trees": 30},
     ),
     "smoke": Size(
         *(6, 3, 2, 2, 6, (20, 24, 16), 8.0, (4, 8), ("normal random", "mix")),
