@@ -41,13 +41,22 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 _DIRECTORY = "1.2.840.10008.1.3.10"
 #: Images of which each is a slice: CT, MR, PET.
 _SLICES = tuple(f"1.2.840.10008.5.1.4.1.1.{number}" for number in (2, 4, 128))
-_NUMBERS = {"PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3}
+#: Elements of numbers: how many there are, and between which they lie.
+_NUMBERS = {
+    "PixelSpacing": (2, 1e-3, 1e3),
+    "SliceThickness": (1, 1e-3, 1e3),
+    "ImageOrientationPatient": (6, -1.001, 1.001),
+    "ImagePositionPatient": (3, -1e5, 1e5),
+}
 _NEEDED = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
     "FrameOfReferenceUID", "Rows", "Columns", *_NUMBERS,
 )  # fmt: skip
-#: Elements that all slices of a volume share.
-_SHARED = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "FrameOfReferenceUID")
+#: Elements that all slices of a volume share; those of the person come first.
+_SHARED = (
+    "PatientID", "StudyInstanceUID", "Rows", "Columns", "PixelSpacing", "SliceThickness",
+    "ImageOrientationPatient", "FrameOfReferenceUID",
+)  # fmt: skip
 #: Required by the standard in each file, but possibly empty.
 _MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
@@ -297,10 +306,13 @@ def _read_image(path: Path) -> Dataset | None:
         missing = [name for name in _NEEDED if image.get(name) in (None, "")]
         if missing:
             raise ValueError(f"it lacks {', '.join(missing)}; export the series again")
-        for name, n in _NUMBERS.items():
+        for name, (n, low, high) in _NUMBERS.items():
             numbers = np.array(image[name].value, dtype=np.float64)
-            if not np.isfinite(numbers).all() or numbers.size != n:
+            if numbers.size != n or not ((numbers >= low) & (numbers <= high)).all():
                 raise ValueError(f"its {name} is {image[name].value}; export the series again")
+        for name in ("InstanceNumber", "SeriesNumber"):
+            # Where it is no number, pydicom refuses it only now.
+            int(image.get(name) or 0)
     except PermissionError:
         raise
     except Exception as error:
@@ -315,11 +327,19 @@ def _read_image(path: Path) -> Dataset | None:
 def _as_volume(images: list[Dataset], name: str) -> _Series:
     """Order slices along their normal, one at each position."""
     first = images[0]
-    for key in _SHARED:
-        if any(_differ(first[key].value, image[key].value) for image in images):
+    by_uid: dict[str, Dataset] = {}
+    for image in images:
+        for key in _SHARED:
+            if _differ(first[key].value, image[key].value):
+                raise ValueError(
+                    f"{image.filename}: its {key} is not that of {first.filename}, though both "
+                    "are of one series; take out what does not belong to it"
+                )
+        namesake = by_uid.setdefault(str(image.SOPInstanceUID), image)
+        if namesake is not image:
             raise ValueError(
-                f"{name}: images of the series differ in {key}, so that they are no volume; "
-                "name a series that is one"
+                f"{image.filename}: its SOPInstanceUID is that of {namesake.filename}, and each "
+                "image has its own; take out copies, or export the series again"
             )
     axes = np.array(first.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
     if not np.allclose(axes @ axes.T, np.eye(2), atol=_ROUNDING):
@@ -343,7 +363,7 @@ def _as_volume(images: list[Dataset], name: str) -> _Series:
                 "from where they should be); a slice may be missing, copy the series again"
             )
     else:
-        step = normal * float(first.get("SliceThickness") or 1)
+        step = normal * float(first.SliceThickness)
     affine = np.eye(4)
     affine[:3, 0] = axes[0] * spacing[1]
     affine[:3, 1] = axes[1] * spacing[0]

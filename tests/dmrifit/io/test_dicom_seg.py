@@ -307,6 +307,11 @@ def test_folders_without_one_series_are_refused(series, tmp_path):
         ({"FrameOfReferenceUID": None}, "lacks FrameOfReferenceUID"),
         ({"PixelSpacing": [2.0]}, "PixelSpacing"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "right angles"),
+        ({"SliceThickness": None}, "001 cannot be read .* lacks SliceThickness"),
+        ({"SliceThickness": ""}, "001 cannot be read .* lacks SliceThickness"),
+        ({"SliceThickness": 0}, "001 cannot be read .* its SliceThickness is 0"),
+        ({"PixelSpacing": [0, 0]}, "001 cannot be read .* its PixelSpacing is"),
+        ({"PixelSpacing": [1e-300, 1]}, "001 cannot be read .* its PixelSpacing is"),
     ],
 )
 def test_series_that_are_no_volumes_are_refused(tmp_path, changes, message):
@@ -314,6 +319,40 @@ def test_series_that_are_no_volumes_are_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message) as refused:
         write_dicom_seg(random_labels(), affine, tmp_path / "seg.dcm", source=tmp_path / "series")
     assert str(tmp_path / "series") in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("element", "value", "message"),
+    [
+        ("PatientID", "synthetic-2", "its PatientID is not that of"),
+        ("StudyInstanceUID", "1.2.3", "its StudyInstanceUID is not that of"),
+        ("Rows", 8, "its Rows is not that of"),
+        ("SOPInstanceUID", None, "its SOPInstanceUID is that of"),
+        ("ImagePositionPatient", [1e300, 0, 0], "its ImagePositionPatient is"),
+    ],
+)
+def test_an_image_that_does_not_belong_to_the_series_is_named(tmp_path, element, value, message):
+    affine = write_series(tmp_path / "series")
+    image = pydicom.dcmread(tmp_path / "series" / "003")
+    if element == "SOPInstanceUID":
+        value = pydicom.dcmread(tmp_path / "series" / "002").SOPInstanceUID
+        image.file_meta.MediaStorageSOPInstanceUID = value
+    setattr(image, element, value)
+    image.save_as(tmp_path / "series" / "003")
+    with pytest.raises(ValueError, match=rf"003\b.*{message}") as refused:
+        write_dicom_seg(random_labels(), affine, tmp_path / "seg.dcm", source=tmp_path / "series")
+    assert "synthetic-" not in str(refused.value)
+    assert not (tmp_path / "seg.dcm").exists()
+
+
+def test_a_number_of_an_image_that_is_none_is_refused_by_name(tmp_path):
+    affine = write_series(tmp_path / "series", SeriesNumber=12345678)
+    path = tmp_path / "series" / "004"
+    content = path.read_bytes()
+    assert b"12345678" in content
+    path.write_bytes(content.replace(b"12345678", b"unknown "))
+    with pytest.raises(ValueError, match="004"):
+        write_dicom_seg(random_labels(), affine, tmp_path / "seg.dcm", source=tmp_path / "series")
 
 
 def test_cut_off_and_deflated_files_are_refused_by_name(tmp_path):
