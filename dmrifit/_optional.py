@@ -6,7 +6,10 @@ from types import ModuleType
 # Import name of each optional library -> the extra of setup.cfg that installs it.
 EXTRAS = {
     "SimpleITK": "preprocess",
+    "dask": "cluster",
+    "dcm2niix": "dicom",
     "dipy": "preprocess",
+    "distributed": "cluster",
     "highdicom": "dicom",
     "jinja2": "report",
     "matplotlib": "report",

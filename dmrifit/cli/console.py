@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-__all__ = ["check_output", "make_program", "progress"]
+__all__ = ["check_output", "error_message", "make_program", "progress"]
 
 OverwriteOption: TypeAlias = Annotated[
     bool, typer.Option("--overwrite", help="Replace files of an earlier run.")
@@ -107,7 +107,9 @@ def make_program(
         pass
 
     for command, line in examples.items():
-        app.command(epilog=_example(line))(command)
+        # A command may be called as a word that Python keeps for itself.
+        name_of_command = command.__name__.rstrip("_").replace("_", "-")
+        app.command(name_of_command, epilog=_example(line))(command)
 
     def main() -> None:
         _run(app, name)
@@ -138,7 +140,7 @@ def _run(app: typer.Typer, name: str) -> None:
             app()
     # Other exceptions are bugs, whose traceback is needed to mend them.
     except (ValueError, OSError, ImportError, MemoryError) as error:
-        say(f"error: {_one_line(_message(error))}")
+        say(f"error: {_one_line(error_message(error))}")
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
@@ -163,7 +165,7 @@ def progress(rows: Iterable[Any], total: int, label: str | None = None) -> Itera
     return tqdm(rows, total=total, unit="case", desc=label, disable=None)
 
 
-def _message(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """Give the message of an error; those of the operating system get a remedy."""
     if isinstance(error, MemoryError):
         return f"not enough memory ({error}); crop the image, name a mask, or use a larger machine"

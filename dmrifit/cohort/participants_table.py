@@ -21,6 +21,7 @@ from dmrifit._utils.text_files import read_small
 from dmrifit.cohort.scaling import echo_times
 from dmrifit.cohort.scan import Scan
 from dmrifit.engine.protocol import Protocol
+from dmrifit.io.scan_manifest import manifest_of
 from dmrifit.io.tables import named_file, read_rows
 
 __all__ = [
@@ -285,20 +286,15 @@ def _scan_of(
             return None
         return path(column)
 
-    te: Any = _number(row.get("te", ""))
-    if te is None and row.get("te"):
-        names = [name.strip() for name in row["te"].split(",")]
-        te = [named_file(folder, name, f"{where}: te") for name in names]
-        # A list means BIDS sidecars, one for each volume; a single file may be a list of numbers.
-        if len(names) == 1:
-            te = te[0]
     try:
         synthetic = read_synthetic(row)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     try:
         sigma: float | Path | None = _number(row.get("sigma", ""))
-        protocol = Protocol.read(path("bval"), te, optional("bvec"), b_tolerance=b_tolerance)
+        images, protocol = _images_of(row, where, folder)
+        if b_tolerance is not None:
+            protocol = protocol.rounded(b_tolerance)
         needs_average = protocol.directions is not None or _has_repeats(protocol)
         if not needs_average:
             average = None
@@ -308,7 +304,7 @@ def _scan_of(
             sigma = optional("sigma")
         return Scan(
             row["patient"],
-            path("image"),
+            images,
             protocol,
             path("mask"),
             lesion=optional("lesion"),
@@ -323,6 +319,44 @@ def _scan_of(
         )
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _images_of(
+    row: dict[str, str], where: str, folder: Path
+) -> tuple[Path | tuple[Path, ...], Protocol]:
+    """Find the images of a row, separated by commas where there are several, and the protocol."""
+    names = _listed(row["image"])
+    if len(names) > 1 and not (folder / row["image"]).is_file():
+        files = {column: _listed(row.get(column, "")) for column in ("bval", "te", "bvec")}
+        rows = []
+        for i, name in enumerate(names):
+            of_image = {"image": name}
+            for column, values in files.items():
+                if len(values) not in (0, 1, len(names)):
+                    raise ValueError(
+                        f"{len(values)} {column} for {len(names)} images; give one to each"
+                    )
+                if values:
+                    of_image[column] = values[i % len(values)]
+            rows.append((f"{where}, image {i + 1}", of_image))
+        manifest = manifest_of(rows, folder / "participants.tsv")
+        return manifest.images, manifest.protocol
+    te: Any = _number(row.get("te", ""))
+    if te is None and row.get("te"):
+        te = [named_file(folder, name, f"{where}: te") for name in _listed(row["te"])]
+        # A list means BIDS sidecars, one for each volume; a single file may be a list of numbers.
+        if len(te) == 1:
+            te = te[0]
+    bvec = None
+    if row.get("bvec"):
+        bvec = named_file(folder, row["bvec"], f"{where}: bvec")
+    bval = named_file(folder, row["bval"], f"{where}: bval")
+    image = named_file(folder, row["image"], f"{where}: image")
+    return image, Protocol.read(bval, te, bvec)
+
+
+def _listed(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def read_synthetic(row: Mapping[str, str]) -> bool:

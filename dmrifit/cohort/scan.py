@@ -15,10 +15,11 @@ from dmrifit._utils.checks import filled
 from dmrifit.cohort.scaling import echo_times
 from dmrifit.engine.protocol import Protocol, average_directions
 from dmrifit.io.masks import binarize, check_same_grid
+from dmrifit.io.series import Series
 
 __all__ = ["RISING_SHARE", "MaskName", "Scan", "Volume", "rising_share", "truth_names"]
 
-Volume: TypeAlias = str | Path | NDArray
+Volume: TypeAlias = str | Path | tuple[Path, ...] | NDArray
 MaskName: TypeAlias = Literal["body", "lesion"]
 
 #: Share of pairs of contrasts from which on signals are in another order than their protocol.
@@ -42,8 +43,9 @@ class Scan:
     ----------
     patient : str
         Identifier. Scans of one patient are never split between training and test.
-    signal : ndarray of shape (x, y, z, n_measurements) or path
-        Magnitudes in any unit.
+    signal : ndarray of shape (x, y, z, n_measurements), path, or tuple of paths
+        Magnitudes in any unit; volumes of several files, such as one for each echo time, follow
+        each other.
     protocol : Protocol
         One entry for each measurement.
     mask : array_like of shape (x, y, z) or path
@@ -365,10 +367,12 @@ def rising_share(level: NDArray, protocol: Protocol) -> float:
 
 
 def _is_path(volume: object) -> bool:
-    return isinstance(volume, str | Path)
+    return isinstance(volume, str | Path | tuple)
 
 
 def _describe(volume: object, label: str) -> str:
+    if isinstance(volume, tuple):
+        return ", ".join(map(str, volume))
     return str(volume) if _is_path(volume) else label
 
 
@@ -378,6 +382,9 @@ def _grid(volume: Volume) -> tuple[tuple[int, ...], NDArray | None]:
         from dmrifit.io.nifti import read_grid
 
         return read_grid(volume)
+    if isinstance(volume, tuple):
+        series = Series.open(volume)
+        return (*series.grid, series.n_measurements), series.affine
     return np.shape(volume), None
 
 
@@ -386,6 +393,9 @@ def _load(volume: Volume) -> NDArray:
         from dmrifit.io.nifti import read_volume
 
         return read_volume(volume)
+    if isinstance(volume, tuple):
+        with Series.open(volume).unpacked() as series:
+            return series.read(slice(None))
     return np.asarray(filled(volume))
 
 

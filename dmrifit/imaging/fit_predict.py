@@ -25,9 +25,10 @@ from dmrifit.engine.methods.map_prior import PRIOR_VOXELS, Prior
 from dmrifit.engine.models import Parameter, SignalModel, resolve_model
 from dmrifit.engine.protocol import Protocol, average_directions
 from dmrifit.engine.screening import Screen, Screening
+from dmrifit.imaging.foreground import FOREGROUND_RULE, NO_AIR, foreground_mask
 from dmrifit.imaging.image_maps import ImageMaps, import_quicklook_libraries
 from dmrifit.imaging.image_rows import patient_scale, sliced_rows, source_volumes
-from dmrifit.imaging.noise import check_likelihood, estimate_sigma
+from dmrifit.imaging.noise import check_likelihood, estimate_sigma, noise_doubt
 from dmrifit.imaging.spread_sample import SpreadSample
 from dmrifit.io.bids_derivatives import (
     FitTally,
@@ -67,7 +68,7 @@ def fit_image(
     model: str | SignalModel,
     *,
     affine: ArrayLike | None = None,
-    mask: Image | None = None,
+    mask: Image | Literal["auto"] | None = None,
     sigma: float | Image | Literal["estimate"] | None = None,
     out: str | Path | None = None,
     average: str | None = None,
@@ -111,9 +112,11 @@ def fit_image(
     affine : array_like of shape (4, 4), optional
         From voxel indices to RAS+ coordinates in mm, for arrays without one: the image, the mask,
         sigma.
-    mask : path or Nifti1Image, optional
-        The voxels to fit, on the grid of the image: those above 0.5. Without a mask, all voxels
-        that are not 0 (or NaN) in every measurement are fitted.
+    mask : path, Nifti1Image or "auto", optional
+        The voxels to fit, on the grid of the image: those above 0.5. ``"auto"`` finds the
+        foreground of the volumes of lowest b by median Otsu (extra ``preprocess``), and says so in
+        sidecar and page. Without a mask, all voxels that are not 0 (or NaN) in every measurement
+        are fitted.
     sigma : float, path, Nifti1Image or "estimate", optional
         Standard deviation of the noise in the units of the image, one number or a map on its grid;
         gives a Rician noise floor. ``"estimate"`` estimates it from the image (`estimate_sigma`;
@@ -219,7 +222,10 @@ def fit_image(
             import_optional("dipy")
         if quicklook and file_set is not None:
             import_quicklook_libraries()
-        region = _read_region(series, mask)
+        region, region_text = _read_region(series, mask), _describe_region(mask)
+        if _is_word(mask, "auto"):
+            region = foreground_mask(series, protocol)
+            region_text = NO_AIR if region is None else FOREGROUND_RULE
         noise = None
         if not _is_estimate(sigma):
             noise = _read_noise(series, sigma, region)
@@ -243,9 +249,13 @@ def fit_image(
             if _is_estimate(sigma):
                 # Noise levels come from patches and the background, so they need the whole image
                 # at once.
-                level = estimate_sigma(readable.read(slice(None), np.float32), mask=region)
+                whole = readable.read(slice(None), np.float32)
+                level = estimate_sigma(whole, mask=region)
                 noise = level.sigma
                 sigma_text = f"{np.median(noise):.6g} (estimated by {level.method})"
+                doubt = noise_doubt(level, whole, mask=region)
+                if doubt:
+                    warnings.warn(f"{series.name}: {doubt}", stacklevel=2)
             _check_noise(readable, region, settings, noise)
             if method == "map" and prior is None:
                 settings = replace(
@@ -293,7 +303,7 @@ def fit_image(
         options = {
             "AverageDirections": average,
             "Sigma": sigma_text,
-            "Region": _describe_region(mask),
+            "Region": region_text,
         }
         sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
         if gain_step is not None:
@@ -639,7 +649,7 @@ def _warn_of_doubtful_model(
 
 
 def _read_region(series: Series, mask: Image | None) -> NDArray[np.bool_] | None:
-    if mask is None:
+    if mask is None or _is_word(mask, "auto"):
         return None
     return binarize(read_map(mask, series), name=image_name(mask))
 
@@ -703,8 +713,12 @@ def _noise_of(
 
 
 def _is_estimate(sigma: object) -> bool:
-    # A map of sigma compares with a word voxel by voxel.
-    return isinstance(sigma, str) and sigma == "estimate"
+    return _is_word(sigma, "estimate")
+
+
+def _is_word(argument: object, word: str) -> bool:
+    # An array compares with a word voxel by voxel.
+    return isinstance(argument, str) and argument == word
 
 
 def _check_tally(tally: FitTally, series: Series) -> None:

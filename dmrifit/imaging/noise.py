@@ -16,12 +16,21 @@ from dmrifit.imaging.corrections import checked_signals, denoise, patches_are_la
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.nifti import file_paths
 
-__all__ = ["NoiseLevel", "check_likelihood", "estimate_sigma"]
+__all__ = [
+    "NoiseLevel",
+    "check_likelihood",
+    "describe_noise_levels",
+    "estimate_sigma",
+    "noise_doubt",
+    "noise_levels",
+]
 
 _FEWEST_NOISE_VOXELS = 100
 _RAYLEIGH_MEAN = np.sqrt(np.pi / 2)
 _MEAN_TOLERANCE = 0.1  # of the mean that noise has, relative
 _LARGEST_SPREAD = 0.3  # of the means of volumes, relative
+_LARGEST_RATIO = 2.0  # of two estimates that still agree
+_BLOCK = 24  # voxels along each edge: enough for a second opinion, and seconds instead of minutes
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,72 @@ def estimate_sigma(
     if method == "mppca" or (method == "auto" and patches_are_large(values.shape)):
         return NoiseLevel(denoise(values, mask=mask)[1], "mppca")
     return NoiseLevel(_local(values, mask), "local")
+
+
+def noise_levels(signals: ArrayLike, *, mask: NDArray[np.bool_] | None = None) -> list[NoiseLevel]:
+    """
+    Estimate the noise by every method that can, the one to trust first; two in a central block.
+
+    Shapes: `signals` (x, y, z, n_measurements), `mask` (x, y, z).
+    """
+    values = checked_signals(signals)
+    levels = []
+    background = _piesno(values, 1)
+    if background is not None:
+        levels.append(NoiseLevel(background, "piesno"))
+    block = _central_block(values, mask)
+    block_mask = None if mask is None else mask[block]
+    methods = ["local"]
+    if patches_are_large(values[block].shape):
+        methods = ["mppca", "local"]
+    for method in methods:
+        try:
+            levels.append(estimate_sigma(values[block], mask=block_mask, method=method))
+        except ValueError:  # neighbors that do not differ, an image that is too small
+            continue
+    return levels
+
+
+def _central_block(
+    values: NDArray[np.float32], mask: NDArray[np.bool_] | None
+) -> tuple[slice, ...]:
+    """Choose a block around the middle of the mask, or of the voxels with signal."""
+    inside = (values != 0).any(axis=-1) if mask is None else mask
+    block = []
+    for axis, size in enumerate(inside.shape):
+        others = tuple(i for i in range(3) if i != axis)
+        along = np.flatnonzero(inside.any(axis=others))
+        middle = int(along.mean()) if along.size else size // 2
+        first = min(max(0, middle - _BLOCK // 2), max(0, size - _BLOCK))
+        block.append(slice(first, first + _BLOCK))
+    return tuple(block)
+
+
+def describe_noise_levels(levels: list[NoiseLevel]) -> tuple[str, str]:
+    """List estimates of the noise; say in a second sentence that they disagree, if they do."""
+    medians: dict[str, float] = {}
+    for level in levels:
+        # The first of a method is that of the whole image.
+        medians.setdefault(level.method, float(np.median(level.sigma)))
+    medians = {method: sigma for method, sigma in medians.items() if sigma > 0}
+    if not medians:
+        return "no method can estimate it", ""
+    text = ", ".join(f"{sigma:.4g} ({method})" for method, sigma in medians.items())
+    ratio = max(medians.values()) / min(medians.values())
+    if ratio <= _LARGEST_RATIO:
+        return text, ""
+    return text, (
+        f"estimates of the noise differ {ratio:.1f} times (sigma {text}): where an image was "
+        "denoised, resampled or masked none of them holds; measure sigma in the scan as the "
+        "scanner gave it, or give it as a number"
+    )
+
+
+def noise_doubt(
+    level: NoiseLevel, signals: ArrayLike, *, mask: NDArray[np.bool_] | None = None
+) -> str:
+    """Say that another estimate of the noise disagrees with one; an empty text if none does."""
+    return describe_noise_levels([level, *noise_levels(signals, mask=mask)])[1]
 
 
 def _piesno(values: NDArray[np.float32], n_coils: int) -> float | None:

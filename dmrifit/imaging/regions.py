@@ -245,8 +245,14 @@ class FittedMaps:
 
 
 def find_fits(folder: str | Path) -> list[FittedMaps]:
-    """Find the maps that fits have written to a folder."""
+    """Find the maps that fits have written to a folder, or those of one sidecar."""
     folder = Path(folder)
+    if folder.is_file() and folder.suffix == ".json":
+        check_finished(folder.parent, folder.name)
+        fit = _read_fit(folder)
+        if fit is None:
+            raise ValueError(f"{folder} describes no fit; name a file *_model-*_dwimap.json")
+        return [fit]
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder}: no such folder of maps; name one that dmrifit fit wrote"
@@ -390,7 +396,7 @@ def _read_folders(table: Path) -> list[tuple[dict[str, str], Path, Path | None]]
         where = f"{table}, row {line}"
         folder = table.parent / row["maps"]
         labels = row.get("labels", "")
-        if not folder.is_dir():
+        if not folder.exists():
             raise FileNotFoundError(
                 f"{where}: no such folder of maps {row['maps']!r}; "
                 f"paths are relative to {table.parent.resolve()}"

@@ -18,7 +18,12 @@ from dmrifit.cohort.scaling import reference_columns
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import correct_motion, denoise, remove_gibbs, rotate_directions
 from dmrifit.imaging.head_pipeline import PreparedBrain, prepare_brain
-from dmrifit.imaging.noise import NoiseLevel, estimate_sigma
+from dmrifit.imaging.noise import (
+    NoiseLevel,
+    describe_noise_levels,
+    estimate_sigma,
+    noise_levels,
+)
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import derivative_name, versions
 from dmrifit.io.masks import binarize
@@ -127,7 +132,7 @@ def preprocess_image(
     -----
     UserWarning
         If volumes were moved by more than 10 mm or 10 degrees, which a registration that went
-        astray does.
+        astray does, or estimates of the noise disagree by a factor of more than two.
     """
     ordered_steps = _ordered(steps)
     import_optional("dipy")
@@ -145,6 +150,8 @@ def preprocess_image(
             signals = readable.read(slice(None), np.float32)
         _check_signal(signals, region, series.name)
         transforms = None
+        # Before denoising, which leaves no noise to estimate.
+        levels = noise_levels(signals, mask=region)
         if "denoise" in ordered_steps:
             with _bar(1, "denoise", progress=progress) as bar:
                 signals, sigma = denoise(signals, mask=region)
@@ -153,6 +160,9 @@ def preprocess_image(
         else:
             # Before the steps that follow, which smooth the noise.
             noise = estimate_sigma(signals, mask=region)
+        doubt = describe_noise_levels([noise, *levels])[1]
+        if doubt:
+            warnings.warn(f"{series.name}: {doubt}", stacklevel=2)
         if "gibbs" in ordered_steps:
             with _bar(len(protocol), "gibbs", progress=progress) as bar:
                 signals = remove_gibbs(signals, slice_axis=slice_axis, progress=bar.update)

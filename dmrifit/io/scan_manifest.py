@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.nifti import read_grid
 from dmrifit.io.tables import named_file, read_rows
 
-__all__ = ["Manifest", "read_manifest"]
+__all__ = ["Manifest", "manifest_of", "read_manifest"]
 
 #: Columns of a manifest: the first is required.
 COLUMNS = ("image", "bval", "te", "bvec")
@@ -86,25 +87,30 @@ def read_manifest(table: str | Path) -> Manifest:
         If a file is missing.
     """
     table = Path(table)
+    rows = read_rows(table, required=COLUMNS[:1], optional=COLUMNS[1:], strict=True)
+    return manifest_of([(f"{table}, row {line}", row) for line, row in rows], table)
+
+
+def manifest_of(rows: Sequence[tuple[str, dict[str, str]]], table: Path) -> Manifest:
+    """Join images whose files are relative to the folder of a table, each with its name."""
     images: list[Path] = []
     contrasts: list[_Contrasts] = []
-    row_of: dict[Path, int] = {}
-    for line, row in read_rows(table, required=COLUMNS[:1], optional=COLUMNS[1:], strict=True):
-        where = f"{table}, row {line}"
+    first_of: dict[Path, str] = {}
+    for where, row in rows:
         image = named_file(table.parent, row["image"], f"{where}: image")
-        first_line = row_of.setdefault(image.resolve(), line)
-        if first_line != line:
+        first = first_of.setdefault(image.resolve(), where)
+        if first != where:
+            first_row = first.rpartition(", ")[2]
             raise ValueError(
-                f"{where}: image {row['image']!r} stands in row {first_line}, too; "
-                "name each image once"
+                f"{where}: image {row['image']!r} stands in {first_row}, too; name each image once"
             )
         images.append(image)
         contrasts.append(_contrasts(table, row, image, where))
     echo_times = [item.te for item in contrasts if item.te is not None]
     if echo_times and len(echo_times) < len(contrasts):
-        line = 2 + [item.te is None for item in contrasts].index(True)
+        where, _ = rows[[item.te is None for item in contrasts].index(True)]
         raise ValueError(
-            f"{table}, row {line}: no echo time, while other rows have one; "
+            f"{where}: no echo time, while other rows have one; "
             "give the column te to all rows, or none"
         )
     vectors = [item.directions for item in contrasts if item.directions is not None]

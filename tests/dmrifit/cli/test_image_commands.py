@@ -1,6 +1,7 @@
 """The commands that preprocess, summarize regions, train and predict."""
 
 import json
+import shlex
 
 import nibabel as nib
 import numpy as np
@@ -127,12 +128,12 @@ def test_a_real_scan_is_preprocessed_and_then_fitted_by_the_line_printed(data_di
     )
     assert code == 0, err
     assert "noise: median sigma" in printed
-    line = printed.splitlines()[-1].partition("dmrifit ")[2].split()
-    assert line[0] == "fit"
-    code, printed, err = run(*line[:-1], tmp_path / "maps", "--model", "adc", "--no-quicklook")
+    program, *words = shlex.split(printed.splitlines()[-1].removeprefix("to fit: "))
+    assert (program, words[0]) == ("dmrifit", "fit")
+    code, printed, err = run(*words)
     assert code == 0, err
     assert "1000 voxels" in printed
-    described = json.loads((tmp_path / "maps" / "sub-1_model-adc_desc-preproc_dwimap.json").read_text(encoding="utf-8"))
+    described = json.loads((tmp_path / "clean_maps" / "sub-1_model-adc_desc-preproc_dwimap.json").read_text(encoding="utf-8"))
     assert described["Settings"]["Sigma"] == "map"
     assert described["Sources"]["Sigma"]["Name"] == "sub-1_param-sigma_desc-preproc_dwimap.nii.gz"
     code, _, err = run("preprocess", tmp_path / "sub-1_dwi.nii.gz", "--steps", "unring", "--out", tmp_path / "other")

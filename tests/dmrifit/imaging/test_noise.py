@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from dmrifit.engine.protocol import Protocol
-from dmrifit.imaging.noise import estimate_sigma
+from dmrifit.imaging.fit_predict import fit_image
+from dmrifit.imaging.noise import NoiseLevel, describe_noise_levels, estimate_sigma
+from dmrifit.imaging.scan_pipeline import preprocess_image
 from dmrifit.simulate.body_phantoms import simulate_cohort
 
 pytest.importorskip("dipy")
@@ -64,3 +66,21 @@ def test_wrong_arguments_are_named():
         estimate_sigma(np.ones((4, 4, 4, 4)), method="median")
     with pytest.raises(ValueError, match="must have shape"):
         estimate_sigma(np.ones((4, 4, 4)))
+
+
+def test_estimates_that_disagree_are_reported_where_they_are_used():
+    agreeing, doubt = describe_noise_levels([NoiseLevel(10.0, "mppca"), NoiseLevel(12.0, "local")])
+    assert agreeing == "10 (mppca), 12 (local)"
+    assert doubt == ""
+    _, doubt = describe_noise_levels([NoiseLevel(1.9, "mppca"), NoiseLevel(24.9, "local")])
+    assert "differ 13.1 times" in doubt
+    assert describe_noise_levels([])[1] == ""
+    protocol = Protocol(np.repeat([0, 500, 1000], 8))
+    rng = np.random.default_rng(0)
+    structure = 500 * (1 + 0.4 * rng.normal(size=(12, 12, 8, 1)))
+    signals = structure * np.exp(-1e-3 * protocol.b) + rng.normal(0, 5, (12, 12, 8, 24))
+    image = nib.Nifti1Image(signals.astype(np.float32), np.eye(4))
+    with pytest.warns(UserWarning, match="estimates of the noise differ"):
+        fit_image(image, protocol, "adc", sigma="estimate")
+    with pytest.warns(UserWarning, match="estimates of the noise differ"):
+        preprocess_image(image, protocol, steps=["denoise"])

@@ -1,0 +1,417 @@
+"""Fits of many scans: a BIDS folder, a glob or a list; a row for each, and a page of all."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from dmrifit.cli.case_runs import begin_run, can_draw, read_record, table_text, write_page
+from dmrifit.cli.console import error_message
+from dmrifit.cli.options import say
+from dmrifit.cli.workers import run_tasks
+from dmrifit.report.html import counted
+
+if TYPE_CHECKING:
+    from dmrifit.cohort.bids_folder import DiffusionScan
+
+__all__ = ["FitTask", "fit_many", "fit_one", "is_many", "named_scans"]
+
+_TABLE = "fits.tsv"
+_FAILED = "failed.tsv"
+_PAGE = "index.html"
+_RECORDS = ".fits"
+_MOST_PICTURES = 24  # on one page, of some 100 kB each
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "model": str,
+    "sidecar": str,
+    "voxels": int,
+    "fitted": int,
+    "seconds": float,
+    "sources": list,
+}
+
+#: What a validator of BIDS shall not read: tables, pages, and maps, whose names (model-, param-,
+#: dwimap) are of the proposal for diffusion derivatives, which the standard has not taken.
+_IGNORED = f"{_TABLE}\n{_FAILED}\n{_PAGE}\nsettings.json\n*_quicklook.*\n*_dwimap.*\n"
+
+_README = """Maps of signal models, fitted by dmrifit to diffusion images; a folder for each scan.
+
+index.html shows all scans, fits.tsv lists them. The names of maps (model-, param-, dwimap) follow
+the proposal for diffusion derivatives (BEP 16), which the standard has not taken yet; .bidsignore
+keeps validators from reading them.
+"""
+
+
+@dataclass(frozen=True)
+class FitTask:
+    """One scan to fit, with all that a worker on another machine needs; paths are absolute."""
+
+    scan: DiffusionScan
+    folder: Path
+    model: str | None
+    mask: str | None
+    te: str | None
+    b_tolerance: float | None
+    options: dict[str, Any]
+    sources: list[list[Any]]
+
+
+def is_many(images: Sequence[Path]) -> bool:
+    """Tell whether the images of a command are more than one scan."""
+    from dmrifit.cohort.bids_folder import is_bids_folder
+
+    if len(images) > 1:
+        return True
+    return _is_pattern(images[0]) or is_bids_folder(images[0])
+
+
+def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
+    """Find the scans of a BIDS folder, or of a list or glob; and what patterns are relative to."""
+    from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, plain_scan
+
+    if len(images) == 1 and is_bids_folder(images[0]):
+        return find_scans(images[0]), images[0]
+    scans = []
+    for image in images:
+        paths = [image]
+        if _is_pattern(image):
+            paths = [Path(path) for path in sorted(glob.glob(str(image), recursive=True))]
+        if not paths:
+            raise FileNotFoundError(f"{image}: no file matches; check the pattern")
+        for path in paths:
+            if path.is_dir():
+                raise IsADirectoryError(
+                    f"{path} is a folder; name images, or one BIDS folder alone"
+                )
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}: no such file; check its name")
+            scans.append(plain_scan(path))
+    names = [scan.name for scan in scans]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(
+            f"{len(names)} images are named, and more than one {repeated[0]}, so that their maps "
+            "would lie in one folder; name them differently, or fit them apart"
+        )
+    return scans, Path()
+
+
+def _is_pattern(path: Path) -> bool:
+    return glob.has_magic(str(path)) and not path.exists()
+
+
+def fit_many(
+    images: Sequence[Path],
+    out: Path,
+    *,
+    model: str | None,
+    mask: str | None,
+    te: list[str] | None,
+    b_tolerance: float | None,
+    options: Mapping[str, Any],
+    jobs: int,
+    cluster: str | None,
+    overwrite: bool,
+) -> None:
+    """Fit every scan that was not finished before; write the table, the page and the summary."""
+    from dmrifit._utils.threads import check_jobs, default_threads
+
+    check_jobs(jobs, "--jobs")
+    scans, root = named_scans(images)
+    if te and len(te) > 1:
+        raise ValueError("--te takes one value for many scans; echo times of each are sidecars")
+    masks = _matched("--mask", mask, scans, root, words=("auto",))
+    sigma = options["sigma"]
+    levels = _matched("--sigma", sigma, scans, root, words=("estimate",))
+    settings = _settings(options) | {"model": model, "mask": mask, "te": te}
+    settings |= {"b_tolerance": b_tolerance, "sigma": None if sigma is None else str(sigma)}
+    out.mkdir(parents=True, exist_ok=True)
+    records = f"{_RECORDS}/*.json"
+    begin_run(out, settings, overwrite, results=(_TABLE, _FAILED, _PAGE), records=records)
+    _describe_dataset(out)
+    threads = options["n_threads"]
+    if threads is None:
+        n_workers = default_threads() if jobs < 0 else jobs
+        threads = 1 if cluster else max(1, default_threads() // n_workers)
+    rows: dict[str, dict[str, Any]] = {}
+    tasks = []
+    for scan in scans:
+        problem = _missing("--mask", mask, masks[scan.name]) or _missing(
+            "--sigma", sigma, levels[scan.name]
+        )
+        if problem:
+            rows[scan.name] = _row(scan) | {"error": problem}
+            continue
+        inputs = [*scan.images, masks[scan.name], levels[scan.name]]
+        sources = [_source(Path(path)) for path in inputs if _is_file(path)]
+        record = read_record(out / _RECORDS / f"{scan.name}.json", _FIELDS)
+        is_finished = record is not None and (out / record["sidecar"]).is_file()
+        if record is not None and is_finished and record["sources"] == sources:
+            rows[scan.name] = record
+            continue
+        tasks.append(
+            FitTask(
+                _absolute(scan),
+                (out / scan.folder).resolve(),
+                model,
+                masks[scan.name],
+                te[0] if te else None,
+                b_tolerance,
+                {**options, "sigma": levels[scan.name], "n_threads": threads, "overwrite": True},
+                sources,
+            )
+        )
+    if rows:
+        n_kept = sum(not row.get("error") for row in rows.values())
+        say(f"{counted(n_kept, 'scan')} of {len(scans)} finished before")
+    try:
+        results = run_tasks(fit_one, tasks, jobs=jobs, cluster=cluster, name=_line)
+        for row in results:
+            rows[row["name"]] = row
+            if not row.get("error"):
+                row["sidecar"] = os.path.relpath(row["sidecar"], out.resolve())
+                _write_record(out / _RECORDS / f"{row['name']}.json", row)
+    except KeyboardInterrupt:
+        say(f"finished scans are kept in {out}; the same command goes on with the others")
+        raise
+    finally:
+        # Also of a run that ends early: what is finished can be looked at.
+        ordered = [rows[scan.name] for scan in scans if scan.name in rows]
+        _write_results(out, ordered)
+    _print_results(out, ordered)
+
+
+def fit_one(task: FitTask) -> dict[str, Any]:
+    """Fit one scan; what is wrong with it is an entry of its row."""
+    start = time.perf_counter()
+    row = _row(task.scan)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        try:
+            row |= _fit(task)
+        except (ValueError, OSError, ImportError, MemoryError) as error:
+            row["error"] = error_message(error)
+    row["notes"] = list(dict.fromkeys(str(warning.message) for warning in caught))
+    row["seconds"] = time.perf_counter() - start
+    return row
+
+
+def _fit(task: FitTask) -> dict[str, Any]:
+    """Fit a scan, and read what its sidecar says of the fit."""
+    from dmrifit.engine.design.identifiability import suggest_model
+    from dmrifit.engine.models import resolve_model
+    from dmrifit.imaging.fit_predict import fit_image
+    from dmrifit.imaging.scan_info import contrast_lines
+    from dmrifit.io.bids_derivatives import common_stem, derivative_name
+
+    manifest = task.scan.read(task.te)
+    protocol, images = manifest.protocol, list(manifest.images)
+    if task.b_tolerance is not None:
+        protocol = protocol.rounded(task.b_tolerance)
+    name, reason = task.model, "as asked"
+    if name is None:
+        name, reason = suggest_model(protocol)
+    name = resolve_model(name).name
+    fit_image(images, protocol, name, mask=task.mask, out=task.folder, **task.options)
+    sidecar = task.folder / derivative_name(common_stem(images), "dwimap.json", model=name)
+    description = json.loads(sidecar.read_text(encoding="utf-8"))
+    voxels = description["Status"]["Voxels"]
+    n_voxels = sum(voxels.values())
+    return {
+        "model": name,
+        "reason": reason,
+        "protocol": "; ".join(contrast_lines(protocol)),
+        "sidecar": str(sidecar),
+        "voxels": n_voxels,
+        "fitted": n_voxels - voxels["not fitted"],
+        "not_fitted": description.get("NotFitted", {}).get("Reasons", {}),
+        "sources": task.sources,
+    }
+
+
+def _row(scan: DiffusionScan) -> dict[str, Any]:
+    return {
+        "name": scan.name,
+        "subject": scan.subject,
+        "session": scan.session,
+        "synthetic": False,
+        "notes": [],
+    }
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """Tell of one scan in a line."""
+    if row.get("error"):
+        return f"{row['name']}: failed: {row['error']}"
+    share = row["fitted"] / max(row["voxels"], 1)
+    text = f"{row['name']}: {row['model']}, {share:.1%} of {row['voxels']} voxels fitted"
+    reasons = ", ".join(f"{n} {reason}" for reason, n in row["not_fitted"].items())
+    if reasons:
+        text += f" ({reasons})"
+    return f"{text}, {row['seconds']:.0f} s"
+
+
+def _matched(
+    option: str, value: Any, scans: Sequence[DiffusionScan], root: Path, *, words: Sequence[str]
+) -> dict[str, Any]:
+    """Find the file of each scan where an option is a pattern; words and numbers are for all."""
+    from dmrifit.cohort.bids_folder import match_files
+
+    if value is None or isinstance(value, float) or value in words:
+        return {scan.name: value for scan in scans}
+    files = match_files(option, str(value), scans, root)
+    return {name: None if path is None else str(path.resolve()) for name, path in files.items()}
+
+
+def _missing(option: str, value: Any, match: Any) -> str:
+    """Say that a pattern has no file for a scan; an empty text if it has one."""
+    if value is None or match is not None:
+        return ""
+    return f"{option} {value} matches no file of this scan"
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str | Path) and Path(value).is_file()
+
+
+def _source(path: Path) -> list[Any]:
+    """Describe an input so that a change of it is seen without reading it."""
+    status = path.stat()
+    return [path.name, status.st_size, status.st_mtime_ns]
+
+
+def _absolute(scan: DiffusionScan) -> DiffusionScan:
+    """Give a scan with absolute paths, for workers that run elsewhere."""
+    from dataclasses import replace
+
+    return replace(
+        scan, images=tuple(path.absolute() for path in scan.images), root=scan.root.absolute()
+    )
+
+
+def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the options that change maps, in types that JSON returns as they were."""
+    irrelevant = ("n_threads", "progress", "overwrite", "sigma")
+    kept = {name: value for name, value in options.items() if name not in irrelevant}
+    return json.loads(json.dumps(kept))
+
+
+def _describe_dataset(out: Path) -> None:
+    """Describe the folder as derivatives in BIDS, and name what validators shall not read."""
+    from dmrifit import __version__
+    from dmrifit.io.atomic_files import write_text
+
+    fields = {
+        "Name": "Maps of signal models, fitted by dmrifit",
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "dmrifit", "Version": __version__}],
+    }
+    path = out / "dataset_description.json"
+    if not path.exists():
+        write_text(path, json.dumps(fields, indent=2) + "\n")
+    for name, text in ((".bidsignore", _IGNORED), ("README", _README)):
+        if not (out / name).exists():
+            write_text(out / name, text)
+
+
+def _write_record(path: Path, row: Mapping[str, Any]) -> None:
+    from dmrifit.io.atomic_files import write_text
+
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, json.dumps(row, indent=2) + "\n")
+
+
+def _write_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the tables of fitted scans, which dmrifit roi reads, and of others, and the page."""
+    import pandas as pd
+
+    from dmrifit.io.atomic_files import write_text
+
+    fitted, failed = [], []
+    for row in rows:
+        scan = {
+            "name": row["name"],
+            "subject": row["subject"],
+            "visit": row["session"] or "1",
+        }
+        if row.get("error"):
+            failed.append(scan | {"problem": row["error"]})
+            continue
+        counts = {key: row[key] for key in ("model", "voxels", "fitted")}
+        fitted.append(
+            scan | {"maps": row["sidecar"], **counts, "seconds": round(row["seconds"], 1)}
+        )
+    for name, lines in ((_TABLE, fitted), (_FAILED, failed)):
+        if lines:
+            write_text(out / name, table_text(pd.DataFrame(lines)))
+        else:
+            (out / name).unlink(missing_ok=True)
+    if can_draw():
+        _write_page(out, rows)
+
+
+def _write_page(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the page of all scans: a row for each with a link to its own page, and pictures."""
+    from dmrifit.report.html import NOTICE, html_figure, html_link, html_table
+
+    lines: list[list[Any]] = []
+    pictures: list[tuple[str, list[Any]]] = []
+    for row in rows:
+        if row.get("error"):
+            lines.append([row["name"], "failed", "", "", row["error"]])
+            continue
+        page = row["sidecar"].replace("dwimap.json", "quicklook.html")
+        title = row["name"]
+        if (out / page).is_file():
+            title = html_link(page, row["name"])
+        picture = out / page.replace(".html", ".png")
+        if picture.is_file() and len(pictures) < _MOST_PICTURES:
+            alt = f"Maps of {row['name']} in three planes"
+            pictures.append((row["name"], [html_figure(picture.read_bytes(), alt, width=900)]))
+        reasons = [f"{n} {reason}" for reason, n in row["not_fitted"].items()]
+        share = f"{row['fitted'] / max(row['voxels'], 1):.1%}"
+        notes = "\n".join([*reasons, *row["notes"]]) or "none"
+        lines.append([title, row["model"], row["voxels"], share, notes])
+    header = ("scan", "model", "voxels", "fitted", "not fitted, notes")
+    note = ""
+    if len(rows) > len(pictures) == _MOST_PICTURES:
+        note = f"Pictures of the first {_MOST_PICTURES} scans; the others are on their own pages."
+    write_page(
+        out,
+        "Fits",
+        html_table(lines, header, numbers=(2, 3), words=(4,)),
+        rows,
+        pictures,
+        unit="scan",
+        notice=NOTICE,
+        note=note,
+    )
+
+
+def _print_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print how many scans were fitted, and what is wrong with the others."""
+    failed = [row for row in rows if row.get("error")]
+    typer.echo(f"{counted(len(rows), 'scan')}: {len(rows) - len(failed)} fitted")
+    for row in failed:
+        typer.echo(f"failed: {row['name']}: {row['error']}")
+    models = sorted({row["model"] for row in rows if not row.get("error")})
+    if len(models) > 1:
+        typer.echo(f"models differ between scans ({', '.join(models)}): --model names one for all")
+    if len(failed) < len(rows):
+        typer.echo(f"table: {out / _TABLE}")
+    if can_draw():
+        typer.echo(f"page: {out / _PAGE}")
+    if rows and len(failed) == len(rows):
+        raise ValueError(f"no scan could be fitted; the first: {failed[0]['error']}")

@@ -1,0 +1,176 @@
+"""Commands before a fit: what a scan is, and tables of the scans of a folder."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dmrifit.cli.console import OverwriteOption
+from dmrifit.cli.options import say, scan_of
+
+__all__ = ["EXAMPLES", "import_", "info", "table"]
+
+
+def info(
+    image: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGE", help="4-D NIfTI image of magnitudes, or a table of images (.tsv)."
+        ),
+    ],
+    bval: Annotated[
+        Path | None,
+        typer.Option(help="b-values in s/mm²; by default the .bval file beside the image."),
+    ] = None,
+    bvec: Annotated[
+        Path | None,
+        typer.Option(help="Gradient directions; by default the .bvec file beside the image."),
+    ] = None,
+    te: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MS|FILE", help="Echo time in ms; by default the .te or .json file beside it."
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="Voxels to look at; by default all with signal.")
+    ] = None,
+) -> None:
+    """
+    Describe a scan: grid, protocol, noise, the models that it carries, and what looks wrong.
+
+    For each model the standard deviation is the Cramér–Rao bound in typical tissue at the SNR of
+    the scan: no fit can be more precise. Takes seconds; the image is held in memory.
+    """
+    from dmrifit.imaging.scan_info import scan_info
+
+    problem = ""
+    images, protocol = [image], None
+    try:
+        images, protocol = scan_of(image, bval, bvec, te, needs_te=True)
+    except ValueError as error:
+        problem = str(error)
+    described = scan_info(images, protocol, mask=mask)
+    edges = " × ".join(f"{edge:.4g}" for edge in described.voxel)
+    grid = " × ".join(map(str, described.grid))
+    rows = [
+        ("grid", f"{grid} voxels of {edges} mm, {described.n_volumes} volumes"),
+        ("axes", f"{described.axes} (position: {described.position})"),
+        *[("protocol", line) for line in described.contrasts],
+        ("noise", described.noise),
+        ("SNR", f"{described.snr:.3g} (median signal at the lowest b over the noise)"),
+        *[("model", line) for line in described.models],
+    ]
+    if protocol is not None and len(protocol) != described.n_volumes:
+        problem = (
+            f"{described.n_volumes} volumes, but {len(protocol)} b-values: they are not of one "
+            "scan, or volumes were lost in conversion"
+        )
+    doubts = [problem, *described.doubts] if problem else described.doubts
+    rows += [("looks wrong", doubt) for doubt in doubts or ["nothing that this command looks for"]]
+    for title, text in rows:
+        if text and not text.startswith("nan"):
+            typer.echo(f"{title}: {text}")
+
+
+def import_(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DICOM_FOLDER", help="Folder of DICOM files, at any depth.")
+    ],
+    out: Annotated[Path, typer.Option(help="BIDS folder to write; created if missing.")],
+    subject: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL", help="Label of the one patient; by default patients are numbered."
+        ),
+    ] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """
+    Convert the diffusion series of a DICOM folder to BIDS, by dcm2niix.
+
+    Prints the table of all series with b-values and echo times, and why a series is no diffusion
+    series. Names and identifiers of persons are not written. Series that differ in echo time alone
+    are one scan for dmrifit fit. Takes about a second for 1000 files.
+    """
+    from dmrifit.io.dicom_import import import_dicom
+
+    series = import_dicom(folder, out, subject=subject, overwrite=overwrite)
+    typer.echo(series.to_string(index=False))
+    typer.echo(f"to fit: {shlex.join(['dmrifit', 'fit', str(out), '--out', f'{out}_maps'])}")
+
+
+def table(
+    folder: Annotated[
+        Path, typer.Argument(metavar="BIDS", help="BIDS folder with sub-*/[ses-*/]dwi.")
+    ],
+    mask: Annotated[
+        str,
+        typer.Option(
+            metavar="PATTERN",
+            help="Masks of the body, a pattern in quotes relative to the folder, such as "
+            "'derivatives/masks/sub-*/**/*_desc-body_mask.nii.gz'.",
+        ),
+    ],
+    lesion: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="Masks of the lesions.")
+    ] = None,
+    sigma: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="Maps of the noise.")
+    ] = None,
+    cohort: Annotated[
+        str | None, typer.Option(help="Name of the cohort; by default that of the folder.")
+    ] = None,
+) -> None:
+    """
+    Print a table of participants of a BIDS folder, for dmrifit benchmark and train.
+
+    Paths are relative to the folder in which the command runs: write the table there
+    (> participants.tsv). Scans without a mask are left out and named.
+    """
+    import pandas as pd
+
+    from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, match_files
+
+    if not is_bids_folder(folder):
+        raise ValueError(f"{folder} is no BIDS folder: it has no folders sub-*; check its name")
+    scans = find_scans(folder)
+    options = {"mask": mask, "lesion": lesion, "sigma": sigma}
+    files = {
+        column: match_files(f"--{column}", pattern, scans, folder)
+        for column, pattern in options.items()
+        if pattern is not None
+    }
+    rows = []
+    for scan in scans:
+        matched = {column: paths[scan.name] for column, paths in files.items()}
+        if matched["mask"] is None:
+            say(f"{scan.name} is left out: no mask of the pattern {mask} is of it")
+            continue
+        row: dict[str, str] = {
+            "patient": scan.subject,
+            "cohort": cohort or folder.resolve().name,
+        }
+        for column in ("image", "bval", "te", "bvec"):
+            paths = [file[column] for file in scan.files() if column in file]
+            row[column] = ",".join(os.path.relpath(path) for path in paths)
+        row |= {name: os.path.relpath(path) for name, path in matched.items() if path is not None}
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"--mask {mask}: no scan of {folder} has a mask")
+    text = pd.DataFrame(rows).replace("", None).dropna(axis="columns", how="all")
+    text.to_csv(sys.stdout, sep="\t", index=False, na_rep="n/a")
+
+
+#: Commands, each with the example that its help shows.
+EXAMPLES: dict[Callable[..., None], str] = {
+    import_: "dmrifit import dicom --out bids",
+    info: "dmrifit info sub-01_dwi.nii.gz",
+    table: "dmrifit table bids --mask 'derivatives/masks/sub-*/*_mask.nii.gz' > participants.tsv",
+}

@@ -1,0 +1,101 @@
+"""Work spread over cores or machines by joblib, with a bar or a line for each step."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+import typer
+
+__all__ = ["ClusterOption", "JobsOption", "run_tasks", "scheduler"]
+
+JobsOption: TypeAlias = Annotated[
+    int, typer.Option(help="Scans worked on in parallel; −1 for one per core.")
+]
+ClusterOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="tcp://HOST:PORT",
+        help="Scheduler of a dask cluster, whose workers see the same folders; in place of --jobs "
+        '(pip install "dmrifit[cluster]").',
+    ),
+]
+
+_Task = TypeVar("_Task")
+_CONNECT_SECONDS = 20
+
+
+@contextmanager
+def scheduler(address: str | None) -> Iterator[None]:
+    """Let joblib work on a dask cluster while the block lasts; without an address, do nothing."""
+    if address is None:
+        yield
+        return
+    from dmrifit._optional import import_optional
+
+    distributed = import_optional("distributed")
+    import joblib
+
+    try:
+        client = distributed.Client(address, timeout=_CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"--cluster {address}: no scheduler answers ({error}); start one by dask scheduler, "
+            "and workers by dask worker"
+        ) from None
+    with client, joblib.parallel_config("dask", n_jobs=-1, client=client):
+        yield
+
+
+def run_tasks(
+    function: Callable[[_Task], dict[str, Any]],
+    tasks: Sequence[_Task],
+    *,
+    jobs: int,
+    cluster: str | None,
+    name: Callable[[dict[str, Any]], str],
+) -> Iterator[dict[str, Any]]:
+    """Run a function over tasks, giving results as they come, under one bar with the time left."""
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    n_jobs = None if cluster else jobs
+    with scheduler(cluster):
+        parallel = Parallel(n_jobs=n_jobs, batch_size=1, return_as="generator_unordered")
+        results = parallel(delayed(function)(task) for task in tasks)
+        try:
+            yield from _shown(results, len(tasks), name)
+        except TerminatedWorkerError:
+            raise MemoryError(
+                "a worker process was killed, by the system if memory ran out: give the same "
+                "command with fewer --jobs, and it goes on with the scans that are left"
+            ) from None
+
+
+def _shown(
+    results: Iterator[dict[str, Any]], total: int, name: Callable[[dict[str, Any]], str]
+) -> Iterator[dict[str, Any]]:
+    """Show a bar in a terminal, and elsewhere a line for each result."""
+    from tqdm import tqdm
+
+    start = time.perf_counter()
+    with tqdm(total=total, unit="scan", disable=None) as bar:
+        for i, result in enumerate(results, start=1):
+            yield result
+            bar.update()
+            if bar.disable:
+                left = (time.perf_counter() - start) / i * (total - i)
+                rest = f", about {_duration(left)} left" if left else ""
+                print(f"{i}/{total} {name(result)}{rest}", file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    """Write a time in its largest unit."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,225 @@
+"""Diffusion scans of a BIDS folder: images, what belongs to them, and masks by a pattern."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmrifit._utils.text_files import read_small
+from dmrifit.io.bids_derivatives import common_stem, stem
+from dmrifit.io.scan_manifest import Manifest, manifest_of
+
+__all__ = ["DiffusionScan", "find_scans", "is_bids_folder", "match_files", "plain_scan"]
+
+_IMAGE = re.compile(r"sub-[a-zA-Z0-9+]+(_[a-zA-Z]+-[a-zA-Z0-9+]+)*_dwi\.nii(\.gz)?")
+_ENTITY = re.compile(r"(?:^|(?<=_))([a-zA-Z]+)-([a-zA-Z0-9+]+)(?=[_./]|$)")
+
+#: What tells images of several echo times apart, which are one scan.
+_ECHO = re.compile(r"_(echo-[a-zA-Z0-9+]+|acq-[tT][eE]\d+)(?=_)")
+
+#: Entities of a mask that only say what kind of file it is.
+_OF_KIND = ("desc", "label", "space", "res", "den", "model", "param")
+
+
+@dataclass(frozen=True)
+class DiffusionScan:
+    """
+    The images of one diffusion scan: one, or one for each echo time.
+
+    Parameters
+    ----------
+    name : str
+        What the names of its images share, without the suffix: ``sub-01_ses-1``.
+    images : tuple of Path
+        In the order of their names.
+    folder : Path
+        Its place among others: ``sub-01/ses-1/dwi``, or its name.
+    root : Path
+        The folder from which sidecars are inherited.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    folder: Path
+    root: Path
+
+    @property
+    def entities(self) -> dict[str, str]:
+        """Entities that the names of its images share."""
+        return dict(_ENTITY.findall(self.name))
+
+    @property
+    def subject(self) -> str:
+        """Label of its subject; its name where that has none."""
+        return self.entities.get("sub", self.name)
+
+    @property
+    def session(self) -> str:
+        """Label of its session, which may be empty."""
+        return self.entities.get("ses", "")
+
+    def files(self) -> list[dict[str, str]]:
+        """Find the b-values, directions and echo times of each image, as absolute paths."""
+        rows = []
+        for image in self.images:
+            row = {"image": str(image.resolve())}
+            for column, ending in (("bval", "bval"), ("bvec", "bvec")):
+                path = _inherited(image, ending, self.root)
+                if path is not None:
+                    row[column] = str(path.resolve())
+            te = _echo_time_file(image, self.root)
+            if te is not None:
+                row["te"] = str(te.resolve())
+            rows.append(row)
+        return rows
+
+    def read(self, te: str | None = None) -> Manifest:
+        """Read its protocol; `te`, a number in ms or a file, takes the place of sidecars."""
+        rows = self.files()
+        for row in rows:
+            if te is not None:
+                row["te"] = te if _is_number(te) else str(Path(te).resolve())
+        named_rows = [(str(image), row) for image, row in zip(self.images, rows, strict=True)]
+        return manifest_of(named_rows, self.root / f"{self.name}.tsv")
+
+
+def is_bids_folder(path: Path) -> bool:
+    """Tell whether a folder holds subjects as BIDS names them."""
+    return path.is_dir() and any(entry.is_dir() for entry in path.glob("sub-*"))
+
+
+def find_scans(root: Path) -> list[DiffusionScan]:
+    """Find the diffusion scans of a BIDS folder; images of several echo times are one scan."""
+    groups: dict[tuple[Path, str], list[Path]] = {}
+    for pattern in ("sub-*/dwi/*", "sub-*/ses-*/dwi/*"):
+        for path in sorted(root.glob(pattern)):
+            if not _IMAGE.fullmatch(path.name):
+                continue
+            entities = dict(_ENTITY.findall(stem(path)))
+            # Phase, real and imaginary parts are no magnitudes.
+            if entities.get("part", "mag") != "mag":
+                continue
+            key = _ECHO.sub("", stem(path))
+            groups.setdefault((path.parent, key), []).append(path)
+    scans = []
+    for (folder, key), images in sorted(groups.items()):
+        name = key.removesuffix("_dwi")
+        scans.append(DiffusionScan(name, tuple(images), folder.relative_to(root), root))
+    if not scans:
+        raise ValueError(
+            f"{root} is a BIDS folder without diffusion images (no sub-*/dwi/*_dwi.nii.gz, nor "
+            "sub-*/ses-*/dwi/*_dwi.nii.gz); check the folder"
+        )
+    return scans
+
+
+def plain_scan(image: Path) -> DiffusionScan:
+    """Take an image, named in any way, as a scan."""
+    name = common_stem([image]).removesuffix("_dwi")
+    return DiffusionScan(name, (image,), Path(name), image.parent)
+
+
+def match_files(
+    option: str, pattern: str, scans: Sequence[DiffusionScan], root: Path
+) -> dict[str, Path | None]:
+    """
+    Find for each scan the file that a pattern matches and whose name is of the scan.
+
+    Names are compared by the entities that both have (sub-01, ses-1, run-2, not desc- and the
+    like); where a scan's name has no subject, the file's name begins with it. Gives None where no
+    file is of a scan.
+    """
+    absolute = pattern if os.path.isabs(pattern) else os.path.join(glob.escape(str(root)), pattern)
+    paths = [Path(path) for path in sorted(glob.glob(absolute, recursive=True))]
+    if not paths:
+        raise FileNotFoundError(
+            f"{option} {pattern}: no file matches; patterns such as "
+            f"'derivatives/masks/sub-*/**/*_mask.nii.gz' are relative to {root.resolve()}"
+        )
+    matched: dict[str, Path | None] = {}
+    for scan in scans:
+        candidates = [path for path in paths if _is_of(path, scan, root)]
+        if len(candidates) > 1:
+            names = ", ".join(path.name for path in candidates[:4])
+            raise ValueError(
+                f"{option} {pattern}: {scan.name} has {len(candidates)} of them ({names}); write "
+                "a pattern that matches one"
+            )
+        matched[scan.name] = candidates[0] if candidates else None
+    return matched
+
+
+def _is_of(path: Path, scan: DiffusionScan, root: Path) -> bool:
+    """Tell whether a file is of a scan."""
+    if "sub" not in scan.entities:
+        beginning = re.escape(scan.name)
+        return re.match(rf"{beginning}(?![a-zA-Z0-9])", path.name) is not None
+    try:
+        text = path.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        text = path.name
+    # The last of a kind counts: folders of a pipeline may have entities of their own.
+    entities: dict[str, str] = {}
+    for part in text.split("/"):
+        entities |= dict(_ENTITY.findall(stem(part)))
+    if "sub" not in entities:
+        return False
+    for key, value in scan.entities.items():
+        if key not in _OF_KIND and entities.get(key, value) != value:
+            return False
+    return True
+
+
+def _inherited(image: Path, ending: str, root: Path) -> Path | None:
+    """Find the nearest file that applies to an image by the inheritance principle of BIDS."""
+    return next(iter(_applicable(image, ending, root)), None)
+
+
+def _applicable(image: Path, ending: str, root: Path) -> Iterable[Path]:
+    """List files that apply to an image: its own first, then those of folders above it."""
+    *entities, suffix = stem(image).split("_")
+    own = image.with_name(f"{stem(image)}.{ending}")
+    if own.is_file():
+        yield own
+    folder = image.parent.resolve()
+    top = root.resolve()
+    while True:
+        shared = []
+        for path in folder.glob(f"*{suffix}.{ending}"):
+            *words, last = stem(path).removesuffix(f".{ending}").split("_")
+            if last == suffix and set(words) < set(entities):
+                shared.append((len(words), path))
+        # The file with more entities is the more specific one.
+        yield from [path for _, path in sorted(shared, reverse=True)]
+        if folder == top or top not in folder.parents:
+            return
+        folder = folder.parent
+
+
+def _echo_time_file(image: Path, root: Path) -> Path | None:
+    """Find the text file or sidecar that holds the echo time of an image."""
+    own = image.with_name(f"{stem(image)}.te")
+    if own.is_file():
+        return own
+    for sidecar in _applicable(image, "json", root):
+        try:
+            description = json.loads(read_small(sidecar))
+        except (RecursionError, ValueError):
+            # A damaged sidecar is reported where it is read.
+            return sidecar
+        if isinstance(description, dict) and "EchoTime" in description:
+            return sidecar
+    return None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

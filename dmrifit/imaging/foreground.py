@@ -1,0 +1,75 @@
+"""The foreground of a scan, found where no mask was drawn (dipy's median Otsu)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit._optional import import_optional
+from dmrifit.cohort.scaling import reference_columns
+from dmrifit.engine.protocol import Protocol
+from dmrifit.io.series import Series
+
+__all__ = ["FOREGROUND_RULE", "NO_AIR", "foreground_mask"]
+
+#: What `foreground_mask` does, or that it found no air, for sidecars and pages.
+FOREGROUND_RULE = (
+    "foreground found by median Otsu (dipy) in the mean of the volumes of lowest b, with holes "
+    "filled and without pieces below a tenth of the largest"
+)
+NO_AIR = "no air around the tissue, so all voxels that are not 0 in every measurement"
+
+_MEDIAN_RADIUS = 2  # voxels
+_MEDIAN_PASSES = 2
+_SMALLEST_PIECE = 0.1  # of the largest: a leg beside a leg stays, a bright vessel in air goes
+_SMALLEST_SHARE = 0.01  # of the image
+_AIR = (
+    0.2  # of the signal of tissue: in heads and legs air has 0 to 0.1, tissue beside tissue 0.25
+)
+
+
+def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | None:
+    """
+    Find the voxels of the body or head; None where there is no air around them.
+
+    Shapes: returns (x, y, z).
+    """
+    from scipy import ndimage
+
+    median_otsu = import_optional("dipy.segment.mask").median_otsu
+    columns = reference_columns(protocol)
+    reference = np.zeros(series.grid)
+    with series.unpacked() as readable:
+        for slab, inside, signals in readable.slabs(None, progress=False, task="mask"):
+            volumes = np.nan_to_num(signals[:, columns], posinf=0.0, neginf=0.0)
+            reference[:, :, slab][inside] = volumes.mean(axis=1)
+    # An Otsu threshold of a few extreme voxels would lie between them and the tissue.
+    reference = np.clip(reference, 0, np.percentile(reference, 99.5))
+    # A filter wider than an image would leave nothing of it.
+    radius = max(0, min(_MEDIAN_RADIUS, (min(series.grid) - 1) // 8))
+    inside = np.zeros(series.grid, bool)
+    if np.ptp(reference) > 0:
+        _, inside = median_otsu(reference, median_radius=radius, numpass=_MEDIAN_PASSES)
+    inside = _without_pieces(ndimage.binary_fill_holes(inside))
+    share = inside.mean()
+    if share < _SMALLEST_SHARE:
+        raise ValueError(
+            f"{series.name}: no foreground was found, {share:.1%} of the image; name a mask "
+            "(--mask FILE), or leave the option out to fit every voxel with a signal"
+        )
+    # In a block of tissue alone, Otsu's threshold would part bright tissue from dark.
+    if inside.all() or np.median(reference[~inside]) > _AIR * np.median(reference[inside]):
+        return None
+    return inside
+
+
+def _without_pieces(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Leave out small pieces, such as vessels and noise beside the body."""
+    from scipy import ndimage
+
+    labels, n = ndimage.label(inside)
+    if n < 2:
+        return inside
+    sizes = np.bincount(labels.ravel())[1:]
+    kept = 1 + np.flatnonzero(sizes >= _SMALLEST_PIECE * sizes.max())
+    return np.isin(labels, kept)

@@ -1,0 +1,253 @@
+"""What a scan is, before anything is done with it: grid, protocol, noise, models, and doubts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.engine.design.identifiability import expected_precision, missing_for
+from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
+from dmrifit.engine.models import MODELS
+from dmrifit.engine.protocol import Protocol
+from dmrifit.imaging.noise import describe_noise_levels, noise_levels
+from dmrifit.imaging.spread_sample import SpreadSample
+from dmrifit.io.nifti import Image, Images
+from dmrifit.io.series import Series, read_map
+
+__all__ = ["ScanInfo", "scan_info"]
+
+#: Without the model of signals that were divided by their own b = 0.
+_LISTED_MODELS = [name for name in MODELS if not name.endswith("-relative")]
+
+_FEW_NEGATIVE = 1e-4  # share of values: rounding of a file, not a reconstruction that subtracts
+# Of the values: of those below the end of a scanner's range few are alike.
+_CLIPPED_SHARE, _FEWEST_CLIPPED = 1e-3, 10
+_MOST_SHELLS = 24  # listed one by one
+# Scanners write 995 to 1005 for 1000.
+_SAME_B, _SAME_B_RELATIVE = 1.0, 0.02  # s/mm²
+_BRIGHT = 0.5  # quantile of voxels whose signal at the lowest b stands for tissue
+
+
+@dataclass
+class ScanInfo:
+    """
+    What a scan is.
+
+    Parameters
+    ----------
+    name : str
+        Its file.
+    grid : tuple of int
+        Voxels.
+    voxel : tuple of float
+        Edges in mm.
+    axes : str
+        Where the array's axes point, such as ``"LAS"`` for left, anterior, superior.
+    position : str
+        What the header says of the scan's place.
+    n_volumes : int
+        Measurements.
+    protocol : Protocol or None
+        None if it is unknown.
+    contrasts : list of str
+        One line for each echo time: b-values with their numbers of volumes.
+    noise : str
+        What estimates of the noise say.
+    snr : float
+        Median signal at the lowest b over the noise; NaN if either is unknown.
+    models : list of str
+        One line for each built-in model: whether the protocol carries it, and how precisely.
+    doubts : list of str
+        What looks wrong, with a remedy.
+    """
+
+    name: str
+    grid: tuple[int, int, int]
+    voxel: tuple[float, ...]
+    axes: str
+    position: str
+    n_volumes: int
+    protocol: Protocol | None = None
+    contrasts: list[str] = field(default_factory=list)
+    noise: str = ""
+    snr: float = np.nan
+    models: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+
+def scan_info(image: Images, protocol: Protocol | None, *, mask: Image | None = None) -> ScanInfo:
+    """Read an image once, and describe it with its protocol; noise needs the extra preprocess."""
+    series = Series.open(image)
+    edges = tuple(float(edge) for edge in np.linalg.norm(series.affine[:3, :3], axis=0))
+    info = ScanInfo(
+        series.name,
+        series.grid,
+        edges,
+        "".join(nib.aff2axcodes(series.affine)),
+        _position(series),
+        series.n_measurements,
+        protocol,
+    )
+    if info.position == "none":
+        info.doubts.append(
+            "the header gives no position (qform and sform code 0): left and right are a guess; "
+            "convert the scan again"
+        )
+    region = None
+    if mask is not None:
+        region = read_map(mask, series) > 0
+    with series.unpacked() as readable:
+        _describe_values(info, readable, region)
+    if protocol is not None:
+        info.contrasts = contrast_lines(protocol)
+        info.models = [_model_line(name, protocol, info.snr) for name in _LISTED_MODELS]
+    return info
+
+
+def contrast_lines(protocol: Protocol) -> list[str]:
+    """List the b-values of each echo time with their numbers of volumes."""
+    te = protocol.te
+    lines = []
+    for echo_time in [None] if te is None else np.unique(te):
+        at_te = np.ones(len(protocol), bool)
+        title = "echo time unknown"
+        if echo_time is not None and te is not None:
+            at_te = te == echo_time
+            title = f"TE {echo_time:g} ms"
+        shells = _shells(protocol.b[at_te])
+        if len(shells) > _MOST_SHELLS:
+            first, last = shells[0][0], shells[-1][0]
+            listed = f"{first} … {last} ({len(shells)} values, {at_te.sum()} volumes)"
+        else:
+            listed = ", ".join(b if n == 1 else f"{b} ({n})" for b, n in shells)
+        lines.append(f"{title}: b = {listed} s/mm²")
+    return lines
+
+
+def _shells(b: NDArray[np.float64]) -> list[tuple[str, int]]:
+    """Group b-values that scanners scatter around one, with their numbers of volumes."""
+    ordered = np.sort(b)
+    gaps = np.diff(ordered) > np.maximum(_SAME_B, _SAME_B_RELATIVE * ordered[1:])
+    groups = np.split(ordered, np.flatnonzero(gaps) + 1)
+    # A first volume without weighting beside others of 1 s/mm² is still b = 0.
+    typical = [group[0] if group[0] == 0 else np.median(group) for group in groups]
+    return [(f"{b:.4g}", len(group)) for b, group in zip(typical, groups, strict=True)]
+
+
+def _position(series: Series) -> str:
+    """Say which of the two transforms of the header place the image."""
+    codes = {
+        "sform": int(series.header["sform_code"]),
+        "qform": int(series.header["qform_code"]),
+    }
+    texts = [f"{name} {code}" for name, code in codes.items() if code > 0]
+    return ", ".join(texts) or "none"
+
+
+def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] | None) -> None:
+    """Look at the values of an image: signs, ends of its type, gains, noise."""
+    sample = SpreadSample(GAIN_VOXELS)
+    n_values, n_negative, n_non_finite, n_voxels = 0, 0, 0, 0
+    largest, n_largest = -np.inf, 0
+    for _, inside, signals in series.slabs(region, progress=True, task="info"):
+        sample.add(signals, inside)
+        n_voxels += len(signals)
+        n_values += signals.size
+        n_negative += int((signals < 0).sum())
+        n_non_finite += int((~np.isfinite(signals)).sum())
+        peak = float(np.nanmax(signals, initial=-np.inf))
+        if peak > largest:
+            largest, n_largest = peak, 0
+        n_largest += int((signals == largest).sum())
+    if not n_values:
+        info.doubts.append("every voxel is 0 or NaN in all volumes: check that it is the scan")
+        return
+    if n_negative > _FEW_NEGATIVE * n_values:
+        info.doubts.append(
+            f"{n_negative / n_values:.2%} of the values in voxels with signal are negative: no "
+            "magnitudes as the scanner gave them (resampled, denoised or wrongly scaled), so that "
+            "noise cannot be estimated from them"
+        )
+    if n_non_finite:
+        info.doubts.append(f"{n_non_finite} values are not finite: fits leave them out")
+    if n_largest > max(_CLIPPED_SHARE * n_values, _FEWEST_CLIPPED):
+        info.doubts.append(
+            f"{n_largest / n_values:.1%} of the values are the largest one, {largest:g}: the "
+            "scanner or a converter has clipped them"
+        )
+    rows = sample.rows()
+    if info.protocol is not None and len(info.protocol) == info.n_volumes:
+        _describe_protocol(info, info.protocol, rows)
+    if info.n_volumes > 1:
+        _describe_noise(info, series, region, rows)
+
+
+def _describe_protocol(info: ScanInfo, protocol: Protocol, rows: NDArray) -> None:
+    """Look at what signals and protocol say together."""
+    step = find_gain_step(rows, protocol)
+    if step is not None:
+        info.doubts.append(step.description)
+    if protocol.b.min() >= 50:
+        info.doubts.append(
+            f"the lowest b-value is {protocol.b.min():g} s/mm²: without one near 0, S0 is "
+            "extrapolated"
+        )
+    weighted = np.median(rows[:, protocol.b == protocol.b.max()])
+    reference = np.median(rows[:, protocol.b == protocol.b.min()])
+    if weighted > reference > 0:
+        info.doubts.append(
+            f"the median signal rises from {reference:.4g} at the lowest b to {weighted:.4g} at "
+            "the highest: the order of the b-values does not fit the volumes"
+        )
+
+
+def _describe_noise(
+    info: ScanInfo, series: Series, region: NDArray[np.bool_] | None, rows: NDArray
+) -> None:
+    """Estimate the noise in more ways than one."""
+    try:
+        levels = noise_levels(series.read(slice(None), np.float32), mask=region)
+    except (ImportError, ValueError) as error:
+        info.noise = f"not estimated ({error})"
+        return
+    info.noise, doubt = describe_noise_levels(levels)
+    if doubt:
+        info.doubts.append(doubt)
+    if (
+        levels
+        and np.median(levels[0].sigma) > 0
+        and info.protocol is not None
+        and len(info.protocol) == info.n_volumes
+    ):
+        lowest = rows[:, info.protocol.b == info.protocol.b.min()].mean(axis=1)
+        info.snr = float(np.quantile(lowest, _BRIGHT) / np.median(levels[0].sigma))
+
+
+def _model_line(name: str, protocol: Protocol, snr: float) -> str:
+    """Say whether a protocol carries a model, with the Cramér–Rao SD at the SNR of the scan."""
+    model = MODELS[name]
+    missing = missing_for(protocol, model)
+    if missing:
+        return f"{name}: no, it needs {missing}"
+    if not np.isfinite(snr):
+        return f"{name}: yes"
+    try:
+        table = expected_precision(protocol, model, snr=snr)
+    except ValueError:
+        return f"{name}: yes"
+    texts = [
+        _precision(row)
+        for row, parameter in zip(table.to_dict("records"), model.parameters, strict=True)
+        if not parameter.is_amplitude
+    ]
+    return f"{name}: yes; SD of a voxel at least {', '.join(texts)}"
+
+
+def _precision(row: dict[Any, Any]) -> str:
+    """Write the value of typical tissue with its standard deviation."""
+    unit = f" {row['unit']}" if row["unit"] else ""
+    return f"{row['parameter']} {row['value']:.3g} ± {row['sd']:.2g}{unit}"

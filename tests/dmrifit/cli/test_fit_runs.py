@@ -1,0 +1,163 @@
+"""Fits of many scans by one command."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmrifit.cli import fit_runs
+
+BODY = "derivatives/masks/sub-*/*_desc-body_mask.nii.gz"
+
+
+def fits(out):
+    return pd.read_csv(out / "fits.tsv", sep="\t", dtype={"subject": str, "visit": str})
+
+
+def test_a_bids_folder_of_four_becomes_a_folder_of_derivatives_with_a_page(bids, run, tmp_path):
+    out = tmp_path / "maps"
+    code, printed, err = run("fit", bids, "--mask", BODY, "--out", out)
+    assert code == 0, err
+    assert "4 scans: 4 fitted" in printed
+    assert err.count("/4 sub-") == 4  # one line for each scan where there is no terminal
+    table = fits(out)
+    assert table["model"].tolist() == ["adc", "kurtosis", "adc", "t2-ivim-kurtosis"]
+    assert table["fitted"].tolist() == [100] * 4
+    assert table["visit"].tolist() == ["1", "1", "a", "1"]
+    sidecar = out / "sub-03" / "ses-a" / "dwi" / "sub-03_ses-a_model-adc_dwimap.json"
+    assert (out / table["maps"][2]).samefile(sidecar)
+    assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "./sub-02/dwi/sub-02_model-kurtosis_quicklook.html" in page
+    assert page.count("<img") == 4
+    # The table is one that roi reads.
+    labels = bids / "derivatives" / "masks" / "sub-01" / "sub-01_desc-lesion_mask.nii.gz"
+    code, printed, err = run("roi", out / "fits.tsv", "--labels", labels, "--out", tmp_path / "roi.csv")
+    assert code == 0, err
+    assert "4 fits, 1 labels" in printed
+
+
+def test_a_bad_subject_is_a_row_and_is_fitted_when_it_is_mended(bids, run, tmp_path):
+    bval = bids / "sub-01" / "dwi" / "sub-01_dwi.bval"
+    good = bval.read_text()
+    bval.write_text("0 500 many")
+    (bids / "derivatives" / "masks" / "sub-02" / "sub-02_desc-body_mask.nii.gz").unlink()
+    arguments = ("fit", bids, "--mask", BODY, "--no-quicklook", "--out", tmp_path / "maps")
+    code, printed, err = run(*arguments)
+    assert code == 0, err
+    assert "4 scans: 2 fitted" in printed
+    assert "failed: sub-01: " in printed
+    assert "failed: sub-02: --mask" in printed
+    failed = pd.read_csv(tmp_path / "maps" / "failed.tsv", sep="\t")
+    assert failed["name"].tolist() == ["sub-01", "sub-02"]
+    assert fits(tmp_path / "maps")["name"].tolist() == ["sub-03_ses-a", "sub-04"]
+    bval.write_text(good)
+    code, printed, err = run(*arguments)
+    assert code == 0, err
+    assert "2 scans of 4 finished before" in err
+    assert err.count("fitted, ") == 1
+    assert "4 scans: 3 fitted" in printed
+    assert len(fits(tmp_path / "maps")) == 3
+
+
+def test_only_scans_that_changed_are_fitted_again(bids, run, tmp_path):
+    arguments = ("fit", bids, "--no-quicklook", "--out", tmp_path / "maps")
+    assert run(*arguments)[0] == 0
+    image = bids / "sub-02" / "dwi" / "sub-02_dwi.nii.gz"
+    image.touch()
+    _, _, err = run(*arguments)
+    assert "1/1 sub-02: kurtosis" in err
+    code, _, err = run(*arguments, "--model", "adc")
+    assert code == 2
+    assert "other options (model)" in err
+
+
+def test_ctrl_c_keeps_finished_scans_and_the_same_command_goes_on(bids, run, tmp_path, monkeypatch):
+    finished = []
+
+    def interrupted(task):
+        if len(finished) == 2:
+            raise KeyboardInterrupt
+        finished.append(task.scan.name)
+        return fit_runs_fit_one(task)
+
+    fit_runs_fit_one = fit_runs.fit_one
+    arguments = ("fit", bids, "--no-quicklook", "--out", tmp_path / "maps")
+    with monkeypatch.context() as patched:
+        patched.setattr(fit_runs, "fit_one", interrupted)
+        code, _, err = run(*arguments)
+    assert code == 130
+    assert "the same command goes on" in err
+    assert len(fits(tmp_path / "maps")) == 2
+    code, printed, err = run(*arguments)
+    assert code == 0
+    assert "2 scans of 4 finished before" in err
+    assert "4 scans: 4 fitted" in printed
+
+
+def test_workers_make_the_maps_that_one_process_makes(bids, run, tmp_path):
+    import nibabel as nib
+
+    (tmp_path / "link").symlink_to(bids)
+    for jobs in (1, 2):
+        arguments = ("--jobs", jobs, "--no-quicklook", "--out", tmp_path / f"maps{jobs}")
+        code, _, err = run("fit", tmp_path / "link", *arguments)
+        assert code == 0, err
+    for path in (tmp_path / "maps1").rglob("*.nii.gz"):
+        twin = tmp_path / "maps2" / path.relative_to(tmp_path / "maps1")
+        np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), np.asarray(nib.load(twin).dataobj))
+
+
+def test_several_images_and_a_glob_are_fitted_each_into_its_folder(bids, run, tmp_path, monkeypatch):
+    images = [bids / "sub-01" / "dwi" / "sub-01_dwi.nii.gz", bids / "sub-02" / "dwi" / "sub-02_dwi.nii.gz"]
+    code, _, err = run("fit", *images, "--model", "adc", "--no-quicklook", "--out", tmp_path / "a")
+    assert code == 0, err
+    assert (tmp_path / "a" / "sub-02" / "sub-02_model-adc_param-ADC_dwimap.nii.gz").is_file()
+    code, _, err = run("fit", bids / "sub-0*" / "dwi" / "*_dwi.nii.gz", "--no-quicklook", "--out", tmp_path / "b")
+    assert code == 0, err
+    assert fits(tmp_path / "b")["name"].tolist() == ["sub-01", "sub-02", *[f"sub-04_echo-{n}" for n in (1, 2, 3)]]
+    code, _, err = run("fit", images[0], images[0], "--out", tmp_path / "c")
+    assert code == 2
+    assert "more than one sub-01" in err
+    code, _, err = run("fit", bids, images[0], "--out", tmp_path / "c")
+    assert code == 2
+    assert "one BIDS folder alone" in err
+    code, _, err = run("fit", bids, "--bval", images[0], "--out", tmp_path / "c")
+    assert code == 2
+    assert "--bval" in err
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_run_without_one_good_scan_is_an_error(bids, run, tmp_path):
+    code, printed, err = run("fit", bids, "--sigma", "estimate", "--likelihood", "none", "--out", tmp_path / "maps")
+    assert code == 2
+    assert "no scan could be fitted" in err
+    assert printed.count("failed: ") == 4
+
+
+@pytest.mark.slow
+def test_workers_of_a_cluster_fit_and_one_may_die(bids, run, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        killed = []
+
+        def kill(row):
+            if not killed:
+                killed.append(next(iter(cluster.workers.values())).pid)
+                import os
+                import signal
+
+                os.kill(killed[0], signal.SIGKILL)
+            return row["name"]
+
+        from dmrifit.cli import workers
+
+        shown = workers._shown
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(workers, "_shown", lambda results, total, name: shown(results, total, kill))
+            arguments = ("--cluster", cluster.scheduler_address, "--no-quicklook", "--out", tmp_path / "maps")
+            code, printed, err = run("fit", bids, *arguments)
+    assert code == 0, err
+    assert killed
+    assert "4 scans: 4 fitted" in printed

@@ -1,0 +1,83 @@
+"""Diffusion scans that a BIDS folder holds."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, match_files, plain_scan
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder whose b-values and echo times lie above the images they are of."""
+    image = nib.Nifti1Image(np.ones((2, 2, 2, 3), np.float32), np.eye(4))
+    for name in ("sub-1/ses-a/dwi/sub-1_ses-a_dwi", "sub-2/dwi/sub-2_echo-1_dwi", "sub-2/dwi/sub-2_echo-2_dwi",
+                 "sub-2/dwi/sub-2_part-phase_dwi"):  # fmt: skip
+        path = tmp_path / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(image, path)
+    (tmp_path / "dwi.bval").write_text("0 500 1000")
+    (tmp_path / "dwi.json").write_text('{"EchoTime": 0.07}')
+    for echo, te in ((1, 0.06), (2, 0.09)):
+        sidecar = tmp_path / "sub-2" / "dwi" / f"sub-2_echo-{echo}_dwi.json"
+        sidecar.write_text(json.dumps({"EchoTime": te}))
+    return tmp_path
+
+
+def test_echoes_are_one_scan_and_phase_images_none(root):
+    assert is_bids_folder(root)
+    assert not is_bids_folder(root / "sub-1")
+    scans = find_scans(root)
+    assert [scan.name for scan in scans] == ["sub-1_ses-a", "sub-2"]
+    assert [(scan.subject, scan.session) for scan in scans] == [("1", "a"), ("2", "")]
+    assert [len(scan.images) for scan in scans] == [1, 2]
+    assert scans[0].folder.as_posix() == "sub-1/ses-a/dwi"
+
+
+def test_b_values_and_echo_times_are_inherited_from_above_and_the_nearest_counts(root):
+    one, several = find_scans(root)
+    assert one.read().protocol.te.tolist() == [70.0] * 3
+    assert several.read().protocol.te.tolist() == [60.0] * 3 + [90.0] * 3
+    assert several.read().protocol.b.tolist() == [0, 500, 1000] * 2
+    (root / "sub-1" / "dwi.bval").write_text("0 100 200")
+    assert one.read().protocol.b.tolist() == [0, 100, 200]
+    assert one.read("55").protocol.te.tolist() == [55.0] * 3
+
+
+def test_b_values_of_another_session_are_not_inherited(root):
+    (root / "dwi.bval").unlink()
+    (root / "sub-1" / "ses-b_dwi.bval").write_text("0 1 2")
+    with pytest.raises(ValueError, match="no b-values"):
+        find_scans(root)[0].read()
+
+
+def test_masks_are_those_whose_names_are_of_the_scan(root):
+    masks = root / "derivatives" / "m"
+    masks.mkdir(parents=True)
+    for name in ("sub-1_ses-a_desc-x_mask.nii.gz", "sub-1_ses-b_mask.nii.gz", "sub-12_mask.nii.gz"):
+        (masks / name).touch()
+    scans = find_scans(root)
+    found = match_files("--mask", "derivatives/m/*_mask.nii.gz", scans, root)
+    assert found["sub-1_ses-a"].name == "sub-1_ses-a_desc-x_mask.nii.gz"
+    assert found["sub-2"] is None
+    (masks / "sub-1_ses-a_desc-y_mask.nii.gz").touch()
+    with pytest.raises(ValueError, match="sub-1_ses-a has 2 of them"):
+        match_files("--mask", "derivatives/m/*_mask.nii.gz", scans, root)
+    with pytest.raises(FileNotFoundError, match="no file matches"):
+        match_files("--mask", "nothing/*", scans, root)
+
+
+def test_masks_of_images_named_in_any_way_begin_with_their_name(tmp_path):
+    for name in ("case1_mask.nii", "case12_mask.nii"):
+        (tmp_path / name).touch()
+    scans = [plain_scan(tmp_path / f"case{number}.nii") for number in (1, 12)]
+    found = match_files("--mask", "*_mask.nii", scans, tmp_path)
+    assert {name: path.name for name, path in found.items()} == {"case1": "case1_mask.nii", "case12": "case12_mask.nii"}
+
+
+def test_a_folder_without_diffusion_images_is_named(tmp_path):
+    (tmp_path / "sub-1" / "anat").mkdir(parents=True)
+    with pytest.raises(ValueError, match="without diffusion images"):
+        find_scans(tmp_path)

@@ -1,0 +1,62 @@
+"""What a scan is."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dmrifit.engine.models import MODELS
+from dmrifit.engine.protocol import Protocol
+from dmrifit.imaging.scan_info import contrast_lines, scan_info
+
+
+def synthetic(protocol, sigma, shape=(16, 16, 8), affine=None):
+    rng = np.random.default_rng(0)
+    signals = MODELS["kurtosis"].signal(np.tile([1000.0, 1.0, 0.8], (np.prod(shape), 1)), protocol)
+    values = signals + rng.normal(0, sigma, signals.shape)
+    return nib.Nifti1Image(values.reshape(*shape, -1).astype(np.float32), affine)
+
+
+def test_b_values_of_a_shell_are_one_and_low_ones_are_not():
+    assert contrast_lines(Protocol([0, 1, 995, 1000, 1005, 2000])) == [
+        "echo time unknown: b = 0 (2), 1000 (3), 2000 s/mm²"
+    ]
+    assert contrast_lines(Protocol([0, 10, 20, 30, 500])) == ["echo time unknown: b = 0, 10, 20, 30, 500 s/mm²"]
+    assert contrast_lines(Protocol([0, 500, 0, 500], [60, 60, 90, 90])) == [
+        "TE 60 ms: b = 0, 500 s/mm²",
+        "TE 90 ms: b = 0, 500 s/mm²",
+    ]
+    assert "(40 values, 40 volumes)" in contrast_lines(Protocol(np.arange(40) * 50))[0]
+
+
+def test_noise_and_precision_are_those_of_the_simulation():
+    pytest.importorskip("dipy")
+    protocol = Protocol(np.repeat([0, 500, 1000, 2000], 8))
+    info = scan_info(synthetic(protocol, 20, affine=np.diag([2.0, 2, 2, 1])), protocol)
+    assert info.snr == pytest.approx(50, rel=0.15)
+    assert info.grid == (16, 16, 8)
+    assert info.voxel == (2, 2, 2)
+    assert not info.doubts
+    kurtosis = next(line for line in info.models if line.startswith("kurtosis"))
+    sd = float(kurtosis.rpartition("± ")[2])
+    assert 0.02 < sd < 0.2
+
+
+def test_an_image_without_a_position_is_doubted():
+    image = synthetic(Protocol([0, 500, 1000]), 5, affine=np.eye(4))
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    info = scan_info(image, None)
+    assert info.position == "none"
+    assert "left and right" in info.doubts[0]
+    assert not info.models
+
+
+def test_estimates_of_the_noise_that_disagree_are_doubted():
+    pytest.importorskip("dipy")
+    protocol = Protocol(np.repeat([0, 500, 1000, 2000], 8))
+    values = np.asarray(synthetic(protocol, 20, affine=np.eye(4)).dataobj)
+    # Structure that all volumes share is no noise to MPPCA, and is to what compares neighbors.
+    structure = 1 + 0.4 * np.random.default_rng(1).normal(size=values.shape[:3])
+    image = nib.Nifti1Image((values * structure[..., None]).astype(np.float32), np.eye(4))
+    info = scan_info(image, protocol)
+    assert any("estimates of the noise differ" in doubt for doubt in info.doubts), info.noise
