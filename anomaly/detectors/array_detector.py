@@ -11,9 +11,8 @@ from sklearn.utils.validation import check_is_fitted
 from anomaly.detectors.base import AnomalyDetector
 from anomaly.detectors.threshold_files import decoded_rule, encoded_rule
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
-from dmrifit.model_files.regressor_file import trees
 
-__all__ = ["ArrayDetector", "check_trees"]
+__all__ = ["ArrayDetector"]
 
 _ARRAYS = "arrays.safetensors"
 #: Parameters that do not belong to a model, or are stored separately.
@@ -143,16 +142,3 @@ class ArrayDetector(AnomalyDetector):
     def _restore_others(self, files: Mapping[str, bytes]) -> None:
         """Restore the files of the model other than its arrays."""
         refuse_keys(dict(files), set(), "file")
-
-
-def check_trees(ensemble: Any, n_features: int, *, exact: bool = False) -> None:
-    """Reject an ensemble with trees whose branches leave the tree or test unknown features."""
-    for parent, left, right, inner, feature, n_tested in trees(ensemble):
-        # A child after its parent rules out cycles, in which a prediction would never end.
-        forward = (np.minimum(left, right)[inner] > parent[inner]).all()
-        inside = (np.maximum(left, right)[inner] < len(parent)).all()
-        tests = feature[inner]
-        has_features = (tests >= 0).all() and (tests < n_tested).all()
-        fits = n_tested == n_features if exact else n_tested <= n_features
-        if not (forward and inside and has_features and fits):
-            raise RefusedError("one of its trees has branches that lead nowhere")

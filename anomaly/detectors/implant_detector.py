@@ -11,7 +11,7 @@ from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from anomaly.detectors.alignment import align, guide_images, inverted, sampled
-from anomaly.detectors.array_detector import ArrayDetector, check_trees
+from anomaly.detectors.array_detector import ArrayDetector
 from anomaly.detectors.base import Scans
 from anomaly.detectors.features import mean_signal, signal_spread
 from anomaly.detectors.thresholds import HealthyRateThreshold
@@ -266,7 +266,6 @@ class ImplantDetector(ArrayDetector):
         is_booster = isinstance(booster, HistGradientBoostingRegressor)
         if not is_booster or getattr(booster, "n_features_in_", 0) != _N_COLUMNS:
             raise RefusedError(f"its trees do not look at {_N_COLUMNS} columns")
-        check_trees(booster, _N_COLUMNS, exact=True)
         self.trees_ = booster
 
     def _check_restored(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import IsolationForest
 
-from anomaly.detectors.array_detector import ArrayDetector, check_trees
+from anomaly.detectors.array_detector import ArrayDetector
 from anomaly.detectors.base import Scans
 from anomaly.detectors.features import FEATURES, masked_smoothing, voxel_features
 from dmrifit._utils.checks import check_number
@@ -168,5 +168,4 @@ class IsolationForestDetector(ArrayDetector):
         is_forest = isinstance(forest, IsolationForest)
         if not is_forest or getattr(forest, "n_features_in_", None) != n_features:
             raise RefusedError(f"its forest does not take {n_features} features")
-        check_trees(forest, n_features)
         self.forest_ = forest

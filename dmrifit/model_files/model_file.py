@@ -9,7 +9,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +23,7 @@ from dmrifit.engine.map_fitter import ClinicalMetrics, MapFitter, resolve_model
 from dmrifit.io.atomic_files import whole_file
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, encoded_model, refuse_keys
 from dmrifit.model_files.registry import registered
-from dmrifit.model_files.regressor_file import check_leaves, dumped, loaded, trees, versions_of
+from dmrifit.model_files.regressor_file import check_leaves, dumped, loaded, versions_of
 from dmrifit.predict.base import resolve_patch_shape
 from dmrifit.predict.conformal import ConformalIntervals
 from dmrifit.predict.interval_ends import IntervalEnds
@@ -109,7 +109,7 @@ def save_model(
         _write_archive(unfinished, parts)
 
 
-def load_model(path: str | Path) -> BaseEstimator:
+def load_model(path: str | Path, *, trusted: Collection[str] = ()) -> BaseEstimator:
     """
     Read an estimator that `save_model` wrote; its predictions are the same, bit for bit.
 
@@ -120,6 +120,10 @@ def load_model(path: str | Path) -> BaseEstimator:
     ----------
     path : path
         The file.
+    trusted : collection of str, default=()
+        Estimators of scikit-learn, by module and class as the message names them, that the file
+        may hold although their arrays cannot be checked: spoiled ones crash Python. Only for
+        regressors that were passed to a strategy, from somebody you trust.
 
     Returns
     -------
@@ -141,13 +145,15 @@ def load_model(path: str | Path) -> BaseEstimator:
     --------
     save_model : Write the file.
     """
+    if isinstance(trusted, str):
+        raise TypeError(f"trusted must be a list of names, not the text {trusted!r}")
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such model file; check its name and folder")
     remedy = "copy it again from where it was made, or train another model"
     try:
         with path.open("rb") as file:
-            return _rebuilt(*_read_parts(file))
+            return _rebuilt(*_read_parts(file), trusted)
     except ImportError:
         raise
     except MemoryError:
@@ -249,7 +255,9 @@ def _with_metadata(metadata: dict[str, Any], parts: dict[str, bytes]) -> dict[st
     return parts | {_METADATA: text.encode()}
 
 
-def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEstimator:
+def _rebuilt(
+    metadata: Mapping[str, Any], parts: Mapping[str, bytes], trusted: Collection[str]
+) -> BaseEstimator:
     """Build an estimator from the checked metadata and parts of its file."""
     registered_class = _registered(metadata["class"])
     parameters: dict[str, Any] = {}
@@ -263,9 +271,11 @@ def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEst
     cls = _CLASSES[metadata["class"]]
     for key, value in metadata["parameters"].items():
         if value == {"$estimator": _PASSED}:
-            parameters[key] = loaded(parts[_PASSED], None, metadata["leaves"], parts)
+            parameters[key] = loaded(
+                parts[_PASSED], None, metadata["leaves"], parts, trusted=trusted
+            )
         elif value == {"$estimator": _ESTIMATOR}:
-            inside = _rebuilt(*_read_parts(io.BytesIO(parts[_ESTIMATOR]), inside=True))
+            inside = _rebuilt(*_read_parts(io.BytesIO(parts[_ESTIMATOR]), inside=True), trusted)
             # As a parameter it is not fitted; the fitted copy is restored below.
             parameters[key] = clone(inside)
         else:
@@ -288,7 +298,7 @@ def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEst
         estimator.model_ = resolve_model(estimator.model)
     if isinstance(estimator, SignalToSignal | MapsToMaps):
         estimator.regressor_ = loaded(
-            parts[_REGRESSOR], estimator.regressor, metadata["leaves"], parts
+            parts[_REGRESSOR], estimator.regressor, metadata["leaves"], parts, trusted=trusted
         )
         estimator.check_parameters()
         _check_regressor(estimator)
@@ -302,7 +312,7 @@ def _rebuilt(metadata: Mapping[str, Any], parts: Mapping[str, bytes]) -> BaseEst
 
 
 def _check_regressor(estimator: SignalToSignal | MapsToMaps) -> None:
-    """Check that the regressor has the inputs and outputs of the estimator, and sound trees."""
+    """Check that the regressor has the inputs and outputs of the estimator."""
     regressor = estimator.regressor_
     n_neighbors = math.prod(estimator.patch_shape_ or (1,))
     n_inputs = estimator.n_features_in_
@@ -320,8 +330,6 @@ def _check_regressor(estimator: SignalToSignal | MapsToMaps) -> None:
                 f"its source protocol has {n_measurements} measurements of {n_neighbors} voxels, "
                 f"not {estimator.n_features_in_} columns"
             )
-    # Before it predicts: compiled code follows the branches of a tree without checks.
-    _check_trees(regressor, n_inputs)
     if estimator.target is not None:
         if isinstance(estimator, SignalToSignal):
             n_outputs = len(estimator.target)
@@ -339,23 +347,6 @@ def _is_one_row(shape: tuple[int, ...], n_outputs: int) -> bool:
     if n_outputs == 1 and shape == (1,):
         return True
     return shape == (1, n_outputs)
-
-
-def _check_trees(regressor: Any, n_inputs: int) -> None:
-    """Refuse trees whose branches leave the nodes, run in a circle or lack a feature."""
-    for tree in trees(regressor):
-        first_child = np.minimum(tree.left, tree.right)[tree.inner]
-        last_child = np.maximum(tree.left, tree.right)[tree.inner]
-        feature = tree.feature[tree.inner]
-        is_sound = (
-            tree.n_features <= n_inputs
-            and (first_child > tree.nodes[tree.inner]).all()
-            and (last_child < len(tree.nodes)).all()
-            and (feature >= 0).all()
-            and (feature < tree.n_features).all()
-        )
-        if not is_sound:
-            raise RefusedError("a tree of its regressor has branches that lead nowhere")
 
 
 # The archive -------------------------------------------------------------------------------------
@@ -540,7 +531,6 @@ def _restore_intervals(
     for name in _INTERVAL_TABLES:
         setattr(estimator, f"{name}_", pd.DataFrame(decoded(state[name])))
     estimator._forest = forest
-    _check_trees(forest, n_features + n)
     if not _is_one_row(np.shape(forest.predict(np.ones((1, n_features + n)))), n):
         raise RefusedError(f"its forest does not answer with {n} numbers")
 

@@ -13,31 +13,30 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from dmrifit._optional import import_optional
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.boosted_trees import checked_trees
+from dmrifit.model_files.learned_arrays import CHECKED_TYPES, check_arrays
 from dmrifit.predict.algorithms import CLASS_MODULES, REGRESSORS
 
-__all__ = ["Leaf", "Tree", "check_leaves", "dumped", "loaded", "trees", "versions_of"]
+__all__ = ["Leaf", "check_leaves", "dumped", "loaded", "versions_of"]
 
 # Classes of ours have short names in files, which stay when a module is renamed.
 _MODULES = CLASS_MODULES | {"Leaf": "dmrifit.model_files.regressor_file"}
 _LEAF = "dmrifit.Leaf"
 _XGBOOST = "xgboost.XGBRegressor"
-_TARGETWISE = "dmrifit.TargetWise"
 _PREDICTOR = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
 # Classes whose instances stand beside the skops file.
 _STORED = {entry.stored_class for entry in REGRESSORS.values() if entry.stored_class is not None}
-# A regressor that the user passed instead of a name may also hold what skops trusts by default:
-# the public estimators of scikit-learn, and these, which such estimators consist of.
+# A regressor that the user passed instead of a name may also hold the estimators whose arrays are
+# checked, and these, which they consist of.
 _OF_PASSED = frozenset({
     "numpy.random._generator.Generator",
     "numpy.uint64",
@@ -47,13 +46,12 @@ _OF_PASSED = frozenset({
     "sklearn._loss.loss.HalfSquaredError",
     "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
     _PREDICTOR,
-    _TARGETWISE,
 })  # fmt: skip
-# How skops may build them: no functions, methods, partials or reductions.
+# How skops may build them: no functions, methods, partials or reductions, and no sparse matrices,
+# whose indices nothing checks.
 _LOADERS = frozenset({
     "CachedNode", "DTypeNode", "DictNode", "JsonNode", "ListNode", "LossNode", "NdArrayNode",
-    "ObjectNode", "RandomGeneratorNode", "RandomStateNode", "SparseMatrixNode", "TreeNode",
-    "TupleNode", "TypeNode",
+    "ObjectNode", "RandomGeneratorNode", "RandomStateNode", "TreeNode", "TupleNode", "TypeNode",
 })  # fmt: skip
 
 
@@ -93,10 +91,14 @@ def dumped(
     if stubs:
         # The memo of a copy makes it take the stub where the leaf stands.
         regressor = copy.deepcopy(regressor, stubs)
+    try:
+        check_arrays(regressor)
+    except RefusedError as error:
+        raise ValueError(f"the regressor cannot be stored: {error}") from None
     # Not compressed, because the archive around it is.
     data = _with_short_names(dumps(regressor))
     # What would not be read again is refused now, while the regressor is still there.
-    unknown = _types_in(data) - _allowed(algorithm)
+    unknown = _types_in(data) - _allowed(algorithm, _public_estimators())
     if unknown:
         raise ValueError(
             "the regressor cannot be stored, because a model file does not carry "
@@ -107,20 +109,37 @@ def dumped(
 
 
 def loaded(
-    data: bytes, algorithm: Any, leaves: list[dict[str, Any]], parts: Mapping[str, bytes]
+    data: bytes,
+    algorithm: Any,
+    leaves: list[dict[str, Any]],
+    parts: Mapping[str, bytes],
+    *,
+    trusted: Collection[str] = (),
 ) -> Any:
-    """Build the regressor that `dumped` has stored, of types of the algorithm only."""
+    """
+    Build the regressor that `dumped` has stored, of types of the algorithm only.
+
+    One that the user passed may also consist of public estimators of scikit-learn whose arrays
+    are not checked, where the caller names them as trusted.
+    """
     from skops.io import loads
 
-    allowed = _allowed(algorithm)
+    allowed = _allowed(algorithm, _public_estimators().intersection(trusted))
     unknown = _types_in(data) - allowed
+    if unknown and unknown <= _public_estimators() and not isinstance(algorithm, str):
+        names = ", ".join(f'"{name}"' for name in sorted(unknown))
+        raise RefusedError(
+            f"compiled code would follow arrays of {', '.join(sorted(unknown))} unchecked; "
+            f"if you trust who made the file: load_model(path, trusted=[{names}])"
+        )
     if unknown:
         raise RefusedError(
             f"it asks for {', '.join(sorted(unknown))}, which no regressor here is made of"
         )
     # Beside its own list skops then trusts what was allowed above, and nothing else.
-    trusted = [_full_name(name) for name in sorted(allowed)]
-    regressor = loads(_with_full_names(data), trusted=trusted)
+    names_for_skops = [_full_name(name) for name in sorted(allowed)]
+    regressor = loads(_with_full_names(data), trusted=names_for_skops)
+    check_arrays(regressor)
     stubs = list(_leaves_in(regressor, {_LEAF}))
     if not stubs:
         return regressor
@@ -326,18 +345,22 @@ def _allowed_leaves(algorithm: Any) -> frozenset[str]:
     return frozenset({entry.stored_class})
 
 
-def _allowed(algorithm: Any) -> frozenset[str]:
+def _allowed(algorithm: Any, estimators: frozenset[str] = frozenset()) -> frozenset[str]:
     """Return the types that a regressor by name, or one that the user passed, may consist of."""
     if isinstance(algorithm, str):
         entry = REGRESSORS.get(algorithm)
         return frozenset() if entry is None else entry.file_types
+    of_names = [entry.file_types for entry in REGRESSORS.values()]
+    checked = [name for name in CHECKED_TYPES if name.startswith("sklearn.")]
+    return estimators.union(_OF_PASSED, checked, *of_names)
+
+
+def _public_estimators() -> frozenset[str]:
+    """Name the estimators of scikit-learn that skops knows, whatever their arrays do."""
     from skops.io import _trusted_types
 
-    public = {
-        name for name in _trusted_types.SKLEARN_ESTIMATOR_TYPE_NAMES if name.startswith("sklearn.")
-    }
-    of_names = [entry.file_types for entry in REGRESSORS.values()]
-    return frozenset(public).union(_OF_PASSED, *of_names)
+    names = _trusted_types.SKLEARN_ESTIMATOR_TYPE_NAMES
+    return frozenset(name for name in names if name.startswith("sklearn."))
 
 
 def _types_in(data: bytes) -> set[str]:
@@ -381,40 +404,3 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> None:
                     f"an array of its regressor says that it holds {claimed} bytes ({dtype}) "
                     f"in {entry.file_size}"
                 )
-
-
-class Tree(NamedTuple):
-    """The branches of a tree: children and feature of each node, and which are inner."""
-
-    nodes: NDArray[np.int64]
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    inner: NDArray[np.bool_]
-    feature: NDArray[np.integer]
-    n_features: int
-
-
-def trees(regressor: Any) -> Iterator[Tree]:
-    """Find the trees of a regressor of scikit-learn, at any depth."""
-    if hasattr(regressor, "tree_"):
-        tree = regressor.tree_
-        # A node with one child is no leaf either, and is refused.
-        inner = (tree.children_left != -1) | (tree.children_right != -1)
-        nodes = np.arange(tree.node_count)
-        children = tree.children_left, tree.children_right
-        yield Tree(nodes, *children, inner, tree.feature, tree.n_features)
-        return
-    for stage in getattr(regressor, "_predictors", ()):
-        for predictor in stage:
-            table = predictor.nodes
-            nodes = np.arange(len(table))
-            # Children are unsigned in scikit-learn.
-            children = table["left"].astype(np.int64), table["right"].astype(np.int64)
-            inner = table["is_leaf"] == 0
-            feature = table["feature_idx"]
-            yield Tree(nodes, *children, inner, feature, regressor.n_features_in_)
-    inside = [getattr(regressor, "regressor_", None), *getattr(regressor, "estimators_", ())]
-    inside += [step for _, step in getattr(regressor, "steps", ())]
-    for estimator in inside:
-        if estimator is not None:
-            yield from trees(estimator)

@@ -18,7 +18,7 @@ from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
 from dmrifit._utils.threads import check_jobs, one_thread
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.registry import register
-from dmrifit.model_files.regressor_file import dumped, loaded, trees
+from dmrifit.model_files.regressor_file import dumped, loaded
 from placement.box.voxel import MM3_PER_ML, Voxel, allowed_sides, expert_voxels
 from placement.learned.features import FEATURES, Surroundings, describe_boxes
 from placement.search.objective import PlacementObjective
@@ -445,15 +445,8 @@ def _sides(volume: float, optimizer: VoxelOptimizer) -> NDArray[np.float64]:
 
 
 def _checked_forest(forest: Any) -> ExtraTreesRegressor:
-    """Refuse anything but a forest over the features, and trees that lead out of their memory."""
+    """Refuse anything but a forest over the features."""
     n_inputs = getattr(forest, "n_features_in_", None)
     if not isinstance(forest, ExtraTreesRegressor) or n_inputs != len(FEATURES):
         raise RefusedError(f"its regressor is no forest over {len(FEATURES)} features")
-    for parent, left, right, inner, feature, n_features in trees(forest):
-        # Children must come after their parent, or a prediction would never end.
-        children = np.stack([left, right])[:, inner]
-        inside = ((children > parent[inner]) & (children < len(parent))).all()
-        readable = ((feature[inner] >= 0) & (feature[inner] < n_features)).all()
-        if not (inside and readable) or n_features != len(FEATURES):
-            raise RefusedError("a tree of its forest has branches that lead nowhere")
     return forest

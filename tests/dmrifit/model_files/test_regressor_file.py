@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
+import scipy.sparse
+from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.tree import DecisionTreeRegressor
 
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.regressor_file import (
@@ -16,7 +16,6 @@ from dmrifit.model_files.regressor_file import (
     check_leaves,
     dumped,
     loaded,
-    trees,
     versions_of,
 )
 from dmrifit.predict.algorithms import REGRESSORS, Regressor, make_regressor
@@ -66,10 +65,48 @@ def test_parts_of_a_second_regressor_are_numbered_after_those_of_the_first():
         )
 
 
-def test_a_regressor_that_was_given_may_be_any_of_scikit_learn():
+def test_a_regressor_that_was_given_may_be_a_pipeline():
     regressor = make_pipeline(StandardScaler(), Ridge(0.5)).fit(X, Y)
     data, leaves, parts = stored(regressor, None)
     assert loaded(data, None, leaves, parts).predict(X).tobytes() == regressor.predict(X).tobytes()
+
+
+NEIGHBORS = "sklearn.neighbors._regression.KNeighborsRegressor"
+
+
+def test_estimators_whose_arrays_nothing_checks_are_read_where_they_are_trusted():
+    regressor = KNeighborsRegressor(algorithm="brute").fit(X, Y)
+    data, leaves, parts = stored(regressor, None)
+    again = loaded(data, None, leaves, parts, trusted=[NEIGHBORS])
+    assert again.predict(X).tobytes() == regressor.predict(X).tobytes()
+    for trusted in ((), ["sklearn.svm._classes.SVR", "os.system"]):
+        with pytest.raises(RefusedError, match=rf'trusted=\["{NEIGHBORS}"\]'):
+            loaded(data, None, leaves, parts, trusted=trusted)
+    # An algorithm by name is made of nothing else, whatever is trusted.
+    with pytest.raises(RefusedError, match="which no regressor here is made of"):
+        loaded(data, "LR", leaves, parts, trusted=[NEIGHBORS])
+
+
+def test_only_estimators_of_scikit_learn_can_be_trusted():
+    from skops.io import dumps
+
+    data = dumps(Mine().fit(X, Y))
+    with pytest.raises(RefusedError, match="Mine, which no regressor here is made of"):
+        loaded(data, None, [], {}, trusted=[f"{Mine.__module__}.Mine"])
+
+
+def test_sparse_matrices_are_not_read():
+    regressor = Ridge().fit(X, Y)
+    regressor.sparse_ = scipy.sparse.csr_matrix(regressor.coef_)
+    with pytest.raises(ValueError, match=r"does not carry .*SparseMatrixNode"):
+        stored(regressor, None)
+
+
+def test_what_has_diverged_is_not_stored():
+    regressor = Ridge().fit(X, Y)
+    regressor.coef_[0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"cannot be stored: an array .* non-finite"):
+        stored(regressor, None)
 
 
 class Mine(LinearRegression):
@@ -161,38 +198,6 @@ def test_descriptions_of_parts_are_accepted(leaves):
 def test_descriptions_that_dumped_would_not_write_are_refused(leaves, message):
     with pytest.raises(RefusedError, match=message):
         check_leaves(leaves)
-
-
-def test_a_tree_is_given_by_its_branches():
-    """One split of the second feature: a root with two leaves."""
-    inputs = np.array([[0, 0.0], [0, 1], [0, 2], [0, 3]])
-    tree = DecisionTreeRegressor(max_depth=1).fit(inputs, [0, 0, 1, 1])
-    ((nodes, left, right, inner, feature, n_features),) = trees(tree)
-    assert nodes.tolist() == [0, 1, 2]
-    assert (left[0], right[0], feature[0]) == (1, 2, 1)
-    assert inner.tolist() == [True, False, False]
-    assert n_features == 2
-
-
-@pytest.mark.parametrize(
-    ("regressor", "n"),
-    [
-        (RandomForestRegressor(5), 5),
-        (make_pipeline(StandardScaler(), RandomForestRegressor(3)), 3),
-        (make_regressor("RFR", n_estimators=4), 4),
-        (HistGradientBoostingRegressor(max_iter=7), 7),
-        (Ridge(), 0),
-    ],
-    ids=["forest", "pipeline", "scaled", "boosting", "none"],
-)
-def test_all_trees_of_a_regressor_are_looked_at(regressor, n):
-    listed = list(trees(regressor.fit(X, Y[:, 0])))
-    assert len(listed) == n
-    for nodes, left, right, inner, feature, n_features in listed:
-        assert n_features == 4
-        # Each node but the root is the child of one branch.
-        assert sorted([*left[inner], *right[inner]]) == nodes[1:].tolist()
-        assert set(feature[inner]) <= {0, 1, 2, 3}
 
 
 def test_boosted_trees_with_an_unnamed_parameter_are_not_stored():

@@ -1,0 +1,233 @@
+"""Learned arrays of estimators in model files, checked before compiled code indexes with them."""
+
+import copy
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+from sklearn.dummy import DummyRegressor
+from sklearn.ensemble import (
+    ExtraTreesRegressor,
+    HistGradientBoostingRegressor,
+    IsolationForest,
+    RandomForestRegressor,
+)
+from sklearn.linear_model import Lasso, LinearRegression, QuantileRegressor, Ridge
+from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
+from sklearn.tree import DecisionTreeRegressor
+
+from dmrifit.io.parameter_json import RefusedError
+from dmrifit.model_files.learned_arrays import CHECKED_TYPES, check_arrays, check_trees, trees
+from dmrifit.predict.algorithms import REGRESSORS, make_regressor
+
+X = np.random.default_rng(0).normal(size=(60, 4))
+Y = X[:, :2] ** 2 + X[:, 2:]
+
+SOUND = {
+    "LR": make_regressor("LR"),
+    "medians": make_regressor("LR", loss="median"),
+    "RFR": make_regressor("RFR", n_estimators=3),
+    "ETR": make_regressor("ETR", n_estimators=3),
+    "slNN": make_regressor("slNN"),
+    "constant": make_regressor("constant"),
+    "without intercept": LinearRegression(fit_intercept=False),
+    "components": make_pipeline(MinMaxScaler(), PCA(n_components=2, whiten=True), RandomForestRegressor(n_estimators=2)),
+    "robust": make_pipeline(RobustScaler(), Ridge()),
+    "isolation": IsolationForest(n_estimators=3),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_what_scikit_learn_has_fitted_is_sound(name):
+    check_arrays(SOUND[name].fit(X, Y))
+
+
+def test_boosted_trees_of_scikit_learn_are_sound():
+    check_arrays(HistGradientBoostingRegressor(max_iter=3).fit(X, Y[:, 0]))
+
+
+def test_every_type_of_an_algorithm_is_checked():
+    """Beside containers, numbers, generators, optimizers, and the trees that their owner checks."""
+    unchecked = {
+        name for entry in REGRESSORS.values() for name in entry.file_types if "sklearn." in name
+    } - set(CHECKED_TYPES)
+    assert unchecked == {
+        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+        "sklearn.tree._tree.Tree",
+    }
+    assert all(check.__doc__ for check in CHECKED_TYPES.values())
+
+
+def spoiled(estimator, **attributes):
+    for name, value in attributes.items():
+        setattr(estimator, name, value)
+    return estimator
+
+
+LINEAR = LinearRegression().fit(X, Y)
+SCALER = StandardScaler().fit(X)
+LAYERS = MLPRegressor(hidden_layer_sizes=(3,), max_iter=200, tol=1.0).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "attributes", "message"),
+    [
+        (LINEAR, {"intercept_": LINEAR.intercept_[:1]}, "intercepts and targets"),
+        (LINEAR, {"coef_": LINEAR.coef_[:, :3]}, "coefficients and columns"),
+        (LINEAR, {"coef_": LINEAR.coef_[:1]}, "intercepts and targets"),
+        (LINEAR, {"coef_": np.float64(3.0)}, "coefficients and columns"),
+        (LINEAR, {"coef_": LINEAR.coef_ * np.nan}, "non-finite"),
+        (LINEAR, {"intercept_": np.float64(2)}, "intercepts and targets"),
+        (LINEAR, {"n_features_in_": "4"}, "features"),
+        (SCALER, {"scale_": SCALER.scale_[:1]}, "scale_ and columns"),
+        (SCALER, {"mean_": SCALER.mean_ + np.inf}, "non-finite"),
+        (LAYERS, {"intercepts_": [LAYERS.intercepts_[0][:1], LAYERS.intercepts_[1]]}, "layers"),
+        (LAYERS, {"coefs_": LAYERS.coefs_[:1]}, "layers"),
+        (LAYERS, {"n_layers_": 9}, "layers"),
+        (LAYERS, {"n_outputs_": 1}, "layers"),
+        (PCA(n_components=2).fit(X), {"mean_": np.zeros(1)}, "mean and columns"),
+        (PCA(n_components=2).fit(X), {"explained_variance_": np.ones(1)}, "variances and components"),
+        (DummyRegressor().fit(X, Y), {"constant_": np.ones((1, 1))}, "constants and targets"),
+        (QuantileRegressor(alpha=0).fit(X, Y[:, 0]), {"intercept_": np.ones(3)}, "intercepts"),
+        (Lasso().fit(X, Y), {"coef_": np.ones((2, 4), int)}, "coefficients"),
+    ],
+)
+def test_arrays_that_numpy_would_repeat_or_that_are_not_finite(estimator, attributes, message):
+    with pytest.raises(RefusedError, match=message):
+        check_arrays(spoiled(copy.deepcopy(estimator), **attributes))
+
+
+def with_state(estimator, **changes):
+    """Change the state of a tree as a file would: scikit-learn compares only some of it."""
+    tree = estimator.tree_
+    tree.__setstate__(tree.__getstate__() | changes)
+    return estimator
+
+
+@pytest.mark.parametrize("n_nodes", [10**8, 1, -1, 0])
+def test_a_number_of_nodes_is_compared_before_the_nodes_are_read(n_nodes):
+    tree = with_state(DecisionTreeRegressor().fit(X, Y), node_count=n_nodes)
+    with pytest.raises(RefusedError, match="nodes of DecisionTreeRegressor"):
+        check_arrays(tree)
+
+
+@pytest.mark.parametrize("field", ["left_child", "right_child", "feature"])
+@pytest.mark.parametrize("value", [-1, 10**8, 2**31, -(2**40)])
+def test_branches_are_followed_before_scikit_learn_does(field, value):
+    forest = RandomForestRegressor(n_estimators=3, random_state=0).fit(X, Y)
+    nodes = forest.estimators_[1].tree_.__getstate__()["nodes"].copy()
+    nodes[field][0] = value
+    with_state(forest.estimators_[1], nodes=nodes)
+    with pytest.raises(RefusedError, match="branches that lead nowhere"):
+        check_arrays(forest)
+
+
+def test_a_tree_may_not_run_in_a_circle():
+    tree = DecisionTreeRegressor().fit(X, Y)
+    nodes = tree.tree_.__getstate__()["nodes"].copy()
+    nodes["left_child"][1] = 0
+    with pytest.raises(RefusedError, match="branches that lead nowhere"):
+        check_trees(with_state(tree, nodes=nodes), 4)
+
+
+def test_trees_of_a_forest_have_its_columns():
+    """scikit-learn compares the columns with those of the first tree only."""
+    forest = ExtraTreesRegressor(n_estimators=3).fit(X[:, :2], Y)
+    forest.estimators_[2] = ExtraTreesRegressor(n_estimators=3).fit(X, Y).estimators_[0]
+    with pytest.raises(RefusedError, match="trees and columns"):
+        check_arrays(forest)
+
+
+@pytest.mark.parametrize("inside", [SCALER, make_pipeline(DecisionTreeRegressor()).fit(X, Y)])
+def test_a_forest_has_nothing_but_trees(inside):
+    forest = RandomForestRegressor(n_estimators=2).fit(X, Y)
+    forest.estimators_[1] = inside
+    with pytest.raises(RefusedError, match="trees of RandomForestRegressor"):
+        check_arrays(forest)
+
+
+def test_a_compiled_tree_belongs_to_its_estimator():
+    tree = DecisionTreeRegressor().fit(X, Y).tree_
+    for holder in (make_pipeline(SCALER, tree), spoiled(LinearRegression().fit(X, Y), tree_=tree)):
+        with pytest.raises(RefusedError, match="stands where scikit-learn has none"):
+            check_arrays(holder)
+
+
+def test_a_tree_without_its_number_of_columns_is_refused():
+    tree = DecisionTreeRegressor().fit(X, Y)
+    del tree.n_features_in_
+    with pytest.raises(RefusedError, match="features of DecisionTreeRegressor"):
+        check_arrays(tree)
+
+
+def test_isolation_trees_see_all_columns():
+    forest = IsolationForest(n_estimators=3).fit(X)
+    forest.estimators_features_[1] = np.arange(2)
+    with pytest.raises(RefusedError, match="trees and columns"):
+        check_arrays(forest)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("is_categorical", 1, "branch on categories"),
+        ("left", 10**6, "branches that lead nowhere"),
+        ("feature_idx", 77, "branches that lead nowhere"),
+        ("value", np.nan, "nodes"),
+    ],
+)
+def test_nodes_of_boosted_trees_are_followed(field, value, message):
+    boosting = HistGradientBoostingRegressor(max_iter=3).fit(X, Y[:, 0])
+    boosting._predictors[1][0].nodes[field][0] = value
+    with pytest.raises(RefusedError, match=message):
+        check_arrays(boosting)
+
+
+def test_a_boosted_tree_has_a_node():
+    boosting = HistGradientBoostingRegressor(max_iter=3).fit(X, Y[:, 0])
+    boosting._predictors[1][0].nodes = boosting._predictors[1][0].nodes[:0]
+    with pytest.raises(RefusedError, match="nodes"):
+        check_arrays(boosting)
+
+
+def test_a_generator_draws_from_its_own_state():
+    perceptron = copy.deepcopy(LAYERS)
+    state = perceptron._random_state.get_state(legacy=False)
+    state["state"]["pos"] = 10**6
+    perceptron._random_state.set_state(state)
+    with pytest.raises(RefusedError, match="random generator"):
+        check_arrays(perceptron)
+
+
+def test_a_tree_is_given_by_its_branches():
+    """One split of the second feature: a root with two leaves."""
+    inputs = np.array([[0, 0.0], [0, 1], [0, 2], [0, 3]])
+    tree = DecisionTreeRegressor(max_depth=1).fit(inputs, [0, 0, 1, 1])
+    ((nodes, left, right, inner, feature, n_features),) = trees(tree)
+    assert nodes.tolist() == [0, 1, 2]
+    assert (left[0], right[0], feature[0]) == (1, 2, 1)
+    assert inner.tolist() == [True, False, False]
+    assert n_features == 2
+
+
+@pytest.mark.parametrize(
+    ("regressor", "n"),
+    [
+        (RandomForestRegressor(5), 5),
+        (make_pipeline(StandardScaler(), RandomForestRegressor(n_estimators=3)), 3),
+        (make_regressor("RFR", n_estimators=4), 4),
+        (HistGradientBoostingRegressor(max_iter=7), 7),
+        (Ridge(), 0),
+    ],
+    ids=["forest", "pipeline", "scaled", "boosting", "none"],
+)
+def test_all_trees_of_a_regressor_are_looked_at(regressor, n):
+    listed = list(trees(regressor.fit(X, Y[:, 0])))
+    assert len(listed) == n
+    for nodes, left, right, inner, feature, n_features in listed:
+        assert n_features == 4
+        # Each node but the root is the child of one branch.
+        assert sorted([*left[inner], *right[inner]]) == nodes[1:].tolist()
+        assert set(feature[inner]) <= {0, 1, 2, 3}
