@@ -79,7 +79,8 @@ class SignalToSignal(Strategy):
     Parameters
     ----------
     regressor : str or estimator, default="LR"
-        A name that `make_regressor` knows, or a scikit-learn regressor.
+        The algorithm: a name that `make_regressor` knows, such as those of `ALGORITHMS`, or a
+        scikit-learn regressor.
     source : Protocol, optional
         The measurements of a voxel of X, for example the clinical part of an advanced protocol.
     target : Protocol, optional
@@ -348,7 +349,8 @@ class MapsToMaps(Strategy):
     Parameters
     ----------
     regressor : str or estimator, default="LR"
-        A name that `make_regressor` knows, or a scikit-learn regressor.
+        The algorithm: a name that `make_regressor` knows, such as those of `ALGORITHMS`, or a
+        scikit-learn regressor.
     source : Protocol, optional
         The measurements of X: one echo time and b = 0, 50, 100, 400, 900 s/mm².
     target : Protocol, optional

@@ -18,7 +18,7 @@ PROGRAMS = {"dmrifit": "dmrifit", "dmrifit-placement": "placement", "dmrifit-met
 
 #: Scripts in the order of the pages.
 GALLERIES = {
-    "examples": ("own_scan", "own_model", "plan_scan", "predict_shells", "compare_algorithms", "place_voxel",
+    "examples": ("own_scan", "first_maps", "own_model", "plan_scan", "predict_shells", "compare_algorithms", "place_voxel",
                  "find_metastases", "find_anomalies", "real_voxels"),
     "guides": ("models", "belief", "coming_from"),
 }  # fmt: skip

@@ -51,6 +51,14 @@ def test_the_maps_of_a_real_scan_say_where_to_doubt_them(tmp_path, monkeypatch, 
     assert np.abs(drawn - committed).mean() < 3
 
 
+def test_maps_are_fitted_saved_and_predicted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = runpy.run_path(str(EXAMPLES / "plot_first_maps.py"))
+    assert "20 b-values determine kurtosis" in capsys.readouterr().out
+    assert names["maps"]["D"].shape == (6, 10, 10)
+    assert len(list((tmp_path / "build" / "examples" / "first_maps").glob("*.nii.gz"))) == len(names["maps"])
+
+
 def test_a_model_of_ones_own_is_fitted_and_drawn(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = runpy.run_path(str(EXAMPLES / "plot_own_model.py"))
