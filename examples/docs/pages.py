@@ -76,6 +76,7 @@ def fill(path: Path) -> str:
     functions: dict[str, Callable[..., Any]] = {
         "result": result, "fitting_row": fitting_row, "table": table, "present": _present,
         "measured": _measured, "people_muscles": _people_muscles, "people_skills": _people_skills,
+        "people_skill": people_skill,
         "longest_compilation": longest_compilation, "board": board, "demo_table": demo_table,
     }  # fmt: skip
     return environment.from_string(path.read_text(encoding="utf-8")).render(functions)
@@ -91,6 +92,13 @@ def _people_muscles() -> str:
         cells.append(f"{100 * row['f']['doubtful']:.0f} %")
         rows.append([*cells, f"{100 * row['Dv']['doubtful']:.0f} %"])
     return table(["muscle", "voxels", "Dt (µm²/ms)", "f", "f in doubt", "Dv in doubt"], rows)
+
+
+def people_skill(what: str, algorithm: str) -> float:
+    """Give the mean skill of an algorithm for people who were left out."""
+    rows = result("people")["kidneys"][0][what]
+    chosen = [row for row in rows if row["strategy"] == "s2s" and row["algorithm"] == algorithm]
+    return chosen[0]["skill"]["mean"]
 
 
 def _people_skills() -> str:
