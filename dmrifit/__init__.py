@@ -6,7 +6,7 @@ Public names load their module on first use, so that importing the package stays
 
 from dmrifit._lazy import lazy_names
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public name -> module of this package that defines it.
 _MODULES = {

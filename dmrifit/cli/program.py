@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dmrifit.cli import cohort_commands, image_commands, scan_commands
+from dmrifit.cli import citation, cohort_commands, image_commands, scan_commands
 from dmrifit.cli.console import make_program
 
 __all__ = ["app", "main"]
@@ -10,5 +10,8 @@ __all__ = ["app", "main"]
 app, main = make_program(
     "dmrifit",
     "Diffusion MRI of tumors: fit signal models, predict protocols, score by patient.",
-    scan_commands.EXAMPLES | image_commands.EXAMPLES | cohort_commands.EXAMPLES,
+    scan_commands.EXAMPLES
+    | image_commands.EXAMPLES
+    | cohort_commands.EXAMPLES
+    | citation.EXAMPLES,
 )

@@ -125,6 +125,8 @@ class SignalModel:
         The method of `fit_voxels` that the model is fitted by where none is asked for.
     keeps_falling : bool, default=False
         Whether the kurtosis has the upper bound ``"monotonic"`` where a fit gives it no bounds.
+    references : tuple of str, optional
+        Publications to cite.
 
     Raises
     ------
@@ -140,6 +142,7 @@ class SignalModel:
     source: str = ""
     default_method: str = field(default="nlls", compare=False)
     keeps_falling: bool = field(default=False, compare=False)
+    references: tuple[str, ...] = field(default=(), compare=False)
     _code: CodeType | None = field(init=False, default=None, repr=False, compare=False)
     _needs_te: bool = field(init=False, default=False, repr=False, compare=False)
 
@@ -179,6 +182,7 @@ class SignalModel:
             self.source,
             self.default_method,
             self.keeps_falling,
+            self.references,
         )
         return SignalModel, fields
 
@@ -515,20 +519,35 @@ _DV = Parameter("Dv", "µm²/ms", 4.0, 100.0)
 _DT = Parameter("Dt", "µm²/ms", 0.2, 3.0)
 _K = Parameter("K", "", 0.0, 5.0)
 
+_LE_BIHAN = "Le Bihan et al., Radiology 168:497–505, 1988."
+_JENSEN = "Jensen et al., Magn Reson Med 53:1432–1440, 2005."
+_JEROME = "Jerome et al., Phys Med Biol 61:N667–N680, 2016."
+
 #: The built-in models by name. Bounds are those of the study's fitting tool, except that S0 has no
 #: upper bound: the published 12 × the largest signal cuts off T2t below about 37 ms at TE 93 ms.
 MODELS: dict[str, SignalModel] = {
     model.name: model
     for model in (
-        SignalModel("adc", (_S0, Parameter("ADC", "µm²/ms", 0.0, 100.0)), "S0*exp(-b*ADC)"),
+        SignalModel(
+            "adc",
+            (_S0, Parameter("ADC", "µm²/ms", 0.0, 100.0)),
+            "S0*exp(-b*ADC)",
+            references=("Le Bihan et al., Radiology 161:401–407, 1986.",),
+        ),
         SignalModel(
             "kurtosis",
             (_S0, Parameter("D", "µm²/ms", 0.0, 10.0), _K),
             "S0*exp(-b*D + K*(b*D)**2/6)",
             cumulant=("K", "D"),
             keeps_falling=True,
+            references=(_JENSEN,),
         ),
-        SignalModel("ivim", (_S0, _F, _DV, _DT), "S0*(f*exp(-b*Dv) + (1 - f)*exp(-b*Dt))"),
+        SignalModel(
+            "ivim",
+            (_S0, _F, _DV, _DT),
+            "S0*(f*exp(-b*Dv) + (1 - f)*exp(-b*Dt))",
+            references=(_LE_BIHAN,),
+        ),
         SignalModel(
             "t2-ivim-kurtosis",
             (
@@ -551,12 +570,18 @@ MODELS: dict[str, SignalModel] = {
                 "T2t": (20.0, 140.0),
             },
             cumulant=("K", "Dt"),
+            references=(
+                "Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.",
+                _JEROME,
+                _JENSEN,
+            ),
         ),
         # Divided by b = 0 at its own TE, a curve keeps only the difference of relaxation rates.
         SignalModel(
             "t2-ivim-relative",
             (_S0, _F, _DV, _DT, Parameter("dR2", "1/ms", -0.05, 0.05)),
             "S0*(f*exp(-b*Dv - te*dR2) + (1 - f)*exp(-b*Dt))/(f*exp(-te*dR2) + 1 - f)",
+            references=(_JEROME, _LE_BIHAN),
         ),
     )
 }

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from check_wheel import PARTS, build, complaints, copy_sources, extras_of
 
+import dmrifit
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -57,7 +59,7 @@ def test_the_installed_wheel_fits_and_shows_its_help(made, tmp_path):
         [sys.executable, "-I", "-c", program], cwd=tmp_path, env=clean, check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"dmrifit 0.1.0 of {target}" in done.stdout
+    assert f"dmrifit {dmrifit.__version__} of {target}" in done.stdout
     assert "commands show their help" in done.stdout
 
 
