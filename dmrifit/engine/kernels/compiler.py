@@ -54,7 +54,9 @@ def load_shared() -> ModuleType:
 def load(model: SignalModel | None, part: str = "kernel") -> ModuleType:
     """Import the kernel of a model, or its "intervals", written and compiled where not on disk."""
     with _lock:
-        _check_environment()
+        # Importing numba makes nearly as many objects that stay as compiling does.
+        with collection_paused():
+            _check_environment()
         name = _module_name(model, part)
         if name not in _loaded:
             with collection_paused():

@@ -22,4 +22,13 @@ def collection_paused() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            _age_all()
             gc.enable()
+
+
+def _age_all() -> None:
+    """Move all objects to the oldest generation, or the next collections would visit them all."""
+    # Objects that somebody has frozen are to stay so.
+    if gc.get_freeze_count() == 0:
+        gc.freeze()
+        gc.unfreeze()

@@ -31,3 +31,21 @@ def test_a_user_who_switched_it_off_keeps_it_off():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_objects_made_inside_are_not_visited_by_the_next_small_collections():
+    with collection_paused():
+        made = [[] for _ in range(1000)]
+    oldest = {id(thing) for thing in gc.get_objects(generation=2)}
+    assert oldest.issuperset(map(id, made))
+
+
+def test_objects_that_a_user_has_frozen_stay_frozen():
+    gc.freeze()
+    try:
+        n_frozen = gc.get_freeze_count()
+        with collection_paused():
+            pass
+        assert 0 < gc.get_freeze_count() <= n_frozen
+    finally:
+        gc.unfreeze()
