@@ -71,9 +71,6 @@ class Check:
     limit: float
     where: str = ""  # what part of the data the number is from
     against: str = ""  # what the limit is, if it was measured
-    # False where a number on the wrong side does not contradict the claim but leaves it without
-    # evidence, as a test of equivalence does.
-    fails: bool = True
     # What counts as no difference; boards of agreeing runs need none.
     margin: str = ""
 
@@ -82,9 +79,7 @@ class Check:
         """HOLDS, FAILS or OPEN, of this run alone, which cannot show that numbers are equal."""
         if math.isnan(self.value) or math.isnan(self.limit) or self.relation == "=":
             return OPEN
-        if _RELATIONS[self.relation](self.value, self.limit):
-            return HOLDS
-        return FAILS if self.fails else OPEN
+        return HOLDS if _RELATIONS[self.relation](self.value, self.limit) else FAILS
 
 
 @dataclass(frozen=True)
@@ -144,7 +139,6 @@ def build_board(
     runs: Sequence[Run],
     *,
     least_runs: int = 3,
-    run_word: str = "seed",
     depends: Callable[[Sequence[str], Sequence[str]], str] | None = None,
     figures: pd.DataFrame | None = None,
     margins: Mapping[str, Margin] | None = None,
@@ -178,7 +172,6 @@ def build_board(
                 claim,
                 counts,
                 least_runs,
-                run_word,
                 depends,
                 margins,
             )
@@ -220,7 +213,6 @@ class _Outcome:
         claim: Claim,
         counts: Mapping[str, int],
         least_runs: int,
-        run_word: str,
         depends: Callable[[Sequence[str], Sequence[str]], str] | None,
         margins: Mapping[str, Margin] | None,
     ) -> _Outcome:
@@ -232,7 +224,7 @@ class _Outcome:
             prefix = f"{condition}: " if condition else ""
             n_runs = counts[condition]
             if margins is None:
-                verdicts[condition], reason = _decide(rows, n_runs, least_runs, run_word)
+                verdicts[condition], reason = _decide(rows, n_runs, least_runs)
             else:
                 verdicts[condition], reason = decide_reading(rows, n_runs, margins)
             reasons.append(prefix + reason)
@@ -264,23 +256,23 @@ class _Outcome:
         return cls(overall, short, "\n".join(ours), reasons)
 
 
-def _decide(figures: pd.DataFrame, n_runs: int, least_runs: int, word: str) -> tuple[str, str]:
+def _decide(figures: pd.DataFrame, n_runs: int, least_runs: int) -> tuple[str, str]:
     """Decide a reading in one condition, and say why."""
     lacking = ", ".join(dict.fromkeys(figures.loc[figures["relation"] == "", "quantity"]))
     if (figures["relation"] == "").all():
         return OPEN, f"missing: {lacking}"
     verdicts = {key: _agreed(check["verdict"], n_runs) for key, check in _checks(figures)}
-    wrong = _wrong_in_words(figures, word)
+    wrong = _wrong_in_words(figures)
     # A few runs may agree by chance, so they decide nothing, not even against the claim.
     if n_runs < least_runs:
-        few = f"one {word}" if n_runs == 1 else f"{n_runs} {word}s"
+        few = "one seed" if n_runs == 1 else f"{n_runs} seeds"
         return OPEN, "; ".join(filter(None, (f"{few}, {least_runs} are needed", wrong)))
     if FAILS in verdicts.values():
         return FAILS, wrong
     if set(verdicts.values()) == {HOLDS}:
-        return HOLDS, f"holds in all {n_runs} {word}s"
+        return HOLDS, f"holds in all {n_runs} seeds"
     if lacking:
-        lacking = f"missing in some {word}s: {lacking}"
+        lacking = f"missing in some seeds: {lacking}"
     return OPEN, "; ".join(filter(None, (wrong, lacking)))
 
 
@@ -311,7 +303,7 @@ def _figures_in_words(figures: pd.DataFrame) -> str:
     return "; ".join(f"{quantity}: {', '.join(texts)}" for quantity, texts in by_quantity.items())
 
 
-def _wrong_in_words(figures: pd.DataFrame, word: str) -> str:
+def _wrong_in_words(figures: pd.DataFrame) -> str:
     """Name the checks that do not hold, and in how many runs."""
     texts = []
     for (where, quantity), check in _checks(figures):
@@ -325,9 +317,9 @@ def _wrong_in_words(figures: pd.DataFrame, word: str) -> str:
             limit = f"{_spread(wrong['limit'])} ({against})"
         share = ""
         if len(wrong) == len(check) > 1:
-            share = f" in all {word}s"
+            share = " in all seeds"
         elif len(check) > 1:
-            share = f" in {len(wrong)} of {len(check)} {word}s"
+            share = f" in {len(wrong)} of {len(check)} seeds"
         texts.append(f"{name} {_spread(wrong['value'])}, not {relation} {limit}{share}")
     return "; ".join(texts)
 
