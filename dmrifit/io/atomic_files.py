@@ -36,17 +36,23 @@ _ABANDONED_SECONDS = 600.0
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """Write a file that appears under its name only when it is complete."""
+def whole_file(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
+    """
+    Write a file that appears under its name only when it is complete.
+
+    A file that need not be `lasting` may be damaged after a power cut, but costs a tenth.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned_parts(path.parent, path.name)
+    if lasting:
+        remove_abandoned_parts(path.parent, path.name)
     unfinished = path.with_name(f"{_UNFINISHED}{os.getpid()}-{path.name}")
     try:
         yield unfinished
-        # Otherwise a power cut could leave an empty file under the final name.
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
+        if lasting:
+            # Otherwise a power cut could leave an empty file under the final name.
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
         os.replace(unfinished, path)
     except OSError as error:
         if error.errno not in _NO_ROOM:

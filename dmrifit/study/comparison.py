@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from io import StringIO
@@ -58,6 +58,10 @@ _TEXT = (
 )  # fmt: skip
 # Arrays from this size on are written once and mapped by all workers.
 _SHARED_BYTES = 100_000
+# A task of a cluster costs milliseconds, so that trainings travel in groups of so much work; so
+# many groups a worker are kept for the end, when all should be busy.
+_GROUP_SECONDS = 1.0
+_LAST_GROUPS = 3
 # Attempts to send an array to a cluster whose workers die, before the study gives up.
 _SENDINGS = 5
 _TABLES = ("scores", "signals")
@@ -603,23 +607,85 @@ def _train_in_parallel(
         entrant = cells[i].entrant
         if entrant.recipe and isinstance(entrant.estimator.regressor, str):
             algorithms.add(entrant.estimator.regressor)
+    backend = _cluster()
+    n_workers = None if backend is None else backend.effective_n_jobs(-1)
+    pace = _Pace()
+    groups = _groups(cells, waiting, pace, n_workers)
     tasks = (
-        delayed(_numbered)(i, sorted(algorithms), cells[i], *_material(cells[i], bank, lent))
-        for i in waiting
+        delayed(_train_group)(sorted(algorithms), *_group_material(cells, group, bank, lent))
+        for group in groups
     )
-    return Parallel(n_jobs, return_as="generator_unordered", max_nbytes=_SHARED_BYTES)(tasks)
+    parallel = Parallel(
+        n_jobs,
+        batch_size="auto" if backend is None else 1,
+        return_as="generator_unordered",
+        max_nbytes=_SHARED_BYTES,
+    )
+    for results in parallel(tasks):
+        for i, content, seconds in results:
+            pace.add(cells[i], seconds)
+            yield i, content
+
+
+class _Pace:
+    """How long trainings take, from those that are finished."""
+
+    def __init__(self) -> None:
+        self._seconds_per_patient: dict[str, float] = {}
+        self._n_finished = 0
+        self._total_seconds = 0.0
+
+    def add(self, cell: Cell, seconds: float) -> None:
+        self._seconds_per_patient[cell.entrant.name] = seconds / len(cell.train)
+        self._n_finished += 1
+        self._total_seconds += seconds
+
+    def expected(self, cell: Cell) -> float:
+        """Seconds of a training; infinite where none of its estimator is finished."""
+        return len(cell.train) * self._seconds_per_patient.get(cell.entrant.name, np.inf)
+
+    def mean(self) -> float:
+        return self._total_seconds / max(1, self._n_finished)
+
+
+def _groups(
+    cells: Sequence[Cell], waiting: Sequence[int], pace: _Pace, n_workers: int | None
+) -> Iterator[list[int]]:
+    """Divide trainings into groups of about a second for a cluster, elsewhere one by one."""
+    if n_workers is None:
+        yield from ([i] for i in waiting)
+        return
+    group: list[int] = []
+    work = 0.0
+    for n_before, i in enumerate(waiting):
+        work_left = pace.mean() * (len(waiting) - n_before + len(group))
+        limit = min(_GROUP_SECONDS, work_left / (_LAST_GROUPS * max(1, n_workers)))
+        expected = pace.expected(cells[i])
+        if group and work + expected > limit:
+            yield group
+            # Others may have ended meanwhile.
+            group, work, expected = [], 0.0, pace.expected(cells[i])
+        group.append(i)
+        work += expected
+    if group:
+        yield group
+
+
+def _cluster() -> Any:
+    """Return joblib's backend where it is a cluster of dask."""
+    from joblib.parallel import get_active_backend
+
+    backend = get_active_backend()[0]
+    return None if getattr(backend, "client", None) is None else backend
 
 
 def _lend(arrays: Iterable[Any], cells: Iterable[Cell] = ()) -> dict[int, Any]:
     """Send arrays to a cluster of dask, where joblib uses one; return futures by `id` of array."""
     # joblib would send them too. But it loses the error when a worker dies while it is sent one,
     # or when an estimator cannot be sent, and then waits forever for the trainings that need it.
-    from joblib.parallel import get_active_backend
-
-    backend = get_active_backend()[0]
-    client = getattr(backend, "client", None)
+    backend = _cluster()
     lent: dict[int, Any] = {}
-    if client is None:
+    if backend is None:
         return lent
     # Each estimator once: thousands of cells share a few.
     for entrant in {id(cell.entrant): cell.entrant for cell in cells}.values():
@@ -631,7 +697,7 @@ def _lend(arrays: Iterable[Any], cells: Iterable[Cell] = ()) -> dict[int, Any]:
             if array is None or id(array) in lent:
                 break
             try:
-                lent[id(array)] = client.scatter(array, hash=False)
+                lent[id(array)] = backend.client.scatter(array, hash=False)
             except OSError as error:
                 # Without any worker, dask has waited long enough for one.
                 if isinstance(error, TimeoutError) or attempt == _SENDINGS - 1:
@@ -669,31 +735,54 @@ def _arrays(cell: Cell, bank: Bank) -> tuple[Any, Any]:
     return stack.arrays
 
 
-def _material(cell: Cell, bank: Bank, lent: Mapping[int, Any]) -> tuple[Any, ...]:
-    """Collect what `run_trial` takes, and no more, because workers get copies."""
-    # Arrays that all trainings share are arguments by themselves: a cluster sends them once.
+def _group_material(
+    cells: Sequence[Cell], group: Iterable[int], bank: Bank, lent: Mapping[int, Any]
+) -> tuple[Any, ...]:
+    """Collect trainings for `_train_group` and the arrays that all trainings share."""
+    # These are arguments by themselves: a cluster sends them once.
+    shared: dict[int, Any] = {}
+    trainings = []
+    for i in group:
+        arrays = _arrays(cells[i], bank)
+        places = []
+        for array in arrays:
+            shared.setdefault(id(array), lent.get(id(array), array))
+            places.append(list(shared).index(id(array)))
+        has_arrays = arrays[0] is not None
+        trainings.append((i, places, cells[i], _material(cells[i], bank, has_arrays=has_arrays)))
+    return trainings, *shared.values()
+
+
+def _material(cell: Cell, bank: Bank, *, has_arrays: bool) -> tuple[Any, ...]:
+    """Collect what `run_trial` takes beside arrays, and no more, because workers get copies."""
     stack = bank.material(cell.entrant, cell.view, cell.repeat)
     designs = [stack.designs[patient] for patient in cell.train if patient in stack.designs]
     rows = [stack.rows[patient] for patient in cell.train]
-    arrays = [lent.get(id(array), array) for array in _arrays(cell, bank)]
     # Moments travel to workers only where nothing else is learned from.
-    if arrays[0] is not None:
+    if has_arrays:
         designs = [replace(design, moments=None) for design in designs]
     tests = bank.tests(cell.view, cell.test)
     clinical = [bank.clinical(cell.entrant, cell.view, patient) for patient in cell.test]
     constants = bank.constants(cell.view, cell.repeat, cell.train)
-    return *arrays, rows, designs, tests, clinical, constants
+    return rows, designs, tests, clinical, constants
 
 
-def _numbered(i: int, algorithms: Sequence[str], *arguments: Any) -> tuple[int, dict[str, Any]]:
-    """Run a training; return its number with its result."""
+def _train_group(
+    algorithms: Sequence[str], trainings: Sequence[tuple[Any, ...]], *shared: Any
+) -> list[tuple[int, dict[str, Any], float]]:
+    """Run trainings one after the other; return their numbers, results and seconds."""
     # While a cluster has one worker, joblib trains in this process and leaves futures as they are.
-    arrays = [item.result() if hasattr(item, "result") else item for item in arguments]
+    arrays = [item.result() if hasattr(item, "result") else item for item in shared]
     # joblib takes a worker for leaking, and replaces it, if it loads a library after its first
     # task.
     for algorithm in algorithms:
         make_regressor(algorithm)
-    return i, run_trial(*arrays)
+    results = []
+    for i, places, cell, material in trainings:
+        start = time.perf_counter()
+        content = run_trial(cell, *[arrays[place] for place in places], *material)
+        results.append((i, content, time.perf_counter() - start))
+    return results
 
 
 def _collect(

@@ -164,9 +164,12 @@ class StudyFolder:
                 for name, values in predicted.items():
                     arrays[f"{name}/{patient}"] = values
             # Arrays first: the text that is written after them marks the cell as finished.
-            with whole_file(path.with_suffix(".npz")) as part, part.open("wb") as file:
+            arrays_path = path.with_suffix(".npz")
+            with whole_file(arrays_path, lasting=False) as part, part.open("wb") as file:
                 np.savez(file, **arrays)
-        write_text(path, json.dumps(plain))
+        # What a power cut damages, `get` does not return, and it is computed again.
+        with whole_file(path, lasting=False) as part:
+            part.write_text(json.dumps(plain), encoding="utf-8")
 
 
 def _json(content: Mapping[str, Any]) -> str:

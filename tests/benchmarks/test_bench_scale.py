@@ -73,9 +73,10 @@ def test_trainings_are_caught_with_what_goes_to_a_worker(bench):
     trainings, seconds = bench.caught(bench.cohort_of(2), ("LR", "ETR"))
     assert len(trainings) == 4
     assert seconds > 0
-    for _, arguments, _ in trainings:
-        shared = [arguments[i] for i in bench.SHARED]
-        assert all(isinstance(one, np.ndarray) for one in shared) == (arguments[2].entrant.algorithm == "ETR")
+    for training in trainings:
+        shared = training[1][bench.OWN :]
+        assert len(shared) == {"LR": 1, "ETR": 2}[bench.algorithm_of(training)]
+        assert all(isinstance(one, np.ndarray) for one in shared) == (bench.algorithm_of(training) == "ETR")
 
 
 @pytest.mark.slow
