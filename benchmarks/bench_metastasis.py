@@ -134,18 +134,27 @@ class Size:
     segments_per_epoch: int = 240
     start_epochs: int = 20
     epochs: int = 2
+    batch_size: int = 12
 
 
 SIZES = {
     "full": Size(),
-    "small": Size(10, 8, start_epochs=4, epochs=3),
+    # Small batches: the losses separate after some 50 steps, however many segments a step has.
+    "small": Size(
+        *(6, 4, (54, 54, 54)),
+        widths=(4, 4, 4, 8, 8, 8),
+        unet_widths=(4, 8, 16),
+        segments_per_epoch=192,
+        start_epochs=2,
+        epochs=1,
+        batch_size=4,
+    ),
     "smoke": Size(3, 2, (40, 40, 40), 1.5, (0, 2), ("", "prior"), (4, 4, 4), (4, 8), 24, 1, 1),
 }
 COMMON: dict[str, Any] = {
     "segment_size": 27,
     "low_resolution": (3,),
     "dense": (32,),
-    "batch_size": 12,
     "device": "cpu",
 }
 BEGIN: dict[str, Any] = {
@@ -164,7 +173,12 @@ def name_of(form: str, loss: str, alpha: float | None) -> str:
 def settings(size: Size, form: str, seed: int) -> dict[str, Any]:
     """Give what all networks of a form share."""
     widths = size.unet_widths if form == "U-Net" else size.widths
-    own = {"widths": widths, "segments_per_epoch": size.segments_per_epoch, "random_state": seed}
+    own = {
+        "widths": widths,
+        "segments_per_epoch": size.segments_per_epoch,
+        "batch_size": size.batch_size,
+        "random_state": seed,
+    }
     return COMMON | own | FORMS[form]
 
 
