@@ -11,6 +11,8 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from dmrifit.cli.streams import lenient_streams
+
 __all__ = ["check_output", "error_message", "make_program", "progress"]
 
 OverwriteOption: TypeAlias = Annotated[
@@ -112,7 +114,8 @@ def make_program(
         app.command(name_of_command, epilog=_example(line))(command)
 
     def main() -> None:
-        _run(app, name)
+        with lenient_streams():
+            _run(app, name)
 
     return app, main
 

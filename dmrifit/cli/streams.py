@@ -1,0 +1,81 @@
+"""Standard streams whose reader is gone or whose disk is full, which must not cost results."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+__all__ = ["lenient_streams"]
+
+
+@contextmanager
+def lenient_streams() -> Iterator[None]:
+    """
+    Let messages be lost on standard error, and output whose reader has gone.
+
+    A full disk under standard output is still an error: what it holds may be the result.
+    """
+    _occupy_closed()
+    before = sys.stdout, sys.stderr
+    sys.stdout = _LenientStream(sys.stdout, {errno.EPIPE})
+    sys.stderr = _LenientStream(sys.stderr, None)
+    lenient = sys.stdout, sys.stderr
+    try:
+        yield
+    finally:
+        # What a full disk does not take is told by Python at its end.
+        for stream in lenient:
+            with suppress(OSError):
+                stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _occupy_closed() -> None:
+    """Open streams that the caller has closed: the next file would take their place otherwise."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    # Python has none where they were closed when it started.
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+class _LenientStream:
+    """A text stream that drops what cannot be written for one of these errors; None is any."""
+
+    def __init__(self, stream: Any, dropped: set[int] | None) -> None:
+        self._stream = stream
+        self._dropped = dropped
+
+    def write(self, text: str) -> int:
+        with self._dropping():
+            return int(self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        with self._dropping():
+            self._stream.flush()
+
+    @contextmanager
+    def _dropping(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if self._dropped is not None and error.errno not in self._dropped:
+                raise
+            # What is buffered still would be written at the end, and fail again.
+            with suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
