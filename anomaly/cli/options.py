@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from anomaly.detectors.detector_table import DETECTORS, import_detector
+from anomaly.detectors.detector_table import detector_names, import_detector
 from dmrifit.cli.options import is_table
 
 if TYPE_CHECKING:
@@ -63,8 +63,11 @@ def make_detector(
     """Make a detector by its name; the fields of its training stand among its parameters."""
     from dmrifit.networks.training import gather_training
 
-    if name not in DETECTORS:
-        raise ValueError(f"there is no detector {name!r}; choose one of {', '.join(DETECTORS)}")
+    known_detectors = detector_names()
+    if name not in known_detectors:
+        raise ValueError(
+            f"there is no detector {name!r}; choose one of {', '.join(known_detectors)}"
+        )
     detector_class = import_detector(name)
     names = parameter_names(detector_class)
     unknown = [key for key in parameters if key not in names]

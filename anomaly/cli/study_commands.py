@@ -18,7 +18,7 @@ from anomaly.cli.options import (
     parameter_names,
     parameters_of,
 )
-from anomaly.detectors.detector_table import DETECTORS, import_detector
+from anomaly.detectors.detector_table import DETECTORS, detector_names, import_detector
 from dmrifit.cli.case_runs import begin_run, simulate_case, training_checkpoint
 from dmrifit.cli.console import (
     CheckpointOption,
@@ -350,7 +350,7 @@ def _detector(
     name: str, parameters: dict[str, Any], published: bool, checkpoint: str, seed: int
 ) -> AnomalyDetector:
     """Make a detector, with a seed and a folder for checkpoints where it takes them."""
-    if name in DETECTORS:
+    if name in detector_names():
         defaults = {"random_state": seed, "checkpoint": checkpoint, "verbose": True}
         names = parameter_names(import_detector(name))
         # Detectors without randomness have no seed, those without epochs no checkpoint.

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
 
-__all__ = ["CLASS_MODULES", "DETECTORS", "import_detector"]
+__all__ = ["CLASS_MODULES", "DETECTORS", "detector_names", "import_detector"]
+
+#: Entry points of this group name detectors that other packages bring, loaded when asked for.
+PLUGINS = "anomaly.detectors"
 
 #: Names of detectors on the command line, with their module in this room and their class.
 DETECTORS: Mapping[str, tuple[str, str]] = {
@@ -25,7 +29,16 @@ CLASS_MODULES: Mapping[str, str] = {
 }
 
 
+def detector_names() -> list[str]:
+    """List the names of detectors on the command line, those of other packages last."""
+    plugins = [entry.name for entry in entry_points(group=PLUGINS)]
+    return [*DETECTORS, *sorted(set(plugins) - set(DETECTORS))]
+
+
 def import_detector(name: str) -> Any:
     """Import the class of a detector by its name on the command line."""
+    if name not in DETECTORS:
+        (entry,) = entry_points(group=PLUGINS, name=name)
+        return entry.load()
     _, title = DETECTORS[name]
     return getattr(import_module(CLASS_MODULES[title]), title)

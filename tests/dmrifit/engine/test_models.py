@@ -1,11 +1,14 @@
 """Signal models: formulas, and what is refused."""
 
 import pickle
+from dataclasses import replace
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
 
 from dmrifit import MODELS, Parameter, Protocol, SignalModel
+from dmrifit.engine import models
 
 
 def test_the_signal_is_the_published_formula():
@@ -108,3 +111,18 @@ def test_a_formula_that_overflows_gives_infinity_without_a_warning():
     signal = MODELS["kurtosis"].signal([1.0, 3.0, 5.0], protocol)
     assert signal[0, 0] == 1.0
     assert np.isinf(signal[0, 1])
+
+
+def test_models_of_other_packages_are_found_by_name_and_checked(monkeypatch):
+    def installed(value):
+        entry = EntryPoint("mine", value, models.PLUGINS)
+        monkeypatch.setattr(models, "entry_points", lambda group: [entry])
+
+    installed("dmrifit.engine.models:MODELS")
+    with pytest.raises(ValueError, match=r"mine = dmrifit\.engine\.models:MODELS .* is no SignalModel of that name"):
+        models.resolve_model("mine")
+    with pytest.raises(ValueError, match=r"did you mean mine\? choose one of adc, .*, mine or give"):
+        models.resolve_model("mien")
+    monkeypatch.setattr(models, "_K", replace(MODELS["adc"], name="mine"))
+    installed("dmrifit.engine.models:_K")
+    assert models.resolve_model("Mine") is models._K
