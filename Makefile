@@ -77,7 +77,7 @@ level=$$1
 target=$$2
 check() {
     command -v "$$PYTHON" >/dev/null || {
-        echo "There is no $$PYTHON here. Name an installed Python 3.11, 3.12 or 3.13: make $$level PYTHON=python3.12" >&2
+        echo "There is no $$PYTHON here. Name an installed Python 3.11 to 3.14: make $$level PYTHON=python3.12" >&2
         exit 1
     }
     "$$PYTHON" -c "$$CHECK" "$$level"
@@ -122,8 +122,8 @@ export ENVIRONMENT
 define CHECK
 import sys
 level, found = sys.argv[1], "%d.%d" % sys.version_info[:2]
-if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-    sys.exit("Python 3.11, 3.12 or 3.13 is needed and %s is %s. Name another: make %s PYTHON=python3.12" % (sys.executable, found, level))
+if not (3, 11) <= sys.version_info[:2] <= (3, 14):
+    sys.exit("Python 3.11 to 3.14 is needed and %s is %s. Name another: make %s PYTHON=python3.12" % (sys.executable, found, level))
 import importlib.util
 missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
 if missing:

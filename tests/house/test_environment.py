@@ -152,11 +152,11 @@ def test_arguments_for_pip_pass_through(project):
     assert "--no-cache-dir --retries 7 -c constraints.txt" in calls(project)[0]
 
 
-@pytest.mark.parametrize("version", ["(2, 7, 18)", "(3, 10, 4)", "(3, 14, 0)"])
+@pytest.mark.parametrize("version", ["(2, 7, 18)", "(3, 10, 4)", "(3, 15, 0)"])
 def test_a_python_of_another_version_is_refused_with_a_remedy(project, version):
     result = project("environment-demo", before=f"import sys; sys.version_info = {version}")
     assert result.returncode != 0
-    assert "Python 3.11, 3.12 or 3.13 is needed" in result.stdout
+    assert "Python 3.11 to 3.14 is needed" in result.stdout
     assert "make demo PYTHON=python3.12" in result.stdout
     assert not (project.folder / ".venv").exists()
 
