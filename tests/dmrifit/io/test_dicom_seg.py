@@ -11,6 +11,8 @@ from scipy.spatial.transform import Rotation
 from dmrifit import write_dicom_seg
 from dmrifit.io.components import label_components
 
+pytest.importorskip("highdicom")
+
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS+
 SHAPE, SPACING, ORIGIN = (
     (8, 16, 5),
