@@ -12,6 +12,7 @@ import typer
 from dmrifit.cli.case_runs import can_draw
 from dmrifit.cli.console import ModelFileOption, ModelSeedOption, OverwriteOption, check_output
 from dmrifit.cli.options import floats, say, whole_numbers, words
+from dmrifit.cli.workers import ClusterOption, scheduler
 
 if TYPE_CHECKING:
     from dmrifit.cohort.cohort import Cohort
@@ -207,7 +208,8 @@ def train(
     Train a predictor of an advanced protocol on all patients of a table, and save it.
 
     Its scores are those of dmrifit benchmark with the same settings; the file is for dmrifit
-    predict.
+    predict. Cohorts of other protocols are trained on apart (--cohorts). LR takes seconds, forests
+    and perceptrons up to a minute, CNN minutes; images are read once, one patient at a time.
     """
     import numpy as np
 
@@ -241,6 +243,7 @@ def train(
     training = [in_order(cohort) for cohort in selected]
     scans = [scan for cohort in training for scan in cohort.scans]
     protocol = scans[0].protocol
+    _check_one_protocol(training)
     source = _source(protocol, source_b)
     if source is None:
         source = protocol.take(protocol.clinical(n_b))
@@ -350,13 +353,20 @@ def benchmark(
     jobs: Annotated[
         int, typer.Option(help="Models trained in parallel; −1 for one per core.")
     ] = 1,
+    cluster: ClusterOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed: same seed, same table.")] = 0,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """
     Compare predictors of an advanced protocol on a table of patients, leaving one patient out.
 
     The table has the columns patient, cohort, image, mask, lesion, bval and te, with paths
-    relative to it. Writes scores.csv, signals.csv, predictions, figures and report.html.
+    relative to it (dmrifit table makes one of a BIDS folder). Writes scores.csv, signals.csv,
+    predictions, figures and report.html.
+
+    LR takes seconds for a patient, forests and perceptrons tens of seconds, CNN minutes, times
+    patients, strategies and sizes; two cores compare six algorithms on 16 patients in minutes.
+    Memory holds the voxels of all training patients, some 100 MB.
     """
     from dmrifit._utils.threads import check_jobs
     from dmrifit.predict.algorithms import ALGORITHMS
@@ -376,6 +386,7 @@ def benchmark(
             "no algorithm is left to compare; name one by --algorithms, or fewer by --without"
         )
     _check_extras(names, remedy="or leave it out: --without {name}")
+    _check_study(out, names, words(strategies), overwrite=overwrite)
     # Before cohorts are read, which takes longer than all checks of options.
     estimators = {}
     for strategy in words(strategies):
@@ -387,21 +398,22 @@ def benchmark(
         estimator.set_params(source=source)
     training_cohorts = _training_cohorts(train_on, cohorts, resynthesize=resynthesize)
     try:
-        evaluation = compare(
-            estimators,
-            cohorts,
-            train_on=training_cohorts,
-            train_mask=train_mask,  # type: ignore[arg-type]
-            score_mask=score_mask,  # type: ignore[arg-type]
-            n_train=whole_numbers("--sizes", sizes) if sizes else None,
-            n_repeats=repeats,
-            max_voxels=max_voxels or None,
-            controls=controls,
-            resynthesize=resynthesize,
-            out=out,
-            n_jobs=jobs,
-            random_state=seed,
-        )
+        with scheduler(cluster):
+            evaluation = compare(
+                estimators,
+                cohorts,
+                train_on=training_cohorts,
+                train_mask=train_mask,  # type: ignore[arg-type]
+                score_mask=score_mask,  # type: ignore[arg-type]
+                n_train=whole_numbers("--sizes", sizes) if sizes else None,
+                n_repeats=repeats,
+                max_voxels=max_voxels or None,
+                controls=controls,
+                resynthesize=resynthesize,
+                out=out,
+                n_jobs=None if cluster else jobs,
+                random_state=seed,
+            )
     except KeyboardInterrupt:
         if out.is_dir():
             say(f"finished work is kept in {out}; the same command resumes there")
@@ -526,6 +538,53 @@ def _select(cohorts: dict[str, Cohort], names: str | None) -> list[Cohort]:
             f"the table has {', '.join(cohorts)}"
         )
     return [cohorts[name] for name in selected]
+
+
+def _check_one_protocol(cohorts: list[Cohort]) -> None:
+    """Refuse to train on cohorts of which one lacks a contrast of the first."""
+    from dmrifit.engine.resynthesis import missing_contrasts
+
+    first = cohorts[0]
+    protocol = first.scans[0].protocol
+    for cohort in cohorts[1:]:
+        missing = missing_contrasts(protocol, cohort.scans[0].protocol)
+        if missing:
+            raise ValueError(
+                f"cohorts {first.name} and {cohort.name} have other protocols: {cohort.name} "
+                f"lacks {len(missing)} of the {len(protocol)} contrasts of {first.name}, such as "
+                f"{protocol.labels[missing[0]]}; train on one of them: --cohorts {first.name}"
+            )
+
+
+def _check_study(
+    out: Path, algorithms: list[str], strategies: list[str], *, overwrite: bool
+) -> None:
+    """Refuse to drop from the tables of a finished comparison what is not asked for again."""
+    import pandas as pd
+
+    from dmrifit.predict.algorithms import REGRESSORS
+    from dmrifit.predict.controls import CONSTANT
+
+    table = out / "scores.csv"
+    if overwrite or not table.is_file():
+        return
+    try:
+        scores = pd.read_csv(table, usecols=["algorithm", "strategy"])
+    except ValueError:  # no table of scores; the comparison itself says what is wrong with it
+        return
+    learned = scores["algorithm"].isin([name for name in REGRESSORS if name != CONSTANT])
+    pairs = scores.loc[learned, ["algorithm", "strategy"]].drop_duplicates()
+    dropped = [
+        f"{algorithm} {strategy}"
+        for algorithm, strategy in pairs.itertuples(index=False)
+        if algorithm not in algorithms or strategy not in strategies
+    ]
+    if dropped:
+        raise ValueError(
+            f"{out} holds a comparison that also has {', '.join(dropped[:5])}, which would "
+            "disappear from its tables and report; name them as well, choose another folder, or "
+            "--overwrite"
+        )
 
 
 def _source(protocol: Protocol, source_b: str | None) -> Protocol | None:

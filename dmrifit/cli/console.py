@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from dmrifit._utils.progress import step_bar
 from dmrifit.cli.streams import lenient_streams
 
 __all__ = ["check_output", "error_message", "make_program", "progress"]
@@ -161,11 +162,12 @@ def check_output(path: Path, overwrite: bool) -> None:
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
-def progress(rows: Iterable[Any], total: int, label: str | None = None) -> Iterable[Any]:
-    """Iterate over cases with a progress bar, which appears on terminals only."""
-    from tqdm import tqdm
-
-    return tqdm(rows, total=total, unit="case", desc=label, disable=None)
+def progress(rows: Iterable[Any], total: int, label: str | None = None) -> Iterator[Any]:
+    """Iterate over cases with a bar in a terminal, and with lines now and then elsewhere."""
+    with step_bar(total, "case", label) as count:
+        for row in rows:
+            yield row
+            count("")
 
 
 def error_message(error: Exception) -> str:

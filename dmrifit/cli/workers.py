@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import typer
+
+from dmrifit._utils.progress import step_bar
 
 __all__ = ["ClusterOption", "JobsOption", "run_tasks", "scheduler"]
 
@@ -79,23 +79,7 @@ def _shown(
     results: Iterator[dict[str, Any]], total: int, name: Callable[[dict[str, Any]], str]
 ) -> Iterator[dict[str, Any]]:
     """Show a bar in a terminal, and elsewhere a line for each result."""
-    from tqdm import tqdm
-
-    start = time.perf_counter()
-    with tqdm(total=total, unit="scan", disable=None) as bar:
-        for i, result in enumerate(results, start=1):
+    with step_bar(total, "scan") as count:
+        for result in results:
             yield result
-            bar.update()
-            if bar.disable:
-                left = (time.perf_counter() - start) / i * (total - i)
-                rest = f", about {_duration(left)} left" if left else ""
-                print(f"{i}/{total} {name(result)}{rest}", file=sys.stderr, flush=True)
-
-
-def _duration(seconds: float) -> str:
-    """Write a time in its largest unit."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+            count(name(result))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from dmrifit.engine.methods.map_prior import PULLED
 from dmrifit.engine.results import FitStatus
 from dmrifit.io.atomic_files import check_finished
 from dmrifit.io.masks import check_same_grid
-from dmrifit.io.tables import read_rows
+from dmrifit.io.tables import named_file, read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,11 +26,15 @@ if TYPE_CHECKING:
 __all__ = [
     "FittedMaps",
     "find_fits",
+    "named_maps",
     "read_label_names",
     "repeatability",
     "roi_table",
     "summarize_fits",
 ]
+
+#: In the column model, for maps of other programs.
+FOREIGN = "other"
 
 Volume: TypeAlias = Any  # a path, a Nifti1Image or an array
 
@@ -182,8 +187,11 @@ def repeatability(table: pd.DataFrame) -> pd.DataFrame:
         square over subjects of a subject's standard deviation divided by the subject's mean; two
         visits x₁ and x₂ have the standard deviation ``|x₁ − x₂|/√2``), and ``rc_percent`` (the
         change in percent that 95 % of repeated measurements without true change stay below:
-        1.96·√2·100·wcv). NaN without such subjects, and for the last two where a mean is not
-        positive.
+        1.96·√2·100·wcv), ``rc`` (the repeatability coefficient, 1.96·√2·within_sd, in the unit of
+        the map), and the ends of 95 % intervals of both, ``rc_low``, ``rc_high``,
+        ``rc_percent_low`` and ``rc_percent_high``: df·rc²/χ² with the quantiles of χ² at as many
+        degrees of freedom as there are repeats beyond the first. NaN without such subjects, and
+        for wcv and rc_percent where a mean is not positive.
 
     Raises
     ------
@@ -218,19 +226,34 @@ def repeatability(table: pd.DataFrame) -> pd.DataFrame:
         visits = group.dropna(subset=["median"]).groupby("subject")["median"]
         repeated = visits.agg(["mean", "var", "count"])
         repeated = repeated[repeated["count"] >= 2]
-        mean, within_sd, wcv = np.nan, np.nan, np.nan
+        mean, within_sd, wcv, freedom = np.nan, np.nan, np.nan, 0
         if len(repeated):
             mean = float(repeated["mean"].mean())
+            freedom = int((repeated["count"] - 1).sum())
             # Variances are averaged, not standard deviations, which would be too small on average.
             within_sd = float(np.sqrt(repeated["var"].mean()))
             # A coefficient of variation has no meaning where means may be 0.
             if (repeated["mean"] > 0).all():
                 wcv = float(np.sqrt((repeated["var"] / repeated["mean"] ** 2).mean()))
         # A difference has the variance of two measurements.
-        rc_percent = 1.96 * np.sqrt(2) * 100 * wcv
-        rows.append((*key, len(repeated), mean, within_sd, wcv, rc_percent))
-    columns = [*keys, "n_subjects", "mean", "within_sd", "wcv", "rc_percent"]
+        rc, rc_percent = 1.96 * np.sqrt(2) * np.array([within_sd, 100 * wcv])
+        low, high = _interval_factors(freedom)
+        ends = (rc * low, rc * high, rc_percent * low, rc_percent * high)
+        rows.append((*key, len(repeated), mean, within_sd, wcv, rc_percent, rc, *ends))
+    columns = [*keys, "n_subjects", "mean", "within_sd", "wcv", "rc_percent", "rc"]
+    columns += ["rc_low", "rc_high", "rc_percent_low", "rc_percent_high"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _interval_factors(freedom: int, level: float = 0.95) -> tuple[float, float]:
+    """Give what a standard deviation is multiplied by at the ends of its interval."""
+    if not freedom:
+        return np.nan, np.nan
+    from scipy.stats import chi2
+
+    quantiles = chi2.ppf([(1 + level) / 2, (1 - level) / 2], freedom)
+    low, high = np.sqrt(freedom / quantiles)
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -242,6 +265,29 @@ class FittedMaps:
     maps: dict[str, Path]
     units: dict[str, str]
     method: str = ""
+
+
+def named_maps(
+    maps: Mapping[str, str | Path], units: Mapping[str, str] | None = None
+) -> FittedMaps:
+    """Take maps of any program, by their names, as those of one scan."""
+    files = {name: Path(path) for name, path in maps.items()}
+    unknown = sorted(set(units or {}) - set(files))
+    if unknown:
+        raise ValueError(
+            f"a unit is given to {unknown[0]}, which is no map; the maps are {', '.join(files)}"
+        )
+    for name, path in files.items():
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such map of {name}; check its name")
+    return FittedMaps(_common_name(list(files.values())), FOREIGN, files, dict(units or {}))
+
+
+def _common_name(paths: Sequence[Path]) -> str:
+    """Name the scan of maps by what the names of their files share."""
+    from dmrifit.io.bids_derivatives import common_stem
+
+    return common_stem(paths) or paths[0].parent.name
 
 
 def find_fits(folder: str | Path) -> list[FittedMaps]:
@@ -298,17 +344,31 @@ def summarize_fits(
     labels: Sequence[str | Path] = (),
     *,
     names: Mapping[int, str] | None = None,
+    maps: Mapping[str, str | Path] | None = None,
+    units: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Summarize the maps of many fits in regions."""
+    """Summarize the maps of many fits, or `maps` of one scan by another program, in regions."""
     import pandas as pd
 
+    if maps:
+        if sources or len(labels) != 1:
+            raise ValueError(
+                "maps of another program (--map) need one label image (--labels) and no folder; "
+                "name those of several scans in a table with the columns map, file and unit"
+            )
+        fit = named_maps(maps, units)
+        return _fit_rows({}, fit, Path(labels[0]), names)
     folders = [Path(source) for source in sources]
     label_files = [Path(label) for label in labels]
     # All files are located before the first is read, so that a missing one is reported early.
     scans = []
-    for row, folder, image in _label_images(folders, label_files):
-        scans += [(row, fit, image) for fit in find_fits(folder)]
-    tables = []
+    tables = [source for source in folders if source.suffix.lower() in (".tsv", ".csv")]
+    if len(folders) == 1 and tables and _lists_maps(tables[0]):
+        scans = _read_maps(tables[0], label_files)
+    else:
+        for row, folder, image in _label_images(folders, label_files):
+            scans += [(row, fit, image) for fit in find_fits(folder)]
+    tables_of_fits = []
     for _, fit, _ in scans:
         if fit.method == "map":
             raise ValueError(
@@ -316,17 +376,68 @@ def summarize_fits(
                 f"prior: {PULLED}; fit the scan with --method nlls"
             )
     for row, fit, image in scans:
-        table = roi_table(fit.maps, image, names=names, units=fit.units)
-        columns = {
-            **row,
-            "folder": str(fit.maps["status"].parent),
-            "scan": fit.scan,
-            "model": fit.model,
-        }
-        for position, (name, value) in enumerate(columns.items()):
-            table.insert(position, name, value)
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+        tables_of_fits.append(_fit_rows(row, fit, image, names))
+    return pd.concat(tables_of_fits, ignore_index=True)
+
+
+def _fit_rows(
+    row: Mapping[str, str], fit: FittedMaps, image: Path, names: Mapping[int, str] | None
+) -> pd.DataFrame:
+    """Summarize the maps of one scan, after columns that say which it is."""
+    table = roi_table(fit.maps, image, names=names, units=fit.units)
+    first_map = next(iter(fit.maps.values()))
+    columns = {
+        **row,
+        "folder": str(fit.maps.get("status", first_map).parent),
+        "scan": fit.scan,
+        "model": fit.model,
+    }
+    for position, (name, value) in enumerate(columns.items()):
+        table.insert(position, name, value)
+    return table
+
+
+def _lists_maps(table: Path) -> bool:
+    """Tell whether a table names single maps, and not folders of fits."""
+    first_line = table.read_text(encoding="utf-8-sig", errors="replace").partition("\n")[0]
+    return {"map", "file"} <= {title.strip() for title in re.split("[\t,]", first_line)}
+
+
+def _read_maps(
+    table: Path, labels: Sequence[Path]
+) -> list[tuple[dict[str, str], FittedMaps, Path]]:
+    """Read a table of maps of other programs: rows of one subject and visit are one scan."""
+    optional = ("unit", "labels", "subject", "visit")
+    groups: dict[tuple[str, ...], list[tuple[int, dict[str, str]]]] = {}
+    for line, row in read_rows(table, required=("map", "file"), optional=optional):
+        key = tuple(row.get(column, "") for column in ("subject", "visit", "labels"))
+        groups.setdefault(key, []).append((line, row))
+    if len(labels) > 1:
+        raise ValueError(f"{table}: name the label image of each scan in the column labels")
+    scans = []
+    for (subject, visit, label_name), rows in groups.items():
+        maps, units = {}, {}
+        for line, row in rows:
+            if row["map"] in maps:
+                raise ValueError(
+                    f"{table}, row {line}: map {row['map']} of this scan stands in an earlier "
+                    "row; tell scans apart by the columns subject and visit"
+                )
+            maps[row["map"]] = named_file(table.parent, row["file"], f"{table}, row {line}: file")
+            units[row["map"]] = row.get("unit", "")
+        where = f"{table}, row {rows[0][0]}"
+        if label_name:
+            image = named_file(table.parent, label_name, f"{where}: labels")
+        elif labels:
+            image = labels[0]
+        else:
+            raise ValueError(f"{where}: no label image; give the column labels, or --labels")
+        columns = {}
+        for column, value in (("subject", subject), ("visit", visit)):
+            if value:
+                columns[column] = value
+        scans.append((columns, named_maps(maps, units), image))
+    return scans
 
 
 def read_label_names(path: str | Path) -> dict[int, str]:

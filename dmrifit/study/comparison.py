@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmrifit._utils.html_repr import html_summary
+from dmrifit._utils.progress import step_bar
 from dmrifit._utils.randomness import RandomState, seed_from
 from dmrifit._utils.threads import check_jobs
 from dmrifit.cohort.cohort import Cohort
@@ -551,8 +552,6 @@ def _run(
     cells: list[Cell], bank: Bank, folder: StudyFolder | None, n_jobs: int | None
 ) -> tuple[list[dict[str, Any]], int]:
     """Run all cells that are not finished; return all results, and how many were finished."""
-    from tqdm import tqdm
-
     results: dict[int, dict[str, Any]] = {}
     if folder is not None:
         for i, cell in enumerate(cells):
@@ -565,7 +564,7 @@ def _run(
     for i in waiting:
         bank.material(cells[i].entrant, cells[i].view, cells[i].repeat)
     n_failures = 0
-    with tqdm(total=len(waiting), unit="model", desc="compare", disable=None) as bar:
+    with step_bar(len(waiting), "model", "compare") as count:
         while waiting:
             waiting_cells = [cells[i] for i in waiting]
             arrays = itertools.chain.from_iterable(_arrays(cell, bank) for cell in waiting_cells)
@@ -575,7 +574,7 @@ def _run(
                     if folder is not None:
                         folder.put(cells[i].key, content)
                     results[i] = content
-                    bar.update()
+                    count("")
             except CancelledError as error:
                 # Shared arrays are lost with the last worker that held them; they are sent again.
                 n_failures += 1

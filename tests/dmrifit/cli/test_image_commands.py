@@ -273,3 +273,19 @@ def test_intervals_and_the_meaning_of_f_stand_in_the_terminal_and_on_the_page(tm
     assert "none found, &lt; 0.0" in page
     assert "not determined (4–100 µm²/ms searched)" in page
     assert "f is the T2-weighted signal fraction at the echo time of the scan" in page
+
+
+def test_maps_of_other_programs_are_summarized_and_shown(fitted, run):
+    adc = next((fitted / "mapsA1").glob("*param-ADC_*"))
+    options = ("--map", f"MD={adc}", "--unit", "MD=µm²/ms", "--labels", fitted / "labels.nii.gz")
+    code, printed, err = run("roi", *options, "--out", fitted / "own.csv")
+    assert code == 0, err
+    table = pd.read_csv(fitted / "own.csv")
+    assert table[["map", "unit"]].drop_duplicates().to_numpy().tolist() == [["MD", "µm²/ms"]]
+    code, printed, err = run("view", *options, "--out", fitted / "own.html")
+    assert code == 0, err
+    assert "own.html" in printed
+    for command in ("roi", "view"):
+        code, _, err = run(command, "--out", fitted / "none")
+        assert code == 2
+        assert "--map" in err

@@ -167,6 +167,28 @@ def test_wrong_words_are_refused_in_one_line_before_work_starts(table, tmp_path,
     assert not list(tmp_path.rglob("cells"))
 
 
+def test_algorithms_of_an_earlier_comparison_are_not_dropped_from_its_tables(study, table, run):
+    folder, _ = study
+    before = (folder / "scores.csv").read_bytes()
+    for options in (("--algorithms", "RFR"), ("--algorithms", "LR", "--strategies", "s2s")):
+        code, _, err = run("benchmark", table, "--out", folder, *options, "--max-voxels", 40, "--sizes", "1,2")
+        assert code == 2
+        assert "also has LR " in one_line(err)
+        assert "--overwrite" in err
+    assert (folder / "scores.csv").read_bytes() == before
+
+
+def test_training_on_cohorts_of_two_protocols_names_the_option_that_helps(run, tmp_path):
+    code, _, err = run("simulate", "--out", tmp_path, "--patients", 1, "--shape", "12,12,2")
+    assert code == 0, err
+    arguments = ("train", tmp_path / "participants.tsv", "--max-voxels", 20, "--out", tmp_path / "LR.dmrifit")
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert "cohort2 lacks 15 of the 21 contrasts of cohort1" in one_line(err)
+    assert "--cohorts cohort1" in err
+    assert run(*arguments, "--cohorts", "cohort1")[0] == 0
+
+
 def test_the_folder_of_another_study_is_refused_and_left_alone(study, table, run):
     folder, _ = study
     before = (folder / "scores.csv").read_bytes()

@@ -11,7 +11,13 @@ from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.fit_predict import fit_image
-from dmrifit.imaging.regions import find_fits, read_label_names, repeatability, roi_table
+from dmrifit.imaging.regions import (
+    find_fits,
+    read_label_names,
+    repeatability,
+    roi_table,
+    summarize_fits,
+)
 
 PROTOCOL = Protocol([0, 200, 500, 1000])
 AFFINE = np.diag([-2.0, 2, 4, 1])
@@ -213,3 +219,68 @@ def test_tables_without_visits_are_refused():
         repeatability(table.drop(columns="visit"))
     with pytest.raises(ValueError, match=r"subject 0 has label 1, map D twice at visit 0"):
         repeatability(table.assign(visit=0))
+
+
+def test_the_repeatability_coefficient_is_in_its_interval_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    rows = []
+    for study in range(200):
+        for subject in range(8):
+            for visit in (1, 2):
+                value = 1.0 + 0.1 * subject + 0.05 * rng.normal()
+                rows.append((study, f"p{subject}", visit, 1, "liver", "ADC", value))
+    table = pd.DataFrame(rows, columns=["model", "subject", "visit", "label", "name", "map", "median"])
+    found = repeatability(table)
+    truth = 1.96 * np.sqrt(2) * 0.05
+    assert found["rc"].mean() == pytest.approx(truth, rel=0.05)
+    inside = (found["rc_low"] < truth) & (truth < found["rc_high"])
+    assert 0.9 < inside.mean() < 0.99
+    np.testing.assert_allclose(found["rc"], 1.96 * np.sqrt(2) * found["within_sd"])
+    assert (found["rc_percent_low"] < found["rc_percent"]).all()
+    alone = repeatability(table[table["visit"] == 1].query("model == 0"))
+    assert alone[["rc", "rc_low"]].isna().all(axis=None)
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """Synthetic maps of another program: two subjects, two visits, two maps, and a label image."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((4, 4, 2), np.uint8)
+    labels[:2] = 3
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), tmp_path / "labels.nii.gz")
+    rows = []
+    for subject in "AB":
+        for visit in "12":
+            for name, unit, level in (("MD", "µm²/ms", 0.8), ("FA", "", 0.4)):
+                file = f"{subject}{visit}_{name}.nii.gz"
+                values = level * (1 + 0.05 * rng.normal(size=labels.shape))
+                nib.save(nib.Nifti1Image(values.astype(np.float32), np.eye(4)), tmp_path / file)
+                rows.append((subject, visit, name, file, unit or "n/a", "labels.nii.gz"))
+    columns = ["subject", "visit", "map", "file", "unit", "labels"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "maps.tsv", sep="\t", index=False)
+    return tmp_path
+
+
+def test_maps_of_other_programs_are_summarized_from_a_table(foreign):
+    table = summarize_fits([foreign / "maps.tsv"])
+    assert table["map"].tolist() == ["MD", "FA"] * 4
+    assert set(table["unit"]) == {"µm²/ms", ""}
+    assert table["subject"].tolist() == ["A"] * 4 + ["B"] * 4
+    assert table["median"][0] == pytest.approx(0.8, rel=0.05)
+    assert (repeatability(table)["n_subjects"] == 2).all()
+    text = (foreign / "maps.tsv").read_text()
+    (foreign / "twice.tsv").write_text(text + text.splitlines()[1] + "\n")
+    with pytest.raises(ValueError, match="stands in an earlier row"):
+        summarize_fits([foreign / "twice.tsv"])
+
+
+def test_maps_of_other_programs_are_summarized_by_their_names(foreign):
+    maps = {"MD": foreign / "A1_MD.nii.gz"}
+    table = summarize_fits([], [foreign / "labels.nii.gz"], maps=maps, units={"MD": "µm²/ms"})
+    assert table[["map", "unit", "n", "scan"]].to_numpy().tolist() == [["MD", "µm²/ms", 16, "A1_MD"]]
+    with pytest.raises(ValueError, match="given to FA, which is no map"):
+        summarize_fits([], [foreign / "labels.nii.gz"], maps=maps, units={"FA": "1"})
+    with pytest.raises(FileNotFoundError, match="no such map of MD"):
+        summarize_fits([], [foreign / "labels.nii.gz"], maps={"MD": foreign / "none.nii"})
+    with pytest.raises(ValueError, match="need one label image"):
+        summarize_fits([foreign], [], maps=maps)

@@ -1,0 +1,52 @@
+"""How far work is: a bar with the time left in a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["step_bar"]
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextmanager
+def step_bar(total: int, unit: str, task: str | None = None) -> Iterator[Callable[[str], None]]:
+    """
+    Give the function that counts a step.
+
+    Where there is no terminal, a step with a text is a line on standard error; of steps without
+    one, a line tells every ten seconds how many are done.
+    """
+    from tqdm import tqdm
+
+    n_done = 0
+    start = last_line = time.monotonic()
+    with tqdm(total=total, unit=unit, desc=task, disable=None) as bar:
+
+        def count(text: str = "") -> None:
+            nonlocal n_done, last_line
+            n_done += 1
+            bar.update()
+            now = time.monotonic()
+            if not bar.disable or not (text or now - last_line >= _SECONDS_BETWEEN_LINES):
+                return
+            last_line = now
+            words = [word for word in (task, f"{n_done}/{total}", text or f"{unit}s") if word]
+            line = " ".join(words)
+            if n_done < total:
+                line += f", about {_duration((now - start) / n_done * (total - n_done))} left"
+            print(line, file=sys.stderr, flush=True)
+
+        yield count
+
+
+def _duration(seconds: float) -> str:
+    """Write a time in its largest unit."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

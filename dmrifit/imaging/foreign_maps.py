@@ -1,0 +1,209 @@
+"""Maps of other programs: shown in the viewer, and taken as the metrics of a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.io.atomic_files import FileSet, write_text
+from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_prediction
+from dmrifit.io.masks import binarize, check_same_grid
+from dmrifit.io.nifti import image_of, load_image, read_volume, save_image
+
+if TYPE_CHECKING:
+    from dmrifit.predict.strategies import MapsToMaps
+
+__all__ = ["METRICS", "predict_from_maps", "read_maps", "view_maps"]
+
+#: Metrics that maps to maps predicts from; S0 gives the predicted amplitude its scale.
+METRICS = ("ADC_fast", "ADC_slow", "F")
+
+#: Factors from units of diffusivities and shares to those of this project.
+_FACTORS = {
+    "": 1.0,
+    "1": 1.0,
+    "%": 0.01,
+    "µm²/ms": 1.0,
+    "um2/ms": 1.0,
+    "mm²/s": 1e3,
+    "mm2/s": 1e3,
+    "10-3mm2/s": 1.0,
+    "10-6mm2/s": 1e-3,
+}
+_PLAUSIBLE_ADC = (0.05, 10.0)  # µm²/ms, of a median over tissue
+
+
+def read_maps(
+    maps: Mapping[str, str | Path],
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+    """
+    Read maps of one grid.
+
+    Shapes: returns maps (x, y, z) by name, and the affine (4, 4).
+    """
+    volumes: dict[str, NDArray[np.float64]] = {}
+    affine = np.eye(4)
+    first = ""
+    for name, path in maps.items():
+        values = np.asarray(read_volume(path), dtype=np.float64)
+        if values.ndim > 3 and set(values.shape[3:]) <= {1}:
+            values = values.reshape(values.shape[:3])
+        if values.ndim != 3:
+            size = " × ".join(map(str, values.shape))
+            raise ValueError(f"{path} is {values.ndim}-D ({size}); a map is one volume")
+        own_affine = np.asarray(load_image(path).affine, dtype=np.float64)
+        if volumes:
+            reference = next(iter(volumes.values()))
+            check_same_grid(
+                values.shape,
+                own_affine,
+                reference.shape,
+                affine,
+                name=str(path),
+                reference_name=first,
+            )
+        else:
+            affine, first = own_affine, str(path)
+        volumes[name] = values
+    return volumes, affine
+
+
+def view_maps(
+    maps: Mapping[str, str | Path],
+    page: Path,
+    *,
+    units: Mapping[str, str],
+    image: Path | None = None,
+    labels: Path | None = None,
+) -> None:
+    """Write a page with the viewer of maps, over an image and with regions, if there are any."""
+    from dmrifit.report.html import NOTICE
+    from dmrifit.report.viewer import Layer, html_viewer, viewer_page
+
+    files: dict[str, str | Path] = {}
+    if image is not None:
+        files["image"] = image
+    files |= maps
+    if labels is not None:
+        files["labels"] = labels
+    volumes, affine = read_maps(files)
+    layers = []
+    for name, values in volumes.items():
+        if name == "image" and image is not None:
+            layers.append(Layer(name, values, "image"))
+        elif name == "labels" and labels is not None:
+            layers.append(Layer(name, np.nan_to_num(values), "mask"))
+        else:
+            layers.append(Layer(name, values, "map", unit=units.get(name, "")))
+    title = common_stem(list(maps.values())) or "Maps"
+    below = "image" if image is not None else next(iter(maps))
+    overlay = next(iter(maps)) if image is not None else None
+    viewer = html_viewer(layers, affine, image=below, overlay=overlay, label=title)
+    write_text(page, viewer_page(title, [("Three planes", viewer)], lead=NOTICE))
+
+
+def predict_from_maps(
+    estimator: MapsToMaps,
+    maps: Mapping[str, str | Path],
+    out: Path,
+    *,
+    units: Mapping[str, str],
+    mask: Path | None = None,
+    overwrite: bool = False,
+) -> dict[str, Path]:
+    """
+    Predict the maps of an advanced protocol from clinical metrics that another program fitted.
+
+    `maps` has ADC_fast, ADC_slow and F, and may have S0; without it the amplitude is relative.
+    """
+    from dmrifit.engine.models import resolve_model
+    from dmrifit.predict.strategies import Clinical, MapsToMaps
+
+    if not isinstance(estimator, MapsToMaps) or estimator.source is None:
+        raise ValueError(
+            f"a {type(estimator).__name__} predicts from signals; maps are the input of a model "
+            "of --strategy m2m"
+        )
+    if estimator.patch_shape_ is not None:
+        raise ValueError(
+            "the model predicts from neighborhoods of signals, not from single voxels of maps; "
+            "train one without --patch-shape"
+        )
+    missing = [name for name in METRICS if name not in maps]
+    unknown = sorted(set(maps) - {*METRICS, "S0"})
+    if missing or unknown:
+        problem = f"no map of {missing[0]}" if missing else f"{unknown[0]} is no metric"
+        raise ValueError(f"{problem}; m2m predicts from {', '.join(METRICS)}, and S0 if there is")
+    files = dict(maps)
+    if mask is not None:
+        files["mask"] = mask
+    volumes, affine = read_maps(files)
+    inside = np.all([np.isfinite(volumes[name]) for name in METRICS], axis=0)
+    inside &= np.any([volumes[name] != 0 for name in METRICS], axis=0)
+    if mask is not None:
+        inside &= binarize(volumes.pop("mask"), name=str(mask))
+    features = np.column_stack(
+        [
+            _in_units(name, volumes[name][inside], units.get(name, ""), str(maps[name]))
+            for name in METRICS
+        ]
+    )
+    s0 = volumes["S0"][inside] if "S0" in volumes else np.ones(len(features))
+    predicted = estimator.maps_from(Clinical(features, s0, s0))
+    model = resolve_model(estimator.model)
+    names = {
+        name: derivative_name(
+            common_stem(list(maps.values())),
+            "dwimap.nii.gz",
+            model=model.name,
+            param=name,
+            desc="predicted",
+        )
+        for name in model.names
+    }
+    sidecar = names[model.names[0]].replace(f"param-{model.names[0]}_", "")
+    sidecar = sidecar.replace("dwimap.nii.gz", "dwimap.json")
+    assert estimator.target is not None
+    description = describe_prediction(estimator, model, estimator.target, 1.0, names)
+    description["Settings"] = {"Metrics": {name: Path(path).name for name, path in maps.items()}}
+    keep = [Path(path) for path in files.values()]
+    with FileSet(out, [*names.values(), sidecar], overwrite=overwrite, keep=keep) as file_set:
+        for name, column in zip(model.names, predicted.T, strict=True):
+            values = np.zeros(inside.shape, np.float32)
+            values[inside] = column
+            save_image(_map_image(values, affine, name), file_set.path(names[name]))
+        file_set.write_json(sidecar, description)
+    return {name: out / file for name, file in names.items()}
+
+
+def _map_image(values: NDArray[np.float32], affine: NDArray[np.float64], name: str) -> Any:
+    image: nib.Nifti1Image = image_of(values, affine)
+    image.header["descrip"] = f"dmrifit predicted {name}".encode()
+    return image
+
+
+def _in_units(name: str, values: NDArray[np.float64], unit: str, file: str) -> NDArray[np.float64]:
+    """Bring a metric to µm²/ms or shares; refuse values that cannot be of that unit."""
+    key = unit.replace(" ", "").replace("⁻³", "-3").replace("⁻⁶", "-6").replace("×", "")
+    if key not in _FACTORS:
+        raise ValueError(f"--unit {name}={unit}: choose from {', '.join(filter(None, _FACTORS))}")
+    converted = values * _FACTORS[key]
+    if not converted.size:
+        raise ValueError(f"{file}: no voxel has a value of {name}; check map and mask")
+    median = float(np.median(converted))
+    if name != "F" and not _PLAUSIBLE_ADC[0] <= median <= _PLAUSIBLE_ADC[1]:
+        raise ValueError(
+            f"{file}: the median of {name} is {median:.3g} µm²/ms, which no tissue has; name the "
+            f"unit of the map, such as --unit {name}=mm²/s"
+        )
+    if name == "F" and not 0 <= median <= 1:
+        raise ValueError(
+            f"{file}: the median of F is {median:.3g}, and F is a share from 0 to 1; name its "
+            "unit, --unit F=%"
+        )
+    return converted

@@ -1,0 +1,97 @@
+"""Maps of other programs (synthetic): shown, and predicted from."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dmrifit.engine.map_fitter import ClinicalMetrics
+from dmrifit.imaging.foreign_maps import predict_from_maps, read_maps, view_maps
+from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
+from dmrifit.simulate.body_phantoms import simulate_cohort
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A predictor of maps, one of signals, and the scan of a new patient."""
+    scans = simulate_cohort("cohort1", 3, shape=(16, 16, 3), random_state=0).scans
+    protocol = scans[0].protocol
+    source = protocol.take(protocol.clinical())
+    columns = source.indices_in(protocol)
+    signals = np.concatenate([scan.signal[scan.mask] for scan in scans[:2]]).astype(float)
+    options = {"source": source, "target": protocol, "random_state": 0}
+    estimators = [cls("LR", **options).fit(signals[:, columns], signals) for cls in (MapsToMaps, SignalToSignal)]
+    return *estimators, scans[2]
+
+
+@pytest.fixture
+def metrics(trained, tmp_path):
+    """Maps of the clinical metrics of the new patient, as another program writes them: in mm²/s and percent."""
+    estimator, _, scan = trained
+    columns = estimator.source.indices_in(scan.protocol)
+    inside = scan.mask
+    fitted = ClinicalMetrics(estimator.source).fit_transform(scan.signal[inside][:, columns].astype(float))
+    factors = {"S0": 1, "ADC_fast": 1e-3, "ADC_slow": 1e-3, "F": 100}
+    files = {}
+    for name, factor in factors.items():
+        values = np.zeros(scan.shape)
+        values[inside] = factor * fitted[:, ClinicalMetrics.names.index(name)]
+        files[name] = tmp_path / f"p3_{name}.nii.gz"
+        nib.save(nib.Nifti1Image(values, scan.affine), files[name])
+    return files
+
+
+UNITS = {"ADC_fast": "mm²/s", "ADC_slow": "mm2/s", "F": "%"}
+
+
+def test_maps_give_the_prediction_of_the_signals_they_were_fitted_to(trained, metrics, tmp_path):
+    estimator, _, scan = trained
+    written = predict_from_maps(estimator, metrics, tmp_path / "out", units=UNITS)
+    columns = estimator.source.indices_in(scan.protocol)
+    expected = estimator.predict_maps(scan.signal[scan.mask][:, columns].astype(float))
+    names = list(written)
+    found = np.asarray(nib.load(written["Dt"]).dataobj)[scan.mask]
+    usable = np.isfinite(expected[:, names.index("Dt")])
+    assert usable.mean() > 0.9
+    np.testing.assert_allclose(found[usable], expected[usable, names.index("Dt")], rtol=1e-5)
+    assert len(list((tmp_path / "out").glob("*.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "units", "message"),
+    [
+        ({}, {}, "which no tissue has"),
+        ({}, {**UNITS, "F": ""}, "F is a share"),
+        ({}, {**UNITS, "F": "cm"}, "choose from"),
+        ({"F": None}, UNITS, "no map of F"),
+        ({"MD": "S0"}, UNITS, "MD is no metric"),
+    ],
+)
+def test_maps_in_other_units_or_of_other_names_are_refused(trained, metrics, tmp_path, change, units, message):
+    for name, other in change.items():
+        if other is None:
+            del metrics[name]
+        else:
+            metrics[name] = metrics[other]
+    with pytest.raises(ValueError, match=message):
+        predict_from_maps(trained[0], metrics, tmp_path / "out", units=units)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_predictor_of_signals_is_refused(trained, metrics, tmp_path):
+    with pytest.raises(ValueError, match="predicts from signals"):
+        predict_from_maps(trained[1], metrics, tmp_path / "out", units=UNITS)
+
+
+def test_maps_of_one_grid_are_shown_on_a_page(metrics, tmp_path):
+    page = tmp_path / "view.html"
+    maps = {"fast": metrics["ADC_fast"], "F": metrics["F"]}
+    view_maps(maps, page, units={"fast": "mm²/s"}, image=metrics["S0"])
+    text = page.read_text(encoding="utf-8")
+    assert "mm²/s" in text
+    assert "fast" in text
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4)), np.eye(4)), tmp_path / "other.nii")
+    with pytest.raises(ValueError, match="different grids"):
+        read_maps({**maps, "other": tmp_path / "other.nii"})
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 2)), np.eye(4)), tmp_path / "series.nii")
+    with pytest.raises(ValueError, match="a map is one volume"):
+        read_maps({"series": tmp_path / "series.nii"})
