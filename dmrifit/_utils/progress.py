@@ -13,9 +13,11 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
-def step_bar(total: int, unit: str, task: str | None = None) -> Iterator[Callable[[str], None]]:
+def step_bar(
+    total: int, unit: str, task: str | None = None, *, leave: bool = True
+) -> Iterator[Callable[..., None]]:
     """
-    Give the function that counts a step.
+    Give the function that counts a step: its text, and how many units it has.
 
     Where there is no terminal, a step with a text is a line on standard error; of steps without
     one, a line tells every ten seconds how many are done.
@@ -24,12 +26,12 @@ def step_bar(total: int, unit: str, task: str | None = None) -> Iterator[Callabl
 
     n_done = 0
     start = last_line = time.monotonic()
-    with tqdm(total=total, unit=unit, desc=task, disable=None) as bar:
+    with tqdm(total=total, unit=unit, desc=task, disable=None, leave=leave) as bar:
 
-        def count(text: str = "") -> None:
+        def count(text: str = "", n: int = 1) -> None:
             nonlocal n_done, last_line
-            n_done += 1
-            bar.update()
+            n_done += n
+            bar.update(n)
             now = time.monotonic()
             if not bar.disable or not (text or now - last_line >= _SECONDS_BETWEEN_LINES):
                 return

@@ -363,7 +363,7 @@ def summarize_fits(
     # All files are located before the first is read, so that a missing one is reported early.
     scans = []
     tables = [source for source in folders if source.suffix.lower() in (".tsv", ".csv")]
-    if len(folders) == 1 and tables and _lists_maps(tables[0]):
+    if len(folders) == 1 and tables and tables[0].is_file() and _lists_maps(tables[0]):
         scans = _read_maps(tables[0], label_files)
     else:
         for row, folder, image in _label_images(folders, label_files):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.progress import step_bar
 from dmrifit.cohort.scaling import reference_columns
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import correct_motion, denoise, remove_gibbs, rotate_directions
@@ -153,9 +154,9 @@ def preprocess_image(
         # Before denoising, which leaves no noise to estimate.
         levels = noise_levels(signals, mask=region)
         if "denoise" in ordered_steps:
-            with _bar(1, "denoise", progress=progress) as bar:
+            with _bar(1, "denoise", progress=progress) as count:
                 signals, sigma = denoise(signals, mask=region)
-                bar.update()
+                count()
             noise = NoiseLevel(sigma, "mppca")
         else:
             # Before the steps that follow, which smooth the noise.
@@ -164,14 +165,14 @@ def preprocess_image(
         if doubt:
             warnings.warn(f"{series.name}: {doubt}", stacklevel=2)
         if "gibbs" in ordered_steps:
-            with _bar(len(protocol), "gibbs", progress=progress) as bar:
-                signals = remove_gibbs(signals, slice_axis=slice_axis, progress=bar.update)
+            with _bar(len(protocol), "gibbs", progress=progress) as count:
+                signals = remove_gibbs(signals, slice_axis=slice_axis, progress=count)
         if "motion" in ordered_steps:
             # Without diffusion weighting tissue has most signal, and borders are easiest to align.
             reference = int(reference_columns(protocol)[0])
-            with _bar(len(protocol), "motion", progress=progress) as bar:
+            with _bar(len(protocol), "motion", progress=progress) as count:
                 signals, transforms = correct_motion(
-                    signals, series.affine, reference=reference, mask=region, progress=bar.update
+                    signals, series.affine, reference=reference, mask=region, progress=count
                 )
             # The patient has turned against the gradients of the scanner.
             protocol = _rotated(protocol, transforms, series.affine)
@@ -334,7 +335,8 @@ def _write(
     files.write_json(names["sidecar"], description)
 
 
-def _bar(total: int, task: str, *, progress: bool) -> tqdm:
-    # None shows the bar in a terminal only.
-    disable = None if progress else True
-    return tqdm(total=total, desc=task, unit="volume", disable=disable, leave=False)
+def _bar(total: int, task: str, *, progress: bool) -> AbstractContextManager[Callable[..., None]]:
+    """Count volumes, if that is wanted."""
+    if not progress:
+        return nullcontext(lambda: None)
+    return step_bar(total, "volume", task, leave=False)

@@ -85,7 +85,10 @@ def import_dicom(
     """
     import pandas as pd
 
-    converter = _converter()
+    if subject is not None and not re.fullmatch("[a-zA-Z0-9]+", subject):
+        raise ValueError(
+            f"--subject {subject}: a label has letters and digits only; write such one"
+        )
     series = _read_series(folder)
     patients = sorted({item.patient for item in series.values()})
     if subject is not None and len(patients) > 1:
@@ -93,12 +96,10 @@ def import_dicom(
             f"{folder} holds {len(patients)} patients, and --subject names one; leave it out to "
             "number them, or name the folder of one"
         )
-    if subject is not None and not re.fullmatch("[a-zA-Z0-9]+", subject):
-        raise ValueError(f"--subject {subject}: a label has letters and digits only")
     with tempfile.TemporaryDirectory() as name:
         converted = Path(name)
         if any(item.is_image for item in series.values()):
-            _convert(converter, folder, converted)
+            _convert(_converter(), folder, converted)
         for uid, item in series.items():
             item.images = _converted_images(converted, uid)
             _judge(item)

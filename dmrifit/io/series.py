@@ -16,9 +16,9 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dmrifit._utils.checks import filled
+from dmrifit._utils.progress import step_bar
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import common_stem
 from dmrifit.io.chunked_arrays import placed, slices_of
@@ -259,13 +259,15 @@ class Series:
     ) -> Iterator[slice]:
         """Choose slabs that hold a voxel of the region, and show how far the work is."""
         n_slices = self.grid[2]
-        # None shows the bar in a terminal only.
-        disable = None if progress else True
-        with tqdm(total=n_slices, unit="slice", desc=task, disable=disable, leave=False) as bar:
+        with ExitStack() as stack:
+            count = None
+            if progress:
+                count = stack.enter_context(step_bar(n_slices, "slice", task, leave=False))
             for slab in slices_of(n_slices, thickness, [image.data for image in self.parts]):
                 if region is None or region[:, :, slab].any():
                     yield slab
-                bar.update(slab.stop - slab.start)
+                if count is not None:
+                    count(n=slab.stop - slab.start)
 
     def map(self, values: NDArray, description: str) -> nib.Nifti1Pair:
         """

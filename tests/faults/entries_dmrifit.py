@@ -98,6 +98,33 @@ entry(
 )
 
 
+entry("dmrifit info", scan, main=program.main, arguments=("info", "dwi.nii.gz", "--te", "dwi.te", "--mask", "mask.nii.gz"),
+      results=lambda place: {})
+
+
+def bids(folder: Path) -> None:
+    """A BIDS folder of two subjects, each with the block of the real scan."""
+    scan(folder)
+    for subject in ("sub-1", "sub-2"):
+        place = folder / "bids" / subject / "dwi"
+        place.mkdir(parents=True)
+        for ending in ("nii.gz", "bval", "bvec"):
+            (place / f"{subject}_dwi.{ending}").write_bytes((folder / f"dwi.{ending}").read_bytes())
+        masks = folder / "bids" / "derivatives" / "masks"
+        masks.mkdir(parents=True, exist_ok=True)
+        (masks / f"{subject}_mask.nii.gz").write_bytes((folder / "mask.nii.gz").read_bytes())
+
+
+MASKS = ("--mask", "derivatives/masks/*_mask.nii.gz")
+
+entry("dmrifit table", bids, main=program.main, arguments=("table", "bids", *MASKS), results=lambda place: {})
+entry("dmrifit fit folder", bids, main=program.main, arguments=("fit", "bids", *MASKS, *FIT),
+      results=lambda place: {"rows": (place / "maps" / "fits.tsv").read_text().count("\n")},
+      kept=("maps/*",))
+entry("dmrifit import", lambda folder: (folder / "dicom").mkdir(), main=program.main,
+      arguments=("import", "dicom", "--out", "converted"), results=lambda place: {})
+
+
 def function(name: str, prepare: Callable[[Path], None]) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
     """Declare a function without arguments, which gives results by name, as an entry."""
 
@@ -184,6 +211,20 @@ entry(
     main=program.main,
     arguments=("roi", "maps", "--labels", "labels.nii.gz", "--names", "names.tsv", *ROI),
     results=text_of("roi.csv"),
+)
+entry(
+    "dmrifit roi maps",
+    fitted,
+    main=program.main,
+    arguments=("roi", "--map", "MD=maps/param-ADC_dwimap.nii.gz", "--labels", "labels.nii.gz", *ROI),
+    results=text_of("roi.csv"),
+)
+entry(
+    "dmrifit view",
+    fitted,
+    main=program.main,
+    arguments=("view", "--map", "MD=maps/param-ADC_dwimap.nii.gz", "--labels", "labels.nii.gz", "--out", "view.html"),
+    results=text_of("view.html"),
 )
 entry("dmrifit roi table", fitted, main=program.main, arguments=("roi", "fits.tsv", *ROI), results=text_of("roi.csv"))
 
