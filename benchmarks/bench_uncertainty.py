@@ -307,7 +307,7 @@ def markdown(result: dict[str, Any]) -> str:
     n_seeds = len(result["seeds"])
     tissue = table[table["parameter"] != "T2v"]
     head = (
-        f"Synthetic data; intervals of {result['level']:.0%} around linear regression, learned "
+        f"Synthetic data; intervals of {100 * result['level']:.0f} % around linear regression, learned "
         f"from {result['n_patients']} patients, tested on {result['n_patients']} new ones of each "
         f"of {n_seeds} seeds and both protocols; {result['processor_seconds']} s of processor "
         f"time; {result['date']}, commit {str(result['commit'])[:10]}. Cells: coverage, mean over "
@@ -319,13 +319,13 @@ def markdown(result: dict[str, Any]) -> str:
     for key, cell in table.groupby(keys, sort=False):
         worst = cell.loc[cell["parameter"] != "T2v", "worst_patient"].min()
         texts = [calibration_cell(part) for _, part in cell.groupby("parameter", sort=False)]
-        rows.append([*key, *texts, f"{worst:.0%}"])
+        rows.append([*key, *texts, f"{100 * worst:.0f} %"])
     rows.sort(key=lambda row: row[0])
     header = [*keys, *NAMES, "worst patient"]
     others = tissue.groupby("region", sort=False)[["coverage_repeated", "coverage_truth"]].mean()
     sentences = [
-        f"in the {region} {row['coverage_repeated']:.0%} of references with independent noise and "
-        f"{row['coverage_truth']:.0%} of the true values"
+        f"in the {region} {100 * row['coverage_repeated']:.0f} % of references with independent noise and "
+        f"{100 * row['coverage_truth']:.0f} % of the true values"
         for region, row in others.iterrows()
     ]
     return "\n\n".join(
@@ -370,11 +370,11 @@ def novelty_table(result: dict[str, Any]) -> str:
             [
                 row["what"],
                 str(row["n_voxels"]),
-                f"{row['flagged']:.1%}",
+                f"{100 * row['flagged']:.1f} %",
                 f"{row['unusual_patients']} of {row['n_patients']}",
-                f"{row['coverage']:.0%}",
-                f"{row['coverage_flagged']:.0%}",
-                f"{row['coverage_others']:.0%}",
+                f"{100 * row['coverage']:.0f} %",
+                f"{100 * row['coverage_flagged']:.0f} %",
+                f"{100 * row['coverage_others']:.0f} %",
             ]
         )
     header = ["tested on", "voxels", "unlike the training", "patients with more than any before"]

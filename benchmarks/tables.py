@@ -51,6 +51,7 @@ BLOCKS = (
     Block(PAGE, "people benchmark", "people", "bench_people"),
     Block(PAGE, "people fits", "people_fits", "bench_people_fits"),
     Block(PAGE, "lesion order", "lesion_order", "bench_lesion_order"),
+    Block(PAGE, "uncertainty benchmark", "uncertainty", "bench_uncertainty"),
     Block(PAGE, "scale benchmark", "scale", "bench_scale"),
     Block(PAGE, "claims board", "claims", "bench_claims"),
     Block(PAGE, "truths benchmark", "truths", "bench_truths"),
