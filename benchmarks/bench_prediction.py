@@ -1,7 +1,7 @@
 """
 How long does the study's board take, and how long would it take when written plainly?
 
-    .venv/bin/python benchmarks/bench_prediction.py [--quick --out FILE]
+    .venv/bin/python benchmarks/bench_prediction.py [--before FOLDER] [--quick --out FILE]
 
 The board is `learning_curve` with its defaults on two synthetic cohorts of 16 patients: two
 strategies, seven algorithms, 1 to 15 training patients with 250 voxels each, all tumor voxels
@@ -10,11 +10,18 @@ fold by fold, and fits by scipy, voxel by voxel from one start; it is run for on
 cohort with a few voxels of each fit, and scaled to all patients, folds and voxels. Both are
 compared by processor time. What needs to be fitted only once for a patient is counted once for
 both.
+
+With `--before`, the worktree of an earlier commit, the board of that commit is compared with this
+one and with this one in single precision of the networks; the rest of the result is kept. Each
+side has a process of its own for each cohort, in turn, so that all meet the same machine.
 """
 
+import json
 import os
 import resource
 import shlex
+import subprocess
+import tempfile
 import time
 from datetime import date
 from pathlib import Path
@@ -37,6 +44,112 @@ MODEL = MODELS["t2-ivim-kurtosis"]
 APART = (*NO_TISSUE, AT_BOUND)
 LOW, HIGH = np.array([0.0, 0, 4, 150, 0.2, 0, 20]), np.array([12.0, 1, 100, 250, 3, 5, 140])
 START = np.array([1.5, 0.15, 25, 200, 1.0, 0.7, 70])
+
+NETWORKS = ("slNN", "mlNN", "CNN")
+#: Of the networks on the sides that are compared; the earlier commit knows no other.
+PRECISIONS = {"before": None, "now": "float64", "single": "float32"}
+#: Largest ratio of processor time to the earlier commit's.
+LIMITS = {"now": 0.77, "single": 0.6}
+SCORES = ("bias", "dispersion", "pearson", "spearman")
+KEYS = ["cohort", "patient", "strategy", "algorithm", "n_train", "metric"]
+
+# The process of a side: one board, of which it answers the processor seconds.
+BOARD = """
+import json, os, time
+from dmrifit import MapsToMaps, SignalToSignal, compare, learning_curve, make_regressor, simulate_cohort
+task = json.loads(os.environ["BOARD"])
+def estimators():
+    found = {}
+    for strategy, cls in (("s2s", SignalToSignal), ("m2m", MapsToMaps)):
+        for name in task["algorithms"]:
+            regressor = name
+            if name in task["networks"]:
+                regressor = make_regressor(name, dtype=task["dtype"])
+            found[f"{name} {strategy}"] = cls(regressor)
+    return found
+def board(cohort, sizes):
+    options = {"n_jobs": 1, "random_state": task["seed"]}
+    # Networks that are passed have other seeds than those by name, but the same in both precisions.
+    if task["dtype"]:
+        return compare(estimators(), [cohort], n_train=sizes, max_voxels=250, **options)
+    return learning_curve([cohort], sizes=sizes, algorithms=task["algorithms"], **options)
+# Compiles and loads what is needed.
+board(simulate_cohort(task["cohort"], 2, shape=(16, 16, 3), random_state=1), (1,))
+cohort = simulate_cohort(task["cohort"], task["n"], shape=task["shape"], random_state=task["seed"])
+start = time.process_time()
+scores = board(cohort, tuple(task["sizes"])).scores
+print(time.process_time() - start)
+scores.to_pickle(task["file"])
+"""
+
+
+def against(before: Path, *, quick: bool) -> dict[str, object]:
+    """Compare the board with that of an earlier commit, and with single precision."""
+    machine = measure.machine()
+    task = {
+        "n": 4 if quick else 16,
+        "shape": (24, 24, 6) if quick else (48, 48, 8),
+        "sizes": (1, 3) if quick else SIZES,
+        "algorithms": ("LR", *NETWORKS) if quick else ALGORITHMS,
+        "networks": NETWORKS,
+        "seed": SEED,
+    }
+    roots = {"before": before, "now": measure.ROOT, "single": measure.ROOT}
+    seconds = dict.fromkeys(roots, 0.0)
+    tables: dict[str, list[pd.DataFrame]] = {side: [] for side in roots}
+    for cohort in ("cohort1", "cohort2"):
+        for side, root in roots.items():
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "scores.pickle"
+                content = task | {"cohort": cohort, "dtype": PRECISIONS[side], "file": str(file)}
+                settings = {"BOARD": json.dumps(content), "PYTHONPATH": str(root)}
+                done = measure.run_child(BOARD, settings, root)
+                seconds[side] += float(str(done["out"]).split()[-1])
+                tables[side].append(pd.read_pickle(file))
+            print(cohort, side, round(seconds[side], 1), flush=True)
+    scores = {side: pd.concat(parts).set_index(KEYS) for side, parts in tables.items()}
+    ratios = {side: seconds[side] / seconds["before"] for side in LIMITS}
+    shifts = {
+        "now": _shift(scores["before"], scores["now"]),
+        "single": _shift(scores["now"], scores["single"]),
+    }
+    head = ["git", "-C", str(before), "rev-parse", "HEAD"]
+    return {
+        "before": subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip(),
+        **measure.commit("dmrifit", "benchmarks/bench_prediction.py"),
+        "date": date.today().isoformat(),
+        "machine": machine | {"load_at_end": round(os.getloadavg()[0], 2)},
+        "cpu_s": {side: round(value, 1) for side, value in seconds.items()},
+        "ratio": {side: round(value, 3) for side, value in ratios.items()},
+        "shifts": shifts,
+        "goals": [
+            measure.goal(LIMITS[side], value, f"of the time before, {side}")
+            for side, value in ratios.items()
+        ]
+        + [
+            measure.goal(1.0, shift["largest"], f"standard deviations over folds, {side}")
+            for side, shift in shifts.items()
+        ],
+    }
+
+
+def _shift(earlier: pd.DataFrame, later: pd.DataFrame) -> dict[str, object]:
+    """Compare means over folds of algorithms, in standard deviations over folds."""
+    keys = [key for key in KEYS if key != "patient"]
+    rows = {}
+    for score in SCORES:
+        # T2v mostly sits at a bound, where means over folds jump.
+        is_scored = earlier.index.get_level_values("algorithm").isin(ALGORITHMS)
+        is_scored &= earlier.index.get_level_values("metric") != AT_BOUND
+        folds = earlier.loc[is_scored, score].groupby(level=keys)
+        change = later[score].groupby(level=keys).mean().reindex(folds.mean().index) - folds.mean()
+        rows[score] = (change.abs() / folds.std()).replace(np.inf, np.nan)
+    shifts = pd.DataFrame(rows)
+    return {
+        "largest": round(float(shifts.max().max()), 3),
+        "median": round(float(np.nanmedian(shifts)), 3),
+        "where": [*map(str, shifts.max(axis=1).idxmax())],
+    }
 
 
 def used() -> float:
@@ -275,10 +388,42 @@ def markdown(result: dict[str, object]) -> str:
         if value >= 0.5
     ]
     text = [head, measure.table(["what", "measured", "goal"], [*rows, *parts, *ours])]
+    if "against" in result:
+        text += _against_table(result["against"])
     # Earlier results averaged T2v too, whose reference mostly sits at a bound.
     if "score_parameters" in result:
         text += _score_table(result)
     return "\n\n".join(text)
+
+
+def _against_table(found: dict[str, object]) -> list[str]:
+    """Write the times of the board at two commits."""
+    titles = {
+        "before": f"commit {str(found['before'])[:10]}",
+        "now": f"commit {str(found['commit'])[:10]}",
+        "single": "the same, networks in single precision",
+    }
+    rows = []
+    for side, title in titles.items():
+        ratio = goal = ""
+        if side in LIMITS:
+            ratio = f"{found['ratio'][side]:.2f}"
+            met = found["ratio"][side] <= LIMITS[side]
+            goal = f"≤ {LIMITS[side]:.2f}: " + ("yes" if met else "**no**")
+        rows.append([title, f"{found['cpu_s'][side]:.0f} s", ratio, goal])
+    now, single = (found["shifts"][side] for side in ("now", "single"))
+    note = (
+        "Means over folds differ from those of the earlier commit, which drew other training "
+        f"voxels, by {now['median']:.2f} standard deviations over folds (median), at most "
+        f"{now['largest']:.2f} ({', '.join(now['where'])}); between the precisions by "
+        f"{single['median']:.2f}, at most {single['largest']:.2f} ({', '.join(single['where'])})."
+    )
+    head = (
+        f"The board at two commits, in turn, one process each; {found['date']}, load "
+        f"{found['machine']['load_at_start'][0]:.1f} to {found['machine']['load_at_end']:.1f}."
+    )
+    header = ["board", "processor time", "ratio", "goal"]
+    return [head, measure.table(header, rows), note]
 
 
 def _score_table(result: dict[str, object]) -> list[str]:
@@ -312,8 +457,15 @@ def _score_table(result: dict[str, object]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = measure.options("Time the board of the study, and the same written plainly.", RESULT)
+    parser.add_argument("--before", type=Path, help="worktree of an earlier commit")
     chosen = measure.chosen(parser, arguments, RESULT)
-    result = run(quick=chosen.quick)
+    kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    if chosen.before is None:
+        result = run(quick=chosen.quick)
+        if "against" in kept:
+            result["against"] = kept["against"]
+    else:
+        result = kept | {"against": against(chosen.before.resolve(), quick=chosen.quick)}
     measure.write(result, chosen.out)
     print(markdown(result))
 
