@@ -8,8 +8,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
+
+from dmrifit._utils.compiled import njit
 
 __all__ = ["Pulses", "Spheres", "Walks", "pack_spheres", "walk_blood", "walk_tissue"]
 

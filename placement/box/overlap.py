@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from dmrifit._utils.compiled import njit
 
 __all__ = ["box_intersection"]
 

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from dmrifit._utils.compiled import njit
 
 __all__ = ["block_means", "mass_center", "resample", "signed_distance"]
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from dmrifit._utils.compiled import check_environment
 from dmrifit.engine.kernels import formula, interval_formula
 from dmrifit.engine.kernels.garbage import collection_paused
 
@@ -54,9 +55,9 @@ def load_shared() -> ModuleType:
 def load(model: SignalModel | None, part: str = "kernel") -> ModuleType:
     """Import the kernel of a model, or its "intervals", written and compiled where not on disk."""
     with _lock:
+        check_environment()
         # Importing numba makes nearly as many objects that stay as compiling does.
         with collection_paused():
-            _check_environment()
         name = _module_name(model, part)
         if name not in _loaded:
             with collection_paused():
@@ -74,25 +75,6 @@ def is_compiled(kernel: ModuleType) -> bool:
         return True
     store = _stores.get(kernel.__name__)
     return store is not None and store.wait_for_others(entry)
-
-
-def _check_environment() -> None:
-    """Refuse settings of numba with which it shows a traceback, or compiles nothing."""
-    n_threads = os.environ.get("NUMBA_NUM_THREADS")
-    if n_threads is not None and not (n_threads.strip().isdecimal() and int(n_threads) > 0):
-        raise ValueError(
-            f"the environment variable NUMBA_NUM_THREADS is {n_threads!r}; set it to a whole "
-            "number of 1 or more, or unset it"
-        )
-    _import_numba()
-    import numba
-
-    settings: Any = numba.config
-    if settings.DISABLE_JIT:
-        raise ValueError(
-            "fits need compiled code, but the environment variable NUMBA_DISABLE_JIT is set; "
-            "unset it"
-        )
 
 
 @functools.cache
