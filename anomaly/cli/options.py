@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from anomaly.detectors.detector_table import detector_names, import_detector
+from dmrifit._utils.text_files import check_file
 from dmrifit.cli.options import is_table
 
 if TYPE_CHECKING:
@@ -131,6 +132,6 @@ def series_of(
     if is_table(scans, "files", options):
         return read_series(scans)
     for path in options.values():
-        if path is not None and not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
+        if path is not None:
+            check_file(path)
     return [SeriesFiles(scans, bval=bval, bvec=bvec, brain=mask, tissue=tissue)]

@@ -7,10 +7,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["read_numbers", "read_small", "read_text"]
+__all__ = ["check_file", "read_numbers", "read_small", "read_text"]
 
 _LONGEST_WORD = 24  # in a message
 _LARGEST_TEXT = 2**24  # bytes of a table or sidecar
+
+
+def check_file(
+    path: Path, noun: str = "file", *, remedy: str = "check its name and folder"
+) -> None:
+    """Refuse a path that is no file, and say what it is instead."""
+    if path.is_file():
+        return
+    if path.exists() and not path.is_dir():
+        raise FileNotFoundError(f"{path} is a pipe or a device; name a {noun}")
+    if path.is_symlink() and not path.is_dir():
+        raise FileNotFoundError(
+            f"{path} is a link to {path.readlink()}, where there is no {noun}; name the {noun} "
+            "itself"
+        )
+    raise FileNotFoundError(f"{path}: no such {noun}; {remedy}")
 
 
 def read_small(path: Path) -> bytes:
@@ -49,8 +65,7 @@ def read_numbers(path: Path) -> NDArray[np.float64]:
 
     Shapes: returns (n_rows, n_numbers).
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; check its name and folder")
+    check_file(path)
     text = read_text(path)
     rows = [line.replace(",", " ").split() for line in text.splitlines() if line.strip()]
     if not rows:

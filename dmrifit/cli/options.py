@@ -53,8 +53,10 @@ def is_table(path: Path, files: str, options: Mapping[str, object]) -> bool:
     """Tell whether a file is a table of scans; options that name files are for single images."""
     if path.is_dir():
         raise FileNotFoundError(f"{path} is a folder; name an image in it, or a table")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; check its name")
+    # numpy takes longer to load than the help that needs no file.
+    from dmrifit._utils.text_files import check_file
+
+    check_file(path, remedy="check its name")
     if path.suffix.lower() not in (".tsv", ".csv"):
         return False
     if any(options.values()):

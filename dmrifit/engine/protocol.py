@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import real_numbers
 from dmrifit._utils.html_repr import html_summary
-from dmrifit._utils.text_files import read_numbers, read_small
+from dmrifit._utils.text_files import check_file, read_numbers, read_small
 from dmrifit.engine.exact_math import geometric_mean
 
 __all__ = [
@@ -723,6 +723,12 @@ def _check_units(b: NDArray[np.float64], te: NDArray[np.float64] | None) -> None
             f"the longest echo time is {te.max():g}: TE must be in ms, these look like µs (divide "
             "by 1000)"
         )
+    if te.min() < 1:
+        raise ValueError(
+            f"echo time number {te.argmin() + 1} is {te.min():g} and the longest is "
+            f"{te.max():g}: TE must be in ms, and the short one looks like seconds; give all of "
+            "them in ms"
+        )
 
 
 def _checked_te(te: ArrayLike, n: int) -> NDArray[np.float64]:
@@ -776,10 +782,12 @@ def _file_echo_times(path: Path) -> NDArray[np.float64]:
 
 
 def _sidecar_echo_times(path: Path) -> NDArray[np.float64]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such sidecar; check its name and folder")
+    check_file(path, "sidecar")
     try:
         value = json.loads(read_small(path))["EchoTime"]
+        # Python takes true for 1, and texts for the numbers in them.
+        if np.array(value).dtype.kind not in "if":
+            raise TypeError(f"EchoTime is {json.dumps(value):.40}, not a number")
         seconds = np.atleast_1d(np.array(value, dtype=float)).ravel()
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(

@@ -11,6 +11,9 @@ __all__ = ["binarize", "check_same_grid", "volume_to_voxels", "zeros_and_ones"]
 #: from one half, and a one that a file's scale factor turned into 0.99999997 is still a one.
 MASK_THRESHOLD = 0.5
 
+# Of labels above 1, which a scale factor leaves as 1.9999999.
+_ROUNDING = 0.01
+
 #: Grids are the same when no corner lies farther apart than this part of the smallest voxel edge.
 #: Files round affines to single precision and quaternions; a neighboring voxel is ten times
 #: farther away.
@@ -33,9 +36,18 @@ def binarize(
             f"{name} holds {n_infinite} infinite values; a mask is 1 inside and 0 outside: "
             "set them to one of these"
         )
+    finite = values[np.isfinite(values)]
+    # Interpolation leaves small negative values; a label of −1 or an image is something else.
+    above_one = finite[finite > 1]
+    invalid = [finite[finite <= -MASK_THRESHOLD], above_one[_fraction(above_one) > _ROUNDING]]
+    for bad in invalid:
+        if bad.size:
+            raise ValueError(
+                f"{name} holds {bad[0]:g} (in all {bad.size} such values), neither a label nor a "
+                "probability; a mask is 1 inside and 0 outside: set its values to these"
+            )
     inside = values > MASK_THRESHOLD
     if not inside.any():
-        finite = values[np.isfinite(values)]
         if may_be_empty and finite.size:
             return inside
         largest = "it holds no finite value"
@@ -46,6 +58,11 @@ def binarize(
             f"inside means above {MASK_THRESHOLD:g})"
         )
     return inside
+
+
+def _fraction(values: NDArray) -> NDArray:
+    """Compute how far values are from whole numbers."""
+    return np.abs(values - np.rint(values))
 
 
 def zeros_and_ones(values: ArrayLike, name: str) -> NDArray[np.bool_]:

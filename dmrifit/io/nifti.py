@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import threading
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,6 +22,7 @@ from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
 from dmrifit._utils.checks import filled
+from dmrifit._utils.text_files import check_file
 from dmrifit.io.atomic_files import FileSet, check_finished, whole_file
 from dmrifit.io.bids_derivatives import file_record
 from dmrifit.io.chunked_arrays import Array
@@ -29,6 +31,7 @@ __all__ = [
     "DAMAGED",
     "Image",
     "Images",
+    "check_position",
     "check_real",
     "damaged",
     "describe_sources",
@@ -43,6 +46,7 @@ __all__ = [
     "spatial_header",
     "stored_bytes",
     "values_of",
+    "warn_of_two_positions",
     "write_volume",
 ]
 
@@ -62,6 +66,7 @@ _CHUNK = 2**20
 _LOGGER_LOCK = threading.Lock()
 _VOXEL_SIZES = (1e-4, 1e4)  # mm
 _FLATTEST = 1e-3  # volume of a voxel over that of a box with its edges
+_FARTHEST_FORMS = 0.5  # mm between two positions of a voxel in one header
 _OTHER_UNITS = {1: "m", 3: "µm"}  # codes of NIfTI
 _SPATIAL_FIELDS = (
     "pixdim", "xyzt_units", "dim_info", "qform_code", "sform_code",
@@ -96,6 +101,33 @@ def load_image(image: Image) -> nib.Nifti1Pair:
             "or, where that is in mm already, set xyzt_units to 2"
         )
     return loaded
+
+
+def check_position(loaded: nib.Nifti1Pair, name: str) -> None:
+    """Refuse a header without position, for which readers guess which side is left."""
+    if not int(loaded.header["sform_code"]) and not int(loaded.header["qform_code"]):
+        raise ValueError(
+            f"{name} has neither an sform nor a qform, so that nothing says where its voxels lie "
+            "and which side is left; convert the scan again, or copy the position from its image"
+        )
+    warn_of_two_positions(loaded, name)
+
+
+def warn_of_two_positions(loaded: nib.Nifti1Pair, name: str) -> None:
+    """Warn of a header whose sform and qform place the voxels differently."""
+    sform, sform_code = loaded.header.get_sform(coded=True)
+    qform, qform_code = loaded.header.get_qform(coded=True)
+    if not sform_code or not qform_code:
+        return
+    corners = np.array([[0, 0, 0, 1.0], [*(np.array(loaded.shape[:3]) - 1), 1.0]])
+    apart = np.linalg.norm(corners @ (sform - qform).T, axis=1).max()
+    if apart > _FARTHEST_FORMS:
+        warnings.warn(
+            f"{name}: its sform and qform place voxels up to {apart:.3g} mm apart; "
+            "the sform is used",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def image_name(image: Any) -> str:
@@ -282,8 +314,7 @@ def _vanished(name: str) -> Any:
 def _load_header(path: Path) -> Any:
     """Load an image without its values; refuse repairs by nibabel that would move the voxels."""
     check_finished(path.parent, path.name)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; check its name and folder")
+    check_file(path)
     _check_header(path)
     try:
         with _remarks() as remarks:

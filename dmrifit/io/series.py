@@ -36,6 +36,7 @@ from dmrifit.io.nifti import (
     spatial_header,
     stored_bytes,
     values_of,
+    warn_of_two_positions,
 )
 
 __all__ = ["Part", "Series", "read_map"]
@@ -144,6 +145,7 @@ class Series:
         if not names:
             raise ValueError("a list of images must name at least one")
         loaded = [load_image(source) for source in sources]
+        warn_of_two_positions(loaded[0], names[0])
         first = loaded[0]
         members = []
         for image, name in zip(loaded, names, strict=True):

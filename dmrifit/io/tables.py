@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmrifit._utils.text_files import read_text
+from dmrifit._utils.text_files import check_file, read_text
 from dmrifit.io.atomic_files import check_finished
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ def read_rows(
     """Read the rows of a small table of text, each with its line; keep blanks in some columns."""
     path = Path(path)
     check_finished(path.parent, path.name)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such table; check its name and folder")
+    check_file(path, "table")
     separator, separators = "\t", "tabs"
     if path.suffix.lower() == ".csv":
         separator, separators = ",", "commas"

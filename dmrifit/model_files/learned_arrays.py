@@ -153,7 +153,7 @@ def _check_generator(generator: np.random.RandomState | np.random.Generator) -> 
 
 def _n_features(estimator: BaseEstimator) -> int:
     """Return how many features an estimator compares the columns of its input with."""
-    n_features = getattr(estimator, "n_features_in_", None)
+    n_features: Any = getattr(estimator, "n_features_in_", None)
     _require(isinstance(n_features, int | np.integer), estimator, "features")
     return int(n_features)
 

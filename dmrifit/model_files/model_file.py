@@ -18,6 +18,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
+from dmrifit._utils.text_files import check_file
 from dmrifit.cohort.scaling import PatientScale
 from dmrifit.engine.map_fitter import ClinicalMetrics, MapFitter, resolve_model
 from dmrifit.io.atomic_files import whole_file
@@ -148,8 +149,7 @@ def load_model(path: str | Path, *, trusted: Collection[str] = ()) -> BaseEstima
     if isinstance(trusted, str):
         raise TypeError(f"trusted must be a list of names, not the text {trusted!r}")
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such model file; check its name and folder")
+    check_file(path, "model file")
     remedy = "copy it again from where it was made, or train another model"
     try:
         with path.open("rb") as file:

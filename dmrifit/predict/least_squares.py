@@ -48,7 +48,17 @@ class Moments:
         X, Y = np.ascontiguousarray(X), np.ascontiguousarray(Y)
         mean_x, mean_y = X.mean(axis=0), Y.mean(axis=0)
         x = X - mean_x
-        return cls(len(X), mean_x, mean_y, x.T @ x, x.T @ (Y - mean_y))
+        with np.errstate(over="ignore", invalid="ignore"):
+            xx, xy = x.T @ x, x.T @ (Y - mean_y)
+        # Squares of numbers beyond 1e±154 are infinite or zero, and coefficients would be none.
+        is_lost = (np.diag(xx) == 0) & (x != 0).any(axis=0)
+        if not (np.isfinite(xx).all() and np.isfinite(xy).all()) or is_lost.any():
+            raise ValueError(
+                f"the features of up to {np.abs(X).max():g} and targets of up to "
+                f"{np.abs(Y).max():g} have squares beyond double precision; scale them, for "
+                "example to a mean of 1"
+            )
+        return cls(len(X), mean_x, mean_y, xx, xy)
 
     @classmethod
     def total(cls, patients: Sequence[Moments]) -> Moments:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.affines import checked_affine
-from dmrifit._utils.text_files import read_text
+from dmrifit._utils.text_files import check_file, read_text
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import stem
@@ -27,7 +27,7 @@ from dmrifit.io.case_tables import (
 )
 from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import binarize
-from dmrifit.io.nifti import image_name, load_image, values_of
+from dmrifit.io.nifti import check_position, image_name, load_image, values_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -287,6 +287,7 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
     """Read the files of one row of a table."""
     image_path = folder / row["image"]
     image = load_image(image_path)
+    check_position(image, str(image_path))
 
     def values_on_grid(column: str) -> NDArray | None:
         if not row.get(column):
@@ -350,8 +351,7 @@ def _in_classes(values: NDArray, classes: str) -> NDArray[np.bool_]:
 def _read_lesions(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such table; check its name and folder")
+    check_file(path, "table")
     try:
         return pd.read_csv(io.StringIO(read_text(path), newline=""), sep="\t")
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:

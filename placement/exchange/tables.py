@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.text_files import check_file
 from dmrifit.cli.options import words
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.io.bids_derivatives import stem
@@ -236,5 +237,4 @@ def _files(texts: Iterable[str]) -> list[Path]:
 
 def _check_files(paths: Iterable[Path]) -> None:
     for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; check its name and folder")
+        check_file(path)

@@ -13,7 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import voxel_volume
 from dmrifit.io.masks import MASK_THRESHOLD, check_same_grid
-from dmrifit.io.nifti import Image, describe_sources, image_name, load_image, values_of
+from dmrifit.io.nifti import (
+    Image,
+    check_position,
+    describe_sources,
+    image_name,
+    load_image,
+    values_of,
+)
 from placement.box.row_integrals import Rows
 from placement.box.voxel import MM3_PER_ML, Voxel
 from placement.search.storage import nearest_storage, reoriented
@@ -206,8 +213,7 @@ class Scene:
         """
         loaded = load_image(tumor)
         title = image_name(tumor)
-        _check_position(loaded, title)
-        _warn_of_two_affines(loaded, title)
+        check_position(loaded, title)
 
         def values(file: Image) -> NDArray:
             on_grid = load_image(file)
@@ -720,30 +726,3 @@ def _by_name(
                 unit = "in mm, from 0 to 100"
             raise ValueError(f"{what} is {unit}, got {value}")
     return numbers
-
-
-def _check_position(loaded: Any, title: str) -> None:
-    """Refuse a header without position, for which readers guess which side is left."""
-    header = loaded.header
-    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
-        raise ValueError(
-            f"{title} has neither an sform nor a qform, so that nothing says where its voxels lie "
-            "and which side is left; convert the scan again, or copy the position from its image"
-        )
-
-
-def _warn_of_two_affines(loaded: Any, title: str) -> None:
-    sform, code_s = loaded.header.get_sform(coded=True)
-    qform, code_q = loaded.header.get_qform(coded=True)
-    if not (code_s and code_q):
-        return
-    first = np.array([0, 0, 0, 1.0])
-    last = np.array([*(np.array(loaded.shape[:3]) - 1), 1.0])
-    apart = max(float(np.linalg.norm((sform - qform) @ corner)) for corner in (first, last))
-    if apart > 0.5:
-        warnings.warn(
-            f"{title}: its sform and qform place voxels up to {apart:.3g} mm apart; "
-            "the sform is used",
-            UserWarning,
-            stacklevel=4,
-        )

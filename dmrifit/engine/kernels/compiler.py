@@ -58,6 +58,7 @@ def load(model: SignalModel | None, part: str = "kernel") -> ModuleType:
         check_environment()
         # Importing numba makes nearly as many objects that stay as compiling does.
         with collection_paused():
+            _import_numba()
         name = _module_name(model, part)
         if name not in _loaded:
             with collection_paused():

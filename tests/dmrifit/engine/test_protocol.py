@@ -47,6 +47,7 @@ def test_the_argument_is_copied():
         ({"b": [0, 500], "te": [80, 90, 100]}, "3 echo times for 2"),
         ({"b": [0, 500], "te": [0.08, 0.09]}, "seconds"),
         ({"b": [0, 500], "te": [80, -1]}, "positive"),
+        ({"b": [0, 1, 500], "te": [70, 0.09, 90]}, "number 2 is 0.09 .* looks like seconds"),
         ({"b": [0, 500], "directions": [[1, 0, 0]]}, r"shape \(2, 3\)"),
     ],
 )
@@ -137,6 +138,14 @@ def test_bad_files_are_named(tmp_path, bval, te, message):
         (tmp_path / "dwi.te").write_text(te)
     with pytest.raises(ValueError, match=message):
         Protocol.read(tmp_path / "dwi.bval", tmp_path / "dwi.te" if te else None)
+
+
+@pytest.mark.parametrize("value", ["true", "[true]", '"0.08"', "{}", "null"])
+def test_an_echo_time_that_is_no_number_is_refused(tmp_path, value):
+    (tmp_path / "dwi.bval").write_text("0 500")
+    (tmp_path / "dwi.json").write_text(f'{{"EchoTime": {value}}}')
+    with pytest.raises(ValueError, match=r"dwi\.json: .* EchoTime is .*, not a number"):
+        Protocol.read(tmp_path / "dwi.bval", tmp_path / "dwi.json")
 
 
 def test_a_sidecar_without_echo_time_is_named(tmp_path):

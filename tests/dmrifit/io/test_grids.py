@@ -200,3 +200,9 @@ def test_a_last_axis_of_one_is_dropped(shape):
 def test_another_number_of_axes_is_refused(shape):
     with pytest.raises(ValueError, match=rf"t1\.nii has {len(shape)} axes .*volume \(x, y, z\)"):
         three_axes(np.zeros(shape), "t1.nii")
+
+
+def test_a_file_without_position_is_no_scan(tmp_path):
+    nib.save(nib.Nifti1Image(np.ones((9, 9, 9), np.uint8), None), tmp_path / "scan.nii")
+    with pytest.raises(ValueError, match=r"scan\.nii has neither an sform nor a qform"):
+        read_scan(tmp_path / "scan.nii")

@@ -17,7 +17,7 @@ def same_grid(shape=SHAPE, affine=AFFINE):
 
 
 def test_inside_is_above_one_half_whatever_the_type():
-    assert binarize([0.0, 0.4, 0.6, np.nan, -3.0, 0.99999997]).tolist() == [
+    assert binarize([0.0, 0.4, 0.6, np.nan, -0.1, 0.99999997]).tolist() == [
         False,
         False,
         True,
@@ -33,6 +33,16 @@ def test_inside_is_above_one_half_whatever_the_type():
 def test_an_empty_mask_is_refused_by_name(values):
     with pytest.raises(ValueError, match=r"liver\.nii: no voxel is inside"):
         binarize(values, name="liver.nii")
+
+
+@pytest.mark.parametrize("value", [-1, -3.0, 1.5, 812.3])
+def test_what_is_neither_a_label_nor_a_probability_is_refused_by_name(value):
+    with pytest.raises(ValueError, match=rf"brain holds {value:g} \(in all 2 such values\)"):
+        binarize([0.0, value, 1.0, value], name="brain")
+
+
+def test_labels_that_a_scale_factor_made_unround_are_labels():
+    assert binarize([0, 1.9999999, 255.002]).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf])

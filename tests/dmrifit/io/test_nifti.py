@@ -1,6 +1,7 @@
 """Image files, read and written whole."""
 
 import gzip
+import warnings
 
 import nibabel as nib
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from dmrifit.io import nifti
 from dmrifit.io.nifti import (
+    check_position,
     describe_sources,
     file_paths,
     load_image,
@@ -167,3 +169,27 @@ def test_lengths_in_other_units_are_refused_whatever_the_unit_of_time(
     ):
         load_image(placed(tmp_path, np.eye(4), units=(length, time)))
     assert load_image(placed(tmp_path, np.eye(4), units=("mm", time))).shape == (2, 2, 2)
+
+
+def test_a_header_without_position_is_refused_by_name(values):
+    image = nib.Nifti1Image(values, None)
+    assert not image.header["sform_code"]
+    with pytest.raises(ValueError, match=r"scan has neither an sform nor a qform.*which side"):
+        check_position(image, "scan")
+    image.set_qform(np.eye(4), 1)
+    check_position(image, "scan")
+
+
+@pytest.mark.parametrize(("shift", "told"), [(0.4, False), (5.0, True)])
+def test_two_positions_in_a_header_are_warned_of(values, shift, told):
+    image = nib.Nifti1Image(values, np.eye(4))
+    image.set_qform(np.eye(4), 1)
+    moved = np.eye(4)
+    moved[0, 3] = shift
+    image.set_sform(moved, 1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_position(image, "scan")
+    assert [str(one.message) for one in caught] == told * [
+        "scan: its sform and qform place voxels up to 5 mm apart; the sform is used"
+    ]

@@ -87,3 +87,10 @@ def test_features_that_differ_by_little_are_told_apart():
     first = rng.uniform(50, 100, (777, 1))
     X = np.column_stack([first, first + 1e-3 * rng.normal(size=first.shape)])
     np.testing.assert_allclose(LeastSquares().fit(X, 3 * X[:, [0]] - X[:, [1]]).coef_, [[3, -1]], rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_features_whose_squares_no_number_holds_are_refused(scale):
+    X = np.random.default_rng(0).normal(size=(20, 2))
+    with pytest.raises(ValueError, match="squares beyond double precision; scale them"):
+        LeastSquares().fit(X * scale, X)
