@@ -168,6 +168,8 @@ def _check_columns(scaler: BaseEstimator) -> None:
     for name, values in vars(scaler).items():
         if isinstance(values, np.ndarray):
             _require(values.shape == (n_features,), scaler, f"{name} and columns")
+    # scikit-learn takes 1 for a column that does not vary.
+    _require(np.all(scaler.scale_ if scaler.scale_ is not None else 1), scaler, "scales")
 
 
 def _check_linear(estimator: BaseEstimator) -> None:

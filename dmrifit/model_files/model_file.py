@@ -330,15 +330,17 @@ def _check_regressor(estimator: SignalToSignal | MapsToMaps) -> None:
                 f"its source protocol has {n_measurements} measurements of {n_neighbors} voxels, "
                 f"not {estimator.n_features_in_} columns"
             )
+    prediction = np.asarray(regressor.predict(np.ones((1, n_inputs))))
+    if not np.isfinite(prediction).all():
+        raise RefusedError("its regressor predicts non-finite values")
     if estimator.target is not None:
         if isinstance(estimator, SignalToSignal):
             n_outputs = len(estimator.target)
         else:
             n_outputs = len(resolve_model(estimator.model).names)
-        shape = np.shape(regressor.predict(np.ones((1, n_inputs))))
-        if not _is_one_row(shape, n_outputs):
+        if not _is_one_row(prediction.shape, n_outputs):
             raise RefusedError(
-                f"its regressor answers with {shape[-1]} numbers instead of {n_outputs}"
+                f"its regressor answers with {prediction.shape[-1]} numbers instead of {n_outputs}"
             )
 
 

@@ -82,6 +82,7 @@ LAYERS = MLPRegressor(hidden_layer_sizes=(3,), max_iter=200, tol=1.0).fit(X, Y)
         (LINEAR, {"intercept_": np.float64(2)}, "intercepts and targets"),
         (LINEAR, {"n_features_in_": "4"}, "features"),
         (SCALER, {"scale_": SCALER.scale_[:1]}, "scale_ and columns"),
+        (SCALER, {"scale_": SCALER.scale_ * [1, 0, 1, 1]}, "scales of StandardScaler"),
         (SCALER, {"mean_": SCALER.mean_ + np.inf}, "non-finite"),
         (LAYERS, {"intercepts_": [LAYERS.intercepts_[0][:1], LAYERS.intercepts_[1]]}, "layers"),
         (LAYERS, {"coefs_": LAYERS.coefs_[:1]}, "layers"),
