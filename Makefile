@@ -28,7 +28,10 @@ help:
 	@echo "make clean-all   remove .venv too"
 
 demo: environment-demo
-	.venv/bin/python -m dmrifit fit examples/data/legs/dwi.nii.gz --out build/demo/fit --overwrite
+	@scan=$$(.venv/bin/python -c "$$SCAN") && set -x && \
+	.venv/bin/python -m dmrifit fit "$$scan.nii.gz" --bval "$$scan.bval" --bvec "$$scan.bvec" \
+	    --out build/demo/fit --overwrite
+	.venv/bin/python examples/plot_own_scan.py
 	.venv/bin/python examples/plot_compare_algorithms.py
 
 test: environment-test
@@ -50,7 +53,7 @@ docs: environment-test
 	.venv/bin/python examples/docs/build.py
 
 environment-demo:
-	@sh -c "$$ENVIRONMENT" make demo ".[report,boost,stats]"
+	@sh -c "$$ENVIRONMENT" make demo ".[report,preprocess,boost,stats]"
 
 environment-test:
 	@sh -c "$$ENVIRONMENT" make test ".[all,test]"
@@ -140,3 +143,10 @@ parts += [sys.version.encode(), os.fsencode(os.getcwd())]
 print(hashlib.sha256(b"|".join(parts)).hexdigest()[:16])
 endef
 export KEY
+
+# The diffusion scan that the installed dipy carries, without its extensions.
+define SCAN
+from importlib.resources import files
+print(files("dipy") / "data" / "files" / "small_101D")
+endef
+export SCAN

@@ -56,7 +56,8 @@ voxels
 # --------------
 # A predictor learns the whole protocol from its clinical part; with ``set_output`` its columns have names.
 
-predictor = dmrifit.SignalToSignal("LR", source=voxels.source, target=voxels.target).set_output(transform="pandas")
+predictor = dmrifit.SignalToSignal("LR", source=voxels.source, target=voxels.target)
+predictor.set_output(transform="pandas")
 predictor.fit(voxels.X, voxels.Y).predict_maps(voxels.X[:2]).round(2)
 
 # %%

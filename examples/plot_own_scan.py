@@ -1,14 +1,14 @@
 """
 Where can the maps of a scan be believed?
 
-The scan is real: the lower legs of one person, a part of the demo data of QMRITools (Martijn Froeling, BSD-3-Clause; see
-examples/data/legs). Its eight b-values, up to 600 s/mm², suffice for intravoxel incoherent motion (IVIM): a fraction f
-of blood in capillaries beside tissue of diffusivity Dt. A fit says of every voxel which of its parameters are in doubt:
-not determined by the measurements, or with an error as large as the number. They are gray here. The diffusivity of
-muscle can be read off nearly everywhere, the fraction of blood in less than half of the voxels.
+The scan is real: a block of 6 × 10 × 10 voxels of one person's brain, which comes with dipy (BSD-3-Clause). A fit says of
+every voxel which of its parameters are in doubt: not determined by the measurements, or with an error as large as the
+number. These voxels are gray. A block so small is drawn with smoothed colors where nothing is in doubt. Another 4-D image,
+with its b-values beside it, is named on the command line; the picture of the README is of a scan of lower legs.
 """
 
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,9 +17,9 @@ import numpy as np
 
 from dmrifit import MODELS, Protocol, fit_image, suggest_model
 
-# Your own 4-D image takes the place of this one, with its b-values beside it.
-scan = Path(sys.argv[1] if len(sys.argv) > 1 else "examples/data/legs/dwi.nii.gz")
-protocol = Protocol.read(scan.with_name("dwi.bval"))
+packaged = files("dipy") / "data" / "files" / "small_101D.nii.gz"
+scan = Path(sys.argv[1] if len(sys.argv) > 1 else str(packaged))
+protocol = Protocol.read(scan.with_name(scan.name.replace(".nii.gz", ".bval")))
 name, reason = suggest_model(protocol)
 model = MODELS[name]
 print(f"{model.name}: {reason}")
@@ -27,37 +27,45 @@ maps = {
     name: np.asarray(image.dataobj) for name, image in fit_image(scan, protocol, model).items()
 }
 
-# One slice, seen from the feet as radiologists do: the right leg is at the left.
+# The middle slice: signal, and the parameters that are most often determined.
 row = maps["S0"].shape[2] // 2
 inside = maps["status"][:, :, row] <= 1
-scales = {
-    "S0": ("signal S0 at b = 0", "gray", 0, 500),
-    "Dt": ("diffusivity of tissue Dt (µm²/ms)", "viridis", 0.8, 2.2),
-    "f": ("fraction of blood f", "viridis", 0, 0.3),
+part = np.ix_(inside.any(axis=1), inside.any(axis=0))
+doubts = {
+    # Bit j of this map is set where parameter j is in doubt.
+    name: maps["doubt"][:, :, row].astype(int) >> j & 1 == 1
+    for j, name in enumerate(model.names)
 }
+shares = {name: np.mean(doubt[inside]) for name, doubt in doubts.items()}
+shown = ["S0", *sorted(model.names[1:], key=shares.get)[:2]]
 figure, axes = plt.subplots(
     1, 4, figsize=(12.6, 2.5), layout="constrained", width_ratios=(1, 1, 1, 0.7)
 )
-for axis, (name, (title, colors, low, high)) in zip(axes[:3], scales.items(), strict=True):
-    # Bit j of this map is set where parameter j is in doubt.
-    doubt = maps["doubt"][:, :, row].astype(int) >> model.names.index(name) & 1 == 1
-    axis.imshow(
-        np.where(inside & doubt, 0.75, np.nan).T, origin="lower", cmap="gray", vmin=0, vmax=1
+for axis, name in zip(axes[:3], shown, strict=True):
+    certain = inside & ~doubts[name]
+    values = np.where(certain, maps[name][:, :, row], np.nan)
+    low, high = np.nanpercentile(values, [2, 98])
+    smooth = "bicubic" if certain.all() and values.size < 1000 else "nearest"
+    gray = np.where(inside & ~certain, 0.75, np.nan)
+    axis.imshow(gray[part].T, origin="lower", cmap="gray", vmin=0, vmax=1)
+    colors = "gray" if name == "S0" else "viridis"
+    picture = axis.imshow(
+        values[part].T, origin="lower", cmap=colors, vmin=low, vmax=high, interpolation=smooth
     )
-    certain = np.where(inside & ~doubt, maps[name][:, :, row], np.nan)
-    picture = axis.imshow(certain.T, origin="lower", cmap=colors, vmin=low, vmax=high)
     figure.colorbar(picture, ax=axis, shrink=0.9)
-    axis.set_title(title, fontsize=10)
+    unit = model.units[model.names.index(name)]
+    axis.set_title(f"{name} ({unit})" if unit and name != "S0" else name, fontsize=10)
     axis.axis("off")
-    print(f"{name}: in doubt in {np.mean(doubt[inside]):.0%} of the voxels")
+    print(f"{name}: in doubt in {shares[name]:.0%} of the voxels")
 
-# The measurements of one voxel of the calf, and the curve that was fitted to them.
-voxel = (27, 16, row)
+# The measurements of the voxel of median S0, and the curve that was fitted to them.
+brightness = np.where(inside, maps["S0"][:, :, row], np.inf)
+distance = np.abs(brightness - np.median(brightness[inside]))
+voxel = (*np.unravel_index(np.argmin(distance), inside.shape), row)
 fine = Protocol(np.linspace(0, protocol.b.max(), 200))
-axes[3].plot(
-    fine.b, model.signal([[maps[name][voxel] for name in model.names]], fine)[0], label="fit"
-)
-axes[3].plot(protocol.b, nib.load(scan).dataobj[voxel], "ko", markersize=4, label="measured")
+curve = model.signal([[maps[name][voxel] for name in model.names]], fine)[0]
+axes[3].plot(fine.b, curve, label="fit")
+axes[3].plot(protocol.b, nib.load(scan).dataobj[voxel], "ko", markersize=3, label="measured")
 axes[3].set(xlabel="b (s/mm²)", ylim=(0, None))
 axes[3].set_title("signal of one voxel", fontsize=10)
 axes[3].legend(frameon=False)

@@ -37,8 +37,6 @@ html_css_files = ["pages.css"]
 #: The script that reads scans which are not part of the project.
 NEEDS_DATA = "plot_real_voxels.py"
 DATA = os.environ.get("DMRIFIT_DATA", "")
-#: The scan that comes with the project.
-SCAN = Path(dmrifit.__file__).resolve().parents[1] / "examples" / "data" / "legs" / "dwi.nii.gz"
 
 
 class PageOrder:
@@ -101,8 +99,6 @@ def arguments(gallery_conf, script_vars):
     name = Path(script_vars["src_file"]).name
     if name == NEEDS_DATA:
         return [str(Path(DATA).resolve() / "isbi2015_wm_genu" / "genu_table.csv")]
-    if name == "plot_own_scan.py":
-        return [str(SCAN)]
     return []
 
 

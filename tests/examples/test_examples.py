@@ -37,12 +37,21 @@ def test_the_main_job_runs_on_small_cohorts(tmp_path, monkeypatch, capsys):
     assert not re.search(r"\bCNN\b.*\d\.\d\d", printed)
 
 
-def test_the_maps_of_a_real_scan_say_where_to_doubt_them(tmp_path, monkeypatch, capsys):
+def test_the_scan_of_a_package_is_fitted_and_drawn(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["plot", str(EXAMPLES / "data" / "legs" / "dwi.nii.gz")])
+    monkeypatch.setattr(sys, "argv", ["plot"])
     runpy.run_path(str(EXAMPLES / "plot_own_scan.py"))
     doubts = dict(re.findall(r"^(\w+): in doubt in (\d+)%", capsys.readouterr().out, re.MULTILINE))
-    assert int(doubts["Dt"]) < 15 < 40 < int(doubts["f"])
+    assert int(doubts["D"]) == 0 < int(doubts["K"]) < 30
+    assert (tmp_path / "build" / "examples" / "own_scan.png").stat().st_size > 10_000
+
+
+def test_the_picture_of_the_readme_is_drawn_from_a_scan_of_legs(data_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["plot", str(data_dir / "leg_ivim" / "dwi.nii.gz")])
+    runpy.run_path(str(EXAMPLES / "plot_own_scan.py"))
+    doubts = dict(re.findall(r"^(\w+): in doubt in (\d+)%", capsys.readouterr().out, re.MULTILINE))
+    assert int(doubts["Dt"]) < 25 < 60 < int(doubts["f"])
     drawn, committed = (
         np.asarray(Image.open(path).convert("L").resize((126, 25)), dtype=float)
         for path in (tmp_path / "build" / "examples" / "own_scan.png", EXAMPLES / "docs" / "own_scan.png")

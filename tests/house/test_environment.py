@@ -82,7 +82,7 @@ def test_the_demo_needs_no_more_than_the_tests_have(project):
     project("environment-demo")
     project("environment-test")
     project("environment-demo")
-    assert [call.rpartition(" ")[2] for call in calls(project)] == [".[report,boost,stats]", ".[all,test]"]
+    assert [call.rpartition(" ")[2] for call in calls(project)] == [".[report,preprocess,boost,stats]", ".[all,test]"]
 
 
 @pytest.mark.parametrize("name", ["constraints.txt", "setup.cfg"])
