@@ -208,8 +208,8 @@ def train(
     Train a predictor of an advanced protocol on all patients of a table, and save it.
 
     Its scores are those of dmrifit benchmark with the same settings; the file is for dmrifit
-    predict. Cohorts of other protocols are trained on apart (--cohorts). LR takes seconds, forests
-    and perceptrons up to a minute, CNN minutes; images are read once, one patient at a time.
+    predict. Cohorts of other protocols are trained on apart (--cohorts). LR takes seconds, CNN
+    longest; images are read once, one patient at a time.
     """
     import numpy as np
 
@@ -364,9 +364,9 @@ def benchmark(
     relative to it (dmrifit table makes one of a BIDS folder). Writes scores.csv, signals.csv,
     predictions, figures and report.html.
 
-    LR takes seconds for a patient, forests and perceptrons tens of seconds, CNN minutes, times
-    patients, strategies and sizes; two cores compare six algorithms on 16 patients in minutes.
-    Memory holds the voxels of all training patients, some 100 MB.
+    Six algorithms on 16 synthetic patients at three sizes take two cores less than three minutes;
+    memory holds the sampled voxels of all patients. CNN takes longest. A bar, or lines in a pipe,
+    tell the time left.
     """
     from dmrifit._utils.threads import check_jobs
     from dmrifit.predict.algorithms import ALGORITHMS

@@ -46,7 +46,8 @@ def info(
     Describe a scan: grid, protocol, noise, the models that it carries, and what looks wrong.
 
     For each model the standard deviation is the Cramér–Rao bound in typical tissue at the SNR of
-    the scan: no fit can be more precise. Takes seconds; the image is held in memory.
+    the scan: no fit can be more precise. A scan of 640,000 voxels and 42 volumes takes 15 s; the
+    image is held in memory, as floats of 4 bytes and at times of 8.
     """
     from dmrifit.imaging.scan_info import scan_info
 
@@ -97,7 +98,8 @@ def import_(
 
     Prints the table of all series with b-values and echo times, and why a series is no diffusion
     series. Names and identifiers of persons are not written. Series that differ in echo time alone
-    are one scan for dmrifit fit. Takes about a second for 1000 files.
+    are one scan for dmrifit fit. All headers are read first; then every series with images is
+    converted into a temporary folder, which takes the room of the images.
     """
     from dmrifit.io.dicom_import import import_dicom
 
