@@ -83,8 +83,8 @@ class Novelty:
         if share > high:
             verdict = "more than in any training patient, so the intervals may be too narrow"
         return (
-            f"{100 * share:.2g} % of the voxels are unlike the training voxels ({100 * low:.2g} "
-            f"to {100 * high:.2g} % in the training patients): {verdict}"
+            f"{100 * share:.1f} % of the voxels are unlike the training voxels ({100 * low:.1f} "
+            f"to {100 * high:.1f} % in the training patients): {verdict}"
         )
 
     def to_dict(self) -> dict[str, Any]:
