@@ -16,6 +16,7 @@ from dmrifit.io.masks import binarize, check_same_grid
 from dmrifit.io.nifti import image_of, load_image, read_volume, save_image
 
 if TYPE_CHECKING:
+    from dmrifit.predict.conformal import ConformalIntervals
     from dmrifit.predict.strategies import MapsToMaps
 
 __all__ = ["METRICS", "predict_from_maps", "read_maps", "view_maps"]
@@ -108,7 +109,7 @@ def view_maps(
 
 
 def predict_from_maps(
-    estimator: MapsToMaps,
+    estimator: MapsToMaps | ConformalIntervals,
     maps: Mapping[str, str | Path],
     out: Path,
     *,
@@ -120,10 +121,13 @@ def predict_from_maps(
     Predict the maps of an advanced protocol from clinical metrics that another program fitted.
 
     `maps` has ADC_fast, ADC_slow and F, and may have S0; without it the amplitude is relative.
+    Intervals, which are learned from signals, are left out.
     """
     from dmrifit.engine.models import resolve_model
+    from dmrifit.predict.conformal import strategy_of
     from dmrifit.predict.strategies import Clinical, MapsToMaps
 
+    estimator = strategy_of(estimator)
     if not isinstance(estimator, MapsToMaps) or estimator.source is None:
         raise ValueError(
             f"a {type(estimator).__name__} predicts from signals; maps are the input of a model "

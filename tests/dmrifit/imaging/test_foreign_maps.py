@@ -6,6 +6,7 @@ import pytest
 
 from dmrifit.engine.map_fitter import ClinicalMetrics
 from dmrifit.imaging.foreign_maps import predict_from_maps, read_maps, view_maps
+from dmrifit.predict.conformal import ConformalIntervals
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 from dmrifit.simulate.body_phantoms import simulate_cohort
 
@@ -40,6 +41,14 @@ def metrics(trained, tmp_path):
     return files
 
 
+@pytest.fixture
+def intervals():
+    """A predictor of maps of five patients, with intervals, as ``dmrifit train`` makes it."""
+    voxels = simulate_cohort("cohort1", 5, shape=(16, 16, 3), random_state=0).arrays(mask="body", max_voxels=60, random_state=0)
+    estimator = MapsToMaps("LR", source=voxels.source, target=voxels.target)
+    return ConformalIntervals(estimator, random_state=0).fit(voxels.X, voxels.Y, voxels.groups)
+
+
 UNITS = {"ADC_fast": "mm²/s", "ADC_slow": "mm2/s", "F": "%"}
 
 
@@ -54,6 +63,15 @@ def test_maps_give_the_prediction_of_the_signals_they_were_fitted_to(trained, me
     assert usable.mean() > 0.9
     np.testing.assert_allclose(found[usable], expected[usable, names.index("Dt")], rtol=1e-5)
     assert len(list((tmp_path / "out").glob("*.json"))) == 1
+
+
+def test_a_predictor_with_intervals_predicts_from_maps_without_them(intervals, metrics, tmp_path):
+    written = predict_from_maps(intervals, metrics, tmp_path / "out", units=UNITS)
+    plain = predict_from_maps(intervals.estimator_, metrics, tmp_path / "plain", units=UNITS)
+    assert set(written) == set(intervals.names_)
+    for name, path in written.items():
+        expected = np.asarray(nib.load(plain[name]).dataobj)
+        np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), expected)
 
 
 @pytest.mark.parametrize(
