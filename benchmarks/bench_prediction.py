@@ -413,8 +413,8 @@ def _against_table(found: dict[str, object]) -> list[str]:
         rows.append([title, f"{found['cpu_s'][side]:.0f} s", ratio, goal])
     now, single = (found["shifts"][side] for side in ("now", "single"))
     note = (
-        "Means over folds differ from those of the earlier commit, which drew other training "
-        f"voxels, by {now['median']:.2f} standard deviations over folds (median), at most "
+        "Means over folds differ from those of the earlier commit, whose fits start elsewhere, by "
+        f"{now['median']:.2f} standard deviations over folds (median), at most "
         f"{now['largest']:.2f} ({', '.join(now['where'])}); between the precisions by "
         f"{single['median']:.2f}, at most {single['largest']:.2f} ({', '.join(single['where'])})."
     )
