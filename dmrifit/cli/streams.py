@@ -57,7 +57,7 @@ class _LenientStream:
 
     def write(self, text: str) -> int:
         with self._dropping():
-            return int(self._stream.write(text))
+            self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
