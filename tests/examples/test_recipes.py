@@ -112,10 +112,9 @@ def test_recipes_run_and_leave_what_they_say(tmp_path):
     assert (folder / "derivatives" / "index.html").is_file()
     assert len(list(folder.glob("derivatives/sub-*/dwi/*_param-S0_dwimap.nii.gz"))) == 2
     assert (folder / "imported_maps" / "index.html").is_file() == has_dicom
-    assert pd.read_csv(folder / "participants.tsv", sep="\t")["patient"].tolist() == ["sub-02"]
+    assert pd.read_csv(folder / "participants.tsv", sep="\t", dtype=str)["patient"].tolist() == ["02"]
     regions = pd.read_csv(folder / "regions.csv").set_index(["label", "map"])
     assert regions.loc[(1, "Dt"), "median"] == pytest.approx(1.5, abs=0.15)
     assert regions.loc[(2, "Dt"), "median"] == pytest.approx(1.5, abs=0.15)
     assert regions.loc[(1, "f"), "doubtful"] > 0.3
-    (others,) = (text for text in printed if "mm²/s" in text)
-    assert "0.0015" in others
+    assert any("mm²/s" in text and "0.0015" in text for text in printed)
