@@ -54,6 +54,7 @@ BLOCKS = (
     Block(PAGE, "uncertainty benchmark", "uncertainty", "bench_uncertainty"),
     Block(PAGE, "scale benchmark", "scale", "bench_scale"),
     Block(PAGE, "claims board", "claims", "bench_claims"),
+    Block(PAGE, "verdicts benchmark", "verdicts", "bench_verdicts"),
     Block(PAGE, "truths benchmark", "truths", "bench_truths"),
     Block(PAGE, "placement benchmark", "placement", "bench_placement"),
     Block(PAGE, "placers benchmark", "placers", "bench_placers"),
