@@ -55,7 +55,7 @@ def test_readme_names_the_commands_and_what_they_need(root):
     assert "    make demo\n" in text
     assert "    make test\n" in text
     assert "    make test-slow\n" in text
-    assert "Python 3.11–3.13 on Linux or macOS (Windows: WSL)" in text
+    assert "Python 3.11–3.14 on Linux or macOS (Windows: WSL)" in text
 
 
 def test_files_that_the_readme_points_to_exist(root):
