@@ -257,6 +257,8 @@ def _check_boosting(boosting: BaseEstimator) -> None:
             _require(nodes.ndim == 1 and len(nodes) > 0, boosting, "nodes")
             if nodes["is_categorical"].any():
                 raise RefusedError("the trees of its regressor branch on categories")
+            for field in ("is_leaf", "missing_go_to_left"):
+                _require(np.isin(nodes[field], (0, 1)).all(), boosting, "nodes")
             is_leaf = nodes["is_leaf"] != 0
             _require(np.isfinite(nodes["value"]).all(), boosting, "nodes")
             _require(not np.isnan(nodes["num_threshold"][~is_leaf]).any(), boosting, "nodes")

@@ -174,6 +174,8 @@ def test_isolation_trees_see_all_columns():
     ("field", "value", "message"),
     [
         ("is_categorical", 1, "branch on categories"),
+        ("is_leaf", 255, "nodes"),
+        ("missing_go_to_left", 2, "nodes"),
         ("left", 10**6, "branches that lead nowhere"),
         ("feature_idx", 77, "branches that lead nowhere"),
         ("value", np.nan, "nodes"),
