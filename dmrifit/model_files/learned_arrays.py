@@ -224,7 +224,7 @@ def _check_tree(estimator: BaseEstimator) -> None:
     _require(has_outputs, estimator, "outputs")
     check_trees(estimator, n_features, exact=True)
     inner = tree.children_left != -1
-    is_finite = np.isfinite(tree.value).all() and not np.isnan(tree.threshold[inner]).any()
+    is_finite = np.isfinite(tree.value).all() and np.isfinite(tree.threshold[inner]).all()
     _require(is_finite, estimator, "nodes")
 
 
@@ -248,6 +248,8 @@ def _check_boosting(boosting: BaseEstimator) -> None:
     n_features = _n_features(boosting)
     baseline = boosting._baseline_prediction
     _require(np.size(baseline) == 1, boosting, "constants and targets")
+    n_binned = len(boosting._bin_mapper.bin_thresholds_)
+    _require(n_binned == n_features, boosting, "bins and columns")
     # It would give the trees other columns than those that were compared.
     _require(boosting._preprocessor is None, boosting, "columns")
     for stage in boosting._predictors:
@@ -261,7 +263,7 @@ def _check_boosting(boosting: BaseEstimator) -> None:
                 _require(np.isin(nodes[field], (0, 1)).all(), boosting, "nodes")
             is_leaf = nodes["is_leaf"] != 0
             _require(np.isfinite(nodes["value"]).all(), boosting, "nodes")
-            _require(not np.isnan(nodes["num_threshold"][~is_leaf]).any(), boosting, "nodes")
+            _require(np.isfinite(nodes["num_threshold"][~is_leaf]).all(), boosting, "nodes")
     check_trees(boosting, n_features, exact=True)
 
 
