@@ -232,20 +232,14 @@ class SignalToSignal(Strategy):
         ValueError
             If the columns are not those of the source protocol.
         """
-        signals = self._predicted_signals(X)
-        if self.target is None:
-            return signals
-        return self._named(signals, X, self.get_feature_names_out())
-
-    def _predicted_signals(self, X: ArrayLike) -> _Array:
-        """Predict the target signals as an array, (n_voxels, n_target)."""
         x = self._checked_input(X)
         if self.source is None or self.target is None:
             return self._answer(x)
         scale = self._voxel_scale(x)
         usable = _finite_rows(x) & (scale > 0)
         scale = np.where(usable, scale, np.nan)[:, None]
-        return self._answer_where(usable, x / scale, len(self.target)) * scale
+        signals = self._answer_where(usable, x / scale, len(self.target)) * scale
+        return self._named(signals, X, self.get_feature_names_out())
 
     def predict_maps(self, X: ArrayLike, *, sigma: ArrayLike | None = None) -> NDArray[np.float64]:
         """
@@ -276,7 +270,9 @@ class SignalToSignal(Strategy):
         """
         _, target = self._protocols()
         names = _model_for(self.model, target).names
-        return self._named(self.maps_of(self._predicted_signals(X), sigma=sigma), X, names)
+        # By the public method, so that a class that predicts in its own way has its maps too.
+        signals = np.asarray(self.predict(X))
+        return self._named(self.maps_of(signals, sigma=sigma), X, names)
 
     def maps_of(
         self, signals: ArrayLike, *, sigma: ArrayLike | None = None
