@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,13 +18,13 @@ import typer
 from dmrifit.cli.case_runs import begin_run, can_draw, read_record, table_text, write_page
 from dmrifit.cli.console import error_message
 from dmrifit.cli.options import say
-from dmrifit.cli.workers import run_tasks
+from dmrifit.cli.workers import run_tasks, scheduler
 from dmrifit.report.html import counted
 
 if TYPE_CHECKING:
     from dmrifit.cohort.bids_folder import DiffusionScan
 
-__all__ = ["FitTask", "fit_many", "fit_one", "is_many", "named_scans"]
+__all__ = ["FitTask", "fit_many", "fit_one", "is_many", "named_scans", "nothing_fitted"]
 
 _TABLE = "fits.tsv"
 _FAILED = "failed.tsv"
@@ -135,7 +136,13 @@ def fit_many(
     levels = _matched("--sigma", sigma, scans, root, words=("estimate",))
     settings = _settings(options) | {"model": model, "mask": mask, "te": te}
     settings |= {"b_tolerance": b_tolerance, "sigma": None if sigma is None else str(sigma)}
+    _check_folder(images, out)
+    _check_options(model, options, cluster)
     out.mkdir(parents=True, exist_ok=True)
+    # Before the run begins, which removes records of other options.
+    earlier_records = {
+        scan.name: read_record(out / _RECORDS / f"{scan.name}.json", _FIELDS) for scan in scans
+    }
     records = f"{_RECORDS}/*.json"
     begin_run(out, settings, overwrite, results=(_TABLE, _FAILED, _PAGE), records=records)
     _describe_dataset(out)
@@ -152,9 +159,9 @@ def fit_many(
         if problem:
             rows[scan.name] = _row(scan) | {"error": problem}
             continue
-        inputs = [*scan.images, masks[scan.name], levels[scan.name]]
+        inputs = [*scan.images, *scan.sidecars(), masks[scan.name], levels[scan.name], *(te or [])]
         sources = [_source(Path(path)) for path in inputs if _is_file(path)]
-        record = read_record(out / _RECORDS / f"{scan.name}.json", _FIELDS)
+        record = None if overwrite else earlier_records[scan.name]
         is_finished = record is not None and (out / record["sidecar"]).is_file()
         if record is not None and is_finished and record["sources"] == sources:
             rows[scan.name] = record
@@ -171,8 +178,8 @@ def fit_many(
                 sources,
             )
         )
-    if rows:
-        n_kept = sum(not row.get("error") for row in rows.values())
+    n_kept = sum(not row.get("error") for row in rows.values())
+    if n_kept:
         say(f"{counted(n_kept, 'scan')} of {len(scans)} finished before")
     try:
         results = run_tasks(fit_one, tasks, jobs=jobs, cluster=cluster, name=_line)
@@ -180,6 +187,7 @@ def fit_many(
             rows[row["name"]] = row
             if not row.get("error"):
                 row["sidecar"] = os.path.relpath(row["sidecar"], out.resolve())
+                _remove_maps_of(earlier_records[row["name"]], row, out)
                 _write_record(out / _RECORDS / f"{row['name']}.json", row)
     except KeyboardInterrupt:
         say(f"finished scans are kept in {out}; the same command goes on with the others")
@@ -228,6 +236,8 @@ def _fit(task: FitTask) -> dict[str, Any]:
     description = json.loads(sidecar.read_text(encoding="utf-8"))
     voxels = description["Status"]["Voxels"]
     n_voxels = sum(voxels.values())
+    if voxels["not fitted"] == n_voxels:
+        raise ValueError(nothing_fitted(description))
     return {
         "model": name,
         "reason": reason,
@@ -238,6 +248,17 @@ def _fit(task: FitTask) -> dict[str, Any]:
         "not_fitted": description.get("NotFitted", {}).get("Reasons", {}),
         "sources": task.sources,
     }
+
+
+def nothing_fitted(description: Mapping[str, Any]) -> str:
+    """Say why no voxel could be fitted, from the sidecar of a fit."""
+    n_voxels = sum(description["Status"]["Voxels"].values())
+    reasons = description.get("NotFitted", {}).get("Reasons", {})
+    text = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
+    return (
+        f"none of the {n_voxels} voxels could be fitted ({text}); check that image, b-values and "
+        "mask belong together"
+    )
 
 
 def _row(scan: DiffusionScan) -> dict[str, Any]:
@@ -288,7 +309,47 @@ def _is_file(value: Any) -> bool:
 def _source(path: Path) -> list[Any]:
     """Describe an input so that a change of it is seen without reading it."""
     status = path.stat()
-    return [path.name, status.st_size, status.st_mtime_ns]
+    return [str(path.absolute()), status.st_size, status.st_mtime_ns]
+
+
+def _check_folder(images: Sequence[Path], out: Path) -> None:
+    """Refuse to write maps among raw data."""
+    if out.is_dir() and any(out.samefile(image) for image in images if image.is_dir()):
+        raise ValueError(
+            f"--out {out} is the BIDS folder itself, which holds raw data; choose another one, "
+            f"such as {out / 'derivatives' / 'dmrifit'}"
+        )
+
+
+def _check_options(model: str | None, options: Mapping[str, Any], cluster: str | None) -> None:
+    """Refuse a model, bounds, fixed values or a scheduler that are wrong for every scan."""
+    from dmrifit.engine.fit_settings import FitSettings
+    from dmrifit.engine.models import resolve_model
+
+    if model is not None:
+        signal_model = resolve_model(model)
+        numbers = {
+            name: value for name, value in options["fixed"].items() if not isinstance(value, str)
+        }
+        settings = FitSettings(method=options["method"], bounds=options["bounds"], fixed=numbers)
+        settings.fixed_values(signal_model, 1, settings.box(signal_model))
+    with scheduler(cluster):
+        pass
+
+
+def _remove_maps_of(
+    earlier_record: Mapping[str, Any] | None, row: Mapping[str, Any], out: Path
+) -> None:
+    """Remove the maps that an earlier run fitted to a scan with another model."""
+    if earlier_record is None or earlier_record["sidecar"] == row["sidecar"]:
+        return
+    sidecar = out / earlier_record["sidecar"]
+    if not sidecar.is_file():
+        return
+    names = re.findall(r'"([^"/\\]+_dwimap\.nii\.gz)"', sidecar.read_text(encoding="utf-8"))
+    names += [sidecar.name.replace("dwimap.json", f"quicklook.{kind}") for kind in ("html", "png")]
+    for name in [*names, sidecar.name]:
+        sidecar.with_name(name).unlink(missing_ok=True)
 
 
 def _absolute(scan: DiffusionScan) -> DiffusionScan:

@@ -652,6 +652,8 @@ def _print_repeats(repeats: pd.DataFrame) -> None:
 
 def _print_fit(out: Path, sidecar: Path) -> None:
     """Print the outcome of a fit, from the sidecar of its maps."""
+    from dmrifit.cli.fit_runs import nothing_fitted
+
     description = json.loads(sidecar.read_text(encoding="utf-8"))
     counts = {code: n for code, n in description["Status"]["Voxels"].items() if n}
     codes = ", ".join(f"{n} {code}" for code, n in counts.items())
@@ -693,6 +695,8 @@ def _print_fit(out: Path, sidecar: Path) -> None:
     page = sidecar.with_name(sidecar.name.replace("dwimap.json", "quicklook.html"))
     if page.exists():
         typer.echo(f"page: {page}")
+    if share == 0:
+        raise ValueError(f"{sidecar}: {nothing_fitted(description)}")
 
 
 def _print_intervals(parameters: Mapping[str, Mapping[str, Any]]) -> None:

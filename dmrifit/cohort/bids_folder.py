@@ -78,6 +78,14 @@ class DiffusionScan:
             rows.append(row)
         return rows
 
+    def sidecars(self) -> list[Path]:
+        """List the files that its protocol may be read from."""
+        paths: list[Path] = []
+        for image in self.images:
+            for ending in ("bval", "bvec", "te", "json"):
+                paths += _applicable(image, ending, self.root)
+        return list(dict.fromkeys(paths))
+
     def read(self, te: str | None = None) -> Manifest:
         """Read its protocol; `te`, a number in ms or a file, takes the place of sidecars."""
         rows = self.files()

@@ -2,11 +2,13 @@
 
 import json
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
 from dmrifit.cli import fit_runs
+from dmrifit.engine.protocol import Protocol
 
 BODY = "derivatives/masks/sub-*/*_desc-body_mask.nii.gz"
 
@@ -73,6 +75,92 @@ def test_only_scans_that_changed_are_fitted_again(bids, run, tmp_path):
     assert "other options (model)" in err
 
 
+@pytest.mark.parametrize("ending", ["bval", "bvec", "json"])
+def test_a_corrected_sidecar_is_a_reason_to_fit_again(bids, run, tmp_path, ending):
+    dwi = bids / "sub-01" / "dwi"
+    texts = {"bval": "0 500 1000", "bvec": "0 1 0\n0 0 1\n0 0 0", "json": "{}"}
+    for name, text in texts.items():
+        (dwi / f"sub-01_dwi.{name}").write_text(text)
+    arguments = ("fit", dwi / "*.nii.gz", "--model", "adc", "--no-quicklook", "--out", tmp_path / "maps")
+    assert run(*arguments)[0] == 0
+    assert "1 scan of 1 finished before" in run(*arguments)[2]
+    corrected = {"bval": "0 600 1200", "bvec": "0 0 1\n0 1 0\n0 0 0", "json": '{"EchoTime": 0.07}'}
+    (dwi / f"sub-01_dwi.{ending}").write_text(corrected[ending])
+    _, _, err = run(*arguments)
+    assert "1/1 sub-01: adc" in err
+    assert "finished before" not in err
+
+
+def test_a_corrected_file_of_echo_times_is_a_reason_to_fit_again(bids, run, tmp_path):
+    te = tmp_path / "scan.te"
+    te.write_text("60 60 60")
+    image = bids / "sub-01" / "dwi" / "*_dwi.nii.gz"
+    arguments = ("fit", image, "--te", te, "--no-quicklook", "--out", tmp_path / "maps")
+    assert run(*arguments)[0] == 0
+    te.write_text("75 75 75")
+    assert "1/1 sub-01: adc" in run(*arguments)[2]
+
+
+def test_overwrite_fits_every_scan_again(bids, run, tmp_path):
+    arguments = ("fit", bids, "--no-quicklook", "--out", tmp_path / "maps")
+    assert run(*arguments)[0] == 0
+    _, _, err = run(*arguments, "--overwrite")
+    assert "4/4 sub-" in err
+    assert "finished before" not in err
+
+
+def test_maps_of_the_model_before_are_removed(bids, run, tmp_path):
+    arguments = ("fit", bids, "--out", tmp_path / "maps", "--overwrite", "--model")
+    assert run(*arguments, "kurtosis")[0] == 0
+    folder = tmp_path / "maps" / "sub-02" / "dwi"
+    own_file = folder / "sub-02_model-kurtosis_notes.txt"
+    own_file.touch()
+    assert run(*arguments, "adc")[0] == 0
+    assert list(folder.glob("*model-adc*"))
+    assert list(folder.glob("*model-kurtosis*")) == [own_file]
+
+
+def test_a_scan_of_which_no_voxel_is_fitted_has_failed(write_scan, run, tmp_path):
+    for name in ("a", "b"):
+        write_scan(tmp_path, name, Protocol([0, 500, 1000]))
+    image = nib.load(tmp_path / "a.nii.gz")
+    values = image.get_fdata(dtype=np.float32)
+    values[..., 1] = np.nan
+    nib.save(nib.Nifti1Image(values, image.affine), tmp_path / "a.nii.gz")
+    code, printed, err = run("fit", tmp_path / "a.nii.gz", "--out", tmp_path / "one")
+    assert code == 2
+    assert "none of the 120 voxels could be fitted" in err.splitlines()[-1]
+    code, printed, err = run("fit", tmp_path / "*.nii.gz", "--out", tmp_path / "maps")
+    assert code == 0, err
+    assert "2 scans: 1 fitted" in printed
+    assert "failed: a: none of the 120 voxels" in printed
+    assert fits(tmp_path / "maps")["name"].tolist() == ["b"]
+
+
+def test_maps_are_not_written_among_raw_data(bids, run):
+    code, _, err = run("fit", bids, "--out", bids)
+    assert code == 2
+    assert "derivatives/dmrifit" in err
+    assert not (bids / "settings.json").exists()
+    assert run("fit", bids, "--no-quicklook", "--out", bids / "derivatives" / "dmrifit")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--model", "acd"),
+        ("--model", "adc", "--bounds", "K=0,1"),
+        ("--model", "adc", "--bounds", "ADC=3,1"),
+        ("--model", "adc", "--fix", "K=1"),
+    ],
+)
+def test_an_option_that_is_wrong_for_every_scan_leaves_nothing(bids, run, tmp_path, options):
+    code, _, err = run("fit", bids, *options, "--out", tmp_path / "maps")
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "maps").exists()
+
+
 def test_ctrl_c_keeps_finished_scans_and_the_same_command_goes_on(bids, run, tmp_path, monkeypatch):
     finished = []
 
@@ -97,8 +185,6 @@ def test_ctrl_c_keeps_finished_scans_and_the_same_command_goes_on(bids, run, tmp
 
 
 def test_workers_make_the_maps_that_one_process_makes(bids, run, tmp_path):
-    import nibabel as nib
-
     (tmp_path / "link").symlink_to(bids)
     for jobs in (1, 2):
         arguments = ("--jobs", jobs, "--no-quicklook", "--out", tmp_path / f"maps{jobs}")
