@@ -89,6 +89,12 @@ class DiffusionScan:
     def read(self, te: str | None = None) -> Manifest:
         """Read its protocol; `te`, a number in ms or a file, takes the place of sidecars."""
         rows = self.files()
+        n_echoes = sum("te" in row for row in rows)
+        if te is not None and n_echoes > 1:
+            raise ValueError(
+                f"--te {te}: the {len(rows)} images of {self.name} have echo times of their own; "
+                "leave the option out"
+            )
         for row in rows:
             if te is not None:
                 row["te"] = te if _is_number(te) else str(Path(te).resolve())
@@ -139,8 +145,9 @@ def match_files(
     Find for each scan the file that a pattern matches and whose name is of the scan.
 
     Names are compared by the entities that both have (sub-01, ses-1, run-2, not desc- and the
-    like); where a scan's name has no subject, the file's name begins with it. Gives None where no
-    file is of a scan.
+    like), and by those that tell scans of the subject apart; of several files, that with the most
+    in common is taken. Where scans' names have no subject, the file's name begins with the longest
+    of them that it can. Gives None where no file is of a scan.
     """
     absolute = pattern if os.path.isabs(pattern) else os.path.join(glob.escape(str(root)), pattern)
     paths = [Path(path) for path in sorted(glob.glob(absolute, recursive=True))]
@@ -149,9 +156,20 @@ def match_files(
             f"{option} {pattern}: no file matches; patterns such as "
             f"'derivatives/masks/sub-*/**/*_mask.nii.gz' are relative to {root.resolve()}"
         )
+    file_entities = {path: _path_entities(path, root) for path in paths}
+    scan_names = {path: _longest_beginning(path, scans) for path in paths}
     matched: dict[str, Path | None] = {}
     for scan in scans:
-        candidates = [path for path in paths if _is_of(path, scan, root)]
+        candidates = [path for path in paths if scan_names[path] == scan.name]
+        if "sub" in scan.entities:
+            siblings = [sibling for sibling in scans if sibling.subject == scan.subject]
+            n_shared = {
+                path: len(entities.items() & scan.entities.items())
+                for path, entities in file_entities.items()
+                if _is_of(entities, scan, siblings)
+            }
+            most = max(n_shared.values(), default=0)
+            candidates = [path for path, n in n_shared.items() if n == most]
         if len(candidates) > 1:
             names = ", ".join(path.name for path in candidates[:4])
             raise ValueError(
@@ -162,23 +180,42 @@ def match_files(
     return matched
 
 
-def _is_of(path: Path, scan: DiffusionScan, root: Path) -> bool:
-    """Tell whether a file is of a scan."""
-    if "sub" not in scan.entities:
-        beginning = re.escape(scan.name)
-        return re.match(rf"{beginning}(?![a-zA-Z0-9])", path.name) is not None
+def _longest_beginning(path: Path, scans: Sequence[DiffusionScan]) -> str:
+    """Find the longest name of a scan that the name of a file begins with; an empty one if none."""
+    names = [
+        scan.name
+        for scan in scans
+        if re.match(rf"{re.escape(scan.name)}(?![a-zA-Z0-9])", path.name) is not None
+    ]
+    return max(names, key=len, default="")
+
+
+def _path_entities(path: Path, root: Path) -> dict[str, str]:
+    """Read the entities of a file and of the folders above it, as far as the root."""
     try:
         text = path.resolve().relative_to(root.resolve()).as_posix()
     except ValueError:
         text = path.name
     # The last of a kind counts: folders of a pipeline may have entities of their own.
     entities: dict[str, str] = {}
-    for part in text.split("/"):
-        entities |= dict(_ENTITY.findall(stem(part)))
+    for name in text.split("/"):
+        entities |= dict(_ENTITY.findall(stem(name)))
+    return entities
+
+
+def _is_of(
+    entities: dict[str, str], scan: DiffusionScan, siblings: Sequence[DiffusionScan]
+) -> bool:
+    """Tell whether a file with these entities is of one of the scans of a subject."""
     if "sub" not in entities:
         return False
-    for key, value in scan.entities.items():
-        if key not in _OF_KIND and entities.get(key, value) != value:
+    keys = {key for sibling in siblings for key in sibling.entities}.difference(_OF_KIND)
+    for key in keys:
+        value = entities.get(key, "")
+        if value == scan.entities.get(key, ""):
+            continue
+        # A file without an entity that all scans of the subject have belongs to all of them.
+        if value or not all(key in sibling.entities for sibling in siblings):
             return False
     return True
 

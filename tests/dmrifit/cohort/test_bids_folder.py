@@ -77,6 +77,46 @@ def test_masks_of_images_named_in_any_way_begin_with_their_name(tmp_path):
     assert {name: path.name for name, path in found.items()} == {"case1": "case1_mask.nii", "case12": "case12_mask.nii"}
 
 
+def test_of_names_that_begin_alike_the_longest_is_that_of_the_mask(tmp_path):
+    scans = [plain_scan(tmp_path / f"{name}.nii") for name in ("scan 1", "scan 1_b")]
+    (tmp_path / "scan 1_b_mask.nii").touch()
+    masks = match_files("--mask", "*_mask.nii", scans, tmp_path)
+    assert masks["scan 1"] is None
+    assert masks["scan 1_b"].name == "scan 1_b_mask.nii"
+    (tmp_path / "scan 1_mask.nii").touch()
+    assert match_files("--mask", "*_mask.nii", scans, tmp_path)["scan 1"].name == "scan 1_mask.nii"
+
+
+@pytest.mark.parametrize(
+    ("scan_names", "mask_names", "matches"),
+    [
+        (("sub-1", "sub-1_acq-b"), ("sub-1_acq-b_mask",), (None, "sub-1_acq-b_mask")),
+        (("sub-1", "sub-1_acq-b"), ("sub-1_mask",), ("sub-1_mask", None)),
+        (("sub-1", "sub-1_acq-b"), ("sub-1_mask", "sub-1_acq-b_mask"), ("sub-1_mask", "sub-1_acq-b_mask")),
+        (("sub-1_dir-AP", "sub-1_dir-PA"), ("sub-1_dir-PA_mask",), (None, "sub-1_dir-PA_mask")),
+        # One mask for both, unless one has its own.
+        (("sub-1_run-1", "sub-1_run-2"), ("sub-1_mask",), ("sub-1_mask", "sub-1_mask")),
+        (("sub-1_run-1", "sub-1_run-2"), ("sub-1_mask", "sub-1_run-2_mask"), ("sub-1_mask", "sub-1_run-2_mask")),
+        # What no scan of the subject has tells none apart.
+        (("sub-1", "sub-2_acq-b"), ("sub-1_acq-b_mask",), ("sub-1_acq-b_mask", None)),
+    ],
+)
+def test_entities_that_tell_scans_of_a_subject_apart_are_those_of_the_mask(
+    tmp_path, scan_names, mask_names, matches
+):
+    for name in mask_names:
+        (tmp_path / f"{name}.nii.gz").touch()
+    scans = [plain_scan(tmp_path / f"{name}_dwi.nii.gz") for name in scan_names]
+    masks = match_files("--mask", "*_mask.nii.gz", scans, tmp_path)
+    names = [None if path is None else path.name.removesuffix(".nii.gz") for path in masks.values()]
+    assert names == list(matches)
+
+
+def test_one_echo_time_does_not_replace_those_of_several_images(root):
+    with pytest.raises(ValueError, match=r"--te 70: the 2 images of sub-2 have echo times of their own"):
+        find_scans(root)[1].read("70")
+
+
 def test_a_folder_without_diffusion_images_is_named(tmp_path):
     (tmp_path / "sub-1" / "anat").mkdir(parents=True)
     with pytest.raises(ValueError, match="without diffusion images"):
