@@ -279,6 +279,7 @@ _TREE_TYPES = (
 CHECKED_TYPES: dict[str, Callable[[Any], None]] = {
     "dmrifit.predict.algorithms.TargetWise": _check_python,
     "dmrifit.predict.least_squares.LeastSquares": _check_linear,
+    "dmrifit.predict.perceptrons.Perceptron": _check_layers,
     "sklearn.compose._target.TransformedTargetRegressor": _check_python,
     "sklearn.decomposition._pca.PCA": _check_components,
     "sklearn.dummy.DummyRegressor": _check_constant,

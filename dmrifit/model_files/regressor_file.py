@@ -91,14 +91,14 @@ def dumped(
     if stubs:
         # The memo of a copy makes it take the stub where the leaf stands.
         regressor = copy.deepcopy(regressor, stubs)
+    # What would not be read again is refused now, while the regressor is still there.
     try:
         check_arrays(regressor)
+        # Not compressed, because the archive around it is.
+        data = _with_short_names(dumps(regressor))
+        unknown = _types_in(data) - _allowed(algorithm, _public_estimators())
     except RefusedError as error:
         raise ValueError(f"the regressor cannot be stored: {error}") from None
-    # Not compressed, because the archive around it is.
-    data = _with_short_names(dumps(regressor))
-    # What would not be read again is refused now, while the regressor is still there.
-    unknown = _types_in(data) - _allowed(algorithm, _public_estimators())
     if unknown:
         raise ValueError(
             "the regressor cannot be stored, because a model file does not carry "
@@ -368,12 +368,32 @@ def _types_in(data: bytes) -> set[str]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         _check_members(archive, len(data))
         schema = json.loads(archive.read("schema.json"))
+    _check_pools(schema)
     names = set()
     for node in _nodes(schema):
         if not {"__class__", "__module__", "__loader__"}.isdisjoint(node):
             names.add(f"{node['__module__']}.{node['__class__']}")
             names |= {node["__loader__"]} - _LOADERS
     return names
+
+
+def _check_pools(schema: Any) -> None:
+    """Refuse seeds of another size than NumPy's: it would mix the numbers of a pool for hours."""
+    nodes = list(_nodes(schema))
+    for pool in (node["pool_size"] for node in nodes if "pool_size" in node):
+        # skops builds the first node of an identity wherever it stands again.
+        of_identity = [node for node in nodes if "__loader__" in node and _are_same(node, pool)]
+        sizes = [node for node in of_identity if node["__loader__"] != "CachedNode"]
+        if not sizes or any(_size_of_pool(node) != ("JsonNode", "4") for node in sizes):
+            raise RefusedError("a random generator of its regressor has no valid state")
+
+
+def _are_same(node: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return bool(node.get("__id__") == other.get("__id__"))
+
+
+def _size_of_pool(node: Mapping[str, Any]) -> tuple[Any, Any]:
+    return node["__loader__"], node.get("content")
 
 
 def _check_members(archive: zipfile.ZipFile, size: int) -> None:

@@ -9,7 +9,6 @@ import warnings
 from typing import Any, ClassVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 from sklearn.exceptions import ConvergenceWarning
@@ -17,6 +16,8 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 from sklearn.utils import gen_batches, shuffle
 from sklearn.utils._param_validation import StrOptions
+
+from dmrifit._utils.compiled import njit
 
 __all__ = ["Perceptron"]
 

@@ -27,6 +27,8 @@ NUMBERS = (-1, 0, 10**8, 2**31, np.nan, np.inf)
 PLACES = (0, 1, -1)
 MARK = "fuzzed:"
 FINE = ("refused", "same", "another model")
+#: All files of a kind together take minutes.
+LONGEST_S = 3600
 #: What the rows of a kind are, by name: algorithms, and regressors that were passed.
 KINDS = (
     *("LR", "LR median", "RFR", "ETR", "GBR", "slNN", "mlNN", "constant"),
@@ -223,22 +225,33 @@ def child(kind, first, step):
             print(MARK, json.dumps(found), flush=True)
 
 
-def tried(kind, *, step=1):
-    """Give (what was spoiled, outcome) of every `step`-th file of a kind; a crash is an outcome."""
+def run_child(command, longest_s):
+    """Run a child process and return its outcome, output and errors; None of one that hangs."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=longest_s
+        )
+    except subprocess.TimeoutExpired as expired:
+        return None, (expired.stdout or b"").decode(), (expired.stderr or b"").decode()
+    return done.returncode, done.stdout, done.stderr
+
+
+def tried(kind, *, step=1, longest_s=LONGEST_S):
+    """Give (what was spoiled, outcome) of every `step`-th file; a crash or a hang is an outcome."""
     found, first = [], 0
     while True:
         command = [sys.executable, __file__, "--child", kind, str(first), str(step)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        returncode, output, errors = run_child(command, longest_s)
         # Regressors print what they please.
-        words = [line.partition(MARK) for line in done.stdout.splitlines()]
+        words = [line.partition(MARK) for line in output.splitlines()]
         lines = [json.loads(text) for _, mark, text in words if mark]
         found += [(begun[1], end) for begun, end in zip(lines[::2], lines[1::2], strict=False)]
-        if done.returncode == 0:
+        if returncode == 0:
             return found
         if len(lines) % 2 == 0:
-            raise RuntimeError(done.stderr)
+            raise RuntimeError(errors)
         number, name = lines[-1]
-        found.append((name, f"crash {done.returncode}"))
+        found.append((name, "hang" if returncode is None else f"crash {returncode}"))
         first = number + 1
 
 

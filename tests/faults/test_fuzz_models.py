@@ -7,7 +7,7 @@ import pytest
 import dmrifit
 
 
-@pytest.mark.parametrize(("kind", "step"), [("RFR", 29), ("LR", 5)])
+@pytest.mark.parametrize(("kind", "step"), [("RFR", 29), ("LR", 5), ("slNN", 40)])
 def test_a_spoiled_model_file_is_refused_or_changes_nothing(kind, step):
     outcomes = fuzz_models.tried(kind, step=step)
     assert len(outcomes) >= 8
@@ -31,20 +31,23 @@ def test_other_predictions_count_as_silent(tmp_path):
     assert outcome(expected, possible=True) == "refused"
 
 
-def test_a_crash_of_the_child_is_an_outcome(monkeypatch, tmp_path):
-    script = tmp_path / "crashing.py"
+@pytest.mark.parametrize(
+    ("fault", "outcome"), [("os.abort()", "crash -6"), ("time.sleep(60)", "hang")]
+)
+def test_a_crash_or_hang_of_the_child_is_an_outcome(fault, outcome, monkeypatch, tmp_path):
+    script = tmp_path / "failing.py"
     script.write_text(
-        "import os, sys\n"
+        "import os, sys, time\n"
         "first = int(sys.argv[3])\n"
         "for number in range(first, 3):\n"
         "    print('fuzzed:', f'[{number}, \"array {number}\"]', flush=True)\n"
         "    if number == 1:\n"
-        "        os.abort()\n"
+        f"        {fault}\n"
         "    print('fuzzed:', '\"refused\"', flush=True)\n"
     )
     monkeypatch.setattr(fuzz_models, "__file__", str(script))
-    assert fuzz_models.tried("LR") == [
+    assert fuzz_models.tried("LR", longest_s=5) == [
         ("array 0", "refused"),
-        ("array 1", "crash -6"),
+        ("array 1", outcome),
         ("array 2", "refused"),
     ]

@@ -20,7 +20,8 @@ from sklearn.tree import DecisionTreeRegressor
 
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.learned_arrays import CHECKED_TYPES, check_arrays, check_trees, trees
-from dmrifit.predict.algorithms import REGRESSORS, make_regressor
+from dmrifit.predict.algorithms import CLASS_MODULES, REGRESSORS, make_regressor
+from dmrifit.predict.perceptrons import Perceptron
 
 X = np.random.default_rng(0).normal(size=(60, 4))
 Y = X[:, :2] ** 2 + X[:, 2:]
@@ -50,9 +51,12 @@ def test_boosted_trees_of_scikit_learn_are_sound():
 
 def test_every_type_of_an_algorithm_is_checked():
     """Beside containers, numbers, generators, optimizers, and the trees that their owner checks."""
-    unchecked = {
-        name for entry in REGRESSORS.values() for name in entry.file_types if "sklearn." in name
-    } - set(CHECKED_TYPES)
+    names = set().union(*(entry.file_types for entry in REGRESSORS.values()))
+    estimators = {name for name in names if "sklearn." in name} | {
+        f"{module}.{title}" for title, module in CLASS_MODULES.items() if f"dmrifit.{title}" in names
+    }
+    assert "dmrifit.predict.perceptrons.Perceptron" in estimators
+    unchecked = estimators - set(CHECKED_TYPES)
     assert unchecked == {
         "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
         "sklearn.tree._tree.Tree",
@@ -69,6 +73,7 @@ def spoiled(estimator, **attributes):
 LINEAR = LinearRegression().fit(X, Y)
 SCALER = StandardScaler().fit(X)
 LAYERS = MLPRegressor(hidden_layer_sizes=(3,), max_iter=200, tol=1.0).fit(X, Y)
+OUR_LAYERS = Perceptron(hidden_layer_sizes=(3,), max_iter=200, tol=1.0).fit(X, Y)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +91,7 @@ LAYERS = MLPRegressor(hidden_layer_sizes=(3,), max_iter=200, tol=1.0).fit(X, Y)
         (SCALER, {"mean_": SCALER.mean_ + np.inf}, "non-finite"),
         (LAYERS, {"intercepts_": [LAYERS.intercepts_[0][:1], LAYERS.intercepts_[1]]}, "layers"),
         (LAYERS, {"coefs_": LAYERS.coefs_[:1]}, "layers"),
+        (OUR_LAYERS, {"intercepts_": [np.zeros(1), np.zeros(2)]}, "layers of Perceptron"),
         (LAYERS, {"n_layers_": 9}, "layers"),
         (LAYERS, {"n_outputs_": 1}, "layers"),
         (PCA(n_components=2).fit(X), {"mean_": np.zeros(1)}, "mean and columns"),

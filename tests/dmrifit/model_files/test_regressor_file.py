@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse
-from sklearn.ensemble import RandomForestRegressor
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.regressor_file import (
     Leaf,
+    _with_schema,
     _with_short_names,
     check_leaves,
     dumped,
@@ -99,6 +100,48 @@ def test_sparse_matrices_are_not_read():
     regressor = Ridge().fit(X, Y)
     regressor.sparse_ = scipy.sparse.csr_matrix(regressor.coef_)
     with pytest.raises(ValueError, match=r"does not carry .*SparseMatrixNode"):
+        stored(regressor, None)
+
+
+def seed_of_five(node):
+    node["pool_size"]["content"] = "5"
+
+
+def seed_of_another_node(node):
+    """Five has the identity that the size refers to."""
+    node["n_children_spawned"] |= {"content": "5", "__id__": 1}
+    node["pool_size"] = node["pool_size"] | {"__loader__": "CachedNode", "__id__": 1}
+
+
+def seed_of_an_earlier_node(node):
+    node["n_children_spawned"] |= {"content": "5", "__id__": 1}
+    node["pool_size"]["__id__"] = 1
+
+
+def seed_of_no_node(node):
+    node["pool_size"] |= {"__loader__": "CachedNode", "__id__": 1}
+
+
+@pytest.mark.parametrize(
+    "spoil", [seed_of_five, seed_of_another_node, seed_of_an_earlier_node, seed_of_no_node]
+)
+def test_seeds_of_another_size_are_refused_before_numpy_mixes_them(spoil):
+    """A size of a billion takes hours, so that a small one stands for it here."""
+    regressor = HistGradientBoostingRegressor(max_iter=2, random_state=0).fit(X, Y[:, 0])
+    data, leaves, parts = stored(regressor, None)
+
+    def change(node):
+        if "pool_size" in node:
+            spoil(node)
+
+    loaded(data, None, leaves, parts)
+    with pytest.raises(RefusedError, match="random generator of its regressor has no valid state"):
+        loaded(_with_schema(data, change), None, leaves, parts)
+
+
+def test_generators_of_another_size_are_not_stored():
+    regressor = Ridge(random_state=np.random.default_rng(np.random.SeedSequence(0, pool_size=8)))
+    with pytest.raises(ValueError, match="cannot be stored: a random generator"):
         stored(regressor, None)
 
 
