@@ -181,7 +181,7 @@ def match_files(
 
 
 def _longest_beginning(path: Path, scans: Sequence[DiffusionScan]) -> str:
-    """Find the longest name of a scan that the name of a file begins with; an empty one if none."""
+    """Find the longest name of a scan that a file name begins with; empty if none."""
     names = [
         scan.name
         for scan in scans

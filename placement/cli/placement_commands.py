@@ -209,6 +209,8 @@ def read(
 
     if (out is None) != (image is None):
         raise ValueError("a picture needs both --image, to draw the box on, and --out")
+    if out is not None and out.suffix.lower() != ".png":
+        raise ValueError(f"--out {out} is a picture; give a name that ends in .png")
     record = read_voxel_file(file)
     if out is not None and image is not None:
         check_output(out, overwrite)
@@ -233,18 +235,22 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> None:
     import numpy as np
 
     from dmrifit.io.atomic_files import whole_file
-    from dmrifit.io.nifti import load_image, values_of
+    from dmrifit.io.grids import three_axes
+    from dmrifit.io.nifti import check_position, load_image, values_of
     from placement.exchange.overlays import plot_box
 
     loaded = load_image(image)
+    check_position(loaded, str(image))
     index = np.linalg.inv(loaded.affine) @ np.append(voxel.center, 1.0)
     if not ((index[:3] > -0.5) & (index[:3] < np.array(loaded.shape[:3]) - 0.5)).all():
         raise ValueError(
             f"the center of the box of {file} lies outside {image}; give an image of the session "
             "in which the spectrum was measured"
         )
-    values = values_of(loaded, str(image))
-    figure = plot_box(voxel, values.reshape(*values.shape[:3], -1)[..., 0], loaded.affine)
+    values = three_axes(values_of(loaded, str(image)), image)
+    if not np.isfinite(values).any():
+        raise ValueError(f"{image} holds no finite value")
+    figure = plot_box(voxel, values, loaded.affine)
     with whole_file(out) as unfinished:
         figure.savefig(unfinished, dpi=110, format="png")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import struct
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.text_files import check_file
 from placement.box.voxel import Voxel
 
 __all__ = ["VoxelFile", "main_axis", "read_voxel", "read_voxel_file", "siemens_directions"]
@@ -28,6 +31,13 @@ _HEAD_FIRST = "the directions of its axes are known for head first, supine, only
 _AGREEMENT = 0.1
 _SPECTROSCOPY = ("1.3.12.2.1107.5.9.1", "1.2.840.10008.5.1.4.1.1.4.2")  # Siemens CSA; enhanced
 _DIRECTIONS = ("dSag", "dCor", "dTra")
+#: How keys begin that a box depends on; one that comes twice with two values is refused.
+_GEOMETRY = (
+    "ap_", "lr_", "cc_", "patient_", "volumes", "VOI", "RowVector", "ColumnVector",
+    "PatientPosition", "NumberOf",
+)  # fmt: skip
+_FULL_TURN = 360.0  # degrees
+_UNIT_VECTOR = 0.01
 
 
 @dataclass(frozen=True)
@@ -96,10 +106,7 @@ def read_voxel(path: str | Path) -> Voxel:
 def read_voxel_file(path: str | Path) -> VoxelFile:
     """Read a box and what its file says of the scan; see `read_voxel`."""
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name the file of one spectrum in it")
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
+    check_file(path)
     reader = _reader_of(path)
     if reader is None:
         raise ValueError(
@@ -108,7 +115,7 @@ def read_voxel_file(path: str | Path) -> VoxelFile:
         )
     try:
         return reader(path)
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         message = str(error)
         raise ValueError(message if str(path) in message else f"{path}: {message}") from error
 
@@ -164,10 +171,11 @@ def _reader_of(path: Path) -> Callable[[Path], VoxelFile] | None:
 def _read_spar(path: Path) -> VoxelFile:
     """Read a Philips parameter file, or the text of a prescription."""
     fields = _fields(path.read_text(encoding="latin-1"))
-    position = (fields.get("patient_position", ""), fields.get("patient_orientation", ""))
-    for value, expected in zip(position, ("head_first", "supine"), strict=True):
-        if value and value.strip('" ').lower() != expected:
-            raise ValueError(f"the patient lies {value}; {_HEAD_FIRST}")
+    for key, expected in (("patient_position", "head_first"), ("patient_orientation", "supine")):
+        if key not in fields:
+            raise ValueError(f"it lacks {key}; {_HEAD_FIRST}")
+        if fields[key].strip('" ').lower() != expected:
+            raise ValueError(f"the patient lies {fields[key]}; {_HEAD_FIRST}")
     if fields.get("phase_encoding_enable", "").strip('" ').lower() == "yes":
         raise ValueError(_GRID)
     if fields.get("volumes", "1") != "1":
@@ -177,6 +185,8 @@ def _read_spar(path: Path) -> VoxelFile:
         for quantity in ("size", "off_center", "angulation")
     )
     _check_sides(size)
+    if np.abs(angles).max() > _FULL_TURN:
+        raise ValueError(f"its angulations are {angles.tolist()} degrees, more than a full turn")
     voxel = Voxel(LPS_TO_RAS * center + 0.0, size, LPS_TO_RAS * angles + 0.0)
     return VoxelFile(voxel, "Philips SPAR", date=fields.get("scan_date", ""))
 
@@ -222,10 +232,12 @@ def _read_dicom(path: Path) -> VoxelFile:
     normal = [_number(protocol, f"{box}sNormal.{axis}", missing=0.0) for axis in _DIRECTIONS]
     sides = ("dReadoutFOV", "dPhaseFOV", "dThickness")
     size = [_number(protocol, f"{box}{side}", missing=0.0) for side in sides]
-    if not np.any(normal):
-        raise ValueError("the protocol holds no box of a spectrum (sSpecPara.sVoI)")
+    if max(np.abs(normal)) > 2 or abs(np.linalg.norm(normal) - 1) > _UNIT_VECTOR:
+        raise ValueError(f"the normal of its box is {normal}, which is no unit vector")
     _check_second_position(scan, center)
     turn = _number(protocol, f"{box}dInPlaneRot", missing=0.0)
+    if abs(turn) > np.radians(_FULL_TURN):
+        raise ValueError(f"its box is turned by {turn:g} radians, more than a full turn")
     voxel = _from_lps(center, size, siemens_directions(normal, turn))
     frame = str(scan.get("FrameOfReferenceUID", ""))
     return VoxelFile(voxel, "Siemens DICOM", frame=frame, date=str(scan.get("StudyDate", "")))
@@ -236,11 +248,14 @@ def _siemens_protocol(scan: Any) -> dict[str, str]:
     for element in scan.iterall():
         content = element.value
         if element.tag.is_private and isinstance(content, bytes) and b"sSpecPara.sVoI" in content:
-            text = content.decode("latin-1")
+            before, first, after = content.decode("latin-1").partition("sSpecPara.sVoI")
             # Siemens leaves out what is 0, so that a cut protocol would be another box.
-            if "### ASCCONV END ###" not in text.partition("sSpecPara.sVoI")[2]:
+            block, end, _ = after.partition("### ASCCONV END ###")
+            if not end:
                 raise ValueError("its protocol does not end; the file was cut")
-            return dict(re.findall(r"^\s*([\w.\[\]]+)\s*=\s*(\S+)", text, re.M))
+            begin = before.rpartition("### ASCCONV BEGIN")[2]
+            lines = re.findall(r"^\s*([\w.\[\]]+)\s*=\s*(\S+)", begin + first + block, re.M)
+            return _without_repeats(lines, "sSpecPara.")
     raise ValueError(
         "it holds no Siemens protocol with a box (sSpecPara.sVoI); boxes of other vendors' DICOM "
         "are not read"
@@ -251,9 +266,12 @@ def _check_second_position(scan: Any, center: list[float]) -> None:
     """Compare the center with that of Siemens' image header, which some versions double."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nibabel calls its DICOM readers experimental
-        from nibabel.nicom.csareader import get_csa_header
+        from nibabel.nicom.csareader import CSAReadError, get_csa_header
 
-        header = get_csa_header(scan, "image")
+        try:
+            header = get_csa_header(scan, "image")
+        except (CSAReadError, TypeError, struct.error) as error:
+            raise ValueError(f"its image header cannot be read ({error})") from error
     items = header["tags"].get("VoiPosition", {}).get("items", []) if header else []
     if len(items) == 3 and np.abs(np.array(items) - center).max() > _AGREEMENT:
         raise ValueError(
@@ -273,6 +291,9 @@ def _read_nifti(path: Path) -> VoxelFile:
         raise ValueError(f"it holds {grid} voxels; {_GRID}")
     if not (image.header["sform_code"] or image.header["qform_code"]):
         raise ValueError("it has no position (neither sform nor qform); export it again with one")
+    unit = image.header.get_xyzt_units()[0]
+    if unit not in ("mm", "unknown"):
+        raise ValueError(f"its unit of length is {unit}; convert it to mm")
     matrix = image.affine[:3, :3]
     size = np.linalg.norm(matrix, axis=0)
     _check_sides(size)
@@ -287,25 +308,36 @@ def _read_json(path: Path) -> VoxelFile:
     """Read the JSON of a prescription or of `Voxel.to_json`."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"it is no JSON ({error})") from error
     if isinstance(content, Mapping) and content.get("format") == "placement prescription":
-        pose = content.get("ras", {})
+        pose = content.get("ras")
+        if not isinstance(pose, Mapping):
+            raise ValueError(f"its pose (ras) is {pose!r}; write the prescription again")
         content = {**pose, "size_mm": content.get("size_mm")}
     return VoxelFile(Voxel.from_json(content), "JSON")
 
 
 def _fields(text: str) -> dict[str, str]:
-    """Split lines "key : value"; a key that comes twice is refused."""
+    """Split lines "key : value"."""
+    lines = [
+        line.partition(":") for line in text.splitlines() if not line.lstrip().startswith("!")
+    ]
+    return _without_repeats(
+        [(key.strip(), content.strip()) for key, colon, content in lines if colon], *_GEOMETRY
+    )
+
+
+def _without_repeats(lines: list[tuple[str, str]], *beginnings: str) -> dict[str, str]:
+    """Collect keys with one value each; two boxes in one file are none."""
     fields: dict[str, str] = {}
-    for line in text.splitlines():
-        key, colon, content = line.partition(":")
-        key = key.strip()
-        if not colon or key.startswith("!"):
-            continue
-        if key in fields and key.endswith(("_size", "_off_center", "VOIPositionSag")):
-            raise ValueError(f"{key} comes twice: it holds several boxes; give a file of one")
-        fields[key] = content.strip()
+    for key, content in lines:
+        if key.startswith(beginnings) and fields.get(key, content) != content:
+            raise ValueError(
+                f"{key} is both {fields[key]} and {content}: it holds several boxes; give a file "
+                "of one"
+            )
+        fields[key] = content
     return fields
 
 
@@ -316,10 +348,11 @@ def _number(fields: Mapping[str, str], key: str, *, missing: float | None = None
             raise ValueError(f"it lacks {key}")
         return missing
     text = fields[key]
-    try:
-        number = float(text)
-    except ValueError:
-        number = np.nan
+    number = np.nan
+    # Python reads 2_0 as 20, which no scanner writes.
+    if "_" not in text:
+        with contextlib.suppress(ValueError):
+            number = float(text)
     if not np.isfinite(number):
         remedy = "write decimals with a point" if "," in text else "it must be a number"
         raise ValueError(f"{key} is {text!r}; {remedy}")

@@ -289,11 +289,17 @@ def test_a_scanners_box_is_read_and_drawn_on_its_image(run, tmp_path, data_dir):
     [
         (("--image", "ball.nii.gz"), "needs both --image"),
         (("--image", "ball.nii.gz", "--out", "box.png"), "lies outside ball.nii.gz"),
+        (("--image", "ball.nii.gz", "--out", "ball.nii.gz", "--overwrite"), "ends in .png"),
+        (("--image", "nowhere.nii.gz", "--out", "box.png"), "neither an sform nor a qform"),
     ],
 )
 def test_a_box_is_not_drawn_where_it_was_not_measured(run, tmp_path, ball, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "box.json").write_text(Voxel((900, 0, 0), (20, 20, 20)).to_json())
+    nowhere = nib.load("ball.nii.gz")
+    nowhere.set_sform(None, code=0)
+    nowhere.set_qform(None, code=0)
+    nib.save(nowhere, "nowhere.nii.gz")
     code, _, error = run("read", "box.json", *options)
     assert code == 2
     assert message in error

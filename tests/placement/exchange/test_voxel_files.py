@@ -84,7 +84,11 @@ def test_a_spar_file_gives_the_box_of_its_angles(tmp_path):
         ("lr_size : 25", "lr_size : 0", "0 × 40 × 30 mm; a side of 0 mm"),
         ("35.6", "35,6", "'35,6'; write decimals with a point"),
         ("volumes : 1", "volumes : 2", "2 boxes"),
-        ("volumes : 1", "ap_size : 12", "ap_size comes twice"),
+        ("volumes : 1", "ap_size : 12", "ap_size is both 12 and 40: it holds several boxes"),
+        ("volumes : 1", "lr_angulation : 80", "several boxes"),
+        ('patient_position : "head_first"', "", "lacks patient_position"),
+        ("lr_angulation : 35.1", "lr_angulation : 1e300", "more than a full turn"),
+        ("lr_size : 25", "lr_size : 2_5", "it must be a number"),
         ("cc_angulation : -2.1", "", "lacks cc_angulation"),
         ("cc_angulation : -2.1", "cc_angulation : nan", "it must be a number"),
         ('"no"', '"yes"', "MRSI"),
@@ -107,6 +111,7 @@ def test_spar_files_that_determine_no_single_box_are_refused(tmp_path, line, cha
         ("VOIThickness: 20.000000", "VOIThickness: 0.000000", "side of 0 mm"),
         ("VOIPositionSag: 41.602906", "VOIPositionSag: 41,602906", "decimals with a point"),
         ("RowVector[1]: -0.251409", "RowVector[1]: 0.951409", "must be a rotation"),
+        ("VOIPhaseFOV: 40.000000", "VOIPhaseFOV: 40.000000\nVOIPhaseFOV: 4.000000", "several boxes"),
         (">>> End of header <<<", "", "does not end"),
     ],
 )
@@ -144,6 +149,9 @@ def in_protocol(before, after):
         (lambda scan: setattr(scan, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.4"), "no spectrum"),
         (in_protocol("sSpecPara.sVoI.dThickness\t = \t20.0", "sSpecPara.sVoI.dThickness\t = \t0.0"), "side of 0 mm"),
         (in_protocol("sSpecPara.lFinalMatrixSizeSlice\t = \t1", "sSpecPara.lFinalMatrixSizeSlice\t = \t8"), "MRSI"),
+        (in_protocol("dInPlaneRot\t = \t-2.8", "dInPlaneRot\t = \t-28"), "more than a full turn"),
+        (in_protocol("sNormal.dTra\t = \t0.9", "sNormal.dTra\t = \t9.0"), "no unit vector"),
+        (lambda scan: setattr(scan[0x0029, 0x1110], "value", b"SV10" + b"x" * 40), "cannot be read"),
         (in_protocol("sPosition.dSag\t = \t41.6", "sPosition.dSag\t = \t83.2"), "two headers"),
         (in_protocol("sSpecPara.sVoI", "sSpecPara.sXoI"), "no Siemens protocol"),
         (lambda scan: scan.pop((0x0029, 0x1120)), "no Siemens protocol"),
@@ -210,8 +218,10 @@ def test_boxes_of_this_package_come_back(tmp_path):
         ("box.txt", b"nothing", ValueError, "of no kind"),
         ("box.json", b"{", ValueError, "no JSON"),
         ("box.json", b"{}", ValueError, "lacks center_mm"),
+        ("box.json", b"[" * 100_000, ValueError, "no JSON"),
+        ("box.json", b'{"format": "placement prescription", "ras": [1]}', ValueError, "its pose"),
         ("box.nii.gz", gzip.compress(b"x" * 400), ValueError, "NIfTI"),
-        ("missing.rda", None, FileNotFoundError, "no file"),
+        ("missing.rda", None, FileNotFoundError, "no such file"),
     ],
 )
 def test_other_files_are_named_with_what_is_wrong(tmp_path, name, content, error, message):
@@ -228,6 +238,15 @@ def test_files_without_a_known_suffix_are_told_by_their_content(boxes, tmp_path)
         plain = tmp_path / "box"
         shutil.copy(boxes / name, plain)
         assert read_voxel(plain) == read_voxel(boxes / name)
+
+
+def test_nifti_files_in_metres_are_refused(tmp_path):
+    path = nifti(tmp_path / "box.nii.gz", (1, 1, 1, 8), np.diag([0.02, 0.02, 0.02, 1]))
+    image = nib.load(path)
+    image.header.set_xyzt_units("meter")
+    nib.save(nib.Nifti2Image(np.asarray(image.dataobj), image.affine, image.header), tmp_path / "metres.nii.gz")
+    with pytest.raises(ValueError, match="unit of length is meter"):
+        read_voxel(tmp_path / "metres.nii.gz")
 
 
 @pytest.mark.parametrize(("name", "message"), [("t1_brain.nii.gz", "256 × 256 × 160 voxels")])
