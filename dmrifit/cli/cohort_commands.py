@@ -244,6 +244,7 @@ def train(
     scans = [scan for cohort in training for scan in cohort.scans]
     protocol = scans[0].protocol
     _check_one_protocol(training)
+    _check_echo_times(model, protocol, table)
     source = _source(protocol, source_b)
     if source is None:
         source = protocol.take(protocol.clinical(n_b))
@@ -554,6 +555,18 @@ def _check_one_protocol(cohorts: list[Cohort]) -> None:
                 f"lacks {len(missing)} of the {len(protocol)} contrasts of {first.name}, such as "
                 f"{protocol.labels[missing[0]]}; train on one of them: --cohorts {first.name}"
             )
+
+
+def _check_echo_times(model: str, protocol: Protocol, table: Path) -> None:
+    """Refuse to train a predictor of relaxation times on scans without echo times."""
+    from dmrifit.engine.design.identifiability import suggest_model
+    from dmrifit.engine.models import resolve_model
+
+    if protocol.te is None and resolve_model(model).needs_te:
+        raise ValueError(
+            f"{table}: model {model} needs echo times, and the scans have none; give them in the "
+            f"column te, or name a model without T2, such as --model {suggest_model(protocol)[0]}"
+        )
 
 
 def _check_study(

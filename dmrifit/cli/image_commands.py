@@ -231,6 +231,11 @@ def fit(
         "n_threads": threads,
     }
     if not is_many(images):
+        if cluster:
+            raise ValueError(
+                f"--cluster {cluster} spreads scans over machines, and {images[0]} is one; leave "
+                "the option out"
+            )
         files = {"bval": bval, "bvec": bvec, "te": te}
         _fit_scan(images[0], out, files, model, mask, b_tolerance, options)
         return
@@ -532,7 +537,12 @@ def view(
     files = named_files("--map", maps or [])
     if not files:
         raise ValueError("no map is named; give --map NAME=FILE, once for each")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--out {out} is a page; give it a name that ends in .html")
     check_output(out, overwrite)
+    for path in _files([*files.values(), image, labels]):
+        if out.exists() and out.samefile(path):
+            raise ValueError(f"--out {out} is an input and would be overwritten; name another")
     view_maps(files, out, units=dict(pairs("--unit", units or [])), image=image, labels=labels)
     typer.echo(f"page: {out}")
 

@@ -20,7 +20,7 @@ _IMAGE = re.compile(r"sub-[a-zA-Z0-9+]+(_[a-zA-Z]+-[a-zA-Z0-9+]+)*_dwi\.nii(\.gz
 _ENTITY = re.compile(r"(?:^|(?<=_))([a-zA-Z]+)-([a-zA-Z0-9+]+)(?=[_./]|$)")
 
 #: What tells images of several echo times apart, which are one scan.
-_ECHO = re.compile(r"_(echo-[a-zA-Z0-9+]+|acq-[tT][eE]\d+)(?=_)")
+_ECHO = re.compile(r"_(echo-[a-zA-Z0-9+]+|acq-[tT][eE]\d+(p\d)?)(?=_)")
 
 #: Entities of a mask that only say what kind of file it is.
 _OF_KIND = ("desc", "label", "space", "res", "den", "model", "param")
@@ -181,7 +181,7 @@ def match_files(
 
 
 def _longest_beginning(path: Path, scans: Sequence[DiffusionScan]) -> str:
-    """Find the longest name of a scan that a file name begins with; empty if none."""
+    """Find the longest name of a scan that a file's name begins with; an empty one if none."""
     names = [
         scan.name
         for scan in scans

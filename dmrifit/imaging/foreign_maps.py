@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit.imaging.regions import named_maps
 from dmrifit.io.atomic_files import FileSet, write_text
 from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_prediction
 from dmrifit.io.masks import binarize, check_same_grid
@@ -29,13 +31,14 @@ _FACTORS = {
     "": 1.0,
     "1": 1.0,
     "%": 0.01,
-    "µm²/ms": 1.0,
     "um2/ms": 1.0,
-    "mm²/s": 1e3,
     "mm2/s": 1e3,
     "10-3mm2/s": 1.0,
     "10-6mm2/s": 1e-3,
 }
+# What stands for one of them or for nothing once superscripts and both signs of micro are plain.
+_UNIT_SIGNS = str.maketrans({"μ": "u", "−": "-", "^": "", "×": "", "*": "", " ": ""})
+_ADC_OF = {"ADC_fast": "of b = 0 to 100 s/mm²", "ADC_slow": "of b from 100 s/mm²"}
 _PLAUSIBLE_ADC = (0.05, 10.0)  # µm²/ms, of a median over tissue
 
 
@@ -86,6 +89,10 @@ def view_maps(
     from dmrifit.report.html import NOTICE
     from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 
+    named_maps(maps, units)
+    for name, file in (("image", image), ("labels", labels)):
+        if file is not None and name in maps:
+            raise ValueError(f"map {name} has the name of the {name} below it; name it otherwise")
     files: dict[str, str | Path] = {}
     if image is not None:
         files["image"] = image
@@ -143,6 +150,7 @@ def predict_from_maps(
     if missing or unknown:
         problem = f"no map of {missing[0]}" if missing else f"{unknown[0]} is no metric"
         raise ValueError(f"{problem}; m2m predicts from {', '.join(METRICS)}, and S0 if there is")
+    named_maps(maps, units)
     files = dict(maps)
     if mask is not None:
         files["mask"] = mask
@@ -162,7 +170,7 @@ def predict_from_maps(
     model = resolve_model(estimator.model)
     names = {
         name: derivative_name(
-            common_stem(list(maps.values())),
+            common_stem(list(maps.values())) or out.name,
             "dwimap.nii.gz",
             model=model.name,
             param=name,
@@ -174,6 +182,12 @@ def predict_from_maps(
     sidecar = sidecar.replace("dwimap.nii.gz", "dwimap.json")
     assert estimator.target is not None
     description = describe_prediction(estimator, model, estimator.target, 1.0, names)
+    description["Description"] = "Predicted from maps of a clinical protocol by another program"
+    amplitude = next(parameter.name for parameter in model.parameters if parameter.is_amplitude)
+    units_of_amplitude = "arbitrary, as the map of S0"
+    if "S0" not in maps:
+        units_of_amplitude = "multiples of the signal at b = 0"
+    description["Parameters"][amplitude]["Units"] = units_of_amplitude
     description["Settings"] = {"Metrics": {name: Path(path).name for name, path in maps.items()}}
     keep = [Path(path) for path in files.values()]
     with FileSet(out, [*names.values(), sidecar], overwrite=overwrite, keep=keep) as file_set:
@@ -193,7 +207,7 @@ def _map_image(values: NDArray[np.float32], affine: NDArray[np.float64], name: s
 
 def _in_units(name: str, values: NDArray[np.float64], unit: str, file: str) -> NDArray[np.float64]:
     """Bring a metric to µm²/ms or shares; refuse values that cannot be of that unit."""
-    key = unit.replace(" ", "").replace("⁻³", "-3").replace("⁻⁶", "-6").replace("×", "")
+    key = unicodedata.normalize("NFKC", unit).translate(_UNIT_SIGNS).removeprefix("x")
     if key not in _FACTORS:
         raise ValueError(f"--unit {name}={unit}: choose from {', '.join(filter(None, _FACTORS))}")
     converted = values * _FACTORS[key]
@@ -201,9 +215,14 @@ def _in_units(name: str, values: NDArray[np.float64], unit: str, file: str) -> N
         raise ValueError(f"{file}: no voxel has a value of {name}; check map and mask")
     median = float(np.median(converted))
     if name != "F" and not _PLAUSIBLE_ADC[0] <= median <= _PLAUSIBLE_ADC[1]:
+        remedy = f"name the unit of the map, such as --unit {name}=mm²/s"
+        if unit:
+            remedy = (
+                f"check the unit {unit}, and that the map is an ADC ({_ADC_OF[name]}), not a "
+                "diffusivity of IVIM such as D*"
+            )
         raise ValueError(
-            f"{file}: the median of {name} is {median:.3g} µm²/ms, which no tissue has; name the "
-            f"unit of the map, such as --unit {name}=mm²/s"
+            f"{file}: the median of {name} is {median:.3g} µm²/ms, which no tissue has; {remedy}"
         )
     if name == "F" and not 0 <= median <= 1:
         raise ValueError(

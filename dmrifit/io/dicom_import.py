@@ -266,13 +266,20 @@ def _names(images: Sequence[Path]) -> list[str]:
         for position, (i, te) in enumerate(zip(members, times, strict=True), start=1):
             words = []
             if is_multi_echo:
-                words.append(f"acq-TE{1e3 * te:.0f}")
+                words.append(f"acq-TE{_echo_label(te, times)}")
             if len(groups) > 1 and (is_multi_echo or len(members) == 1):
                 words.append(f"run-{run}")
             elif not is_multi_echo:
                 words.append(f"run-{position}" if len(groups) == 1 else f"run-{run}{position:02d}")
             names[i] = "".join(f"_{word}" for word in words)
     return names
+
+
+def _echo_label(te: float, times: Sequence[float]) -> str:
+    """Write an echo time in ms, with one decimal (60p4) where whole ones are not all different."""
+    if len({round(1e3 * time) for time in times}) == len(times):
+        return f"{1e3 * te:.0f}"
+    return f"{1e3 * te:.1f}".removesuffix(".0").replace(".", "p")
 
 
 def _beside(image: Path, ending: str) -> Path:

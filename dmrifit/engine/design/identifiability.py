@@ -101,10 +101,10 @@ def suggest_model(protocol: Protocol) -> tuple[str, str]:
         if not missing:
             return name, _reason(protocol, name, lacking)
         lacking = f"{name} needs {missing}"
-    raise ValueError(
-        f"no model can be fitted to {protocol!r}: {lacking}; a scan with at least two b-values is "
-        "needed"
-    )
+    remedy = "a scan with at least two b-values is needed"
+    if protocol.te is not None and len(np.unique(protocol.te)) > 1:
+        remedy = "fit the image of one echo time, or measure more b-values"
+    raise ValueError(f"no model can be fitted to {protocol!r}: {lacking}; {remedy}")
 
 
 def missing_for(protocol: Protocol, model: SignalModel, fixed: Collection[str] = ()) -> str:
@@ -118,7 +118,7 @@ def missing_for(protocol: Protocol, model: SignalModel, fixed: Collection[str] =
         n_given = 0 if protocol.te is None else n_te
         return f"two echo times or more, and the protocol has {n_given or 'none'}"
     if not model.needs_te and n_te > 1:
-        return f"measurements of one echo time (protocol.take), and the protocol has {n_te}"
+        return f"one echo time (one image alone, or protocol.take), and the protocol has {n_te}"
     # Two points make a line and three a parabola: usual protocols of ADC and kurtosis.
     n_needed = len(free) if len(free) <= 3 else len(free) + 1
     if len(contrasts) < n_needed:

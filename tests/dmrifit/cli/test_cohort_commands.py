@@ -2,6 +2,7 @@
 
 import warnings
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -167,6 +168,27 @@ def test_a_folder_that_is_not_there_is_named_before_anything_is_read(run, tmp_pa
     code, _, err = run("train", tmp_path / "no.tsv", "--out", tmp_path / "no" / "model")
     assert code == 2
     assert f"there is no folder {tmp_path / 'no'}" in err
+
+
+def test_a_model_that_needs_echo_times_is_refused_for_scans_without_them(write_scan, run, tmp_path):
+    protocol = Protocol([0, 500, 1000])
+    rows = ["patient\tcohort\timage\tbval\tmask"]
+    for name in ("a", "b"):
+        write_scan(tmp_path, name, protocol, seed=ord(name))
+        inside = nib.load(tmp_path / f"{name}.nii.gz")
+        mask = np.ones(inside.shape[:3], np.uint8)
+        nib.save(nib.Nifti1Image(mask, inside.affine), tmp_path / f"{name}_mask.nii.gz")
+        rows.append(f"{name}\tA\t{name}.nii.gz\t{name}.bval\t{name}_mask.nii.gz")
+    table = tmp_path / "participants.tsv"
+    table.write_text("\n".join(rows))
+    arguments = ("train", table, "--n-b", 2, "--out", tmp_path / "model.dmrifit")
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert "t2-ivim-kurtosis needs echo times" in err
+    assert "--model adc" in err
+    assert not (tmp_path / "model.dmrifit").exists()
+    code, _, err = run(*arguments, "--model", "adc")
+    assert code == 0, err
 
 
 # Comparison --------------------------------------------------------------------------------------

@@ -285,6 +285,14 @@ def test_maps_of_other_programs_are_summarized_and_shown(fitted, run):
     code, printed, err = run("view", *options, "--out", fitted / "own.html")
     assert code == 0, err
     assert "own.html" in printed
+    content = adc.read_bytes()
+    for out, message in ((adc, "ends in .html"), (fitted / "map.html", "is an input")):
+        if out != adc:
+            out.write_bytes(content)
+        code, _, err = run("view", "--map", f"MD={out}", "--out", out, "--overwrite")
+        assert code == 2
+        assert message in err
+        assert out.read_bytes() == content
     for command in ("roi", "view"):
         code, _, err = run(command, "--out", fitted / "none")
         assert code == 2

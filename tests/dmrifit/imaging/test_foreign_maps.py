@@ -1,5 +1,7 @@
 """Maps of other programs (synthetic): shown, and predicted from."""
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -80,6 +82,8 @@ def test_a_predictor_with_intervals_predicts_from_maps_without_them(intervals, m
         ({}, {}, "which no tissue has"),
         ({}, {**UNITS, "F": ""}, "F is a share"),
         ({}, {**UNITS, "F": "cm"}, "choose from"),
+        ({}, {**UNITS, "ADC_fats": "mm²/s"}, "ADC_fats, which is no map"),
+        ({}, {**UNITS, "ADC_fast": "um2/ms"}, r"check the unit um2/ms.*b = 0 to 100 s/mm².*not a diffusivity of IVIM"),
         ({"F": None}, UNITS, "no map of F"),
         ({"MD": "S0"}, UNITS, "MD is no metric"),
     ],
@@ -93,6 +97,34 @@ def test_maps_in_other_units_or_of_other_names_are_refused(trained, metrics, tmp
     with pytest.raises(ValueError, match=message):
         predict_from_maps(trained[0], metrics, tmp_path / "out", units=units)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("unit", ["×10⁻³ mm²/s", "x10^-3 mm^2/s", "µm²/ms", "μm²/ms", "um^2/ms", "10-3 mm2/s"])
+def test_a_unit_is_written_in_many_ways(trained, metrics, tmp_path, unit):
+    expected = predict_from_maps(trained[0], metrics, tmp_path / "a", units=UNITS)
+    for name in ("ADC_fast", "ADC_slow"):
+        image = nib.load(metrics[name])
+        nib.save(nib.Nifti1Image(1e3 * image.get_fdata(), image.affine), metrics[name])
+    units = {"ADC_fast": unit, "ADC_slow": unit, "F": "%"}
+    written = predict_from_maps(trained[0], metrics, tmp_path / "b", units=units)
+    for name in ("f", "Dt"):
+        values = [nib.load(files[name]).get_fdata() for files in (expected, written)]
+        np.testing.assert_allclose(*values, rtol=1e-5)
+
+
+def test_the_sidecar_says_that_maps_were_the_input(trained, metrics, tmp_path):
+    folder = tmp_path / "out"
+    unnamed = {name: path.rename(tmp_path / f"{name}.nii.gz") for name, path in metrics.items()}
+    predict_from_maps(trained[0], unnamed, folder, units=UNITS)
+    (sidecar,) = folder.glob("*.json")
+    description = json.loads(sidecar.read_text())
+    assert sidecar.name.startswith("out_model-")
+    assert "maps of a clinical protocol" in description["Description"]
+    assert description["Parameters"]["S0"]["Units"] == "arbitrary, as the map of S0"
+    del unnamed["S0"]
+    predict_from_maps(trained[0], unnamed, folder, units=UNITS, overwrite=True)
+    description = json.loads(sidecar.read_text())
+    assert description["Parameters"]["S0"]["Units"] == "multiples of the signal at b = 0"
 
 
 def test_a_predictor_of_signals_is_refused(trained, metrics, tmp_path):
@@ -113,3 +145,11 @@ def test_maps_of_one_grid_are_shown_on_a_page(metrics, tmp_path):
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 2)), np.eye(4)), tmp_path / "series.nii")
     with pytest.raises(ValueError, match="a map is one volume"):
         read_maps({"series": tmp_path / "series.nii"})
+
+
+def test_units_and_names_that_fit_no_map_are_refused(metrics, tmp_path):
+    with pytest.raises(ValueError, match="fats, which is no map"):
+        view_maps({"fast": metrics["ADC_fast"]}, tmp_path / "a.html", units={"fats": "mm²/s"})
+    with pytest.raises(ValueError, match="map image has the name of the image"):
+        view_maps({"image": metrics["F"]}, tmp_path / "a.html", units={}, image=metrics["S0"])
+    assert not (tmp_path / "a.html").exists()

@@ -118,6 +118,16 @@ def test_patients_are_numbered_studies_are_sessions_and_echo_times_one_scan(tmp_
         import_dicom(dicom, tmp_path / "other", subject="x")
 
 
+def test_echo_times_that_differ_by_less_than_a_millisecond_are_images_of_one_scan(tmp_path):
+    for number, te in enumerate((60.1, 60.4, 90), start=1):
+        write_series(tmp_path / "dicom" / str(number), SIEMENS, [0, 500], te=te, number=number)
+    import_dicom(tmp_path / "dicom", tmp_path / "bids")
+    (scan,) = find_scans(tmp_path / "bids")
+    names = [f"sub-01_acq-TE{te}_dwi.nii.gz" for te in ("60p1", "60p4", "90")]
+    assert [path.name for path in scan.images] == names
+    np.testing.assert_allclose(np.unique(scan.read().protocol.te), [60.1, 60.4, 90])
+
+
 def test_repeats_are_runs(tmp_path):
     for number in (1, 2):
         write_series(tmp_path / "dicom" / str(number), SIEMENS, [0, 500], number=number)
