@@ -8,7 +8,15 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_finite", "check_number", "check_word", "filled", "is_number", "real_numbers"]
+__all__ = [
+    "check_finite",
+    "check_number",
+    "check_word",
+    "filled",
+    "finite_numbers",
+    "is_number",
+    "real_numbers",
+]
 
 
 def check_number(
@@ -73,6 +81,17 @@ def real_numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
             "complex ones"
         )
     return np.asarray(filled(values), dtype=np.float64)
+
+
+def finite_numbers(values: Any, name: str) -> NDArray[np.float64]:
+    """Read lists of numbers, of any depth; refuse texts, booleans, NaN and infinities."""
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{name}: the lists differ in length") from None
+    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        raise ValueError(f"{name}: there is something other than finite numbers")
+    return array.astype(np.float64)
 
 
 def filled(values: Any) -> Any:

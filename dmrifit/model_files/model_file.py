@@ -18,11 +18,13 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
+from dmrifit._utils.checks import finite_numbers
 from dmrifit._utils.text_files import check_file
 from dmrifit.cohort.scaling import PatientScale
 from dmrifit.engine.map_fitter import ClinicalMetrics, MapFitter, resolve_model
 from dmrifit.io.atomic_files import whole_file
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, encoded_model, refuse_keys
+from dmrifit.model_files.interval_tables import TABLES, checked_table
 from dmrifit.model_files.registry import registered
 from dmrifit.model_files.regressor_file import check_leaves, dumped, loaded, versions_of
 from dmrifit.predict.base import resolve_patch_shape
@@ -57,7 +59,6 @@ _KEYS = {
     "versions",
     "sha256",
 }
-_INTERVAL_TABLES = ("calibration", "widths", "ranking")
 _FITTED = ("n_features_in_", "feature_names_in_", "n_dropped_")
 _PACKAGES = ("dmrifit", "scikit-learn", "skops", "numpy")
 _OF_LEAVES = ("torch", "xgboost")
@@ -488,7 +489,7 @@ def _intervals(estimator: ConformalIntervals) -> dict[str, Any]:
         "smallest": estimator._smallest.tolist(),
         "novelty": None if novelty is None else novelty.to_dict(),
     }
-    for name in _INTERVAL_TABLES:
+    for name in TABLES:
         state[name] = getattr(estimator, f"{name}_").to_dict("list")
     return {key: encoded(value, key) for key, value in state.items()}
 
@@ -497,18 +498,24 @@ def _restore_intervals(
     estimator: ConformalIntervals, inside: BaseEstimator, state: Mapping[str, Any], forest: Any
 ) -> None:
     """Restore what intervals have learned, and check that it belongs together."""
-    import pandas as pd
-
-    parts = {"ends", "unit", "smallest", "novelty", *_INTERVAL_TABLES}
+    parts = {"ends", "unit", "smallest", "novelty", *TABLES}
     refuse_keys(state, parts, "part of intervals", complete=True)
-    unit, smallest = (np.array(decoded(state[key]), float) for key in ("unit", "smallest"))
-    n = len(unit)
+    try:
+        unit, smallest = (
+            finite_numbers(decoded(state[key]), f"{key} of its intervals")
+            for key in ("unit", "smallest")
+        )
+    except ValueError as error:
+        raise RefusedError(str(error)) from None
+    n = unit.size
     estimator._set_outputs(estimator._model(), n)
     if unit.shape != (n,) or smallest.shape != (n,) or len(estimator.names_) != n:
         raise RefusedError(
             f"its intervals are those of {len(estimator.names_)} outputs, "
             f"and it holds expected errors of {n}"
         )
+    if min(unit.min(), smallest.min()) <= 0:
+        raise RefusedError("its intervals have an expected error of 0 or less")
     n_features = estimator.n_features_in_
     if inside.n_features_in_ != n_features or forest.n_features_in_ != n_features + n:
         raise RefusedError(
@@ -530,8 +537,9 @@ def _restore_intervals(
     estimator.quantiles_ = estimator._ends.quantiles
     estimator._unit = unit
     estimator._smallest = smallest
-    for name in _INTERVAL_TABLES:
-        setattr(estimator, f"{name}_", pd.DataFrame(decoded(state[name])))
+    for name in TABLES:
+        table = checked_table(name, decoded(state[name]), estimator.names_)
+        setattr(estimator, f"{name}_", table)
     estimator._forest = forest
     if not _is_one_row(np.shape(forest.predict(np.ones((1, n_features + n)))), n):
         raise RefusedError(f"its forest does not answer with {n} numbers")

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.checks import finite_numbers
+
 __all__ = ["IntervalEnds", "patient_weights", "weighted_quantiles"]
 
 _Array = NDArray[np.float64]
@@ -102,11 +104,13 @@ class IntervalEnds:
     @classmethod
     def from_dict(cls, state: Mapping[str, Any], bounds: _Array) -> IntervalEnds:
         """Take numbers of `to_dict`; raise ValueError where they do not fit together."""
+        if set(state) != {"quantiles", "log_widths", "factors", "is_whole"}:
+            raise ValueError(f"ends with {', '.join(sorted(state))}")
         log_widths, factors = (
-            tuple(np.array(numbers, float) for numbers in state[key])
+            tuple(finite_numbers(numbers, key) for numbers in state[key])
             for key in ("log_widths", "factors")
         )
-        quantiles = np.array(state["quantiles"], float)
+        quantiles = finite_numbers(state["quantiles"], "quantiles")
         is_whole = np.array(state["is_whole"])
         n = len(bounds)
         shapes = [numbers.shape for numbers in log_widths]
@@ -121,6 +125,11 @@ class IntervalEnds:
             or not np.isfinite(bounds[is_whole]).all()
         ):
             raise ValueError(f"quantiles of {len(quantiles)} outputs, not of {n}")
+        are_sorted = all((np.diff(widths) > 0).all() for widths in log_widths)
+        if not are_sorted or (quantiles[:, 0] > quantiles[:, 1]).any():
+            raise ValueError("widths or quantiles are not in ascending order")
+        if any((factor < 0).any() for factor in factors):
+            raise ValueError("a factor is negative")
         return cls(quantiles, log_widths, factors, is_whole, bounds)
 
     def _middle_and_half(self) -> tuple[_Array, _Array]:

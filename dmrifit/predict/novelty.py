@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from sklearn.model_selection import GroupKFold
 
+from dmrifit._utils.checks import finite_numbers
+
 __all__ = ["NOVEL", "Novelty"]
 
 _Array = NDArray[np.float64]
@@ -94,12 +96,13 @@ class Novelty:
     @classmethod
     def from_dict(cls, state: Mapping[str, Any], n_features: int) -> Novelty:
         """Take numbers of `to_dict`; raise ValueError where they do not fit together."""
-        novelty = cls(**{field.name: np.array(state[field.name], float) for field in fields(cls)})
+        names = [field.name for field in fields(cls)]
+        if set(state) != set(names):
+            raise ValueError(f"typical voxels with {', '.join(sorted(state))}")
+        novelty = cls(**{name: finite_numbers(state[name], name) for name in names})
         n_voxels = len(novelty.voxels)
-        numbers = (getattr(novelty, field.name) for field in fields(cls))
         fits = (
-            all(np.isfinite(values).all() for values in numbers)
-            and novelty.center.shape == (n_features,)
+            novelty.center.shape == (n_features,)
             and novelty.whitening.shape == (n_features, n_features)
             and novelty.voxels.shape == (n_voxels, n_features)
             and n_voxels > 0
@@ -109,6 +112,10 @@ class Novelty:
         )
         if not fits:
             raise ValueError(f"typical voxels do not have {n_features} measurements")
+        if novelty.distances[0] < 0 or (np.diff(novelty.distances) < 0).any():
+            raise ValueError("distances of typical voxels are not in ascending order from 0")
+        if novelty.shares.min() < 0 or novelty.shares.max() > 1:
+            raise ValueError("shares of unlike voxels are not between 0 and 1")
         return novelty
 
     def _typicality_of(self, distance: _Array) -> _Array:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.checks import check_number, check_word, finite_numbers
 
 
 @pytest.mark.parametrize("value", [0, 0.5, np.float32(0.5), np.int64(1)])
@@ -59,3 +59,12 @@ def test_true_and_false_may_come_from_an_array(value):
     check_word("leave_out", value, (True, False))
     with pytest.raises(ValueError, match="count must be one of 0, 1, not"):
         check_word("count", value, (0, 1))
+
+
+def test_lists_of_finite_numbers_become_arrays():
+    assert finite_numbers([[1, 2.5]], "unit").tolist() == [[1, 2.5]]
+    for values in (["1"], [True], [None], [np.nan], [np.inf], [2**70], {"a": 1}):
+        with pytest.raises(ValueError, match="unit: there is something other than finite"):
+            finite_numbers(values, "unit")
+    with pytest.raises(ValueError, match="unit: the lists differ in length"):
+        finite_numbers([[1], 2], "unit")

@@ -69,7 +69,31 @@ def test_numbers_come_back_from_a_file_and_others_are_refused():
     ends = IntervalEnds.learn(0 * ones, ones, targets, ones[:, 0], coverage=0.9, bounds=box)
     again = IntervalEnds.from_dict(ends.to_dict(), box)
     np.testing.assert_array_equal(again.around(0 * ones, ones), ends.around(0 * ones, ones))
-    changes = ({"quantiles": [[0, 1]]}, {"is_whole": [1, 0]}, {"is_whole": [True, False]}, {"factors": [[1.0], []]})
+    changes = ({"quantiles": [[0, 1]]}, {"is_whole": [1, 0]}, {"is_whole": [True, False]}, {"factors": [[1.0], [1.0, 1.0, 1.0, 1.0]]})
     for change in changes:
         with pytest.raises(ValueError, match="quantiles of"):
             IntervalEnds.from_dict(ends.to_dict() | change, box)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"factors": [[1.0, -1e-9]]}, "a factor is negative"),
+        ({"factors": [[1.0, np.nan]]}, "factors: there is something other than finite numbers"),
+        ({"factors": [["1", "2"]]}, "factors: there is something other than finite numbers"),
+        ({"factors": [[[1.0], 2.0]]}, "factors: the lists differ in length"),
+        ({"log_widths": [[0.0, np.inf]]}, "log_widths: there is something other"),
+        ({"log_widths": [[1.0, 0.0]]}, "not in ascending order"),
+        ({"log_widths": [[1.0, 1.0]]}, "not in ascending order"),
+        ({"quantiles": [[1.0, -1.0]]}, "not in ascending order"),
+        ({"quantiles": [["-1", "1"]]}, "quantiles: there is something other"),
+        ({"more": 1}, "ends with factors, is_whole, log_widths, more, quantiles"),
+    ],
+)
+def test_numbers_that_are_never_learned_are_refused(change, message):
+    state = {
+        "quantiles": [[-1.0, 1.0]], "log_widths": [[0.0, 1.0]], "factors": [[1.0, 2.0]], "is_whole": [False]
+    }  # fmt: skip
+    assert IntervalEnds.from_dict(state, NO_BOX).to_dict() == state
+    with pytest.raises(ValueError, match=message):
+        IntervalEnds.from_dict(state | change, NO_BOX)
