@@ -22,6 +22,7 @@ NOVEL = 0.05
 _N_VOXELS = 1000  # kept; twice as many flag no more tissue that was left out
 _N_NEIGHBORS = 10
 _N_LEVELS = 200  # of the distribution of distances
+_ROUNDING = 1e-9  # of the largest distance: equal voxels are equally far but for their last bits
 _SMALLEST_VARIANCE = 1e-6  # of the largest: measurements that hardly differ carry rounding
 
 
@@ -81,9 +82,13 @@ class Novelty:
     def describe(self, share: float) -> str:
         """Say whether the share of unlike voxels of a new patient is one that patients had."""
         low, high = self.shares.min(), self.shares.max()
+        n_patients = len(self.shares)
         verdict = "as in the training patients"
         if share > high:
-            verdict = "more than in any training patient, so the intervals may be too narrow"
+            verdict = (
+                "more than in any training patient, which happens by chance in 1 of "
+                f"{n_patients + 1} new patients; intervals were not measured there"
+            )
         return (
             f"{100 * share:.1f} % of the voxels are unlike the training voxels ({100 * low:.1f} "
             f"to {100 * high:.1f} % in the training patients): {verdict}"
@@ -119,8 +124,15 @@ class Novelty:
         return novelty
 
     def _typicality_of(self, distance: _Array) -> _Array:
+        """Look up the share of distances that are as large or larger."""
         levels = np.linspace(1, 0, len(self.distances))
-        return np.interp(distance, self.distances, levels)
+        typicality = np.interp(distance, self.distances, levels)
+        # Of equal distances interpolation takes the lowest level, at which the others are larger.
+        margin = _ROUNDING * self.distances[-1]
+        first = np.searchsorted(self.distances, distance - margin)
+        first = np.minimum(first, len(levels) - 1)
+        is_tied = np.abs(self.distances[first] - distance) <= margin
+        return np.where(is_tied, levels[first], typicality)
 
 
 def _neighbors(X: _Array, seed: int) -> tuple[_Array, _Array, _Array]:

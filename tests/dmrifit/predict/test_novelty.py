@@ -45,7 +45,33 @@ def test_missing_measurements_have_no_typicality(clouds):
 def test_a_patient_with_more_of_them_than_any_is_named(clouds):
     novelty = learned(*clouds)
     assert "as in the training patients" in novelty.describe(float(novelty.shares.max()))
-    assert "more than in any training patient" in novelty.describe(0.5)
+    assert novelty.describe(0.5).endswith(
+        "more than in any training patient, which happens by chance in 1 of 21 new patients; "
+        "intervals were not measured there"
+    )
+
+
+@pytest.mark.parametrize("n_values", [2, 5])
+def test_voxels_with_equal_distances_are_as_typical_as_the_first_of_them(n_values):
+    """Rounded measurements: most voxels have equals in other patients, at a distance of 0."""
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(20), 100)
+    X = rng.integers(0, n_values, (2000, 2)).astype(float)
+    novelty = learned(X[patients < 10], patients[patients < 10])
+    typicality = novelty.typicality(X[patients >= 10])
+    _, ties = np.unique(novelty.distances, return_counts=True)
+    # The mean is 1/2 and half the share of equal distances, which is 1 where all are equal.
+    expected = 0.5 + 0.5 * np.sum((ties / ties.sum()) ** 2)
+    assert abs(typicality.mean() - expected) < 0.05
+    assert np.mean(typicality < NOVEL) < 0.08
+
+
+def test_rounding_does_not_part_equal_distances():
+    novelty = Novelty(
+        np.zeros(1), np.eye(1), np.zeros((1, 1)), np.repeat([1.0, 2.0], [101, 100]), np.zeros(1)
+    )
+    typicality = novelty.typicality(np.array([[1 - 1e-12], [1 + 1e-12], [1.5], [2.0], [2.1]]))
+    np.testing.assert_allclose(typicality, [1, 1, 0.4975, 0.495, 0], atol=1e-9)
 
 
 def test_constant_features_do_not_count():
