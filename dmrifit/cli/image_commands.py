@@ -86,6 +86,9 @@ ToleranceOption: TypeAlias = Annotated[
 ]
 
 
+_MOST_AIR = 0.5  # share of the voxels above which a fit suggests a mask
+
+
 def fit(
     images: ScansArgument,
     out: MapsOption,
@@ -663,6 +666,7 @@ def _print_repeats(repeats: pd.DataFrame) -> None:
 def _print_fit(out: Path, sidecar: Path) -> None:
     """Print the outcome of a fit, from the sidecar of its maps."""
     from dmrifit.cli.fit_runs import nothing_fitted
+    from dmrifit.imaging.fit_predict import ALL_VOXELS
 
     description = json.loads(sidecar.read_text(encoding="utf-8"))
     counts = {code: n for code, n in description["Status"]["Voxels"].items() if n}
@@ -695,7 +699,10 @@ def _print_fit(out: Path, sidecar: Path) -> None:
     for sentence in description["Doubt"]["Advice"]:
         typer.echo(f"doubt: {sentence}")
     if "ExpectedPrecision" in description:
-        _print_expected_precision(description["ExpectedPrecision"])
+        section = description["ExpectedPrecision"]
+        _print_expected_precision(section)
+        if section["AirShare"] > _MOST_AIR and description["Settings"]["Region"] == ALL_VOXELS:
+            typer.echo(f"{section['AirShare']:.0%} of the voxels look like air: --mask auto")
     sigma = description["Settings"]["Sigma"]
     if "estimated" in str(sigma):
         typer.echo(f"noise: sigma {sigma}")

@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OUTSIDE", "fit_image", "predict_image", "read_grid", "read_volume", "write_volume"]
 
+#: The region of a fit without a mask, in sidecars and pages.
+ALL_VOXELS = "all voxels that are not 0 in every measurement"
+
 #: Share of the voxels above which a warning says that they could not be fitted.
 MOST_LOST = 0.2
 
@@ -756,7 +759,7 @@ def _describe_scale(scale: str | float | PatientScale | None) -> str:
 
 def _describe_region(mask: Image | None) -> str:
     if mask is None:
-        return "all voxels that are not 0 in every measurement"
+        return ALL_VOXELS
     return "the mask above 0.5"
 
 

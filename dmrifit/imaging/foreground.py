@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from dmrifit._optional import import_optional
 from dmrifit.cohort.scaling import reference_columns
 from dmrifit.engine.protocol import Protocol
+from dmrifit.io.masks import AIR
 from dmrifit.io.series import Series
 
 __all__ = ["FOREGROUND_RULE", "NO_AIR", "foreground_mask"]
@@ -23,9 +24,6 @@ _MEDIAN_RADIUS = 2  # voxels
 _MEDIAN_PASSES = 2
 _SMALLEST_PIECE = 0.1  # of the largest: a leg beside a leg stays, a bright vessel in air goes
 _SMALLEST_SHARE = 0.01  # of the image
-_AIR = (
-    0.2  # of the signal of tissue: in heads and legs air has 0 to 0.1, tissue beside tissue 0.25
-)
 
 
 def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | None:
@@ -58,7 +56,7 @@ def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | N
             "(--mask FILE), or leave the option out to fit every voxel with a signal"
         )
     # In a block of tissue alone, Otsu's threshold would part bright tissue from dark.
-    if inside.all() or np.median(reference[~inside]) > _AIR * np.median(reference[inside]):
+    if inside.all() or np.median(reference[~inside]) > AIR * np.median(reference[inside]):
         return None
     return inside
 

@@ -15,6 +15,7 @@ from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.noise import describe_noise_levels, noise_levels
 from dmrifit.imaging.spread_sample import SpreadSample
+from dmrifit.io.masks import above_air
 from dmrifit.io.nifti import Image, Images
 from dmrifit.io.series import Series, read_map
 
@@ -58,7 +59,7 @@ class ScanInfo:
     noise : str
         What estimates of the noise say.
     snr : float
-        Median signal at the lowest b over the noise; NaN if either is unknown.
+        Median signal of tissue at the lowest b over the noise; NaN if either is unknown.
     models : list of str
         One line for each built-in model: whether the protocol carries it, and how precisely.
     doubts : list of str
@@ -180,6 +181,10 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
             "scanner or a converter has clipped them"
         )
     rows = sample.rows()
+    # Where no mask was drawn, most voxels may be air, which says nothing of the signal.
+    if region is None and info.protocol is not None and len(info.protocol) == info.n_volumes:
+        lowest = rows[:, info.protocol.b == info.protocol.b.min()]
+        rows = rows[above_air(lowest.mean(axis=1))]
     if info.protocol is not None and len(info.protocol) == info.n_volumes:
         _describe_protocol(info, info.protocol, rows)
     if info.n_volumes > 1:

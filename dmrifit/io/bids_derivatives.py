@@ -23,6 +23,7 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult, FitStatus
 from dmrifit.engine.screening import ScreeningTally
 from dmrifit.io.digests import describe
+from dmrifit.io.masks import above_air
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
@@ -125,6 +126,7 @@ class FitTally:
         self.contrasts = contrasts
         self.fixed = tuple(fixed)
         self._snr: list[NDArray[np.float64]] = []
+        self._amplitudes: list[NDArray[np.float64]] = []
         self.status = np.zeros(len(FitStatus), np.int64)
         self.at_low = np.zeros(len(model.names), np.int64)
         self.at_high = np.zeros(len(model.names), np.int64)
@@ -142,7 +144,9 @@ class FitTally:
         amplitudes = [p.name for p in self.model.parameters if p.is_amplitude]
         if len(amplitudes) == 1:
             snr = result[amplitudes[0]] / self._residual_deviation(result)
-            self._snr.append(snr[np.isfinite(snr)])
+            is_finite = np.isfinite(snr)
+            self._snr.append(snr[is_finite])
+            self._amplitudes.append(result[amplitudes[0]][is_finite])
 
     def _residual_deviation(self, result: FitResult) -> NDArray[np.float64]:
         """
@@ -164,9 +168,23 @@ class FitTally:
 
     @property
     def snr(self) -> float:
-        """Median of S0 over the standard deviation of residuals; NaN if it cannot be told."""
-        snr = np.concatenate(self._snr) if self._snr else np.empty(0)
-        return float(np.median(snr)) if snr.size else np.nan
+        """Median over tissue of S0 over the SD of residuals; NaN if it cannot be told."""
+        snr = np.concatenate([np.empty(0), *self._snr])
+        return float(np.median(snr[self._is_tissue()])) if snr.size else np.nan
+
+    @property
+    def air_share(self) -> float:
+        """Share of the voxels with an SNR whose S0 is that of air."""
+        is_tissue = self._is_tissue()
+        return 1.0 - float(is_tissue.mean()) if is_tissue.size else 0.0
+
+    def _is_tissue(self) -> NDArray[np.bool_]:
+        """
+        Tell which of the voxels with an SNR are not air.
+
+        Shapes: returns (n_voxels,).
+        """
+        return above_air(np.concatenate([np.empty(0), *self._amplitudes]))
 
     @property
     def n_fitted(self) -> int:
@@ -271,8 +289,10 @@ def _describe_expected_precision(tally: FitTally) -> dict[str, Any]:
     return {
         "ExpectedPrecision": {
             "Description": "Cramér–Rao lower bound of the coefficient of variation in typical "
-            "tissue, at the median over voxels of S0 over the standard deviation of residuals",
+            "tissue, at the median over voxels, without air, of S0 over the standard deviation of "
+            "residuals",
             "SNR": snr,
+            "AirShare": tally.air_share,
             "CoefficientOfVariation": {
                 name: float(value) if np.isfinite(value) else None
                 for name, value in zip(table["parameter"], table["cv"], strict=True)

@@ -5,7 +5,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["binarize", "check_same_grid", "volume_to_voxels", "zeros_and_ones"]
+__all__ = [
+    "AIR",
+    "above_air",
+    "binarize",
+    "check_same_grid",
+    "volume_to_voxels",
+    "zeros_and_ones",
+]
+
+#: Largest signal of air as a share of that of tissue: in heads and legs air has 0 to 0.1, tissue
+#: beside tissue 0.25.
+AIR = 0.2
+
+# Of the signal: a few extreme voxels would draw a threshold between them and the tissue.
+_EXTREME = 99.5  # percent
 
 #: A voxel belongs to a mask above this value: integer masks and labels count from 1, probabilities
 #: from one half, and a one that a file's scale factor turned into 0.99999997 is still a one.
@@ -18,6 +32,32 @@ _ROUNDING = 0.01
 #: Files round affines to single precision and quaternions; a neighboring voxel is ten times
 #: farther away.
 GRID_TOLERANCE = 0.1
+
+
+def above_air(signals: NDArray) -> NDArray[np.bool_]:
+    """
+    Tell which voxels are tissue, by Otsu's threshold; all of them where none are dark as air.
+
+    Shapes: `signals` (n_voxels,), without diffusion weighting; returns (n_voxels,).
+
+    References: Otsu, IEEE Trans Syst Man Cybern 9:62–66, 1979.
+    """
+    everything = np.ones(len(signals), bool)
+    values = np.nan_to_num(np.asarray(signals, dtype=np.float64), posinf=0.0, neginf=0.0)
+    if not len(values):
+        return everything
+    values = np.clip(values, 0, np.percentile(values, _EXTREME))
+    ranked = np.sort(values)
+    cuts = np.flatnonzero(ranked[1:] > ranked[:-1])
+    if not len(cuts):
+        return everything
+    n_below = cuts + 1.0
+    below = np.cumsum(ranked - ranked.mean())[cuts]
+    between = below**2 / (n_below * (len(ranked) - n_below))
+    inside = values > ranked[cuts[int(np.argmax(between))]]
+    if np.median(values[~inside]) > AIR * np.median(values[inside]):
+        return everything
+    return inside
 
 
 def binarize(

@@ -275,6 +275,27 @@ def test_intervals_and_the_meaning_of_f_stand_in_the_terminal_and_on_the_page(tm
     assert "f is the T2-weighted signal fraction at the echo time of the scan" in page
 
 
+def test_precision_is_that_of_tissue_and_air_is_named(write_scan, run, tmp_path):
+    protocol = Protocol(np.repeat([0, 500, 1000], 4))
+    write_scan(tmp_path, "scan", protocol)
+    image = nib.load(tmp_path / "scan.nii.gz")
+    values = image.get_fdata(dtype=np.float32)
+    inside = np.zeros((18, *values.shape[1:3]), np.uint8)
+    inside[: len(values)] = 1
+    air = np.abs(np.random.default_rng(0).normal(0, 2, (12, *values.shape[1:])))
+    nib.save(nib.Nifti1Image(np.concatenate([values, air]), image.affine), tmp_path / "scan.nii.gz")
+    nib.save(nib.Nifti1Image(inside, image.affine), tmp_path / "mask.nii.gz")
+    snr = []
+    for options in ((), ("--mask", tmp_path / "mask.nii.gz")):
+        out = tmp_path / f"maps{len(options)}"
+        code, printed, err = run("fit", tmp_path / "scan.nii.gz", *options, "--no-quicklook", "--out", out)
+        assert code == 0, err
+        assert ("67% of the voxels look like air: --mask auto" in printed) == (not options)
+        (sidecar,) = out.glob("*.json")
+        snr.append(json.loads(sidecar.read_text())["ExpectedPrecision"]["SNR"])
+    assert snr[0] == pytest.approx(snr[1], rel=0.02)
+
+
 def test_maps_of_other_programs_are_summarized_and_shown(fitted, run):
     adc = next((fitted / "mapsA1").glob("*param-ADC_*"))
     options = ("--map", f"MD={adc}", "--unit", "MD=µm²/ms", "--labels", fitted / "labels.nii.gz")

@@ -41,6 +41,25 @@ def test_noise_and_precision_are_those_of_the_simulation():
     assert 0.02 < sd < 0.2
 
 
+def in_air(image, sigma, n_air=48):
+    """Put an image into air, whose magnitudes are those of noise alone."""
+    values = np.asarray(image.dataobj)
+    rng = np.random.default_rng(1)
+    air = np.hypot(*rng.normal(0, sigma, (2, n_air, *values.shape[1:])))
+    return nib.Nifti1Image(np.concatenate([values, air]).astype(np.float32), np.eye(4))
+
+
+def test_air_around_the_body_changes_neither_snr_nor_doubts():
+    pytest.importorskip("dipy")
+    protocol = Protocol(np.repeat([0, 500, 1000, 2000], 8))
+    info = scan_info(in_air(synthetic(protocol, 20), 20), protocol)
+    assert info.snr == pytest.approx(50, rel=0.4)
+    # The volumes in the reverse order of the b-values.
+    reverse = Protocol(protocol.b[::-1])
+    info = scan_info(in_air(synthetic(protocol, 20), 20), reverse)
+    assert any("order of the b-values does not fit" in doubt for doubt in info.doubts)
+
+
 def test_an_image_without_a_position_is_doubted():
     image = synthetic(Protocol([0, 500, 1000]), 5, affine=np.eye(4))
     image.set_sform(None, 0)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dmrifit.io.masks import binarize, check_same_grid, volume_to_voxels
+from dmrifit.io.masks import above_air, binarize, check_same_grid, volume_to_voxels
 
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2.0, 0.1, -126], [0, -0.1, 3.0, -72], [0, 0, 0, 1]])
 SHAPE = (6, 5, 4)
@@ -129,3 +129,16 @@ def test_grids_are_compared_at_the_middle_of_their_outermost_voxels(stretch, ref
         return
     with pytest.raises(ValueError, match="apart"):
         same_grid(affine=longer)
+
+
+def test_tissue_is_told_from_air_and_not_from_darker_tissue():
+    rng = np.random.default_rng(0)
+    air, tissue = np.abs(rng.normal(0, 10, 900)), rng.uniform(200, 600, 300)
+    signals = np.concatenate([air, tissue, [1e6, np.nan]])
+    inside = above_air(signals)
+    assert not inside[:900].any()
+    assert inside[900:1201].mean() > 0.95
+    assert not inside[-1]
+    assert above_air(tissue).all()
+    assert above_air(np.full(4, 7.0)).tolist() == [True] * 4
+    assert above_air(np.empty(0)).shape == (0,)
