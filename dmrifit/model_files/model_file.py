@@ -488,6 +488,7 @@ def _intervals(estimator: ConformalIntervals) -> dict[str, Any]:
         "unit": estimator._unit.tolist(),
         "smallest": estimator._smallest.tolist(),
         "novelty": None if novelty is None else novelty.to_dict(),
+        "has_random_groups": estimator.has_random_groups_,
     }
     for name in TABLES:
         state[name] = getattr(estimator, f"{name}_").to_dict("list")
@@ -498,8 +499,14 @@ def _restore_intervals(
     estimator: ConformalIntervals, inside: BaseEstimator, state: Mapping[str, Any], forest: Any
 ) -> None:
     """Restore what intervals have learned, and check that it belongs together."""
-    parts = {"ends", "unit", "smallest", "novelty", *TABLES}
+    parts = {"ends", "unit", "smallest", "novelty", "has_random_groups", *TABLES}
+    refuse_keys(state, parts, "part of intervals")
+    # Older files do not say.
+    state = {"has_random_groups": False} | dict(state)
     refuse_keys(state, parts, "part of intervals", complete=True)
+    if not isinstance(state["has_random_groups"], bool):
+        raise RefusedError(f"its random groups are {state['has_random_groups']!r:.80}")
+    estimator.has_random_groups_ = state["has_random_groups"]
     try:
         unit, smallest = (
             finite_numbers(decoded(state[key]), f"{key} of its intervals")

@@ -14,7 +14,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.utils import Tags, check_array, check_consistent_length, get_tags
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
-from dmrifit._utils.checks import check_number, filled
+from dmrifit._utils.checks import check_number, filled, is_number
 from dmrifit._utils.randomness import RandomState, seed_from
 from dmrifit.cohort.patches import center_of
 from dmrifit.engine.map_fitter import resolve_model
@@ -54,7 +54,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
     kind, and of the same region. Intervals calibrated in the body need not hold in tumors;
     `calibrate` says which voxels count. A new patient is covered in `coverage` of its voxels in
     the mean over patients, not each for itself: `calibration_` shows how far patients differ, and
-    `guarantee` what their number can promise. `typicality` finds voxels for which none of this
+    `guarantee` what their number lets expect. `typicality` finds voxels for which none of this
     need hold, because the training patients had none like them.
 
     Parameters
@@ -87,6 +87,8 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         As `ranking_table`, for the same intervals: whether wide ones have large errors.
     novelty_ : Novelty or None
         What `typicality` compares with; None where too few voxels have all measurements.
+    has_random_groups_ : bool
+        Whether there were no groups, so that rows count and not patients.
     n_features_in_ : int
         Number of columns of X.
     feature_names_in_ : ndarray of str
@@ -101,15 +103,19 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
     least 0.9 times as well as draws of N(0, width) would, and the worst patient has 0.72. In
     tumors the mean is 0.87 to 0.94 and quintiles 0.75 to 0.98, but the worst patient has 0.10
     (T2t, a tumor unlike the other fifteen), and within tumors widths hardly rank the errors of S0
-    and T2t. The interval of T2v, whose reference lies at a bound in most voxels, is the whole
-    box. Against a reference with independent noise coverage is 0.05 lower in the mean, of Dt in
-    the body 0.75 to 0.79, because errors are learned against a reference that shares the noise
-    of the input.
+    and T2t, and those of f, Dt and Dv in some conditions less than 0.8 times as well as such draws
+    (down to 0.51, 0.67 and 0.72). The interval of T2v, whose reference lies at a bound in most
+    voxels, is the whole box. Against a reference with independent noise coverage is 0.05 lower in
+    the mean, of Dt in the body 0.75 to 0.79, because errors are learned against a reference that
+    shares the noise of the input.
 
-    The guarantee is that of conformal prediction for patients that are exchangeable, where the
-    estimator is trained on others than the intervals; cross-conformal intervals keep it in
+    Conformal prediction has a proof for patients that are exchangeable, where the estimator is
+    trained on others than the intervals; cross-conformal intervals keep what it promises in
     practice, without a proof. A quantile raised by one patient in the number of patients would
-    guarantee all of `coverage`, and cover 0.96 in the mean.
+    promise all of `coverage`, and cover 0.96 in the mean.
+
+    Rows in another order give other intervals, as another `random_state` does: the forest draws
+    its samples by their number.
 
     Tried and rejected: quantiles of the relative errors alone (K covered 0.83 to 0.93 by quintile
     of width, Dv 0.86 to 0.99, T2v 0.65 where its interval is not the box), shrinking the expected
@@ -206,6 +212,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             x, y = validate_data(self, X, Y, dtype=np.float64, multi_output=True, y_numeric=True)
             y = y.astype(np.float64, copy=False)
         patients = self._patients(groups, len(x), seed)
+        self.has_random_groups_ = groups is None
         check_consistent_length(x, y, patients)
         targets = y.reshape(len(y), -1)
         options = {}
@@ -215,6 +222,9 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
                 options["reference_maps"] = targets
         elif reference_maps is not None:
             raise ValueError("reference_maps belong to a strategy with protocols and a model")
+        # A regressor that is tuned leaves patients out, too.
+        if groups is not None and has_fit_parameter(self.estimator, "groups"):
+            options["groups"] = patients
         calibrated = np.ones(len(x), bool)
         if calibrate is not None:
             calibrated = _checked_calibrate(calibrate, len(x))
@@ -309,9 +319,19 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         -------
         ndarray of shape (n_voxels, n_outputs, 2)
             As of `predict_interval`.
+
+        Raises
+        ------
+        ValueError
+            If the predictions do not have the shape of the outputs.
         """
         x = self._checked(X)
         center = np.asarray(predicted, dtype=np.float64)
+        if center.shape != (len(x), len(self.names_)):
+            raise ValueError(
+                f"predicted must have the shape {(len(x), len(self.names_))}, a row for each row "
+                f"of X and a column for each output, not {center.shape}"
+            )
         out = np.full((*center.shape, 2), np.nan)
         usable = np.isfinite(center).all(axis=1)
         if usable.any():
@@ -345,31 +365,36 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
 
     def guarantee(self) -> str:
         """
-        Say in a sentence what the number of patients can promise.
+        Say in a sentence what the number of patients lets expect.
 
         Returns
         -------
         str
-            The coverage that n exchangeable patients guarantee a new one, which is n/(n + 1) of
-            what they showed, or that no number of voxels can make up for so few patients.
+            The coverage to expect of new patients of the same kind, n/(n + 1) of what the n
+            exchangeable ones showed; before it, where it applies, that no number of voxels makes
+            up for so few patients. Of rows in random groups, that patients were not told apart.
         """
         check_is_fitted(self)
-        n_patients = self.calibration_["patient"].nunique()
+        n = self.calibration_["patient"].nunique()
+        percent = f"{100 * self.coverage:.3g} %"
+        if self.has_random_groups_:
+            return (
+                f"calibrated to {percent} on rows in {n} random parts, whatever patients they are "
+                "of: nothing is said of new patients"
+            )
+        least = 100 * self.coverage * n / (n + 1)
+        expected = f"expect at least {least:.3g} % in the mean over new patients of the same kind"
         # The margin absorbs the rounding of 0.95 / 0.05, which is 19.
         n_needed = ceil(self.coverage / (1 - self.coverage) - 1e-9)
-        if n_patients < n_needed:
+        if n < n_needed:
             return (
-                f"no guarantee at this level with {n_patients} patients: "
-                f"{100 * self.coverage:.3g} % needs at least {n_needed}"
+                f"no guarantee at this level with {n} patients: {percent} needs at least "
+                f"{n_needed}; {expected} (no proof)"
             )
-        least = self.coverage * n_patients / (n_patients + 1)
-        return (
-            f"calibrated to {100 * self.coverage:.3g} % of the voxels on {n_patients} patients, "
-            f"who guarantee {100 * least:.3g} % in the mean over new patients of the same kind"
-        )
+        return f"calibrated to {percent} of the voxels on {n} patients; {expected} (no proof)"
 
     def _check_options(self) -> None:
-        if not 0 < self.coverage < 1:
+        if not (is_number(self.coverage) and 0 < self.coverage < 1):
             raise ValueError(f"coverage must lie between 0 and 1, as 0.9, not {self.coverage!r}")
         check_number("n_splits", self.n_splits, least=2, whole=True)
 
@@ -384,7 +409,15 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
     def _patients(self, groups: ArrayLike | None, n: int, seed: int) -> NDArray:
         """Return the patient of each row; random groups for rows of plain arrays without."""
         if groups is not None:
-            return np.asarray(groups)
+            patients = np.asarray(groups)
+            # What is missing does not equal itself, but for None.
+            is_missing = [label is None or label != label for label in patients.ravel().tolist()]
+            if patients.ndim != 1 or any(is_missing):
+                raise ValueError(
+                    "groups must be a list that names the patient of each voxel, not "
+                    f"{patients.shape} with {sum(is_missing)} missing names"
+                )
+            return patients
         if getattr(self.estimator, "source", None) is not None:
             raise ValueError(
                 "intervals hold for new patients, so they are learned patient by patient: "

@@ -235,6 +235,11 @@ def test_intervals_of_plain_arrays_are_stored(tmp_path):
         load_model(tmp_path / "model").predict_interval(X).tobytes()
         == estimator.predict_interval(X).tobytes()
     )
+    assert load_model(tmp_path / "model").guarantee() == estimator.guarantee()
+    rewrite(
+        tmp_path / "model", metadata=lambda m: m["fitted"]["intervals"].pop("has_random_groups")
+    )
+    assert not load_model(tmp_path / "model").has_random_groups_
 
 
 @pytest.mark.parametrize(
@@ -597,6 +602,8 @@ class TestRefusals:
                 "do not fit together: a factor is negative",
             ),
             (lambda m: m["fitted"]["intervals"]["widths"].pop("width"), "column of widths"),
+            (lambda m: m["fitted"]["intervals"].update(has_random_groups=1), "random groups are 1"),
+            (lambda m: m["fitted"]["intervals"].pop("unit"), "missing part of intervals"),
             (lambda m: m["fitted"]["intervals"].update(forest=1), "part of intervals"),
             (lambda m: m["fitted"].update(n_features_in_=3), "instead of 3 and"),
             (lambda m: m["fitted"]["intervals"]["ends"].pop("factors"), "do not fit together"),

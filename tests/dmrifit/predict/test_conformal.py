@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.dummy import DummyRegressor
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression, Ridge
-from sklearn.model_selection import GroupKFold, LeaveOneGroupOut, cross_validate
+from sklearn.model_selection import GridSearchCV, GroupKFold, LeaveOneGroupOut, cross_validate
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from dmrifit.engine.fitting import fit_voxels
@@ -106,16 +106,31 @@ def test_narrow_and_wide_intervals_are_covered_alike_and_rank_errors(world):
     assert fitted.ranking_["ratio"].item() > 0.8
 
 
-def test_a_sentence_says_what_so_many_patients_promise(world):
+def test_a_sentence_says_what_so_many_patients_let_expect(world):
     X, y, patients = world
     few = np.isin(patients, np.unique(patients)[:8])
     fitted = ConformalIntervals(Ridge(), random_state=0).fit(X[few], y[few], patients[few])
-    assert fitted.guarantee() == "no guarantee at this level with 8 patients: 90 % needs at least 9"
+    # 0.9 · 8 / 9
+    assert fitted.guarantee() == (
+        "no guarantee at this level with 8 patients: 90 % needs at least 9; "
+        "expect at least 80 % in the mean over new patients of the same kind (no proof)"
+    )
     all_of_them = ConformalIntervals(Ridge(), coverage=0.95, random_state=0).fit(X, y, patients)
     # 0.95 · 20 / 21
-    assert "95 % of the voxels on 20 patients, who guarantee 90.5 %" in all_of_them.guarantee()
+    assert all_of_them.guarantee() == (
+        "calibrated to 95 % of the voxels on 20 patients; "
+        "expect at least 90.5 % in the mean over new patients of the same kind (no proof)"
+    )
     nineteen = patients != "p00"
-    assert "19 patients, who" in clone(all_of_them).fit(X[nineteen], y[nineteen], patients[nineteen]).guarantee()
+    assert "on 19 patients; " in clone(all_of_them).fit(X[nineteen], y[nineteen], patients[nineteen]).guarantee()
+
+
+def test_rows_in_random_groups_are_not_called_patients(world):
+    X, y, _ = world
+    fitted = ConformalIntervals(Ridge(), random_state=0).fit(X, y)
+    assert fitted.has_random_groups_
+    assert "rows in 20 random parts" in fitted.guarantee()
+    assert "nothing is said of new patients" in fitted.guarantee()
 
 
 def test_voxels_far_from_those_of_training_are_not_typical(world):
@@ -207,6 +222,16 @@ def test_intervals_of_a_strategy_are_those_of_the_maps(strategy, table):
     assert np.isnan(fitted.predict_interval(gap)).all(axis=(1, 2)).tolist() == [False, True, False]
 
 
+def test_a_tuned_regressor_leaves_patients_out(table):
+    voxels, maps = table
+    search = GridSearchCV(Ridge(), {"alpha": [1e-3, 1.0]}, cv=GroupKFold(3))
+    estimator = SignalToSignal(search, source=voxels.source, target=voxels.target)
+    fitted = ConformalIntervals(estimator, random_state=0)
+    fitted.fit(voxels.X, voxels.Y, voxels.groups, reference_maps=maps)
+    alone = clone(estimator).fit(voxels.X, voxels.Y, groups=voxels.groups)
+    np.testing.assert_array_equal(fitted.predict(voxels.X), alone.predict(voxels.X))
+
+
 def test_intervals_go_around_neighborhoods_and_signals_too(table):
     voxels, _ = table
     rows = np.tile(voxels.X, 3)
@@ -278,7 +303,20 @@ class TestBadInput:
         with pytest.raises(ValueError, match="reference_maps belong to a strategy"):
             ConformalIntervals(Ridge()).fit(self.X, self.Y, self.patients, reference_maps=self.Y)
 
-    @pytest.mark.parametrize("options", [{"coverage": 1.0}, {"coverage": 90}, {"n_splits": 1}, {"n_splits": 2.5}])
+    @pytest.mark.parametrize("missing", [None, np.nan])
+    def test_groups_name_a_patient_for_each_row(self, missing):
+        with pytest.raises(ValueError, match=r"groups must be a list .* not \(60,\) with 1 missing names"):
+            ConformalIntervals(Ridge()).fit(self.X, self.Y, [*self.patients[1:].tolist(), missing])
+        with pytest.raises(ValueError, match=r"groups must be a list .* not \(60, 1\) with 0 missing"):
+            ConformalIntervals(Ridge()).fit(self.X, self.Y, self.patients[:, None])
+
+    def test_intervals_go_around_as_many_outputs_as_were_learned(self):
+        fitted = ConformalIntervals(Ridge(), random_state=0).fit(self.X, self.Y, self.patients)
+        for shape in ((60,), (60, 2), (59, 1)):
+            with pytest.raises(ValueError, match=r"predicted must have the shape \(60, 1\)"):
+                fitted.intervals_of(self.X, np.zeros(shape))
+
+    @pytest.mark.parametrize("options", [{"coverage": "0.9"}, {"coverage": True}, {"coverage": 1.0}, {"coverage": 90}, {"n_splits": 1}, {"n_splits": 2.5}])
     def test_options_have_their_ranges(self, options):
         with pytest.raises(ValueError, match=r"coverage must lie|n_splits must be"):
             ConformalIntervals(Ridge(), **options).fit(self.X, self.Y, self.patients)
