@@ -87,12 +87,17 @@ def run_boards(
     ]
 
 
+def dimensions(size: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the sentence on why a board is that large, which may be written anew."""
+    return {key: value for key, value in size.items() if key != "why"}
+
+
 def finish(seeds: Sequence[int], folder: Path, work: Path, size: dict[str, Any]) -> Iterator[Path]:
     """Run the boards whose figures are not in the folder; yield the files of all."""
     for seed in seeds:
         for preset, region in CONDITIONS:
             path = folder / f"{preset}-{region}-{seed}.json"
-            if path.exists() and measure.stored(path)["board"] != size:
+            if path.exists() and dimensions(measure.stored(path)["board"]) != dimensions(size):
                 raise SystemExit(
                     f"{path} is of a board of another size: remove it to run it again"
                 )

@@ -82,7 +82,12 @@ def differences(n_groups: int, n_boards: int) -> dict[str, list[np.ndarray]]:
 
 
 def rates(boards: Sequence[np.ndarray], factor: float) -> dict[str, object]:
-    """Count verdicts on the claim that the forest is better, and on that both are equal."""
+    """
+    Count verdicts on the claim that the forest is better, and on that both are equal.
+
+    The limit takes boards as independent. Ten of them share patients, so that it is too low where
+    boards of a group agree more than chance lets them.
+    """
     bound = MARGIN.scaled(factor).bound
     verdicts = Counter(decide(row, bound, "<") for row in boards)
     equal = Counter(decide(row, bound, "=") for row in boards)

@@ -393,7 +393,8 @@ def predict_image(
         As of `fit_image`: one map for each parameter of the estimator's model under its name,
         float32, 0 outside the mask and NaN inside it where nothing could be predicted; with
         `signals` also ``"signals"`` of shape (x, y, z, n_target). With intervals also
-        ``<name>_low``, ``<name>_high`` and ``typicality`` (see `ConformalIntervals`).
+        ``<name>_low``, ``<name>_high`` and ``typicality`` (see `ConformalIntervals`), which is NaN
+        outside the mask.
 
     Raises
     ------

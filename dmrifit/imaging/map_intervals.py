@@ -41,6 +41,8 @@ class MapIntervals:
         self.maps = {
             name: np.zeros(grid, np.float32) for name in interval_map_names(self._parameters)
         }
+        # Outside 0 would say that a voxel is unlike the training voxels.
+        self.maps[TYPICALITY].fill(np.nan)
 
     def add(
         self,
@@ -84,7 +86,7 @@ class MapIntervals:
                 "Determined": share is None or share < UNDETERMINED_SHARE,
             }
         return {
-            "Description": "Intervals that hold the reference, one for each voxel",
+            "Description": "Intervals that are meant to hold the reference, one for each voxel",
             "Coverage": intervals.coverage,
             "Guarantee": intervals.guarantee(),
             "Parameters": entries,

@@ -161,12 +161,24 @@ def ranking_table(
         Columns parameter; spearman, the rank correlation of widths with absolute errors; expected,
         that with errors drawn from N(0, width), which is all that perfect intervals reach; and
         ratio of the two. NaN where all intervals are equally wide.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit together.
     """
     import pandas as pd
     from scipy.stats import spearmanr
 
     ends, values, labels = _checked(intervals, reference, names)
-    errors = np.abs(values - np.asarray(predicted, float))
+    center = np.asarray(predicted, float)
+    # NumPy would subtract a list of numbers from each column.
+    if center.shape != values.shape:
+        raise ValueError(
+            f"predicted {center.shape} and reference {values.shape} do not fit together: both "
+            "need (n_voxels, n_outputs)"
+        )
+    errors = np.abs(values - center)
     rng = np.random.default_rng(random_state)
     rows = []
     for i, name in enumerate(labels):

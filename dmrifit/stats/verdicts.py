@@ -58,7 +58,9 @@ class Margin:
     sentence: str  # why it is this large
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.value, (int, float)) and 0 <= self.value < math.inf):
+        # For Python a bool is an int.
+        is_number = isinstance(self.value, (int, float)) and not isinstance(self.value, bool)
+        if not (is_number and 0 <= self.value < math.inf):
             raise ValueError(f"margin {self.name}: value must be 0 or more, not {self.value!r}")
         if self.scale not in _SCALES or self.whose not in _OWNERS:
             raise ValueError(
@@ -191,7 +193,8 @@ def decide_reading(
     """
     Decide a reading of a claim in one condition, and say why.
 
-    `figures` has a row for each check and run, as `dmrifit.stats.claim_board.check_claims` gives.
+    `figures` has a row for each check and run, as `dmrifit.stats.claim_board.check_claims` gives;
+    a check without one of the margins raises ValueError.
     """
     lacking = ", ".join(dict.fromkeys(figures.loc[figures["relation"] == "", "quantity"]))
     usable = figures[figures["relation"] != ""]
@@ -204,14 +207,20 @@ def decide_reading(
     texts: dict[str, list[str]] = {}
     verdicts = []
     for (where, quantity), check in groups:
-        margin = margins[check["margin"].iloc[0]]
+        name = f"{where} {quantity}".strip()
+        margin_name = check["margin"].iloc[0]
+        if margin_name not in margins:
+            raise ValueError(
+                f"claim {check['claim'].iloc[0]}: check {name!r} has the margin {margin_name!r}; "
+                f"give it one of {', '.join(margins)}"
+            )
+        margin = margins[margin_name]
         relation = check["relation"].iloc[0]
         differences = margin.differences(check["value"], check["limit"])
         verdict = OPEN
         if len(check) == n_runs:
             verdict = decide(differences, margin.bound, relation, n_checks=len(groups))
         verdicts.append(verdict)
-        name = f"{where} {quantity}".strip()
         texts.setdefault(verdict, []).append(_described(name, check, differences, margin))
     overall = combine_checks(verdicts)
     return overall, _reason(overall, texts, len(groups), lacking)

@@ -62,6 +62,7 @@ def test_maps_of_intervals_are_those_of_the_scaled_voxels(intervals, inputs):
     typicality = intervals.typicality(voxels / unit)
     np.testing.assert_allclose(data(maps["typicality"])[inside], typicality, atol=1e-6)
     assert not data(maps["Dt_high"])[~inside].any()
+    assert np.isnan(data(maps["typicality"])[~inside]).all()
     plain = predict_image(intervals.estimator_, image, mask=mask)
     assert set(plain) == set(NAMES)
     np.testing.assert_array_equal(data(plain["Dt"]), data(maps["Dt"]))

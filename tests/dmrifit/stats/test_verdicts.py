@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dmrifit.stats.claim_board import Check, Claim, Reading, Run, build_board
+from dmrifit.stats.claim_board import Check, Claim, Reading, Run, build_board, check_claims
 from dmrifit.stats.verdicts import (
     EQUAL,
     FAILS,
@@ -16,6 +16,7 @@ from dmrifit.stats.verdicts import (
     Margin,
     combine_checks,
     decide,
+    decide_reading,
     read_margins,
     t_interval,
 )
@@ -177,3 +178,19 @@ def test_a_check_that_some_seeds_lack_stays_open():
     row = build_board([claim], runs, margins={"tenth": TENTH}).iloc[0]
     assert row["verdict"] == OPEN
     assert row["reason"].startswith("cannot be told in 1 of 2 checks: b 0.000")
+
+
+@pytest.mark.parametrize("value", [True, False, "0.1", -1, math.inf])
+def test_a_margin_is_a_number(value):
+    with pytest.raises(ValueError, match="margin tenth: value must be 0 or more, not"):
+        Margin("tenth", value, "absolute", "ours", "for tests")
+
+
+@pytest.mark.parametrize("name", ["", "unheard"])
+def test_a_check_without_a_margin_is_named_with_its_claim(name):
+    claim = Claim(7, "text", "section", "", (Reading("one", lambda evidence: [evidence]),))
+    check = Check("mean abs(E)", 1.0, "<", 2.0, where="tumor", margin=name)
+    figures = check_claims([claim], [Run("c", str(seed), check) for seed in range(10)])
+    message = f"claim 7: check 'tumor mean abs.E.' has the margin '{name}'; give it one of tenth"
+    with pytest.raises(ValueError, match=message):
+        decide_reading(figures, 10, {"tenth": TENTH})
