@@ -24,7 +24,7 @@ from dmrifit.report.html import counted
 if TYPE_CHECKING:
     from dmrifit.cohort.bids_folder import DiffusionScan
 
-__all__ = ["FitTask", "fit_many", "fit_one", "is_many", "named_scans", "nothing_fitted"]
+__all__ = ["FitTask", "fit_many", "fit_one", "is_many", "named_scans"]
 
 _TABLE = "fits.tsv"
 _FAILED = "failed.tsv"
@@ -236,8 +236,6 @@ def _fit(task: FitTask) -> dict[str, Any]:
     description = json.loads(sidecar.read_text(encoding="utf-8"))
     voxels = description["Status"]["Voxels"]
     n_voxels = sum(voxels.values())
-    if voxels["not fitted"] == n_voxels:
-        raise ValueError(nothing_fitted(description))
     return {
         "model": name,
         "reason": reason,
@@ -248,17 +246,6 @@ def _fit(task: FitTask) -> dict[str, Any]:
         "not_fitted": description.get("NotFitted", {}).get("Reasons", {}),
         "sources": task.sources,
     }
-
-
-def nothing_fitted(description: Mapping[str, Any]) -> str:
-    """Say why no voxel could be fitted, from the sidecar of a fit."""
-    n_voxels = sum(description["Status"]["Voxels"].values())
-    reasons = description.get("NotFitted", {}).get("Reasons", {})
-    text = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
-    return (
-        f"none of the {n_voxels} voxels could be fitted ({text}); check that image, b-values and "
-        "mask belong together"
-    )
 
 
 def _row(scan: DiffusionScan) -> dict[str, Any]:

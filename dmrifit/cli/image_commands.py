@@ -665,7 +665,6 @@ def _print_repeats(repeats: pd.DataFrame) -> None:
 
 def _print_fit(out: Path, sidecar: Path) -> None:
     """Print the outcome of a fit, from the sidecar of its maps."""
-    from dmrifit.cli.fit_runs import nothing_fitted
     from dmrifit.imaging.fit_predict import ALL_VOXELS
 
     description = json.loads(sidecar.read_text(encoding="utf-8"))
@@ -712,8 +711,6 @@ def _print_fit(out: Path, sidecar: Path) -> None:
     page = sidecar.with_name(sidecar.name.replace("dwimap.json", "quicklook.html"))
     if page.exists():
         typer.echo(f"page: {page}")
-    if share == 0:
-        raise ValueError(f"{sidecar}: {nothing_fitted(description)}")
 
 
 def _print_intervals(parameters: Mapping[str, Mapping[str, Any]]) -> None:

@@ -726,15 +726,17 @@ def _is_word(argument: object, word: str) -> bool:
 
 
 def _check_tally(tally: FitTally, series: Series) -> None:
-    """Refuse an image without a signal, and warn of one of which no voxel could be fitted."""
+    """Refuse an image of which no voxel could be fitted, and warn of one that lost many."""
     n_voxels = tally.status.sum()
     if not n_voxels:
         raise _nothing_to_fit(series)
     reasons = ", ".join(f"{n} {reason}" for reason, n in tally.screening.reasons.items())
     if not tally.n_fitted:
-        message = f"{series.name}: none of the {n_voxels} voxels could be fitted: {reasons}"
-        warnings.warn(message, stacklevel=3)
-    elif tally.screening.n_lost > MOST_LOST * n_voxels:
+        raise ValueError(
+            f"{series.name}: none of the {n_voxels} voxels could be fitted ({reasons}); check "
+            "that image, b-values and mask belong together"
+        )
+    if tally.screening.n_lost > MOST_LOST * n_voxels:
         message = (
             f"{series.name}: {tally.screening.n_lost} of {n_voxels} voxels could not be fitted: "
             f"{reasons}; check the image, or leave these voxels out by a mask (--mask)"

@@ -131,6 +131,6 @@ def test_the_documentation_is_built_without_a_warning_or_a_link_to_elsewhere(tmp
     assert "K of the mixture up to" in belief
     assert "<img" in belief
     shown = (html / "examples" / "plot_own_scan.html").read_text()
-    assert "Dt: in doubt in" in shown
+    assert "D: in doubt in" in shown
     assert "sphx-glr-single-img" in shown
     assert "six people" in (html / "limits.html").read_text()

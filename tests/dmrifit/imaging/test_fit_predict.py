@@ -528,10 +528,11 @@ def test_an_image_without_any_signal_is_refused(signals, refused):
     refused(nib.Nifti1Image(np.zeros_like(signals), AFFINE), "nothing to fit")
 
 
-def test_an_image_of_which_nothing_can_be_fitted_is_told(signals):
-    with pytest.warns(UserWarning, match="none of the 60 voxels could be fitted"):
-        maps = fit_image(nib.Nifti1Image(np.ones_like(signals), AFFINE), PROTOCOL, "adc")
-    assert np.isnan(data(maps["ADC"])).all()
+def test_an_image_of_which_nothing_can_be_fitted_is_refused(signals, tmp_path):
+    image = nib.Nifti1Image(np.ones_like(signals), AFFINE)
+    with pytest.raises(ValueError, match="none of the 60 voxels could be fitted"):
+        fit_image(image, PROTOCOL, "adc", out=tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_a_shifted_image_is_fitted_and_its_negative_values_are_counted(signals, tmp_path):
