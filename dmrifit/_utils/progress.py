@@ -36,11 +36,12 @@ def step_bar(
             if not bar.disable or not (text or now - last_line >= _SECONDS_BETWEEN_LINES):
                 return
             last_line = now
-            words = [word for word in (task, f"{n_done}/{total}", text or f"{unit}s") if word]
-            line = " ".join(words)
+            remaining = ""
             if n_done < total:
-                line += f", about {_duration((now - start) / n_done * (total - n_done))} left"
-            print(line, file=sys.stderr, flush=True)
+                seconds = (now - start) / n_done * (total - n_done)
+                remaining = f"(about {_duration(seconds)} left)"
+            words = (task, f"{n_done}/{total}", remaining, text or f"{unit}s")
+            print(" ".join(word for word in words if word), file=sys.stderr, flush=True)
 
         yield count
 

@@ -9,7 +9,7 @@ import re
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,7 @@ def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such file; check its name")
             scans.append(plain_scan(path))
+    scans = _named_by_folder(scans)
     names = [scan.name for scan in scans]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -105,6 +106,18 @@ def named_scans(images: Sequence[Path]) -> tuple[list[DiffusionScan], Path]:
             "would lie in one folder; name them differently, or fit them apart"
         )
     return scans, Path()
+
+
+def _named_by_folder(scans: list[DiffusionScan]) -> list[DiffusionScan]:
+    """Name scans whose images have one name by their folders, where these tell them apart."""
+    folders = {scan.images[0].absolute().parent.name for scan in scans}
+    if len({scan.name for scan in scans}) == len(scans) or len(folders) < len(scans):
+        return scans
+    renamed = []
+    for scan in scans:
+        name = scan.images[0].absolute().parent.name
+        renamed.append(replace(scan, name=name, folder=Path(name)))
+    return renamed
 
 
 def _is_pattern(path: Path) -> bool:
@@ -341,8 +354,6 @@ def _remove_maps_of(
 
 def _absolute(scan: DiffusionScan) -> DiffusionScan:
     """Give a scan with absolute paths, for workers that run elsewhere."""
-    from dataclasses import replace
-
     return replace(
         scan, images=tuple(path.absolute() for path in scan.images), root=scan.root.absolute()
     )

@@ -234,6 +234,11 @@ def fit(
         "n_threads": threads,
     }
     if not is_many(images):
+        if images[0].is_dir():
+            raise FileNotFoundError(
+                f"{images[0]} is a folder, and not one of BIDS (sub-*); name an image in it, many "
+                f"by a glob in quotes ('{images[0]}/*.nii.gz'), or a table"
+            )
         if cluster:
             raise ValueError(
                 f"--cluster {cluster} spreads scans over machines, and {images[0]} is one; leave "

@@ -147,7 +147,7 @@ def match_files(
     Names are compared by the entities that both have (sub-01, ses-1, run-2, not desc- and the
     like), and by those that tell scans of the subject apart; of several files, that with the most
     in common is taken. Where scans' names have no subject, the file's name begins with the longest
-    of them that it can. Gives None where no file is of a scan.
+    of them that it can, or its folder has that name. Gives None where no file is of a scan.
     """
     absolute = pattern if os.path.isabs(pattern) else os.path.join(glob.escape(str(root)), pattern)
     paths = [Path(path) for path in sorted(glob.glob(absolute, recursive=True))]
@@ -187,7 +187,9 @@ def _longest_beginning(path: Path, scans: Sequence[DiffusionScan]) -> str:
         for scan in scans
         if re.match(rf"{re.escape(scan.name)}(?![a-zA-Z0-9])", path.name) is not None
     ]
-    return max(names, key=len, default="")
+    # Of folders for each patient, the files may have one name.
+    folders = [scan.name for scan in scans if scan.name == path.parent.name]
+    return max(names or folders, key=len, default="")
 
 
 def _path_entities(path: Path, root: Path) -> dict[str, str]:
@@ -228,9 +230,9 @@ def _inherited(image: Path, ending: str, root: Path) -> Path | None:
 def _applicable(image: Path, ending: str, root: Path) -> Iterable[Path]:
     """List files that apply to an image: its own first, then those of folders above it."""
     *entities, suffix = stem(image).split("_")
-    own = image.with_name(f"{stem(image)}.{ending}")
-    if own.is_file():
-        yield own
+    beside = image.with_name(f"{stem(image)}.{ending}")
+    if beside.is_file():
+        yield beside
     folder = image.parent.resolve()
     top = root.resolve()
     while True:
@@ -248,9 +250,9 @@ def _applicable(image: Path, ending: str, root: Path) -> Iterable[Path]:
 
 def _echo_time_file(image: Path, root: Path) -> Path | None:
     """Find the text file or sidecar that holds the echo time of an image."""
-    own = image.with_name(f"{stem(image)}.te")
-    if own.is_file():
-        return own
+    text_file = image.with_name(f"{stem(image)}.te")
+    if text_file.is_file():
+        return text_file
     for sidecar in _applicable(image, "json", root):
         try:
             description = json.loads(read_small(sidecar))

@@ -231,9 +231,8 @@ class ClinicalMetrics(_VoxelTransformer):
 
     S0 and ADC come from all images, ADC_fast from b = 0, 50, 100, ADC_slow and S0_slow from b =
     100, 400, 900 s/mm², and F = 1 − S0_slow / S0 is the share of the signal that is gone by b =
-    100: the vascular fraction as the T2-weighted signal fraction of that echo time. A signal that
-    rises with b gives a negative ADC, and S0_slow above S0 a negative F: noise does that, and both
-    are kept.
+    100: the T2-weighted signal fraction of blood at that echo time. A signal that rises with b
+    gives a negative ADC, and S0_slow above S0 a negative F: noise does that, and both are kept.
 
     Parameters
     ----------

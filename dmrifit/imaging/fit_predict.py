@@ -200,6 +200,10 @@ def fit_image(
         are negative, a parameter is beyond 3e38 and so NaN in its map, or groups of volumes differ
         in gain: their signal rises where it must fall (`dmrifit.engine.gain_steps`).
     """
+    if not isinstance(protocol, Protocol):
+        raise TypeError(
+            f"protocol must be a Protocol, not {protocol!r}; Protocol.read reads one from files"
+        )
     model = resolve_model(model)
     image, mask, sigma = _with_affine(affine, image, mask, sigma)
     settings = FitSettings(
@@ -536,9 +540,9 @@ class _Prediction:
                 self.maps[parameter.name][:, :, slab][inside] = column
             if self.intervals is not None:
                 self.intervals.add(scaled, maps, unit, slab, inside)
-        own = center_of(rows, self._patch_shape)
+        center = center_of(rows, self._patch_shape)
         lowest = reference_columns(self._source)
-        self.background[:, :, slab][inside] = own[:, lowest].mean(axis=1)
+        self.background[:, :, slab][inside] = center[:, lowest].mean(axis=1)
         self.region[:, :, slab] |= inside
         self.counts["InMask"] += len(rows)
         self.counts["WithSignal"] += int(np.isfinite(rows).all(axis=1).sum())
@@ -655,6 +659,10 @@ def _warn_of_doubtful_model(
 def _read_region(series: Series, mask: Image | None) -> NDArray[np.bool_] | None:
     if mask is None or _is_word(mask, "auto"):
         return None
+    if isinstance(mask, str | Path) and not Path(mask).suffix and not Path(mask).exists():
+        raise FileNotFoundError(
+            f"mask {mask}: no such file; name one, or the word auto for the foreground"
+        )
     return binarize(read_map(mask, series), name=image_name(mask))
 
 

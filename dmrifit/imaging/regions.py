@@ -310,9 +310,11 @@ def find_fits(folder: str | Path) -> list[FittedMaps]:
         if fit is not None:
             fits.append(fit)
     if not fits:
+        remedy = "name a folder that dmrifit fit wrote"
+        if (folder / "fits.tsv").is_file():
+            remedy = f"name the table of its scans, {folder / 'fits.tsv'}"
         raise ValueError(
-            f"{folder} holds no maps of a fit (no file *_model-*_dwimap.json); "
-            "name a folder that dmrifit fit wrote"
+            f"{folder} holds no maps of a fit (no file *_model-*_dwimap.json); {remedy}"
         )
     return fits
 

@@ -20,6 +20,7 @@ AIR = 0.2
 
 # Of the signal: a few extreme voxels would draw a threshold between them and the tissue.
 _EXTREME = 99.5  # percent
+_BINS = 1024
 
 #: A voxel belongs to a mask above this value: integer masks and labels count from 1, probabilities
 #: from one half, and a one that a file's scale factor turned into 0.99999997 is still a one.
@@ -43,19 +44,21 @@ def above_air(signals: NDArray) -> NDArray[np.bool_]:
     References: Otsu, IEEE Trans Syst Man Cybern 9:62–66, 1979.
     """
     everything = np.ones(len(signals), bool)
-    values = np.nan_to_num(np.asarray(signals, dtype=np.float64), posinf=0.0, neginf=0.0)
-    if not len(values):
+    finite = signals[np.isfinite(signals)]
+    top = np.percentile(finite, _EXTREME) if len(finite) else 0.0
+    if top <= 0:
         return everything
-    values = np.clip(values, 0, np.percentile(values, _EXTREME))
-    ranked = np.sort(values)
-    cuts = np.flatnonzero(ranked[1:] > ranked[:-1])
-    if not len(cuts):
+    # A histogram needs no copy of all voxels, of which there may be millions.
+    counts, edges = np.histogram(finite, _BINS, (0.0, top))
+    n_below = np.cumsum(counts)[:-1]
+    n_above = counts.sum() - n_below
+    sums = np.cumsum(counts * (edges[1:] + edges[:-1]) / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = n_below * n_above * (sums[:-1] / n_below - (sums[-1] - sums[:-1]) / n_above) ** 2
+    if not np.isfinite(between).any():
         return everything
-    n_below = cuts + 1.0
-    below = np.cumsum(ranked - ranked.mean())[cuts]
-    between = below**2 / (n_below * (len(ranked) - n_below))
-    inside = values > ranked[cuts[int(np.argmax(between))]]
-    if np.median(values[~inside]) > AIR * np.median(values[inside]):
+    inside = signals >= edges[1 + int(np.nanargmax(between))]
+    if np.median(signals[~inside & np.isfinite(signals)]) > AIR * np.median(signals[inside]):
         return everything
     return inside
 

@@ -203,8 +203,8 @@ def _splits(
         for cohort in cohorts:
             if not bank.testable[cohort]:
                 raise ValueError(
-                    f"cohort {cohort!r} has no voxel to score; give lesion masks, or another "
-                    "score_mask"
+                    f"cohort {cohort!r} has no voxel to score; give lesion masks, or score "
+                    "other voxels (score_mask, --score-mask)"
                 )
             # A model of other cohorts is the same for all patients.
             tests = [[patient] for patient in bank.testable[cohort]]

@@ -14,8 +14,8 @@ def test_steps_with_a_text_are_lines_and_others_only_after_a_while(capfd, monkey
         count()
         count()
     assert capfd.readouterr().err.splitlines() == [
-        "compare 1/4 first, about 12 s left",
-        "compare 3/4 models, about 5 s left",
+        "compare 1/4 (about 12 s left) first",
+        "compare 3/4 (about 5 s left) models",
     ]
 
 

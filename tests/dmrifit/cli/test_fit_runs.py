@@ -1,6 +1,7 @@
 """Fits of many scans by one command."""
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -22,7 +23,7 @@ def test_a_bids_folder_of_four_becomes_a_folder_of_derivatives_with_a_page(bids,
     code, printed, err = run("fit", bids, "--mask", BODY, "--out", out)
     assert code == 0, err
     assert "4 scans: 4 fitted" in printed
-    assert err.count("/4 sub-") == 4  # one line for each scan where there is no terminal
+    assert len(re.findall(r"/4 (\(about .* left\) )?sub-", err)) == 4  # one line for each scan where there is no terminal
     table = fits(out)
     assert table["model"].tolist() == ["adc", "kurtosis", "adc", "t2-ivim-kurtosis"]
     assert table["fitted"].tolist() == [100] * 4
@@ -73,6 +74,33 @@ def test_only_scans_that_changed_are_fitted_again(bids, run, tmp_path):
     code, _, err = run(*arguments, "--model", "adc")
     assert code == 2
     assert "other options (model)" in err
+
+
+def test_images_of_one_name_are_named_by_their_folders(write_scan, run, tmp_path):
+    for seed, patient in enumerate(("ann", "bob")):
+        write_scan(tmp_path / "p" / patient, "dwi", Protocol([0, 500, 1000]), seed=seed)
+        image = nib.load(tmp_path / "p" / patient / "dwi.nii.gz")
+        inside = np.ones(image.shape[:3], np.uint8)
+        inside[: 1 + seed] = 0
+        nib.save(nib.Nifti1Image(inside, image.affine), tmp_path / "p" / patient / "mask.nii.gz")
+    masks = tmp_path / "p" / "*" / "mask.nii.gz"
+    images = tmp_path / "p" / "*" / "dwi.nii.gz"
+    code, _, err = run("fit", images, "--mask", masks, "--no-quicklook", "--out", tmp_path / "maps")
+    assert code == 0, err
+    table = fits(tmp_path / "maps")
+    assert table["name"].tolist() == ["ann", "bob"]
+    assert table["voxels"].tolist() == [100, 80]
+    code, _, err = run("roi", tmp_path / "maps", "--labels", tmp_path / "p" / "ann" / "mask.nii.gz", "--out", tmp_path / "roi.csv")
+    assert code == 2
+    assert f"name the table of its scans, {tmp_path / 'maps' / 'fits.tsv'}" in err
+
+
+def test_a_cluster_is_not_for_one_scan(bids, run, tmp_path):
+    image = bids / "sub-01" / "dwi" / "sub-01_dwi.nii.gz"
+    code, _, err = run("fit", image, "--cluster", "tcp://localhost:1", "--out", tmp_path / "maps")
+    assert code == 2
+    assert "--cluster" in err
+    assert not (tmp_path / "maps").exists()
 
 
 @pytest.mark.parametrize("ending", ["bval", "bvec", "json"])

@@ -96,6 +96,13 @@ def test_maps_are_those_of_the_voxels_in_their_places(image, signals):
     assert data(maps["status"]).dtype == np.uint8
 
 
+def test_a_file_as_protocol_and_a_misspelt_word_as_mask_are_named_with_their_remedies(image):
+    with pytest.raises(TypeError, match=r"protocol must be a Protocol, not 'dwi.bval'; Protocol.read"):
+        fit_image(image, "dwi.bval", "adc")
+    with pytest.raises(FileNotFoundError, match="mask autoo: no such file; name one, or the word auto"):
+        fit_image(image, PROTOCOL, "adc", mask="autoo")
+
+
 def test_true_maps_come_back(truth):
     clean = ADC.signal(truth.reshape(-1, 2), PROTOCOL).reshape(*GRID, len(PROTOCOL))
     maps = fit_image(nib.Nifti1Image(clean, AFFINE), PROTOCOL, ADC)
