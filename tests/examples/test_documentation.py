@@ -112,7 +112,9 @@ def test_the_documentation_is_built_without_a_warning_or_a_link_to_elsewhere(tmp
         stderr=subprocess.STDOUT,
     )
     assert done.returncode == 0, done.stdout
-    assert "WARNING" not in done.stdout
+    # A model that was never fitted on this machine is compiled, and says so.
+    lines = [line for line in done.stdout.splitlines() if "compiling the fit" not in line]
+    assert not [line for line in lines if "WARNING" in line]
     assert kept.is_dir()
     html = tmp_path / "docs" / "html"
     for package in PACKAGES:
