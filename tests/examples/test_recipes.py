@@ -117,7 +117,7 @@ def test_recipes_run_and_leave_what_they_say(tmp_path):
     assert regions.loc[(1, "Dt"), "median"] == pytest.approx(1.5, abs=0.15)
     assert regions.loc[(2, "Dt"), "median"] == pytest.approx(1.5, abs=0.15)
     assert regions.loc[(1, "f"), "doubtful"] > 0.3
-    theirs = pd.read_csv(folder / "their_regions.csv").set_index("label")
+    theirs = pd.read_csv(folder / "theirs.csv").set_index("label")
     assert theirs.loc[1, "unit"] == "mm²/s"
     assert theirs.loc[1, "median"] == pytest.approx(0.0015, abs=0.00015)
-    assert (folder / "their_adc.html").is_file()
+    assert (folder / "theirs.html").is_file()
