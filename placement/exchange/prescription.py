@@ -213,7 +213,8 @@ def describe_side(voxel: Voxel) -> str:
             f"it crosses x = 0, its center {abs(x):.1f} mm to the patient's {side} of the "
             "scanner's middle"
         )
-    return f"it lies on the patient's {side}, its center {abs(x):.1f} mm from the scanner's middle"
+    # Heads do not always lie in the middle, so that nothing is said of the side of the brain.
+    return f"it lies {abs(x):.1f} mm to the patient's {side} of the scanner's middle, x = 0"
 
 
 def geometry_image(voxel: Voxel) -> nib.Nifti1Image:

@@ -105,8 +105,8 @@ def test_files_of_one_box_read_back_as_the_box_with_its_sides_in_order(written):
 @pytest.mark.parametrize(
     ("x", "words"),
     [
-        (30, "on the patient's right, its center 30.0 mm"),
-        (-30, "on the patient's left, its center 30.0 mm"),
+        (30, "30.0 mm to the patient's right of the scanner's middle"),
+        (-30, "30.0 mm to the patient's left of the scanner's middle"),
         (-4, "crosses x = 0, its center 4.0 mm to the patient's left"),
     ],
 )
