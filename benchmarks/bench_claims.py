@@ -29,6 +29,7 @@ import pandas as pd
 from claims.macarro.board import MARGINS, MARGINS_FILE, claim_figures, decide_claims
 
 from dmrifit import Evaluation, learning_curve, simulate_cohort
+from dmrifit.predict.controls import CONTROLS
 from dmrifit.stats.verdicts import EQUAL, FAILS, HOLDS, LEAST_SEEDS, NOT_SIMULATED, OPEN
 
 RESULT = Path(__file__).parent / "results" / "claims.json"
@@ -38,6 +39,8 @@ QUICK = {"n_patients": 4, "sizes": [1, 2, 3], "shape": [24, 24, 6], "algorithms"
 CONDITIONS = [(preset, region) for preset in ("mixed", "easy") for region in ("body", "lesion")]
 #: What a result depends on.
 CODE = ("dmrifit", "benchmarks/claims/macarro", "benchmarks/bench_claims.py")
+#: Scores that algorithms are ranked by, against the fitted reference and against the truth.
+RANKED = ("abs_bias", "dispersion", "pearson", "pearson_truth")
 #: How much wider the margins are that the verdicts are also given for.
 FACTORS = (0.5, 1.0, 2.0)
 _TEXTS = ("reading", "where", "quantity", "relation", "against", "margin")
@@ -76,23 +79,14 @@ def run_board(
     return board
 
 
-def run_boards(
-    seeds: Sequence[int], work: Path, *, board_size: dict[str, Any] = FULL, truth: str = "formula"
-) -> list[Evaluation]:
-    """Run the boards of all seeds, presets and regions."""
-    return [
-        run_board(preset, region, seed, work, board_size, truth)
-        for seed in seeds
-        for preset, region in CONDITIONS
-    ]
-
-
 def dimensions(size: dict[str, Any]) -> dict[str, Any]:
     """Leave out the sentence on why a board is that large, which may be written anew."""
     return {key: value for key, value in size.items() if key != "why"}
 
 
-def finish(seeds: Sequence[int], folder: Path, work: Path, size: dict[str, Any]) -> Iterator[Path]:
+def finish(
+    seeds: Sequence[int], folder: Path, work: Path, size: dict[str, Any], truth: str = "formula"
+) -> Iterator[Path]:
     """Run the boards whose figures are not in the folder; yield the files of all."""
     for seed in seeds:
         for preset, region in CONDITIONS:
@@ -103,7 +97,7 @@ def finish(seeds: Sequence[int], folder: Path, work: Path, size: dict[str, Any])
                 )
             if not path.exists():
                 code = measure.commit(*CODE)
-                board = run_board(preset, region, seed, work, size)
+                board = run_board(preset, region, seed, work, size, truth)
                 figures = claim_figures(board)
                 # Verdicts of single runs decide nothing.
                 rows = figures.drop(columns=[*_SHARED, "verdict"])
@@ -116,22 +110,35 @@ def finish(seeds: Sequence[int], folder: Path, work: Path, size: dict[str, Any])
                     "board": size,
                     "seconds": board.study["seconds"],
                     **figures.loc[0, _SHARED],
-                    "figures": rows.to_csv(index=False, float_format="%.6g").splitlines(),
+                    "figures": _lines(rows),
+                    "ranks": _lines(ranked_scores(board)),
                 }
                 folder.mkdir(parents=True, exist_ok=True)
                 measure.write(result, path)
             yield path
 
 
-def read_figures(paths: Sequence[Path]) -> pd.DataFrame:
-    """Put the figures of boards together."""
+def ranked_scores(board: Evaluation) -> pd.DataFrame:
+    """Average the scores of algorithms over tissue parameters, at the largest number of patients."""
+    table = board.scores
+    largest = table["n_train"] == table["n_train"].max()
+    counted = largest & ~table["algorithm"].isin(CONTROLS) & (table["metric"] != "S0")
+    table = table[counted].assign(abs_bias=table["bias"].abs())
+    return table.groupby(["strategy", "cohort", "algorithm"])[[*RANKED]].mean().reset_index()
+
+
+def _lines(table: pd.DataFrame) -> list[str]:
+    return table.to_csv(index=False, float_format="%.6g").splitlines()
+
+
+def read_tables(paths: Sequence[Path], name: str) -> pd.DataFrame:
+    """Put the tables of boards together: their figures or the scores that rank algorithms."""
     tables = []
     for path in paths:
         board = measure.stored(path)
-        text = "\n".join(board["figures"])
-        table = pd.read_csv(StringIO(text), dtype=dict.fromkeys(_TEXTS, str))
-        table = table.fillna(dict.fromkeys(_TEXTS, ""))
-        tables.append(table.assign(**{name: board[name] for name in _SHARED}))
+        table = pd.read_csv(StringIO("\n".join(board[name])), dtype=dict.fromkeys(_TEXTS, str))
+        texts = {column: "" for column in _TEXTS if column in table}
+        tables.append(table.fillna(texts).assign(**{key: board[key] for key in _SHARED}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -139,7 +146,7 @@ def run(seeds: Sequence[int], out: Path, work: Path, *, quick: bool) -> dict[str
     """Finish the boards and decide the claims."""
     size = QUICK if quick else FULL
     paths = list(finish(seeds, out.with_suffix(""), work, size))
-    figures = read_figures(paths)
+    figures = read_tables(paths, "figures")
     boards = [measure.stored(path) for path in paths]
     words = ["python", "benchmarks/bench_claims.py", "--seeds", *map(str, seeds)]
     return {

@@ -2,15 +2,15 @@
 Do fits, intervals and the study's board say the same where the signals know nothing of the formula?
 
     .venv/bin/python benchmarks/bench_truths.py [--seeds 1 2 3] [--work FOLDER] [--only fits]
-    [--size small --out FILE]
+    [--size quick --out FILE]
 
 Signals of random walks (`simulate_cohort(..., truth="walk")`) are fitted without noise and with it,
 and compared with what they were made of; intervals are counted against that and against the fit
 without noise. Then the study's board is run on the same synthetic patients under both truths, with
-the same settings as in bench_claims.py: rank correlation of the algorithms between the two, and
-whether every check behind a claim says the same. What is finished is kept in the folder FOLDER
-(default build/truths). The fits take half a minute; boards of full size take two processors one to
-two hours, those of the small size ten minutes.
+the settings, seeds and margins of bench_claims.py: rank correlation of the algorithms between the
+two, and whether the verdict on every claim says the same. Each board is kept as a JSON of its own
+in results/claims (the formula's, shared with bench_claims.py) and results/truths. The fits take
+half a minute, forty boards of full size half an hour of one processor.
 """
 
 import shlex
@@ -22,11 +22,11 @@ import _measure as measure
 import bench_claims
 import numpy as np
 import pandas as pd
-from claims.macarro.board import claim_figures, claims_board
+from bench_claims import RANKED
+from claims.macarro.board import decide_claims
 from scipy.stats import spearmanr
 
-from dmrifit import ALGORITHMS, MODELS, Evaluation, Protocol, fit_voxels
-from dmrifit.predict.controls import CONTROLS
+from dmrifit import MODELS, Protocol, fit_voxels
 from dmrifit.simulate.walk_table import (
     FAMILIES,
     Microstructure,
@@ -55,17 +55,11 @@ RANGES = {
 #: Sizes of the boards, and tissues and noise draws of the fits.
 BOARD_SIZES = {
     "full": bench_claims.FULL,
-    "small": {
-        "n_patients": 6,
-        "sizes": (5,),
-        "shape": (32, 32, 6),
-        "algorithms": tuple(name for name in ALGORITHMS if name != "CNN"),
-    },
     "quick": bench_claims.QUICK,
 }
-FIT_SIZES = {"full": (200, 50), "small": (200, 50), "quick": (20, 5)}
-#: Scores that algorithms are ranked by, against the fitted reference and against the truth.
-RANKED = ("abs_bias", "dispersion", "pearson", "pearson_truth")
+FIT_SIZES = {"full": (200, 50), "quick": (20, 5)}
+#: Where the boards of each truth are kept, beside the result: the formula's are those of the claims.
+CLAIM_FOLDERS = {"formula": "claims", "walk": "truths"}
 
 
 def drawn_tissue(family: str, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -173,18 +167,15 @@ def pooled(coverage: pd.DataFrame) -> list[dict[str, object]]:
     return table.round(3).reset_index().to_dict("records")
 
 
-def rank_correlations(boards: dict[str, list[Evaluation]]) -> list[dict[str, object]]:
+def rank_correlations(scores: dict[str, pd.DataFrame]) -> list[dict[str, object]]:
     """Correlate the ranks of algorithms between the truths, for each score and strategy."""
-    scores = {}
-    for truth, evaluations in boards.items():
-        table = pd.concat([board.scores for board in evaluations], ignore_index=True)
-        largest = table["n_train"] == table["n_train"].max()
-        counted = largest & ~table["algorithm"].isin(CONTROLS) & (table["metric"] != "S0")
-        table = table[counted].assign(abs_bias=table["bias"].abs())
-        scores[truth] = table.groupby(["strategy", "cohort", "algorithm"])[[*RANKED]].mean()
+    means = {
+        truth: table.groupby(["strategy", "cohort", "algorithm"])[[*RANKED]].mean()
+        for truth, table in scores.items()
+    }
     rows = []
     for score in RANKED:
-        both = pd.concat([scores[truth][score] for truth in TRUTHS], axis=1, keys=TRUTHS).dropna()
+        both = pd.concat([means[truth][score] for truth in TRUTHS], axis=1, keys=TRUTHS).dropna()
         for (strategy, cohort), cells in both.groupby(["strategy", "cohort"]):
             rows.append(
                 {
@@ -207,36 +198,9 @@ def rank_correlation(one: pd.Series, other: pd.Series) -> float | None:
     return round(float(spearmanr(one, other)[0]), 2)
 
 
-def compared_checks(boards: dict[str, list[Evaluation]]) -> list[dict[str, object]]:
-    """Compare the checks behind the deciding reading of each claim: how many say the same."""
-    keys = ["claim", "reading", "condition", "run", "where", "quantity"]
-    figures = {truth: claim_figures(boards[truth]) for truth in TRUTHS}
-    both = figures["formula"].merge(figures["walk"], on=keys, suffixes=("_formula", "_walk"))
-    # One run shows no equivalence.
-    both = both[both["relation_formula"] != "="].copy()
-    both["same"] = both["verdict_formula"] == both["verdict_walk"]
-    rows = []
-    for claim, table in both.groupby("claim"):
-        table = table[table["reading"] == table["reading"].iloc[0]]
-        differing = table[~table["same"]]
-        rows.append(
-            {
-                "claim": int(claim),
-                "n_checks": len(table),
-                "n_same": int(table["same"].sum()),
-                "differing": [
-                    f"{row.condition}, {row.where}, {row.quantity}: {row.value_formula:.3g} "
-                    f"by the formula, {row.value_walk:.3g} by walks"
-                    for row in differing.itertuples()
-                ],
-            }
-        )
-    return rows
-
-
-def verdicts(boards: dict[str, list[Evaluation]]) -> list[dict[str, object]]:
+def verdicts(figures: dict[str, pd.DataFrame]) -> list[dict[str, object]]:
     """Lay the verdicts on each claim side by side."""
-    tables = {truth: claims_board(boards[truth]).set_index("claim") for truth in TRUTHS}
+    tables = {truth: decide_claims(figures[truth]).set_index("claim") for truth in TRUTHS}
     rows = []
     for claim, row in tables["formula"].iterrows():
         pair = [tables[truth].loc[claim, "verdict"] for truth in TRUTHS]
@@ -259,24 +223,40 @@ def agreement(by_formula: str, by_walk: str) -> str:
     return "both open" if by_formula == OPEN else "same"
 
 
-def run_boards(seeds: list[int], work: Path, size: str) -> dict[str, object]:
-    """Run the boards under both truths and compare them."""
-    boards = {
-        truth: bench_claims.run_boards(
-            seeds, work / size / truth, board_size=BOARD_SIZES[size], truth=truth
+def run_boards(seeds: list[int], folder: Path, work: Path, size: str) -> dict[str, object]:
+    """Finish the boards under both truths and compare them."""
+    board_size = BOARD_SIZES[size]
+    paths = {
+        truth: list(
+            bench_claims.finish(
+                seeds, folder / CLAIM_FOLDERS[truth], work / truth, board_size, truth
+            )
         )
         for truth in TRUTHS
     }
+    # The first boards kept no scores.
+    ranked = {path.name for path in paths["formula"] if "ranks" in measure.stored(path)}
+    ranks = {
+        truth: bench_claims.read_tables(
+            [path for path in paths[truth] if path.name in ranked], "ranks"
+        )
+        for truth in TRUTHS
+    }
+    figures = {truth: bench_claims.read_tables(paths[truth], "figures") for truth in TRUTHS}
+    every = [path for truth in TRUTHS for path in paths[truth]]
     return {
-        "board": BOARD_SIZES[size],
+        "board": board_size,
         "seeds": seeds,
-        "ranks": rank_correlations(boards),
-        "verdicts": verdicts(boards),
-        "checks": compared_checks(boards),
+        "commits_of_boards": sorted({measure.stored(path)["commit"] for path in every}),
+        "boards_ranked": sorted(Path(name).stem for name in ranked),
+        "ranks": rank_correlations(ranks),
+        "verdicts": verdicts(figures),
     }
 
 
-def run(seeds: list[int], work: Path, size: str, only: str | None) -> dict[str, object]:
+def run(
+    seeds: list[int], folder: Path, work: Path, size: str, only: str | None
+) -> dict[str, object]:
     """Fit, and run the boards, or one of both."""
     words = ["python", "benchmarks/bench_truths.py", "--size", size, "--seeds", *map(str, seeds)]
     if only:
@@ -293,7 +273,7 @@ def run(seeds: list[int], work: Path, size: str, only: str | None) -> dict[str, 
     if only != "boards":
         result |= fit_biases(*FIT_SIZES[size])
     if only != "fits":
-        result |= run_boards(seeds, work, size)
+        result |= run_boards(seeds, folder, work, size)
     return result
 
 
@@ -360,7 +340,6 @@ def board_tables(result: dict[str, object]) -> list[str]:
         ]
         for row in result["ranks"]
     ]
-    same = {row["claim"]: f"{row['n_same']} of {row['n_checks']}" for row in result["checks"]}
     claims = [
         [
             str(row["claim"]),
@@ -368,14 +347,13 @@ def board_tables(result: dict[str, object]) -> list[str]:
             row["formula"],
             row["walk"],
             row["agreement"],
-            same.get(row["claim"], "–"),
         ]
         for row in result["verdicts"]
     ]
     return [
         head,
         measure.table(["score", "strategy", "cohort", "algorithms", "r of ranks"], ranks),
-        measure.table(["", "claim", "formula", "walk", "verdict", "same checks"], claims),
+        measure.table(["", "claim", "formula", "walk", "verdict"], claims),
     ]
 
 
@@ -389,7 +367,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", choices=BOARD_SIZES, default="full", help="of the boards")
     parser.add_argument("--only", choices=("fits", "boards"), help="run one part alone")
     chosen = measure.chosen(parser, arguments, RESULT)
-    result = run(chosen.seeds, chosen.work, chosen.size, chosen.only)
+    result = run(chosen.seeds, chosen.out.parent, chosen.work, chosen.size, chosen.only)
     measure.write(result, chosen.out)
     print(markdown(result))
 

@@ -12,6 +12,15 @@ from claims.macarro.board import decide_claims
 from dmrifit.stats.claim_board import FIGURE_COLUMNS
 from dmrifit.stats.verdicts import HOLDS
 
+ALGORITHMS = ("LR", "RFR", "ETR", "constant")
+SCORES = pd.DataFrame(
+    [
+        {"n_train": n, "cohort": "A", "strategy": "s2s", "algorithm": name, "metric": metric, "bias": bias}
+        for n, metric in ((2, "K"), (5, "K"), (5, "f"), (5, "S0"))
+        for name, bias in zip(ALGORITHMS, (0.1, -0.2, 0.3, 9), strict=True)
+    ]
+).assign(dispersion=lambda table: table["n_train"], pearson=0.5, pearson_truth=0.4)
+
 
 def figures_of(board):
     """Make up the figures of claim 1: the error of signals, and no scores of the body."""
@@ -32,7 +41,7 @@ def boards(monkeypatch):
     def made_up(preset, region, seed, folder, size, truth="formula"):
         names.append((preset, region, seed))
         study = {"versions": {}, "seconds": 1.0}
-        return SimpleNamespace(study=study, preset=preset, region=region, seed=seed)
+        return SimpleNamespace(study=study, scores=SCORES, preset=preset, region=region, seed=seed)
 
     monkeypatch.setattr(bench_claims, "run_board", made_up)
     monkeypatch.setattr(bench_claims, "claim_figures", figures_of)
@@ -53,7 +62,7 @@ def test_a_run_goes_on_after_the_last_board(boards, tmp_path):
 
 def test_figures_read_from_files_are_those_of_the_boards(boards, tmp_path):
     paths = list(bench_claims.finish(range(10), tmp_path, tmp_path, {}))
-    figures = bench_claims.read_figures(paths)
+    figures = bench_claims.read_tables(paths, "figures")
     places = [(seed, *condition) for seed in range(10) for condition in bench_claims.CONDITIONS]
     direct = [
         figures_of(SimpleNamespace(preset=preset, region=region, seed=seed))
@@ -64,6 +73,12 @@ def test_figures_read_from_files_are_those_of_the_boards(boards, tmp_path):
     row = decide_claims(figures).iloc[0]
     assert (row["verdict"], row["n_runs"]) == (HOLDS, 10)
     assert row["readings"] == "lesion: holds\nbody: cannot be told"
+
+
+def test_algorithms_are_ranked_without_controls_by_what_most_patients_gave():
+    ranks = bench_claims.ranked_scores(SimpleNamespace(scores=SCORES)).set_index("algorithm")
+    assert ranks["abs_bias"].to_dict() == pytest.approx({"LR": 0.1, "RFR": 0.2, "ETR": 0.3})
+    assert set(ranks["dispersion"]) == {5}
 
 
 def test_verdicts_are_counted_in_words_and_by_margin(monkeypatch):
