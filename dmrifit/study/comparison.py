@@ -770,6 +770,8 @@ def _train_group(
     algorithms: Sequence[str], trainings: Sequence[tuple[Any, ...]], *shared: Any
 ) -> list[tuple[int, dict[str, Any], float]]:
     """Run trainings one after the other; return their numbers, results and seconds."""
+    from joblib import parallel_config
+
     # While a cluster has one worker, joblib trains in this process and leaves futures as they are.
     arrays = [item.result() if hasattr(item, "result") else item for item in shared]
     # joblib takes a worker for leaking, and replaces it, if it loads a library after its first
@@ -777,10 +779,12 @@ def _train_group(
     for algorithm in algorithms:
         make_regressor(algorithm)
     results = []
-    for i, places, cell, material in trainings:
-        start = time.perf_counter()
-        content = run_trial(cell, *[arrays[place] for place in places], *material)
-        results.append((i, content, time.perf_counter() - start))
+    # On a cluster, a forest would send each of its trees through the scheduler.
+    with parallel_config(backend="sequential"):
+        for i, places, cell, material in trainings:
+            start = time.perf_counter()
+            content = run_trial(cell, *[arrays[place] for place in places], *material)
+            results.append((i, content, time.perf_counter() - start))
     return results
 
 

@@ -315,3 +315,16 @@ def test_an_estimator_that_cannot_be_sent_is_named_before_anything_is(three, bre
     with pytest.raises(RuntimeError, match=r"'locked' cannot be sent .*cannot pickle an open file.*make them in fit"):
         compare(estimators, three, max_voxels=20, controls=False, random_state=3)
     assert client.sent == []
+
+
+def test_a_training_uses_no_other_worker_for_work_inside_it(monkeypatch):
+    workers = []
+
+    def trial(*_):
+        workers.append(joblib.Parallel(prefer="threads")(joblib.delayed(threading.get_ident)() for _ in range(4)))
+        return {}
+
+    monkeypatch.setattr(comparison, "run_trial", trial)
+    with joblib.parallel_config(backend="threading", n_jobs=4):
+        comparison._train_group((), [(0, (), None, ())])
+    assert workers == [[threading.get_ident()] * 4]
