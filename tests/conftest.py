@@ -12,6 +12,9 @@ from hypothesis import settings
 # Set before anything imports matplotlib; processes that tests start inherit it.
 os.environ["MPLBACKEND"] = "Agg"
 
+#: The fixture `tab`: a page in a browser.
+pytest_plugins = ("browser",)
+
 DATA_REQUIRED = os.environ.get("DMRIFIT_REQUIRE_DATA") == "1"
 
 # Times vary between machines, so no example has a deadline. Where a run decides, it repeats the same

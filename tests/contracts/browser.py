@@ -1,131 +1,81 @@
-"""A browser without a window, driven through its pipe for developers: no driver, no further package."""
+"""Pages in a real browser: Debian's Chromium, driven by playwright through pipes, which no other machine can reach."""
 
-import itertools
-import json
 import os
-import select
 import shutil
-import subprocess
-import sys
-import time
-from contextlib import contextmanager
 
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-PATIENCE = 60  # seconds that an answer may take on a busy machine
+INSTALL = "apt-get install -y --no-install-recommends chromium"
+#: Beginnings of addresses that a page may ask for: itself, and what it holds.
+INSIDE = ("file:", "data:", "blob:", "about:")
+WIDTHS = (390, 1120, 1400)
 
-# Chromium reads from 3 and writes to 4, whatever numbers the pipes have here.
-_START = (
-    "import fcntl, os, sys\n"
-    "ends = [fcntl.fcntl(int(text), fcntl.F_DUPFD, 10) for text in sys.argv[1:3]]\n"
-    "for end, number in zip(ends, (3, 4)): os.dup2(end, number)\n"
-    "os.execv(sys.argv[3], sys.argv[3:])"
-)
+_IS_READY = "() => [...document.querySelectorAll('.viewer')].every((viewer) => viewer.dataset.state)"
 
 
+@pytest.fixture(scope="module")
 def chromium():
-    """The path of Chromium; the test is skipped where there is none, because nothing else can render a page."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        pytest.skip(f"no Chromium is on the PATH ({', '.join(NAMES)}), and nothing else here renders a page")
-    return found
+    """One browser for the tests of a file; its loop of events would be in the way of tests that have their own."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        reason = f"no Chromium is on the PATH ({', '.join(NAMES)}); on Debian: {INSTALL}"
+        if os.environ.get("DMRIFIT_REQUIRE_DATA") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--disable-gpu"])
+        yield browser
+        browser.close()
 
 
-class Browser:
-    """One tab, and everything that it complained of or asked for."""
+@pytest.fixture
+def tab(chromium):
+    """An empty tab; the test fails where its page complained, or asked for something that is not in it."""
+    with chromium.new_context(offline=True) as context:
+        opened = Tab(context.new_page())
+        yield opened
+    assert opened.complaints == []
+    assert opened.asked_outside() == []
 
-    def __init__(self, read, write):
-        self._read, self._write, self._buffer = read, write, b""
-        self._numbers = itertools.count(1)
-        self.session = None
-        self.complaints, self.requests, self.loaded = [], [], 0
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
 
-    def call(self, method, **parameters):
-        number = next(self._numbers)
-        message = {"id": number, "method": method, "params": parameters}
-        if self.session:
-            message["sessionId"] = self.session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._next()
-            if answer.get("id") == number:
-                assert "error" not in answer, answer
-                return answer["result"]
+class Tab:
+    """One tab, and everything that its pages complained of or asked for."""
 
-    def open(self, path, width=1100, height=900):
-        """Load a page and wait until its viewers are ready."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        before = self.loaded
-        self.call("Page.navigate", url=path.resolve().as_uri())
-        while self.loaded == before:
-            self._next()
-        self.value(
-            "(async () => { while ([...document.querySelectorAll('.viewer')].some((one) => !one.dataset.state))"
-            " await new Promise((done) => setTimeout(done, 10)); })()"
+    def __init__(self, page):
+        self.page = page
+        self.complaints, self.requests = [], []
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.requests.append(request.url))
+
+    def open(self, path, width=1400, height=900, *, dark=False):
+        """Load a page from a file, wait until its viewers are ready, and return it as playwright knows it."""
+        self.page.set_viewport_size({"width": width, "height": height})
+        self.page.emulate_media(color_scheme="dark" if dark else "light")
+        self.page.goto(path.resolve().as_uri())
+        self.page.wait_for_function(_IS_READY)
+        return self.page
+
+    def asked_outside(self):
+        """List what was asked for beyond files and what pages hold."""
+        return [address for address in self.requests if not address.startswith(INSIDE)]
+
+    def size(self):
+        """Width and height of all of the page in pixels; wider than the window, it has to be scrolled sideways."""
+        return tuple(self.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"))
+
+    def is_on_first_screen(self, locator):
+        """Tell whether an element is seen without scrolling."""
+        box = locator.bounding_box()
+        window = self.page.viewport_size
+        if box is None or not (box["width"] and box["height"]):
+            return False
+        return (
+            box["x"] >= 0
+            and box["y"] >= 0
+            and box["x"] + box["width"] <= window["width"] + 1
+            and box["y"] + box["height"] <= window["height"] + 1
         )
-
-    def value(self, expression):
-        """The value of JavaScript, awaited."""
-        result = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in result, result["exceptionDetails"]
-        return result["result"].get("value")
-
-    def press(self, key, code):
-        for kind in ("rawKeyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
-
-    def _next(self):
-        end = time.monotonic() + PATIENCE
-        while b"\0" not in self._buffer:
-            ready, _, _ = select.select([self._read], [], [], max(0, end - time.monotonic()))
-            data = os.read(self._read, 1 << 20) if ready else b""
-            assert data, "the browser does not answer"
-            self._buffer += data
-        text, _, self._buffer = self._buffer.partition(b"\0")
-        message = json.loads(text)
-        self._notice(message.get("method"), message.get("params", {}))
-        return message
-
-    def _notice(self, method, parameters):
-        if method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
-            self.complaints.append(parameters)
-        elif method == "Network.requestWillBeSent":
-            self.requests.append(parameters["request"]["url"])
-        elif method == "Page.loadEventFired":
-            self.loaded += 1
-
-
-@contextmanager
-def browser(folder):
-    """Start Chromium with a profile of its own, and end it."""
-    command = chromium()
-    theirs, write = os.pipe()
-    read, answers = os.pipe()
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={folder}",
-               "--no-first-run", "--disable-extensions", "--disable-background-networking"]  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-c", _START, str(theirs), str(answers), command, *options],
-        pass_fds=(theirs, answers),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(theirs)
-    os.close(answers)
-    try:
-        tab = Browser(read, write)
-        yield tab
-        tab.session = None
-        tab.call("Browser.close")
-    finally:
-        os.close(write)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        os.close(read)
