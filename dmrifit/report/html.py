@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from dmrifit._optional import import_optional
+from dmrifit.report.numerals import counted, fixed
+from dmrifit.report.style import palette_css
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -52,45 +53,56 @@ NOTICE = "Research software; not for clinical use."
 #: Patients below which a table says nothing about performance.
 FEW = 20
 
+# Fonts and colors are those of `style.palette_css`.
 _STYLE = """
-:root { color-scheme: light; }
 * { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
-  color: #1d2530; background: #fff; max-width: 72rem; margin: 0 auto; padding: 1.5rem 1rem 3rem;
-  overflow-wrap: anywhere; }
+body { font: 16px/1.5 var(--sans); color: var(--ink); background: var(--paper);
+  max-width: 80rem; margin: 0 auto; padding: 1.2rem 1rem 3rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; }
-h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; padding-top: .6rem;
-  border-top: 1px solid #d5dae1; }
+h2 { font-size: 1.2rem; margin: 1.8rem 0 .5rem; padding-top: .6rem;
+  border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
-p { margin: .4rem 0; max-width: 46rem; }
-.lead { color: #4a5563; }
-nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: .8rem 0; font-size: .9rem; }
-a { color: #0059a3; }
+p { margin: .4rem 0; max-width: 48rem; }
+.lead, figcaption, .note { color: var(--faint); }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: .6rem 0; font-size: .9rem; }
+a { color: var(--link); }
+:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
 summary { cursor: pointer; padding: .25rem 0; }
 .grid { display: grid; gap: 1.2rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
 figure { margin: .6rem 0; }
-figure img { display: block; max-width: 100%; height: auto; }
-figcaption, .note { font-size: .875rem; color: #4a5563; }
+figure img { display: block; max-width: 100%; height: auto; background: #fff; }
+figcaption, .note { font-size: .875rem; }
 .scroll { overflow-x: auto; }
-table { width: max-content; border-collapse: collapse; font-size: .9rem;
+table { width: max-content; max-width: 100%; border-collapse: collapse; font-size: .9rem;
   font-variant-numeric: tabular-nums; }
 th, td { max-width: 32rem; padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top;
-  border-bottom: 1px solid #e4e8ed; overflow-wrap: break-word; }
+  border-bottom: 1px solid var(--line); overflow-wrap: break-word; }
 th { font-weight: 600; vertical-align: bottom; }
-tr.control td { color: #6a737f; }
+tr.control td { color: var(--control); }
 table.prose { width: auto; }
 td.words { min-width: 9rem; white-space: pre-line; }
 details { margin: .5rem 0; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 th.number { white-space: normal; max-width: 7.5rem; }
-code, pre { font: .875em/1.45 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
-pre { background: #f5f7f9; padding: .6rem .8rem; overflow-x: auto; }
+code, pre { font: .875em/1.45 var(--mono); }
+pre { background: var(--panel); padding: .6rem .8rem; white-space: pre-wrap; }
 @media (max-width: 40rem) {
   table { font-size: .8rem; }
   th, td { padding: .25rem .5rem .25rem 0; }
 }
-@media print { h2, h3 { break-after: avoid; } figure, tr { break-inside: avoid; } }
+@page { size: A4; margin: 14mm 12mm; }
+@media print {
+  body { max-width: none; padding: 0; font-size: 10pt; }
+  nav { display: none; }
+  h2, h3 { break-after: avoid; }
+  figure, tr { break-inside: avoid; }
+  .scroll { overflow: visible; }
+  .grid { grid-template-columns: 1fr 1fr; gap: .6rem; }
+  table { width: auto; font-size: 7.5pt; }
+  th, td { padding: .15rem .4rem .15rem 0; }
+  td.number { white-space: normal; }
+}
 """
 
 _PAGE = """<!DOCTYPE html>
@@ -181,7 +193,7 @@ def html_page(
     style: str = "",
 ) -> str:
     """Put sections into one HTML page, which may run and show only what is in it."""
-    style = _STYLE + style
+    style = palette_css() + _STYLE + style
     # Names in a table may come from anybody: the browser runs only what matches these digests.
     policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}"
     if script:
@@ -310,16 +322,12 @@ def html_methods(
 
 def decimals(digits: int) -> Callable[[Any], str]:
     """Make a function that writes numbers with a fixed number of decimals."""
-
-    def text(value: Any) -> str:
-        return f"{value:.{digits}f}" if math.isfinite(value) else "–"
-
-    return text
+    return partial(fixed, digits=digits)
 
 
 def whole(value: Any) -> str:
     """Write a number without decimals."""
-    return f"{value:.0f}"
+    return fixed(value, 0)
 
 
 def record_cells(
@@ -327,11 +335,6 @@ def record_cells(
 ) -> list[list[str]]:
     """Write some columns of records as the cells of a table, each by its function."""
     return [[write(record[key]) for key, write in columns.items()] for record in records]
-
-
-def counted(n: int, what: str) -> str:
-    """Write a number with its noun."""
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def few_note(n_patients: int) -> str:

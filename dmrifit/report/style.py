@@ -1,10 +1,10 @@
-"""The look that all figures share: fonts, colors, shapes. They are drawn without a screen."""
+"""One look for pages and figures: fonts, colors, shapes. Figures are drawn without a screen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dmrifit._optional import import_optional
 
@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 __all__ = [
+    "BACKGROUNDS",
     "COLORMAP",
     "FAINT",
     "INK",
     "NOT_CLINICAL",
     "PALE",
+    "PALETTE",
     "PANEL",
     "SYNTHETIC",
+    "TEXTS",
     "add_axes",
     "by_lines",
     "color_of",
@@ -32,16 +35,46 @@ __all__ = [
     "marker_of",
     "method_color",
     "new_figure",
+    "palette_css",
     "plain_ticks",
     "shared_style",
 ]
+
+
+class Tint(NamedTuple):
+    """A color of the pages, by day and in the dark."""
+
+    light: str
+    dark: str
+
+
+#: Colors of the pages by use, in CSS ``var(--ink)`` and so on; what is printed is always light.
+PALETTE = {
+    "ink": Tint("#1d2530", "#e6e9ee"),
+    "faint": Tint("#4a5563", "#b7bfca"),
+    "control": Tint("#5f6873", "#9fa8b4"),
+    "link": Tint("#0059a3", "#86c5ff"),
+    "good": Tint("#00694a", "#63d2a8"),
+    "warn": Tint("#7d4a00", "#f0bd66"),
+    "bad": Tint("#a8321a", "#ff9e88"),
+    "paper": Tint("#ffffff", "#14181e"),
+    "panel": Tint("#f3f5f8", "#1f262f"),
+    "line": Tint("#d5dae1", "#3c4653"),
+}
+#: Colors of letters, and those that letters stand on: every pair has the contrast of WCAG AA.
+TEXTS = ("ink", "faint", "control", "link", "good", "warn", "bad")
+BACKGROUNDS = ("paper", "panel")
+_FONTS = {
+    "sans": 'system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif',
+    "mono": 'ui-monospace, "SF Mono", Menlo, Consolas, monospace',
+}
 
 #: Perceptually uniform, and readable with every form of color blindness.
 COLORMAP = "viridis"
 #: Width and height of a panel in inches; on a telephone the letters are still readable.
 PANEL = (4.4, 3.7)
-INK = "#1d2530"
-FAINT = "#4a5563"
+INK = PALETTE["ink"].light
+FAINT = PALETTE["faint"].light
 #: Color of controls and of lines for reference.
 PALE = "#a3aab3"
 #: What every figure of patients says, and what those of simulated ones say.
@@ -73,6 +106,18 @@ _STYLE = {
     # figure.
     "text.parse_math": False,
 }
+
+
+def palette_css() -> str:
+    """Write fonts and colors as properties of CSS, those of the dark for screens alone."""
+    fonts = "".join(f" --{name}: {font};" for name, font in _FONTS.items())
+    light = "".join(f" --{name}: {tint.light};" for name, tint in PALETTE.items())
+    dark = "".join(f" --{name}: {tint.dark};" for name, tint in PALETTE.items())
+    return (
+        f":root {{ color-scheme: light;{fonts}{light} }}\n"
+        "@media screen and (prefers-color-scheme: dark) {\n"
+        f"  :root {{ color-scheme: dark;{dark} }}\n}}\n"
+    )
 
 
 def shared_style(changes: Mapping[str, Any]) -> AbstractContextManager[None]:

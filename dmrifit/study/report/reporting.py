@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.report.figure_gallery import Gallery
+from dmrifit.report.numerals import counted
 from dmrifit.report.viewer import viewer_page
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.sections.conclusions import statistics_tables
 from dmrifit.study.report.sections.generalization import learning_curves, transfer_tables
-from dmrifit.study.report.sections.numerals import plural
 from dmrifit.study.report.sections.overview import (
     cohort_tables,
     headline_table,
@@ -114,7 +114,7 @@ def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _title(board: Board) -> str:
-    algorithms = plural(len(board.learners), "algorithm")
+    algorithms = counted(len(board.learners), "algorithm")
     title = f"Prediction of the advanced protocol: {algorithms}"
     if len(board.strategies) > 1:
         title += f" in {len(board.strategies)} strategies"

@@ -1,10 +1,17 @@
-"""The look that figures share: colors, shapes, headings, legends."""
+"""The look that pages and figures share: colors, contrast, shapes, headings, legends."""
+
+import re
 
 import matplotlib
 import numpy as np
+import pytest
 from matplotlib.figure import Figure
 
+from dmrifit.report.html import html_page, html_table
 from dmrifit.report.style import (
+    BACKGROUNDS,
+    PALETTE,
+    TEXTS,
     add_axes,
     by_lines,
     color_of,
@@ -13,6 +20,7 @@ from dmrifit.report.style import (
     head,
     marker_of,
     new_figure,
+    palette_css,
     plain_ticks,
     shared_style,
 )
@@ -107,3 +115,48 @@ def test_legends_that_fill_columns_read_line_by_line():
     # Matplotlib fills a column of three, then the next one.
     lines = [columns[i::3] for i in range(3)]
     assert lines == [["a", "b", "c", " "], ["x", "y", "z", "u"], ["v", " ", " ", " "]]
+
+
+def luminance(color):
+    """Relative luminance of WCAG 2.2."""
+    shares = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(first, second):
+    darker, lighter = sorted((luminance(first), luminance(second)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def tokens(css, mode):
+    """Colors by name as a browser reads them: those of the dark replace those by day."""
+    light, dark = re.findall(r":root \{(.*?)\}", css)
+    colors = dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", light))
+    return colors | dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", dark)) if mode == "dark" else colors
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("background", BACKGROUNDS)
+@pytest.mark.parametrize("text", TEXTS)
+def test_letters_have_the_contrast_of_wcag_aa(text, background, mode):
+    colors = tokens(palette_css(), mode)
+    assert contrast(colors[text], colors[background]) >= 4.5
+
+
+def test_contrast_is_that_of_wcag():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    # Examples of the working group: the lightest gray on white that passes, and the next one.
+    assert contrast("#767676", "#ffffff") > 4.5 > contrast("#777777", "#ffffff")
+
+
+def test_every_color_of_a_page_is_one_of_the_palette():
+    page = html_page("title", [("", html_table([["a"]]))])
+    rules = page.replace(palette_css(), "")
+    assert set(re.findall(r"var\(--(\w+)\)", rules)) <= {*PALETTE, "sans", "mono"}
+    body = re.search(r"body \{(.*?)\}", rules, re.S)[1]
+    assert not re.search(r"#[0-9a-f]{3,6}", body)
+
+
+def test_paper_is_light():
+    assert palette_css().count("@media screen and (prefers-color-scheme: dark)") == 1

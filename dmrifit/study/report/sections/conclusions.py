@@ -16,16 +16,10 @@ from dmrifit.report.html import (
     html_paragraph,
     html_table,
 )
+from dmrifit.report.numerals import counted, fixed, p_value, percent
 from dmrifit.stats.metrics import AT_BOUND, METRICS, RANKING_METRIC, MapMetric
 from dmrifit.study.report.figures.ranks import plot_critical_difference
-from dmrifit.study.report.sections.elements import WHOM, section
-from dmrifit.study.report.sections.numerals import (
-    decimals,
-    metric_text,
-    p_value,
-    percent,
-    plural,
-)
+from dmrifit.study.report.sections.elements import WHOM, metric_text, section
 from dmrifit.study.summaries import Board, matching, unique
 
 if TYPE_CHECKING:
@@ -152,7 +146,7 @@ def _overview(
             *group.values(),
             row["n_patients"],
             p_value(row["p"]),
-            decimals(row["kendall_w"], 2),
+            fixed(row["kendall_w"], 2),
             differing,
             equivalent,
             metric_text(metric, margin),
@@ -195,7 +189,7 @@ def _diagrams(
         # Each pair was tested once, so one half of the matrix is empty.
         matrix = matrix.combine_first(matrix.T)
         scores = matching(board.scores, train_on=first, cohort=cohort)
-        n_patients = plural(int(rows["n_patients"].iloc[0]), "patient")
+        n_patients = counted(int(rows["n_patients"].iloc[0]), "patient")
         title = f"{metric.label}: {cohort}, {strategy}\n{n_patients}; "
         figure = plot_critical_difference(
             averages, matrix, title + board.conditions(scores), algorithms=board.algorithms
@@ -221,7 +215,7 @@ def _rank_stability(
         yield html_paragraph(f"{cohort}, {strategy}: {ranks_in_words(group, pairs)}")
         for row in group.to_dict("records"):
             places = f"{row['place']:.0f} ({row['place_low']:.0f} … {row['place_high']:.0f})"
-            numbers = [decimals(row["average_rank"], 2), places, percent(row["share_first"])]
+            numbers = [fixed(row["average_rank"], 2), places, percent(row["share_first"])]
             rows.append([cohort, strategy, row["algorithm"], *numbers])
     if rows:
         header = ["cohort", "strategy", "algorithm", "average rank", "place (95 % of resamples)"]
@@ -241,7 +235,7 @@ def ranks_in_words(ranks: pd.DataFrame, pairs: pd.DataFrame) -> str:
     names = [other for other in ranks["algorithm"] if other in others - {name}]
     text = (
         f"{name} ranks first, and in {percent(first['share_first'])} % of the resamples of "
-        f"{plural(int(first['n_patients']), 'patient')} too"
+        f"{counted(int(first['n_patients']), 'patient')} too"
     )
     if names:
         return f"{text}; not told apart from {', '.join(names)} (Nemenyi's test)."
@@ -265,7 +259,7 @@ def _pair_table(tables: dict[str, pd.DataFrame], metric: MapMetric, train_on: st
             test = equivalence.loc[key]
             interval = f"{number(test['low'])} … {number(test['high'])}"
             verdict = test["verdict"] or "–"
-        effect, low, high = (decimals(row[name], 2) for name in ("rank_biserial", "low", "high"))
+        effect, low, high = (fixed(row[name], 2) for name in ("rank_biserial", "low", "high"))
         rows.append([
             *key,
             number(row["mean_a"]),
@@ -291,7 +285,7 @@ def _mixed_table(tables: dict[str, pd.DataFrame], index: str, train_on: str) -> 
     rows = []
     for row in tests.to_dict("records"):
         words = [row[key] for key in ("cohort", "strategy", "metrics", "term", "scale")]
-        numbers = [decimals(row["statistic"], 1), decimals(row["df"], 0), p_value(row["p"])]
+        numbers = [fixed(row["statistic"], 1), fixed(row["df"], 0), p_value(row["p"])]
         rows.append([*words, *numbers, row["reason"]])
     header = ["cohort", "strategy", "parameters", "term", "scale", "Wald χ²", "df", "p", ""]
     return html_table(rows, header, numbers=(5, 6, 7), words=(8,))

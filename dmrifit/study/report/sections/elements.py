@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from dmrifit.predict.controls import is_control
 from dmrifit.report.html import html_details, html_join, html_table
+from dmrifit.report.numerals import fixed, percent
+from dmrifit.stats.metrics import MapMetric
 from dmrifit.study.summaries import Board, matching
 
 if TYPE_CHECKING:
     import pandas as pd
     from markupsafe import Markup
 
-__all__ = ["TRAINED", "WHOM", "capital", "captioned", "cohort_details", "score_table", "section"]
+__all__ = [
+    "TRAINED",
+    "WHOM",
+    "capital",
+    "captioned",
+    "cohort_details",
+    "headings",
+    "metric_text",
+    "metric_texts",
+    "score_table",
+    "section",
+]
 
 #: Training patients in words, by way of training.
 WHOM = {"same": "the same cohort", "other": "other cohorts", "pooled": "all cohorts"}
@@ -34,6 +47,25 @@ def section(make: Callable[..., Iterator[Any]]) -> Callable[..., Markup]:
         return html_join(make(*arguments))
 
     return joined
+
+
+def metric_text(metric: MapMetric, value: float) -> str:
+    """Write a score in the unit and with the digits of its metric."""
+    if metric.unit == "%":
+        return percent(value, metric.digits)
+    return fixed(value, metric.digits)
+
+
+def metric_texts(
+    metrics: Sequence[MapMetric], values: Mapping[str, Any] | Any, suffix: str = ""
+) -> str:
+    """Write the scores of one cell of a table, those of columns with a suffix."""
+    return " / ".join(metric_text(m, values[f"{m.column}{suffix}"]) for m in metrics)
+
+
+def headings(metrics: Sequence[MapMetric]) -> str:
+    """Say what such a cell holds."""
+    return " / ".join(metric.heading for metric in metrics)
 
 
 def score_table(

@@ -16,15 +16,17 @@ from dmrifit.report.html import (
     html_paragraph,
     html_table,
 )
+from dmrifit.report.numerals import counted, percent
 from dmrifit.study.report.figures.curves import plot_learning_curve
 from dmrifit.study.report.sections.elements import (
     TRAINED,
     WHOM,
     captioned,
+    headings,
+    metric_texts,
     score_table,
     section,
 )
-from dmrifit.study.report.sections.numerals import headings, metric_texts, percent, plural
 from dmrifit.study.summaries import Board, averaged, matching, tissue, unique
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def learning_curves(board: Board, gallery: Gallery) -> Iterator[Markup]:
         "overall (the gray band holds the middle half of the patients), by algorithm (mean over "
         f"the parameters {', '.join(board.averaged_metrics)}, as overall) and by parameter (mean "
         "over algorithms). Means over patients and "
-        f"{plural(repeats, 'draw')} of training patients. Each row has the same axes in all "
+        f"{counted(repeats, 'draw')} of training patients. Each row has the same axes in all "
         "figures."
     )
     grid, cells = [], []

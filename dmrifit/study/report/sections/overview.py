@@ -25,6 +25,7 @@ from dmrifit.report.html import (
     html_paragraph,
     html_table,
 )
+from dmrifit.report.numerals import counted, fixed, percent
 from dmrifit.stats.metrics import RANKING_METRIC, MapMetric
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.sections.elements import (
@@ -32,10 +33,10 @@ from dmrifit.study.report.sections.elements import (
     WHOM,
     capital,
     cohort_details,
+    metric_text,
     score_table,
     section,
 )
-from dmrifit.study.report.sections.numerals import correlation, metric_text, percent, plural
 from dmrifit.study.skill_summary import headline, headline_notes
 from dmrifit.study.summaries import Board, matching
 
@@ -80,7 +81,7 @@ def introduction(board: Board) -> Iterator[Markup]:
     counts = []
     for name, n in patients.items():
         noun = "synthetic patient" if name in board.synthetic else "patient"
-        counts.append(f"{plural(n, noun)} of {name}")
+        counts.append(f"{counted(n, noun)} of {name}")
     strategies = [_STRATEGIES[name] for name in board.strategies if name in _STRATEGIES]
     learners = ", ".join(board.learners) or "none"
     regimes = []
@@ -88,7 +89,7 @@ def introduction(board: Board) -> Iterator[Markup]:
         size = board.size(matching(board.scores, train_on=train_on))
         regimes.append(f"{TRAINED.get(train_on, train_on)} ({size})")
     seed = board.setting("seed")
-    draws = plural(board.setting("n_repeats", 1), "draw")
+    draws = counted(board.setting("n_repeats", 1), "draw")
     if seed is not None:
         draws += f", seed {seed}"
     yield html_paragraph(
@@ -157,9 +158,9 @@ def summary_tables(board: Board) -> Iterator[Markup]:
             line = [row["strategy"], row["algorithm"]]
             line += [_mean_and_sd(metric, row) for metric in metrics]
             if len(board.signals):
-                line += [percent(row["signal_error"]), correlation(row["signal_pearson"])]
+                line += [percent(row["signal_error"]), fixed(row["signal_pearson"], 2)]
             cells.append(line)
-        label = f"{cohort}: {plural(int(rows['n_patients'].iloc[0]), 'patient')}"
+        label = f"{cohort}: {counted(int(rows['n_patients'].iloc[0]), 'patient')}"
         table = score_table(cells, header)
         yield cohort_details(board, train_on, cohort, table, label=label)
 

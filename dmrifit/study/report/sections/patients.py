@@ -16,6 +16,7 @@ from dmrifit.report.html import (
     html_paragraph,
     html_table,
 )
+from dmrifit.report.numerals import fixed, percent
 from dmrifit.report.slice_figures import robust_limits
 from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.stats.metrics import RANKING_METRIC
@@ -23,7 +24,6 @@ from dmrifit.study.lesion_ranking import FEWEST_LESIONS, lesion_ranking
 from dmrifit.study.report.figures.curves import plot_decays
 from dmrifit.study.report.figures.voxels import plot_joint_histograms, plot_map_comparison
 from dmrifit.study.report.sections.elements import capital, section
-from dmrifit.study.report.sections.numerals import decimals, percent
 from dmrifit.study.summaries import Board, matching, tissue
 
 if TYPE_CHECKING:
@@ -97,12 +97,12 @@ def lesion_order(board: Board) -> Iterator[Markup]:
     )
     cells = []
     for row in table.to_dict("records"):
-        low, high = decimals(row["gain_low"], 2), decimals(row["gain_high"], 2)
+        low, high = fixed(row["gain_low"], 2), fixed(row["gain_high"], 2)
         cells.append([
             *(row[name] for name in ("cohort", "parameter", "estimator", "n_lesions")),
-            decimals(row["rho_predicted"], 2),
-            decimals(row["rho_adc"], 2),
-            f"{decimals(row['gain'], 2)} [{low}, {high}]",
+            fixed(row["rho_predicted"], 2),
+            fixed(row["rho_adc"], 2),
+            f"{fixed(row['gain'], 2)} [{low}, {high}]",
             percent(row["reordered"]),
             percent(row["reordered_rightly"]),
         ])  # fmt: skip

@@ -20,6 +20,7 @@ from dmrifit.report.html import (
     html_table,
     png_bytes,
 )
+from dmrifit.report.numerals import fixed, percent
 from dmrifit.stats.metrics import METRICS, MapMetric
 from dmrifit.study.report.figures.curves import plot_signal_errors
 from dmrifit.study.report.figures.scatter import plot_bias_dispersion, plot_legend
@@ -28,15 +29,10 @@ from dmrifit.study.report.sections.elements import (
     capital,
     captioned,
     cohort_details,
-    score_table,
-    section,
-)
-from dmrifit.study.report.sections.numerals import (
-    correlation,
-    decimals,
     headings,
     metric_texts,
-    percent,
+    score_table,
+    section,
 )
 from dmrifit.study.summaries import KEYS, Board, largest, matching, tissue, unique
 
@@ -172,7 +168,7 @@ def _by_parameter(
                 single, pooled = matching(board.signals, **row), matching(board.pooled, **row)
                 worst = single.groupby("contrast")["pearson"].mean().min()
                 numbers = single["pearson"].mean(), worst, pooled["pearson"].mean()
-                line += map(correlation, numbers)
+                line += [fixed(value, 2) for value in numbers]
             cells.append(line)
         yield cohort_details(board, train_on, cohort, score_table(cells, header))
 
@@ -311,7 +307,7 @@ def signal_scores(board: Board, gallery: Gallery) -> Iterator[Markup]:
             *(percent(rows[name].mean()) for name in errors),
             f"{percent(by_contrast.max())} ({worst})",
             *(percent(pooled[name].mean()) for name in errors),
-            decimals(float(rows["n_undefined"].sum()), 0),
+            fixed(float(rows["n_undefined"].sum()), 0),
         ])  # fmt: skip
     header: list[Any] = ["cohort", "trained on", "strategy", "algorithm"]
     header += [html_lines(*name.split(" ", 1)) for name in names]

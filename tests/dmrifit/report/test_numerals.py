@@ -1,10 +1,10 @@
-"""Numbers as a report writes them."""
+"""Numbers as pages write them."""
 
 import math
 
 import pytest
 
-from dmrifit.study.report.sections.numerals import correlation, decimals, p_value, percent, plural
+from dmrifit.report.numerals import counted, fixed, p_value, percent, significant
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from dmrifit.study.report.sections.numerals import correlation, decimals, p_valu
     ],
 )
 def test_decimals_are_fixed_and_the_minus_sign_is_true(value, n, text):
-    assert decimals(value, n) == text
+    assert fixed(value, n) == text
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,22 @@ def test_a_fraction_in_percent_has_a_decimal_below_ten(value, text):
     assert percent(value) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.987, "0.99"), (-0.25, "−0.25"), (math.nan, "–")])
-def test_a_correlation_has_two_decimals(value, text):
-    assert correlation(value) == text
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1174.0, "1170"),
+        (367.4, "367"),
+        (9.996, "10.0"),
+        (0.012345, "0.0123"),
+        (-0.5, "−0.500"),
+        (0.0, "0"),
+        (2.5e-6, "2.50e−06"),
+        (-3.21e8, "−3.21e+08"),
+        (math.nan, "–"),
+    ],
+)
+def test_significant_digits_need_no_exponent_where_a_number_is_of_common_size(value, text):
+    assert significant(value) == text
 
 
 @pytest.mark.parametrize(
@@ -68,4 +81,4 @@ def test_a_p_value_has_two_digits_and_a_smallest_one(value, text):
 
 @pytest.mark.parametrize(("n", "text"), [(0, "0 draws"), (1, "1 draw"), (2, "2 draws")])
 def test_what_is_counted_has_its_plural(n, text):
-    assert plural(n, "draw") == text
+    assert counted(n, "draw") == text
