@@ -19,7 +19,7 @@ from anomaly.cli.options import (
     parameters_of,
 )
 from anomaly.detectors.detector_table import DETECTORS, detector_names, import_detector
-from dmrifit.cli.case_runs import begin_run, simulate_case, training_checkpoint
+from dmrifit.cli.case_runs import begin_run, simulate_case
 from dmrifit.cli.console import (
     CheckpointOption,
     ModelFileOption,
@@ -30,6 +30,7 @@ from dmrifit.cli.console import (
     progress,
 )
 from dmrifit.cli.options import named_files, require_libraries, whole_numbers, words
+from dmrifit.cli.training_files import curve_writer, training_checkpoint
 
 if TYPE_CHECKING:
     from anomaly.detectors.base import AnomalyDetector
@@ -209,8 +210,10 @@ def train(
     Train a detector on healthy diffusion series, and write a model file. Not for clinical use.
 
     The file holds the detector, the threshold at the requested false-positive rate on healthy
-    scans, and the measurements and grid of the scans. An interrupted training of a network resumes
-    after its last epoch when started again.
+    scans, and the measurements and grid of the scans. After the first epoch of a network it says
+    how long the others will take, and after each one it draws the loss: model.curve.png beside
+    model.dmrifit. An interrupted training of a network resumes after its last epoch when started
+    again.
     """
     from anomaly.detectors.thresholds import HealthyRateThreshold
     from anomaly.scans.series import SeriesDetector, read_series
@@ -229,7 +232,10 @@ def train(
     if device is not None:
         options["device"] = device
     with training_checkpoint(out, checkpoint) as folder:
-        estimator = _detector(detector, options | parameters, published, folder, seed)
+        defaults = {"random_state": seed, "checkpoint": folder, "verbose": True}
+        if "after_epoch" in _names_of(detector):
+            defaults["after_epoch"] = curve_writer(out)
+        estimator = _detector(detector, defaults, options | parameters, published)
         names = () if covariates is None else tuple(words(covariates))
         if names and detector != "gaussian":
             raise ValueError(
@@ -347,16 +353,18 @@ EXAMPLES: dict[Callable[..., None], str] = {
 
 
 def _detector(
-    name: str, parameters: dict[str, Any], published: bool, checkpoint: str, seed: int
+    name: str, defaults: dict[str, Any], parameters: dict[str, Any], published: bool
 ) -> AnomalyDetector:
-    """Make a detector, with a seed and a folder for checkpoints where it takes them."""
-    if name in detector_names():
-        defaults = {"random_state": seed, "checkpoint": checkpoint, "verbose": True}
-        names = parameter_names(import_detector(name))
-        # Detectors without randomness have no seed, those without epochs no checkpoint.
-        accepted = {key: value for key, value in defaults.items() if key in names}
-        parameters = accepted | parameters
-    return make_detector(name, parameters, published=published)
+    """Make a detector, with those of the defaults that it takes."""
+    # Detectors without randomness have no seed, those without epochs no checkpoint.
+    names = _names_of(name)
+    accepted = {key: value for key, value in defaults.items() if key in names}
+    return make_detector(name, accepted | parameters, published=published)
+
+
+def _names_of(detector: str) -> list[str]:
+    """Name the parameters of a detector; none where there is no such detector."""
+    return parameter_names(import_detector(detector)) if detector in detector_names() else []
 
 
 def _calibration(text: str) -> float | int:

@@ -14,23 +14,27 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 @contextmanager
 def step_bar(
-    total: int, unit: str, task: str | None = None, *, leave: bool = True
+    total: int, unit: str, task: str | None = None, *, leave: bool = True, n_before: int = 0
 ) -> Iterator[Callable[..., None]]:
     """
-    Give the function that counts a step: its text, and how many units it has.
+    Give the function that counts a step: its text, how many units it has, and its state.
 
     Where there is no terminal, a step with a text is a line on standard error; of steps without
-    one, a line tells every ten seconds how many are done.
+    one, a line tells every ten seconds how many are done. The state, such as a loss, stands beside
+    the bar and in these lines. `n_before` units were done by an earlier run.
     """
     from tqdm import tqdm
 
-    n_done = 0
+    n_done = n_before
     start = last_line = time.monotonic()
-    with tqdm(total=total, unit=unit, desc=task, disable=None, leave=leave) as bar:
+    with tqdm(
+        total=total, unit=unit, desc=task, disable=None, leave=leave, initial=n_before
+    ) as bar:
 
-        def count(text: str = "", n: int = 1) -> None:
+        def count(text: str = "", n: int = 1, *, state: str = "") -> None:
             nonlocal n_done, last_line
             n_done += n
+            bar.set_postfix_str(state, refresh=False)
             bar.update(n)
             now = time.monotonic()
             if not bar.disable or not (text or now - last_line >= _SECONDS_BETWEEN_LINES):
@@ -38,9 +42,9 @@ def step_bar(
             last_line = now
             remaining = ""
             if n_done < total:
-                seconds = (now - start) / n_done * (total - n_done)
+                seconds = (now - start) / (n_done - n_before) * (total - n_done)
                 remaining = f"(about {_duration(seconds)} left)"
-            words = (task, f"{n_done}/{total}", remaining, text or f"{unit}s")
+            words = (task, f"{n_done}/{total}", remaining, text or state or f"{unit}s")
             print(" ".join(word for word in words if word), file=sys.stderr, flush=True)
 
         yield count

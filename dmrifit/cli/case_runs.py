@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +28,6 @@ __all__ = [
     "result_rows",
     "simulate_case",
     "table_text",
-    "training_checkpoint",
     "write_page",
 ]
 
@@ -185,18 +182,6 @@ def simulate_case(
             value = f"{folder.name}/{value}"
         row[column] = value
     return row
-
-
-@contextmanager
-def training_checkpoint(out: Path, checkpoint: Path | None) -> Iterator[str]:
-    """Give the folder for checkpoints; the default one is removed once everything is written."""
-    if checkpoint is not None:
-        yield str(checkpoint)
-        return
-    folder = out.with_name(f".{out.name}.training")
-    yield str(folder)
-    # Not after an exception, because the same command resumes from it.
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def result_rows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ __all__ = [
     "stored_training",
 ]
 
+_NOT_STORED = ("checkpoint", "after_epoch", "verbose")
 _SCHEDULES = ("constant", "cosine")
 
 
@@ -61,6 +62,9 @@ class Training(BaseEstimator):
     checkpoint : path, optional
         Folder for the states of trainings, each in a folder of its own, from which an interrupted
         training resumes.
+    after_epoch : callable, optional
+        Called after each epoch with the history so far, which is what ``history_`` of the
+        estimator will be.
     verbose : bool, optional
         Whether to show a progress bar.
 
@@ -86,6 +90,7 @@ class Training(BaseEstimator):
     mixed_precision: bool | None = None
     compile: bool | None = None
     checkpoint: str | Path | None = None
+    after_epoch: Callable[[list[dict[str, Any]]], None] | None = None
     verbose: bool | None = None
 
 
@@ -133,6 +138,10 @@ def check_training(training: Training) -> None:
             )
     for name in ("mixed_precision", "compile", "verbose"):
         check_word(name, getattr(training, name), (False, True))
+    if training.after_epoch is not None and not callable(training.after_epoch):
+        raise ValueError(
+            f"after_epoch must be a function of the history, or None, not {training.after_epoch!r}"
+        )
     folder: Any = training.checkpoint
     if folder is not None and not isinstance(folder, str | Path):
         raise ValueError(f"checkpoint must be a folder or None, not {folder!r}")
@@ -147,12 +156,13 @@ def learning_rate_at(epoch: int, training: Any) -> float:
 
 
 def stored_training(training: Training | None) -> dict[str, Any] | None:
-    """Describe a training in a model file: the fields that are set, without the checkpoint."""
+    """Describe a training in a model file: the fields that are set and of use elsewhere."""
     if training is None:
         return None
     fields = _set_fields(training)
-    # A folder is valid on one machine only.
-    fields.pop("checkpoint", None)
+    # A folder is valid on one machine only, and who loads a model asked for no bars.
+    for name in _NOT_STORED:
+        fields.pop(name, None)
     return fields
 
 
@@ -162,9 +172,10 @@ def read_training(fields: Any) -> Training | None:
     if fields is None or isinstance(fields, Training):
         return fields
     # A file must not choose the folder that a later training writes to.
-    names = {*Training._get_param_names()} - {"checkpoint"}
+    names = {*Training._get_param_names()} - {"checkpoint", "after_epoch"}
     refuse_keys(fields, names, "field of Training")
-    return Training(**fields)
+    # Files of earlier versions may hold it.
+    return Training(**{name: value for name, value in fields.items() if name not in _NOT_STORED})
 
 
 def _set_fields(training: Training) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -13,8 +14,8 @@ import skorch
 import torch
 from skorch.utils import to_tensor
 from torch import nn
-from tqdm import tqdm
 
+from dmrifit._utils.progress import step_bar
 from dmrifit._utils.randomness import derived_seed, seed_for
 from dmrifit._utils.torch_state import forked_generator, repeatable_kernels, seed_generators
 
@@ -199,30 +200,29 @@ class Epochs:
     save: Callable[[skorch.NeuralNet, dict[str, torch.Tensor] | None], None] | None = None
     #: Best weights so far, for a resumed training.
     best: dict[str, torch.Tensor] | None = None
+    #: Called with the net after each epoch.
+    after_epoch: Callable[[skorch.NeuralNet], None] | None = None
     verbose: bool = False
 
     def run(self, net: skorch.NeuralNet) -> None:
         """Train a net for the remaining epochs."""
         device = torch.device(net.device)
-        bar = tqdm(
-            total=self.epochs,
-            initial=len(net.history),
-            unit="epoch",
-            desc="train",
-            disable=not self.verbose,
-        )
-        with forked_generator(self.seed, device), repeatable_kernels(), bar:
+        n_before = len(net.history)
+        bar: Any = nullcontext(_count_nothing)
+        if self.verbose:
+            bar = step_bar(self.epochs, "epoch", "epoch", n_before=n_before)
+        with forked_generator(self.seed, device), repeatable_kernels(), bar as count:
             while not self._is_finished(net):
                 self._train_epoch(net)
                 self._check_and_score(net)
                 if self.save is not None:
                     self.save(net, self.best)
-                row = net.history[-1]
-                shown = {"loss": f"{row['train_loss']:.4g}"}
-                if self.score is not None:
-                    shown["score"] = f"{row['valid_score']:.4g}"
-                bar.set_postfix(shown, refresh=False)
-                bar.update()
+                if self.after_epoch is not None:
+                    self.after_epoch(net)
+                # Whether to wait for a training is decided after its first epoch.
+                state = _epoch_state(net.history[-1])
+                is_told = len(net.history) == n_before + 1 or self._is_finished(net)
+                count(state if is_told else "", state=state)
         if self.best is not None:
             net.module_.load_state_dict(self.best)
 
@@ -277,6 +277,18 @@ class Epochs:
         if self.patience is None or not n_done:
             return False
         return n_done - 1 - _best_epoch(net.history) >= self.patience
+
+
+def _count_nothing(*_: Any, **__: Any) -> None:
+    """Count the epochs of a training that tells nobody."""
+
+
+def _epoch_state(row: Mapping[str, Any]) -> str:
+    """Write the loss of an epoch, and its score if it has one."""
+    state = f"loss {row['train_loss']:.4g}"
+    if "valid_score" in row:
+        state += f", score {row['valid_score']:.4g}"
+    return state
 
 
 def _best_epoch(history: Sequence[Mapping[str, Any]]) -> int:

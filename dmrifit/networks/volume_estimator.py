@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.progress import step_bar
 from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
 from dmrifit.io.atomic_files import remove_abandoned_parts, write_text
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
@@ -411,7 +412,7 @@ class VolumeEstimator(BaseEstimator, ABC):
             state = checkpoints.read_state(folder / _STATE)
             seed = self._resumed_seed(state[0], folder)
         train, validation = self._split(len(cases), groups, derived_seed(seed, "split"))
-        score = save = best = None
+        score = save = best = report = None
         with torch_state.one_torch_thread():
             net = self._new_net(device, seed)
             if state is not None:
@@ -420,6 +421,8 @@ class VolumeEstimator(BaseEstimator, ABC):
                 score = partial(self._mean_score, validation, cases, targets, inputs)
             if folder is not None:
                 save = self._state_writer(folder, self._header(seed))
+            if settings.after_epoch is not None:
+                report = _history_reporter(settings.after_epoch)
             stream = partial(self._stream, Subset(inputs, train), Subset(loss_targets, train))
             epochs = training_loop.Epochs(
                 training_loop.Batches(stream, settings.batch_size, derived_seed(seed, "samples")),
@@ -430,6 +433,7 @@ class VolumeEstimator(BaseEstimator, ABC):
                 patience=settings.patience,
                 save=save,
                 best=best,
+                after_epoch=report,
                 verbose=settings.verbose,
             )
             epochs.run(net)
@@ -514,15 +518,19 @@ class VolumeEstimator(BaseEstimator, ABC):
     def _predictions(self, X: Any) -> Iterator[Any]:
         """Predict one case after the other."""
         check_is_fitted(self)
-        from tqdm import tqdm
-
         cases = listed(X, "cases")
-        progress = tqdm(cases, unit="case", desc="predict", disable=not self._settings.verbose)
-        for i, case in enumerate(progress):
-            with naming(i):
-                inputs = self._inputs(case)
-                self._check_inputs(inputs)
-                yield self._answer(self.net_, inputs, case)
+        with ExitStack() as stack:
+            count = None
+            # Who predicts one case after the other has a bar of all of them.
+            if self._settings.verbose and len(cases) > 1:
+                count = stack.enter_context(step_bar(len(cases), "case", "predict"))
+            for i, case in enumerate(cases):
+                with naming(i):
+                    inputs = self._inputs(case)
+                    self._check_inputs(inputs)
+                    yield self._answer(self.net_, inputs, case)
+                if count is not None:
+                    count()
 
     def _answer(self, net: skorch.NeuralNet, inputs: Any, case: Any) -> Any:
         """Predict a case with a net, without effect on a training in progress."""
@@ -578,6 +586,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         parameters = self._plain()
         parameters.pop("training", None)
         parameters |= self._settings.get_params()
+        del parameters["after_epoch"]
         if parameters["checkpoint"] is not None:
             parameters["checkpoint"] = str(parameters["checkpoint"])
         return {name: encoded(value, name) for name, value in parameters.items()}
@@ -703,6 +712,18 @@ def evaluating(net: skorch.NeuralNet) -> Iterator[Callable[[Any], Any]]:
     ):
         net.module_.eval()
         yield infer
+
+
+def _history_reporter(
+    after_epoch: Callable[[list[dict[str, Any]]], None],
+) -> Callable[[skorch.NeuralNet], None]:
+    """Make the function that gives the history of a net to another one."""
+    from dmrifit.networks import checkpoints
+
+    def report(net: skorch.NeuralNet) -> None:
+        after_epoch(checkpoints.history_rows(net))
+
+    return report
 
 
 def _require_torch() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from dmrifit.cli.case_runs import begin_run, simulate_case, training_checkpoint
+from dmrifit.cli.case_runs import begin_run, simulate_case
 from dmrifit.cli.console import (
     CheckpointOption,
     ModelFileOption,
@@ -22,6 +22,7 @@ from dmrifit.cli.console import (
     progress,
 )
 from dmrifit.cli.options import named_files, require_libraries, whole_numbers
+from dmrifit.cli.training_files import curve_writer, training_checkpoint
 from dmrifit.report.html import counted
 
 if TYPE_CHECKING:
@@ -197,8 +198,10 @@ def train(
     """
     Train a network to find metastases, and write a model file for segment. Not for clinical use.
 
-    An interrupted training resumes after its last epoch when started again. Train the sensitive
-    model of an ensemble with --alpha .995, the specific one with --alpha .5.
+    After the first epoch it says how long the others will take, and after each one it draws the
+    loss: model.curve.png beside model.dmrifit. An interrupted training resumes after its last
+    epoch when started again. Train the sensitive model of an ensemble with --alpha .995, the
+    specific one with --alpha .5.
     """
     from dmrifit.model_files.model_file import save_model
     from dmrifit.networks.training import Training
@@ -232,6 +235,7 @@ def train(
                 validation_fraction=validation_fraction,
                 patience=patience,
                 checkpoint=folder,
+                after_epoch=curve_writer(out),
                 verbose=True,
             ),
             "device": device,

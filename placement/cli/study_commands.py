@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 import placement
-from dmrifit.cli.case_runs import begin_run, training_checkpoint
+from dmrifit.cli.case_runs import begin_run
 from dmrifit.cli.console import (
     CheckpointOption,
     FigureOption,
@@ -25,6 +25,7 @@ from dmrifit.cli.console import (
     progress,
 )
 from dmrifit.cli.options import named_files, require_libraries, words
+from dmrifit.cli.training_files import curve_writer, training_checkpoint
 from dmrifit.report.html import counted
 from placement.cli.options import (
     CasesArgument,
@@ -201,7 +202,9 @@ def train(
     """
     Train a placer on experts' boxes, and write a model file for place. Not for clinical use.
 
-    An interrupted training of a network resumes after its last epoch when started again.
+    After the first epoch of a network it says how long the others will take, and after each one
+    it draws the loss: model.curve.png beside model.dmrifit. An interrupted training of a network
+    resumes after its last epoch when started again.
     """
     from dmrifit._utils.threads import check_jobs
     from dmrifit.model_files.model_file import save_model
@@ -248,6 +251,7 @@ def train(
                     validation_fraction=validation_fraction,
                     patience=patience,
                     checkpoint=stack.enter_context(training_checkpoint(out, checkpoint)),
+                    after_epoch=curve_writer(out),
                     verbose=True,
                 ),
                 "random_state": seed,

@@ -14,6 +14,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.progress import step_bar
 from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
 from dmrifit._utils.threads import check_jobs, one_thread
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
@@ -378,8 +379,6 @@ class VoxelRanker(BaseEstimator):
 
     def _gather(self, scenes: Sequence[Scene], task: str) -> Iterator[_Boxes]:
         """Find and describe the boxes of scenes, in their order."""
-        from tqdm import tqdm
-
         work = (
             delayed(_boxes)(
                 self.optimizer_, scene, self.volumes_, self.n_candidates, self.n_places
@@ -387,7 +386,14 @@ class VoxelRanker(BaseEstimator):
             for scene in scenes
         )
         boxes = Parallel(n_jobs=self.n_jobs, return_as="generator")(work)
-        yield from tqdm(boxes, total=len(scenes), unit="case", desc=task, disable=not self.verbose)
+        # Who places one box after the other has a bar of all of them.
+        if not self.verbose or len(scenes) == 1:
+            yield from boxes
+            return
+        with step_bar(len(scenes), "case", task) as count:
+            for boxes_of_scene in boxes:
+                yield boxes_of_scene
+                count()
 
     def _ranked(self, boxes: _Boxes, n: int) -> list[tuple[Voxel, float]]:
         """Sort boxes by broken constraints, then by expected Dice; take `n` distinct ones."""

@@ -141,6 +141,7 @@ def test_options_of_a_networks_training_reach_it(asked_for, tmp_path):
     assert (name, published) == ("dae", True)
     del parameters["threshold"]
     training = {"epochs": 7, "device": "cpu", "random_state": 0, "verbose": True}
+    assert callable(parameters.pop("after_epoch"))
     assert parameters == {**training, "checkpoint": str(tmp_path / "states")}
 
 
@@ -174,6 +175,8 @@ def test_networks_are_trained_by_their_names(run, cases, tmp_path):
         code, said, error = run(*words, "--out", out)
         assert code == 0, error
         assert f"{name} trained on 8 scans" in said
+        assert "epoch 1/1 loss" in error
+        assert (tmp_path / f"{name}.curve.png").is_file()
         assert not list(tmp_path.glob(".*training"))
         code, said, error = run(
             "detect", out, cases / "gliomas.tsv", "--out", tmp_path / name, "--no-figure"

@@ -13,7 +13,6 @@ from dmrifit.cli.case_runs import (
     read_record,
     simulate_case,
     table_text,
-    training_checkpoint,
     write_page,
 )
 
@@ -151,20 +150,6 @@ def test_synthetic_cases_are_written_once_and_listed_from_the_folder_above(tmp_p
         row = simulate_case(tmp_path / "p1", "cases.tsv", write, overwrite=overwrite)
         assert row == {"name": "one", "image": "p1/dwi.nii.gz", "bval": "p1/dwi.bval", "age": "007"}
     assert written == ["p1", "p1"]
-
-
-@pytest.mark.parametrize("checkpoint", [None, "states"])
-def test_only_the_default_checkpoint_is_removed_and_only_after_success(tmp_path, checkpoint):
-    model = tmp_path / "model.dmrifit"
-    folder = tmp_path / (checkpoint or ".model.dmrifit.training")
-    custom = None if checkpoint is None else folder
-    folder.mkdir()
-    with pytest.raises(ValueError, match="stop"), training_checkpoint(model, custom):
-        raise ValueError("stop")
-    assert folder.is_dir()
-    with training_checkpoint(model, custom) as path:
-        assert path == str(folder)
-    assert folder.is_dir() == (checkpoint is not None)
 
 
 def test_the_page_shows_the_pictures_of_cases_and_counts_synthetic_ones(tmp_path):

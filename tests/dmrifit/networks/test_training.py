@@ -74,11 +74,13 @@ def test_a_decay_that_is_no_factor_up_to_one_is_refused(decay):
 
 def test_model_files_keep_the_fields_that_are_set_without_a_folder():
     check_training(FILLED)
-    training = Training(epochs=5, checkpoint="states")
+    training = Training(epochs=5, checkpoint="states", after_epoch=print, verbose=True)
+    check_training(fill_training(training, FILLED))
     assert stored_training(training) == {"epochs": 5}
     assert stored_training(None) is None
     assert read_training({"epochs": 5}) == Training(epochs=5)
+    assert read_training({"epochs": 5, "verbose": True}) == Training(epochs=5)
     assert read_training(None) is None
-    for fields in ({"steps": 5}, {"checkpoint": "states"}, [5], "epochs"):
+    for fields in ({"steps": 5}, {"checkpoint": "states"}, {"after_epoch": 1}, [5], "epochs"):
         with pytest.raises(RefusedError, match="field of Training"):
             read_training(fields)

@@ -1,6 +1,7 @@
 """Training by skorch: the net, its loss, batches, and what happens around an epoch."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -192,6 +193,20 @@ def test_training_goes_on_with_the_epochs_that_are_left():
     np.testing.assert_array_equal(trained.module_.weight.detach(), run(5).module_.weight.detach())
     run(5, trained=trained, **options)
     assert len(saved) == 5
+
+
+def test_the_time_left_is_told_after_the_first_epoch_and_the_end_without_a_bar(capfd):
+    seen = []
+    trained = run(2, verbose=True, after_epoch=lambda net: seen.append(len(net.history)))
+    run(5, trained=trained, verbose=True)
+    assert seen == [1, 2]
+    error = capfd.readouterr().err
+    assert "\r" not in error
+    first, last, resumed, end = error.splitlines()
+    assert re.fullmatch(r"epoch 1/2 \(about \d+ s left\) loss [\d.]+", first)
+    assert re.fullmatch(r"epoch 2/2 loss [\d.]+", last)
+    assert re.fullmatch(r"epoch 3/5 \(about \d+ s left\) loss [\d.]+", resumed)
+    assert end.startswith("epoch 5/5 loss")
 
 
 def scored(scores):

@@ -755,14 +755,18 @@ def test_a_stream_without_samples_is_an_error(cohort):
 # Options ----------------------------------------------------------------------------------------------
 
 
-def test_a_bar_shows_the_time_left(cohort, capfd):
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_bar_or_lines_show_the_time_left(cohort, capfd, monkeypatch, is_terminal):
     model = LesionVolume(training=Training(epochs=2), random_state=0).fit(cohort[0], sizes(cohort[1]))
     assert capfd.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     model.set_params(training__verbose=True).fit(cohort[0], sizes(cohort[1])).predict(cohort[0])
+    model.predict(cohort[0][:1])
     shown = capfd.readouterr().err
-    assert "train: 100%" in shown
-    assert "loss=" in shown
-    assert "predict: 100%" in shown
+    assert ("epoch: 100%" in shown, "epoch 1/2 (about 0 s left) loss" in shown) == (is_terminal, not is_terminal)
+    assert "loss " in shown
+    # Who predicts one case after the other has a bar of all of them.
+    assert (shown.count("predict: 100%"), "\r" in shown) == (is_terminal, is_terminal)
 
 
 def test_mixed_precision_and_compilation_are_for_gpus(cohort):

@@ -108,6 +108,8 @@ def test_a_network_is_trained_goes_on_and_places(run, tmp_path, cases, monkeypat
     assert code == 0, error
     assert "4 cases with 8 boxes" in out
     assert epochs == [1]
+    assert "epoch 2/2 loss" in error
+    assert (tmp_path / "network.curve.png").is_file()
     assert not states.exists()
     assert len(place_with(run, model, cases, tmp_path / "placed")) == 4
     table = pd.read_csv(cases / "cases.tsv", sep="\t").drop(columns="exclude")

@@ -1,0 +1,51 @@
+"""Checkpoints and curves beside a model while it is trained."""
+
+import builtins
+
+import pytest
+
+from dmrifit.cli.training_files import curve_writer, training_checkpoint
+
+HISTORY = [{"epoch": 1, "train_loss": 0.9}, {"epoch": 2, "train_loss": 0.7}]
+
+
+@pytest.mark.parametrize("checkpoint", [None, "states"])
+def test_only_the_default_checkpoint_is_removed_and_only_after_success(tmp_path, checkpoint):
+    model = tmp_path / "model.dmrifit"
+    folder = tmp_path / (checkpoint or ".model.dmrifit.training")
+    custom = None if checkpoint is None else folder
+    folder.mkdir()
+    with pytest.raises(ValueError, match="stop"), training_checkpoint(model, custom):
+        raise ValueError("stop")
+    assert folder.is_dir()
+    with training_checkpoint(model, custom) as path:
+        assert path == str(folder)
+    assert folder.is_dir() == (checkpoint is not None)
+
+
+
+def test_the_curve_is_drawn_anew_after_each_epoch_and_appears_whole(tmp_path):
+    pytest.importorskip("matplotlib")
+    write = curve_writer(tmp_path / "v1.5.dmrifit")
+    sizes = []
+    for n in (1, 2):
+        write(HISTORY[:n])
+        (curve,) = tmp_path.iterdir()
+        assert curve.name == "v1.5.curve.png"
+        assert curve.read_bytes().endswith(b"IEND\xaeB`\x82")
+        sizes.append(curve.read_bytes())
+    assert sizes[0] != sizes[1]
+
+
+def test_without_matplotlib_a_training_goes_on_and_says_so_once(tmp_path, monkeypatch):
+    import_module = builtins.__import__
+
+    def without(name):
+        if name.partition(".")[0] == "matplotlib":
+            raise ModuleNotFoundError(name, name="matplotlib")
+        return import_module(name)
+
+    monkeypatch.setattr("dmrifit._optional.import_module", without)
+    with pytest.warns(UserWarning, match="curve of the training is not drawn: matplotlib") as told:
+        assert curve_writer(tmp_path / "model.dmrifit") is None
+    assert len(told) == 1
