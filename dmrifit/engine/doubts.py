@@ -69,7 +69,7 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
             at_artificial |= result.at_low[:, j] & (low != 0)
             column[at_artificial] = DoubtReason.AT_BOUND
             if not parameter.is_amplitude and np.isfinite(high - low):
-                is_wide = np.ptp(outer[:, j], axis=1) >= UNDETERMINED_SHARE * (high - low)
+                is_wide = outer[:, j, 1] - outer[:, j, 0] >= UNDETERMINED_SHARE * (high - low)
                 # Up to a cap that moves with D: tissue has intervals as wide, but not from zero.
                 most = low + UNDETERMINED_SHARE * (result.upper_bounds(j) - low)
                 is_wide |= (outer[:, j, 0] <= low) & (outer[:, j, 1] >= most)
@@ -78,7 +78,9 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
         limit = outer[:, share, 1] if end == 0 else 1 - outer[:, share, 0]
         for j in carried:
             reasons[limit < _SMALLEST_SHARE, j] = DoubtReason.NO_INFLUENCE
-    reasons[~np.isfinite(outer).all(axis=2)] = DoubtReason.NONE
+    # numpy is slow along short axes.
+    is_known = np.isfinite(outer[..., 0]) & np.isfinite(outer[..., 1])
+    reasons[~is_known] = DoubtReason.NONE
     return reasons
 
 
@@ -86,6 +88,11 @@ def _is_decayed(result: Any) -> NDArray[np.bool_]:
     """Tell in which voxels the highest b-value leaves nothing of a signal without kurtosis."""
     diffusivity = result[result.model.cumulant[1]]
     return diffusivity * result.protocol.b_ms_per_um2.max() > DECAYED
+
+
+def column_counts(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Count what is True in each column; a sum along the first axis is much slower."""
+    return np.array([np.count_nonzero(column) for column in flags.T], np.int64)
 
 
 def _rounded(value: float) -> str:
@@ -146,17 +153,17 @@ class DoubtTally:
 
     def add(self, result: Any) -> None:
         """Count the voxels of one part, a `FitResult`."""
-        fitted = np.isfinite(result.parameters).all(axis=1)
-        self.n_fitted += int(fitted.sum())
-        self.at_low += result.at_low[fitted].sum(axis=0)
-        self.at_high += result.at_high[fitted].sum(axis=0)
-        self.starts_disagree += int(result.starts_disagree[fitted].sum())
+        fitted = np.logical_and.reduce([np.isfinite(column) for column in result.parameters.T])
+        self.n_fitted += int(np.count_nonzero(fitted))
+        self.at_low += column_counts(result.at_low[fitted])
+        self.at_high += column_counts(result.at_high[fitted])
+        self.starts_disagree += int(np.count_nonzero(result.starts_disagree[fitted]))
         self.free = ~result.is_known
         reasons = result.doubt_reasons[fitted]
-        for code in DoubtReason:
-            self.reasons[:, code] += (reasons == code).sum(axis=0)
+        for j, column in enumerate(reasons.T):
+            self.reasons[j] += np.bincount(column, minlength=len(DoubtReason))
         is_none = self._none_found(result, reasons == DoubtReason.NONE, fitted)
-        self.none_found += is_none.sum(axis=0)
+        self.none_found += column_counts(is_none)
         self._keep_ends(result.outer_intervals, np.flatnonzero(fitted), is_none)
 
     def _keep_ends(

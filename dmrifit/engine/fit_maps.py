@@ -47,7 +47,7 @@ def pack_bounds(
     dtype = bits_type(n_parameters)
     weights = np.left_shift(dtype.type(1), np.arange(2 * n_parameters, dtype=dtype))
     pairs = np.stack([at_low, at_high], axis=2).reshape(len(at_low), 2 * n_parameters)
-    return (pairs * weights).sum(axis=1, dtype=dtype)
+    return np.asarray(pairs @ weights)
 
 
 def unpack_bounds(
@@ -82,7 +82,7 @@ def pack_doubts(result: FitResult) -> NDArray[np.unsignedinteger]:
     flags = np.column_stack([result.doubt, result.starts_disagree]) & fitted[:, None]
     dtype = bits_type(len(result.names))
     weights = np.left_shift(dtype.type(1), np.arange(flags.shape[1], dtype=dtype))
-    return (flags * weights).sum(axis=1, dtype=dtype)
+    return np.asarray(flags @ weights)
 
 
 def unpack_doubts(bits: NDArray[np.unsignedinteger], n: int) -> NDArray[np.bool_]:
@@ -262,7 +262,7 @@ def fill_maps(
 
     Shapes: `inside` (x, y, slices), True where the voxels of the result lie.
     """
-    is_too_large = (_too_large(result.parameters)).any(axis=1)
+    is_too_large = np.logical_or.reduce([_too_large(column) for column in result.parameters.T])
     for fit_map in FIT_MAPS:
         values = fit_map.values(result)
         columns = values.T if fit_map.is_per_parameter else [values]

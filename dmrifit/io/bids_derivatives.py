@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.engine.design.identifiability import expected_precision
-from dmrifit.engine.doubts import DoubtTally
+from dmrifit.engine.doubts import DoubtTally, column_counts
 from dmrifit.engine.fit_maps import FIT_MAPS, OUTSIDE
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.kernels.layout import is_share
@@ -136,8 +136,8 @@ class FitTally:
     def add(self, result: FitResult) -> None:
         """Count the voxels of one part."""
         self.status += np.bincount(result.status, minlength=len(self.status))
-        self.at_low += result.at_low.sum(axis=0)
-        self.at_high += result.at_high.sum(axis=0)
+        self.at_low += column_counts(result.at_low)
+        self.at_high += column_counts(result.at_high)
         self.doubts.add(result)
         if result.screening is not None:
             self.screening.add(result.screening, result.status != FitStatus.NOT_FITTED)
@@ -163,7 +163,8 @@ class FitTally:
         if result.method in ("ols", "wls"):
             # A fit of logarithms keeps in its inputs the values that it leaves out.
             is_used &= signals > 0
-        spare = is_used.sum(axis=1) - len(self.model.names) + len(self.fixed)
+        n_used = np.einsum("ij->i", is_used, dtype=np.intp)
+        spare = n_used - len(self.model.names) + len(self.fixed)
         deviation = np.sqrt(result.cost / np.maximum(spare, 1))
         # Of residuals that are 0 whatever the noise, there is no SNR.
         return np.where((spare > 0) & (deviation > 0), deviation, np.nan)
