@@ -112,7 +112,9 @@ def make_program(
     for command, line in examples.items():
         # A command may be called as a word that Python keeps for itself.
         name_of_command = command.__name__.rstrip("_").replace("_", "-")
-        app.command(name_of_command, epilog=_example(line))(command)
+        app.command(
+            name_of_command, epilog=_example(line), short_help=_first_sentence(command)
+        )(command)
 
     def main() -> None:
         with lenient_streams():
@@ -186,6 +188,12 @@ def _one_line(text: str) -> str:
     """Escape what a terminal cannot print: messages may quote bytes of damaged files."""
     letters = " ".join(text.split("\n"))
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in letters)
+
+
+def _first_sentence(command: Callable[..., None]) -> str:
+    """Take the first sentence of a command's help, whole: click would cut it at the line's end."""
+    text = " ".join((command.__doc__ or "").split())
+    return text.partition(". ")[0].rstrip(".") + "."
 
 
 def _example(line: str) -> str:

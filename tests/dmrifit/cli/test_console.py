@@ -1,5 +1,6 @@
 """The frame of the programs: help, one-line errors, exit codes, output files."""
 
+import re
 import subprocess
 import sys
 import warnings
@@ -80,6 +81,27 @@ def test_all_programs_list_their_exit_codes(package, monkeypatch, capsys):
     assert code("--version") == 0
     assert capsys.readouterr().out.startswith(f"{name} ")
     assert code("nothing") == 2
+
+
+@pytest.mark.parametrize("package", ["dmrifit", "placement", "metastasis", "anomaly"])
+def test_help_is_whole_sentences_at_80_columns_and_each_command_has_a_worked_line(package, monkeypatch, capsys):
+    program = import_module(f"{package}.cli.program")
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def help_of(*words):
+        monkeypatch.setattr(sys, "argv", [package, *words, "--help"])
+        with pytest.raises(SystemExit):
+            program.main()
+        text = capsys.readouterr().out
+        # Dots after a bracket stand for more arguments.
+        assert not re.search(r"[\w,:] ?\.\.\.", text)
+        return " ".join(text.split())
+
+    overview = help_of()
+    for command in program.app.registered_commands:
+        sentence = " ".join(command.callback.__doc__.split()).partition(". ")[0]
+        assert f"{command.name} {sentence.rstrip('.')}." in overview
+        assert "Example: dmrifit" in help_of(command.name)
 
 
 def test_exit_codes_follow_the_error(monkeypatch, capsys):
