@@ -23,9 +23,10 @@ ScansArgument: TypeAlias = Annotated[
     Path,
     typer.Argument(
         metavar="SCANS",
-        help="Diffusion series (NIfTI, with .bval and .bvec beside it), or a table (.tsv) with "
-        "the columns patient and image, and optionally name, bval, bvec, brain, tissue and the "
-        "covariates of the model (age, sex, site); files relative to the table.",
+        help="Diffusion series (NIfTI, with .bval and .bvec beside it); a folder of them, where "
+        "NAME_brain and NAME_tissue.nii.gz belong to NAME.nii.gz; or a table (.tsv) with the "
+        "columns patient and image, and optionally name, bval, bvec, brain, tissue and the "
+        "covariates of the model (age, sex, site), files relative to the table.",
     ),
 ]
 CasesArgument: TypeAlias = Annotated[
@@ -33,8 +34,9 @@ CasesArgument: TypeAlias = Annotated[
     typer.Argument(
         metavar="CASES",
         help="Table (.tsv) of series with the columns patient and image, and optionally name, "
-        "bval, bvec, brain, tissue, lesion, followup, age, sex, site, grade and kind; files "
-        "relative to the table.",
+        "bval, bvec, brain, tissue, lesion, followup, age, sex, site, grade and kind (files "
+        "relative to the table); or a folder of series NAME.nii.gz, each of another patient, with "
+        ".bval and .bvec, and optionally NAME_brain, NAME_tissue and NAME_lesion.nii.gz.",
     ),
 ]
 TissueOption: TypeAlias = Annotated[
@@ -126,10 +128,10 @@ def series_of(
     tissue: Path | None = None,
 ) -> list[SeriesFiles]:
     """List series: those of a table, or a single one with the files that options name."""
-    from anomaly.scans.series import SeriesFiles, read_series
+    from anomaly.scans.series import IMAGES, SeriesFiles, read_series
 
     options = {"--bval": bval, "--bvec": bvec, "--mask": mask, "--tissue": tissue}
-    if is_table(scans, "files", options):
+    if is_table(scans, "files", options, IMAGES):
         return read_series(scans)
     for path in options.values():
         if path is not None:

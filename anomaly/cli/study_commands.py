@@ -17,6 +17,7 @@ from anomaly.cli.options import (
     make_detector,
     parameter_names,
     parameters_of,
+    series_of,
 )
 from anomaly.detectors.detector_table import DETECTORS, detector_names, import_detector
 from dmrifit.cli.case_runs import begin_run, simulate_case
@@ -216,7 +217,7 @@ def train(
     again.
     """
     from anomaly.detectors.thresholds import HealthyRateThreshold
-    from anomaly.scans.series import SeriesDetector, read_series
+    from anomaly.scans.series import SeriesDetector
     from dmrifit.model_files.model_file import save_model
 
     check_output(out, overwrite)
@@ -251,7 +252,7 @@ def train(
             directions="resampled" if resample_directions else "acquired",
             covariates=names,
         )
-        model.fit(read_series(cases), tissue=estimate_tissue, mask=not all_voxels)
+        model.fit(series_of(cases), tissue=estimate_tissue, mask=not all_voxels)
         save_model(model, out)
     threshold = getattr(model.detector_.threshold_, "threshold_", float("nan"))
     grid = " × ".join(map(str, model.shape_))
@@ -307,7 +308,6 @@ def evaluate(
     import sys
 
     from anomaly.cli.case_runs import prepared_cases
-    from anomaly.scans.series import read_series
     from anomaly.study.evaluation import format_summary
     from anomaly.study.report import write_evaluation
     from dmrifit.io.digests import command_line
@@ -323,8 +323,8 @@ def evaluate(
             "others"
         )
     options: dict[str, Any] = {"tissue": estimate_tissue, "mask": not all_voxels, "b": b}
-    scans = prepared_cases(read_series(cases), **options)
-    healthy_scans = [] if healthy is None else prepared_cases(read_series(healthy), **options)
+    scans = prepared_cases(series_of(cases), **options)
+    healthy_scans = [] if healthy is None else prepared_cases(series_of(healthy), **options)
     maps = _read_maps(tables_by_name, scans)
     healthy_maps = _read_maps(healthy_tables, healthy_scans)
     tables = write_evaluation(

@@ -34,6 +34,8 @@ __all__ = ["SeriesDetector", "SeriesFiles", "read_series"]
 #: Covariates that the healthy mean of a detector may depend on.
 COVARIATES = ("age", "sex", "site")
 
+#: Columns of images, that of the series first.
+IMAGES = ("image", "brain", "tissue", "lesion", "followup")
 _FILES = ("image", "bval", "bvec", "brain", "tissue", "lesion", "followup")
 _KNOWN = ("age", "sex", "site", "grade", "kind", "synthetic")
 _ALIASES = {"participant_id": "patient"}
@@ -123,7 +125,7 @@ class SeriesFiles:
 
 def read_series(table: str | Path) -> list[SeriesFiles]:
     """
-    Read a table of series, without reading the images.
+    Read a table or a folder of series, without reading the images.
 
     Parameters
     ----------
@@ -131,7 +133,9 @@ def read_series(table: str | Path) -> list[SeriesFiles]:
         Tab-separated (``.csv``: comma-separated), as for `read_cases`: ``patient`` and ``image``
         are required; ``bval`` and ``bvec`` (by default the files next to the image), ``name``,
         ``brain``, ``tissue``, ``lesion``, ``followup``, ``age``, ``sex``, ``site``, ``grade``,
-        ``kind`` and ``synthetic`` are optional. Paths are relative to the table.
+        ``kind`` and ``synthetic`` are optional. Paths are relative to the table. In a folder
+        without a table ``cases.tsv`` each series is a scan of its own subject: ``p01.nii.gz`` with
+        ``p01.bval`` and ``p01.bvec``, and ``p01_brain.nii.gz`` and the like beside it.
 
     Returns
     -------
@@ -153,6 +157,7 @@ def read_series(table: str | Path) -> list[SeriesFiles]:
         optional=optional,
         aliases=_ALIASES,
         what="scan",
+        images=IMAGES,
     )
 
 

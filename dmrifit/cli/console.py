@@ -112,9 +112,9 @@ def make_program(
     for command, line in examples.items():
         # A command may be called as a word that Python keeps for itself.
         name_of_command = command.__name__.rstrip("_").replace("_", "-")
-        app.command(
-            name_of_command, epilog=_example(line), short_help=_first_sentence(command)
-        )(command)
+        app.command(name_of_command, epilog=_example(line), short_help=_first_sentence(command))(
+            command
+        )
 
     def main() -> None:
         with lenient_streams():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ __all__ = [
     "pairs",
     "require_libraries",
     "say",
+    "say_folder",
     "scan_of",
     "whole_numbers",
     "words",
@@ -49,10 +50,25 @@ def beside(image: Path, extension: str) -> Path | None:
     return path
 
 
-def is_table(path: Path, files: str, options: Mapping[str, object]) -> bool:
-    """Tell whether a file is a table of scans; options that name files are for single images."""
+def is_table(
+    path: Path, files: str, options: Mapping[str, object], images: Sequence[str] = ()
+) -> bool:
+    """
+    Tell whether a path is a table of scans; options that name files are for single images.
+
+    With the columns of images that a table may have, a folder of images is as good as a table.
+    """
+    *first, last = options
     if path.is_dir():
-        raise FileNotFoundError(f"{path} is a folder; name an image in it, or a table")
+        if not images:
+            raise FileNotFoundError(f"{path} is a folder; name an image in it, or a table")
+        if any(options.values()):
+            raise ValueError(
+                f"{path} is a folder, where {files} stand beside the images; leave out "
+                f"{', '.join(first)} and {last}"
+            )
+        say_folder(path, images)
+        return True
     # numpy takes longer to load than the help that needs no file.
     from dmrifit._utils.text_files import check_file
 
@@ -60,11 +76,23 @@ def is_table(path: Path, files: str, options: Mapping[str, object]) -> bool:
     if path.suffix.lower() not in (".tsv", ".csv"):
         return False
     if any(options.values()):
-        *first, last = options
         raise ValueError(
             f"{path} names {files} in its columns; leave out {', '.join(first)} and {last}"
         )
     return True
+
+
+def say_folder(path: Path, images: Sequence[str]) -> None:
+    """Print on standard error which cases a folder holds, where a path is one."""
+    if not path.is_dir():
+        return
+    from dmrifit.io.case_tables import folder_rows, folder_summary, folder_table
+
+    table = folder_table(path)
+    if table == path:
+        typer.echo(folder_summary(path, folder_rows(path, images)), err=True)
+    else:
+        typer.echo(f"using {table}", err=True)
 
 
 def scan_of(

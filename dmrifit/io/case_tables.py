@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_finite
 from dmrifit.io.atomic_files import FileSet
+from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import check_same_grid, zeros_and_ones
 from dmrifit.io.nifti import image_of, load_image, save_image, values_of
@@ -25,6 +26,9 @@ __all__ = [
     "checked_values",
     "file_stem",
     "file_stems",
+    "folder_rows",
+    "folder_summary",
+    "folder_table",
     "read_each",
     "read_on_grid",
     "save_values",
@@ -32,6 +36,11 @@ __all__ = [
 ]
 
 _Case = TypeVar("_Case")
+
+#: Table in a folder that stands for the folder.
+_TABLE = "cases.tsv"
+_SERIES = "_dwi"  # end of the names of series
+_SHOWN = 5  # names of cases in a message
 
 
 def checked_values(
@@ -82,10 +91,22 @@ def read_each(
     optional: Sequence[str],
     aliases: Mapping[str, str],
     what: str = "case",
+    images: Sequence[str] = (),
 ) -> list[_Case]:
-    """Read the cases of a table, and check that their names are unique."""
-    table = Path(table)
+    """
+    Read the cases of a table, and check that their names are unique.
+
+    With the columns of images, the first one that of the cases, a folder of images is read too.
+    """
+    table = folder_table(table)
     cases: list[_Case] = []
+    if images and table.is_dir():
+        for row in folder_rows(table, images):
+            try:
+                cases.append(read({"patient": row["name"], **row}, table))
+            except ValueError as error:
+                raise ValueError(f"{table}: {error}") from None
+        return cases
     row_of: dict[str, int] = {}
     for line, row in read_rows(table, required=required, optional=optional, aliases=aliases):
         where = f"{table}, row {line} (patient {row['patient']})"
@@ -105,6 +126,65 @@ def read_each(
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
     return cases
+
+
+def folder_table(path: str | Path) -> Path:
+    """Give the table of cases in a folder, or the path itself where there is none."""
+    path = Path(path)
+    table = path / _TABLE
+    return table if table.is_file() else path
+
+
+def folder_rows(folder: Path, images: Sequence[str]) -> list[dict[str, str]]:
+    """
+    List the images of a folder as a table of cases does; the first column is that of the cases.
+
+    Each image is a case with the name of its file, ``p1`` for ``p1.nii.gz``, ``p1_dwi.nii.gz`` or
+    ``p1_image.nii.gz`` (with the first column ``image``); ``p1_brain.nii.gz`` then goes into its
+    column ``brain``.
+    """
+    main, *others = images
+    files: dict[str, str] = {}
+    for path in sorted(folder.iterdir()):
+        name = stem(path)
+        is_image = path.name != name and path.suffix.lower() != ".hdr"
+        if not is_image or path.name.startswith(".") or path.is_dir():
+            continue
+        name = name.removesuffix(f"_{main}").removesuffix(_SERIES)
+        if files.setdefault(name, path.name) != path.name:
+            raise ValueError(f"{folder} has both {files[name]} and {path.name}; keep one of them")
+    rows: dict[str, dict[str, str]] = {}
+    for name, file in files.items():
+        # The longest first: p1_prior_label is no label of p1_prior.
+        for column in sorted(others, key=len, reverse=True):
+            owner = name.removesuffix(f"_{column}")
+            if owner != name and owner in files:
+                rows.setdefault(owner, {})[column] = file
+                break
+        else:
+            rows.setdefault(name, {})[main] = file
+    if not rows:
+        tables = ", ".join(sorted(path.name for path in folder.glob("*.tsv")))
+        raise FileNotFoundError(
+            f"{folder} is a folder without images (.nii, .nii.gz); name "
+            + (f"a table in it: {tables}" if tables else "an image, a table or a folder of images")
+        )
+    empty = dict.fromkeys(images, "")
+    return [{"name": name, **empty, **rows[name]} for name in sorted(rows)]
+
+
+def folder_summary(folder: Path, rows: Sequence[Mapping[str, str]]) -> str:
+    """Say which cases a folder holds, and for how many of them there are further images."""
+    names = [row["name"] for row in rows]
+    shown = ", ".join(names[:_SHOWN])
+    if len(names) > _SHOWN:
+        shown += f" and {len(names) - _SHOWN} more"
+    noun = "case" if len(names) == 1 else "cases"
+    text = f"{len(names)} {noun} in {folder}: {shown}"
+    columns = list(rows[0])[2:]
+    counts = {column: sum(bool(row[column]) for row in rows) for column in columns}
+    further = ", ".join(f"{column} {count}" for column, count in counts.items() if count)
+    return f"{text}; with {further}" if further else text
 
 
 def file_stem(patient: str, name: str) -> str:

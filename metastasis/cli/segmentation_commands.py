@@ -22,9 +22,10 @@ ScansArgument: TypeAlias = Annotated[
     Path,
     typer.Argument(
         metavar="SCANS",
-        help="Contrast-enhanced T1 image (NIfTI), or a table (.tsv) with the columns patient and "
-        "image, and optionally name, prior and brain (files relative to the table), prepared like "
-        "the training scans.",
+        help="Contrast-enhanced T1 image (NIfTI), prepared like the training scans; a folder of "
+        "them, where NAME_prior and NAME_brain.nii.gz belong to NAME.nii.gz; or a table (.tsv) "
+        "with the columns patient and image, and optionally name, prior and brain (files relative "
+        "to the table).",
     ),
 ]
 PriorOption: TypeAlias = Annotated[
@@ -174,11 +175,12 @@ EXAMPLES: dict[Callable[..., None], str] = {
 
 def _cases(scans: Path, prior: Path | None, mask: Path | None, out: Path) -> list[Case]:
     """Read the cases of a table, or a single image with the files that options name."""
-    from metastasis.scans.cases import read_case, read_cases
+    from metastasis.scans.cases import IMAGES, read_case, read_cases
 
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
-    if is_table(scans, "prior scans and brains", {"--prior": prior, "--mask": mask}):
+    options = {"--prior": prior, "--mask": mask}
+    if is_table(scans, "prior scans and brains", options, IMAGES):
         return read_cases(scans)
     return [read_case(scans, prior=prior, brain=mask)]
 

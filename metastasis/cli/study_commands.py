@@ -21,7 +21,7 @@ from dmrifit.cli.console import (
     check_output,
     progress,
 )
-from dmrifit.cli.options import named_files, require_libraries, whole_numbers
+from dmrifit.cli.options import named_files, require_libraries, say_folder, whole_numbers
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
 from dmrifit.report.html import counted
 
@@ -35,8 +35,9 @@ CasesArgument: TypeAlias = Annotated[
     typer.Argument(
         metavar="CASES",
         help="Table (.tsv) of scans with the columns patient, image and label, and optionally "
-        "name, classes (labels of metastases, such as 1,3,4), prior and brain; files relative to "
-        "the table.",
+        "name, classes (labels of metastases, such as 1,3,4), prior and brain (files relative to "
+        "the table); or a folder of scans NAME.nii.gz, each of another patient, with "
+        "NAME_label.nii.gz and optionally NAME_prior and NAME_brain.nii.gz.",
     ),
 ]
 
@@ -333,8 +334,9 @@ EXAMPLES: dict[Callable[..., None], str] = {
 
 def _labelled_cases(table: Path) -> list[Case]:
     """Read cases that must have labels."""
-    from metastasis.scans.cases import read_cases
+    from metastasis.scans.cases import IMAGES, read_cases
 
+    say_folder(table, IMAGES)
     cases = read_cases(table)
     missing = [case.name for case in cases if case.label is None]
     if missing:

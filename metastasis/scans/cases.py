@@ -40,6 +40,8 @@ TABLE = "cases.tsv"
 _REMEDY = "bring both to one grid (prepare_brain does)"
 _REQUIRED = ("patient", "image")
 _MAPS = ("label", "prior", "brain", "prior_label", "mimics")
+#: Columns of images, that of the scan first.
+IMAGES = ("image", *_MAPS)
 _OPTIONAL = ("name", *_MAPS, "lesions", "classes", "synthetic")
 _ALIASES = {"participant_id": "patient"}
 
@@ -163,7 +165,7 @@ class Case:
 
 def read_cases(table: str | Path) -> list[Case]:
     """
-    Read cases from a table of files.
+    Read cases from a table of files, or from a folder of images.
 
     Parameters
     ----------
@@ -174,6 +176,9 @@ def read_cases(table: str | Path) -> list[Case]:
         ``lesions``). Paths are relative to the table, ``n/a`` stands for nothing. All images of a
         case are NIfTI on one grid. Where labels have classes, ``classes`` says which ones are
         metastases, such as ``1,3,4``; by default all above 0 are. A mask is what is above 0.5.
+        In a folder without a table ``cases.tsv`` each image is a case of its own patient:
+        ``p01.nii.gz`` (or ``p01_image.nii.gz``), with ``p01_label.nii.gz``, ``p01_prior.nii.gz``
+        and ``p01_brain.nii.gz`` beside it.
 
     Returns
     -------
@@ -195,7 +200,14 @@ def read_cases(table: str | Path) -> list[Case]:
         p01      p01_T1c.nii  p01_seg.nii  1,3,4    p01_T1c_2024.nii  p01_brain.nii
         p02      p02_T1c.nii  p02_seg.nii  1,3,4    n/a               p02_brain.nii
     """
-    return read_each(table, _read_case, required=_REQUIRED, optional=_OPTIONAL, aliases=_ALIASES)
+    return read_each(
+        table,
+        _read_case,
+        required=_REQUIRED,
+        optional=_OPTIONAL,
+        aliases=_ALIASES,
+        images=IMAGES,
+    )
 
 
 def read_case(

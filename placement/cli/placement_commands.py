@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption, check_output
-from dmrifit.cli.options import floats
+from dmrifit.cli.options import floats, say_folder
 from dmrifit.report.html import counted
 from placement.cli.case_runs import RUN, write_batch
 from placement.cli.options import (
@@ -72,7 +72,13 @@ def place(
     """
     from dmrifit.io.nifti import file_record
     from placement.exchange.prescription import write_prescription
-    from placement.exchange.tables import excluded_names, read_cases, read_scene, source_digests
+    from placement.exchange.tables import (
+        IMAGES,
+        excluded_names,
+        read_cases,
+        read_scene,
+        source_digests,
+    )
     from placement.search.optimizer import CONSOLE, VoxelOptimizer
 
     if model is not None and thorough:
@@ -83,6 +89,7 @@ def place(
         rounding=CONSOLE if rounding else None,
         random_state=seed,
     )
+    say_folder(cases, IMAGES)
     table = read_cases(cases, image=image, exclude=exclude)
     labels = labels_of(include)
     shift = shift_options(ppm, percent_per_ppm)

@@ -24,7 +24,7 @@ from dmrifit.cli.console import (
     check_output,
     progress,
 )
-from dmrifit.cli.options import named_files, require_libraries, words
+from dmrifit.cli.options import named_files, require_libraries, say_folder, words
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
 from dmrifit.report.html import counted
 from placement.cli.options import (
@@ -210,7 +210,7 @@ def train(
     from dmrifit.model_files.model_file import save_model
     from dmrifit.networks.training import Training
     from dmrifit.networks.volume_cases import called
-    from placement.exchange.tables import read_cases, read_experts, read_scene
+    from placement.exchange.tables import IMAGES, read_cases, read_experts, read_scene
 
     check_output(out, overwrite)
     check_jobs(jobs, "--jobs")
@@ -229,6 +229,7 @@ def train(
     unusable = [name for name, value in network_options.items() if value]
     if unusable and model != "network":
         raise ValueError(f"{', '.join(unusable)}: for --model network only")
+    say_folder(cases, IMAGES)
     table = read_cases(cases, exclude=exclude)
     if groups is not None and groups not in table:
         raise ValueError(f"{cases} has no column {groups}; it has {', '.join(table.columns)}")

@@ -13,6 +13,7 @@ from dmrifit._utils.text_files import check_file
 from dmrifit.cli.options import words
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.io.bids_derivatives import stem
+from dmrifit.io.case_tables import folder_rows, folder_table
 from dmrifit.io.nifti import describe_sources
 from dmrifit.io.tables import read_rows
 from placement.search.scene import Scene
@@ -35,16 +36,30 @@ __all__ = [
 #: Columns of a box: center in mm RAS+, sides in mm, angles in degrees.
 BOX = ("x", "y", "z", "size_x", "size_y", "size_z", "angle_x", "angle_y", "angle_z")
 
+#: Columns of images, that of the tumor first.
+IMAGES = ("tumor", "image", "exclude")
+
 _SHOWN = 5  # names in a message
 
 
 def read_cases(
     path: str | Path, *, image: str | Path | None = None, exclude: str | None = None
 ) -> pd.DataFrame:
-    """Read a table of cases, or make one of a single mask."""
+    """Read a table of cases, or make one of a folder of masks or of a single mask."""
     import pandas as pd
 
-    path = Path(path)
+    path = folder_table(path)
+    if path.is_dir():
+        if image is not None:
+            raise ValueError(
+                f"--image is for a single case; name images like the masks, such as "
+                f"NAME_image.nii.gz in {path}"
+            )
+        table = pd.DataFrame(folder_rows(path, IMAGES)).assign(synthetic=False)
+        for column in IMAGES:
+            table[column] = [_beside(path / file, file) for file in table[column]]
+        _check_names(table["name"], path)
+        return table if exclude is None else table.assign(exclude=exclude)
     _check_files([path])
     if path.suffix.lower() not in (".tsv", ".csv"):
         row = {

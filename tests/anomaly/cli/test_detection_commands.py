@@ -84,6 +84,27 @@ def test_one_series_is_given_by_options(run, cases, model, series, tmp_path):
     assert "1 scan, 0 anomalies found, 1 without" in out
 
 
+def test_a_folder_of_series_is_as_good_as_a_table(run, error_of, cases, model, tmp_path):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for i in (1, 2):
+        for path in (cases / f"synthetic-glioma-00{i}").glob("*_*"):
+            (folder / path.name.replace("synthetic-glioma-00", "p")).symlink_to(path)
+    code, out, error = run("detect", model, folder, "--no-figure", "--out", tmp_path / "found")
+    assert code == 0, error
+    assert "2 scans," in out
+    assert f"2 cases in {folder}: p1, p2; with brain 2, tissue 2, lesion 2, followup 2" in error
+    table = ("detect", model, cases / "gliomas.tsv", "--no-figure", "--out", tmp_path / "all")
+    assert run(*table)[0] == 0
+    for i in (1, 2):
+        np.testing.assert_array_equal(
+            volume(tmp_path / "found" / f"p{i}" / "map.nii.gz"),
+            volume(tmp_path / "all" / f"synthetic-glioma-00{i}" / "map.nii.gz"),
+        )
+    error = error_of("detect", model, folder, "--mask", "brain.nii.gz", "--out", tmp_path / "x")
+    assert "is a folder, where files stand beside the images; leave out" in error
+
+
 def test_the_summary_counts_scans_and_anomalies(cases, model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("anomaly.cli.case_runs.write_batch", lambda *_, **__: None)
     for counts, sentence in (
@@ -205,7 +226,8 @@ def test_files_that_are_missing_or_of_another_kind_are_named(error_of, cases, mo
     missing = tmp_path / "none.dmrifit"
     assert "no such model file" in error_of("detect", missing, table, "--out", out)
     assert "no such file" in error_of("detect", model, tmp_path / "none.nii.gz", "--out", out)
-    assert "is a folder; name an image" in error_of("detect", model, cases, "--out", out)
+    # A folder of folders: the tables in it are named.
+    assert "name a table in it: gliomas.tsv, healthy.tsv" in error_of("detect", model, cases, "--out", out)
     bare = tmp_path / "bare.dmrifit"
     save_model(OneMinusMean().fit(np.full((4, 6, 6, 6, 3), 0.5)), bare)
     error = error_of("detect", bare, table, "--out", out)

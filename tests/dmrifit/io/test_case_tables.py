@@ -14,6 +14,9 @@ from dmrifit.io.case_tables import (
     checked_values,
     file_stem,
     file_stems,
+    folder_rows,
+    folder_summary,
+    folder_table,
     read_each,
     read_on_grid,
     save_values,
@@ -187,3 +190,69 @@ def test_a_table_has_the_columns_that_hold_something_and_says_what_they_mean(tmp
         "name": {"Description": "Its name."},
         "site": {"Description": "Scanner."},
     }
+
+
+# Folders ---------------------------------------------------------------------------------------
+
+
+def folder_of(folder, *names):
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def test_each_image_of_a_folder_is_a_case_with_the_images_named_after_it(tmp_path):
+    folder = folder_of(
+        tmp_path / "scans", "p2.nii.gz", "p1_image.nii", "p1_label.nii.gz", "p1_prior.nii.gz", "p1_prior_label.nii.gz",
+        "p3_dwi.nii.gz", "p3_dwi.bval", "p3_brain.nii.gz", "skull_brain.nii.gz", ".p9.nii.gz", "notes.txt",
+    )  # fmt: skip
+    (folder / "p8.nii.gz").mkdir()
+    columns = ("image", "label", "prior", "brain", "prior_label")
+    rows = folder_rows(folder, columns)
+    assert [list(row) for row in rows] == [["name", *columns]] * 4
+    assert [tuple(row.values()) for row in rows] == [
+        ("p1", "p1_image.nii", "p1_label.nii.gz", "p1_prior.nii.gz", "", "p1_prior_label.nii.gz"),
+        ("p2", "p2.nii.gz", "", "", "", ""),
+        ("p3", "p3_dwi.nii.gz", "", "", "p3_brain.nii.gz", ""),
+        # There is no image skull, so this one is no mask of it.
+        ("skull_brain", "skull_brain.nii.gz", "", "", "", ""),
+    ]
+    assert folder_summary(folder, rows) == (
+        f"4 cases in {folder}: p1, p2, p3, skull_brain; with label 1, prior 1, brain 1, prior_label 1"
+    )
+    many = [{"name": f"p{i}", "image": "x"} for i in range(7)]
+    assert folder_summary(folder, many).endswith("7 cases in " + f"{folder}: p0, p1, p2, p3, p4 and 2 more")
+    assert folder_summary(folder, many[:1]) == f"1 case in {folder}: p0"
+
+
+def test_the_cases_of_a_folder_are_read_like_those_of_a_table(tmp_path):
+    folder = folder_of(tmp_path / "scans", "b.nii.gz", "a.nii.gz", "a_brain.nii.gz")
+    options = {**COLUMNS, "optional": ["name", "brain"], "images": ("image", "brain")}
+
+    def read(row, folder):
+        if row["name"] == "b":
+            raise ValueError("b.nii.gz is damaged")
+        return row["patient"], folder / row["image"], row["brain"]
+
+    with pytest.raises(ValueError, match=r"scans: b\.nii\.gz is damaged"):
+        read_each(folder, read, **options)
+    (folder / "b.nii.gz").unlink()
+    assert read_each(folder, read, **options) == [("a", folder / "a.nii.gz", "a_brain.nii.gz")]
+    # A table says more of its cases than the names of files.
+    table(folder, "p7\ta.nii.gz\tseventh", header="patient\timage\tname")
+    assert read_each(folder, lambda row, _: row["name"], **options) == ["seventh"]
+    assert folder_table(folder) == folder / "cases.tsv"
+    assert folder_table(tmp_path) == tmp_path
+
+
+def test_folders_that_hold_no_cases_are_refused_with_what_to_name(tmp_path):
+    folder = folder_of(tmp_path / "empty", "read.me")
+    with pytest.raises(FileNotFoundError, match=r"empty is a folder without images .*; name an image, a table or"):
+        folder_rows(folder, ("image",))
+    folder_of(folder, "healthy.tsv", "gliomas.tsv")
+    with pytest.raises(FileNotFoundError, match=r"name a table in it: gliomas\.tsv, healthy\.tsv"):
+        folder_rows(folder, ("image",))
+    folder_of(folder, "p1.nii", "p1_image.nii.gz")
+    with pytest.raises(ValueError, match=r"has both p1\.nii and p1_image\.nii\.gz; keep one"):
+        folder_rows(folder, ("image",))

@@ -102,6 +102,27 @@ def probabilities(path, cases, **options):
 # Segment -----------------------------------------------------------------------------------------
 
 
+def test_a_folder_of_scans_is_as_good_as_a_table(run, table, models, tmp_path):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for path in table.parent.glob("*.nii.gz"):
+        (folder / path.name.replace("_image", "")).symlink_to(path)
+    for scans, name in ((table, "table"), (folder, "folder"), (table.parent, "whole")):
+        words = ("segment", models.sensitive, scans, "--out", tmp_path / name, "--no-figure")
+        code, out, error = run(*words)
+        assert code == 0, error
+        assert "3 scans," in out
+        told = {"table": "", "folder": f"3 cases in {folder}: p0, p1, p2; with label 3, prior 2\n"}
+        assert error == told.get(name, f"using {table}\n")
+    by_table, by_folder, whole = (
+        volumes(tmp_path / name / "segmentations.tsv", "probability") for name in ("table", "folder", "whole")
+    )
+    np.testing.assert_array_equal(by_folder, by_table)
+    np.testing.assert_array_equal(whole, by_table)
+    error = run("segment", models.sensitive, folder, "--prior", table, "--out", tmp_path / "x")[2]
+    assert "is a folder, where prior scans and brains stand beside the images; leave out --prior" in error
+
+
 def test_segmentations_are_those_of_the_model_at_its_threshold(
     run, cases, table, models, tmp_path
 ):
@@ -323,7 +344,7 @@ def test_scans_that_are_missing_or_named_twice_are_refused(error_of, table, mode
     missing = tmp_path / "none.nii.gz"
     assert f"{missing}: no such file" in error_of("segment", models.plain, missing, *out)
     folder = error_of("segment", models.plain, tmp_path, *out)
-    assert f"{tmp_path} is a folder; name an image in it, or a table" in folder
+    assert f"{tmp_path} is a folder without images (.nii, .nii.gz); name an image, a table" in folder
     for option in ("--prior", "--mask"):
         error = error_of("segment", models.plain, table, option, image, *out)
         assert "leave out --prior and --mask" in error

@@ -48,6 +48,17 @@ def test_what_is_shown_of_simulation_follows_the_table(run, tmp_path, ball):
     assert "cases.tsv, row 2: synthetic must be true or false, not 'perhaps'" in error
 
 
+def test_a_folder_of_masks_is_placed_in(run, tmp_path, ball):
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for name in ("one", "two"):
+        (folder / f"{name}.nii.gz").write_bytes((tmp_path / "ball.nii.gz").read_bytes())
+    code, _, error = run("place", folder, "--out", tmp_path / "placed", "--no-figure")
+    assert code == 0, error
+    assert f"2 cases in {folder}: one, two" in error
+    assert list(placements(tmp_path / "placed")["name"]) == ["one", "two"]
+
+
 def test_scattered_labels_may_be_tolerated(run, tmp_path):
     rng = np.random.default_rng(0)
     labels = np.zeros((40, 40, 40), np.uint8)

@@ -102,3 +102,25 @@ def test_tables_of_boxes_are_checked(boxes):
     table.drop(columns="size_x").to_csv(boxes, sep="\t", index=False)
     with pytest.raises(ValueError, match="no column size_x"):
         read_experts(boxes, ["one"])
+
+
+def test_a_folder_of_masks_is_as_good_as_a_table(tmp_path):
+    for name in ("p1.nii.gz", "p2_tumor.nii.gz", "p2_image.nii.gz", "p2_exclude.nii.gz"):
+        (tmp_path / name).touch()
+    table = read_cases(tmp_path)
+    assert table.to_dict("records") == [
+        {"name": "p1", "tumor": f"{tmp_path}/p1.nii.gz", "image": "", "exclude": "", "synthetic": False},
+        {
+            "name": "p2",
+            "tumor": f"{tmp_path}/p2_tumor.nii.gz",
+            "image": f"{tmp_path}/p2_image.nii.gz",
+            "exclude": f"{tmp_path}/p2_exclude.nii.gz",
+            "synthetic": False,
+        },
+    ]
+    assert list(read_cases(tmp_path, exclude="1,2")["exclude"]) == ["1,2", "1,2"]
+    with pytest.raises(ValueError, match=r"--image is for a single case; name images like the masks"):
+        read_cases(tmp_path, image="t1.nii.gz")
+    (tmp_path / "P1.nii.gz").touch()
+    with pytest.raises(ValueError, match="names of cases become names of folders and must differ"):
+        read_cases(tmp_path)
