@@ -92,11 +92,17 @@ class Box:
 
 
 def viewer_page(
-    title: str, sections: Iterable[tuple[str, Any]], *, lead: str = "", contents: bool = False
+    title: str,
+    sections: Iterable[tuple[str, Any]],
+    *,
+    lead: str = "",
+    contents: bool = False,
+    script: str = "",
+    style: str = "",
 ) -> str:
     """Put sections, some of which hold a viewer, into one HTML page."""
-    script = _read("voxel.js") + _read("viewer.js")
-    style = _read("viewer.css")
+    script = f"{_read('voxel.js')}{_read('viewer.js')}\n{script}"
+    style = _read("viewer.css") + style
     return html_page(title, sections, lead=lead, contents=contents, script=script, style=style)
 
 
