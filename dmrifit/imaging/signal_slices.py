@@ -69,7 +69,8 @@ class SignalSlices:
         Shapes: `signals` (n_voxels, n_measurements), `sigma` (n_voxels,) or a number, `inside` (x,
         y, slices), True where the voxels lie.
         """
-        with np.errstate(invalid="ignore"):
+        # What is beyond the range of float32 becomes infinite, and is not shown.
+        with np.errstate(invalid="ignore", over="ignore"):
             self.scan[:, :, slab][inside] = signals[:, self._is_lowest].mean(axis=1)
         x, y, z = np.nonzero(inside)
         z = z + slab.start
@@ -79,7 +80,8 @@ class SignalSlices:
         if self.is_averaged:
             values, _ = average_directions(values, self._measured, mean="arithmetic")
         level = np.broadcast_to(np.nan if sigma is None else sigma, len(signals))[is_kept]
-        self._parts.append((voxels, values.astype(np.float32), level.astype(np.float32)))
+        with np.errstate(over="ignore"):
+            self._parts.append((voxels, values.astype(np.float32), level.astype(np.float32)))
         while self._n_voxels > self._most_voxels and self._step < 2 * self._grid[2]:
             self._step *= 2
             self._parts = [self._thinned(part) for part in self._parts]

@@ -70,3 +70,9 @@ def test_many_measurements_are_averaged_over_directions(volumes, monkeypatch):
     assert voxels.protocol.b.tolist() == [0, 800]
     means = np.stack([volumes[..., 0], volumes[..., 1:].mean(-1)], axis=-1)
     np.testing.assert_allclose(voxels.values[voxels.rows - 1], means, rtol=1e-6)
+
+
+def test_what_is_beyond_the_range_of_float32_is_infinite_without_a_warning(volumes):
+    slices = kept(volumes * 1e39, np.ones(GRID, bool))
+    assert np.isinf(slices.scan).all()
+    assert np.isinf(slices.voxels().values).all()
