@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SignalSlices"]
 
-#: Numbers, signals and maps together, that a page holds of single voxels: about 3 MB of text.
-MOST_VALUES = 1_000_000
+#: Numbers, signals and maps together, that a page holds of single voxels: about 4 MB of text.
+MOST_VALUES = 2_000_000
 #: From more measurements than this, those of one b and echo time are averaged for the page.
 MOST_MEASUREMENTS = 40
 

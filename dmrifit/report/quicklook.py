@@ -23,7 +23,13 @@ from dmrifit.report.html import (
     png_bytes,
 )
 from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_panel, plot_panels
-from dmrifit.report.verdict import html_lights, html_verdict, least_doubted, map_verdict
+from dmrifit.report.verdict import (
+    html_lights,
+    html_verdict,
+    least_doubted,
+    map_verdict,
+    plain_number,
+)
 from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 from dmrifit.report.voxel_records import VoxelRecords, VoxelSignals, short_unit
 
@@ -188,7 +194,7 @@ def median_and_quartiles(values: NDArray) -> tuple[str, str]:
     if not len(values):
         return "–", "– – –"
     median, low, high = np.percentile(values, (50, 25, 75))
-    return f"{median:.3g}", f"{low:.3g} – {high:.3g}"
+    return plain_number(median), f"{plain_number(low)} – {plain_number(high)}"
 
 
 def _summary(
@@ -306,12 +312,16 @@ def planes_viewer(
     overlay = ""
     if images and parameters:
         overlay = least_doubted(parameters, sidecar)
+    start = None
+    if records is not None:
+        start = (affine @ [*records.start, 1])[:3]
     return html_viewer(
         layers,
         affine,
         region=region,
         image=(images or parameters)[0],
         overlay=overlay,
+        start=start,
         opacity=_OPACITY,
         records=records,
         label="Maps",

@@ -14,9 +14,10 @@ from dmrifit.report.slice_figures import MapPanel
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["html_lights", "html_verdict", "least_doubted", "map_verdict"]
+__all__ = ["html_lights", "html_verdict", "least_doubted", "map_verdict", "plain_number"]
 
 _MOST_DOUBTED = 0.5  # share of voxels in doubt above which a parameter is not determined
+_SMALLEST_PLAIN, _LARGEST_PLAIN = 1e-4, 1e6
 _SOME_DOUBTED = 0.1  # … and below which it can be read everywhere
 
 # Letters and words tell the lights apart, too, for those who see no colors.
@@ -95,7 +96,9 @@ def _light(
 
 
 def plain_number(value: float) -> str:
-    """Write a number with three digits and without an exponent."""
+    """Write a number with three digits, and without an exponent where it is a common size."""
+    if value and not _SMALLEST_PLAIN <= abs(value) < _LARGEST_PLAIN:
+        return f"{value:.3g}".replace("-", "−")
     text = np.format_float_positional(value, precision=3, fractional=False, trim="-")
     return text.replace("-", "−")
 

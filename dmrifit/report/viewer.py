@@ -13,7 +13,7 @@ outline of a tumor (2.0 MB by this module):
   GitHub for an icon.
 
 The script reads the numbers themselves, cuts any grid along the scanner's axes and draws boxes
-exactly; with ``data/voxel.js``, which draws the signals of a voxel, it has 33 kB and is all that
+exactly; with ``data/voxel.js``, which draws the signals of a voxel, it has 36 kB and is all that
 the page may run: `dmrifit.report.html.html_page` allows it by its digest and allows no connection.
 """
 

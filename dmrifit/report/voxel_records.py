@@ -14,12 +14,20 @@ from numpy.typing import NDArray
 
 from dmrifit.engine.fit_maps import unpack_bounds, unpack_doubts
 from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.results import FitStatus
 
 __all__ = ["VoxelRecords", "VoxelSignals", "formula_tokens", "pack_numbers", "short_unit"]
 
 #: Binary digits of each number: four decimal digits are right.
 _MANTISSA = 13
 _FLOAT32_MANTISSA = 23
+
+_OUTCOMES = {
+    int(FitStatus.CONVERGED): "The fit converged.",
+    int(FitStatus.AT_BOUND): "The fit ended at a bound.",
+    int(FitStatus.NOT_CONVERGED): "The fit ran out of iterations.",
+    int(FitStatus.NOT_FITTED): "This voxel could not be fitted.",
+}
 
 _SIGNS: dict[type[ast.AST], str] = {
     **{ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"},
@@ -63,6 +71,14 @@ class VoxelRecords:
         self._maps = maps
         self._sidecar = sidecar
 
+    @property
+    def start(self) -> tuple[int, int, int]:
+        """The voxel with signals that is nearest to the middle of all, as indices."""
+        voxels = np.argwhere(self.rows > 0)
+        distances = np.linalg.norm(voxels - voxels.mean(axis=0), axis=1)
+        i, j, k = voxels[int(distances.argmin())]
+        return int(i), int(j), int(k)
+
     def pack(self, rows: NDArray[np.intp]) -> dict[str, Any]:
         """
         Put the records of some rows into text, in their order.
@@ -83,7 +99,7 @@ class VoxelRecords:
                 {"name": name, "unit": short_unit(entry["Units"]), "fixed": "Fixed" in entry}
                 for name, entry in self._sidecar["Parameters"].items()
             ],
-            "outcomes": self._sidecar["Status"]["Codes"],
+            "outcomes": _OUTCOMES,
             "note": self._note(),
         }
 
@@ -109,7 +125,7 @@ class VoxelRecords:
             parts.append("points are means over volumes of one b and echo time")
         if self._signals.step > 1:
             parts.append(
-                f"to keep the page small, only every {self._signals.step}th slice has its signals"
+                f"to keep the page small, one slice in {self._signals.step} has its signals"
             )
         return "; ".join(parts)
 

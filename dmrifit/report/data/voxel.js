@@ -111,6 +111,7 @@ class VoxelPanel {
     this.svg = viewer.find("decay").querySelector("svg");
     viewer.find("decay").hidden = viewer.find("voxel").hidden = false;
     viewer.find("log").addEventListener("input", () => this.draw());
+    viewer.find("nearest").addEventListener("click", () => this.goToNearest());
     new ResizeObserver(() => this.draw()).observe(this.svg.parentElement);
     viewer.find("stored").textContent = records.note && `${records.note[0].toUpperCase()}${records.note.slice(1)}.`;
   }
@@ -146,8 +147,22 @@ class VoxelPanel {
     }
     viewer.find("voxel-values").replaceChildren(...rows);
     viewer.find("voxel-values").closest("table").hidden = !rows.length;
-    const words = record ? [`Fit ${record.outcome}.`, this.spread(), ...doubtsOf(record)] : ["No signals are stored here."];
+    const words = record ? [record.outcome, this.spread(), ...doubtsOf(record)] : ["No signals are stored here."];
+    viewer.find("nearest").hidden = Boolean(record);
     viewer.find("voxel-doubts").textContent = words.filter(Boolean).join(" ");
+  }
+
+  goToNearest() {
+    const { geometry, position } = this.viewer, [, ny, nz] = geometry.shape;
+    let nearest = null, least = Infinity;
+    this.ranks.forEach((row, offset) => {
+      if (row < 0) return;
+      const place = [Math.floor(offset / (ny * nz)), Math.floor(offset / nz) % ny, offset % nz];
+      const point = geometry.affine.map((a) => a[0] * place[0] + a[1] * place[1] + a[2] * place[2] + a[3]);
+      const distance = Math.hypot(...point.map((x, i) => x - position[i]));
+      if (distance < least) [nearest, least] = [point, distance];
+    });
+    this.viewer.go(nearest);
   }
 
   spread() {

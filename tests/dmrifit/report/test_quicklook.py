@@ -319,7 +319,7 @@ def test_a_clicked_voxel_shows_its_signals_the_curve_of_the_model_and_what_is_le
             assert np.abs(np.polyval(line, numbers) - pixels).max() < 0.1
             assert (line[0] > 0) == (axis == 0)
     words = page.locator("[data-role=voxel-doubts]").text_content()
-    assert words.startswith("Fit ")
+    assert words.startswith("The fit ")
     assert "% of the largest signal" in words
 
 
@@ -329,6 +329,9 @@ def test_voxels_outside_have_no_signals_and_lights_choose_the_overlay(fitted, ta
     page.evaluate("(point) => document.querySelector('.viewer').viewer.go(point)", world((0, 0, 2)))
     assert page.locator("[data-role=voxel-doubts]").text_content() == "No signals are stored here."
     assert page.locator(".decay .curve").count() == 0
+    page.locator("[data-role=nearest]").click()
+    np.testing.assert_allclose(page.evaluate("document.querySelector('.viewer').viewer.position"), world((1, 0, 2)))
+    assert page.locator(".decay .curve").count() == 3
     page.locator(".lights button", has_text="T2t").click()
     assert page.locator("[data-role=overlay] option:checked").text_content() == "T2t"
 
@@ -347,3 +350,17 @@ def test_the_first_screen_answers_at_every_width(fitted, tab, width):
     # The scan is seen through the colors.
     assert page.locator("[data-role=image] option:checked").text_content() == "scan"
     assert int(page.locator("[data-role=opacity]").input_value()) < 75
+
+
+def test_a_model_without_a_formula_and_a_voxel_without_a_fit_are_shown_without_a_curve(image, tmp_path, tab):
+    parameters = [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0.1, 5), Parameter("a", "", 0.3, 1)]
+    model = SignalModel.from_function(stretched, parameters, name="stretched")
+    fit_image(image, PROTOCOL, model, out=tmp_path / "out", quicklook=True)
+    page = tab.open(tmp_path / "out" / "a<b>_model-stretched_quicklook.html")
+    assert page.locator(".decay circle").count() == 4
+    assert page.locator(".decay .curve").count() == 0
+    assert page.locator(".decay svg").get_attribute("aria-label").endswith("without a curve")
+    page.evaluate("document.querySelector('.viewer').viewer.go([0, 0, 0])")
+    assert page.locator("[data-role=voxel-doubts]").text_content() == "This voxel could not be fitted."
+    values = page.locator("[data-role=voxel-values] td").all_text_contents()
+    assert values == ["–"] * 6

@@ -190,6 +190,50 @@ def test_blocks_with_voxels_without_value_have_the_mean_of_the_others():
     np.testing.assert_allclose(coarser, expected)
 
 
+class Rows:
+    """Stands for records of voxels: packs the numbers of the rows that it is asked for."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def pack(self, rows):
+        return {"rows": rows.tolist()}
+
+
+def test_records_follow_the_voxels_of_the_viewer_however_it_turns_cuts_and_joins_them():
+    rng = np.random.default_rng(0)
+    values = np.zeros((20, 16, 8))
+    values[3:18, 2:14, 1:7] = rng.uniform(1, 2, (15, 12, 6))
+    rows = np.zeros(values.shape, np.int32)
+    filled = (values > 1.3) & (np.arange(8) % 2 == 0)
+    rows[filled] = 1 + rng.permutation(filled.sum())
+    affine = np.diag([-1.0, 1, 2, 1])
+    for max_bytes in (1_000_000, 900):
+        data = data_of(
+            html_viewer([Layer("map", values, "map")], affine, records=Rows(rows), max_bytes=max_bytes)
+        )
+        has_record = codes_of(data, {"data": data["records"]["present"], "bits": 8})
+        places = np.argwhere(has_record)
+        found = data["records"]["rows"]
+        assert len(found) == len(places) == len(set(found)) > 10
+        matrix = np.vstack([data["affine"], [0, 0, 0, 1]])
+        centers = np.column_stack([places, np.ones(len(places))]) @ matrix.T
+        at = {row: voxel for row, voxel in zip(rows[filled], np.argwhere(filled), strict=True)}
+        for row, center in zip(found, centers, strict=True):
+            distance = np.abs((affine @ [*at[row], 1] - center)[:3])
+            # In a joined voxel, the record is of one of those that were joined.
+            assert (distance <= np.linalg.norm(matrix[:3, :3], axis=0) / 2).all()
+        assert (len(found) == filled.sum()) == (max_bytes == 1_000_000)
+
+
+def test_maps_have_three_digits_where_that_fits_and_two_where_it_does_not():
+    values = np.random.default_rng(0).uniform(1, 2, (20, 20, 20))
+    for max_bytes, bits in ((1_000_000, 12), (12_000, 8)):
+        data = data_of(html_viewer([Layer("map", values, "map")], np.eye(4), max_bytes=max_bytes))
+        assert data["shape"] == [20, 20, 20]
+        assert data["layers"][0]["bits"] == bits
+
+
 class Parts(HTMLParser):
     """Elements and labels of a page."""
 
@@ -416,6 +460,26 @@ def test_bytes_are_unpacked_as_python_packed_them(layers):
     )
     for codes, layer in zip(found, data["layers"], strict=True):
         np.testing.assert_array_equal(np.reshape(codes, data["shape"]), codes_of(data, layer))
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_readings_have_no_more_digits_than_the_codes_carry(bits):
+    rng = np.random.default_rng(bits)
+    low, high = -0.37, 812.4
+    step = (high - low) / (2**bits - 2)
+    values = np.concatenate([[0.0, low, high], rng.uniform(low, high, 200)])
+    texts = node(
+        "return given.values.map((value) => v.reading(given.layer, value));",
+        layer={"low": low, "high": high, "bits": bits},
+        values=values.tolist(),
+    )
+    assert texts[0] == "0"
+    for value, text in zip(values[1:], texts[1:], strict=True):
+        # The place of the third digit, or a higher one where the steps between codes are longer.
+        place = max(np.floor(np.log10(abs(value))) - 2, np.ceil(np.log10(step)))
+        assert 10.0**place >= step
+        assert len(text.partition(".")[2]) == max(-place, 0)
+        assert abs(float(text.replace("−", "-")) - value) <= 10.0**place / 2 + 1e-9
 
 
 def test_the_volume_above_a_threshold_is_that_of_the_voxels(layers):
