@@ -26,6 +26,7 @@ __all__ = [
     "decimals",
     "few_note",
     "html_code",
+    "html_columns",
     "html_details",
     "html_figure",
     "html_grid",
@@ -40,6 +41,7 @@ __all__ = [
     "html_paragraph",
     "html_table",
     "html_template",
+    "html_verdict",
     "notice_lead",
     "png_bytes",
     "record_cells",
@@ -63,6 +65,8 @@ h2 { font-size: 1.2rem; margin: 1.8rem 0 .5rem; padding-top: .6rem;
   border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
 p { margin: .4rem 0; max-width: 48rem; }
+.lead, .verdict { max-width: none; }
+.verdict { font-size: 1.1rem; }
 .lead, figcaption, .note { color: var(--faint); }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: .6rem 0; font-size: .9rem; }
 a { color: var(--link); }
@@ -70,6 +74,10 @@ a { color: var(--link); }
 summary { cursor: pointer; padding: .25rem 0; }
 .grid { display: grid; gap: 1.2rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
+.columns { display: grid; gap: 0 1.2rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 31rem), 1fr)); }
+.columns h3 { margin: .6rem 0 0; }
+.columns figure { margin: .2rem 0; }
 figure { margin: .6rem 0; }
 figure img { display: block; max-width: 100%; height: auto; background: #fff; }
 figcaption, .note { font-size: .875rem; }
@@ -137,6 +145,9 @@ _PAGE = """<!DOCTYPE html>
 _ELEMENTS = """
 {%- macro paragraph(text) %}<p>{{ text }}</p>{% endmacro %}
 
+{%- macro verdict(name, text) %}<p class="verdict"><strong>{{ name }}</strong> {{ text }}</p>
+{%- endmacro %}
+
 {%- macro note(text) %}<p class="note">{{ text }}</p>{% endmacro %}
 
 {%- macro heading(text) %}<h3>{{ text }}</h3>{% endmacro %}
@@ -155,6 +166,10 @@ _ELEMENTS = """
 
 {%- macro grid(figures) -%}
 <div class="grid">{% for figure in figures %}{{ figure }}{% endfor %}</div>
+{%- endmacro %}
+
+{%- macro columns(cells) -%}
+<div class="columns">{% for cell in cells %}<div>{{ cell }}</div>{% endfor %}</div>
 {%- endmacro %}
 
 {%- macro figure(data, alt, caption, width) -%}
@@ -239,6 +254,16 @@ def html_figure(png: bytes, alt: str, caption: Any = "", *, width: int | None = 
 def html_grid(figures: Iterable[Markup]) -> Markup:
     """Put figures beside each other where the screen is wide enough, else below each other."""
     return _element("grid", figures)
+
+
+def html_columns(cells: Iterable[Any]) -> Markup:
+    """Put halves of a screen beside each other where it is wide enough."""
+    return _element("columns", cells)
+
+
+def html_verdict(name: str, text: str) -> Markup:
+    """Write what a page says first."""
+    return _element("verdict", name, text)
 
 
 def html_note(text: str) -> Markup:

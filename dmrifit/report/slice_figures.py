@@ -71,7 +71,9 @@ class Slices:
     Slices of a volume for figures, in radiological view: from the feet, right at the left.
 
     Each of `n_slices` slices at most stands in the middle of an equal part of the mask; with
-    `fullest` they are those with the most voxels of it. `labels` are their positions in mm, and
+    `fullest` they are those with the most voxels of it. With `room` a picture is a square around
+    the mask, so many times its longer side, as far as the volume reaches.
+    `labels` are their positions in mm, and
     `sides` what is at the left and at the right of each picture, such as ``("R", "L")``.
 
     Shapes: `mask` (x, y, z), with axes to the right, to the front and upwards (RAS).
@@ -84,6 +86,7 @@ class Slices:
         *,
         n_slices: int = 6,
         fullest: bool = False,
+        room: float = 0.0,
     ) -> None:
         edges = np.linalg.norm(affine[:3, :3], axis=0)
         # Thick slices are shown face on; of cubes, the axial ones.
@@ -104,7 +107,11 @@ class Slices:
             # In the middle of equal parts, so that the outermost slices, which hold little, are
             # left out.
             self._indices = [int(filled[int((i + 0.5) * len(filled) / n)]) for i in range(n)]
-        self._box = (_extent(np.any(shown, axis=(0, 2))), _extent(np.any(shown, axis=(0, 1))))
+        extents = _extent(np.any(shown, axis=(0, 2))), _extent(np.any(shown, axis=(0, 1)))
+        if room:
+            sides = shown.shape[1] * edges[up], shown.shape[2] * edges[across]
+            extents = _widened(extents, room, (edges[up], edges[across]), sides)
+        self._box = extents
         self.labels: list[str] = []
         middle = (np.array(mask.shape) - 1) / 2
         for index in self._indices:
@@ -383,3 +390,21 @@ def _histogram_range(values: NDArray, panel: MapPanel) -> tuple[float, float]:
 def _extent(filled: NDArray) -> slice:
     inside = np.flatnonzero(filled)
     return slice(int(inside[0]), int(inside[-1]) + 1)
+
+
+def _widened(
+    extents: tuple[slice, slice],
+    room: float,
+    edges: tuple[float, float],
+    sides: tuple[float, float],
+) -> tuple[slice, slice]:
+    """Widen extents, in voxels of `edges` mm, to a square that lies within `sides` mm."""
+    lengths = [edge * (e.stop - e.start) for edge, e in zip(edges, extents, strict=True)]
+    length = room * max(lengths)
+    widened = []
+    for extent, edge, side in zip(extents, edges, sides, strict=True):
+        n, n_all = round(min(length, side) / edge), round(side / edge)
+        first = round((extent.start + extent.stop - n) / 2)
+        first = min(max(first, 0), n_all - n)
+        widened.append(slice(first, first + n))
+    return widened[0], widened[1]

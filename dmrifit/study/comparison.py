@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dmrifit._utils.html_repr import html_summary
 from dmrifit._utils.progress import step_bar
@@ -797,7 +798,8 @@ def _collect(
         for patient, predicted in content.get("predictions", {}).items():
             key = cell.cohort, patient
             if key not in collected:
-                collected[key] = _without_predictions(cell, bank.tests(cell.view, [patient])[0])
+                test = bank.tests(cell.view, [patient])[0]
+                collected[key] = _without_predictions(cell, test, bank.anatomies[patient])
             predictions = collected[key]
             # Figures lay predictions of one patient over each other, which needs one set of maps.
             same_model = predictions.names == cell.entrant.model.names
@@ -807,7 +809,9 @@ def _collect(
     return collected
 
 
-def _without_predictions(cell: Cell, test: HeldOut) -> PatientPredictions:
+def _without_predictions(
+    cell: Cell, test: HeldOut, anatomy: NDArray[np.uint8]
+) -> PatientPredictions:
     target, model = cell.view.target, cell.entrant.model
     seen = np.ones(len(target), bool)
     seen[list(cell.view.unseen())] = False
@@ -833,6 +837,7 @@ def _without_predictions(cell: Cell, test: HeldOut) -> PatientPredictions:
         measured=test.Y[shown].astype(np.float32),
         maps={},
         signals={},
+        anatomy=anatomy,
     )
 
 

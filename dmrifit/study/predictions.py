@@ -41,6 +41,8 @@ class PatientPredictions:
     measured: NDArray  # (n_voxels, n_target)
     maps: dict[str, NDArray]  # (n_voxels, n_parameters) by estimator
     signals: dict[str, NDArray]  # (n_voxels, n_target) by estimator
+    # (x, y, z), gray levels 0 to 255 of the image below the maps; None in earlier files
+    anatomy: NDArray[np.uint8] | None = None
 
     def __repr__(self) -> str:
         patient = f"{self.patient!r} of cohort {self.cohort!r}, {len(self.index)} voxels"
@@ -112,7 +114,7 @@ def _read(path: Path) -> PatientPredictions:
             f"{path} is damaged ({error}); run the comparison again to restore it"
         ) from None
     values: dict[str, Any] = {kind: {} for kind in _PREDICTED}
-    values["truth"] = arrays.get("truth")
+    values |= {name: arrays.get(name) for name in ("truth", "anatomy")}
     for field in fields(PatientPredictions):
         if field.name not in values:
             values[field.name] = arrays[field.name]

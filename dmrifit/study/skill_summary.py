@@ -24,6 +24,7 @@ __all__ = [
     "headline_notes",
     "largest",
     "matching",
+    "size_summary",
     "summary_of",
 ]
 
@@ -67,7 +68,13 @@ def largest(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["n_train"] == most]
 
 
-def summary_of(scores: pd.DataFrame, signals: pd.DataFrame, level: float) -> pd.DataFrame:
+def summary_of(
+    scores: pd.DataFrame,
+    signals: pd.DataFrame,
+    level: float,
+    *,
+    every_parameter: bool = False,
+) -> pd.DataFrame:
     """Summarize the tables of a comparison, as `Evaluation.summary` describes it."""
     import pandas as pd
 
@@ -78,7 +85,10 @@ def summary_of(scores: pd.DataFrame, signals: pd.DataFrame, level: float) -> pd.
     apart = {*NO_TISSUE, AT_BOUND}
     names = scores["metric"].drop_duplicates().tolist()
     groups = {"tissue": [name for name in names if name not in apart]}
-    groups |= {name: [name] for name in (*_ALSO_ALONE, AT_BOUND, *NO_TISSUE) if name in names}
+    alone = [name for name in (*_ALSO_ALONE, AT_BOUND, *NO_TISSUE) if name in names]
+    if every_parameter:
+        alone = names
+    groups |= {name: [name] for name in alone}
     pooled_signals = matching(largest(signals), contrast=POOLED)
     if len(pooled_signals):
         pooled_signals = pooled_signals.assign(metric="signals", n_failed=0)
@@ -95,6 +105,18 @@ def summary_of(scores: pd.DataFrame, signals: pd.DataFrame, level: float) -> pd.
     if not rows:
         columns = [*KEYS, "parameters", *MEASURES, *_INDEPENDENT, *_SHARED]
     return pd.DataFrame(rows, columns=columns)
+
+
+def size_summary(scores: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Summarize scores over patients and parameters for each number of training patients."""
+    import pandas as pd
+
+    scores = scores.assign(abs_bias=scores["bias"].abs())
+    keys = [*KEYS, "n_train"]
+    rows = []
+    for values, table in scores.groupby(keys, sort=False):
+        rows.append(_summarized(table, level) | dict(zip(keys, values, strict=True)))
+    return pd.DataFrame(rows, columns=None if rows else [*keys, *MEASURES, *_INDEPENDENT])
 
 
 def headline(summary: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from dmrifit.predict.controls import is_control
 from dmrifit.stats.metrics import AT_BOUND, METRICS, NO_TISSUE, RANKING_METRIC, MapMetric
 from dmrifit.study.comparison import Evaluation
-from dmrifit.study.skill_summary import KEYS, largest, matching
+from dmrifit.study.skill_summary import KEYS, largest, matching, summary_of
 from dmrifit.study.training_runs import POOLED
 
 if TYPE_CHECKING:
@@ -218,15 +219,46 @@ class Board:
             text += f", seed {seed}"
         return text
 
-    def best(self, rows: pd.DataFrame | None = None) -> str | None:
-        """Name the algorithm with the smallest dispersion, mean over its strategies."""
-        if rows is None:
-            rows = self.summary[self.summary["train_on"] == self.regimes[0]]
-        rows = rows[~rows["algorithm"].map(is_control) & np.isfinite(rows[RANKING_METRIC])]
+    @cached_property
+    def skill(self) -> pd.DataFrame:
+        """What `Evaluation.summary` gives, with a row for every parameter."""
+        tables = self.evaluation.scores, self.evaluation.signals
+        return summary_of(*tables, 0.95, every_parameter=True)
+
+    @property
+    def skill_column(self) -> str:
+        """Skill against noise of its own where all learners have it, else against the fit."""
+        rows = matching(self.skill, parameters=self.mean_rows, train_on=self.regimes[0])
+        rows = rows[~rows["algorithm"].map(is_control)]
+        if len(rows) and rows["skill_independent"].notna().all():
+            return "skill_independent"
+        return "skill"
+
+    @property
+    def mean_rows(self) -> str:
+        """Which rows of `skill` are the mean of the maps; those of S0 where there is no other."""
+        if (self.skill["parameters"] == "tissue").any():
+            return "tissue"
+        return str(self.skill["parameters"].iloc[-1])
+
+    @cached_property
+    def best(self) -> tuple[str, str] | None:
+        """Strategy and algorithm with the highest skill of maps, mean over cohorts."""
+        first = matching(self.skill, parameters=self.mean_rows, train_on=self.regimes[0])
+        measure, sign = self.skill_column, 1.0
+        # Scores of an earlier version have no skill.
+        if not first[measure].notna().any():
+            first, measure, sign = (
+                matching(self.summary, train_on=self.regimes[0]),
+                RANKING_METRIC,
+                -1.0,
+            )
+        rows = first[~first["algorithm"].map(is_control) & np.isfinite(first[measure])]
         if not len(rows):
             return None
-        by_name = rows.groupby("algorithm", sort=False)
-        # An algorithm of one strategy alone would be compared with means over two.
-        counts = by_name["strategy"].nunique()
-        means = by_name[RANKING_METRIC].mean()
-        return str(means[counts == counts.max()].idxmin())
+        by_name = rows.groupby(["strategy", "algorithm"], sort=False)
+        # A predictor of one cohort alone would be compared with means over two.
+        counts = by_name["cohort"].nunique()
+        means = sign * by_name[measure].mean()
+        strategy, algorithm = means[counts == counts.max()].idxmax()
+        return str(strategy), str(algorithm)

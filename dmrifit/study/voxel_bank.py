@@ -27,6 +27,8 @@ from dmrifit.study.contestants import Entrant, View
 
 __all__ = ["Bank", "Constants", "HeldOut", "Repeat", "Stack"]
 
+_BRIGHTEST = 99.5  # percentile of the body that is white where maps are drawn on it
+
 
 @dataclass(frozen=True, eq=False)
 class Repeat:
@@ -133,6 +135,8 @@ class Bank:
         self.trainable: dict[str, list[str]] = {}
         self.testable: dict[str, list[str]] = {}
         self.repeated: dict[str, bool] = {}  # whether all tested patients have a second draw
+        # (x, y, z) by patient, gray levels of the image that maps are drawn on
+        self.anatomies: dict[str, NDArray[np.uint8]] = {}
         self._tests: dict[tuple[View, str], HeldOut] = {}
         self._digests: dict[tuple[Any, ...], str] = {}
         self._voxels: dict[tuple[View, int], dict[str, tuple[NDArray, NDArray, NDArray]]] = {}
@@ -209,6 +213,7 @@ class Bank:
         shown_scan = cohort.scans.index(first)
         if shown_scan not in table.index[:, 0]:
             shown_scan = int(table.index[0, 0])
+        self.anatomies[patient] = _anatomy(cohort.scans[shown_scan])
         self._tests[view, patient] = HeldOut(
             cohort=cohort.name,
             patient=patient,
@@ -293,6 +298,21 @@ class Bank:
 
     def _draw(self, repeat: int) -> int:
         return 0 if self._one_draw else repeat
+
+
+def _anatomy(scan: Scan) -> NDArray[np.uint8]:
+    """
+    Take the image with the least b and TE in gray levels, black to the brightest of the body.
+
+    Shapes: returns (x, y, z).
+    """
+    te = np.zeros(len(scan.protocol)) if scan.protocol.te is None else scan.protocol.te
+    plain = int(np.lexsort((te, scan.protocol.b))[0])
+    image = np.nan_to_num(scan.signal[..., plain].astype(float), posinf=0.0)
+    brightest = float(np.percentile(image[scan.mask], _BRIGHTEST))
+    if not brightest > 0:
+        return np.zeros(image.shape, np.uint8)
+    return np.asarray(np.clip(255 * image / brightest, 0, 255), dtype=np.uint8)
 
 
 def _content(scan: Scan) -> str:

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.report.figure_gallery import Gallery
+from dmrifit.report.html import html_details, html_join, html_link
 from dmrifit.report.numerals import counted
 from dmrifit.report.viewer import viewer_page
 from dmrifit.study.comparison import Evaluation
+from dmrifit.study.report.report_files import Report
+from dmrifit.study.report.sections.answer import answer, verdict
 from dmrifit.study.report.sections.conclusions import statistics_tables
-from dmrifit.study.report.sections.generalization import learning_curves, transfer_tables
+from dmrifit.study.report.sections.elements import TABLES
+from dmrifit.study.report.sections.generalization import curves, other_sites
 from dmrifit.study.report.sections.overview import (
     cohort_tables,
     headline_table,
     introduction,
     repeated_summary,
-    summary_tables,
 )
 from dmrifit.study.report.sections.patients import (
     example_patients,
@@ -28,14 +31,13 @@ from dmrifit.study.report.sections.patients import (
 )
 from dmrifit.study.report.sections.provenance import origin, times
 from dmrifit.study.report.sections.scores import (
-    correlation_tables,
-    parameter_tables,
+    parameter_scores,
+    predictor_scores,
     reference_table,
-    scatter_figures,
     signal_scores,
-    truth_tables,
+    truth_scores,
 )
-from dmrifit.study.summaries import Board, summarize
+from dmrifit.study.summaries import Board, summarize, unique
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,12 +46,11 @@ __all__ = ["summarize", "write_report"]
 
 PAGE = "report.html"
 FIGURES = "figures"
-TABLES = "tables"
 VECTORS = "figures.pdf"
 SUMMARY = "summary.csv"
 
 
-def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Path) -> Path:
+def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Path) -> Report:
     """
     Write the report of a comparison, or of several of the same question.
 
@@ -63,11 +64,12 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
 
     Returns
     -------
-    Path
-        The page, ``report.html``, which needs no other file and no network. Beside it stand
+    Report
+        The path of the page, ``report.html``, which needs no other file and no network, with
+        ``frame(name)`` for its tables and ``markdown()`` for its first lines. Beside it stand
         ``scores.csv``, ``signals.csv``, ``summary.csv``, ``study.json``, in the folder ``figures``
         every figure as PNG and all of them as vectors (``figures.pdf``), in the folder ``tables``
-        all tests.
+        the numbers of all figures and all tests.
 
     Raises
     ------
@@ -83,21 +85,22 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     board = Board.of(evaluations[0])
     gallery = Gallery()
     tables: dict[str, pd.DataFrame] = {}
+    title, lead = _title(board), _lead(board)
     page = viewer_page(
-        _title(board),
-        _sections(board, evaluations, gallery, tables),
-        lead=_lead(board),
-        contents=True,
+        title, _sections(board, evaluations, gallery, tables), lead=lead, contents=True
     )
     # The comparison itself, so that the report can be written again from its folder.
     evaluations[0].write(folder)
     _replace(folder / FIGURES, gallery.pictures | {VECTORS: gallery.vectors()})
-    csv_files = {name: table.to_csv(index=False).encode() for name, table in tables.items()}
+    csv_files = {
+        f"{name}.csv": table.to_csv(index=False).encode() for name, table in tables.items()
+    }
     _replace(folder / TABLES, csv_files)
     with FileSet(folder, [SUMMARY, PAGE], overwrite=True) as written:
         written.path(SUMMARY).write_text(board.summary.to_csv(index=False), encoding="utf-8")
         written.path(PAGE).write_text(page, encoding="utf-8")
-    return folder / PAGE
+    frames = {"summary": board.summary, "headline": board.evaluation.headline()} | tables
+    return Report.of(folder / PAGE, title, [lead, *verdict(board)], frames)
 
 
 def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -141,37 +144,49 @@ def _sections(
     tables: dict[str, pd.DataFrame],
 ) -> list[tuple[str, Any]]:
     """Make all sections, in the order in which a reader asks."""
-
-    def tests() -> Any:
-        body, statistics = statistics_tables(board, gallery)
-        tables.update({f"{name}.csv": table for name, table in statistics.items()})
-        return body
-
     sections: list[tuple[str, Callable[[], Any]]] = [
-        ("", partial(introduction, board)),
-        ("Skill", partial(headline_table, board)),
-        ("Summary", partial(summary_tables, board)),
+        ("", partial(answer, board, gallery)),
+        ("Which algorithm", partial(predictor_scores, board, gallery, tables)),
+        ("Which parameter", partial(parameter_scores, board, gallery, tables)),
     ]
-    if len(evaluations) > 1:
-        sections.append(("The same in other comparisons", partial(repeated_summary, evaluations)))
-    sections += [
-        ("Cohorts", partial(cohort_tables, board)),
-        ("Example patients", partial(example_patients, board, gallery)),
-        ("Order of lesions", partial(lesion_order, board)),
-        ("Bias and dispersion", partial(scatter_figures, board, gallery)),
-        ("Learning curves", partial(learning_curves, board, gallery)),
-        ("Predicted against reference", partial(joint_histograms, board, gallery)),
-        ("Statistics", tests),
-        ("Parameter by parameter", partial(parameter_tables, board)),
-        ("Correlations", partial(correlation_tables, board)),
-        ("Truth beside reference", partial(truth_tables, board)),
-        ("What the reference is worth", partial(reference_table, board)),
-        ("From one cohort to another", partial(transfer_tables, board)),
-    ]
+    if len(board.regimes) > 1:
+        sections.append(("Other site", partial(other_sites, board, gallery)))
+    if len(unique(board.evaluation.scores["n_train"])) > 1:
+        sections.append(("How many patients", partial(curves, board, gallery, tables)))
+    sections.append(("Example patients", partial(example_patients, board, gallery)))
     if len(board.signals):
-        sections.append(("Predicted signals", partial(signal_scores, board, gallery)))
+        sections.append(("Unseen signals", partial(signal_scores, board, gallery, tables)))
+    if len(evaluations) > 1:
+        sections.append(("Other comparisons", partial(repeated_summary, evaluations)))
     sections += [
-        ("Time", partial(times, board)),
-        ("How this was made", partial(origin, board, evaluations)),
+        ("All tables", partial(_all_tables, board, gallery, tables)),
+        ("Methods", partial(_methods, board)),
+        ("How this was made", partial(_made, board, evaluations)),
     ]
     return [(heading, make()) for heading, make in sections]
+
+
+def _all_tables(board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame]) -> Any:
+    """Fold what stands behind the figures; list the files of all numbers."""
+    tests, statistics = statistics_tables(board, gallery)
+    tables.update(statistics)
+    folds = [
+        ("Skill with intervals", headline_table(board)),
+        ("Evidence: tests between algorithms", tests),
+        ("Predicted against reference, voxel by voxel", joint_histograms(board, gallery)),
+        ("Order of lesions", lesion_order(board)),
+        ("What the reference is worth", reference_table(board)),
+    ]
+    if board.has_truth:
+        folds.append(("Truth beside reference", truth_scores(board, gallery)))
+    links = html_join(html_link(f"{TABLES}/{name}.csv", f"{name}.csv") for name in tables)
+    folds.append((f"Files: {counted(len(tables), 'table')}", links))
+    return html_join(html_details(title, body) for title, body in folds)
+
+
+def _methods(board: Board) -> Any:
+    return html_join([introduction(board), cohort_tables(board)])
+
+
+def _made(board: Board, evaluations: Sequence[Evaluation]) -> Any:
+    return html_join([origin(board, evaluations), html_details("Time", times(board))])

@@ -5,6 +5,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from dmrifit.report.html import (
+    decimals,
+    html_columns,
     html_details,
     html_figure,
     html_grid,
@@ -15,8 +17,10 @@ from dmrifit.report.html import (
     html_page,
     html_paragraph,
     html_table,
+    html_verdict,
     png_bytes,
     synthetic_note,
+    whole,
 )
 
 
@@ -83,6 +87,18 @@ def test_code_is_escaped_and_keeps_its_lines():
 
 def test_notes_are_escaped():
     assert html_note("a < b") == '<p class="note">a &lt; b</p>'
+
+
+def test_halves_of_a_screen_and_what_is_said_first_are_escaped():
+    assert html_columns(["a <", html_note("b")]) == (
+        '<div class="columns"><div>a &lt;</div><div><p class="note">b</p></div></div>'
+    )
+    assert html_verdict("a <", "b") == '<p class="verdict"><strong>a &lt;</strong> b</p>'
+
+
+def test_numbers_in_tables_have_a_true_minus_sign():
+    assert [decimals(2)(value) for value in (-0.5, 0.25, float("nan"))] == ["−0.50", "0.25", "–"]
+    assert whole(-3.4) == "−3"
 
 
 def test_a_page_of_nothing_is_a_page():

@@ -141,3 +141,16 @@ def test_the_same_figure_gives_the_same_bytes(slices):
 
 def test_the_first_label_names_the_axis_and_all_say_where_they_are(slices):
     assert slices.labels == ["z = 12 mm", "18 mm", "24 mm", "36 mm", "42 mm", "48 mm"]
+
+
+def test_room_around_a_mask_is_a_square_within_the_volume():
+    mask = np.zeros((20, 30, 4), bool)
+    mask[1:5, 10:18, 2] = True
+    slices = Slices(mask, np.diag([2.0, 1, 5, 1]), n_slices=1, fullest=True, room=2.0)
+    # Sides of 8 mm each, doubled: 8 voxels of 2 mm across and 16 of 1 mm up.
+    (picture,) = slices.pictures(mask)
+    assert picture.shape == (16, 8)
+    assert picture.sum() == 4 * 8
+    assert slices.aspect == 1
+    whole = Slices(mask, np.diag([2.0, 1, 5, 1]), n_slices=1, fullest=True, room=9.0)
+    assert whole.pictures(mask)[0].shape == (30, 20)

@@ -97,6 +97,14 @@ def test_measured_patients_have_no_truth(tmp_path):
     check_equal(prediction(truth=None), predictions["A", "p1"])
 
 
+def test_anatomy_is_read_back_and_earlier_files_have_none(tmp_path):
+    anatomy = np.arange(24, dtype=np.uint8).reshape(3, 4, 2)
+    predictions = FolderPredictions(tmp_path)
+    predictions.write({("A", "p1"): prediction(anatomy=anatomy)})
+    check_equal(prediction(anatomy=anatomy), predictions["A", "p1"])
+    assert prediction().anatomy is None
+
+
 def test_estimators_may_be_named_like_the_fields_of_the_file(tmp_path):
     names = ("maps/signals/x", "index", "signals/")
     maps = {name: np.full((3, 2), i, np.float32) for i, name in enumerate(names)}

@@ -1,11 +1,18 @@
 """Summaries: skill over the best constant, by plain numpy; what is undefined is marked."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dmrifit import Cohort, Evaluation, Protocol, SignalToSignal, compare
 from dmrifit.study.report.sections.overview import headline_table
-from dmrifit.study.skill_summary import MEASURES, headline, headline_notes
+from dmrifit.study.skill_summary import (
+    MEASURES,
+    headline,
+    headline_notes,
+    size_summary,
+    summary_of,
+)
 from dmrifit.study.summaries import Board
 
 FULL = Protocol([0, 50, 200, 500, 800])
@@ -236,3 +243,25 @@ def test_one_patient_has_no_interval_and_references_of_zero_are_counted(evaluati
     assert f["n_dropped"] == 3
     assert np.isnan(f["skill"])
     assert np.isfinite(f["absolute_skill"])
+
+
+def test_every_parameter_has_rows_equal_to_those_of_the_summary(evaluation):
+    tables = evaluation.scores, evaluation.signals
+    every = summary_of(*tables, 0.95, every_parameter=True)
+    assert every["parameters"].drop_duplicates().tolist() == ["signals", "tissue", "S0", "f", "Dv", "Dt"]
+    row = every[(every["parameters"] == "f") & (every["algorithm"] == "LR")].reset_index(drop=True)
+    summary = evaluation.summary()
+    same = summary[(summary["parameters"] == "f") & (summary["algorithm"] == "LR")]
+    assert row.equals(same.reset_index(drop=True))
+
+
+def test_each_number_of_training_patients_is_summarized_alone(evaluation):
+    tissue = evaluation.scores[evaluation.scores["metric"].isin(["f", "Dv", "Dt"])]
+    fewer = tissue.assign(n_train=2, skill=tissue["skill"] - 1)
+    table = size_summary(pd.concat([tissue, fewer])).set_index(["algorithm", "n_train"])
+    summary = evaluation.summary()
+    full = summary[(summary["parameters"] == "tissue") & (summary["algorithm"] == "LR")].iloc[0]
+    for column in ("skill", "skill_low", "dispersion"):
+        assert table.loc[("LR", 5), column] == full[column]
+    assert table.loc[("LR", 2), "skill"] == pytest.approx(full["skill"] - 1)
+    assert not len(size_summary(tissue.iloc[:0]))

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dmrifit.study.comparison import Evaluation
 from dmrifit.study.summaries import Board, largest, matching, summarize, tissue, unique
 
 
@@ -159,22 +160,38 @@ def scored(algorithm, strategy, dispersion, **changes):
     return {"algorithm": algorithm, "strategy": strategy, "dispersion": dispersion, **changes}
 
 
-def test_the_best_algorithm_has_the_smallest_mean_over_its_strategies(make_evaluation):
-    rows = [scored("LR", "s2s", 0.1), scored("LR", "m2m", 0.5)]
-    rows += [scored("RFR", "s2s", 0.2), scored("RFR", "m2m", 0.3)]
-    rows += [scored("constant", "s2s", 0.0), scored("constant", "m2m", 0.0)]
-    assert Board.of(make_evaluation(rows)).best() == "RFR"
-    # What was used in fewer strategies does not take part, nor do other ways of training.
-    rows += [scored("ETR", "s2s", 0.01), scored("LR", "s2s", 0.0, train_on="other")]
-    rows += [scored("LR", "m2m", 0.0, train_on="other")]
-    board = Board.of(make_evaluation(rows))
-    assert board.best() == "RFR"
-    assert board.best(board.summary[board.summary["train_on"] == "other"]) == "LR"
+def test_the_best_predictor_has_the_highest_mean_skill_over_cohorts(make_evaluation):
+    rows = [scored("LR", "s2s", 0.1), scored("LR", "m2m", 0.2), scored("RFR", "s2s", 0.3)]
+    rows += [scored("LR", "s2s", 0.1, cohort="B"), scored("RFR", "s2s", 0.4, cohort="B")]
+    rows += [scored("constant", "s2s", 0.9), scored("constant", "s2s", 0.9, cohort="B")]
+    evaluation = make_evaluation(rows)
+    # One of one cohort alone does not take part, nor do controls.
+    skill = [0.1, 0.9, 0.3, 0.5, 0.4, 1.0, 1.0]
+    evaluation = Evaluation(evaluation.scores.assign(skill=skill), evaluation.signals)
+    assert Board.of(evaluation).best == ("s2s", "RFR")
+    assert Board.of(evaluation).skill_column == "skill"
+    independent = evaluation.scores.assign(skill_independent=[0.5, 0.9, 0.1, 0.5, 0.1, 0.0, 0.0])
+    board = Board.of(Evaluation(independent, evaluation.signals))
+    assert board.skill_column == "skill_independent"
+    assert board.best == ("s2s", "LR")
+
+
+def test_scores_without_skill_are_ranked_by_dispersion_first_way_of_training(make_evaluation):
+    rows = [scored("LR", "s2s", 0.3), scored("RFR", "s2s", 0.2)]
+    rows += [scored("constant", "s2s", 0.0), scored("LR", "s2s", 0.0, train_on="other")]
+    assert Board.of(make_evaluation(rows)).best == ("s2s", "RFR")
 
 
 def test_controls_alone_and_undefined_scores_have_no_best(make_evaluation):
-    assert Board.of(make_evaluation([scored("constant", "s2s", 0.1)])).best() is None
-    assert Board.of(make_evaluation([scored("LR", "s2s", np.nan)])).best() is None
+    assert Board.of(make_evaluation([scored("constant", "s2s", 0.1)])).best is None
+    assert Board.of(make_evaluation([scored("LR", "s2s", np.nan)])).best is None
+
+
+def test_skill_has_a_row_for_every_parameter(make_evaluation):
+    rows = [scored("LR", "s2s", 0.1, metric=name) for name in ("S0", "Dt", "K")]
+    board = Board.of(make_evaluation(rows))
+    assert board.skill["parameters"].tolist() == ["tissue", "S0", "Dt", "K"]
+    assert board.mean_rows == "tissue"
 
 
 def test_matching_rows_agree_in_all_columns_and_an_empty_table_needs_none():

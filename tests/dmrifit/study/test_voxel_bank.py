@@ -11,7 +11,7 @@ from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 from dmrifit.study.contestants import Entrant, View
-from dmrifit.study.voxel_bank import Bank, HeldOut, Stack
+from dmrifit.study.voxel_bank import Bank, HeldOut, Stack, _anatomy
 
 ADC = MODELS["adc"]
 FULL = Protocol([0, 50, 100, 400, 900, 1500])
@@ -376,3 +376,12 @@ def test_the_noise_of_averages_is_not_drawn_again():
     bank = make_bank([Cohort([scan], "A")], views=(view,))
     assert bank.repeated == {"A": False}
     assert bank.tests(view, ["p"])[0].repeat is None
+
+
+def test_the_image_below_the_maps_is_that_of_the_least_b_in_gray_levels(scans):
+    anatomy = make_bank([Cohort(scans, "A")]).anatomies["p0"]
+    plain = scans[0].signal[..., 0]
+    white = np.percentile(plain[scans[0].mask], 99.5)
+    np.testing.assert_array_equal(anatomy, np.clip(255 * plain / white, 0, 255).astype(np.uint8))
+    dark = Scan("p0", np.zeros((*GRID, len(FULL))), FULL, scans[0].mask, AFFINE, lesion=scans[0].lesion)
+    assert not _anatomy(dark).any()

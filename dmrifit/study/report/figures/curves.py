@@ -11,6 +11,8 @@ import numpy as np
 from dmrifit.report.style import (
     FAINT,
     INK,
+    PALE,
+    PALETTE,
     PANEL,
     add_axes,
     by_lines,
@@ -18,23 +20,22 @@ from dmrifit.report.style import (
     dash_of,
     handle,
     head,
-    marker_of,
     new_figure,
     plain_ticks,
     shared_style,
 )
 from dmrifit.study.report.figures.colors import algorithm_color
+from dmrifit.study.report.figures.dots import Panel
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_decays", "plot_learning_curve", "plot_signal_errors"]
+__all__ = ["plot_decays", "plot_signal_errors", "plot_sizes"]
 
 _PERCENT = 100.0
 _LEGEND_COLUMNS = 4
-_INDICES = {"bias": "|BI| (%)", "dispersion": "DI (%)"}
+_BAND = PALETTE["line"].light
 
 
 def plot_signal_errors(
@@ -76,7 +77,7 @@ def plot_signal_errors(
                 ha="center", va="bottom", fontsize=8.5, color=FAINT,
             )  # fmt: skip
             if rows.index[0] > 0:
-                ax.axvline(rows.index[0] - 0.5, color="#b9bec6", linewidth=0.8)
+                ax.axvline(rows.index[0] - 0.5, color=PALE, linewidth=0.8)
         ax.set(xlabel="b (s/mm²)", ylabel="mean |E| of the signal (%)", yscale="log")
         plain_ticks(ax.yaxis, (1, 2, 5))
         head(ax, title, lift=13)
@@ -86,84 +87,50 @@ def plot_signal_errors(
     return figure
 
 
-def plot_learning_curve(
-    scores: pd.DataFrame,
-    title: str,
+def plot_sizes(
+    table: pd.DataFrame,
+    panels: Sequence[Panel],
+    looks: Mapping[str, Mapping[str, Any]],
     *,
-    algorithms: Sequence[str] | None = None,
-    metrics: Sequence[str] | None = None,
-    averaged: Sequence[str] | None = None,
-    like: pd.DataFrame | None = None,
+    width: float,
 ) -> Figure:
     """
-    Draw bias and dispersion over training sizes: overall, by algorithm, by parameter.
+    Draw scores over the number of training patients: a panel for each cohort and score.
 
-    Means over parameters include those of `averaged`.
+    `table` has the columns cohort, n_train, series and those of the panels; where there is one
+    series, its intervals are a band.
     """
-    algorithms = list(dict.fromkeys(scores["algorithm"]) if algorithms is None else algorithms)
-    metrics = list(dict.fromkeys(scores["metric"]) if metrics is None else metrics)
-    algorithm_styles = {name: {"color": algorithm_color(name, algorithms)} for name in algorithms}
-    metric_styles = {}
-    for name in metrics:
-        color, marker = color_of(name, metrics), marker_of(name, metrics)
-        metric_styles[name] = {"color": color, "marker": marker}
-    table = _by_patient(scores)
-    # Figures that are compared have the axes of all their scores together.
-    table_of_limits = table if like is None else _by_patient(like)
+    cohorts = list(dict.fromkeys(table["cohort"]))
     sizes = sorted(table["n_train"].unique())
-    rows_of_panels: list[tuple[list[str], Mapping[str, dict[str, Any]]]] = [([], {})]
-    if len(set(table["algorithm"])) > 1:
-        rows_of_panels.append((["algorithm"], algorithm_styles))
-    if len(set(table["metric"])) > 1:
-        rows_of_panels.append((["metric"], metric_styles))
-    # Only what a row of panels shows is in its legend.
-    entries: list[list[str]] = []
-    for keys, styles in rows_of_panels:
-        shown = set(table[keys[0]]) if keys else set()
-        entries.append([name for name in styles if name in shown])
-    # Inches: the axes of each row, and the lines of its legend above them.
-    legends = [
-        0.1 + 0.2 * -(-len(names) // _LEGEND_COLUMNS) if names else 0.0 for names in entries
-    ]
-    notes = 0.2 * title.count("\n")
-    with shared_style({"axes.grid": True}):
-        height = 0.75 + notes + sum(legends) + len(rows_of_panels) * 1.75
-        figure = new_figure(PANEL[0], height)
-        bottom = figure.get_figheight() - 0.35 - notes
-        for i, (keys, styles) in enumerate(rows_of_panels):
-            bottom -= legends[i] + 1.55
-            drawn, limiting = table, table_of_limits
-            if averaged is not None and "metric" not in keys:
-                drawn = table[table["metric"].isin(averaged)]
-                limiting = limiting[limiting["metric"].isin(averaged)]
-            highest = _highest(limiting, keys)
-            last = i == len(rows_of_panels) - 1
-            for x, index in zip((0.58, 2.83), _INDICES, strict=True):
-                ax = add_axes(figure, x, bottom, 1.5, 1.45)
-                _draw_sizes(ax, drawn, index, keys, styles)
-                ax.set(
-                    ylim=(0, 1.06 * highest[index] or 1.0),
-                    ylabel=_INDICES[index],
-                    xlim=(0, sizes[-1] * 1.04),
-                )
-                ax.tick_params(labelsize=8.5)
-                ax.set_xticks(sizes, _spread_labels(sizes) if last else [""] * len(sizes))
-                if last:
-                    ax.set_xlabel("N, training patients")
-                if i == 0 and x < 1:
-                    head(ax, title)
-            handles = []
-            for name in entries[i]:
-                style = {"marker": ".", "lw": 1.6, "markersize": 5, **styles[name]}
-                handles.append(handle(name, **style))
-            if handles:
-                figure.legend(
-                    handles=by_lines([handles], _LEGEND_COLUMNS), ncols=_LEGEND_COLUMNS,
-                    fontsize=8.5, columnspacing=1.0,
-                    handlelength=1.5, loc="lower left", borderaxespad=0,
-                    bbox_to_anchor=(0.5 / PANEL[0], (bottom + 1.5) / figure.get_figheight()),
-                )  # fmt: skip
-            bottom -= 0.15
+    n_legend_lines = 0
+    if len(looks) > 1:
+        n_legend_lines = -(-len(looks) // max(int(width / 1.2), 1))
+    foot = 0.48 + 0.2 * n_legend_lines
+    edge = (width - 0.1 - 0.62 * len(panels) * len(cohorts)) / (len(panels) * len(cohorts))
+    with shared_style({"axes.grid": True, "font.size": 9}):
+        figure = new_figure(width, foot + 1.7)
+        places = [(cohort, panel) for cohort in cohorts for panel in panels]
+        for i, (cohort, panel) in enumerate(places):
+            ax = add_axes(figure, 0.6 + i * (edge + 0.62), foot, edge, 1.4)
+            for name, look in looks.items():
+                rows = table[(table["cohort"] == cohort) & (table["series"] == name)]
+                y = panel.scale * rows[panel.column]
+                ax.plot(rows["n_train"], y, **{"marker": ".", "lw": 1.5, **look})
+                if len(looks) == 1:
+                    low, high = (
+                        panel.scale * rows[f"{panel.column}_{x}"] for x in ("low", "high")
+                    )
+                    ax.fill_between(rows["n_train"], low, high, color=_BAND, linewidth=0)
+            if panel.ends:
+                ax.set_ylim(*panel.ends)
+            ax.set(xlim=(0, sizes[-1] * 1.04), xlabel="training patients", ylabel=panel.label)
+            ax.set_xticks(sizes, _spread_labels(sizes))
+            head(ax, cohort)
+        if n_legend_lines:
+            figure.legend(
+                handles=[handle(name, lw=1.6, **look) for name, look in looks.items()],
+                loc="lower left", ncols=max(int(width / 1.2), 1), fontsize=8.5, borderaxespad=0.2,
+            )  # fmt: skip
     return figure
 
 
@@ -209,45 +176,6 @@ def plot_decays(decays: pd.DataFrame, title: str) -> Figure:
 
 def _word(te: float) -> str:
     return f"{te:g}"
-
-
-def _by_patient(scores: pd.DataFrame) -> pd.DataFrame:
-    """Average |BI| and DI over repeated draws, in percent."""
-    scores = scores.assign(
-        bias=_PERCENT * scores["bias"].abs(), dispersion=_PERCENT * scores["dispersion"]
-    )
-    keys = ["cohort", "strategy", "algorithm", "metric", "patient", "n_train"]
-    return scores.groupby(keys, sort=False)[list(_INDICES)].mean().reset_index()
-
-
-def _highest(table: pd.DataFrame, keys: list[str]) -> pd.Series:
-    """Find the largest mean that a row of panels has to show."""
-    panel_keys = ["cohort", "strategy", "n_train"]
-    means = table.groupby([*panel_keys, *keys], sort=False)[list(_INDICES)].mean()
-    if not keys:
-        # The band over patients may reach above the mean.
-        patients = table.groupby([*panel_keys, "patient"], sort=False)[list(_INDICES)].mean()
-        means = patients.groupby(panel_keys).quantile(0.75).combine(means, np.fmax)
-    return means.max().fillna(0.0)
-
-
-def _draw_sizes(
-    ax: Axes,
-    table: pd.DataFrame,
-    index: str,
-    keys: list[str],
-    look: Mapping[str, Mapping[str, Any]],
-) -> None:
-    if not keys:
-        patients = table.groupby(["n_train", "patient"])[index].mean()
-        by_size = patients.groupby("n_train")
-        low, middle, high = by_size.quantile(0.25), by_size.mean(), by_size.quantile(0.75)
-        ax.fill_between(middle.index, low, high, color="#d5dae1", linewidth=0)
-        ax.plot(middle.index, middle, color=INK, marker="o", markersize=4, lw=1.8)
-        return
-    for name, rows in table.groupby(keys[0], sort=False):
-        means = rows.groupby("n_train")[index].mean()
-        ax.plot(means.index, means, **{"marker": ".", "markersize": 5, "lw": 1.4, **look[name]})
 
 
 def _spread_labels(sizes: Sequence[int]) -> list[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit.io.components import label_components
 from dmrifit.report.slice_figures import NO_VALUE_COLOR, Slices, robust_limits
 from dmrifit.report.style import (
     COLORMAP,
@@ -26,74 +28,135 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_joint_histograms", "plot_map_comparison"]
+    from dmrifit.study.predictions import PatientPredictions
+
+__all__ = ["MapRow", "plot_joint_histograms", "plot_lesion"]
 
 # Two colors around white, distinct with every form of color blindness.
 _ERROR_COLORMAP = "PuOr_r"
 _LARGEST_ERROR = 1.0
 _ERROR_QUANTILE = 0.95
+_ROOM = 2.6  # side of a picture in lengths of the lesion
 _N_BINS = 40
 _EDGES = (0.005, 0.995)  # quantiles at which the axes of joint histograms end
 
 
-def plot_map_comparison(
-    voxels: pd.DataFrame,
-    affine: NDArray[np.float64],
+@dataclass(frozen=True)
+class MapRow:
+    """
+    Maps of one parameter in a patient: reference, predictions by name, and the truth if known.
+
+    Shapes: each (n_voxels,).
+    """
+
+    name: str
+    unit: str
+    reference: NDArray
+    predictions: Mapping[str, NDArray]
+    truth: NDArray | None = None
+
+    @property
+    def maps(self) -> dict[str, NDArray]:
+        """Maps by label, in the order in which they are drawn."""
+        truth = {} if self.truth is None else {"truth": self.truth}
+        return truth | {"reference": self.reference, **self.predictions}
+
+
+def plot_lesion(
+    patient: PatientPredictions,
+    rows: Sequence[MapRow],
     title: str,
     *,
-    unit: str = "",
-    reference: str = "reference",
-    predictions: Sequence[str] = ("s2s", "m2m"),
+    width: float,
+    n_columns: int = 1,
 ) -> Figure:
-    """Show the fullest slice of several maps of a quantity, and relative errors of predictions."""
-    names = [name for name in voxels.columns if name not in ("i", "j", "k")]
-    volumes, upright = _upright(
-        {name: voxels[name].to_numpy(float) for name in names}, voxels, affine
-    )
-    slices = Slices(~np.isnan(volumes.pop("inside")), upright, n_slices=1, fullest=True)
-    errors = {}
-    for name in predictions:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            errors[name] = (volumes[name] - volumes[reference]) / volumes[reference]
-    most = _LARGEST_ERROR
-    magnitudes = [np.abs(error[np.isfinite(error)]) for error in errors.values()]
-    if any(map(len, magnitudes)):
-        most = min(float(np.quantile(np.concatenate(magnitudes), _ERROR_QUANTILE)), most)
-    low, high = robust_limits(volumes[reference])
-
-    # Inches, the room without margins and color bar.
-    room, gap = 3.62, 0.08
-    width = min((room - gap * (len(names) - 1)) / len(names), 1.35)
-    height = width * min(max(slices.aspect, 0.35), 1.6)
-    with shared_style({"font.size": 9}):
-        figure = new_figure(PANEL[0], 2 * height + 1.32)
-        top = figure.get_figheight() - 0.72
-        # One axes for all pictures, in inches: ten axes take three times as long.
-        sheet = add_axes(figure, 0, 0, PANEL[0], figure.get_figheight())
+    """Draw maps and their relative errors on the anatomy, where the largest lesion is largest."""
+    cut = _Cut.of(patient)
+    n_pictures = max(len(row.maps) + len(row.predictions) for row in rows)
+    n_lines = -(-len(rows) // n_columns)
+    # Inches: for each column of parameters two color bars and room between pictures.
+    room = (width - 0.2) / n_columns
+    edge = (room - 1.25) / n_pictures - 0.06
+    height = edge * min(cut.slices.aspect, 1.3)
+    line = height + 0.42
+    with shared_style({"font.size": 8.5}):
+        figure = new_figure(width, (0.5 if title else 0.0) + line * n_lines + 0.25)
+        # One axes for all pictures, in inches: many axes take many times as long.
+        sheet = add_axes(figure, 0, 0, *figure.get_size_inches())
         sheet.set_axis_off()
-        if errors and len(names) > len(errors):
-            words = "E = (prediction\n− reference)\n/ reference"
-            sheet.text(0.12, top - 1.5 * height - 0.3, words, size=8, color=FAINT, va="center")
-        for column, name in enumerate(names):
-            left = 0.12 + column * (width + gap)
-            pictures = [(name, volumes[name], COLORMAP, (low, high))]
-            if name in errors:
-                pictures.append((f"E of {name}", errors[name], _ERROR_COLORMAP, (-most, most)))
-            for line, (label, volume, cmap, limits) in enumerate(pictures):
-                upper = top - line * (height + 0.3)
-                extent = left, left + width, upper - height, upper
-                _paint(sheet, extent, slices, volume, cmap, limits)
-                sheet.text(left + width / 2, upper + 0.05, label, size=9, ha="center")
-        sheet.set(xlim=(0, PANEL[0]), ylim=(0, figure.get_figheight()), aspect="auto")
-        right = 0.12 + len(names) * (width + gap) + 0.02
-        _bar(figure, (right, top - height), height, (low, high), COLORMAP, unit)
-        if errors:
-            place, limits = (right, top - 2 * height - 0.3), (-100 * most, 100 * most)
-            _bar(figure, place, height, limits, _ERROR_COLORMAP, "%")
-        sides = f"{slices.labels[0]}, {slices.sides[0]} at the left"
-        figure.text(0.12 / PANEL[0], 0.1 / figure.get_figheight(), sides, size=8, color=FAINT)
-        _write_title(figure, 0.12, title)
+        for i, row in enumerate(rows):
+            left = 0.1 + room * (i % n_columns)
+            bottom = 0.25 + line * (n_lines - 1 - i // n_columns)
+            place = left, bottom, edge, height
+            _draw_row(figure, sheet, cut, row, place)
+        sheet.set(xlim=(0, width), ylim=(0, figure.get_figheight()), aspect="auto")
+        sides = f"{cut.slices.labels[0]}, {cut.slices.sides[0]} at the left"
+        sheet.text(0.1, 0.08, sides, size=8, color=FAINT)
+        _write_title(figure, 0.1, title)
     return figure
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """The slice through the largest lesion of a patient, with room around it."""
+
+    patient: PatientPredictions
+    slices: Slices
+    turn: NDArray[np.float64]  # (3, 2), nibabel's orientation
+
+    @classmethod
+    def of(cls, patient: PatientPredictions) -> _Cut:
+        import nibabel as nib
+
+        turn = nib.orientations.io_orientation(patient.affine)
+        mask = np.zeros(patient.shape, bool)
+        mask[tuple(patient.index.T)] = True
+        labels = label_components(mask)
+        largest = labels == np.bincount(labels[mask]).argmax()
+        upright = nib.orientations.apply_orientation(largest, turn)
+        affine = patient.affine @ nib.orientations.inv_ornt_aff(turn, patient.shape)
+        return cls(patient, Slices(upright, affine, n_slices=1, fullest=True, room=_ROOM), turn)
+
+    def picture(self, volume: NDArray) -> NDArray:
+        """Cut the slice out of a volume on the grid of the scan; (rows, columns)."""
+        import nibabel as nib
+
+        (cut,) = self.slices.pictures(nib.orientations.apply_orientation(volume, self.turn))
+        return cut
+
+    def map(self, values: NDArray) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Cut the slice out of values of voxels, and say where these are."""
+        inside = self.picture(self.patient.volume(np.ones(len(self.patient.index))))
+        return self.picture(self.patient.volume(values)), np.isfinite(inside)
+
+
+def _draw_row(
+    figure: Figure, sheet: Axes, cut: _Cut, row: MapRow, place: tuple[float, float, float, float]
+) -> None:
+    """Draw the maps of a parameter, its errors, and the two color bars."""
+    left, bottom, edge, height = place
+    errors = {}
+    for name, predicted in row.predictions.items():
+        with np.errstate(divide="ignore", invalid="ignore"):
+            label = f"E of {name}" if len(row.predictions) > 1 else "relative error E"
+            errors[label] = (predicted - row.reference) / row.reference
+    finite = np.concatenate([np.abs(e[np.isfinite(e)]) for e in errors.values()] or [[]])
+    most = _LARGEST_ERROR
+    if len(finite):
+        most = min(float(np.quantile(finite, _ERROR_QUANTILE)), most) or most
+    limits = robust_limits(row.reference)
+    pictures = [(label, values, COLORMAP, limits) for label, values in row.maps.items()]
+    pictures += [(name, e, _ERROR_COLORMAP, (-most, most)) for name, e in errors.items()]
+    for i, (label, values, cmap, ends) in enumerate(pictures):
+        x = left + i * (edge + 0.06)
+        _paint(sheet, (x, x + edge, bottom, bottom + height), cut, values, cmap, ends)
+        text = f"{row.name}, {label}" if i == 0 else label
+        sheet.text(x + 0.02, bottom + height + 0.05, text, size=8.5, ha="left")
+    x = left + len(pictures) * (edge + 0.06) + 0.04
+    _bar(figure, (x, bottom + 0.04), height - 0.24, limits, COLORMAP, row.unit)
+    if errors:
+        ends = -100 * most, 100 * most
+        _bar(figure, (x + 0.58, bottom + 0.04), height - 0.24, ends, _ERROR_COLORMAP, "E (%)")
 
 
 def plot_joint_histograms(
@@ -180,50 +243,29 @@ def _few_steps(low: float, high: float) -> tuple[int, ...]:
     return (1,)
 
 
-def _upright(
-    columns: dict[str, NDArray[np.float64]], voxels: pd.DataFrame, affine: NDArray[np.float64]
-) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
-    """Put columns into volumes around the voxels, with axes in RAS+ order."""
-    import nibabel as nib
-
-    index = voxels[["i", "j", "k"]].to_numpy(int)
-    # Only the box around the voxels, as the rest of the image is empty.
-    first = index.min(axis=0)
-    shape = tuple(index.max(axis=0) - first + 1)
-    where = tuple((index - first).T)
-    origin = np.array(affine, dtype=float)
-    origin[:3, 3] += affine[:3, :3] @ first
-    turned = nib.orientations.io_orientation(origin)
-    volumes = {}
-    for name, values in {**columns, "inside": np.ones(len(index))}.items():
-        volume = np.full(shape, np.nan)
-        volume[where] = values
-        volumes[name] = nib.orientations.apply_orientation(volume, turned)
-    return volumes, origin @ nib.orientations.inv_ornt_aff(turned, shape)
-
-
 def _paint(
-    ax: Axes,
+    sheet: Axes,
     extent: tuple[float, float, float, float],
-    slices: Slices,
-    volume: NDArray[np.float64],
+    cut: _Cut,
+    values: NDArray,
     cmap: str,
     limits: tuple[float, float],
 ) -> None:
-    """Draw one slice into a place of the axes, with the proportions of its voxels."""
+    """Draw a map over the anatomy into a place of the sheet, as wide as its voxels say."""
     matplotlib, colors = import_optional("matplotlib"), import_optional("matplotlib.colors")
-    (cut,), (inside,) = slices.pictures(volume), slices.pictures(slices.mask)
-    shares = colors.Normalize(*limits)(np.clip(np.nan_to_num(cut), *limits))
-    painted = matplotlib.colormaps[cmap](shares)
-    painted[~np.isfinite(cut)] = colors.to_rgba(NO_VALUE_COLOR)
-    painted[~inside] = 0
+    shown, inside = cut.map(values.astype(float))
+    painted = np.ones((*shown.shape, 4))
+    if cut.patient.anatomy is not None:
+        painted[..., :3] = cut.picture(cut.patient.anatomy)[..., None] / 255
+    shares = colors.Normalize(*limits)(np.clip(np.nan_to_num(shown), *limits))
+    painted[inside] = matplotlib.colormaps[cmap](shares)[inside]
+    painted[inside & ~np.isfinite(shown)] = colors.to_rgba(NO_VALUE_COLOR)
     left, right, bottom, top = extent
-    # What is higher or wider than its place is made smaller about the middle.
-    shrink = (right - left) * slices.aspect / (top - bottom)
-    across, up = 0.5 * (right - left) / max(shrink, 1.0), 0.5 * (top - bottom) * min(shrink, 1.0)
-    x, y = (left + right) / 2, (bottom + top) / 2
-    extent = (x - across, x + across, y - up, y + up)
-    ax.imshow(painted, origin="lower", interpolation="nearest", extent=extent, aspect="auto")
+    # What is higher than its place is made smaller about the middle.
+    shrink = min((top - bottom) / ((right - left) * cut.slices.aspect), 1.0)
+    across, x = 0.5 * (right - left) * shrink, (left + right) / 2
+    place = (x - across, x + across, bottom, top)
+    sheet.imshow(painted, origin="lower", interpolation="nearest", extent=place, aspect="auto")
 
 
 def _bar(
@@ -236,8 +278,8 @@ def _bar(
 ) -> None:
     cm, colors = import_optional("matplotlib.cm"), import_optional("matplotlib.colors")
     scale: Any = cm.ScalarMappable(colors.Normalize(*limits), cmap)
-    bar = figure.colorbar(scale, cax=add_axes(figure, *place, 0.1, height), extend="both")
+    bar = figure.colorbar(scale, cax=add_axes(figure, *place, 0.09, height), extend="both")
     bar.ax.set_title(unit or " ", size=8, weight="normal", loc="left", pad=4)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8)
+    bar.ax.tick_params(labelsize=7.5, pad=1)
     bar.ax.locator_params(nbins=4)

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from dmrifit.predict.controls import is_control
-from dmrifit.report.html import html_details, html_join, html_table
+from dmrifit.report.html import html_join, html_link, html_table
 from dmrifit.report.numerals import fixed, percent
 from dmrifit.stats.metrics import MapMetric
-from dmrifit.study.summaries import Board, matching
+from dmrifit.study.summaries import Board
 
 if TYPE_CHECKING:
     import pandas as pd
     from markupsafe import Markup
 
 __all__ = [
+    "SIGNALS",
+    "SKILL_ENDS",
+    "TABLES",
     "TRAINED",
     "WHOM",
     "capital",
     "captioned",
-    "cohort_details",
-    "headings",
+    "csv_link",
     "metric_text",
-    "metric_texts",
     "score_table",
     "section",
 ]
 
+#: Folder of the tables beside a report.
+TABLES = "tables"
+#: Name of the images that are not among the inputs.
+SIGNALS = "unseen signals"
+#: Skill is drawn so far: below, a predictor is worse than guessing, by how much is of no use.
+SKILL_ENDS = (-1.0, 1.0)
 #: Training patients in words, by way of training.
 WHOM = {"same": "the same cohort", "other": "other cohorts", "pooled": "all cohorts"}
 #: Ways of training in words.
@@ -56,16 +63,9 @@ def metric_text(metric: MapMetric, value: float) -> str:
     return fixed(value, metric.digits)
 
 
-def metric_texts(
-    metrics: Sequence[MapMetric], values: Mapping[str, Any] | Any, suffix: str = ""
-) -> str:
-    """Write the scores of one cell of a table, those of columns with a suffix."""
-    return " / ".join(metric_text(m, values[f"{m.column}{suffix}"]) for m in metrics)
-
-
-def headings(metrics: Sequence[MapMetric]) -> str:
-    """Say what such a cell holds."""
-    return " / ".join(metric.heading for metric in metrics)
+def csv_link(name: str) -> Markup:
+    """Point to a table beside the page."""
+    return html_link(f"{TABLES}/{name}.csv", f"All numbers: {name}.csv")
 
 
 def score_table(
@@ -74,15 +74,6 @@ def score_table(
     """Make a table of scores; the last of the words in a row names the algorithm."""
     faint = [i for i, row in enumerate(rows) if is_control(row[n_words - 1])]
     return html_table(rows, header, numbers=range(n_words, len(header)), faint=faint)
-
-
-def cohort_details(
-    board: Board, train_on: str, cohort: str, table: Markup, *, label: str = ""
-) -> Markup:
-    """Put a table under the title of its cohort; those of the first way of training are open."""
-    conditions = board.conditions(matching(board.scores, train_on=train_on, cohort=cohort))
-    title = f"{label or cohort}, {TRAINED.get(train_on, train_on)}; {conditions}"
-    return html_details(title, table, opened=train_on == board.regimes[0])
 
 
 def captioned(board: Board, title: str, train_on: str, rows: pd.DataFrame) -> str:

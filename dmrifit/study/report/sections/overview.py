@@ -1,4 +1,4 @@
-"""Introduction, summary and cohorts: the first sections of a report."""
+"""Methods, cohorts, and the table of skill: what stands behind a report."""
 
 from __future__ import annotations
 
@@ -19,22 +19,18 @@ from dmrifit.predict.controls import (
 )
 from dmrifit.report.html import (
     html_details,
-    html_heading,
     html_lines,
     html_note,
     html_paragraph,
     html_table,
 )
-from dmrifit.report.numerals import counted, fixed, percent
-from dmrifit.stats.metrics import RANKING_METRIC, MapMetric
+from dmrifit.report.numerals import counted
+from dmrifit.stats.metrics import MapMetric
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.sections.elements import (
     TRAINED,
-    WHOM,
     capital,
-    cohort_details,
     metric_text,
-    score_table,
     section,
 )
 from dmrifit.study.skill_summary import headline, headline_notes
@@ -44,7 +40,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from markupsafe import Markup
 
-__all__ = ["cohort_tables", "headline_table", "introduction", "repeated_summary", "summary_tables"]
+__all__ = ["cohort_tables", "headline_table", "introduction", "repeated_summary"]
 
 _STRATEGIES = {
     "s2s": "signals to signals (s2s: predict the missing images, then fit the model to them)",
@@ -103,11 +99,17 @@ def introduction(board: Board) -> Iterator[Markup]:
         f"Algorithms: {learners}. Strategies: "
         f"{'; '.join(strategies) or ', '.join(board.strategies)}."
     )
+    controls = [_CONTROLS[name] for name in CONTROLS if name in board.algorithms]
+    if controls:
+        yield html_paragraph(f"Controls, in gray: {'; '.join(controls)}.")
     yield html_paragraph(
         "The reference is the fit to the full protocol. E = (prediction − reference) / reference; "
         "the bias index BI is the median of E over a patient's voxels, the dispersion index DI "
-        "its interquartile range. BI is signed, so |BI| is averaged. Both are blind to a "
-        "predictor that ignores its input; the correlation r and the controls show that one."
+        "its interquartile range. Skill is 1 − error / error of the constant with the least "
+        "error on the training patients, mean over patients and the parameters without S0 and "
+        "T2v, with 95 % intervals over patients (bootstrap). BI is signed, so |BI| is averaged. "
+        "BI and DI are blind to a predictor that ignores its input; skill, the correlation r and "
+        "the controls show that one."
     )
 
 
@@ -115,12 +117,6 @@ def introduction(board: Board) -> Iterator[Markup]:
 def headline_table(board: Board) -> Iterator[Markup]:
     """Tabulate what to read first: skill over the best constant, with intervals."""
     table = headline(board.evaluation.summary())
-    yield html_paragraph(
-        "Skill is 1 − error / error of the constant with the least error on the training "
-        "patients: 0 for a predictor that has learned nothing, 1 for a perfect one. Signals are "
-        "all unseen contrasts, maps the tissue parameters without S0 and T2v. Means over "
-        "patients, with 95 % intervals over patients (bootstrap)."
-    )
     faint = np.flatnonzero(table["algorithm"].map(is_control))
     yield html_table(
         table.itertuples(index=False), list(table), numbers=range(5, len(table.columns)),
@@ -128,48 +124,6 @@ def headline_table(board: Board) -> Iterator[Markup]:
     )  # fmt: skip
     for note in headline_notes(board.evaluation, table):
         yield html_note(f"{capital(note)}.")
-
-
-@section
-def summary_tables(board: Board) -> Iterator[Markup]:
-    """Tabulate the means over patients and parameters, controls included."""
-    controls = [_CONTROLS[name] for name in CONTROLS if name in board.algorithms]
-    text = (
-        "Means over patients (± standard deviation between patients) of the mean over the "
-        f"tissue parameters {', '.join(board.averaged_metrics)}."
-    )
-    if board.leaves_out_t2v:
-        text += (
-            " T2v is not among them, because its reference mostly sits at a bound of the fit; it "
-            "has its own tables."
-        )
-    yield html_paragraph(text)
-    if not board.undecided:
-        yield _findings(board)
-    if controls:
-        yield html_note(f"Controls, in gray: {'; '.join(controls)}.")
-    metrics = board.summary_metrics
-    header: list[Any] = ["strategy", "algorithm", *(metric.heading for metric in metrics)]
-    if len(board.signals):
-        header += [html_lines("signals,", "mean |E| (%)"), html_lines("signals,", "r")]
-    for (train_on, cohort), rows in board.summary.groupby(["train_on", "cohort"], sort=False):
-        cells = []
-        for row in rows.to_dict("records"):
-            line = [row["strategy"], row["algorithm"]]
-            line += [_mean_and_sd(metric, row) for metric in metrics]
-            if len(board.signals):
-                line += [percent(row["signal_error"]), fixed(row["signal_pearson"], 2)]
-            cells.append(line)
-        label = f"{cohort}: {counted(int(rows['n_patients'].iloc[0]), 'patient')}"
-        table = score_table(cells, header)
-        yield cohort_details(board, train_on, cohort, table, label=label)
-
-
-def _mean_and_sd(metric: MapMetric, row: dict[str, Any]) -> str:
-    mean = metric_text(metric, row[metric.column])
-    if not metric.with_sd:
-        return mean
-    return f"{mean} ± {metric_text(metric, row[f'{metric.column}_sd'])}"
 
 
 @section
@@ -190,8 +144,7 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Markup]:
             for metric in metrics:
                 # A comparison of an earlier version may lack a metric.
                 values = algorithms.get(metric.column, pd.Series(dtype=float))
-                spread = {metric.column: values.mean(), f"{metric.column}_sd": values.std()}
-                line.append(_mean_and_sd(metric, spread))
+                line.append(_mean_and_sd(metric, values))
             rows.append(line)
     header = ["regions, N, seed", "cohort", "difficulty", "strategy"]
     header += [metric.heading for metric in metrics]
@@ -255,8 +208,8 @@ def _simulations(simulations: dict[str, dict[str, Any]]) -> Iterator[Markup]:
         for name, patient in simulation.get("patients", {}).items():
             if isinstance(patient, dict):
                 patient_rows.append([cohort, name, *map(_plain, patient.values())])
-    yield html_heading("How the synthetic patients were made")
-    yield html_table(rows, ["", *simulations])
+    table = html_table(rows, ["", *simulations])
+    yield html_details("How the synthetic patients were made", table)
     if patient_rows:
         first = next(iter(next(iter(simulations.values()))["patients"].values()))
         header = ["cohort", "patient", *(str(key).replace("_", " ") for key in first)]
@@ -301,32 +254,8 @@ def _spread(counts: Sequence[int]) -> str:
     return f"{int(np.median(counts))} ({min(counts)}–{max(counts)})"
 
 
-def _findings(board: Board) -> Markup:
-    """Name the predictor, and the constant, with the smallest dispersion of each cohort."""
-    control = board.summary["algorithm"].map(is_control)
-    constant = board.summary["algorithm"].str.contains(CONSTANT, case=False)
-    # The metric that decides stands first.
-    metrics = sorted(board.summary_metrics, key=lambda metric: metric.name != RANKING_METRIC)
-    # A constant has no correlation to show.
-    shown_of_constants = [metric for metric in metrics if metric.table != "correlations"]
-    cells = []
-    for (train_on, cohort), rows in board.summary.groupby(["train_on", "cohort"], sort=False):
-        learners = _smallest_dispersion(rows[~control[rows.index]], metrics)
-        constants = _smallest_dispersion(rows[constant[rows.index]], shown_of_constants)
-        cells.append([cohort, WHOM.get(train_on, train_on), *learners, *constants])
-    header = ["cohort", "trained on", html_lines("smallest dispersion", "of all that learn")]
-    header += [metric.heading for metric in metrics]
-    header.append(html_lines("smallest dispersion", "of the constants"))
-    header += [metric.heading for metric in shown_of_constants]
-    second_name = 3 + len(metrics)
-    numbers = [i for i in range(3, len(header)) if i != second_name]
-    return html_table(cells, header, numbers=numbers)
-
-
-def _smallest_dispersion(rows: pd.DataFrame, metrics: Sequence[MapMetric]) -> list[str]:
-    """Name the predictor with the smallest dispersion and write its scores."""
-    if not rows[RANKING_METRIC].notna().any():
-        return ["–"] * (1 + len(metrics))
-    best = rows.loc[rows[RANKING_METRIC].idxmin()]
-    scores = [metric_text(metric, best[metric.column]) for metric in metrics]
-    return [f"{best['algorithm']} {best['strategy']}", *scores]
+def _mean_and_sd(metric: MapMetric, values: pd.Series) -> str:
+    mean = metric_text(metric, values.mean())
+    if not metric.with_sd:
+        return mean
+    return f"{mean} ± {metric_text(metric, values.std())}"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dmrifit.report.figure_gallery import Gallery
 from dmrifit.report.html import (
@@ -22,9 +21,9 @@ from dmrifit.report.viewer import Layer, html_viewer
 from dmrifit.stats.metrics import RANKING_METRIC
 from dmrifit.study.lesion_ranking import FEWEST_LESIONS, lesion_ranking
 from dmrifit.study.report.figures.curves import plot_decays
-from dmrifit.study.report.figures.voxels import plot_joint_histograms, plot_map_comparison
+from dmrifit.study.report.figures.voxels import MapRow, plot_joint_histograms, plot_lesion
 from dmrifit.study.report.sections.elements import capital, section
-from dmrifit.study.summaries import Board, matching, tissue
+from dmrifit.study.summaries import Board, averaged, matching
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,44 +31,86 @@ if TYPE_CHECKING:
 
     from dmrifit.study.predictions import PatientPredictions
 
-__all__ = ["example_patients", "joint_histograms", "lesion_order"]
+__all__ = [
+    "best_maps",
+    "example_patients",
+    "has_picture",
+    "joint_histograms",
+    "lesion_order",
+    "typical_patient",
+]
 
 _NOT_KEPT = (
     "The comparison kept no predictions of single voxels, so there is nothing to draw here; "
     "compare(…, keep_predictions=True), the default, keeps them."
 )
+_ANATOMY = "image, least b and TE"
 _MOST_PER_PANEL = 20_000  # points of a joint histogram; more change nothing that can be seen
 
 
 @section
 def example_patients(board: Board, gallery: Gallery) -> Iterator[Markup | str]:
-    """Show decays and maps of one patient of each cohort, with relative errors."""
-    algorithm = board.best()
-    patients = {}
-    for cohort in board.cohorts:
-        name = _typical(board, cohort)
-        if name:
-            patients[cohort] = board.evaluation.predictions[cohort, name]
-    if algorithm is None or not patients:
+    """Show maps on the anatomy and decays of one patient of each cohort."""
+    patients = [typical_patient(board, cohort) for cohort in board.cohorts]
+    shown = [patient for patient in patients if patient is not None and len(patient.index)]
+    if board.best is None or not shown:
         yield html_paragraph(_NOT_KEPT)
         return
+    algorithm = board.best[1]
     yield html_paragraph(
-        f"Of each cohort, the patient whose mean DI is the median one, predicted by {algorithm}, "
-        "which has the smallest mean DI over the strategies. Maps show the slice with the most "
-        "scored voxels; all maps of a parameter have the colors of its reference (percentiles 2 "
-        "to 98), and both errors have the same colors; where the reference is 0, E is undefined "
-        "and gray."
+        f"Of each cohort the patient with the median score, predicted by {algorithm}. Maps have "
+        "the colors of their reference, E = (prediction − reference) / reference."
     )
-    for cohort, patient in patients.items():
+    for patient in shown:
         names = _estimators(board, patient, algorithm)
-        if not names or not len(patient.index):
+        if not names:
             continue
-        note = f"{algorithm}; {board.conditions(matching(board.scores, cohort=cohort))}"
-        origin = "synthetic" if cohort in board.synthetic else "measured"
-        yield html_heading(f"{cohort}: {patient.patient} ({origin})")
-        yield html_grid(_decays(gallery, patient, names, note))
-        yield _planes(board, patient, names, note)
-        yield html_grid(_maps(board, gallery, patient, names, note))
+        origin = "synthetic" if patient.cohort in board.synthetic else "measured"
+        conditions = board.conditions(matching(board.scores, cohort=patient.cohort))
+        yield html_heading(f"{patient.cohort}: {patient.patient} ({origin})")
+        rows = _map_rows(board, patient, names)
+        if rows and has_picture(patient):
+            title = f"{algorithm}; {conditions}"
+            figure = plot_lesion(patient, rows, title, width=12.4, n_columns=2)
+            alt = f"Maps of {patient.patient}: reference, predictions and relative errors"
+            yield gallery.show(f"maps_{patient.cohort}", figure, alt)
+            if patient is shown[0]:
+                yield _planes(patient, rows)
+        yield html_grid(_decays(gallery, patient, names, f"{algorithm}; {conditions}"))
+
+
+def typical_patient(board: Board, cohort: str) -> PatientPredictions | None:
+    """Choose the patient with the median score of the best predictor, of those that were kept."""
+    if board.best is None:
+        return None
+    strategy, algorithm = board.best
+    patients = {patient for name, patient in board.evaluation.predictions if name == cohort}
+    rows = matching(_first(board), cohort=cohort, strategy=strategy, algorithm=algorithm)
+    rows = averaged(rows[rows["patient"].isin(patients)])
+    measure = RANKING_METRIC
+    if board.skill_column in rows and rows[board.skill_column].notna().any():
+        measure = board.skill_column
+    means = rows.groupby("patient")[measure].mean().dropna().sort_values(kind="stable")
+    if not len(means):
+        return None
+    # Of an even number the lower one of the middle: a patient, not a mean of two.
+    return board.evaluation.predictions[cohort, str(means.index[(len(means) - 1) // 2])]
+
+
+def best_maps(board: Board, patient: PatientPredictions, names: Sequence[str]) -> list[MapRow]:
+    """Collect maps of some parameters, predicted by the best predictor."""
+    assert board.best is not None
+    strategy, algorithm = board.best
+    estimators = _estimators(board, patient, algorithm)
+    rows = _map_rows(board, patient, {"predicted": estimators[strategy]}, with_truth=False)
+    return sorted(
+        (row for row in rows if row.name in names), key=lambda row: names.index(row.name)
+    )
+
+
+def has_picture(patient: PatientPredictions) -> bool:
+    """Tell whether voxels lie in an image; regions without one lie in a row."""
+    return sum(n > 1 for n in patient.shape) > 1
 
 
 @section
@@ -116,7 +157,7 @@ def joint_histograms(board: Board, gallery: Gallery) -> Iterator[Markup]:
     """Count voxels by reference and prediction, for each parameter and for the unseen signals."""
     import pandas as pd
 
-    algorithm = board.best()
+    algorithm = board.best[1] if board.best else None
     pairs: dict[str, list[pd.DataFrame]] = {}
     units: dict[str, str] = {"": ""}
     predictions = board.evaluation.predictions if algorithm else {}
@@ -157,18 +198,6 @@ def joint_histograms(board: Board, gallery: Gallery) -> Iterator[Markup]:
         alt = f"Predicted against reference, {title}"
         grid.append(gallery.show(f"joint_{name or 'signals'}", figure, alt))
     yield html_grid(grid)
-
-
-def _typical(board: Board, cohort: str) -> str | None:
-    """Choose the patient with the median dispersion, of those whose predictions were kept."""
-    patients = {patient for name, patient in board.evaluation.predictions if name == cohort}
-    rows = matching(_first(board), cohort=cohort)
-    rows = tissue(rows[rows["patient"].isin(patients)])
-    means = rows.groupby("patient")[RANKING_METRIC].mean().dropna().sort_values(kind="stable")
-    if not len(means):
-        return None
-    # Of an even number the lower one of the middle: a patient, not a mean of two.
-    return str(means.index[(len(means) - 1) // 2])
 
 
 def _first(board: Board) -> pd.DataFrame:
@@ -240,88 +269,44 @@ def _decay_table(patient: PatientPredictions, names: dict[str, str], pick: Any) 
     return pd.concat(rows, ignore_index=True)
 
 
-def _maps(
-    board: Board, gallery: Gallery, patient: PatientPredictions, names: dict[str, str], note: str
-) -> list[Markup]:
-    figures = []
+def _map_rows(
+    board: Board, patient: PatientPredictions, names: dict[str, str], *, with_truth: bool = True
+) -> list[MapRow]:
+    """Collect the maps of every parameter of the tissue, by name of the prediction."""
+    rows = []
     for name in [name for name in board.metrics if name in patient.names]:
         i = patient.names.index(name)
-        columns, unit = _columns(patient, names, i), _unit(patient.units[i])
-        figures.append(_map(gallery, patient, columns, name, unit, list(names), note))
-    hidden = np.flatnonzero(~patient.seen)
-    if len(hidden):
-        # The farthest from the clinical images: the largest b at the longest echo time.
-        far = hidden[np.lexsort((patient.b[hidden], np.nan_to_num(patient.te[hidden])))[-1]]
-        columns = {"measured": patient.measured[:, far]}
-        for strategy, estimator in names.items():
-            columns[strategy] = patient.signals[estimator][:, far]
-        label = f"Signal at b = {patient.b[far]:g} s/mm²"
-        if not np.isnan(patient.te[far]):
-            label += f", TE = {patient.te[far]:g} ms"
-        figures.append(_map(gallery, patient, columns, label, "", list(names), note))
-    return [figure for figure in figures if figure]
-
-
-def _columns(patient: PatientPredictions, names: dict[str, str], i: int) -> dict[str, NDArray]:
-    """Collect the values of a parameter: truth if known, reference, predictions."""
-    columns = {}
-    if patient.truth is not None:
-        columns["truth"] = patient.truth[:, i]
-    columns["reference"] = patient.reference[:, i]
-    for strategy, estimator in names.items():
-        columns[strategy] = patient.maps[estimator][:, i]
-    return columns
-
-
-def _planes(
-    board: Board, patient: PatientPredictions, names: dict[str, str], note: str
-) -> Markup | str:
-    """Show the maps of a patient, reference beside predictions, to move through."""
-    voxels = tuple(patient.index.T)
-    layers = []
-    for name in [name for name in board.metrics if name in patient.names]:
-        i = patient.names.index(name)
+        truth = None
+        if with_truth and patient.truth is not None:
+            truth = patient.truth[:, i]
+        predictions = {label: patient.maps[key][:, i] for label, key in names.items()}
         unit = _unit(patient.units[i])
+        rows.append(MapRow(name, unit, patient.reference[:, i], predictions, truth))
+    return [row for row in rows if np.isfinite(row.reference).any()]
+
+
+def _planes(patient: PatientPredictions, rows: Sequence[MapRow]) -> Markup:
+    """Show the maps of a patient, reference beside predictions, to move through."""
+    layers = []
+    image = None
+    if patient.anatomy is not None:
+        layers.append(Layer(_ANATOMY, patient.anatomy.astype(float), "image"))
+        image = _ANATOMY
+    for row in rows:
         # The reference sets the colors of the predictions, too, so that they can be compared.
-        window = robust_limits(patient.reference[:, i].astype(float))
-        for label, values in _columns(patient, names, i).items():
-            volume = np.full(patient.shape, np.nan)
-            volume[voxels] = values
-            layers.append(Layer(f"{name}, {label}", volume, "map", unit, window))
-    if not layers:
-        return ""
+        window = robust_limits(row.reference.astype(float))
+        for label, values in row.maps.items():
+            volume = patient.volume(values)
+            layers.append(Layer(f"{row.name}, {label}", volume, "map", row.unit, window))
     return html_viewer(
         layers,
         patient.affine,
-        overlay=layers[0].name,
-        label=f"Maps of {patient.patient}, {note}",
-        instead=html_note("The pictures below show slices of the same maps."),
+        image=image,
+        overlay=f"{rows[0].name}, reference",
+        label=f"Maps of {patient.patient}",
+        start=(patient.affine @ [*np.median(patient.index, axis=0), 1])[:3],
+        instead=html_note("The picture above shows a slice of the same maps."),
     )
-
-
-def _map(
-    gallery: Gallery,
-    patient: PatientPredictions,
-    columns: dict[str, Any],
-    name: str,
-    unit: str,
-    predictions: list[str],
-    note: str,
-) -> Markup | None:
-    import pandas as pd
-
-    reference = "measured" if "measured" in columns else "reference"
-    if not np.isfinite(columns[reference]).any():
-        return None
-    voxels = pd.DataFrame(patient.index, columns=["i", "j", "k"]).assign(**columns)
-    heading = f"{name} ({unit})" if unit else name
-    title = f"{heading}\n{patient.patient}, {note}"
-    figure = plot_map_comparison(
-        voxels, patient.affine, title, unit=unit, reference=reference, predictions=predictions
-    )
-    subject = "signal" if reference == "measured" else name
-    alt = f"Maps of {heading} of {patient.patient} and their relative errors"
-    return gallery.show(f"maps_{patient.cohort}_{subject}", figure, alt)
 
 
 def _thinned(rows: pd.DataFrame) -> pd.DataFrame:

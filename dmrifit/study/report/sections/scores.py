@@ -1,8 +1,8 @@
-"""Scores by parameter: bias against dispersion, tables, truth beside reference, signals."""
+"""Scores: every predictor, every parameter, the truth, the unseen signals, the reference."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,43 +10,41 @@ import numpy as np
 from dmrifit.predict.controls import CONSTANT, PERFECT, is_control
 from dmrifit.report.figure_gallery import Gallery
 from dmrifit.report.html import (
-    html_details,
-    html_figure,
     html_grid,
-    html_heading,
     html_lines,
     html_note,
     html_paragraph,
     html_table,
-    png_bytes,
 )
-from dmrifit.report.numerals import fixed, percent
-from dmrifit.stats.metrics import METRICS, MapMetric
+from dmrifit.report.numerals import percent
+from dmrifit.report.style import FAINT, PALE, PALETTE, marker_of
+from dmrifit.stats.metrics import METRICS
+from dmrifit.study.report.figures.colors import algorithm_color
 from dmrifit.study.report.figures.curves import plot_signal_errors
-from dmrifit.study.report.figures.scatter import plot_bias_dispersion, plot_legend
+from dmrifit.study.report.figures.dots import Panel, plot_dots
 from dmrifit.study.report.sections.elements import (
+    SKILL_ENDS,
     TRAINED,
-    capital,
     captioned,
-    cohort_details,
-    headings,
-    metric_texts,
-    score_table,
+    csv_link,
     section,
 )
-from dmrifit.study.summaries import KEYS, Board, largest, matching, tissue, unique
+from dmrifit.study.skill_summary import KEYS
+from dmrifit.study.summaries import Board, matching, unique
 
 if TYPE_CHECKING:
     import pandas as pd
     from markupsafe import Markup
 
 __all__ = [
-    "correlation_tables",
-    "parameter_tables",
+    "parameter_scores",
+    "parameter_table",
+    "predictor_panels",
+    "predictor_rows",
+    "predictor_scores",
     "reference_table",
-    "scatter_figures",
     "signal_scores",
-    "truth_tables",
+    "truth_scores",
 ]
 
 _MEANING = {
@@ -60,6 +58,15 @@ _MEANING = {
     "K": "tissue kurtosis",
     "T2t": "tissue T2",
 }
+_SERIES = {
+    ("algorithm", "skill"): {"color": PALETTE["link"].light},
+    ("algorithm, independent noise", "skill_independent"): {
+        "color": PALETTE["warn"].light,
+        "marker": "D",
+    },
+    ("control", "skill"): {"color": PALE},
+    ("control, independent noise", "skill_independent"): {"color": PALE, "marker": "D"},
+}
 
 
 def _meaning(parameter: str, parameters: Sequence[str]) -> str:
@@ -69,167 +76,140 @@ def _meaning(parameter: str, parameters: Sequence[str]) -> str:
     return _MEANING.get(parameter, "")
 
 
-@section
-def scatter_figures(board: Board, gallery: Gallery) -> Iterator[Markup]:
-    """Draw dispersion against bias: a panel for each strategy and cohort, and way of training."""
-    scores = tissue(board.scores)
-    # Its points would all lie in the corner.
-    scores = scores[scores["algorithm"] != PERFECT]
-    if not len(scores):
-        yield html_paragraph("Only the perfect prediction was scored.")
-        return
-    scores = scores.assign(bias=scores["bias"].abs())
-    by_point = scores.groupby([*KEYS, "metric"], sort=False)
-    means = by_point[["bias", "dispersion"]].mean().reset_index()
-    panels: dict[str, dict[str, tuple[str, pd.DataFrame]]] = {name: {} for name in board.regimes}
-    for (train_on, cohort, strategy), rows in means.groupby(KEYS[:3], sort=False):
-        conditions = matching(scores, train_on=train_on, cohort=cohort)
-        title = captioned(board, f"{cohort}, {strategy}", train_on, conditions)
-        panels[train_on][f"bias_dispersion_{cohort}, {strategy}_{train_on}"] = title, rows
-    everything = [panel for of_regime in panels.values() for panel in of_regime.values()]
-    yield html_paragraph(
-        "Each point is the mean over patients for one parameter (shape) and one algorithm "
-        "(color); the nearer to the lower left corner, the better. All panels have the same axes; "
-        "hollow points lie beyond them. The perfect prediction would stand in the corner."
-    )
-    legend = plot_legend(unique(means["algorithm"]), unique(means["metric"]))
-    yield html_figure(png_bytes(legend), "Legend: colors of algorithms, shapes of parameters")
-    for train_on, of_regime in panels.items():
-        grid = []
-        for name, panel in of_regime.items():
-            figure = plot_bias_dispersion([panel], legend=False, like=everything)
-            alt = f"Dispersion index against bias index, {panel[0]}"
-            grid.append(gallery.show(name, figure, alt))
-        title = capital(TRAINED.get(train_on, train_on))
-        if train_on == board.regimes[0]:
-            yield html_heading(title)
-            yield html_grid(grid)
-        else:
-            yield html_details(title, html_grid(grid))
+def predictor_rows(board: Board) -> pd.DataFrame:
+    """Give skill and other scores of the maps of every predictor, and the skill of its signals."""
+    rows = matching(board.skill, parameters=board.mean_rows)
+    signals = matching(board.skill, parameters="signals").set_index(KEYS)
+    columns = ["skill", "skill_low", "skill_high"]
+    renamed = {name: f"signal_{name}" for name in columns}
+    return rows.join(signals[columns].rename(columns=renamed), on=KEYS)
 
 
-@section
-def parameter_tables(board: Board) -> Iterator[Markup]:
-    """Tabulate the relative errors of every parameter."""
-    metrics = [metric for metric in METRICS.values() if metric.table == "relative errors"]
-    yield html_paragraph(f"Mean over patients of {_descriptions(metrics)}.")
-    yield from _by_parameter(board, metrics, signals=False)
-
-
-@section
-def correlation_tables(board: Board) -> Iterator[Markup]:
-    """Tabulate the correlation of every parameter."""
-    metrics = [metric for metric in METRICS.values() if metric.table == "correlations"]
-    text = (
-        f"{_descriptions(metrics)} over the voxels of a patient, mean over patients. A constant "
-        "prediction has none; it counts as 0 in the summary."
-    )
+def predictor_panels(board: Board) -> list[Panel]:
+    """List the scores of a predictor that are drawn beside each other."""
+    panels = [Panel(board.skill_column, "skill of maps", ends=SKILL_ENDS)]
     if len(board.signals):
-        text += (
-            " Those of the signals are over the voxels of a patient, mean over the unseen "
-            "contrasts; pooled, all unseen contrasts of a patient together, which differ so "
-            "much that r is high for any predictor."
-        )
-    yield html_paragraph(text)
-    yield from _by_parameter(board, metrics, signals=len(board.signals) > 0)
-
-
-def _descriptions(metrics: Sequence[MapMetric]) -> str:
-    return " / ".join(metric.description or metric.heading for metric in metrics)
-
-
-def _by_parameter(
-    board: Board, metrics: Sequence[MapMetric], *, signals: bool
-) -> Iterator[Markup]:
-    """Tabulate metrics: a row for each algorithm, a column for each parameter."""
-    metrics = [metric for metric in metrics if metric.column in board.scores.columns]
-    columns = [metric.column for metric in metrics]
-    # Here a constant has no correlation, where the summary counts it as 0.
-    undefined = largest(board.evaluation.scores)[[metric.name for metric in metrics]].isna()
-    scores = board.scores.copy()
-    for metric in metrics:
-        scores[metric.column] = scores[metric.column].mask(undefined[metric.name])
-    for (train_on, cohort), block in scores.groupby(["train_on", "cohort"], sort=False):
-        parameters = unique(block["metric"])
-        means = block.groupby(["strategy", "algorithm", "metric"], sort=False)[columns].mean()
-        header: list[Any] = ["strategy", "algorithm", *parameters]
-        keys = {"train_on": train_on, "cohort": cohort}
-        with_signals = signals and len(matching(board.signals, **keys)) > 0
-        if with_signals:
-            header += [html_lines("signals,", name) for name in ("mean", "worst", "pooled")]
-        cells = []
-        for strategy, algorithm in unique(zip(block["strategy"], block["algorithm"], strict=True)):
-            line = [strategy, algorithm]
-            for parameter in parameters:
-                key = (strategy, algorithm, parameter)
-                line.append(metric_texts(metrics, means.reindex([key]).iloc[0]))
-            if with_signals:
-                row = keys | {"strategy": strategy, "algorithm": algorithm}
-                single, pooled = matching(board.signals, **row), matching(board.pooled, **row)
-                worst = single.groupby("contrast")["pearson"].mean().min()
-                numbers = single["pearson"].mean(), worst, pooled["pearson"].mean()
-                line += [fixed(value, 2) for value in numbers]
-            cells.append(line)
-        yield cohort_details(board, train_on, cohort, score_table(cells, header))
+        panels.insert(0, Panel("signal_skill", "skill of unseen signals", ends=SKILL_ENDS))
+    panels += [Panel("abs_bias", "|BI| (%)", 100), Panel("dispersion", "DI (%)", 100)]
+    return [*panels, Panel("pearson", "r")]
 
 
 @section
-def truth_tables(board: Board) -> Iterator[Markup]:
-    """Lay scores against the truth of synthetic patients beside those against the reference."""
-    if not board.has_truth:
-        yield html_paragraph(
-            "No patient has a known truth: the fit to the full protocol is the only reference."
-        )
-        return
-    metrics = board.summary_metrics
-    yield html_paragraph(
-        "Only simulation knows the truth. The reference itself, a fit to noisy images, is "
-        "scored too: it is what the perfect prediction of the images would give. Predictors "
-        "that return the mean can be nearer to the truth than a noisy reference, above all in "
-        "T2v. Means over patients and the tissue parameters "
-        f"{', '.join(board.averaged_metrics)}: {headings(metrics)}."
-    )
-    header: list[Any] = ["strategy", "algorithm", "against reference", "against truth"]
-    suffixes = ["", "_truth"]
-    for (train_on, cohort), rows in board.summary.groupby(["train_on", "cohort"], sort=False):
-        if not rows["abs_bias_truth"].notna().any():
-            continue
-        cells = []
-        for row in rows.to_dict("records"):
-            texts = [metric_texts(metrics, row, suffix) for suffix in suffixes]
-            cells.append([row["strategy"], row["algorithm"], *texts])
-        yield cohort_details(board, train_on, cohort, score_table(cells, header))
-    yield _truth_by_parameter(board)
+def predictor_scores(
+    board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame]
+) -> Iterator[Markup]:
+    """Draw the scores of every algorithm and control, a figure for each cohort."""
+    import pandas as pd
 
-
-def _truth_by_parameter(board: Board) -> Markup:
-    """Tabulate each parameter: mean over learners of a strategy, and the reference itself."""
-    scores = matching(board.scores, train_on=board.regimes[0])
-    scores = scores[scores["bias_truth"].notna()]
-    metrics = board.summary_metrics
-    columns = [f"{metric.column}_truth" for metric in metrics]
-    learners = scores[~scores["algorithm"].map(is_control)]
-    blocks = {}
-    for strategy in board.strategies:
-        blocks[f"{strategy}, mean of algorithms"] = matching(learners, strategy=strategy)
-    # What answers the measured images is the reference itself, in any strategy.
-    blocks["the reference"] = matching(scores, algorithm=PERFECT, strategy=board.strategies[0])
-    rows = []
+    tables["skill"] = board.evaluation.summary()
+    rows = matching(predictor_rows(board), train_on=board.regimes[0])
+    parts = []
+    for series, measure in _SERIES:
+        is_shown = rows["algorithm"].map(is_control) == series.startswith("control")
+        # Scores of an earlier version have no skill, but all the others.
+        is_shown &= rows[measure].notna() | (measure == "skill")
+        part = rows[is_shown].assign(series=series)
+        part["skill"] = part[measure]
+        for side in ("_low", "_high"):
+            part[f"skill{side}"] = part[f"{measure}{side}"]
+        if measure == "skill_independent":
+            part["pearson"] = part["pearson_independent"]
+            part[["signal_skill", "abs_bias", "dispersion"]] = np.nan
+        parts.append(part)
+    table = pd.concat(parts)
+    table["row"] = table["algorithm"] + " " + table["strategy"]
+    styles = {
+        series: look for (series, _), look in _SERIES.items() if (table["series"] == series).any()
+    }
+    panels = [panel for panel in predictor_panels(board) if panel.column != board.skill_column]
+    panels.insert(int(bool(len(board.signals))), Panel("skill", "skill of maps", ends=SKILL_ENDS))
     for cohort in board.cohorts:
-        for name, block in blocks.items():
-            means = block[block["cohort"] == cohort].groupby("metric")[columns].mean()
-            if not len(means):
-                continue
-            line = [cohort, name]
-            for parameter in board.metrics:
-                values = means.reindex([parameter]).iloc[0]
-                line.append(metric_texts(metrics, values, "_truth"))
-            rows.append(line)
-    header = ["cohort", "", *board.metrics]
-    table = html_table(rows, header, numbers=range(2, len(header)))
-    return html_details(
-        f"Against truth, parameter by parameter: {headings(metrics)}", table, opened=True
+        shown = matching(table, cohort=cohort)
+        shown = shown.assign(is_control=shown["algorithm"].map(is_control))
+        shown = shown.sort_values(["is_control", "skill"], ascending=[True, False])
+        title = f"{cohort}, {TRAINED.get(board.regimes[0], '')}"
+        figure = plot_dots(shown, panels, styles, title)
+        yield gallery.show(f"predictors_{cohort}", figure, f"Scores of every predictor, {cohort}")
+    yield html_note(
+        f"Means over patients and {', '.join(board.averaged_metrics)}, with 95 % intervals; "
+        "hollow dots lie beyond the axis."
     )
+    yield csv_link("skill")
+
+
+def parameter_table(board: Board) -> pd.DataFrame:
+    """Tabulate every score by predictor and parameter, with intervals where there are any."""
+    columns = [m.column for m in METRICS.values() if m.column in board.scores.columns]
+    rows = board.skill[~board.skill["parameters"].isin(["signals", "tissue"])]
+    others = [name for name in columns if name not in rows.columns]
+    means = board.scores.groupby([*KEYS, "metric"], sort=False)[others].mean()
+    return rows.join(means.rename_axis(index={"metric": "parameters"}), on=[*KEYS, "parameters"])
+
+
+@section
+def parameter_scores(
+    board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame]
+) -> Iterator[Markup]:
+    """Draw the scores of every parameter, a dot for each predictor and the constant in gray."""
+    table = parameter_table(board)
+    tables["parameters"] = table
+    shown = matching(table, train_on=board.regimes[0])
+    is_shown = ~shown["algorithm"].map(is_control) | (shown["algorithm"] == CONSTANT)
+    shown = shown[is_shown & shown["parameters"].isin(board.metrics)]
+    shown = shown.assign(
+        row=shown["parameters"], series=shown["algorithm"] + " " + shown["strategy"]
+    )
+    panels = [Panel(board.skill_column, "skill", ends=SKILL_ENDS)]
+    for metric in METRICS.values():
+        if metric.column in table.columns:
+            panels.append(Panel(metric.column, metric.heading, 100 if metric.unit == "%" else 1))
+    for cohort in board.cohorts:
+        rows = matching(shown, cohort=cohort)
+        title = f"{cohort}, {TRAINED.get(board.regimes[0], '')}"
+        figure = plot_dots(rows, panels, _predictor_styles(board, rows), title)
+        yield gallery.show(f"parameters_{cohort}", figure, f"Scores by parameter, {cohort}")
+    if board.leaves_out_t2v:
+        yield html_note(
+            "The reference of T2v mostly sits at a bound of the fit, so no mean includes it."
+        )
+    yield csv_link("parameters")
+
+
+def _predictor_styles(board: Board, rows: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
+    """Choose a color for each algorithm and a shape for each strategy."""
+    styles: dict[str, Mapping[str, Any]] = {}
+    for row in rows.drop_duplicates("series").to_dict("records"):
+        styles[row["series"]] = {
+            "color": algorithm_color(row["algorithm"], board.algorithms),
+            "marker": marker_of(row["strategy"], board.strategies),
+        }
+    return styles
+
+
+@section
+def truth_scores(board: Board, gallery: Gallery) -> Iterator[Markup]:
+    """Lay scores against the truth of synthetic patients beside those against the reference."""
+    import pandas as pd
+
+    metrics = board.summary_metrics
+    summary = matching(board.summary, train_on=board.regimes[0])
+    names = summary["cohort"] + ": " + summary["algorithm"] + " " + summary["strategy"]
+    parts = []
+    for series, suffix in (("against the reference", ""), ("against the truth", "_truth")):
+        values = {m.column: summary[f"{m.column}{suffix}"] for m in metrics}
+        parts.append(summary[["algorithm"]].assign(row=names, series=series, **values))
+    table = pd.concat(parts)
+    panels = [Panel(m.column, m.heading, 100 if m.unit == "%" else 1) for m in metrics]
+    styles = {
+        "against the reference": {"color": FAINT},
+        "against the truth": {"color": PALETTE["good"].light, "marker": "D"},
+    }
+    figure = plot_dots(table, panels, styles, "Synthetic patients: truth and reference")
+    yield html_paragraph(
+        "Only simulation knows the truth. The perfect prediction is the reference itself, a fit "
+        "to noisy images; a predictor that returns the mean can be nearer to the truth."
+    )
+    yield gallery.show("truth", figure, "Scores against the truth and against the reference")
 
 
 @section
@@ -266,15 +246,19 @@ def reference_table(board: Board) -> Iterator[Markup]:
 
 
 @section
-def signal_scores(board: Board, gallery: Gallery) -> Iterator[Markup]:
-    """Show how well the unseen images are predicted."""
+def signal_scores(
+    board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame]
+) -> Iterator[Markup]:
+    """Draw how well the unseen images are predicted."""
     signals = board.signals
+    means = ["relative_error", "median_relative_error", "signed_relative_error", "pearson"]
+    by_contrast = signals.groupby([*KEYS, "contrast"], sort=False)[means].mean()
+    tables["signals_by_contrast"] = by_contrast.reset_index()
     counts = signals.groupby("cohort", sort=False)["contrast"].nunique()
     unseen = ", ".join(f"{n} in {cohort}" for cohort, n in counts.items())
     yield html_paragraph(
-        f"Only the contrasts that are not among the inputs count ({unseen}); the reference is the "
-        "measured signal, noise included. Errors are over the voxels of a patient, then means "
-        "over patients and contrasts; pooled, over all unseen contrasts of a patient together."
+        f"Contrasts that are not among the inputs ({unseen}), against the measured signal, noise "
+        "included: errors over the voxels of a patient, then means over patients."
     )
     regime = board.regimes[0]
     # Of the controls, the constant alone tells how hard a contrast is to predict.
@@ -291,27 +275,4 @@ def signal_scores(board: Board, gallery: Gallery) -> Iterator[Markup]:
         grid.append(gallery.show(f"signal_errors_{cohort}", figure, alt))
     if grid:
         yield html_grid(grid)
-    errors = ("relative_error", "median_relative_error", "signed_relative_error")
-    names = ("mean |E| (%)", "median |E| (%)", "mean E (%)")
-    cells = []
-    for (train_on, cohort, strategy, algorithm), rows in signals.groupby(KEYS, sort=False):
-        by_contrast = rows.groupby("contrast", sort=False)["relative_error"].mean()
-        worst = by_contrast.idxmax() if by_contrast.notna().any() else "–"
-        keys = {"train_on": train_on, "cohort": cohort}
-        pooled = matching(board.pooled, **keys, strategy=strategy, algorithm=algorithm)
-        cells.append([
-            cohort,
-            train_on,
-            strategy,
-            algorithm,
-            *(percent(rows[name].mean()) for name in errors),
-            f"{percent(by_contrast.max())} ({worst})",
-            *(percent(pooled[name].mean()) for name in errors),
-            fixed(float(rows["n_undefined"].sum()), 0),
-        ])  # fmt: skip
-    header: list[Any] = ["cohort", "trained on", "strategy", "algorithm"]
-    header += [html_lines(*name.split(" ", 1)) for name in names]
-    header.append(html_lines("worst contrast,", "mean |E| (%)"))
-    header += [html_lines("pooled,", name) for name in names]
-    header.append(html_lines("E", "undefined"))
-    yield html_details("All readings", score_table(cells, header, n_words=4))
+    yield csv_link("signals_by_contrast")

@@ -6,11 +6,10 @@ from matplotlib.colors import to_hex
 
 from dmrifit.study.report.figures.curves import (
     plot_decays,
-    plot_learning_curve,
     plot_signal_errors,
+    plot_sizes,
 )
-
-METRICS = ["f", "Dv", "T2v", "Dt", "K"]
+from dmrifit.study.report.figures.dots import Panel
 
 
 def legend_lines(figure):
@@ -40,42 +39,38 @@ def test_signal_errors_are_means_over_patients_in_order_of_te_and_b():
     assert legend_lines(figure) == [["LR"], ["s2s"]]
 
 
-def curve(sizes=(1, 2, 5, 8)):
-    return pd.DataFrame([
-        {"cohort": "c", "strategy": "s2s", "algorithm": a, "metric": m, "patient": p, "n_train": n, "repeat": r,
-         "bias": (-1) ** p * (0.1 * (i + 1) / n + 0.01 * r), "dispersion": 0.2 + 0.1 * j}
-        for i, a in enumerate(["LR", "RFR"]) for j, m in enumerate(METRICS) for p in range(3) for n in sizes
-        for r in range(2)
-    ])  # fmt: skip
+def sizes(series=("LR", "RFR")):
+    rows = []
+    for i, name in enumerate(series):
+        for cohort in ("a", "b"):
+            for n in (1, 2, 5):
+                skill = 0.1 * (i + 1) * n
+                rows.append({"cohort": cohort, "n_train": n, "series": name, "skill": skill,
+                             "skill_low": skill - 0.1, "skill_high": skill + 0.2, "dispersion": 1 / n})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
-def test_learning_curves_are_means_overall_by_algorithm_and_by_parameter():
-    table = curve()
-    figure = plot_learning_curve(table, "c, s2s\nnote")
-    overall, overall_di, by_algorithm, _, by_metric, by_metric_di = figure.axes
-    magnitude = table.assign(bias=table["bias"].abs())
-    np.testing.assert_allclose(overall.lines[0].get_ydata(), 100 * magnitude.groupby("n_train")["bias"].mean())
-    np.testing.assert_allclose(overall_di.lines[0].get_ydata(), 40)
-    expected = 100 * magnitude[magnitude["algorithm"] == "RFR"].groupby("n_train")["bias"].mean()
-    np.testing.assert_allclose(by_algorithm.lines[1].get_ydata(), expected)
-    assert len(by_metric.lines) == len(METRICS)
-    np.testing.assert_allclose(by_metric_di.lines[2].get_ydata(), 40)
-    assert all(axes.get_ylim()[0] == 0 for axes in figure.axes)
-    assert [text.get_text() for legend in figure.legends for text in legend.get_texts() if text.get_text().strip()] == [
-        "LR", "RFR", "f", "K", "Dv", "T2v", "Dt",
-    ]  # fmt: skip
+def test_sizes_have_a_panel_for_each_cohort_and_score_and_a_line_for_each_series():
+    panels = [Panel("skill", "skill", ends=(-1.0, 1.0)), Panel("dispersion", "DI (%)", 100)]
+    looks = {"LR": {"color": "red"}, "RFR": {"color": "blue"}}
+    figure = plot_sizes(sizes(), panels, looks, width=12)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["skill", "DI (%)"] * 2
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "a", "b", "b"]
+    first, second = figure.axes[:2]
+    np.testing.assert_allclose(first.lines[1].get_ydata(), [0.2, 0.4, 1.0])
+    np.testing.assert_allclose(second.lines[0].get_ydata(), [100, 50, 20])
+    assert first.get_ylim() == (-1, 1)
+    assert [tick.get_text() for tick in first.get_xticklabels()] == ["1", "2", "5"]
+    assert legend_lines(figure) == [["LR", "RFR"]]
+    assert not first.collections
 
 
-def test_learning_curves_of_one_algorithm_have_no_row_of_algorithms():
-    assert len(plot_learning_curve(curve().query("algorithm == 'LR'"), "c").axes) == 4
-
-
-def test_learning_curves_share_axes_with_the_figures_beside_them():
-    small, large = curve(), curve().assign(strategy="m2m", bias=3.0)
-    both = pd.concat([small, large])
-    tops = [axes.get_ylim()[1] for axes in plot_learning_curve(small, "c", like=both).axes[::2]]
-    assert tops == [axes.get_ylim()[1] for axes in plot_learning_curve(large, "c", like=both).axes[::2]]
-    assert min(tops) > 300
+def test_one_series_has_a_band_and_no_legend():
+    figure = plot_sizes(sizes(["LR"]), [Panel("skill", "skill")], {"LR": {}}, width=6)
+    assert not figure.legends
+    (band,) = figure.axes[0].collections
+    vertices = band.get_paths()[0].vertices
+    np.testing.assert_allclose([vertices[:, 1].min(), vertices[:, 1].max()], [0.0, 0.7])
 
 
 def decays(te=(70.0, 90.0)):

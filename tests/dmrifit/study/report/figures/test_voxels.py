@@ -7,7 +7,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from dmrifit.report.slice_figures import NO_VALUE_COLOR
-from dmrifit.study.report.figures.voxels import plot_joint_histograms, plot_map_comparison
+from dmrifit.study.predictions import PatientPredictions
+from dmrifit.study.report.figures.voxels import MapRow, plot_joint_histograms, plot_lesion
 
 AFFINE = np.diag([2.0, 2, 5, 1])
 
@@ -89,14 +90,23 @@ def test_a_joint_histogram_of_one_value_is_drawn_too():
     assert axes.get_xlim()[0] < 1 < axes.get_xlim()[1]
 
 
-def voxels():
-    """Twelve voxels of the slice k = 1, two of the slice below; errors of 10 % and −50 %."""
+def patient(affine=AFFINE, **changes):
+    """Twelve voxels of the slice k = 1, two of the slice below, in an image of 9 x 9 x 3."""
     index = []
     for i, j, k in np.ndindex(3, 4, 2):
         if k == 1 or (i == 0 and j < 2):
-            index.append((i, j, k))
-    table = pd.DataFrame(index, columns=["i", "j", "k"]).assign(reference=np.linspace(1, 2, 14))
-    return table.assign(s2s=table["reference"] * 1.1, m2m=table["reference"] * 0.5)
+            index.append((i + 3, j + 3, k))
+    values = {"index": np.array(index), "shape": (9, 9, 3), "affine": affine, "cohort": "c", "patient": "p"}
+    values |= dict.fromkeys(("names", "units", "labels", "b", "te", "seen", "reference", "truth", "measured"))
+    anatomy = np.full((9, 9, 3), 51, np.uint8)
+    return PatientPredictions(**values | {"maps": {}, "signals": {}, "anatomy": anatomy} | changes)
+
+
+REFERENCE = np.linspace(1, 2, 14)
+
+
+def row(reference=REFERENCE, **predictions):
+    return MapRow("Dt", "µm²/ms", reference, predictions or {"s2s": 1.1 * REFERENCE, "m2m": 0.5 * REFERENCE})
 
 
 def pictures(figure):
@@ -106,31 +116,37 @@ def pictures(figure):
     return [np.asarray(image.get_array()) for image in images]
 
 
-def test_maps_share_the_colors_of_the_reference_and_show_the_fullest_slice():
-    title = "Dt (µm²/ms)\nnote"
-    figure = plot_map_comparison(voxels(), AFFINE, title, unit="µm²/ms")
+def colored(picture):
+    """Cut a picture to what is drawn over the anatomy."""
+    gray = np.isclose(picture[..., :3], 0.2).all(axis=2)
+    rows, columns = np.flatnonzero(~gray.all(axis=1)), np.flatnonzero(~gray.all(axis=0))
+    return picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def test_maps_lie_on_the_anatomy_with_the_colors_of_the_reference():
+    figure = plot_lesion(patient(), [row()], "title", width=6.0)
     images = pictures(figure)
     assert len(images) == 5
-    reference, s2s, error_s2s, m2m, error_m2m = images
-    # The fullest slice has all columns and rows; the patient's right is at the left.
+    reference, s2s, m2m, error_s2s, error_m2m = map(colored, images)
+    # The slice has all columns and rows of the lesion; the patient's right is at the left.
     assert reference.shape == (4, 3, 4)
-    middle = voxels().query("k == 1")
-    low, high = np.percentile(voxels()["reference"], (2, 98))
-    value = middle.query("i == 2 and j == 3")["reference"].iloc[0]
-    expected = mpl.colormaps["viridis"]((min(value, high) - low) / (high - low))
+    # Room for anatomy on all sides.
+    assert min(images[0].shape[:2]) >= 8
+    np.testing.assert_allclose(images[0][0, 0], [0.2, 0.2, 0.2, 1])
+    low, high = np.percentile(REFERENCE, (2, 98))
+    expected = mpl.colormaps["viridis"]((min(REFERENCE[-1], high) - low) / (high - low))
     np.testing.assert_allclose(reference[3, 0], expected, atol=1e-6)
     assert np.ptp(error_s2s[..., 0]) < 1e-6
-    assert np.ptp(error_m2m[..., 0]) < 1e-6
     assert not np.allclose(error_s2s[0, 0], error_m2m[0, 0])
     assert not np.allclose(s2s[0, 0], m2m[0, 0])
     texts = set()
     for axes in figure.axes:
         texts |= {text.get_text() for text in axes.texts}
-    assert {"reference", "s2s", "m2m", "E of s2s", "E of m2m"} <= texts
+    assert {"Dt, reference", "s2s", "m2m", "E of s2s", "E of m2m"} <= texts
 
 
 def test_errors_are_relative_signed_and_share_the_limits_of_the_95th_percentile():
-    _, _, error_s2s, _, error_m2m = pictures(plot_map_comparison(voxels(), AFFINE, "Dt"))
+    *_, error_s2s, error_m2m = map(colored, pictures(plot_lesion(patient(), [row()], "", width=6.0)))
     # Half of the magnitudes are 0.1 and half 0.5, so colors run from −0.5 to 0.5.
     colors = mpl.colormaps["PuOr_r"]
     np.testing.assert_allclose(error_s2s[0, 0], colors((0.1 + 0.5) / 1.0), atol=0.01)
@@ -138,33 +154,47 @@ def test_errors_are_relative_signed_and_share_the_limits_of_the_95th_percentile(
 
 
 def test_colors_of_errors_end_at_one_hundred_percent():
-    table = voxels()
-    table["s2s"] = table["reference"] * 31
-    figure = plot_map_comparison(table, AFFINE, "f", predictions=["s2s"])
+    figure = plot_lesion(patient(), [row(s2s=31 * REFERENCE)], "", width=6.0)
     limits = [axes.get_ylim() for axes in figure.axes]
     assert (-100.0, 100.0) in [(round(low, 9), round(high, 9)) for low, high in limits]
 
 
 def test_where_the_reference_is_zero_the_error_is_gray():
-    table = voxels()
-    table.loc[table["k"] == 1, "reference"] = [0.0] + [1.0] * 11
-    error = pictures(plot_map_comparison(table, AFFINE, "K", predictions=["s2s"]))[2]
+    reference = np.where(np.arange(14) == 13, 0.0, 1.0)
+    *_, error = pictures(plot_lesion(patient(), [row(reference, s2s=np.full(14, 1.5))], "", width=6.0))
     gray = [to_hex(color) == NO_VALUE_COLOR for color in error.reshape(-1, 4)]
     assert sum(gray) == 1
 
 
 def test_a_flipped_image_is_shown_the_same_way():
-    flipped = np.diag([-2.0, 2, 5, 1])
-    table = voxels()
-    mirrored = table.assign(i=2 - table["i"])
+    affine = np.diag([-2.0, 2, 5, 1])
+    index = patient().index
+    mirrored = patient(affine, index=np.column_stack([8 - index[:, 0], index[:, 1:]]))
     for picture, image in zip(
-        pictures(plot_map_comparison(table, AFFINE, "f")),
-        pictures(plot_map_comparison(mirrored, flipped, "f")),
+        pictures(plot_lesion(patient(), [row()], "", width=6.0)),
+        pictures(plot_lesion(mirrored, [row()], "", width=6.0)),
         strict=True,
     ):
-        np.testing.assert_array_equal(picture, image)
+        np.testing.assert_array_equal(colored(picture), colored(image))
 
 
-def test_a_map_of_one_voxel_is_drawn():
-    figure = plot_map_comparison(voxels().iloc[:1], np.eye(4), "f", predictions=["s2s"])
-    assert len(pictures(figure)) == 4
+def test_the_largest_of_several_lesions_is_shown():
+    index = np.concatenate([patient().index, [[8, 8, 2], [0, 0, 0]]])
+    values = np.concatenate([REFERENCE, [9.0, 9.0]])
+    figure = plot_lesion(patient(index=index), [row(values, s2s=values)], "", width=6.0)
+    assert colored(pictures(figure)[0]).shape == (4, 3, 4)
+
+
+def test_without_anatomy_maps_lie_on_white_and_one_voxel_is_enough():
+    single = patient(index=np.array([[1, 1, 1]]), anatomy=None)
+    images = pictures(plot_lesion(single, [row(np.ones(1), s2s=np.ones(1))], "", width=6.0))
+    assert len(images) == 3
+    np.testing.assert_allclose(images[0][0, 0], 1)
+
+
+def test_several_parameters_stand_in_columns():
+    figure = plot_lesion(patient(), [row(), row(), row()], "title", width=12.0, n_columns=2)
+    places = [image.get_extent() for image in figure.axes[0].images]
+    assert len(places) == 15
+    assert places[0][2] == places[5][2] > places[10][2]
+    assert places[0][0] == places[10][0] < places[5][0]

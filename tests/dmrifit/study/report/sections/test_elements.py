@@ -1,10 +1,15 @@
-"""What sections share: joined elements, gray controls, open tables of the first way of training."""
+"""What sections share: joined elements, gray controls, captions, links to tables."""
+
+import numpy as np
+import pytest
 
 from dmrifit.report.html import html_note
+from dmrifit.stats.metrics import METRICS
 from dmrifit.study.report.sections.elements import (
     capital,
     captioned,
-    cohort_details,
+    csv_link,
+    metric_text,
     score_table,
     section,
 )
@@ -29,18 +34,22 @@ def test_controls_are_gray_by_the_last_of_the_words(html_tables):
     assert not html_tables(score_table(rows, ["constant", "DI", ""], n_words=1)).faint
 
 
-def test_titles_name_training_and_conditions_and_only_the_first_training_is_open(make_evaluation):
+def test_captions_name_training_and_conditions(make_evaluation):
     rows = [{"cohort": "A", "n_train": 3}, {"cohort": "A", "train_on": "other", "n_train": 7}]
     board = Board.of(make_evaluation(rows))
-    table = score_table([["s2s", "LR"]], ["strategy", "algorithm"])
-    first = cohort_details(board, "same", "A", table)
-    assert "<details open><summary>A, trained on the other patients of the same cohort; " in first
-    assert "N = 3" in first
-    second = cohort_details(board, "other", "A", table, label="A: 1 patient")
-    assert "<details><summary>A: 1 patient, trained on all patients of the other cohorts; " in second
-    assert "N = 7" in second
     title = captioned(board, "A, s2s", "other", board.scores)
     assert title.startswith("A, s2s\ntrained on other cohorts; body → lesion, N = 3–7")
+
+
+def test_tables_are_files_beside_the_page():
+    assert csv_link("skill") == '<p><a href="./tables/skill.csv">All numbers: skill.csv</a></p>'
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"), [("dispersion", 0.314, "31"), ("pearson", -0.25, "−0.25"), ("bias", np.nan, "–")]
+)
+def test_a_score_has_the_unit_and_digits_of_its_metric(name, value, text):
+    assert metric_text(METRICS[name], value) == text
 
 
 def test_only_the_first_letter_becomes_a_capital():

@@ -1,9 +1,9 @@
-"""Learning curves and transfer between cohorts as a report tabulates them."""
+"""Transfer between cohorts, and scores over the number of training patients."""
 
 import numpy as np
 import pytest
 
-from dmrifit.study.report.sections.generalization import learning_curves, transfer_tables
+from dmrifit.study.report.sections.generalization import curves, other_sites, sizes_of
 from dmrifit.study.summaries import Board
 
 
@@ -22,108 +22,67 @@ def learners(random_study, cohort, strategy):
     return table.assign(bias=table["bias"].abs())
 
 
-def test_learning_curves_are_tabulated_as_means(board, random_study, html_tables, figures):
-    header, rows = html_tables(learning_curves(board, figures)).table("As a table")
-    assert header == ["cohort", "strategy", "algorithm", "N = 1", "N = 3"]
-    assert [row[:3] for row in rows[:4]] == [
-        ["A<1>", "s2s", "all"],
-        ["A<1>", "s2s", "LR"],
-        ["A<1>", "s2s", "RFR"],
-        ["A<1>", "m2m", "all"],
-    ]
-    for cohort, strategy, algorithm, *cells in rows:
-        scores = learners(random_study, cohort, strategy)
-        if algorithm != "all":
-            scores = scores[scores["algorithm"] == algorithm]
-        for size, cell in zip((1, 3), cells, strict=True):
-            means = scores.loc[scores["n_train"] == size, ["bias", "dispersion"]].mean()
-            for number, mean in zip(random_study.numbers(cell), means, strict=True):
-                random_study.check_percent(number, mean)
+def test_sizes_are_means_over_patients_and_parameters(board, random_study):
+    table = sizes_of(board)
+    assert len(table) == 2 * 2 * 2 * 2
+    for row in table.to_dict("records"):
+        scores = learners(random_study, row["cohort"], row["strategy"])
+        scores = scores[scores["algorithm"] == row["algorithm"]]
+        means = scores.loc[scores["n_train"] == row["n_train"], ["bias", "dispersion"]].mean()
+        np.testing.assert_allclose([row["abs_bias"], row["dispersion"]], means)
 
 
-def test_learning_curves_are_drawn_as_tabulated(board, random_study, figures):
-    learning_curves(board, figures)
-    assert list(figures.figures) == [
-        "learning_curve_A<1>_s2s",
-        "learning_curve_A<1>_m2m",
-        "learning_curve_B_s2s",
-        "learning_curve_B_m2m",
-    ]
-    overall = figures.figures["learning_curve_B_m2m"].axes[0].lines[0]
-    means = learners(random_study, "B", "m2m").groupby("n_train")["bias"].mean()
-    np.testing.assert_allclose(overall.get_ydata(), 100 * means)
+def test_learning_curves_are_drawn_as_tabulated(board, figures):
+    tables = {}
+    html = curves(board, figures, tables)
+    assert "tables/learning.csv" in html
+    assert len(tables["learning"]) == 16
+    (figure,) = figures.figures.values()
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["A<1>"] * 2 + ["B"] * 2
+    rows = tables["learning"].query("cohort == 'B' and strategy == 'm2m' and algorithm == 'RFR'")
+    drawn = [line.get_ydata() for line in figure.axes[3].lines]
+    assert len(drawn) == 4
+    np.testing.assert_allclose(drawn[3], 100 * rows["dispersion"])
 
 
-def test_a_size_that_an_algorithm_was_not_trained_with_is_a_dash(
-    make_evaluation, html_tables, figures
-):
+def test_a_size_that_an_algorithm_was_not_trained_with_has_no_point(make_evaluation, figures):
     rows = []
     for algorithm, sizes in (("LR", (1, 2)), ("RFR", (2,))):
         for size in sizes:
             rows.append({"algorithm": algorithm, "n_train": size})
-    html = learning_curves(Board.of(make_evaluation(rows)), figures)
-    _, table = html_tables(html).table("As a table")
-    assert table[2][2:] == ["RFR", "– / –", "10 / 20"]
+    curves(Board.of(make_evaluation(rows)), figures, {})
+    lines = figures.figures["learning"].axes[1].lines
+    assert [line.get_xdata().tolist() for line in lines] == [[1, 2], [2]]
 
 
-def test_one_size_is_no_learning_curve(make_evaluation, figures):
-    # A control at another size makes no curve.
-    rows = [{"n_train": 2}, {"n_train": 1, "algorithm": "constant"}]
-    html = learning_curves(Board.of(make_evaluation(rows)), figures)
-    assert "One number of training patients was compared" in html
-    assert not figures.figures
-
-
-def test_the_transfer_matrix_is_that_of_the_scores(board, random_study, html_tables):
-    html = html_tables(transfer_tables(board))
-    for metric in ("Mean over tissue parameters", "S0", *random_study.tissue):
-        title, table = next((title, table) for title, table in html.tables if title == metric)
-        header, rows = table[0], table[1:]
-        assert header[2:] == ["A<1> ← A<1>", "B ← B", "A<1> ← B", "B ← A<1>"]
-        assert len(rows) == 2 * 5
-        columns = [("A<1>", "same"), ("B", "same"), ("A<1>", "other"), ("B", "other")]
-        averaged = [name for name in random_study.tissue if name != "T2v"]
-        metrics = averaged if title.startswith("Mean") else [metric]
-        for row in rows:
-            for cell, (cohort, way) in zip(row[2:], columns, strict=True):
-                scores = random_study.rows(way, cohort, row[0], row[1])
-                random_study.check_scores(cell, random_study.means(scores, metrics))
-    assert {algorithm for _, algorithm in html.faint} == {"constant", "shuffled", "perfect"}
-
-
-def test_what_was_not_trained_that_way_is_a_dash(make_evaluation, html_tables):
-    rows = [{}, {"cohort": "B"}, {"train_on": "other", "algorithm": "RFR"}]
-    html = html_tables(transfer_tables(Board.of(make_evaluation(rows))))
-    header, table = html.table("Mean over tissue parameters")
-    assert header[2:] == ["A ← A", "B ← B", "A ← B"]
-    assert table == [
-        ["s2s", "LR", "10 / 20 / 0.50", "10 / 20 / 0.50", "– / – / –"],
-        ["s2s", "RFR", "– / – / –", "– / – / –", "10 / 20 / 0.50"],
+def test_ways_of_training_are_laid_beside_each_other_for_every_learner(board, random_study, figures):
+    html = other_sites(board, figures)
+    (figure,) = figures.figures.values()
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert labels == [
+        f"{cohort}: {name} {strategy}"
+        for cohort in ("A<1>", "B")
+        for name in ("LR", "RFR")
+        for strategy in ("m2m", "s2s")
     ]
+    panel = next(axes for axes in figure.axes if axes.get_xlabel() == "DI (%)")
+    row = labels.index("B: RFR s2s")
+    points = np.concatenate([dots.get_offsets() for dots in panel.collections])
+    values = [x for x, y in points if round(y) == row]
+    averaged = [name for name in random_study.tissue if name != "T2v"]
+    expected = []
+    for train_on in ("same", "other"):
+        scores = random_study.rows(train_on, "B", "s2s", "RFR")
+        expected.append(100 * random_study.means(scores, averaged)[1])
+    np.testing.assert_allclose(sorted(values), sorted(expected))
+    assert "the same cohort N = 3, other cohorts N = 3" in html
 
 
-def test_many_cohorts_are_named_in_words(make_evaluation, html_tables):
-    rows = []
-    for cohort in "ABC":
-        rows += [{"cohort": cohort, "train_on": way} for way in ("same", "other", "pooled")]
-    html = html_tables(transfer_tables(Board.of(make_evaluation(rows))))
-    header, _ = html.table("Mean over tissue parameters")
-    assert header[2:5] == ["A ← the same cohort", "A ← other cohorts", "A ← all cohorts"]
-
-
-def test_sizes_and_computed_images_are_told(make_evaluation):
+def test_computed_images_are_told(make_evaluation, figures):
     rows = [{}, {"cohort": "B"}, {"train_on": "pooled", "n_train": 7}]
     study = {"settings": {"resynthesize": True}}
-    text = transfer_tables(Board.of(make_evaluation(rows, study=study)))
-    assert "A ← both: N = 7" in text
+    text = other_sites(Board.of(make_evaluation(rows, study=study)), figures)
+    assert "all cohorts N = 7" in text
     assert "were computed for the tested protocol" in text
-    text = transfer_tables(Board.of(make_evaluation(rows)))
+    text = other_sites(Board.of(make_evaluation(rows)), figures)
     assert "were computed for the tested protocol" not in text
-
-
-def test_one_way_of_training_is_no_matrix(make_evaluation):
-    single = transfer_tables(Board.of(make_evaluation([{}])))
-    assert "One cohort was compared" in single
-    two = transfer_tables(Board.of(make_evaluation([{}, {"cohort": "B"}])))
-    assert "--train-on same,other,pooled" in two
-    assert "<table" not in single + two

@@ -1,23 +1,14 @@
-"""The first sections of a report: question, data, summary and cohorts."""
+"""Methods of a report: question, data, skill, other comparisons and cohorts."""
 
 import numpy as np
-import pytest
 
 from dmrifit.study.report.sections.overview import (
     cohort_tables,
+    headline_table,
     introduction,
     repeated_summary,
-    summary_tables,
 )
-from dmrifit.study.summaries import Board, summarize
-
-CONTROLS = {"constant", "shuffled", "perfect"}
-
-
-@pytest.fixture(scope="module")
-def board(random_study):
-    return Board.of(random_study.evaluation)
-
+from dmrifit.study.summaries import Board
 
 # Introduction ------------------------------------------------------------------------------------
 
@@ -55,85 +46,22 @@ def test_the_introduction_names_learners_strategies_and_ways_of_training(make_ev
     assert "trained on all patients of the other cohorts (N = 9)" in text
 
 
-# Summary -----------------------------------------------------------------------------------------
+# Skill and other comparisons ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("train_on", "words"),
-    [
-        ("same", "the other patients of the same cohort"),
-        ("other", "all patients of the other cohorts"),
-    ],
-)
-@pytest.mark.parametrize("cohort", ["A<1>", "B"])
-def test_the_summary_is_that_of_the_scores(
-    board, random_study, html_tables, cohort, train_on, words
-):
-    page = summary_tables(board)
-    html = html_tables(page)
-    header, rows = html.table(f"{cohort}: 4 patients, trained on {words}; body → lesion, N = 3")
-    assert header[:5] == ["strategy", "algorithm", "|BI| (%)", "DI (%)", "r"]
-    assert header[5] == "signals, mean |E| (%)"
-    assert "T2v is not among them" in page
-    assert len(rows) == 2 * 5
-    summary = summarize(random_study.evaluation)
-    summary = summary[(summary["cohort"] == cohort) & (summary["train_on"] == train_on)]
-    partly = [name for name in random_study.tissue if name != "T2v"]
-    for row, expected in zip(rows, summary.to_dict("records"), strict=True):
-        scores = random_study.rows(train_on, cohort, row[0], row[1])
-        bias, dispersion, r = random_study.means(scores, partly)
-        (bias_mean, bias_sd), (mean, sd) = map(random_study.numbers, row[2:4])
-        random_study.check_percent(bias_mean, bias)
-        random_study.check_percent(mean, dispersion)
-        assert random_study.numbers(row[4]) == [pytest.approx(r, abs=0.0051)]
-        patients = scores[scores["metric"].isin(partly)].groupby("patient")
-        deviation = np.std(patients["dispersion"].mean(), ddof=1)
-        random_study.check_percent(sd, deviation)
-        random_study.check_percent(bias_sd, expected["abs_bias_sd"])
-        random_study.check_percent(*random_study.numbers(row[5]), expected["signal_error"])
-
-
-def test_controls_are_gray_and_explained(board, html_tables, make_evaluation):
-    html = summary_tables(board)
-    assert {algorithm for _, algorithm in html_tables(html).faint} == CONTROLS
+def test_controls_are_explained(random_study, make_evaluation):
+    html = introduction(Board.of(random_study.evaluation))
     assert "perfect answers what was measured" in html
-    alone = summary_tables(Board.of(make_evaluation([{}])))
-    assert "Controls, in gray" not in alone
+    assert "Controls, in gray" not in introduction(Board.of(make_evaluation([{}])))
 
 
-def test_the_smallest_dispersions_stand_at_the_top(make_evaluation, html_tables):
-    dispersions = [("LR", "s2s", 0.3), ("RFR", "m2m", 0.2), ("LR", "m2m", 0.5)]
-    dispersions += [("perfect", "s2s", 0.0), ("constant", "m2m", 0.11), ("constant", "s2s", 0.12)]
-    rows = []
-    for patient in map(str, range(6)):
-        for algorithm, strategy, dispersion in dispersions:
-            keys = {"patient": patient, "algorithm": algorithm, "strategy": strategy}
-            rows.append(keys | {"dispersion": dispersion})
-        rows.append(
-            {"patient": patient, "cohort": "B", "train_on": "other", "dispersion": np.nan}
-        )
-    two_draws = {"settings": {"n_repeats": 2}}
-    board = Board.of(make_evaluation(rows, study=two_draws))
-    _, *table = html_tables(summary_tables(board)).tables[0][1]
-    assert table == [
-        ["A", "the same cohort", "RFR m2m", "20", "10", "0.50", "constant m2m", "11", "10"],
-        ["B", "other cohorts", *"–" * 7],
-    ]
-
-
-@pytest.mark.parametrize(("n_patients", "n_repeats"), [(6, 1), (5, 2)])
-def test_one_seed_or_few_patients_name_no_best_predictor(make_evaluation, n_patients, n_repeats):
-    rows = [{"patient": str(i)} for i in range(n_patients)]
-    study = {"settings": {"n_repeats": n_repeats}}
-    assert "smallest dispersion" not in summary_tables(Board.of(make_evaluation(rows, study=study)))
-
-
-def test_without_t2v_and_signals_the_summary_has_no_columns_of_them(make_evaluation, html_tables):
-    html = summary_tables(Board.of(make_evaluation([{"metric": "Dt"}])))
-    assert "T2v" not in html
-    header, rows = html_tables(html).table("A: 1 patient,")
-    assert header == ["strategy", "algorithm", "|BI| (%)", "DI (%)", "r"]
-    assert rows == [["s2s", "LR", "10 ± –", "20 ± –", "0.50"]]
+def test_the_table_of_skill_has_controls_in_gray(random_study, html_tables):
+    html = html_tables(headline_table(Board.of(random_study.evaluation)))
+    header, rows = html.tables[0][1][0], html.tables[0][1][1:]
+    assert header[:7] == ["trained on", "N", "cohort", "strategy", "algorithm", "signal skill", "map skill"]
+    assert len(rows) == 2 * 2 * 2 * 5
+    # The first two cells of the rows in gray: three controls of five.
+    assert len(html.faint) == 2 * 2 * 2 * 3
 
 
 def test_several_comparisons_are_laid_beside_each_other(make_evaluation, html_tables):

@@ -7,7 +7,14 @@ from dmrifit.report.style import new_figure
 from dmrifit.study.lesion_ranking import lesion_ranking
 from dmrifit.study.predictions import PatientPredictions
 from dmrifit.study.report.sections import patients
-from dmrifit.study.report.sections.patients import example_patients, joint_histograms, lesion_order
+from dmrifit.study.report.sections.patients import (
+    best_maps,
+    example_patients,
+    has_picture,
+    joint_histograms,
+    lesion_order,
+    typical_patient,
+)
 from dmrifit.study.summaries import Board
 
 INDEX = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 1]])
@@ -44,7 +51,7 @@ def calls(monkeypatch):
     drawn = {
         "plot_decays": [],
         "plot_joint_histograms": [],
-        "plot_map_comparison": [],
+        "plot_lesion": [],
         "html_viewer": [],
     }
 
@@ -86,8 +93,10 @@ def board_of(make_evaluation, dispersions, predictions=None, study=None):
 def test_the_patient_with_the_median_dispersion_is_shown(
     make_evaluation, figures, calls, dispersions, typical
 ):
-    html = example_patients(board_of(make_evaluation, dispersions), figures)
+    board = board_of(make_evaluation, dispersions)
+    html = example_patients(board, figures)
     assert f"A: {typical} (measured)" in html
+    assert typical_patient(board, "A").patient == typical
     assert len(calls["html_viewer"]) == 1
 
 
@@ -152,50 +161,70 @@ def test_voxels_with_a_gap_are_left_out_of_decays(make_evaluation, figures, call
 # Maps --------------------------------------------------------------------------------------------
 
 
-def test_maps_and_the_farthest_unseen_signal_are_compared(make_evaluation, figures, calls):
-    inputs = np.array([True, False, False])
+def test_maps_of_a_patient_are_in_one_figure_with_truth_and_predictions(make_evaluation, figures, calls):
     truth = 1.05 * REFERENCE
-    predictions = {("A", "p1"): predicted(seen=inputs, truth=truth)}
-    example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
-    (maps, (affine, title), options), (signal, (_, signal_title), signal_options) = calls[
-        "plot_map_comparison"
-    ]
-    assert list(maps.columns) == ["i", "j", "k", "truth", "reference", "s2s", "m2m"]
-    np.testing.assert_array_equal(maps[["i", "j", "k"]], INDEX)
-    np.testing.assert_allclose(maps["truth"], truth[:, 1])
-    np.testing.assert_allclose(maps["s2s"], 1.1 * REFERENCE[:, 1])
-    assert title == "Dt (µm²/ms)\np1, LR; body → lesion, N = 3"
-    assert options == {"unit": "µm²/ms", "reference": "reference", "predictions": ["s2s", "m2m"]}
-    np.testing.assert_array_equal(affine, np.diag([2.0, 2, 4, 1]))
-    # The largest b at the longest echo time.
-    np.testing.assert_allclose(signal["measured"], MEASURED[:, 2])
-    np.testing.assert_allclose(signal["m2m"], 0.9 * MEASURED[:, 2])
-    assert signal_title.startswith("Signal at b = 1000 s/mm², TE = 90 ms\n")
-    assert signal_options["reference"] == "measured"
-    assert [name for name in figures.figures if name.startswith("maps")] == [
-        "maps_A_Dt",
-        "maps_A_signal",
-    ]
+    predictions = {("A", "p1"): predicted(truth=truth)}
+    html = example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
+    ((patient, (rows, title), options),) = calls["plot_lesion"]
+    assert patient.patient == "p1"
+    (dt,) = rows
+    assert (dt.name, dt.unit) == ("Dt", "µm²/ms")
+    assert list(dt.maps) == ["truth", "reference", "s2s", "m2m"]
+    np.testing.assert_allclose(dt.maps["truth"], truth[:, 1])
+    np.testing.assert_allclose(dt.predictions["s2s"], 1.1 * REFERENCE[:, 1])
+    assert title == "LR; body → lesion, N = 3"
+    assert options["n_columns"] == 2
+    assert "predicted by LR" in html
+    assert "maps_A" in figures.figures
 
 
 def test_a_map_without_any_reference_is_not_drawn(make_evaluation, figures, calls):
-    predictions = {("A", "p1"): predicted(reference=np.full((4, 2), np.nan))}
+    reference = REFERENCE.copy()
+    reference[:, 1] = np.nan
+    predictions = {("A", "p1"): predicted(names=("f", "Dt"), reference=reference)}
+    board = board_of(make_evaluation, {"p1": 0.3}, predictions)
+    example_patients(board, figures)
+    assert not calls["html_viewer"]
+    assert not calls["plot_lesion"]
+
+
+def test_regions_without_an_image_have_decays_and_no_maps(make_evaluation, figures, calls):
+    index = np.array([[i, 0, 0] for i in range(4)])
+    predictions = {("A", "p1"): predicted(index=index, shape=(4, 1, 1))}
+    assert not has_picture(predictions["A", "p1"])
     example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
-    assert [name for name in figures.figures if name.startswith("maps")] == ["maps_A_signal"]
+    assert not calls["plot_lesion"]
+    assert not calls["html_viewer"]
+    assert len(calls["plot_decays"]) == 2
 
 
-def test_planes_show_the_maps_at_their_voxels_with_the_colors_of_the_reference(
+def test_the_best_predictor_draws_the_maps_of_the_first_screen(make_evaluation, calls):
+    board = board_of(make_evaluation, {"p1": 0.3})
+    assert board.best == ("s2s", "LR")
+    (row,) = best_maps(board, predicted(), ["Dt"])
+    assert list(row.maps) == ["reference", "predicted"]
+    np.testing.assert_allclose(row.maps["predicted"], 1.1 * REFERENCE[:, 1])
+    assert best_maps(board, predicted(), ["K"]) == []
+
+
+def test_planes_show_the_maps_on_the_anatomy_with_the_colors_of_the_reference(
     make_evaluation, figures, calls
 ):
-    example_patients(board_of(make_evaluation, {"p1": 0.3}), figures)
+    anatomy = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
+    predictions = {("A", "p1"): predicted(anatomy=anatomy)}
+    example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
     ((layers, (affine,), options),) = calls["html_viewer"]
     np.testing.assert_array_equal(affine, np.diag([2.0, 2, 4, 1]))
-    assert [layer.name for layer in layers] == ["Dt, reference", "Dt, s2s", "Dt, m2m"]
-    assert len({layer.window for layer in layers}) == 1
-    volume = layers[1].values
+    names = ["image, least b and TE", "Dt, reference", "Dt, s2s", "Dt, m2m"]
+    assert [layer.name for layer in layers] == names
+    np.testing.assert_array_equal(layers[0].values, anatomy)
+    assert len({layer.window for layer in layers[1:]}) == 1
+    volume = layers[2].values
     np.testing.assert_allclose(volume[tuple(INDEX.T)], 1.1 * REFERENCE[:, 1])
     assert np.isnan(volume).sum() == 4
-    assert options["overlay"] == "Dt, reference"
+    assert (options["image"], options["overlay"]) == (names[0], "Dt, reference")
+    example_patients(board_of(make_evaluation, {"p1": 0.3}), figures)
+    assert [layer.name for layer in calls["html_viewer"][1][0]] == names[1:]
 
 
 # Joint histograms --------------------------------------------------------------------------------
@@ -254,13 +283,8 @@ def test_a_large_study_is_thinned_evenly_to_a_bounded_number_of_points(
 def test_figures_of_a_patient_are_drawn(make_evaluation, figures):
     board = board_of(make_evaluation, {"p1": 0.3})
     html = example_patients(board, figures)
-    assert list(figures.figures) == [
-        "decays_A_median",
-        "decays_A_voxel",
-        "maps_A_Dt",
-        "maps_A_signal",
-    ]
-    assert "The pictures below show slices of the same maps." in html
+    assert list(figures.figures) == ["maps_A", "decays_A_median", "decays_A_voxel"]
+    assert "The picture above shows a slice of the same maps." in html
 
 
 def test_the_order_of_lesions_is_tabulated_with_its_gain_over_adc(make_evaluation, html_tables, monkeypatch):

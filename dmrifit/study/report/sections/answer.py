@@ -1,0 +1,275 @@
+"""The first screen: best predictor, its skill, maps, other sites, patients needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dmrifit.report.figure_gallery import Gallery
+from dmrifit.report.html import (
+    html_columns,
+    html_heading,
+    html_join,
+    html_note,
+    html_paragraph,
+    html_verdict,
+)
+from dmrifit.report.numerals import fixed
+from dmrifit.report.style import INK, PALE, PALETTE
+from dmrifit.study.report.figures.curves import plot_sizes
+from dmrifit.study.report.figures.dots import Panel, plot_bars, plot_dots
+from dmrifit.study.report.figures.voxels import plot_lesion
+from dmrifit.study.report.sections.elements import (
+    SIGNALS,
+    SKILL_ENDS,
+    TRAINED,
+    WHOM,
+    capital,
+    section,
+)
+from dmrifit.study.report.sections.generalization import sizes_of
+from dmrifit.study.report.sections.patients import best_maps, has_picture, typical_patient
+from dmrifit.study.summaries import Board, matching
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from markupsafe import Markup
+
+__all__ = ["answer", "verdict"]
+
+#: A further gain of skill that is not worth more patients.
+SMALL_GAIN = 0.02
+_WIDTH = 6.1  # inches of half a screen
+_MOST_COHORTS = 3
+_SHARED = "against the fit to the same images"
+_INDEPENDENT = "against a second draw of the noise"
+_NAMES = {"s2s": "signals to signals", "m2m": "maps to maps"}
+_COLORS = {_SHARED: PALE, _INDEPENDENT: PALETTE["link"].light}
+_AXIS = Panel("skill", "skill", ends=SKILL_ENDS)
+
+
+@section
+def answer(board: Board, gallery: Gallery) -> Iterator[Markup]:
+    """Say in one screen which predictor is best, how good it is, where, and for how many."""
+    first, *others = verdict(board)
+    yield html_verdict(first, " ".join(others))
+    if board.best is None:
+        return
+    cells = [_skill(board, gallery), _example(board, gallery)]
+    yield html_columns([*cells, _sites(board, gallery), _sizes(board, gallery)])
+
+
+def verdict(board: Board) -> list[str]:
+    """Name the best predictor, its skill with intervals, and what it does not predict."""
+    if board.best is None:
+        return ["No algorithm was scored: there are controls alone."]
+    name = predictor_words(*board.best)
+    rows = _best_rows(board)
+    means = matching(rows, parameters=board.mean_rows)
+    measure = board.skill_column
+    numbers = [f"{_interval(row, measure)} in {row['cohort']}" for row in means.to_dict("records")]
+    reference = ", against a second draw of the noise" if measure == "skill_independent" else ""
+    skill = f"skill of its maps over the best constant{reference}: {'; '.join(numbers)}"
+    if not means[measure].notna().any():
+        skill = "it has the smallest dispersion; skill was not scored"
+    if board.undecided:
+        reason = f"Whether algorithms differ cannot be told from {board.undecided}."
+        return [f"Highest mean here: {name}.", f"{capital(skill)}.", reason]
+    return [f"Best predictor: {name}.", f"{capital(skill)}.", _parameters_in_words(board, rows)]
+
+
+def predictor_words(strategy: str, algorithm: str) -> str:
+    """Name a predictor in full."""
+    return f"{algorithm}, {_NAMES.get(strategy, strategy)}"
+
+
+def _best_rows(board: Board) -> pd.DataFrame:
+    """Rows of the skill of the best predictor, first way of training."""
+    assert board.best is not None
+    strategy, algorithm = board.best
+    return matching(board.skill, train_on=board.regimes[0], strategy=strategy, algorithm=algorithm)
+
+
+def _parameters_in_words(board: Board, rows: pd.DataFrame) -> str:
+    """Sort the parameters by whether their intervals lie above the constant in every cohort."""
+    measure = board.skill_column
+    better, worse, open_ = [], [], []
+    for parameter in board.metrics:
+        of_parameter = matching(rows, parameters=parameter)
+        if (of_parameter[f"{measure}_low"] > 0).all():
+            better.append(parameter)
+        elif (of_parameter[f"{measure}_high"] < 0).all():
+            worse.append(parameter)
+        else:
+            open_.append(parameter)
+    texts = []
+    if better:
+        texts.append(f"better than guessing in {', '.join(better)}")
+    if open_:
+        texts.append(f"not shown to be better in {', '.join(open_)}")
+    if worse:
+        texts.append(f"worse in {', '.join(worse)}")
+    return f"{capital('; '.join(texts))}." if texts else ""
+
+
+def _interval(row: dict[Any, Any], measure: str) -> str:
+    text = fixed(row[measure], 2)
+    if np.isfinite(row[f"{measure}_low"]):
+        low, high = (fixed(row[f"{measure}_{side}"], 2) for side in ("low", "high"))
+        text += f" [{low}, {high}]"
+    return text
+
+
+def skill_bars(board: Board) -> pd.DataFrame:
+    """Tabulate the skill of the best predictor, of signals and of each parameter."""
+    import pandas as pd
+
+    rows = _best_rows(board)
+    names = {"signals": SIGNALS, "tissue": "mean of maps"}
+    parts = []
+    is_repeated = board.skill_column == "skill_independent"
+    for series, measure in ((_INDEPENDENT, "skill_independent"), (_SHARED, "skill")):
+        values = {side: rows[f"{measure}{side}"] for side in ("", "_low", "_high")}
+        # Unseen images share no noise with the inputs.
+        if measure == "skill_independent":
+            of_signals = rows["parameters"] == "signals"
+            values = {
+                side: v.where(~of_signals, rows[f"skill{side}"]) for side, v in values.items()
+            }
+        elif is_repeated:
+            values = {side: v.mask(rows["parameters"] == "signals") for side, v in values.items()}
+        columns = {f"skill{side}": v for side, v in values.items()}
+        parts.append(rows[["cohort", "parameters"]].assign(series=series, **columns))
+    table = pd.concat(parts)
+    if not is_repeated:
+        table = table[table["series"] == _SHARED]
+    shown = ["signals", "tissue", *board.metrics]
+    table = table[table["parameters"].isin(shown)]
+    order = {name: i for i, name in enumerate(shown)}
+    by_parameter = table.groupby("parameters")["skill"].mean()
+    for i, name in enumerate(by_parameter[board.metrics].sort_values(ascending=False).index):
+        order[name] = 2 + i
+    table = table.assign(row=table["parameters"].replace(names))
+    return table.sort_values("parameters", key=lambda names: names.map(order), kind="stable")
+
+
+def _skill(board: Board, gallery: Gallery) -> Markup:
+    table = skill_bars(board)
+    shown = board.cohorts[:_MOST_COHORTS]
+    colors = {name: _COLORS[name] for name in _COLORS if (table["series"] == name).any()}
+    tables = {cohort: matching(table, cohort=cohort) for cohort in shown}
+    figure = plot_bars(tables, _AXIS, colors, width=_WIDTH)
+    name = predictor_words(*(board.best or ("", "")))
+    picture = gallery.show("answer_skill", figure, f"Skill of {name}, by parameter and cohort")
+    note = "0 is the best constant, 1 perfect; lines are 95 % intervals over patients."
+    if len(board.cohorts) > len(shown):
+        note += f" {len(board.cohorts) - len(shown)} more cohorts are in the tables below."
+    return html_join([html_heading("How much better than a constant?"), picture, html_note(note)])
+
+
+def _example(board: Board, gallery: Gallery) -> Markup:
+    heading = html_heading("What does it look like?")
+    patient = typical_patient(board, board.cohorts[0])
+    if patient is None:
+        text = "No predictions of single voxels were kept: compare(…, keep_predictions=True)."
+        return html_join([heading, html_paragraph(text)])
+    if not has_picture(patient):
+        text = "Regions without images were compared: there is no map to draw."
+        return html_join([heading, html_paragraph(text)])
+    names = [name for name in board.averaged_metrics if name in patient.names]
+    rows = matching(_best_rows(board), cohort=patient.cohort).set_index("parameters")
+    skill = rows[board.skill_column].reindex(names).fillna(-np.inf)
+    best, worst = str(skill.idxmax()), str(skill.idxmin())
+    maps = best_maps(board, patient, list(dict.fromkeys([best, worst])))
+    figure = plot_lesion(patient, maps, "", width=_WIDTH)
+    label = " and ".join(row.name for row in maps)
+    alt = f"{label} in the largest lesion of {patient.patient}: reference, prediction and error"
+    note = f"Largest lesion of {patient.cohort}'s median patient, {patient.patient}"
+    if len(maps) > 1:
+        note += f": {best}, which is predicted best, and {worst}, worst"
+    return html_join([heading, gallery.show("answer_maps", figure, alt), html_note(f"{note}.")])
+
+
+def _sites(board: Board, gallery: Gallery) -> Markup:
+    heading = html_heading("Does it work at the other site?")
+    assert board.best is not None
+    strategy, algorithm = board.best
+    rows = matching(
+        board.skill, strategy=strategy, algorithm=algorithm, parameters=board.mean_rows
+    )
+    text = _sites_in_words(board, rows)
+    measure = board.skill_column
+    if len(board.regimes) < 2 or not rows[measure].notna().any():
+        return html_join([heading, html_paragraph(text)])
+    columns = {f"skill{side}": rows[f"{measure}{side}"] for side in ("", "_low", "_high")}
+    series = rows["train_on"].map(lambda name: f"trained on {WHOM.get(name, name)}")
+    table = rows.assign(row=rows["cohort"], series=series, **columns)
+    colors = ("link", "warn", "faint")
+    styles = {
+        name: {"color": PALETTE[color].light}
+        for name, color in zip(dict.fromkeys(series), colors, strict=False)
+    }
+    panel = Panel("skill", "skill of maps, mean over parameters")
+    figure = plot_dots(table, [panel], styles, "", width=_WIDTH)
+    alt = "Skill of the best predictor by tested cohort and cohorts trained on"
+    return html_join([heading, gallery.show("answer_sites", figure, alt), html_note(text)])
+
+
+def _sites_in_words(board: Board, rows: pd.DataFrame) -> str:
+    """Say how training elsewhere compares with training on the same cohort."""
+    first = board.regimes[0]
+    if len(board.cohorts) < 2:
+        return "One cohort was compared, so nothing is known of another site."
+    if len(board.regimes) < 2:
+        return (
+            f"Not tried: every predictor was {TRAINED.get(first, first)}. To try: dmrifit "
+            "benchmark --train-on same,other, with --resynthesize where protocols differ."
+        )
+    measure, texts = board.skill_column, []
+    for cohort in board.cohorts:
+        of_cohort = matching(rows, cohort=cohort).set_index("train_on")
+        numbers = []
+        for name in board.regimes:
+            if name in of_cohort.index:
+                number = fixed(of_cohort.loc[name, measure], 2)
+                numbers.append(f"{number} trained on {WHOM.get(name, name)}")
+        texts.append(f"{cohort}: {', '.join(numbers)}")
+    return f"{'; '.join(texts)}."
+
+
+def _sizes(board: Board, gallery: Gallery) -> Markup:
+    heading = html_heading("How many patients are enough?")
+    table = sizes_of(board)
+    assert board.best is not None
+    strategy, algorithm = board.best
+    table = matching(table, strategy=strategy, algorithm=algorithm)
+    if not len(table) or table["n_train"].nunique() < 2:
+        text = "One number was compared. To see more: dmrifit benchmark --sizes 1,2,3,5."
+        return html_join([heading, html_paragraph(f"{board.size(board.scores)}. {text}")])
+    measure = board.skill_column
+    columns = {f"skill{side}": table[f"{measure}{side}"] for side in ("", "_low", "_high")}
+    table = table[table["cohort"].isin(board.cohorts[:_MOST_COHORTS])].assign(
+        series="best", **columns
+    )
+    panel = Panel("skill", "skill of maps")
+    figure = plot_sizes(table, [panel], {"best": {"color": INK}}, width=_WIDTH)
+    alt = "Skill of the best predictor over the number of training patients"
+    texts = []
+    for cohort, rows in table.groupby("cohort", sort=False):
+        texts.append(f"{cohort}: {enough_in_words(rows.set_index('n_train')['skill'])}")
+    note = html_note(f"{'; '.join(texts)}.")
+    return html_join([heading, gallery.show("answer_sizes", figure, alt), note])
+
+
+def enough_in_words(skill: pd.Series) -> str:
+    """Say from which number of patients on, the index, more of them gain little skill."""
+    skill = skill.dropna().sort_index()
+    if len(skill) < 2:
+        return "not known"
+    gains = skill[::-1].cummax()[::-1] - skill
+    enough = int(gains.index[gains < SMALL_GAIN][0])
+    if enough == skill.index[-1]:
+        return f"still rising at {enough}"
+    return f"more than {enough} gain less than {SMALL_GAIN:g}"

@@ -1,0 +1,82 @@
+"""Dots and bars with intervals: what stands where, and what lies beyond an axis."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import to_hex
+
+from dmrifit.study.report.figures.dots import Panel, plot_bars, plot_dots
+
+STYLES = {"LR": {"color": "#0072b2"}, "constant": {"color": "#a3aab3", "marker": "s"}}
+
+
+def table(**changes):
+    columns = {
+        "row": ["f", "f", "Dt", "Dt"],
+        "series": ["LR", "constant"] * 2,
+        "skill": [0.5, 0.0, -3.0, np.nan],
+        "skill_low": [0.4, np.nan, -4.0, np.nan],
+        "skill_high": [0.6, np.nan, -2.0, np.nan],
+        "dispersion": [0.1, 0.2, 0.3, 0.4],
+    }
+    return pd.DataFrame(columns | changes)
+
+
+def clouds(axes):
+    return [cloud for cloud in axes.collections if isinstance(cloud, PathCollection)]
+
+
+def intervals(axes):
+    lines = [lines for lines in axes.collections if isinstance(lines, LineCollection)]
+    segments = [segment for line in lines for segment in line.get_segments()]
+    return np.array([segment for segment in segments if len(segment)])
+
+
+def test_rows_run_down_and_each_series_has_its_place_in_a_row():
+    panels = [Panel("skill", "skill", ends=(-1.0, 1.0)), Panel("dispersion", "DI (%)", 100)]
+    figure = plot_dots(table(), panels, STYLES, "title")
+    first, second = figure.axes
+    assert [text.get_text() for text in first.get_yticklabels()] == ["f", "Dt"]
+    assert [text.get_text() for text in second.get_yticklabels()] == ["", ""]
+    assert first.get_ylim()[0] > first.get_ylim()[1]
+    learner, control = (cloud.get_offsets() for cloud in clouds(second))
+    np.testing.assert_allclose(learner[:, 0], [10, 30])
+    np.testing.assert_allclose(control[:, 0], [20, 40])
+    assert learner[0, 1] < 0 < control[0, 1] < 0.5 < learner[1, 1]
+    assert first.get_title(loc="left") == "title"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["LR", "constant"]
+
+
+def test_what_lies_beyond_an_axis_stands_hollow_at_its_end():
+    (axes,) = plot_dots(table(), [Panel("skill", "skill", ends=(-1.0, 1.0))], STYLES, "").axes
+    learner, control = clouds(axes)
+    np.testing.assert_allclose(learner.get_offsets()[:, 0], [0.5, -1.0])
+    assert [to_hex(color) for color in learner.get_facecolors()] == ["#0072b2", "#ffffff"]
+    # A score that is not defined has no dot.
+    assert len(control.get_offsets()) == 1
+    np.testing.assert_allclose(intervals(axes)[0, :, 0], [0.4, 0.6])
+
+
+def test_axes_begin_at_zero_and_zero_is_marked():
+    (axes,) = plot_dots(table(), [Panel("dispersion", "DI (%)", 100)], STYLES, "").axes
+    assert axes.get_xlim()[0] <= 0 < 40 <= axes.get_xlim()[1] * 1.05
+    assert 0.0 in [line.get_xdata()[0] for line in axes.lines]
+
+
+def test_nothing_to_draw_is_an_empty_frame():
+    nothing = table(skill=np.nan, skill_low=np.nan, skill_high=np.nan)
+    (axes,) = plot_dots(nothing, [Panel("skill", "skill")], STYLES, "").axes
+    assert not clouds(axes)
+
+
+def test_bars_run_from_zero_with_intervals_and_their_number():
+    colors = {"constant": "#a3aab3", "LR": "#0072b2"}
+    panel = Panel("skill", "skill", ends=(-1.0, 1.0))
+    figure = plot_bars({"A": table(), "B": table()}, panel, colors, width=6.0)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["A", "B"]
+    axes = figure.axes[0]
+    widths = [bar.get_width() for bar in axes.patches if to_hex(bar.get_facecolor()) == "#0072b2"]
+    assert widths == pytest.approx([0.5, -1.0])
+    assert {text.get_text() for text in axes.texts} >= {"0.50", "−3.00", "0.00"}
+    np.testing.assert_allclose(intervals(axes)[-2:, :, 0], [[0.4, 0.6], [-1.0, -1.0]])

@@ -1,0 +1,149 @@
+"""The first screen: best predictor in words, bars, maps, other sites, patients needed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmrifit.study.comparison import Evaluation
+from dmrifit.study.predictions import PatientPredictions
+from dmrifit.study.report.sections.answer import answer, enough_in_words, skill_bars, verdict
+from dmrifit.study.summaries import Board
+
+TWO_DRAWS = {"settings": {"n_repeats": 2}}
+SKILL = {"Dt": 0.6, "K": -0.4, "f": 0.0, "T2v": -0.1, "S0": 0.9}
+
+
+def study_of(make_evaluation, *, n_patients=6, cohorts=("A",), independent=None, settings=TWO_DRAWS,
+             train_on=("same",), sizes=(3,), predictions=None):  # fmt: skip
+    """Make a comparison of LR s2s, worse ETR m2m and the constant; f alone differs by patient."""
+    rows, skills = [], []
+    predictors = (("LR", "s2s", 0.0), ("ETR", "m2m", -0.5), ("constant", "s2s", None))
+    for cohort in cohorts:
+        for way in train_on:
+            for n_train in sizes:
+                for i in range(n_patients):
+                    for algorithm, strategy, shift in predictors:
+                        for metric, skill in SKILL.items():
+                            rows.append({"cohort": cohort, "patient": f"{cohort}{i}", "algorithm": algorithm,
+                                         "strategy": strategy, "metric": metric, "train_on": way,
+                                         "n_train": n_train})  # fmt: skip
+                            spread = (0.5 - i / (n_patients - 1)) * (metric == "f") if n_patients > 1 else 0
+                            value = 0.0 if shift is None else skill + shift + spread
+                            value -= 0.2 * (way == "other") + 0.1 * (max(sizes) - n_train)
+                            skills.append(value)
+    evaluation = make_evaluation(rows, study=settings, predictions=predictions)
+    scores = evaluation.scores.assign(skill=skills)
+    if independent is not None:
+        scores = scores.assign(skill_independent=scores["skill"] - independent)
+    return Board.of(Evaluation(scores, evaluation.signals, evaluation.study, evaluation.predictions))
+
+
+def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_evaluation):
+    name, skill, parameters = verdict(study_of(make_evaluation))
+    assert name == "Best predictor: LR, signals to signals."
+    # The mean of Dt, K and f, without T2v and S0.
+    assert skill.startswith("Skill of its maps over the best constant: 0.07 [")
+    assert skill.endswith("in A.")
+    assert parameters == (
+        "Better than guessing in Dt; not shown to be better in f; worse in K, T2v."
+    )
+
+
+def test_noise_of_its_own_decides_where_it_is_known(make_evaluation):
+    _, skill, parameters = verdict(study_of(make_evaluation, independent=0.1))
+    assert "against a second draw of the noise: −0.03 [" in skill
+    assert parameters.startswith("Better than guessing in Dt; not shown to be better in f")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"settings": {}}, "one draw of training patients and seeds"),
+        ({"n_patients": 3}, "3 patients"),
+    ],
+)
+def test_one_seed_or_few_patients_have_skill_and_interval_and_no_verdict(make_evaluation, options, reason):
+    name, skill, last = verdict(study_of(make_evaluation, **options))
+    assert name == "Highest mean here: LR, signals to signals."
+    assert " [" in skill
+    assert last.startswith("Whether algorithms differ cannot be told from ")
+    assert reason in last
+    text = " ".join([name, skill, last])
+    assert "Best" not in text
+    assert "etter than guessing" not in text
+
+
+def test_scores_without_skill_are_ranked_by_dispersion_and_say_so(make_evaluation):
+    rows = [{"algorithm": "LR", "dispersion": 0.5}, {"algorithm": "ETR", "dispersion": 0.1}]
+    name, skill, _ = verdict(Board.of(make_evaluation(rows)))
+    assert "ETR" in name
+    assert skill == "It has the smallest dispersion; skill was not scored."
+
+
+def test_controls_alone_have_no_best(make_evaluation, figures):
+    board = Board.of(make_evaluation([{"algorithm": "constant"}]))
+    assert "controls alone" in answer(board, figures)
+    assert not figures.figures
+
+
+def test_bars_are_signals_the_mean_and_parameters_best_first(make_evaluation):
+    table = skill_bars(study_of(make_evaluation, independent=0.3))
+    both = table.groupby("series")["row"].apply(list).to_dict()
+    rows = ["mean of maps", "Dt", "f", "T2v", "K"]
+    assert both == {
+        "against a second draw of the noise": rows,
+        "against the fit to the same images": rows,
+    }
+    own = table[table["series"] == "against a second draw of the noise"].set_index("row")["skill"]
+    np.testing.assert_allclose(own, [-0.7 / 3, 0.3, -0.3, -0.4, -0.7], atol=1e-9)
+    assert set(skill_bars(study_of(make_evaluation))["series"]) == {"against the fit to the same images"}
+
+
+def lesion(patient):
+    index = np.argwhere(np.ones((3, 3, 1), bool)) + np.array([2, 2, 0])
+    reference = np.column_stack([np.linspace(1, 2, 9)] * 2)
+    return PatientPredictions(
+        cohort="A", patient=patient, index=index, shape=(8, 8, 2), affine=np.diag([2.0, 2, 5, 1]),
+        names=("Dt", "K"), units=("µm²/ms", "1"), labels=("a",), b=np.zeros(1), te=np.full(1, np.nan),
+        seen=np.ones(1, bool), reference=reference, truth=None, measured=reference[:, :1],
+        maps={"LR s2s": 1.1 * reference}, signals={"LR s2s": reference[:, :1]},
+        anatomy=np.full((8, 8, 2), 99, np.uint8),
+    )  # fmt: skip
+
+
+def test_the_first_screen_has_four_answers(make_evaluation, figures):
+    predictions = {("A", f"A{i}"): lesion(f"A{i}") for i in range(6)}
+    board = study_of(
+        make_evaluation, cohorts=("A", "B"), train_on=("same", "other"), sizes=(1, 2, 3), predictions=predictions
+    )
+    html = answer(board, figures)
+    assert list(figures.figures) == ["answer_skill", "answer_maps", "answer_sites", "answer_sizes"]
+    for question in ("How much better", "What does it look like", "at the other site", "How many patients"):
+        assert question in html
+    # Of even numbers the lower of the middle: patients are ordered by f alone.
+    assert "Largest lesion of A&#39;s median patient, A3: Dt, which is predicted best, and K, worst." in html
+    assert "A: 0.07 trained on the same cohort, −0.13 trained on other cohorts" in html
+    assert "A: still rising at 3; B: still rising at 3." in html
+
+
+def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluation, figures):
+    html = answer(study_of(make_evaluation), figures)
+    assert list(figures.figures) == ["answer_skill"]
+    assert "One cohort was compared" in html
+    assert "No predictions of single voxels were kept" in html
+    assert "N = 3. One number was compared" in html
+    two = answer(study_of(make_evaluation, cohorts=("A", "B")), figures)
+    assert "dmrifit benchmark --train-on same,other" in two
+
+
+@pytest.mark.parametrize(
+    ("skill", "words"),
+    [
+        ({1: 0.1, 2: 0.3, 5: 0.31, 8: 0.315}, "more than 2 gain less than 0.02"),
+        ({1: 0.1, 2: 0.3, 5: 0.5}, "still rising at 5"),
+        ({1: 0.4, 2: 0.3, 5: 0.39}, "more than 1 gain less than 0.02"),
+        ({1: 0.4, 2: np.nan}, "not known"),
+    ],
+)
+def test_patients_are_enough_where_more_gain_little(skill, words):
+    assert enough_in_words(pd.Series(skill)) == words
