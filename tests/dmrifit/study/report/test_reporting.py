@@ -3,6 +3,7 @@
 import re
 from html.parser import HTMLParser
 
+import browser
 import numpy as np
 import pandas as pd
 import pytest
@@ -348,3 +349,65 @@ def test_a_report_is_an_object_too(small, tmp_path):
     assert lines[0].startswith("# Prediction of the advanced protocol")
     assert "Highest mean here: mine, signals to signals." in lines
     assert "Highest mean here: mine, signals to signals." in report._repr_html_()
+
+
+# In a browser ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(folder, tab):
+    return tab.open(folder / "report.html", height=1000)
+
+
+def test_the_first_screen_answers(opened, tab):
+    verdict = opened.locator(".verdict")
+    assert verdict.inner_text().startswith("Highest mean here: ")
+    assert tab.is_on_first_screen(verdict)
+    for alt in ("Skill of", "reference, prediction and error", "cohorts trained on", "number of training patients"):
+        assert tab.is_on_first_screen(opened.locator(f'img[alt*="{alt}"]').first), alt
+    notes = opened.locator(".columns .note")
+    assert notes.count() == 4
+    assert all(tab.is_on_first_screen(notes.nth(i)) for i in range(4))
+
+
+@pytest.mark.parametrize("width", browser.WIDTHS)
+def test_nothing_is_wider_than_the_screen(folder, tab, width):
+    page = tab.open(folder / "report.html", width)
+    assert tab.size()[0] <= width
+    # Tables in folds are measured, too.
+    page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
+    assert tab.size()[0] <= width
+    wider = page.evaluate(
+        "[...document.querySelectorAll('table')].map((table) => table.getBoundingClientRect())"
+        ".filter((box) => box.right > document.documentElement.clientWidth + 1).length"
+    )
+    if width > 1000:
+        assert wider == 0
+
+
+def test_the_page_is_ten_screens_and_fourteen_sheets_at_most(opened, tab):
+    assert tab.size()[1] <= 10_000
+    sheets = opened.pdf(prefer_css_page_size=True, print_background=True)
+    assert sheets.startswith(b"%PDF")
+    n_sheets = len(re.findall(rb"/Type\s*/Page\b(?!s)", sheets))
+    assert 2 <= n_sheets <= 14
+    opened.emulate_media(media="print")
+    opened.set_viewport_size({"width": 703, "height": 1000})  # A4 without its margins, at 96 pixels an inch
+    assert tab.size()[0] <= 703
+
+
+def test_every_picture_has_words_and_the_keyboard_shows_where_it_is(opened):
+    pictures = opened.locator("img")
+    assert all(pictures.nth(i).get_attribute("alt").strip() for i in range(pictures.count()))
+    opened.keyboard.press("Tab")
+    look = "(() => { const look = getComputedStyle(document.activeElement); return [look.outlineStyle, look.outlineWidth]; })()"
+    assert opened.evaluate("document.activeElement.tagName") == "A"
+    assert opened.evaluate(look) == ["solid", "3px"]
+
+
+def test_the_page_is_dark_in_the_dark_and_light_on_paper(folder, tab):
+    page = tab.open(folder / "report.html", dark=True)
+    background = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(background) == "rgb(20, 24, 30)"
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate(background) == "rgb(255, 255, 255)"
