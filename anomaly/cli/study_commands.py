@@ -385,11 +385,12 @@ def _grid_shape(text: str) -> tuple[int, int, int]:
 def _read_maps(tables: dict[str, Path], scans: list[PreparedScan]) -> dict[str, list[Any]]:
     """Read maps, and the binary maps at the threshold that is stored with their model."""
     from anomaly.cli.case_runs import read_detections
+    from anomaly.study.report import STORED
 
     maps: dict[str, list[Any]] = {}
     for name, table in tables.items():
         volumes = read_detections(table, scans)
         maps[name] = volumes["map"]
         # A method of its own, because its threshold was set before these scans were seen.
-        maps[f"{name}, stored"] = volumes["binary"]
+        maps[f"{name}{STORED}"] = volumes["binary"]
     return maps

@@ -41,6 +41,7 @@ __all__ = [
     "map_limits",
     "plot_curves",
     "plot_densities",
+    "plot_examples",
     "plot_opening",
     "plot_panels",
     "plot_strata",
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 _LESION = "#ff3b3b"
+_MARKED = "#ffffff"
 _MASK = ("#5b6470", "#ffd166")  # outside and inside a mask
 _HEALTHY, _ELSEWHERE = "healthy persons", "patients, elsewhere"
 _COLORS = {_HEALTHY: "#a3aab3", _ELSEWHERE: "#0072b2", "threshold": INK}
@@ -55,10 +57,11 @@ _KIND_COLORS = {"": "#d55e00", "infiltrating": "#d55e00", "cellular": "#cc79a7"}
 _OTHER_KIND = "#e69f00"
 _CONTROL_MARKS = dict(zip(CONTROLS, ("s", "o", "^", "D", "P"), strict=True))
 _RANGE = (1.0, 99.9)  # percentiles of all scored voxels, for scales
+_EXAMPLE_RANGE = (5.0, 99.8)
 _DENSITY_RANGE = (0.1, 99.9)
 _BINS = 40
 _SIGNAL = (0.0, 0.7)  # mean signals, black to white
-_PER_ROW = 3  # panels of densities and of rules
+_PER_ROW = 3  # panels of densities
 # Sizes of panels of maps, in inches.
 _SLICE, _BAR, _GAP, _SIDE, _FOOT, _TOP, _BETWEEN_ROWS = 2.1, 0.75, 0.12, 0.35, 0.55, 0.75, 0.35
 
@@ -185,6 +188,76 @@ def _frame_panels(figure: Figure, case: Case, title: str) -> None:
     figure.text(x, y, heading, fontsize=11, fontweight="bold", va="center")
 
 
+def plot_examples(
+    examples: Mapping[str, tuple[Case, NDArray | None, NDArray]], method: str
+) -> Figure:
+    """
+    Draw scans by their headings: a map (x, y, z) or None over the anatomy, and what is marked.
+
+    All maps have one scale; scores below its middle leave the anatomy visible.
+    """
+    scored = [values[case.scored] for case, values, _ in examples.values() if values is not None]
+    low, high = 0.0, 1.0
+    if scored:
+        low, high = np.percentile(np.concatenate(scored), _EXAMPLE_RANGE).tolist()
+    case = next(iter(examples.values()))[0]
+    shape, steps = (
+        _upright(case.brain, case).shape,
+        np.abs(np.array(case.spacing)[_axis_order(case)]),
+    )
+    wide = 3.55
+    tall = min(wide * shape[1] * steps[1] / (shape[0] * steps[0]), 4.4)
+    with shared_style({"axes.spines.top": True, "axes.spines.right": True}):
+        figure = new_figure(3 * wide + 1.5, tall + 1.05)
+        for column, (heading, (example, values, marked)) in enumerate(examples.items()):
+            ax = add_axes(figure, 0.1 + column * (wide + 0.1), 0.55, wide, tall)
+            number = slice_to_show(example)
+            mean = example.signal.mean(axis=-1)
+            _draw_slice(ax, mean, example, number, _SIGNAL, "gray")
+            image = None
+            if values is not None:
+                image = _draw_over(ax, values, example, number, (low, high))
+            _outline(ax, marked, example, number, color=_MARKED)
+            if example.lesion is not None:
+                _outline(ax, example.lesion, example, number, linewidth=1.8)
+            ax.set_title(heading, fontsize=10)
+            if image is not None and column == 0:
+                bar = add_axes(figure, 0.1 + 3 * (wide + 0.1) + 0.1, 0.75, 0.13, tall - 0.4)
+                figure.colorbar(image, cax=bar, label="score").outline.set_linewidth(0.5)
+        entries = [
+            handle("reference lesion", color=_LESION, linewidth=2),
+            handle(f"marked by {method}", color=_MARKED, linewidth=2, linestyle="--"),
+        ]
+        entries[1].set_path_effects(_shadow())
+        figure.legend(handles=entries, loc="lower left", ncol=2, fontsize=9)
+        notice = NOT_CLINICAL
+        if any(example.synthetic for example, _, _ in examples.values()):
+            notice = f"{SYNTHETIC}; {NOT_CLINICAL.lower()}"
+        figure.text(0.99, 0.03, notice, ha="right", fontsize=9, color=FAINT)
+    return figure
+
+
+def _draw_over(
+    ax: Axes, values: NDArray, case: Case, number: int, scale: tuple[float, float]
+) -> Any:
+    """Draw a map over the anatomy, more and more opaque with its score."""
+    low, high = scale
+    scores = _upright(np.where(case.brain, values, low), case)[:, :, number].T
+    share = np.clip((scores - low) / max(high - low, 1e-12), 0, 1)
+    # Below the middle of the scale the anatomy is what there is to see.
+    opacity = np.clip(2 * share - 0.6, 0, 0.9)
+    return ax.imshow(
+        scores, cmap=COLORMAP, vmin=low, vmax=high, alpha=opacity, origin="lower",
+        interpolation="nearest", aspect="auto",
+    )  # fmt: skip
+
+
+def _shadow() -> list[Any]:
+    """Give a dark line around a bright one, which is seen on anything."""
+    effects = import_optional("matplotlib.patheffects")
+    return [effects.withStroke(linewidth=3, foreground=INK)]
+
+
 def plot_densities(
     cases: Sequence[Case],
     maps: Mapping[str, Sequence[ArrayLike]],
@@ -201,12 +274,12 @@ def plot_densities(
     n_columns = min(len(graded), _PER_ROW)
     legend_colors: dict[str, str] = {}
     with shared_style({"font.size": 9}):
-        wide, tall = 3.3, 2.5
+        wide, tall = 3.9, 2.6
         figure = new_figure(max(n_columns * wide + 0.3, 5.2), n_rows * tall + 0.6)
         for i, (name, values) in enumerate(graded.items()):
             row, column = divmod(i, _PER_ROW)
             bottom = 0.95 + (n_rows - 1 - row) * tall
-            ax = add_axes(figure, 0.3 + column * wide, bottom, wide - 0.3, tall - 0.9)
+            ax = add_axes(figure, 0.8 + column * wide, bottom, wide - 0.8, tall - 0.9)
             scores = _scores_by_region(values, cases, name)
             if healthy_maps is not None:
                 healthy_scores = np.concatenate(_scores(healthy_maps[name], healthy, name))
@@ -218,7 +291,9 @@ def plot_densities(
             ax.set_title(name, fontsize=10)
             # Panels of the last row, and those above its empty end, have nothing below them.
             if i + _PER_ROW >= len(graded):
-                ax.set_xlabel("score")
+                ax.set_xlabel("score (higher is less like healthy)")
+            if column == 0:
+                ax.set_ylabel("density of voxels")
         entries = []
         for label, color in legend_colors.items():
             dash = ":" if label == "threshold" else "-"
@@ -241,8 +316,6 @@ def _draw_densities(ax: Axes, scores: Mapping[str, NDArray]) -> dict[str, str]:
         if region == _HEALTHY:
             look = {"histtype": "stepfilled", "linewidth": 0, "alpha": 0.5}
         ax.hist(values, bins=bins.tolist(), density=True, color=colors[region], **look)
-    ax.set_yticks([])
-    ax.spines["left"].set_visible(False)
     ax.set_xlim(bins[0], bins[-1])
     return colors
 
@@ -287,56 +360,57 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
 def plot_opening(
     tables: Mapping[str, pd.DataFrame], *, rules: Sequence[str] | None = None
 ) -> Figure:
-    """Draw what opening makes of the Dice coefficients of each method."""
+    """Draw the Dice coefficients of each method by rule, before and after opening."""
     summary = tables["summary"]
     scores = summary[summary["part"] == "all"]
     if rules is None:
         blind = scores[~scores["needs_truth"].astype(bool)]
-        # A panel of controls alone tells nothing.
+        # A rule that only controls follow tells nothing.
         rules = list(dict.fromkeys(blind.loc[~blind["control"].astype(bool), "rule"]))
     for rule in rules:
         _check_rule(rule, scores)
     if not len(rules):
         raise ValueError("all rules need lesions; name those to draw (rules=…)")
     _, detectors = _methods(tables, scores)
-    n_columns = min(len(rules), _PER_ROW)
-    n_rows = -(-len(rules) // _PER_ROW)
-    rule_scores = {rule: scores[scores["rule"] == rule].set_index("method") for rule in rules}
-    n_methods = max(len(table) for table in rule_scores.values())
-    # Inches for the longest name, as each panel has names of its own.
-    label_width = 0.2 + 0.075 * max(len(str(name)) for name in scores["method"])
-    wide, tall = 2.3 + label_width, 0.9 + 0.26 * n_methods
+    rows = scores[scores["rule"].isin(list(rules))]
+    # Inches for the longest of the names at the left.
+    labels = [f"{row['rule']}: {row['method']}" for row in rows.to_dict("records")]
+    left = 0.2 + 0.075 * max(map(len, labels))
+    height = 0.22 * len(rows) + 0.12 * len(rules)
     with shared_style({"font.size": 9}):
-        figure = new_figure(n_columns * wide + 0.2, n_rows * tall + 0.35)
-        for i, (rule, table) in enumerate(rule_scores.items()):
-            row, column = divmod(i, _PER_ROW)
-            left = 0.05 + label_width + column * wide
-            bottom = 0.75 + (n_rows - 1 - row) * tall
-            ax = add_axes(figure, left, bottom, 2.1, tall - 0.7)
-            _draw_gains(ax, table, detectors)
-            ax.set_title(rule, fontsize=10)
+        figure = new_figure(max(left + 4.6, 8.0), height + 1.1)
+        ax = add_axes(figure, left, 0.85, figure.get_figwidth() - left - 0.3, height)
+        places: dict[str, float] = {}
+        y = 0.0
+        for rule in rules:
+            for row in rows[rows["rule"] == rule].to_dict("records"):
+                places[f"{rule}: {row['method']}"] = y
+                _draw_gain(ax, row, y, method_color(row["method"], detectors))
+                y -= 1.0
+            y -= 0.5
+        ax.set_yticks(list(places.values()), list(places))
+        ax.set(
+            xlim=(0, 1), ylim=(y + 1.0, 0.6), xlabel="Dice (overlap with lesions; 1 is perfect)"
+        )
+        ax.grid(True, axis="x")
         entries = [
-            handle("raw", color=FAINT, marker="o", markerfacecolor="white", linestyle="none"),
-            handle("opened", color=FAINT, marker="o", linestyle="none"),
+            handle("above the threshold", marker="o", markerfacecolor="white", linestyle="none"),
+            handle("after opening", color=FAINT, marker="o", linestyle="none"),
         ]
+        entries[0].set_color(FAINT)
         figure.legend(
             handles=entries, loc="lower left", bbox_to_anchor=(0.01, 0.0), ncol=2, fontsize=8.5
         )
     return figure
 
 
-def _draw_gains(ax: Axes, scores: pd.DataFrame, detectors: Sequence[str]) -> None:
-    """Join the Dice coefficients of each method before and after opening by a line."""
-    for k, (name, row) in enumerate(scores.iterrows()):
-        color = method_color(str(name), detectors)
-        raw, opened = row["dice"], row["dice_opened"]
-        ax.plot([raw, opened], [-k, -k], color=color, linewidth=1.2)
-        look: dict[str, Any] = {"color": color, "markersize": 5, "clip_on": False}
-        ax.plot(raw, -k, "o", markerfacecolor="white", **look)
-        ax.plot(opened, -k, "o", **look)
-    ax.set_yticks([-k for k in range(len(scores))], [str(name) for name in scores.index])
-    ax.set(xlim=(0, 1), ylim=(0.6 - len(scores), 0.6), xlabel="Dice")
-    ax.grid(True, axis="x")
+def _draw_gain(ax: Axes, row: Mapping[str, Any], y: float, color: str) -> None:
+    """Join the Dice coefficients of a method before and after opening by a line."""
+    raw, opened = row["dice"], row["dice_opened"]
+    ax.plot([raw, opened], [y, y], color=color, linewidth=1.2)
+    look: dict[str, Any] = {"color": color, "markersize": 5, "clip_on": False}
+    ax.plot(raw, y, "o", markerfacecolor="white", **look)
+    ax.plot(opened, y, "o", **look)
 
 
 def plot_strata(tables: Mapping[str, pd.DataFrame], *, rule: str) -> Figure:
@@ -479,8 +553,26 @@ def _draw_slice(
     return image
 
 
-def _outline(ax: Axes, mask: NDArray, case: Case, number: int) -> None:
+def _outline(
+    ax: Axes,
+    mask: NDArray,
+    case: Case,
+    number: int,
+    *,
+    color: str = _LESION,
+    linewidth: float = 1.1,
+) -> None:
     inside = _upright(mask, case)[:, :, number]
     # matplotlib warns of a level that is not there.
-    if inside.any() and not inside.all():
-        ax.contour(inside.T.astype(float), levels=[0.5], colors=[_LESION], linewidths=1.1)
+    if not inside.any() or inside.all():
+        return
+    dashes = "dashed" if color == _MARKED else "solid"
+    lines = ax.contour(
+        inside.T.astype(float),
+        levels=[0.5],
+        colors=[color],
+        linewidths=linewidth,
+        linestyles=dashes,
+    )
+    if color == _MARKED:
+        lines.set(path_effects=_shadow())

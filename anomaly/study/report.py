@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from anomaly.detectors.thresholds import open_map
 from anomaly.scans.detection import lesions_of
 from anomaly.study.controls import CONTROLS
-from anomaly.study.evaluation import AS_GIVEN, evaluate_detectors, format_summary
+from anomaly.study.evaluation import AS_GIVEN, evaluate_detectors
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.report.figure_gallery import Gallery, write_comparison
 from dmrifit.report.html import (
@@ -32,6 +33,7 @@ from dmrifit.report.html import (
     record_cells,
     whole,
 )
+from dmrifit.report.numerals import fixed, percent, significant
 from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
     from anomaly.scans.cases import Case
 
-__all__ = ["KINDS", "PAGE", "write_evaluation"]
+__all__ = ["KINDS", "PAGE", "STORED", "write_evaluation"]
 
 #: Tables of a comparison.
 KINDS = (
@@ -57,15 +59,25 @@ KINDS = (
 )
 PAGE = "report.html"
 
-_FIGURES = ("densities.png", "curves.png", "opening.png", "strata.png")
+_FIGURES = ("examples.png", "densities.png", "curves.png", "opening.png", "strata.png")
 _SHOWN_RULE = "healthy rate"
+#: End of the names of masks at the threshold that is stored with a model.
+STORED = ", stored"
+_OPEN_SCANS = 3  # scans that are shown without a click
 _OPENING = 3  # voxels along the edge of the cube
 _EXPLAINED = (
-    "Scored inside white and gray matter; each patient counts once (mean ± standard deviation "
-    "over patients). AUC is that of the map. Dice coefficients are those of the voxels above the "
-    "threshold, raw / after an opening with a cube, which removes what is small. Rules that know "
-    "the lesions say how good a map could be, not how good it is. Gray rows were made without "
-    "having learned anything."
+    "Scored inside white and gray matter; each patient counts once. Dice is the overlap of what "
+    "is marked with the lesions: 0 is none, 1 perfect. AUC is the chance that a voxel of a lesion "
+    "has a higher score than another one. Opening removes what is smaller than a cube of "
+    f"{_OPENING}³ voxels. Gray rows were made without having learned anything."
+)
+_RULES_EXPLAINED = (
+    ("Otsu", "parts the scores of all scans into two classes, each as even as possible"),
+    ("mean pool", "the largest mean score of any brain-sized neighborhood of a scan"),
+    ("healthy rate", "the score that 1 % of the voxels of healthy scans exceed"),
+    ("…, each scan", "the same, for every scan by itself"),
+    ("Youden, best Dice", "know the lesions: how good a map could be, not how good it is"),
+    (AS_GIVEN, "a mask, such as that at the threshold that is stored with a model"),
 )
 
 _method_table = partial(html_methods, controls=CONTROLS)
@@ -133,7 +145,7 @@ def write_evaluation(
         gallery = Gallery()
         comparison = _Comparison(cases, maps, healthy, healthy_maps or {}, tables)
         page = viewer_page(
-            "Anomaly maps compared with lesions",
+            "Anomalies found, and marked by mistake",
             _sections(comparison, gallery, figures, command),
             lead=notice_lead(case.synthetic for case in [*cases, *healthy]),
             contents=True,
@@ -175,6 +187,57 @@ class _Comparison:
                 thresholds[name] = float(limits[name])
         return thresholds
 
+    def scans_of(self, method: str) -> pd.DataFrame:
+        """Give the scans with lesions of a method at the threshold that figures show."""
+        table = self.tables["scans"]
+        is_shown = (table["method"] == method) & table["rule"].isin((self.rule, AS_GIVEN))
+        # A scan without a lesion has no Dice.
+        return table[is_shown & table["dice_opened"].notna()]
+
+    def shown(self) -> str:
+        """Choose the best method at a stored threshold, or else at the one that figures show."""
+        graded = self.graded()
+        masks = [name for name in self.maps if name not in graded]
+        scores = {}
+        for name in masks or graded:
+            scores[name] = self.scans_of(name).groupby("patient")["dice_opened"].mean().mean()
+        return max(scores, key=lambda name: np.nan_to_num(scores[name], nan=-1.0))
+
+    def false_volumes(self, method: str) -> pd.Series[float]:
+        """Give the volume in mL that a method marks in each healthy scan, after opening."""
+        import pandas as pd
+
+        table = self.tables["healthy"]
+        if not len(table):
+            return pd.Series(dtype=float)
+        is_shown = (table["method"] == method) & table["rule"].isin((self.rule, AS_GIVEN))
+        rows = table[is_shown]
+        voxel_ml = [float(np.prod(self.healthy[int(i)].spacing)) / 1000 for i in rows["case"]]
+        return rows["n_found_opened"] * voxel_ml
+
+    def examples(
+        self, method: str, scans: pd.DataFrame
+    ) -> dict[str, tuple[Case, NDArray | None, NDArray]]:
+        """Give the best, median and worst scan of a method: case, map if it has one, and mask."""
+        ordered = scans.sort_values("dice_opened", ascending=False, kind="stable")
+        examples: dict[str, tuple[Case, NDArray | None, NDArray]] = {}
+        for word, k in (("best", 0), ("median", (len(ordered) - 1) // 2), ("worst", -1)):
+            row = ordered.iloc[k]
+            case = self.cases[int(row["case"])]
+            i = int(row["case"])
+            marked = np.asarray(self.maps[method][i])
+            values: NDArray | None = None
+            # A mask is that of the scores of this name, where they were given, too.
+            scores = method.removesuffix(STORED)
+            if scores in self.graded():
+                values = np.asarray(self.maps[scores][i])
+            if marked.dtype != bool:
+                marked = marked > row["threshold"]
+            opened = open_map(marked & case.scored, _OPENING) & case.scored
+            heading = f"{word}: {case.name}, Dice {fixed(row['dice_opened'], 2)}"
+            examples[heading] = (case, values, opened)
+        return examples
+
     def graded(self) -> list[str]:
         """List the methods whose maps are scores, not masks."""
         return [name for name, values in self.maps.items() if np.asarray(values[0]).dtype != bool]
@@ -185,24 +248,60 @@ def _sections(
 ) -> list[tuple[str, Any]]:
     tables = comparison.tables
     sections: list[tuple[str, Any]] = [
-        ("", _introduction(comparison)),
-        ("Maps and thresholds", _summaries(comparison, gallery)),
+        ("", _answer(comparison, gallery)),
+        ("Methods", _summaries(comparison, gallery)),
     ]
-    if comparison.graded():
-        sections.append(("Scores", _densities(comparison, gallery)))
     if len(comparison.healthy):
         sections.append(("False positives in healthy persons", _healthy(comparison, gallery)))
+    sections.append(("Scans", _panels(comparison, gallery, figures)))
+    if comparison.graded():
+        sections.append(("Scores", _densities(comparison, gallery)))
     if len(tables["strata"]):
         sections.append(("By place", _strata(comparison, gallery)))
     if len(tables["lesion_scores"]):
         sections.append(("Lesion by lesion", _lesions(comparison)))
     if len(tables["followup"]):
         sections.append(("Where lesions grow later", _followup(comparison)))
-    sections.append(("Scans", _panels(comparison, gallery, figures)))
     origin = html_origin(command, [["opening", f"cube of {_OPENING}³ voxels"]])
     note = html_note("Tables lie beside this page as CSV files.")
     sections.append(("How this was made", html_join([origin, note])))
     return sections
+
+
+def _answer(comparison: _Comparison, gallery: Gallery) -> Markup:
+    """Make the first screen: one number at the threshold in use, and three scans."""
+    from anomaly.study.plotting import plot_examples
+
+    parts: list[Any] = []
+    shown = comparison.shown()
+    scans = comparison.scans_of(shown)
+    n_patients = scans["patient"].nunique()
+    if len(scans):
+        threshold = "at its stored threshold"
+        if shown in comparison.graded():
+            threshold = f"at its threshold by the rule {comparison.rule}"
+        name = shown.removesuffix(STORED)
+        verdict = (
+            f"{name} {threshold} marks regions whose overlap with the lesions (Dice) is "
+            f"{fixed(scans.groupby('patient')['dice_opened'].mean().mean(), 2)}, the mean of "
+            f"{counted(n_patients, 'patient')}; 0 is none, 1 perfect."
+        )
+        false_ml = comparison.false_volumes(shown)
+        if len(false_ml):
+            verdict += (
+                f" In {counted(len(false_ml), 'healthy scan')} it marks "
+                f"{significant(false_ml.median(), 2)} mL by mistake (median; at most "
+                f"{significant(false_ml.max(), 2)} mL)."
+            )
+        parts.append(html_paragraph(verdict))
+        figure = plot_examples(comparison.examples(shown, scans), name)
+        alt = f"Best, median and worst scan by {name}, with reference lesion and what is marked"
+        caption = (
+            "The slice with most of the lesion, over the mean diffusion signal. The patient's "
+            "right is at the left."
+        )
+        parts.append(gallery.show("examples", figure, alt, caption))
+    return html_join([*parts, _introduction(comparison)])
 
 
 def _introduction(comparison: _Comparison) -> Markup:
@@ -227,51 +326,62 @@ def _summaries(comparison: _Comparison, gallery: Gallery) -> Markup:
 
     tables = comparison.tables
     summary = tables["summary"]
+    is_in_use = summary["rule"].isin((comparison.rule, AS_GIVEN))
+    text = _EXPLAINED
+    if comparison.rule:
+        text += f" Thresholds of maps are those by the rule {comparison.rule}."
+    table = _summary_table(summary[(summary["part"] == "all") & is_in_use], with_rule=False)
+    blocks: list[Any] = [html_paragraph(text), table]
+    for part in dict.fromkeys(summary["part"]):
+        if part != "all":
+            body = _summary_table(summary[(summary["part"] == part) & is_in_use], with_rule=False)
+            blocks.append(html_details(f"Lesions of the kind {part}", body))
+    all_rules: list[Any] = [html_table(_RULES_EXPLAINED, ["rule", "where it sets the threshold"])]
     needs_truth = summary["needs_truth"].astype(bool)
-    aided_rules = set(summary.loc[needs_truth, "rule"])
-    blocks: list[Any] = [html_paragraph(_EXPLAINED)]
-    for subset in dict.fromkeys(summary["part"]):
-        table = format_summary(tables, part=subset)
-        aided = [rule for rule in table if rule in aided_rules]
-        blind_table = _summary_table(table.drop(columns=aided))
-        if subset != "all":
-            blocks.append(html_details(f"Lesions of the kind {subset}", blind_table))
-            continue
-        blocks.append(blind_table)
-        if aided_rules:
-            best = _summary_table(table[["AUC", *aided]])
-            blocks.append(html_details("Rules that know the lesions", best))
     if (~needs_truth & ~summary["control"].astype(bool)).any():
-        text = (
-            "Means over patients; a ring is the mask above the threshold, a disk the mask after "
-            "opening."
-        )
         figure = plot_opening(tables)
-        blocks.append(gallery.show("opening", figure, "Dice coefficients, raw and opened", text))
+        alt = "Dice coefficients by rule and method, above the threshold and after opening"
+        all_rules.append(gallery.show("opening", figure, alt, "Means over patients."))
+    of_all = summary[(summary["part"] == "all") & (summary["rule"] != AS_GIVEN)]
+    if len(of_all):
+        all_rules.append(_summary_table(of_all, with_rule=True))
     rows = []
     for row in tables["thresholds"].to_dict("records"):
         if np.isfinite(row["threshold"]) and row["method"] not in CONTROLS:
-            rows.append([row["method"], row["rule"], f"{row['threshold']:.4g}"])
+            rows.append([row["method"], row["rule"], significant(row["threshold"], 4)])
     if rows:
-        body = html_table(rows, ["method", "rule", "threshold"], numbers=(2,))
-        blocks.append(html_details("Thresholds that all scans share", body))
+        all_rules.append(html_heading("Thresholds that all scans share"))
+        all_rules.append(html_table(rows, ["method", "rule", "threshold"], numbers=(2,)))
+    blocks.append(html_details("All rules for thresholds", html_join(all_rules)))
     return html_join(blocks)
+
+
+def _summary_table(summary: pd.DataFrame, *, with_rule: bool) -> Markup:
+    """Make the table of the overlap with lesions, and of AUC where there is one rule."""
+    columns: dict[str, tuple[str, Callable[[Any], str]]] = {"method": ("method", str)}
+    if with_rule:
+        columns["rule"] = ("rule", str)
+    columns["dice_opened"] = ("Dice, opened", decimals(2))
+    columns["dice"] = ("Dice, raw", decimals(2))
+    if not with_rule:
+        columns["auc"] = ("AUC", decimals(2))
+    writers = {key: write for key, (_, write) in columns.items()}
+    rows = record_cells(summary.to_dict("records"), writers)
+    return _method_table(rows, [title for title, _ in columns.values()], 1 + with_rule)
 
 
 def _by_rule(
     rows: Sequence[Sequence[Any]], header: Sequence[str], rule: str, n_words: int
 ) -> Markup:
-    """Show the rows of one rule and of masks, and those of all rules on request."""
-    rule_rows = [row for row in rows if row[1] in (rule, AS_GIVEN)]
-    table = _method_table(rule_rows or rows, header, n_words)
-    if not rule_rows or len(rule_rows) == len(rows):
+    """Show the rows of one rule (their second cell) and of masks, and on request those of all."""
+    rule_rows = [[row[0], *row[2:]] for row in rows if row[1] in (rule, AS_GIVEN)]
+    everything = _method_table(rows, header, n_words)
+    if not rule_rows:
+        return everything
+    table = _method_table(rule_rows, [header[0], *header[2:]], n_words - 1)
+    if len(rule_rows) == len(rows):
         return table
-    return html_join([table, html_details("By all rules", _method_table(rows, header, n_words))])
-
-
-def _summary_table(table: pd.DataFrame) -> Markup:
-    header = ["method", *map(str, table.columns)]
-    return _method_table(table.reset_index().to_numpy().tolist(), header)
+    return html_join([table, html_details("By all rules", everything)])
 
 
 def _densities(comparison: _Comparison, gallery: Gallery) -> Markup:
@@ -306,19 +416,24 @@ def _healthy(comparison: _Comparison, gallery: Gallery) -> Markup:
         blocks.append(gallery.show("curves", figure, alt, text))
         areas = {"method": str, "area": decimals(3), "area_low": decimals(3)}
         rows = record_cells(tables["areas"].to_dict("records"), areas)
-        header = ["method", "area up to .3", "area from .001 to .01 (logarithmic)"]
+        header = ["method", "area, right, up to 0.3", "area, left, 0.001 to 0.01"]
         blocks.append(_method_table(rows, header))
     summary = tables["summary"].query("part == 'all' and not needs_truth")
     columns = {
         "method": str,
         "rule": str,
-        "false_positive_rate": decimals(4),
-        "false_positive_rate_opened": decimals(4),
-        "empty": decimals(2),
-        "empty_opened": decimals(2),
+        "false_positive_rate": percent,
+        "false_positive_rate_opened": percent,
+        "empty_opened": percent,
     }
     rows = record_cells(summary.to_dict("records"), columns)
-    header = ["method", "rule", "false positives", "opened", "empty scans", "opened"]
+    header = ["method", "rule", "false, %", "opened, %", "scans without, %"]
+    blocks.append(
+        html_paragraph(
+            "Share of the voxels of healthy scans that are marked, before and after opening, and "
+            "of the healthy scans in which nothing is."
+        )
+    )
     blocks.append(_by_rule(rows, header, comparison.rule, 2))
     return html_join(blocks)
 
@@ -340,11 +455,8 @@ def _strata(comparison: _Comparison, gallery: Gallery) -> Markup:
         "method": str,
         "rule": str,
         "stratum": str,
-        "n_patients": whole,
-        "auc": decimals(3),
-        "dice_opened": decimals(3),
-        "sensitivity_opened": decimals(3),
-        "false_positive_rate_opened": decimals(3),
+        "auc": decimals(2),
+        "dice_opened": decimals(2),
     }
     blind = table[~table["needs_truth"].astype(bool)]
     rows = record_cells(blind.to_dict("records"), columns)
@@ -352,55 +464,40 @@ def _strata(comparison: _Comparison, gallery: Gallery) -> Markup:
         "method",
         "rule",
         "place",
-        "patients",
         "AUC",
         "Dice, opened",
-        "sensitivity",
-        "false positives",
     ]
-    blocks.append(_by_rule(rows, header, comparison.rule, 3))
+    numbers = _by_rule(rows, header, comparison.rule, 3)
+    blocks.append(html_details("AUC and Dice by place", numbers))
     return html_join(blocks)
 
 
 def _lesions(comparison: _Comparison) -> Markup:
     table = comparison.tables["lesion_scores"]
-    columns: dict[str, tuple[str, Callable[[Any], str]]] = {
-        "method": ("method", str),
-        "rule": ("rule", str),
-        "n_lesions": ("lesions", decimals(0)),
-        "sensitivity": ("sensitivity", decimals(3)),
-        "precision": ("precision", decimals(3)),
-        "n_false_positives": ("false positives", decimals(0)),
-        "mDSC": ("mDSC", decimals(3)),
-        "lesion_dice": ("lesion-wise Dice", decimals(3)),
-    }
-    present = {key: column for key, column in columns.items() if key in table}
-    writers = {key: write for key, (_, write) in present.items()}
-    rows = record_cells(table.to_dict("records"), writers)
-    header = [title for title, _ in present.values()]
-    text = "Components of opened masks; a lesion is found when one shares a voxel with it."
+    rows = []
+    for row in table.to_dict("records"):
+        found = f"{row['n_found']:.0f} of {row['n_lesions']:.0f}"
+        right = decimals(2)(row["precision"])
+        rows.append([row["method"], row["rule"], found, right, whole(row["n_false_positives"])])
+    header = ["method", "rule", "found", "share right", "false"]
+    text = (
+        "Regions of opened masks; a lesion is found when one shares a voxel with it. Share right: "
+        "of the regions, those that touch a lesion; false: those that touch none."
+    )
     return html_join([html_paragraph(text), _by_rule(rows, header, comparison.rule, 2)])
 
 
 def _followup(comparison: _Comparison) -> Markup:
-    columns = {
-        "method": ("method", str),
-        "rule": ("rule", str),
-        "grade": ("grade", str),
-        "n_patients": ("patients", whole),
-        "n_grown": ("grown", whole),
-        "n_mismatch": ("with a region", whole),
-        "n_colocated": ("co-located", whole),
-        "expected": ("expected", decimals(1)),
-        "share_flagged": ("share flagged", decimals(3)),
-        "share_expected": ("by chance", decimals(3)),
-    }
-    writers = {key: write for key, (_, write) in columns.items()}
-    rows = record_cells(comparison.tables["followup"].to_dict("records"), writers)
-    header = [title for title, _ in columns.values()]
+    rows = []
+    for row in comparison.tables["followup"].to_dict("records"):
+        hit = f"{row['n_colocated']:.0f} of {row['n_mismatch']:.0f}"
+        names = [row["method"], row["rule"], row["grade"]]
+        rows.append([*names, hit, decimals(1)(row["expected"])])
+    header = ["method", "rule", "grade", "where it grew", "by chance"]
     text = (
-        "Regions of opened masks outside the lesion, and whether they lie where the lesion is "
-        "later; expected is what regions of these sizes at other places would reach by chance."
+        "Of the patients with a marked region outside the lesion: in how many it lies where the "
+        "lesion is later, and how many regions of these sizes at other places would reach by "
+        "chance."
     )
     return html_join([html_paragraph(text), _by_rule(rows, header, comparison.rule, 3)])
 
@@ -411,18 +508,19 @@ def _panels(comparison: _Comparison, gallery: Gallery, figures: int) -> Markup:
     thresholds = comparison.thresholds()
     graded = comparison.graded()
     methods = [name for name in comparison.maps if name in thresholds or name not in graded]
-    order = _worst_scans(comparison)[:figures]
+    shown = comparison.shown()
+    scans = comparison.scans_of(shown).sort_values("dice_opened", kind="stable")
+    order = [int(i) for i in dict.fromkeys(scans["case"])][:figures]
     if not methods or not order:
         return html_paragraph("No threshold is shared by all scans, so no masks are shown.")
     all_maps = {}
     for name in methods:
         all_maps[name] = [*comparison.maps[name], *comparison.healthy_maps.get(name, ())]
     limits = map_limits(all_maps, [*comparison.cases, *comparison.healthy])
-    first = next(iter(comparison.maps))
     healthy_words = ", and a healthy one" if len(comparison.healthy) else ""
     text = (
-        f"{len(order)} of {counted(len(comparison.cases), 'scan')}, those in which {first} has "
-        f"the lowest opened Dice first{healthy_words}. Each "
+        f"{len(order)} of {counted(len(comparison.cases), 'scan')}, those in which {shown} has "
+        f"the lowest Dice first{healthy_words}. Each "
         "method has one scale for all scans; the threshold is that by "
         f"{comparison.rule or 'its makers'}. The patient's right is at the left."
     )
@@ -434,24 +532,30 @@ def _panels(comparison: _Comparison, gallery: Gallery, figures: int) -> Markup:
     if len(comparison.healthy):
         maps = {name: np.asarray(comparison.healthy_maps[name][0]) for name in methods}
         panels.append(("panels-healthy", comparison.healthy[0], maps))
+    folded = []
     for k, (name, case, maps) in enumerate(panels):
-        figure = plot_panels(case, maps, thresholds, limits, opening=_OPENING)
         title = f"{'Synthetic scan' if case.synthetic else 'Scan'} {case.name}"
         # A viewer holds whole volumes, so only the worst scan has one.
         if k == 0:
             blocks += [html_heading(title), _planes(case, maps, thresholds)]
-        blocks.append(gallery.show(name, figure, f"{title}: mean signal, maps and masks"))
+        main = shown.removesuffix(STORED)
+        if main not in maps:
+            main = next(iter(maps))
+        others = {key: values for key, values in maps.items() if key != main}
+        alt = f"{title}: mean signal, maps and masks"
+        for key, part in (("", {main: maps[main]}), ("-others", others)):
+            if not part:
+                continue
+            figure = plot_panels(case, part, thresholds, limits, opening=_OPENING)
+            picture = gallery.show(f"{name}{key}", figure, alt)
+            # Without a fold the page would be as long as there are scans and methods.
+            if key or _OPEN_SCANS <= k < len(order):
+                folded.append(picture)
+            else:
+                blocks.append(picture)
+    if folded:
+        blocks.append(html_details("More scans, and the other methods", html_join(folded)))
     return html_join(blocks)
-
-
-def _worst_scans(comparison: _Comparison) -> list[int]:
-    """Order the scans by the opened Dice of the first method, the lowest first."""
-    first = next(iter(comparison.maps))
-    table = comparison.tables["scans"]
-    is_shown = (table["method"] == first) & table["rule"].isin((comparison.rule, AS_GIVEN))
-    # A scan without a lesion has no Dice.
-    scores = table[is_shown].groupby("case")["dice_opened"].mean().dropna()
-    return [int(i) for i in scores.sort_values(kind="stable").index]
 
 
 def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, float]) -> Markup:

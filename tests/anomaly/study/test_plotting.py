@@ -13,6 +13,7 @@ from anomaly.study.plotting import (
     map_limits,
     plot_curves,
     plot_densities,
+    plot_examples,
     plot_opening,
     plot_panels,
     plot_strata,
@@ -101,16 +102,41 @@ def test_densities_have_an_area_of_one_and_tell_lesions_apart(compared):
     )
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles == list(compared.maps)
+    assert figure.axes[0].get_ylabel() == "density of voxels"
+    assert len(figure.axes[0].get_yticks()) > 1
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     kinds = [f"lesions, {kind}" for kind in dict.fromkeys(case.kind for case in compared.cases)]
     assert labels == ["healthy persons", "patients, elsewhere", *kinds, "threshold"]
     for outline in figure.axes[0].patches:
         x, y = outline.get_xy().T
         if len(x):
+            assert figure.axes[0].get_ylim()[1] >= y.max()
             area = abs(np.sum((x[1:] - x[:-1]) * (y[1:] + y[:-1]) / 2))
             np.testing.assert_allclose(area, 1, atol=0.02)
     with pytest.raises(ValueError, match="no map with scores"):
         plot_densities(compared.cases, {"mask": [case.lesion for case in compared.cases]})
+
+
+def test_examples_show_the_map_over_the_anatomy_with_reference_and_mask(compared):
+    case, values = compared.cases[0], compared.maps["sharp"][0]
+    bare = replace(compared.cases[1], synthetic=False)
+    masks = [values > 0.2, np.zeros(case.shape, bool)]
+    examples = {"best: a": (case, values, masks[0]), "worst: b": (bare, None, masks[1])}
+    figure = plot_examples(examples, "sharp")
+    first, second = (ax for ax in figure.axes if ax.get_title(loc="left") in examples)
+    anatomy, over = first.images
+    number = slice_to_show(case)
+    np.testing.assert_allclose(np.ma.filled(anatomy.get_array(), 0).T, case.signal.mean(axis=-1)[:, :, number], atol=1e-6)
+    opacity = over.get_alpha()
+    assert opacity.max() == pytest.approx(0.9)
+    # Where scores are low, the anatomy is seen.
+    assert (opacity[over.get_array() < np.median(values[case.brain])] == 0).all()
+    assert len(second.images) == 1
+    assert [len(ax.collections) for ax in (first, second)] == [1 + masks[0][:, :, number].any(), 1]
+    assert "Synthetic, no person was scanned" in words(figure)
+    assert "ynthetic, no" not in words(plot_examples({"best": (bare, None, masks[1])}, "mask"))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["reference lesion", "marked by sharp"]
 
 
 def test_curves_are_those_of_the_tables(compared):
@@ -127,8 +153,14 @@ def test_opening_and_places_are_those_of_the_tables(compared):
     figure = plot_opening(compared.tables, rules=["Otsu"])
     row = compared.tables["summary"].query("part == 'all' and rule == 'Otsu' and method == 'sharp'").iloc[0]
     np.testing.assert_allclose(figure.axes[0].lines[0].get_xdata(), row[["dice", "dice_opened"]].astype(float))
-    rules = [ax.get_title(loc="left") for ax in plot_opening(compared.tables).axes]
+    (ax,) = plot_opening(compared.tables).axes
+    rules = [text.get_text().partition(": ")[0] for text in ax.get_yticklabels()]
     assert not {"Youden", "as given"} & set(rules)
+    summary = compared.tables["summary"].query("part == 'all'").set_index(["rule", "method"])
+    for line, text in zip(ax.lines[::3], ax.get_yticklabels(), strict=True):
+        row = summary.loc[tuple(text.get_text().split(": "))]
+        np.testing.assert_allclose(line.get_xdata(), row[["dice", "dice_opened"]].astype(float))
+        assert line.get_ydata()[0] == text.get_position()[1]
     aided = compared.tables["summary"].query("needs_truth")
     with pytest.raises(ValueError, match="all rules need lesions"):
         plot_opening(compared.tables | {"summary": aided})

@@ -11,9 +11,12 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
+from browser import WIDTHS
+
 from anomaly.scans.detection import lesions_of
 from anomaly.study.controls import CONTROLS
-from anomaly.study.report import KINDS, write_evaluation
+from anomaly.study.report import KINDS, STORED, write_evaluation
+from dmrifit.report.numerals import significant
 
 EVIL = "<script>alert(1)</script>"
 
@@ -39,7 +42,9 @@ def test_the_page_of_a_comparison_is_whole(compared, tmp_path):
         assert words in page
     assert "all scans were simulated; no person was scanned" in page
     assert "they are no performance" in page
-    assert page.count("<img ") == 4 + 2
+    # Examples, rules, coverage, densities, places; a scan and a healthy one.
+    assert page.count("<img ") == 5 + 2
+    assert page.index("0 is none, 1 perfect.") < page.index("<img ") < page.index("AUC")
     assert page.count('class="viewer"') == 1
     stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL).group(1))
     # The viewer starts in the largest part of the lesion.
@@ -52,6 +57,44 @@ def test_the_page_of_a_comparison_is_whole(compared, tmp_path):
     assert page.count("By all rules") == 4
     with pytest.raises(FileExistsError, match="overwrite"):
         write_evaluation(compared.cases, compared.maps, tmp_path)
+
+
+def test_the_answer_is_that_of_the_stored_threshold(compared, tmp_path):
+    def with_stored(maps):
+        return maps | {f"dull $x_1${STORED}": [np.asarray(values) > 0.12 for values in maps["dull $x_1$"]]}
+
+    tables = write_evaluation(
+        compared.cases, with_stored(compared.maps), tmp_path, healthy=compared.healthy,
+        healthy_maps=with_stored(compared.healthy_maps), figures=1,
+    )  # fmt: skip
+    answer = (tmp_path / "report.html").read_text(encoding="utf-8").partition("<img ")[0]
+    # Not the best map, but the best of those whose threshold was set before.
+    scans = tables["scans"].query(f"method == 'dull $x_1${STORED}'")
+    dice = scans.groupby("patient")["dice_opened"].mean().mean()
+    assert f"dull $x_1$ at its stored threshold marks regions whose overlap with the lesions (Dice) is {dice:.2f}" in answer
+    volumes = tables["healthy"].query(f"method == 'dull $x_1${STORED}'")["n_found_opened"] * 9.0**3 / 1000
+    assert f"marks {significant(volumes.median(), 2)} mL by mistake (median; at most {significant(volumes.max(), 2)} mL)" in answer
+
+
+def test_a_browser_shows_the_answer_first_and_nothing_wider_than_the_window(compared, tmp_path, tab):
+    write_evaluation(
+        compared.cases, compared.maps, tmp_path, healthy=compared.healthy, healthy_maps=compared.healthy_maps
+    )
+    for width in WIDTHS:
+        page = tab.open(tmp_path / "report.html", width, 1000)
+        # Whatever is unfolded.
+        page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+        assert tab.size()[0] == width
+        wide = "[...document.querySelectorAll('.scroll')].filter((part) => part.scrollWidth > part.clientWidth + 1)"
+        assert page.evaluate(f"{wide}.map((part) => part.innerText)") == []
+    page = tab.open(tmp_path / "report.html", 1400, 1000)
+    assert tab.size()[1] <= 10_000
+    assert tab.is_on_first_screen(page.get_by_text("marks regions whose overlap with the lesions"))
+    assert tab.is_on_first_screen(page.locator("img").first)
+    assert page.locator("img").first.get_attribute("alt").startswith("Best, median and worst scan")
+    assert page.locator("img:not([alt]), img[alt='']").count() == 0
+    # Rules for thresholds are behind a fold.
+    assert not page.get_by_text("Youden", exact=False).first.is_visible()
 
 
 def test_masks_without_healthy_scans_make_a_page_and_real_scans_are_not_called_synthetic(compared, tmp_path):
