@@ -73,7 +73,7 @@ _EXPLAINED = (
 )
 _RULES_EXPLAINED = (
     ("Otsu", "parts the scores of all scans into two classes, each as even as possible"),
-    ("mean pool", "the largest mean score of any brain-sized neighborhood of a scan"),
+    ("mean pool", "the largest mean score of a cube of 38 mm, averaged over scans"),
     ("healthy rate", "the score that 1 % of the voxels of healthy scans exceed"),
     ("…, each scan", "the same, for every scan by itself"),
     ("Youden, best Dice", "know the lesions: how good a map could be, not how good it is"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dmrifit._optional import import_optional
-from dmrifit.report.style import PANEL, color_of, head, new_figure, shared_style
+from dmrifit.report.style import PANEL, add_axes, color_of, head, new_figure, shared_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,9 +28,10 @@ def plot_training(history: Sequence[Mapping[str, Any]]) -> Figure:
     keys = [key for key, _, _ in _PANELS]
     width, height = PANEL
     with shared_style({}):
-        figure = new_figure(width * len(panels), height, layout="constrained")
+        # Fixed places: a layout that is computed would take longer than a short epoch.
+        figure = new_figure(width * len(panels), height)
         for i, (key, title, label) in enumerate(panels):
-            ax = figure.add_subplot(1, len(panels), i + 1)
+            ax = add_axes(figure, i * width + 0.75, 0.6, width - 1.0, height - 1.25)
             rows = [row for row in history if key in row]
             mark = "o" if len(rows) <= _MARKED else ""
             epochs = [row["epoch"] for row in rows]
