@@ -27,7 +27,7 @@ from dmrifit.io.case_tables import (
     write_table,
 )
 from dmrifit.io.masks import binarize
-from dmrifit.io.nifti import check_position, load_image, values_of
+from dmrifit.io.nifti import load_image, values_of
 
 __all__ = ["TABLE", "TISSUES", "UNWEIGHTED", "Case", "normalized", "read_cases", "write_cases"]
 
@@ -332,7 +332,6 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
     """Read the case of one row."""
     path = folder / row["image"]
     image = load_image(path)
-    check_position(image, str(path))
     bvec = folder / row["bvec"] if row.get("bvec") else None
     b, vectors = read_gradients(folder / row["bval"], bvec)
     try:

@@ -86,7 +86,11 @@ def begin_run(
     cases (a glob pattern) are removed first: otherwise a run that is interrupted would mix both.
     """
     from dmrifit.io.atomic_files import write_text
+    from dmrifit.io.nifti import chosen_form
 
+    form = chosen_form()
+    if form is not None:
+        settings = {**settings, "use": form}
     path = out / "settings.json"
     text = json.dumps(settings, indent=2) + "\n"
     result_files = [out / name for name in results]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import functools
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -51,6 +53,19 @@ PatienceOption: TypeAlias = Annotated[
     ),
 ]
 
+FormOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--use",
+        metavar="sform|qform",
+        help="Which transform of the header to believe in files where the two place voxels more "
+        "than 0.5 mm apart; without it such files are refused.",
+    ),
+]
+
+#: Functions of commands that read no header.
+_WITHOUT_IMAGES = ("import_", "simulate", "report", "cite")
+
 _INTERRUPTED = 130  # exit code after Ctrl-C
 _EXIT_CODES = (
     "\b\nExit codes:\n  0    success\n  1    a bug in the program, with a traceback: please "
@@ -78,6 +93,29 @@ _REMEDIES = {
     errno.EIO: "the disk may be damaged; copy the file to another one",
     errno.ESTALE: "the disk was unmounted; mount it again",
 }
+
+
+def _with_form(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that reads images the option that says how their headers are read."""
+
+    @functools.wraps(command)
+    def run(*args: Any, use: str | None = None, **options: Any) -> None:
+        if use is None:
+            command(*args, **options)
+            return
+        from dmrifit.io.nifti import use_form
+
+        with use_form(use):
+            command(*args, **options)
+
+    signature = inspect.signature(command, eval_str=True)
+    option = inspect.Parameter(
+        "use", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=FormOption
+    )
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), option]
+    )
+    return run
 
 
 def make_program(
@@ -109,7 +147,10 @@ def make_program(
     def begin(version: bool = version_option) -> None:
         pass
 
-    for command, line in examples.items():
+    for function, line in examples.items():
+        command = function
+        if function.__name__ not in _WITHOUT_IMAGES:
+            command = _with_form(function)
         # A command may be called as a word that Python keeps for itself.
         name_of_command = command.__name__.rstrip("_").replace("_", "-")
         app.command(name_of_command, epilog=_example(line), short_help=_first_sentence(command))(

@@ -603,7 +603,7 @@ def dicom_seg(
     """
     from dmrifit.imaging.regions import read_label_names
     from dmrifit.io.dicom_seg import write_dicom_seg
-    from dmrifit.io.nifti import check_position, load_image, read_volume
+    from dmrifit.io.nifti import load_image, read_volume
 
     check_output(out, overwrite)
     if out.exists() and out.samefile(labels):
@@ -611,7 +611,6 @@ def dicom_seg(
             f"--out {out} is the label image and would be overwritten; choose another name"
         )
     label_image = load_image(labels)
-    check_position(label_image, str(labels))
     segments = write_dicom_seg(
         read_volume(labels),
         label_image.affine,

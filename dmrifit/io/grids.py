@@ -12,7 +12,6 @@ from dmrifit._utils.checks import check_finite
 from dmrifit.io.masks import check_same_grid
 from dmrifit.io.nifti import (
     Image,
-    check_position,
     image_name,
     image_of,
     load_image,
@@ -52,8 +51,6 @@ def read_scan(image: Image) -> nib.Nifti1Pair:
     import nibabel as nib
 
     loaded, name = load_image(image), image_name(image)
-    if isinstance(image, str | Path):
-        check_position(loaded, name)
     values = three_axes(values_of(loaded, name), name)
     if min(values.shape) < _SMALLEST:
         raise ValueError(

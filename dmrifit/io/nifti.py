@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import math
 import os
@@ -33,6 +34,7 @@ __all__ = [
     "Images",
     "check_position",
     "check_real",
+    "chosen_form",
     "damaged",
     "describe_sources",
     "file_paths",
@@ -45,6 +47,7 @@ __all__ = [
     "save_image",
     "spatial_header",
     "stored_bytes",
+    "use_form",
     "values_of",
     "warn_of_two_positions",
     "write_volume",
@@ -67,6 +70,10 @@ _LOGGER_LOCK = threading.Lock()
 _VOXEL_SIZES = (1e-4, 1e4)  # mm
 _FLATTEST = 1e-3  # volume of a voxel over that of a box with its edges
 _FARTHEST_FORMS = 0.5  # mm between two positions of a voxel in one header
+#: The two transforms of a header that can place voxels, and the variable of the environment that
+#: names the one to use where they differ: worker processes inherit it.
+FORMS = ("sform", "qform")
+_FORM_VARIABLE = "DMRIFIT_USE_FORM"
 _OTHER_UNITS = {1: "m", 3: "µm"}  # codes of NIfTI
 _SPATIAL_FIELDS = (
     "pixdim", "xyzt_units", "dim_info", "qform_code", "sform_code",
@@ -76,13 +83,20 @@ _SPATIAL_FIELDS = (
 
 
 def load_image(image: Image) -> nib.Nifti1Pair:
-    """Load the header of a NIfTI image; check its number of voxels, affine and unit."""
+    """
+    Load the header of a NIfTI image; check its number of voxels, affine and unit.
+
+    Of files, one without a position is refused, and one with two that differ, too, unless
+    `use_form` names the one to use.
+    """
     name = image_name(image)
     loaded: Any = image
     if isinstance(image, str | Path):
         loaded = _load_header(Path(image))
     if not isinstance(loaded, nib.Nifti1Pair):
         raise ValueError(f"{name} is of type {type(loaded).__name__}; convert it to NIfTI first")
+    if isinstance(image, str | Path):
+        loaded = _placed(loaded, name)
     shape, affine = loaded.shape, np.asarray(loaded.affine)
     if min(shape, default=0) < 0:
         raise ValueError(
@@ -106,21 +120,13 @@ def load_image(image: Image) -> nib.Nifti1Pair:
 def check_position(loaded: nib.Nifti1Pair, name: str) -> None:
     """Refuse a header without position, for which readers guess which side is left."""
     if not int(loaded.header["sform_code"]) and not int(loaded.header["qform_code"]):
-        raise ValueError(
-            f"{name} has neither an sform nor a qform, so that nothing says where its voxels lie "
-            "and which side is left; convert the scan again, or copy the position from its image"
-        )
+        raise _without_position(name)
     warn_of_two_positions(loaded, name)
 
 
 def warn_of_two_positions(loaded: nib.Nifti1Pair, name: str) -> None:
     """Warn of a header whose sform and qform place the voxels differently."""
-    sform, sform_code = loaded.header.get_sform(coded=True)
-    qform, qform_code = loaded.header.get_qform(coded=True)
-    if not sform_code or not qform_code:
-        return
-    corners = np.array([[0, 0, 0, 1.0], [*(np.array(loaded.shape[:3]) - 1), 1.0]])
-    apart = np.linalg.norm(corners @ (sform - qform).T, axis=1).max()
+    apart = _forms_apart(loaded)
     if apart > _FARTHEST_FORMS:
         warnings.warn(
             f"{name}: its sform and qform place voxels up to {apart:.3g} mm apart; "
@@ -128,6 +134,78 @@ def warn_of_two_positions(loaded: nib.Nifti1Pair, name: str) -> None:
             UserWarning,
             stacklevel=4,
         )
+
+
+def chosen_form() -> str | None:
+    """Give which of two positions of a file is read, if that was said."""
+    form = os.environ.get(_FORM_VARIABLE)
+    return form if form in FORMS else None
+
+
+@contextmanager
+def use_form(form: str | None) -> Iterator[None]:
+    """Read files whose sform and qform differ by the one that is named, in workers too."""
+    if form is not None and form not in FORMS:
+        raise ValueError(f"--use must be {' or '.join(FORMS)}, not {form!r}")
+    before = os.environ.get(_FORM_VARIABLE)
+    if form is not None:
+        os.environ[_FORM_VARIABLE] = form
+    try:
+        yield
+    finally:
+        if form is not None:
+            del os.environ[_FORM_VARIABLE]
+        if before is not None:
+            os.environ[_FORM_VARIABLE] = before
+
+
+def _forms_apart(loaded: nib.Nifti1Pair) -> float:
+    """Measure how far sform and qform place a voxel of the image apart, in mm."""
+    sform, sform_code = loaded.header.get_sform(coded=True)
+    qform, qform_code = loaded.header.get_qform(coded=True)
+    if not sform_code or not qform_code:
+        return 0.0
+    # The farthest voxel is at a corner.
+    ends = [(0, n - 1) for n in (*loaded.shape, 1, 1, 1)[:3]]
+    corners = np.array([(*corner, 1.0) for corner in itertools.product(*ends)])
+    return float(np.linalg.norm(corners @ (sform - qform).T, axis=1).max())
+
+
+def _placed(loaded: nib.Nifti1Pair, name: str) -> nib.Nifti1Pair:
+    """Check that a file has one position, and take the one of two that is asked for."""
+    header = loaded.header
+    if not int(header["sform_code"]) and not int(header["qform_code"]):
+        raise _without_position(name)
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = _forms_apart(loaded)
+    if not apart > _FARTHEST_FORMS:
+        return loaded
+    form = chosen_form()
+    if form is None:
+        raise ValueError(
+            f"{name}: its sform and qform place voxels up to {apart:.3g} mm apart; look which one "
+            "fits the other images of the session, and name it: --use sform or --use qform"
+        )
+    warnings.warn(
+        f"{name}: its sform and qform place voxels up to {apart:.3g} mm apart; the {form} is used",
+        UserWarning,
+        stacklevel=4,
+    )
+    affine = header.get_sform() if form == "sform" else header.get_qform()
+    # What is written from this header has one position.
+    chosen = type(loaded)(loaded.dataobj, None, header)
+    chosen.header.set_sform(affine, code=int(header[f"{form}_code"]))
+    chosen.header["qform_code"] = 0
+    chosen = type(loaded)(loaded.dataobj, affine, chosen.header)
+    chosen.file_map = loaded.file_map
+    return chosen
+
+
+def _without_position(name: str) -> ValueError:
+    return ValueError(
+        f"{name} has neither an sform nor a qform, so that nothing says where its voxels lie "
+        "and which side is left; convert the scan again, or copy the position from its image"
+    )
 
 
 def image_name(image: Any) -> str:

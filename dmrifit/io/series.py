@@ -145,7 +145,8 @@ class Series:
         if not names:
             raise ValueError("a list of images must name at least one")
         loaded = [load_image(source) for source in sources]
-        warn_of_two_positions(loaded[0], names[0])
+        if isinstance(sources[0], nib.Nifti1Pair):
+            warn_of_two_positions(loaded[0], names[0])
         first = loaded[0]
         members = []
         for image, name in zip(loaded, names, strict=True):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption, check_output
-from dmrifit.cli.options import floats, say_folder
+from dmrifit.cli.options import floats, named_files, say_folder
 from dmrifit.report.html import counted
 from placement.cli.case_runs import RUN, say_case, say_flagged, write_batch
 from placement.cli.options import (
@@ -325,14 +325,24 @@ def read(
     image: Annotated[
         Path | None, typer.Option(help="Image of the same session, to draw the box on.")
     ] = None,
+    tissue: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Map of a tissue, 0 to 1, in the same space, such as gray=c1t1.nii.gz; "
+            "repeatable. Prints how much of the box it fills.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Picture (.png) of the box on --image.")] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """
     Read the box of a spectrum from a scanner's file. Not for clinical use.
 
-    Prints center, sides and angles, and the side on which the box lies; draws it on an image.
+    Prints center, sides and angles, the side on which the box lies, and the tissue in it; draws it
+    on an image.
     """
+    from placement.exchange.displacement import tissue_share
     from placement.exchange.prescription import describe_side
     from placement.exchange.voxel_files import read_voxel_file
 
@@ -341,6 +351,11 @@ def read(
     if out is not None and out.suffix.lower() != ".png":
         raise ValueError(f"--out {out} is a picture; give a name that ends in .png")
     record = read_voxel_file(file)
+    if image is not None:
+        _check_source(record, file, image)
+    shares = {}
+    for name, path in named_files("--tissue", tissue or []).items():
+        shares[name] = tissue_share(record.voxel, path)
     if out is not None and image is not None:
         check_output(out, overwrite)
         _draw(record.voxel, file, image, out)
@@ -355,8 +370,24 @@ def read(
     frame = record.frame or "unknown"
     date = record.date or "unknown"
     typer.echo(f"frame of reference: {frame}; date: {date}")
+    for name, share in shares.items():
+        typer.echo(f"{name}: {100 * share:.1f} % of the box")
     if out is not None:
         typer.echo(f"picture: {out}")
+
+
+def _check_source(record: Any, file: Path, image: Path) -> None:
+    """Warn of a box that was placed in another image: numbers hold in one frame of reference."""
+    from dmrifit.io.bids_derivatives import file_record
+
+    if record.placed_in and file_record(image)["SHA256"] not in record.placed_in:
+        names = ", ".join(sorted(set(record.placed_in.values())))
+        warnings.warn(
+            f"{file} was placed in {names}, and {image} is another file: its numbers hold there "
+            "only if the patient lay the same; otherwise register the two images first",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def _check_place(voxel: Any, scene: Any) -> None:
@@ -367,7 +398,7 @@ def _check_place(voxel: Any, scene: Any) -> None:
     if ((index < -0.5) | (index > np.array(scene.shape) - 0.5)).any():
         center = ", ".join(f"{x:g}" for x in voxel.center)
         raise ValueError(
-            f"--center {center} lies outside the image of {scene.name}; give mm RAS+ of this "
+            f"the center {center} lies outside the image of {scene.name}; give mm RAS+ of this "
             "scan, or the --matrix that leads there"
         )
     angles = np.abs(voxel.angles)
@@ -386,11 +417,10 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> None:
 
     from dmrifit.io.atomic_files import whole_file
     from dmrifit.io.grids import three_axes
-    from dmrifit.io.nifti import check_position, load_image, values_of
+    from dmrifit.io.nifti import load_image, values_of
     from placement.exchange.overlays import plot_box
 
     loaded = load_image(image)
-    check_position(loaded, str(image))
     index = np.linalg.inv(loaded.affine) @ np.append(voxel.center, 1.0)
     if not ((index[:3] > -0.5) & (index[:3] < np.array(loaded.shape[:3]) - 0.5)).all():
         raise ValueError(

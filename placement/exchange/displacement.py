@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
+from dmrifit.io.grids import three_axes
+from dmrifit.io.nifti import load_image, values_of
+from placement.box.row_integrals import Rows
 from placement.box.voxel import Voxel
 from placement.search.objective import tumor_fraction
 from placement.search.optimizer import VoxelOptimizer
@@ -25,6 +29,7 @@ __all__ = [
     "placed_in_brain",
     "pulse_displacement",
     "region_distances",
+    "tissue_share",
 ]
 
 #: Chemical shifts in ppm. Lipid: the methylene of scalp fat.
@@ -35,6 +40,7 @@ _LARMOR = 42.577
 
 _DIVISIONS = 5  # points along each edge of an image voxel near the box
 _SMALLEST_SHARE = 1e-5  # of a box, which sums in single precision tell from none
+_ROUNDING = 1e-3  # of fractions that files scale
 _ATTEMPTS = 3  # placements with the margin of the one before
 _OFFSETS = 5  # chemical shifts between the ends of a range
 
@@ -62,6 +68,26 @@ def pulse_displacement(
         "ppm_range": (float(offsets.min()), float(offsets.max())),
         "percent_per_ppm": percent if len(percent) == 3 else percent[0],
     }
+
+
+def tissue_share(voxel: Voxel, path: str | Path) -> float:
+    """Compute the part of a box that a tissue fills, from a map of its fractions (0 to 1)."""
+    loaded = load_image(path)
+    values = three_axes(values_of(loaded, str(path)), path)
+    outside = ~((values >= 0) & (values <= 1 + _ROUNDING))
+    if outside.any():
+        raise ValueError(
+            f"{path} contains {outside.sum()} values that are no fractions from 0 to 1; "
+            "give a map of one tissue, such as of SPM or FAST"
+        )
+    index = voxel.corners @ np.linalg.inv(loaded.affine)[:3, :3].T
+    index += np.linalg.inv(loaded.affine)[:3, 3]
+    if ((index < -0.5) | (index > np.array(values.shape) - 0.5)).any():
+        raise ValueError(
+            f"the box reaches outside {path}; give a map of the session in which the spectrum was "
+            "measured"
+        )
+    return Rows.of(np.minimum(values, 1), np.asarray(loaded.affine), (0, 0, 0)).fraction(voxel)
 
 
 def placed_in_brain(

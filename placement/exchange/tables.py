@@ -71,9 +71,8 @@ def read_cases(
         for column in IMAGES:
             table[column] = [_beside(path / file, file) for file in table[column]]
         check_names(table["name"], path)
-        if exclude is not None:
-            table["exclude"] = exclude
-        return _with_brain(table, brain)
+        table = _with_brains(table, brain)
+        return table if exclude is None else table.assign(exclude=exclude)
     _check_files([path])
     if path.suffix.lower() not in (".tsv", ".csv"):
         row = {
@@ -100,20 +99,12 @@ def read_cases(
         table[column] = [_beside(path, text) for text in texts]
     if exclude is not None:
         table["exclude"] = exclude
-    if _brain_file(brain):
-        raise ValueError("--brain FILE is for a single case; name masks in a column of the table")
     try:
         for column in IMAGES:
             _check_files(_files(table[column]))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: {error}; files are relative to the table") from None
-    return _with_brain(table, brain)
-
-
-def _with_brain(table: pd.DataFrame, brain: str) -> pd.DataFrame:
-    """Fill in how the brain of cases without a mask is found, or leave all out."""
-    masks = table["brain"] if brain != "none" else ""
-    return table.assign(brain=masks).replace({"brain": {"": brain}})
+    return _with_brains(table, brain)
 
 
 def read_scene(
@@ -277,6 +268,16 @@ def check_names(texts: Iterable[str], table: Path) -> None:
             f"{table}: names of cases become names of folders and must differ, such as 'case-01'; "
             f"{fault}"
         )
+
+
+def _with_brains(table: pd.DataFrame, brain: str) -> pd.DataFrame:
+    """Give each case the mask of its brain, or whether it is to be found."""
+    if _brain_file(brain):
+        raise ValueError(
+            "--brain FILE is for a single case; name masks in a column brain, or like the tumors"
+        )
+    masks = list(table["brain"])
+    return table.assign(brain=[brain if brain == "none" or not mask else mask for mask in masks])
 
 
 def _brain_file(brain: str) -> str:

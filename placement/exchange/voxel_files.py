@@ -8,16 +8,16 @@ import re
 import struct
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.text_files import check_file
+from dmrifit.io.nifti import load_image
 from placement.box.voxel import Voxel
 
 __all__ = ["VoxelFile", "main_axis", "read_voxel", "read_voxel_file", "siemens_directions"]
@@ -55,12 +55,16 @@ class VoxelFile:
         DICOM's frame of reference, where the file names one.
     date : str, default=""
         When it was measured, as the file writes it.
+    placed_in : dict of str to str, default=empty
+        Of prescriptions of this package: names of the images that the box was placed in, by their
+        digests (SHA-256).
     """
 
     voxel: Voxel
     source: str
     frame: str = ""
     date: str = ""
+    placed_in: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_voxel(path: str | Path) -> Voxel:
@@ -282,18 +286,10 @@ def _check_second_position(scan: Any, center: list[float]) -> None:
 
 def _read_nifti(path: Path) -> VoxelFile:
     """Read NIfTI-MRS, or an image of one voxel: its affine is the box."""
-    try:
-        image: Any = nib.load(path)
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError) as error:
-        raise ValueError(f"it cannot be read as NIfTI ({error})") from error
+    image = load_image(path)
     if image.shape[:3] != (1, 1, 1):
         grid = " × ".join(str(n) for n in image.shape[:3])
         raise ValueError(f"it holds {grid} voxels; {_GRID}")
-    if not (image.header["sform_code"] or image.header["qform_code"]):
-        raise ValueError("it has no position (neither sform nor qform); export it again with one")
-    unit = image.header.get_xyzt_units()[0]
-    if unit not in ("mm", "unknown"):
-        raise ValueError(f"its unit of length is {unit}; convert it to mm")
     matrix = image.affine[:3, :3]
     size = np.linalg.norm(matrix, axis=0)
     _check_sides(size)
@@ -310,12 +306,24 @@ def _read_json(path: Path) -> VoxelFile:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"it is no JSON ({error})") from error
+    placed_in: dict[str, str] = {}
     if isinstance(content, Mapping) and content.get("format") == "placement prescription":
         pose = content.get("ras")
         if not isinstance(pose, Mapping):
             raise ValueError(f"its pose (ras) is {pose!r}; write the prescription again")
+        placed_in = _sources(content.get("sources"))
         content = {**pose, "size_mm": content.get("size_mm")}
-    return VoxelFile(Voxel.from_json(content), "JSON")
+    return VoxelFile(Voxel.from_json(content), "JSON", placed_in=placed_in)
+
+
+def _sources(sources: Any) -> dict[str, str]:
+    """List the images that a prescription names, by their digests."""
+    records = sources.values() if isinstance(sources, Mapping) else ()
+    names = {}
+    for record in records:
+        if isinstance(record, Mapping) and "SHA256" in record:
+            names[str(record["SHA256"])] = str(record.get("Name", ""))
+    return names
 
 
 def _fields(text: str) -> dict[str, str]:

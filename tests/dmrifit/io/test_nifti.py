@@ -2,6 +2,8 @@
 
 import gzip
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import nibabel as nib
 import numpy as np
@@ -10,11 +12,14 @@ import pytest
 from dmrifit.io import nifti
 from dmrifit.io.nifti import (
     check_position,
+    chosen_form,
     describe_sources,
     file_paths,
     load_image,
     read_grid,
     read_volume,
+    use_form,
+    values_of,
     write_volume,
 )
 
@@ -193,3 +198,70 @@ def test_two_positions_in_a_header_are_warned_of(values, shift, told):
     assert [str(one.message) for one in caught] == told * [
         "scan: its sform and qform place voxels up to 5 mm apart; the sform is used"
     ]
+
+
+def two_positions(path, shift, *, codes=(1, 1)):
+    """Write a file whose qform lies `shift` mm to the right of its sform, or without some of them."""
+    image = nib.Nifti1Image(np.arange(24.0).reshape(2, 3, 4), np.eye(4))
+    moved = np.eye(4)
+    moved[0, 3] = shift
+    image.set_sform(np.eye(4), codes[0])
+    image.set_qform(moved, codes[1])
+    nib.save(image, path)
+    return path
+
+
+def test_files_without_position_are_refused_by_whatever_reads_them(tmp_path):
+    path = two_positions(tmp_path / "nowhere.nii.gz", 0, codes=(0, 0))
+    for read in (load_image, read_grid, read_volume):
+        with pytest.raises(ValueError, match=r"nowhere.nii.gz has neither an sform nor a qform"):
+            read(path)
+    with use_form("sform"), pytest.raises(ValueError, match="neither"):
+        load_image(path)
+
+
+def test_a_file_of_two_positions_is_read_by_the_one_that_is_named(tmp_path):
+    path = two_positions(tmp_path / "two.nii", 7.0)
+    with pytest.raises(ValueError, match=r"two.nii: its sform and qform place voxels up to 7 mm apart.*--use qform"):
+        load_image(path)
+    for form, x in (("sform", 0.0), ("qform", 7.0)):
+        with use_form(form), pytest.warns(UserWarning, match=f"the {form} is used"):
+            loaded = load_image(path)
+        assert loaded.affine[0, 3] == x
+        np.testing.assert_array_equal(values_of(loaded, "two"), np.arange(24.0).reshape(2, 3, 4))
+        # What is written from this header is read by all programs alike.
+        nib.save(loaded, tmp_path / "one.nii")
+        assert load_image(tmp_path / "one.nii").affine[0, 3] == x
+    assert chosen_form() is None
+
+
+def test_positions_within_half_a_millimeter_need_no_choice(tmp_path):
+    assert load_image(two_positions(tmp_path / "near.nii", 0.4)).affine[0, 3] == 0
+    assert load_image(two_positions(tmp_path / "s.nii", 9, codes=(1, 0))).affine[0, 3] == 0
+    assert load_image(two_positions(tmp_path / "q.nii", 9, codes=(0, 1))).affine[0, 3] == 9
+
+
+def test_a_turn_that_leaves_two_corners_in_place_is_found(tmp_path):
+    image = nib.Nifti1Image(np.zeros((3, 3, 3)), np.eye(4))
+    swapped = np.eye(4)[[1, 0, 2, 3]] * [[-1], [1], [1], [1]]
+    swapped[0, 3] = 2.0
+    image.set_sform(np.eye(4), 1)
+    image.set_qform(swapped, 1)
+    nib.save(image, tmp_path / "turned.nii")
+    with pytest.raises(ValueError, match="apart"):
+        load_image(tmp_path / "turned.nii")
+
+
+def test_the_form_to_use_reaches_worker_processes(tmp_path):
+    path = two_positions(tmp_path / "two.nii", 7.0)
+    with use_form("qform"), ProcessPoolExecutor(1, get_context("spawn")) as workers:
+        x = workers.submit(_first_offset, path).result()
+    assert x == 7.0
+    with pytest.raises(ValueError, match="--use must be sform or qform, not 'best'"), use_form("best"):
+        pass
+
+
+def _first_offset(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load_image(path).affine[0, 3]

@@ -1,5 +1,6 @@
 """Distances of boxes from regions, and boxes displaced by chemical shift."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from placement.exchange.displacement import (
     placed_in_brain,
     pulse_displacement,
     region_distances,
+    tissue_share,
 )
 from placement.search.objective import tumor_fraction
 from placement.search.optimizer import VoxelOptimizer
@@ -103,3 +105,16 @@ def test_a_box_is_placed_so_that_its_displaced_boxes_stay_in_the_brain(in_brain)
     assert displaced_share(voxel, moved, **shift) == 0
     assert voxel.corners[:, 0].max() + largest_side_shift(voxel, **shift) <= 59.5 + 1e-3
     assert placed_in_brain(optimizer, in_brain, {})[0] == optimizer.place(in_brain)
+
+
+def test_the_share_of_a_tissue_is_that_of_its_map(tmp_path):
+    gray = np.zeros((30, 30, 30), np.float32)
+    gray[:15] = 0.8
+    nib.save(nib.Nifti1Image(gray, np.eye(4)), tmp_path / "gray.nii.gz")
+    # A quarter of the box lies where the map is 0.8.
+    assert tissue_share(Voxel((17.0, 14, 14), (10, 10, 10)), tmp_path / "gray.nii.gz") == pytest.approx(0.2, abs=1e-5)
+    with pytest.raises(ValueError, match=r"reaches outside .*gray.nii.gz"):
+        tissue_share(Voxel((27.0, 14, 14), (10, 10, 10)), tmp_path / "gray.nii.gz")
+    nib.save(nib.Nifti1Image(100 * gray, np.eye(4)), tmp_path / "percent.nii.gz")
+    with pytest.raises(ValueError, match=r"percent.nii.gz contains 13500 values that are no fractions"):
+        tissue_share(Voxel((17.0, 14, 14), (10, 10, 10)), tmp_path / "percent.nii.gz")

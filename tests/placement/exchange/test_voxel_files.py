@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from dmrifit.io.nifti import use_form
 from placement import Voxel, read_voxel
 from placement.exchange.voxel_files import read_voxel_file, siemens_directions
 
@@ -190,7 +191,7 @@ def test_nifti_mrs_is_its_affine_by_either_hand(tmp_path, hand):
 
 @pytest.mark.parametrize(
     ("shape", "codes", "message"),
-    [((1, 1, 1, 8), {"sform": 0}, "no position"), ((16, 16, 1, 8), {}, "16 × 16 × 1 voxels; .*MRSI")],
+    [((1, 1, 1, 8), {"sform": 0}, "neither an sform nor a qform"), ((16, 16, 1, 8), {}, "16 × 16 × 1 voxels; .*MRSI")],
 )
 def test_nifti_files_without_position_or_of_many_voxels_are_refused(tmp_path, shape, codes, message):
     path = nifti(tmp_path / "box.nii.gz", shape, np.diag([20, 20, 20, 1.0]), **codes)
@@ -240,12 +241,26 @@ def test_files_without_a_known_suffix_are_told_by_their_content(boxes, tmp_path)
         assert read_voxel(plain) == read_voxel(boxes / name)
 
 
+def test_nifti_files_of_two_positions_need_a_choice(tmp_path):
+    affine = Voxel((5, 6, -7), (20, 25, 15), (10, -20, 30)).affine
+    path = nifti(tmp_path / "box.nii.gz", (1, 1, 1, 8), affine)
+    image = nib.load(path)
+    moved = affine.copy()
+    moved[0, 3] += 12
+    image.set_qform(moved, 1)
+    nib.save(image, tmp_path / "two.nii.gz")
+    with pytest.raises(ValueError, match=r"two.nii.gz: its sform and qform place voxels up to 12 mm apart"):
+        read_voxel(tmp_path / "two.nii.gz")
+    with use_form("qform"), pytest.warns(UserWarning, match="qform is used"):
+        assert read_voxel(tmp_path / "two.nii.gz").center[0] == pytest.approx(17, abs=1e-4)
+
+
 def test_nifti_files_in_metres_are_refused(tmp_path):
     path = nifti(tmp_path / "box.nii.gz", (1, 1, 1, 8), np.diag([0.02, 0.02, 0.02, 1]))
     image = nib.load(path)
     image.header.set_xyzt_units("meter")
     nib.save(nib.Nifti2Image(np.asarray(image.dataobj), image.affine, image.header), tmp_path / "metres.nii.gz")
-    with pytest.raises(ValueError, match="unit of length is meter"):
+    with pytest.raises(ValueError, match="states its lengths in m"):
         read_voxel(tmp_path / "metres.nii.gz")
 
 
