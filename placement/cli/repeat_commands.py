@@ -11,6 +11,7 @@ import typer
 from dmrifit.cli.case_runs import CaseRun, can_draw, case_pictures, table_text, write_page
 from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption
 from dmrifit.report.html import counted
+from placement.cli.options import LabelsOption, named_tissues
 
 __all__ = ["EXAMPLES", "RUN", "repeat"]
 
@@ -57,10 +58,15 @@ def repeat(
     table: Annotated[
         Path | None,
         typer.Option(
-            help="Table (.tsv) of many visits instead, with the columns name, old, box and new: "
-            "files relative to the table."
+            help="Table (.tsv) of many visits instead, with the columns name, old, box, new and "
+            "optionally tumor: files relative to the table."
         ),
     ] = None,
+    tumor: Annotated[
+        Path | None,
+        typer.Option(help="Mask or labels of the tumor on NEW_T1, which tell what the box holds."),
+    ] = None,
+    labels: LabelsOption = None,
     figure: FigureOption = True,
     fail_on_flag: Annotated[
         bool, typer.Option("--fail-on-flag", help="End with 3 where a case is flagged.")
@@ -75,19 +81,34 @@ def repeat(
     written. An interrupted run resumes when started again with the same options.
     """
     from dmrifit.io.nifti import describe_sources
-    from placement.exchange.repeat_files import describe_repeat, summary_line, write_repeat
+    from placement.exchange.repeat_files import (
+        UNKNOWN_CONTENT,
+        describe_repeat,
+        summary_line,
+        write_repeat,
+    )
     from placement.exchange.repeats import repeat_voxel
+    from placement.search.content import describe_content, voxel_content
+    from placement.search.scene import Scene
 
-    cases = _cases(old, box, new, table)
+    cases = _cases(old, box, new, tumor, table)
+    tissues = named_tissues(labels)
     voxels = {name: _read_box(row) for name, row in cases.items()}
-    RUN.begin(out, {"command": "repeat"}, overwrite)
+    RUN.begin(out, {"command": "repeat", "labels": tissues}, overwrite)
 
     def sources(row: Mapping[str, Path]) -> dict[str, Any]:
-        return describe_sources(Old=row["old"], Box=row["box"], New=row["new"])
+        roles = {key.capitalize(): path for key, path in row.items()}
+        return describe_sources(**roles)
 
     def repeat_case(row: Mapping[str, Path], folder: Path) -> dict[str, Any]:
         outcome = repeat_voxel(voxels[folder.name], row["old"], row["new"])
-        record = describe_repeat(outcome, row["old"], row["new"], sources=sources(row))
+        content = UNKNOWN_CONTENT
+        if "tumor" in row and outcome.reliable:
+            scene = Scene.read(row["tumor"], labels=tissues)
+            content = describe_content(voxel_content(outcome.voxel, scene))
+        record = describe_repeat(
+            outcome, row["old"], row["new"], sources=sources(row), content=content
+        )
         is_drawn = figure and can_draw()
         write_repeat(outcome, row["old"], row["new"], folder, record, figure=is_drawn)
         return record
@@ -109,7 +130,7 @@ def repeat(
 
 
 def _cases(
-    old: Path | None, box: Path | None, new: Path | None, table: Path | None
+    old: Path | None, box: Path | None, new: Path | None, tumor: Path | None, table: Path | None
 ) -> dict[str, dict[str, Path]]:
     """Give the files of each case by its name, all of them there."""
     from dmrifit._utils.text_files import check_file
@@ -117,18 +138,23 @@ def _cases(
     from dmrifit.io.tables import read_rows
     from placement.exchange.tables import check_names
 
+    cases: dict[str, dict[str, Path]] = {}
     if table is None:
         if old is None or box is None or new is None:
             raise ValueError("name three files, OLD_T1 BOX NEW_T1, or a table of them (--table)")
-        cases = {stem(new): {"old": old, "box": box, "new": new}}
+        cases[stem(new)] = {"old": old, "box": box, "new": new}
+        if tumor is not None:
+            cases[stem(new)]["tumor"] = tumor
     else:
-        if old is not None:
-            raise ValueError(f"{old}: name three files or a table (--table), not both")
+        if old is not None or tumor is not None:
+            raise ValueError("name files or a table of them (--table), not both")
         rows = [row for _, row in read_rows(table, required=("name", *_FILES))]
         check_names([row["name"] for row in rows], table)
-        cases = {
-            row["name"]: {column: table.parent / row[column] for column in _FILES} for row in rows
-        }
+        for row in rows:
+            files = {column: table.parent / row[column] for column in _FILES}
+            if row.get("tumor"):
+                files["tumor"] = table.parent / row["tumor"]
+            cases[row["name"]] = files
     for files in cases.values():
         for path in files.values():
             check_file(path)

@@ -14,6 +14,7 @@ from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import array_of, read_scan, resampled
 from dmrifit.io.nifti import image_of, save_image
 from placement.box.voxel import CONVENTION, Voxel
+from placement.exchange.pages import COPY_SCRIPT, PAGE_STYLE, console_numbers
 from placement.exchange.prescription import describe_side, geometry_image
 from placement.exchange.repeats import Repeat
 from placement.exchange.vendor_texts import NOTICE, philips_text, siemens_text
@@ -28,7 +29,7 @@ __all__ = ["UNKNOWN_CONTENT", "describe_repeat", "summary_line", "write_repeat"]
 UNKNOWN_CONTENT = "content unknown: tumor may have grown, shrunk or been removed"
 
 _NAME = "voxel"
-_CONSOLE = {"_philips.txt": philips_text, "_siemens.txt": siemens_text}
+_CONSOLE = {"philips": philips_text, "siemens": siemens_text}
 _PICTURES = ("_old.png", "_new.png")
 _VIEWER_MM = 1.5
 
@@ -43,6 +44,10 @@ def describe_repeat(
 ) -> dict[str, Any]:
     """Describe a repeated box by plain values, as a prescription that `read_voxel` reads."""
     voxel = repeat.voxel
+    valid = (
+        f"valid only while the patient lies as in {new_image.name} (frame of reference unknown); "
+        "after repositioning or a new landmark, repeat on this session's localizer"
+    )
     return {
         "format": "placement prescription",
         "notice": NOTICE,
@@ -54,11 +59,9 @@ def describe_repeat(
         "volume_ml": voxel.volume,
         "convention": CONVENTION,
         "side": describe_side(voxel),
-        "valid": (
-            f"valid only while the patient lies as in {new_image.name} (frame of reference "
-            "unknown); after repositioning or a new landmark, repeat on this session's localizer"
-        ),
+        "valid": valid,
         "content": content,
+        "console": _console(repeat, valid),
         "agreement": repeat.agreement,
         "changed_share": repeat.changed_share,
         "shown_share": repeat.shown_share,
@@ -71,6 +74,14 @@ def describe_repeat(
         "sources": dict(sources),
         "synthetic": False,
     }
+
+
+def _console(repeat: Repeat, valid: str) -> dict[str, str]:
+    """Write the numbers for consoles, or why there are none."""
+    console = {"withheld": "", "forced": "", "reason": ""}
+    if not repeat.reliable:
+        return console | {"withheld": f"{repeat.answer}, or its position is uncertain"}
+    return console | {name: write(repeat.voxel, valid=valid) for name, write in _CONSOLE.items()}
 
 
 def summary_line(name: str, record: Mapping[str, Any]) -> str:
@@ -98,7 +109,8 @@ def write_repeat(
 
     The files of an earlier run are replaced.
     """
-    names = [_NAME + end for end in (*_PICTURES, "_view.html", "_geometry.nii.gz", *_CONSOLE)]
+    names = [_NAME + end for end in (*_PICTURES, "_view.html", "_geometry.nii.gz")]
+    names += [f"{_NAME}_{vendor}.txt" for vendor in _CONSOLE]
     names += [f"{_NAME}_mask.nii.gz", "repeat.json"]
     new_scan = read_scan(new_image)
     with FileSet(folder, names, overwrite=True) as files:
@@ -107,9 +119,9 @@ def write_repeat(
             mask.header["descrip"] = NOTICE.encode()
             save_image(mask, files.path(f"{_NAME}_mask.nii.gz"))
             save_image(geometry_image(repeat.voxel), files.path(f"{_NAME}_geometry.nii.gz"))
-            for end, text_of in _CONSOLE.items():
-                text = text_of(repeat.voxel, valid=record["valid"])
-                files.path(_NAME + end).write_text(text, encoding="utf-8")
+            for vendor in _CONSOLE:
+                text = record["console"][vendor]
+                files.path(f"{_NAME}_{vendor}.txt").write_text(text, encoding="utf-8")
         if figure:
             shown = repeat.voxel
             if repeat.reliable:
@@ -192,7 +204,6 @@ def _page(
             ["sides, mm", " × ".join(f"{x:.1f}" for x in voxel.size)],
             ["angles, degrees", ", ".join(f"{x + 0.0:.1f}" for x in voxel.angles)],
             ["side", record["side"]],
-            ["valid", record["valid"]],
         ]
     said = [*record["flags"], *record["notes"]]
     sections = [
@@ -202,7 +213,14 @@ def _page(
         ),
         ("Both scans", html_grid(figures)),
         ("The box", html_table(numbers)),
+        ("Numbers for consoles", console_numbers(record)),
         *viewers,
     ]
     title = f"Voxel of {stem(record['old_image'])} on {stem(record['new_image'])}"
-    return viewer_page(title, sections, lead=notice_lead([False], "case", f"{NOTICE}."))
+    return viewer_page(
+        title,
+        sections,
+        lead=notice_lead([False], "case", f"{NOTICE}."),
+        script=COPY_SCRIPT,
+        style=PAGE_STYLE,
+    )

@@ -68,6 +68,19 @@ def test_unreliable_repeats_have_no_console_numbers(run, tmp_path, visits):
     assert np.isnan(pd.read_csv(out / "repeats.tsv", sep="\t")["x"]).all()
 
 
+def test_labels_of_the_new_scan_tell_what_the_box_holds(run, tmp_path, visits):
+    expected = BOX.transform(visits)
+    labels = np.where(expected.mask((80, 96, 76), AFFINE), 4, 0).astype(np.uint8)
+    nib.save(nib.Nifti1Image(labels, AFFINE), tmp_path / "tumor.nii.gz")
+    words = ("repeat", *(tmp_path / name for name in ("old.nii.gz", "box.json", "new.nii.gz")))
+    options = ("--tumor", tmp_path / "tumor.nii.gz", "--labels", "brats2013", "--no-figure")
+    code, text, error = run(*words, *options, "--out", tmp_path / "out")
+    assert code == 0, error
+    share = int(text.partition(" % enhancing")[0].rpartition(" ")[2])
+    assert share >= 90
+    assert "content unknown" not in text
+
+
 def test_bad_input_is_one_line(run, tmp_path, visits):
     old, box, new = (tmp_path / name for name in ("old.nii.gz", "box.json", "new.nii.gz"))
     nowhere = tmp_path / "nowhere.nii.gz"

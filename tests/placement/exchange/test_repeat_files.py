@@ -49,6 +49,8 @@ def test_page_of_repeats_shows_both_scans_side_by_side(repeat, scan, tmp_path):
     page = (tmp_path / "out" / "voxel_view.html").read_text(encoding="utf-8")
     assert page.count('class="viewer"') + page.count("class=viewer") >= 2
     assert "Not for clinical use" in page
+    assert "lr_off_center : -10.000" in page
+    assert 'class="copy"' in page
     for name in ("voxel_old.png", "voxel_new.png"):
         assert (tmp_path / "out" / name).stat().st_size > 10_000
 
