@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "check_finite",
+    "check_magnitude",
     "check_number",
     "check_word",
     "filled",
@@ -17,6 +18,8 @@ __all__ = [
     "is_number",
     "real_numbers",
 ]
+
+_SMALLEST_TRAINED = 1e-100  # squares of it, and of its reciprocal, are numbers still
 
 
 def check_number(
@@ -60,6 +63,18 @@ def check_finite(values: NDArray[Any], name: str) -> None:
         raise ValueError(
             f"{name} has {n_bad} values that are no finite numbers ({values.dtype}); "
             "set voxels without a value to 0"
+        )
+
+
+def check_magnitude(values: NDArray[Any], name: str) -> None:
+    """Refuse training data so large or small that their variances overflow or vanish."""
+    finite = np.isfinite(values)
+    largest = np.max(values, where=finite, initial=0)
+    largest = max(largest, -np.min(values, where=finite, initial=0))
+    if largest and not _SMALLEST_TRAINED <= largest <= 1 / _SMALLEST_TRAINED:
+        raise ValueError(
+            f"{name} has values up to {largest:.3g}, of which no variance can be computed; "
+            f"divide {name} by {largest:.0e}"
         )
 
 

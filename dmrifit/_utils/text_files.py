@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["check_file", "read_numbers", "read_small", "read_text"]
+__all__ = ["check_file", "numbers_of", "read_numbers", "read_small", "read_text"]
 
 _LONGEST_WORD = 24  # in a message
 _LARGEST_TEXT = 2**24  # bytes of a table or sidecar
@@ -22,11 +23,26 @@ def check_file(
     if path.exists() and not path.is_dir():
         raise FileNotFoundError(f"{path} is a pipe or a device; name a {noun}")
     if path.is_symlink() and not path.is_dir():
+        if _leads_in_circle(path):
+            raise FileNotFoundError(
+                f"{path} is a link that leads back to itself; name the {noun} itself"
+            )
         raise FileNotFoundError(
             f"{path} is a link to {path.readlink()}, where there is no {noun}; name the {noun} "
             "itself"
         )
+    if path.is_dir():
+        raise FileNotFoundError(f"{path} is a folder; name a {noun}")
     raise FileNotFoundError(f"{path}: no such {noun}; {remedy}")
+
+
+def _leads_in_circle(link: Path) -> bool:
+    """Whether a link, or one that it leads to, leads back to itself."""
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def read_small(path: Path) -> bytes:
@@ -66,7 +82,15 @@ def read_numbers(path: Path) -> NDArray[np.float64]:
     Shapes: returns (n_rows, n_numbers).
     """
     check_file(path)
-    text = read_text(path)
+    return numbers_of(read_text(path), path)
+
+
+def numbers_of(text: str, path: Path) -> NDArray[np.float64]:
+    """
+    Read rows of numbers from the text of a file.
+
+    Shapes: returns (n_rows, n_numbers).
+    """
     rows = [line.replace(",", " ").split() for line in text.splitlines() if line.strip()]
     if not rows:
         raise ValueError(f"{path} is empty; numbers with blanks or commas between them are needed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,11 +42,14 @@ def say(message: str) -> None:
 
 def beside(image: Path, extension: str) -> Path | None:
     """Find the file of the same name with another extension, and print that it is used."""
+    from dmrifit._utils.text_files import check_file
     from dmrifit.io.bids_derivatives import stem
 
     path = image.with_name(f"{stem(image)}.{extension}")
-    if not path.is_file():
+    # A pipe or a broken link of that name was meant to be the file.
+    if not os.path.lexists(path):
         return None
+    check_file(path)
     say(f"using {path}")
     return path
 

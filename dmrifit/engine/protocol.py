@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import real_numbers
 from dmrifit._utils.html_repr import html_summary
-from dmrifit._utils.text_files import check_file, read_numbers, read_small
+from dmrifit._utils.text_files import (
+    check_file,
+    numbers_of,
+    read_numbers,
+    read_small,
+    read_text,
+)
 from dmrifit.engine.exact_math import geometric_mean
 
 __all__ = [
@@ -34,6 +43,7 @@ _SMALLEST_PLAUSIBLE_MAX_B = 20.0
 _LARGEST_PLAUSIBLE_B = 1e5
 _LONGEST_PLAUSIBLE_TE = 2000.0  # ms
 _LONGEST_DIRECTION = 1e6  # files hold "unit vectors" of other lengths; this is a wrong column
+_UNIT_LENGTH = 0.05  # relative; at more, the b-value times the squared length is another contrast
 _B_MATCH = 1.0  # s/mm²: two contrasts are the same when they differ by no more than rounding
 _B_MATCH_RELATIVE = 0.02  # no clinical protocol has b-values so close on purpose
 _B_NEAR = 10.0  # s/mm²: b-values that may have been meant to be one
@@ -559,7 +569,10 @@ def read_gradients(
 
     Shapes: returns directions (n, 3).
     """
-    b = read_numbers(Path(bval)).ravel()
+    check_file(Path(bval))
+    text = read_text(Path(bval))
+    _check_thousands(text, Path(bval))
+    b = numbers_of(text, Path(bval)).ravel()
     if bvec is None:
         return b, None
     directions = read_numbers(Path(bvec))
@@ -572,7 +585,47 @@ def read_gradients(
             f"{len(b)} "
             f"directions for the {len(b)} b-values of {bval}; check that both belong to one scan"
         )
+    _warn_of_lengths(directions, b, bvec)
     return b, directions
+
+
+def _check_thousands(text: str, path: Path) -> None:
+    """Refuse a b-value of three decimals among whole numbers: its point parts thousands."""
+    words = text.replace(",", " ").split()
+    parted = [word for word in words if re.fullmatch(r"[1-9]\d?\.\d{3}", word)]
+    others = [word for word in words if word not in parted]
+    if not parted or not all(word.isdecimal() for word in others):
+        return
+    if max(map(float, words)) < _SMALLEST_PLAUSIBLE_MAX_B:
+        return
+    word = parted[0]
+    raise ValueError(
+        f"{path}: {word} beside whole numbers looks like a point between thousands; write "
+        f"{word.replace('.', '')}, or, if it is so small in s/mm², {float(word):g}"
+    )
+
+
+def _warn_of_lengths(
+    directions: NDArray[np.float64], b: NDArray[np.float64], path: str | Path
+) -> None:
+    """Warn of weighted directions that are no unit vectors, and of what may be meant."""
+    weighted = np.nan_to_num(directions[b > 0])
+    # Of these, and of those of another shape, an error tells.
+    if np.abs(weighted).max(initial=0.0) > _LONGEST_DIRECTION:
+        return
+    length = np.linalg.norm(weighted, axis=1)
+    length = length[length > 0]
+    if not (np.abs(length - 1) > _UNIT_LENGTH).any():
+        return
+    span = f"length {length.min():.3g}"
+    if length.max() > length.min() * (1 + _UNIT_LENGTH):
+        span = f"lengths from {length.min():.3g} to {length.max():.3g}"
+    warnings.warn(
+        f"{path}: directions have {span}, not 1; b-values are kept as they are. Where b grows "
+        "with the squared length, as MRtrix takes it, multiply the b-values by that",
+        UserWarning,
+        stacklevel=4,
+    )
 
 
 def read_echo_times(
@@ -584,11 +637,12 @@ def read_echo_times(
             times = np.array([float(te)])  # type: ignore[arg-type]
         except (TypeError, ValueError):
             path = Path(te)
-            if not path.is_file():
+            if not os.path.lexists(path):
                 raise FileNotFoundError(
                     f"echo times: {str(te)!r} is neither a number of ms nor a file; check its "
                     "name and folder"
                 ) from None
+            check_file(path)
             times = _file_echo_times(path)
     elif isinstance(te, Sequence):
         times = np.concatenate([_sidecar_echo_times(Path(path)) for path in te])

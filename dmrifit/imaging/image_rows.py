@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dmrifit.cohort.patches import neighborhoods, with_signal
 from dmrifit.cohort.scaling import PatientScale, reference_columns
 from dmrifit.engine.protocol import Protocol, average_directions
+from dmrifit.io.nifti import check_magnitudes
 from dmrifit.io.series import Series
 
 __all__ = ["patient_scale", "sliced_rows", "source_volumes"]
@@ -89,8 +90,10 @@ def patient_scale(
     slabs = [np.empty((0, len(columns)))]
     for _, _, voxels in series.slabs(region, progress=progress, task="scale"):
         slabs.append(select(voxels)[:, columns])
+    signals = np.concatenate(slabs)
+    check_magnitudes(signals, series.name)
     try:
-        return scale.of(np.concatenate(slabs), source.take(columns))
+        return scale.of(signals, source.take(columns))
     except ValueError as error:
         raise ValueError(f"{series.name}: {error}") from None
 

@@ -591,6 +591,12 @@ def _whole_numbers(labels: _Volume) -> NDArray[np.int64]:
             f"{labels.name}: labels are whole numbers up to {_LARGEST_LABEL}, not {largest:g}; "
             "name a label image"
         )
+    lowest = rounded.min(initial=0)
+    if lowest < 0:
+        raise ValueError(
+            f"{labels.name}: labels count from 1, and 0 is outside, not {lowest:g}; set such "
+            "voxels to 0"
+        )
     is_fractional = np.abs(numbers - rounded) > _LABEL_ROUNDING
     if is_fractional.any():
         raise ValueError(

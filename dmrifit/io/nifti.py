@@ -32,6 +32,7 @@ __all__ = [
     "DAMAGED",
     "Image",
     "Images",
+    "check_magnitudes",
     "check_position",
     "check_real",
     "chosen_form",
@@ -74,6 +75,11 @@ _FARTHEST_FORMS = 0.5  # mm between two positions of a voxel in one header
 #: names the one to use where they differ: worker processes inherit it.
 FORMS = ("sform", "qform")
 _FORM_VARIABLE = "DMRIFIT_USE_FORM"
+# Squares of it, and of its reciprocal, are the last that single precision holds.
+_LARGEST_VALUE = 1e18
+# No scanner, and no map of tissue, has values so far beyond 99 % of the others.
+_OUTLYING = 1e6
+_SAMPLE = 10**5  # values, of which the 99 % are taken
 _OTHER_UNITS = {1: "m", 3: "µm"}  # codes of NIfTI
 _SPATIAL_FIELDS = (
     "pixdim", "xyzt_units", "dim_info", "qform_code", "sform_code",
@@ -301,11 +307,51 @@ def values_of(loaded: nib.Nifti1Pair, name: str) -> NDArray:
         _check_claimed_size(loaded.dataobj, path, name)
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.asarray(filled(_read_to_end(loaded, name)))
+            values = np.asarray(filled(_read_to_end(loaded, name)))
+            check_magnitudes(values, name)
+            return values
     except MemoryError:
         raise _too_large(loaded.dataobj, name) from None
     except DAMAGED as error:
         raise damaged(name, error, loaded.dataobj) from error
+
+
+def check_magnitudes(values: NDArray, name: str) -> None:
+    """Refuse values whose squares single precision does not hold; warn of less odd ones."""
+    if values.size < 2 or values.dtype.itemsize == 1:
+        return
+    highest, lowest = np.fmax.reduce(values, axis=None), np.fmin.reduce(values, axis=None)
+    largest = max(float(highest), -float(lowest))
+    # Those that are not finite are counted, or refused, where they matter.
+    if not np.isfinite(largest):
+        return
+    # In the order of storage, which needs no copy.
+    flat = values.ravel(order="K")
+    sizes = _sizes(flat[:: max(1, flat.size // _SAMPLE)])
+    # Those of a mask or a tumor may lie between voxels of a sample.
+    if len(sizes) < _SAMPLE // 100:
+        sizes = _sizes(flat[flat != 0])
+    usual = 0.0
+    if len(sizes):
+        usual = float(np.percentile(sizes, 99, method="lower"))
+    if largest and not 1 / _LARGEST_VALUE <= largest <= _LARGEST_VALUE:
+        raise ValueError(
+            f"{name} holds {largest:.3g} beside values up to {usual:.3g}, and squares of such "
+            "numbers are lost; set damaged voxels to 0, or scale the image"
+        )
+    if largest > _OUTLYING * usual > 0:
+        warnings.warn(
+            f"{name} holds {largest:.3g} beside values up to {usual:.3g}, which spoils means and "
+            "filters; set damaged voxels to 0",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _sizes(values: NDArray) -> NDArray[np.float64]:
+    """Give the magnitudes of values that are finite and not 0."""
+    sizes = np.abs(values.astype(np.float64))
+    return sizes[(sizes > 0) & np.isfinite(sizes)]
 
 
 def file_of(loaded: nib.Nifti1Pair) -> Path | None:

@@ -28,6 +28,7 @@ from dmrifit.io.nifti import (
     DAMAGED,
     Image,
     Images,
+    check_magnitudes,
     check_real,
     damaged,
     file_of,
@@ -208,7 +209,7 @@ class Series:
 
     def read(self, slab: slice, dtype: type[np.floating] = np.float64) -> NDArray:
         """
-        Read slices.
+        Read slices; all of them at once are checked for extreme values.
 
         Shapes: returns (x, y, slices, m).
         """
@@ -219,6 +220,9 @@ class Series:
             with np.errstate(over="ignore"):
                 values[..., first : first + image.n_measurements] = image.read(slab)
             first += image.n_measurements
+        # Voxels that are fitted alone spoil no other; whole images are filtered and normalized.
+        if slab == slice(None):
+            check_magnitudes(values, self.name)
         return values
 
     def slabs(

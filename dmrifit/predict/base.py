@@ -25,7 +25,7 @@ from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils import Tags, check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from dmrifit._utils.checks import filled
+from dmrifit._utils.checks import check_magnitude, filled
 from dmrifit._utils.threads import one_thread
 from dmrifit.cohort.patches import check_patch_shape
 from dmrifit.engine.map_fitter import check_columns
@@ -195,6 +195,8 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if self.source is None or self.target is None:
             x, y = validate_data(self, X, Y, multi_output=True, y_numeric=True, dtype=np.float64)
             _check_blocks(x, self.patch_shape_)
+            check_magnitude(x, "X")
+            check_magnitude(y, "Y")
             return x, y.astype(np.float64, copy=False)
         x = validate_data(self, X, dtype=np.float64, ensure_all_finite=False)
         y = check_array(
@@ -203,6 +205,8 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         check_consistent_length(x, y)
         _check_neighbors(x, self.source, self.patch_shape_)
         check_columns(y, self.target, "Y")
+        check_magnitude(x, "X")
+        check_magnitude(y, "Y")
         return x, y
 
     def _checked_input(self, X: ArrayLike) -> _Array:

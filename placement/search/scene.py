@@ -880,6 +880,10 @@ def _read_values(
             )
         return np.minimum(crop, 1), (), ()
     present = tuple(int(label) for label in np.unique(whole) if label != 0)
+    if present and present[0] < 0:
+        raise ValueError(
+            f"{title}: the tumor has the label {present[0]}; labels count from 1, and 0 is outside"
+        )
     if include is None:
         if len(present) > 1 and not named:
             raise ValueError(

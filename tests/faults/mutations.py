@@ -318,6 +318,24 @@ def one_voxel(good: bytes, parameter: str) -> bytes:
 
 
 @mutation
+def inner_voxel(good: bytes, parameter: str) -> bytes:
+    """Give the voxel in the middle a value (in every volume)."""
+
+    def change(values: np.ndarray) -> np.ndarray:
+        values = values.astype(np.float32)
+        values[tuple(n // 2 for n in values.shape[:3])] = float(parameter)
+        return values
+
+    return _with_values(good, change)
+
+
+@mutation
+def multiplied(good: bytes, parameter: str) -> bytes:
+    """Multiply all values."""
+    return _with_values(good, lambda values: values.astype(np.float64) * float(parameter))
+
+
+@mutation
 def replaced(good: bytes, parameter: str) -> bytes:
     """Give voxels of one value another: old=new."""
     old, _, new = parameter.partition("=")

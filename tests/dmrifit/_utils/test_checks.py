@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dmrifit._utils.checks import check_number, check_word, finite_numbers
+from dmrifit._utils.checks import check_magnitude, check_number, check_word, finite_numbers
 
 
 @pytest.mark.parametrize("value", [0, 0.5, np.float32(0.5), np.int64(1)])
@@ -68,3 +68,12 @@ def test_lists_of_finite_numbers_become_arrays():
             finite_numbers(values, "unit")
     with pytest.raises(ValueError, match="unit: the lists differ in length"):
         finite_numbers([[1], 2], "unit")
+
+
+@pytest.mark.parametrize("factor", [1e300, 1e-300, -1e120])
+def test_training_data_without_variance_is_refused(factor):
+    values = np.array([[factor, np.nan], [factor / 2, np.inf]])
+    with pytest.raises(ValueError, match=r"X has values up to .*; divide X by"):
+        check_magnitude(values, "X")
+    for held in (1e60, 1e-60, 0.0):
+        check_magnitude(np.array([[held, np.nan], [2 * held, np.inf]]), "X")

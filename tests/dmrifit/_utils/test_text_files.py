@@ -51,10 +51,10 @@ def test_what_is_no_file_is_named_as_what_it_is(tmp_path):
     for name, message in {
         "pipe": "pipe is a pipe or a device; name a table",
         "/dev/null": "/dev/null is a pipe or a device; name a table",
-        "loop": "loop is a link to loop, where there is no table; name the table itself",
+        "loop": "loop is a link that leads back to itself; name the table itself",
         "dangling": "dangling is a link to nowhere, where there is no table",
         "none": "none: no such table; check its name and folder",
-        "": "no such table; check its name and folder",
+        "": "is a folder; name a table",
     }.items():
         with pytest.raises(FileNotFoundError, match=message):
             text_files.check_file(tmp_path / name, "table")

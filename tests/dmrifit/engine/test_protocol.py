@@ -297,6 +297,34 @@ def test_three_directions_of_three_values_stand_in_columns(tmp_path):
     np.testing.assert_allclose(protocol.directions, [[0, 0, 0], [0.6, 0.8, 0], [0, 0, 1]])
 
 
+def read_plain(folder, b, vectors="0 1 0 0\n0 0 1 0\n0 0 0 1\n"):
+    (folder / "a.bval").write_text(b)
+    (folder / "a.bvec").write_text(vectors)
+    return Protocol.read(folder / "a.bval", 80, folder / "a.bvec")
+
+
+@pytest.mark.parametrize(
+    ("vectors", "span"),
+    [
+        ("0 2 0 0\n0 0 2 0\n0 0 0 2\n", "length 2, not 1"),
+        ("9 1 0 0\n0 0 0.7 0\n0 0 0 0.5\n", "lengths from 0.5 to 1, not 1"),
+    ],
+)
+def test_directions_of_other_lengths_are_reported_and_b_values_kept(tmp_path, vectors, span):
+    with pytest.warns(UserWarning, match=rf"a\.bvec: directions have {span}.*multiply the b-"):
+        protocol = read_plain(tmp_path, "0 500 500 500\n", vectors)
+    assert protocol.b.tolist() == [0, 500, 500, 500]
+    np.testing.assert_array_equal(np.linalg.norm(protocol.directions[1:], axis=1), 1)
+
+
+def test_a_point_between_thousands_is_refused_and_small_b_values_are_not(tmp_path):
+    with pytest.raises(ValueError, match=r"1\.600 beside .* write 1600, or, .* 1\.6$"):
+        read_plain(tmp_path, "0 50 900 1.600\n")
+    assert read_plain(tmp_path, "0 50 900 1.6\n").b[3] == 1.6
+    # A program that writes three decimals everywhere.
+    assert read_plain(tmp_path, "1.600 50.000 900.000 1000.000\n").b[0] == 1.6
+
+
 LOW = [0, 0.2, 0.3, 1, 1.2, 1.5, 1.8, 2, 3.5, 5, 6, 10, 25, 35, 45, 60, 70, 200, 700, 800]
 
 

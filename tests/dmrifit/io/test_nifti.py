@@ -265,3 +265,37 @@ def _first_offset(path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return load_image(path).affine[0, 3]
+
+
+def spoiled_at(place, value):
+    values = np.random.default_rng(0).normal(100, 10, size=(60, 60, 60))
+    values[::2] = 0
+    values[place] = value
+    return values
+
+
+@pytest.mark.parametrize("place", [(1, 0, 0), (31, 17, 5), (59, 59, 59)])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_value_beyond_all_others_is_reported_wherever_it_lies(sign, place, tmp_path):
+    nib.save(nib.Nifti1Image(spoiled_at(place, sign * 1e30), AFFINE), tmp_path / "a.nii")
+    with pytest.raises(ValueError, match=r"a\.nii holds 1e\+30 beside values up to 1\d\d"):
+        read_volume(tmp_path / "a.nii")
+    nib.save(nib.Nifti1Image(spoiled_at(place, sign * 1e10), AFFINE), tmp_path / "a.nii")
+    with pytest.warns(UserWarning, match=r"a\.nii holds 1e\+10 beside values up to 1\d\d"):
+        read_volume(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("factor", [1e-300, 1e300])
+def test_an_image_on_a_scale_without_squares_is_refused(factor, values, tmp_path):
+    nib.save(nib.Nifti1Image(values.astype(float) * factor, AFFINE), tmp_path / "a.nii")
+    with pytest.raises(ValueError, match="scale the image"):
+        read_volume(tmp_path / "a.nii")
+
+
+def test_masks_and_maps_with_few_or_wide_values_are_not_reported(tmp_path):
+    mask = np.zeros((60, 60, 60), np.int16)
+    mask[3, 4, 5] = 1
+    wide = np.geomspace(1e-3, 1e9, mask.size).reshape(mask.shape)
+    for values in (mask, wide, np.full(mask.shape, np.nan)):
+        nib.save(nib.Nifti1Image(values, AFFINE), tmp_path / "a.nii")
+        read_volume(tmp_path / "a.nii")
