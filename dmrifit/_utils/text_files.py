@@ -31,9 +31,8 @@ def check_file(
             f"{path} is a link to {path.readlink()}, where there is no {noun}; name the {noun} "
             "itself"
         )
-    if path.is_dir():
-        raise FileNotFoundError(f"{path} is a folder; name a {noun}")
-    raise FileNotFoundError(f"{path}: no such {noun}; {remedy}")
+    kind = ", but a folder" if path.is_dir() else ""
+    raise FileNotFoundError(f"{path}: no such {noun}{kind}; {remedy}")
 
 
 def _leads_in_circle(link: Path) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
+from typer.core import TyperCommand
 
 from dmrifit._utils.progress import step_bar
 from dmrifit.cli.streams import lenient_streams
@@ -66,6 +67,9 @@ FormOption: TypeAlias = Annotated[
 #: Functions of commands that read no header.
 _WITHOUT_IMAGES = ("import_", "simulate", "report", "cite")
 
+#: Options that name what a command writes.
+_WRITTEN = ("out", "checkpoint")
+
 _INTERRUPTED = 130  # exit code after Ctrl-C
 _EXIT_CODES = (
     "\b\nExit codes:\n  0    success\n  1    a bug in the program, with a traceback: please "
@@ -83,6 +87,8 @@ _REMEDIES = {
     errno.EISDIR: "name a file",
     errno.ENOTDIR: "check its folder",
     errno.EEXIST: "choose another name",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "links lead in a circle; name the file itself",
     errno.EACCES: _NOT_PERMITTED,
     errno.EPERM: _NOT_PERMITTED,
     errno.EROFS: "choose a folder that can be written to",
@@ -153,15 +159,42 @@ def make_program(
             command = _with_form(function)
         # A command may be called as a word that Python keeps for itself.
         name_of_command = command.__name__.rstrip("_").replace("_", "-")
-        app.command(name_of_command, epilog=_example(line), short_help=_first_sentence(command))(
-            command
-        )
+        app.command(
+            name_of_command,
+            cls=_Command,
+            epilog=_example(line),
+            short_help=_first_sentence(command),
+        )(command)
 
     def main() -> None:
         with lenient_streams():
             _run(app, name)
 
     return app, main
+
+
+class _Command(TyperCommand):
+    """A command that checks the names of its files, and where it writes, before it begins."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from dmrifit.io.atomic_files import check_name, check_place
+
+        for option, value in ctx.params.items():
+            for word in _words(value):
+                for part in Path(word).parts:
+                    check_name(part)
+            if option in _WRITTEN and value is not None:
+                check_place(Path(value))
+        return super().invoke(ctx)
+
+
+def _words(value: Any) -> list[str]:
+    """Give the texts and paths of an option that may be given several times."""
+    if isinstance(value, str | Path):
+        return [str(value)]
+    if isinstance(value, list | tuple):
+        return [word for member in value for word in _words(member)]
+    return []
 
 
 def _run(app: typer.Typer, name: str) -> None:

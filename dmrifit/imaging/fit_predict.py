@@ -42,6 +42,7 @@ from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import (
     Image,
     Images,
+    bytes_of_maps,
     image_name,
     output_files,
     read_grid,
@@ -234,6 +235,8 @@ def fit_image(
         if _is_word(mask, "auto"):
             region = foreground_mask(series, protocol)
             region_text = NO_AIR if region is None else FOREGROUND_RULE
+        if file_set is not None:
+            file_set.check_room(bytes_of_maps(len(map_names(model)), series.grid, region))
         noise = None
         if not _is_estimate(sigma):
             noise = _read_noise(series, sigma, region)
@@ -432,6 +435,8 @@ def predict_image(
         if quicklook and file_set is not None and model is not None:
             import_quicklook_libraries()
         region = _read_region(series, mask)
+        if file_set is not None:
+            file_set.check_room(bytes_of_maps(len(files), series.grid, region))
         noise = _read_noise(series, sigma, region)
         with series.unpacked() as readable:
             patch_shape = resolve_patch_shape(estimator)

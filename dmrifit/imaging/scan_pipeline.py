@@ -28,7 +28,15 @@ from dmrifit.imaging.noise import (
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import derivative_name, versions
 from dmrifit.io.masks import binarize
-from dmrifit.io.nifti import Image, Images, describe_sources, image_name, output_files, save_image
+from dmrifit.io.nifti import (
+    Image,
+    Images,
+    bytes_of_maps,
+    describe_sources,
+    image_name,
+    output_files,
+    save_image,
+)
 from dmrifit.io.series import Series, read_map
 
 if TYPE_CHECKING:
@@ -145,6 +153,8 @@ def preprocess_image(
         region = None
         if mask is not None:
             region = binarize(read_map(mask, series), name=image_name(mask))
+        if file_set is not None:
+            file_set.check_room(bytes_of_maps(series.n_measurements, series.grid, None))
         if slice_axis is None:
             slice_axis = _slice_axis(series)
         with series.unpacked() as readable:

@@ -19,6 +19,8 @@ from typing import Any
 __all__ = [
     "FileSet",
     "check_finished",
+    "check_name",
+    "check_place",
     "finish_interrupted",
     "remove_abandoned_parts",
     "whole_file",
@@ -33,6 +35,9 @@ _RECORD = ".names"
 _UNFINISHED = ".part-"
 # A process on another machine may write to the same disk, and its number says nothing here.
 _ABANDONED_SECONDS = 600.0
+_LONGEST_NAME = 255  # bytes, on disks of today
+_LEAST_ROOM = 2**20  # bytes; less is a full disk to all commands
+_LONGEST_PREFIX = 24  # bytes of the hidden name that a file is written under
 
 
 @contextmanager
@@ -60,6 +65,52 @@ def whole_file(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
         raise _no_room(error, path) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def check_name(name: str, *, longest: int = _LONGEST_NAME) -> None:
+    """Refuse a name of a file or folder that disks, or texts that name it, cannot hold."""
+    try:
+        n_bytes = len(name.encode())
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"the name {name} is not in UTF-8; rename the file or folder, or set a locale of "
+            "UTF-8, for example LC_ALL=C.UTF-8"
+        ) from None
+    if n_bytes > longest:
+        raise ValueError(
+            f"the name {name[:24]}… has {n_bytes} bytes, and a disk takes {longest}; "
+            "choose a shorter one, or rename the input that it comes from"
+        )
+
+
+def check_place(path: Path) -> None:
+    """Refuse a file or folder that cannot be written, before the work that is to fill it."""
+    for part in path.parts:
+        check_name(part, longest=_LONGEST_NAME - _LONGEST_PREFIX)
+    place = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if place.is_file():
+        if place != path:
+            raise NotADirectoryError(f"{place} is a file, so {path} cannot be made in it")
+        place = path.parent
+    try:
+        # Without a name, so that nothing is left behind even by a process that is killed.
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise type(error)(
+            f"{path} cannot be written: {error.strerror} in {place}; choose another place"
+        ) from None
+    _check_room(place, path, _LEAST_ROOM)
+
+
+def _check_room(place: Path, path: Path, n_bytes: float) -> None:
+    """Refuse to write where the disk has less room than that."""
+    free = shutil.disk_usage(place).free
+    if n_bytes > free:
+        raise OSError(
+            f"no room to write {path}: about {n_bytes / 2**20:.3g} MB are needed and "
+            f"{free / 2**20:.3g} free; free some, or choose a folder on another disk"
+        )
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -124,6 +175,8 @@ class FileSet:
                 "some file names differ only by case, which not every disk can hold: "
                 f"{sorted(self.names)}"
             )
+        for name in self.names:
+            check_name(name)
         # Before the check, because these files exist once their renames are finished.
         finish_interrupted(self.folder)
         paths = [self.folder / name for name in self.names]
@@ -168,6 +221,10 @@ class FileSet:
                 f"cannot write to the folder {self.folder}: {error.strerror}; choose another one"
             ) from error
         return self
+
+    def check_room(self, n_bytes: float) -> None:
+        """Refuse to begin where the disk has less room than the files will take."""
+        _check_room(self.folder, self.folder, n_bytes)
 
     def path(self, name: str) -> Path:
         """Return the path to write a file to."""

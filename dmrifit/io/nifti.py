@@ -32,6 +32,7 @@ __all__ = [
     "DAMAGED",
     "Image",
     "Images",
+    "bytes_of_maps",
     "check_magnitudes",
     "check_position",
     "check_real",
@@ -80,6 +81,9 @@ _LARGEST_VALUE = 1e18
 # No scanner, and no map of tissue, has values so far beyond 99 % of the others.
 _OUTLYING = 1e6
 _SAMPLE = 10**5  # values, of which the 99 % are taken
+_FLOAT_BYTES = 4
+_PACKED = 0.8  # of the bytes of maps and noise, which have hardly a pattern
+_EMPTIEST = 0.1  # of an image, where nothing tells how much of it is air
 _OTHER_UNITS = {1: "m", 3: "µm"}  # codes of NIfTI
 _SPATIAL_FIELDS = (
     "pixdim", "xyzt_units", "dim_info", "qform_code", "sform_code",
@@ -270,6 +274,13 @@ def output_files(
     if out is None:
         return nullcontext()
     return FileSet(out, names, overwrite=overwrite, keep=file_paths(inputs))
+
+
+def bytes_of_maps(n_maps: int, grid: Sequence[int], region: NDArray[np.bool_] | None) -> float:
+    """Estimate, rather too low, how many bytes packed maps in single precision take."""
+    if region is None:
+        return _EMPTIEST * n_maps * math.prod(grid) * _FLOAT_BYTES
+    return _PACKED * n_maps * np.count_nonzero(region) * _FLOAT_BYTES
 
 
 def file_paths(inputs: Iterable[Any]) -> list[Path]:

@@ -54,7 +54,7 @@ def test_what_is_no_file_is_named_as_what_it_is(tmp_path):
         "loop": "loop is a link that leads back to itself; name the table itself",
         "dangling": "dangling is a link to nowhere, where there is no table",
         "none": "none: no such table; check its name and folder",
-        "": "is a folder; name a table",
+        "": "no such table, but a folder; check its name and folder",
     }.items():
         with pytest.raises(FileNotFoundError, match=message):
             text_files.check_file(tmp_path / name, "table")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 
 import pytest
 
+from dmrifit.io import atomic_files
 from dmrifit.io.atomic_files import FileSet, check_finished, whole_file, write_text
 
 
@@ -324,3 +326,23 @@ def test_what_a_killed_process_left_of_a_file_is_removed_when_it_is_written_agai
     (tmp_path / f".part-{gone.pid}-model.dmrifit").write_bytes(b"half, by another machine perhaps")
     write_text(tmp_path / "model.dmrifit", "whole")
     assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_names_that_no_disk_or_text_can_hold_are_refused_before_the_block(tmp_path):
+    with pytest.raises(ValueError, match=r"has 256 bytes, and a disk takes 255; choose a shorter"):
+        FileSet(tmp_path, ["a" * 256])
+    with pytest.raises(ValueError, match="is not in UTF-8"):
+        FileSet(tmp_path, ["a\udcff"])
+    with FileSet(tmp_path, ["ä" * 127]) as files:
+        files.path("ä" * 127).write_text("")
+
+
+def test_a_disk_without_room_is_named_before_the_work(tmp_path, monkeypatch):
+    room = shutil.disk_usage(tmp_path)._replace(free=3 * 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: room)
+    with FileSet(tmp_path, ["a"]) as files:
+        files.check_room(2 * 2**20)
+        with pytest.raises(OSError, match="about 4 MB are needed and 3 free; free some"):
+            files.check_room(4 * 2**20)
+    atomic_files.check_place(tmp_path / "new" / "folder")
+    assert list(tmp_path.iterdir()) == []

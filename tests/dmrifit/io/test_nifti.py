@@ -299,3 +299,21 @@ def test_masks_and_maps_with_few_or_wide_values_are_not_reported(tmp_path):
     for values in (mask, wide, np.full(mask.shape, np.nan)):
         nib.save(nib.Nifti1Image(values, AFFINE), tmp_path / "a.nii")
         read_volume(tmp_path / "a.nii")
+
+
+def test_packed_maps_take_no_less_room_than_is_estimated(tmp_path):
+    region = np.zeros((30, 30, 30), bool)
+    region[5:25, 5:25, 5:25] = True
+    rng = np.random.default_rng(0)
+    n_bytes = 0
+    for name in ("a.nii.gz", "b.nii.gz"):
+        write_volume(
+            np.where(region, rng.normal(size=region.shape), 0).astype("f4"),
+            AFFINE,
+            tmp_path / name,
+        )
+        n_bytes += (tmp_path / name).stat().st_size
+    assert nifti.bytes_of_maps(2, region.shape, None) <= nifti.bytes_of_maps(
+        2, region.shape, region
+    )
+    assert 0.8 * n_bytes < nifti.bytes_of_maps(2, region.shape, region) < n_bytes
