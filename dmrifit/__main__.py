@@ -1,6 +1,6 @@
 """Run the command line as ``python -m dmrifit``."""
 
-from dmrifit.cli.program import main
+from dmrifit.cli.start import main
 
 if __name__ == "__main__":
     main()

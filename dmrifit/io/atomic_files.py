@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -54,6 +55,7 @@ def whole_file(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
     unfinished = path.with_name(f"{_UNFINISHED}{os.getpid()}-{path.name}")
     try:
         yield unfinished
+        _make_readable(unfinished)
         if lasting:
             # Otherwise a power cut could leave an empty file under the final name.
             with unfinished.open("rb") as file:
@@ -111,6 +113,13 @@ def _check_room(place: Path, path: Path, n_bytes: float) -> None:
             f"no room to write {path}: about {n_bytes / 2**20:.3g} MB are needed and "
             f"{free / 2**20:.3g} free; free some, or choose a folder on another disk"
         )
+
+
+def _make_readable(path: Path) -> None:
+    """Let the owner read a file that an odd umask has hidden from everybody."""
+    mode = path.stat().st_mode
+    if not mode & stat.S_IRUSR:
+        path.chmod(mode | stat.S_IRUSR | stat.S_IWUSR)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -267,6 +276,8 @@ class FileSet:
         written = [name for name in self.names if (hidden / name).exists()]
         # Files that only an earlier run wrote do not belong to these.
         outdated = [name for name in self.names if name not in written]
+        for name in written:
+            _make_readable(hidden / name)
         write_text(hidden / _RECORD, json.dumps([written, outdated]))
         complete = hidden.with_name(hidden.name + _COMPLETE)
         with _locked(self.folder, os.O_RDONLY, fcntl.LOCK_EX):

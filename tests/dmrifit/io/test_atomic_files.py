@@ -346,3 +346,15 @@ def test_a_disk_without_room_is_named_before_the_work(tmp_path, monkeypatch):
             files.check_room(4 * 2**20)
     atomic_files.check_place(tmp_path / "new" / "folder")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o777, 0o600)])
+def test_files_have_the_mode_of_the_umask_and_an_owner_who_reads_them(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "a", "")
+        with FileSet(tmp_path, ["b"]) as files:
+            files.path("b").write_text("")
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in "ab"] == [mode, mode]
