@@ -41,7 +41,7 @@ from dmrifit.report.voxel_records import VoxelRecords
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["Box", "Layer", "html_viewer", "viewer_page"]
+__all__ = ["Box", "Layer", "html_viewer", "pack_volumes", "page_json", "viewer_page"]
 
 #: The largest text of the numbers of one viewer; above it, voxels are put together.
 MAX_BYTES = 6_000_000
@@ -208,6 +208,25 @@ def html_viewer(
         # A name that ends the element or begins a comment must not be read by the browser.
         data=_safe_json(data),
     )
+
+
+def pack_volumes(
+    layers: Sequence[Layer], affine: ArrayLike, *, max_bytes: int = MAX_BYTES
+) -> dict[str, Any]:
+    """Pack volumes of one grid, cropped, for scripts of a page that draw them like the viewer."""
+    matrix = np.asarray(affine, dtype=np.float64)
+    _check(layers, matrix)
+    layers, matrix, _ = _upright(layers, matrix, None)
+    region = _filled(layers)
+    layers = [replace(layer, window=layer.window or _window(layer, region)) for layer in layers]
+    layers, matrix, _ = _crop(layers, matrix, region, ())
+    layers, matrix, packed, _ = _fit_size(layers, matrix, max_bytes)
+    return {"shape": layers[0].values.shape, "affine": matrix[:3].tolist(), "layers": packed}
+
+
+def page_json(data: Any) -> Markup:
+    """Write data for a script of a page so that no name in it can end the element."""
+    return _safe_json(data)
 
 
 def _of_kinds(layers: Sequence[Layer], kinds: tuple[str, ...]) -> list[tuple[int, str]]:
