@@ -188,7 +188,7 @@ class VoxelPanel {
     const y = (value) => split - (height0 * (of(value) - of(base))) / (of(top) - of(base));
     const reach = 1.15 * Math.max(...residuals.map(Math.abs), 1e-6 * top), middle = (split + PLOT.gap + bottom) / 2;
     const z = (value) => middle - ((bottom - split - PLOT.gap) / 2) * (value / reach);
-    this.axes({ x, y, z, right, bottom, split, reach, last, ticks: log ? decadesOf(base, top) : ticksOf(base, top, 4) });
+    this.axes({ x, y, z, right, bottom, split, reach, last, ticks: log ? decadesOf(base, top) : ticksOf(base, top, 5) });
     decays.forEach((one, number) => {
       const style = `t${number % 7}`, shown = one.curve.map((value, i) => [one.grid[i], value]).filter(([, value]) => !log || value > 0);
       if (shown.length && shown.every(([, value]) => Number.isFinite(value))) {
