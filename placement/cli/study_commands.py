@@ -76,6 +76,7 @@ def simulate(
     import pandas as pd
 
     from dmrifit.io.atomic_files import write_text
+    from placement.simulate.experts import EXPERT_RULES
     from placement.simulate.gliomas import ExpertKind
 
     if experts not in get_args(ExpertKind):
@@ -107,6 +108,7 @@ def simulate(
         write_text(out / "experts.tsv", boxes.to_csv(sep="\t", index=False))
     write_text(out / "cases.tsv", pd.DataFrame(rows).to_csv(sep="\t", index=False))
     typer.echo(f"{counted(n, 'synthetic case')}: {out / 'cases.tsv'}")
+    typer.echo(f"a simulated expert {EXPERT_RULES[experts]}")
 
 
 def _write_glioma(

@@ -11,13 +11,31 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial.transform import Rotation
 
-__all__ = ["place_boxes"]
+__all__ = ["EXPERT_RULES", "place_boxes"]
+
+#: What each kind of simulated experts does; rules with noise, not people.
+EXPERT_RULES = {
+    "preference": (
+        "goes to the thickest solid part, keeps off necrosis, wants a volume of its own and a box "
+        "that is not long, and stays near its start"
+    ),
+    "objective": (
+        "climbs to a maximum of the study's objective near its start, with a volume of its own in "
+        "mind; necrosis is tumor to it"
+    ),
+}
 
 _ML_PER_MM3 = 1e-3
 _MIN_VOLUME = 6.0  # mL, as the experts were told
 _SIDES = (10.0, 60.0)  # mm
 _POINTS = 5  # sample points along each side of a box
 _ROUNDS, _PROPOSALS = 5, 128
+
+# Of experts with a preference: parts that are no solid tumor, log of the volume over the one in
+# mind, mm from the start, log of the longest over the shortest side.
+_OUTSIDE_SD, _LOG_VOLUME_SD, _DISTANCE_SD, _ELONGATION_SD = 0.022, 0.12, 9.0, 0.5
+# Of experts with the objective: the share of tumor, and its volume in the box over that in mind.
+_SHARE, _SHARE_SD, _VOLUME_SD = 0.97, 0.04, 0.2
 
 
 @dataclass(frozen=True)
@@ -142,12 +160,13 @@ def _search(
         if kind == "preference":
             off = np.linalg.norm(boxes[:, :3] - at, axis=1)
             long = np.ptp(np.log(boxes[:, 3:6]), axis=1)
-            value = -0.5 * ((1 - inside) / 0.022) ** 2 - 0.5 * (np.log(whole / volume) / 0.12) ** 2
-            value -= 0.5 * (off / 9.0) ** 2 + 0.5 * (long / 0.5) ** 2
+            value = -0.5 * ((1 - inside) / _OUTSIDE_SD) ** 2
+            value = value - 0.5 * (np.log(whole / volume) / _LOG_VOLUME_SD) ** 2
+            value -= 0.5 * (off / _DISTANCE_SD) ** 2 + 0.5 * (long / _ELONGATION_SD) ** 2
         else:
             value = (
-                -0.5 * ((inside - 0.97) / 0.04) ** 2
-                - 0.5 * ((inside * whole - volume) / (0.2 * volume)) ** 2
+                -0.5 * ((inside - _SHARE) / _SHARE_SD) ** 2
+                - 0.5 * ((inside * whole - volume) / (_VOLUME_SD * volume)) ** 2
             )
         value -= 50 * np.maximum(_MIN_VOLUME - whole, 0)
         i = int(np.argmax(value))

@@ -25,7 +25,7 @@ RULES = (
     "Place one box in each tumor, of at least 6 mL, where you would measure a spectrum.",
     "As much tumor and as little else as you can; rotate it about one or two axes at most.",
     "Click into a plane to place a box. Drag it to move it, a square to move a face, the circle "
-    "to turn it; the wheel moves through the planes. A proposed box is to be corrected or accepted.",
+    "to turn it; the wheel moves through the planes. Correct or accept a proposed box.",
     "The patient's right is on the left of axial and coronal planes.",
 )
 

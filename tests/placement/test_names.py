@@ -39,6 +39,7 @@ VoxelRanker.predict(self, scenes)
 VoxelRanker.place(self, scene)
 VoxelRanker.candidates(self, scene, n)
 evaluate_placements(scenes, experts, placements)
+repeat_voxel(voxel, image, new_image)
 simulate_gliomas(n, *, n_experts=2, experts="preference", random_state=None)
 write_prescription(voxel, scene, folder)
 """

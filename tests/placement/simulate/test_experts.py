@@ -165,3 +165,13 @@ def test_experts_choose_volumes_and_turns_as_often_as_stated(kind):
     # Logarithms of volumes scatter by 0.7 about 2.6, cut at 6 mL and at about half of the lesion.
     assert np.median(volumes) == pytest.approx(np.exp(2.57), rel=0.2)
     assert np.percentile(volumes, 90) > 20
+
+
+def test_rules_of_experts_are_named_for_each_kind():
+    from typing import get_args
+
+    from placement.simulate.experts import EXPERT_RULES
+    from placement.simulate.gliomas import ExpertKind
+
+    assert set(EXPERT_RULES) == set(get_args(ExpertKind))
+    assert "off necrosis" in EXPERT_RULES["preference"]
