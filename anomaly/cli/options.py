@@ -11,13 +11,19 @@ import typer
 
 from anomaly.detectors.detector_table import detector_names, import_detector
 from dmrifit._utils.text_files import check_file
-from dmrifit.cli.options import is_table
+from dmrifit.cli.options import is_table, say_folder
 
 if TYPE_CHECKING:
     from anomaly.detectors.base import AnomalyDetector
     from anomaly.scans.series import SeriesFiles
 
-__all__ = ["make_detector", "parameter_names", "parameters_of", "series_of"]
+__all__ = [
+    "make_detector",
+    "parameter_names",
+    "parameters_of",
+    "series_of",
+    "series_of_table",
+]
 
 ScansArgument: TypeAlias = Annotated[
     Path,
@@ -117,6 +123,14 @@ def parameters_of(settings: Sequence[str]) -> dict[str, Any]:
             value = text.strip()
         parameters[name] = tuple(value) if isinstance(value, list) else value
     return parameters
+
+
+def series_of_table(table: Path) -> list[SeriesFiles]:
+    """List the series of a table or a folder, and print what a folder holds."""
+    from anomaly.scans.series import IMAGES, read_series
+
+    say_folder(table, IMAGES)
+    return read_series(table)
 
 
 def series_of(

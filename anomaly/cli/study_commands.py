@@ -17,7 +17,7 @@ from anomaly.cli.options import (
     make_detector,
     parameter_names,
     parameters_of,
-    series_of,
+    series_of_table,
 )
 from anomaly.detectors.detector_table import DETECTORS, detector_names, import_detector
 from dmrifit.cli.case_runs import begin_run, simulate_case
@@ -252,7 +252,7 @@ def train(
             directions="resampled" if resample_directions else "acquired",
             covariates=names,
         )
-        model.fit(series_of(cases), tissue=estimate_tissue, mask=not all_voxels)
+        model.fit(series_of_table(cases), tissue=estimate_tissue, mask=not all_voxels)
         save_model(model, out)
     threshold = getattr(model.detector_.threshold_, "threshold_", float("nan"))
     grid = " × ".join(map(str, model.shape_))
@@ -323,8 +323,8 @@ def evaluate(
             "others"
         )
     options: dict[str, Any] = {"tissue": estimate_tissue, "mask": not all_voxels, "b": b}
-    scans = prepared_cases(series_of(cases), **options)
-    healthy_scans = [] if healthy is None else prepared_cases(series_of(healthy), **options)
+    scans = prepared_cases(series_of_table(cases), **options)
+    healthy_scans = [] if healthy is None else prepared_cases(series_of_table(healthy), **options)
     maps = _read_maps(tables_by_name, scans)
     healthy_maps = _read_maps(healthy_tables, healthy_scans)
     tables = write_evaluation(
