@@ -7,6 +7,8 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+# Tests of a file share what it prepares, so they stay in one process.
+WORKERS := -n 2 --dist loadfile
 
 # .venv keeps the Python it was made with unless PYTHON asks for another by name.
 ifeq ($(origin PYTHON),file)
@@ -35,11 +37,11 @@ demo: environment-demo
 	.venv/bin/python examples/plot_compare_algorithms.py
 
 test: environment-test
-	.venv/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -m "not slow" $(WORKERS) $(PYTEST_ARGS)
 
 # pytest ends with 5 when nothing was selected: no failure while no test is slow.
 test-slow: environment-test
-	.venv/bin/python -m pytest -m slow $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	.venv/bin/python -m pytest -m slow $(WORKERS) $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 faults: environment-test
 	.venv/bin/python tests/faults/run_corpus.py
