@@ -15,7 +15,7 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.html_repr import InlinePage
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.atomic_files import FileSet
-from dmrifit.io.nifti import describe_sources, file_paths, output_files, save_image
+from dmrifit.io.nifti import describe_sources, file_paths, output_files, read_volume, save_image
 
 if TYPE_CHECKING:
     from dmrifit.report.voxel_records import VoxelSignals
@@ -229,7 +229,24 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
             title=self._title,
             html=page,
             background=self._upright_background(),
+            windows=self._fit_windows(file_set.folder),
         )
+
+    def _fit_windows(self, folder: Path) -> dict[str, tuple[float, float]]:
+        """Read the ends of the color scales of a fit of the same scan and model in a folder."""
+        from dmrifit.report.slice_figures import robust_limits
+
+        windows: dict[str, tuple[float, float]] = {}
+        # The sidecar completes a fit.
+        if not (folder / _name_of_fit(self._files["sidecar"])).is_file():
+            return windows
+        for name in self.sidecar["Parameters"]:
+            path = folder / _name_of_fit(self._files[name])
+            # A parameter that is fixed at one value has a map, too, but no scale.
+            if path.is_file():
+                values = read_volume(path)
+                windows[name] = robust_limits(values[values != 0])
+        return windows
 
     @property
     def _heading(self) -> str:
@@ -265,6 +282,11 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
         image = nib.Nifti1Image(self._signals.rows, next(iter(self.values())).affine)
         rows = np.asanyarray(nib.as_closest_canonical(image).dataobj)
         return replace(self._signals, rows=rows)
+
+
+def _name_of_fit(name: str) -> str:
+    """Name the file of a fit that stands beside one of a prediction."""
+    return name.replace("_desc-predicted_", "_").replace("Predicted_", "_")
 
 
 def import_quicklook_libraries() -> None:

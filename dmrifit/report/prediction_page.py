@@ -20,6 +20,8 @@ from dmrifit.report.html import (
 )
 from dmrifit.report.quicklook import (
     AMPLITUDE_UNIT,
+    OPACITY,
+    TYPICALITY,
     finite_values,
     formula,
     map_figure,
@@ -32,6 +34,7 @@ from dmrifit.report.quicklook import (
     version_row,
 )
 from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_pair
+from dmrifit.report.verdict import html_lights, html_verdict, map_verdict
 from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 
 if TYPE_CHECKING:
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["interval_advice", "write_prediction_page"]
 
 _INPUT = "input"
-_TYPICALITY = "typicality"
 
 
 def write_prediction_page(
@@ -51,9 +53,10 @@ def write_prediction_page(
     title: str,
     html: Path,
     background: NDArray | None = None,
+    windows: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
     """
-    Write the page of a prediction.
+    Write the page of a prediction; `windows` are the ends of the color scales of a fit, by name.
 
     Shapes: `maps` and `background`, the scan below them, (x, y, z).
     """
@@ -66,14 +69,20 @@ def write_prediction_page(
     intervals = sidecar.get("Intervals")
     pairs = []
     for panel in map_panels(maps, sidecar):
+        panel = replace(panel, window=(windows or {}).get(panel.name))
         pairs.append(_pair(panel, maps, intervals))
     unlike = _unlike(maps, intervals)
-    sections: list[tuple[str, Any]] = [
-        ("Parameters", _parameters(pairs, inside, sidecar)),
-        ("Three planes", _planes(pairs, unlike, background, shown, affine)),
+    screen = [
+        html_verdict(f"{map_verdict(sidecar)}. {_uncertainty(intervals)}"),
+        html_lights([panel for panel, _ in pairs], inside, sidecar),
     ]
+    if windows:
+        screen.append(html_note("Maps have the colors of the fit in the same folder."))
+    screen.append(_planes(pairs, unlike, background, shown, affine))
+    sections: list[tuple[str, Any]] = [("", html_join(screen))]
     if inside.any():
         sections.append(("Maps", _maps(pairs, unlike, slices, intervals)))
+    sections.append(("Parameters", _parameters(pairs, inside, sidecar)))
     sections.append(("How they were made", html_table(_settings(sidecar))))
     heading = f"{title}, predicted maps of {sidecar['Model']['Name']}"
     html.write_text(
@@ -97,6 +106,20 @@ def interval_advice(section: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def _uncertainty(intervals: Mapping[str, Any] | None) -> str:
+    """Say how sure the maps are, and of which parameters they say little."""
+    if intervals is None:
+        return (
+            "Without intervals nothing is known of how sure they are: train the model with them "
+            "(dmrifit train --intervals 0.9)."
+        )
+    text = f"{100 * intervals['Coverage']:.3g} % intervals stand beside the maps"
+    wide = [name for name, entry in intervals["Parameters"].items() if not entry["Determined"]]
+    if wide:
+        text += f"; not determined: {', '.join(wide)}"
+    return f"{text}."
+
+
 def _pair(
     panel: MapPanel, maps: Mapping[str, NDArray], intervals: Mapping[str, Any] | None
 ) -> tuple[MapPanel, MapPanel | None]:
@@ -115,9 +138,9 @@ def _unlike(
     """Find the voxels unlike those of training; None where it is not known."""
     if intervals is None or "Verdict" not in intervals["Typicality"]:
         return None
-    inside = shown_region({_INPUT: maps[next(iter(intervals["Parameters"]))]})
+    inside = shown_region(maps)
     # Missing values compare as false.
-    return inside & (maps[_TYPICALITY] < intervals["Typicality"]["UnlikeBelow"])
+    return inside & (maps[TYPICALITY] < intervals["Typicality"]["UnlikeBelow"])
 
 
 def _parameters(
@@ -183,11 +206,8 @@ def _planes(
     for pair in pairs:
         for panel in pair:
             if panel is not None:
-                name = panel.name
-                if panel.faint:
-                    name += " (not determined)"
                 values = np.where(region, panel.values, np.nan)
-                layers.append(Layer(name, values, "map", panel.unit))
+                layers.append(Layer(panel.layer, values, "map", panel.unit, panel.window))
     if unlike is not None:
         outline = unlike.astype(np.uint8)
         layers.append(Layer("unlike the training voxels", outline, "mask", shown=False))
@@ -208,6 +228,7 @@ def _planes(
         region=region,
         image=image,
         overlay=overlay,
+        opacity=OPACITY,
         label="Maps",
         instead=html_note("The pictures below show slices of the same maps."),
     )

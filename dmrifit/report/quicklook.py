@@ -62,7 +62,9 @@ SCAN = "scan"
 #: From more b-values than this, only the range is given.
 _MOST_VALUES = 12
 #: Percent at which colors can be read and the scan below them is seen.
-_OPACITY = 60
+OPACITY = 60
+#: Name of the map that says how like the training voxels a voxel is.
+TYPICALITY = "typicality"
 
 
 def write_quicklook(
@@ -144,7 +146,10 @@ def shown_region(maps: Mapping[str, NDArray]) -> NDArray[np.bool_]:
         return maps["status"] != OUTSIDE
     first = next(iter(maps.values()))
     region = np.zeros(first.shape[:3], bool)
-    for values in maps.values():
+    for name, values in maps.items():
+        # Of voxels outside the mask it is not known, so that it is no zero there.
+        if name == TYPICALITY:
+            continue
         has_value = (values != 0) | np.isnan(values)
         region |= has_value.reshape(*region.shape, -1).any(axis=-1)
     return region
@@ -322,7 +327,7 @@ def planes_viewer(
         image=(images or parameters)[0],
         overlay=overlay,
         start=start,
-        opacity=_OPACITY,
+        opacity=OPACITY,
         records=records,
         label="Maps",
         instead=html_note("The pictures below show slices of the same maps."),

@@ -59,6 +59,13 @@ class MapPanel:
     shares: tuple[float, float] = (0.0, 0.0)
     # Whether colors are dimmed, because the map says little.
     faint: bool = False
+    # Ends of the color scale; by default percentiles of the values.
+    window: tuple[float, float] | None = None
+
+    @property
+    def layer(self) -> str:
+        """Name in a list of layers, where nothing else says that the map says little."""
+        return f"{self.name} (not determined)" if self.faint else self.name
 
     @property
     def label(self) -> str:
@@ -317,7 +324,7 @@ def plot_codes(slices: Slices, values: NDArray, codes: Mapping[int, str], title:
 def _draw_map(axes: Axes, slices: Slices, panel: MapPanel, n_columns: int) -> ScalarMappable:
     matplotlib = import_optional("matplotlib")
     cm, colors = import_optional("matplotlib.cm"), import_optional("matplotlib.colors")
-    low, high = robust_limits(panel.values[slices.mask])
+    low, high = panel.window or robust_limits(panel.values[slices.mask])
     scale = cm.ScalarMappable(colors.Normalize(low, high), matplotlib.colormaps[COLORMAP])
     pictures = []
     # Only the slices that are shown are painted: colors take eight times the room of a map.

@@ -22,7 +22,7 @@ _SOME_DOUBTED = 0.1  # … and below which it can be read everywhere
 
 # Letters and words tell the lights apart, too, for those who see no colors.
 _LIGHTS = """<ul class="lights">{% for light in lights %}
-<li class="{{ light.kind }}"><button type="button" data-show="{{ light.name }}">
+<li class="{{ light.kind }}"><button type="button" data-show="{{ light.layer }}">
 <span class="lamp" aria-hidden="true">{{ light.sign }}</span>
 <strong>{{ light.name }}</strong> {{ light.value }}
 <small>{{ light.words }}</small></button></li>{% endfor %}</ul>"""
@@ -82,8 +82,10 @@ def _light(
     text = ""
     if len(values):
         text = f"{plain_number(np.median(values))} {panel.unit}".strip()
+    light = {"name": panel.name, "layer": panel.layer, "value": text}
+    if "Doubt" not in sidecar:
+        return light | _predicted_light(panel, has_intervals="Intervals" in sidecar)
     share = sidecar["Doubt"]["Share"][panel.name]
-    light = {"name": panel.name, "value": text}
     if "Fixed" in sidecar["Parameters"][panel.name]:
         return light | {"kind": "fixed", "sign": "■", "words": "fixed"}
     if share > _MOST_DOUBTED:
@@ -93,6 +95,15 @@ def _light(
         words = f"in doubt in {100 * share:.0f} %"
         return light | {"kind": "doubted", "sign": "▲", "words": words}
     return light | {"kind": "determined", "sign": "●", "words": "determined"}
+
+
+def _predicted_light(panel: MapPanel, *, has_intervals: bool) -> dict[str, str]:
+    """Tell of a predicted parameter whether its intervals determine it."""
+    if not has_intervals:
+        return {"kind": "fixed", "sign": "■", "words": "no interval"}
+    if panel.faint:
+        return {"kind": "undetermined", "sign": "✕", "words": "not determined"}
+    return {"kind": "determined", "sign": "●", "words": "determined"}
 
 
 def plain_number(value: float) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections.abc import Mapping
 
 import nibabel as nib
@@ -67,6 +68,20 @@ def test_saving_later_writes_the_same_files_as_out(make, scan, tmp_path):
     with pytest.raises(FileExistsError):
         maps.save(tmp_path / "later")
     maps.save(tmp_path / "later", quicklook=True, overwrite=True)
+
+
+def test_a_prediction_beside_a_fit_of_the_same_scan_has_its_colors(scan, tmp_path):
+    fitted = fit_image(scan, PROTOCOL, "adc", out=tmp_path / "both")
+    predicted(scan, out=tmp_path / "both", quicklook=True)
+    text = (tmp_path / "both" / "sub-01_model-adc_desc-predicted_quicklook.html").read_text(encoding="utf-8")
+    assert "Maps have the colors of the fit in the same folder." in text
+    values = np.asarray(fitted["ADC"].dataobj)
+    low, high = np.nanpercentile(values[values != 0], (2, 98))
+    window = re.search(r'"name":"ADC",.*?"window":\[([^],]*),([^]]*)\]', text)
+    np.testing.assert_allclose([float(window[1]), float(window[2])], [low, high])
+    predicted(scan, out=tmp_path / "alone", quicklook=True)
+    alone = (tmp_path / "alone" / "sub-01_model-adc_desc-predicted_quicklook.html").read_text(encoding="utf-8")
+    assert "colors of the fit" not in alone
 
 
 def test_predicted_signals_are_saved_with_their_protocol(scan, tmp_path):

@@ -3,6 +3,7 @@
 import copy
 import re
 
+import browser
 import numpy as np
 import pytest
 
@@ -71,7 +72,53 @@ def test_a_prediction_without_intervals_shows_its_maps(maps, tmp_path):
     values = {name: maps[name] for name in ("S0", "ADC")}
     text = page(values, SIDECAR, tmp_path)
     assert text.count('alt="Slices and histogram of ') == 2
-    assert "interval" not in text.split("<main")[-1].split("<script")[0]
+    assert "interval: median width" not in text
+    assert "width of the" not in text
+
+
+def test_the_answer_and_a_light_for_each_parameter_come_first(maps, tmp_path):
+    text = page(maps, SIDECAR | {"Intervals": INTERVALS}, tmp_path, background=np.ones(GRID))
+    assert "90 % intervals stand beside the maps; not determined: ADC." in text
+    assert re.findall(r'<li class="(\w+)"><button type="button" data-show="([^"]*)">', text) == [
+        ("determined", "S0"),
+        ("undetermined", "ADC (not determined)"),
+    ]
+    assert text.index('class="verdict"') < text.index('class="viewer"') < text.index("<h2>Maps")
+    without = page({name: maps[name] for name in ("S0", "ADC")}, SIDECAR, tmp_path)
+    assert "nothing is known of how sure they are" in without
+    assert without.count("no interval") == 2
+
+
+def test_values_are_those_of_the_mask_though_typicality_is_not_known_outside(maps, tmp_path):
+    mask = np.zeros(GRID, bool)
+    mask[2:4, 2:4, 1] = True
+    cut = {name: np.where(mask, values, 0.0) for name, values in maps.items()}
+    cut["typicality"] = np.where(mask, maps["typicality"], np.nan)
+    text = page(cut, SIDECAR | {"Intervals": INTERVALS}, tmp_path)
+    assert f"<strong>S0</strong> {np.median(maps['S0'][mask]):.3g} a.u." in text
+
+
+def test_colors_are_those_of_a_fit_where_there_is_one(maps, tmp_path):
+    values = {name: maps[name] for name in ("S0", "ADC")}
+    text = page(values, SIDECAR, tmp_path, windows={"ADC": (0.25, 2.75)})
+    assert "Maps have the colors of the fit in the same folder." in text
+    windows = dict(re.findall(r'"name":"([^"]*)".*?"window":\[([^]]*)\]', text))
+    assert windows["ADC"] == "0.25,2.75"
+    assert "colors of the fit" not in page(values, SIDECAR, tmp_path)
+
+
+@pytest.mark.parametrize("width", browser.WIDTHS)
+def test_the_first_screen_shows_answer_lights_and_planes(maps, tmp_path, tab, width):
+    page(maps, SIDECAR | {"Intervals": INTERVALS}, tmp_path, background=np.ones(GRID))
+    opened = tab.open(tmp_path / "page.html", width)
+    assert tab.size()[0] <= width
+    assert tab.is_on_first_screen(opened.locator(".verdict"))
+    assert tab.is_on_first_screen(opened.locator(".lights"))
+    if width > 1000:
+        assert tab.is_on_first_screen(opened.locator(".planes"))
+    opened.locator(".lights button").nth(1).click()
+    overlay = opened.locator("[data-role=overlay]")
+    assert overlay.evaluate("(list) => list.selectedOptions[0].text") == "ADC (not determined)"
 
 
 def test_sentences_name_only_what_is_there():

@@ -154,3 +154,12 @@ def test_room_around_a_mask_is_a_square_within_the_volume():
     assert slices.aspect == 1
     whole = Slices(mask, np.diag([2.0, 1, 5, 1]), n_slices=1, fullest=True, room=9.0)
     assert whole.pictures(mask)[0].shape == (30, 20)
+
+
+def test_a_map_can_have_the_colors_of_another_and_says_in_a_list_that_it_says_little():
+    values = np.linspace(0, 1, 8).reshape(2, 2, 2)
+    panel = MapPanel("Dt", "µm²/ms", values, window=(0.25, 4.0))
+    figure = plot_panel(Slices(np.ones((2, 2, 2), bool), np.eye(4)), panel)
+    assert (0.25, 4.0) in [axes.get_ylim() for axes in figure.axes]
+    assert panel.layer == "Dt"
+    assert MapPanel("T2v", "ms", values, faint=True).layer == "T2v (not determined)"

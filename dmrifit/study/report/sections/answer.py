@@ -158,7 +158,9 @@ def skill_bars(board: Board) -> pd.DataFrame:
 def _skill(board: Board, gallery: Gallery) -> Markup:
     table = skill_bars(board)
     shown = board.cohorts[:_MOST_COHORTS]
-    colors = {name: _COLORS[name] for name in _COLORS if (table["series"] == name).any()}
+    colors = _COLORS
+    if board.skill_column == "skill":
+        colors = {_SHARED: _COLORS[_INDEPENDENT]}
     tables = {cohort: matching(table, cohort=cohort) for cohort in shown}
     figure = plot_bars(tables, _AXIS, colors, width=_WIDTH)
     name = predictor_words(*(board.best or ("", "")))
