@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import anomaly
-from anomaly.cli.options import make_detector, parameters_of, series_of
+from anomaly.cli.options import make_detector, parameters_of, series_of, series_of_table
 from anomaly.detectors.detector_table import DETECTORS
 from dmrifit.networks.training import Training
 
@@ -125,7 +125,12 @@ def test_series_of_a_table_are_those_of_its_rows(image, tmp_path):
 def test_files_that_are_missing_are_named(image, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.nii: no such file"):
         series_of(tmp_path / "none.nii")
-    with pytest.raises(FileNotFoundError, match="is a folder; name an image in it, or a table"):
-        series_of(tmp_path)
+    # A folder of images is as good as a table, an empty one is not.
+    assert [scan.image for scan in series_of(tmp_path)] == [image]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="is a folder without images"):
+        series_of(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match="no such table"):
+        series_of_table(tmp_path / "none.tsv")
     with pytest.raises(FileNotFoundError, match=r"no\.bval: no such file"):
         series_of(image, bval=tmp_path / "no.bval")

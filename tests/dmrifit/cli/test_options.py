@@ -11,9 +11,11 @@ from dmrifit.cli.options import (
     beside,
     bounds_of,
     floats,
+    is_table,
     number_or_path,
     pairs,
     say,
+    say_folder,
     scan_of,
     whole_numbers,
     words,
@@ -172,3 +174,17 @@ def test_a_scan_that_is_not_there_or_has_no_b_values_is_named(image, tmp_path):
     image.with_name("sub-1_dwi.bval").unlink()
     with pytest.raises(ValueError, match=r"no b-value file sub-1_dwi.bval beside it.*--bval"):
         scan_of(image, None, None, None, needs_te=False)
+
+
+def test_a_folder_of_images_is_as_good_as_a_table_where_columns_are_known(tmp_path, capsys):
+    for name in ("a.nii", "a_brain.nii", "b.nii.gz"):
+        (tmp_path / name).touch()
+    options = {"--prior": None, "--mask": None}
+    assert is_table(tmp_path, "files", options, ("image", "brain"))
+    assert capsys.readouterr().err == f"2 cases in {tmp_path}: a, b; with brain 1\n"
+    with pytest.raises(ValueError, match="is a folder, where files stand beside the images; leave out --prior and --mask"):
+        is_table(tmp_path, "files", {"--prior": None, "--mask": "x.nii"}, ("image",))
+    (tmp_path / "cases.tsv").touch()
+    say_folder(tmp_path, ("image",))
+    say_folder(tmp_path / "cases.tsv", ("image",))
+    assert capsys.readouterr().err == f"using {tmp_path / 'cases.tsv'}\n"
