@@ -132,7 +132,6 @@ def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
                 str(content["n_lesions"]),
                 f"{content['volume_mL']:.2f}",
                 f"{max(diameters, default=0):.1f}",
-                f"{100 * content['share_found']:.2f} %",
             ]
         )
         caption = (
@@ -147,9 +146,8 @@ def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
         "anomalies",
         "volume, mL",
         "largest, mm",
-        "share above the threshold",
     )
-    overview = html_table(lines, header, numbers=(1, 2, 3, 4, 5))
+    overview = html_table(lines, header, numbers=(1, 2, 3, 4))
     write_page(out, "Anomalies", overview, contents, pictures, unit="scan", notice=NOTICE)
 
 
@@ -287,6 +285,7 @@ def _panels(detection: Detection) -> Figure:
 def _view(detection: Detection, picture: bytes) -> str:
     """Make the page that shows the anomalies over the mean signal, in three planes."""
     from dmrifit.report.html import html_figure, html_paragraph, html_table, notice_lead
+    from dmrifit.report.numerals import fixed, significant
     from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 
     case = detection.scan.case
@@ -308,8 +307,9 @@ def _view(detection: Detection, picture: bytes) -> str:
     for lesion in detection.lesions.to_dict("records"):
         volume = f"{lesion['volume_mL']:.2f}"
         points.append((f"{lesion['number']}: {volume} mL", [lesion[axis] for axis in "xyz"]))
-        numbers = [f"{lesion[key]:.2f}" for key in ("diameter_mm", "x", "y", "z")]
-        rows.append([lesion["number"], volume, *numbers, f"{lesion['score']:.4g}"])
+        place = ", ".join(fixed(lesion[axis], 0) for axis in "xyz")
+        score = significant(lesion["score"])
+        rows.append([lesion["number"], volume, fixed(lesion["diameter_mm"], 1), place, score])
     planes = html_viewer(
         layers,
         case.affine,
@@ -318,10 +318,10 @@ def _view(detection: Detection, picture: bytes) -> str:
         label="Anomaly map over the mean signal",
         instead=html_figure(picture, f"Anomalies of {case.name}", width=900),
     )
-    header = ("", "volume, mL", "diameter, mm", "x", "y", "z", "largest score")
+    header = ("", "volume, mL", "diameter, mm", "at x, y, z, mm", "largest score")
     lesions = html_paragraph("No anomalies were found.")
     if rows:
-        lesions = html_table(rows, header, numbers=range(7))
+        lesions = html_table(rows, header, numbers=(0, 1, 2, 4))
     sections = [("", planes), ("Anomalies", lesions)]
     return viewer_page(case.name, sections, lead=notice_lead([case.synthetic]))
 

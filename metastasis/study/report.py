@@ -33,7 +33,7 @@ from dmrifit.report.html import (
     record_cells,
     whole,
 )
-from dmrifit.report.numerals import percent
+from dmrifit.report.numerals import fixed, percent
 from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 from metastasis.study.controls import CONTROLS
 from metastasis.study.evaluation import SMALL_ML, evaluate_segmentations, for_method
@@ -256,28 +256,36 @@ def _lesion_lines(lesions: pd.DataFrame) -> Markup:
     """Make the table of the lesions of a scan, or say that there is none."""
     if not len(lesions):
         return html_paragraph("Nothing was found.")
-    columns: dict[str, tuple[str, Callable[[Any], str]]] = {
-        "finding": ("finding", str),
-        "change": (
-            "since the prior scan",
-            lambda text: text if isinstance(text, str) and text else "–",
-        ),
-        "volume_mL": ("volume, mL", decimals(3)),
-        "diameter_mm": ("diameter, mm", decimals(1)),
-        **{axis: (axis, decimals(1)) for axis in "xyz"},
-        "probability": ("probability", decimals(2)),
-        "prior_volume_mL": ("then, mL", decimals(3)),
-    }
+    header = ["", "volume, mL", "diameter, mm", "at x, y, z, mm"]
     # Runs without priors or probabilities lack some of the columns.
-    present = {key: column for key, column in columns.items() if key in lesions}
+    has_finding, has_change = "finding" in lesions, "change" in lesions
+    if has_finding:
+        header.append("finding")
+    if has_change:
+        header.append("since the prior scan")
+    if "probability" in lesions:
+        header.append("proba\u00adbility")
     rows = []
     for number, lesion in enumerate(lesions.to_dict("records"), start=1):
-        cells = [write(lesion[key]) for key, (_, write) in present.items()]
-        rows.append([str(number), *cells])
-    header = ["", *(title for title, _ in present.values())]
-    text_columns = ("finding", "change")
-    numbers = [0, *(i for i, key in enumerate(present, start=1) if key not in text_columns)]
-    return html_table(rows, header, numbers=numbers)
+        place = ", ".join(fixed(lesion[axis], 0) for axis in "xyz")
+        row = [str(number), fixed(lesion["volume_mL"], 3), fixed(lesion["diameter_mm"], 1), place]
+        if has_finding:
+            row.append(lesion["finding"])
+        if has_change:
+            row.append(_change_text(lesion))
+        if "probability" in lesions:
+            row.append(fixed(lesion["probability"], 2))
+        rows.append(row)
+    return html_table(rows, header, numbers=(0, 1, 2))
+
+
+def _change_text(lesion: Mapping[str, Any]) -> str:
+    """Say how a lesion changed since the prior scan, and its volume then."""
+    change = lesion["change"] if isinstance(lesion["change"], str) else ""
+    before = lesion.get("prior_volume_mL", np.nan)
+    if not np.isfinite(before):
+        return change or "–"
+    return f"{change}, then {fixed(before, 3)} mL".lstrip(", ")
 
 
 def _sections(
