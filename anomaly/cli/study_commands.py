@@ -309,7 +309,7 @@ def evaluate(
 
     from anomaly.cli.case_runs import prepared_cases
     from anomaly.study.evaluation import format_summary
-    from anomaly.study.report import write_evaluation
+    from anomaly.study.report import rule_in_use, write_evaluation
     from dmrifit.io.digests import command_line
 
     require_libraries("matplotlib", "jinja2")
@@ -337,7 +337,10 @@ def evaluate(
         overwrite=overwrite,
         command=command_line(["dmrifit-anomaly", *sys.argv[1:]]),
     )
-    typer.echo(format_summary(tables).to_string())
+    rule = rule_in_use(tables)
+    typer.echo(format_summary(tables, rule=rule or None).to_string())
+    if rule:
+        typer.echo(f"thresholds by the rule {rule}; by all rules: {out / 'summary.csv'}")
     if any(scan.case.synthetic for scan in scans):
         typer.echo("synthetic scans: no clinical result")
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from anomaly.scans.cases import Case
 
-__all__ = ["KINDS", "PAGE", "STORED", "write_evaluation"]
+__all__ = ["KINDS", "PAGE", "STORED", "rule_in_use", "write_evaluation"]
 
 #: Tables of a comparison.
 KINDS = (
@@ -155,6 +155,18 @@ def write_evaluation(
     return tables
 
 
+def rule_in_use(tables: Mapping[str, pd.DataFrame]) -> str:
+    """Choose the rule that is shown: a rate in healthy scans, or the first without lesions."""
+    table = tables["thresholds"]
+    blind = table[~table["needs_truth"].astype(bool)]
+    by_rule = blind.groupby("rule", sort=False)["threshold"]
+    # Rules that choose a threshold for each scan have none that scans share.
+    rules = [str(rule) for rule, thresholds in by_rule if thresholds.notna().any()]
+    if _SHOWN_RULE in rules:
+        return _SHOWN_RULE
+    return rules[0] if rules else ""
+
+
 @dataclass(frozen=True, eq=False)
 class _Comparison:
     """Scans and maps of a comparison, with their tables."""
@@ -167,15 +179,8 @@ class _Comparison:
 
     @cached_property
     def rule(self) -> str:
-        """The rule that figures show: a rate in healthy scans, or the first without lesions."""
-        table = self.tables["thresholds"]
-        blind = table[~table["needs_truth"].astype(bool)]
-        by_rule = blind.groupby("rule", sort=False)["threshold"]
-        # Rules that choose a threshold for each scan have none that scans share.
-        rules = [rule for rule, thresholds in by_rule if thresholds.notna().any()]
-        if _SHOWN_RULE in rules:
-            return _SHOWN_RULE
-        return rules[0] if rules else ""
+        """The rule that figures show."""
+        return rule_in_use(self.tables)
 
     def thresholds(self) -> dict[str, float]:
         """Give the threshold of each method by the rule that figures show."""
