@@ -75,7 +75,10 @@ def mask(number: int, series: int = 0) -> np.ndarray:
 def evolution(scene: Scene, least: float, seed: int) -> float:
     """Search by differential evolution on the evaluator of the optimizer; its objective."""
     case = Search(
-        VoxelOptimizer(min_volume=least, max_rotations=3, random_state=0)._wishes(), scene
+        VoxelOptimizer(
+            min_volume=least, max_rotations=3, max_aspect=None, random_state=0
+        )._wishes(),
+        scene,
     )
     case.prepare()
     center = scene.centroid
@@ -152,6 +155,7 @@ def reference(scenes: list[Scene], known: dict[str, list[float]]) -> dict[str, l
                 optimizer = VoxelOptimizer(
                     min_volume=least,
                     max_rotations=3,
+                    max_aspect=None,
                     tie_break=0,
                     thorough=True,
                     random_state=seed,
@@ -165,7 +169,9 @@ def reference(scenes: list[Scene], known: dict[str, list[float]]) -> dict[str, l
 def placed(least: float, options: dict[str, object], scene: Scene, tumor: np.ndarray) -> float:
     """Place by the optimizer; the objective."""
     return (
-        VoxelOptimizer(min_volume=least, max_rotations=3, random_state=0, **options)
+        VoxelOptimizer(
+            min_volume=least, max_rotations=3, max_aspect=None, random_state=0, **options
+        )
         .placement(scene)
         .objective
     )
@@ -284,7 +290,9 @@ def main() -> None:
             for n, tumor in zip(numbers, tumors, strict=True)
         ]
         if series == 0:
-            VoxelOptimizer(max_rotations=3, random_state=0).candidates(scenes[0], 2)
+            VoxelOptimizer(max_rotations=3, max_aspect=None, random_state=0).candidates(
+                scenes[0], 2
+            )
             evolution(scenes[0], 0, 0)
         key = f"best_known_{name}"
         if chosen.reference:

@@ -142,16 +142,20 @@ def entrants(
     yield (
         "objective",
         False,
-        lambda: VoxelOptimizer(tie_break=0.0, max_rotations=3, random_state=seed),
+        lambda: VoxelOptimizer(tie_break=0.0, max_rotations=3, max_aspect=None, random_state=seed),
     )
     yield (
         "objective of experts' moments",
         False,
-        lambda: VoxelOptimizer(tie_break=0.0, max_rotations=3, random_state=seed).fit(
-            *case.learned()
-        ),
+        lambda: VoxelOptimizer(
+            tie_break=0.0, max_rotations=3, max_aspect=None, random_state=seed
+        ).fit(*case.learned()),
     )
-    yield "optimizer", False, lambda: VoxelOptimizer(max_rotations=3, random_state=seed)
+    yield (
+        "optimizer",
+        False,
+        lambda: VoxelOptimizer(max_rotations=3, max_aspect=None, random_state=seed),
+    )
     yield "ranker", False, lambda: VoxelRanker(**ranking).fit(*case.learned())
     yield "network", False, plain_network
     yield "network refined", False, refined
@@ -160,7 +164,7 @@ def entrants(
         yield (
             "optimizer, excluding",
             True,
-            lambda: VoxelOptimizer(max_rotations=3, random_state=seed),
+            lambda: VoxelOptimizer(max_rotations=3, max_aspect=None, random_state=seed),
         )
         yield (
             "ranker, excluding",
@@ -240,8 +244,8 @@ def fresh(scene: Scene) -> Scene:
 def warm_up(case: Case) -> None:
     """Let everything be compiled before it is timed."""
     for scenes in (case.plain, case.excluding):
-        VoxelOptimizer(max_rotations=3, random_state=0).place(scenes[0])
-        VoxelOptimizer(max_rotations=3, random_state=0).candidates(scenes[0], 3)
+        VoxelOptimizer(max_rotations=3, max_aspect=None, random_state=0).place(scenes[0])
+        VoxelOptimizer(max_rotations=3, max_aspect=None, random_state=0).candidates(scenes[0], 3)
 
 
 def oracle(case: Case, seed: int) -> list[list[float]]:
@@ -251,9 +255,9 @@ def oracle(case: Case, seed: int) -> list[list[float]]:
         experts = [Voxel.from_array(box) for box in pair]
         candidates = [
             voxel
-            for voxel, _ in VoxelOptimizer(max_rotations=3, random_state=seed).candidates(
-                scene, 40
-            )
+            for voxel, _ in VoxelOptimizer(
+                max_rotations=3, max_aspect=None, random_state=seed
+            ).candidates(scene, 40)
         ]
         found.append(
             max(candidates, key=lambda voxel: max(voxel.dice(e) for e in experts))

@@ -25,6 +25,9 @@ SHRINK = 1e-9
 #: Distance from the preferred center that adds the weight of a preference to the cost, in mm.
 PREFERRED_MM = 10.0
 
+#: What a longest side that is longer by a factor of 2.7 than allowed adds to the cost.
+ELONGATION = 200.0
+
 #: Sample points along each side of a face for gradients: the fewest and the most.
 FACE_POINTS = (4, 24)
 
@@ -55,10 +58,12 @@ class Preference(NamedTuple):
     Which of equally good boxes is taken: one near `center`, in mm, with similar sides.
 
     `weight` is what 10 mm from that center add to the cost, 0 where the objective alone counts.
+    From `log_aspect` on, the logarithm of the longest side over the shortest adds to the cost.
     """
 
     weight: float
     center: NDArray[np.float64]
+    log_aspect: float = NO_LIMIT
 
 
 class Limits(NamedTuple):
@@ -549,16 +554,27 @@ def _outside(grid, center, rotation, half, low, high):
 
 
 @njit(cache=True, nogil=True)
+def _elongation(size, log_aspect):
+    """By how much the logarithm of the longest side over the shortest exceeds a limit."""
+    if log_aspect >= NO_LIMIT:
+        return 0.0
+    longest = max(size[0], max(size[1], size[2]))
+    shortest = min(size[0], min(size[1], size[2]))
+    return max(0.0, np.log(longest / shortest) - log_aspect)
+
+
+@njit(cache=True, nogil=True)
 def _preference_cost(center, size, preference):
     """Cost of a box far from the preferred center, or with unequal sides."""
+    elongated = ELONGATION * _elongation(size, preference.log_aspect) ** 2
     if preference.weight == 0.0:
-        return 0.0
+        return elongated
     mean = np.log(size[0] * size[1] * size[2]) / 3.0
     total = 0.0
     for a in range(3):
         total += ((center[a] - preference.center[a]) / PREFERRED_MM) ** 2
         total += (np.log(size[a]) - mean) ** 2
-    return preference.weight * total
+    return preference.weight * total + elongated
 
 
 @njit(cache=True, nogil=True)
@@ -778,6 +794,17 @@ def _limit_sides(x, limits, rows):
 @njit(cache=True, nogil=True)
 def _add_preference(center, size, preference, gradient):
     """Add the slope of `_preference_cost`."""
+    excess = _elongation(size, preference.log_aspect)
+    if excess > 0.0:
+        longest = 0
+        shortest = 0
+        for a in range(1, 3):
+            if size[a] > size[longest]:
+                longest = a
+            if size[a] < size[shortest]:
+                shortest = a
+        gradient[3 + longest] += 2.0 * ELONGATION * excess
+        gradient[3 + shortest] -= 2.0 * ELONGATION * excess
     if preference.weight == 0.0:
         return
     mean = np.log(size[0] * size[1] * size[2]) / 3.0

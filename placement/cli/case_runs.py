@@ -30,6 +30,7 @@ RUN = CaseRun(
         "rotated_axes": int,
         "flags": list,
         "advice": list,
+        "notes": list,
         "content": dict,
         "targets": list,
         "console.withheld": str,
@@ -46,7 +47,7 @@ def say_case(name: str, content: Mapping[str, Any]) -> None:
     """Say in one line what was placed, and what is wrong with it."""
     from placement.exchange.pages import summary_line
 
-    words = [f"{name}: {summary_line(content)}", *content["advice"]]
+    words = [f"{name}: {summary_line(content)}", *content["advice"], *content["notes"]]
     if content["console"]["withheld"]:
         words.append(f"no numbers for consoles: {content['console']['withheld']}")
     typer.echo("; ".join(words))

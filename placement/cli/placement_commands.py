@@ -129,6 +129,7 @@ def place(
     optimizer = VoxelOptimizer(
         PlacementObjective() if published else None,
         **constraints_of(sides, min_volume, max_rotations),
+        max_aspect=None if published else 2.5,
         thorough=thorough,
         rounding=CONSOLE if rounding else None,
         random_state=seed,

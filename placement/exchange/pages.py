@@ -201,7 +201,7 @@ def _distance_words(content: Mapping[str, Any]) -> str:
             words.append(f"{distance:.1f} mm from {place}")
     if content["brain"] is None:
         words.append("the brain is unknown: skull and scalp not checked")
-    words.append(content["lipid"])
+    words += [*content["notes"], content["lipid"]]
     return f"{'; '.join(words)}. {content['shim']}."
 
 

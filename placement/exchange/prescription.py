@@ -81,7 +81,7 @@ def write_prescription(
         Why numbers for consoles are written although less than half of the box is target; without
         a reason they are withheld.
     notes : sequence of str, default=()
-        Flags of how the scene came about, such as ``brain not found``.
+        Sentences on how the scene came about, which pages show.
     figure : bool, default=True
         Whether to draw the overlay, for which matplotlib is needed, and the page, for which Jinja2
         is needed too.
@@ -193,7 +193,7 @@ def describe_placement(
     objective = judge.objective_in(scene)
     verdict = target_verdict(placement, judge)
     brain, brain_flags = _describe_brain(scene)
-    flags = [*placement.flags, *brain_flags, *notes]
+    flags = [*placement.flags, *brain_flags]
     content: dict[str, Any] = {
         "format": "placement prescription",
         "format_version": FORMAT_VERSION,
@@ -226,6 +226,7 @@ def describe_placement(
         "brain": brain,
         "lipid": "lipid displacement not checked: no bandwidths of pulses, or no brain",
         "shim": SHIM,
+        "notes": list(notes),
         "console": {
             "withheld": "" if force else verdict.reason,
             "forced": force if verdict.reason else "",

@@ -153,9 +153,10 @@ def source_digests(row: Any) -> dict[str, dict[str, str]]:
 
 
 def brain_note(row: Any, scene: Scene) -> list[str]:
-    """Flag that the brain was asked for and not found in the image."""
-    is_missing = row.brain == "auto" and row.image and OUTSIDE_BRAIN not in scene.margins
-    return ["brain not found"] if is_missing else []
+    """Say that the brain was asked for and not found in the image."""
+    if row.brain != "auto" or not row.image or OUTSIDE_BRAIN in scene.margins:
+        return []
+    return ["no brain was found in the image that holds the tumor: give its mask (--brain FILE)"]
 
 
 def check_channels(placer: Any, table: pd.DataFrame) -> None:

@@ -367,7 +367,7 @@ class VoxelRanker(BaseEstimator):
         # Typed as anything, because mypy would take the check for unreachable.
         optimizer: Any = self.optimizer
         if optimizer is None:
-            optimizer = VoxelOptimizer(max_rotations=3)
+            optimizer = VoxelOptimizer(max_rotations=3, max_aspect=None)
         if not isinstance(optimizer, VoxelOptimizer):
             raise TypeError(f"optimizer must be a VoxelOptimizer or None, got {optimizer!r}")
         least = {"n_candidates": 1, "n_places": 0, "n_estimators": 1, "min_samples_leaf": 1}

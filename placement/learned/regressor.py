@@ -455,7 +455,7 @@ def _polished(
     # The network has learned volumes from experts; the search shall improve the rest.
     objective = PlacementObjective(mean_volume=voxel.volume, one_sided=True)
     optimizer = VoxelOptimizer(
-        objective, size_range=size_range, min_volume=min_volume, max_rotations=3
+        objective, size_range=size_range, min_volume=min_volume, max_rotations=3, max_aspect=None
     )
     search = Search(optimizer._wishes(), scene)
     search.prepare()

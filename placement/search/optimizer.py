@@ -25,9 +25,6 @@ CONSOLE = (0.1, 1.0, 0.1)
 #: much; below the second, other tissue decides the spectrum.
 MOSTLY, LEAST_TARGET = 0.75, 0.5
 
-#: A longest side of so many times the shortest is flagged.
-LARGEST_ASPECT = 2.5
-
 
 @dataclass(frozen=True)
 class Placement:
@@ -96,6 +93,9 @@ class VoxelOptimizer(BaseEstimator):
     max_rotations : int, default=2
         How many rotated axes are allowed (`Voxel.rotated_axes`): experts of the study were told to
         turn about one or two; with 3, the search is free.
+    max_aspect : float or None, default=2.5
+        From where on a longest side against the shortest costs, and is flagged; None to leave both
+        out, as the study did.
     thorough : bool, default=False
         Whether to start from more places and turns, for about twice the time.
     tie_break : float, default=0.03
@@ -140,6 +140,7 @@ class VoxelOptimizer(BaseEstimator):
         size_range: Any = (10, 60),
         min_volume: float = 6.0,
         max_rotations: int = 2,
+        max_aspect: float | None = 2.5,
         thorough: bool = False,
         tie_break: float = 0.03,
         rounding: tuple[float, float, float] | None = None,
@@ -150,6 +151,7 @@ class VoxelOptimizer(BaseEstimator):
         self.size_range = size_range
         self.min_volume = min_volume
         self.max_rotations = max_rotations
+        self.max_aspect = max_aspect
         self.thorough = thorough
         self.tie_break = tie_break
         self.rounding = rounding
@@ -409,6 +411,8 @@ class VoxelOptimizer(BaseEstimator):
             )
         if self.max_rotations not in FAMILIES:
             raise ValueError(f"max_rotations must be 0, 1, 2 or 3, got {self.max_rotations}")
+        if self.max_aspect is not None and not self.max_aspect >= 1:
+            raise ValueError(f"max_aspect must be 1 or more, or None, got {self.max_aspect}")
         if not 0 <= self.tie_break < 1:
             raise ValueError(f"tie_break must be at least 0 and below 1, got {self.tie_break}")
         if self.rounding is not None:
@@ -426,6 +430,7 @@ class VoxelOptimizer(BaseEstimator):
             sizes=sizes,
             min_volume=float(self.min_volume),
             max_rotations=self.max_rotations,
+            max_aspect=self.max_aspect,
             thorough=self.thorough,
             tie_break=float(self.tie_break),
             rounding=self.rounding,
@@ -446,8 +451,9 @@ def _assessed(
         if fraction < least:
             flags += (f"less than {100 * least:.0f} % target",)
             break
-    if voxel.size.max() > LARGEST_ASPECT * voxel.size.min():
-        flags += (f"longest side over {LARGEST_ASPECT:g} times the shortest",)
+    aspect = search.wishes.max_aspect
+    if aspect is not None and voxel.size.max() > aspect * voxel.size.min():
+        flags += (f"longest side over {aspect:g} times the shortest",)
     return Placement(
         voxel=voxel,
         objective=objective,

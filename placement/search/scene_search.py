@@ -72,6 +72,9 @@ FINE_ROUNDS = ((1.0, 50), (0.67, 120))
 #: objective, which only searches from more places overcome.
 THICK = 1.5
 
+#: Searches keep the longest side to this part of what is allowed against the shortest.
+ROOM = 0.92
+
 #: Largest steps along the gradient: of the center in mm, of the logarithms of sides, of angles.
 SLIDE_STEPS = (4.0, 0.2, 0.2)
 
@@ -133,6 +136,7 @@ class Wishes:
     sizes: NDArray[np.float64]
     min_volume: float
     max_rotations: int
+    max_aspect: float | None
     thorough: bool
     tie_break: float
     rounding: tuple[float, float, float] | None
@@ -186,6 +190,10 @@ class Search:
         # Searches run in one storage, so that all storages of a scene get the same box.
         self.scene = scene.canonical
         self.preference = 0.0
+        self.log_aspect = overlap.NO_LIMIT
+        if wishes.max_aspect is not None:
+            # Rounding of sides may make them less alike.
+            self.log_aspect = float(np.log(max(1.0, ROOM * wishes.max_aspect)))
         # Where searches for simpler boxes start; None before `run`, or where ties are not broken.
         self.straight: Boxes | None = None
         # The best box, whether or not a simpler one is taken.
@@ -206,7 +214,7 @@ class Search:
             low_sides=np.log(self.wishes.sizes[:, 0]),
             high_sides=np.log(self.wishes.sizes[:, 1]),
             penalty=penalty,
-            preference=Preference(self.preference, self.scene.centroid),
+            preference=Preference(self.preference, self.scene.centroid, self.log_aspect),
             n_rows=n_rows,
         )
 

@@ -25,14 +25,11 @@ _REMEDIES = {
     "less than 50 % target": "ask a spectroscopist before measuring",
     "less than 75 % target": "other tissue adds a quarter or more of the signal: look at the "
     "content, or allow a smaller box (--min-volume)",
-    "longest side over 2.5 times the shortest": "thin boxes lose signal to the edges of the "
-    "pulses; set --sides, or accept it",
     f"touches {OUTSIDE_BRAIN}": "lipid of the scalp may spoil the spectrum: move the box, or "
     "check the mask (--brain)",
     "displaced box leaves the brain": "use pulses of larger bandwidth, move the box, or saturate "
     "the scalp",
     "brain mask cuts off tumor": "look at the mask, or give another one (--brain FILE)",
-    "brain not found": "give its mask (--brain FILE)",
 }
 
 
@@ -135,7 +132,9 @@ def advice(flags: list[str]) -> list[str]:
     sentences = []
     for flag in flags:
         remedy = _REMEDIES.get(flag, "")
-        if flag.startswith("more than"):
+        if flag.startswith("longest side"):
+            remedy = "thin boxes lose signal to the edges of the pulses; set --sides, or accept it"
+        elif flag.startswith("more than"):
             remedy = "no box within the limits was found: look at the content"
         elif flag.startswith("touches") and not remedy:
             remedy = "move the box, or tolerate some of it (--tolerance)"
@@ -156,6 +155,7 @@ def _purest(scene: Scene, least_volume: float) -> Voxel:
         size_range=_SIDES,
         min_volume=least_volume,
         max_rotations=3,
+        max_aspect=None,
         thorough=True,
         tie_break=0,
         random_state=0,

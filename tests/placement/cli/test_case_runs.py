@@ -33,6 +33,7 @@ def content_of(center, size, angles, *, synthetic=False, flags=()):
         "brain": None,
         "regions": {"ventricles": {"distance_mm": 4.25}},
         "lipid": "lipid displacement not checked",
+        "notes": [],
         "shim": "Shim is not assessed",
         "console": {"withheld": "", "forced": "", "reason": "", "philips": "ap_size : 20"},
         "valid": "valid only while the patient lies as in t1.nii.gz",

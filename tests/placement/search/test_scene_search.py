@@ -24,6 +24,7 @@ def make_wishes(**changes):
         "sizes": np.tile([10.0, 60.0], (3, 1)),
         "min_volume": 6.0,
         "max_rotations": 3,
+        "max_aspect": None,
         "thorough": False,
         "tie_break": 0.05,
         "rounding": None,
