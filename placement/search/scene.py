@@ -359,7 +359,19 @@ class Scene:
         return tuple(name for name in self.margins if name != tissue_labels.NORMAL)
 
     def region(self, name: str) -> NDArray[np.bool_]:
-        """Give the mask of an excluded region, without its margin: shape (x, y, z)."""
+        """
+        Give the mask of an excluded region, without its margin.
+
+        Parameters
+        ----------
+        name : str
+            One of the names of excluded regions.
+
+        Returns
+        -------
+        ndarray of bool, shape (x, y, z)
+            True inside.
+        """
         return self.forbidden_in((0, 0, 0), self.shape, names=[name])
 
     @property

@@ -143,7 +143,7 @@ def test_planes_pass_the_center_of_the_first_box_or_the_point_asked_for(scene):
     titles = [
         ax.get_title("left") for ax in plot_overlay({"small": small, "large": VOXEL}, scene).axes
     ]
-    assert titles == ["sagittal, x = 0.0 mm", "coronal, y = 5.0 mm", "axial, z = -10.0 mm"]
+    assert titles == ["sagittal, x = 0.0 mm", "coronal, y = 5.0 mm", "axial, z = −10.0 mm"]
     figure = plot_overlay(small, scene, center=(12, 3, 30))
     assert [ax.get_title("left") for ax in figure.axes][2] == "axial, z = 30.0 mm"
     # None of these planes meets the box but the coronal one.
