@@ -108,3 +108,30 @@ def test_surroundings_that_the_later_scan_cuts_off_are_flagged(pair):
     repeat = repeat_voxel(Voxel((0, 0, -4), (20, 20, 20)), pair[0], cut)
     assert repeat.shown_share < 0.9
     assert any("were not compared: look at its edge" in flag for flag in repeat.flags)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["shift", "turn"])
+def test_errors_of_two_millimeters_are_found_by_self_consistency(pair, monkeypatch, kind):
+    from dmrifit.imaging import rigid_alignment
+
+    old, new, _ = pair
+    align = rigid_alignment._best_aligned
+
+    def misaligned(fixed, moving):
+        matrix, turn = align(fixed, moving)
+        error = np.eye(4)
+        if kind == "shift":
+            error[:3, 3] = (1.2, -1.2, 1.1)
+        else:
+            # 3 degrees about the box's far side: 2 mm at the box.
+            error[:3, :3] = [[np.cos(0.05), -np.sin(0.05), 0], [np.sin(0.05), np.cos(0.05), 0], [0, 0, 1]]
+            center = matrix[:3, :3] @ (BOX.center + np.array([30, 25, 0])) + matrix[:3, 3]
+            error[:3, 3] = center - error[:3, :3] @ center
+        return error @ matrix, turn
+
+    monkeypatch.setattr(rigid_alignment, "_best_aligned", misaligned)
+    repeat = repeat_voxel(BOX, old, new)
+    assert repeat.disagreement > 1.5
+    assert not repeat.reliable
+    assert any("registrations place the box" in flag for flag in repeat.flags)
