@@ -47,6 +47,7 @@ faults: environment-test
 	.venv/bin/python tests/faults/run_corpus.py
 	.venv/bin/python tests/faults/fuzz_models.py
 	DMRIFIT_FAULTS=all .venv/bin/python -m pytest tests/faults/test_killed.py
+	DMRIFIT_FAULTS=all .venv/bin/python -m pytest tests/faults/test_determinism.py -k without_vectors
 
 audit: environment-test
 	.venv/bin/python tests/security/audit.py

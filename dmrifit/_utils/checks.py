@@ -69,8 +69,8 @@ def check_finite(values: NDArray[Any], name: str) -> None:
 def check_magnitude(values: NDArray[Any], name: str) -> None:
     """Refuse training data so large or small that their variances overflow or vanish."""
     finite = np.isfinite(values)
-    largest = np.max(values, where=finite, initial=0)
-    largest = max(largest, -np.min(values, where=finite, initial=0))
+    highest = np.max(values, where=finite, initial=0)
+    largest = max(float(highest), -float(np.min(values, where=finite, initial=0)))
     if largest and not _SMALLEST_TRAINED <= largest <= 1 / _SMALLEST_TRAINED:
         raise ValueError(
             f"{name} has values up to {largest:.3g}, of which no variance can be computed; "

@@ -90,7 +90,7 @@ def check_place(path: Path) -> None:
     for part in path.parts:
         check_name(part, longest=_LONGEST_NAME - _LONGEST_PREFIX)
     place = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
-    if place.is_file():
+    if not place.is_dir():
         if place != path:
             raise NotADirectoryError(f"{place} is a file, so {path} cannot be made in it")
         place = path.parent

@@ -195,9 +195,10 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if self.source is None or self.target is None:
             x, y = validate_data(self, X, Y, multi_output=True, y_numeric=True, dtype=np.float64)
             _check_blocks(x, self.patch_shape_)
+            y = y.astype(np.float64, copy=False)
             check_magnitude(x, "X")
             check_magnitude(y, "Y")
-            return x, y.astype(np.float64, copy=False)
+            return x, y
         x = validate_data(self, X, dtype=np.float64, ensure_all_finite=False)
         y = check_array(
             Y, dtype=np.float64, ensure_all_finite=False, ensure_2d=False, input_name="Y"

@@ -20,6 +20,9 @@ PROTOCOL = Protocol.preset("cohort1")
 WIDE = "X86_V4 AVX512_ICL AVX512_SPR AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL"
 NARROW = f"X86_V3 AVX2 FMA3 {WIDE}"
 HASWELL = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+sse4.2,+popcnt"}
+#: x86-64 without any vector instructions but SSE2, and without fused products.
+PLAIN = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+ALL = os.environ.get("DMRIFIT_FAULTS") == "all"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -218,6 +221,16 @@ def test_all_models_have_the_same_bits_with_avx2_and_avx512(stored):
     # numba and NumPy at once, as on a processor that has AVX2 only.
     narrow = child(ENGINE, stored, "kurtosis", **without_vectors(WIDE), **HASWELL)
     assert set(narrow) <= set(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS if ALL else ["kurtosis"])
+def test_fits_have_the_same_bits_on_a_processor_without_vectors(stored, model):
+    if llvmlite.binding.get_default_triple().split("-")[0] != "x86_64":
+        pytest.skip("the plain target of this processor is another one")
+    expected = child(ENGINE, stored, model)
+    plain = child(ENGINE, stored, model, **without_vectors(NARROW), **PLAIN)
+    assert plain == expected
 
 
 @pytest.mark.slow

@@ -34,6 +34,17 @@ def test_the_wheel_holds_the_packages_and_nothing_else(made):
 
 
 @pytest.mark.slow
+def test_building_twice_gives_the_same_bytes(made, tmp_path):
+    source, wheel, _ = made
+    # Elsewhere, later, and with files of another age.
+    again = copy_sources(source, tmp_path / "elsewhere")
+    for path in again.rglob("*.py"):
+        os.utime(path, (10**9, 10**9))
+    _, second = build(again, tmp_path / "dist")
+    assert second.read_bytes() == wheel.read_bytes()
+
+
+@pytest.mark.slow
 def test_what_is_missing_or_too_much_is_told(made, tmp_path):
     source, wheel, _ = made
     changed = tmp_path / wheel.name
