@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from placement.box.voxel import MM3_PER_ML, Voxel
+from placement.box import overlap
+from placement.box.voxel import MM3_PER_ML, TURNS, rotated_axes
 from placement.search.scene import Scene
+from placement.search.scene_search import Search, grid_of
 
 __all__ = ["FEATURES", "Surroundings", "describe_boxes"]
 
@@ -25,8 +25,10 @@ GROWN_MM = (4.0, 8.0)
 #: Points along each side of a box that depths are read at.
 POINTS = 5
 
-#: Rows of a box that its parts are integrated along are at most this far apart, in mm.
-ROW_MM = 1.0
+#: Points along each side of a box that its overlap with others is estimated by.
+PAIR_POINTS = 4
+
+EYE = np.eye(3)
 
 #: Volume of the cube at the thickest place that boxes are compared with, in mL.
 CUBE_ML = 11.0
@@ -67,8 +69,7 @@ FEATURES = (
     "dice_others",
     "dice_pure",
     "part_share",
-    "excluded",
-    "excluded_grown",
+    "tumor_fraction",
     "tumor_volume",
     "tumor_depth",
     "roundness",
@@ -176,17 +177,15 @@ class Surroundings:
 
 
 def describe_boxes(
-    surroundings: Surroundings,
-    voxels: Sequence[Voxel],
-    objectives: NDArray[np.float64],
-    fractions: NDArray[np.float64],
-    others: Sequence[Voxel],
+    surroundings: Surroundings, boxes: NDArray[np.float64], search: Search, n_found: int
 ) -> NDArray[np.float64]:
-    """Measure boxes for a choice among them: (n, n_features)."""
+    """
+    Measure boxes (n, 5, 3) for a choice among them: (n, n_features).
+
+    The first `n_found` are those of the optimizer; what `search` sees as tumor is what counts.
+    """
     scene = surroundings.scene
-    centers = np.array([voxel.center for voxel in voxels])
-    sizes = np.array([voxel.size for voxel in voxels])
-    rotations = np.array([voxel.rotation for voxel in voxels])
+    centers, sizes, rotations = boxes[:, 0], boxes[:, 1], boxes[:, 2:5]
     line = (np.arange(POINTS) + 0.5) / POINTS - 0.5
     unit = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
     points = np.einsum("nij,nkj->nki", rotations, unit * sizes[:, None]) + centers[:, None]
@@ -200,18 +199,17 @@ def describe_boxes(
     deepest = float(surroundings.depth.max())
     to_centroid = np.linalg.norm(centers - scene.centroid, axis=1)
     to_thickest = np.linalg.norm(centers - surroundings.thickest, axis=1)
-    cube = Voxel(surroundings.thickest, np.full(3, np.cbrt(min(CUBE_ML, total) * MM3_PER_ML)))
+    cube = np.concatenate([surroundings.thickest[None], np.full((1, 3), _cube_mm(total)), EYE])
     labels, shares = surroundings.parts
     of_part = shares[labels[tuple(_grid_index(surroundings, centers).T)]]
-    grown = []
-    for growth in GROWN_MM:
-        grown.append([Voxel(v.center, v.size + 2 * growth, v.angles) for v in voxels])
-    n = len(voxels)
-    # Dice is symmetric, and exact intersections are the slowest feature.
-    shared = np.eye(n)
-    for i, j in itertools.combinations(range(n), 2):
-        shared[i, j] = shared[j, i] = voxels[i].dice(voxels[j])
-    dice_others = np.array([np.mean([voxel.dice(box) for box in others]) for voxel in voxels])
+    fractions = overlap.fractions(boxes, search.whole, 0.0, 1)
+    objective = search.wishes.objective
+    objectives = np.array(
+        [objective.value(*pair) for pair in zip(fractions, fractions * volumes, strict=True)]
+    )
+    n = len(boxes)
+    # Exact intersections of all pairs would take longer than everything else.
+    dices = overlap.sampled_dices(np.concatenate([boxes, cube[None]]), PAIR_POINTS)
     columns = {
         "objective": objectives,
         "objective_share": objectives / max(float(objectives.max()), 1e-300),
@@ -223,10 +221,8 @@ def describe_boxes(
         "side_mid": sides[:, 1],
         "side_max": sides[:, 2],
         "elongation": np.log(sides[:, 2] / sides[:, 0]),
-        "rotated_axes": np.array([float(voxel.rotated_axes) for voxel in voxels]),
-        "tilt": np.degrees(
-            np.arccos(np.clip((np.trace(rotations, axis1=1, axis2=2) - 1) / 2, -1, 1))
-        ),
+        "rotated_axes": np.array([float(rotated_axes(rotation)) for rotation in rotations]),
+        "tilt": _tilts(rotations),
         "depth_center": at_center,
         "depth_share": at_center / deepest,
         "depth_mean": depths.mean(axis=1),
@@ -235,33 +231,33 @@ def describe_boxes(
         "to_centroid_share": to_centroid / radius,
         "to_thickest": to_thickest,
         "to_thickest_share": to_thickest / radius,
-        "dice_cube": np.array([voxel.dice(cube) for voxel in voxels]),
-        "dice_others": dice_others,
-        "dice_pure": (shared * fractions**PURITY_POWER).sum(axis=1) / n,
+        "dice_cube": dices[:n, n],
+        "dice_others": dices[:n, :n_found].mean(axis=1),
+        "dice_pure": dices[:n, :n] @ fractions**PURITY_POWER / n,
         "part_share": of_part,
-        "excluded": _excluded(scene, voxels),
-        "excluded_grown": _excluded(scene, grown[-1]),
+        "tumor_fraction": overlap.fractions(boxes, grid_of(scene.rows), 0.0, 1),
         "tumor_volume": np.full(n, total),
         "tumor_depth": np.full(n, deepest),
         "roundness": np.full(n, deepest / radius),
         "n_parts": np.full(n, float(len(shares) - 1)),
     }
-    for name, larger in zip(("grown_4", "grown_8"), grown, strict=True):
-        columns[name] = np.array([scene.rows.fraction(voxel, row_mm=ROW_MM) for voxel in larger])
+    for name, growth in zip(("grown_4", "grown_8"), GROWN_MM, strict=True):
+        columns[name] = overlap.fractions(boxes, search.whole, growth, 1)
     return np.stack([np.asarray(columns[name], dtype=np.float64) for name in FEATURES], axis=1)
+
+
+def _cube_mm(total: float) -> float:
+    """Give the side of the cube that boxes are compared with, in mm."""
+    return float(np.cbrt(min(CUBE_ML, total) * MM3_PER_ML))
+
+
+def _tilts(rotations: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the angles between boxes and the scanner's axes, in degrees: (n,)."""
+    # Of the 24 poses of a box, the least turned counts.
+    traces = np.einsum("nij,mji->nm", rotations, TURNS).max(axis=1)
+    return np.degrees(np.arccos(np.clip((traces - 1) / 2, -1, 1)))
 
 
 def _grid_index(surroundings: Surroundings, points: NDArray[np.float64]) -> NDArray[np.intp]:
     index = np.rint((points - surroundings.origin) / surroundings.step).astype(np.intp)
     return np.clip(index, 0, np.array(surroundings.depth.shape) - 1)
-
-
-def _excluded(scene: Scene, voxels: Sequence[Voxel]) -> NDArray[np.float64]:
-    """Sum up the parts of each box that excluded regions fill, without their margins."""
-    shares = []
-    for voxel in voxels:
-        fractions = [
-            scene.excluded_fraction(name, voxel, row_mm=ROW_MM) for name in scene.excluded
-        ]
-        shares.append(sum(fractions))
-    return np.array(shares, dtype=np.float64)

@@ -20,22 +20,25 @@ from dmrifit._utils.threads import check_jobs, one_thread
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.registry import register
 from dmrifit.model_files.regressor_file import dumped, loaded
-from placement.box.voxel import MM3_PER_ML, Voxel, allowed_sides, expert_voxels
+from placement.box import overlap
+from placement.box.voxel import MM3_PER_ML, Voxel, expert_voxels
+from placement.learned.candidate_boxes import FreeTumorSearch, candidate_boxes, moved_off
 from placement.learned.features import FEATURES, Surroundings, describe_boxes
 from placement.search.objective import PlacementObjective
 from placement.search.optimizer import VoxelOptimizer
 from placement.search.scene import Scene
+from placement.search.scene_search import Search
 
 __all__ = ["VoxelRanker"]
-
-#: Least distance of the thickest points of a tumor at which cubes are tried, in mm.
-PLACES_APART_MM = 6.0
 
 #: Cubes are tried in these quantiles of experts' volumes.
 VOLUME_QUANTILES = (0.25, 0.5, 0.75, 0.9)
 
 #: Expected Dice coefficients that agree in so many decimals are tied; the earlier box goes first.
 SCORE_DIGITS = 9
+
+#: How many boxes, the best, are moved off excluded regions.
+N_MOVED = 6
 
 #: Two boxes that share more than this (Dice) are one candidate.
 SAME_DICE = 0.8
@@ -52,9 +55,10 @@ class VoxelRanker(BaseEstimator):
     Select from many boxes the one that experts agree with most.
 
     The objective function has many maxima that are nearly equal, and its boxes all hold about the
-    same volume. Here the boxes that `VoxelOptimizer.candidates` finds are joined by cubes in the
-    middle of the tumor, weighted more and more by depth, and at its thickest places, in volumes
-    that experts chose. A forest of extremely randomized trees learns from experts' boxes which
+    same volume. Here the boxes that a short search finds are joined by cubes in the middle of the
+    tumor, weighted more and more by depth, and at its thickest places, in volumes that experts
+    chose, as they are and stretched to the tumor. What is excluded counts as no tumor; the best
+    boxes are moved off it. A forest of extremely randomized trees learns from experts' boxes which
     Dice coefficient to expect of each, from its depth, size, purity, rotation and its place among
     the others.
 
@@ -63,7 +67,7 @@ class VoxelRanker(BaseEstimator):
     optimizer : VoxelOptimizer, default=None
         Finds candidates, and says which boxes are allowed. By its parameters: what it has fitted
         is not used.
-    n_candidates : int, default=40
+    n_candidates : int, default=15
         Boxes of the optimizer at most.
     n_places : int, default=1
         Thickest places that cubes are tried at, beside four middles; 0 for none. More candidates
@@ -72,7 +76,7 @@ class VoxelRanker(BaseEstimator):
         Whether the mean of the Dice coefficients with a case's experts is learned, or the largest.
     n_estimators : int, default=100
         Trees.
-    min_samples_leaf : int, default=100
+    min_samples_leaf : int, default=50
         Boxes in a leaf at least. Those of one case have much in common, so that leaves must hold
         several cases.
     verbose : bool, default=False
@@ -110,11 +114,11 @@ class VoxelRanker(BaseEstimator):
         self,
         optimizer: VoxelOptimizer | None = None,
         *,
-        n_candidates: int = 40,
+        n_candidates: int = 15,
         n_places: int = 1,
         target: str = "mean",
         n_estimators: int = 100,
-        min_samples_leaf: int = 100,
+        min_samples_leaf: int = 50,
         verbose: bool = False,
         n_jobs: int | None = None,
         random_state: RandomState = None,
@@ -170,10 +174,12 @@ class VoxelRanker(BaseEstimator):
         self.volumes_ = np.nanquantile(volumes, VOLUME_QUANTILES)
         features = []
         targets = []
-        for boxes, rows in zip(self._gather(scenes, "candidates"), experts, strict=True):
+        found = self._gather(self._training_boxes, scenes, "candidates")
+        for (boxes, columns), rows in zip(found, experts, strict=True):
             placed = [Voxel.from_array(row) for row in rows[~np.isnan(rows).all(axis=1)]]
-            dice = np.array([[voxel.dice(box) for box in placed] for voxel in boxes.voxels])
-            features.append(boxes.features)
+            others = np.array([[box.center, box.size, *box.rotation] for box in placed])
+            dice = overlap.pair_dices(boxes, others)
+            features.append(columns)
             targets.append(dice.mean(axis=1) if self.target == "mean" else dice.max(axis=1))
         forest = ExtraTreesRegressor(
             self.n_estimators,
@@ -207,10 +213,8 @@ class VoxelRanker(BaseEstimator):
             If it is not fitted.
         """
         check_is_fitted(self)
-        rows = []
-        for boxes in self._gather(list(scenes), "place"):
-            voxel, _ = self._ranked(boxes, 1)[0]
-            rows.append(voxel.as_array())
+        voxels = self._gather(self.place, list(scenes), "place")
+        rows = [voxel.as_array() for voxel in voxels]
         return np.array(rows, dtype=np.float64).reshape(-1, 9)
 
     def place(self, scene: Scene) -> Voxel:
@@ -261,8 +265,7 @@ class VoxelRanker(BaseEstimator):
         check_is_fitted(self)
         if n < 1:
             raise ValueError(f"the number of candidates must be 1 or more, got {n}")
-        boxes = _boxes(self.optimizer_, scene, self.volumes_, self.n_candidates, self.n_places)
-        return self._ranked(boxes, n)
+        return self._ranked(scene, *self._described(scene), n)
 
     @property
     def feature_importances_(self) -> NDArray[np.float64]:
@@ -379,77 +382,89 @@ class VoxelRanker(BaseEstimator):
         # Without voxels, `fit` only checks the parameters.
         return copy.fit()
 
-    def _gather(self, scenes: Sequence[Scene], task: str) -> Iterator[_Boxes]:
-        """Find and describe the boxes of scenes, in their order."""
-        work = (
-            delayed(_boxes)(
-                self.optimizer_, scene, self.volumes_, self.n_candidates, self.n_places
-            )
-            for scene in scenes
+    def _gather(self, function: Any, scenes: Sequence[Scene], task: str) -> Iterator[Any]:
+        """Call a function with each scene, in their order."""
+        results = Parallel(n_jobs=self.n_jobs, return_as="generator")(
+            delayed(function)(scene) for scene in scenes
         )
-        boxes = Parallel(n_jobs=self.n_jobs, return_as="generator")(work)
         # Who places one box after the other has a bar of all of them.
         if not self.verbose or len(scenes) == 1:
-            yield from boxes
+            yield from results
             return
         with step_bar(len(scenes), "case", task) as count:
-            for boxes_of_scene in boxes:
-                yield boxes_of_scene
+            for result in results:
+                yield result
                 count()
 
-    def _ranked(self, boxes: _Boxes, n: int) -> list[tuple[Voxel, float]]:
+    def _training_boxes(self, scene: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Find boxes (n, 5, 3) and describe them: (n, n_features)."""
+        search, surroundings, boxes, n_found = _found(
+            self.optimizer_, scene, self.volumes_, self.n_candidates, self.n_places
+        )
+        return boxes, describe_boxes(surroundings, boxes, search, n_found)
+
+    def _expected(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Predict Dice coefficients: the mean of the trees, without a forest's checks."""
+        rows = features.astype(np.float32)
+        trees = [tree.tree_.predict(rows)[:, 0] for tree in self.forest_.estimators_]
+        return np.asarray(np.mean(trees, axis=0))
+
+    def _described(self, scene: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Find boxes, and ones moved off excluded regions; predict their Dice coefficients."""
+        search, surroundings, boxes, n_found = _found(
+            self.optimizer_, scene, self.volumes_, self.n_candidates, self.n_places
+        )
+        scores = self._expected(describe_boxes(surroundings, boxes, search, n_found))
+        if scene.margins:
+            best = np.argsort(-scores.round(SCORE_DIGITS), kind="stable")[:N_MOVED]
+            boxes = np.concatenate([boxes, moved_off(boxes[best], search, self.volumes_)])
+            scores = self._expected(describe_boxes(surroundings, boxes, search, n_found))
+        return boxes, scores
+
+    def _ranked(
+        self, scene: Scene, boxes: NDArray[np.float64], scores: NDArray[np.float64], n: int
+    ) -> list[tuple[Voxel, float]]:
         """Sort boxes by broken constraints, then by expected Dice; take `n` distinct ones."""
-        scores = self.forest_.predict(boxes.features)
+        optimizer = self.optimizer_
+        search = Search(optimizer._wishes(), scene)
         ranked: list[tuple[Voxel, float]] = []
-        for index in np.lexsort([-scores.round(SCORE_DIGITS), boxes.n_flags]):
-            voxel = boxes.voxels[index]
-            if all(voxel.dice(better) <= SAME_DICE for better, _ in ranked):
+        flagged: list[tuple[int, Voxel, float]] = []
+        for index in np.argsort(-scores.round(SCORE_DIGITS), kind="stable"):
+            voxel = search.voxel(boxes[index])
+            if optimizer.inside_image:
+                voxel = scene.moved_inside(voxel)
+            if optimizer.rounding is not None:
+                voxel = search.rounded(voxel)
+            n_flags = len(search.flags(voxel, own=True))
+            if n_flags:
+                flagged.append((n_flags, voxel, float(scores[index])))
+            elif _is_distinct(voxel, ranked):
                 ranked.append((voxel, float(scores[index])))
                 if len(ranked) == n:
-                    break
+                    return ranked
+        # Fewest broken constraints first; among equals the order of scores stays.
+        for _, voxel, score in sorted(flagged, key=lambda entry: entry[0]):
+            if len(ranked) < n and _is_distinct(voxel, ranked):
+                ranked.append((voxel, score))
         return ranked
 
 
-class _Boxes:
-    """The boxes of a scene, their features, and how many constraints each breaks."""
-
-    def __init__(
-        self, voxels: list[Voxel], features: NDArray[np.float64], n_flags: NDArray[np.int64]
-    ) -> None:
-        self.voxels = voxels
-        self.features = features
-        self.n_flags = n_flags
+def _is_distinct(voxel: Voxel, ranked: Sequence[tuple[Voxel, float]]) -> bool:
+    return all(voxel.dice(better) <= SAME_DICE for better, _ in ranked)
 
 
-def _boxes(
+def _found(
     optimizer: VoxelOptimizer,
     scene: Scene,
     volumes: NDArray[np.float64],
     n_candidates: int,
     n_places: int,
-) -> _Boxes:
-    """Find boxes and describe them."""
-    candidates = [voxel for voxel, _ in optimizer.candidates(scene, n_candidates)]
+) -> tuple[FreeTumorSearch, Surroundings, NDArray[np.float64], int]:
+    """Find boxes (n, 5, 3), of which so many are the optimizer's."""
+    search = FreeTumorSearch(optimizer._wishes(), scene)
     surroundings = Surroundings(scene)
-    centers = [*surroundings.middles(), *surroundings.thick_places(n_places, PLACES_APART_MM)]
-    # Experts often choose plain cubes where the tumor is thick, which the objective ranks low.
-    cubes = []
-    for center in centers:
-        cubes += [Voxel(center, _sides(volume, optimizer)) for volume in volumes]
-    if optimizer.rounding is not None:
-        cubes = [optimizer.rounded(voxel, scene) for voxel in cubes]
-    assessed = [optimizer.assess(voxel, scene) for voxel in candidates + cubes]
-    voxels = [placement.voxel for placement in assessed]
-    objectives = np.array([placement.objective for placement in assessed])
-    fractions = np.array([placement.tumor_fraction for placement in assessed])
-    features = describe_boxes(surroundings, voxels, objectives, fractions, candidates)
-    return _Boxes(voxels, features, np.array([len(placement.flags) for placement in assessed]))
-
-
-def _sides(volume: float, optimizer: VoxelOptimizer) -> NDArray[np.float64]:
-    """Give the sides of a cube in mm, or of the nearest box that is allowed."""
-    volume = max(volume, optimizer.min_volume)
-    return allowed_sides(np.full(3, np.cbrt(volume * MM3_PER_ML)), optimizer.size_range, volume)
+    boxes, n_found = candidate_boxes(search, surroundings, volumes, n_candidates, n_places)
+    return search, surroundings, boxes, n_found
 
 
 def _checked_forest(forest: Any) -> ExtraTreesRegressor:

@@ -175,6 +175,12 @@ class Boxes(NamedTuple):
         return bool(self.costs.min() <= NEAR_ENOUGH + cost)
 
 
+def grid_of(rows: Rows) -> Grid:
+    """Describe running sums to compiled code."""
+    inverse = np.linalg.inv(rows.matrix).astype(np.float64)
+    return Grid(rows.prefix, rows.matrix, inverse, rows.offset)
+
+
 class Search:
     """A search in one scene, with the parameters `wishes` of the optimizer."""
 
@@ -198,13 +204,12 @@ class Search:
         self.straight: Boxes | None = None
         # The best box, whether or not a simpler one is taken.
         self.free: Voxel | None = None
-        self.rows: Rows = scene.rows
-        self.whole = Grid(
-            self.rows.prefix,
-            self.rows.matrix,
-            np.linalg.inv(self.rows.matrix).astype(np.float64),
-            self.rows.offset,
-        )
+        self.see(scene.rows)
+
+    def see(self, rows: Rows) -> None:
+        """Search in a tumor of these rows."""
+        self.rows: Rows = rows
+        self.whole = grid_of(rows)
 
     def limits(self, penalty: float = 3.0, n_rows: int = 1) -> Limits:
         """Give the objective and the constraints of boxes to compiled code."""
@@ -320,21 +325,21 @@ class Search:
         """Sum the tumor along blocks of rows, less excluded regions and their margins."""
         scene = self.scene
         averaged = self.grids[COARSE].prefix
-        excluded = self.strictly_excluded()
+        excluded = self.excluded_voxels()
         if not excluded.any():
             return averaged
         rows = Rows.of(scene.occupancy - np.float32(LOSS) * excluded, scene.affine, scene.origin)
         return overlap.average_rows(rows.prefix, int(self.block[0]), int(self.block[1]))
 
-    def strictly_excluded(self) -> NDArray[np.bool_]:
-        """Mark excluded voxels that are not tolerated, with their margins, on the tumor's grid."""
+    def excluded_voxels(self, *, strict: bool = True) -> NDArray[np.bool_]:
+        """Mark excluded voxels, with their margins, on the tumor's grid; strict ones only."""
         from scipy.ndimage import distance_transform_edt
 
         scene = self.scene
         shape = scene.occupancy.shape
         excluded = np.zeros(shape, dtype=bool)
         for name, margin in scene.margins.items():
-            if scene.tolerances[name]:
+            if strict and scene.tolerances[name]:
                 continue
             # Regions beyond the tumor's grid reach into it with their margins.
             reach = np.ceil(margin / scene.spacing).astype(int)
@@ -363,7 +368,7 @@ class Search:
         points = block_index @ self.rows.matrix.T + self.rows.offset
         thickest = np.argsort(-thickness, kind="stable")
         selected = overlap.apart(points, thickest, N_INNER, APART_MM)
-        return _join(*(self.inner_start(center, points) for center in points[selected]))
+        return join_boxes(*(self.inner_start(center, points) for center in points[selected]))
 
     def inner_start(self, center: NDArray[np.float64], points: NDArray[np.float64]) -> Boxes:
         """Start boxes of the least volume along the directions of the tumor near a point."""
@@ -470,12 +475,12 @@ class Search:
         quick = self.spread(centers, sides, FAMILIES[wishes.max_rotations], unturned, (0.3,))
         if wishes.max_rotations == 3:
             n_turned = 4 if thorough else 2
-            quick = _join(quick, self.best_turned(centers, sides, n_turned))
+            quick = join_boxes(quick, self.best_turned(centers, sides, n_turned))
         elif wishes.max_rotations:
             quick = self.best_tilted(centers, sides, 5 if thorough else 3)
         if len(self.margins):
             # Room for these among the best, which are refined.
-            quick = _join(quick, self.inner())
+            quick = join_boxes(quick, self.inner())
             n_fine += 3
             rounds: tuple[tuple[float, int], ...] = THOROUGH if wishes.thorough else QUICK
             if every:
@@ -483,12 +488,12 @@ class Search:
             quick = self.descend(quick, COARSE_STEPS, rounds, COARSE)
             fine = self.refined(quick, n_fine)
             if not self.satisfied(fine):
-                fine = _join(fine, self.squeezed(centers))
+                fine = join_boxes(fine, self.squeezed(centers))
         else:
             quick = self.slide(quick, COARSE, N_QUICK_STEPS)
             fine = self.slid(quick, 2 * n_fine, n_fine)
             if thorough or wishes.max_rotations < 3:
-                fine = _join(self.polished(fine, FLAT), fine)
+                fine = join_boxes(self.polished(fine, FLAT), fine)
         if wishes.tie_break > 0 and not every:
             self.straight = self.spread(centers[:N_STRAIGHT], sides[:N_STRAIGHT], (0,), unturned)
             self.best = fine
@@ -503,7 +508,7 @@ class Search:
         if self.wishes.thorough:
             # With large steps again: a simplex that has shrunk stays where it is.
             better = self.descend(better, (3.0, 0.1, 0.2), ((1.0, 450),), FINE)
-        fine = _join(better, fine.take(order[half:]))
+        fine = join_boxes(better, fine.take(order[half:]))
         return self.cleared(fine) if len(self.margins) else fine
 
     def slid(self, quick: Boxes, n_middle: int, n_fine: int, flat: float = FLAT) -> Boxes:
@@ -511,7 +516,7 @@ class Search:
         middle = self.slide(quick.distinct(n_middle), MIDDLE, N_STEPS, flat)
         fine = self.slide(middle.distinct(n_fine), FINE, N_STEPS, flat)
         exact = self.slide(fine.distinct(N_EXACT), EXACT, N_EXACT_STEPS, flat)
-        return _join(exact, fine, middle)
+        return join_boxes(exact, fine, middle)
 
     def polished(self, boxes: Boxes, flat: float) -> Boxes:
         """Search on from the best box; simplex searches do not stop where voxels end."""
@@ -534,7 +539,7 @@ class Search:
             if not touching.any():
                 break
             moved = self.descend(boxes.take(touching), steps, rounds, FINE, strongest, away)
-            boxes = _join(boxes.take(~touching), moved)
+            boxes = join_boxes(boxes.take(~touching), moved)
         return boxes
 
     def satisfied(self, boxes: Boxes) -> bool:
@@ -554,7 +559,7 @@ class Search:
         sizes = np.exp(np.concatenate([log_sides, first_sides]))
         family = FAMILIES[self.wishes.max_rotations]
         if family == (7,):
-            turned = _join(start, self.spread(origins, sizes, family, self.turns(N_TURNS)))
+            turned = join_boxes(start, self.spread(origins, sizes, family, self.turns(N_TURNS)))
         else:
             turned = self.spread(origins, sizes, family, np.eye(3)[None], (0.0, 0.4, -0.4))
         # Far more starts than can be searched: one evaluation each picks the better ones.
@@ -585,7 +590,7 @@ class Search:
         ]
         for number, pose in enumerate(poses):
             pose.x[:, 6:8] = TILTS[number % len(TILTS)]
-        tilted = _join(*poses)
+        tilted = join_boxes(*poses)
         costs = overlap.costs_of(*tilted[:4], *self.common(COARSE)).reshape(len(poses), -1)
         best = np.argsort(costs, axis=0, kind="stable")[:n]
         return tilted.take((best * len(centers) + np.arange(len(centers))).ravel())
@@ -691,7 +696,7 @@ class Search:
                 refined = self.refined(quick, 2)
             else:
                 refined = self.slid(quick, 2 * N_SIMPLE, N_SIMPLE, FLATTER)
-                refined = _join(self.polished(refined, FLATTER), refined)
+                refined = join_boxes(self.polished(refined, FLATTER), refined)
         self.preference = 0.0
         return refined.boxes[self.values(refined.boxes) >= enough]
 
@@ -787,5 +792,6 @@ class Search:
         return voxel if nearest is None else nearest
 
 
-def _join(*searches: Boxes) -> Boxes:
+def join_boxes(*searches: Boxes) -> Boxes:
+    """Put the boxes of searches together."""
     return Boxes(*(np.concatenate(columns) for columns in zip(*searches, strict=True)))

@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 
-from placement import Scene, Voxel
+from placement import PlacementObjective, Scene, Voxel, VoxelOptimizer
+from placement.learned.candidate_boxes import FreeTumorSearch
 from placement.learned.features import FEATURES, Surroundings, describe_boxes
+
+
+def described(scene, voxels, n_found=None):
+    search = FreeTumorSearch(VoxelOptimizer(random_state=0)._wishes(), scene)
+    boxes = np.array([[voxel.center, voxel.size, *voxel.rotation] for voxel in voxels])
+    table = describe_boxes(Surroundings(scene), boxes, search, n_found or len(boxes))
+    return dict(zip(FEATURES, table.T, strict=True))
 
 
 def test_depths_of_a_ball_are_those_of_the_ball_on_any_grid():
@@ -44,27 +52,28 @@ def test_features_of_known_boxes_are_right():
     far[:, :, :10] = True
     scene = Scene(tumor, np.diag([2.0, 2.0, 2.0, 1.0]), exclude={"floor": far})
     boxes = [Voxel((29, 29, 29), (20, 20, 20)), Voxel((29, 29, 24), (10, 20, 40), (0, 0, 30))]
-    table = describe_boxes(
-        Surroundings(scene), boxes, np.array([0.5, 0.25]), np.array([1.0, 0.9]), boxes[:1]
-    )
-    found = dict(zip(FEATURES, table.T, strict=True))
+    found = described(scene, boxes, 1)
+    np.testing.assert_allclose(found["tumor_fraction"], [1, 35 / 40], atol=1e-6)
+    # What is excluded is no tumor.
+    np.testing.assert_allclose(found["fraction"], [1, 25 / 40], atol=1e-6)
     np.testing.assert_allclose(found["volume"], [8, 8])
     np.testing.assert_allclose(found["volume_share"], 8 / scene.tumor_volume)
     np.testing.assert_allclose(found["elongation"], [0, np.log(4)], atol=1e-12)
     np.testing.assert_array_equal(found["rotated_axes"], [0, 1])
     np.testing.assert_allclose(found["tilt"], [0, 30], atol=1e-9)
-    np.testing.assert_allclose(found["objective_share"], [1, 0.5])
-    np.testing.assert_allclose(found["rank"], [0, 0.5])
+    cost = PlacementObjective().value
+    values = [cost(share, share * 8) for share in found["fraction"]]
+    np.testing.assert_allclose(found["objective"], values)
+    np.testing.assert_allclose(found["objective_share"], np.array(values) / values[0])
+    np.testing.assert_array_equal(found["rank"], [0, 0.5])
     np.testing.assert_array_equal(found["n_parts"], 2)
-    np.testing.assert_allclose(found["dice_others"], [1, boxes[0].dice(boxes[1])])
     shared = boxes[0].dice(boxes[1])
-    np.testing.assert_allclose(
-        found["dice_pure"], [(1 + shared * 0.9**4) / 2, (shared + 0.9**4) / 2]
-    )
-    np.testing.assert_allclose(found["excluded"], [0, 15 / 40], atol=1e-6)
-    np.testing.assert_allclose(found["excluded_grown"][0], 8 / 36, atol=1e-6)
+    np.testing.assert_allclose(found["dice_others"], [1, shared], atol=0.08)
+    pure = found["fraction"] ** 4
+    expected = [pure[0] + shared * pure[1], shared * pure[0] + pure[1]]
+    np.testing.assert_allclose(found["dice_pure"], np.array(expected) / 2, atol=0.04)
     assert (found["part_share"] > 0.9).all()
-    assert found["grown_4"][0] == pytest.approx(1.0)
+    assert found["grown_4"][0] == pytest.approx(24 / 28)
 
 
 def test_a_tumor_thinner_than_the_grid_has_a_place():
@@ -72,12 +81,6 @@ def test_a_tumor_thinner_than_the_grid_has_a_place():
     thin[20, 20, 20] = 0.3
     found = Surroundings(Scene(thin, np.diag([0.4, 0.4, 0.4, 1.0])))
     assert np.linalg.norm(found.thickest - found.scene.centroid) < 1
-
-
-def described(scene, voxels):
-    n = len(voxels)
-    table = describe_boxes(Surroundings(scene), voxels, np.ones(n), np.ones(n), voxels)
-    return dict(zip(FEATURES, table.T, strict=True))
 
 
 def test_the_share_of_a_part_is_that_of_the_part_a_box_is_centered_in():

@@ -10,7 +10,6 @@ from sklearn.exceptions import NotFittedError
 from dmrifit import load_model, save_model
 from placement import PlacementObjective, Scene, Voxel, VoxelOptimizer, VoxelRanker
 from placement.learned.features import FEATURES
-from placement.learned.ranker import _Boxes, _sides
 from placement.search.optimizer import CONSOLE
 
 SMALL = {"n_candidates": 6, "n_places": 4, "n_estimators": 20, "min_samples_leaf": 5}
@@ -96,45 +95,52 @@ def test_predictions_candidates_and_places_agree_and_are_distinct(ranker, cases)
         np.testing.assert_allclose(voxel.as_array(), voxel.canonical().as_array(), atol=1e-9)
 
 
-class Expectation:
-    """A forest that expects what its only feature says."""
-
-    def predict(self, features):
-        return features[:, 0]
-
-
-def ranked(voxels, scores, n_flags, n):
+def ranked(voxels, scores, n, **options):
+    """Rank boxes in a tumor that fills the image, of which each 30 mm are a place."""
     ranker = VoxelRanker()
-    ranker.forest_ = Expectation()
-    return ranker._ranked(_Boxes(voxels, np.array(scores)[:, None], np.array(n_flags)), n)
+    ranker.optimizer_ = VoxelOptimizer(**options)
+    tumor = np.pad(np.ones((70, 30, 30)), 1)
+    scene = Scene(tumor, np.diag([2.0, 2.0, 2.0, 1.0]))
+    boxes = np.array([[voxel.center, voxel.size, *voxel.rotation] for voxel in voxels])
+    return ranker._ranked(scene, boxes, np.array(scores), n)
 
 
 @pytest.mark.parametrize(("shift", "kept"), [(0.2, 1), (3.98, 1), (4.02, 2)])
 def test_boxes_that_share_more_than_four_fifths_are_ranked_once(shift, kept):
-    voxels = [Voxel((0, 0, 0), (20, 20, 20)), Voxel((0, shift, 0), (20, 20, 20))]
-    pairs = ranked(voxels, [0.3, 0.6], [0, 0], 5)
+    voxels = [Voxel((20, 20, 20), (20, 20, 20)), Voxel((20, 20 + shift, 20), (20, 20, 20))]
+    pairs = ranked(voxels, [0.3, 0.6], 5)
     assert [score for _, score in pairs] == [0.6, 0.3][:kept]
-    assert pairs[0][0] is voxels[1]
+    assert pairs[0][0] == voxels[1]
 
 
 def test_boxes_that_break_fewer_constraints_are_ranked_first():
-    voxels = [Voxel((30 * i, 0, 0), (20, 20, 20)) for i in range(4)]
-    pairs = ranked(voxels, [0.9, 0.5, 0.7, 0.6], [2, 1, 1, 0], 3)
+    # The first is too small and too short, the second and third are too small.
+    sizes = [(8, 20, 20), (14, 20, 20), (14, 20, 20), (20, 20, 20)]
+    voxels = [Voxel((20 + 30 * i, 20, 20), size) for i, size in enumerate(sizes)]
+    pairs = ranked(voxels, [0.9, 0.5, 0.7, 0.6], 3)
     assert [score for _, score in pairs] == [0.6, 0.7, 0.5]
     # Scores that agree in nine decimals are tied; the first found goes first.
-    pairs = ranked(voxels, [0.5, 0.5 + 1e-11, 0.4, 0.4], [0, 0, 0, 0], 2)
-    assert pairs[0][0] is voxels[0]
+    voxels = [Voxel((20 + 30 * i, 20, 20), (20, 20, 20)) for i in range(4)]
+    pairs = ranked(voxels, [0.5, 0.5 + 1e-11, 0.4, 0.4], 2)
+    assert pairs[0][0] == voxels[0]
+
+
+def test_the_expected_dice_is_the_mean_of_the_trees(ranker):
+    features = np.random.default_rng(0).normal(size=(7, len(FEATURES)))
+    np.testing.assert_allclose(
+        ranker._expected(features), ranker.forest_.predict(features), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("target", "expected"), [("mean", 0.35), ("closest", 0.7)])
 def test_the_mean_or_the_closest_expert_is_learned(cases, monkeypatch, target, expected):
     scenes, voxels = cases[0][:3], cases[1][:3].copy()
-    box = Voxel((40, 36, 36), (20, 20, 20))
+    box = [[40, 36, 36], [20, 20, 20], *np.eye(3)]
     # One expert's box shares 7 of 10 parts with the candidate, the other's nothing.
     voxels[:, 0] = [46, 36, 36, 20, 20, 20, 0, 0, 0]
     voxels[:, 1] = [90, 36, 36, 20, 20, 20, 0, 0, 0]
-    candidates = _Boxes([box] * 4, np.zeros((4, len(FEATURES))), np.zeros(4, int))
-    monkeypatch.setattr(VoxelRanker, "_gather", lambda self, scenes, task: [candidates] * 3)
+    candidates = np.array([box] * 4), np.zeros((4, len(FEATURES)))
+    monkeypatch.setattr(VoxelRanker, "_training_boxes", lambda self, scene: candidates)
     ranker = VoxelRanker(**SMALL, target=target, random_state=0).fit(scenes, voxels)
     np.testing.assert_allclose(ranker.forest_.predict(np.zeros((1, len(FEATURES)))), expected)
 
@@ -146,14 +152,6 @@ def test_cubes_have_quantiles_of_the_volumes_of_experts(cases):
     ranker = VoxelRanker(**SMALL, random_state=0).fit(scenes, voxels)
     # Of 8, 10, 12 and 14 mL.
     np.testing.assert_allclose(ranker.volumes_, [9.5, 11, 12.5, 13.4])
-
-
-def test_sides_of_cubes_keep_the_constraints():
-    optimizer = VoxelOptimizer(min_volume=8.0)
-    np.testing.assert_allclose(_sides(27.0, optimizer), 30)
-    np.testing.assert_allclose(_sides(1.0, optimizer), 20)
-    flat = VoxelOptimizer(size_range=((10, 60), (10, 60), (10, 15)))
-    np.testing.assert_allclose(_sides(15.0, flat), [np.sqrt(1000), np.sqrt(1000), 15])
 
 
 def test_the_same_seed_gives_the_same_bits_at_any_number_of_jobs(ranker, cases):
