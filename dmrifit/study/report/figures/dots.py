@@ -31,6 +31,7 @@ _HEAD, _FOOT = 0.35, 0.5
 _GAP = 0.25
 _LEGEND_LINE = 0.2
 _EDGE_QUANTILE = 0.97  # one value that went astray must not squeeze all others
+_LONGEST_NAME = 30  # letters
 _BAND = 0.72  # share of a row's height that its dots take
 
 
@@ -58,8 +59,7 @@ def plot_dots(
     Values beyond the ends of an axis stand at its end, hollow.
     """
     rows = list(dict.fromkeys(table["row"]))
-    longest = max((len(row) for row in rows), default=0)
-    left = 0.25 + 0.075 * longest
+    left = _room(rows)
     per_line = max(int((width - left) / 1.45), 1)
     n_legend_lines = -(-len(styles) // per_line) if len(styles) > 1 else 0
     foot = _FOOT + _LEGEND_LINE * n_legend_lines
@@ -74,7 +74,10 @@ def plot_dots(
             if i == 0 and title:
                 head(ax, title)
         if n_legend_lines:
-            handles = [handle(name, linestyle="", **_look(look)) for name, look in styles.items()]
+            handles = [
+                handle(_shortened(name), linestyle="", **_look(look))
+                for name, look in styles.items()
+            ]
             figure.legend(
                 handles=handles, loc="lower left", ncols=per_line, fontsize=8.5, borderaxespad=0.2
             )
@@ -88,7 +91,7 @@ def plot_bars(
     first = next(iter(tables.values()))
     rows, series = list(dict.fromkeys(first["row"])), list(colors)
     height = (0.11 + 0.13 * len(series)) * len(rows)
-    left = 0.25 + 0.075 * max(len(row) for row in rows)
+    left = _room(rows)
     foot = _FOOT + _LEGEND_LINE * (len(series) > 1)
     edge = (width - left) / len(tables) - 0.42
     with shared_style({"font.size": 9}):
@@ -131,10 +134,21 @@ def _draw_bars(
     ax.axvline(0, color=INK, linewidth=1.2, zorder=4)
 
 
+def _room(rows: Sequence[str]) -> float:
+    """Measure the inches that the names of rows need at the left."""
+    return 0.25 + 0.075 * max((len(_shortened(row)) for row in rows), default=0)
+
+
+def _shortened(name: str) -> str:
+    """Cut a name of a user's that would leave no room for what it names."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+
+
 def _frame(ax: Axes, rows: Sequence[str], panel: Panel, *, labels: bool) -> None:
     """Set rows from top to bottom, with a pale line for each."""
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=panel.label)
-    ax.set_yticks(range(len(rows)), rows if labels else [""] * len(rows))
+    names = [_shortened(row) if labels else "" for row in rows]
+    ax.set_yticks(range(len(rows)), names)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.grid(axis="x")

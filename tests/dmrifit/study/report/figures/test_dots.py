@@ -80,3 +80,10 @@ def test_bars_run_from_zero_with_intervals_and_their_number():
     assert widths == pytest.approx([0.5, -1.0])
     assert {text.get_text() for text in axes.texts} >= {"0.50", "−3.00", "0.00"}
     np.testing.assert_allclose(intervals(axes)[-2:, :, 0], [[0.4, 0.6], [-1.0, -1.0]])
+
+
+def test_long_names_are_cut_and_leave_room():
+    long = table(row=["n" * 200, "n" * 200, "Dt", "Dt"])
+    (axes,) = plot_dots(long, [Panel("skill", "skill")], STYLES, "", width=6.0).axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["n" * 29 + "…", "Dt"]
+    assert axes.get_position().width > 0.4
