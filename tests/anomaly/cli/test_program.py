@@ -44,6 +44,9 @@ def test_series_are_looked_at_and_compared(run, cases, model, tmp_path):
     code, out, error = run(*words)
     assert code == 0, error
     assert "z, stored" in out
+    # Rules that know the lesions are in the table, not among what is printed.
+    assert "Youden" not in out
+    assert f"by all rules: {compared / 'summary.csv'}" in out
     assert "dmrifit-anomaly evaluate" in (compared / "report.html").read_text()
     scans = pd.read_csv(compared / "scans.csv")
     case = read_cases(cases / "gliomas.tsv")[0]
