@@ -68,7 +68,7 @@ def plot_overlay(
             f"one to {_MOST_BOXES} voxels can be drawn over each other, not {len(boxes)}"
         )
     cycle = itertools.cycle(OUTLINE_COLORS)
-    colors = dict(zip(["tumor", *scene.outlined, *boxes], cycle, strict=False))
+    colors = dict(zip([scene.target_name, *scene.outlined, *boxes], cycle, strict=False))
     first = next(iter(boxes.values()))
     middle = np.array(first.center if center is None else center, dtype=np.float64)
     if scene.image is None:
@@ -81,7 +81,7 @@ def plot_overlay(
         field = _field(list(boxes.values()), scene)
         outlined = {name: scene.region(name) for name in scene.outlined}
         for plane in draw_planes(figure, image, scene.affine, middle, field, window=window):
-            plane.outline(scene.tumor, colors=[colors["tumor"]], linewidths=1.1)
+            plane.outline(scene.tumor, colors=[colors[scene.target_name]], linewidths=1.1)
             for name, region in outlined.items():
                 plane.outline(region, colors=[colors[name]], linewidths=0.9)
             for name, voxel in boxes.items():

@@ -119,7 +119,7 @@ def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: 
     """Make the page of a voxel: what it holds, planes to move through, and its numbers."""
     from dmrifit.report.viewer import Box, Layer, html_viewer, viewer_page
 
-    layers = [Layer("tumor", scene.tumor > 0.5, "mask")]
+    layers = [Layer(scene.target_name, scene.tumor > 0.5, "mask")]
     layers += [Layer(name, scene.region(name), "mask") for name in scene.outlined]
     if scene.image is not None:
         layers.insert(0, Layer("image", scene.image.reshape(*scene.shape, -1)[..., 0]))

@@ -354,6 +354,11 @@ class Scene:
         return {key: self.region(key) for key in self._forbidden}
 
     @property
+    def target_name(self) -> str:
+        """What pictures call the tissue that a box is meant for."""
+        return "target" if self.targets else "tumor"
+
+    @property
     def outlined(self) -> tuple[str, ...]:
         """Regions whose outlines tell something in a picture: tissue without a label does not."""
         return tuple(name for name in self.margins if name != tissue_labels.NORMAL)

@@ -116,6 +116,7 @@ N_INNER, INNER_MM, LOSS = 8, 14.0, 4.0
 #: Rounds of moving boxes off excluded regions: the penalty, and how far beyond the margin, in mm,
 #: because searches look at one row for each image voxel and may miss a corner.
 CLEARING = ((30.0, 0.2), (300.0, 0.4))
+STRICTER = 0.9
 FARTHER_MM = (0.8, 1.3)
 
 #: A second search follows where no allowed box reaches this fraction of tumor: how many boxes, and
@@ -123,6 +124,9 @@ FARTHER_MM = (0.8, 1.3)
 ENOUGH = 0.8
 N_SQUEEZED = 40
 SQUEEZED = ((1.0, 100), (0.5, 250))
+
+#: Where no box keeps all limits: from how many boxes a last search for one starts.
+N_RESCUED = 8
 
 #: Rows to an image voxel along each of two axes where boxes are compared.
 N_ROWS = 3
@@ -477,7 +481,7 @@ class Search:
             n_turned = 4 if thorough else 2
             quick = join_boxes(quick, self.best_turned(centers, sides, n_turned))
         elif wishes.max_rotations:
-            quick = self.best_tilted(centers, sides, 5 if thorough else 3)
+            quick = self.best_tilted(centers, sides, 3 if thorough else 2)
         if len(self.margins):
             # Room for these among the best, which are refined.
             quick = join_boxes(quick, self.inner())
@@ -489,6 +493,8 @@ class Search:
             fine = self.refined(quick, n_fine)
             if not self.satisfied(fine):
                 fine = join_boxes(fine, self.squeezed(centers))
+            if self.first_sound(fine.boxes)[1] is None:
+                fine = join_boxes(fine, self.rescued(fine))
         else:
             quick = self.slide(quick, COARSE, N_QUICK_STEPS)
             fine = self.slid(quick, 2 * n_fine, n_fine)
@@ -542,6 +548,14 @@ class Search:
             boxes = join_boxes(boxes.take(~touching), moved)
         return boxes
 
+    def rescued(self, boxes: Boxes) -> Boxes:
+        """Search on from boxes that break constraints least, whatever the tumor."""
+        costs = overlap.costs_of(*boxes[:4], *self.common(FINE, *CLEARING[-1]))
+        near = boxes.take(np.argsort(costs, kind="stable")[:N_RESCUED])
+        for steps in (MIDDLE_STEPS, FINE_STEPS):
+            near = self.descend(near, steps, ((1.0, 400),), FINE, *CLEARING[-1])
+        return near
+
     def satisfied(self, boxes: Boxes) -> bool:
         """Tell whether a box that touches nothing is mostly tumor."""
         fractions = overlap.fractions(boxes.boxes, self.whole, 0.0, 1)
@@ -582,27 +596,31 @@ class Search:
     def best_tilted(
         self, centers: NDArray[np.float64], sides: NDArray[np.float64], n: int
     ) -> Boxes:
-        """Tilt boxes about one or two axes; for each center, take the `n` best to start from."""
-        poses = [
-            self.spread(centers, sides, (kind,), np.eye(3)[None])
-            for kind in FAMILIES[self.wishes.max_rotations]
-            for _ in TILTS
-        ]
-        for number, pose in enumerate(poses):
-            pose.x[:, 6:8] = TILTS[number % len(TILTS)]
-        tilted = join_boxes(*poses)
-        costs = overlap.costs_of(*tilted[:4], *self.common(COARSE)).reshape(len(poses), -1)
-        best = np.argsort(costs, axis=0, kind="stable")[:n]
-        return tilted.take((best * len(centers) + np.arange(len(centers))).ravel())
+        """Tilt boxes about each choice of axes; for each center, take the `n` best as starts."""
+        unturned = np.eye(3)[None]
+        tilted = []
+        # One choice after the other, so that few boxes are in memory.
+        for kind in FAMILIES[self.wishes.max_rotations]:
+            boxes = self.spread(centers, sides, (kind,), np.tile(unturned, (len(TILTS), 1, 1)))
+            boxes.x[:, 6:8] = np.repeat(TILTS, len(centers), axis=0)
+            costs = overlap.costs_of(*boxes[:4], *self.common(COARSE)).reshape(len(TILTS), -1)
+            best = np.argsort(costs, axis=0, kind="stable")[:n]
+            tilted.append(boxes.take((best * len(centers) + np.arange(len(centers))).ravel()))
+        return join_boxes(*tilted)
 
     def common(self, level: int, penalty: float = 3.0, away: float = 0.0) -> Problem:
-        """Give the problem of compiled searches; strict margins grow by `away`, in mm."""
+        """
+        Give the problem of compiled searches.
+
+        With `away`, in mm, strict margins grow by it, and less than the tolerance is tolerated.
+        """
         grid = min(level, FINE)
         low, high = self.ends[grid]
         excluded = self.excluded
         if away:
             margins = self.margins.copy()
             margins[margins[:, 1] == 0, 0] += away
+            margins[:, 1] *= STRICTER
             excluded = excluded._replace(margins=margins)
         limits = self.limits(penalty, self.n_rows if level == EXACT else 1)
         return Problem(self.grids[grid], excluded, low, high, limits)

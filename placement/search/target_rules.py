@@ -135,7 +135,7 @@ def advice(flags: list[str]) -> list[str]:
         if flag.startswith("longest side"):
             remedy = "thin boxes lose signal to the edges of the pulses; set --sides, or accept it"
         elif flag.startswith("more than"):
-            remedy = "no box within the limits was found: look at the content"
+            remedy = "look at the content; move the box if another place holds less"
         elif flag.startswith("touches") and not remedy:
             remedy = "move the box, or tolerate some of it (--tolerance)"
         sentences.append(f"{flag}: {remedy}" if remedy else flag)

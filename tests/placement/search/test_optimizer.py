@@ -18,6 +18,7 @@ from placement import (
     tumor_volume_inside,
 )
 from placement.box.voxel import rotation_of
+from placement.search.content import voxel_content
 from placement.search.optimizer import CONSOLE
 from placement.search.scene_search import Boxes, Search
 
@@ -223,7 +224,7 @@ def test_a_voxel_stays_within_the_image():
     assert scene.holds(placement.voxel)
     leaving = Voxel((3, 15, 15), (10, 26, 26))
     assert VoxelOptimizer().assess(leaving, scene).flags == ("outside the image", "longest side over 2.5 times the shortest")
-    assert VoxelOptimizer(inside_image=False).assess(leaving, scene).feasible
+    assert VoxelOptimizer(inside_image=False, max_aspect=None).assess(leaving, scene).feasible
 
 
 def test_rounded_voxels_are_what_a_console_takes_and_are_scored_again(tilted):
@@ -447,3 +448,29 @@ def test_real_tumors_are_covered_as_well_as_by_the_best_cube(data_dir):
             found = optimizer.placement(scene)
             assert found.voxel.volume >= side**3 / 1000 * (1 - 1e-9)
             assert found.tumor_fraction >= float(row[f"cube{side}_best_tumour_fraction"]) - 0.01
+
+
+def test_sides_differ_no_more_than_allowed_where_that_costs_little():
+    scene = Scene(lump(shape=(120, 60, 60), center=(60, 30, 30), radii=(50, 9, 9)), np.eye(4))
+    free = VoxelOptimizer(max_aspect=None, random_state=0).placement(scene)
+    assert free.voxel.size.max() > 3 * free.voxel.size.min()
+    placement = VoxelOptimizer(random_state=0).placement(scene)
+    aspect = placement.voxel.size.max() / placement.voxel.size.min()
+    assert aspect < free.voxel.size.max() / free.voxel.size.min()
+    assert ("longest side over 2.5 times the shortest" in placement.flags) == (aspect > 2.5)
+    with pytest.raises(ValueError, match="max_aspect must be 1 or more"):
+        VoxelOptimizer(max_aspect=0.5).placement(scene)
+
+
+def test_limits_of_labeled_tissues_are_kept_where_a_box_can():
+    index = np.moveaxis(np.indices((70, 70, 70)), 0, -1)
+    radius = np.linalg.norm(index - 35, axis=-1)
+    values = np.select([radius < 14, radius < 24, radius < 27], [1, 4, 2], 0)
+    labels = {"necrosis": 1, "edema": 2, "enhancing": 4}
+    placement = VoxelOptimizer(random_state=0).placement(Scene(values, np.eye(4), labels=labels))
+    content = voxel_content(placement.voxel, placement.scene)
+    assert content["necrosis"] <= 0.1
+    assert content["normal"] <= 0.02
+    assert placement.flags in ((), ("less than 75 % target",))
+    study = VoxelOptimizer(PlacementObjective(), random_state=0).placement(Scene(values > 0, np.eye(4)))
+    assert voxel_content(study.voxel, placement.scene)["necrosis"] > 0.2

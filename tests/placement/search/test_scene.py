@@ -2,6 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dmrifit.io.nifti import use_form
 from placement import Scene, Voxel
 
 
@@ -249,14 +250,16 @@ def test_files_on_other_grids_are_refused(tmp_path):
         Scene.read(tmp_path / "missing.nii.gz")
 
 
-def test_two_affines_in_a_header_are_warned_of(tmp_path):
+def test_two_affines_in_a_header_need_a_choice(tmp_path):
     image = nib.Nifti1Image(ball().astype(np.uint8), np.eye(4))
     image.set_qform(np.eye(4), 1)
     shifted = np.eye(4)
     shifted[0, 3] = 5
     image.set_sform(shifted, 1)
     nib.save(image, tmp_path / "tumor.nii")
-    with pytest.warns(UserWarning, match="sform"):
+    with pytest.raises(ValueError, match=r"tumor\.nii: its sform and qform place voxels up to 5 mm apart"):
+        Scene.read(tmp_path / "tumor.nii")
+    with use_form("sform"), pytest.warns(UserWarning, match="sform is used"):
         scene = Scene.read(tmp_path / "tumor.nii")
     assert scene.affine[0, 3] == 5
 
