@@ -85,6 +85,7 @@ def repeat(
         UNKNOWN_CONTENT,
         describe_repeat,
         summary_line,
+        write_refusal,
         write_repeat,
     )
     from placement.exchange.repeats import repeat_voxel
@@ -101,7 +102,14 @@ def repeat(
         return describe_sources(**roles)
 
     def repeat_case(row: Mapping[str, Path], folder: Path) -> dict[str, Any]:
-        outcome = repeat_voxel(voxels[folder.name], row["old"], row["new"])
+        voxel = voxels[folder.name]
+        try:
+            outcome = repeat_voxel(voxel, row["old"], row["new"])
+        except ValueError as error:
+            # One bad visit of a table does not keep the others from being repeated.
+            if table is None:
+                raise
+            return write_refusal(voxel, str(error), folder, sources=sources(row))
         content = UNKNOWN_CONTENT
         if "tumor" in row and outcome.reliable:
             scene = Scene.read(row["tumor"], labels=tissues)

@@ -16,17 +16,27 @@ from dmrifit.io.nifti import image_of, save_image
 from placement.box.voxel import CONVENTION, Voxel
 from placement.exchange.pages import COPY_SCRIPT, PAGE_STYLE, console_numbers
 from placement.exchange.prescription import describe_side, geometry_image
-from placement.exchange.repeats import Repeat
+from placement.exchange.repeats import Repeat, frame_of
 from placement.exchange.vendor_texts import NOTICE, philips_text, siemens_text
 from placement.exchange.voxel_files import read_voxel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["UNKNOWN_CONTENT", "describe_repeat", "summary_line", "write_repeat"]
+__all__ = [
+    "REFUSED",
+    "UNKNOWN_CONTENT",
+    "describe_repeat",
+    "summary_line",
+    "write_refusal",
+    "write_repeat",
+]
 
 #: What a box holds that no labels of the new scan tell of.
 UNKNOWN_CONTENT = "content unknown: tumor may have grown, shrunk or been removed"
+
+#: The answer where nothing could be compared.
+REFUSED = "refused"
 
 _NAME = "voxel"
 _CONSOLE = {"philips": philips_text, "siemens": siemens_text}
@@ -45,7 +55,8 @@ def describe_repeat(
     """Describe a repeated box by plain values, as a prescription that `read_voxel` reads."""
     voxel = repeat.voxel
     valid = (
-        f"valid only while the patient lies as in {new_image.name} (frame of reference unknown); "
+        f"valid only while the patient lies as in {new_image.name} (frame of reference "
+        f"{frame_of(new_image) or 'unknown'}); "
         "after repositioning or a new landmark, repeat on this session's localizer"
     )
     return {
@@ -109,11 +120,8 @@ def write_repeat(
 
     The files of an earlier run are replaced.
     """
-    names = [_NAME + end for end in (*_PICTURES, "_view.html", "_geometry.nii.gz")]
-    names += [f"{_NAME}_{vendor}.txt" for vendor in _CONSOLE]
-    names += [f"{_NAME}_mask.nii.gz", "repeat.json"]
     new_scan = read_scan(new_image)
-    with FileSet(folder, names, overwrite=True) as files:
+    with FileSet(folder, _names(), overwrite=True) as files:
         if repeat.reliable:
             mask = image_of(repeat.voxel.mask(new_scan.shape, new_scan.affine), new_scan.affine)
             mask.header["descrip"] = NOTICE.encode()
@@ -141,6 +149,37 @@ def write_repeat(
             page = _page(shown, old_scan, old_affine, new_scan, pictures, record)
             files.path(f"{_NAME}_view.html").write_text(page, encoding="utf-8")
         files.write_json("repeat.json", record)
+
+
+def write_refusal(
+    voxel: Voxel, message: str, folder: Path, *, sources: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write why a box of a table could not be repeated, in place of what an earlier run wrote."""
+    record = {
+        "answer": REFUSED,
+        "reliable": False,
+        "ras": {"center_mm": voxel.center.tolist(), "angles_deg": voxel.angles.tolist()},
+        "size_mm": voxel.size.tolist(),
+        "agreement": 0.0,
+        "changed_share": 0.0,
+        "disagreement_mm": 0.0,
+        "content": UNKNOWN_CONTENT,
+        "side": "",
+        "flags": [message],
+        "notes": [],
+        "sources": dict(sources),
+        "synthetic": False,
+    }
+    with FileSet(folder, _names(), overwrite=True) as files:
+        files.write_json("repeat.json", record)
+    return record
+
+
+def _names() -> list[str]:
+    """List the files of a case, the record last, which marks it as complete."""
+    names = [_NAME + end for end in (*_PICTURES, "_view.html", "_geometry.nii.gz")]
+    names += [f"{_NAME}_{vendor}.txt" for vendor in _CONSOLE]
+    return [*names, f"{_NAME}_mask.nii.gz", "repeat.json"]
 
 
 def _plot(voxel: Voxel, values: Any, affine: Any, title: str) -> Figure:

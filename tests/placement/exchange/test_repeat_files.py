@@ -12,6 +12,7 @@ from placement.exchange.repeat_files import (
     UNKNOWN_CONTENT,
     describe_repeat,
     summary_line,
+    write_refusal,
     write_repeat,
 )
 from placement.exchange.repeats import OTHER_HEAD, REPEATED, Repeat
@@ -60,4 +61,12 @@ def test_bad_matches_leave_no_numbers_for_scanners(repeat, scan, tmp_path):
     record = describe_repeat(other, scan, scan, sources={})
     assert summary_line("case", record) == "case: not the same head; check the patient; not compared"
     write_repeat(other, scan, scan, tmp_path / "out", record, figure=False)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["repeat.json"]
+
+
+def test_refusals_replace_what_an_earlier_run_wrote(repeat, scan, tmp_path):
+    record = describe_repeat(repeat, scan, scan, sources={})
+    write_repeat(repeat, scan, scan, tmp_path / "out", record, figure=False)
+    refusal = write_refusal(BOX, "scan.nii.gz shows no head", tmp_path / "out", sources={})
+    assert summary_line("case", refusal) == "case: refused; scan.nii.gz shows no head"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["repeat.json"]
