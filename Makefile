@@ -22,7 +22,7 @@ help:
 	@echo "make demo        fit a real diffusion scan and compare strategies and algorithms; build/demo holds the results"
 	@echo "make test        all tests except the slow ones, with lint, types and docstrings"
 	@echo "make test-slow   the slow tests"
-	@echo "make faults      all faulty inputs of tests/faults, spoiled model files, and long commands killed at fifty moments"
+	@echo "make faults      all faulty inputs of tests/faults, spoiled model files, every command killed at fifty moments (hours)"
 	@echo "make audit       what the project depends on: versions, newer ones, licenses, known advisories"
 	@echo "make docs        the documentation, in build/docs/html"
 	@echo "make wheels      build the wheel, install it into clean environments and try it, alone and with each extra"

@@ -235,8 +235,6 @@ def fit_image(
         if _is_word(mask, "auto"):
             region = foreground_mask(series, protocol)
             region_text = NO_AIR if region is None else FOREGROUND_RULE
-        if file_set is not None:
-            file_set.check_room(bytes_of_maps(len(map_names(model)), series.grid, region))
         noise = None
         if not _is_estimate(sigma):
             noise = _read_noise(series, sigma, region)
@@ -255,6 +253,8 @@ def fit_image(
         tally = FitTally(model, contrasts, doubts, fixed or {})
         with series.unpacked() as readable:
             # Only an unpacked file is known to hold the voxels that its header promises.
+            if file_set is not None:
+                file_set.check_room(bytes_of_maps(len(map_names(model)), series.grid, region))
             maps = empty_maps(model, series.grid)
             sigma_text = _describe_noise(noise)
             if _is_estimate(sigma):
@@ -435,10 +435,10 @@ def predict_image(
         if quicklook and file_set is not None and model is not None:
             import_quicklook_libraries()
         region = _read_region(series, mask)
-        if file_set is not None:
-            file_set.check_room(bytes_of_maps(len(files), series.grid, region))
         noise = _read_noise(series, sigma, region)
         with series.unpacked() as readable:
+            if file_set is not None:
+                file_set.check_room(bytes_of_maps(len(files), series.grid, region))
             patch_shape = resolve_patch_shape(estimator)
             prediction = _Prediction(
                 estimator,

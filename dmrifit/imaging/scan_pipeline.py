@@ -153,12 +153,12 @@ def preprocess_image(
         region = None
         if mask is not None:
             region = binarize(read_map(mask, series), name=image_name(mask))
-        if file_set is not None:
-            file_set.check_room(bytes_of_maps(series.n_measurements, series.grid, None))
         if slice_axis is None:
             slice_axis = _slice_axis(series)
         with series.unpacked() as readable:
             signals = readable.read(slice(None), np.float32)
+        if file_set is not None:
+            file_set.check_room(bytes_of_maps(series.n_measurements, series.grid, None))
         _check_signal(signals, region, series.name)
         transforms = None
         # Before denoising, which leaves no noise to estimate.

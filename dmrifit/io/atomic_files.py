@@ -92,7 +92,9 @@ def check_place(path: Path) -> None:
     place = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
     if not place.is_dir():
         if place != path:
-            raise NotADirectoryError(f"{place} is a file, so {path} cannot be made in it")
+            raise NotADirectoryError(
+                f"{path} cannot be written: {place} is a file; choose another place"
+            )
         place = path.parent
     try:
         # Without a name, so that nothing is left behind even by a process that is killed.

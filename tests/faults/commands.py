@@ -1,13 +1,14 @@
-"""Long commands on small synthetic input: what they need first, and how they are called."""
+"""Commands on small synthetic input: what they need first, and how they are called."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["KEPT", "LONG", "PREPARED", "LongCommand"]
+__all__ = ["KEPT", "LONG", "PREPARED", "SPARED", "LongCommand"]
 
 _BOXES = ("in/cases/placement/cases.tsv", "in/cases/placement/experts.tsv")
 _NETWORK = ("--widths", "2,2", "--segments-per-epoch", "4", "--batch-size", "2", "--device", "cpu")
+_FIRST = "sub-cohort1p01/dwi/sub-cohort1p01"
 _SERIES = ("--directions", "8", "--shape", "20,24,16", "--spacing", "8")
 _HEADS = ("--shape", "36,36,36", "--spacing", "2.5")
 
@@ -39,6 +40,28 @@ KEPT = {
     "placement train network": "finished epochs",
     "placement train": ANEW,  # the optimizer's candidates and a forest, about a second for a case
     "place": "finished cases",
+    # These take seconds, but for simulations of many cases.
+    "preprocess": ANEW,
+    "roi": ANEW,
+    "view": ANEW,
+    "report": ANEW,
+    "anomaly simulate": "finished cases",
+    "anomaly evaluate": ANEW,
+    "metastasis simulate": "finished cases",
+    "metastasis evaluate": ANEW,
+    "placement simulate": "finished cases",
+    "placement evaluate": ANEW,
+    "prescribe": ANEW,
+    "read": ANEW,
+}
+
+#: Commands that are not killed, and why.
+SPARED = {
+    ("dmrifit", "info"): "writes no file",
+    ("dmrifit", "cite"): "writes no file",
+    ("dmrifit", "table"): "writes its table to standard output",
+    ("dmrifit", "import"): "is killed with its converter in the tests of the import",
+    ("dmrifit", "dicom-seg"): "writes one file, as view does, and numbers it anew each time",
 }
 
 #: Commands that make the input of others, by name: they run in the folder of the input, in this order.
@@ -53,7 +76,14 @@ PREPARED = {
     "others": ("dmrifit-metastasis", ("simulate", "2", "--skip", "4", "--out", "cases/others", *_HEADS)),
     "segmenter": ("dmrifit-metastasis", ("train", "cases/heads/cases.tsv", "--out", "segmenter.dmrifit",
                                          "--epochs", "1", *_NETWORK)),
+    "maps": ("dmrifit", ("fit", f"cases/cohort/{_FIRST}_dwi.nii.gz", "--out", "maps")),
+    "study": ("dmrifit", ("benchmark", "cases/cohort/participants.tsv", "--algorithms", "LR", "--strategies", "s2s",
+                          "--no-controls", "--sizes", "1", "--max-voxels", "40", "--out", "study")),
+    "found": ("dmrifit-anomaly", ("detect", "detector.dmrifit", "cases/series/gliomas.tsv", "--out", "found")),
+    "segmented": ("dmrifit-metastasis", ("segment", "segmenter.dmrifit", "cases/others/cases.tsv", "--out",
+                                         "segmented")),
     "boxes": ("dmrifit-placement", ("simulate", "3", "--out", "cases/placement", "--spacing", "4")),
+    "placed": ("dmrifit-placement", ("place", "cases/placement/cases.tsv", "--out", "placed")),
 }  # fmt: skip
 
 #: The commands that are killed.
@@ -146,4 +176,28 @@ LONG = [
         ("place", "in/cases/placement/cases.tsv", "--out", "out/placed"),
         ("boxes",),
     ),
+    LongCommand("preprocess", "dmrifit", ("preprocess", "in/cases/cohort/{image}", "--steps", "denoise", "--out", "out/clean"), ("cohort",)),
+    LongCommand("roi", "dmrifit", ("roi", "in/maps", "--labels", f"in/cases/cohort/{_FIRST}_desc-body_mask.nii.gz", "--out", "out/roi.csv"),
+                ("cohort", "maps")),
+    LongCommand("view", "dmrifit", ("view", "--map", f"body=in/cases/cohort/{_FIRST}_desc-body_mask.nii.gz", "--out", "out/view.html"),
+                ("cohort",)),
+    LongCommand("report", "dmrifit", ("report", "in/study", "--out", "out/report"), ("cohort", "study")),
+    LongCommand("anomaly simulate", "dmrifit-anomaly", ("simulate", "2", "1", "--out", "out/series", *_SERIES)),
+    LongCommand("anomaly evaluate", "dmrifit-anomaly",
+                ("evaluate", "in/cases/series/gliomas.tsv", "--detections", "z=in/found/detections.tsv", "--out",
+                 "out/compared"), ("series", "detector", "found")),
+    LongCommand("metastasis simulate", "dmrifit-metastasis", ("simulate", "2", "--out", "out/heads", *_HEADS)),
+    LongCommand("metastasis evaluate", "dmrifit-metastasis",
+                ("evaluate", "in/cases/others/cases.tsv", "--segmentations", "m=in/segmented/segmentations.tsv",
+                 "--out", "out/compared"), ("heads", "others", "segmenter", "segmented")),
+    LongCommand("placement simulate", "dmrifit-placement", ("simulate", "2", "--out", "out/cases", "--spacing", "4")),
+    LongCommand("placement evaluate", "dmrifit-placement",
+                ("evaluate", *_BOXES, "--placements", "x=in/placed/placements.tsv", "--out", "out/tables"),
+                ("boxes", "placed")),
+    LongCommand("prescribe", "dmrifit-placement",
+                ("prescribe", "in/cases/placement/synthetic-001_tumor.nii.gz", "--center", "41.9,-11.7,0.1", "--size", "20,20,20", "--out",
+                 "out/box"), ("boxes",)),
+    LongCommand("read", "dmrifit-placement",
+                ("read", "in/placed/synthetic-001/voxel.json", "--image",
+                 "in/cases/placement/synthetic-001_image.nii.gz", "--out", "out/box.png"), ("boxes", "placed")),
 ]  # fmt: skip

@@ -1,11 +1,14 @@
 """A long command that is killed leaves no half file, and after it ran again there is what would have been."""
 
+import importlib
 import os
 import random
+from collections import Counter
 
 import pytest
-from commands import KEPT, LONG, PREPARED
-from killing import contents, damages, final_files, run
+import typer
+from commands import KEPT, LONG, PREPARED, SPARED
+from killing import PROGRAMS, contents, damages, final_files, run
 
 pytest.importorskip("torch")
 pytest.importorskip("skorch")
@@ -14,8 +17,8 @@ pytest.importorskip("jinja2")
 pytest.importorskip("xgboost")
 
 SEED = 50
-KILLS = 50
-SAMPLE = 8
+KILLS = 50  # of each command, by `make faults`
+SAMPLE = 8  # of all
 NAMES = len(LONG)  # further kills, each just before a file gets its name, in the sample one for every other command
 
 #: A command that had ended says that its results are there; any other complaint is none.
@@ -23,12 +26,10 @@ DONE = ("already exist", "exist already", "exists already", "already has")
 
 
 def moments():
-    """The fifty: a command, and the share of its time that has passed; each has its turn before one comes again."""
+    """A command, and the share of its time that has passed; each has its turn before one comes again."""
     draw = random.Random(SEED)
-    order = []
-    while len(order) < KILLS:
-        order += draw.sample(LONG, len(LONG))
-    return [(command, round(draw.random(), 3)) for command in order[:KILLS]]
+    order = [command for _ in range(KILLS) for command in draw.sample(LONG, len(LONG))]
+    return [(command, round(draw.random(), 3)) for command in order]
 
 
 ALL = os.environ.get("DMRIFIT_FAULTS") == "all"
@@ -145,8 +146,19 @@ def test_the_checker_sees_files_that_are_cut_off(tmp_path):
     assert len(damages(tmp_path)) == 1
 
 
-def test_kills_come_at_fifty_moments_of_all_commands():
+def test_kills_come_at_fifty_moments_of_every_command():
     drawn = moments()
-    assert len(drawn) == KILLS
-    assert {command.name for command, _ in drawn} == {command.name for command in LONG} == set(KEPT)
+    counts = Counter(command.name for command, _ in drawn)
+    assert set(counts) == set(KEPT)
+    assert set(counts.values()) == {KILLS}
     assert drawn == moments()
+
+
+def test_every_command_of_the_programs_is_killed_or_spared_for_a_reason():
+    called = {(command.program, command.words[0]) for command in LONG}
+    commands = set()
+    for program, module in PROGRAMS.items():
+        group = typer.main.get_command(importlib.import_module(module).app)
+        commands |= {(program, name) for name in group.commands}
+    assert called | set(SPARED) == commands
+    assert not called & set(SPARED)
