@@ -44,7 +44,7 @@ test-slow: environment-test
 	.venv/bin/python -m pytest -m slow $(WORKERS) $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 faults: environment-test
-	.venv/bin/python tests/faults/run_corpus.py
+	.venv/bin/python tests/faults/run_corpus.py --store
 	.venv/bin/python tests/faults/fuzz_models.py
 	DMRIFIT_FAULTS=all .venv/bin/python -m pytest tests/faults/test_killed.py
 	DMRIFIT_FAULTS=all .venv/bin/python -m pytest tests/faults/test_determinism.py -k without_vectors

@@ -22,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from counts import store
 
 NUMBERS = (-1, 0, 10**8, 2**31, np.nan, np.inf)
 PLACES = (0, 1, -1)
@@ -255,14 +256,26 @@ def tried(kind, *, step=1, longest_s=LONGEST_S):
         first = number + 1
 
 
+def column_of(outcome):
+    """Tell which column of the counts an outcome belongs to."""
+    if outcome in FINE:
+        return "tried"
+    if outcome.startswith("nameless"):
+        return "misleading"
+    return "silent" if outcome == "silent" else "traceback"
+
+
 def main(kinds, *, step=1):
-    counts = Counter()
+    counts, columns = Counter(), Counter()
     for kind in kinds or KINDS:
         for name, found in tried(kind, step=step):
             counts[found if found in FINE else "bad"] += 1
+            columns.update({"tried", column_of(found)})
             if found not in FINE:
                 print(f"{kind}: {name}: {found}")
         print(f"{kind}, in all {sum(counts.values())} spoiled files: {dict(counts)}", flush=True)
+    if not kinds and step == 1:
+        store("model files", {"arrays of model files": columns})
     return min(counts["bad"], 1)
 
 

@@ -1,4 +1,8 @@
-"""Run the corpus of faulty inputs and say what is wrong; words choose cases, --show prints what users would read."""
+"""
+Run the corpus of faulty inputs and say what is wrong.
+
+Words choose cases, --show prints what users would read, --store keeps the counts in benchmarks/results/faults.json.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import sys
 import time
 from collections import Counter
 
+from counts import kind_of_complaint, store
 from driver import Bench, corpus
 
 
@@ -15,6 +20,7 @@ def main(arguments: list[str]) -> int:
     words = [word for word in arguments if not word.startswith("--")]
     bench = Bench()
     counts: Counter[tuple[str, str]] = Counter()
+    kinds: dict[str, Counter[str]] = {}
     wrong = 0
     began = time.process_time()
     try:
@@ -25,6 +31,9 @@ def main(arguments: list[str]) -> int:
             outcome = bench.run(case)
             complaints = bench.complaints(case, outcome)
             counts[case.table, case.expected] += 1
+            row = kinds.setdefault(f"files and options, {case.table}", Counter())
+            row["tried"] += 1
+            row.update({kind_of_complaint(complaint) for complaint in complaints})
             if show:
                 spent = time.process_time() - start
                 print(f"{case.id} [{spent:.2f} s]\n    {outcome.message or outcome.err.strip() or 'accepted'}")
@@ -38,6 +47,8 @@ def main(arguments: list[str]) -> int:
     for (table, expected), n in sorted(counts.items()):
         print(f"{table}: {n} {expected}")
     print(f"{counts.total()} faulty inputs, {wrong} wrong, {time.process_time() - began:.0f} s of CPU")
+    if "--store" in arguments and not words:
+        store("corpus", kinds)
     return int(wrong > 0)
 
 
