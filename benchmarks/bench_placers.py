@@ -1,6 +1,5 @@
 """
-Which placer agrees best with simulated experts, at what cost, and which of the study's claims hold
-there?
+Which placer agrees best with simulated experts, and at what cost?
 
     .venv/bin/python benchmarks/bench_placers.py [--seeds 1 2 3] [--kinds preference objective]
     [--work FOLDER] .venv/bin/python benchmarks/bench_placers.py --quick --out FILE
@@ -25,7 +24,6 @@ import _boards as boards
 import _measure as measure
 import numpy as np
 import pandas as pd
-from claims.lee import placement_board
 
 from dmrifit import Training
 from dmrifit.io.atomic_files import write_text
@@ -347,16 +345,11 @@ def summary(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
 
 
 def run(seeds: list[int], kinds: list[str], work: Path, *, quick: bool) -> dict[str, Any]:
-    """Run everything, and check the claims."""
+    """Run everything."""
     found: dict[str, Any] = {}
     for kind in kinds:
         runs = {seed: run_seed(kind, seed, work, quick=quick) for seed in seeds}
-        tables = {
-            str(seed): {name: pd.DataFrame(rows) for name, rows in one["tables"].items()}
-            for seed, one in runs.items()
-        }
-        board = placement_board(tables, least_runs=min(3, len(seeds)) if quick else 3)
-        found[kind] = summary(runs) | {"claims": json.loads(board.to_json(orient="records"))}
+        found[kind] = summary(runs)
     words = [
         "python",
         "benchmarks/bench_placers.py",
@@ -370,9 +363,7 @@ def run(seeds: list[int], kinds: list[str], work: Path, *, quick: bool) -> dict[
         "synthetic": True,
         "data": f"{N_CASES} synthetic gliomas a seed, {N_CASES * (N_FOLDS - 1) // N_FOLDS} to learn from; no patients, "
         "no clinical experts",
-        **measure.commit(
-            "dmrifit", "placement", "benchmarks/bench_placers.py", "benchmarks/claims/lee.py"
-        ),
+        **measure.commit("dmrifit", "placement", "benchmarks/bench_placers.py"),
         "command": shlex.join([*words, *(["--quick"] if quick else [])]),
         "quick": quick,
         "date": date.today().isoformat(),
@@ -408,26 +399,6 @@ def markdown(result: dict[str, Any]) -> str:
             for one in found["differences"]
         ]
         parts.append(measure.table(["Dice with the closest expert", "difference", "goal"], rows))
-    boards = {kind: found["claims"] for kind, found in result["kinds"].items()}
-    first = next(iter(boards.values()))
-    rows = [
-        [
-            str(one["claim"]),
-            one["statement"],
-            one["study"],
-            *(
-                f"{board[i]['verdict']}: {measure.cell(board[i]['ours'], 300)}"
-                for board in boards.values()
-            ),
-        ]
-        for i, one in enumerate(first)
-    ]
-    parts.append(
-        "**The study's claims** (Lee et al., MICCAI 2024), mean ± standard deviation over seeds:"
-    )
-    parts.append(
-        measure.table(["", "claim", "the study", *(f"experts: {kind}" for kind in boards)], rows)
-    )
     return "\n\n".join(parts)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from claims.lee import CLAIMS, placement_board
+from claims.lee import CLAIMS, MARGINS, claim_figures, decide_claims
 
 from placement.simulate.gliomas import simulate_gliomas
 from placement.study.evaluation import case_folds, evaluate_placements
@@ -31,21 +31,32 @@ def tables(study):
     )
 
 
+def decided(tables, n_seeds=10, **options):
+    figures = claim_figures({str(seed): tables for seed in range(n_seeds)})
+    return decide_claims(figures, **options).set_index("claim")
+
+
 def test_the_board_tells_what_holds_from_what_does_not(tables):
-    board = placement_board({str(seed): tables for seed in range(3)}).set_index("claim")
+    board = decided(tables)
     assert len(board) == len(CLAIMS) == 7
     # The network is the mean of the experts, the objective is moved away and has volumes of its own.
     assert board.loc[[1, 2, 3], "verdict"].tolist() == ["holds"] * 3
-    assert board.loc[7, "verdict"] == "does not hold"
+    assert board.loc[7, "verdict"] == "not testable here"
+    assert board.loc[7, "reason"].startswith("not comparable")
     swapped = {name: table.replace({"network": "objective", "objective": "network"}) for name, table in tables.items()}
-    board = placement_board({str(seed): swapped for seed in range(3)}).set_index("claim")
+    board = decided(swapped)
     assert board.loc[1, "verdict"] == board.loc[3, "verdict"] == "does not hold"
-    assert (placement_board({"0": tables})["verdict"] == "cannot be told").all()
+    assert (decided(tables, 9).loc[:6, "verdict"] == "cannot be told").all()
+
+
+def test_wide_margins_leave_no_difference(tables):
+    assert all(margin.whose == "ours" for margin in MARGINS.values())
+    assert decided(tables, factor=1000).loc[1, "verdict"] == "practically equal"
 
 
 def test_the_board_says_what_is_missing(study):
     scenes, experts = study
     found = evaluate_placements(scenes, experts, {"network": experts[:, 0]}, controls=False)
-    board = placement_board({str(seed): found for seed in range(3)}).set_index("claim")
+    board = decided(found)
     assert board.loc[1, "verdict"] == "cannot be told"
     assert "objective" in board.loc[1, "reason"]
