@@ -168,8 +168,13 @@ def run(seeds: Sequence[int], out: Path, work: Path, *, quick: bool) -> dict[str
 
 
 def verdicts(figures: pd.DataFrame, factor: float) -> dict[str, object]:
-    """List the verdicts with margins this many times as wide, and count those left open."""
-    claims = decide_claims(figures, factor=factor).set_index("claim")["verdict"]
+    """Decide the claims with margins this many times as wide."""
+    return verdicts_of(decide_claims(figures, factor=factor))
+
+
+def verdicts_of(board: pd.DataFrame) -> dict[str, object]:
+    """List the verdicts of a board, and count those left open."""
+    claims = board.set_index("claim")["verdict"]
     testable = claims[claims != NOT_SIMULATED]
     return {
         "claims": {str(number): verdict for number, verdict in claims.items()},
