@@ -132,6 +132,24 @@ def test_slopes_are_those_of_finite_differences(kind):
     assert np.linalg.norm(errors) < 0.05 * np.linalg.norm(rises)
 
 
+@pytest.mark.parametrize("center", [(5, 20, 21), (34, 20, 21), (20, 34, 6)])
+def test_slopes_of_boxes_beyond_the_image_are_those_of_finite_differences(center):
+    problem = ball_problem(Preference(0.0, np.zeros(3)))
+    frame = overlap.Frame(0, np.eye(3), np.array(center, float))
+    x = np.array([0, 0, 0, *np.log([17.0, 20.0, 18.0]), 0, 0, 0])
+    work, slopes = overlap._new_work(), overlap._new_slopes(0.5)
+    _, fraction = overlap._scored(x, frame, problem, work)
+    overlap._gradient(x, fraction, frame, problem, work, slopes)
+    step = np.repeat([0.3, 0.01], 3)
+    rises = []
+    for p in range(6):
+        moved = step[p] * np.eye(9)[p]
+        ends = [overlap._cost(x + sign * moved, frame, problem, work) for sign in (1, -1)]
+        rises.append((ends[0] - ends[1]) / 2)
+    errors = slopes.rows[0, :6] * step - rises
+    assert np.linalg.norm(errors) < 0.05 * np.linalg.norm(rises)
+
+
 def slide_settings(n_steps=60):
     return SlideSettings(np.repeat([4.0, 0.2, 0.2], 3), 0.7, n_steps, 1e-9, 0.1)
 

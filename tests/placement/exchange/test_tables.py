@@ -35,6 +35,12 @@ def boxes(tmp_path):
     return path
 
 
+def test_a_path_of_text_is_read_as_one(table):
+    pd.testing.assert_frame_equal(read_cases(str(table)), read_cases(table))
+    mask = str(table.with_name("one.nii.gz"))
+    assert read_cases(mask)["tumor"].tolist() == [mask]
+
+
 def test_files_are_relative_to_the_table_and_labels_are_no_files(table, tmp_path):
     cases = read_cases(table)
     assert list(cases["tumor"]) == [str(tmp_path / "one.nii.gz"), str(tmp_path / "two.nii.gz")]
