@@ -41,7 +41,6 @@ __all__ = [
     "html_paragraph",
     "html_table",
     "html_template",
-    "html_verdict",
     "notice_lead",
     "png_bytes",
     "record_cells",
@@ -65,8 +64,7 @@ h2 { font-size: 1.2rem; margin: 1.8rem 0 .5rem; padding-top: .6rem;
   border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
 p { margin: .4rem 0; max-width: 48rem; }
-.lead, .verdict { max-width: none; }
-.verdict { font-size: 1.1rem; }
+.lead { max-width: none; }
 .lead, figcaption, .note { color: var(--faint); }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: .6rem 0; font-size: .9rem; }
 a { color: var(--link); }
@@ -144,9 +142,6 @@ _PAGE = """<!DOCTYPE html>
 # Each macro is one element of a page; Jinja escapes every text that is put into it.
 _ELEMENTS = """
 {%- macro paragraph(text) %}<p>{{ text }}</p>{% endmacro %}
-
-{%- macro verdict(name, text) %}<p class="verdict"><strong>{{ name }}</strong> {{ text }}</p>
-{%- endmacro %}
 
 {%- macro note(text) %}<p class="note">{{ text }}</p>{% endmacro %}
 
@@ -259,11 +254,6 @@ def html_grid(figures: Iterable[Markup]) -> Markup:
 def html_columns(cells: Iterable[Any]) -> Markup:
     """Put halves of a screen beside each other where it is wide enough."""
     return _element("columns", cells)
-
-
-def html_verdict(name: str, text: str) -> Markup:
-    """Write what a page says first."""
-    return _element("verdict", name, text)
 
 
 def html_note(text: str) -> Markup:

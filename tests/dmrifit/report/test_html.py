@@ -17,7 +17,6 @@ from dmrifit.report.html import (
     html_page,
     html_paragraph,
     html_table,
-    html_verdict,
     png_bytes,
     synthetic_note,
     whole,
@@ -89,11 +88,10 @@ def test_notes_are_escaped():
     assert html_note("a < b") == '<p class="note">a &lt; b</p>'
 
 
-def test_halves_of_a_screen_and_what_is_said_first_are_escaped():
+def test_halves_of_a_screen_are_escaped():
     assert html_columns(["a <", html_note("b")]) == (
         '<div class="columns"><div>a &lt;</div><div><p class="note">b</p></div></div>'
     )
-    assert html_verdict("a <", "b") == '<p class="verdict"><strong>a &lt;</strong> b</p>'
 
 
 def test_numbers_in_tables_have_a_true_minus_sign():

@@ -340,9 +340,10 @@ def test_refining_moves_a_box_off_what_is_excluded(fresh):
     if not fresh:
         VoxelOptimizer().place(scene)
     near = Voxel((39, 30, 30), (14, 23, 22), (3, -2, 4))
-    assert VoxelOptimizer().assess(near, scene).flags == ("touches necrosis",)
+    optimizer = VoxelOptimizer(max_rotations=3)
+    assert optimizer.assess(near, scene).flags == ("touches necrosis",)
     moved = _polished(near, scene, (10.0, 60.0), 6.0)
-    assert VoxelOptimizer().assess(moved, scene).flags == ()
+    assert optimizer.assess(moved, scene).flags == ()
     assert tumor_fraction(moved, scene) > 0.8
 
 

@@ -14,7 +14,7 @@ from dmrifit.report.html import (
     html_join,
     html_note,
     html_paragraph,
-    html_verdict,
+    html_template,
 )
 from dmrifit.report.numerals import fixed
 from dmrifit.report.style import INK, PALE, PALETTE
@@ -41,6 +41,7 @@ __all__ = ["answer", "verdict"]
 
 #: A further gain of skill that is not worth more patients.
 SMALL_GAIN = 0.02
+_VERDICT = '<p class="verdict"><strong>{{ name }}</strong> {{ text }}</p>'
 _WIDTH = 6.1  # inches of half a screen
 _MOST_COHORTS = 3
 _SHARED = "against the fit to the same images"
@@ -54,7 +55,7 @@ _AXIS = Panel("skill", "skill", ends=SKILL_ENDS)
 def answer(board: Board, gallery: Gallery) -> Iterator[Markup]:
     """Say in one screen which predictor is best, how good it is, where, and for how many."""
     first, *others = verdict(board)
-    yield html_verdict(first, " ".join(others))
+    yield html_template(_VERDICT, name=first, text=" ".join(others))
     if board.best is None:
         return
     cells = [_skill(board, gallery), _example(board, gallery)]
