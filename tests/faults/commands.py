@@ -53,6 +53,7 @@ KEPT = {
     "placement evaluate": ANEW,
     "prescribe": ANEW,
     "read": ANEW,
+    "reader": ANEW,
 }
 
 #: Commands that are not killed, and why.
@@ -61,6 +62,7 @@ SPARED = {
     ("dmrifit", "cite"): "writes no file",
     ("dmrifit", "table"): "writes its table to standard output",
     ("dmrifit", "import"): "is killed with its converter in the tests of the import",
+    ("dmrifit-placement", "repeat"): "writes visit by visit as place does, and no command makes two scans of one head",
     ("dmrifit", "dicom-seg"): "writes one file, as view does, and numbers it anew each time",
 }
 
@@ -197,6 +199,7 @@ LONG = [
     LongCommand("prescribe", "dmrifit-placement",
                 ("prescribe", "in/cases/placement/synthetic-001_tumor.nii.gz", "--center", "41.9,-11.7,0.1", "--size", "20,20,20", "--out",
                  "out/box"), ("boxes",)),
+    LongCommand("reader", "dmrifit-placement", ("reader", "in/cases/placement/cases.tsv", "--out", "out/page.html"), ("boxes",)),
     LongCommand("read", "dmrifit-placement",
                 ("read", "in/placed/synthetic-001/voxel.json", "--image",
                  "in/cases/placement/synthetic-001_image.nii.gz", "--out", "out/box.png"), ("boxes", "placed")),

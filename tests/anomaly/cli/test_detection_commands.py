@@ -254,7 +254,7 @@ def test_series_with_too_few_directions_or_without_b_zero_are_refused(
     image = nib.load(series[0])
     nib.save(image.slicer[..., :6], tmp_path / "few.nii.gz")
     (tmp_path / "few.bval").write_text("0 1000 1000 1000 1000 1000")
-    (tmp_path / "few.bvec").write_text("0 1 0 0 1 1\n0 0 1 0 1 0\n0 0 0 1 0 1")
+    (tmp_path / "few.bvec").write_text("0 1 0 0 .6 .6\n0 0 1 0 .8 0\n0 0 0 1 0 .8")
     words = ("detect", model, tmp_path / "few.nii.gz", *series[1:], "--no-figure")
     words += ("--out", tmp_path / "found")
     remedy = "has 5 directions, and the detector was fitted to 8; directions='resampled'"

@@ -264,7 +264,8 @@ def directed(tmp_path):
     folder = tmp_path / "directed"
     folder.mkdir()
     b = np.array([0, 995, 1000, 5, 1005, 990, 1000, 1000.0])
-    directions = rng.standard_normal((3, 8)) * (b > 100)
+    directions = rng.standard_normal((3, 8))
+    directions *= (b > 100) / np.linalg.norm(directions, axis=0)
     signal = (100 * np.exp(-b / 1000) * rng.uniform(0.8, 1.2, (4, 5, 3, 8))).astype(np.float32)
     affine = np.diag([2.0, 2, 2, 1])
     nib.save(nib.Nifti1Image(signal, affine), folder / "a.nii.gz")
