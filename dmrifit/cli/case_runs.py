@@ -94,18 +94,22 @@ def begin_run(
     path = out / "settings.json"
     text = json.dumps(settings, indent=2) + "\n"
     result_files = [out / name for name in results]
+    finished = [*result_files, *(out.glob(records) if records else ())]
     if not overwrite:
-        _check_settings(path, json.loads(text), result_files)
+        _check_settings(path, json.loads(text), result_files, finished)
     elif not (path.is_file() and path.read_bytes() == text.encode()):
-        if records:
-            result_files += out.glob(records)
-        for file in result_files:
+        for file in finished:
             file.unlink(missing_ok=True)
     write_text(path, text)
 
 
-def _check_settings(path: Path, settings: Mapping[str, Any], result_files: Sequence[Path]) -> None:
-    """Check that a folder is empty or holds a run with these settings."""
+def _check_settings(
+    path: Path,
+    settings: Mapping[str, Any],
+    result_files: Sequence[Path],
+    finished: Sequence[Path],
+) -> None:
+    """Check that a folder holds a run with these settings, or none that finished anything."""
     if not path.exists():
         for file in result_files:
             if file.exists():
@@ -122,7 +126,8 @@ def _check_settings(path: Path, settings: Mapping[str, Any], result_files: Seque
         )
     names = sorted({*stored, *settings})
     changed = [name for name in names if stored.get(name) != settings.get(name)]
-    if changed:
+    # A run that was refused finished nothing that other options could mix with.
+    if changed and any(file.exists() for file in finished):
         raise ValueError(
             f"{path.parent} holds a run with other options ({', '.join(changed)}); "
             "choose another folder, or --overwrite"

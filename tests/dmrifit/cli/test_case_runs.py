@@ -108,6 +108,25 @@ def test_begin_removes_what_another_run_finished(tmp_path):
     assert run(tmp_path, {"a": 1}) == ["a"]
 
 
+@pytest.mark.parametrize("left", [None, "table.tsv", "a/done.json"])
+def test_a_run_that_finished_nothing_keeps_no_other_options_out(tmp_path, monkeypatch, left):
+    def begin(labels):
+        begin_run(tmp_path, {"labels": labels}, False, results=("table.tsv",), records="*/done.json")
+
+    begin(None)
+    if left is not None:
+        (tmp_path / left).parent.mkdir(exist_ok=True)
+        (tmp_path / left).touch()
+        with pytest.raises(ValueError, match=r"other options \(labels\)"):
+            begin("brats2013")
+        return
+    begin("brats2013")
+    assert json.loads((tmp_path / "settings.json").read_text()) == {"labels": "brats2013"}
+    monkeypatch.setenv("DMRIFIT_USE_FORM", "sform")
+    begin("brats2013")
+    assert json.loads((tmp_path / "settings.json").read_text())["use"] == "sform"
+
+
 def test_damaged_settings_are_refused(tmp_path):
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(ValueError, match=r"settings.json is damaged, .*--overwrite"):
