@@ -38,9 +38,14 @@ class SignalSlices:
     ) -> None:
         self._grid = grid
         self._protocol = self._measured = protocol
+        self._contrast = np.arange(len(protocol))
         if len(protocol) > MOST_MEASUREMENTS:
-            nothing = np.empty((0, len(protocol)))
-            _, self._protocol = average_directions(nothing, protocol, mean="arithmetic")
+            # Each row holds one measurement, which counts in the mean of its contrast alone.
+            weights, self._protocol = average_directions(
+                np.eye(len(protocol)), protocol, mean="arithmetic"
+            )
+            self._contrast = weights.argmax(axis=1)
+        self._counts = np.bincount(self._contrast)
         self._most_voxels = most_values // (len(self._protocol) + n_maps)
         self._step = 1
         shortest = np.ones(len(protocol), bool)
@@ -49,7 +54,7 @@ class SignalSlices:
         self._is_lowest = shortest & (protocol.b == protocol.b[shortest].min())
         #: The measurements of lowest b at the shortest echo time, on which a page shows the maps.
         self.scan = np.zeros(grid, np.float32)
-        self._parts: list[tuple[NDArray[np.intp], NDArray, NDArray]] = []
+        self._parts: list[tuple[NDArray, ...]] = []
 
     @property
     def is_averaged(self) -> bool:
@@ -77,11 +82,15 @@ class SignalSlices:
         is_kept = self._is_kept(z)
         voxels = np.ravel_multi_index((x[is_kept], y[is_kept], z[is_kept]), self._grid)
         values = signals[is_kept]
+        scatter = np.zeros(len(values))
         if self.is_averaged:
-            values, _ = average_directions(values, self._measured, mean="arithmetic")
+            means, _ = average_directions(values, self._measured, mean="arithmetic")
+            scatter = _rms(values - means[:, self._contrast])
+            values = means
         level = np.broadcast_to(np.nan if sigma is None else sigma, len(signals))[is_kept]
         with np.errstate(over="ignore"):
-            self._parts.append((voxels, values.astype(np.float32), level.astype(np.float32)))
+            numbers = (values, level, scatter)
+            self._parts.append((voxels, *(array.astype(np.float32) for array in numbers)))
         while self._n_voxels > self._most_voxels and self._step < 2 * self._grid[2]:
             self._step *= 2
             self._parts = [self._thinned(part) for part in self._parts]
@@ -92,25 +101,38 @@ class SignalSlices:
 
         if not 0 < self._n_voxels <= self._most_voxels:
             return None
-        voxels, values, level = (np.concatenate(part) for part in zip(*self._parts, strict=True))
+        parts = zip(*self._parts, strict=True)
+        voxels, values, level, scatter = (np.concatenate(part) for part in parts)
         rows = np.zeros(self._grid, np.int32)
         rows.flat[voxels] = np.arange(1, len(voxels) + 1)
         return VoxelSignals(
-            rows, values, self._protocol, level, is_averaged=self.is_averaged, step=self._step
+            rows,
+            values,
+            self._protocol,
+            level,
+            scatter=scatter,
+            counts=self._counts,
+            is_averaged=self.is_averaged,
+            step=self._step,
         )
 
     @property
     def _n_voxels(self) -> int:
-        return sum(len(voxels) for voxels, _, _ in self._parts)
+        return sum(len(part[0]) for part in self._parts)
 
     def _is_kept(self, z: NDArray[np.intp]) -> NDArray[np.bool_]:
         return (z - self._grid[2] // 2) % self._step == 0
 
-    def _thinned(
-        self, part: tuple[NDArray[np.intp], NDArray, NDArray]
-    ) -> tuple[NDArray[np.intp], NDArray, NDArray]:
+    def _thinned(self, part: tuple[NDArray, ...]) -> tuple[NDArray, ...]:
         """Leave out the slices that are no longer kept."""
         # The slice changes fastest in the order of C.
         is_kept = self._is_kept(part[0] % self._grid[2])
-        voxels, values, level = (array[is_kept] for array in part)
-        return voxels, values, level
+        return tuple(array[is_kept] for array in part)
+
+
+def _rms(differences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give the root mean square of what is finite in each row, NaN where nothing is."""
+    is_finite = np.isfinite(differences)
+    squares = np.square(differences, where=is_finite, out=np.zeros_like(differences))
+    with np.errstate(invalid="ignore"):
+        return np.sqrt(squares.sum(axis=1) / is_finite.sum(axis=1))

@@ -42,16 +42,20 @@ class VoxelSignals:
     Measured signals of some voxels.
 
     `step` is the distance of the slices that have signals; with `is_averaged`, those of one b and
-    echo time were averaged.
+    echo time were averaged: `counts` tells how many each, and `scatter` is the root mean square of
+    what the volumes differ from their means.
 
     Shapes: `rows` (x, y, z), 0 where there is no signal, else 1 + the row of the voxel in `values`
-    (n_voxels, n_measurements); `sigma` (n_voxels,), NaN where none was given.
+    (n_voxels, n_measurements); `sigma` (n_voxels,), NaN where none was given; `scatter`
+    (n_voxels,); `counts` (n_measurements,).
     """
 
     rows: NDArray[np.int32]
     values: NDArray[np.float32]
     protocol: Protocol
     sigma: NDArray[np.float32]
+    scatter: NDArray[np.float32]
+    counts: NDArray[np.intp]
     is_averaged: bool = False
     step: int = 1
 
@@ -87,12 +91,13 @@ class VoxelRecords:
         """
         protocol = self._signals.protocol
         columns = [*self._signals.values[rows - 1].T, self._signals.sigma[rows - 1]]
-        columns += self._columns_of_maps(rows)
+        columns += [*self._columns_of_maps(rows), self._signals.scatter[rows - 1]]
         return {
             "n": len(rows),
             "data": pack_numbers(np.array(columns, dtype=np.float32)),
             "b": protocol.b.tolist(),
             "te": None if protocol.te is None else protocol.te.tolist(),
+            "counts": self._signals.counts.tolist(),
             "formula": formula_tokens(self._sidecar["Model"].get("Expression")),
             "floor": self._sidecar["Settings"]["Likelihood"] == "gaussian",
             "parameters": [

@@ -43,6 +43,7 @@ function recordOf(records, row) {
     }),
     disagree: at(first + 4 * parameters.length) > 0,
     outcome: records.outcomes[at(first + 4 * parameters.length + 1)] ?? "",
+    scatter: at(first + 4 * parameters.length + 2),
   };
 }
 
@@ -61,9 +62,9 @@ function decaysOf(records, record) {
   const grid = Array.from({ length: CURVE_POINTS }, (_, i) => (i * last) / (CURVE_POINTS - 1));
   return times.map((te) => {
     const at = records.b.map((_, i) => i).filter((i) => !records.te || records.te[i] === te);
-    const b = at.map((i) => records.b[i]), signals = at.map((i) => record.signals[i]);
+    const b = at.map((i) => records.b[i]), signals = at.map((i) => record.signals[i]), counts = at.map((i) => records.counts[i]);
     const residuals = b.map((value, i) => signals[i] - expected(records, record, value, te));
-    return { te: records.te && te, b, signals, residuals, grid, curve: grid.map((value) => expected(records, record, value, te)) };
+    return { te: records.te && te, b, signals, residuals, counts, grid, curve: grid.map((value) => expected(records, record, value, te)) };
   });
 }
 
@@ -165,12 +166,14 @@ class VoxelPanel {
     this.viewer.go(nearest);
   }
 
+  // Of all volumes: those of one point differ from their mean by the scatter.
   spread() {
-    const residuals = this.decays.flatMap((one) => one.residuals).filter(Number.isFinite);
+    const residuals = this.decays.flatMap((one) => one.residuals.map((rest, i) => [rest, one.counts[i]])).filter(([rest]) => Number.isFinite(rest));
     const largest = Math.max(...this.record.signals.filter(Number.isFinite));
     if (!residuals.length || !(largest > 0)) return "";
-    const rms = Math.sqrt(residuals.reduce((sum, x) => sum + x * x, 0) / residuals.length);
-    return `Residuals (rms): ${written((100 * rms) / largest, 2)} % of the largest signal.`;
+    const [squares, n] = residuals.reduce(([sum, all], [rest, count]) => [sum + count * rest * rest, all + count], [0, 0]);
+    const rms = Math.hypot(Math.sqrt(squares / n), this.record.scatter), averaged = this.records.counts.some((count) => count > 1);
+    return `Residuals (rms${averaged ? " of all volumes" : ""}): ${written((100 * rms) / largest, 2)} % of the largest signal.`;
   }
 
   draw() {

@@ -70,6 +70,10 @@ def test_many_measurements_are_averaged_over_directions(volumes, monkeypatch):
     assert voxels.protocol.b.tolist() == [0, 800]
     means = np.stack([volumes[..., 0], volumes[..., 1:].mean(-1)], axis=-1)
     np.testing.assert_allclose(voxels.values[voxels.rows - 1], means, rtol=1e-6)
+    # What the means leave out of the residuals is kept.
+    assert voxels.counts.tolist() == [1, 3]
+    scatter = np.sqrt(np.mean((volumes - means[..., [0, 1, 1, 1]]) ** 2, axis=-1))
+    np.testing.assert_allclose(voxels.scatter[voxels.rows - 1], scatter, rtol=1e-6)
 
 
 def test_what_is_beyond_the_range_of_float32_is_infinite_without_a_warning(volumes):

@@ -336,6 +336,23 @@ def test_voxels_outside_have_no_signals_and_lights_choose_the_overlay(fitted, ta
     assert page.locator("[data-role=overlay] option:checked").text_content() == "T2t"
 
 
+def test_the_residuals_of_averaged_volumes_are_those_of_each_volume(tmp_path, tab):
+    protocol = Protocol([0.0] * 3 + [500.0] * 20 + [1000.0] * 22)
+    signals = MODELS["adc"].signal(np.tile([300.0, 0.8], (27, 1)), protocol)
+    signals += np.random.default_rng(0).normal(0, 30, signals.shape)
+    nib.save(nib.Nifti1Image(signals.reshape(3, 3, 3, -1), np.eye(4)), tmp_path / "scan.nii")
+    maps = fit_image(tmp_path / "scan.nii", protocol, "adc", out=tmp_path, quicklook=True)
+    page = tab.open(tmp_path / "scan_model-adc_quicklook.html")
+    voxel = tuple(int(x) for x in page.evaluate("document.querySelector('.viewer').viewer.position"))
+    fitted = [[maps[name].get_fdata()[voxel] for name in ("S0", "ADC")]]
+    measured = signals.reshape(3, 3, 3, -1)[voxel]
+    rms = np.sqrt(np.mean((measured - MODELS["adc"].signal(fitted, protocol)[0]) ** 2))
+    largest = max(measured[protocol.b == b].mean() for b in (0, 500, 1000))
+    words = page.locator("[data-role=voxel-doubts]").text_content()
+    shown = float(re.search(r"Residuals \(rms of all volumes\): ([\d.]+) % of the largest signal", words)[1])
+    assert shown == pytest.approx(100 * rms / largest, rel=0.05)  # two digits are shown
+
+
 @pytest.mark.parametrize("width", browser.WIDTHS)
 def test_the_first_screen_answers_at_every_width(fitted, tab, width):
     folder, _ = fitted
