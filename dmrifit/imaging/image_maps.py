@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.html_repr import InlinePage
+from dmrifit.engine.fit_maps import OUTSIDE
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.nifti import describe_sources, file_paths, output_files, read_volume, save_image
@@ -237,15 +239,20 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
         from dmrifit.report.slice_figures import robust_limits
 
         windows: dict[str, tuple[float, float]] = {}
+        sidecar = folder / _name_of_fit(self._files["sidecar"])
         # The sidecar completes a fit.
-        if not (folder / _name_of_fit(self._files["sidecar"])).is_file():
+        if not sidecar.is_file():
             return windows
+        described = json.loads(sidecar.read_text(encoding="utf-8")).get("Status", {})
+        status = folder / described.get("File", "")
+        if not status.is_file():
+            return windows
+        is_inside = read_volume(status) != OUTSIDE
         for name in self.sidecar["Parameters"]:
             path = folder / _name_of_fit(self._files[name])
             # A parameter that is fixed at one value has a map, too, but no scale.
             if path.is_file():
-                values = read_volume(path)
-                windows[name] = robust_limits(values[values != 0])
+                windows[name] = robust_limits(read_volume(path)[is_inside])
         return windows
 
     @property
