@@ -111,7 +111,7 @@ def _uncertainty(intervals: Mapping[str, Any] | None) -> str:
     if intervals is None:
         return (
             "Without intervals nothing is known of how sure they are: train the model with them "
-            "(dmrifit train --intervals 0.9)."
+            "(dmrifit train --coverage 0.9)."
         )
     text = f"{100 * intervals['Coverage']:.3g} % intervals stand beside the maps"
     wide = [name for name, entry in intervals["Parameters"].items() if not entry["Determined"]]

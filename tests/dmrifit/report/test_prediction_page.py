@@ -1,12 +1,17 @@
 """The page of a prediction: maps, widths of intervals, voxels to distrust."""
 
+import ast
 import copy
 import re
+from pathlib import Path
 
 import browser
 import numpy as np
 import pytest
+import typer
 
+import dmrifit.study.report
+from dmrifit.cli import program
 from dmrifit.report.prediction_page import interval_advice, write_prediction_page
 
 GRID = (6, 5, 3)
@@ -87,6 +92,24 @@ def test_the_answer_and_a_light_for_each_parameter_come_first(maps, tmp_path):
     without = page({name: maps[name] for name in ("S0", "ADC")}, SIDECAR, tmp_path)
     assert "nothing is known of how sure they are" in without
     assert without.count("no interval") == 2
+
+
+def test_every_option_that_a_page_names_exists():
+    known = typer.main.get_command(program.app).commands
+    options = {name: {one for parameter in command.params for one in parameter.opts} for name, command in known.items()}
+    named = []
+    for room in (dmrifit.report, dmrifit.study.report):
+        for path in Path(room.__file__).parent.rglob("*.py"):
+            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+            for text in texts:
+                # Not the variables of a style sheet.
+                for found in re.finditer(r"(?:dmrifit ([a-z-]+) )?(?<![\w(-])(--[a-z][\w-]*)(?![\w:-])", text):
+                    named.append(found[2])
+                    commands = [found[1]] if found[1] else list(options)
+                    assert any(found[2] in options[name] for name in commands), (path.name, found[0])
+    assert "--coverage" in named
+    assert len(named) >= 4
 
 
 def test_values_are_those_of_the_mask_though_typicality_is_not_known_outside(maps, tmp_path):
