@@ -547,6 +547,8 @@ def _draw_slice(
         aspect="auto",
     )
     ax.invert_xaxis()
+    # What is drawn over the slice must not turn it back.
+    ax.autoscale(False)
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set_visible(False)

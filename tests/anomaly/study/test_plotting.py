@@ -124,6 +124,8 @@ def test_examples_show_the_map_over_the_anatomy_with_reference_and_mask(compared
     examples = {"best: a": (case, values, masks[0]), "worst: b": (bare, None, masks[1])}
     figure = plot_examples(examples, "sharp")
     first, second = (ax for ax in figure.axes if ax.get_title(loc="left") in examples)
+    # Radiological convention: the patient's right is at the left, under overlays, too.
+    assert [ax.xaxis_inverted() for ax in (first, second)] == [True, True]
     anatomy, over = first.images
     number = slice_to_show(case)
     np.testing.assert_allclose(np.ma.filled(anatomy.get_array(), 0).T, case.signal.mean(axis=-1)[:, :, number], atol=1e-6)
