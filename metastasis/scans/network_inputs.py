@@ -17,6 +17,7 @@ from dmrifit.networks.volume_cases import check_length, listed, naming
 __all__ = [
     "Scan",
     "binary_label",
+    "brain_of",
     "edge_of",
     "joined_cases",
     "label_on_network_grid",
@@ -59,6 +60,15 @@ def values_of(volume: Any) -> Any:
     if isinstance(volume, nib.Nifti1Image):
         return np.asanyarray(volume.dataobj)
     return volume
+
+
+def brain_of(case: Scan) -> NDArray[np.bool_]:
+    """Give the brain (x, y, z) of a case on its own grid: its mask, or what is not zero."""
+    volume, _, mask = case
+    if mask is not None:
+        return binarize(values_of(mask), name="its mask")
+    values = np.asarray(values_of(volume))
+    return np.any(values.reshape(*values.shape[:3], -1) != 0, axis=-1)
 
 
 def edge_of(volume: Any) -> float | None:

@@ -25,6 +25,7 @@ from metastasis.networks.sizes import output_size
 from metastasis.scans.network_inputs import (
     Scan,
     binary_label,
+    brain_of,
     joined_cases,
     label_on_network_grid,
     on_network_grid,
@@ -67,7 +68,7 @@ class DeepMedicSegmenter(VolumeEstimator):
     learns from have a lesion in their middle; they are turned, mirrored and scaled at random, and
     the choice depends on `random_state`, cases and labels alone, not on the loss. A whole volume
     is predicted at once, by `metastasis.segmentation.inference.dense_logits`; beyond its border
-    the outermost voxels are repeated.
+    the outermost voxels are repeated. Outside the brain the probability is 0.
 
     What the network sees of the cases is held in memory: for each voxel four bytes for every
     channel, as many for every factor of `low_resolution` and four for the prior.
@@ -705,7 +706,8 @@ class DeepMedicSegmenter(VolumeEstimator):
                 probability = inference.averaged_over_flips(probabilities, inputs)
             else:
                 probability = probabilities(inputs)
-        return on_scan_grid(probability, case[0], self.spacing)
+        # Air and skull are outside what the network learned from.
+        return on_scan_grid(probability, case[0], self.spacing) * brain_of(case)
 
     def _case_score(self, prediction: NDArray[np.float32], target: tuple[Any, Any]) -> float:
         # During training there is no operating point yet.

@@ -8,6 +8,7 @@ from scipy.spatial.transform import Rotation
 from dmrifit.imaging.head_pipeline import prepare_brain
 from dmrifit.io.grids import array_of
 from metastasis.scans.network_inputs import (
+    brain_of,
     edge_of,
     joined_cases,
     label_on_network_grid,
@@ -89,6 +90,15 @@ def test_the_brain_is_what_a_mask_has_above_a_half(spacing):
     assert np.array_equal(mask, np.nan_to_num(share) > 0.5)
     with pytest.raises(ValueError, match="no voxel is inside the mask"):
         on_network_grid((image, None, nib.Nifti1Image(0.3 * np.ones((9, 9, 9)), np.eye(4))), spacing)
+
+
+def test_without_a_mask_the_brain_is_what_is_not_zero_in_any_channel():
+    volume = np.zeros((2, 2, 3))
+    volume[0, 1, 2] = -4
+    assert np.array_equal(brain_of((volume, None, None)), volume != 0)
+    assert np.array_equal(brain_of((np.stack([0 * volume, volume], axis=-1), None, None)), volume != 0)
+    mask = nib.Nifti1Image((volume == 0).astype(np.float32), np.eye(4))
+    assert np.array_equal(brain_of((nib.Nifti1Image(volume, np.eye(4)), None, mask)), volume == 0)
 
 
 def test_the_edge_of_a_voxel_is_that_of_a_cube_of_its_volume():

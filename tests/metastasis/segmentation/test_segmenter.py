@@ -309,6 +309,9 @@ def test_a_mask_says_where_the_brain_is(fitted, cohort):
     mask = volume != 0
     by_zeros, by_mask = fitted.predict_proba([volume, volume], masks=[None, mask])
     assert np.array_equal(by_zeros, by_mask)
+    # Nothing is found in air.
+    assert by_mask[mask].all()
+    assert not by_mask[~mask].any()
     with pytest.raises(ValueError, match=r"case 0: a mask of shape \(2, 2, 2\) with 8 voxels"):
         fitted.predict_proba([volume], masks=[np.ones((2, 2, 2))])
 
@@ -339,6 +342,10 @@ def test_images_of_another_spacing_are_resampled_and_back(cohort):
     assert np.median(inside) > 3 * np.median(outside)
     plain = model.predict_proba([np.asarray(others[1].dataobj)], priors=[priors[1]])[0]
     np.testing.assert_allclose(plain, found[1], atol=1e-3)
+    half = np.zeros(image.shape)
+    half[::2] = 1
+    (within,) = model.predict_proba([image], priors=[prior], masks=[nib.Nifti1Image(half, affine)])
+    assert np.array_equal(within > 0, half > 0)
 
 
 def test_a_wrong_last_scan_is_refused_before_the_first_is_segmented(fitted, cohort, monkeypatch):
