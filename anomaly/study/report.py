@@ -65,6 +65,7 @@ _SHOWN_RULE = "healthy rate"
 STORED = ", stored"
 _OPEN_SCANS = 3  # scans that are shown without a click
 _OPENING = 3  # voxels along the edge of the cube
+_OPENED = f"after removing what is smaller than {_OPENING}³ voxels"
 _EXPLAINED = (
     "Scored inside white and gray matter; each patient counts once. Dice is the overlap of what "
     "is marked with the lesions: 0 is none, 1 perfect. AUC is the chance that a voxel of a lesion "
@@ -239,7 +240,7 @@ class _Comparison:
             if marked.dtype != bool:
                 marked = marked > row["threshold"]
             opened = open_map(marked & case.scored, _OPENING) & case.scored
-            heading = f"{word}: {case.name}, Dice {fixed(row['dice_opened'], 2)}"
+            heading = f"{word}: {case.name}, Dice {fixed(row['dice_opened'], 2)}, opened"
             examples[heading] = (case, values, opened)
         return examples
 
@@ -289,21 +290,21 @@ def _answer(comparison: _Comparison, gallery: Gallery) -> Markup:
         verdict = (
             f"{name} {threshold} marks regions whose overlap with the lesions (Dice) is "
             f"{fixed(scans.groupby('patient')['dice_opened'].mean().mean(), 2)}, the mean of "
-            f"{counted(n_patients, 'patient')}; 0 is none, 1 perfect."
+            f"{counted(n_patients, 'patient')}, {_OPENED}; 0 is none, 1 perfect."
         )
         false_ml = comparison.false_volumes(shown)
         if len(false_ml):
             verdict += (
                 f" In {counted(len(false_ml), 'healthy scan')} it marks "
                 f"{significant(false_ml.median(), 2)} mL by mistake (median; at most "
-                f"{significant(false_ml.max(), 2)} mL)."
+                f"{significant(false_ml.max(), 2)} mL), {_OPENED}."
             )
         parts.append(html_paragraph(verdict))
         figure = plot_examples(comparison.examples(shown, scans), name)
         alt = f"Best, median and worst scan by {name}, with reference lesion and what is marked"
         caption = (
-            "The slice with most of the lesion, over the mean diffusion signal. The patient's "
-            "right is at the left."
+            "The slice with most of the lesion, over the mean diffusion signal; marked is what is "
+            f"left {_OPENED} (opened). The patient's right is at the left."
         )
         parts.append(gallery.show("examples", figure, alt, caption))
     return html_join([*parts, _introduction(comparison)])

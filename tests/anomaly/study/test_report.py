@@ -73,6 +73,8 @@ def test_the_answer_is_that_of_the_stored_threshold(compared, tmp_path):
     dice = scans.groupby("patient")["dice_opened"].mean().mean()
     assert f"dull $x_1$ at its stored threshold marks regions whose overlap with the lesions (Dice) is {dice:.2f}" in answer
     volumes = tables["healthy"].query(f"method == 'dull $x_1${STORED}'")["n_found_opened"] * 9.0**3 / 1000
+    # Both say that small regions were removed first.
+    assert answer.count("after removing what is smaller than 3³ voxels") == 2
     assert f"marks {significant(volumes.median(), 2)} mL by mistake (median; at most {significant(volumes.max(), 2)} mL)" in answer
 
 
