@@ -315,7 +315,7 @@ def evaluate(
         command=command_line(["dmrifit-metastasis", *sys.argv[1:]]),
         random_state=seed,
     )
-    typer.echo(format_summary(tables)[[*HEADLINES[:3], "n_false_positives"]].to_string())
+    typer.echo(format_summary(tables)[[*HEADLINES[:3], "wrong_per_scan"]].to_string())
     typer.echo(f"published figures, which marking everything wins: {out / 'summary.csv'}")
     if any(case.synthetic for case in reference):
         typer.echo("synthetic scans: no clinical result")

@@ -314,6 +314,9 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
     published = ("sensitivity", "precision", "n_false_positives", "mDSC")
     columns = [*HEADLINES[:3], *published, "lesion_dice", "lesion_f1"]
     text = scores[columns].map(lambda value: "–" if np.isnan(value) else f"{value:.3f}")
+    # By the strict rules, as the page has it, with what covers several lesions or too much.
+    wrong = scores["n_false_positives"] + scores["n_flagged"]
+    text.insert(2, "wrong_per_scan", (wrong / scores["n_scans"]).map("{:.2f}".format))
     text["n_false_positives"] = scores["n_false_positives"].map("{:.0f}".format)
     return text
 

@@ -267,6 +267,8 @@ def test_the_summary_is_written_for_each_part(tables):
     text = format_summary(tables, part="with prior")
     assert text.loc["sure", "precision"] == "1.000"
     assert text.loc["empty", "precision"] == "–"
+    # Marking everything touches lesions, but strictly each finding is wrong.
+    assert text.loc["all positive", ["n_false_positives", "wrong_per_scan"]].tolist() == ["1", "1.00"]
     with pytest.raises(ValueError, match="'some'"):
         format_summary(tables, part="some")
 
