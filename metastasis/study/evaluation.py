@@ -80,6 +80,14 @@ _INTERVALS = (
     "specificity",
     "lesion_f1",
 )
+#: Counts that add up to what a share is of.
+_TRIALS = {
+    "strict_sensitivity": ("n_lesions",),
+    "strict_precision": ("n_distinct", "n_false_positives", "n_flagged"),
+    "sensitivity": ("n_lesions",),
+    "precision": ("n_found", "n_false_positives"),
+    "specificity": ("n_lesion_free",),
+}
 
 
 def evaluate_segmentations(
@@ -148,7 +156,8 @@ def evaluate_segmentations(
         ``segment_…``. Plain scores are as published, `HEADLINES` are those that a prediction of
         everything cannot win.
         ``"intervals"``: ``part``, ``method``, ``measure``, ``value``, ``low``, ``high``:
-        percentiles 2.5 and 97.5 of bootstrap samples of patients.
+        percentiles 2.5 and 97.5 of bootstrap samples of patients; of shares that are 0 or 1, of
+        which all samples are alike, Wilson's interval.
         ``"status"``: ``method``, ``status``, ``n``, ``n_found``, ``sensitivity``.
         ``"ensemble"``: what `candidate_scores` gives, by ``method``; controls confirm all that
         they have.
@@ -498,9 +507,13 @@ def _intervals(scans: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame
             sample_counts = (draws @ by_patient.to_numpy(np.float64)).T
             samples = scores_from_counts(dict(zip(columns, sample_counts, strict=True)))
             for measure in _INTERVALS:
+                value = scores[measure].item()
                 low, high = _percentile_interval(samples[measure])
+                if measure in _TRIALS and value in (0.0, 1.0):
+                    n = int(sum(scores[count] for count in _TRIALS[measure]))
+                    low, high = _wilson_interval(value, n)
                 keys = {"part": part, "method": method, "measure": measure}
-                rows.append({**keys, "value": scores[measure].item(), "low": low, "high": high})
+                rows.append({**keys, "value": value, "low": low, "high": high})
     return pd.DataFrame(rows, columns=["part", "method", "measure", "value", "low", "high"])
 
 
@@ -511,6 +524,14 @@ def _percentile_interval(samples: NDArray[np.float64]) -> tuple[float, float]:
         return np.nan, np.nan
     low, high = np.percentile(defined, (2.5, 97.5))
     return low, high
+
+
+def _wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """Give the 95 % interval by Wilson's score, where all samples are 0 or all are 1."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(round(share * n), n).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _joined(tables: Sequence[pd.DataFrame], first: Sequence[str]) -> pd.DataFrame:

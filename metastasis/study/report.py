@@ -407,7 +407,7 @@ def _summaries(tables: Mapping[str, pd.DataFrame]) -> Markup:
         rows.append([interval["method"], measure, f"{value} ({low} to {high})"])
     if rows:
         table = html_table(rows, ["method", "measure", "value, 95 % interval"])
-        blocks.append(html_details("Intervals: bootstrap samples of patients", table))
+        blocks.append(html_details("Intervals: bootstrap samples of patients; of 0 and 1 Wilson's", table))
     return html_join(blocks)
 
 

@@ -180,6 +180,21 @@ def test_intervals_of_a_sensitivity_are_those_of_the_binomial_distribution():
     np.testing.assert_allclose(row[["low", "high"]].astype(float), binom.ppf((0.025, 0.975), n, 0.5) / n)
 
 
+def test_intervals_of_none_and_of_all_have_a_width():
+    n = 16
+    scans = [scan(f"p{i}", (2, 2, 2)) for i in range(n)]
+    lesions = [case.label > 0 for case in scans]
+    found = {"none": [np.roll(lesion, 2, axis=0) for lesion in lesions], "all": lesions}
+    tables = evaluate_segmentations(scans, found, controls=False, n_bootstrap=50)
+    intervals = tables["intervals"].query("part == 'all'").set_index(["method", "measure"])
+    # Wilson (1927): 0 of n reach up to z²/(n + z²).
+    reach = 1.959964**2 / (n + 1.959964**2)
+    for measure in ("strict_sensitivity", "strict_precision", "sensitivity", "precision"):
+        bounds = intervals[["low", "high"]]
+        np.testing.assert_allclose(bounds.loc[("none", measure)], (0, reach), atol=1e-6)
+        np.testing.assert_allclose(bounds.loc[("all", measure)], (1 - reach, 1), atol=1e-6)
+
+
 def test_the_overlap_of_voxels_by_hand():
     two, none = scan("p", (1, 1, 1), (1, 1, 2)), scan("q")
     one_of_two = np.zeros((6, 6, 6), bool)
