@@ -286,6 +286,7 @@ def _view(detection: Detection, picture: bytes) -> str:
     """Make the page that shows the anomalies over the mean signal, in three planes."""
     from dmrifit.report.html import html_figure, html_paragraph, html_table, notice_lead
     from dmrifit.report.numerals import fixed, significant
+    from dmrifit.report.style import FOUND, REFERENCE
     from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 
     case = detection.scan.case
@@ -296,12 +297,12 @@ def _view(detection: Detection, picture: bytes) -> str:
     layers = [
         Layer("mean signal", case.signal.mean(axis=-1)),
         Layer("anomaly map", detection.map, "score", threshold=threshold),
-        Layer("found", detection.opened, "mask"),
+        Layer("found", detection.opened, "mask", colors=(FOUND,)),
         Layer("before opening", detection.found, "mask", shown=False),
     ]
     # The lesion of the table of scans, which the detector has not seen.
     if case.lesion is not None and case.lesion.any():
-        layers.append(Layer("known lesion", case.lesion, "mask"))
+        layers.append(Layer("known lesion", case.lesion, "mask", colors=(REFERENCE,)))
     points = []
     rows = []
     for lesion in detection.lesions.to_dict("records"):

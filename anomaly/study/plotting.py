@@ -15,10 +15,12 @@ from dmrifit._optional import import_optional
 from dmrifit.report.style import (
     COLORMAP,
     FAINT,
+    FOUND,
     INK,
     NOT_CLINICAL,
     PALE,
     PANEL,
+    REFERENCE,
     SYNTHETIC,
     add_axes,
     handle,
@@ -48,8 +50,6 @@ __all__ = [
     "slice_to_show",
 ]
 
-_LESION = "#ff3b3b"
-_MARKED = "#ffffff"
 _MASK = ("#5b6470", "#ffd166")  # outside and inside a mask
 _HEALTHY, _ELSEWHERE = "healthy persons", "patients, elsewhere"
 _COLORS = {_HEALTHY: "#a3aab3", _ELSEWHERE: "#0072b2", "threshold": INK}
@@ -171,7 +171,7 @@ def _frame_panels(figure: Figure, case: Case, title: str) -> None:
     figure.text(1 - _SIDE / width, 0.2 / height, notice, ha="right", fontsize=8, color=FAINT)
     if case.lesion is not None and not case.healthy:
         figure.legend(
-            handles=[handle("lesion", color=_LESION, linewidth=1.5)],
+            handles=[handle("lesion", color=REFERENCE, linewidth=1.5)],
             loc="lower left",
             bbox_to_anchor=(_SIDE / width, 0.02 / height),
             fontsize=8,
@@ -217,7 +217,7 @@ def plot_examples(
             image = None
             if values is not None:
                 image = _draw_over(ax, values, example, number, (low, high))
-            _outline(ax, marked, example, number, color=_MARKED)
+            _outline(ax, marked, example, number, color=FOUND)
             if example.lesion is not None:
                 _outline(ax, example.lesion, example, number, linewidth=1.8)
             ax.set_title(heading, fontsize=10)
@@ -225,8 +225,8 @@ def plot_examples(
                 bar = add_axes(figure, 0.1 + 3 * (wide + 0.1) + 0.1, 0.75, 0.13, tall - 0.4)
                 figure.colorbar(image, cax=bar, label="score").outline.set_linewidth(0.5)
         entries = [
-            handle("reference lesion", color=_LESION, linewidth=2),
-            handle(f"marked by {method}", color=_MARKED, linewidth=2, linestyle="--"),
+            handle("reference lesion", color=REFERENCE, linewidth=2),
+            handle(f"marked by {method}", color=FOUND, linewidth=2, linestyle="--"),
         ]
         entries[1].set_path_effects(_shadow())
         figure.legend(handles=entries, loc="lower left", ncol=2, fontsize=9)
@@ -561,14 +561,14 @@ def _outline(
     case: Case,
     number: int,
     *,
-    color: str = _LESION,
+    color: str = REFERENCE,
     linewidth: float = 1.1,
 ) -> None:
     inside = _upright(mask, case)[:, :, number]
     # matplotlib warns of a level that is not there.
     if not inside.any() or inside.all():
         return
-    dashes = "dashed" if color == _MARKED else "solid"
+    dashes = "dashed" if color == FOUND else "solid"
     lines = ax.contour(
         inside.T.astype(float),
         levels=[0.5],
@@ -576,5 +576,5 @@ def _outline(
         linewidths=linewidth,
         linestyles=dashes,
     )
-    if color == _MARKED:
+    if color == FOUND:
         lines.set(path_effects=_shadow())

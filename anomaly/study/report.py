@@ -34,6 +34,7 @@ from dmrifit.report.html import (
     whole,
 )
 from dmrifit.report.numerals import fixed, percent, significant
+from dmrifit.report.style import FOUND, REFERENCE
 from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 
 if TYPE_CHECKING:
@@ -570,7 +571,9 @@ def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, fl
     layers = [Layer("mean signal", mean)]
     for name, values in maps.items():
         if values.dtype == bool:
-            layers.append(Layer(name, values, "mask"))
+            # Further methods have colors of their own.
+            own = () if any(layer.colors for layer in layers) else (FOUND,)
+            layers.append(Layer(name, values, "mask", colors=own))
             continue
         threshold = thresholds.get(name)
         # Anomalous is what lies above; the viewer marks what reaches its threshold.
@@ -579,7 +582,7 @@ def _planes(case: Case, maps: Mapping[str, NDArray], thresholds: Mapping[str, fl
         layers.append(Layer(name, values, "score", threshold=threshold))
     points = []
     if case.lesion is not None:
-        layers.append(Layer("lesion", case.lesion, "mask"))
+        layers.append(Layer("lesion", case.lesion, "mask", colors=(REFERENCE,)))
         for lesion in lesions_of(case.lesion, mean, case.affine).to_dict("records"):
             title = f"lesion of {lesion['volume_mL']:.2f} mL"
             points.append((title, [lesion[axis] for axis in "xyz"]))

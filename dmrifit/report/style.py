@@ -18,13 +18,17 @@ __all__ = [
     "BACKGROUNDS",
     "COLORMAP",
     "FAINT",
+    "FOUND",
     "INK",
     "NOT_CLINICAL",
+    "OUTLINES",
     "PALE",
     "PALETTE",
     "PANEL",
+    "REFERENCE",
     "SYNTHETIC",
     "TEXTS",
+    "UNSURE",
     "add_axes",
     "by_lines",
     "color_of",
@@ -77,6 +81,10 @@ INK = PALETTE["ink"].light
 FAINT = PALETTE["faint"].light
 #: Color of controls and of lines for reference.
 PALE = "#a3aab3"
+#: Colors of outlines in the order in which the viewer gives them, the brightest first.
+OUTLINES = ("#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442", "#d55e00", "#0072b2")
+#: Outlines that mean the same in pictures and viewers: what may be a finding, what is, the truth.
+UNSURE, FOUND, REFERENCE = OUTLINES[:3]
 #: What every figure of patients says, and what those of simulated ones say.
 NOT_CLINICAL, SYNTHETIC = "Not for clinical use", "Synthetic, no person was scanned"
 

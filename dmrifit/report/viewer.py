@@ -35,7 +35,7 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.affines import places_voxels, voxel_volume
 from dmrifit.report.html import html_page, html_template
 from dmrifit.report.slice_figures import robust_limits
-from dmrifit.report.style import COLORMAP
+from dmrifit.report.style import COLORMAP, OUTLINES
 from dmrifit.report.voxel_records import VoxelRecords
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ class Layer:
     # What the numbers 1, 2, … of a mask mean.
     names: Sequence[str] = field(default=())
     shown: bool = True
+    # Colors of these numbers among `OUTLINES`; by default those that no layer has yet.
+    colors: Sequence[str] = field(default=())
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,12 +285,17 @@ def _packed(layers: Sequence[Layer], bits: Mapping[str, int]) -> list[dict[str, 
 def _number_colors(layers: Sequence[Layer], packed: Sequence[dict[str, Any]]) -> int:
     """Give every number of every mask a color of its own; return how many there are."""
     n_colors = 0
+    named = {OUTLINES.index(color) for layer in layers for color in layer.colors}
+    if named:
+        n_colors = max(named) + 1
     for entry, layer in zip(packed, layers, strict=True):
         if layer.kind == "mask":
             largest = int(np.nan_to_num(layer.values).max(initial=0))
             n_labels = max(largest, len(layer.names), 1)
-            entry["colors"] = list(range(n_colors, n_colors + n_labels))
-            n_colors += n_labels
+            own = [OUTLINES.index(color) for color in layer.colors]
+            n_further = max(n_labels - len(own), 0)
+            entry["colors"] = [*own, *range(n_colors, n_colors + n_further)]
+            n_colors += n_further
     return n_colors
 
 
@@ -521,7 +528,7 @@ def _outlines(
 
 
 def _color(number: int) -> str:
-    return f"c{number % 7}"
+    return f"c{number % len(OUTLINES)}"
 
 
 def _note(

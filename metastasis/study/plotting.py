@@ -13,11 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit.report.plane_figures import Plane, cube_around, draw_planes, finish_planes
 from dmrifit.report.style import (
     FAINT,
+    FOUND,
     INK,
     NOT_CLINICAL,
     PALE,
     PANEL,
+    REFERENCE,
     SYNTHETIC,
+    UNSURE,
     add_axes,
     color_of,
     handle,
@@ -39,7 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["place_to_show", "plot_calibration", "plot_curves", "plot_overlay", "plot_strip"]
 
-_REFERENCE, _CONFIRMED, _CANDIDATE = "#00d0a0", "#ff5d5d", "#ffb000"
 _CONTROL_MARKS = dict(zip(CONTROLS, ("s", "o", "^", "D"), strict=True))
 _WINDOW = (1.0, 99.8)  # percentiles of the brain
 _FROC_TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -82,12 +84,12 @@ def plot_overlay(
         middle = np.array(center, dtype=np.float64)
     outlines = {}
     if case.label is not None:
-        outlines["reference"] = (case.label > 0, _REFERENCE)
+        outlines["reference"] = (case.label > 0, REFERENCE)
     if confirmable:
-        outlines["confirmed"] = (label_map == CONFIRMED_LABEL, _CONFIRMED)
-        outlines["candidate"] = (label_map == CANDIDATE, _CANDIDATE)
+        outlines["confirmed"] = (label_map == CONFIRMED_LABEL, FOUND)
+        outlines["candidate"] = (label_map == CANDIDATE, UNSURE)
     else:
-        outlines["found"] = (label_map > 0, _CONFIRMED)
+        outlines["found"] = (label_map > 0, FOUND)
     dashes = dict.fromkeys(outlines, "solid") | {"reference": "dashed"}
     notice = NOT_CLINICAL
     if case.synthetic:

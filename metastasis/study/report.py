@@ -34,6 +34,7 @@ from dmrifit.report.html import (
     whole,
 )
 from dmrifit.report.numerals import fixed, percent
+from dmrifit.report.style import FOUND, REFERENCE, UNSURE
 from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 from metastasis.study.controls import CONTROLS
 from metastasis.study.evaluation import SMALL_ML, evaluate_segmentations, for_method
@@ -87,6 +88,7 @@ _PUBLISHED_EXPLAINED = (
     "each lesion that is missed and each false finding; marking everything has such an F1 of 1, "
     "too."
 )
+_COLORS = (UNSURE, FOUND)  # of candidates and confirmed lesions
 _STRIPS = 3  # methods whose findings are drawn lesion by lesion
 
 
@@ -228,11 +230,11 @@ def scan_page(
         layers.append(Layer("prior scan", case.prior))
     layers += [
         Layer("probability", probability, "score", window=(0.0, 1.0), threshold=threshold),
-        Layer("segmentation", labels, "mask", names=names),
+        Layer("segmentation", labels, "mask", names=names, colors=_COLORS[-len(names) :]),
     ]
     if case.label is not None:
         # Hidden at first, so that a reader judges before the answer is seen.
-        layers.append(Layer("reference", case.label, "mask", shown=False))
+        layers.append(Layer("reference", case.label, "mask", shown=False, colors=(REFERENCE,)))
     located_lesions = lesions.dropna(subset=["x", "y", "z"]).to_dict("records")
     points = [
         (f"{number}: {lesion['volume_mL']:.3f} mL", [lesion[axis] for axis in "xyz"])
@@ -407,7 +409,8 @@ def _summaries(tables: Mapping[str, pd.DataFrame]) -> Markup:
         rows.append([interval["method"], measure, f"{value} ({low} to {high})"])
     if rows:
         table = html_table(rows, ["method", "measure", "value, 95 % interval"])
-        blocks.append(html_details("Intervals: bootstrap samples of patients; of 0 and 1 Wilson's", table))
+        title = "Intervals: bootstrap samples of patients; of 0 and 1 Wilson's"
+        blocks.append(html_details(title, table))
     return html_join(blocks)
 
 
@@ -587,12 +590,14 @@ def _planes(
                 Layer(name, values, "score", window=(0.0, 1.0), threshold=limits[name][0])
             )
     if case.label is not None:
-        layers.append(Layer("reference", case.label, "mask"))
+        layers.append(Layer("reference", case.label, "mask", colors=(REFERENCE,)))
     points = []
     for k, (name, values) in enumerate(predictions.items()):
         labels = _labels(values, *limits[name])
         names = ("candidate", "confirmed") if labels.max(initial=0) == 2 else ()
-        layers.append(Layer(name, labels, "mask", names=names, shown=k == 0))
+        # Further methods have colors of their own.
+        own = _COLORS[-max(len(names), 1) :] if k == 0 else ()
+        layers.append(Layer(name, labels, "mask", names=names, shown=k == 0, colors=own))
         if k == 0:
             points = _points(case, labels, name)
     prefix = "Synthetic scan" if case.synthetic else "Scan"

@@ -17,6 +17,7 @@ from anomaly.scans.detection import lesions_of
 from anomaly.study.controls import CONTROLS
 from anomaly.study.report import KINDS, STORED, write_evaluation
 from dmrifit.report.numerals import significant
+from dmrifit.report.style import OUTLINES, REFERENCE
 
 EVIL = "<script>alert(1)</script>"
 
@@ -51,6 +52,7 @@ def test_the_page_of_a_comparison_is_whole(compared, tmp_path):
     shown = next(case for case in compared.cases if f"Synthetic scan {case.name}" in page.partition("<canvas")[0])
     largest = lesions_of(shown.lesion, shown.lesion * 1.0, shown.affine).iloc[0]
     np.testing.assert_allclose(stored["start"], largest[["x", "y", "z"]].astype(float))
+    assert OUTLINES[stored["layers"][-1]["colors"][0]] == REFERENCE
     for kind in KINDS:
         assert len(pd.read_csv(tmp_path / f"{kind}.csv")) == len(tables[kind])
     assert (tmp_path / "densities.png").stat().st_size > 5_000

@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dmrifit
+from dmrifit.report import viewer
 from dmrifit.report.html import html_page
+from dmrifit.report.style import FOUND, OUTLINES, REFERENCE, UNSURE
 from dmrifit.report.viewer import Box, Layer, _coarser, html_viewer, viewer_page
 
 pytest.importorskip("jinja2")
@@ -662,3 +664,27 @@ def test_no_script_of_a_file_runs_and_damaged_numbers_leave_the_picture(layers, 
     assert page.evaluate("document.querySelector('[data-role=body]').hidden")
     assert not page.evaluate("document.querySelector('[data-role=instead]').hidden")
     assert "cannot draw" in page.evaluate("document.querySelector('[data-role=failure]').textContent")
+
+
+def test_a_layer_keeps_the_colors_of_its_meaning_and_others_have_their_own():
+    mask = np.zeros((4, 4, 4))
+    mask[1:3] = 1
+    layers = [
+        Layer("image", mask),
+        Layer("other", mask, "mask"),
+        Layer("lesion", mask, "mask", colors=(REFERENCE,)),
+        Layer("marks", 2 * mask, "mask", names=("perhaps", "sure"), colors=(UNSURE, FOUND)),
+    ]
+    page = str(html_viewer(layers, np.eye(4)))
+    stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL).group(1))
+    other, lesion, marks = (layer["colors"] for layer in stored["layers"][1:])
+    assert [OUTLINES[k] for k in (*lesion, *marks)] == [REFERENCE, UNSURE, FOUND]
+    assert not {*other} & {*lesion, *marks}
+
+
+def test_script_and_style_of_the_viewer_have_the_colors_of_figures():
+    data = Path(viewer.__file__).parent / "data"
+    numbers = re.search(r"const OUTLINES = (.*);", (data / "viewer.js").read_text(encoding="utf-8")).group(1)
+    assert tuple("#" + bytes(color).hex() for color in json.loads(numbers)) == OUTLINES
+    css = (data / "viewer.css").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"\.c\d \{ background: (#\w+);", css)) == OUTLINES
