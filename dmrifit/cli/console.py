@@ -71,12 +71,12 @@ _WITHOUT_IMAGES = ("import_", "simulate", "report", "cite")
 _WRITTEN = ("out", "checkpoint")
 
 _INTERRUPTED = 130  # exit code after Ctrl-C
-_EXIT_CODES = (
-    "\b\nExit codes:\n  0    success\n  1    a bug in the program, with a traceback: please "
-    "report it\n"
-    "  2    a problem with an option, a file or the machine; the message says what to do\n"
-    "  130  interrupted by Ctrl-C; long commands resume when run again"
-)
+_EXIT_CODES = {
+    0: "success",
+    1: "a bug in the program, with a traceback: please report it",
+    2: "a problem with an option, a file or the machine; the message says what to do",
+    _INTERRUPTED: "interrupted by Ctrl-C; long commands resume when run again",
+}
 
 _FULL_DISK = "the disk is full: free some space, or choose another folder"
 _NOT_PERMITTED = "change its permissions, or choose another folder"
@@ -125,9 +125,18 @@ def _with_form(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def make_program(
-    name: str, summary: str, examples: Mapping[Callable[..., None], str], *, first: str = ""
+    name: str,
+    summary: str,
+    examples: Mapping[Callable[..., None], str],
+    *,
+    first: str = "",
+    exit_codes: Mapping[int, str] | None = None,
 ) -> tuple[typer.Typer, Callable[[], None]]:
-    """Make a program of commands, each with the line that its help shows: the app and its main."""
+    """
+    Make a program of commands, each with the line that its help shows: the app and its main.
+
+    Its help lists the `exit_codes` of its own with those of all programs.
+    """
     app = typer.Typer(
         add_completion=False,
         no_args_is_help=True,
@@ -145,7 +154,9 @@ def make_program(
     version_option = typer.Option(
         False, "--version", callback=show_version, is_eager=True, help="Show the version and exit."
     )
-    epilog = _EXIT_CODES
+    codes = sorted({**_EXIT_CODES, **(exit_codes or {})}.items())
+    lines = [f"  {code:<3}  {meaning}" for code, meaning in codes]
+    epilog = "\n".join(["\b\nExit codes:", *lines])
     if first:
         epilog = f"{_example(first)}\n\n{epilog}"
 

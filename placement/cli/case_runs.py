@@ -10,7 +10,7 @@ import typer
 
 from dmrifit.cli.case_runs import CaseRun, can_draw, case_pictures, table_text, write_page
 
-__all__ = ["RUN", "say_case", "say_flagged", "write_batch"]
+__all__ = ["FLAGGED", "RUN", "say_case", "say_flagged", "write_batch"]
 
 _TABLE = "placements.tsv"
 
@@ -40,7 +40,7 @@ RUN = CaseRun(
 
 
 #: Code of a run that ends as it should, but with a flagged box.
-_FLAGGED = 3
+FLAGGED = 3
 
 
 def say_case(name: str, content: Mapping[str, Any]) -> None:
@@ -58,7 +58,7 @@ def say_flagged(records: Sequence[Mapping[str, Any]], *, fail: bool) -> None:
     n_flagged = sum(bool(record["flags"]) for record in records)
     typer.echo(f"flagged: {n_flagged} of {len(records)}")
     if fail and n_flagged:
-        raise typer.Exit(_FLAGGED)
+        raise typer.Exit(FLAGGED)
 
 
 def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure: bool) -> None:

@@ -15,10 +15,10 @@ CasesArgument: TypeAlias = Annotated[
     Path,
     typer.Argument(
         metavar="CASES",
-        help="NIfTI mask of the tumor; a folder of them, where NAME_image and "
-        "NAME_exclude.nii.gz belong to NAME.nii.gz; or a table (.tsv) with the columns name and "
-        "tumor, and optionally image and exclude (files, separated by commas), relative to the "
-        "table.",
+        help="NIfTI mask of the tumor; a folder of them, where NAME_image, NAME_exclude and "
+        "NAME_brain.nii.gz belong to NAME.nii.gz; or a table (.tsv) with the columns name and "
+        "tumor, and optionally image, exclude (files, separated by commas) and brain, relative to "
+        "the table.",
     ),
 ]
 IncludeOption: TypeAlias = Annotated[

@@ -9,6 +9,7 @@ from placement.cli import (
     repeat_commands,
     study_commands,
 )
+from placement.cli.case_runs import FLAGGED
 
 __all__ = ["app", "main"]
 
@@ -20,4 +21,5 @@ app, main = make_program(
     | study_commands.EXAMPLES
     | reader_commands.EXAMPLES,
     first="dmrifit-placement place tumor.nii.gz --out placed",
+    exit_codes={FLAGGED: "all is written, but a case is flagged (with --fail-on-flag)"},
 )

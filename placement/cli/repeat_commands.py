@@ -11,6 +11,7 @@ import typer
 from dmrifit.cli.case_runs import CaseRun, can_draw, case_pictures, table_text, write_page
 from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption
 from dmrifit.report.html import counted
+from placement.cli.case_runs import FLAGGED
 from placement.cli.options import LabelsOption, named_tissues
 
 __all__ = ["EXAMPLES", "RUN", "repeat"]
@@ -134,7 +135,7 @@ def repeat(
         typer.echo(f"flagged: {len(flagged)} of {len(records)}")
     typer.echo(f"{counted(len(records), 'case')}: {out}")
     if flagged and fail_on_flag:
-        raise typer.Exit(3)
+        raise typer.Exit(FLAGGED)
 
 
 def _cases(

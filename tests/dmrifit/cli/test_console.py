@@ -77,7 +77,9 @@ def test_all_programs_list_their_exit_codes(package, monkeypatch, capsys):
     assert code("--help") == 0
     exit_codes = capsys.readouterr().out.partition("Exit codes:")[2]
     lines = [line.split() for line in exit_codes.splitlines() if line.strip()]
-    assert [words[0] for words in lines] == ["0", "1", "2", "130"]
+    # Flagged boxes have a code of their own.
+    flagged = ["3"] if name == "dmrifit-placement" else []
+    assert [words[0] for words in lines] == ["0", "1", "2", *flagged, "130"]
     assert code("--version") == 0
     assert capsys.readouterr().out.startswith(f"{name} ")
     assert code("nothing") == 2

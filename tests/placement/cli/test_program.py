@@ -65,5 +65,7 @@ def test_mistakes_are_one_line(run, tmp_path, monkeypatch, ball, words, said):
 
 def test_help_shows_a_worked_line(run):
     assert "dmrifit-placement place" in " ".join(run("--help")[1].split())
+    # Masks of the brain beside the tumor's, and the column of a table.
+    assert re.search(r"NAME_brain\.nii\.gz .* and brain, relative", " ".join(run("place", "--help")[1].split()))
     for command in ("simulate", "train", "place", "prescribe", "evaluate"):
         assert f"dmrifit-placement {command}" in " ".join(run(command, "--help")[1].split())
