@@ -160,7 +160,15 @@ class Scene:
                     present_tissues, flair_target=flair_target, title=self._title
                 )
         if self.targets:
-            _, values_included, present = _read_values(crop, include, self._title, named=True)
+            _, _, present = _read_values(crop, include, self._title, named=True)
+            # Other named tissues may be excluded, such as necrosis.
+            named = [labels[key] for key in self.targets if labels and key in labels]
+            values_included = tuple(
+                int(value)
+                for entry in named
+                if _are_labels(entry)
+                for value in np.atleast_1d(entry)
+            )
             low, tumor_crop = self._joined(self.targets)
         else:
             tumor_crop, values_included, present = _read_values(crop, include, self._title)

@@ -51,6 +51,17 @@ def test_included_labels_are_tumor_and_excluded_ones_are_forbidden(scale):
     np.testing.assert_array_equal(Scene(labels, np.eye(4), include=1).tumor, ball(radius=2))
 
 
+def test_named_tissues_besides_the_target_can_be_excluded():
+    values = ball().astype(np.uint8) * 4
+    values[ball(radius=3)] = 1
+    named = {"necrosis": 1, "enhancing": 4}
+    scene = Scene(values, np.eye(4), labels=named, exclude=1, exclude_margin=2)
+    np.testing.assert_array_equal(scene.forbidden["label 1"], ball(radius=3))
+    assert scene.margins["label 1"] == 2
+    with pytest.raises(ValueError, match=r"labels \[4\] are included and excluded at once"):
+        Scene(values, np.eye(4), labels=named, exclude=4)
+
+
 def test_masks_to_stay_away_from_have_names_and_margins():
     wall = np.zeros(ball().shape)
     wall[:10] = 1
