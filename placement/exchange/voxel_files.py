@@ -36,6 +36,8 @@ _GEOMETRY = (
     "ap_", "lr_", "cc_", "patient_", "volumes", "VOI", "RowVector", "ColumnVector",
     "PatientPosition", "NumberOf",
 )  # fmt: skip
+#: Roles of files of a prescription that its box does not lie in, or that are no scan.
+_OTHER_ROLES = ("Old", "Box", "Exclude", "Brain")
 _FULL_TURN = 360.0  # degrees
 _UNIT_VECTOR = 0.01
 
@@ -317,10 +319,12 @@ def _read_json(path: Path) -> VoxelFile:
 
 
 def _sources(sources: Any) -> dict[str, str]:
-    """List the images that a prescription names, by their digests."""
-    records = sources.values() if isinstance(sources, Mapping) else ()
+    """List the images that the box of a prescription was placed in, by their digests."""
+    records = sources.items() if isinstance(sources, Mapping) else ()
     names = {}
-    for record in records:
+    for role, record in records:
+        if role.partition(" ")[0] in _OTHER_ROLES:
+            continue
         if isinstance(record, Mapping) and "SHA256" in record:
             names[str(record["SHA256"])] = str(record.get("Name", ""))
     return names

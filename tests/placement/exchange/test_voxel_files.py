@@ -212,6 +212,16 @@ def test_boxes_of_this_package_come_back(tmp_path):
     assert read_voxel(written) == voxel
 
 
+def test_boxes_lie_in_the_images_that_they_were_placed_in_alone(tmp_path):
+    roles = ("Tumor", "Image", "New", "Old", "Box", "Exclude", "Exclude 2", "Brain")
+    sources = {role: {"Name": f"{role}.nii.gz", "SHA256": role} for role in roles}
+    pose = {"center_mm": [0, 0, 0], "angles_deg": [0, 0, 0]}
+    path = tmp_path / "repeat.json"
+    content = {"format": "placement prescription", "size_mm": [20, 20, 20], "ras": pose, "sources": sources}
+    path.write_text(json.dumps(content))
+    assert read_voxel_file(path).placed_in == {role: f"{role}.nii.gz" for role in ("Tumor", "Image", "New")}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "error", "message"),
     [
