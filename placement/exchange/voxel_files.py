@@ -309,6 +309,11 @@ def _read_json(path: Path) -> VoxelFile:
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"it is no JSON ({error})") from error
     placed_in: dict[str, str] = {}
+    if isinstance(content, Mapping) and content.get("reliable") is False:
+        raise ValueError(
+            f"its box is not reliable ({content.get('answer', 'no answer')}); look at its flags, "
+            "and place the box anew"
+        )
     if isinstance(content, Mapping) and content.get("format") == "placement prescription":
         pose = content.get("ras")
         if not isinstance(pose, Mapping):

@@ -62,6 +62,8 @@ def test_bad_matches_leave_no_numbers_for_scanners(repeat, scan, tmp_path):
     assert summary_line("case", record) == "case: not the same head; check the patient; not compared"
     write_repeat(other, scan, scan, tmp_path / "out", record, figure=False)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["repeat.json"]
+    with pytest.raises(ValueError, match=r"repeat.json: its box is not reliable \(not the same head\)"):
+        read_voxel(tmp_path / "out" / "repeat.json")
 
 
 def test_refusals_replace_what_an_earlier_run_wrote(repeat, scan, tmp_path):
