@@ -173,7 +173,8 @@ def _cases(
 
 
 def _read_box(row: Mapping[str, Path]) -> Any:
-    """Read a box, and check that it is of the frame of reference of its scan, where both tell."""
+    """Read a box, and check that it was placed in its scan, as far as both tell."""
+    from dmrifit.io.bids_derivatives import file_record
     from placement.exchange.repeats import frame_of
     from placement.exchange.voxel_files import read_voxel_file
 
@@ -183,6 +184,12 @@ def _read_box(row: Mapping[str, Path]) -> Any:
         raise ValueError(
             f"{row['box']} has the frame of reference {record.frame}, {row['old']} has {frame}: "
             "the patient was moved between them; give the scan of the session of the box"
+        )
+    if record.placed_in and file_record(row["old"])["SHA256"] not in record.placed_in:
+        names = ", ".join(sorted(set(record.placed_in.values())))
+        raise ValueError(
+            f"{row['box']} was placed in {names}, and {row['old']} is another file; give that "
+            "image, or, if the patient lay the same in both, the voxel_philips.txt of the box"
         )
     return record.voxel
 

@@ -127,3 +127,15 @@ def test_boxes_of_another_frame_of_reference_are_refused(run, tmp_path, visits, 
     code, _, error = run("repeat", *words, "--out", tmp_path / "out")
     assert code == 2
     assert "has the frame of reference 1.2.3" in error
+
+
+def test_boxes_placed_in_another_scan_are_refused(run, tmp_path, visits):
+    pose = {"center_mm": BOX.center.tolist(), "angles_deg": BOX.angles.tolist()}
+    content = {"format": "placement prescription", "size_mm": BOX.size.tolist(), "ras": pose}
+    content["sources"] = {"Image": {"Name": "first.nii.gz", "SHA256": "0"}}
+    (tmp_path / "placed.json").write_text(json.dumps(content))
+    words = (tmp_path / "old.nii.gz", tmp_path / "placed.json", tmp_path / "new.nii.gz")
+    code, _, error = run("repeat", *words, "--out", tmp_path / "out")
+    assert code == 2
+    assert "placed.json was placed in first.nii.gz, and " in error
+    assert not (tmp_path / "out" / "repeats.tsv").exists()
