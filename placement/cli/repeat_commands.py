@@ -113,7 +113,8 @@ def repeat(
             return write_refusal(voxel, str(error), folder, sources=sources(row))
         content = UNKNOWN_CONTENT
         if "tumor" in row and outcome.reliable:
-            scene = Scene.read(row["tumor"], labels=tissues)
+            # On the grid of the new scan: labels of another one would tell of other places.
+            scene = Scene.read(row["tumor"], image=row["new"], labels=tissues)
             content = describe_content(voxel_content(outcome.voxel, scene))
         record = describe_repeat(
             outcome, row["old"], row["new"], sources=sources(row), content=content

@@ -139,3 +139,16 @@ def test_boxes_placed_in_another_scan_are_refused(run, tmp_path, visits):
     assert code == 2
     assert "placed.json was placed in first.nii.gz, and " in error
     assert not (tmp_path / "out" / "repeats.tsv").exists()
+
+
+def test_labels_on_another_grid_than_the_new_scan_are_refused(run, tmp_path, visits):
+    labels = np.zeros((80, 96, 76), np.uint8)
+    labels[30:40, 40:50, 30:40] = 4
+    affine = AFFINE.copy()
+    affine[0, 3] += 40
+    nib.save(nib.Nifti1Image(labels, affine), tmp_path / "tumor.nii.gz")
+    words = (tmp_path / name for name in ("old.nii.gz", "box.json", "new.nii.gz"))
+    options = ("--tumor", tmp_path / "tumor.nii.gz", "--labels", "brats2013", "--no-figure")
+    code, text, error = run("repeat", *words, *options, "--out", tmp_path / "out")
+    assert code == 2, text
+    assert "up to 40 mm apart" in error
