@@ -95,7 +95,6 @@ def repeat(
 
     cases = _cases(old, box, new, tumor, table)
     tissues = named_tissues(labels)
-    voxels = {name: _read_box(row) for name, row in cases.items()}
     RUN.begin(out, {"command": "repeat", "labels": tissues}, overwrite)
 
     def sources(row: Mapping[str, Path]) -> dict[str, Any]:
@@ -103,8 +102,12 @@ def repeat(
         return describe_sources(**roles)
 
     def repeat_case(row: Mapping[str, Path], folder: Path) -> dict[str, Any]:
-        voxel = voxels[folder.name]
+        voxel = scene = None
         try:
+            voxel = _read_box(row)
+            if "tumor" in row:
+                # On the grid of the new scan: labels of another one would tell of other places.
+                scene = Scene.read(row["tumor"], image=row["new"], labels=tissues)
             outcome = repeat_voxel(voxel, row["old"], row["new"])
         except ValueError as error:
             # One bad visit of a table does not keep the others from being repeated.
@@ -112,9 +115,7 @@ def repeat(
                 raise
             return write_refusal(voxel, str(error), folder, sources=sources(row))
         content = UNKNOWN_CONTENT
-        if "tumor" in row and outcome.reliable:
-            # On the grid of the new scan: labels of another one would tell of other places.
-            scene = Scene.read(row["tumor"], image=row["new"], labels=tissues)
+        if scene is not None and outcome.reliable:
             content = describe_content(voxel_content(outcome.voxel, scene))
         record = describe_repeat(
             outcome, row["old"], row["new"], sources=sources(row), content=content

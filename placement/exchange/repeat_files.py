@@ -152,14 +152,17 @@ def write_repeat(
 
 
 def write_refusal(
-    voxel: Voxel, message: str, folder: Path, *, sources: Mapping[str, Any]
+    voxel: Voxel | None, message: str, folder: Path, *, sources: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write why a box of a table could not be repeated, in place of what an earlier run wrote."""
+    pose: dict[str, list[float]] = {"center_mm": [], "angles_deg": []}
+    if voxel is not None:
+        pose = {"center_mm": voxel.center.tolist(), "angles_deg": voxel.angles.tolist()}
     record = {
         "answer": REFUSED,
         "reliable": False,
-        "ras": {"center_mm": voxel.center.tolist(), "angles_deg": voxel.angles.tolist()},
-        "size_mm": voxel.size.tolist(),
+        "ras": pose,
+        "size_mm": [] if voxel is None else voxel.size.tolist(),
         "agreement": 0.0,
         "changed_share": 0.0,
         "disagreement_mm": 0.0,

@@ -84,16 +84,22 @@ def test_labels_of_the_new_scan_tell_what_the_box_holds(run, tmp_path, visits):
 def test_one_bad_visit_of_a_table_does_not_keep_others_from_being_repeated(run, tmp_path, visits):
     (tmp_path / "far.json").write_text(Voxel((400, 0, 0), (20, 20, 20)).to_json())
     table, out = tmp_path / "visits.tsv", tmp_path / "out"
-    rows = ["name\told\tbox\tnew", "bad\told.nii.gz\tfar.json\tnew.nii.gz"]
-    rows.append("good\told.nii.gz\tbox.json\tnew.nii.gz")
+    (tmp_path / "cut.json").write_text("{")
+    nib.save(nib.Nifti1Image(np.zeros((80, 96, 76), np.uint8), AFFINE), tmp_path / "empty.nii.gz")
+    rows = ["name\told\tbox\tnew\ttumor", "bad\told.nii.gz\tfar.json\tnew.nii.gz\t"]
+    rows.append("cut\told.nii.gz\tcut.json\tnew.nii.gz\t")
+    rows.append("empty\told.nii.gz\tbox.json\tnew.nii.gz\tempty.nii.gz")
+    rows.append("good\told.nii.gz\tbox.json\tnew.nii.gz\t")
     table.write_text("\n".join(rows) + "\n")
     code, text, error = run("repeat", "--table", table, "--out", out, "--no-figure", "--fail-on-flag")
     assert code == 3, error
     assert "bad: refused; the box at 400, 0, 0 mm (RAS+) lies outside" in text
     assert "good: repeated; center" in text
-    assert "flagged: 1 of 2" in text
+    assert "cut.json: it is no JSON" in text
+    assert "empty: refused; " in text
+    assert "flagged: 3 of 4" in text
     assert [path.name for path in (out / "bad").iterdir()] == ["repeat.json"]
-    assert list(pd.read_csv(out / "repeats.tsv", sep="\t")["answer"]) == ["refused", "repeated"]
+    assert list(pd.read_csv(out / "repeats.tsv", sep="\t")["answer"]) == [*["refused"] * 3, "repeated"]
 
 
 def test_bad_input_is_one_line(run, tmp_path, visits):
