@@ -150,6 +150,8 @@ def case_summary(content: Mapping[str, Any]) -> Markup:
     start = 0.0
     for name, share in _shares(content["content"]):
         title = f"{name} {100 * share:.0f} %"
+        if name == OUTSIDE_BRAIN:
+            title = _outside_words(content["content"])
         parts.append((_TISSUE_CLASSES[name], round(start, 3), round(100 * share, 3), title))
         start += 100 * share
     return html_template(
@@ -187,8 +189,17 @@ def _shares(content: Mapping[str, float | None]) -> list[tuple[str, float]]:
         pairs = [("tumor", target), ("outside the target", outside - outside_brain)]
     else:
         pairs = [(name, shares.get(name) or 0.0) for name in _BAR]
-    pairs.append((OUTSIDE_BRAIN, outside_brain))
+    # What a mask of the brain leaves out of labeled tissue is drawn as that tissue.
+    pairs.append((OUTSIDE_BRAIN, min(outside_brain, shares["outside"] or 0.0)))
     return [(name, share) for name, share in pairs if share > 0]
+
+
+def _outside_words(content: Mapping[str, float | None]) -> str:
+    """Say how much is no brain, and how much of it is certainly labeled all the same."""
+    outside_brain = content["outside_brain"] or 0.0
+    labeled = max(0.0, outside_brain - (content["outside"] or 0.0)) / outside_brain
+    words = f"{OUTSIDE_BRAIN} {100 * outside_brain:.0f} %"
+    return words + (f" (of it {100 * labeled:.0f} % labeled)" if labeled else "")
 
 
 def _distance_words(content: Mapping[str, Any]) -> str:

@@ -35,6 +35,20 @@ def test_flags_stand_above_what_a_box_holds_and_the_bar_adds_up(scene):
     assert "Shim is not assessed" in summary
 
 
+@pytest.mark.parametrize("labels", [named_labels("brats2013"), None])
+def test_the_bar_adds_up_where_the_brain_leaves_out_labeled_tissue(labels):
+    values = np.zeros((48, 30, 30), np.uint8)
+    values[12:44, 4:26, 4:26] = 4
+    brain = np.ones(values.shape, bool)
+    brain[30:] = False
+    with pytest.warns(UserWarning, match="leaves out"):
+        block = Scene(values, np.eye(4), labels=labels, brain=brain, name="synthetic block")
+    summary = str(case_summary(describe_placement(Voxel((22.5, 14.5, 14.5), (24, 16, 16)), block)))
+    widths = [float(width) for width in re.findall(r'width="([0-9.]+)"', summary)]
+    assert sum(widths) == pytest.approx(100, abs=0.05)
+    assert "outside the brain 21 % (of it 80 % labeled)" in summary
+
+
 def test_one_line_says_size_place_and_content(scene):
     line = summary_line(describe_placement(VOXEL, scene))
     assert line == (
