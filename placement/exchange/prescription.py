@@ -188,6 +188,9 @@ def describe_placement(
     """Describe a voxel, its scores and the constraints that it breaks by plain values."""
     if (ppm_range is None) != (percent_per_ppm is None):
         raise ValueError("chemical-shift displacement needs both ppm_range and percent_per_ppm")
+    if not force.isprintable():
+        # Lines of their own would be read as numbers by consoles' files.
+        raise ValueError(f"the reason of --force is one line of printable text, not {force!r}")
     judge = VoxelOptimizer() if optimizer is None else optimizer
     placement = judge.assess(voxel, scene)
     objective = judge.objective_in(scene)

@@ -76,3 +76,9 @@ def test_numbers_are_withheld_below_half_a_target_unless_forced(scene, tmp_path)
 def test_reasons_are_text_on_the_page(scene, tmp_path):
     forced = write_prescription(Voxel((18, 14.5, 14.5), (22, 18, 18)), scene, tmp_path, force="<b>x", figure=False)
     assert "<b>x" not in str(console_numbers(forced))
+
+
+def test_reasons_of_several_lines_are_refused(scene, tmp_path):
+    with pytest.raises(ValueError, match="one line of printable text"):
+        write_prescription(VOXEL, scene, tmp_path / "out", force="x\nlr_size : 90", figure=False)
+    assert not (tmp_path / "out").exists()
