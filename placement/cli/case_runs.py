@@ -48,6 +48,8 @@ def say_case(name: str, content: Mapping[str, Any]) -> None:
     from placement.exchange.pages import summary_line
 
     words = [f"{name}: {summary_line(content)}", *content["advice"], *content["notes"]]
+    if "displacement" in content and content["brain"] is None:
+        words.append(content["lipid"])
     if content["console"]["withheld"]:
         words.append(f"no numbers for consoles: {content['console']['withheld']}")
     typer.echo("; ".join(words))

@@ -197,6 +197,8 @@ def describe_placement(
     verdict = target_verdict(placement, judge)
     brain, brain_flags = _describe_brain(scene)
     flags = [*placement.flags, *brain_flags]
+    lacking = [] if ppm_range is not None else ["no bandwidths of pulses"]
+    lacking += [] if OUTSIDE_BRAIN in scene.margins else ["no mask of the brain"]
     content: dict[str, Any] = {
         "format": "placement prescription",
         "format_version": FORMAT_VERSION,
@@ -227,7 +229,7 @@ def describe_placement(
         "targets": list(scene.targets) or ["tumor"],
         "content": voxel_content(voxel, scene),
         "brain": brain,
-        "lipid": "lipid displacement not checked: no bandwidths of pulses, or no brain",
+        "lipid": f"lipid displacement not checked: {' and '.join(lacking)}",
         "shim": SHIM,
         "notes": list(notes),
         "console": {

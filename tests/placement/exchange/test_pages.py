@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from placement.box.voxel import Voxel
+from placement.cli.case_runs import say_case
 from placement.exchange.pages import case_summary, console_numbers, summary_line
 from placement.exchange.prescription import describe_placement, write_prescription
 from placement.search.scene import Scene
@@ -82,3 +83,13 @@ def test_reasons_of_several_lines_are_refused(scene, tmp_path):
     with pytest.raises(ValueError, match="one line of printable text"):
         write_prescription(VOXEL, scene, tmp_path / "out", force="x\nlr_size : 90", figure=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_lines_say_what_the_check_of_lipid_lacks(scene, capsys):
+    shift = {"ppm_range": (-1.0, 1.0), "percent_per_ppm": 3.0}
+    content = describe_placement(VOXEL, scene)
+    assert content["lipid"].endswith("not checked: no bandwidths of pulses and no mask of the brain")
+    say_case("block", content)
+    assert "lipid" not in capsys.readouterr().out
+    say_case("block", describe_placement(VOXEL, scene, **shift))
+    assert "; lipid displacement not checked: no mask of the brain" in capsys.readouterr().out
