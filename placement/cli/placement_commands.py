@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EXAMPLES", "place", "prescribe", "read"]
 
+_FULL_TURN = 360.0  # degrees
+
 
 def place(
     cases: CasesArgument,
@@ -403,7 +405,12 @@ def _check_place(voxel: Any, scene: Any) -> None:
             "scan, or the --matrix that leads there"
         )
     angles = np.abs(voxel.angles)
-    if angles.any() and (angles < np.pi).all() and np.ptp(angles) and angles.max() > 0.02:
+    if angles.max() > _FULL_TURN:
+        raise ValueError(
+            f"the angles are {', '.join(f'{angle:g}' for angle in voxel.angles)} degrees, more "
+            "than a full turn; give degrees from -360 to 360"
+        )
+    if (angles < np.pi).all() and angles.max() > 0.02:
         warnings.warn(
             f"all angles are below π ({', '.join(f'{angle:g}' for angle in voxel.angles)}): "
             "degrees are expected, and these may be radians",

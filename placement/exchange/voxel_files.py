@@ -191,8 +191,7 @@ def _read_spar(path: Path) -> VoxelFile:
         for quantity in ("size", "off_center", "angulation")
     )
     _check_sides(size)
-    if np.abs(angles).max() > _FULL_TURN:
-        raise ValueError(f"its angulations are {angles.tolist()} degrees, more than a full turn")
+    _check_turns(angles)
     voxel = Voxel(LPS_TO_RAS * center + 0.0, size, LPS_TO_RAS * angles + 0.0)
     return VoxelFile(voxel, "Philips SPAR", date=fields.get("scan_date", ""))
 
@@ -320,7 +319,9 @@ def _read_json(path: Path) -> VoxelFile:
             raise ValueError(f"its pose (ras) is {pose!r}; write the prescription again")
         placed_in = _sources(content.get("sources"))
         content = {**pose, "size_mm": content.get("size_mm")}
-    return VoxelFile(Voxel.from_json(content), "JSON", placed_in=placed_in)
+    voxel = Voxel.from_json(content)
+    _check_turns(voxel.angles)
+    return VoxelFile(voxel, "JSON", placed_in=placed_in)
 
 
 def _sources(sources: Any) -> dict[str, str]:
@@ -381,6 +382,12 @@ def _check_head_first(position: str) -> None:
     if position != "HFS":
         stated = f"the patient's position is {position}" if position else "no patient's position"
         raise ValueError(f"{stated}; {_HEAD_FIRST}")
+
+
+def _check_turns(angles: NDArray[np.float64]) -> None:
+    """Refuse angles that no scanner writes."""
+    if np.abs(angles).max() > _FULL_TURN:
+        raise ValueError(f"its angulations are {angles.tolist()} degrees, more than a full turn")
 
 
 def _check_sides(size: ArrayLike) -> None:

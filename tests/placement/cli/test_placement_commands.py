@@ -323,3 +323,13 @@ def test_a_box_is_not_drawn_where_it_was_not_measured(run, tmp_path, ball, monke
     assert code == 2
     assert message in error
     assert not (tmp_path / "box.png").exists()
+
+
+def test_angles_in_radians_are_doubted_and_beyond_a_full_turn_refused(run, tmp_path, ball):
+    words = ("prescribe", ball, "--center", "40,40,40", "--size", "20,20,20", "--brain", "none", "--no-figure")
+    code, _, error = run(*words, "--angles", ".5,.5,.5", "--out", tmp_path / "equal")
+    assert code == 0
+    assert "may be radians" in error
+    code, _, error = run(*words, "--angles", "0,400,0", "--out", tmp_path / "turns")
+    assert code == 2
+    assert "more than a full turn" in error

@@ -229,6 +229,7 @@ def test_boxes_lie_in_the_images_that_they_were_placed_in_alone(tmp_path):
         ("box.txt", b"nothing", ValueError, "of no kind"),
         ("box.json", b"{", ValueError, "no JSON"),
         ("box.json", b"{}", ValueError, "lacks center_mm"),
+        ("box.json", Voxel((0, 0, 0), (20, 20, 20), (0, 4000, 0)).to_json().encode(), ValueError, "full turn"),
         ("box.json", b"[" * 100_000, ValueError, "no JSON"),
         ("box.json", b'{"format": "placement prescription", "ras": [1]}', ValueError, "its pose"),
         ("box.nii.gz", gzip.compress(b"x" * 400, mtime=0), ValueError, "NIfTI"),
