@@ -153,6 +153,8 @@ def sample_volume(volume: NDArray[Any], index: NDArray[np.float64]) -> NDArray[n
 
 
 def _name_ends(ax: Axes, across: int, up: int, *, flipped: bool) -> None:
+    from matplotlib.patheffects import withStroke
+
     high, low = _ENDS[across]
     left, right = low, high
     if flipped:
@@ -165,5 +167,15 @@ def _name_ends(ax: Axes, across: int, up: int, *, flipped: bool) -> None:
         (bottom, 0.5, 0.04),
     ):
         ax.text(
-            x, y, text, transform=ax.transAxes, color="white", ha="center", va="center", fontsize=9
+            x,
+            y,
+            text,
+            transform=ax.transAxes,
+            color="white",
+            ha="center",
+            va="center",
+            fontsize=15,
+            fontweight="bold",
+            # Dark, so that letters are read over bright tissue, too.
+            path_effects=[withStroke(linewidth=3, foreground="black")],
         )

@@ -34,6 +34,9 @@ def test_each_plane_shows_the_point_at_its_place(affine):
     # The patient's right, where x is low, is at the left.
     assert [plane.ax.xaxis_inverted() for plane in planes] == [False, True, True]
     assert [text.get_text() for text in planes[2].ax.texts] == ["R", "L", "A", "P"]
+    letters = [text for plane in planes for text in plane.ax.texts]
+    assert min(text.get_fontsize() for text in letters) >= 14
+    assert all(text.get_path_effects() for text in letters)
 
 
 def test_volumes_are_read_between_voxels_and_are_zero_outside():
