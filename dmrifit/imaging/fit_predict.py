@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit.cohort.patches import center_of
-from dmrifit.cohort.scaling import PatientScale, reference_columns
+from dmrifit.cohort.scaling import PatientScale
 from dmrifit.engine.design.identifiability import missing_for, nominal_contrasts
 from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fit_maps import OUTSIDE, empty_maps, fill_maps, map_names
@@ -29,7 +28,7 @@ from dmrifit.imaging.foreground import FOREGROUND_RULE, NO_AIR, foreground_mask
 from dmrifit.imaging.image_maps import ImageMaps, import_quicklook_libraries
 from dmrifit.imaging.image_rows import patient_scale, sliced_rows, source_volumes
 from dmrifit.imaging.noise import check_likelihood, estimate_sigma, noise_doubt
-from dmrifit.imaging.signal_slices import SignalSlices
+from dmrifit.imaging.signal_slices import LowestVolume, SignalSlices
 from dmrifit.imaging.spread_sample import SpreadSample
 from dmrifit.io.bids_derivatives import (
     FitTally,
@@ -277,8 +276,11 @@ def fit_image(
                 )
             gain_sample = SpreadSample(GAIN_VOXELS)
             signal_slices = SignalSlices(series.grid, contrasts, len(maps))
+            scan = LowestVolume(series.grid, protocol)
             n_too_large = 0
-            for slab, inside, signals in readable.slabs(region, progress=progress, task="fit"):
+            for slab, inside, signals in readable.slabs(
+                region, progress=progress, task="fit", whole=scan.add
+            ):
                 gain_sample.add(signals, inside)
                 # The slab is written to, because a copy of it would take as much memory again.
                 signals, screening = Screen(protocol).apply(signals, in_place=True)
@@ -328,7 +330,7 @@ def fit_image(
             files,
             title=series.stem or "image",
             sources={"Image": image, "Mask": mask, "Sigma": sigma},
-            background=series.map(signal_slices.scan, "dmrifit input"),
+            background=series.map(scan.values, "dmrifit input"),
             signals=signal_slices.voxels(),
         )
         if file_set is not None:
@@ -443,15 +445,17 @@ def predict_image(
             prediction = _Prediction(
                 estimator,
                 model,
-                (source, target),
+                target,
                 series.grid,
-                patch_shape=patch_shape,
                 signals=signals,
                 intervals=intervals,
             )
             # A first pass through the image, because every voxel needs the scale of all.
             unit = patient_scale(readable, region, volumes, source, scale, progress=progress)
-            slabs = sliced_rows(readable, region, volumes, patch_shape, progress=progress)
+            scan = LowestVolume(series.grid, source, volumes)
+            slabs = sliced_rows(
+                readable, region, volumes, patch_shape, progress=progress, whole=scan.add
+            )
             for slab, inside, rows in slabs:
                 prediction.add(rows, unit, _noise_of(noise, slab, inside), slab, inside)
         images = {
@@ -474,7 +478,7 @@ def predict_image(
             title=series.stem or "image",
             sources={"Image": image, "Mask": mask, "Sigma": sigma},
             target=target,
-            background=series.map(prediction.background, "dmrifit input") if model else None,
+            background=series.map(scan.values, "dmrifit input") if model else None,
         )
         if file_set is not None:
             image_maps.write(file_set, quicklook=quicklook)
@@ -488,14 +492,12 @@ class _Prediction:
         self,
         estimator: SignalToSignal | MapsToMaps,
         model: SignalModel | None,
-        protocols: tuple[Protocol, Protocol],
+        target: Protocol,
         grid: tuple[int, int, int],
         *,
-        patch_shape: tuple[int, int, int] | None,
         signals: bool,
         intervals: ConformalIntervals | None = None,
     ) -> None:
-        source, target = protocols
         self.estimator = estimator
         self.parameters: tuple[Parameter, ...] = ()
         if model is not None:
@@ -511,10 +513,6 @@ class _Prediction:
 
             self.intervals = MapIntervals(intervals, self.parameters, grid)
             self.maps |= self.intervals.maps
-        self._patch_shape = patch_shape
-        self._source = source
-        # The input at the lowest b-value, on which a page shows the maps.
-        self.background = np.zeros(grid, np.float32)
         self.region = np.zeros(grid, bool)
         self.counts = {"InMask": 0, "WithSignal": 0, "NegativeSignal": 0}
         self._with_signals = signals
@@ -551,9 +549,6 @@ class _Prediction:
                 self.maps[parameter.name][:, :, slab][inside] = column
             if self.intervals is not None:
                 self.intervals.add(scaled, maps, unit, slab, inside)
-        center = center_of(rows, self._patch_shape)
-        lowest = reference_columns(self._source)
-        self.background[:, :, slab][inside] = center[:, lowest].mean(axis=1)
         self.region[:, :, slab] |= inside
         self.counts["InMask"] += len(rows)
         self.counts["WithSignal"] += int(np.isfinite(rows).all(axis=1).sum())

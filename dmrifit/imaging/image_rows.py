@@ -11,7 +11,7 @@ from dmrifit.cohort.patches import neighborhoods, with_signal
 from dmrifit.cohort.scaling import PatientScale, reference_columns
 from dmrifit.engine.protocol import Protocol, average_directions
 from dmrifit.io.nifti import check_magnitudes
-from dmrifit.io.series import Series
+from dmrifit.io.series import Series, WholeSlab
 
 __all__ = ["patient_scale", "sliced_rows", "source_volumes"]
 
@@ -110,19 +110,21 @@ def sliced_rows(
     patch_shape: tuple[int, int, int] | None,
     *,
     progress: bool,
+    whole: WholeSlab | None = None,
 ) -> Iterator[tuple[slice, NDArray[np.bool_], NDArray[np.float64]]]:
     """
     Give the rows that an estimator predicts from, one slice of the image at a time.
 
     Libraries of linear algebra may round a row differently among other rows. Slices are the same
-    however the image is cut into slabs, and so are the bits of their predictions.
+    however the image is cut into slabs, and so are the bits of their predictions. `whole` is shown
+    each slab with what lies outside the region, too.
 
     Shapes: `region` (x, y, z); yields a slice, inside (x, y, 1), rows (n_voxels, n_source).
     """
     if patch_shape is None:
-        yield from _voxel_rows(series, region, select, progress=progress)
+        yield from _voxel_rows(series, region, select, progress=progress, whole=whole)
     else:
-        yield from _patch_rows(series, region, select, patch_shape, progress=progress)
+        yield from _patch_rows(series, region, select, patch_shape, progress=progress, whole=whole)
 
 
 def _voxel_rows(
@@ -131,9 +133,12 @@ def _voxel_rows(
     select: Callable[[NDArray], NDArray],
     *,
     progress: bool,
+    whole: WholeSlab | None = None,
 ) -> Iterator[tuple[slice, NDArray[np.bool_], NDArray[np.float64]]]:
     """Give the measurements of single voxels, as `sliced_rows` does."""
-    for slab, inside, voxels in series.slabs(region, progress=progress, task="predict"):
+    for slab, inside, voxels in series.slabs(
+        region, progress=progress, task="predict", whole=whole
+    ):
         ends = np.cumsum(inside.sum(axis=(0, 1)))
         # Voxels are in the order of the axes of the slab; a slice needs them together.
         order = np.argsort(np.nonzero(inside)[2], kind="stable")
@@ -153,11 +158,14 @@ def _patch_rows(
     patch_shape: tuple[int, int, int],
     *,
     progress: bool,
+    whole: WholeSlab | None = None,
 ) -> Iterator[tuple[slice, NDArray[np.bool_], NDArray[np.float64]]]:
     """Give the measurements of neighborhoods, as `sliced_rows` does."""
     reach = patch_shape[2] // 2
     slabs = series.slabs_with_margin(region, reach, progress=progress, task="predict")
     for slab, around, inside, values in slabs:
+        if whole is not None:
+            whole(around, values)
         x, y, n_slices, m = values.shape
         volume = _usable(select(values.reshape(-1, m)).reshape(x, y, n_slices, -1))
         for k in range(slab.start - around.start, slab.stop - around.start):

@@ -2,22 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit.cohort.scaling import reference_columns
 from dmrifit.engine.protocol import Protocol, average_directions
 
 if TYPE_CHECKING:
     from dmrifit.report.voxel_records import VoxelSignals
 
-__all__ = ["SignalSlices"]
+__all__ = ["LowestVolume", "SignalSlices"]
 
 #: Numbers, signals and maps together, that a page holds of single voxels: about 4 MB of text.
 MOST_VALUES = 2_000_000
 #: From more measurements than this, those of one b and echo time are averaged for the page.
 MOST_MEASUREMENTS = 40
+
+
+class LowestVolume:
+    """
+    The measurements of lowest b at the shortest echo time, on which a page shows the maps.
+
+    Shapes: `values` (x, y, z), of whole slices: what lies around a mask tells where it lies.
+    """
+
+    def __init__(
+        self,
+        grid: tuple[int, int, int],
+        protocol: Protocol,
+        select: Callable[[NDArray], NDArray] | None = None,
+    ) -> None:
+        self.values = np.zeros(grid, np.float32)
+        self._columns = reference_columns(protocol)
+        self._select = select
+
+    def add(self, slab: slice, signals: NDArray) -> None:
+        """
+        Take a slab.
+
+        Shapes: `signals` (x, y, slices, m), of which `select` gives the measurements.
+        """
+        x, y, n_slices, n_measurements = signals.shape
+        # Slice by slice, because the measurements of a slab are copied.
+        for k in range(n_slices):
+            voxels = signals[:, :, k].reshape(-1, n_measurements)
+            if self._select is not None:
+                voxels = self._select(voxels)
+            # What is beyond the range of float32 becomes infinite, and is not shown.
+            with np.errstate(invalid="ignore", over="ignore"):
+                mean = voxels[:, self._columns].mean(axis=1)
+                self.values[:, :, slab.start + k] = mean.reshape(x, y)
 
 
 class SignalSlices:
@@ -48,12 +85,6 @@ class SignalSlices:
         self._counts = np.bincount(self._contrast)
         self._most_voxels = most_values // (len(self._protocol) + n_maps)
         self._step = 1
-        shortest = np.ones(len(protocol), bool)
-        if protocol.te is not None:
-            shortest = protocol.te == protocol.te.min()
-        self._is_lowest = shortest & (protocol.b == protocol.b[shortest].min())
-        #: The measurements of lowest b at the shortest echo time, on which a page shows the maps.
-        self.scan = np.zeros(grid, np.float32)
         self._parts: list[tuple[NDArray, ...]] = []
 
     @property
@@ -74,9 +105,6 @@ class SignalSlices:
         Shapes: `signals` (n_voxels, n_measurements), `sigma` (n_voxels,) or a number, `inside` (x,
         y, slices), True where the voxels lie.
         """
-        # What is beyond the range of float32 becomes infinite, and is not shown.
-        with np.errstate(invalid="ignore", over="ignore"):
-            self.scan[:, :, slab][inside] = signals[:, self._is_lowest].mean(axis=1)
         x, y, z = np.nonzero(inside)
         z = z + slab.start
         is_kept = self._is_kept(z)
@@ -88,6 +116,7 @@ class SignalSlices:
             scatter = _rms(values - means[:, self._contrast])
             values = means
         level = np.broadcast_to(np.nan if sigma is None else sigma, len(signals))[is_kept]
+        # What is beyond the range of float32 becomes infinite, and is not shown.
         with np.errstate(over="ignore"):
             numbers = (values, level, scatter)
             self._parts.append((voxels, *(array.astype(np.float32) for array in numbers)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,6 +123,10 @@ class Part:
             )
 
 
+#: Takes a slab and its values (x, y, slices, m).
+WholeSlab = Callable[[slice, NDArray], None]
+
+
 @dataclass(frozen=True)
 class Series:
     """
@@ -226,10 +230,17 @@ class Series:
         return values
 
     def slabs(
-        self, region: NDArray[np.bool_] | None, *, progress: bool, task: str
+        self,
+        region: NDArray[np.bool_] | None,
+        *,
+        progress: bool,
+        task: str,
+        whole: WholeSlab | None = None,
     ) -> Iterator[tuple[slice, NDArray[np.bool_], NDArray[np.float64]]]:
         """
         Read the voxels of a region, or all with signal, some slices at a time.
+
+        `whole` is shown each slab with what lies outside the region, too.
 
         Shapes: `region` (x, y, z); yields a slab, inside (x, y, slices), voxels (n_voxels, m).
         """
@@ -239,6 +250,8 @@ class Series:
             signals = self.read(slab)
             inside = _inside(region, slab, signals)
             if inside.any():
+                if whole is not None:
+                    whole(slab, signals)
                 voxels = volume_to_voxels(signals, inside)
                 # The whole slab would stay in memory while the caller works on its voxels.
                 del signals

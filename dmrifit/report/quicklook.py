@@ -305,8 +305,7 @@ def planes_viewer(
     """
     layers = []
     if background is not None:
-        values = np.where(region, background, np.nan)
-        layers.append(Layer(SCAN, values, "image", AMPLITUDE_UNIT))
+        layers.append(Layer(SCAN, background, "image", AMPLITUDE_UNIT))
     for panel in panels:
         values = np.where(region, panel.values, np.nan)
         layers.append(Layer(panel.name, values, "map", panel.unit))

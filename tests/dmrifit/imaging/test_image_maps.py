@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dmrifit import MODELS, ImageMaps, Protocol, SignalToSignal, fit_image, predict_image
+from dmrifit.report import map_summary, quicklook
 
 PROTOCOL = Protocol([0, 200, 500, 1000])
 
@@ -91,6 +92,25 @@ def test_a_prediction_beside_a_fit_of_the_same_scan_has_its_colors(scan, tmp_pat
     predicted(scan, out=tmp_path / "alone", quicklook=True)
     alone = (tmp_path / "alone" / "sub-01_model-adc_desc-predicted_quicklook.html").read_text(encoding="utf-8")
     assert "colors of the fit" not in alone
+
+
+@pytest.mark.parametrize("make", [lambda *args, **options: fit_image(args[0], PROTOCOL, "adc", **options), predicted])
+def test_the_scan_below_the_maps_is_seen_around_a_mask(make, scan, monkeypatch):
+    shown, show = [], quicklook.html_viewer
+
+    def spy(layers, *args, **options):
+        shown.extend(layers)
+        return show(layers, *args, **options)
+
+    for module in (quicklook, map_summary):
+        monkeypatch.setattr(module, "html_viewer", spy, raising=False)
+    image = nib.load(scan)
+    mask = np.zeros(image.shape[:3], np.uint8)
+    mask[1, 1:3, 1] = 1
+    make(scan, mask=nib.Nifti1Image(mask, image.affine)).view()
+    (layer,) = [layer for layer in shown if layer.kind == "image"]
+    lowest = nib.as_closest_canonical(image).get_fdata()[:, :, 1, 0]
+    np.testing.assert_allclose(layer.values[:, :, 1], lowest, rtol=1e-6)
 
 
 def test_predicted_signals_are_saved_with_their_protocol(scan, tmp_path):

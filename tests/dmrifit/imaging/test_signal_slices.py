@@ -5,7 +5,7 @@ import pytest
 
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging import signal_slices
-from dmrifit.imaging.signal_slices import SignalSlices
+from dmrifit.imaging.signal_slices import LowestVolume, SignalSlices
 
 GRID = (4, 3, 10)
 PROTOCOL = Protocol([0, 500, 0, 1000], te=[60, 60, 90, 60])
@@ -39,9 +39,14 @@ def test_signals_and_noise_of_every_voxel_are_found_by_its_row(volumes):
 
 
 def test_the_scan_is_the_lowest_b_at_the_shortest_echo_time(volumes):
-    inside = volumes[..., 1] > 1.2
-    scan = kept(volumes, inside).scan
-    np.testing.assert_allclose(scan, np.where(inside, volumes[..., 0], 0), rtol=1e-6)
+    scan = LowestVolume(GRID, PROTOCOL)
+    chosen = LowestVolume(GRID, PROTOCOL.take([2, 0]), lambda voxels: voxels[:, [2, 0]])
+    for slab in (slice(0, 3), slice(3, 9)):
+        scan.add(slab, volumes[:, :, slab])
+        chosen.add(slab, volumes[:, :, slab])
+    np.testing.assert_allclose(scan.values[..., :9], volumes[..., :9, 0], rtol=1e-6)
+    np.testing.assert_array_equal(chosen.values, scan.values)
+    assert not scan.values[..., 9].any()
 
 
 @pytest.mark.parametrize("thickness", [1, 3, 10])
@@ -78,5 +83,7 @@ def test_many_measurements_are_averaged_over_directions(volumes, monkeypatch):
 
 def test_what_is_beyond_the_range_of_float32_is_infinite_without_a_warning(volumes):
     slices = kept(volumes * 1e39, np.ones(GRID, bool))
-    assert np.isinf(slices.scan).all()
+    scan = LowestVolume(GRID, PROTOCOL)
+    scan.add(slice(0, GRID[2]), volumes * 1e39)
+    assert np.isinf(scan.values).all()
     assert np.isinf(slices.voxels().values).all()
