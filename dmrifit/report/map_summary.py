@@ -22,7 +22,7 @@ from dmrifit.report.quicklook import (
     shown_region,
 )
 from dmrifit.report.slice_figures import MapPanel, Slices, plot_overview
-from dmrifit.report.verdict import html_verdict, map_verdict
+from dmrifit.report.verdict import html_verdict, map_verdict, percent
 from dmrifit.report.viewer import viewer_page
 from dmrifit.report.voxel_records import VoxelSignals
 
@@ -104,7 +104,7 @@ def _row(
     if "Fixed" in entry:
         return [*cells, "fixed", None]
     share = sidecar["Doubt"]["Share"][panel.name]
-    return [*cells, entry.get("Interval", "–"), f"{100 * share:.0f} %"]
+    return [*cells, entry.get("Interval", "–"), percent(share)]
 
 
 def _picture(slices: Slices, panels: Sequence[MapPanel]) -> str:

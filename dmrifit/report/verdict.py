@@ -14,7 +14,14 @@ from dmrifit.report.slice_figures import MapPanel
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["html_lights", "html_verdict", "least_doubted", "map_verdict", "plain_number"]
+__all__ = [
+    "html_lights",
+    "html_verdict",
+    "least_doubted",
+    "map_verdict",
+    "percent",
+    "plain_number",
+]
 
 _MOST_DOUBTED = 0.5  # share of voxels in doubt above which a parameter is not determined
 _SMALLEST_PLAIN, _LARGEST_PLAIN = 1e-4, 1e6
@@ -49,7 +56,7 @@ def map_verdict(sidecar: Mapping[str, Any]) -> str:
         name: share for name, share in sidecar["Doubt"]["Share"].items() if share > _MOST_DOUBTED
     }
     if shares:
-        names = [f"{name} ({100 * share:.0f} %)" for name, share in shares.items()]
+        names = [f"{name} ({percent(share)})" for name, share in shares.items()]
         text += f"; in doubt in most of them: {', '.join(names)}"
     else:
         text += "; no parameter is in doubt in most of them"
@@ -89,11 +96,13 @@ def _light(
     if "Fixed" in sidecar["Parameters"][panel.name]:
         return light | {"kind": "fixed", "sign": "■", "words": "fixed"}
     if share > _MOST_DOUBTED:
-        words = f"not determined in {100 * share:.0f} %"
-        return light | {"kind": "undetermined", "sign": "✕", "words": words}
+        return light | {
+            "kind": "undetermined",
+            "sign": "✕",
+            "words": f"in doubt in {percent(share)}",
+        }
     if share > _SOME_DOUBTED:
-        words = f"in doubt in {100 * share:.0f} %"
-        return light | {"kind": "doubted", "sign": "▲", "words": words}
+        return light | {"kind": "doubted", "sign": "▲", "words": f"in doubt in {percent(share)}"}
     return light | {"kind": "determined", "sign": "●", "words": "determined"}
 
 
@@ -112,6 +121,15 @@ def plain_number(value: float) -> str:
         return f"{value:.3g}".replace("-", "−")
     text = np.format_float_positional(value, precision=3, fractional=False, trim="-")
     return text.replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """Write a share in percent without decimals, but never as none or all where it is not."""
+    for digits in range(6):
+        text = f"{100 * share:.{digits}f}"
+        if float(text) not in (0, 100):
+            return f"{text} %"
+    return f"{100 * share:.0f} %"
 
 
 def least_doubted(names: Sequence[str], sidecar: Mapping[str, Any]) -> str:

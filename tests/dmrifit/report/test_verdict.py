@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dmrifit.report.slice_figures import MapPanel
-from dmrifit.report.verdict import html_lights, least_doubted, map_verdict
+from dmrifit.report.verdict import html_lights, least_doubted, map_verdict, percent
 
 SHARES = {"S0": 0.02, "D": 0.3, "K": 0.9, "T": 0.0}
 SIDECAR = {
@@ -39,13 +39,23 @@ def test_the_verdict_counts_voxels_and_names_what_is_mostly_in_doubt():
 def test_each_light_says_in_a_sign_and_in_words_what_its_color_says(lights):
     assert lights["S0"] == ("determined", "● S0 1170 u determined")
     assert lights["D"] == ("doubted", "▲ D 0.000123 u in doubt in 30 %")
-    assert lights["K"] == ("undetermined", "✕ K −0.5 u not determined in 90 %")
+    assert lights["K"] == ("undetermined", "✕ K −0.5 u in doubt in 90 %")
     assert lights["T"] == ("fixed", "■ T 80 u fixed")
 
 
 def test_the_parameter_that_is_least_in_doubt_is_shown_first():
     assert least_doubted(["D", "S0", "K"], SIDECAR) == "S0"
     assert least_doubted(["D", "K"], {}) == "D"
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(1.0, "100 %"), (0.9961, "99.6 %"), (0.99996, "99.996 %"), (0.0, "0 %"), (0.004, "0.4 %"), (0.824, "82 %")],
+)
+def test_a_share_below_all_is_not_written_as_all(share, text):
+    assert percent(share) == text
+    sidecar = SIDECAR | {"Doubt": {"Share": SHARES | {"K": max(share, 0.6)}}}
+    assert f"K ({percent(max(share, 0.6))})" in map_verdict(sidecar)
 
 
 def test_names_are_escaped():
