@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.engine.fit_maps import unpack_bounds, unpack_doubts
+from dmrifit.engine.fit_maps import OUTSIDE, unpack_bounds, unpack_doubts
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitStatus
 
@@ -21,6 +21,8 @@ __all__ = ["VoxelRecords", "VoxelSignals", "formula_tokens", "pack_numbers", "sh
 #: Binary digits of each number: four decimal digits are right.
 _MANTISSA = 13
 _FLOAT32_MANTISSA = 23
+#: Voxels within which a sound one is preferred to the middle one.
+_NEAR = 3
 
 _OUTCOMES = {
     int(FitStatus.CONVERGED): "The fit converged.",
@@ -77,10 +79,20 @@ class VoxelRecords:
 
     @property
     def start(self) -> tuple[int, int, int]:
-        """The voxel with signals that is nearest to the middle of all, as indices."""
-        voxels = np.argwhere(self.rows > 0)
+        """A sound voxel with signals in the middle of the largest part, as indices."""
+        from scipy.ndimage import label
+
+        parts, n_parts = label(self._maps["status"] != OUTSIDE)
+        sizes = np.bincount(parts[self.rows > 0], minlength=n_parts + 1)
+        voxels = np.argwhere((self.rows > 0) & (parts == sizes.argmax()))
         distances = np.linalg.norm(voxels - voxels.mean(axis=0), axis=1)
-        i, j, k = voxels[int(distances.argmin())]
+        places = tuple(voxels.T)
+        n_parameters = len(self._sidecar["Parameters"])
+        n_doubts = unpack_doubts(self._maps["doubt"][places], n_parameters + 1).sum(axis=-1)
+        # A voxel without a good fit counts as more doubtful than any other.
+        n_doubts[self._maps["status"][places] != FitStatus.CONVERGED] = n_parameters + 2
+        n_doubts[distances > distances.min() + _NEAR] = n_parameters + 3
+        i, j, k = voxels[np.lexsort((distances, n_doubts))[0]]
         return int(i), int(j), int(k)
 
     def pack(self, rows: NDArray[np.intp]) -> dict[str, Any]:

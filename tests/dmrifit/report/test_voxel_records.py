@@ -8,9 +8,11 @@ import operator
 import numpy as np
 import pytest
 
+from dmrifit.engine.fit_maps import OUTSIDE
 from dmrifit.engine.models import MODELS, Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
-from dmrifit.report.voxel_records import formula_tokens, pack_numbers
+from dmrifit.engine.results import FitStatus
+from dmrifit.report.voxel_records import VoxelRecords, VoxelSignals, formula_tokens, pack_numbers
 
 BINARY = {
     **{"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "**": operator.pow},
@@ -69,6 +71,26 @@ def test_a_function_has_no_formula_and_foreign_syntax_is_refused():
     assert formula_tokens(None) is None
     with pytest.raises(ValueError, match="cannot hold"):
         formula_tokens("[b]")
+
+
+def test_the_first_voxel_is_a_sound_one_in_the_middle_of_the_largest_part():
+    status = np.full((30, 9, 1), OUTSIDE, np.uint8)
+    status[:9] = FitStatus.CONVERGED
+    status[25:, :3] = FitStatus.CONVERGED
+    rows = np.cumsum(status != OUTSIDE, dtype=np.int32).reshape(status.shape) * (status != OUTSIDE)
+    nothing = np.zeros(rows.max(), np.float32)
+    signals = VoxelSignals(rows, nothing[:, None], Protocol([0]), nothing, scatter=nothing, counts=np.ones(1, int))
+    doubt = np.zeros(status.shape, np.uint8)
+    sidecar = {"Parameters": {"S0": {}, "ADC": {}}}
+    records = VoxelRecords({"status": status, "doubt": doubt}, sidecar, signals)
+    assert records.start == (4, 4, 0)
+    doubt[4, 3:6] = 1
+    status[3:6, 4] = FitStatus.AT_BOUND
+    assert records.start == (3, 3, 0)
+    # Far away, a sound voxel is not preferred.
+    doubt[1:8, 1:8] = 3
+    status[4, 4] = FitStatus.CONVERGED
+    assert records.start == (4, 4, 0)
 
 
 def test_numbers_keep_four_digits_whatever_their_size():
