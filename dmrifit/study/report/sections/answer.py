@@ -149,7 +149,9 @@ def skill_bars(board: Board) -> pd.DataFrame:
     shown = ["signals", "tissue", *board.metrics]
     table = table[table["parameters"].isin(shown)]
     order = {name: i for i, name in enumerate(shown)}
-    by_parameter = table.groupby("parameters")["skill"].mean()
+    # As the verdict reads them.
+    leading = table[table["series"] == (_INDEPENDENT if is_repeated else _SHARED)]
+    by_parameter = leading.groupby("parameters")["skill"].mean()
     for i, name in enumerate(by_parameter[board.metrics].sort_values(ascending=False).index):
         order[name] = 2 + i
     table = table.assign(row=table["parameters"].replace(names))

@@ -6,6 +6,7 @@ import pytest
 
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.predictions import PatientPredictions
+from dmrifit.study.report.sections import answer as answers
 from dmrifit.study.report.sections.answer import answer, enough_in_words, skill_bars, verdict
 from dmrifit.study.summaries import Board
 
@@ -97,6 +98,15 @@ def test_bars_are_signals_the_mean_and_parameters_best_first(make_evaluation):
     own = table[table["series"] == "against a second draw of the noise"].set_index("row")["skill"]
     np.testing.assert_allclose(own, [-0.7 / 3, 0.3, -0.3, -0.4, -0.7], atol=1e-9)
     assert set(skill_bars(study_of(make_evaluation))["series"]) == {"against the fit to the same images"}
+
+
+def test_bars_are_in_the_order_of_the_skill_that_the_verdict_reads(make_evaluation, monkeypatch):
+    best_rows = answers._best_rows
+    monkeypatch.setattr(
+        answers, "_best_rows", lambda board: best_rows(board).assign(skill=lambda rows: -10 * rows["skill_independent"])
+    )
+    table = skill_bars(study_of(make_evaluation, independent=0.3))
+    assert list(dict.fromkeys(table["row"])) == ["mean of maps", "Dt", "f", "T2v", "K"]
 
 
 def lesion(patient):
