@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dmrifit.predict.controls import is_control
 from dmrifit.report.numerals import fixed
 from dmrifit.report.style import (
     FAINT,
@@ -30,7 +31,7 @@ _ROW = 0.25  # inches
 _HEAD, _FOOT = 0.35, 0.5
 _GAP = 0.25
 _LEGEND_LINE = 0.2
-_EDGE_QUANTILE = 0.97  # one value that went astray must not squeeze all others
+_EDGE_QUANTILE = 0.97  # one control or interval that went astray must not squeeze all others
 _LONGEST_NAME = 30  # letters
 _BAND = 0.72  # share of a row's height that its dots take
 
@@ -202,14 +203,19 @@ def _values(table: pd.DataFrame, panel: Panel) -> tuple[Any, Any, Any]:
 
 
 def _ends(table: pd.DataFrame, panel: Panel) -> tuple[float, float]:
-    """Choose the ends of an axis: from zero, as far as nearly all values reach."""
+    """Choose the ends of an axis: from zero, past what is no control, and nearly all the rest."""
     middle, low, high = _values(table, panel)
     values = np.concatenate([middle, low, high])
     values = values[np.isfinite(values)]
     if not values.size:
         return 0.0, 1.0
     lower, upper = np.quantile(values, [1 - _EDGE_QUANTILE, _EDGE_QUANTILE])
-    lower, upper = min(float(lower), 0.0), max(float(upper), 0.0)
+    learned = middle
+    if "algorithm" in table:
+        learned = middle[~table["algorithm"].map(is_control).to_numpy(bool)]
+    learned = learned[np.isfinite(learned)]
+    lower, upper = min(lower, *learned, 0.0), max(upper, *learned, 0.0)
+    lower, upper = float(lower), float(upper)
     if lower == upper:
         return lower, lower + 1.0
     return lower, upper

@@ -64,6 +64,23 @@ def test_axes_begin_at_zero_and_zero_is_marked():
     assert 0.0 in [line.get_xdata()[0] for line in axes.lines]
 
 
+def test_an_axis_cuts_controls_and_intervals_but_no_algorithm():
+    rows = pd.DataFrame({
+        "row": [f"m{i}" for i in range(60)],
+        "series": ["LR"] * 58 + ["constant"] * 2,
+        "algorithm": ["LR"] * 58 + ["constant"] * 2,
+        "skill": [*np.linspace(0.1, 0.5, 57), -2.0, -50.0, 0.0],
+    })  # fmt: skip
+    rows["skill_low"], rows["skill_high"] = rows["skill"] - 0.05, rows["skill"] + 0.05
+    rows.loc[3, "skill_low"] = -40.0
+    (axes,) = plot_dots(rows, [Panel("skill", "skill")], STYLES, "").axes
+    learner, control = clouds(axes)
+    assert learner.get_offsets()[:, 0].min() == -2.0
+    assert "#ffffff" not in [to_hex(color) for color in learner.get_facecolors()]
+    assert -3 < axes.get_xlim()[0] < -2
+    assert to_hex(control.get_facecolors()[0]) == "#ffffff"
+
+
 def test_nothing_to_draw_is_an_empty_frame():
     nothing = table(skill=np.nan, skill_low=np.nan, skill_high=np.nan)
     (axes,) = plot_dots(nothing, [Panel("skill", "skill")], STYLES, "").axes
