@@ -88,7 +88,11 @@ def plot_dots(
 def plot_bars(
     tables: Mapping[str, pd.DataFrame], panel: Panel, colors: Mapping[str, str], *, width: float
 ) -> Figure:
-    """Draw bars from zero with intervals: a panel a table, the series of a row side by side."""
+    """
+    Draw bars from zero with intervals: a panel a table, the series of a row side by side.
+
+    Where an interval goes beyond the axis, it ends in an arrow.
+    """
     first = next(iter(tables.values()))
     rows, series = list(dict.fromkeys(first["row"])), list(colors)
     height = (0.11 + 0.13 * len(series)) * len(rows)
@@ -127,6 +131,12 @@ def _draw_bars(
         ax.barh(y, np.clip(middle, low_end, high_end), 0.85 * thick, color=color, zorder=2)
         ends = np.clip(low, low_end, high_end), np.clip(high, low_end, high_end)
         ax.hlines(y, *ends, color=INK, linewidth=1.1, zorder=3)
+        for marker, end, is_cut in (
+            ("<", low_end, low < low_end),
+            (">", high_end, high > high_end),
+        ):
+            tips = np.full(np.count_nonzero(is_cut), end)
+            ax.scatter(tips, y[is_cut], s=14, marker=marker, color=INK, zorder=5, clip_on=False)
         for place, value in zip(y, middle, strict=True):
             if np.isfinite(value):
                 at_end = ax.get_yaxis_transform()

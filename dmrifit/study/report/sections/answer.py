@@ -169,6 +169,9 @@ def _skill(board: Board, gallery: Gallery) -> Markup:
     name = predictor_words(*(board.best or ("", "")))
     picture = gallery.show("answer_skill", figure, f"Skill of {name}, by parameter and cohort")
     note = "0 is the best constant, 1 perfect; lines are 95 % intervals over patients."
+    ends = table.loc[table["cohort"].isin(shown), ["skill_low", "skill_high"]]
+    if (ends["skill_low"] < SKILL_ENDS[0]).any() or (ends["skill_high"] > SKILL_ENDS[1]).any():
+        note += " Arrows: the interval goes on beyond the axis."
     if len(board.cohorts) > len(shown):
         note += f" {len(board.cohorts) - len(shown)} more cohorts are in the tables below."
     return html_join([html_heading("How much better than a constant?"), picture, html_note(note)])

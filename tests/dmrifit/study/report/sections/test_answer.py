@@ -100,6 +100,14 @@ def test_bars_are_signals_the_mean_and_parameters_best_first(make_evaluation):
     assert set(skill_bars(study_of(make_evaluation))["series"]) == {"against the fit to the same images"}
 
 
+@pytest.mark.parametrize(("low", "is_said"), [(-1.4, True), (-0.9, False)])
+def test_arrows_are_explained_where_an_interval_is_cut(make_evaluation, figures, monkeypatch, low, is_said):
+    bars = skill_bars(study_of(make_evaluation))
+    monkeypatch.setattr(answers, "skill_bars", lambda board: bars.assign(skill_low=low, skill_high=0.9))
+    html = answer(study_of(make_evaluation), figures)
+    assert ("Arrows: the interval goes on beyond the axis." in html) == is_said
+
+
 def test_bars_are_in_the_order_of_the_skill_that_the_verdict_reads(make_evaluation, monkeypatch):
     best_rows = answers._best_rows
     monkeypatch.setattr(
