@@ -241,7 +241,8 @@ class _Comparison:
             if marked.dtype != bool:
                 marked = marked > row["threshold"]
             opened = open_map(marked & case.scored, _OPENING) & case.scored
-            heading = f"{word}: {case.name}, Dice {fixed(row['dice_opened'], 2)}, opened"
+            # Names are long, and headings of neighbors must not touch.
+            heading = f"{word}: {case.name}\nDice {fixed(row['dice_opened'], 2)}, opened"
             examples[heading] = (case, values, opened)
         return examples
 

@@ -15,6 +15,7 @@ from browser import WIDTHS
 
 from anomaly.scans.detection import lesions_of
 from anomaly.study.controls import CONTROLS
+from anomaly.study.plotting import plot_examples
 from anomaly.study.report import KINDS, STORED, write_evaluation
 from dmrifit.report.numerals import significant
 from dmrifit.report.style import OUTLINES, REFERENCE
@@ -61,7 +62,15 @@ def test_the_page_of_a_comparison_is_whole(compared, tmp_path):
         write_evaluation(compared.cases, compared.maps, tmp_path)
 
 
-def test_the_answer_is_that_of_the_stored_threshold(compared, tmp_path):
+def test_the_answer_is_that_of_the_stored_threshold(compared, tmp_path, monkeypatch):
+    headings = []
+
+    def draw(examples, method):
+        headings.extend(examples)
+        return plot_examples(examples, method)
+
+    monkeypatch.setattr("anomaly.study.plotting.plot_examples", draw)
+
     def with_stored(maps):
         return maps | {f"dull $x_1${STORED}": [np.asarray(values) > 0.12 for values in maps["dull $x_1$"]]}
 
@@ -75,6 +84,8 @@ def test_the_answer_is_that_of_the_stored_threshold(compared, tmp_path):
     dice = scans.groupby("patient")["dice_opened"].mean().mean()
     assert f"dull $x_1$ at its stored threshold marks regions whose overlap with the lesions (Dice) is {dice:.2f}" in answer
     volumes = tables["healthy"].query(f"method == 'dull $x_1${STORED}'")["n_found_opened"] * 9.0**3 / 1000
+    # Names are long, so that the number has a line of its own.
+    assert [re.sub(r"0\.\d\d", "X", heading).partition("\n")[2] for heading in headings] == 3 * ["Dice X, opened"]
     # Both say that small regions were removed first.
     assert answer.count("after removing what is smaller than 3³ voxels") == 2
     assert f"marks {significant(volumes.median(), 2)} mL by mistake (median; at most {significant(volumes.max(), 2)} mL)" in answer
