@@ -18,6 +18,7 @@ from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.nifti import image_of, save_image
 from placement.box.voxel import CONVENTION, Voxel
 from placement.exchange.displacement import displaced_share, displacement, region_distances
+from placement.exchange.repeats import validity
 from placement.exchange.vendor_texts import NOTICE, philips_text, siemens_text
 from placement.exchange.voxel_files import LPS_TO_RAS, read_voxel
 from placement.search.content import voxel_content
@@ -311,14 +312,10 @@ def geometry_image(voxel: Voxel) -> nib.Nifti1Image:
 
 
 def _validity(scene: Scene) -> str:
-    """Say how long numbers of a box hold: NIfTI does not name its frame of reference."""
+    """Say how long numbers of a box hold."""
     source = scene.sources.get("Image") or scene.sources.get("Tumor") or {}
     image = source.get("Name", "the image that it was placed in")
-    return (
-        f"valid only while the patient lies as in {image} (frame of reference unknown); after "
-        "repositioning or a new landmark, register that image to this session's localizer and "
-        "move the box with it"
-    )
+    return validity(image, scene.placed_in)
 
 
 def _pose(

@@ -16,7 +16,7 @@ from dmrifit.io.nifti import image_of, save_image
 from placement.box.voxel import CONVENTION, Voxel
 from placement.exchange.pages import COPY_SCRIPT, PAGE_STYLE, console_numbers
 from placement.exchange.prescription import describe_side, geometry_image
-from placement.exchange.repeats import Repeat, frame_of
+from placement.exchange.repeats import Repeat, validity
 from placement.exchange.vendor_texts import NOTICE, philips_text, siemens_text
 from placement.exchange.voxel_files import read_voxel
 
@@ -54,11 +54,7 @@ def describe_repeat(
 ) -> dict[str, Any]:
     """Describe a repeated box by plain values, as a prescription that `read_voxel` reads."""
     voxel = repeat.voxel
-    valid = (
-        f"valid only while the patient lies as in {new_image.name} (frame of reference "
-        f"{frame_of(new_image) or 'unknown'}); "
-        "after repositioning or a new landmark, repeat on this session's localizer"
-    )
+    valid = validity(new_image.name, new_image)
     return {
         "format": "placement prescription",
         "notice": NOTICE,

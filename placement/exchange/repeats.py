@@ -18,7 +18,7 @@ from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.nifti import Image, image_name, load_image
 from placement.box.voxel import Voxel
 
-__all__ = ["CHANGED", "OTHER_HEAD", "REPEATED", "Repeat", "frame_of", "repeat_voxel"]
+__all__ = ["CHANGED", "OTHER_HEAD", "REPEATED", "Repeat", "frame_of", "repeat_voxel", "validity"]
 
 #: The three answers.
 REPEATED = "repeated"
@@ -161,6 +161,17 @@ def repeat_voxel(voxel: Voxel, image: Image, new_image: Image) -> Repeat:
 def frame_of(image: str | Path) -> str:
     """Give the frame of reference that the sidecar of an image names; empty where none does."""
     return str(_sidecar(image).get("FrameOfReferenceUID", ""))
+
+
+def validity(name: str, image: Image | None) -> str:
+    """Say how long numbers of a box hold: as long as the patient lies as in an image."""
+    sidecar = {} if image is None else _sidecar(image)
+    frame = str(sidecar.get("FrameOfReferenceUID", "")) or "unknown"
+    date = str(sidecar.get("AcquisitionDate", "")) or "unknown"
+    return (
+        f"valid only while the patient lies as in {name} (frame of reference {frame}, date "
+        f"{date}); after repositioning or a new landmark, use `repeat` on this session's localizer"
+    )
 
 
 def _check_inside(voxel: Voxel, image: Image, remedy: str) -> None:

@@ -208,6 +208,8 @@ class Scene:
                     "exclude less"
                 )
         self.sources: dict[str, dict[str, str]] = {}
+        #: The image whose frame of reference the case has, where it was read from a file.
+        self.placed_in: Path | None = None
         self._is_canonical = False
         if self.touches_border:
             warnings.warn(
@@ -343,6 +345,8 @@ class Scene:
         scene.sources = describe_sources(
             Tumor=tumor, Exclude=list(files.values()), Image=image, Brain=brain
         )
+        read_from = [file for file in (image, tumor) if isinstance(file, str | Path)]
+        scene.placed_in = Path(read_from[0]) if read_from else None
         return scene
 
     @property

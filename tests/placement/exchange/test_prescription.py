@@ -116,7 +116,7 @@ def test_all_files_say_as_long_as_what_they_are_valid(scene, tmp_path):
     scene.sources = {"Tumor": {"Name": "t1_tumor.nii.gz", "SHA256": "0"}}
     content = write_prescription(VOXEL, scene, tmp_path, figure=False)
     scene.sources = {}
-    assert "lies as in t1_tumor.nii.gz (frame of reference unknown)" in content["valid"]
+    assert "lies as in t1_tumor.nii.gz (frame of reference unknown, date unknown)" in content["valid"]
     for vendor in ("philips", "siemens"):
         assert content["valid"] in (tmp_path / f"voxel_{vendor}.txt").read_text()
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from moved_heads import AFFINE, SHAPE, head_signals, moved
 
-from placement import Voxel, repeat_voxel
-from placement.exchange.repeats import CHANGED, OTHER_HEAD, REPEATED, frame_of
+from placement import Scene, Voxel, repeat_voxel
+from placement.exchange.prescription import describe_placement
+from placement.exchange.repeats import CHANGED, OTHER_HEAD, REPEATED, frame_of, validity
 
 pytest.importorskip("SimpleITK")
 
@@ -135,3 +136,16 @@ def test_errors_of_two_millimeters_are_found_by_self_consistency(pair, monkeypat
     assert repeat.disagreement > 1.5
     assert not repeat.reliable
     assert any("registrations place the box" in flag for flag in repeat.flags)
+
+
+def test_numbers_are_valid_in_the_frame_that_the_sidecar_of_the_image_names(tmp_path):
+    image = tmp_path / "t1.nii.gz"
+    unknown = "(frame of reference unknown, date unknown)"
+    assert unknown in validity("t1.nii.gz", None)
+    assert unknown in validity("t1.nii.gz", image)
+    (tmp_path / "t1.json").write_text('{"FrameOfReferenceUID": "1.2.3", "AcquisitionDate": "20260301"}')
+    assert "t1.nii.gz (frame of reference 1.2.3, date 20260301); after" in validity("t1.nii.gz", image)
+    nib.save(nib.Nifti1Image(np.pad(np.ones((4, 4, 4), np.uint8), 4), np.eye(4)), image)
+    scene = Scene.read(image)
+    content = describe_placement(Voxel((5.5, 5.5, 5.5), (3, 3, 3)), scene)
+    assert "t1.nii.gz (frame of reference 1.2.3, date 20260301); after" in content["valid"]
