@@ -104,6 +104,7 @@ pre { background: var(--panel); padding: .6rem .8rem; white-space: pre-wrap; }
   h2, h3 { break-after: avoid; }
   figure, tr { break-inside: avoid; }
   .scroll { overflow: visible; }
+  details:not([open]) > summary::after { content: " (folded: not printed)"; }
   .grid { grid-template-columns: 1fr 1fr; gap: .6rem; }
   table { width: auto; font-size: 7.5pt; }
   th, td { padding: .15rem .4rem .15rem 0; }

@@ -111,3 +111,14 @@ def test_what_was_simulated_is_said_with_its_number():
     assert synthetic_note(2, 3).startswith("Synthetic data: 2 of 3 scans were simulated; no person was scanned")
     assert "all cases were simulated" in synthetic_note(3, 3, "case")
     assert "this case was simulated" in synthetic_note(1, 1, "case")
+
+
+def test_paper_says_which_folds_it_leaves_out(tmp_path, tab):
+    path = tmp_path / "page.html"
+    folds = Markup().join([html_details("a", "b"), html_details("c", "d", opened=True)])
+    path.write_text(html_page("title", [("", folds)]), encoding="utf-8")
+    page = tab.open(path)
+    read = "[...document.querySelectorAll('summary')].map((one) => getComputedStyle(one, '::after').content)"
+    assert page.evaluate(read) == ["none", "none"]
+    page.emulate_media(media="print")
+    assert page.evaluate(read) == ['" (folded: not printed)"', "none"]
