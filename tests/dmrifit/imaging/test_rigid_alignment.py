@@ -1,0 +1,104 @@
+"""Rigid alignment of two scans of a head."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.ndimage import affine_transform, gaussian_filter
+from scipy.spatial.transform import Rotation
+
+from dmrifit.imaging.rigid_alignment import SAME_HEAD, align_heads
+from dmrifit.simulate.tissues import smooth_field
+
+pytest.importorskip("SimpleITK")
+
+SHAPE = (80, 96, 76)
+AFFINE = np.array([[2.0, 0, 0, -80], [0, 2, 0, -96], [0, 0, 2, -70], [0, 0, 0, 1]])
+
+
+def head_signals(seed):
+    """A ball of white and gray matter in folds that differ from person to person."""
+    rng = np.random.default_rng(seed)
+    places = (np.indices(SHAPE) - (np.array(SHAPE)[:, None, None, None] - 1) / 2) * 2.0
+    radius = np.sqrt(sum((axis / half) ** 2 for axis, half in zip(places, (64, 80, 60), strict=True)))
+    folds = smooth_field(SHAPE, [3.0] * 3, rng).reshape(SHAPE)
+    signals = np.where(folds > 0.3, 70.0, 100.0) * (radius < 1)
+    return gaussian_filter(signals, 0.6).astype(np.float32)
+
+
+def moved(signals, angles, shift, *, noise=2.0, seed=9):
+    """The head after a turn about the origin and a shift, on the same grid; and the matrix."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+    matrix[:3, 3] = shift
+    index = np.linalg.inv(AFFINE) @ np.linalg.inv(matrix) @ AFFINE
+    later = affine_transform(signals, index[:3, :3], index[:3, 3], order=3)
+    later = later + np.random.default_rng(seed).normal(0, noise, SHAPE)
+    return nib.Nifti1Image(np.abs(later).astype(np.float32), AFFINE), matrix
+
+
+def farthest(matrix, truth):
+    """How far the corners of a cube of 80 mm are from where they belong."""
+    corners = np.array(np.meshgrid(*[(-40.0, 40.0)] * 3)).reshape(3, -1).T
+    return np.linalg.norm(corners @ (matrix - truth)[:3, :3].T + (matrix - truth)[:3, 3], axis=1).max()
+
+
+def test_rigid_alignment_finds_motion_to_a_tenth_of_a_millimeter():
+    signals = head_signals(0)
+    later, truth = moved(signals, (12, -9, 15), (14, -11, 8))
+    alignment = align_heads(nib.Nifti1Image(signals, AFFINE), later)
+    assert farthest(alignment.matrix, truth) < 0.1
+    assert alignment.likeness > 0.9
+    assert alignment.disagreement([[-40.0, -40, -40], [40, 40, 40]]) < 0.1
+    assert set(alignment.others) == {"backward", "first half", "second half"}
+
+
+@pytest.mark.slow
+def test_large_turns_are_found_from_other_starts():
+    signals = head_signals(1)
+    later, truth = moved(signals, (38, 5, -42), (5, 0, -5))
+    alignment = align_heads(nib.Nifti1Image(signals, AFFINE), later)
+    assert farthest(alignment.matrix, truth) < 0.1
+
+
+@pytest.mark.slow
+def test_other_heads_are_not_alike():
+    later, _ = moved(head_signals(3), (4, 2, -3), (3, 1, -2))
+    alignment = align_heads(nib.Nifti1Image(head_signals(2), AFFINE), later)
+    assert alignment.likeness < SAME_HEAD - 0.2
+
+
+def test_brighter_tissue_lowers_concordance_where_it_is():
+    signals = head_signals(4)
+    later = signals.copy()
+    places = (np.indices(SHAPE) - 40) * 2.0
+    lesion = np.linalg.norm(places, axis=0) < 14
+    later[lesion] *= 1.6
+    alignment = align_heads(nib.Nifti1Image(signals, AFFINE), nib.Nifti1Image(later, AFFINE))
+    assert farthest(alignment.matrix, np.eye(4)) < 0.1
+    at = np.linalg.inv(alignment.affine) @ np.append(AFFINE[:3, :3] @ [40, 40, 40] + AFFINE[:3, 3], 1)
+    window = tuple(slice(int(n) - 4, int(n) + 5) for n in np.rint(at[:3]))
+    assert np.nanmedian(alignment.concordance[window]) < 0.8 < np.nanmedian(alignment.concordance)
+
+
+def test_what_the_second_scan_does_not_cover_has_no_concordance():
+    signals = head_signals(5)
+    shifted = AFFINE.copy()
+    shifted[2, 3] += 24 * 2
+    cut = nib.Nifti1Image(signals[:, :, 24:], shifted)
+    alignment = align_heads(nib.Nifti1Image(signals, AFFINE), cut)
+    assert farthest(alignment.matrix, np.eye(4)) < 0.1
+    below = alignment.head[:, :, :20]
+    assert np.isnan(alignment.concordance[:, :, :20][below]).all()
+    assert np.isfinite(alignment.concordance[:, :, 40]).any()
+
+
+def test_scans_without_a_head_are_refused(tmp_path):
+    signals = head_signals(6)
+    flat = nib.Nifti1Image(np.ones(SHAPE, np.float32), AFFINE)
+    with pytest.raises(ValueError, match="shows no head: its signals are all alike"):
+        align_heads(nib.Nifti1Image(signals, AFFINE), flat)
+    image = nib.Nifti1Image(signals, None)
+    path = tmp_path / "nowhere.nii.gz"
+    nib.save(image, path)
+    with pytest.raises(ValueError, match=r"nowhere.nii.gz has neither an sform nor a qform"):
+        align_heads(nib.Nifti1Image(signals, AFFINE), path)
