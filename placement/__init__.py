@@ -19,6 +19,7 @@ _MODULES = {
     "simulate_gliomas": "simulate.gliomas",
     "evaluate_placements": "study.evaluation",
     "read_voxel": "exchange.voxel_files",
+    "repeat_voxel": "exchange.repeats",
     "write_prescription": "exchange.prescription",
 }
 

@@ -97,7 +97,7 @@ def align_heads(first: Image, second: Image) -> HeadAlignment:
     matrix, turn = _best_aligned(fixed, moving)
     backward = _refined(moving, fixed, _aligned(moving, fixed, turn.T)[0])
     halves = _halves(fixed.head.shape)
-    others = {"backward": np.linalg.inv(backward)}
+    others = {"backward": np.asarray(np.linalg.inv(backward), np.float64)}
     for name, half in (("first half", halves), ("second half", ~halves)):
         others[name] = _refined(fixed, moving, matrix, half)
     correlation, concordance = _local_agreement(fixed, moving, matrix)
@@ -274,8 +274,8 @@ def _refined(
     places = _moved(voxels, fixed.affine)
     middle = places.mean(axis=0)
     at = tuple(voxels.T)
-    slopes = np.stack([slope[at] for slope in np.gradient(fixed.standard)], axis=-1)
-    slopes = slopes @ np.linalg.inv(fixed.affine[:3, :3])
+    gradient = np.stack(list(np.gradient(fixed.standard)), axis=-1)
+    slopes = gradient[at] @ np.linalg.inv(fixed.affine[:3, :3])
     jacobian = np.hstack([slopes, np.cross(places - middle, slopes)])
     signals = fixed.standard[at]
     coefficients = ndimage.spline_filter(moving.standard)

@@ -25,6 +25,7 @@ __all__ = [
     "BOX",
     "box_columns",
     "check_channels",
+    "check_names",
     "excluded_names",
     "read_boxes",
     "read_cases",
@@ -58,7 +59,7 @@ def read_cases(
         table = pd.DataFrame(folder_rows(path, IMAGES)).assign(synthetic=False)
         for column in IMAGES:
             table[column] = [_beside(path / file, file) for file in table[column]]
-        _check_names(table["name"], path)
+        check_names(table["name"], path)
         return table if exclude is None else table.assign(exclude=exclude)
     _check_files([path])
     if path.suffix.lower() not in (".tsv", ".csv"):
@@ -79,7 +80,7 @@ def read_cases(
         except ValueError as error:
             raise ValueError(f"{path}, row {line}: {error}") from None
     table = pd.DataFrame(rows)
-    _check_names(table["name"], path)
+    check_names(table["name"], path)
     for column in ("tumor", "image", "exclude"):
         texts = table[column] if column in table else pd.Series([""] * len(table))
         table[column] = [_beside(path, text) for text in texts]
@@ -217,8 +218,11 @@ def _excluded(row: Any) -> dict[str, Any]:
     return regions
 
 
-def _check_names(names: pd.Series, table: Path) -> None:
+def check_names(texts: Iterable[str], table: Path) -> None:
     """Check that names of cases can become names of folders."""
+    import pandas as pd
+
+    names = pd.Series(list(texts), dtype=str)
     fault = ""
     for name in names:
         if not name.isprintable() or Path(name).name != name or name[0] == ".":

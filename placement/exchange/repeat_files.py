@@ -1,0 +1,208 @@
+"""Files of a repeated box: numbers for scanners, geometry, and both scans beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import dmrifit
+from dmrifit.io.atomic_files import FileSet
+from dmrifit.io.bids_derivatives import stem
+from dmrifit.io.grids import array_of, read_scan, resampled
+from dmrifit.io.nifti import image_of, save_image
+from placement.box.voxel import CONVENTION, Voxel
+from placement.exchange.prescription import describe_side, geometry_image
+from placement.exchange.repeats import Repeat
+from placement.exchange.vendor_texts import NOTICE, philips_text, siemens_text
+from placement.exchange.voxel_files import read_voxel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["UNKNOWN_CONTENT", "describe_repeat", "summary_line", "write_repeat"]
+
+#: What a box holds that no labels of the new scan tell of.
+UNKNOWN_CONTENT = "content unknown: tumor may have grown, shrunk or been removed"
+
+_NAME = "voxel"
+_CONSOLE = {"_philips.txt": philips_text, "_siemens.txt": siemens_text}
+_PICTURES = ("_old.png", "_new.png")
+_VIEWER_MM = 1.5
+
+
+def describe_repeat(
+    repeat: Repeat,
+    image: Path,
+    new_image: Path,
+    *,
+    sources: Mapping[str, Any],
+    content: str = UNKNOWN_CONTENT,
+) -> dict[str, Any]:
+    """Describe a repeated box by plain values, as a prescription that `read_voxel` reads."""
+    voxel = repeat.voxel
+    return {
+        "format": "placement prescription",
+        "notice": NOTICE,
+        "software": f"dmrifit {dmrifit.__version__}",
+        "answer": repeat.answer,
+        "reliable": repeat.reliable,
+        "ras": {"center_mm": voxel.center.tolist(), "angles_deg": voxel.angles.tolist()},
+        "size_mm": voxel.size.tolist(),
+        "volume_ml": voxel.volume,
+        "convention": CONVENTION,
+        "side": describe_side(voxel),
+        "valid": (
+            f"valid only while the patient lies as in {new_image.name} (frame of reference "
+            "unknown); after repositioning or a new landmark, repeat on this session's localizer"
+        ),
+        "content": content,
+        "agreement": repeat.agreement,
+        "changed_share": repeat.changed_share,
+        "shown_share": repeat.shown_share,
+        "disagreement_mm": repeat.disagreement,
+        "matrix": repeat.matrix.tolist(),
+        "flags": list(repeat.flags),
+        "notes": list(repeat.notes),
+        "old_image": image.name,
+        "new_image": new_image.name,
+        "sources": dict(sources),
+        "synthetic": False,
+    }
+
+
+def summary_line(name: str, record: Mapping[str, Any]) -> str:
+    """Say in one line what became of a box."""
+    parts = [f"{name}: {record['answer']}"]
+    if record["reliable"]:
+        x, y, z = np.round(record["ras"]["center_mm"], 1) + 0.0
+        parts.append(f"center {x:g}, {y:g}, {z:g} mm (RAS+)")
+        parts.append(record["side"])
+        parts.append(record["content"])
+    return "; ".join([*parts, *record["flags"], *record["notes"]])
+
+
+def write_repeat(
+    repeat: Repeat,
+    image: Path,
+    new_image: Path,
+    folder: Path,
+    record: Mapping[str, Any],
+    *,
+    figure: bool,
+) -> None:
+    """
+    Write the files of a repeated box; numbers for scanners only where it is reliable.
+
+    The files of an earlier run are replaced.
+    """
+    names = [_NAME + end for end in (*_PICTURES, "_view.html", "_geometry.nii.gz", *_CONSOLE)]
+    names += [f"{_NAME}_mask.nii.gz", "repeat.json"]
+    new_scan = read_scan(new_image)
+    with FileSet(folder, names, overwrite=True) as files:
+        if repeat.reliable:
+            mask = image_of(repeat.voxel.mask(new_scan.shape, new_scan.affine), new_scan.affine)
+            mask.header["descrip"] = NOTICE.encode()
+            save_image(mask, files.path(f"{_NAME}_mask.nii.gz"))
+            save_image(geometry_image(repeat.voxel), files.path(f"{_NAME}_geometry.nii.gz"))
+            for end, text_of in _CONSOLE.items():
+                text = text_of(repeat.voxel, valid=record["valid"])
+                files.path(_NAME + end).write_text(text, encoding="utf-8")
+        if figure:
+            shown = repeat.voxel
+            if repeat.reliable:
+                # What the console is told is what is looked at.
+                shown = read_voxel(files.path(f"{_NAME}_philips.txt"))
+            old_scan = read_scan(image)
+            # The old scan is drawn where the head lies now, so that both planes are the same.
+            old_affine = repeat.matrix @ old_scan.affine
+            pictures = []
+            for end, scan, affine, title in (
+                (_PICTURES[0], old_scan, old_affine, f"old scan, moved: {image.name}"),
+                (_PICTURES[1], new_scan, new_scan.affine, f"new scan: {new_image.name}"),
+            ):
+                path = files.path(_NAME + end)
+                _plot(shown, array_of(scan), affine, title).savefig(path, dpi=110)
+                pictures.append(path.read_bytes())
+            page = _page(shown, old_scan, old_affine, new_scan, pictures, record)
+            files.path(f"{_NAME}_view.html").write_text(page, encoding="utf-8")
+        files.write_json("repeat.json", record)
+
+
+def _plot(voxel: Voxel, values: Any, affine: Any, title: str) -> Figure:
+    from placement.exchange.overlays import plot_box
+
+    return plot_box(voxel, values, affine, title=title)
+
+
+def _page(
+    voxel: Voxel,
+    old_scan: Any,
+    old_affine: Any,
+    new_scan: Any,
+    pictures: list[bytes],
+    record: Mapping[str, Any],
+) -> str:
+    """Make the page of a repeated box: the answer, both scans, its numbers."""
+    from dmrifit.report.html import (
+        html_figure,
+        html_grid,
+        html_lines,
+        html_paragraph,
+        html_table,
+        notice_lead,
+    )
+    from dmrifit.report.viewer import Box, Layer, html_viewer, viewer_page
+
+    figures = []
+    titles = (
+        f"Old scan, moved to the new position: {record['old_image']}",
+        f"New scan: {record['new_image']}",
+    )
+    for picture, title in zip(pictures, titles, strict=True):
+        figures.append(html_figure(picture, title, title, width=1000))
+    viewers = []
+    for scan, affine, title in (
+        (old_scan, old_affine, titles[0]),
+        (new_scan, new_scan.affine, titles[1]),
+    ):
+        moved = image_of(array_of(scan), affine)
+        # Two scans of full size would make a page of many megabytes.
+        small = resampled(moved, _VIEWER_MM)
+        layers = [Layer(title, array_of(small))]
+        boxes = [Box("voxel", voxel.affine)]
+        viewers.append(
+            (
+                title,
+                html_viewer(layers, small.affine, boxes=boxes, start=voxel.center, label=title),
+            )
+        )
+    numbers = [
+        ["agreement of the heads (median local correlation)", f"{record['agreement']:.2f}"],
+        ["changed in the box and 10 mm around it", f"{record['changed_share']:.0%}"],
+        ["of these shown by the new scan", f"{record['shown_share']:.0%}"],
+        ["two registrations differ at the box by, mm", f"{record['disagreement_mm']:.2f}"],
+        ["content", record["content"]],
+    ]
+    if record["reliable"]:
+        numbers += [
+            ["center (RAS+), mm", ", ".join(f"{x + 0.0:.1f}" for x in voxel.center)],
+            ["sides, mm", " × ".join(f"{x:.1f}" for x in voxel.size)],
+            ["angles, degrees", ", ".join(f"{x + 0.0:.1f}" for x in voxel.angles)],
+            ["side", record["side"]],
+            ["valid", record["valid"]],
+        ]
+    said = [*record["flags"], *record["notes"]]
+    sections = [
+        (
+            record["answer"].capitalize(),
+            html_lines(*said) if said else html_paragraph("No flags."),
+        ),
+        ("Both scans", html_grid(figures)),
+        ("The box", html_table(numbers)),
+        *viewers,
+    ]
+    title = f"Voxel of {stem(record['old_image'])} on {stem(record['new_image'])}"
+    return viewer_page(title, sections, lead=notice_lead([False], "case", f"{NOTICE}."))

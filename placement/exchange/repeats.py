@@ -1,0 +1,215 @@
+"""A box repeated on a later scan of the same head. Not for clinical use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit._utils.affines import MM3_PER_ML
+from dmrifit._utils.text_files import read_text
+from dmrifit.imaging.rigid_alignment import SAME_HEAD, HeadAlignment, align_heads
+from dmrifit.io.bids_derivatives import stem
+from dmrifit.io.nifti import Image, image_name, load_image
+from placement.box.voxel import Voxel
+
+__all__ = ["CHANGED", "OTHER_HEAD", "REPEATED", "Repeat", "frame_of", "repeat_voxel"]
+
+#: The three answers.
+REPEATED = "repeated"
+CHANGED = "repeated, but tissue in the box changed"
+OTHER_HEAD = "not the same head"
+
+#: Entries of sidecars that name a patient; two scans of one patient agree in them.
+IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+
+_MARGIN = 10.0  # mm around the box that are compared, too
+_UNLIKE = 0.5  # concordance below which tissue counts as changed
+# Of the surroundings of a box, beyond the share of the whole head: .06 at most over 1,200 boxes
+# without changes, from .08 with lesions of 8 mL and more in reach.
+_CHANGED_SHARE = 0.05
+_LARGEST_DISAGREEMENT = 1.0  # mm between two estimates of where the box lies
+_LEAST_SHOWN = 0.9  # of the head around the box
+
+
+@dataclass(frozen=True, eq=False)
+class Repeat:
+    """
+    A box on a later scan, and how far it can be trusted.
+
+    Parameters
+    ----------
+    voxel : Voxel
+        The box in mm RAS+ of the later scan, its sides in the same order.
+    matrix : ndarray of shape (4, 4)
+        From mm RAS+ of the earlier scan to mm RAS+ of the later one; rigid.
+    answer : str
+        "repeated", "repeated, but tissue in the box changed" or "not the same head".
+    agreement : float
+        Median local correlation of both scans in the head, −1 to 1.
+    changed_share : float
+        Part of the box and 10 mm around it where the scans differ, beyond that of the whole head.
+    shown_share : float
+        Part of the head in the box and 10 mm around it that lies in the field of the later scan.
+    disagreement : float
+        In mm, how far apart corners of the box lie by registration forward and backward, and by
+        each half of the head.
+    flags : tuple of str
+        What speaks against the box, with the remedy.
+    notes : tuple of str
+        What was not checked.
+    reliable : bool
+        Whether the answer is not "not the same head", and the position is certain within 1 mm.
+    """
+
+    voxel: Voxel
+    matrix: NDArray[np.float64]
+    answer: str
+    agreement: float
+    changed_share: float
+    shown_share: float
+    disagreement: float
+    flags: tuple[str, ...]
+    notes: tuple[str, ...]
+    reliable: bool
+
+
+def repeat_voxel(voxel: Voxel, image: Image, new_image: Image) -> Repeat:
+    """
+    Move a box to a later scan of the same head. Not for clinical use.
+
+    Parameters
+    ----------
+    voxel : Voxel
+        The box, in mm RAS+ of `image`.
+    image : path or Nifti1Image
+        T1 scan of the session in which the box was measured.
+    new_image : path or Nifti1Image
+        T1 scan of the later session, of the same contrast.
+
+    Returns
+    -------
+    Repeat
+        The moved box, and whether it can be relied on. A bad match raises nothing: it is not
+        reliable.
+
+    Raises
+    ------
+    ImportError
+        If SimpleITK is not installed: ``pip install "dmrifit[preprocess]"``.
+    ValueError
+        If a scan has no position or shows no head, the scans show no common part of a head, or the
+        box lies outside the scan of its session or outside the later one.
+
+    Notes
+    -----
+    Signals that look alike do not prove that two scans are of one person: sidecars (.json beside
+    the images) are compared where both name a patient. Rigid registration by `align_heads`.
+    """
+    _check_inside(voxel, image, "give the scan of the session in which the box was measured")
+    alignment = align_heads(image, new_image)
+    new_voxel = voxel.transform(alignment.matrix)
+    conflicts, notes = _compare_headers(image, new_image)
+    if alignment.likeness >= SAME_HEAD:
+        _check_inside(new_voxel, new_image, "scan the part of the head that holds the box")
+    surroundings = Voxel(voxel.center, voxel.size + 2 * _MARGIN, voxel.angles)
+    changed_share, shown_share = _compare_tissue(surroundings, alignment)
+    disagreement = alignment.disagreement(voxel.corners)
+    flags = list(conflicts)
+    is_other = bool(conflicts) or alignment.likeness < SAME_HEAD
+    is_changed = changed_share > _CHANGED_SHARE
+    if alignment.likeness < SAME_HEAD:
+        flags.append(
+            f"the scans are not alike (local correlation {alignment.likeness:.2f}, one head has "
+            f"{SAME_HEAD} or more): check the patient, the contrast and the field of both scans"
+        )
+    if is_changed and not is_other:
+        flags.append(
+            f"tissue changed in {changed_share:.0%} of the box and {_MARGIN:g} mm around it: look "
+            "at both scans, and place the box anew if the tumor moved, grew or was removed"
+        )
+    if shown_share < _LEAST_SHOWN:
+        flags.append(
+            f"{1 - shown_share:.0%} of the box and {_MARGIN:g} mm around it lie outside "
+            f"{image_name(new_image)} and were not compared: look at its edge"
+        )
+    if disagreement > _LARGEST_DISAGREEMENT:
+        flags.append(
+            f"two registrations place the box {disagreement:.1f} mm apart: do not use it, place "
+            "it by hand"
+        )
+    answer = OTHER_HEAD if is_other else CHANGED if is_changed else REPEATED
+    return Repeat(
+        new_voxel,
+        alignment.matrix,
+        answer,
+        alignment.likeness,
+        changed_share,
+        shown_share,
+        disagreement,
+        tuple(flags),
+        tuple(notes),
+        not is_other and disagreement <= _LARGEST_DISAGREEMENT,
+    )
+
+
+def frame_of(image: str | Path) -> str:
+    """Give the frame of reference that the sidecar of an image names; empty where none does."""
+    return str(_sidecar(image).get("FrameOfReferenceUID", ""))
+
+
+def _check_inside(voxel: Voxel, image: Image, remedy: str) -> None:
+    """Refuse a box of which less than half lies in the field of an image."""
+    loaded = load_image(image)
+    field = voxel.mask(loaded.shape[:3], loaded.affine, partial=True)
+    size = abs(np.linalg.det(loaded.affine[:3, :3])) / MM3_PER_ML
+    if field.sum(dtype=np.float64) * size < voxel.volume / 2:
+        x, y, z = np.round(voxel.center, 1) + 0.0
+        raise ValueError(
+            f"the box at {x:g}, {y:g}, {z:g} mm (RAS+) lies outside {image_name(image)}; {remedy}"
+        )
+
+
+def _compare_tissue(surroundings: Voxel, alignment: HeadAlignment) -> tuple[float, float]:
+    """Give the part of a box that changed, beyond that of the head, and the part that is shown."""
+    region = surroundings.mask(alignment.head.shape, alignment.affine) & alignment.head
+    shown = np.isfinite(alignment.concordance)
+    n_region, n_shown = np.count_nonzero(region), np.count_nonzero(region & shown)
+    if not n_shown:
+        return 0.0, 0.0
+    unlike = alignment.concordance < _UNLIKE
+    share = np.count_nonzero(unlike & region) / n_shown
+    share_of_head = np.count_nonzero(unlike) / np.count_nonzero(shown)
+    return max(share - share_of_head, 0.0), n_shown / n_region
+
+
+def _compare_headers(image: Image, new_image: Image) -> tuple[list[str], list[str]]:
+    """Compare what sidecars say of the patient: conflicts, and what could not be compared."""
+    first, second = _sidecar(image), _sidecar(new_image)
+    shared = [key for key in IDENTITY if first.get(key) and second.get(key)]
+    if not shared:
+        return [], ["no headers name the patients: alike heads are no proof of one person"]
+    # Names stay out of messages, which end in logs.
+    differing = [key for key in shared if str(first[key]).strip() != str(second[key]).strip()]
+    if differing:
+        return [f"the headers name two patients ({', '.join(differing)}): check the scans"], []
+    return [], []
+
+
+def _sidecar(image: Image) -> Mapping[str, Any]:
+    """Read the sidecar beside an image; empty where there is none."""
+    if not isinstance(image, str | Path):
+        return {}
+    path = Path(image).with_name(f"{stem(image)}.json")
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({error}); write it again, or remove it") from None
+    return content if isinstance(content, Mapping) else {}

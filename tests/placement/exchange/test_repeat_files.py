@@ -1,0 +1,61 @@
+"""Files of repeated boxes: what they say, and that nothing is prescribed where the match is bad."""
+
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+from moved_heads import AFFINE, head_signals
+
+from placement import Voxel, read_voxel
+from placement.exchange.repeat_files import (
+    UNKNOWN_CONTENT,
+    describe_repeat,
+    summary_line,
+    write_repeat,
+)
+from placement.exchange.repeats import OTHER_HEAD, REPEATED, Repeat
+
+BOX = Voxel((10, -15, 12), (20, 25, 22), (10, -15, 20))
+
+
+@pytest.fixture
+def repeat():
+    return Repeat(BOX, np.eye(4), REPEATED, 0.97, 0.0, 1.0, 0.01, (), ("not compared",), True)
+
+
+@pytest.fixture
+def scan(tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(head_signals(0), AFFINE), path)
+    return path
+
+
+def test_records_of_repeats_are_read_as_boxes(repeat, scan, tmp_path):
+    record = describe_repeat(repeat, scan, scan, sources={})
+    assert record["content"] == UNKNOWN_CONTENT
+    line = summary_line("case", record)
+    assert line.startswith("case: repeated; center 10, -15, 12 mm (RAS+); it crosses x = 0")
+    assert line.endswith("removed; not compared")
+    write_repeat(repeat, scan, scan, tmp_path / "out", record, figure=False)
+    assert read_voxel(tmp_path / "out" / "repeat.json") == BOX
+    assert read_voxel(tmp_path / "out" / "voxel_philips.txt").dice(BOX) > 0.999
+
+
+def test_page_of_repeats_shows_both_scans_side_by_side(repeat, scan, tmp_path):
+    pytest.importorskip("matplotlib")
+    record = describe_repeat(repeat, scan, scan, sources={})
+    write_repeat(repeat, scan, scan, tmp_path / "out", record, figure=True)
+    page = (tmp_path / "out" / "voxel_view.html").read_text(encoding="utf-8")
+    assert page.count('class="viewer"') + page.count("class=viewer") >= 2
+    assert "Not for clinical use" in page
+    for name in ("voxel_old.png", "voxel_new.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 10_000
+
+
+def test_bad_matches_leave_no_numbers_for_scanners(repeat, scan, tmp_path):
+    other = replace(repeat, answer=OTHER_HEAD, reliable=False, flags=("check the patient",))
+    record = describe_repeat(other, scan, scan, sources={})
+    assert summary_line("case", record) == "case: not the same head; check the patient; not compared"
+    write_repeat(other, scan, scan, tmp_path / "out", record, figure=False)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["repeat.json"]
