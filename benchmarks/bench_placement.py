@@ -74,7 +74,9 @@ def mask(number: int, series: int = 0) -> np.ndarray:
 
 def evolution(scene: Scene, least: float, seed: int) -> float:
     """Search by differential evolution on the evaluator of the optimizer; its objective."""
-    case = Search(VoxelOptimizer(min_volume=least, random_state=0)._wishes(), scene)
+    case = Search(
+        VoxelOptimizer(min_volume=least, max_rotations=3, random_state=0)._wishes(), scene
+    )
     case.prepare()
     center = scene.centroid
     common = case.common(FINE)
@@ -148,7 +150,11 @@ def reference(scenes: list[Scene], known: dict[str, list[float]]) -> dict[str, l
             values = [before, *(evolution(scene, least, seed) for seed in (0, 1))]
             for seed in range(100, 116):
                 optimizer = VoxelOptimizer(
-                    min_volume=least, tie_break=0, thorough=True, random_state=seed
+                    min_volume=least,
+                    max_rotations=3,
+                    tie_break=0,
+                    thorough=True,
+                    random_state=seed,
                 )
                 values.append(optimizer.placement(scene).objective)
             rows.append(round(max(values), 6))
@@ -158,7 +164,11 @@ def reference(scenes: list[Scene], known: dict[str, list[float]]) -> dict[str, l
 
 def placed(least: float, options: dict[str, object], scene: Scene, tumor: np.ndarray) -> float:
     """Place by the optimizer; the objective."""
-    return VoxelOptimizer(min_volume=least, random_state=0, **options).placement(scene).objective
+    return (
+        VoxelOptimizer(min_volume=least, max_rotations=3, random_state=0, **options)
+        .placement(scene)
+        .objective
+    )
 
 
 def evolved(least: float, scene: Scene, tumor: np.ndarray) -> float:
@@ -274,7 +284,7 @@ def main() -> None:
             for n, tumor in zip(numbers, tumors, strict=True)
         ]
         if series == 0:
-            VoxelOptimizer(random_state=0).candidates(scenes[0], 2)
+            VoxelOptimizer(max_rotations=3, random_state=0).candidates(scenes[0], 2)
             evolution(scenes[0], 0, 0)
         key = f"best_known_{name}"
         if chosen.reference:

@@ -139,19 +139,29 @@ def entrants(
     def refined() -> Any:
         return plain_network().set_params(refine=True)
 
-    yield "objective", False, lambda: VoxelOptimizer(tie_break=0.0, random_state=seed)
+    yield (
+        "objective",
+        False,
+        lambda: VoxelOptimizer(tie_break=0.0, max_rotations=3, random_state=seed),
+    )
     yield (
         "objective of experts' moments",
         False,
-        lambda: VoxelOptimizer(tie_break=0.0, random_state=seed).fit(*case.learned()),
+        lambda: VoxelOptimizer(tie_break=0.0, max_rotations=3, random_state=seed).fit(
+            *case.learned()
+        ),
     )
-    yield "optimizer", False, lambda: VoxelOptimizer(random_state=seed)
+    yield "optimizer", False, lambda: VoxelOptimizer(max_rotations=3, random_state=seed)
     yield "ranker", False, lambda: VoxelRanker(**ranking).fit(*case.learned())
     yield "network", False, plain_network
     yield "network refined", False, refined
     yield "network fast", False, lambda: trained(fast=True)
     if kind == "preference":  # the others do not know of necrosis
-        yield "optimizer, excluding", True, lambda: VoxelOptimizer(random_state=seed)
+        yield (
+            "optimizer, excluding",
+            True,
+            lambda: VoxelOptimizer(max_rotations=3, random_state=seed),
+        )
         yield (
             "ranker, excluding",
             True,
@@ -230,8 +240,8 @@ def fresh(scene: Scene) -> Scene:
 def warm_up(case: Case) -> None:
     """Let everything be compiled before it is timed."""
     for scenes in (case.plain, case.excluding):
-        VoxelOptimizer(random_state=0).place(scenes[0])
-        VoxelOptimizer(random_state=0).candidates(scenes[0], 3)
+        VoxelOptimizer(max_rotations=3, random_state=0).place(scenes[0])
+        VoxelOptimizer(max_rotations=3, random_state=0).candidates(scenes[0], 3)
 
 
 def oracle(case: Case, seed: int) -> list[list[float]]:
@@ -240,7 +250,10 @@ def oracle(case: Case, seed: int) -> list[list[float]]:
     for scene, pair in zip(case.placed(), case.voxels[case.test], strict=True):
         experts = [Voxel.from_array(box) for box in pair]
         candidates = [
-            voxel for voxel, _ in VoxelOptimizer(random_state=seed).candidates(scene, 40)
+            voxel
+            for voxel, _ in VoxelOptimizer(max_rotations=3, random_state=seed).candidates(
+                scene, 40
+            )
         ]
         found.append(
             max(candidates, key=lambda voxel: max(voxel.dice(e) for e in experts))

@@ -14,6 +14,7 @@ _MODULES = {
     "tumor_volume_inside": "search.objective",
     "PlacementObjective": "search.objective",
     "VoxelOptimizer": "search.optimizer",
+    "voxel_content": "search.content",
     "VoxelRegressor": "learned.regressor",
     "VoxelRanker": "learned.ranker",
     "simulate_gliomas": "simulate.gliomas",

@@ -284,6 +284,8 @@ def write_page(
     unit: str,
     notice: str,
     note: str = "",
+    script: str = "",
+    style: str = "",
 ) -> None:
     """Write the page of a run: the table of all cases, and the pictures of each."""
     from dmrifit.io.atomic_files import write_text
@@ -294,4 +296,5 @@ def write_page(
     if note:
         sections.append(("", html_note(note)))
     lead = notice_lead((record["synthetic"] for record in records), unit, notice)
-    write_text(out / "index.html", html_page(title, sections, lead=lead))
+    page = html_page(title, sections, lead=lead, script=script, style=style)
+    write_text(out / "index.html", page)

@@ -29,6 +29,7 @@ from dmrifit.imaging.foreground import FOREGROUND_RULE, NO_AIR, foreground_mask
 from dmrifit.imaging.image_maps import ImageMaps, import_quicklook_libraries
 from dmrifit.imaging.image_rows import patient_scale, sliced_rows, source_volumes
 from dmrifit.imaging.noise import check_likelihood, estimate_sigma, noise_doubt
+from dmrifit.imaging.signal_slices import SignalSlices
 from dmrifit.imaging.spread_sample import SpreadSample
 from dmrifit.io.bids_derivatives import (
     FitTally,
@@ -272,6 +273,7 @@ def fit_image(
                     ),
                 )
             gain_sample = SpreadSample(GAIN_VOXELS)
+            signal_slices = SignalSlices(series.grid, contrasts, len(maps))
             n_too_large = 0
             for slab, inside, signals in readable.slabs(region, progress=progress, task="fit"):
                 gain_sample.add(signals, inside)
@@ -279,7 +281,9 @@ def fit_image(
                 signals, screening = Screen(protocol).apply(signals, in_place=True)
                 if average is not None:
                     signals, screening = _averaged(signals, screening, protocol, average)
-                slab_settings = replace(settings, sigma=_noise_of(noise, slab, inside))
+                slab_noise = _noise_of(noise, slab, inside)
+                signal_slices.add(signals, slab_noise, slab, inside)
+                slab_settings = replace(settings, sigma=slab_noise)
                 result = fit_voxels(signals, contrasts, model, **vars(slab_settings))
                 if result.screening is not None:
                     result = replace(result, screening=screening.then(result.screening))
@@ -321,6 +325,8 @@ def fit_image(
             files,
             title=series.stem or "image",
             sources={"Image": image, "Mask": mask, "Sigma": sigma},
+            background=series.map(signal_slices.scan, "dmrifit input"),
+            signals=signal_slices.voxels(),
         )
         if file_set is not None:
             image_maps.write(file_set, quicklook=quicklook)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +16,9 @@ from dmrifit._utils.html_repr import InlinePage
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.nifti import describe_sources, file_paths, output_files, save_image
+
+if TYPE_CHECKING:
+    from dmrifit.report.voxel_records import VoxelSignals
 
 __all__ = ["ImageMaps"]
 
@@ -42,6 +46,8 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
         Measurements of ``"signals"``.
     background : Nifti1Image, optional
         The scan, on which a page shows the maps.
+    signals : VoxelSignals, optional
+        Measured signals, which the page of a fit shows voxel by voxel.
 
     Attributes
     ----------
@@ -59,8 +65,10 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
         sources: Mapping[str, Any] | None = None,
         target: Protocol | None = None,
         background: nib.Nifti1Pair | None = None,
+        signals: VoxelSignals | None = None,
     ) -> None:
         self._background = background
+        self._signals = signals
         self._images = dict(images)
         self.sidecar = dict(sidecar)
         self._files = dict(files)
@@ -81,7 +89,7 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
         return len(self._images)
 
     def __repr__(self) -> str:
-        from dmrifit.report.map_summary import map_verdict
+        from dmrifit.report.verdict import map_verdict
 
         size = " × ".join(map(str, next(iter(self.values())).shape[:3]))
         return (
@@ -133,7 +141,14 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
         from dmrifit.report.map_summary import map_viewer
 
         maps, affine = self.upright()
-        return map_viewer(maps, affine, self.sidecar, title=self._heading)
+        return map_viewer(
+            maps,
+            affine,
+            self.sidecar,
+            title=self._heading,
+            background=self._upright_background(),
+            signals=self._upright_signals(),
+        )
 
     def save(
         self, folder: str | Path, *, quicklook: bool = False, overwrite: bool = False
@@ -195,15 +210,25 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
         page = file_set.path(self._files["html"])
         if "Status" in sidecar:
             picture = file_set.path(self._files["png"])
-            write_quicklook(maps, affine, sidecar, title=self._title, png=picture, html=page)
+            write_quicklook(
+                maps,
+                affine,
+                sidecar,
+                title=self._title,
+                png=picture,
+                html=page,
+                background=self._upright_background(),
+                signals=self._upright_signals(),
+            )
             return
         maps.pop("signals", None)
-        background = None
-        if self._background is not None:
-            upright = nib.as_closest_canonical(self._background)
-            background = np.asanyarray(upright.dataobj)
         write_prediction_page(
-            maps, affine, sidecar, title=self._title, html=page, background=background
+            maps,
+            affine,
+            sidecar,
+            title=self._title,
+            html=page,
+            background=self._upright_background(),
         )
 
     @property
@@ -227,6 +252,19 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
         upright = {name: nib.as_closest_canonical(image) for name, image in self.items()}
         maps = {name: np.asanyarray(image.dataobj) for name, image in upright.items()}
         return maps, next(iter(upright.values())).affine
+
+    def _upright_background(self) -> NDArray | None:
+        if self._background is None:
+            return None
+        return np.asanyarray(nib.as_closest_canonical(self._background).dataobj)
+
+    def _upright_signals(self) -> VoxelSignals | None:
+        """Reorder the voxels that have signals as the maps are."""
+        if self._signals is None:
+            return None
+        image = nib.Nifti1Image(self._signals.rows, next(iter(self.values())).affine)
+        rows = np.asanyarray(nib.as_closest_canonical(image).dataobj)
+        return replace(self._signals, rows=rows)
 
 
 def import_quicklook_libraries() -> None:

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.html_repr import InlinePage, html_summary
-from dmrifit.report.html import counted, png_bytes
+from dmrifit.report.html import png_bytes
 from dmrifit.report.quicklook import (
+    first_screen,
     fitted_panels,
     map_panels,
     median_and_quartiles,
@@ -21,7 +22,9 @@ from dmrifit.report.quicklook import (
     shown_region,
 )
 from dmrifit.report.slice_figures import MapPanel, Slices, plot_overview
+from dmrifit.report.verdict import html_verdict, map_verdict
 from dmrifit.report.viewer import viewer_page
+from dmrifit.report.voxel_records import VoxelSignals
 
 __all__ = ["map_summary", "map_verdict", "map_viewer"]
 
@@ -29,37 +32,6 @@ __all__ = ["map_summary", "map_verdict", "map_viewer"]
 MAX_PICTURE_BYTES = 200_000
 
 _RESOLUTIONS = (110, 90, 70, 55, 40, 30)  # pixels per inch, tried in this order
-_MOST_DOUBTED = 0.5  # share of voxels above which a doubt of a parameter is told in the verdict
-
-
-def map_verdict(sidecar: Mapping[str, Any]) -> str:
-    """Say in one line how many voxels have maps, and which parameters are mostly in doubt."""
-    if "Status" not in sidecar:
-        counts = sidecar["Voxels"]
-        text = (
-            f"{counts['WithSignal']} of {counted(counts['InMask'], 'voxel')} predicted from "
-            "images of another protocol"
-        )
-        if counts["NegativeSignal"]:
-            text += f"; a predicted signal is negative in {counts['NegativeSignal']}"
-        return text
-    voxels = sidecar["Status"]["Voxels"]
-    n_voxels = sum(voxels.values())
-    n_fitted = n_voxels - voxels["not fitted"]
-    text = f"{n_fitted} of {counted(n_voxels, 'voxel')} fitted ({100 * n_fitted / n_voxels:.3g} %)"
-    for reason, n in sidecar.get("NotFitted", {}).get("Reasons", {}).items():
-        text += f", {n} {reason}"
-    shares = {
-        name: share for name, share in sidecar["Doubt"]["Share"].items() if share > _MOST_DOUBTED
-    }
-    if shares:
-        names = [f"{name} ({100 * share:.0f} %)" for name, share in shares.items()]
-        text += f"; in doubt in most of them: {', '.join(names)}"
-    else:
-        text += "; no parameter is in doubt in most of them"
-    if "GainStep" in sidecar:
-        text += f"; {sidecar['GainStep']['Description']}"
-    return text
 
 
 def map_summary(
@@ -97,17 +69,24 @@ def map_viewer(
     sidecar: Mapping[str, Any],
     *,
     title: str,
+    background: NDArray | None = None,
+    signals: VoxelSignals | None = None,
 ) -> InlinePage:
     """
     Make the page of the viewer that goes through the maps in three planes.
 
-    Shapes: `maps` (x, y, z).
+    Shapes: `maps` and `background` (x, y, z), as are the rows of `signals`.
     """
     panels = fitted_panels(map_panels(maps, sidecar), sidecar)
     if not panels:
         raise ValueError("there is no map to view: no parameter was fitted or predicted")
-    viewer = planes_viewer(shown_region(maps), panels, affine)
-    return InlinePage(viewer_page(title, [("Three planes", viewer)], lead=map_verdict(sidecar)))
+    region = shown_region(maps)
+    if "Status" in sidecar:
+        screen = first_screen(maps, affine, sidecar, background=background, signals=signals)
+    else:
+        screen = html_verdict(map_verdict(sidecar))
+        screen += planes_viewer(region, panels, affine, sidecar, background=background)
+    return InlinePage(viewer_page(title, [("", screen)]))
 
 
 def _row(

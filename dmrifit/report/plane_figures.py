@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit.report.numerals import fixed
 from dmrifit.report.style import FAINT
 
 if TYPE_CHECKING:
@@ -40,6 +41,26 @@ class Plane:
     x: NDArray[np.float64]
     y: NDArray[np.float64]
     index: NDArray[np.float64]
+
+    def show(self, image: NDArray[Any], window: tuple[float, float] | None = None) -> None:
+        """
+        Draw a scan, dark to bright as a window says, or its own percentiles.
+
+        Shapes: `image` (x, y, z).
+        """
+        values = sample_volume(np.nan_to_num(np.asarray(image)), self.index)
+        inside = (self.index > -0.5).all(-1) & (self.index < np.array(image.shape) - 0.5).all(-1)
+        low, high = 0.0, 1.0
+        if inside.any():
+            low, high = np.percentile(values[inside], [1, 99.5])
+        # Beside the scan a plane is as dark as its background.
+        values = np.where(inside, values, low)
+        if window is not None:
+            low, high = window
+        x, y = self.x, self.y
+        extent = (x[0] - _STEP / 2, x[-1] + _STEP / 2, y[0] - _STEP / 2, y[-1] + _STEP / 2)
+        top = max(high, low + 1e-9)
+        self.ax.imshow(values, cmap="gray", vmin=low, vmax=top, origin="lower", extent=extent)
 
     def outline(self, volume: NDArray[Any], **look: Any) -> bool:
         """
@@ -78,14 +99,14 @@ def draw_planes(
         points[..., normal] = center[normal]
         points[..., across], points[..., up] = x[None], y[:, None]
         plane = Plane(ax, normal, across, up, x, y, points @ inverse[:3, :3].T + inverse[:3, 3])
-        _draw_image(plane, image, window)
+        plane.show(image, window)
         yield plane
         ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), xticks=[], yticks=[], aspect="equal")
         # Radiological view: the patient's right is at the left.
         if name != "sagittal":
             ax.invert_xaxis()
         ax.set_title(
-            f"{name}, {'xyz'[normal]} = {center[normal]:.1f} mm", fontsize=9.5, color=FAINT
+            f"{name}, {'xyz'[normal]} = {fixed(center[normal], 1)} mm", fontsize=9.5, color=FAINT
         )
         _name_ends(ax, across, up, flipped=name != "sagittal")
 
@@ -129,23 +150,6 @@ def sample_volume(volume: NDArray[Any], index: NDArray[np.float64]) -> NDArray[n
     values = volume[box].astype(np.float64)
     samples = map_coordinates(values, (flat - low).T, order=1, mode="constant")
     return samples.reshape(index.shape[:-1])
-
-
-def _draw_image(plane: Plane, image: NDArray[Any], window: tuple[float, float] | None) -> None:
-    values = sample_volume(np.nan_to_num(np.asarray(image)), plane.index)
-    inside = (plane.index > -0.5).all(-1) & (plane.index < np.array(image.shape) - 0.5).all(-1)
-    low, high = 0.0, 1.0
-    if inside.any():
-        low, high = np.percentile(values[inside], [1, 99.5])
-    # Beside the scan a plane is as dark as its background.
-    values = np.where(inside, values, low)
-    if window is not None:
-        low, high = window
-    x, y = plane.x, plane.y
-    extent = (x[0] - _STEP / 2, x[-1] + _STEP / 2, y[0] - _STEP / 2, y[-1] + _STEP / 2)
-    plane.ax.imshow(
-        values, cmap="gray", vmin=low, vmax=max(high, low + 1e-9), origin="lower", extent=extent
-    )
 
 
 def _name_ends(ax: Axes, across: int, up: int, *, flipped: bool) -> None:

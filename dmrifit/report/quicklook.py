@@ -17,12 +17,15 @@ from dmrifit.report.html import (
     html_code,
     html_figure,
     html_grid,
+    html_join,
     html_note,
     html_table,
     png_bytes,
 )
 from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_panel, plot_panels
+from dmrifit.report.verdict import html_lights, html_verdict, least_doubted, map_verdict
 from dmrifit.report.viewer import Layer, html_viewer, viewer_page
+from dmrifit.report.voxel_records import VoxelRecords, VoxelSignals, short_unit
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AMPLITUDE_UNIT",
     "finite_values",
+    "first_screen",
     "fitted_panels",
     "formula",
     "map_figure",
@@ -44,10 +48,15 @@ __all__ = [
     "write_quicklook",
 ]
 
-AMPLITUDE_UNIT = "a.u."
+AMPLITUDE_UNIT = short_unit("arbitrary")
+
+#: The layer of the measurements of lowest b.
+SCAN = "scan"
 
 #: From more b-values than this, only the range is given.
 _MOST_VALUES = 12
+#: Percent at which colors can be read and the scan below them is seen.
+_OPACITY = 60
 
 
 def write_quicklook(
@@ -58,25 +67,57 @@ def write_quicklook(
     title: str,
     png: Path,
     html: Path,
+    background: NDArray | None = None,
+    signals: VoxelSignals | None = None,
 ) -> None:
     """
     Write the quick-look page of a fit and its picture.
 
-    Shapes: `maps` (x, y, z).
+    Shapes: `maps` and `background` (x, y, z), as are the rows of `signals`.
     """
     slices = Slices(shown_region(maps), affine)
     panels = map_panels(maps, sidecar)
     free_panels = fitted_panels(panels, sidecar)
     heading = f"{title}, model {sidecar['Model']['Name']}"
     png.write_bytes(png_bytes(plot_panels(slices, free_panels, heading), dpi=150))
-    sections: list[tuple[str, Any]] = [("Parameters", _summary(maps, slices, panels, sidecar))]
-    if free_panels:
-        sections.append(("Three planes", planes_viewer(slices.mask, free_panels, affine)))
+    screen = first_screen(maps, affine, sidecar, background=background, signals=signals)
+    sections: list[tuple[str, Any]] = [("", screen)]
+    sections.append(("Parameters", _summary(maps, slices, panels, sidecar)))
     sections.append(("Maps", _figures(maps, slices, free_panels, sidecar)))
     sections.append(("How they were made", html_table(_settings_of_fit(sidecar))))
     html.write_text(
         viewer_page(heading, sections, lead=page_lead("Fitted", sidecar)), encoding="utf-8"
     )
+
+
+def first_screen(
+    maps: Mapping[str, NDArray],
+    affine: NDArray[np.float64],
+    sidecar: Mapping[str, Any],
+    *,
+    background: NDArray | None = None,
+    signals: VoxelSignals | None = None,
+) -> Markup:
+    """
+    Answer what was fitted and what can be read of it, and show the maps and the signals.
+
+    Shapes: `maps` and `background` (x, y, z), as are the rows of `signals`.
+    """
+    region = shown_region(maps)
+    panels = map_panels(maps, sidecar)
+    free_panels = fitted_panels(panels, sidecar)
+    protocol = _contrasts(sidecar["FittedProtocol"])
+    parts = [html_verdict(f"{map_verdict(sidecar)}. Measurements: {protocol}.")]
+    parts.append(html_lights(panels, region, sidecar))
+    if free_panels:
+        records = None
+        if signals is not None:
+            records = VoxelRecords(maps, sidecar, signals)
+        viewer = planes_viewer(
+            region, free_panels, affine, sidecar, background=background, records=records
+        )
+        parts.append(viewer)
+    return html_join(parts)
 
 
 def page_lead(verb: str, sidecar: Mapping[str, Any]) -> str:
@@ -132,17 +173,8 @@ def _panel(name: str, values: NDArray, entry: Mapping[str, Any]) -> MapPanel:
         if bounds[1] is not None:
             high = bounds[1]
     shares = entry.get("ShareAtBounds", {"Lower": 0.0, "Upper": 0.0})
-    unit = _short_unit(entry["Units"])
+    unit = short_unit(entry["Units"])
     return MapPanel(name, unit, values, (low, high), (shares["Lower"], shares["Upper"]))
-
-
-def _short_unit(unit: str) -> str:
-    """Shorten the unit of a sidecar for axes; empty for a number without unit."""
-    if unit == "1":
-        return ""
-    if "arbitrary" in unit:
-        return AMPLITUDE_UNIT
-    return unit
 
 
 def finite_values(values: NDArray, mask: NDArray[np.bool_]) -> NDArray:
@@ -245,29 +277,43 @@ def _bound_cells(entry: Mapping[str, Any]) -> list[str]:
 
 
 def planes_viewer(
-    region: NDArray[np.bool_], panels: Sequence[MapPanel], affine: NDArray[np.float64]
+    region: NDArray[np.bool_],
+    panels: Sequence[MapPanel],
+    affine: NDArray[np.float64],
+    sidecar: Mapping[str, Any],
+    *,
+    background: NDArray | None = None,
+    records: VoxelRecords | None = None,
 ) -> Markup:
     """
-    Show all maps in three planes: the first amplitude below, another parameter above it.
+    Show all maps in three planes: the scan below, the parameter least in doubt above it.
 
-    Shapes: `region` (x, y, z).
+    Without the scan, the first amplitude is below.
+
+    Shapes: `region` and `background` (x, y, z).
     """
     layers = []
+    if background is not None:
+        values = np.where(region, background, np.nan)
+        layers.append(Layer(SCAN, values, "image", AMPLITUDE_UNIT))
     for panel in panels:
         values = np.where(region, panel.values, np.nan)
         layers.append(Layer(panel.name, values, "map", panel.unit))
     # An amplitude looks like the scan, so that the reader sees where the colors lie.
-    amplitudes = [panel.name for panel in panels if panel.unit == AMPLITUDE_UNIT]
+    images = [layer.name for layer in layers if layer.kind == "image"]
+    images += [panel.name for panel in panels if panel.unit == AMPLITUDE_UNIT]
     parameters = [panel.name for panel in panels if panel.unit != AMPLITUDE_UNIT]
     overlay = ""
-    if amplitudes and parameters:
-        overlay = parameters[0]
+    if images and parameters:
+        overlay = least_doubted(parameters, sidecar)
     return html_viewer(
         layers,
         affine,
         region=region,
-        image=(amplitudes or parameters)[0],
+        image=(images or parameters)[0],
         overlay=overlay,
+        opacity=_OPACITY,
+        records=records,
         label="Maps",
         instead=html_note("The pictures below show slices of the same maps."),
     )

@@ -12,9 +12,9 @@ outline of a tumor (2.0 MB by this module):
   threshold is chosen in Python and cannot be slid, all is resampled to cubes, and the page asks
   GitHub for an icon.
 
-The script has 20 kB, reads the numbers themselves, cuts any grid along the scanner's axes, draws
-boxes exactly, and is all that the page may run: `dmrifit.report.html.html_page` allows it by its
-digest and allows no connection.
+The script reads the numbers themselves, cuts any grid along the scanner's axes and draws boxes
+exactly; with ``data/voxel.js``, which draws the signals of a voxel, it has 33 kB and is all that
+the page may run: `dmrifit.report.html.html_page` allows it by its digest and allows no connection.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from dmrifit._utils.affines import places_voxels, voxel_volume
 from dmrifit.report.html import html_page, html_template
 from dmrifit.report.slice_figures import robust_limits
 from dmrifit.report.style import COLORMAP
+from dmrifit.report.voxel_records import VoxelRecords
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -49,7 +50,9 @@ _MAX_VOXELS = 40_000_000
 _MARGIN = 2  # voxels around what is shown
 _EXTREMES = (0.1, 99.9)  # percentiles that the codes of an image span
 _GRAYS = (1, 99.5)  # percentiles of an image that are black and white
-_BITS = {"image": 8, "map": 8, "score": 16, "mask": 8}
+# Of an image, what the eye tells apart; of a map, three digits; of a score, where thresholds lie.
+_BITS = {"image": 8, "map": 12, "score": 16, "mask": 8}
+_COARSE_BITS = _BITS | {"map": 8}
 _MOST_LABELS = 255
 _PLANES = {"axial": (2, "RLAP"), "coronal": (1, "RLSI"), "sagittal": (0, "PASI")}
 
@@ -61,14 +64,14 @@ class Layer:
 
     An image is gray and lies below; a map may lie below, in gray, or above it, in colors; a score
     lies above it, and keeps its maxima where voxels are put together; a mask is an outline, in one
-    color for each number.
+    color for each number. Rows of records, of which there is one layer at most, are not seen.
 
     Shapes: `values` (x, y, z); NaN where there is no value, 0 outside a mask.
     """
 
     name: str
     values: NDArray[Any]
-    kind: Literal["image", "map", "score", "mask"] = "image"
+    kind: Literal["image", "map", "score", "mask", "rows"] = "image"
     unit: str = ""
     # Ends of the scale of grays and colors; by default percentiles of the region, and of a score
     # the smallest and the largest number.
@@ -89,10 +92,17 @@ class Box:
 
 
 def viewer_page(
-    title: str, sections: Iterable[tuple[str, Any]], *, lead: str = "", contents: bool = False
+    title: str,
+    sections: Iterable[tuple[str, Any]],
+    *,
+    lead: str = "",
+    contents: bool = False,
+    script: str = "",
+    style: str = "",
 ) -> str:
     """Put sections, some of which hold a viewer, into one HTML page."""
-    script, style = (_read(f"viewer.{kind}") for kind in ("js", "css"))
+    script = f"{_read('voxel.js')}{_read('viewer.js')}\n{script}"
+    style = _read("viewer.css") + style
     return html_page(title, sections, lead=lead, contents=contents, script=script, style=style)
 
 
@@ -106,6 +116,8 @@ def html_viewer(
     start: Sequence[float] | NDArray[np.float64] | None = None,
     image: str | None = None,
     overlay: str | None = None,
+    opacity: int | None = None,
+    records: VoxelRecords | None = None,
     label: str = "Three planes",
     instead: Any = "",
     max_bytes: int = MAX_BYTES,
@@ -113,11 +125,16 @@ def html_viewer(
     """
     Show volumes of one grid in three planes, with a threshold that can be slid.
 
+    With `records` also the signals of the voxel at the crosshair. `opacity` of the overlay is in
+    percent; by default the colors of a map hide the image, and those of a score do not.
+
     Shapes: `region` (x, y, z).
     """
     matrix = np.asarray(affine, dtype=np.float64)
     _check(layers, matrix)
     whole = layers[0].values.shape
+    if records is not None:
+        layers = [*layers, Layer("rows", records.rows, "rows")]
     layers, matrix, region = _upright(layers, matrix, region)
     if region is None:
         region = _filled(layers)
@@ -130,6 +147,10 @@ def html_viewer(
     layers, matrix, cropped = _crop(layers, matrix, region, boxes)
     edges = np.linalg.norm(matrix[:3, :3], axis=0)
     layers, matrix, packed, factors = _fit_size(layers, matrix, max_bytes)
+    rows = None
+    if records is not None:
+        *layers, row_layer = layers
+        rows = row_layer.values
     n_colors = _number_colors(layers, packed)
     shape = layers[0].values.shape
     if start is None:
@@ -151,6 +172,10 @@ def html_viewer(
         "start": [float(x) for x in start],
         "colormap": _colormap(),
     }
+    if records is not None and rows is not None:
+        has_record = rows > 0
+        data["records"] = records.pack(rows[has_record])
+        data["records"]["present"] = _text(has_record, 8)
     below = _of_kinds(layers, ("image", "map"))
     above = _of_kinds(layers, ("map", "score"))
     image_index = _index_of(below, image)
@@ -162,9 +187,9 @@ def html_viewer(
     else:
         overlay_index = _index_of(above, overlay)
     # The colors of a map are to be read; below a score one wants to see the scan.
-    opacity = 70
-    if overlay_index is not None and layers[overlay_index].kind == "map":
-        opacity = 100
+    if opacity is None:
+        is_map = overlay_index is not None and layers[overlay_index].kind == "map"
+        opacity = 100 if is_map else 70
     return html_template(
         _read("viewer.html"),
         label=label,
@@ -176,6 +201,7 @@ def html_viewer(
         opacity=opacity,
         outlines=_outlines(layers, packed, boxes, n_colors),
         points=[name for name, _ in points],
+        has_records=records is not None,
         instead=instead,
         note=_note(cropped, tuple(factors), edges * factors, whole),
         stored=_stored(packed),
@@ -208,8 +234,8 @@ def _fit_size(
         packed: list[dict[str, Any]] = []
         # Packing takes long, so volumes that are too large for the browser are not tried.
         if len(layers) * np.prod(shape) <= _MAX_VOXELS:
-            packed = [_pack(layer) for layer in layers]
-            if sum(len(entry["data"]) for entry in packed) <= max_bytes:
+            packed = _pack_within(layers, max_bytes)
+            if packed:
                 break
         if max(shape) < 2:
             break
@@ -217,7 +243,22 @@ def _fit_size(
         factors[finest] *= 2
         layers = [_coarser(layer, finest) for layer in layers]
         affine = _coarser_affine(affine, finest)
-    return layers, affine, packed or [_pack(layer) for layer in layers], factors
+    return layers, affine, packed or _packed(layers, _COARSE_BITS), factors
+
+
+def _pack_within(layers: Sequence[Layer], max_bytes: int) -> list[dict[str, Any]]:
+    """Pack all layers, with fewer digits where that is enough to fit; none if they do not fit."""
+    for bits in (_BITS, _COARSE_BITS):
+        packed = _packed(layers, bits)
+        if sum(len(entry["data"]) for entry in packed) <= max_bytes:
+            return packed
+        if not any(layer.kind == "map" for layer in layers):
+            break
+    return []
+
+
+def _packed(layers: Sequence[Layer], bits: Mapping[str, int]) -> list[dict[str, Any]]:
+    return [_pack(layer, bits[layer.kind]) for layer in layers if layer.kind != "rows"]
 
 
 def _number_colors(layers: Sequence[Layer], packed: Sequence[dict[str, Any]]) -> int:
@@ -292,7 +333,7 @@ def _filled(layers: Sequence[Layer]) -> NDArray[np.bool_]:
 
 def _window(layer: Layer, region: NDArray[np.bool_]) -> tuple[float, float] | None:
     """Choose the gray scale of an image and the color scale of a map; others need none."""
-    if layer.kind in ("score", "mask"):
+    if layer.kind in ("score", "mask", "rows"):
         return None
     values = layer.values[region]
     values = values[np.isfinite(values)]
@@ -342,7 +383,7 @@ def _coarser(layer: Layer, axis: int) -> Layer:
     if len(values) % 2:
         values = np.concatenate([values, values[-1:]])
     pairs = values.reshape(-1, 2, *values.shape[1:])
-    if layer.kind in ("score", "mask"):
+    if layer.kind in ("score", "mask", "rows"):
         joined = np.fmax(pairs[:, 0], pairs[:, 1])
     else:
         pairs = pairs.astype(np.float32)
@@ -360,9 +401,9 @@ def _coarser_affine(affine: NDArray[np.float64], axis: int) -> NDArray[np.float6
     return coarser
 
 
-def _pack(layer: Layer) -> dict[str, Any]:
+def _pack(layer: Layer, bits: int) -> dict[str, Any]:
     """Turn the numbers of a layer into codes: 0 is no value, then equal steps from low to high."""
-    bits, values = _BITS[layer.kind], np.asarray(layer.values)
+    values = np.asarray(layer.values)
     packed: dict[str, Any] = {
         "name": layer.name,
         "kind": layer.kind,
@@ -390,7 +431,7 @@ def _pack(layer: Layer) -> dict[str, Any]:
     share = np.zeros(int(finite.sum()))
     if span > 0:
         share = np.clip((values[finite] - low) / span, 0, 1)
-    codes = np.zeros(values.shape, np.dtype(f"uint{bits}"))
+    codes = np.zeros(values.shape, np.uint8 if bits == 8 else np.uint16)
     codes[finite] = 1 + np.floor(share * (levels - 1) + 0.5)
     edge = None
     if layer.threshold is not None and span > 0:
@@ -433,9 +474,9 @@ def _code_range(
 
 
 def _text(codes: NDArray[Any], bits: int) -> str:
-    """Write codes as gzip in base64; of 16 bits, all high bytes come first, which packs better."""
+    """Write codes as gzip in base64; of two bytes, all high ones come first: it packs better."""
     planes = [codes.astype(np.uint8)]
-    if bits == 16:
+    if bits > 8:
         planes = [(codes >> 8).astype(np.uint8), (codes & 255).astype(np.uint8)]
     raw = b"".join(np.ascontiguousarray(plane).tobytes() for plane in planes)
     return base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode("ascii")

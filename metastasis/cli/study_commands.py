@@ -295,7 +295,7 @@ def evaluate(
 
     from dmrifit.io.digests import command_line
     from metastasis.cli.case_runs import read_segmentations
-    from metastasis.study.evaluation import format_summary
+    from metastasis.study.evaluation import HEADLINES, format_summary
     from metastasis.study.report import FEW, write_evaluation
 
     files = named_files("--segmentations", segmentations)
@@ -315,7 +315,8 @@ def evaluate(
         command=command_line(["dmrifit-metastasis", *sys.argv[1:]]),
         random_state=seed,
     )
-    typer.echo(format_summary(tables).to_string())
+    typer.echo(format_summary(tables)[[*HEADLINES[:3], "n_false_positives"]].to_string())
+    typer.echo(f"published figures, which marking everything wins: {out / 'summary.csv'}")
     if any(case.synthetic for case in reference):
         typer.echo("synthetic scans: no clinical result")
     n_patients = len({case.patient for case in reference})

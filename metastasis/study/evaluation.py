@@ -304,7 +304,7 @@ def candidate_scores(
 
 
 def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> pd.DataFrame:
-    """Format the summary as the study's table 2, with scores that covering all cannot win."""
+    """Format the scores that covering all cannot win, then those of the study's table 2."""
     summary = tables["summary"]
     scores = summary[summary["part"] == part].set_index("method")
     if not len(scores):
@@ -312,7 +312,7 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
             f"part must be one of {', '.join(summary['part'].unique())}, not {part!r}"
         )
     published = ("sensitivity", "precision", "n_false_positives", "mDSC")
-    columns = [*published, *HEADLINES[:3], "lesion_dice", "lesion_f1"]
+    columns = [*HEADLINES[:3], *published, "lesion_dice", "lesion_f1"]
     text = scores[columns].map(lambda value: "–" if np.isnan(value) else f"{value:.3f}")
     text["n_false_positives"] = scores["n_false_positives"].map("{:.0f}".format)
     return text

@@ -1,20 +1,24 @@
-"""Figures of segmentations: lesions in three planes, curves over thresholds, calibration."""
+"""Figures of segmentations: lesions by patient, in three planes, over thresholds, calibration."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit.report.plane_figures import cube_around, draw_planes, finish_planes
+from dmrifit.report.plane_figures import Plane, cube_around, draw_planes, finish_planes
 from dmrifit.report.style import (
+    FAINT,
+    INK,
     NOT_CLINICAL,
     PALE,
     PANEL,
     SYNTHETIC,
+    add_axes,
     color_of,
     handle,
     head,
@@ -33,12 +37,27 @@ if TYPE_CHECKING:
 
     from metastasis.scans.cases import Case
 
-__all__ = ["place_to_show", "plot_calibration", "plot_curves", "plot_overlay"]
+__all__ = ["place_to_show", "plot_calibration", "plot_curves", "plot_overlay", "plot_strip"]
 
 _REFERENCE, _CONFIRMED, _CANDIDATE = "#00d0a0", "#ff5d5d", "#ffb000"
 _CONTROL_MARKS = dict(zip(CONTROLS, ("s", "o", "^", "D"), strict=True))
 _WINDOW = (1.0, 99.8)  # percentiles of the brain
 _FROC_TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+#: Lesions below which a curve over thresholds is drawn as points: its steps are single lesions.
+_FEW_LESIONS = 10
+_ZOOM_MM = 10.0  # half of the edge of the inset
+_ZOOMED_ML = 0.5  # volume below which the outlines of a lesion hide it
+_ROWS = 30  # scans of a strip
+_NAME = 26  # letters of the name of a scan
+_FALSE = 8  # false findings of a scan that are drawn one by one
+_DOT, _SMALL_DOT = 90.0, 30.0  # areas of marks in points²
+#: Findings by shape, so that they are told apart without colors.
+_FINDINGS: dict[str, dict[str, Any]] = {
+    "found": {"marker": "o", "facecolors": "#0072b2", "edgecolors": "#0072b2"},
+    "found with others in one": {"marker": "P", "facecolors": "#56b4e9", "edgecolors": "#0072b2"},
+    "missed": {"marker": "o", "facecolors": "white", "edgecolors": "#a8321a"},
+    "false": {"marker": "x", "facecolors": "#8c6d1f"},
+}
 
 
 def plot_overlay(
@@ -80,11 +99,56 @@ def plot_overlay(
         for plane in draw_planes(figure, case.image, case.affine, middle, field, window=window):
             for name, (mask, color) in outlines.items():
                 plane.outline(mask, colors=[color], linewidths=1.2, linestyles=dashes[name])
+            if plane.normal == 2 and _is_small(case, label_map, middle):
+                _draw_inset(plane, case, middle, outlines, dashes)
         entries = []
         for name, (_, color) in outlines.items():
             entries.append(handle(name, color=color, linewidth=2, linestyle=dashes[name]))
         finish_planes(figure, entries, heading, notice)
     return figure
+
+
+def _is_small(case: Case, labels: NDArray[Any], center: NDArray[np.float64]) -> bool:
+    """Tell whether what lies at a place in mm is so small that its outline hides it."""
+    from dmrifit.stats.lesion_matching import label_components
+
+    voxel = np.linalg.solve(case.affine, np.append(center, 1.0))[:3]
+    index = np.clip(np.rint(voxel).astype(int), 0, np.array(case.shape) - 1)
+    volume_ml = abs(np.linalg.det(case.affine[:3, :3])) / 1000
+    sizes = []
+    for mask in (case.label, labels):
+        if mask is None:
+            continue
+        components = label_components(mask > 0)
+        number = components[tuple(index)]
+        if number:
+            sizes.append(int((components == number).sum()) * volume_ml)
+    return bool(sizes) and max(sizes) < _ZOOMED_ML
+
+
+def _draw_inset(
+    plane: Plane,
+    case: Case,
+    center: NDArray[np.float64],
+    outlines: Mapping[str, tuple[NDArray[Any], str]],
+    dashes: Mapping[str, Any],
+) -> None:
+    """Draw what lies at a place once more and larger, in the corner that is farthest from it."""
+    x, y = center[plane.across], center[plane.up]
+    # x grows to the patient's right, which is at the left of the picture.
+    left = 0.6 if x > plane.x.mean() else 0.0
+    bottom = 0.6 if y < plane.y.mean() else 0.0
+    ax = plane.ax.inset_axes((left, bottom, 0.4, 0.4))
+    zoomed = replace(plane, ax=ax)
+    zoomed.show(case.image, _window(case))
+    for name, (mask, color) in outlines.items():
+        zoomed.outline(mask, colors=[color], linewidths=1.8, linestyles=dashes[name])
+    ax.set(xlim=(x + _ZOOM_MM, x - _ZOOM_MM), ylim=(y - _ZOOM_MM, y + _ZOOM_MM))
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set(color="white", linewidth=1.5)
+    ax.text(0.04, 0.04, f"{2 * _ZOOM_MM:g} mm", color="white", fontsize=8, transform=ax.transAxes)
+    plane.ax.indicate_inset_zoom(ax, edgecolor="white", alpha=0.8)
 
 
 def place_to_show(case: Case, labels: NDArray[Any]) -> tuple[NDArray[np.float64], str]:
@@ -109,12 +173,95 @@ def place_to_show(case: Case, labels: NDArray[Any]) -> tuple[NDArray[np.float64]
     return case.affine[:3, :3] @ middle + case.affine[:3, 3], "nothing found"
 
 
+def plot_strip(
+    lesions: pd.DataFrame, cases: Sequence[str], methods: Sequence[str], *, small_ml: float
+) -> Figure:
+    """
+    Draw what became of each lesion, a row for each scan: found, missed, or found with others.
+
+    Lesions stand at the right of the line in the order of their volumes, false findings at its
+    left. `lesions` is that table of a comparison, `cases` are the names of scans from the top.
+    """
+    rows = list(cases)[:_ROWS]
+    n_lesions = [
+        int((lesions["kind"] == "lesion")[lesions["name"] == name].sum()) for name in rows
+    ]
+    # Every method has the same lesions.
+    n_most = max(n_lesions, default=0) // lesions["method"].nunique()
+    is_drawn = lesions["name"].isin(rows) & lesions["method"].isin(methods)
+    n_false = lesions[is_drawn & (lesions["kind"] != "lesion")].groupby(["method", "name"]).size()
+    # Enough room for the words above the line.
+    room = max(4, min(_FALSE + 1, n_false.max() if len(n_false) else 0)) + 0.6
+    row_height = 0.26
+    height = 1.35 + row_height * len(rows)
+    with shared_style({"axes.spines.left": False, "axes.spines.bottom": False}):
+        figure = new_figure(12.4, height)
+        labels = [_shortened(name) for name in rows]
+        label_width = 0.3 + 0.075 * max(map(len, labels), default=0)
+        width = (12.4 - label_width - 0.2) / len(methods)
+        for column, method in enumerate(methods):
+            left = label_width + column * width
+            ax = add_axes(figure, left, 0.75, width - 0.25, row_height * len(rows))
+            of_method = lesions[lesions["method"] == method]
+            for i, name in enumerate(rows):
+                _draw_row(ax, of_method[of_method["name"] == name], -i, small_ml)
+            ax.axvline(0, color=INK, linewidth=1)
+            ax.set(xlim=(-room, max(n_most, 6) + 0.7), ylim=(0.5 - len(rows), 0.5), xticks=[])
+            ax.set_yticks([])
+            if column == 0:
+                ax.set_yticks([-i for i in range(len(rows))], labels)
+                ax.tick_params(length=0)
+            ax.text(-0.4, 0.62, "← false findings", ha="right", fontsize=8.5, color=FAINT)
+            ax.text(0.4, 0.62, "lesions, the largest first →", fontsize=8.5, color=FAINT)
+            ax.set_title(method, pad=20)
+        entries = [
+            figure.axes[0].scatter([], [], s=_DOT, label=name, linewidths=1.6, **look)
+            for name, look in _FINDINGS.items()
+        ]
+        entries.append(
+            figure.axes[0].scatter(
+                [], [], s=_SMALL_DOT, color=FAINT, label=f"small mark: below {small_ml:g} mL"
+            )
+        )
+        figure.legend(handles=entries, loc="lower left", ncol=len(entries), fontsize=9)
+    return figure
+
+
+def _shortened(name: str) -> str:
+    """Shorten the name of a scan where it would leave no room for its lesions."""
+    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
+
+
+def _draw_row(ax: Axes, findings: pd.DataFrame, y: float, small_ml: float) -> None:
+    """Draw the lesions of a scan at the right, and its false findings at the left."""
+    ordered = findings.sort_values("volume_mL", ascending=False, kind="stable")
+    is_lesion = ordered["kind"] == "lesion"
+    ax.axhline(y, color="#e4e8ed", linewidth=0.8, zorder=0)
+    for x, lesion in enumerate(ordered[is_lesion].to_dict("records"), start=1):
+        kind = "missed"
+        if lesion["found"]:
+            kind = "found" if lesion["distinct"] else "found with others in one"
+        _draw_finding(ax, x, y, kind, lesion["volume_mL"] < small_ml)
+    false = ordered[~is_lesion].to_dict("records")
+    for x, finding in enumerate(false[:_FALSE], start=1):
+        _draw_finding(ax, -x, y, "false", finding["volume_mL"] < small_ml)
+    if len(false) > _FALSE:
+        text = f"+{len(false) - _FALSE}"
+        ax.text(-_FALSE - 1, y, text, ha="center", va="center", fontsize=8)
+
+
+def _draw_finding(ax: Axes, x: float, y: float, kind: str, is_small: bool) -> None:
+    area = _SMALL_DOT if is_small else _DOT
+    ax.scatter(x, y, s=area, linewidths=1.6, zorder=3, clip_on=False, **_FINDINGS[kind])
+
+
 def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw strict sensitivity over wrong components per scan, and precision over sensitivity."""
     summary = tables["summary"]
     scores = summary[summary["part"] == "all"].set_index("method")
     curves = tables["curves"]
     methods = [name for name in scores.index if not scores.loc[name, "control"]]
+    is_few = scores["n_lesions"].max() < _FEW_LESIONS
     with shared_style({}):
         figure, (froc, precision) = _two_panels()
         entries = []
@@ -127,8 +274,8 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
             if has_curve:
                 wrong = curve["false_positives_per_scan"] + curve["flagged_per_scan"]
                 sensitivity = curve["strict_sensitivity"]
-                froc.plot(wrong, sensitivity, color=color, linewidth=1.5)
-                precision.plot(sensitivity, curve["strict_precision"], color=color, linewidth=1.5)
+                _draw_hull(froc, wrong, sensitivity, color, is_few)
+                _draw_hull(precision, -sensitivity, curve["strict_precision"], color, is_few)
             look: dict[str, Any] = {
                 "marker": mark,
                 "color": color,
@@ -140,17 +287,34 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
             n_wrong = row["n_false_positives"] + row["n_flagged"]
             froc.plot(n_wrong / row["n_scans"], row["strict_sensitivity"], **look)
             precision.plot(row["strict_sensitivity"], row["strict_precision"], **look)
-            dash = "-" if has_curve else "none"
+            dash = "-" if has_curve and not is_few else "none"
             entries.append(handle(str(name), color=color, marker=mark, linestyle=dash))
         _finish_froc(froc)
         precision.set(
-            xlim=(0, 1), ylim=(0, 1), xlabel="sensitivity (strict)", ylabel="precision (strict)"
+            xlim=(0, 1),
+            ylim=(0, 1),
+            xlabel="share of lesions found (strict)",
+            ylabel="share of findings that are right",
         )
-        head(precision, "Precision over sensitivity")
+        head(precision, "Right findings over lesions found")
         froc.grid(True)
         precision.grid(True)
         legend_below(figure, entries)
     return figure
+
+
+def _draw_hull(ax: Axes, cost: pd.Series, gain: pd.Series, color: str, is_few: bool) -> None:
+    """
+    Draw the points of thresholds, and the line of the best gain at each cost or less.
+
+    A negative cost is a sensitivity, of which less is easier to reach.
+    """
+    ax.plot(cost.abs(), gain, ".", color=color, markersize=4, alpha=0.7)
+    if is_few:
+        return
+    points = gain.groupby(cost).max().sort_index()
+    best = points.dropna().cummax()
+    ax.plot(np.abs(best.index), best, drawstyle="steps-post", color=color, linewidth=1.5)
 
 
 def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:
@@ -198,10 +362,10 @@ def _finish_froc(ax: Axes) -> None:
     ax.set(
         xlim=(0, highest),
         ylim=(0, 1.0),
-        xlabel="wrong components per scan",
-        ylabel="sensitivity (strict)",
+        xlabel="wrong findings per scan (even up to 1, then logarithmic)",
+        ylabel="share of lesions found (strict)",
     )
-    head(ax, "FROC")
+    head(ax, "Lesions found over wrong findings")
 
 
 def _brain_cube(case: Case) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

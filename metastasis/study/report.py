@@ -33,9 +33,10 @@ from dmrifit.report.html import (
     record_cells,
     whole,
 )
+from dmrifit.report.numerals import percent
 from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 from metastasis.study.controls import CONTROLS
-from metastasis.study.evaluation import evaluate_segmentations, for_method, format_summary
+from metastasis.study.evaluation import SMALL_ML, evaluate_segmentations, for_method
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,27 +62,32 @@ PAGE = "report.html"
 
 _method_table = partial(html_methods, controls=CONTROLS)
 
-_FIGURES = ("curves.png", "calibration.png")
-_HEADINGS = {
-    "sensitivity": "sensitivity",
-    "precision": "precision",
-    "n_false_positives": "false positives",
-    "mDSC": "mDSC",
-    "strict_sensitivity": "strict sensitivity",
-    "strict_precision": "strict precision",
-    "strict_f1": "strict F1",
-    "lesion_dice": "lesion-wise Dice",
-    "lesion_f1": "lesion-wise F1",
-}
+_FIGURES = ("strip.png", "curves.png", "calibration.png")
+_STRICT = ("n_distinct", "strict_sensitivity", "strict_precision", "wrong_per_scan")
+_STRICT_HEADINGS = ("lesions found", "share found", "share right", "wrong per scan")
 _EXPLAINED = (
-    "A lesion is found when a predicted component shares a voxel with it; a component that "
-    "touches none is a false positive; mDSC is the mean Dice coefficient of lesions that were "
-    "found. By this published rule one component over the whole brain is perfect. Strict figures "
-    "do not count a component that covers several lesions or more than ten times the volume of "
-    "one, and call it wrong. Lesion-wise Dice and F1 are those of BraTS-METS: 0 for each lesion "
-    "that is missed and each false positive; one component over everything has such an F1 of 1, "
-    "too. Gray rows are segmentations made without looking."
+    "A lesion is found when a finding of its own touches it. Wrong are findings that touch no "
+    "lesion, cover several, or have more than ten times the volume of one: by these strict rules "
+    "marking everything finds nothing. Share right: of the findings, those that are not wrong. "
+    "Gray rows are segmentations made without looking."
 )
+_PUBLISHED = ("sensitivity", "precision", "mDSC", "lesion_dice", "lesion_f1")
+# Soft hyphens, so that the table fits on a telephone.
+_PUBLISHED_HEADINGS = (
+    "sensi\u00adtivity",
+    "preci\u00adsion",
+    "mDSC",
+    "Dice by lesion",
+    "F1 by lesion",
+)
+_PUBLISHED_EXPLAINED = (
+    "By the published rule a lesion is found when a finding shares a voxel with it, so that one "
+    "finding over the whole brain is perfect; mDSC is the mean Dice coefficient (overlap, 1 is "
+    "perfect) of lesions that were found. Lesion-wise Dice and F1 are those of BraTS-METS: 0 for "
+    "each lesion that is missed and each false finding; marking everything has such an F1 of 1, "
+    "too."
+)
+_STRIPS = 3  # methods whose findings are drawn lesion by lesion
 
 
 def write_evaluation(
@@ -159,7 +165,7 @@ def write_evaluation(
         }
         sections = _sections(cases, predictions, tables, gallery, limits, figures, command)
         page = viewer_page(
-            "Segmentations compared with reference lesions",
+            "Metastases found, missed and marked by mistake",
             sections,
             lead=notice_lead(case.synthetic for case in cases),
             contents=True,
@@ -284,27 +290,70 @@ def _sections(
     command: str,
 ) -> list[tuple[str, Any]]:
     sections: list[tuple[str, Any]] = [
-        ("", _introduction(cases)),
-        ("Lesions found", _summaries(tables)),
+        ("", _answer(cases, tables, gallery)),
+        ("Scores", _summaries(tables)),
+        ("Scans", _overlays(cases, predictions, tables, gallery, limits, figures)),
         ("By size and by change", _sizes_and_changes(tables)),
     ]
     if len(tables["ensemble"]):
         sections.append(("Confirmed and candidates", _ensembles(tables)))
-    sections.append(("Over thresholds", _curves(tables, gallery)))
+    sections.append(("At other thresholds", _curves(tables, gallery)))
     if len(tables["calibration"]):
         sections.append(("Probabilities", _calibration(tables, gallery)))
-    overlays = _overlays(cases, predictions, tables, gallery, limits, figures)
-    sections.append(("Scans", overlays))
     sections.append(("How this was made", _origin(limits, predictions, command)))
     return sections
 
 
-def _introduction(cases: Sequence[Case]) -> Markup:
-    from dmrifit.stats.lesion_matching import label_components
+def _ranked(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Give the scores of the methods on all scans, the best strict F1 first, without controls."""
+    summary = tables["summary"]
+    scores = summary[(summary["part"] == "all") & ~summary["control"].astype(bool)]
+    return scores.sort_values("strict_f1", ascending=False, kind="stable").set_index("method")
 
+
+def _scans_by_errors(scans: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Give the rows of a method's scans, those with most errors first."""
+    rows = scans[scans["method"] == method].set_index("case")
+    errors = rows["n_lesions"] - rows["n_distinct"] + rows["n_false_positives"] + rows["n_flagged"]
+    return rows.loc[errors.sort_values(ascending=False, kind="stable").index]
+
+
+def _answer(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
+    """Make the first screen: what the best method finds, and what became of each lesion."""
+    from metastasis.study.plotting import plot_strip
+
+    ranked = _ranked(tables)
+    best = str(ranked.index[0])
+    scores = ranked.iloc[0]
+    n_wrong = int(scores["n_false_positives"] + scores["n_flagged"])
+    interval = ""
+    intervals = tables["intervals"]
+    if len(intervals):
+        row = intervals.set_index(["part", "method", "measure"]).sort_index()
+        low, high = row.loc[("all", best, "strict_sensitivity"), ["low", "high"]]
+        interval = f", 95 % interval {percent(low)} to {percent(high)} %"
+    leading = f"Best of {len(ranked)}: " if len(ranked) > 1 else ""
+    n_found_small = (
+        round(scores["sensitivity_small"] * scores["n_small"]) if scores["n_small"] else 0
+    )
+    verdict = (
+        f"{leading}{best} finds {scores['n_distinct']:.0f} of {scores['n_lesions']:.0f} lesions "
+        f"({percent(scores['strict_sensitivity'])} %{interval}), and marks "
+        f"{counted(n_wrong, 'wrong finding')} in {counted(len(cases), 'scan')}. "
+        f"Of those below {SMALL_ML:g} mL it touches {n_found_small} of {scores['n_small']:.0f}."
+    )
+    shown = [str(name) for name in ranked.index[:_STRIPS]]
+    order = _scans_by_errors(tables["scans"], best)["name"]
+    figure = plot_strip(tables["lesions"], list(order), shown, small_ml=SMALL_ML)
+    alt = f"What became of each lesion, scan by scan, by {', '.join(shown)}"
+    caption = "Each mark is a lesion or a false finding; scans with most errors first."
+    strip = gallery.show("strip", figure, alt, caption)
+    return html_join([html_paragraph(verdict), strip, _introduction(cases, tables)])
+
+
+def _introduction(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame]) -> Markup:
     n_patients = len({case.patient for case in cases})
-    labels = [case.label for case in cases if case.label is not None]
-    n_lesions = sum(int(label_components(label).max(initial=0)) for label in labels)
+    n_lesions = int(tables["summary"]["n_lesions"].iloc[0])
     n_priors = sum(case.prior is not None for case in cases)
     prefix = "synthetic " if all(case.synthetic for case in cases) else ""
     scans = counted(len(cases), f"{prefix}scan")
@@ -322,107 +371,130 @@ def _introduction(cases: Sequence[Case]) -> Markup:
 
 def _summaries(tables: Mapping[str, pd.DataFrame]) -> Markup:
     summary = tables["summary"]
+    wrong = summary["n_false_positives"] + summary["n_flagged"]
+    summary = summary.assign(wrong_per_scan=wrong / summary["n_scans"])
     blocks: list[Any] = [html_paragraph(_EXPLAINED)]
-    for subset in dict.fromkeys(summary["part"]):
-        table = format_summary(tables, part=subset)
-        title = "all scans" if subset == "all" else f"scans {subset}"
-        header = [title, *(_HEADINGS[key] for key in table.columns)]
-        body = _method_table(table.reset_index().to_numpy().tolist(), header)
-        if subset != "all":
-            n_scans = int(summary.loc[summary["part"] == subset, "n_scans"].iloc[0])
-            body = html_details(f"{counted(n_scans, 'scan')} {subset}", body, opened=False)
-        blocks.append(body)
+    for part in dict.fromkeys(summary["part"]):
+        scores = summary[summary["part"] == part]
+        strict = _score_table(scores, _STRICT, _STRICT_HEADINGS)
+        published = html_join(
+            [
+                html_paragraph(_PUBLISHED_EXPLAINED),
+                _score_table(scores, _PUBLISHED, _PUBLISHED_HEADINGS),
+            ]
+        )
+        if part == "all":
+            blocks += [strict, html_details("Published figures, which are less strict", published)]
+        else:
+            n_scans = int(scores["n_scans"].iloc[0])
+            body = html_join([strict, published])
+            blocks.append(html_details(f"{counted(n_scans, 'scan')} {part}", body))
     rows = []
-    for interval in tables["intervals"].to_dict("records"):
+    for interval in tables["intervals"].query("part == 'all'").to_dict("records"):
         # Controls are no results, and their intervals would hide those of the methods.
         if interval["method"] in CONTROLS:
             continue
-        numbers = [decimals(3)(interval[key]) for key in ("value", "low", "high")]
-        rows.append([interval["part"], interval["method"], interval["measure"], *numbers])
+        value, low, high = (decimals(2)(interval[key]) for key in ("value", "low", "high"))
+        measure = str(interval["measure"]).replace("_", " ")
+        rows.append([interval["method"], measure, f"{value} ({low} to {high})"])
     if rows:
-        table = html_table(
-            rows, ["part", "method", "measure", "value", "2.5 %", "97.5 %"], numbers=(3, 4, 5)
-        )
+        table = html_table(rows, ["method", "measure", "value, 95 % interval"])
         blocks.append(html_details("Intervals: bootstrap samples of patients", table))
     return html_join(blocks)
+
+
+def _score_table(scores: pd.DataFrame, columns: Sequence[str], headings: Sequence[str]) -> Markup:
+    """Make the table of some scores of all methods."""
+    writers = {"method": str, **dict.fromkeys(columns, decimals(2))}
+    if "n_distinct" in writers:
+        writers["n_distinct"] = whole
+    return _method_table(record_cells(scores.to_dict("records"), writers), ["method", *headings])
 
 
 def _sizes_and_changes(tables: Mapping[str, pd.DataFrame]) -> Markup:
     summary = tables["summary"]
     all_scans = summary[summary["part"] == "all"]
-    columns = {
-        "method": str,
-        "n_small": whole,
-        "sensitivity_small": decimals(3),
-        "precision_small": decimals(3),
-        "n_large": whole,
-        "sensitivity_large": decimals(3),
-        "precision_large": decimals(3),
-    }
+    n_small, n_large = all_scans[["n_small", "n_large"]].iloc[0]
+    columns: dict[str, Callable[[Any], str]] = {"method": str}
+    for key in ("sensitivity_small", "precision_small", "sensitivity_large", "precision_large"):
+        columns[key] = decimals(2)
     rows = record_cells(all_scans.to_dict("records"), columns)
     header = [
         "method",
-        "below 0.1 mL",
-        "sensitivity",
-        "precision",
-        "0.1 mL and above",
-        "sensitivity",
-        "precision",
+        f"below {SMALL_ML:g} mL ({n_small:.0f}): touched",
+        "right",
+        f"from {SMALL_ML:g} mL ({n_large:.0f}): touched",
+        "right",
     ]
+    text = html_paragraph(
+        "Share of the lesions that a finding touches, and share of the findings of that size that "
+        "touch a lesion."
+    )
     status = tables["status"]
     size_table = _method_table(rows, header)
     if not len(status):
-        return html_join([size_table])
+        return html_join([text, size_table])
     statuses = list(dict.fromkeys(status["status"]))
     sensitivity = status.set_index(["method", "status"])["sensitivity"]
     counts = status.drop_duplicates("status").set_index("status")["n"]
     rows = []
     for method in dict.fromkeys(status["method"]):
         values = [sensitivity.get((method, name), np.nan) for name in statuses]
-        rows.append([method, *(decimals(3)(value) for value in values)])
+        rows.append([method, *(decimals(2)(value) for value in values)])
     titles = [f"{name} ({counts[name]})" for name in statuses]
-    status_table = _method_table(rows, ["sensitivity to lesions that are", *titles])
-    return html_join([size_table, status_table])
+    status_table = _method_table(rows, ["share touched of", *titles])
+    return html_join([text, size_table, status_table])
 
 
 def _ensembles(tables: Mapping[str, pd.DataFrame]) -> Markup:
-    keys = {
-        "strict_sensitivity": "strict sensitivity, all",
-        "strict_precision": "strict precision, all",
-        "confirmed_strict_sensitivity": "strict sensitivity, confirmed",
-        "confirmed_strict_precision": "strict precision, confirmed",
-        "further_true_per_scan": "true candidates per scan",
-        "false_candidates_per_scan": "false candidates per scan",
+    scores = {
+        "strict_sensitivity": "lesions found: all marks",
+        "confirmed_strict_sensitivity": "confirmed alone",
+        "strict_precision": "right: all marks",
+        "confirmed_strict_precision": "confirmed alone",
     }
-    columns = {"method": str} | dict.fromkeys(keys, decimals(3))
-    rows = record_cells(tables["ensemble"].to_dict("records"), columns)
-    return _method_table(rows, ["method", *keys.values()])
+    candidates = {
+        "further_true_per_scan": "candidates per scan that are lesions",
+        "false_candidates_per_scan": "that are none",
+    }
+    text = html_paragraph(
+        "Confirmed is what both models mark; what only one marks is a candidate, to be looked at. "
+        "Shares by the strict rules."
+    )
+    tables_of_scores = []
+    for headings in (scores, candidates):
+        columns = {"method": str} | dict.fromkeys(headings, decimals(2))
+        rows = record_cells(tables["ensemble"].to_dict("records"), columns)
+        tables_of_scores.append(_method_table(rows, ["method", *headings.values()]))
+    return html_join([text, *tables_of_scores])
 
 
 def _curves(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
     from metastasis.study.plotting import plot_curves
 
     text = (
-        "Strict figures. A mark is the threshold in use; lines go over thresholds from .01 to "
-        ".99. Methods that give no probabilities are marks alone, controls are gray."
+        "Large marks: the threshold in use; dots: thresholds from .01 to .99, and with ten "
+        "lesions or more the line of the best that they reach. Left: lesions found (strict) over "
+        "wrong findings per scan, on a scale that is even up to 1 and logarithmic beyond. Methods "
+        "that give no probabilities are marks alone, controls are gray."
     )
     figure = gallery.show(
-        "curves", plot_curves(tables), "FROC and precision over sensitivity of each method", text
+        "curves", plot_curves(tables), "Lesions found against wrong findings, by threshold", text
     )
     columns: dict[str, tuple[str, Callable[[Any], str]]] = {
         "name": ("method", str),
-        "kind": ("over", str),
-        "n_points": ("points", whole),
-        "low": ("from sensitivity", decimals(3)),
-        "high": ("to", decimals(3)),
         "area": ("area", decimals(3)),
-        "area_common": ("area, common range", decimals(3)),
-        "froc": ("FROC score", decimals(3)),
+        "area_common": ("over the range of all", decimals(3)),
+        "froc": ("mean share found", decimals(3)),
     }
     writers = {key: write for key, (_, write) in columns.items()}
     rows = record_cells(tables["areas"].to_dict("records"), writers)
-    table = _method_table(rows, [title for title, _ in columns.values()], 2)
-    return html_join([figure, html_details("Areas under precision over sensitivity", table)])
+    table = _method_table(rows, [title for title, _ in columns.values()])
+    note = html_paragraph(
+        "Area under the right picture, over the shares that a method reaches and over those that "
+        "all reach; mean share of lesions found at 1/8 to 8 wrong findings per scan (FROC score)."
+    )
+    return html_join([figure, html_details("Areas and the FROC score", html_join([note, table]))])
 
 
 def _calibration(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
@@ -452,24 +524,23 @@ def _overlays(
 ) -> Markup:
     from metastasis.study.plotting import plot_overlay
 
-    first = next(iter(predictions))
-    counts = tables["scans"][tables["scans"]["method"] == first].set_index("case")
-    n_missed = counts["n_lesions"] - counts["n_distinct"]
-    errors = n_missed + counts["n_false_positives"] + counts["n_flagged"]
+    best = next(name for name in _ranked(tables).index if name in predictions)
     # A page of all scans would be too long, and what went wrong tells most.
-    order = errors.sort_values(ascending=False, kind="stable").index[:figures]
+    order = _scans_by_errors(tables["scans"], best).index[:figures]
     text = (
-        f"{len(order)} of {counted(len(cases), 'scan')}, those in which {first} has most errors "
+        f"{len(order)} of {counted(len(cases), 'scan')}, those in which {best} has most errors "
         "first; each at the largest lesion that is missed, or else at the largest false positive. "
         "The patient's right is at the left."
     )
     blocks = [html_paragraph(text)]
     for i in order:
         case = cases[i]
-        scan_values = {name: np.asarray(values[i]) for name, values in predictions.items()}
+        scan_values = {best: np.asarray(predictions[best][i])}
+        scan_values |= {name: np.asarray(values[i]) for name, values in predictions.items()}
         # A viewer holds whole volumes, so only the scan with most errors has one.
         if i == order[0]:
             blocks.append(_planes(case, scan_values, limits))
+        pictures = []
         for name, values in scan_values.items():
             labels = _labels(values, *limits[name])
             ensemble = values.dtype.kind != "f" and any(
@@ -479,7 +550,11 @@ def _overlays(
             figure = plot_overlay(case, labels, confirmable=ensemble, title=title)
             prefix = "Synthetic scan" if case.synthetic else "Scan"
             caption = f"{prefix} {title} in three planes"
-            blocks.append(gallery.show(f"overlay-{i}", figure, caption))
+            pictures.append(gallery.show(f"overlay-{i}", figure, caption))
+        blocks.append(pictures[0])
+        if len(pictures) > 1:
+            others = html_join(pictures[1:])
+            blocks.append(html_details(f"{case.name} by the other methods", others))
     return html_join(blocks)
 
 

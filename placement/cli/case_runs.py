@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from dmrifit.cli.case_runs import CaseRun, can_draw, case_pictures, table_text, write_page
 
-__all__ = ["RUN", "write_batch"]
+__all__ = ["RUN", "say_case", "say_flagged", "write_batch"]
 
 _TABLE = "placements.tsv"
 
@@ -27,9 +29,35 @@ RUN = CaseRun(
         "scores.tumor_volume_inside_ml": float,
         "rotated_axes": int,
         "flags": list,
+        "advice": list,
+        "content": dict,
+        "targets": list,
+        "console.withheld": str,
     },
     results=(_TABLE,),
 )
+
+
+#: Code of a run that ends as it should, but with a flagged box.
+_FLAGGED = 3
+
+
+def say_case(name: str, content: Mapping[str, Any]) -> None:
+    """Say in one line what was placed, and what is wrong with it."""
+    from placement.exchange.pages import summary_line
+
+    words = [f"{name}: {summary_line(content)}", *content["advice"]]
+    if content["console"]["withheld"]:
+        words.append(f"no numbers for consoles: {content['console']['withheld']}")
+    typer.echo("; ".join(words))
+
+
+def say_flagged(records: Sequence[Mapping[str, Any]], *, fail: bool) -> None:
+    """Say how many boxes are flagged; with `fail`, end with a code of its own if any is."""
+    n_flagged = sum(bool(record["flags"]) for record in records)
+    typer.echo(f"flagged: {n_flagged} of {len(records)}")
+    if fail and n_flagged:
+        raise typer.Exit(_FLAGGED)
 
 
 def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure: bool) -> None:
@@ -44,18 +72,19 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
     if not figure or not can_draw():
         return
     from dmrifit.report.html import html_table
+    from placement.exchange.pages import COPY_SCRIPT, PAGE_STYLE, case_summary, console_numbers
     from placement.exchange.vendor_texts import NOTICE
 
     lines = []
     for row in rows:
-        numbers = [f"{row[key]:.3f}" for key in ("volume_ml", "tumor_fraction", "objective")]
+        numbers = [f"{row[key]:.3f}" for key in ("volume_ml", "target", "objective")]
         lines.append([row["name"], *numbers, row["rotated_axes"], row["flags"] or "none"])
-    header = ("case", "volume, mL", "tumor fraction", "objective", "rotated axes", "flags")
+    header = ("case", "volume, mL", "part that is target", "objective", "rotated axes", "flags")
     pictures = []
-    for name in contents:
+    for name, content in contents.items():
         alt = f"Voxel of {name} in three planes"
         parts = case_pictures(out / name, "voxel_overlay.png", "voxel_view.html", alt)
-        pictures.append((name, parts))
+        pictures.append((name, [case_summary(content), *parts, console_numbers(content)]))
     write_page(
         out,
         "Voxels",
@@ -65,6 +94,8 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
         unit="case",
         notice=f"{NOTICE}.",
         note="In the pictures, the patient's right is on the left.",
+        script=COPY_SCRIPT,
+        style=PAGE_STYLE,
     )
 
 
@@ -82,5 +113,6 @@ def _row(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
         "tumor_fraction": scores["tumor_fraction"],
         "tumor_volume_inside_ml": scores["tumor_volume_inside_ml"],
         "rotated_axes": content["rotated_axes"],
+        **content["content"],
         "flags": "; ".join(content["flags"]),
     }

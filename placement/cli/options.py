@@ -9,7 +9,7 @@ import typer
 
 from dmrifit.cli.options import floats, whole_numbers, words
 
-__all__ = ["constraints_of", "labels_of", "shift_options"]
+__all__ = ["constraints_of", "labels_of", "named_tissues", "shift_options"]
 
 CasesArgument: TypeAlias = Annotated[
     Path,
@@ -23,6 +23,60 @@ CasesArgument: TypeAlias = Annotated[
 ]
 IncludeOption: TypeAlias = Annotated[
     str | None, typer.Option(metavar="LABELS", help="Labels that count as tumor, such as 3,4.")
+]
+LabelsOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="SCHEME|FILE",
+        help="What the values of the tumor file mean: brats2013, brats2017 (to 2022), brats2023 "
+        "(metastases), or a table (.tsv) with the columns index and name. The target is then "
+        "solid tumor.",
+    ),
+]
+FlairOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--flair-target",
+        help="Take FLAIR-bright tissue (edema, too) for the target of tumors in which nothing is "
+        "labeled as enhancing.",
+    ),
+]
+BrainOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE|auto|none",
+        help="Mask of the brain, outside of which no box may reach; auto takes the column brain "
+        "of the table, or finds the brain in the image.",
+    ),
+]
+BrainMarginOption: TypeAlias = Annotated[
+    float, typer.Option(min=0, help="Distance to keep inside the brain, in mm.")
+]
+ForceOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="REASON",
+        help="Write numbers for consoles although less than half of the box is target.",
+    ),
+]
+BandwidthOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HZ",
+        help="Bandwidths of the pulses in Hz: one number, or one per side. The boxes of water, "
+        "the metabolite and lipid must then stay in the brain.",
+    ),
+]
+TeslaOption: TypeAlias = Annotated[float, typer.Option(help="Field in tesla.")]
+CarrierOption: TypeAlias = Annotated[
+    float, typer.Option(help="Chemical shift that the pulses are tuned to, in ppm.")
+]
+MetaboliteOption: TypeAlias = Annotated[
+    float, typer.Option(help="Chemical shift of the metabolite, in ppm; choline by default.")
+]
+FailOption: TypeAlias = Annotated[
+    bool, typer.Option("--fail-on-flag", help="End with code 3 where a box is flagged.")
 ]
 ExcludeOption: TypeAlias = Annotated[
     str | None,
@@ -77,8 +131,24 @@ RateOption: TypeAlias = Annotated[
 ]
 
 
-def shift_options(ppm: str | None, percent: str | None) -> dict[str, Any]:
+def shift_options(
+    ppm: str | None,
+    percent: str | None,
+    bandwidth: str | None = None,
+    *,
+    tesla: float = 3.0,
+    carrier: float = 2.3,
+    metabolite: float = 3.2,
+) -> dict[str, Any]:
     """Read the range of chemical shifts and their displacement."""
+    if bandwidth is not None:
+        from placement.exchange.displacement import pulse_displacement
+
+        if ppm is not None or percent is not None:
+            raise ValueError("--bandwidth takes the place of --ppm and --percent-per-ppm")
+        n_pulses = 1 if len(words(bandwidth)) == 1 else 3
+        pulses = floats("--bandwidth", bandwidth, n_pulses)
+        return pulse_displacement(pulses, tesla, carrier, metabolite)
     if ppm is None and percent is None:
         return {}
     if ppm is None or percent is None:
@@ -93,6 +163,13 @@ def shift_options(ppm: str | None, percent: str | None) -> dict[str, Any]:
 def labels_of(text: str | None) -> list[int] | None:
     """Read the labels that count as tumor."""
     return None if text is None else list(whole_numbers("--include", text))
+
+
+def named_tissues(text: str | None) -> dict[str, Any] | None:
+    """Read the tissues that the values of a tumor file mean."""
+    from placement.search.tissue_labels import named_labels
+
+    return None if text is None else named_labels(text)
 
 
 def constraints_of(sides: str, min_volume: float, max_rotations: int) -> dict[str, Any]:

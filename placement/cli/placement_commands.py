@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,21 +12,31 @@ import typer
 from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption, check_output
 from dmrifit.cli.options import floats, say_folder
 from dmrifit.report.html import counted
-from placement.cli.case_runs import RUN, write_batch
+from placement.cli.case_runs import RUN, say_case, say_flagged, write_batch
 from placement.cli.options import (
+    BandwidthOption,
+    BrainMarginOption,
+    BrainOption,
+    CarrierOption,
     CasesArgument,
     ExcludeOption,
+    FailOption,
+    FlairOption,
+    ForceOption,
     ImageOption,
     IncludeOption,
+    LabelsOption,
     LeastVolumeOption,
     MarginOption,
+    MetaboliteOption,
     PpmOption,
     RateOption,
-    RotationsOption,
     SidesOption,
+    TeslaOption,
     ToleranceOption,
     constraints_of,
     labels_of,
+    named_tissues,
     shift_options,
 )
 
@@ -47,8 +58,25 @@ def place(
     margin: MarginOption = 0.0,
     tolerance: ToleranceOption = 0.0,
     image: ImageOption = None,
+    labels: LabelsOption = None,
+    flair_target: FlairOption = False,
+    brain: BrainOption = "auto",
+    brain_margin: BrainMarginOption = 2.0,
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published",
+            help="Place as the study did: the whole tumor is the target, boxes turn freely, and "
+            "the brain is not looked at.",
+        ),
+    ] = False,
     min_volume: LeastVolumeOption = 6.0,
-    max_rotations: RotationsOption = 3,
+    max_rotations: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=3, help="Number of axes that may be rotated; 2, and 3 with --published."
+        ),
+    ] = None,
     sides: SidesOption = "10,60",
     thorough: Annotated[
         bool, typer.Option("--thorough", help="Search from more starting points (optimizer).")
@@ -58,6 +86,12 @@ def place(
     ] = True,
     ppm: PpmOption = None,
     percent_per_ppm: RateOption = None,
+    bandwidth: BandwidthOption = None,
+    tesla: TeslaOption = 3.0,
+    carrier: CarrierOption = 2.3,
+    metabolite: MetaboliteOption = 3.2,
+    force: ForceOption = "",
+    fail_on_flag: FailOption = False,
     figure: FigureOption = True,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     overwrite: OverwriteOption = False,
@@ -67,32 +101,52 @@ def place(
 
     The optimizer maximizes the objective within the constraints; a model places as it has learned,
     and broken constraints become flags. Writes a folder for each case, the table placements.tsv
-    and a page with all overlays. An interrupted run resumes when started again with the same
-    options.
+    and a page with all overlays. Numbers for consoles are withheld where less than half of the box
+    is target. An interrupted run resumes when started again with the same options.
     """
     from dmrifit.io.nifti import file_record
+    from placement.exchange.displacement import placed_in_brain
     from placement.exchange.prescription import write_prescription
     from placement.exchange.tables import (
         IMAGES,
-        excluded_names,
+        brain_note,
         read_cases,
         read_scene,
+        region_names,
         source_digests,
     )
+    from placement.search.objective import PlacementObjective
     from placement.search.optimizer import CONSOLE, VoxelOptimizer
 
+    if published and flair_target:
+        raise ValueError("--flair-target is not for --published; leave out one of them")
+    if published and brain == "auto":
+        brain = "none"
+    if max_rotations is None:
+        max_rotations = 3 if published else 2
     if model is not None and thorough:
         raise ValueError("--thorough is for the optimizer; leave out --thorough or --model")
     optimizer = VoxelOptimizer(
+        PlacementObjective() if published else None,
         **constraints_of(sides, min_volume, max_rotations),
         thorough=thorough,
         rounding=CONSOLE if rounding else None,
         random_state=seed,
     )
+    tissues = named_tissues(labels)
     say_folder(cases, IMAGES)
-    table = read_cases(cases, image=image, exclude=exclude)
-    labels = labels_of(include)
-    shift = shift_options(ppm, percent_per_ppm)
+    table = read_cases(cases, image=image, exclude=exclude, brain=brain)
+    included = labels_of(include)
+    if published and tissues is not None and included is None:
+        included = [value for values in tissues.values() for value in values]
+    shift = shift_options(
+        ppm,
+        percent_per_ppm,
+        bandwidth,
+        tesla=tesla,
+        carrier=carrier,
+        metabolite=metabolite,
+    )
     placer = optimizer if model is None else _trained(model, table)
     settings = {
         "command": "place",
@@ -103,30 +157,57 @@ def place(
         "margin": margin,
         "tolerance": tolerance,
         "model": None if model is None else file_record(model)["SHA256"],
+        "labels": tissues,
+        "flair_target": flair_target,
+        "brain": brain,
+        "brain_margin": brain_margin,
+        "force": force,
     }
     RUN.begin(out, settings | shift, overwrite)
 
     def place_in(row: Any, folder: Path) -> dict[str, Any]:
-        scene = read_scene(row, include=labels, margin=margin, tolerance=tolerance)
-        voxel = placer.place(scene)
-        # The optimizer rounds within its constraints; boxes of models are rounded afterwards.
-        if model is not None and rounding:
-            voxel = optimizer.rounded(voxel, scene)
+        scene = read_scene(
+            row,
+            include=included,
+            margin=margin,
+            tolerance=tolerance,
+            labels=tissues,
+            flair_target=flair_target,
+            brain_margin=brain_margin,
+        )
+        if model is None:
+            voxel, scene = placed_in_brain(placer, scene, shift)
+        else:
+            voxel = placer.place(scene)
+            # The optimizer rounds within its constraints; boxes of models are rounded afterwards.
+            if rounding:
+                voxel = optimizer.rounded(voxel, scene)
         return write_prescription(
-            voxel, scene, folder, optimizer=optimizer, figure=figure, overwrite=True, **shift
+            voxel,
+            scene,
+            folder,
+            optimizer=optimizer,
+            force=force,
+            notes=brain_note(row, scene),
+            figure=figure,
+            overwrite=True,
+            **shift,
         )
 
     def is_current(row: Any, record: dict[str, Any]) -> bool:
         is_same_row = record["synthetic"] == row.synthetic
-        is_same_row = is_same_row and set(record["regions"]) == excluded_names(row)
+        is_same_row = is_same_row and set(record["regions"]) == region_names(row, record)
         return is_same_row and bool(record["sources"] == source_digests(row))
 
     rows = {row.name: row for row in table.itertuples()}
     records = RUN.process(rows, out, place_in, is_current, overwrite=overwrite)
     write_batch(out, dict(zip(rows, records, strict=True)), figure=figure)
+    for name, record in zip(rows, records, strict=True):
+        say_case(name, record)
     typer.echo(f"{counted(len(records), 'case')} placed: {out}")
     if any(record["synthetic"] for record in records):
         typer.echo("synthetic cases: no clinical result")
+    say_flagged(records, fail=fail_on_flag)
 
 
 def prescribe(
@@ -149,20 +230,32 @@ def prescribe(
     margin: MarginOption = 0.0,
     tolerance: ToleranceOption = 0.0,
     image: ImageOption = None,
+    labels: LabelsOption = None,
+    flair_target: FlairOption = False,
+    brain: BrainOption = "auto",
+    brain_margin: BrainMarginOption = 2.0,
     ppm: PpmOption = None,
     percent_per_ppm: RateOption = None,
+    bandwidth: BandwidthOption = None,
+    tesla: TeslaOption = 3.0,
+    carrier: CarrierOption = 2.3,
+    metabolite: MetaboliteOption = 3.2,
+    force: ForceOption = "",
+    fail_on_flag: FailOption = False,
     figure: FigureOption = True,
     overwrite: OverwriteOption = False,
 ) -> None:
     """
     Evaluate a voxel placed by hand, and write its prescription. Not for clinical use.
 
-    The box may come from an earlier scan: --matrix moves it to TUMOR.
+    The box may come from an earlier scan: --matrix moves it to TUMOR. The objective that is
+    printed is the placement's score from 0 to 1: volume and fraction of the target, against those
+    of experts' boxes; a low one is no error.
     """
     from dmrifit._utils.text_files import read_numbers
     from placement.box.voxel import Voxel
     from placement.exchange.prescription import write_prescription
-    from placement.exchange.tables import read_cases, read_scene
+    from placement.exchange.tables import brain_note, read_cases, read_scene
 
     voxel = Voxel(
         floats("--center", center, 3), floats("--size", size, 3), floats("--angles", angles, 3)
@@ -175,21 +268,50 @@ def prescribe(
             if str(matrix) in str(error):
                 raise
             raise ValueError(f"{matrix}: {error}; write four rows of four numbers") from None
-    row = next(read_cases(tumor, image=image, exclude=exclude).itertuples())
-    scene = read_scene(row, include=labels_of(include), margin=margin, tolerance=tolerance)
+    row = next(read_cases(tumor, image=image, exclude=exclude, brain=brain).itertuples())
+    scene = read_scene(
+        row,
+        include=labels_of(include),
+        margin=margin,
+        tolerance=tolerance,
+        labels=named_tissues(labels),
+        flair_target=flair_target,
+        brain_margin=brain_margin,
+    )
+    _check_place(voxel, scene)
     content = write_prescription(
         voxel,
         scene,
         out,
+        force=force,
+        notes=brain_note(row, scene),
         figure=figure,
         overwrite=overwrite,
-        **shift_options(ppm, percent_per_ppm),
+        **shift_options(
+            ppm,
+            percent_per_ppm,
+            bandwidth,
+            tesla=tesla,
+            carrier=carrier,
+            metabolite=metabolite,
+        ),
     )
-    scores = content["scores"]
-    volume = f"{content['volume_ml']:.2f} mL"
-    fraction = f"tumor fraction {scores['tumor_fraction']:.3f}"
-    objective = f"objective {scores['objective']:.3f}"
-    typer.echo("; ".join([volume, fraction, objective, *content["flags"]]))
+    say_case(scene.name, content)
+    scores, goal = content["scores"], content["objective"]
+    typer.echo(
+        f"tumor fraction {scores['tumor_fraction']:.3f}: the part of the box that is "
+        f"{' or '.join(content['targets'])}, best {goal['mean_fraction']:g}"
+        f"{' or more' if goal['one_sided'] else ''}"
+    )
+    typer.echo(
+        f"volume of it {scores['tumor_volume_inside_ml']:.2f} mL, best {goal['mean_volume']:g} mL"
+    )
+    typer.echo(
+        f"objective {scores['objective']:.3f}: how near both are to their best, from 0 to 1"
+    )
+    typer.echo(f"side: {content['side']}")
+    typer.echo(f"written: {out}")
+    say_flagged([content], fail=fail_on_flag)
 
 
 def read(
@@ -235,6 +357,27 @@ def read(
     typer.echo(f"frame of reference: {frame}; date: {date}")
     if out is not None:
         typer.echo(f"picture: {out}")
+
+
+def _check_place(voxel: Any, scene: Any) -> None:
+    """Refuse a box that has nothing in common with the image."""
+    import numpy as np
+
+    index = (np.linalg.inv(scene.affine) @ np.append(voxel.center, 1.0))[:3]
+    if ((index < -0.5) | (index > np.array(scene.shape) - 0.5)).any():
+        center = ", ".join(f"{x:g}" for x in voxel.center)
+        raise ValueError(
+            f"--center {center} lies outside the image of {scene.name}; give mm RAS+ of this "
+            "scan, or the --matrix that leads there"
+        )
+    angles = np.abs(voxel.angles)
+    if angles.any() and (angles < np.pi).all() and np.ptp(angles) and angles.max() > 0.02:
+        warnings.warn(
+            f"all angles are below π ({', '.join(f'{angle:g}' for angle in voxel.angles)}): "
+            "degrees are expected, and these may be radians",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def _draw(voxel: Any, file: Path, image: Path, out: Path) -> None:

@@ -24,10 +24,11 @@ from placement.search.scene import Scene
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["box_outline", "plot_box", "plot_overlay"]
+__all__ = ["OUTLINE_COLORS", "box_outline", "plot_box", "plot_overlay"]
 
-_COLORS = ("#ffb000", "#56b4e9", "#cc79a7", "#009e73", "#d55e00")
-_TUMOR, _REGION = "#ff5d5d", "#b9a3ff"
+#: Colors of outlines, those of the viewer in their order: the tumor, regions, then boxes.
+OUTLINE_COLORS = ("#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442", "#d55e00", "#0072b2")
+_MOST_BOXES = 5
 _AROUND = 20.0  # mm
 _AROUND_BOX = 60.0  # mm, so that the head is recognized
 # Numbers of corners in binary name their sides, so corners of an edge differ in one digit.
@@ -62,11 +63,12 @@ def plot_overlay(
 ) -> Figure:
     """Draw boxes in three planes through a center, with their exact outlines."""
     boxes = {"voxel": voxels} if isinstance(voxels, Voxel) else dict(voxels)
-    if not 1 <= len(boxes) <= len(_COLORS):
+    if not 1 <= len(boxes) <= _MOST_BOXES:
         raise ValueError(
-            f"one to {len(_COLORS)} voxels can be drawn over each other, not {len(boxes)}"
+            f"one to {_MOST_BOXES} voxels can be drawn over each other, not {len(boxes)}"
         )
-    colors = dict(zip(boxes, _COLORS, strict=False))
+    cycle = itertools.cycle(OUTLINE_COLORS)
+    colors = dict(zip(["tumor", *scene.outlined, *boxes], cycle, strict=False))
     first = next(iter(boxes.values()))
     middle = np.array(first.center if center is None else center, dtype=np.float64)
     if scene.image is None:
@@ -77,16 +79,14 @@ def plot_overlay(
     with shared_style({"axes.spines.top": True, "axes.spines.right": True}):
         figure = new_figure(11.0, 4.4)
         field = _field(list(boxes.values()), scene)
+        outlined = {name: scene.region(name) for name in scene.outlined}
         for plane in draw_planes(figure, image, scene.affine, middle, field, window=window):
-            plane.outline(scene.tumor, colors=[_TUMOR], linewidths=1.1)
-            for region in scene.forbidden.values():
-                plane.outline(region, colors=[_REGION], linewidths=0.8)
+            plane.outline(scene.tumor, colors=[colors["tumor"]], linewidths=1.1)
+            for name, region in outlined.items():
+                plane.outline(region, colors=[colors[name]], linewidths=0.9)
             for name, voxel in boxes.items():
                 _draw_box(plane, voxel, middle, colors[name])
-        entries = [handle("tumor", color=_TUMOR, linewidth=1.5)]
-        if scene.forbidden:
-            entries.append(handle("excluded", color=_REGION, linewidth=1.5))
-        entries += [handle(name, color=color, linewidth=2) for name, color in colors.items()]
+        entries = [handle(name, color=color, linewidth=2) for name, color in colors.items()]
         finish_planes(figure, entries, title or scene.name, NOT_CLINICAL)
         # Not below the planes, where the names of many boxes leave no room.
         if scene.synthetic:
@@ -102,8 +102,8 @@ def plot_box(
         figure = new_figure(11.0, 4.4)
         field = cube_around(voxel.corners, _AROUND_BOX)
         for plane in draw_planes(figure, image, affine, voxel.center, field):
-            _draw_box(plane, voxel, voxel.center, _COLORS[0])
-        entries = [handle("voxel", color=_COLORS[0], linewidth=2)]
+            _draw_box(plane, voxel, voxel.center, OUTLINE_COLORS[1])
+        entries = [handle("voxel", color=OUTLINE_COLORS[1], linewidth=2)]
         finish_planes(figure, entries, title, NOT_CLINICAL)
     return figure
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,32 +12,35 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion
 
 import dmrifit
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.nifti import image_of, save_image
 from placement.box.voxel import CONVENTION, Voxel
+from placement.exchange.displacement import displaced_share, displacement, region_distances
 from placement.exchange.vendor_texts import NOTICE, philips_text, siemens_text
 from placement.exchange.voxel_files import LPS_TO_RAS, read_voxel
-from placement.search.objective import PlacementObjective, tumor_fraction
+from placement.search.content import voxel_content
 from placement.search.optimizer import VoxelOptimizer
 from placement.search.scene import Scene
+from placement.search.target_rules import advice, target_verdict
+from placement.search.tissue_labels import OUTSIDE_BRAIN
 
 __all__ = [
     "FORMAT_VERSION",
     "describe_placement",
     "describe_side",
-    "displacement",
     "geometry_image",
-    "region_distances",
     "write_prescription",
 ]
 
 FORMAT_VERSION = 1
 
-_DIVISIONS = 5  # points along each edge of an image voxel near the box
-_OFFSETS = 5  # chemical shifts between the ends of a range
+#: What no box is checked for.
+SHIM = "Shim is not assessed"
+
+#: From this part of a tumor on, what a mask of the brain cuts off is flagged.
+_CUT_OFF = 0.01
 
 
 def write_prescription(
@@ -50,6 +52,8 @@ def write_prescription(
     optimizer: VoxelOptimizer | None = None,
     ppm_range: tuple[float, float] | None = None,
     percent_per_ppm: float | Sequence[float] | None = None,
+    force: str = "",
+    notes: Sequence[str] = (),
     figure: bool = True,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -73,6 +77,11 @@ def write_prescription(
         See `displacement`; with `percent_per_ppm`, it becomes part of the JSON file.
     percent_per_ppm : float or sequence of 3 floats, default=None
         See `displacement`; for the sides in the order of `voxel`.
+    force : str, default=""
+        Why numbers for consoles are written although less than half of the box is target; without
+        a reason they are withheld.
+    notes : sequence of str, default=()
+        Flags of how the scene came about, such as ``brain not found``.
     figure : bool, default=True
         Whether to draw the overlay, for which matplotlib is needed, and the page, for which Jinja2
         is needed too.
@@ -100,7 +109,8 @@ def write_prescription(
     - ``*_geometry.nii.gz``: an image of a single voxel whose affine is the box, which programs for
       spectroscopy read (sform and qform alike). It holds no spectrum and is not NIfTI-MRS;
     - ``*_philips.txt`` and ``*_siemens.txt``: the numbers for the console of a scanner, see
-      `philips_text` and `siemens_text`; the sides keep the order of `voxel`;
+      `philips_text` and `siemens_text`; the sides keep the order of `voxel`. They are withheld
+      where less than half of the box is target, see `force`;
     - ``*_overlay.png``: three planes through the center with the exact outline, drawn from the
       numbers for Philips as they are read back; ``*_view.html``: the same to move through in a
       browser, a page that needs no other file;
@@ -109,7 +119,13 @@ def write_prescription(
     if not name or Path(name).name != name or name.startswith("."):
         raise ValueError(f"name must be a plain file name, not {name!r}")
     content = describe_placement(
-        voxel, scene, optimizer=optimizer, ppm_range=ppm_range, percent_per_ppm=percent_per_ppm
+        voxel,
+        scene,
+        optimizer=optimizer,
+        ppm_range=ppm_range,
+        percent_per_ppm=percent_per_ppm,
+        force=force,
+        notes=notes,
     )
     texts = {"_philips.txt": philips_text, "_siemens.txt": siemens_text}
     drawing = figure and find_spec("matplotlib") is not None
@@ -132,18 +148,28 @@ def write_prescription(
             image.header["descrip"] = NOTICE.encode()
             save_image(image, files.path(name + end))
         save_image(geometry_image(voxel), files.path(f"{name}_geometry.nii.gz"))
+        console = content["console"]
         for end, text_of in texts.items():
+            if console["withheld"]:
+                break
             text = text_of(voxel, valid=content["valid"])
+            if console["forced"]:
+                text = f"! forced: {console['forced']}\n{text}"
+            console[end[1:-4]] = text
             files.path(name + end).write_text(text, encoding="utf-8")
         if drawing:
             from placement.exchange.overlays import plot_overlay
 
             picture = files.path(f"{name}_overlay.png")
-            # What the console is told is what is looked at.
-            console_voxel = read_voxel(files.path(f"{name}_philips.txt"))
-            plot_overlay(console_voxel, scene).savefig(picture, dpi=110)
+            shown = voxel
+            if not console["withheld"]:
+                # What the console is told is what is looked at.
+                shown = read_voxel(files.path(f"{name}_philips.txt"))
+            plot_overlay(shown, scene).savefig(picture, dpi=110)
             if find_spec("jinja2") is not None:
-                page = _view(voxel, scene, content, picture.read_bytes())
+                from placement.exchange.pages import voxel_page
+
+                page = voxel_page(voxel, scene, content, picture.read_bytes())
                 files.path(f"{name}_view.html").write_text(page, encoding="utf-8")
         files.write_json(f"{name}.json", content)
     return content
@@ -156,13 +182,18 @@ def describe_placement(
     optimizer: VoxelOptimizer | None = None,
     ppm_range: tuple[float, float] | None = None,
     percent_per_ppm: float | Sequence[float] | None = None,
+    force: str = "",
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Describe a voxel, its scores and the constraints that it breaks by plain values."""
     if (ppm_range is None) != (percent_per_ppm is None):
         raise ValueError("chemical-shift displacement needs both ppm_range and percent_per_ppm")
     judge = VoxelOptimizer() if optimizer is None else optimizer
     placement = judge.assess(voxel, scene)
-    objective = getattr(judge, "objective_", judge.objective) or PlacementObjective()
+    objective = judge.objective_in(scene)
+    verdict = target_verdict(placement, judge)
+    brain, brain_flags = _describe_brain(scene)
+    flags = [*placement.flags, *brain_flags, *notes]
     content: dict[str, Any] = {
         "format": "placement prescription",
         "format_version": FORMAT_VERSION,
@@ -190,17 +221,60 @@ def describe_placement(
         },
         "objective": asdict(objective),
         "component": placement.component,
-        "feasible": placement.feasible,
-        "flags": list(placement.flags),
+        "targets": list(scene.targets) or ["tumor"],
+        "content": voxel_content(voxel, scene),
+        "brain": brain,
+        "lipid": "lipid displacement not checked: no bandwidths of pulses, or no brain",
+        "shim": SHIM,
+        "console": {
+            "withheld": "" if force else verdict.reason,
+            "forced": force if verdict.reason else "",
+            "reason": verdict.reason,
+        },
         "regions": region_distances(voxel, scene),
         "tumor": {"volume_ml": scene.tumor_volume, "sha256": _digest(scene)},
         "sources": scene.sources,
     }
+    if verdict.largest is not None:
+        content["largest_box"] = {
+            "center_mm": verdict.largest.center.tolist(),
+            "size_mm": verdict.largest.size.tolist(),
+            "angles_deg": verdict.largest.angles.tolist(),
+            "volume_ml": verdict.largest.volume,
+            "target": verdict.largest_fraction,
+        }
     if ppm_range is not None and percent_per_ppm is not None:
         content["displacement"] = displacement(
             voxel, scene, ppm_range=ppm_range, percent_per_ppm=percent_per_ppm
         )
+        if OUTSIDE_BRAIN in scene.margins:
+            share = displaced_share(
+                voxel, scene, ppm_range=ppm_range, percent_per_ppm=percent_per_ppm
+            )
+            content["displacement"]["union_outside_brain"] = share
+            low, high = ppm_range
+            content["lipid"] = (
+                f"boxes displaced by {low:+.2f} to {high:+.2f} ppm from the pulses stay inside "
+                "the brain"
+            )
+            if share > 0:
+                flags.append("displaced box leaves the brain")
+                content["lipid"] = f"{100 * share:.1f} % of the displaced boxes are no brain"
+    content |= {"feasible": not flags, "flags": flags, "advice": advice(flags)}
     return content
+
+
+def _describe_brain(scene: Scene) -> tuple[dict[str, Any] | None, list[str]]:
+    """Describe the mask of the brain, and flag what it cuts off."""
+    if OUTSIDE_BRAIN not in scene.margins:
+        return None, []
+    flags = []
+    if scene.cut_off_volume > _CUT_OFF * scene.tumor_volume:
+        flags.append("brain mask cuts off tumor")
+    return {
+        "margin_mm": scene.margins[OUTSIDE_BRAIN],
+        "tumor_cut_off_ml": scene.cut_off_volume,
+    }, flags
 
 
 def describe_side(voxel: Voxel) -> str:
@@ -230,84 +304,6 @@ def geometry_image(voxel: Voxel) -> nib.Nifti1Image:
     return image
 
 
-def region_distances(voxel: Voxel, scene: Scene) -> dict[str, dict[str, Any]]:
-    """Measure the distance to each excluded region, and the volume shared with it."""
-    filled = voxel.mask(scene.shape, scene.affine, partial=True)
-    distances = {}
-    for name, region in scene.forbidden.items():
-        distances[name] = {
-            "distance_mm": _distance_to(scene, name)(voxel),
-            "margin_mm": scene.margins[name],
-            "tolerance": scene.tolerances[name],
-            "overlap_ml": float(filled[region].sum(dtype=np.float64)) * scene.voxel_volume,
-        }
-    return distances
-
-
-def displacement(
-    voxel: Voxel,
-    scene: Scene,
-    *,
-    ppm_range: tuple[float, float],
-    percent_per_ppm: float | Sequence[float],
-) -> dict[str, Any]:
-    """
-    Find the worst case under chemical-shift displacement.
-
-    Metabolites that resonate off the frequency of the pulses are excited in a box that is shifted
-    along its sides. The directions depend on the signs of gradients, so all are tried.
-    """
-    ends = np.asarray(ppm_range, dtype=np.float64)
-    rate = np.asarray(percent_per_ppm, dtype=np.float64)
-    if not (ends.shape == (2,) and np.isfinite(ends).all() and ends[0] <= ends[1]):
-        raise ValueError(
-            f"ppm_range must be a finite number and one that is not below it, got {ppm_range}"
-        )
-    if not (rate.shape in ((), (3,)) and np.isfinite(rate).all() and (rate >= 0).all()):
-        raise ValueError(
-            "percent_per_ppm must be one number of 0 or more, or one for each of three sides, "
-            f"got {percent_per_ppm}"
-        )
-    low, high = ends.tolist()
-    rate = np.broadcast_to(rate, (3,))
-    worst: dict[str, Any] = {}
-    nearest: dict[str, float | None] = dict.fromkeys(scene.margins)
-    distance_to = {name: _distance_to(scene, name) for name in scene.margins}
-    largest_shift = 0.0
-    lowest_fraction = np.inf
-    for ppm in np.unique(np.linspace(low, high, _OFFSETS)):
-        # The sign of each gradient is chosen on the console and unknown here.
-        for signs in itertools.product((1.0, -1.0), repeat=3):
-            shift = np.array(signs) * ppm * rate / 100 * voxel.size
-            moved = Voxel(voxel.center + voxel.rotation @ shift, voxel.size, voxel.angles)
-            fraction = tumor_fraction(moved, scene)
-            largest_shift = max(largest_shift, float(np.linalg.norm(shift)))
-            if fraction < lowest_fraction:
-                lowest_fraction = fraction
-                worst = {
-                    "ppm": float(ppm),
-                    "shift_mm": (shift + 0.0).tolist(),
-                    "center_mm": moved.center.tolist(),
-                }
-            for name in nearest:
-                # An empty region has no distance from any box.
-                distance = distance_to[name](moved)
-                before = nearest[name]
-                if before is None or distance is None:
-                    nearest[name] = distance
-                else:
-                    nearest[name] = min(before, distance)
-    return {
-        "ppm_range": [low, high],
-        "percent_per_ppm": rate.tolist(),
-        "tumor_fraction": tumor_fraction(voxel, scene),
-        "worst_tumor_fraction": lowest_fraction,
-        **worst,
-        "largest_shift_mm": largest_shift,
-        "worst_distance_mm": nearest,
-    }
-
-
 def _validity(scene: Scene) -> str:
     """Say how long numbers of a box hold: NIfTI does not name its frame of reference."""
     source = scene.sources.get("Image") or scene.sources.get("Tumor") or {}
@@ -317,39 +313,6 @@ def _validity(scene: Scene) -> str:
         "repositioning or a new landmark, register that image to this session's localizer and "
         "move the box with it"
     )
-
-
-def _view(voxel: Voxel, scene: Scene, content: dict[str, Any], picture: bytes) -> str:
-    """Make the page that shows a voxel, the tumor and excluded regions over the image."""
-    from dmrifit.report.html import html_figure, html_table, notice_lead
-    from dmrifit.report.viewer import Box, Layer, html_viewer, viewer_page
-
-    layers = [Layer("tumor", scene.tumor > 0.5, "mask")]
-    layers += [Layer(name, region, "mask") for name, region in scene.forbidden.items()]
-    if scene.image is not None:
-        layers.insert(0, Layer("image", scene.image.reshape(*scene.shape, -1)[..., 0]))
-    planes = html_viewer(
-        layers,
-        scene.affine,
-        boxes=[Box("voxel", voxel.affine)],
-        points=[("center of the voxel", voxel.center), ("center of the tumor", scene.centroid)],
-        label="Voxel over the image",
-        instead=html_figure(picture, "Voxel in three planes", width=1000),
-    )
-    scores = content["scores"]
-    rows = [
-        ["center (RAS), mm", ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["center_mm"])],
-        ["sides, mm", " × ".join(f"{x:.1f}" for x in content["size_mm"])],
-        ["angles, degrees", ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["angles_deg"])],
-        ["volume, mL", f"{content['volume_ml']:.2f}"],
-        ["part that is tumor", f"{scores['tumor_fraction']:.3f}"],
-        ["side", content["side"]],
-        ["valid", content["valid"]],
-        ["flags", "; ".join(content["flags"]) or "none"],
-    ]
-    sections = [("", planes), ("The voxel", html_table(rows))]
-    lead = notice_lead([scene.synthetic], "case", f"{NOTICE}.")
-    return viewer_page(scene.name or "Voxel", sections, lead=lead)
 
 
 def _pose(
@@ -368,40 +331,6 @@ def _pose(
         "angles_deg": (angles + 0.0).tolist(),
         "quaternion_wxyz": (quaternion + 0.0).tolist(),
     }
-
-
-def _distance(voxel: Voxel, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Measure distances of points to a box in mm, 0 inside."""
-    local = np.abs((points - voxel.center) @ voxel.rotation) - voxel.size / 2
-    return np.linalg.norm(np.maximum(local, 0.0), axis=1)
-
-
-def _distance_to(scene: Scene, name: str) -> Callable[[Voxel], float | None]:
-    """Make a function that measures the distance of a box to an excluded region, in mm."""
-    matrix = scene.affine[:3, :3]
-    region = scene.forbidden[name]
-    # The inside of a region is never nearest, unless the box is in it, where any point will do.
-    rim = region & ~binary_erosion(region)
-    # Points up to the faces of image voxels, because a region ends there and not at their centers.
-    line = np.linspace(-0.5, 0.5, _DIVISIONS)
-    points = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
-    inside = points @ matrix.T
-    reach = float(np.linalg.norm(inside, axis=1).max())
-    centers = np.argwhere(rim) @ matrix.T + scene.affine[:3, 3]
-    inverse = np.linalg.inv(scene.affine)
-
-    def distance(voxel: Voxel) -> float | None:
-        if not len(centers):
-            return None
-        index = np.rint(inverse[:3, :3] @ voxel.center + inverse[:3, 3]).astype(int)
-        if (index >= 0).all() and (index < region.shape).all() and region[tuple(index)]:
-            return 0.0
-        # Only image voxels whose centers are nearly nearest are divided into points.
-        rough = _distance(voxel, centers)
-        near = centers[rough <= rough.min() + 2 * reach]
-        return min(float(_distance(voxel, near + offset).min()) for offset in inside)
-
-    return distance
 
 
 def _digest(scene: Scene) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,10 @@ from dmrifit.cli.options import words
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.case_tables import folder_rows, folder_table
-from dmrifit.io.nifti import describe_sources
+from dmrifit.io.nifti import describe_sources, load_image, values_of
 from dmrifit.io.tables import read_rows
 from placement.search.scene import Scene
+from placement.search.tissue_labels import OUTSIDE_BRAIN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 __all__ = [
     "BOX",
     "box_columns",
+    "brain_note",
     "check_channels",
     "check_names",
-    "excluded_names",
     "read_boxes",
     "read_cases",
     "read_experts",
     "read_scene",
+    "region_names",
     "source_digests",
 ]
 
@@ -38,13 +40,20 @@ __all__ = [
 BOX = ("x", "y", "z", "size_x", "size_y", "size_z", "angle_x", "angle_y", "angle_z")
 
 #: Columns of images, that of the tumor first.
-IMAGES = ("tumor", "image", "exclude")
+IMAGES = ("tumor", "image", "exclude", "brain")
 
 _SHOWN = 5  # names in a message
 
+#: A brain that was found in an image and leaves out more of the tumor is not used.
+_MOST_CUT_OFF = 0.1
+
 
 def read_cases(
-    path: str | Path, *, image: str | Path | None = None, exclude: str | None = None
+    path: str | Path,
+    *,
+    image: str | Path | None = None,
+    exclude: str | None = None,
+    brain: str = "none",
 ) -> pd.DataFrame:
     """Read a table of cases, or make one of a folder of masks or of a single mask."""
     import pandas as pd
@@ -56,11 +65,15 @@ def read_cases(
                 f"--image is for a single case; name images like the masks, such as "
                 f"NAME_image.nii.gz in {path}"
             )
+        if _brain_file(brain):
+            raise ValueError(f"--brain FILE is for a single case; add NAME_brain.nii.gz in {path}")
         table = pd.DataFrame(folder_rows(path, IMAGES)).assign(synthetic=False)
         for column in IMAGES:
             table[column] = [_beside(path / file, file) for file in table[column]]
         check_names(table["name"], path)
-        return table if exclude is None else table.assign(exclude=exclude)
+        if exclude is not None:
+            table["exclude"] = exclude
+        return _with_brain(table, brain)
     _check_files([path])
     if path.suffix.lower() not in (".tsv", ".csv"):
         row = {
@@ -68,8 +81,9 @@ def read_cases(
             "tumor": str(path),
             "image": str(image or ""),
             "exclude": exclude or "",
+            "brain": brain,
         }
-        _check_files(_files([row["image"], row["exclude"]]))
+        _check_files(_files([row["image"], row["exclude"], _brain_file(brain)]))
         return pd.DataFrame([row | {"synthetic": False}])
     if image is not None:
         raise ValueError("--image is for a single case; name images in a column of the table")
@@ -81,17 +95,25 @@ def read_cases(
             raise ValueError(f"{path}, row {line}: {error}") from None
     table = pd.DataFrame(rows)
     check_names(table["name"], path)
-    for column in ("tumor", "image", "exclude"):
+    for column in IMAGES:
         texts = table[column] if column in table else pd.Series([""] * len(table))
         table[column] = [_beside(path, text) for text in texts]
     if exclude is not None:
         table["exclude"] = exclude
+    if _brain_file(brain):
+        raise ValueError("--brain FILE is for a single case; name masks in a column of the table")
     try:
-        for column in ("tumor", "image", "exclude"):
+        for column in IMAGES:
             _check_files(_files(table[column]))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: {error}; files are relative to the table") from None
-    return table
+    return _with_brain(table, brain)
+
+
+def _with_brain(table: pd.DataFrame, brain: str) -> pd.DataFrame:
+    """Fill in how the brain of cases without a mask is found, or leave all out."""
+    masks = table["brain"] if brain != "none" else ""
+    return table.assign(brain=masks).replace({"brain": {"": brain}})
 
 
 def read_scene(
@@ -100,9 +122,12 @@ def read_scene(
     include: Sequence[int] | None = None,
     margin: float = 0.0,
     tolerance: float = 0.0,
+    labels: Mapping[str, Any] | None = None,
+    flair_target: bool = False,
+    brain_margin: float = 2.0,
     image: bool = True,
 ) -> Scene:
-    """Read the files of a case."""
+    """Read the files of a case; its brain, if that is asked for, is in the file or found."""
     excluded = _excluded(row)
     return Scene.read(
         row.tumor,
@@ -111,20 +136,35 @@ def read_scene(
         include=include,
         exclude_margin=margin if excluded else 0.0,
         exclude_tolerance=tolerance if excluded else 0.0,
+        labels=labels,
+        flair_target=flair_target,
+        brain=_brain_mask(row),
+        brain_margin=brain_margin,
         name=row.name,
         synthetic=row.synthetic,
     )
 
 
-def excluded_names(row: Any) -> set[str]:
-    """Name what a case excludes as its scene does, without reading images."""
-    return set(_excluded(row))
+def region_names(row: Any, record: Mapping[str, Any]) -> set[str]:
+    """Name what a case keeps away from as its scene does, without reading images."""
+    # Whether a brain is found in an image is known only after reading it.
+    found = {OUTSIDE_BRAIN} if record.get("brain") else set()
+    return set(_excluded(row)) | found
 
 
 def source_digests(row: Any) -> dict[str, dict[str, str]]:
     """Describe the files of a case as its scene does, without reading images."""
     excluded = [Path(word) for word in words(row.exclude) if not word.isdecimal()]
-    return describe_sources(Tumor=row.tumor, Exclude=excluded, Image=row.image or None)
+    brain = _brain_file(row.brain) or None
+    return describe_sources(
+        Tumor=row.tumor, Exclude=excluded, Image=row.image or None, Brain=brain
+    )
+
+
+def brain_note(row: Any, scene: Scene) -> list[str]:
+    """Flag that the brain was asked for and not found in the image."""
+    is_missing = row.brain == "auto" and row.image and OUTSIDE_BRAIN not in scene.margins
+    return ["brain not found"] if is_missing else []
 
 
 def check_channels(placer: Any, table: pd.DataFrame) -> None:
@@ -237,6 +277,37 @@ def check_names(texts: Iterable[str], table: Path) -> None:
             f"{table}: names of cases become names of folders and must differ, such as 'case-01'; "
             f"{fault}"
         )
+
+
+def _brain_file(brain: str) -> str:
+    """Give the file of a mask of the brain; empty where it is found or left out."""
+    return "" if brain in ("auto", "none") else brain
+
+
+def _brain_mask(row: Any) -> Any:
+    """Give the mask of the brain, which may be found in the image; None without one."""
+    if row.brain == "none" or (row.brain == "auto" and not row.image):
+        return None
+    if row.brain != "auto":
+        return row.brain
+    from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+
+    from dmrifit.imaging.head_steps import find_brain
+
+    tumor = load_image(row.tumor)
+    try:
+        brain = find_brain(row.image)
+    except (ImportError, ValueError):
+        return None
+    # Brains are found in RAS order.
+    axes = ornt_transform(io_orientation(np.eye(4)), io_orientation(load_image(row.image).affine))
+    mask = apply_orientation(brain, axes).astype(bool)
+    labels = values_of(tumor, str(row.tumor))
+    is_tumor = np.nan_to_num(labels.reshape(labels.shape[:3])) > 0
+    # A mask without much of the tumor is no mask of this brain.
+    if mask.shape != is_tumor.shape or (is_tumor & ~mask).sum() > _MOST_CUT_OFF * is_tumor.sum():
+        return None
+    return mask
 
 
 def _beside(table: Path, text: str) -> str:

@@ -107,8 +107,10 @@ class Surroundings:
         # then be broken anew.
         index = np.einsum("ij,jn->in", np.linalg.inv(scene.affine[:3, :3]), grid - shift[:, None])
         values = map_coordinates(crop, index, order=1, mode="constant", cval=0.0)
-        if scene.margins:
-            excluded = scene.forbidden_in(scene.origin, crop.shape).astype(np.uint8)
+        if scene.excluded:
+            excluded = scene.forbidden_in(scene.origin, crop.shape, names=scene.excluded).astype(
+                np.uint8
+            )
             values = values * (
                 map_coordinates(excluded, index, order=0, mode="constant", cval=0) == 0
             )
@@ -256,6 +258,10 @@ def _grid_index(surroundings: Surroundings, points: NDArray[np.float64]) -> NDAr
 
 def _excluded(scene: Scene, voxels: Sequence[Voxel]) -> NDArray[np.float64]:
     """Sum up the parts of each box that excluded regions fill, without their margins."""
-    regions = [rows for rows in scene.forbidden_rows.values() if rows is not None]
-    shares = [sum(rows.fraction(voxel, row_mm=ROW_MM) for rows in regions) for voxel in voxels]
+    shares = []
+    for voxel in voxels:
+        fractions = [
+            scene.excluded_fraction(name, voxel, row_mm=ROW_MM) for name in scene.excluded
+        ]
+        shares.append(sum(fractions))
     return np.array(shares, dtype=np.float64)

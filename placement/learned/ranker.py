@@ -365,7 +365,9 @@ class VoxelRanker(BaseEstimator):
     def _checked(self) -> VoxelOptimizer:
         """Check the parameters and copy the optimizer."""
         # Typed as anything, because mypy would take the check for unreachable.
-        optimizer: Any = VoxelOptimizer() if self.optimizer is None else self.optimizer
+        optimizer: Any = self.optimizer
+        if optimizer is None:
+            optimizer = VoxelOptimizer(max_rotations=3)
         if not isinstance(optimizer, VoxelOptimizer):
             raise TypeError(f"optimizer must be a VoxelOptimizer or None, got {optimizer!r}")
         least = {"n_candidates": 1, "n_places": 0, "n_estimators": 1, "min_samples_leaf": 1}

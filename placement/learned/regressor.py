@@ -454,12 +454,14 @@ def _polished(
 
     # The network has learned volumes from experts; the search shall improve the rest.
     objective = PlacementObjective(mean_volume=voxel.volume, one_sided=True)
-    optimizer = VoxelOptimizer(objective, size_range=size_range, min_volume=min_volume)
+    optimizer = VoxelOptimizer(
+        objective, size_range=size_range, min_volume=min_volume, max_rotations=3
+    )
     search = Search(optimizer._wishes(), scene)
     search.prepare()
     start = search.spread(voxel.center[None], voxel.size[None], (7,), voxel.rotation[None])
     end = search.descend(start, _POLISH_STEPS, [(1, _POLISH_TRIES)], FINE)
-    if scene.margins:
+    if scene.excluded:
         end = search.cleared(end)
     polished = search.voxel(end.boxes[0])
 

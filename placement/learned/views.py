@@ -73,9 +73,11 @@ def view_of(
         named["tumor"][:] = fraction
     if "exclude" in named:
         named["exclude"][:] = 0.0
-        if scene.margins:
+        if scene.excluded:
             origin, shape = _window(scene, center, n, step)
-            region = scene.forbidden_in(origin.tolist(), shape.tolist()).astype(np.float32)
+            region = scene.forbidden_in(
+                origin.tolist(), shape.tolist(), names=scene.excluded
+            ).astype(np.float32)
             named["exclude"][:] = on_grid(resampling.block_means(region, blocks), origin, blocks)
             allowed = fraction * (1 - named["exclude"])
     if "distance" in named:

@@ -16,13 +16,17 @@ from placement.search.objective import PlacementObjective, tumor_fraction
 from placement.search.scene import Scene
 from placement.search.scene_search import FAMILIES, Search, Wishes
 
-__all__ = ["CONSOLE", "Placement", "VoxelOptimizer"]
+__all__ = ["CONSOLE", "LEAST_TARGET", "MOSTLY", "Placement", "VoxelOptimizer"]
 
 #: Steps of center (mm), sides (mm) and angles (degrees) on the consoles of scanners.
 CONSOLE = (0.1, 1.0, 0.1)
 
-#: A voxel with a lower fraction of tumor is flagged: exclusion or the least volume asks too much.
-MOSTLY = 0.7
+#: A voxel with a lower fraction of the target is flagged: exclusion or the least volume asks too
+#: much; below the second, other tissue decides the spectrum.
+MOSTLY, LEAST_TARGET = 0.75, 0.5
+
+#: A longest side of so many times the shortest is flagged.
+LARGEST_ASPECT = 2.5
 
 
 @dataclass(frozen=True)
@@ -82,14 +86,16 @@ class VoxelOptimizer(BaseEstimator):
     Parameters
     ----------
     objective : PlacementObjective, default=None
-        What is maximized; the published one by default.
+        What is maximized. By default the published one; in scenes whose target is solid tumor by
+        named labels, the same without a penalty for more than its `mean_fraction`.
     size_range : pair of float or three pairs, default=(10, 60)
         Least and largest side in mm; for the sides right–left, front–back and up–down, if there
         are three pairs.
     min_volume : float, default=6.0
         Least volume of the voxel in mL; 0 for none.
-    max_rotations : int, default=3
-        How many rotated axes are allowed (`Voxel.rotated_axes`).
+    max_rotations : int, default=2
+        How many rotated axes are allowed (`Voxel.rotated_axes`): experts of the study were told to
+        turn about one or two; with 3, the search is free.
     thorough : bool, default=False
         Whether to start from more places and turns, for about twice the time.
     tie_break : float, default=0.03
@@ -133,7 +139,7 @@ class VoxelOptimizer(BaseEstimator):
         *,
         size_range: Any = (10, 60),
         min_volume: float = 6.0,
-        max_rotations: int = 3,
+        max_rotations: int = 2,
         thorough: bool = False,
         tie_break: float = 0.03,
         rounding: tuple[float, float, float] | None = None,
@@ -259,10 +265,15 @@ class VoxelOptimizer(BaseEstimator):
         Placement
             The voxel, its scores, and flags where constraints could not be kept.
         """
-        search = Search(self._wishes(), scene)
-        voxel, best = search.simplest(search.run(20, 6))
-        if self.rounding is not None:
-            voxel = search.rounded_simple(voxel)
+        wishes = self._wishes(scene)
+        search = Search(wishes, scene)
+        if len(scene.margins) > len(scene.excluded):
+            # Limits seldom matter where the target is pure, and the search without them is quick.
+            quick = Search(wishes, scene.unlimited)
+            voxel, best = self._best(quick)
+            if not search.touched(voxel):
+                return _assessed(voxel, scene, search, best)
+        voxel, best = self._best(search)
         return _assessed(voxel, scene, search, best)
 
     def candidates(self, scene: Scene, n: int) -> list[tuple[Voxel, float]]:
@@ -284,7 +295,7 @@ class VoxelOptimizer(BaseEstimator):
         """
         if n < 1:
             raise ValueError(f"the number of candidates must be 1 or more, got {n}")
-        search = Search(self._wishes(), scene)
+        search = Search(self._wishes(scene), scene)
         boxes = search.run(max(20, n), max(6, n), every=True).boxes
         order = np.argsort(-search.values(boxes), kind="stable")
         distinct: list[Voxel] = []
@@ -323,7 +334,7 @@ class VoxelOptimizer(BaseEstimator):
             constraints, if any do, and have the largest objective. The canonical voxel as it is
             where `rounding` is None.
         """
-        search = Search(self._wishes(), scene)
+        search = Search(self._wishes(scene), scene)
         canonical = voxel.canonical()
         return canonical if self.rounding is None else search.rounded(canonical)
 
@@ -343,11 +354,33 @@ class VoxelOptimizer(BaseEstimator):
         Placement
             Scores and flags: ``tumor smaller than min_volume``, ``volume below min_volume``,
             ``side out of range``, ``too many rotations``, ``outside the image``, ``touches NAME``
-            (more of it than is tolerated), ``less than 70 % tumor``. As nothing was searched, its
+            (more of it than is tolerated), ``more than LIMIT % TISSUE``, ``less than 75 % target``
+            (or 50 %), ``longest side over 2.5 times the shortest``. As nothing was searched, its
             ``best_objective`` is the voxel's own.
         """
-        search = Search(self._wishes(), scene)
+        search = Search(self._wishes(scene), scene)
         return _assessed(voxel.canonical(), scene, search, None)
+
+    def objective_in(self, scene: Scene) -> PlacementObjective:
+        """
+        Give the objective of a scene.
+
+        Parameters
+        ----------
+        scene : Scene
+            The tumor.
+
+        Returns
+        -------
+        PlacementObjective
+            What `place` maximizes there, see `objective`.
+        """
+        return self._wishes(scene).objective
+
+    def _best(self, search: Search) -> tuple[Voxel, float]:
+        """Search the best box, rounded if that is asked for; with it, the best objective."""
+        voxel, best = search.simplest(search.run(20, 6))
+        return (voxel if self.rounding is None else search.rounded_simple(voxel)), best
 
     @property
     def _objective(self) -> PlacementObjective:
@@ -359,7 +392,7 @@ class VoxelOptimizer(BaseEstimator):
             raise TypeError(f"objective must be a PlacementObjective, got {objective!r}")
         return objective
 
-    def _wishes(self) -> Wishes:
+    def _wishes(self, scene: Scene | None = None) -> Wishes:
         """Check the parameters and collect them for a search."""
         sizes = np.asarray(self.size_range, dtype=np.float64)
         if sizes.shape not in ((2,), (3, 2)) or not np.isfinite(sizes).all():
@@ -384,8 +417,12 @@ class VoxelOptimizer(BaseEstimator):
                 raise ValueError(
                     f"rounding must be three positive steps (mm, mm, degrees), got {steps}"
                 )
+        objective = getattr(self, "objective_", self._objective)
+        is_default = self.objective is None and objective == PlacementObjective()
+        if is_default and isinstance(scene, Scene) and scene.targets:
+            objective = PlacementObjective(one_sided=True)
         return Wishes(
-            objective=getattr(self, "objective_", self._objective),
+            objective=objective,
             sizes=sizes,
             min_volume=float(self.min_volume),
             max_rotations=self.max_rotations,
@@ -405,8 +442,12 @@ def _assessed(
     tumor_volume = fraction * voxel.volume
     objective = search.wishes.objective.value(fraction, tumor_volume)
     flags = search.flags(voxel)
-    if fraction < MOSTLY:
-        flags += ("less than 70 % tumor",)
+    for least in (LEAST_TARGET, MOSTLY):
+        if fraction < least:
+            flags += (f"less than {100 * least:.0f} % target",)
+            break
+    if voxel.size.max() > LARGEST_ASPECT * voxel.size.min():
+        flags += (f"longest side over {LARGEST_ASPECT:g} times the shortest",)
     return Placement(
         voxel=voxel,
         objective=objective,

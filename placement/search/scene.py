@@ -23,6 +23,7 @@ from dmrifit.io.nifti import (
 )
 from placement.box.row_integrals import Rows
 from placement.box.voxel import MM3_PER_ML, Voxel
+from placement.search import tissue_labels
 from placement.search.storage import nearest_storage, reoriented
 
 __all__ = ["Labels", "Scene"]
@@ -37,6 +38,9 @@ LARGEST_EDGE_RATIO = 10.0
 
 #: Largest margin in mm: no head is larger, and memory grows with its third power.
 _MAX_MARGIN = 100.0
+
+#: From this part of a tumor on, what a brain mask cuts off is told.
+_CUT_OFF = 0.01
 
 
 class Scene:
@@ -68,6 +72,19 @@ class Scene:
         as ``{"label 1": 0.05}``, or only leave it out of `include`.
     image : array_like of shape (x, y, z, ...), default=None
         The image that the tumor was drawn on, for figures and for networks.
+    labels : mapping of str to int, sequence of int or array_like, default=None
+        Values of `tumor`, or masks on its grid, by the names of tissues: "necrosis",
+        "necrosis or non-enhancing" (where a scheme merges them), "non-enhancing", "enhancing",
+        "edema", "resection cavity". Then solid tumor (non-enhancing and enhancing) is the target,
+        unless `include` names another, and a box may hold up to `tissue_labels.LIMITS`
+        of the others.
+    flair_target : bool, default=False
+        Whether FLAIR-bright tissue (edema, too) is the target in a tumor in which nothing is
+        labeled as enhancing.
+    brain : array_like of shape (x, y, z), default=None
+        Mask of the brain, outside of which no voxel may reach.
+    brain_margin : float, default=2.0
+        How far the voxel's faces must stay within the brain, in mm.
     name : str, default=""
         What messages and tables call the case.
     synthetic : bool, default=False
@@ -84,7 +101,14 @@ class Scene:
     occupancy : ndarray of float32, shape (a, b, c)
         How much of each image voxel is tumor, cropped to where there is any.
     margins, tolerances : dict of str to float
-        The margin in mm and the tolerated part of each excluded region.
+        The margin in mm and the tolerated part of each excluded region, among them the limits of
+        labeled tissues and what lies outside the brain.
+    excluded : tuple of str
+        The regions that were excluded by name, without those limits.
+    targets : tuple of str
+        The tissues that are the target, empty without `labels`.
+    cut_off_volume : float
+        Labeled tumor outside the mask of the brain, in mL; NaN without one.
     image, name, synthetic
         As given.
 
@@ -112,6 +136,10 @@ class Scene:
         exclude_margin: float | Mapping[str, float] = 0.0,
         exclude_tolerance: float | Mapping[str, float] = 0.0,
         image: ArrayLike | None = None,
+        labels: Mapping[str, Any] | None = None,
+        flair_target: bool = False,
+        brain: ArrayLike | None = None,
+        brain_margin: float = 2.0,
         name: str = "",
         synthetic: bool = False,
     ) -> None:
@@ -122,27 +150,53 @@ class Scene:
         self.shape: tuple[int, int, int] = values.shape
         self.image = self._checked_image(image)
         low, crop = _cropped(values)
-        tumor_crop, labels, present = _read_values(crop, include, self._title)
+        self._tissues: dict[str, tuple[tuple[int, int, int], NDArray[np.bool_]]] = {}
+        self.targets: tuple[str, ...] = ()
+        if labels is not None:
+            self._tissues = self._labeled(labels, low, crop)
+            if include is None:
+                present_tissues = [key for key, (_, mask) in self._tissues.items() if mask.any()]
+                self.targets = tissue_labels.target_tissues(
+                    present_tissues, flair_target=flair_target, title=self._title
+                )
+        if self.targets:
+            _, values_included, present = _read_values(crop, include, self._title, named=True)
+            low, tumor_crop = self._joined(self.targets)
+        else:
+            tumor_crop, values_included, present = _read_values(crop, include, self._title)
         regions = _named(exclude)
         self._forbidden: dict[str, tuple[tuple[int, int, int], NDArray[np.bool_]]] = {}
+        # Regions that fill most of an image are stored as what they leave out.
+        self.inverted: set[str] = set()
+        first, labeled_crop = _cropped(values)
         for key, region in regions.items():
-            self._forbidden[key] = self._region(key, region, low, crop, labels, present)
+            self._forbidden[key] = self._region(
+                key, region, first, labeled_crop, values_included, present
+            )
         names = list(regions)
+        self.excluded = tuple(names)
         self.margins = _by_name(exclude_margin, names, "exclude_margin", _MAX_MARGIN)
         self.tolerances = _by_name(exclude_tolerance, names, "exclude_tolerance", 1.0)
+        if self.targets:
+            self._limit_tissues()
+        self.cut_off_volume = float("nan")
+        if brain is not None:
+            self._keep_in_brain(brain, brain_margin)
         # Cropped again: included labels may fill less of the image than all labels.
         inner, occupancy = _cropped(tumor_crop)
         self.origin = _shifted(inner, low)
         self.occupancy = np.ascontiguousarray(occupancy, dtype=np.float32)
         self.occupancy.flags.writeable = False
+        if brain is not None:
+            self._measure_cut_off()
         if not self.occupancy.any():
             hint = "" if include is None else f" and {include=}"
             raise ValueError(f"{self._title}: no voxel is tumor; check the mask{hint}")
-        if regions:
+        if self.margins:
             excluded = self.forbidden_in(self.origin, self.occupancy.shape)
             if not (self.occupancy * ~excluded).any():
                 raise ValueError(
-                    f"{self._title}: all of the tumor is excluded by {', '.join(names)}; "
+                    f"{self._title}: all of the tumor is excluded by {', '.join(self.margins)}; "
                     "exclude less"
                 )
         self.sources: dict[str, dict[str, str]] = {}
@@ -168,6 +222,10 @@ class Scene:
         include: Labels | None = None,
         exclude_margin: float | Mapping[str, float] = 0.0,
         exclude_tolerance: float | Mapping[str, float] = 0.0,
+        labels: Mapping[str, Any] | None = None,
+        flair_target: bool = False,
+        brain: Image | None = None,
+        brain_margin: float = 2.0,
         name: str | None = None,
         synthetic: bool = False,
     ) -> Scene:
@@ -188,6 +246,14 @@ class Scene:
             In mm, as for the constructor.
         exclude_tolerance : float or mapping of str to float, default=0.0
             Parts of the voxel, as for the constructor.
+        labels : mapping of str to int or sequence of int, default=None
+            Values of the file of the tumor by names of tissues, as for the constructor.
+        flair_target : bool, default=False
+            As for the constructor.
+        brain : path, Nifti1Image or array, default=None
+            Mask of the brain.
+        brain_margin : float, default=2.0
+            In mm, as for the constructor.
         name : str, default=None
             What messages call the case; by default, the name of the file of the tumor.
         synthetic : bool, default=False
@@ -235,6 +301,10 @@ class Scene:
                 regions[key] = values(region)
         occupied = values_of(loaded, title)
         picture = None if image is None else values(image)
+        brain_mask: Any = brain
+        if brain is not None and not isinstance(brain, np.ndarray):
+            brain_mask = values(brain)
+            files[tissue_labels.OUTSIDE_BRAIN] = brain
         try:
             scene = cls(
                 occupied,
@@ -244,6 +314,10 @@ class Scene:
                 exclude_margin=exclude_margin,
                 exclude_tolerance=exclude_tolerance,
                 image=picture,
+                labels=labels,
+                flair_target=flair_target,
+                brain=brain_mask,
+                brain_margin=brain_margin,
                 name=title if name is None else name,
                 synthetic=synthetic,
             )
@@ -257,7 +331,10 @@ class Scene:
             if unnamed:
                 message += f" ({', '.join(unnamed)})"
             raise ValueError(message) from None
-        scene.sources = describe_sources(Tumor=tumor, Exclude=list(files.values()), Image=image)
+        files.pop(tissue_labels.OUTSIDE_BRAIN, None)
+        scene.sources = describe_sources(
+            Tumor=tumor, Exclude=list(files.values()), Image=image, Brain=brain
+        )
         return scene
 
     @property
@@ -274,7 +351,16 @@ class Scene:
     @property
     def forbidden(self) -> dict[str, NDArray[np.bool_]]:
         """Masks of excluded regions by name, without margins; new arrays at each call."""
-        return {key: self._whole(key) for key in self._forbidden}
+        return {key: self.region(key) for key in self._forbidden}
+
+    @property
+    def outlined(self) -> tuple[str, ...]:
+        """Regions whose outlines tell something in a picture: tissue without a label does not."""
+        return tuple(name for name in self.margins if name != tissue_labels.NORMAL)
+
+    def region(self, name: str) -> NDArray[np.bool_]:
+        """Give the mask of an excluded region, without its margin: shape (x, y, z)."""
+        return self.forbidden_in((0, 0, 0), self.shape, names=[name])
 
     @property
     def voxel_volume(self) -> float:
@@ -347,6 +433,10 @@ class Scene:
             key: (moved(low, region.shape), np.ascontiguousarray(stored(region)))
             for key, (low, region) in self._forbidden.items()
         }
+        canonical._tissues = {
+            key: (moved(low, region.shape), np.ascontiguousarray(stored(region)))
+            for key, (low, region) in self._tissues.items()
+        }
         if self.image is not None:
             canonical.image = stored(self.image)
         canonical._is_canonical = True
@@ -366,16 +456,80 @@ class Scene:
 
     @cached_property
     def forbidden_rows(self) -> dict[str, Rows | None]:
-        """Excluded regions as rows, by name, without margins; None where a region is empty."""
-        scene = self.canonical
-        rows: dict[str, Rows | None] = {}
-        for key, (low, region) in scene._forbidden.items():
-            rows[key] = Rows.of(region, scene.affine, low) if region.any() else None
-        return rows
+        """
+        Excluded regions as rows, by name, without margins; None where a region is empty.
+
+        Those named in `inverted` are rows of what the region leaves out.
+        """
+        return _rows_of(self.canonical._forbidden, self.canonical.affine)
+
+    @cached_property
+    def tissue_rows(self) -> dict[str, Rows | None]:
+        """Labeled tissues as rows, by name; None where a file holds none of it."""
+        return _rows_of(self.canonical._tissues, self.canonical.affine)
+
+    def excluded_fraction(self, name: str, voxel: Voxel, *, row_mm: float = 1.0) -> float:
+        """
+        Compute the fraction of a voxel that an excluded region fills.
+
+        Parameters
+        ----------
+        name : str
+            The region, one of `margins`.
+        voxel : Voxel
+            The box; no margin is added.
+        row_mm : float, default=1.0
+            Largest distance between the rows of the integral, in mm.
+
+        Returns
+        -------
+        float
+            From 0 to 1. What lies outside the image is outside the brain.
+        """
+        rows = self.forbidden_rows[name]
+        filled = 0.0 if rows is None else rows.fraction(voxel, row_mm=row_mm)
+        return 1.0 - filled if name in self.inverted else filled
+
+    @property
+    def unlimited(self) -> Scene:
+        """The same scene without limits of labeled tissues and without the mask of the brain."""
+        scene = object.__new__(Scene)
+        scene.__dict__.update(self.__dict__)
+        for attribute in ("forbidden_rows", "_reoriented"):
+            scene.__dict__.pop(attribute, None)
+        scene._forbidden = {name: self._forbidden[name] for name in self.excluded}
+        scene.inverted = set()
+        scene.margins = {name: self.margins[name] for name in self.excluded}
+        scene.tolerances = {name: self.tolerances[name] for name in self.excluded}
+        return scene
+
+    def with_brain_margin(self, margin: float) -> Scene:
+        """
+        Give the same scene with another distance to the border of the brain.
+
+        Parameters
+        ----------
+        margin : float
+            How far the voxel's faces must stay within the brain, in mm.
+
+        Returns
+        -------
+        Scene
+            It shares the arrays of this one.
+        """
+        scene = object.__new__(Scene)
+        scene.__dict__.update(self.__dict__)
+        scene.__dict__.pop("_reoriented", None)
+        scene.margins = self.margins | _by_name(
+            margin, [tissue_labels.OUTSIDE_BRAIN], "brain_margin", _MAX_MARGIN
+        )
+        return scene
 
     def __getstate__(self) -> dict[str, Any]:
         # What is computed on demand need not travel to other processes.
-        computed = ("rows", "forbidden_rows", "centroid", "_reoriented", "_components")
+        computed = (
+            "rows", "forbidden_rows", "tissue_rows", "centroid", "_reoriented", "_components"
+        )  # fmt: skip
         return {key: value for key, value in self.__dict__.items() if key not in computed}
 
     @cached_property
@@ -497,16 +651,90 @@ class Scene:
                 continue
             first = np.maximum(np.array(low), origin)
             last = np.minimum(np.add(low, region.shape), np.add(origin, shape))
+            part = out
+            if key in self.inverted:
+                part = np.zeros(tuple(shape), dtype=bool)
             if (last > first).all():
                 to = _window(first - np.array(origin), last - first)
-                out[to] |= region[_window(first - np.array(low), last - first)]
+                part[to] |= region[_window(first - np.array(low), last - first)]
+            if key in self.inverted:
+                out |= ~part
         return out
 
-    def _whole(self, key: str) -> NDArray[np.bool_]:
-        low, region = self._forbidden[key]
-        whole = np.zeros(self.shape, dtype=bool)
-        whole[_window(low, region.shape)] = region
-        return whole
+    def _labeled(
+        self, labels: Mapping[str, Any], low: tuple[int, int, int], crop: NDArray
+    ) -> dict[str, tuple[tuple[int, int, int], NDArray[np.bool_]]]:
+        """Find the voxels of named tissues, each cropped to its bounding box."""
+        unknown = sorted(set(labels) - set(tissue_labels.TISSUES))
+        if unknown:
+            raise ValueError(
+                f"{self._title}: {unknown} are no tissues known here; name them "
+                f"{', '.join(tissue_labels.TISSUES)}"
+            )
+        values = {key: entry for key, entry in labels.items() if _are_labels(entry)}
+        if values:
+            _, _, present = _read_values(crop, None, self._title, named=True)
+            tissue_labels.check_values(present, values, self._title)
+        tissues = {}
+        for key, entry in labels.items():
+            if key in values:
+                inner, mask = _cropped(np.isin(np.rint(crop), np.atleast_1d(entry)))
+                tissues[key] = (_shifted(inner, low), np.ascontiguousarray(mask))
+            else:
+                tissues[key] = self._region(key, entry, low, crop, (), ())
+        return tissues
+
+    def _joined(self, names: Sequence[str]) -> tuple[tuple[int, int, int], NDArray[np.bool_]]:
+        """Join labeled tissues to one mask: its first voxel in the image, and the mask."""
+        parts = [self._tissues[name] for name in names if name in self._tissues]
+        parts = [(low, mask) for low, mask in parts if mask.any()]
+        first = np.min([low for low, _ in parts], axis=0)
+        last = np.max([np.add(low, mask.shape) for low, mask in parts], axis=0)
+        joined = np.zeros(tuple(last - first), dtype=bool)
+        for low, mask in parts:
+            joined[_window(np.array(low) - first, mask.shape)] |= mask
+        return _shifted((0, 0, 0), (int(first[0]), int(first[1]), int(first[2]))), joined
+
+    def _limit_tissues(self) -> None:
+        """Tolerate no more of other tissues than their limits."""
+        for key, limit in tissue_labels.LIMITS.items():
+            if key == tissue_labels.NORMAL:
+                self._forbidden[key] = self._joined(list(self._tissues))
+                self.inverted.add(key)
+            elif key in self.targets or key not in self._tissues:
+                continue
+            else:
+                self._forbidden[key] = self._tissues[key]
+            self.margins[key] = 0.0
+            self.tolerances[key] = limit
+
+    def _keep_in_brain(self, brain: ArrayLike, margin: float) -> None:
+        """Exclude what lies outside the brain."""
+        key = tissue_labels.OUTSIDE_BRAIN
+        low, mask = self._region("the mask of the brain", brain, (0, 0, 0), np.zeros(0), (), ())
+        if not mask.any():
+            raise ValueError(f"{self._title}: the mask of the brain is empty; give another one")
+        self._forbidden[key] = (low, mask)
+        self.inverted.add(key)
+        self.margins |= _by_name(margin, [key], "brain_margin", _MAX_MARGIN)
+        self.tolerances[key] = 0.0
+
+    def _measure_cut_off(self) -> None:
+        """Measure how much of the tumor lies outside the brain, and warn of it."""
+        low = self.origin
+        tumor: NDArray[Any] = self.occupancy
+        if self._tissues:
+            low, tumor = self._joined(list(self._tissues))
+        outside = self.forbidden_in(low, tumor.shape, names=[tissue_labels.OUTSIDE_BRAIN])
+        share = float(tumor[outside].sum() / max(tumor.sum(), 1))
+        self.cut_off_volume = float(tumor[outside].sum()) * self.voxel_volume
+        if share > _CUT_OFF:
+            warnings.warn(
+                f"{self._title}: the mask of the brain leaves out {self.cut_off_volume:.1f} mL "
+                f"({share:.0%}) of the tumor; look at the mask, or give another one",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _checked_image(self, image: ArrayLike | None) -> NDArray | None:
         if image is None:
@@ -631,7 +859,7 @@ def _cropped(values: NDArray) -> tuple[tuple[int, int, int], NDArray]:
 
 
 def _read_values(
-    crop: NDArray, include: Labels | None, title: str
+    crop: NDArray, include: Labels | None, title: str, *, named: bool = False
 ) -> tuple[NDArray, tuple[int, ...], tuple[int, ...]]:
     """Convert values to fractions of tumor; returns the labels of tumor and all labels, too."""
     if crop.dtype == bool:
@@ -653,10 +881,11 @@ def _read_values(
         return np.minimum(crop, 1), (), ()
     present = tuple(int(label) for label in np.unique(whole) if label != 0)
     if include is None:
-        if len(present) > 1:
+        if len(present) > 1 and not named:
             raise ValueError(
-                f"{title}: the tumor has the labels {list(present)}; "
-                f"name those to measure: include={present[-1]}"
+                f"{title}: the tumor has the values {list(present)}, which have no meaning until "
+                f"they are named: labels={tissue_labels.describe_schemes()}; or name those to "
+                f"measure: include={present[-1]}"
             )
         return whole != 0, present, present
     labels = tuple(int(label) for label in np.atleast_1d(np.asarray(include)))
@@ -667,6 +896,16 @@ def _read_values(
             f"the tumor has {list(present) or 'no label'}"
         )
     return mask, labels, present
+
+
+def _rows_of(
+    regions: Mapping[str, tuple[tuple[int, int, int], NDArray[np.bool_]]],
+    affine: NDArray[np.float64],
+) -> dict[str, Rows | None]:
+    rows: dict[str, Rows | None] = {}
+    for key, (low, region) in regions.items():
+        rows[key] = Rows.of(region, affine, low) if region.any() else None
+    return rows
 
 
 def _are_labels(region: Any) -> bool:

@@ -47,10 +47,13 @@ FAMILIES = {0: (0,), 1: (1, 2, 3), 2: (4, 5, 6), 3: (7,)}
 NEAR_ENOUGH = 0.15
 
 #: A region touches a box where its fraction of the box exceeds the tolerance by more than this.
-TOUCH = 1e-9
+TOUCH, TOUCH_INVERTED = 1e-9, 1e-5
 
 #: Rotations of each box of the scan; free searches start from the best of them.
 N_TURNS = 24
+
+#: Angles about one or two axes, in radians; searches with so few start from the best of them.
+TILTS = tuple(itertools.product((-0.7, -0.25, 0.25, 0.7), repeat=2))
 
 #: First steps of simplex searches: the center in mm, logarithms of sides, rotations in radians.
 COARSE_STEPS, MIDDLE_STEPS, FINE_STEPS = (4.0, 0.15, 0.35), (1.5, 0.06, 0.12), (0.8, 0.03, 0.06)
@@ -460,6 +463,8 @@ class Search:
         if wishes.max_rotations == 3:
             n_turned = 4 if thorough else 2
             quick = _join(quick, self.best_turned(centers, sides, n_turned))
+        elif wishes.max_rotations:
+            quick = self.best_tilted(centers, sides, 5 if thorough else 3)
         if len(self.margins):
             # Room for these among the best, which are refined.
             quick = _join(quick, self.inner())
@@ -560,6 +565,22 @@ class Search:
         costs = overlap.costs_of(*turned[:4], *self.common(COARSE)).reshape(N_TURNS, -1)
         best = np.argsort(costs, axis=0, kind="stable")[:n]
         return turned.take((best * len(centers) + np.arange(len(centers))).ravel())
+
+    def best_tilted(
+        self, centers: NDArray[np.float64], sides: NDArray[np.float64], n: int
+    ) -> Boxes:
+        """Tilt boxes about one or two axes; for each center, take the `n` best to start from."""
+        poses = [
+            self.spread(centers, sides, (kind,), np.eye(3)[None])
+            for kind in FAMILIES[self.wishes.max_rotations]
+            for _ in TILTS
+        ]
+        for number, pose in enumerate(poses):
+            pose.x[:, 6:8] = TILTS[number % len(TILTS)]
+        tilted = _join(*poses)
+        costs = overlap.costs_of(*tilted[:4], *self.common(COARSE)).reshape(len(poses), -1)
+        best = np.argsort(costs, axis=0, kind="stable")[:n]
+        return tilted.take((best * len(centers) + np.arange(len(centers))).ravel())
 
     def common(self, level: int, penalty: float = 3.0, away: float = 0.0) -> Problem:
         """Give the problem of compiled searches; strict margins grow by `away`, in mm."""
@@ -709,18 +730,21 @@ class Search:
             flags.append("too many rotations")
         if self.wishes.inside_image and not self.scene.holds(voxel):
             flags.append("outside the image")
-        flags += [f"touches {name}" for name in self.touched(voxel)]
+        for name in self.touched(voxel):
+            if name in self.scene.excluded or not self.scene.tolerances[name]:
+                flags.append(f"touches {name}")
+            else:
+                flags.append(f"more than {100 * self.scene.tolerances[name]:.0f} % {name}")
         return tuple(flags)
 
     def touched(self, voxel: Voxel) -> list[str]:
         """Name the excluded regions that exceed their tolerance in a voxel and its margins."""
         names = []
         for name, margin in self.scene.margins.items():
-            rows = self.scene.forbidden_rows[name]
-            if rows is None:
-                continue
             grown = Voxel(voxel.center, voxel.size + 2 * margin, voxel.angles)
-            if rows.fraction(grown, row_mm=1.0) > self.scene.tolerances[name] + TOUCH:
+            # What a box leaves out is 1 less a sum in single precision.
+            touch = TOUCH_INVERTED if name in self.scene.inverted else TOUCH
+            if self.scene.excluded_fraction(name, grown) > self.scene.tolerances[name] + touch:
                 names.append(name)
         return names
 

@@ -14,12 +14,14 @@ Voxel.as_array(self)
 Voxel.from_array(a)
 Voxel.to_json(self)
 Voxel.from_json(text)
-Scene(tumor, affine, *, include=None, exclude=None, exclude_margin=0.0, image=None, name="")
+Scene(tumor, affine, *, include=None, exclude=None, exclude_margin=0.0, image=None, labels=None, \
+brain=None, name="")
 Scene.read(tumor, exclude=None, image=None)
 tumor_fraction(voxel, scene)
 tumor_volume_inside(voxel, scene)
+voxel_content(voxel, scene)
 PlacementObjective(mean_volume=12.9, sd_volume=8.7, mean_fraction=0.95, sd_fraction=0.05, *, one_sided=False)
-VoxelOptimizer(objective=None, *, size_range=(10, 60), min_volume=6.0, max_rotations=3, thorough=False, \
+VoxelOptimizer(objective=None, *, size_range=(10, 60), min_volume=6.0, max_rotations=2, thorough=False, \
 random_state=None)
 VoxelOptimizer.fit(self, scenes=None, voxels=None)
 VoxelOptimizer.predict(self, scenes)

@@ -5,6 +5,8 @@ const PLANES = { axial: [2, 0, 1], coronal: [1, 0, 2], sagittal: [0, 1, 2] }; //
 const AXES = ["x", "y", "z"];
 const PIXELS = 480; // along the longest side of the field
 const MOST_PIXELS = 2048; // there, however thin voxels are
+const HINT = "Click a voxel, or move with the arrow keys; what is under the pointer is written here.";
+const TALLEST = { alone: 560, withSignals: 300 }; // pixels of the screen that the planes may be high
 // The brightest first, because scans are dark; a dark line inside keeps them apart from bright voxels.
 const OUTLINES = [[86, 180, 233], [230, 159, 0], [204, 121, 167], [0, 158, 115], [240, 228, 66], [213, 94, 0], [0, 114, 178]];
 
@@ -193,6 +195,15 @@ function written(value, digits = 3) {
   return String(Number(value.toPrecision(digits))).replace("-", "\u2212");
 }
 
+// No more digits than the steps of the codes carry.
+function reading(layer, value) {
+  if (value === 0) return "0";
+  const step = (layer.high - layer.low) / (levelsOf(layer) - 1), third = Math.floor(Math.log10(Math.abs(value))) - 2;
+  const place = Math.max(third, step > 0 ? Math.ceil(Math.log10(step) - 1e-9) : third);
+  const rounded = Math.round(value / 10 ** place) * 10 ** place;
+  return (place < 0 ? rounded.toFixed(-place) : String(Math.round(rounded))).replace(/^-(?=0(\.0*)?$)/, "").replace("-", "\u2212");
+}
+
 function inMm(x) {
   return (Math.round(10 * x) / 10 + 0).toFixed(1).replace("-", "\u2212");
 }
@@ -201,15 +212,19 @@ function describe(layer, code) {
   if (layer.kind === "mask") return code ? `in ${layer.names[code - 1] ?? layer.name}` : "";
   if (!code) return `${layer.name}: no value`;
   const end = code === 1 && layer.clipped[0] ? "\u2264 " : code === levelsOf(layer) && layer.clipped[1] ? "\u2265 " : "";
-  return `${layer.name}: ${end}${written(valueOf(layer, code))}${layer.unit && ` ${layer.unit}`}`;
+  return `${layer.name}: ${end}${reading(layer, valueOf(layer, code))}${layer.unit && ` ${layer.unit}`}`;
 }
 
-// Bytes come as gzip in base64; of 16 bits, the high bytes of all voxels come first.
-async function unpack(text, length, bits) {
+async function gunzip(text) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const raw = new Uint8Array(await new Response(stream).arrayBuffer());
-  if (raw.length !== (length * bits) / 8) throw new Error(`${raw.length} bytes instead of ${(length * bits) / 8}`);
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+// Bytes come as gzip in base64; of more than 8 bits, the high bytes of all voxels come first.
+async function unpack(text, length, bits) {
+  const raw = await gunzip(text), size = length * (bits > 8 ? 2 : 1);
+  if (raw.length !== size) throw new Error(`${raw.length} bytes instead of ${size}`);
   if (bits === 8) return raw;
   const codes = new Uint16Array(length);
   for (let i = 0; i < length; i++) codes[i] = 256 * raw[i] + raw[i + length];
@@ -223,13 +238,16 @@ class Viewer {
     Object.assign(this, { element, data, layers: data.layers, geometry: geometryOf(data.shape, data.affine) });
     this.map = Uint8Array.from(atob(data.colormap), (letter) => letter.charCodeAt(0));
     this.find("body").hidden = false;
+    this.find("hover").textContent = HINT;
+    this.limitHeight(data.records ? TALLEST.withSignals : TALLEST.alone);
     this.canvases = Object.keys(PLANES).map((plane) => [plane, element.querySelector(`[data-plane=${plane}] canvas`)]);
     for (const [plane, canvas] of this.canvases) {
       const [width, height] = sizeOf(this.geometry, plane);
       Object.assign(canvas, { width, height });
       canvas.closest("figure").style.flexGrow = width;
       canvas.addEventListener("pointerdown", (event) => this.point(plane, canvas, event));
-      canvas.addEventListener("pointermove", (event) => event.buttons & 1 && this.point(plane, canvas, event));
+      canvas.addEventListener("pointermove", (event) => this.hover(plane, canvas, event));
+      canvas.addEventListener("pointerleave", () => (this.find("hover").textContent = HINT));
       canvas.addEventListener("keydown", (event) => this.press(plane, event));
     }
     this.sliders = AXES.map((_, axis) => element.querySelector(`input[data-axis="${axis}"]`));
@@ -248,8 +266,25 @@ class Viewer {
     });
     this.find("used")?.addEventListener("click", () => (this.choose(), this.draw()));
     this.find("point")?.addEventListener("input", (event) => this.go(data.points[event.target.value]));
+    for (const button of document.querySelectorAll("[data-show]")) {
+      button.addEventListener("click", () => this.showLayer(button.dataset.show));
+    }
     this.choose();
     this.go(data.start);
+  }
+
+  // The planes lie beside each other, so that their common width limits how high the tallest is.
+  limitHeight(most) {
+    const sizes = Object.keys(PLANES).map((plane) => sizeOf(this.geometry, plane));
+    const width = sizes.reduce((sum, size) => sum + size[0], 0), tallest = Math.max(...sizes.map((size) => size[1]));
+    this.element.querySelector(".planes").style.maxWidth = `${Math.max(300, Math.round((most * width) / tallest))}px`;
+  }
+
+  showLayer(name) {
+    const overlay = this.find("overlay"), option = [...(overlay?.options ?? [])].find((one) => one.text === name);
+    if (!option) return;
+    overlay.value = option.value;
+    overlay.dispatchEvent(new Event("input"));
   }
 
   find(role) {
@@ -291,11 +326,27 @@ class Viewer {
     this.draw();
   }
 
-  point(plane, canvas, event) {
+  under(plane, canvas, event) {
     const place = canvas.getBoundingClientRect();
     const column = ((event.clientX - place.left) / place.width) * canvas.width - 0.5;
     const row = ((event.clientY - place.top) / place.height) * canvas.height - 0.5;
-    this.go(worldOf(this.geometry, plane, this.position, column, row));
+    return worldOf(this.geometry, plane, this.position, column, row);
+  }
+
+  point(plane, canvas, event) {
+    this.go(this.under(plane, canvas, event));
+  }
+
+  hover(plane, canvas, event) {
+    if (event.buttons & 1) this.point(plane, canvas, event);
+    const point = this.under(plane, canvas, event), words = this.describeAt(point, (layer) => layer === this.image || layer === this.overlay);
+    this.find("hover").textContent = `Pointer at ${point.map(inMm).join(", ")} mm: ${words}`;
+  }
+
+  describeAt(point, isTold) {
+    const offset = offsetOf(this.geometry, point);
+    const told = this.layers.filter((layer) => layer.kind === "mask" || isTold(layer));
+    return told.map((layer) => describe(layer, offset < 0 ? 0 : layer.codes[offset])).filter(Boolean).join("; ");
   }
 
   press(plane, event) {
@@ -358,11 +409,11 @@ class Viewer {
       slider.previousElementSibling.textContent = text;
       slider.setAttribute("aria-valuetext", text);
     });
-    const offset = offsetOf(this.geometry, position);
     const few = this.layers.filter((layer) => layer.kind !== "mask").length <= 8; // else only what is shown
-    const told = this.layers.filter((layer) => few || layer.kind === "mask" || layer === image || layer === overlay);
-    const words = told.map((layer) => describe(layer, offset < 0 ? 0 : layer.codes[offset])).filter(Boolean);
-    this.find("values").textContent = `At ${position.map(inMm).join(", ")} mm: ${words.join("; ")}`;
+    const words = this.describeAt(position, (layer) => few || layer === image || layer === overlay);
+    this.find("values").textContent = `At ${position.map(inMm).join(", ")} mm: ${words}`;
+    this.panel?.show(position, offsetOf(this.geometry, position));
+    this.find("values").hidden = Boolean(this.panel?.record); // its table says the same, with intervals
     for (const [role, layer, map] of [["image-scale", image, null], ["overlay-scale", overlay, this.map]]) {
       const scale = this.find(role);
       if (!scale) continue;
@@ -371,7 +422,8 @@ class Viewer {
     }
     for (const part of this.all("of-overlay")) part.hidden = !overlay;
     if (!overlay) return;
-    const text = `${limit.side === "above" ? "\u2265" : "\u2264"} ${written(limit.value, 5)}${overlay.unit && ` ${overlay.unit}`}`;
+    const number = overlay.kind === "score" ? written(limit.value, 5) : reading(overlay, limit.value);
+    const text = `${limit.side === "above" ? "\u2265" : "\u2264"} ${number}${overlay.unit && ` ${overlay.unit}`}`;
     this.find("limit").textContent = text;
     this.find("threshold").setAttribute("aria-valuetext", text);
     const volume = (shareOf(overlay, limit) * this.data.voxel) / 1000;
@@ -397,7 +449,10 @@ async function startViewer(element) {
       layer.codes = await unpack(layer.data, length, layer.bits);
       layer.data = null;
     }
-    element.viewer = new Viewer(element, data);
+    const viewer = new Viewer(element, data);
+    if (data.records) viewer.panel = await VoxelPanel.start(viewer);
+    viewer.draw();
+    element.viewer = viewer;
     element.querySelector("[data-role=instead]").hidden = true;
   } catch (error) {
     element.querySelector("[data-role=body]").hidden = true;
@@ -410,5 +465,5 @@ if (typeof document !== "undefined") {
   for (const element of document.querySelectorAll(".viewer")) startViewer(element);
 } else {
   module.exports = { PLANES, codeOf, colorsOf, crossSection, describe, geometryOf, inverseOf, offsetOf, offsetsOf, outline,
-    paint, pixelOf, shareOf, sizeOf, unpack, valueOf, worldOf };
+    paint, pixelOf, reading, shareOf, sizeOf, unpack, valueOf, worldOf };
 }

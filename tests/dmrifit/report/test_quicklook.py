@@ -7,6 +7,7 @@ import json
 import math
 import re
 
+import browser
 import nibabel as nib
 import numpy as np
 import pytest
@@ -171,12 +172,13 @@ def test_a_prediction_has_a_page_of_its_own_with_its_maps_in_it(image, tmp_path)
     assert page.count("<img") == 2
     stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL).group(1))
     assert [layer["name"] for layer in stored["layers"]] == ["input", "S0", "ADC"]
-    codes = np.frombuffer(gzip.decompress(base64.b64decode(stored["layers"][2]["data"])), np.uint8)
     layer = stored["layers"][2]
-    values = layer["low"] + (codes.astype(float) - 1) / 254 * (layer["high"] - layer["low"])
+    high, low = np.frombuffer(gzip.decompress(base64.b64decode(layer["data"])), np.uint8).reshape(2, -1)
+    codes = 256 * high.astype(int) + low
+    values = layer["low"] + (codes - 1) / 4094 * (layer["high"] - layer["low"])
     written = nib.as_closest_canonical(maps["ADC"]).get_fdata()
     values = np.where(codes == 0, np.nan, values).reshape(stored["shape"])
-    step = (layer["high"] - layer["low"]) / 254
+    step = (layer["high"] - layer["low"]) / 4094
     np.testing.assert_allclose(values, np.clip(written, layer["low"], layer["high"]), rtol=0, atol=step)
 
 
@@ -200,3 +202,148 @@ def test_values_left_out_and_negative_ones_are_told_with_their_reasons(tmp_path)
     assert "4 values in 3 voxels left out: 1 not finite, 3 zero outside the field of view." in text
     assert "3 negative values in 2 voxels fitted as they are" in text
     assert "Not fitted: 1 voxel with more than a fifth of the values left out" in text
+
+
+# ---- a browser -------------------------------------------------------------------------------------------------------
+
+IVIM = Protocol([b for b in (0, 50, 200, 600, 1000, 1600) for _ in range(3)], te=[60, 80, 110] * 6)
+SIGMA = 3.0
+READINGS = """(points) => { const { viewer } = document.querySelector('.viewer'); return points.map((point) => {
+  viewer.go(point);
+  const rows = [...document.querySelectorAll('[data-role=voxel-values] tr')];
+  return [rows.map((row) => [...row.children].map((cell) => cell.textContent)), viewer.describeAt(point, () => true)];
+}); }"""
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A synthetic scan of seven tissue parameters with Rician noise, stored from left to right, and its page."""
+    rng = np.random.default_rng(1)
+    shape, n = (11, 9, 6), 11 * 9 * 6
+    low, high = np.array([[150, 0.05, 8, 100, 0.6, 0.3, 50], [600, 0.4, 60, 200, 2.0, 1.2, 110]])
+    model = MODELS["t2-ivim-kurtosis"]
+    clean = model.signal(rng.uniform(low, high, (n, 7)), IVIM)
+    noisy = np.hypot(clean + rng.normal(0, SIGMA, clean.shape), rng.normal(0, SIGMA, clean.shape))
+    signals = noisy.reshape(*shape, -1).astype(np.float32)
+    signals[0, 0] = 0
+    folder = tmp_path_factory.mktemp("page")
+    image = nib.Nifti1Image(signals, np.diag([-2.0, 2.5, 4, 1]))
+    nib.save(image, folder / "scan.nii")
+    fit_image(folder / "scan.nii", IVIM, model, sigma=SIGMA, out=folder, quicklook=True)
+    return folder, signals
+
+
+def page_of(folder):
+    return folder / "scan_model-t2ivimkurtosis_quicklook.html"
+
+
+def volume(folder, name):
+    described = json.loads((folder / "scan_model-t2ivimkurtosis_dwimap.json").read_text(encoding="utf-8"))
+    return nib.load(folder / described["Parameters"][name]["File"]).get_fdata()
+
+
+def world(voxel):
+    return [float(x) for x in np.array([-2.0, 2.5, 4]) * voxel]
+
+
+def number_and_unit_in_last_place(text):
+    """The number at the start of a text, and what one more in its last digit means."""
+    digits = re.match(r"[−\d.]+(?:e[+−-]?\d+)?", text)[0].replace("−", "-")
+    mantissa, _, exponent = digits.partition("e")
+    return float(digits), 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+
+
+def test_200_readings_are_the_values_of_the_maps_within_the_digits_shown(fitted, tab):
+    folder, _ = fitted
+    names = MODELS["t2-ivim-kurtosis"].names
+    maps = {name: volume(folder, name) for name in names}
+    voxels = np.random.default_rng(0).permutation(np.argwhere(maps["S0"] != 0))[:200]
+    page = tab.open(page_of(folder))
+    read = page.evaluate(READINGS, [world(voxel) for voxel in voxels])
+    assert len(read) == 200
+    n_exact = 0
+    for voxel, (rows, line) in zip(voxels, read, strict=True):
+        assert [cells[0].split()[1] for cells in rows] == list(names)
+        for name, cells in zip(names, rows, strict=True):
+            value = maps[name][tuple(voxel)]
+            shown, unit = number_and_unit_in_last_place(cells[1])
+            third = 10.0 ** (np.floor(np.log10(abs(value))) - 2) if value else unit
+            # Half of the third digit, and what 13 binary digits of the mantissa leave out.
+            assert abs(shown - value) <= third / 2 + 1e-4 * abs(value), (name, value, cells)
+            hovered = re.search(rf"(?:^|; ){name}: ([≤≥] )?([^;]*)", line)
+            shown, unit = number_and_unit_in_last_place(hovered[2])
+            if hovered[1]:
+                assert value >= shown - unit if hovered[1] == "≥ " else value <= shown + unit
+            else:
+                assert abs(shown - value) <= unit, (name, value, line)
+                n_exact += 1
+    assert n_exact > 0.97 * 1400
+
+
+def test_a_clicked_voxel_shows_its_signals_the_curve_of_the_model_and_what_is_left(fitted, tab):
+    folder, signals = fitted
+    page = tab.open(page_of(folder))
+    voxel = np.array([4, 6, 2])
+    page.evaluate("(point) => document.querySelector('.viewer').viewer.go(point)", world(voxel))
+    # One voxel to the right on the screen, where the patient's left is, and the file's last column.
+    canvas = page.locator("[data-plane=axial] canvas")
+    box = canvas.bounding_box()
+    where = {"x": box["width"] * (voxel[0] + 1.5) / 11, "y": box["height"] * (9 - voxel[1] - 0.5) / 9}
+    canvas.hover(position=where)
+    assert page.locator("[data-role=hover]").text_content().startswith("Pointer at ")
+    canvas.click(position=where)
+    voxel = np.add(voxel, (1, 0, 0))
+    position = page.evaluate("document.querySelector('.viewer').viewer.position")
+    np.testing.assert_allclose(position, world(voxel), atol=1e-9)
+    for key, step in ((None, (0, 0, 0)), ("ArrowUp", (0, 1, 0)), ("PageUp", (0, 0, 1))):
+        if key:
+            page.keyboard.press(key)
+        voxel = voxel + step
+        model = MODELS["t2-ivim-kurtosis"]
+        parameters = [volume(folder, name)[tuple(voxel)] for name in model.names]
+        decays = page.evaluate("document.querySelector('.viewer').viewer.panel.decays")
+        assert [one["te"] for one in decays] == [60, 80, 110]
+        for one in decays:
+            measured = signals[tuple(voxel)][IVIM.te == one["te"]]
+            np.testing.assert_allclose(one["signals"], measured, rtol=2e-4)
+            for b, found in ((one["grid"], one["curve"]), (one["b"], measured - np.array(one["residuals"]))):
+                clean = model.signal(parameters, Protocol(b, te=[one["te"]] * len(b)))[0]
+                with_floor = np.sqrt(clean**2 + np.pi / 2 * SIGMA**2)
+                np.testing.assert_allclose(found, with_floor, rtol=2e-3, atol=0.05)
+        # What is drawn lies on one straight axis each for b and signal.
+        paths = [path.get_attribute("d") for path in page.locator(".decay .curve").all()]
+        drawn = np.array([[float(x) for x in re.findall(r"[\d.]+", path)] for path in paths]).reshape(3, -1, 2)
+        for axis, values in ((0, "grid"), (1, "curve")):
+            pixels, numbers = drawn[..., axis].ravel(), np.array([one[values] for one in decays]).ravel()
+            line = np.polyfit(numbers, pixels, 1)
+            assert np.abs(np.polyval(line, numbers) - pixels).max() < 0.1
+            assert (line[0] > 0) == (axis == 0)
+    words = page.locator("[data-role=voxel-doubts]").text_content()
+    assert words.startswith("Fit ")
+    assert "% of the largest signal" in words
+
+
+def test_voxels_outside_have_no_signals_and_lights_choose_the_overlay(fitted, tab):
+    folder, _ = fitted
+    page = tab.open(page_of(folder))
+    page.evaluate("(point) => document.querySelector('.viewer').viewer.go(point)", world((0, 0, 2)))
+    assert page.locator("[data-role=voxel-doubts]").text_content() == "No signals are stored here."
+    assert page.locator(".decay .curve").count() == 0
+    page.locator(".lights button", has_text="T2t").click()
+    assert page.locator("[data-role=overlay] option:checked").text_content() == "T2t"
+
+
+@pytest.mark.parametrize("width", browser.WIDTHS)
+def test_the_first_screen_answers_at_every_width(fitted, tab, width):
+    folder, _ = fitted
+    page = tab.open(page_of(folder), width)
+    assert tab.size()[0] <= width
+    for place in (".verdict", ".lights", "[data-plane=axial] canvas"):
+        assert tab.is_on_first_screen(page.locator(place)), place
+    if width >= 1120:
+        for place in (".decay svg", "[data-role=voxel]", ".settings", "[data-role=crosshair]"):
+            assert tab.is_on_first_screen(page.locator(place)), place
+        assert page.locator(".side").bounding_box()["x"] > page.locator(".planes").bounding_box()["x"]
+    # The scan is seen through the colors.
+    assert page.locator("[data-role=image] option:checked").text_content() == "scan"
+    assert int(page.locator("[data-role=opacity]").input_value()) < 75

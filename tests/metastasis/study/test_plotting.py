@@ -3,12 +3,20 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 pytest.importorskip("matplotlib")
 
-from metastasis import evaluate_segmentations
-from metastasis.study.plotting import place_to_show, plot_calibration, plot_curves, plot_overlay
+from dmrifit.stats.lesion_matching import label_components, lesion_table
+from metastasis import Case, evaluate_segmentations
+from metastasis.study.plotting import (
+    place_to_show,
+    plot_calibration,
+    plot_curves,
+    plot_overlay,
+    plot_strip,
+)
 
 
 def words(figure):
@@ -60,3 +68,108 @@ def test_curves_and_calibration_are_those_of_the_tables(synthetic_cases):
     masks = evaluate_segmentations(synthetic_cases, {"mask": [case.label for case in synthetic_cases]}, n_bootstrap=0)
     with pytest.raises(ValueError, match="no method gives probabilities"):
         plot_calibration(masks)
+
+
+# Findings by scan -----------------------------------------------------------------------------
+
+
+def marks_of(ax):
+    """Give place and look of each mark: (x, y), whether it is filled, whether it is a cross, its area."""
+    marks = []
+    for points in ax.collections:
+        if len(points.get_offsets()):
+            (x, y), (area,) = points.get_offsets()[0].tolist(), points.get_sizes()
+            fill = points.get_facecolor()
+            is_cross = len(points.get_paths()[0].vertices) == 4
+            marks.append(((x, y), bool(len(fill) and fill[0, :3].min() < 1), is_cross, area))
+    return sorted(marks)
+
+
+def test_each_lesion_is_found_or_missed_at_the_right_and_false_findings_stand_at_the_left(synthetic_cases):
+    case = synthetic_cases[0]
+    numbers = label_components(case.label)
+    table = lesion_table(case.label, case.label, case.affine)
+    lesions = table[table["kind"] == "lesion"].sort_values("volume_mL", ascending=False)
+    missed = lesions["number"].iloc[1]
+    found = case.label.astype(bool) & (numbers != missed)
+    found[:2, :2, :2] = True
+    tables = evaluate_segmentations([case], {"good": [found], "all": [np.ones(case.shape, bool)]}, n_bootstrap=0)
+    figure = plot_strip(tables["lesions"], [case.name], ["good", "all"], small_ml=lesions["volume_mL"].iloc[2])
+    good = marks_of(figure.axes[0])
+    false, *drawn = good
+    assert (false[0][0], false[2]) == (-1, True)
+    assert [x for (x, _), *_ in drawn] == list(range(1, len(lesions) + 1))
+    assert [filled for _, filled, *_ in drawn] == [i != 1 for i in range(len(lesions))]
+    # The three largest are not below that volume.
+    areas = [area for *_, area in drawn]
+    assert areas[:3] == [max(areas)] * 3
+    assert set(areas[3:]) <= {min(areas)}
+    assert not any(is_cross for *_, is_cross, _ in drawn)
+    # One finding over everything is of a shape of its own, neither found nor missed.
+    shapes = [
+        {len(points.get_paths()[0].vertices) for points in ax.collections if len(points.get_offsets())}
+        for ax in figure.axes
+    ]
+    assert not shapes[1] & shapes[0]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[:4] == ["found", "found with others in one", "missed", "false"]
+
+
+def test_long_strips_are_cut_and_many_false_findings_counted(synthetic_cases):
+    case = synthetic_cases[0]
+    many = np.zeros(case.shape, bool)
+    many[::6, ::6, 0] = True
+    tables = evaluate_segmentations([case], {"many": [many]}, n_bootstrap=0)
+    lesions = tables["lesions"].query("method == 'many'")
+    n_false = int((lesions["kind"] == "false positive").sum())
+    ax = plot_strip(lesions, [case.name], ["many"], small_ml=0.1).axes[0]
+    assert sum(x < 0 for (x, _), *_ in marks_of(ax)) == 8
+    assert f"+{n_false - 8}" in [text.get_text() for text in ax.texts]
+    names = [f"scan {i}" for i in range(40)]
+    ax = plot_strip(pd.concat([lesions.assign(name=name) for name in names]), names, ["many"], small_ml=0.1).axes[0]
+    assert len(ax.get_yticks()) == 30
+
+
+# Curves over thresholds -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n_lesions", "has_lines"), [(9, False), (10, True)])
+def test_lines_are_the_best_that_thresholds_reach_and_few_lesions_are_points(synthetic_cases, n_lesions, has_lines):
+    rng = np.random.default_rng(0)
+    probabilities = [
+        np.clip(0.5 * case.label + rng.normal(0.2, 0.25, case.shape), 0, 1).astype(np.float32) for case in synthetic_cases
+    ]
+    tables = evaluate_segmentations(synthetic_cases, {"good": probabilities}, n_bootstrap=0)
+    tables["summary"]["n_lesions"] = n_lesions
+    for ax in plot_curves(tables).axes:
+        lines = [line for line in ax.lines if line.get_drawstyle() == "steps-post"]
+        assert len(lines) == has_lines
+        (dots,) = (line for line in ax.lines if line.get_marker() == ".")
+        x, y = np.array(dots.get_xdata()), np.array(dots.get_ydata())
+        for line in lines:
+            for at, best in zip(line.get_xdata(), line.get_ydata(), strict=True):
+                # Fewer wrong findings are harder to reach, and so is a higher sensitivity.
+                reached = x <= at if "wrong" in ax.get_xlabel() else x >= at
+                assert best == np.nanmax(y[reached])
+
+
+# Insets -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("radius", "has_inset"), [(2, True), (7, False)])
+def test_a_small_lesion_is_shown_once_more_and_larger(radius, has_inset):
+    shape, center = (40, 40, 40), np.array([28, 12, 20])
+    grid = np.indices(shape) - center[:, None, None, None]
+    label = ((grid**2).sum(axis=0) <= radius**2).astype(np.uint8)
+    case = Case("p1", 1.0 + label, label=label, affine=np.diag([1.5, 1.5, 1.5, 1]))
+    axial = plot_overlay(case, label).axes[2]
+    insets = axial.child_axes
+    assert len(insets) == has_inset
+    for inset in insets:
+        place, _ = place_to_show(case, label)
+        assert np.mean(inset.get_xlim()) == pytest.approx(place[0])
+        assert np.mean(inset.get_ylim()) == pytest.approx(place[1])
+        # As in the plane, the patient's right is at the left, and it lies away from the lesion.
+        assert inset.xaxis_inverted()
+        spot = axial.transData.transform(place[:2])
+        assert not inset.get_window_extent().contains(*spot)

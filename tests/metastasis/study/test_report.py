@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
+from browser import WIDTHS
+
 from dmrifit import lesion_table
 from metastasis import SensitivitySpecificityEnsemble, write_evaluation
 from metastasis.cli.case_runs import scans_of, segment_cases, write_batch
@@ -44,7 +46,9 @@ def test_the_page_of_a_comparison_is_whole(found, synthetic_cases, tmp_path):
         assert words in page
     assert "all scans were simulated; no person was scanned" in page
     assert "they are no performance" in page
-    assert page.count("<img ") == 2 + 2 * len(found)
+    # The strip, curves, calibration, and two scans by each method.
+    assert page.count("<img ") == 3 + 2 * len(found)
+    assert page.index("Best of") < page.index("<img ") < page.index("share right") < page.index("mDSC")
     # Each figure, and the heading and the name of the planes.
     assert page.count("Synthetic scan ") == 2 * len(found) + 2
     assert page.count('class="viewer"') == 1
@@ -64,6 +68,27 @@ def test_the_page_of_a_comparison_is_whole(found, synthetic_cases, tmp_path):
     ]  # fmt: skip
     with pytest.raises(FileExistsError, match="overwrite"):
         write_evaluation(synthetic_cases, found, tmp_path)
+
+
+def test_a_browser_shows_the_answer_first_and_nothing_wider_than_the_window(found, synthetic_cases, tmp_path, tab):
+    named = dict(zip(("sensitive model", "ensemble"), found.values(), strict=True))
+    write_evaluation(synthetic_cases, named, tmp_path, n_bootstrap=20, random_state=0)
+    for width in WIDTHS:
+        page = tab.open(tmp_path / "report.html", width, 1000)
+        # Whatever is unfolded.
+        page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+        assert tab.size()[0] == width
+        wide = "[...document.querySelectorAll('.scroll')].filter((part) => part.scrollWidth > part.clientWidth + 1)"
+        assert page.evaluate(f"{wide}.map((part) => part.innerText)") == []
+    page = tab.open(tmp_path / "report.html", 1400, 1000)
+    assert tab.size()[1] <= 10_000
+    assert tab.is_on_first_screen(page.get_by_text("Best of"))
+    assert tab.is_on_first_screen(page.locator("img").first)
+    assert page.locator("img").first.get_attribute("alt").startswith("What became of each lesion")
+    assert page.locator("img:not([alt]), img[alt='']").count() == 0
+    # Figures that marking everything wins are behind a fold.
+    assert page.get_by_text("share right").first.is_visible()
+    assert not page.get_by_text("mDSC", exact=True).first.is_visible()
 
 
 def test_masks_alone_have_no_calibration_and_real_scans_are_not_called_synthetic(synthetic_cases, tmp_path):

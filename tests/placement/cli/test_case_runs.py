@@ -27,6 +27,15 @@ def content_of(center, size, angles, *, synthetic=False, flags=()):
         "scores": {"objective": -1.25, "tumor_fraction": 0.875, "tumor_volume_inside_ml": 41.5},
         "rotated_axes": sum(angle != 0 for angle in angles),
         "flags": list(flags),
+        "advice": [f"{flag}: a remedy" for flag in flags],
+        "targets": ["tumor"],
+        "content": {"target": 0.875, "outside": 0.125, "outside_brain": None},
+        "brain": None,
+        "regions": {"ventricles": {"distance_mm": 4.25}},
+        "lipid": "lipid displacement not checked",
+        "shim": "Shim is not assessed",
+        "console": {"withheld": "", "forced": "", "reason": "", "philips": "ap_size : 20"},
+        "valid": "valid only while the patient lies as in t1.nii.gz",
         "synthetic": synthetic,
     }
 
@@ -51,7 +60,10 @@ def test_the_table_has_a_row_for_each_case_in_their_order(contents, tmp_path):
     write_batch(tmp_path, contents, figure=False)
     table = pd.read_csv(tmp_path / "placements.tsv", sep="\t", keep_default_na=False)
     scores = ["volume_ml", "objective", "tumor_fraction", "tumor_volume_inside_ml"]
-    assert list(table) == ["name", *BOX, *scores, "rotated_axes", "flags"]
+    shares = ["target", "outside", "outside_brain"]
+    assert list(table) == ["name", *BOX, *scores, "rotated_axes", *shares, "flags"]
+    assert table["target"].tolist() == [0.875, 0.875]
+    assert table["outside_brain"].tolist() == ["n/a", "n/a"]
     assert table["name"].tolist() == ["second", "first"]
     assert table["volume_ml"].tolist() == [6, 1.716]
     assert table["objective"].tolist() == [-1.25, -1.25]
@@ -77,15 +89,21 @@ def test_the_page_shows_numbers_pictures_and_views_that_are_there(contents, tmp_
     (tmp_path / "first" / "voxel_view.html").write_text("a page")
     write_batch(tmp_path, contents, figure=True)
     page, rows = table_of_page(tmp_path)
-    header = ["case", "volume, mL", "tumor fraction", "objective", "rotated axes", "flags"]
+    header = ["case", "volume, mL", "part that is target", "objective", "rotated axes", "flags"]
     assert rows[0] == header
     assert rows[1] == ["second", "6.000", "0.875", "-1.250", "1", "none"]
     flags = "volume below min_volume; too many rotations"
     assert rows[2] == ["first", "1.716", "0.875", "-1.250", "3", flags]
     assert re.findall(r'alt="([^"]*)"', page) == ["Voxel of first in three planes"]
     assert re.findall(r'href="([^"]*voxel_view.html)"', page) == ["./first/voxel_view.html"]
-    # A case without a picture has a row and no section.
-    assert re.findall(r"<h2[^>]*>(.*?)</h2>", page) == ["All cases", "first"]
+    assert re.findall(r"<h2[^>]*>(.*?)</h2>", page) == ["All cases", "second", "first"]
+    # Flags with their remedy stand above the picture, numbers with a button that copies them below.
+    section = page.split("<h2>first</h2>")[1]
+    places = [section.index(words) for words in ("volume below min_volume: a remedy", "<svg", "<img", ">Copy<")]
+    assert places == sorted(places)
+    assert "4.2 mm from ventricles" in section
+    assert "Shim is not assessed" in section
+    assert "rest on one public test file" in section
     assert "the patient&#39;s right is on the left" in page
 
 

@@ -149,7 +149,7 @@ def test_a_hand_made_pose_is_evaluated_and_moved(run, tmp_path, ball):
         *("--matrix", tmp_path / "move.txt", "--ppm=-1,1", "--percent-per-ppm", 3, "--no-figure"),
     )
     assert code == 0
-    assert "4.00 mL" in out
+    assert "(4.0 mL)" in out
     assert "volume below min_volume" in out
     content = json.loads((tmp_path / "voxel" / "voxel.json").read_text())
     box = Voxel(content["ras"]["center_mm"], content["size_mm"], content["ras"]["angles_deg"])
@@ -161,7 +161,12 @@ def test_one_case_is_placed_inside_its_tumor_with_sides_in_whole_millimeters(run
     out = tmp_path / "placed"
     code, text, error = run("place", ball, "--out", out, "--no-figure")
     assert code == 0, error
-    assert text.startswith(f"1 case placed: {out}")
+    first, second, last = text.splitlines()
+    assert first.startswith("ball: ")
+    assert "mL) at" in first
+    assert "% of it are target (tumor)" in first
+    assert second == f"1 case placed: {out}"
+    assert last == "flagged: 0 of 1"
     (row,) = placements(out).itertuples()
     sides = np.array([row.size_x, row.size_y, row.size_z])
     center = np.array([row.x, row.y, row.z])
@@ -212,17 +217,19 @@ def test_what_a_run_was_asked_for_is_kept_with_it(run, tmp_path, ball):
         assert words in settings
 
 
-def test_a_box_inside_the_ball_is_described_in_one_line(run, tmp_path, ball):
+def test_a_box_inside_the_ball_is_described_and_its_numbers_are_explained(run, tmp_path, ball):
     words = ("prescribe", ball, "--center", "40,40,40", "--no-figure", "--out")
     code, text, _ = run(*words, tmp_path / "inside", "--size", "20,20,20")
     assert code == 0
-    assert text.startswith("8.00 mL; tumor fraction 1.000; objective ")
-    assert text.count("\n") == 1
+    assert text.startswith("ball: 20 × 20 × 20 mm (8.0 mL) at 40.0, 40.0, 40.0 mm RAS+; 100 %")
+    assert "tumor fraction 1.000: the part of the box that is tumor, best 0.95" in text
+    assert "volume of it 8.00 mL, best 12.9 mL" in text
+    assert "objective 0.518: how near both are to their best, from 0 to 1" in text
     # A cube of 100 mm around a ball of 18 mm.
     code, text, _ = run(*words, tmp_path / "around", "--size", "100,100,100", "--angles", "0,0,30")
     assert code == 0
     share = 4 / 3 * np.pi * 18**3 / 100**3
-    fraction = float(text.split("tumor fraction ")[1].split(";")[0])
+    fraction = float(text.split("tumor fraction ")[1].split(":")[0])
     assert fraction == pytest.approx(share, abs=2e-3)
     box = content_of(tmp_path / "around")
     assert box["ras"]["angles_deg"] == pytest.approx([0, 0, 30])
@@ -245,7 +252,8 @@ def test_distance_to_what_is_excluded_is_measured_and_flagged(run, tmp_path, bal
         assert region["distance_mm"] == pytest.approx(59 - 50, abs=0.01)
         assert region["margin_mm"] == margin
         flags[margin] = content["flags"]
-        assert text.strip().split("; ")[3:] == content["flags"]
+        assert all(flag in text.splitlines()[0] for flag in content["flags"])
+        assert text.splitlines()[-1] == f"flagged: {len(content['flags'])} of 1"
     assert not flags[0]
     assert len(flags[10]) == 1
 

@@ -1,15 +1,18 @@
 """Figures show boxes and regions where they lie, name them, and say what is synthetic."""
 
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
+from dmrifit.report import viewer
 from dmrifit.report.style import NOT_CLINICAL, SYNTHETIC
 from placement.box.voxel import Voxel
-from placement.exchange.overlays import box_outline, plot_overlay
+from placement.exchange.overlays import OUTLINE_COLORS, box_outline, plot_overlay
 from placement.search.scene import Scene
 from placement.simulate.gliomas import simulate_gliomas
 
@@ -128,10 +131,10 @@ def test_tumor_and_excluded_regions_are_outlined_where_they_lie(scene):
     axial = plot_overlay(VOXEL, scene).axes[2]
     lines = contours(axial)
     assert len(lines) == 2
-    radius = np.linalg.norm(lines["#ff5d5d"] - [12, -8], axis=1)
+    radius = np.linalg.norm(lines[OUTLINE_COLORS[0]] - [12, -8], axis=1)
     np.testing.assert_allclose(radius, 22, atol=2)
     # The first image voxel of the wall lies at 52 mm: its border is half a voxel before it.
-    border = lines["#b9a3ff"]
+    border = lines[OUTLINE_COLORS[1]]
     assert border[:, 0].min() == pytest.approx(51, abs=0.6)
 
 
@@ -161,12 +164,18 @@ def test_tumor_and_boxes_are_shown_with_two_centimeters_around_them(scene):
 
 def test_the_legend_names_what_is_drawn_in_its_color(scene):
     figure = plot_overlay({"expert": VOXEL, "network": Voxel((0, 0, 0), (9, 9, 9))}, scene)
-    assert legend(figure) == ["tumor", "excluded", "expert", "network"]
+    assert legend(figure) == ["tumor", "wall", "expert", "network"]
     colors = [line.get_color() for line in figure.legends[0].get_lines()]
-    assert colors[2:] == [figure.axes[2].lines[0].get_color(), "#56b4e9"]
+    assert colors[2:] == [figure.axes[2].lines[0].get_color(), OUTLINE_COLORS[3]]
     assert set(colors[:2]) == set(contours(figure.axes[2]))
     plain, _ = sphere_scene()
     assert legend(plot_overlay(VOXEL, plain)) == ["tumor", "voxel"]
+
+
+def test_the_viewer_shows_the_same_colors_in_the_same_order():
+    css = (Path(viewer.__file__).parent / "data" / "viewer.css").read_text()
+    colors = dict(re.findall(r"\.c(\d) \{ background: (#\w+)", css))
+    assert tuple(colors[str(n)] for n in range(len(colors))) == OUTLINE_COLORS
 
 
 def test_a_figure_says_that_it_is_not_for_clinical_use_and_what_it_shows(scene):

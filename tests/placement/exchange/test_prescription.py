@@ -11,9 +11,7 @@ from placement.box.voxel import Voxel
 from placement.exchange.prescription import (
     describe_placement,
     describe_side,
-    displacement,
     geometry_image,
-    region_distances,
     write_prescription,
 )
 from placement.exchange.vendor_texts import NOTICE
@@ -143,42 +141,6 @@ def test_digests_tell_scenes_apart(scene):
     told = [describe_placement(VOXEL, tolerating) for tolerating in (strict, lenient)]
     assert told[0]["tumor"]["sha256"] == one != told[1]["tumor"]["sha256"]
     assert [found["regions"]["wall"]["tolerance"] for found in told] == [0, 0.1]
-
-
-def test_distances_to_regions_are_those_of_a_wall(scene):
-    # Image voxels reach 1 mm beyond their centers, of which the first in the wall lies at 52 mm.
-    box = Voxel((12, -8, 20), (20, 20, 20))
-    found = region_distances(box, scene)["wall"]
-    assert found["distance_mm"] == pytest.approx(51 - 22, abs=0.01)
-    assert found["overlap_ml"] == 0
-    turned = Voxel((12, -8, 20), (20, 20, 20), (0, 0, 45))
-    assert region_distances(turned, scene)["wall"]["distance_mm"] == pytest.approx(51 - 12 - 10 * 2**0.5, abs=0.1)
-    inside = region_distances(Voxel((56, 0, 20), (20, 20, 20)), scene)["wall"]
-    assert inside["distance_mm"] == 0
-    assert inside["overlap_ml"] == pytest.approx(6, rel=0.01)
-
-
-def test_displacement_is_that_of_the_formula_and_the_worst_is_found(scene):
-    box = Voxel((12, -8, 20), (30, 24, 24), (0, 0, 30))
-    none = displacement(box, scene, ppm_range=(-2, 2), percent_per_ppm=0)
-    assert none["worst_tumor_fraction"] == none["tumor_fraction"] == pytest.approx(tumor_fraction(box, scene))
-    found = displacement(box, scene, ppm_range=(-1, 3), percent_per_ppm=(5, 0, 0))
-    assert found["largest_shift_mm"] == pytest.approx(3 * 0.05 * 30)
-    assert abs(found["shift_mm"][0]) == pytest.approx(4.5)
-    np.testing.assert_allclose(found["center_mm"], box.center + box.rotation @ found["shift_mm"])
-    moved = Voxel(found["center_mm"], box.size, box.angles)
-    assert found["worst_tumor_fraction"] == pytest.approx(tumor_fraction(moved, scene))
-    assert found["worst_tumor_fraction"] < found["tumor_fraction"]
-    distance = region_distances(box, scene)["wall"]["distance_mm"]
-    assert found["worst_distance_mm"]["wall"] == pytest.approx(distance - 4.5 * np.cos(np.pi / 6), abs=0.25)
-
-
-def test_the_largest_shift_is_the_diagonal_of_those_along_three_sides(scene):
-    box = Voxel((12, -8, 20), (20, 30, 40))
-    shifts = displacement(box, scene, ppm_range=(-2, 1), percent_per_ppm=(5, 2, 6))
-    # Two ppm shift the sides by 10, 4 and 12 percent.
-    assert shifts["largest_shift_mm"] == pytest.approx(np.sqrt(2**2 + 1.2**2 + 4.8**2))
-    assert shifts["percent_per_ppm"] == [5, 2, 6]
 
 
 def test_nothing_is_replaced_unasked(written, scene):

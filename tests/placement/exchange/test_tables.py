@@ -109,12 +109,13 @@ def test_a_folder_of_masks_is_as_good_as_a_table(tmp_path):
         (tmp_path / name).touch()
     table = read_cases(tmp_path)
     assert table.to_dict("records") == [
-        {"name": "p1", "tumor": f"{tmp_path}/p1.nii.gz", "image": "", "exclude": "", "synthetic": False},
+        {"name": "p1", "tumor": f"{tmp_path}/p1.nii.gz", "image": "", "exclude": "", "synthetic": False, "brain": "none"},
         {
             "name": "p2",
             "tumor": f"{tmp_path}/p2_tumor.nii.gz",
             "image": f"{tmp_path}/p2_image.nii.gz",
             "exclude": f"{tmp_path}/p2_exclude.nii.gz",
+            "brain": "none",
             "synthetic": False,
         },
     ]

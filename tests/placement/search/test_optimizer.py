@@ -106,7 +106,7 @@ def test_the_least_volume_is_kept_and_told_where_a_lesion_is_smaller():
     assert scene.tumor_volume < 6
     placement = VoxelOptimizer(random_state=0).placement(scene)
     assert placement.voxel.volume >= 6 * (1 - 1e-9)
-    assert placement.flags == ("tumor smaller than min_volume", "less than 70 % tumor")
+    assert placement.flags == ("tumor smaller than min_volume", "less than 50 % target")
     assert not placement.feasible
     small = VoxelOptimizer(min_volume=0, random_state=0).placement(scene)
     assert small.feasible
@@ -163,7 +163,12 @@ def test_a_bent_lesion_with_excluded_cores_gets_a_box_between_them():
 def test_excluded_cores_are_avoided_in_tumors_of_all_shapes(n, seed):
     placements = [VoxelOptimizer(random_state=0).placement(scene) for scene in necrotic(n, seed)]
     for placement in placements:
-        assert set(placement.flags) <= {"tumor smaller than min_volume", "less than 70 % tumor"}
+        assert set(placement.flags) <= {
+            "tumor smaller than min_volume",
+            "less than 50 % target",
+            "less than 75 % target",
+            "longest side over 2.5 times the shortest",
+        }
         assert placement.tumor_fraction > 0.05
     large = [one.objective for one in placements if one.scene.tumor_volume > 40]
     assert np.mean(large) > 0.5
@@ -196,11 +201,11 @@ def test_a_few_percent_of_what_is_excluded_may_be_tolerated(cube):
 
 
 def test_a_voxel_that_is_mostly_no_tumor_is_told(cube):
-    assert VoxelOptimizer().assess(Voxel((8, 30, 30), (14, 20, 25)), cube).flags == ("less than 70 % tumor",)
+    assert VoxelOptimizer().assess(Voxel((8, 30, 30), (14, 20, 25)), cube).flags == ("less than 50 % target",)
 
 
-@pytest.mark.parametrize(("inside", "flags"), [(13.9, ("less than 70 % tumor",)), (14.1, ())])
-def test_less_than_seven_tenths_of_tumor_are_told(cube, inside, flags):
+@pytest.mark.parametrize(("inside", "flags"), [(9.9, ("less than 50 % target",)), (14.9, ("less than 75 % target",)), (15.1, ())])
+def test_less_than_three_quarters_and_half_of_target_are_flagged(cube, inside, flags):
     # The tumor begins at 12.5 mm along x.
     voxel = Voxel((12.5 + inside - 10, 29.5, 30.5), (20, 20, 20))
     placement = VoxelOptimizer().assess(voxel, cube)
@@ -217,7 +222,7 @@ def test_a_voxel_stays_within_the_image():
     assert placement.feasible
     assert scene.holds(placement.voxel)
     leaving = Voxel((3, 15, 15), (10, 26, 26))
-    assert VoxelOptimizer().assess(leaving, scene).flags == ("outside the image",)
+    assert VoxelOptimizer().assess(leaving, scene).flags == ("outside the image", "longest side over 2.5 times the shortest")
     assert VoxelOptimizer(inside_image=False).assess(leaving, scene).feasible
 
 

@@ -180,7 +180,7 @@ SHEET = np.zeros(ball().shape)
     ("tumor", "affine", "options", "words"),
     [
         (np.zeros((5, 5, 5)), np.eye(4), {}, "no voxel is tumor"),
-        (ball() * 2 + ball(radius=3), np.eye(4), {}, r"labels \[2, 3\]"),
+        (ball() * 2 + ball(radius=3), np.eye(4), {}, r"values \[2, 3\], which have no meaning until they are named: .*brats2013"),
         (ball() * 2, np.eye(4), {"include": 7}, r"\[7\] is there"),
         (ball(), np.eye(4), {"include": 1}, "no labels"),
         (nan_in(ball()), np.eye(4), {}, "not finite"),

@@ -137,14 +137,17 @@ def simulated_tumors():
     yield lump(5, shape, 0.88), oblique([0.8, 0.9, 1.0], [-12, 30, 5], [0, 0, 0])
 
 
-def test_an_upsampled_tumor_gets_the_same_box():
+@pytest.mark.parametrize(("max_rotations", "difference"), [(3, 1e-3), (2, 5e-3)])
+def test_an_upsampled_tumor_gets_the_same_box(max_rotations, difference):
     tumor = lump(2)
     placements = []
     for values, affine in ((tumor, AFFINES["oblique"]), upsampled(tumor, AFFINES["oblique"])):
-        placements.append(VoxelOptimizer(random_state=0).placement(Scene(values, affine)))
+        optimizer = VoxelOptimizer(max_rotations=max_rotations, random_state=0)
+        placements.append(optimizer.placement(Scene(values, affine)))
     first, second = placements
     assert first.voxel.dice(second.voxel) >= 0.95
-    assert abs(first.objective - second.objective) <= 1e-3
+    # With two rotated axes the tie-break ends on a plateau of up to 3 % of the objective.
+    assert abs(first.objective - second.objective) <= difference
 
 
 @pytest.mark.slow

@@ -1,0 +1,181 @@
+"""What a page holds of single voxels: signals, fitted values with their intervals, and doubts."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import gzip
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit.engine.fit_maps import unpack_bounds, unpack_doubts
+from dmrifit.engine.protocol import Protocol
+
+__all__ = ["VoxelRecords", "VoxelSignals", "formula_tokens", "pack_numbers", "short_unit"]
+
+#: Binary digits of each number: four decimal digits are right.
+_MANTISSA = 13
+_FLOAT32_MANTISSA = 23
+
+_SIGNS: dict[type[ast.AST], str] = {
+    **{ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"},
+    **{ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="},
+    **{ast.USub: "±", ast.Not: "!", ast.And: "&", ast.Or: "|"},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelSignals:
+    """
+    Measured signals of some voxels.
+
+    `step` is the distance of the slices that have signals; with `is_averaged`, those of one b and
+    echo time were averaged.
+
+    Shapes: `rows` (x, y, z), 0 where there is no signal, else 1 + the row of the voxel in `values`
+    (n_voxels, n_measurements); `sigma` (n_voxels,), NaN where none was given.
+    """
+
+    rows: NDArray[np.int32]
+    values: NDArray[np.float32]
+    protocol: Protocol
+    sigma: NDArray[np.float32]
+    is_averaged: bool = False
+    step: int = 1
+
+
+class VoxelRecords:
+    """
+    Signals and fitted values of voxels, to be put into the page of a viewer.
+
+    Shapes: `maps` (x, y, z), as are the rows of `signals`.
+    """
+
+    def __init__(
+        self, maps: Mapping[str, NDArray], sidecar: Mapping[str, Any], signals: VoxelSignals
+    ) -> None:
+        self.rows = signals.rows
+        self._signals = signals
+        self._maps = maps
+        self._sidecar = sidecar
+
+    def pack(self, rows: NDArray[np.intp]) -> dict[str, Any]:
+        """
+        Put the records of some rows into text, in their order.
+
+        Shapes: `rows` (n_voxels,), counted from 1.
+        """
+        protocol = self._signals.protocol
+        columns = [*self._signals.values[rows - 1].T, self._signals.sigma[rows - 1]]
+        columns += self._columns_of_maps(rows)
+        return {
+            "n": len(rows),
+            "data": pack_numbers(np.array(columns, dtype=np.float32)),
+            "b": protocol.b.tolist(),
+            "te": None if protocol.te is None else protocol.te.tolist(),
+            "formula": formula_tokens(self._sidecar["Model"].get("Expression")),
+            "floor": self._sidecar["Settings"]["Likelihood"] == "gaussian",
+            "parameters": [
+                {"name": name, "unit": short_unit(entry["Units"]), "fixed": "Fixed" in entry}
+                for name, entry in self._sidecar["Parameters"].items()
+            ],
+            "outcomes": self._sidecar["Status"]["Codes"],
+            "note": self._note(),
+        }
+
+    def _columns_of_maps(self, rows: NDArray[np.intp]) -> list[NDArray]:
+        """Gather the values of the maps: each parameter with its interval and doubts, outcome."""
+        places = np.empty(len(self._signals.values) + 1, dtype=np.intp)
+        places[self.rows[self.rows > 0]] = np.flatnonzero(self.rows)
+        places = places[rows]
+        names = list(self._sidecar["Parameters"])
+        values = {name: self._maps[name].ravel()[places] for name in self._maps}
+        doubts = unpack_doubts(values["doubt"], len(names) + 1)
+        at_low, at_high = unpack_bounds(values["at_bound"], len(names))
+        columns: list[NDArray] = []
+        for j, name in enumerate(names):
+            columns += [values[name], values[f"{name}_low"], values[f"{name}_high"]]
+            columns.append(doubts[:, j] + 2 * at_low[:, j] + 4 * at_high[:, j])
+        return [*columns, doubts[:, -1], values["status"]]
+
+    def _note(self) -> str:
+        """Say which signals are stored."""
+        parts = []
+        if self._signals.is_averaged:
+            parts.append("points are means over volumes of one b and echo time")
+        if self._signals.step > 1:
+            parts.append(
+                f"to keep the page small, only every {self._signals.step}th slice has its signals"
+            )
+        return "; ".join(parts)
+
+
+def short_unit(unit: str) -> str:
+    """Shorten the unit of a sidecar for axes; empty for a number without unit."""
+    if unit == "1":
+        return ""
+    if "arbitrary" in unit:
+        return "a.u."
+    return unit
+
+
+def pack_numbers(numbers: NDArray[np.float32]) -> str:
+    """Write numbers of four digits as gzip in base64: all first bytes, then all second ones."""
+    bits = np.ascontiguousarray(numbers, dtype=np.float32).view(np.uint32)
+    dropped = _FLOAT32_MANTISSA - _MANTISSA
+    is_finite = np.isfinite(numbers)
+    # Half of the last digit that is kept is added before the rest is cut off.
+    rounded = np.where(is_finite, bits + np.uint32(1 << (dropped - 1)), bits)
+    rounded &= np.uint32(0xFFFFFFFF >> dropped << dropped)
+    raw = rounded.astype(">u4").view(np.uint8).reshape(-1, 4).T[:3]
+    return base64.b64encode(gzip.compress(raw.tobytes(), 6, mtime=0)).decode("ascii")
+
+
+def formula_tokens(expression: str | None) -> list[float | str] | None:
+    """
+    Write the formula of a model so that a page computes it without running text: operands first.
+
+    None where a model is a function.
+    """
+    if expression is None:
+        return None
+    return _tokens(ast.parse(expression.strip(), mode="eval").body)
+
+
+def _tokens(node: ast.expr) -> list[float | str]:
+    match node:
+        case ast.Constant(value=value):
+            return [float(value)]  # type: ignore[arg-type]
+        case ast.Name(id=name):
+            return [name]
+        case ast.BinOp(left=left, op=operator, right=right):
+            return [*_tokens(left), *_tokens(right), _SIGNS[type(operator)]]
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _tokens(operand)
+        case ast.UnaryOp(op=sign, operand=operand):
+            return [*_tokens(operand), _SIGNS[type(sign)]]
+        case ast.Call(func=ast.Name(id=name), args=[argument]):
+            return [*_tokens(argument), name]
+        case ast.IfExp(test=test, body=body, orelse=orelse):
+            return [*_tokens(test), *_tokens(body), *_tokens(orelse), "?"]
+        case ast.BoolOp(op=joint, values=values):
+            return _joined([_tokens(value) for value in values], _SIGNS[type(joint)])
+        case ast.Compare(left=left, ops=operators, comparators=comparators):
+            operands = [left, *comparators]
+            pairs = [
+                [*_tokens(low), *_tokens(high), _SIGNS[type(operator)]]
+                for low, high, operator in zip(operands, comparators, operators, strict=False)
+            ]
+            return _joined(pairs, "&")
+    raise ValueError(f"the formula of a model cannot hold {ast.dump(node)}")
+
+
+def _joined(parts: list[list[float | str]], sign: str) -> list[float | str]:
+    tokens = parts[0]
+    for part in parts[1:]:
+        tokens = [*tokens, *part, sign]
+    return tokens

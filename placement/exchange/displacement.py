@@ -1,0 +1,228 @@
+"""Distances of boxes from excluded regions, and boxes displaced by chemical shift."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
+
+from placement.box.voxel import Voxel
+from placement.search.objective import tumor_fraction
+from placement.search.optimizer import VoxelOptimizer
+from placement.search.scene import Scene
+from placement.search.tissue_labels import OUTSIDE_BRAIN
+
+__all__ = [
+    "LIPID_PPM",
+    "WATER_PPM",
+    "displaced_share",
+    "displacement",
+    "largest_side_shift",
+    "placed_in_brain",
+    "pulse_displacement",
+    "region_distances",
+]
+
+#: Chemical shifts in ppm. Lipid: the methylene of scalp fat.
+WATER_PPM, LIPID_PPM = 4.7, 1.3
+
+#: Protons: MHz per tesla.
+_LARMOR = 42.577
+
+_DIVISIONS = 5  # points along each edge of an image voxel near the box
+_SMALLEST_SHARE = 1e-5  # of a box, which sums in single precision tell from none
+_ATTEMPTS = 3  # placements with the margin of the one before
+_OFFSETS = 5  # chemical shifts between the ends of a range
+
+
+def pulse_displacement(
+    bandwidths: Sequence[float], tesla: float, carrier: float, metabolite: float
+) -> dict[str, Any]:
+    """
+    Give range and rate of `displacement` for water, a metabolite and lipid.
+
+    `bandwidths` of the pulses are in Hz, one for each side or one for all; `carrier` is the
+    chemical shift, in ppm, that the pulses are tuned to.
+    """
+    hertz = np.asarray(bandwidths, dtype=np.float64)
+    if not (np.isfinite(hertz).all() and (hertz > 0).all() and len(hertz) in (1, 3)):
+        raise ValueError(
+            f"bandwidths must be one number of Hz above 0, or one for each side, got {bandwidths}"
+        )
+    if not 0 < tesla < 25:
+        raise ValueError(f"the field must be in tesla, such as 3, got {tesla:g}")
+    rate = 100 * _LARMOR * tesla / hertz
+    offsets = np.array([WATER_PPM, metabolite, LIPID_PPM]) - carrier
+    percent = tuple(float(number) for number in rate)
+    return {
+        "ppm_range": (float(offsets.min()), float(offsets.max())),
+        "percent_per_ppm": percent if len(percent) == 3 else percent[0],
+    }
+
+
+def placed_in_brain(
+    optimizer: VoxelOptimizer, scene: Scene, shift: Mapping[str, Any]
+) -> tuple[Voxel, Scene]:
+    """
+    Place a box whose displaced boxes stay in the brain; gives the scene with the margin for it.
+
+    `shift` holds the options of `displacement`, or nothing: then the scene's own margin counts.
+    """
+    voxel = optimizer.place(scene)
+    if OUTSIDE_BRAIN not in scene.margins or not shift:
+        return voxel, scene
+    # The shift grows with the sides, so that a smaller box may need less of a margin.
+    for _ in range(_ATTEMPTS):
+        needed = largest_side_shift(voxel, **shift)
+        if displaced_share(voxel, scene, **shift) == 0.0:
+            break
+        scene = scene.with_brain_margin(max(needed, scene.margins[OUTSIDE_BRAIN]))
+        voxel = optimizer.place(scene)
+    return voxel, scene
+
+
+def largest_side_shift(
+    voxel: Voxel, *, ppm_range: tuple[float, float], percent_per_ppm: float | Sequence[float]
+) -> float:
+    """Give how far a displaced box may stand out over a face of the box, in mm."""
+    rate = np.broadcast_to(np.asarray(percent_per_ppm, dtype=np.float64), (3,))
+    return float((np.abs(ppm_range).max() * rate / 100 * voxel.size).max())
+
+
+def displaced_share(
+    voxel: Voxel,
+    scene: Scene,
+    *,
+    ppm_range: tuple[float, float],
+    percent_per_ppm: float | Sequence[float],
+) -> float:
+    """Give the part of the union of all displaced boxes that lies outside the brain."""
+    rate = np.broadcast_to(np.asarray(percent_per_ppm, dtype=np.float64), (3,))
+    shift = np.abs(ppm_range).max() * rate / 100 * voxel.size
+    # Gradients have either sign: shifted by less than a side, the boxes fill a larger one.
+    union = Voxel(voxel.center, voxel.size + 2 * shift, voxel.angles)
+    share = scene.excluded_fraction(OUTSIDE_BRAIN, union)
+    return share if share > _SMALLEST_SHARE else 0.0
+
+
+def region_distances(voxel: Voxel, scene: Scene) -> dict[str, dict[str, Any]]:
+    """Measure the distance to each excluded region, and the volume shared with it."""
+    filled = voxel.mask(scene.shape, scene.affine, partial=True)
+    distances = {}
+    for name in _kept_away(scene):
+        region = scene.region(name)
+        distances[name] = {
+            "distance_mm": _distance_to(scene, name)(voxel),
+            "margin_mm": scene.margins[name],
+            "tolerance": scene.tolerances[name],
+            "overlap_ml": float(filled[region].sum(dtype=np.float64)) * scene.voxel_volume,
+        }
+    return distances
+
+
+def _kept_away(scene: Scene) -> list[str]:
+    """Name the regions that a box is kept away from: tissues with a limit lie in any box."""
+    is_brain_known = OUTSIDE_BRAIN in scene.margins
+    return [*scene.excluded, *([OUTSIDE_BRAIN] if is_brain_known else [])]
+
+
+def displacement(
+    voxel: Voxel,
+    scene: Scene,
+    *,
+    ppm_range: tuple[float, float],
+    percent_per_ppm: float | Sequence[float],
+) -> dict[str, Any]:
+    """
+    Find the worst case under chemical-shift displacement.
+
+    Metabolites that resonate off the frequency of the pulses are excited in a box that is shifted
+    along its sides. The directions depend on the signs of gradients, so all are tried.
+    """
+    ends = np.asarray(ppm_range, dtype=np.float64)
+    rate = np.asarray(percent_per_ppm, dtype=np.float64)
+    if not (ends.shape == (2,) and np.isfinite(ends).all() and ends[0] <= ends[1]):
+        raise ValueError(
+            f"ppm_range must be a finite number and one that is not below it, got {ppm_range}"
+        )
+    if not (rate.shape in ((), (3,)) and np.isfinite(rate).all() and (rate >= 0).all()):
+        raise ValueError(
+            "percent_per_ppm must be one number of 0 or more, or one for each of three sides, "
+            f"got {percent_per_ppm}"
+        )
+    low, high = ends.tolist()
+    rate = np.broadcast_to(rate, (3,))
+    worst: dict[str, Any] = {}
+    nearest: dict[str, float | None] = dict.fromkeys(_kept_away(scene))
+    distance_to = {name: _distance_to(scene, name) for name in nearest}
+    largest_shift = 0.0
+    lowest_fraction = np.inf
+    for ppm in np.unique(np.linspace(low, high, _OFFSETS)):
+        # The sign of each gradient is chosen on the console and unknown here.
+        for signs in itertools.product((1.0, -1.0), repeat=3):
+            shift = np.array(signs) * ppm * rate / 100 * voxel.size
+            moved = Voxel(voxel.center + voxel.rotation @ shift, voxel.size, voxel.angles)
+            fraction = tumor_fraction(moved, scene)
+            largest_shift = max(largest_shift, float(np.linalg.norm(shift)))
+            if fraction < lowest_fraction:
+                lowest_fraction = fraction
+                worst = {
+                    "ppm": float(ppm),
+                    "shift_mm": (shift + 0.0).tolist(),
+                    "center_mm": moved.center.tolist(),
+                }
+            for name in nearest:
+                # An empty region has no distance from any box.
+                distance = distance_to[name](moved)
+                before = nearest[name]
+                if before is None or distance is None:
+                    nearest[name] = distance
+                else:
+                    nearest[name] = min(before, distance)
+    return {
+        "ppm_range": [low, high],
+        "percent_per_ppm": rate.tolist(),
+        "tumor_fraction": tumor_fraction(voxel, scene),
+        "worst_tumor_fraction": lowest_fraction,
+        **worst,
+        "largest_shift_mm": largest_shift,
+        "worst_distance_mm": nearest,
+    }
+
+
+def _distance(voxel: Voxel, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Measure distances of points to a box in mm, 0 inside."""
+    local = np.abs((points - voxel.center) @ voxel.rotation) - voxel.size / 2
+    return np.linalg.norm(np.maximum(local, 0.0), axis=1)
+
+
+def _distance_to(scene: Scene, name: str) -> Callable[[Voxel], float | None]:
+    """Make a function that measures the distance of a box to an excluded region, in mm."""
+    matrix = scene.affine[:3, :3]
+    region = scene.region(name)
+    # The inside of a region is never nearest, unless the box is in it, where any point will do.
+    rim = region & ~binary_erosion(region, border_value=1)
+    # Points up to the faces of image voxels, because a region ends there and not at their centers.
+    line = np.linspace(-0.5, 0.5, _DIVISIONS)
+    points = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
+    inside = points @ matrix.T
+    reach = float(np.linalg.norm(inside, axis=1).max())
+    centers = np.argwhere(rim) @ matrix.T + scene.affine[:3, 3]
+    inverse = np.linalg.inv(scene.affine)
+
+    def distance(voxel: Voxel) -> float | None:
+        if not len(centers):
+            return None
+        index = np.rint(inverse[:3, :3] @ voxel.center + inverse[:3, 3]).astype(int)
+        if (index >= 0).all() and (index < region.shape).all() and region[tuple(index)]:
+            return 0.0
+        # Only image voxels whose centers are nearly nearest are divided into points.
+        rough = _distance(voxel, centers)
+        near = centers[rough <= rough.min() + 2 * reach]
+        return min(float(_distance(voxel, near + offset).min()) for offset in inside)
+
+    return distance

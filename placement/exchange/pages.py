@@ -1,0 +1,234 @@
+"""Parts of pages of boxes: flags with remedies, content as a bar, numbers to copy, planes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dmrifit.report.html import (
+    html_figure,
+    html_table,
+    html_template,
+    notice_lead,
+)
+from placement.box.voxel import Voxel
+from placement.exchange.vendor_texts import NOTICE, UNVERIFIED_PLANES
+from placement.search.content import describe_content
+from placement.search.scene import Scene
+from placement.search.tissue_labels import (
+    CAVITY,
+    EDEMA,
+    ENHANCING,
+    MERGED,
+    NECROSIS,
+    NON_ENHANCING,
+    NORMAL,
+    OUTSIDE_BRAIN,
+)
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+__all__ = [
+    "COPY_SCRIPT",
+    "PAGE_STYLE",
+    "case_summary",
+    "console_numbers",
+    "summary_line",
+    "voxel_page",
+]
+
+#: Colors of the bar by tissue, apart for every form of color blindness (Okabe and Ito).
+_BAR = {
+    ENHANCING: "#009e73",
+    NON_ENHANCING: "#56b4e9",
+    "tumor": "#009e73",
+    MERGED: "#e69f00",
+    EDEMA: "#f0e442",
+    NECROSIS: "#d55e00",
+    CAVITY: "#7a4b9a",
+    NORMAL: "#a3aab3",
+    "outside the target": "#a3aab3",
+    OUTSIDE_BRAIN: "#1d2530",
+}
+
+COPY_SCRIPT = """
+for (const button of document.querySelectorAll("button.copy")) {
+  button.addEventListener("click", () => {
+    const text = button.parentElement.querySelector("pre").textContent;
+    const done = () => { button.textContent = "Copied"; };
+    const byHand = () => {
+      const area = document.createElement("textarea");
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      if (document.execCommand("copy")) done();
+      area.remove();
+      button.focus();
+    };
+    // Pages opened as files have no clipboard in some browsers.
+    if (navigator.clipboard) navigator.clipboard.writeText(text).then(done, byHand);
+    else byHand();
+  });
+}
+"""
+
+_TISSUE_CLASSES = {name: f"t{number}" for number, name in enumerate(_BAR)}
+
+PAGE_STYLE = """
+.flags { border-left: .3rem solid #d55e00; padding: .2rem .8rem; margin: .6rem 0; }
+.flags li { margin: .2rem 0; }
+.bar { width: 100%; max-width: 46rem; height: 1.6rem; display: block; border: 1px solid #4a5563; }
+.consoles { display: flex; flex-wrap: wrap; gap: 1rem; }
+.consoles div { flex: 1 1 20rem; min-width: 0; }
+button.copy { font: inherit; min-height: 2.2rem; padding: .2rem .9rem; }
+.key { display: inline-block; width: .8rem; height: .8rem; border: 1px solid #4a5563; }
+""" + "".join(
+    f"rect.{_TISSUE_CLASSES[name]} {{ fill: {color}; }}\n"
+    f".key.{_TISSUE_CLASSES[name]} {{ background: {color}; }}\n"
+    for name, color in _BAR.items()
+)
+
+_SUMMARY = """
+{%- if flags %}<div class="flags" role="alert"><strong>{{ title }}</strong><ul>
+{%- for flag in flags %}<li>{{ flag }}</li>{% endfor %}</ul></div>{% endif %}
+<p>{{ line }}</p>
+<svg class="bar" viewBox="0 0 100 1" preserveAspectRatio="none" role="img"
+ aria-label="{{ words }}">
+{%- for css, start, width, name in parts %}
+<rect class="{{ css }}" x="{{ start }}" width="{{ width }}" y="0" height="1">
+<title>{{ name }}</title></rect>{% endfor %}</svg>
+<p>{% for css, start, width, name in parts %}<span class="key {{ css }}"></span> {{ name }}
+{% if not loop.last %} · {% endif %}{% endfor %}</p>
+<p>{{ distance }}</p>
+"""
+
+_CONSOLES = """
+{%- if withheld %}<p><strong>No numbers for consoles:</strong> {{ withheld }}. --force REASON
+writes them all the same.</p>{% else %}
+{%- if forced %}<p><strong>Forced:</strong> {{ forced }} ({{ reason }})</p>{% endif %}
+<p>{{ valid }}.</p>
+<div class="consoles">{% for vendor, text in texts %}
+<div><h3>{{ vendor }}</h3><button type="button" class="copy">Copy</button>
+<pre>{{ text }}</pre></div>
+{%- endfor %}</div><p class="note">{{ note }}</p>{% endif %}
+"""
+
+
+def voxel_page(voxel: Voxel, scene: Scene, content: Mapping[str, Any], picture: bytes) -> str:
+    """Make the page of a voxel: what it holds, planes to move through, and its numbers."""
+    from dmrifit.report.viewer import Box, Layer, html_viewer, viewer_page
+
+    layers = [Layer("tumor", scene.tumor > 0.5, "mask")]
+    layers += [Layer(name, scene.region(name), "mask") for name in scene.outlined]
+    if scene.image is not None:
+        layers.insert(0, Layer("image", scene.image.reshape(*scene.shape, -1)[..., 0]))
+    planes = html_viewer(
+        layers,
+        scene.affine,
+        boxes=[Box("voxel", voxel.affine)],
+        points=[("center of the voxel", voxel.center), ("center of the tumor", scene.centroid)],
+        label="Voxel over the image",
+        instead=html_figure(picture, "Voxel in three planes", width=1000),
+    )
+    sections = [
+        ("", case_summary(content)),
+        ("", planes),
+        ("The voxel", _numbers(content)),
+        ("Numbers for consoles", console_numbers(content)),
+    ]
+    lead = notice_lead([scene.synthetic], "case", f"{NOTICE}.")
+    return viewer_page(
+        scene.name or "Voxel", sections, lead=lead, script=COPY_SCRIPT, style=PAGE_STYLE
+    )
+
+
+def case_summary(content: Mapping[str, Any]) -> Markup:
+    """Say what is wrong with a box, and what it holds."""
+    words = describe_content(content["content"])
+    parts = []
+    start = 0.0
+    for name, share in _shares(content["content"]):
+        title = f"{name} {100 * share:.0f} %"
+        parts.append((_TISSUE_CLASSES[name], round(start, 3), round(100 * share, 3), title))
+        start += 100 * share
+    return html_template(
+        _SUMMARY,
+        flags=content["advice"],
+        title="Flagged" if content["flags"] else "",
+        line=_size_line(content),
+        words=words,
+        parts=parts,
+        distance=_distance_words(content),
+    )
+
+
+def summary_line(content: Mapping[str, Any]) -> str:
+    """Say in one line how large a box is, where it lies, and what it holds."""
+    return f"{_size_line(content)}; {describe_content(content['content'])}"
+
+
+def _size_line(content: Mapping[str, Any]) -> str:
+    sides = " × ".join(f"{side:.0f}" for side in content["size_mm"])
+    center = ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["center_mm"])
+    share = f"{100 * content['scores']['tumor_fraction']:.0f} %"
+    return (
+        f"{sides} mm ({content['volume_ml']:.1f} mL) at {center} mm RAS+; {share} of it are "
+        f"target ({', '.join(content['targets'])})"
+    )
+
+
+def _shares(content: Mapping[str, float | None]) -> list[tuple[str, float]]:
+    """List the shares of a box that add up to 1."""
+    shares = dict(content)
+    outside_brain = shares.get("outside_brain") or 0.0
+    if NORMAL not in shares:
+        target, outside = shares["target"] or 0.0, shares["outside"] or 0.0
+        pairs = [("tumor", target), ("outside the target", outside - outside_brain)]
+    else:
+        pairs = [(name, shares.get(name) or 0.0) for name in _BAR]
+    pairs.append((OUTSIDE_BRAIN, outside_brain))
+    return [(name, share) for name, share in pairs if share > 0]
+
+
+def _distance_words(content: Mapping[str, Any]) -> str:
+    """Say how far the box is from excluded tissue, and what was not checked."""
+    words = []
+    for name, region in content["regions"].items():
+        distance = region["distance_mm"]
+        if distance is not None:
+            place = "the border of the brain" if name == OUTSIDE_BRAIN else name
+            words.append(f"{distance:.1f} mm from {place}")
+    if content["brain"] is None:
+        words.append("the brain is unknown: skull and scalp not checked")
+    words.append(content["lipid"])
+    return f"{'; '.join(words)}. {content['shim']}."
+
+
+def _numbers(content: Mapping[str, Any]) -> Markup:
+    rows = [
+        ["center (RAS), mm", ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["center_mm"])],
+        ["sides, mm", " × ".join(f"{x:.1f}" for x in content["size_mm"])],
+        ["angles, degrees", ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["angles_deg"])],
+        ["volume, mL", f"{content['volume_ml']:.2f}"],
+        ["rotated axes", content["rotated_axes"]],
+        ["part that is target", f"{content['scores']['tumor_fraction']:.3f}"],
+        ["target", ", ".join(content["targets"])],
+        ["side", content["side"]],
+    ]
+    return html_table(rows)
+
+
+def console_numbers(content: Mapping[str, Any]) -> Markup:
+    """Show the numbers for consoles with buttons that copy them, or why there are none."""
+    console = content["console"]
+    texts = [(name.capitalize(), console.get(name, "")) for name in ("philips", "siemens")]
+    return html_template(
+        _CONSOLES,
+        withheld=console["withheld"],
+        forced=console["forced"],
+        reason=console["reason"],
+        texts=[(vendor, text) for vendor, text in texts if text],
+        valid=content["valid"][:1].upper() + content["valid"][1:],
+        note=f"Siemens: {UNVERIFIED_PLANES}.",
+    )

@@ -1,0 +1,163 @@
+"""What follows from the share of target in a box: when its numbers are withheld, and advice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from placement.box.voxel import Voxel
+from placement.search.objective import PlacementObjective, tumor_fraction
+from placement.search.optimizer import LEAST_TARGET, MOSTLY, Placement, VoxelOptimizer
+from placement.search.scene import Scene
+from placement.search.tissue_labels import OUTSIDE_BRAIN
+
+__all__ = ["TargetVerdict", "advice", "largest_box", "target_verdict"]
+
+#: Sides of the largest box of enough target, in mm: it may be smaller than what is placed.
+_SIDES = (5.0, 60.0)
+
+_REMEDIES = {
+    "tumor smaller than min_volume": "a smaller box (--min-volume) gives a weaker signal; ask a "
+    "spectroscopist",
+    "volume below min_volume": "enlarge the box, or allow it (--min-volume)",
+    "side out of range": "change the side, or allow it (--sides)",
+    "too many rotations": "turn it about fewer axes, or allow more (--max-rotations)",
+    "outside the image": "move the box, or give an image that covers it",
+    "less than 50 % target": "ask a spectroscopist before measuring",
+    "less than 75 % target": "other tissue adds a quarter or more of the signal: look at the "
+    "content, or allow a smaller box (--min-volume)",
+    "longest side over 2.5 times the shortest": "thin boxes lose signal to the edges of the "
+    "pulses; set --sides, or accept it",
+    f"touches {OUTSIDE_BRAIN}": "lipid of the scalp may spoil the spectrum: move the box, or "
+    "check the mask (--brain)",
+    "displaced box leaves the brain": "use pulses of larger bandwidth, move the box, or saturate "
+    "the scalp",
+    "brain mask cuts off tumor": "look at the mask, or give another one (--brain FILE)",
+    "brain not found": "give its mask (--brain FILE)",
+}
+
+
+@dataclass(frozen=True)
+class TargetVerdict:
+    """
+    Whether a box holds enough of its target for a console.
+
+    Attributes
+    ----------
+    reason : str
+        Why the numbers are withheld, in a sentence; empty where they are not.
+    largest : Voxel or None
+        Where they are withheld, the largest box with 75 % target or more, if one was found.
+    largest_fraction : float
+        Its share of target; NaN without one.
+    """
+
+    reason: str
+    largest: Voxel | None = None
+    largest_fraction: float = float("nan")
+
+
+def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> TargetVerdict:
+    """
+    Withhold the numbers of a box of which less than half is target.
+
+    Parameters
+    ----------
+    placement : Placement
+        The box and its scene.
+    optimizer : VoxelOptimizer
+        Whose least volume counts.
+
+    Returns
+    -------
+    TargetVerdict
+        With an empty reason if half of the box or more is target.
+    """
+    if placement.tumor_fraction >= LEAST_TARGET:
+        return TargetVerdict("")
+    least = optimizer.min_volume
+    purest = _purest(placement.scene, least)
+    best = max(tumor_fraction(purest, placement.scene), placement.tumor_fraction)
+    if best < LEAST_TARGET:
+        reason = f"no box of ≥ {least:g} mL reaches 50 % target: ask a spectroscopist"
+    else:
+        reason = (
+            f"{100 * placement.tumor_fraction:.0f} % of the box are target, and one of "
+            f"≥ {least:g} mL with {100 * best:.0f} % was found: loosen the constraints, or ask a "
+            "spectroscopist"
+        )
+    largest = largest_box(placement.scene)
+    if largest is None:
+        return TargetVerdict(f"{reason}; no box of ≥ 75 % target was found")
+    sides = " × ".join(f"{side:.0f}" for side in largest.size)
+    fraction = tumor_fraction(largest, placement.scene)
+    return TargetVerdict(
+        f"{reason}; the largest box found with ≥ 75 % target has {largest.volume:.1f} mL "
+        f"({sides} mm)",
+        largest,
+        fraction,
+    )
+
+
+def largest_box(scene: Scene, fraction: float = MOSTLY) -> Voxel | None:
+    """
+    Search for the largest box that holds enough of the target.
+
+    Parameters
+    ----------
+    scene : Scene
+        The tumor.
+    fraction : float, default=0.75
+        Share of the target that it must hold.
+
+    Returns
+    -------
+    Voxel or None
+        None where no box with sides of 5 mm or more holds so much.
+    """
+    volume = scene.tumor_volume
+    objective = PlacementObjective(
+        mean_volume=volume,
+        sd_volume=0.5 * volume,
+        mean_fraction=min(fraction + 0.02, 1.0),
+        sd_fraction=0.01,
+        one_sided=True,
+    )
+    search = VoxelOptimizer(
+        objective, size_range=_SIDES, min_volume=0, thorough=True, tie_break=0, random_state=0
+    )
+    boxes = [box for box, _ in search.candidates(scene.unlimited, 5)]
+    boxes = [box for box in boxes if tumor_fraction(box, scene) >= fraction]
+    return max(boxes, key=lambda box: box.volume, default=None)
+
+
+def advice(flags: list[str]) -> list[str]:
+    """Explain flags: each with what to do about it."""
+    sentences = []
+    for flag in flags:
+        remedy = _REMEDIES.get(flag, "")
+        if flag.startswith("more than"):
+            remedy = "no box within the limits was found: look at the content"
+        elif flag.startswith("touches") and not remedy:
+            remedy = "move the box, or tolerate some of it (--tolerance)"
+        sentences.append(f"{flag}: {remedy}" if remedy else flag)
+    return sentences
+
+
+def _purest(scene: Scene, least_volume: float) -> Voxel:
+    """Search for the box of a least volume with the most target, whatever its sides and turns."""
+    objective = PlacementObjective(
+        mean_volume=max(least_volume, 1e-3),
+        sd_volume=1e3,
+        mean_fraction=1.0,
+        one_sided=True,
+    )
+    search = VoxelOptimizer(
+        objective,
+        size_range=_SIDES,
+        min_volume=least_volume,
+        max_rotations=3,
+        thorough=True,
+        tie_break=0,
+        random_state=0,
+    )
+    return search.place(scene.unlimited)

@@ -1,0 +1,138 @@
+"""Names of tissues for the values of a label image: published schemes, tables, and targets."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmrifit.io.tables import read_rows
+
+__all__ = [
+    "CAVITY",
+    "EDEMA",
+    "ENHANCING",
+    "LIMITS",
+    "MERGED",
+    "NECROSIS",
+    "NON_ENHANCING",
+    "NORMAL",
+    "OUTSIDE_BRAIN",
+    "SCHEMES",
+    "SOLID",
+    "check_values",
+    "describe_schemes",
+    "named_labels",
+    "target_tissues",
+]
+
+NECROSIS, EDEMA = "necrosis", "edema"
+NON_ENHANCING, ENHANCING = "non-enhancing", "enhancing"
+#: Some schemes have one label for two tissues, so that the share of necrosis is unknown.
+MERGED = "necrosis or non-enhancing"
+CAVITY = "resection cavity"
+TISSUES = (NECROSIS, MERGED, NON_ENHANCING, ENHANCING, EDEMA, CAVITY)
+SOLID = (NON_ENHANCING, ENHANCING)
+FLAIR_BRIGHT = (NON_ENHANCING, MERGED, EDEMA)
+
+#: Names of what bears no label of a tumor: tissue of the brain, and what is no brain.
+NORMAL, OUTSIDE_BRAIN = "normal", "outside the brain"
+
+#: Largest shares of a box, where a target of named labels allows any box to keep them.
+LIMITS = {NECROSIS: 0.10, MERGED: 0.10, CAVITY: 0.10, NORMAL: 0.02}
+
+#: Values of published label images. BRATS 2013: Menze et al., IEEE TMI 34:1993–2024, 2015. 2017
+#: to 2022: Bakas et al., Sci Data 4:170117, 2017. The metastasis challenge of 2023: Moawad et
+#: al., arXiv 2306.00838.
+SCHEMES: dict[str, dict[str, int]] = {
+    "brats2013": {NECROSIS: 1, EDEMA: 2, NON_ENHANCING: 3, ENHANCING: 4},
+    "brats2017": {MERGED: 1, EDEMA: 2, ENHANCING: 4},
+    "brats2023": {MERGED: 1, EDEMA: 2, ENHANCING: 3, CAVITY: 4},
+}
+
+
+def named_labels(text: str) -> dict[str, Any]:
+    """
+    Give the labels of tissues by the name of a scheme or a table of them.
+
+    Parameters
+    ----------
+    text : str
+        ``brats2013``, ``brats2017`` (to 2022), ``brats2023`` (metastases), or a table (.tsv) with
+        the columns index and name.
+
+    Returns
+    -------
+    dict of str to list of int
+        The values of each tissue.
+
+    Raises
+    ------
+    ValueError
+        If there is neither such a scheme nor such a table, or a row is of no tissue.
+    """
+    if text in SCHEMES:
+        return {name: [value] for name, value in SCHEMES[text].items()}
+    path = Path(text)
+    if not path.is_file():
+        raise ValueError(
+            f"--labels {text} is neither a scheme nor a table; give {describe_schemes()}, or a "
+            "table (.tsv) with the columns index and name"
+        )
+    labels: dict[str, Any] = {}
+    for line, row in read_rows(path, required=("index", "name")):
+        name = row["name"].lower()
+        if name not in TISSUES:
+            raise ValueError(
+                f"{path}, row {line}: {row['name']!r} is no tissue known here; name it one of "
+                f"{', '.join(TISSUES)}"
+            )
+        if not row["index"].isdecimal() or int(row["index"]) == 0:
+            raise ValueError(
+                f"{path}, row {line}: index {row['index']!r} must be a whole number above 0"
+            )
+        labels.setdefault(name, []).append(int(row["index"]))
+    values = [value for tissue_values in labels.values() for value in tissue_values]
+    if len(set(values)) < len(values):
+        raise ValueError(f"{path} names a value twice ({sorted(values)}); keep one name of each")
+    return labels
+
+
+def describe_schemes() -> str:
+    """Say how the schemes read the values of a label image."""
+    readings = []
+    for scheme, labels in SCHEMES.items():
+        meanings = ", ".join(f"{value} {name}" for name, value in labels.items())
+        readings.append(f"{scheme} ({meanings})")
+    return ", ".join(readings)
+
+
+def check_values(present: Collection[int], labels: Mapping[str, Any], title: str) -> None:
+    """Refuse values without a name: they have no meaning until they are named."""
+    values = {int(value) for entry in labels.values() for value in np.atleast_1d(entry)}
+    unnamed = sorted(set(present) - values)
+    if unnamed:
+        raise ValueError(
+            f"{title}: the values {unnamed} are not among the named labels {sorted(values)}; "
+            f"choose the scheme of the file: {describe_schemes()}"
+        )
+
+
+def target_tissues(present: Collection[str], *, flair_target: bool, title: str) -> tuple[str, ...]:
+    """
+    Choose the tissues that a box is meant for: solid tumor.
+
+    With `flair_target`, FLAIR-bright tissue is the target of a tumor in which nothing enhances.
+    """
+    targets: tuple[str, ...] = SOLID
+    if flair_target and ENHANCING not in present:
+        targets = FLAIR_BRIGHT
+    if not set(targets) & set(present):
+        raise ValueError(
+            f"{title}: nothing is labeled {' or '.join(targets)}, only "
+            f"{', '.join(sorted(present)) or 'nothing'}; --flair-target takes FLAIR-bright tissue "
+            "for the target of a tumor without enhancement"
+        )
+    return targets

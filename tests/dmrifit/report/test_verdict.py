@@ -1,0 +1,54 @@
+"""The answer of a fit's page: a line, and a light for each parameter."""
+
+import html
+import re
+
+import numpy as np
+import pytest
+
+from dmrifit.report.slice_figures import MapPanel
+from dmrifit.report.verdict import html_lights, least_doubted, map_verdict
+
+SHARES = {"S0": 0.02, "D": 0.3, "K": 0.9, "T": 0.0}
+SIDECAR = {
+    "Status": {"Voxels": {"converged": 7, "at bound": 1, "not fitted": 2}},
+    "NotFitted": {"Reasons": {"with a negative value": 2}},
+    "Doubt": {"Share": SHARES},
+    "Parameters": {"S0": {}, "D": {}, "K": {}, "T": {"Fixed": 80.0}},
+}
+
+
+@pytest.fixture
+def lights():
+    """Class and words of each light, by parameter."""
+    region = np.ones((2, 2, 1), bool)
+    medians = {"S0": 1172.4, "D": 0.000123456, "K": -0.5, "T": 80.0}
+    panels = [MapPanel(name, "u", np.full((2, 2, 1), value), (0, 1), (0, 0)) for name, value in medians.items()]
+    markup = str(html_lights(panels, region, SIDECAR))
+    items = re.findall(r'<li class="(\w+)">(.*?)</li>', markup, re.DOTALL)
+    words = [" ".join(html.unescape(re.sub("<[^>]+>", " ", text)).split()) for _, text in items]
+    return dict(zip(medians, zip((kind for kind, _ in items), words, strict=True), strict=True))
+
+
+def test_the_verdict_counts_voxels_and_names_what_is_mostly_in_doubt():
+    assert map_verdict(SIDECAR) == (
+        "8 of 10 voxels fitted (80 %), 2 with a negative value; in doubt in most of them: K (90 %)"
+    )
+
+
+def test_each_light_says_in_a_sign_and_in_words_what_its_color_says(lights):
+    assert lights["S0"] == ("determined", "● S0 1170 u determined")
+    assert lights["D"] == ("doubted", "▲ D 0.000123 u in doubt in 30 %")
+    assert lights["K"] == ("undetermined", "✕ K −0.5 u not determined in 90 %")
+    assert lights["T"] == ("fixed", "■ T 80 u fixed")
+
+
+def test_the_parameter_that_is_least_in_doubt_is_shown_first():
+    assert least_doubted(["D", "S0", "K"], SIDECAR) == "S0"
+    assert least_doubted(["D", "K"], {}) == "D"
+
+
+def test_names_are_escaped():
+    panel = MapPanel("<b>", "", np.ones((1, 1, 1)), (0, 1), (0, 0))
+    sidecar = {"Doubt": {"Share": {"<b>": 0.0}}, "Parameters": {"<b>": {}}}
+    assert "<b>" not in html_lights([panel], np.ones((1, 1, 1), bool), sidecar)

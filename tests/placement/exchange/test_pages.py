@@ -1,0 +1,64 @@
+"""Pages say first what is wrong with a box, and what it holds."""
+
+import re
+
+import numpy as np
+import pytest
+
+from placement.box.voxel import Voxel
+from placement.exchange.pages import case_summary, console_numbers, summary_line
+from placement.exchange.prescription import describe_placement, write_prescription
+from placement.search.scene import Scene
+from placement.search.tissue_labels import named_labels
+
+VOXEL = Voxel((22.5, 14.5, 14.5), (24, 16, 16))
+
+
+@pytest.fixture(scope="module")
+def scene():
+    values = np.zeros((48, 30, 30), np.uint8)
+    values[8:22, 4:26, 4:26] = 1
+    values[22:44, 4:26, 4:26] = 4
+    return Scene(values, np.eye(4), labels=named_labels("brats2013"), name="synthetic block")
+
+
+def test_flags_stand_above_what_a_box_holds_and_the_bar_adds_up(scene):
+    content = describe_placement(VOXEL, scene)
+    assert content["flags"] == ["more than 10 % necrosis", "less than 75 % target"]
+    summary = str(case_summary(content))
+    assert summary.index("more than 10 % necrosis: ") < summary.index("<svg")
+    widths = [float(width) for width in re.findall(r'width="([0-9.]+)"', summary)]
+    assert sum(widths) == pytest.approx(100, abs=0.05)
+    assert "enhancing 54 %" in summary
+    assert "lipid displacement not checked" in summary
+    assert "the brain is unknown" in summary
+    assert "Shim is not assessed" in summary
+
+
+def test_one_line_says_size_place_and_content(scene):
+    line = summary_line(describe_placement(VOXEL, scene))
+    assert line == (
+        "24 × 16 × 16 mm (6.1 mL) at 22.5, 14.5, 14.5 mm RAS+; 54 % of it are target (non-enhancing, enhancing); "
+        "46 % necrosis, 54 % enhancing, outside the brain unknown"
+    )
+
+
+def test_numbers_are_withheld_below_half_a_target_unless_forced(scene, tmp_path):
+    poor = Voxel((18, 14.5, 14.5), (22, 18, 18))
+    content = write_prescription(poor, scene, tmp_path / "withheld", figure=False)
+    assert content["console"]["withheld"].startswith("34 % of the box are target")
+    assert not list((tmp_path / "withheld").glob("*philips.txt"))
+    assert "No numbers for consoles" in str(console_numbers(content))
+    assert "--force REASON" in str(console_numbers(content))
+    forced = write_prescription(poor, scene, tmp_path / "forced", force="pilot scan", figure=False)
+    text = (tmp_path / "forced" / "voxel_philips.txt").read_text()
+    assert text.startswith("! forced: pilot scan")
+    assert forced["console"]["forced"] == "pilot scan"
+    page = str(console_numbers(forced))
+    assert page.count("Copy</button>") == 2
+    assert "pilot scan" in page
+
+
+def test_reasons_are_text_on_the_page(scene, tmp_path):
+    forced = write_prescription(Voxel((18, 14.5, 14.5), (22, 18, 18)), scene, tmp_path, force="<b>x", figure=False)
+    assert "<b>x" not in str(console_numbers(forced))
