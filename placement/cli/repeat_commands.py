@@ -191,7 +191,8 @@ def _read_box(row: Mapping[str, Path]) -> Any:
         names = ", ".join(sorted(set(record.placed_in.values())))
         raise ValueError(
             f"{row['box']} was placed in {names}, and {row['old']} is another file; give that "
-            "image, or, if the patient lay the same in both, the voxel_philips.txt of the box"
+            "image, place the box with --image, or, if the patient lay the same in both, give "
+            "the voxel_philips.txt of the box"
         )
     return record.voxel
 
