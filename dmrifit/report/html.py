@@ -93,6 +93,10 @@ td.number, th.number { text-align: right; white-space: nowrap; }
 th.number { white-space: normal; max-width: 7.5rem; }
 code, pre { font: .875em/1.45 var(--mono); }
 pre { background: var(--panel); padding: .6rem .8rem; white-space: pre-wrap; }
+@media (max-width: 75rem) {
+  table { font-size: .82rem; }
+  th, td { padding-right: .5rem; }
+}
 @media (max-width: 40rem) {
   table { font-size: .8rem; }
   th, td { padding: .25rem .5rem .25rem 0; }
