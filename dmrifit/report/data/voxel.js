@@ -146,6 +146,9 @@ class VoxelPanel {
       row.className = bad ? "doubted" : "";
       rows.push(row);
     }
+    // The controls below stay where they are when a voxel has no values.
+    const section = viewer.find("voxel");
+    section.style.minHeight = `${section.offsetHeight}px`;
     viewer.find("voxel-values").replaceChildren(...rows);
     viewer.find("voxel-values").closest("table").hidden = !rows.length;
     const words = record ? [record.outcome, this.spread(), ...doubtsOf(record)] : ["No signals are stored here."];
