@@ -56,8 +56,16 @@ class Tab:
         self.page.set_viewport_size({"width": width, "height": height})
         self.page.emulate_media(color_scheme="dark" if dark else "light")
         self.page.goto(path.resolve().as_uri())
-        self.page.wait_for_function(_IS_READY)
+        self.wait_until(_IS_READY)
         return self.page
+
+    def wait_until(self, condition):
+        """Wait until a condition in JavaScript holds; playwright's own way is code that the pages forbid."""
+        for _ in range(1500):
+            if self.page.evaluate(condition):
+                return
+            self.page.wait_for_timeout(20)
+        pytest.fail(f"not after half a minute: {condition}")
 
     def asked_outside(self):
         """List what was asked for beyond files and what pages hold."""

@@ -104,8 +104,8 @@ def test_saved_table_is_one_that_evaluate_reads(scenes, tab, tmp_path):
         page.locator("[data-role=accept]").click()
         if case + 1 < N_CASES:
             page.locator("[data-role=next]").click()
-            page.wait_for_function(f"document.querySelector('.reader').reader.index === {case + 1}")
-            page.wait_for_function("!document.querySelector('[data-role=accept]').disabled")
+            tab.wait_until(f"document.querySelector('.reader').reader.index === {case + 1}")
+            tab.wait_until("!document.querySelector('[data-role=accept]').disabled")
     with page.expect_download() as download:
         page.locator("[data-role=export]").click()
     table = tmp_path / "boxes.tsv"
