@@ -373,9 +373,8 @@ def _read_parts(
         names = archive.namelist()
         is_complete = _METADATA in names and len(set(names)) == len(names)
         if not is_complete or not all(map(_is_part_name, names)):
-            raise RefusedError(
-                f"it holds {', '.join(sorted(names))} instead of the parts of a model"
-            )
+            listed = ", ".join(repr(name)[1:-1] for name in sorted(names))
+            raise RefusedError(f"it holds {listed} instead of the parts of a model")
         if inside and _ESTIMATOR in names:
             raise RefusedError("it holds a model in a model in a model")
         unpacked = sum(entry.file_size for entry in entries)

@@ -72,6 +72,7 @@ OPEN = [
 @pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.sampled_from(SEALED), seed=st.integers(0, 2**32))
+@example(where=("load_model", "model.dmrifit"), seed=82836887)  # a name that cannot be printed
 def test_random_bytes_in_a_sealed_file_are_refused_or_change_nothing(bench, where, seed):
     case = Case(*where, "garbled", str(seed), "refused", "", "")
     outcome = bench.run(case)

@@ -422,7 +422,10 @@ def test_the_search_stays_near_the_best_known_objectives(pytestconfig, monkeypat
     scenes = [Scene(bench.mask(n), np.eye(4)) for n in numbers]
     for least, values in known.items():
         for options, most in (({}, 0.01), ({"thorough": True}, 0.007)):
-            optimizer = VoxelOptimizer(min_volume=float(least), tie_break=0, random_state=0, **options)
+            # The best known boxes may be as long as they like.
+            optimizer = VoxelOptimizer(
+                min_volume=float(least), max_aspect=None, tie_break=0, random_state=0, **options
+            )
             gaps = [values[n] - optimizer.placement(s).objective for n, s in zip(numbers, scenes, strict=True)]
             assert np.mean(gaps) <= most
             assert max(gaps) < 0.05
