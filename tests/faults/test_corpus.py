@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 from driver import ENTRIES, RULES, Bench, Case, corpus, load_entries
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mutations import MUTATIONS, PLACES
 
