@@ -24,6 +24,7 @@ _MODULES = {
     "simulate_metastases": "simulate.patients",
     "TwoStageSegmenter": "candidates.two_stage",
     "evaluate_segmentations": "study.evaluation",
+    "mets_scores": "study.challenge_scores",
     "segment_scores": "study.evaluation",
     "lesion_table": "study.evaluation",
     "lesion_scores": "study.evaluation",
