@@ -279,13 +279,16 @@ class Scene:
         FileNotFoundError
             If there is no such file.
         ValueError
-            If a file is no NIfTI image or damaged, that of the tumor has neither an sform nor a
-            qform, grids differ, or as for the constructor.
+            If a file is no NIfTI image or damaged, has neither an sform nor a qform, or has two
+            that place voxels more than 0.5 mm apart (``dmrifit.io.nifti.use_form`` names the one
+            to use); if grids differ, or as for the constructor.
 
         Warns
         -----
         UserWarning
-            If the two affines that a NIfTI header can hold differ; its sform is used then.
+            If sform and qform of a file differ by less than that, when the sform is used, or by
+            more, when the one that was named is used; of an image in memory, if they differ at
+            all.
         """
         loaded = load_image(tumor)
         title = image_name(tumor)
