@@ -17,6 +17,7 @@ _MODULES = {
     "jvss_loss": "networks.losses",
     "sse_loss": "networks.losses",
     "vss_loss": "networks.losses",
+    "prepare_scan": "scans.preparation",
     "read_case": "scans.cases",
     "read_cases": "scans.cases",
     "write_cases": "scans.cases",

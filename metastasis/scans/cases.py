@@ -38,12 +38,12 @@ __all__ = ["TABLE", "Case", "read_case", "read_cases", "write_cases"]
 TABLE = "cases.tsv"
 
 _REMEDY = "bring both to one grid (prepare_brain does)"
-_REQUIRED = ("patient", "image")
+REQUIRED = ("patient", "image")
 _MAPS = ("label", "prior", "brain", "prior_label", "mimics")
 #: Columns of images, that of the scan first.
 IMAGES = ("image", *_MAPS)
-_OPTIONAL = ("name", *_MAPS, "lesions", "classes", "synthetic")
-_ALIASES = {"participant_id": "patient"}
+OPTIONAL = ("name", *_MAPS, "lesions", "classes", "synthetic")
+ALIASES = {"participant_id": "patient"}
 
 _COLUMNS = {
     "patient": "Patient; cases of one patient are never split between training and test",
@@ -203,9 +203,9 @@ def read_cases(table: str | Path) -> list[Case]:
     return read_each(
         table,
         _read_case,
-        required=_REQUIRED,
-        optional=_OPTIONAL,
-        aliases=_ALIASES,
+        required=REQUIRED,
+        optional=OPTIONAL,
+        aliases=ALIASES,
         images=IMAGES,
     )
 

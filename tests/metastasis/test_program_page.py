@@ -9,7 +9,7 @@ class TestMetastasis(Chapter):
     package, program, app = "metastasis", "dmrifit-metastasis", cli.app
 
     def test_columns_that_the_page_names_are_read(self, page):
-        from metastasis.scans.cases import _OPTIONAL, _REQUIRED
+        from metastasis.scans.cases import OPTIONAL, REQUIRED
 
         named = self.named_columns(page)
-        assert set(_REQUIRED) < named <= {*_REQUIRED, *_OPTIONAL}
+        assert set(REQUIRED) < named <= {*REQUIRED, *OPTIONAL}

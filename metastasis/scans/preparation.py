@@ -1,0 +1,218 @@
+"""Preparation of a person's own scan for a segmenter: grid, brain, prior scan, intensity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit._optional import import_optional
+from dmrifit.imaging.head_steps import find_brain, import_sitk, inside_of
+from dmrifit.imaging.rigid_alignment import SAME_HEAD, align_heads
+from dmrifit.io.bids_derivatives import stem
+from dmrifit.io.grids import array_of, onto, read_scan, read_scan_like, resampled, scan_of
+from dmrifit.io.masks import MASK_THRESHOLD
+from dmrifit.io.nifti import (
+    Image,
+    check_position,
+    describe_sources,
+    image_name,
+    load_image,
+    output_files,
+    save_image,
+)
+from metastasis.scans.cases import Case
+from metastasis.scans.scan_checks import contrast_note, slice_note
+
+if TYPE_CHECKING:
+    import nibabel as nib
+
+__all__ = ["PreparedScan", "prepare_scan"]
+
+_SPACINGS = (0.4, 2.0)  # mm
+_MOST_NEGATIVE = 0.05  # of the brain
+_BRIGHTEST = 10.0  # medians
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """
+    A scan that a segmenter can take, its brain, and the prior scan in its place.
+
+    Parameters
+    ----------
+    image : Nifti1Image
+        Cubic voxels in RAS order; the median of the brain is 1, everything else 0.
+    brain : Nifti1Image
+        0 and 1, on the grid of the image.
+    prior : Nifti1Image or None
+        The prior scan, scaled like the image, on its grid.
+    matrix : ndarray of shape (4, 4), or None
+        From mm RAS+ of the image to mm RAS+ of the prior scan as it was given.
+    likeness : float or None
+        Median local correlation of both scans, up to 1.
+    notes : list of str
+        What a reader should know of the scan: thick slices, no bright vessels.
+    """
+
+    image: nib.Nifti1Pair
+    brain: nib.Nifti1Pair
+    prior: nib.Nifti1Pair | None = None
+    matrix: NDArray[np.float64] | None = None
+    likeness: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def prepare_scan(
+    image: Image,
+    *,
+    prior: Image | None = None,
+    brain: Image | None = None,
+    spacing: float = 1.0,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+) -> PreparedScan:
+    """
+    Prepare a post-contrast T1 scan, and a prior one, for a segmenter of metastases.
+
+    The scan is brought to cubic voxels in RAS order (linear interpolation, after smoothing where
+    voxels become larger) and everything outside the brain set to 0. The prior scan is aligned
+    rigidly by `align_heads`, interpolated once onto that grid and cut by the same brain. Both are
+    divided by their median in the brain. Without a mask the brain is found by `find_brain`:
+    exactly in a scan that is stripped already, roughly where a skull is there.
+
+    Parameters
+    ----------
+    image : path or Nifti1Image
+        The scan, magnitudes on three axes.
+    prior : path or Nifti1Image, optional
+        An earlier scan of the same person and contrast, on any grid.
+    brain : path or Nifti1Image, optional
+        The brain on the grid of `image`, of a tool made for it (HD-BET, SynthStrip).
+    spacing : float, default=1.0
+        Edge of the voxels in mm, .4 to 2.
+    out : path, optional
+        Folder to write to, made if missing: ``NAME.nii.gz``, ``NAME_brain.nii.gz``,
+        ``NAME_prior.nii.gz`` and ``NAME_prepared.json``, which appear together.
+    overwrite : bool, default=False
+        Whether files of these names may be replaced.
+
+    Returns
+    -------
+    PreparedScan
+        Images on one grid.
+
+    Raises
+    ------
+    ValueError
+        If an image has not three axes or values that are not finite, the mask lies on another
+        grid, no brain is found, intensities are normalized to a mean of 0, or the prior scan does
+        not show the same head.
+    FileNotFoundError, FileExistsError, OSError
+        If an input is missing, or an output there or not writable.
+    ImportError
+        If the extra ``preprocess`` is not installed and a step needs it.
+    """
+    if not _SPACINGS[0] <= spacing <= _SPACINGS[1]:
+        low, high = _SPACINGS
+        raise ValueError(f"spacing must be an edge of {low:g} to {high:g} mm, not {spacing!r}")
+    name = image_name(image)
+    # Everything is read and checked, and every library there, before long work.
+    scan = _read(image)
+    prior_scan = None if prior is None else _read(prior)
+    mask_scan = None if brain is None else read_scan_like(brain, scan, name)
+    if prior_scan is not None:
+        import_sitk()
+    if brain is None:
+        import_optional("dipy.segment.mask")
+    label = stem(image) if isinstance(image, str | Path) else "scan"
+    files = {key: f"{label}_{key}.nii.gz" for key in ("brain", "prior")}
+    files |= {"image": f"{label}.nii.gz", "record": f"{label}_prepared.json"}
+    sources = {"Image": image, "Prior": prior, "Brain": brain}
+    inputs = sources.values()
+    with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
+        result = _prepared(scan, prior_scan, mask_scan, spacing, (name, image_name(prior)))
+        if file_set is not None:
+            written = [key for key in ("image", "brain", "prior") if getattr(result, key)]
+            for key in written:
+                save_image(getattr(result, key), file_set.path(files[key]))
+            record: dict[str, Any] = {
+                "Spacing": spacing,
+                "Brain": "found" if brain is None else "given",
+                "Intensity": "divided by the median of the brain",
+                "Notes": result.notes,
+                "Sources": describe_sources(**sources),
+            }
+            if result.matrix is not None:
+                record["PriorMatrix"] = result.matrix.tolist()
+                record["PriorLikeness"] = result.likeness
+            file_set.write_json(files["record"], record)
+    return result
+
+
+def _read(image: Image) -> nib.Nifti1Pair:
+    """Read a scan that has a position, and say which volume is needed of several."""
+    loaded = load_image(image)
+    if isinstance(image, str | Path):
+        check_position(loaded, str(image))
+    if len(loaded.shape) == 4 and loaded.shape[3] > 1:
+        raise ValueError(
+            f"{image_name(image)} has {loaded.shape[3]} volumes; save the post-contrast one alone"
+        )
+    return read_scan(image)
+
+
+def _prepared(
+    scan: nib.Nifti1Pair,
+    prior_scan: nib.Nifti1Pair | None,
+    mask_scan: nib.Nifti1Pair | None,
+    spacing: float,
+    names: tuple[str, str],
+) -> PreparedScan:
+    mask = find_brain(scan) if mask_scan is None else inside_of(mask_scan)
+    _check_magnitudes(array_of(scan)[mask], names[0])
+    picture = resampled(scan, spacing)
+    share = array_of(resampled(scan_of(mask.astype(np.float32), scan.affine), spacing))
+    inside = share > MASK_THRESHOLD
+    image = scan_of(_scaled(array_of(picture), inside), picture.affine)
+    edges = np.linalg.norm(scan.affine[:3, :3], axis=0).tolist()
+    case = Case(names[0], array_of(image), brain=inside, affine=image.affine)
+    notes = [slice_note(names[0], edges), contrast_note(case)]
+    prior, matrix, likeness = None, None, None
+    if prior_scan is not None:
+        alignment = align_heads(scan, prior_scan)
+        matrix, likeness = alignment.matrix, alignment.likeness
+        if likeness < SAME_HEAD:
+            raise ValueError(
+                f"{names[1]} does not look like the head of {names[0]}: their median local "
+                f"correlation is {likeness:.2f}, of two scans of one person {SAME_HEAD:g} or "
+                "more; check that person and contrast are the same, or leave the prior scan out"
+            )
+        moved = array_of(onto(prior_scan, image, matrix))
+        prior = scan_of(_scaled(moved, inside), image.affine)
+        edges = np.linalg.norm(prior_scan.affine[:3, :3], axis=0).tolist()
+        notes.append(slice_note(names[1], edges))
+    brain = scan_of(inside.astype(np.uint8), image.affine)
+    return PreparedScan(image, brain, prior, matrix, likeness, [note for note in notes if note])
+
+
+def _check_magnitudes(intensities: NDArray[Any], name: str) -> None:
+    """Refuse a brain whose intensities were normalized to a mean of 0."""
+    negative = np.count_nonzero(intensities <= 0) / intensities.size
+    if negative > _MOST_NEGATIVE:
+        raise ValueError(
+            f"{name}: {100 * negative:.0f} % of the values in the brain are 0 or less; give the "
+            "scan as the scanner made it, not normalized, or a mask of the brain alone"
+        )
+
+
+def _scaled(values: NDArray[Any], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Divide by the median in the brain, and set everything else to 0."""
+    positive = values[inside & (values > 0)]
+    median = float(np.median(positive)) if positive.size else 1.0
+    # A few voxels of other scale, such as burnt-in marks, must not reach a network.
+    scaled: NDArray[np.float32] = np.clip(values / median, 0, _BRIGHTEST).astype(np.float32)
+    return np.where(inside, scaled, np.float32(0))

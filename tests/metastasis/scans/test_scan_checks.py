@@ -1,0 +1,97 @@
+"""Checks of scans before segmentation: headers, skull, contrast agent, likeness to training."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from metastasis import Case
+from metastasis.scans.scan_checks import (
+    check_files,
+    check_stripped,
+    contrast_note,
+    scan_files,
+    slice_note,
+    training_range,
+    unlike_notes,
+)
+
+SHAPE = (40, 40, 40)
+
+
+@pytest.fixture(scope="module")
+def brain():
+    return np.linalg.norm(np.indices(SHAPE) - 19.5, axis=0) < 17
+
+
+@pytest.fixture(scope="module")
+def signals(brain):
+    tissue = 1 + gaussian_filter(np.random.default_rng(0).normal(size=SHAPE), 1.5)
+    return np.where(brain, np.clip(tissue, 0.4, 1.4), 0).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def vessels():
+    mask = np.zeros(SHAPE, bool)
+    mask[19, 20, :] = mask[10:30, 18, 21] = True
+    return mask
+
+
+def test_headers_tell_grids_and_edges_without_reading_a_volume(tmp_path, monkeypatch):
+    affine = np.diag([0.8, 0.9, 4.0, 1])
+    for name, shape in (("scan", (9, 9, 9)), ("prior", (9, 9, 8)), ("series", (9, 9, 9, 5))):
+        nib.save(nib.Nifti1Image(np.ones(shape, np.float32), affine), tmp_path / f"{name}.nii.gz")
+    monkeypatch.setattr(nib.arrayproxy.ArrayProxy, "__array__", lambda *_: pytest.fail("a volume was read"))
+    files = {key: tmp_path / f"{key}.nii.gz" for key in ("scan", "prior", "series")}
+    edges = check_files({"image": files["scan"]})
+    np.testing.assert_allclose(edges, (0.8, 0.9, 4.0), rtol=1e-6)
+    assert "slices of 4 mm" in slice_note("scan", edges)
+    assert slice_note("scan", (1, 1, 3.0)) == ""
+    with pytest.raises(ValueError, match=r"different grids.*dmrifit-metastasis prepare"):
+        check_files({"image": files["scan"], "prior": files["prior"]})
+    with pytest.raises(ValueError, match=r"series.nii.gz has 4 axes \(9 × 9 × 9 × 5\)"):
+        check_files({"image": files["series"]})
+
+
+def test_files_of_a_folder_a_table_and_a_scan_are_listed(tmp_path):
+    for name in ("p1.nii.gz", "p1_prior.nii.gz", "p2.nii.gz", "p2_brain.nii.gz"):
+        nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4)), tmp_path / name)
+    expected = [
+        {"image": tmp_path / "p1.nii.gz", "prior": tmp_path / "p1_prior.nii.gz"},
+        {"image": tmp_path / "p2.nii.gz", "brain": tmp_path / "p2_brain.nii.gz"},
+    ]
+    assert scan_files(tmp_path, None, None, is_table=True) == expected
+    table = tmp_path / "list.tsv"
+    table.write_text("patient\timage\tprior\tbrain\n1\tp1.nii.gz\tp1_prior.nii.gz\tn/a\n2\tp2.nii.gz\tn/a\tp2_brain.nii.gz\n")
+    assert scan_files(table, None, None, is_table=True) == expected
+    assert scan_files(*expected[0].values(), None, is_table=False) == expected[:1]
+
+
+def test_a_scan_with_its_skull_needs_a_mask():
+    head = np.ones((150, 150, 150), np.float32)
+    with pytest.raises(ValueError, match=r"3375 mL are not zero, .* dmrifit-metastasis prepare strips"):
+        check_stripped(Case("head", head))
+    check_stripped(Case("head", head, brain=head > 0))
+    check_stripped(Case("head", head, affine=np.diag([0.8, 0.8, 0.8, 1])))
+
+
+def test_a_scan_without_bright_vessels_is_no_post_contrast_scan(signals, brain, vessels):
+    assert "is this a post-contrast T1 scan?" in contrast_note(Case("p", signals, brain=brain))
+    bright = np.where(vessels, 2.5, signals)
+    assert contrast_note(Case("p", bright, brain=brain)) == ""
+    assert contrast_note(Case("p", 300 * bright)) == ""
+
+
+def test_scans_unlike_those_in_training_are_told(signals, brain, vessels):
+    bright = np.where(vessels, 2.5, signals)
+    label = np.zeros(SHAPE, np.uint8)
+    label[20:23, 20:23, 20:23] = 1
+    seen = training_range([bright, 2 * bright], [brain, brain], [label, 0 * label])
+    assert seen["marked"] == [27 / brain.sum()]
+    case = Case("p", 7 * bright, brain=brain)
+    assert unlike_notes(case, seen, label) == []
+    (note,) = unlike_notes(Case("p", signals, brain=brain), seen)
+    assert "p: this scan is unlike the training scans: 99.9 % of its brain lie below" in note
+    (note,) = unlike_notes(case, seen, brain & (bright > 1))
+    assert "of its brain are marked, of a training scan at most 0.13 % were lesion" in note
+    assert unlike_notes(case, None, brain) == []
