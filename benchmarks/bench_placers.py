@@ -9,6 +9,10 @@ and place in 25. The experts are rules with noise, no clinical experts. What is 
 the folder FOLDER (default build/placers) and not repeated as long as the code is the same; a
 training that was interrupted goes on. Everything runs on one thread, and times are of the
 processor.
+
+"third expert" is another simulated expert of the same cases, "medoid of ten experts" of ten more the
+box that agrees most with the other nine: what one box for each case can reach. "tolerating" placers may
+hold 5 % of what is excluded, as experts' boxes hold some necrosis.
 """
 
 import itertools
@@ -46,6 +50,9 @@ ORACLE = "best of 40 candidates"
 N_CASES, N_QUICK_CASES, N_FOLDS = 125, 25, 5
 EXCLUDING = ("tumor", "distance", "exclude")
 TRAINED = ("network", "network fast", "network, exclude channel")
+#: Further simulated experts of the same cases, and how many there are beside the two.
+THIRD, MEDOID, N_MORE = "third expert", "medoid of ten experts", 11
+TOLERANCE = 0.05  # of a box
 MEASURES = (
     "f_tumor",
     "volume",
@@ -87,6 +94,9 @@ DIFFERENCES = (
     ("network, exclude channel", "network", None),
     ("optimizer, excluding", "optimizer", None),
     ("ranker, excluding", "ranker", None),
+    ("ranker, tolerating", "ranker, excluding", None),
+    ("network, exclude channel, 8 views", "network, exclude channel", None),
+    ("network, exclude channel, 8 views", THIRD, None),
     ("ranker", "network", None),
 )
 
@@ -100,34 +110,45 @@ class Case:
         )
         self.excluding = scenes
         self.plain = [Scene(one.tumor, one.affine, name=one.name) for one in scenes]
+        self.tolerating = [
+            Scene(
+                one.tumor,
+                one.affine,
+                exclude=dict(one.forbidden) or None,
+                exclude_tolerance=TOLERANCE,
+                name=one.name,
+            )
+            for one in scenes
+        ]
         held_out = case_folds(n, n_folds=N_FOLDS, random_state=seed) == 1
         self.train, self.test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
-    def learned(self, excluding: bool = False) -> tuple[list[Scene], np.ndarray]:
-        scenes = self.excluding if excluding else self.plain
+    def learned(self, seen: str = "plain") -> tuple[list[Scene], np.ndarray]:
+        scenes = getattr(self, seen)
         return [scenes[int(i)] for i in self.train], self.voxels[self.train]
 
-    def placed(self, excluding: bool = False) -> list[Scene]:
-        scenes = self.excluding if excluding else self.plain
+    def placed(self, seen: str = "plain") -> list[Scene]:
+        scenes = getattr(self, seen)
         return [scenes[int(i)] for i in self.test]
 
 
 def entrants(
     case: Case, kind: str, seed: int, training: Path, quick: bool
-) -> Iterator[tuple[str, bool, Callable[[], Any]]]:
-    """Name placers, say whether they see what is excluded, and how to train them."""
+) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """Name placers, say which scenes they see, and how to train them."""
     learning: dict[str, Any] = {
         "training": Training(epochs=2 if quick else None, checkpoint=str(training)),
         "device": "cpu",
         "random_state": seed,
     }
     network: list[Any] = []
+    with_channel: list[Any] = []
     ranking: dict[str, Any] = {"random_state": seed}
     if quick:
         ranking["n_candidates"] = 10
 
-    def trained(excluding: bool = False, **options: Any) -> Any:
-        return VoxelRegressor(**options, **learning).fit(*case.learned(excluding))
+    def trained(seen: str = "plain", **options: Any) -> Any:
+        return VoxelRegressor(**options, **learning).fit(*case.learned(seen))
 
     def plain_network() -> Any:
         if not network:
@@ -137,39 +158,64 @@ def entrants(
     def refined() -> Any:
         return plain_network().set_params(refine=True)
 
+    def excluding_network(**options: Any) -> Any:
+        if not with_channel:
+            with_channel.append(trained("excluding", channels=EXCLUDING))
+        return with_channel[0].set_params(**options)
+
     yield (
         "objective",
-        False,
+        "plain",
         lambda: VoxelOptimizer(tie_break=0.0, max_rotations=3, max_aspect=None, random_state=seed),
     )
     yield (
         "objective of experts' moments",
-        False,
+        "plain",
         lambda: VoxelOptimizer(
             tie_break=0.0, max_rotations=3, max_aspect=None, random_state=seed
         ).fit(*case.learned()),
     )
     yield (
         "optimizer",
-        False,
+        "plain",
         lambda: VoxelOptimizer(max_rotations=3, max_aspect=None, random_state=seed),
     )
-    yield "ranker", False, lambda: VoxelRanker(**ranking).fit(*case.learned())
-    yield "network", False, plain_network
-    yield "network refined", False, refined
-    yield "network fast", False, lambda: trained(fast=True)
+    yield "ranker", "plain", lambda: VoxelRanker(**ranking).fit(*case.learned())
+    yield "network", "plain", plain_network
+    yield "network refined", "plain", refined
+    yield "network fast", "plain", lambda: trained(fast=True)
     if kind == "preference":  # the others do not know of necrosis
         yield (
             "optimizer, excluding",
-            True,
+            "excluding",
             lambda: VoxelOptimizer(max_rotations=3, max_aspect=None, random_state=seed),
         )
         yield (
             "ranker, excluding",
-            True,
-            lambda: VoxelRanker(**ranking).fit(*case.learned(True)),
+            "excluding",
+            lambda: VoxelRanker(**ranking).fit(*case.learned("excluding")),
         )
-        yield "network, exclude channel", True, lambda: trained(True, channels=EXCLUDING)
+        yield (
+            "optimizer, tolerating",
+            "tolerating",
+            lambda: VoxelOptimizer(max_rotations=3, max_aspect=None, random_state=seed),
+        )
+        yield (
+            "ranker, tolerating",
+            "tolerating",
+            lambda: VoxelRanker(**ranking).fit(*case.learned("tolerating")),
+        )
+        yield "network, exclude channel", "excluding", excluding_network
+        yield (
+            "network, exclude channel, 8 views",
+            "excluding",
+            lambda: excluding_network(n_views=8),
+        )
+        yield (
+            "network, exclude channel, 8 views, refined",
+            "excluding",
+            lambda: excluding_network(n_views=8, refine=True),
+        )
 
 
 def code_digest(name: str) -> str:
@@ -183,7 +229,8 @@ def run_seed(kind: str, seed: int, work: Path, *, quick: bool) -> dict[str, Any]
     folder = work / f"{kind}-{seed}{'-quick' if quick else ''}"
     path = folder / "placed.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    names = [name for name, *_ in entrants(None, kind, seed, folder, quick)] + [ORACLE]  # type: ignore[arg-type]
+    placers = [name for name, *_ in entrants(None, kind, seed, folder, quick)]  # type: ignore[arg-type]
+    names = [*placers, ORACLE, THIRD, MEDOID]
     code = {name: code_digest(name) for name in names}
     kept = {name: before[name] for name in names if before.get(name, {}).get("code") == code[name]}
     changed = sorted({*before} - {*kept})
@@ -196,7 +243,7 @@ def run_seed(kind: str, seed: int, work: Path, *, quick: bool) -> dict[str, Any]
     warm_up(case)
     # A training is gone on with by the code that began it.
     training = folder / f"training-{code['network'][:12]}"
-    for name, excluding, train in entrants(case, kind, seed, training, quick):
+    for name, seen, train in entrants(case, kind, seed, training, quick):
         if name in kept:
             continue
         begun = {*training.glob("*/state.safetensors")}
@@ -204,7 +251,7 @@ def run_seed(kind: str, seed: int, work: Path, *, quick: bool) -> dict[str, Any]
         placer = train()
         seconds = time.process_time() - start
         boxes, times = [], []
-        scenes = case.placed(excluding)
+        scenes = case.placed(seen)
         placer.place(scenes[0])
         for scene in map(fresh, scenes):
             start = time.process_time()
@@ -226,6 +273,10 @@ def run_seed(kind: str, seed: int, work: Path, *, quick: bool) -> dict[str, Any]
             "training_s": None,
         }
         write_text(path, json.dumps(kept))
+    if THIRD not in kept or MEDOID not in kept:
+        for name, boxes in further_experts(case, kind, seed).items():
+            kept[name] = {"code": code[name], "boxes": boxes, "seconds": None, "training_s": None}
+        write_text(path, json.dumps(kept))
     return evaluated(case, {name: kept[name] for name in names}, seed)
 
 
@@ -235,6 +286,7 @@ def fresh(scene: Scene) -> Scene:
         np.asarray(scene.tumor),
         scene.affine,
         exclude=dict(scene.forbidden) or None,
+        exclude_tolerance=scene.tolerances,
         name=scene.name,
     )
 
@@ -265,6 +317,21 @@ def oracle(case: Case, seed: int) -> list[list[float]]:
     return found
 
 
+def further_experts(case: Case, kind: str, seed: int) -> dict[str, list[list[float]]]:
+    """Give the boxes of a third expert, and of ten more the one that agrees most with the others."""
+    found: dict[str, list[list[float]]] = {THIRD: [], MEDOID: []}
+    for i in case.test:
+        _, voxels = simulate_gliomas(
+            1, n_experts=2 + N_MORE, experts=kind, skip=int(i), random_state=seed
+        )
+        assert np.array_equal(voxels[0, :2], case.voxels[i])
+        third, *ten = [Voxel.from_array(row) for row in voxels[0, 2:]]
+        agreement = [sum(a.dice(b) for b in ten) for a in ten]
+        found[THIRD].append(third.as_array().tolist())
+        found[MEDOID].append(ten[int(np.argmax(agreement))].as_array().tolist())
+    return found
+
+
 def evaluated(case: Case, kept: dict[str, Any], seed: int) -> dict[str, Any]:
     """Give the tables of the evaluation, and what lies in necrosis."""
     scenes, experts = case.placed(), case.voxels[case.test]
@@ -280,7 +347,7 @@ def evaluated(case: Case, kept: dict[str, Any], seed: int) -> dict[str, Any]:
     lying = {
         (name, i): np.mean([in_necrosis(Voxel.from_array(box), scene) for box in own[i]])
         for name, own in boxes.items()
-        for i, scene in enumerate(case.placed(True))
+        for i, scene in enumerate(case.placed("excluding"))
     }
     cases["necrosis"] = [lying.get((one.method, one.case), np.nan) for one in cases.itertuples()]
     return {
@@ -416,7 +483,7 @@ def methods_table(methods: list[dict[str, Any]]) -> tuple[list[str], list[list[s
     digits = {"f_tumor": 3, "volume": 1, "rotated_axes": 2}
     rows = []
     for one in methods:
-        own = one["method"] in (EXPERTS, *CONTROLS, ORACLE)
+        own = one["method"] in (EXPERTS, *CONTROLS, ORACLE, THIRD, MEDOID)
         cells = [number(one[key], digits.get(key, 3)) for key in MEASURES]
         if one["method"] == EXPERTS:
             cells[2] = "–"  # of two experts the closest is the other one

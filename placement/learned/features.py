@@ -41,8 +41,8 @@ DEPTH_POWERS = (0, 2, 5, 12)
 #: of a case.
 PURITY_POWER = 4
 
-#: Names of the columns of `describe_boxes`.
-FEATURES = (
+#: Quantities of a box; the forest sees each also less its median over the boxes of a case.
+QUANTITIES = (
     "objective",
     "objective_share",
     "rank",
@@ -75,6 +75,9 @@ FEATURES = (
     "roundness",
     "n_parts",
 )
+
+#: Names of the columns of `describe_boxes`.
+FEATURES = (*QUANTITIES, *(f"{name}, relative" for name in QUANTITIES))
 
 
 class Surroundings:
@@ -243,7 +246,8 @@ def describe_boxes(
     }
     for name, growth in zip(("grown_4", "grown_8"), GROWN_MM, strict=True):
         columns[name] = overlap.fractions(boxes, search.whole, growth, 1)
-    return np.stack([np.asarray(columns[name], dtype=np.float64) for name in FEATURES], axis=1)
+    table = np.stack([np.asarray(columns[name], dtype=np.float64) for name in QUANTITIES], axis=1)
+    return np.concatenate([table, table - np.median(table, axis=0)], axis=1)
 
 
 def _cube_mm(total: float) -> float:

@@ -40,6 +40,10 @@ SCORE_DIGITS = 9
 #: How many boxes, the best, are moved off excluded regions.
 N_MOVED = 6
 
+#: Part of the features that each split of a tree draws from: in 375 cases of three seeds, 0.25
+#: agreed better with experts than 0.5 or 1.
+MAX_FEATURES = 0.25
+
 #: Two boxes that share more than this (Dice) are one candidate.
 SAME_DICE = 0.8
 
@@ -59,8 +63,8 @@ class VoxelRanker(BaseEstimator):
     tumor, weighted more and more by depth, and at its thickest places, in volumes that experts
     chose, as they are and stretched to the tumor. What is excluded counts as no tumor; the best
     boxes are moved off it. A forest of extremely randomized trees learns from experts' boxes which
-    Dice coefficient to expect of each, from its depth, size, purity, rotation and its place among
-    the others.
+    Dice coefficient to expect of each, from its depth, size, purity and rotation, and how these
+    differ from the case's other boxes.
 
     Parameters
     ----------
@@ -72,11 +76,11 @@ class VoxelRanker(BaseEstimator):
     n_places : int, default=1
         Thickest places that cubes are tried at, beside four middles; 0 for none. More candidates
         are not always better: the best-looking of many is more often a mistake.
-    target : {"mean", "closest"}, default="mean"
+    target : {"mean", "closest"}, default="closest"
         Whether the mean of the Dice coefficients with a case's experts is learned, or the largest.
     n_estimators : int, default=100
         Trees.
-    min_samples_leaf : int, default=50
+    min_samples_leaf : int, default=100
         Boxes in a leaf at least. Those of one case have much in common, so that leaves must hold
         several cases.
     verbose : bool, default=False
@@ -116,9 +120,9 @@ class VoxelRanker(BaseEstimator):
         *,
         n_candidates: int = 15,
         n_places: int = 1,
-        target: str = "mean",
+        target: str = "closest",
         n_estimators: int = 100,
-        min_samples_leaf: int = 50,
+        min_samples_leaf: int = 100,
         verbose: bool = False,
         n_jobs: int | None = None,
         random_state: RandomState = None,
@@ -184,7 +188,7 @@ class VoxelRanker(BaseEstimator):
         forest = ExtraTreesRegressor(
             self.n_estimators,
             min_samples_leaf=self.min_samples_leaf,
-            max_features=0.5,
+            max_features=MAX_FEATURES,
             n_jobs=1,
             random_state=derived_seed(seed, "forest"),
         )

@@ -57,6 +57,7 @@ def test_features_of_known_boxes_are_right():
     # What is excluded is no tumor.
     np.testing.assert_allclose(found["fraction"], [1, 25 / 40], atol=1e-6)
     np.testing.assert_allclose(found["volume"], [8, 8])
+    np.testing.assert_allclose(found["fraction, relative"], [15 / 80, -15 / 80], atol=1e-6)
     np.testing.assert_allclose(found["volume_share"], 8 / scene.tumor_volume)
     np.testing.assert_allclose(found["elongation"], [0, np.log(4)], atol=1e-12)
     np.testing.assert_array_equal(found["rotated_axes"], [0, 1])
