@@ -24,6 +24,8 @@ from dmrifit.io.nifti import image_of
 from dmrifit.networks.volume_cases import called
 from dmrifit.report.html import NOTICE
 from metastasis.scans.cases import Case
+from metastasis.scans.scan_checks import unlike_notes
+from metastasis.study.findings import nothing_marked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +50,8 @@ _COLUMNS = (
     "n_lesions",
     "n_confirmed",
     "volume_mL",
+    "statement",
+    "notes",
     "synthetic",
 )
 #: Columns of lesions that single models give: they confirm nothing and segment no prior scan.
@@ -74,6 +78,8 @@ RUN = CaseRun(
         "n_lesions": int,
         "n_confirmed": (int, type(None)),
         "volume_mL": float,
+        "statement": str,
+        "notes": list,
         "sources": str,
     },
     results=(_TABLE, _LESIONS, "index.html"),
@@ -102,20 +108,30 @@ def segment_cases(
     figure: bool,
     overwrite: bool,
     source: Path | None = None,
+    notes: Sequence[Sequence[str]] | None = None,
+    figures: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Segment cases, each into a folder; finished cases are not repeated."""
+    """
+    Segment cases, each into a folder; finished cases are not repeated.
+
+    `notes` are what is to be said of each case, `figures` what is known of the model.
+    """
+    remarks = notes or [[] for _ in cases]
     folders = file_stems((case.patient, case.name) for case in cases)
     figure = figure and find_spec("matplotlib") is not None
 
     def segment_in(case: Case, folder: Path) -> dict[str, Any]:
+        case_notes = notes_by_folder[folder.name]
+        options: dict[str, Any] = {"notes": case_notes, "figures": figures or {}}
         with called([case.name], source):
-            return _segment_case(segmenter, case, folder, _digest(case), figure=figure)
+            return _segment_case(segmenter, case, folder, _digest(case), figure=figure, **options)
 
     def is_current(case: Case, record: dict[str, Any]) -> bool:
         is_same_row = _description(case).items() <= record.items()
         return is_same_row and record["sources"] == _digest(case)
 
     cases_by_folder = dict(zip(folders, cases, strict=True))
+    notes_by_folder = dict(zip(folders, remarks, strict=True))
     return RUN.process(cases_by_folder, out, segment_in, is_current, overwrite=overwrite)
 
 
@@ -132,6 +148,7 @@ def write_batch(
     for content in contents:
         folder = out / content["folder"]
         files = {
+            "notes": "; ".join(content["notes"]),
             "probability": f"{folder.name}/{_PROBABILITY}",
             "label": f"{folder.name}/{_LABEL}",
             "synthetic": "true" if content["synthetic"] else "false",
@@ -225,7 +242,14 @@ def _common_value(table: Path, rows: Sequence[Mapping[str, str]], key: str) -> s
 
 
 def _segment_case(
-    segmenter: Any, case: Case, folder: Path, digest: str, *, figure: bool
+    segmenter: Any,
+    case: Case,
+    folder: Path,
+    digest: str,
+    *,
+    figure: bool,
+    notes: Sequence[str],
+    figures: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Segment a case and write its files, its record last; give the record."""
     from dmrifit.io.atomic_files import FileSet
@@ -252,6 +276,9 @@ def _segment_case(
         lesions = table
         threshold = float(getattr(segmenter, "threshold_", 0.5))
         min_voxels = int(getattr(segmenter, "min_voxels", 1))
+    network = getattr(segmenter, "segmenter_", segmenter)
+    seen = getattr(network, "seen_", None) or figures.get("seen")
+    statement = "" if len(lesions) else nothing_marked(figures)
     content: dict[str, Any] = {
         **_description(case),
         "folder": folder.name,
@@ -260,6 +287,8 @@ def _segment_case(
         "n_lesions": len(lesions),
         "n_confirmed": n_confirmed,
         "volume_mL": float(lesions["volume_mL"].sum()),
+        "statement": statement,
+        "notes": [*notes, *unlike_notes(case, seen, labels)],
         "sources": digest,
         "notice": NOTICE,
     }
@@ -278,7 +307,13 @@ def _segment_case(
 
                 picture = files.path(_OVERLAY).read_bytes()
                 page = scan_page(
-                    case, labels, probability, lesions, threshold=threshold, picture=picture
+                    case,
+                    labels,
+                    probability,
+                    lesions,
+                    threshold=threshold,
+                    picture=picture,
+                    remarks=[*content["notes"], statement],
                 )
                 files.path(_VIEW).write_text(page, encoding="utf-8")
         files.write_json(RUN.record, content)

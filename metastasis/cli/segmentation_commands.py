@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption
-from dmrifit.cli.options import floats, is_table, move_to_device
+from dmrifit.cli.options import floats, is_table, move_to_device, say
 from dmrifit.report.html import counted
 
 if TYPE_CHECKING:
@@ -40,6 +40,13 @@ MaskOption: TypeAlias = Annotated[
 FlipsOption: TypeAlias = Annotated[
     bool,
     typer.Option("--flips", help="Average over eight mirror images; takes eight times as long."),
+]
+ResampleOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--resample",
+        help="Resample scans to the voxels of the training scans; answers lie on their own grids.",
+    ),
 ]
 DeviceOption: TypeAlias = Annotated[
     str | None,
@@ -74,6 +81,7 @@ def segment(
         ),
     ] = None,
     flips: FlipsOption = False,
+    resample: ResampleOption = False,
     device: DeviceOption = None,
     figure: FigureOption = True,
     overwrite: OverwriteOption = False,
@@ -87,6 +95,7 @@ def segment(
     """
     from dmrifit.io.bids_derivatives import file_record
     from metastasis.cli.case_runs import RUN, segment_cases, write_batch
+    from metastasis.study.findings import model_figures
 
     if threshold is not None:
         _check_threshold("--threshold", threshold)
@@ -95,7 +104,7 @@ def segment(
     if threshold is not None:
         # The number of false positives holds at the model's own threshold only.
         segmenter.threshold_, segmenter.false_positives_ = threshold, None
-    cases = _cases(scans, prior, mask, out)
+    cases, notes = _cases(scans, prior, mask, out, [segmenter], resample=resample)
     if not _uses_priors([segmenter], cases):
         cases = [replace(case, prior=None) for case in cases]
     settings = {
@@ -103,12 +112,23 @@ def segment(
         # The digest, not the path: a file may be replaced under its name, or moved.
         "model": file_record(model)["SHA256"],
         "flips": flips,
+        "resample": resample,
         "figure": figure,
         "threshold": segmenter.threshold_,
     }
     RUN.begin(out, settings, overwrite)
+    figures = model_figures(model)
+    if resample:
+        segmenter = _resampled(segmenter)
     contents = segment_cases(
-        segmenter, cases, out, figure=figure, overwrite=overwrite, source=scans
+        segmenter,
+        cases,
+        out,
+        figure=figure,
+        overwrite=overwrite,
+        source=scans,
+        notes=notes,
+        figures=figures,
     )
     write_batch(out, contents, figure=figure, heading="Segmentations")
     _print_counts(contents, out)
@@ -134,6 +154,7 @@ def ensemble(
         ),
     ] = None,
     flips: FlipsOption = False,
+    resample: ResampleOption = False,
     device: DeviceOption = None,
     figure: FigureOption = True,
     overwrite: OverwriteOption = False,
@@ -156,22 +177,25 @@ def ensemble(
         for limit in limits:
             _check_threshold("--thresholds", limit)
     models = [_trained(path, flips, device) for path in (sensitive, specific)]
-    segmenter = SensitivitySpecificityEnsemble(*models, thresholds=limits)
-    cases = _cases(scans, prior, mask, out)
+    cases, notes = _cases(scans, prior, mask, out, models, resample=resample)
     # Without prior scans the models see none, but the table of lesions still compares with them.
     _uses_priors(models, cases)
+    if resample:
+        models = [_resampled(model) for model in models]
+    segmenter = SensitivitySpecificityEnsemble(*models, thresholds=limits)
     settings = {
         "command": "ensemble",
         "sensitive": file_record(sensitive)["SHA256"],
         "specific": file_record(specific)["SHA256"],
         "thresholds": None if limits is None else list(limits),
         "flips": flips,
+        "resample": resample,
         "figure": figure,
         "threshold": None,
     }
     RUN.begin(out, settings, overwrite)
     contents = segment_cases(
-        segmenter, cases, out, figure=figure, overwrite=overwrite, source=scans
+        segmenter, cases, out, figure=figure, overwrite=overwrite, source=scans, notes=notes
     )
     write_batch(out, contents, figure=figure, heading="Confirmed and candidates")
     _print_counts(contents, out)
@@ -185,16 +209,77 @@ EXAMPLES: dict[Callable[..., None], str] = {
 }
 
 
-def _cases(scans: Path, prior: Path | None, mask: Path | None, out: Path) -> list[Case]:
-    """Read the cases of a table, or a single image with the files that options name."""
+def _slice_notes(
+    files_of_scans: Sequence[Mapping[str, Path]], models: list[Any], *, resample: bool
+) -> list[str]:
+    """Check headers and voxels before a volume is read; say which slices are thick."""
+    from metastasis.scans.scan_checks import check_edges, check_files, slice_note
+
+    notes = []
+    for files in files_of_scans:
+        edges = check_files(files)
+        if not resample:
+            for model in models:
+                check_edges(files["image"], edges, _edge(model))
+        notes.append(slice_note(str(files["image"]), edges))
+    return notes
+
+
+def _edge(model: Any) -> float | None:
+    """Give the edge of the voxels that a model saw in training; None where any will do."""
+    network = getattr(model, "segmenter_", model)
+    # Scans are resampled to a spacing by the network itself.
+    if getattr(network, "spacing", None) is not None:
+        return None
+    edge = getattr(network, "edge_", None)
+    return None if edge is None else float(edge)
+
+
+def _resampled(model: Any) -> Any:
+    """Wrap a model, so that it sees scans on the voxels of its training scans."""
+    from metastasis.segmentation.image_files import ResampledSegmenter
+
+    edge = _edge(model)
+    if edge is None:
+        say("scans are not resampled: the model resamples them itself, or its voxels are unknown")
+        return model
+    return ResampledSegmenter(model, edge)
+
+
+def _notes(cases: Sequence[Case], slice_notes: Sequence[str]) -> list[list[str]]:
+    """Refuse scans with a skull, and say what a reader should know of each scan."""
+    from metastasis.scans.scan_checks import check_stripped, contrast_note
+
+    for case in cases:
+        check_stripped(case)
+    notes = []
+    for case, slices in zip(cases, slice_notes, strict=True):
+        contrast = "" if case.synthetic else contrast_note(case)
+        notes.append([note for note in (slices, contrast) if note])
+    return notes
+
+
+def _cases(
+    scans: Path,
+    prior: Path | None,
+    mask: Path | None,
+    out: Path,
+    models: list[Any],
+    *,
+    resample: bool,
+) -> tuple[list[Case], list[list[str]]]:
+    """Read the cases of a table, or a single image, and what is to be said of each."""
     from metastasis.scans.cases import IMAGES, read_case, read_cases
+    from metastasis.scans.scan_checks import scan_files
 
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
     options = {"--prior": prior, "--mask": mask}
-    if is_table(scans, "prior scans and brains", options, IMAGES):
-        return read_cases(scans)
-    return [read_case(scans, prior=prior, brain=mask)]
+    table = is_table(scans, "prior scans and brains", options, IMAGES)
+    files = scan_files(scans, prior, mask, is_table=table)
+    slice_notes = _slice_notes(files, models, resample=resample)
+    cases = read_cases(scans) if table else [read_case(scans, prior=prior, brain=mask)]
+    return cases, _notes(cases, slice_notes)
 
 
 def _model_and_scans(paths: list[Path], model: Path | None) -> tuple[Path, Path]:
@@ -264,6 +349,11 @@ def _print_counts(contents: Sequence[Mapping[str, Any]], out: Path) -> None:
     if confirmed:
         summary += f", {sum(confirmed)} of them confirmed"
     typer.echo(f"{summary}: {out}")
+    for content in contents:
+        for note in content["notes"]:
+            say(note)
+        if content["statement"]:
+            typer.echo(f"{content['name']}: {content['statement']}")
     if any(content["synthetic"] for content in contents):
         typer.echo("synthetic scans: no clinical result")
 

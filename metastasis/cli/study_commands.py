@@ -21,7 +21,7 @@ from dmrifit.cli.console import (
     check_output,
     progress,
 )
-from dmrifit.cli.options import named_files, require_libraries, say_folder, whole_numbers
+from dmrifit.cli.options import named_files, require_libraries, say, say_folder, whole_numbers
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
 from dmrifit.report.html import counted
 
@@ -336,6 +336,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
 def _labelled_cases(table: Path) -> list[Case]:
     """Read cases that must have labels."""
     from metastasis.scans.cases import IMAGES, read_cases
+    from metastasis.scans.scan_checks import label_note
 
     say_folder(table, IMAGES)
     cases = read_cases(table)
@@ -345,6 +346,9 @@ def _labelled_cases(table: Path) -> list[Case]:
             f"{table}: no label of {', '.join(missing[:5])}; "
             "name one in the column label, or leave the scan out"
         )
+    for note in [label_note(case) for case in cases]:
+        if note:
+            say(note)
     return cases
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "edge_of",
     "joined_cases",
     "label_on_network_grid",
+    "network_affine",
     "on_network_grid",
     "on_scan_grid",
     "paired_labels",
@@ -110,6 +111,12 @@ def on_network_grid(case: Scan, spacing: float | None) -> Scan:
     return image, prior, mask
 
 
+def network_affine(volume: Any, spacing: float) -> NDArray[np.float64]:
+    """Give the affine (4, 4) of the grid that an image is resampled to."""
+    empty = np.zeros(volume.shape[:3], np.uint8)
+    return np.asarray(_on_spacing(empty, volume.affine, spacing).affine)
+
+
 def label_on_network_grid(label: Any, volume: Any, spacing: float | None) -> NDArray[np.uint8]:
     """
     Give a label of 0 and 1 on the grid of the network.
@@ -129,9 +136,9 @@ def on_scan_grid(
     """Bring probabilities (x, y, z) from the grid of the network to that of the scan."""
     if not _is_resampled(volume, spacing):
         return _as_stored(probability, volume)
-    empty = np.zeros(volume.shape[:3], np.uint8)
-    network_affine = _on_spacing(empty, volume.affine, spacing).affine
-    restored = onto(scan_of(probability, network_affine), scan_of(empty, volume.affine), np.eye(4))
+    target = scan_of(np.zeros(volume.shape[:3], np.uint8), volume.affine)
+    source = scan_of(probability, network_affine(volume, float(spacing or 0)))
+    restored = onto(source, target, np.eye(4))
     # Interpolation may leave the range of probabilities by rounding.
     return np.clip(array_of(restored), 0, 1)
 

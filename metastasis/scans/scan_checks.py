@@ -10,20 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
+from dmrifit._utils.checks import is_number
 from dmrifit.io.masks import check_same_grid
 from dmrifit.io.nifti import read_grid
+from dmrifit.io.parameter_json import RefusedError
+from metastasis.scans.network_inputs import Scan, brain_of, values_of
 
 if TYPE_CHECKING:
     from metastasis.scans.cases import Case
 
 __all__ = [
     "LARGEST_BRAIN_ML",
+    "MAX_EDGE_RATIO",
     "THICKEST_MM",
+    "check_edges",
     "check_files",
     "check_stripped",
+    "checked_range",
     "contrast_note",
     "intensity_ratios",
+    "label_note",
     "scan_files",
+    "seen_range",
     "slice_note",
     "training_range",
     "unlike_notes",
@@ -31,6 +39,8 @@ __all__ = [
 
 #: Slices thicker than this in mm are reported: a metastasis of 2.5 mm fills a part of one.
 THICKEST_MM = 3.0
+#: Largest accepted ratio of voxel edges between training scans and a scan to segment.
+MAX_EDGE_RATIO = 1.25
 #: What is not zero in a larger scan is skull or air, not brain alone.
 LARGEST_BRAIN_ML = 2200.0
 
@@ -73,17 +83,21 @@ def scan_files(
     return [{key: folder / row[key] for key in keys if row.get(key)} for row in rows]
 
 
-def check_files(files: Mapping[str, Path]) -> tuple[float, float, float]:
+def check_files(files: Mapping[str, Path]) -> tuple[float, ...]:
     """
     Check the headers of a scan, its prior and its brain; give the edges of its voxels in mm.
 
-    No volume is read.
+    No volume is read. Files that cannot be read are left to those who read them.
     """
-    shape, affine = _grid(files["image"])
+    grids = {key: _grid(path) for key, path in files.items()}
+    if grids["image"] is None:
+        return ()
+    shape, affine = grids["image"]
     for key, path in files.items():
-        if key == "image":
+        grid = grids[key]
+        if key == "image" or grid is None:
             continue
-        other_shape, other_affine = _grid(path)
+        other_shape, other_affine = grid
         try:
             check_same_grid(
                 other_shape,
@@ -94,14 +108,32 @@ def check_files(files: Mapping[str, Path]) -> tuple[float, float, float]:
                 reference_name=str(files["image"]),
             )
         except ValueError as error:
-            raise ValueError(f"{error}; dmrifit-metastasis prepare does so too") from None
-    x, y, z = np.linalg.norm(affine[:3, :3], axis=0).tolist()
-    return x, y, z
+            raise ValueError(
+                f"{error}; dmrifit-metastasis prepare aligns and resamples it"
+            ) from None
+    return tuple(np.linalg.norm(affine[:3, :3], axis=0).tolist())
 
 
-def _grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
-    """Read shape and affine of a volume of three axes."""
-    shape, affine = read_grid(path)
+def check_edges(path: Path, edges: Sequence[float], edge: float | None) -> None:
+    """Refuse voxels of much other size than in training, where that is known."""
+    if edge is None or not len(edges):
+        return
+    size = float(np.cbrt(np.prod(edges)))
+    if 1 / MAX_EDGE_RATIO <= size / edge <= MAX_EDGE_RATIO:
+        return
+    words = " × ".join(f"{value:.3g}" for value in edges)
+    raise ValueError(
+        f"{path} has voxels of {words} mm, the training scans of {edge:.3g} mm; segment it with "
+        "--resample, or make it anew by dmrifit-metastasis prepare"
+    )
+
+
+def _grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]] | None:
+    """Read shape and affine of a volume of three axes; None of a file that cannot be read."""
+    try:
+        shape, affine = read_grid(path)
+    except (OSError, ValueError):
+        return None
     if len(shape) == 4 and shape[3] == 1:
         shape = shape[:3]
     if len(shape) != 3:
@@ -118,7 +150,7 @@ def _grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
 
 def slice_note(name: str, edges: Sequence[float]) -> str:
     """Say that slices are thick; empty where they are not."""
-    if max(edges) <= THICKEST_MM:
+    if max(edges, default=0.0) <= THICKEST_MM:
         return ""
     return (
         f"{name} has slices of {max(edges):.2g} mm: metastases of a few mm fill a part of one, "
@@ -158,6 +190,20 @@ def contrast_note(case: Case) -> str:
     )
 
 
+def label_note(case: Case) -> str:
+    """Say how much of a label lies outside the brain; refuse one that mostly does."""
+    if case.label is None or case.brain is None:
+        return ""
+    n_voxels = np.count_nonzero(case.label)
+    n_outside = np.count_nonzero(case.label[~case.brain])
+    if not n_outside:
+        return ""
+    text = f"{case.name}: {n_outside} of {n_voxels} voxels of the label lie outside the brain"
+    if n_outside > n_voxels / 2:
+        raise ValueError(f"{text}; check that label and brain are of the same scan")
+    return f"{text}, where nothing is ever marked"
+
+
 def intensity_ratios(image: NDArray[Any], brain: NDArray[np.bool_]) -> list[float] | None:
     """
     Give quantiles of a brain over its median; None where the median is not positive.
@@ -192,6 +238,30 @@ def training_range(
         result["low"] = np.asarray(np.min(ratios, axis=0), float).tolist()
         result["high"] = np.asarray(np.max(ratios, axis=0), float).tolist()
     return result
+
+
+def seen_range(
+    cases: Sequence[Scan], targets: Sequence[tuple[Any, Any]]
+) -> dict[str, list[float]]:
+    """Give the `training_range` of training scans; of several channels, that of the first."""
+    images = [np.asarray(values_of(case[0])) for case in cases]
+    images = [image if image.ndim == 3 else image[..., 0] for image in images]
+    labels = [np.asarray(values_of(label)) for label, _ in targets]
+    return training_range(images, [brain_of(case) for case in cases], labels)
+
+
+def checked_range(seen: Any) -> dict[str, list[float]] | None:
+    """Refuse what is no `training_range`; None stays."""
+    if seen is None:
+        return None
+    lengths = {"marked": 1, "low": len(_QUANTILES), "high": len(_QUANTILES)}
+    if not isinstance(seen, dict) or "marked" not in seen or not set(seen) <= set(lengths):
+        raise RefusedError(f"seen_ is {seen!r}")
+    for key, values in seen.items():
+        are_numbers = isinstance(values, list) and all(is_number(value) for value in values)
+        if not are_numbers or len(values) != lengths[key] or not np.isfinite(values).all():
+            raise RefusedError(f"seen_ has {key} = {values!r}")
+    return seen
 
 
 def unlike_notes(

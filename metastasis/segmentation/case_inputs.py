@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from dmrifit.networks.volume_cases import volume_inputs
 from metastasis.scans.network_inputs import Scan, edge_of
+from metastasis.scans.scan_checks import MAX_EDGE_RATIO
 from metastasis.segmentation.sampling import locally_scaled, low_resolution, normalized
 
 __all__ = ["InputLayout", "check_geometry", "training_edge"]
-
-#: Largest accepted ratio of voxel edges between training scans and a scan to segment.
-_MAX_EDGE_RATIO = 1.25
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def check_geometry(case: Scan, edge: float | None) -> None:
         return
     # The network knows lesions by their size in voxels, so a scan of much larger or smaller
     # voxels would be segmented badly without any sign of it.
-    if not 1 / _MAX_EDGE_RATIO <= image_edge / edge <= _MAX_EDGE_RATIO:
+    if not 1 / MAX_EDGE_RATIO <= image_edge / edge <= MAX_EDGE_RATIO:
         raise ValueError(
             f"voxels of {image_edge:.3g} mm for a network of voxels of {edge:.3g} mm; resample "
             f"the scan (prepare_brain does, spacing={edge:.3g}), or train with a spacing"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.nifti import (
@@ -18,11 +20,81 @@ from dmrifit.io.nifti import (
     save_image,
     values_of,
 )
+from metastasis.scans.network_inputs import (
+    brain_of,
+    joined_cases,
+    network_affine,
+    on_network_grid,
+    on_scan_grid,
+)
 from metastasis.segmentation.ensemble import segment_by
 
-__all__ = ["segment_image"]
+__all__ = ["ResampledSegmenter", "segment_image"]
 
 _NAMES = {"probability": "probability.nii.gz", "label": "label.nii.gz"}
+
+
+class ResampledSegmenter:
+    """
+    A fitted segmenter that sees scans on cubic voxels, and answers on their own grids.
+
+    Parameters
+    ----------
+    segmenter : estimator
+        Fitted.
+    spacing : float
+        Edge of the voxels in mm.
+    """
+
+    def __init__(self, segmenter: Any, spacing: float) -> None:
+        self.segmenter = segmenter
+        self.spacing = spacing
+
+    def __getattr__(self, name: str) -> Any:
+        # Threshold, smallest lesion and prior are those of the segmenter.
+        if name == "segmenter":
+            raise AttributeError(name)
+        return getattr(self.segmenter, name)
+
+    def predict_proba(
+        self,
+        volumes: Sequence[nib.Nifti1Image],
+        *,
+        priors: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """
+        Give the probability of a metastasis in each voxel.
+
+        Parameters
+        ----------
+        volumes : sequence of n_cases
+            Images of shape (x, y, z), on any grid.
+        priors : sequence of n_cases, optional
+            Prior scans on these grids, None for a missing one.
+        masks : sequence of n_cases, optional
+            Brains on these grids, None for a missing one.
+
+        Returns
+        -------
+        list of ndarray of shape (x, y, z)
+            For each case, on its own grid.
+        """
+        answers = []
+        for case in joined_cases(volumes, priors, masks):
+            affine = network_affine(case[0], self.spacing)
+            image, prior, mask = on_network_grid(case, self.spacing)
+            options: dict[str, Any] = {"masks": [_optional_image(mask, affine)]}
+            if prior is not None:
+                options["priors"] = [image_of(prior, affine)]
+            (probability,) = self.segmenter.predict_proba([image_of(image, affine)], **options)
+            answer = on_scan_grid(np.asarray(probability, np.float32), case[0], self.spacing)
+            answers.append(answer * brain_of(case))
+        return answers
+
+
+def _optional_image(mask: NDArray[np.bool_] | None, affine: NDArray[np.float64]) -> Any:
+    return None if mask is None else image_of(mask.astype(np.uint8), affine)
 
 
 def segment_image(

@@ -33,6 +33,7 @@ from metastasis.scans.network_inputs import (
     paired_labels,
     values_of,
 )
+from metastasis.scans.scan_checks import checked_range, seen_range
 from metastasis.segmentation.case_inputs import InputLayout, check_geometry, training_edge
 from metastasis.segmentation.operating_points import operating_point
 from metastasis.segmentation.sampling import SegmentSampler, lesion_voxels, lesion_weights
@@ -173,6 +174,8 @@ class DeepMedicSegmenter(VolumeEstimator):
         Channels of a volume.
     edge_ : float or None
         Edge in mm of the voxels in training, the median of all images; None of arrays.
+    seen_ : dict or None
+        Ranges of intensities and of lesion volume in training, for `unlike_notes`.
 
     References
     ----------
@@ -193,6 +196,7 @@ class DeepMedicSegmenter(VolumeEstimator):
     prior_: str | None
     threshold_: float
     false_positives_: float | None
+    seen_: dict[str, list[float]] | None
 
     default_training: ClassVar[Training] = Training(batch_size=10)
 
@@ -363,6 +367,7 @@ class DeepMedicSegmenter(VolumeEstimator):
             self.__dict__.pop("_start", None)
         self.threshold_ = float(self.threshold)
         self.false_positives_ = None
+        self.seen_ = seen_range(cases, targets or [])
         return self
 
     def predict_proba(
@@ -803,6 +808,15 @@ class DeepMedicSegmenter(VolumeEstimator):
                 digest.update(key.encode())
                 digest.update(value.numpy().tobytes())
         return super()._run_folder(digest, groups)
+
+    def _fitted_state(self) -> dict[str, Any]:
+        return super()._fitted_state() | {"seen_": getattr(self, "seen_", None)}
+
+    def _restore_fitted(self, fitted: Mapping[str, Any]) -> None:
+        others = dict(fitted)
+        # Files that were made before this was stored stay readable.
+        self.seen_ = checked_range(others.pop("seen_", None))
+        super()._restore_fitted(others)
 
     def _check_restored(self) -> None:
         super()._check_restored()

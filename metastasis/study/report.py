@@ -204,7 +204,8 @@ def batch_page(
     for content in contents:
         name = content["name"]
         title = f"{name} (synthetic)" if content["synthetic"] else name
-        scan_lesions = _lesion_lines(lesions[lesions["name"] == name])
+        remarks = [*content["notes"], content["statement"]]
+        scan_lesions = _lesion_lines(lesions[lesions["name"] == name], remarks)
         sections.append((title, html_join([*shown[name], scan_lesions])))
     orientation = html_note(
         "Positions are in mm, RAS: to the right, to the front, up. The patient's right is at the "
@@ -221,6 +222,7 @@ def scan_page(
     *,
     threshold: float | None,
     picture: bytes,
+    remarks: Sequence[str] = (),
 ) -> str:
     """Make the page of one scan: labels and probability (x, y, z) over it, in three planes."""
     # Only an ensemble has no single threshold.
@@ -250,14 +252,15 @@ def scan_page(
         label="Lesions over the scan",
         instead=html_figure(picture, f"Lesions of {case.name} in three planes", width=1000),
     )
-    sections = [("", planes), ("What was found", _lesion_lines(lesions))]
+    sections = [("", planes), ("What was found", _lesion_lines(lesions, remarks))]
     return viewer_page(case.name, sections, lead=notice_lead([case.synthetic]))
 
 
-def _lesion_lines(lesions: pd.DataFrame) -> Markup:
-    """Make the table of the lesions of a scan, or say that there is none."""
+def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Markup:
+    """Make the table of the lesions of a scan, after what is to be said of it."""
+    sentences = [html_paragraph(_sentence(remark)) for remark in remarks if remark]
     if not len(lesions):
-        return html_paragraph("Nothing was found.")
+        return html_join(sentences or [html_paragraph("Nothing was found.")])
     header = ["", "volume, mL", "diameter, mm", "at x, y, z, mm"]
     # Runs without priors or probabilities lack some of the columns.
     has_finding, has_change = "finding" in lesions, "change" in lesions
@@ -278,7 +281,12 @@ def _lesion_lines(lesions: pd.DataFrame) -> Markup:
         if "probability" in lesions:
             row.append(fixed(lesion["probability"], 2))
         rows.append(row)
-    return html_table(rows, header, numbers=(0, 1, 2))
+    return html_join([*sentences, html_table(rows, header, numbers=(0, 1, 2))])
+
+
+def _sentence(remark: str) -> str:
+    """Begin a remark with a capital, and end it."""
+    return f"{remark[:1].upper()}{remark[1:].rstrip('.?')}{'?' if remark.endswith('?') else '.'}"
 
 
 def _change_text(lesion: Mapping[str, Any]) -> str:

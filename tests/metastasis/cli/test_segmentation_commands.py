@@ -160,6 +160,43 @@ def test_probabilities_do_not_depend_on_how_a_scan_is_stored(cases, models):
         np.testing.assert_allclose(answer.get_fdata(), stored.get_fdata(), rtol=0, atol=1e-5)
 
 
+def test_a_scan_without_findings_is_not_called_free_of_metastases(run, table, models, tmp_path):
+    words = ("segment", models.plain, table, "--threshold", "1", "--out", tmp_path / "out")
+    code, said, error = run(*words)
+    assert code == 0, error
+    sentence = "nothing marked; this is not 'no metastases': how many of all and of small metastases this model finds"
+    assert said.count(sentence) == 3
+    rows = pd.read_csv(tmp_path / "out" / "segmentations.tsv", sep="\t")
+    assert rows["statement"].str.startswith(sentence).all()
+    record = json.loads((tmp_path / "out" / "p0" / "segmentation.json").read_text(encoding="utf-8"))
+    assert record["statement"].startswith(sentence)
+    for page in ("index.html", "p0/view.html"):
+        text = (tmp_path / "out" / page).read_text(encoding="utf-8").replace("&#39;", "'")
+        assert sentence[1:] in text
+
+
+def test_scans_of_other_voxels_are_refused_before_they_are_read_or_resampled(run, cases, tmp_path, monkeypatch):
+    images = [nib.Nifti1Image(case.image, np.diag([1, 1, 1, 1.0])) for case in cases]
+    segmenter = DeepMedicSegmenter(**TINY, random_state=0).fit(images, [case.label for case in cases])
+    save_model(segmenter, tmp_path / "model.dmrifit")
+    fine = np.kron(cases[0].image, np.ones((2, 2, 2))).astype(np.float32)
+    affine = np.diag([0.5, 0.5, 0.5, 1])
+    affine[:3, 3] = -0.25
+    nib.save(nib.Nifti1Image(fine, affine), tmp_path / "fine.nii.gz")
+    words = ("segment", tmp_path / "model.dmrifit", tmp_path / "fine.nii.gz", "--no-figure", "--out")
+    assert run(*words, tmp_path / "resampled", "--resample")[0] == 0
+    answer = nib.load(tmp_path / "resampled" / "fine" / "probability.nii.gz")
+    np.testing.assert_allclose(answer.affine, affine)
+    assert answer.shape == fine.shape
+    expected = segmenter.predict_proba([nib.Nifti1Image(cases[0].image, np.eye(4))])[0]
+    centers = answer.get_fdata().reshape(15, 2, 14, 2, 13, 2).mean(axis=(1, 3, 5))
+    assert np.corrcoef(centers.ravel(), expected.ravel())[0, 1] > 0.8
+    monkeypatch.setattr("metastasis.scans.cases.read_case", lambda *_, **__: pytest.fail("the scan was read"))
+    code, _, error = run(*words, tmp_path / "refused")
+    assert code == 2
+    assert "fine.nii.gz has voxels of 0.5 × 0.5 × 0.5 mm, the training scans of 1 mm; segment it with --resample" in error
+
+
 def test_flips_average_over_mirror_images(run, cases, table, models, tmp_path):
     words = ("segment", models.sensitive, table, "--no-figure", "--flips", "--out", tmp_path)
     assert run(*words)[0] == 0
@@ -265,6 +302,7 @@ def test_an_ensemble_has_the_options_of_the_command(table, models, tmp_path, run
         "specific": digests[1],
         "thresholds": [0.2, 0.9],
         "flips": True,
+        "resample": False,
         "figure": True,
         "threshold": None,
     }
@@ -293,7 +331,7 @@ def test_the_summary_counts_scans_and_lesions(
     table, models, tmp_path, monkeypatch, capsys, counts, confirmed, sentence
 ):
     contents = [
-        {"n_lesions": n, "n_confirmed": n_confirmed, "synthetic": False}
+        {"n_lesions": n, "n_confirmed": n_confirmed, "synthetic": False, "notes": [], "statement": ""}
         for n, n_confirmed in zip(counts, confirmed, strict=True)
     ]
     monkeypatch.setattr("metastasis.cli.case_runs.segment_cases", lambda *_, **__: contents)

@@ -5,11 +5,15 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from dmrifit.io.parameter_json import RefusedError
 from metastasis import Case
 from metastasis.scans.scan_checks import (
+    check_edges,
     check_files,
     check_stripped,
+    checked_range,
     contrast_note,
+    label_note,
     scan_files,
     slice_note,
     training_range,
@@ -95,3 +99,31 @@ def test_scans_unlike_those_in_training_are_told(signals, brain, vessels):
     (note,) = unlike_notes(case, seen, brain & (bright > 1))
     assert "of its brain are marked, of a training scan at most 0.13 % were lesion" in note
     assert unlike_notes(case, None, brain) == []
+
+
+def test_ranges_of_a_model_file_are_checked():
+    good = {"marked": [0.01], "low": [1.0] * 4, "high": [2.0] * 4}
+    assert checked_range(good) == good
+    assert checked_range(None) is None
+    for bad in ([], {"low": [1.0] * 4}, good | {"low": [1.0]}, good | {"high": ["x"] * 4}, good | {"more": [1.0]}):
+        with pytest.raises(RefusedError):
+            checked_range(bad)
+
+
+def test_voxels_of_another_size_than_in_training_are_refused(tmp_path):
+    check_edges(tmp_path, (1.1, 1.1, 1.1), 1.0)
+    check_edges(tmp_path, (5.0, 5.0, 5.0), None)
+    with pytest.raises(ValueError, match=r"voxels of 0\.5 × 0\.5 × 3 mm.* --resample, or make it anew by"):
+        check_edges(tmp_path, (0.5, 0.5, 3.0), 1.5)
+
+
+def test_labels_outside_the_brain_are_counted_and_refused(signals, brain):
+    label = np.zeros(SHAPE, np.uint8)
+    label[20, 20, 20:39] = 1
+    n_outside = int((label[~brain]).sum())
+    assert 0 < n_outside < 9
+    note = label_note(Case("p", signals, label=label, brain=brain))
+    assert f"{n_outside} of 19 voxels of the label lie outside the brain, where nothing is ever marked" in note
+    assert label_note(Case("p", signals, label=label)) == ""
+    with pytest.raises(ValueError, match="check that label and brain are of the same scan"):
+        label_note(Case("p", signals, label=~brain, brain=brain))
