@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
-from dmrifit.io.components import drop_small
+from dmrifit.io.components import drop_small, label_components
 from dmrifit.stats.lesion_matching import (
     HEADLINES,
     SMALL_ML,
@@ -34,6 +34,14 @@ from metastasis.study.operating_curves import (
     froc_score,
     precision_at_sensitivity,
     precision_recall_area,
+)
+from metastasis.study.reader_scores import (
+    challenge_table,
+    distance_table,
+    froc_table,
+    lesion_free_table,
+    recall_by_volume,
+    scan_scores,
 )
 from metastasis.study.segment_metrics import (
     SEGMENT_COUNTS,
@@ -158,6 +166,11 @@ def evaluate_segmentations(
         ``"intervals"``: ``part``, ``method``, ``measure``, ``value``, ``low``, ``high``:
         percentiles 2.5 and 97.5 of bootstrap samples of patients; of shares that are 0 or 1, of
         which all samples are alike, Wilson's interval.
+        ``"volumes"``: see `recall_by_volume`; a lesion counts as found when any finding touches
+        it, and its volume is that of the reference.
+        ``"distance"``: see `distance_counts`. ``"challenge"``: means of `mets_scores` over scans.
+        ``"lesion_free"``: scans without lesions by name, ``n_findings`` and ``marked_mL``.
+        ``"froc"``: see `froc_table`.
         ``"status"``: ``method``, ``status``, ``n``, ``n_found``, ``sensitivity``.
         ``"ensemble"``: what `candidate_scores` gives, by ``method``; controls confirm all that
         they have.
@@ -212,8 +225,11 @@ def evaluate_segmentations(
         ]
     options: dict[str, Any] = {"connectivity": connectivity, "min_overlap": min_overlap}
     scans = []
+    further = []
     lesions = []
     for i, case in enumerate(cases):
+        numbers = label_components(truths[i], connectivity=connectivity)
+        distance = _distance_to(truths[i], case.spacing)
         keys = {
             "case": i,
             "name": case.name,
@@ -228,9 +244,13 @@ def evaluate_segmentations(
             row = {**keys, "method": name, **counts}
             row["voxel_dice"] = _voxel_dice(truths[i], mask)
             scans.append(row | segment_counts(truths[i], mask, segment, case.brain))
+            row = scan_scores(truths[i], numbers, distance, mask, case.affine, **options)
+            further.append({**keys, "method": name, **row})
             status = _status_column(table, statuses)
             lesions.append(table.assign(**keys, method=name, status=status))
     by_scan = pd.DataFrame(scans)
+    scores_by_scan = pd.DataFrame(further)
+    seed = seed_from(random_state)
     summary = _summary(by_scan, CONTROLS if controls else ())
     brains = [case.brain for case in cases]
     curves = {}
@@ -254,17 +274,23 @@ def evaluate_segmentations(
         for name in control_masks
     }
     all_curves = [curve.assign(method=name) for name, curve in [*curves.items(), *points.items()]]
+    all_lesions = _joined(lesions, ["case", "name", "patient", "method"])
     members = family_table(summary[summary["part"] == "all"], families or {})
     return {
         "scans": by_scan,
-        "lesions": _joined(lesions, ["case", "name", "patient", "method"]),
+        "lesions": all_lesions,
         "summary": summary,
-        "intervals": _intervals(by_scan, n_bootstrap, seed_from(random_state)),
+        "intervals": _intervals(by_scan, n_bootstrap, seed),
+        "volumes": recall_by_volume(all_lesions, n_bootstrap=n_bootstrap, seed=seed),
+        "distance": distance_table(scores_by_scan),
+        "challenge": challenge_table(scores_by_scan),
+        "lesion_free": lesion_free_table(scores_by_scan),
         "status": _status_table(lesions),
         "ensemble": _ensemble_table(
             named, {name: masks[name] for name in control_masks}, cases, truths, options
         ),
         "curves": _joined(all_curves, ["method"]),
+        "froc": froc_table(curves),
         "calibration": _joined(calibrations, ["method"]),
         "families": members,
         "areas": _areas(curves, points, members),
@@ -444,6 +470,15 @@ def _status_column(table: pd.DataFrame, statuses: Mapping[int, str]) -> NDArray[
     """Give the status of each row of a lesion table; empty for false positives."""
     status = [statuses.get(number, "") for number in table["number"]]
     return np.where(table["kind"] == "lesion", np.array(status, dtype=object), "")
+
+
+def _distance_to(truth: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.float32]:
+    """Give the distance in mm to the nearest lesion; infinite without any."""
+    from scipy.ndimage import distance_transform_edt
+
+    if not truth.any():
+        return np.full(truth.shape, np.inf, np.float32)
+    return np.asarray(distance_transform_edt(~truth, sampling=spacing), np.float32)
 
 
 def _voxel_dice(truth: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float:

@@ -53,6 +53,11 @@ KINDS = (
     "intervals",
     "scans",
     "lesions",
+    "volumes",
+    "distance",
+    "challenge",
+    "lesion_free",
+    "froc",
     "status",
     "ensemble",
     "curves",
@@ -450,7 +455,7 @@ def _sizes_and_changes(tables: Mapping[str, pd.DataFrame]) -> Markup:
         "touch a lesion."
     )
     status = tables["status"]
-    size_table = _method_table(rows, header)
+    size_table = html_join([_method_table(rows, header), *_volumes_and_rules(tables)])
     if not len(status):
         return html_join([text, size_table])
     statuses = list(dict.fromkeys(status["status"]))
@@ -463,6 +468,50 @@ def _sizes_and_changes(tables: Mapping[str, pd.DataFrame]) -> Markup:
     titles = [f"{name} ({counts[name]})" for name in statuses]
     status_table = _method_table(rows, ["share touched of", *titles])
     return html_join([text, size_table, status_table])
+
+
+def _volumes_and_rules(tables: Mapping[str, pd.DataFrame]) -> list[Markup]:
+    """Make the tables by range of volume, by two further rules, and of scans without lesions."""
+    rows = []
+    for record in tables["volumes"].query("n > 0").to_dict("records"):
+        volume = f"{record['from_mm3']:.0f} to {record['below_mm3']:.0f} mm³"
+        volume = volume.replace("to inf mm³", "mm³ or more")
+        recall, low, high = (decimals(2)(record[key]) for key in ("recall", "low", "high"))
+        rows.append([record["method"], volume, whole(record["n"]), f"{recall} ({low} to {high})"])
+    header = [
+        "method",
+        "volume in the reference",
+        "lesions",
+        "share touched, interval over patients",
+    ]
+    blocks = [html_details("By range of volume", html_table(rows, header, numbers=(2, 3)))]
+    rows = record_cells(
+        tables["distance"].to_dict("records"),
+        {"method": str, **dict.fromkeys(("sensitivity", "precision", "f1"), decimals(2))},
+    )
+    text = html_paragraph(
+        "A finding is right when it touches a lesion and most of it lies within 2 mm, or two "
+        "voxels, of one."
+    )
+    table = _method_table(rows, ["method", "found", "right", "F1"])
+    blocks.append(html_details("By distance", html_join([text, table])))
+    keys = ("all_instance_f1", "large_instance_f1", "small_instance_f1", "lesionwise_dsc_mean")
+    writers = {"method": str, **dict.fromkeys(keys, decimals(2))}
+    rows = record_cells(tables["challenge"].to_dict("records"), writers)
+    text = html_paragraph(
+        "Findings and lesions paired one to one by Dice, as the official scorer of BraTS-METS: F1 "
+        "of all lesions, of those from 20 mm³ and of smaller ones, Dice of the large ones; means "
+        "over scans."
+    )
+    table = _method_table(rows, ["method", "F1, all", "large", "small", "Dice"])
+    blocks.append(html_details("By the rule of BraTS-METS", html_join([text, table])))
+    if len(tables["lesion_free"]):
+        writers = {"name": str, "method": str, "n_findings": whole, "marked_mL": decimals(2)}
+        rows = record_cells(tables["lesion_free"].to_dict("records"), writers)
+        header = ["scan", "method", "findings, all wrong", "marked, mL"]
+        table = html_table(rows, header, numbers=(2, 3))
+        blocks.append(html_details("Scans without lesions", table))
+    return blocks
 
 
 def _ensembles(tables: Mapping[str, pd.DataFrame]) -> Markup:

@@ -1,0 +1,169 @@
+"""Scores by volume, by distance, by scan and by rate, as readers and challenges ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
+from dmrifit._utils.randomness import seed_for
+from dmrifit.io.components import match_to_lesions
+from metastasis.study.challenge_scores import mets_scores
+from metastasis.study.operating_curves import FROC_RATES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "TOLERANCE_MM",
+    "VOLUMES_MM3",
+    "challenge_table",
+    "distance_counts",
+    "distance_table",
+    "froc_table",
+    "lesion_free_table",
+    "recall_by_volume",
+    "scan_scores",
+]
+
+#: Bounds in mm³ of the ranges of volume: balls of 4.6, 5.8 and 9.8 mm.
+VOLUMES_MM3 = (50.0, 100.0, 500.0)
+#: Distance in mm that a finding may reach beyond a lesion; at least two diagonals of a voxel's
+#: face are allowed, so that a voxel of outline is no error.
+TOLERANCE_MM = 2.0
+
+_KEYS = ("case", "name", "patient", "prior", "method")
+
+
+def distance_counts(
+    lesions: NDArray[np.int32],
+    distance: NDArray[np.floating],
+    prediction: NDArray[np.bool_],
+    tolerance: float,
+    **options: int,
+) -> dict[str, int]:
+    """
+    Count lesions and findings by a strict rule of distance, for which outlines may differ.
+
+    A finding that touches a lesion is right when most of its voxels lie within the tolerance of a
+    lesion. Covering everything is still an error, and so is what runs off along a vessel.
+
+    Shapes: `lesions` (numbers), `distance` (to the nearest lesion, mm) and `prediction` (x, y, z).
+    """
+    matching = match_to_lesions(lesions, prediction, **options)
+    n_components = len(matching.component_voxels)
+    near = np.bincount(
+        matching.prediction[(distance <= tolerance) & prediction], minlength=n_components + 1
+    )[1:]
+    is_near = 2 * near > matching.component_voxels
+    hits = matching.lesion[is_near[matching.component]]
+    return {
+        "n_lesions": len(matching.lesion_voxels),
+        "n_found": len(np.unique(hits)),
+        "n_wrong": int((matching.false_positive | ~is_near).sum()),
+    }
+
+
+def scan_scores(
+    truth: NDArray[np.bool_],
+    lesions: NDArray[np.int32],
+    distance: NDArray[np.floating],
+    mask: NDArray[np.bool_],
+    affine: NDArray[np.float64],
+    **options: int,
+) -> dict[str, float]:
+    """Count by distance and score by the rule of BraTS-METS; shapes: volumes (x, y, z)."""
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    tolerance = max(TOLERANCE_MM, float(2 * np.hypot(*np.sort(edges)[1:])))
+    counts = distance_counts(lesions, distance, mask, tolerance, **options)
+    marked = float(np.count_nonzero(mask)) * voxel_volume(affine) / MM3_PER_ML
+    return {**counts, "marked_mL": marked, **mets_scores(truth, mask, affine)}
+
+
+def recall_by_volume(lesions: pd.DataFrame, *, n_bootstrap: int, seed: int) -> pd.DataFrame:
+    """
+    Give the share of lesions that are found in ranges of volume, with intervals over patients.
+
+    `lesions` has the rows of `lesion_table` with ``patient`` and ``method``.
+    """
+    import pandas as pd
+
+    reference = lesions[lesions["kind"] == "lesion"]
+    volume = reference["volume_mL"].to_numpy(np.float64) * MM3_PER_ML
+    # The smallest edge belongs to the range above it, in spite of rounding.
+    ranges = np.searchsorted(np.array(VOLUMES_MM3) * (1 - 1e-9), volume, side="right")
+    edges = [0.0, *VOLUMES_MM3, np.inf]
+    rows = []
+    for method in dict.fromkeys(reference["method"]):
+        for k in range(len(edges) - 1):
+            group = reference[(reference["method"] == method).to_numpy() & (ranges == k)]
+            counts = group.groupby("patient")["found"].agg(["size", "sum"]).to_numpy(np.float64)
+            row = {"method": method, "from_mm3": edges[k], "below_mm3": edges[k + 1]}
+            row |= {"n_patients": len(counts), "n": len(group)}
+            row |= {"n_found": int(group["found"].sum()), "recall": np.nan}
+            row |= {"low": np.nan, "high": np.nan}
+            if len(group):
+                row["recall"] = row["n_found"] / len(group)
+                row["low"], row["high"] = _interval(
+                    counts, n_bootstrap, seed_for(seed, "volume", k)
+                )
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _interval(counts: NDArray[np.float64], n_bootstrap: int, seed: Any) -> tuple[float, float]:
+    """Give percentiles 2.5 and 97.5 of the share over samples of patients (n_patients, 2)."""
+    n = len(counts)
+    if n_bootstrap == 0 or n < 2:
+        return np.nan, np.nan
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_bootstrap)
+    sizes, hits = (draws @ counts).T
+    low, high = np.percentile(hits / sizes, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def distance_table(scans: pd.DataFrame) -> pd.DataFrame:
+    """Sum the counts by distance over scans: sensitivity, precision and F1 of each method."""
+    sums = scans.groupby("method", sort=False)[["n_lesions", "n_found", "n_wrong"]].sum()
+    # 0 / 0 is NaN where there is nothing to divide by.
+    sums["sensitivity"] = sums["n_found"] / sums["n_lesions"]
+    sums["precision"] = sums["n_found"] / (sums["n_found"] + sums["n_wrong"])
+    sums["f1"] = 2 * sums["n_found"] / (sums["n_found"] + sums["n_wrong"] + sums["n_lesions"])
+    return sums.reset_index()
+
+
+def challenge_table(scans: pd.DataFrame) -> pd.DataFrame:
+    """Average the scores of BraTS-METS over the scans in which they are defined."""
+    columns = [key for key in scans.columns if "_instance_" in key or key.startswith("lesionwise")]
+    return scans.groupby("method", sort=False)[columns].mean().reset_index()
+
+
+def lesion_free_table(scans: pd.DataFrame) -> pd.DataFrame:
+    """List the scans without lesions by name, with what each method marks in them."""
+    empty = scans[scans["n_lesions"] == 0]
+    table = empty[["name", "patient", "method", "n_wrong", "marked_mL"]]
+    return table.rename(columns={"n_wrong": "n_findings"}).reset_index(drop=True)
+
+
+def froc_table(
+    curves: Mapping[str, pd.DataFrame], *, rates: Sequence[float] = FROC_RATES
+) -> pd.DataFrame:
+    """Read curves at rates of false positives per scan: the best sensitivity and its threshold."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    keys = ("sensitivity", "strict_sensitivity")
+    for method, curve in curves.items():
+        wrong = curve["false_positives_per_scan"] + curve["flagged_per_scan"]
+        for rate in rates:
+            row: dict[str, Any] = {"method": method, "rate": rate, "threshold": np.nan}
+            row |= dict.fromkeys(keys, np.nan)
+            reached = curve[(wrong <= rate) & curve["strict_sensitivity"].notna()]
+            if len(reached):
+                best = reached.loc[reached["strict_sensitivity"].idxmax()]
+                row |= {key: float(best[key]) for key in ("threshold", *keys)}
+            rows.append(row)
+    return pd.DataFrame(rows, columns=["method", "rate", "threshold", *keys])

@@ -1,0 +1,113 @@
+"""Scores by volume, by distance, by scan without lesions and by rate of false positives."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+from dmrifit.io.components import label_components
+from metastasis import lesion_scores, lesion_table
+from metastasis.study.reader_scores import (
+    challenge_table,
+    distance_counts,
+    distance_table,
+    froc_table,
+    lesion_free_table,
+    recall_by_volume,
+    scan_scores,
+)
+
+SHAPE = (40, 40, 40)
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """Give ten lesions of 1 to 27 voxels, far from each other."""
+    mask = np.zeros(SHAPE, bool)
+    for number, (x, y) in enumerate((x, y) for x in (4, 12, 20, 28, 36) for y in (8, 28)):
+        mask[x : x + 1 + number % 3, y : y + 1 + number % 3, 20 : 21 + number % 3] = True
+    return mask
+
+
+def counted(truth, prediction, affine=None):
+    affine = np.eye(4) if affine is None else affine
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    distance = ndimage.distance_transform_edt(~truth, sampling=spacing)
+    return scan_scores(truth, label_components(truth), distance, prediction, affine)
+
+
+def test_a_wider_outline_is_no_error_by_distance_but_is_by_volume(truth):
+    wide = ndimage.binary_dilation(truth, np.ones((3, 3, 3)), iterations=2)
+    counts = counted(truth, wide)
+    assert (counts["n_lesions"], counts["n_found"], counts["n_wrong"]) == (10, 10, 0)
+    assert lesion_scores(lesion_table(truth, wide))["strict_sensitivity"] < 0.2
+    everything = counted(truth, np.ones(SHAPE, bool))
+    assert (everything["n_found"], everything["n_wrong"]) == (0, 1)
+
+
+def test_a_finding_that_runs_off_a_lesion_is_wrong_by_distance(truth):
+    vessel = np.zeros(SHAPE, bool)
+    vessel[4, 8, :] = True  # through one lesion, 20 voxels to either side
+    counts = counted(truth, vessel)
+    assert (counts["n_found"], counts["n_wrong"]) == (0, 1)
+    counts = counted(truth, truth | vessel)
+    assert (counts["n_found"], counts["n_wrong"]) == (9, 1)
+    beside = np.zeros(SHAPE, bool)
+    beside[6, 8, 20] = True  # near a lesion, but touching none
+    assert (counted(truth, beside)["n_found"], counted(truth, beside)["n_wrong"]) == (0, 1)
+
+
+def test_the_tolerance_is_given_in_mm(truth):
+    lesions, distance = label_components(truth), ndimage.distance_transform_edt(~truth)
+    wide = ndimage.binary_dilation(truth, iterations=3)
+    assert distance_counts(lesions, distance, wide, 1.0)["n_found"] < 4
+    assert distance_counts(lesions, distance, wide, 3.0)["n_found"] == 10
+
+
+def test_recall_is_given_in_ranges_of_volume_with_intervals_over_patients():
+    rows = []
+    for patient in range(6):
+        for volume, found in ((0.049, patient < 3), (0.05, True), (0.099, False), (0.1, True), (0.5, True)):
+            rows.append({"patient": patient, "method": "m", "kind": "lesion", "found": found, "volume_mL": volume})
+        rows.append({"patient": patient, "method": "m", "kind": "false positive", "found": False, "volume_mL": 1.0})
+    table = recall_by_volume(pd.DataFrame(rows), n_bootstrap=200, seed=0)
+    assert table["n"].tolist() == [6, 12, 6, 6]
+    assert table["recall"].tolist() == [0.5, 0.5, 1, 1]
+    assert table["below_mm3"].tolist() == [50, 100, 500, np.inf]
+    # Half of the lesions of each patient leaves nothing to differ; all or none of a patient's does.
+    assert table["low"][1] == table["high"][1] == 0.5
+    assert table["low"][0] < 0.2 < 0.8 < table["high"][0]
+
+
+def test_scans_without_lesions_are_listed_by_name(truth):
+    empty, small = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
+    small[3:5, 3:5, 3:5] = True
+    scans = [
+        {"name": name, "patient": name, "method": "m", **counted(reference, small, np.diag([1, 1, 2, 1.0]))}
+        for name, reference in (("p1", truth), ("p2", empty))
+    ]
+    table = lesion_free_table(pd.DataFrame(scans))
+    assert table.to_dict("records") == [
+        {"name": "p2", "patient": "p2", "method": "m", "n_findings": 1, "marked_mL": 0.016}
+    ]
+    total = distance_table(pd.DataFrame(scans))
+    assert total["n_wrong"][0] == 2
+    assert total["sensitivity"][0] == 0
+    # The second scan has no lesion to find, so that its recall is undefined and not averaged.
+    assert challenge_table(pd.DataFrame(scans))["all_instance_rec"][0] == 0
+
+
+def test_rates_of_false_positives_name_the_threshold_that_gives_them():
+    curve = pd.DataFrame(
+        {
+            "threshold": [0.1, 0.5, 0.9],
+            "sensitivity": [1.0, 0.8, 0.5],
+            "strict_sensitivity": [0.9, 0.8, 0.5],
+            "false_positives_per_scan": [3.0, 0.5, 0.2],
+            "flagged_per_scan": [1.0, 0.0, 0.0],
+        }
+    )
+    table = froc_table({"m": curve}, rates=(0.125, 1.0, 4.0))
+    assert np.isnan(table["threshold"][0])
+    assert table["threshold"].tolist()[1:] == [0.5, 0.1]
+    assert table["strict_sensitivity"].tolist()[1:] == [0.8, 0.9]
