@@ -27,6 +27,7 @@ from metastasis.segmentation.operating_points import (
     threshold_curve,
 )
 from metastasis.study.controls import CONTROLS, control_segmentations, reference_masks
+from metastasis.study.matched_scores import matched_table
 from metastasis.study.operating_curves import (
     area_table,
     calibration_curve,
@@ -170,7 +171,7 @@ def evaluate_segmentations(
         it, and its volume is that of the reference.
         ``"distance"``: see `distance_counts`. ``"challenge"``: means of `mets_scores` over scans.
         ``"lesion_free"``: scans without lesions by name, ``n_findings`` and ``marked_mL``.
-        ``"froc"``: see `froc_table`.
+        ``"froc"``: see `froc_table`. ``"matched"``: see `matched_table`.
         ``"status"``: ``method``, ``status``, ``n``, ``n_found``, ``sensitivity``.
         ``"ensemble"``: what `candidate_scores` gives, by ``method``; controls confirm all that
         they have.
@@ -254,7 +255,10 @@ def evaluate_segmentations(
     summary = _summary(by_scan, CONTROLS if controls else ())
     brains = [case.brain for case in cases]
     curves = {}
+    matched = []
     calibrations = []
+    statuses_of_cases = [_statuses(case, connectivity) for case in cases]
+    parts = {part: list(dict.fromkeys(table["case"])) for part, table in _parts(by_scan).items()}
     for name, method in named.items():
         probabilities = method.probabilities
         if probabilities is None:
@@ -263,6 +267,10 @@ def evaluate_segmentations(
         curves[name] = threshold_curve(
             truths, probabilities, thresholds=thresholds, **method_options
         )
+        at_levels = matched_table(
+            truths, probabilities, parts, statuses_of_cases, **method_options
+        )
+        matched.append(at_levels.assign(method=name))
         calibration = calibration_curve(
             truths, probabilities, masks=brains, threshold=method.threshold, **method_options
         )
@@ -291,6 +299,7 @@ def evaluate_segmentations(
         ),
         "curves": _joined(all_curves, ["method"]),
         "froc": froc_table(curves),
+        "matched": _joined(matched, ["method", "part"]),
         "calibration": _joined(calibrations, ["method"]),
         "families": members,
         "areas": _areas(curves, points, members),

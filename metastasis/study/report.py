@@ -58,6 +58,7 @@ KINDS = (
     "challenge",
     "lesion_free",
     "froc",
+    "matched",
     "status",
     "ensemble",
     "curves",
