@@ -63,6 +63,8 @@ BLOCKS = (
     Block(PAGE, "metastasis people", "metastasis_people", "bench_metastasis_people"),
     Block(PAGE, "metastasis prior", "metastasis_prior", "bench_metastasis_prior"),
     Block(PAGE, "anomaly benchmark", "anomaly", "bench_anomaly"),
+    Block(PAGE, "anomaly generators", "anomaly_generators", "bench_anomaly_generators"),
+    Block(PAGE, "anomaly people", "anomaly_people", "bench_anomaly_people"),
 )
 
 

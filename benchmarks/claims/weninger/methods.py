@@ -45,7 +45,7 @@ REFERENCE = "z, one-sided"
 #: The project's own detector.
 OWN = "implants"
 #: Detectors without a network.
-CLASSICAL = (REFERENCE, "z, two-sided", "Mahalanobis", "PCA", "isolation forest")
+CLASSICAL = (REFERENCE, "z, two-sided", "Mahalanobis", "PCA")
 #: Cohorts: registered well, and with residual misregistration.
 COHORTS = ("registered", "shifted")
 #: Form of an autoencoder whose maps are divided by their own largest values, as in the published
