@@ -95,8 +95,8 @@ DIFFERENCES = (
     ("optimizer, excluding", "optimizer", None),
     ("ranker, excluding", "ranker", None),
     ("ranker, tolerating", "ranker, excluding", None),
-    ("network, exclude channel, 8 views", "network, exclude channel", None),
-    ("network, exclude channel, 8 views", THIRD, None),
+    ("network, exclude channel, refined", "network, exclude channel", None),
+    ("network, exclude channel", THIRD, None),
     ("ranker", "network", None),
 )
 
@@ -207,14 +207,9 @@ def entrants(
         )
         yield "network, exclude channel", "excluding", excluding_network
         yield (
-            "network, exclude channel, 8 views",
+            "network, exclude channel, refined",
             "excluding",
-            lambda: excluding_network(n_views=8),
-        )
-        yield (
-            "network, exclude channel, 8 views, refined",
-            "excluding",
-            lambda: excluding_network(n_views=8, refine=True),
+            lambda: excluding_network(refine=True),
         )
 
 

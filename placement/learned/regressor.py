@@ -15,7 +15,6 @@ from dmrifit._utils.randomness import RandomState
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training
 from dmrifit.networks.volume_estimator import VolumeEstimator, evaluating
-from placement.box.overlap import pair_dices
 from placement.box.voxel import MM3_PER_ML, Voxel, allowed_sides, angles_of, expert_voxels
 from placement.learned.views import CHANNELS, FLIPS, turned_pose, turned_view, view_of
 from placement.search.objective import PlacementObjective, tumor_fraction
@@ -75,9 +74,6 @@ class VoxelRegressor(VolumeEstimator):
         Polish each answer by the optimizer's search from there, with the answer's own volume as
         the wanted one, and move it off what is excluded. It changes only where it comes to break
         fewer constraints, or no more and to hold no smaller part of tumor.
-    n_views : int, default=1
-        In how many of 48 ways of turning and mirroring a scene the network answers; of several
-        answers, the one that agrees most with the others is taken.
     size_range : pair of float, default=(10, 60)
         Least and largest side in mm.
     min_volume : float, default=6.0
@@ -128,7 +124,6 @@ class VoxelRegressor(VolumeEstimator):
         head: str = "heat",
         fast: bool = False,
         refine: bool = False,
-        n_views: int = 1,
         size_range: tuple[float, float] = (10.0, 60.0),
         min_volume: float = 6.0,
         width: int = 8,
@@ -145,7 +140,6 @@ class VoxelRegressor(VolumeEstimator):
         self.head = head
         self.fast = fast
         self.refine = refine
-        self.n_views = n_views
         self.size_range = size_range
         self.min_volume = min_volume
         self.width = width
@@ -254,7 +248,10 @@ class VoxelRegressor(VolumeEstimator):
         inputs = self._inputs(scene)
         self._check_inputs(inputs)
         with evaluating(self.net_) as infer:
-            voxels, dice = self._answers(infer, inputs, FLIPS)
+            answers = self._boxes(infer, inputs, FLIPS)
+        voxels = [self._voxel(box, inputs["frame"]) for box in answers]
+        dice = np.array([[a.dice(b) for b in voxels] for a in voxels])
+        # Answers that agree with the others are more likely to be right.
         scores = dice.mean(axis=1)
         distinct: list[int] = []
         for i in np.argsort(-scores, kind="stable"):
@@ -292,7 +289,6 @@ class VoxelRegressor(VolumeEstimator):
                 f"min_volume must be from 0 to what size_range allows, not {self.min_volume!r} mL"
             )
         check_number("width", self.width, least=1, whole=True)
-        check_number("n_views", self.n_views, least=1, most=len(FLIPS), whole=True)
         check_number("weight_decay", self.weight_decay, below=1)
 
     @property
@@ -411,20 +407,8 @@ class VoxelRegressor(VolumeEstimator):
     def _predict_case(
         self, infer: Callable[[Any], Any], inputs: Any, case: Any
     ) -> NDArray[np.float64]:
-        # Spread over all turns and reflections; the first is the scene as it is.
-        views = np.arange(self.n_views) * len(FLIPS) // self.n_views
-        voxels, dice = self._answers(infer, inputs, FLIPS[views])
-        # Answers that agree with the others are more likely to be right.
-        return self._finished(voxels[int(dice.mean(axis=1).argmax())], case).as_array()
-
-    def _answers(
-        self, infer: Callable[[Any], Any], inputs: Any, flips: NDArray[np.float64]
-    ) -> tuple[list[Voxel], NDArray[np.float64]]:
-        """Predict voxels from turned and mirrored views: n of them, and Dice of pairs (n, n)."""
-        boxes = self._boxes(infer, inputs, flips)
-        voxels = [self._voxel(box, inputs["frame"]) for box in boxes]
-        rows = np.array([[box.center, box.size, *box.rotation] for box in voxels])
-        return voxels, pair_dices(rows, rows)
+        (box,) = self._boxes(infer, inputs, FLIPS[:1])
+        return self._finished(self._voxel(box, inputs["frame"]), case).as_array()
 
     def _boxes(
         self, infer: Callable[[Any], Any], inputs: Any, flips: NDArray[np.float64]

@@ -270,18 +270,6 @@ def test_answers_to_turned_views_are_turned_back():
         np.testing.assert_allclose(rotation, np.eye(3), atol=1e-12)
 
 
-def test_of_several_views_the_answer_that_agrees_with_the_others_is_taken(lesions):
-    scenes, voxels = lesions
-    model = small(random_state=0).fit(scenes, voxels)
-    single = model.predict(scenes)
-    best = [model.candidates(scene, 1)[0][0].as_array() for scene in scenes]
-    np.testing.assert_allclose(model.set_params(n_views=len(FLIPS)).predict(scenes), best, atol=1e-4)
-    assert bits(model.set_params(n_views=1).predict(scenes)) == bits(single)
-    assert not np.allclose(single, best)
-    with pytest.raises(ValueError, match="n_views must be a whole number from 1 to 48"):
-        small(n_views=49).fit(scenes, voxels)
-
-
 def test_a_model_file_predicts_the_same(lesions, tmp_path):
     scenes, voxels = lesions
     for name, options in (("one", {}), ("two", {"loss": "euler", "head": "linear", "channels": ("tumor",)})):
