@@ -58,6 +58,7 @@ _COLUMNS = (
 _SINGLE_MODEL_COLUMNS = (
     "number",
     "volume_mL",
+    "filled_mL",
     "diameter_mm",
     "x",
     "y",

@@ -160,10 +160,10 @@ def ensemble(
     overwrite: OverwriteOption = False,
 ) -> None:
     """
-    Find metastases by two models: lesions marked by both are confirmed. Not for clinical use.
+    Find metastases by two models: those marked by both are told apart. Not for clinical use.
 
     Writes the files of segment, with labels 0 for background, 1 for candidates (to review) and 2
-    for confirmed metastases. Prior scans are segmented too, and lesions.tsv says which metastases
+    for what both mark. Prior scans are segmented too, and lesions.tsv says which metastases
     are new, grown, stable, shrunk or vanished.
     """
     from dmrifit.io.bids_derivatives import file_record
@@ -347,7 +347,7 @@ def _print_counts(contents: Sequence[Mapping[str, Any]], out: Path) -> None:
     confirmed = [content["n_confirmed"] for content in contents]
     confirmed = [count for count in confirmed if count is not None]
     if confirmed:
-        summary += f", {sum(confirmed)} of them confirmed"
+        summary += f", {sum(confirmed)} of them marked by both models"
     typer.echo(f"{summary}: {out}")
     for content in contents:
         for note in content["notes"]:

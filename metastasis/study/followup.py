@@ -55,6 +55,7 @@ _COLUMNS = (
     "finding",
     "change",
     "volume_mL",
+    "filled_mL",
     "diameter_mm",
     "x",
     "y",
@@ -63,6 +64,7 @@ _COLUMNS = (
     "mean_probability",
     "prior_finding",
     "prior_volume_mL",
+    "prior_filled_mL",
     "volume_ratio",
     "n_prior",
     "n_now",
@@ -72,6 +74,7 @@ _UNCOMPARED: dict[str, Any] = {
     "change": "",
     "prior_finding": "",
     "prior_volume_mL": np.nan,
+    "prior_filled_mL": np.nan,
     "volume_ratio": np.nan,
     "n_prior": 0,
     "n_now": 1,
@@ -155,10 +158,12 @@ def reader_table(
         ``number`` (of the connected component, as `label_components` counts; of a vanished one, in
         the prior scan), ``finding`` (``"confirmed"``, ``"candidate"``, ``"prior only"``),
         ``change`` (``"new"``, ``"grown"``,
-        ``"stable"``, ``"shrunk"``, ``"vanished"``; empty without a prior scan), ``volume_mL``,
+        ``"stable"``, ``"shrunk"``, ``"vanished"``; empty without a prior scan), ``volume_mL``
+        (what is marked: the enhancing part), ``filled_mL`` (with the core that it encloses),
         ``diameter_mm`` (of the ball of that volume), ``x``, ``y``, ``z`` (center in mm RAS+),
         ``probability`` (the largest in it) and ``mean_probability`` (NaN without probabilities),
-        ``prior_finding``, ``prior_volume_mL``, ``volume_ratio`` (now to then), ``n_prior`` and
+        ``prior_finding``, ``prior_volume_mL``, ``prior_filled_mL``, ``volume_ratio`` (now to then,
+        of volumes with their cores), ``n_prior`` and
         ``n_now``.
 
         Lesions that merged or came apart are compared together: ``prior_volume_mL`` and
@@ -189,13 +194,15 @@ def reader_table(
         prior = _checked_labels(prior, "the prior labels")
         _check_same_shape(label_map, prior, "prior labels")
     components = label_components(label_map, connectivity=connectivity)
-    lesions = _lesion_rows(label_map, components, matrix, probability)
+    filled = _with_cores(components)
+    lesions = _lesion_rows(label_map, components, filled, matrix, probability)
     vanished = []
     if prior is not None:
         prior_components = label_components(prior, connectivity=connectivity)
-        prior_lesions = _lesion_rows(prior, prior_components, matrix, None)
+        prior_filled = _with_cores(prior_components)
+        prior_lesions = _lesion_rows(prior, prior_components, prior_filled, matrix, None)
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
-        pairs = _neighbor_pairs(components, prior_components, spacing, tolerance)
+        pairs = _neighbor_pairs(filled, prior_filled, spacing, tolerance)
         groups = _lesion_groups(pairs, len(lesions), len(prior_lesions))
         vanished = _compare(lesions, prior_lesions, groups, limits)
     table = pd.DataFrame([*lesions, *vanished], columns=list(_COLUMNS))
@@ -271,6 +278,7 @@ def _miscounted(cases: Sequence[Case], n_labels: int | str) -> str:
 def _lesion_rows(
     labels: NDArray[np.uint8],
     components: NDArray[np.int32],
+    filled: NDArray[np.int32],
     affine: NDArray[np.float64],
     probability: NDArray[np.float64] | None,
 ) -> list[dict[str, Any]]:
@@ -289,6 +297,7 @@ def _lesion_rows(
             "number": number,
             "finding": _CONFIRMED if is_confirmed else _CANDIDATE,
             "volume_mL": volume,
+            "filled_mL": float((filled[box] == number).sum()) * voxel_volume_ml,
             "diameter_mm": float((6 * volume * MM3_PER_ML / np.pi) ** (1 / 3)),
             "x": x,
             "y": y,
@@ -301,6 +310,29 @@ def _lesion_rows(
             row["mean_probability"] = float(probability[box][inside].mean())
         rows.append(row)
     return rows
+
+
+def _with_cores(components: NDArray[np.int32]) -> NDArray[np.int32]:
+    """
+    Add to each lesion the voxels that it encloses in at least two of the three planes.
+
+    A rim with gaps encloses its core in most slices, though not as a closed surface.
+
+    Shapes: `components` (x, y, z); returns (x, y, z).
+    """
+    from scipy import ndimage
+
+    filled = components.copy()
+    for number, box in enumerate(ndimage.find_objects(components), start=1):
+        # Closing bridges gaps of a voxel, and needs room around the lesion.
+        closed = ndimage.binary_closing(np.pad(components[box] == number, 2))
+        n_planes = np.zeros(closed.shape, np.uint8)
+        for axis in range(3):
+            in_plane = np.take(ndimage.generate_binary_structure(3, 1), [1], axis)
+            n_planes += ndimage.binary_fill_holes(closed, in_plane) & ~closed
+        core = (n_planes >= 2)[2:-2, 2:-2, 2:-2]
+        filled[box][core & (filled[box] == 0)] = number
+    return filled
 
 
 def _neighbor_pairs(
@@ -371,9 +403,11 @@ def _vanished_row(prior_lesion: dict[str, Any]) -> dict[str, Any]:
         "finding": _PRIOR_ONLY,
         "change": "vanished",
         "volume_mL": 0.0,
+        "filled_mL": 0.0,
         "diameter_mm": 0.0,
         "prior_finding": prior_lesion["finding"],
         "prior_volume_mL": prior_lesion["volume_mL"],
+        "prior_filled_mL": prior_lesion["filled_mL"],
         "volume_ratio": 0.0,
         "n_prior": 1,
         "n_now": 0,
@@ -384,13 +418,15 @@ def _comparison(
     now: list[dict[str, Any]], then: list[dict[str, Any]], limits: _Limits
 ) -> dict[str, Any]:
     """Compare lesions that are the same, several where they merged or came apart."""
-    before = sum(row["volume_mL"] for row in then)
-    after = sum(row["volume_mL"] for row in now)
+    # A ring whose core grows has grown, though its wall may thin.
+    before = sum(row["filled_mL"] for row in then)
+    after = sum(row["filled_mL"] for row in now)
     was_confirmed = any(row["finding"] == _CONFIRMED for row in then)
     return {
         "change": limits.change(before, after),
         "prior_finding": _CONFIRMED if was_confirmed else _CANDIDATE,
-        "prior_volume_mL": before,
+        "prior_volume_mL": sum(row["volume_mL"] for row in then),
+        "prior_filled_mL": before,
         "volume_ratio": after / before,
         "n_prior": len(then),
         "n_now": len(now),

@@ -194,7 +194,7 @@ def batch_page(
     ensemble = any(content["n_confirmed"] is not None for content in contents)
     header = ["scan", "patient", "lesions"]
     if ensemble:
-        header.append("confirmed")
+        header.append("by both models")
     header += ["volume, mL", "synthetic"]
     rows = []
     for content in contents:
@@ -232,7 +232,7 @@ def scan_page(
 ) -> str:
     """Make the page of one scan: labels and probability (x, y, z) over it, in three planes."""
     # Only an ensemble has no single threshold.
-    names = ("candidate", "confirmed") if threshold is None else ("found",)
+    names = ("candidate", "marked by both models") if threshold is None else ("found",)
     layers = [Layer("scan", case.image)]
     if case.prior is not None:
         layers.append(Layer("prior scan", case.prior))
@@ -267,7 +267,7 @@ def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Markup:
     sentences = [html_paragraph(_sentence(remark)) for remark in remarks if remark]
     if not len(lesions):
         return html_join(sentences or [html_paragraph("Nothing was found.")])
-    header = ["", "volume, mL", "diameter, mm", "at x, y, z, mm"]
+    header = ["", "enhancing, mL", "diameter, mm", "at x, y, z, mm"]
     # Runs without priors or probabilities lack some of the columns.
     has_finding, has_change = "finding" in lesions, "change" in lesions
     if has_finding:
@@ -279,7 +279,10 @@ def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Markup:
     rows = []
     for number, lesion in enumerate(lesions.to_dict("records"), start=1):
         place = ", ".join(fixed(lesion[axis], 0) for axis in "xyz")
-        row = [str(number), fixed(lesion["volume_mL"], 3), fixed(lesion["diameter_mm"], 1), place]
+        volume = fixed(lesion["volume_mL"], 3)
+        if lesion.get("filled_mL", 0.0) > 1.01 * lesion["volume_mL"]:
+            volume += f" ({fixed(lesion['filled_mL'], 3)} with its core)"
+        row = [str(number), volume, fixed(lesion["diameter_mm"], 1), place]
         if has_finding:
             row.append(lesion["finding"])
         if has_change:
@@ -298,7 +301,7 @@ def _sentence(remark: str) -> str:
 def _change_text(lesion: Mapping[str, Any]) -> str:
     """Say how a lesion changed since the prior scan, and its volume then."""
     change = lesion["change"] if isinstance(lesion["change"], str) else ""
-    before = lesion.get("prior_volume_mL", np.nan)
+    before = lesion.get("prior_filled_mL", np.nan)
     if not np.isfinite(before):
         return change or "–"
     return f"{change}, then {fixed(before, 3)} mL".lstrip(", ")

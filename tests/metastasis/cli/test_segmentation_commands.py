@@ -282,7 +282,7 @@ def test_an_ensemble_joins_both_models_at_their_thresholds(run, cases, table, mo
         np.testing.assert_array_equal(values, labels)
     rows = pd.read_csv(tmp_path / "segmentations.tsv", sep="\t")
     n, n_confirmed = rows["n_lesions"].sum(), rows["n_confirmed"].sum()
-    assert f"3 scans, {n} lesions found, {n_confirmed} of them confirmed: {tmp_path}" in out
+    assert f"3 scans, {n} lesions found, {n_confirmed} of them marked by both models: {tmp_path}" in out
 
 
 def test_an_ensemble_has_the_options_of_the_command(table, models, tmp_path, run_calls):
@@ -323,8 +323,8 @@ def test_an_ensemble_warns_of_priors_that_no_model_looks_at(table, models, run_c
     [
         ([1], [None], "1 scan, 1 lesion found"),
         ([0, 0], [None, None], "2 scans, 0 lesions found"),
-        ([2, 3], [0, 1], "2 scans, 5 lesions found, 1 of them confirmed"),
-        ([1], [0], "1 scan, 1 lesion found, 0 of them confirmed"),
+        ([2, 3], [0, 1], "2 scans, 5 lesions found, 1 of them marked by both models"),
+        ([1], [0], "1 scan, 1 lesion found, 0 of them marked by both models"),
     ],
 )
 def test_the_summary_counts_scans_and_lesions(

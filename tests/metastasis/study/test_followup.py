@@ -207,3 +207,35 @@ def test_what_cannot_be_read_is_refused():
     case = Case("p", np.ones((4, 4, 4), np.float32))
     with pytest.raises(ValueError, match="2 prior labels"):
         follow_up(None, [case], prior_labels=[None, None])
+
+
+def shell(radius, wall, gap=0):
+    """Give a ring: a ball without its core, with a hole in its wall."""
+    distance = np.linalg.norm(np.indices((40, 40, 40)) - 20.0, axis=0)
+    label = ((distance <= radius) & (distance > radius - wall)).astype(np.uint8)
+    label[20 - gap : 20 + gap, 20 - gap : 20 + gap, 20:] = 0
+    return label, distance
+
+
+@pytest.mark.parametrize("gap", [0, 3])
+def test_a_ring_has_two_volumes(gap):
+    label, distance = shell(14, 2, gap)
+    (row,) = reader_table(label).to_dict("records")
+    assert row["volume_mL"] == pytest.approx(label.sum() / 1000)
+    assert row["filled_mL"] == pytest.approx((distance <= 14).sum() / 1000, rel=0.1)
+
+
+def test_a_solid_lesion_has_one_volume():
+    label = (np.linalg.norm(np.indices((30, 30, 30)) - 15.0, axis=0) <= 8).astype(np.uint8)
+    (row,) = reader_table(label).to_dict("records")
+    assert row["filled_mL"] == row["volume_mL"]
+
+
+def test_growth_is_that_of_the_volume_with_the_core():
+    thick, _ = shell(10, 6)
+    thin, _ = shell(14, 1.5)
+    assert thin.sum() < 1.1 * thick.sum()
+    (row,) = reader_table(thin, prior=thick).to_dict("records")
+    assert row["change"] == "grown"
+    assert row["volume_ratio"] == pytest.approx((14 / 10) ** 3, rel=0.05)
+    assert row["prior_volume_mL"] == pytest.approx(thick.sum() / 1000)

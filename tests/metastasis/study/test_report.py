@@ -123,7 +123,7 @@ def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_
         assert "this scan was simulated" in view
         stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', view, re.DOTALL).group(1))
         assert {"scan", "probability", "segmentation"} <= {layer["name"] for layer in stored["layers"]}
-        assert stored["layers"][-2]["names"] == ["candidate", "confirmed"]
+        assert stored["layers"][-2]["names"] == ["candidate", "marked by both models"]
         # As in the picture.
         colors = [OUTLINES[k] for layer in stored["layers"][-2:] for k in layer["colors"]]
         assert colors == [UNSURE, FOUND, REFERENCE]
