@@ -32,7 +32,7 @@ simulate_dmri(n_healthy, n_lesions, *, n_directions=64, random_state=None)
 read_cases(table)
 write_cases(cases, folder)
 """
-DETECTORS = ("VoxelwiseGaussian", "PCADetector", "IsolationForestDetector")
+DETECTORS = ("AlignedMahalanobis", "VoxelwiseGaussian", "PCADetector", "IsolationForestDetector")
 LEARNED = ("DenoisingAutoencoder", "RecDiscNet")
 METHODS = (
     "fit(self, X, masks=None, *, groups=None)",
