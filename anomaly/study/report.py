@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from anomaly.detectors.thresholds import open_map
 from anomaly.scans.detection import lesions_of
+from anomaly.scans.whole_scan import mean_over_scans
 from anomaly.study.controls import CONTROLS
 from anomaly.study.evaluation import AS_GIVEN, evaluate_detectors
 from dmrifit.io.atomic_files import FileSet
@@ -435,15 +436,52 @@ def _healthy(comparison: _Comparison, gallery: Gallery) -> Markup:
         "empty_opened": percent,
     }
     rows = record_cells(summary.to_dict("records"), columns)
-    header = ["method", "rule", "false, %", "opened, %", "scans without, %"]
+    ranges = _ranges_over_scans(tables["healthy"])
+    for row in rows:
+        share_range, components = ranges.get((row[0], row[1]), ("", "–"))
+        row[2] += share_range
+        row.append(components)
+    header = ["method", "rule", "false, %", "opened, %", "scans without, %", "regions"]
     blocks.append(
         html_paragraph(
-            "Share of the voxels of healthy scans that are marked, before and after opening, and "
-            "of the healthy scans in which nothing is."
+            "Share of the voxels of healthy scans that are marked, before and after opening, of "
+            "the healthy scans in which nothing is, and regions of a scan after opening; with "
+            "intervals of 95 % over scans, not over voxels (bootstrap)."
         )
     )
     blocks.append(_by_rule(rows, header, comparison.rule, 2))
+    blocks.append(html_details("Scan by scan", _healthy_scans(comparison)))
     return html_join(blocks)
+
+
+def _ranges_over_scans(healthy: pd.DataFrame) -> dict[tuple[str, str], tuple[str, str]]:
+    """Write the intervals over healthy scans of the share marked, and of regions, by method."""
+    ranges = {}
+    for key, rows in healthy.groupby(["method", "rule"], sort=False):
+        # Folds are repetitions on the same scans.
+        scans = rows.groupby("case")[["false_positive_rate", "n_components_opened"]].mean()
+        _, low, high = mean_over_scans(scans["false_positive_rate"])
+        mean, fewest, most = mean_over_scans(scans["n_components_opened"])
+        share_range = f" ({percent(low)} to {percent(high)})"
+        components = f"{fixed(mean, 1)} ({fixed(fewest, 1)} to {fixed(most, 1)})"
+        if len(scans) < 2:
+            share_range, components = "", fixed(mean, 1)
+        ranges[str(key[0]), str(key[1])] = share_range, components
+    return ranges
+
+
+def _healthy_scans(comparison: _Comparison) -> Markup:
+    """List what is marked in each healthy scan at the threshold that figures show."""
+    table = comparison.tables["healthy"]
+    is_shown = table["rule"].isin((comparison.rule, AS_GIVEN)) & ~table["control"].astype(bool)
+    columns = {
+        "name": str,
+        "method": str,
+        "false_positive_rate": percent,
+        "n_components_opened": whole,
+    }
+    rows = record_cells(table[is_shown].to_dict("records"), columns)
+    return html_table(rows, ["scan", "method", "false, %", "regions"], numbers=(2, 3))
 
 
 def _strata(comparison: _Comparison, gallery: Gallery) -> Markup:

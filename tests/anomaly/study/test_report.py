@@ -14,6 +14,7 @@ pytest.importorskip("jinja2")
 from browser import WIDTHS
 
 from anomaly.scans.detection import lesions_of
+from anomaly.scans.whole_scan import mean_over_scans
 from anomaly.study.controls import CONTROLS
 from anomaly.study.plotting import plot_examples
 from anomaly.study.report import KINDS, STORED, write_evaluation
@@ -60,6 +61,22 @@ def test_the_page_of_a_comparison_is_whole(compared, tmp_path):
     assert page.count("By all rules") == 4
     with pytest.raises(FileExistsError, match="overwrite"):
         write_evaluation(compared.cases, compared.maps, tmp_path)
+
+
+def test_false_positives_have_intervals_over_healthy_scans(compared, tmp_path):
+    tables = write_evaluation(
+        compared.cases, compared.maps, tmp_path, healthy=compared.healthy, healthy_maps=compared.healthy_maps, figures=0
+    )
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    rows = tables["healthy"].query("method == 'sharp' and rule == 'healthy rate'")
+    shares = 100 * rows["false_positive_rate"]
+    low, high = (f"{value:.1f}" for value in mean_over_scans(shares)[1:])
+    assert f"({low} to {high})" in page
+    assert float(low) < shares.mean() < float(high)
+    assert "not over voxels (bootstrap)" in page
+    by_scan = page.partition("Scan by scan")[2]
+    for case in compared.healthy:
+        assert case.name in by_scan
 
 
 def test_the_answer_is_that_of_the_stored_threshold(compared, tmp_path, monkeypatch):
