@@ -113,20 +113,27 @@ def test_the_side_of_a_box_is_said_in_words(x, words):
     assert words in describe_side(Voxel((x, 0, 0), (20, 20, 20)))
 
 
-@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize(("x", "reach"), [(-120, ""), (-10, "46 to 174"), (-230, "-174 to -46")])
 @pytest.mark.parametrize("source", ["image", "brain"])
-def test_no_side_is_claimed_where_the_middle_of_the_scanner_is_outside_the_head(source, moved):
+def test_no_side_is_claimed_where_the_middle_of_the_scanner_is_outside_the_head(source, x, reach):
     grid = np.indices((60, 40, 40)) - np.array([30, 20, 20])[:, None, None, None]
     head = (grid**2).sum(axis=0) < 18**2
     tumor = ((grid - np.array([8, 0, 0])[:, None, None, None]) ** 2).sum(axis=0) < 8**2
     affine = np.diag([4.0, 4.0, 4.0, 1.0])
     # Empty space beside the head reaches x = 0.
-    affine[:3, 3] = (-10 if moved else -120, -80, -80)
+    affine[:3, 3] = (x, -80, -80)
     scene = Scene(tumor, affine, brain_margin=0, **{source: head.astype(float)})
     side = describe_placement(Voxel(scene.centroid, (20, 20, 20)), scene)["side"]
     assert side.startswith("it lies")
-    assert ("the head reaches from x = 46 to 174 mm" in side) is moved
+    assert ("the head reaches" in side) is bool(reach)
+    assert reach in side
     assert head_span(np.zeros((3, 3, 3)), affine) == (-np.inf, np.inf)
+
+
+def test_the_span_of_a_head_is_measured_on_fine_grids_too():
+    values = np.zeros((300, 20, 20))
+    values[50:240] = 1.0
+    np.testing.assert_allclose(head_span(values, np.diag([-1.0, 1.0, 1.0, 1.0])), (-239, -50), atol=3)
 
 
 def test_all_files_say_as_long_as_what_they_are_valid(scene, tmp_path):
