@@ -1,6 +1,8 @@
 """Runs over many cases."""
 
 import json
+import shutil
+from collections import namedtuple
 from dataclasses import replace
 
 import pandas as pd
@@ -58,6 +60,19 @@ def test_missing_pictures_are_drawn_where_a_run_is_asked_for_them(tmp_path):
         assert run(tmp_path, inputs, figure=True, case_run=case_run) == ["a", "b"]
         (tmp_path / "b" / name).touch()
     assert run(tmp_path, inputs, figure=True, case_run=case_run) == ["a"]
+
+
+def test_a_disk_without_room_for_the_other_cases_is_told_after_the_first(tmp_path, monkeypatch):
+    cases = dict.fromkeys("abcd", 1)
+    size = len(json.dumps({"name": "a", "source": 1}))
+    disk = namedtuple("disk", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk(0, 0, 3 * size - 1))
+    with pytest.raises(OSError, match=r"no room to write .* are needed and"):
+        run(tmp_path, cases)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    # What is finished needs no room.
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk(0, 0, 3 * size))
+    assert run(tmp_path, cases) == ["b", "c", "d"]
 
 
 def test_tables_of_cases_are_joined_with_their_names():
