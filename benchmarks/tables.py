@@ -65,7 +65,6 @@ BLOCKS = (
     Block(PAGE, "anomaly benchmark", "anomaly", "bench_anomaly"),
     Block(PAGE, "anomaly generators", "anomaly_generators", "bench_anomaly_generators"),
     Block(PAGE, "anomaly people", "anomaly_people", "bench_anomaly_people"),
-=======
     Block(PAGE, "scan changes", "scan_changes", "bench_scan_changes"),
 )
 
