@@ -436,21 +436,15 @@ def _healthy(comparison: _Comparison, gallery: Gallery) -> Markup:
         "empty_opened": percent,
     }
     rows = record_cells(summary.to_dict("records"), columns)
-    ranges = _ranges_over_scans(tables["healthy"])
-    for row in rows:
-        share_range, components = ranges.get((row[0], row[1]), ("", "–"))
-        row[2] += share_range
-        row.append(components)
-    header = ["method", "rule", "false, %", "opened, %", "scans without, %", "regions"]
+    header = ["method", "rule", "false, %", "opened, %", "scans without, %"]
     blocks.append(
         html_paragraph(
-            "Share of the voxels of healthy scans that are marked, before and after opening, of "
-            "the healthy scans in which nothing is, and regions of a scan after opening; with "
-            "intervals of 95 % over scans, not over voxels (bootstrap)."
+            "Share of the voxels of healthy scans that are marked, before and after opening, and "
+            "of the healthy scans in which nothing is."
         )
     )
     blocks.append(_by_rule(rows, header, comparison.rule, 2))
-    blocks.append(html_details("Scan by scan", _healthy_scans(comparison)))
+    blocks.append(html_details("Over scans", _healthy_scans(comparison)))
     return html_join(blocks)
 
 
@@ -460,12 +454,12 @@ def _ranges_over_scans(healthy: pd.DataFrame) -> dict[tuple[str, str], tuple[str
     for key, rows in healthy.groupby(["method", "rule"], sort=False):
         # Folds are repetitions on the same scans.
         scans = rows.groupby("case")[["false_positive_rate", "n_components_opened"]].mean()
-        _, low, high = mean_over_scans(scans["false_positive_rate"])
+        share, low, high = mean_over_scans(scans["false_positive_rate"])
         mean, fewest, most = mean_over_scans(scans["n_components_opened"])
-        share_range = f" ({percent(low)} to {percent(high)})"
+        share_range = f"{percent(share)} ({percent(low)} to {percent(high)})"
         components = f"{fixed(mean, 1)} ({fixed(fewest, 1)} to {fixed(most, 1)})"
         if len(scans) < 2:
-            share_range, components = "", fixed(mean, 1)
+            share_range, components = percent(share), fixed(mean, 1)
         ranges[str(key[0]), str(key[1])] = share_range, components
     return ranges
 
@@ -481,7 +475,12 @@ def _healthy_scans(comparison: _Comparison) -> Markup:
         "n_components_opened": whole,
     }
     rows = record_cells(table[is_shown].to_dict("records"), columns)
-    return html_table(rows, ["scan", "method", "false, %", "regions"], numbers=(2, 3))
+    lines = []
+    for (method, _), (share, components) in _ranges_over_scans(table[is_shown]).items():
+        lines.append(f"{method}: {share} % marked, {components} regions after opening.")
+    text = "Means over healthy scans, with 95 % intervals over scans, not over voxels (bootstrap)."
+    by_scan = html_table(rows, ["scan", "method", "false, %", "regions"], numbers=(2, 3))
+    return html_join([*(html_paragraph(line) for line in (text, *lines)), by_scan])
 
 
 def _strata(comparison: _Comparison, gallery: Gallery) -> Markup:

@@ -74,7 +74,7 @@ def test_false_positives_have_intervals_over_healthy_scans(compared, tmp_path):
     assert f"({low} to {high})" in page
     assert float(low) < shares.mean() < float(high)
     assert "not over voxels (bootstrap)" in page
-    by_scan = page.partition("Scan by scan")[2]
+    by_scan = page.partition("Over scans")[2]
     for case in compared.healthy:
         assert case.name in by_scan
 
