@@ -352,10 +352,12 @@ def _read_json(path: Path) -> VoxelFile:
         if not isinstance(pose, Mapping):
             raise ValueError(f"its pose (ras) is {pose!r}; write the prescription again")
         placed_in = _sources(content.get("sources"))
-        content = {**pose, "size_mm": content.get("size_mm")}
-    voxel = Voxel.from_json(content)
+        voxel = Voxel.from_json({**pose, "size_mm": content.get("size_mm")})
+    else:
+        voxel = Voxel.from_json(content)
+        # A prescription states that its angles are degrees; another program's file may not.
+        check_angles(voxel.angles, "its angles")
     _check_sides(voxel.size)
-    check_angles(voxel.angles, "its angles")
     return VoxelFile(voxel, "JSON", placed_in=placed_in)
 
 

@@ -180,12 +180,17 @@ class Surroundings:
 
 
 def describe_boxes(
-    surroundings: Surroundings, boxes: NDArray[np.float64], search: Search, n_found: int
+    surroundings: Surroundings,
+    boxes: NDArray[np.float64],
+    search: Search,
+    n_found: int,
+    n_compared: int | None = None,
 ) -> NDArray[np.float64]:
     """
     Measure boxes (n, 5, 3) for a choice among them: (n, n_features).
 
     The first `n_found` are those of the optimizer; what `search` sees as tumor is what counts.
+    Each quantity is given once more relative to the median of the first `n_compared` boxes.
     """
     scene = surroundings.scene
     centers, sizes, rotations = boxes[:, 0], boxes[:, 1], boxes[:, 2:5]
@@ -247,7 +252,8 @@ def describe_boxes(
     for name, growth in zip(("grown_4", "grown_8"), GROWN_MM, strict=True):
         columns[name] = overlap.fractions(boxes, search.whole, growth, 1)
     table = np.stack([np.asarray(columns[name], dtype=np.float64) for name in QUANTITIES], axis=1)
-    return np.concatenate([table, table - np.median(table, axis=0)], axis=1)
+    middle = np.median(table[:n_compared], axis=0)
+    return np.concatenate([table, table - middle], axis=1)
 
 
 def _cube_mm(total: float) -> float:

@@ -421,8 +421,12 @@ class VoxelRanker(BaseEstimator):
         scores = self._expected(describe_boxes(surroundings, boxes, search, n_found))
         if scene.margins:
             best = np.argsort(-scores.round(SCORE_DIGITS), kind="stable")[:N_MOVED]
+            n_candidates = len(boxes)
             boxes = np.concatenate([boxes, moved_off(boxes[best], search, self.volumes_)])
-            scores = self._expected(describe_boxes(surroundings, boxes, search, n_found))
+            # Copies of the best boxes would move the median, which training cases do not have.
+            scores = self._expected(
+                describe_boxes(surroundings, boxes, search, n_found, n_candidates)
+            )
         return boxes, scores
 
     def _ranked(

@@ -118,6 +118,18 @@ def test_angles_that_may_be_radians_are_doubted(tmp_path, scale, doubted):
     assert ["may be radians" in str(one.message) for one in caught] == [True] * doubted
 
 
+def test_small_angles_of_a_prescription_are_degrees(tmp_path):
+    voxel = Voxel((1, 2, 3), (20, 25, 30), (0.5, -1.5, 2.0))
+    path = tmp_path / "prescription.json"
+    pose = json.loads(voxel.to_json())
+    content = {"format": "placement prescription", "ras": pose, "size_mm": pose["size_mm"]}
+    path.write_text(json.dumps(content))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read = read_voxel(path)
+    np.testing.assert_allclose(read.angles, voxel.angles, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("line", "change", "message"),
     [

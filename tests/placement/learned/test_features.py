@@ -8,10 +8,10 @@ from placement.learned.candidate_boxes import FreeTumorSearch
 from placement.learned.features import FEATURES, Surroundings, describe_boxes
 
 
-def described(scene, voxels, n_found=None):
+def described(scene, voxels, n_found=None, n_compared=None):
     search = FreeTumorSearch(VoxelOptimizer(random_state=0)._wishes(), scene)
     boxes = np.array([[voxel.center, voxel.size, *voxel.rotation] for voxel in voxels])
-    table = describe_boxes(Surroundings(scene), boxes, search, n_found or len(boxes))
+    table = describe_boxes(Surroundings(scene), boxes, search, n_found or len(boxes), n_compared)
     return dict(zip(FEATURES, table.T, strict=True))
 
 
@@ -58,6 +58,8 @@ def test_features_of_known_boxes_are_right():
     np.testing.assert_allclose(found["fraction"], [1, 25 / 40], atol=1e-6)
     np.testing.assert_allclose(found["volume"], [8, 8])
     np.testing.assert_allclose(found["fraction, relative"], [15 / 80, -15 / 80], atol=1e-6)
+    of_first = described(scene, boxes, 1, n_compared=1)["fraction, relative"]
+    np.testing.assert_allclose(of_first, [0, -30 / 80], atol=1e-6)
     np.testing.assert_allclose(found["volume_share"], 8 / scene.tumor_volume)
     np.testing.assert_allclose(found["elongation"], [0, np.log(4)], atol=1e-12)
     np.testing.assert_array_equal(found["rotated_axes"], [0, 1])
