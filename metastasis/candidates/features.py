@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from dmrifit.io.components import drop_small
 from metastasis.scans.local_level import local_level
 
 __all__ = ["FEATURES", "LEVELS", "PRIOR_FEATURES", "Candidates", "ScanVolumes", "find_candidates"]
@@ -58,7 +59,7 @@ _PRIOR_REACH = 5.0
 _SHELL = (1.0, 3.5)  # mm around a candidate
 _HESSIAN_MM = 1.2
 _FLUID = 0.6  # local levels
-_LARGEST_ML = 2.0  # a larger component is judged at the next level only, where it falls apart
+_LARGEST_ML = 2.0  # a larger component is judged by what is left of it at the next level
 _LEAST_WALL = 6  # voxels, of which each has a face on an enclosed one
 _BALL = np.ones((3, 3, 3), dtype=bool)
 
@@ -117,20 +118,23 @@ def find_candidates(
     Find components at several probabilities, and compute their features.
 
     At a low threshold a lesion merges with a sinus or a ventricle and would be rejected as a
-    whole, so that each is judged at all levels; a component above 2 mL counts at the highest level
-    only at which it is found.
+    whole, so that each is judged at all levels; a component above 2 mL counts only where no
+    component is left of it at a higher level.
 
     Shapes: `probability` (x, y, z).
     """
     measure = _Measure(probability, scan)
     largest = _LARGEST_ML * 1000 / float(scan.steps.prod())
     rows, voxels = [], []
-    for number, level in enumerate(levels):
+    levels = sorted(set(levels))
+    for level, next_level in zip(levels, [*levels[1:], np.inf], strict=True):
         components, _ = ndimage.label(probability >= level, structure=_BALL)
         sizes = np.bincount(components.ravel())
+        # Components of higher levels lie within those of the next one.
+        cores = drop_small(probability >= next_level, min_voxels)
+        has_core = np.bincount(components[cores], minlength=len(sizes)) > 0
         for index, window in enumerate(ndimage.find_objects(components), start=1):
-            is_last = number == len(levels) - 1
-            if sizes[index] < min_voxels or (sizes[index] > largest and not is_last):
+            if sizes[index] < min_voxels or (sizes[index] > largest and has_core[index]):
                 continue
             rows.append(measure.features(components, index, window, level))
             inside = np.nonzero(components[window] == index)

@@ -77,6 +77,29 @@ def test_large_components_fall_apart_at_the_next_level():
     assert len(find_candidates(merged, scan(BALL), levels=(0.95,))) == 0
 
 
+def test_large_components_below_the_last_level_are_kept():
+    plateau = np.linalg.norm(GRID - 30, axis=-1) < 9.95
+    assert 4000 < plateau.sum() < 4200
+    probability = np.where(plateau, 0.36, 0).astype(np.float32)
+    candidates = find_candidates(probability, scan(plateau))
+    # It is found at three levels, and counts at the highest of them.
+    assert [len(voxels) for voxels in candidates.voxels] == [plateau.sum()]
+    assert candidates.table[0, NAMES.index("level")] == 0.1
+    # A few voxels of a higher level are no candidate that could stand for it.
+    probability[30, 30, 30:32] = 0.9
+    assert len(find_candidates(probability, scan(plateau))) == 1
+    probability[30, 30, 30:35] = 0.9
+    assert [len(voxels) for voxels in find_candidates(probability, scan(plateau)).voxels] == [5]
+
+
+def test_order_of_levels_does_not_matter():
+    probability = np.where(BALL | SHEET, 0.9, 0.1).astype(np.float32) * BRAIN
+    volumes = scan(BALL, SHEET)
+    upward = find_candidates(probability, volumes, levels=(0.05, 0.3, 0.5))
+    downward = find_candidates(probability, volumes, levels=(0.5, 0.3, 0.3, 0.05))
+    np.testing.assert_array_equal(upward.table, downward.table)
+
+
 def test_local_levels_of_prior_and_scan():
     values = np.where(BALL, 180, 100) * BRAIN
     scaled = ScanVolumes.scaled(values, BRAIN, np.ones(3), 3 * values)
