@@ -1,9 +1,16 @@
 """The model that comes along is small, is read by the rules of all model files, and has a card."""
 
+import json
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from metastasis.candidates.small_model import CARD, PATH, load_small_model
+from metastasis.study.findings import model_figures
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_model_is_small_and_has_a_card():
@@ -29,3 +36,29 @@ def test_model_finds_a_ball_in_even_tissue():
     assert (marked > 0)[~ball].sum() < 200
     assert nothing.sum() < 50
     assert model.prior_ is None
+
+
+def test_figures_beside_the_model_are_those_measured_at_its_threshold():
+    measured = json.loads((ROOT / "benchmarks" / "results" / "metastasis_people.json").read_text())
+    figures = model_figures(PATH)
+    cut = json.loads(PATH.with_suffix(".json").read_text())["figures"]["threshold"]
+    found = found_small = n_all = n_small = 0
+    card = CARD.read_text()
+    for name, direction in measured["directions"].items():
+        (row,) = [row for row in direction["two stages"] if row["threshold"] == cut]
+        n, n_of_small = sum(row["n"].values()), row["n"]["small"]
+        found, n_all = found + round(row["sensitivity"] * n), n_all + n
+        found_small += round(row["by_kind"]["small"] * n_of_small)
+        n_small += n_of_small
+        assert f"| {name} | {row['sensitivity']:.2f} | {row['by_kind']['small']:.2f} |" in card
+    assert figures["sensitivity"] == pytest.approx(found / n_all, abs=1e-3)
+    assert figures["sensitivity_small"] == pytest.approx(found_small / n_small, abs=1e-3)
+    assert f"Marked from a score of {cut:g} on" in card
+    assert "never measured in a brain that it has not seen" in card.replace("\n", " ")
+
+
+def test_threshold_in_the_card_is_that_of_the_model():
+    with zipfile.ZipFile(PATH) as archive:
+        stored = json.loads(archive.read("model.json"))
+    cut = json.loads(PATH.with_suffix(".json").read_text())["figures"]["threshold"]
+    assert stored["fitted"]["threshold_"] == cut
