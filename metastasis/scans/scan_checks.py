@@ -51,6 +51,9 @@ _TOLERANCE = 1.3
 #: How many times as much of a brain may be marked as was lesion in a training scan, and from which
 #: share of the brain on that is told.
 _EXCESS, _LEAST_EXCESS = 3.0, 2e-3
+#: Share of the brain, of 1,100 mL 27 mL, that is told whatever was lesion in training: implants
+#: and phantoms hold so much lesion that their range alone would never be left.
+_MOST_MARKED = 0.025
 # In stripped post-contrast scans .1 % of the inner brain had 2.4 to 2.6 times its median or more,
 # without contrast agent at most 1.6.
 _VESSELS = 1.8
@@ -225,11 +228,11 @@ def training_range(
     Give the ranges over training scans (x, y, z) that `unlike_notes` compares with.
 
     ``low`` and ``high`` of each quantile, and ``marked``, the largest share of a brain that was
-    lesion; without quantiles where a scan has a median that is not positive.
+    lesion (1 in the label; cores and surroundings of implants have other values); without quantiles where a scan has a median that is not positive.
     """
     rows = [intensity_ratios(*pair) for pair in zip(images, brains, strict=True)]
     shares = [
-        np.count_nonzero(label) / np.count_nonzero(brain)
+        np.count_nonzero(np.asarray(label) == 1) / np.count_nonzero(brain)
         for label, brain in zip(labels, brains, strict=True)
     ]
     result: dict[str, list[float]] = {"marked": [max(shares)]}
@@ -292,6 +295,11 @@ def unlike_notes(
             reasons.append(
                 f"{100 * share:.2g} % of its brain are marked, of a training scan at most "
                 f"{100 * most:.2g} % were lesion"
+            )
+        elif share > _MOST_MARKED:
+            reasons.append(
+                f"{100 * share:.2g} % of its brain are marked, above the "
+                f"{100 * _MOST_MARKED:.2g} % from which findings must be looked through"
             )
     if not reasons:
         return []

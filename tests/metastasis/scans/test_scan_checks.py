@@ -15,6 +15,7 @@ from metastasis.scans.scan_checks import (
     contrast_note,
     label_note,
     scan_files,
+    seen_range,
     slice_note,
     training_range,
     unlike_notes,
@@ -99,6 +100,28 @@ def test_scans_unlike_those_in_training_are_told(signals, brain, vessels):
     (note,) = unlike_notes(case, seen, brain & (bright > 1))
     assert "of its brain are marked, of a training scan at most 0.13 % were lesion" in note
     assert unlike_notes(case, None, brain) == []
+
+
+def test_cores_and_surroundings_of_implants_are_no_lesion(signals, brain):
+    label = np.zeros(SHAPE, np.uint8)
+    label[15:26, 15:26, 15:26] = 3
+    label[18:23, 18:23, 18:23] = 1
+    label[20, 20, 20] = 2
+    assert training_range([signals], [brain], [label])["marked"] == [124 / brain.sum()]
+    assert seen_range([(signals, None, brain)], [(label, None)])["marked"] == [124 / brain.sum()]
+
+
+def test_much_that_is_marked_is_told_whatever_was_lesion_in_training():
+    # A brain of 1,100 mL in voxels of 0.1 mL.
+    brain = np.ones((22, 25, 20), bool)
+    image = np.random.default_rng(0).normal(100, 3, brain.shape).astype(np.float32)
+    seen = {"marked": [0.02]}
+    marked = np.zeros(brain.shape, np.uint8)
+    marked.flat[:330] = 1  # 33 mL
+    (note,) = unlike_notes(Case("p", image, brain=brain), seen, marked)
+    assert "3 % of its brain are marked, above the 2.5 %" in note
+    marked.flat[220:] = 0
+    assert unlike_notes(Case("p", image, brain=brain), seen, marked) == []
 
 
 def test_ranges_of_a_model_file_are_checked():
