@@ -38,7 +38,17 @@ from metastasis.candidates.judgment import (
     shuffled_losses,
     with_and_without_priors,
 )
-from metastasis.scans.network_inputs import Scan, brain_of, joined_cases, paired_labels, values_of
+from metastasis.scans.network_inputs import (
+    Scan,
+    brain_of,
+    case_on_network_grid,
+    classes_on_network_grid,
+    edge_of,
+    joined_cases,
+    paired_labels,
+    scores_on_scan_grid,
+    values_of,
+)
 from metastasis.segmentation.operating_points import operating_point
 
 if TYPE_CHECKING:
@@ -76,7 +86,8 @@ class TwoStageSegmenter(BaseEstimator):
     levels : tuple of float, default=(0.005, 0.02, 0.1, 0.4)
         Probabilities of the segmenter from which voxels are joined to candidates.
     min_voxels : int, default=4
-        Components of fewer voxels are neither candidates nor marked.
+        Components of fewer voxels are neither candidates nor marked; voxels of the segmenter,
+        where it resamples scans to a spacing, as do the features.
     use_prior : bool, default=True
         Whether prior scans are looked at by the classifier.
     n_folds : int, default=2
@@ -169,12 +180,15 @@ class TwoStageSegmenter(BaseEstimator):
         """
         self._check()
         cases = joined_cases(volumes, priors, masks)
-        targets = [np.asarray(values_of(label)) for label, _ in paired_labels(cases, labels)]
+        pairs = paired_labels(cases, labels)
+        spacing = _spacing(self.segmenter)
         tables, truths = [], []
         for number, probability in self._unseen(cases, labels, groups):
             with naming(number):
-                candidates = self._candidates(probability, cases[number])
-                truths.append(candidate_truth(candidates, targets[number]))
+                case = case_on_network_grid(cases[number], spacing)
+                candidates = self._candidates(probability, case)
+                target = classes_on_network_grid(*pairs[number], spacing)
+                truths.append(candidate_truth(candidates, target))
             tables.append(candidates.table)
         return self.fit_candidates(self.segmenter_, np.concatenate(tables), np.concatenate(truths))
 
@@ -271,9 +285,29 @@ class TwoStageSegmenter(BaseEstimator):
         """
         scores = self.predict_proba(volumes, priors=priors, masks=masks)
         return VolumeList(
-            drop_small(score >= self.threshold_, self.min_voxels).astype(np.uint8)
-            for score in scores
+            drop_small(score >= self.threshold_, self.min_voxels_on(volume)).astype(np.uint8)
+            for volume, score in zip(volumes, scores, strict=True)
         )
+
+    def min_voxels_on(self, volume: Any) -> int:
+        """
+        Give the number of voxels of the smallest finding in a scan.
+
+        Parameters
+        ----------
+        volume : Nifti1Image or ndarray
+            The scan.
+
+        Returns
+        -------
+        int
+            ``min_voxels``; fewer where voxels are larger than those of the segmenter.
+        """
+        spacing, edge = _spacing(self.segmenter_), edge_of(volume)
+        if spacing is None or edge is None:
+            return self.min_voxels
+        # In smaller voxels all are large enough: candidates were counted on the segmenter's grid.
+        return max(1, min(self.min_voxels, int(self.min_voxels * (spacing / edge) ** 3)))
 
     def set_operating_point(
         self,
@@ -349,17 +383,19 @@ class TwoStageSegmenter(BaseEstimator):
         segmenter = self.segmenter
         if segmenter is None:
             segmenter = _small_unet(self.random_state)
+        spacing = _spacing(segmenter)
         if _is_fitted(segmenter):
             self.segmenter_ = segmenter
             for number, case in enumerate(cases):
-                yield number, _probability(segmenter, case)
+                yield number, _probability(segmenter, case_on_network_grid(case, spacing))
             return
         names = range(len(cases)) if groups is None else groups
         numbers = np.arange(len(cases))
         for seen, unseen in GroupKFold(self.n_folds).split(numbers, groups=list(names)):
             fold = _fit(clone(segmenter), cases, labels, seen)
             for number in unseen:
-                yield int(number), _probability(fold, cases[number])
+                case = case_on_network_grid(cases[number], spacing)
+                yield int(number), _probability(fold, case)
         self.segmenter_ = _fit(clone(segmenter), cases, labels, numbers)
 
     def _candidates(self, probability: NDArray[np.floating], case: Scan) -> Candidates:
@@ -380,10 +416,15 @@ class TwoStageSegmenter(BaseEstimator):
         )
 
     def _scored(self, cases: list[Scan]) -> Iterator[NDArray[np.float32]]:
-        for case in cases:
+        spacing = _spacing(self.segmenter_)
+        for scan in cases:
+            case = case_on_network_grid(scan, spacing)
             probability = _probability(self.segmenter_, case)
             candidates = self._candidates(probability, case)
-            yield scored_volume(self.classifier_, candidates, probability.shape)
+            scores = scored_volume(self.classifier_, candidates, probability.shape)
+            if case is not scan:
+                scores = scores_on_scan_grid(scores, scan[0], spacing) * brain_of(scan)
+            yield scores
 
     def _check(self) -> None:
         if isinstance(self.classifier, str):
@@ -505,6 +546,12 @@ def _fit(segmenter: Any, cases: list[Scan], labels: Sequence[Any], numbers: Any)
     volumes, priors, masks = zip(*(cases[number] for number in numbers), strict=True)
     used = [labels[number] for number in numbers]
     return segmenter.fit(list(volumes), used, **_options(segmenter, priors, masks))
+
+
+def _spacing(segmenter: Any) -> float | None:
+    """Give the edge in mm of the voxels that a segmenter resamples scans to; None of others."""
+    spacing = getattr(segmenter, "spacing", None)
+    return None if spacing is None else float(spacing)
 
 
 def _probability(segmenter: Any, case: Scan) -> NDArray[np.float32]:

@@ -9,16 +9,20 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from numpy.typing import NDArray
+from scipy.ndimage import affine_transform
 
 from dmrifit._utils.affines import voxel_volume
-from dmrifit.io.grids import array_of, onto, resampled, scan_of
+from dmrifit.io.grids import array_of, labels_onto, onto, resampled, scan_of
 from dmrifit.io.masks import MASK_THRESHOLD, binarize, check_same_grid
+from dmrifit.io.nifti import image_of
 from dmrifit.networks.volume_cases import check_length, listed, naming
 
 __all__ = [
     "Scan",
     "binary_label",
     "brain_of",
+    "case_on_network_grid",
+    "classes_on_network_grid",
     "edge_of",
     "joined_cases",
     "label_on_network_grid",
@@ -26,6 +30,7 @@ __all__ = [
     "on_network_grid",
     "on_scan_grid",
     "paired_labels",
+    "scores_on_scan_grid",
     "values_of",
 ]
 
@@ -111,6 +116,18 @@ def on_network_grid(case: Scan, spacing: float | None) -> Scan:
     return image, prior, mask
 
 
+def case_on_network_grid(case: Scan, spacing: float | None) -> Scan:
+    """Give a case of images as images on cubic voxels; one of arrays as it is."""
+    volume, _, _ = case
+    if not _is_resampled(volume, spacing):
+        return case
+    affine = network_affine(volume, float(spacing or 0))
+    image, prior, mask = on_network_grid(case, spacing)
+    before = None if prior is None else image_of(prior, affine)
+    brain = None if mask is None else image_of(mask.astype(np.uint8), affine)
+    return image_of(image, affine), before, brain
+
+
 def network_affine(volume: Any, spacing: float) -> NDArray[np.float64]:
     """Give the affine (4, 4) of the grid that an image is resampled to."""
     empty = np.zeros(volume.shape[:3], np.uint8)
@@ -130,6 +147,18 @@ def label_on_network_grid(label: Any, volume: Any, spacing: float | None) -> NDA
     return (share > MASK_THRESHOLD).astype(np.uint8)
 
 
+def classes_on_network_grid(label: Any, volume: Any, spacing: float | None) -> NDArray[Any]:
+    """Give a label of whole numbers (x, y, z) on the grid of the network, from nearest voxels."""
+    values = np.asarray(values_of(label))
+    if not _is_resampled(volume, spacing):
+        return values
+    target = network_affine(volume, float(spacing or 0))
+    shape = _on_spacing(np.zeros(volume.shape[:3], np.uint8), volume.affine, spacing).shape
+    return array_of(
+        labels_onto(scan_of(values, volume.affine), scan_of(np.zeros(shape, np.uint8), target))
+    )
+
+
 def on_scan_grid(
     probability: NDArray[np.float32], volume: Any, spacing: float | None
 ) -> NDArray[np.float32]:
@@ -141,6 +170,25 @@ def on_scan_grid(
     restored = onto(source, target, np.eye(4))
     # Interpolation may leave the range of probabilities by rounding.
     return np.clip(array_of(restored), 0, 1)
+
+
+def scores_on_scan_grid(
+    scores: NDArray[np.float32], volume: Any, spacing: float | None
+) -> NDArray[np.float32]:
+    """Bring scores of candidates (x, y, z) to the grid of the scan, from the nearest voxel."""
+    if not _is_resampled(volume, spacing):
+        return scores
+    matrix = np.linalg.inv(network_affine(volume, float(spacing or 0))) @ volume.affine
+    # Interpolated, a high score would widen what is marked at a low threshold.
+    nearest: NDArray[np.float32] = affine_transform(
+        scores,
+        matrix[:3, :3],
+        matrix[:3, 3],
+        output_shape=volume.shape[:3],
+        order=0,
+        mode="nearest",
+    )
+    return nearest
 
 
 def _optional_list(values: Any, name: str, volumes: Sequence[Any]) -> Sequence[Any]:

@@ -231,9 +231,12 @@ def segment_by(
 
     # A generator of its own, so that the options are checked at the call.
     def segment_each() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+        smallest_on = getattr(segmenter, "min_voxels_on", None)
         min_voxels = getattr(segmenter, "min_voxels", 1)
         for i in range(len(volumes)):
             probability = _predicted(segmenter, volumes, options, i)
+            if smallest_on is not None:
+                min_voxels = smallest_on(volumes[i])
             mask = drop_small(probability >= _threshold(segmenter), min_voxels)
             yield mask.astype(np.uint8), probability
 

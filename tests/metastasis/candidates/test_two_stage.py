@@ -1,5 +1,7 @@
 """Second stage: balls are kept and sheets rejected, with any segmenter, and in one file."""
 
+from copy import copy
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -117,6 +119,51 @@ def test_images_and_operating_point(fitted, cohort):
     assert scores.shape == SHAPE
     fitted.set_operating_point(volumes, labels, masks=[BRAIN] * 8, false_positives=0)
     assert 0 < fitted.threshold_ <= 1
+
+
+class Resampled(Brightness):
+    """Has the spacing of a network; what it gets lies on that grid."""
+
+    spacing = 1.0
+
+    def predict_proba(self, volumes, *, masks=None):
+        assert all(np.allclose(nib.affines.voxel_sizes(volume.affine), 1) for volume in volumes)
+        return super().predict_proba(volumes)
+
+
+@pytest.mark.parametrize(("factor", "smallest"), [(2, 4), (1, 4), (0.5, 1)])
+def test_candidates_are_judged_on_the_grid_of_the_network(fitted, factor, smallest):
+    (volume,), (label,), _ = balls_and_sheets(1, 99)
+    affine = np.diag([1 / factor] * 3 + [1])
+    affine[:3, 3] = (1 / factor - 1) / 2
+    if factor == 2:
+        values, truth = (np.kron(array, np.ones((2, 2, 2), array.dtype)) for array in (volume, label))
+    elif factor == 1:
+        values, truth = volume, label
+    else:
+        values = volume.reshape(20, 2, 20, 2, 20, 2).mean(axis=(1, 3, 5))
+        truth = label.reshape(20, 2, 20, 2, 20, 2).min(axis=(1, 3, 5))
+    model = copy(fitted)
+    model.segmenter_ = Resampled()
+    (marked,) = model.predict([nib.Nifti1Image(values, affine)])
+    assert marked.shape == values.shape
+    assert (marked > 0)[truth > 0].mean() > 0.8
+    assert model.min_voxels_on(nib.Nifti1Image(values, affine)) == smallest
+    if factor == 2:
+        # What is marked on smaller voxels is what is marked on those of the network.
+        (expected,) = model.predict([nib.Nifti1Image(volume, np.eye(4))])
+        dice = 2 * np.sum(marked[::2, ::2, ::2] & expected) / (marked[::2, ::2, ::2].sum() + expected.sum())
+        assert dice > 0.9
+        assert not (marked > 0)[ndimage.binary_dilation(truth, iterations=3) == 0].any()
+
+
+def test_a_cohort_on_smaller_voxels_is_learned_on_those_of_the_network(cohort):
+    volumes, labels, _ = ([np.kron(array, np.ones((2, 2, 2), array.dtype)) for array in arrays[:3]] for arrays in cohort)
+    affine = np.diag([0.5, 0.5, 0.5, 1])
+    images = [nib.Nifti1Image(volume, affine) for volume in volumes]
+    model = TwoStageSegmenter(Resampled(), "linear", levels=(0.2, 0.6), random_state=0)
+    model.fit(images, [nib.Nifti1Image(label, affine) for label in labels])
+    assert model.n_candidates_["metastases"] >= 9
 
 
 def test_impossible_parameters_and_candidates_are_refused(cohort):
