@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -95,16 +95,17 @@ def segment(
     """
     from dmrifit.io.bids_derivatives import file_record
     from metastasis.cli.case_runs import RUN, segment_cases, write_batch
-    from metastasis.study.findings import model_figures
 
     if threshold is not None:
         _check_threshold("--threshold", threshold)
     model, scans = _model_and_scans(paths, model)
+    files = _checked_files(scans, prior, mask, out)
     segmenter = _trained(model, flips, device)
+    is_unchanged = not flips and threshold in (None, segmenter.threshold_)
     if threshold is not None:
         # The number of false positives holds at the model's own threshold only.
         segmenter.threshold_, segmenter.false_positives_ = threshold, None
-    cases, notes = _cases(scans, prior, mask, out, [segmenter], resample=resample)
+    cases, notes = _cases(files, [segmenter], resample=resample)
     if not _uses_priors([segmenter], cases):
         cases = [replace(case, prior=None) for case in cases]
     settings = {
@@ -117,9 +118,9 @@ def segment(
         "threshold": segmenter.threshold_,
     }
     RUN.begin(out, settings, overwrite)
-    figures = model_figures(model)
     if resample:
-        segmenter = _resampled(segmenter)
+        unwrapped, segmenter = segmenter, _resampled(segmenter)
+        is_unchanged &= segmenter is unwrapped
     contents = segment_cases(
         segmenter,
         cases,
@@ -128,7 +129,7 @@ def segment(
         overwrite=overwrite,
         source=scans,
         notes=notes,
-        figures=figures,
+        figures=_figures(model, as_measured=is_unchanged),
     )
     write_batch(out, contents, figure=figure, heading="Segmentations")
     _print_counts(contents, out)
@@ -176,12 +177,15 @@ def ensemble(
         limits = (low, high)
         for limit in limits:
             _check_threshold("--thresholds", limit)
+    files = _checked_files(scans, prior, mask, out)
     models = [_trained(path, flips, device) for path in (sensitive, specific)]
-    cases, notes = _cases(scans, prior, mask, out, models, resample=resample)
+    is_unchanged = not flips and limits in (None, tuple(model.threshold_ for model in models))
+    cases, notes = _cases(files, models, resample=resample)
     # Without prior scans the models see none, but the table of lesions still compares with them.
     _uses_priors(models, cases)
     if resample:
-        models = [_resampled(model) for model in models]
+        unwrapped, models = models, [_resampled(model) for model in models]
+        is_unchanged &= models == unwrapped
     segmenter = SensitivitySpecificityEnsemble(*models, thresholds=limits)
     settings = {
         "command": "ensemble",
@@ -195,7 +199,15 @@ def ensemble(
     }
     RUN.begin(out, settings, overwrite)
     contents = segment_cases(
-        segmenter, cases, out, figure=figure, overwrite=overwrite, source=scans, notes=notes
+        segmenter,
+        cases,
+        out,
+        figure=figure,
+        overwrite=overwrite,
+        source=scans,
+        notes=notes,
+        # Candidates are all that the sensitive model marks, and what the specific one adds.
+        figures=_figures(sensitive, as_measured=is_unchanged),
     )
     write_batch(out, contents, figure=figure, heading="Confirmed and candidates")
     _print_counts(contents, out)
@@ -209,20 +221,52 @@ EXAMPLES: dict[Callable[..., None], str] = {
 }
 
 
-def _slice_notes(
-    files_of_scans: Sequence[Mapping[str, Path]], models: list[Any], *, resample: bool
-) -> list[str]:
-    """Check headers and voxels before a volume is read; say which slices are thick."""
-    from metastasis.scans.scan_checks import check_edges, check_files, slice_note
+@dataclass(frozen=True)
+class _ScanFiles:
+    """Scans as they were named, with the edges of their voxels in mm by image file."""
+
+    scans: Path
+    prior: Path | None
+    mask: Path | None
+    is_table: bool
+    edges: list[tuple[Path, tuple[float, ...]]]
+
+
+def _checked_files(scans: Path, prior: Path | None, mask: Path | None, out: Path) -> _ScanFiles:
+    """Check the headers of all scans, before a model or a volume is read."""
+    from metastasis.scans.cases import IMAGES
+    from metastasis.scans.scan_checks import check_files, scan_files
+
+    if out.is_file():
+        raise ValueError(f"--out {out} is a file; name a folder")
+    options = {"--prior": prior, "--mask": mask}
+    table = is_table(scans, "prior scans and brains", options, IMAGES)
+    files_of_scans = scan_files(scans, prior, mask, is_table=table)
+    edges = [(files["image"], check_files(files)) for files in files_of_scans]
+    return _ScanFiles(scans, prior, mask, table, edges)
+
+
+def _slice_notes(files: _ScanFiles, models: list[Any], *, resample: bool) -> list[str]:
+    """Check voxels before a volume is read; say which slices are thick."""
+    from metastasis.scans.scan_checks import check_edges, slice_note
 
     notes = []
-    for files in files_of_scans:
-        edges = check_files(files)
+    for path, edges in files.edges:
         if not resample:
             for model in models:
-                check_edges(files["image"], edges, _edge(model))
-        notes.append(slice_note(str(files["image"]), edges))
+                check_edges(path, edges, _edge(model))
+        notes.append(slice_note(str(path), edges))
     return notes
+
+
+def _figures(model: Path, *, as_measured: bool) -> dict[str, Any]:
+    """Read the figures of a model; sensitivities hold only where it is used as measured."""
+    from metastasis.study.findings import model_figures
+
+    figures = model_figures(model)
+    if as_measured:
+        return figures
+    return {key: value for key, value in figures.items() if key == "seen"}
 
 
 def _edge(model: Any) -> float | None:
@@ -260,25 +304,16 @@ def _notes(cases: Sequence[Case], slice_notes: Sequence[str]) -> list[list[str]]
 
 
 def _cases(
-    scans: Path,
-    prior: Path | None,
-    mask: Path | None,
-    out: Path,
-    models: list[Any],
-    *,
-    resample: bool,
+    files: _ScanFiles, models: list[Any], *, resample: bool
 ) -> tuple[list[Case], list[list[str]]]:
     """Read the cases of a table, or a single image, and what is to be said of each."""
-    from metastasis.scans.cases import IMAGES, read_case, read_cases
-    from metastasis.scans.scan_checks import scan_files
+    from metastasis.scans.cases import read_case, read_cases
 
-    if out.is_file():
-        raise ValueError(f"--out {out} is a file; name a folder")
-    options = {"--prior": prior, "--mask": mask}
-    table = is_table(scans, "prior scans and brains", options, IMAGES)
-    files = scan_files(scans, prior, mask, is_table=table)
     slice_notes = _slice_notes(files, models, resample=resample)
-    cases = read_cases(scans) if table else [read_case(scans, prior=prior, brain=mask)]
+    if files.is_table:
+        cases = read_cases(files.scans)
+    else:
+        cases = [read_case(files.scans, prior=files.prior, brain=files.mask)]
     return cases, _notes(cases, slice_notes)
 
 

@@ -175,6 +175,36 @@ def test_a_scan_without_findings_is_not_called_free_of_metastases(run, table, mo
         assert sentence[1:] in text
 
 
+@pytest.mark.parametrize("command", ["segment", "ensemble"])
+def test_sensitivities_are_said_only_of_a_model_used_as_measured(run, table, models, tmp_path, command):
+    path = tmp_path / "model.dmrifit"
+    segmenter = load_model(models.plain)
+    segmenter.threshold_ = 1.0
+    save_model(segmenter, path)
+    figures = {"sensitivity": 0.8, "sensitivity_small": 0.7}
+    path.with_suffix(".json").write_text(json.dumps({"figures": figures}))
+    files = (path, table) if command == "segment" else (path, path, table)
+    option, unlike = ("--threshold", "0.9999") if command == "segment" else ("--thresholds", "0.9999,1")
+    same = "1" if command == "segment" else "1,1"
+    for words, is_measured in (((), True), ((option, same), True), ((option, unlike), False), (("--flips",), False)):
+        code, said, error = run(command, *files, *words, "--no-figure", "--overwrite", "--out", tmp_path / "out")
+        assert code == 0, error
+        sentence = "80 % of all and 70 % of those" if is_measured else "this model finds is unknown"
+        assert said.count(sentence) == said.count("nothing marked") == 3
+
+
+def test_headers_are_checked_before_the_model_is_read(run, table, models, tmp_path, monkeypatch):
+    monkeypatch.setattr("dmrifit.model_files.model_file.load_model", lambda *_: pytest.fail("the model was read"))
+    path = tmp_path / "brain.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((5, 5, 5), np.uint8), np.eye(4)), path)
+    image = table.parent / "p1_image.nii.gz"
+    for command in (("segment", models.plain), ("ensemble", models.plain, models.plain)):
+        code, _, error = run(*command, image, "--mask", path, "--out", tmp_path / "out")
+        assert code == 2
+        assert "brain.nii.gz" in error
+        assert "p1_image.nii.gz" in error
+
+
 def test_scans_of_other_voxels_are_refused_before_they_are_read_or_resampled(run, cases, tmp_path, monkeypatch):
     images = [nib.Nifti1Image(case.image, np.diag([1, 1, 1, 1.0])) for case in cases]
     segmenter = DeepMedicSegmenter(**TINY, random_state=0).fit(images, [case.label for case in cases])
