@@ -68,7 +68,9 @@ def read_scan(image: Image) -> nib.Nifti1Pair:
     return scan
 
 
-def read_scan_like(image: Image, scan: nib.Nifti1Pair, name: str) -> nib.Nifti1Pair:
+def read_scan_like(
+    image: Image, scan: nib.Nifti1Pair, reference_name: str, name: str | None = None
+) -> nib.Nifti1Pair:
     """Read a scan that must be on the grid of another one."""
     loaded = read_scan(image)
     check_same_grid(
@@ -76,8 +78,8 @@ def read_scan_like(image: Image, scan: nib.Nifti1Pair, name: str) -> nib.Nifti1P
         loaded.affine,
         scan.shape,
         scan.affine,
-        name=image_name(image),
-        reference_name=name,
+        name=name or image_name(image),
+        reference_name=reference_name,
     )
     return loaded
 

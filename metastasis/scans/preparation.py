@@ -123,7 +123,11 @@ def prepare_scan(
     # Everything is read and checked, and every library there, before long work.
     scan = _read(image)
     prior_scan = None if prior is None else _read(prior)
-    mask_scan = None if brain is None else read_scan_like(brain, scan, name)
+    mask_scan = None
+    if brain is not None:
+        mask_scan = read_scan_like(
+            brain, scan, f"the scan {name}", name=f"the brain mask {image_name(brain)}"
+        )
     if prior_scan is not None:
         import_sitk()
     if brain is None:
