@@ -590,6 +590,14 @@ def dicom_seg(
     manual: Annotated[
         bool, typer.Option("--manual", help="Mark the regions as drawn or placed by hand.")
     ] = False,
+    note: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What it means that no region is marked; by default what the program that made "
+            "the labels says of it.",
+        ),
+    ] = None,
     series: Annotated[
         str | None,
         typer.Option(metavar="UID", help="Series to use, if the folder holds several."),
@@ -613,8 +621,11 @@ def dicom_seg(
             f"--out {out} is the label image and would be overwritten; choose another name"
         )
     label_image = load_image(labels)
+    labeled = read_volume(labels)
+    if note is None:
+        note = _statement(labels)
     segments = write_dicom_seg(
-        read_volume(labels),
+        labeled,
         label_image.affine,
         out,
         source=source,
@@ -622,10 +633,24 @@ def dicom_seg(
         names=read_label_names(names) if names else None,
         separate=separate,
         manual=manual,
+        note=note,
         series=series,
         overwrite=overwrite,
     )
     typer.echo(f"{counted(len(segments), 'segment')}: {out}")
+    if not labeled.any():
+        typer.echo(note)
+
+
+def _statement(labels: Path) -> str:
+    """Read what a run that wrote a label image says of a scan without findings; often nothing."""
+    record = labels.parent / "segmentation.json"
+    try:
+        statement = json.loads(record.read_text(encoding="utf-8"))["statement"]
+    # Any other file may have this name.
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return statement if isinstance(statement, str) else ""
 
 
 #: Commands, each with the example that its help shows.

@@ -35,7 +35,7 @@ _TOLERANCE = 0.1  # voxel edges that grids may lie apart
 # Of a spacing or a unit vector: smaller differences of positions and directions are rounding.
 _ROUNDING = 1e-3
 _MOST_SEGMENTS = 255
-_LONGEST_LABEL = 64  # characters, of the type LO
+_LONGEST_LABEL, _LONGEST_NOTE = 64, 1024  # characters, of the types LO and ST
 # Compressed as a whole file, so that reading its header could take any memory.
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _DIRECTORY = "1.2.840.10008.1.3.10"
@@ -87,6 +87,7 @@ def write_dicom_seg(
     names: Mapping[int, str] | None = None,
     separate: bool = False,
     manual: bool = False,
+    note: str | None = None,
     series: str | None = None,
     overwrite: bool = False,
 ) -> dict[int, str]:
@@ -115,6 +116,9 @@ def write_dicom_seg(
         numbered as in tables of lesions.
     manual : bool, default=False
         Whether regions were drawn or placed by hand, not by this software.
+    note : str, optional
+        What it means that no region is marked. With it, labels that are all 0 are written as a
+        segment without voxels, which has the note as its description; without it they are refused.
     series : str, optional
         UID of the series, where the folder holds several.
     overwrite : bool, default=False
@@ -134,7 +138,8 @@ def write_dicom_seg(
     FileNotFoundError
         If there is no such folder.
     ValueError
-        If the kind is unknown, labels are not whole numbers, all 0 or too many; if the folder
+        If the kind is unknown, labels are not whole numbers, all 0 without a note or too many; a
+        note is longer than 1024 characters; if the folder
         holds no series of single slices or several, its slices are not a volume, or its voxels lie
         elsewhere than those of `labels`.
 
@@ -157,10 +162,19 @@ def write_dicom_seg(
         raise ValueError(
             f"{path} is an image of a scan and would be overwritten; choose another name"
         )
-    numbered, segments = _segments(np.asarray(labels), names or {}, kind, separate=separate)
+    note = note or ""
+    if len(note) > _LONGEST_NOTE:
+        raise ValueError(f"a note has at most {_LONGEST_NOTE} characters, not {len(note)}")
+    if note and not _whole_labels(np.asarray(labels)).any():
+        numbered, segments = np.zeros(np.shape(labels)[:3], np.uint8), {1: f"no {kind} marked"}
+    else:
+        note = ""
+        numbered, segments = _segments(np.asarray(labels), names or {}, kind, separate=separate)
     volume = _read_series(Path(source), series)
     frames = _onto(numbered, np.asarray(affine, dtype=np.float64), volume, str(source))
     segmentation = _segmentation(frames, volume.images, segments, kind, manual=manual)
+    if note:
+        segmentation.SegmentSequence[0].SegmentDescription = note
     with whole_file(path) as unfinished:
         segmentation.save_as(unfinished)
     return segments
@@ -180,7 +194,10 @@ def _segments(
         whole = label_components(whole).astype(np.int64)
     values = [int(label) for label in np.unique(whole) if label]
     if not values:
-        raise ValueError("no voxel has a label above 0: there is no region to write")
+        raise ValueError(
+            "no voxel has a label above 0: there is no region to write, and no DICOM file is "
+            "made; a note (--note) would be written as a segment without voxels"
+        )
     if len(values) > _MOST_SEGMENTS:
         raise ValueError(
             f"{len(values)} regions are more than {_MOST_SEGMENTS}; leave out small ones"

@@ -1,5 +1,7 @@
 """Segmentations land on the voxels of the series that the labels were made on, to the eyes of other readers."""
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pydicom
@@ -473,3 +475,26 @@ def test_as_many_regions_as_a_file_can_number_are_written(series, tmp_path):
     labels[255] = 256
     with pytest.raises(ValueError, match="256 regions are more than 255"):
         write_dicom_seg(labels.reshape(SHAPE), series[1], tmp_path / "more.dcm", source=series[0])
+
+
+def test_a_scan_without_findings_says_what_that_means(series, run, tmp_path):
+    folder, affine = series
+    labels = np.zeros(random_labels().shape, np.uint8)
+    nib.save(nib.Nifti1Image(labels, affine), tmp_path / "label.nii.gz")
+    words = ("dicom-seg", tmp_path / "label.nii.gz", "--source", folder, "--kind", "metastasis", "--out")
+    code, _, error = run(*words, tmp_path / "refused.dcm")
+    assert code == 2
+    assert "no DICOM file is made" in error
+    assert not (tmp_path / "refused.dcm").exists()
+    statement = "nothing marked; this is not 'no metastases': of those of 2.5–6 mm half are found"
+    (tmp_path / "segmentation.json").write_text(json.dumps({"statement": statement}), encoding="utf-8")
+    code, out, error = run(*words, tmp_path / "empty.dcm")
+    assert code == 0, error
+    assert statement in out
+    written = pydicom.dcmread(tmp_path / "empty.dcm")
+    (segment,) = written.SegmentSequence
+    assert segment.SegmentDescription == statement
+    assert segment.SegmentLabel == "no metastasis marked"
+    assert not written.pixel_array.any()
+    with pytest.raises(ValueError, match="a note has at most 1024 characters, not 2000"):
+        write_dicom_seg(labels, affine, tmp_path / "long.dcm", source=folder, note="x" * 2000)
