@@ -228,7 +228,8 @@ def training_range(
     Give the ranges over training scans (x, y, z) that `unlike_notes` compares with.
 
     ``low`` and ``high`` of each quantile, and ``marked``, the largest share of a brain that was
-    lesion (1 in the label; cores and surroundings of implants have other values); without quantiles where a scan has a median that is not positive.
+    lesion (1 in the label; cores and surroundings of implants have other values); without
+    quantiles where a scan has a median that is not positive.
     """
     rows = [intensity_ratios(*pair) for pair in zip(images, brains, strict=True)]
     shares = [

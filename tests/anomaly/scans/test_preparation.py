@@ -348,7 +348,7 @@ def test_errors_name_what_is_wrong_and_what_to_do(tmp_path, head):
     fails("shape must be three numbers", shape=(10, 20))
     fails("spacing must be an edge of 0.5 to 20 mm", spacing=0.0)
     fails("center must be one of grid, brain", center="middle")
-    fails("directions must be one of acquired, resampled", directions="all")
+    fails("directions must be one of acquired, needed, resampled, powder", directions="all")
     fails("needs the directions to estimate signals along", directions="resampled")
     fails("either a protocol, or bval and bvec", bval=tmp_path / "x.bval")
     fails("no b-values; give bval", protocol=None)
