@@ -20,6 +20,7 @@ from metastasis.simulate.patients import simulate_metastases
 __all__ = ["TrainingScan", "implanted_copies", "phantom_scans", "read_negative"]
 
 _MARGIN = 6  # voxels around the brain
+_ROUGHLY_1_MM = 0.1  # largest difference
 _PHANTOM = (144, 176, 136)  # voxels of 1 mm
 _PHANTOM_LESIONS, _PHANTOM_MIMICS = (8, 24), (4, 12)
 _SMALL = 0.62  # of implants to learn from; fewer are missed than with half
@@ -38,9 +39,28 @@ class TrainingScan:
 
 
 def read_negative(path: Any) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Read a stripped scan without metastases in RAS+, cut to its brain: (x, y, z) each."""
+    """
+    Read a stripped scan without metastases in RAS+, cut to its brain: (x, y, z) each.
+
+    Training scans have no spacing of their own, so that voxels of about 1 mm alone are accepted.
+    """
     image = nib.as_closest_canonical(nib.load(path))
+    size = " × ".join(map(str, image.shape))
+    if len(image.shape) != 3:
+        raise ValueError(
+            f"{path} has {len(image.shape)} axes ({size}); save the post-contrast volume alone"
+        )
+    edges = np.linalg.norm(image.affine[:3, :3], axis=0)
+    if (np.abs(edges - 1) > _ROUGHLY_1_MM).any():
+        words = " × ".join(f"{edge:.3g}" for edge in edges)
+        raise ValueError(
+            f"{path} has voxels of {words} mm, where about 1 mm is needed; make it anew by "
+            "dmrifit-metastasis prepare"
+        )
     values = image.get_fdata(dtype=np.float32)
+    n_bad = np.count_nonzero(~np.isfinite(values))
+    if n_bad:
+        raise ValueError(f"{path} holds {n_bad} non-finite values; set them to 0 outside a brain")
     brain = values != 0
     if not brain.any():
         raise ValueError(f"{path} holds zeros alone; give a scan of a brain")

@@ -22,6 +22,23 @@ def test_negative_is_read_in_ras_order_and_cut_to_its_brain(tmp_path):
         read_negative(tmp_path / "empty.nii.gz")
 
 
+@pytest.mark.parametrize(
+    ("shape", "affine", "message"),
+    [
+        ((9, 9, 9), np.diag([1, 1, 1.5, 1]), "voxels of 1 × 1 × 1.5 mm, where about 1 mm .* dmrifit-metastasis prepare"),
+        ((9, 9, 9, 2), np.eye(4), r"has 4 axes \(9 × 9 × 9 × 2\); save the post-contrast volume alone"),
+        ((9, 9, 9), np.eye(4), "holds 1 non-finite values"),
+    ],
+)
+def test_other_scans_are_refused_in_one_line(tmp_path, shape, affine, message):
+    values = np.ones(shape, np.float32)
+    if "finite" in message:
+        values[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(values, affine), tmp_path / "t1.nii.gz")
+    with pytest.raises(ValueError, match=rf"t1\.nii\.gz.*{message}"):
+        read_negative(tmp_path / "t1.nii.gz")
+
+
 def test_copies_differ_and_hold_implants():
     grid = np.stack(np.indices((48, 48, 44)), axis=-1)
     brain = np.linalg.norm(grid - 23, axis=-1) < 19
