@@ -491,21 +491,20 @@ def _table(
     *,
     has_prior: bool,
 ) -> Any:
-    """List the metastases in the order of the label's connected components."""
+    """List the metastases, each with its largest connected component's number in the label."""
     import pandas as pd
 
     components, _ = label(mask, structure=_FULL_CONNECTION)
-    sizes = np.bincount(components.ravel())
     rows: list[dict[str, Any]] = []
     for lesion, (status, _), (window, voxels) in zip(lesions, courses, masks, strict=True):
-        # Lesions keep a gap, so that all voxels of one lie in the same component.
-        number = int(components[window][voxels][0])
+        # Uneven walls of rings may lie in pieces.
+        number = int(np.bincount(components[window][voxels]).argmax())
         rows.append(
             {
                 "number": number,
                 "diameter_mm": round(2 * lesion.radius, 3),
                 "status": status if has_prior else "unknown",
-                "volume_mL": round(float(sizes[number] * np.prod(steps)) * 1e-3, 6),
+                "volume_mL": round(float(voxels.sum() * np.prod(steps)) * 1e-3, 6),
             }
         )
     columns = ["number", "diameter_mm", "status", "volume_mL"]

@@ -8,6 +8,8 @@ from scipy.ndimage import binary_dilation, label
 
 from dmrifit.simulate.tissue_maps import read_tissues
 from metastasis import read_cases, simulate_metastases, write_cases
+from metastasis.simulate import patients
+from metastasis.simulate.enhancement import draw_varied_nodule
 from metastasis.simulate.patients import DIAMETERS, HARD_STATUSES, STATUSES
 
 FULL = np.ones((3, 3, 3))
@@ -245,6 +247,24 @@ def test_hard_world_has_all_statuses_and_labels_walls(hard_cases):
         1, shape=(56, 56, 56), spacing=1.5, metastases=(4, 8), world="hard", prior=1, random_state=1
     )
     assert (again[0].image == hard_cases[0].image).all()
+
+
+def test_lesions_in_pieces_or_contact_keep_rows_and_volumes_of_their_own():
+    rng = np.random.default_rng(0)
+    nodules = [
+        draw_varied_nodule(np.zeros(3), "solid", 8.0, rng, contrasts=(0.2, 0.3)) for _ in range(3)
+    ]
+    shape = (20, 6, 6)
+    parts = np.zeros((3, *shape), bool)
+    parts[0, 0, 0, 0] = parts[0, 3:6] = True  # two pieces, the smaller one first
+    parts[1, 8:10] = parts[2, 10:13] = True  # in contact
+    masks = [(tuple(slice(0, n) for n in shape), part) for part in parts]
+    courses = [("new", 0.0), ("stable", 1.0), ("grown", 0.5)]
+    mask = parts.any(axis=0).astype(np.uint8)
+    table = patients._table(nodules, courses, masks, mask, np.full(3, 2.0), has_prior=True)
+    assert table["number"].tolist() == [2, 3, 3]
+    assert table["status"].tolist() == ["new", "stable", "grown"]
+    np.testing.assert_allclose(table["volume_mL"], parts.sum(axis=(1, 2, 3)) * 8e-3)
 
 
 def test_unknown_world_is_refused():
