@@ -371,9 +371,9 @@ def at_threshold(step: float, volumes: Sequence[NDArray[Any]], sets: Sequence[An
         marked = drop_small(scores >= step, MIN_VOXELS)
         for number, nodule in enumerate(implants.nodules, start=1):
             own = implants.numbers == number
-            # One that a later implant has covered is not there.
-            if own.any():
-                found[nodule.kind].append(bool(marked[own].mean() >= COVERED))
+            # One without voxels, which a later implant has covered, is missed.
+            is_found = own.any() and marked[own].mean() >= COVERED
+            found[nodule.kind].append(bool(is_found))
     pooled = [hit for hits in found.values() for hit in hits]
     false = drop_small(volumes[0] >= step, MIN_VOXELS)
     sizes = np.bincount(label_components(false).ravel())[1:]
@@ -395,9 +395,12 @@ def matched(wanted: float, volumes: Sequence[NDArray[Any]], sets: Sequence[Any])
     for scores, implants in zip(volumes[1:], sets, strict=True):
         for number in range(1, len(implants.nodules) + 1):
             own = scores[implants.numbers == number]
+            # One without voxels is missed at every threshold.
+            peak = 0.0
             if len(own):
                 # The threshold below which a tenth of it is marked.
-                peaks.append(float(np.quantile(own, 1 - COVERED)))
+                peak = float(np.quantile(own, 1 - COVERED))
+            peaks.append(peak)
     step = float(np.quantile(peaks, 1 - wanted, method="lower"))
     return at_threshold(max(step, 1e-4), volumes, sets)
 

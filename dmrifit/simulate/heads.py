@@ -272,7 +272,7 @@ def check_spacing(spacing: Any, *, most: float) -> tuple[float, float, float]:
     """Check the edges of a voxel: one number or three, in mm."""
     try:
         x, y, z = np.broadcast_to(np.asarray(spacing, dtype=np.float64), (3,)).tolist()
-    except ValueError:
+    except (TypeError, ValueError):
         x = y = z = np.nan
     if not all(0 < edge <= most for edge in (x, y, z)):
         raise ValueError(

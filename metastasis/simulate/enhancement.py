@@ -21,6 +21,7 @@ from dmrifit.simulate.heads import Head
 
 __all__ = [
     "KINDS",
+    "REACH",
     "Contrasts",
     "Nodule",
     "draw_contrasts",
@@ -76,6 +77,10 @@ KINDS = {
 _WALLS, _UNEVEN = (1.3, 5.5), (0.35, 2.2)  # mm, and how much the wall of one ring varies
 _CORES, _BLEEDINGS = (0.12, 0.95), (1.15, 1.5)  # signals of cores, of white matter's
 _BLEEDING, _ROUGH = 0.1, (0.03, 0.12)
+
+#: Radii along an axis within which an irregular lesion is drawn: stretched by up to 1.22, and
+#: bulging where waves add up.
+REACH = 1.5
 
 
 @dataclass(frozen=True)
@@ -170,7 +175,7 @@ def shares(
     nodule: Nodule, shape: Sequence[int], origin: NDArray[np.float64], steps: NDArray[np.float64]
 ) -> tuple[tuple[slice, ...], NDArray[np.float32], NDArray[np.float32]]:
     """Give how much of each voxel a bright thing and its core fill, and the window of voxels."""
-    window, axes = _window(nodule, 1.5, shape, origin, steps)
+    window, axes = _window(nodule, REACH, shape, origin, steps)
     # Two points are enough for lesions of many voxels, and three would take seconds.
     n_fine = _FINE if nodule.radius < _LARGE * steps.min() else 2
     fine = (np.arange(n_fine) + 0.5) / n_fine - 0.5

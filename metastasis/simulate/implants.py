@@ -12,8 +12,10 @@ from scipy.ndimage import gaussian_filter
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.randomness import RandomState, seed_from
 from dmrifit.io.masks import binarize
+from dmrifit.simulate.heads import check_spacing
 from metastasis.scans.local_level import WHITE_MATTER, local_level
 from metastasis.simulate.enhancement import (
+    REACH,
     Nodule,
     draw_kind,
     draw_places,
@@ -35,6 +37,7 @@ _DEEP = 2.0  # mm below the surface
 _EDEMA, _GRAIN = 0.14, 0.04
 _ENHANCING = 0.45  # share of a voxel
 _UNCHANGED = 1e-3  # shares below it change nothing
+_LARGEST_VOXEL = 10.0  # mm
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def implant_lesions(
     Raises
     ------
     ValueError
-        If shapes differ, the scan has values that are not finite, or there is no brain.
+        If shapes differ, the scan has values that are not finite, there is no brain, or the
+        spacing is not one number or three above 0 and up to 10 mm.
 
     Examples
     --------
@@ -125,7 +129,7 @@ def draw_implants(
         raise ValueError(f"a volume of shape {values.shape} and a brain of shape {inside.shape}")
     if not np.isfinite(values).all():
         raise ValueError(f"the volume holds {(~np.isfinite(values)).sum()} non-finite values")
-    steps = np.broadcast_to(np.asarray(spacing, dtype=np.float64), 3).copy()
+    steps = np.array(check_spacing(spacing, most=_LARGEST_VOXEL))
     rng = np.random.default_rng(seed_from(random_state))
     head = head_around(inside, steps)
     level = local_level(values, inside, steps)
@@ -135,7 +139,7 @@ def draw_implants(
     centers: list[Any] = [None] * n
     if places.any():
         centers = draw_places(
-            places.astype(np.float32), [size / 2 for _, size in drawn], [], head, rng
+            places.astype(np.float32), [REACH * size / 2 for _, size in drawn], [], head, rng
         )
     label = np.zeros(values.shape, np.uint8)
     numbers = np.zeros(values.shape, np.int16)

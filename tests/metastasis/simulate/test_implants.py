@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation
 
 from metastasis import implant_lesions
 from metastasis.simulate.implants import CORE, ENHANCING, SURROUNDINGS, draw_implants
@@ -78,3 +79,21 @@ def test_contrast_follows_the_local_level(scan):
 def test_impossible_scans_are_refused(scan, change, message):
     with pytest.raises(ValueError, match=message):
         implant_lesions(*change(*scan), 2, random_state=0)
+
+
+@pytest.mark.parametrize("spacing", [0, -1, (1, 1), (1, 1, np.nan), "1 mm", None, [1, [2], 3]])
+def test_impossible_spacings_are_refused_in_one_line(scan, spacing):
+    with pytest.raises(ValueError, match="spacing must be one number or three, above 0"):
+        implant_lesions(*scan, 1, spacing=spacing, random_state=0)
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_implants_do_not_touch(seed):
+    # Placed by their mean radii, 4 and 2 of them touched another one.
+    implants = draw_implants(*brain_scan((56, 56, 56)), 12, small=0.3, random_state=seed)
+    assert len(implants.nodules) >= 8
+    for number in range(1, len(implants.nodules) + 1):
+        own = implants.numbers == number
+        assert own.any()
+        around = binary_dilation(own, np.ones((3, 3, 3)))
+        assert set(np.unique(implants.numbers[around])) == {0, number}

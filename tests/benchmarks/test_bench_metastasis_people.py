@@ -1,0 +1,33 @@
+"""Counting of implants in real brains, and the names of stored work."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metastasis.simulate.enhancement import draw_varied_nodule
+from metastasis.simulate.implants import Implants
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def people(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+    return importlib.import_module("bench_metastasis_people")
+
+
+def test_implants_without_voxels_are_missed(people):
+    rng = np.random.default_rng(0)
+    nodules = [draw_varied_nodule(np.zeros(3), "solid", 8.0, rng, contrasts=(0.2, 0.3)) for _ in range(4)]
+    numbers = np.zeros((12, 12, 12), np.int16)
+    for number in (1, 2, 3):
+        numbers[1:4, 1:4, 4 * number - 4 : 4 * number - 1] = number
+    implants = Implants(np.zeros(numbers.shape, np.float32), (numbers > 0).astype(np.uint8), numbers, nodules)
+    scores = np.where(numbers > 0, 0.8, 0)
+    row = people.at_threshold(0.5, [0 * scores, scores], [implants])
+    assert (row["sensitivity"], row["n"]["solid"], row["findings"]) == (0.75, 4, 0)
+    assert people.matched(0.66, [0 * scores, scores], [implants])["threshold"] == 0.8
+    assert people.matched(1.0, [0 * scores, scores], [implants])["sensitivity"] == 0.75
