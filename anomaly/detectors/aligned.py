@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly.detectors.features import check_spacing, sd_in_voxels
 from anomaly.detectors.template import (
     AlignedDetector,
     AlignedScans,
@@ -43,8 +44,8 @@ class AlignedMahalanobis(AlignedDetector):
         Standard deviation in mm of the Gaussian that smooths deviations inside the mask.
     smooth_mm : float, default=6.0
         The same for the scores.
-    spacing : float, default=4.0
-        Edge of a voxel in mm; `SeriesDetector` sets that of the scans.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     threshold : threshold rule, optional
         As in `AnomalyDetector`.
     calibration : float, int or None, default=0.25
@@ -78,7 +79,7 @@ class AlignedMahalanobis(AlignedDetector):
         smoothness: float | None = 2.0,
         feature_mm: float = 4.0,
         smooth_mm: float = 6.0,
-        spacing: float = 4.0,
+        spacing: float | tuple[float, float, float] = 4.0,
         threshold: Any = None,
         calibration: float | int | None = 0.25,
         scale: str | None = None,
@@ -95,9 +96,7 @@ class AlignedMahalanobis(AlignedDetector):
         super()._check_parameters()
         for name in ("feature_mm", "smooth_mm"):
             check_number(name, getattr(self, name))
-        check_number("spacing", self.spacing)
-        if not self.spacing:
-            raise ValueError("spacing must be the edge of a voxel in mm, above 0, not 0")
+        check_spacing(self.spacing)
 
     def _learn(self, aligned: AlignedScans) -> None:
         products = np.zeros((2, 2))
@@ -118,7 +117,7 @@ class AlignedMahalanobis(AlignedDetector):
         """Compute smoothed deviations of mean and spread, (2, x, y, z)."""
         deviations = Deviations.of(look, expected)
         smooth = Smoother(look.mask)
-        sd = float(self.feature_mm) / float(self.spacing)
+        sd = sd_in_voxels(self.feature_mm, self.spacing)
         return np.stack([smooth(deviations.z_mean, sd), smooth(deviations.z_spread, sd)])
 
     def _score(self, look: Look, positions: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -127,7 +126,7 @@ class AlignedMahalanobis(AlignedDetector):
         squares = np.einsum("in,ij,jn->n", z, inverse, z)
         score = np.zeros(look.mask.shape, dtype=np.float32)
         score[look.mask] = np.sqrt(np.maximum(squares, 0) / 2)
-        return Smoother(look.mask)(score, float(self.smooth_mm) / float(self.spacing))
+        return Smoother(look.mask)(score, sd_in_voxels(self.smooth_mm, self.spacing))
 
     def _check_restored(self) -> None:
         super()._check_restored()

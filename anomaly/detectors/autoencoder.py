@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.detectors.base import Scans
+from anomaly.detectors.features import sd_in_voxels
 from anomaly.detectors.network_base import (
     PUBLISHED_TRAINING,
     REGIONS,
@@ -82,8 +83,8 @@ class DenoisingAutoencoder(Reconstructor):
     smooth_mm : float, default=0.0
         Standard deviation in mm of a Gaussian, by which the residual is smoothed inside the mask,
         before its absolute value where the residual is the mean.
-    spacing : float, default=4.0
-        Edge of a voxel in mm; `SeriesDetector` sets that of the scans.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     region : {"brain", "volume"}, default="brain"
         Voxels that count in the loss: those of the brain, whose mean signal in each channel then
         initializes the network; or all, as published.
@@ -132,7 +133,7 @@ class DenoisingAutoencoder(Reconstructor):
         threshold: Any = None,
         calibration: float | int | None = 0.25,
         smooth_mm: float = 0.0,
-        spacing: float = 4.0,
+        spacing: float | tuple[float, float, float] = 4.0,
         region: str = "brain",
         training: Training | None = None,
         device: str = "auto",
@@ -249,5 +250,5 @@ class DenoisingAutoencoder(Reconstructor):
             residual=self.residual,
             scale=self.scale,
             mask=scans.mask(i),
-            smoothing=float(self.smooth_mm) / float(self.spacing),
+            smoothing=sd_in_voxels(self.smooth_mm, self.spacing),
         )

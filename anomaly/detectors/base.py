@@ -145,6 +145,8 @@ class AnomalyDetector(BaseEstimator):
     #: Whether scores depend on the position of a voxel, so that all scans need the size of the
     #: training scans.
     _one_size: ClassVar[bool] = True
+    #: Whether scores need signals along several directions, which powder averages lack.
+    _needs_directions: ClassVar[bool] = False
     #: For each scan of `fit` the voxels that count for the threshold, such as white and gray
     #: matter; set before `fit` by callers with tissue maps. By default the whole mask counts.
     _counted: Sequence[Any] | None = None

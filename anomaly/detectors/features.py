@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FEATURES", "masked_smoothing", "mean_signal", "signal_spread", "voxel_features"]
+from dmrifit._utils.checks import check_number
+
+__all__ = [
+    "FEATURES",
+    "check_spacing",
+    "masked_smoothing",
+    "mean_signal",
+    "sd_in_voxels",
+    "signal_spread",
+    "voxel_features",
+]
 
 #: Names of the features of `voxel_features`.
 FEATURES = ("mean", "spread", "local mean", "local spread", "gradient", "depth")
@@ -44,6 +54,23 @@ def masked_smoothing(
     weight = ndimage.gaussian_filter(mask.astype(np.float32), sd, mode="constant")
     total = ndimage.gaussian_filter(inside, sd, mode="constant")
     return np.divide(total, weight, out=np.zeros_like(total), where=mask & (weight > 0))
+
+
+def check_spacing(spacing: Any) -> None:
+    """Reject edges of a voxel that are neither a length in mm nor three of them."""
+    if np.shape(spacing) not in ((), (3,)):
+        raise ValueError(f"spacing must be one length in mm or three, not {spacing!r}")
+    for edge in np.atleast_1d(np.asarray(spacing, dtype=object)):
+        check_number("spacing", edge)
+        if not edge:
+            raise ValueError("spacing must be the edge of a voxel in mm, above 0, not 0")
+
+
+def sd_in_voxels(sd_mm: float, spacing: Any) -> float | tuple[float, ...]:
+    """Convert a standard deviation from mm to voxels, for each axis where edges differ."""
+    if np.shape(spacing) == ():
+        return float(sd_mm) / float(spacing)
+    return tuple(float(sd_mm) / float(edge) for edge in spacing)
 
 
 def voxel_features(

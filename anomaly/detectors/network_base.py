@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import AnomalyDetector, Scans
-from anomaly.detectors.features import masked_smoothing
+from anomaly.detectors.features import check_spacing, masked_smoothing
 from anomaly.detectors.threshold_files import decoded_rule, encoded_rule
 from dmrifit._utils.checks import check_number
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
@@ -284,9 +284,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
 def check_smoothing(smooth_mm: Any, spacing: Any) -> None:
     """Reject lengths of smoothing that are none."""
     check_number("smooth_mm", smooth_mm)
-    check_number("spacing", spacing)
-    if not spacing:
-        raise ValueError("spacing must be the edge of a voxel in mm, above 0, not 0")
+    check_spacing(spacing)
 
 
 def residual_map(
@@ -296,12 +294,12 @@ def residual_map(
     residual: str = "mean",
     scale: str | None = None,
     mask: NDArray[np.bool_] | None = None,
-    smoothing: float = 0.0,
+    smoothing: float | Sequence[float] = 0.0,
 ) -> NDArray[np.float32]:
     """
     Compute the difference between a scan and its reconstruction, voxel by voxel.
 
-    It is smoothed inside the mask with a standard deviation in voxels, if that is above 0.
+    It is smoothed inside the mask with a standard deviation in voxels, or one for each axis.
     Shapes: `scan`, `reconstruction` (channels, x, y, z); returns (x, y, z).
     """
     if scale == "image":
@@ -317,7 +315,7 @@ def residual_map(
         # Means first: two small volumes instead of a difference as large as the scan.
         rebuilt_mean = reconstruction.mean(axis=0, dtype=np.float32)
         differences = rebuilt_mean - scan.mean(axis=0, dtype=np.float32)
-    if smoothing:
+    if np.any(smoothing):
         inside = np.ones(differences.shape, dtype=bool) if mask is None else mask
         differences = masked_smoothing(differences, inside, smoothing)
     # The absolute value comes last, so that smoothing lets noise cancel.

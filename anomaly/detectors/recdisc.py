@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import Scans
-from anomaly.detectors.features import masked_smoothing
+from anomaly.detectors.features import masked_smoothing, sd_in_voxels
 from anomaly.detectors.network_base import (
     PUBLISHED_TRAINING,
     REGIONS,
@@ -113,8 +113,8 @@ class RecDiscNet(Reconstructor):
     smooth_mm : float, default=0.0
         Standard deviation in mm of a Gaussian, by which maps of the discriminator are smoothed
         inside the mask.
-    spacing : float, default=4.0
-        Edge of a voxel in mm; `SeriesDetector` sets that of the scans.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     region : {"brain", "volume"}, default="brain"
         Voxels that count in the loss: those of the brain, whose mean signal in each channel then
         initializes the network; or all, as published.
@@ -184,7 +184,7 @@ class RecDiscNet(Reconstructor):
         threshold: Any = None,
         calibration: float | int | None = 0.25,
         smooth_mm: float = 0.0,
-        spacing: float = 4.0,
+        spacing: float | tuple[float, float, float] = 4.0,
         region: str = "brain",
         training: Training | None = None,
         device: str = "auto",
@@ -427,7 +427,7 @@ class RecDiscNet(Reconstructor):
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.float32]:
         score: NDArray[np.float32] = self._predict_scan(scans, i)["score"]
-        return masked_smoothing(score, scans.mask(i), float(self.smooth_mm) / float(self.spacing))
+        return masked_smoothing(score, scans.mask(i), sd_in_voxels(self.smooth_mm, self.spacing))
 
     def _check_restored(self) -> None:
         super()._check_restored()

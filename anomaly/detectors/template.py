@@ -133,6 +133,7 @@ class AlignedDetector(ArrayDetector):
     """
 
     _array_names: ClassVar[tuple[str, ...]] = ("template_", "guide_", "scales_")
+    _needs_directions = True
 
     smoothness: float | None
 
@@ -192,12 +193,12 @@ class Smoother:
 
     def __init__(self, mask: NDArray[np.bool_]) -> None:
         self.mask = mask
-        self.weights: dict[float, NDArray] = {}
+        self.weights: dict[float | tuple[float, ...], NDArray] = {}
 
-    def __call__(self, volume: NDArray, sd: float) -> NDArray[np.float32]:
-        """Smooth a volume (x, y, z) with a Gaussian of a standard deviation in voxels."""
+    def __call__(self, volume: NDArray, sd: float | tuple[float, ...]) -> NDArray[np.float32]:
+        """Smooth a volume (x, y, z) with a Gaussian; its SD is in voxels, or one for each axis."""
         inside = np.where(self.mask, volume, 0).astype(np.float32)
-        if not sd:
+        if not np.any(sd):
             return inside
         if sd not in self.weights:
             weight = ndimage.gaussian_filter(self.mask.astype(np.float32), sd, mode="constant")

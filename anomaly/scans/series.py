@@ -278,6 +278,13 @@ class SeriesDetector(BaseEstimator):
                 "there are no scans; detectors learn from healthy scans: leave others out of the "
                 "table"
             )
+        # Before the scans are read, which takes minutes.
+        if self.directions == "powder" and getattr(self.detector, "_needs_directions", False):
+            raise ValueError(
+                f"{type(self.detector).__name__} compares the spread of signals over directions, "
+                "which powder averages do not have; choose a detector of mean signals "
+                "(--detector gaussian), or leave directions='powder' (--powder) out"
+            )
         scans = self._prepared_training_scans(series, tissue=tissue, mask=mask)
         reference = scans[0].case
         self._warn_of_fields(self.detector, scans)
@@ -285,7 +292,7 @@ class SeriesDetector(BaseEstimator):
         # The parameter stays as it was given, as scikit-learn demands.
         learned = clone(self.detector)
         if "spacing" in learned.get_params():
-            learned.set_params(spacing=float(np.mean(reference.spacing)))
+            learned.set_params(spacing=tuple(float(edge) for edge in reference.spacing))
         # The false-positive rate has to be that of the scored voxels, without fluid.
         learned._counted = [scan.case.scored for scan in scans]
         self.healthy_ = None

@@ -249,7 +249,12 @@ def test_a_training_tells_of_its_healthy_scans_and_of_what_is_guaranteed(run, ca
 
 def test_powder_averages_are_learned_and_detected(run, cases, tmp_path):
     words = ("train", cases / "healthy.tsv", "--powder", "--out", tmp_path / "model.dmrifit")
-    code, said, error = run(*words)
+    for detector in ("aligned", "implants"):
+        code, _, error = run(*words, "--detector", detector)
+        assert (code, error.strip().count("\n")) == (2, 0)
+        assert "spread of signals over directions" in error
+        assert "--detector gaussian" in error
+    code, said, error = run(*words, "--detector", "gaussian")
     assert code == 0, error
     assert "and 1 powder averages; threshold" in said
     found = ("detect", tmp_path / "model.dmrifit", cases / "gliomas.tsv", "--no-figure")

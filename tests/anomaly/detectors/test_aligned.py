@@ -5,6 +5,7 @@ import pytest
 from sklearn.base import clone
 
 from anomaly import AlignedMahalanobis
+from anomaly.detectors.features import masked_smoothing
 from anomaly.detectors.template import Deviations, Smoother, look_of, template_at
 from dmrifit import load_model, save_model
 
@@ -69,9 +70,35 @@ def test_lengths_are_in_mm_of_voxels_of_the_stated_edge():
     np.testing.assert_array_equal(*maps)
 
 
+def test_smoothing_is_round_in_mm_where_the_edges_of_voxels_differ():
+    healthy = people(5, 1)
+    look = look_of(people(1, 8)[0], MASK)
+    detector = AlignedMahalanobis(calibration=None, smoothness=None, spacing=(2.0, 4.0, 8.0))
+    detector.fit(healthy, [MASK] * 5)
+    positions = detector._aligned(look)
+    expected = template_at(detector.template_, positions)
+    deviations = Deviations.of(look, expected)
+    z = detector._smoothed(look, expected)
+    rounded = masked_smoothing(deviations.z_mean, MASK, (2.0, 1.0, 0.5))
+    np.testing.assert_allclose(z[0], rounded, rtol=1e-4, atol=1e-5)
+    # Equal edges are one edge.
+    maps = [
+        detector.set_params(spacing=edges)._score(look, positions)
+        for edges in (4.0, (4.0, 4.0, 4.0), (2.0, 4.0, 8.0))
+    ]
+    np.testing.assert_array_equal(maps[0], maps[1])
+    assert np.abs(maps[0] - maps[2]).max() > 0.01
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"spacing": 0}, "spacing"), ({"smooth_mm": -1}, "smooth_mm"), ({"smoothness": 0}, "smooth")],
+    [
+        ({"spacing": 0}, "spacing"),
+        ({"spacing": (4.0, 4.0)}, "one length in mm or three"),
+        ({"spacing": (4, 4, 0)}, "spacing"),
+        ({"smooth_mm": -1}, "smooth_mm"),
+        ({"smoothness": 0}, "smooth"),
+    ],
 )
 def test_lengths_that_are_none_are_refused(options, words):
     with pytest.raises(ValueError, match=words):

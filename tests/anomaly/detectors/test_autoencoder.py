@@ -243,6 +243,10 @@ def test_residuals_are_smoothed_before_their_absolute_value_and_may_have_one_sid
     mapped = clone(fitted).set_params(smooth_mm=3.0, spacing=2.0)
     mapped.__dict__ |= {key: value for key, value in vars(fitted).items() if key.endswith("_")}
     np.testing.assert_allclose(mapped.anomaly_map(X, masks)[0], np.abs(smooth), atol=1e-6)
+    # One standard deviation for each axis where the edges of voxels differ.
+    mapped.spacing = (2.0, 1.0, 4.0)
+    smooth = masked_smoothing(signed, masks[0], (1.5, 3.0, 0.75))
+    np.testing.assert_allclose(mapped.anomaly_map(X, masks)[0], np.abs(smooth), atol=1e-6)
     mapped.residual = "low"
     np.testing.assert_allclose(mapped.anomaly_map(X, masks)[0], smooth, atol=1e-6)
     assert smooth.min() < 0 < smooth.max()

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from anomaly.detectors.aligned import AlignedMahalanobis
 from anomaly.detectors.gaussian import OneMinusMean, VoxelwiseGaussian
 from anomaly.detectors.thresholds import FixedThreshold, HealthyScanThreshold
 from anomaly.scans.cases import write_cases
@@ -146,7 +147,10 @@ def test_voxels_of_the_same_edges_in_another_order_are_others(tmp_path):
     settings = {"n_directions": 6, "shape": (20, 20, 20), "random_state": 1}
     write_cases(simulate_dmri(3, 0, spacing=(6, 6, 9), **settings)[0], tmp_path / "healthy")
     write_cases(simulate_dmri(0, 1, spacing=(9, 6, 6), **settings)[1], tmp_path / "other")
-    model = SeriesDetector(VoxelwiseGaussian(calibration=None)).fit(read_series(tmp_path / "healthy" / "cases.tsv"))
+    detector = AlignedMahalanobis(smoothness=None, calibration=None)
+    model = SeriesDetector(detector).fit(read_series(tmp_path / "healthy" / "cases.tsv"))
+    # Lengths in mm are those along each axis.
+    assert model.detector_.spacing == pytest.approx((6, 6, 9))
     with pytest.raises(ValueError, match="has voxels of 9 × 6 × 6 mm, and the model learned from 6 × 6 × 9 mm"):
         model.prepare(read_series(tmp_path / "other" / "cases.tsv")[0])
 
