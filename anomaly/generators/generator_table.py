@@ -78,7 +78,9 @@ class Generator:
             Scan of another person on the same grid, 0 outside the brain; for foreign patches.
         noise : float, default=0.0
             Standard deviation of the noise of the signals. Where mixing has averaged noise out, as
-            much is put back, so that it does not reveal the anomaly.
+            much is put back, so that it does not reveal the anomaly; signals there are clipped to
+            [0, 1], as those of prepared scans are. Where a change of diffusivity amplifies noise,
+            none is taken away.
         random_state : int, RandomState or None, default=None
             Seed.
 
@@ -106,7 +108,11 @@ class Generator:
             foreign = checked_source(source, signals)
         rng = np.random.default_rng(seed_for(seed_from(random_state), "generator", self.title))
         changed, factor, label = self.add(signals, inside, rng, foreign)
-        put_noise_back(changed, factor, noise, rng)
+        if noise:
+            put_noise_back(changed, factor, noise, rng)
+            # As series are prepared; noise of the scan itself stays as it came.
+            noisy = factor < 1
+            changed[noisy] = np.clip(changed[noisy], 0, 1)
         return changed, label
 
 

@@ -118,6 +118,16 @@ def test_noise_that_mixing_averaged_out_is_put_back(scan, other):
     assert spreads[1] == pytest.approx(0.03, rel=0.06)
 
 
+@pytest.mark.parametrize("name", GENERATORS)
+def test_noise_that_is_put_back_leaves_signals_of_prepared_scans(name, scan, other):
+    volume, mask = scan
+    clipped = np.clip(volume + 0.45 * mask[..., None], 0, 1)
+    for signals in (clipped, np.clip(volume - 0.2 * mask[..., None], 0, 1)):
+        changed, _ = put(name, (signals, mask), other, 4, noise=0.3)
+        assert changed.min() >= 0
+        assert changed.max() <= 1
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [
