@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -60,6 +61,8 @@ else:
 __all__ = ["TwoStageSegmenter"]
 
 _CLASSIFIER = "classifier.skops"
+#: Registered segmenters of this package; other classes of model files do not segment.
+_SEGMENTERS = ("DeepMedicSegmenter",)
 
 
 @register
@@ -112,7 +115,8 @@ class TwoStageSegmenter(BaseEstimator):
     false_positives_ : float or None
         False positives per scan that `threshold_` was chosen for; None where it was not.
     feature_weights_ : dict
-        For each feature the share of variance no longer explained where it is shuffled.
+        For each feature the share of variance no longer explained where it is shuffled in the
+        training candidates.
     """
 
     threshold_: float
@@ -351,7 +355,7 @@ class TwoStageSegmenter(BaseEstimator):
         -------
         DataFrame
             Columns ``feature``, ``weight`` (share of variance no longer explained where it is
-            shuffled) and ``meaning``.
+            shuffled in the training candidates) and ``meaning``.
         """
         import pandas as pd
 
@@ -435,6 +439,27 @@ class TwoStageSegmenter(BaseEstimator):
         check_number("min_voxels", self.min_voxels, least=1, whole=True)
         check_number("n_folds", self.n_folds, least=2, whole=True)
         check_number("threshold", self.threshold, most=1)
+        if self.threshold == 0:
+            raise ValueError("threshold must be above 0: at 0 every voxel would be marked, not 0")
+
+    def _check_fitted(self) -> None:
+        """Refuse fitted attributes of a model file that `fit` could not have set."""
+        counts, weights = self.n_candidates_, self.feature_weights_
+        false_positives = self.false_positives_
+        if not is_number(self.threshold_) or not 0 < self.threshold_ <= 1:
+            raise RefusedError(f"threshold_ is {self.threshold_!r}")
+        if not isinstance(self.uses_priors_, bool):
+            raise RefusedError(f"uses_priors_ is {self.uses_priors_!r}")
+        if false_positives is not None and not (
+            is_number(false_positives) and 0 <= false_positives < np.inf
+        ):
+            raise RefusedError(f"false_positives_ is {false_positives!r}")
+        refuse_keys(counts, {"metastases", "others"}, "kind of candidates", complete=True)
+        if not all(is_number(count, whole=True) and count > 0 for count in counts.values()):
+            raise RefusedError(f"n_candidates_ is {counts!r}")
+        refuse_keys(weights, set(NAMES), "feature of this version", complete=True)
+        if not all(is_number(weight) and np.isfinite(weight) for weight in weights.values()):
+            raise RefusedError("feature_weights_ holds what is no finite number")
 
     # Model files --------------------------------------------------------------------------------
 
@@ -492,20 +517,12 @@ class TwoStageSegmenter(BaseEstimator):
             raise RefusedError(str(error)) from None
         inside = fitted["segmenter"]
         refuse_keys(inside, {"class", "parameters", "fitted"}, "key of a segmenter", complete=True)
-        cls: Any = registered(inside["class"])
-        if cls is None or cls is type(self):
-            raise RefusedError(f"its segmenter is a {inside['class']!r}")
-        parameters = {key: decoded(value) for key, value in inside["parameters"].items()}
-        segmenter = cls(**parameters)
-        weights = {name: content for name, content in files.items() if name != _CLASSIFIER}
-        segmenter.restore(inside["fitted"], weights)
-        self.segmenter_ = segmenter
+        self.segmenter_ = _restored_segmenter(
+            inside, {name: content for name, content in files.items() if name != _CLASSIFIER}
+        )
         for name in self._fitted_names:
             setattr(self, name, decoded(fitted[name]))
-        if not is_number(self.threshold_) or not 0 <= self.threshold_ <= 1:
-            raise RefusedError(f"threshold_ is {self.threshold_!r}")
-        if set(self.feature_weights_) - set(NAMES):
-            raise RefusedError("its features are not those of this version")
+        self._check_fitted()
         if _CLASSIFIER not in files:
             raise RefusedError("it has no classifier")
         classifier = loaded(files[_CLASSIFIER], None, [], {})
@@ -514,6 +531,19 @@ class TwoStageSegmenter(BaseEstimator):
         if n_features != n_columns or not hasattr(classifier, "predict"):
             raise RefusedError(f"its classifier does not look at {n_columns} columns")
         self.classifier_ = classifier
+
+
+def _restored_segmenter(inside: dict[str, Any], files: Mapping[str, bytes]) -> Any:
+    """Make a segmenter of this package from the content of a model file."""
+    name = inside["class"]
+    if not isinstance(name, str) or name not in _SEGMENTERS:
+        raise RefusedError(f"its segmenter is a {name!r}")
+    cls: Any = registered(name)
+    refuse_keys(inside["parameters"], set(signature(cls).parameters), "parameter")
+    parameters = {key: decoded(value) for key, value in inside["parameters"].items()}
+    segmenter = cls(**parameters)
+    segmenter.restore(inside["fitted"], files)
+    return segmenter
 
 
 def _small_unet(random_state: RandomState) -> Any:

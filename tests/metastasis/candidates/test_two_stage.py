@@ -1,6 +1,6 @@
 """Second stage: balls are kept and sheets rejected, with any segmenter, and in one file."""
 
-from copy import copy
+import copy
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from dmrifit.io.parameter_json import RefusedError
 from metastasis import TwoStageSegmenter
 from metastasis.candidates.features import PRIOR_FEATURES
+from metastasis.candidates.small_model import load_small_model
 
 SHAPE = (40, 40, 40)
 GRID = np.stack(np.indices(SHAPE), axis=-1).astype(float)
@@ -143,7 +144,7 @@ def test_candidates_are_judged_on_the_grid_of_the_network(fitted, factor, smalle
     else:
         values = volume.reshape(20, 2, 20, 2, 20, 2).mean(axis=(1, 3, 5))
         truth = label.reshape(20, 2, 20, 2, 20, 2).min(axis=(1, 3, 5))
-    model = copy(fitted)
+    model = copy.copy(fitted)
     model.segmenter_ = Resampled()
     (marked,) = model.predict([nib.Nifti1Image(values, affine)])
     assert marked.shape == values.shape
@@ -170,6 +171,8 @@ def test_impossible_parameters_and_candidates_are_refused(cohort):
     volumes, labels, _ = cohort
     with pytest.raises(ValueError, match="levels must be probabilities"):
         TwoStageSegmenter(Brightness(), levels=(0.0,)).fit(volumes, labels)
+    with pytest.raises(ValueError, match="threshold must be above 0"):
+        TwoStageSegmenter(Brightness(), threshold=0).fit(volumes, labels)
     with pytest.raises(ValueError, match="classifier"):
         TwoStageSegmenter(Brightness(), "forest").fit(volumes, labels)
     with pytest.raises(ValueError, match=r"0 of .* candidates are metastases"):
@@ -216,3 +219,42 @@ def test_one_file_holds_both_stages(tmp_path, cohort):
     del files["classifier.skops"]
     with pytest.raises(RefusedError, match="no classifier"):
         TwoStageSegmenter().restore(fitted, files)
+
+
+@pytest.mark.deep
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("threshold_",), 0),
+        (("threshold_",), "0.5"),
+        (("uses_priors_",), 1),
+        (("false_positives_",), -1),
+        (("false_positives_",), "few"),
+        (("n_candidates_",), {"metastases": 3}),
+        (("n_candidates_", "others"), 2.5),
+        (("feature_weights_",), ["depth"]),
+        (("feature_weights_", "depth"), "much"),
+        (("feature_weights_", "color"), 0.1),
+        (("segmenter", "class"), "VoxelRegressor"),
+        (("segmenter", "class"), ["DeepMedicSegmenter"]),
+        (("segmenter", "parameters"), 3),
+        (("segmenter", "parameters", "color"), 3),
+    ],
+)
+def test_damaged_content_of_a_model_file_is_refused(shipped_content, keys, value):
+    _, fitted, files = copy.deepcopy(shipped_content)
+    place = fitted
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    with pytest.raises(RefusedError):
+        TwoStageSegmenter().restore(fitted, files)
+
+
+@pytest.fixture(scope="module")
+def shipped_content():
+    pytest.importorskip("torch")
+    model = load_small_model()
+    TwoStageSegmenter().restore(*model.stored()[1:])
+    return model.stored()
