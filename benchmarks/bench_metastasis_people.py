@@ -13,12 +13,14 @@ scans and writes the model that comes along. One thread is used.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import pickle
 import time
 from collections.abc import Sequence
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from dmrifit import load_model, save_model
 from dmrifit.io.components import drop_small, label_components
 from dmrifit.networks.training import Training
 from metastasis import DeepMedicSegmenter, TwoStageSegmenter
-from metastasis.candidates.features import ScanVolumes, find_candidates
+from metastasis.candidates.features import LEVELS, ScanVolumes, find_candidates
 from metastasis.candidates.judgment import candidate_truth, scored_volume
 from metastasis.candidates.small_model import CARD
 from metastasis.candidates.small_model import PATH as SHIPPED
@@ -58,6 +60,18 @@ ON_OTHERS = 0.80
 #: Findings in a brain without implants that the cut of the other direction allows.
 ALLOWED = 20
 MIN_VOXELS, COVERED = 4, 0.1
+#: Modules whose source decides what is stored in the folder.
+SOURCES = [
+    import_module(f"metastasis.{name}")
+    for name in (
+        "candidates.features",
+        "simulate.enhancement",
+        "simulate.implants",
+        "simulate.negatives",
+        "simulate.patients",
+        "simulate.training_scans",
+    )
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -95,6 +109,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
+# Stored work -------------------------------------------------------------------------------------
+
+
+def state() -> str:
+    """Give a digest of the settings and of what makes implants, candidates and phantoms."""
+    settings = [TRAIN_SEED, JUDGE_SEED, TEST_SEED, N_COPIES, N_PHANTOMS, EPOCHS, MORE_EPOCHS]
+    settings += [N_TEST, N_IMPLANTS, MIN_VOXELS, LEVELS]
+    return source_digest(settings, SOURCES)
+
+
+def source_digest(settings: Any, sources: Sequence[Any]) -> str:
+    """Give 8 digits that change with settings and with the source of modules."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for module in sources:
+        digest.update(Path(module.__file__).read_bytes())
+    return digest.hexdigest()[:8]
+
+
 # Training ----------------------------------------------------------------------------------------
 
 
@@ -106,7 +138,7 @@ def training_scans(names: Sequence[str], work: Path) -> list[TrainingScan]:
     """Make the training scans of some people, and the phantoms; kept in the folder."""
     scans: list[TrainingScan] = []
     for name in (*names, "phantoms"):
-        path = work / f"scans-{name}.pkl"
+        path = work / f"scans-{name}-{state()}.pkl"
         if not path.exists():
             if name == "phantoms":
                 made = phantom_scans(N_PHANTOMS, random_state=TRAIN_SEED)
@@ -122,7 +154,7 @@ def training_scans(names: Sequence[str], work: Path) -> list[TrainingScan]:
 
 def network(name: str, work: Path) -> Any:
     """Train a network on one scan and phantoms, or read it."""
-    path = work / f"network-{name}.dmrifit"
+    path = work / f"network-{name}-{state()}.dmrifit"
     if not path.exists():
         save_model(trained([name], EPOCHS, work), path)
     return load_model(path)
@@ -162,7 +194,7 @@ def judged_candidates(
     unseen: str, networks: dict[str, Any], work: Path
 ) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
     """Find candidates in a scan that their network has not seen, and what they are."""
-    path = work / f"candidates-{unseen}.npz"
+    path = work / f"candidates-{unseen}-{state()}.npz"
     if not path.exists():
         (other,) = set(SCANS) - {unseen}
         volume, brain = read_negative(scan_path(unseen))
@@ -187,9 +219,9 @@ def judged_candidates(
 
 def ship(rows_of: dict[str, Any], results: dict[str, Any], work: Path) -> None:
     """Train on both scans, from the network of the first on; judge by candidates of both."""
-    path = work / "network-both.dmrifit"
+    path = work / f"network-both-{state()}.dmrifit"
     if not path.exists():
-        start = work / f"network-{SCANS[0]}.dmrifit"
+        start = work / f"network-{SCANS[0]}-{state()}.dmrifit"
         save_model(trained(SCANS, MORE_EPOCHS, work, warm_start_from=start), path)
     table, truth = (np.concatenate([rows_of[name][i] for name in SCANS]) for i in range(2))
     model = TwoStageSegmenter(random_state=0).fit_candidates(load_model(path), table, truth)
@@ -347,7 +379,7 @@ def direction(
 
 def tested(test: str, segmenter: Any, work: Path) -> tuple[list[Any], list[Any]]:
     """Find candidates in a scan as it is, and with each set of implants; kept in the folder."""
-    path = work / f"tested-{test}.joblib"
+    path = work / f"tested-{test}-{state()}.joblib"
     if not path.exists():
         volume, brain = read_negative(scan_path(test))
         sets = [

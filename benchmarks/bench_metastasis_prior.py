@@ -18,6 +18,7 @@ from typing import Any
 import _measure as measure
 import joblib
 import numpy as np
+from bench_metastasis_people import SOURCES, source_digest, state
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -35,7 +36,6 @@ from metastasis.candidates.judgment import (
 
 RESULT = Path(__file__).parent / "results" / "metastasis_prior.json"
 WORK = Path("build") / "metastasis_people"
-NETWORK = "network-patient19.dmrifit"
 SEED, N_PATIENTS, N_SPLITS = 20261140, 40, 10
 SHAPE = (80, 80, 80)
 SENSITIVITIES = (0.75, 0.80, 0.85, 0.90, 0.95)
@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # A mean over no split that reaches a sensitivity is no number.
     warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
     start = time.process_time()
-    network = load_model(chosen.work / NETWORK)
+    # The network of one direction of bench_metastasis_people.py, of the same state.
+    network = load_model(chosen.work / f"network-patient19-{state()}.dmrifit")
     cases = simulate_metastases(
         N_PATIENTS,
         prior=1.0,
@@ -71,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         world="hard",
         random_state=SEED,
     )
-    path = chosen.work / "prior-candidates.joblib"
+    settings = [SEED, N_PATIENTS, SHAPE, LEVELS, state()]
+    path = chosen.work / f"prior-candidates-{source_digest(settings, SOURCES)}.joblib"
     if not path.exists():
         joblib.dump([candidates_of(i, cases, network) for i in range(N_PATIENTS)], path)
     patients = joblib.load(path)

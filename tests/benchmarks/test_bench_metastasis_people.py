@@ -31,3 +31,18 @@ def test_implants_without_voxels_are_missed(people):
     assert (row["sensitivity"], row["n"]["solid"], row["findings"]) == (0.75, 4, 0)
     assert people.matched(0.66, [0 * scores, scores], [implants])["threshold"] == 0.8
     assert people.matched(1.0, [0 * scores, scores], [implants])["sensitivity"] == 0.75
+
+
+def test_names_of_stored_work_follow_settings_and_sources(people, monkeypatch, tmp_path):
+    state = people.state()
+    assert people.state() == state
+    monkeypatch.setattr(people, "EPOCHS", people.EPOCHS + 1)
+    assert people.state() != state
+    monkeypatch.undo()
+    for name in ("candidates/features", "simulate/implants"):
+        (source,) = [module for module in people.SOURCES if module.__file__.endswith(f"{name}.py")]
+        changed = tmp_path / "changed.py"
+        changed.write_bytes(Path(source.__file__).read_bytes() + b"# changed")
+        with monkeypatch.context() as patch:
+            patch.setattr(source, "__file__", str(changed))
+            assert people.state() != state
