@@ -16,7 +16,7 @@ from dmrifit.imaging.head_steps import import_sitk
 from dmrifit.io.grids import array_of, read_scan, resampled
 from dmrifit.io.nifti import Image, image_name
 
-__all__ = ["SAME_HEAD", "HeadAlignment", "align_heads"]
+__all__ = ["SAME_HEAD", "HeadAlignment", "align_heads", "likeness_in_place"]
 
 #: Median local correlation from which two scans count as of the same head: one person's two visits
 #: reached .93, the most alike of 27 pairs of people .53, and heads with noise of 3 % from .85.
@@ -143,6 +143,27 @@ class _Head:
     def center(self) -> NDArray[np.float64]:
         """Center of mass in mm."""
         return _moved(np.array(ndimage.center_of_mass(self.head)), self.affine)
+
+
+def likeness_in_place(first: Image, second: Image) -> float:
+    """
+    Give the median local correlation of two scans of a head that were aligned before.
+
+    Parameters
+    ----------
+    first, second : path or Nifti1Image
+        Scans of the same contrast, at least 8 voxels along each axis.
+
+    Returns
+    -------
+    float
+        Up to 1; below `SAME_HEAD` persons or places differ. NaN where both show less than 40 mL.
+    """
+    heads = _Head.of(first), _Head.of(second)
+    correlation, _ = _local_agreement(*heads, np.eye(4))
+    if np.count_nonzero(np.isfinite(correlation)) < _LEAST_VOXELS:
+        return float("nan")
+    return _median(correlation)
 
 
 def _find_head(signals: NDArray[np.float32], name: str) -> NDArray[np.bool_]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
+import numpy as np
 import typer
 
 from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption
@@ -299,8 +301,32 @@ def _notes(cases: Sequence[Case], slice_notes: Sequence[str]) -> list[list[str]]
     notes = []
     for case, slices in zip(cases, slice_notes, strict=True):
         contrast = "" if case.synthetic else contrast_note(case)
-        notes.append([note for note in (slices, contrast) if note])
+        notes.append([note for note in (slices, contrast, _prior_note(case)) if note])
     return notes
+
+
+def _prior_note(case: Case) -> str:
+    """Say that a prior scan does not look like the scan in its place; empty where it does."""
+    if case.prior is None or case.synthetic or find_spec("SimpleITK") is None:
+        return ""
+    from dmrifit.imaging.rigid_alignment import SAME_HEAD, likeness_in_place
+    from dmrifit.io.nifti import image_of
+
+    try:
+        likeness = likeness_in_place(
+            image_of(case.image.astype(np.float32), case.affine),
+            image_of(case.prior.astype(np.float32), case.affine),
+        )
+    # Scans that show no head, or one voxel thick, cannot be compared.
+    except ValueError:
+        return ""
+    if not likeness < SAME_HEAD:
+        return ""
+    return (
+        f"{case.name}: the prior scan does not look like the scan in its place, their median "
+        f"local correlation is {likeness:.2f} (of one person {SAME_HEAD:g} or more): is it of the same "
+        "person, and aligned?"
+    )
 
 
 def _cases(

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.ndimage import gaussian_filter
 
 pytest.importorskip("torch")
 pytest.importorskip("skorch")
@@ -15,7 +16,7 @@ pytest.importorskip("skorch")
 from dmrifit import MapFitter, Protocol, load_model, save_model
 from dmrifit.networks.training import Training
 from metastasis import DeepMedicSegmenter, segment_image
-from metastasis.cli.segmentation_commands import EXAMPLES, ensemble, segment
+from metastasis.cli.segmentation_commands import EXAMPLES, _prior_note, ensemble, segment
 from metastasis.scans.cases import Case, read_cases, write_cases
 from metastasis.segmentation.ensemble import merge_segmentations
 
@@ -203,6 +204,19 @@ def test_headers_are_checked_before_the_model_is_read(run, table, models, tmp_pa
         assert code == 2
         assert "brain.nii.gz" in error
         assert "p1_image.nii.gz" in error
+
+
+def test_a_prior_of_another_person_is_told():
+    pytest.importorskip("SimpleITK")
+    rng = np.random.default_rng(0)
+    inside = np.linalg.norm(np.stack(np.indices((48, 48, 48)), axis=-1) - 23.5, axis=-1) < 22
+    brains = [inside * (100 + 30 * gaussian_filter(rng.normal(size=inside.shape), 1.5) / 0.1) for _ in range(2)]
+    brains = [np.clip(brain, 0, 300) for brain in brains]
+    affine = np.diag([2.5, 2.5, 2.5, 1])
+    later = brains[0] * 1.3 + inside * rng.normal(size=inside.shape)
+    same, other = (_prior_note(Case("p", later, prior=prior, affine=affine)) for prior in brains)
+    assert same == ""
+    assert "p: the prior scan does not look like the scan in its place" in other
 
 
 def test_scans_of_other_voxels_are_refused_before_they_are_read_or_resampled(run, cases, tmp_path, monkeypatch):
