@@ -324,8 +324,8 @@ def _prior_note(case: Case) -> str:
         return ""
     return (
         f"{case.name}: the prior scan does not look like the scan in its place, their median "
-        f"local correlation is {likeness:.2f} (of one person {SAME_HEAD:g} or more): is it of the same "
-        "person, and aligned?"
+        f"local correlation is {likeness:.2f} (of one person {SAME_HEAD:g} or more): is it of "
+        "the same person, and aligned?"
     )
 
 
