@@ -73,10 +73,10 @@ def test_errors_are_one_line_that_names_the_remedy(run, cases, model, tmp_path):
         assert message in error
         assert error.strip().count("\n") == 0
 
-    fails("there is no detector 'magic'; choose one of gaussian", "train", healthy, "--detector", "magic", "--out", out)
+    fails("there is no detector 'magic'; choose one of aligned, gaussian", "train", healthy, "--detector", "magic", "--out", out)
     fails("has no parameter 'width'", "train", healthy, "--set", "width=3", "--out", out)
     fails("NAME=VALUE is needed", "train", healthy, "--set", "width", "--out", out)
-    fails("twice", "train", healthy, "--set", "side=low", "--set", "side=both", "--out", out)
+    fails("twice", "train", healthy, "--detector", "gaussian", "--set", "side=low", "--set", "side=both", "--out", out)
     fails("no sizes of the detector pca", "train", healthy, "--detector", "pca", "--published", "--out", out)
     fails("pca takes none into account", "train", healthy, "--detector", "pca", "--covariates", "age", "--out", out)
     fails("--calibration x", "train", healthy, "--calibration", "x", "--out", out)
