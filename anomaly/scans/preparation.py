@@ -209,7 +209,8 @@ def prepare_scan(
         or signals along those are estimated by spherical harmonics (`resample_directions`), always
         or where they are needed; ``notes["lost"]`` then says what is lost by that. Or the channels
         are powder averages, the mean over the directions of each shell (of `b` alone if it is
-        named), for any directions; a shell needs 6 of them.
+        named), for any directions; a shell needs 6 of them, and ``notes["unused"]`` names volumes
+        between shells.
     spacing : float, optional
         Edge of the voxels to resample to, in mm, 0.5 to 20; None to keep those of the image.
     shape : tuple of 3 int, optional
@@ -337,6 +338,7 @@ def prepare_scan(
         "directions_resampled": channels.source is not None,
         "powder_averages": channels.shells is not None,
         "lost": channels.lost,
+        "unused": channels.unused,
         "brain": _source(mask, "found", "all voxels with signal"),
         "voxels": int(brain.sum()),
         "voxels_too_dark": n_dark,
@@ -366,6 +368,7 @@ class _Channels:
     source: NDArray[np.float64] | None = None
     shells: NDArray[np.intp] | None = None
     lost: str = ""
+    unused: str = ""
 
     def of(self, signal: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.float32]:
         if self.shells is not None:
@@ -564,6 +567,11 @@ def _channels(
         if order is not None:
             return _Channels(target, order=order)
     remedy = "directions='resampled' (--resample-directions) estimates signals along those"
+    if len(measured) < FEWEST_DIRECTIONS:
+        remedy = (
+            f"signals along those are estimated from {FEWEST_DIRECTIONS} directions or more: "
+            "train a model on scans of this protocol"
+        )
     if len(measured) != len(target):
         raise ValueError(
             f"{name} has {len(measured)} directions, and the detector was fitted to "
@@ -605,7 +613,17 @@ def _powder_channels(
         parts.append(shell)
     numbers = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     means = Protocol(np.array(levels), name=protocol.name)
-    return plain, np.concatenate(parts), _Channels(means, shells=numbers)
+    volumes = np.concatenate(parts)
+    unused = ""
+    rest = np.setdiff1d(np.flatnonzero(protocol.b > UNWEIGHTED), volumes)
+    # Other shells than the one that was asked for are left out on purpose.
+    if b is None and len(rest):
+        listed = ", ".join(f"{level:g}" for level in np.unique(protocol.b[rest])[:8])
+        unused = (
+            f"{len(rest)} volume(s) with diffusion weighting belong to no shell of the powder "
+            f"averages and are not used: b = {listed} s/mm²"
+        )
+    return plain, volumes, _Channels(means, shells=numbers, unused=unused)
 
 
 def _shell_levels(protocol: Protocol) -> list[float]:
@@ -615,8 +633,10 @@ def _shell_levels(protocol: Protocol) -> list[float]:
     while len(weighted):
         # As far above the lowest as the width of a shell on both sides of its middle.
         is_same = weighted <= weighted[0] * (1 + 2 * _SHELL_WIDTH)
-        levels.append(float(np.median(weighted[is_same])))
-        weighted = weighted[~is_same]
+        level = float(np.median(weighted[is_same]))
+        levels.append(level)
+        # The same volumes as `_shell` selects; what lies beside them becomes no shell of its own.
+        weighted = weighted[~(is_same | _near(weighted, level))]
     # Without a shell the volumes at b = 0 are looked for, and the error names what is missing.
     return levels or [float(protocol.b.max())]
 

@@ -230,6 +230,18 @@ def test_powder_averages_of_all_shells_are_channels(head):
     np.testing.assert_allclose(one.case.signal[..., 0], high, atol=1e-6)
 
 
+def test_volumes_between_shells_are_named(head):
+    image = nib.Nifti1Image(head.series, head.affine)
+    mask = nib.Nifti1Image(head.brain.astype(np.uint8), head.affine)
+    b = head.protocol.b.copy()
+    assert prepare_scan(image, Protocol(b), mask=mask, directions="powder").notes["unused"] == ""
+    b[-2:] = 1080
+    scan = prepare_scan(image, Protocol(b), mask=mask, directions="powder")
+    assert len(scan.protocol) == 1
+    assert scan.notes["unused"].startswith("2 volume(s) with diffusion weighting belong to no shell")
+    assert scan.notes["unused"].endswith("b = 1080 s/mm²")
+
+
 def test_powder_averages_need_shells_of_several_directions(head):
     mask = head.stored(head.brain.astype(np.uint8))
     few = np.arange(5)
