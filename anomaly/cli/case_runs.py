@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from anomaly.scans.detection import Detection
 from anomaly.scans.series import SeriesDetector, SeriesFiles
-from anomaly.scans.whole_scan import DIFFERENT, mean_over_scans
+from anomaly.scans.whole_scan import DIFFERENT, FEWEST_SCANS, mean_over_scans
 from dmrifit.cli.case_runs import (
     CaseRun,
     can_draw,
@@ -145,10 +145,30 @@ def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
             "intervals over scans"
         )
     sentences = [text]
-    losses = [content.get("preparation", {}).get("lost") for content in contents]
-    for lost in dict.fromkeys(filter(None, losses)):
-        sentences.append(f"{counted(losses.count(lost), 'scan')}: {lost}")
+    for key in ("lost", "unused"):
+        losses = [content.get("preparation", {}).get(key) for content in contents]
+        sentences += _for_scans(losses)
+    reasons = [content.get("no_guarantee") for content in contents]
+    sentences += _for_scans(reasons, "the guarantee of the model does not hold: ")
+    n_unjudged = [content["differs"] for content in contents].count(None)
+    if n_unjudged:
+        counts = [content.get("whole_scan", {}).get("n_healthy", 0) for content in contents]
+        reason = "too few voxels in a hemisphere"
+        if max(counts) < FEWEST_SCANS:
+            reason = (
+                f"the model has {counted(max(counts), 'healthy scan')} to compare with, "
+                f"{FEWEST_SCANS} are needed"
+            )
+        sentences.append(f"{counted(n_unjudged, 'scan')} not judged as a whole: {reason}")
     sentences += [f"{content['name']}: {DIFFERENT}" for content in contents if content["differs"]]
+    return sentences
+
+
+def _for_scans(texts: Sequence[str | None], lead: str = "") -> list[str]:
+    """Give each of the sentences on scans once, with the number of its scans."""
+    sentences = []
+    for text in dict.fromkeys(filter(None, texts)):
+        sentences.append(f"{counted(texts.count(text), 'scan')}: {lead}{text}")
     return sentences
 
 
@@ -283,7 +303,11 @@ def _write_detection(
         "volume_mL": float(table["volume_mL"].sum()),
         "share_found": detection.figures.share,
         "differs": detection.differs,
-        "whole_scan": {"bulk": list(detection.figures.bulk)},
+        "whole_scan": {
+            "bulk": list(detection.figures.bulk),
+            "n_healthy": detection.n_healthy,
+        },
+        "no_guarantee": detection.no_guarantee,
         "lesion_columns": list(table.columns),
         "lesions": json.loads(table.to_json(orient="records", double_precision=10)),
         "preparation": dict(detection.scan.notes),

@@ -91,14 +91,6 @@ def detect(
     series = series_of(scans, bval=bval, bvec=bvec, mask=mask, tissue=tissue)
     if threshold is not None and calibrate is not None:
         raise ValueError("give either --threshold or --calibrate, not both")
-    if threshold is not None:
-        import numpy as np
-
-        from anomaly.detectors.thresholds import FixedThreshold
-
-        # A fixed threshold learns nothing from maps, but every rule is fitted before it is
-        # applied.
-        detector.detector_.threshold_ = FixedThreshold(threshold).fit(np.zeros((1, 1, 1, 1)))
     options: dict[str, Any] = {
         "opening": opening,
         "tissue": estimate_tissue,
@@ -106,6 +98,8 @@ def detect(
     }
     if resample_directions:
         options["directions"] = "resampled"
+    if threshold is not None:
+        options["threshold"] = threshold
     calibration: dict[str, Any] = {}
     if calibrate is not None:
         calibration = _calibrated(detector, calibrate, series, options)

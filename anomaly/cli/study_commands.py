@@ -159,11 +159,13 @@ def train(
         typer.Option(min=1, help="Epochs of training of networks; by default the detector's."),
     ] = None,
     rate: Annotated[
-        float,
+        float | None,
         typer.Option(
-            min=0, max=0.5, help="False-positive rate per healthy voxel at the stored threshold."
+            min=0,
+            max=0.5,
+            help="False-positive rate per healthy voxel at the stored threshold; by default 0.01.",
         ),
-    ] = 0.01,
+    ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -178,7 +180,8 @@ def train(
             min=0.5,
             max=0.999,
             help="In place of a rate: probability that nothing is found in a new healthy scan of "
-            "this site and protocol; needs --calibration SHARE.",
+            "this site and protocol; its scans are held out, so detectors that are calibrated by "
+            "folds need --calibration SHARE.",
         ),
     ] = None,
     spacing: Annotated[
@@ -240,6 +243,9 @@ def train(
     check_output(out, overwrite)
     if powder and resample_directions:
         raise ValueError("--powder has no directions: leave --resample-directions out")
+    if rate is not None and guarantee is not None:
+        raise ValueError("give either --rate or --guarantee, not both")
+    rate = 0.01 if rate is None else rate
     directions = "acquired"
     if powder or resample_directions:
         directions = "powder" if powder else "resampled"
@@ -293,6 +299,8 @@ def train(
     )
     if model.healthy_ is not None:
         typer.echo(_healthy_sentence(model.healthy_))
+    for remark in model.training_.remarks if model.training_ else ():
+        typer.echo(remark)
     if model.synthetic_:
         typer.echo("trained on synthetic scans: its accuracy in people is unknown")
 
@@ -414,18 +422,29 @@ def _calibration(text: str) -> float | int:
 
 def _healthy_sentence(healthy: HealthyScans) -> str:
     """Describe the healthy scans that a threshold comes from, with intervals over scans."""
-    from anomaly.scans.whole_scan import mean_over_scans
+    from anomaly.scans.whole_scan import FEWEST_SCANS, mean_over_scans
     from dmrifit.report.numerals import percent
 
     shares = [scan.share for scan in healthy.scans]
     share, low, high = mean_over_scans(shares)
     n_components, fewest, most = mean_over_scans([scan.n_components for scan in healthy.scans])
+    threshold = "the threshold, which was chosen on these scans"
+    if healthy.left_out:
+        threshold = "a threshold from the other persons"
     text = (
         f"{len(shares)} healthy scans, none scored by what learned from it: {percent(share)} % of "
-        f"the voxels above the threshold ({percent(low)} to {percent(high)}, highest "
+        f"the voxels above {threshold} ({percent(low)} to {percent(high)}, highest "
         f"{percent(max(shares))}), {n_components:.1f} components after opening ({fewest:.1f} to "
-        f"{most:.1f}); {healthy.n_different()} differ from the others as a whole"
+        f"{most:.1f}); "
     )
+    if len(shares) < FEWEST_SCANS:
+        text += (
+            f"scans are not judged as a whole: {len(shares)} healthy, {FEWEST_SCANS} are needed"
+        )
+    elif healthy.n_unjudged() == len(shares):
+        text += f"not judged as a whole against each other: {FEWEST_SCANS} others are needed"
+    else:
+        text += f"{healthy.n_different()} differ from the others as a whole"
     if healthy.spread is not None:
         text += (
             f"; threshold {healthy.spread[0]:.5g} to {healthy.spread[1]:.5g} over draws of these "

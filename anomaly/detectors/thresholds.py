@@ -521,12 +521,16 @@ class HealthyScanThreshold(_OwnThreshold):
         # Without the rounding error of levels such as .9, whose products are just above integers.
         rank = int(np.ceil((n + 1) * self.level * (1 - 1e-12)))
         if rank > n:
-            enough = int(np.ceil(self.level / (1 - self.level) * (1 - 1e-12)))
             raise ValueError(
-                f"no guarantee at this level with {n} scan(s): {self.level:g} needs {enough} "
-                f"calibration scans or more, and {n} give at best {n}/{n + 1}"
+                f"no guarantee at this level with {n} scan(s): {self.level:g} needs "
+                f"{self.fewest_scans()} calibration scans or more, and {n} give at best "
+                f"{n}/{n + 1}"
             )
         return rank
+
+    def fewest_scans(self) -> int:
+        """Give the smallest number of scans that guarantee the level."""
+        return int(np.ceil(self.level / (1 - self.level) * (1 - 1e-12)))
 
     def _of_each(self, scans: ScoredScans) -> NDArray[np.float64]:
         """Give the lowest score of each scan that serves as its own threshold."""
@@ -609,13 +613,52 @@ def limit_spread(
     rng = np.random.default_rng(seed_for(seed_from(random_state), "limit_spread"))
     draws = rng.integers(n, size=(n_draws, n))
     if isinstance(rule, HealthyRateThreshold):
-        limits = _rate_limits_of_draws(scans.inside(), rule.rate, draws)
+        limits = _rate_limits_of_draws(scans.inside(), rule.rate, list(draws))
     elif isinstance(rule, HealthyScanThreshold):
         limits = np.sort(rule._of_each(scans)[draws], axis=1)[:, rule.rank(n) - 1]
     else:
         return None
     low, high = np.quantile(limits, (0.025, 0.975))
     return float(low), float(high)
+
+
+def limits_left_out(
+    rule: ThresholdRule, maps: Volumes, masks: Volumes, groups: ArrayLike
+) -> NDArray[np.float64] | None:
+    """
+    Fit a threshold for each healthy scan to the scans of the other subjects.
+
+    Parameters
+    ----------
+    rule : ThresholdRule
+        A rule that needs healthy scans, or a fixed one.
+    maps, masks : as for `ThresholdRule.fit`
+        The maps.
+    groups : array_like of shape (n_scans,)
+        The subject of each scan.
+
+    Returns
+    -------
+    ndarray of shape (n_scans,), or None
+        Thresholds; None where the remaining scans are too few, and for other rules.
+    """
+    subjects, numbers = np.unique(np.asarray(groups), return_inverse=True)
+    if isinstance(rule, FixedThreshold):
+        return np.full(len(numbers), float(rule.value))
+    if len(subjects) < 2:
+        return None
+    rest = [np.flatnonzero(numbers != i) for i in range(len(subjects))]
+    volumes = checked_volumes(maps, "map")
+    scans = ScoredScans(volumes, checked_masks(masks, volumes), None)
+    if isinstance(rule, HealthyRateThreshold):
+        return _rate_limits_of_draws(scans.inside(), rule.rate, rest)[numbers]
+    if not isinstance(rule, HealthyScanThreshold):
+        return None
+    if min(map(len, rest)) < rule.fewest_scans():
+        return None
+    each = rule._of_each(scans)
+    limits = [np.sort(each[others])[rule.rank(len(others)) - 1] for others in rest]
+    return np.array(limits, dtype=np.float64)[numbers]
 
 
 # Choosing ----------------------------------------------------------------------------------------
@@ -637,7 +680,7 @@ def _ranked(
 
 
 def _rate_limits_of_draws(
-    healthy: Sequence[NDArray[Any]], rate: float, draws: NDArray[np.intp]
+    healthy: Sequence[NDArray[Any]], rate: float, draws: Sequence[NDArray[np.intp]]
 ) -> NDArray[np.float64]:
     """Compute `rate_limits` of draws of scans, which share one ranking of their scores."""
     ranked, weights, scan_numbers = _ranked(healthy)
@@ -648,7 +691,9 @@ def _rate_limits_of_draws(
         copies = np.bincount(draw, minlength=len(healthy))
         for n in (n_highest, len(ranked)):
             cumulative = np.cumsum(weights[:n] * copies[scan_numbers[:n]])
-            position = int(np.searchsorted(cumulative, rate * (1 + 1e-9), side="right"))
+            # A draw of fewer scans has less weight in all.
+            largest = rate * (1 + 1e-9) * len(draw) / len(healthy)
+            position = int(np.searchsorted(cumulative, largest, side="right"))
             if position < n:
                 break
         limits.append(ranked[min(position, len(ranked) - 1)])

@@ -63,6 +63,11 @@ class Detection:
         anomalies cannot be told from that; None if this cannot be judged.
     opening : int, default=3
         Edge in voxels of the cube of the opening.
+    n_healthy : int, default=0
+        Number of healthy scans that the scan was compared with as a whole.
+    no_guarantee : str, default=""
+        Why the guarantee of the model's threshold does not hold here; "" where it holds, or the
+        model has none.
     """
 
     scan: PreparedScan
@@ -74,6 +79,8 @@ class Detection:
     figures: ScanFigures
     differs: bool | None = None
     opening: int = 3
+    n_healthy: int = 0
+    no_guarantee: str = ""
 
     def images(self) -> dict[str, nib.Nifti1Image]:
         """Give the maps on the grid of the file."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,16 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import AnomalyDetector
-from anomaly.detectors.thresholds import HealthyScanThreshold, limit_spread, open_map
+from anomaly.detectors.thresholds import (
+    FixedThreshold,
+    HealthyScanThreshold,
+    limit_spread,
+    limits_left_out,
+    open_map,
+)
 from anomaly.scans.detection import Detection, lesions_of
 from anomaly.scans.preparation import PreparedScan, prepare_scan
+from anomaly.scans.training_scans import TrainingScans
 from anomaly.scans.whole_scan import HealthyScans, ScanFigures, scan_figures
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.engine.protocol import Protocol
@@ -29,6 +36,8 @@ from dmrifit.networks.volume_cases import called
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from anomaly.scans.cases import Case
 
 __all__ = ["SeriesDetector", "SeriesFiles", "read_series"]
 
@@ -42,7 +51,8 @@ _KNOWN = ("age", "sex", "site", "grade", "kind", "synthetic")
 _ALIASES = {"participant_id": "patient"}
 _SAME_EDGE = 0.01  # of a voxel's edge
 _APART = 1.0  # voxels, from which on two fields of view differ in position
-_KEYS = {"detector", "protocol", "shape", "edges", "origin", "n_scans", "synthetic", "healthy"}
+_KEYS = {"detector", "protocol", "shape", "edges", "origin", "n_scans", "synthetic"}
+_LATER_KEYS = {"healthy", "training"}  # that the first model files lack
 _OPENING = 3  # voxels, of the components of healthy scans
 _OF_DETECTOR = {"class", "parameters", "fitted"}
 
@@ -208,6 +218,8 @@ class SeriesDetector(BaseEstimator):
         Whether one of them was simulated.
     healthy_ : HealthyScans or None
         Figures of the healthy scans that the threshold was fitted to; None without a threshold.
+    training_ : TrainingScans or None
+        The scans that detector and threshold come from; None in the first model files.
     """
 
     def __init__(
@@ -318,6 +330,9 @@ class SeriesDetector(BaseEstimator):
         self.origin_ = (x, y, z)
         self.n_scans_ = len(scans)
         self.synthetic_ = any(scan.case.synthetic for scan in scans)
+        self.training_: TrainingScans | None = TrainingScans.of(
+            scans, [files.image for files in series]
+        )
         self.detector_ = learned
         return self
 
@@ -399,7 +414,12 @@ class SeriesDetector(BaseEstimator):
         return scan
 
     def detect(
-        self, series: SeriesFiles | PreparedScan, *, opening: int = 3, **options: Any
+        self,
+        series: SeriesFiles | PreparedScan,
+        *,
+        threshold: float | None = None,
+        opening: int = _OPENING,
+        **options: Any,
     ) -> Detection:
         """
         Find anomalies in a scan.
@@ -408,8 +428,11 @@ class SeriesDetector(BaseEstimator):
         ----------
         series : SeriesFiles or PreparedScan
             The scan, or what `prepare` made of it.
+        threshold : float, optional
+            Score above which a voxel is anomalous; by default the model's.
         opening : int, default=3
-            Edge in voxels of the cube of the opening.
+            Edge in voxels of the cube of the opening. The scan as a whole is judged by the model's
+            own threshold and opening, whatever is given here.
         **options
             As for `prepare`.
 
@@ -426,29 +449,67 @@ class SeriesDetector(BaseEstimator):
         check_is_fitted(self, "detector_")
         scan = series if isinstance(series, PreparedScan) else self.prepare(series, **options)
         case, detector = scan.case, self.detector_
-        if detector.threshold_ is None:
+        rule = detector.threshold_
+        if threshold is not None:
+            # A fixed threshold learns nothing from maps, but every rule is fitted first.
+            rule = FixedThreshold(threshold).fit(np.zeros((1, 1, 1, 1)))
+        if rule is None:
             raise ValueError(
                 "the model has no threshold: train it with calibration, or use its maps and a "
                 "rule of your own"
             )
         scores = self._map_of(scan)
-        above = np.asarray(detector.threshold_.apply(scores[None], case.brain[None]))[0]
-        # Fluid and air outside of the scored voxels are unlike tissue without being anomalies.
-        marked = above.astype(bool) & case.scored
+        marked = _marked(rule, scores, case)
         opened = open_map(marked, opening)
         lesions = lesions_of(opened, scores, case.affine)
-        limit = float(getattr(detector.threshold_, "threshold_", np.nan))
+        limit = float(getattr(rule, "threshold_", np.nan))
         figures = scan_figures(scores, case.scored, marked, opened, case.affine)
-        differs = None if self.healthy_ is None else self.healthy_.differs(figures)
-        return Detection(scan, scores, marked, opened, lesions, limit, figures, differs, opening)
+        if detector.threshold_ is not None and (threshold is not None or opening != _OPENING):
+            # Healthy scans were summarized by the model's own threshold and opening.
+            usual = _marked(detector.threshold_, scores, case)
+            reopened = open_map(usual, _OPENING)
+            whole = scan_figures(scores, case.scored, usual, reopened, case.affine)
+            figures = replace(figures, bulk=whole.bulk)
+        return Detection(
+            scan,
+            scores,
+            marked,
+            opened,
+            lesions,
+            limit,
+            figures,
+            None if self.healthy_ is None else self.healthy_.differs(figures),
+            opening,
+            n_healthy=0 if self.healthy_ is None else len(self.healthy_.scans),
+            no_guarantee="; ".join(self._missing_guarantee(scan, threshold, opening)),
+        )
+
+    def _missing_guarantee(
+        self, scan: PreparedScan, threshold: float | None, opening: int
+    ) -> list[str]:
+        """Give the reasons why the guarantee of the threshold does not hold for a detection."""
+        rule = self.detector_.threshold_
+        if not isinstance(rule, HealthyScanThreshold):
+            return []
+        if threshold is not None:
+            return ["another threshold than the model's"]
+        reasons = []
+        if self.healthy_ is not None and self.healthy_.adjusted:
+            reasons.append("the threshold was adjusted by a calibration")
+        # What a larger cube leaves is part of what a smaller one leaves.
+        if rule.counted == "components" and opening < rule.opening:
+            reasons.append(f"opening {opening}, it holds from {rule.opening} on")
+        if self.training_ is not None:
+            reasons += self.training_.differences(scan.notes)
+        return reasons
 
     def calibrate(self, series: Sequence[SeriesFiles], **options: Any) -> SeriesDetector:
         """
         Adjust the threshold to healthy scans of another site or protocol.
 
-        The rule of the threshold is fitted to all but one of these scans, leaving out each in
-        turn, and the highest of these thresholds is taken: few scans would otherwise be told too
-        often. From then on scans are judged as a whole against these scans, too. This is an
+        The rule of the threshold is fitted to the scans of all but one subject, leaving out each
+        in turn, and the highest of these thresholds is taken: few scans would otherwise be told
+        too often. From then on scans are judged as a whole against these scans, too. This is an
         adjustment, not a guarantee, and its accuracy depends on the number of scans.
 
         Parameters
@@ -466,8 +527,13 @@ class SeriesDetector(BaseEstimator):
         Raises
         ------
         ValueError
-            As `detect`; or if a scan has a lesion, there are fewer than two subjects, or the
-            threshold does not come from healthy scans.
+            As `detect`; or if a scan has a lesion or was learned from, there are too few subjects,
+            or the threshold does not come from healthy scans.
+
+        Warns
+        -----
+        UserWarning
+            If the model file is too old to tell which scans it was learned from.
         """
         check_is_fitted(self, "detector_")
         detector = self.detector_
@@ -476,17 +542,7 @@ class SeriesDetector(BaseEstimator):
                 f"the threshold {detector.threshold_!r} of the model does not come from healthy "
                 "scans; leave the calibration out, or train with a rate"
             )
-        patients = {files.patient or stem(files.image) for files in series}
-        if len(patients) < 2:
-            raise ValueError(
-                f"{len(patients)} subject(s) for the calibration; two healthy ones or more are "
-                "needed, of the site and protocol of the scans"
-            )
-        with_lesion = [files.label for files in series if files.lesion is not None]
-        if with_lesion:
-            raise ValueError(
-                f"{', '.join(with_lesion[:5])} have a lesion; a calibration takes healthy scans"
-            )
+        self._check_calibration_scans(series)
         scans = []
         for files in series:
             with _naming(files):
@@ -494,11 +550,13 @@ class SeriesDetector(BaseEstimator):
         maps = np.stack([self._map_of(scan) for scan in scans])
         masks = np.stack([scan.case.scored for scan in scans])
         rules = []
-        for i in range(len(scans)):
-            rest = np.arange(len(scans)) != i
+        patients = np.array([scan.case.patient for scan in scans])
+        for patient in dict.fromkeys(patients.tolist()):
+            rest = patients != patient
             rules.append(clone(detector.threshold_).fit(maps[rest], masks[rest]))
         detector.threshold_ = max(rules, key=lambda rule: float(rule.threshold_))
-        self.healthy_ = _healthy_scans(detector.threshold_, list(maps), list(masks), scans)
+        healthy = _healthy_scans(detector.threshold_, list(maps), list(masks), scans)
+        self.healthy_ = replace(healthy, adjusted=True)
         return self
 
     def _map_of(self, scan: PreparedScan) -> NDArray[np.float32]:
@@ -542,6 +600,9 @@ class SeriesDetector(BaseEstimator):
             "healthy": None
             if self.healthy_ is None
             else encoded(self.healthy_.to_dict(), "healthy"),
+            "training": None
+            if self.training_ is None
+            else encoded(self.training_.to_dict(), "training"),
         }
         return parameters, fitted, files
 
@@ -561,9 +622,9 @@ class SeriesDetector(BaseEstimator):
         RefusedError
             If an entry is missing or unknown, or entries are inconsistent.
         """
-        # Earlier files have no healthy scans.
-        fitted = {"healthy": None} | dict(fitted)
-        refuse_keys(fitted, _KEYS, "part of a detector of series", complete=True)
+        absent: dict[str, Any] = dict.fromkeys(_LATER_KEYS)
+        fitted = absent | dict(fitted)
+        refuse_keys(fitted, _KEYS | _LATER_KEYS, "part of a detector of series", complete=True)
         inner = fitted["detector"]
         refuse_keys(inner, _OF_DETECTOR, "part of a detector", complete=True)
         cls = registered(inner["class"])
@@ -587,6 +648,9 @@ class SeriesDetector(BaseEstimator):
             self.healthy_ = None
             if fitted["healthy"] is not None:
                 self.healthy_ = HealthyScans.from_dict(decoded(fitted["healthy"]))
+            self.training_ = None
+            if fitted["training"] is not None:
+                self.training_ = TrainingScans.from_dict(decoded(fitted["training"]))
             self._check_covariates()
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise RefusedError(f"its entries about training scans are invalid ({error})") from None
@@ -621,6 +685,49 @@ class SeriesDetector(BaseEstimator):
         n_held_out = min(max(1, round(detector.calibration * len(series))), len(series) - 1)
         detector.threshold.rank(n_held_out)
 
+    def _check_calibration_scans(self, series: Sequence[SeriesFiles]) -> None:
+        """Refuse scans that a threshold cannot be adjusted to."""
+        patients = [files.patient or stem(files.image) for files in series]
+        n_patients = len(set(patients))
+        if n_patients < 2:
+            raise ValueError(
+                f"{n_patients} subject(s) for the calibration; two healthy ones or more are "
+                "needed, of the site and protocol of the scans"
+            )
+        rule = self.detector_.threshold_
+        # Of the scans one subject is left out, so one more is needed than for a guarantee.
+        if isinstance(rule, HealthyScanThreshold):
+            if len(set(patients)) < len(patients):
+                raise ValueError(
+                    "the threshold of the model counts scans, one of each subject; leave further "
+                    "scans of a subject out of the calibration"
+                )
+            if n_patients < rule.fewest_scans() + 1:
+                raise ValueError(
+                    f"{n_patients} scans for the calibration of a threshold at the level "
+                    f"{rule.level:g}; {rule.fewest_scans() + 1} are needed, as each is left out "
+                    f"in turn and {rule.fewest_scans()} have to remain; or train with a rate"
+                )
+        with_lesion = [files.label for files in series if files.lesion is not None]
+        if with_lesion:
+            raise ValueError(
+                f"{', '.join(with_lesion[:5])} have a lesion; a calibration takes healthy scans"
+            )
+        if self.training_ is None:
+            message = (
+                "the model file does not say which scans it was learned from: that none of them "
+                "is among the calibration scans could not be checked"
+            )
+            warnings.warn(message, stacklevel=3)
+            return
+        shared = self.training_.overlap([files.image for files in series], patients)
+        if shared:
+            labels = ", ".join(series[i].label for i in shared[:5])
+            raise ValueError(
+                f"{labels}: the model was trained on this scan or patient, and a threshold is "
+                "chosen on other ones; leave them out (or rename other patients of the same name)"
+            )
+
     def _check_covariates(self) -> None:
         for name in self.covariates:
             if name not in COVARIATES:
@@ -652,12 +759,26 @@ def _healthy_scans(
     rule: Any, maps: Sequence[Any], masks: Sequence[Any], scans: Sequence[PreparedScan]
 ) -> HealthyScans:
     """Summarize healthy scans by the maps (x, y, z) that a threshold was fitted to."""
+    limits = limits_left_out(
+        rule, np.stack(maps), np.stack(masks), [scan.case.patient for scan in scans]
+    )
     figures: list[ScanFigures] = []
     for i, scan in enumerate(scans):
-        marked = np.asarray(rule.apply([maps[i]], [masks[i]])[0])
+        if limits is None:
+            marked = np.asarray(rule.apply([maps[i]], [masks[i]])[0])
+        else:
+            marked = np.asarray(masks[i] & (maps[i] > limits[i]))
         opened = open_map(marked, _OPENING)
         figures.append(scan_figures(maps[i], masks[i], marked, opened, scan.case.affine))
-    return HealthyScans(tuple(figures), limit_spread(rule, np.stack(maps), np.stack(masks)))
+    spread = limit_spread(rule, np.stack(maps), np.stack(masks))
+    return HealthyScans(tuple(figures), spread, left_out=limits is not None)
+
+
+def _marked(rule: Any, scores: NDArray[np.float32], case: Case) -> NDArray[np.bool_]:
+    """Mark the scored voxels above a threshold."""
+    above = np.asarray(rule.apply(scores[None], case.brain[None]))[0]
+    # Fluid and air outside of the scored voxels are unlike tissue without being anomalies.
+    return np.asarray(above.astype(bool) & case.scored)
 
 
 def _files_of(row: dict[str, str], folder: Path) -> SeriesFiles:

@@ -13,7 +13,14 @@ from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.io.components import label_components
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
 
-__all__ = ["DIFFERENT", "HealthyScans", "ScanFigures", "mean_over_scans", "scan_figures"]
+__all__ = [
+    "DIFFERENT",
+    "FEWEST_SCANS",
+    "HealthyScans",
+    "ScanFigures",
+    "mean_over_scans",
+    "scan_figures",
+]
 
 #: What is said of a scan whose bulk is shifted in both hemispheres.
 DIFFERENT = (
@@ -24,7 +31,8 @@ DIFFERENT = (
 _QUANTILES = (0.5, 0.75)
 #: Two-sided, of one quantile in one hemisphere; both hemispheres have to lie beyond it.
 _LEVEL = 0.01
-_FEWEST_SCANS = 3
+#: Healthy scans that a scan is judged against as a whole.
+FEWEST_SCANS = 3
 _FEWEST_VOXELS = 20  # in a hemisphere
 #: Share of the voxels of a hemisphere that has to remain when the largest component is left out.
 #: Gliomas fill 5 to 20 % of a brain; what leaves less is no part of the scan but the scan.
@@ -70,10 +78,17 @@ class HealthyScans:
         One for each scan.
     spread : tuple of 2 float, or None
         Interval of the threshold over draws of these scans.
+    left_out : bool, default=False
+        Whether each scan was counted above a threshold that was fitted to the other subjects;
+        otherwise above the one that was chosen on these scans.
+    adjusted : bool, default=False
+        Whether they are those of a calibration after the training.
     """
 
     scans: tuple[ScanFigures, ...]
     spread: tuple[float, float] | None = None
+    left_out: bool = False
+    adjusted: bool = False
 
     def differs(self, figures: ScanFigures) -> bool | None:
         """
@@ -98,19 +113,33 @@ class HealthyScans:
 
     def n_different(self) -> int:
         """Count the healthy scans that differ from the others as a whole (leave one out)."""
+        return self._verdicts().count(True)
+
+    def n_unjudged(self) -> int:
+        """Count the healthy scans that cannot be judged against the others."""
+        return self._verdicts().count(None)
+
+    def _verdicts(self) -> list[bool | None]:
         bulks = [scan.bulk for scan in self.scans]
-        verdicts = [_is_shifted(bulk, bulks[:i] + bulks[i + 1 :]) for i, bulk in enumerate(bulks)]
-        return verdicts.count(True)
+        return [_is_shifted(bulk, bulks[:i] + bulks[i + 1 :]) for i, bulk in enumerate(bulks)]
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for a model file."""
         rows = [asdict(scan) | {"bulk": list(scan.bulk)} for scan in self.scans]
-        return {"scans": rows, "spread": None if self.spread is None else list(self.spread)}
+        return {
+            "scans": rows,
+            "spread": None if self.spread is None else list(self.spread),
+            "left_out": self.left_out,
+            "adjusted": self.adjusted,
+        }
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> HealthyScans:
         """Read plain values of a model file."""
-        refuse_keys(content, {"scans", "spread"}, "part of healthy scans", complete=True)
+        # The first files say nothing about these two.
+        content = {"left_out": False, "adjusted": False} | dict(content)
+        keys = {"scans", "spread", "left_out", "adjusted"}
+        refuse_keys(content, keys, "part of healthy scans", complete=True)
         scans = []
         for row in content["scans"]:
             names = {field.name for field in fields(ScanFigures)}
@@ -124,7 +153,7 @@ class HealthyScans:
         if spread is not None:
             low, high = spread
             spread = (float(low), float(high))
-        return cls(tuple(scans), spread)
+        return cls(tuple(scans), spread, bool(content["left_out"]), bool(content["adjusted"]))
 
 
 def scan_figures(
@@ -215,7 +244,7 @@ def _is_shifted(bulk: Sequence[float], healthy: Sequence[Sequence[float]]) -> bo
     values = np.asarray(healthy, dtype=float).reshape(-1, 2 * len(_QUANTILES))
     values = values[np.isfinite(values).all(axis=1)]
     n = len(values)
-    if n < _FEWEST_SCANS or not np.isfinite(bulk).all():
+    if n < FEWEST_SCANS or not np.isfinite(bulk).all():
         return None
     sd = np.maximum(values.std(axis=0, ddof=1), _LEAST_SD) * np.sqrt(1 + 1 / n)
     limit = stdtrit(n - 1, 1 - _LEVEL / 2)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
+from anomaly.cli.case_runs import scan_sentences
 from anomaly.cli.detection_commands import EXAMPLES, detect
 from anomaly.cli.study_commands import simulate, train
 from anomaly.detectors.gaussian import OneMinusMean
@@ -208,6 +209,21 @@ def test_a_calibration_makes_scans_of_its_site_healthy(run, two_sided, noisy, tm
     assert "give either --threshold or --calibrate" in error
 
 
+def test_a_calibration_refuses_the_scans_of_the_training(run, cases, two_sided, tmp_path):
+    words = ("detect", two_sided, cases / "gliomas.tsv", "--out", tmp_path / "found")
+    error = run(*words, "--calibrate", cases / "healthy.tsv")[2]
+    assert "the model was trained on this scan or patient" in error
+
+
+def test_scans_that_are_not_judged_and_guarantees_that_do_not_hold_are_told():
+    shared = {"name": "a", "n_lesions": 0, "share_found": 0.01, "synthetic": False}
+    content = shared | {"differs": None, "whole_scan": {"n_healthy": 2}, "no_guarantee": "opening 1"}
+    sentences = scan_sentences([content, content])
+    assert "2 scans: the guarantee of the model does not hold: opening 1" in sentences
+    expected = "the model has 2 healthy scans to compare with, 3 are needed"
+    assert f"2 scans not judged as a whole: {expected}" in sentences
+
+
 # Options -----------------------------------------------------------------------------------------
 
 
@@ -225,11 +241,12 @@ def test_options_reach_the_detector(detect_calls):
 
 def test_the_threshold_is_that_of_the_model_unless_one_is_named(model, detect_calls):
     stored = load_model(model).detector_.threshold_.threshold_
-    detector, _, _ = detect_calls()
+    detector, _, options = detect_calls()
     assert detector.detector_.threshold_.threshold_ == stored
+    assert "threshold" not in options
     for threshold in (0.0, -1.5, stored + 1):
-        detector, _, _ = detect_calls(threshold=threshold)
-        assert detector.detector_.threshold_.threshold_ == threshold
+        _, _, options = detect_calls(threshold=threshold)
+        assert options["threshold"] == threshold
 
 
 def test_a_threshold_and_an_opening_shape_the_masks(run, model, series, tmp_path):
@@ -328,7 +345,7 @@ def test_series_with_too_few_directions_or_without_b_zero_are_refused(
     (tmp_path / "few.bvec").write_text("0 1 0 0 .6 .6\n0 0 1 0 .8 0\n0 0 0 1 0 .8")
     words = ("detect", model, tmp_path / "few.nii.gz", *series[1:], "--no-figure")
     words += ("--out", tmp_path / "found")
-    remedy = "has 5 directions, and the detector was fitted to 8; directions='resampled'"
+    remedy = "has 5 directions, and the detector was fitted to 8; signals along those are estimated"
     assert remedy in error_of(*words)
     (tmp_path / "few.bval").write_text("1000 1000 1000 1000 1000 1000")
     assert "few.bval) has no volume at b = 0" in error_of(*words)

@@ -300,13 +300,15 @@ def test_a_model_file_keeps_the_healthy_scans_of_its_threshold(tmp_path, model, 
     assert SeriesDetector(VoxelwiseGaussian(calibration=None)).fit(healthy[:3]).healthy_ is None
 
 
-def test_a_model_file_of_before_has_no_healthy_scans_and_judges_no_scan(tmp_path, model, sick):
+def test_a_model_file_of_before_has_no_healthy_scans_and_judges_no_scan(model, healthy, sick):
     _, fitted, files = model.stored()
-    del fitted["healthy"]
+    del fitted["healthy"], fitted["training"]
     again = SeriesDetector()
     again.restore(fitted, files)
     assert again.healthy_ is None
     assert again.detect(sick[0]).differs is None
+    with pytest.warns(UserWarning, match="is among the calibration scans could not be checked"):
+        again.calibrate(healthy[:3])
 
 
 def test_a_guarantee_needs_scans_that_were_not_learned_from(healthy):
@@ -321,7 +323,43 @@ def test_a_guarantee_needs_scans_that_were_not_learned_from(healthy):
         SeriesDetector(half).fit(twice)
     model = SeriesDetector(half).fit(healthy)
     assert len(model.healthy_.scans) == 4
-    assert sum(scan.n_components > 0 for scan in model.healthy_.scans) == 0
+    # The highest scan is above what the three others set, as one in four is on average.
+    assert sum(scan.n_components > 0 for scan in model.healthy_.scans) == 1
+
+
+def test_a_guarantee_says_where_it_does_not_hold(healthy, sick):
+    half = VoxelwiseGaussian(threshold=HealthyScanThreshold(0.75), calibration=0.5)
+    model = SeriesDetector(half).fit(healthy)
+    for opening in (3, 5):
+        assert model.detect(sick[0], opening=opening).no_guarantee == ""
+    smaller, other, bare = (
+        model.detect(sick[0], opening=2),
+        model.detect(sick[0], threshold=3.0),
+        model.detect(replace(sick[0], tissue=None)),
+    )
+    assert smaller.no_guarantee == "opening 2, it holds from 3 on"
+    assert other.no_guarantee == "another threshold than the model's"
+    assert bare.no_guarantee == "tissue map: none (calibration scans: given)"
+
+
+def test_a_scan_is_judged_as_a_whole_by_the_threshold_of_the_model(model, sick):
+    usual = model.detect(sick[0])
+    changed = model.detect(sick[0], threshold=usual.threshold / 2, opening=1)
+    assert changed.threshold == usual.threshold / 2
+    assert changed.figures.share > usual.figures.share
+    assert changed.figures.bulk == usual.figures.bulk
+    assert changed.n_healthy == 8
+
+
+def test_healthy_scans_are_counted_above_the_threshold_of_the_others(healthy):
+    half = VoxelwiseGaussian(calibration=0.25)
+    scans = SeriesDetector(half).fit(healthy).healthy_
+    assert scans.left_out
+    # Two scans that set one threshold together would have 1 % on average.
+    assert np.mean([scan.share for scan in scans.scans]) != pytest.approx(0.01, abs=1e-4)
+    one = SeriesDetector(half).fit(healthy[:3]).healthy_
+    assert len(one.scans) == 1
+    assert not one.left_out
 
 
 @pytest.fixture(scope="module")
@@ -355,6 +393,18 @@ def test_a_calibration_takes_healthy_scans_of_several_subjects(healthy, sick, ot
         model.calibrate(other_site[:1])
     with pytest.raises(ValueError, match="synthetic-glioma-001 have a lesion; a calibration takes healthy"):
         model.calibrate([other_site[0], sick[0]])
+    known = "synthetic-healthy-002: the model was trained on this scan or patient"
+    with pytest.raises(ValueError, match=known):
+        model.calibrate([other_site[0], healthy[1]])
+    # The same file under another name, and another scan of a patient.
+    for scan in (_renamed(healthy[1:2])[0], replace(other_site[1], patient=healthy[0].patient)):
+        with pytest.raises(ValueError, match="the model was trained on this scan or patient"):
+            model.calibrate([other_site[0], scan])
+    half = VoxelwiseGaussian(threshold=HealthyScanThreshold(0.75), calibration=0.5)
+    guaranteed = SeriesDetector(half).fit(healthy)
+    with pytest.raises(ValueError, match=r"3 scans for the calibration .* level 0\.75; 4 are needed"):
+        guaranteed.calibrate(other_site[:3])
+    assert "adjusted by a calibration" in guaranteed.calibrate(other_site[:4]).detect(sick[0]).no_guarantee
     fixed = SeriesDetector(VoxelwiseGaussian(threshold=FixedThreshold(2.0), calibration=2)).fit(healthy[:4])
     with pytest.raises(ValueError, match="does not come from healthy scans; leave the calibration out"):
         fixed.calibrate(other_site[:2])

@@ -161,10 +161,16 @@ def test_healthy_scans_are_judged_against_the_others():
     assert replace(scans, scans=(*scans.scans, odd)).n_different() == 1
 
 
+def test_too_few_healthy_scans_are_not_counted_as_alike():
+    assert [healthy_scans(n).n_unjudged() for n in (1, 2, 3, 4)] == [1, 2, 3, 0]
+
+
 def test_healthy_scans_keep_their_figures_in_a_file():
-    scans = healthy_scans(4)
+    scans = replace(healthy_scans(4), left_out=True, adjusted=True)
     content = scans.to_dict()
     assert HealthyScans.from_dict(content) == scans
+    first = {key: content[key] for key in ("scans", "spread")}
+    assert HealthyScans.from_dict(first) == healthy_scans(4)
     assert HealthyScans.from_dict(content | {"spread": None}).spread is None
     with pytest.raises(RefusedError, match="has 3 values"):
         HealthyScans.from_dict({"scans": [content["scans"][0] | {"bulk": [1, 2, 3]}], "spread": None})
