@@ -524,7 +524,7 @@ class HealthyScanThreshold(_OwnThreshold):
             raise ValueError(
                 f"no guarantee at this level with {n} scan(s): {self.level:g} needs "
                 f"{self.fewest_scans()} calibration scans or more, and {n} give at best "
-                f"{n}/{n + 1}"
+                f"{n}/{n + 1}; keep more scans for the calibration, or ask for a lower level"
             )
         return rank
 

@@ -180,7 +180,7 @@ def test_the_page_of_found_anomalies_shows_names_of_scans_as_text(tmp_path):
     lesion = {"number": 1, "diameter_mm": 3.0}
     content = {
         "name": PLANT, "patient": PLANT, "folder": FILE, "synthetic": True, "threshold": 3.0, "n_lesions": 1,
-        "volume_mL": 1.0, "share_found": 0.1, "lesions": [lesion], "lesion_columns": list(lesion),
+        "volume_mL": 1.0, "share_found": 0.1, "lesions": [lesion], "lesion_columns": list(lesion), "differs": True,
     }  # fmt: skip
     (tmp_path / FILE / "panels.png").write_bytes(bytes(24))
     write_batch(tmp_path, [content], figure=True)
@@ -193,7 +193,7 @@ def test_the_page_of_segmentations_shows_names_of_scans_as_text():
 
     content = {
         "name": PLANT, "patient": PLANT, "folder": "x", "synthetic": True, "threshold": 0.5, "min_voxels": 1,
-        "n_lesions": 1, "n_confirmed": None, "volume_mL": 1.0,
+        "n_lesions": 1, "n_confirmed": None, "volume_mL": 1.0, "statement": PLANT, "notes": [PLANT],
     }  # fmt: skip
     columns = ("number", "volume_mL", "diameter_mm", "x", "y", "z", "probability", "mean_probability")
     found = pd.DataFrame([{"name": PLANT, "patient": PLANT} | dict.fromkeys(columns, 1.0)])

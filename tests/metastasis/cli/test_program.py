@@ -68,7 +68,7 @@ def test_models_are_trained_and_segment_and_are_compared(run, table, synthetic_c
 
     code, out, error = run("ensemble", *models, table, "--out", joined, "--thresholds", "0.4,0.6", "--no-figure")
     assert code == 0, error
-    assert "confirmed" in out
+    assert "marked by both models" in out
     # One bar for all scans and models, which is too short-lived here to say anything.
     assert error == ""
     assert "synthetic scans: no clinical result" in out
