@@ -62,6 +62,7 @@ BLOCKS = (
     Block(PAGE, "metastasis benchmark", "metastasis", "bench_metastasis"),
     Block(PAGE, "metastasis people", "metastasis_people", "bench_metastasis_people"),
     Block(PAGE, "metastasis prior", "metastasis_prior", "bench_metastasis_prior"),
+    Block(PAGE, "real lesions", "real_lesions", "bench_real_lesions"),
     Block(PAGE, "anomaly benchmark", "anomaly", "bench_anomaly"),
     Block(PAGE, "anomaly generators", "anomaly_generators", "bench_anomaly_generators"),
     Block(PAGE, "anomaly people", "anomaly_people", "bench_anomaly_people"),
