@@ -181,7 +181,8 @@ def test_what_is_written_of_anomalies_says_nothing_of_headers_and_folders(inputs
     for path in inputs.rglob("*.nii.gz"):
         plant(path)
     model = out / "z.dmrifit"
-    run("anomaly", "train", inputs / "healthy.tsv", "--out", model, "--set", "side=low", "--calibration", 2)
+    words = ("--detector", "gaussian", "--set", "side=low", "--calibration", 2)
+    run("anomaly", "train", inputs / "healthy.tsv", "--out", model, *words)
     run("anomaly", "detect", model, inputs / "gliomas.tsv", "--out", out / "found")
     found = f"z={out / 'found' / 'detections.tsv'}"
     run("anomaly", "evaluate", inputs / "gliomas.tsv", "--detections", found, "--out", out / "compared")

@@ -28,12 +28,14 @@ def test_model_finds_a_ball_in_even_tissue():
     model = load_small_model()
     grid = np.stack(np.indices((64, 64, 64)), axis=-1)
     brain = np.linalg.norm(grid - 32, axis=-1) < 28
-    ball = np.linalg.norm(grid - (26, 36, 30), axis=-1) < 5
+    distance = np.linalg.norm(grid - (26, 36, 30), axis=-1)
+    ball = distance < 5
     volume = np.random.default_rng(0).normal(300, 6, brain.shape)
     volume[ball] = 480
     marked, nothing = model.predict([volume * brain, np.where(ball, 300, volume) * brain])
     assert (marked > 0)[ball].mean() > 0.5
-    assert (marked > 0)[~ball].sum() < 200
+    # Edges of implants are blurred, so the model marks up to 3 mm around a sharp ball.
+    assert not marked[distance >= 8].any()
     assert nothing.sum() < 50
     assert model.prior_ is None
 
