@@ -137,7 +137,7 @@ def train(
     out: ModelFileOption,
     detector: Annotated[
         str, typer.Option(metavar="|".join(DETECTORS), help="The detector.")
-    ] = "gaussian",
+    ] = "aligned",
     settings: Annotated[
         list[str] | None,
         typer.Option(

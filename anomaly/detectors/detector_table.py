@@ -14,6 +14,7 @@ PLUGINS = "anomaly.detectors"
 
 #: Names of detectors on the command line, with their module in this room and their class.
 DETECTORS: Mapping[str, tuple[str, str]] = {
+    "aligned": ("aligned", "AlignedMahalanobis"),
     "gaussian": ("gaussian", "VoxelwiseGaussian"),
     "pca": ("subspace", "PCADetector"),
     "forest": ("isolation", "IsolationForestDetector"),

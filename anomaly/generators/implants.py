@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-__all__ = ["Look", "implant", "noise_floor"]
+from anomaly.generators.lesion_shapes import ball_radius, rough_ellipsoid
+from anomaly.generators.patches import patch_weight
+
+__all__ = ["Look", "implant", "implant_patch", "noise_floor"]
 
 #: Largest radius of a lesion, times that of a ball as large as the brain, and the smallest.
 _RADII = (0.11, 0.36)
-_AXES = (0.6, 1.25)  # of the radius
-_ROUGHNESS, _GRAIN = 0.12, 1.5  # of the distance from the center; voxels
 #: Products of diffusivity and b-value: free tissue water, dead tissue, crowded cells.
 _FAST, _DEAD, _CROWDED = (1.0, 1.8), (1.8, 2.8), (0.38, 0.62)
 _CORE_ODDS, _DEAD_ODDS, _HALO_ODDS = 0.35, 0.15, 0.5
@@ -87,6 +87,32 @@ def implant(look: Look, floor: float, rng: np.random.Generator) -> tuple[Look, N
     return changed, lesion & mask
 
 
+def implant_patch(
+    look: Look, source: Look, floor: float, rng: np.random.Generator
+) -> tuple[Look, NDArray[np.bool_]]:
+    """
+    Blend a foreign patch of another healthy scan into a scan, as `add_patch` does with signals.
+
+    Mean signals mix; of the spreads those that noise does not explain are taken as independent,
+    and noise is added where mixing has averaged it out. Shapes: returns the label (x, y, z).
+    """
+    tissue = np.where(look.mask, (look.mean > _FLUID[1]).astype(np.float32), 0)
+    weight, label, offset = patch_weight(tissue, look.mask, source.mask, rng)
+    inside = weight > 0
+    share = weight[inside]
+    places = tuple(n + step for n, step in zip(np.nonzero(inside), offset, strict=True))
+    mean, spread = look.mean.copy(), look.spread.copy()
+    averaged = np.sqrt(1 - share**2 - (1 - share) ** 2)
+    noise = 0.4 * floor * rng.standard_normal(len(share), dtype=np.float32) * averaged
+    mean[inside] = (1 - share) * look.mean[inside] + share * source.mean[places] + noise
+    squares = np.zeros_like(share)
+    for part, own in ((1 - share, look.spread[inside]), (share, source.spread[places])):
+        squares += part**2 * np.maximum(own**2 - floor**2, 0)
+    noise_only = np.minimum(np.maximum(look.spread[inside], source.spread[places]), floor)
+    spread[inside] = np.sqrt(squares + noise_only**2)
+    return Look(mean, spread, look.mask), label
+
+
 @dataclass(frozen=True)
 class _Component:
     """A component of a lesion: reach relative to the lesion's, b·D, share of tissue, edge."""
@@ -129,14 +155,5 @@ def _distance(look: Look, rng: np.random.Generator) -> NDArray[np.float32]:
     if not len(tissue):
         tissue = np.argwhere(look.mask)
     center = tissue[rng.integers(len(tissue))]
-    size = (look.mask.sum() * 0.75 / np.pi) ** (1 / 3)
-    radius = size * np.exp(rng.uniform(*np.log(_RADII)))
-    axes = radius * rng.uniform(*_AXES, 3)
-    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0] / axes[:, None]
-    x, y, z = np.indices(shape) - center.reshape(3, 1, 1, 1)
-    squares = np.zeros(shape)
-    for row in turn:
-        squares += (row[0] * x + row[1] * y + row[2] * z) ** 2
-    rough = ndimage.gaussian_filter(rng.standard_normal(shape), _GRAIN)
-    factor = 1 + _ROUGHNESS * rough / max(float(rough.std()), 1e-9)
-    return np.asarray(np.sqrt(squares) * factor, dtype=np.float32)
+    radius = ball_radius(look.mask) * np.exp(rng.uniform(*np.log(_RADII)))
+    return rough_ellipsoid(shape, center, radius, rng)

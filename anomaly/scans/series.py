@@ -277,6 +277,8 @@ class SeriesDetector(BaseEstimator):
         options = {"covariates": self._covariates_of(scans)} if self.covariates else {}
         # The parameter stays as it was given, as scikit-learn demands.
         learned = clone(self.detector)
+        if "spacing" in learned.get_params():
+            learned.set_params(spacing=float(np.mean(reference.spacing)))
         # The false-positive rate has to be that of the scored voxels, without fluid.
         learned._counted = [scan.case.scored for scan in scans]
         with called([files.label for files in series]):

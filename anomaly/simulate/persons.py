@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly.generators.generator_table import GENERATORS, Generator
 from anomaly.generators.gliomas import GRADES, draw_diffusion_glioma
 from anomaly.scans.cases import Case
-from anomaly.simulate.anatomy import Standard, draw_brain, standard_brain
+from anomaly.simulate.anatomy import Brain, Standard, draw_brain, standard_brain
 from anomaly.simulate.diffusion import add_noise, brain_signals, spread_directions
-from dmrifit._utils.checks import check_number
-from dmrifit._utils.randomness import RandomState, evenly, seed_for, seed_from
+from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.randomness import RandomState, derived_seed, evenly, seed_for, seed_from
 from dmrifit._utils.threads import check_jobs
 from dmrifit.io.nifti import Image
 from dmrifit.simulate.head_shapes import slow_field, texture_field
@@ -52,6 +53,7 @@ class _Settings:
     shifted: bool
     snr: float
     cellular: float
+    generator: str
     standard: Standard
     seed: int
 
@@ -66,6 +68,7 @@ def simulate_dmri(
     registration: str = "good",
     snr: float = 22.0,
     cellular: float = 0.3,
+    generator: str = "gliomas",
     tissues: Sequence[Image] | None = None,
     skip: int = 0,
     n_jobs: int | None = None,
@@ -110,6 +113,9 @@ def simulate_dmri(
         White matter's signal at b = 0 over the standard deviation of the noise; infinity for none.
     cellular : float, default=0.3
         Share of patients with reduced diffusivity, of grades III and IV: 0 to 0.75.
+    generator : str, default="gliomas"
+        What the patients have, by its name in `anomaly.GENERATORS`: the same patients with
+        another anomaly, whose label is `lesion`. Only gliomas grow.
     tissues : sequence of 2 paths or Nifti1Images, optional
         Maps of gray and white matter of one brain, such as those of the MNI, in place of the
         standard brain that is made from formulas.
@@ -163,6 +169,7 @@ def simulate_dmri(
         check_number("snr", snr, least=1)
     check_number("cellular", cellular, most=1 - GRADES["II"])
     check_field(voxels, steps, _LEAST_FIELD, "tumors")
+    check_word("generator", generator, tuple(GENERATORS))
     settings = _Settings(
         spread_directions(int(n_directions)),
         voxels,
@@ -170,6 +177,7 @@ def simulate_dmri(
         registration == "shifted",
         float(snr),
         float(cellular),
+        generator,
         standard_brain(steps, check_tissues(tissues)),
         seed_from(random_state),
     )
@@ -185,14 +193,23 @@ def simulate_dmri(
     return cases[:n_healthy], cases[n_healthy:]
 
 
-def _simulate(group: str, number: int, settings: _Settings) -> Case:
-    """Make one person, each ingredient from its own stream, so that a new one changes no other."""
+@dataclass(frozen=True)
+class _Person:
+    """Who is scanned: a brain, the factor of its diffusivities, and what a table says."""
 
-    def stream(purpose: str) -> np.random.Generator:
-        return np.random.default_rng(seed_for(settings.seed, "anomaly", group, purpose, number))
+    brain: Brain
+    factors: NDArray[np.floating]
+    facts: dict[str, Any]
 
-    shape = settings.shape
-    person = stream("person")
+
+def _stream(settings: _Settings, group: str, number: int, purpose: str) -> np.random.Generator:
+    """Return the random stream of one ingredient, so that a new one changes no other."""
+    return np.random.default_rng(seed_for(settings.seed, "anomaly", group, purpose, number))
+
+
+def _person(group: str, number: int, settings: _Settings) -> _Person:
+    """Draw a healthy person."""
+    person = _stream(settings, group, number, "person")
     age = float(np.round(person.uniform(*_AGES), 1))
     sex = str(person.choice(["female", "male"]))
     site = str(person.choice(list(_SITES)))
@@ -201,18 +218,29 @@ def _simulate(group: str, number: int, settings: _Settings) -> Case:
     factor = _SITES[site] * aging * np.exp(_PERSON * person.normal())
     brain = draw_brain(
         settings.standard,
-        shape,
+        settings.shape,
         settings.spacing,
-        stream("brain"),
+        _stream(settings, group, number, "brain"),
         growth=float(np.clip(widening, *_VENTRICLE_LIMITS)),
         shifted=settings.shifted,
     )
-    mask = brain.head.brain
+    texture_stream = _stream(settings, group, number, "texture")
+    texture = texture_field(settings.shape, _TEXTURE_MM, brain.head.spacing, texture_stream)
+    factors = factor * np.exp(_TEXTURE * texture[brain.head.brain])
+    return _Person(brain, factors, {"age": age, "sex": sex, "site": site})
+
+
+def _simulate(group: str, number: int, settings: _Settings) -> Case:
+    """Make one person's scan."""
+    person = _person(group, number, settings)
+    brain, mask = person.brain, person.brain.head.brain
     lesion: dict[str, Any] = {}
     components = []
-    if group == "glioma":
+    generator = None
+    if group == "glioma" and settings.generator == "gliomas":
         grade, kind = _grade_and_kind(number, settings)
-        glioma = draw_diffusion_glioma(brain.head, grade, kind, stream("glioma"))
+        stream = _stream(settings, group, number, "glioma")
+        glioma = draw_diffusion_glioma(brain.head, grade, kind, stream)
         components = glioma.components
         lesion = {
             "lesion": brain.volume(glioma.lesion),
@@ -220,37 +248,62 @@ def _simulate(group: str, number: int, settings: _Settings) -> Case:
             "grade": grade,
             "kind": kind,
         }
-    texture = texture_field(shape, _TEXTURE_MM, brain.head.spacing, stream("texture"))[mask]
-    factors = factor * np.exp(_TEXTURE * texture)
-    weighted, b0 = brain_signals(brain, settings.directions, _B, factors, components)
-    noise = stream("noise")
+    elif group == "glioma":
+        generator = GENERATORS[settings.generator]
+    weighted, b0 = brain_signals(brain, settings.directions, _B, person.factors, components)
+    if generator is not None and generator.before_noise:
+        weighted, lesion = _put(generator, weighted / b0[:, None], brain, number, settings)
+        weighted *= b0[:, None]
+    noise = _stream(settings, group, number, "noise")
     b0 = add_noise(b0, 1 / settings.snr, noise)
     weighted = add_noise(weighted, 1 / settings.snr, noise)
-    scanner = stream("scanner")
+    scanner = _stream(settings, group, number, "scanner")
     gain = _UNIT * np.exp(_GAIN * scanner.standard_normal())
-    coils = slow_field(shape, 0.25 * np.array(shape), scanner)[mask]
+    coils = slow_field(settings.shape, 0.25 * np.array(settings.shape), scanner)[mask]
     field = (gain * np.exp(_BIAS * coils)).astype(np.float32)
     b0 *= field
     weighted *= field[:, None]
     # Files hold both images, so that the ratio of what is read must be the same to the bit.
     weighted /= b0[:, None]
-    name = f"synthetic-{group}-{number + 1:03d}"
+    np.clip(weighted, 0, 1, out=weighted)
+    if generator is not None and not generator.before_noise:
+        weighted, lesion = _put(generator, weighted, brain, number, settings)
+    title = group if generator is None else settings.generator
+    name = f"synthetic-{title}-{number + 1:03d}"
     return Case(
         name,
-        brain.volume(np.clip(weighted, 0, 1, out=weighted)),
+        brain.volume(weighted),
         mask,
         brain.tissue,
         affine=brain.head.affine,
-        age=age,
-        sex=sex,
-        site=site,
         synthetic=True,
         name=name,
         b0=brain.volume(b0),
         b=_B,
         directions=settings.directions,
+        **person.facts,
         **lesion,
     )
+
+
+def _put(
+    generator: Generator,
+    signals: NDArray[np.float32],
+    brain: Brain,
+    number: int,
+    settings: _Settings,
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Put an anomaly into a patient's signals (n_voxels, m) over those at b = 0."""
+    mask = brain.head.brain
+    source = None
+    if generator.needs_source:
+        # A person that is in no cohort.
+        foreign = _person("source", number, settings)
+        weighted, b0 = brain_signals(foreign.brain, settings.directions, _B, foreign.factors)
+        source = foreign.brain.volume(weighted / b0[:, None])
+    seed = derived_seed(settings.seed, "anomaly", settings.generator, number)
+    changed, label = generator(brain.volume(signals), mask, source=source, random_state=seed)
+    return changed[mask], {"lesion": label}
 
 
 def _grade_and_kind(number: int, settings: _Settings) -> tuple[str, str]:

@@ -148,5 +148,5 @@ def model(cases, tmp_path_factory):
     from anomaly.cli.study_commands import train
 
     path = tmp_path_factory.mktemp("model") / "z.dmrifit"
-    train(cases / "healthy.tsv", path, settings=["side=low"], calibration="2", rate=0.02)
+    train(cases / "healthy.tsv", path, "gaussian", settings=["side=low"], calibration="2", rate=0.02)
     return path

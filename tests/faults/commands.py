@@ -73,7 +73,7 @@ PREPARED = {
     "predictor": ("dmrifit", ("train", "cases/cohort/participants.tsv", "--out", "predictor.dmrifit")),
     "series": ("dmrifit-anomaly", ("simulate", "5", "2", "--out", "cases/series", *_SERIES)),
     "detector": ("dmrifit-anomaly", ("train", "cases/series/healthy.tsv", "--out", "detector.dmrifit",
-                                     "--set", "side=low", "--calibration", "2")),
+                                     "--detector", "gaussian", "--set", "side=low", "--calibration", "2")),
     "heads": ("dmrifit-metastasis", ("simulate", "4", "--out", "cases/heads", *_HEADS)),
     "others": ("dmrifit-metastasis", ("simulate", "2", "--skip", "4", "--out", "cases/others", *_HEADS)),
     "segmenter": ("dmrifit-metastasis", ("train", "cases/heads/cases.tsv", "--out", "segmenter.dmrifit",
@@ -130,7 +130,7 @@ LONG = [
     LongCommand(
         "anomaly train",
         "dmrifit-anomaly",
-        ("train", "in/cases/series/healthy.tsv", "--set", "side=low", "--calibration", "2", "--out",
+        ("train", "in/cases/series/healthy.tsv", "--detector", "gaussian", "--set", "side=low", "--calibration", "2", "--out",
          "out/model.dmrifit"),
         ("series",),
     ),

@@ -24,6 +24,7 @@ def test_every_detector_has_a_name_that_makes_it():
 
 def test_detectors_are_called_as_stated():
     classes = {
+        "aligned": "AlignedMahalanobis",
         "gaussian": "VoxelwiseGaussian",
         "pca": "PCADetector",
         "forest": "IsolationForestDetector",
@@ -52,7 +53,7 @@ def test_parameters_stand_in_place_of_defaults_and_of_published_sizes():
 @pytest.mark.parametrize(
     ("name", "parameters", "published", "message"),
     [
-        ("z", {}, False, "there is no detector 'z'; choose one of gaussian, pca"),
+        ("z", {}, False, "there is no detector 'z'; choose one of aligned, gaussian, pca"),
         (
             "pca",
             {"components": 3},

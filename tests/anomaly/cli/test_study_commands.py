@@ -79,6 +79,8 @@ def test_a_model_of_the_command_has_its_threshold_and_is_repeatable(run, cases, 
     words = (
         "train",
         cases / "healthy.tsv",
+        "--detector",
+        "gaussian",
         "--set",
         "side=low",
         "--calibration",
@@ -147,12 +149,22 @@ def test_options_of_a_networks_training_reach_it(asked_for, tmp_path):
 
 def test_what_the_expectation_depends_on_is_learned_from_the_table(cases, tmp_path):
     out = tmp_path / "z.dmrifit"
-    train(cases / "healthy.tsv", out, covariates="age", calibration="4")
+    with pytest.raises(ValueError, match="the detector aligned takes none into account; gaussian"):
+        train(cases / "healthy.tsv", out, covariates="age")
+    train(cases / "healthy.tsv", out, "gaussian", covariates="age", calibration="4")
     model = load_model(out)
     assert tuple(model.covariates) == ("age",)
     assert model.detector_.calibration == 4
     # A constant and the age.
     assert len(model.detector_.coefficients_) > 0
+
+
+def test_by_default_scans_are_aligned_in_voxels_of_their_size(cases, tmp_path):
+    out = tmp_path / "aligned.dmrifit"
+    train(cases / "healthy.tsv", out)
+    detector = load_model(out).detector_
+    assert type(detector).__name__ == "AlignedMahalanobis"
+    assert detector.spacing == load_model(out).edges_[0] != 4.0
 
 
 @pytest.mark.deep

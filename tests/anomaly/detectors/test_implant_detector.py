@@ -134,3 +134,20 @@ def test_bad_parameters_are_refused(world, parameters, message):
 def test_too_few_scans_are_refused(world):
     with pytest.raises(ValueError, match="2 scans to learn from"):
         ImplantDetector(calibration=None).fit(world[0][:2])
+
+
+def test_foreign_patches_come_from_other_training_scans(world, monkeypatch):
+    from anomaly.detectors import implant_detector
+
+    healthy, masks, _ = world
+    pairs = []
+
+    def recorded(look, source, floor, rng):
+        pairs.append((look, source))
+        return look, look.mask & (look.mean > 0.45)
+
+    monkeypatch.setattr(implant_detector, "implant_patch", recorded)
+    options = {"n_implants": 1, "n_trees": 2, "calibration": None, "random_state": 0}
+    ImplantDetector(n_patches=2, smoothness=None, **options).fit(healthy[:4], masks[:4])
+    assert len(pairs) == 8
+    assert all(look is not source for look, source in pairs)

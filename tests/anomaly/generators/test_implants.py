@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from anomaly.generators import implants
-from anomaly.generators.implants import Look, implant, noise_floor
+from anomaly.generators.implants import Look, implant, implant_patch, noise_floor
 
 #: Diffusion weighting in ms/µm².
 B = 1.0
@@ -240,3 +240,18 @@ def test_the_noise_floor_is_the_lowest_tenth_of_the_spread_in_bright_tissue():
     look.spread[:, :, 10] = 0.0
     look.spread[5:, :, :10] = 0.02 + 0.0001 * np.arange(500).reshape(5, 10, 10)
     assert noise_floor(look) == pytest.approx(0.02 + 0.0001 * 49.9, rel=1e-5)
+
+
+def test_foreign_patches_change_the_look_where_their_label_is():
+    mask = np.linalg.norm(np.indices((20, 20, 20)) - 9.5, axis=0) <= 9
+    look, source = (
+        Look(*(np.where(mask, np.float32(value), np.float32(0)) for value in values), mask)
+        for values in ((0.5, 0.1), (0.3, 0.2))
+    )
+    for seed in range(4):
+        changed, label = implant_patch(look, source, 0.0, np.random.default_rng(seed))
+        assert label.any()
+        assert (changed.mean[label] < 0.45).all()
+        assert (changed.mean[label] >= 0.3 - 1e-6).all()
+        far = mask & (changed.mean == look.mean)
+        np.testing.assert_array_equal(changed.spread[far], look.spread[far])

@@ -6,6 +6,7 @@ import pytest
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from anomaly import Case, read_cases, simulate_dmri, write_cases
+from anomaly.generators.generator_table import GENERATORS
 from anomaly.generators.gliomas import GRADES
 from dmrifit.simulate.heads import standard_head
 
@@ -186,3 +187,24 @@ def test_arguments_out_of_range_are_refused(changes, message):
     arguments = {"n_healthy": 1, "n_lesions": 0, **SMALL} | changes
     with pytest.raises(ValueError, match=message):
         simulate_dmri(arguments.pop("n_healthy"), arguments.pop("n_lesions"), **arguments)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_patients_have_the_anomalies_of_each_generator(name):
+    _, patients = simulate_dmri(0, 2, **SMALL, generator=name, random_state=3)
+    (again,) = simulate_dmri(0, 1, **SMALL, skip=1, generator=name, random_state=3)[1]
+    assert same(again, patients[1])
+    _, gliomas = simulate_dmri(0, 2, **SMALL, random_state=3)
+    for case, patient in zip(patients, gliomas, strict=True):
+        # The same person with another anomaly: away from both, scan and noise are the same.
+        assert case.lesion.any()
+        assert not (case.lesion & ~case.brain).any()
+        assert (case.age, case.site) == (patient.age, patient.site)
+        np.testing.assert_array_equal(case.brain, patient.brain)
+        change = np.abs(case.signal - patient.signal).mean(axis=-1)
+        assert np.median(change[case.brain]) < 1e-3
+
+
+def test_a_generator_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="generator must be"):
+        simulate_dmri(0, 1, **SMALL, generator="strokes")

@@ -1,0 +1,136 @@
+"""Mahalanobis distance of mean and spread from aligned healthy scans."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly.detectors.template import (
+    AlignedDetector,
+    AlignedScans,
+    Deviations,
+    Smoother,
+    template_at,
+)
+from anomaly.generators.implants import Look
+from dmrifit._utils.checks import check_number
+from dmrifit.io.parameter_json import RefusedError
+from dmrifit.model_files.registry import register
+
+__all__ = ["AlignedMahalanobis"]
+
+
+@register
+class AlignedMahalanobis(AlignedDetector):
+    """
+    Score of a voxel: how far mean and spread of its signals are from aligned healthy scans.
+
+    Healthy scans are aligned to their mean by an affine map and a smooth warp, and each scan is
+    aligned to that mean before it is scored, as of `ImplantDetector`. The deviations of the mean
+    signal over directions and of its spread, each divided by the healthy standard deviation of the
+    place, are smoothed; the score is their Mahalanobis distance, with the covariance of healthy
+    scans that are compared with the template of all the others, divided by the square root of 2
+    and smoothed. No lesion is learned, deviations in both directions count, and there is no seed.
+
+    Parameters
+    ----------
+    smoothness : float, optional, default=2.0
+        Standard deviation in voxels of the Gaussian that smooths the warp; None for an affine map
+        alone.
+    feature_mm : float, default=4.0
+        Standard deviation in mm of the Gaussian that smooths deviations inside the mask.
+    smooth_mm : float, default=6.0
+        The same for the scores.
+    spacing : float, default=4.0
+        Edge of a voxel in mm; `SeriesDetector` sets that of the scans.
+    threshold : threshold rule, optional
+        As in `AnomalyDetector`.
+    calibration : float, int or None, default=0.25
+        As in `AnomalyDetector`.
+    scale : {None, "image"}, default=None
+        As in `AnomalyDetector`.
+
+    Attributes
+    ----------
+    template_ : ndarray of shape (7, x, y, z)
+        Healthy mean and standard deviation of mean signal and spread, smallest and largest mean
+        signal of the 26 neighbors, share of scans whose brain contains the voxel.
+    guide_ : ndarray of shape (3, x, y, z)
+        Images by which scans are aligned.
+    scales_ : ndarray of shape (2,)
+        Standard deviations of mean signal and spread over the brain.
+    covariance_ : ndarray of shape (2, 2)
+        Of both smoothed deviations in healthy scans, over all voxels.
+
+    See Also
+    --------
+    VoxelwiseGaussian : Deviations without alignment.
+    ImplantDetector : Learns lesions from the same alignment.
+    """
+
+    _array_names: ClassVar[tuple[str, ...]] = (*AlignedDetector._array_names, "covariance_")
+
+    def __init__(
+        self,
+        *,
+        smoothness: float | None = 2.0,
+        feature_mm: float = 4.0,
+        smooth_mm: float = 6.0,
+        spacing: float = 4.0,
+        threshold: Any = None,
+        calibration: float | int | None = 0.25,
+        scale: str | None = None,
+    ) -> None:
+        self.smoothness = smoothness
+        self.feature_mm = feature_mm
+        self.smooth_mm = smooth_mm
+        self.spacing = spacing
+        self.threshold = threshold
+        self.calibration = calibration
+        self.scale = scale
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        for name in ("feature_mm", "smooth_mm"):
+            check_number(name, getattr(self, name))
+        check_number("spacing", self.spacing)
+        if not self.spacing:
+            raise ValueError("spacing must be the edge of a voxel in mm, above 0, not 0")
+
+    def _learn(self, aligned: AlignedScans) -> None:
+        products = np.zeros((2, 2))
+        n_voxels = 0
+        for i, look in enumerate(aligned.looks):
+            z = self._smoothed(look, aligned.left_out(i))[:, look.mask].astype(np.float64)
+            # Not a matrix product, whose last bits depend on the number of threads.
+            products += np.einsum("in,jn->ij", z, z)
+            n_voxels += z.shape[1]
+        self.covariance_ = products / n_voxels
+        if not np.linalg.eigvalsh(self.covariance_).min() > 0:
+            raise ValueError(
+                "the healthy scans do not differ in mean signal and spread over directions; give "
+                "scans of several persons, with several directions"
+            )
+
+    def _smoothed(self, look: Look, expected: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Compute smoothed deviations of mean and spread, (2, x, y, z)."""
+        deviations = Deviations.of(look, expected)
+        smooth = Smoother(look.mask)
+        sd = float(self.feature_mm) / float(self.spacing)
+        return np.stack([smooth(deviations.z_mean, sd), smooth(deviations.z_spread, sd)])
+
+    def _score(self, look: Look, positions: NDArray[np.float32]) -> NDArray[np.float32]:
+        z = self._smoothed(look, template_at(self.template_, positions))[:, look.mask]
+        inverse = np.linalg.inv(self.covariance_)
+        squares = np.einsum("in,ij,jn->n", z, inverse, z)
+        score = np.zeros(look.mask.shape, dtype=np.float32)
+        score[look.mask] = np.sqrt(np.maximum(squares, 0) / 2)
+        return Smoother(look.mask)(score, float(self.smooth_mm) / float(self.spacing))
+
+    def _check_restored(self) -> None:
+        super()._check_restored()
+        self._check_shapes({"covariance_": (2, 2)})
+        if not np.linalg.eigvalsh(self.covariance_).min() > 0:
+            raise RefusedError("its covariance_ is none of two features")

@@ -1,0 +1,270 @@
+"""Template of aligned healthy scans, and the base of detectors that compare scans with it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from anomaly.detectors.alignment import align, guide_images, inverted, sampled
+from anomaly.detectors.array_detector import ArrayDetector
+from anomaly.detectors.base import Scans
+from anomaly.detectors.features import mean_signal, signal_spread
+from anomaly.generators.implants import Look
+from dmrifit._utils.checks import check_number
+
+__all__ = [
+    "AlignedDetector",
+    "AlignedScans",
+    "Deviations",
+    "Smoother",
+    "look_of",
+    "nearest_inside",
+    "template_at",
+    "template_of",
+]
+
+#: Weight of the median variance against that of a voxel, in scans.
+_PRIOR_SCANS = 4.0
+_LEAST_SD = 1e-3
+#: Share of scans that must contain a voxel for the template to use it.
+_LEAST_COVERAGE = 0.1
+#: Share of brain in a resampled voxel from which on a scan counts as containing it.
+_INSIDE_SHARE = 0.6
+#: Least standard deviation of the signals of a scan; that of constants is a rounding error.
+_LEAST_CONTRAST = 1e-7
+#: Training scans, and voxels along an axis.
+_LEAST_SCANS, _LEAST_SIZE = 3, 4
+
+
+@dataclass(frozen=True)
+class AlignedScans:
+    """
+    Healthy scans, their positions (3, x, y, z) in their mean, and the mean itself.
+
+    `guide` (3, x, y, z) are the images by which scans are aligned, `scales` (2,) the standard
+    deviations of mean signal and spread over the brain, `stacks` (n_scans, 3, x, y, z) the scans
+    resampled to their mean.
+    """
+
+    looks: list[Look]
+    positions: list[NDArray[np.float32]]
+    stacks: NDArray[np.float32]
+    guide: NDArray[np.float32]
+    scales: NDArray[np.float64]
+
+    @classmethod
+    def learn(cls, looks: list[Look], smoothness: float | None) -> AlignedScans:
+        """Align scans to their mean."""
+        scales = np.array([
+            np.mean([look.mean[look.mask].std() for look in looks]),
+            np.mean([look.spread[look.mask].std() for look in looks]),
+        ])  # fmt: skip
+        if not (scales > _LEAST_CONTRAST).all():
+            means, spreads = scales
+            raise ValueError(
+                f"the healthy scans are the same everywhere: mean signals vary by {means:.3g} and "
+                f"their spreads over directions by {spreads:.3g} in a scan; give scans with "
+                "contrast, of several directions"
+            )
+        images = [guide_images(look.mean, look.spread, look.mask, scales) for look in looks]
+        grid = np.indices(looks[0].mask.shape, dtype=np.float32)
+        stacks = _stacked(looks, [grid] * len(looks))
+        # An affine round first: its mean is sharp enough to be warped to.
+        for rounded in (None, smoothness):
+            guide = _guide(stacks, scales)
+            positions = _all_aligned(images, looks, guide, rounded)
+            # Without this all scans could drift away together from their first mean.
+            drift = np.mean(positions, axis=0) - grid
+            positions = [position - drift for position in positions]
+            stacks = _stacked(looks, [inverted(position) for position in positions])
+        guide = _guide(stacks, scales)
+        # Align once more, as new scans will be: detectors must see deviations from the sharpest
+        # mean.
+        positions = _all_aligned(images, looks, guide, smoothness)
+        return cls(looks, positions, stacks, guide, scales)
+
+    def left_out(self, i: int) -> NDArray[np.float32]:
+        """Compute the template without a scan, at the voxels of that scan, (7, x, y, z)."""
+        # A new scan is not part of the template either.
+        return template_at(template_of(np.delete(self.stacks, i, axis=0)), self.positions[i])
+
+
+@dataclass(frozen=True)
+class Deviations:
+    """Differences (x, y, z) of a scan from the template, and divided by the healthy SD."""
+
+    mean: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    z_mean: NDArray[np.float32]
+    z_spread: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, look: Look, expected: NDArray[np.float32]) -> Deviations:
+        """Compare a scan with the template at its voxels, (7, x, y, z)."""
+        mean, mean_sd, spread, spread_sd = expected[:4]
+        off = look.mean - mean
+        # Scanners differ in the level of the whole brain, which is no anomaly.
+        off = np.where(look.mask, off - np.median(off[look.mask]), 0)
+        off_spread = np.where(look.mask, look.spread - spread, 0)
+        z_mean = off / np.maximum(mean_sd, _LEAST_SD)
+        return cls(off, off_spread, z_mean, off_spread / np.maximum(spread_sd, _LEAST_SD))
+
+
+class AlignedDetector(ArrayDetector):
+    """
+    Base of detectors that align scans to the mean of healthy scans before they compare.
+
+    A derived class learns in ``_learn(aligned)`` from `AlignedScans`, after the template, and
+    scores in ``_score(look, positions)``; its parameter `smoothness` is that of `align`.
+    """
+
+    _array_names: ClassVar[tuple[str, ...]] = ("template_", "guide_", "scales_")
+
+    smoothness: float | None
+
+    def _check_parameters(self) -> None:
+        if self.smoothness is not None:
+            check_number("smoothness", self.smoothness)
+            if not self.smoothness:
+                raise ValueError("smoothness must be a number above 0, or None, not 0")
+
+    def _fit_scans(self, scans: Scans) -> None:
+        if min(scans.shape[:3]) < _LEAST_SIZE or len(scans) < _LEAST_SCANS:
+            raise ValueError(
+                f"{len(scans)} scans to learn from, of {' × '.join(map(str, scans.shape[:3]))} "
+                f"voxels; alignment and a healthy variance need {_LEAST_SCANS} scans and "
+                f"{_LEAST_SIZE} voxels along each axis"
+            )
+        looks = [look_of(scans.signal(i), scans.mask(i)) for i in range(len(scans))]
+        self._learn_aligned(AlignedScans.learn(looks, self.smoothness))
+
+    def _learn_aligned(self, aligned: AlignedScans) -> None:
+        """Keep the template of scans that are aligned already, and learn from them."""
+        self.scales_, self.guide_ = aligned.scales, aligned.guide
+        self.template_ = template_of(aligned.stacks)
+        self._learn(aligned)
+
+    @abstractmethod
+    def _learn(self, aligned: AlignedScans) -> None:
+        """Learn from aligned healthy scans."""
+
+    @abstractmethod
+    def _score(self, look: Look, positions: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Score a scan at its positions in the template."""
+
+    def _score_scan(self, scans: Scans, i: int) -> NDArray[np.floating]:
+        look = look_of(scans.signal(i), scans.mask(i))
+        return self._score(look, self._aligned(look))
+
+    def _aligned(self, look: Look) -> NDArray[np.float32]:
+        """Align a scan to the template."""
+        images = guide_images(look.mean, look.spread, look.mask, self.scales_)
+        return align(images, look.mask, self.guide_, smoothness=self.smoothness)
+
+    def _check_restored(self) -> None:
+        self._check_shapes(
+            {
+                "template_": (7, *self.shape_),
+                "guide_": (3, *self.shape_),
+                "scales_": (2,),
+            }
+        )
+
+
+class Smoother:
+    """Smooths inside a mask; the weights of each Gaussian are computed once."""
+
+    def __init__(self, mask: NDArray[np.bool_]) -> None:
+        self.mask = mask
+        self.weights: dict[float, NDArray] = {}
+
+    def __call__(self, volume: NDArray, sd: float) -> NDArray[np.float32]:
+        """Smooth a volume (x, y, z) with a Gaussian of a standard deviation in voxels."""
+        inside = np.where(self.mask, volume, 0).astype(np.float32)
+        if not sd:
+            return inside
+        if sd not in self.weights:
+            weight = ndimage.gaussian_filter(self.mask.astype(np.float32), sd, mode="constant")
+            self.weights[sd] = np.where(self.mask, weight, 1)
+        total = ndimage.gaussian_filter(inside, sd, mode="constant")
+        return np.where(self.mask, total / self.weights[sd], 0).astype(np.float32)
+
+
+def look_of(signal: NDArray[np.floating], mask: NDArray[np.bool_]) -> Look:
+    """Average a scan (x, y, z, channels) over directions, and compute their spread."""
+    mean = np.where(mask, mean_signal(signal), 0)
+    spread = np.where(mask, signal_spread(signal), 0)
+    return Look(mean, spread, mask)
+
+
+def _all_aligned(
+    images: list[NDArray], looks: list[Look], guide: NDArray, smoothness: float | None
+) -> list[NDArray]:
+    positions = []
+    for image, look in zip(images, looks, strict=True):
+        positions.append(align(image, look.mask, guide, smoothness=smoothness))
+    return positions
+
+
+def _stacked(looks: list[Look], positions: list[NDArray]) -> NDArray[np.float32]:
+    """Resample mean, spread and mask of scans at positions, (n_scans, 3, x, y, z)."""
+    stacks = []
+    for look, position in zip(looks, positions, strict=True):
+        volumes = (look.mean, look.spread, look.mask)
+        stacks.append(np.stack([sampled(v.astype(np.float32), position) for v in volumes]))
+    return np.stack(stacks)
+
+
+def _guide(stacks: NDArray, scales: NDArray) -> NDArray[np.float32]:
+    weight = stacks[:, 2].sum(axis=0)
+    mean, spread = (stacks[:, k].sum(axis=0) / np.maximum(weight, 0.5) for k in (0, 1))
+    return guide_images(mean, spread, weight / len(stacks), scales)
+
+
+def template_of(stacks: NDArray) -> NDArray[np.float32]:
+    """
+    Compute the template (7, x, y, z) of aligned scans.
+
+    It holds healthy mean and standard deviation of mean signal and spread, smallest and largest
+    mean signal of the 26 neighbors, and the share of scans whose brain contains the voxel.
+    """
+    weight = stacks[:, 2].sum(axis=0)
+    inside = stacks[:, 2] > _INSIDE_SHARE
+    nearest = nearest_inside(weight > _LEAST_COVERAGE * len(stacks))
+    moments = []
+    for k in (0, 1):
+        center = stacks[:, k].sum(axis=0) / np.maximum(weight, 0.5)
+        # Resampling mixed signals with the 0 outside the brain; the share of brain undoes that.
+        signals = stacks[:, k] / np.maximum(stacks[:, 2], _INSIDE_SHARE)
+        squares = (np.where(inside, signals - center, 0) ** 2).sum(axis=0)
+        sd = _shrunk_sd(squares, inside.sum(axis=0), len(stacks))
+        moments += [center[nearest], sd[nearest]]
+    low, high = ndimage.minimum_filter(moments[0], 3), ndimage.maximum_filter(moments[0], 3)
+    return np.stack([*moments, low, high, weight / len(stacks)]).astype(np.float32)
+
+
+def _shrunk_sd(squares: NDArray, counts: NDArray, n_scans: int) -> NDArray:
+    """Compute standard deviations from sums of squares, shrunk towards the median variance."""
+    typical = 0.0
+    common = counts > 0.5 * n_scans
+    if common.any():
+        typical = np.median(squares[common] / np.maximum(counts[common] - 1, 1))
+    variance = (squares + _PRIOR_SCANS * typical) / (np.maximum(counts - 1, 0) + _PRIOR_SCANS)
+    return np.asarray(np.sqrt(variance))
+
+
+def nearest_inside(inside: NDArray[np.bool_]) -> tuple[NDArray, ...]:
+    """Find the indices of the nearest voxel inside a mask, for every voxel."""
+    return tuple(
+        ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
+    )
+
+
+def template_at(template: NDArray, positions: NDArray) -> NDArray[np.float32]:
+    """Look up a template (7, x, y, z) at the positions of a scan."""
+    return np.stack([sampled(volume, positions) for volume in template])
