@@ -14,6 +14,7 @@ from anomaly.detectors.network_base import (
     REGIONS,
     RESIDUALS,
     Reconstructor,
+    check_smoothing,
     residual_map,
 )
 from dmrifit._utils.checks import check_number, check_word
@@ -57,9 +58,9 @@ class DenoisingAutoencoder(Reconstructor):
         Latent numbers.
     output : {"sigmoid", "linear"}, default="sigmoid"
         Activation of the last layer.
-    residual : {"mean", "mean-of-abs"}, default="mean"
+    residual : {"mean", "mean-of-abs", "low"}, default="mean"
         Whether residuals are averaged over the channels before the absolute value is taken, or
-        after it.
+        after it; ``"low"`` is one-sided: how far the mean signal is below its reconstruction.
     scale : {None, "image"}, default=None
         With ``"image"`` the reconstruction is divided by its largest value in the brain, and the
         map by its own 99.9 % quantile and clipped at 1, as in the published code. The published
@@ -78,6 +79,11 @@ class DenoisingAutoencoder(Reconstructor):
     calibration : float, int or None, default=0.25
         The healthy scans for the threshold: a share of the subjects that is held out of the
         training; a number of folds, each of which is one more training; or None, for no threshold.
+    smooth_mm : float, default=0.0
+        Standard deviation in mm of a Gaussian, by which the residual is smoothed inside the mask,
+        before its absolute value where the residual is the mean.
+    spacing : float, default=4.0
+        Edge of a voxel in mm; `SeriesDetector` sets that of the scans.
     region : {"brain", "volume"}, default="brain"
         Voxels that count in the loss: those of the brain, whose mean signal in each channel then
         initializes the network; or all, as published.
@@ -125,6 +131,8 @@ class DenoisingAutoencoder(Reconstructor):
         reduction: str = "paper",
         threshold: Any = None,
         calibration: float | int | None = 0.25,
+        smooth_mm: float = 0.0,
+        spacing: float = 4.0,
         region: str = "brain",
         training: Training | None = None,
         device: str = "auto",
@@ -141,6 +149,8 @@ class DenoisingAutoencoder(Reconstructor):
         self.reduction = reduction
         self.threshold = threshold
         self.calibration = calibration
+        self.smooth_mm = smooth_mm
+        self.spacing = spacing
         self.region = region
 
     @classmethod
@@ -175,6 +185,7 @@ class DenoisingAutoencoder(Reconstructor):
             check_word(name, getattr(self, name), choices)
         check_number("latent_dim", self.latent_dim, least=1, whole=True)
         check_number("kl_weight", self.kl_weight)
+        check_smoothing(self.smooth_mm, self.spacing)
         if self.dense is not None:
             check_number("dense", self.dense, least=1, whole=True)
         if not isinstance(self.widths, list | tuple) or not len(self.widths):
@@ -233,5 +244,10 @@ class DenoisingAutoencoder(Reconstructor):
             # The largest value has to be one of the brain: outside the network may not be trained.
             reconstruction = reconstruction * scans.mask(i)
         return residual_map(
-            prediction["scan"], reconstruction, residual=self.residual, scale=self.scale
+            prediction["scan"],
+            reconstruction,
+            residual=self.residual,
+            scale=self.scale,
+            mask=scans.mask(i),
+            smoothing=float(self.smooth_mm) / float(self.spacing),
         )

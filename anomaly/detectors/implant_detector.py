@@ -193,6 +193,10 @@ class ImplantDetector(AlignedDetector):
 
     def _score(self, look: Look, positions: NDArray[np.float32]) -> NDArray[np.float32]:
         table = _table(look, template_at(self.template_, positions), positions)
+        return self._score_table(look, table)
+
+    def _score_table(self, look: Look, table: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Score the voxels of a scan by their features."""
         score = np.zeros(look.mask.shape, dtype=np.float32)
         with one_thread():
             score[look.mask] = np.clip(self.trees_.predict(table), 0, 1)

@@ -11,20 +11,29 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import AnomalyDetector, Scans
+from anomaly.detectors.features import masked_smoothing
 from anomaly.detectors.threshold_files import decoded_rule, encoded_rule
+from dmrifit._utils.checks import check_number
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
 from dmrifit.networks.training import Training
 from dmrifit.networks.volume_cases import listed
 from dmrifit.networks.volume_estimator import VolumeEstimator
 
-__all__ = ["PUBLISHED_TRAINING", "REGIONS", "RESIDUALS", "Reconstructor", "residual_map"]
+__all__ = [
+    "PUBLISHED_TRAINING",
+    "REGIONS",
+    "RESIDUALS",
+    "Reconstructor",
+    "check_smoothing",
+    "residual_map",
+]
 
 #: Training of both networks in the publication: after 270 epochs the learning rate is a millionth
 #: of the first one.
 PUBLISHED_TRAINING = Training(
     epochs=500, batch_size=4, learning_rate=0.001, schedule="constant", decay=0.95
 )
-RESIDUALS = ("mean", "mean-of-abs")
+RESIDUALS = ("mean", "mean-of-abs", "low")
 REGIONS = ("brain", "volume")
 #: Share of the signals of a brain that may lie outside 0 to 1, because of noise and pulsation.
 _MAX_SHARE_OUTSIDE = 0.05
@@ -272,29 +281,46 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
             raise RefusedError(f"shape_ is {shape!r}")
 
 
+def check_smoothing(smooth_mm: Any, spacing: Any) -> None:
+    """Reject lengths of smoothing that are none."""
+    check_number("smooth_mm", smooth_mm)
+    check_number("spacing", spacing)
+    if not spacing:
+        raise ValueError("spacing must be the edge of a voxel in mm, above 0, not 0")
+
+
 def residual_map(
     scan: NDArray[np.float32],
     reconstruction: NDArray[np.float32],
     *,
     residual: str = "mean",
     scale: str | None = None,
+    mask: NDArray[np.bool_] | None = None,
+    smoothing: float = 0.0,
 ) -> NDArray[np.float32]:
     """
     Compute the difference between a scan and its reconstruction, voxel by voxel.
 
+    It is smoothed inside the mask with a standard deviation in voxels, if that is above 0.
     Shapes: `scan`, `reconstruction` (channels, x, y, z); returns (x, y, z).
     """
     if scale == "image":
         top = float(reconstruction.max())
         if top > 0:
             reconstruction = reconstruction / np.float32(top)
-    if residual == "mean":
-        # Means first: two small volumes instead of a difference as large as the scan.
-        scan_mean = scan.mean(axis=0, dtype=np.float32)
-        differences = np.abs(scan_mean - reconstruction.mean(axis=0, dtype=np.float32))
-    else:
+    if residual == "mean-of-abs":
         differences = np.zeros(scan.shape[1:], dtype=np.float32)
         for channel, rebuilt_channel in zip(scan, reconstruction, strict=True):
             differences += np.abs(channel - rebuilt_channel)
         differences /= len(scan)
+    else:
+        # Means first: two small volumes instead of a difference as large as the scan.
+        rebuilt_mean = reconstruction.mean(axis=0, dtype=np.float32)
+        differences = rebuilt_mean - scan.mean(axis=0, dtype=np.float32)
+    if smoothing:
+        inside = np.ones(differences.shape, dtype=bool) if mask is None else mask
+        differences = masked_smoothing(differences, inside, smoothing)
+    # The absolute value comes last, so that smoothing lets noise cancel.
+    if residual == "mean":
+        differences = np.abs(differences)
     return np.asarray(differences, dtype=np.float32)

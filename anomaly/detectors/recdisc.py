@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import Scans
+from anomaly.detectors.features import masked_smoothing
 from anomaly.detectors.network_base import (
     PUBLISHED_TRAINING,
     REGIONS,
     RESIDUALS,
     Reconstructor,
+    check_smoothing,
     residual_map,
 )
 from anomaly.generators.corruptions import (
@@ -104,6 +106,11 @@ class RecDiscNet(Reconstructor):
     calibration : float, int or None, default=0.25
         The healthy scans for the threshold: a share of the subjects that is held out of the
         training; a number of folds, each of which is one more training; or None, for no threshold.
+    smooth_mm : float, default=0.0
+        Standard deviation in mm of a Gaussian, by which maps of the discriminator are smoothed
+        inside the mask.
+    spacing : float, default=4.0
+        Edge of a voxel in mm; `SeriesDetector` sets that of the scans.
     region : {"brain", "volume"}, default="brain"
         Voxels that count in the loss: those of the brain, whose mean signal in each channel then
         initializes the network; or all, as published.
@@ -169,6 +176,8 @@ class RecDiscNet(Reconstructor):
         scale: str | None = None,
         threshold: Any = None,
         calibration: float | int | None = 0.25,
+        smooth_mm: float = 0.0,
+        spacing: float = 4.0,
         region: str = "brain",
         training: Training | None = None,
         device: str = "auto",
@@ -194,6 +203,8 @@ class RecDiscNet(Reconstructor):
         self.scale = scale
         self.threshold = threshold
         self.calibration = calibration
+        self.smooth_mm = smooth_mm
+        self.spacing = spacing
         self.region = region
 
     @classmethod
@@ -266,6 +277,7 @@ class RecDiscNet(Reconstructor):
         super()._check()
         for name, choices in _CHOICES.items():
             check_word(name, getattr(self, name), choices)
+        check_smoothing(self.smooth_mm, self.spacing)
         check_corruption(self.noise, self.mean, self.counts, self.radii)
         for name in ("mse_weight", "bce_weight", "positive_weight"):
             check_number(name, getattr(self, name))
@@ -401,7 +413,7 @@ class RecDiscNet(Reconstructor):
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.float32]:
         score: NDArray[np.float32] = self._predict_scan(scans, i)["score"]
-        return score
+        return masked_smoothing(score, scans.mask(i), float(self.smooth_mm) / float(self.spacing))
 
     def _check_restored(self) -> None:
         super()._check_restored()

@@ -10,6 +10,7 @@ from sklearn.model_selection import GridSearchCV
 pytest.importorskip("skorch")
 
 from anomaly import DenoisingAutoencoder, FixedThreshold
+from anomaly.detectors.features import masked_smoothing
 from dmrifit import load_model, save_model
 from dmrifit.networks.training import gather_training
 
@@ -233,3 +234,21 @@ def test_bad_scans_are_refused(fitted, world):
         small().fit(X[:1], masks[:1])
     with pytest.raises(ValueError, match="where the first scan has"):
         small().fit([X[0], X[1][1:]], [masks[0], masks[1][1:]])
+
+
+def test_residuals_are_smoothed_before_their_absolute_value_and_may_have_one_side(fitted, world):
+    X, masks = world
+    signed = (fitted.reconstruct(X, masks) - X).mean(axis=-1)[0]
+    smooth = masked_smoothing(signed, masks[0], 1.5)
+    mapped = clone(fitted).set_params(smooth_mm=3.0, spacing=2.0)
+    mapped.__dict__ |= {key: value for key, value in vars(fitted).items() if key.endswith("_")}
+    np.testing.assert_allclose(mapped.anomaly_map(X, masks)[0], np.abs(smooth), atol=1e-6)
+    mapped.residual = "low"
+    np.testing.assert_allclose(mapped.anomaly_map(X, masks)[0], smooth, atol=1e-6)
+    assert smooth.min() < 0 < smooth.max()
+
+
+@pytest.mark.parametrize("options", [{"smooth_mm": -1.0}, {"spacing": 0}])
+def test_lengths_that_are_none_are_refused(options, world):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        small(**options).fit(*world)

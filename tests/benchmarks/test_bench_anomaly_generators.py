@@ -1,0 +1,105 @@
+"""The matrix of generators: what a detector has seen is never in its headline."""
+
+import json
+
+import bench_anomaly_generators as bench
+import numpy as np
+import pytest
+
+from anomaly import GENERATORS
+
+NAMES = list(GENERATORS)
+RATES = [0.01, 0.02]
+
+
+def part(seed, rows):
+    """Give a stored part: by row what an unseen and a seen generator scores."""
+    table = {}
+    for row, (unseen, seen) in rows.items():
+        scores = {
+            name: [seen if name in bench.seen_by(row) else unseen + 0.01 * k for k in range(4)]
+            for name in NAMES
+        }
+        table[row] = {"auc": scores, "ap": scores, "false_positive_rate": RATES}
+    prevalence = {name: [0.01] * 4 for name in NAMES}
+    seconds = {"simulation": 1.0}
+    return {"seed": seed, "rows": table, "prevalence": prevalence, "seconds": seconds}
+
+
+def test_seen_generators_are_those_that_a_row_has_learned():
+    assert bench.seen_by("trees, patches") == ("patches",)
+    assert bench.seen_by("trees without patches") == tuple(n for n in NAMES if n != "patches")
+    assert bench.seen_by("implants and patches") == ("gliomas", "patches")
+    assert bench.seen_by("RecDiscNet mix half, 1×, not smoothed") == ("ellipsoids",)
+    for row in (bench.REFERENCE, "DAE, 1× / healthy residual", "z, one-sided"):
+        assert bench.seen_by(row) == ()
+
+
+def test_the_diagonal_is_never_in_the_headline():
+    rows = {f"trees, {name}": (0.3, 1.0) for name in NAMES}
+    rows |= {"implants": (0.3, 1.0), bench.REFERENCE: (0.2, 0.2)}
+    found = bench.summarized([part(1, rows), part(2, rows)])
+    for row in rows:
+        # Changing what is seen changes nothing.
+        expected = (0.2 if row == bench.REFERENCE else 0.3) + 0.015
+        assert found[row]["headline"]["ap"][0] == pytest.approx(expected)
+    worse = bench.summarized([part(1, {row: (own, 0.0) for row, (own, _) in rows.items()})])
+    assert worse["trees, patches"]["headline"]["ap"][0] == pytest.approx(0.315)
+    assert found["implants"]["ap"]["gliomas"] == 1.0
+
+
+def test_trees_without_a_generator_are_read_where_it_is_tested():
+    rows = {f"trees without {name}": (0.4, 0.9) for name in NAMES} | {bench.REFERENCE: (0.2, 0.2)}
+    found = bench.summarized([part(1, rows)])
+    assert set(found) == {"trees, all but the tested one", bench.REFERENCE}
+    joined = found["trees, all but the tested one"]
+    assert all(value == pytest.approx(0.415) for value in joined["ap"].values())
+    assert joined["minus_reference"]["ap"][0] == pytest.approx(0.2)
+
+
+def test_differences_are_of_the_same_persons_and_their_interval_knows_seeds():
+    rows = {"implants": (0.3, 1.0), bench.REFERENCE: (0.2, 0.2)}
+    found = bench.summarized([part(1, rows), part(2, rows | {"implants": (0.4, 1.0)})])
+    center, low, high = found["implants"]["minus_reference"]["ap"]
+    # Both scores grow from person to person alike, so that seeds alone make the interval.
+    assert center == pytest.approx(0.15)
+    assert (low, high) == (pytest.approx(0.1), pytest.approx(0.2))
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ((0.3, 1.0), "implants beat aligned Mahalanobis"),
+        ((0.22, 1.0), "No detector that learns lesions beats"),
+    ],
+)
+def test_the_page_says_whether_a_detector_that_learns_lesions_wins(own, words):
+    rows = {"implants": own, bench.REFERENCE: (0.2, 0.2), "trees, gliomas": (0.9, 1.0)}
+    found = bench.summarized([part(1, rows), part(2, rows)])
+    text = bench.verdict({"rows": found})
+    assert words in text
+    assert "trees" not in text
+    assert "1: 1.0, 2.0; 2: 1.0, 2.0" in text
+
+
+def test_what_is_stored_at_the_same_settings_is_not_repeated(tmp_path, monkeypatch):
+    done = []
+
+    def scored(name, size, seed):
+        done.append((name, seed))
+        return part(seed, {bench.REFERENCE: (0.2, 0.2)})
+
+    monkeypatch.setattr(bench, "scored_part", scored)
+    out = tmp_path / "result.json"
+    for seeds in ([1], [1, 2]):
+        result = bench.run(seeds, ["aligned", "networks-1"], bench.QUICK, out)
+    assert done == [(name, seed) for seeds in ([1], [2]) for name in ("aligned", "networks-1") for seed in seeds]
+    assert len(list((tmp_path / "result").glob("*.json"))) == 4
+    text = bench.markdown(json.loads(json.dumps(result)))
+    assert "(ellipsoids 1.0 %" in text
+    assert np.isfinite(result["processor_s"])
+
+
+def test_quick_sizes_are_refused_as_a_result():
+    with pytest.raises(SystemExit):
+        bench.main(["--quick"])
