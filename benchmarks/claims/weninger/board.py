@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,11 +24,14 @@ from claims.weninger.methods import (
 from claims.weninger.published import published_table
 from claims.weninger.rules import CLAIMS, COHORT_CLAIMS
 from dmrifit.stats.claim_board import MissingEvidence, Run, build_board, check_claims
+from dmrifit.stats.verdicts import read_margins
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "MARGINS",
+    "MARGINS_FILE",
     "anomaly_board",
     "board_figures",
     "difference_interval",
@@ -35,11 +40,15 @@ __all__ = [
 ]
 
 
+#: What decides the claims.
+MARGINS_FILE = Path(__file__).with_name("margins.toml")
+MARGINS, _SETTLED = read_margins(MARGINS_FILE)
+
+
 def anomaly_board(
     runs: Mapping[str, Tables],
     *,
     shifted: Mapping[str, Tables] | None = None,
-    least_runs: int = 3,
 ) -> pd.DataFrame:
     """
     Check the claims with evaluations over several seeds.
@@ -50,20 +59,43 @@ def anomaly_board(
     each claim, as `dmrifit.stats.claim_board.build_board` gives it: those of `CLAIMS` for each
     cohort, those of `COHORT_CLAIMS` for runs that both have. Claims whose methods are missing
     cannot be told; where they are missing in all runs of one cohort only, the other decides, as
-    ``reason`` says.
+    ``reason`` says. A claim is decided by a t interval over at least ten runs, held against the
+    margins of `MARGINS_FILE`.
     """
     import pandas as pd
 
     single, pairs = _as_runs(runs, shifted)
-    figures, left_out = _leave_out(check_claims(CLAIMS, single))
-    board = build_board(CLAIMS, single, least_runs=least_runs, depends=_depends, figures=figures)
+    figures, left_out = _leave_out(_with_margins(check_claims(CLAIMS, single)))
+    claims = [
+        replace(claim, not_simulated=_SETTLED.get(claim.number, {}).get("not_simulated", ""))
+        for claim in CLAIMS
+    ]
+    board = build_board(claims, single, depends=_depends, figures=figures, margins=MARGINS)
     for i, row in board.iterrows():
         reasons = [row["reason"], *left_out.get(row["claim"], ())]
         board.loc[i, "reason"] = "\n".join(filter(None, reasons))
     if not pairs:
         return board
-    comparison = build_board(COHORT_CLAIMS, pairs, least_runs=least_runs)
+    compared = _with_margins(check_claims(COHORT_CLAIMS, pairs))
+    comparison = build_board(COHORT_CLAIMS, pairs, figures=compared, margins=MARGINS)
     return pd.concat([board, comparison], ignore_index=True)
+
+
+def _with_margins(figures: pd.DataFrame) -> pd.DataFrame:
+    """Name the margin of each check, which follows from its quantity."""
+    margins = []
+    for quantity in figures["quantity"]:
+        name = "auc"
+        if "opened Dice / Dice" in quantity:
+            name = "ratio"
+        elif "Dice" in quantity:
+            name = "dice"
+        elif quantity.startswith("share"):
+            name = "share"
+        elif quantity.startswith("false positives"):
+            name = "rate"
+        margins.append(name)
+    return figures.assign(margin=margins)
 
 
 def board_figures(
