@@ -66,10 +66,16 @@ class ScanVolumes:
     brain: NDArray[np.bool_]
     steps: NDArray[np.float64]
     prior: NDArray[np.float32] | None = None
+    sides: int = 0  # the axis from left to right
 
     @classmethod
     def scaled(
-        cls, image: NDArray[Any], brain: NDArray[np.bool_], steps: Any, prior: Any = None
+        cls,
+        image: NDArray[Any],
+        brain: NDArray[np.bool_],
+        steps: Any,
+        prior: Any = None,
+        sides: int = 0,
     ) -> ScanVolumes:
         """Divide a scan and its prior by their local levels of unenhanced brain."""
         steps = np.asarray(steps, dtype=np.float64)
@@ -80,7 +86,8 @@ class ScanVolumes:
 
         # A prior of zeros is a missing one.
         has_prior = prior is not None and np.any(prior)
-        return cls(relative(image), brain, steps, relative(prior) if has_prior else None)
+        before = relative(prior) if has_prior else None
+        return cls(relative(image), brain, steps, before, sides)
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,8 @@ class _Measure:
         steps = scan.steps
         self.depth = ndimage.distance_transform_edt(np.pad(scan.brain, 1), sampling=steps)
         self.depth = self.depth[1:-1, 1:-1, 1:-1].astype(np.float32)
-        planes = np.flatnonzero(scan.brain.any(axis=(1, 2)))
+        others = tuple(axis for axis in range(3) if axis != scan.sides)
+        planes = np.flatnonzero(scan.brain.any(axis=others))
         self.middle = float(planes.mean()) if len(planes) else 0.0
         self.reach = np.ceil((_SHELL[1] + steps) / steps).astype(int) + 2
         self.prior_maximum = None
@@ -167,7 +175,8 @@ class _Measure:
         depth = self.depth[wide][own]
         places = np.argwhere(own) * steps
         extents = _extents(places, steps)
-        center = places[:, 0].mean() / steps[0] + wide[0].start
+        sides = self.scan.sides
+        center = places[:, sides].mean() / steps[sides] + wide[sides].start
         volume = own.sum() * steps.prod()
         radius = max(np.sqrt(5 * extents[2] ** 2), 0.5 * steps.max())
         row = [
@@ -190,7 +199,7 @@ class _Measure:
             float(image[core].mean() - intensities.mean()) if core.any() else 0.0,
             float(depth.mean()),
             float(depth.min()),
-            float(abs(center - self.middle) * steps[0]),
+            float(abs(center - self.middle) * steps[sides]),
         ]
         return row + self._changes(own, around & brain, intensities, contrast, wide)
 

@@ -7,15 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from sklearn.base import BaseEstimator, clone
-from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import Ridge
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._utils.checks import check_number, check_word, is_number
@@ -33,6 +27,16 @@ from metastasis.candidates.features import (
     ScanVolumes,
     find_candidates,
 )
+from metastasis.candidates.judgment import (
+    CLASSIFIERS,
+    NAMES,
+    candidate_truth,
+    classifier_columns,
+    make_classifier,
+    scored_volume,
+    shuffled_losses,
+    with_and_without_priors,
+)
 from metastasis.scans.network_inputs import Scan, brain_of, joined_cases, paired_labels, values_of
 from metastasis.segmentation.operating_points import operating_point
 
@@ -45,10 +49,6 @@ else:
 __all__ = ["TwoStageSegmenter"]
 
 _CLASSIFIER = "classifier.skops"
-_CLASSIFIERS = ("trees", "linear")
-_NAMES = (*FEATURES, *PRIOR_FEATURES)
-#: A candidate is a metastasis if it covers this share of one, and has this share in it.
-_COVERS, _INSIDE = 0.1, 0.1
 
 
 @register
@@ -60,7 +60,8 @@ class TwoStageSegmenter(BaseEstimator):
     its probability at several levels are candidates; a classifier tells them apart by size,
     intensity, contrast, shape, curvature, place and, with a prior scan, by what has changed. It
     learns from candidates of scans that the network has not seen: those that it has seen are too
-    easy.
+    easy. Candidates with a prior are learned without it as well, so that patients who have none
+    lose nothing.
 
     Parameters
     ----------
@@ -160,25 +161,55 @@ class TwoStageSegmenter(BaseEstimator):
         self._check()
         cases = joined_cases(volumes, priors, masks)
         targets = [np.asarray(values_of(label)) for label, _ in paired_labels(cases, labels)]
-        seed = seed_from(self.random_state)
-        rows, answers = [], []
+        tables, truths = [], []
         for number, probability in self._unseen(cases, labels, groups):
             with naming(number):
                 candidates = self._candidates(probability, cases[number])
-                truth = _truth(candidates, targets[number])
-            rows.append(candidates.table[truth >= 0])
-            answers.append(truth[truth >= 0])
-        table, truth = self._columns(np.concatenate(rows)), np.concatenate(answers)
+                truths.append(candidate_truth(candidates, targets[number]))
+            tables.append(candidates.table)
+        return self.fit_candidates(self.segmenter_, np.concatenate(tables), np.concatenate(truths))
+
+    def fit_candidates(
+        self, segmenter: Any, table: NDArray[np.float64], truth: NDArray[np.int8]
+    ) -> TwoStageSegmenter:
+        """
+        Train the classifier with candidates that were found before, for a fitted segmenter.
+
+        Parameters
+        ----------
+        segmenter : estimator
+            Fitted; candidates of other scans are found by it.
+        table : ndarray of shape (n, n_features)
+            Of `find_candidates`, joined over scans that their segmenter has not seen.
+        truth : ndarray of shape (n,)
+            Of `candidate_truth`: 1 metastasis, 0 none, -1 neither.
+
+        Returns
+        -------
+        self
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If the candidates are all metastases or none.
+        """
+        self._check()
+        table, truth = table[truth >= 0], truth[truth >= 0]
+        table, truth = with_and_without_priors(table, truth)
+        table = classifier_columns(table)
         n_true = int(truth.sum())
         if n_true in (0, len(truth)):
             raise ValueError(
                 f"{n_true} of {len(truth)} candidates are metastases; both kinds are needed: give "
                 "more cases, or lower levels"
             )
+        seed = seed_from(self.random_state)
+        self.segmenter_ = segmenter
         self.n_candidates_ = {"metastases": n_true, "others": len(truth) - n_true}
-        self.classifier_ = self._new_classifier(derived_seed(seed, "classifier"))
+        self.classifier_ = make_classifier(self.classifier, derived_seed(seed, "classifier"))
         self.classifier_.fit(table, truth.astype(np.float64))
-        self.feature_weights_ = _shuffled_losses(
+        self.feature_weights_ = shuffled_losses(
             self.classifier_, table, truth, np.random.default_rng(derived_seed(seed, "shuffle"))
         )
         self.threshold_ = float(self.threshold)
@@ -335,55 +366,27 @@ class TwoStageSegmenter(BaseEstimator):
         values = np.asarray(values_of(volume))
         # The first channel is the post-contrast image.
         image = values if values.ndim == 3 else values[..., 0]
-        steps = np.ones(3)
+        steps, sides = np.ones(3), 0
         if isinstance(volume, nib.Nifti1Image):
             steps = np.asarray(nib.affines.voxel_sizes(volume.affine))
+            sides = int(np.flatnonzero(nib.io_orientation(volume.affine)[:, 0] == 0)[0])
         before = None
         if prior is not None and self.use_prior:
             before = np.asarray(values_of(prior))
-        scan = ScanVolumes.scaled(image, brain_of(case), steps, before)
+        scan = ScanVolumes.scaled(image, brain_of(case), steps, before, sides)
         return find_candidates(
             probability, scan, levels=tuple(self.levels), min_voxels=self.min_voxels
         )
-
-    def _columns(self, table: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give the columns that the classifier looks at, with a flag for a missing prior."""
-        own, changes = table[:, : len(FEATURES)], table[:, len(FEATURES) :]
-        # A linear model knows no missing values: no change, and a flag that says so.
-        has_prior = np.isfinite(changes).all(axis=1, keepdims=True)
-        filled = np.where(np.isfinite(changes), changes, 0)
-        return np.hstack([own, filled, has_prior])
 
     def _scored(self, cases: list[Scan]) -> Iterator[NDArray[np.float32]]:
         for case in cases:
             probability = _probability(self.segmenter_, case)
             candidates = self._candidates(probability, case)
-            scores = np.zeros(probability.shape, dtype=np.float32)
-            if len(candidates):
-                answers = self.classifier_.predict(self._columns(candidates.table))
-                flat = scores.reshape(-1)
-                for voxels, answer in zip(candidates.voxels, answers, strict=True):
-                    flat[voxels] = np.maximum(flat[voxels], np.clip(answer, 0, 1))
-            yield scores
-
-    def _new_classifier(self, seed: int) -> Any:
-        if self.classifier == "trees":
-            return HistGradientBoostingRegressor(
-                max_iter=150,
-                learning_rate=0.06,
-                max_leaf_nodes=10,
-                min_samples_leaf=20,
-                l2_regularization=1.0,
-                early_stopping=False,
-                random_state=seed,
-            )
-        if self.classifier == "linear":
-            return make_pipeline(StandardScaler(), Ridge(alpha=1.0))
-        return clone(self.classifier)
+            yield scored_volume(self.classifier_, candidates, probability.shape)
 
     def _check(self) -> None:
         if isinstance(self.classifier, str):
-            check_word("classifier", self.classifier, _CLASSIFIERS)
+            check_word("classifier", self.classifier, CLASSIFIERS)
         levels = np.asarray(self.levels, dtype=np.float64)
         if levels.ndim != 1 or not len(levels) or not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"levels must be probabilities between 0 and 1, not {self.levels!r}")
@@ -459,12 +462,12 @@ class TwoStageSegmenter(BaseEstimator):
             setattr(self, name, decoded(fitted[name]))
         if not is_number(self.threshold_) or not 0 <= self.threshold_ <= 1:
             raise RefusedError(f"threshold_ is {self.threshold_!r}")
-        if set(self.feature_weights_) - set(_NAMES):
+        if set(self.feature_weights_) - set(NAMES):
             raise RefusedError("its features are not those of this version")
         if _CLASSIFIER not in files:
             raise RefusedError("it has no classifier")
         classifier = loaded(files[_CLASSIFIER], None, [], {})
-        n_columns = len(_NAMES) + 1
+        n_columns = len(NAMES) + 1
         if getattr(classifier, "n_features_in_", 0) != n_columns:
             raise RefusedError(f"its classifier does not look at {n_columns} columns")
         self.classifier_ = classifier
@@ -519,36 +522,3 @@ def _options(segmenter: Any, priors: Sequence[Any], masks: Sequence[Any]) -> dic
     if uses_priors and any(prior is not None for prior in priors):
         options["priors"] = list(priors)
     return options
-
-
-def _truth(candidates: Candidates, label: NDArray[Any]) -> NDArray[np.int8]:
-    """Tell which candidates are metastases (1), which are none (0), and which are neither (-1)."""
-    flat = label.reshape(-1)
-    numbers, _ = ndimage.label(label == 1, structure=np.ones((3, 3, 3)))
-    numbers = numbers.reshape(-1)
-    sizes = np.bincount(numbers)
-    truth = np.zeros(len(candidates), dtype=np.int8)
-    for row, voxels in enumerate(candidates.voxels):
-        lesions = np.bincount(numbers[voxels], minlength=len(sizes))
-        lesions[0] = 0
-        covers = (lesions[1:] >= _COVERS * sizes[1:]).any()
-        share = lesions.sum() / len(voxels)
-        if covers and share >= _INSIDE:
-            truth[row] = 1
-        elif lesions.sum() or (flat[voxels] > 1).mean() > 0.5:
-            # Neither: a bit of a lesion in something large, or its core or swelling.
-            truth[row] = -1
-    return truth
-
-
-def _shuffled_losses(
-    classifier: Any, table: NDArray[np.float64], truth: NDArray[Any], rng: np.random.Generator
-) -> dict[str, float]:
-    """Give the loss of area under the curve where each feature is shuffled."""
-    area = roc_auc_score(truth, classifier.predict(table))
-    losses = {}
-    for column, name in enumerate(_NAMES):
-        shuffled = table.copy()
-        shuffled[:, column] = rng.permutation(shuffled[:, column])
-        losses[name] = float(area - roc_auc_score(truth, classifier.predict(shuffled)))
-    return losses

@@ -125,8 +125,6 @@ def draw_implants(
         raise ValueError(f"a volume of shape {values.shape} and a brain of shape {inside.shape}")
     if not np.isfinite(values).all():
         raise ValueError(f"the volume holds {(~np.isfinite(values)).sum()} non-finite values")
-    if not inside.any():
-        raise ValueError("the brain has no voxel; give a mask of the brain")
     steps = np.broadcast_to(np.asarray(spacing, dtype=np.float64), 3).copy()
     rng = np.random.default_rng(seed_from(random_state))
     head = head_around(inside, steps)
@@ -171,8 +169,8 @@ def _implant(
     window, filled, core = shares(nodule, *grid)
     blur = rng.uniform(*_BLURS)
     filled = gaussian_filter(filled, blur) * brain[window]
-    core = np.minimum(gaussian_filter(core, blur), filled)
     filled[filled < _UNCHANGED] = 0
+    core = np.minimum(gaussian_filter(core, blur), filled)
     wall = filled - core
     white = WHITE_MATTER * level[window]
     grain = 1 + _GRAIN * gaussian_filter(rng.standard_normal(wall.shape), 0.8).astype(np.float32)

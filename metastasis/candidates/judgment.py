@@ -1,0 +1,128 @@
+"""Judgment of candidates: what they are in training, classifiers, and scores of volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from sklearn.base import clone
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import Ridge
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from metastasis.candidates.features import FEATURES, PRIOR_FEATURES, Candidates
+
+__all__ = [
+    "CLASSIFIERS",
+    "NAMES",
+    "candidate_truth",
+    "classifier_columns",
+    "make_classifier",
+    "scored_volume",
+    "shuffled_losses",
+    "with_and_without_priors",
+]
+
+#: Classifiers by name.
+CLASSIFIERS = ("trees", "linear")
+#: Features in the order of the columns; a flag for a prior follows.
+NAMES = (*FEATURES, *PRIOR_FEATURES)
+
+# A candidate is a metastasis if it covers this share of one, and has this share in it.
+_COVERS, _INSIDE = 0.1, 0.1
+
+
+def make_classifier(classifier: Any, seed: int) -> Any:
+    """Make a classifier by its name, or a copy of one that was passed; it learns 0 and 1."""
+    if classifier == "trees":
+        return HistGradientBoostingRegressor(
+            max_iter=150,
+            learning_rate=0.06,
+            max_leaf_nodes=10,
+            min_samples_leaf=20,
+            l2_regularization=1.0,
+            early_stopping=False,
+            random_state=seed,
+        )
+    if classifier == "linear":
+        return make_pipeline(StandardScaler(), Ridge(alpha=1.0))
+    return clone(classifier)
+
+
+def classifier_columns(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """
+    Give the columns that a classifier looks at, with a flag for a prior.
+
+    Shapes: `table` (n, n_features); returns (n, n_features + 1).
+    """
+    own, changes = table[:, : len(FEATURES)], table[:, len(FEATURES) :]
+    # A linear model knows no missing values: no change, and a flag that says so.
+    has_prior = np.isfinite(changes).all(axis=1, keepdims=True)
+    filled = np.where(np.isfinite(changes), changes, 0)
+    return np.hstack([own, filled, has_prior])
+
+
+def with_and_without_priors(
+    table: NDArray[np.float64], truth: NDArray[np.int8]
+) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
+    """
+    Repeat candidates that have a prior without it, so that scans without one are learned too.
+
+    Shapes: `table` (n, n_features), `truth` (n,); returns the same with more rows.
+    """
+    has_prior = np.isfinite(table[:, len(FEATURES) :]).all(axis=1)
+    repeated = table[has_prior].copy()
+    repeated[:, len(FEATURES) :] = np.nan
+    return np.concatenate([table, repeated]), np.concatenate([truth, truth[has_prior]])
+
+
+def scored_volume(
+    classifier: Any, candidates: Candidates, shape: Sequence[int]
+) -> NDArray[np.float32]:
+    """Give each voxel the highest score of the candidates that it belongs to: (x, y, z)."""
+    scores = np.zeros(shape, dtype=np.float32)
+    if not len(candidates):
+        return scores
+    flat = scores.reshape(-1)
+    answers = classifier.predict(classifier_columns(candidates.table))
+    for voxels, answer in zip(candidates.voxels, answers, strict=True):
+        flat[voxels] = np.maximum(flat[voxels], np.clip(answer, 0, 1))
+    return scores
+
+
+def candidate_truth(candidates: Candidates, label: NDArray[Any]) -> NDArray[np.int8]:
+    """Tell which candidates are metastases (1), which are none (0), and which are neither (-1)."""
+    flat = label.reshape(-1)
+    numbers, _ = ndimage.label(label == 1, structure=np.ones((3, 3, 3)))
+    numbers = numbers.reshape(-1)
+    sizes = np.bincount(numbers)
+    truth = np.zeros(len(candidates), dtype=np.int8)
+    for row, voxels in enumerate(candidates.voxels):
+        lesions = np.bincount(numbers[voxels], minlength=len(sizes))
+        lesions[0] = 0
+        covers = (lesions[1:] >= _COVERS * sizes[1:]).any()
+        share = lesions.sum() / len(voxels)
+        if covers and share >= _INSIDE:
+            truth[row] = 1
+        elif lesions.sum() or (flat[voxels] > 1).mean() > 0.5:
+            # Neither: a bit of a lesion in something large, or its core or swelling.
+            truth[row] = -1
+    return truth
+
+
+def shuffled_losses(
+    classifier: Any, table: NDArray[np.float64], truth: NDArray[Any], rng: np.random.Generator
+) -> dict[str, float]:
+    """Give the loss of area under the curve where each feature is shuffled."""
+    area = roc_auc_score(truth, classifier.predict(table))
+    losses = {}
+    for column, name in enumerate(NAMES):
+        shuffled = table.copy()
+        shuffled[:, column] = rng.permutation(shuffled[:, column])
+        losses[name] = float(area - roc_auc_score(truth, classifier.predict(shuffled)))
+    return losses

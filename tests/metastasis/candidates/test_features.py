@@ -1,0 +1,85 @@
+"""Features of planted balls, tubes and sheets, of changes since the prior, and levels of candidates."""
+
+import numpy as np
+import pytest
+
+from metastasis.candidates.features import FEATURES, PRIOR_FEATURES, ScanVolumes, find_candidates
+
+SHAPE = (60, 60, 60)
+NAMES = [*FEATURES, *PRIOR_FEATURES]
+GRID = np.stack(np.indices(SHAPE), axis=-1).astype(float)
+BRAIN = np.linalg.norm(GRID - 30, axis=-1) < 29
+BALL = np.linalg.norm(GRID - (18, 30, 30), axis=-1) < 3.5
+TUBE = (np.linalg.norm((GRID - (40, 30, 30))[..., :2], axis=-1) < 1.6) & (
+    np.abs(GRID[..., 2] - 30) < 12
+)
+SHEET = (np.abs(GRID[..., 1] - 15) < 1) & (np.linalg.norm(GRID - (30, 15, 30), axis=-1) < 9)
+
+
+def scan(*bright, prior=None):
+    values = np.ones(SHAPE, np.float32)
+    for mask in bright:
+        values[mask] = 1.8
+    return ScanVolumes(values * BRAIN, BRAIN, np.ones(3), prior)
+
+
+def features(mask, volumes):
+    candidates = find_candidates(0.9 * mask.astype(np.float32), volumes, levels=(0.5,))
+    assert len(candidates) == 1
+    assert (np.sort(candidates.voxels[0]) == np.flatnonzero(mask)).all()
+    return dict(zip(NAMES, candidates.table[0], strict=True))
+
+
+def test_shapes_are_told_apart():
+    volumes = scan(BALL, TUBE, SHEET)
+    ball, tube, sheet = (features(mask, volumes) for mask in (BALL, TUBE, SHEET))
+    assert ball["blobness"] > 3 * max(tube["blobness"], sheet["blobness"])
+    assert tube["tubeness"] > 3 * max(ball["tubeness"], sheet["tubeness"])
+    assert sheet["sheetness"] > 2 * max(ball["sheetness"], tube["sheetness"])
+    assert tube["elongation"] > 3 > 1.3 > ball["elongation"]
+    assert sheet["flatness"] > 3 > 1.3 > ball["flatness"]
+    assert ball["compactness"] > 0.6 > 0.3 > max(tube["compactness"], sheet["compactness"])
+    assert ball["contrast"] == pytest.approx(0.8, abs=0.01)
+    assert ball["log_volume"] == pytest.approx(np.log(BALL.sum()))
+    assert ball["midplane"] == pytest.approx(12, abs=1)
+    assert ball["depth"] == pytest.approx(17, abs=1)
+
+
+def test_ring_has_a_core():
+    core = np.linalg.norm(GRID - (18, 30, 30), axis=-1) < 2
+    volumes = scan(BALL)
+    volumes.image[core] = 0.4
+    ring = features(BALL & ~core, volumes)
+    assert ring["core_share"] > 0.15
+    assert ring["core_intensity"] == pytest.approx(-1.4, abs=0.01)
+
+
+def test_changes_are_zero_for_what_was_there_and_missing_without_prior():
+    before = scan(TUBE).image
+    volumes = scan(BALL, TUBE, prior=before)
+    new, old = features(BALL, volumes), features(TUBE, volumes)
+    assert new["mean_change"] == pytest.approx(0.8, abs=0.01)
+    assert new["prior_contrast"] == pytest.approx(0, abs=0.01)
+    assert old["mean_change"] == pytest.approx(0, abs=0.01)
+    assert old["contrast_change"] == pytest.approx(0, abs=0.02)
+    # A prior that lies a voxel beside is no change either.
+    moved = features(TUBE, scan(TUBE, prior=np.roll(before, 1, axis=0)))
+    assert moved["mean_change"] == pytest.approx(0, abs=0.01)
+    alone = features(BALL, scan(BALL))
+    assert all(np.isnan(alone[name]) for name in PRIOR_FEATURES)
+
+
+def test_large_components_fall_apart_at_the_next_level():
+    merged = np.where(BALL | SHEET, 0.9, 0.1).astype(np.float32) * BRAIN
+    candidates = find_candidates(merged, scan(BALL, SHEET), levels=(0.05, 0.5), min_voxels=4)
+    # All of the brain would be one candidate of 100 mL.
+    assert sorted(len(voxels) for voxels in candidates.voxels) == sorted([BALL.sum(), SHEET.sum()])
+    assert len(find_candidates(merged, scan(BALL), levels=(0.95,))) == 0
+
+
+def test_local_levels_of_prior_and_scan():
+    values = np.where(BALL, 180, 100) * BRAIN
+    scaled = ScanVolumes.scaled(values, BRAIN, np.ones(3), 3 * values)
+    np.testing.assert_allclose(scaled.image, scaled.prior, rtol=1e-5)
+    assert np.median(scaled.image[BALL]) == pytest.approx(1.8, abs=0.05)
+    assert ScanVolumes.scaled(values, BRAIN, np.ones(3), 0 * values).prior is None

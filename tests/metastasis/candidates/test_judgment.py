@@ -1,0 +1,75 @@
+"""What candidates are, and scores of volumes."""
+
+import numpy as np
+import pytest
+
+from metastasis.candidates.features import FEATURES, PRIOR_FEATURES, Candidates
+from metastasis.candidates.judgment import (
+    NAMES,
+    candidate_truth,
+    classifier_columns,
+    make_classifier,
+    scored_volume,
+    shuffled_losses,
+    with_and_without_priors,
+)
+
+N = len(NAMES)
+
+
+class First:
+    """Answers with the first column."""
+
+    def predict(self, table):
+        return table[:, 0]
+
+
+def test_truth_of_candidates():
+    label = np.zeros((12, 12, 12), np.uint8)
+    label[1:4, 1:4, 1:4] = 1
+    label[7:10, 7:10, 7:10] = 2
+    flat = np.arange(label.size).reshape(label.shape)
+    lesion, merged = flat[1:4, 1:4, 1:4].ravel(), flat[:, :, :6].ravel()
+    core, elsewhere = flat[7:10, 7:10, 7:10].ravel(), flat[5:7, 1:3, 9:12].ravel()
+    candidates = Candidates(np.zeros((4, N)), [lesion, merged, core, elsewhere])
+    # A lesion in something much larger, and a core, are neither.
+    assert candidate_truth(candidates, label).tolist() == [1, -1, -1, 0]
+
+
+def test_columns_have_a_flag_for_the_prior():
+    table = np.ones((2, N))
+    table[1, len(FEATURES) :] = np.nan
+    columns = classifier_columns(table)
+    assert columns.shape == (2, N + 1)
+    assert columns[0].tolist() == [1.0] * (N + 1)
+    assert columns[1].tolist() == [1.0] * len(FEATURES) + [0.0] * (len(PRIOR_FEATURES) + 1)
+
+
+def test_candidates_with_a_prior_are_learned_without_it_too():
+    table = np.arange(2.0 * N).reshape(2, N)
+    table[1, len(FEATURES) :] = np.nan
+    both, truth = with_and_without_priors(table, np.array([1, 0], np.int8))
+    assert truth.tolist() == [1, 0, 1]
+    assert (both[2, : len(FEATURES)] == table[0, : len(FEATURES)]).all()
+    assert np.isnan(both[2, len(FEATURES) :]).all()
+
+
+def test_highest_score_of_a_voxel_counts_within_0_and_1():
+    table = np.zeros((3, N))
+    table[:, 0] = 0.3, 0.8, 1.4
+    voxels = [np.array([0, 1, 2]), np.array([1]), np.array([5])]
+    scores = scored_volume(First(), Candidates(table, voxels), (2, 2, 2))
+    np.testing.assert_allclose(scores.ravel(), [0.3, 0.8, 0.3, 0, 0, 1, 0, 0], rtol=1e-6)
+    nothing = Candidates(np.empty((0, N)), [])
+    assert not scored_volume(First(), nothing, (2, 2, 2)).any()
+
+
+@pytest.mark.parametrize("name", ["trees", "linear"])
+def test_classifiers_learn_and_weights_name_the_feature(name):
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(400, N))
+    truth = (table[:, 3] > 0.8).astype(float)
+    classifier = make_classifier(name, 0).fit(classifier_columns(table), truth)
+    weights = shuffled_losses(classifier, classifier_columns(table), truth, rng)
+    assert max(weights, key=weights.get) == NAMES[3]
+    assert weights[NAMES[3]] > 0.2

@@ -1,0 +1,168 @@
+"""Second stage: balls are kept and sheets rejected, with any segmenter, and in one file."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator
+
+from dmrifit.io.parameter_json import RefusedError
+from metastasis import TwoStageSegmenter
+from metastasis.candidates.features import PRIOR_FEATURES
+
+SHAPE = (40, 40, 40)
+GRID = np.stack(np.indices(SHAPE), axis=-1).astype(float)
+BRAIN = np.linalg.norm(GRID - 20, axis=-1) < 19
+
+
+class Brightness(BaseEstimator):
+    """Takes everything that is bright for a metastasis, as networks do."""
+
+    def fit(self, volumes, labels, *, masks=None):
+        self.n_seen_ = len(volumes)
+        return self
+
+    def predict_proba(self, volumes, *, masks=None):
+        return [
+            np.clip((np.asarray(getattr(v, "dataobj", v)) - 130) / 40, 0, 1).astype(np.float32)
+            for v in volumes
+        ]
+
+
+def balls_and_sheets(n, seed):
+    rng = np.random.default_rng(seed)
+    volumes, labels, priors = [], [], []
+    for _ in range(n):
+        volume = rng.normal(100, 2, SHAPE) * BRAIN
+        label = np.zeros(SHAPE, np.uint8)
+        for center in ((12, 14, 20), (27, 14, 20), (20, 28, 20)):
+            ball = np.linalg.norm(GRID - center - rng.uniform(-1, 1, 3), axis=-1) < rng.uniform(2, 3.5)
+            volume[ball] += 90
+            label[ball] = 1
+        before = volume.copy()
+        before[label > 0] -= 90
+        for z in (9, 31):
+            sheet = (np.abs(GRID[..., 2] - z - rng.uniform(-1, 1)) < 1) & (
+                np.linalg.norm(GRID - (20, 20, z), axis=-1) < rng.uniform(5, 9)
+            )
+            volume[sheet], before[sheet] = 190, 190
+        volumes.append(volume.astype(np.float32))
+        labels.append(label)
+        priors.append(before.astype(np.float32))
+    return volumes, labels, priors
+
+
+def small(**options):
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    trees = HistGradientBoostingRegressor(max_iter=30, min_samples_leaf=3, random_state=0)
+    return TwoStageSegmenter(
+        Brightness(), trees, levels=(0.2, 0.6), random_state=0, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return balls_and_sheets(8, 0)
+
+
+@pytest.fixture(scope="module")
+def fitted(cohort):
+    volumes, labels, _ = cohort
+    return small().fit(volumes, labels, masks=[BRAIN] * 8)
+
+
+def test_balls_are_kept_and_sheets_rejected(fitted):
+    (volume,), (label,), _ = balls_and_sheets(1, 99)
+    (alone,) = Brightness().predict_proba([volume])
+    (marked,) = fitted.predict([volume], masks=[BRAIN])
+    assert ((alone > 0.5) & (label == 0)).sum() > 100
+    assert (marked > 0)[label > 0].mean() > 0.9
+    assert not (marked > 0)[label == 0].any()
+    assert fitted.n_candidates_["metastases"] >= 24
+    assert fitted.segmenter_.n_seen_ == 8
+
+
+def test_features_are_listed_by_weight(fitted):
+    table = fitted.feature_table()
+    assert table["weight"].is_monotonic_decreasing
+    assert table["weight"].iloc[0] > 0
+    # No scan had a prior, so that those features tell nothing.
+    assert (table.loc[table["feature"].isin(PRIOR_FEATURES), "weight"] == 0).all()
+    assert fitted.prior_ is None
+
+
+def test_priors_are_used_where_they_tell(cohort):
+    volumes, labels, priors = cohort
+    # All balls are labelled as old, so that shape tells nothing and change does.
+    olds, news = [], []
+    for volume, label, prior in zip(volumes, labels, priors, strict=True):
+        is_old = (label > 0) & (GRID[..., 1] < 21) & (GRID[..., 0] < 20)
+        olds.append(np.where(is_old, volume, prior))
+        news.append(np.where(is_old, 0, label).astype(np.uint8))
+    model = small().fit(volumes, news, priors=olds, masks=[BRAIN] * 8)
+    weights = model.feature_weights_
+    assert max(weights[name] for name in PRIOR_FEATURES) > 0
+    assert model.prior_ == "features"
+    (marked,) = model.predict(volumes[:1], priors=olds[:1], masks=[BRAIN])
+    assert (marked > 0)[news[0] > 0].mean() > 0.9
+
+
+def test_images_and_operating_point(fitted, cohort):
+    volumes, labels, _ = cohort
+    image = nib.Nifti1Image(volumes[0], np.diag([2.0, 2, 2, 1]))
+    (scores,) = fitted.predict_proba([image], masks=[nib.Nifti1Image(BRAIN.astype("u1"), image.affine)])
+    assert scores.shape == SHAPE
+    fitted.set_operating_point(volumes, labels, masks=[BRAIN] * 8, false_positives=0)
+    assert 0 < fitted.threshold_ <= 1
+
+
+def test_impossible_parameters_and_candidates_are_refused(cohort):
+    volumes, labels, _ = cohort
+    with pytest.raises(ValueError, match="levels must be probabilities"):
+        TwoStageSegmenter(Brightness(), levels=(0.0,)).fit(volumes, labels)
+    with pytest.raises(ValueError, match="classifier"):
+        TwoStageSegmenter(Brightness(), "forest").fit(volumes, labels)
+    with pytest.raises(ValueError, match=r"0 of .* candidates are metastases"):
+        small().fit(volumes, [0 * label for label in labels], masks=[BRAIN] * 8)
+    with pytest.raises(TypeError, match="a model file cannot hold a Brightness"):
+        small().fit(volumes, labels, masks=[BRAIN] * 8).stored()
+
+
+@pytest.mark.deep
+def test_one_file_holds_both_stages(tmp_path, cohort):
+    pytest.importorskip("torch")
+    from dmrifit import load_model, save_model
+    from dmrifit.networks.training import Training
+    from metastasis import DeepMedicSegmenter
+
+    volumes, labels, _ = (part[:2] for part in cohort)
+    network = DeepMedicSegmenter(
+        "lesion",
+        prior=None,
+        network="small_unet",
+        widths=(2, 4),
+        scaling="local",
+        segment_size=16,
+        segments_per_epoch=4,
+        training=Training(epochs=1, batch_size=2),
+        device="cpu",
+        random_state=0,
+    ).fit(volumes, labels, masks=[BRAIN] * 2)
+    bright = small().fit(volumes * 4, labels * 4, masks=[BRAIN] * 8)
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(60, bright.classifier_.n_features_in_ - 1))
+    truth = (table[:, 0] > 0).astype(np.int8)
+    model = TwoStageSegmenter(levels=(0.01, 0.04), random_state=0)
+    model.fit_candidates(network, table, truth)
+    save_model(model, tmp_path / "model.dmrifit")
+    restored = load_model(tmp_path / "model.dmrifit")
+    before = model.predict_proba(volumes[:1], masks=[BRAIN])[0]
+    after = restored.predict_proba(volumes[:1], masks=[BRAIN])[0]
+    assert before.any()
+    assert (before == after).all()
+    assert restored.feature_weights_ == model.feature_weights_
+    parameters, fitted, files = model.stored()
+    assert parameters["segmenter"] is None
+    del files["classifier.skops"]
+    with pytest.raises(RefusedError, match="no classifier"):
+        TwoStageSegmenter().restore(fitted, files)
