@@ -95,15 +95,19 @@ class TwoStageSegmenter(BaseEstimator):
         Score from which a candidate is marked in `predict`.
     n_candidates_ : dict
         Candidates that were learned from: ``"metastases"`` and ``"others"``.
+    false_positives_ : float or None
+        False positives per scan that `threshold_` was chosen for; None where it was not.
     feature_weights_ : dict
         For each feature how much the area under the curve falls where it is shuffled.
     """
 
     threshold_: float
+    false_positives_: float | None
     n_candidates_: dict[str, int]
     feature_weights_: dict[str, float]
     _fitted_names: ClassVar[tuple[str, ...]] = (
         "threshold_",
+        "false_positives_",
         "n_candidates_",
         "feature_weights_",
     )
@@ -213,6 +217,7 @@ class TwoStageSegmenter(BaseEstimator):
             self.classifier_, table, truth, np.random.default_rng(derived_seed(seed, "shuffle"))
         )
         self.threshold_ = float(self.threshold)
+        self.false_positives_ = None
         return self
 
     def predict_proba(
@@ -295,6 +300,7 @@ class TwoStageSegmenter(BaseEstimator):
             targets, scores, false_positives=false_positives, min_voxels=self.min_voxels
         )
         self.threshold_ = point.threshold
+        self.false_positives_ = float(false_positives)
         return self
 
     def feature_table(self) -> pd.DataFrame:
@@ -327,11 +333,6 @@ class TwoStageSegmenter(BaseEstimator):
         """Whether prior scans are looked at."""
         inside = getattr(self.segmenter_, "prior_", None)
         return "features" if inside is None and self._knows_priors else inside
-
-    @property
-    def false_positives_(self) -> float | None:
-        """False positives per scan that the threshold was chosen for; not kept."""
-        return None
 
     @property
     def _knows_priors(self) -> bool:
@@ -468,7 +469,8 @@ class TwoStageSegmenter(BaseEstimator):
             raise RefusedError("it has no classifier")
         classifier = loaded(files[_CLASSIFIER], None, [], {})
         n_columns = len(NAMES) + 1
-        if getattr(classifier, "n_features_in_", 0) != n_columns:
+        n_features = getattr(classifier, "n_features_in_", 0)
+        if n_features != n_columns or not hasattr(classifier, "predict"):
             raise RefusedError(f"its classifier does not look at {n_columns} columns")
         self.classifier_ = classifier
 

@@ -50,9 +50,21 @@ DeviceOption: TypeAlias = Annotated[
 
 
 def segment(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file from train.")],
-    scans: ScansArgument,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[MODEL] SCANS",
+            help="Model file from train (by default the small model that comes along), and the "
+            "scans: a contrast-enhanced T1 image (NIfTI), prepared like the training scans; a "
+            "folder of them, where NAME_prior and NAME_brain.nii.gz belong to NAME.nii.gz; or a "
+            "table (.tsv) with the columns patient and image, and optionally name, prior and "
+            "brain (files relative to the table).",
+        ),
+    ],
     out: OutOption,
+    model: Annotated[
+        Path | None, typer.Option(help="Model file from train, another way to name it.")
+    ] = None,
     prior: PriorOption = None,
     mask: MaskOption = None,
     threshold: Annotated[
@@ -78,6 +90,7 @@ def segment(
 
     if threshold is not None:
         _check_threshold("--threshold", threshold)
+    model, scans = _model_and_scans(paths, model)
     segmenter = _trained(model, flips, device)
     if threshold is not None:
         # The number of false positives holds at the model's own threshold only.
@@ -166,8 +179,7 @@ def ensemble(
 
 #: Commands, each with the example that its help shows.
 EXAMPLES: dict[Callable[..., None], str] = {
-    segment: "dmrifit-metastasis segment model.dmrifit t1c.nii.gz --prior earlier.nii.gz --out "
-    "segmented",
+    segment: "dmrifit-metastasis segment t1c.nii.gz --out segmented",
     ensemble: "dmrifit-metastasis ensemble sensitive.dmrifit specific.dmrifit cases.tsv --out "
     "joined",
 }
@@ -185,21 +197,48 @@ def _cases(scans: Path, prior: Path | None, mask: Path | None, out: Path) -> lis
     return [read_case(scans, prior=prior, brain=mask)]
 
 
+def _model_and_scans(paths: list[Path], model: Path | None) -> tuple[Path, Path]:
+    """Tell the model file from the scans; without one the small model is used."""
+    n_most = 2 if model is None else 1
+    if len(paths) > n_most:
+        raise ValueError(
+            f"{len(paths)} paths ({', '.join(str(path) for path in paths)}); give a model file "
+            "and one image, folder or table"
+        )
+    if len(paths) == 2:
+        return paths[0], paths[1]
+    if model is None:
+        from metastasis.candidates.small_model import PATH
+
+        # A model file alone means that the scans were forgotten.
+        if paths[0].suffix == ".dmrifit":
+            raise ValueError(f"{paths[0]} is a model file; name the scans after it")
+        typer.echo(
+            "dmrifit-metastasis: the small model that comes along is used; it was never tried on "
+            "a labelled real metastasis",
+            err=True,
+        )
+        model = PATH
+    return model, paths[0]
+
+
 def _trained(path: Path, flips: bool, device: str | None) -> Any:
     """Read a segmenter, and move it to a device."""
     from dmrifit.model_files.model_file import load_model
+    from metastasis.candidates.two_stage import TwoStageSegmenter
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
     model = load_model(path)
     # Model files of the other applications can be read as well.
-    if not isinstance(model, DeepMedicSegmenter):
+    if not isinstance(model, DeepMedicSegmenter | TwoStageSegmenter):
         raise ValueError(
             f"{path} holds a {type(model).__name__}, which segments nothing; dmrifit-metastasis "
             "train makes segmenters"
         )
+    network = getattr(model, "segmenter_", model)
     if flips:
-        model.set_params(flips=True)
-    move_to_device(model, device)
+        network.set_params(flips=True)
+    move_to_device(network, device)
     return model
 
 

@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from metastasis.networks.architectures import DeepMedic, Path, UNet, repeated  # noqa: E402
+from metastasis.networks.architectures import DeepMedic, Path, SmallUNet, UNet, repeated  # noqa: E402
 from metastasis.networks.sizes import low_resolution_input, output_size  # noqa: E402
 
 pytestmark = pytest.mark.deep
@@ -131,3 +131,16 @@ def test_dropout_leaves_features_out_in_training_alone():
 
 
 
+
+
+def test_small_unet_has_a_third_of_a_million_weights_and_takes_any_size():
+    unet = SmallUNet().eval()
+    assert sum(weight.numel() for weight in unet.parameters()) == 329_137
+    image = torch.randn(1, 1, 21, 18, 13)
+    with torch.inference_mode():
+        logits = unet(image)
+        assert logits.shape == image.shape
+        assert torch.sigmoid(unet(0 * image)).median().item() < 0.2
+        # Padding repeats the border, so that a volume already so padded gives the same.
+        padded = torch.nn.functional.pad(image, (0, 3, 0, 6, 0, 3), mode="replicate")
+        torch.testing.assert_close(unet(padded)[:, :, :21, :18, :13], logits)

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 
 from metastasis.networks.losses import (  # noqa: E402
     JVSSLoss,
+    LesionLoss,
     SSELoss,
     VoxelLoss,
     VSSLoss,
@@ -188,3 +189,18 @@ def test_what_is_not_possible_is_refused():
         jvss_loss(logits, target[..., :1], 0.5)
     with pytest.raises(ValueError, match="n_segments"):
         vss_loss(torch.zeros(3), torch.zeros(3), 0.5)
+
+
+def test_lesion_loss_by_hand_and_blind_where_weights_are_0():
+    logits = torch.tensor([0.0, 2.0, -1.0, 5.0]).reshape(1, 1, 4, 1, 1)
+    labels = torch.tensor([1.0, 1.0, 0.0, 0.0]).reshape(1, 1, 4, 1, 1)
+    weights = torch.tensor([20.0, 2.0, 1.0, 0.0]).reshape(1, 1, 4, 1, 1)
+    target = torch.cat([labels, weights], dim=1)
+    p = [1 / (1 + math.exp(-x)) for x in (0.0, 2.0, -1.0)]
+    entropy = -20 * math.log(p[0]) - 2 * math.log(p[1]) - math.log(1 - p[2])
+    dice = (2 * (20 * p[0] + 2 * p[1]) + 1) / (20 * p[0] + 2 * p[1] + p[2] + 22 + 1)
+    assert LesionLoss()(logits, target).item() == pytest.approx(entropy / 3 + 1 - dice, rel=1e-5)
+    logits.requires_grad_()
+    LesionLoss()(logits, target).backward()
+    assert logits.grad[0, 0, 3].item() == 0
+    assert logits.grad[0, 0, 0].item() < 0 < logits.grad[0, 0, 2].item()

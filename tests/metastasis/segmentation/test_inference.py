@@ -7,13 +7,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from metastasis.networks.architectures import DeepMedic, UNet  # noqa: E402
+from metastasis.networks.architectures import DeepMedic, SmallUNet, UNet  # noqa: E402
 from metastasis.segmentation import inference  # noqa: E402
 from metastasis.segmentation.inference import (  # noqa: E402
     averaged_over_flips,
     dense_logits,
     tiled_logits,
     unet_logits,
+    whole_logits,
 )
 from metastasis.segmentation.sampling import low_resolution  # noqa: E402
 
@@ -220,3 +221,16 @@ def test_dense_inference_is_three_times_as_fast_as_tiles():
         run(model, one)
         seconds.append(time.thread_time() - start)
     assert seconds[1] > 3 * seconds[0]
+
+
+def test_whole_logits_are_those_of_the_brain_box():
+    torch.manual_seed(0)
+    model = SmallUNet(1, (2, 4)).eval()
+    image = np.zeros((1, 40, 36, 44), np.float32)
+    image[0, 12:30, 12:28, 12:30] = 1 + np.random.default_rng(0).random((18, 16, 18))
+    logits = whole_logits(model, image)
+    with torch.inference_mode():
+        box = model(torch.from_numpy(image[:, 4:38, 4:36, 4:38].copy())[None])[0, 0].numpy()
+    np.testing.assert_allclose(logits[4:38, 4:36, 4:38], box, atol=1e-5)
+    assert (logits[:4] == -20).all()
+    assert (whole_logits(model, 0 * image) == -20).all()

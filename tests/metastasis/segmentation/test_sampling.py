@@ -11,6 +11,8 @@ from scipy import ndimage
 from metastasis.segmentation.sampling import (
     SegmentSampler,
     lesion_voxels,
+    lesion_weights,
+    locally_scaled,
     low_resolution,
     normalized,
     take_cells,
@@ -297,3 +299,45 @@ def test_a_volume_smaller_than_a_segment_is_seen_beyond_its_border():
         assert sample["image"].shape == (1, SIZE, SIZE, SIZE)
         assert np.isfinite(sample["low_3"]).all()
         assert label.shape == (1, SIZE, SIZE, SIZE)
+
+
+def test_weights_fall_with_size_and_ignored_voxels_have_none():
+    label = np.zeros((30, 30, 30), np.uint8)
+    label[1:3, 1:3, 1:3] = 1  # 8 voxels
+    label[10:20, 10:20, 10:20] = 1  # 1000
+    ignored = np.zeros_like(label)
+    ignored[25] = 1
+    weights = lesion_weights(label, ignored)
+    assert weights[1, 1, 1] == pytest.approx((600 / 8) ** 0.65, rel=1e-3)
+    assert weights[15, 15, 15] == pytest.approx((600 / 1000) ** 0.65, rel=1e-3)
+    assert (weights[25] == 0).all()
+    assert weights[0, 0, 0] == 1
+
+
+def test_segments_of_weighted_targets_have_two_channels_and_move():
+    volume, truth = case(), target()
+    truth["weight"] = lesion_weights(truth["label"], np.zeros_like(truth["label"]))
+    sampler = SegmentSampler(SIZE, 0, (), augment=False, jitter=3)
+    inputs = {key: volume[key] for key in ("image", "brain")}
+    segments = [label for _, label in sampler.draw([inputs], [truth], 30, np.random.default_rng(0))]
+    assert all(segment.shape == (2, SIZE, SIZE, SIZE) for segment in segments)
+    middle = SIZE // 2
+    hits = [bool(segment[0, middle, middle, middle]) for segment in segments[::2]]
+    assert 0 < sum(hits) < len(hits)
+    for segment in segments:
+        assert (segment[1][segment[0] == 0] == 1).all()
+        assert (segment[1][segment[0] == 1] > 1).all()
+
+
+def test_local_scaling_ignores_a_smooth_field():
+    rng = np.random.default_rng(0)
+    brain = np.ones((40, 40, 40), bool)
+    volume = rng.normal(100, 3, (1, 40, 40, 40))
+    volume[0, 10:14, 10:14, 10:14] = 180
+    field = np.exp(np.linspace(-0.1, 0.1, 40))[:, None, None]
+    plain, biased = locally_scaled(volume, brain), locally_scaled(5 * volume * field, brain)
+    assert np.median(plain) == pytest.approx(1, abs=0.01)
+    assert plain[0, 12, 12, 12] == pytest.approx(1.8, abs=0.05)
+    assert np.abs(biased - plain).max() < 0.2
+    with pytest.raises(ValueError, match="channel 0 has no positive value"):
+        locally_scaled(0 * volume, brain)

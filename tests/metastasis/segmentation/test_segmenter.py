@@ -103,6 +103,7 @@ def test_lesions_are_learned_from_segments(fitted):
         {"prior": None, "low_resolution": ()},
         {"network": "unet", "prior": "channel", "widths": (4, 8)},
         {"network": "unet", "prior": None, "widths": (4, 8), "flips": True},
+        {"network": "small_unet", "prior": "channel", "widths": (2, 4), "scaling": "local"},
     ],
     ids=str,
 )
@@ -536,3 +537,17 @@ def test_model_files_with_another_threshold_than_a_probability_are_refused(fitte
     save_model(fitted, tmp_path / "model.dmrifit")
     with pytest.raises(ValueError, match=r"refused as a model file: threshold_ is 1\.5"):
         load_model(tmp_path / "model.dmrifit")
+
+
+def test_labels_of_implants_train_a_network_by_lesions(cohort):
+    volumes, labels, _ = cohort
+    marked = [label * np.uint8(1) for label in labels]
+    for label in marked:
+        label[:2, :2, :2], label[4:6, :2, :2] = 2, 3
+    options = {"network": "small_unet", "widths": (2, 4), "prior": None, "segment_size": 8}
+    model = small("lesion", **options, random_state=0).fit(volumes, marked)
+    (probability,) = model.predict_proba(volumes[:1])
+    assert probability.shape == volumes[0].shape
+    assert 0 < probability.max() < 1
+    with pytest.raises(ValueError, match="a label must be 0 and 1"):
+        small("bce", **options, random_state=0).fit(volumes, marked)

@@ -8,7 +8,7 @@ from scipy.ndimage import binary_dilation, label
 
 from dmrifit.simulate.tissue_maps import read_tissues
 from metastasis import read_cases, simulate_metastases, write_cases
-from metastasis.simulate.patients import DIAMETERS, STATUSES
+from metastasis.simulate.patients import DIAMETERS, HARD_STATUSES, STATUSES
 
 FULL = np.ones((3, 3, 3))
 SMALL = {"shape": (32, 36, 32), "spacing": 2.5}
@@ -211,3 +211,42 @@ def test_real_maps_of_tissue_are_accepted(data_dir):
 def test_what_is_out_of_range_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
         simulate_metastases(**{"n_patients": 1} | changes)
+
+
+@pytest.fixture(scope="module")
+def hard_cases():
+    return simulate_metastases(
+        4, shape=(56, 56, 56), spacing=1.5, metastases=(4, 8), world="hard", prior=1, random_state=1
+    )
+
+
+def test_vessels_of_the_hard_world_are_as_bright_as_metastases(hard_cases, cases):
+    def brightest(some):
+        """Give the brightest voxels outside of metastases and mimics against metastases."""
+        ratios = []
+        for case in some:
+            outside = case.brain & (case.label == 0) & (case.mimics == 0)
+            away = outside & ~binary_dilation(case.label > 0, iterations=2)
+            high = np.quantile(case.image[away], 0.999)
+            ratios.append(high / np.median(case.image[case.label > 0]))
+        return np.median(ratios)
+
+    assert brightest(hard_cases) > 1.1 > brightest(cases)
+
+
+def test_hard_world_has_all_statuses_and_labels_walls(hard_cases):
+    table = pd.concat([case.lesions for case in hard_cases])
+    assert set(table["status"]) <= set(HARD_STATUSES)
+    assert table["diameter_mm"].max() > 15
+    for case in hard_cases:
+        assert (case.image[~case.brain] == 0).all()
+        assert label(case.label, structure=FULL)[1] == case.lesions["number"].nunique()
+    again = simulate_metastases(
+        1, shape=(56, 56, 56), spacing=1.5, metastases=(4, 8), world="hard", prior=1, random_state=1
+    )
+    assert (again[0].image == hard_cases[0].image).all()
+
+
+def test_unknown_world_is_refused():
+    with pytest.raises(ValueError, match="world"):
+        simulate_metastases(1, world="real")
