@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import _measure as measure
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,7 +31,7 @@ from dmrifit.io.components import drop_small, label_components
 from dmrifit.networks.training import Training
 from metastasis import DeepMedicSegmenter, TwoStageSegmenter
 from metastasis.candidates.features import ScanVolumes, find_candidates
-from metastasis.candidates.judgment import candidate_truth
+from metastasis.candidates.judgment import candidate_truth, scored_volume
 from metastasis.candidates.small_model import PATH as SHIPPED
 from metastasis.simulate.enhancement import KINDS
 from metastasis.simulate.implants import draw_implants
@@ -45,7 +46,7 @@ RESULT = Path(__file__).parent / "results" / "metastasis_people.json"
 WORK = Path("build") / "metastasis_people"
 SCANS = ("patient19", "patient26")
 TRAIN_SEED, JUDGE_SEED, TEST_SEED = 1, 2, 1001
-N_COPIES, N_PHANTOMS, EPOCHS, MORE_EPOCHS = 10, 6, 15, 6
+N_COPIES, N_PHANTOMS, EPOCHS, MORE_EPOCHS = 10, 6, 15, 10
 N_TEST, N_IMPLANTS = 10, 11
 CUTS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start = time.process_time()
     networks = {name: network(name, chosen.work) for name in SCANS}
     rows_of = {name: judged_candidates(name, networks, chosen.work) for name in SCANS}
-    results = {name: direction(name, networks, rows_of) for name in SCANS}
+    results = {name: direction(name, networks, rows_of, chosen.work) for name in SCANS}
     if chosen.ship:
         ship(networks, rows_of, results, chosen.work)
     fix_cuts(results)
@@ -197,20 +198,21 @@ def ship(
 # Tests -------------------------------------------------------------------------------------------
 
 
-def direction(test: str, networks: dict[str, Any], rows_of: dict[str, Any]) -> dict[str, Any]:
+def direction(
+    test: str, networks: dict[str, Any], rows_of: dict[str, Any], work: Path
+) -> dict[str, Any]:
     """Try the network of the other scan, alone and with its second stage, in one scan."""
     (seen,) = set(SCANS) - {test}
     # What judges has learned from candidates in the scan of its network; another one found them.
     stages = TwoStageSegmenter(random_state=0).fit_candidates(networks[seen], *rows_of[seen])
-    volume, brain = read_negative(scan_path(test))
-    sets = [
-        draw_implants(volume, brain, N_IMPLANTS, random_state=TEST_SEED + number)
-        for number in range(N_TEST)
-    ]
-    scores: dict[str, list[Any]] = {"network": [], "two stages": []}
-    for scan in [volume, *(implants.volume for implants in sets)]:
-        scores["network"] += networks[seen].predict_proba([scan], masks=[brain])
-        scores["two stages"] += stages.predict_proba([scan], masks=[brain])
+    sets, answers = tested(test, networks[seen], work)
+    scores = {
+        "network": [probability for probability, _ in answers],
+        "two stages": [
+            scored_volume(stages.classifier_, candidates, probability.shape)
+            for probability, candidates in answers
+        ],
+    }
     rows: dict[str, Any] = {"seen": seen, "n_candidates": stages.n_candidates_}
     for method, volumes in scores.items():
         steps = CUTS if method == "two stages" else THRESHOLDS
@@ -223,6 +225,25 @@ def direction(test: str, networks: dict[str, Any], rows_of: dict[str, Any]) -> d
         for name, weight in sorted(stages.feature_weights_.items(), key=lambda item: -item[1])
     }
     return rows
+
+
+def tested(test: str, segmenter: Any, work: Path) -> tuple[list[Any], list[Any]]:
+    """Find candidates in a scan as it is, and with each set of implants; kept in the folder."""
+    path = work / f"tested-{test}.joblib"
+    if not path.exists():
+        volume, brain = read_negative(scan_path(test))
+        sets = [
+            draw_implants(volume, brain, N_IMPLANTS, random_state=TEST_SEED + number)
+            for number in range(N_TEST)
+        ]
+        answers = []
+        for scan in [volume, *(implants.volume for implants in sets)]:
+            (probability,) = segmenter.predict_proba([scan], masks=[brain])
+            relative = ScanVolumes.scaled(scan, brain, np.ones(3))
+            answers.append((probability, find_candidates(probability, relative)))
+        joblib.dump((sets, answers), path)
+    sets, answers = joblib.load(path)
+    return sets, answers
 
 
 def at_threshold(step: float, volumes: Sequence[NDArray[Any]], sets: Sequence[Any]) -> dict:

@@ -9,6 +9,7 @@ splits of the patients. In the control row every patient has the prior of anothe
 """
 
 import time
+import warnings
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -35,9 +36,12 @@ from metastasis.candidates.judgment import (
 RESULT = Path(__file__).parent / "results" / "metastasis_prior.json"
 WORK = Path("build") / "metastasis_people"
 NETWORK = "network-patient19.dmrifit"
-SEED, N_PATIENTS, N_SPLITS = 20261140, 40, 10
+SEED, N_PATIENTS, N_SPLITS = 20261140, 60, 10
 SHAPE = (80, 80, 80)
-SENSITIVITIES = (0.85, 0.90, 0.95)
+SENSITIVITIES = (0.75, 0.80, 0.85, 0.90, 0.95)
+#: Low ones, as metastases that are no candidates are never found.
+LEVELS = (0.01, 0.05, 0.2, 0.5)
+STATUS_AT = 0.80
 CLASSIFIERS = ("trees", "linear")
 #: What a row is judged with: whether the classifier has learned priors, and which one it sees.
 ROWS = {
@@ -53,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = measure.options(__doc__.strip().splitlines()[0], RESULT, quick=False)
     parser.add_argument("--work", type=Path, default=WORK, help="folder of the network")
     chosen = measure.chosen(parser, arguments, RESULT)
+    # A mean over no split that reaches a sensitivity is no number.
+    warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
     start = time.process_time()
     network = load_model(chosen.work / NETWORK)
     cases = simulate_metastases(
@@ -97,7 +103,7 @@ def candidates_of(number: int, cases: Sequence[Any], network: Any) -> dict[str, 
     brain = np.asarray(case.brain) > 0
     return {
         name: find_candidates(
-            probability, ScanVolumes.scaled(case.image, brain, np.ones(3), prior)
+            probability, ScanVolumes.scaled(case.image, brain, np.ones(3), prior), levels=LEVELS
         )
         for name, prior in (("own", case.prior), ("exchanged", other.prior))
     }
@@ -139,13 +145,21 @@ def judged(name: str, cases: Sequence[Any], patients: Sequence[Any]) -> dict[str
             statuses[row].append(found)
             reached[row].append(best)
     result: dict[str, Any] = {}
-    base = np.nanmean(false["no prior"], axis=0)
-    for row in ROWS:
-        mean = np.nanmean(false[row], axis=0)
+    # A sensitivity counts in the splits in which every row reaches it.
+    stacked = np.array([false[row] for row in ROWS])
+    is_reached = np.isfinite(stacked).any(axis=2).all(axis=0)
+    stacked = np.where(is_reached[None, :, None, :], stacked, np.nan)
+    means = dict(zip(ROWS, np.nanmean(stacked, axis=1), strict=True))
+    base = means["no prior"]
+    result["splits"] = is_reached.sum(axis=0).tolist()
+    for row, mean in means.items():
         result[row] = {
-            "false_positives": [round(float(n), 3) for n in np.nanmean(mean, axis=0)],
+            "false_positives": [
+                round(float(np.nanmean(column)), 3) if np.isfinite(column).any() else None
+                for column in mean.T
+            ],
             "fewer": [fewer(base[:, k], mean[:, k]) for k in range(len(SENSITIVITIES))],
-            "sensitivity_by_status_at_0.90": {
+            f"sensitivity_by_status_at_{STATUS_AT:.2f}": {
                 status: round(
                     float(np.nanmean([found.get(status, np.nan) for found in statuses[row]])), 3
                 )
@@ -187,21 +201,26 @@ def counted(
     counts = np.empty((len(cases), len(SENSITIVITIES)))
     found: dict[str, float] = {}
     for column, wanted in enumerate(SENSITIVITIES):
-        # A lesion that is no candidate is never found; all candidates count from there on.
-        step = max(float(ordered[int(np.ceil(wanted * len(ordered))) - 1]), 1e-3)
+        # A lesion that is no candidate is never found, so that this sensitivity is not reached.
+        step = float(ordered[int(np.ceil(wanted * len(ordered))) - 1])
+        if not step > 0:
+            counts[:, column] = np.nan
+            continue
         for row, (case, scores) in enumerate(zip(cases, volumes, strict=True)):
             components = label_components(drop_small(scores >= step, MIN_VOXELS))
             touching = np.unique(components[np.asarray(case.label) > 0])
             counts[row, column] = components.max() - np.count_nonzero(touching)
-        if wanted == 0.90:
+        if wanted == STATUS_AT:
             hits = np.array(peaks) >= step
             found = {name: float(hits[np.array(status) == name].mean()) for name in set(status)}
     return counts, found, float(np.mean(np.array(peaks) > 0))
 
 
-def fewer(base: NDArray[np.float64], counts: NDArray[np.float64]) -> list[float]:
+def fewer(base: NDArray[np.float64], counts: NDArray[np.float64]) -> list[float | None]:
     """Give the share of false positives that are saved, with an interval over patients."""
     usable = np.isfinite(base) & np.isfinite(counts)
+    if not usable.any():
+        return [None, None, None]
     base, counts = base[usable], counts[usable]
     rng = np.random.default_rng(SEED)
     draws = rng.integers(len(base), size=(N_BOOTSTRAP, len(base)))
@@ -215,13 +234,14 @@ def markdown(result: dict[str, Any]) -> str:
     """Write the table."""
     header = ["second stage", "judged with"]
     header += [f"FP a scan at {wanted:.2f}" for wanted in SENSITIVITIES]
-    header += ["fewer at 0.90 [95 %]", "new", "grown", "stable", "shrunk"]
+    header += [f"fewer at {STATUS_AT:.2f} [95 %]", "new", "grown", "stable", "shrunk"]
     rows = []
     for name, table in result["classifiers"].items():
-        for row, content in table.items():
-            share, low, high = content["fewer"][1]
-            found = content["sensitivity_by_status_at_0.90"].values()
-            counts = [f"{n:.2f}" for n in content["false_positives"]]
+        for row in ROWS:
+            content = table[row]
+            share, low, high = content["fewer"][SENSITIVITIES.index(STATUS_AT)]
+            found = content[f"sensitivity_by_status_at_{STATUS_AT:.2f}"].values()
+            counts = ["–" if n is None else f"{n:.2f}" for n in content["false_positives"]]
             gain = f"{100 * share:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
             rows.append([name, row, *counts, gain, *(f"{value:.2f}" for value in found)])
     note = (
@@ -229,7 +249,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['n_lesions']} metastases and a prior each, {result['n_splits']} splits in two "
         "halves; false positives of 4 voxels or more at thresholds that reach the sensitivity in "
         "the tested half; interval over patients; the right columns are sensitivities by status "
-        "at 0.90. "
+        f"at {STATUS_AT:.2f}; a dash where candidates do not reach it. "
         f"{result['date']}, commit {str(result['commit'])[:10]}."
     )
     return f"{note}\n\n{measure.table(header, rows)}"

@@ -11,7 +11,6 @@ from scipy import ndimage
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
-from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -118,11 +117,15 @@ def candidate_truth(candidates: Candidates, label: NDArray[Any]) -> NDArray[np.i
 def shuffled_losses(
     classifier: Any, table: NDArray[np.float64], truth: NDArray[Any], rng: np.random.Generator
 ) -> dict[str, float]:
-    """Give the loss of area under the curve where each feature is shuffled."""
-    area = roc_auc_score(truth, classifier.predict(table))
+    """Give the share of variance that is no longer explained where each feature is shuffled."""
+
+    def error(columns: NDArray[np.float64]) -> float:
+        return float(np.mean((classifier.predict(columns) - truth) ** 2) / np.var(truth))
+
     losses = {}
+    least = error(table)
     for column, name in enumerate(NAMES):
         shuffled = table.copy()
         shuffled[:, column] = rng.permutation(shuffled[:, column])
-        losses[name] = float(area - roc_auc_score(truth, classifier.predict(shuffled)))
+        losses[name] = error(shuffled) - least
     return losses

@@ -93,21 +93,25 @@ class TwoStageSegmenter(BaseEstimator):
         The fitted classifier.
     threshold_ : float
         Score from which a candidate is marked in `predict`.
+    uses_priors_ : bool
+        Whether any candidate that was learned from had a prior.
     n_candidates_ : dict
         Candidates that were learned from: ``"metastases"`` and ``"others"``.
     false_positives_ : float or None
         False positives per scan that `threshold_` was chosen for; None where it was not.
     feature_weights_ : dict
-        For each feature how much the area under the curve falls where it is shuffled.
+        For each feature the share of variance no longer explained where it is shuffled.
     """
 
     threshold_: float
     false_positives_: float | None
+    uses_priors_: bool
     n_candidates_: dict[str, int]
     feature_weights_: dict[str, float]
     _fitted_names: ClassVar[tuple[str, ...]] = (
         "threshold_",
         "false_positives_",
+        "uses_priors_",
         "n_candidates_",
         "feature_weights_",
     )
@@ -200,6 +204,7 @@ class TwoStageSegmenter(BaseEstimator):
         """
         self._check()
         table, truth = table[truth >= 0], truth[truth >= 0]
+        self.uses_priors_ = bool(np.isfinite(table[:, len(FEATURES) :]).any())
         table, truth = with_and_without_priors(table, truth)
         table = classifier_columns(table)
         n_true = int(truth.sum())
@@ -310,8 +315,8 @@ class TwoStageSegmenter(BaseEstimator):
         Returns
         -------
         DataFrame
-            Columns ``feature``, ``weight`` (loss of area under the curve where it is shuffled) and
-            ``meaning``.
+            Columns ``feature``, ``weight`` (share of variance no longer explained where it is
+            shuffled) and ``meaning``.
         """
         import pandas as pd
 
@@ -332,13 +337,7 @@ class TwoStageSegmenter(BaseEstimator):
     def prior_(self) -> str | None:
         """Whether prior scans are looked at."""
         inside = getattr(self.segmenter_, "prior_", None)
-        return "features" if inside is None and self._knows_priors else inside
-
-    @property
-    def _knows_priors(self) -> bool:
-        return self.use_prior and any(
-            self.feature_weights_.get(name, 0.0) != 0.0 for name in PRIOR_FEATURES
-        )
+        return "features" if inside is None and self.uses_priors_ else inside
 
     # Candidates ---------------------------------------------------------------------------------
 

@@ -100,6 +100,16 @@ class _Settings:
     world: str
 
 
+@dataclass(frozen=True)
+class _Protocol:
+    """How a patient is scanned: blur in voxels, bias field, noise, gamma."""
+
+    blurs: tuple[float, float, float] = (_BLUR, _BLUR, _BLUR)
+    bias: float = _BIAS
+    noise: float = _NOISE
+    gamma: float = 1.0
+
+
 #: A window of the image, and which of its voxels a lesion fills.
 _LesionVoxels: TypeAlias = tuple[tuple[slice, ...], NDArray[np.bool_]]
 
@@ -270,14 +280,18 @@ def _simulate(number: int, settings: _Settings) -> Case:
 
     image, masks = _with_lesions(plain + added, lesions, head)
     mask = _union(masks, settings.shape)
-    scan = _scanned(image, head.brain, stream("scanner"), hard=hard)
+    scanner, protocol = stream("scanner"), _Protocol()
+    if hard:
+        # Follow-up scans are made by the same protocol; field and noise differ.
+        protocol = _draw_protocol(scanner)
+    scan = _scanned(image, head.brain, scanner, protocol)
     prior, prior_label = None, None
     has_prior = _even(settings.seed, "prior", number) < settings.prior
     if has_prior:
         earlier, prior_label = _earlier(
             plain, added, lesions, courses, head, settings, stream("registration")
         )
-        prior = _scanned(earlier, head.brain, stream("earlier scanner"), hard=hard)
+        prior = _scanned(earlier, head.brain, stream("earlier scanner"), protocol)
     name = f"synthetic-{number + 1:03d}"
     return Case(
         name,
@@ -446,24 +460,26 @@ def _scanned(
     picture: NDArray[np.float32],
     brain: NDArray[np.bool_],
     rng: np.random.Generator,
-    *,
-    hard: bool = False,
+    protocol: _Protocol,
 ) -> NDArray[np.float32]:
     """Add blur, coil field, gain and noise to an image; zero outside the brain."""
-    if hard:
-        blur, bias, noise, gamma = (rng.uniform(*limits) for limits in _HARD_SCANNER)
-        # Voxels are acquired at other edges than they are stored, and thicker along one axis.
-        blurs = rng.permutation([blur, blur, blur * rng.uniform(1, 1.6)])
-        picture = np.clip(picture, 0, None) ** np.float32(gamma)
-    else:
-        blurs, bias, noise = _BLUR, _BIAS, _NOISE
     shape = picture.shape
+    if protocol.gamma != 1:
+        picture = np.clip(picture, 0, None) ** np.float32(protocol.gamma)
     field = slow_field(shape, 0.25 * np.array(shape), rng)
     gain = _UNIT * np.exp(_GAIN * rng.standard_normal())
-    blurred = gaussian_filter(picture * brain, blurs) * np.exp(bias * field)
+    blurred = gaussian_filter(picture * brain, protocol.blurs) * np.exp(protocol.bias * field)
     # Magnitudes of complex noise are what scanners write: Rician, never negative.
-    real, imaginary = (noise * rng.standard_normal(shape) for _ in range(2))
+    real, imaginary = (protocol.noise * rng.standard_normal(shape) for _ in range(2))
     return (gain * np.hypot(blurred + real, imaginary) * brain).astype(np.float32)
+
+
+def _draw_protocol(rng: np.random.Generator) -> _Protocol:
+    """Draw how a patient of the hard world is scanned, now and before."""
+    blur, bias, noise, gamma = (float(rng.uniform(*limits)) for limits in _HARD_SCANNER)
+    # Voxels are acquired at other edges than they are stored, and thicker along one axis.
+    x, y, z = rng.permutation([blur, blur, blur * rng.uniform(1, 1.6)])
+    return _Protocol((float(x), float(y), float(z)), bias, noise, gamma)
 
 
 def _table(

@@ -78,6 +78,8 @@ def run_calls(models, tmp_path, monkeypatch):
         raise StoppedError
 
     def start(command, *words, **options):
+        if command is segment:
+            words = [list(words)]
         with pytest.raises(StoppedError):
             command(*words, tmp_path / "out", overwrite=True, **options)
         return calls[-1]
@@ -283,7 +285,7 @@ def test_the_summary_counts_scans_and_lesions(
     ]
     monkeypatch.setattr("metastasis.cli.case_runs.segment_cases", lambda *_, **__: contents)
     monkeypatch.setattr("metastasis.cli.case_runs.write_batch", lambda *_, **__: None)
-    segment(models.sensitive, table, tmp_path)
+    segment([models.sensitive, table], tmp_path)
     assert capsys.readouterr().out == f"{sentence}: {tmp_path}\n"
 
 

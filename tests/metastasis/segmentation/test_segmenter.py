@@ -507,7 +507,7 @@ def test_priors_that_do_not_belong_to_their_volume_are_refused(refused):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"loss": "dice"}, "loss must be one of jvss, vss, sse, bce, not 'dice'"),
+        ({"loss": "dice"}, "loss must be one of jvss, vss, sse, bce, lesion, not 'dice'"),
         ({"alpha": 1.2}, "alpha must be a number from 0 to 1, not 1.2"),
         ({"prior": "input"}, "prior must be one of path, channel, None"),
         ({"widths": ()}, "widths must be whole numbers of at least 1"),
