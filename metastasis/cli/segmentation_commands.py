@@ -235,7 +235,7 @@ def _trained(path: Path, flips: bool, device: str | None) -> Any:
             f"{path} holds a {type(model).__name__}, which segments nothing; dmrifit-metastasis "
             "train makes segmenters"
         )
-    network = getattr(model, "segmenter_", model)
+    network: Any = getattr(model, "segmenter_", model)
     if flips:
         network.set_params(flips=True)
     move_to_device(network, device)

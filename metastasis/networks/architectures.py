@@ -348,5 +348,5 @@ class SmallUNet(nn.Module):
 def _block(n_in: int, n_out: int) -> list[nn.Module]:
     """Make a convolution with its normalization and rectifier."""
     convolution = nn.Conv3d(n_in, n_out, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, a=SLOPE)  # type: ignore[arg-type]
+    nn.init.kaiming_normal_(convolution.weight, a=SLOPE)
     return [convolution, nn.BatchNorm3d(n_out), nn.LeakyReLU(SLOPE, inplace=True)]

@@ -567,7 +567,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         extra = self._layout.n_extra_channels
         module: torch.nn.Module
         if self.network in _UNETS:
-            network = architectures.UNet
+            network: Any = architectures.UNet
             if self.network == "small_unet":
                 network = architectures.SmallUNet
             module = network(self.n_channels_ + extra, self._widths, dropout=self.dropout)
@@ -653,7 +653,7 @@ class DeepMedicSegmenter(VolumeEstimator):
     ) -> dict[str, NDArray[Any]]:
         binary = label_on_network_grid(self._binary(*target), target[1], self.spacing)
         voxels, ends = lesion_voxels(binary)
-        content = {"label": binary, "voxels": voxels, "ends": ends}
+        content: dict[str, NDArray[Any]] = {"label": binary, "voxels": voxels, "ends": ends}
         if self.loss == "lesion":
             is_ignored = np.asarray(values_of(target[0])) == _NOT_JUDGED
             ignored = label_on_network_grid(is_ignored, target[1], self.spacing)

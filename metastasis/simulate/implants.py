@@ -134,7 +134,9 @@ def draw_implants(
     drawn = sorted((draw_kind(rng, small) for _ in range(n)), key=lambda item: -item[1])
     centers: list[Any] = [None] * n
     if places.any():
-        centers = draw_places(places, [size / 2 for _, size in drawn], [], head, rng)
+        centers = draw_places(
+            places.astype(np.float32), [size / 2 for _, size in drawn], [], head, rng
+        )
     label = np.zeros(values.shape, np.uint8)
     numbers = np.zeros(values.shape, np.int16)
     nodules: list[Nodule] = []

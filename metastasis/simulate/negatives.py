@@ -25,7 +25,7 @@ _ADULT_MM = 150.0  # mean axis of an adult's brain
 _TURN, _SHEAR, _SCALE = 0.15, 0.06, 0.12  # of the matrix of a warp
 _WARP_MM, _WARP_SIZE = 14.0, 3.0  # smoothing and displacement
 _GAMMA, _BIAS, _NOISE = (0.85, 1.2), 0.12, 0.02
-_CAVITIES = (2, 6)  # one more than most
+_CAVITIES, _CAVITY_DEPTH = (2, 6), 4.0  # one more than most; mm
 _CAVITY_DIAMETERS, _CAVITY_LEVELS = (5.0, 36.0), (0.15, 0.6)
 
 
@@ -37,7 +37,7 @@ def head_around(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> Head:
 
     Shapes: `brain` (x, y, z), its axes in the order of RAS+, `steps` (3,) in mm.
     """
-    affine = centered_grid(brain.shape, steps)
+    affine = centered_grid(brain.shape, steps.tolist())
     axes = [affine[a, 3] + steps[a] * np.arange(brain.shape[a]) for a in range(3)]
     places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float32)
     occupied = [np.flatnonzero(brain.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
@@ -108,10 +108,11 @@ def paint_negatives(
         remains=rng.uniform(0.2, 1.2) * rng.integers(0, 2),
     )
     painted = volume.astype(np.float32)
+    deep = (head.depth > _CAVITY_DEPTH).astype(np.float32)
     for _ in range(int(rng.integers(*_CAVITIES))):
         low, high = np.log(_CAVITY_DIAMETERS)
         diameter = float(np.exp(rng.uniform(low, high)))
-        (place,) = draw_places(head.depth > 4, [diameter / 2], [], head, rng)
+        (place,) = draw_places(deep, [diameter / 2], [], head, rng)
         if place is None:
             continue
         window, share, _ = shares(
