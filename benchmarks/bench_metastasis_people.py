@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.ship:
         ship(networks, rows_of, results, chosen.work)
     fix_cuts(results)
+    draw(networks, rows_of, results, chosen.work, chosen.out.with_suffix(".png"))
     measure.write(
         {
             "question": __doc__.strip().splitlines()[0],
@@ -294,6 +295,48 @@ def fix_cuts(results: dict[str, Any]) -> None:
         cut = lowest_cut(results[other]["two stages"])
         rows = results[name]["two stages"]
         results[name]["fixed beforehand"] = next(row for row in rows if row["threshold"] == cut)
+
+
+def draw(
+    networks: dict[str, Any],
+    rows_of: dict[str, Any],
+    results: dict[str, Any],
+    work: Path,
+    path: Path,
+) -> None:
+    """Draw what is marked in each brain: four slices with implants, and the one with most without."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 5, figsize=(15, 7), facecolor="black", layout="constrained")
+    for row, test in zip(axes, SCANS, strict=True):
+        (seen,) = set(SCANS) - {test}
+        stages = TwoStageSegmenter(random_state=0).fit_candidates(networks[seen], *rows_of[seen])
+        sets, answers = tested(test, networks[seen], work)
+        cut = results[test]["fixed beforehand"]["threshold"]
+        volume, _ = read_negative(scan_path(test))
+        panels = [(implants.volume, implants.label == 1, 1 + i) for i, implants in enumerate(sets)]
+        panels = [*panels[:4], (volume, np.zeros(volume.shape, bool), 0)]
+        for axis, (image, truth, number) in zip(row, panels, strict=True):
+            probability, candidates = answers[number]
+            scores = scored_volume(stages.classifier_, candidates, probability.shape)
+            marked = drop_small(scores >= cut, MIN_VOXELS)
+            weights = truth if truth.any() else marked
+            plane = int(np.argmax(weights.sum(axis=(0, 1))))
+            limits = {"vmin": 0, "vmax": float(np.quantile(image[image > 0], 0.995))}
+            axis.imshow(image[:, :, plane].T, cmap="gray", origin="lower", **limits)
+            for mask, color in ((truth, "#39c5ff"), (marked, "#ff5a36")):
+                if mask[:, :, plane].any():
+                    axis.contour(mask[:, :, plane].T, [0.5], colors=color, linewidths=0.9)
+            title = f"{test}, implants" if truth.any() else f"{test} as it is"
+            axis.set_title(title, color="white", fontsize=11)
+            axis.axis("off")
+    figure.suptitle(
+        "Synthetic implants (blue) and what is marked (orange) by networks that have not seen the "
+        "brain.\nScans: Lesjak et al., Neuroinformatics 16:51–63, 2018, CC BY.",
+        color="white",
+    )
+    figure.savefig(path, dpi=80, facecolor="black")
+    plt.close(figure)
 
 
 def markdown(result: dict[str, Any]) -> str:

@@ -60,6 +60,8 @@ BLOCKS = (
     Block(PAGE, "placers benchmark", "placers", "bench_placers"),
     Block(PAGE, "repeat benchmark", "repeat", "bench_repeat"),
     Block(PAGE, "metastasis benchmark", "metastasis", "bench_metastasis"),
+    Block(PAGE, "metastasis people", "metastasis_people", "bench_metastasis_people"),
+    Block(PAGE, "metastasis prior", "metastasis_prior", "bench_metastasis_prior"),
     Block(PAGE, "anomaly benchmark", "anomaly", "bench_anomaly"),
 )
 
