@@ -48,7 +48,7 @@ SCANS = ("patient19", "patient26")
 TRAIN_SEED, JUDGE_SEED, TEST_SEED = 1, 2, 1001
 N_COPIES, N_PHANTOMS, EPOCHS, MORE_EPOCHS = 10, 6, 15, 10
 N_TEST, N_IMPLANTS = 10, 11
-CUTS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+CUTS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 MATCHED = (0.60, 0.75, 0.80, 0.90)
 #: Findings in a brain without implants that the cut of the other direction allows.

@@ -39,8 +39,6 @@ NETWORK = "network-patient19.dmrifit"
 SEED, N_PATIENTS, N_SPLITS = 20261140, 60, 10
 SHAPE = (80, 80, 80)
 SENSITIVITIES = (0.75, 0.80, 0.85, 0.90, 0.95)
-#: Low ones, as metastases that are no candidates are never found.
-LEVELS = (0.01, 0.05, 0.2, 0.5)
 STATUS_AT = 0.80
 CLASSIFIERS = ("trees", "linear")
 #: What a row is judged with: whether the classifier has learned priors, and which one it sees.
@@ -50,6 +48,8 @@ ROWS = {
     "prior of another patient": (True, "exchanged"),
     "learned with priors, has none": (True, "none"),
 }
+#: Low ones, as metastases that are no candidates are never found.
+LEVELS = (0.01, 0.05, 0.2, 0.5)
 MIN_VOXELS, N_BOOTSTRAP = 4, 2000
 
 

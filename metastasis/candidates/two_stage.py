@@ -22,6 +22,7 @@ from dmrifit.networks.training import Training
 from dmrifit.networks.volume_cases import VolumeList, naming
 from metastasis.candidates.features import (
     FEATURES,
+    LEVELS,
     PRIOR_FEATURES,
     Candidates,
     ScanVolumes,
@@ -72,7 +73,7 @@ class TwoStageSegmenter(BaseEstimator):
     classifier : {"trees", "linear"} or regressor, default="trees"
         What judges: boosted trees, a linear model of standardized features, or a regressor of
         scikit-learn that learns 0 and 1, and of which model files hold the arrays.
-    levels : tuple of float, default=(0.05, 0.2, 0.5)
+    levels : tuple of float, default=(0.005, 0.02, 0.1, 0.4)
         Probabilities of the segmenter from which voxels are joined to candidates.
     min_voxels : int, default=4
         Components of fewer voxels are neither candidates nor marked.
@@ -121,7 +122,7 @@ class TwoStageSegmenter(BaseEstimator):
         segmenter: Any = None,
         classifier: Any = "trees",
         *,
-        levels: Sequence[float] = (0.05, 0.2, 0.5),
+        levels: Sequence[float] = LEVELS,
         min_voxels: int = 4,
         use_prior: bool = True,
         n_folds: int = 2,
