@@ -36,7 +36,7 @@ from metastasis.candidates.judgment import (
 RESULT = Path(__file__).parent / "results" / "metastasis_prior.json"
 WORK = Path("build") / "metastasis_people"
 NETWORK = "network-patient19.dmrifit"
-SEED, N_PATIENTS, N_SPLITS = 20261140, 60, 10
+SEED, N_PATIENTS, N_SPLITS = 20261140, 40, 10
 SHAPE = (80, 80, 80)
 SENSITIVITIES = (0.75, 0.80, 0.85, 0.90, 0.95)
 STATUS_AT = 0.80
