@@ -28,7 +28,8 @@ class Scans:
 
     Scans are not copied: a list of arrays on the disk (`numpy.memmap`) stays there. `X` are scans
     (x, y, z, channels) divided by the signal at b = 0; `masks` (x, y, z) the brains, by default
-    where any channel is above 0; `covariates` hold a value for each scan.
+    where any channel is above 0; `covariates` hold a value for each scan; `subjects` are the
+    numbers of their subjects, by default another one for each scan.
     """
 
     def __init__(self, X: Any, masks: Any = None, covariates: Any = None) -> None:
@@ -38,6 +39,7 @@ class Scans:
             check_length(self._scans, self._masks, "masks")
         self.covariates = covariates
         self._numbers = np.arange(len(self._scans))
+        self.subjects: NDArray[Any] = self._numbers
         self.shape: tuple[int, ...] = ()
         for i in range(len(self)):
             with naming(i):
@@ -98,6 +100,7 @@ class Scans:
         subset = object.__new__(Scans)
         subset.__dict__.update(self.__dict__)
         subset._numbers = self._numbers[index]
+        subset.subjects = self.subjects[index]
         if self.covariates is not None:
             subset.covariates = {
                 name: np.asarray(self.covariates[name])[index] for name in self.covariates
@@ -255,6 +258,7 @@ class AnomalyDetector(BaseEstimator):
         self._check_shared()
         self._check_parameters()
         subjects = _subject_numbers(scans, groups)
+        scans.subjects = subjects
         self._remember(scans)
         rule = self._new_threshold()
         if rule is None or self.calibration is None:

@@ -84,8 +84,8 @@ class ImplantDetector(AlignedDetector):
         Number of lesions implanted into each healthy scan, one at a time; the scan without a
         lesion is used, too.
     n_patches : int, default=0
-        Number of foreign patches blended into each healthy scan, one at a time, from another
-        training scan.
+        Number of foreign patches blended into each healthy scan, one at a time, from a
+        training scan of another subject.
     n_trees : int, default=200
         Number of boosted trees.
     map_smoothing : float, default=0.5
@@ -167,10 +167,13 @@ class ImplantDetector(AlignedDetector):
             # The first round shows the scan without a lesion.
             rounds = [(look, np.zeros(look.mask.shape, dtype=bool))]
             rounds += [implant(look, floors[i], rng) for _ in range(int(self.n_implants))]
+            # In order from this scan on, so that seeds draw the same patches as ever.
+            others = aligned.others(i)
+            sources = np.roll(others, -int(np.count_nonzero(others < i)))
             patch_rng = np.random.default_rng(seed_for(seed, "patches", i))
             for _ in range(int(self.n_patches)):
-                other = looks[(i + int(patch_rng.integers(1, len(looks)))) % len(looks)]
-                rounds.append(implant_patch(look, other, floors[i], patch_rng))
+                source = looks[int(patch_rng.choice(sources))]
+                rounds.append(implant_patch(look, source, floors[i], patch_rng))
             for changed, lesion in rounds:
                 table = _table(changed, expected, aligned.positions[i])
                 voxels = _drawn(lesion, look.mask, rng)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,8 @@ _LEAST_COVERAGE = 0.1
 _INSIDE_SHARE = 0.6
 #: Least standard deviation of the signals of a scan; that of constants is a rounding error.
 _LEAST_CONTRAST = 1e-7
-#: Training scans, and voxels along an axis.
-_LEAST_SCANS, _LEAST_SIZE = 3, 4
+#: Subjects of training scans, and voxels along an axis.
+_LEAST_SUBJECTS, _LEAST_SIZE = 3, 4
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class AlignedScans:
 
     `guide` (3, x, y, z) are the images by which scans are aligned, `scales` (2,) the standard
     deviations of mean signal and spread over the brain, `stacks` (n_scans, 3, x, y, z) the scans
-    resampled to their mean.
+    resampled to their mean, `subjects` (n_scans,) the numbers of their subjects.
     """
 
     looks: list[Look]
@@ -56,10 +56,15 @@ class AlignedScans:
     stacks: NDArray[np.float32]
     guide: NDArray[np.float32]
     scales: NDArray[np.float64]
+    subjects: NDArray[Any]
 
     @classmethod
-    def learn(cls, looks: list[Look], smoothness: float | None) -> AlignedScans:
-        """Align scans to their mean."""
+    def learn(
+        cls, looks: list[Look], smoothness: float | None, subjects: NDArray[Any] | None = None
+    ) -> AlignedScans:
+        """Align scans to their mean; by default each is of another subject."""
+        if subjects is None:
+            subjects = np.arange(len(looks))
         scales = np.array([
             np.mean([look.mean[look.mask].std() for look in looks]),
             np.mean([look.spread[look.mask].std() for look in looks]),
@@ -86,12 +91,16 @@ class AlignedScans:
         # Align once more, as new scans will be: detectors must see deviations from the sharpest
         # mean.
         positions = _all_aligned(images, looks, guide, smoothness)
-        return cls(looks, positions, stacks, guide, scales)
+        return cls(looks, positions, stacks, guide, scales, subjects)
 
     def left_out(self, i: int) -> NDArray[np.float32]:
-        """Compute the template without a scan, at the voxels of that scan, (7, x, y, z)."""
-        # A new scan is not part of the template either.
-        return template_at(template_of(np.delete(self.stacks, i, axis=0)), self.positions[i])
+        """Compute the template without the subject of a scan, at its voxels, (7, x, y, z)."""
+        # A new scan is not part of the template either, nor is another scan of its subject.
+        return template_at(template_of(self.stacks[self.others(i)]), self.positions[i])
+
+    def others(self, i: int) -> NDArray[np.int64]:
+        """List the scans of other subjects than that of a scan."""
+        return np.flatnonzero(self.subjects != self.subjects[i])
 
 
 @dataclass(frozen=True)
@@ -134,14 +143,16 @@ class AlignedDetector(ArrayDetector):
                 raise ValueError("smoothness must be a number above 0, or None, not 0")
 
     def _fit_scans(self, scans: Scans) -> None:
-        if min(scans.shape[:3]) < _LEAST_SIZE or len(scans) < _LEAST_SCANS:
+        n_subjects = len(np.unique(scans.subjects))
+        if min(scans.shape[:3]) < _LEAST_SIZE or n_subjects < _LEAST_SUBJECTS:
             raise ValueError(
-                f"{len(scans)} scans to learn from, of {' × '.join(map(str, scans.shape[:3]))} "
-                f"voxels; alignment and a healthy variance need {_LEAST_SCANS} scans and "
-                f"{_LEAST_SIZE} voxels along each axis"
+                f"{len(scans)} scans to learn from, of {n_subjects} subjects and "
+                f"{' × '.join(map(str, scans.shape[:3]))} voxels; alignment and a healthy "
+                f"variance need scans of {_LEAST_SUBJECTS} subjects and {_LEAST_SIZE} voxels "
+                "along each axis"
             )
         looks = [look_of(scans.signal(i), scans.mask(i)) for i in range(len(scans))]
-        self._learn_aligned(AlignedScans.learn(looks, self.smoothness))
+        self._learn_aligned(AlignedScans.learn(looks, self.smoothness, scans.subjects))
 
     def _learn_aligned(self, aligned: AlignedScans) -> None:
         """Keep the template of scans that are aligned already, and learn from them."""

@@ -79,8 +79,10 @@ def test_lengths_that_are_none_are_refused(options, words):
 
 
 def test_too_few_scans_are_refused():
-    with pytest.raises(ValueError, match="3 scans"):
+    with pytest.raises(ValueError, match="scans of 3 subjects"):
         AlignedMahalanobis(calibration=None).fit(people(2, 1), [MASK] * 2)
+    with pytest.raises(ValueError, match="4 scans to learn from, of 2 subjects"):
+        AlignedMahalanobis(calibration=None).fit(people(4, 1), [MASK] * 4, groups=list("aabb"))
 
 
 def test_model_files_score_the_same(fitted, tmp_path):

@@ -136,7 +136,7 @@ def test_too_few_scans_are_refused(world):
         ImplantDetector(calibration=None).fit(world[0][:2])
 
 
-def test_foreign_patches_come_from_other_training_scans(world, monkeypatch):
+def test_foreign_patches_come_from_scans_of_other_subjects(world, monkeypatch):
     from anomaly.detectors import implant_detector
 
     healthy, masks, _ = world
@@ -148,6 +148,10 @@ def test_foreign_patches_come_from_other_training_scans(world, monkeypatch):
 
     monkeypatch.setattr(implant_detector, "implant_patch", recorded)
     options = {"n_implants": 1, "n_trees": 2, "calibration": None, "random_state": 0}
-    ImplantDetector(n_patches=2, smoothness=None, **options).fit(healthy[:4], masks[:4])
-    assert len(pairs) == 8
-    assert all(look is not source for look, source in pairs)
+    detector = ImplantDetector(n_patches=4, smoothness=None, **options)
+    detector.fit(healthy[:5], masks[:5], groups=["a", "a", "b", "b", "c"])
+    assert len(pairs) == 20
+    looks = list(dict.fromkeys(id(look) for look, _ in pairs))
+    subject = dict(zip(looks, "aabbc", strict=True))
+    assert all(subject[id(look)] != subject[id(source)] for look, source in pairs)
+    assert len({id(source) for _, source in pairs}) > 2

@@ -1,5 +1,7 @@
 """Templates of aligned scans: what a scan is compared with, never itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -41,11 +43,19 @@ def test_a_look_holds_mean_and_spread_of_the_brain():
 def test_a_scan_is_compared_with_the_template_of_the_others(aligned):
     stacks = aligned.stacks.copy()
     stacks[2, 0] += 100
-    other = AlignedScans(
-        aligned.looks, aligned.positions, stacks, aligned.guide, aligned.scales
-    )
+    other = replace(aligned, stacks=stacks)
     np.testing.assert_array_equal(other.left_out(2), aligned.left_out(2))
     assert (other.left_out(1)[0] > aligned.left_out(1)[0] + 10).any()
+
+
+def test_the_template_of_the_others_holds_no_scan_of_the_same_subject(aligned):
+    stacks = aligned.stacks.copy()
+    stacks[3, 0] += 100
+    subjects = np.array([0, 1, 2, 2, 3])
+    same, changed = (replace(aligned, stacks=s, subjects=subjects) for s in (aligned.stacks, stacks))
+    np.testing.assert_array_equal(changed.left_out(2), same.left_out(2))
+    assert (changed.left_out(1)[0] > same.left_out(1)[0] + 10).any()
+    assert same.others(2).tolist() == [0, 1, 4]
 
 
 def test_templates_are_mean_and_standard_deviation(aligned):
