@@ -12,7 +12,7 @@ NAMES = list(GENERATORS)
 RATES = [0.01, 0.02]
 
 
-def part(seed, rows):
+def part(seed, rows, commit="0123456789abcdef"):
     """Give a stored part: by row what an unseen and a seen generator scores."""
     table = {}
     for row, (unseen, seen) in rows.items():
@@ -23,7 +23,7 @@ def part(seed, rows):
         table[row] = {"auc": scores, "ap": scores, "false_positive_rate": RATES}
     prevalence = {name: [0.01] * 4 for name in NAMES}
     seconds = {"simulation": 1.0}
-    return {"seed": seed, "rows": table, "prevalence": prevalence, "seconds": seconds}
+    return {"seed": seed, "rows": table, "prevalence": prevalence, "seconds": seconds, "commit": commit}
 
 
 def test_seen_generators_are_those_that_a_row_has_learned():
@@ -46,6 +46,35 @@ def test_the_diagonal_is_never_in_the_headline():
     worse = bench.summarized([part(1, {row: (own, 0.0) for row, (own, _) in rows.items()})])
     assert worse["trees, patches"]["headline"]["ap"][0] == pytest.approx(0.315)
     assert found["implants"]["ap"]["gliomas"] == 1.0
+
+
+def test_one_draw_of_persons_serves_all_generators():
+    one = part(1, {bench.REFERENCE: (0.2, 0.2)})
+    rng = np.random.default_rng(0)
+    persons = rng.standard_normal(40)
+    # Where generators cancel within each person there is nothing to draw.
+    signs = dict(zip(NAMES, (1, -1, 1, -1, 0), strict=True))
+    scores = {name: (0.5 + sign * persons).tolist() for name, sign in signs.items()}
+    one["rows"][bench.REFERENCE]["ap"] = scores
+    center, low, high = bench.summarized([one])[bench.REFERENCE]["headline"]["ap"]
+    assert (center, low, high) == (0.5, 0.5, 0.5)
+
+
+def test_persons_without_a_scored_lesion_keep_their_place():
+    rows = {"implants": (0.3, 1.0), bench.REFERENCE: (0.2, 0.2)}
+    one = part(1, rows)
+    for row in rows:
+        for key in ("auc", "ap"):
+            # The lists of all generators may be one object.
+            scores = {name: list(values) for name, values in one["rows"][row][key].items()}
+            scores["patches"][0] = None
+            one["rows"][row][key] = scores
+    found = bench.summarized([json.loads(json.dumps(one))])
+    assert found["implants"]["ap"]["patches"] == pytest.approx(0.32)
+    assert found["implants"]["headline"]["ap"][0] == pytest.approx(0.315 + 0.005 / 4, abs=1e-4)
+    assert np.isfinite(found["implants"]["headline"]["ap"]).all()
+    assert found["implants"]["minus_reference"]["ap"] == pytest.approx([0.1] * 3)
+    assert found["implants"]["minus_reference"]["by_generator"]["patches"] == pytest.approx(0.1)
 
 
 def test_trees_without_a_generator_are_read_where_it_is_tested():
@@ -82,12 +111,26 @@ def test_the_page_says_whether_a_detector_that_learns_lesions_wins(own, words):
     assert "1: 1.0, 2.0; 2: 1.0, 2.0" in text
 
 
+@pytest.mark.parametrize(
+    ("rates", "words"),
+    [
+        ([0.01, 0.02], "mean 1.50 %, worst 2.0 %. The aim of a mean of 0.5 to 1.5 % and at most 3 % in each is met"),
+        ([0.001, 0.032], "worst 3.2 %. The aim of a mean of 0.5 to 1.5 % and at most 3 % in each is not met"),
+        ([0.002, 0.004], "is not met"),
+    ],
+)
+def test_the_page_says_whether_healthy_scans_stay_below_the_aim(rates, words):
+    one = part(1, {bench.REFERENCE: (0.2, 0.2)})
+    one["rows"][bench.REFERENCE]["false_positive_rate"] = rates
+    assert words in bench.verdict({"rows": bench.summarized([one])})
+
+
 def test_what_is_stored_at_the_same_settings_is_not_repeated(tmp_path, monkeypatch):
     done = []
 
     def scored(name, size, seed):
         done.append((name, seed))
-        return part(seed, {bench.REFERENCE: (0.2, 0.2)})
+        return part(seed, {bench.REFERENCE: (0.2, 0.2)}, commit=f"{seed}" * 40)
 
     monkeypatch.setattr(bench, "scored_part", scored)
     out = tmp_path / "result.json"
@@ -97,6 +140,9 @@ def test_what_is_stored_at_the_same_settings_is_not_repeated(tmp_path, monkeypat
     assert len(list((tmp_path / "result").glob("*.json"))) == 4
     text = bench.markdown(json.loads(json.dumps(result)))
     assert "(ellipsoids 1.0 %" in text
+    # Parts of an earlier commit are named as such.
+    assert result["part_commits"] == ["1" * 40, "2" * 40]
+    assert "measured at 1111111111, 2222222222, summarized" in text
     assert np.isfinite(result["processor_s"])
 
 
