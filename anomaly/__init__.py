@@ -18,6 +18,7 @@ _MODULES = {
     "BestDiceThreshold": "detectors.thresholds",
     "FixedThreshold": "detectors.thresholds",
     "HealthyRateThreshold": "detectors.thresholds",
+    "HealthyScanThreshold": "detectors.thresholds",
     "MeanPoolThreshold": "detectors.thresholds",
     "OtsuThreshold": "detectors.thresholds",
     "YoudenThreshold": "detectors.thresholds",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from anomaly.scans.detection import Detection
 from anomaly.scans.series import SeriesDetector, SeriesFiles
+from anomaly.scans.whole_scan import DIFFERENT, mean_over_scans
 from dmrifit.cli.case_runs import (
     CaseRun,
     can_draw,
@@ -26,13 +27,21 @@ from dmrifit.cli.case_runs import (
 from dmrifit.cli.console import progress
 from dmrifit.io.case_tables import file_stems
 from dmrifit.report.html import NOTICE
+from dmrifit.report.numerals import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from anomaly.scans.preparation import PreparedScan
 
-__all__ = ["RUN", "detect_series", "prepared_cases", "read_detections", "write_batch"]
+__all__ = [
+    "RUN",
+    "detect_series",
+    "prepared_cases",
+    "read_detections",
+    "scan_sentences",
+    "write_batch",
+]
 
 _FILES = {"map": "map.nii.gz", "binary": "binary.nii.gz", "opened": "opened.nii.gz"}
 _TABLE = "detections.tsv"
@@ -40,7 +49,10 @@ _LESIONS = "lesions.csv"
 _PANELS = "panels.png"
 _VIEW = "view.html"
 _BRIGHTEST = 3.0  # upper end of a map's gray scale, in thresholds
-_COLUMNS = ("patient", *_FILES, "threshold", "n_lesions", "volume_mL", "share_found", "synthetic")
+_NUMBERS = ("threshold", "n_lesions", "volume_mL", "share_found")
+_COLUMNS = ("patient", *_FILES, *_NUMBERS, "differs", "synthetic")
+_AS_A_WHOLE = {True: "differs", False: "as healthy ones", None: "not judged"}
+_WORDS = {True: "true", False: "false", None: None}
 
 RUN = CaseRun(
     record="detection.json",
@@ -53,6 +65,7 @@ RUN = CaseRun(
         "n_lesions": int,
         "volume_mL": float,
         "share_found": float,
+        "differs": (bool, type(None)),
         "lesion_columns": list,
         "lesions": list,
         "sources": dict,
@@ -103,9 +116,10 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
         row = {"name": content["name"], "patient": content["patient"]}
         for key, file in _FILES.items():
             row[key] = f"{content['folder']}/{file}"
-        for key in ("threshold", "n_lesions", "volume_mL", "share_found"):
+        for key in _NUMBERS:
             row[key] = content[key]
-        row["synthetic"] = "true" if content["synthetic"] else "false"
+        row["differs"] = _WORDS[content["differs"]]
+        row["synthetic"] = _WORDS[content["synthetic"]]
         rows.append(row)
         columns = list(content["lesion_columns"])
         lesion_tables.append(pd.DataFrame(content["lesions"], columns=columns))
@@ -116,9 +130,28 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
         _write_overview(out, contents)
 
 
+def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Tell the share above the threshold over scans, and which scans differ as a whole."""
+    shares = [content["share_found"] for content in contents]
+    counts = [content["n_lesions"] for content in contents]
+    share, share_low, share_high = mean_over_scans(shares)
+    count, count_low, count_high = mean_over_scans(counts)
+    text = f"above the threshold: {percent(share)} % of the voxels of a scan"
+    if len(contents) > 1:
+        text = (
+            f"above the threshold: on average {percent(share)} % of the voxels of a scan "
+            f"({percent(share_low)} to {percent(share_high)}, highest {percent(max(shares))}); "
+            f"after opening {count:.1f} components ({count_low:.1f} to {count_high:.1f}); "
+            "intervals over scans"
+        )
+    sentences = [text]
+    sentences += [f"{content['name']}: {DIFFERENT}" for content in contents if content["differs"]]
+    return sentences
+
+
 def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
     """Write the page of all scans."""
-    from dmrifit.report.html import html_table
+    from dmrifit.report.html import html_join, html_note, html_paragraph, html_table
 
     lines = []
     pictures = []
@@ -132,6 +165,8 @@ def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
                 str(content["n_lesions"]),
                 f"{content['volume_mL']:.2f}",
                 f"{max(diameters, default=0):.1f}",
+                percent(content["share_found"]),
+                _AS_A_WHOLE[content["differs"]],
             ]
         )
         caption = (
@@ -139,6 +174,8 @@ def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
             "opening, in the axial slice with most of them"
         )
         parts = case_pictures(out / content["folder"], _PANELS, _VIEW, caption, width=900)
+        if content["differs"]:
+            parts.insert(0, html_note(f"{DIFFERENT[0].upper()}{DIFFERENT[1:]}."))
         pictures.append((content["name"], parts))
     header = (
         "scan",
@@ -146,8 +183,17 @@ def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
         "anomalies",
         "volume, mL",
         "largest, mm",
+        "above, %",
+        "as a whole",
     )
-    overview = html_table(lines, header, numbers=(1, 2, 3, 4))
+    # The scans that differ say so beside their pictures.
+    shares = scan_sentences(contents)[0]
+    overview = html_join(
+        [
+            html_table(lines, header, numbers=(1, 2, 3, 4, 5)),
+            html_paragraph(f"{shares[0].upper()}{shares[1:]}."),
+        ]
+    )
     write_page(out, "Anomalies", overview, contents, pictures, unit="scan", notice=NOTICE)
 
 
@@ -229,7 +275,9 @@ def _write_detection(
         "threshold": threshold if np.isfinite(threshold) else None,
         "n_lesions": len(table),
         "volume_mL": float(table["volume_mL"].sum()),
-        "share_found": float(detection.found.sum() / case.scored.sum()),
+        "share_found": detection.figures.share,
+        "differs": detection.differs,
+        "whole_scan": {"bulk": list(detection.figures.bulk)},
         "lesion_columns": list(table.columns),
         "lesions": json.loads(table.to_json(orient="records", double_precision=10)),
         "preparation": dict(detection.scan.notes),
@@ -284,7 +332,13 @@ def _panels(detection: Detection) -> Figure:
 
 def _view(detection: Detection, picture: bytes) -> str:
     """Make the page that shows the anomalies over the mean signal, in three planes."""
-    from dmrifit.report.html import html_figure, html_paragraph, html_table, notice_lead
+    from dmrifit.report.html import (
+        html_figure,
+        html_note,
+        html_paragraph,
+        html_table,
+        notice_lead,
+    )
     from dmrifit.report.numerals import fixed, significant
     from dmrifit.report.style import FOUND, REFERENCE
     from dmrifit.report.viewer import Layer, html_viewer, viewer_page
@@ -324,6 +378,8 @@ def _view(detection: Detection, picture: bytes) -> str:
     if rows:
         lesions = html_table(rows, header, numbers=(0, 1, 2, 4))
     sections = [("", planes), ("Anomalies", lesions)]
+    if detection.differs:
+        sections.insert(0, ("", html_note(f"{DIFFERENT[0].upper()}{DIFFERENT[1:]}.")))
     return viewer_page(case.name, sections, lead=notice_lead([case.synthetic]))
 
 

@@ -14,13 +14,14 @@ from anomaly.cli.options import (
     ScansArgument,
     TissueOption,
     series_of,
+    series_of_table,
 )
 from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption
 from dmrifit.cli.options import move_to_device
 from dmrifit.report.html import counted
 
 if TYPE_CHECKING:
-    from anomaly.scans.series import SeriesDetector
+    from anomaly.scans.series import SeriesDetector, SeriesFiles
 
 __all__ = ["EXAMPLES", "detect"]
 
@@ -56,6 +57,14 @@ def detect(
         float | None,
         typer.Option(help="Score above which a voxel is anomalous; by default the model's."),
     ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="HEALTHY",
+            help="Table of healthy scans of the site and protocol of SCANS, to which the "
+            "threshold is adjusted; no guarantee.",
+        ),
+    ] = None,
     opening: Annotated[
         int,
         typer.Option(min=1, help="Edge in voxels of the cube for opening binary maps."),
@@ -69,15 +78,18 @@ def detect(
 
     Writes a folder for each scan with map.nii.gz, binary.nii.gz and opened.nii.gz on its grid,
     lesions.csv and detection.json; for all scans detections.tsv, lesions.csv and, with figures, a
-    page. An interrupted run resumes when started again with the same options.
+    page. A scan whose scores are shifted in both hemispheres, not in a part, is told to differ as
+    a whole. An interrupted run resumes when started again with the same options.
     """
-    from anomaly.cli.case_runs import RUN, detect_series, write_batch
+    from anomaly.cli.case_runs import RUN, detect_series, scan_sentences, write_batch
     from dmrifit.io.bids_derivatives import file_record
 
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
     detector = _trained(model, device)
     series = series_of(scans, bval=bval, bvec=bvec, mask=mask, tissue=tissue)
+    if threshold is not None and calibrate is not None:
+        raise ValueError("give either --threshold or --calibrate, not both")
     if threshold is not None:
         import numpy as np
 
@@ -93,6 +105,9 @@ def detect(
     }
     if resample_directions:
         options["directions"] = "resampled"
+    calibration: dict[str, Any] = {}
+    if calibrate is not None:
+        calibration = _calibrated(detector, calibrate, series, options)
     settings = {
         "command": "detect",
         # The digest, not the path: a file may be replaced under its name, or moved.
@@ -100,7 +115,7 @@ def detect(
         "threshold": threshold,
         "figure": figure,
     }
-    RUN.begin(out, settings | options, overwrite)
+    RUN.begin(out, settings | options | calibration, overwrite)
     contents = detect_series(detector, series, out, figure=figure, overwrite=overwrite, **options)
     write_batch(out, contents, figure=figure)
     counts = [content["n_lesions"] for content in contents]
@@ -108,6 +123,8 @@ def detect(
     typer.echo(
         f"{counted(len(counts), 'scan')}, {anomalies} found, {counts.count(0)} without: {out}"
     )
+    for sentence in scan_sentences(contents):
+        typer.echo(sentence)
     if any(content["synthetic"] for content in contents):
         typer.echo("synthetic scans: no clinical result")
     if detector.synthetic_:
@@ -118,6 +135,31 @@ def detect(
 EXAMPLES: dict[Callable[..., None], str] = {
     detect: "dmrifit-anomaly detect model.dmrifit dwi.nii.gz --mask brain.nii.gz --out found",
 }
+
+
+def _calibrated(
+    detector: SeriesDetector, table: Path, series: list[SeriesFiles], options: dict[str, Any]
+) -> dict[str, Any]:
+    """Adjust the threshold of a detector to healthy scans, and give the settings of that."""
+    from dmrifit.io.bids_derivatives import file_record
+
+    healthy = series_of_table(table)
+    digests = {file_record(files.image)["SHA256"] for files in healthy}
+    shared = [one.label for one in series if file_record(one.image)["SHA256"] in digests]
+    if shared:
+        raise ValueError(
+            f"{', '.join(shared[:5])} belong to --calibrate {table} and to SCANS; a threshold is "
+            "not judged on the scans that it was chosen on: leave them out of one"
+        )
+    prepared = {key: value for key, value in options.items() if key != "opening"}
+    before = getattr(detector.detector_.threshold_, "threshold_", float("nan"))
+    detector.calibrate(healthy, **prepared)
+    after = detector.detector_.threshold_.threshold_
+    typer.echo(
+        f"threshold {before:.5g} adjusted to {after:.5g} by "
+        f"{counted(len(healthy), 'healthy scan')} of {table}: an adjustment, not a guarantee"
+    )
+    return {"calibrated": sorted(digests)}
 
 
 def _trained(path: Path, device: str | None) -> SeriesDetector:

@@ -36,6 +36,7 @@ from dmrifit.cli.training_files import curve_writer, training_checkpoint
 if TYPE_CHECKING:
     from anomaly.detectors.base import AnomalyDetector
     from anomaly.scans.preparation import PreparedScan
+    from anomaly.scans.whole_scan import HealthyScans
 
 __all__ = ["EXAMPLES", "evaluate", "simulate", "train"]
 
@@ -171,6 +172,15 @@ def train(
             "0.25, or a number of folds; by default the detector's.",
         ),
     ] = None,
+    guarantee: Annotated[
+        float | None,
+        typer.Option(
+            min=0.5,
+            max=0.999,
+            help="In place of a rate: probability that nothing is found in a new healthy scan of "
+            "this site and protocol; needs --calibration SHARE.",
+        ),
+    ] = None,
     spacing: Annotated[
         float | None,
         typer.Option(help="Grid in mm to resample scans to; by default not resampled."),
@@ -216,7 +226,7 @@ def train(
     model.dmrifit. An interrupted training of a network resumes after its last epoch when started
     again.
     """
-    from anomaly.detectors.thresholds import HealthyRateThreshold
+    from anomaly.detectors.thresholds import HealthyRateThreshold, HealthyScanThreshold
     from anomaly.scans.series import SeriesDetector
     from dmrifit.model_files.model_file import save_model
 
@@ -226,6 +236,8 @@ def train(
     if detector in ("dae", "recdisc"):
         require_libraries("torch", "skorch")
     options: dict[str, Any] = {"threshold": HealthyRateThreshold(rate)}
+    if guarantee is not None:
+        options["threshold"] = HealthyScanThreshold(guarantee)
     if calibration is not None:
         options["calibration"] = _calibration(calibration)
     if epochs is not None:
@@ -256,11 +268,18 @@ def train(
         save_model(model, out)
     threshold = getattr(model.detector_.threshold_, "threshold_", float("nan"))
     grid = " × ".join(map(str, model.shape_))
+    aim = f"{100 * rate:g} % of healthy voxels"
+    if guarantee is not None:
+        aim = (
+            "no component in a new healthy scan of this site and protocol with a probability of "
+            f"{100 * guarantee:g} % or more"
+        )
     typer.echo(
         f"{detector} trained on {model.n_scans_} scans of {grid} voxels and "
-        f"{len(model.protocol_)} directions; threshold {threshold:.5g} for {100 * rate:g} % of "
-        f"healthy voxels: {out}"
+        f"{len(model.protocol_)} directions; threshold {threshold:.5g} for {aim}: {out}"
     )
+    if model.healthy_ is not None:
+        typer.echo(_healthy_sentence(model.healthy_))
     if model.synthetic_:
         typer.echo("trained on synthetic scans: its accuracy in people is unknown")
 
@@ -378,6 +397,28 @@ def _calibration(text: str) -> float | int:
         raise ValueError(
             f"--calibration {text}: a share such as 0.25, or a number of folds such as 4"
         ) from None
+
+
+def _healthy_sentence(healthy: HealthyScans) -> str:
+    """Describe the healthy scans that a threshold comes from, with intervals over scans."""
+    from anomaly.scans.whole_scan import mean_over_scans
+    from dmrifit.report.numerals import percent
+
+    shares = [scan.share for scan in healthy.scans]
+    share, low, high = mean_over_scans(shares)
+    n_components, fewest, most = mean_over_scans([scan.n_components for scan in healthy.scans])
+    text = (
+        f"{len(shares)} healthy scans, none scored by what learned from it: {percent(share)} % of "
+        f"the voxels above the threshold ({percent(low)} to {percent(high)}, highest "
+        f"{percent(max(shares))}), {n_components:.1f} components after opening ({fewest:.1f} to "
+        f"{most:.1f}); {healthy.n_different()} differ from the others as a whole"
+    )
+    if healthy.spread is not None:
+        text += (
+            f"; threshold {healthy.spread[0]:.5g} to {healthy.spread[1]:.5g} over draws of these "
+            "scans"
+        )
+    return text
 
 
 def _grid_shape(text: str) -> tuple[int, int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -145,6 +145,9 @@ class AnomalyDetector(BaseEstimator):
     #: For each scan of `fit` the voxels that count for the threshold, such as white and gray
     #: matter; set before `fit` by callers with tissue maps. By default the whole mask counts.
     _counted: Sequence[Any] | None = None
+    #: Called with the maps, masks and numbers of the scans that the threshold was fitted to; set
+    #: before `fit` by callers that summarize healthy scans.
+    _observe: Callable[..., None] | None = None
 
     threshold: Any
     calibration: float | int | None
@@ -270,6 +273,8 @@ class AnomalyDetector(BaseEstimator):
             self._fit_scans(scans)
         masks = [self._counted_mask(scans, int(i)) for i in held_out]
         self.threshold_ = rule.fit(np.stack(maps), np.stack(masks))
+        if self._observe is not None:
+            self._observe(maps, masks, held_out)
         return self
 
     def _cross_fitted_maps(

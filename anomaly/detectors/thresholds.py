@@ -20,7 +20,8 @@ from anomaly.detectors.maps import (
     checked_volumes,
     open_map,
 )
-from dmrifit._utils.checks import check_word, is_number
+from dmrifit._utils.checks import check_number, check_word, is_number
+from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 
 # The classes of rules are added below, from the table of rules.
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "SCOPES",
     "STUDY_SPACING",
     "ThresholdRule",
+    "limit_spread",
     "open_map",
     "rate_limits",
 ]
@@ -438,6 +440,106 @@ class HealthyRateThreshold(_OwnThreshold):
         return float(limits[0])
 
 
+class HealthyScanThreshold(_OwnThreshold):
+    """
+    The lowest threshold with a guarantee for a new healthy scan of the same site and protocol.
+
+    With a probability of `level` or more nothing of the scan is left above the threshold after
+    opening (``counted="components"``), or at most `rate` of its voxels are above it
+    (``counted="voxels"``). The unit is the scan: of each scan that `fit` gets counts one number,
+    the lowest score that serves as its own threshold, and the threshold is the k-th smallest of
+    these, k = ⌈(n + 1) · level⌉ (split conformal prediction). So n scans guarantee n / (n + 1) at
+    best, whatever the number of their voxels, and components are judged by the largest of each
+    scan.
+
+    The probability is one over draws of the calibration scans together with the new one, which
+    have to be exchangeable: healthy scans of one site and protocol, each of another subject, from
+    none of which the detector has learned.
+
+    Parameters
+    ----------
+    level : float, default=0.9
+        Probability, from 0.5 and below 1.
+    counted : {"components", "voxels"}, default="components"
+        What is counted in a scan.
+    rate : float, default=0.01
+        Largest share of voxels, for ``counted="voxels"``.
+    opening : int, default=3
+        Edge in voxels of the cube of the opening, for ``counted="components"``.
+
+    References
+    ----------
+    Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World, 2005.
+    """
+
+    needs_healthy = True
+
+    def __init__(
+        self,
+        level: float = 0.9,
+        *,
+        counted: Literal["components", "voxels"] = "components",
+        rate: float = 0.01,
+        opening: int = 3,
+    ) -> None:
+        self.level = level
+        self.counted = counted
+        self.rate = rate
+        self.opening = opening
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        check_word("counted", self.counted, ("components", "voxels"))
+        check_number("level", self.level, least=0.5, below=1)
+        check_number("rate", self.rate, least=0, below=1)
+        check_number("opening", self.opening, least=1, whole=True)
+
+    def _of_all(self, scans: ScoredScans) -> float:
+        n = len(scans.volumes)
+        rank = self.rank(n)
+        return float(np.sort(self._of_each(scans))[rank - 1])
+
+    def rank(self, n: int) -> int:
+        """
+        Give the rank of the threshold among the numbers of n scans.
+
+        Parameters
+        ----------
+        n : int
+            Number of calibration scans.
+
+        Returns
+        -------
+        int
+            From 1 to n.
+
+        Raises
+        ------
+        ValueError
+            If n scans guarantee no such level.
+        """
+        # Without the rounding error of levels such as .9, whose products are just above integers.
+        rank = int(np.ceil((n + 1) * self.level * (1 - 1e-12)))
+        if rank > n:
+            enough = int(np.ceil(self.level / (1 - self.level) * (1 - 1e-12)))
+            raise ValueError(
+                f"no guarantee at this level with {n} scan(s): {self.level:g} needs {enough} "
+                f"calibration scans or more, and {n} give at best {n}/{n + 1}"
+            )
+        return rank
+
+    def _of_each(self, scans: ScoredScans) -> NDArray[np.float64]:
+        """Give the lowest score of each scan that serves as its own threshold."""
+        limits = []
+        for volume, mask in zip(scans.volumes, scans.masks, strict=True):
+            if self.counted == "voxels":
+                own, _ = rate_limits([volume[mask]], [self.rate])
+                limits.append(float(own[0]))
+            else:
+                limits.append(_highest_cube(volume, mask, int(self.opening)))
+        return np.array(limits)
+
+
 #: The rules by the names that tables give them, with the study's parameters.
 RULES: dict[str, ThresholdRule] = {
     "Otsu": OtsuThreshold(),
@@ -449,9 +551,11 @@ RULES: dict[str, ThresholdRule] = {
     "best Dice": BestDiceThreshold(),
 }
 
-#: Classes of rules by name, which model files may name: those of `RULES`, and a fixed threshold.
+#: Classes of rules by name, which model files may name: those of `RULES`, and two that no table
+#: of a study compares.
 RULE_CLASSES: dict[str, type[ThresholdRule]] = {
-    type(rule).__name__: type(rule) for rule in (FixedThreshold(0.5), *RULES.values())
+    type(rule).__name__: type(rule)
+    for rule in (FixedThreshold(0.5), HealthyScanThreshold(), *RULES.values())
 }
 __all__ += sorted(RULE_CLASSES)
 
@@ -460,15 +564,8 @@ def rate_limits(
     healthy: Sequence[NDArray[Any]], rates: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Find the lowest thresholds that keep false positives in healthy scans at or below rates."""
-    values = np.concatenate(healthy)
-    if values.dtype.kind in "ub":
-        # Scores are ranked by their negative, which these types do not have.
-        values = values.astype(np.float64)
-    # Each scan counts once, however many voxels it has.
-    weights = [np.full(len(scores), 1 / (len(healthy) * len(scores))) for scores in healthy]
-    order = np.argsort(-values, kind="stable")
-    ranked = values[order]
-    cumulative = np.cumsum(np.concatenate(weights)[order])
+    ranked, weights, _ = _ranked(healthy)
+    cumulative = np.cumsum(weights)
     # Sums of weights are rounded, and must not miss the rate that they make.
     largest = np.asarray(rates, dtype=np.float64) * (1 + 1e-9)
     # The first score from the top down that must not be marked any more.
@@ -479,7 +576,94 @@ def rate_limits(
     return limits.astype(np.float64), realized
 
 
+def limit_spread(
+    rule: ThresholdRule,
+    maps: Volumes,
+    masks: Volumes | None = None,
+    *,
+    n_draws: int = 200,
+    random_state: RandomState = 0,
+) -> tuple[float, float] | None:
+    """
+    Estimate how far a threshold from healthy scans depends on which scans were drawn.
+
+    Parameters
+    ----------
+    rule : ThresholdRule
+        A rule that needs healthy scans.
+    maps, masks : as for `ThresholdRule.fit`
+        The maps that it is fitted to.
+    n_draws : int, default=200
+        How often as many scans are drawn again, with replacement (bootstrap).
+    random_state : int, RandomState or None, default=0
+        Seed.
+
+    Returns
+    -------
+    tuple of 2 float, or None
+        Interval of 95 % of the thresholds; None for other rules.
+    """
+    volumes = checked_volumes(maps, "map")
+    scans = ScoredScans(volumes, checked_masks(masks, volumes), None)
+    n = len(volumes)
+    rng = np.random.default_rng(seed_for(seed_from(random_state), "limit_spread"))
+    draws = rng.integers(n, size=(n_draws, n))
+    if isinstance(rule, HealthyRateThreshold):
+        limits = _rate_limits_of_draws(scans.inside(), rule.rate, draws)
+    elif isinstance(rule, HealthyScanThreshold):
+        limits = np.sort(rule._of_each(scans)[draws], axis=1)[:, rule.rank(n) - 1]
+    else:
+        return None
+    low, high = np.quantile(limits, (0.025, 0.975))
+    return float(low), float(high)
+
+
 # Choosing ----------------------------------------------------------------------------------------
+
+
+def _ranked(
+    healthy: Sequence[NDArray[Any]],
+) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.intp]]:
+    """Rank the scores of all scans, the largest first, with their weights and scan numbers."""
+    values = np.concatenate(healthy)
+    if values.dtype.kind in "ub":
+        # Scores are ranked by their negative, which these types do not have.
+        values = values.astype(np.float64)
+    counts = [len(scores) for scores in healthy]
+    # Each scan counts once, however many voxels it has.
+    weights = np.repeat([1 / (len(healthy) * count) for count in counts], counts)
+    order = np.argsort(-values, kind="stable")
+    return values[order], weights[order], np.repeat(np.arange(len(healthy)), counts)[order]
+
+
+def _rate_limits_of_draws(
+    healthy: Sequence[NDArray[Any]], rate: float, draws: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Compute `rate_limits` of draws of scans, which share one ranking of their scores."""
+    ranked, weights, scan_numbers = _ranked(healthy)
+    # The highest scores decide; all others are looked at only where a draw needs them.
+    n_highest = int(len(ranked) * min(1.0, 10 * rate))
+    limits = []
+    for draw in draws:
+        copies = np.bincount(draw, minlength=len(healthy))
+        for n in (n_highest, len(ranked)):
+            cumulative = np.cumsum(weights[:n] * copies[scan_numbers[:n]])
+            position = int(np.searchsorted(cumulative, rate * (1 + 1e-9), side="right"))
+            if position < n:
+                break
+        limits.append(ranked[min(position, len(ranked) - 1)])
+    return np.array(limits, dtype=np.float64)
+
+
+def _highest_cube(volume: NDArray[Any], mask: NDArray[np.bool_], edge: int) -> float:
+    """Compute the largest over all cubes inside a mask of the smallest score in a cube."""
+    from scipy.ndimage import minimum_filter
+
+    inside = np.where(mask, volume, -np.inf)
+    smallest = minimum_filter(inside, size=edge, mode="constant", cval=-np.inf)
+    highest = float(smallest.max())
+    # No cube fits into the mask, and any threshold leaves nothing.
+    return highest if np.isfinite(highest) else float(volume[mask].min())
 
 
 @dataclass(frozen=True, eq=False)

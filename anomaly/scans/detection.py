@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.scans.preparation import PreparedScan
+from anomaly.scans.whole_scan import ScanFigures
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.io.components import label_components
 
@@ -55,6 +56,11 @@ class Detection:
         mm RAS+), ``score`` (the largest in it) and ``mean_score``.
     threshold : float
         Score above which a voxel is anomalous; NaN where each scan has its own.
+    figures : ScanFigures
+        Share above the threshold, components, and the bulk of the scores.
+    differs : bool, optional
+        Whether the scan differs from healthy ones as a whole (`HealthyScans.differs`), so that
+        anomalies cannot be told from that; None if this cannot be judged.
     opening : int, default=3
         Edge in voxels of the cube of the opening.
     """
@@ -65,6 +71,8 @@ class Detection:
     opened: NDArray[np.bool_]
     lesions: pd.DataFrame
     threshold: float
+    figures: ScanFigures
+    differs: bool | None = None
     opening: int = 3
 
     def images(self) -> dict[str, nib.Nifti1Image]:

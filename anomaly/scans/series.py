@@ -15,9 +15,10 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import AnomalyDetector
-from anomaly.detectors.thresholds import open_map
+from anomaly.detectors.thresholds import HealthyScanThreshold, limit_spread, open_map
 from anomaly.scans.detection import Detection, lesions_of
 from anomaly.scans.preparation import PreparedScan, prepare_scan
+from anomaly.scans.whole_scan import HealthyScans, ScanFigures, scan_figures
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
@@ -41,7 +42,8 @@ _KNOWN = ("age", "sex", "site", "grade", "kind", "synthetic")
 _ALIASES = {"participant_id": "patient"}
 _SAME_EDGE = 0.01  # of a voxel's edge
 _APART = 1.0  # voxels, from which on two fields of view differ in position
-_KEYS = {"detector", "protocol", "shape", "edges", "origin", "n_scans", "synthetic"}
+_KEYS = {"detector", "protocol", "shape", "edges", "origin", "n_scans", "synthetic", "healthy"}
+_OPENING = 3  # voxels, of the components of healthy scans
 _OF_DETECTOR = {"class", "parameters", "fitted"}
 
 
@@ -202,6 +204,8 @@ class SeriesDetector(BaseEstimator):
         Number of training scans.
     synthetic_ : bool
         Whether one of them was simulated.
+    healthy_ : HealthyScans or None
+        Figures of the healthy scans that the threshold was fitted to; None without a threshold.
     """
 
     def __init__(
@@ -260,6 +264,7 @@ class SeriesDetector(BaseEstimator):
         if not isinstance(self.detector, AnomalyDetector):
             raise ValueError(f"detector must be a detector of anomalies, not {self.detector!r}")
         self._check_covariates()
+        self._check_guarantee(series)
         with_lesion = [files.label for files in series if files.lesion is not None]
         if with_lesion:
             raise ValueError(
@@ -279,6 +284,14 @@ class SeriesDetector(BaseEstimator):
         learned = clone(self.detector)
         # The false-positive rate has to be that of the scored voxels, without fluid.
         learned._counted = [scan.case.scored for scan in scans]
+        self.healthy_ = None
+
+        def observe(maps: Any, masks: Any, numbers: Any) -> None:
+            self.healthy_ = _healthy_scans(
+                learned.threshold_, maps, masks, [scans[int(i)] for i in numbers]
+            )
+
+        learned._observe = observe
         with called([files.label for files in series]):
             learned.fit(
                 [scan.case.signal for scan in scans],
@@ -287,7 +300,7 @@ class SeriesDetector(BaseEstimator):
                 **options,
             )
         # Only training needs these masks, which are as large as the scans.
-        del learned._counted
+        del learned._counted, learned._observe
         self.protocol_ = scans[0].protocol
         self.shape_, self.edges_ = reference.shape, reference.spacing
         x, y, z = reference.affine[:3, 3].tolist()
@@ -404,15 +417,82 @@ class SeriesDetector(BaseEstimator):
                 "the model has no threshold: train it with calibration, or use its maps and a "
                 "rule of your own"
             )
-        covariates = {"covariates": self._covariates_of([scan])} if self.covariates else {}
-        maps = detector.anomaly_map([case.signal], [case.brain], **covariates)
-        above = np.asarray(detector.threshold_.apply(maps, case.brain[None]))[0].astype(bool)
+        scores = self._map_of(scan)
+        above = np.asarray(detector.threshold_.apply(scores[None], case.brain[None]))[0]
         # Fluid and air outside of the scored voxels are unlike tissue without being anomalies.
-        marked = above & case.scored
+        marked = above.astype(bool) & case.scored
         opened = open_map(marked, opening)
-        lesions = lesions_of(opened, maps[0], case.affine)
+        lesions = lesions_of(opened, scores, case.affine)
         limit = float(getattr(detector.threshold_, "threshold_", np.nan))
-        return Detection(scan, maps[0], marked, opened, lesions, limit, opening)
+        figures = scan_figures(scores, case.scored, marked, opened, case.affine)
+        differs = None if self.healthy_ is None else self.healthy_.differs(figures)
+        return Detection(scan, scores, marked, opened, lesions, limit, figures, differs, opening)
+
+    def calibrate(self, series: Sequence[SeriesFiles], **options: Any) -> SeriesDetector:
+        """
+        Adjust the threshold to healthy scans of another site or protocol.
+
+        The rule of the threshold is fitted to all but one of these scans, leaving out each in
+        turn, and the highest of these thresholds is taken: few scans would otherwise be told too
+        often. From then on scans are judged as a whole against these scans, too. This is an
+        adjustment, not a guarantee, and its accuracy depends on the number of scans.
+
+        Parameters
+        ----------
+        series : sequence of SeriesFiles
+            Healthy scans of two subjects or more, none of which the detector has learned from.
+        **options
+            As for `prepare`.
+
+        Returns
+        -------
+        self
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            As `detect`; or if a scan has a lesion, there are fewer than two subjects, or the
+            threshold does not come from healthy scans.
+        """
+        check_is_fitted(self, "detector_")
+        detector = self.detector_
+        if not getattr(detector.threshold_, "needs_healthy", False):
+            raise ValueError(
+                f"the threshold {detector.threshold_!r} of the model does not come from healthy "
+                "scans; leave the calibration out, or train with a rate"
+            )
+        patients = {files.patient or stem(files.image) for files in series}
+        if len(patients) < 2:
+            raise ValueError(
+                f"{len(patients)} subject(s) for the calibration; two healthy ones or more are "
+                "needed, of the site and protocol of the scans"
+            )
+        with_lesion = [files.label for files in series if files.lesion is not None]
+        if with_lesion:
+            raise ValueError(
+                f"{', '.join(with_lesion[:5])} have a lesion; a calibration takes healthy scans"
+            )
+        scans = []
+        for files in series:
+            with _naming(files):
+                scans.append(self.prepare(files, **options))
+        maps = np.stack([self._map_of(scan) for scan in scans])
+        masks = np.stack([scan.case.scored for scan in scans])
+        rules = []
+        for i in range(len(scans)):
+            rest = np.arange(len(scans)) != i
+            rules.append(clone(detector.threshold_).fit(maps[rest], masks[rest]))
+        detector.threshold_ = max(rules, key=lambda rule: float(rule.threshold_))
+        self.healthy_ = _healthy_scans(detector.threshold_, list(maps), list(masks), scans)
+        return self
+
+    def _map_of(self, scan: PreparedScan) -> NDArray[np.float32]:
+        """Score a scan; returns shape (x, y, z)."""
+        case = scan.case
+        covariates = {"covariates": self._covariates_of([scan])} if self.covariates else {}
+        maps = self.detector_.anomaly_map([case.signal], [case.brain], **covariates)
+        return np.asarray(maps[0])
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
         """
@@ -445,6 +525,9 @@ class SeriesDetector(BaseEstimator):
             "origin": list(self.origin_),
             "n_scans": self.n_scans_,
             "synthetic": self.synthetic_,
+            "healthy": None
+            if self.healthy_ is None
+            else encoded(self.healthy_.to_dict(), "healthy"),
         }
         return parameters, fitted, files
 
@@ -464,6 +547,8 @@ class SeriesDetector(BaseEstimator):
         RefusedError
             If an entry is missing or unknown, or entries are inconsistent.
         """
+        # Earlier files have no healthy scans.
+        fitted = {"healthy": None} | dict(fitted)
         refuse_keys(fitted, _KEYS, "part of a detector of series", complete=True)
         inner = fitted["detector"]
         refuse_keys(inner, _OF_DETECTOR, "part of a detector", complete=True)
@@ -485,6 +570,9 @@ class SeriesDetector(BaseEstimator):
             self.origin_ = (float(x), float(y), float(z))
             self.n_scans_ = int(fitted["n_scans"])
             self.synthetic_ = bool(fitted["synthetic"])
+            self.healthy_ = None
+            if fitted["healthy"] is not None:
+                self.healthy_ = HealthyScans.from_dict(decoded(fitted["healthy"]))
             self._check_covariates()
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise RefusedError(f"its entries about training scans are invalid ({error})") from None
@@ -497,6 +585,27 @@ class SeriesDetector(BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "detector_")
+
+    def _check_guarantee(self, series: Sequence[SeriesFiles]) -> None:
+        """Refuse a guarantee from scans that are no independent draws of new scans."""
+        detector: Any = self.detector
+        if not isinstance(detector.threshold, HealthyScanThreshold):
+            return
+        if not isinstance(detector.calibration, float):
+            raise ValueError(
+                "a guarantee needs scans that the detector has not learned from: calibration=0.5 "
+                f"(--calibration 0.5) holds half of them out, {detector.calibration!r} does not"
+            )
+        patients = [files.patient or stem(files.image) for files in series]
+        repeated = [name for name in dict.fromkeys(patients) if patients.count(name) > 1]
+        if repeated:
+            raise ValueError(
+                f"{', '.join(repeated[:5])} have several scans; a guarantee needs one scan of "
+                "each subject"
+            )
+        # Before the training: too few scans give no guarantee whatever is learned.
+        n_held_out = min(max(1, round(detector.calibration * len(series))), len(series) - 1)
+        detector.threshold.rank(n_held_out)
 
     def _check_covariates(self) -> None:
         for name in self.covariates:
@@ -523,6 +632,18 @@ class SeriesDetector(BaseEstimator):
                 "them, or choose center='brain' (--center brain)"
             )
             warnings.warn(message, stacklevel=3)
+
+
+def _healthy_scans(
+    rule: Any, maps: Sequence[Any], masks: Sequence[Any], scans: Sequence[PreparedScan]
+) -> HealthyScans:
+    """Summarize healthy scans by the maps (x, y, z) that a threshold was fitted to."""
+    figures: list[ScanFigures] = []
+    for i, scan in enumerate(scans):
+        marked = np.asarray(rule.apply([maps[i]], [masks[i]])[0])
+        opened = open_map(marked, _OPENING)
+        figures.append(scan_figures(maps[i], masks[i], marked, opened, scan.case.affine))
+    return HealthyScans(tuple(figures), limit_spread(rule, np.stack(maps), np.stack(masks)))
 
 
 def _files_of(row: dict[str, str], folder: Path) -> SeriesFiles:

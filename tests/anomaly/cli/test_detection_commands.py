@@ -11,8 +11,10 @@ import pytest
 from scipy import ndimage
 
 from anomaly.cli.detection_commands import EXAMPLES, detect
+from anomaly.cli.study_commands import simulate, train
 from anomaly.detectors.gaussian import OneMinusMean
 from anomaly.scans.series import SeriesDetector
+from anomaly.scans.whole_scan import DIFFERENT
 from dmrifit.model_files.model_file import load_model, save_model
 
 
@@ -112,13 +114,15 @@ def test_the_summary_counts_scans_and_anomalies(cases, model, tmp_path, monkeypa
         ([1], "1 scan, 1 anomaly found, 0 without"),
         ([0, 0], "2 scans, 0 anomalies found, 2 without"),
     ):
-        contents = [{"n_lesions": count, "synthetic": False} for count in counts]
+        figures = {"name": "a", "synthetic": False, "share_found": 0.01, "differs": False}
+        contents = [figures | {"n_lesions": count} for count in counts]
         monkeypatch.setattr("anomaly.cli.case_runs.detect_series", lambda *_, c=contents, **__: c)
         detect(model, cases / "gliomas.tsv", tmp_path, overwrite=True)
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == f"{sentence}: {tmp_path}"
         # The scans are real ones here, but the model is not.
-        assert lines[1:] == [
+        assert lines[1].startswith("above the threshold: ")
+        assert lines[2:] == [
             "the model was trained on synthetic scans: its accuracy in people is unknown"
         ]
 
@@ -135,6 +139,73 @@ def test_a_run_remembers_the_model_and_the_options(cases, model, tmp_path, detec
         "tissue": True,
         "mask": False,
     }
+
+
+# Scans as a whole --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """Healthy scans with four times the noise."""
+    folder = tmp_path_factory.mktemp("noisy")
+    simulate(5, 0, folder, directions=8, shape="24,28,20", spacing=6.5, snr=22 / 4, skip=8)
+    return folder / "healthy.tsv"
+
+
+@pytest.fixture(scope="module")
+def two_sided(cases, tmp_path_factory):
+    path = tmp_path_factory.mktemp("two-sided") / "model.dmrifit"
+    train(cases / "healthy.tsv", path, calibration="4")
+    return path
+
+
+def rows_of(table):
+    """Read a table with the whole paths of its files."""
+    rows = pd.read_csv(table, sep="\t", dtype=str, keep_default_na=False)
+    return rows.replace(r"^(\S+/)", rf"{table.parent}/\1", regex=True)
+
+
+def test_a_scan_that_differs_as_a_whole_is_told_everywhere(run, cases, two_sided, noisy, tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    table = pd.concat([rows_of(noisy)[:1], rows_of(cases / "gliomas.tsv")[:1]]).fillna("n/a")
+    table.to_csv(tmp_path / "both.tsv", sep="\t", index=False)
+    out = tmp_path / "found"
+    code, said, error = run("detect", two_sided, tmp_path / "both.tsv", "--out", out)
+    assert code == 0, error
+    names = ["synthetic-healthy-009", "synthetic-glioma-001"]
+    assert f"{names[0]}: {DIFFERENT}" in said
+    assert f"{names[1]}: {DIFFERENT}" not in said
+    rows = pd.read_csv(out / "detections.tsv", sep="\t")
+    assert rows["differs"].tolist() == [True, False]
+    for name, differs in zip(names, (True, False), strict=True):
+        record = json.loads((out / name / "detection.json").read_text())
+        assert record["differs"] is differs
+        assert len(record["whole_scan"]["bulk"]) == 4
+        assert (DIFFERENT[1:] in (out / name / "view.html").read_text(encoding="utf-8")) is differs
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert page.count(DIFFERENT[1:]) == 1
+    assert "Above the threshold: on average" in page
+
+
+def test_a_calibration_makes_scans_of_its_site_healthy(run, two_sided, noisy, tmp_path):
+    rows = rows_of(noisy)
+    rows[:4].to_csv(tmp_path / "calibration.tsv", sep="\t", index=False)
+    rows[4:].to_csv(tmp_path / "new.tsv", sep="\t", index=False)
+    words = ("detect", two_sided, tmp_path / "new.tsv", "--no-figure", "--out", tmp_path / "found")
+    code, said, error = run(*words, "--calibrate", tmp_path / "calibration.tsv")
+    assert code == 0, error
+    assert "by 4 healthy scans of" in said
+    assert "an adjustment, not a guarantee" in said
+    assert DIFFERENT not in said
+    (row,) = pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t").itertuples()
+    # One scan varies around the rate; without the calibration a tenth of it is marked.
+    assert row.share_found < 0.04
+    assert "other options (calibrated)" in run(*words)[2]
+    error = run(*words, "--overwrite", "--calibrate", tmp_path / "new.tsv")[2]
+    assert "synthetic-healthy-013 belong to --calibrate" in error
+    error = run(*words, "--threshold", 2, "--calibrate", tmp_path / "calibration.tsv")[2]
+    assert "give either --threshold or --calibrate" in error
 
 
 # Options -----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from anomaly.detectors.thresholds import (
     BestDiceThreshold,
     FixedThreshold,
     HealthyRateThreshold,
+    HealthyScanThreshold,
     MeanPoolThreshold,
     OtsuThreshold,
     YoudenThreshold,
@@ -52,6 +53,7 @@ def test_no_rule_is_stored_as_nothing():
     [
         FixedThreshold(-0.25),
         HealthyRateThreshold(0.1),
+        HealthyScanThreshold(0.6, counted="voxels", rate=0.1),
         OtsuThreshold(),
         OtsuThreshold(scope="image"),
         MeanPoolThreshold(6.0, spacing=(2.0, 1.0, 3.0)),
@@ -92,7 +94,7 @@ def test_every_rule_of_the_module_can_be_stored_by_its_name():
     rules = [
         getattr(thresholds, name) for name in thresholds.__all__ if name.endswith("Threshold")
     ]
-    assert len(rules) == 6
+    assert len(rules) == 7
     for rule in rules:
         unfitted = rule(0.5) if rule is FixedThreshold else rule()
         assert type(through_json(unfitted)) is rule

@@ -10,9 +10,12 @@ from anomaly.detectors.thresholds import (
     BestDiceThreshold,
     FixedThreshold,
     HealthyRateThreshold,
+    HealthyScanThreshold,
     MeanPoolThreshold,
     OtsuThreshold,
     YoudenThreshold,
+    limit_spread,
+    open_map,
     rate_limits,
 )
 
@@ -289,3 +292,96 @@ def test_what_is_not_possible_is_refused_by_name():
             call(broken)
     with pytest.raises(NotFittedError):
         OtsuThreshold().apply(maps)
+
+
+# Guarantees ----------------------------------------------------------------------------------------
+
+
+def maps_of(rng, n, shape=(9, 9, 9)):
+    """Draw maps of healthy scans, which differ from scan to scan as a whole."""
+    level = rng.normal(size=(n, 1, 1, 1)) * 0.4
+    return (rng.normal(size=(n, *shape)) + level).astype(np.float32)
+
+
+@pytest.mark.parametrize("counted", ["components", "voxels"])
+def test_a_guarantee_holds_over_draws_of_scans(counted):
+    rng = np.random.default_rng(3)
+    rule = HealthyScanThreshold(0.8, counted=counted, rate=0.05, opening=2)
+    n_draws, n_kept = 300, 0
+    for _ in range(n_draws):
+        maps = maps_of(rng, 10, (6, 6, 6))
+        marked = rule.fit(maps[:9]).apply(maps[9:])[0]
+        if counted == "components":
+            n_kept += not open_map(marked, 2).any()
+        else:
+            n_kept += marked.mean() <= 0.05
+    # Nine scans guarantee 8/10; exchangeable scans without ties reach that probability exactly.
+    error = np.sqrt(0.8 * 0.2 / n_draws)
+    assert abs(n_kept / n_draws - 0.8) < 3 * error
+
+
+def test_a_mean_rate_is_no_guarantee_for_a_scan():
+    rng = np.random.default_rng(4)
+    n_kept = 0
+    for _ in range(200):
+        maps = maps_of(rng, 10, (6, 6, 6))
+        n_kept += HealthyRateThreshold(0.05).fit(maps[:9]).apply(maps[9:])[0].mean() <= 0.05
+    assert n_kept / 200 < 0.8
+
+
+def test_too_few_scans_give_no_guarantee_and_no_number():
+    maps = maps_of(np.random.default_rng(0), 9)
+    rule = HealthyScanThreshold(0.9)
+    assert np.isfinite(rule.fit(maps).threshold_)
+    few = HealthyScanThreshold(0.9)
+    with pytest.raises(ValueError, match=r"no guarantee at this level with 8 scan\(s\): 0.9 needs 9 .* at best 8/9"):
+        few.fit(maps[:8])
+    assert not hasattr(few, "threshold_")
+    with pytest.raises(ValueError, match=r"0.95 needs 19 calibration scans or more"):
+        HealthyScanThreshold(0.95).fit(maps)
+
+
+def test_the_guaranteed_threshold_is_the_largest_scan_at_the_best_level():
+    maps = maps_of(np.random.default_rng(1), 4)
+    masks = np.ones(maps.shape, bool)
+    masks[:, 0] = False
+    rule = HealthyScanThreshold(0.8, opening=2).fit(maps, masks)
+    left = [open_map(marked, 2).any() for marked in rule.apply(maps, masks)]
+    assert not any(left)
+    lower = FixedThreshold(np.nextafter(np.float32(rule.threshold_), np.float32(-np.inf))).fit(maps)
+    assert sum(open_map(marked, 2).any() for marked in lower.apply(maps, masks)) == 1
+    # Half of the scans are allowed to have a component at the level .5.
+    assert HealthyScanThreshold(0.5, opening=2).fit(maps, masks).threshold_ < rule.threshold_
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"level": 1.0}, "level"),
+        ({"level": 0.4}, "level"),
+        ({"counted": "cubes"}, "counted"),
+        ({"rate": 1}, "rate"),
+        ({"opening": 0}, "opening"),
+    ],
+)
+def test_options_of_a_guarantee_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        HealthyScanThreshold(**options).fit(maps_of(np.random.default_rng(0), 30))
+
+
+def test_the_spread_of_a_threshold_is_that_over_draws_of_scans():
+    rng = np.random.default_rng(5)
+    maps = maps_of(rng, 8)
+    rule = HealthyRateThreshold(0.02).fit(maps)
+    low, high = limit_spread(rule, maps)
+    assert low < rule.threshold_ < high
+    # As of refits to drawn scans, but without ranking all scores for each.
+    draws = np.random.default_rng(7).integers(8, size=(200, 8))
+    refits = [HealthyRateThreshold(0.02).fit(maps[draw]).threshold_ for draw in draws]
+    np.testing.assert_allclose((low, high), np.quantile(refits, (0.025, 0.975)), rtol=0.1)
+    same = np.repeat(maps[:1], 5, axis=0)
+    assert limit_spread(rule, same) == pytest.approx((rule.fit(same).threshold_,) * 2)
+    guaranteed = HealthyScanThreshold(0.8).fit(maps)
+    low, high = limit_spread(guaranteed, maps)
+    assert low < high <= guaranteed.threshold_
+    assert limit_spread(FixedThreshold(1.0).fit(maps), maps) is None

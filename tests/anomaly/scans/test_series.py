@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from anomaly.detectors.gaussian import OneMinusMean, VoxelwiseGaussian
+from anomaly.detectors.thresholds import FixedThreshold, HealthyScanThreshold
 from anomaly.scans.cases import write_cases
 from anomaly.scans.series import SeriesDetector, SeriesFiles, read_series
 from anomaly.simulate.persons import simulate_dmri
@@ -248,6 +249,85 @@ def test_files_that_are_no_model_are_refused(tmp_path, model):
                 archive.writestr(name, part)
         with pytest.raises(ValueError, match=message):
             load_model(tmp_path / "altered.dmrifit")
+
+
+# Healthy scans of the threshold, and of another site ----------------------------------------------
+
+
+def test_a_model_file_keeps_the_healthy_scans_of_its_threshold(tmp_path, model, healthy, sick):
+    assert len(model.healthy_.scans) == len(healthy)
+    shares = [scan.share for scan in model.healthy_.scans]
+    assert np.mean(shares) == pytest.approx(0.01, abs=0.001)
+    low, high = model.healthy_.spread
+    assert low < model.detector_.threshold_.threshold_ < high
+    save_model(model, tmp_path / "model.dmrifit")
+    again = load_model(tmp_path / "model.dmrifit")
+    assert again.healthy_ == model.healthy_
+    detection = again.detect(sick[0])
+    assert detection.differs is False
+    assert detection.figures.share == pytest.approx(detection.found.sum() / detection.scan.case.scored.sum())
+    assert detection.figures.n_components == len(detection.lesions)
+    assert SeriesDetector(VoxelwiseGaussian(calibration=None)).fit(healthy[:3]).healthy_ is None
+
+
+def test_a_model_file_of_before_has_no_healthy_scans_and_judges_no_scan(tmp_path, model, sick):
+    _, fitted, files = model.stored()
+    del fitted["healthy"]
+    again = SeriesDetector()
+    again.restore(fitted, files)
+    assert again.healthy_ is None
+    assert again.detect(sick[0]).differs is None
+
+
+def test_a_guarantee_needs_scans_that_were_not_learned_from(healthy):
+    rule = HealthyScanThreshold(0.75)
+    with pytest.raises(ValueError, match=r"not learned from: calibration=0\.5"):
+        SeriesDetector(VoxelwiseGaussian(threshold=rule, calibration=4)).fit(healthy)
+    half = VoxelwiseGaussian(threshold=rule, calibration=0.5)
+    with pytest.raises(ValueError, match=r"no guarantee at this level with 2 scan\(s\)"):
+        SeriesDetector(half).fit(healthy[:4])
+    twice = [*healthy[:4], *(replace(one, patient=healthy[0].patient) for one in healthy[4:])]
+    with pytest.raises(ValueError, match="several scans; a guarantee needs one scan of each subject"):
+        SeriesDetector(half).fit(twice)
+    model = SeriesDetector(half).fit(healthy)
+    assert len(model.healthy_.scans) == 4
+    assert sum(scan.n_components > 0 for scan in model.healthy_.scans) == 0
+
+
+@pytest.fixture(scope="module")
+def other_site(tmp_path_factory):
+    """Give healthy scans of a site with twice the noise."""
+    made = tmp_path_factory.mktemp("site")
+    options = {"n_directions": 8, "shape": (24, 28, 20), "spacing": 6.5, "random_state": 3}
+    write_cases(simulate_dmri(9, 0, skip=8, snr=11.0, **options)[0], made)
+    return read_series(made / "cases.tsv")
+
+
+def test_a_calibration_adjusts_the_threshold_to_another_site(tmp_path, healthy, other_site):
+    detector = VoxelwiseGaussian(("mean", "spread"), distance="mahalanobis", calibration=4)
+    model = SeriesDetector(detector).fit(healthy)
+    new = other_site[5:]
+    before = [model.detect(scan) for scan in new]
+    assert np.mean([detection.figures.share for detection in before]) > 0.05
+    assert all(detection.differs for detection in before)
+    model.calibrate(other_site[:5])
+    after = [model.detect(scan) for scan in new]
+    assert np.mean([detection.figures.share for detection in after]) < 0.02
+    assert not any(detection.differs for detection in after)
+    assert len(model.healthy_.scans) == 5
+    save_model(model, tmp_path / "adjusted.dmrifit")
+    assert load_model(tmp_path / "adjusted.dmrifit").detect(new[0]).threshold == after[0].threshold
+
+
+def test_a_calibration_takes_healthy_scans_of_several_subjects(healthy, sick, other_site):
+    model = SeriesDetector(VoxelwiseGaussian(calibration=2)).fit(healthy[:4])
+    with pytest.raises(ValueError, match=r"1 subject\(s\) for the calibration; two healthy ones"):
+        model.calibrate(other_site[:1])
+    with pytest.raises(ValueError, match="synthetic-glioma-001 have a lesion; a calibration takes healthy"):
+        model.calibrate([other_site[0], sick[0]])
+    fixed = SeriesDetector(VoxelwiseGaussian(threshold=FixedThreshold(2.0), calibration=2)).fit(healthy[:4])
+    with pytest.raises(ValueError, match="does not come from healthy scans; leave the calibration out"):
+        fixed.calibrate(other_site[:2])
 
 
 def _renamed(series):

@@ -1,0 +1,181 @@
+"""Scans that differ as a whole, and lesions that do not make a scan differ."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from anomaly.detectors.gaussian import VoxelwiseGaussian
+from anomaly.scans.cases import write_cases
+from anomaly.scans.series import SeriesDetector, SeriesFiles, read_series
+from anomaly.scans.whole_scan import HealthyScans, ScanFigures, mean_over_scans, scan_figures
+from anomaly.simulate.persons import simulate_dmri
+from dmrifit.io.parameter_json import RefusedError
+
+SIMULATED = {"n_directions": 8, "shape": (24, 28, 20), "spacing": 6.5, "random_state": 5}
+N_TRAINING = 12
+
+
+@pytest.fixture(scope="module")
+def healthy():
+    return simulate_dmri(N_TRAINING + 2, 0, **SIMULATED)[0]
+
+
+@pytest.fixture(scope="module", params=["both sides", "Mahalanobis"])
+def model(request, healthy, tmp_path_factory):
+    options = {}
+    if request.param == "Mahalanobis":
+        options = {"features": ("mean", "spread"), "distance": "mahalanobis"}
+    folder = tmp_path_factory.mktemp("healthy")
+    write_cases(healthy[:N_TRAINING], folder)
+    return SeriesDetector(VoxelwiseGaussian(**options)).fit(read_series(folder / "cases.tsv"))
+
+
+def detect(model, case, tmp_path):
+    write_cases([replace(case, lesion=None)], tmp_path, overwrite=True)
+    return model.detect(read_series(tmp_path / "cases.tsv")[0])
+
+
+def implanted(case, volume_ml, contrast, seed):
+    """Change the diffusivity of the tissue nearest to a place in white matter."""
+    rng = np.random.default_rng([seed, volume_ml])
+    white = np.argwhere(case.scored & (case.tissue == 1))
+    center = white[rng.integers(len(white))].reshape(3, 1, 1, 1)
+    distance = np.where(case.scored, ((np.indices(case.shape) - center) ** 2).sum(0), np.inf)
+    n_voxels = round(1000 * volume_ml / np.prod(case.spacing))
+    lesion = distance < np.sort(distance.ravel())[n_voxels]
+    signal = case.signal.copy()
+    signal[lesion] **= contrast
+    return replace(case, signal=signal)
+
+
+def test_lesions_of_any_size_are_findings_and_no_scan_that_differs(model, healthy, tmp_path):
+    for case in healthy[N_TRAINING:]:
+        assert detect(model, case, tmp_path).differs is False
+    for volume_ml in (20, 80, 200):
+        for case, contrast in zip(healthy[N_TRAINING:], (0.65, 1.6), strict=True):
+            detection = detect(model, implanted(case, volume_ml, contrast, 0), tmp_path)
+            assert detection.differs is False, (volume_ml, contrast)
+    # The largest lesions are well above the rate of healthy scans.
+    assert detection.figures.share > 0.05
+
+
+def test_four_times_the_noise_differs_as_a_whole(model, tmp_path):
+    noisy, _ = simulate_dmri(2, 0, skip=N_TRAINING, snr=22 / 4, **SIMULATED)
+    for case in noisy:
+        assert detect(model, case, tmp_path).differs is True
+
+
+@pytest.mark.slow
+def test_a_healthy_block_of_another_site_differs_as_a_whole(data_dir, tmp_path):
+    write_cases(simulate_dmri(6, 0, n_directions=6, random_state=5)[0], tmp_path)
+    detector = VoxelwiseGaussian(("mean", "spread"), distance="mahalanobis", calibration=2)
+    model = SeriesDetector(detector).fit(read_series(tmp_path / "cases.tsv"))
+    block = SeriesFiles(data_dir / "dipy_small_dwi" / "small_64D.nii")
+    with pytest.warns(UserWarning, match="field of view"):
+        detection = model.detect(block, mask=False, directions="resampled")
+    assert detection.figures.share > 0.1
+    assert detection.differs is True
+
+
+# Figures of arrays -------------------------------------------------------------------------------
+
+SHAPE = (21, 16, 12)
+
+
+def figures_of(scores, marked, scored=None):
+    scored = np.ones(SHAPE, bool) if scored is None else scored
+    return scan_figures(scores.astype(np.float32), scored, marked, marked, np.diag([5.0, 5, 5, 1]))
+
+
+def test_the_bulk_leaves_out_the_largest_component_and_its_mirror_image():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=SHAPE)
+    plain = figures_of(scores, np.zeros(SHAPE, bool))
+    assert (plain.share, plain.n_components, plain.largest_mL) == (0, 0, 0)
+    left, right = scores[:10], scores[11:]
+    expected = [np.quantile(side, q) for side in (left, right) for q in (0.5, 0.75)]
+    np.testing.assert_allclose(plain.bulk, expected, rtol=1e-6)
+    marked = np.zeros(SHAPE, bool)
+    marked[2:6, 4:10, 3:9] = True
+    marked[18:20, 12:14, 9:11] = True
+    raised = figures_of(np.where(marked, 50, scores), marked)
+    assert raised.n_components == 2
+    assert raised.largest_mL == pytest.approx(144 * 0.125)
+    assert raised.share == pytest.approx(152 / scores.size)
+    # The values inside the component and in its mirror image do not matter.
+    largest = marked & (np.arange(SHAPE[0]) < 10)[:, None, None]
+    mirrored = np.where(largest | largest[::-1], -50, scores)
+    np.testing.assert_array_equal(figures_of(mirrored, marked).bulk[:2], raised.bulk[:2])
+    assert max(np.abs(np.subtract(raised.bulk, plain.bulk))) < 0.1
+
+
+def test_a_component_that_is_most_of_the_scan_is_not_left_out():
+    marked = np.ones(SHAPE, bool)
+    marked[0] = False
+    assert figures_of(np.where(marked, 9.0, 0.0), marked).bulk == (9, 9, 9, 9)
+
+
+def test_hemispheres_of_few_voxels_are_not_judged():
+    scored = np.zeros(SHAPE, bool)
+    scored[3:6, 3:6, 3:6] = True
+    bulk = figures_of(np.zeros(SHAPE), np.zeros(SHAPE, bool), scored).bulk
+    assert np.isnan(bulk).all()
+    assert healthy_scans(8).differs(ScanFigures(0, 0, 0, bulk)) is None
+
+
+def healthy_scans(n, seed=0):
+    bulks = np.random.default_rng(seed).normal(1, 0.1, (n, 4))
+    return HealthyScans(tuple(ScanFigures(0.01, 0, 0.0, tuple(bulk)) for bulk in bulks), (1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("bulk", "differs"),
+    [
+        ((1, 1, 1, 1), False),
+        ((3, 1, 3, 1), True),
+        ((1, 3, 1, 3), True),
+        ((-1, 1, -1, 1), True),
+        # One hemisphere, other sides, another quantile in each.
+        ((3, 3, 1, 1), False),
+        ((3, 1, -1, 1), False),
+        ((3, 1, 1, 3), False),
+    ],
+)
+def test_a_scan_differs_where_both_hemispheres_are_shifted_alike(bulk, differs):
+    assert healthy_scans(8).differs(ScanFigures(0, 0, 0, bulk)) is differs
+
+
+def test_few_healthy_scans_judge_mildly_or_not_at_all():
+    far, farther = (ScanFigures(0, 0, 0, (value,) * 4) for value in (1.7, 5.0))
+    assert healthy_scans(20).differs(far) is True
+    assert healthy_scans(3).differs(far) is False
+    assert healthy_scans(3).differs(farther) is True
+    assert healthy_scans(2).differs(farther) is None
+
+
+def test_healthy_scans_are_judged_against_the_others():
+    scans = healthy_scans(12)
+    assert scans.n_different() == 0
+    odd = ScanFigures(0, 0, 0, (9.0,) * 4)
+    assert replace(scans, scans=(*scans.scans, odd)).n_different() == 1
+
+
+def test_healthy_scans_keep_their_figures_in_a_file():
+    scans = healthy_scans(4)
+    content = scans.to_dict()
+    assert HealthyScans.from_dict(content) == scans
+    assert HealthyScans.from_dict(content | {"spread": None}).spread is None
+    with pytest.raises(RefusedError, match="has 3 values"):
+        HealthyScans.from_dict({"scans": [content["scans"][0] | {"bulk": [1, 2, 3]}], "spread": None})
+    with pytest.raises(RefusedError, match="unknown or missing figure"):
+        HealthyScans.from_dict({"scans": [{"share": 0.1}], "spread": None})
+
+
+def test_intervals_are_over_scans():
+    mean, low, high = mean_over_scans([0.0, 0.02, 0.01, 0.01])
+    assert mean == pytest.approx(0.01)
+    assert 0 <= low < mean < high <= 0.02
+    assert np.isnan(mean_over_scans([0.3])[1:]).all()
+    # Scans that are alike have no interval, however few their voxels.
+    assert mean_over_scans([0.1] * 5)[1:] == pytest.approx((0.1, 0.1))
