@@ -10,6 +10,7 @@ from dmrifit._lazy import lazy_names
 # Public name -> module of this package that defines it.
 _MODULES = {
     "Case": "scans.cases",
+    "GENERATORS": "generators.generator_table",
     "corrupt": "generators.corruptions",
     "read_cases": "scans.cases",
     "write_cases": "scans.cases",

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from anomaly.generators.patches import add_patch
+from anomaly.generators.scan_checks import checked_scan, checked_source
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 
@@ -24,6 +26,8 @@ NOISES = tuple(
 )
 #: What `corrupt` accepts: in a mix every ellipsoid has a noise of its own.
 NOISE_NAMES = (*NOISES, "mix")
+#: What is put into a brain: noise, or another person's tissue.
+SHAPES = ("ellipsoid", "patch")
 #: The mean of the noise, times that of brain tissue.
 MEANS = {"full": 1.0, "half": 0.5}
 #: Probabilities of no, one and two ellipsoids.
@@ -75,13 +79,15 @@ def corrupt(
     *,
     noise: str = "mix",
     mean: str = "half",
+    shape: str = "ellipsoid",
+    source: Any = None,
     moments: TissueMoments | None = None,
     counts: Sequence[float] = COUNTS,
     radii: Sequence[float] = RADII,
     random_state: RandomState = None,
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """
-    Put ellipsoids of noise into a brain.
+    Put ellipsoids of noise, or a patch of another person's scan, into a brain.
 
     The number of ellipsoids, their centers (any voxel of the brain), radii, axes (each from half
     the radius to all of it) and orientations are random. The part inside the brain is filled with
@@ -101,6 +107,12 @@ def corrupt(
     mean : {"half", "full"}, default="half"
         The mean of the noise: half of that of brain tissue, or all of it. Its standard deviation
         is that of tissue.
+    shape : {"ellipsoid", "patch"}, default="ellipsoid"
+        ``"patch"`` blends in a rough ellipsoid of another person's tissue from another place,
+        with a soft edge and a weight of 0.6 to 1; its mask is where it has half of that or more.
+        Options of noise and of ellipsoids do not apply.
+    source : array_like of shape (x, y, z, channels), optional
+        The other person's scan on the same grid, 0 outside the brain; for a patch alone.
     moments : TissueMoments, optional
         Mean and standard deviation of tissue, as measured in the training scans; by default those
         of this volume in its mask.
@@ -122,30 +134,27 @@ def corrupt(
     Raises
     ------
     ValueError
-        If noise, mean, counts or radii are invalid, or the mask is empty or of another shape.
+        If an option is invalid, the mask is empty or of another shape, or a patch has no source or
+        one of another shape.
 
     References
     ----------
     Weninger et al., Scientific Reports 13:20366, 2023.
     """
     check_corruption(noise, mean, counts, radii)
-    changed = np.array(volume, dtype=np.result_type(np.asarray(volume).dtype, np.float32))
-    inside = np.asarray(mask) > 0
-    if changed.ndim != 4 or changed.shape[:3] != inside.shape:
+    check_word("shape", shape, SHAPES)
+    if (source is None) == (shape == "patch"):
         raise ValueError(
-            f"a volume of shape {changed.shape} and a mask of shape {inside.shape}; give a volume "
-            "(x, y, z, channels) and a mask (x, y, z) on one grid"
+            f"shape={shape!r} and source={'None' if source is None else 'a scan'}: a patch comes "
+            "from another person's scan, and an ellipsoid from none"
         )
-    if not inside.any():
-        raise ValueError("the mask is empty, so that there is no brain to put an anomaly into")
-    n_bad = changed.size - np.count_nonzero(np.isfinite(changed))
-    if n_bad:
-        raise ValueError(
-            f"{n_bad} values of the volume are not finite; set what is outside the brain to 0"
-        )
+    changed, inside = checked_scan(volume, mask)
+    rng = np.random.default_rng(seed_for(seed_from(random_state), "corrupt"))
+    if shape == "patch":
+        changed, _, anomaly = add_patch(changed, inside, rng, checked_source(source, changed))
+        return changed, anomaly
     if moments is None:
         moments = TissueMoments.measured([changed], [inside])
-    rng = np.random.default_rng(seed_for(seed_from(random_state), "corrupt"))
     anomaly = corrupt_in_place(
         changed, inside, rng, moments, noise=noise, mean=mean, counts=counts, radii=radii
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from anomaly.generators.gliomas import Component
 from anomaly.simulate.anatomy import Brain
 
-__all__ = ["Component", "add_noise", "brain_signals", "spread_directions", "tensor_signals"]
+__all__ = ["add_noise", "brain_signals", "spread_directions", "tensor_signals"]
 
 _MS_PER_UM2 = 1e-3  # s/mm² in ms/µm²
 _AXIAL, _RADIAL = 1.6, 0.35  # µm²/ms, along and across fibers
@@ -18,15 +18,6 @@ _GRAY, _DEEP, _FLUID = 0.82, 0.74, 3.0  # µm²/ms
 _UNORDERED = 0.77  # µm²/ms, of white matter whose fibers have no direction
 #: Signals at b = 0 of white matter's: gray matter and fluid last longer.
 _BRIGHT_GRAY, _BRIGHT_DEEP, _BRIGHT_FLUID = 1.15, 0.95, 2.8
-
-
-@dataclass(frozen=True)
-class Component:
-    """A tissue that takes the place of others."""
-
-    share: NDArray[np.float32]  # of each of the n voxels of the brain
-    diffusivity: float  # µm²/ms, the same in all directions
-    brightness: float  # signal at b = 0, of white matter's
 
 
 def spread_directions(n: int) -> NDArray[np.float64]:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly.generators.gliomas import GRADES, draw_diffusion_glioma
 from anomaly.scans.cases import Case
 from anomaly.simulate.anatomy import Standard, draw_brain, standard_brain
 from anomaly.simulate.diffusion import add_noise, brain_signals, spread_directions
-from anomaly.simulate.gliomas import GRADES, draw_diffusion_glioma
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.randomness import RandomState, evenly, seed_for, seed_from
 from dmrifit._utils.threads import check_jobs
@@ -212,7 +212,7 @@ def _simulate(group: str, number: int, settings: _Settings) -> Case:
     components = []
     if group == "glioma":
         grade, kind = _grade_and_kind(number, settings)
-        glioma = draw_diffusion_glioma(brain, grade, kind, stream("glioma"))
+        glioma = draw_diffusion_glioma(brain.head, grade, kind, stream("glioma"))
         components = glioma.components
         lesion = {
             "lesion": brain.volume(glioma.lesion),

@@ -39,11 +39,16 @@ _CASE_FILES = (".nii.gz", ".bval", ".bvec", ".tsv")
 
 @dataclass(frozen=True)
 class CaseRun:
-    """A run over many cases: `record` marks a case as finished, `results` tell of all cases."""
+    """
+    A run over many cases: `record` marks a case as finished, `results` tell of all cases.
+
+    Where pictures are asked for, a case without its `pictures` is processed again.
+    """
 
     record: str
     fields: Mapping[str, type | tuple[type, ...]]
     results: tuple[str, ...]
+    pictures: tuple[str, ...] = ()
 
     def begin(self, out: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
         """Store the settings of the run, and refuse to resume one with other settings."""
@@ -57,13 +62,15 @@ class CaseRun:
         is_current: Callable[[_Case, dict[str, Any]], bool],
         *,
         overwrite: bool,
+        figure: bool = False,
     ) -> list[dict[str, Any]]:
         """Process cases by the name of their folder, except those that an earlier run finished."""
         records = []
+        pictures = self.pictures if figure and can_draw() else ()
         for name, case in progress(cases.items(), len(cases)):
             folder = out / name
             record = None
-            if not overwrite:
+            if not overwrite and all((folder / picture).exists() for picture in pictures):
                 record = read_record(folder / self.record, self.fields)
             if record is None or not is_current(case, record):
                 record = process_case(case, folder)

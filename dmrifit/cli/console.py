@@ -214,9 +214,15 @@ def _run(app: typer.Typer, name: str) -> None:
     def say(message: str) -> None:
         typer.echo(f"{name}: {message}", err=True)
 
+    shown: set[str] = set()
+
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         # Those of numpy and of compilers name no file, no value and no remedy.
-        if not issubclass(category, RuntimeWarning) and category.__module__[:5] != "numba":
+        if issubclass(category, RuntimeWarning) or category.__module__[:5] == "numba":
+            return
+        # A file that is read twice is warned of once.
+        if str(message) not in shown:
+            shown.add(str(message))
             say(str(message))
 
     try:

@@ -72,6 +72,8 @@ _LOGGER_LOCK = threading.Lock()
 _VOXEL_SIZES = (1e-4, 1e4)  # mm
 _FLATTEST = 1e-3  # volume of a voxel over that of a box with its edges
 _FARTHEST_FORMS = 0.5  # mm between two positions of a voxel in one header
+# mm that quaternions in single precision may be off at the corner of a head
+_ROUNDED_FORMS = 0.02
 #: The two transforms of a header that can place voxels, and the variable of the environment that
 #: names the one to use where they differ: worker processes inherit it.
 FORMS = ("sform", "qform")
@@ -96,8 +98,8 @@ def load_image(image: Image) -> nib.Nifti1Pair:
     """
     Load the header of a NIfTI image; check its number of voxels, affine and unit.
 
-    Of files, one without a position is refused, and one with two that differ, too, unless
-    `use_form` names the one to use.
+    Of files, one without a position is refused, and one with two that differ by more than 0.5 mm,
+    too, unless `use_form` names the one to use; of smaller differences it warns.
     """
     name = image_name(image)
     loaded: Any = image
@@ -137,7 +139,7 @@ def check_position(loaded: nib.Nifti1Pair, name: str) -> None:
 def warn_of_two_positions(loaded: nib.Nifti1Pair, name: str) -> None:
     """Warn of a header whose sform and qform place the voxels differently."""
     apart = _forms_apart(loaded)
-    if apart > _FARTHEST_FORMS:
+    if apart > _ROUNDED_FORMS:
         warnings.warn(
             f"{name}: its sform and qform place voxels up to {apart:.3g} mm apart; "
             "the sform is used",
@@ -147,7 +149,7 @@ def warn_of_two_positions(loaded: nib.Nifti1Pair, name: str) -> None:
 
 
 def chosen_form() -> str | None:
-    """Give which of two positions of a file is read, if that was said."""
+    """Give which of two positions of a file is read, if the user named one."""
     form = os.environ.get(_FORM_VARIABLE)
     return form if form in FORMS else None
 
@@ -188,9 +190,12 @@ def _placed(loaded: nib.Nifti1Pair, name: str) -> nib.Nifti1Pair:
         raise _without_position(name)
     with np.errstate(invalid="ignore", over="ignore"):
         apart = _forms_apart(loaded)
-    if not apart > _FARTHEST_FORMS:
+    if not apart > _ROUNDED_FORMS:
         return loaded
     form = chosen_form()
+    if form is None and apart <= _FARTHEST_FORMS:
+        warn_of_two_positions(loaded, name)
+        return loaded
     if form is None:
         raise ValueError(
             f"{name}: its sform and qform place voxels up to {apart:.3g} mm apart; look which one "

@@ -16,7 +16,15 @@ from dmrifit.simulate.head_shapes import (
 )
 from dmrifit.simulate.heads import Head
 
-__all__ = ["Vessels", "choroid_plexus", "draw_vessels", "dura_patches", "dural_sinuses"]
+__all__ = [
+    "Vessels",
+    "choroid_plexus",
+    "draw_vessels",
+    "dura_patches",
+    "dural_sheets",
+    "dural_sinuses",
+    "skull_remains",
+]
 
 _STEP = 0.7  # mm between points of a vessel
 _N_STEPS = 90
@@ -27,6 +35,7 @@ _FEWEST = 4
 _DEEP_SHARE, _DEEP_SIZE = 0.3, 0.7  # of vessels that run through white matter, of the others'
 _DURA = 0.5  # mm, half the thickness of falx and tentorium
 _DURA_REACH = 1.5  # mm below the surface
+_REMAINS, _REMAINS_DEPTH = 9.0, 2.5  # mm, of patches and of how deep they reach
 _PATCH, _GRAIN = 5.0, 1.2  # mm, of enhancing dura and of the plexus
 
 
@@ -140,14 +149,28 @@ def dural_sinuses(head: Head, *, radius: float) -> NDArray[np.float32]:
 def dura_patches(head: Head, rng: np.random.Generator) -> NDArray[np.float32]:
     """Draw patches of dura, below the skull, in the falx and in the tentorium, as shares."""
     patches = texture_field(head.brain.shape, _PATCH, head.spacing, rng)
-    sheet = np.minimum(
-        falx_distance(head.local, head.half_axes),
-        tentorium_distance(head.local, head.half_axes),
-    )
-    inner = soft_step((_DURA - sheet) / (0.5 * head.spacing.min()))
+    inner = dural_sheets(head)
     # The surface lies half a voxel outside the outermost centers.
     outer = np.clip(_DURA_REACH - head.depth + 0.5 * head.spacing.min(), 0, 1)
     share = np.maximum(inner, outer) * np.clip(patches - 0.2, 0, 1) * head.brain
+    return share.astype(np.float32)
+
+
+def dural_sheets(head: Head) -> NDArray[np.float32]:
+    """Give the share of voxels in falx and tentorium."""
+    distance = np.minimum(
+        falx_distance(head.local, head.half_axes),
+        tentorium_distance(head.local, head.half_axes),
+    )
+    sheet: NDArray[np.float32] = soft_step((_DURA - distance) / (0.5 * head.spacing.min()))
+    return sheet
+
+
+def skull_remains(head: Head, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw what is left of fat and skull at the surface after stripping, as shares."""
+    patches = texture_field(head.brain.shape, _REMAINS, head.spacing, rng)
+    shell = np.clip(_REMAINS_DEPTH - head.depth + 0.5 * head.spacing.min(), 0, 1)
+    share = shell * np.clip(2 * (patches - 0.8), 0, 1) * head.brain
     return share.astype(np.float32)
 
 

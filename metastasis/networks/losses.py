@@ -19,7 +19,16 @@ else:
     nn = torch.nn
     functional = nn.functional
 
-__all__ = ["JVSSLoss", "SSELoss", "VSSLoss", "VoxelLoss", "jvss_loss", "sse_loss", "vss_loss"]
+__all__ = [
+    "JVSSLoss",
+    "LesionLoss",
+    "SSELoss",
+    "VSSLoss",
+    "VoxelLoss",
+    "jvss_loss",
+    "sse_loss",
+    "vss_loss",
+]
 
 #: The ε of the paper, so that a batch without positive (or negative) segments is not divided by 0.
 EPSILON = 1e-7
@@ -303,3 +312,27 @@ class VoxelLoss(nn.Module):
         """
         logits, target = _checked(logits, target, 0.0, "paper")
         return functional.binary_cross_entropy_with_logits(logits, target)
+
+
+class LesionLoss(nn.Module):
+    """
+    Cross-entropy and soft Dice coefficient with a weight for each voxel.
+
+    Weights that fall with the size of a lesion make small lesions count: a plain mean over voxels
+    learns large rings alone. Voxels of weight 0 are not judged.
+    """
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """
+        Compute the loss of a batch.
+
+        Shapes: `logits` (n, 1, x, y, z), `target` (n, 2, x, y, z): labels and weights.
+        """
+        logits = logits.float()
+        labels, weights = target[:, :1].float(), target[:, 1:].float()
+        entropy = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        n_judged = (weights > 0).sum().clamp(min=1)
+        probabilities = torch.sigmoid(logits) * weights
+        both = 2 * (probabilities * labels).sum() + 1
+        dice = both / (probabilities.sum() + (weights * labels).sum() + 1)
+        return (weights * entropy).sum() / n_judged + 1 - dice

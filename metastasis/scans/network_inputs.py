@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from dmrifit._utils.affines import voxel_volume
@@ -94,12 +95,12 @@ def binary_label(label: Any, volume: Any) -> NDArray[np.uint8]:
 
 
 def on_network_grid(case: Scan, spacing: float | None) -> Scan:
-    """Give a case as arrays; images are resampled if there is a spacing."""
+    """Give a case as arrays; images in RAS order, and resampled if there is a spacing."""
     volume, prior, mask = case
     if mask is not None:
         mask = binarize(values_of(mask), name="its mask")
     if not _is_resampled(volume, spacing):
-        return values_of(volume), values_of(prior), mask
+        return _in_ras(volume, volume), _in_ras(prior, volume), _in_ras(mask, volume)
     image = _resampled_values(volume, volume, spacing)
     if prior is not None:
         prior = _resampled_values(prior, volume, spacing)
@@ -117,7 +118,7 @@ def label_on_network_grid(label: Any, volume: Any, spacing: float | None) -> NDA
     """
     binary = binary_label(label, volume)
     if not _is_resampled(volume, spacing):
-        return binary
+        return np.asarray(_in_ras(binary, volume))
     share = array_of(_on_spacing(binary.astype(np.float32), volume.affine, spacing))
     return (share > MASK_THRESHOLD).astype(np.uint8)
 
@@ -127,7 +128,7 @@ def on_scan_grid(
 ) -> NDArray[np.float32]:
     """Bring probabilities (x, y, z) from the grid of the network to that of the scan."""
     if not _is_resampled(volume, spacing):
-        return probability
+        return _as_stored(probability, volume)
     empty = np.zeros(volume.shape[:3], np.uint8)
     network_affine = _on_spacing(empty, volume.affine, spacing).affine
     restored = onto(scan_of(probability, network_affine), scan_of(empty, volume.affine), np.eye(4))
@@ -153,6 +154,28 @@ def _label_message(content: Any) -> str:
 
 def _is_resampled(volume: Any, spacing: float | None) -> bool:
     return spacing is not None and isinstance(volume, nib.Nifti1Image)
+
+
+def _in_ras(values: Any, volume: Any) -> Any:
+    """Give values (x, y, z, …) on the grid of an image in RAS order; of an array as they are."""
+    values = values_of(values)
+    is_placed = isinstance(volume, nib.Nifti1Image)
+    if values is None or not is_placed or np.shape(values)[:3] != volume.shape[:3]:
+        # Other shapes are refused where they are used.
+        return values
+    # A network does not give mirror images the mirror image of its answer.
+    return np.ascontiguousarray(apply_orientation(values, io_orientation(volume.affine)))
+
+
+def _as_stored(values: NDArray[np.float32], volume: Any) -> NDArray[np.float32]:
+    """Give values (x, y, z) in RAS order in the order of an image; of an array as they are."""
+    if not isinstance(volume, nib.Nifti1Image):
+        return values
+    ras = io_orientation(np.eye(4))
+    stored: NDArray[np.float32] = apply_orientation(
+        values, ornt_transform(ras, io_orientation(volume.affine))
+    )
+    return stored
 
 
 def _resampled_values(image: Any, volume: Any, spacing: float | None) -> NDArray[np.float32]:

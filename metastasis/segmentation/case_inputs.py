@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dmrifit.networks.volume_cases import volume_inputs
 from metastasis.scans.network_inputs import Scan, edge_of
-from metastasis.segmentation.sampling import low_resolution, normalized
+from metastasis.segmentation.sampling import locally_scaled, low_resolution, normalized
 
 __all__ = ["InputLayout", "check_geometry", "training_edge"]
 
@@ -25,7 +25,8 @@ class InputLayout:
     What a network sees of a case: low-resolution copies, and where the prior scan goes.
 
     `prior` is ``"path"``, ``"channel"`` or None; `refuses_priors` is set for a network that was
-    trained without priors although it could have used them.
+    trained without priors although it could have used them. `scaling` is ``"brain"`` (mean 0 and
+    standard deviation 1) or ``"local"`` (the local level of unenhanced brain is 1).
     """
 
     factors: tuple[int, ...]
@@ -33,6 +34,7 @@ class InputLayout:
     prior: str | None
     refuses_priors: bool
     missing_prior: str
+    scaling: str = "brain"
 
     @property
     def n_extra_channels(self) -> int:
@@ -56,7 +58,8 @@ class InputLayout:
                 f"a mask of shape {mask.shape} with {np.count_nonzero(mask)} voxels for a volume "
                 f"of shape {shape}"
             )
-        image = normalized(channels, mask)
+        scaled = locally_scaled if self.scaling == "local" else normalized
+        image = scaled(channels, mask)
         brain = mask
         if brain is None:
             brain = np.any(channels != 0, axis=0)
@@ -82,7 +85,7 @@ class InputLayout:
         inputs["valid"] = np.array(has_prior, dtype=np.float32)
         if prior_channels is not None:
             try:
-                inputs["prior"] = normalized(prior_channels, mask)
+                inputs["prior"] = scaled(prior_channels, mask)
             except ValueError as error:
                 raise ValueError(f"its prior: {error}") from None
         return inputs

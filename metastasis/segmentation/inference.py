@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
-from metastasis.networks.architectures import SLOPE, DeepMedic, Path, UNet, added, folded
+from metastasis.networks.architectures import (
+    SLOPE,
+    DeepMedic,
+    Path,
+    SmallUNet,
+    UNet,
+    added,
+    folded,
+)
 from metastasis.networks.sizes import low_resolution_cells, low_resolution_input, output_size
 from metastasis.segmentation.sampling import take_cells, take_window
 
@@ -22,10 +30,13 @@ else:
     torch = import_optional("torch")
     functional = torch.nn.functional
 
-__all__ = ["averaged_over_flips", "dense_logits", "tiled_logits", "unet_logits"]
+__all__ = ["averaged_over_flips", "dense_logits", "tiled_logits", "unet_logits", "whole_logits"]
 
 #: Numbers that the widest layer of a slab holds, about 128 MiB of single precision.
 SLAB_NUMBERS = 2**25
+
+_MARGIN = 8  # voxels around the brain that the small U-Net sees
+_OUTSIDE = -20.0  # logit where there is no brain
 
 Case = Mapping[str, NDArray[Any]]
 
@@ -148,6 +159,28 @@ def unet_logits(network: UNet, image: NDArray[np.float32], size: int) -> NDArray
         output = sliding(batch, (size,) * 3, 1, network, overlap=0.25, mode="gaussian")
         padded_logits: NDArray[np.float32] = output[0, 0].cpu().numpy()
     return padded_logits[: shape[0], : shape[1], : shape[2]]
+
+
+def whole_logits(network: SmallUNet, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """
+    Give the logits of all voxels at once; outside of the box around the brain they are low.
+
+    Shapes: `image` (channels, x, y, z), 0 outside the brain; returns (x, y, z).
+    """
+    device = next(network.parameters()).device
+    is_brain = (image != 0).any(axis=0)
+    logits = np.full(image.shape[1:], _OUTSIDE, dtype=np.float32)
+    occupied = [np.flatnonzero(is_brain.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    if not len(occupied[0]):
+        return logits
+    box = tuple(
+        slice(max(0, int(planes[0]) - _MARGIN), int(planes[-1]) + 1 + _MARGIN)
+        for planes in occupied
+    )
+    with torch.inference_mode():
+        batch = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *box)]))[None]
+        logits[box] = network(batch.to(device))[0, 0].cpu().numpy()
+    return logits
 
 
 def averaged_over_flips(

@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from metastasis.networks.sizes import low_resolution_input, output_size
+from metastasis.scans.local_level import local_level
 
 __all__ = [
     "SegmentSampler",
     "lesion_voxels",
+    "lesion_weights",
+    "locally_scaled",
     "low_resolution",
     "normalized",
     "take_cells",
@@ -23,6 +26,10 @@ __all__ = [
 
 #: Random voxels tried before all background voxels are listed, which is slow in a large volume.
 _N_TRIES = 64
+#: Where locally scaled scans are cut off: large vessels reach 2 to 3.
+_BRIGHTEST = 3.5
+#: Weight of a lesion's voxels: (size / voxels) to a power, within limits.
+_WEIGHT_SIZE, _WEIGHT_POWER, _WEIGHT_LIMITS = 600.0, 0.65, (0.7, 20.0)
 
 
 # Volumes as networks see them --------------------------------------------------------------------
@@ -119,6 +126,26 @@ def _contrast_message(number: int, content: str) -> str:
     return f"channel {number} {content} inside of the brain; give a scan with contrast"
 
 
+def locally_scaled(volume: NDArray[Any], mask: NDArray[Any] | None = None) -> NDArray[np.float32]:
+    """
+    Divide each channel by the local level of brain without enhancement, clipped to 0 to 3.5.
+
+    Metastases, vessels and fluid are left out of the level, so that it is 1 in unenhanced brain
+    wherever it lies in a coil's field; edges of voxels count as 1 mm.
+
+    Shapes: `volume` (channels, x, y, z), `mask` (x, y, z); returns (channels, x, y, z).
+    """
+    scaled = np.empty(volume.shape, dtype=np.float32)
+    for number, channel in enumerate(volume):
+        brain = channel != 0 if mask is None else np.asarray(mask, dtype=bool)
+        try:
+            level = local_level(channel, brain)
+        except ValueError as error:
+            raise ValueError(_contrast_message(number, str(error))) from None
+        scaled[number] = np.clip(channel / level, 0, _BRIGHTEST) * brain
+    return scaled
+
+
 # Where segments lie ------------------------------------------------------------------------------
 
 
@@ -136,6 +163,21 @@ def lesion_voxels(label: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.in
     return voxels[np.argsort(lesion_of_voxel, kind="stable")], np.cumsum(sizes)
 
 
+def lesion_weights(label: NDArray[Any], ignored: NDArray[Any]) -> NDArray[np.float16]:
+    """
+    Give the weight of each voxel in `LesionLoss`: small lesions count as much as large ones.
+
+    Shapes: `label` and `ignored` (x, y, z); returns (x, y, z), 0 where a voxel is not judged.
+    """
+    numbers, _ = ndimage.label(label, structure=np.ones((3, 3, 3)))
+    sizes = np.bincount(numbers.ravel())
+    weights = np.clip((_WEIGHT_SIZE / np.maximum(sizes, 1)) ** _WEIGHT_POWER, *_WEIGHT_LIMITS)
+    weights[0] = 1
+    volume = weights.astype(np.float16)[numbers]
+    volume[np.asarray(ignored, dtype=bool)] = 0
+    return volume
+
+
 @dataclass(frozen=True)
 class SegmentSampler:
     """
@@ -146,7 +188,9 @@ class SegmentSampler:
 
     All lesions are equally likely with the sampling ``"lesion"``, all lesion voxels with
     ``"voxel"``. Augmented segments are flipped and rotated by 90° at random (all 48 ways); image
-    and prior are each multiplied by a number within `intensity_scale` of 1.
+    and prior are each multiplied by a number within `intensity_scale` of 1. A lesion lies in the
+    middle of its segment, or up to `jitter` voxels beside it, so that a network with padding does
+    not learn its place. Targets with weights give segments of labels and weights.
     """
 
     size: int
@@ -156,6 +200,7 @@ class SegmentSampler:
     augment: bool = True
     intensity_scale: float = 0.1
     prior_dropout: float = 0.0
+    jitter: int = 0
 
     def draw(
         self,
@@ -187,16 +232,17 @@ class SegmentSampler:
                 ends = targets[case]["ends"]
                 first = ends[lesion - 1] if lesion else 0
                 middle = int(targets[case]["voxels"][rng.integers(first, ends[lesion])])
-            yield self._segment(inputs[case], targets[case]["label"], middle, rng)
+            yield self._segment(inputs[case], targets[case], middle, rng)
 
     def _segment(
         self,
         case: Mapping[str, NDArray[Any]],
-        label: NDArray[np.uint8],
+        target: Mapping[str, NDArray[Any]],
         middle: int,
         rng: np.random.Generator,
     ) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:
         """Cut a segment out of a volume after rotation, so that all resolutions agree."""
+        label = target["label"]
         # All numbers are drawn in any case, so that options do not change the later segments.
         axes = rng.permutation(3)
         flips = rng.integers(0, 2, 3).astype(bool)
@@ -215,6 +261,8 @@ class SegmentSampler:
         shape = np.array(label.shape)[axes]
         center = np.array(np.unravel_index(middle, label.shape))[axes]
         center = np.where(flips, shape - 1 - center, center)
+        if self.jitter:
+            center = center + rng.integers(-self.jitter, self.jitter + 1, 3)
         out = output_size(self.size, self.n_layers)
         # The output stays inside of the volume; its receptive field may reach beyond.
         start = np.clip(center - out // 2, 0, np.maximum(shape - out, 0))
@@ -232,7 +280,11 @@ class SegmentSampler:
             prior = take_window(rotated(case["prior"]), first, size)
             sample["prior"] = prior * (np.float32(prior_scale) * valid)
             sample["valid"] = valid
-        return sample, take_window(rotated(label[None]), first, size)
+        segment = take_window(rotated(label[None]), first, size)
+        if "weight" in target:
+            weight = take_window(rotated(target["weight"][None]), first, size)
+            segment = np.concatenate([segment.astype(np.float32), weight.astype(np.float32)])
+        return sample, segment
 
 
 def _draw_item(counts: NDArray[np.int64], rng: np.random.Generator) -> tuple[int, int]:

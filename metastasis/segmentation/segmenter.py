@@ -35,7 +35,7 @@ from metastasis.scans.network_inputs import (
 )
 from metastasis.segmentation.case_inputs import InputLayout, check_geometry, training_edge
 from metastasis.segmentation.operating_points import operating_point
-from metastasis.segmentation.sampling import SegmentSampler, lesion_voxels
+from metastasis.segmentation.sampling import SegmentSampler, lesion_voxels, lesion_weights
 
 if TYPE_CHECKING:
     import skorch
@@ -44,9 +44,10 @@ if TYPE_CHECKING:
 __all__ = ["DeepMedicSegmenter"]
 
 _CHOICES = {
-    "loss": ("jvss", "vss", "sse", "bce"),
+    "loss": ("jvss", "vss", "sse", "bce", "lesion"),
+    "scaling": ("brain", "local"),
     "prior": ("path", "channel", None),
-    "network": ("deepmedic", "unet"),
+    "network": ("deepmedic", "unet", "small_unet"),
     "missing_prior": ("validity", "zeros"),
     "sampling": ("lesion", "voxel"),
     "low_resolution_input": ("average", "stride"),
@@ -55,6 +56,10 @@ _CHOICES = {
     "normalization": ("batch", None),
 }
 _DEFAULT_WIDTHS = {"deepmedic": (8, 8, 8, 16, 16, 16, 16, 16, 16), "unet": (8, 16, 32, 64)}
+_DEFAULT_WIDTHS["small_unet"] = _DEFAULT_WIDTHS["unet"]
+_UNETS = ("unet", "small_unet")
+#: Value of a label in voxels that are not judged, for the loss "lesion": the core of a ring.
+_NOT_JUDGED = 2
 _PUBLISHED_WIDTHS = (30, 40, 50, 60, 70, 80, 90, 100, 110)
 
 
@@ -78,8 +83,10 @@ class DeepMedicSegmenter(VolumeEstimator):
 
     Parameters
     ----------
-    loss : {"jvss", "vss", "sse", "bce"}, default="jvss"
-        What is minimized: `jvss_loss`, `vss_loss`, `sse_loss` or the binary cross-entropy.
+    loss : {"jvss", "vss", "sse", "bce", "lesion"}, default="jvss"
+        What is minimized: `jvss_loss`, `vss_loss`, `sse_loss`, the binary cross-entropy, or
+        cross-entropy and Dice coefficient with voxels of small lesions weighed more. With
+        ``"lesion"`` labels may be those of `implant_lesions`, whose cores are not judged.
     alpha : float, default=0.995
         Weight of sensitivity against specificity in the loss, from 0 to 1.
     prior : {"path", "channel", None}, default="path"
@@ -91,8 +98,11 @@ class DeepMedicSegmenter(VolumeEstimator):
     segment_size : int, default=37
         Voxels of a segment along each axis. For the U-Net it is rounded up to what its levels
         divide.
-    network : {"deepmedic", "unet"}, default="deepmedic"
-        The network.
+    network : {"deepmedic", "unet", "small_unet"}, default="deepmedic"
+        The network: DeepMedic, the residual U-Net of MONAI, or a plain one that needs no MONAI.
+    scaling : {"brain", "local"}, default="brain"
+        Whether a channel has mean 0 and standard deviation 1 over the brain, or the local level of
+        brain without enhancement is 1, for scans in which a coil's field varies.
     widths : tuple of int, optional
         Channels of the layers of each path, by default (8, 8, 8, 16, 16, 16, 16, 16, 16); of the
         levels of the U-Net, by default (8, 16, 32, 64).
@@ -195,6 +205,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         segment_size: int = 37,
         *,
         network: str = "deepmedic",
+        scaling: str = "brain",
         widths: Sequence[int] | None = None,
         dense: Sequence[int] = (32,),
         missing_prior: str = "validity",
@@ -226,6 +237,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         self.low_resolution = low_resolution
         self.segment_size = segment_size
         self.network = network
+        self.scaling = scaling
         self.widths = widths
         self.dense = dense
         self.missing_prior = missing_prior
@@ -332,7 +344,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         # A prior of zeros is a missing one.
         has_priors = any(np.any(values_of(prior)) for _, prior, _ in cases if prior is not None)
         self.prior_ = self.prior if has_priors else None
-        if self.network == "unet" and self.prior_ == "path":
+        if self.network in _UNETS and self.prior_ == "path":
             raise ValueError(
                 "the U-Net has no path for a prior scan; give prior='channel', or None to do "
                 "without"
@@ -523,7 +535,7 @@ class DeepMedicSegmenter(VolumeEstimator):
 
     @property
     def _n_layers(self) -> int:
-        if self.network == "unet":
+        if self.network in _UNETS:
             # Its convolutions are padded, so that no voxel is lost.
             return 0
         return len(self._widths)
@@ -537,14 +549,14 @@ class DeepMedicSegmenter(VolumeEstimator):
     @property
     def _size(self) -> int:
         """Edge of a segment in voxels; for the U-Net a multiple of what its levels divide by."""
-        if self.network != "unet":
+        if self.network not in _UNETS:
             return self.segment_size
         divisor = 2 ** (len(self._widths) - 1)
         return math.ceil(self.segment_size / divisor) * divisor
 
     @property
     def _factors(self) -> tuple[int, ...]:
-        if self.network == "unet":
+        if self.network in _UNETS:
             return ()
         return tuple(self.low_resolution)
 
@@ -554,10 +566,11 @@ class DeepMedicSegmenter(VolumeEstimator):
 
         extra = self._layout.n_extra_channels
         module: torch.nn.Module
-        if self.network == "unet":
-            module = architectures.UNet(
-                self.n_channels_ + extra, self._widths, dropout=self.dropout
-            )
+        if self.network in _UNETS:
+            network = architectures.UNet
+            if self.network == "small_unet":
+                network = architectures.SmallUNet
+            module = network(self.n_channels_ + extra, self._widths, dropout=self.dropout)
         else:
             module = architectures.DeepMedic(
                 self.n_channels_,
@@ -586,6 +599,8 @@ class DeepMedicSegmenter(VolumeEstimator):
 
         if self.loss == "bce":
             return losses.VoxelLoss()
+        if self.loss == "lesion":
+            return losses.LesionLoss()
         modules = {"jvss": losses.JVSSLoss, "vss": losses.VSSLoss, "sse": losses.SSELoss}
         return modules[self.loss](self.alpha, reduction=self.reduction)
 
@@ -623,6 +638,7 @@ class DeepMedicSegmenter(VolumeEstimator):
             self.prior_,
             refuses_priors=self.prior is not None and self.prior_ is None,
             missing_prior=self.missing_prior,
+            scaling=self.scaling,
         )
 
     def _inputs(self, case: Scan) -> dict[str, NDArray[Any]]:
@@ -635,9 +651,20 @@ class DeepMedicSegmenter(VolumeEstimator):
     def _target(
         self, target: tuple[Any, Any], inputs: Mapping[str, NDArray[Any]]
     ) -> dict[str, NDArray[Any]]:
-        binary = label_on_network_grid(*target, self.spacing)
+        binary = label_on_network_grid(self._binary(*target), target[1], self.spacing)
         voxels, ends = lesion_voxels(binary)
-        return {"label": binary, "voxels": voxels, "ends": ends}
+        content = {"label": binary, "voxels": voxels, "ends": ends}
+        if self.loss == "lesion":
+            is_ignored = np.asarray(values_of(target[0])) == _NOT_JUDGED
+            ignored = label_on_network_grid(is_ignored, target[1], self.spacing)
+            content["weight"] = lesion_weights(binary, ignored)
+        return content
+
+    def _binary(self, label: Any, volume: Any) -> NDArray[np.uint8]:
+        """Check a label, and give 1 in lesions; those of implants hold more than that."""
+        if self.loss == "lesion":
+            label = np.asarray(values_of(label)) == 1
+        return binary_label(label, volume)
 
     def _learn(self, inputs: Sequence[Any], targets: Sequence[Any] | None) -> None:
         self.n_channels_ = len(inputs[0]["image"])
@@ -655,7 +682,7 @@ class DeepMedicSegmenter(VolumeEstimator):
                 )
             label, volume = targets[number]
             with naming(number):
-                binary = binary_label(label, volume)
+                binary = self._binary(label, volume)
             n_lesion_voxels += int(np.count_nonzero(binary))
             n_voxels += binary.size
         if n_lesion_voxels in (0, n_voxels):
@@ -680,6 +707,7 @@ class DeepMedicSegmenter(VolumeEstimator):
             sampling=self.sampling,
             augment=self.augment,
             prior_dropout=prior_dropout,
+            jitter=self._size // 4 if self.network == "small_unet" else 0,
         )
         layout = self._layout
         for sample, label in sampler.draw(inputs, targets, self.segments_per_epoch, rng):
@@ -695,7 +723,9 @@ class DeepMedicSegmenter(VolumeEstimator):
 
         def probabilities(sample: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
             sample = layout.arguments(sample)
-            if self.network == "unet":
+            if self.network == "small_unet":
+                logits = inference.whole_logits(module, sample["image"])
+            elif self.network == "unet":
                 logits = inference.unet_logits(module, sample["image"], self._size)
             else:
                 logits = inference.dense_logits(module, sample)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,26 +13,34 @@ from dmrifit.simulate.head_structures import (
     choroid_plexus,
     draw_vessels,
     dura_patches,
+    dural_sheets,
     dural_sinuses,
+    skull_remains,
 )
 from dmrifit.simulate.heads import Head
 
 __all__ = [
+    "KINDS",
     "Contrasts",
     "Nodule",
+    "draw_contrasts",
     "draw_enhancement",
+    "draw_kind",
     "draw_mimics",
     "draw_nodule",
     "draw_places",
+    "draw_varied_nodule",
     "moved",
     "shares",
     "swelling",
 ]
 
 _TRIES = 40  # places for each ball
+_LARGE = 8.0  # voxels, of a radius
 _FINE = 3  # points along each edge of a voxel, for the share of a nodule in it
 _NODULE_DIAMETERS = (2.5, 5.5)  # mm, of what looks like a metastasis
 _KINDS = ("vascular", "nodule", "dural")
+_SPIN_ECHO = 0.25
 _KIND_SHARES = (0.45, 0.40, 0.15)
 
 
@@ -48,9 +56,26 @@ class Contrasts:
     sinus_radius: float = 1.6  # mm, the same
     dura: float = 0.21
     plexus: float = 0.30
+    sheets: float = 0.0  # the whole of falx and tentorium
+    remains: float = 0.0  # of the skull, at the surface
 
 
 CONTRASTS = Contrasts()
+#: Metastases of the hard world: many enhance by little.
+HARD_CONTRASTS = (0.15, 0.9)
+#: Signal of a core, of white matter's.
+CORE_LEVEL = 0.55
+
+#: Lesions of the hard world and of implants: diameters in mm, and whether they are rings.
+KINDS = {
+    "small": ((2.5, 6.0), False),
+    "solid": ((6.0, 18.0), False),
+    "ring": ((8.0, 18.0), True),
+    "large ring": ((18.0, 40.0), True),
+}
+_WALLS, _UNEVEN = (1.3, 5.5), (0.35, 2.2)  # mm, and how much the wall of one ring varies
+_CORES, _BLEEDINGS = (0.12, 0.95), (1.15, 1.5)  # signals of cores, of white matter's
+_BLEEDING, _ROUGH = 0.1, (0.03, 0.12)
 
 
 @dataclass(frozen=True)
@@ -64,6 +89,10 @@ class Nodule:
     contrast: float  # of white matter's signal
     core: float = 0.0  # radius of a dark core, of `radius`
     edema: float = 0.0  # radius of darkened tissue around it, of `radius`
+    roughness: float = 0.06  # amplitude of each wave
+    unevenness: float = 0.0  # of the wall around the core
+    core_level: float = CORE_LEVEL  # of white matter's signal
+    kind: str = field(default="")
 
 
 def draw_nodule(
@@ -95,6 +124,41 @@ def draw_nodule(
     )
 
 
+def draw_varied_nodule(
+    center: NDArray[np.float64],
+    kind: str,
+    diameter: float,
+    rng: np.random.Generator,
+    *,
+    contrasts: tuple[float, float],
+) -> Nodule:
+    """Draw a lesion of `KINDS`: smooth or irregular, a ring with an uneven wall, or solid."""
+    nodule = draw_nodule(center, diameter, rng, contrasts=contrasts)
+    lowest, highest = _WALLS
+    wall = rng.uniform(lowest, max(lowest, min(highest, 0.7 * nodule.radius)))
+    levels = _BLEEDINGS if rng.random() < _BLEEDING else _CORES
+    core_level, unevenness = rng.uniform(*levels), rng.uniform(0.1, 0.6)
+    if not KINDS[kind][1]:
+        wall = nodule.radius
+    return replace(
+        nodule,
+        core=1 - wall / nodule.radius,
+        core_level=core_level,
+        unevenness=unevenness,
+        roughness=rng.uniform(*_ROUGH),
+        kind=kind,
+    )
+
+
+def draw_kind(rng: np.random.Generator, small: float = 0.5) -> tuple[str, float]:
+    """Draw a kind and a diameter in mm; `small` is the share of small ones."""
+    rest = 1 - small
+    odds = [small, 0.4 * rest, 0.3 * rest, 0.3 * rest]
+    kind = str(rng.choice(list(KINDS), p=odds))
+    low, high = np.log(KINDS[kind][0])
+    return kind, float(np.exp(rng.uniform(low, high)))
+
+
 def moved(nodule: Nodule, center: NDArray[np.float64], size: float) -> Nodule:
     """Give a bright thing at another place, of another size."""
     return replace(
@@ -107,7 +171,9 @@ def shares(
 ) -> tuple[tuple[slice, ...], NDArray[np.float32], NDArray[np.float32]]:
     """Give how much of each voxel a bright thing and its core fill, and the window of voxels."""
     window, axes = _window(nodule, 1.5, shape, origin, steps)
-    fine = (np.arange(_FINE) + 0.5) / _FINE - 0.5
+    # Two points are enough for lesions of many voxels, and three would take seconds.
+    n_fine = _FINE if nodule.radius < _LARGE * steps.min() else 2
+    fine = (np.arange(n_fine) + 0.5) / n_fine - 0.5
     distance, points = _distance(
         nodule,
         [(axis[:, None] + step * fine).ravel() for axis, step in zip(axes, steps, strict=True)],
@@ -115,18 +181,25 @@ def shares(
     # Waves over the direction alone make dents and bulges; waves over the place would also make
     # holes.
     unit = points / (np.linalg.norm(points, axis=-1, keepdims=True) + np.float32(1e-9))
-    distance *= 1 + 0.06 * np.sin(
+    distance *= 1 + nodule.roughness * np.sin(
         unit @ (2 * nodule.lobes.T).astype(np.float32) + nodule.lobes[:, 0]
     ).sum(axis=-1)
     n = [len(axis) for axis in axes]
 
     def mean(inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-        return inside.reshape(n[0], _FINE, n[1], _FINE, n[2], _FINE).mean(
+        return inside.reshape(n[0], n_fine, n[1], n_fine, n[2], n_fine).mean(
             axis=(1, 3, 5), dtype=np.float32
         )
 
     filled = mean(distance < 1)
-    return window, filled, mean(distance < nodule.core) if nodule.core else np.zeros_like(filled)
+    if not nodule.core:
+        return window, filled, np.zeros_like(filled)
+    border: NDArray[np.float32] | float = nodule.core
+    if nodule.unevenness:
+        waves = np.sin(unit @ (1.5 * nodule.lobes[::-1].T).astype(np.float32)).sum(axis=-1)
+        thickness = np.clip(np.exp(nodule.unevenness * waves), *_UNEVEN)
+        border = 1 - np.float32(1 - nodule.core) * thickness
+    return window, filled, mean(distance < border)
 
 
 def swelling(
@@ -212,6 +285,12 @@ def draw_enhancement(
 ) -> Vessels:
     """Draw vessels, and add sinuses, dura and plexus to them; the brightest one counts."""
     vessel_stream, dura_stream, plexus_stream = rng.spawn(3)
+    sheet = np.zeros((1, 1, 1), np.float32)
+    remains = sheet
+    if contrasts.sheets:
+        sheet = dural_sheets(head)
+    if contrasts.remains:
+        remains = skull_remains(head, rng)
     share, contrast, points = draw_vessels(
         head, vessel_stream, radii=contrasts.vessel_radii, contrasts=contrasts.vessels
     )
@@ -219,10 +298,35 @@ def draw_enhancement(
         (dural_sinuses(head, radius=contrasts.sinus_radius), contrasts.sinuses),
         (dura_patches(head, dura_stream), contrasts.dura),
         (choroid_plexus(head, plexus_stream), contrasts.plexus),
+        (sheet, contrasts.sheets),
+        (remains, contrasts.remains),
     ):
         share = np.maximum(share, structure)
         contrast = np.maximum(contrast, strength * structure)
     return Vessels(share * head.brain, contrast * head.brain, points)
+
+
+def draw_contrasts(rng: np.random.Generator) -> Contrasts:
+    """
+    Draw the contrasts of a patient of the hard world.
+
+    Vessels are as bright as metastases or brighter; in one of four patients they are dark, as in
+    images of a spin echo (SPACE), whose dura and sinuses stay.
+    """
+    vessels = (0.3, 1.1)
+    if rng.random() < _SPIN_ECHO:
+        vessels = (0.0, 0.3)
+    return Contrasts(
+        metastases=HARD_CONTRASTS,
+        vessels=vessels,
+        vessel_radii=(0.55, 1.5),
+        sinuses=rng.uniform(0.5, 1.2),
+        sinus_radius=rng.uniform(2.5, 4.0),
+        dura=rng.uniform(0.2, 0.8),
+        plexus=rng.uniform(0.3, 1.0),
+        sheets=rng.uniform(0.1, 0.6),
+        remains=rng.uniform(0.2, 1.2),
+    )
 
 
 def draw_mimics(
@@ -232,6 +336,7 @@ def draw_mimics(
     taken: Sequence[tuple[NDArray[np.float64], float]],
     head: Head,
     rng: np.random.Generator,
+    contrasts: Contrasts = CONTRASTS,
 ) -> list[Nodule]:
     """
     Draw bright things that are no metastases: on vessels, under the dura, and alone in the brain.
@@ -260,10 +365,10 @@ def draw_mimics(
         (place,) = draw_places(weights_of[kind], [diameter / 2], balls, head, rng, gap=4.0)
         if place is None:
             continue
-        contrasts = CONTRASTS.vessels
+        limits = contrasts.vessels
         if kind == "nodule":
-            contrasts = CONTRASTS.metastases
-        mimics.append(draw_nodule(place, diameter, rng, contrasts=contrasts))
+            limits = contrasts.metastases
+        mimics.append(draw_nodule(place, diameter, rng, contrasts=limits))
         balls.append((place, diameter / 2))
     return mimics
 

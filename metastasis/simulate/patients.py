@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, gaussian_filter, label
 from scipy.spatial.transform import Rotation
 
-from dmrifit._utils.checks import check_number
+from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.randomness import RandomState, evenly, seed_for, seed_from
 from dmrifit._utils.threads import check_jobs
 from dmrifit.io.nifti import Image
@@ -28,11 +28,16 @@ from dmrifit.simulate.heads import (
 )
 from metastasis.scans.cases import Case
 from metastasis.simulate.enhancement import (
+    CONTRASTS,
+    HARD_CONTRASTS,
     Nodule,
+    draw_contrasts,
     draw_enhancement,
+    draw_kind,
     draw_mimics,
     draw_nodule,
     draw_places,
+    draw_varied_nodule,
     moved,
     shares,
     swelling,
@@ -47,12 +52,17 @@ DIAMETERS = (2.0, 6.0, 15.0)
 #: What a metastasis can be in comparison with the prior image, and how many of all are.
 STATUSES = {"new": 0.60, "grown": 0.25, "stable": 0.15}
 
+#: The same in the hard world; shrunk ones were larger by `_SHRINKAGE`.
+HARD_STATUSES = {"new": 0.5, "grown": 0.2, "stable": 0.2, "shrunk": 0.1}
+_SHRINKAGE = (1.25, 1.6)
+_WORLDS = ("easy", "hard")
+
 #: The same for those below and above the middle diameter; new ones are mostly small.
 _STATUS_SHARES = ((0.75, 0.20, 0.05), (0.45, 0.30, 0.25))
 _GROWTH = (0.45, 0.75)  # diameter in the prior image, of that in the image
 _RING, _RING_FROM = 0.5, 8.0  # share of those with a dark core, from a diameter in mm on
 # Signals, of white matter's.
-_WHITE, _GRAY, _DEEP, _FLUID, _CORE = 1.0, 0.72, 0.80, 0.28, 0.55
+_WHITE, _GRAY, _DEEP, _FLUID = 1.0, 0.72, 0.80, 0.28
 _UNIT = 100.0  # signal of white matter at the gain of 1
 _TEXTURE, _TEXTURE_MM = 0.03, 1.5
 _EDEMA = 0.14  # of white matter's signal
@@ -60,6 +70,8 @@ _BIAS = 0.08  # standard deviation of the field
 _BLUR = 0.55  # voxels
 _NOISE = 0.03  # of white matter's signal
 _GAIN = 0.10
+# Of the hard world: blur in voxels, standard deviation of the field, noise, gamma.
+_HARD_SCANNER = ((0.4, 0.8), (0.05, 0.2), (0.015, 0.05), (0.8, 1.25))
 _TIMING = (0.85, 1.15)  # enhancement of the prior image, of that of the image
 # Of a prior at misregistration 1: mm along each axis, degrees, share.
 _SHIFT, _TURN, _SCALE = 1.0, 1.5, 0.01
@@ -85,6 +97,7 @@ class _Settings:
     misregistration: float
     standard: StandardHead | None
     seed: int
+    world: str
 
 
 #: A window of the image, and which of its voxels a lesion fills.
@@ -101,6 +114,7 @@ def simulate_metastases(
     mimics: tuple[int, int] = (1, 5),
     misregistration: float = 1.0,
     tissues: Sequence[Image] | None = None,
+    world: str = "easy",
     skip: int = 0,
     n_jobs: int | None = None,
     random_state: RandomState = None,
@@ -144,6 +158,15 @@ def simulate_metastases(
     tissues : sequence of 2 paths or Nifti1Images, optional
         Maps of gray and white matter of one brain, such as those of the MNI, which are scaled and
         warped for each patient. By default brains are made from formulas.
+    world : {"easy", "hard"}, default="easy"
+        In the easy world metastases are brighter than all vessels. In the hard one vessels,
+        sinuses, dura, falx, tentorium and plexus are as bright as metastases or brighter, vessels
+        are dark in one patient of four, and skull remains at the surface; metastases have
+        contrasts of 0.15 to 0.9 of white matter and up to 40 mm, as small, solid or irregular
+        ones and rings with dark or bleeding cores; 10 % have shrunk; bias field, gamma, noise and
+        resolution vary. Metastases that are unchanged in the prior cannot be told from mimics
+        that stand alone: 20 % of all in the hard world, so that a prior takes no more than 80 %
+        of them out of doubt.
     skip : int, default=0
         Patients to pass over: those that are made are the ones after them, the same as if all were
         made at once.
@@ -178,6 +201,7 @@ def simulate_metastases(
     for name, number, least in (("n_patients", n_patients, 1), ("skip", skip, 0)):
         check_number(name, number, least=least, whole=True)
     check_jobs(n_jobs)
+    check_word("world", world, _WORLDS)
     for name, value, most in (("prior", prior, 1.0), ("misregistration", misregistration, 10.0)):
         check_number(name, value, most=most)
     voxels = check_shape(shape, least=_SMALLEST, most=_LARGEST, example=(66, 66, 66))
@@ -196,6 +220,7 @@ def simulate_metastases(
         float(misregistration),
         standard,
         seed_from(random_state),
+        world,
     )
     check_field(voxels, steps, _LEAST_FIELD, "metastases")
     from joblib import Parallel, delayed
@@ -213,15 +238,20 @@ def _simulate(number: int, settings: _Settings) -> Case:
         return np.random.default_rng(seed_for(settings.seed, "metastasis", purpose, number))
 
     head = _draw_head(settings, stream("head"))
-    vascular = draw_enhancement(head, stream("enhancement"))
+    hard = settings.world == "hard"
+    contrasts = CONTRASTS
+    if hard:
+        contrasts = draw_contrasts(stream("contrasts"))
+    vascular = draw_enhancement(head, stream("enhancement"), contrasts)
     likely = _likely(head)
     fewest, most = settings.metastases
     n = fewest + int(_even(settings.seed, "number", number) * (most - fewest + 1))
-    lesions, courses = _draw_lesions(n, likely, head, stream("metastases"), stream("course"))
+    drawing = _draw_varied_lesions if hard else _draw_lesions
+    lesions, courses = drawing(n, likely, head, stream("metastases"), stream("course"))
     mimic_stream = stream("mimics")
     n_mimics = int(mimic_stream.integers(settings.mimics[0], settings.mimics[1] + 1))
     taken = [(lesion.center, lesion.radius) for lesion in lesions]
-    mimics = draw_mimics(n_mimics, vascular.points, likely, taken, head, mimic_stream)
+    mimics = draw_mimics(n_mimics, vascular.points, likely, taken, head, mimic_stream, contrasts)
 
     texture = texture_field(settings.shape, _TEXTURE_MM, head.spacing, stream("texture"))
     matter = _WHITE * head.white + _GRAY * head.gray + _DEEP * head.deep + _FLUID * head.fluid
@@ -240,14 +270,14 @@ def _simulate(number: int, settings: _Settings) -> Case:
 
     image, masks = _with_lesions(plain + added, lesions, head)
     mask = _union(masks, settings.shape)
-    scan = _scanned(image, head.brain, stream("scanner"))
+    scan = _scanned(image, head.brain, stream("scanner"), hard=hard)
     prior, prior_label = None, None
     has_prior = _even(settings.seed, "prior", number) < settings.prior
     if has_prior:
         earlier, prior_label = _earlier(
             plain, added, lesions, courses, head, settings, stream("registration")
         )
-        prior = _scanned(earlier, head.brain, stream("earlier scanner"))
+        prior = _scanned(earlier, head.brain, stream("earlier scanner"), hard=hard)
     name = f"synthetic-{number + 1:03d}"
     return Case(
         name,
@@ -328,9 +358,10 @@ def _with_lesions(
     for lesion in lesions:
         window, share, core = shares(lesion, *grid)
         share *= head.brain[window]
-        level = (_WHITE + lesion.contrast) * (1 - core) + _CORE * core
+        level = (_WHITE + lesion.contrast) * (1 - core) + lesion.core_level * core
         picture[window] += share * (level - picture[window])
-        masks.append((window, _voxels(share)))
+        # What enhances is outlined in the hard world: nobody sees a cavity's edge in the cavity.
+        masks.append((window, _voxels(share - core if lesion.kind else share)))
     return picture, masks
 
 
@@ -383,16 +414,55 @@ def _earlier(
     return image, _union(masks, settings.shape)
 
 
+def _draw_varied_lesions(
+    n: int,
+    likely: NDArray[np.float32],
+    head: Head,
+    rng: np.random.Generator,
+    course: np.random.Generator,
+) -> tuple[list[Nodule], list[tuple[str, float]]]:
+    """Draw metastases of the hard world, with status and size at the time of the prior."""
+    # Rings of 40 mm do not fit into a small field of view.
+    largest = 0.5 * float(head.half_axes.min())
+    drawn = [draw_kind(rng) for _ in range(n)]
+    drawn = sorted(((kind, min(size, largest)) for kind, size in drawn), key=lambda item: -item[1])
+    places = draw_places(likely, [size / 2 for _, size in drawn], [], head, rng)
+    lesions, courses = [], []
+    for (kind, size), place in zip(drawn, places, strict=True):
+        status = str(course.choice(list(HARD_STATUSES), p=list(HARD_STATUSES.values())))
+        earlier = {
+            "new": 0.0,
+            "grown": course.uniform(*_GROWTH),
+            "stable": 1.0,
+            "shrunk": course.uniform(*_SHRINKAGE),
+        }
+        if place is not None:
+            lesions.append(draw_varied_nodule(place, kind, size, rng, contrasts=HARD_CONTRASTS))
+            courses.append((status, earlier[status]))
+    return lesions, courses
+
+
 def _scanned(
-    picture: NDArray[np.float32], brain: NDArray[np.bool_], rng: np.random.Generator
+    picture: NDArray[np.float32],
+    brain: NDArray[np.bool_],
+    rng: np.random.Generator,
+    *,
+    hard: bool = False,
 ) -> NDArray[np.float32]:
     """Add blur, coil field, gain and noise to an image; zero outside the brain."""
+    if hard:
+        blur, bias, noise, gamma = (rng.uniform(*limits) for limits in _HARD_SCANNER)
+        # Voxels are acquired at other edges than they are stored, and thicker along one axis.
+        blurs = rng.permutation([blur, blur, blur * rng.uniform(1, 1.6)])
+        picture = np.clip(picture, 0, None) ** np.float32(gamma)
+    else:
+        blurs, bias, noise = _BLUR, _BIAS, _NOISE
     shape = picture.shape
     field = slow_field(shape, 0.25 * np.array(shape), rng)
     gain = _UNIT * np.exp(_GAIN * rng.standard_normal())
-    blurred = gaussian_filter(picture * brain, _BLUR) * np.exp(_BIAS * field)
+    blurred = gaussian_filter(picture * brain, blurs) * np.exp(bias * field)
     # Magnitudes of complex noise are what scanners write: Rician, never negative.
-    real, imaginary = (_NOISE * rng.standard_normal(shape) for _ in range(2))
+    real, imaginary = (noise * rng.standard_normal(shape) for _ in range(2))
     return (gain * np.hypot(blurred + real, imaginary) * brain).astype(np.float32)
 
 

@@ -36,6 +36,7 @@ RUN = CaseRun(
         "console.withheld": str,
     },
     results=(_TABLE,),
+    pictures=("voxel_overlay.png", "voxel_view.html"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["EXAMPLES", "place", "prescribe", "read"]
-
-_FULL_TURN = 360.0  # degrees
 
 
 def place(
@@ -108,7 +107,7 @@ def place(
     """
     from dmrifit.io.nifti import file_record
     from placement.exchange.displacement import placed_in_brain
-    from placement.exchange.prescription import write_prescription
+    from placement.exchange.prescription import check_reason, write_prescription
     from placement.exchange.tables import (
         IMAGES,
         brain_note,
@@ -120,6 +119,7 @@ def place(
     from placement.search.objective import PlacementObjective
     from placement.search.optimizer import CONSOLE, VoxelOptimizer
 
+    check_reason(force)
     if published and flair_target:
         raise ValueError("--flair-target is not for --published; leave out one of them")
     if published and brain == "auto":
@@ -203,7 +203,7 @@ def place(
         return is_same_row and bool(record["sources"] == source_digests(row))
 
     rows = {row.name: row for row in table.itertuples()}
-    records = RUN.process(rows, out, place_in, is_current, overwrite=overwrite)
+    records = RUN.process(rows, out, place_in, is_current, overwrite=overwrite, figure=figure)
     write_batch(out, dict(zip(rows, records, strict=True)), figure=figure)
     for name, record in zip(rows, records, strict=True):
         say_case(name, record)
@@ -257,9 +257,10 @@ def prescribe(
     """
     from dmrifit._utils.text_files import read_numbers
     from placement.box.voxel import Voxel
-    from placement.exchange.prescription import write_prescription
+    from placement.exchange.prescription import check_reason, write_prescription
     from placement.exchange.tables import brain_note, read_cases, read_scene
 
+    check_reason(force)
     voxel = Voxel(
         floats("--center", center, 3), floats("--size", size, 3), floats("--angles", angles, 3)
     )
@@ -359,15 +360,17 @@ def read(
     shares = {}
     for name, path in named_files("--tissue", tissue or []).items():
         shares[name] = tissue_share(record.voxel, path)
+    span = (-math.inf, math.inf)
     if out is not None and image is not None:
         check_output(out, overwrite)
-        _draw(record.voxel, file, image, out)
+        span = _draw(record.voxel, file, image, out)
     numbers = {
         "center, mm RAS+": record.voxel.center,
         "sides, mm": record.voxel.size,
         "angles, degrees": record.voxel.angles,
     }
-    typer.echo(f"{record.source}: {record.voxel.volume:.2f} mL; {describe_side(record.voxel)}")
+    side = describe_side(record.voxel, span)
+    typer.echo(f"{record.source}: {record.voxel.volume:.2f} mL; {side}")
     for name, three in numbers.items():
         typer.echo(f"{name}: {', '.join(f'{number + 0.0:.3f}' for number in three)}")
     frame = record.frame or "unknown"
@@ -397,6 +400,8 @@ def _check_place(voxel: Any, scene: Any) -> None:
     """Refuse a box that has nothing in common with the image."""
     import numpy as np
 
+    from placement.exchange.voxel_files import check_angles
+
     index = (np.linalg.inv(scene.affine) @ np.append(voxel.center, 1.0))[:3]
     if ((index < -0.5) | (index > np.array(scene.shape) - 0.5)).any():
         center = ", ".join(f"{x:g}" for x in voxel.center)
@@ -404,29 +409,18 @@ def _check_place(voxel: Any, scene: Any) -> None:
             f"the center {center} lies outside the image of {scene.name}; give mm RAS+ of this "
             "scan, or the --matrix that leads there"
         )
-    angles = np.abs(voxel.angles)
-    if angles.max() > _FULL_TURN:
-        raise ValueError(
-            f"the angles are {', '.join(f'{angle:g}' for angle in voxel.angles)} degrees, more "
-            "than a full turn; give degrees from -360 to 360"
-        )
-    if (angles < np.pi).all() and angles.max() > 0.02:
-        warnings.warn(
-            f"all angles are below π ({', '.join(f'{angle:g}' for angle in voxel.angles)}): "
-            "degrees are expected, and these may be radians",
-            UserWarning,
-            stacklevel=2,
-        )
+    check_angles(voxel.angles, "the angles")
 
 
-def _draw(voxel: Any, file: Path, image: Path, out: Path) -> None:
-    """Draw a box on an image of the same session."""
+def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[float, float]:
+    """Draw a box on an image of the same session; give how far the head reaches along x."""
     import numpy as np
 
     from dmrifit.io.atomic_files import whole_file
     from dmrifit.io.grids import three_axes
     from dmrifit.io.nifti import load_image, values_of
     from placement.exchange.overlays import plot_box
+    from placement.exchange.prescription import head_span
 
     loaded = load_image(image)
     index = np.linalg.inv(loaded.affine) @ np.append(voxel.center, 1.0)
@@ -441,6 +435,7 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> None:
     figure = plot_box(voxel, values, loaded.affine)
     with whole_file(out) as unfinished:
         figure.savefig(unfinished, dpi=110, format="png")
+    return head_span(values, loaded.affine)
 
 
 def _trained(path: Path, table: pd.DataFrame) -> Any:

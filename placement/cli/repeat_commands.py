@@ -37,6 +37,7 @@ RUN = CaseRun(
         "notes": list,
     },
     results=(_TABLE,),
+    pictures=("voxel_old.png", "voxel_new.png", "voxel_view.html"),
 )
 
 
@@ -127,7 +128,7 @@ def repeat(
     def is_current(row: Mapping[str, Path], record: dict[str, Any]) -> bool:
         return bool(record["sources"] == sources(row))
 
-    records = RUN.process(cases, out, repeat_case, is_current, overwrite=overwrite)
+    records = RUN.process(cases, out, repeat_case, is_current, overwrite=overwrite, figure=figure)
     by_name = dict(zip(cases, records, strict=True))
     _write_results(out, by_name, figure=figure)
     for name, record in by_name.items():

@@ -29,9 +29,11 @@ from placement.search.tissue_labels import OUTSIDE_BRAIN
 
 __all__ = [
     "FORMAT_VERSION",
+    "check_reason",
     "describe_placement",
     "describe_side",
     "geometry_image",
+    "head_span",
     "write_prescription",
 ]
 
@@ -39,9 +41,6 @@ FORMAT_VERSION = 1
 
 #: What no box is checked for.
 SHIM = "Shim is not assessed"
-
-#: From this part of a tumor on, what a mask of the brain cuts off is flagged.
-_CUT_OFF = 0.01
 
 
 def write_prescription(
@@ -189,9 +188,7 @@ def describe_placement(
     """Describe a voxel, its scores and the constraints that it breaks by plain values."""
     if (ppm_range is None) != (percent_per_ppm is None):
         raise ValueError("chemical-shift displacement needs both ppm_range and percent_per_ppm")
-    if not force.isprintable():
-        # Lines of their own would be read as numbers by consoles' files.
-        raise ValueError(f"the reason of --force is one line of printable text, not {force!r}")
+    check_reason(force)
     judge = VoxelOptimizer() if optimizer is None else optimizer
     placement = judge.assess(voxel, scene)
     objective = judge.objective_in(scene)
@@ -217,7 +214,7 @@ def describe_placement(
             LPS_TO_RAS[:, None] * voxel.rotation * LPS_TO_RAS,
             LPS_TO_RAS * voxel.angles,
         ),
-        "side": describe_side(voxel),
+        "side": describe_side(voxel, _span(scene)),
         "valid": _validity(scene),
         "convention": CONVENTION,
         "scores": {
@@ -232,7 +229,7 @@ def describe_placement(
         "brain": brain,
         "lipid": f"lipid displacement not checked: {' and '.join(lacking)}",
         "shim": SHIM,
-        "notes": list(notes),
+        "notes": [*notes, *_cut_off_note(scene)],
         "console": {
             "withheld": "" if force else verdict.reason,
             "forced": force if verdict.reason else "",
@@ -276,7 +273,7 @@ def _describe_brain(scene: Scene) -> tuple[dict[str, Any] | None, list[str]]:
     if OUTSIDE_BRAIN not in scene.margins:
         return None, []
     flags = []
-    if scene.cut_off_volume > _CUT_OFF * scene.tumor_volume:
+    if scene.is_cut_off:
         flags.append("brain mask cuts off tumor")
     return {
         "margin_mm": scene.margins[OUTSIDE_BRAIN],
@@ -284,8 +281,60 @@ def _describe_brain(scene: Scene) -> tuple[dict[str, Any] | None, list[str]]:
     }, flags
 
 
-def describe_side(voxel: Voxel) -> str:
-    """Say in words on which side of the scanner's middle a box lies."""
+def _cut_off_note(scene: Scene) -> list[str]:
+    """Say how much of the tumor is outside the mask of the brain, where that is not flagged."""
+    if scene.is_cut_off or not scene.cut_off_volume > 0:
+        return []
+    return [
+        f"the mask of the brain leaves out {scene.cut_off_volume:.2g} mL "
+        f"({100 * scene.cut_off_share:.2g} %) of the tumor"
+    ]
+
+
+def check_reason(force: str) -> None:
+    """Refuse reasons of several lines, which consoles' files would hold as numbers."""
+    if not force.isprintable():
+        raise ValueError(f"the reason of --force is one line of printable text, not {force!r}")
+
+
+def head_span(values: NDArray, affine: NDArray[np.float64]) -> tuple[float, float]:
+    """
+    Measure from where to where a head reaches in mm, from left to right (RAS+).
+
+    Shapes: `values` (x, y, z, ...), brighter in the head than on average.
+    """
+    # A hundred voxels an axis tell it well enough.
+    steps = [max(1, n // 100) for n in values.shape[:3]]
+    coarse = np.asarray(values[tuple(slice(None, None, step) for step in steps)], dtype=np.float32)
+    coarse = np.nan_to_num(coarse.reshape(*coarse.shape[:3], -1)[..., 0])
+    index = np.argwhere(coarse > coarse.mean()) * steps
+    if not len(index):
+        return -np.inf, np.inf
+    low, high = np.percentile(index @ affine[0, :3] + affine[0, 3], (0.5, 99.5))
+    return float(low), float(high)
+
+
+def _span(scene: Scene) -> tuple[float, float]:
+    """Measure how far the head of a scene reaches, as far as its images tell."""
+    if OUTSIDE_BRAIN in scene.margins:
+        return head_span(~scene.region(OUTSIDE_BRAIN), scene.affine)
+    if scene.image is not None:
+        return head_span(scene.image, scene.affine)
+    return -np.inf, np.inf
+
+
+def describe_side(voxel: Voxel, span: tuple[float, float] = (-np.inf, np.inf)) -> str:
+    """Say on which side of the scanner's middle a box lies; `span` as `head_span` gives it."""
+    low, high = span
+    if not low < 0 < high:
+        return (
+            f"{_side_of_middle(voxel)}, but the head reaches from x = {low:.0f} to {high:.0f} mm: "
+            "this does not tell the side of the head, look at the picture"
+        )
+    return _side_of_middle(voxel)
+
+
+def _side_of_middle(voxel: Voxel) -> str:
     x = voxel.center[0]
     side = "right" if x > 0 else "left"
     reach = np.abs(voxel.corners[:, 0] - x).max()

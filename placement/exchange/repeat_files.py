@@ -15,7 +15,7 @@ from dmrifit.io.grids import array_of, read_scan, resampled
 from dmrifit.io.nifti import image_of, save_image
 from placement.box.voxel import CONVENTION, Voxel
 from placement.exchange.pages import COPY_SCRIPT, PAGE_STYLE, console_numbers
-from placement.exchange.prescription import describe_side, geometry_image
+from placement.exchange.prescription import describe_side, geometry_image, head_span
 from placement.exchange.repeats import Repeat, validity
 from placement.exchange.vendor_texts import NOTICE, philips_text, siemens_text
 from placement.exchange.voxel_files import read_voxel
@@ -55,6 +55,7 @@ def describe_repeat(
     """Describe a repeated box by plain values, as a prescription that `read_voxel` reads."""
     voxel = repeat.voxel
     valid = validity(new_image.name, new_image)
+    new_scan = read_scan(new_image)
     return {
         "format": "placement prescription",
         "notice": NOTICE,
@@ -65,7 +66,7 @@ def describe_repeat(
         "size_mm": voxel.size.tolist(),
         "volume_ml": voxel.volume,
         "convention": CONVENTION,
-        "side": describe_side(voxel),
+        "side": describe_side(voxel, head_span(array_of(new_scan), new_scan.affine)),
         "valid": valid,
         "content": content,
         "console": _console(repeat, valid),

@@ -20,7 +20,14 @@ from dmrifit._utils.text_files import check_file
 from dmrifit.io.nifti import load_image
 from placement.box.voxel import Voxel
 
-__all__ = ["VoxelFile", "main_axis", "read_voxel", "read_voxel_file", "siemens_directions"]
+__all__ = [
+    "VoxelFile",
+    "check_angles",
+    "main_axis",
+    "read_voxel",
+    "read_voxel_file",
+    "siemens_directions",
+]
 
 #: LPS (patient's left, back, head), in which scanners count, to RAS and back.
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
@@ -39,6 +46,8 @@ _GEOMETRY = (
 #: Roles of files of a prescription that its box does not lie in, or that are no scan.
 _OTHER_ROLES = ("Old", "Box", "Exclude", "Brain")
 _FULL_TURN = 360.0  # degrees
+_UNTURNED = 0.02  # degrees, below which angles tell nothing of their unit
+_LONGEST_SIDE = 300.0  # mm, longer than any head
 _UNIT_VECTOR = 0.01
 
 
@@ -91,8 +100,14 @@ def read_voxel(path: str | Path) -> Voxel:
     ImportError
         For DICOM, if pydicom is not installed: ``pip install "dmrifit[dicom]"``.
     ValueError
-        If the file holds no single box, a grid of spectra, a side of 0 mm, or a patient that does
-        not lie head first and supine; or if its format does not determine the box (GE).
+        If the file holds no single box, a grid of spectra, a side of 0 mm or above 300 mm, angles
+        beyond a full turn, or a patient that does not lie head first and supine; or if its format
+        does not determine the box (GE).
+
+    Warns
+    -----
+    UserWarning
+        If all angles of a SPAR or JSON file are below π, so that they may be radians.
 
     Notes
     -----
@@ -144,6 +159,22 @@ def siemens_directions(normal: ArrayLike, turn: float) -> NDArray[np.float64]:
     return np.column_stack([read, phase, np.cross(read, phase)])
 
 
+def check_angles(angles: NDArray[np.float64], what: str) -> None:
+    """Refuse angles in degrees beyond a full turn, and warn of those that may be radians."""
+    sizes = np.abs(angles)
+    shown = ", ".join(f"{angle:g}" for angle in angles)
+    if sizes.max() > _FULL_TURN:
+        raise ValueError(
+            f"{what} are {shown} degrees, more than a full turn; give degrees from -360 to 360"
+        )
+    if sizes.max() < np.pi and sizes.max() > _UNTURNED:
+        warnings.warn(
+            f"{what} are all below π ({shown}): degrees are expected, and these may be radians",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
 def main_axis(normal: NDArray[np.float64]) -> int:
     """Give the axis of the largest part of a normal; ties go to the last, as on the scanner."""
     size = np.round(np.abs(normal), 6)
@@ -184,6 +215,9 @@ def _read_spar(path: Path) -> VoxelFile:
             raise ValueError(f"the patient lies {fields[key]}; {_HEAD_FIRST}")
     if fields.get("phase_encoding_enable", "").strip('" ').lower() == "yes":
         raise ValueError(_GRID)
+    for key in ("dim2_pnts", "dim3_pnts"):
+        if _number(fields, key, missing=1.0) != 1:
+            raise ValueError(f"{key} is {fields[key]}; {_GRID}")
     if fields.get("volumes", "1") != "1":
         raise ValueError(f"it holds {fields['volumes']} boxes; give a file of one")
     size, center, angles = (
@@ -191,7 +225,7 @@ def _read_spar(path: Path) -> VoxelFile:
         for quantity in ("size", "off_center", "angulation")
     )
     _check_sides(size)
-    _check_turns(angles)
+    check_angles(angles, "its angulations")
     voxel = Voxel(LPS_TO_RAS * center + 0.0, size, LPS_TO_RAS * angles + 0.0)
     return VoxelFile(voxel, "Philips SPAR", date=fields.get("scan_date", ""))
 
@@ -320,7 +354,8 @@ def _read_json(path: Path) -> VoxelFile:
         placed_in = _sources(content.get("sources"))
         content = {**pose, "size_mm": content.get("size_mm")}
     voxel = Voxel.from_json(content)
-    _check_turns(voxel.angles)
+    _check_sides(voxel.size)
+    check_angles(voxel.angles, "its angles")
     return VoxelFile(voxel, "JSON", placed_in=placed_in)
 
 
@@ -384,17 +419,16 @@ def _check_head_first(position: str) -> None:
         raise ValueError(f"{stated}; {_HEAD_FIRST}")
 
 
-def _check_turns(angles: NDArray[np.float64]) -> None:
-    """Refuse angles that no scanner writes."""
-    if np.abs(angles).max() > _FULL_TURN:
-        raise ValueError(f"its angulations are {angles.tolist()} degrees, more than a full turn")
-
-
 def _check_sides(size: ArrayLike) -> None:
-    """Refuse a side of 0 mm, which headers hold where no box was planned."""
+    """Refuse sides longer than a head, and of 0 mm, which headers hold without a box."""
     if not (np.asarray(size) > 0).all():
         sides = " × ".join(f"{side:g}" for side in np.asarray(size))
         raise ValueError(f"its box measures {sides} mm; a side of 0 mm or less is none")
+    if np.max(size) > _LONGEST_SIDE:
+        raise ValueError(
+            f"its longest side is {np.max(size):g} mm, more than any head ({_LONGEST_SIDE:g} mm); "
+            "give the file of the box, with its sides in mm"
+        )
 
 
 def _from_lps(center: ArrayLike, size: ArrayLike, directions: NDArray[np.float64]) -> Voxel:

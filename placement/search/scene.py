@@ -39,7 +39,7 @@ LARGEST_EDGE_RATIO = 10.0
 #: Largest margin in mm: no head is larger, and memory grows with its third power.
 _MAX_MARGIN = 100.0
 
-#: From this part of a tumor on, what a brain mask cuts off is told.
+#: From this part of a tumor on, what a brain mask cuts off is doubted.
 _CUT_OFF = 0.01
 
 
@@ -107,8 +107,8 @@ class Scene:
         The regions that were excluded by name, without those limits.
     targets : tuple of str
         The tissues that are the target, empty without `labels`.
-    cut_off_volume : float
-        Labeled tumor outside the mask of the brain, in mL; NaN without one.
+    cut_off_volume, cut_off_share : float
+        Labeled tumor outside the mask of the brain, in mL and as a part of it; NaN without one.
     image, name, synthetic
         As given.
 
@@ -157,7 +157,10 @@ class Scene:
             if include is None:
                 present_tissues = [key for key, (_, mask) in self._tissues.items() if mask.any()]
                 self.targets = tissue_labels.target_tissues(
-                    present_tissues, flair_target=flair_target, title=self._title
+                    present_tissues,
+                    flair_target=flair_target,
+                    title=self._title,
+                    is_mask=crop.min() >= 0 and crop.max() == 1,
                 )
         if self.targets:
             _, _, present = _read_values(crop, include, self._title, named=True)
@@ -187,7 +190,7 @@ class Scene:
         self.tolerances = _by_name(exclude_tolerance, names, "exclude_tolerance", 1.0)
         if self.targets:
             self._limit_tissues()
-        self.cut_off_volume = float("nan")
+        self.cut_off_volume = self.cut_off_share = float("nan")
         if brain is not None:
             self._keep_in_brain(brain, brain_margin)
         # Cropped again: included labels may fill less of the image than all labels.
@@ -279,13 +282,16 @@ class Scene:
         FileNotFoundError
             If there is no such file.
         ValueError
-            If a file is no NIfTI image or damaged, that of the tumor has neither an sform nor a
-            qform, grids differ, or as for the constructor.
+            If a file is no NIfTI image or damaged, has neither an sform nor a qform, or has two
+            that place voxels more than 0.5 mm apart (``dmrifit.io.nifti.use_form`` names the one
+            to use); if grids differ, or as for the constructor.
 
         Warns
         -----
         UserWarning
-            If the two affines that a NIfTI header can hold differ; its sform is used then.
+            If sform and qform of a file differ by less than that, when the sform is used, or by
+            more, when the one that was named is used; of an image in memory, if they differ at
+            all.
         """
         loaded = load_image(tumor)
         title = image_name(tumor)
@@ -422,6 +428,11 @@ class Scene:
             self.affine[:3, :3] @ (np.array(index) + self.origin) + self.affine[:3, 3],
             dtype=np.float64,
         )
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the mask of the brain leaves out more of the tumor than its border blurs."""
+        return self.cut_off_share > _CUT_OFF
 
     @property
     def canonical(self) -> Scene:
@@ -755,12 +766,12 @@ class Scene:
         if self._tissues:
             low, tumor = self._joined(list(self._tissues))
         outside = self.forbidden_in(low, tumor.shape, names=[tissue_labels.OUTSIDE_BRAIN])
-        share = float(tumor[outside].sum() / max(tumor.sum(), 1))
+        self.cut_off_share = float(tumor[outside].sum() / max(tumor.sum(), 1))
         self.cut_off_volume = float(tumor[outside].sum()) * self.voxel_volume
-        if share > _CUT_OFF:
+        if self.is_cut_off:
             warnings.warn(
                 f"{self._title}: the mask of the brain leaves out {self.cut_off_volume:.1f} mL "
-                f"({share:.0%}) of the tumor; look at the mask, or give another one",
+                f"({self.cut_off_share:.0%}) of the tumor; look at the mask, or give another one",
                 UserWarning,
                 stacklevel=4,
             )

@@ -120,16 +120,25 @@ def check_values(present: Collection[int], labels: Mapping[str, Any], title: str
         )
 
 
-def target_tissues(present: Collection[str], *, flair_target: bool, title: str) -> tuple[str, ...]:
+def target_tissues(
+    present: Collection[str], *, flair_target: bool, title: str, is_mask: bool = False
+) -> tuple[str, ...]:
     """
     Choose the tissues that a box is meant for: solid tumor.
 
     With `flair_target`, FLAIR-bright tissue is the target of a tumor in which nothing enhances.
+    With `is_mask`, the file has no other value than 1, as masks of whole tumors have.
     """
     targets: tuple[str, ...] = SOLID
     if flair_target and ENHANCING not in present:
         targets = FLAIR_BRIGHT
     if not set(targets) & set(present):
+        if is_mask:
+            raise ValueError(
+                f"{title}: nothing is labeled {' or '.join(targets)}; its only value is 1, as in "
+                "a mask of a whole tumor: leave out --labels for such a mask, or give the file "
+                "of all labels"
+            )
         raise ValueError(
             f"{title}: nothing is labeled {' or '.join(targets)}, only "
             f"{', '.join(sorted(present)) or 'nothing'}; --flair-target takes FLAIR-bright tissue "

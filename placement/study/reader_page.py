@@ -44,7 +44,7 @@ def reader_page(
     Make one HTML page, which needs no network, to place or correct a box in each case.
 
     Cases come in an order drawn by the seed, by numbers instead of their names; what the reader
-    saves is a table with the columns that `read_experts` reads.
+    saves once all have a box is a table with the columns that `read_experts` reads.
     """
     names = [scene.name for scene in scenes]
     if not scenes or len(set(names)) < len(names):

@@ -73,7 +73,8 @@ function stretched(box, side, sign, point) {
 
 function rowOf(name, expert, box) {
   const numbers = [...box.center, ...box.size, ...anglesOf(box.rotation)];
-  return [name, expert, ...numbers.map((x) => String(Number(x.toFixed(3)) + 0))].join("\t");
+  // The twelve digits of tables of boxes, so that an accepted proposal comes back as it was.
+  return [name, expert, ...numbers.map((x) => String(Number((Math.abs(x) < 1e-9 ? 0 : x).toPrecision(12))))].join("\t");
 }
 
 // ---- the page --------------------------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ class Reader {
     this.find("remove").addEventListener("click", () => this.remove());
     this.find("export").addEventListener("click", () => this.download());
     this.find("expert").addEventListener("input", () => (this.keep(), this.tell()));
-    for (const field of this.numbers()) field.addEventListener("change", () => this.enter());
+    this.numbers().forEach((field, i) => field.addEventListener("change", () => this.enter(i)));
   }
 
   find(role) {
@@ -113,6 +114,10 @@ class Reader {
 
   get box() {
     return this.boxes[this.index];
+  }
+
+  values() {
+    return this.box ? [...this.box.center, ...this.box.size, ...anglesOf(this.box.rotation)] : [];
   }
 
   get position() {
@@ -239,8 +244,10 @@ class Reader {
     this.draw();
   }
 
-  enter() {
-    const values = this.numbers().map((field) => (field.value === "" ? NaN : Number(field.value)));
+  // Fields show one decimal, so that only the one that was typed into is read.
+  enter(typed) {
+    const { value } = this.numbers()[typed], values = this.values();
+    values[typed] = value === "" ? NaN : Number(value);
     const size = values.slice(3, 6).map((x) => Math.min(SIDES[1], Math.max(SIDES[0], x)));
     if (!this.box || ![...values, ...size].every(Number.isFinite)) return this.tell();
     this.change({ center: values.slice(0, 3), size, rotation: rotationOf(values.slice(6)) });
@@ -300,7 +307,7 @@ class Reader {
       if (!touched[index]) words += "; a proposal: correct it, or accept it";
     }
     this.find("volume").textContent = words;
-    const values = box ? [...box.center, ...box.size, ...anglesOf(box.rotation)] : [];
+    const values = this.values();
     this.numbers().forEach((field, i) => {
       field.disabled = !box;
       field.value = box ? (values[i] + 0).toFixed(1) : "";
@@ -309,8 +316,8 @@ class Reader {
     this.find("remove").disabled = !box;
     this.find("previous").disabled = index === 0;
     this.find("next").disabled = index === cases.length - 1;
-    const text = this.table();
-    this.find("table").value = text;
+    // Names would tell readers whom they see, until all boxes are placed.
+    this.find("table").value = this.table(n === cases.length);
     const hasName = Boolean(this.find("expert").value.trim());
     this.find("export").disabled = n < cases.length || !hasName;
     this.find("missing").textContent = hasName ? "" : "Enter your initials to export.";
@@ -318,10 +325,10 @@ class Reader {
   }
 
   // Proposals that nobody looked at are no reader's boxes.
-  table() {
+  table(isNamed = true) {
     const expert = this.find("expert").value.trim().replace(/\s+/g, " ") || "reader";
-    const order = this.cases.map((one, i) => [one.name, i]).filter(([, i]) => this.touched[i]);
-    order.sort(([a], [b]) => (a < b ? -1 : 1));
+    const order = this.cases.map((one, i) => [isNamed ? one.name : `case ${i + 1}`, i]).filter(([, i]) => this.touched[i]);
+    if (isNamed) order.sort(([a], [b]) => (a < b ? -1 : 1));
     const rows = order.map(([name, i]) => rowOf(name, expert, this.boxes[i]));
     return [this.columns.join("\t"), ...rows].join("\n") + "\n";
   }

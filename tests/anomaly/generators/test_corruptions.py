@@ -284,3 +284,21 @@ def test_corrupting_is_much_faster_than_a_loop_over_voxels():
     for seed in range(10):
         corrupt(volume, mask, counts=(0, 1), moments=moments, random_state=seed)
     assert (time.process_time() - begun) / 10 < loop / 20
+
+
+def test_patches_of_another_person_are_put_into_a_brain():
+    volume, mask = brain()
+    source, _ = brain(seed=1, low=0.1, high=0.2)
+    changed, anomaly = corrupt(volume, mask, shape="patch", source=source, random_state=3)
+    again, _ = corrupt(volume, mask, shape="patch", source=source, random_state=3)
+    np.testing.assert_array_equal(changed, again)
+    assert anomaly.any()
+    assert (changed[anomaly] < volume[anomaly]).mean() > 0.95
+
+
+@pytest.mark.parametrize(("shape", "has_source"), [("patch", False), ("ellipsoid", True)])
+def test_a_patch_needs_a_source_and_an_ellipsoid_has_none(shape, has_source):
+    volume, mask = brain()
+    source = brain(seed=1)[0] if has_source else None
+    with pytest.raises(ValueError, match="a patch comes from another person's scan"):
+        corrupt(volume, mask, shape=shape, source=source)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from anomaly.generators.gliomas import Component
 from anomaly.simulate.anatomy import Brain
 from anomaly.simulate.diffusion import (
-    Component,
     add_noise,
     brain_signals,
     spread_directions,

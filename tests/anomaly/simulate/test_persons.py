@@ -6,7 +6,7 @@ import pytest
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from anomaly import Case, read_cases, simulate_dmri, write_cases
-from anomaly.simulate.gliomas import GRADES
+from anomaly.generators.gliomas import GRADES
 from dmrifit.simulate.heads import standard_head
 
 SMALL = {"n_directions": 6, "shape": (20, 24, 16), "spacing": 8.0}

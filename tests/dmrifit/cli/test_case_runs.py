@@ -1,6 +1,7 @@
 """Runs over many cases."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -19,7 +20,7 @@ from dmrifit.cli.case_runs import (
 RUN = CaseRun("done.json", {"name": str, "source": int}, ("table.tsv",))
 
 
-def run(tmp_path, inputs, *, overwrite=False):
+def run(tmp_path, inputs, *, overwrite=False, figure=False, case_run=RUN):
     """Run over named inputs; give the names of those that were processed."""
     processed = []
 
@@ -33,7 +34,9 @@ def run(tmp_path, inputs, *, overwrite=False):
     def is_current(source, record):
         return record["source"] == source
 
-    records = RUN.process(inputs, tmp_path, process, is_current, overwrite=overwrite)
+    records = case_run.process(
+        inputs, tmp_path, process, is_current, overwrite=overwrite, figure=figure
+    )
     assert records == [{"name": name, "source": source} for name, source in inputs.items()]
     return processed
 
@@ -44,6 +47,17 @@ def test_only_what_is_new_changed_or_damaged_is_done_again(tmp_path):
     (tmp_path / "a" / "done.json").write_text('{"name": "a"}')
     assert run(tmp_path, {"a": 1, "b": 3}) == ["a"]
     assert run(tmp_path, {"a": 1, "b": 3}, overwrite=True) == ["a", "b"]
+
+
+def test_missing_pictures_are_drawn_where_a_run_is_asked_for_them(tmp_path):
+    case_run = replace(RUN, pictures=("a.png", "b.html"))
+    inputs = {"a": 1, "b": 2}
+    assert run(tmp_path, inputs, case_run=case_run) == ["a", "b"]
+    assert run(tmp_path, inputs, case_run=case_run) == []
+    for name in case_run.pictures:
+        assert run(tmp_path, inputs, figure=True, case_run=case_run) == ["a", "b"]
+        (tmp_path / "b" / name).touch()
+    assert run(tmp_path, inputs, figure=True, case_run=case_run) == ["a"]
 
 
 def test_tables_of_cases_are_joined_with_their_names():

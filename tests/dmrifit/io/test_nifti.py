@@ -185,7 +185,7 @@ def test_a_header_without_position_is_refused_by_name(values):
     check_position(image, "scan")
 
 
-@pytest.mark.parametrize(("shift", "told"), [(0.4, False), (5.0, True)])
+@pytest.mark.parametrize(("shift", "told"), [(0.004, False), (0.05, True), (5.0, True)])
 def test_two_positions_in_a_header_are_warned_of(values, shift, told):
     image = nib.Nifti1Image(values, np.eye(4))
     image.set_qform(np.eye(4), 1)
@@ -196,7 +196,7 @@ def test_two_positions_in_a_header_are_warned_of(values, shift, told):
         warnings.simplefilter("always")
         check_position(image, "scan")
     assert [str(one.message) for one in caught] == told * [
-        "scan: its sform and qform place voxels up to 5 mm apart; the sform is used"
+        f"scan: its sform and qform place voxels up to {shift:g} mm apart; the sform is used"
     ]
 
 
@@ -236,7 +236,12 @@ def test_a_file_of_two_positions_is_read_by_the_one_that_is_named(tmp_path):
 
 
 def test_positions_within_half_a_millimeter_need_no_choice(tmp_path):
-    assert load_image(two_positions(tmp_path / "near.nii", 0.4)).affine[0, 3] == 0
+    near = two_positions(tmp_path / "near.nii", 0.4)
+    with pytest.warns(UserWarning, match=r"near.nii: .* up to 0.4 mm apart; the sform is used"):
+        assert load_image(near).affine[0, 3] == 0
+    with use_form("qform"), pytest.warns(UserWarning, match="0.4 mm apart; the qform is used"):
+        assert load_image(near).affine[0, 3] == np.float32(0.4)
+    assert load_image(two_positions(tmp_path / "rounded.nii", 0.004)).affine[0, 3] == 0
     assert load_image(two_positions(tmp_path / "s.nii", 9, codes=(1, 0))).affine[0, 3] == 0
     assert load_image(two_positions(tmp_path / "q.nii", 9, codes=(0, 1))).affine[0, 3] == 9
 

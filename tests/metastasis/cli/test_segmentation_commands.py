@@ -14,7 +14,7 @@ pytest.importorskip("skorch")
 
 from dmrifit import MapFitter, Protocol, load_model, save_model
 from dmrifit.networks.training import Training
-from metastasis import DeepMedicSegmenter
+from metastasis import DeepMedicSegmenter, segment_image
 from metastasis.cli.segmentation_commands import EXAMPLES, ensemble, segment
 from metastasis.scans.cases import Case, read_cases, write_cases
 from metastasis.segmentation.ensemble import merge_segmentations
@@ -143,6 +143,19 @@ def test_segmentations_are_those_of_the_model_at_its_threshold(
                 np.testing.assert_allclose(values, array, atol=1e-6)
         rows = pd.read_csv(out / "segmentations.tsv", sep="\t")
         np.testing.assert_allclose(rows["threshold"], threshold)
+
+
+def test_probabilities_do_not_depend_on_how_a_scan_is_stored(cases, models):
+    segmenter = load_model(models.sensitive)
+    case = cases[1]
+    images = [nib.Nifti1Image(values, case.affine) for values in (case.image, case.prior)]
+    expected = segment_image(segmenter, images[0], prior=images[1])["probability"]
+    for order in ([[0, -1], [1, 1], [2, 1]], [[2, 1], [0, -1], [1, -1]], [[1, 1], [0, 1], [2, 1]]):
+        scan, prior = (image.as_reoriented(np.array(order)) for image in images)
+        answer = segment_image(segmenter, scan, prior=prior)["probability"]
+        np.testing.assert_allclose(answer.affine, scan.affine)
+        stored = expected.as_reoriented(np.array(order))
+        np.testing.assert_allclose(answer.get_fdata(), stored.get_fdata(), rtol=0, atol=1e-5)
 
 
 def test_flips_average_over_mirror_images(run, cases, table, models, tmp_path):

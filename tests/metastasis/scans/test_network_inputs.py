@@ -1,5 +1,7 @@
 """Scans, masks and labels as a network sees them, and its answers on their own grids."""
 
+import itertools
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -119,3 +121,25 @@ def test_grids_that_differ_by_the_rounding_of_files_are_one():
     assert len(joined_cases([image], [prior], None)) == 1
     with pytest.raises(ValueError, match=r"case 0: its prior and the volume .* 0\.5 mm apart"):
         joined_cases([image], [other], None)
+
+
+@pytest.mark.parametrize("spacing", [None, 1.5])
+def test_any_storage_of_a_scan_is_seen_alike_and_answered_on_its_own_grid(spacing):
+    rng = np.random.default_rng(0)
+    affine = around(np.diag([1.0, 1.2, 1.5]), (12, 10, 9))
+    scan = nib.Nifti1Image(rng.normal(size=(12, 10, 9)).astype(np.float32), affine)
+    label = nib.Nifti1Image((rng.random((12, 10, 9)) > 0.5).astype(np.uint8), affine)
+    seen, prior, mask = on_network_grid((scan, scan, label), spacing)
+    learned = label_on_network_grid(label, scan, spacing)
+    answer = on_scan_grid(seen, scan, spacing)
+    for axes in itertools.permutations(range(3)):
+        for signs in itertools.product((1, -1), repeat=3):
+            order = np.column_stack([axes, signs])
+            stored, stored_label = scan.as_reoriented(order), label.as_reoriented(order)
+            case = on_network_grid((stored, stored, stored_label), spacing)
+            for values, expected in zip(case, (seen, prior, mask), strict=True):
+                np.testing.assert_allclose(values, expected, atol=1e-5)
+            np.testing.assert_array_equal(label_on_network_grid(stored_label, stored, spacing), learned)
+            stored_answer = on_scan_grid(case[0], stored, spacing)
+            expected = nib.Nifti1Image(answer, affine).as_reoriented(order)
+            np.testing.assert_allclose(stored_answer, np.asarray(expected.dataobj), atol=1e-5)

@@ -91,6 +91,9 @@ def test_a_run_goes_on_where_it_stopped_and_sees_changed_masks(run, tmp_path, ba
     nib.save(nib.Nifti1Image(changed, image.affine), ball)
     assert run("place", table, "--out", out, "--no-figure")[0] == 0
     np.testing.assert_allclose(placements(out)["x"], 50, atol=3)
+    assert run("place", table, "--out", out)[0] == 0
+    assert all((out / name / "voxel_overlay.png").exists() for name in ("one", "two"))
+    assert (out / "index.html").read_text(encoding="utf-8").count("<img") == 2
     code, _, error = run("place", table, "--out", out, "--min-volume", 4)
     assert code == 2
     assert "other options (optimizer)" in error
@@ -325,11 +328,24 @@ def test_a_box_is_not_drawn_where_it_was_not_measured(run, tmp_path, ball, monke
     assert not (tmp_path / "box.png").exists()
 
 
+def test_a_bad_reason_to_force_is_refused_before_any_work(run, tmp_path, ball):
+    forced = ("--force", "pilot\nap_size : 90", "--out", tmp_path / "out")
+    for command in (("place", ball), ("prescribe", ball, "--center", "40,40,40", "--size", "20,20,20")):
+        code, _, error = run(*command, *forced)
+        assert code == 2
+        assert "one line of printable text" in error
+        assert not (tmp_path / "out").exists()
+
+
 def test_angles_in_radians_are_doubted_and_beyond_a_full_turn_refused(run, tmp_path, ball):
     words = ("prescribe", ball, "--center", "40,40,40", "--size", "20,20,20", "--brain", "none", "--no-figure")
     code, _, error = run(*words, "--angles", ".5,.5,.5", "--out", tmp_path / "equal")
     assert code == 0
     assert "may be radians" in error
+    (tmp_path / "box.json").write_text(Voxel((1, 2, 3), (20, 20, 20), (0.5, 0.3, 0)).to_json())
+    code, _, error = run("read", tmp_path / "box.json")
+    assert code == 0
+    assert "its angles are all below π (0.5, 0.3, 0): degrees are expected, and these may be radians" in error
     code, _, error = run(*words, "--angles", "0,400,0", "--out", tmp_path / "turns")
     assert code == 2
     assert "more than a full turn" in error

@@ -50,6 +50,18 @@ def test_the_bar_adds_up_where_the_brain_leaves_out_labeled_tissue(labels):
     assert "outside the brain 21 % (of it 80 % labeled)" in summary
 
 
+@pytest.mark.parametrize(("n_planes", "words"), [(0, ""), (1, "leaves out 0.12 mL (0.41 %) of the tumor")])
+def test_little_that_a_brain_leaves_out_is_a_note_and_no_flag(n_planes, words):
+    values = np.zeros((260, 20, 20), np.uint8)
+    values[8:251, 4:15, 4:15] = 1
+    brain = np.ones(values.shape, bool)
+    brain[251 - n_planes :] = False
+    content = describe_placement(Voxel((100, 9, 9), (20, 10, 10)), Scene(values, np.eye(4), brain=brain))
+    assert "brain mask cuts off tumor" not in content["flags"]
+    assert words in str(case_summary(content))
+    assert len(content["notes"]) == bool(words)
+
+
 def test_one_line_says_size_place_and_content(scene):
     line = summary_line(describe_placement(VOXEL, scene))
     assert line == (

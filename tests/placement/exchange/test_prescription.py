@@ -12,6 +12,7 @@ from placement.exchange.prescription import (
     describe_placement,
     describe_side,
     geometry_image,
+    head_span,
     write_prescription,
 )
 from placement.exchange.vendor_texts import NOTICE
@@ -110,6 +111,22 @@ def test_files_of_one_box_read_back_as_the_box_with_its_sides_in_order(written):
 )
 def test_the_side_of_a_box_is_said_in_words(x, words):
     assert words in describe_side(Voxel((x, 0, 0), (20, 20, 20)))
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("source", ["image", "brain"])
+def test_no_side_is_claimed_where_the_middle_of_the_scanner_is_outside_the_head(source, moved):
+    grid = np.indices((60, 40, 40)) - np.array([30, 20, 20])[:, None, None, None]
+    head = (grid**2).sum(axis=0) < 18**2
+    tumor = ((grid - np.array([8, 0, 0])[:, None, None, None]) ** 2).sum(axis=0) < 8**2
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    # Empty space beside the head reaches x = 0.
+    affine[:3, 3] = (-10 if moved else -120, -80, -80)
+    scene = Scene(tumor, affine, brain_margin=0, **{source: head.astype(float)})
+    side = describe_placement(Voxel(scene.centroid, (20, 20, 20)), scene)["side"]
+    assert side.startswith("it lies")
+    assert ("the head reaches from x = 46 to 174 mm" in side) is moved
+    assert head_span(np.zeros((3, 3, 3)), affine) == (-np.inf, np.inf)
 
 
 def test_all_files_say_as_long_as_what_they_are_valid(scene, tmp_path):

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import shutil
+import warnings
 
 import nibabel as nib
 import numpy as np
@@ -93,6 +94,9 @@ def test_a_spar_file_gives_the_box_of_its_angles(tmp_path):
         ("cc_angulation : -2.1", "", "lacks cc_angulation"),
         ("cc_angulation : -2.1", "cc_angulation : nan", "it must be a number"),
         ('"no"', '"yes"', "MRSI"),
+        ("volumes : 1", "dim2_pnts : 16", r"dim2_pnts is 16; .*\(MRSI\) is not a single voxel"),
+        ("volumes : 1", "dim3_pnts : 8", "dim3_pnts is 8; .*MRSI"),
+        ("lr_size : 25", "lr_size : 301", "longest side is 301 mm, more than any head"),
     ],
 )
 def test_spar_files_that_determine_no_single_box_are_refused(tmp_path, line, change, message):
@@ -101,6 +105,17 @@ def test_spar_files_that_determine_no_single_box_are_refused(tmp_path, line, cha
     with pytest.raises(ValueError, match=message) as caught:
         read_voxel(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(("scale", "doubted"), [(np.pi / 180, True), (1.0, False), (0.0, False)])
+def test_angles_that_may_be_radians_are_doubted(tmp_path, scale, doubted):
+    angles = scale * np.array([35.1, -2.5, 12.0])
+    path = tmp_path / "box.json"
+    path.write_text(Voxel((1, 2, 3), (20, 25, 30), angles).to_json())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_voxel(path)
+    assert ["may be radians" in str(one.message) for one in caught] == [True] * doubted
 
 
 @pytest.mark.parametrize(

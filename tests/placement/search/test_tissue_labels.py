@@ -60,3 +60,5 @@ def test_the_target_is_solid_tumor_and_flair_bright_tissue_only_where_asked_for(
     assert "edema" in target_tissues(["edema", MERGED], flair_target=True, title="")
     with pytest.raises(ValueError, match=r"case: nothing is labeled .* only edema; --flair-target"):
         target_tissues(["edema"], flair_target=False, title="case")
+    with pytest.raises(ValueError, match=r"case: nothing is labeled .* its only value is 1, .* leave out --labels"):
+        target_tissues([NECROSIS], flair_target=False, title="case", is_mask=True)

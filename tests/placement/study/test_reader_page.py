@@ -96,11 +96,13 @@ def test_boxes_are_placed_moved_stretched_and_turned_with_the_mouse(scenes, tab,
 
 
 def test_saved_table_is_one_that_evaluate_reads(scenes, tab, tmp_path):
-    proposals = {scene.name: Voxel(scene.centroid, (22, 24, 20), (5, -7, 12)) for scene in scenes}
+    proposals = {scene.name: Voxel(scene.centroid, (22, 24.123456, 20), (5, -7, 12.34567)) for scene in scenes}
     page = opened(tab, scenes, tmp_path / "reader.html", proposals=proposals)
     page.locator("[data-role=expert]").fill("AB")
     assert page.locator("[data-role=export]").is_disabled()
     for case in range(N_CASES):
+        shown = page.locator("[data-role=table]").input_value().splitlines()[1:]
+        assert [row.split("\t")[0] for row in shown] == [f"case {i + 1}" for i in range(case)]
         page.locator("[data-role=accept]").click()
         if case + 1 < N_CASES:
             page.locator("[data-role=next]").click()
@@ -114,7 +116,8 @@ def test_saved_table_is_one_that_evaluate_reads(scenes, tab, tmp_path):
     boxes = read_experts(table, [scene.name for scene in scenes])
     assert boxes.shape == (N_CASES, 1, 9)
     for box, scene in zip(boxes[:, 0], scenes, strict=True):
-        assert Voxel.from_array(box).dice(proposals[scene.name]) > 0.999
+        np.testing.assert_allclose(box, proposals[scene.name].as_array(), rtol=1e-11)
+    assert page.locator("[data-role=table]").input_value() == table.read_text(encoding="utf-8")
 
 
 def test_numbers_are_typed_and_boxes_removed(scenes, tab, tmp_path):
@@ -125,6 +128,10 @@ def test_numbers_are_typed_and_boxes_removed(scenes, tab, tmp_path):
         fields.nth(i).fill(text)
         fields.nth(i).press("Tab")
     assert box_of(page).dice(Voxel((1, 2, 3), (30, 25, 15), (10, 20, -30))) > 0.9999
+    page.evaluate("() => document.querySelector('.reader').reader.box.center[1] = 2.345678")
+    fields.nth(0).fill("1.5")
+    fields.nth(0).press("Tab")
+    np.testing.assert_allclose(box_of(page).center, (1.5, 2.345678, 3), atol=1e-9)
     page.locator("[data-role=remove]").click()
     assert len(page.locator("[data-role=table]").input_value().splitlines()) == 1
     assert page.locator("[data-role=volume]").inner_text() == "Click into a plane to place a box."

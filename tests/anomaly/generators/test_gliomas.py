@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from anomaly.generators.gliomas import GRADES, KINDS, add_glioma, draw_diffusion_glioma
 from anomaly.simulate.anatomy import draw_brain, standard_brain
 from anomaly.simulate.diffusion import brain_signals, spread_directions
-from anomaly.simulate.gliomas import GRADES, KINDS, draw_diffusion_glioma
 
 #: Signals at b = 0 of parts, of white matter's.
 CORE, NECROSIS, EDEMA, TUMOR = 1.1, 2.2, 1.5, 1.3
@@ -23,7 +23,7 @@ def drawn(coarse_brain):
     """Draw gliomas of all grades and kinds, always from the same streams."""
     return {
         (grade, kind): [
-            draw_diffusion_glioma(coarse_brain, grade, kind, np.random.default_rng(seed))
+            draw_diffusion_glioma(coarse_brain.head, grade, kind, np.random.default_rng(seed))
             for seed in range(60)
         ]
         for grade in GRADES
@@ -46,7 +46,7 @@ def test_infiltration_raises_diffusivity_and_cores_of_cells_lower_it(brain):
     before, _ = brain_signals(brain, directions, 1000.0, np.ones(n))
     for seed in range(6):
         found = {
-            kind: draw_diffusion_glioma(brain, "III", kind, np.random.default_rng(seed))
+            kind: draw_diffusion_glioma(brain.head, "III", kind, np.random.default_rng(seed))
             for kind in KINDS
         }
         np.testing.assert_array_equal(found["cellular"].lesion, found["infiltrating"].lesion)
@@ -83,7 +83,7 @@ def test_a_glioma_grows_to_one_side(brain):
     n_seen = 0
     places = brain.head.places[brain.head.brain]
     for seed in range(12):
-        glioma = draw_diffusion_glioma(brain, "III", "cellular", np.random.default_rng(seed))
+        glioma = draw_diffusion_glioma(brain.head, "III", "cellular", np.random.default_rng(seed))
         later = glioma.followup & ~glioma.lesion
         if EDEMA in parts_of(glioma) or later.sum() < 20:
             continue
@@ -131,7 +131,7 @@ def test_parts_have_the_stated_diffusivities(drawn):
 def test_infiltration_falls_to_half_at_the_border_of_the_lesion(brain):
     n_seen = 0
     for seed in range(12):
-        glioma = draw_diffusion_glioma(brain, "II", "infiltrating", np.random.default_rng(seed))
+        glioma = draw_diffusion_glioma(brain.head, "II", "infiltrating", np.random.default_rng(seed))
         if len(glioma.components) > 1:
             continue
         white = brain.white > 0.98
@@ -150,7 +150,7 @@ def test_infiltration_falls_to_half_at_the_border_of_the_lesion(brain):
 def test_gliomas_are_as_large_as_stated(brain):
     radii = []
     for seed in range(20):
-        glioma = draw_diffusion_glioma(brain, "II", "infiltrating", np.random.default_rng(seed))
+        glioma = draw_diffusion_glioma(brain.head, "II", "infiltrating", np.random.default_rng(seed))
         if len(glioma.components) == 1:
             volume = np.count_nonzero(glioma.lesion) * 4.0**3
             radii.append((3 * volume / (4 * np.pi)) ** (1 / 3) / brain.head.size)
@@ -161,8 +161,22 @@ def test_gliomas_are_as_large_as_stated(brain):
 
 def test_a_glioma_is_that_of_its_stream(coarse_brain):
     first, again, different = (
-        draw_diffusion_glioma(coarse_brain, "III", "cellular", np.random.default_rng(seed))
+        draw_diffusion_glioma(coarse_brain.head, "III", "cellular", np.random.default_rng(seed))
         for seed in (3, 3, 4)
     )
     np.testing.assert_array_equal(first.lesion, again.lesion)
     assert not np.array_equal(first.lesion, different.lesion)
+
+
+def test_gliomas_of_the_one_head_go_into_plain_arrays(brain):
+    signals, _ = brain_signals(brain, spread_directions(8), 1000.0, np.ones(len(brain.white)))
+    mask = brain.head.brain
+    volume = np.zeros((*mask.shape, 8), dtype=np.float32)
+    volume[mask] = np.clip(signals / 1.5, 0, 1)
+    for seed in range(4):
+        changed, factor, lesion = add_glioma(volume, mask, np.random.default_rng(seed))
+        assert lesion.sum() > 20
+        assert (np.abs(changed - volume).mean(axis=-1)[lesion] > 0).all()
+        assert not (changed != volume)[~mask].any()
+        assert factor.min() >= -1e-6
+        assert factor.max() <= 1 + 1e-6

@@ -6,13 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from anomaly.simulate.anatomy import Brain
-from anomaly.simulate.diffusion import Component
+from anomaly.generators.lesion_shapes import ball_radius, tissue_share
 from dmrifit.simulate.gliomas import Glioma, draw_glioma, fall
-from dmrifit.simulate.heads import Head
+from dmrifit.simulate.head_shapes import BRAIN
+from dmrifit.simulate.heads import Head, centered_grid
 
-__all__ = ["GRADES", "KINDS", "DiffusionGlioma", "draw_diffusion_glioma"]
+__all__ = [
+    "GRADES",
+    "KINDS",
+    "Component",
+    "DiffusionGlioma",
+    "add_glioma",
+    "draw_diffusion_glioma",
+    "head_of_scan",
+]
 
 #: Grades by the World Health Organization, and how many of all gliomas have them.
 GRADES = {"II": 0.25, "III": 0.31, "IV": 0.44}
@@ -51,6 +60,19 @@ _BRIGHT_TUMOR = 1.3  # signal at b = 0, of white matter's
 _BRIGHT = {"core": 1.1, "necrosis": 2.2, "edema": 1.5}
 
 
+#: Share of grades III and IV with reduced diffusivity, of all gliomas.
+_CELLULAR = 0.3
+
+
+@dataclass(frozen=True)
+class Component:
+    """A tissue that takes the place of others."""
+
+    share: NDArray[np.float32]  # of each of the n voxels of the brain
+    diffusivity: float  # µm²/ms, the same in all directions
+    brightness: float  # signal at b = 0, of white matter's
+
+
 @dataclass(frozen=True)
 class DiffusionGlioma:
     """A glioma in a brain of n voxels."""
@@ -63,10 +85,9 @@ class DiffusionGlioma:
 
 
 def draw_diffusion_glioma(
-    brain: Brain, grade: str, kind: str, rng: np.random.Generator
+    head: Head, grade: str, kind: str, rng: np.random.Generator
 ) -> DiffusionGlioma:
     """Draw a glioma and what it does to diffusion."""
-    head = brain.head
     shape_stream, rng = rng.spawn(2)
     # All numbers are drawn for every glioma, so that those of one patient differ by grade and kind
     # alone.
@@ -109,6 +130,68 @@ def draw_diffusion_glioma(
         remaining = remaining - filled
         components.append(Component(filled, speed[name], _BRIGHT.get(name, _BRIGHT_TUMOR)))
     return DiffusionGlioma(components, lesion[head.brain], followup[head.brain], grade, kind)
+
+
+def add_glioma(
+    volume: NDArray[np.float32], mask: NDArray[np.bool_], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """
+    Put a glioma of the synthetic head into a scan at b = 1000 s/mm².
+
+    Where tissue of the scan is, is told by its mean signal. Shapes: `volume` (x, y, z, channels);
+    returns the changed volume, by how much noise is averaged (x, y, z), and the lesion.
+    """
+    grade = str(rng.choice(list(GRADES), p=list(GRADES.values())))
+    cellular = grade != "II" and rng.random() < _CELLULAR / (1 - GRADES["II"])
+    glioma = draw_diffusion_glioma(head_of_scan(volume, mask), grade, KINDS[cellular], rng)
+    signal = volume[mask]
+    healthy = np.ones(len(signal), dtype=np.float32)
+    added, bright = np.zeros_like(healthy), np.zeros_like(healthy)
+    for component in glioma.components:
+        healthy -= component.share
+        bright += np.float32(component.brightness) * component.share
+        decay = np.float32(component.brightness * np.exp(-component.diffusivity))
+        added += decay * component.share
+    changed, remaining = volume.copy(), np.ones(mask.shape, dtype=np.float32)
+    # Signals are divided by the one at b = 0, to which bright components contribute more.
+    changed[mask] = (signal * healthy[:, None] + added[:, None]) / (healthy + bright)[:, None]
+    remaining[mask] = healthy / (healthy + bright)
+    lesion = np.zeros_like(mask)
+    lesion[mask] = glioma.lesion
+    return changed, remaining, lesion
+
+
+def head_of_scan(volume: NDArray[np.float32], mask: NDArray[np.bool_]) -> Head:
+    """Describe the brain of a scan as a head of adult size; anisotropic tissue is white matter."""
+    edge = float(BRAIN.prod() ** (1 / 3)) / ball_radius(mask)
+    steps = np.full(3, edge)
+    shape = mask.shape
+    affine = centered_grid(shape, [edge] * 3)
+    places = np.moveaxis(np.indices(shape), 0, -1) * edge + affine[:3, 3]
+    tissue = tissue_share(volume, mask)
+    spread = np.where(mask, volume.std(axis=-1), 0)
+    is_white = spread > np.median(spread[mask])
+    nothing = np.zeros(shape, dtype=np.float32)
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=steps)[1:-1, 1:-1, 1:-1]
+    extent = np.ptp(np.argwhere(mask), axis=0) + 1
+    half_axes = 0.5 * edge * extent
+    # Centered at the brain, wherever it lies in the image.
+    centered = (places - places[mask].mean(axis=0)).astype(np.float32)
+    return Head(
+        white=tissue * is_white,
+        gray=tissue * ~is_white,
+        deep=nothing,
+        fluid=np.where(mask, 1 - tissue, 0).astype(np.float32),
+        ventricles=nothing,
+        brain=mask,
+        depth=depth.astype(np.float32),
+        places=centered,
+        local=centered / half_axes.astype(np.float32),
+        affine=affine,
+        spacing=steps,
+        half_axes=half_axes,
+        size=1.0,
+    )
 
 
 def _front(head: Head, glioma: Glioma, directions: NDArray[np.float64]) -> NDArray:

@@ -1,0 +1,149 @@
+"""The five generators of anomalies by name: what changes a scan, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly.generators.corruptions import TissueMoments, corrupt_in_place
+from anomaly.generators.diffusivity import add_hypercellular, add_infiltration
+from anomaly.generators.gliomas import add_glioma
+from anomaly.generators.patches import add_patch
+from anomaly.generators.scan_checks import checked_scan, checked_source, put_noise_back
+from dmrifit._utils.checks import check_number
+from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+
+__all__ = ["GENERATORS", "Generator"]
+
+#: One ellipsoid or two, so that no scan stays without an anomaly.
+_AT_LEAST_ONE = (0.0, 0.75, 0.25)
+
+
+class _Add(Protocol):
+    def __call__(
+        self,
+        volume: NDArray[np.float32],
+        mask: NDArray[np.bool_],
+        rng: np.random.Generator,
+        source: NDArray[np.float32] | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]: ...
+
+
+@dataclass(frozen=True)
+class Generator:
+    """
+    A way to put an anomaly into the scan of a healthy person.
+
+    Attributes
+    ----------
+    title : str
+        In words.
+    add : callable
+        Changes a checked scan; gives by how much noise is averaged, too.
+    needs_source : bool
+        Whether tissue of another person's scan is needed.
+    before_noise : bool
+        Whether simulated scans get the anomaly before their noise.
+    """
+
+    title: str
+    add: _Add
+    needs_source: bool = False
+    before_noise: bool = True
+
+    def __call__(
+        self,
+        volume: Any,
+        mask: Any,
+        *,
+        source: Any = None,
+        noise: float = 0.0,
+        random_state: RandomState = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """
+        Put one anomaly into a scan.
+
+        Parameters
+        ----------
+        volume : array_like of shape (x, y, z, channels)
+            Signals at b = 1000 s/mm², divided by the one without diffusion weighting. It is not
+            changed.
+        mask : array_like of shape (x, y, z)
+            The brain. Sizes of anomalies follow from that of the brain.
+        source : array_like of shape (x, y, z, channels), optional
+            Scan of another person on the same grid, 0 outside the brain; for foreign patches.
+        noise : float, default=0.0
+            Standard deviation of the noise of the signals. Where mixing has averaged noise out, as
+            much is put back, so that it does not reveal the anomaly.
+        random_state : int, RandomState or None, default=None
+            Seed.
+
+        Returns
+        -------
+        volume : ndarray of shape (x, y, z, channels)
+            The scan with the anomaly.
+        label : ndarray of bool, of shape (x, y, z)
+            The voxels that are changed, by at least half of the largest effect where an anomaly
+            has no sharp edge.
+
+        Raises
+        ------
+        ValueError
+            If an array does not fit, or the source is missing.
+        """
+        signals, inside = checked_scan(volume, mask)
+        check_number("noise", noise)
+        foreign = None
+        if self.needs_source:
+            if source is None:
+                raise ValueError(
+                    f"{self.title} come from another person's scan; give it as source"
+                )
+            foreign = checked_source(source, signals)
+        rng = np.random.default_rng(seed_for(seed_from(random_state), "generator", self.title))
+        changed, factor, label = self.add(signals, inside, rng, foreign)
+        put_noise_back(changed, factor, noise, rng)
+        return changed, label
+
+
+def _ellipsoids(
+    volume: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    rng: np.random.Generator,
+    source: NDArray[np.float32] | None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    moments = TissueMoments.measured([volume], [mask])
+    label = corrupt_in_place(
+        volume, mask, rng, moments, noise="mix", mean="half", counts=_AT_LEAST_ONE
+    )
+    return volume, np.ones(mask.shape, dtype=np.float32), label
+
+
+def _gliomas(volume: Any, mask: Any, rng: Any, source: Any) -> Any:
+    return add_glioma(volume, mask, rng)
+
+
+def _patches(volume: Any, mask: Any, rng: Any, source: Any) -> Any:
+    return add_patch(volume, mask, rng, source)
+
+
+def _infiltration(volume: Any, mask: Any, rng: Any, source: Any) -> Any:
+    return add_infiltration(volume, mask, rng)
+
+
+def _hypercellular(volume: Any, mask: Any, rng: Any, source: Any) -> Any:
+    return add_hypercellular(volume, mask, rng)
+
+
+#: Generators of anomalies by name.
+GENERATORS: Mapping[str, Generator] = {
+    "ellipsoids": Generator("ellipsoids of noise", _ellipsoids, before_noise=False),
+    "gliomas": Generator("gliomas", _gliomas),
+    "patches": Generator("foreign patches", _patches, needs_source=True),
+    "infiltration": Generator("diffuse infiltration", _infiltration),
+    "hypercellular": Generator("hypercellular lesions", _hypercellular),
+}

@@ -1,0 +1,1 @@
+"""Second stage of segmentation: candidates of a network judged by their features."""

@@ -1,0 +1,189 @@
+"""Synthetic metastases implanted into real post-contrast scans of brains without any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import gaussian_filter
+
+from dmrifit._utils.checks import check_number
+from dmrifit._utils.randomness import RandomState, seed_from
+from dmrifit.io.masks import binarize
+from metastasis.scans.local_level import WHITE_MATTER, local_level
+from metastasis.simulate.enhancement import (
+    Nodule,
+    draw_kind,
+    draw_places,
+    draw_varied_nodule,
+    shares,
+    swelling,
+)
+from metastasis.simulate.negatives import head_around
+
+__all__ = ["CORE", "ENHANCING", "SURROUNDINGS", "Implants", "draw_implants", "implant_lesions"]
+
+#: Values of a label: enhancing lesion, its core, and what else has changed around it.
+ENHANCING, CORE, SURROUNDINGS = 1, 2, 3
+
+_CONTRASTS = (0.12, 0.9)  # of white matter's signal
+_BLURS = (0.45, 0.75)  # voxels
+_TISSUE = (0.75, 1.4)  # local levels where lesions may grow: no fluid, no vessel
+_DEEP = 2.0  # mm below the surface
+_EDEMA, _GRAIN = 0.14, 0.04
+_ENHANCING = 0.45  # share of a voxel
+_UNCHANGED = 1e-3  # shares below it change nothing
+
+
+@dataclass(frozen=True)
+class Implants:
+    """A scan with implants, its label, the number of each implant's voxels, and the implants."""
+
+    volume: NDArray[np.float32]
+    label: NDArray[np.uint8]
+    numbers: NDArray[np.int16]  # of the enhancing voxels of each, from 1 on
+    nodules: list[Nodule]
+
+
+def implant_lesions(
+    volume: ArrayLike,
+    brain: ArrayLike,
+    n: int,
+    *,
+    spacing: Any = 1.0,
+    small: float = 0.5,
+    random_state: RandomState = None,
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """
+    Put synthetic metastases into a real post-contrast scan of a brain without any.
+
+    They are solid, irregular or rings of 2.5 to 40 mm with uneven walls, dark or bleeding cores
+    and darkened tissue around some; they enhance by 12 to 90 % of local white matter and are
+    blurred by the resolution. Solid tissue alone is replaced, at least 2 mm below the surface,
+    with a gap of 3 mm between lesions.
+
+    Parameters
+    ----------
+    volume : array_like of shape (x, y, z)
+        Post-contrast T1 image in any unit.
+    brain : array_like of shape (x, y, z)
+        Above 0.5 in the brain.
+    n : int
+        How many; one that finds no place is left out.
+    spacing : float or sequence of 3 floats, default=1.0
+        Edges of a voxel in mm.
+    small : float, default=0.5
+        Share of implants of 2.5 to 6 mm.
+    random_state : int, RandomState or None, default=None
+        Seed.
+
+    Returns
+    -------
+    volume : ndarray of shape (x, y, z)
+        The scan with implants, in the same unit.
+    label : ndarray of shape (x, y, z)
+        1 where a lesion enhances, 2 in its core, 3 where else the scan was changed (blurred edges
+        and darkened tissue), 0 where it is as it was.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, the scan has values that are not finite, or there is no brain.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from metastasis import implant_lesions
+    >>> volume = np.random.default_rng(0).normal(100, 3, (48, 48, 48))
+    >>> implanted, label = implant_lesions(volume, volume > 0, 3, random_state=0)
+    >>> bool((implanted == volume.astype("f4"))[label == 0].all())
+    True
+    """
+    implants = draw_implants(
+        volume, brain, n, spacing=spacing, small=small, random_state=random_state
+    )
+    return implants.volume, implants.label
+
+
+def draw_implants(
+    volume: ArrayLike,
+    brain: ArrayLike,
+    n: int,
+    *,
+    spacing: Any = 1.0,
+    small: float = 0.5,
+    random_state: RandomState = None,
+) -> Implants:
+    """Put metastases into a scan as `implant_lesions` does, and tell which is where."""
+    check_number("n", n, least=0, whole=True)
+    check_number("small", small, most=1)
+    values = np.array(volume, dtype=np.float32)
+    inside = binarize(np.asarray(brain), name="brain")
+    if values.ndim != 3 or inside.shape != values.shape:
+        raise ValueError(f"a volume of shape {values.shape} and a brain of shape {inside.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"the volume holds {(~np.isfinite(values)).sum()} non-finite values")
+    if not inside.any():
+        raise ValueError("the brain has no voxel; give a mask of the brain")
+    steps = np.broadcast_to(np.asarray(spacing, dtype=np.float64), 3).copy()
+    rng = np.random.default_rng(seed_from(random_state))
+    head = head_around(inside, steps)
+    level = local_level(values, inside, steps)
+    relative = gaussian_filter(values / level, 0.7)
+    places = (head.depth > _DEEP) & (relative > _TISSUE[0]) & (relative < _TISSUE[1])
+    drawn = sorted((draw_kind(rng, small) for _ in range(n)), key=lambda item: -item[1])
+    centers: list[Any] = [None] * n
+    if places.any():
+        centers = draw_places(places, [size / 2 for _, size in drawn], [], head, rng)
+    label = np.zeros(values.shape, np.uint8)
+    numbers = np.zeros(values.shape, np.int16)
+    nodules: list[Nodule] = []
+    for (kind, size), center in zip(drawn, centers, strict=True):
+        if center is None:
+            continue
+        nodule = draw_varied_nodule(center, kind, size, rng, contrasts=_CONTRASTS)
+        nodules.append(nodule)
+        _implant(nodule, values, level, inside, label, numbers, len(nodules), head, rng)
+    return Implants(values, label, numbers, nodules)
+
+
+def _implant(
+    nodule: Nodule,
+    values: NDArray[np.float32],
+    level: NDArray[np.float32],
+    brain: NDArray[np.bool_],
+    label: NDArray[np.uint8],
+    numbers: NDArray[np.int16],
+    number: int,
+    head: Any,
+    rng: np.random.Generator,
+) -> None:
+    """Change a scan and its label by one lesion, in place."""
+    grid = values.shape, head.affine[:3, 3], head.spacing
+    if nodule.edema:
+        window, edema = swelling(nodule, *grid)
+        edema = edema * brain[window]
+        values[window] *= 1 - _EDEMA * edema
+        around = label[window]
+        around[(edema > 0) & (around == 0)] = SURROUNDINGS
+    window, filled, core = shares(nodule, *grid)
+    blur = rng.uniform(*_BLURS)
+    filled = gaussian_filter(filled, blur) * brain[window]
+    core = np.minimum(gaussian_filter(core, blur), filled)
+    filled[filled < _UNCHANGED] = 0
+    wall = filled - core
+    white = WHITE_MATTER * level[window]
+    grain = 1 + _GRAIN * gaussian_filter(rng.standard_normal(wall.shape), 0.8).astype(np.float32)
+    bright = white * (1 + nodule.contrast) * grain
+    patch = values[window]
+    patch += wall * (bright - patch) + core * (nodule.core_level * white * grain - patch)
+    part = label[window]
+    part[(filled > 0) & ((part == 0) | (part == SURROUNDINGS))] = SURROUNDINGS
+    part[core > 0.5] = CORE
+    is_enhancing = wall > _ENHANCING
+    if not is_enhancing.any() and wall.max(initial=0.0) > 0:
+        is_enhancing.flat[np.argmax(wall)] = True
+    part[is_enhancing] = ENHANCING
+    numbers[window][is_enhancing] = number

@@ -1,0 +1,129 @@
+"""Real scans without metastases as training scans: warps, and painted structures that are none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
+
+from dmrifit.simulate.head_shapes import slow_field
+from dmrifit.simulate.heads import Head, centered_grid
+from metastasis.scans.local_level import WHITE_MATTER, local_level
+from metastasis.simulate.enhancement import (
+    Contrasts,
+    draw_enhancement,
+    draw_nodule,
+    draw_places,
+    shares,
+)
+
+__all__ = ["head_around", "paint_negatives", "warp_scan"]
+
+_ADULT_MM = 150.0  # mean axis of an adult's brain
+_TURN, _SHEAR, _SCALE = 0.15, 0.06, 0.12  # of the matrix of a warp
+_WARP_MM, _WARP_SIZE = 14.0, 3.0  # smoothing and displacement
+_GAMMA, _BIAS, _NOISE = (0.85, 1.2), 0.12, 0.02
+_CAVITIES = (2, 6)  # one more than most
+_CAVITY_DIAMETERS, _CAVITY_LEVELS = (5.0, 36.0), (0.15, 0.6)
+
+
+def head_around(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> Head:
+    """
+    Describe a real brain as synthetic ones are, so that vessels and dura can be drawn in it.
+
+    Tissues are not known: all of it counts as white matter, without ventricles.
+
+    Shapes: `brain` (x, y, z), its axes in the order of RAS+, `steps` (3,) in mm.
+    """
+    affine = centered_grid(brain.shape, steps)
+    axes = [affine[a, 3] + steps[a] * np.arange(brain.shape[a]) for a in range(3)]
+    places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float32)
+    occupied = [np.flatnonzero(brain.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
+    ends = np.array([[axis[n[0]], axis[n[-1]]] for axis, n in zip(axes, occupied, strict=True)])
+    half = (ends[:, 1] - ends[:, 0]) / 2
+    local = ((places - ends.mean(axis=1)) / half).astype(np.float32)
+    depth = distance_transform_edt(np.pad(brain, 1), sampling=steps)[1:-1, 1:-1, 1:-1]
+    inside, nothing = brain.astype(np.float32), np.zeros(brain.shape, np.float32)
+    return Head(
+        *(inside, nothing, nothing, nothing, nothing, brain, depth.astype(np.float32)),
+        *(places, local, affine, steps, half, float(2 * half.mean() / _ADULT_MM)),
+    )
+
+
+def warp_scan(
+    volume: NDArray[np.floating], brain: NDArray[np.bool_], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """
+    Make another brain of a scan: warped, perhaps mirrored, with another field, gamma and noise.
+
+    Shapes: `volume` and `brain` (x, y, z); voxels of about 1 mm.
+    """
+    shape = volume.shape
+    matrix = np.eye(3) * (1 + _SCALE * rng.uniform(-1, 1))
+    matrix += np.diag(_SHEAR * rng.uniform(-1, 1, 3)) + _TURN * _skew(rng.uniform(-1, 1, 3))
+    if rng.random() < 0.5:
+        matrix[:, 0] *= -1
+    middle = (np.array(shape) - 1) / 2
+    grid = np.indices(shape, dtype=np.float32) - middle[:, None, None, None].astype(np.float32)
+    index = np.tensordot(matrix.astype(np.float32), grid, axes=1)
+    for axis in range(3):
+        index[axis] += middle[axis] + _WARP_SIZE * slow_field(shape, np.full(3, _WARP_MM), rng)
+    warped = map_coordinates(volume, index, order=1, output=np.float32)
+    inside = map_coordinates(brain.astype(np.float32), index, order=1, output=np.float32) > 0.5
+    level = local_level(warped, inside)
+    relative = np.clip(warped / level, 0, None) ** np.float32(rng.uniform(*_GAMMA))
+    field = np.exp(_BIAS * slow_field(shape, 0.25 * np.array(shape), rng))
+    noise = _NOISE * rng.random() * rng.standard_normal(shape, dtype=np.float32)
+    return ((relative * field + noise) * inside).astype(np.float32), inside
+
+
+def paint_negatives(
+    volume: NDArray[np.floating],
+    brain: NDArray[np.bool_],
+    rng: np.random.Generator,
+    *,
+    steps: Any = (1.0, 1.0, 1.0),
+) -> NDArray[np.float32]:
+    """
+    Paint what is no metastasis into a scan: vessels, sinuses, dura, and fluid without a wall.
+
+    A dark cavity with a bright border is also a ventricle, so cavities without enhancement are
+    painted as well.
+
+    Shapes: `volume` and `brain` (x, y, z), axes in the order of RAS+, `steps` (3,) in mm.
+    """
+    steps = np.asarray(steps, dtype=np.float64)
+    head = head_around(brain, steps)
+    white = WHITE_MATTER * local_level(volume, brain, steps)
+    contrasts = Contrasts(
+        vessels=(0.3, 1.3),
+        vessel_radii=(0.55, 1.4),
+        sinuses=rng.uniform(0.4, 1.9) * rng.integers(0, 2),
+        sinus_radius=rng.uniform(1.5, 3.5),
+        dura=rng.uniform(0.1, 0.8),
+        plexus=0.0,
+        sheets=rng.uniform(0.05, 0.6) * rng.integers(0, 2),
+        remains=rng.uniform(0.2, 1.2) * rng.integers(0, 2),
+    )
+    painted = volume.astype(np.float32)
+    for _ in range(int(rng.integers(*_CAVITIES))):
+        low, high = np.log(_CAVITY_DIAMETERS)
+        diameter = float(np.exp(rng.uniform(low, high)))
+        (place,) = draw_places(head.depth > 4, [diameter / 2], [], head, rng)
+        if place is None:
+            continue
+        window, share, _ = shares(
+            draw_nodule(place, diameter, rng), brain.shape, head.affine[:3, 3], steps
+        )
+        share = gaussian_filter(share, rng.uniform(0.5, 1.2)) * brain[window]
+        painted[window] += share * (rng.uniform(*_CAVITY_LEVELS) * white[window] - painted[window])
+    vascular = draw_enhancement(head, rng, contrasts)
+    bright = white * (1 + vascular.contrast / np.maximum(vascular.share, 1e-3))
+    return painted + vascular.share * np.maximum(bright - painted, 0) * brain
+
+
+def _skew(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    x, y, z = vector
+    return np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])

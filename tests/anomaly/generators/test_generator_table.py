@@ -1,0 +1,132 @@
+"""Each of the five generators: what it changes is its label, from its seed alone."""
+
+import numpy as np
+import pytest
+
+import anomaly
+from anomaly.generators.generator_table import GENERATORS
+
+SHAPE = (22, 24, 20)
+
+
+def person(seed, level=0.5, spread=0.06):
+    """Give a healthy scan of tissue without noise, and its brain."""
+    rng = np.random.default_rng(seed)
+    places = np.indices(SHAPE) - np.reshape(SHAPE, (3, 1, 1, 1)) / 2 + 0.5
+    mask = (np.square(places) / np.reshape((81, 100, 64), (3, 1, 1, 1))).sum(axis=0) <= 1
+    directions = level + spread * rng.standard_normal(6)
+    volume = np.where(mask[..., None], directions, 0).astype(np.float32)
+    # White matter: half of the brain is more anisotropic.
+    volume[: SHAPE[0] // 2] += np.where(mask[: SHAPE[0] // 2, ..., None], [0.1, -0.1] * 3, 0)
+    return volume, mask
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return person(0)
+
+
+@pytest.fixture(scope="module")
+def other():
+    return person(1, level=0.3)[0]
+
+
+def put(name, scan, other, seed, **options):
+    source = other if GENERATORS[name].needs_source else None
+    return GENERATORS[name](*scan, source=source, random_state=seed, **options)
+
+
+def test_there_are_five_generators_and_the_package_offers_them():
+    assert len(GENERATORS) == 5
+    assert anomaly.GENERATORS is GENERATORS
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_the_label_of_each_generator_is_what_changed(name, scan, other):
+    volume, mask = scan
+    for seed in range(4):
+        changed, label = put(name, scan, other, seed)
+        difference = np.abs(changed - volume).mean(axis=-1)
+        assert label.any()
+        assert not (label & ~mask).any()
+        assert not difference[~mask].any()
+        assert (difference[label] > 1e-5).all()
+        # Beyond the label there are only fading edges.
+        assert difference[mask & ~label].mean() < 0.1 * difference[label].mean()
+        if name == "ellipsoids":
+            np.testing.assert_array_equal(difference > 0, label)
+    np.testing.assert_array_equal(volume, person(0)[0])
+
+
+@pytest.mark.parametrize("name", ["patches", "infiltration", "hypercellular"])
+def test_the_label_of_a_soft_edge_is_where_half_of_the_effect_is(name, scan, other):
+    volume, mask = person(0, spread=0)
+    volume = np.where(mask[..., None], np.float32(0.5), np.float32(0))
+    source = np.where(mask[..., None], np.float32(0.3), np.float32(0))
+    changed, label = put(name, (volume, mask), source, 3)
+    effect = np.abs(np.log(changed[..., 0] / 0.5, where=mask, out=np.zeros(SHAPE)))
+    if name == "patches":
+        effect = np.abs(changed[..., 0] - volume[..., 0])
+    # Patches end where the other person has no brain.
+    near = np.isclose(effect, 0.5 * effect.max(), rtol=0.02)
+    np.testing.assert_array_equal(label[~near], (effect >= 0.5 * effect.max())[~near])
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generators_are_deterministic_by_seed(name, scan, other):
+    first, again, another = (put(name, scan, other, seed, noise=0.02) for seed in (5, 5, 6))
+    for one, same in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, same)
+    assert (first[0] != another[0]).any()
+
+
+def test_infiltration_darkens_and_hypercellular_tissue_brightens(scan, other):
+    for name, sign in (("infiltration", -1), ("hypercellular", 1)):
+        changed, label = put(name, scan, other, 2)
+        difference = sign * (changed - scan[0]).mean(axis=-1)
+        assert (difference[label] > 0).all()
+        assert difference.min() >= -1e-6
+
+
+def test_fluid_is_not_changed_by_diffusivity(other):
+    volume, mask = person(0)
+    fluid = mask & (np.indices(SHAPE)[2] > 10)
+    volume[fluid] = 0.05
+    for name in ("infiltration", "hypercellular"):
+        changed, label = put(name, (volume, mask), other, 1)
+        np.testing.assert_array_equal(changed[fluid], volume[fluid])
+        assert not label[fluid].any()
+
+
+def test_noise_that_mixing_averaged_out_is_put_back(scan, other):
+    volume, mask = scan
+    rng = np.random.default_rng(0)
+    noisy, foreign = (
+        one + 0.03 * rng.standard_normal((*SHAPE, 6), dtype=np.float32) * mask[..., None]
+        for one in (volume, other)
+    )
+    spreads = []
+    for noise in (0.0, 0.03):
+        errors = []
+        for seed in range(12):
+            clean, label = put("patches", (volume, mask), other, seed)
+            changed, _ = put("patches", (noisy, mask), foreign, seed, noise=noise)
+            errors.append((changed - clean)[label].ravel())
+        spreads.append(np.concatenate(errors).std())
+    # The same place is drawn with and without noise.
+    assert spreads[0] < 0.93 * 0.03
+    assert spreads[1] == pytest.approx(0.03, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (None, "give it as source"),
+        (np.zeros((3, 3, 3, 6)), "bring both scans to one grid"),
+        (np.full((*SHAPE, 6), np.nan), "not finite"),
+        (person(0)[0], "the scan itself"),
+    ],
+)
+def test_a_source_that_does_not_fit_is_refused(scan, source, words):
+    with pytest.raises(ValueError, match=words):
+        GENERATORS["patches"](*scan, source=source)
