@@ -151,7 +151,7 @@ def train(
         bool,
         typer.Option(
             "--published",
-            help="Network sizes and training as published (dae, recdisc); needs a GPU.",
+            help="Network sizes, noise and training as published (dae, recdisc); needs a GPU.",
         ),
     ] = False,
     epochs: Annotated[

@@ -19,6 +19,7 @@ from anomaly.detectors.network_base import (
 )
 from anomaly.generators.corruptions import (
     COUNTS,
+    PUBLISHED,
     RADII,
     TissueMoments,
     check_corruption,
@@ -95,6 +96,9 @@ class RecDiscNet(Reconstructor):
         How often there are no, one and two ellipsoids.
     radii : sequence of 2 floats, default=(0.174, 0.382)
         Least and largest radius, times that of a ball as large as the brain.
+    uniform, background, clip : default="sd", False, True
+        Width of uniform noise, whether ellipsoids reach beyond the brain, and whether noise is
+        clipped, as for `corrupt`; ``"range"``, True and False in `published`.
     scale : {None, "image"}, default=None
         With ``"image"`` a map is divided by its own 99.9 % quantile and clipped at 1.
         Probabilities need no scale.
@@ -166,6 +170,9 @@ class RecDiscNet(Reconstructor):
         fresh: bool = True,
         counts: Sequence[float] = COUNTS,
         radii: Sequence[float] = RADII,
+        uniform: str = "sd",
+        background: bool = False,
+        clip: bool = True,
         scale: str | None = None,
         threshold: Any = None,
         calibration: float | int | None = 0.25,
@@ -191,6 +198,9 @@ class RecDiscNet(Reconstructor):
         self.fresh = fresh
         self.counts = counts
         self.radii = radii
+        self.uniform = uniform
+        self.background = background
+        self.clip = clip
         self.scale = scale
         self.threshold = threshold
         self.calibration = calibration
@@ -223,6 +233,7 @@ class RecDiscNet(Reconstructor):
             "convolutions": 2,
             "fresh": False,
             "region": "volume",
+            **PUBLISHED,
         }
         training = fill_training(parameters.pop("training", None), PUBLISHED_TRAINING)
         return cls(**(sizes | parameters), training=training)
@@ -266,7 +277,7 @@ class RecDiscNet(Reconstructor):
         super()._check()
         for name, choices in _CHOICES.items():
             check_word(name, getattr(self, name), choices)
-        check_corruption(self.noise, self.mean, self.counts, self.radii)
+        check_corruption(self.noise, self.mean, self.counts, self.radii, self.uniform)
         for name in ("mse_weight", "bce_weight", "positive_weight"):
             check_number(name, getattr(self, name))
         for name in _COUNTS:
@@ -340,6 +351,9 @@ class RecDiscNet(Reconstructor):
             mean=self.mean,
             counts=self.counts,
             radii=self.radii,
+            uniform=self.uniform,
+            background=self.background,
+            clip=self.clip,
         )
         return changed, anomaly[None].astype(np.float32)
 

@@ -16,7 +16,15 @@ from anomaly.generators.scan_checks import checked_scan, checked_source
 from dmrifit._utils.checks import check_word
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 
-__all__ = ["MEANS", "NOISES", "NOISE_NAMES", "TissueMoments", "corrupt", "corrupt_in_place"]
+__all__ = [
+    "MEANS",
+    "NOISES",
+    "NOISE_NAMES",
+    "PUBLISHED",
+    "TissueMoments",
+    "corrupt",
+    "corrupt_in_place",
+]
 
 #: Distribution of the noise, and whether a value is drawn for a voxel and channel, a channel, or a
 #: voxel.
@@ -30,6 +38,11 @@ NOISE_NAMES = (*NOISES, "mix")
 SHAPES = ("ellipsoid", "patch")
 #: The mean of the noise, times that of brain tissue.
 MEANS = {"full": 1.0, "half": 0.5}
+#: What of uniform noise is the SD of tissue: its SD, or its range, which is √12 = 3.46 times as
+#: narrow.
+UNIFORM_WIDTHS = ("sd", "range")
+#: Options of `corrupt` by the words of the publication, where ours differ. It names no clipping.
+PUBLISHED: dict[str, Any] = {"uniform": "range", "background": True, "clip": False}
 #: Probabilities of no, one and two ellipsoids.
 COUNTS = (0.2, 0.6, 0.2)
 #: Least and largest radius of an ellipsoid, times that of a ball as large as the brain: 5 to 11
@@ -84,6 +97,9 @@ def corrupt(
     moments: TissueMoments | None = None,
     counts: Sequence[float] = COUNTS,
     radii: Sequence[float] = RADII,
+    uniform: str = "sd",
+    background: bool = False,
+    clip: bool = True,
     random_state: RandomState = None,
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """
@@ -93,6 +109,10 @@ def corrupt(
     the radius to all of it) and orientations are random. The part inside the brain is filled with
     noise, clipped to [0, 1], and is the anomaly, whatever its values; where two overlap the later
     one replaces the earlier one.
+
+    The defaults differ from the publication in three options: uniform noise has the standard
+    deviation of tissue, not its range; ellipsoids end at the brain; and noise is clipped, which
+    raises the mean of half noise. ``**corruptions.PUBLISHED`` has the options by its words.
 
     Parameters
     ----------
@@ -121,6 +141,13 @@ def corrupt(
     radii : sequence of 2 floats, default=(0.174, 0.382)
         Least and largest radius, times that of a ball as large as the brain. The default is 5 to
         11 voxels in a brain with voxels of 2.4 mm, as published.
+    uniform : {"sd", "range"}, default="sd"
+        Whether the standard deviation of uniform noise is that of tissue, as for normal noise, or
+        its range, as published, which is 3.46 times as narrow.
+    background : bool, default=False
+        Whether ellipsoids reach beyond the brain, as published; their centers are in it.
+    clip : bool, default=True
+        Whether noise is clipped to [0, 1], the range of the signals.
     random_state : int, RandomState or None, default=None
         Seed.
 
@@ -141,7 +168,7 @@ def corrupt(
     ----------
     Weninger et al., Scientific Reports 13:20366, 2023.
     """
-    check_corruption(noise, mean, counts, radii)
+    check_corruption(noise, mean, counts, radii, uniform)
     check_word("shape", shape, SHAPES)
     if (source is None) == (shape == "patch"):
         raise ValueError(
@@ -156,7 +183,17 @@ def corrupt(
     if moments is None:
         moments = TissueMoments.measured([changed], [inside])
     anomaly = corrupt_in_place(
-        changed, inside, rng, moments, noise=noise, mean=mean, counts=counts, radii=radii
+        changed,
+        inside,
+        rng,
+        moments,
+        noise=noise,
+        mean=mean,
+        counts=counts,
+        radii=radii,
+        uniform=uniform,
+        background=background,
+        clip=clip,
     )
     return changed, anomaly
 
@@ -171,10 +208,14 @@ def corrupt_in_place(
     mean: str,
     counts: Sequence[float] = COUNTS,
     radii: Sequence[float] = RADII,
+    uniform: str = "sd",
+    background: bool = False,
+    clip: bool = True,
 ) -> NDArray[np.bool_]:
     """Put ellipsoids into a volume (x, y, z, channels), unchecked; give their mask."""
     anomaly = np.zeros(inside.shape, dtype=bool)
     brain = np.flatnonzero(inside)
+    allowed = np.ones_like(inside) if background else inside
     size = (3 * len(brain) / (4 * np.pi)) ** (1 / 3)
     for _ in range(rng.choice(len(counts), p=np.asarray(counts) / np.sum(counts))):
         center = np.array(np.unravel_index(brain[rng.integers(len(brain))], inside.shape))
@@ -182,21 +223,24 @@ def corrupt_in_place(
         # A quaternion of four normal numbers is a uniformly distributed rotation.
         orientation = Rotation.from_quat(rng.normal(size=4)).as_matrix()
         noise_name = NOISES[rng.integers(len(NOISES))] if noise == "mix" else noise
-        box, filled = _ellipsoid(inside, center, axes, orientation)
-        noise_mean = MEANS[mean] * moments.mean
-        values = _noise(
-            rng, noise_name, int(filled.sum()), volume.shape[-1], noise_mean, moments.sd
-        )
+        box, filled = _ellipsoid(allowed, center, axes, orientation)
+        shape = int(filled.sum()), volume.shape[-1]
+        values = _noise(rng, noise_name, shape, MEANS[mean] * moments.mean, moments.sd, uniform)
+        if clip:
+            values = np.clip(values, 0, 1)
         # Inside this ellipsoid alone: another one may lie in its box.
         volume[box][filled] = values
         anomaly[box] |= filled
     return anomaly
 
 
-def check_corruption(noise: Any, mean: Any, counts: Any = COUNTS, radii: Any = RADII) -> None:
+def check_corruption(
+    noise: Any, mean: Any, counts: Any = COUNTS, radii: Any = RADII, uniform: Any = "sd"
+) -> None:
     """Reject invalid options of `corrupt`."""
     check_word("noise", noise, NOISE_NAMES)
     check_word("mean", mean, tuple(MEANS))
+    check_word("uniform", uniform, UNIFORM_WIDTHS)
     shares = _numbers("counts", counts)
     is_list = shares.ndim == 1 and shares.size > 0
     if not is_list or not (shares >= 0).all() or not 0 < shares.sum() < np.inf:
@@ -221,7 +265,7 @@ def _numbers(name: str, values: Any) -> NDArray[np.float64]:
 def _ellipsoid(
     inside: NDArray[np.bool_], center: NDArray[Any], axes: NDArray[Any], orientation: NDArray[Any]
 ) -> tuple[tuple[slice, ...], NDArray[np.bool_]]:
-    """Compute the box around an ellipsoid, and its voxels in both the ellipsoid and the brain."""
+    """Compute the box around an ellipsoid, and its voxels inside a mask (x, y, z)."""
     reach = np.sqrt(((orientation * axes) ** 2).sum(axis=1))
     low = np.maximum(np.ceil(center - reach).astype(int), 0)
     high = np.minimum(np.floor(center + reach).astype(int) + 1, inside.shape)
@@ -238,22 +282,27 @@ def _ellipsoid(
 
 
 def _noise(
-    rng: np.random.Generator, noise: str, n_voxels: int, n_channels: int, mean: float, sd: float
+    rng: np.random.Generator,
+    noise: str,
+    shape: tuple[int, int],
+    mean: float,
+    sd: float,
+    uniform: str,
 ) -> NDArray[np.float32]:
-    """Draw the values of the voxels of an ellipsoid."""
+    """Draw the values (n_voxels, n_channels) of the voxels of an ellipsoid."""
     distribution, _, pattern = noise.partition("-")
-    shapes = {
-        "random": (n_voxels, n_channels),
-        "directional": (1, n_channels),
-        "isotropic": (n_voxels, 1),
+    drawn_shapes = {
+        "random": shape,
+        "directional": (1, shape[1]),
+        "isotropic": (shape[0], 1),
     }
-    shape = shapes[pattern]
+    drawn = drawn_shapes[pattern]
     if distribution == "normal":
-        values = rng.standard_normal(shape, dtype=np.float32) * np.float32(sd) + np.float32(mean)
+        values = rng.standard_normal(drawn, dtype=np.float32) * np.float32(sd) + np.float32(mean)
     else:
         # The standard deviation of a uniform distribution is its width divided by √12.
-        values = rng.random(shape, dtype=np.float32) - np.float32(0.5)
-        values *= np.float32(np.sqrt(12) * sd)
+        width = np.sqrt(12) * sd if uniform == "sd" else sd
+        values = rng.random(drawn, dtype=np.float32) - np.float32(0.5)
+        values *= np.float32(width)
         values += np.float32(mean)
-    np.clip(values, 0, 1, out=values)
-    return np.broadcast_to(values, (n_voxels, n_channels))
+    return np.broadcast_to(values, shape)

@@ -192,6 +192,8 @@ def test_weights_are_those_of_the_code_and_of_the_paper_by_option():
     assert (big.reconstruction_width, big.discrimination_width, big.levels, big.stem) == (128, 16, 3, None)
     assert big.convolutions == 2
     assert (big.fresh, big.repeats, big.region) == (False, 4, "volume")
+    assert (big.uniform, big.background, big.clip) == ("range", True, False)
+    assert (model.uniform, model.background, model.clip) == ("sd", False, True)
     criterion = big._criterion()
     assert (criterion.mse_weight, criterion.bce_weight, criterion.positive_weight) == (1, 0.2, 20)
 

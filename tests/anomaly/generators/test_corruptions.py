@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from anomaly import corrupt
-from anomaly.generators.corruptions import COUNTS, MEANS, NOISES, RADII, SHORTEST, TissueMoments
+from anomaly.generators.corruptions import (
+    COUNTS,
+    MEANS,
+    NOISES,
+    PUBLISHED,
+    RADII,
+    SHORTEST,
+    TissueMoments,
+)
 
 SHAPE = (24, 26, 20)
 ONE = (0, 1, 0)
@@ -106,7 +114,7 @@ def test_one_ellipsoid_is_that_of_a_loop_over_voxels(monkeypatch):
     monkeypatch.setattr(corruptions, "_ellipsoid", lambda *given: known.update(ellipsoid=given[1:]) or whole(*given))
 
     def drawn(*given):
-        known["values"] = noise(*given)
+        known["values"] = np.clip(noise(*given), 0, 1)
         return known["values"]
 
     monkeypatch.setattr(corruptions, "_noise", drawn)
@@ -174,6 +182,56 @@ def test_moments_are_measured_in_the_tissue_and_give_those_of_the_noise():
     for values in (volume, brighter):
         changed, anomaly = corrupt(values, mask, noise="uniform-random", mean="full", counts=ONE, random_state=3)
         assert changed[anomaly].mean() == pytest.approx(values[mask].mean(), abs=0.02)
+
+
+def test_the_range_of_uniform_noise_is_the_sd_of_tissue_as_published():
+    volume, mask = brain(32)
+    tissue = TissueMoments(0.5, 0.1)
+    options = {"noise": "uniform-random", "mean": "full", "moments": tissue, "counts": ONE, "radii": (0.9, 0.9)}
+    options["random_state"] = 3
+    changed, anomaly = corrupt(volume, mask, **options, **PUBLISHED)
+    values = changed[anomaly]
+    assert values.size > 1000
+    assert np.ptp(values) == pytest.approx(0.1, rel=0.02)
+    assert values.mean() == pytest.approx(0.5, abs=5 * 0.03 / np.sqrt(values.size))
+    assert values.std() == pytest.approx(0.1 / np.sqrt(12), rel=0.05)
+    ours, same = corrupt(volume, mask, **options)
+    assert np.ptp(ours[same]) == pytest.approx(np.sqrt(12) * 0.1, rel=0.02)
+    # Normal noise has the SD of tissue in both.
+    normal, where = corrupt(volume, mask, **options | {"noise": "normal-random"}, **PUBLISHED)
+    assert normal[where].std() == pytest.approx(0.1, rel=0.05)
+
+
+def test_published_ellipsoids_may_reach_the_background():
+    volume, mask = brain(2)
+    tissue = TissueMoments(0.5, 0.1)
+    n_beyond = 0
+    for seed in range(20):
+        options = {"moments": tissue, "counts": (0, 1), "random_state": seed}
+        _, inner = corrupt(volume, mask, **options)
+        assert not (inner & ~mask).any()
+        changed, whole = corrupt(volume, mask, **options, background=True)
+        # The same ellipsoid, which is labelled and filled beyond the brain, too.
+        np.testing.assert_array_equal(whole & mask, inner)
+        np.testing.assert_array_equal((changed != volume).any(axis=-1), whole)
+        n_beyond += (whole & ~mask).any()
+    assert n_beyond > 5
+
+
+def test_clipping_raises_the_mean_of_half_noise_and_can_be_left_out():
+    volume, mask = brain(16)
+    tissue = TissueMoments(0.4, 0.3)
+    options = {"noise": "normal-random", "mean": "half", "moments": tissue, "counts": ONE, "radii": (0.9, 0.9)}
+    options["random_state"] = 1
+    clipped, anomaly = corrupt(volume, mask, **options)
+    free, same = corrupt(volume, mask, **options, clip=False)
+    np.testing.assert_array_equal(anomaly, same)
+    np.testing.assert_array_equal(clipped[anomaly], np.clip(free[anomaly], 0, 1))
+    error = 5 * 0.3 / np.sqrt(free[anomaly].size)
+    assert free[anomaly].mean() == pytest.approx(0.2, abs=error)
+    # The mean of max(x, 0) for a normal x of mean .2 and SD .3.
+    assert clipped[anomaly].mean() == pytest.approx(0.2453, abs=error)
+    assert error < 0.04
 
 
 def test_noise_is_drawn_for_what_its_name_says():
@@ -246,6 +304,7 @@ def test_radii_are_those_of_the_publication():
         ({"counts": (1, -1)}, "counts"),
         ({"radii": (0.4, 0.2)}, "radii"),
         ({"radii": (0.4,)}, "radii"),
+        ({"uniform": "width"}, "uniform must be one of sd, range, not 'width'"),
         ({"random_state": -1}, "negative"),
     ],
 )
