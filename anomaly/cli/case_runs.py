@@ -26,7 +26,7 @@ from dmrifit.cli.case_runs import (
 )
 from dmrifit.cli.console import progress
 from dmrifit.io.case_tables import file_stems
-from dmrifit.report.html import NOTICE
+from dmrifit.report.html import NOTICE, counted
 from dmrifit.report.numerals import percent
 
 if TYPE_CHECKING:
@@ -145,6 +145,9 @@ def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
             "intervals over scans"
         )
     sentences = [text]
+    losses = [content.get("preparation", {}).get("lost") for content in contents]
+    for lost in dict.fromkeys(filter(None, losses)):
+        sentences.append(f"{counted(losses.count(lost), 'scan')}: {lost}")
     sentences += [f"{content['name']}: {DIFFERENT}" for content in contents if content["differs"]]
     return sentences
 
@@ -186,12 +189,15 @@ def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
         "above, %",
         "as a whole",
     )
-    # The scans that differ say so beside their pictures.
-    shares = scan_sentences(contents)[0]
     overview = html_join(
         [
             html_table(lines, header, numbers=(1, 2, 3, 4, 5)),
-            html_paragraph(f"{shares[0].upper()}{shares[1:]}."),
+            # The scans that differ say so beside their pictures.
+            *(
+                html_paragraph(f"{sentence[0].upper()}{sentence[1:]}.")
+                for sentence in scan_sentences(contents)
+                if DIFFERENT not in sentence
+            ),
         ]
     )
     write_page(out, "Anomalies", overview, contents, pictures, unit="scan", notice=NOTICE)

@@ -50,7 +50,8 @@ def detect(
         bool,
         typer.Option(
             "--resample-directions",
-            help="Interpolate signals along the directions of the model.",
+            help="Estimate signals along the directions of the model also where those that were "
+            "measured are near them.",
         ),
     ] = False,
     threshold: Annotated[

@@ -206,6 +206,13 @@ def train(
             help="Interpolate signals along the directions of the first scan.",
         ),
     ] = False,
+    powder: Annotated[
+        bool,
+        typer.Option(
+            "--powder",
+            help="Learn from the mean over the directions of each shell, or of that of --b.",
+        ),
+    ] = False,
     all_voxels: AllVoxelsOption = False,
     estimate_tissue: TissueOption = False,
     covariates: Annotated[
@@ -231,6 +238,11 @@ def train(
     from dmrifit.model_files.model_file import save_model
 
     check_output(out, overwrite)
+    if powder and resample_directions:
+        raise ValueError("--powder has no directions: leave --resample-directions out")
+    directions = "acquired"
+    if powder or resample_directions:
+        directions = "powder" if powder else "resampled"
     parameters = parameters_of(settings or [])
     # Before the scans are read, which takes minutes.
     if detector in ("dae", "recdisc"):
@@ -261,13 +273,14 @@ def train(
             shape=None if shape is None else _grid_shape(shape),
             center=center,
             b=b,
-            directions="resampled" if resample_directions else "acquired",
+            directions=directions,
             covariates=names,
         )
         model.fit(series_of_table(cases), tissue=estimate_tissue, mask=not all_voxels)
         save_model(model, out)
     threshold = getattr(model.detector_.threshold_, "threshold_", float("nan"))
     grid = " × ".join(map(str, model.shape_))
+    channels = "powder averages" if powder else "directions"
     aim = f"{100 * rate:g} % of healthy voxels"
     if guarantee is not None:
         aim = (
@@ -276,7 +289,7 @@ def train(
         )
     typer.echo(
         f"{detector} trained on {model.n_scans_} scans of {grid} voxels and "
-        f"{len(model.protocol_)} directions; threshold {threshold:.5g} for {aim}: {out}"
+        f"{len(model.protocol_)} {channels}; threshold {threshold:.5g} for {aim}: {out}"
     )
     if model.healthy_ is not None:
         typer.echo(_healthy_sentence(model.healthy_))

@@ -8,9 +8,11 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._optional import import_optional
 
 __all__ = [
+    "FEWEST_DIRECTIONS",
     "directions_in_file",
     "directions_on_grid",
     "harmonic_order",
+    "loss_by_resampling",
     "matching_directions",
     "resample_directions",
     "turned_as_stored",
@@ -18,7 +20,8 @@ __all__ = [
 
 _LARGEST_ORDER = 8
 _PER_COEFFICIENT = 1.5  # directions for each spherical harmonic
-_FEWEST = 6
+#: Directions from which others, or their mean, can be estimated.
+FEWEST_DIRECTIONS = 6
 _MAX_ANGLE = 5.0  # degrees
 _SMOOTHING = 0.006
 _FULL_SMOOTHING = 30  # directions
@@ -79,9 +82,10 @@ def matching_directions(directions: ArrayLike, wanted: ArrayLike) -> NDArray[np.
 
 def harmonic_order(n: int) -> int:
     """Choose the order of spherical harmonics for a number of directions."""
-    if n < _FEWEST:
+    if n < FEWEST_DIRECTIONS:
         raise ValueError(
-            f"{n} directions are too few to estimate others from; at least {_FEWEST} are needed"
+            f"{n} directions are too few to estimate others from; at least {FEWEST_DIRECTIONS} "
+            "are needed"
         )
     order = 2
     for larger in range(4, _LARGEST_ORDER + 1, 2):
@@ -139,13 +143,25 @@ def resample_directions(
     Descoteaux et al., Magn Reson Med 58:497–510, 2007.
     """
     values = np.asarray(signals, dtype=np.float32)
+    n_measured = len(np.asarray(directions))
+    if values.ndim == 0 or values.shape[-1] != n_measured:
+        raise ValueError(
+            f"signals of shape {values.shape} do not have {n_measured} directions on the last axis"
+        )
+    matrix = resampling_matrix(directions, wanted, order=order, smoothing=smoothing)
+    return np.asarray(values @ matrix.astype(np.float32))
+
+
+def resampling_matrix(
+    directions: ArrayLike,
+    wanted: ArrayLike,
+    *,
+    order: int | None = None,
+    smoothing: float | None = None,
+) -> NDArray[np.float64]:
+    """Compute the matrix (n, m) that `resample_directions` multiplies signals with."""
     measured = _unit(directions, "directions")
     target = _unit(wanted, "wanted")
-    if values.ndim == 0 or values.shape[-1] != len(measured):
-        raise ValueError(
-            f"signals of shape {values.shape} do not have {len(measured)} directions on the last "
-            "axis"
-        )
     default_order = harmonic_order(len(measured))
     if order is None:
         order = default_order
@@ -165,14 +181,27 @@ def resample_directions(
     )
     # The penalty hides gaps of high orders; at least orders 0 and 2 must be determined by the
     # data.
-    determined = matrix if len(matrix) <= len(measured) else matrix[:_FEWEST]
+    determined = matrix if len(matrix) <= len(measured) else matrix[:FEWEST_DIRECTIONS]
     if not np.linalg.cond(determined) <= _WORST_CONDITION:
         raise ValueError(
             f"the {len(measured)} directions do not cover the sphere well enough for harmonics of "
             f"order {order}; a lower order may do, or a scan whose directions are spread evenly"
         )
     target_matrix = harmonics.sh_to_sf_matrix(sphere(xyz=target), return_inv=False, **basis)
-    return np.asarray(values @ (inverse @ target_matrix).astype(np.float32))
+    return np.asarray(inverse @ target_matrix)
+
+
+def loss_by_resampling(directions: ArrayLike, wanted: ArrayLike) -> str:
+    """Describe in a sentence what is lost between measured and wanted directions (n, 3)."""
+    matrix = resampling_matrix(directions, wanted)
+    n_measured, n_wanted = matrix.shape
+    # Of independent noise of one size in all measurements.
+    noise = float(np.sqrt((matrix**2).sum(axis=0).mean()))
+    return (
+        f"signals along {n_wanted} directions are estimated from {n_measured} other ones: what "
+        f"varies over directions faster than harmonics of order {harmonic_order(n_measured)} is "
+        f"lost, and noise is {100 * noise:.0f} % of that measured, which scores can show"
+    )
 
 
 def _unit(directions: ArrayLike, name: str) -> NDArray[np.float64]:

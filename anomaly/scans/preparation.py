@@ -14,8 +14,9 @@ from threadpoolctl import threadpool_limits
 
 from anomaly.scans.cases import UNWEIGHTED, Case, normalized
 from anomaly.scans.directions import (
+    FEWEST_DIRECTIONS,
     directions_on_grid,
-    harmonic_order,
+    loss_by_resampling,
     matching_directions,
     resample_directions,
 )
@@ -41,7 +42,7 @@ _SMOOTHED = 4.0  # mm, radius of the median before the brain is looked for
 _SPACINGS = (0.5, 20.0)  # mm
 _SHELL_WIDTH = 0.05  # of a b-value, by which others may differ on the same shell
 _TOO_MANY_ABOVE = 0.1  # of the signals in the brain
-_DIRECTION_MODES = ("acquired", "resampled")
+_DIRECTION_MODES = ("acquired", "needed", "resampled", "powder")
 _CENTERS = ("grid", "brain")
 
 
@@ -203,9 +204,12 @@ def prepare_scan(
     b : float, optional
         The b-value of the shell to select, in s/mm², if there are several; by default that of
         `fitted`. Measurements within 5 % of it belong to the shell.
-    directions : {"acquired", "resampled"}, default="acquired"
+    directions : {"acquired", "needed", "resampled", "powder"}, default="acquired"
         Whether the acquired measurements are used, which must lie within 5° of those of `fitted`,
-        or signals along those are estimated by spherical harmonics (`resample_directions`).
+        or signals along those are estimated by spherical harmonics (`resample_directions`), always
+        or where they are needed; ``notes["lost"]`` then says what is lost by that. Or the channels
+        are powder averages, the mean over the directions of each shell (of `b` alone if it is
+        named), for any directions; a shell needs 6 of them.
     spacing : float, optional
         Edge of the voxels to resample to, in mm, 0.5 to 20; None to keep those of the image.
     shape : tuple of 3 int, optional
@@ -248,10 +252,13 @@ def prepare_scan(
         bval, bvec = _tables_of(series, bval, bvec)
     protocol = _protocol_of(series, protocol, bval, bvec)
     series.check_count(protocol)
-    plain, shell = _shell(protocol, fitted, b, _name_with(series, bval))
-    channels = _channels(
-        protocol.take(shell), series.affine, fitted, directions, _name_with(series, bvec)
-    )
+    if directions == "powder":
+        plain, shell, channels = _powder_channels(protocol, fitted, b, _name_with(series, bval))
+    else:
+        plain, shell = _shell(protocol, fitted, b, _name_with(series, bval))
+        channels = _channels(
+            protocol.take(shell), series.affine, fitted, directions, _name_with(series, bvec)
+        )
     # All masks before the series, which is the largest file: an error should come early.
     inside = None if isinstance(mask, bool) else _read_mask(mask, series)
     labels = None
@@ -328,6 +335,8 @@ def prepare_scan(
         "directions": len(channels.protocol),
         "directions_measured": len(shell),
         "directions_resampled": channels.source is not None,
+        "powder_averages": channels.shells is not None,
+        "lost": channels.lost,
         "brain": _source(mask, "found", "all voxels with signal"),
         "voxels": int(brain.sum()),
         "voxels_too_dark": n_dark,
@@ -355,8 +364,15 @@ class _Channels:
     protocol: Protocol
     order: NDArray[np.intp] | None = None
     source: NDArray[np.float64] | None = None
+    shells: NDArray[np.intp] | None = None
+    lost: str = ""
 
     def of(self, signal: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.float32]:
+        if self.shells is not None:
+            means = [
+                signal[..., self.shells == i].mean(axis=-1) for i in range(len(self.protocol))
+            ]
+            return np.stack(means, axis=-1)
         if self.order is not None:
             return np.ascontiguousarray(signal[..., self.order])
         if self.source is None:
@@ -529,15 +545,24 @@ def _channels(
     if fitted is None:
         return _Channels(measured)
     target = fitted.take(np.flatnonzero(fitted.b > UNWEIGHTED))
-    if mode == "resampled":
-        if grid_directions is None:
-            raise ValueError(
-                f"{name}: other directions cannot be estimated without those that were measured; "
-                "give bvec=…"
-            )
-        # Too few directions are an error now, not after the images are read.
-        harmonic_order(len(grid_directions))
-        return _Channels(target, source=grid_directions)
+    if mode == "resampled" and grid_directions is None:
+        raise ValueError(
+            f"{name}: other directions cannot be estimated without those that were measured; "
+            "give bvec=…"
+        )
+    if grid_directions is not None and target.directions is not None:
+        # Networks and trees know a direction by its channel, so the order has to be that of
+        # training.
+        order = None
+        if len(measured) == len(target):
+            order = matching_directions(grid_directions, target.directions)
+        can_resample = mode == "needed" and len(measured) >= FEWEST_DIRECTIONS
+        if mode == "resampled" or (order is None and can_resample):
+            # Too few directions are an error now, not after the images are read.
+            lost = loss_by_resampling(grid_directions, target.directions)
+            return _Channels(target, source=grid_directions, lost=lost)
+        if order is not None:
+            return _Channels(target, order=order)
     remedy = "directions='resampled' (--resample-directions) estimates signals along those"
     if len(measured) != len(target):
         raise ValueError(
@@ -553,14 +578,47 @@ def _channels(
             )
             warnings.warn(message, stacklevel=3)
         return _Channels(measured)
-    # Networks and trees know a direction by its channel, so the order has to be that of training.
-    order = matching_directions(grid_directions, target.directions)
-    if order is None:
+    raise ValueError(
+        f"{name} has other directions than those that the detector was fitted to, by more "
+        f"than 5°; {remedy}"
+    )
+
+
+def _powder_channels(
+    protocol: Protocol, fitted: Protocol | None, b: float | None, name: str
+) -> tuple[NDArray[np.intp], NDArray[np.intp], _Channels]:
+    """Find the volumes at b = 0, those of all shells, and the channel of each of these."""
+    if fitted is not None and fitted.directions is not None:
         raise ValueError(
-            f"{name} has other directions than those that the detector was fitted to, by more "
-            f"than 5°; {remedy}"
+            f"{name}: the detector was fitted to signals along directions, not to powder "
+            "averages; leave directions='powder' out"
         )
-    return _Channels(target, order=order)
+    levels = [b] if b is not None else _shell_levels(protocol if fitted is None else fitted)
+    parts = []
+    for level in levels:
+        plain, shell = _shell(protocol, None, level, name)
+        if len(shell) < FEWEST_DIRECTIONS:
+            raise ValueError(
+                f"{name} has {len(shell)} measurement(s) at b = {level:g} s/mm², and a powder "
+                f"average needs {FEWEST_DIRECTIONS} or more; choose another shell: b=… (--b)"
+            )
+        parts.append(shell)
+    numbers = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    means = Protocol(np.array(levels), name=protocol.name)
+    return plain, np.concatenate(parts), _Channels(means, shells=numbers)
+
+
+def _shell_levels(protocol: Protocol) -> list[float]:
+    """List the b-values of the shells of a protocol, in s/mm²."""
+    weighted = np.sort(protocol.b[protocol.b > UNWEIGHTED])
+    levels = []
+    while len(weighted):
+        # As far above the lowest as the width of a shell on both sides of its middle.
+        is_same = weighted <= weighted[0] * (1 + 2 * _SHELL_WIDTH)
+        levels.append(float(np.median(weighted[is_same])))
+        weighted = weighted[~is_same]
+    # Without a shell the volumes at b = 0 are looked for, and the error names what is missing.
+    return levels or [float(protocol.b.max())]
 
 
 def _with_signal(values: NDArray[np.float32], n_plain: int) -> NDArray[np.bool_]:

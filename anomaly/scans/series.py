@@ -183,8 +183,10 @@ class SeriesDetector(BaseEstimator):
         As for `prepare_scan`.
     b : float, optional
         Shell to select, in s/mm².
-    directions : {"acquired", "resampled"}, default="acquired"
-        Whether scans must have the directions of the first one, or are resampled to them.
+    directions : {"acquired", "resampled", "powder"}, default="acquired"
+        Whether training scans must have the directions of the first one, or are resampled to them;
+        or the mean over the directions of each shell is used. New scans are resampled where they
+        have other directions.
     covariates : tuple of str, default=()
         Covariates among age, sex and site, for detectors that use them (`VoxelwiseGaussian`).
 
@@ -315,7 +317,9 @@ class SeriesDetector(BaseEstimator):
     ) -> list[PreparedScan]:
         """Prepare scans; the first one sets the measurements and the grid of all."""
         scans: list[PreparedScan] = []
-        options: dict[str, Any] = {"b": self.b, "directions": "acquired"}
+        # The first scan cannot be resampled to directions of another one.
+        own = "acquired" if self.directions == "resampled" else self.directions
+        options: dict[str, Any] = {"b": self.b, "directions": own}
         for files in series:
             with _naming(files):
                 scan = files.prepare(
@@ -371,7 +375,8 @@ class SeriesDetector(BaseEstimator):
                     )
                 # Training voxels are cubes here, up to rounding.
                 spacing = float(np.mean(self.edges_))
-        defaults = {"spacing": spacing, "center": self.center, "directions": self.directions}
+        mode = "needed" if self.directions == "acquired" else self.directions
+        defaults = {"spacing": spacing, "center": self.center, "directions": mode}
         scan = series.prepare(fitted=self.protocol_, shape=self.shape_, **(defaults | options))
         if self.center == "grid" and self.detector_._one_size:
             apart = np.linalg.norm(scan.case.affine[:3, 3] - self.origin_)

@@ -218,6 +218,34 @@ def test_a_training_goes_on_where_it_stopped(run, cases, tmp_path, monkeypatch):
     assert not (tmp_path / ".dae.dmrifit.training").exists()
 
 
+def test_a_training_tells_of_its_healthy_scans_and_of_what_is_guaranteed(run, cases, tmp_path):
+    words = ("train", cases / "healthy.tsv", "--overwrite", "--out", tmp_path / "model.dmrifit")
+    code, said, error = run(*words)
+    assert code == 0, error
+    assert "8 healthy scans, none scored by what learned from it: 1.0 % of the voxels" in said
+    assert "differ from the others as a whole; threshold" in said
+    assert "over draws of these scans" in said
+    code, said, error = run(*words, "--guarantee", 0.8, "--calibration", 0.5)
+    assert code == 0, error
+    assert "no component in a new healthy scan of this site and protocol" in said
+    assert "with a probability of 80 % or more" in said
+    code, said, error = run(*words, "--guarantee", 0.9, "--calibration", 0.5)
+    assert (code, said) == (2, "")
+    assert "no guarantee at this level with 4 scan(s): 0.9 needs 9 calibration scans" in error
+    assert "--calibration 0.5" in run(*words, "--guarantee", 0.8)[2]
+
+
+def test_powder_averages_are_learned_and_detected(run, cases, tmp_path):
+    words = ("train", cases / "healthy.tsv", "--powder", "--out", tmp_path / "model.dmrifit")
+    code, said, error = run(*words)
+    assert code == 0, error
+    assert "and 1 powder averages; threshold" in said
+    found = ("detect", tmp_path / "model.dmrifit", cases / "gliomas.tsv", "--no-figure")
+    code, said, error = run(*found, "--out", tmp_path / "found")
+    assert code == 0, error
+    assert "--powder has no directions" in run(*words, "--overwrite", "--resample-directions")[2]
+
+
 # Comparison ---------------------------------------------------------------------------------------
 
 

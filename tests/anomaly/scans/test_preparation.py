@@ -6,7 +6,7 @@ import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from scipy.ndimage import binary_erosion
 
-from anomaly.scans.directions import directions_in_file
+from anomaly.scans.directions import directions_in_file, directions_on_grid, resample_directions
 from anomaly.scans.preparation import prepare_scan
 from dmrifit.engine.protocol import Protocol
 
@@ -175,6 +175,74 @@ def test_other_directions_are_brought_to_the_fitted_ones_across_orientations(tmp
     # Fibers along x: wrong frames would exchange axes of the signal.
     np.testing.assert_allclose(scan.case.signal, fitted.case.signal, atol=0.03)
     assert np.abs(scan.case.signal - fitted.case.signal)[scan.case.brain].mean() < 0.012
+
+
+def test_resampling_where_it_is_needed_says_what_is_lost(head):
+    mask = head.stored(head.brain.astype(np.uint8))
+    image = nib.Nifti1Image(head.series, head.affine)
+    fitted = prepare_scan(image, head.protocol, mask=mask)
+    assert fitted.notes["lost"] == ""
+    options = {"mask": mask, "fitted": fitted.protocol, "directions": "needed"}
+    # The same directions keep every bit.
+    same = prepare_scan(image, head.protocol, **options)
+    np.testing.assert_array_equal(same.case.signal, fitted.case.signal)
+    assert same.notes["lost"] == ""
+    other = Head(n=45)
+    scan = prepare_scan(nib.Nifti1Image(other.series, other.affine), other.protocol, **options)
+    assert scan.protocol == fitted.protocol
+    lost = scan.notes["lost"]
+    assert lost.startswith("signals along 20 directions are estimated from 45 other ones: what varies")
+    assert "harmonics of order 6 is lost" in lost
+    # Independent noise, resampled by hundreds.
+    noise = np.random.default_rng(0).normal(size=(4000, 45)).astype(np.float32)
+    measured = directions_on_grid(other.protocol.directions[other.protocol.b > 50], other.affine)
+    resampled = resample_directions(noise, measured, fitted.protocol.directions)
+    assert f"noise is {100 * resampled.std():.0f} % of that measured" in lost
+    few = np.arange(6)
+    with pytest.raises(ValueError, match="has 5 directions, and the detector was fitted to 20"):
+        prepare_scan(nib.Nifti1Image(head.series[..., few], head.affine), head.protocol.take(few), **options)
+
+
+def test_powder_averages_of_all_shells_are_channels(head):
+    far = Head(b=2500.0)
+    series = np.concatenate([head.series, far.series[..., 1:]], axis=-1)
+    rng = np.random.default_rng(0)
+    b = np.concatenate([head.bval, far.bval[1:]])
+    b[1:] *= 1 + rng.uniform(-0.02, 0.02, len(b) - 1)
+    image = nib.Nifti1Image(series, head.affine)
+    mask = head.stored(head.brain.astype(np.uint8))
+    scan = prepare_scan(image, Protocol(b), mask=mask, directions="powder")
+    np.testing.assert_allclose(scan.protocol.b, [1000, 2500], rtol=0.02)
+    assert scan.protocol.directions is None
+    assert (scan.notes["powder_averages"], scan.notes["directions_measured"]) == (True, 40)
+    near, high = (
+        prepare_scan(image, Protocol(b), mask=mask, b=level).case.signal.mean(axis=-1) for level in (1000, 2500)
+    )
+    np.testing.assert_allclose(scan.case.signal, np.stack([near, high], axis=-1), atol=1e-6)
+    # Any order and any directions give the same channels.
+    order = rng.permutation(len(b))
+    shuffled = nib.Nifti1Image(series[..., order], head.affine)
+    options = {"mask": mask, "fitted": scan.protocol, "directions": "powder"}
+    again = prepare_scan(shuffled, Protocol(b[order]), **options)
+    np.testing.assert_allclose(again.case.signal, scan.case.signal, atol=1e-6)
+    assert again.protocol.b.tolist() == pytest.approx(scan.protocol.b.tolist(), rel=0.02)
+    one = prepare_scan(image, Protocol(b), mask=mask, directions="powder", b=2500)
+    np.testing.assert_allclose(one.case.signal[..., 0], high, atol=1e-6)
+
+
+def test_powder_averages_need_shells_of_several_directions(head):
+    mask = head.stored(head.brain.astype(np.uint8))
+    few = np.arange(5)
+    image = nib.Nifti1Image(head.series[..., few], head.affine)
+    with pytest.raises(ValueError, match=r"4 measurement\(s\) at b = 1000 s/mm², and a powder average needs 6"):
+        prepare_scan(image, head.protocol.take(few), mask=mask, directions="powder")
+    whole = nib.Nifti1Image(head.series, head.affine)
+    fitted = prepare_scan(whole, head.protocol, mask=mask).protocol
+    with pytest.raises(ValueError, match="along directions, not to powder averages"):
+        prepare_scan(whole, head.protocol, mask=mask, fitted=fitted, directions="powder")
+    plain = head.protocol.take(np.zeros(1, int))
+    with pytest.raises(ValueError, match="no volume with diffusion weighting"):
+        prepare_scan(nib.Nifti1Image(head.series[..., :1], head.affine), plain, mask=mask, directions="powder")
 
 
 def test_the_fitted_directions_are_found_in_another_order(head):

@@ -99,6 +99,32 @@ def test_a_series_stored_in_another_orientation_is_found_the_same_in(tmp_path, m
     np.testing.assert_allclose(found.lesions[["x", "y", "z"]], expected.lesions[["x", "y", "z"]])
 
 
+@pytest.mark.parametrize("axes", ["LAS", "RPS", "SAR"])
+def test_powder_averages_of_any_storage_order_are_the_same_bits(tmp_path, healthy, sick, axes):
+    from nibabel.orientations import axcodes2ornt, ornt_transform
+
+    powder = SeriesDetector(VoxelwiseGaussian(calibration=2), directions="powder").fit(healthy[:4])
+    assert (len(powder.protocol_), powder.detector_.n_channels_) == (1, 1)
+    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axes))
+    files = {}
+    for role in ("image", "brain", "tissue"):
+        files[role] = tmp_path / f"{role}.nii.gz"
+        nib.save(nib.load(getattr(sick[0], role)).as_reoriented(turn), files[role])
+    # No directions are needed, nor turned with the grid.
+    turned = powder.detect(SeriesFiles(**files, bval=sick[0].bval))
+    expected = powder.detect(sick[0])
+    np.testing.assert_array_equal(turned.map, expected.map)
+    assert expected.map[expected.scan.case.lesion].mean() > expected.map[expected.scan.case.scored].mean()
+
+
+def test_scans_of_other_directions_are_resampled_where_they_are_detected(tmp_path, model):
+    more, _ = simulate_dmri(1, 0, n_directions=12, shape=(24, 28, 20), spacing=6.5, random_state=3)
+    write_cases(more, tmp_path)
+    detection = model.detect(read_series(tmp_path / "cases.tsv")[0])
+    assert "estimated from 12 other ones" in detection.scan.notes["lost"]
+    assert detection.figures.share < 0.05
+
+
 def test_other_voxels_are_resampled_to_those_that_were_learned_from(tmp_path, model, sick):
     from dmrifit.io.grids import resampled, scan_of
 
