@@ -305,6 +305,9 @@ def _brain_mask(row: Any) -> Any:
     axes = ornt_transform(io_orientation(np.eye(4)), io_orientation(load_image(row.image).affine))
     mask = apply_orientation(brain, axes).astype(bool)
     labels = values_of(tumor, str(row.tumor))
+    # A series is refused when the tumor itself is read.
+    if labels.size != np.prod(labels.shape[:3]):
+        return None
     is_tumor = np.nan_to_num(labels.reshape(labels.shape[:3])) > 0
     # A mask without much of the tumor is no mask of this brain.
     if mask.shape != is_tumor.shape or (is_tumor & ~mask).sum() > _MOST_CUT_OFF * is_tumor.sum():

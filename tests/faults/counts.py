@@ -7,8 +7,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["COLUMNS", "RESULTS", "kind_of_complaint", "store"]
+__all__ = ["COLUMNS", "PACKAGES", "RESULTS", "kind_of_complaint", "store"]
 
+PACKAGES = ("dmrifit", "placement", "anomaly", "metastasis")
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "faults.json"
 COLUMNS = ("tried", "traceback", "misleading", "silent", "half_written")
 
@@ -31,5 +32,5 @@ def store(part: str, rows: Mapping[str, Mapping[str, int]], path: Path = RESULTS
 
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     counted = {kind: {column: row.get(column, 0) for column in COLUMNS} for kind, row in sorted(rows.items())}
-    content[part] = {**commit("dmrifit", "placement", "anomaly", "metastasis", "tests/faults"), "kinds": counted}
+    content[part] = {**commit(*PACKAGES, "tests/faults"), "kinds": counted}
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,14 +1,15 @@
 """A long command that is killed leaves no half file, and after it ran again there is what would have been."""
 
 import importlib
-import os
+import itertools
 import random
-from collections import Counter
 
 import pytest
 import typer
-from commands import KEPT, LONG, PREPARED, SPARED
-from killing import PROGRAMS, contents, damages, final_files, run
+from commands import KEPT, LONG, SPARED
+from kill_trials import ONE_THREAD, Trials, different, shares
+from killing import PROGRAMS, damages, final_files
+from run_kills import Record, counts, tried, try_all
 
 pytest.importorskip("torch")
 pytest.importorskip("skorch")
@@ -16,114 +17,70 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 pytest.importorskip("xgboost")
 
-SEED = 50
-KILLS = 50  # of each command, by `make faults`
-SAMPLE = 8  # of all
-NAMES = len(LONG)  # further kills, each just before a file gets its name, in the sample one for every other command
-
-#: A command that had ended says that its results are there; any other complaint is none.
-DONE = ("already exist", "exist already", "exists already", "already has")
+SAMPLE = random.Random(50).sample(LONG, 8)
 
 
-def moments():
-    """A command, and the share of its time that has passed; each has its turn before one comes again."""
-    draw = random.Random(SEED)
-    order = [command for _ in range(KILLS) for command in draw.sample(LONG, len(LONG))]
-    return [(command, round(draw.random(), 3)) for command in order]
-
-
-ALL = os.environ.get("DMRIFIT_FAULTS") == "all"
-TIMES = moments() if ALL else moments()[:SAMPLE]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """For all that is forked later: the work of a command is the same whatever the machine."""
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
-        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-            patched.setenv(name, "1")
-        yield
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    """A folder of input, made as far as it is asked for."""
-    folder = tmp_path_factory.mktemp("killed") / "in"
-    folder.mkdir()
-    made = set()
-
-    def prepare(needs):
-        for name in needs:
-            if name not in made:
-                program, words = PREPARED[name]
-                ended = run(program, list(words), folder)
-                assert ended.code == 0, ended.said
-                made.add(name)
-        return folder
-
-    return prepare
-
-
-@pytest.fixture(scope="module")
-def bench(source, tmp_path_factory):
-    """Runs commands in folders of their own, and keeps what the uninterrupted ones gave."""
-    kept = {}
-    base = tmp_path_factory.mktemp("runs")
-
-    def folder_of(command):
-        where = base / f"{command.name.replace(' ', '-')}-{len(list(base.iterdir()))}"
-        (where / "out").mkdir(parents=True)
-        (where / "in").symlink_to(source(command.needs), target_is_directory=True)
-        return where
-
-    def call(command, folder, **options):
-        images = sorted(folder.glob("in/cases/cohort/**/*_dwi.nii.gz"))
-        image = str(images[0].relative_to(folder / "in" / "cases" / "cohort")) if images else ""
-        return run(command.program, [word.format(image=image) for word in command.words], folder, **options)
-
-    def whole(command):
-        if command.name not in kept:
-            folder = folder_of(command)
-            ended = call(command, folder)
-            assert ended.code == 0, ended.said
-            assert damages(folder / "out") == []
-            kept[command.name] = (ended.seconds, contents(folder / "out"))
-        return kept[command.name]
-
-    return folder_of, call, whole
-
-
-def check(bench, command, folder):
-    """What was left behind is whole, and what is there after the same command again is what would have been."""
-    _, call, whole = bench
-    assert damages(folder / "out") == []
-    ended = call(command, folder)
-    assert ended.code == 0 or any(word in ended.said for word in DONE), ended.said
-    assert "Traceback" not in ended.said
-    found, expected = contents(folder / "out"), whole(command)[1]
-    assert set(found) == set(expected)
-    assert [name for name in expected if found[name] != expected[name]] == []
+        for name, value in ONE_THREAD.items():
+            patched.setenv(name, value)
+        yield Trials(tmp_path_factory.mktemp("killed"))
 
 
 @pytest.mark.slow
 @pytest.mark.deep
-@pytest.mark.parametrize(("command", "share"), TIMES, ids=lambda value: getattr(value, "name", value))
-def test_a_killed_command_goes_on_to_what_would_have_been(bench, command, share):
-    folder_of, call, whole = bench
-    folder = folder_of(command)
-    call(command, folder, kill_after=share * whole(command)[0])
-    check(bench, command, folder)
+@pytest.mark.parametrize("command", SAMPLE, ids=lambda command: command.name)
+def test_a_killed_command_goes_on_to_what_would_have_been(trials, command):
+    after = next(shares(command)) * trials.seconds(command)
+    assert trials.complaints(command, kill_after=after)[1] == []
 
 
 @pytest.mark.slow
 @pytest.mark.deep
-@pytest.mark.parametrize("command", LONG if ALL else LONG[::4], ids=lambda command: command.name)
-def test_a_command_that_is_killed_while_it_names_its_files_goes_on(bench, command):
-    folder_of, call, _ = bench
-    folder = folder_of(command)
-    number = random.Random(f"{SEED} {command.name}").randrange(12)
-    call(command, folder, kill_at=number)
-    check(bench, command, folder)
+@pytest.mark.parametrize("command", LONG[::4], ids=lambda command: command.name)
+def test_a_command_that_is_killed_while_it_names_its_files_goes_on(trials, command):
+    number = random.Random(command.name).randrange(12)
+    assert trials.complaints(command, kill_at=number)[1] == []
+
+
+class Untroubled:
+    """Trials in which every second draw comes after the end of the command."""
+
+    def __init__(self):
+        self.killed = []
+
+    def seconds(self, command):
+        return 2.0
+
+    def complaints(self, command, *, kill_after, kill_at):
+        self.killed.append((command.name, kill_after, kill_at))
+        if kill_at is not None:
+            return kill_at < 2, []
+        return len(self.killed) % 2 == 0, ["left behind: a.csv"] if kill_after > 1 else []
+
+
+def test_a_stopped_run_of_kills_goes_on_where_it_was(tmp_path):
+    path = tmp_path / "kills.jsonl"
+    for n in (2, 3, 3):
+        trials = Untroubled()
+        try_all(Record(path, trials), LONG[:2], n)
+        n_tried = len(trials.killed)
+        path.write_text(path.read_text() + '{"cut')
+        path.write_text(path.read_text().rpartition("\n")[0] + "\n")
+    assert n_tried == 0
+    rows = tried(path)
+    by_clock = [row for row in rows if "name" not in row["when"]]
+    assert sum(row["killed"] for row in by_clock) == 6
+    assert len({(row["command"], row["when"]) for row in rows}) == len(rows)
+    found = counts(rows)
+    assert found["tried"] == sum(row["killed"] for row in rows)
+    assert found["half_written"] == sum(bool(row["complaints"]) for row in rows) > 0
+
+
+def test_other_results_and_missing_ones_are_complaints():
+    assert different({"a": 1, "b": 2}, {"a": 1, "b": 2}) == []
+    assert len(different({"a": 1, "b": 2}, {"a": 3, "c": 2})) == 3
 
 
 def test_the_checker_sees_files_that_are_cut_off(tmp_path):
@@ -146,12 +103,11 @@ def test_the_checker_sees_files_that_are_cut_off(tmp_path):
     assert len(damages(tmp_path)) == 1
 
 
-def test_kills_come_at_fifty_moments_of_every_command():
-    drawn = moments()
-    counts = Counter(command.name for command, _ in drawn)
-    assert set(counts) == set(KEPT)
-    assert set(counts.values()) == {KILLS}
-    assert drawn == moments()
+def test_moments_of_kills_are_drawn_anew_for_each_command_and_the_same_again():
+    drawn = {command.name: tuple(itertools.islice(shares(command), 50)) for command in LONG}
+    assert set(drawn) == set(KEPT)
+    assert len(set(drawn.values())) == len(LONG)
+    assert drawn[LONG[0].name] == tuple(itertools.islice(shares(LONG[0]), 50))
 
 
 def test_every_command_of_the_programs_is_killed_or_spared_for_a_reason():

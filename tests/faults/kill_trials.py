@@ -1,0 +1,105 @@
+"""Trials of killed commands: each is killed, what it left is opened, and the same command runs again."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from commands import PREPARED, LongCommand
+from killing import Finished, contents, damages, run
+
+__all__ = ["ONE_THREAD", "Trials", "shares"]
+
+#: Of the environment: the work of a command is the same whatever the machine.
+ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
+
+#: A command that had ended says that its results are there; any other complaint is none.
+_DONE = ("already exist", "exist already", "exists already", "already has")
+
+
+def shares(command: LongCommand, seed: int = 50) -> Iterator[float]:
+    """Draw when a command is killed, as shares of the time that it takes."""
+    draw = random.Random(f"{seed} {command.name}")
+    while True:
+        yield round(draw.random(), 3)
+
+
+class Trials:
+    """
+    Runs commands in folders of their own below `folder`, and keeps what uninterrupted ones gave.
+
+    Input is made as far as it is asked for.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._source = folder / "in"
+        self._source.mkdir(parents=True)
+        self._runs = folder / "runs"
+        self._prepared: set[str] = set()
+        self._whole: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._n_runs = 0
+
+    def seconds(self, command: LongCommand) -> float:
+        """How long the command takes when nobody kills it."""
+        return self._uninterrupted(command)[0]
+
+    def complaints(self, command: LongCommand, **killed: Any) -> tuple[bool, list[str]]:
+        """Kill a command (`kill_after` or `kill_at` of `run`), and tell whether it was, and what is wrong then."""
+        expected = self._uninterrupted(command)[1]
+        folder = self._folder(command)
+        first = self._call(command, folder, **killed)
+        found = [f"left behind: {damage}" for damage in damages(folder / "out")]
+        ended = self._call(command, folder)
+        for said in (first.said, ended.said):
+            if "Traceback" in said:
+                found.append(f"a traceback: {said}")
+        if ended.code != 0 and not any(words in ended.said for words in _DONE):
+            found.append(f"ends with {ended.code}: {ended.said}")
+        found += [
+            f"left behind after the second run: {damage}" for damage in damages(folder / "out")
+        ]
+        if not found:
+            found += different(expected, contents(folder / "out"))
+        shutil.rmtree(folder)
+        return first.code == -9, found
+
+    def _uninterrupted(self, command: LongCommand) -> tuple[float, dict[str, Any]]:
+        if command.name not in self._whole:
+            self._prepare(command.needs)
+            folder = self._folder(command)
+            ended = self._call(command, folder)
+            assert ended.code == 0, ended.said
+            assert damages(folder / "out") == []
+            self._whole[command.name] = (ended.seconds, contents(folder / "out"))
+        return self._whole[command.name]
+
+    def _prepare(self, needs: Iterable[str]) -> None:
+        for name in needs:
+            if name not in self._prepared:
+                program, words = PREPARED[name]
+                ended = run(program, list(words), self._source)
+                assert ended.code == 0, ended.said
+                self._prepared.add(name)
+
+    def _folder(self, command: LongCommand) -> Path:
+        self._n_runs += 1
+        folder = self._runs / f"{command.name.replace(' ', '-')}-{self._n_runs}"
+        (folder / "out").mkdir(parents=True)
+        (folder / "in").symlink_to(self._source, target_is_directory=True)
+        return folder
+
+    def _call(self, command: LongCommand, folder: Path, **options: Any) -> Finished:
+        images = sorted(folder.glob("in/cases/cohort/**/*_dwi.nii.gz"))
+        image = str(images[0].relative_to(folder / "in" / "cases" / "cohort")) if images else ""
+        words = [word.format(image=image) for word in command.words]
+        return run(command.program, words, folder, **options)
+
+
+def different(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Tell which files are missing, not expected, or hold something else."""
+    names = sorted(set(expected) ^ set(found))
+    names += [name for name in sorted(set(expected) & set(found)) if expected[name] != found[name]]
+    return [f"the result does not obey the rule 'same': {name}" for name in names]

@@ -1,0 +1,123 @@
+"""
+Kill every command of the four programs at many moments of its work, and each time that it names a file.
+
+    .venv/bin/python tests/faults/run_kills.py [--kills N] [NAME ...]
+
+What was tried is kept in build/faults, so that a run that is stopped goes on; a change of the code begins anew.
+All commands together take hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from commands import LONG, LongCommand
+from counts import PACKAGES, kind_of_complaint, store
+from kill_trials import ONE_THREAD, Trials, shares
+
+ROOT = Path(__file__).parents[2]
+WORK = ROOT / "build" / "faults"
+KILLS = 50  # of each command
+NAMES = 12  # files at most whose naming is interrupted
+ENDED_FIRST = 25  # draws at most that come after the end of a command
+
+
+def tree() -> str:
+    """Give the digests that git has of the packages."""
+    words = ["git", "rev-parse", *(f"HEAD:{package}" for package in PACKAGES)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    return "-".join(line[:7] for line in done.stdout.split())
+
+
+def tried(path: Path) -> list[dict[str, Any]]:
+    """Read the trials that were finished; the last line may be cut off."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+class Record:
+    """The trials of one tree, in a file of a line each, to which a stopped run comes back."""
+
+    def __init__(self, path: Path, trials: Trials) -> None:
+        self._path, self._trials = path, trials
+        self._rows = {(row["command"], row["when"]): row for row in tried(path)}
+
+    def is_killed(
+        self, command: LongCommand, when: str, share: float | None, number: int | None = None
+    ) -> bool:
+        """Kill a command after a share of its time, or at a name, unless that was done; tell whether it was killed."""
+        row = self._rows.get((command.name, when))
+        if row is None:
+            after = None if share is None else share * self._trials.seconds(command)
+            killed, complaints = self._trials.complaints(command, kill_after=after, kill_at=number)
+            row = {
+                "command": command.name,
+                "when": when,
+                "killed": killed,
+                "complaints": complaints,
+            }
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            for complaint in complaints:
+                print(f"WRONG {command.name} {when}: {complaint}", flush=True)
+        return bool(row["killed"])
+
+
+def try_all(record: Record, commands: list[LongCommand], n: int) -> None:
+    """Kill each command each time that it names a file, and `n` times by the clock; one after the other."""
+    n_killed = Counter()
+    for number in range(n + ENDED_FIRST):
+        for command in commands:
+            share = next(itertools.islice(shares(command), number, None))
+            if n_killed[command.name] < n:
+                n_killed[command.name] += record.is_killed(command, f"{number}: {share}", share)
+        print(f"{number + 1}: killed {n_killed.total()} times by the clock", flush=True)
+        if number == 0:
+            for command in commands:
+                for name in range(NAMES):
+                    if not record.is_killed(command, f"name {name}", None, name):
+                        break
+        if set(n_killed.values()) == {n}:
+            return
+
+
+def counts(rows: list[dict[str, Any]]) -> Counter[str]:
+    """Count the trials of commands that were killed before they ended, and what was wrong."""
+    columns = Counter({"tried": sum(row["killed"] for row in rows)})
+    for row in rows:
+        columns.update({kind_of_complaint(complaint) for complaint in row["complaints"]})
+    return columns
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="commands, all without any")
+    parser.add_argument(
+        "--kills", type=int, default=KILLS, help="by the clock (default %(default)s)"
+    )
+    chosen = parser.parse_args()
+    os.environ.update(ONE_THREAD)
+    WORK.mkdir(parents=True, exist_ok=True)
+    path = WORK / f"kills-{tree()}.jsonl"
+    commands = [command for command in LONG if not chosen.names or command.name in chosen.names]
+    with tempfile.TemporaryDirectory() as folder:
+        try_all(Record(path, Trials(Path(folder))), commands, chosen.kills)
+    rows = tried(path)
+    found = counts(rows)
+    print(f"{len(commands)} commands, {dict(found)}")
+    if not chosen.names and chosen.kills == KILLS:
+        store("kills", {"killed commands": found})
+    return int(any(row["complaints"] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
