@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.spread_sample import SpreadSample
 from dmrifit.cohort.scaling import PatientScale
 from dmrifit.engine.design.identifiability import missing_for, nominal_contrasts
 from dmrifit.engine.doubts import DoubtTally
@@ -29,7 +30,6 @@ from dmrifit.imaging.image_maps import ImageMaps, import_quicklook_libraries
 from dmrifit.imaging.image_rows import patient_scale, sliced_rows, source_volumes
 from dmrifit.imaging.noise import check_likelihood, estimate_sigma, noise_doubt
 from dmrifit.imaging.signal_slices import LowestVolume, SignalSlices
-from dmrifit.imaging.spread_sample import SpreadSample
 from dmrifit.io.bids_derivatives import (
     FitTally,
     derivative_name,
@@ -293,7 +293,7 @@ def fit_image(
                 if result.screening is not None:
                     result = replace(result, screening=screening.then(result.screening))
                 n_too_large += fill_maps(maps, result, slab, inside)
-                tally.add(result)
+                tally.add(result, inside)
         _check_tally(tally, series)
         share = tally.screening.n_negative / max(tally.n_fitted * len(contrasts), 1)
         if share > MOST_NEGATIVE:

@@ -9,12 +9,12 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.spread_sample import SpreadSample
 from dmrifit.engine.design.identifiability import expected_precision, missing_for
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.noise import describe_noise_levels, noise_levels
-from dmrifit.imaging.spread_sample import SpreadSample
 from dmrifit.io.masks import above_air
 from dmrifit.io.nifti import Image, Images
 from dmrifit.io.series import Series, read_map

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.spread_sample import SpreadSample
 from dmrifit.engine.design.identifiability import expected_precision
 from dmrifit.engine.doubts import DoubtTally, column_counts
 from dmrifit.engine.fit_maps import FIT_MAPS, OUTSIDE
@@ -43,6 +44,9 @@ __all__ = [
 
 #: The upper bound of a kurtosis that keeps the signal falling.
 MONOTONIC = "3/(b_max·D)"
+
+#: Voxels at least that the SNR of a scan is taken from: of millions, a sample tells it as well.
+_SNR_VOXELS = 2**18
 
 _METHODS = {
     "nlls": "bounded nonlinear least squares",
@@ -125,16 +129,19 @@ class FitTally:
         self.model = model
         self.contrasts = contrasts
         self.fixed = tuple(fixed)
-        self._snr: list[NDArray[np.float64]] = []
-        self._amplitudes: list[NDArray[np.float32]] = []
+        self._sample = SpreadSample(_SNR_VOXELS)
         self.status = np.zeros(len(FitStatus), np.int64)
         self.at_low = np.zeros(len(model.names), np.int64)
         self.at_high = np.zeros(len(model.names), np.int64)
         self.doubts = doubts
         self.screening = ScreeningTally()
 
-    def add(self, result: FitResult) -> None:
-        """Count the voxels of one part."""
+    def add(self, result: FitResult, inside: NDArray[np.bool_]) -> None:
+        """
+        Count the voxels of one part.
+
+        Shapes: `inside` (x, y, slices), True where the voxels lie.
+        """
         self.status += np.bincount(result.status, minlength=len(self.status))
         self.at_low += column_counts(result.at_low)
         self.at_high += column_counts(result.at_high)
@@ -143,12 +150,9 @@ class FitTally:
             self.screening.add(result.screening, result.status != FitStatus.NOT_FITTED)
         amplitudes = [p.name for p in self.model.parameters if p.is_amplitude]
         if len(amplitudes) == 1:
-            snr = result[amplitudes[0]] / self._residual_deviation(result)
-            is_finite = np.isfinite(snr)
-            self._snr.append(snr[is_finite])
-            # Half the memory: these only tell air from tissue.
-            with np.errstate(over="ignore"):
-                self._amplitudes.append(result[amplitudes[0]][is_finite].astype(np.float32))
+            amplitude = result[amplitudes[0]]
+            snr = amplitude / self._residual_deviation(result)
+            self._sample.add(np.column_stack([snr, amplitude]), inside)
 
     def _residual_deviation(self, result: FitResult) -> NDArray[np.float64]:
         """
@@ -169,25 +173,14 @@ class FitTally:
         # Of residuals that are 0 whatever the noise, there is no SNR.
         return np.where((spare > 0) & (deviation > 0), deviation, np.nan)
 
-    @property
-    def snr(self) -> float:
-        """Median over tissue of S0 over the SD of residuals; NaN if it cannot be told."""
-        snr = np.concatenate([np.empty(0), *self._snr])
-        return float(np.median(snr[self._is_tissue()])) if snr.size else np.nan
-
-    @property
-    def air_share(self) -> float:
-        """Share of the voxels with an SNR whose S0 is that of air."""
-        is_tissue = self._is_tissue()
-        return 1.0 - float(is_tissue.mean()) if is_tissue.size else 0.0
-
-    def _is_tissue(self) -> NDArray[np.bool_]:
-        """
-        Tell which of the voxels with an SNR are not air.
-
-        Shapes: returns (n_voxels,).
-        """
-        return above_air(np.concatenate([np.empty(0, np.float32), *self._amplitudes]))
+    def snr(self) -> tuple[float, float]:
+        """Give the median over tissue of S0 over the SD of residuals, and the share of air."""
+        rows = self._sample.rows().reshape(-1, 2)
+        snr, amplitudes = rows[np.isfinite(rows).all(axis=1)].T
+        if not len(snr):
+            return np.nan, 0.0
+        is_tissue = above_air(amplitudes)
+        return float(np.median(snr[is_tissue])), 1.0 - float(is_tissue.mean())
 
     @property
     def n_fitted(self) -> int:
@@ -282,7 +275,7 @@ def _describe_parameter(
 
 def _describe_expected_precision(tally: FitTally) -> dict[str, Any]:
     """Describe what the protocol can determine in typical tissue at the SNR of this scan."""
-    snr = tally.snr
+    snr, air_share = tally.snr()
     if not (np.isfinite(snr) and snr > 0):
         return {}
     try:
@@ -295,7 +288,7 @@ def _describe_expected_precision(tally: FitTally) -> dict[str, Any]:
             "tissue, at the median over voxels, without air, of S0 over the standard deviation of "
             "residuals",
             "SNR": snr,
-            "AirShare": tally.air_share,
+            "AirShare": air_share,
             "CoefficientOfVariation": {
                 name: float(value) if np.isfinite(value) else None
                 for name, value in zip(table["parameter"], table["cv"], strict=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dmrifit.imaging.spread_sample import SpreadSample
+from dmrifit._utils.spread_sample import SpreadSample
 
 
 def sampled(region, cuts, most=10):
