@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -46,8 +48,21 @@ def scheduler(address: str | None) -> Iterator[None]:
             f"--cluster {address}: no scheduler answers ({error}); start one by dask scheduler, "
             "and workers by dask worker"
         ) from None
-    with client, joblib.parallel_config("dask", n_jobs=-1, client=client):
-        yield
+    # What it logs of a scheduler that is gone are tracebacks; one line follows below.
+    logging.disable(logging.ERROR)
+    try:
+        with client, joblib.parallel_config("dask", n_jobs=-1, client=client):
+            try:
+                yield
+            except (CancelledError, OSError, RuntimeError) as error:
+                if client.status == "running":
+                    raise
+                raise ConnectionError(
+                    f"--cluster {address}: the scheduler is gone; start it again and give the "
+                    "same command, which goes on with what is left"
+                ) from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def run_tasks(

@@ -1,7 +1,11 @@
 """Fits of many scans by one command."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -274,4 +278,46 @@ def test_workers_of_a_cluster_fit_and_one_may_die(bids, run, tmp_path):
             code, printed, err = run("fit", bids, *arguments)
     assert code == 0, err
     assert killed
+    assert "4 scans: 4 fitted" in printed
+
+
+CLUSTER = """
+import sys
+import distributed
+if __name__ == "__main__":
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_whose_scheduler_dies_ends_with_a_line_and_goes_on_with_another(
+    bids, run, tmp_path, monkeypatch
+):
+    pytest.importorskip("distributed")
+    from dmrifit.cli import workers
+
+    (tmp_path / "cluster.py").write_text(CLUSTER)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    words = [sys.executable, str(tmp_path / "cluster.py")]
+    arguments = ("fit", bids, "--no-quicklook", "--out", tmp_path / "maps", "--cluster")
+    shown = workers._shown
+
+    def kill(row):
+        # With its workers, which are its children.
+        os.killpg(cluster.pid, signal.SIGKILL)
+        return row["name"]
+
+    with subprocess.Popen(words, start_new_session=True, **pipes) as cluster:
+        monkeypatch.setattr(workers, "_shown", lambda results, total, _: shown(results, total, kill))
+        code, _, err = run(*arguments, cluster.stdout.readline().strip())
+    monkeypatch.undo()
+    assert code == 2
+    assert "the scheduler is gone; start it again and give the same command" in err
+    assert "Traceback" not in err
+    with subprocess.Popen(words, start_new_session=True, **pipes) as cluster:
+        code, printed, err = run(*arguments, cluster.stdout.readline().strip())
+    assert code == 0, err
+    assert re.search(r"[123] scans? of 4 finished before", err)
     assert "4 scans: 4 fitted" in printed
