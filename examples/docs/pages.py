@@ -77,7 +77,7 @@ def fill(path: Path) -> str:
         "result": result, "fitting_row": fitting_row, "table": table, "present": _present,
         "measured": _measured, "people_muscles": _people_muscles, "people_skills": _people_skills,
         "people_skill": people_skill,
-        "longest_compilation": longest_compilation, "board": board, "demo_table": demo_table,
+        "longest_compilation": longest_compilation, "board": board, "demo_table": demo_table, "faults": fault_table,
     }  # fmt: skip
     return environment.from_string(path.read_text(encoding="utf-8")).render(functions)
 
@@ -200,3 +200,12 @@ def demo_table() -> str:
     # Bars would be read as a substitution, stars as emphasis.
     cells = [[str(row[name]).replace("*", "\\*") for name in columns] for row in rows]
     return table([name.replace("|", "\\|") for name in columns], cells)
+
+
+def fault_table() -> str:
+    """Write how many faults were tried, by kind, and what went wrong; the last row is their sum."""
+    kinds = {kind: row for part in result("faults").values() for kind, row in part["kinds"].items()}
+    columns = list(next(iter(kinds.values())))
+    kinds["all"] = {column: sum(row[column] for row in kinds.values()) for column in columns}
+    cells = [[kind, *(f"{row[column]:,}" for column in columns)] for kind, row in kinds.items()]
+    return table(["what is faulty", *(column.replace("_", "-") for column in columns)], cells)

@@ -73,7 +73,13 @@ class Finished:
 
 
 def run(
-    program: str, words: list[str], folder: Path, *, kill_after: float | None = None, kill_at: int | None = None
+    program: str,
+    words: list[str],
+    folder: Path,
+    *,
+    kill_after: float | None = None,
+    kill_at: int | None = None,
+    without: tuple[str, ...] = (),
 ) -> Finished:
     """
     Run a program in a folder, to its end or until it is killed.
@@ -91,6 +97,8 @@ def run(
     kill_at : int, optional
         It is killed just before it gives a file its name for the time of this number; a negative number counts the
         times and lets it live.
+    without : tuple of str, optional
+        Libraries that are not installed for it.
 
     Returns
     -------
@@ -101,7 +109,8 @@ def run(
     log = folder.with_name(f"{folder.name}.log")
     log.unlink(missing_ok=True)
     read, write = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(program, words, str(folder), str(log), kill_at, write), daemon=False)
+    arguments = (program, words, str(folder), str(log), kill_at, without, write)
+    process = context.Process(target=_work, args=arguments, daemon=False)
     process.start()
     write.close()
     with contextlib.suppress(EOFError):
@@ -124,7 +133,15 @@ def _server() -> Any:
     return context
 
 
-def _work(program: str, words: list[str], folder: str, log: str, kill_at: int | None, started: Any) -> None:
+def _work(
+    program: str,
+    words: list[str],
+    folder: str,
+    log: str,
+    kill_at: int | None,
+    without: tuple[str, ...],
+    started: Any,
+) -> None:
     """Run a program as its console script does; in a process of its own."""
     os.chdir(folder)
     os.setsid()
@@ -135,6 +152,7 @@ def _work(program: str, words: list[str], folder: str, log: str, kill_at: int | 
     sys.argv = [program, *words]
     if kill_at is not None:
         _kill_at_name(kill_at)
+    _forget(without)
     started.send(True)
     main: Callable[[], None] = importlib.import_module(PROGRAMS[program]).main
     code: Any = 0
@@ -151,6 +169,18 @@ def _work(program: str, words: list[str], folder: str, log: str, kill_at: int | 
     sys.stderr.flush()
     # Without what multiprocessing does at the end: a program has no such end either.
     os._exit(int(code or 0))
+
+
+def _forget(libraries: tuple[str, ...]) -> None:
+    """Let this process find these libraries no more, nor modules that have loaded them."""
+    if not libraries:
+        return
+    packages = {module.partition(".")[0] for module in PROGRAMS.values()}
+    for name in list(sys.modules):
+        if name.partition(".")[0] in packages.union(libraries):
+            del sys.modules[name]
+    for name in libraries:
+        sys.modules[name] = None  # type: ignore[assignment]
 
 
 def _kill_at_name(number: int) -> None:

@@ -312,7 +312,7 @@ def test_a_run_whose_scheduler_dies_ends_with_a_line_and_goes_on_with_another(
     with subprocess.Popen(words, start_new_session=True, **pipes) as cluster:
         monkeypatch.setattr(workers, "_shown", lambda results, total, _: shown(results, total, kill))
         code, _, err = run(*arguments, cluster.stdout.readline().strip())
-    monkeypatch.undo()
+    monkeypatch.setattr(workers, "_shown", shown)
     assert code == 2
     assert "the scheduler is gone; start it again and give the same command" in err
     assert "Traceback" not in err
