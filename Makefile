@@ -46,6 +46,7 @@ test-slow: environment-test
 faults: environment-test
 	.venv/bin/python tests/faults/run_corpus.py --store
 	.venv/bin/python tests/faults/fuzz_models.py
+	.venv/bin/python tests/faults/run_machine.py --store
 	.venv/bin/python tests/faults/run_kills.py
 	DMRIFIT_FAULTS=all .venv/bin/python -m pytest tests/faults/test_determinism.py -k without_vectors
 

@@ -19,6 +19,7 @@ from dmrifit.cli.options import (
     named_files,
     number_or_path,
     pairs,
+    require_libraries,
     say,
     scan_of,
     words,
@@ -551,6 +552,7 @@ def view(
     for path in _files([*files.values(), image, labels]):
         if out.exists() and out.samefile(path):
             raise ValueError(f"--out {out} is an input and would be overwritten; name another")
+    require_libraries("matplotlib", "jinja2")
     view_maps(files, out, units=dict(pairs("--unit", units or [])), image=image, labels=labels)
     typer.echo(f"page: {out}")
 

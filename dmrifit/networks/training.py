@@ -64,7 +64,7 @@ class Training(BaseEstimator):
         training resumes.
     after_epoch : callable, optional
         Called after each epoch with the history so far, which is what ``history_`` of the
-        estimator will be.
+        estimator will be; once by a resumed training that had finished all epochs.
     verbose : bool, optional
         Whether to show a progress bar.
 

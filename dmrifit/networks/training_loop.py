@@ -208,6 +208,9 @@ class Epochs:
         """Train a net for the remaining epochs."""
         device = torch.device(net.device)
         n_before = len(net.history)
+        # A run that was killed after its last state was saved may not have reported it.
+        if n_before and self._is_finished(net) and self.after_epoch is not None:
+            self.after_epoch(net)
         bar: Any = nullcontext(_count_nothing)
         if self.verbose:
             bar = step_bar(self.epochs, "epoch", "epoch", n_before=n_before)

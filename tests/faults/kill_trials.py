@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import random
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from commands import PREPARED, LongCommand
-from killing import Finished, contents, damages, run
+from killing import PROGRAMS, Finished, contents, damages, run
 
 __all__ = ["ONE_THREAD", "Trials", "shares"]
 
 #: Of the environment: the work of a command is the same whatever the machine.
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
+
+#: What a console script does.
+_START = (
+    "import sys; sys.argv[0] = '{name}'; from dmrifit.cli.start import run_program; "
+    "run_program('{name}', '{module}')"
+)
 
 #: A command that had ended says that its results are there; any other complaint is none.
 _DONE = ("already exist", "exist already", "exists already", "already has")
@@ -66,6 +73,24 @@ class Trials:
         shutil.rmtree(folder)
         return first.code == -9, found
 
+    def once(self, command: LongCommand, **options: Any) -> tuple[Finished, Path]:
+        """Run a command under some options of `run`; how it ended, and the folder of its results."""
+        self._prepare(command.needs)
+        folder = self._folder(command)
+        return self._call(command, folder, **options), folder / "out"
+
+    def line(self, command: LongCommand) -> tuple[list[str], Path]:
+        """Give the words of a command for a process of its own, and a new folder to run it in."""
+        self._prepare(command.needs)
+        folder = self._folder(command)
+        start = _START.format(name=command.program, module=PROGRAMS[command.program])
+        return [sys.executable, "-c", start, *self._words(command, folder)], folder
+
+    def differences(self, command: LongCommand, folder: Path) -> list[str]:
+        """Tell which results of a command are damaged, missing or others."""
+        found = [f"left behind: {damage}" for damage in damages(folder / "out")]
+        return found or different(self._uninterrupted(command)[1], contents(folder / "out"))
+
     def _uninterrupted(self, command: LongCommand) -> tuple[float, dict[str, Any]]:
         if command.name not in self._whole:
             self._prepare(command.needs)
@@ -92,10 +117,13 @@ class Trials:
         return folder
 
     def _call(self, command: LongCommand, folder: Path, **options: Any) -> Finished:
+        return run(command.program, self._words(command, folder), folder, **options)
+
+    @staticmethod
+    def _words(command: LongCommand, folder: Path) -> list[str]:
         images = sorted(folder.glob("in/cases/cohort/**/*_dwi.nii.gz"))
         image = str(images[0].relative_to(folder / "in" / "cases" / "cohort")) if images else ""
-        words = [word.format(image=image) for word in command.words]
-        return run(command.program, words, folder, **options)
+        return [word.format(image=image) for word in command.words]
 
 
 def different(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:

@@ -36,7 +36,12 @@ UNFINISHED = re.compile(r"\.part-.*|\.dmrifit-.*|.*\.tmp")
 
 #: What a second run of the same command may have otherwise: when it ran, how long, and how much it found finished.
 TIMES = {
-    "study.json": ("seconds", "date", "models", "finished"),  # the digests of the tables, which hold seconds
+    "study.json": (
+        "seconds",
+        "date",
+        "models",
+        "finished",
+    ),  # the digests of the tables, which hold seconds
     "cells": ("seconds",),
     "scores.csv": ("seconds",),
     "seconds.csv": ("seconds",),
@@ -50,13 +55,35 @@ _TIMES_OF_PAGES = re.compile(
 
 # Imported by the process that all runs are forked from, so that a run begins with its work.
 _LIBRARIES = (
-    *("pandas", "sklearn.ensemble", "sklearn.model_selection", "scipy.stats", "scipy.ndimage", "joblib", "skops.io"),
-    *("torch", "skorch", "safetensors.torch", "matplotlib.pyplot", "jinja2", "numba", "sympy", "tqdm", "typer"),
+    *(
+        "pandas",
+        "sklearn.ensemble",
+        "sklearn.model_selection",
+        "scipy.stats",
+        "scipy.ndimage",
+        "joblib",
+        "skops.io",
+    ),
+    *(
+        "torch",
+        "skorch",
+        "safetensors.torch",
+        "matplotlib.pyplot",
+        "jinja2",
+        "numba",
+        "sympy",
+        "tqdm",
+        "typer",
+    ),
     *("dmrifit.imaging.fit_predict", "dmrifit.study.comparison", "dmrifit.study.report.reporting"),
     *("dmrifit.networks.volume_estimator", "dmrifit.report.quicklook"),
     *("anomaly.scans.series", "anomaly.study.report", "anomaly.cli.case_runs"),
     *("metastasis.segmentation.segmenter", "metastasis.study.report", "metastasis.cli.case_runs"),
-    *("placement.learned.regressor", "placement.learned.ranker", "placement.exchange.prescription"),
+    *(
+        "placement.learned.regressor",
+        "placement.learned.ranker",
+        "placement.exchange.prescription",
+    ),
 )
 
 
@@ -124,7 +151,9 @@ def run(
     code = process.exitcode
     assert code is not None
     process.close()
-    return Finished(code, seconds, log.read_text(encoding="utf-8", errors="replace") if log.exists() else "")
+    return Finished(
+        code, seconds, log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    )
 
 
 def _server() -> Any:
@@ -148,7 +177,8 @@ def _work(
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for number in (1, 2):
         os.dup2(handle, number)
-    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
     sys.argv = [program, *words]
     if kill_at is not None:
         _kill_at_name(kill_at)
@@ -281,8 +311,15 @@ def _table(path: Path) -> Any:
     assert text.endswith("\n"), "the last line is not whole"
     if not text.strip():
         return text
-    table = pd.read_csv(io.StringIO(text), sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
-    return table.drop(columns=[name for name in TIMES.get(path.name, ()) if name in table]).to_csv(index=False)
+    table = pd.read_csv(
+        io.StringIO(text),
+        sep="\t" if path.suffix == ".tsv" else ",",
+        dtype=str,
+        keep_default_na=False,
+    )
+    return table.drop(columns=[name for name in TIMES.get(path.name, ()) if name in table]).to_csv(
+        index=False
+    )
 
 
 def _page(path: Path) -> str:
@@ -320,7 +357,9 @@ def _members(data: bytes) -> dict[str, Any]:
         if zipfile.is_zipfile(io.BytesIO(content)):
             found[name] = _members(content)
         else:
-            found[name] = _without(json.loads(content), ("sha256",)) if name == "model.json" else content
+            found[name] = (
+                _without(json.loads(content), ("sha256",)) if name == "model.json" else content
+            )
     return found
 
 

@@ -1,0 +1,237 @@
+"""
+Run programs on a machine that does not go along, and say what is wrong.
+
+    .venv/bin/python tests/faults/run_machine.py [--store] [KIND ...]
+
+Kinds: names of outputs and inputs that no disk or text can hold (every command), extras that are not installed (every
+command that is killed, with its real input), streams that are closed or full and interrupts (a command of each program).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import io
+import itertools
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+from unittest import mock
+
+import typer
+from commands import LONG
+from counts import kind_of_complaint, store
+from kill_trials import ONE_THREAD, Trials
+from killing import PROGRAMS, damages
+
+__all__ = ["NAMES", "STREAMS", "commands", "refusal_complaints", "words_of"]
+
+#: Names of outputs, and what is said of them.
+NAMES = {
+    "x" * 240: "has 240 bytes, and a disk takes 231; choose a shorter one",
+    "a\udcff": "is not in UTF-8; rename the file or folder",
+    "a-file/out": "a-file/out cannot be written: .*a-file is a file; choose",
+    "/proc/none/out": "cannot be written: .* choose another place",
+}
+_FULL = "no room to write out: about 1 MB are needed"
+
+#: Streams of a shell, and whether the program may say that one is full.
+STREAMS = {
+    "2>&-": False,
+    "2>/dev/full": False,
+    ">&- 2>&-": False,
+    "<&- >&- 2>&-": False,
+    "| true": False,
+    ">/dev/full": True,
+}
+EXTRAS = {
+    "deep": ("torch", "skorch", "monai"),
+    "report": ("matplotlib", "jinja2"),
+    "boost": ("xgboost",),
+    "stats": ("statsmodels", "scikit_posthocs"),
+    "preprocess": ("dipy", "SimpleITK"),
+}
+#: A command of each program that takes a second or two.
+_QUICK = ("roi", "anomaly simulate", "metastasis evaluate", "prescribe")
+_INTERRUPTS = 40  # of each of them
+
+
+def commands() -> Iterator[tuple[str, str, Any]]:
+    """Give every command of the four programs: the program, its name, and the command."""
+    for program, module in PROGRAMS.items():
+        group: Any = typer.main.get_command(importlib.import_module(module).app)
+        for name, command in group.commands.items():
+            yield program, name, command
+
+
+def words_of(command: Any, out: str) -> list[str]:
+    """Give each required argument some value, and the output its name."""
+    words = []
+    signature = inspect.signature(command.callback, eval_str=True)
+    for option in command.params:
+        annotation = signature.parameters[option.name].annotation if option.name != "help" else str
+        text = "3" if get_args(annotation)[:1] == (int,) else "scan"
+        if option.name == "out":
+            words += [option.opts[0], out]
+        elif option.required and option.param_type_name == "argument":
+            words.append(text)
+        elif option.required:
+            words += [option.opts[0], text]
+    return words
+
+
+def refusal_complaints(program: str, words: list[str], says: str) -> list[str]:
+    """Run a command that has to be refused in one line of these words, before it leaves anything."""
+    before = sorted(Path().iterdir())
+    code: Any = 0
+    said = io.StringIO()
+    with mock.patch.object(sys, "argv", [program, *words]), contextlib.redirect_stderr(said):
+        try:
+            importlib.import_module(PROGRAMS[program]).main()
+        except SystemExit as stopped:
+            code = stopped.code
+        except Exception as error:
+            return [f"a traceback: {error!r}"]
+    found = []
+    if code != 2:
+        found.append(f"the exit code is {code}: {said.getvalue()}")
+    lines = said.getvalue().splitlines()
+    if len(lines) != 1 or not re.search(says, lines[0]):
+        found.append(f"nothing of {says!r} in: {said.getvalue()}")
+    if sorted(Path().iterdir()) != before:
+        found.append(f"left behind: {sorted(Path().iterdir())}")
+    return found
+
+
+def names() -> Iterator[tuple[str, list[str]]]:
+    """Try names that cannot be written, a full disk, and inputs whose names no text can hold."""
+    disk = namedtuple("disk", "total used free")(2**40, 2**40, 2**10)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        Path("a-file").write_text("")
+        for program, name, command in commands():
+            words = words_of(command, "out")
+            if "out" in words:
+                for out, says in NAMES.items():
+                    changed = [name, *words_of(command, out)]
+                    yield f"{name} {out[:20]!a}", refusal_complaints(program, changed, says)
+                with mock.patch.object(shutil, "disk_usage", return_value=disk):
+                    found = refusal_complaints(program, [name, *words], _FULL)
+                yield f"{name} full disk", found
+            if "scan" in words:
+                words[words.index("scan")] = "a\udcff.nii.gz"
+                yield (
+                    f"{name} input",
+                    refusal_complaints(program, [name, *words], "is not in UTF-8"),
+                )
+
+
+def extras() -> Iterator[tuple[str, list[str]]]:
+    """Try commands without the libraries of an extra: they do without, or say at once how to install it."""
+    with tempfile.TemporaryDirectory() as folder:
+        trials = Trials(Path(folder))
+        for command, (extra, libraries) in itertools.product(LONG, EXTRAS.items()):
+            ended, out = trials.once(command, without=libraries)
+            found = [f"left behind: {damage}" for damage in damages(out)]
+            if "Traceback" in ended.said:
+                found.append(f"a traceback: {ended.said}")
+            elif ended.code not in (0, 2):
+                found.append(f"the exit code is {ended.code}: {ended.said}")
+            elif ended.code == 2:
+                if f'pip install "dmrifit[{extra}]"' not in ended.said:
+                    found.append(f"nothing of the extra {extra} in: {ended.said}")
+                if any(out.iterdir()):
+                    found.append(f"left behind: {sorted(out.iterdir())}")
+            yield f"{command.name} without {extra}", found
+
+
+def streams() -> Iterator[tuple[str, list[str]]]:
+    """Try streams that are closed or full: results are there as if nothing had been."""
+    with tempfile.TemporaryDirectory() as folder:
+        trials = Trials(Path(folder))
+        for command in (command for command in LONG if command.name in _QUICK):
+            for shell, is_told in STREAMS.items():
+                words, place = trials.line(command)
+                line = " ".join(f"'{word}'" for word in words)
+                done = subprocess.run(
+                    ["bash", "-c", f"set -o pipefail; {line} {shell}"],
+                    cwd=place,
+                    capture_output=True,
+                    check=False,
+                )
+                found = trials.differences(command, place)
+                if done.returncode not in ({0, 2} if is_told else {0}):
+                    found.append(f"the exit code is {done.returncode}: {done.stderr.decode()}")
+                if b"Traceback" in done.stderr:
+                    found.append(f"a traceback: {done.stderr.decode()}")
+                yield f"{command.name} {shell}", found
+
+
+def interrupts() -> Iterator[tuple[str, list[str]]]:
+    """Press Ctrl-C at moments from the first on: one line, the code 130, nothing half-written."""
+    draw = random.Random(7)
+    with tempfile.TemporaryDirectory() as folder:
+        trials = Trials(Path(folder))
+        for command in (command for command in LONG if command.name in _QUICK):
+            for _ in range(_INTERRUPTS):
+                words, place = trials.line(command)
+                # What is interrupted before this is the start of Python, and of the first module.
+                begun = "import os, dmrifit.cli.start; os.write(1, b'+')"
+                words[2] = f"{begun}; {words[2]}"
+                moment = draw.random() ** 2 * 2
+                with subprocess.Popen(
+                    words, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                ) as process:
+                    process.stdout.read(1)
+                    time.sleep(moment)
+                    process.send_signal(signal.SIGINT)
+                    said = process.communicate()[1].decode()
+                found = [f"left behind: {damage}" for damage in damages(place / "out")]
+                if "Traceback" in said:
+                    found.append(f"a traceback: {said}")
+                elif process.returncode not in (0, 130):
+                    found.append(f"the exit code is {process.returncode}: {said}")
+                elif process.returncode == 130 and "interrupted" not in said:
+                    found.append(f"nothing of the interrupt in: {said}")
+                yield f"{command.name} interrupted after {moment:.2f} s", found
+
+
+KINDS = {
+    "names": ("names of files, full disks", names),
+    "extras": ("missing extras", extras),
+    "streams": ("closed and full streams", streams),
+    "interrupts": ("interrupts", interrupts),
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run all kinds, or those that are named."""
+    os.environ.update(ONE_THREAD)
+    chosen = [word for word in arguments if not word.startswith("--")] or list(KINDS)
+    rows: dict[str, Counter[str]] = {}
+    for kind in chosen:
+        title, trials = KINDS[kind]
+        row = rows.setdefault(title, Counter())
+        for trial, complaints in trials():
+            row["tried"] += 1
+            row.update({kind_of_complaint(complaint) for complaint in complaints})
+            for complaint in complaints:
+                print(f"WRONG {trial}: {complaint}", flush=True)
+        print(f"{title}: {dict(row)}", flush=True)
+        if "--store" in arguments:
+            store(kind, {title: row})
+    return int(any(row.total() > row["tried"] for row in rows.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
