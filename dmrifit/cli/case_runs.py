@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dmrifit.cli.console import progress
+from dmrifit.io.atomic_files import check_room
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +60,8 @@ class CaseRun:
         overwrite: bool,
     ) -> list[dict[str, Any]]:
         """Process cases by the name of their folder, except those that an earlier run finished."""
-        records = []
+        records: list[dict[str, Any]] = []
+        is_first = True
         for name, case in progress(cases.items(), len(cases)):
             folder = out / name
             record = None
@@ -67,8 +69,18 @@ class CaseRun:
                 record = read_record(folder / self.record, self.fields)
             if record is None or not is_current(case, record):
                 record = process_case(case, folder)
+                # The first case tells what the others will take: better now than at the last one.
+                if is_first:
+                    unfinished = [one for one in cases if not (out / one / self.record).exists()]
+                    check_room(out, len(unfinished) * _folder_size(folder))
+                is_first = False
             records.append(record)
         return records
+
+
+def _folder_size(folder: Path) -> int:
+    """Give the bytes of the files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def begin_run(

@@ -22,6 +22,7 @@ __all__ = [
     "check_finished",
     "check_name",
     "check_place",
+    "check_room",
     "finish_interrupted",
     "remove_abandoned_parts",
     "whole_file",
@@ -104,12 +105,12 @@ def check_place(path: Path) -> None:
         raise type(error)(
             f"{path} cannot be written: {error.strerror} in {place}; choose another place"
         ) from None
-    _check_room(place, path, _LEAST_ROOM)
+    check_room(path, _LEAST_ROOM, place)
 
 
-def _check_room(place: Path, path: Path, n_bytes: float) -> None:
-    """Refuse to write where the disk has less room than that."""
-    free = shutil.disk_usage(place).free
+def check_room(path: Path, n_bytes: float, place: Path | None = None) -> None:
+    """Refuse to write where the disk, which may be named by a `place`, has less room."""
+    free = shutil.disk_usage(place or path).free
     if n_bytes > free:
         raise OSError(
             f"no room to write {path}: about {n_bytes / 2**20:.3g} MB are needed and "
@@ -235,7 +236,7 @@ class FileSet:
 
     def check_room(self, n_bytes: float) -> None:
         """Refuse to begin where the disk has less room than the files will take."""
-        _check_room(self.folder, self.folder, n_bytes)
+        check_room(self.folder, n_bytes)
 
     def path(self, name: str) -> Path:
         """Return the path to write a file to."""

@@ -1,6 +1,8 @@
 """Runs over many cases."""
 
 import json
+import shutil
+from collections import namedtuple
 
 import pandas as pd
 import pytest
@@ -44,6 +46,19 @@ def test_only_what_is_new_changed_or_damaged_is_done_again(tmp_path):
     (tmp_path / "a" / "done.json").write_text('{"name": "a"}')
     assert run(tmp_path, {"a": 1, "b": 3}) == ["a"]
     assert run(tmp_path, {"a": 1, "b": 3}, overwrite=True) == ["a", "b"]
+
+
+def test_a_disk_without_room_for_the_other_cases_is_told_after_the_first(tmp_path, monkeypatch):
+    cases = dict.fromkeys("abcd", 1)
+    size = len(json.dumps({"name": "a", "source": 1}))
+    disk = namedtuple("disk", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk(0, 0, 3 * size - 1))
+    with pytest.raises(OSError, match=r"no room to write .* are needed and"):
+        run(tmp_path, cases)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    # What is finished needs no room.
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk(0, 0, 3 * size))
+    assert run(tmp_path, cases) == ["b", "c", "d"]
 
 
 def test_tables_of_cases_are_joined_with_their_names():
