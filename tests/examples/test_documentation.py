@@ -64,6 +64,14 @@ def test_numbers_on_the_first_page_are_those_of_the_results(pages):
     assert f"about {seconds:.0f} seconds" in pages.fill(DOCS / "index.rst")
 
 
+def test_faults_are_counted_in_the_table_of_the_page_on_security(pages):
+    kinds = [row for part in pages.result("faults").values() for row in part["kinds"].values()]
+    text = pages.fill(DOCS / "security.rst")
+    assert f"- {sum(row['tried'] for row in kinds):,}\n" in text
+    assert "what is faulty" in text
+    assert text.count("   * - ") == len(kinds) + 2
+
+
 SCRIPTS = sorted([*DOCS.glob("*/plot_*.py"), *DOCS.parent.glob("plot_*.py")])
 
 
