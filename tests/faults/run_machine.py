@@ -17,6 +17,7 @@ import itertools
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -162,7 +163,7 @@ def streams() -> Iterator[tuple[str, list[str]]]:
         for command in (command for command in LONG if command.name in _QUICK):
             for shell, is_told in STREAMS.items():
                 words, place = trials.line(command)
-                line = " ".join(f"'{word}'" for word in words)
+                line = shlex.join(words)
                 done = subprocess.run(
                     ["bash", "-c", f"set -o pipefail; {line} {shell}"],
                     cwd=place,
