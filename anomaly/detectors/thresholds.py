@@ -529,7 +529,14 @@ class HealthyScanThreshold(_OwnThreshold):
         return rank
 
     def fewest_scans(self) -> int:
-        """Give the smallest number of scans that guarantee the level."""
+        """
+        Give the smallest number of scans that guarantee the level.
+
+        Returns
+        -------
+        int
+            The smallest n whose n / (n + 1) is the level or more.
+        """
         return int(np.ceil(self.level / (1 - self.level) * (1 - 1e-12)))
 
     def _of_each(self, scans: ScoredScans) -> NDArray[np.float64]:
