@@ -336,10 +336,18 @@ class TwoStageSegmenter(BaseEstimator):
         -------
         self
             Itself.
+
+        Raises
+        ------
+        ValueError
+            If `false_positives` is negative, no threshold gives as few, or a case is not possible.
         """
         check_is_fitted(self)
+        check_number("false_positives", false_positives)
+        # All labels are checked before the first scan is segmented.
+        pairs = paired_labels(joined_cases(volumes, priors, masks), labels)
+        targets = [(np.asarray(values_of(label)) == 1).astype(np.uint8) for label, _ in pairs]
         scores = self.predict_proba(volumes, priors=priors, masks=masks)
-        targets = [(np.asarray(values_of(label)) == 1).astype(np.uint8) for label in labels]
         point = operating_point(
             targets, scores, false_positives=false_positives, min_voxels=self.min_voxels
         )

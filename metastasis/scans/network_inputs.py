@@ -59,6 +59,7 @@ def paired_labels(cases: Sequence[Scan], labels: Any) -> list[tuple[Any, Any]]:
     for number, (label, volume) in enumerate(pairs):
         with naming(number):
             _check_same_grid(volume, label, "label")
+            _check_label_shape(label, volume)
     return pairs
 
 
@@ -88,9 +89,7 @@ def edge_of(volume: Any) -> float | None:
 def binary_label(label: Any, volume: Any) -> NDArray[np.uint8]:
     """Check a label of 0 and 1 against the shape of its volume; give it as ``uint8``."""
     values = np.asarray(values_of(label))
-    shape = np.shape(volume)[:3]
-    if values.shape != shape:
-        raise ValueError(f"a label of shape {values.shape} for a volume of shape {shape}")
+    _check_label_shape(values, volume)
     if values.dtype.kind not in "fiub":
         raise ValueError(_label_message(values.dtype))
     # Other numbers may be classes, some of which are no lesions, so none is taken for 1.
@@ -98,6 +97,12 @@ def binary_label(label: Any, volume: Any) -> NDArray[np.uint8]:
     if not is_binary.all():
         raise ValueError(_label_message(np.unique(values[~is_binary])[:3]))
     return np.ascontiguousarray(values, dtype=np.uint8)
+
+
+def _check_label_shape(label: Any, volume: Any) -> None:
+    shape, expected = np.shape(label), np.shape(volume)[:3]
+    if shape != expected:
+        raise ValueError(f"a label of shape {shape} for a volume of shape {expected}")
 
 
 def on_network_grid(case: Scan, spacing: float | None) -> Scan:

@@ -122,6 +122,18 @@ def test_images_and_operating_point(fitted, cohort):
     assert 0 < fitted.threshold_ <= 1
 
 
+def test_an_operating_point_is_refused_before_a_scan_is_segmented(fitted, monkeypatch):
+    volumes, labels, _ = balls_and_sheets(2, 5)
+    model = copy.copy(fitted)
+    monkeypatch.setattr(model, "predict_proba", lambda *_, **__: pytest.fail("a scan was segmented"))
+    with pytest.raises(ValueError, match="false_positives"):
+        model.set_operating_point(volumes, labels, false_positives=-1)
+    with pytest.raises(ValueError, match=r"a label of shape .* for a volume of shape"):
+        model.set_operating_point(volumes, [labels[0], labels[1][:-1]])
+    with pytest.raises(ValueError, match=r"2 .* 1|1 .* 2"):
+        model.set_operating_point(volumes, labels[:1])
+
+
 class Resampled(Brightness):
     """Has the spacing of a network; what it gets lies on that grid."""
 
