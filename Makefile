@@ -47,7 +47,7 @@ faults: environment-test
 	.venv/bin/python tests/faults/run_corpus.py --store
 	.venv/bin/python tests/faults/fuzz_models.py
 	.venv/bin/python tests/faults/run_machine.py --store
-	.venv/bin/python tests/faults/run_kills.py
+	.venv/bin/python tests/faults/run_kills.py --store
 	DMRIFIT_FAULTS=all .venv/bin/python -m pytest tests/faults/test_determinism.py -k without_vectors
 
 audit: environment-test

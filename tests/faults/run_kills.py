@@ -1,7 +1,7 @@
 """
 Kill every command of the four programs at many moments of its work, and each time that it names a file.
 
-    .venv/bin/python tests/faults/run_kills.py [--kills N] [NAME ...]
+    .venv/bin/python tests/faults/run_kills.py [--store] [--kills N] [NAME ...]
 
 What was tried is kept in build/faults, so that a run that is stopped goes on; a change of the code begins anew.
 All commands together take hours.
@@ -10,6 +10,7 @@ All commands together take hours.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import os
@@ -31,17 +32,35 @@ NAMES = 12  # files at most whose naming is interrupted
 ENDED_FIRST = 25  # draws at most that come after the end of a command
 
 
+#: What decides how a trial ends: the programs, and how they are called, killed and judged.
+SOURCES = (
+    *PACKAGES,
+    *(f"tests/faults/{name}.py" for name in ("commands", "kill_trials", "killing", "run_kills")),
+)
+
+
 def tree() -> str:
-    """Give the digests that git has of the packages."""
-    words = ["git", "rev-parse", *(f"HEAD:{package}" for package in PACKAGES)]
+    """Give the digest of the programs and of the trials as they are in the working folder."""
+    words = ["git", "ls-files", "-z", "-co", "--exclude-standard", *SOURCES]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
-    return "-".join(line[:7] for line in done.stdout.split())
+    digest = hashlib.sha256()
+    for name in sorted(done.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def tried(path: Path) -> list[dict[str, Any]]:
-    """Read the trials that were finished; the last line may be cut off."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    """Read the trials that were finished, of which a record holds a line each."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [json.loads(line) for line in lines]
+
+
+def cut_to_whole_lines(path: Path) -> None:
+    """Drop the last line of a record where a stopped run has not finished it."""
+    if path.exists():
+        with path.open("rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 class Record:
@@ -49,6 +68,7 @@ class Record:
 
     def __init__(self, path: Path, trials: Trials) -> None:
         self._path, self._trials = path, trials
+        cut_to_whole_lines(path)
         self._rows = {(row["command"], row["when"]): row for row in tried(path)}
 
     def is_killed(
@@ -100,21 +120,28 @@ def counts(rows: list[dict[str, Any]]) -> Counter[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="commands, all without any")
+    names = [command.name for command in LONG]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {names}; all without any")
+    parser.add_argument("--store", action="store_true", help="keep the counts in faults.json")
     parser.add_argument(
         "--kills", type=int, default=KILLS, help="by the clock (default %(default)s)"
     )
     chosen = parser.parse_args()
+    if unknown := set(chosen.names) - set(names):
+        parser.error(f"no command {sorted(unknown)}; choose of {names}")
+    if chosen.store and chosen.names:
+        parser.error("--store keeps the counts of all commands; give no NAME")
     os.environ.update(ONE_THREAD)
     WORK.mkdir(parents=True, exist_ok=True)
     path = WORK / f"kills-{tree()}.jsonl"
     commands = [command for command in LONG if not chosen.names or command.name in chosen.names]
     with tempfile.TemporaryDirectory() as folder:
         try_all(Record(path, Trials(Path(folder))), commands, chosen.kills)
-    rows = tried(path)
+    tried_names = {command.name for command in commands}
+    rows = [row for row in tried(path) if row["command"] in tried_names]
     found = counts(rows)
     print(f"{len(commands)} commands, {dict(found)}")
-    if not chosen.names:
+    if chosen.store:
         store("kills", {"killed commands": found})
     return int(any(row["complaints"] for row in rows))
 
