@@ -129,7 +129,9 @@ def train(
     ] = 0.995,
     prior: Annotated[
         str,
-        typer.Option(metavar="path|channel|none", help="How the network receives prior scans."),
+        typer.Option(
+            metavar="path|shared|channel|none", help="How the network receives prior scans."
+        ),
     ] = "path",
     network: Annotated[
         str, typer.Option(metavar="deepmedic|unet", help="Architecture.")

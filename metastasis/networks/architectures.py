@@ -18,7 +18,10 @@ else:
     nn = torch.nn
     functional = nn.functional
 
-__all__ = ["DeepMedic", "Path", "SmallUNet", "UNet", "repeated"]
+__all__ = ["PRIOR_REACH", "DeepMedic", "Path", "SmallUNet", "UNet", "change_features", "repeated"]
+
+#: Voxels to either side in which a shared path looks for what is there now in the prior scan.
+PRIOR_REACH = 2
 
 #: Slope of the rectifier below zero.
 SLOPE = 0.01
@@ -129,6 +132,20 @@ def repeated(
     return wide.reshape(n, c, *(k * factor for k in cells))[:, :, first[0], first[1], first[2]]
 
 
+def change_features(
+    features: torch.Tensor, wide_prior: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Give the prior's features h′ and h − maxpool(h′): what is there now and was nowhere near.
+
+    Shapes: `features` (n, c, x, y, z), `wide_prior` (n, c, x + 2 PRIOR_REACH, ...); returns two of
+    (n, c, x, y, z).
+    """
+    inside = slice(PRIOR_REACH, -PRIOR_REACH)
+    largest = functional.max_pool3d(wide_prior, 2 * PRIOR_REACH + 1, stride=1)
+    return wide_prior[:, :, inside, inside, inside], features - largest
+
+
 class DeepMedic(nn.Module):
     """
     DeepMedic: paths at several resolutions and for a prior scan, joined by dense layers.
@@ -140,6 +157,10 @@ class DeepMedic(nn.Module):
     nothing, and that flag is a feature of its own (``validity``). The first dense layer acts on
     each path alone before they are added, which equals one layer on all of them and lets
     low-resolution features be repeated after it.
+
+    With `shared` the prior scan passes through the path of the image, with the same weights, and
+    h, h′ and h − maxpool(h′) are joined, the maximum over 5³ voxels as no registration is perfect;
+    the prior's segment is `PRIOR_REACH` voxels larger to each side.
 
     The default sizes are those of the paper. `extra_channels` of the path at full resolution are a
     prior scan and its validity; without `validity` a missing prior is a scan of zeros, as
@@ -160,20 +181,27 @@ class DeepMedic(nn.Module):
         *,
         extra_channels: int = 0,
         prior_path: bool = False,
+        shared: bool = False,
         validity: bool = True,
         residual: bool = False,
         normalization: str | None = "batch",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if shared and n_channels + extra_channels != 1:
+            raise ValueError(
+                f"{n_channels + extra_channels} channels cannot share a path with a prior scan, "
+                "which has one; give prior='path'"
+            )
         self.n_layers = len(widths)
         self.low_resolution = tuple(low_resolution)
         self.prior_path = prior_path
+        self.shared = shared and prior_path
         self.validity = validity and prior_path
         channels_of_path = {"normal": n_channels + extra_channels}
         for factor in low_resolution:
             channels_of_path[f"low_{factor}"] = n_channels
-        if prior_path:
+        if prior_path and not self.shared:
             channels_of_path["prior"] = 1
         # All random draws are in a fixed order: a seed gives the same weights in each version.
         self.paths = nn.ModuleDict(
@@ -183,14 +211,17 @@ class DeepMedic(nn.Module):
             }
         )
         has_bias = normalization is None
+        merged_names = list(channels_of_path)
+        if self.shared:
+            merged_names += ["prior", "change"]
         # The first dense layer, split by path; a single bias suffices for their sum.
         self.merges = nn.ModuleDict(
             {
                 name: nn.Conv3d(widths[-1], dense[0], 1, bias=has_bias and name == "normal")
-                for name in channels_of_path
+                for name in merged_names
             }
         )
-        n_features = len(channels_of_path) * widths[-1]
+        n_features = len(merged_names) * widths[-1]
         for layer in self.merges.values():
             nn.init.normal_(layer.weight, std=math.sqrt(2 / n_features))  # type: ignore[arg-type]
         if has_bias:
@@ -223,10 +254,12 @@ class DeepMedic(nn.Module):
         """
         Give the logits of the voxels inside of segments.
 
-        Shapes: `image` (n, n_channels + extra_channels, x, y, z), `prior` (n, 1, x, y, z), `**low`
-        (n, n_channels, cells x, cells y, cells z); returns (n, 1, x − 2 n_layers, ...).
+        Shapes: `image` (n, n_channels + extra_channels, x, y, z), `prior` (n, 1, x, y, z), with a
+        shared path (n, 1, x + 2 PRIOR_REACH, ...), `**low` (n, n_channels, cells x, cells y, cells
+        z); returns (n, 1, x − 2 n_layers, ...).
         """
-        merged = self.merges["normal"](self.paths["normal"](image))
+        image_features = self.paths["normal"](image)
+        merged = self.merges["normal"](image_features)
         size = merged.shape[2:]
         phases = phases or {}
         for factor in self.low_resolution:
@@ -235,14 +268,35 @@ class DeepMedic(nn.Module):
             phase = phases.get(factor, (0, 0, 0))
             merged = merged + repeated(features, factor, size, phase)
         if self.prior_path:
-            features = self.merges["prior"](self.paths["prior"](prior))
+            flags = merged.new_ones(len(merged)) if valid is None else valid
+            if self.shared:
+                features = self._compared(image, image_features, prior, flags)
+            else:
+                features = self.merges["prior"](self.paths["prior"](prior))
             if self.validity:
-                flags = merged.new_ones(len(merged)) if valid is None else valid
                 features = features + self.valid_weight[:, None, None, None]
                 # The path of the prior adds nothing to a case without one.
                 features = features * flags[:, None, None, None, None]
             merged = merged + features
         return self.decide(merged)
+
+    def _compared(
+        self,
+        image: torch.Tensor,
+        image_features: torch.Tensor,
+        prior: torch.Tensor | None,
+        flags: torch.Tensor,
+    ) -> torch.Tensor:
+        """Give what the prior and the change since then add to the first dense layer."""
+        assert prior is not None
+        if self.validity:
+            # Features of a missing prior are multiplied by 0; its zeros would only shift the
+            # moments of the normalization that both scans share.
+            stand_in = functional.pad(image, (PRIOR_REACH,) * 6, mode="replicate")
+            prior = torch.where(flags[:, None, None, None, None] > 0, prior, stand_in)
+        earlier, change = change_features(image_features, self.paths["normal"](prior))
+        compared: torch.Tensor = self.merges["prior"](earlier) + self.merges["change"](change)
+        return compared
 
     def decide(self, merged: torch.Tensor) -> torch.Tensor:
         """

@@ -22,9 +22,10 @@ class InputLayout:
     """
     What a network sees of a case: low-resolution copies, and where the prior scan goes.
 
-    `prior` is ``"path"``, ``"channel"`` or None; `refuses_priors` is set for a network that was
-    trained without priors although it could have used them. `scaling` is ``"brain"`` (mean 0 and
-    standard deviation 1) or ``"local"`` (the local level of unenhanced brain is 1).
+    `prior` is ``"path"``, ``"shared"``, ``"channel"`` or None; `refuses_priors` is set for a
+    network that was trained without priors although it could have used them. `scaling` is
+    ``"brain"`` (mean 0 and standard deviation 1) or ``"local"`` (the local level of unenhanced
+    brain is 1).
     """
 
     factors: tuple[int, ...]
@@ -99,7 +100,7 @@ class InputLayout:
             if self.missing_prior == "validity":
                 channels.append(np.full_like(prior, valid))
             arguments["image"] = np.concatenate(channels)
-        elif self.prior == "path" and self.missing_prior == "zeros":
+        elif self.prior is not None and self.missing_prior == "zeros":
             del arguments["valid"]
         return arguments
 

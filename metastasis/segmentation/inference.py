@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
 from metastasis.networks.architectures import (
+    PRIOR_REACH,
     SLOPE,
     DeepMedic,
     Path,
     SmallUNet,
     UNet,
     added,
+    change_features,
     folded,
 )
 from metastasis.networks.sizes import low_resolution_cells, low_resolution_input, output_size
@@ -75,31 +77,45 @@ def dense_logits(
             stream = _features(path, cells, size, slab_numbers, device, head.width)
             # Low-resolution paths have few cells, so their features are held whole.
             low[factor] = torch.cat([head.merge(name, features) for features in stream])
-        windows = [("normal", "image")]
-        if network.prior_path and (not network.validity or case["valid"]):
-            windows.append(("prior", "prior"))
-        streams = []
-        for path_name, name in windows:
-            # The default binds the name of this round: streams ask for windows after the loop.
-            def window(a: int, k: int, name: str = name) -> NDArray[Any]:
-                size = [k, *(n + 2 * n_layers for n in shape[1:])]
-                return take_window(case[name], (a - n_layers, -n_layers, -n_layers), size)
+        has_prior = network.prior_path and (not network.validity or bool(case["valid"]))
+        reach = PRIOR_REACH if network.shared else 0
 
-            path = network.paths[path_name]
-            streams.append(_features(path, window, shape, slab_numbers, device, head.width))
+        def stream_of(path_name: str, name: str, reach: int = 0) -> Iterator[torch.Tensor]:
+            """Give features of a scan, with planes and voxels beyond its border."""
+            margin = n_layers + reach
+
+            def window(a: int, k: int) -> NDArray[Any]:
+                size = [k, *(n + 2 * margin for n in shape[1:])]
+                return take_window(case[name], (a - margin, -margin, -margin), size)
+
+            path: Any = network.paths[path_name]
+            size = [n + 2 * reach for n in shape]
+            return _features(path, window, size, slab_numbers, device, head.width)
+
+        prior_planes = None
+        if has_prior:
+            path_name = "normal" if network.shared else "prior"
+            prior_planes = _Planes(stream_of(path_name, "prior", reach))
         first_plane = 0
-        for slab in zip(*streams, strict=True):
-            merged = head.merge("normal", slab[0])
-            if len(slab) > 1:
-                merged += head.merge("prior", slab[1])
+        for features in stream_of("normal", "image"):
+            merged = head.merge("normal", features)
+            end_plane = first_plane + len(merged)
+            if prior_planes is not None:
+                # Planes of a wider prior begin `reach` planes before the scan.
+                prior_slab = prior_planes.taken(first_plane, end_plane + 2 * reach)
+                if network.shared:
+                    # Voxels come last in torch's maxima, channels in all else here.
+                    parts = change_features(_channels_first(features), _channels_first(prior_slab))
+                    prior_slab, change = (part[0].permute(1, 2, 3, 0) for part in parts)
+                    merged += head.merge("change", change)
+                merged += head.merge("prior", prior_slab)
                 if head.valid is not None:
                     merged += head.valid
-            end_plane = first_plane + len(merged)
-            for factor, features in low.items():
+            for factor, cell_features in low.items():
                 # A slab may begin inside of a low-resolution cell.
                 first_cell, phase = divmod(first_plane, factor)
                 end_cell = math.ceil(end_plane / factor)
-                slab_features = features[first_cell:end_cell]
+                slab_features = cell_features[first_cell:end_cell]
                 merged += _repeated(slab_features, factor, merged.shape[:3], phase)
             logits[first_plane:end_plane] = head.decide(merged)[..., 0].cpu().numpy()
             first_plane = end_plane
@@ -134,7 +150,10 @@ def tiled_logits(network: DeepMedic, case: Case, *, tile: int = 45) -> NDArray[n
                 inputs[f"low_{factor}"] = batch_of(cells)
                 phases[factor] = phase
             if network.prior_path:
-                inputs["prior"] = batch_of(take_window(case["prior"], first, [tile] * 3))
+                reach = PRIOR_REACH if network.shared else 0
+                wider = [a - reach for a in first]
+                size = [tile + 2 * reach] * 3
+                inputs["prior"] = batch_of(take_window(case["prior"], wider, size))
                 inputs["valid"] = torch.tensor([float(case["valid"])], device=device)
             tile_logits = network(**inputs, phases=phases)[0, 0].cpu().numpy()
             # The last tile along an axis may reach beyond the volume.
@@ -234,6 +253,27 @@ def _features(
         yield features[0].permute(1, 2, 3, 0)
         first += count
         count = min(planes, n_planes - first)
+
+
+class _Planes:
+    """Planes of features that come slab by slab, taken at other planes than they come."""
+
+    def __init__(self, stream: Iterator[torch.Tensor]) -> None:
+        self.stream = stream
+        self.planes = next(stream)
+        self.first = 0
+
+    def taken(self, begin: int, end: int) -> torch.Tensor:
+        """Give the planes from `begin` to `end`, and forget those before; `begin` only grows."""
+        self.planes, self.first = self.planes[begin - self.first :], begin
+        while len(self.planes) < end - begin:
+            self.planes = torch.cat([self.planes, next(self.stream)])
+        return self.planes[: end - begin]
+
+
+def _channels_first(features: torch.Tensor) -> torch.Tensor:
+    """Arrange features as torch's pooling takes them: (x, y, z, c) to (1, c, x, y, z)."""
+    return features.permute(3, 0, 1, 2)[None]
 
 
 class _Stream:

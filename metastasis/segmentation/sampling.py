@@ -190,7 +190,8 @@ class SegmentSampler:
     ``"voxel"``. Augmented segments are flipped and rotated by 90° at random (all 48 ways); image
     and prior are each multiplied by a number within `intensity_scale` of 1. A lesion lies in the
     middle of its segment, or up to `jitter` voxels beside it, so that a network with padding does
-    not learn its place. Targets with weights give segments of labels and weights.
+    not learn its place. Segments of the prior are larger by `prior_margin` to each side. Targets
+    with weights give segments of labels and weights.
     """
 
     size: int
@@ -201,6 +202,7 @@ class SegmentSampler:
     intensity_scale: float = 0.1
     prior_dropout: float = 0.0
     jitter: int = 0
+    prior_margin: int = 0
 
     def draw(
         self,
@@ -277,7 +279,9 @@ class SegmentSampler:
             sample[f"low_{factor}"] = cells * np.float32(scale)
         if "prior" in case:
             valid = np.float32(0 if is_prior_dropped else case["valid"])
-            prior = take_window(rotated(case["prior"]), first, size)
+            prior_first = [a - self.prior_margin for a in first]
+            prior_size = [self.size + 2 * self.prior_margin] * 3
+            prior = take_window(rotated(case["prior"]), prior_first, prior_size)
             sample["prior"] = prior * (np.float32(prior_scale) * valid)
             sample["valid"] = valid
         segment = take_window(rotated(label[None]), first, size)

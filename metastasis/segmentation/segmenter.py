@@ -47,7 +47,7 @@ __all__ = ["DeepMedicSegmenter"]
 _CHOICES = {
     "loss": ("jvss", "vss", "sse", "bce", "lesion"),
     "scaling": ("brain", "local"),
-    "prior": ("path", "channel", None),
+    "prior": ("path", "shared", "channel", None),
     "network": ("deepmedic", "unet", "small_unet"),
     "missing_prior": ("validity", "zeros"),
     "sampling": ("lesion", "voxel"),
@@ -90,9 +90,10 @@ class DeepMedicSegmenter(VolumeEstimator):
         ``"lesion"`` labels may be those of `implant_lesions`, whose cores are not judged.
     alpha : float, default=0.995
         Weight of sensitivity against specificity in the loss, from 0 to 1.
-    prior : {"path", "channel", None}, default="path"
-        Whether the prior scan has a path of its own that joins the others late, is one more
-        channel of the scan, or is not used. A network that is trained without any prior scan
+    prior : {"path", "shared", "channel", None}, default="path"
+        Whether the prior scan has a path of its own that joins the others late, passes through the
+        path of the scan, with the same weights, and is compared with it, is one more channel of
+        the scan, or is not used. A network that is trained without any prior scan
         cannot use one later.
     low_resolution : tuple of int, default=(3, 5)
         Factors of the low-resolution paths. Not for the U-Net.
@@ -164,7 +165,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         Probability from which a voxel is lesion in `predict`.
     false_positives_ : float or None
         False positives per scan that `threshold_` was chosen for; None where it was not.
-    prior_ : {"path", "channel", None}
+    prior_ : {"path", "shared", "channel", None}
         Where the network looks for a prior scan.
     net_ : skorch.NeuralNet
         The trained net.
@@ -348,7 +349,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         # A prior of zeros is a missing one.
         has_priors = any(np.any(values_of(prior)) for _, prior, _ in cases if prior is not None)
         self.prior_ = self.prior if has_priors else None
-        if self.network in _UNETS and self.prior_ == "path":
+        if self.network in _UNETS and self.prior_ in ("path", "shared"):
             raise ValueError(
                 "the U-Net has no path for a prior scan; give prior='channel', or None to do "
                 "without"
@@ -560,6 +561,15 @@ class DeepMedicSegmenter(VolumeEstimator):
         return math.ceil(self.segment_size / divisor) * divisor
 
     @property
+    def _prior_margin(self) -> int:
+        """Voxels by which a segment of the prior is larger to each side."""
+        if self.prior_ != "shared":
+            return 0
+        from metastasis.networks.architectures import PRIOR_REACH
+
+        return PRIOR_REACH
+
+    @property
     def _factors(self) -> tuple[int, ...]:
         if self.network in _UNETS:
             return ()
@@ -583,7 +593,8 @@ class DeepMedicSegmenter(VolumeEstimator):
                 self._factors,
                 tuple(self.dense),
                 extra_channels=extra,
-                prior_path=self.prior_ == "path",
+                prior_path=self.prior_ in ("path", "shared"),
+                shared=self.prior_ == "shared",
                 validity=self.missing_prior == "validity",
                 residual=self.residual,
                 normalization=self.normalization,
@@ -713,6 +724,7 @@ class DeepMedicSegmenter(VolumeEstimator):
             augment=self.augment,
             prior_dropout=prior_dropout,
             jitter=self._size // 4 if self.network == "small_unet" else 0,
+            prior_margin=self._prior_margin,
         )
         layout = self._layout
         for sample, label in sampler.draw(inputs, targets, self.segments_per_epoch, rng):

@@ -5,7 +5,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from metastasis.networks.architectures import DeepMedic, Path, SmallUNet, UNet, repeated  # noqa: E402
+from metastasis.networks.architectures import (  # noqa: E402
+    PRIOR_REACH,
+    DeepMedic,
+    Path,
+    SmallUNet,
+    UNet,
+    change_features,
+    repeated,
+)
 from metastasis.networks.sizes import low_resolution_input, output_size  # noqa: E402
 
 pytestmark = pytest.mark.deep
@@ -31,7 +39,7 @@ def inputs(network, size, n=2, *, prior=False, seed=0):
     generator = torch.Generator().manual_seed(seed)
     out = output_size(size, network.n_layers)
     shapes = {f"low_{f}": low_resolution_input(out, f, network.n_layers) for f in network.low_resolution}
-    shapes |= {"image": size} | ({"prior": size} if prior else {})
+    shapes |= {"image": size} | ({"prior": size + 2 * PRIOR_REACH * network.shared} if prior else {})
     return {key: torch.randn(n, 1, m, m, m, generator=generator) for key, m in shapes.items()}
 
 
@@ -116,6 +124,69 @@ def test_a_missing_prior_adds_nothing_whatever_stands_in_its_place():
     assert torch.equal(there, network(**given))
     as_published = DeepMedic(1, (2, 3), (3,), (4,), prior_path=True, validity=False)
     assert "valid_weight" not in as_published.state_dict()
+
+
+@pytest.fixture
+def shared():
+    torch.manual_seed(0)
+    network = DeepMedic(1, (2, 3), (3,), (4,), prior_path=True, shared=True)
+    torch.nn.init.normal_(network.valid_weight)
+    return network
+
+
+def test_change_is_zero_where_the_prior_has_as_much_within_two_voxels():
+    features = torch.zeros(1, 1, 9, 9, 9)
+    features[..., 2, 4, 4], features[..., 6, 4, 4] = 1, 1
+    wide = torch.zeros(1, 1, 13, 13, 13)
+    # In voxels of the image: the first one lies 2 voxels beside it, the other one 3.
+    wide[..., 2 + 4, 2 + 4, 2 + 4] = 1
+    earlier, change = change_features(features, wide)
+    assert torch.equal(earlier, wide[..., 2:-2, 2:-2, 2:-2])
+    assert change[0, 0, 2, 4, 4] == 0
+    assert change[0, 0, 6, 4, 4] == 0
+    wide = torch.roll(wide, -1, dims=2)
+    _, change = change_features(features, wide)
+    assert change[0, 0, 2, 4, 4] == 0
+    assert change[0, 0, 6, 4, 4] == 1
+
+
+def test_a_shared_path_has_the_weights_of_one_path(shared):
+    assert set(shared.paths) == {"normal", "low_3"}
+    assert set(shared.merges) == {"normal", "low_3", "prior", "change"}
+    own = DeepMedic(1, (2, 3), (3,), (4,), prior_path=True)
+    one_path, one_merge = count(own.paths["prior"]), 3 * 4
+    assert count(shared) == count(own) - one_path + one_merge
+    given = inputs(shared, 9, prior=True)
+    assert given["prior"].shape[2] == 13
+    assert shared(**given).shape == (2, 1, 5, 5, 5)
+    with pytest.raises(ValueError, match=r"2 channels .* prior='path'"):
+        DeepMedic(2, (2, 3), prior_path=True, shared=True)
+
+
+def test_both_scans_teach_the_shared_path(shared):
+    given = inputs(shared, 9, prior=True)
+    alone = {key: value for key, value in given.items()}
+    gradients = []
+    for flag in (1.0, 0.0):
+        shared.zero_grad()
+        alone["prior"] = given["prior"].clone().requires_grad_()
+        shared(**alone, valid=torch.full((2,), flag)).sum().backward()
+        gradients.append(shared.paths["normal"].convolutions[0].weight.grad.clone())
+        has_taught = [weights.grad.abs().sum() > 0 for weights in shared.merges["change"].parameters()]
+        assert has_taught == [flag > 0]
+        assert (alone["prior"].grad.abs().sum() > 0) == (flag > 0)
+    assert not torch.allclose(*gradients)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_missing_prior_is_nothing_to_a_shared_path(shared, training):
+    given = inputs(shared, 9, prior=True)
+    zeros = given | {"prior": torch.zeros_like(given["prior"])}
+    shared.train(training)
+    none = shared(**given, valid=torch.zeros(2))
+    # In training also the moments of the normalization stay those of scans.
+    torch.testing.assert_close(shared(**zeros, valid=torch.zeros(2)), none)
+    assert not torch.allclose(shared(**given), none)
 
 
 def test_dropout_leaves_features_out_in_training_alone():

@@ -75,6 +75,7 @@ def test_dense_and_tiled_logits_are_equal(shape):
         {"normalization": None},
         {"prior_path": True},
         {"prior_path": True, "validity": False},
+        {"prior_path": True, "shared": True},
         {"factors": ()},
         {"factors": (2, 7), "dense": (4,)},
     ],

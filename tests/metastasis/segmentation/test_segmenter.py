@@ -99,6 +99,7 @@ def test_lesions_are_learned_from_segments(fitted):
         {"loss": "sse", "alpha": 0.5, "reduction": "code", "normalization": None},
         {"prior": "channel", "missing_prior": "zeros", "low_resolution_input": "stride"},
         {"prior": "path", "missing_prior": "zeros", "residual": True, "widths": (3,) * 4},
+        {"prior": "shared"},
         {"prior": "channel", "flips": True, "dropout": 0.3},
         {"prior": None, "low_resolution": ()},
         {"network": "unet", "prior": "channel", "widths": (4, 8)},
