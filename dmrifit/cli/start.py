@@ -1,9 +1,12 @@
-"""The start of programs: an interrupt while they are still being loaded is one line, too."""
+"""The start of programs: an interrupt at any moment, while they are loaded too, is one line."""
 
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
+from typing import Any, NoReturn
 
 __all__ = ["run_program"]
 
@@ -17,8 +20,35 @@ def main() -> None:
 
 def run_program(name: str, module: str) -> None:
     """Load and run a program."""
+
+    def leave(*_: Any) -> NoReturn:
+        # No exception: libraries that are being loaded, or end, print or swallow it.
+        if sys.stderr is not None:
+            os.write(2, f"{name}: interrupted\n".encode())
+        os._exit(_INTERRUPTED)
+
+    def interrupt(*_: Any) -> NoReturn:
+        signal.signal(signal.SIGINT, leave)  # what is tidied up is not interrupted a second time
+        raise KeyboardInterrupt
+
+    def tell_unraisable(event: Any) -> None:
+        if event.exc_type is KeyboardInterrupt:
+            leave()
+        sys.__unraisablehook__(event)
+
+    # A shell lets programs in the background ignore interrupts.
+    is_heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_heeded:
+        signal.signal(signal.SIGINT, leave)
     try:
-        importlib.import_module(module).main()
+        run = importlib.import_module(module).main
+        if is_heeded:
+            sys.unraisablehook = tell_unraisable
+            signal.signal(signal.SIGINT, interrupt)
+        run()
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(_INTERRUPTED)
+    finally:
+        if is_heeded:
+            signal.signal(signal.SIGINT, leave)

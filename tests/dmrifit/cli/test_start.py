@@ -1,20 +1,61 @@
-"""Programs that are interrupted while they are loaded."""
+"""Programs that are interrupted, also while they are loaded and after their work."""
 
+import subprocess
 import sys
 import types
 
 import pytest
 
+#: A program that presses Ctrl-C itself, in places where Python prints or swallows the exception.
+PROGRAM = """
+import atexit, os, signal
 from dmrifit.cli.start import run_program
+def press():
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(100): pass
+class Collected:
+    def __del__(self): press()
+def swallow():
+    try: press()
+    except BaseException: pass
+def tidy():
+    try: press()
+    finally: press()
+"""
+PLACES = {
+    "while a library is loaded": "swallow()\ndef main(): print('end')",
+    "in the work": "def main(): press()",
+    "where Python ignores it": "def main():\n x = Collected()\n del x\n print('end')",
+    "twice": "def main(): tidy()",
+    "after the work": "def main(): atexit.register(press)",
+}
 
 
-def test_an_interrupt_while_a_program_loads_is_one_line(tmp_path, monkeypatch, capsys):
-    (tmp_path / "loading_program.py").write_text("raise KeyboardInterrupt\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        run_program("a-program", "loading_program")
-    assert stopped.value.code == 130
-    assert capsys.readouterr().err == "a-program: interrupted\n"
+def run(tmp_path, program, handler="default_int_handler"):
+    (tmp_path / "a_program.py").write_text(f"from start_of_it import *\n{program}\n")
+    (tmp_path / "start_of_it.py").write_text(PROGRAM)
+    # A shell that starts the tests in the background has switched Ctrl-C off.
+    start = f"""
+import signal, sys
+from dmrifit.cli.start import run_program
+signal.signal(signal.SIGINT, signal.{handler})
+sys.path.insert(0, {str(tmp_path)!r})
+run_program("a-program", "a_program")
+"""
+    words = [sys.executable, "-c", start]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("program", PLACES.values(), ids=PLACES)
+def test_an_interrupt_is_one_line_wherever_it_comes(program, tmp_path):
+    done = run(tmp_path, program)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "a-program: interrupted\n"
+
+
+def test_an_ignored_interrupt_stays_ignored(tmp_path):
+    done = run(tmp_path, "press()\ndef main(): press(); print('end')", "SIG_IGN")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 
 
 @pytest.mark.parametrize(
@@ -24,6 +65,7 @@ def test_every_program_begins_so(package, monkeypatch):
     program = types.ModuleType("program")
     calls = []
     program.main = lambda: calls.append(package)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setitem(sys.modules, f"{package.split('.')[0]}.cli.program", program)
     __import__(package, fromlist=["main"]).main()
     assert calls == [package]
