@@ -36,7 +36,7 @@ from counts import kind_of_complaint, store
 from kill_trials import ONE_THREAD, Trials
 from killing import PROGRAMS, damages
 
-__all__ = ["NAMES", "STREAMS", "commands", "refusal_complaints", "words_of"]
+__all__ = ["NAMES", "STREAMS", "commands", "interrupt_complaints", "refusal_complaints", "stream_complaints", "words_of"]
 
 #: Names of outputs, and what is said of them.
 NAMES = {
@@ -161,21 +161,22 @@ def streams() -> Iterator[tuple[str, list[str]]]:
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(Path(folder))
         for command in (command for command in LONG if command.name in _QUICK):
-            for shell, is_told in STREAMS.items():
+            for shell in STREAMS:
                 words, place = trials.line(command)
-                line = shlex.join(words)
-                done = subprocess.run(
-                    ["bash", "-c", f"set -o pipefail; {line} {shell}"],
-                    cwd=place,
-                    capture_output=True,
-                    check=False,
-                )
-                found = trials.differences(command, place)
-                if done.returncode not in ({0, 2} if is_told else {0}):
-                    found.append(f"the exit code is {done.returncode}: {done.stderr.decode()}")
-                if b"Traceback" in done.stderr:
-                    found.append(f"a traceback: {done.stderr.decode()}")
-                yield f"{command.name} {shell}", found
+                found = stream_complaints(words, place, shell)
+                yield f"{command.name} {shell}", found + trials.differences(command, place)
+
+
+def stream_complaints(words: list[str], place: Path, shell: str) -> list[str]:
+    """Run a line with the streams of a shell, which has to end as if they were whole."""
+    line = f"set -o pipefail; {shlex.join(words)} {shell}"
+    done = subprocess.run(["bash", "-c", line], cwd=place, capture_output=True, check=False)
+    found = []
+    if done.returncode not in ({0, 2} if STREAMS[shell] else {0}):
+        found.append(f"the exit code is {done.returncode}: {done.stderr.decode()}")
+    if b"Traceback" in done.stderr:
+        found.append(f"a traceback: {done.stderr.decode()}")
+    return found
 
 
 def interrupts() -> Iterator[tuple[str, list[str]]]:
@@ -186,25 +187,35 @@ def interrupts() -> Iterator[tuple[str, list[str]]]:
         for command in (command for command in LONG if command.name in _QUICK):
             for _ in range(_INTERRUPTS):
                 words, place = trials.line(command)
-                # What is interrupted before this is the start of Python, and of the first module.
-                begun = "import os, dmrifit.cli.start; os.write(1, b'+')"
-                words[2] = f"{begun}; {words[2]}"
                 moment = draw.random() ** 2 * 2
-                with subprocess.Popen(
-                    words, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-                ) as process:
-                    process.stdout.read(1)
-                    time.sleep(moment)
-                    process.send_signal(signal.SIGINT)
-                    said = process.communicate()[1].decode()
-                found = [f"left behind: {damage}" for damage in damages(place / "out")]
-                if "Traceback" in said:
-                    found.append(f"a traceback: {said}")
-                elif process.returncode not in (0, 130):
-                    found.append(f"the exit code is {process.returncode}: {said}")
-                elif process.returncode == 130 and "interrupted" not in said:
-                    found.append(f"nothing of the interrupt in: {said}")
+                found = interrupt_complaints(words, place, moment)
                 yield f"{command.name} interrupted after {moment:.2f} s", found
+
+
+def interrupt_complaints(words: list[str], place: Path, moment: float) -> list[str]:
+    """Interrupt a line of Python so many seconds after the first module of the program is there."""
+    interpreter, option, code, *arguments = words
+    # What is interrupted before this is the start of Python. In the background a shell has Ctrl-C ignored.
+    begun = (
+        "import os, signal, dmrifit.cli.start; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); os.write(1, b'+')"
+    )
+    line = [interpreter, option, f"{begun}; {code}", *arguments]
+    with subprocess.Popen(
+        line, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.read(1)
+        time.sleep(moment)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate()[1].decode()
+    found = [f"left behind: {damage}" for damage in damages(place / "out")]
+    if "Traceback" in said:
+        found.append(f"a traceback: {said}")
+    elif process.returncode not in (0, 130):
+        found.append(f"the exit code is {process.returncode}: {said}")
+    elif process.returncode == 130 and "interrupted" not in said:
+        found.append(f"nothing of the interrupt in: {said}")
+    return found
 
 
 KINDS = {

@@ -1,11 +1,14 @@
 """Programs on a machine that does not go along; `make faults` tries all of it."""
 
+import sys
 from collections import Counter
 
 import pytest
 import run_machine
 from commands import LONG
+from counts import kind_of_complaint
 from kill_trials import Trials
+from run_machine import interrupt_complaints, stream_complaints
 
 
 def test_kinds_are_counted_by_what_was_wrong(monkeypatch, capsys):
@@ -20,6 +23,44 @@ def test_kinds_are_counted_by_what_was_wrong(monkeypatch, capsys):
     expected = Counter(tried=2, traceback=1, half_written=1)
     assert stored == {"kind": {"kind of fault": expected}}
     assert "WRONG other: a traceback" in capsys.readouterr().out
+
+
+#: What an interrupted program may do, and the complaint of it.
+INTERRUPTED = {
+    "import time; time.sleep(60)": "traceback",
+    "signal.signal(2, lambda *_: os._exit(1)); time.sleep(60)": "traceback",
+    "signal.signal(2, lambda *_: os._exit(130)); time.sleep(60)": "misleading",
+    "signal.signal(2, lambda *_: (open('out/half.json', 'w').write('{'), os.write(2, b'interrupted'), os._exit(130))); "
+    "time.sleep(60)": "half_written",
+    "signal.signal(2, lambda *_: (os.write(2, b'interrupted'), os._exit(130))); time.sleep(60)": None,
+}
+
+
+@pytest.mark.parametrize(("code", "kind"), INTERRUPTED.items())
+def test_each_kind_of_defect_planted_in_interrupts_is_a_complaint(code, kind, tmp_path):
+    (tmp_path / "out").mkdir()
+    words = [sys.executable, "-c", f"import signal, time; {code}"]
+    found = {kind_of_complaint(one) for one in interrupt_complaints(words, tmp_path, 0.5)}
+    assert found == {kind} - {None}
+
+
+#: What a program may do when it cannot write, the streams, and the complaint.
+WRITING = {
+    ("print('x', flush=True)", ">/dev/full"): "traceback",
+    ("sys.stderr.write('x'); sys.stderr.flush()", "2>&-"): "traceback",
+    ("print('x' * 10**6, flush=True)", "| true"): "traceback",
+    ("pass", "2>&-"): None,
+    ("sys.exit(2)", ">/dev/full"): None,
+    ("sys.exit(2)", "2>/dev/full"): "traceback",
+}
+
+
+@pytest.mark.parametrize(("line", "kind"), WRITING.items())
+def test_each_kind_of_defect_planted_in_streams_is_a_complaint(line, kind, tmp_path):
+    code, shell = line
+    words = [sys.executable, "-c", f"import sys; {code}"]
+    found = {kind_of_complaint(one) for one in stream_complaints(words, tmp_path, shell)}
+    assert found == {kind} - {None}
 
 
 @pytest.mark.slow
