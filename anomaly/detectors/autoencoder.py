@@ -14,6 +14,7 @@ from anomaly.detectors.network_base import (
     PUBLISHED_TRAINING,
     REGIONS,
     RESIDUALS,
+    VALIDATION_FRACTION,
     Reconstructor,
     check_smoothing,
     residual_map,
@@ -91,7 +92,9 @@ class DenoisingAutoencoder(Reconstructor):
     training : Training, optional
         How the network is trained; by default 50 epochs, one scan in a step (4 in the publication)
         and a learning rate of Adam that falls from 0.003 to zero as a cosine (0.001, multiplied by
-        0.95 after each epoch). Validation scores are negative mean squared errors.
+        0.95 after each epoch). A seventh of the training subjects is held out, and the weights of
+        the epoch with their smallest mean squared error are kept, as published; with
+        ``validation_fraction=0`` all subjects train, and the last weights are kept.
     device : str, default="auto"
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     random_state : int, RandomState or None, default=None
@@ -116,7 +119,11 @@ class DenoisingAutoencoder(Reconstructor):
     """
 
     default_training: ClassVar[Training] = Training(
-        epochs=50, batch_size=1, learning_rate=0.003, schedule="cosine"
+        epochs=50,
+        batch_size=1,
+        learning_rate=0.003,
+        schedule="cosine",
+        validation_fraction=VALIDATION_FRACTION,
     )
 
     def __init__(

@@ -15,6 +15,7 @@ from anomaly.detectors.network_base import (
     PUBLISHED_TRAINING,
     REGIONS,
     RESIDUALS,
+    VALIDATION_FRACTION,
     Reconstructor,
     check_smoothing,
     residual_map,
@@ -120,8 +121,9 @@ class RecDiscNet(Reconstructor):
         initializes the network; or all, as published.
     training : Training, optional
         How the networks are trained; by default 4 epochs, one scan in a step (4 in `published`)
-        and a learning rate of Adam that falls from 0.003 to zero as a cosine. Validation scores
-        are negative losses, with the same anomalies after each epoch.
+        and a learning rate of Adam that falls from 0.003 to zero as a cosine. The weights of the
+        epoch with the smallest loss of held-out subjects are kept, as of `DenoisingAutoencoder`;
+        these have the same anomalies after each epoch.
     device : str, default="auto"
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     random_state : int, RandomState or None, default=None
@@ -152,7 +154,11 @@ class RecDiscNet(Reconstructor):
     _fitted_names: ClassVar[tuple[str, ...]] = ("n_channels_", "shape_", "box_", "moments_")
     _one_size: ClassVar[bool] = False
     default_training: ClassVar[Training] = Training(
-        epochs=4, batch_size=1, learning_rate=0.003, schedule="cosine"
+        epochs=4,
+        batch_size=1,
+        learning_rate=0.003,
+        schedule="cosine",
+        validation_fraction=VALIDATION_FRACTION,
     )
 
     moments_: dict[str, float]

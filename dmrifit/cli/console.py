@@ -43,14 +43,16 @@ CheckpointOption: TypeAlias = Annotated[
 ValidationFractionOption: TypeAlias = Annotated[
     float,
     typer.Option(
-        min=0, max=0.9, help="Fraction of patients held out of training to score the epochs."
+        min=0,
+        max=0.9,
+        help="Fraction of patients held out of training to choose the best epoch.",
     ),
 ]
 PatienceOption: TypeAlias = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Stop early after this many epochs without improvement; keep the best weights.",
+        help="Stop early after this many epochs without improvement.",
     ),
 ]
 

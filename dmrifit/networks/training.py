@@ -51,10 +51,11 @@ class Training(BaseEstimator):
     decay : float, optional
         Factor of the learning rate after each epoch, on top of the schedule.
     validation_fraction : float, optional
-        Share of the groups that are held out of training and scored after each epoch.
+        Share of the groups that are held out of training and scored after each epoch: the weights
+        of the epoch with the best mean score are kept. With 0 those of the last epoch are.
     patience : int, optional
-        Stop early after this many epochs without improvement of the mean validation score, and
-        keep the best weights. By default all epochs run, and the last weights are kept.
+        Stop early after this many epochs without improvement of the mean validation score. By
+        default all epochs run.
     mixed_precision : bool, optional
         Compute in bfloat16 where that is precise enough. On a GPU only: elsewhere nothing changes.
     compile : bool, optional

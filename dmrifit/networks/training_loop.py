@@ -192,9 +192,9 @@ class Epochs:
     epochs: int
     seed: int
     _: KW_ONLY
-    #: Scores the validation cases with the current net; higher is better.
+    #: Scores the validation cases with the current net; the weights of the highest are kept.
     score: Callable[[skorch.NeuralNet], float] | None = None
-    #: Epochs without improvement after which training stops; the best weights are then kept.
+    #: Epochs without improvement after which training stops.
     patience: int | None = None
     #: Writes the state of the net, and the best weights so far.
     save: Callable[[skorch.NeuralNet, dict[str, torch.Tensor] | None], None] | None = None
@@ -268,7 +268,7 @@ class Epochs:
         if self.score is None:
             return
         row["valid_score"] = float(self.score(net))
-        if self.patience is not None and _best_epoch(net.history) == len(net.history) - 1:
+        if _best_epoch(net.history) == len(net.history) - 1:
             weights = net.module_.state_dict()
             self.best = {name: value.detach().clone() for name, value in weights.items()}
 

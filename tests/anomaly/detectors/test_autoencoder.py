@@ -124,7 +124,7 @@ def test_scans_that_are_too_small_for_the_levels_are_refused():
     X = np.random.default_rng(0).uniform(0.2, 0.8, (4, 4, 3, 4, 2)).astype(np.float32)
     with pytest.raises(ValueError, match="4 × 3 × 4 voxels are one voxel after 2 halvings"):
         small(batch_size=1, calibration=None).fit(X)
-    assert small(calibration=None).fit(X).shape_ == (4, 3, 4)
+    assert small(calibration=None, validation_fraction=0).fit(X).shape_ == (4, 3, 4)
 
 
 def test_a_scale_is_not_that_of_what_a_network_makes_of_places_without_a_brain(fitted, world):
@@ -166,6 +166,19 @@ def test_widths_of_the_caller_stay(world):
     model.fit(*world)
     assert widths == [4, 6]
     assert model.widths is widths
+
+
+def test_the_weights_of_the_smallest_loss_of_held_out_subjects_are_kept_also_when_resumed(world, tmp_path):
+    options = {"calibration": None, "learning_rate": 0.3, "decay": 1.0}
+    model = small(**options, epochs=4).fit(*world)
+    best = int(np.argmax([row["valid_score"] for row in model.history_]))
+    assert best < 3
+    expected = small(**options, epochs=best + 1).fit(*world)
+    small(**options, epochs=best + 1, checkpoint=tmp_path).fit(*world)
+    resumed = small(**options, epochs=4, checkpoint=tmp_path).fit(*world)
+    assert len(resumed.history_) == 4
+    for other in (expected, resumed):
+        np.testing.assert_array_equal(other.anomaly_map(*world), model.anomaly_map(*world))
 
 
 def test_subjects_are_kept_together_and_validation_is_not_learned_from(world):

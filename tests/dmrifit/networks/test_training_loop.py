@@ -241,10 +241,10 @@ def test_training_ends_after_epochs_without_a_better_score_with_the_best_weights
     )
 
 
-def test_without_patience_the_last_weights_stay():
-    trained = run(4, score=scored([4, 3, 2, 1]))
-    assert [row["valid_score"] for row in trained.history] == [4, 3, 2, 1]
-    np.testing.assert_array_equal(trained.module_.weight.detach(), run(4).module_.weight.detach())
+def test_without_patience_all_epochs_run_and_the_best_weights_are_kept():
+    trained = run(4, score=scored([3, 4, 2, 1]))
+    assert [row["valid_score"] for row in trained.history] == [3, 4, 2, 1]
+    np.testing.assert_array_equal(trained.module_.weight.detach(), run(2).module_.weight.detach())
 
 
 def test_a_training_that_has_waited_long_enough_does_not_begin_again():

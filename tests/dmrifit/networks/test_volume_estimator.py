@@ -377,11 +377,11 @@ def test_training_ends_when_cases_are_not_predicted_better_and_takes_the_best_we
     assert model.net_.module_.answer.bias.item() == model.weights_[3] != model.weights_[5]
 
 
-def test_without_patience_every_epoch_is_made_and_the_last_weights_taken(cohort):
+def test_without_patience_every_epoch_is_made_and_the_best_weights_taken(cohort):
     cases, masks, groups = cohort
     model = Scripted(training=Training(epochs=6, validation_fraction=0.3), random_state=0).fit(cases, sizes(masks), groups=groups)
     assert len(model.history_) == 6
-    assert model.net_.module_.answer.bias.item() == model.weights_[6]
+    assert model.net_.module_.answer.bias.item() == model.weights_[3] != model.weights_[6]
 
 
 def test_scoring_after_each_epoch_does_not_change_what_is_learned(cohort):
