@@ -119,6 +119,8 @@ def simulate(
     """
     from dmrifit._utils.threads import check_jobs
     from dmrifit.engine.protocol import Protocol
+    from dmrifit.io.atomic_files import check_room
+    from dmrifit.io.nifti import bytes_of_maps
     from dmrifit.simulate.body_phantoms import simulate_cohort
 
     check_jobs(jobs, "--jobs")
@@ -131,6 +133,8 @@ def simulate(
     protocols = {name: Protocol.preset(name) for name in names}
     if same_protocol:
         protocols = dict.fromkeys(names, protocols[names[0]])
+    n_images = patients * sum(map(len, protocols.values()))
+    check_room(out, bytes_of_maps(n_images, (x, y, z), None))
     cohorts = []
     for name, protocol in protocols.items():
         cohort = simulate_cohort(

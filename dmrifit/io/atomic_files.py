@@ -105,12 +105,13 @@ def check_place(path: Path) -> None:
         raise type(error)(
             f"{path} cannot be written: {error.strerror} in {place}; choose another place"
         ) from None
-    check_room(path, _LEAST_ROOM, place)
+    check_room(path, _LEAST_ROOM)
 
 
-def check_room(path: Path, n_bytes: float, place: Path | None = None) -> None:
-    """Refuse to write where the disk, which may be named by a `place`, has less room."""
-    free = shutil.disk_usage(place or path).free
+def check_room(path: Path, n_bytes: float) -> None:
+    """Refuse to write a file or folder, there already or not, where the disk has less room."""
+    place = next(place for place in (path, *path.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(place).free
     if n_bytes > free:
         raise OSError(
             f"no room to write {path}: about {n_bytes / 2**20:.3g} MB are needed and "

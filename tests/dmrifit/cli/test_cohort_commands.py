@@ -1,6 +1,8 @@
 """Commands on cohorts: what their options ask of the library, and what they tell the user."""
 
+import shutil
 import warnings
+from collections import namedtuple
 
 import nibabel as nib
 import numpy as np
@@ -45,6 +47,16 @@ def simulations(monkeypatch, cohorts):
     monkeypatch.setattr("dmrifit.simulate.body_phantoms.simulate_cohort", record)
     monkeypatch.setattr(Cohort, "write", lambda self, folder: folder / "participants.tsv")
     return calls
+
+
+def test_a_disk_without_room_for_all_patients_is_told_first(simulations, run, tmp_path, monkeypatch):
+    disk = namedtuple("disk", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk(0, 0, 100 * 2**20))
+    code, _, err = run("simulate", "--out", tmp_path / "new", "--patients", "9000")
+    assert code == 2
+    assert "no room to write" in err
+    assert simulations == []
+    assert not (tmp_path / "new").exists()
 
 
 def test_both_cohorts_of_the_study_are_simulated_by_default(simulations, run, tmp_path):
