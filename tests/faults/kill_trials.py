@@ -1,11 +1,11 @@
-"""Trials of killed commands: each is killed, what it left is opened, and the same command runs again."""
+"""Trials of killed commands: each is killed, what it left is opened, and the same command runs again, to its end at last."""
 
 from __future__ import annotations
 
 import random
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ _START = (
     "import sys; sys.argv[0] = '{name}'; from dmrifit.cli.start import run_program; "
     "run_program('{name}', '{module}')"
 )
+
+_KILLED = -9
 
 #: A command that had ended says that its results are there; any other complaint is none.
 _DONE = ("already exist", "exist already", "exists already", "already has")
@@ -53,25 +55,34 @@ class Trials:
         """How long the command takes when nobody kills it."""
         return self._uninterrupted(command)[0]
 
-    def complaints(self, command: LongCommand, **killed: Any) -> tuple[bool, list[str]]:
-        """Kill a command (`kill_after` or `kill_at` of `run`), and tell whether it was, and what is wrong then."""
+    def complaints(
+        self, command: LongCommand, moments: Iterable[Mapping[str, Any]]
+    ) -> tuple[int, list[str]]:
+        """
+        Kill a command at one moment after the other, each time going on from what the last has left.
+
+        A moment is `kill_after` or `kill_at` of `run`. Tells how often it was killed before it ended, and what is wrong.
+        """
         expected = self._uninterrupted(command)[1]
         folder = self._folder(command)
-        first = self._call(command, folder, **killed)
-        found = [f"left behind: {damage}" for damage in damages(folder / "out")]
-        ended = self._call(command, folder)
-        for said in (first.said, ended.said):
-            if "Traceback" in said:
-                found.append(f"a traceback: {said}")
-        if ended.code != 0 and not any(words in ended.said for words in _DONE):
-            found.append(f"ends with {ended.code}: {ended.said}")
-        found += [
-            f"left behind after the second run: {damage}" for damage in damages(folder / "out")
-        ]
+        found: list[str] = []
+        n_killed = 0
+        for moment in (*moments, {}):
+            ended = self._call(command, folder, **moment)
+            after = f"after {n_killed} kills"
+            found += [f"left behind {after}: {damage}" for damage in damages(folder / "out")]
+            if "Traceback" in ended.said:
+                found.append(f"a traceback {after}: {ended.said}")
+            if ended.code == _KILLED:
+                n_killed += 1
+            elif ended.code != 0 and not any(words in ended.said for words in _DONE):
+                found.append(f"ends with {ended.code} {after}: {ended.said}")
+            if found or ended.code != _KILLED:
+                break
         if not found:
-            found += different(expected, contents(folder / "out"))
+            found = different(expected, contents(folder / "out"))
         shutil.rmtree(folder)
-        return first.code == -9, found
+        return n_killed, found
 
     def once(self, command: LongCommand, **options: Any) -> tuple[Finished, Path]:
         """Run a command under some options of `run`; how it ended, and the folder of its results."""

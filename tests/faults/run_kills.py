@@ -1,6 +1,8 @@
 """
 Kill every command of the four programs at many moments of its work, and each time that it names a file.
 
+Several kills follow each other before a command is let go to its end, each on what the last has left.
+
     .venv/bin/python tests/faults/run_kills.py [--store] [--kills N] [NAME ...]
 
 What was tried is kept in build/faults, so that a run that is stopped goes on; a change of the code begins anew.
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 WORK = ROOT / "build" / "faults"
 KILLS = 50  # of each command
 NAMES = 12  # files at most whose naming is interrupted
-ENDED_FIRST = 25  # draws at most that come after the end of a command
+IN_A_ROW = 5  # kills by the clock before a command is let go
 
 
 #: What decides how a trial ends: the programs, and how they are called, killed and judged.
@@ -71,14 +74,17 @@ class Record:
         cut_to_whole_lines(path)
         self._rows = {(row["command"], row["when"]): row for row in tried(path)}
 
-    def is_killed(
-        self, command: LongCommand, when: str, share: float | None, number: int | None = None
-    ) -> bool:
-        """Kill a command after a share of its time, or at a name, unless that was done; tell whether it was killed."""
+    def n_killed(
+        self, command: LongCommand, when: str, shares_of_time: Sequence[float] | None = None
+    ) -> int:
+        """Kill a command after shares of its time, or at each name, unless that was done; tell how often."""
         row = self._rows.get((command.name, when))
         if row is None:
-            after = None if share is None else share * self._trials.seconds(command)
-            killed, complaints = self._trials.complaints(command, kill_after=after, kill_at=number)
+            moments: list[dict[str, float]] = [{"kill_at": number} for number in range(NAMES)]
+            if shares_of_time is not None:
+                seconds = self._trials.seconds(command)
+                moments = [{"kill_after": share * seconds} for share in shares_of_time]
+            killed, complaints = self._trials.complaints(command, moments)
             row = {
                 "command": command.name,
                 "when": when,
@@ -89,24 +95,23 @@ class Record:
                 file.write(json.dumps(row) + "\n")
             for complaint in complaints:
                 print(f"WRONG {command.name} {when}: {complaint}", flush=True)
-        return bool(row["killed"])
+        return int(row["killed"])
 
 
 def try_all(record: Record, commands: list[LongCommand], n: int) -> None:
     """Kill each command each time that it names a file, and `n` times by the clock; one after the other."""
-    n_killed = Counter()
-    for number in range(n + ENDED_FIRST):
+    n_killed = Counter({command.name: 0 for command in commands})
+    draws = {command.name: shares(command) for command in commands}
+    for command in commands:
+        record.n_killed(command, "names")
+    # A row without a kill: the command ended before the first moment.
+    for number in range(n):
         for command in commands:
-            share = next(itertools.islice(shares(command), number, None))
             if n_killed[command.name] < n:
-                n_killed[command.name] += record.is_killed(command, f"{number}: {share}", share)
+                drawn = list(itertools.islice(draws[command.name], IN_A_ROW))
+                n_killed[command.name] += record.n_killed(command, f"{number}: {drawn}", drawn)
         print(f"{number + 1}: killed {n_killed.total()} times by the clock", flush=True)
-        if number == 0:
-            for command in commands:
-                for name in range(NAMES):
-                    if not record.is_killed(command, f"name {name}", None, name):
-                        break
-        if set(n_killed.values()) == {n}:
+        if min(n_killed.values()) >= n:
             return
 
 

@@ -7,8 +7,9 @@ import random
 import pytest
 import typer
 from commands import KEPT, LONG, SPARED
+from counts import kind_of_complaint
 from kill_trials import ONE_THREAD, Trials, different, shares
-from killing import PROGRAMS, damages, final_files
+from killing import PROGRAMS, Finished, damages, final_files
 from run_kills import Record, counts, tried, try_all
 
 pytest.importorskip("torch")
@@ -33,7 +34,7 @@ def trials(tmp_path_factory):
 @pytest.mark.parametrize("command", SAMPLE, ids=lambda command: command.name)
 def test_a_killed_command_goes_on_to_what_would_have_been(trials, command):
     after = next(shares(command)) * trials.seconds(command)
-    assert trials.complaints(command, kill_after=after)[1] == []
+    assert trials.complaints(command, [{"kill_after": after}])[1] == []
 
 
 @pytest.mark.slow
@@ -41,11 +42,11 @@ def test_a_killed_command_goes_on_to_what_would_have_been(trials, command):
 @pytest.mark.parametrize("command", LONG[::4], ids=lambda command: command.name)
 def test_a_command_that_is_killed_while_it_names_its_files_goes_on(trials, command):
     number = random.Random(command.name).randrange(12)
-    assert trials.complaints(command, kill_at=number)[1] == []
+    assert trials.complaints(command, [{"kill_at": number}])[1] == []
 
 
 class Untroubled:
-    """Trials in which every second draw comes after the end of the command."""
+    """Trials in which a command ends after the second moment, and every second one leaves half a file."""
 
     def __init__(self):
         self.killed = []
@@ -53,16 +54,14 @@ class Untroubled:
     def seconds(self, command):
         return 2.0
 
-    def complaints(self, command, *, kill_after, kill_at):
-        self.killed.append((command.name, kill_after, kill_at))
-        if kill_at is not None:
-            return kill_at < 2, []
-        return len(self.killed) % 2 == 0, ["left behind: a.csv"] if kill_after > 1 else []
+    def complaints(self, command, moments):
+        self.killed.append((command.name, list(moments)))
+        return 2, ["left behind: a.csv"] * (len(self.killed) % 2)
 
 
 def test_a_stopped_run_of_kills_goes_on_where_it_was(tmp_path):
     path = tmp_path / "kills.jsonl"
-    for n in (2, 3, 3):
+    for n in (3, 7, 7):
         trials = Untroubled()
         try_all(Record(path, trials), LONG[:2], n)
         n_tried = len(trials.killed)
@@ -71,12 +70,44 @@ def test_a_stopped_run_of_kills_goes_on_where_it_was(tmp_path):
     assert n_tried == 0
     Record(path, Untroubled())
     rows = tried(path)
-    by_clock = [row for row in rows if "name" not in row["when"]]
-    assert sum(row["killed"] for row in by_clock) == 6
+    by_clock = [row for row in rows if row["when"] != "names"]
+    assert sum(row["killed"] for row in by_clock) == 2 * 8
     assert len({(row["command"], row["when"]) for row in rows}) == len(rows)
     found = counts(rows)
     assert found["tried"] == sum(row["killed"] for row in rows)
     assert found["half_written"] == sum(bool(row["complaints"]) for row in rows) > 0
+
+
+WHOLE, HALF, OTHER = "a\n1\n", "a\n1", "a\n2\n"
+
+#: What each run of a command leaves, its exit code and its words; and the complaint.
+RUNS = {
+    "goes on": ([(None, -9, ""), (WHOLE, 0, "")], None),
+    "had ended": ([(WHOLE, -9, ""), (WHOLE, 2, "a.csv already exists")], None),
+    "leaves half a file": ([(HALF, -9, ""), (WHOLE, 0, "")], "half_written"),
+    "cannot go on": ([(None, -9, ""), (None, 2, "not whole")], "misleading"),
+    "fails": ([(None, -9, ""), (None, 1, "Traceback")], "traceback"),
+    "ends otherwise": ([(None, -9, ""), (OTHER, 0, "")], "silent"),
+    "loses a file": ([(None, -9, ""), (None, 0, "")], "silent"),
+}
+
+
+@pytest.mark.parametrize(("runs", "kind"), RUNS.values(), ids=RUNS)
+def test_each_kind_of_defect_planted_in_a_killed_command_is_a_complaint(runs, kind, tmp_path, monkeypatch):
+    remaining = iter(runs)
+
+    def call(self, command, folder, **options):
+        left, code, said = next(remaining)
+        if left is not None:
+            (folder / "out" / "a.csv").write_text(left)
+        return Finished(code, 1.0, said)
+
+    monkeypatch.setattr(Trials, "_call", call)
+    monkeypatch.setattr(Trials, "_uninterrupted", lambda self, command: (1.0, {"a.csv": WHOLE}))
+    killed, found = Trials(tmp_path / "trials").complaints(LONG[0], [{"kill_after": 0.5}])
+    assert killed == 1
+    assert {kind_of_complaint(complaint) for complaint in found} - {"misleading"} == {kind} - {None, "misleading"}
+    assert bool(found) == (kind is not None)
 
 
 def test_other_results_and_missing_ones_are_complaints():
