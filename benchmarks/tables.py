@@ -58,6 +58,7 @@ BLOCKS = (
     Block(PAGE, "truths benchmark", "truths", "bench_truths"),
     Block(PAGE, "placement benchmark", "placement", "bench_placement"),
     Block(PAGE, "placers benchmark", "placers", "bench_placers"),
+    Block(PAGE, "placement claims", "placement_claims", "bench_placement_claims"),
     Block(PAGE, "repeat benchmark", "repeat", "bench_repeat"),
     Block(PAGE, "metastasis benchmark", "metastasis", "bench_metastasis"),
     Block(PAGE, "metastasis people", "metastasis_people", "bench_metastasis_people"),
