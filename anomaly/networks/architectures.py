@@ -19,6 +19,7 @@ else:
     functional = nn.functional
 
 __all__ = [
+    "LatentMapAutoencoder",
     "Mix",
     "ReconstructionDiscrimination",
     "UShaped",
@@ -33,6 +34,8 @@ __all__ = [
 SLOPE = 0.01
 #: log σ² of latent numbers before training.
 FIRST_LOG_VARIANCE = -6.0
+#: Share of its first weights that the last layer keeps where it adds to the healthy mean.
+FIRST_DETAIL = 0.1
 #: What lies beyond is cut off. A latent number that tells nothing has a variance of 1; more only
 #: disturbs learning.
 _LOG_VARIANCES = (-30.0, 0.0)
@@ -141,28 +144,33 @@ class VariationalAutoencoder(nn.Module):
         # A copy: the order of what was given stays.
         widths = tuple(widths)
         self.output = output
+        self.n_channels = n_channels
         self.shape = tuple(shape)
         self.larger = padded_shape(shape, 2 ** len(widths))
         self.smallest = tuple(n // 2 ** len(widths) for n in self.larger)
         self.encoder = nn.Sequential(*(_level(a, b) for a, b in pairwise((n_channels, *widths))))
-        n_features = widths[-1] * math.prod(self.smallest)
-        self.to_dense: nn.Module = nn.Identity()
-        if dense:
-            self.to_dense = nn.Linear(n_features, dense)
-        self.to_mean = nn.Linear(dense or n_features, latent_dim)
-        self.to_log_variance = nn.Linear(dense or n_features, latent_dim)
+        self._add_bottleneck(widths[-1], latent_dim, dense)
         # From zero on: a variance that begins large hides what is to be learned, or never comes
         # back.
         nn.init.zeros_(self.to_log_variance.weight)
         nn.init.constant_(self.to_log_variance.bias, FIRST_LOG_VARIANCE)
+        reverse = (*widths[::-1], widths[0])
+        self.decoder = nn.Sequential(*(_raise(a, b) for a, b in pairwise(reverse)))
+        self.answer = Mix(widths[0], n_channels)
+
+    def _add_bottleneck(self, width: int, latent_dim: int, dense: int | None) -> None:
+        """Make the layers between the features of the smallest level and the latent numbers."""
+        n_features = width * math.prod(self.smallest)
+        self.to_dense: nn.Module = nn.Identity()
+        if dense:
+            self.to_dense = nn.Linear(n_features, dense)
+        self.to_mean: nn.Linear | Mix = nn.Linear(dense or n_features, latent_dim)
+        self.to_log_variance: nn.Linear | Mix = nn.Linear(dense or n_features, latent_dim)
         if dense:
             back = [nn.Linear(latent_dim, dense), nn.Linear(dense, n_features)]
         else:
             back = [nn.Linear(latent_dim, n_features)]
-        self.from_latent = nn.Sequential(*back)
-        reverse = (*widths[::-1], widths[0])
-        self.decoder = nn.Sequential(*(_raise(a, b) for a, b in pairwise(reverse)))
-        self.answer = Mix(widths[0], n_channels)
+        self.from_latent: nn.Module = nn.Sequential(*back)
 
     def level(self, values: Any) -> None:
         """Set the bias of the last layer, so that a network that is new answers with it."""
@@ -180,10 +188,14 @@ class VariationalAutoencoder(nn.Module):
                 f"volumes of {tuple(volume.shape[2:])} voxels for a network that was made for "
                 f"{self.shape}"
             )
-        features = self.to_dense(
-            self.encoder(_channels_last(padded(volume, self.larger))).flatten(1)
-        )
-        return self.to_mean(features), self.to_log_variance(features).clamp(*_LOG_VARIANCES)
+        features = self._features(self.encoder(_channels_last(padded(volume, self.larger))))
+        mean, log_variance = self.to_mean(features), self.to_log_variance(features)
+        return mean.flatten(1), log_variance.flatten(1).clamp(*_LOG_VARIANCES)
+
+    def _features(self, smallest: torch.Tensor) -> torch.Tensor:
+        """Give the numbers from which the latent ones are computed."""
+        features: torch.Tensor = self.to_dense(smallest.flatten(1))
+        return features
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """
@@ -191,10 +203,20 @@ class VariationalAutoencoder(nn.Module):
 
         Shapes: `latent` (n, latent_dim); returns (n, n_channels, x, y, z).
         """
-        features = self.from_latent(latent).reshape(len(latent), -1, *self.smallest)
+        features = self._spread(latent)
         volume = cut(self.answer(self.decoder(_channels_last(features))), self.shape)
+        volume = self._with_detail(volume)
         if self.output == "sigmoid":
             volume = volume.sigmoid()
+        return volume
+
+    def _spread(self, latent: torch.Tensor) -> torch.Tensor:
+        """Give the features of the smallest level, (n, width, *smallest)."""
+        features: torch.Tensor = self.from_latent(latent)
+        return features.reshape(len(latent), -1, *self.smallest)
+
+    def _with_detail(self, volume: torch.Tensor) -> torch.Tensor:
+        """Add what the decoder need not learn."""
         return volume
 
     def forward(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -208,6 +230,44 @@ class VariationalAutoencoder(nn.Module):
         if self.training:
             latent = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
         return self.decode(latent), mean, log_variance
+
+
+class LatentMapAutoencoder(VariationalAutoencoder):
+    """
+    A variational autoencoder with a map of latent numbers, and spatial detail in its decoder.
+
+    Convolutions of 1³ lead from the smallest level to latent numbers at each of its places, about
+    `latent_dim` in all, and back: no linear layer joins distant places. What is decoded is added
+    to the healthy mean of every voxel, which `level` sets, so that cortex and borders of fluid
+    have not to pass the latent numbers.
+    """
+
+    image: torch.Tensor
+
+    def _add_bottleneck(self, width: int, latent_dim: int, dense: int | None) -> None:
+        """Make the layers between the features of the smallest level and the latent numbers."""
+        n_maps = max(1, round(latent_dim / math.prod(self.smallest)))
+        self.to_mean, self.to_log_variance = Mix(width, n_maps), Mix(width, n_maps)
+        self.from_latent = Mix(n_maps, width)
+        self.register_buffer("image", torch.zeros(self.n_channels, *self.shape))
+
+    def level(self, values: Any) -> None:
+        """Set the image that decoded volumes are added to, (n_channels, x, y, z)."""
+        with torch.no_grad():
+            self.image.copy_(torch.as_tensor(values, dtype=torch.float32))
+            # From the image on: what a new network adds is small.
+            self.answer.weight.mul_(FIRST_DETAIL)
+            self.answer.bias.zero_()
+
+    def _features(self, smallest: torch.Tensor) -> torch.Tensor:
+        return smallest
+
+    def _spread(self, latent: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.from_latent(latent.reshape(len(latent), -1, *self.smallest))
+        return features
+
+    def _with_detail(self, volume: torch.Tensor) -> torch.Tensor:
+        return volume + self.image
 
 
 def _level(before: int, after: int) -> nn.Module:

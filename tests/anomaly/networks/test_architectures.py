@@ -5,6 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from anomaly.networks.architectures import (  # noqa: E402
+    LatentMapAutoencoder,
     Mix,
     ReconstructionDiscrimination,
     UShaped,
@@ -74,6 +75,25 @@ def test_an_autoencoder_draws_in_training_and_nowhere_else():
     assert torch.equal(network(volume)[0], network(volume)[0])
     torch.testing.assert_close(network(volume)[0], network.decode(network.encode(volume)[0]))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_latent_map_has_its_numbers_at_their_places_and_adds_to_an_image():
+    torch.manual_seed(0)
+    network = LatentMapAutoencoder(2, (12, 16, 9), (4, 6), 80)
+    image = torch.rand(2, 12, 16, 9) - 0.5
+    network.level(image)
+    network.answer.weight.data.zero_()
+    network.eval()
+    volume = torch.rand(1, 2, 12, 16, 9)
+    rebuilt, mean, log_variance = network(volume)
+    torch.testing.assert_close(rebuilt[0], image.sigmoid())
+    # 3 × 4 × 3 places, two numbers at each.
+    assert mean.shape == log_variance.shape == (1, 72)
+    changed = volume.clone()
+    changed[..., :2, :2, :2] = 0
+    moved = (network.encode(changed)[0] - mean).reshape(2, 3, 4, 3).abs().sum(dim=0)
+    assert moved[0, 0, 0] > 0
+    assert moved[-1, -1, -1] == 0
 
 
 def test_published_sizes_are_those_of_the_study():
