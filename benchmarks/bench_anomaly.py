@@ -209,6 +209,11 @@ def _autoencoder(size: Size, output: str, latent: int) -> Callable[[int], Any]:
     return lambda seed: DenoisingAutoencoder(
         latent,
         output,
+        # As published; maps are neither smoothed nor divided by what is usual at a place.
+        residual="mean",
+        latent="vector",
+        aligned=False,
+        smooth_mm=0.0,
         calibration=None,
         device="cpu",
         random_state=seed,
@@ -220,6 +225,7 @@ def _recdisc(size: Size, noise: str, mean: str) -> Callable[[int], Any]:
     return lambda seed: RecDiscNet(
         noise.replace(" ", "-"),
         mean,
+        smooth_mm=0.0,
         calibration=None,
         device="cpu",
         random_state=seed,

@@ -24,7 +24,6 @@ from typing import Any
 
 import _measure as measure
 import numpy as np
-from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -39,7 +38,8 @@ from anomaly import (
     simulate_dmri,
 )
 from anomaly.detectors import implant_detector as trees
-from anomaly.detectors.features import masked_smoothing, mean_signal
+from anomaly.detectors.base import Scans
+from anomaly.detectors.features import masked_smoothing
 from anomaly.detectors.template import AlignedScans, look_of, template_at
 from anomaly.generators.implants import noise_floor
 from anomaly.scans.cases import Case
@@ -126,36 +126,31 @@ def smoothed(score: np.ndarray, case: Case, sd_mm: float, size: Size) -> np.ndar
 
 def aligned_part(world: World, size: Size, seed: int) -> Maker:
     """Detectors without a lesion, and those that learn implanted lesions."""
-    sd = SMOOTH_MM / size.spacing
+    smoothing: dict[str, Any] = {"smooth_mm": SMOOTH_MM, "spacing": size.spacing, "calibration": None}
     signals, masks = [c.signal for c in world.train], [c.brain for c in world.train]
     plain = {
-        "z, one-sided": VoxelwiseGaussian(side="low", map_smoothing=sd, calibration=None),
-        "z, two-sided": VoxelwiseGaussian(map_smoothing=sd, calibration=None),
+        "z, one-sided": VoxelwiseGaussian(side="low", **smoothing),
+        "z, two-sided": VoxelwiseGaussian(**smoothing),
         "Mahalanobis": VoxelwiseGaussian(
-            ("mean", "spread"), distance="mahalanobis", map_smoothing=sd, calibration=None
+            ("mean", "spread"), distance="mahalanobis", **smoothing
         ),
-        "PCA": PCADetector(map_smoothing=sd, calibration=None),
-        "1 − mean signal": OneMinusMean(smoothing=sd, calibration=None),
-        "isolation forest": IsolationForestDetector(
-            map_smoothing=sd, calibration=None, random_state=seed
-        ),
+        "PCA": PCADetector(**smoothing),
+        "1 − mean signal": OneMinusMean(**smoothing),
+        "isolation forest": IsolationForestDetector(random_state=seed, **smoothing),
     }
     for detector in plain.values():
         detector.fit(signals, masks)
     aligned = AlignedScans.learn([look_of(s, m) for s, m in zip(signals, masks, strict=True)], 2.0)
     sharing: dict[str, Any] = {
-        "aligned Mahalanobis, 4 mm": AlignedMahalanobis(
-            smooth_mm=4.0, spacing=size.spacing, calibration=None
-        ),
+        "aligned Mahalanobis, 4 mm": AlignedMahalanobis(**smoothing),
         REFERENCE: AlignedMahalanobis(spacing=size.spacing, calibration=None),
     }
     for name, n_patches in (("implants", 0), ("implants and patches", 2)):
         sharing[name] = ImplantDetector(
             n_patches=n_patches,
             n_trees=size.n_trees,
-            map_smoothing=sd,
-            calibration=None,
             random_state=seed,
+            **smoothing,
         )
     for detector in sharing.values():
         detector._learn_aligned(aligned)
@@ -251,6 +246,17 @@ def trees_part(world: World, size: Size, seed: int) -> Maker:
     return make
 
 
+#: Forms of an autoencoder's map: residual, and smoothing in mm.
+FORMS = {
+    ", not smoothed": ("mean", 0.0),
+    "": ("mean", SMOOTH_MM),
+    ", mean of abs": ("mean-of-abs", SMOOTH_MM),
+    ", one-sided": ("low", SMOOTH_MM),
+    " / healthy residual": ("relative", SMOOTH_MM),
+    " / healthy residual, 6 mm": ("relative", 6.0),
+}
+
+
 def networks_part(world: World, size: Size, seed: int, budget: int) -> Maker:
     """Both networks of the study, at a multiple of their updates, and forms of the autoencoder's map."""
     from anomaly import DenoisingAutoencoder, RecDiscNet
@@ -258,51 +264,32 @@ def networks_part(world: World, size: Size, seed: int, budget: int) -> Maker:
 
     signals, masks = [c.signal for c in world.train], [c.brain for c in world.train]
     shared: dict[str, Any] = {"calibration": None, "device": "cpu", "random_state": seed}
-    autoencoder = DenoisingAutoencoder(training=Training(epochs=50 * budget), **shared)
-    autoencoders = {f"DAE, {budget}×": autoencoder.fit(signals, masks)}
-    discriminator = RecDiscNet(training=Training(epochs=2 * budget), **shared)
-    nets = {f"RecDiscNet mix half, {budget}×": discriminator.fit(signals, masks)}
-
-    def residuals(network: Any, case: Case) -> tuple[np.ndarray, np.ndarray]:
-        rebuilt = network.reconstruct([case.signal], [case.brain])[0]
-        difference = case.signal - rebuilt
-        return difference.mean(axis=-1), np.abs(difference).mean(axis=-1)
-
-    healthy = {name: _healthy_residual(network, world, size) for name, network in autoencoders.items()}
+    shared |= {"smooth_mm": SMOOTH_MM, "spacing": size.spacing}
+    training = Training(epochs=50 * budget)
+    networks = {
+        f"DAE, {budget}×": DenoisingAutoencoder(
+            latent="vector", aligned=False, training=training, **shared
+        ),
+        f"DAE latent map, {budget}×": DenoisingAutoencoder(aligned=False, training=training, **shared),
+        f"DAE latent map, aligned, {budget}×": DenoisingAutoencoder(training=training, **shared),
+    }
+    recdisc = RecDiscNet(training=Training(epochs=2 * budget), **shared).fit(signals, masks)
+    for network in networks.values():
+        network.fit(signals, masks)
 
     def make(case: Case) -> Maps:
-        maps = {}
-        for name, network in autoencoders.items():
-            signed, absolute = residuals(network, case)
-            signed_mm = smoothed(signed, case, SMOOTH_MM, size)
-            maps[f"{name}, not smoothed"] = np.abs(signed)
-            maps[name] = np.abs(signed_mm)
-            maps[f"{name}, mean of abs"] = smoothed(absolute, case, SMOOTH_MM, size)
-            maps[f"{name}, one-sided"] = -signed_mm
-            maps[f"{name} / healthy residual"] = np.abs(
-                smoothed(signed / healthy[name], case, SMOOTH_MM, size)
-            )
-        for name, network in nets.items():
-            score = network.anomaly_map([case.signal], [case.brain])[0]
-            maps[f"{name}, not smoothed"] = score
-            maps[name] = smoothed(score, case, SMOOTH_MM, size)
+        scans = Scans([case.signal], [case.brain])
+        score = recdisc._predict_scan(scans, 0)["score"]
+        name = f"RecDiscNet mix half, {budget}×"
+        maps = {f"{name}, not smoothed": score, name: smoothed(score, case, SMOOTH_MM, size)}
+        for name, network in networks.items():
+            prediction = network._predict_scan(scans, 0)
+            for form, (residual, smooth_mm) in FORMS.items():
+                network.set_params(residual=residual, smooth_mm=smooth_mm)
+                maps[f"{name}{form}"] = network._scored(prediction, case.brain)
         return maps
 
     return make
-
-
-def _healthy_residual(network: Any, world: World, size: Size) -> np.ndarray:
-    """Root mean square of the residual of the training scans at each place, smoothed by a voxel."""
-    squares, counts = np.zeros(size.shape), np.zeros(size.shape)
-    for case in world.train:
-        rebuilt = network.reconstruct([case.signal], [case.brain])[0]
-        squares += mean_signal(case.signal - rebuilt) ** 2 * case.brain
-        counts += case.brain
-    variance = ndimage.gaussian_filter(squares, 1.0) / np.maximum(
-        ndimage.gaussian_filter(counts, 1.0), 1e-3
-    )
-    typical = np.median(variance[counts > 0.5 * len(world.train)])
-    return np.sqrt(0.8 * variance + 0.2 * typical)
 
 
 def part_maker(part: str, world: World, size: Size, seed: int) -> Maker:

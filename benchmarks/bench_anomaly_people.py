@@ -59,7 +59,7 @@ def profile_scores(
     """Score profiles by detectors that learned from healthy ones; higher is less healthy."""
     scores = {PLAIN_MEAN: 1 - tested.mean(axis=1)}
     learned, asked = (array[:, :, None, None, None].astype(np.float32) for array in (healthy, tested))
-    plain = {"calibration": None, "smoothing": 0, "template_smoothing": 0, "map_smoothing": 1.0}
+    plain = {"calibration": None, "smoothing": 0, "template_smoothing": 0, "smooth_mm": 4.0}
     for name, detector in {
         "z by place, one-sided": VoxelwiseGaussian(side="low", **plain),
         "z by place, two-sided": VoxelwiseGaussian(**plain),
@@ -70,7 +70,7 @@ def profile_scores(
     maps = by_sex.anomaly_map(asked, covariates={"sex": list(tested_sexes)})
     scores["z by place and sex, one-sided"] = maps.reshape(len(asked), -1).mean(axis=1)
     scores["z by place, largest"] = maps.reshape(len(asked), -1).max(axis=1)
-    components = PCADetector(10, map_smoothing=0, calibration=None).fit(learned)
+    components = PCADetector(10, smooth_mm=0, calibration=None).fit(learned)
     scores["PCA residual"] = components.anomaly_map(asked).reshape(len(asked), -1).mean(axis=1)
     scores["Mahalanobis, shrunk"] = LedoitWolf().fit(healthy).mahalanobis(tested)
     forest = IsolationForest(n_estimators=100, random_state=0).fit(healthy)

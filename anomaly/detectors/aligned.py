@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.detectors.features import check_spacing, sd_in_voxels
+from anomaly.detectors.features import SMOOTH_MM, check_smoothing, sd_in_voxels
 from anomaly.detectors.template import (
     AlignedDetector,
     AlignedScans,
@@ -78,7 +78,7 @@ class AlignedMahalanobis(AlignedDetector):
         *,
         smoothness: float | None = 2.0,
         feature_mm: float = 4.0,
-        smooth_mm: float = 6.0,
+        smooth_mm: float = SMOOTH_MM,
         spacing: float | tuple[float, float, float] = 4.0,
         threshold: Any = None,
         calibration: float | int | None = 0.25,
@@ -94,9 +94,8 @@ class AlignedMahalanobis(AlignedDetector):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        for name in ("feature_mm", "smooth_mm"):
-            check_number(name, getattr(self, name))
-        check_spacing(self.spacing)
+        check_number("feature_mm", self.feature_mm)
+        check_smoothing(self.smooth_mm, self.spacing)
 
     def _learn(self, aligned: AlignedScans) -> None:
         products = np.zeros((2, 2))

@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly.detectors.alignment import align, guide_images, inverted, sampled
 from anomaly.detectors.base import Scans
-from anomaly.detectors.features import sd_in_voxels
+from anomaly.detectors.features import SMOOTH_MM, check_smoothing, sd_in_voxels
 from anomaly.detectors.network_base import (
     PUBLISHED_TRAINING,
     REGIONS,
     RESIDUALS,
     VALIDATION_FRACTION,
+    Brain,
     Reconstructor,
-    check_smoothing,
     residual_map,
 )
+from anomaly.detectors.template import INSIDE_SHARE, AlignedScans, look_of, nearest_inside
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.randomness import RandomState
+from dmrifit.io.parameter_json import RefusedError, refuse_keys
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training, fill_training
 
@@ -31,10 +34,19 @@ __all__ = ["DenoisingAutoencoder"]
 
 _CHOICES = {
     "output": ("sigmoid", "linear"),
-    "residual": RESIDUALS,
+    "residual": (*RESIDUALS, "relative"),
+    "latent": ("vector", "map"),
     "region": REGIONS,
     "reduction": ("paper", "code"),
+    "aligned": (True, False),
 }
+_ARRAYS = "arrays.safetensors"
+_SMOOTHNESS = 2.0  # voxels
+#: Share of the median over the brain in the healthy variance of a place, which few scans estimate
+#: poorly, and the standard deviation in voxels of its smoothing.
+_PRIOR, _BLUR = 0.2, 1.0
+#: Share of scans that must have a place for a healthy residual of its own.
+_LEAST_COVERAGE = 0.1
 
 
 @register
@@ -48,6 +60,10 @@ class DenoisingAutoencoder(Reconstructor):
     taken first. No noise is added to the input; the latent numbers are sampled in training, which
     has the effect of denoising. Scores are computed from their mean, so that a scan has one map.
 
+    By default scans are first aligned to the mean of the healthy ones, as of `AlignedMahalanobis`,
+    and reconstructions are brought back; the decoder has the healthy mean of every voxel, and the
+    residual of a place is divided by the one of healthy scans there. None of this is published.
+
     A scan whose size cannot be halved once for each of `widths` is padded with zeros on both
     sides, with an odd voxel at the end; maps have the size of the scan. All scans have the size of
     the training scans.
@@ -57,20 +73,27 @@ class DenoisingAutoencoder(Reconstructor):
     Parameters
     ----------
     latent_dim : int, default=512
-        Latent numbers.
+        Latent numbers; of a map about as many in all, the same number at each of its places.
     output : {"sigmoid", "linear"}, default="sigmoid"
         Activation of the last layer.
-    residual : {"mean", "mean-of-abs", "low"}, default="mean"
+    residual : {"relative", "mean", "mean-of-abs", "low"}, default="relative"
         Whether residuals are averaged over the channels before the absolute value is taken, or
-        after it; ``"low"`` is one-sided: how far the mean signal is below its reconstruction.
+        after it; ``"low"`` is one-sided: how far the mean signal is below its reconstruction;
+        ``"relative"`` is ``"mean"`` less its median over the brain and divided by the root mean
+        square of healthy scans at that place.
     scale : {None, "image"}, default=None
         With ``"image"`` the reconstruction is divided by its largest value in the brain, and the
         map by its own 99.9 % quantile and clipped at 1, as in the published code. The published
         threshold of 0.3 only makes sense on this scale, on which every healthy scan has anomalies.
+    latent : {"map", "vector"}, default="map"
+        Whether latent numbers stay at their places on the smallest level and the decoder adds to
+        the healthy mean of every voxel, or linear layers join them to a vector, as published.
+    aligned : bool, default=True
+        Whether scans are aligned to the mean of the healthy ones before the network sees them.
     widths : sequence of int, default=(8, 32, 64)
         Channels of the levels of the encoder, each of half the resolution of the one before.
     dense : int or None, default=64
-        Width of a linear layer before and after the latent numbers; None for no such layer.
+        Width of a linear layer before and after a latent vector; None for no such layer.
     kl_weight : float, default=1.22e-5
         Weight ω of the divergence of the latent numbers in the loss, MSE + ω·KL.
     reduction : {"paper", "code"}, default="paper"
@@ -81,9 +104,9 @@ class DenoisingAutoencoder(Reconstructor):
     calibration : float, int or None, default=0.25
         The healthy scans for the threshold: a share of the subjects that is held out of the
         training; a number of folds, each of which is one more training; or None, for no threshold.
-    smooth_mm : float, default=0.0
+    smooth_mm : float, default=6.0
         Standard deviation in mm of a Gaussian, by which the residual is smoothed inside the mask,
-        before its absolute value where the residual is the mean.
+        before its absolute value where it is signed.
     spacing : float or tuple of float of length 3, default=4.0
         Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     region : {"brain", "volume"}, default="brain"
@@ -112,11 +135,20 @@ class DenoisingAutoencoder(Reconstructor):
         Numbers of voxels of the scans.
     n_channels_ : int
         Number of directions of the scans.
+    healthy_residual_ : ndarray of shape (x, y, z)
+        Root mean square over healthy scans of the residual at each place.
+    guide_ : ndarray of shape (3, x, y, z)
+        Images by which scans are aligned, and the standard deviations ``scales_`` that they are
+        divided by; only where scans are aligned.
 
     References
     ----------
     Weninger et al., Scientific Reports 13:20366, 2023.
     """
+
+    healthy_residual_: NDArray[np.float32]
+    guide_: NDArray[np.float32]
+    scales_: NDArray[np.float64]
 
     default_training: ClassVar[Training] = Training(
         epochs=50,
@@ -130,16 +162,18 @@ class DenoisingAutoencoder(Reconstructor):
         self,
         latent_dim: int = 512,
         output: str = "sigmoid",
-        residual: str = "mean",
+        residual: str = "relative",
         scale: str | None = None,
         *,
+        latent: str = "map",
+        aligned: bool = True,
         widths: Sequence[int] = (8, 32, 64),
         dense: int | None = 64,
         kl_weight: float = 1.22e-5,
         reduction: str = "paper",
         threshold: Any = None,
         calibration: float | int | None = 0.25,
-        smooth_mm: float = 0.0,
+        smooth_mm: float = SMOOTH_MM,
         spacing: float | tuple[float, float, float] = 4.0,
         region: str = "brain",
         training: Training | None = None,
@@ -151,6 +185,8 @@ class DenoisingAutoencoder(Reconstructor):
         self.output = output
         self.residual = residual
         self.scale = scale
+        self.latent = latent
+        self.aligned = aligned
         self.widths = widths
         self.dense = dense
         self.kl_weight = kl_weight
@@ -180,7 +216,15 @@ class DenoisingAutoencoder(Reconstructor):
         DenoisingAutoencoder
             Not fitted.
         """
-        sizes: dict[str, Any] = {"widths": (64, 128, 256, 512), "dense": 512, "region": "volume"}
+        sizes: dict[str, Any] = {
+            "residual": "mean",
+            "latent": "vector",
+            "aligned": False,
+            "widths": (64, 128, 256, 512),
+            "dense": 512,
+            "smooth_mm": 0.0,
+            "region": "volume",
+        }
         training = fill_training(parameters.pop("training", None), PUBLISHED_TRAINING)
         return cls(**(sizes | parameters), training=training)
 
@@ -204,7 +248,7 @@ class DenoisingAutoencoder(Reconstructor):
             check_number("each of widths", width, least=1, whole=True)
 
     def _module(self) -> torch.nn.Module:
-        from anomaly.networks.architectures import VariationalAutoencoder
+        from anomaly.networks.architectures import LatentMapAutoencoder, VariationalAutoencoder
 
         if max(self.shape_) <= 2 ** len(self.widths) and self._settings.batch_size == 1:
             raise ValueError(
@@ -212,7 +256,8 @@ class DenoisingAutoencoder(Reconstructor):
                 f"{len(self.widths)} halvings, "
                 "which cannot be normalized; give fewer widths, or a batch_size of 2 or more"
             )
-        network = VariationalAutoencoder(
+        architecture = LatentMapAutoencoder if self.latent == "map" else VariationalAutoencoder
+        network = architecture(
             self.n_channels_,
             self.shape_,
             tuple(self.widths),
@@ -222,6 +267,88 @@ class DenoisingAutoencoder(Reconstructor):
         )
         module: torch.nn.Module = self._leveled(network)
         return module
+
+    def _fit_scans(self, scans: Scans) -> None:
+        self._positions: dict[int, NDArray[np.float32]] = {}
+        try:
+            if self.aligned:
+                looks = [look_of(scans.signal(i), scans.mask(i)) for i in range(len(scans))]
+                aligned = AlignedScans.learn(looks, _SMOOTHNESS, scans.subjects)
+                self.guide_, self.scales_ = aligned.guide, aligned.scales
+                self._positions = dict(enumerate(aligned.positions))
+            super()._fit_scans(scans)
+            self.healthy_residual_ = self._healthy_residual(scans)
+        finally:
+            del self._positions
+
+    def _learn(self, inputs: Any, targets: Any) -> None:
+        super()._learn(inputs, targets)
+        if self.latent == "map":
+            total = np.zeros(inputs[0].shape, dtype=np.float64)
+            for scan, mask in zip(inputs, self._masks, strict=True):
+                total += scan * mask
+            counts = np.sum(self._masks, axis=0)
+            self._level = (total / np.maximum(counts, 1))[:, *nearest_inside(counts > 0)]
+
+    def _brains(self, scans: Scans) -> Sequence[Brain]:
+        if not self.aligned:
+            return super()._brains(scans)
+        return [self._resampled(scans, i, i)[0] for i in range(len(scans))]
+
+    def _resampled(
+        self, scans: Scans, i: int, number: int | None = None
+    ) -> tuple[Brain, NDArray[np.float32]]:
+        """Align a scan to the healthy mean; return it there, and its positions (3, x, y, z)."""
+        signal, mask = scans.signal(i), scans.mask(i)
+        positions = self.__dict__.get("_positions", {}).get(i)
+        if positions is None:
+            look = look_of(signal, mask)
+            images = guide_images(look.mean, look.spread, mask, self.scales_)
+            positions = align(images, mask, self.guide_, smoothness=_SMOOTHNESS)
+        inverse = inverted(positions)
+        share = sampled(mask.astype(np.float32), inverse)
+        volume = np.zeros(signal.shape, dtype=np.float32)
+        for k in range(signal.shape[-1]):
+            image = sampled(np.where(mask, signal[..., k], 0), inverse)
+            # Resampling mixed signals with the 0 outside the brain; the share undoes that.
+            volume[..., k] = image / np.maximum(share, INSIDE_SHARE)
+        return Brain(volume, share > INSIDE_SHARE, number), positions
+
+    def _predict_scan(self, scans: Scans, i: int) -> Mapping[str, Any]:
+        if not self.aligned:
+            return super()._predict_scan(scans, i)
+        brain, positions = self._resampled(scans, i)
+        prediction = self._answer(self.net_, self._inputs(brain), brain)
+        channels = [sampled(channel, positions) for channel in prediction["reconstruction"]]
+        return {
+            "reconstruction": np.stack(channels),
+            "scan": self._inputs(Brain(scans.signal(i), scans.mask(i))),
+            "positions": positions,
+        }
+
+    def _healthy_residual(self, scans: Scans) -> NDArray[np.float32]:
+        """Compute the root mean square of the residuals of healthy scans at each place."""
+        from scipy import ndimage
+
+        squares, counts = np.zeros(self.shape_), np.zeros(self.shape_)
+        for i in range(len(scans)):
+            prediction, mask = self._predict_scan(scans, i), scans.mask(i)
+            residual = residual_map(
+                prediction["scan"], prediction["reconstruction"], residual="low", mask=mask
+            )
+            residual = np.where(mask, residual - np.median(residual[mask]), 0)
+            weight = mask.astype(np.float32)
+            if self.aligned:
+                inverse = inverted(prediction["positions"])
+                residual, weight = sampled(residual, inverse), sampled(weight, inverse)
+            squares += np.square(residual)
+            counts += weight
+        weights = np.maximum(ndimage.gaussian_filter(counts, _BLUR), 1e-3)
+        variance = ndimage.gaussian_filter(squares, _BLUR) / weights
+        covered = counts > _LEAST_COVERAGE * len(scans)
+        typical = np.median(variance[covered])
+        variance = variance[nearest_inside(covered)]
+        return np.sqrt((1 - _PRIOR) * variance + _PRIOR * typical).astype(np.float32)
 
     def _criterion(self) -> torch.nn.Module:
         from anomaly.networks.losses import VariationalLoss
@@ -246,16 +373,80 @@ class DenoisingAutoencoder(Reconstructor):
         return prediction
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.float32]:
-        prediction: Mapping[str, Any] = self._predict_scan(scans, i)
+        return self._scored(self._predict_scan(scans, i), scans.mask(i))
+
+    def _scored(
+        self, prediction: Mapping[str, Any], mask: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """Score the voxels of a scan whose reconstruction is known."""
         reconstruction = prediction["reconstruction"]
         if self.scale == "image":
             # The largest value has to be one of the brain: outside the network may not be trained.
-            reconstruction = reconstruction * scans.mask(i)
+            reconstruction = reconstruction * mask
+        healthy = self.healthy_residual_
+        if self.aligned:
+            healthy = sampled(healthy, prediction["positions"])
         return residual_map(
             prediction["scan"],
             reconstruction,
             residual=self.residual,
             scale=self.scale,
-            mask=scans.mask(i),
+            mask=mask,
             smoothing=sd_in_voxels(self.smooth_mm, self.spacing),
+            healthy=healthy,
         )
+
+    # Model files
+    # ----------------------------------------------------------------------------------
+
+    def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
+        """
+        Return the content of a model file.
+
+        Returns
+        -------
+        parameters, fitted : dict
+            As of `VolumeEstimator`.
+        files : dict of bytes
+            The weights, and the healthy residual and the images of alignment.
+        """
+        from safetensors.numpy import save
+
+        parameters, fitted, files = super().stored()
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in self._array_names()}
+        return parameters, fitted, files | {_ARRAYS: save(arrays)}
+
+    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """
+        Restore the content that `stored` returned.
+
+        Parameters
+        ----------
+        fitted : mapping
+            Fitted attributes.
+        files : mapping of bytes
+            Weights and arrays.
+
+        Raises
+        ------
+        RefusedError
+            If something is missing or unknown, or does not fit.
+        """
+        from safetensors.numpy import load
+
+        if _ARRAYS not in files:
+            raise RefusedError("it has no healthy residual: it is of an earlier version")
+        network = {name: content for name, content in files.items() if name != _ARRAYS}
+        super().restore(fitted, network)
+        arrays = load(files[_ARRAYS])
+        refuse_keys(arrays, set(self._array_names()), "array", complete=True)
+        shapes = {"healthy_residual_": self.shape_, "guide_": (3, *self.shape_), "scales_": (2,)}
+        for name, values in arrays.items():
+            if values.shape != shapes[name] or not np.isfinite(values).all():
+                raise RefusedError(f"its array {name} of shape {values.shape} is not possible")
+            setattr(self, name, values)
+
+    def _array_names(self) -> tuple[str, ...]:
+        if self.aligned:
+            return ("healthy_residual_", "guide_", "scales_")
+        return ("healthy_residual_",)

@@ -12,7 +12,15 @@ from sklearn.utils.validation import check_is_fitted
 from anomaly.detectors.array_detector import ArrayDetector
 from anomaly.detectors.base import Scans
 from anomaly.detectors.covariates import Design
-from anomaly.detectors.features import FEATURES, masked_smoothing, mean_signal, voxel_features
+from anomaly.detectors.features import (
+    FEATURES,
+    SMOOTH_MM,
+    check_smoothing,
+    masked_smoothing,
+    mean_signal,
+    sd_in_voxels,
+    voxel_features,
+)
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
@@ -62,8 +70,10 @@ class VoxelwiseGaussian(ArrayDetector):
         Standard deviation of a Gaussian in voxels, by which each scan is smoothed inside its mask.
     template_smoothing : float, default=0.5
         The same for the healthy mean and variance; it compensates for small registration errors.
-    map_smoothing : float, default=1.0
-        The same for the scores.
+    smooth_mm : float, default=6.0
+        Standard deviation in mm of the Gaussian that smooths the scores.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     prior_scans : float, default=4.0
         Weight of the median variance in scans; 0 for no shrinkage.
     threshold : threshold rule, optional
@@ -119,7 +129,8 @@ class VoxelwiseGaussian(ArrayDetector):
         distance: str = "z",
         smoothing: float = 0.5,
         template_smoothing: float = 0.5,
-        map_smoothing: float = 1.0,
+        smooth_mm: float = SMOOTH_MM,
+        spacing: float | tuple[float, float, float] = 4.0,
         prior_scans: float = 4.0,
         threshold: Any = None,
         calibration: float | int | None = 4,
@@ -130,7 +141,8 @@ class VoxelwiseGaussian(ArrayDetector):
         self.distance = distance
         self.smoothing = smoothing
         self.template_smoothing = template_smoothing
-        self.map_smoothing = map_smoothing
+        self.smooth_mm = smooth_mm
+        self.spacing = spacing
         self.prior_scans = prior_scans
         self.threshold = threshold
         self.calibration = calibration
@@ -227,8 +239,9 @@ class VoxelwiseGaussian(ArrayDetector):
     def _check_parameters(self) -> None:
         check_word("side", self.side, _SIDES)
         check_word("distance", self.distance, _DISTANCES)
-        for name in ("smoothing", "template_smoothing", "map_smoothing", "prior_scans"):
+        for name in ("smoothing", "template_smoothing", "prior_scans"):
             check_number(name, getattr(self, name))
+        check_smoothing(self.smooth_mm, self.spacing)
         if self.features not in ("mean", "channels"):
             names = self._feature_names()
             if not names or not set(names) <= set(FEATURES):
@@ -351,7 +364,7 @@ class VoxelwiseGaussian(ArrayDetector):
             yield (self._feature(scans, i, k) - expected) / np.sqrt(self.variance_[k])
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.floating]:
-        mask = scans.mask(i)
+        mask, sd = scans.mask(i), sd_in_voxels(self.smooth_mm, self.spacing)
         row = Design(self.design_).matrix(scans.covariates, len(scans))[i]
         if self.distance == "mahalanobis":
             deviations = [z_volume[mask] for z_volume in self._deviations(scans, i, row)]
@@ -360,11 +373,11 @@ class VoxelwiseGaussian(ArrayDetector):
             whitened = np.linalg.solve(np.linalg.cholesky(self.correlation_), z)
             score = np.zeros(mask.shape, dtype=np.float32)
             score[mask] = np.sqrt((whitened**2).mean(axis=0))
-            return masked_smoothing(score, mask, self.map_smoothing)
+            return masked_smoothing(score, mask, sd)
         total = np.zeros(mask.shape, dtype=np.float32)
         for z_volume in self._deviations(scans, i, row):
             total += np.where(mask, z_volume, 0)
-        mean = masked_smoothing(total / len(self.coefficients_), mask, self.map_smoothing)
+        mean = masked_smoothing(total / len(self.coefficients_), mask, sd)
         if self.side == "both":
             return np.abs(mean)
         return -mean if self.side == "low" else mean
@@ -397,8 +410,10 @@ class OneMinusMean(ArrayDetector):
 
     Parameters
     ----------
-    smoothing : float, default=0.0
-        Standard deviation in voxels of a Gaussian, by which the map is smoothed inside the mask.
+    smooth_mm : float, default=6.0
+        Standard deviation in mm of a Gaussian, by which the map is smoothed inside the mask.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     threshold : threshold rule, optional
         As in `AnomalyDetector`.
     calibration : float, int or None, default=4
@@ -412,25 +427,27 @@ class OneMinusMean(ArrayDetector):
     def __init__(
         self,
         *,
-        smoothing: float = 0.0,
+        smooth_mm: float = SMOOTH_MM,
+        spacing: float | tuple[float, float, float] = 4.0,
         threshold: Any = None,
         calibration: float | int | None = 4,
         scale: str | None = None,
     ) -> None:
-        self.smoothing = smoothing
+        self.smooth_mm = smooth_mm
+        self.spacing = spacing
         self.threshold = threshold
         self.calibration = calibration
         self.scale = scale
 
     def _check_parameters(self) -> None:
-        if not 0 <= self.smoothing < np.inf:
-            raise ValueError(f"smoothing must be a number of at least 0, not {self.smoothing!r}")
+        check_smoothing(self.smooth_mm, self.spacing)
 
     def _fit_scans(self, scans: Scans) -> None:
         """Learn nothing."""
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.floating]:
-        return masked_smoothing(1 - mean_signal(scans.signal(i)), scans.mask(i), self.smoothing)
+        sd = sd_in_voxels(self.smooth_mm, self.spacing)
+        return masked_smoothing(1 - mean_signal(scans.signal(i)), scans.mask(i), sd)
 
 
 def _voxel_sample(counts: NDArray) -> NDArray[np.intp]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingRegressor
 
+from anomaly.detectors.features import SMOOTH_MM, check_smoothing, sd_in_voxels
 from anomaly.detectors.template import (
     AlignedDetector,
     AlignedScans,
@@ -88,8 +89,10 @@ class ImplantDetector(AlignedDetector):
         training scan of another subject.
     n_trees : int, default=200
         Number of boosted trees.
-    map_smoothing : float, default=0.5
-        Standard deviation of a Gaussian in voxels, by which scores are smoothed inside the mask.
+    smooth_mm : float, default=6.0
+        Standard deviation in mm of a Gaussian, by which scores are smoothed inside the mask.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     threshold : threshold rule, optional
         As in `AnomalyDetector`, but by default ``HealthyRateThreshold(0.002)``: healthy voxels
         have so low scores that at 1 % lesions would be outlined too large.
@@ -124,7 +127,8 @@ class ImplantDetector(AlignedDetector):
         n_implants: int = 4,
         n_patches: int = 0,
         n_trees: int = 200,
-        map_smoothing: float = 1.0,
+        smooth_mm: float = SMOOTH_MM,
+        spacing: float | tuple[float, float, float] = 4.0,
         threshold: Any = None,
         calibration: float | int | None = 0.25,
         scale: str | None = None,
@@ -134,7 +138,8 @@ class ImplantDetector(AlignedDetector):
         self.n_implants = n_implants
         self.n_patches = n_patches
         self.n_trees = n_trees
-        self.map_smoothing = map_smoothing
+        self.smooth_mm = smooth_mm
+        self.spacing = spacing
         self.threshold = threshold
         self.calibration = calibration
         self.scale = scale
@@ -145,7 +150,7 @@ class ImplantDetector(AlignedDetector):
         check_number("n_trees", self.n_trees, least=1, whole=True)
         check_number("n_patches", self.n_patches, whole=True)
         super()._check_parameters()
-        check_number("map_smoothing", self.map_smoothing)
+        check_smoothing(self.smooth_mm, self.spacing)
 
     def _new_threshold(self) -> Any:
         if self.threshold is None and self.calibration is not None:
@@ -203,7 +208,7 @@ class ImplantDetector(AlignedDetector):
         score = np.zeros(look.mask.shape, dtype=np.float32)
         with one_thread():
             score[look.mask] = np.clip(self.trees_.predict(table), 0, 1)
-        return Smoother(look.mask)(score, self.map_smoothing)
+        return Smoother(look.mask)(score, sd_in_voxels(self.smooth_mm, self.spacing))
 
     # Model files
     # ----------------------------------------------------------------------------------

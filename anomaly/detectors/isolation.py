@@ -11,7 +11,14 @@ from sklearn.ensemble import IsolationForest
 
 from anomaly.detectors.array_detector import ArrayDetector
 from anomaly.detectors.base import Scans
-from anomaly.detectors.features import FEATURES, masked_smoothing, voxel_features
+from anomaly.detectors.features import (
+    FEATURES,
+    SMOOTH_MM,
+    check_smoothing,
+    masked_smoothing,
+    sd_in_voxels,
+    voxel_features,
+)
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
 from dmrifit._utils.threads import check_jobs, one_thread
@@ -50,9 +57,10 @@ class IsolationForestDetector(ArrayDetector):
     max_samples : int, default=256
         Number of voxels that each tree is trained on. The depth of trees is limited to its
         logarithm to the base 2, so that more voxels resolve smaller differences.
-    map_smoothing : float, default=1.0
-        Standard deviation of a Gaussian in voxels, by which the scores are smoothed inside the
-        mask.
+    smooth_mm : float, default=6.0
+        Standard deviation in mm of a Gaussian, by which the score is smoothed inside the mask.
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     threshold : threshold rule, optional
         As in `AnomalyDetector`.
     calibration : float, int or None, default=0.25
@@ -84,7 +92,8 @@ class IsolationForestDetector(ArrayDetector):
         n_voxels: int = 100_000,
         n_estimators: int = 100,
         max_samples: int = 256,
-        map_smoothing: float = 1.0,
+        smooth_mm: float = SMOOTH_MM,
+        spacing: float | tuple[float, float, float] = 4.0,
         threshold: Any = None,
         calibration: float | int | None = 0.25,
         scale: str | None = None,
@@ -96,7 +105,8 @@ class IsolationForestDetector(ArrayDetector):
         self.n_voxels = n_voxels
         self.n_estimators = n_estimators
         self.max_samples = max_samples
-        self.map_smoothing = map_smoothing
+        self.smooth_mm = smooth_mm
+        self.spacing = spacing
         self.threshold = threshold
         self.calibration = calibration
         self.scale = scale
@@ -113,7 +123,7 @@ class IsolationForestDetector(ArrayDetector):
         check_jobs(self.n_jobs)
         for name in ("n_voxels", "n_estimators", "max_samples"):
             check_number(name, getattr(self, name), least=1, whole=True)
-        check_number("map_smoothing", self.map_smoothing)
+        check_smoothing(self.smooth_mm, self.spacing)
 
     def _fit_scans(self, scans: Scans) -> None:
         seed = seed_from(self.random_state)
@@ -156,7 +166,7 @@ class IsolationForestDetector(ArrayDetector):
                 chunks.append(-self.forest_.score_samples(rows[start : start + _CHUNK]))
         score = np.zeros(mask.shape, dtype=np.float32)
         score[mask] = np.concatenate(chunks)
-        return masked_smoothing(score, mask, self.map_smoothing)
+        return masked_smoothing(score, mask, sd_in_voxels(self.smooth_mm, self.spacing))
 
     def _other_files(self) -> dict[str, bytes]:
         return {_FOREST: dumped(self.forest_, None, {}, [])}

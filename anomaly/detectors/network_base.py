@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import AnomalyDetector, Scans
-from anomaly.detectors.features import check_spacing, masked_smoothing
+from anomaly.detectors.features import masked_smoothing
 from anomaly.detectors.threshold_files import decoded_rule, encoded_rule
-from dmrifit._utils.checks import check_number
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
 from dmrifit.networks.training import Training
 from dmrifit.networks.volume_cases import listed
@@ -24,8 +23,8 @@ __all__ = [
     "REGIONS",
     "RESIDUALS",
     "VALIDATION_FRACTION",
+    "Brain",
     "Reconstructor",
-    "check_smoothing",
     "residual_map",
 ]
 
@@ -51,7 +50,7 @@ _RULE_KEYS = ("rule", "threshold")
 
 
 @dataclass(frozen=True)
-class _Brain:
+class Brain:
     """A scan with its mask, the input of a network; training scans also have a number."""
 
     volume: Any
@@ -59,7 +58,7 @@ class _Brain:
     number: int | None = None
 
 
-class _Brains(Sequence[_Brain]):
+class _Brains(Sequence[Brain]):
     """Scans with their masks, read one at a time."""
 
     def __init__(self, scans: Scans) -> None:
@@ -71,7 +70,7 @@ class _Brains(Sequence[_Brain]):
     def __getitem__(self, i: Any) -> Any:
         if not 0 <= i < len(self):
             raise IndexError(i)
-        return _Brain(self.scans.signal(i), self.scans.mask(i), i)
+        return Brain(self.scans.signal(i), self.scans.mask(i), i)
 
 
 class Reconstructor(AnomalyDetector, VolumeEstimator):
@@ -196,7 +195,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
             As `reconstruct`.
         """
         check_is_fitted(self)
-        brains = _Brains(self._like_learned(Scans(X, masks)))
+        brains = self._brains(self._like_learned(Scans(X, masks)))
         losses = [self._answer(self.net_, self._inputs(brain), brain)["loss"] for brain in brains]
         return -float(np.mean(losses))
 
@@ -206,11 +205,15 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
     def _check_parameters(self) -> None:
         self._check()
 
+    def _brains(self, scans: Scans) -> Sequence[Brain]:
+        """Give scans as the network sees them."""
+        return _Brains(scans)
+
     def _fit_scans(self, scans: Scans) -> None:
         subjects = None
         if scans.covariates is not None:
             subjects = list(scans.covariates["subject"])
-        brains = _Brains(scans)
+        brains = self._brains(scans)
         self._masks = [brain.mask for brain in brains]
         try:
             self._train(brains, self._masks, subjects)
@@ -239,7 +242,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         module.level(level)
         return module
 
-    def _inputs(self, case: _Brain) -> NDArray[np.float32]:
+    def _inputs(self, case: Brain) -> NDArray[np.float32]:
         channels = np.array(np.moveaxis(case.volume, -1, 0), dtype=np.float32, order="C")
         channels *= case.mask
         n_values = np.count_nonzero(case.mask) * len(channels)
@@ -255,7 +258,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
 
     def _predict_scan(self, scans: Scans, i: int) -> Mapping[str, Any]:
         """Run the network on a scan outside a training."""
-        brain = _Brain(scans.signal(i), scans.mask(i))
+        brain = Brain(scans.signal(i), scans.mask(i))
         prediction: Mapping[str, Any] = self._answer(self.net_, self._inputs(brain), brain)
         return prediction
 
@@ -290,12 +293,6 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
             raise RefusedError(f"shape_ is {shape!r}")
 
 
-def check_smoothing(smooth_mm: Any, spacing: Any) -> None:
-    """Reject lengths of smoothing that are none."""
-    check_number("smooth_mm", smooth_mm)
-    check_spacing(spacing)
-
-
 def residual_map(
     scan: NDArray[np.float32],
     reconstruction: NDArray[np.float32],
@@ -304,13 +301,16 @@ def residual_map(
     scale: str | None = None,
     mask: NDArray[np.bool_] | None = None,
     smoothing: float | Sequence[float] = 0.0,
+    healthy: NDArray[np.float32] | float = 1.0,
 ) -> NDArray[np.float32]:
     """
     Compute the difference between a scan and its reconstruction, voxel by voxel.
 
     It is smoothed inside the mask with a standard deviation in voxels, or one for each axis.
-    Shapes: `scan`, `reconstruction` (channels, x, y, z); returns (x, y, z).
+    A relative residual is divided by the `healthy` one of the place.
+    Shapes: `scan`, `reconstruction` (channels, x, y, z), `healthy` (x, y, z); returns (x, y, z).
     """
+    inside = np.ones(scan.shape[1:], dtype=bool) if mask is None else mask
     if scale == "image":
         top = float(reconstruction.max())
         if top > 0:
@@ -324,10 +324,12 @@ def residual_map(
         # Means first: two small volumes instead of a difference as large as the scan.
         rebuilt_mean = reconstruction.mean(axis=0, dtype=np.float32)
         differences = rebuilt_mean - scan.mean(axis=0, dtype=np.float32)
+    if residual == "relative":
+        # Scanners differ in the level of the whole brain, which is no anomaly.
+        differences = (differences - np.median(differences[inside])) / healthy
     if np.any(smoothing):
-        inside = np.ones(differences.shape, dtype=bool) if mask is None else mask
         differences = masked_smoothing(differences, inside, smoothing)
     # The absolute value comes last, so that smoothing lets noise cancel.
-    if residual == "mean":
+    if residual in ("mean", "relative"):
         differences = np.abs(differences)
     return np.asarray(differences, dtype=np.float32)

@@ -10,14 +10,18 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import Scans
-from anomaly.detectors.features import masked_smoothing, sd_in_voxels
+from anomaly.detectors.features import (
+    SMOOTH_MM,
+    check_smoothing,
+    masked_smoothing,
+    sd_in_voxels,
+)
 from anomaly.detectors.network_base import (
     PUBLISHED_TRAINING,
     REGIONS,
     RESIDUALS,
     VALIDATION_FRACTION,
     Reconstructor,
-    check_smoothing,
     residual_map,
 )
 from anomaly.generators.corruptions import (
@@ -111,7 +115,7 @@ class RecDiscNet(Reconstructor):
     calibration : float, int or None, default=0.25
         The healthy scans for the threshold: a share of the subjects that is held out of the
         training; a number of folds, each of which is one more training; or None, for no threshold.
-    smooth_mm : float, default=0.0
+    smooth_mm : float, default=6.0
         Standard deviation in mm of a Gaussian, by which maps of the discriminator are smoothed
         inside the mask.
     spacing : float or tuple of float of length 3, default=4.0
@@ -189,7 +193,7 @@ class RecDiscNet(Reconstructor):
         scale: str | None = None,
         threshold: Any = None,
         calibration: float | int | None = 0.25,
-        smooth_mm: float = 0.0,
+        smooth_mm: float = SMOOTH_MM,
         spacing: float | tuple[float, float, float] = 4.0,
         region: str = "brain",
         training: Training | None = None,
@@ -250,6 +254,7 @@ class RecDiscNet(Reconstructor):
             "convolutions": 2,
             "fresh": False,
             "region": "volume",
+            "smooth_mm": 0.0,
             **PUBLISHED,
         }
         training = fill_training(parameters.pop("training", None), PUBLISHED_TRAINING)

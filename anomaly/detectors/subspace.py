@@ -10,7 +10,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.array_detector import ArrayDetector
 from anomaly.detectors.base import Scans
-from anomaly.detectors.features import masked_smoothing
+from anomaly.detectors.features import (
+    SMOOTH_MM,
+    check_smoothing,
+    masked_smoothing,
+    sd_in_voxels,
+)
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.threads import one_thread
 from dmrifit.io.parameter_json import RefusedError
@@ -41,9 +46,11 @@ class PCADetector(ArrayDetector):
     residual : {"mean", "mean-of-abs"}, default="mean"
         Absolute value of the mean of the residual over directions, in which noise cancels, or the
         mean of its absolute values, in which it does not.
-    map_smoothing : float, default=1.0
-        Standard deviation of a Gaussian in voxels, by which the score is smoothed inside the mask
-        (for ``"mean"`` the mean, before its absolute value).
+    smooth_mm : float, default=6.0
+        Standard deviation in mm of a Gaussian, by which the score is smoothed inside the mask (for
+        ``"mean"`` the mean, before its absolute value).
+    spacing : float or tuple of float of length 3, default=4.0
+        Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     threshold : threshold rule, optional
         As in `AnomalyDetector`.
     calibration : float, int or None, default=4
@@ -75,14 +82,16 @@ class PCADetector(ArrayDetector):
         n_components: int = 20,
         *,
         residual: str = "mean",
-        map_smoothing: float = 1.0,
+        smooth_mm: float = SMOOTH_MM,
+        spacing: float | tuple[float, float, float] = 4.0,
         threshold: Any = None,
         calibration: float | int | None = 4,
         scale: str | None = None,
     ) -> None:
         self.n_components = n_components
         self.residual = residual
-        self.map_smoothing = map_smoothing
+        self.smooth_mm = smooth_mm
+        self.spacing = spacing
         self.threshold = threshold
         self.calibration = calibration
         self.scale = scale
@@ -118,7 +127,7 @@ class PCADetector(ArrayDetector):
     def _check_parameters(self) -> None:
         check_number("n_components", self.n_components, least=1, whole=True)
         check_word("residual", self.residual, _RESIDUALS)
-        check_number("map_smoothing", self.map_smoothing)
+        check_smoothing(self.smooth_mm, self.spacing)
 
     def _fit_scans(self, scans: Scans) -> None:
         n = len(scans)
@@ -177,7 +186,8 @@ class PCADetector(ArrayDetector):
             np.abs(difference, out=difference)
         score = np.zeros(scans.shape[:3], dtype=np.float32)
         score[self.known_] = difference.mean(axis=1)
-        return np.abs(masked_smoothing(score, scans.mask(i), self.map_smoothing))
+        sd = sd_in_voxels(self.smooth_mm, self.spacing)
+        return np.abs(masked_smoothing(score, scans.mask(i), sd))
 
     def _check_restored(self) -> None:
         n_known = int(self.known_.sum())

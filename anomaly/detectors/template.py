@@ -18,6 +18,7 @@ from anomaly.generators.implants import Look
 from dmrifit._utils.checks import check_number
 
 __all__ = [
+    "INSIDE_SHARE",
     "AlignedDetector",
     "AlignedScans",
     "Deviations",
@@ -34,7 +35,7 @@ _LEAST_SD = 1e-3
 #: Share of scans that must contain a voxel for the template to use it.
 _LEAST_COVERAGE = 0.1
 #: Share of brain in a resampled voxel from which on a scan counts as containing it.
-_INSIDE_SHARE = 0.6
+INSIDE_SHARE = 0.6
 #: Least standard deviation of the signals of a scan; that of constants is a rounding error.
 _LEAST_CONTRAST = 1e-7
 #: Subjects of training scans, and voxels along an axis.
@@ -65,6 +66,14 @@ class AlignedScans:
         """Align scans to their mean; by default each is of another subject."""
         if subjects is None:
             subjects = np.arange(len(looks))
+        shape = looks[0].mask.shape
+        n_subjects = len(np.unique(subjects))
+        if min(shape) < _LEAST_SIZE or n_subjects < _LEAST_SUBJECTS:
+            raise ValueError(
+                f"{len(looks)} scans to learn from, of {n_subjects} subjects and "
+                f"{' × '.join(map(str, shape))} voxels; alignment and a healthy variance need "
+                f"scans of {_LEAST_SUBJECTS} subjects and {_LEAST_SIZE} voxels along each axis"
+            )
         scales = np.array([
             np.mean([look.mean[look.mask].std() for look in looks]),
             np.mean([look.spread[look.mask].std() for look in looks]),
@@ -144,14 +153,6 @@ class AlignedDetector(ArrayDetector):
                 raise ValueError("smoothness must be a number above 0, or None, not 0")
 
     def _fit_scans(self, scans: Scans) -> None:
-        n_subjects = len(np.unique(scans.subjects))
-        if min(scans.shape[:3]) < _LEAST_SIZE or n_subjects < _LEAST_SUBJECTS:
-            raise ValueError(
-                f"{len(scans)} scans to learn from, of {n_subjects} subjects and "
-                f"{' × '.join(map(str, scans.shape[:3]))} voxels; alignment and a healthy "
-                f"variance need scans of {_LEAST_SUBJECTS} subjects and {_LEAST_SIZE} voxels "
-                "along each axis"
-            )
         looks = [look_of(scans.signal(i), scans.mask(i)) for i in range(len(scans))]
         self._learn_aligned(AlignedScans.learn(looks, self.smoothness, scans.subjects))
 
@@ -246,13 +247,13 @@ def template_of(stacks: NDArray) -> NDArray[np.float32]:
     mean signal of the 26 neighbors, and the share of scans whose brain contains the voxel.
     """
     weight = stacks[:, 2].sum(axis=0)
-    inside = stacks[:, 2] > _INSIDE_SHARE
+    inside = stacks[:, 2] > INSIDE_SHARE
     nearest = nearest_inside(weight > _LEAST_COVERAGE * len(stacks))
     moments = []
     for k in (0, 1):
         center = stacks[:, k].sum(axis=0) / np.maximum(weight, 0.5)
         # Resampling mixed signals with the 0 outside the brain; the share of brain undoes that.
-        signals = stacks[:, k] / np.maximum(stacks[:, 2], _INSIDE_SHARE)
+        signals = stacks[:, k] / np.maximum(stacks[:, 2], INSIDE_SHARE)
         squares = (np.where(inside, signals - center, 0) ** 2).sum(axis=0)
         sd = _shrunk_sd(squares, inside.sum(axis=0), len(stacks))
         moments += [center[nearest], sd[nearest]]

@@ -12,6 +12,7 @@ pytest.importorskip("skorch")
 from anomaly import DenoisingAutoencoder, FixedThreshold
 from anomaly.detectors.features import masked_smoothing
 from dmrifit import load_model, save_model
+from dmrifit.io.parameter_json import RefusedError
 from dmrifit.networks.training import gather_training
 
 pytestmark = pytest.mark.deep
@@ -19,6 +20,8 @@ pytestmark = pytest.mark.deep
 SHAPE = (10, 11, 7)
 SMALL = {"latent_dim": 3, "widths": (4, 6), "epochs": 2, "batch_size": 2, "learning_rate": 0.001}
 SMALL |= {"schedule": "constant", "dense": None, "random_state": 0, "device": "cpu"}
+# The form of the publication; the other one has tests of its own.
+SMALL |= {"residual": "mean", "latent": "vector", "aligned": False, "smooth_mm": 0.0}
 
 
 def small(**options):
@@ -263,6 +266,55 @@ def test_residuals_are_smoothed_before_their_absolute_value_and_may_have_one_sid
     mapped.residual = "low"
     np.testing.assert_allclose(mapped.anomaly_map(X, masks)[0], smooth, atol=1e-6)
     assert smooth.min() < 0 < smooth.max()
+
+
+ALIGNED = {"residual": "relative", "latent": "map", "aligned": True, "smooth_mm": 4.0, "calibration": None}
+
+
+@pytest.fixture(scope="module")
+def aligned(world):
+    return small(**ALIGNED).fit(*world)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_lesion_stands_out_where_scans_are_aligned_also_if_the_head_is_moved(aligned, world, shift):
+    scan, mask = world[0][0].copy(), world[1][0]
+    scan[4:7, 4:7, 2:5] *= 0.6
+    scan, mask = (np.roll(volume, shift, axis=1) for volume in (scan, mask))
+    score = aligned.anomaly_map([scan], [mask])[0]
+    lesion = np.zeros(mask.shape, dtype=bool)
+    lesion[4:7, 4 + shift : 7 + shift, 2:5] = True
+    assert score[lesion & mask].mean() > 2 * score[mask & ~lesion].mean()
+    assert (score[~mask] == 0).all()
+
+
+def test_relative_residuals_are_divided_by_those_of_healthy_scans(world):
+    X, masks = world
+    model = small(**ALIGNED | {"aligned": False, "smooth_mm": 0.0}).fit(X, masks)
+    signed = (model.reconstruct(X, masks) - X).mean(axis=-1)[0]
+    level = np.median(signed[masks[0]])
+    expected = np.abs(signed - level) / model.healthy_residual_ * masks[0]
+    np.testing.assert_allclose(model.anomaly_map(X, masks)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_latent_map_begins_at_the_healthy_mean(world):
+    X, masks = world
+    model = small(**ALIGNED | {"aligned": False, "learning_rate": 0.0, "validation_fraction": 0}).fit(X, masks)
+    rebuilt = model.reconstruct(X[:1], masks[:1])[0]
+    np.testing.assert_allclose(rebuilt[masks[0]], X.mean(axis=0)[masks[0]], atol=0.06)
+    assert np.abs(rebuilt - X.mean(axis=0))[masks[0]].mean() < 0.02
+
+
+def test_an_aligned_model_file_makes_the_same_maps_and_refuses_other_arrays(aligned, world, tmp_path):
+    save_model(aligned, tmp_path / "model.dmrifit")
+    again = load_model(tmp_path / "model.dmrifit")
+    np.testing.assert_array_equal(again.anomaly_map(*world), aligned.anomaly_map(*world))
+    _, fitted, files = aligned.stored()
+    for aligning, message in ((False, "missing array"), (True, "healthy residual")):
+        other = clone(aligned).set_params(aligned=aligning)
+        kept = {name: data for name, data in files.items() if not aligning or name == "net.safetensors"}
+        with pytest.raises(RefusedError, match=message):
+            other.restore(fitted, kept)
 
 
 @pytest.mark.parametrize("options", [{"smooth_mm": -1.0}, {"spacing": 0}])

@@ -9,7 +9,7 @@ from sklearn.linear_model import LinearRegression
 from anomaly import OneMinusMean, VoxelwiseGaussian
 from dmrifit import load_model, save_model
 
-PLAIN = {"smoothing": 0.0, "template_smoothing": 0.0, "map_smoothing": 0.0, "prior_scans": 0.0, "calibration": None}
+PLAIN = {"smoothing": 0.0, "template_smoothing": 0.0, "smooth_mm": 0.0, "prior_scans": 0.0, "calibration": None}
 
 
 def scans(n, *, seed=0, shape=(6, 5, 4), n_channels=3):
@@ -127,7 +127,7 @@ def test_values_outside_masks_are_not_looked_at():
     masks[3, 2] = False
     spoiled = X.copy()
     spoiled[~masks] = 100.0
-    kept = {"calibration": None, "smoothing": 1.0, "template_smoothing": 1.0, "map_smoothing": 1.0}
+    kept = {"calibration": None, "smoothing": 1.0, "template_smoothing": 1.0, "smooth_mm": 4.0}
     one, two = (VoxelwiseGaussian(**kept).fit(x, masks).anomaly_map(x, masks) for x in (X, spoiled))
     np.testing.assert_array_equal(one, two)
 
@@ -160,7 +160,7 @@ def test_equal_scans_give_finite_scores():
 def test_one_minus_the_mean_is_what_it_says():
     X, masks = scans(3), np.ones((3, 6, 5, 4), dtype=bool)
     masks[:, 0] = False
-    found = OneMinusMean().fit(X, masks).anomaly_map(X, masks)
+    found = OneMinusMean(smooth_mm=0.0).fit(X, masks).anomaly_map(X, masks)
     np.testing.assert_allclose(found[masks], 1 - X.mean(axis=-1)[masks], rtol=1e-5)
 
 

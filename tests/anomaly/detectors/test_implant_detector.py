@@ -123,7 +123,7 @@ def test_trees_look_at_as_many_columns_as_model_files_say(fitted):
         ({"n_implants": 0}, "n_implants"),
         ({"n_trees": 1.5}, "n_trees"),
         ({"smoothness": 0.0}, "smoothness"),
-        ({"map_smoothing": -1.0}, "map_smoothing"),
+        ({"smooth_mm": -1.0}, "smooth_mm"),
     ],
 )
 def test_bad_parameters_are_refused(world, parameters, message):

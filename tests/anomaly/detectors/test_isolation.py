@@ -21,7 +21,7 @@ def test_scores_are_those_of_the_forest_over_the_features():
     X, mask = halves(3), np.ones((10, 8, 6), dtype=bool)
     names = ("mean", "spread")
     detector = IsolationForestDetector(
-        names, position=None, n_voxels=10**6, n_estimators=10, map_smoothing=0.0, calibration=None, random_state=0
+        names, position=None, n_voxels=10**6, n_estimators=10, smooth_mm=0.0, calibration=None, random_state=0
     ).fit(X)
     rows = np.concatenate([voxel_features(scan, mask, names).reshape(2, -1).T for scan in X])
     forest = IsolationForest(n_estimators=10, random_state=detector.forest_.random_state).fit(rows)
@@ -38,7 +38,7 @@ def test_tissue_in_the_wrong_place_is_seen_with_places_only():
     auc = {}
     for position in ("world", None):
         detector = IsolationForestDetector(
-            ("mean",), position=position, max_samples=4096, map_smoothing=0.0, calibration=None, random_state=0
+            ("mean",), position=position, max_samples=4096, smooth_mm=0.0, calibration=None, random_state=0
         ).fit(X[1:])
         auc[position] = roc_auc_score(lesion.ravel(), detector.anomaly_map(ill).ravel())
     assert auc["world"] > 0.65
@@ -71,7 +71,7 @@ def test_a_seed_decides_the_result():
         ({"position": "grid"}, "position"),
         ({"n_voxels": 0}, "n_voxels"),
         ({"n_estimators": True}, "n_estimators"),
-        ({"map_smoothing": -1.0}, "map_smoothing"),
+        ({"smooth_mm": -1.0}, "smooth_mm"),
     ],
 )
 def test_bad_parameters_are_refused(parameters, message):

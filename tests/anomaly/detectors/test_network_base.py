@@ -17,6 +17,8 @@ pytestmark = pytest.mark.deep
 
 SMALL = {"latent_dim": 3, "widths": (4, 6), "epochs": 1, "batch_size": 2, "learning_rate": 0.001}
 SMALL |= {"schedule": "constant", "dense": None, "random_state": 0, "device": "cpu"}
+# The form of the publication; the other one has tests of its own.
+SMALL |= {"residual": "mean", "latent": "vector", "aligned": False, "smooth_mm": 0.0}
 
 
 def small(**options):

@@ -15,7 +15,7 @@ def scans(n, *, seed=0, shape=(6, 5, 4), n_channels=3):
 def test_components_and_residuals_are_those_of_scikit_learn(residual):
     X, new = scans(10), scans(2, seed=1)
     reference = PCA(4, svd_solver="full").fit(X.reshape(10, -1))
-    detector = PCADetector(4, residual=residual, map_smoothing=0.0, calibration=None).fit(X)
+    detector = PCADetector(4, residual=residual, smooth_mm=0.0, calibration=None).fit(X)
     np.testing.assert_allclose(detector.explained_variance_, reference.explained_variance_, rtol=1e-4)
     cosines = (detector.components_.reshape(4, -1) * reference.components_).sum(axis=1)
     np.testing.assert_allclose(np.abs(cosines), 1, rtol=1e-4)
@@ -30,7 +30,7 @@ def test_healthy_scans_of_a_plane_are_rebuilt_and_a_lesion_is_not():
     rng = np.random.default_rng(2)
     plane = rng.uniform(0, 0.1, (2, 8, 8, 6, 5))
     X = (0.4 + np.einsum("nk,k...->n...", rng.uniform(-1, 1, (12, 2)), plane)).astype(np.float32)
-    detector = PCADetector(20, map_smoothing=0.0, calibration=None).fit(X[1:])
+    detector = PCADetector(20, smooth_mm=0.0, calibration=None).fit(X[1:])
     assert len(detector.components_) == 2
     ill = X[:1].copy()
     ill[0, 2:4, 2:4, 2:4] -= 0.2
@@ -55,7 +55,7 @@ def test_voxels_outside_masks_count_for_nothing():
 def test_brains_wider_than_those_learned_from_are_scored_where_they_are_known():
     X, masks = scans(8), np.ones((8, 6, 5, 4), dtype=bool)
     masks[:, 0] = False
-    found = PCADetector(3, map_smoothing=0.0, calibration=None).fit(X, masks).anomaly_map(X)
+    found = PCADetector(3, smooth_mm=0.0, calibration=None).fit(X, masks).anomaly_map(X)
     assert not found[:, 0].any()
     assert found[:, 1:].any()
 
@@ -66,7 +66,7 @@ def test_brains_wider_than_those_learned_from_are_scored_where_they_are_known():
         ({"n_components": 0}, "n_components"),
         ({"n_components": 2.5}, "n_components"),
         ({"residual": "sum"}, "residual"),
-        ({"map_smoothing": -1.0}, "map_smoothing"),
+        ({"smooth_mm": -1.0}, "smooth_mm"),
     ],
 )
 def test_bad_parameters_are_refused(parameters, message):

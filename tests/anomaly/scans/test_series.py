@@ -191,7 +191,7 @@ def test_a_lesion_put_into_real_tissue_is_scored_higher(data_dir):
     where[3:8, 3:8, 3:8] = True
     where &= case.scored
     sick[where] **= 2  # twice the diffusivity
-    detector = OneMinusMean(calibration=None).fit([case.signal] * 2, [case.brain] * 2, groups=[0, 1])
+    detector = OneMinusMean(smooth_mm=0.0, calibration=None).fit([case.signal] * 2, [case.brain] * 2, groups=[0, 1])
     healthy_map, sick_map = detector.anomaly_map([case.signal, sick], [case.brain] * 2)
     inside = case.scored
     before, after = (roc_auc_score(where[inside], scores[inside]) for scores in (healthy_map, sick_map))
