@@ -259,7 +259,7 @@ def fit_image(
             if _is_estimate(sigma):
                 # Noise levels come from patches and the background, so they need the whole image
                 # at once.
-                whole = readable.read(slice(None), np.float32)
+                whole = readable.read_whole()
                 level = estimate_sigma(whole, mask=region)
                 noise = level.sigma
                 sigma_text = f"{np.median(noise):.6g} (estimated by {level.method})"

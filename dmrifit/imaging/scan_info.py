@@ -215,7 +215,7 @@ def _describe_noise(
 ) -> None:
     """Estimate the noise in more ways than one."""
     try:
-        levels = noise_levels(series.read(slice(None), np.float32), mask=region)
+        levels = noise_levels(series.read_whole(), mask=region)
     except (ImportError, ValueError) as error:
         info.noise = f"not estimated ({error})"
         return

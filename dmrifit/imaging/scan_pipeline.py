@@ -156,7 +156,7 @@ def preprocess_image(
         if slice_axis is None:
             slice_axis = _slice_axis(series)
         with series.unpacked() as readable:
-            signals = readable.read(slice(None), np.float32)
+            signals = readable.read_whole()
         if file_set is not None:
             file_set.check_room(bytes_of_maps(series.n_measurements, series.grid, None))
         _check_signal(signals, region, series.name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import math
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -45,6 +47,8 @@ __all__ = ["Part", "Series", "read_map"]
 #: Measurements are read and worked on in slabs of whole slices of about this many values (16 MB).
 SLAB_VALUES = 2**21
 
+#: Arrays of the size of an image that are in memory while its noise is estimated or removed.
+_COPIES = 5
 _SLACK = 2**20  # bytes that programs leave behind the last value
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -228,6 +232,22 @@ class Series:
         if slab == slice(None):
             check_magnitudes(values, self.name)
         return values
+
+    def read_whole(self) -> NDArray[np.float32]:
+        """
+        Read all slices, where the machine has the memory for what is made of them at once.
+
+        Shapes: returns (x, y, z, m).
+        """
+        needed = _COPIES * 4 * math.prod((*self.grid, self.n_measurements))
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > memory:
+            raise ValueError(
+                f"{self.name} is worked on as a whole, in about {needed / 2**30:.3g} GiB of "
+                f"memory, and this machine has {memory / 2**30:.3g}; crop it, give a fit sigma "
+                "as a number, or use a larger machine"
+            )
+        return self.read(slice(None), np.float32)
 
     def slabs(
         self,

@@ -25,12 +25,14 @@ def kind_of_complaint(complaint: str) -> str:
     return "misleading"
 
 
-def store(part: str, rows: Mapping[str, Mapping[str, int]], path: Path = RESULTS) -> None:
-    """Replace the rows of one part, with the commit they were counted on."""
+def store(
+    part: str, rows: Mapping[str, Mapping[str, int]], path: Path = RESULTS, **more: object
+) -> None:
+    """Replace the rows of one part, and what more was measured, with the commit they were counted on."""
     sys.path.append(str(RESULTS.parents[1]))
     from _measure import commit
 
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     counted = {kind: {column: row.get(column, 0) for column in COLUMNS} for kind, row in sorted(rows.items())}
-    content[part] = {**commit(*PACKAGES, "tests/faults"), "kinds": counted}
+    content[part] = {**commit(*PACKAGES, "tests/faults"), "kinds": counted, **more}
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import Any
 from commands import PREPARED, LongCommand
 from killing import PROGRAMS, Finished, contents, damages, run
 
-__all__ = ["ONE_THREAD", "Trials", "shares"]
+__all__ = ["ONE_THREAD", "Trials", "shares", "start_line"]
 
 #: Of the environment: the work of a command is the same whatever the machine.
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
@@ -94,8 +94,7 @@ class Trials:
         """Give the words of a command for a process of its own, and a new folder to run it in."""
         self._prepare(command.needs)
         folder = self._folder(command)
-        start = _START.format(name=command.program, module=PROGRAMS[command.program])
-        return [sys.executable, "-c", start, *self._words(command, folder)], folder
+        return [*start_line(command.program), *self._words(command, folder)], folder
 
     def differences(self, command: LongCommand, folder: Path) -> list[str]:
         """Tell which results of a command are damaged, missing or others."""
@@ -135,6 +134,11 @@ class Trials:
         images = sorted(folder.glob("in/cases/cohort/**/*_dwi.nii.gz"))
         image = str(images[0].relative_to(folder / "in" / "cases" / "cohort")) if images else ""
         return [word.format(image=image) for word in command.words]
+
+
+def start_line(program: str) -> list[str]:
+    """Give the words that start a program in a process of its own."""
+    return [sys.executable, "-c", _START.format(name=program, module=PROGRAMS[program])]
 
 
 def different(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:

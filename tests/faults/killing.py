@@ -408,4 +408,5 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     ".te": _numbers,
     ".txt": lambda path: path.read_text(encoding="utf-8"),
     ".md": lambda path: path.read_text(encoding="utf-8"),
+    "": lambda path: path.read_text(encoding="utf-8"),  # README, .bidsignore
 }

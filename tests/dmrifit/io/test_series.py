@@ -50,6 +50,15 @@ def test_slabs_hold_each_voxel_in_question_once(parts, values, monkeypatch, size
     np.testing.assert_array_equal(seen, np.where(region[..., None], values, 0))
 
 
+def test_an_image_that_memory_cannot_hold_is_not_read_whole(parts, values, monkeypatch):
+    series = Series.open(parts)
+    np.testing.assert_array_equal(series.read_whole(), values.astype(np.float32))
+    pages = 5 * 4 * values.size - 1
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": pages}.get)
+    with pytest.raises(ValueError, match="of memory, and this machine has"):
+        series.read_whole()
+
+
 def test_without_a_region_voxels_of_nan_and_zero_are_left_out(values):
     broken = values.astype(np.float32)
     broken[0, 0, 0], broken[1, 1, 1], broken[2, 2, 2] = 0, np.nan, [0, np.nan, 0, np.nan, 0]
