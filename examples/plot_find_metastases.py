@@ -4,7 +4,7 @@ Which bright spots in a brain are metastases, and which of them are new?
 In synthetic contrast-enhanced brains (no person was scanned) metastases hide among vessels and other bright spots, and
 most patients have an earlier scan. A small network is trained with binary cross-entropy, and from its weights two more
 with the loss of Huang et al. (Medical Physics, 2022): one that misses little and one that errs little. What both see is
-confirmed, what only the first sees is for review, and the reader's table says what is new since the earlier scan.
+marked by both, what only the first sees is for review, and the reader's table says what is new since the earlier scan.
 Networks so small, trained for seconds, show how it works and not how well it can. Not for clinical use.
 """
 
@@ -76,9 +76,9 @@ columns = ["sensitivity", "precision", "n_false_positives", "strict_precision", 
 print(format_summary(tables)[columns].to_string())
 
 reader = follow_up(both, new)
-sure = reader[reader["finding"] == "confirmed"]
-print(f"{len(sure)} confirmed of {(reader['finding'] != 'prior only').sum()} found:")
+sure = reader[reader["finding"] == "marked by both"]
+print(f"{len(sure)} marked by both of {(reader['finding'] != 'prior only').sum()} found:")
 print(sure[["name", "change", "volume_mL", "x", "y", "z"]].round(2).to_string(index=False))
-plot_overlay(new[0], found["both"][0], confirmable=True).savefig(
+plot_overlay(new[0], found["both"][0], of_two_models=True).savefig(
     folder / "find_metastases.png", dpi=150
 )

@@ -23,7 +23,7 @@ _SENSITIVE, _SPECIFIC = 0.995, 0.5
 _MATCHED = 0.9  # sensitivity at which false positives are compared
 _LOST_OF_STATUS = 0.1  # of the sensitivity of lesions of one status, at equal sensitivity of all
 _STATUSES = ("new", "grown", "stable")
-_BOTH = "ensemble, confirmed"
+_BOTH = "ensemble, marked by both"
 _SAME = 0.02  # of mDSC
 
 _Tables = Mapping[str, "pd.DataFrame"]
@@ -275,7 +275,7 @@ def _as_sensitive(tables: _Tables, sensitivity: float) -> Mapping[str, float]:
 
 def _most_by_both(tables: _Tables) -> list[Check]:
     row = _review(tables)
-    share = row["confirmed_sensitivity"] / row["sensitivity"]
+    share = row["both_sensitivity"] / row["sensitivity"]
     limit = _as_sensitive(tables, row["sensitivity"])["false_positives_per_scan"]
     false = _value(tables, "ensemble", "false_positives_per_scan")
     return [

@@ -48,13 +48,13 @@ _COLUMNS = (
     "threshold",
     "min_voxels",
     "n_lesions",
-    "n_confirmed",
+    "n_marked_by_both",
     "volume_mL",
     "statement",
     "notes",
     "synthetic",
 )
-#: Columns of lesions that single models give: they confirm nothing and segment no prior scan.
+#: Columns of lesions that single models give: they compare no models and segment no prior scan.
 _SINGLE_MODEL_COLUMNS = (
     "number",
     "volume_mL",
@@ -77,7 +77,7 @@ RUN = CaseRun(
         "threshold": (float, type(None)),
         "min_voxels": (int, type(None)),
         "n_lesions": int,
-        "n_confirmed": (int, type(None)),
+        "n_marked_by_both": (int, type(None)),
         "volume_mL": float,
         "statement": str,
         "notes": list,
@@ -158,7 +158,7 @@ def write_batch(
         lesion_tables.append(_read_lesions(folder / _LESIONS))
     table = pd.DataFrame(rows, columns=list(_COLUMNS))
     # Columns of objects are written with all digits: evaluate needs the exact threshold.
-    for key in ("threshold", "min_voxels", "n_confirmed"):
+    for key in ("threshold", "min_voxels", "n_marked_by_both"):
         table[key] = table[key].astype(object)
     lesions = join_tables(contents, lesion_tables)
     write_text(out / _LESIONS, table_text(lesions))
@@ -189,7 +189,7 @@ def read_segmentations(
     )
     threshold = _common_value(table, case_rows, "threshold")
     min_voxels = _common_value(table, case_rows, "min_voxels")
-    # Ensembles have no threshold: their labels tell candidates from confirmed lesions.
+    # Ensembles have no threshold: their labels tell candidates from lesions that both mark.
     column = "probability" if threshold else "label"
     predictions = []
     for case, row in zip(cases, case_rows, strict=True):
@@ -254,7 +254,11 @@ def _segment_case(
 ) -> dict[str, Any]:
     """Segment a case and write its files, its record last; give the record."""
     from dmrifit.io.atomic_files import FileSet
-    from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble, segment_by
+    from metastasis.segmentation.ensemble import (
+        MARKED_BY_BOTH,
+        SensitivitySpecificityEnsemble,
+        segment_by,
+    )
     from metastasis.study.followup import reader_table
 
     is_ensemble = isinstance(segmenter, SensitivitySpecificityEnsemble)
@@ -267,11 +271,11 @@ def _segment_case(
         prior_scan = {"volumes": scan["priors"], "priors": [None], "masks": scan["masks"]}
         prior_labels = next(iter(segment_by(segmenter, **prior_scan)))[0]
     table = reader_table(labels, case.affine, probability=probability, prior=prior_labels)
-    threshold, min_voxels, n_confirmed = None, None, None
+    threshold, min_voxels, n_marked_by_both = None, None, None
     if is_ensemble:
         # The table lists vanished lesions of the prior scan, too.
         lesions = table[table["finding"] != "prior only"]
-        n_confirmed = int((lesions["finding"] == "confirmed").sum())
+        n_marked_by_both = int((lesions["finding"] == MARKED_BY_BOTH).sum())
     else:
         table = table[list(_SINGLE_MODEL_COLUMNS)]
         lesions = table
@@ -286,7 +290,7 @@ def _segment_case(
         "threshold": threshold,
         "min_voxels": min_voxels,
         "n_lesions": len(lesions),
-        "n_confirmed": n_confirmed,
+        "n_marked_by_both": n_marked_by_both,
         "volume_mL": float(lesions["volume_mL"].sum()),
         "statement": statement,
         "notes": [*notes, *unlike_notes(case, seen, labels)],
@@ -301,7 +305,7 @@ def _segment_case(
         if figure:
             from metastasis.study.plotting import plot_overlay
 
-            drawing = plot_overlay(case, labels, confirmable=is_ensemble)
+            drawing = plot_overlay(case, labels, of_two_models=is_ensemble)
             drawing.savefig(files.path(_OVERLAY), dpi=120)
             if find_spec("jinja2") is not None:
                 from metastasis.study.report import scan_page

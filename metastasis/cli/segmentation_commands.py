@@ -211,7 +211,7 @@ def ensemble(
         # Candidates are all that the sensitive model marks, and what the specific one adds.
         figures=_figures(sensitive, as_measured=is_unchanged),
     )
-    write_batch(out, contents, figure=figure, heading="Confirmed and candidates")
+    write_batch(out, contents, figure=figure, heading="Marked by both models, and candidates")
     _print_counts(contents, out)
 
 
@@ -405,10 +405,10 @@ def _print_counts(contents: Sequence[Mapping[str, Any]], out: Path) -> None:
     """Print how many lesions were found."""
     n_lesions = sum(content["n_lesions"] for content in contents)
     summary = f"{counted(len(contents), 'scan')}, {counted(n_lesions, 'lesion')} found"
-    confirmed = [content["n_confirmed"] for content in contents]
-    confirmed = [count for count in confirmed if count is not None]
-    if confirmed:
-        summary += f", {sum(confirmed)} of them marked by both models"
+    counts = [content["n_marked_by_both"] for content in contents]
+    counts = [count for count in counts if count is not None]
+    if counts:
+        summary += f", {sum(counts)} of them marked by both models"
     typer.echo(f"{summary}: {out}")
     for content in contents:
         for note in content["notes"]:

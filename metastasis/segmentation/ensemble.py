@@ -1,4 +1,4 @@
-"""Ensemble of a sensitive and a specific model: lesions marked by both are confirmed."""
+"""Ensemble of a sensitive and a specific model: lesions marked by both are told apart."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from dmrifit.io.components import drop_small
 from dmrifit.stats.lesion_matching import CONNECTIVITIES, label_components
 
 __all__ = [
+    "BOTH_LABEL",
     "CANDIDATE",
-    "CONFIRMED_LABEL",
+    "MARKED_BY_BOTH",
     "SensitivitySpecificityEnsemble",
     "merge_segmentations",
     "segment_by",
@@ -25,17 +26,19 @@ __all__ = [
 #: Label of a lesion that only the sensitive model sees.
 CANDIDATE = 1
 #: Label of a lesion that the specific model sees.
-CONFIRMED_LABEL = 2
+BOTH_LABEL = 2
+#: What lesions with that label are called.
+MARKED_BY_BOTH = "marked by both"
 
 
 class SensitivitySpecificityEnsemble(BaseEstimator):
     """
-    Join a sensitive and a specific model, and separate confirmed lesions from candidates.
+    Join a sensitive and a specific model, and separate what both mark from candidates.
 
     A voxel is lesion when either model marks it. Of the connected components of these voxels,
-    those in which the specific model marks any voxel are confirmed; the others are candidates for
-    review. A component of the sensitive model that joins several structures is confirmed as a
-    whole.
+    those in which the specific model marks any voxel are marked by both; the others are
+    candidates for review. A component of the sensitive model that joins several structures counts
+    as a whole.
 
     Parameters
     ----------
@@ -92,7 +95,7 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         Returns
         -------
         list of ndarray of shape (x, y, z)
-            For each case 0 background, 1 candidate, 2 confirmed.
+            For each case 0 background, 1 candidate, 2 marked by both.
 
         Raises
         ------
@@ -197,7 +200,7 @@ def merge_segmentations(
     sensitive: ArrayLike, specific: ArrayLike, *, connectivity: int = 26
 ) -> NDArray[np.uint8]:
     """
-    Join two masks to labels: 0 background, 1 candidate, 2 confirmed.
+    Join two masks to labels: 0 background, 1 candidate, 2 marked by both.
 
     Shapes: `sensitive` (x, y, z), `specific` (x, y, z); returns (x, y, z).
     """
@@ -208,11 +211,11 @@ def merge_segmentations(
             f"the sensitive mask has the shape {sensitive_mask.shape} and the specific one "
             f"{specific_mask.shape}"
         )
-    # Components of both together, so that a lesion is confirmed where the models mark different
+    # Components of both together, so that a lesion counts as marked by both where they mark different
     # parts of it, and one that only the specific model sees is kept.
     components = label_components(sensitive_mask | specific_mask, connectivity=connectivity)
     label_of_component = np.full(components.max(initial=0) + 1, CANDIDATE, dtype=np.uint8)
-    label_of_component[components[specific_mask]] = CONFIRMED_LABEL
+    label_of_component[components[specific_mask]] = BOTH_LABEL
     label_of_component[0] = 0
     return label_of_component[components]
 

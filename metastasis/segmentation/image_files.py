@@ -128,7 +128,7 @@ def segment_image(
     -------
     dict of Nifti1Image
         ``"probability"`` (single precision) and ``"label"`` (0 and 1; of an ensemble 1 for
-        candidates and 2 for confirmed metastases), on the grid of the scan.
+        candidates and 2 for what both models mark), on the grid of the scan.
 
     Raises
     ------

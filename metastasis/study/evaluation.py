@@ -20,6 +20,7 @@ from dmrifit.stats.lesion_matching import (
     lesion_table,
     scores_from_counts,
 )
+from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.segmentation.operating_points import (
     THRESHOLDS,
     OperatingPoint,
@@ -57,9 +58,9 @@ if TYPE_CHECKING:
     from metastasis.scans.cases import Case
 
 __all__ = [
-    "CONFIRMED",
     "CONTROLS",
     "HEADLINES",
+    "OF_BOTH",
     "OperatingPoint",
     "calibration_curve",
     "candidate_scores",
@@ -75,11 +76,11 @@ __all__ = [
     "threshold_curve",
 ]
 
-#: Ending of the row for the confirmed lesions of an ensemble.
-CONFIRMED = ", confirmed"
+#: Ending of the row for what both models of an ensemble mark.
+OF_BOTH = f", {MARKED_BY_BOTH}"
 
 _PARTS = ("all", "with prior", "without prior")
-_CONFIRMABLE = ("sensitivity", "precision", "strict_sensitivity", "strict_precision")
+_SCORES_OF_BOTH = ("sensitivity", "precision", "strict_sensitivity", "strict_precision")
 _INTERVALS = (
     *HEADLINES,
     "sensitivity",
@@ -125,7 +126,7 @@ def evaluate_segmentations(
     predictions : mapping of str to sequence of array_like of shape (x, y, z)
         For each method and each case: probabilities (floating point, 0 to 1), a mask (bool, or 0
         and 1), or the ensemble's labels (0, 1 and 2). An ensemble's row is the union, a second
-        one, ending in `CONFIRMED`, is what it confirms.
+        one, ending in `OF_BOTH`, is what both models mark.
     threshold : float or mapping of str to float, default=0.5
         Voxels whose probability reaches it are lesions; a mapping may give one for each method,
         others have 0.5.
@@ -173,8 +174,7 @@ def evaluate_segmentations(
         ``"lesion_free"``: scans without lesions by name, ``n_findings`` and ``marked_mL``.
         ``"froc"``: see `froc_table`. ``"matched"``: see `matched_table`.
         ``"status"``: ``method``, ``status``, ``n``, ``n_found``, ``sensitivity``.
-        ``"ensemble"``: what `candidate_scores` gives, by ``method``; controls confirm all that
-        they have.
+        ``"ensemble"``: what `candidate_scores` gives, by ``method``; of controls both mark all.
         ``"curves"``: ``method`` and what `threshold_curve` gives; controls are single points at
         .5.
         ``"calibration"``: ``method``, what `calibration_curve` gives, and ``error``.
@@ -215,8 +215,8 @@ def evaluate_segmentations(
     _check_names(named, controls)
     masks = {name: method.masks for name, method in named.items()}
     for name, method in named.items():
-        if method.confirmed is not None:
-            masks[name + CONFIRMED] = method.confirmed
+        if method.marked_by_both is not None:
+            masks[name + OF_BOTH] = method.marked_by_both
     control_masks = control_segmentations(cases, random_state=random_state) if controls else {}
     # Controls are no methods, so that limits by method have none for them.
     min_control_voxels = 1 if isinstance(min_voxels, Mapping) else min_voxels
@@ -315,7 +315,7 @@ def candidate_scores(
     min_overlap: int = 1,
     min_voxels: int = 1,
 ) -> dict[str, float]:
-    """Score the confirmed lesions of an ensemble and its candidates (x, y, z)."""
+    """Score what both models of an ensemble mark, and its candidates (x, y, z)."""
     options: dict[str, Any] = {
         "connectivity": connectivity,
         "min_overlap": min_overlap,
@@ -328,16 +328,16 @@ def candidate_scores(
 
     label_maps = [np.asarray(prediction) for prediction in predictions]
     union = scores_of([label_map > 0 for label_map in label_maps])
-    confirmed = scores_of([label_map == 2 for label_map in label_maps])
+    both = scores_of([label_map == 2 for label_map in label_maps])
     candidates = scores_of([label_map == 1 for label_map in label_maps])
-    # A lesion that is partly confirmed is no further one, so candidates are not counted alone.
-    n_further = union["n_found"] - confirmed["n_found"]
+    # A lesion that both mark in part is no further one, so candidates are not counted alone.
+    n_further = union["n_found"] - both["n_found"]
     n_false = candidates["n_false_positives"]
     n_scans = len(labels)
     n_patients = n_scans if patients is None else len(set(patients))
     return {
-        **{key: union[key] for key in _CONFIRMABLE},
-        **{f"confirmed_{key}": confirmed[key] for key in _CONFIRMABLE},
+        **{key: union[key] for key in _SCORES_OF_BOTH},
+        **{f"both_{key}": both[key] for key in _SCORES_OF_BOTH},
         "further_true": n_further,
         "further_true_per_scan": n_further / n_scans,
         "further_true_per_patient": n_further / n_patients,
@@ -370,13 +370,13 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
 
 @dataclass(frozen=True, init=False)
 class _Method:
-    """Masks of a method, with probabilities or confirmed ones where it has them."""
+    """Masks of a method, with probabilities or those of both models where it has them."""
 
     masks: list[NDArray[np.bool_]]
     threshold: float
     min_voxels: int
     labels: list[NDArray[Any]] | None = None
-    confirmed: list[NDArray[np.bool_]] | None = None
+    marked_by_both: list[NDArray[np.bool_]] | None = None
     probabilities: list[NDArray[Any]] | None = None
 
     def __init__(
@@ -415,14 +415,14 @@ class _Method:
             "threshold": threshold,
             "min_voxels": min_voxels,
             "labels": None,
-            "confirmed": None,
+            "marked_by_both": None,
             "probabilities": arrays if has_probabilities else None,
         }
-        # Only an ensemble has the label 2, for confirmed lesions.
+        # Only an ensemble has the label 2, for what both models mark.
         if not has_probabilities and highest == 2:
             pairs = zip(arrays, masks, strict=True)
             fields["labels"] = [np.where(mask, array, 0) for array, mask in pairs]
-            fields["confirmed"] = [labels == 2 for labels in fields["labels"]]
+            fields["marked_by_both"] = [labels == 2 for labels in fields["labels"]]
         # A frozen dataclass refuses plain assignment.
         for key, value in fields.items():
             object.__setattr__(self, key, value)
@@ -458,7 +458,7 @@ def _check_named(what: str, values: Any, predictions: Mapping[str, Any]) -> None
 
 def _check_names(named: Mapping[str, _Method], controls: bool) -> None:
     reserved = list(CONTROLS) if controls else []
-    clashes = [name for name in named if name in reserved or name.endswith(CONFIRMED)]
+    clashes = [name for name in named if name in reserved or name.endswith(OF_BOTH)]
     if not named or clashes:
         raise ValueError(f"predictions need names of their own, not {clashes or 'none at all'}")
 
@@ -624,7 +624,7 @@ def _ensemble_table(
     labels = {name: method.labels for name, method in named.items() if method.labels is not None}
     if not labels:
         return pd.DataFrame(columns=["method", "control"])
-    # Controls confirm all that they mark.
+    # Both models of a control mark all.
     for name, masks in control_masks.items():
         labels[name] = [2 * mask.astype(np.uint8) for mask in masks]
     patients = [case.patient for case in cases]

@@ -13,7 +13,8 @@ from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.io.nifti import image_of
 from dmrifit.stats.lesion_matching import check_affine, label_components
 from metastasis.segmentation.ensemble import (
-    CONFIRMED_LABEL,
+    BOTH_LABEL,
+    MARKED_BY_BOTH,
     SensitivitySpecificityEnsemble,
     segment_by,
 )
@@ -37,7 +38,7 @@ __all__ = [
 #: What a lesion can be in comparison with the prior scan.
 CHANGES = ("new", "grown", "stable", "shrunk", "vanished")
 #: What it is worth: label 2, label 1, and what was in the prior scan only.
-FINDINGS = ("confirmed", "candidate", "prior only")
+FINDINGS = (MARKED_BY_BOTH, "candidate", "prior only")
 #: A lesion has grown when its diameter did by 20 % or more, as RANO-BM calls progress.
 GROWN = 0.2
 #: It has shrunk when its diameter did by 30 % or more, as RANO-BM calls a partial response.
@@ -49,7 +50,7 @@ MIN_CHANGE_ML = 0.01
 #: a voxel or two.
 TOLERANCE_MM = 2.0
 
-_CONFIRMED, _CANDIDATE, _PRIOR_ONLY = FINDINGS
+_, _CANDIDATE, _PRIOR_ONLY = FINDINGS
 _COLUMNS = (
     "number",
     "finding",
@@ -129,7 +130,7 @@ def reader_table(
     Parameters
     ----------
     labels : array_like of shape (x, y, z)
-        0 background, 1 candidate, 2 confirmed; or a mask of 0 and 1, whose lesions are all
+        0 background, 1 candidate, 2 marked by both; or a mask of 0 and 1, whose lesions are all
         candidates.
     affine : array_like of shape (4, 4), optional
         From voxel indices to RAS+ coordinates in mm; by default voxels of 1 mm.
@@ -152,11 +153,11 @@ def reader_table(
     Returns
     -------
     DataFrame
-        A row for each lesion, the confirmed ones first and the largest first, then those that
+        A row for each lesion, those that both mark first and the largest first, then those that
         vanished.
 
         ``number`` (of the connected component, as `label_components` counts; of a vanished one, in
-        the prior scan), ``finding`` (``"confirmed"``, ``"candidate"``, ``"prior only"``),
+        the prior scan), ``finding`` (``"marked by both"``, ``"candidate"``, ``"prior only"``),
         ``change`` (``"new"``, ``"grown"``,
         ``"stable"``, ``"shrunk"``, ``"vanished"``; empty without a prior scan), ``volume_mL``
         (what is marked: the enhancing part), ``filled_mL`` (with the core that it encloses),
@@ -206,7 +207,7 @@ def reader_table(
         groups = _lesion_groups(pairs, len(lesions), len(prior_lesions))
         vanished = _compare(lesions, prior_lesions, groups, limits)
     table = pd.DataFrame([*lesions, *vanished], columns=list(_COLUMNS))
-    # Readers look at what is confirmed first, and at the largest of it.
+    # Readers look at what both models mark first, and at the largest of it.
     finding_order = table["finding"].map(FINDINGS.index)
     order = np.lexsort((table["number"], -table["volume_mL"], finding_order))
     table = table.iloc[order].reset_index(drop=True)
@@ -289,13 +290,13 @@ def _lesion_rows(
     rows = []
     for number, box in enumerate(ndimage.find_objects(components), start=1):
         inside = components[box] == number
-        is_confirmed = (labels[box][inside] == CONFIRMED_LABEL).any()
+        is_of_both = (labels[box][inside] == BOTH_LABEL).any()
         volume = float(inside.sum()) * voxel_volume_ml
         center = np.argwhere(inside).mean(axis=0) + [side.start for side in box]
         x, y, z = (affine[:3, :3] @ center + affine[:3, 3]).tolist()
         row = _UNCOMPARED | {
             "number": number,
-            "finding": _CONFIRMED if is_confirmed else _CANDIDATE,
+            "finding": MARKED_BY_BOTH if is_of_both else _CANDIDATE,
             "volume_mL": volume,
             "filled_mL": float((filled[box] == number).sum()) * voxel_volume_ml,
             "diameter_mm": float((6 * volume * MM3_PER_ML / np.pi) ** (1 / 3)),
@@ -421,10 +422,10 @@ def _comparison(
     # A ring whose core grows has grown, though its wall may thin.
     before = sum(row["filled_mL"] for row in then)
     after = sum(row["filled_mL"] for row in now)
-    was_confirmed = any(row["finding"] == _CONFIRMED for row in then)
+    was_of_both = any(row["finding"] == MARKED_BY_BOTH for row in then)
     return {
         "change": limits.change(before, after),
-        "prior_finding": _CONFIRMED if was_confirmed else _CANDIDATE,
+        "prior_finding": MARKED_BY_BOTH if was_of_both else _CANDIDATE,
         "prior_volume_mL": sum(row["volume_mL"] for row in then),
         "prior_filled_mL": before,
         "volume_ratio": after / before,
@@ -458,10 +459,10 @@ def _volume(values: NDArray[Any], case: Case, models: Sequence[Any]) -> Any:
 def _checked_labels(values: ArrayLike, name: str) -> NDArray[np.uint8]:
     labels = np.asarray(values)
     is_volume = labels.ndim == 3 and labels.dtype.kind in "biuf"
-    if not is_volume or not np.isin(labels, (0, 1, CONFIRMED_LABEL)).all():
+    if not is_volume or not np.isin(labels, (0, 1, BOTH_LABEL)).all():
         raise ValueError(
-            f"{name} must be a volume of 0, 1 (candidate) and 2 (confirmed), not {labels.dtype} "
-            f"of shape {labels.shape}"
+            f"{name} must be a volume of 0, 1 (candidate) and 2 (marked by both), not "
+            f"{labels.dtype} of shape {labels.shape}"
         )
     return labels.astype(np.uint8)
 

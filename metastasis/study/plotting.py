@@ -30,7 +30,7 @@ from dmrifit.report.style import (
     new_figure,
     shared_style,
 )
-from metastasis.segmentation.ensemble import CANDIDATE, CONFIRMED_LABEL
+from metastasis.segmentation.ensemble import BOTH_LABEL, CANDIDATE, MARKED_BY_BOTH
 from metastasis.study.controls import CONTROLS
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def plot_overlay(
     case: Case,
     labels: ArrayLike,
     *,
-    confirmable: bool = False,
+    of_two_models: bool = False,
     center: Sequence[float] | None = None,
     title: str = "",
 ) -> Figure:
@@ -85,8 +85,8 @@ def plot_overlay(
     outlines = {}
     if case.label is not None:
         outlines["reference"] = (case.label > 0, REFERENCE)
-    if confirmable:
-        outlines["confirmed"] = (label_map == CONFIRMED_LABEL, FOUND)
+    if of_two_models:
+        outlines[MARKED_BY_BOTH] = (label_map == BOTH_LABEL, FOUND)
         outlines["candidate"] = (label_map == CANDIDATE, UNSURE)
     else:
         outlines["found"] = (label_map > 0, FOUND)

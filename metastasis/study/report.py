@@ -36,6 +36,7 @@ from dmrifit.report.html import (
 from dmrifit.report.numerals import fixed, percent
 from dmrifit.report.style import FOUND, REFERENCE, UNSURE
 from dmrifit.report.viewer import Layer, html_viewer, viewer_page
+from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.study.controls import CONTROLS
 from metastasis.study.evaluation import SMALL_ML, evaluate_segmentations, for_method
 
@@ -94,7 +95,7 @@ _PUBLISHED_EXPLAINED = (
     "each lesion that is missed and each false finding; marking everything has such an F1 of 1, "
     "too."
 )
-_COLORS = (UNSURE, FOUND)  # of candidates and confirmed lesions
+_COLORS = (UNSURE, FOUND)  # of candidates and what both models mark
 _STRIPS = 3  # methods whose findings are drawn lesion by lesion
 
 
@@ -191,7 +192,7 @@ def batch_page(
 ) -> str:
     """Make the page of a run over scans."""
     lead = notice_lead(content["synthetic"] for content in contents)
-    ensemble = any(content["n_confirmed"] is not None for content in contents)
+    ensemble = any(content["n_marked_by_both"] is not None for content in contents)
     header = ["scan", "patient", "lesions"]
     if ensemble:
         header.append("by both models")
@@ -200,7 +201,7 @@ def batch_page(
     for content in contents:
         row = [content["name"], content["patient"], content["n_lesions"]]
         if ensemble:
-            row.append(content["n_confirmed"])
+            row.append(content["n_marked_by_both"])
         row.append(f"{content['volume_mL']:.2f}")
         row.append("synthetic" if content["synthetic"] else "no")
         rows.append(row)
@@ -323,7 +324,7 @@ def _sections(
         ("By size and by change", _sizes_and_changes(tables)),
     ]
     if len(tables["ensemble"]):
-        sections.append(("Confirmed and candidates", _ensembles(tables)))
+        sections.append(("Marked by both models, and candidates", _ensembles(tables)))
     sections.append(("At other thresholds", _curves(tables, gallery)))
     if len(tables["calibration"]):
         sections.append(("Probabilities", _calibration(tables, gallery)))
@@ -521,17 +522,16 @@ def _volumes_and_rules(tables: Mapping[str, pd.DataFrame]) -> list[Markup]:
 def _ensembles(tables: Mapping[str, pd.DataFrame]) -> Markup:
     scores = {
         "strict_sensitivity": "lesions found: all marks",
-        "confirmed_strict_sensitivity": "confirmed alone",
+        "both_strict_sensitivity": "marked by both alone",
         "strict_precision": "right: all marks",
-        "confirmed_strict_precision": "confirmed alone",
+        "both_strict_precision": "marked by both alone",
     }
     candidates = {
         "further_true_per_scan": "candidates per scan that are lesions",
         "false_candidates_per_scan": "that are none",
     }
     text = html_paragraph(
-        "Confirmed is what both models mark; what only one marks is a candidate, to be looked at. "
-        "Shares by the strict rules."
+        "What only one model marks is a candidate, to be looked at. Shares by the strict rules."
     )
     tables_of_scores = []
     for headings in (scores, candidates):
@@ -619,7 +619,7 @@ def _overlays(
                 np.max(prediction) == 2 for prediction in predictions[name]
             )
             title = f"{case.name} by {name}"
-            figure = plot_overlay(case, labels, confirmable=ensemble, title=title)
+            figure = plot_overlay(case, labels, of_two_models=ensemble, title=title)
             prefix = "Synthetic scan" if case.synthetic else "Scan"
             caption = f"{prefix} {title} in three planes"
             pictures.append(gallery.show(f"overlay-{i}", figure, caption))
@@ -655,7 +655,7 @@ def _planes(
     points = []
     for k, (name, values) in enumerate(predictions.items()):
         labels = _labels(values, *limits[name])
-        names = ("candidate", "confirmed") if labels.max(initial=0) == 2 else ()
+        names = ("candidate", MARKED_BY_BOTH) if labels.max(initial=0) == 2 else ()
         # Further methods have colors of their own.
         own = _COLORS[-max(len(names), 1) :] if k == 0 else ()
         layers.append(Layer(name, labels, "mask", names=names, shown=k == 0, colors=own))

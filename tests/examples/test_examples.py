@@ -139,7 +139,7 @@ def test_anomalies_are_found_in_patients_and_not_in_healthy_persons(tmp_path, mo
 
 
 @pytest.mark.deep
-def test_metastases_are_found_confirmed_and_followed(tmp_path, monkeypatch, capsys):
+def test_metastases_are_found_by_both_models_and_followed(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     names = runpy.run_path(str(EXAMPLES / "plot_find_metastases.py"))
@@ -149,6 +149,6 @@ def test_metastases_are_found_confirmed_and_followed(tmp_path, monkeypatch, caps
     assert summary.loc["specific", "strict_precision"] > summary.loc["sensitive", "strict_precision"]
     assert summary.loc["both", "sensitivity"] >= summary.loc["sensitive", "sensitivity"]
     assert (summary["lesion_dice"][:5] > summary["lesion_dice"][5:].max()).sum() >= 4
-    assert set(names["reader"]["finding"]) >= {"confirmed", "candidate"}
-    assert "confirmed of" in capsys.readouterr().out
+    assert set(names["reader"]["finding"]) >= {"marked by both", "candidate"}
+    assert "marked by both of" in capsys.readouterr().out
     assert (tmp_path / "build" / "examples" / "find_metastases.png").stat().st_size > 10_000

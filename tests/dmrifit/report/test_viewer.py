@@ -57,7 +57,7 @@ def layers():
     return [
         Layer("signal", signal, "image", "a.u."),
         Layer("score", score, "score", threshold=0.6),
-        Layer("found", mask, "mask", names=("confirmed", "candidate")),
+        Layer("found", mask, "mask", names=("marked by both", "candidate")),
     ]
 
 

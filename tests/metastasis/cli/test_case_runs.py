@@ -81,7 +81,7 @@ def test_an_ensemble_tells_what_has_changed_and_is_read_as_labels(brightness, ca
     predictions, _, _ = read_segmentations(tmp_path / "segmentations.tsv", cases)
     assert {0, 1, 2} == set(np.unique(np.concatenate([one.ravel() for one in predictions])))
     for content, labels in zip(contents, predictions, strict=True):
-        assert content["n_confirmed"] <= content["n_lesions"]
+        assert content["n_marked_by_both"] <= content["n_lesions"]
         assert content["volume_mL"] == pytest.approx((labels > 0).sum() * 2.5**3 / 1000)
 
 

@@ -325,8 +325,8 @@ def test_an_ensemble_joins_both_models_at_their_thresholds(run, cases, table, mo
     ):
         np.testing.assert_array_equal(values, labels)
     rows = pd.read_csv(tmp_path / "segmentations.tsv", sep="\t")
-    n, n_confirmed = rows["n_lesions"].sum(), rows["n_confirmed"].sum()
-    assert f"3 scans, {n} lesions found, {n_confirmed} of them marked by both models: {tmp_path}" in out
+    n, n_of_both = rows["n_lesions"].sum(), rows["n_marked_by_both"].sum()
+    assert f"3 scans, {n} lesions found, {n_of_both} of them marked by both models: {tmp_path}" in out
 
 
 def test_an_ensemble_has_the_options_of_the_command(table, models, tmp_path, run_calls):
@@ -363,7 +363,7 @@ def test_an_ensemble_warns_of_priors_that_no_model_looks_at(table, models, run_c
 
 
 @pytest.mark.parametrize(
-    ("counts", "confirmed", "sentence"),
+    ("counts", "of_both", "sentence"),
     [
         ([1], [None], "1 scan, 1 lesion found"),
         ([0, 0], [None, None], "2 scans, 0 lesions found"),
@@ -372,11 +372,11 @@ def test_an_ensemble_warns_of_priors_that_no_model_looks_at(table, models, run_c
     ],
 )
 def test_the_summary_counts_scans_and_lesions(
-    table, models, tmp_path, monkeypatch, capsys, counts, confirmed, sentence
+    table, models, tmp_path, monkeypatch, capsys, counts, of_both, sentence
 ):
     contents = [
-        {"n_lesions": n, "n_confirmed": n_confirmed, "synthetic": False, "notes": [], "statement": ""}
-        for n, n_confirmed in zip(counts, confirmed, strict=True)
+        {"n_lesions": n, "n_marked_by_both": n_of_both, "synthetic": False, "notes": [], "statement": ""}
+        for n, n_of_both in zip(counts, of_both, strict=True)
     ]
     monkeypatch.setattr("metastasis.cli.case_runs.segment_cases", lambda *_, **__: contents)
     monkeypatch.setattr("metastasis.cli.case_runs.write_batch", lambda *_, **__: None)

@@ -1,4 +1,4 @@
-"""What both models see is confirmed, nothing that one sees is lost."""
+"""What both models see is told apart, nothing that one sees is lost."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def volume():
     return image
 
 
-def test_a_lesion_is_confirmed_as_a_whole_when_the_specific_model_sees_a_voxel(volume):
+def test_a_lesion_is_marked_by_both_as_a_whole_when_the_specific_model_sees_a_voxel(volume):
     ensemble = SensitivitySpecificityEnsemble(Stub(), Stub(0.6))
     (labels,) = ensemble.predict([volume])
     assert labels.dtype == np.uint8
@@ -58,7 +58,7 @@ def test_a_lesion_is_confirmed_as_a_whole_when_the_specific_model_sees_a_voxel(v
     np.testing.assert_allclose(probability, volume)
 
 
-def test_what_only_the_specific_model_sees_is_confirmed():
+def test_what_only_the_specific_model_sees_counts_as_marked_by_both():
     sensitive, specific = np.zeros((2, 5, 5, 5), bool)
     specific[2, 2, 2] = True
     assert merge_segmentations(sensitive, specific)[2, 2, 2] == 2
@@ -177,7 +177,7 @@ def test_what_a_sensitive_network_marks_is_never_lost():
     assert (label[marked[1]] == 2).all()
     assert (label == 1).any()
     table = follow_up(SensitivitySpecificityEnsemble(*models), cases[:1])
-    assert set(table["finding"]) >= {"confirmed", "candidate"}
+    assert set(table["finding"]) >= {"marked by both", "candidate"}
     assert set(table["change"]) <= set(CHANGES)
 
 

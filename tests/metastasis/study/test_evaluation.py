@@ -98,7 +98,7 @@ def test_the_summary_is_the_score_of_all_tables(cases, predictions, tables):
 def test_parts_add_up(tables):
     scans = tables["scans"]
     assert len(scans) == 8 * (5 + len(CONTROLS))
-    for method in ("sure", "both, confirmed", *CONTROLS):
+    for method in ("sure", "both, marked by both", *CONTROLS):
         parts = [row(tables, method, part) for part in ("with prior", "without prior")]
         for key in ("n_scans", "n_lesions", "n_found", "n_false_positives", "segment_n_positive"):
             assert parts[0][key] + parts[1][key] == row(tables, method)[key]
@@ -122,15 +122,15 @@ def test_the_prediction_of_everything_wins_no_headline(tables):
     assert everything["segment_specificity"] == 0
 
 
-def test_an_ensemble_is_scored_as_union_and_as_what_it_confirms(cases, predictions, tables):
-    union, sure = row(tables, "both"), row(tables, "both, confirmed")
+def test_an_ensemble_is_scored_as_union_and_as_what_both_mark(cases, predictions, tables):
+    union, sure = row(tables, "both"), row(tables, "both, marked by both")
     assert sure["n_false_positives"] == row(tables, "sure")["n_false_positives"] == 0
     assert union["n_false_positives"] > 10
     found = tables["ensemble"].set_index("method").loc["both"]
     assert found["false_candidates"] == union["n_false_positives"]
     assert found["false_candidates_per_scan"] == found["false_candidates"] / 8
     assert found["false_candidates_per_patient"] == found["false_candidates"] / 4
-    assert found["confirmed_precision"] == sure["precision"] == 1
+    assert found["both_precision"] == sure["precision"] == 1
     assert found["further_true"] == union["n_found"] - sure["n_found"]
 
 
@@ -141,8 +141,8 @@ def test_candidates_by_hand():
     ensemble[1, 1, 1], ensemble[5, 5, 5], ensemble[9, 1, 1], ensemble[1, 9, 1] = 2, 1, 1, 2
     scores = candidate_scores([label, label], [ensemble, 0 * label], patients=["p", "p"])
     assert scores["sensitivity"] == pytest.approx(2 / 6)
-    assert scores["confirmed_sensitivity"] == pytest.approx(1 / 6)
-    assert scores["confirmed_precision"] == scores["further_true_per_scan"] == scores["precision"] == 0.5
+    assert scores["both_sensitivity"] == pytest.approx(1 / 6)
+    assert scores["both_precision"] == scores["further_true_per_scan"] == scores["precision"] == 0.5
     assert scores["false_candidates_per_patient"] == scores["further_true"] == 1
 
 
@@ -238,9 +238,9 @@ def test_status_curves_calibration_and_areas_are_there(tables):
     assert areas.loc["all positive", "area_plain"] > 0.85
     assert areas.loc[list(CONTROLS), ["area", "froc"]].max().max() < 0.1 < areas.loc["loose", "area"]
     ensembles = tables["ensemble"].set_index("method")
-    assert ensembles.loc["all positive", "confirmed_sensitivity"] == 1
-    assert ensembles.loc["all positive", "confirmed_strict_precision"] == 0
-    assert ensembles.loc["both", "confirmed_strict_precision"] == 1
+    assert ensembles.loc["all positive", "both_sensitivity"] == 1
+    assert ensembles.loc["all positive", "both_strict_precision"] == 0
+    assert ensembles.loc["both", "both_strict_precision"] == 1
     assert ensembles["control"].to_dict() == {"both": False, **dict.fromkeys(CONTROLS, True)}
     assert areas.loc["sure", "area"] > areas.loc["loose", "area"]
     assert areas.loc["line", "kind"] == "family"
@@ -296,7 +296,7 @@ def test_what_cannot_be_evaluated_is_refused(cases, predictions):
     for values, message in (
         ({}, "none at all"),
         ({"empty": sure}, "empty"),
-        ({"a, confirmed": sure}, "a, confirmed"),
+        ({"a, marked by both": sure}, "a, marked by both"),
         ({"a": sure[:3]}, "a: 3 predictions for 8 cases"),
         ({"a": [one[1:] for one in sure]}, "whose shape is"),
         ({"a": [2 * one for one in sure]}, "a: values up to 1.8"),

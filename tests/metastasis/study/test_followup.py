@@ -38,7 +38,7 @@ def scans():
 
 def test_each_change_is_named(scans):
     table = reader_table(scans[0], AFFINE, prior=scans[1])
-    assert list(table["finding"]) == ["confirmed"] * 4 + ["candidate", "prior only"]
+    assert list(table["finding"]) == ["marked by both"] * 4 + ["candidate", "prior only"]
     assert list(table["change"]) == ["grown", "stable", "new", "shrunk", "new", "vanished"]
     assert set(table["change"]) == set(CHANGES)
     assert list(table["n_now"]) == [1, 1, 1, 1, 1, 0]
@@ -91,10 +91,10 @@ def test_merged_and_divided_lesions_are_compared_together():
     merged = reader_table(whole, prior=halves).iloc[0]
     assert (merged["n_prior"], merged["n_now"], merged["change"]) == (2, 1, "stable")
     assert merged["volume_ratio"] == pytest.approx(160 / 128)
-    assert merged["prior_finding"] == "confirmed"
+    assert merged["prior_finding"] == "marked by both"
     divided = reader_table(halves, prior=whole)
     assert list(divided["n_now"]) == [2, 2]
-    assert list(divided["finding"]) == ["confirmed", "candidate"]
+    assert list(divided["finding"]) == ["marked by both", "candidate"]
     np.testing.assert_allclose(divided["volume_ratio"], 128 / 160)
 
 
@@ -146,7 +146,7 @@ def test_synthetic_lesions_are_followed_from_scan_to_scan():
     agree = np.mean([a == b for a, b in zip(single["change"], expected, strict=True)])
     assert len(single) >= 8
     assert agree >= 0.8, list(zip(single["change"], expected, strict=True))
-    assert (table["finding"] == "confirmed").all()
+    assert (table["finding"] == "marked by both").all()
     without = follow_up(ensemble, cases[:1], prior_labels=[np.zeros(cases[0].shape)])
     assert (without["change"] == "new").all()
 

@@ -43,9 +43,9 @@ def test_overlays_are_drawn_at_what_went_wrong(synthetic_cases):
 
 def test_overlays_say_what_is_synthetic_and_tell_candidates_apart(synthetic_cases):
     case = synthetic_cases[0]
-    figure = plot_overlay(case, case.label, confirmable=True)
+    figure = plot_overlay(case, case.label, of_two_models=True)
     assert "Synthetic, no person was scanned" in words(figure)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["reference", "confirmed", "candidate"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["reference", "marked by both", "candidate"]
     real = plot_overlay(replace(case, synthetic=False, label=None), case.label)
     assert "ynthetic, no" not in words(real)
     assert "Not for clinical use" in words(real)

@@ -43,7 +43,7 @@ def test_the_page_of_a_comparison_is_whole(found, synthetic_cases, tmp_path):
     assert EVIL not in page
     assert "alert(1)" in page
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
-    for words in (*CONTROLS, "ensemble, confirmed", "expected calibration error", "not for clinical use"):
+    for words in (*CONTROLS, "ensemble, marked by both", "expected calibration error", "not for clinical use"):
         assert words in page
     assert "all scans were simulated; no person was scanned" in page
     assert "they are no performance" in page
@@ -106,12 +106,12 @@ def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_
     named = [replace(synthetic_cases[0], patient=EVIL), synthetic_cases[1]]
     both = SensitivitySpecificityEnsemble(brightness(2.5), brightness(4))
     contents = segment_cases(both, named, tmp_path, figure=True, overwrite=False)
-    write_batch(tmp_path, contents, figure=True, heading="Confirmed and candidates")
+    write_batch(tmp_path, contents, figure=True, heading="Marked by both models, and candidates")
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert EVIL not in page
     assert page.count("<img ") == 2
     lesions = pd.read_csv(tmp_path / "lesions.tsv", sep="\t")
-    assert page.count("<td>confirmed</td>") == (lesions["finding"] == "confirmed").sum()
+    assert page.count("<td>marked by both</td>") == (lesions["finding"] == "marked by both").sum()
     assert "all scans were simulated" in page
     assert "since the prior scan" in page
     links = re.findall(r'href="([^"#]+)"', page)
