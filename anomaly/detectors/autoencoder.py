@@ -20,7 +20,13 @@ from anomaly.detectors.network_base import (
     Reconstructor,
     residual_map,
 )
-from anomaly.detectors.template import INSIDE_SHARE, AlignedScans, look_of, nearest_inside
+from anomaly.detectors.template import (
+    INSIDE_SHARE,
+    AlignedScans,
+    Smoother,
+    look_of,
+    nearest_inside,
+)
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.randomness import RandomState
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
@@ -47,6 +53,8 @@ _SMOOTHNESS = 2.0  # voxels
 _PRIOR, _BLUR = 0.2, 1.0
 #: Share of scans that must have a place for a healthy residual of its own.
 _LEAST_COVERAGE = 0.1
+#: No score is infinite where all healthy scans are rebuilt without an error.
+_LEAST_RESIDUAL = 1e-5
 
 
 @register
@@ -79,8 +87,9 @@ class DenoisingAutoencoder(Reconstructor):
     residual : {"relative", "mean", "mean-of-abs", "low"}, default="relative"
         Whether residuals are averaged over the channels before the absolute value is taken, or
         after it; ``"low"`` is one-sided: how far the mean signal is below its reconstruction;
-        ``"relative"`` is ``"mean"`` less its median over the brain and divided by the root mean
-        square of healthy scans at that place.
+        ``"relative"`` smooths the residual of each channel, divides its mean and its spread over
+        channels by the root mean square of healthy scans at that place, and is the root of the sum
+        of their squares.
     scale : {None, "image"}, default=None
         With ``"image"`` the reconstruction is divided by its largest value in the brain, and the
         map by its own 99.9 % quantile and clipped at 1, as in the published code. The published
@@ -107,6 +116,8 @@ class DenoisingAutoencoder(Reconstructor):
     smooth_mm : float, default=6.0
         Standard deviation in mm of a Gaussian, by which the residual is smoothed inside the mask,
         before its absolute value where it is signed.
+    feature_mm : float, default=4.0
+        The same for the residuals of each channel, where they are relative.
     spacing : float or tuple of float of length 3, default=4.0
         Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     region : {"brain", "volume"}, default="brain"
@@ -135,8 +146,8 @@ class DenoisingAutoencoder(Reconstructor):
         Numbers of voxels of the scans.
     n_channels_ : int
         Number of directions of the scans.
-    healthy_residual_ : ndarray of shape (x, y, z)
-        Root mean square over healthy scans of the residual at each place.
+    healthy_residual_ : ndarray of shape (2, x, y, z)
+        Root mean square over healthy scans of mean and spread of the residual at each place.
     guide_ : ndarray of shape (3, x, y, z)
         Images by which scans are aligned, and the standard deviations ``scales_`` that they are
         divided by; only where scans are aligned.
@@ -174,6 +185,7 @@ class DenoisingAutoencoder(Reconstructor):
         threshold: Any = None,
         calibration: float | int | None = 0.25,
         smooth_mm: float = SMOOTH_MM,
+        feature_mm: float = 4.0,
         spacing: float | tuple[float, float, float] = 4.0,
         region: str = "brain",
         training: Training | None = None,
@@ -194,6 +206,7 @@ class DenoisingAutoencoder(Reconstructor):
         self.threshold = threshold
         self.calibration = calibration
         self.smooth_mm = smooth_mm
+        self.feature_mm = feature_mm
         self.spacing = spacing
         self.region = region
 
@@ -238,6 +251,7 @@ class DenoisingAutoencoder(Reconstructor):
         check_number("latent_dim", self.latent_dim, least=1, whole=True)
         check_number("kl_weight", self.kl_weight)
         check_smoothing(self.smooth_mm, self.spacing)
+        check_number("feature_mm", self.feature_mm)
         if self.dense is not None:
             check_number("dense", self.dense, least=1, whole=True)
         if not isinstance(self.widths, list | tuple) or not len(self.widths):
@@ -330,25 +344,40 @@ class DenoisingAutoencoder(Reconstructor):
         """Compute the root mean square of the residuals of healthy scans at each place."""
         from scipy import ndimage
 
-        squares, counts = np.zeros(self.shape_), np.zeros(self.shape_)
+        squares, counts = np.zeros((2, *self.shape_)), np.zeros(self.shape_)
         for i in range(len(scans)):
             prediction, mask = self._predict_scan(scans, i), scans.mask(i)
-            residual = residual_map(
-                prediction["scan"], prediction["reconstruction"], residual="low", mask=mask
-            )
-            residual = np.where(mask, residual - np.median(residual[mask]), 0)
-            weight = mask.astype(np.float32)
+            volumes = [*np.square(self._moments(prediction, Smoother(mask)))]
+            volumes.append(mask.astype(np.float32))
             if self.aligned:
                 inverse = inverted(prediction["positions"])
-                residual, weight = sampled(residual, inverse), sampled(weight, inverse)
-            squares += np.square(residual)
-            counts += weight
+                volumes = [sampled(volume, inverse) for volume in volumes]
+            squares += volumes[:2]
+            counts += volumes[2]
         weights = np.maximum(ndimage.gaussian_filter(counts, _BLUR), 1e-3)
-        variance = ndimage.gaussian_filter(squares, _BLUR) / weights
         covered = counts > _LEAST_COVERAGE * len(scans)
-        typical = np.median(variance[covered])
-        variance = variance[nearest_inside(covered)]
-        return np.sqrt((1 - _PRIOR) * variance + _PRIOR * typical).astype(np.float32)
+        healthy = np.empty((2, *self.shape_), dtype=np.float32)
+        for k in range(2):
+            variance = ndimage.gaussian_filter(squares[k], _BLUR) / weights
+            typical = np.median(variance[covered])
+            shrunk = (1 - _PRIOR) * variance[nearest_inside(covered)] + _PRIOR * typical
+            healthy[k] = np.maximum(np.sqrt(shrunk), _LEAST_RESIDUAL)
+        return healthy
+
+    def _moments(self, prediction: Mapping[str, Any], smooth: Smoother) -> NDArray[np.float32]:
+        """Compute mean and spread over channels of the smoothed residual, (2, x, y, z)."""
+        sd = sd_in_voxels(self.feature_mm, self.spacing)
+        total, squares = np.zeros(smooth.mask.shape), np.zeros(smooth.mask.shape)
+        channels = zip(prediction["scan"], prediction["reconstruction"], strict=True)
+        for scan, reconstruction in channels:
+            residual = smooth(scan - reconstruction, sd)
+            total += residual
+            squares += np.square(residual)
+        mean = total / len(prediction["scan"])
+        spread = np.sqrt(np.maximum(squares / len(prediction["scan"]) - np.square(mean), 0))
+        # Scanners differ in the level of the whole brain, which is no anomaly.
+        level = np.median(mean[smooth.mask])
+        return np.stack([np.where(smooth.mask, mean - level, 0), spread]).astype(np.float32)
 
     def _criterion(self) -> torch.nn.Module:
         from anomaly.networks.losses import VariationalLoss
@@ -379,13 +408,12 @@ class DenoisingAutoencoder(Reconstructor):
         self, prediction: Mapping[str, Any], mask: NDArray[np.bool_]
     ) -> NDArray[np.float32]:
         """Score the voxels of a scan whose reconstruction is known."""
+        if self.residual == "relative":
+            return self._relative(prediction, Smoother(mask))
         reconstruction = prediction["reconstruction"]
         if self.scale == "image":
             # The largest value has to be one of the brain: outside the network may not be trained.
             reconstruction = reconstruction * mask
-        healthy = self.healthy_residual_
-        if self.aligned:
-            healthy = sampled(healthy, prediction["positions"])
         return residual_map(
             prediction["scan"],
             reconstruction,
@@ -393,8 +421,17 @@ class DenoisingAutoencoder(Reconstructor):
             scale=self.scale,
             mask=mask,
             smoothing=sd_in_voxels(self.smooth_mm, self.spacing),
-            healthy=healthy,
         )
+
+    def _relative(self, prediction: Mapping[str, Any], smooth: Smoother) -> NDArray[np.float32]:
+        """Score a scan by its residuals in units of those of healthy scans at the place."""
+        healthy = self.healthy_residual_
+        if self.aligned:
+            positions = prediction["positions"]
+            healthy = np.stack([sampled(volume, positions) for volume in healthy])
+        moments = self._moments(prediction, smooth)
+        score = np.sqrt(np.square(moments / healthy).sum(axis=0))
+        return smooth(score, sd_in_voxels(self.smooth_mm, self.spacing))
 
     # Model files
     # ----------------------------------------------------------------------------------
@@ -440,7 +477,11 @@ class DenoisingAutoencoder(Reconstructor):
         super().restore(fitted, network)
         arrays = load(files[_ARRAYS])
         refuse_keys(arrays, set(self._array_names()), "array", complete=True)
-        shapes = {"healthy_residual_": self.shape_, "guide_": (3, *self.shape_), "scales_": (2,)}
+        shapes = {
+            "healthy_residual_": (2, *self.shape_),
+            "guide_": (3, *self.shape_),
+            "scales_": (2,),
+        }
         for name, values in arrays.items():
             if values.shape != shapes[name] or not np.isfinite(values).all():
                 raise RefusedError(f"its array {name} of shape {values.shape} is not possible")

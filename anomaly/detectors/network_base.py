@@ -301,16 +301,13 @@ def residual_map(
     scale: str | None = None,
     mask: NDArray[np.bool_] | None = None,
     smoothing: float | Sequence[float] = 0.0,
-    healthy: NDArray[np.float32] | float = 1.0,
 ) -> NDArray[np.float32]:
     """
     Compute the difference between a scan and its reconstruction, voxel by voxel.
 
     It is smoothed inside the mask with a standard deviation in voxels, or one for each axis.
-    A relative residual is divided by the `healthy` one of the place.
-    Shapes: `scan`, `reconstruction` (channels, x, y, z), `healthy` (x, y, z); returns (x, y, z).
+    Shapes: `scan`, `reconstruction` (channels, x, y, z); returns (x, y, z).
     """
-    inside = np.ones(scan.shape[1:], dtype=bool) if mask is None else mask
     if scale == "image":
         top = float(reconstruction.max())
         if top > 0:
@@ -324,12 +321,10 @@ def residual_map(
         # Means first: two small volumes instead of a difference as large as the scan.
         rebuilt_mean = reconstruction.mean(axis=0, dtype=np.float32)
         differences = rebuilt_mean - scan.mean(axis=0, dtype=np.float32)
-    if residual == "relative":
-        # Scanners differ in the level of the whole brain, which is no anomaly.
-        differences = (differences - np.median(differences[inside])) / healthy
     if np.any(smoothing):
+        inside = np.ones(differences.shape, dtype=bool) if mask is None else mask
         differences = masked_smoothing(differences, inside, smoothing)
     # The absolute value comes last, so that smoothing lets noise cancel.
-    if residual in ("mean", "relative"):
+    if residual == "mean":
         differences = np.abs(differences)
     return np.asarray(differences, dtype=np.float32)
