@@ -463,13 +463,13 @@ class SeriesDetector(BaseEstimator):
         opened = open_map(marked, opening)
         lesions = lesions_of(opened, scores, case.affine)
         limit = float(getattr(rule, "threshold_", np.nan))
-        figures = scan_figures(scores, case.scored, marked, opened, case.affine)
+        figures = scan_figures(scores, case.scored, marked, opened, case.affine, case.signal)
         if detector.threshold_ is not None and (threshold is not None or opening != _OPENING):
             # Healthy scans were summarized by the model's own threshold and opening.
             usual = _marked(detector.threshold_, scores, case)
             reopened = open_map(usual, _OPENING)
-            whole = scan_figures(scores, case.scored, usual, reopened, case.affine)
-            figures = replace(figures, bulk=whole.bulk)
+            whole = scan_figures(scores, case.scored, usual, reopened, case.affine, case.signal)
+            figures = replace(figures, bulk=whole.bulk, noise=whole.noise)
         return Detection(
             scan,
             scores,
@@ -769,7 +769,8 @@ def _healthy_scans(
         else:
             marked = np.asarray(masks[i] & (maps[i] > limits[i]))
         opened = open_map(marked, _OPENING)
-        figures.append(scan_figures(maps[i], masks[i], marked, opened, scan.case.affine))
+        case = scan.case
+        figures.append(scan_figures(maps[i], masks[i], marked, opened, case.affine, case.signal))
     spread = limit_spread(rule, np.stack(maps), np.stack(masks))
     return HealthyScans(tuple(figures), spread, left_out=limits is not None)
 

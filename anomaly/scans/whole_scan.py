@@ -39,6 +39,11 @@ _FEWEST_VOXELS = 20  # in a hemisphere
 _LEAST_REST = 0.25
 _RIM = 2  # voxels around a component that its smoothed scores reach
 _LEAST_SD = 1e-6
+#: Noise of a scan, in that of the median healthy scan, from which on the scan differs: rates of
+#: thresholds held at twice the noise and broke at three times.
+_NOISE_RATIO = 2.5
+#: Directions that noise is measured in, evenly spaced.
+_N_NOISE = 8
 _N_RESAMPLES = 2000
 
 
@@ -59,12 +64,16 @@ class ScanFigures:
         Median and 75 % quantile of the scores in the hemisphere of small x, then in the other,
         outside the largest component and its mirror image, unless these fill three quarters of a
         hemisphere; NaN where a hemisphere has hardly a voxel.
+    noise : float
+        Standard deviation between neighboring voxels in the signals of single directions, in the
+        hemisphere where it is smaller and outside the same component; NaN where not measured.
     """
 
     share: float
     n_components: int
     largest_mL: float
     bulk: tuple[float, ...]
+    noise: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,8 @@ class HealthyScans:
         Median or 75 % quantile has to lie outside the 99 % prediction interval of the healthy
         scans (of a t distribution, so that few scans give a wide one) in both hemispheres and
         towards the same side: one lesion is not in both, and what is was left out with its mirror
-        image.
+        image. A scan also differs by noise of more than 2.5 times that of the median healthy scan,
+        which scores that are means over directions and neighbors hardly show.
 
         Parameters
         ----------
@@ -109,7 +119,7 @@ class HealthyScans:
         bool or None
             None where there are fewer than three healthy scans, or too few voxels.
         """
-        return _is_shifted(figures.bulk, [scan.bulk for scan in self.scans])
+        return _differs(figures, self.scans)
 
     def n_different(self) -> int:
         """Count the healthy scans that differ from the others as a whole (leave one out)."""
@@ -120,8 +130,8 @@ class HealthyScans:
         return self._verdicts().count(None)
 
     def _verdicts(self) -> list[bool | None]:
-        bulks = [scan.bulk for scan in self.scans]
-        return [_is_shifted(bulk, bulks[:i] + bulks[i + 1 :]) for i, bulk in enumerate(bulks)]
+        scans = self.scans
+        return [_differs(scan, scans[:i] + scans[i + 1 :]) for i, scan in enumerate(scans)]
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for a model file."""
@@ -141,14 +151,17 @@ class HealthyScans:
         keys = {"scans", "spread", "left_out", "adjusted"}
         refuse_keys(content, keys, "part of healthy scans", complete=True)
         scans = []
-        for row in content["scans"]:
+        for written in content["scans"]:
+            # Nor about noise.
+            row = {"noise": float("nan")} | written
             names = {field.name for field in fields(ScanFigures)}
             refuse_keys(row, names, "figure of a healthy scan", complete=True)
             bulk = tuple(float(value) for value in row["bulk"])
             if len(bulk) != 2 * len(_QUANTILES):
                 raise RefusedError(f"the bulk of a healthy scan has {len(bulk)} values")
             share, largest = float(row["share"]), float(row["largest_mL"])
-            scans.append(ScanFigures(share, int(row["n_components"]), largest, bulk))
+            n_components, noise = int(row["n_components"]), float(row["noise"])
+            scans.append(ScanFigures(share, n_components, largest, bulk, noise))
         spread = content["spread"]
         if spread is not None:
             low, high = spread
@@ -162,6 +175,7 @@ def scan_figures(
     marked: NDArray[np.bool_],
     opened: NDArray[np.bool_],
     affine: NDArray[np.float64],
+    signal: NDArray[np.floating] | None = None,
 ) -> ScanFigures:
     """
     Summarize the scores of a scan.
@@ -176,6 +190,8 @@ def scan_figures(
         Voxels above the threshold, and after opening.
     affine : ndarray of shape (4, 4)
         Of the map.
+    signal : ndarray of shape (x, y, z, channels), optional
+        The scan, for its noise.
 
     Returns
     -------
@@ -205,12 +221,31 @@ def scan_figures(
             bulk += [float("nan")] * len(_QUANTILES)
         else:
             bulk += np.quantile(values, _QUANTILES).tolist()
+    noise = float("nan")
+    if signal is not None:
+        noise = min(_noise(signal[side], rest[side]) for side in sides)
     return ScanFigures(
         share=float(np.count_nonzero(marked & scored) / n_scored),
         n_components=len(counts),
         largest_mL=float(largest * voxel_volume(affine) / MM3_PER_ML),
         bulk=tuple(bulk),
+        noise=noise,
     )
+
+
+def _noise(signal: NDArray[np.floating], inside: NDArray[np.bool_]) -> float:
+    """Estimate the noise of signals (x, y, z, channels) by second differences along y."""
+    neighbors = inside[:, :-2] & inside[:, 1:-1] & inside[:, 2:]
+    if np.count_nonzero(neighbors) < _FEWEST_VOXELS:
+        return float("nan")
+    step = max(1, signal.shape[-1] // _N_NOISE)
+    differences = []
+    for k in range(0, signal.shape[-1], step):
+        image = np.asarray(signal[..., k], dtype=np.float32)
+        second = 2 * image[:, 1:-1] - image[:, :-2] - image[:, 2:]
+        differences.append(np.abs(second[neighbors]))
+    # The median, which borders of tissues hardly move; weights 1, -2, 1 give sqrt(6) SDs.
+    return float(np.median(np.concatenate(differences)) / (0.6745 * np.sqrt(6)))
 
 
 def mean_over_scans(values: ArrayLike) -> tuple[float, float, float]:
@@ -235,6 +270,16 @@ def _with_mirror_image(component: NDArray[np.bool_], middle: int) -> NDArray[np.
     x = x[(middle - x >= 0) & (middle - x < len(wide))]
     opposite[middle - x] = wide[x]
     return np.asarray(wide | opposite)
+
+
+def _differs(figures: ScanFigures, healthy: Sequence[ScanFigures]) -> bool | None:
+    """Compare bulk and noise of a scan with those of healthy scans."""
+    is_shifted = _is_shifted(figures.bulk, [scan.bulk for scan in healthy])
+    if is_shifted is None:
+        return None
+    # Comparisons with what was not measured are false.
+    usual = np.median([scan.noise for scan in healthy])
+    return is_shifted or bool(figures.noise > _NOISE_RATIO * usual)
 
 
 def _is_shifted(bulk: Sequence[float], healthy: Sequence[Sequence[float]]) -> bool | None:

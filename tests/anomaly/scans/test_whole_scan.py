@@ -129,6 +129,26 @@ def healthy_scans(n, seed=0):
     return HealthyScans(tuple(ScanFigures(0.01, 0, 0.0, tuple(bulk)) for bulk in bulks), (1.0, 2.0))
 
 
+def test_noise_is_measured_without_a_lesion_in_one_hemisphere_and_told_from_three_times_on():
+    rng = np.random.default_rng(0)
+    signal = 0.5 + 0.05 * rng.standard_normal((*SHAPE, 12)).astype(np.float32)
+    everywhere, nothing = np.ones(SHAPE, dtype=bool), np.zeros(SHAPE, dtype=bool)
+
+    def noise_of(signal):
+        return scan_figures(np.zeros(SHAPE), everywhere, nothing, nothing, np.eye(4), signal).noise
+
+    usual = noise_of(signal)
+    assert usual == pytest.approx(0.05, rel=0.05)
+    signal[:10] += 0.5 * rng.standard_normal((10, *SHAPE[1:], 12))
+    assert noise_of(signal) == pytest.approx(usual, rel=0.05)
+    scans = HealthyScans(tuple(replace(scan, noise=0.05) for scan in healthy_scans(8).scans))
+    bulk = scans.scans[0].bulk
+    for times, differs in ((1, False), (2, False), (3, True), (float("nan"), False)):
+        assert scans.differs(ScanFigures(0, 0, 0, bulk, 0.05 * times)) is differs
+    # Of files without noise the bulk alone is judged.
+    assert healthy_scans(8).differs(ScanFigures(0, 0, 0, bulk, 0.5)) is False
+
+
 @pytest.mark.parametrize(
     ("bulk", "differs"),
     [
