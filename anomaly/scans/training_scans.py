@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainingScans"]
 
+#: Work of the digest of a name, which takes some hundredths of a second: names of a hospital are
+#: few enough to be guessed, one after the other, from a quick one.
+_WORK: dict[str, int] = {"n": 2**14, "r": 8, "p": 1}
 #: Notes of the preparation that change which voxels count, or their scores.
 _STEPS = {
     "brain": "brain mask",
@@ -34,6 +37,9 @@ class TrainingScans:
         Digests of the files of the series.
     patients : tuple of str
         Digests of the patients' names, so that a model file names nobody.
+    salt : str
+        Of these digests, from the content of the series, so that a file can be reproduced and no
+        table of digests fits two; empty in the first files, whose digests are quick to guess.
     steps : dict of tuple of str
         Ways in which brain, tissues and directions of these scans came about.
     remarks : tuple of str
@@ -44,6 +50,7 @@ class TrainingScans:
     patients: tuple[str, ...]
     steps: Mapping[str, tuple[str, ...]]
     remarks: tuple[str, ...] = ()
+    salt: str = ""
 
     @classmethod
     def of(cls, scans: Sequence[PreparedScan], images: Sequence[Any]) -> TrainingScans:
@@ -52,18 +59,23 @@ class TrainingScans:
         for step in _STEPS:
             steps[step] = tuple(sorted({str(scan.notes[step]) for scan in scans}))
         sentences = [scan.notes[key] for scan in scans for key in ("lost", "unused")]
+        contents = tuple(file_record(path)["SHA256"] for path in images)
+        salt = hashlib.sha256(" ".join(sorted(contents)).encode()).hexdigest()
+        patients = {scan.case.patient for scan in scans}
         return cls(
-            tuple(file_record(path)["SHA256"] for path in images),
-            tuple(sorted({_digest(scan.case.patient) for scan in scans})),
+            contents,
+            tuple(sorted(_digest(patient, salt) for patient in patients)),
             steps,
             tuple(dict.fromkeys(filter(None, sentences))),
+            salt,
         )
 
     def overlap(self, images: Sequence[Any], patients: Sequence[str]) -> list[int]:
         """List the numbers of scans that are among these, or are of their patients."""
         shared = []
+        digests = {patient: _digest(patient, self.salt) for patient in set(patients)}
         for i, (path, patient) in enumerate(zip(images, patients, strict=True)):
-            is_known = _digest(patient) in self.patients
+            is_known = digests[patient] in self.patients
             if is_known or file_record(path)["SHA256"] in self.images:
                 shared.append(i)
         return shared
@@ -89,17 +101,20 @@ class TrainingScans:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> TrainingScans:
         """Read plain values of a model file."""
-        keys = {"images", "patients", "steps", "remarks"}
+        keys = {"images", "patients", "steps", "remarks", "salt"}
+        content = {"salt": ""} | dict(content)
         refuse_keys(content, keys, "part of training scans", complete=True)
         refuse_keys(content["steps"], set(_STEPS), "step of a preparation", complete=True)
         steps = {step: _texts(ways) for step, ways in content["steps"].items()}
         images, patients = _texts(content["images"]), _texts(content["patients"])
-        return cls(images, patients, steps, _texts(content["remarks"]))
+        return cls(images, patients, steps, _texts(content["remarks"]), str(content["salt"]))
 
 
 def _texts(values: Sequence[Any]) -> tuple[str, ...]:
     return tuple(str(value) for value in values)
 
 
-def _digest(patient: str) -> str:
-    return hashlib.sha256(patient.encode()).hexdigest()
+def _digest(patient: str, salt: str) -> str:
+    if not salt:
+        return hashlib.sha256(patient.encode()).hexdigest()
+    return hashlib.scrypt(patient.encode(), salt=salt.encode(), **_WORK).hex()

@@ -65,12 +65,16 @@ def draw_glioma(
     """
     Draw a glioma of a ball's volume: a rough ellipsoid, or in some cases a bent one.
 
-    It fills the voxels of `allowed` that lie nearest to its center; one that has no room is
-    smaller. `necrosis` is the necrotic share of the volume, `satellites` how many of all gliomas
-    have some.
+    It fills the voxels of `allowed` that lie nearest to its center; one that has little room is
+    smaller, and without any there is no tumor. `necrosis` is the necrotic share of the volume,
+    `satellites` how many of all gliomas have some.
     """
     shape_stream, rough_stream, necrosis_stream, satellite_stream = rng.spawn(4)
     center = _origin(head, rng)
+    room = int(np.count_nonzero(allowed)) // 2
+    if not room:
+        nowhere = np.full(allowed.shape, np.inf, dtype=np.float32)
+        return Glioma(center, radius, nowhere, nowhere)
     offsets = head.places - center.astype(np.float32)
     distance = _shape_distance(offsets, radius, shape_stream)
     grain = max(_GRAIN[0] * radius, _GRAIN[1] * head.size)
@@ -84,7 +88,7 @@ def draw_glioma(
         scattered[~allowed] = np.inf
     n_voxels = round(volume / head.spacing.prod()) - np.count_nonzero(scattered < 1)
     # A tumor that fills all of its room would have the shape of the room.
-    n_voxels = min(max(n_voxels, 1), int(np.count_nonzero(allowed)) // 2)
+    n_voxels = min(max(n_voxels, 1), room)
     # Scaled by rank, the tumor has its volume however rough or cut off it is.
     distance /= _kth_smallest(distance, n_voxels)
     distance = np.minimum(_largest_component(distance), scattered)

@@ -250,6 +250,14 @@ def test_a_training_tells_of_its_healthy_scans_and_of_what_is_guaranteed(run, ca
     assert "2 give at best 2/3; keep more scans for the calibration" in run(*words, "--guarantee", 0.8)[2]
 
 
+def test_a_rate_and_a_guarantee_are_not_given_together(run, cases, tmp_path):
+    words = ("train", cases / "healthy.tsv", "--out", tmp_path / "model.dmrifit")
+    code, said, error = run(*words, "--rate", 0.01, "--guarantee", 0.8)
+    assert (code, said) == (2, "")
+    assert "give either --rate or --guarantee, not both" in error
+    assert not (tmp_path / "model.dmrifit").exists()
+
+
 def test_powder_averages_are_learned_and_detected(run, cases, tmp_path):
     words = ("train", cases / "healthy.tsv", "--powder", "--out", tmp_path / "model.dmrifit")
     for detector in ("aligned", "implants"):

@@ -98,6 +98,15 @@ def test_fluid_is_not_changed_by_diffusivity(other):
         assert not label[fluid].any()
 
 
+@pytest.mark.parametrize("name", ["gliomas", "infiltration", "hypercellular"])
+def test_where_all_is_fluid_there_is_no_lesion(name):
+    volume = np.full((*SHAPE, 3), 0.05, dtype=np.float32)
+    with np.errstate(all="raise"):
+        changed, label = GENERATORS[name](volume, np.ones(SHAPE, dtype=bool), random_state=0)
+    np.testing.assert_array_equal(changed, volume)
+    assert not label.any()
+
+
 def test_noise_that_mixing_averaged_out_is_put_back(scan, other):
     volume, mask = scan
     rng = np.random.default_rng(0)

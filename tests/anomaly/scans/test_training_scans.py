@@ -1,5 +1,6 @@
 """Records of the scans that detectors come from."""
 
+import hashlib
 from types import SimpleNamespace
 
 import pytest
@@ -34,8 +35,25 @@ def test_a_model_file_names_no_patient(record):
     content = record.to_dict()
     assert TrainingScans.from_dict(content) == record
     assert "p1" not in str(content["patients"])
+    # Nor does a quick digest of a guessed name, or that of another training.
+    assert hashlib.sha256(b"p1").hexdigest() not in content["patients"]
     with pytest.raises(RefusedError, match="unknown or missing"):
         TrainingScans.from_dict(content | {"names": []})
+
+
+def test_digests_of_names_are_those_of_one_training(record, images):
+    scans = [SimpleNamespace(case=SimpleNamespace(patient=name), notes=NOTES) for name in ("p1", "p2")]
+    assert TrainingScans.of(scans, images[:2]) == record
+    other = TrainingScans.of(scans, images[1:])
+    assert not set(other.patients) & set(record.patients)
+
+
+def test_files_with_plain_digests_are_read(record, images):
+    content = record.to_dict()
+    del content["salt"]
+    content["patients"] = [hashlib.sha256(name.encode()).hexdigest() for name in ("p1", "p2")]
+    first = TrainingScans.from_dict(content)
+    assert first.overlap([images[2], images[2]], ["p2", "p3"]) == [0]
 
 
 def test_other_ways_of_preparation_are_named(record):

@@ -41,6 +41,12 @@ def test_a_tumor_without_room_is_smaller(head):
     assert (glioma.tumor <= allowed).all()
 
 
+def test_without_any_room_there_is_no_tumor(head):
+    glioma = draw_glioma(head, np.zeros_like(head.brain), 15.0, np.random.default_rng(0), necrosis=0.3)
+    assert not glioma.tumor.any()
+    assert not glioma.core.any()
+
+
 def test_most_gliomas_are_round_and_some_are_bent(head):
     longest = []
     for glioma in drawn(head, 30, radius=12.0):
