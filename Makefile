@@ -22,7 +22,7 @@ help:
 	@echo "make demo        fit a real diffusion scan and compare strategies and algorithms; build/demo holds the results"
 	@echo "make test        all tests except the slow ones, with lint, types and docstrings"
 	@echo "make test-slow   the slow tests"
-	@echo "make faults      all faulty inputs of tests/faults, spoiled model files, every command killed at fifty moments (hours)"
+	@echo "make faults      all faulty inputs of tests/faults, spoiled model files, large input, commands killed at fifty moments (hours)"
 	@echo "make audit       what the project depends on: versions, newer ones, licenses, known advisories"
 	@echo "make docs        the documentation, in build/docs/html"
 	@echo "make wheels      build the wheel, install it into clean environments and try it, alone and with each extra"
@@ -47,6 +47,7 @@ faults: environment-test
 	.venv/bin/python tests/faults/run_corpus.py --store
 	.venv/bin/python tests/faults/fuzz_models.py
 	.venv/bin/python tests/faults/run_machine.py --store
+	.venv/bin/python tests/faults/run_scale.py --store
 	.venv/bin/python tests/faults/run_kills.py --store
 	DMRIFIT_FAULTS=all .venv/bin/python -m pytest tests/faults/test_determinism.py -k without_vectors
 

@@ -6,8 +6,8 @@ import importlib
 import os
 import signal
 import sys
-from typing import Any, NoReturn
 
+# No other imports: until they are done an interrupt shows a traceback of Python's.
 __all__ = ["run_program"]
 
 _INTERRUPTED = 130
@@ -21,17 +21,17 @@ def main() -> None:
 def run_program(name: str, module: str) -> None:
     """Load and run a program."""
 
-    def leave(*_: Any) -> NoReturn:
+    def leave(*_: object) -> None:
         # No exception: libraries that are being loaded, or end, print or swallow it.
         if sys.stderr is not None:
             os.write(2, f"{name}: interrupted\n".encode())
         os._exit(_INTERRUPTED)
 
-    def interrupt(*_: Any) -> NoReturn:
+    def interrupt(*_: object) -> None:
         signal.signal(signal.SIGINT, leave)  # what is tidied up is not interrupted a second time
         raise KeyboardInterrupt
 
-    def tell_unraisable(event: Any) -> None:
+    def tell_unraisable(event: sys.UnraisableHookArgs) -> None:
         if event.exc_type is KeyboardInterrupt:
             leave()
         sys.__unraisablehook__(event)
