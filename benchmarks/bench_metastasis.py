@@ -2,20 +2,26 @@
 Which of the study's claims about metastases hold on synthetic patients, and how fast are whole
 volumes predicted?
 
-    .venv/bin/python benchmarks/bench_metastasis.py [--seeds 1 2 3] [--work FOLDER] [--n-jobs 2]
+    .venv/bin/python benchmarks/bench_metastasis.py [--worlds "hard world"] [--seeds 1 2 3]
+        [--work FOLDER] [--n-jobs 2]
     .venv/bin/python benchmarks/bench_metastasis.py --size smoke --seeds 1 --out FILE
     .venv/bin/python benchmarks/bench_metastasis.py --inference
 
-For each seed 60 synthetic patients are made; networks learn from 40 and segment 20. For each way
-to take the prior scan one network is trained with cross-entropy, and every loss goes on from its
-weights for a short while, all on the same segments. What is finished is kept in the folder FOLDER
-(default build/metastasis) and not repeated as long as the code is the same. Each process computes
-on one thread. `--inference` measures the time of whole volumes and adds it to the stored result.
+For each world and seed 60 synthetic patients are made; networks learn from 40 and segment 20. For
+each way to take the prior scan one network is trained with cross-entropy, and every loss goes on
+from its weights for a short while, all on the same segments. The figures of each world and seed are
+a JSON of their own in results/metastasis; networks of an unfinished seed stay in the folder FOLDER
+(default build/metastasis): an interrupted run goes on there as long as the code is the same.
+Margins and seeds are those of claims/huang.toml; nothing here decides the outcome. Each process
+computes on one thread. `--size smoke` is a quick trial. `--inference` measures the time of whole
+volumes and adds it to the stored result.
 """
 
+import itertools
 import json
 import shlex
 import time
+import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -27,17 +33,25 @@ import _measure as measure
 import joblib
 import numpy as np
 import pandas as pd
-from claims.huang import ALPHAS, CLAIMS, metastasis_board, method_name
+from bench_claims import FACTORS, read_tables, verdicts_of
+from claims.huang import (
+    ALPHAS,
+    MARGINS,
+    MARGINS_FILE,
+    WORLDS,
+    claim_figures,
+    decide_claims,
+    method_name,
+)
 
 from dmrifit import load_model, save_model
 from dmrifit.io.digests import source_digest
 from dmrifit.networks.training import gather_training
-from dmrifit.stats.claim_board import check_claims
 from metastasis import DeepMedicSegmenter, evaluate_segmentations, simulate_metastases
 from metastasis.segmentation.ensemble import merge_segmentations
 
 RESULT = Path(__file__).parent / "results" / "metastasis.json"
-SEEDS = (20261134, 20261135, 20261136)
+SEEDS = tuple(tomllib.loads(MARGINS_FILE.read_text(encoding="utf-8"))["board"]["seeds"])
 SSE_ALPHAS = (0.995, 0.95, 0.9, 0.5)
 #: How a prior scan is taken -> parameters.
 FORMS: dict[str, dict[str, Any]] = {
@@ -63,6 +77,17 @@ LOSSES: dict[str, list[tuple[str, float | None]]] = {
 FIRST = "start"  # what the training of a form is called, by cross-entropy, that others go on from
 PLAIN = "plain"  # what the form without a prior scan is called on the command line
 MOVED = 2.0  # times the misregistration of prior scans in training
+#: Things of a patient that look like metastases and are none, by world. In the old phantom fewer
+#: than by default: without a prior scan most of them cannot be told from metastases.
+MIMICS = {"old phantom": (0, 1), "hard world": (1, 5)}
+#: What a result depends on.
+CODE = (
+    "dmrifit",
+    "metastasis",
+    "benchmarks/bench_metastasis.py",
+    "benchmarks/claims/huang.py",
+    "benchmarks/claims/huang.toml",
+)
 #: Rooms that segmentations depend on, and what the evaluation depends on.
 OF_VOXELS = (
     *(
@@ -96,6 +121,7 @@ CODE_OF_EVALUATION = source_digest(boards.room_modules(*OF_EVALUATION))
 MIN_VOXELS = 4
 #: Below this a probability is kept as zero; the lowest threshold is higher.
 SMALLEST = 0.005
+ENSEMBLE = "ensemble"
 #: Methods that are shown with every component, too.
 EVERY_COMPONENT = (
     "BCE",
@@ -103,7 +129,7 @@ EVERY_COMPONENT = (
     "JVSS 0.5",
     "JVSS 0.995, prior",
     "JVSS 0.5, prior",
-    "ensemble",
+    ENSEMBLE,
 )
 THRESHOLDS = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 MEASURES = (
@@ -117,6 +143,8 @@ MEASURES = (
     ),
     *("lesion_dice", "segment_sensitivity", "segment_specificity", "sensitivity_small"),
 )
+#: What is kept of each method and seed.
+COLUMNS = ("part", "method", *MEASURES)
 
 
 @dataclass(frozen=True)
@@ -127,7 +155,6 @@ class Size:
     n_test: int = 20
     shape: tuple[int, int, int] = (66, 66, 66)
     spacing: float = 1.0
-    mimics: tuple[int, int] = (0, 1)
     forms: tuple[str, ...] = tuple(FORMS)
     widths: tuple[int, ...] = (8, 8, 8, 16, 16, 16)
     unet_widths: tuple[int, ...] = (8, 16, 32)
@@ -149,7 +176,7 @@ SIZES = {
         epochs=1,
         batch_size=4,
     ),
-    "smoke": Size(3, 2, (40, 40, 40), 1.5, (0, 2), ("", "prior"), (4, 4, 4), (4, 8), 24, 1, 1),
+    "smoke": Size(3, 2, (40, 40, 40), 1.5, ("", "prior"), (4, 4, 4), (4, 8), 24, 1, 1),
 }
 COMMON: dict[str, Any] = {
     "segment_size": 27,
@@ -183,15 +210,13 @@ def settings(size: Size, form: str, seed: int) -> dict[str, Any]:
 
 
 class Store(boards.Store):
-    """What is finished of a seed."""
+    """What is finished of a seed in a world."""
 
-    def __init__(self, work: Path, size: Size, seed: int) -> None:
-        super().__init__(
-            work,
-            str(seed),
-            [asdict(replace(size, forms=())), COMMON, BEGIN, TUNE, MOVED, CODE_OF_VOXELS],
-        )
-        self.size, self.seed = size, seed
+    def __init__(self, work: Path, size: Size, world: str, seed: int) -> None:
+        settings_of_voxels = [asdict(replace(size, forms=())), COMMON, BEGIN, TUNE, MOVED]
+        name = f"{world}-{seed}".replace(" ", "-")
+        super().__init__(work, name, [*settings_of_voxels, MIMICS[world], CODE_OF_VOXELS])
+        self.size, self.world, self.seed = size, world, seed
 
     def cases(self) -> tuple[list[Any], list[Any], list[Any]]:
         """Give cases to learn from, cases to segment, and these with prior scans that lie worse on the images."""
@@ -199,9 +224,8 @@ class Store(boards.Store):
 
     def _simulated(self) -> tuple[list[Any], list[Any], list[Any]]:
         n, held = self.size.n_train, self.size.n_test
-        common: dict[str, Any] = {
-            key: getattr(self.size, key) for key in ("shape", "spacing", "mimics")
-        }
+        common: dict[str, Any] = {"shape": self.size.shape, "spacing": self.size.spacing}
+        common |= {"mimics": MIMICS[self.world], "world": WORLDS[self.world]}
         common |= {"random_state": self.seed, "n_jobs": 1}
         every = simulate_metastases(n + held, **common)
         return (
@@ -220,9 +244,9 @@ def scans_of(cases: Sequence[Any], model: Any = None) -> dict[str, Any]:
     return {} if model is not None and model.prior_ is None else {"priors": priors}
 
 
-def run_form(work: Path, size: Size, seed: int, form: str) -> None:
+def run_form(store: Store, form: str) -> None:
     """Train the networks of one form, whatever is not done yet, and segment."""
-    store = Store(work, size, seed)
+    size, seed = store.size, store.seed
     train, test, moved = store.cases()
     images, labels = [case.image for case in train], [case.label for case in train]
 
@@ -240,7 +264,7 @@ def run_form(work: Path, size: Size, seed: int, form: str) -> None:
                 name + ending, lambda stream, kept=kept: np.savez_compressed(stream, *kept), spent
             )
         print(
-            f"{seed}: {name}, {training_s:.0f} s of training, {seconds:.0f} s of prediction",
+            f"{store.name}: {name}, {training_s:.0f} s of training, {seconds:.0f} s of prediction",
             flush=True,
         )
 
@@ -289,9 +313,9 @@ def names_of(size: Size, form: str) -> list[str]:
     return [method_name("BCE", form=f"{form} {FIRST}".strip()), *own, *moved]
 
 
-def evaluated(work: Path, size: Size, seed: int) -> dict[str, Any]:
-    """Evaluate everything of a seed."""
-    store = Store(work, size, seed)
+def evaluated(store: Store) -> dict[str, Any]:
+    """Evaluate everything of a seed in a world."""
+    size = store.size
     names = [name for form in size.forms for name in names_of(size, form)]
     stamps = {name: store.seconds(name) for name in names}
 
@@ -301,7 +325,7 @@ def evaluated(work: Path, size: Size, seed: int) -> dict[str, Any]:
         families = {}
         if "prior" in size.forms:
             pair = [predictions[name_of("prior", "jvss", alpha)] for alpha in (0.995, 0.5)]
-            predictions["ensemble"] = [
+            predictions[ENSEMBLE] = [
                 merge_segmentations(a >= 0.5, b >= 0.5) for a, b in zip(*pair, strict=True)
             ]
         if "" in size.forms:
@@ -314,7 +338,7 @@ def evaluated(work: Path, size: Size, seed: int) -> dict[str, Any]:
             families=families,
             min_voxels=MIN_VOXELS,
             n_bootstrap=0,
-            random_state=seed,
+            random_state=store.seed,
         )
         every = evaluate_segmentations(
             test,
@@ -323,10 +347,16 @@ def evaluated(work: Path, size: Size, seed: int) -> dict[str, Any]:
             controls=False,
             n_bootstrap=0,
         )
-        wanted = {
-            name: tables[name]
-            for name in ("summary", "ensemble", "curves", "areas", "families", "status")
-        }
+        names_of_tables = (
+            "summary",
+            "ensemble",
+            "curves",
+            "areas",
+            "families",
+            "status",
+            "matched",
+        )
+        wanted = {name: tables[name] for name in names_of_tables}
         return {
             "tables": wanted | {"every component": every["summary"]},
             "n_lesions": int(tables["summary"]["n_lesions"].iloc[0]),
@@ -337,110 +367,115 @@ def evaluated(work: Path, size: Size, seed: int) -> dict[str, Any]:
     return store.evaluated([stamps, MIN_VOXELS, CODE_OF_EVALUATION], evaluate)
 
 
-def run(
-    seeds: list[int], kind: str, forms: Sequence[str], work: Path, n_jobs: int
-) -> dict[str, Any]:
-    """Run everything, and check the claims."""
-    size = replace(SIZES[kind], forms=tuple(forms))
-    begun = time.perf_counter()
-    parallel = joblib.Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch=n_jobs)
-    parallel(joblib.delayed(_make_cases)(work, size, seed) for seed in seeds)
-    parallel(
-        joblib.delayed(run_form)(work, size, seed, form) for form in size.forms for seed in seeds
+def run_seed(store: Store, n_jobs: int) -> dict[str, Any]:
+    """Train, segment and evaluate everything of a seed in a world."""
+    code = measure.commit(*CODE)
+    store.cases()
+    # Longest first, so that no process is left with it at the end.
+    forms = sorted(store.size.forms, key=lambda form: "path" not in FORMS[form].values())
+    joblib.Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch=n_jobs)(
+        joblib.delayed(run_form)(store, form) for form in forms
     )
-    runs = dict(
-        zip(
-            seeds,
-            parallel(joblib.delayed(evaluated)(work, size, seed) for seed in seeds),
-            strict=True,
-        )
-    )
-    wall = round(time.perf_counter() - begun, 1)
-    by_run = {str(seed): one["tables"] for seed, one in runs.items()}
-    board = metastasis_board(by_run)
-    figures = check_claims(CLAIMS, _as_runs(by_run))
-    training = {
-        f"{seed}": {name: s["training_s"] for name, s in one["seconds"].items()}
-        for seed, one in runs.items()
+    result = evaluated(store)
+    tables, seconds = result["tables"], result["seconds"]
+    figures = claim_figures({(store.world, str(store.seed)): tables})
+    # Networks on moved prior scans are not trained again.
+    trained = sum(s["training_s"] for name, s in seconds.items() if ", moved" not in name)
+    spent = trained + result["evaluation_s"] + sum(s["prediction_s"] for s in seconds.values())
+    return {
+        "synthetic": True,
+        **code,
+        "date": date.today().isoformat(),
+        "machine": measure.machine(),
+        "board": board_of(store.size, store.world),
+        "condition": store.world,
+        "run": str(store.seed),
+        "processor_minutes": round(spent / 60, 2),
+        "n_lesions": result["n_lesions"],
+        "n_with_prior": result["n_with_prior"],
+        "figures": lines(figures.drop(columns=["condition", "run", "verdict"])),
+        "methods": lines(tables["summary"][list(COLUMNS)]),
+        "every component": lines(tables["every component"][list(COLUMNS)]),
     }
-    total = sum(
-        one["evaluation_s"]
-        + sum(
-            s["prediction_s"] + (0 if ", moved" in name else s["training_s"])
-            for name, s in one["seconds"].items()
-        )
-        for one in runs.values()
-    )
-    words = [
-        "python",
-        "benchmarks/bench_metastasis.py",
-        "--seeds",
-        *map(str, seeds),
-        "--size",
-        kind,
-    ]
-    words += (
-        []
-        if size.forms == SIZES[kind].forms
-        else ["--forms", *(form or PLAIN for form in size.forms)]
-    )
+
+
+def board_of(size: Size, world: str) -> dict[str, Any]:
+    """Describe what a board was run with, as JSON keeps it."""
+    content = asdict(size) | {"mimics": MIMICS[world], "start": BEGIN, "tune": TUNE}
+    return dict(json.loads(json.dumps(content | {"common": COMMON, "min_voxels": MIN_VOXELS})))
+
+
+def lines(table: pd.DataFrame) -> list[str]:
+    return table.to_csv(index=False, float_format="%.6g").splitlines()
+
+
+def run(
+    worlds: Sequence[str],
+    seeds: Sequence[int],
+    kind: str,
+    forms: Sequence[str],
+    *,
+    out: Path,
+    work: Path,
+    n_jobs: int,
+) -> dict[str, Any]:
+    """Finish the seeds, and decide the claims."""
+    size = replace(SIZES[kind], forms=tuple(forms))
+    folder = out.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    # Seed by seed, so that an unfinished board has both worlds.
+    for seed, world in itertools.product(seeds, worlds):
+        path = folder / f"{world.replace(' ', '-')}-{seed}.json"
+        paths.append(path)
+        if path.exists() and measure.stored(path)["board"] != board_of(size, world):
+            raise SystemExit(f"{path} is of a board of another size: remove it to run it again")
+        if not path.exists():
+            measure.write(run_seed(Store(work, size, world, seed), n_jobs), path)
+    figures = read_tables(paths, "figures")
+    stored = [measure.stored(path) for path in paths]
+    claims = decide_claims(figures)
+    by_margin = {
+        str(factor): verdicts_of(decide_claims(figures, factor=factor)) for factor in FACTORS
+    }
+    words = ["python", "benchmarks/bench_metastasis.py", "--worlds", *worlds]
+    words += ["--seeds", *map(str, seeds), "--size", kind, "--n-jobs", str(n_jobs)]
     return {
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
-        "data": f"{size.n_train + size.n_test} synthetic patients a seed, {size.n_train} to learn from; no patients",
-        **measure.commit(
-            "dmrifit", "metastasis", "benchmarks/bench_metastasis.py", "benchmarks/claims/huang.py"
-        ),
-        "command": shlex.join([*words, "--n-jobs", str(n_jobs)]),
+        "data": f"{size.n_train + size.n_test} synthetic patients a seed and world, {size.n_train} to learn from; no patients",
+        **measure.commit(*CODE),
+        "command": shlex.join(words),
         "size": kind,
-        "settings": asdict(size)
-        | {"common": COMMON, "start": BEGIN, "tune": TUNE, "min_voxels": MIN_VOXELS},
+        "settings": {world: board_of(size, world) for world in worlds},
         "date": date.today().isoformat(),
         "machine": measure.machine(),
         "versions": measure.versions("numpy", "scikit-learn", "torch", "skorch"),
-        "seeds": seeds,
-        "n_lesions": {str(seed): one["n_lesions"] for seed, one in runs.items()},
-        "n_with_prior": {str(seed): one["n_with_prior"] for seed, one in runs.items()},
-        "wall_s_of_this_run": wall,
-        "processor_s": round(total, 1),
-        "training_s": training,
-        "methods": summary(by_run),
-        "every_component": summary(by_run, "every component"),
-        "areas": averaged(
-            by_run, "areas", ("name", "kind"), ("area", "area_common", "area_plain", "froc")
-        ),
-        "figures": json.loads(figures.to_json(orient="records")),
-        "claims": json.loads(board.to_json(orient="records")),
+        "worlds": list(worlds),
+        "seeds": list(seeds),
+        **{key: [one[key] for one in stored] for key in ("n_lesions", "n_with_prior")},
+        "processor_minutes": {
+            world: [one["processor_minutes"] for one in stored if one["condition"] == world]
+            for world in worlds
+        },
+        "margins": {name: vars(margin) for name, margin in MARGINS.items()},
+        "verdicts_by_margin": by_margin,
+        "methods": averaged(paths, "methods"),
+        "every_component": averaged(paths, "every component"),
+        "claims": json.loads(claims.to_json(orient="records")),
     }
 
 
-def _make_cases(work: Path, size: Size, seed: int) -> None:
-    Store(work, size, seed).cases()
-
-
-def _as_runs(by_run: dict[str, Any]) -> list[Any]:
-    from dmrifit.stats.claim_board import Run
-
-    return [Run("", name, tables) for name, tables in by_run.items()]
-
-
-def averaged(
-    by_run: dict[str, Any], name: str, keys: tuple[str, ...], columns: tuple[str, ...]
-) -> list[dict[str, Any]]:
-    """Give mean and standard deviation over seeds, and the figures of each."""
-    whole = pd.concat([tables[name] for tables in by_run.values()], ignore_index=True)
+def averaged(paths: Sequence[Path], name: str) -> list[dict[str, Any]]:
+    """Give the figures of each seed, by world, part and method."""
     rows = []
-    for key, own in whole.groupby(list(keys), sort=False):
-        row: dict[str, Any] = dict(zip(keys, key, strict=True))
-        for column in columns:
-            row[column] = [None if np.isnan(v) else round(float(v), 5) for v in own[column]]
+    table = read_tables(paths, name)
+    for keys, group in table.groupby(["condition", "part", "method"], sort=False):
+        row: dict[str, Any] = dict(zip(("world", "part", "method"), keys, strict=True))
+        for column in MEASURES:
+            row[column] = [None if np.isnan(v) else round(float(v), 5) for v in group[column]]
         rows.append(row)
     return rows
-
-
-def summary(by_run: dict[str, Any], name: str = "summary") -> list[dict[str, Any]]:
-    columns = (*MEASURES, "n_false_positives", "n_lesions", "n_scans")
-    return averaged(by_run, name, ("part", "method"), columns)
 
 
 # Whole volumes ---------------------------------------------------------------------------------
@@ -513,24 +548,28 @@ def inference() -> list[dict[str, Any]]:
 
 def markdown(result: dict[str, Any]) -> str:
     """Write the tables."""
-    seeds, lesions = result["seeds"], list(result["n_lesions"].values())
-    head = (
-        f"Synthetic patients, seeds {', '.join(map(str, seeds))}: {result['settings']['n_train']} "
-        "to learn from, "
-        f"{result['settings']['n_test']} with {min(lesions)} to {max(lesions)} metastases to "
-        "segment. "
-        f"{result['machine']['processor']}; {result['date']}, commit "
-        f"{str(result['commit'])[:10]}; "
-        f"{result['processor_s'] / 60:.0f} min of one processor."
-    )
+    minutes = result["processor_minutes"]
+    times = ", ".join(f"{np.mean(m):.1f} in the {world}" for world, m in minutes.items())
+    lesions, board = result["n_lesions"], next(iter(result["settings"].values()))
+    n_open = {
+        factor: f"{entry['n_open']} of {entry['n_testable']}"
+        for factor, entry in result["verdicts_by_margin"].items()
+    }
     parts = [
-        head,
-        methods_table([one for one in result["methods"] if not one["method"].endswith(FIRST)]),
+        f"Synthetic patients, {len(result['seeds'])} seeds: {board['n_train']} to learn from, "
+        f"{board['n_test']} with {min(lesions)} to {max(lesions)} metastases to segment. "
+        f"{result['machine']['processor']}; {result['date']}, commit {result['commit'][:10]}; "
+        f"minutes of one processor a seed: {times}. Claims left open: {n_open['1.0']}; "
+        f"{n_open['0.5']} at half, {n_open['2.0']} at double margins.",
+        boards.claims_table(result["claims"]),
     ]
-    if result.get("every_component"):
-        parts.append("With every component counted, single voxels too:")
-        parts.append(methods_table(result["every_component"]))
-    parts.append(boards.claims_table(result["claims"]))
+    for world in result["worlds"]:
+        rows = [one for one in result["methods"] if one["world"] == world]
+        parts.append(f"Synthetic, {world}:")
+        parts.append(methods_table([one for one in rows if not one["method"].endswith(FIRST)]))
+        parts.append(f"Synthetic, {world}, with every component counted, single voxels too:")
+        rows = [one for one in result["every_component"] if one["world"] == world]
+        parts.append(methods_table(rows))
     if result.get("inference"):
         header = [
             "weights",
@@ -584,6 +623,9 @@ def main(arguments: list[str] | None = None) -> None:
         "Check the study's claims about metastases on synthetic patients.", RESULT, SEEDS, SIZES
     )
     parser.add_argument(
+        "--worlds", nargs="+", choices=list(WORLDS), default=list(WORLDS), help="by default both"
+    )
+    parser.add_argument(
         "--forms", nargs="+", choices=[form or PLAIN for form in FORMS], help="by default all"
     )
     chosen = measure.chosen(parser, arguments, RESULT)
@@ -596,7 +638,15 @@ def main(arguments: list[str] | None = None) -> None:
         if chosen.forms
         else SIZES[chosen.size].forms
     )
-    result = run(chosen.seeds, chosen.size, forms, chosen.work, chosen.n_jobs)
+    result = run(
+        chosen.worlds,
+        chosen.seeds,
+        chosen.size,
+        forms,
+        out=chosen.out,
+        work=chosen.work,
+        n_jobs=chosen.n_jobs,
+    )
     boards.write(result, chosen.out)
     print(markdown(measure.stored(chosen.out)))
 

@@ -211,8 +211,8 @@ def merge_segmentations(
             f"the sensitive mask has the shape {sensitive_mask.shape} and the specific one "
             f"{specific_mask.shape}"
         )
-    # Components of both together, so that a lesion counts as marked by both where they mark different
-    # parts of it, and one that only the specific model sees is kept.
+    # Components of both together, so that models that mark different parts of a lesion both mark
+    # it, and one that only the specific model sees is kept.
     components = label_components(sensitive_mask | specific_mask, connectivity=connectivity)
     label_of_component = np.full(components.max(initial=0) + 1, CANDIDATE, dtype=np.uint8)
     label_of_component[components[specific_mask]] = BOTH_LABEL
