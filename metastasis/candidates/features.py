@@ -47,15 +47,25 @@ FEATURES = {
 
 #: Features of a candidate in scan and prior; missing without a prior.
 PRIOR_FEATURES = {
-    "mean_change": "mean of intensity minus local maximum of the prior",
-    "max_change": "largest of intensity minus local maximum of the prior",
+    "mean_change": "mean of intensity minus local maximum of the prior, above that of the shell",
+    "max_change": "largest of intensity minus local maximum of the prior, above the shell's",
     "prior_intensity": "mean local maximum of the prior",
     "prior_contrast": "mean of the prior above the median of the shell around it",
     "contrast_change": "contrast minus contrast in the prior",
+    "aligned_change": "mean of intensity minus prior in its place, above that of the shell",
+    "change_deviation": "the same, in standard deviations of the change in the shell",
+    "changed_share": "share of its voxels that were less than half as bright before",
+    "faded": "largest of prior minus local maximum of intensity, in it or around",
+    "likeness": "correlation of scan and prior in it and around",
+    "contrast_ratio": "contrast in the prior against contrast",
+    "prior_probability": "largest probability of the network in the prior, in it or beside",
+    "probability_change": "largest probability minus that in the prior",
 }
 
-#: Edge in mm of the cube in which the prior's maximum is taken: registration is not perfect.
-_PRIOR_REACH = 5.0
+#: mm to each side in which maxima are taken: alignment is not perfect.
+_PRIOR_REACH = 1.2
+_CHANGE_MM = 0.6  # of smoothing, before scan and prior are subtracted
+_LEAST_DEVIATION = 0.01  # local levels
 _SHELL = (1.0, 3.5)  # mm around a candidate
 _HESSIAN_MM = 1.2
 _FLUID = 0.6  # local levels
@@ -73,6 +83,7 @@ class ScanVolumes:
     steps: NDArray[np.float64]
     prior: NDArray[np.float32] | None = None
     sides: int = 0  # the axis from left to right
+    prior_probability: NDArray[np.float32] | None = None  # of the network, in the prior
 
     @classmethod
     def scaled(
@@ -157,10 +168,9 @@ class _Measure:
         planes = np.flatnonzero(scan.brain.any(axis=others))
         self.middle = float(planes.mean()) if len(planes) else 0.0
         self.reach = np.ceil((_SHELL[1] + steps) / steps).astype(int) + 2
-        self.prior_maximum = None
+        self.earlier = None
         if scan.prior is not None:
-            size = tuple(2 * int(n) + 1 for n in np.round(_PRIOR_REACH / 2 / steps))
-            self.prior_maximum = ndimage.maximum_filter(scan.prior, size)
+            self.earlier = _Earlier.of(scan, scan.prior)
 
     def features(
         self, components: NDArray[Any], index: int, window: tuple[slice, ...], level: float
@@ -211,31 +221,90 @@ class _Measure:
             float(depth.min()),
             float(abs(center - self.middle) * steps[sides]),
         ]
-        return row + self._changes(own, around & brain, intensities, contrast, wide)
+        if self.earlier is None:
+            return [*row, *[np.nan] * len(PRIOR_FEATURES)]
+        before = self.earlier.within(wide)
+        changes = before.features(image, own, around & brain, contrast)
+        return [*row, *changes, *before.probabilities(own, float(probabilities.max()))]
 
-    def _changes(
+
+@dataclass(frozen=True)
+class _Earlier:
+    """A prior and what is compared with it, each of shape (x, y, z), in local levels."""
+
+    prior: NDArray[np.float32]
+    maximum: NDArray[np.float32]  # of the prior nearby
+    change: NDArray[np.float32]
+    faded: NDArray[np.float32]
+    probability: NDArray[np.float32] | None  # of the network in the prior, its maximum nearby
+
+    @classmethod
+    def of(cls, scan: ScanVolumes, prior: NDArray[np.float32]) -> _Earlier:
+        """Compute what all candidates of a scan share."""
+        size = tuple(2 * int(n) + 1 for n in np.round(_PRIOR_REACH / scan.steps))
+        smooth = _CHANGE_MM / scan.steps
+        probability = scan.prior_probability
+        if probability is not None:
+            probability = ndimage.maximum_filter(probability, size)
+        return cls(
+            prior,
+            ndimage.maximum_filter(prior, size),
+            ndimage.gaussian_filter(scan.image - prior, smooth),
+            prior - ndimage.maximum_filter(scan.image, size),
+            probability,
+        )
+
+    def within(self, window: tuple[slice, ...]) -> _Earlier:
+        """Take a window of all volumes."""
+        probability = None if self.probability is None else self.probability[window]
+        volumes = (self.prior, self.maximum, self.change, self.faded)
+        return _Earlier(*(volume[window] for volume in volumes), probability)
+
+    def features(
         self,
+        image: NDArray[np.float32],
         own: NDArray[np.bool_],
         shell: NDArray[np.bool_],
-        intensities: NDArray[np.float32],
         contrast: float,
-        wide: tuple[slice, ...],
     ) -> list[float]:
-        """Compare with the prior; missing values without one."""
-        if self.scan.prior is None or self.prior_maximum is None:
-            return [np.nan] * len(PRIOR_FEATURES)
-        prior, maximum = self.scan.prior[wide], self.prior_maximum[wide][own]
-        base = float(np.median(prior[shell])) if shell.any() else 1.0
+        """Compare intensities with those of the prior."""
+        maximum, either = self.maximum[own], own | shell
+        base, background, deviation = 1.0, 0.0, _LEAST_DEVIATION
+        if shell.any():
+            base = float(np.median(self.prior[shell]))
+            # What is left of a coil's field is no change: it is the same all around.
+            background = float(np.median(self.change[shell]))
+            deviation = max(deviation, float(self.change[shell].std()))
         # The brightest place of the prior nearby counts, as it may lie a voxel beside.
         earlier = float(np.quantile(maximum, 0.5)) - base
-        change = intensities - maximum
+        change = image[own] - maximum - background
+        aligned_change = float(self.change[own].mean()) - background
         return [
             float(change.mean()),
             float(change.max()),
             float(maximum.mean()),
             earlier,
             contrast - earlier,
+            aligned_change,
+            aligned_change / deviation,
+            float(np.mean(change > 0.5 * max(contrast, 0))),
+            float(self.faded[either].max()) + background,
+            _correlation(image[either], self.prior[either]),
+            float(np.clip(earlier / max(contrast, _LEAST_DEVIATION), -1, 3)),
         ]
+
+    def probabilities(self, own: NDArray[np.bool_], probability: float) -> list[float]:
+        """Compare the largest probability; missing values where the prior was not segmented."""
+        if self.probability is None:
+            return [np.nan, np.nan]
+        earlier = float(self.probability[own].max())
+        return [earlier, probability - earlier]
+
+
+def _correlation(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    """Correlate two lists of intensities; 0 where one is constant."""
+    a, b = first - first.mean(), second - second.mean()
+    return float((a * b).sum() / max(float(np.sqrt((a * a).sum() * (b * b).sum())), 1e-9))
 
 
 def _extents(places: NDArray[np.float64], steps: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from metastasis.candidates.features import FEATURES, PRIOR_FEATURES, Candidates
 
 __all__ = [
     "CLASSIFIERS",
+    "LATER_FEATURES",
     "NAMES",
     "candidate_truth",
     "classifier_columns",
@@ -31,6 +32,19 @@ __all__ = [
 CLASSIFIERS = ("trees", "linear")
 #: Features in the order of the columns; a flag for a prior follows.
 NAMES = (*FEATURES, *PRIOR_FEATURES)
+#: Features that classifiers of earlier model files do not look at.
+LATER_FEATURES = frozenset(
+    {
+        "aligned_change",
+        "change_deviation",
+        "changed_share",
+        "faded",
+        "likeness",
+        "contrast_ratio",
+        "prior_probability",
+        "probability_change",
+    }
+)
 
 # A candidate is a metastasis if it covers this share of one, and has this share in it.
 _COVERS, _INSIDE = 0.1, 0.1
@@ -55,17 +69,18 @@ def make_classifier(classifier: Any, seed: int) -> Any:
     return clone(classifier)
 
 
-def classifier_columns(table: NDArray[np.float64]) -> NDArray[np.float64]:
+def classifier_columns(
+    table: NDArray[np.float64], names: Sequence[str] = NAMES
+) -> NDArray[np.float64]:
     """
     Give the columns that a classifier looks at, with a flag for a prior.
 
-    Shapes: `table` (n, n_features); returns (n, n_features + 1).
+    Shapes: `table` (n, n_features); returns (n, n_names + 1).
     """
-    own, changes = table[:, : len(FEATURES)], table[:, len(FEATURES) :]
     # A linear model knows no missing values: no change, and a flag that says so.
-    has_prior = np.isfinite(changes).all(axis=1, keepdims=True)
-    filled = np.where(np.isfinite(changes), changes, 0)
-    return np.hstack([own, filled, has_prior])
+    has_prior = np.isfinite(table[:, len(FEATURES) :]).any(axis=1, keepdims=True)
+    columns = table[:, [NAMES.index(name) for name in names]]
+    return np.hstack([np.where(np.isfinite(columns), columns, 0), has_prior])
 
 
 def with_and_without_priors(
@@ -76,21 +91,24 @@ def with_and_without_priors(
 
     Shapes: `table` (n, n_features), `truth` (n,); returns the same with more rows.
     """
-    has_prior = np.isfinite(table[:, len(FEATURES) :]).all(axis=1)
+    has_prior = np.isfinite(table[:, len(FEATURES) :]).any(axis=1)
     repeated = table[has_prior].copy()
     repeated[:, len(FEATURES) :] = np.nan
     return np.concatenate([table, repeated]), np.concatenate([truth, truth[has_prior]])
 
 
 def scored_volume(
-    classifier: Any, candidates: Candidates, shape: Sequence[int]
+    classifier: Any,
+    candidates: Candidates,
+    shape: Sequence[int],
+    names: Sequence[str] = NAMES,
 ) -> NDArray[np.float32]:
     """Give each voxel the highest score of the candidates that it belongs to: (x, y, z)."""
     scores = np.zeros(shape, dtype=np.float32)
     if not len(candidates):
         return scores
     flat = scores.reshape(-1)
-    answers = classifier.predict(classifier_columns(candidates.table))
+    answers = classifier.predict(classifier_columns(candidates.table, names))
     for voxels, answer in zip(candidates.voxels, answers, strict=True):
         flat[voxels] = np.maximum(flat[voxels], np.clip(answer, 0, 1))
     return scores

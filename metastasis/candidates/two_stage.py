@@ -21,16 +21,11 @@ from dmrifit.model_files.registry import register, registered
 from dmrifit.model_files.regressor_file import dumped, loaded
 from dmrifit.networks.training import Training
 from dmrifit.networks.volume_cases import VolumeList, naming
-from metastasis.candidates.features import (
-    FEATURES,
-    LEVELS,
-    PRIOR_FEATURES,
-    Candidates,
-    ScanVolumes,
-    find_candidates,
-)
+from metastasis.candidates.case_candidates import case_candidates, segmenter_options
+from metastasis.candidates.features import FEATURES, LEVELS, PRIOR_FEATURES, Candidates
 from metastasis.candidates.judgment import (
     CLASSIFIERS,
+    LATER_FEATURES,
     NAMES,
     candidate_truth,
     classifier_columns,
@@ -53,10 +48,7 @@ from metastasis.scans.network_inputs import (
 from metastasis.segmentation.operating_points import operating_point
 
 if TYPE_CHECKING:
-    import nibabel as nib
     import pandas as pd
-else:
-    import nibabel as nib
 
 __all__ = ["TwoStageSegmenter", "small_unet"]
 
@@ -74,8 +66,9 @@ class TwoStageSegmenter(BaseEstimator):
     its probability at several levels are candidates; a classifier tells them apart by size,
     intensity, contrast, shape, curvature, place and, with a prior scan, by what has changed. It
     learns from candidates of scans that the network has not seen: those that it has seen are too
-    easy. Candidates with a prior are learned without it as well, so that patients who have none
-    lose nothing.
+    easy. A prior is moved onto the scan place by place, and the segmenter marks what it would have
+    taken for a metastasis then. Candidates with a prior are learned without it as well, so that
+    patients who have none lose nothing.
 
     Parameters
     ----------
@@ -187,10 +180,10 @@ class TwoStageSegmenter(BaseEstimator):
         pairs = paired_labels(cases, labels)
         spacing = _spacing(self.segmenter)
         tables, truths = [], []
-        for number, probability in self._unseen(cases, labels, groups):
+        for number, segmenter in self._unseen(cases, labels, groups):
             with naming(number):
                 case = case_on_network_grid(cases[number], spacing)
-                candidates = self._candidates(probability, case)
+                candidates = self._candidates(segmenter, case)
                 target = classes_on_network_grid(*pairs[number], spacing)
                 truths.append(candidate_truth(candidates, target))
             tables.append(candidates.table)
@@ -386,54 +379,49 @@ class TwoStageSegmenter(BaseEstimator):
         inside = getattr(self.segmenter_, "prior_", None)
         return "features" if inside is None and self.uses_priors_ else inside
 
+    @property
+    def _features(self) -> tuple[str, ...]:
+        """Names of the features that the classifier looks at; older files lack some."""
+        return tuple(name for name in NAMES if name in self.feature_weights_)
+
     # Candidates ---------------------------------------------------------------------------------
 
     def _unseen(
         self, cases: list[Scan], labels: Sequence[Any], groups: Sequence[Any] | None
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield probabilities of each case from a segmenter that has not seen it, and set it."""
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield the number of each case with a segmenter that has not seen it, and set it."""
         segmenter = self.segmenter
         if segmenter is None:
             segmenter = small_unet(self.random_state)
-        spacing = _spacing(segmenter)
         if _is_fitted(segmenter):
             self.segmenter_ = segmenter
-            for number, case in enumerate(cases):
-                yield number, _probability(segmenter, case_on_network_grid(case, spacing))
+            for number in range(len(cases)):
+                yield number, segmenter
             return
         names = range(len(cases)) if groups is None else groups
         numbers = np.arange(len(cases))
         for seen, unseen in GroupKFold(self.n_folds).split(numbers, groups=list(names)):
             fold = _fit(clone(segmenter), cases, labels, seen)
             for number in unseen:
-                case = case_on_network_grid(cases[number], spacing)
-                yield int(number), _probability(fold, case)
+                yield int(number), fold
         self.segmenter_ = _fit(clone(segmenter), cases, labels, numbers)
 
-    def _candidates(self, probability: NDArray[np.floating], case: Scan) -> Candidates:
-        volume, prior, _ = case
-        values = np.asarray(values_of(volume))
-        # The first channel is the post-contrast image.
-        image = values if values.ndim == 3 else values[..., 0]
-        steps, sides = np.ones(3), 0
-        if isinstance(volume, nib.Nifti1Image):
-            steps = np.asarray(nib.affines.voxel_sizes(volume.affine))
-            sides = int(np.flatnonzero(nib.io_orientation(volume.affine)[:, 0] == 0)[0])
-        before = None
-        if prior is not None and self.use_prior:
-            before = np.asarray(values_of(prior))
-        scan = ScanVolumes.scaled(image, brain_of(case), steps, before, sides)
-        return find_candidates(
-            probability, scan, levels=tuple(self.levels), min_voxels=self.min_voxels
+    def _candidates(self, segmenter: Any, case: Scan) -> Candidates:
+        return case_candidates(
+            segmenter,
+            case,
+            levels=tuple(self.levels),
+            min_voxels=self.min_voxels,
+            use_prior=self.use_prior,
         )
 
     def _scored(self, cases: list[Scan]) -> Iterator[NDArray[np.float32]]:
         spacing = _spacing(self.segmenter_)
         for scan in cases:
             case = case_on_network_grid(scan, spacing)
-            probability = _probability(self.segmenter_, case)
-            candidates = self._candidates(probability, case)
-            scores = scored_volume(self.classifier_, candidates, probability.shape)
+            candidates = self._candidates(self.segmenter_, case)
+            shape = np.shape(values_of(case[0]))[:3]
+            scores = scored_volume(self.classifier_, candidates, shape, self._features)
             if case is not scan:
                 scores = scores_on_scan_grid(scores, scan[0], spacing) * brain_of(scan)
             yield scores
@@ -465,7 +453,10 @@ class TwoStageSegmenter(BaseEstimator):
         refuse_keys(counts, {"metastases", "others"}, "kind of candidates", complete=True)
         if not all(is_number(count, whole=True) and count > 0 for count in counts.values()):
             raise RefusedError(f"n_candidates_ is {counts!r}")
-        refuse_keys(weights, set(NAMES), "feature of this version", complete=True)
+        refuse_keys(weights, set(NAMES), "feature of this version")
+        missing = set(NAMES) - set(weights) - LATER_FEATURES
+        if missing:
+            raise RefusedError(f"it lacks the features {', '.join(sorted(missing))}")
         if not all(is_number(weight) and np.isfinite(weight) for weight in weights.values()):
             raise RefusedError("feature_weights_ holds what is no finite number")
 
@@ -534,7 +525,7 @@ class TwoStageSegmenter(BaseEstimator):
         if _CLASSIFIER not in files:
             raise RefusedError("it has no classifier")
         classifier = loaded(files[_CLASSIFIER], None, [], {})
-        n_columns = len(NAMES) + 1
+        n_columns = len(self._features) + 1
         n_features = getattr(classifier, "n_features_in_", 0)
         if n_features != n_columns or not hasattr(classifier, "predict"):
             raise RefusedError(f"its classifier does not look at {n_columns} columns")
@@ -587,29 +578,10 @@ def _fit(segmenter: Any, cases: list[Scan], labels: Sequence[Any], numbers: Any)
     """Train a segmenter on some of the cases."""
     volumes, priors, masks = zip(*(cases[number] for number in numbers), strict=True)
     used = [labels[number] for number in numbers]
-    return segmenter.fit(list(volumes), used, **_options(segmenter, priors, masks))
+    return segmenter.fit(list(volumes), used, **segmenter_options(segmenter, priors, masks))
 
 
 def _spacing(segmenter: Any) -> float | None:
     """Give the edge in mm of the voxels that a segmenter resamples scans to; None of others."""
     spacing = getattr(segmenter, "spacing", None)
     return None if spacing is None else float(spacing)
-
-
-def _probability(segmenter: Any, case: Scan) -> NDArray[np.float32]:
-    volume, prior, mask = case
-    (probability,) = segmenter.predict_proba([volume], **_options(segmenter, [prior], [mask]))
-    return probability
-
-
-def _options(segmenter: Any, priors: Sequence[Any], masks: Sequence[Any]) -> dict[str, Any]:
-    """Give priors and masks to a segmenter, but none to a network that was told to have none."""
-    options: dict[str, Any] = {}
-    if any(mask is not None for mask in masks):
-        options["masks"] = list(masks)
-    uses_priors = getattr(segmenter, "prior", None) is not None
-    if hasattr(segmenter, "prior_"):
-        uses_priors = segmenter.prior_ is not None
-    if uses_priors and any(prior is not None for prior in priors):
-        options["priors"] = list(priors)
-    return options

@@ -1,5 +1,7 @@
 """Features of planted balls, tubes and sheets, of changes since the prior, and levels of candidates."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -67,6 +69,35 @@ def test_changes_are_zero_for_what_was_there_and_missing_without_prior():
     assert moved["mean_change"] == pytest.approx(0, abs=0.01)
     alone = features(BALL, scan(BALL))
     assert all(np.isnan(alone[name]) for name in PRIOR_FEATURES)
+    assert new["aligned_change"] > 0.5 > 0.05 > abs(old["aligned_change"])
+    assert new["change_deviation"] > 5
+    assert (new["changed_share"], old["changed_share"]) == (1, 0)
+    assert new["contrast_ratio"] == pytest.approx(0, abs=0.02)
+    assert old["contrast_ratio"] == pytest.approx(1, abs=0.02)
+    assert old["likeness"] == pytest.approx(1, abs=1e-3)
+    assert abs(new["likeness"]) < 0.1
+
+
+def test_what_has_grown_and_what_has_faded():
+    inner = np.linalg.norm(GRID - (18, 30, 30), axis=-1) < 2
+    grown = features(BALL, scan(BALL, prior=scan(inner).image))
+    shrunk = features(inner, scan(inner, prior=scan(BALL).image))
+    assert 0.3 < grown["changed_share"] < 0.95
+    assert grown["faded"] == pytest.approx(0, abs=1e-3)
+    assert shrunk["changed_share"] == 0
+    assert shrunk["faded"] == pytest.approx(0.8, abs=1e-3)
+
+
+def test_probability_in_the_prior_counts_where_the_candidate_is():
+    volumes = scan(BALL, TUBE, prior=scan(TUBE).image)
+    # The network took the tube for a metastasis before, a voxel beside.
+    earlier = 0.7 * np.roll(TUBE, 1, axis=1).astype(np.float32)
+    seen = replace(volumes, prior_probability=earlier)
+    new, old = features(BALL, seen), features(TUBE, seen)
+    assert (new["prior_probability"], old["prior_probability"]) == (0, pytest.approx(0.7))
+    assert new["probability_change"] == pytest.approx(0.9)
+    assert old["probability_change"] == pytest.approx(0.2)
+    assert np.isnan(features(BALL, volumes)["prior_probability"])
 
 
 def test_large_components_fall_apart_at_the_next_level():

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from dmrifit.io.parameter_json import RefusedError
 from metastasis import TwoStageSegmenter
 from metastasis.candidates.features import PRIOR_FEATURES
+from metastasis.candidates.judgment import LATER_FEATURES, NAMES
 from metastasis.candidates.small_model import load_small_model
 
 SHAPE = (40, 40, 40)
@@ -111,6 +112,26 @@ def test_priors_are_used_where_they_tell(cohort):
     assert model.prior_ == "features"
     (marked,) = model.predict(volumes[:1], priors=olds[:1], masks=[BRAIN])
     assert (marked > 0)[news[0] > 0].mean() > 0.9
+
+
+def test_what_an_earlier_version_did_not_look_at_is_left_out(cohort):
+    volumes, labels, priors = cohort
+    model = small().fit(volumes, labels, priors=priors, masks=[BRAIN] * 8)
+    assert set(model.feature_weights_) == set(NAMES)
+    older = copy.copy(model)
+    older.feature_weights_ = {name: 0.1 for name in NAMES if name not in LATER_FEATURES}
+    assert len(older.feature_weights_) == 27
+    seen = []
+
+    class Recorded:
+        def predict(self, columns):
+            seen.append(columns)
+            return columns[:, 0]
+
+    older.classifier_ = Recorded()
+    older.predict(volumes[:1], priors=priors[:1], masks=[BRAIN])
+    assert seen[0].shape[1] == 28
+    assert (seen[0][:, -1] == 1).all()
 
 
 def test_images_and_operating_point(fitted, cohort):
@@ -248,6 +269,7 @@ def test_one_file_holds_both_stages(tmp_path, cohort):
         (("feature_weights_",), ["depth"]),
         (("feature_weights_", "depth"), "much"),
         (("feature_weights_", "color"), 0.1),
+        (("feature_weights_",), {"depth": 0.1}),
         (("segmenter", "class"), "VoxelRegressor"),
         (("segmenter", "class"), ["DeepMedicSegmenter"]),
         (("segmenter", "parameters"), 3),

@@ -1,0 +1,84 @@
+"""Candidates of a case: the prior is moved onto the scan and segmented like one."""
+
+import nibabel as nib
+import numpy as np
+
+from metastasis.candidates.case_candidates import case_candidates, segmenter_options
+from metastasis.candidates.judgment import NAMES
+
+SHAPE = (36, 36, 36)
+GRID = np.stack(np.indices(SHAPE), axis=-1).astype(float)
+BRAIN = np.linalg.norm(GRID - 18, axis=-1) < 17
+OLD = np.linalg.norm(GRID - (12, 18, 18), axis=-1) < 2.5
+NEW = np.linalg.norm(GRID - (24, 18, 18), axis=-1) < 2.5
+
+
+class Bright:
+    """Takes what is bright for a metastasis, and keeps what it has seen."""
+
+    def __init__(self):
+        self.seen = []
+
+    def predict_proba(self, volumes, *, masks=None):
+        self.seen += volumes
+        values = [np.asarray(getattr(volume, "dataobj", volume)) for volume in volumes]
+        return [np.clip((v - 130) / 40, 0, 1).astype(np.float32) for v in values]
+
+
+def volumes():
+    rng = np.random.default_rng(0)
+    image, prior = (rng.normal(100, 3, SHAPE) for _ in range(2))
+    image[OLD | NEW] = prior[OLD] = 190
+    return image * BRAIN, prior * BRAIN
+
+
+def by_place(candidates):
+    rows = [dict(zip(NAMES, row, strict=True)) for row in candidates.table]
+    flat = OLD.ravel()
+    return {bool(flat[voxels].any()): row for voxels, row in zip(candidates.voxels, rows, strict=True)}
+
+
+def test_a_prior_is_segmented_as_a_scan():
+    image, prior = volumes()
+    segmenter = Bright()
+    rows = by_place(case_candidates(segmenter, (image, prior, BRAIN), levels=(0.5,)))
+    assert len(segmenter.seen) == 2
+    assert rows[True]["prior_probability"] > 0.9 > 0.1 > rows[False]["prior_probability"]
+    assert rows[False]["probability_change"] > 0.9
+
+
+def test_images_are_compared_on_their_grid_and_missing_priors_are_none():
+    image, prior = volumes()
+    affine = np.diag([-1.0, 1, 1, 1])
+    case = nib.Nifti1Image(image, affine), nib.Nifti1Image(prior, affine), None
+    segmenter = Bright()
+    rows = by_place(case_candidates(segmenter, case, levels=(0.5,)))
+    assert rows[True]["prior_probability"] > 0.9
+    np.testing.assert_array_equal(segmenter.seen[1].affine, affine)
+    for other in ({"use_prior": False}, {}):
+        before = prior if other else 0 * prior
+        alone = by_place(case_candidates(Bright(), (image, before, BRAIN), levels=(0.5,), **other))
+        assert all(np.isnan(alone[False][name]) for name in NAMES[-8:])
+
+
+def test_a_segmenter_of_several_channels_segments_no_prior():
+    image, prior = volumes()
+    both = np.stack([image, image], axis=-1)
+
+    class First(Bright):
+        def predict_proba(self, volumes, *, masks=None):
+            return super().predict_proba([volume[..., 0] for volume in volumes])
+
+    segmenter = First()
+    rows = by_place(case_candidates(segmenter, (both, prior, BRAIN), levels=(0.5,)))
+    assert len(segmenter.seen) == 1
+    assert np.isnan(rows[True]["prior_probability"])
+    assert np.isfinite(rows[True]["likeness"])
+
+
+def test_priors_are_given_to_those_that_use_them():
+    class User:
+        prior = "path"
+
+    assert segmenter_options(User(), [1], [None]) == {"priors": [1]}
+    assert segmenter_options(Bright(), [1], [2]) == {"masks": [2]}
