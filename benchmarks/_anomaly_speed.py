@@ -15,6 +15,8 @@ import json, resource, time
 import numpy as np, torch
 torch.set_num_threads(1)
 from anomaly import DenoisingAutoencoder, RecDiscNet
+from anomaly.detectors.alignment import guide_images
+from anomaly.detectors.template import look_of
 from dmrifit._utils.torch_state import one_torch_thread
 shape, n = {shape}, 64
 rng = np.random.default_rng(0)
@@ -25,6 +27,11 @@ model = {model}
 model.n_channels_, model.shape_, model.threshold_, model.box_ = n, shape, None, (0, 0, 0, *shape)
 model.net_ = model._new_net(torch.device("cpu"), 0)
 model.history_ = []
+if getattr(model, "aligned", False):
+    look = look_of(scan, mask)
+    model.scales_ = np.array([look.mean[mask].std(), look.spread[mask].std()])
+    model.guide_ = guide_images(look.mean, look.spread, mask, model.scales_)
+model.healthy_residual_ = np.ones((2, *shape), dtype=np.float32)
 network = model.net_.module_.eval()
 volume = torch.from_numpy(np.moveaxis(scan, -1, 0)[None].copy())
 
@@ -47,7 +54,8 @@ print(json.dumps(dict(bare_s=round(bare, 2), scored_s=round(scored, 2), same_bit
     peak_gb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 2))))
 """
 MODELS = {
-    "DAE": ("DenoisingAutoencoder(512)", 3),
+    "DAE": ("DenoisingAutoencoder(residual='mean', latent='vector', aligned=False)", 3),
+    "DAE, aligned latent map": ("DenoisingAutoencoder()", 3),
     "DAE, published size": ("DenoisingAutoencoder.published()", 2),
     "RecDiscNet": ("RecDiscNet()", 3),
     "RecDiscNet, published size": ("RecDiscNet.published()", 1),
@@ -68,6 +76,53 @@ def inference(
             | found
         )
         print(rows[-1], flush=True)
+    return rows
+
+
+VOXELWISE = """
+import json, tempfile, time, tracemalloc
+from pathlib import Path
+import numpy as np
+from anomaly import PCADetector, VoxelwiseGaussian
+n, shape, n_channels = {n}, {shape}, 6
+rng = np.random.default_rng(0)
+mask = np.ones(shape, dtype=bool)
+with tempfile.TemporaryDirectory() as folder:
+    scans = []
+    for i in range(n):
+        path = Path(folder) / (str(i) + ".npy")
+        np.save(path, rng.uniform(0.2, 0.6, (*shape, n_channels)).astype(np.float32))
+        scans.append(np.load(path, mmap_mode="r"))
+    model = {model}
+    # Arrays alone: pages of the scans' files count as memory of the process.
+    tracemalloc.start()
+    begun = time.process_time()
+    model.fit(scans, [mask] * n)
+    fitted = time.process_time()
+    model.anomaly_map(scans[:1], [mask])
+    print(json.dumps(dict(fit_s=round(fitted - begun, 1), scored_s=round(time.process_time() - fitted, 2),
+        arrays_gb=round(tracemalloc.get_traced_memory()[1] / 1024**3, 2),
+        scans_gb=round(n * scans[0].nbytes / 1024**3, 2))))
+"""
+VOXELWISE_MODELS = {
+    "z": "VoxelwiseGaussian(calibration=None)",
+    "z, threshold by 4 folds": "VoxelwiseGaussian()",
+    "Mahalanobis": 'VoxelwiseGaussian(("mean", "spread"), distance="mahalanobis", calibration=None)',
+    "PCA": "PCADetector(calibration=None)",
+}
+
+
+def voxelwise(
+    shape: tuple[int, ...] = (100, 100, 100), counts: Sequence[int] = (10, 40)
+) -> list[dict[str, Any]]:
+    """Measure detectors without a network on scans that lie on the disk, in a process of its own for each."""
+    rows = []
+    for name, model in VOXELWISE_MODELS.items():
+        for n in counts:
+            told = measure.run_child(VOXELWISE.format(model=model, shape=shape, n=n))
+            found = json.loads(str(told["out"]).strip().splitlines()[-1])
+            rows.append({"model": name, "shape": shape, "n_scans": n} | found)
+            print(rows[-1], flush=True)
     return rows
 
 

@@ -650,6 +650,18 @@ def markdown(result: dict[str, Any]) -> str:
             for one in result["inference"]
         ]
         parts.append(measure.table(header, rows))
+    if result.get("voxelwise"):
+        header = ["detector without a network", "voxels", "scans", "fit, s", "map, s", "arrays, GB", "scans, GB"]
+        rows = [
+            [
+                one["model"],
+                "×".join(map(str, one["shape"])),
+                str(one["n_scans"]),
+                *(f"{one[key]:g}" for key in ("fit_s", "scored_s", "arrays_gb", "scans_gb")),
+            ]
+            for one in result["voxelwise"]
+        ]
+        parts.append(measure.table(header, rows))
     if result.get("inference_corruption"):
         one = result["inference_corruption"]
         parts.append(
@@ -680,7 +692,11 @@ def main(arguments: list[str] | None = None) -> None:
         measure.write(result | decided(result), chosen.out)
         return
     if chosen.inference:
-        rows = {"inference_corruption": speed.corruption(), "inference": speed.inference()}
+        rows = {
+            "inference_corruption": speed.corruption(),
+            "inference": speed.inference(),
+            "voxelwise": speed.voxelwise(),
+        }
         measure.write(
             measure.stored(chosen.out) | rows | {"inference_machine": measure.machine()},
             chosen.out,

@@ -51,10 +51,10 @@ class VoxelwiseGaussian(ArrayDetector):
     or, with ``distance="mahalanobis"``, the Mahalanobis distance with correlations that are pooled
     over the brain, divided by the square root of the number of features.
 
-    Scans are read one at a time for one feature, and for ``features="channels"`` one direction
-    after the other. In addition to the caller's scans, ``fit`` holds one feature of all scans,
-    twice (90 × 90 × 54 voxels, 28 scans: 0.1 GB), and the model takes 8 bytes for each voxel and
-    feature (64 directions: 0.2 GB).
+    Scans are read one at a time for each feature, so that memory does not grow with their number
+    (but for 4000 voxels of each for a Mahalanobis distance);
+    the model takes 8 bytes for each voxel and feature (64 directions of 90 × 90 × 54 voxels:
+    0.2 GB).
 
     Parameters
     ----------
@@ -273,30 +273,41 @@ class VoxelwiseGaussian(ArrayDetector):
                 "covariates; give more scans or fewer covariates"
             )
         self.design_ = design.columns
-        masks = np.stack([scans.mask(i) for i in range(len(scans))])
-        self.counts_ = masks.sum(axis=0).astype(np.int32)
         n_features = self._n_features(scans)
         n_columns = columns.shape[1]
-        self.coefficients_ = np.empty((n_features, n_columns, *scans.shape[:3]), dtype=np.float32)
-        self.variance_ = np.empty((n_features, *scans.shape[:3]), dtype=np.float32)
+        self.counts_ = np.zeros(scans.shape[:3], dtype=np.int32)
+        for i in range(len(scans)):
+            self.counts_ += scans.mask(i)
         # Voxels in the mask of at least one scan; arrays below have a column for each.
         covered = self.counts_ > 0
-        inside = masks[:, covered]
         counts = self.counts_[covered]
-        gram = _gram(columns, inside)
+        gram = _gram(columns, scans, covered)
         needs_correlation = self.distance == "mahalanobis" and n_features > 1
         sample = _voxel_sample(counts)
-        z_sample = np.empty((n_features, len(scans) * len(sample) if needs_correlation else 0))
+        if not needs_correlation:
+            sample = sample[:0]
+        self.coefficients_ = np.empty((n_features, n_columns, *scans.shape[:3]), dtype=np.float32)
+        self.variance_ = np.empty((n_features, *scans.shape[:3]), dtype=np.float32)
+        z_sample = np.empty((n_features, len(scans) * len(sample)), dtype=np.float32)
         for k in range(n_features):
-            # One feature of all scans at a time: all features at once would not fit into memory.
-            values = np.stack([self._feature(scans, i, k)[covered] for i in range(len(scans))])
-            beta = _solved(columns, inside, values, gram)
-            residuals = np.where(inside, values - columns.astype(np.float32) @ beta, 0)
-            squares = (residuals**2).sum(axis=0, dtype=np.float64)
-            variance = self._shrunk(squares, counts, n_columns)
-            self._store_feature(k, covered, beta, variance)
-            if needs_correlation:
-                z_sample[k] = (residuals[:, sample] / np.sqrt(variance[sample])).ravel()
+            # Sums over scans, so that memory does not grow with their number.
+            products, squares = np.zeros((n_columns, len(counts))), np.zeros(len(counts))
+            sampled = np.empty((len(scans), len(sample)))
+            for i in range(len(scans)):
+                # 0 outside the mask of a scan.
+                values = self._feature(scans, i, k)[covered].astype(np.float64)
+                sampled[i] = values[sample]
+                squares += np.square(values)
+                for column, weight in enumerate(columns[i]):
+                    products[column] += weight * values
+            beta = _solved(gram, products)
+            # Of the residuals, from the normal equations without their ridge.
+            squares += np.einsum("cv,vcd,dv->v", beta, gram, beta) - 2 * (beta * products).sum(0)
+            variance = self._shrunk(np.maximum(squares, 0), counts, n_columns)
+            self._store_feature(k, covered, beta.astype(np.float32), variance)
+            inside = np.stack([scans.mask(i)[covered][sample] for i in range(len(scans))])
+            residuals = np.where(inside, sampled - columns @ beta[:, sample], 0)
+            z_sample[k] = (residuals / np.sqrt(variance[sample])).ravel()
         self.correlation_ = np.eye(n_features)
         if needs_correlation:
             # A feature that is equal in all scans has no correlation.
@@ -456,27 +467,21 @@ def _voxel_sample(counts: NDArray) -> NDArray[np.intp]:
     return best_covered[:: max(1, len(best_covered) // 4000)]
 
 
-def _gram(columns: NDArray, masks: NDArray[np.bool_]) -> NDArray[np.float64] | None:
-    """Compute the normal equations of every voxel; None where one inverse serves all voxels."""
-    if masks.all() or columns.shape[1] == 1:
-        return None
-    products = (columns[:, :, None] * columns[:, None, :]).reshape(len(columns), -1)
-    gram = (masks.T.astype(np.float64) @ products).reshape(-1, columns.shape[1], columns.shape[1])
+def _gram(columns: NDArray, scans: Scans, covered: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Compute the normal equations of every voxel, (n_voxels, n_columns, n_columns)."""
+    gram = np.zeros((np.count_nonzero(covered), columns.shape[1], columns.shape[1]))
+    for i, row in enumerate(columns):
+        gram[scans.mask(i)[covered]] += np.outer(row, row)
+    return gram
+
+
+def _solved(gram: NDArray[np.float64], products: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Fit the coefficients of every voxel, (n_columns, n_voxels), over the scans that have it."""
+    if len(products) == 1:
+        return products / gram[:, 0, 0]
     # Where few scans have a voxel, columns may be collinear; the ridge keeps their coefficients
     # near 0.
-    ridge = np.full(columns.shape[1], 1e-3)
+    ridge = np.full(len(products), 1e-3)
     ridge[0] = 1e-9
-    return gram + np.diag(ridge)
-
-
-def _solved(
-    columns: NDArray, masks: NDArray[np.bool_], values: NDArray, gram: NDArray | None
-) -> NDArray[np.float32]:
-    """Fit the coefficients of every voxel, (n_columns, n_voxels), over the scans that have it."""
-    inside = np.where(masks, values, 0)
-    if columns.shape[1] == 1:
-        return (inside.sum(axis=0, dtype=np.float64) / masks.sum(axis=0))[None].astype(np.float32)
-    if gram is None:
-        return (np.linalg.pinv(columns) @ inside).astype(np.float32)
-    right = (columns.T @ inside).T[..., None]
-    return np.linalg.solve(gram, right)[..., 0].T.astype(np.float32)
+    solution: NDArray[np.float64] = np.linalg.solve(gram + np.diag(ridge), products.T[..., None])
+    return solution[..., 0].T

@@ -1,5 +1,7 @@
 """Scores from places: against closed forms, scipy and scikit-learn."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -155,6 +157,20 @@ def test_equal_scans_give_finite_scores():
     found = VoxelwiseGaussian(**PLAIN).fit(X).anomaly_map(new)
     assert np.isfinite(found).all()
     assert found[0].argmax() == np.ravel_multi_index((2, 2, 2), (5, 5, 5))
+
+
+def test_memory_does_not_grow_with_the_number_of_scans():
+    peaks = []
+    X = np.random.default_rng(0).random((16, 24, 24, 24, 2), dtype=np.float32)
+    for n in (4, 16):
+        detector = VoxelwiseGaussian(calibration=None)
+        masks = np.ones((n, 24, 24, 24), dtype=bool)
+        tracemalloc.start()
+        detector.fit(list(X[:n]), masks)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # Twelve more scans, and less than one volume more.
+    assert peaks[1] < peaks[0] + 24**3 * 4
 
 
 def test_one_minus_the_mean_is_what_it_says():
