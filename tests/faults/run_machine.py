@@ -66,6 +66,12 @@ EXTRAS = {
 #: A command of each program that takes a second or two.
 _QUICK = ("roi", "anomaly simulate", "metastasis evaluate", "prescribe")
 _INTERRUPTS = 40  # of each of them
+#: Writes a byte with the first import of the program: what is interrupted before is Python, which has a traceback for
+#: it. In the background a shell has Ctrl-C ignored.
+_LISTENS = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.addaudithook("
+    "lambda event, _: event == 'import' and 'dmrifit.cli.start' in sys.modules and os.write(1, b'+'))"
+)
 
 
 def commands() -> Iterator[tuple[str, str, Any]]:
@@ -187,22 +193,16 @@ def interrupts() -> Iterator[tuple[str, list[str]]]:
         for command in (command for command in LONG if command.name in _QUICK):
             for _ in range(_INTERRUPTS):
                 words, place = trials.line(command)
+                words[2] = f"{_LISTENS}; {words[2]}"
                 moment = draw.random() ** 2 * 2
                 found = interrupt_complaints(words, place, moment)
                 yield f"{command.name} interrupted after {moment:.2f} s", found
 
 
 def interrupt_complaints(words: list[str], place: Path, moment: float) -> list[str]:
-    """Interrupt a line of Python so many seconds after the first module of the program is there."""
-    interpreter, option, code, *arguments = words
-    # What is interrupted before this is the start of Python. In the background a shell has Ctrl-C ignored.
-    begun = (
-        "import os, signal, dmrifit.cli.start; "
-        "signal.signal(signal.SIGINT, signal.default_int_handler); os.write(1, b'+')"
-    )
-    line = [interpreter, option, f"{begun}; {code}", *arguments]
+    """Interrupt a process so many seconds after it has written its first byte."""
     with subprocess.Popen(
-        line, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        words, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         process.stdout.read(1)
         time.sleep(moment)
