@@ -1,10 +1,11 @@
 """
 Run programs on a machine that does not go along, and say what is wrong.
 
-    .venv/bin/python tests/faults/run_machine.py [--store] [KIND ...]
+    .venv/bin/python tests/faults/run_machine.py [--store] [KIND ...] [MOST]
 
 Kinds: names of outputs and inputs that no disk or text can hold (every command), extras that are not installed (every
 command that is killed, with its real input), streams that are closed or full and interrupts (a command of each program).
+A number is the most that is tried of each kind.
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ EXTRAS = {
 }
 #: A command of each program that takes a second or two.
 _QUICK = ("roi", "anomaly simulate", "metastasis evaluate", "prescribe")
+#: One of each program that needs no input.
+_INTERRUPTED = ("simulate", "anomaly simulate", "metastasis simulate", "placement simulate")
 _INTERRUPTS = 40  # of each of them
+_LATEST = 2.0  # s of processor time
 #: Writes a byte with the first import of the program: what is interrupted before is Python, which has a traceback for
 #: it. In the background a shell has Ctrl-C ignored.
 _LISTENS = (
@@ -190,22 +194,26 @@ def interrupts() -> Iterator[tuple[str, list[str]]]:
     draw = random.Random(7)
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(Path(folder))
-        for command in (command for command in LONG if command.name in _QUICK):
-            for _ in range(_INTERRUPTS):
+        chosen = [command for command in LONG if command.name in _INTERRUPTED]
+        for _ in range(_INTERRUPTS):
+            for command in chosen:
                 words, place = trials.line(command)
                 words[2] = f"{_LISTENS}; {words[2]}"
-                moment = draw.random() ** 2 * 2
+                # Half of them in the first tenth of a second.
+                moment = draw.random() ** 4 * _LATEST
                 found = interrupt_complaints(words, place, moment)
-                yield f"{command.name} interrupted after {moment:.2f} s", found
+                yield f"{command.name} interrupted after {moment:.3f} s", found
 
 
 def interrupt_complaints(words: list[str], place: Path, moment: float) -> list[str]:
-    """Interrupt a process so many seconds after it has written its first byte."""
+    """Interrupt a process so many seconds of processor time after it has written its first byte."""
     with subprocess.Popen(
         words, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         process.stdout.read(1)
-        time.sleep(moment)
+        begun = _spent(process.pid)
+        while process.poll() is None and _spent(process.pid) - begun < moment:
+            time.sleep(0.002)
         process.send_signal(signal.SIGINT)
         said = process.communicate()[1].decode()
     found = [f"left behind: {damage}" for damage in damages(place / "out")]
@@ -216,6 +224,11 @@ def interrupt_complaints(words: list[str], place: Path, moment: float) -> list[s
     elif process.returncode == 130 and "interrupted" not in said:
         found.append(f"nothing of the interrupt in: {said}")
     return found
+
+
+def _spent(pid: int) -> float:
+    """Give the processor time in s of a process's first thread."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 KINDS = {
@@ -229,12 +242,14 @@ KINDS = {
 def main(arguments: list[str]) -> int:
     """Run all kinds, or those that are named."""
     os.environ.update(ONE_THREAD)
-    chosen = [word for word in arguments if not word.startswith("--")] or list(KINDS)
+    limits = [word for word in arguments if word.isdigit()]
+    most = int(limits[0]) if limits else None
+    chosen = [word for word in arguments if word in KINDS] or list(KINDS)
     rows: dict[str, Counter[str]] = {}
     for kind in chosen:
         title, trials = KINDS[kind]
         row = rows.setdefault(title, Counter())
-        for trial, complaints in trials():
+        for trial, complaints in itertools.islice(trials(), most):
             row["tried"] += 1
             row.update({kind_of_complaint(complaint) for complaint in complaints})
             for complaint in complaints:
