@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -26,9 +26,15 @@ from dmrifit.cli.training_files import curve_writer, training_checkpoint
 from dmrifit.report.html import counted
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from metastasis.candidates.two_stage import TwoStageSegmenter
     from metastasis.scans.cases import Case
+    from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
 __all__ = ["EXAMPLES", "evaluate", "simulate", "train"]
+
+_N_FEATURES = 6  # that a training names
 
 CasesArgument: TypeAlias = Annotated[
     Path,
@@ -62,6 +68,13 @@ def simulate(
             min=0, max=10, help="Residual misregistration of priors: 1 for up to 1 mm, 1.5°, 1 %."
         ),
     ] = 1.0,
+    world: Annotated[
+        str,
+        typer.Option(
+            metavar="easy|hard",
+            help="In the hard one vessels, sinuses and dura are as bright as metastases.",
+        ),
+    ] = "easy",
     skip: Annotated[
         int,
         typer.Option(
@@ -92,6 +105,7 @@ def simulate(
         "metastases": whole_numbers("--metastases", metastases, 2),
         "mimics": whole_numbers("--mimics", mimics, 2),
         "misregistration": misregistration,
+        "world": world,
         "random_state": seed,
     }
     settings = {"command": "simulate", "skip": skip} | options
@@ -117,25 +131,34 @@ def train(
     cases: CasesArgument,
     out: ModelFileOption,
     loss: Annotated[
-        str, typer.Option(metavar="jvss|vss|sse|bce", help="Loss to minimize.")
-    ] = "jvss",
+        str | None,
+        typer.Option(
+            metavar="jvss|vss|sse|bce",
+            help="Loss of a network of the study; jvss by default.",
+        ),
+    ] = None,
     alpha: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
             max=1,
-            help="Weight of sensitivity: .995 finds more, .5 has fewer false positives.",
+            help="Weight of sensitivity of one of the study's networks: .995, the default, finds "
+            "more, .5 has fewer false positives.",
         ),
-    ] = 0.995,
+    ] = None,
     prior: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="path|shared|channel|none", help="How the network receives prior scans."
+            metavar="path|shared|channel|none",
+            help="How one of the study's networks receives prior scans; path by default.",
         ),
-    ] = "path",
+    ] = None,
     network: Annotated[
-        str, typer.Option(metavar="deepmedic|unet", help="Architecture.")
-    ] = "deepmedic",
+        str | None,
+        typer.Option(
+            metavar="deepmedic|unet", help="One of the study's networks; deepmedic by default."
+        ),
+    ] = None,
     published: Annotated[
         bool,
         typer.Option("--published", help="Network sizes and training as published; needs a GPU."),
@@ -144,31 +167,33 @@ def train(
         str | None,
         typer.Option(
             metavar="N,…",
-            help="Channels of the layers of each path, or of the levels of the U-Net.",
+            help="Channels of the layers of each path of one of the study's networks, or of the "
+            "levels of the U-Net.",
         ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs of training; 20 by default.")
+        int | None, typer.Option(min=1, help="Epochs of each training; 18 or 20 by default.")
     ] = None,
     segments_per_epoch: Annotated[
         int | None, typer.Option(min=1, help="Segments per epoch; 200 by default.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Segments per step; 10 by default.")
+        int | None, typer.Option(min=1, help="Segments per step; 2 or 10 by default.")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Learning rate of the first epoch; .001 by default.")
+        float | None,
+        typer.Option(help="Learning rate of the first epoch; .002 or .001 by default."),
     ] = None,
     schedule: Annotated[
         str | None, typer.Option(metavar="constant|cosine", help="Schedule of the learning rate.")
     ] = None,
     spacing: Annotated[
         float | None,
-        typer.Option(help="Grid in mm to resample scans to; by default not resampled."),
+        typer.Option(help="Grid in mm to resample scans to; by default 1 mm, or not resampled."),
     ] = None,
     warm_start: Annotated[
         Path | None,
-        typer.Option(help="Model file of the same sizes with the initial weights."),
+        typer.Option(help="Model file of a network of the same sizes with the initial weights."),
     ] = None,
     validation_fraction: ValidationFractionOption = 0.0,
     patience: PatienceOption = None,
@@ -186,11 +211,12 @@ def train(
         ),
     ] = None,
     min_voxels: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=1, help="Smallest lesion in voxels; 4 voxels of 1 mm are a sphere of 2 mm."
+            min=1,
+            help="Smallest lesion in voxels; 4 voxels of 1 mm, a sphere of 2 mm, or 1 by default.",
         ),
-    ] = 1,
+    ] = None,
     checkpoint: CheckpointOption = None,
     device: Annotated[
         str, typer.Option(metavar="auto|cpu|cuda", help="Device to compute on.")
@@ -199,76 +225,90 @@ def train(
     overwrite: OverwriteOption = False,
 ) -> None:
     """
-    Train a network to find metastases, and write a model file for segment. Not for clinical use.
+    Train a model to find metastases, and write a model file for segment. Not for clinical use.
 
-    After the first epoch it says how long the others will take, and after each one it draws the
-    loss: model.curve.png beside model.dmrifit. An interrupted training resumes after its last
-    epoch when started again. Train the sensitive model of an ensemble with --alpha .995, the
-    specific one with --alpha .5.
+    By default it has two stages: a small U-Net marks candidates, and trees judge them. With
+    --loss, --alpha, --prior, --network, --widths, --warm-start or --published it is a network of
+    Huang et al. alone; train the sensitive one of an ensemble with --alpha .995, the specific one
+    with --alpha .5. After the first epoch it says how long the others will take, and after each
+    one it draws the loss: model.curve.png beside model.dmrifit. An interrupted training resumes
+    after its last epoch when started again, of two stages each of its three trainings.
     """
     from dmrifit.model_files.model_file import save_model
-    from dmrifit.networks.training import Training
     from dmrifit.networks.volume_cases import called
     from metastasis.cli.case_runs import scans_of
-    from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
     check_output(out, overwrite)
     if (false_positives is None) != (validation is None):
         raise ValueError("an operating point needs both --false-positives and --validation")
     require_libraries("torch", "skorch")
-    optional_parameters = {
+    of_study = {
+        "loss": loss,
+        "alpha": alpha,
+        "prior": prior,
+        "network": network,
         "widths": None if widths is None else whole_numbers("--widths", widths),
+        "warm_start_from": None if warm_start is None else str(warm_start),
+    }
+    settings = {
         "segments_per_epoch": segments_per_epoch,
+        "spacing": spacing,
+        "min_voxels": min_voxels,
+    }
+    schedule_settings = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
     }
     # The checkpoint stays until the end: another operating point needs no new training.
     with training_checkpoint(out, checkpoint) as folder:
-        options: dict[str, Any] = {
-            "loss": loss,
-            "alpha": alpha,
-            "prior": None if prior == "none" else prior,
-            "network": network,
-            "spacing": spacing,
-            "min_voxels": min_voxels,
-            "warm_start_from": None if warm_start is None else str(warm_start),
-            "training": Training(
-                epochs=epochs,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                schedule=schedule,
-                validation_fraction=validation_fraction,
-                patience=patience,
-                checkpoint=folder,
-                after_epoch=curve_writer(out),
-                verbose=True,
-            ),
-            "device": device,
-            "random_state": seed,
+        training: dict[str, Any] = {
+            "validation_fraction": validation_fraction,
+            "patience": patience,
+            "checkpoint": folder,
+            "after_epoch": curve_writer(out),
+            "verbose": True,
         }
-        options |= {key: value for key, value in optional_parameters.items() if value is not None}
-        make_segmenter = DeepMedicSegmenter.published if published else DeepMedicSegmenter
-        segmenter = make_segmenter(**options)
+        training |= _drop_none(schedule_settings)
+        options = _drop_none(settings) | {"device": device, "random_state": seed}
+        if published or _drop_none(of_study):
+            options |= {"prior": "path"} | _drop_none(of_study)
+            segmenter = _network_of_study(options, training, published=published)
+        else:
+            segmenter = _two_stages(options, training)
         # Before the scans are read, which takes minutes.
         segmenter._check()
-        training = _labelled_cases(cases)
+        training_cases = _labelled_cases(cases)
+        n_patients = len({case.patient for case in training_cases})
+        if n_patients < getattr(segmenter, "n_folds", 1):
+            raise ValueError(
+                f"{cases} has scans of one patient: a model of two stages learns from two or "
+                "more; add patients, or train a network alone (--network deepmedic)"
+            )
         held_out: list[Case] = []
         if validation is not None:
             held_out = _labelled_cases(validation)
-            _check_patients(training, cases, held_out, validation)
-        with called([case.name for case in training], cases):
+            _check_patients(training_cases, cases, held_out, validation)
+        with called([case.name for case in training_cases], cases):
             segmenter.fit(
-                labels=_labels(training),
-                groups=[case.patient for case in training],
-                **scans_of(training),
+                labels=_labels(training_cases),
+                groups=[case.patient for case in training_cases],
+                **scans_of(training_cases),
             )
         operating_point = ""
         if held_out:
             with called([case.name for case in held_out], validation):
                 operating_point = _set_operating_point(segmenter, held_out, out, false_positives)
         save_model(segmenter, out)
-    n_lesions = sum(_n_lesions(case) for case in training)
-    typer.echo(f"trained on {counted(len(training), 'scan')} with {n_lesions} lesions: {out}")
-    if any(case.synthetic for case in training):
+    n_lesions = sum(_n_lesions(case) for case in training_cases)
+    typer.echo(
+        f"trained on {counted(len(training_cases), 'scan')} with {n_lesions} lesions: {out}"
+    )
+    if any(case.synthetic for case in training_cases):
         typer.echo("trained on synthetic scans: its accuracy in people is unknown")
+    if hasattr(segmenter, "feature_table"):
+        typer.echo(_feature_line(segmenter.feature_table()))
     if operating_point:
         typer.echo(operating_point)
 
@@ -335,10 +375,45 @@ EXAMPLES: dict[Callable[..., None], str] = {
 }
 
 
+def _drop_none(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the options that were not given."""
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _network_of_study(
+    options: dict[str, Any], training: dict[str, Any], *, published: bool
+) -> DeepMedicSegmenter:
+    """Make one of the study's networks, small or as published."""
+    from dmrifit.networks.training import Training
+    from metastasis.segmentation.segmenter import DeepMedicSegmenter
+
+    if options["prior"] == "none":
+        options["prior"] = None
+    make = DeepMedicSegmenter.published if published else DeepMedicSegmenter
+    return make(**options, training=Training(**training))
+
+
+def _two_stages(options: dict[str, Any], training: dict[str, Any]) -> TwoStageSegmenter:
+    """Make the model that does best in brains of people: a small U-Net, its candidates judged."""
+    from metastasis.candidates.two_stage import TwoStageSegmenter, small_unet
+
+    seed = options["random_state"]
+    network = small_unet(seed, **training).set_params(**options)
+    network._check()
+    return TwoStageSegmenter(network, min_voxels=network.min_voxels, random_state=seed)
+
+
+def _feature_line(features: pd.DataFrame) -> str:
+    """Name the features of candidates that weigh most."""
+    heaviest = zip(features["feature"][:_N_FEATURES], features["weight"], strict=False)
+    listed = ", ".join(f"{feature} {weight:.2f}" for feature, weight in heaviest)
+    return f"candidates are judged by {listed} and {len(features) - _N_FEATURES} others (weights)"
+
+
 def _labelled_cases(table: Path) -> list[Case]:
     """Read cases that must have labels."""
     from metastasis.scans.cases import IMAGES, read_cases
-    from metastasis.scans.scan_checks import label_note
+    from metastasis.scans.scan_checks import contrast_note, label_note, slice_note
 
     say_folder(table, IMAGES)
     cases = read_cases(table)
@@ -348,8 +423,11 @@ def _labelled_cases(table: Path) -> list[Case]:
             f"{table}: no label of {', '.join(missing[:5])}; "
             "name one in the column label, or leave the scan out"
         )
-    for note in [label_note(case) for case in cases]:
-        if note:
+    for case in cases:
+        notes = [label_note(case)]
+        if not case.synthetic:
+            notes += [slice_note(case.name, case.spacing), contrast_note(case)]
+        for note in filter(None, notes):
             say(note)
     return cases
 

@@ -8,8 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metastasis import DeepMedicSegmenter, read_cases, simulate_metastases, write_cases
-from metastasis.cli.study_commands import EXAMPLES, evaluate, simulate, train
+from metastasis import (
+    DeepMedicSegmenter,
+    TwoStageSegmenter,
+    read_cases,
+    simulate_metastases,
+    write_cases,
+)
+from metastasis.cli.study_commands import EXAMPLES, _labelled_cases, evaluate, simulate, train
 
 TINY = (
     "--widths",
@@ -31,7 +37,9 @@ SMALL = ("--shape", "36,36,36", "--spacing", 2.5)
 
 def test_a_simulation_without_options_is_that_of_the_function():
     named, known = (inspect.signature(one).parameters for one in (simulate, simulate_metastases))
-    for key in ("prior", "shape", "spacing", "metastases", "mimics", "misregistration", "skip"):
+    for key in (
+        "prior", "shape", "spacing", "metastases", "mimics", "misregistration", "world", "skip",
+    ):
         default = known[key].default
         given = ",".join(map(str, default)) if isinstance(default, tuple) else default
         assert named[key].default == given, key
@@ -65,11 +73,11 @@ def test_a_simulation_goes_on_where_it_stopped(run, tmp_path):
 def test_options_of_a_simulation_reach_the_patients(tmp_path, capsys):
     simulate(
         2, tmp_path / "out", prior=1.0, shape="30,28,26", spacing=3.0, metastases="2,3", mimics="0,1",
-        misregistration=0.0, skip=4, seed=7,
+        misregistration=0.0, world="hard", skip=4, seed=7,
     )  # fmt: skip
     expected = simulate_metastases(
-        2, prior=1.0, shape=(30, 28, 26), spacing=3.0, metastases=(2, 3), mimics=(0, 1), misregistration=0.0, skip=4,
-        random_state=7,
+        2, prior=1.0, shape=(30, 28, 26), spacing=3.0, metastases=(2, 3), mimics=(0, 1), misregistration=0.0,
+        world="hard", skip=4, random_state=7,
     )  # fmt: skip
     table = tmp_path / "out" / "cases.tsv"
     assert f"2 synthetic patients: {table}" in capsys.readouterr().out
@@ -171,6 +179,26 @@ def test_options_of_a_training_reach_the_segmenter(table, learn_nothing, tmp_pat
 
 
 @pytest.mark.deep
+def test_a_training_without_options_has_two_stages(table, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("skorch")
+    models = []
+    features = pd.DataFrame({"feature": list("abcdefgh"), "weight": np.linspace(0.8, 0.1, 8)})
+    monkeypatch.setattr(TwoStageSegmenter, "feature_table", lambda self: features)
+    monkeypatch.setattr(TwoStageSegmenter, "fit", lambda self, **_: models.append(self))
+    monkeypatch.setattr(
+        "dmrifit.model_files.model_file.save_model", lambda model, path: path.write_bytes(b"model")
+    )
+    train(table, tmp_path / "first.dmrifit", device="cpu", seed=3)
+    train(table, tmp_path / "second.dmrifit", epochs=2, min_voxels=7, spacing=1.5)
+    assert "judged by a 0.80, b 0.70" in capsys.readouterr().out
+    first, second = (model.segmenter.get_params() for model in models)
+    assert (first["network"], first["loss"], first["scaling"]) == ("small_unet", "lesion", "local")
+    assert (first["training__batch_size"], first["random_state"], models[0].min_voxels) == (2, 3, 4)
+    assert first["training__checkpoint"] == str(tmp_path / ".first.dmrifit.training")
+    assert (second["training__epochs"], second["spacing"], models[1].min_voxels) == (2, 1.5, 7)
+
+
+@pytest.mark.deep
 def test_published_sizes_are_those_of_the_class(table, learn_nothing, tmp_path):
     pytest.importorskip("skorch")
     train(table, tmp_path / "model.dmrifit", published=True, epochs=1)
@@ -185,7 +213,7 @@ def test_scans_of_the_table_are_learned_from_by_patient(
 ):
     pytest.importorskip("skorch")
     twice = [*synthetic_cases, replace(synthetic_cases[0], name="later")]
-    train(write_cases(twice, tmp_path / "more"), tmp_path / "model.dmrifit")
+    train(write_cases(twice, tmp_path / "more"), tmp_path / "model.dmrifit", alpha=0.995)
     ((_, training),) = learn_nothing
     assert training["groups"] == [case.patient for case in twice]
     assert len(training["volumes"]) == len(training["labels"]) == 4
@@ -199,6 +227,17 @@ def test_scans_of_the_table_are_learned_from_by_patient(
     assert "trained on synthetic scans: its accuracy in people is unknown" in output
 
 
+def test_scans_to_learn_from_are_described(synthetic_cases, tmp_path, capsys):
+    case = synthetic_cases[0]
+    affine = case.affine @ np.diag([1, 1, 2, 1])
+    flat = np.where(case.brain, 1.0, 0.0)
+    thick = replace(case, image=flat, affine=affine, prior=None, synthetic=False, lesions=None)
+    assert len(_labelled_cases(write_cases([thick], tmp_path))) == 1
+    notes = capsys.readouterr().err
+    assert "has slices of 5 mm" in notes
+    assert "no bright vessels" in notes
+
+
 @pytest.mark.deep
 def test_what_cannot_be_trained_is_refused(table, synthetic_cases, learn_nothing, tmp_path):
     pytest.importorskip("skorch")
@@ -206,6 +245,7 @@ def test_what_cannot_be_trained_is_refused(table, synthetic_cases, learn_nothing
     bare = write_cases(
         [synthetic_cases[0], replace(synthetic_cases[1], label=None)], tmp_path / "bare"
     )
+    alone = write_cases(synthetic_cases[:1], tmp_path / "alone")
     for cases, options, message in (
         (
             table,
@@ -219,6 +259,7 @@ def test_what_cannot_be_trained_is_refused(table, synthetic_cases, learn_nothing
             "has patients that .* has too: synthetic-001",
         ),
         (bare, {}, f"no label of {synthetic_cases[1].name}; name one in the column label"),
+        (alone, {}, "has scans of one patient: a model of two stages learns from two or more"),
         (table, {"loss": "dice"}, "loss"),
         (table, {"widths": "2,x"}, "--widths 2,x"),
     ):
