@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import bench_metastasis as bench
+import pandas as pd
 import pytest
 
 
@@ -43,3 +45,32 @@ def test_a_small_board_has_every_method_and_the_order_over_alpha(run_script, tmp
     reasons = [line for row in stored["claims"] for line in row["reason"].split("\n")[1:]]
     missing = [reason for reason in reasons if "missing" in reason]
     assert not [reason for reason in missing if "at sensitivity" not in reason]
+
+
+def test_a_seed_is_run_once_in_each_world_and_claims_are_decided(monkeypatch, tmp_path):
+    columns = {"curves": ["method"], "ensemble": ["method"], "status": ["status"], "areas": ["name", "kind"]}
+    tables = {name: pd.DataFrame(columns=names) for name, names in columns.items()}
+    summary = {"part": "all", "method": "BCE"} | dict.fromkeys(bench.MEASURES, 0.8)
+    tables["summary"] = tables["every component"] = pd.DataFrame([summary])
+    monkeypatch.setattr(bench.Store, "cases", lambda self: None)
+    monkeypatch.setattr(bench.joblib, "Parallel", lambda **_: list)
+    times = {"BCE": {"training_s": 60.0, "prediction_s": 30.0}, "BCE, moved": {"training_s": 60.0, "prediction_s": 0.0}}
+    seeds = []
+
+    def evaluated(store):
+        seeds.append((store.world, store.seed))
+        return {"tables": tables, "seconds": times, "evaluation_s": 30.0, "n_lesions": 9, "n_with_prior": 2}
+
+    monkeypatch.setattr(bench, "evaluated", evaluated)
+    options = {"out": tmp_path / "board.json", "work": tmp_path / "work", "n_jobs": 1}
+    worlds = list(bench.WORLDS)
+    bench.run(worlds[:1], [1], "smoke", ["", "prior"], **options)
+    result = bench.run(worlds, [1, 2], "smoke", ["", "prior"], **options)
+    assert seeds == [(worlds[0], 1), (worlds[1], 1), (worlds[0], 2), (worlds[1], 2)]
+    assert result["processor_minutes"] == {world: [2.0, 2.0] for world in worlds}
+    assert [row["verdict"] for row in result["claims"]] == ["cannot be told"] * 16
+    assert result["claims"][0]["reason"].split("\n")[-1] == "hard world: 2 seeds, 10 are needed"
+    assert result["methods"][0]["sensitivity"] == [0.8, 0.8]
+    assert "Synthetic, hard world:" in bench.markdown(result)
+    with pytest.raises(SystemExit, match="another size"):
+        bench.run(worlds, [1], "small", [""], **options)
