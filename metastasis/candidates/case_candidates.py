@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metastasis.candidates.features import LEVELS, Candidates, ScanVolumes, find_candidates
+from metastasis.candidates.scan_level import comparable
 from metastasis.scans.network_inputs import Scan, brain_of, values_of
 from metastasis.scans.prior_alignment import aligned_prior
 
@@ -24,13 +25,16 @@ def case_candidates(
     levels: Sequence[float] = LEVELS,
     min_voxels: int = 4,
     use_prior: bool = True,
+    is_comparable: bool = False,
+    lesions: NDArray[np.bool_] | None = None,
 ) -> Candidates:
     """
     Find the candidates of a case on the grid of the network, with the features of its prior.
 
     The prior is moved onto the scan in each place, and segmented as if it were a scan: what was
     taken for a metastasis before is none that is new. A segmenter of several channels segments no
-    prior.
+    prior. Where `is_comparable`, probabilities are scaled to those of most of the brain; in
+    training by what lies outside `lesions`.
     """
     volume, prior, mask = case
     probability = probability_of(segmenter, case)
@@ -51,8 +55,15 @@ def case_candidates(
         earlier: Any = before
         if isinstance(volume, nib.Nifti1Image):
             earlier = nib.Nifti1Image(before, volume.affine)
-        scan = replace(scan, prior_probability=probability_of(segmenter, (earlier, None, mask)))
-    return find_candidates(probability, scan, levels=tuple(levels), min_voxels=min_voxels)
+        earlier_probability = probability_of(segmenter, (earlier, None, mask))
+        if is_comparable:
+            earlier_probability = comparable(earlier_probability, brain, steps, lesions=lesions)
+        scan = replace(scan, prior_probability=earlier_probability)
+    if is_comparable:
+        probability = comparable(probability, brain, steps, lesions=lesions)
+    return find_candidates(
+        probability, scan, levels=tuple(levels), min_voxels=min_voxels, limited=is_comparable
+    )
 
 
 def probability_of(segmenter: Any, case: Scan) -> NDArray[np.float32]:

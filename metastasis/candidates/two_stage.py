@@ -81,6 +81,9 @@ class TwoStageSegmenter(BaseEstimator):
         scikit-learn that learns 0 and 1, and of which model files hold the arrays.
     levels : tuple of float, default=(0.005, 0.02, 0.1, 0.4)
         Probabilities of the segmenter from which voxels are joined to candidates.
+    comparable : bool, default=False
+        Whether probabilities are first scaled to those of most of the brain, so that one threshold
+        serves in scans in which a network is sure and in others in which it is not.
     min_voxels : int, default=4
         Components of fewer voxels are neither candidates nor marked; voxels of the segmenter,
         where it resamples scans to a spacing, as do the features.
@@ -131,6 +134,7 @@ class TwoStageSegmenter(BaseEstimator):
         classifier: Any = "trees",
         *,
         levels: Sequence[float] = LEVELS,
+        comparable: bool = False,
         min_voxels: int = 4,
         use_prior: bool = True,
         n_folds: int = 2,
@@ -140,6 +144,7 @@ class TwoStageSegmenter(BaseEstimator):
         self.segmenter = segmenter
         self.classifier = classifier
         self.levels = levels
+        self.comparable = comparable
         self.min_voxels = min_voxels
         self.use_prior = use_prior
         self.n_folds = n_folds
@@ -183,8 +188,8 @@ class TwoStageSegmenter(BaseEstimator):
         for number, segmenter in self._unseen(cases, labels, groups):
             with naming(number):
                 case = case_on_network_grid(cases[number], spacing)
-                candidates = self._candidates(segmenter, case)
                 target = classes_on_network_grid(*pairs[number], spacing)
+                candidates = self._candidates(segmenter, case, np.asarray(target) > 0)
                 truths.append(candidate_truth(candidates, target))
             tables.append(candidates.table)
         return self.fit_candidates(self.segmenter_, np.concatenate(tables), np.concatenate(truths))
@@ -406,13 +411,17 @@ class TwoStageSegmenter(BaseEstimator):
                 yield int(number), fold
         self.segmenter_ = _fit(clone(segmenter), cases, labels, numbers)
 
-    def _candidates(self, segmenter: Any, case: Scan) -> Candidates:
+    def _candidates(
+        self, segmenter: Any, case: Scan, lesions: NDArray[np.bool_] | None = None
+    ) -> Candidates:
         return case_candidates(
             segmenter,
             case,
             levels=tuple(self.levels),
             min_voxels=self.min_voxels,
             use_prior=self.use_prior,
+            is_comparable=self.comparable,
+            lesions=lesions,
         )
 
     def _scored(self, cases: list[Scan]) -> Iterator[NDArray[np.float32]]:
@@ -545,7 +554,13 @@ def _restored_segmenter(inside: dict[str, Any], files: Mapping[str, bytes]) -> A
     return segmenter
 
 
-def small_unet(random_state: RandomState, *, warm_start_from: Any = None, **training: Any) -> Any:
+def small_unet(
+    random_state: RandomState,
+    *,
+    warm_start_from: Any = None,
+    appearance: float = 1.0,
+    **training: Any,
+) -> Any:
     """Make the segmenter of own scans: a U-Net of 0.33 million weights; fields of `Training`."""
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
@@ -561,6 +576,7 @@ def small_unet(random_state: RandomState, *, warm_start_from: Any = None, **trai
         min_voxels=4,
         spacing=1.0,
         warm_start_from=warm_start_from,
+        appearance=appearance,
         training=Training(**(options | training)),
         random_state=random_state,
     )
