@@ -510,7 +510,7 @@ def test_priors_that_do_not_belong_to_their_volume_are_refused(refused):
     [
         ({"loss": "dice"}, "loss must be one of jvss, vss, sse, bce, lesion, not 'dice'"),
         ({"alpha": 1.2}, "alpha must be a number from 0 to 1, not 1.2"),
-        ({"prior": "input"}, "prior must be one of path, channel, None"),
+        ({"prior": "input"}, "prior must be one of path, shared, channel, None"),
         ({"widths": ()}, "widths must be whole numbers of at least 1"),
         ({"widths": (4, 0)}, "widths must be whole numbers of at least 1"),
         ({"dense": 30}, "dense must be whole numbers"),
