@@ -206,7 +206,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "pca": {"n_components": 2},
     "forest": {"n_estimators": 3, "random_state": 0},
     "implants": {"n_implants": 1, "n_trees": 3, "smoothness": None, "calibration": None, "random_state": 0},
-    "dae": {"latent_dim": 2, "widths": [2, 2], "dense": 2, "epochs": 1, "device": "cpu", "random_state": 0},
+    "dae": {"latent_dim": 2, "widths": [2, 2], "dense": 2, "epochs": 1, "device": "cpu", "random_state": 0,
+            "aligned": False},
     "recdisc": {"reconstruction_width": 2, "discrimination_width": 2, "levels": 2, "stem": None, "repeats": 1,
                 "epochs": 1, "device": "cpu", "random_state": 0},
 }  # fmt: skip
