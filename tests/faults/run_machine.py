@@ -249,11 +249,13 @@ def main(arguments: list[str]) -> int:
     for kind in chosen:
         title, trials = KINDS[kind]
         row = rows.setdefault(title, Counter())
-        for trial, complaints in itertools.islice(trials(), most):
-            row["tried"] += 1
-            row.update({kind_of_complaint(complaint) for complaint in complaints})
-            for complaint in complaints:
-                print(f"WRONG {trial}: {complaint}", flush=True)
+        # Ctrl-C ends a kind; what was tried until then is counted.
+        with contextlib.suppress(KeyboardInterrupt):
+            for trial, complaints in itertools.islice(trials(), most):
+                row["tried"] += 1
+                row.update({kind_of_complaint(complaint) for complaint in complaints})
+                for complaint in complaints:
+                    print(f"WRONG {trial}: {complaint}", flush=True)
         print(f"{title}: {dict(row)}", flush=True)
         if "--store" in arguments:
             store(kind, {title: row})

@@ -15,6 +15,7 @@ def test_kinds_are_counted_by_what_was_wrong(monkeypatch, capsys):
     def trials():
         yield "one", []
         yield "other", ["a traceback: …", "left behind: x"]
+        raise KeyboardInterrupt
 
     stored = {}
     monkeypatch.setattr(run_machine, "KINDS", {"kind": ("kind of fault", trials)})
