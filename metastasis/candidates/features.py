@@ -266,8 +266,13 @@ class _Earlier:
     def within(self, window: tuple[slice, ...]) -> _Earlier:
         """Take a window of all volumes."""
         probability = None if self.probability is None else self.probability[window]
-        volumes = (self.prior, self.maximum, self.change, self.faded)
-        return _Earlier(*(volume[window] for volume in volumes), probability)
+        return _Earlier(
+            self.prior[window],
+            self.maximum[window],
+            self.change[window],
+            self.faded[window],
+            probability,
+        )
 
     def features(
         self,
