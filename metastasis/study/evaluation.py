@@ -170,7 +170,7 @@ def evaluate_segmentations(
         which all samples are alike, Wilson's interval.
         ``"volumes"``: see `recall_by_volume`; a lesion counts as found when any finding touches
         it, and its volume is that of the reference.
-        ``"distance"``: see `distance_counts`. ``"challenge"``: means of `mets_scores` over scans.
+        ``"distance"``: see `distance_table`. ``"challenge"``: means of `mets_scores` over scans.
         ``"lesion_free"``: scans without lesions by name, ``n_findings`` and ``marked_mL``.
         ``"froc"``: see `froc_table`. ``"matched"``: see `matched_table`.
         ``"status"``: ``method``, ``status``, ``n``, ``n_found``, ``sensitivity``.
@@ -290,7 +290,7 @@ def evaluate_segmentations(
         "summary": summary,
         "intervals": _intervals(by_scan, n_bootstrap, seed),
         "volumes": recall_by_volume(all_lesions, n_bootstrap=n_bootstrap, seed=seed),
-        "distance": distance_table(scores_by_scan),
+        "distance": distance_table(scores_by_scan, n_bootstrap=n_bootstrap, seed=seed),
         "challenge": challenge_table(scores_by_scan),
         "lesion_free": lesion_free_table(scores_by_scan),
         "status": _status_table(lesions),

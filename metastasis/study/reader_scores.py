@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "SHARES",
     "TOLERANCE_MM",
     "VOLUMES_MM3",
     "challenge_table",
@@ -34,6 +35,9 @@ VOLUMES_MM3 = (50.0, 100.0, 500.0)
 #: Distance in mm that a finding may reach beyond a lesion; at least two diagonals of a voxel's
 #: face are allowed, so that a voxel of outline is no error.
 TOLERANCE_MM = 2.0
+
+#: Shares that counts by distance give.
+SHARES = ("sensitivity", "precision", "f1")
 
 _KEYS = ("case", "name", "patient", "prior", "method")
 
@@ -121,18 +125,40 @@ def _interval(counts: NDArray[np.float64], n_bootstrap: int, seed: Any) -> tuple
         return np.nan, np.nan
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_bootstrap)
     sizes, hits = (draws @ counts).T
-    low, high = np.percentile(hits / sizes, (2.5, 97.5))
+    if not sizes.any():
+        return np.nan, np.nan
+    # Samples of patients without any lesion, or finding, have no share.
+    low, high = np.percentile(hits[sizes > 0] / sizes[sizes > 0], (2.5, 97.5))
     return float(low), float(high)
 
 
-def distance_table(scans: pd.DataFrame) -> pd.DataFrame:
-    """Sum the counts by distance over scans: sensitivity, precision and F1 of each method."""
-    sums = scans.groupby("method", sort=False)[["n_lesions", "n_found", "n_wrong"]].sum()
-    # 0 / 0 is NaN where there is nothing to divide by.
-    sums["sensitivity"] = sums["n_found"] / sums["n_lesions"]
-    sums["precision"] = sums["n_found"] / (sums["n_found"] + sums["n_wrong"])
-    sums["f1"] = 2 * sums["n_found"] / (sums["n_found"] + sums["n_wrong"] + sums["n_lesions"])
-    return sums.reset_index()
+def distance_table(scans: pd.DataFrame, *, n_bootstrap: int, seed: int) -> pd.DataFrame:
+    """
+    Sum the counts by distance over scans, with intervals of their shares over patients.
+
+    ``sensitivity``, ``precision`` and ``f1`` of each method, and ``…_low`` and ``…_high``.
+    """
+    import pandas as pd
+
+    names = ["n_lesions", "n_found", "n_wrong"]
+    rows = []
+    for method, group in scans.groupby("method", sort=False):
+        counts = group.groupby("patient")[names].sum().astype(np.float64)
+        row: dict[str, Any] = {"method": method, **group[names].sum()}
+        found, marked = counts["n_found"], counts["n_found"] + counts["n_wrong"]
+        shares = (
+            (counts["n_lesions"], found),
+            (marked, found),
+            (marked + counts["n_lesions"], 2 * found),
+        )
+        for key, (sizes, hits) in zip(SHARES, shares, strict=True):
+            # 0 / 0 is NaN where there is nothing to divide by.
+            row[key] = hits.sum() / sizes.sum() if sizes.sum() else np.nan
+            pairs = np.column_stack([sizes, hits])
+            limits = _interval(pairs, n_bootstrap, seed_for(seed, "distance", key))
+            row[f"{key}_low"], row[f"{key}_high"] = limits
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def challenge_table(scans: pd.DataFrame) -> pd.DataFrame:

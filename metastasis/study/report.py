@@ -39,6 +39,7 @@ from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.study.controls import CONTROLS
 from metastasis.study.evaluation import SMALL_ML, evaluate_segmentations, for_method
+from metastasis.study.reader_scores import SHARES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,13 +197,13 @@ def batch_page(
     header = ["scan", "patient", "lesions"]
     if ensemble:
         header.append("by both models")
-    header += ["volume, mL", "synthetic"]
+    header += ["enhancing, mL", "with cores, mL", "synthetic"]
     rows = []
     for content in contents:
         row = [content["name"], content["patient"], content["n_lesions"]]
         if ensemble:
             row.append(content["n_marked_by_both"])
-        row.append(f"{content['volume_mL']:.2f}")
+        row += [fixed(content["volume_mL"], 2), fixed(content["filled_mL"], 2)]
         row.append("synthetic" if content["synthetic"] else "no")
         rows.append(row)
     sections: list[tuple[str, Any]] = [
@@ -246,7 +247,7 @@ def scan_page(
         layers.append(Layer("reference", case.label, "mask", shown=False, colors=(REFERENCE,)))
     located_lesions = lesions.dropna(subset=["x", "y", "z"]).to_dict("records")
     points = [
-        (f"{number}: {lesion['volume_mL']:.3f} mL", [lesion[axis] for axis in "xyz"])
+        (f"{number}: {lesion['volume_mL']:.3f} mL enhancing", [lesion[axis] for axis in "xyz"])
         for number, lesion in enumerate(located_lesions, start=1)
     ]
     planes = html_viewer(
@@ -305,7 +306,7 @@ def _change_text(lesion: Mapping[str, Any]) -> str:
     before = lesion.get("prior_filled_mL", np.nan)
     if not np.isfinite(before):
         return change or "–"
-    return f"{change}, then {fixed(before, 3)} mL".lstrip(", ")
+    return f"{change}, then {fixed(before, 3)} mL with its core".lstrip(", ")
 
 
 def _sections(
@@ -490,13 +491,17 @@ def _volumes_and_rules(tables: Mapping[str, pd.DataFrame]) -> list[Markup]:
         "share touched, interval over patients",
     ]
     blocks = [html_details("By range of volume", html_table(rows, header, numbers=(2, 3)))]
-    rows = record_cells(
-        tables["distance"].to_dict("records"),
-        {"method": str, **dict.fromkeys(("sensitivity", "precision", "f1"), decimals(2))},
-    )
+    rows = []
+    for row in tables["distance"].to_dict("records"):
+        cells = [str(row["method"])]
+        for key in SHARES:
+            limits = f"{row[f'{key}_low']:.2f} – {row[f'{key}_high']:.2f}"
+            has_limits = np.isfinite(row[f"{key}_low"])
+            cells.append(f"{fixed(row[key], 2)} ({limits})" if has_limits else fixed(row[key], 2))
+        rows.append(cells)
     text = html_paragraph(
         "A finding is right when it touches a lesion and most of it lies within 2 mm, or two "
-        "voxels, of one."
+        "voxels, of one. In brackets the interval over patients."
     )
     table = _method_table(rows, ["method", "found", "right", "F1"])
     blocks.append(html_details("By distance", html_join([text, table])))

@@ -193,7 +193,7 @@ def test_the_page_of_segmentations_shows_names_of_scans_as_text():
 
     content = {
         "name": PLANT, "patient": PLANT, "folder": "x", "synthetic": True, "threshold": 0.5, "min_voxels": 1,
-        "n_lesions": 1, "n_marked_by_both": None, "volume_mL": 1.0, "statement": PLANT, "notes": [PLANT],
+        "n_lesions": 1, "n_marked_by_both": None, "volume_mL": 1.0, "filled_mL": 1.0, "statement": PLANT, "notes": [PLANT],
     }  # fmt: skip
     columns = ("number", "volume_mL", "diameter_mm", "x", "y", "z", "probability", "mean_probability")
     found = pd.DataFrame([{"name": PLANT, "patient": PLANT} | dict.fromkeys(columns, 1.0)])

@@ -83,6 +83,7 @@ def test_an_ensemble_tells_what_has_changed_and_is_read_as_labels(brightness, ca
     for content, labels in zip(contents, predictions, strict=True):
         assert content["n_marked_by_both"] <= content["n_lesions"]
         assert content["volume_mL"] == pytest.approx((labels > 0).sum() * 2.5**3 / 1000)
+        assert content["filled_mL"] >= content["volume_mL"]
 
 
 def test_a_run_goes_on_where_it_stopped_and_sees_changed_scans(brightness, cases, tmp_path):

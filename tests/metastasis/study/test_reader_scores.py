@@ -90,11 +90,26 @@ def test_scans_without_lesions_are_listed_by_name(truth):
     assert table.to_dict("records") == [
         {"name": "p2", "patient": "p2", "method": "m", "n_findings": 1, "marked_mL": 0.016}
     ]
-    total = distance_table(pd.DataFrame(scans))
+    total = distance_table(pd.DataFrame(scans), n_bootstrap=0, seed=0)
     assert total["n_wrong"][0] == 2
     assert total["sensitivity"][0] == 0
     # The second scan has no lesion to find, so that its recall is undefined and not averaged.
     assert challenge_table(pd.DataFrame(scans))["all_instance_rec"][0] == 0
+
+
+def test_shares_by_distance_have_intervals_over_patients():
+    scans = [
+        {"patient": patient, "method": "m", "n_lesions": n, "n_found": found, "n_wrong": 1}
+        for patient, (n, found) in enumerate([(4, 4), (4, 0), (4, 3), (4, 1), (0, 0)])
+    ]
+    (row,) = distance_table(pd.DataFrame(scans), n_bootstrap=500, seed=1).to_dict("records")
+    assert (row["sensitivity"], row["precision"]) == (8 / 16, 8 / 13)
+    assert row["f1"] == 2 * 8 / (8 + 5 + 16)
+    for key in ("sensitivity", "precision", "f1"):
+        assert row[f"{key}_low"] < row[key] - 0.1 < row[key] + 0.1 < row[f"{key}_high"], key
+    # A patient with as many scans counts once: between two scans of one there is no interval.
+    (row,) = distance_table(pd.DataFrame(scans).assign(patient=0), n_bootstrap=9, seed=1).to_dict("records")
+    assert np.isnan(row["sensitivity_low"])
 
 
 def test_rates_of_false_positives_name_the_threshold_that_gives_them():
