@@ -242,7 +242,7 @@ def train(
     if (false_positives is None) != (validation is None):
         raise ValueError("an operating point needs both --false-positives and --validation")
     require_libraries("torch", "skorch")
-    of_study = {
+    study_parameters = {
         "loss": loss,
         "alpha": alpha,
         "prior": prior,
@@ -255,7 +255,7 @@ def train(
         "spacing": spacing,
         "min_voxels": min_voxels,
     }
-    schedule_settings = {
+    step_parameters = {
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
@@ -270,10 +270,10 @@ def train(
             "after_epoch": curve_writer(out),
             "verbose": True,
         }
-        training |= _drop_none(schedule_settings)
+        training |= _drop_none(step_parameters)
         options = _drop_none(settings) | {"device": device, "random_state": seed}
-        if published or _drop_none(of_study):
-            options |= {"prior": "path"} | _drop_none(of_study)
+        if published or _drop_none(study_parameters):
+            options |= {"prior": "path"} | _drop_none(study_parameters)
             segmenter = _network_of_study(options, training, published=published)
         else:
             segmenter = _two_stages(options, training)
