@@ -483,5 +483,5 @@ def _solved(gram: NDArray[np.float64], products: NDArray[np.float64]) -> NDArray
     # near 0.
     ridge = np.full(len(products), 1e-3)
     ridge[0] = 1e-9
-    solution: NDArray[np.float64] = np.linalg.solve(gram + np.diag(ridge), products.T[..., None])
-    return solution[..., 0].T
+    solution = np.linalg.solve(gram + np.diag(ridge), products.T[..., None])
+    return np.asarray(solution[..., 0].T, dtype=np.float64)

@@ -84,7 +84,7 @@ def decide_claims(figures: pd.DataFrame, *, factor: float = 1.0) -> pd.DataFrame
     """Decide claims in both worlds by the figures of seeds, margins this many times as wide."""
     claims = [replace(claim, conditions=tuple(WORLDS)) for claim in CLAIMS]
     names = figures[["condition", "run"]].drop_duplicates()
-    runs = [Run(*name, None) for name in names.itertuples(index=False)]
+    runs = [Run(world, seed, None) for world, seed in names.itertuples(index=False)]
     margins = {name: margin.scaled(factor) for name, margin in MARGINS.items()}
     return build_board(claims, runs, figures=figures, margins=margins, depends=_depends)
 
