@@ -236,14 +236,15 @@ def _recdisc(size: Size, noise: str, mean: str) -> Callable[[int], Any]:
 def _classical(size: Size) -> dict[str, Callable[[int], Any]]:
     from anomaly import ImplantDetector, PCADetector
 
+    shared: dict[str, Any] = {"spacing": size.spacing, "calibration": None}
     return {
-        REFERENCE: lambda seed: VoxelwiseGaussian(side="low", calibration=None),
-        "z, two-sided": lambda seed: VoxelwiseGaussian(calibration=None),
+        REFERENCE: lambda seed: VoxelwiseGaussian(side="low", **shared),
+        "z, two-sided": lambda seed: VoxelwiseGaussian(**shared),
         "Mahalanobis": lambda seed: VoxelwiseGaussian(
-            ("mean", "spread"), distance="mahalanobis", calibration=None
+            ("mean", "spread"), distance="mahalanobis", **shared
         ),
-        "PCA": lambda seed: PCADetector(calibration=None),
-        OWN: lambda seed: ImplantDetector(calibration=None, random_state=seed, **size.implants),
+        "PCA": lambda seed: PCADetector(**shared),
+        OWN: lambda seed: ImplantDetector(random_state=seed, **shared, **size.implants),
     }
 
 

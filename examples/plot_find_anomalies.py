@@ -34,9 +34,9 @@ def arrays(cases):
 
 
 detectors = {
-    "z": VoxelwiseGaussian(),
+    "z": VoxelwiseGaussian(spacing=6),
     "autoencoder": DenoisingAutoencoder(
-        16, widths=(8, 16), training=Training(epochs=40), device="cpu", random_state=0
+        16, widths=(8, 16), spacing=6, training=Training(epochs=40), device="cpu", random_state=0
     ),
 }
 maps, healthy_maps = {}, {}
