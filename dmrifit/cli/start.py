@@ -50,5 +50,6 @@ def run_program(name: str, module: str) -> None:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(_INTERRUPTED)
     finally:
+        # The work is done; Python at its end would let the signal kill the process without a word.
         if is_heeded:
-            signal.signal(signal.SIGINT, leave)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -27,7 +27,6 @@ PLACES = {
     "in the work": "def main(): press()",
     "where Python ignores it": "def main():\n x = Collected()\n del x\n print('end')",
     "twice": "def main(): tidy()",
-    "after the work": "def main(): atexit.register(press)",
 }
 
 
@@ -51,6 +50,11 @@ def test_an_interrupt_is_one_line_wherever_it_comes(program, tmp_path):
     done = run(tmp_path, program)
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "a-program: interrupted\n"
+
+
+def test_an_interrupt_after_the_work_changes_nothing(tmp_path):
+    done = run(tmp_path, "def main(): atexit.register(press); print('end')")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 
 
 def test_an_ignored_interrupt_stays_ignored(tmp_path):
