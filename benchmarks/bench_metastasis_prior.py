@@ -1,7 +1,7 @@
 """
 How many false positives does a prior scan save at the same sensitivity, in a phantom as hard as people?
 
-    .venv/bin/python benchmarks/bench_metastasis_prior.py [--patients 6] [--work FOLDER]
+    .venv/bin/python benchmarks/bench_metastasis_prior.py [--patients 12] [--work FOLDER]
 
 Ten seeds of synthetic patients of the hard world, each with a prior. Candidates of the small network
 that comes along are judged by trees and by a linear model, with features of the prior and without,
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dmrifit.io.digests import source_digest
+from dmrifit.io.digests import digest, source_digest
 from metastasis import simulate_metastases
 from metastasis.candidates.case_candidates import case_candidates
 from metastasis.candidates.features import FEATURES, Candidates
@@ -37,12 +37,12 @@ from metastasis.candidates.judgment import (
     shuffled_losses,
     with_and_without_priors,
 )
-from metastasis.candidates.small_model import load_small_model
+from metastasis.candidates.small_model import PATH, load_small_model
 
 RESULT = Path(__file__).parent / "results" / "metastasis_prior.json"
 WORK = Path("build") / "metastasis_prior"
 SEEDS = tuple(range(20261160, 20261170))
-N_PATIENTS = 6  # of each seed
+N_PATIENTS = 12  # of each seed
 WORLD: dict[str, Any] = {
     "prior": 1.0,
     "shape": (72, 72, 72),
@@ -70,8 +70,8 @@ MIN_VOXELS, N_BOOTSTRAP = 4, 2000
 COVERED = 0.1
 #: A false candidate was there before if the network gives it this share of its probability then.
 PERSISTENT = 0.5
-#: Rooms that candidates depend on.
-CODE = source_digest(
+#: Rooms and the network that candidates depend on.
+CODE = digest(PATH.read_bytes())[:10] + source_digest(
     boards.room_modules(
         *("metastasis.candidates.features", "metastasis.candidates.case_candidates"),
         *("metastasis.scans.prior_alignment", "metastasis.scans.local_level"),
@@ -111,7 +111,7 @@ def stored_patients(n_patients: int, work: Path) -> list[list[Patient]]:
     # All seeds grow together, so that a run that ends early leaves as many of each.
     for number in range(n_patients):
         for position, seed in enumerate(SEEDS):
-            path = work / f"{seed}-{number}-{CODE[:10]}.joblib"
+            path = work / f"{seed}-{number}-{CODE[:20]}.joblib"
             if not path.exists():
                 other = simulated(SEEDS[position - 1], number)
                 patient = found_in(simulated(seed, number), other.prior)
@@ -387,7 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         {
             "question": __doc__.strip().splitlines()[0],
             "synthetic": True,
-            "command": "python benchmarks/bench_metastasis_prior.py",
+            "command": f"python benchmarks/bench_metastasis_prior.py --patients {chosen.patients}",
             "date": date.today().isoformat(),
             "machine": measure.machine(),
             "seeds": list(SEEDS),
