@@ -11,6 +11,7 @@ changed since. What is found in a patient is kept in FOLDER and not repeated.
 """
 
 import functools
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dmrifit.io.digests import digest, source_digest
+from dmrifit.io.digests import source_digest
 from metastasis import simulate_metastases
 from metastasis.candidates.case_candidates import case_candidates
 from metastasis.candidates.features import FEATURES, Candidates
@@ -71,7 +72,7 @@ COVERED = 0.1
 #: A false candidate was there before if the network gives it this share of its probability then.
 PERSISTENT = 0.5
 #: Rooms and the network that candidates depend on.
-CODE = digest(PATH.read_bytes())[:10] + source_digest(
+CODE = hashlib.sha256(PATH.read_bytes()).hexdigest()[:10] + source_digest(
     boards.room_modules(
         *("metastasis.candidates.features", "metastasis.candidates.case_candidates"),
         *("metastasis.scans.prior_alignment", "metastasis.scans.local_level"),
