@@ -44,8 +44,8 @@ def train_small(
     Train the small model of segment on implants in one's own scans without metastases.
 
     No labelled metastasis is needed: synthetic ones are put into warped copies of the scans. Takes
-    about half an hour of one core. The threshold is that of the model that comes along; choose
-    another one by what is marked in scans without metastases.
+    about half an hour of one core. The threshold is the default of models of two stages, which
+    fits no scan in particular: choose another one by what is marked in scans without metastases.
     """
     from metastasis.scans.cases import IMAGES
     from metastasis.scans.scan_checks import scan_files
