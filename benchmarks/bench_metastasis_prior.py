@@ -65,7 +65,7 @@ ROWS = {
 }
 CEILING = "ceiling: knows what has changed"
 #: Low ones, as metastases that are no candidates are never found.
-LEVELS = (0.002, 0.01, 0.05, 0.2, 0.5)
+LEVELS = (0.0003, 0.002, 0.01, 0.05, 0.2, 0.5)
 MIN_VOXELS, N_BOOTSTRAP = 4, 2000
 #: Share of a lesion's voxels that are marked where it counts as found.
 COVERED = 0.1
