@@ -493,17 +493,17 @@ def _volumes_and_rules(tables: Mapping[str, pd.DataFrame]) -> list[Markup]:
     blocks = [html_details("By range of volume", html_table(rows, header, numbers=(2, 3)))]
     rows = []
     for row in tables["distance"].to_dict("records"):
-        cells = [str(row["method"])]
-        for key in SHARES:
-            limits = f"{row[f'{key}_low']:.2f} – {row[f'{key}_high']:.2f}"
+        for key, measure in zip(SHARES, ("found", "right", "F1"), strict=True):
+            value, low, high = (decimals(2)(row[key + end]) for end in ("", "_low", "_high"))
             has_limits = np.isfinite(row[f"{key}_low"])
-            cells.append(f"{fixed(row[key], 2)} ({limits})" if has_limits else fixed(row[key], 2))
-        rows.append(cells)
+            rows.append(
+                [row["method"], measure, f"{value} ({low} to {high})" if has_limits else value]
+            )
     text = html_paragraph(
         "A finding is right when it touches a lesion and most of it lies within 2 mm, or two "
         "voxels, of one. In brackets the interval over patients."
     )
-    table = _method_table(rows, ["method", "found", "right", "F1"])
+    table = html_table(rows, ["method", "measure", "share, interval over patients"], numbers=(2,))
     blocks.append(html_details("By distance", html_join([text, table])))
     keys = ("all_instance_f1", "large_instance_f1", "small_instance_f1", "lesionwise_dsc_mean")
     writers = {"method": str, **dict.fromkeys(keys, decimals(2))}

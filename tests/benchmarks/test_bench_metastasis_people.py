@@ -39,8 +39,9 @@ def test_names_of_stored_work_follow_settings_and_sources(people, monkeypatch, t
     monkeypatch.setattr(people, "EPOCHS", people.EPOCHS + 1)
     assert people.state() != state
     monkeypatch.undo()
-    for name in ("candidates/features", "simulate/implants"):
-        (source,) = [module for module in people.SOURCES if module.__file__.endswith(f"{name}.py")]
+    sources = [people.features, *people.SCAN_SOURCES, *people.NETWORK_SOURCES]
+    for name in ("candidates/features", "simulate/implants", "segmentation/sampling"):
+        (source,) = [module for module in sources if module.__file__.endswith(f"{name}.py")]
         changed = tmp_path / "changed.py"
         changed.write_bytes(Path(source.__file__).read_bytes() + b"# changed")
         with monkeypatch.context() as patch:

@@ -52,7 +52,7 @@ def test_lines_of_code_do_not_run_off_the_page(pages, page):
 
 def test_boards_of_all_studies_have_their_claims(pages):
     text = pages.fill(DOCS / "claims.rst")
-    for name in ("claims", "placers", "metastasis", "anomaly"):
+    for name in ("claims", "placement_claims", "metastasis", "anomaly"):
         assert pages.board(name) in text
         assert pages.board(name).count("   * - ") >= 5
 

@@ -64,6 +64,7 @@ SPARED = {
     ("dmrifit", "import"): "is killed with its converter in the tests of the import",
     ("dmrifit-placement", "repeat"): "writes visit by visit as place does, and no command makes two scans of one head",
     ("dmrifit-metastasis", "prepare"): "writes few files, all at its end, and aligning two heads takes seconds",
+    ("dmrifit-metastasis", "train-small"): "trains as train does, on real scans, which no command makes",
     ("dmrifit", "dicom-seg"): "writes one file, as view does, and numbers it anew each time",
 }
 
