@@ -44,8 +44,8 @@ def train_small(
     Train the small model of segment on implants in one's own scans without metastases.
 
     No labelled metastasis is needed: synthetic ones are put into warped copies of the scans. Takes
-    about half an hour of one core. The threshold is the default of models of two stages, which
-    fits no scan in particular: choose another one by what is marked in scans without metastases.
+    about half an hour of one core. The threshold is that of the model that comes along: choose
+    another one by what is marked in scans without metastases.
     """
     from metastasis.scans.cases import IMAGES
     from metastasis.scans.scan_checks import scan_files
@@ -73,10 +73,13 @@ def _fit(training: list[TrainingScan], out: Path, epochs: int, seed: int) -> Non
     """Train both stages, and write them."""
     from dmrifit.cli.training_files import curve_writer
     from dmrifit.model_files.model_file import save_model
+    from metastasis.candidates.small_model import small_model_threshold
     from metastasis.candidates.two_stage import TwoStageSegmenter, small_unet
 
     network = small_unet(seed, epochs=epochs, after_epoch=curve_writer(out), verbose=True)
-    model = TwoStageSegmenter(network, comparable=True, random_state=seed)
+    model = TwoStageSegmenter(
+        network, comparable=True, threshold=small_model_threshold(), random_state=seed
+    )
     model.fit(
         [scan.volume for scan in training],
         [scan.label for scan in training],

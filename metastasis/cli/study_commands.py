@@ -395,12 +395,20 @@ def _network_of_study(
 
 def _two_stages(options: dict[str, Any], training: dict[str, Any]) -> TwoStageSegmenter:
     """Make the model that does best in brains of people: a small U-Net, its candidates judged."""
+    from metastasis.candidates.small_model import small_model_threshold
     from metastasis.candidates.two_stage import TwoStageSegmenter, small_unet
 
     seed = options["random_state"]
     network = small_unet(seed, **training).set_params(**options)
     network._check()
-    return TwoStageSegmenter(network, min_voxels=network.min_voxels, random_state=seed)
+    # Both as in the model that comes along, of which figures in people are known.
+    return TwoStageSegmenter(
+        network,
+        comparable=True,
+        min_voxels=network.min_voxels,
+        threshold=small_model_threshold(),
+        random_state=seed,
+    )
 
 
 def _feature_line(features: pd.DataFrame) -> str:

@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from metastasis.candidates.two_stage import TwoStageSegmenter
 from metastasis.cli import small_training
 from metastasis.simulate import training_scans
 
@@ -38,6 +39,15 @@ def test_copies_of_each_scan_and_phantoms_are_learned_from(run, scans, tmp_path,
     assert (path.name, epochs, seed) == ("mine.dmrifit", 5, 0)
     assert "implants in 2 scans and on 3 synthetic patients" in out
     assert "never tried on a labelled metastasis" in out
+
+
+def test_the_model_is_made_as_the_one_that_comes_along(tmp_path, monkeypatch):
+    pytest.importorskip("skorch")
+    models = []
+    monkeypatch.setattr(TwoStageSegmenter, "fit", lambda self, *_, **__: models.append(self))
+    monkeypatch.setattr("dmrifit.model_files.model_file.save_model", lambda model, path: None)
+    small_training._fit([], tmp_path / "mine.dmrifit", 2, 0)
+    assert (models[0].comparable, models[0].threshold) == (True, 0.2)
 
 
 def test_a_bad_scan_is_refused_before_the_first_copy(run, scans, tmp_path, monkeypatch):

@@ -194,6 +194,7 @@ def test_a_training_without_options_has_two_stages(table, tmp_path, monkeypatch,
     first, second = (model.segmenter.get_params() for model in models)
     assert (first["network"], first["loss"], first["scaling"]) == ("small_unet", "lesion", "local")
     assert (first["training__batch_size"], first["random_state"], models[0].min_voxels) == (2, 3, 4)
+    assert all((model.comparable, model.threshold) == (True, 0.2) for model in models)
     assert first["training__checkpoint"] == str(tmp_path / ".first.dmrifit.training")
     assert (second["training__epochs"], second["spacing"], models[1].min_voxels) == (2, 1.5, 7)
 
