@@ -223,7 +223,8 @@ def scan_figures(
             bulk += np.quantile(values, _QUANTILES).tolist()
     noise = float("nan")
     if signal is not None:
-        noise = min(_noise(signal[side], rest[side]) for side in sides)
+        sides_noise = [_noise(signal[side], rest[side]) for side in sides]
+        noise = min((value for value in sides_noise if np.isfinite(value)), default=noise)
     return ScanFigures(
         share=float(np.count_nonzero(marked & scored) / n_scored),
         n_components=len(counts),
@@ -277,9 +278,10 @@ def _differs(figures: ScanFigures, healthy: Sequence[ScanFigures]) -> bool | Non
     is_shifted = _is_shifted(figures.bulk, [scan.bulk for scan in healthy])
     if is_shifted is None:
         return None
-    # Comparisons with what was not measured are false.
-    usual = np.median([scan.noise for scan in healthy])
-    return is_shifted or bool(figures.noise > _NOISE_RATIO * usual)
+    measured = [scan.noise for scan in healthy if np.isfinite(scan.noise)]
+    usual = np.median(measured) if measured else 0.0
+    # No noise is a multiple of none; comparisons with what was not measured are false.
+    return is_shifted or bool(usual > 0 and figures.noise > _NOISE_RATIO * usual)
 
 
 def _is_shifted(bulk: Sequence[float], healthy: Sequence[Sequence[float]]) -> bool | None:

@@ -145,8 +145,22 @@ def test_noise_is_measured_without_a_lesion_in_one_hemisphere_and_told_from_thre
     bulk = scans.scans[0].bulk
     for times, differs in ((1, False), (2, False), (3, True), (float("nan"), False)):
         assert scans.differs(ScanFigures(0, 0, 0, bulk, 0.05 * times)) is differs
-    # Of files without noise the bulk alone is judged.
+    # A scan whose noise was not measured changes nothing.
+    gap = HealthyScans((replace(scans.scans[0], noise=float("nan")), *scans.scans[1:]))
+    assert gap.differs(ScanFigures(0, 0, 0, bulk, 0.15)) is True
+    # Of files without noise the bulk alone is judged, and where usual scans have none.
     assert healthy_scans(8).differs(ScanFigures(0, 0, 0, bulk, 0.5)) is False
+    clean = HealthyScans(tuple(replace(scan, noise=0.0) for scan in scans.scans))
+    assert clean.differs(ScanFigures(0, 0, 0, bulk, 0.001)) is False
+
+
+def test_noise_of_one_hemisphere_counts_where_the_other_has_no_neighbors():
+    signal = 0.5 + 0.05 * np.random.default_rng(0).standard_normal((*SHAPE, 12))
+    for side in (slice(None, SHAPE[0] // 2), slice(SHAPE[0] // 2, None)):
+        scored, nothing = np.ones(SHAPE, dtype=bool), np.zeros(SHAPE, dtype=bool)
+        scored[side, ::2] = False
+        figures = scan_figures(np.zeros(SHAPE), scored, nothing, nothing, np.eye(4), signal)
+        assert figures.noise == pytest.approx(0.05, rel=0.05)
 
 
 @pytest.mark.parametrize(
