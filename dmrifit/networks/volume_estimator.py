@@ -52,7 +52,7 @@ __all__ = ["VolumeEstimator", "evaluating"]
 
 _WEIGHTS = "net.safetensors"
 _STATE = "state.safetensors"
-_FORMAT = 1
+_FORMAT = 2  # 1 lacked the best weights of some trainings
 _COMMON_DEFAULTS = Training(
     epochs=20,
     batch_size=2,

@@ -29,7 +29,7 @@ from torch import nn  # noqa: E402
 from dmrifit._utils import torch_state  # noqa: E402
 from dmrifit.model_files import registry  # noqa: E402
 from dmrifit.model_files.model_file import load_model, save_model  # noqa: E402
-from dmrifit.networks import checkpoints  # noqa: E402
+from dmrifit.networks import checkpoints, volume_estimator  # noqa: E402
 from dmrifit.networks.training import Training, gather_training  # noqa: E402
 from dmrifit.networks.volume_estimator import VolumeEstimator  # noqa: E402
 
@@ -510,6 +510,16 @@ def test_other_cases_parameters_and_seeds_are_other_trainings(cohort, tmp_path):
     assert len(states(tmp_path)) == 6
     clone(model).set_params(training__verbose=False, device="auto").fit(cases, sizes(masks))
     assert len(states(tmp_path)) == 6
+
+
+def test_states_of_an_earlier_format_are_refused(cohort, tmp_path, monkeypatch):
+    cases, masks, _ = cohort
+    model = LesionVolume(training=Training(epochs=1, checkpoint=tmp_path), random_state=0)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(volume_estimator, "_FORMAT", 1)
+        clone(model).fit(cases, sizes(masks))
+    with pytest.raises(ValueError, match="written by another version; remove it to train"):
+        clone(model).set_params(training__epochs=2).fit(cases, sizes(masks))
 
 
 def test_states_that_cannot_be_gone_on_from_are_refused(cohort, tmp_path):
