@@ -694,14 +694,17 @@ class Search:
 
     def simplest(self, candidates: Boxes) -> tuple[Voxel, float]:
         """Take the best voxel, or a simpler one nearly as good; with it, the best objective."""
-        n_boxes = len(candidates.x)
+        n_few = n_boxes = len(candidates.x)
         if self.straight is None and not self.scene.margins:
-            # The exact ones come first.
-            n_boxes = N_EXACT + 1
-        costs = self.costs(candidates.boxes[:n_boxes])
-        values = np.exp(-costs)
-        order = np.argsort(costs, kind="stable")
-        best, free = self.first_sound(candidates.boxes[order])
+            # The exact ones come first; the others count where none of these is sound.
+            n_few = min(N_EXACT + 1, n_boxes)
+        for n in sorted({n_few, n_boxes}):
+            costs = self.costs(candidates.boxes[:n])
+            values = np.exp(-costs)
+            order = np.argsort(costs, kind="stable")
+            best, free = self.first_sound(candidates.boxes[order])
+            if free is not None:
+                break
         if free is None:
             # Every box breaks a constraint, so take one that breaks fewest.
             voxels = [self.voxel(box) for box in candidates.boxes[order]]

@@ -445,6 +445,15 @@ def test_what_breaks_fewest_constraints_is_taken_where_all_boxes_break_some():
     np.testing.assert_allclose(voxel.size, 15)
 
 
+def test_a_sound_box_behind_exact_ones_that_break_constraints_is_taken():
+    search = Search(make_wishes(), block_scene())
+    center = (29.5, 20.5, 54.75)
+    small, sound = Voxel(center, (15, 15, 15)), Voxel(center, (20, 20, 20))
+    voxel, best = search.simplest(as_boxes([small, small, small, sound]))
+    np.testing.assert_allclose(voxel.size, 20)
+    assert best == pytest.approx(search.value(sound))
+
+
 @pytest.mark.parametrize("target", [9.0, 12.0])
 def test_rounded_sides_are_the_best_of_the_nearest_steps(target):
     objective = PlacementObjective(target, 4.0, 0.95, 0.05)
