@@ -2,7 +2,7 @@
 
 import pytest
 from counts import kind_of_complaint
-from run_scale import complaints, many_cases
+from run_scale import complaints, grows, many_cases
 
 
 @pytest.mark.slow
@@ -33,3 +33,11 @@ def test_half_a_file_of_large_input_is_a_complaint(tmp_path):
     (tmp_path / "a.csv").write_text("a\n1")
     found = complaints({"code": 0, "said": ""}, tmp_path)
     assert [kind_of_complaint(complaint) for complaint in found] == ["half_written"]
+
+
+def test_memory_that_grows_with_the_image_is_a_complaint():
+    eighth = {"memory_mb": 400}
+    assert grows({"memory_mb": 720}, eighth) == []
+    (complaint,) = grows({"memory_mb": 2000}, eighth)
+    assert kind_of_complaint(complaint) == "silent"
+    assert "2000 MB, 400 MB" in complaint
