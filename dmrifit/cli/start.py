@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import signal
@@ -40,16 +41,25 @@ def run_program(name: str, module: str) -> None:
     is_heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_heeded:
         signal.signal(signal.SIGINT, leave)
+    is_done = False
     try:
         run = importlib.import_module(module).main
         if is_heeded:
             sys.unraisablehook = tell_unraisable
             signal.signal(signal.SIGINT, interrupt)
         run()
+        is_done = True
+    except SystemExit as stop:
+        is_done = not stop.code
+        raise
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(_INTERRUPTED)
     finally:
-        # The work is done; Python at its end would let the signal kill the process without a word.
+        # Python may yet wait for threads.
         if is_heeded:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, leave)
+        if is_heeded and is_done:
+            # Called after threads have ended; Python's last steps would let the signal kill the
+            # process without a word.
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)

@@ -8,7 +8,7 @@ import pytest
 
 #: A program that presses Ctrl-C itself, in places where Python prints or swallows the exception.
 PROGRAM = """
-import atexit, os, signal
+import atexit, os, signal, sys, threading, time
 from dmrifit.cli.start import run_program
 def press():
     os.kill(os.getpid(), signal.SIGINT)
@@ -27,6 +27,15 @@ PLACES = {
     "in the work": "def main(): press()",
     "where Python ignores it": "def main():\n x = Collected()\n del x\n print('end')",
     "twice": "def main(): tidy()",
+    "while a thread is waited for": """
+def later():
+    time.sleep(0.5)
+    press()
+    time.sleep(10)
+def main():
+    threading.Thread(target=later).start()
+    sys.exit(0)
+""",
 }
 
 
@@ -50,6 +59,12 @@ def test_an_interrupt_is_one_line_wherever_it_comes(program, tmp_path):
     done = run(tmp_path, program)
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "a-program: interrupted\n"
+
+
+def test_an_interrupted_program_heeds_another_interrupt_at_its_end(tmp_path):
+    done = run(tmp_path, "def main(): atexit.register(press); press()")
+    assert done.returncode == 130
+    assert done.stderr == 2 * "a-program: interrupted\n"
 
 
 def test_an_interrupt_after_the_work_changes_nothing(tmp_path):
