@@ -20,12 +20,16 @@ class RefusedError(Exception):
 
 def refuse_keys(entries: Any, allowed: set[str], noun: str, *, complete: bool = False) -> None:
     """Refuse a value that is no dictionary, has another key or, if complete, lacks one."""
-    keys = entries
-    if isinstance(entries, dict):
-        if set(entries) == allowed or (set(entries) < allowed and not complete):
-            return
-        keys = sorted(entries)
-    raise RefusedError(f"{keys} instead of {sorted(allowed)}: unknown or missing {noun}")
+    if not isinstance(entries, dict):
+        raise RefusedError(f"{entries} instead of {sorted(allowed)}: unknown or missing {noun}")
+    unknown = sorted(set(entries) - allowed)
+    missing = sorted(allowed - set(entries)) if complete else []
+    if unknown or missing:
+        remedy = "; train it again" if noun.startswith("parameter") else ""
+        raise RefusedError(
+            f"unknown or missing {noun} (unknown: {', '.join(unknown) or 'none'}; missing: "
+            f"{', '.join(missing) or 'none'}); it may be of another version{remedy}"
+        )
 
 
 def encoded(value: Any, key: str) -> Any:

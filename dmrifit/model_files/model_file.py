@@ -162,7 +162,9 @@ def load_model(path: str | Path, *, trusted: Collection[str] = ()) -> BaseEstima
             f"{path} is refused as a model file: there is no memory for what it says it holds"
         ) from None
     except RefusedError as error:
-        raise ValueError(f"{path} is refused as a model file: {error}; {remedy}") from None
+        # A copy of a file of another version is no better.
+        end = "" if str(error).endswith("train it again") else f"; {remedy}"
+        raise ValueError(f"{path} is refused as a model file: {error}{end}") from None
     except Exception as error:
         # An archive whose table of contents is damaged may point before its start, which is
         # EINVAL.

@@ -158,7 +158,7 @@ def test_only_names_of_rules_become_classes(name):
         ([FIXED], "missing key of a threshold"),
         ("FixedThreshold", "missing key of a threshold"),
         ({key: FIXED[key] for key in ("rule", "fitted")}, "missing key of a threshold"),
-        (FIXED | {"code": "1"}, r"'code'.* unknown or missing key of a threshold"),
+        (FIXED | {"code": "1"}, "unknown or missing key of a threshold .unknown: code"),
         (FIXED | {"parameters": {}}, "missing parameter of a threshold"),
         (FIXED | {"parameters": {"value": 1, "rate": 0}}, "unknown or missing parameter"),
         (FIXED | {"parameters": [2.5]}, "missing parameter of a threshold"),

@@ -135,9 +135,21 @@ def test_known_keys_are_accepted(keys):
 
 
 @pytest.mark.parametrize(
-    ("fields", "complete"),
-    [({"a": 1, "c": 1}, False), ({"a": 1}, True), (["a", "b"], False), (None, False)],
+    ("fields", "complete", "match"),
+    [
+        ({"a": 1, "c": 1}, False, r"unknown: c; missing: none\); it may be of another version$"),
+        ({"a": 1}, True, "unknown: none; missing: b"),
+        ({"a": 1, "c": 1}, True, "unknown: c; missing: b"),
+        (["a", "b"], False, r"instead of \['a', 'b'\]: unknown or missing word"),
+        (None, False, r"instead of \['a', 'b'\]: unknown or missing word"),
+    ],
 )
-def test_unknown_and_missing_keys_are_refused(fields, complete):
-    with pytest.raises(RefusedError, match=r"instead of \['a', 'b'\]: unknown or missing word"):
+def test_unknown_and_missing_keys_are_refused(fields, complete, match):
+    with pytest.raises(RefusedError, match="unknown or missing word") as refused:
         refuse_keys(fields, {"a", "b"}, "word", complete=complete)
+    assert refused.match(match)
+
+
+def test_of_another_version_with_other_parameters_a_model_has_to_be_trained_again():
+    with pytest.raises(RefusedError, match=r"another version; train it again$"):
+        refuse_keys({"smoothing": 1}, {"smooth_mm"}, "parameter of PCAReconstruction")
