@@ -248,6 +248,11 @@ class DenoisingAutoencoder(Reconstructor):
         super()._check()
         for name, choices in _CHOICES.items():
             check_word(name, getattr(self, name), choices)
+        if self.scale == "image" and self.residual == "relative":
+            raise ValueError(
+                "scale='image' divides reconstructions, which relative residuals are not made "
+                "for; use residual='mean' with it"
+            )
         check_number("latent_dim", self.latent_dim, least=1, whole=True)
         check_number("kl_weight", self.kl_weight)
         check_smoothing(self.smooth_mm, self.spacing)
@@ -282,12 +287,20 @@ class DenoisingAutoencoder(Reconstructor):
         module: torch.nn.Module = self._leveled(network)
         return module
 
+    @property
+    def _needs_directions(self) -> bool:
+        return self.aligned
+
     def _fit_scans(self, scans: Scans) -> None:
         self._positions: dict[int, NDArray[np.float32]] = {}
         try:
             if self.aligned:
                 looks = [look_of(scans.signal(i), scans.mask(i)) for i in range(len(scans))]
-                aligned = AlignedScans.learn(looks, _SMOOTHNESS, scans.subjects)
+                try:
+                    aligned = AlignedScans.learn(looks, _SMOOTHNESS, scans.subjects)
+                except ValueError as error:
+                    remedy = "or set aligned=False (--set aligned=false)"
+                    raise ValueError(f"{error}, {remedy}") from None
                 self.guide_, self.scales_ = aligned.guide, aligned.scales
                 self._positions = dict(enumerate(aligned.positions))
             super()._fit_scans(scans)

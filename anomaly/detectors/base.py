@@ -145,8 +145,6 @@ class AnomalyDetector(BaseEstimator):
     #: Whether scores depend on the position of a voxel, so that all scans need the size of the
     #: training scans.
     _one_size: ClassVar[bool] = True
-    #: Whether scores need signals along several directions, which powder averages lack.
-    _needs_directions: ClassVar[bool] = False
     #: For each scan of `fit` the voxels that count for the threshold, such as white and gray
     #: matter; set before `fit` by callers with tissue maps. By default the whole mask counts.
     _counted: Sequence[Any] | None = None
@@ -244,6 +242,11 @@ class AnomalyDetector(BaseEstimator):
     @abstractmethod
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.floating]:
         """Score the voxels of a scan."""
+
+    @property
+    def _needs_directions(self) -> bool:
+        """Tell whether scores need several directions, which powder averages lack."""
+        return False
 
     def _check_parameters(self) -> None:
         """Raise if a parameter is out of range; called before any work."""

@@ -142,9 +142,12 @@ class AlignedDetector(ArrayDetector):
     """
 
     _array_names: ClassVar[tuple[str, ...]] = ("template_", "guide_", "scales_")
-    _needs_directions = True
 
     smoothness: float | None
+
+    @property
+    def _needs_directions(self) -> bool:
+        return True
 
     def _check_parameters(self) -> None:
         if self.smoothness is not None:

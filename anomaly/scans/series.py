@@ -292,9 +292,12 @@ class SeriesDetector(BaseEstimator):
             )
         # Before the scans are read, which takes minutes.
         if self.directions == "powder" and getattr(self.detector, "_needs_directions", False):
+            unaligned = ""
+            if hasattr(self.detector, "aligned"):
+                unaligned = "aligned=False (--set aligned=false), "
             raise ValueError(
                 f"{type(self.detector).__name__} compares the spread of signals over directions, "
-                "which powder averages do not have; choose a detector of mean signals "
+                f"which powder averages do not have; choose {unaligned}a detector of mean signals "
                 "(--detector gaussian), or leave directions='powder' (--powder) out"
             )
         scans = self._prepared_training_scans(series, tissue=tissue, mask=mask)

@@ -274,6 +274,15 @@ def test_powder_averages_are_learned_and_detected(run, cases, tmp_path):
     assert "--powder has no directions" in run(*words, "--overwrite", "--resample-directions")[2]
 
 
+@pytest.mark.deep
+def test_powder_averages_cannot_be_aligned_for_a_network(run, cases, tmp_path):
+    pytest.importorskip("torch")
+    words = ("train", cases / "healthy.tsv", "--powder", "--out", tmp_path / "model.dmrifit")
+    code, _, error = run(*words, "--detector", "dae")
+    assert (code, error.strip().count("\n")) == (2, 0)
+    assert "--set aligned=false" in error
+
+
 # Comparison ---------------------------------------------------------------------------------------
 
 

@@ -155,6 +155,18 @@ def test_a_healthy_scan_can_come_out_empty(world):
     assert scaled.predict(*world).any(axis=(1, 2, 3)).all()
 
 
+def test_relative_residuals_have_no_scale_of_an_image(world):
+    with pytest.raises(ValueError, match="use residual='mean'"):
+        small(residual="relative", scale="image").fit(*world)
+
+
+def test_alignment_that_scans_do_not_allow_can_be_left_out(world):
+    X, masks = world
+    for scans in (X[:2], X[..., :1]):
+        with pytest.raises(ValueError, match="--set aligned=false"):
+            small(aligned=True, calibration=None).fit(scans, masks[: len(scans)])
+
+
 @pytest.mark.parametrize("shape", [(8, 8, 8), (9, 6, 5), (13, 16, 9)])
 def test_sizes_that_cannot_be_halved_are_padded(shape):
     X, masks = scans(4, shape=shape)
