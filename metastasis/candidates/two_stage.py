@@ -466,6 +466,11 @@ class TwoStageSegmenter(BaseEstimator):
         missing = set(NAMES) - set(weights) - LATER_FEATURES
         if missing:
             raise RefusedError(f"it lacks the features {', '.join(sorted(missing))}")
+        if self.uses_priors_ and not set(weights) >= LATER_FEATURES:
+            # Changes of the same names were computed in another way then.
+            raise RefusedError(
+                "it judges priors by features of an earlier version: train it again"
+            )
         if not all(is_number(weight) and np.isfinite(weight) for weight in weights.values()):
             raise RefusedError("feature_weights_ holds what is no finite number")
 

@@ -132,6 +132,11 @@ def test_what_an_earlier_version_did_not_look_at_is_left_out(cohort):
     older.predict(volumes[:1], priors=priors[:1], masks=[BRAIN])
     assert seen[0].shape[1] == 28
     assert (seen[0][:, -1] == 1).all()
+    model._check_fitted()
+    with pytest.raises(RefusedError, match="of an earlier version: train it again"):
+        older._check_fitted()
+    older.uses_priors_ = False
+    older._check_fitted()
 
 
 def test_images_and_operating_point(fitted, cohort):
