@@ -406,10 +406,10 @@ class TwoStageSegmenter(BaseEstimator):
         names = range(len(cases)) if groups is None else groups
         numbers = np.arange(len(cases))
         for seen, unseen in GroupKFold(self.n_folds).split(numbers, groups=list(names)):
-            fold = _fit(clone(segmenter), cases, labels, seen)
+            fold = _fit(clone(segmenter), cases, labels, seen, groups)
             for number in unseen:
                 yield int(number), fold
-        self.segmenter_ = _fit(clone(segmenter), cases, labels, numbers)
+        self.segmenter_ = _fit(clone(segmenter), cases, labels, numbers, groups)
 
     def _candidates(
         self, segmenter: Any, case: Scan, lesions: NDArray[np.bool_] | None = None
@@ -595,11 +595,21 @@ def _is_fitted(segmenter: Any) -> bool:
     return True
 
 
-def _fit(segmenter: Any, cases: list[Scan], labels: Sequence[Any], numbers: Any) -> Any:
+def _fit(
+    segmenter: Any,
+    cases: list[Scan],
+    labels: Sequence[Any],
+    numbers: Any,
+    groups: Sequence[Any] | None,
+) -> Any:
     """Train a segmenter on some of the cases."""
     volumes, priors, masks = zip(*(cases[number] for number in numbers), strict=True)
     used = [labels[number] for number in numbers]
-    return segmenter.fit(list(volumes), used, **segmenter_options(segmenter, priors, masks))
+    options = segmenter_options(segmenter, priors, masks)
+    if groups is not None and "groups" in signature(segmenter.fit).parameters:
+        # Scans of a patient stay on one side of the validation, too.
+        options["groups"] = [groups[number] for number in numbers]
+    return segmenter.fit(list(volumes), used, **options)
 
 
 def _spacing(segmenter: Any) -> float | None:

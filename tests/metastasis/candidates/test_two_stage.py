@@ -205,6 +205,25 @@ def test_a_cohort_on_smaller_voxels_is_learned_on_those_of_the_network(cohort):
     assert model.n_candidates_["metastases"] >= 9
 
 
+def test_the_segmenter_learns_which_scans_are_of_one_patient(cohort):
+    volumes, labels, _ = cohort
+    fits = []
+
+    class Grouped(Brightness):
+        def fit(self, volumes, labels, *, masks=None, groups=None):
+            fits.append(groups)
+            return super().fit(volumes, labels)
+
+    model = small().set_params(segmenter=Grouped())
+    patients = [f"patient {number // 2}" for number in range(8)]
+    model.fit(volumes, labels, masks=[BRAIN] * 8, groups=patients)
+    assert [len(groups) for groups in fits] == [4, 4, 8]
+    assert fits[2] == patients
+    # Each patient is in one fold, with both scans.
+    assert sorted(fits[0] + fits[1]) == patients
+    assert not set(fits[0]) & set(fits[1])
+
+
 def test_impossible_parameters_and_candidates_are_refused(cohort):
     volumes, labels, _ = cohort
     with pytest.raises(ValueError, match="levels must be probabilities"):
