@@ -42,9 +42,12 @@ def case_candidates(
     # The first channel is the post-contrast image.
     image = values if values.ndim == 3 else values[..., 0]
     steps, sides = np.ones(3), 0
+    level: dict[str, Any] = {"lesions": lesions}
     if isinstance(volume, nib.Nifti1Image):
         steps = np.asarray(nib.affines.voxel_sizes(volume.affine))
-        sides = int(np.flatnonzero(nib.io_orientation(volume.affine)[:, 0] == 0)[0])
+        axes, directions = nib.io_orientation(volume.affine).T
+        sides = int(np.flatnonzero(axes == 0)[0])
+        level["mirrored"] = tuple(np.flatnonzero(directions < 0))
     brain = brain_of(case)
     before = None
     # A prior of zeros is a missing one.
@@ -57,10 +60,10 @@ def case_candidates(
             earlier = nib.Nifti1Image(before, volume.affine)
         earlier_probability = probability_of(segmenter, (earlier, None, mask))
         if is_comparable:
-            earlier_probability = comparable(earlier_probability, brain, steps, lesions=lesions)
+            earlier_probability = comparable(earlier_probability, brain, steps, **level)
         scan = replace(scan, prior_probability=earlier_probability)
     if is_comparable:
-        probability = comparable(probability, brain, steps, lesions=lesions)
+        probability = comparable(probability, brain, steps, **level)
     return find_candidates(
         probability, scan, levels=tuple(levels), min_voxels=min_voxels, limited=is_comparable
     )

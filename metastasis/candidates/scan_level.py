@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.special import expit, logit
 __all__ = ["block_peaks", "comparable"]
 
 _BLOCK_MM = 12.0
+_MARGIN_MM = 6.0  # of the first block before the brain, as in the scans of training
 _LEAST_BRAIN = 0.5  # of a block
 _LEAST_BLOCKS = 100  # of some 600 in a brain; fewer tell nothing of a scan
 #: Shares of the blocks that are lower than the level of a scan, and than one spread above it.
@@ -28,6 +30,7 @@ def comparable(
     steps: Any = (1.0, 1.0, 1.0),
     *,
     lesions: NDArray[np.bool_] | None = None,
+    mirrored: Sequence[int] = (),
 ) -> NDArray[np.float32]:
     """
     Scale the logits of a scan to the median and spread of its largest ones in blocks of 12 mm.
@@ -36,12 +39,14 @@ def comparable(
     person, another one at 0.005 in the next. Metastases fill few blocks, so that the largest
     logit of most blocks is that of tissue, vessels and dura, and needs no label. The median of
     the blocks becomes 0.018, a block as far above it as the upper quartile 0.12, twice 0.5. Small
-    pieces of a brain are left as they are. In training, blocks with `lesions` are left out.
+    pieces of a brain are left as they are. Blocks are counted from the edge of the brain, along
+    `mirrored` axes from their end, so that flipped images give the same. In training,
+    blocks with `lesions` are left out.
 
     Shapes: `probability`, `brain` and `lesions` (x, y, z), `steps` (3,) in mm; returns (x, y, z).
     """
     is_even = brain if lesions is None else brain & ~lesions
-    peaks = block_peaks(probability, is_even, steps)
+    peaks = block_peaks(probability, is_even, steps, mirrored)
     if len(peaks) < _LEAST_BLOCKS:
         return np.asarray(probability, dtype=np.float32)
     level, upper = np.quantile(peaks, _SHARES)
@@ -51,14 +56,23 @@ def comparable(
 
 
 def block_peaks(
-    probability: NDArray[np.floating], brain: NDArray[np.bool_], steps: Any
+    probability: NDArray[np.floating],
+    brain: NDArray[np.bool_],
+    steps: Any,
+    mirrored: Sequence[int] = (),
 ) -> NDArray[np.float64]:
     """Give the largest logit of each block that is brain for the most part."""
+    if not brain.any():
+        return np.empty(0)
+    # Blocks start at a set distance from the brain, so that empty slices around it change nothing.
+    (window,) = ndimage.find_objects(brain.astype(np.uint8))
+    probability, brain = (np.flip(volume[window], mirrored) for volume in (probability, brain))
     edges = [max(1, round(_BLOCK_MM / step)) for step in steps]
     index = np.zeros(brain.shape, dtype=np.int32)
     n_blocks = 1
     for axis, edge in enumerate(edges):
-        numbers = np.arange(brain.shape[axis], dtype=np.int32) // edge
+        margin = round(_MARGIN_MM / steps[axis])
+        numbers = (np.arange(brain.shape[axis], dtype=np.int32) + margin) // edge
         shape = [-1 if a == axis else 1 for a in range(3)]
         index = index * (numbers[-1] + 1) + numbers.reshape(shape)
         n_blocks *= int(numbers[-1]) + 1

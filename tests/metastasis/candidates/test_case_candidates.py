@@ -61,6 +61,21 @@ def test_images_are_compared_on_their_grid_and_missing_priors_are_none():
         assert all(np.isnan(alone[False][name]) for name in NAMES[-8:])
 
 
+def test_blocks_of_images_are_counted_from_the_left_however_stored(monkeypatch):
+    image, _ = volumes()
+    flips = []
+
+    def recorded(probability, brain, steps, *, lesions, mirrored):
+        flips.append(mirrored)
+        return probability
+
+    monkeypatch.setattr("metastasis.candidates.case_candidates.comparable", recorded)
+    for signs in ([-1, 1, -1], [1, 1, 1]):
+        case = nib.Nifti1Image(image, np.diag([*signs, 1.0])), None, None
+        case_candidates(Bright(), case, levels=(0.5,), is_comparable=True)
+    assert flips == [(0, 2), ()]
+
+
 def test_a_segmenter_of_several_channels_segments_no_prior():
     image, prior = volumes()
     both = np.stack([image, image], axis=-1)

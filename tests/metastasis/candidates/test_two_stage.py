@@ -242,7 +242,7 @@ def test_probabilities_are_made_comparable_where_asked(cohort, monkeypatch):
     volumes, labels, _ = cohort
     lesion_masks = []
 
-    def recorded(probability, brain, steps, *, lesions=None):
+    def recorded(probability, brain, steps, *, lesions=None, mirrored=()):
         lesion_masks.append(lesions)
         return probability * (lesions is not None)
 
