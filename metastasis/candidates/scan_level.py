@@ -41,7 +41,7 @@ def comparable(
     the blocks becomes 0.018, a block as far above it as the upper quartile 0.12, twice 0.5. Small
     pieces of a brain are left as they are. Blocks are counted from the edge of the brain, along
     `mirrored` axes from their end, so that flipped images give the same. In training,
-    blocks with `lesions` are left out.
+    voxels of `lesions` are left out.
 
     Shapes: `probability`, `brain` and `lesions` (x, y, z), `steps` (3,) in mm; returns (x, y, z).
     """

@@ -23,7 +23,7 @@ def test_sure_and_unsure_networks_become_alike():
     assert np.quantile(peaks, 0.75) == pytest.approx(-2, abs=0.05)
 
 
-def test_a_lesion_hardly_moves_the_rest_and_not_at_all_where_it_is_known():
+def test_a_lesion_moves_the_rest_little_and_less_where_its_voxels_are_left_out():
     is_lesion = np.zeros(SHAPE, bool)
     is_lesion[22:38, 22:38, 22:38] = True  # in 8 blocks
     probability = expit(np.where(is_lesion, 6, LOGITS))
