@@ -60,12 +60,17 @@ def case_candidates(
             earlier = nib.Nifti1Image(before, volume.affine)
         earlier_probability = probability_of(segmenter, (earlier, None, mask))
         if is_comparable:
-            earlier_probability = comparable(earlier_probability, brain, steps, **level)
+            scaled = comparable(earlier_probability, brain, steps, **level)
+            earlier_probability = earlier_probability if scaled is None else scaled
         scan = replace(scan, prior_probability=earlier_probability)
-    if is_comparable:
-        probability = comparable(probability, brain, steps, **level)
+    scaled = comparable(probability, brain, steps, **level) if is_comparable else None
     return find_candidates(
-        probability, scan, levels=tuple(levels), min_voxels=min_voxels, limited=is_comparable
+        probability if scaled is None else scaled,
+        scan,
+        levels=tuple(levels),
+        min_voxels=min_voxels,
+        # Small pieces of a brain are not scaled, and what is marked in them may be large.
+        limited=scaled is not None,
     )
 
 

@@ -31,7 +31,7 @@ def comparable(
     *,
     lesions: NDArray[np.bool_] | None = None,
     mirrored: Sequence[int] = (),
-) -> NDArray[np.float32]:
+) -> NDArray[np.float32] | None:
     """
     Scale the logits of a scan to the median and spread of its largest ones in blocks of 12 mm.
 
@@ -39,7 +39,7 @@ def comparable(
     person, another one at 0.005 in the next. Metastases fill few blocks, so that the largest
     logit of most blocks is that of tissue, vessels and dura, and needs no label. The median of
     the blocks becomes 0.018, a block as far above it as the upper quartile 0.12, twice 0.5. Small
-    pieces of a brain are left as they are. Blocks are counted from the edge of the brain, along
+    pieces of a brain tell no level: None. Blocks are counted from the edge of the brain, along
     `mirrored` axes from their end, so that flipped images give the same. In training,
     voxels of `lesions` are left out.
 
@@ -48,7 +48,7 @@ def comparable(
     is_even = brain if lesions is None else brain & ~lesions
     peaks = block_peaks(probability, is_even, steps, mirrored)
     if len(peaks) < _LEAST_BLOCKS:
-        return np.asarray(probability, dtype=np.float32)
+        return None
     level, upper = np.quantile(peaks, _SHARES)
     slope = np.float32(_SLOPE / max(upper - level, _LEAST_SPREAD))
     scaled = expit(slope * (_logits(probability) - np.float32(level)) + np.float32(_LEVEL))

@@ -2,6 +2,7 @@
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 from metastasis.candidates.case_candidates import case_candidates, segmenter_options
 from metastasis.candidates.judgment import NAMES
@@ -74,6 +75,24 @@ def test_blocks_of_images_are_counted_from_the_left_however_stored(monkeypatch):
         case = nib.Nifti1Image(image, np.diag([*signs, 1.0])), None, None
         case_candidates(Bright(), case, levels=(0.5,), is_comparable=True)
     assert flips == [(0, 2), ()]
+
+
+@pytest.mark.parametrize(("least_blocks", "is_limited"), [(1, True), (100, False)])
+def test_candidates_are_limited_in_size_where_probabilities_were_scaled(
+    monkeypatch, least_blocks, is_limited
+):
+    image, _ = volumes()
+    found = []
+    monkeypatch.setattr("metastasis.candidates.scan_level._LEAST_BLOCKS", least_blocks)
+    monkeypatch.setattr(
+        "metastasis.candidates.case_candidates.find_candidates",
+        lambda probability, scan, **options: found.append((probability, options)),
+    )
+    case_candidates(Bright(), (image, None, BRAIN), is_comparable=True)
+    ((probability, options),) = found
+    assert options["limited"] is is_limited
+    (raw,) = Bright().predict_proba([image])
+    assert (probability == raw).all() == (not is_limited)
 
 
 def test_a_segmenter_of_several_channels_segments_no_prior():
