@@ -189,7 +189,9 @@ class TwoStageSegmenter(BaseEstimator):
             with naming(number):
                 case = case_on_network_grid(cases[number], spacing)
                 target = classes_on_network_grid(*pairs[number], spacing)
-                candidates = self._candidates(segmenter, case, np.asarray(target) > 0)
+                candidates = self._candidates(
+                    segmenter, case, self.use_prior, np.asarray(target) > 0
+                )
                 truths.append(candidate_truth(candidates, target))
             tables.append(candidates.table)
         return self.fit_candidates(self.segmenter_, np.concatenate(tables), np.concatenate(truths))
@@ -412,23 +414,29 @@ class TwoStageSegmenter(BaseEstimator):
         self.segmenter_ = _fit(clone(segmenter), cases, labels, numbers, groups)
 
     def _candidates(
-        self, segmenter: Any, case: Scan, lesions: NDArray[np.bool_] | None = None
+        self,
+        segmenter: Any,
+        case: Scan,
+        use_prior: bool,
+        lesions: NDArray[np.bool_] | None = None,
     ) -> Candidates:
         return case_candidates(
             segmenter,
             case,
             levels=tuple(self.levels),
             min_voxels=self.min_voxels,
-            use_prior=self.use_prior,
+            use_prior=use_prior,
             is_comparable=self.comparable,
             lesions=lesions,
         )
 
     def _scored(self, cases: list[Scan]) -> Iterator[NDArray[np.float32]]:
         spacing = _spacing(self.segmenter_)
+        # A classifier that learned without priors looks at none: they need not be aligned.
+        use_prior = self.use_prior and self.uses_priors_
         for scan in cases:
             case = case_on_network_grid(scan, spacing)
-            candidates = self._candidates(self.segmenter_, case)
+            candidates = self._candidates(self.segmenter_, case, use_prior)
             shape = np.shape(values_of(case[0]))[:3]
             scores = scored_volume(self.classifier_, candidates, shape, self._features)
             if case is not scan:

@@ -114,6 +114,28 @@ def test_priors_are_used_where_they_tell(cohort):
     assert (marked > 0)[news[0] > 0].mean() > 0.9
 
 
+def test_a_prior_is_aligned_only_where_one_was_learned_from(fitted, cohort, monkeypatch):
+    volumes, labels, priors = (part[:2] for part in cohort)
+    aligned = []
+
+    def recorded(image, prior, brain, steps):
+        aligned.append(prior)
+        return prior
+
+    monkeypatch.setattr("metastasis.candidates.case_candidates.aligned_prior", recorded)
+    with_priors, alone = (
+        fitted.predict_proba(volumes, priors=before, masks=[BRAIN] * 2) for before in (priors, None)
+    )
+    assert not aligned
+    assert all((a == b).all() for a, b in zip(with_priors, alone, strict=True))
+    # One that is fitted once more learns from priors that it did not have before.
+    model = copy.copy(fitted).fit(volumes, labels, priors=priors, masks=[BRAIN] * 2)
+    assert len(aligned) == 2
+    assert model.uses_priors_
+    model.predict(volumes[:1], priors=priors[:1], masks=[BRAIN])
+    assert len(aligned) == 3
+
+
 def test_what_an_earlier_version_did_not_look_at_is_left_out(cohort):
     volumes, labels, priors = cohort
     model = small().fit(volumes, labels, priors=priors, masks=[BRAIN] * 8)
