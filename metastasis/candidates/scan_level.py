@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ def comparable(
     steps: Any = (1.0, 1.0, 1.0),
     *,
     lesions: NDArray[np.bool_] | None = None,
-    mirrored: Sequence[int] = (),
+    mirrored: tuple[int, ...] = (),
 ) -> NDArray[np.float32] | None:
     """
     Scale the logits of a scan to the median and spread of its largest ones in blocks of 12 mm.
@@ -59,14 +58,15 @@ def block_peaks(
     probability: NDArray[np.floating],
     brain: NDArray[np.bool_],
     steps: Any,
-    mirrored: Sequence[int] = (),
+    mirrored: tuple[int, ...] = (),
 ) -> NDArray[np.float64]:
     """Give the largest logit of each block that is brain for the most part."""
     if not brain.any():
         return np.empty(0)
     # Blocks start at a set distance from the brain, so that empty slices around it change nothing.
     (window,) = ndimage.find_objects(brain.astype(np.uint8))
-    probability, brain = (np.flip(volume[window], mirrored) for volume in (probability, brain))
+    probability = np.flip(probability[window], mirrored)
+    brain = np.flip(brain[window], mirrored)
     edges = [max(1, round(_BLOCK_MM / step)) for step in steps]
     index = np.zeros(brain.shape, dtype=np.int32)
     n_blocks = 1
