@@ -3,6 +3,8 @@
 # All of it is in this file: numba's cache on disk watches only the file of the function that it
 # compiled, so a change of a function that is called from another file would pass unnoticed.
 # No function is passed as an argument or closed over, so that the cache has each of them.
+# Evaluations of one box make no arrays and do not count references to them (`_nrt`): counting took
+# half of the time of those on few rows.
 
 from __future__ import annotations
 
@@ -295,7 +297,7 @@ def running_sums(volume):
     return out
 
 
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy", _nrt=False)
 def integrate(prefix, rows, row_widths, columns, column_widths, step, start, half):
     """
     Integrate a volume over a box along the last index.
@@ -323,7 +325,6 @@ def integrate(prefix, rows, row_widths, columns, column_widths, step, start, hal
     last_cell = c - 2.0
     last_column = b - 0.5
     n_columns = len(columns)
-    values = prefix.ravel()
     one_more = np.uint64(1)
     for n in range(len(rows)):
         b0 = (start[0] + step[0, 0] * rows[n]) * f0 + 0.5
@@ -343,7 +344,7 @@ def integrate(prefix, rows, row_widths, columns, column_widths, step, start, hal
         end = n_columns
         while end > m and columns[end - 1] > last:
             end -= 1
-        i = np.int64(min(max(rows[n] + 0.5, 0.0), a - 0.5)) * b
+        i = np.uint64(np.int64(min(max(rows[n] + 0.5, 0.0), a - 0.5)))
         row_filled = 0.0
         row_total = 0.0
         # No branches and unsigned indices, so that several columns are done at once.
@@ -357,20 +358,22 @@ def integrate(prefix, rows, row_widths, columns, column_widths, step, start, hal
             row_total += column_widths[q] * (high - low)
             low = min(max(low, 0.0), top)
             high = min(max(high, 0.0), top)
-            at = (i + np.int64(min(max(v + 0.5, 0.0), last_column))) * c
+            j = np.uint64(np.int64(min(max(v + 0.5, 0.0), last_column)))
             whole = np.int64(min(low, last_cell))
-            k = np.uint64(at + whole)
-            sum_low = values[k] + (low - whole) * (values[k + one_more] - values[k])
+            k = np.uint64(whole)
+            below = prefix[i, j, k]
+            sum_low = below + (low - whole) * (prefix[i, j, k + one_more] - below)
             whole = np.int64(min(high, last_cell))
-            k = np.uint64(at + whole)
-            sum_high = values[k] + (high - whole) * (values[k + one_more] - values[k])
+            k = np.uint64(whole)
+            below = prefix[i, j, k]
+            sum_high = below + (high - whole) * (prefix[i, j, k + one_more] - below)
             row_filled += column_widths[q] * (sum_high - sum_low)
         filled += row_widths[n] * row_filled
         total += row_widths[n] * row_total
     return filled, total
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _strips(middle, reach, n_rows, nodes, widths):
     """Divide an extent at borders of voxels, each piece into `n_rows`; returns their number."""
     n = 0
@@ -391,7 +394,7 @@ def _strips(middle, reach, n_rows, nodes, widths):
     return n
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _middle(grid, axis, center):
     """Find where the center of a box lies along an axis of a grid, as an index."""
     middle = 0.0
@@ -400,7 +403,7 @@ def _middle(grid, axis, center):
     return middle
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _reach(grid, axis, rotation, half):
     """Find how far a box extends from its center along an axis of a grid, in indices."""
     reach = 0.0
@@ -412,7 +415,7 @@ def _reach(grid, axis, rotation, half):
     return reach
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _fraction(grid, center, rotation, half, n_rows, nodes, step, start):
     """Fraction of a box that a volume fills, by `n_rows` rows to a voxel; fills the last three."""
     matrix = grid.matrix
@@ -448,7 +451,7 @@ def fraction(grid, center, rotation, half, n_rows):
     return _fraction(grid, center, rotation, half, n_rows, nodes, step, start)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _turn(axis, angle, out):
     c = np.cos(angle)
     s = np.sin(angle)
@@ -462,7 +465,7 @@ def _turn(axis, angle, out):
     out[third, second] = s
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _pose(x, frame, limits, center, size, rotation, turns):
     """
     Turn the numbers of a search into a box of allowed sides; returns the penalty for clipping.
@@ -493,7 +496,9 @@ def _pose(x, frame, limits, center, size, rotation, turns):
     # Kinds: 0 along the axes of `base`, 1 to 3 turned about one scanner axis, 4 to 6 about two,
     # 7 freely.
     if search_kind == 0:
-        rotation[:, :] = base
+        for a in range(3):
+            for b in range(3):
+                rotation[a, b] = base[a, b]
     elif search_kind <= 3:
         _turn(search_kind - 1, x[6], rotation)
     elif search_kind <= 6:
@@ -527,7 +532,7 @@ def _pose(x, frame, limits, center, size, rotation, turns):
     return excess
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _outside(grid, center, rotation, half, low, high):
     """How far a box reaches beyond an image, in mm, summed over its faces."""
     matrix = grid.matrix
@@ -553,7 +558,7 @@ def _outside(grid, center, rotation, half, low, high):
     return total
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _elongation(size, log_aspect):
     """By how much the logarithm of the longest side over the shortest exceeds a limit."""
     if log_aspect >= NO_LIMIT:
@@ -563,7 +568,7 @@ def _elongation(size, log_aspect):
     return max(0.0, np.log(longest / shortest) - log_aspect)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _preference_cost(center, size, preference):
     """Cost of a box far from the preferred center, or with unequal sides."""
     elongated = ELONGATION * _elongation(size, preference.log_aspect) ** 2
@@ -577,13 +582,13 @@ def _preference_cost(center, size, preference):
     return preference.weight * total + elongated
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _cost(x, frame, problem, work):
     """Minus the logarithm of the objective, and penalties for constraints that are broken."""
     return _scored(x, frame, problem, work)[0]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _scored(x, frame, problem, work):
     """Cost and fraction of tumor of a box, which is left in `work`."""
     limits = problem.limits
@@ -624,19 +629,17 @@ def _scored(x, frame, problem, work):
 
 # Without fastmath: sums in another order, as code fresh from the compiler and code from its cache
 # have them, would end the search at other digits.
-@njit(cache=True, nogil=True, error_model="numpy")
-def _face_sums(grid, center, rotation, half, spacing, areas, moments):
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _face_sums(grid, center, rotation, half, spacing, areas, moments, middle, steps):
     """
     Integrate a volume over the faces of a box, from sample points about `spacing` mm apart.
 
     Fills `areas` (3, 2), by the axis of the box and its two ends, in mm², and `moments` (3, 2, 3),
-    the integrals of the position in the box over each face, in mm³.
+    the integrals of the position in the box over each face, in mm³; changes the last two.
     """
     prefix = grid.prefix
     a_end, b_end, c_end = prefix.shape
     inverse = grid.inverse
-    steps = np.empty((3, 3))
-    middle = np.empty(3)
     for a in range(3):
         # Half an index more, so that truncation rounds to the nearest row and layer.
         middle[a] = 0.5
@@ -687,7 +690,7 @@ def _face_sums(grid, center, rotation, half, spacing, areas, moments):
             moments[a, end, c] = total_c * element
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _turn_gradient(x, kind, rotation, torque, out):
     """
     Convert a gradient by rotation about the axes of a box to one by the angles of a search.
@@ -715,14 +718,14 @@ def _turn_gradient(x, kind, rotation, torque, out):
         out[8] = torque[2] + first * k2 + second * (x[6] * k1 - x[7] * k0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _gradient(x, tumor_fraction, frame, problem, work, slopes):
     """
     Differentiate the cost of the box that `_scored` left in `work`; excluded regions are ignored.
 
-    Fills the first row of `slopes.rows` (3, 9) with the gradient, the others with those of the two
-    deviations whose squares the objective adds. Tumor that a moving face takes in is the integral
-    over that face.
+    Fills the first row of `slopes.rows` (4, 9) with the gradient, the others with those of the
+    terms whose squares are added: the two deviations of the objective, and sides that differ too
+    much. Tumor that a moving face takes in is the integral over that face.
     """
     limits = problem.limits
     objective = limits.objective
@@ -735,7 +738,17 @@ def _gradient(x, tumor_fraction, frame, problem, work, slopes):
         half[a] = 0.5 * size[a]
     areas = slopes.areas
     moments = slopes.moments
-    _face_sums(problem.grid, center, rotation, half, slopes.spacing, areas, moments)
+    _face_sums(
+        problem.grid,
+        center,
+        rotation,
+        half,
+        slopes.spacing,
+        areas,
+        moments,
+        work.box[6],
+        work.turns[0],
+    )
     gradient = slopes.rows[0]
     by_volume = slopes.rows[1]
     by_fraction = slopes.rows[2]
@@ -764,11 +777,11 @@ def _gradient(x, tumor_fraction, frame, problem, work, slopes):
     _limit_sides(x, limits, slopes.rows)
     for p in range(9):
         gradient[p] += volume_deviation * by_volume[p] + fraction_deviation * by_fraction[p]
-    _add_preference(center, size, limits.preference, gradient)
+    _add_preference(center, size, limits.preference, slopes.rows)
     _add_outside(problem, center, rotation, half, gradient)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _limit_sides(x, limits, rows):
     """Drop slopes along sides that are clipped or scaled; start the gradient with the penalty."""
     rows[0, :] = 0.0
@@ -791,9 +804,11 @@ def _limit_sides(x, limits, rows):
             rows[0, a] -= 2.0 * missing / 9.0
 
 
-@njit(cache=True, nogil=True)
-def _add_preference(center, size, preference, gradient):
-    """Add the slope of `_preference_cost`."""
+@njit(cache=True, nogil=True, _nrt=False)
+def _add_preference(center, size, preference, rows):
+    """Add the slope of `_preference_cost`; fills the last of `rows` where sides differ too much."""
+    gradient = rows[0]
+    rows[3, :] = 0.0
     excess = _elongation(size, preference.log_aspect)
     if excess > 0.0:
         longest = 0
@@ -805,6 +820,9 @@ def _add_preference(center, size, preference, gradient):
                 shortest = a
         gradient[3 + longest] += 2.0 * ELONGATION * excess
         gradient[3 + shortest] -= 2.0 * ELONGATION * excess
+        # Without this the steep penalty would be learned only after many short steps.
+        rows[3, 3 + longest] = np.sqrt(2.0 * ELONGATION)
+        rows[3, 3 + shortest] = -np.sqrt(2.0 * ELONGATION)
     if preference.weight == 0.0:
         return
     mean = np.log(size[0] * size[1] * size[2]) / 3.0
@@ -814,7 +832,7 @@ def _add_preference(center, size, preference, gradient):
         gradient[3 + a] += 2.0 * preference.weight * (np.log(size[a]) - mean)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _add_outside(problem, center, rotation, half, gradient):
     """Add the slope of the penalty for reaching beyond the image, but for that by turns."""
     grid = problem.grid
@@ -840,22 +858,22 @@ def _add_outside(problem, center, rotation, half, gradient):
 
 
 @njit(cache=True, nogil=True)
-def _start_curvature(rows, d, least, inverse):
-    """Invert the Gauss–Newton curvature of two deviations, with a least curvature elsewhere."""
-    first = least
-    mixed = 0.0
-    second = least
+def _start_curvature(rows, d, least, inverse, product):
+    """Invert the Gauss–Newton curvature of the squared terms, with a least curvature elsewhere."""
+    inverse[:d, :d] = 0.0
     for q in range(d):
-        first += rows[1, q] ** 2
-        mixed += rows[1, q] * rows[2, q]
-        second += rows[2, q] ** 2
-    scale = 1.0 / (first * second - mixed * mixed)
-    for q in range(d):
-        from_volume = (second * rows[1, q] - mixed * rows[2, q]) * scale
-        from_fraction = (first * rows[2, q] - mixed * rows[1, q]) * scale
-        for r in range(d):
-            removed = from_volume * rows[1, r] + from_fraction * rows[2, r]
-            inverse[q, r] = ((1.0 if q == r else 0.0) - removed) / least
+        inverse[q, q] = 1.0 / least
+    # One term after the other, by the formula of Sherman and Morrison.
+    for term in range(1, len(rows)):
+        total = 1.0
+        for q in range(d):
+            product[q] = 0.0
+            for r in range(d):
+                product[q] += inverse[q, r] * rows[term, r]
+            total += product[q] * rows[term, q]
+        for q in range(d):
+            for r in range(d):
+                inverse[q, r] -= product[q] * product[r] / total
 
 
 @njit(cache=True, nogil=True)
@@ -898,7 +916,7 @@ def _slide(x, frame, problem, settings, work, slopes):
     _gradient(x, tumor_fraction, frame, problem, work, slopes)
     slopes.rows[:] *= scale
     gradient[:] = slopes.rows[0]
-    _start_curvature(slopes.rows, d, settings.least_curvature, inverse)
+    _start_curvature(slopes.rows, d, settings.least_curvature, inverse, product)
     is_fresh = True
     for _ in range(settings.n_steps):
         slope = 0.0
@@ -930,7 +948,7 @@ def _slide(x, frame, problem, settings, work, slopes):
             if is_fresh:
                 break
             # The curvature that was learned may come from the other side of a bend.
-            _start_curvature(slopes.rows, d, settings.least_curvature, inverse)
+            _start_curvature(slopes.rows, d, settings.least_curvature, inverse, product)
             is_fresh = True
             continue
         is_fresh = False
@@ -1017,7 +1035,7 @@ def _improve(simplex, values, d, used, until, tolerance, frame, problem, work):
     return used
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _n_variables(kind):
     """Count the numbers that a search of a kind varies: center, sides, and its angles."""
     if kind == 0:
@@ -1119,7 +1137,7 @@ def _new_slopes(spacing):
     """Allocate the arrays of slopes that are measured at points `spacing` mm apart."""
     return Slopes(
         spacing,
-        np.empty((3, 9)),
+        np.empty((4, 9)),
         np.empty((3, 2)),
         np.empty((3, 2, 3)),
         np.empty(3),
