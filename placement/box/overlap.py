@@ -466,12 +466,19 @@ def _turn(axis, angle, out):
 
 
 @njit(cache=True, nogil=True, _nrt=False)
+def _turned_axes(kind):
+    """Give the scanner's axis that a kind of search turns a box about, and then the box's axis."""
+    axis = (kind - 1) % 3 if kind < 7 else kind - 8
+    return axis, (axis + 1) % 3 if kind < 7 else (axis + 2) % 3
+
+
+@njit(cache=True, nogil=True, _nrt=False)
 def _pose(x, frame, limits, center, size, rotation, turns):
     """
     Turn the numbers of a search into a box of allowed sides; returns the penalty for clipping.
 
     Kinds: 0 along the scanner's axes; 1 to 3 turned about one of them; 4 to 6 about one and then
-    the box's next; 7 freely, from a first rotation.
+    the box's next; 7 freely, from a first rotation; 8 to 10 about one and then the box's previous.
     """
     search_kind = frame.kind
     base = frame.base
@@ -493,17 +500,16 @@ def _pose(x, frame, limits, center, size, rotation, turns):
         for a in range(3):
             size[a] = min(size[a] * factor, np.exp(limits.high_sides[a]))
             volume *= size[a]
-    # Kinds: 0 along the axes of `base`, 1 to 3 turned about one scanner axis, 4 to 6 about two,
-    # 7 freely.
     if search_kind == 0:
         for a in range(3):
             for b in range(3):
                 rotation[a, b] = base[a, b]
     elif search_kind <= 3:
         _turn(search_kind - 1, x[6], rotation)
-    elif search_kind <= 6:
-        _turn(search_kind - 4, x[6], turns[0])
-        _turn((search_kind - 3) % 3, x[7], turns[1])
+    elif search_kind != 7:
+        axis, second = _turned_axes(search_kind)
+        _turn(axis, x[6], turns[0])
+        _turn(second, x[7], turns[1])
         for a in range(3):
             for b in range(3):
                 rotation[a, b] = (
@@ -697,13 +703,13 @@ def _turn_gradient(x, kind, rotation, torque, out):
 
     `torque` (3,) is the gradient by a small turn about each of them; fills the last of `out` (9,).
     """
-    if 1 <= kind <= 6:
-        axis = (kind - 1) % 3
+    if kind != 0 and kind != 7:
+        axis, second = _turned_axes(kind)
         out[6] = 0.0
         for a in range(3):
             out[6] += rotation[axis, a] * torque[a]
         if kind > 3:
-            out[7] = torque[(axis + 1) % 3]
+            out[7] = torque[second]
     elif kind == 7:
         # The transpose of the right Jacobian of the exponential map.
         square = x[6] ** 2 + x[7] ** 2 + x[8] ** 2
@@ -806,7 +812,7 @@ def _limit_sides(x, limits, rows):
 
 @njit(cache=True, nogil=True, _nrt=False)
 def _add_preference(center, size, preference, rows):
-    """Add the slope of `_preference_cost`; fills the last of `rows` where sides differ too much."""
+    """Add the slope of `_preference_cost`; the last of `rows` is for too different sides."""
     gradient = rows[0]
     rows[3, :] = 0.0
     excess = _elongation(size, preference.log_aspect)
@@ -1042,9 +1048,7 @@ def _n_variables(kind):
         return 6
     if kind <= 3:
         return 7
-    if kind <= 6:
-        return 8
-    return 9
+    return 9 if kind == 7 else 8
 
 
 @njit(cache=True, nogil=True)

@@ -381,7 +381,7 @@ class VoxelOptimizer(BaseEstimator):
 
     def _best(self, search: Search) -> tuple[Voxel, float]:
         """Search the best box, rounded if that is asked for; with it, the best objective."""
-        voxel, best = search.simplest(search.run(20, 6))
+        voxel, best = search.simplest(search.run(search.n_starts, 6))
         return (voxel if self.rounding is None else search.rounded_simple(voxel)), best
 
     @property
@@ -459,7 +459,7 @@ def _assessed(
         objective=objective,
         tumor_fraction=fraction,
         tumor_volume=tumor_volume,
-        best_objective=objective if best_objective is None else best_objective,
+        best_objective=max(objective, best_objective or 0.0),
         flags=flags,
         scene=scene,
     )

@@ -407,7 +407,7 @@ class Scene:
         """Lengths of the edges of an image voxel in mm: shape (3,)."""
         return np.array([np.linalg.norm(edge) for edge in self.affine[:3, :3].T])
 
-    @property
+    @cached_property
     def tumor_volume(self) -> float:
         """Volume of the tumor in mL; probabilities count as parts."""
         return float(self.occupancy.sum(dtype=np.float64)) * self.voxel_volume
@@ -417,13 +417,11 @@ class Scene:
         """Center of mass of the tumor in mm, RAS+: shape (3,)."""
         if not self._is_canonical:
             return self.canonical.centroid
-        total = self.occupancy.sum(dtype=np.float64)
-        index = []
-        for axis in range(3):
-            across = tuple(a for a in range(3) if a != axis)
-            # Sums in double precision, without a copy of the volume in it.
-            profile = self.occupancy.sum(axis=across, dtype=np.float64)
-            index.append(profile @ np.arange(len(profile)) / total)
+        # Sums in double precision, without a copy of the volume in it.
+        plane = self.occupancy.sum(axis=2, dtype=np.float64)
+        depths = self.occupancy.sum(axis=(0, 1), dtype=np.float64)
+        profiles = plane.sum(axis=1), plane.sum(axis=0), depths
+        index = [profile @ np.arange(len(profile)) / profile.sum() for profile in profiles]
         return np.asarray(
             self.affine[:3, :3] @ (np.array(index) + self.origin) + self.affine[:3, 3],
             dtype=np.float64,
@@ -568,7 +566,8 @@ class Scene:
     def __getstate__(self) -> dict[str, Any]:
         # What is computed on demand need not travel to other processes.
         computed = (
-            "rows", "forbidden_rows", "tissue_rows", "centroid", "_reoriented", "_components"
+            "rows", "forbidden_rows", "tissue_rows", "centroid", "tumor_volume", "_reoriented",
+            "_components"
         )  # fmt: skip
         return {key: value for key, value in self.__dict__.items() if key not in computed}
 

@@ -25,7 +25,7 @@ BLOCK_MM = (3.0, 2.0, 0.0)
 COARSE, MIDDLE, FINE, EXACT = range(4)
 
 #: Boxes whose centers are nearer than this are one start, in mm.
-APART_MM = 8.0
+APART_MM = 6.0
 
 #: Boxes that the first scan tries have sides up to this, in mm.
 LONGEST_SCANNED_MM = 48.0
@@ -40,8 +40,9 @@ LENIENCY = 3.0
 #: By how much boxes are turned before free searches start from them, in radians.
 FIRST_TURN = 0.8
 
-#: Search kinds by rotated axes: along the scanner's axes, turned about one, about two, freely.
-FAMILIES = {0: (0,), 1: (1, 2, 3), 2: (4, 5, 6), 3: (7,)}
+#: Search kinds by rotated axes: along the scanner's axes, turned about one, about two in either
+#: order, freely.
+FAMILIES = {0: (0,), 1: (1, 2, 3), 2: (4, 5, 6, 8, 9, 10), 3: (7,)}
 
 #: Refining lowers minus the logarithm of the objective by no more than about this.
 NEAR_ENOUGH = 0.15
@@ -53,7 +54,7 @@ TOUCH, TOUCH_INVERTED = 1e-9, 1e-5
 N_TURNS = 24
 
 #: Angles about one or two axes, in radians; searches with so few start from the best of them.
-TILTS = tuple(itertools.product((-0.7, -0.25, 0.25, 0.7), repeat=2))
+TILTS = tuple(itertools.product((-0.75, -0.4, -0.1, 0.1, 0.4, 0.75), repeat=2))
 
 #: First steps of simplex searches: the center in mm, logarithms of sides, rotations in radians.
 COARSE_STEPS, MIDDLE_STEPS, FINE_STEPS = (4.0, 0.15, 0.35), (1.5, 0.06, 0.12), (0.8, 0.03, 0.06)
@@ -80,15 +81,24 @@ SLIDE_STEPS = (4.0, 0.2, 0.2)
 
 #: Along the gradient, by level of rows: mm between the points on faces where it is measured, and
 #: at what change of the cost a box is done.
-SLIDE_LEVELS = ((3.0, 1e-3), (2.0, 1e-5), (1.5, 1e-5), (1.0, 1e-6))
+SLIDE_LEVELS = ((5.0, 2e-3), (2.5, 1e-4), (1.5, 1e-5), (1.0, 1e-6))
+
+#: From how many places boxes start: limited rotations and free ones, which start with fewer turns
+#: at each.
+N_STARTS, N_FREE_STARTS = 20, 34
+
+#: How many boxes are searched, the best: few where one costs no more than this from the start,
+#: because no other can be better by more.
+N_EASY, N_HARD, EASY = 12, 90, 0.02
 
 #: At last, rows lie no farther apart than this, in mm, but no more of them to an image voxel.
 EXACT_MM, MOST_ROWS = 0.5, 4
 
-#: The last simplex searches, where time matters less or among equal boxes, because the objective
-#: bends where voxels end and searches along the gradient may stop there: how many, their first
-#: steps and evaluations.
-N_LAST, LAST_STEPS, LAST_ROUNDS = 2, (2.0, 0.1, 0.2), ((1.0, 200),)
+#: The last simplex searches, because the objective bends where voxels end and searches along the
+#: gradient may stop there: their first steps, and for each the level of rows and evaluations. More
+#: where time matters less or among equal boxes, which otherwise depend on the image voxels.
+LAST_STEPS = (2.0, 0.1, 0.2)
+LAST, LAST_THOROUGH = ((FINE, 120),), ((EXACT, 200), (EXACT, 200))
 
 #: How many boxes are made exact at last, and by how many steps.
 N_EXACT, N_EXACT_STEPS = 2, 20
@@ -204,10 +214,16 @@ class Search:
         if wishes.max_aspect is not None:
             # Rounding of sides may make them less alike.
             self.log_aspect = float(np.log(max(1.0, ROOM * wishes.max_aspect)))
+        self.log_sizes = np.ascontiguousarray(np.log(wishes.sizes).T)
         # Where searches for simpler boxes start; None before `run`, or where ties are not broken.
         self.straight: Boxes | None = None
         # The best box, whether or not a simpler one is taken.
         self.free: Voxel | None = None
+        # Simplex searches, where regions are excluded, are slower.
+        is_free = wishes.max_rotations == 3 and not scene.margins
+        self.n_starts = N_FREE_STARTS if is_free else N_STARTS
+        edges = np.linalg.norm(scene.rows.matrix, axis=0)
+        self.thorough = wishes.thorough or bool(edges.max() > THICK * edges.min())
         self.see(scene.rows)
 
     def see(self, rows: Rows) -> None:
@@ -220,8 +236,8 @@ class Search:
         return Limits(
             objective=objective_parameters(self.wishes.objective, MM3_PER_ML),
             min_volume=self.wishes.min_volume * MM3_PER_ML,
-            low_sides=np.log(self.wishes.sizes[:, 0]),
-            high_sides=np.log(self.wishes.sizes[:, 1]),
+            low_sides=self.log_sizes[0],
+            high_sides=self.log_sizes[1],
             penalty=penalty,
             preference=Preference(self.preference, self.scene.centroid, self.log_aspect),
             n_rows=n_rows,
@@ -448,14 +464,14 @@ class Search:
         turns: NDArray,
         angles: Sequence[float] = (0.0,),
     ) -> Boxes:
-        """Combine centers with search kinds, first rotations, and angles of kinds 1 to 6."""
+        """Combine centers with search kinds, first rotations, and angles of kinds but 0 and 7."""
         poses = list(itertools.product(kinds, turns, angles))
         m = len(centers)
         n = m * len(poses)
         x = np.zeros((len(poses), m, 9))
         x[:, :, 3:6] = np.log(sizes)
         for row, (kind, _, angle) in zip(x, poses, strict=True):
-            if 0 < kind < 7:
+            if kind not in (0, 7):
                 row[:, 6:8] = angle
         return Boxes(
             x.reshape(n, 9),
@@ -470,18 +486,16 @@ class Search:
         """Search: refined free boxes and, to break ties, ones along the scanner's axes."""
         self.prepare()
         wishes = self.wishes
-        edges = np.linalg.norm(self.rows.matrix, axis=0)
-        thorough = wishes.thorough or bool(edges.max() > THICK * edges.min())
-        if thorough:
+        if self.thorough:
             n_starts, n_fine = (3 * n_starts) // 2, 2 * n_fine
         centers, sides = self.starts(n_starts)
         unturned = np.eye(3)[None]
         quick = self.spread(centers, sides, FAMILIES[wishes.max_rotations], unturned, (0.3,))
         if wishes.max_rotations == 3:
-            n_turned = 4 if thorough else 2
+            n_turned = 4 if self.thorough else 2
             quick = join_boxes(quick, self.best_turned(centers, sides, n_turned))
         elif wishes.max_rotations:
-            quick = self.best_tilted(centers, sides, 3 if thorough else 2)
+            quick = self.best_tilted(centers, sides, 2 if self.thorough else 1)
         if len(self.margins):
             # Room for these among the best, which are refined.
             quick = join_boxes(quick, self.inner())
@@ -496,14 +510,21 @@ class Search:
             if self.first_sound(fine.boxes)[1] is None:
                 fine = join_boxes(fine, self.rescued(fine))
         else:
+            if not (every or self.thorough):
+                quick = self.eased(quick)
             quick = self.slide(quick, COARSE, N_QUICK_STEPS)
             fine = self.slid(quick, 2 * n_fine, n_fine)
-            if thorough or wishes.max_rotations < 3:
-                fine = join_boxes(self.polished(fine, FLAT), fine)
+            fine = join_boxes(self.polished(fine, FLAT), fine)
         if wishes.tie_break > 0 and not every:
             self.straight = self.spread(centers[:N_STRAIGHT], sides[:N_STRAIGHT], (0,), unturned)
             self.best = fine
         return fine
+
+    def eased(self, quick: Boxes) -> Boxes:
+        """Keep the most promising boxes: few where one is nearly perfect before it is searched."""
+        costs = overlap.costs_of(*quick[:4], *self.common(COARSE))
+        n = N_EASY if costs.min() <= EASY else N_HARD
+        return quick.take(np.argsort(costs, kind="stable")[:n])
 
     def refined(self, quick: Boxes, n: int) -> Boxes:
         """Make the best distinct ones exact."""
@@ -527,10 +548,26 @@ class Search:
     def polished(self, boxes: Boxes, flat: float) -> Boxes:
         """Search on from the best box; simplex searches do not stop where voxels end."""
         best = boxes.distinct(1)
-        for _ in range(N_LAST):
-            best = self.descend(best, LAST_STEPS, LAST_ROUNDS, EXACT)
+        if best.kinds[0] in FAMILIES[2]:
+            best = join_boxes(best, self.slide(self.reordered(best), FINE, N_STEPS, flat))
+            best = best.distinct(1)
+        searches = LAST_THOROUGH if self.thorough or self.preference else LAST
+        for level, n_evals in searches:
+            best = self.descend(best, LAST_STEPS, ((1.0, n_evals),), level)
             best = self.slide(best, EXACT, N_EXACT_STEPS, flat)
         return best
+
+    def reordered(self, best: Boxes) -> Boxes:
+        """Start with the best box in all orders of two axes; each leaves out one of its turns."""
+        from scipy.spatial.transform import Rotation
+
+        voxel = self.voxel(best.boxes[0])
+        kinds = FAMILIES[2]
+        boxes = self.spread(voxel.center[None], voxel.size[None], kinds, np.eye(3)[None])
+        rotation = Rotation.from_matrix(voxel.rotation)
+        for x, order in zip(boxes.x, ("XYZ", "YZX", "ZXY", "XZY", "YXZ", "ZYX"), strict=True):
+            x[6:8] = rotation.as_euler(order)[:2]
+        return boxes
 
     def cleared(self, boxes: Boxes) -> Boxes:
         """Move boxes off what is excluded."""
@@ -598,14 +635,21 @@ class Search:
     ) -> Boxes:
         """Tilt boxes about each choice of axes; for each center, take the `n` best as starts."""
         unturned = np.eye(3)[None]
-        tilted = []
+        tilted: list[Boxes] = []
         # One choice after the other, so that few boxes are in memory.
-        for kind in FAMILIES[self.wishes.max_rotations]:
+        for kind in FAMILIES[self.wishes.max_rotations][:3]:
             boxes = self.spread(centers, sides, (kind,), np.tile(unturned, (len(TILTS), 1, 1)))
             boxes.x[:, 6:8] = np.repeat(TILTS, len(centers), axis=0)
             costs = overlap.costs_of(*boxes[:4], *self.common(COARSE)).reshape(len(TILTS), -1)
             best = np.argsort(costs, axis=0, kind="stable")[:n]
-            tilted.append(boxes.take((best * len(centers) + np.arange(len(centers))).ravel()))
+            boxes = boxes.take((best * len(centers) + np.arange(len(centers))).ravel())
+            tilted.append(boxes)
+            if kind > 3:
+                # In the other order of both axes, these angles give nearly the same box.
+                swapped = boxes.x[:, [*range(6), 7, 6, 8]]
+                tilted.append(
+                    boxes._replace(x=swapped, kinds=np.full_like(boxes.kinds, 8 + (kind - 3) % 3))
+                )
         return join_boxes(*tilted)
 
     def common(self, level: int, penalty: float = 3.0, away: float = 0.0) -> Problem:
@@ -650,7 +694,11 @@ class Search:
 
     def simplest(self, candidates: Boxes) -> tuple[Voxel, float]:
         """Take the best voxel, or a simpler one nearly as good; with it, the best objective."""
-        costs = self.costs(candidates.boxes)
+        n_boxes = len(candidates.x)
+        if self.straight is None and not self.scene.margins:
+            # The exact ones come first.
+            n_boxes = N_EXACT + 1
+        costs = self.costs(candidates.boxes[:n_boxes])
         values = np.exp(-costs)
         order = np.argsort(costs, kind="stable")
         best, free = self.first_sound(candidates.boxes[order])

@@ -112,7 +112,7 @@ def ball_problem(preference, *, sides=(10, 60), one_sided=False):
     return make_problem(grid, limits._replace(preference=preference, n_rows=3))
 
 
-@pytest.mark.parametrize("kind", [0, 2, 5, 7])
+@pytest.mark.parametrize("kind", [0, 2, 5, 7, 8, 10])
 def test_slopes_are_those_of_finite_differences(kind):
     preference = Preference(2.0, np.array([10.0, 12.0, 20.0]))
     problem = ball_problem(preference)

@@ -83,7 +83,9 @@ def test_rotations_are_limited_by_the_invariant_count(tilted, most):
     assert placement.feasible
     assert 0 < placement.objective <= free.objective + 0.01
     best = VoxelOptimizer(min_volume=0, max_rotations=most, tie_break=0, random_state=0).placement(tilted)
-    assert best.objective >= placement.objective - 1e-9
+    # Searches end within this of the maximum.
+    assert best.objective >= placement.objective - 1e-3
+    assert placement.best_objective >= placement.objective
 
 
 def test_fewest_rotations_near_the_best_are_taken(tilted):
