@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 else:
     import nibabel as nib
 
-__all__ = ["TwoStageSegmenter"]
+__all__ = ["TwoStageSegmenter", "small_unet"]
 
 _CLASSIFIER = "classifier.skops"
 #: Registered segmenters of this package; other classes of model files do not segment.
@@ -394,7 +394,7 @@ class TwoStageSegmenter(BaseEstimator):
         """Yield probabilities of each case from a segmenter that has not seen it, and set it."""
         segmenter = self.segmenter
         if segmenter is None:
-            segmenter = _small_unet(self.random_state)
+            segmenter = small_unet(self.random_state)
         spacing = _spacing(segmenter)
         if _is_fitted(segmenter):
             self.segmenter_ = segmenter
@@ -554,10 +554,12 @@ def _restored_segmenter(inside: dict[str, Any], files: Mapping[str, bytes]) -> A
     return segmenter
 
 
-def _small_unet(random_state: RandomState) -> Any:
-    """Make the segmenter of own scans: a U-Net of 0.33 million weights."""
+def small_unet(random_state: RandomState, *, warm_start_from: Any = None, **training: Any) -> Any:
+    """Make the segmenter of own scans: a U-Net of 0.33 million weights; fields of `Training`."""
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
+    options: dict[str, Any] = {"epochs": 18, "batch_size": 2}
+    options |= {"learning_rate": 2e-3, "schedule": "cosine"}
     return DeepMedicSegmenter(
         loss="lesion",
         prior=None,
@@ -566,7 +568,9 @@ def _small_unet(random_state: RandomState) -> Any:
         segment_size=48,
         optimizer="adamw",
         min_voxels=4,
-        training=Training(epochs=15, batch_size=2, learning_rate=2e-3, schedule="cosine"),
+        spacing=1.0,
+        warm_start_from=warm_start_from,
+        training=Training(**(options | training)),
         random_state=random_state,
     )
 
