@@ -60,6 +60,7 @@ _SHELL = (1.0, 3.5)  # mm around a candidate
 _HESSIAN_MM = 1.2
 _FLUID = 0.6  # local levels
 _LARGEST_ML = 2.0  # a larger component is judged by what is left of it at the next level
+_UNSURE = 0.1  # level below which candidates may be limited in size
 _LEAST_WALL = 6  # voxels, of which each has a face on an enclosed one
 _BALL = np.ones((3, 3, 3), dtype=bool)
 
@@ -113,21 +114,27 @@ def find_candidates(
     *,
     levels: Sequence[float] = LEVELS,
     min_voxels: int = 4,
+    limited: bool = False,
 ) -> Candidates:
     """
     Find components at several probabilities, and compute their features.
 
     At a low threshold a lesion merges with a sinus or a ventricle and would be rejected as a
     whole, so that each is judged at all levels; a component above 2 mL counts only where no
-    component is left of it at a higher level.
+    component is left of it at a higher level. Where `limited`, components at levels below 0.1
+    count up to 2 mL times the square root of their level: larger ones are tissue, not lesions.
 
     Shapes: `probability` (x, y, z).
     """
     measure = _Measure(probability, scan)
-    largest = _LARGEST_ML * 1000 / float(scan.steps.prod())
+    n_in_ml = 1000 / float(scan.steps.prod())
+    largest = _LARGEST_ML * n_in_ml
     rows, voxels = [], []
     levels = sorted(set(levels))
     for level, next_level in zip(levels, [*levels[1:], np.inf], strict=True):
+        most = np.inf
+        if limited and level < _UNSURE:
+            most = _LARGEST_ML * np.sqrt(level) * n_in_ml
         components, _ = ndimage.label(probability >= level, structure=_BALL)
         sizes = np.bincount(components.ravel())
         # Components of higher levels lie within those of the next one.
@@ -135,6 +142,8 @@ def find_candidates(
         has_core = np.bincount(components[cores], minlength=len(sizes)) > 0
         for index, window in enumerate(ndimage.find_objects(components), start=1):
             if sizes[index] < min_voxels or (sizes[index] > largest and has_core[index]):
+                continue
+            if sizes[index] > most:
                 continue
             rows.append(measure.features(components, index, window, level))
             inside = np.nonzero(components[window] == index)

@@ -39,6 +39,7 @@ from metastasis.candidates.judgment import (
     shuffled_losses,
     with_and_without_priors,
 )
+from metastasis.candidates.scan_level import comparable
 from metastasis.scans.network_inputs import (
     Scan,
     brain_of,
@@ -88,6 +89,9 @@ class TwoStageSegmenter(BaseEstimator):
         scikit-learn that learns 0 and 1, and of which model files hold the arrays.
     levels : tuple of float, default=(0.005, 0.02, 0.1, 0.4)
         Probabilities of the segmenter from which voxels are joined to candidates.
+    comparable : bool, default=False
+        Whether probabilities are first scaled to those of most of the brain, so that one threshold
+        serves in scans in which a network is sure and in others in which it is not.
     min_voxels : int, default=4
         Components of fewer voxels are neither candidates nor marked; voxels of the segmenter,
         where it resamples scans to a spacing, as do the features.
@@ -138,6 +142,7 @@ class TwoStageSegmenter(BaseEstimator):
         classifier: Any = "trees",
         *,
         levels: Sequence[float] = LEVELS,
+        comparable: bool = False,
         min_voxels: int = 4,
         use_prior: bool = True,
         n_folds: int = 2,
@@ -147,6 +152,7 @@ class TwoStageSegmenter(BaseEstimator):
         self.segmenter = segmenter
         self.classifier = classifier
         self.levels = levels
+        self.comparable = comparable
         self.min_voxels = min_voxels
         self.use_prior = use_prior
         self.n_folds = n_folds
@@ -190,8 +196,8 @@ class TwoStageSegmenter(BaseEstimator):
         for number, probability in self._unseen(cases, labels, groups):
             with naming(number):
                 case = case_on_network_grid(cases[number], spacing)
-                candidates = self._candidates(probability, case)
                 target = classes_on_network_grid(*pairs[number], spacing)
+                candidates = self._candidates(probability, case, np.asarray(target) > 0)
                 truths.append(candidate_truth(candidates, target))
             tables.append(candidates.table)
         return self.fit_candidates(self.segmenter_, np.concatenate(tables), np.concatenate(truths))
@@ -410,7 +416,12 @@ class TwoStageSegmenter(BaseEstimator):
                 yield int(number), _probability(fold, case)
         self.segmenter_ = _fit(clone(segmenter), cases, labels, numbers)
 
-    def _candidates(self, probability: NDArray[np.floating], case: Scan) -> Candidates:
+    def _candidates(
+        self,
+        probability: NDArray[np.floating],
+        case: Scan,
+        lesions: NDArray[np.bool_] | None = None,
+    ) -> Candidates:
         volume, prior, _ = case
         values = np.asarray(values_of(volume))
         # The first channel is the post-contrast image.
@@ -423,8 +434,14 @@ class TwoStageSegmenter(BaseEstimator):
         if prior is not None and self.use_prior:
             before = np.asarray(values_of(prior))
         scan = ScanVolumes.scaled(image, brain_of(case), steps, before, sides)
+        if self.comparable:
+            probability = comparable(probability, scan.brain, steps, lesions=lesions)
         return find_candidates(
-            probability, scan, levels=tuple(self.levels), min_voxels=self.min_voxels
+            probability,
+            scan,
+            levels=tuple(self.levels),
+            min_voxels=self.min_voxels,
+            limited=self.comparable,
         )
 
     def _scored(self, cases: list[Scan]) -> Iterator[NDArray[np.float32]]:
@@ -554,7 +571,13 @@ def _restored_segmenter(inside: dict[str, Any], files: Mapping[str, bytes]) -> A
     return segmenter
 
 
-def small_unet(random_state: RandomState, *, warm_start_from: Any = None, **training: Any) -> Any:
+def small_unet(
+    random_state: RandomState,
+    *,
+    warm_start_from: Any = None,
+    appearance: float = 1.0,
+    **training: Any,
+) -> Any:
     """Make the segmenter of own scans: a U-Net of 0.33 million weights; fields of `Training`."""
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
@@ -570,6 +593,7 @@ def small_unet(random_state: RandomState, *, warm_start_from: Any = None, **trai
         min_voxels=4,
         spacing=1.0,
         warm_start_from=warm_start_from,
+        appearance=appearance,
         training=Training(**(options | training)),
         random_state=random_state,
     )

@@ -76,7 +76,7 @@ def _fit(training: list[TrainingScan], out: Path, epochs: int, seed: int) -> Non
     from metastasis.candidates.two_stage import TwoStageSegmenter, small_unet
 
     network = small_unet(seed, epochs=epochs, after_epoch=curve_writer(out), verbose=True)
-    model = TwoStageSegmenter(network, random_state=seed)
+    model = TwoStageSegmenter(network, comparable=True, random_state=seed)
     model.fit(
         [scan.volume for scan in training],
         [scan.label for scan in training],

@@ -24,6 +24,8 @@ __all__ = ["DeepMedic", "Path", "SmallUNet", "UNet", "repeated"]
 SLOPE = 0.01
 #: Logit of the last layer before training: a probability of about 0.05.
 FIRST_LOGIT = -3.0
+#: Of the running means and variances of the small U-Net.
+_MOMENTUM = 0.02
 #: With residual connections, the layers that the input of the layer before is added to, from 1 on.
 _RESIDUAL_LAYERS = (4, 6, 8)
 
@@ -66,7 +68,6 @@ class Path(nn.Module):
         Shapes: `x` (n, n_channels, x, y, z); returns (n, widths[-1], x − 2 n_layers, ...).
         """
         if x.device.type == "cpu":
-            # Convolutions on a CPU are faster if they need not reorder their inputs.
             x = x.contiguous(memory_format=torch.channels_last_3d)
         layers = zip(self.convolutions, self.norms, strict=True)
         previous_input = x
@@ -317,6 +318,8 @@ class SmallUNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.answer = nn.Conv3d(widths[0], 1, 1)
         nn.init.constant_(self.answer.bias, FIRST_LOGIT)  # type: ignore[arg-type]
+        # Twice as fast on a CPU: its convolutions need not reorder weights and inputs.
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """
@@ -329,7 +332,6 @@ class SmallUNet(nn.Module):
         margin = [(-n) % divisor for n in shape]
         x = functional.pad(image, (0, margin[2], 0, margin[1], 0, margin[0]), mode="replicate")
         if x.device.type == "cpu":
-            # Convolutions on a CPU are faster if they need not reorder their inputs.
             x = x.contiguous(memory_format=torch.channels_last_3d)
         skips = []
         for level, block in enumerate(self.down):
@@ -349,4 +351,6 @@ def _block(n_in: int, n_out: int) -> list[nn.Module]:
     """Make a convolution with its normalization and rectifier."""
     convolution = nn.Conv3d(n_in, n_out, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(convolution.weight, a=SLOPE)
-    return [convolution, nn.BatchNorm3d(n_out), nn.LeakyReLU(SLOPE, inplace=True)]
+    # Steps have two segments: averages over ten of them would shift all logits by chance.
+    normalization = nn.BatchNorm3d(n_out, momentum=_MOMENTUM)
+    return [convolution, normalization, nn.LeakyReLU(SLOPE, inplace=True)]

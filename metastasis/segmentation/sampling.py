@@ -28,6 +28,9 @@ __all__ = [
 _N_TRIES = 64
 #: Where locally scaled scans are cut off: large vessels reach 2 to 3.
 _BRIGHTEST = 3.5
+#: Largest logarithm of the gamma, weights of the blurred segment (below 0: sharper), width of the
+#: blur in voxels and noise in local levels, in which scanners differ.
+_LOG_GAMMA, _BLUR_WEIGHT, _BLUR, _NOISE = 0.3, (-0.5, 1.0), 0.7, 0.05
 #: Weight of a lesion's voxels: (size / voxels) to a power, within limits.
 _WEIGHT_SIZE, _WEIGHT_POWER, _WEIGHT_LIMITS = 600.0, 0.65, (0.7, 20.0)
 
@@ -190,7 +193,8 @@ class SegmentSampler:
     ``"voxel"``. Augmented segments are flipped and rotated by 90° at random (all 48 ways); image
     and prior are each multiplied by a number within `intensity_scale` of 1. A lesion lies in the
     middle of its segment, or up to `jitter` voxels beside it, so that a network with padding does
-    not learn its place. Targets with weights give segments of labels and weights.
+    not learn its place. Gamma, sharpness and noise of locally scaled images vary by `appearance`:
+    at 1 as between scanners. Targets with weights give segments of labels and weights.
     """
 
     size: int
@@ -201,6 +205,7 @@ class SegmentSampler:
     intensity_scale: float = 0.1
     prior_dropout: float = 0.0
     jitter: int = 0
+    appearance: float = 0.0
 
     def draw(
         self,
@@ -269,7 +274,10 @@ class SegmentSampler:
         first = (start - self.n_layers).tolist()
         size = [self.size] * 3
         image = take_window(rotated(case["image"]), first, size)
-        sample: dict[str, Any] = {"image": image * np.float32(scale)}
+        image = image * np.float32(scale)
+        if self.appearance:
+            image = _another_appearance(image, self.appearance, rng)
+        sample: dict[str, Any] = {"image": image}
         for factor in self.factors:
             count = low_resolution_input(out, factor, self.n_layers)
             begin = (start - factor * self.n_layers).tolist()
@@ -285,6 +293,24 @@ class SegmentSampler:
             weight = take_window(rotated(target["weight"][None]), first, size)
             segment = np.concatenate([segment.astype(np.float32), weight.astype(np.float32)])
         return sample, segment
+
+
+def _another_appearance(
+    image: NDArray[np.float32], strength: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Vary gamma, sharpness and noise of a locally scaled image (channels, x, y, z)."""
+    brain = image != 0
+    gamma = np.exp(strength * rng.uniform(-_LOG_GAMMA, _LOG_GAMMA))
+    weight = strength * rng.uniform(*_BLUR_WEIGHT)
+    deviation = np.float32(strength * _NOISE * rng.random())
+    noise = deviation * rng.standard_normal(image.shape, dtype=np.float32)
+    varied = np.clip(image, 0, None) ** np.float32(gamma)
+    sigmas = (0, _BLUR, _BLUR, _BLUR)
+    # What is stripped away has no signal that could be blurred into the brain.
+    share = ndimage.gaussian_filter(brain.astype(np.float32), sigmas)
+    blurred = ndimage.gaussian_filter(varied, sigmas) / np.maximum(share, 1e-3)
+    varied += np.float32(weight) * (blurred - varied) + noise
+    return np.clip(varied, 0, _BRIGHTEST) * brain
 
 
 def _draw_item(counts: NDArray[np.int64], rng: np.random.Generator) -> tuple[int, int]:

@@ -118,6 +118,9 @@ class DeepMedicSegmenter(VolumeEstimator):
         Whether all lesions, or all lesion voxels, are equally likely to be learned from.
     augment : bool, default=True
         Whether segments are turned by 90°, mirrored and scaled.
+    appearance : float, default=1.0
+        How much gamma, sharpness and noise of augmented segments vary with the scaling
+        ``"local"``: 1 as between scanners, 0 not at all.
     low_resolution_input : {"average", "stride"}, default="average"
         Whether a low-resolution voxel is the mean of the voxels in it, or the one in its middle,
         as published, which small lesions can fall between.
@@ -216,6 +219,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         prior_dropout: float = 0.25,
         sampling: str = "lesion",
         augment: bool = True,
+        appearance: float = 1.0,
         low_resolution_input: str = "average",
         residual: bool = False,
         normalization: str | None = "batch",
@@ -248,6 +252,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         self.prior_dropout = prior_dropout
         self.sampling = sampling
         self.augment = augment
+        self.appearance = appearance
         self.low_resolution_input = low_resolution_input
         self.residual = residual
         self.normalization = normalization
@@ -713,6 +718,7 @@ class DeepMedicSegmenter(VolumeEstimator):
             augment=self.augment,
             prior_dropout=prior_dropout,
             jitter=self._size // 4 if self.network == "small_unet" else 0,
+            appearance=self.appearance if self.augment and self.scaling == "local" else 0.0,
         )
         layout = self._layout
         for sample, label in sampler.draw(inputs, targets, self.segments_per_epoch, rng):
@@ -770,7 +776,13 @@ class DeepMedicSegmenter(VolumeEstimator):
         for name in ("segment_size", "segments_per_epoch"):
             check_number(name, getattr(self, name), least=1, whole=True)
         output_size(self._size, self._n_layers)
-        for name, high in (("alpha", 1), ("prior_dropout", 1), ("l1", np.inf), ("l2", np.inf)):
+        for name, high in (
+            ("alpha", 1),
+            ("appearance", 1),
+            ("prior_dropout", 1),
+            ("l1", np.inf),
+            ("l2", np.inf),
+        ):
             check_number(name, getattr(self, name), most=high)
         check_number("dropout", self.dropout, below=1)
         if not is_number(self.threshold) or not 0 < self.threshold <= 1:

@@ -70,7 +70,8 @@ def warp_scan(
     index = np.tensordot(matrix.astype(np.float32), grid, axes=1)
     for axis in range(3):
         index[axis] += middle[axis] + _WARP_SIZE * slow_field(shape, np.full(3, _WARP_MM), rng)
-    warped = map_coordinates(volume, index, order=1, output=np.float32)
+    # Linear interpolation would blur vessels, and implants alone would be sharp.
+    warped = map_coordinates(volume, index, order=3, output=np.float32)
     inside = map_coordinates(brain.astype(np.float32), index, order=1, output=np.float32) > 0.5
     level = local_level(warped, inside)
     relative = np.clip(warped / level, 0, None) ** np.float32(rng.uniform(*_GAMMA))

@@ -92,6 +92,21 @@ def test_large_components_below_the_last_level_are_kept():
     assert [len(voxels) for voxels in find_candidates(probability, scan(plateau)).voxels] == [5]
 
 
+def test_limited_candidates_of_low_levels_are_small():
+    plateau = np.linalg.norm(GRID - 34, axis=-1) < 9.95
+    probability = np.where(plateau, 0.05, np.where(BALL, 0.03, 0)).astype(np.float32)
+
+    def sizes(level, **options):
+        candidates = find_candidates(probability, scan(plateau), levels=(level,), **options)
+        return sorted(len(voxels) for voxels in candidates.voxels)
+
+    assert sizes(0.02) == [BALL.sum(), plateau.sum()]
+    assert sizes(0.02, limited=True) == [BALL.sum()]
+    probability *= 4
+    # From 0.1 on nothing is limited.
+    assert sizes(0.11, limited=True) == [BALL.sum(), plateau.sum()]
+
+
 def test_order_of_levels_does_not_matter():
     probability = np.where(BALL | SHEET, 0.9, 0.1).astype(np.float32) * BRAIN
     volumes = scan(BALL, SHEET)

@@ -193,6 +193,24 @@ def test_impossible_parameters_and_candidates_are_refused(cohort):
         small().fit(volumes, labels, masks=[BRAIN] * 8).stored()
 
 
+def test_probabilities_are_made_comparable_where_asked(cohort, monkeypatch):
+    volumes, labels, _ = cohort
+    lesion_masks = []
+
+    def recorded(probability, brain, steps, *, lesions=None):
+        lesion_masks.append(lesions)
+        return probability * (lesions is not None)
+
+    monkeypatch.setattr("metastasis.candidates.two_stage.comparable", recorded)
+    model = small(comparable=True).fit(volumes, labels, masks=[BRAIN] * 8)
+    assert len(lesion_masks) == 8
+    assert sorted(mask.sum() for mask in lesion_masks) == sorted((label > 0).sum() for label in labels)
+    # Where lesions are not known, nothing is left of them here.
+    (marked,) = model.predict(volumes[:1], masks=[BRAIN])
+    assert lesion_masks[8] is None
+    assert not marked.any()
+
+
 @pytest.mark.deep
 def test_one_file_holds_both_stages(tmp_path, cohort):
     pytest.importorskip("torch")

@@ -341,3 +341,27 @@ def test_local_scaling_ignores_a_smooth_field():
     assert np.abs(biased - plain).max() < 0.2
     with pytest.raises(ValueError, match="channel 0 has no positive value"):
         locally_scaled(0 * volume, brain)
+
+
+# Appearance ------------------------------------------------------------------------------------------
+
+
+def test_appearance_varies_contrast_and_keeps_what_is_stripped():
+    values = np.ones((1, 24, 24, 24), np.float32)
+    values[:, 12:] = 1.5
+    values[:, :, :6] = 0
+    inputs = [{"image": values, "brain": values[0] > 0}]
+    targets = [target(values.shape[1:])]
+    options = {"size": 16, "n_layers": 0, "intensity_scale": 0.0}
+    sampler = SegmentSampler(**options, appearance=True)
+    plain = drawn(SegmentSampler(**options), 12, inputs=inputs, targets=targets)
+    varied = drawn(sampler, 12, inputs=inputs, targets=targets)
+    again = drawn(sampler, 12, inputs=inputs, targets=targets)
+    brightest = [sample["image"].max() for sample, _ in varied]
+    assert np.std(brightest) > 0.05
+    # Both begin with the same segment, which is then varied.
+    first, other = plain[0][0]["image"], varied[0][0]["image"]
+    assert ((first == 0) == (other == 0)).mean() > 0.99
+    assert other[first == 1].mean() == pytest.approx(1, abs=0.1)
+    for (one, _), (two, _) in zip(varied, again, strict=True):
+        np.testing.assert_array_equal(one["image"], two["image"])
