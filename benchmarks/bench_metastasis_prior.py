@@ -18,7 +18,7 @@ from typing import Any
 import _measure as measure
 import joblib
 import numpy as np
-from bench_metastasis_people import SOURCES, source_digest, state
+from bench_metastasis_people import network_state, source_digest, state
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
     start = time.process_time()
     # The network of one direction of bench_metastasis_people.py, of the same state.
-    network = load_model(chosen.work / f"network-patient19-{state()}.dmrifit")
+    network = load_model(chosen.work / f"network-patient19-{network_state()}.dmrifit")
     cases = simulate_metastases(
         N_PATIENTS,
         prior=1.0,
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         random_state=SEED,
     )
     settings = [SEED, N_PATIENTS, SHAPE, LEVELS, state()]
-    path = chosen.work / f"prior-candidates-{source_digest(settings, SOURCES)}.joblib"
+    path = chosen.work / f"prior-candidates-{source_digest(settings, [])}.joblib"
     if not path.exists():
         joblib.dump([candidates_of(i, cases, network) for i in range(N_PATIENTS)], path)
     patients = joblib.load(path)
