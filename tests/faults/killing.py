@@ -209,8 +209,23 @@ def _forget(libraries: tuple[str, ...]) -> None:
     for name in list(sys.modules):
         if name.partition(".")[0] in packages.union(libraries):
             del sys.modules[name]
-    for name in libraries:
-        sys.modules[name] = None  # type: ignore[assignment]
+    # None in their places in `sys.modules` would trip libraries that look there for what is loaded.
+    sys.meta_path[:] = [_Without(finder, libraries) for finder in sys.meta_path]
+
+
+class _Without:
+    """A finder of modules that finds none of these libraries, as where they were not installed."""
+
+    def __init__(self, finder: Any, libraries: tuple[str, ...]) -> None:
+        self._finder, self._libraries = finder, libraries
+
+    def find_spec(self, name: str, *arguments: Any) -> Any:
+        if name.partition(".")[0] in self._libraries:
+            return None
+        return self._finder.find_spec(name, *arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._finder, name)
 
 
 def _kill_at_name(number: int) -> None:
