@@ -17,6 +17,7 @@ computes on one thread. `--size smoke` is a quick trial. `--inference` measures 
 volumes and adds it to the stored result.
 """
 
+import hashlib
 import itertools
 import json
 import shlex
@@ -116,6 +117,9 @@ OF_EVALUATION = (
 # Once, as code may be changed while it runs.
 CODE_OF_VOXELS = source_digest(boards.room_modules(*OF_VOXELS))
 CODE_OF_EVALUATION = source_digest(boards.room_modules(*OF_EVALUATION))
+CODE_OF_CLAIMS = hashlib.sha256(
+    b"".join(path.read_bytes() for path in (MARGINS_FILE, MARGINS_FILE.with_suffix(".py")))
+).hexdigest()[:16]
 #: Components of fewer voxels are no findings: with voxels of 1 mm 4 are a ball of 2 mm, the
 #: smallest metastasis.
 MIN_VOXELS = 4
@@ -388,6 +392,7 @@ def run_seed(store: Store, n_jobs: int) -> dict[str, Any]:
         "date": date.today().isoformat(),
         "machine": measure.machine(),
         "board": board_of(store.size, store.world),
+        "digests": digests(),
         "condition": store.world,
         "run": str(store.seed),
         "processor_minutes": round(spent / 60, 2),
@@ -403,6 +408,15 @@ def board_of(size: Size, world: str) -> dict[str, Any]:
     """Describe what a board was run with, as JSON keeps it."""
     content = asdict(size) | {"mimics": MIMICS[world], "start": BEGIN, "tune": TUNE}
     return dict(json.loads(json.dumps(content | {"common": COMMON, "min_voxels": MIN_VOXELS})))
+
+
+def digests() -> dict[str, str]:
+    """Tell what code a finished seed is of."""
+    return {
+        "segmentations": CODE_OF_VOXELS,
+        "evaluation": CODE_OF_EVALUATION,
+        "claims": CODE_OF_CLAIMS,
+    }
 
 
 def lines(table: pd.DataFrame) -> list[str]:
@@ -434,6 +448,13 @@ def run(
             measure.write(run_seed(Store(work, size, world, seed), n_jobs), path)
     figures = read_tables(paths, "figures")
     stored = [measure.stored(path) for path in paths]
+    other_code = [
+        path.stem
+        for path, one in zip(paths, stored, strict=True)
+        if one.get("digests") != digests()
+    ]
+    for name in other_code:
+        print(f"{name} was finished by other code: remove its file to run it again", flush=True)
     claims = decide_claims(figures)
     by_margin = {
         str(factor): verdicts_of(decide_claims(figures, factor=factor)) for factor in FACTORS
@@ -453,6 +474,7 @@ def run(
         "versions": measure.versions("numpy", "scikit-learn", "torch", "skorch"),
         "worlds": list(worlds),
         "seeds": list(seeds),
+        "of_other_code": other_code,
         **{key: [one[key] for one in stored] for key in ("n_lesions", "n_with_prior")},
         "processor_minutes": {
             world: [one["processor_minutes"] for one in stored if one["condition"] == world]
