@@ -21,6 +21,7 @@ from dmrifit.simulate.heads import Head
 
 __all__ = [
     "KINDS",
+    "MASS",
     "REACH",
     "Contrasts",
     "Nodule",
@@ -74,6 +75,8 @@ KINDS = {
     "ring": ((8.0, 18.0), True),
     "large ring": ((18.0, 40.0), True),
 }
+#: Solid masses of the same size, as real ones are that no ring holds: to learn from alone.
+MASS, _MASS_DIAMETERS = "mass", (10.0, 38.0)
 _WALLS, _UNEVEN = (1.3, 5.5), (0.35, 2.2)  # mm, and how much the wall of one ring varies
 _CORES, _BLEEDINGS = (0.12, 0.95), (1.15, 1.5)  # signals of cores, of white matter's
 _BLEEDING, _ROUGH = 0.1, (0.03, 0.12)
@@ -143,7 +146,7 @@ def draw_varied_nodule(
     wall = rng.uniform(lowest, max(lowest, min(highest, 0.7 * nodule.radius)))
     levels = _BLEEDINGS if rng.random() < _BLEEDING else _CORES
     core_level, unevenness = rng.uniform(*levels), rng.uniform(0.1, 0.6)
-    if not KINDS[kind][1]:
+    if kind == MASS or not KINDS[kind][1]:
         wall = nodule.radius
     return replace(
         nodule,
@@ -155,12 +158,14 @@ def draw_varied_nodule(
     )
 
 
-def draw_kind(rng: np.random.Generator, small: float = 0.5) -> tuple[str, float]:
-    """Draw a kind and a diameter in mm; `small` is the share of small ones."""
-    rest = 1 - small
-    odds = [small, 0.4 * rest, 0.3 * rest, 0.3 * rest]
-    kind = str(rng.choice(list(KINDS), p=odds))
-    low, high = np.log(KINDS[kind][0])
+def draw_kind(
+    rng: np.random.Generator, small: float = 0.5, masses: float = 0.0
+) -> tuple[str, float]:
+    """Draw a kind and a diameter in mm; `small` and `masses` are shares."""
+    rest = 1 - small - masses
+    odds = [small, 0.4 * rest, 0.3 * rest, 0.3 * rest, masses]
+    kind = str(rng.choice([*KINDS, MASS], p=odds))
+    low, high = np.log(_MASS_DIAMETERS if kind == MASS else KINDS[kind][0])
     return kind, float(np.exp(rng.uniform(low, high)))
 
 

@@ -12,9 +12,11 @@ from scipy.ndimage import gaussian_filter
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.randomness import RandomState, seed_from
 from dmrifit.io.masks import binarize
+from dmrifit.simulate.head_shapes import texture_field
 from dmrifit.simulate.heads import check_spacing
 from metastasis.scans.local_level import WHITE_MATTER, local_level
 from metastasis.simulate.enhancement import (
+    MASS,
     REACH,
     Nodule,
     draw_kind,
@@ -31,10 +33,14 @@ __all__ = ["CORE", "ENHANCING", "SURROUNDINGS", "Implants", "draw_implants", "im
 ENHANCING, CORE, SURROUNDINGS = 1, 2, 3
 
 _CONTRASTS = (0.12, 0.9)  # of white matter's signal
+_BRIGHT = (0.9, 1.8)  # the same, as in some real tumors
 _BLURS = (0.45, 0.75)  # voxels
 _TISSUE = (0.75, 1.4)  # local levels where lesions may grow: no fluid, no vessel
 _DEEP = 2.0  # mm below the surface
 _EDEMA, _GRAIN = 0.14, 0.04
+#: Of masses: standard deviation of their signal, its patches in mm, and standard deviations below
+#: the mean from which it is a dark pocket.
+_PATCHY, _PATCHES, _POCKETS = 0.25, (1.5, 4.0), (0.8, 2.5)
 _ENHANCING = 0.45  # share of a voxel
 _UNCHANGED = 1e-3  # shares below it change nothing
 _LARGEST_VOXEL = 10.0  # mm
@@ -118,9 +124,16 @@ def draw_implants(
     *,
     spacing: Any = 1.0,
     small: float = 0.5,
+    masses: float = 0.0,
+    bright: float = 0.0,
     random_state: RandomState = None,
 ) -> Implants:
-    """Put metastases into a scan as `implant_lesions` does, and tell which is where."""
+    """
+    Put metastases into a scan as `implant_lesions` does, and tell which is where.
+
+    Shares of `masses` and `bright` ones widen what a network learns from: solid tissue of up to
+    38 mm with dark pockets, and enhancement by 90 to 180 %.
+    """
     check_number("n", n, least=0, whole=True)
     check_number("small", small, most=1)
     values = np.array(volume, dtype=np.float32)
@@ -135,7 +148,7 @@ def draw_implants(
     level = local_level(values, inside, steps)
     relative = gaussian_filter(values / level, 0.7)
     places = (head.depth > _DEEP) & (relative > _TISSUE[0]) & (relative < _TISSUE[1])
-    drawn = sorted((draw_kind(rng, small) for _ in range(n)), key=lambda item: -item[1])
+    drawn = sorted((draw_kind(rng, small, masses) for _ in range(n)), key=lambda item: -item[1])
     centers: list[Any] = [None] * n
     if places.any():
         centers = draw_places(
@@ -147,7 +160,8 @@ def draw_implants(
     for (kind, size), center in zip(drawn, centers, strict=True):
         if center is None:
             continue
-        nodule = draw_varied_nodule(center, kind, size, rng, contrasts=_CONTRASTS)
+        contrasts = _BRIGHT if bright and rng.random() < bright else _CONTRASTS
+        nodule = draw_varied_nodule(center, kind, size, rng, contrasts=contrasts)
         nodules.append(nodule)
         _implant(nodule, values, level, inside, label, numbers, len(nodules), head, rng)
     return Implants(values, label, numbers, nodules)
@@ -180,6 +194,10 @@ def _implant(
     wall = filled - core
     white = WHITE_MATTER * level[window]
     grain = 1 + _GRAIN * gaussian_filter(rng.standard_normal(wall.shape), 0.8).astype(np.float32)
+    if nodule.kind == MASS:
+        patches = texture_field(wall.shape, rng.uniform(*_PATCHES), head.spacing, rng)
+        core = filled * (patches < -rng.uniform(*_POCKETS))
+        wall, grain = filled - core, grain * np.exp(rng.uniform(0, _PATCHY) * patches)
     bright = white * (1 + nodule.contrast) * grain
     patch = values[window]
     patch += wall * (bright - patch) + core * (nodule.core_level * white * grain - patch)

@@ -19,7 +19,7 @@ from metastasis.simulate.enhancement import (
     shares,
 )
 
-__all__ = ["head_around", "paint_negatives", "warp_scan"]
+__all__ = ["head_around", "paint_negatives", "strip_loosely", "warp_scan"]
 
 _ADULT_MM = 150.0  # mean axis of an adult's brain
 _TURN, _SHEAR, _SCALE = 0.15, 0.06, 0.12  # of the matrix of a warp
@@ -27,6 +27,10 @@ _WARP_MM, _WARP_SIZE = 14.0, 3.0  # smoothing and displacement
 _GAMMA, _BIAS, _NOISE = (0.85, 1.2), 0.12, 0.02
 _CAVITIES, _CAVITY_DEPTH = (2, 6), 4.0  # one more than most; mm
 _CAVITY_DIAMETERS, _CAVITY_LEVELS = (5.0, 36.0), (0.15, 0.6)
+#: Of what a loose mask leaves around a brain: depths, patches and gap of fluid in mm, signals of
+#: white matter's, and their variation.
+_SINUS_MM, _DURA_MM, _PATCH_MM, _GAP_MM = (3.0, 10.0), (1.0, 4.0), 10.0, 1.5
+_REMAINS, _FLUID, _UNEVEN = (0.7, 3.0), 0.4, 0.3
 
 
 def head_around(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> Head:
@@ -124,6 +128,39 @@ def paint_negatives(
     vascular = draw_enhancement(head, rng, contrasts)
     bright = white * (1 + vascular.contrast / np.maximum(vascular.share, 1e-3))
     return painted + vascular.share * np.maximum(bright - painted, 0) * brain
+
+
+def strip_loosely(
+    volume: NDArray[np.floating],
+    brain: NDArray[np.bool_],
+    rng: np.random.Generator,
+    *,
+    steps: Any = (1.0, 1.0, 1.0),
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """
+    Surround a tightly stripped brain by sinuses and patches of dura, as a looser mask leaves them.
+
+    Large sinuses lie behind and above the midline and at the height of the tentorium.
+
+    Shapes: `volume` and `brain` (x, y, z), axes in the order of RAS+, `steps` (3,) in mm.
+    """
+    steps = np.asarray(steps, dtype=np.float64)
+    head = head_around(brain, steps)
+    outside = distance_transform_edt(~brain, sampling=steps).astype(np.float32)
+    x, y, z = np.moveaxis(head.local, -1, 0)
+    sagittal = np.exp(-((x / 0.12) ** 2)) * ((y < 0) | (z > 0.2))
+    transverse = np.exp(-(((z - rng.uniform(-0.5, -0.2)) / 0.12) ** 2)) * (y < -0.2)
+    size = np.full(3, _PATCH_MM) / steps
+    patchy, bright = (slow_field(brain.shape, size, rng) for _ in range(2))
+    depth = rng.uniform(*_SINUS_MM) * np.maximum(sagittal, transverse) * np.clip(1 + patchy, 0, 1)
+    depth = np.maximum(depth, rng.uniform(*_DURA_MM) * np.clip(patchy - 0.5, 0, 1))
+    added = ~brain & (outside <= depth)
+    white = WHITE_MATTER * local_level(volume, brain, steps)
+    signal = rng.uniform(*_REMAINS) * np.exp(_UNEVEN * bright)
+    signal[outside <= rng.uniform(0, _GAP_MM)] = _FLUID
+    tissue = gaussian_filter(np.where(added, signal * white, volume), rng.uniform(0.4, 0.7))
+    noise = 1 + _NOISE * rng.standard_normal(brain.shape, dtype=np.float32)
+    return np.where(added, tissue * noise, volume).astype(np.float32), brain | added
 
 
 def _skew(vector: NDArray[np.float64]) -> NDArray[np.float64]:

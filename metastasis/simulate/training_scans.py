@@ -14,7 +14,7 @@ from scipy.ndimage import binary_fill_holes
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from metastasis.simulate.implants import CORE, Implants, draw_implants
-from metastasis.simulate.negatives import paint_negatives, warp_scan
+from metastasis.simulate.negatives import paint_negatives, strip_loosely, warp_scan
 from metastasis.simulate.patients import simulate_metastases
 
 __all__ = ["TrainingScan", "implanted_copies", "phantom_scans", "read_negative"]
@@ -24,7 +24,9 @@ _ROUGHLY_1_MM = 0.1  # largest difference
 _PHANTOM = (144, 176, 136)  # voxels of 1 mm
 _PHANTOM_LESIONS, _PHANTOM_MIMICS = (8, 24), (4, 12)
 _SMALL = 0.62  # of implants to learn from; fewer are missed than with half
+_MASSES, _BRIGHT = 0.1, 0.15  # the same; real tumors go beyond what is counted as found
 _PAINTED = 0.5  # share of copies with painted vessels, dura and cavities
+_LOOSE = 0.5  # of copies with sinuses and dura around the brain, as a loose mask leaves them
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,11 @@ def implanted_copies(
         warped, inside = warp_scan(volume, brain, rng)
         if number < _PAINTED * n_copies:
             warped = paint_negatives(warped, inside, rng)
+        if rng.random() < _LOOSE:
+            warped, inside = strip_loosely(warped, inside, rng)
+        shares = {"small": _SMALL, "masses": _MASSES, "bright": _BRIGHT}
         implants = draw_implants(
-            warped, inside, n_lesions, small=_SMALL, random_state=int(rng.integers(2**31))
+            warped, inside, n_lesions, random_state=int(rng.integers(2**31)), **shares
         )
         copies.append(TrainingScan(name, implants.volume, inside, implants.label, implants))
     return copies

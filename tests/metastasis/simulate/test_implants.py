@@ -5,6 +5,7 @@ import pytest
 from scipy.ndimage import binary_dilation
 
 from metastasis import implant_lesions
+from metastasis.simulate.enhancement import MASS
 from metastasis.simulate.implants import CORE, ENHANCING, SURROUNDINGS, draw_implants
 
 
@@ -44,6 +45,19 @@ def test_walls_are_brighter_and_each_implant_has_its_number(scan, implants):
         gain = np.median(implants.volume[own] / volume[own])
         # White matter is a tenth above the level of this tissue; blurred edges are less bright.
         assert 1.02 < gain < 1.1 * (1 + nodule.contrast) + 0.1, (number, nodule.kind)
+
+
+def test_masses_are_solid_and_patchy_and_bright_ones_beyond_what_is_evaluated(scan):
+    volume, _ = scan
+    implants = draw_implants(*scan, 12, small=0.0, masses=1.0, bright=1.0, random_state=3)
+    assert {nodule.kind for nodule in implants.nodules} == {MASS}
+    assert min(nodule.contrast for nodule in implants.nodules) > 0.9
+    assert (implants.volume == volume)[implants.label == 0].all()
+    largest = int(np.argmax([nodule.radius for nodule in implants.nodules])) + 1
+    own = (implants.numbers == largest) & (implants.label == ENHANCING)
+    gains = implants.volume[own] / volume[own]
+    assert np.median(gains) > 1.8
+    assert gains.std() > 0.1
 
 
 def test_unit_and_seed(scan):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from metastasis.simulate.negatives import head_around, paint_negatives, warp_scan
+from metastasis.simulate.negatives import head_around, paint_negatives, strip_loosely, warp_scan
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +38,14 @@ def test_painted_scan_is_brighter_and_darker_inside_alone(scan):
     assert (painted[~brain] == 0).all()
     assert (painted > 120).sum() > 50  # vessels
     assert (painted < 70)[brain].sum() > 50  # cavities
+
+
+def test_loosely_stripped_scan_is_the_same_inside_and_bright_around(scan):
+    volume, brain = scan
+    loose, around = strip_loosely(volume, brain, np.random.default_rng(3))
+    assert (loose[brain] == volume[brain]).all()
+    assert around[brain].all()
+    assert (loose[~around] == 0).all()
+    added = around & ~brain
+    assert 0.01 < added.sum() / brain.sum() < 0.3
+    assert (loose[added] > 120).sum() > 50
