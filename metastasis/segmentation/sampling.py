@@ -14,16 +14,23 @@ from metastasis.networks.sizes import low_resolution_input, output_size
 from metastasis.scans.local_level import local_level
 
 __all__ = [
+    "MISTAKEN",
     "SegmentSampler",
     "lesion_voxels",
     "lesion_weights",
     "locally_scaled",
     "low_resolution",
+    "mark_mistakes",
     "normalized",
     "take_cells",
     "take_window",
 ]
 
+#: Value of a label where an earlier network took background for a lesion, for the loss "lesion",
+#: and share of the background segments that lie there.
+MISTAKEN = 4
+_MISTAKEN_SHARE = 2 / 3
+_SURE, _BESIDE = 0.1, 3  # probability of a mistake, and voxels around lesions that are none
 #: Random voxels tried before all background voxels are listed, which is slow in a large volume.
 _N_TRIES = 64
 #: Where locally scaled scans are cut off: large vessels reach 2 to 3.
@@ -181,6 +188,14 @@ def lesion_weights(label: NDArray[Any], ignored: NDArray[Any]) -> NDArray[np.flo
     return volume
 
 
+def mark_mistakes(
+    label: NDArray[np.uint8], probability: NDArray[np.floating]
+) -> NDArray[np.uint8]:
+    """Mark in a label, (x, y, z), the background that a network takes for lesions."""
+    is_near = ndimage.binary_dilation(label > 0, iterations=_BESIDE)
+    return np.where((probability >= _SURE) & ~is_near, MISTAKEN, label).astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class SegmentSampler:
     """
@@ -195,7 +210,8 @@ class SegmentSampler:
     middle of its segment, or up to `jitter` voxels beside it, so that a network with padding does
     not learn its place. Segments of the prior are larger by `prior_margin` to each side. Gamma,
     sharpness and noise of locally scaled images vary by `appearance`: at 1 as between scanners.
-    Targets with weights give segments of labels and weights.
+    Targets with weights give segments of labels and weights; of background segments two thirds lie
+    around voxels that are ``"mistaken"``, where there are such.
     """
 
     size: int
@@ -228,7 +244,11 @@ class SegmentSampler:
             # Half of the segments hold lesions, which fill less than a thousandth of a brain.
             if number % 2:
                 case = int(rng.integers(len(inputs)))
-                middle = _background_voxel(inputs[case]["brain"], targets[case]["label"], rng)
+                mistaken = targets[case].get("mistaken", ())
+                if len(mistaken) and rng.random() < _MISTAKEN_SHARE:
+                    middle = int(rng.choice(mistaken))
+                else:
+                    middle = _background_voxel(inputs[case]["brain"], targets[case]["label"], rng)
             elif self.sampling == "voxel":
                 case, voxel = _draw_item(n_voxels, rng)
                 middle = int(targets[case]["voxels"][voxel])

@@ -36,7 +36,12 @@ from metastasis.scans.network_inputs import (
 from metastasis.scans.scan_checks import checked_range, seen_range
 from metastasis.segmentation.case_inputs import InputLayout, check_geometry, training_edge
 from metastasis.segmentation.operating_points import operating_point
-from metastasis.segmentation.sampling import SegmentSampler, lesion_voxels, lesion_weights
+from metastasis.segmentation.sampling import (
+    MISTAKEN,
+    SegmentSampler,
+    lesion_voxels,
+    lesion_weights,
+)
 
 if TYPE_CHECKING:
     import skorch
@@ -87,7 +92,8 @@ class DeepMedicSegmenter(VolumeEstimator):
     loss : {"jvss", "vss", "sse", "bce", "lesion"}, default="jvss"
         What is minimized: `jvss_loss`, `vss_loss`, `sse_loss`, the binary cross-entropy, or
         cross-entropy and Dice coefficient with voxels of small lesions weighed more. With
-        ``"lesion"`` labels may be those of `implant_lesions`, whose cores are not judged.
+        ``"lesion"`` labels may be those of `implant_lesions`, whose cores are not judged, or those
+        of `mark_mistakes`, which are learned from more often.
     alpha : float, default=0.995
         Weight of sensitivity against specificity in the loss, from 0 to 1.
     prior : {"path", "shared", "channel", None}, default="path"
@@ -679,6 +685,9 @@ class DeepMedicSegmenter(VolumeEstimator):
             is_ignored = np.asarray(values_of(target[0])) == _NOT_JUDGED
             ignored = label_on_network_grid(is_ignored, target[1], self.spacing)
             content["weight"] = lesion_weights(binary, ignored)
+            is_mistaken = np.asarray(values_of(target[0])) == MISTAKEN
+            mistaken = label_on_network_grid(is_mistaken, target[1], self.spacing)
+            content["mistaken"] = np.flatnonzero(mistaken)
         return content
 
     def _binary(self, label: Any, volume: Any) -> NDArray[np.uint8]:

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from metastasis.segmentation.sampling import (
+    MISTAKEN,
     SegmentSampler,
     lesion_voxels,
     lesion_weights,
     locally_scaled,
     low_resolution,
+    mark_mistakes,
     normalized,
     take_cells,
     take_window,
@@ -169,6 +171,26 @@ def test_no_background_segment_has_a_lesion_in_its_middle():
         samples = drawn(SegmentSampler(SIZE, LAYERS), 160, inputs=[volumes], targets=[labels])
         assert {int(label[middle]) for _, label in samples[::2]} == {1}
         assert {int(label[middle]) for _, label in samples[1::2]} == {0}
+
+
+def test_two_thirds_of_background_segments_lie_at_mistakes():
+    mistaken = np.ravel_multi_index((9, 9, 9), (20, 17, 15))
+    told = target() | {"mistaken": np.array([mistaken])}
+    segments = drawn(SegmentSampler(SIZE, LAYERS, augment=False), 600, targets=[told])
+    image = case()["image"][0]
+    middles = [sample["image"][0, SIZE // 2, SIZE // 2, SIZE // 2] for sample, _ in segments[1::2]]
+    assert np.mean(np.array(middles) == image[9, 9, 9]) == pytest.approx(2 / 3, abs=0.08)
+
+
+def test_mistakes_are_background_away_from_lesions():
+    label = np.zeros((20, 20, 20), np.uint8)
+    label[5:8, 5:8, 5:8] = 1
+    probability = np.zeros(label.shape)
+    probability[4:10, 5, 5] = probability[15, 15, 15] = 0.5
+    probability[0, 0, 0] = 0.05
+    marked = mark_mistakes(label, probability)
+    assert np.argwhere(marked == MISTAKEN).tolist() == [[15, 15, 15]]
+    assert (marked == label)[marked != MISTAKEN].all()
 
 
 def test_the_answers_of_a_segment_reach_the_border_of_the_volume_and_not_beyond():
