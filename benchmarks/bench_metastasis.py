@@ -94,7 +94,8 @@ OF_VOXELS = (
     *(
         "metastasis.scans",
         "metastasis.networks",
-        "metastasis.simulate",
+        "metastasis.simulate.enhancement",
+        "metastasis.simulate.patients",
         "metastasis.segmentation.inference",
     ),
     *("metastasis.segmentation.sampling", "metastasis.segmentation.segmenter"),
