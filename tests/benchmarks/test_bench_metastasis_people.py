@@ -36,7 +36,7 @@ def test_implants_without_voxels_are_missed(people):
 def test_names_of_stored_work_follow_settings_and_sources(people, monkeypatch, tmp_path):
     state = people.state()
     assert people.state() == state
-    monkeypatch.setattr(people, "EPOCHS", people.EPOCHS + 1)
+    monkeypatch.setattr(people, "N_COPIES", people.N_COPIES + 1)
     assert people.state() != state
     monkeypatch.undo()
     sources = [people.features, *people.SCAN_SOURCES, *people.NETWORK_SOURCES]

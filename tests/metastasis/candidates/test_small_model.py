@@ -56,7 +56,9 @@ def test_figures_beside_the_model_are_those_measured_at_its_threshold():
     assert figures["sensitivity"] == pytest.approx(found / n_all, abs=1e-3)
     assert figures["sensitivity_small"] == pytest.approx(found_small / n_small, abs=1e-3)
     assert f"Marked from a score of {cut:g} on" in card
-    assert "never measured in a brain that it has not seen" in card.replace("\n", " ")
+    for name, rows in measured["gliomas"].items():
+        (row,) = [row for row in rows if row["threshold"] == cut]
+        assert f"| {name} | {cut:g} | {row['enhancing_mL']:.0f} | {row['covered']:.2f} |" in card
 
 
 def test_threshold_in_the_card_is_that_of_the_model():
