@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import logging
@@ -43,6 +44,7 @@ __all__ = [
     "image_name",
     "image_of",
     "load_image",
+    "memory_left",
     "output_files",
     "read_grid",
     "read_volume",
@@ -574,8 +576,17 @@ def _check_claimed_size(proxy: Any, path: Path, name: str) -> None:
     # Unpacked values without a scale factor are mapped from the disk and need no memory of their
     # own.
     mapped = suffix not in COMPRESSED and (proxy.slope, proxy.inter) == (1, 0)
-    if not mapped and needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+    if not mapped and needed > memory_left():
         raise _too_large(proxy, name)
+
+
+def memory_left() -> int:
+    """Give the bytes that programs can still get; all of them where the system does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _too_large(proxy: Any, name: str) -> ValueError:

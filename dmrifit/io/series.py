@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -36,6 +35,7 @@ from dmrifit.io.nifti import (
     file_of,
     image_name,
     load_image,
+    memory_left,
     spatial_header,
     stored_bytes,
     values_of,
@@ -240,12 +240,12 @@ class Series:
         Shapes: returns (x, y, z, m).
         """
         needed = _COPIES * 4 * math.prod((*self.grid, self.n_measurements))
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = memory_left()
         if needed > memory:
             raise ValueError(
                 f"{self.name} is worked on as a whole, in about {needed / 2**30:.3g} GiB of "
-                f"memory, and this machine has {memory / 2**30:.3g}; crop it, give a fit sigma "
-                "as a number, or use a larger machine"
+                f"memory, and this machine has {memory / 2**30:.3g} left; crop it, give a fit "
+                "sigma as a number, or use a larger machine"
             )
         return self.read(slice(None), np.float32)
 

@@ -152,7 +152,7 @@ def test_an_extension_that_is_longer_than_any_is_not_read(tmp_path, peak):
 def test_values_that_fit_into_no_memory_are_told(tmp_path, monkeypatch):
     path = tmp_path / "honest.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros((20, 20, 20)), np.eye(4)), path)
-    monkeypatch.setattr("dmrifit.io.nifti.os.sysconf", lambda _: 100)
+    monkeypatch.setattr("dmrifit.io.nifti.memory_left", lambda: 100)
     with pytest.raises(ValueError, match=r"honest\.nii\.gz holds 20 × 20 × 20 values.*no memory here; crop it"):
         read_volume(path)
 

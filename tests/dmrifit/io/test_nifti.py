@@ -1,9 +1,11 @@
 """Image files, read and written whole."""
 
 import gzip
+import os
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from unittest import mock
 
 import nibabel as nib
 import numpy as np
@@ -322,3 +324,10 @@ def test_packed_maps_take_no_less_room_than_is_estimated(tmp_path):
         2, region.shape, region
     )
     assert 0.8 * n_bytes < nifti.bytes_of_maps(2, region.shape, region) < n_bytes
+
+
+def test_memory_left_is_what_the_system_tells_or_all_of_it(monkeypatch):
+    everything = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < nifti.memory_left() < everything
+    monkeypatch.setattr(nifti.Path, "read_text", mock.Mock(side_effect=OSError))
+    assert nifti.memory_left() == everything
