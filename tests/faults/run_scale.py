@@ -31,7 +31,7 @@ from dmrifit import MODELS, Protocol, SignalToSignal, save_model
 
 B = np.tile([0.0, 200, 400, 600, 800, 1000, 1500, 2000], 32)  # s/mm²
 GRID = (256, 256, 64)  # with 256 measurements of 4 bytes: 4.3 GB
-BLOCK = 12  # voxels along the edges of what holds a signal in each slice
+BLOCK = 16  # voxels along the edges of what holds a signal in each slice
 
 
 def write_image(path: Path, grid: tuple[int, int, int], b: np.ndarray, seed: int = 0) -> None:
