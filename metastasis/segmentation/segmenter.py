@@ -92,8 +92,8 @@ class DeepMedicSegmenter(VolumeEstimator):
     loss : {"jvss", "vss", "sse", "bce", "lesion"}, default="jvss"
         What is minimized: `jvss_loss`, `vss_loss`, `sse_loss`, the binary cross-entropy, or
         cross-entropy and Dice coefficient with voxels of small lesions weighed more. With
-        ``"lesion"`` labels may be those of `implant_lesions`, whose cores are not judged, or those
-        of `mark_mistakes`, which are learned from more often.
+        ``"lesion"`` labels may be those of `implant_lesions`, whose cores are not judged, and 4
+        where an earlier network was mistaken, which is learned from more often.
     alpha : float, default=0.995
         Weight of sensitivity against specificity in the loss, from 0 to 1.
     prior : {"path", "shared", "channel", None}, default="path"
