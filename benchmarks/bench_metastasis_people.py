@@ -408,7 +408,8 @@ stripped: that they hold no enhancing lesion is an assumption.
 First stage: a U-Net of 0.33 million weights, {epochs} epochs of 200 segments of varied appearance on one scan and phantoms, {later}
 with less variation, {more} more on both scans; after the first, two thirds of the background segments are what it took for lesions.
 Second stage: boosted trees, {candidates} candidates ({metastases} metastases) of networks that had not seen the scan. Heaviest
-features (share of variance no longer explained where shuffled in the training candidates): {weights}. Marked from a score of {cut:g} on.
+features (share of variance no longer explained where shuffled in the training candidates): {weights}.
+Marked from a score of {cut:g} on.
 
 ## Figures
 The same training on one scan was tried in the other one, with {n_implants} implants (half of 2.5 to 6 mm, contrast 0.12 to 0.9),
@@ -430,9 +431,10 @@ These are other tumors than metastases, and larger ones; an earlier model covere
 it learns from were widened for that reason.
 
 ## Limits
-Large parts of bulky enhancing tumors are missed. Implants come from the generator that trained the network, so these sensitivities are optimistic. Not for scans with skull,
-before contrast, with slices above 3 mm, or of children. Probabilities are not calibrated. Nothing marked does not mean no
-metastases.
+Large parts of bulky enhancing tumors and thin walls at the surface of the brain are missed; parts of large sinuses are marked
+where a loose mask leaves them. Implants come from the generator that trained the network, so these sensitivities are
+optimistic. Not for scans with skull, before contrast, with slices above 3 mm, or of children. Probabilities are not
+calibrated. Nothing marked does not mean no metastases.
 
 ## License
 The model: that of this package. The scans it learned from: CC BY, to be cited as above.
