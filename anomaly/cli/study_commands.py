@@ -171,7 +171,8 @@ def train(
         typer.Option(
             metavar="SHARE|FOLDS",
             help="How the threshold is calibrated: a share of healthy subjects held out, such as "
-            "0.25, or a number of folds; by default the detector's.",
+            "0.25, or a number of folds, such as 4; by default the detector's (aligned: 4 folds "
+            "of fewer than 40 subjects, a quarter of more).",
         ),
     ] = None,
     guarantee: Annotated[
@@ -180,8 +181,8 @@ def train(
             min=0.5,
             max=0.999,
             help="In place of a rate: probability that nothing is found in a new healthy scan of "
-            "this site and protocol; its scans are held out, so detectors that are calibrated by "
-            "folds need --calibration SHARE.",
+            "this site and protocol; its scans are held out, a quarter of them unless --calibration "
+            "names another share.",
         ),
     ] = None,
     spacing: Annotated[
@@ -255,7 +256,8 @@ def train(
         require_libraries("torch", "skorch")
     options: dict[str, Any] = {"threshold": HealthyRateThreshold(rate)}
     if guarantee is not None:
-        options["threshold"] = HealthyScanThreshold(guarantee)
+        # Of folds the detector has learned in the end, and nothing is guaranteed by them.
+        options |= {"threshold": HealthyScanThreshold(guarantee), "calibration": 0.25}
     if calibration is not None:
         options["calibration"] = _calibration(calibration)
     if epochs is not None:

@@ -48,7 +48,7 @@ class AlignedMahalanobis(AlignedDetector):
         Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     threshold : threshold rule, optional
         As in `AnomalyDetector`.
-    calibration : float, int or None, default=0.25
+    calibration : "auto", float, int or None, default="auto"
         As in `AnomalyDetector`.
     scale : {None, "image"}, default=None
         As in `AnomalyDetector`.
@@ -81,7 +81,7 @@ class AlignedMahalanobis(AlignedDetector):
         smooth_mm: float = SMOOTH_MM,
         spacing: float | tuple[float, float, float] = 4.0,
         threshold: Any = None,
-        calibration: float | int | None = 0.25,
+        calibration: str | float | int | None = "auto",
         scale: str | None = None,
     ) -> None:
         self.smoothness = smoothness

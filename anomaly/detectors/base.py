@@ -18,6 +18,9 @@ from dmrifit.networks.volume_cases import check_length, listed, naming
 __all__ = ["AnomalyDetector", "Scans", "image_scaled"]
 
 _SCALES = (None, "image")
+#: With ``calibration="auto"``: subjects from which on a share of them is enough, and that share;
+#: with fewer so many folds.
+_ENOUGH_SUBJECTS, _SHARE, _N_FOLDS = 40, 0.25, 4
 #: Quantile of a map that becomes 1 with ``scale="image"``, as in the published code.
 _IMAGE_QUANTILE = 0.999
 
@@ -123,11 +126,12 @@ class AnomalyDetector(BaseEstimator):
         Rule that makes a map binary, fitted to scans held out of the training. By default
         `HealthyRateThreshold(0.01)`: 1 % of the voxels of healthy brains are above it, so a
         healthy scan can come out empty.
-    calibration : float or int
+    calibration : float, int or "auto"
         The healthy scans for the threshold. A share, such as 0.25: this share of the subjects is
         held out of the training. A number of folds, such as 4: each fold is scored by a detector
-        trained on the others (cross-fitting), then all scans are learned from. None: no threshold
-        is fitted, and there are only maps.
+        trained on the others (cross-fitting), then all scans are learned from. ``"auto"``: four
+        folds of fewer than 40 subjects, a quarter of more. None: no threshold is fitted, and there
+        are only maps.
     scale : {None, "image"}, default=None
         With ``"image"`` each map is divided by its own 99.9 % quantile and clipped at 1, as in the
         published code. A healthy scan then always has voxels of the highest score.
@@ -153,7 +157,7 @@ class AnomalyDetector(BaseEstimator):
     _observe: Callable[..., None] | None = None
 
     threshold: Any
-    calibration: float | int | None
+    calibration: str | float | int | None
     scale: str | None
     threshold_: Any
     shape_: tuple[int, int, int]
@@ -312,10 +316,11 @@ class AnomalyDetector(BaseEstimator):
         value = self.calibration
         is_share = isinstance(value, float | np.floating) and 0 < value < 1
         is_number_of_folds = is_number(value, whole=True) and value >= 2
-        if value is not None and not is_share and not is_number_of_folds:
+        is_known = value is None or (isinstance(value, str) and value == "auto")
+        if not is_known and not is_share and not is_number_of_folds:
             raise ValueError(
                 "calibration must be a share between 0 and 1, a number of folds of at least 2, "
-                f"or None, not {value!r}"
+                f"'auto' or None, not {value!r}"
             )
         if self.threshold is not None:
             self._check_threshold()
@@ -448,9 +453,11 @@ def _subject_numbers(scans: Scans, groups: Any) -> NDArray[Any]:
     return np.array([number_of[name] for name in names])
 
 
-def _folds(subjects: NDArray[Any], calibration: float | int) -> list[NDArray[np.int64]]:
+def _folds(subjects: NDArray[Any], calibration: str | float | int) -> list[NDArray[np.int64]]:
     """List the scans of each fold, subjects dealt in turn; a share makes a single fold."""
     n_subjects = int(subjects.max()) + 1
+    if calibration == "auto":
+        calibration = _N_FOLDS if n_subjects < _ENOUGH_SUBJECTS else _SHARE
     if isinstance(calibration, int | np.integer):
         n_folds = min(int(calibration), n_subjects)
         return [np.flatnonzero(subjects % n_folds == k) for k in range(n_folds)]

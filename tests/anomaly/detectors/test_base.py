@@ -18,7 +18,7 @@ from anomaly import (
     VoxelwiseGaussian,
     YoudenThreshold,
 )
-from anomaly.detectors.base import AnomalyDetector, Scans, image_scaled
+from anomaly.detectors.base import AnomalyDetector, Scans, _folds, image_scaled
 from dmrifit import load_model, save_model
 
 SHAPE = (9, 10, 8)
@@ -246,6 +246,14 @@ def test_groups_are_checked(world):
 def test_bad_shared_parameters_are_refused(world, parameters, message):
     with pytest.raises(ValueError, match=message):
         OneMinusMean(**parameters).fit(world[0])
+
+
+@pytest.mark.parametrize(("n_subjects", "n_folds"), [(3, 3), (8, 4), (39, 4), (40, 1)])
+def test_few_subjects_are_dealt_into_folds_and_a_share_of_many_is_held_out(n_subjects, n_folds):
+    folds = _folds(np.repeat(np.arange(n_subjects), 2), "auto")
+    assert len(folds) == n_folds
+    n_scans = 2 * n_subjects
+    assert sum(map(len, folds)) == (n_scans if n_folds > 1 else n_scans // 4)
 
 
 def test_held_back_subjects_are_not_learned_from():
