@@ -181,8 +181,8 @@ def train(
             min=0.5,
             max=0.999,
             help="In place of a rate: probability that nothing is found in a new healthy scan of "
-            "this site and protocol; its scans are held out, a quarter of them unless --calibration "
-            "names another share.",
+            "this site and protocol; its scans are held out, a quarter of them unless "
+            "--calibration names another share.",
         ),
     ] = None,
     spacing: Annotated[
