@@ -23,6 +23,7 @@ _SCALES = (None, "image")
 _ENOUGH_SUBJECTS, _SHARE, _N_FOLDS = 40, 0.25, 4
 #: Quantile of a map that becomes 1 with ``scale="image"``, as in the published code.
 _IMAGE_QUANTILE = 0.999
+_ALL_PLANES = slice(None)
 
 
 class Scans:
@@ -85,16 +86,18 @@ class Scans:
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def signal(self, i: int) -> NDArray[np.float32]:
-        """Return a scan, shape (x, y, z, channels)."""
-        return np.asarray(self._scans[int(self._numbers[i])], dtype=np.float32)
+    def signal(self, i: int, planes: slice = _ALL_PLANES) -> NDArray[np.float32]:
+        """Return a scan, or some of its planes along x, shape (x, y, z, channels)."""
+        return np.asarray(self._planes(self._scans, i, planes), dtype=np.float32)
 
-    def mask(self, i: int) -> NDArray[np.bool_]:
-        """Return the mask of a scan, shape (x, y, z)."""
-        number = int(self._numbers[i])
+    def mask(self, i: int, planes: slice = _ALL_PLANES) -> NDArray[np.bool_]:
+        """Return the mask of a scan, or some of its planes along x, shape (x, y, z)."""
         if self._masks is None:
-            return np.asarray(np.asarray(self._scans[number]).max(axis=-1) > 0)
-        return np.asarray(self._masks[number]).astype(bool)
+            return np.asarray(self._planes(self._scans, i, planes).max(axis=-1) > 0)
+        return self._planes(self._masks, i, planes).astype(bool)
+
+    def _planes(self, volumes: Sequence[Any], i: int, planes: slice) -> NDArray[Any]:
+        return np.asarray(volumes[int(self._numbers[i])])[planes]
 
     def take(self, numbers: Any) -> Scans:
         """Select scans by their number."""

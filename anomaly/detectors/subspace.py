@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,8 @@ from dmrifit.model_files.registry import register
 __all__ = ["PCADetector"]
 
 _RESIDUALS = ("mean", "mean-of-abs")
+#: Signals of all scans that are in memory at a time while components are computed: 16 MB.
+_VALUES_IN_MEMORY = 2**22
 
 
 @register
@@ -37,7 +40,8 @@ class PCADetector(ArrayDetector):
     mask count as the healthy mean, so that masks may differ.
 
     For 28 scans of 90 × 90 × 54 voxels, 180 000 of them brain, and 64 directions, 20 components
-    take 0.9 GB in memory and in the model file. The caller's scans are read one at a time.
+    take 0.9 GB in memory and in the model file. The caller's scans are read a few planes at a
+    time.
 
     Parameters
     ----------
@@ -131,21 +135,17 @@ class PCADetector(ArrayDetector):
 
     def _fit_scans(self, scans: Scans) -> None:
         n = len(scans)
-        counts = np.sum([scans.mask(i) for i in range(n)], axis=0)
-        self.known_ = counts > 0
-        self.mean_ = np.zeros((int(self.known_.sum()), scans.shape[3]), dtype=np.float32)
+        counts = np.zeros(scans.shape[:3], dtype=int)
         for i in range(n):
-            inside = scans.mask(i)[self.known_]
-            self.mean_[inside] += scans.signal(i)[self.known_][inside]
-        self.mean_ /= counts[self.known_][:, None].astype(np.float32)
+            counts += scans.mask(i)
+        self.known_ = counts > 0
+        shape = int(self.known_.sum()), scans.shape[3]
+        self.mean_ = np.empty(shape, dtype=np.float32)
         with one_thread():
-            # Two scans at a time, so that never all are in memory.
-            gram = np.empty((n, n))
-            for i in range(n):
-                row = self._centered(scans, i).ravel()
-                gram[i, i] = np.dot(row, row)
-                for j in range(i):
-                    gram[i, j] = gram[j, i] = np.dot(row, self._centered(scans, j).ravel())
+            gram = np.zeros((n, n))
+            for voxels, mean, rows in self._slabs(scans):
+                self.mean_[voxels] = mean
+                gram += rows @ rows.T
             # Scans are far fewer than voxels: the small matrix of their products has the same
             # components.
             variances, weights = np.linalg.eigh(gram)
@@ -157,13 +157,33 @@ class PCADetector(ArrayDetector):
                     f"the {n} scans to learn from do not differ, so there are no components; give "
                     "scans of others"
                 )
-            self.components_ = np.zeros((len(order), *self.mean_.shape), dtype=np.float32)
-            for i in range(n):
-                row = self._centered(scans, i)
-                for k, column in enumerate(order):
-                    weight = weights[i, column] / np.sqrt(variances[column])
-                    self.components_[k] += np.float32(weight) * row
+            loadings = (weights[:, order] / np.sqrt(variances[order])).T.astype(np.float32)
+            self.components_ = np.empty((len(order), *shape), dtype=np.float32)
+            for voxels, mean, rows in self._slabs(scans):
+                self.components_[:, voxels] = (loadings @ rows).reshape(len(order), *mean.shape)
         self.explained_variance_ = variances[order] / max(n - 1, 1)
+
+    def _slabs(self, scans: Scans) -> Iterator[tuple[slice, NDArray[Any], NDArray[Any]]]:
+        """
+        Read a few planes of all scans at a time.
+
+        Yields the numbers of their known voxels, the healthy mean there, (n_voxels, channels), and
+        all scans minus this mean, (n_scans, n_voxels * channels), 0 outside the mask of a scan.
+        """
+        n_values = len(scans) * int(np.prod(scans.shape[1:]))
+        n_planes = max(1, _VALUES_IN_MEMORY // n_values)
+        end = 0
+        for first in range(0, scans.shape[0], n_planes):
+            planes = slice(first, first + n_planes)
+            known = self.known_[planes]
+            begin, end = end, end + int(known.sum())
+            if begin == end:
+                continue
+            inside = np.stack([scans.mask(i, planes)[known] for i in range(len(scans))])[..., None]
+            signals = np.stack([scans.signal(i, planes)[known] for i in range(len(scans))])
+            mean = signals.sum(axis=0, where=inside) / inside.sum(axis=0, dtype=np.float32)
+            centered = np.where(inside, signals - mean, 0)
+            yield slice(begin, end), mean, centered.reshape(len(scans), -1)
 
     def _centered(self, scans: Scans, i: int) -> NDArray[np.float32]:
         """Subtract the healthy mean from a scan, (n_known, channels), 0 outside its mask."""
