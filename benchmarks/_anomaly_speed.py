@@ -15,7 +15,7 @@ import json, resource, time
 import numpy as np, torch
 torch.set_num_threads(1)
 from anomaly import DenoisingAutoencoder, RecDiscNet
-from anomaly.detectors.alignment import guide_images
+from anomaly.detectors.alignment import align, guide_images
 from anomaly.detectors.template import look_of
 from dmrifit._utils.torch_state import one_torch_thread
 shape, n = {shape}, 64
@@ -27,8 +27,9 @@ model = {model}
 model.n_channels_, model.shape_, model.threshold_, model.box_ = n, shape, None, (0, 0, 0, *shape)
 model.net_ = model._new_net(torch.device("cpu"), 0)
 model.history_ = []
-if getattr(model, "aligned", False):
-    look = look_of(scan, mask)
+is_aligned = getattr(model, "aligned", False)
+look = look_of(scan, mask)
+if is_aligned:
     model.scales_ = np.array([look.mean[mask].std(), look.spread[mask].std()])
     model.guide_ = guide_images(look.mean, look.spread, mask, model.scales_)
 model.healthy_residual_ = np.ones((2, *shape), dtype=np.float32)
@@ -49,7 +50,8 @@ del volume
 first = model.anomaly_map([scan], [mask])
 scored = best(lambda: model.anomaly_map([scan], [mask]), {repeats})
 same = first.tobytes() == model.anomaly_map([scan], [mask]).tobytes()
-print(json.dumps(dict(bare_s=round(bare, 2), scored_s=round(scored, 2), same_bits=same,
+align_s = best(lambda: align(model.guide_, mask, model.guide_), {repeats}) if is_aligned else 0.0
+print(json.dumps(dict(bare_s=round(bare, 2), scored_s=round(scored, 2), align_s=round(align_s, 2), same_bits=same,
     weights=sum(p.numel() for p in network.parameters()),
     peak_gb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 2))))
 """

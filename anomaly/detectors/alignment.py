@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, sparse
 
-__all__ = ["align", "guide_images", "inverted", "sampled"]
+__all__ = ["align", "guide_images", "interpolation", "inverted", "sampled"]
 
 #: Smoothing of the images in voxels before they are compared, and how much the outline of the
 #: brain counts.
@@ -171,6 +171,28 @@ def sampled(volume: NDArray, positions: NDArray) -> NDArray[np.float32]:
     return np.asarray(
         ndimage.map_coordinates(volume, positions, order=1, mode="nearest", output=np.float32)
     )
+
+
+def interpolation(positions: NDArray[np.floating], shape: Sequence[int]) -> sparse.csr_array:
+    """
+    Make the matrix of `sampled`, which resamples many channels in a fraction of the time.
+
+    Shapes: `positions` (3, n) in a volume of `shape` (x, y, z); returns (n, x * y * z), which
+    multiplies signals (x * y * z, channels).
+    """
+    last = np.array(shape)[:, None] - 1
+    inside = np.clip(positions, 0, last)
+    lower = np.minimum(inside.astype(np.int32), np.maximum(last - 1, 0))
+    share = (inside - lower).astype(np.float32)
+    upper = np.minimum(lower + 1, last)
+    columns, weights = [], []
+    for corner in np.ndindex(2, 2, 2):
+        is_upper = np.array(corner, dtype=bool)[:, None]
+        columns.append(np.ravel_multi_index(tuple(np.where(is_upper, upper, lower)), shape))
+        weights.append(np.where(is_upper, share, 1 - share).prod(axis=0))
+    n = positions.shape[1]
+    entries = np.stack(weights, axis=1).ravel(), np.stack(columns, axis=1).ravel()
+    return sparse.csr_array((*entries, np.arange(0, 8 * n + 1, 8)), shape=(n, np.prod(shape)))
 
 
 def inverted(positions: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.detectors.alignment import align, guide_images, inverted, sampled
+from anomaly.detectors.alignment import align, guide_images, interpolation, inverted, sampled
 from anomaly.detectors.base import Scans
 from anomaly.detectors.features import SMOOTH_MM, check_smoothing, sd_in_voxels
 from anomaly.detectors.network_base import (
@@ -334,22 +334,27 @@ class DenoisingAutoencoder(Reconstructor):
             positions = align(images, mask, self.guide_, smoothness=_SMOOTHNESS)
         inverse = inverted(positions)
         share = sampled(mask.astype(np.float32), inverse)
+        inside = share > INSIDE_SHARE
+        matrix = interpolation(inverse[:, inside], mask.shape)
+        # Signals outside the brain count as 0; the share undoes that where both were mixed.
+        matrix.data *= mask.ravel()[matrix.indices]
         volume = np.zeros(signal.shape, dtype=np.float32)
-        for k in range(signal.shape[-1]):
-            image = sampled(np.where(mask, signal[..., k], 0), inverse)
-            # Resampling mixed signals with the 0 outside the brain; the share undoes that.
-            volume[..., k] = image / np.maximum(share, INSIDE_SHARE)
-        return Brain(volume, share > INSIDE_SHARE, number), positions
+        volume[inside] = matrix @ signal.reshape(mask.size, -1) / share[inside][:, None]
+        return Brain(volume, inside, number), positions
 
     def _predict_scan(self, scans: Scans, i: int) -> Mapping[str, Any]:
         if not self.aligned:
             return super()._predict_scan(scans, i)
         brain, positions = self._resampled(scans, i)
         prediction = self._answer(self.net_, self._inputs(brain), brain)
-        channels = [sampled(channel, positions) for channel in prediction["reconstruction"]]
+        mask = scans.mask(i)
+        matrix = interpolation(positions[:, mask], mask.shape)
+        reconstruction = np.zeros_like(prediction["reconstruction"])
+        rows = matrix @ prediction["reconstruction"].reshape(len(reconstruction), -1).T
+        reconstruction[:, mask] = rows.T
         return {
-            "reconstruction": np.stack(channels),
-            "scan": self._inputs(Brain(scans.signal(i), scans.mask(i))),
+            "reconstruction": reconstruction,
+            "scan": self._inputs(Brain(scans.signal(i), mask)),
             "positions": positions,
         }
 

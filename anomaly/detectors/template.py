@@ -197,18 +197,23 @@ class Smoother:
 
     def __init__(self, mask: NDArray[np.bool_]) -> None:
         self.mask = mask
+        # A third of a scan is outside the box of the brain, where nothing is smoothed.
+        self.box = (ndimage.find_objects(mask.astype(np.int8)) or [(slice(0),) * 3])[0]
         self.weights: dict[float | tuple[float, ...], NDArray] = {}
 
     def __call__(self, volume: NDArray, sd: float | tuple[float, ...]) -> NDArray[np.float32]:
         """Smooth a volume (x, y, z) with a Gaussian; its SD is in voxels, or one for each axis."""
-        inside = np.where(self.mask, volume, 0).astype(np.float32)
-        if not np.any(sd):
-            return inside
-        if sd not in self.weights:
-            weight = ndimage.gaussian_filter(self.mask.astype(np.float32), sd, mode="constant")
-            self.weights[sd] = np.where(self.mask, weight, 1)
-        total = ndimage.gaussian_filter(inside, sd, mode="constant")
-        return np.where(self.mask, total / self.weights[sd], 0).astype(np.float32)
+        mask = self.mask[self.box]
+        smooth = np.where(mask, volume[self.box], 0).astype(np.float32)
+        if np.any(sd):
+            if sd not in self.weights:
+                weight = ndimage.gaussian_filter(mask.astype(np.float32), sd, mode="constant")
+                self.weights[sd] = np.where(mask, weight, 1)
+            total = ndimage.gaussian_filter(smooth, sd, mode="constant")
+            smooth = np.where(mask, total / self.weights[sd], 0)
+        full = np.zeros(self.mask.shape, dtype=np.float32)
+        full[self.box] = smooth
+        return full
 
 
 def look_of(signal: NDArray[np.floating], mask: NDArray[np.bool_]) -> Look:

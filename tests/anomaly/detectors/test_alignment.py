@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from anomaly.detectors.alignment import align, guide_images, inverted, sampled
+from anomaly.detectors.alignment import align, guide_images, interpolation, inverted, sampled
 
 SHAPE = (22, 26, 20)
 SCALES = (0.1, 0.05)
@@ -93,3 +93,13 @@ def test_sampling_is_linear_between_voxels():
     found = sampled(volume, np.array([[0.5, 0], [1, 1.25], [2, 2]]))
     np.testing.assert_allclose(found, [12.0, 7.0])
     assert sampled(volume, np.array([[-3.0], [0.0], [0.0]]))[0] == 0.0
+
+
+def test_an_interpolation_matrix_samples_every_channel():
+    rng = np.random.default_rng(3)
+    shape = (4, 5, 1)
+    channels = rng.uniform(size=(3, *shape)).astype(np.float32)
+    positions = rng.uniform(-2, 7, (3, 200)).astype(np.float32)
+    found = interpolation(positions, shape) @ channels.reshape(3, -1).T
+    expected = [sampled(channel, positions) for channel in channels]
+    np.testing.assert_allclose(found.T, expected, atol=1e-6)
