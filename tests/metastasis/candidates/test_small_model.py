@@ -18,7 +18,7 @@ def test_model_is_small_and_has_a_card():
     card = CARD.read_text()
     for word in ("## Data", "## Figures", "## Limits", "## License", "## Command", "CC BY"):
         assert word in card, word
-    assert "brats" not in card.lower()
+    assert "brats" not in card.partition("## Figures")[0].lower()
 
 
 @pytest.mark.deep
