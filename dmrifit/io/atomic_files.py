@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import json
 import os
 import re
@@ -34,6 +35,7 @@ _HIDDEN = ".dmrifit-"
 _COMPLETE = ".complete"
 _LOCK = ".lock"
 _RECORD = ".names"
+_JUST_NOW = 2 * 10**9  # nanoseconds; a disk may count its times in seconds
 _UNFINISHED = ".part-"
 # A process on another machine may write to the same disk, and its number says nothing here.
 _ABANDONED_SECONDS = 600.0
@@ -322,13 +324,30 @@ def finish_interrupted(folder: str | Path) -> None:
 
 def check_finished(folder: Path, name: str | None = None) -> None:
     """Refuse to read a set, or a file of it, of which a killed process renamed only a part."""
-    for complete in folder.glob(f"{_HIDDEN}*{_COMPLETE}"):
+    for complete in _complete_sets(folder):
         written, outdated = _read_record(complete)
         if name is None or name in (*written, *outdated):
             raise ValueError(
                 f"{folder} holds an incomplete set of files: a run was interrupted while it moved "
                 f"them from {complete.name}; give its command again, which finishes the set"
             )
+
+
+def _complete_sets(folder: Path) -> tuple[Path, ...]:
+    """List the sets that were not moved whole; thousands of files of a folder ask for the list."""
+    try:
+        state = folder.stat()
+    except OSError:
+        return ()
+    # What changes a moment after a folder was listed may leave its time as it was.
+    if time.time_ns() - state.st_mtime_ns < _JUST_NOW:
+        return tuple(folder.glob(f"{_HIDDEN}*{_COMPLETE}"))
+    return _listed_sets(folder, state.st_dev, state.st_ino, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _listed_sets(folder: Path, *_: int) -> tuple[Path, ...]:
+    return tuple(folder.glob(f"{_HIDDEN}*{_COMPLETE}"))
 
 
 def _exchange(complete: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -229,6 +230,19 @@ def test_a_killed_exchange_is_refused_to_readers_and_finished_by_the_next_set(tm
         FileSet(tmp_path, SET)
     assert texts_of(tmp_path) == dict.fromkeys(SET, "of the killed run") | {"foreign": "of an earlier run"}
     check_finished(tmp_path)
+
+
+def test_a_folder_is_listed_once_until_it_changes(tmp_path, monkeypatch):
+    os.utime(tmp_path, (1e9, 1e9))
+    check_finished(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "glob", lambda *_: pytest.fail("listed again"))
+        check_finished(tmp_path)
+    kill_before_rename(tmp_path, 0)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="holds an incomplete set of files"):
+            check_finished(tmp_path, "a")
+    check_finished(tmp_path / "nowhere")
 
 
 def test_a_killed_exchange_still_removes_files_that_only_an_earlier_run_wrote(tmp_path):
