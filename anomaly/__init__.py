@@ -18,7 +18,6 @@ _MODULES = {
     "write_evaluation": "study.report",
     "BestDiceThreshold": "detectors.thresholds",
     "FixedThreshold": "detectors.thresholds",
-    "HealthyLevelThreshold": "detectors.thresholds",
     "HealthyRateThreshold": "detectors.thresholds",
     "HealthyScanThreshold": "detectors.thresholds",
     "MeanPoolThreshold": "detectors.thresholds",

@@ -166,14 +166,6 @@ def train(
             help="False-positive rate per healthy voxel at the stored threshold; by default 0.01.",
         ),
     ] = None,
-    follow_level: Annotated[
-        bool,
-        typer.Option(
-            "--follow-level",
-            help="Give each scan a threshold that follows the level of its scores, as far as "
-            "healthy scans differ in it: fewer false positives in the worst healthy scans.",
-        ),
-    ] = False,
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -245,11 +237,7 @@ def train(
     model.dmrifit. An interrupted training of a network resumes after its last epoch when started
     again.
     """
-    from anomaly.detectors.thresholds import (
-        HealthyLevelThreshold,
-        HealthyRateThreshold,
-        HealthyScanThreshold,
-    )
+    from anomaly.detectors.thresholds import HealthyRateThreshold, HealthyScanThreshold
     from anomaly.scans.series import SeriesDetector
     from dmrifit.model_files.model_file import save_model
 
@@ -258,8 +246,6 @@ def train(
         raise ValueError("--powder has no directions: leave --resample-directions out")
     if rate is not None and guarantee is not None:
         raise ValueError("give either --rate or --guarantee, not both")
-    if follow_level and guarantee is not None:
-        raise ValueError("--follow-level has no guarantee: leave one of them out")
     rate = 0.01 if rate is None else rate
     directions = "acquired"
     if powder or resample_directions:
@@ -268,8 +254,7 @@ def train(
     # Before the scans are read, which takes minutes.
     if detector in ("dae", "recdisc"):
         require_libraries("torch", "skorch")
-    rule = HealthyLevelThreshold if follow_level else HealthyRateThreshold
-    options: dict[str, Any] = {"threshold": rule(rate)}
+    options: dict[str, Any] = {"threshold": HealthyRateThreshold(rate)}
     if guarantee is not None:
         # Of folds the detector has learned in the end, and nothing is guaranteed by them.
         options |= {"threshold": HealthyScanThreshold(guarantee), "calibration": 0.25}

@@ -6,19 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from anomaly.detectors.thresholds import (
-    RULE_CLASSES,
-    SCOPES,
-    HealthyLevelThreshold,
-    ThresholdRule,
-)
+from anomaly.detectors.thresholds import RULE_CLASSES, SCOPES, ThresholdRule
 from dmrifit._utils.checks import is_number
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 
 __all__ = ["decoded_rule", "encoded_rule"]
 
 _KEYS = {"rule", "parameters", "fitted"}
-_FITTED, _LEVELS = "threshold_", "levels_"
+_FITTED = "threshold_"
 
 
 def encoded_rule(rule: ThresholdRule | None) -> dict[str, Any] | None:
@@ -40,8 +35,6 @@ def encoded_rule(rule: ThresholdRule | None) -> dict[str, Any] | None:
     fitted = {}
     if hasattr(rule, _FITTED):
         fitted[_FITTED] = encoded(rule.threshold_, _FITTED)
-    if hasattr(rule, _LEVELS):
-        fitted[_LEVELS] = encoded(rule.levels_, _LEVELS)
     parameters = rule.get_params(deep=False)
     return {
         "rule": name,
@@ -70,9 +63,7 @@ def decoded_rule(content: Any) -> ThresholdRule | None:
     fitted = content["fitted"]
     if fitted == {}:
         return rule
-    has_levels = isinstance(rule, HealthyLevelThreshold)
-    names = {_FITTED, _LEVELS} if has_levels else {_FITTED}
-    if not isinstance(fitted, dict) or set(fitted) != names:
+    if not isinstance(fitted, dict) or set(fitted) != {_FITTED}:
         raise RefusedError(f"{fitted!r} is not what a threshold has fitted")
     threshold = decoded(fitted[_FITTED])
     if not is_number(threshold):
@@ -83,12 +74,4 @@ def decoded_rule(content: Any) -> ThresholdRule | None:
     if rule.needs_truth and has_limits_of_maps:
         raise RefusedError(f"{rule!r} has a limit for each scan it was fitted to")
     rule.threshold_ = threshold
-    if isinstance(rule, HealthyLevelThreshold):
-        levels = decoded(fitted[_LEVELS])
-        is_triple = isinstance(levels, tuple | list) and len(levels) == 3
-        if not is_triple or not all(is_number(level) and np.isfinite(level) for level in levels):
-            raise RefusedError(f"{_LEVELS} of a threshold is {levels!r}, not three numbers")
-        if list(levels) != sorted(levels):
-            raise RefusedError(f"{_LEVELS} of a threshold is {levels!r}, which is not ascending")
-        rule.levels_ = tuple(levels)
     return rule

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.maps import (
@@ -39,9 +39,6 @@ __all__ = [
 SCOPES = ("dataset", "image")
 #: Edge in mm of the voxels of the study.
 STUDY_SPACING = 2.4
-
-#: Quantile of the scores of a scan that stands for their level.
-_LEVEL = 0.9
 
 Scope = Literal["dataset", "image"]
 
@@ -443,52 +440,6 @@ class HealthyRateThreshold(_OwnThreshold):
         return float(limits[0])
 
 
-class HealthyLevelThreshold(HealthyRateThreshold):
-    """
-    The threshold of `HealthyRateThreshold`, which follows the level of the scores of each scan.
-
-    Maps of some healthy people are higher everywhere. The threshold of a scan is multiplied by the
-    90 % quantile of its scores, divided by that of the median healthy scan. This factor is clipped
-    to the range of the healthy scans of `fit`: a lesion of any size raises it no further. Maps
-    themselves do not change. Where a healthy quantile is not positive, there is one threshold.
-
-    Parameters
-    ----------
-    rate : float, default=0.01
-        As in `HealthyRateThreshold`.
-
-    Attributes
-    ----------
-    threshold_ : float
-        That of the median healthy scan.
-    levels_ : tuple of 3 float
-        Lowest, median and highest quantile of the healthy scans.
-    """
-
-    levels_: tuple[float, float, float]
-
-    def _of_all(self, scans: ScoredScans) -> float:
-        levels = [float(np.quantile(values, _LEVEL)) for values in scans.inside()]
-        self.levels_ = min(levels), float(np.median(levels)), max(levels)
-        limits, _ = rate_limits(self._divided(scans), [self.rate])
-        return float(limits[0])
-
-    def _limits(self, scans: ScoredScans) -> list[float]:
-        return [self.threshold_ * factor for factor in self._factors(scans)]
-
-    def _factors(self, scans: ScoredScans) -> list[float]:
-        low, middle, high = self.levels_
-        if low <= 0:
-            return [1.0] * len(scans.volumes)
-        levels = [np.quantile(values, _LEVEL) for values in scans.inside()]
-        return [float(np.clip(level, low, high) / middle) for level in levels]
-
-    def _divided(self, scans: ScoredScans) -> list[NDArray[Any]]:
-        """Divide the scores of each scan by its factor."""
-        pairs = zip(scans.inside(), self._factors(scans), strict=True)
-        return [values / factor for values, factor in pairs]
-
-
 class HealthyScanThreshold(_OwnThreshold):
     """
     The lowest threshold with a guarantee for a new healthy scan of the same site and protocol.
@@ -611,16 +562,11 @@ RULES: dict[str, ThresholdRule] = {
     "best Dice": BestDiceThreshold(),
 }
 
-#: Classes of rules by name, which model files may name: those of `RULES`, and three that no table
+#: Classes of rules by name, which model files may name: those of `RULES`, and two that no table
 #: of a study compares.
 RULE_CLASSES: dict[str, type[ThresholdRule]] = {
     type(rule).__name__: type(rule)
-    for rule in (
-        FixedThreshold(0.5),
-        HealthyLevelThreshold(),
-        HealthyScanThreshold(),
-        *RULES.values(),
-    )
+    for rule in (FixedThreshold(0.5), HealthyScanThreshold(), *RULES.values())
 }
 __all__ += sorted(RULE_CLASSES)
 
@@ -674,10 +620,7 @@ def limit_spread(
     rng = np.random.default_rng(seed_for(seed_from(random_state), "limit_spread"))
     draws = rng.integers(n, size=(n_draws, n))
     if isinstance(rule, HealthyRateThreshold):
-        scores = scans.inside()
-        if isinstance(rule, HealthyLevelThreshold):
-            scores = clone(rule).fit(volumes, scans.masks)._divided(scans)
-        limits = _rate_limits_of_draws(scores, rule.rate, list(draws))
+        limits = _rate_limits_of_draws(scans.inside(), rule.rate, list(draws))
     elif isinstance(rule, HealthyScanThreshold):
         limits = np.sort(rule._of_each(scans)[draws], axis=1)[:, rule.rank(n) - 1]
     else:
@@ -714,15 +657,6 @@ def limits_left_out(
     rest = [np.flatnonzero(numbers != i) for i in range(len(subjects))]
     volumes = checked_volumes(maps, "map")
     scans = ScoredScans(volumes, checked_masks(masks, volumes), None)
-    if isinstance(rule, HealthyLevelThreshold):
-        levels = []
-        for i, number in enumerate(numbers):
-            others = rest[number]
-            fitted = clone(rule).fit(
-                [volumes[k] for k in others], [scans.masks[k] for k in others]
-            )
-            levels += fitted.limits([volumes[i]], [scans.masks[i]])
-        return np.array(levels)
     if isinstance(rule, HealthyRateThreshold):
         return _rate_limits_of_draws(scans.inside(), rule.rate, rest)[numbers]
     if not isinstance(rule, HealthyScanThreshold):

@@ -17,7 +17,6 @@ from sklearn.utils.validation import check_is_fitted
 from anomaly.detectors.base import AnomalyDetector
 from anomaly.detectors.thresholds import (
     FixedThreshold,
-    HealthyLevelThreshold,
     HealthyScanThreshold,
     limit_spread,
     limits_left_out,
@@ -467,8 +466,6 @@ class SeriesDetector(BaseEstimator):
         opened = open_map(marked, opening)
         lesions = lesions_of(opened, scores, case.affine)
         limit = float(getattr(rule, "threshold_", np.nan))
-        if isinstance(rule, HealthyLevelThreshold):
-            limit = rule.limits(scores[None], case.scored[None])[0]
         figures = scan_figures(scores, case.scored, marked, opened, case.affine, case.signal)
         if detector.threshold_ is not None and (threshold is not None or opening != _OPENING):
             # Healthy scans were summarized by the model's own threshold and opening.
@@ -783,11 +780,7 @@ def _healthy_scans(
 
 def _marked(rule: Any, scores: NDArray[np.float32], case: Case) -> NDArray[np.bool_]:
     """Mark the scored voxels above a threshold."""
-    counted = case.brain
-    if isinstance(rule, HealthyLevelThreshold):
-        # Levels are those of the voxels that the rule was fitted to.
-        counted = case.scored
-    above = np.asarray(rule.apply(scores[None], counted[None]))[0]
+    above = np.asarray(rule.apply(scores[None], case.brain[None]))[0]
     # Fluid and air outside of the scored voxels are unlike tissue without being anomalies.
     return np.asarray(above.astype(bool) & case.scored)
 

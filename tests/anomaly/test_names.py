@@ -22,7 +22,6 @@ MeanPoolThreshold(size_mm=38.4, *, spacing=None, scope="dataset")
 YoudenThreshold(*, scope="dataset")
 BestDiceThreshold(*, scope="dataset")
 HealthyRateThreshold(rate=0.01)
-HealthyLevelThreshold(rate=0.01)
 HealthyScanThreshold(level=0.9, *, counted="components", rate=0.01, opening=3)
 open_map(binary, size=3)
 evaluate_detectors(cases, maps, *, healthy=(), healthy_maps=None, validation=None, validation_maps=None, rules=None, \
@@ -42,7 +41,7 @@ METHODS = (
 )
 RULES = (
     "FixedThreshold", "OtsuThreshold", "MeanPoolThreshold", "YoudenThreshold", "BestDiceThreshold",
-    "HealthyLevelThreshold", "HealthyRateThreshold", "HealthyScanThreshold",
+    "HealthyRateThreshold", "HealthyScanThreshold",
 )  # fmt: skip
 
 

@@ -241,10 +241,6 @@ def test_a_training_tells_of_its_healthy_scans_and_of_what_is_guaranteed(run, ca
     assert "8 healthy scans" in said
     assert "differ from the others as a whole" in said
     assert "over draws of these scans" in said
-    code, said, error = run(*words, "--follow-level")
-    assert code == 0, error
-    rule = load_model(tmp_path / "model.dmrifit").detector_.threshold_
-    assert len(set(rule.levels_)) == 3
     code, said, error = run(*words, "--guarantee", 0.8, "--calibration", 0.5)
     assert code == 0, error
     assert "no component in a new healthy scan of this site and protocol" in said
@@ -260,8 +256,6 @@ def test_a_rate_and_a_guarantee_are_not_given_together(run, cases, tmp_path):
     code, said, error = run(*words, "--rate", 0.01, "--guarantee", 0.8)
     assert (code, said) == (2, "")
     assert "give either --rate or --guarantee, not both" in error
-    error = run(*words, "--follow-level", "--guarantee", 0.8)[2]
-    assert "--follow-level has no guarantee" in error
     assert not (tmp_path / "model.dmrifit").exists()
 
 

@@ -10,14 +10,13 @@ from anomaly.detectors.threshold_files import decoded_rule, encoded_rule
 from anomaly.detectors.thresholds import (
     BestDiceThreshold,
     FixedThreshold,
-    HealthyLevelThreshold,
     HealthyRateThreshold,
     HealthyScanThreshold,
     MeanPoolThreshold,
     OtsuThreshold,
     YoudenThreshold,
 )
-from dmrifit.io.parameter_json import RefusedError, encoded
+from dmrifit.io.parameter_json import RefusedError
 
 SHAPE = (4, 5, 3)
 MAPS = [np.random.default_rng(seed).normal(size=SHAPE) for seed in (0, 1)]
@@ -54,7 +53,6 @@ def test_no_rule_is_stored_as_nothing():
     [
         FixedThreshold(-0.25),
         HealthyRateThreshold(0.1),
-        HealthyLevelThreshold(0.1),
         HealthyScanThreshold(0.6, counted="voxels", rate=0.1),
         OtsuThreshold(),
         OtsuThreshold(scope="image"),
@@ -96,7 +94,7 @@ def test_every_rule_of_the_module_can_be_stored_by_its_name():
     rules = [
         getattr(thresholds, name) for name in thresholds.__all__ if name.endswith("Threshold")
     ]
-    assert len(rules) == 8
+    assert len(rules) == 7
     for rule in rules:
         unfitted = rule(0.5) if rule is FixedThreshold else rule()
         assert type(through_json(unfitted)) is rule
@@ -145,14 +143,6 @@ def test_the_base_of_all_rules_is_no_rule():
 def test_the_unaltered_content_is_accepted():
     rule = decoded_rule(FIXED)
     assert (rule.value, rule.threshold_) == (2.5, 2.5)
-
-
-@pytest.mark.parametrize("levels", [None, [1.0, 2.0], [1.0, 3.0, 2.0], [1.0, 2.0, "3"], [0.0, 1.0, np.inf]])
-def test_levels_that_are_no_three_ascending_numbers_are_refused(levels):
-    content = encoded_rule(HealthyLevelThreshold(0.1).fit(MAPS))
-    content["fitted"]["levels_"] = encoded(levels, "levels_")
-    with pytest.raises(RefusedError, match="levels_ of a threshold is"):
-        decoded_rule(content)
 
 
 @pytest.mark.parametrize("name", ["os", "open_map", "RULES", "BaseEstimator", "", None, 3, ["a"]])

@@ -9,14 +9,12 @@ from anomaly.detectors.thresholds import (
     RULES,
     BestDiceThreshold,
     FixedThreshold,
-    HealthyLevelThreshold,
     HealthyRateThreshold,
     HealthyScanThreshold,
     MeanPoolThreshold,
     OtsuThreshold,
     YoudenThreshold,
     limit_spread,
-    limits_left_out,
     open_map,
     rate_limits,
 )
@@ -162,45 +160,6 @@ def test_scans_of_all_sizes_count_alike_for_the_rate():
     assert limits[0] == pytest.approx(2 + 3 / 7)
     assert limits[2] == pytest.approx(0.5, abs=1e-3)
     np.testing.assert_allclose(realized, [0.25, 0.5, 0.75], atol=1e-9)
-
-
-def leveled(rng, n):
-    """Draw maps of healthy scans whose scores are higher or lower as a whole."""
-    return rng.gamma(4, size=(n, 12, 12, 12)) * rng.uniform(0.7, 1.3, (n, 1, 1, 1))
-
-
-def test_a_threshold_that_follows_the_level_keeps_the_rate_in_the_worst_healthy_scan():
-    maps = leveled(np.random.default_rng(2), 28)
-    shares = {}
-    for rule in (HealthyRateThreshold(), HealthyLevelThreshold()):
-        marked = rule.fit(maps[:16]).apply(maps[16:])
-        shares[type(rule)] = marked.mean(axis=(1, 2, 3))
-    assert shares[HealthyRateThreshold].max() > 0.03
-    assert shares[HealthyLevelThreshold].max() < 0.02
-    assert 0.005 < shares[HealthyLevelThreshold].mean() < 0.015
-    # The rule is fitted to the others for each scan, and its interval is that of divided scores.
-    rule, masks = HealthyLevelThreshold(), np.ones(maps.shape, bool)
-    limits = limits_left_out(rule, maps, masks, np.arange(28))
-    assert limits[3] == rule.fit(np.delete(maps, 3, 0)).limits(maps[3:4])[0]
-    spreads = [np.ptp(limit_spread(rule, maps)) for rule in (HealthyRateThreshold(), rule)]
-    assert spreads[1] < 0.5 * spreads[0]
-
-
-@pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
-def test_a_lesion_of_any_size_raises_its_threshold_no_further_than_healthy_scans(share):
-    maps = leveled(np.random.default_rng(1), 17)
-    rule = HealthyLevelThreshold().fit(maps[:16])
-    lesion = np.arange(maps[16].size).reshape(maps[16].shape) < share * maps[16].size
-    marked = rule.apply([np.where(lesion, 25.0, maps[16])])[0]
-    assert marked[lesion].all()
-    limits = rule.limits([10 * maps[16], 0.1 * maps[16]])
-    np.testing.assert_allclose(np.divide(limits, rule.threshold_), np.array(rule.levels_)[[2, 0]] / rule.levels_[1])
-
-
-def test_levels_that_are_not_positive_give_one_threshold():
-    maps = leveled(np.random.default_rng(2), 6) - 50
-    rule = HealthyLevelThreshold(0.1).fit(maps)
-    assert rule.limits(maps) == [HealthyRateThreshold(0.1).fit(maps).threshold_] * 6
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.float32])
