@@ -46,6 +46,7 @@ from metastasis.scans.network_inputs import (
     values_of,
 )
 from metastasis.segmentation.operating_points import operating_point
+from metastasis.segmentation.sampling import MISTAKEN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -188,10 +189,10 @@ class TwoStageSegmenter(BaseEstimator):
         for number, segmenter in self._unseen(cases, labels, groups):
             with naming(number):
                 case = case_on_network_grid(cases[number], spacing)
-                target = classes_on_network_grid(*pairs[number], spacing)
-                candidates = self._candidates(
-                    segmenter, case, self.use_prior, np.asarray(target) > 0
-                )
+                target = np.asarray(classes_on_network_grid(*pairs[number], spacing))
+                # What a network was mistaken in is background, and what has to be judged.
+                target = np.where(target == MISTAKEN, 0, target)
+                candidates = self._candidates(segmenter, case, self.use_prior, target > 0)
                 truths.append(candidate_truth(candidates, target))
             tables.append(candidates.table)
         return self.fit_candidates(self.segmenter_, np.concatenate(tables), np.concatenate(truths))

@@ -13,6 +13,7 @@ from metastasis import TwoStageSegmenter
 from metastasis.candidates.features import PRIOR_FEATURES
 from metastasis.candidates.judgment import LATER_FEATURES, NAMES
 from metastasis.candidates.small_model import load_small_model
+from metastasis.segmentation.sampling import MISTAKEN
 
 SHAPE = (40, 40, 40)
 GRID = np.stack(np.indices(SHAPE), axis=-1).astype(float)
@@ -85,6 +86,16 @@ def test_balls_are_kept_and_sheets_rejected(fitted):
     assert not (marked > 0)[label == 0].any()
     assert fitted.n_candidates_["metastases"] >= 24
     assert fitted.segmenter_.n_seen_ == 8
+
+
+def test_mistakes_of_an_earlier_network_are_judged_as_what_they_are(fitted, cohort):
+    volumes, labels, _ = cohort
+    told = [
+        np.where((volume > 150) & (label == 0), MISTAKEN, label)
+        for volume, label in zip(volumes, labels, strict=True)
+    ]
+    again = small().fit(volumes, told, masks=[BRAIN] * 8)
+    assert again.n_candidates_ == fitted.n_candidates_
 
 
 def test_features_are_listed_by_weight(fitted):
