@@ -133,8 +133,8 @@ class AnomalyDetector(BaseEstimator):
         The healthy scans for the threshold. A share, such as 0.25: this share of the subjects is
         held out of the training. A number of folds, such as 4: each fold is scored by a detector
         trained on the others (cross-fitting), then all scans are learned from. ``"auto"``: four
-        folds of fewer than 40 subjects, a quarter of more. None: no threshold is fitted, and there
-        are only maps.
+        folds of fewer than 40 subjects, a quarter of more or for a guarantee. None: no threshold
+        is fitted, and there are only maps.
     scale : {None, "image"}, default=None
         With ``"image"`` each map is divided by its own 99.9 % quantile and clipped at 1, as in the
         published code. A healthy scan then always has voxels of the highest score.
@@ -277,7 +277,7 @@ class AnomalyDetector(BaseEstimator):
             self._fit_scans(scans)
             self.threshold_ = None
             return self
-        folds = _folds(subjects, self.calibration)
+        folds = _folds(subjects, self._held_out())
         scan_numbers = np.arange(len(scans))
         if len(folds) == 1:
             held_out = folds[0]
@@ -343,6 +343,14 @@ class AnomalyDetector(BaseEstimator):
                 f"{type(self.threshold).__name__} needs lesions, and thresholds of detectors come "
                 "from healthy scans; use another rule, or fit this one to maps of anomaly_map"
             )
+
+    def _held_out(self) -> Any:
+        """Give the calibration; a guarantee needs scans that are not learned from in the end."""
+        from anomaly.detectors.thresholds import HealthyScanThreshold
+
+        if self.calibration == "auto" and isinstance(self.threshold, HealthyScanThreshold):
+            return _SHARE
+        return self.calibration
 
     def _new_threshold(self) -> Any:
         if self.calibration is None:

@@ -672,10 +672,11 @@ class SeriesDetector(BaseEstimator):
         detector: Any = self.detector
         if not isinstance(detector.threshold, HealthyScanThreshold):
             return
-        if not isinstance(detector.calibration, float):
+        share = detector._held_out()
+        if not isinstance(share, float):
             raise ValueError(
                 "a guarantee needs scans that the detector has not learned from: calibration=0.5 "
-                f"(--calibration 0.5) holds half of them out, {detector.calibration!r} does not"
+                f"(--calibration 0.5) holds half of them out, {share!r} does not"
             )
         patients = [files.patient or stem(files.image) for files in series]
         repeated = [name for name in dict.fromkeys(patients) if patients.count(name) > 1]
@@ -685,7 +686,7 @@ class SeriesDetector(BaseEstimator):
                 "each subject"
             )
         # Before the training: too few scans give no guarantee whatever is learned.
-        n_held_out = min(max(1, round(detector.calibration * len(series))), len(series) - 1)
+        n_held_out = min(max(1, round(share * len(series))), len(series) - 1)
         detector.threshold.rank(n_held_out)
 
     def _check_calibration_scans(self, series: Sequence[SeriesFiles]) -> None:

@@ -315,6 +315,9 @@ def test_a_guarantee_needs_scans_that_were_not_learned_from(healthy):
     rule = HealthyScanThreshold(0.75)
     with pytest.raises(ValueError, match=r"not learned from: calibration=0\.5"):
         SeriesDetector(VoxelwiseGaussian(threshold=rule, calibration=4)).fit(healthy)
+    # By default a quarter is held out for a guarantee, however few they are.
+    with pytest.raises(ValueError, match=r"no guarantee at this level with 2 scan\(s\)"):
+        SeriesDetector(AlignedMahalanobis(threshold=rule)).fit(healthy)
     half = VoxelwiseGaussian(threshold=rule, calibration=0.5)
     with pytest.raises(ValueError, match=r"no guarantee at this level with 2 scan\(s\)"):
         SeriesDetector(half).fit(healthy[:4])
