@@ -645,7 +645,7 @@ def markdown(result: dict[str, Any]) -> str:
                 "×".join(map(str, one["shape"])) + "×64",
                 f"{one['bare_s']:.2f}",
                 f"{one['scored_s']:.2f}",
-                f"{one.get('align_s', 0):.2f}",
+                f"{one['align_s']:.2f}" if "align_s" in one else "–",
                 f"{one['ratio']:.2f}",
                 f"{one['peak_gb']:.2f}",
                 "the same bits" if one["same_bits"] else "other bits",

@@ -136,6 +136,8 @@ def draw_implants(
     """
     check_number("n", n, least=0, whole=True)
     check_number("small", small, most=1)
+    check_number("masses", masses, most=1 - small)
+    check_number("bright", bright, most=1)
     values = np.array(volume, dtype=np.float32)
     inside = binarize(np.asarray(brain), name="brain")
     if values.ndim != 3 or inside.shape != values.shape:

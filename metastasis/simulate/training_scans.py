@@ -85,6 +85,9 @@ def implanted_copies(
     """
     Make training scans of one real scan: warped, half of them with painted negatives, implanted.
 
+    Half of the brains are surrounded by sinuses and dura, as a looser mask leaves them; some of
+    the implants are masses or brighter than those that are counted as found elsewhere.
+
     Shapes: `volume` and `brain` (x, y, z), in the order of RAS+, with voxels of about 1 mm.
     """
     check_number("n_copies", n_copies, least=1, whole=True)
