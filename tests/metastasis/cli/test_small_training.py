@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from metastasis.candidates.small_model import small_model_threshold
 from metastasis.candidates.two_stage import TwoStageSegmenter
 from metastasis.cli import small_training
 from metastasis.simulate import training_scans
@@ -47,7 +48,7 @@ def test_the_model_is_made_as_the_one_that_comes_along(tmp_path, monkeypatch):
     monkeypatch.setattr(TwoStageSegmenter, "fit", lambda self, *_, **__: models.append(self))
     monkeypatch.setattr("dmrifit.model_files.model_file.save_model", lambda model, path: None)
     small_training._fit([], tmp_path / "mine.dmrifit", 2, 0)
-    assert (models[0].comparable, models[0].threshold) == (True, 0.2)
+    assert (models[0].comparable, models[0].threshold) == (True, small_model_threshold())
 
 
 def test_a_bad_scan_is_refused_before_the_first_copy(run, scans, tmp_path, monkeypatch):

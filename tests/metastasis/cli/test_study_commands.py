@@ -15,6 +15,7 @@ from metastasis import (
     simulate_metastases,
     write_cases,
 )
+from metastasis.candidates.small_model import small_model_threshold
 from metastasis.cli.study_commands import EXAMPLES, _labelled_cases, evaluate, simulate, train
 
 TINY = (
@@ -194,7 +195,7 @@ def test_a_training_without_options_has_two_stages(table, tmp_path, monkeypatch,
     first, second = (model.segmenter.get_params() for model in models)
     assert (first["network"], first["loss"], first["scaling"]) == ("small_unet", "lesion", "local")
     assert (first["training__batch_size"], first["random_state"], models[0].min_voxels) == (2, 3, 4)
-    assert all((model.comparable, model.threshold) == (True, 0.2) for model in models)
+    assert all((model.comparable, model.threshold) == (True, small_model_threshold()) for model in models)
     assert first["training__checkpoint"] == str(tmp_path / ".first.dmrifit.training")
     assert (second["training__epochs"], second["spacing"], models[1].min_voxels) == (2, 1.5, 7)
 
