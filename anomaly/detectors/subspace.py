@@ -145,7 +145,9 @@ class PCADetector(ArrayDetector):
             gram = np.zeros((n, n))
             for voxels, mean, rows in self._slabs(scans):
                 self.mean_[voxels] = mean
-                gram += rows @ rows.T
+                # In single precision instructions of processors would differ in the last digits.
+                wide = rows.astype(np.float64)
+                gram += wide @ wide.T
             # Scans are far fewer than voxels: the small matrix of their products has the same
             # components.
             variances, weights = np.linalg.eigh(gram)
