@@ -75,7 +75,7 @@ KINDS = {
     "ring": ((8.0, 18.0), True),
     "large ring": ((18.0, 40.0), True),
 }
-#: Solid masses of the same size, as real ones are that no ring holds: to learn from alone.
+#: Solid masses as large as rings, which some real tumors are: to learn from alone.
 MASS, _MASS_DIAMETERS = "mass", (10.0, 38.0)
 _WALLS, _UNEVEN = (1.3, 5.5), (0.35, 2.2)  # mm, and how much the wall of one ring varies
 _CORES, _BLEEDINGS = (0.12, 0.95), (1.15, 1.5)  # signals of cores, of white matter's
