@@ -70,6 +70,7 @@ _SHELL = (1.0, 3.5)  # mm around a candidate
 _HESSIAN_MM = 1.2
 _FLUID = 0.6  # local levels
 _LARGEST_ML = 2.0  # a larger component is judged by what is left of it at the next level
+_LEAST_WHOLE = 0.02  # level; at lower ones findings merge with what is none
 _UNSURE = 0.1  # level below which candidates may be limited in size
 _LEAST_WALL = 6  # voxels, of which each has a face on an enclosed one
 _BALL = np.ones((3, 3, 3), dtype=bool)
@@ -110,10 +111,16 @@ class ScanVolumes:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidates of a scan: their features (n, n_features) and flat voxel indices."""
+    """
+    Candidates of a scan: their features (n, n_features) and flat voxel indices.
+
+    Components too large to be judged are pairs of all their voxels and of those that candidates
+    or components of a higher level hold, from the highest level on.
+    """
 
     table: NDArray[np.float64]
     voxels: list[NDArray[np.intp]]
+    wholes: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]] = ()
 
     def __len__(self) -> int:
         return len(self.voxels)
@@ -132,7 +139,9 @@ def find_candidates(
 
     At a low threshold a lesion merges with a sinus or a ventricle and would be rejected as a
     whole, so that each is judged at all levels; a component above 2 mL counts only where no
-    component is left of it at a higher level. Where `limited`, components at levels below 0.1
+    component is left of it at a higher level. From level 0.02 on such a component is a whole, which
+    `scored_volume` marks where it marks most of what it is made of: the thin walls of a large
+    ring. Where `limited`, components at levels below 0.1
     count up to 2 mL times the square root of their level: larger ones are tissue, not lesions.
 
     Shapes: `probability` (x, y, z).
@@ -140,7 +149,14 @@ def find_candidates(
     measure = _Measure(probability, scan)
     n_in_ml = 1000 / float(scan.steps.prod())
     largest = _LARGEST_ML * n_in_ml
-    rows, voxels = [], []
+    rows, voxels, wholes = [], [], []
+
+    def flat_voxels(inside: NDArray[np.bool_], window: tuple[slice, ...]) -> NDArray[np.intp]:
+        places = [
+            axis + part.start for axis, part in zip(np.nonzero(inside), window, strict=True)
+        ]
+        return np.ravel_multi_index(places, probability.shape)
+
     levels = sorted(set(levels))
     for level, next_level in zip(levels, [*levels[1:], np.inf], strict=True):
         most = np.inf
@@ -152,16 +168,20 @@ def find_candidates(
         cores = drop_small(probability >= next_level, min_voxels)
         has_core = np.bincount(components[cores], minlength=len(sizes)) > 0
         for index, window in enumerate(ndimage.find_objects(components), start=1):
-            if sizes[index] < min_voxels or (sizes[index] > largest and has_core[index]):
+            if sizes[index] < min_voxels:
+                continue
+            own = components[window] == index
+            if sizes[index] > largest and has_core[index]:
+                if level >= _LEAST_WHOLE:
+                    parts = own & cores[window]
+                    wholes.append((flat_voxels(own, window), flat_voxels(parts, window)))
                 continue
             if sizes[index] > most:
                 continue
             rows.append(measure.features(components, index, window, level))
-            inside = np.nonzero(components[window] == index)
-            places = [axis + part.start for axis, part in zip(inside, window, strict=True)]
-            voxels.append(np.ravel_multi_index(places, probability.shape))
+            voxels.append(flat_voxels(own, window))
     n_features = len(FEATURES) + len(PRIOR_FEATURES)
-    return Candidates(np.array(rows, dtype=np.float64).reshape(-1, n_features), voxels)
+    return Candidates(np.array(rows, dtype=np.float64).reshape(-1, n_features), voxels, wholes[::-1])
 
 
 class _Measure:

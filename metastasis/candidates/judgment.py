@@ -103,7 +103,11 @@ def scored_volume(
     shape: Sequence[int],
     names: Sequence[str] = NAMES,
 ) -> NDArray[np.float32]:
-    """Give each voxel the highest score of the candidates that it belongs to: (x, y, z)."""
+    """
+    Give each voxel the highest score of the candidates and wholes that it belongs to: (x, y, z).
+
+    A whole has the mean score of what is left of it at the next level.
+    """
     scores = np.zeros(shape, dtype=np.float32)
     if not len(candidates):
         return scores
@@ -111,6 +115,8 @@ def scored_volume(
     answers = classifier.predict(classifier_columns(candidates.table, names))
     for voxels, answer in zip(candidates.voxels, answers, strict=True):
         flat[voxels] = np.maximum(flat[voxels], np.clip(answer, 0, 1))
+    for voxels, parts in candidates.wholes:
+        flat[voxels] = np.maximum(flat[voxels], flat[parts].mean(dtype=np.float64))
     return scores
 
 

@@ -139,6 +139,21 @@ def test_limited_candidates_of_low_levels_are_small():
     assert sizes(0.11, limited=True) == [BALL.sum(), plateau.sum()]
 
 
+def test_the_wall_of_a_large_ring_is_a_whole_of_its_parts():
+    distance = np.linalg.norm(GRID - 30, axis=-1)
+    wall, parts = np.abs(distance - 15) < 1.2, np.abs(distance - 15) < 0.5
+    parts &= np.abs(GRID[..., 0] - 30) > 6
+    probability = (0.15 * wall + 0.6 * parts).astype(np.float32)
+    candidates = find_candidates(probability, scan(wall), levels=(0.01, 0.02, 0.1, 0.4), limited=True)
+    # At 0.1 and at 0.02 it is the same, and below all is tissue.
+    inner = np.flatnonzero(probability >= 0.4)
+    for voxels, _ in candidates.wholes:
+        assert (np.sort(voxels) == np.flatnonzero(wall)).all()
+    assert len(candidates.wholes) == 2
+    assert (np.sort(candidates.wholes[0][1]) == inner).all()
+    assert (np.sort(candidates.wholes[1][1]) == np.flatnonzero(wall)).all()
+
+
 def test_order_of_levels_does_not_matter():
     probability = np.where(BALL | SHEET, 0.9, 0.1).astype(np.float32) * BRAIN
     volumes = scan(BALL, SHEET)
