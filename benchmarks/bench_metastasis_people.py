@@ -38,6 +38,7 @@ from scipy.ndimage import distance_transform_edt, find_objects
 
 from dmrifit import load_model, save_model
 from dmrifit.io.components import drop_small, label_components
+from dmrifit.io.digests import source_digest
 from metastasis import TwoStageSegmenter
 from metastasis.candidates import features, scan_level
 from metastasis.candidates.features import LEVELS, Candidates, ScanVolumes, find_candidates
@@ -104,7 +105,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start = time.process_time()
     own = chosen.work / SMALL
     networks, rows_of, results = tried(SMALL, own)
-    fix_cuts(results)
     curve = learning_curve(results, own)
     others = {}
     if chosen.deepmedic:
@@ -144,7 +144,9 @@ def tried(kind: str, work: Path) -> tuple[dict[str, Any], dict[str, Any], dict[s
     work.mkdir(exist_ok=True)
     networks = {name: network(name, kind, work) for name in SCANS}
     rows_of = {name: judged_candidates(name, networks, work) for name in SCANS}
-    return networks, rows_of, {name: direction(name, networks, rows_of, work) for name in SCANS}
+    results = {name: direction(name, networks, rows_of, work) for name in SCANS}
+    fix_cuts(results)
+    return networks, rows_of, results
 
 
 def learning_curve(results: dict[str, Any], work: Path) -> list[dict[str, Any]]:
@@ -170,26 +172,25 @@ def learning_curve(results: dict[str, Any], work: Path) -> list[dict[str, Any]]:
 
 def scan_state() -> str:
     """Give a digest of what makes the training scans."""
-    return source_digest([TRAIN_SEED, N_COPIES, N_PHANTOMS], SCAN_SOURCES)
+    return state_of([TRAIN_SEED, N_COPIES, N_PHANTOMS], SCAN_SOURCES)
 
 
 def network_state() -> str:
     """Give a digest of what makes the networks."""
     settings = [scan_state(), TRAININGS, SHIPPED_TRAINING]
-    return source_digest(settings, NETWORK_SOURCES)
+    return state_of(settings, NETWORK_SOURCES)
 
 
 def state() -> str:
     """Give a digest of what makes candidates and tests."""
     settings = [network_state(), JUDGE_SEED, TEST_SEED, N_TEST, N_IMPLANTS, LEVELS]
-    return source_digest(settings, [features, scan_level])
+    return state_of(settings, [features, scan_level])
 
 
-def source_digest(settings: Any, sources: Sequence[Any]) -> str:
-    """Give 8 digits that change with settings and with the source of modules."""
+def state_of(settings: Any, modules: Sequence[Any]) -> str:
+    """Give 8 digits that change with settings and with what modules do."""
     digest = hashlib.sha256(repr(settings).encode())
-    for module in sources:
-        digest.update(Path(module.__file__).read_bytes())
+    digest.update(source_digest(Path(module.__file__) for module in modules).encode())
     return digest.hexdigest()[:8]
 
 
@@ -727,12 +728,11 @@ def markdown(result: dict[str, Any]) -> str:
     rows = []
     for kind, directions in {SMALL: result["directions"], **result["other networks"]}.items():
         for name, content in directions.items():
-            if kind == SMALL:
-                cut = ("two stages, cut of the other direction", content["fixed beforehand"])
-                rows.append(line(name, kind, *cut))
+            cut = ("two stages, cut of the other direction", content["fixed beforehand"])
+            rows.append(line(name, kind, *cut))
             for method in ("network", "two stages"):
-                cut = (f"{method}, cut on other implants",) * 2
-                rows.append(line(name, kind, cut[0], content[cut[1]]))
+                cut_here = f"{method}, cut on other implants"
+                rows.append(line(name, kind, cut_here, content[cut_here]))
                 rows += [
                     line(name, kind, f"{method}, matched {row['wanted']:.2f}", row)
                     for row in content[f"{method}, matched"]

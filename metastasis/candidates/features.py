@@ -139,10 +139,10 @@ def find_candidates(
 
     At a low threshold a lesion merges with a sinus or a ventricle and would be rejected as a
     whole, so that each is judged at all levels; a component above 2 mL counts only where no
-    component is left of it at a higher level. From level 0.02 on such a component is a whole, which
-    `scored_volume` marks where it marks most of what it is made of: the thin walls of a large
-    ring. Where `limited`, components at levels below 0.1
-    count up to 2 mL times the square root of their level: larger ones are tissue, not lesions.
+    component is left of it at a higher level. From level 0.02 on such a component is a whole,
+    to which `scored_volume` gives the mean score of its parts: the thin walls of a large ring.
+    Where `limited`, components at levels below 0.1 count up to 2 mL times the square root
+    of their level: larger ones are tissue, not lesions.
 
     Shapes: `probability` (x, y, z).
     """
@@ -181,7 +181,8 @@ def find_candidates(
             rows.append(measure.features(components, index, window, level))
             voxels.append(flat_voxels(own, window))
     n_features = len(FEATURES) + len(PRIOR_FEATURES)
-    return Candidates(np.array(rows, dtype=np.float64).reshape(-1, n_features), voxels, wholes[::-1])
+    table = np.array(rows, dtype=np.float64).reshape(-1, n_features)
+    return Candidates(table, voxels, wholes[::-1])
 
 
 class _Measure:
