@@ -152,9 +152,7 @@ def find_candidates(
     rows, voxels, wholes = [], [], []
 
     def flat_voxels(inside: NDArray[np.bool_], window: tuple[slice, ...]) -> NDArray[np.intp]:
-        places = [
-            axis + part.start for axis, part in zip(np.nonzero(inside), window, strict=True)
-        ]
+        places = [axis + part.start for axis, part in zip(np.nonzero(inside), window, strict=True)]
         return np.ravel_multi_index(places, probability.shape)
 
     levels = sorted(set(levels))
