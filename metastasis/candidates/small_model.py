@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["CARD", "PATH", "load_small_model", "small_model_threshold"]
+if TYPE_CHECKING:
+    from dmrifit._utils.randomness import RandomState
+    from metastasis.candidates.two_stage import TwoStageSegmenter
+
+__all__ = ["CARD", "PATH", "load_small_model", "small_model_threshold", "untrained_small_model"]
+
+#: Trainings of its network: from the second on it learns more from what it took for lesions.
+_N_TRAININGS = 2
 
 #: The model file, and its card: data, figures, limits, license, command.
 PATH = Path(__file__).parent / "data" / "small.dmrifit"
@@ -18,6 +25,19 @@ def load_small_model() -> Any:
     from dmrifit.model_files.model_file import load_model
 
     return load_model(PATH)
+
+
+def untrained_small_model(random_state: RandomState, **training: Any) -> TwoStageSegmenter:
+    """Make a model of its kind to be trained: a small U-Net, its candidates judged."""
+    from metastasis.candidates.two_stage import TwoStageSegmenter, small_unet
+
+    return TwoStageSegmenter(
+        small_unet(random_state, **training),
+        comparable=True,
+        n_trainings=_N_TRAININGS,
+        threshold=small_model_threshold(),
+        random_state=random_state,
+    )
 
 
 def small_model_threshold() -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from inspect import signature
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,6 +19,7 @@ from dmrifit._utils.checks import check_number, check_word, is_number
 from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
 from dmrifit.io.components import drop_small
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
+from dmrifit.model_files.model_file import save_model
 from dmrifit.model_files.registry import register, registered
 from dmrifit.model_files.regressor_file import dumped, loaded
 from dmrifit.networks.training import Training
@@ -46,7 +49,7 @@ from metastasis.scans.network_inputs import (
     values_of,
 )
 from metastasis.segmentation.operating_points import operating_point
-from metastasis.segmentation.sampling import MISTAKEN
+from metastasis.segmentation.sampling import MISTAKEN, mark_mistakes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,6 +95,10 @@ class TwoStageSegmenter(BaseEstimator):
         Whether prior scans are looked at by the classifier.
     n_folds : int, default=2
         Folds of groups for the candidates of a segmenter that is not fitted.
+    n_trainings : int, default=1
+        Trainings of a `DeepMedicSegmenter` with the loss "lesion" that is not fitted. Each but
+        the first goes on from the one before, and learns more from the background that it took
+        for lesions.
     threshold : float, default=0.15
         Score from which a candidate is marked, as long as no operating point is set.
     random_state : int, RandomState or None, default=None
@@ -139,6 +146,7 @@ class TwoStageSegmenter(BaseEstimator):
         min_voxels: int = 4,
         use_prior: bool = True,
         n_folds: int = 2,
+        n_trainings: int = 1,
         threshold: float = 0.15,
         random_state: RandomState = None,
     ) -> None:
@@ -149,6 +157,7 @@ class TwoStageSegmenter(BaseEstimator):
         self.min_voxels = min_voxels
         self.use_prior = use_prior
         self.n_folds = n_folds
+        self.n_trainings = n_trainings
         self.threshold = threshold
         self.random_state = random_state
 
@@ -406,13 +415,50 @@ class TwoStageSegmenter(BaseEstimator):
             for number in range(len(cases)):
                 yield number, segmenter
             return
+        if self.n_trainings > 1 and getattr(segmenter, "loss", None) != "lesion":
+            raise ValueError(
+                f"n_trainings={self.n_trainings} needs a DeepMedicSegmenter with loss='lesion', "
+                f"not {segmenter!r}"
+            )
         names = range(len(cases)) if groups is None else groups
         numbers = np.arange(len(cases))
         for seen, unseen in GroupKFold(self.n_folds).split(numbers, groups=list(names)):
-            fold = _fit(clone(segmenter), cases, labels, seen, groups)
+            fold = self._trained(segmenter, cases, labels, seen, groups)
             for number in unseen:
                 yield int(number), fold
-        self.segmenter_ = _fit(clone(segmenter), cases, labels, numbers, groups)
+        self.segmenter_ = self._trained(segmenter, cases, labels, numbers, groups)
+
+    def _trained(
+        self,
+        segmenter: Any,
+        cases: list[Scan],
+        labels: Sequence[Any],
+        numbers: Any,
+        groups: Sequence[Any] | None,
+    ) -> Any:
+        """Train a segmenter on some of the cases, after the first time also on its mistakes."""
+        volumes, priors, masks = zip(*(cases[number] for number in numbers), strict=True)
+        used = [labels[number] for number in numbers]
+        given = segmenter_options(segmenter, priors, masks)
+        options = dict(given)
+        if groups is not None and "groups" in signature(segmenter.fit).parameters:
+            # Scans of a patient stay on one side of the validation, too.
+            options["groups"] = [groups[number] for number in numbers]
+        trained = clone(segmenter).fit(list(volumes), used, **options)
+        for number in range(1, self.n_trainings):
+            found = trained.predict_proba(list(volumes), **given)
+            marked = [
+                mark_mistakes(np.asarray(values_of(label)), probability)
+                for label, probability in zip(used, found, strict=True)
+            ]
+            seed = derived_seed(seed_from(segmenter.random_state), f"training {number}")
+            with TemporaryDirectory() as folder:
+                before = Path(folder) / "before.dmrifit"
+                save_model(trained, before)
+                trained = clone(segmenter).set_params(warm_start_from=before, random_state=seed)
+                trained.fit(list(volumes), marked, **options)
+            trained.set_params(warm_start_from=None)
+        return trained
 
     def _candidates(
         self,
@@ -452,6 +498,7 @@ class TwoStageSegmenter(BaseEstimator):
             raise ValueError(f"levels must be probabilities between 0 and 1, not {self.levels!r}")
         check_number("min_voxels", self.min_voxels, least=1, whole=True)
         check_number("n_folds", self.n_folds, least=2, whole=True)
+        check_number("n_trainings", self.n_trainings, least=1, whole=True)
         check_number("threshold", self.threshold, most=1)
         if self.threshold == 0:
             raise ValueError("threshold must be above 0: at 0 every voxel would be marked, not 0")
@@ -602,23 +649,6 @@ def _is_fitted(segmenter: Any) -> bool:
     except NotFittedError:
         return False
     return True
-
-
-def _fit(
-    segmenter: Any,
-    cases: list[Scan],
-    labels: Sequence[Any],
-    numbers: Any,
-    groups: Sequence[Any] | None,
-) -> Any:
-    """Train a segmenter on some of the cases."""
-    volumes, priors, masks = zip(*(cases[number] for number in numbers), strict=True)
-    used = [labels[number] for number in numbers]
-    options = segmenter_options(segmenter, priors, masks)
-    if groups is not None and "groups" in signature(segmenter.fit).parameters:
-        # Scans of a patient stay on one side of the validation, too.
-        options["groups"] = [groups[number] for number in numbers]
-    return segmenter.fit(list(volumes), used, **options)
 
 
 def _spacing(segmenter: Any) -> float | None:

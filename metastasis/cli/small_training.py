@@ -35,7 +35,11 @@ def train_small(
         int, typer.Option(min=1, help="Synthetic patients to learn from as well.")
     ] = 6,
     epochs: Annotated[
-        int, typer.Option(min=1, help="Epochs of each of the three trainings.")
+        int,
+        typer.Option(
+            min=1,
+            help="Epochs of each of the six trainings (two halves and all, each twice).",
+        ),
     ] = 18,
     seed: ModelSeedOption = 0,
     overwrite: OverwriteOption = False,
@@ -44,7 +48,7 @@ def train_small(
     Train the small model of segment on implants in one's own scans without metastases.
 
     No labelled metastasis is needed: synthetic ones are put into warped copies of the scans. Takes
-    about half an hour of one core. The threshold is that of the model that comes along: choose
+    about an hour of one core. The threshold is that of the model that comes along: choose
     another one by what is marked in scans without metastases.
     """
     from metastasis.scans.cases import IMAGES
@@ -73,13 +77,9 @@ def _fit(training: list[TrainingScan], out: Path, epochs: int, seed: int) -> Non
     """Train both stages, and write them."""
     from dmrifit.cli.training_files import curve_writer
     from dmrifit.model_files.model_file import save_model
-    from metastasis.candidates.small_model import small_model_threshold
-    from metastasis.candidates.two_stage import TwoStageSegmenter, small_unet
+    from metastasis.candidates.small_model import untrained_small_model
 
-    network = small_unet(seed, epochs=epochs, after_epoch=curve_writer(out), verbose=True)
-    model = TwoStageSegmenter(
-        network, comparable=True, threshold=small_model_threshold(), random_state=seed
-    )
+    model = untrained_small_model(seed, epochs=epochs, after_epoch=curve_writer(out), verbose=True)
     model.fit(
         [scan.volume for scan in training],
         [scan.label for scan in training],

@@ -232,7 +232,7 @@ def train(
     Huang et al. alone; train the sensitive one of an ensemble with --alpha .995, the specific one
     with --alpha .5. After the first epoch it says how long the others will take, and after each
     one it draws the loss: model.curve.png beside model.dmrifit. An interrupted training resumes
-    after its last epoch when started again, of two stages each of its three trainings.
+    after its last epoch when started again, of two stages each of its six trainings.
     """
     from dmrifit.model_files.model_file import save_model
     from dmrifit.networks.volume_cases import called
@@ -394,21 +394,13 @@ def _network_of_study(
 
 
 def _two_stages(options: dict[str, Any], training: dict[str, Any]) -> TwoStageSegmenter:
-    """Make the model that does best in brains of people: a small U-Net, its candidates judged."""
-    from metastasis.candidates.small_model import small_model_threshold
-    from metastasis.candidates.two_stage import TwoStageSegmenter, small_unet
+    """Make the model that does best in brains of people, not fitted."""
+    from metastasis.candidates.small_model import untrained_small_model
 
-    seed = options["random_state"]
-    network = small_unet(seed, **training).set_params(**options)
-    network._check()
-    # Both as in the model that comes along, of which figures in people are known.
-    return TwoStageSegmenter(
-        network,
-        comparable=True,
-        min_voxels=network.min_voxels,
-        threshold=small_model_threshold(),
-        random_state=seed,
-    )
+    model = untrained_small_model(options["random_state"], **training)
+    model.segmenter.set_params(**options)
+    model.segmenter._check()
+    return model.set_params(min_voxels=model.segmenter.min_voxels)
 
 
 def _feature_line(features: pd.DataFrame) -> str:

@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 from sklearn.base import BaseEstimator
 
+from dmrifit import load_model
 from dmrifit.io.parameter_json import RefusedError
 from metastasis import TwoStageSegmenter
 from metastasis.candidates.features import PRIOR_FEATURES
@@ -255,6 +256,45 @@ def test_the_segmenter_learns_which_scans_are_of_one_patient(cohort):
     # Each patient is in one fold, with both scans.
     assert sorted(fits[0] + fits[1]) == patients
     assert not set(fits[0]) & set(fits[1])
+
+
+def test_later_trainings_learn_what_the_one_before_took_for_lesions(cohort, monkeypatch):
+    pytest.importorskip("skorch")
+    from dmrifit.networks.training import Training
+    from metastasis.segmentation.segmenter import DeepMedicSegmenter
+
+    volumes, labels, _ = cohort
+    calls = []
+    fit = DeepMedicSegmenter.fit
+
+    def spied(self, volumes, labels, **options):
+        start = self.warm_start_from is not None and load_model(self.warm_start_from)
+        calls.append((start, list(volumes), [np.asarray(label) for label in labels]))
+        return fit(self, volumes, labels, **options)
+
+    monkeypatch.setattr(DeepMedicSegmenter, "fit", spied)
+    network = DeepMedicSegmenter(
+        loss="lesion", prior=None, network="small_unet", widths=(2, 4), segment_size=12,
+        segments_per_epoch=2, training=Training(epochs=1, batch_size=2), random_state=0,
+    )
+    model = TwoStageSegmenter(network, "linear", n_trainings=2, random_state=0)
+    images = [nib.Nifti1Image(volume, np.eye(4)) for volume in volumes[:4]]
+    model.fit(images, labels[:4], masks=[BRAIN] * 4)
+    # Two folds and all, each twice.
+    assert [bool(start) for start, _, _ in calls] == [False, True] * 3
+    start, last, marked = calls[-1]
+    found = start.predict_proba(last, masks=[BRAIN] * 4)
+    for label, new, probability in zip(labels, marked, found, strict=False):
+        near = ndimage.binary_dilation(label > 0, iterations=3)
+        mistaken = (probability >= 0.1) & ~near
+        assert mistaken.any()
+        assert (new == np.where(mistaken, MISTAKEN, label)).all()
+    assert model.segmenter_.warm_start_from is None
+
+
+def test_later_trainings_need_a_network_that_knows_mistakes(cohort):
+    with pytest.raises(ValueError, match="n_trainings=2 needs a DeepMedicSegmenter"):
+        small(n_trainings=2).fit(cohort[0], cohort[1], masks=[BRAIN] * 8)
 
 
 def test_impossible_parameters_and_candidates_are_refused(cohort):

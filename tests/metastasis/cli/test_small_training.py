@@ -49,6 +49,7 @@ def test_the_model_is_made_as_the_one_that_comes_along(tmp_path, monkeypatch):
     monkeypatch.setattr("dmrifit.model_files.model_file.save_model", lambda model, path: None)
     small_training._fit([], tmp_path / "mine.dmrifit", 2, 0)
     assert (models[0].comparable, models[0].threshold) == (True, small_model_threshold())
+    assert models[0].n_trainings == 2
 
 
 def test_a_bad_scan_is_refused_before_the_first_copy(run, scans, tmp_path, monkeypatch):
