@@ -55,8 +55,9 @@ def make_classifier(classifier: Any, seed: int) -> Any:
     if classifier == "trees":
         # Few features a split and small trees: the largest scores stay right in another brain.
         return HistGradientBoostingRegressor(
-            max_iter=200,
-            learning_rate=0.04,
+            # Many small steps: with fewer the seed moves what is marked by a third.
+            max_iter=400,
+            learning_rate=0.02,
             max_leaf_nodes=6,
             max_features=0.3,
             min_samples_leaf=30,
