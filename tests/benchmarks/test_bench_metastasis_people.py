@@ -33,6 +33,19 @@ def test_implants_without_voxels_are_missed(people):
     assert people.matched(1.0, [0 * scores, scores], [implants])["sensitivity"] == 0.75
 
 
+def test_large_rings_of_which_half_is_marked_are_counted(people):
+    rng = np.random.default_rng(0)
+    nodules = [draw_varied_nodule(np.zeros(3), "large ring", 20.0, rng, contrasts=(0.2, 0.3)) for _ in range(2)]
+    numbers = np.zeros((12, 12, 12), np.int16)
+    numbers[1:5, 1:5, 1:5], numbers[7:11, 7:11, 7:11] = 1, 2
+    implants = Implants(np.zeros(numbers.shape, np.float32), (numbers > 0).astype(np.uint8), numbers, nodules)
+    scores = np.where(numbers == 1, 0.8, 0)
+    # A quarter is enough to be found.
+    scores[7:8, 7:11, 7:11] = 0.8
+    row = people.at_threshold(0.5, [0 * scores, scores], [implants])
+    assert (row["sensitivity"], row["half_covered"]) == (1, 0.5)
+
+
 def test_names_of_stored_work_follow_settings_and_sources(people, monkeypatch, tmp_path):
     state = people.state()
     assert people.state() == state
@@ -42,8 +55,10 @@ def test_names_of_stored_work_follow_settings_and_sources(people, monkeypatch, t
     sources = [people.features, *people.SCAN_SOURCES, *people.NETWORK_SOURCES]
     for name in ("candidates/features", "simulate/implants", "segmentation/sampling"):
         (source,) = [module for module in sources if module.__file__.endswith(f"{name}.py")]
-        changed = tmp_path / "changed.py"
-        changed.write_bytes(Path(source.__file__).read_bytes() + b"# changed")
-        with monkeypatch.context() as patch:
-            patch.setattr(source, "__file__", str(changed))
-            assert people.state() != state
+        before = Path(source.__file__).read_bytes()
+        for added, is_same in ((b"# A comment changes nothing.\n", True), (b"CHANGED = 1\n", False)):
+            changed = tmp_path / "changed.py"
+            changed.write_bytes(before + added)
+            with monkeypatch.context() as patch:
+                patch.setattr(source, "__file__", str(changed))
+                assert (people.state() == state) is is_same
