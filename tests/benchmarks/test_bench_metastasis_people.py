@@ -52,13 +52,11 @@ def test_names_of_stored_work_follow_settings_and_sources(people, monkeypatch, t
     monkeypatch.setattr(people, "N_COPIES", people.N_COPIES + 1)
     assert people.state() != state
     monkeypatch.undo()
-    sources = [people.features, *people.SCAN_SOURCES, *people.NETWORK_SOURCES]
-    for name in ("candidates/features", "simulate/implants", "segmentation/sampling"):
-        (source,) = [module for module in sources if module.__file__.endswith(f"{name}.py")]
-        before = Path(source.__file__).read_bytes()
-        for added, is_same in ((b"# A comment changes nothing.\n", True), (b"CHANGED = 1\n", False)):
-            changed = tmp_path / "changed.py"
-            changed.write_bytes(before + added)
-            with monkeypatch.context() as patch:
-                patch.setattr(source, "__file__", str(changed))
-                assert (people.state() == state) is is_same
+    before = Path(people.features.__file__).read_bytes()
+    changed = tmp_path / "changed.py"
+    monkeypatch.setattr(people.features, "__file__", str(changed))
+    for added, is_same in ((b"# A comment changes nothing.\n", True), (b"CHANGED = 1\n", False)):
+        changed.write_bytes(before + added)
+        assert (people.state() == state) is is_same
+    sources = {Path(module.__file__).stem for module in (*people.SCAN_SOURCES, *people.NETWORK_SOURCES)}
+    assert sources >= {"implants", "negatives", "training_scans", "sampling", "losses"}
