@@ -70,7 +70,9 @@ _SHELL = (1.0, 3.5)  # mm around a candidate
 _HESSIAN_MM = 1.2
 _FLUID = 0.6  # local levels
 _LARGEST_ML = 2.0  # a larger component is judged by what is left of it at the next level
-_LEAST_WHOLE = 0.02  # level; at lower ones findings merge with what is none
+#: Level, and share at the next one, from which a component that is too large is one finding; at
+#: lower ones lesions merge with normal tissue.
+_LEAST_JOINED, _LEAST_CORE = 0.02, 0.5
 _UNSURE = 0.1  # level below which candidates may be limited in size
 _LEAST_WALL = 6  # voxels, of which each has a face on an enclosed one
 _BALL = np.ones((3, 3, 3), dtype=bool)
@@ -114,13 +116,13 @@ class Candidates:
     """
     Candidates of a scan: their features (n, n_features) and flat voxel indices.
 
-    Components too large to be judged are pairs of all their voxels and of those that candidates
-    or components of a higher level hold, from the highest level on.
+    Components too large to be judged are pairs of all their voxels and of those that reach the
+    next level, from the highest level on.
     """
 
     table: NDArray[np.float64]
     voxels: list[NDArray[np.intp]]
-    wholes: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]] = ()
+    oversized: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]] = ()
 
     def __len__(self) -> int:
         return len(self.voxels)
@@ -139,20 +141,20 @@ def find_candidates(
 
     At a low threshold a lesion merges with a sinus or a ventricle and would be rejected as a
     whole, so that each is judged at all levels; a component above 2 mL counts only where no
-    component is left of it at a higher level. From level 0.02 on such a component is a whole,
-    to which `scored_volume` gives the mean score of its parts: the thin walls of a large ring.
-    Where `limited`, components at levels below 0.1 count up to 2 mL times the square root
-    of their level: larger ones are tissue, not lesions.
+    component is left of it at a higher level. Where `limited`, components at levels below 0.1
+    count up to 2 mL times the square root of their level: larger ones are tissue, not lesions.
+    From level 0.02 on, `scored_volume` gives a component that is too large, but of which half
+    reaches the next level, the mean score of that half: the thin walls of a large ring.
 
     Shapes: `probability` (x, y, z).
     """
     measure = _Measure(probability, scan)
     n_in_ml = 1000 / float(scan.steps.prod())
     largest = _LARGEST_ML * n_in_ml
-    rows, voxels, wholes = [], [], []
+    rows, voxels, oversized = [], [], []
 
     def flat_voxels(inside: NDArray[np.bool_], window: tuple[slice, ...]) -> NDArray[np.intp]:
-        places = [axis + part.start for axis, part in zip(np.nonzero(inside), window, strict=True)]
+        places = [axis + side.start for axis, side in zip(np.nonzero(inside), window, strict=True)]
         return np.ravel_multi_index(places, probability.shape)
 
     levels = sorted(set(levels))
@@ -168,19 +170,18 @@ def find_candidates(
         for index, window in enumerate(ndimage.find_objects(components), start=1):
             if sizes[index] < min_voxels:
                 continue
-            own = components[window] == index
-            if sizes[index] > largest and has_core[index]:
-                if level >= _LEAST_WHOLE:
-                    parts = own & cores[window]
-                    wholes.append((flat_voxels(own, window), flat_voxels(parts, window)))
-                continue
-            if sizes[index] > most:
+            component = components[window] == index
+            is_split = sizes[index] > largest and has_core[index]
+            if is_split or sizes[index] > most:
+                core = component & cores[window]
+                if level >= _LEAST_JOINED and core.sum() >= _LEAST_CORE * sizes[index]:
+                    oversized.append((flat_voxels(component, window), flat_voxels(core, window)))
                 continue
             rows.append(measure.features(components, index, window, level))
-            voxels.append(flat_voxels(own, window))
+            voxels.append(flat_voxels(component, window))
     n_features = len(FEATURES) + len(PRIOR_FEATURES)
     table = np.array(rows, dtype=np.float64).reshape(-1, n_features)
-    return Candidates(table, voxels, wholes[::-1])
+    return Candidates(table, voxels, oversized[::-1])
 
 
 class _Measure:

@@ -52,11 +52,21 @@ def test_names_of_stored_work_follow_settings_and_sources(people, monkeypatch, t
     monkeypatch.setattr(people, "N_COPIES", people.N_COPIES + 1)
     assert people.state() != state
     monkeypatch.undo()
-    before = Path(people.features.__file__).read_bytes()
+    before = Path(people.scan_level.__file__).read_bytes()
     changed = tmp_path / "changed.py"
-    monkeypatch.setattr(people.features, "__file__", str(changed))
+    monkeypatch.setattr(people.scan_level, "__file__", str(changed))
     for added, is_same in ((b"# A comment changes nothing.\n", True), (b"CHANGED = 1\n", False)):
         changed.write_bytes(before + added)
         assert (people.state() == state) is is_same
-    sources = {Path(module.__file__).stem for module in (*people.SCAN_SOURCES, *people.NETWORK_SOURCES)}
-    assert sources >= {"implants", "negatives", "training_scans", "sampling", "losses"}
+
+
+def test_names_of_stored_work_follow_all_that_makes_it(people, monkeypatch):
+    seen = set()
+
+    def digest(paths):
+        seen.update(path.stem for path in paths)
+        return ""
+
+    monkeypatch.setattr(people, "source_digest", digest)
+    people.state()
+    assert seen >= {"features", "judgment", "implants", "negatives", "training_scans", "sampling"}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from metastasis.candidates.features import FEATURES, PRIOR_FEATURES, ScanVolumes, find_candidates
+from metastasis.candidates.judgment import scored_volume
 
 SHAPE = (60, 60, 60)
 NAMES = [*FEATURES, *PRIOR_FEATURES]
@@ -139,19 +140,35 @@ def test_limited_candidates_of_low_levels_are_small():
     assert sizes(0.11, limited=True) == [BALL.sum(), plateau.sum()]
 
 
-def test_the_wall_of_a_large_ring_is_a_whole_of_its_parts():
+def test_the_wall_of_a_large_ring_is_oversized_with_its_core():
     distance = np.linalg.norm(GRID - 30, axis=-1)
-    wall, parts = np.abs(distance - 15) < 1.2, np.abs(distance - 15) < 0.5
-    parts &= np.abs(GRID[..., 0] - 30) > 6
-    probability = (0.15 * wall + 0.6 * parts).astype(np.float32)
+    wall, bright = np.abs(distance - 15) < 1.2, np.abs(distance - 15) < 0.9
+    bright &= np.abs(GRID[..., 0] - 30) > 3
+    probability = (0.15 * wall + 0.6 * bright).astype(np.float32)
     candidates = find_candidates(probability, scan(wall), levels=(0.01, 0.02, 0.1, 0.4), limited=True)
     # At 0.1 and at 0.02 it is the same, and below all is tissue.
-    inner = np.flatnonzero(probability >= 0.4)
-    for voxels, _ in candidates.wholes:
+    assert len(candidates.oversized) == 2
+    for voxels, core in candidates.oversized:
         assert (np.sort(voxels) == np.flatnonzero(wall)).all()
-    assert len(candidates.wholes) == 2
-    assert (np.sort(candidates.wholes[0][1]) == inner).all()
-    assert (np.sort(candidates.wholes[1][1]) == np.flatnonzero(wall)).all()
+        assert len(core) >= len(voxels) / 2
+    assert (np.sort(candidates.oversized[0][1]) == np.flatnonzero(bright)).all()
+    assert (np.sort(candidates.oversized[1][1]) == np.flatnonzero(wall)).all()
+
+
+class Sure:
+    """Takes every candidate for a metastasis."""
+
+    def predict(self, columns):
+        return np.full(len(columns), 0.9)
+
+
+@pytest.mark.parametrize("level", [0.03, 0.1, 0.15])
+@pytest.mark.parametrize("limited", [False, True])
+def test_tissue_around_a_small_core_is_not_marked_with_it(limited, level):
+    probability = np.where(BALL, 0.9, level * BRAIN).astype(np.float32)
+    candidates = find_candidates(probability, scan(BALL), limited=limited)
+    scores = scored_volume(Sure(), candidates, SHAPE)
+    assert ((scores >= 0.1) == BALL).all()
 
 
 def test_order_of_levels_does_not_matter():

@@ -64,13 +64,13 @@ def test_highest_score_of_a_voxel_counts_within_0_and_1():
     assert not scored_volume(First(), nothing, (2, 2, 2)).any()
 
 
-def test_a_whole_is_marked_as_far_as_what_it_is_made_of():
+def test_an_oversized_component_has_the_mean_score_of_its_core():
     table = np.zeros((2, N))
     table[:, 0] = 0.8, 0.1
     voxels = [np.array([0, 1]), np.array([4])]
-    whole, larger = np.array([0, 1, 2, 3]), np.arange(6)
-    wholes = [(whole, np.array([0, 1])), (larger, np.array([0, 1, 2, 3, 4]))]
-    scores = scored_volume(First(), Candidates(table, voxels, wholes), (2, 2, 2)).ravel()
+    inner, outer = np.array([0, 1, 2, 3]), np.arange(6)
+    oversized = [(inner, np.array([0, 1])), (outer, np.array([0, 1, 2, 3, 4]))]
+    scores = scored_volume(First(), Candidates(table, voxels, oversized), (2, 2, 2)).ravel()
     # The larger one counts what the smaller one has become.
     mean = (4 * 0.8 + 0.1) / 5
     np.testing.assert_allclose(scores, [0.8] * 4 + [mean] * 2 + [0, 0], rtol=1e-6)
