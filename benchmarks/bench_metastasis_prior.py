@@ -215,7 +215,7 @@ class Judged:
 
     @classmethod
     def of(cls, patient: Patient, scores: NDArray[np.float64]) -> "Judged":
-        # One that lies in another one with a higher score is a part of that one.
+        # Those that are too large to be judged do not count. One that lies in another one with a higher score is a part of that one.
         covered = np.zeros(len(scores))
         for row, parent in enumerate(patient.parents):
             if parent >= 0:

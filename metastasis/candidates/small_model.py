@@ -28,7 +28,7 @@ def load_small_model() -> Any:
 
 
 def untrained_small_model(random_state: RandomState, **training: Any) -> TwoStageSegmenter:
-    """Make a model of its kind to be trained: a small U-Net, its candidates judged."""
+    """Make an untrained two-stage model like the small one: a U-Net, its candidates judged."""
     from metastasis.candidates.two_stage import TwoStageSegmenter, small_unet
 
     return TwoStageSegmenter(

@@ -8,8 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GroupKFold
@@ -24,7 +26,11 @@ from dmrifit.model_files.registry import register, registered
 from dmrifit.model_files.regressor_file import dumped, loaded
 from dmrifit.networks.training import Training
 from dmrifit.networks.volume_cases import VolumeList, naming
-from metastasis.candidates.case_candidates import case_candidates, segmenter_options
+from metastasis.candidates.case_candidates import (
+    case_candidates,
+    probability_of,
+    segmenter_options,
+)
 from metastasis.candidates.features import FEATURES, LEVELS, PRIOR_FEATURES, Candidates
 from metastasis.candidates.judgment import (
     CLASSIFIERS,
@@ -57,6 +63,7 @@ if TYPE_CHECKING:
 __all__ = ["TwoStageSegmenter", "small_unet"]
 
 _CLASSIFIER = "classifier.skops"
+_BESIDE_MM = 3.0  # around a lesion, in which nothing is a mistake: its edge is blurred
 #: Registered segmenters of this package; other classes of model files do not segment.
 _SEGMENTERS = ("DeepMedicSegmenter",)
 
@@ -96,9 +103,9 @@ class TwoStageSegmenter(BaseEstimator):
     n_folds : int, default=2
         Folds of groups for the candidates of a segmenter that is not fitted.
     n_trainings : int, default=1
-        Trainings of a `DeepMedicSegmenter` with the loss "lesion" that is not fitted. Each but
-        the first goes on from the one before, and learns more from the background that it took
-        for lesions.
+        Trainings of a `DeepMedicSegmenter` with the loss "lesion", not used where it is fitted.
+        Each but the first goes on from the one before, and learns more from the background that
+        it took for lesions; the classifier learns from candidates after each.
     threshold : float, default=0.15
         Score from which a candidate is marked, as long as no operating point is set.
     random_state : int, RandomState or None, default=None
@@ -262,7 +269,10 @@ class TwoStageSegmenter(BaseEstimator):
         masks: Sequence[Any] | None = None,
     ) -> list[NDArray[np.float32]]:
         """
-        Give each voxel the highest score of the candidates that it belongs to.
+        Give each voxel the highest score of the components that it belongs to.
+
+        Those too large to be judged have the mean score of what they hold at the next level, where
+        that is half of them.
 
         Parameters
         ----------
@@ -285,7 +295,7 @@ class TwoStageSegmenter(BaseEstimator):
         masks: Sequence[Any] | None = None,
     ) -> list[NDArray[np.uint8]]:
         """
-        Mark the voxels of candidates with a score of at least ``threshold_``.
+        Mark the voxels with a score of at least ``threshold_``.
 
         Parameters
         ----------
@@ -406,7 +416,7 @@ class TwoStageSegmenter(BaseEstimator):
     def _unseen(
         self, cases: list[Scan], labels: Sequence[Any], groups: Sequence[Any] | None
     ) -> Iterator[tuple[int, Any]]:
-        """Yield the number of each case with a segmenter that has not seen it, and set it."""
+        """Yield numbers of cases, each with segmenters that have not seen it, and set the last."""
         segmenter = self.segmenter
         if segmenter is None:
             segmenter = small_unet(self.random_state)
@@ -415,18 +425,15 @@ class TwoStageSegmenter(BaseEstimator):
             for number in range(len(cases)):
                 yield number, segmenter
             return
-        if self.n_trainings > 1 and getattr(segmenter, "loss", None) != "lesion":
-            raise ValueError(
-                f"n_trainings={self.n_trainings} needs a DeepMedicSegmenter with loss='lesion', "
-                f"not {segmenter!r}"
-            )
         names = range(len(cases)) if groups is None else groups
         numbers = np.arange(len(cases))
         for seen, unseen in GroupKFold(self.n_folds).split(numbers, groups=list(names)):
-            fold = self._trained(segmenter, cases, labels, seen, groups)
+            segmenters = self._trained(segmenter, cases, labels, seen, groups)
+            # An earlier network has more large false positives to learn from.
             for number in unseen:
-                yield int(number), fold
-        self.segmenter_ = self._trained(segmenter, cases, labels, numbers, groups)
+                for one in segmenters:
+                    yield int(number), one
+        self.segmenter_ = self._trained(segmenter, cases, labels, numbers, groups)[-1]
 
     def _trained(
         self,
@@ -435,30 +442,30 @@ class TwoStageSegmenter(BaseEstimator):
         labels: Sequence[Any],
         numbers: Any,
         groups: Sequence[Any] | None,
-    ) -> Any:
-        """Train a segmenter on some of the cases, after the first time also on its mistakes."""
-        volumes, priors, masks = zip(*(cases[number] for number in numbers), strict=True)
-        used = [labels[number] for number in numbers]
-        given = segmenter_options(segmenter, priors, masks)
-        options = dict(given)
+    ) -> list[Any]:
+        """Train a segmenter on some of the cases; give it as it was after each training."""
+        training_cases = [cases[number] for number in numbers]
+        training_labels = [labels[number] for number in numbers]
+        volumes, priors, masks = zip(*training_cases, strict=True)
+        options = segmenter_options(segmenter, priors, masks)
         if groups is not None and "groups" in signature(segmenter.fit).parameters:
             # Scans of a patient stay on one side of the validation, too.
             options["groups"] = [groups[number] for number in numbers]
-        trained = clone(segmenter).fit(list(volumes), used, **options)
-        for number in range(1, self.n_trainings):
-            found = trained.predict_proba(list(volumes), **given)
-            marked = [
-                mark_mistakes(np.asarray(values_of(label)), probability)
-                for label, probability in zip(used, found, strict=True)
+        segmenters = [clone(segmenter).fit(list(volumes), training_labels, **options)]
+        while len(segmenters) < self.n_trainings:
+            marked_labels = [
+                _mark_mistakes_of(segmenters[-1], case, label)
+                for case, label in zip(training_cases, training_labels, strict=True)
             ]
-            seed = derived_seed(seed_from(segmenter.random_state), f"training {number}")
+            following = clone(segmenter)
             with TemporaryDirectory() as folder:
-                before = Path(folder) / "before.dmrifit"
-                save_model(trained, before)
-                trained = clone(segmenter).set_params(warm_start_from=before, random_state=seed)
-                trained.fit(list(volumes), marked, **options)
-            trained.set_params(warm_start_from=None)
-        return trained
+                first_weights = Path(folder) / "first.dmrifit"
+                save_model(segmenters[-1], first_weights)
+                following.set_params(warm_start_from=first_weights)
+                following.fit(list(volumes), marked_labels, **options)
+            # The folder is gone.
+            segmenters.append(following.set_params(warm_start_from=segmenter.warm_start_from))
+        return segmenters
 
     def _candidates(
         self,
@@ -499,6 +506,8 @@ class TwoStageSegmenter(BaseEstimator):
         check_number("min_voxels", self.min_voxels, least=1, whole=True)
         check_number("n_folds", self.n_folds, least=2, whole=True)
         check_number("n_trainings", self.n_trainings, least=1, whole=True)
+        if self.n_trainings > 1 and self.segmenter is not None and not _is_fitted(self.segmenter):
+            _check_learns_from_mistakes(self.segmenter, self.n_trainings)
         check_number("threshold", self.threshold, most=1)
         if self.threshold == 0:
             raise ValueError("threshold must be above 0: at 0 every voxel would be marked, not 0")
@@ -641,6 +650,34 @@ def small_unet(
         training=Training(**(options | training)),
         random_state=random_state,
     )
+
+
+def _check_learns_from_mistakes(segmenter: Any, n_trainings: int) -> None:
+    """Refuse a segmenter that cannot be trained again on what it took for lesions."""
+    if getattr(segmenter, "loss", None) != "lesion":
+        raise ValueError(
+            f"n_trainings={n_trainings} needs a DeepMedicSegmenter with loss='lesion', not "
+            f"{segmenter!r}"
+        )
+    fraction = getattr(segmenter.training, "validation_fraction", None)
+    if fraction:
+        raise ValueError(
+            f"n_trainings={n_trainings} does not go with validation_fraction={fraction}: labels "
+            "in which mistakes are marked cannot be scored; use n_trainings=1 or no validation"
+        )
+
+
+def _mark_mistakes_of(segmenter: Any, case: Scan, label: Any) -> NDArray[np.uint8]:
+    """Mark in a label what a segmenter takes for lesions, but for what is near to one."""
+    volume = case[0]
+    steps = np.ones(3)
+    if isinstance(volume, nib.Nifti1Image):
+        steps = np.asarray(nib.affines.voxel_sizes(volume.affine))
+    values = np.asarray(values_of(label))
+    is_far = np.ones(values.shape, dtype=bool)
+    if values.any():
+        is_far = ndimage.distance_transform_edt(values == 0, sampling=steps) > _BESIDE_MM
+    return mark_mistakes(values, probability_of(segmenter, case) * is_far)
 
 
 def _is_fitted(segmenter: Any) -> bool:

@@ -232,7 +232,7 @@ def train(
     Huang et al. alone; train the sensitive one of an ensemble with --alpha .995, the specific one
     with --alpha .5. After the first epoch it says how long the others will take, and after each
     one it draws the loss: model.curve.png beside model.dmrifit. An interrupted training resumes
-    after its last epoch when started again, of two stages each of its six trainings.
+    after its last epoch when started again, of two stages each of its trainings.
     """
     from dmrifit.model_files.model_file import save_model
     from dmrifit.networks.volume_cases import called
@@ -400,6 +400,9 @@ def _two_stages(options: dict[str, Any], training: dict[str, Any]) -> TwoStageSe
     model = untrained_small_model(options["random_state"], **training)
     model.segmenter.set_params(**options)
     model.segmenter._check()
+    if training["validation_fraction"]:
+        # Labels in which mistakes are marked cannot be scored.
+        model.set_params(n_trainings=1)
     return model.set_params(min_voxels=model.segmenter.min_voxels)
 
 

@@ -14,6 +14,7 @@ from metastasis import TwoStageSegmenter
 from metastasis.candidates.features import PRIOR_FEATURES
 from metastasis.candidates.judgment import LATER_FEATURES, NAMES
 from metastasis.candidates.small_model import load_small_model
+from metastasis.candidates.two_stage import _mark_mistakes_of, small_unet
 from metastasis.segmentation.sampling import MISTAKEN
 
 SHAPE = (40, 40, 40)
@@ -285,8 +286,8 @@ def test_later_trainings_learn_what_the_one_before_took_for_lesions(cohort, monk
     start, last, marked = calls[-1]
     found = start.predict_proba(last, masks=[BRAIN] * 4)
     for label, new, probability in zip(labels, marked, found, strict=False):
-        near = ndimage.binary_dilation(label > 0, iterations=3)
-        mistaken = (probability >= 0.1) & ~near
+        distance = ndimage.distance_transform_edt(label == 0)
+        mistaken = (probability >= 0.1) & (distance > 3)
         assert mistaken.any()
         assert (new == np.where(mistaken, MISTAKEN, label)).all()
     assert model.segmenter_.warm_start_from is None
@@ -295,6 +296,24 @@ def test_later_trainings_learn_what_the_one_before_took_for_lesions(cohort, monk
 def test_later_trainings_need_a_network_that_knows_mistakes(cohort):
     with pytest.raises(ValueError, match="n_trainings=2 needs a DeepMedicSegmenter"):
         small(n_trainings=2).fit(cohort[0], cohort[1], masks=[BRAIN] * 8)
+    pytest.importorskip("skorch")
+    network = small_unet(0, validation_fraction=0.2)
+    with pytest.raises(ValueError, match="does not go with validation_fraction"):
+        TwoStageSegmenter(network, n_trainings=2).fit(cohort[0], cohort[1], masks=[BRAIN] * 8)
+
+
+@pytest.mark.parametrize("edge", [0.5, 1.0])
+def test_blurred_edges_of_lesions_are_no_mistakes_in_voxels_of_any_size(edge):
+    class Blurred(Brightness):
+        def predict_proba(self, volumes, *, masks=None):
+            return [np.ones(SHAPE, np.float32) for _ in volumes]
+
+    label = (np.linalg.norm(GRID - 20, axis=-1) < 4).astype(np.uint8)
+    image = nib.Nifti1Image(label.astype(np.float32), np.diag([edge] * 3 + [1]))
+    marked = _mark_mistakes_of(Blurred(), (image, None, None), label)
+    distance = edge * ndimage.distance_transform_edt(label == 0)
+    assert not (marked == MISTAKEN)[distance <= 3].any()
+    assert (marked == MISTAKEN)[distance > 3 * 1.8].all()
 
 
 def test_impossible_parameters_and_candidates_are_refused(cohort):
