@@ -215,7 +215,8 @@ class Judged:
 
     @classmethod
     def of(cls, patient: Patient, scores: NDArray[np.float64]) -> "Judged":
-        # Those that are too large to be judged do not count. One that lies in another one with a higher score is a part of that one.
+        # One that lies in another one with a higher score is a part of that one; components that
+        # are too large to be judged are left out.
         covered = np.zeros(len(scores))
         for row, parent in enumerate(patient.parents):
             if parent >= 0:
