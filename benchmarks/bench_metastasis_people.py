@@ -452,7 +452,8 @@ at the threshold {cut:g} that this model has:
 
 Pooled: {pooled:.2f} of all, {pooled_small:.2f} of the small ones. The threshold is the lowest with at most {allowed} findings, of
 {allowed_ml:g} mL together, in each brain without implants, by networks that had not seen it. Two people, one seed; how probabilities are made comparable between
-scans, and which sizes candidates may have, was chosen on these two brains, with other implants.
+scans, and which sizes candidates may have, was chosen on these two brains, with other implants; the trees, what they learn
+from, and which components are joined, with these.
 
 This model itself was tried in three brains with gliomas (BRATS 2013, Menze et al., IEEE Trans Med Imaging 34:1993–2024, 2015; no
 model has learned from them): how much of the labelled enhancing tumor it covers, what it marks more than 4 mm away from the
