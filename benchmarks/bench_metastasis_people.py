@@ -7,13 +7,13 @@ Two post-contrast scans of people with multiple sclerosis (CC BY) hold no metast
 known. A small U-Net learns from one of them, warped, with painted vessels and implants, and from
 phantoms of the hard world; it is tried in the other one, with other implants and without any. The
 second stage learns from candidates of the network of the other direction, after each of its
-trainings, in the scan that this one has not seen. The cut of a direction is chosen in the other direction. Networks are kept in
-FOLDER (default build/metastasis_people), a file for each direction. Both stages are tried after the
-first training, too. `--ship` trains on both scans and writes the model that comes along. That model
-is tried in three brains with gliomas (BRATS 2013, for tests alone): how much of the labelled
-enhancing tumor it covers, what it marks elsewhere, and which implants it finds there. `--deepmedic`
-trains DeepMedic on the same scans, as long as the first training of the U-Net takes, and tries it
-as well. One thread is used.
+trainings, in the scan that this one has not seen. The cut of a direction is chosen in the other
+direction. Networks are kept in FOLDER (default build/metastasis_people), a file for each direction.
+Both stages are tried after the first training, too. `--ship` trains on both scans and writes the
+model that comes along. That model is tried in three brains with gliomas (BRATS 2013, for tests
+alone): how much of the labelled enhancing tumor it covers, what it marks elsewhere, and which
+implants it finds there. `--deepmedic` trains DeepMedic on the same scans, as long as the first
+training of the U-Net takes, and tries it as well. One thread is used.
 """
 
 import argparse
