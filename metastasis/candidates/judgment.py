@@ -22,10 +22,11 @@ __all__ = [
     "NAMES",
     "candidate_truth",
     "classifier_columns",
+    "has_prior",
     "make_classifier",
     "scored_volume",
     "shuffled_losses",
-    "with_and_without_priors",
+    "without_prior",
 ]
 
 #: Classifiers by name.
@@ -79,23 +80,21 @@ def classifier_columns(
     Shapes: `table` (n, n_features); returns (n, n_names + 1).
     """
     # A linear model knows no missing values: no change, and a flag that says so.
-    has_prior = np.isfinite(table[:, len(FEATURES) :]).any(axis=1, keepdims=True)
     columns = table[:, [NAMES.index(name) for name in names]]
-    return np.hstack([np.where(np.isfinite(columns), columns, 0), has_prior])
+    return np.hstack([np.where(np.isfinite(columns), columns, 0), has_prior(table)[:, None]])
 
 
-def with_and_without_priors(
-    table: NDArray[np.float64], truth: NDArray[np.int8]
-) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
-    """
-    Repeat candidates that have a prior without it, so that scans without one are learned too.
+def has_prior(table: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell which candidates were compared with a prior: (n,)."""
+    compared: NDArray[np.bool_] = np.isfinite(table[:, len(FEATURES) :]).any(axis=1)
+    return compared
 
-    Shapes: `table` (n, n_features), `truth` (n,); returns the same with more rows.
-    """
-    has_prior = np.isfinite(table[:, len(FEATURES) :]).any(axis=1)
-    repeated = table[has_prior].copy()
-    repeated[:, len(FEATURES) :] = np.nan
-    return np.concatenate([table, repeated]), np.concatenate([truth, truth[has_prior]])
+
+def without_prior(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give the features that candidates have in a scan without a prior: (n, n_features)."""
+    alone = table.copy()
+    alone[:, len(FEATURES) :] = np.nan
+    return alone
 
 
 def scored_volume(

@@ -38,10 +38,11 @@ from metastasis.candidates.judgment import (
     NAMES,
     candidate_truth,
     classifier_columns,
+    has_prior,
     make_classifier,
     scored_volume,
     shuffled_losses,
-    with_and_without_priors,
+    without_prior,
 )
 from metastasis.scans.network_inputs import (
     Scan,
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TwoStageSegmenter", "small_unet"]
 
-_CLASSIFIER = "classifier.skops"
+_CLASSIFIER, _WITHOUT_PRIOR = "classifier.skops", "alone.skops"
 _BESIDE_MM = 3.0  # around a lesion, in which nothing is a mistake: its edge is blurred
 #: Registered segmenters of this package; other classes of model files do not segment.
 _SEGMENTERS = ("DeepMedicSegmenter",)
@@ -78,8 +79,8 @@ class TwoStageSegmenter(BaseEstimator):
     intensity, contrast, shape, curvature, place and, with a prior scan, by what has changed. It
     learns from candidates of scans that the network has not seen: those that it has seen are too
     easy. A prior is moved onto the scan place by place, and the segmenter marks what it would have
-    taken for a metastasis then. Candidates with a prior are learned without it as well, so that
-    patients who have none lose nothing.
+    taken for a metastasis then. Scans without a prior are judged by a classifier that has learned
+    from scans alone, so that patients who have none lose nothing.
 
     Parameters
     ----------
@@ -115,8 +116,9 @@ class TwoStageSegmenter(BaseEstimator):
     ----------
     segmenter_ : estimator
         The fitted segmenter.
-    classifier_ : estimator
-        The fitted classifier.
+    classifier_, classifier_without_prior_ : estimator
+        The fitted classifiers of scans with a prior and of those without; one and the same where
+        no candidate that was learned from had a prior.
     threshold_ : float
         Score from which a candidate is marked in `predict`.
     uses_priors_ : bool
@@ -240,9 +242,6 @@ class TwoStageSegmenter(BaseEstimator):
         """
         self._check()
         table, truth = table[truth >= 0], truth[truth >= 0]
-        self.uses_priors_ = bool(np.isfinite(table[:, len(FEATURES) :]).any())
-        table, truth = with_and_without_priors(table, truth)
-        table = classifier_columns(table)
         n_true = int(truth.sum())
         if n_true in (0, len(truth)):
             raise ValueError(
@@ -252,11 +251,18 @@ class TwoStageSegmenter(BaseEstimator):
         seed = seed_from(self.random_state)
         self.segmenter_ = segmenter
         self.n_candidates_ = {"metastases": n_true, "others": len(truth) - n_true}
-        self.classifier_ = make_classifier(self.classifier, derived_seed(seed, "classifier"))
-        self.classifier_.fit(table, truth.astype(np.float64))
-        self.feature_weights_ = shuffled_losses(
-            self.classifier_, table, truth, np.random.default_rng(derived_seed(seed, "shuffle"))
-        )
+
+        def fitted(columns: NDArray[np.float64]) -> Any:
+            classifier = make_classifier(self.classifier, derived_seed(seed, "classifier"))
+            return classifier.fit(columns, truth.astype(np.float64))
+
+        columns = classifier_columns(table)
+        self.uses_priors_ = bool(has_prior(table).any())
+        self.classifier_ = self.classifier_without_prior_ = fitted(columns)
+        if self.uses_priors_:
+            self.classifier_without_prior_ = fitted(classifier_columns(without_prior(table)))
+        shuffled = np.random.default_rng(derived_seed(seed, "shuffle"))
+        self.feature_weights_ = shuffled_losses(self.classifier_, columns, truth, shuffled)
         self.threshold_ = float(self.threshold)
         self.false_positives_ = None
         return self
@@ -492,7 +498,9 @@ class TwoStageSegmenter(BaseEstimator):
             case = case_on_network_grid(scan, spacing)
             candidates = self._candidates(self.segmenter_, case, use_prior)
             shape = np.shape(values_of(case[0]))[:3]
-            scores = scored_volume(self.classifier_, candidates, shape, self._features)
+            with_prior = has_prior(candidates.table).any()
+            classifier = self.classifier_ if with_prior else self.classifier_without_prior_
+            scores = scored_volume(classifier, candidates, shape, self._features)
             if case is not scan:
                 scores = scores_on_scan_grid(scores, scan[0], spacing) * brain_of(scan)
             yield scores
@@ -568,6 +576,8 @@ class TwoStageSegmenter(BaseEstimator):
         fitted = {key: encoded(getattr(self, key), key) for key in self._fitted_names}
         fitted["segmenter"] = {"class": name, "parameters": inside, "fitted": inside_fitted}
         files = dict(files) | {_CLASSIFIER: dumped(self.classifier_, None, {}, [])}
+        if self.uses_priors_:
+            files[_WITHOUT_PRIOR] = dumped(self.classifier_without_prior_, None, {}, [])
         return {key: encoded(value, key) for key, value in parameters.items()}, fitted, files
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
@@ -595,20 +605,28 @@ class TwoStageSegmenter(BaseEstimator):
             raise RefusedError(str(error)) from None
         inside = fitted["segmenter"]
         refuse_keys(inside, {"class", "parameters", "fitted"}, "key of a segmenter", complete=True)
-        self.segmenter_ = _restored_segmenter(
-            inside, {name: content for name, content in files.items() if name != _CLASSIFIER}
-        )
+        weights = {k: v for k, v in files.items() if k not in (_CLASSIFIER, _WITHOUT_PRIOR)}
+        self.segmenter_ = _restored_segmenter(inside, weights)
         for name in self._fitted_names:
             setattr(self, name, decoded(fitted[name]))
         self._check_fitted()
         if _CLASSIFIER not in files:
             raise RefusedError("it has no classifier")
-        classifier = loaded(files[_CLASSIFIER], None, [], {})
         n_columns = len(self._features) + 1
-        n_features = getattr(classifier, "n_features_in_", 0)
-        if n_features != n_columns or not hasattr(classifier, "predict"):
-            raise RefusedError(f"its classifier does not look at {n_columns} columns")
-        self.classifier_ = classifier
+        self.classifier_ = _restored_classifier(files[_CLASSIFIER], n_columns)
+        # Files of earlier versions hold one that has learned both kinds of scans.
+        self.classifier_without_prior_ = self.classifier_
+        if _WITHOUT_PRIOR in files:
+            self.classifier_without_prior_ = _restored_classifier(files[_WITHOUT_PRIOR], n_columns)
+
+
+def _restored_classifier(content: bytes, n_columns: int) -> Any:
+    """Make a classifier from a part of a model file."""
+    classifier = loaded(content, None, [], {})
+    n_features = getattr(classifier, "n_features_in_", 0)
+    if n_features != n_columns or not hasattr(classifier, "predict"):
+        raise RefusedError(f"its classifier does not look at {n_columns} columns")
+    return classifier
 
 
 def _restored_segmenter(inside: dict[str, Any], files: Mapping[str, bytes]) -> Any:

@@ -8,10 +8,11 @@ from metastasis.candidates.judgment import (
     NAMES,
     candidate_truth,
     classifier_columns,
+    has_prior,
     make_classifier,
     scored_volume,
     shuffled_losses,
-    with_and_without_priors,
+    without_prior,
 )
 
 N = len(NAMES)
@@ -45,13 +46,14 @@ def test_columns_have_a_flag_for_the_prior():
     assert columns[1].tolist() == [1.0] * len(FEATURES) + [0.0] * (len(PRIOR_FEATURES) + 1)
 
 
-def test_candidates_with_a_prior_are_learned_without_it_too():
+def test_features_of_a_prior_are_told_and_taken_away():
     table = np.arange(2.0 * N).reshape(2, N)
     table[1, len(FEATURES) :] = np.nan
-    both, truth = with_and_without_priors(table, np.array([1, 0], np.int8))
-    assert truth.tolist() == [1, 0, 1]
-    assert (both[2, : len(FEATURES)] == table[0, : len(FEATURES)]).all()
-    assert np.isnan(both[2, len(FEATURES) :]).all()
+    assert has_prior(table).tolist() == [True, False]
+    alone = without_prior(table)
+    assert not has_prior(alone).any()
+    assert (alone[:, : len(FEATURES)] == table[:, : len(FEATURES)]).all()
+    assert np.isfinite(table[0]).all()
 
 
 def test_highest_score_of_a_voxel_counts_within_0_and_1():

@@ -125,6 +125,11 @@ def test_priors_are_used_where_they_tell(cohort):
     assert model.prior_ == "features"
     (marked,) = model.predict(volumes[:1], priors=olds[:1], masks=[BRAIN])
     assert (marked > 0)[news[0] > 0].mean() > 0.9
+    # A scan without a prior is judged as if none had been learned from.
+    never = small().fit(volumes, news, masks=[BRAIN] * 8)
+    (scores,) = model.predict_proba(volumes[:1], masks=[BRAIN])
+    (expected,) = never.predict_proba(volumes[:1], masks=[BRAIN])
+    np.testing.assert_array_equal(scores, expected)
 
 
 def test_a_prior_is_aligned_only_where_one_was_learned_from(fitted, cohort, monkeypatch):
@@ -383,6 +388,11 @@ def test_one_file_holds_both_stages(tmp_path, cohort):
     assert restored.feature_weights_ == model.feature_weights_
     parameters, fitted, files = model.stored()
     assert parameters["segmenter"] is None
+    # An earlier file holds one classifier for all scans.
+    del files["alone.skops"]
+    earlier = TwoStageSegmenter()
+    earlier.restore(fitted, files)
+    assert earlier.classifier_without_prior_ is earlier.classifier_
     del files["classifier.skops"]
     with pytest.raises(RefusedError, match="no classifier"):
         TwoStageSegmenter().restore(fitted, files)
