@@ -86,7 +86,7 @@ def classifier_columns(
 
 def has_prior(table: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Tell which candidates were compared with a prior: (n,)."""
-    compared: NDArray[np.bool_] = np.isfinite(table[:, len(FEATURES) :]).any(axis=1)
+    compared: NDArray[np.bool_] = np.any(np.isfinite(table[:, len(FEATURES) :]), axis=1)
     return compared
 
 
