@@ -336,7 +336,8 @@ def preprocess(
     denoised magnitudes keep their noise floor.
 
     A volume of 640,000 voxels takes one core about 1 s in denoise, 2 s in gibbs and 8 s in motion;
-    the image is held in memory several times.
+    the image is read block by block and volume by volume, and written by way of a file in the
+    folder that takes 4 bytes for each value.
     """
     from dmrifit.imaging.scan_pipeline import preprocess_image
     from dmrifit.io.bids_derivatives import common_stem, derivative_name

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import find_objects
 from threadpoolctl import threadpool_limits
 
 from dmrifit._optional import import_optional
+from dmrifit.io.chunked_arrays import Array, is_array, read_block
+from dmrifit.io.series import read_slabs
 
 __all__ = [
     "checked_signals",
@@ -22,14 +27,17 @@ __all__ = [
     "rotate_directions",
 ]
 
+#: Values of a block, with its margin, that is denoised at once: dipy takes about 1 GB for it.
+BLOCK_VALUES = 2**25
+
 _SMALLEST_RADIUS = 2
 _SAMPLES_PER_VOLUME = 1.5  # voxels of a patch for each volume that the spectrum of its noise needs
 _COVERED = 0.999
 
 
 def denoise(
-    signals: ArrayLike, *, mask: NDArray[np.bool_] | None = None
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    signals: Any, *, mask: NDArray[np.bool_] | None = None, out: Any = None
+) -> tuple[Any, NDArray[np.float32]]:
     """
     Remove noise by Marchenko–Pastur principal component analysis of patches (MPPCA, by dipy).
 
@@ -37,6 +45,10 @@ def denoise(
     never average to less than √(π/2)·σ of the *original* noise, and denoising of magnitudes cannot
     remove that. The noise level returned is that before denoising, as a fit with a noise floor
     needs it.
+
+    Signals may be any array that is sliced like numpy's, and are read block by block; each block
+    with the voxels around it whose patches reach into it, so that the bits of the result do not
+    depend on the blocks. `out` takes the result, by default a new array.
 
     Shapes: `signals` (x, y, z, n_measurements), `mask` (x, y, z); returns signals (x, y, z,
     n_measurements), sigma (x, y, z).
@@ -48,37 +60,64 @@ def denoise(
     """
     localpca = import_optional("dipy.denoise.localpca")
     original = checked_signals(signals)
-    finite = np.asarray(np.isfinite(original).all(axis=-1))
-    region = finite & np.any(original != 0, axis=-1)
-    if mask is not None:
-        region = finite & mask
     radius = _patch_radius(original.shape)
-    # One NaN would spread over every patch that holds it.
-    usable = np.where(finite[..., None], original, 0)
-    # Threads of BLAS would change the last digits.
-    with threadpool_limits(1), np.errstate(divide="ignore", invalid="ignore"):
-        denoised, sigma = localpca.mppca(
-            usable, mask=region, patch_radius=radius, return_sigma=True, suppress_warning=True
+    if out is None:
+        out = np.empty(original.shape, np.float32)
+    region = np.empty(original.shape[:3], dtype=bool)
+    for slab, values in read_slabs(original):
+        out[:, :, slab] = values
+        inside = np.any(values != 0, axis=-1)
+        if mask is not None:
+            inside = mask[:, :, slab]
+        region[:, :, slab] = inside & np.isfinite(values).all(axis=-1)
+    sigma = np.full(region.shape, np.nan, np.float32)
+    for block, around in _blocks(region, radius, original.shape[3]):
+        values = read_block(original, (*around, slice(None)))
+        # One NaN would spread over every patch that holds it.
+        usable = np.where(np.isfinite(values).all(axis=-1, keepdims=True), values, 0)
+        # Threads of BLAS would change the last digits.
+        with threadpool_limits(1), np.errstate(divide="ignore", invalid="ignore"):
+            denoised, level = localpca.mppca(
+                usable,
+                mask=region[around],
+                patch_radius=radius,
+                return_sigma=True,
+                suppress_warning=True,
+            )
+        inner = tuple(
+            slice(part.start - wide.start, part.stop - wide.start)
+            for part, wide in zip(block, around, strict=True)
         )
-    # At the rim, voxels that no patch reaches have neither signal nor noise level.
-    reached = region & np.all(np.isfinite(denoised), axis=-1) & np.isfinite(sigma)
+        denoised, level = denoised[inner], level[inner]
+        # At the rim, voxels that no patch reaches have neither signal nor noise level.
+        reached = region[block] & np.isfinite(level)
+        reached &= np.isfinite(denoised).all(axis=-1)
+        out[block] = np.where(reached[..., None], denoised, values[inner])
+        sigma[block][reached] = level[reached]
+    reached = np.isfinite(sigma)
     if not reached.any():
         raise ValueError(
             f"no voxel of the image of {_times(original.shape)} could be denoised; check image "
             "and mask"
         )
-    sigma = np.where(reached, sigma, np.median(sigma[reached])).astype(np.float32)
-    return np.where(reached[..., None], denoised, original).astype(np.float32), sigma
+    sigma[~reached] = np.median(sigma[reached])
+    return out, sigma
 
 
 def remove_gibbs(
-    signals: ArrayLike, *, slice_axis: int = 2, progress: Callable[[], object] | None = None
-) -> NDArray[np.float32]:
+    signals: Any,
+    *,
+    slice_axis: int = 2,
+    out: Any = None,
+    progress: Callable[[], object] | None = None,
+) -> Any:
     """
     Remove Gibbs ringing from the slices of each volume by local shifts below a voxel (by dipy).
 
     It is right for images of full Fourier coverage that were not interpolated; partial Fourier
     leaves ringing of another kind, which it only reduces.
+
+    Volumes are read one at a time. `out` takes the result, and may be the signals themselves.
 
     Shapes: `signals` (x, y, z, n_measurements); returns (x, y, z, n_measurements).
 
@@ -90,29 +129,33 @@ def remove_gibbs(
     original = checked_signals(signals)
     if slice_axis not in (0, 1, 2):
         raise ValueError(f"slice_axis must be 0, 1 or 2, not {slice_axis!r}")
-    result = np.empty_like(original)
+    if out is None:
+        out = np.empty(original.shape, np.float32)
     for i in range(original.shape[3]):
-        volume = original[..., i]
+        volume = _volume(original, i)
         finite = np.isfinite(volume)
         clean = gibbs.gibbs_removal(
             np.where(finite, volume, 0).astype(np.float64), slice_axis=slice_axis, inplace=False
         )
-        result[..., i] = np.where(finite, np.maximum(clean, 0), volume)
+        out[..., i] = np.where(finite, np.maximum(clean, 0), volume)
         if progress is not None:
             progress()
-    return result
+    return out
 
 
 def correct_motion(
-    signals: ArrayLike,
+    signals: Any,
     affine: ArrayLike,
     *,
     reference: int = 0,
     mask: NDArray[np.bool_] | None = None,
+    out: Any = None,
     progress: Callable[[], object] | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+) -> tuple[Any, NDArray[np.float64]]:
     """
     Align every volume to a reference by a rigid transformation (mutual information, by dipy).
+
+    Volumes are read one at a time. `out` takes the result, and may be the signals themselves.
 
     Shapes: `signals` (x, y, z, n_measurements), `mask` (x, y, z); returns signals (x, y, z,
     n_measurements), transforms (n_measurements, 4, 4).
@@ -144,13 +187,17 @@ def correct_motion(
         raise ValueError(
             f"there is no volume {reference} to be the reference among {n}, counted from 0"
         )
-    fixed = np.nan_to_num(original[..., reference]).astype(np.float64)
-    moved = original.copy()
+    if out is None:
+        out = np.empty(original.shape, np.float32)
+    # The reference stays as it is.
+    out[..., reference] = _volume(original, reference)
+    fixed = np.nan_to_num(_volume(original, reference)).astype(np.float64)
     transforms = np.tile(np.eye(4), (n, 1, 1))
     for i in range(n):
         if i != reference:
-            finite = np.isfinite(original[..., i])
-            volume = np.where(finite, original[..., i], 0).astype(np.float64)
+            volume = _volume(original, i)
+            finite = np.isfinite(volume)
+            volume = np.where(finite, volume, 0).astype(np.float64)
             with threadpool_limits(1), quiet_dipy():
                 resampled, transforms[i] = align.affine_registration(
                     volume,
@@ -171,10 +218,10 @@ def correct_motion(
                 codomain_grid2world=affine,
             )
             covered = inverse.transform(finite.astype(np.float64)) > _COVERED
-            moved[..., i] = np.where(covered, resampled, np.nan)
+            out[..., i] = np.where(covered, resampled, np.nan)
         if progress is not None:
             progress()
-    return moved, transforms
+    return out, transforms
 
 
 def rotate_directions(
@@ -222,12 +269,48 @@ def quiet_dipy() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def checked_signals(signals: ArrayLike) -> NDArray[np.float32]:
-    """Check that signals are those of an image (x, y, z, n_measurements)."""
-    values = np.asarray(signals)
-    if values.ndim != 4:
+def checked_signals(signals: Any) -> Array:
+    """Check that signals are those of an image (x, y, z, n_measurements), without reading them."""
+    values = signals if is_array(signals) else np.asarray(signals)
+    if len(values.shape) != 4:
         raise ValueError(f"signals must have shape (x, y, z, n_measurements), not {values.shape}")
-    return np.ascontiguousarray(values, dtype=np.float32)
+    return values
+
+
+def _volume(signals: Array, i: int) -> NDArray[np.float32]:
+    """Read the volume of one measurement."""
+    every = slice(None)
+    return read_block(signals, (every, every, every, slice(i, i + 1)))[..., 0]
+
+
+def _blocks(
+    region: NDArray[np.bool_], radius: NDArray[np.intp], n_measurements: int
+) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """Cut the box around a region into blocks; give each also with what its patches reach."""
+    waiting = [tuple(slice(0, n) for n in region.shape)]
+    while waiting:
+        box = waiting.pop()
+        extents = find_objects(region[box].astype(np.int8))
+        if not extents:
+            continue
+        block, around = [], []
+        for part, extent, size, r in zip(box, extents[0], region.shape, radius, strict=True):
+            start, stop = part.start + extent.start, part.start + extent.stop
+            block.append(slice(start, stop))
+            # A patch around a neighbor reaches into the block from twice the radius, and dipy
+            # takes no image that is smaller than a patch.
+            first = max(0, min(start - 2 * r, size - 2 * r - 1))
+            around.append(slice(first, min(size, max(stop + 2 * r, first + 2 * r + 1))))
+        lengths = [part.stop - part.start for part in block]
+        n_values = n_measurements * math.prod(part.stop - part.start for part in around)
+        longest = int(np.argmax(lengths))
+        if n_values <= BLOCK_VALUES or lengths[longest] == 1:
+            yield tuple(block), tuple(around)
+            continue
+        whole = block[longest]
+        middle = (whole.start + whole.stop) // 2
+        for half in (slice(middle, whole.stop), slice(whole.start, middle)):
+            waiting.append((*block[:longest], half, *block[longest + 1 :]))
 
 
 def _patch_radius(shape: tuple[int, ...]) -> NDArray[np.intp]:

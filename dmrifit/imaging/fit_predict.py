@@ -123,10 +123,9 @@ def fit_image(
         are fitted.
     sigma : float, path, Nifti1Image or "estimate", optional
         Standard deviation of the noise in the units of the image, one number or a map on its grid;
-        gives a Rician noise floor. ``"estimate"`` estimates it from the image (`estimate_sigma`;
-        the image is held in memory), which has to be as the scanner gave it. Of a denoised image
-        it is that of the noise before denoising, because the floor stays: `preprocess_image`
-        writes it.
+        gives a Rician noise floor. ``"estimate"`` estimates it from the image (`estimate_sigma`),
+        which has to be as the scanner gave it. Of a denoised image it is that of the noise before
+        denoising, because the floor stays: `preprocess_image` writes it.
     out : path, optional
         Folder to write to, made if missing.
     average : {"geometric", "arithmetic"}, optional
@@ -257,13 +256,11 @@ def fit_image(
             maps = empty_maps(model, series.grid)
             sigma_text = _describe_noise(noise)
             if _is_estimate(sigma):
-                # Noise levels come from patches and the background, so they need the whole image
-                # at once.
-                whole = readable.read_whole()
-                level = estimate_sigma(whole, mask=region)
+                readable.check_magnitudes()
+                level = estimate_sigma(readable, mask=region)
                 noise = level.sigma
                 sigma_text = f"{np.median(noise):.6g} (estimated by {level.method})"
-                doubt = noise_doubt(level, whole, mask=region)
+                doubt = noise_doubt(level, readable, mask=region)
                 if doubt:
                     warnings.warn(f"{series.name}: {doubt}", stacklevel=2)
             _check_noise(readable, region, settings, noise)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.text_files import read_small
 from dmrifit.imaging.corrections import checked_signals, denoise, patches_are_large
 from dmrifit.io.bids_derivatives import stem
+from dmrifit.io.chunked_arrays import Array, read_block
 from dmrifit.io.nifti import file_paths
+from dmrifit.io.series import read_slabs
 
 __all__ = [
     "NoiseLevel",
@@ -23,6 +27,7 @@ __all__ = [
     "estimate_sigma",
     "noise_doubt",
     "noise_levels",
+    "voxels_where",
 ]
 
 _FEWEST_NOISE_VOXELS = 100
@@ -30,6 +35,7 @@ _RAYLEIGH_MEAN = np.sqrt(np.pi / 2)
 _MEAN_TOLERANCE = 0.1  # of the mean that noise has, relative
 _LARGEST_SPREAD = 0.3  # of the means of volumes, relative
 _LARGEST_RATIO = 2.0  # of two estimates that still agree
+_VALUES = 2**24  # of measurements that are compared with their neighbors at once
 _BLOCK = 24  # voxels along each edge: enough for a second opinion, and seconds instead of minutes
 
 
@@ -52,7 +58,7 @@ class NoiseLevel:
 
 
 def estimate_sigma(
-    signals: ArrayLike,
+    signals: Any,
     *,
     mask: NDArray[np.bool_] | None = None,
     method: str = "auto",
@@ -64,7 +70,7 @@ def estimate_sigma(
     Parameters
     ----------
     signals : array_like of shape (x, y, z, n_measurements)
-        Magnitudes as the scanner gave them.
+        Magnitudes as the scanner gave them; an array of dask, zarr or h5py is read in parts.
     mask : ndarray of bool, shape (x, y, z), optional
         The body; for ``"mppca"`` and ``"local"``.
     method : {"auto", "piesno", "mppca", "local"}, default="auto"
@@ -109,11 +115,11 @@ def estimate_sigma(
                 "there is none; use method 'mppca' or 'local'"
             )
     if method == "mppca" or (method == "auto" and patches_are_large(values.shape)):
-        return NoiseLevel(denoise(values, mask=mask)[1], "mppca")
+        return NoiseLevel(denoise(values, mask=mask, out=_Nowhere())[1], "mppca")
     return NoiseLevel(_local(values, mask), "local")
 
 
-def noise_levels(signals: ArrayLike, *, mask: NDArray[np.bool_] | None = None) -> list[NoiseLevel]:
+def noise_levels(signals: Any, *, mask: NDArray[np.bool_] | None = None) -> list[NoiseLevel]:
     """
     Estimate the noise by every method that can, the one to trust first; two in a central block.
 
@@ -126,22 +132,40 @@ def noise_levels(signals: ArrayLike, *, mask: NDArray[np.bool_] | None = None) -
         levels.append(NoiseLevel(background, "piesno"))
     block = _central_block(values, mask)
     block_mask = None if mask is None else mask[block]
+    central = read_block(values, (*block, slice(None)))
     methods = ["local"]
-    if patches_are_large(values[block].shape):
+    if patches_are_large(central.shape):
         methods = ["mppca", "local"]
     for method in methods:
         try:
-            levels.append(estimate_sigma(values[block], mask=block_mask, method=method))
+            levels.append(estimate_sigma(central, mask=block_mask, method=method))
         except ValueError:  # neighbors that do not differ, an image that is too small
             continue
     return levels
 
 
-def _central_block(
-    values: NDArray[np.float32], mask: NDArray[np.bool_] | None
-) -> tuple[slice, ...]:
+class _Nowhere:
+    """What takes denoised signals that nobody needs."""
+
+    def __setitem__(self, index: Any, values: Any, /) -> None:
+        pass
+
+
+def voxels_where(
+    signals: Array, test: Callable[[NDArray[np.float32]], NDArray[np.bool_]]
+) -> NDArray[np.bool_]:
+    """
+    Find the voxels of which a measurement passes a test.
+
+    Shapes: `signals` (x, y, z, m); returns (x, y, z).
+    """
+    slabs = [test(values).any(axis=-1) for _, values in read_slabs(signals)]
+    return np.concatenate(slabs, axis=2)
+
+
+def _central_block(signals: Array, mask: NDArray[np.bool_] | None) -> tuple[slice, ...]:
     """Choose a block around the middle of the mask, or of the voxels with signal."""
-    inside = (values != 0).any(axis=-1) if mask is None else mask
+    inside = voxels_where(signals, lambda values: values != 0) if mask is None else mask
     block = []
     for axis, size in enumerate(inside.shape):
         others = tuple(i for i in range(3) if i != axis)
@@ -172,50 +196,103 @@ def describe_noise_levels(levels: list[NoiseLevel]) -> tuple[str, str]:
     )
 
 
-def noise_doubt(
-    level: NoiseLevel, signals: ArrayLike, *, mask: NDArray[np.bool_] | None = None
-) -> str:
+def noise_doubt(level: NoiseLevel, signals: Any, *, mask: NDArray[np.bool_] | None = None) -> str:
     """Say that another estimate of the noise disagrees with one; an empty text if none does."""
     return describe_noise_levels([level, *noise_levels(signals, mask=mask)])[1]
 
 
-def _piesno(values: NDArray[np.float32], n_coils: int) -> float | None:
+def _piesno(signals: Array, n_coils: int) -> float | None:
     """Estimate the noise outside the body; None where the voxels do not look like noise."""
-    noise_estimate = import_optional("dipy.denoise.noise_estimate")
-    finite = np.nan_to_num(values).astype(np.float64)
-    if not finite.any():
+    estimates = import_optional("dipy.denoise.noise_estimate")
+    quantile = estimates.opt_quantile.get(n_coils, 0.5)
+    # As dipy's `piesno` does with a whole image in memory, which gives no slice by itself.
+    start = _quantile(signals, quantile) / np.sqrt(
+        2 * estimates._inv_nchi_cdf(n_coils, 1, quantile)
+    )
+    by_slice, n_background = [], 0
+    totals = np.zeros(signals.shape[3])
+    for _, values in read_slabs(signals):
+        for k in range(values.shape[2]):
+            finite = np.nan_to_num(values[:, :, k]).astype(np.float64)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                sigma, background = estimates._piesno_3D(
+                    finite, n_coils, return_mask=True, initial_estimation=start
+                )
+            if background.any():
+                by_slice.append(np.float32(sigma))
+                n_background += int(np.count_nonzero(background))
+                totals += finite[background].sum(axis=0) / max(by_slice[-1], np.finfo(float).tiny)
+    if n_background < _FEWEST_NOISE_VOXELS:
         return None
-    with np.errstate(divide="ignore", invalid="ignore"):
-        by_slice, background = noise_estimate.piesno(finite, N=n_coils, return_mask=True)
-    if np.count_nonzero(background) < _FEWEST_NOISE_VOXELS:
-        return None
-    slices = background.any(axis=(0, 1))
     # PIESNO may take tissue for noise, but tissue decays between measurements and noise does not.
-    scaled = (finite / np.maximum(by_slice, np.finfo(float).tiny)[:, None])[background]
-    means = scaled.mean(axis=0)
+    means = totals / n_background
     is_constant = np.ptp(means) < _LARGEST_SPREAD * means.mean()
     if not is_constant:
         return None
     # Sums of squares of several coils have another mean than Rayleigh noise.
     if n_coils == 1 and abs(means.mean() / _RAYLEIGH_MEAN - 1) >= _MEAN_TOLERANCE:
         return None
-    return float(np.median(by_slice[slices]))
+    return float(np.median(by_slice))
 
 
-def _local(values: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> float:
+def _quantile(signals: Array, quantile: float) -> float:
+    """Compute the quantile of all values as numpy does, from counts of their bits."""
+    n_values = math.prod(signals.shape)
+    position = (n_values - 1) * (100 * quantile / 100)
+    lower, fraction = int(position), position % 1
+    ranks = [lower, min(lower + 1, n_values - 1)]
+    high_bits = np.cumsum(_counts(signals, None))
+    neighbors = []
+    for rank in ranks:
+        bucket = int(np.searchsorted(high_bits, rank, side="right"))
+        first = high_bits[bucket - 1] if bucket else 0
+        low_bits = np.cumsum(_counts(signals, bucket))
+        key = (bucket << 16) + int(np.searchsorted(low_bits, rank - first, side="right"))
+        bits = key ^ 0x80000000 if key >> 31 else key ^ 0xFFFFFFFF
+        neighbors.append(float(np.uint32(bits).view(np.float32)))
+    low, high = neighbors
+    # From the nearer end, as numpy.
+    if fraction >= 0.5:
+        return high - (high - low) * (1 - fraction)
+    return low + (high - low) * fraction
+
+
+def _counts(signals: Array, bucket: int | None) -> NDArray[np.intp]:
+    """Count values by the upper half of their bits, or those of one such bucket by the lower."""
+    counts = np.zeros(2**16, np.intp)
+    for _, values in read_slabs(signals):
+        bits = np.nan_to_num(values).view(np.uint32).ravel()
+        # In the order of the values: negative ones are stored by their size.
+        keys = bits ^ np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
+        chosen = keys >> 16
+        if bucket is not None:
+            chosen = keys[chosen == bucket] & 0xFFFF
+        counts += np.bincount(chosen, minlength=2**16)
+    return counts
+
+
+def _local(signals: Array, mask: NDArray[np.bool_] | None) -> float:
     """Estimate the noise from differences of neighbors; the least of all measurements."""
     noise_estimate = import_optional("dipy.denoise.noise_estimate")
-    finite = np.nan_to_num(values).astype(np.float64)
     region = mask
     if region is None:
-        region = (finite != 0).any(axis=-1)
-    # dipy derives its mask from the first volume.
-    masked = np.concatenate([region[..., None].astype(np.float64), finite], axis=-1)
-    by_volume = noise_estimate.estimate_sigma(masked, disable_background_masking=True)[1:]
+        region = voxels_where(signals, lambda values: np.nan_to_num(values) != 0)
+    every = slice(None)
+    n_at_once = max(1, _VALUES // region.size)
+    estimates = []
+    for first in range(0, signals.shape[3], n_at_once):
+        values = read_block(signals, (every, every, every, slice(first, first + n_at_once)))
+        finite = np.nan_to_num(values).astype(np.float64)
+        # dipy derives its mask from the first volume.
+        masked = np.concatenate([region[..., None].astype(np.float64), finite], axis=-1)
+        estimates.append(
+            noise_estimate.estimate_sigma(masked, disable_background_masking=True)[1:]
+        )
+    by_volume = np.concatenate(estimates)
     # Neighbors do not differ in an image or volume that is too small or constant.
     usable = by_volume[np.isfinite(by_volume) & (by_volume > 0)]
     if not usable.size:
-        size = " × ".join(map(str, values.shape))
+        size = " × ".join(map(str, signals.shape))
         raise ValueError(
             f"the noise of an image of {size} cannot be estimated: neighbors do not differ; give "
             "sigma as a number"

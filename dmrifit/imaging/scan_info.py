@@ -215,7 +215,8 @@ def _describe_noise(
 ) -> None:
     """Estimate the noise in more ways than one."""
     try:
-        levels = noise_levels(series.read_whole(), mask=region)
+        series.check_magnitudes()
+        levels = noise_levels(series, mask=region)
     except (ImportError, ValueError) as error:
         info.noise = f"not estimated ({error})"
         return

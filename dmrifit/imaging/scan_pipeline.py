@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +26,11 @@ from dmrifit.imaging.noise import (
     describe_noise_levels,
     estimate_sigma,
     noise_levels,
+    voxels_where,
 )
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import derivative_name, versions
+from dmrifit.io.chunked_arrays import DiskArray
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import (
     Image,
@@ -34,10 +38,12 @@ from dmrifit.io.nifti import (
     bytes_of_maps,
     describe_sources,
     image_name,
+    load_image,
+    memory_left,
     output_files,
     save_image,
 )
-from dmrifit.io.series import Series, read_map
+from dmrifit.io.series import Series, read_map, read_slabs
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -63,7 +69,8 @@ class Preprocessed:
     ----------
     image : Nifti1Image
         Magnitudes, shape (x, y, z, n_measurements), float32, on the grid of the scan; NaN where
-        motion correction would take a voxel from outside the image.
+        motion correction would take a voxel from outside the image. If it was written, that of
+        the file, whose values are read when they are asked for.
     sigma : Nifti1Image
         Standard deviation of the noise before denoising, for the noise floor of a fit.
     protocol : Protocol
@@ -93,9 +100,10 @@ def preprocess_image(
     """
     Denoise a scan, remove Gibbs ringing and correct motion, and find its level of noise.
 
-    The image is held in memory. With `out`, image, protocol, noise level and a JSON sidecar are
-    written as files whose names have ``desc-preproc``; all appear together when the last one is
-    complete.
+    The image is read block by block and volume by volume. With `out`, image, protocol, noise level
+    and a JSON sidecar are written as files whose names have ``desc-preproc``; all appear together
+    when the last one is complete. Until then the result lies in a file of single precision on the
+    same disk; without `out`, in memory.
 
     After denoising the noise is lower, but the noise floor is not: magnitudes do not fall below
     about √(π/2)·σ of the original noise. So the noise level that is returned, and that a fit with
@@ -149,40 +157,47 @@ def preprocess_image(
     series.check_count(protocol)
     files = _files(series, protocol)
     inputs = (image, mask)
-    with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
+    file_sets = output_files(out, files.values(), overwrite=overwrite, inputs=inputs)
+    with file_sets as file_set, ExitStack() as stack:
         region = None
         if mask is not None:
             region = binarize(read_map(mask, series), name=image_name(mask))
         if slice_axis is None:
             slice_axis = _slice_axis(series)
         with series.unpacked() as readable:
-            signals = readable.read_whole()
-        if file_set is not None:
-            file_set.check_room(bytes_of_maps(series.n_measurements, series.grid, None))
-        _check_signal(signals, region, series.name)
+            readable.check_magnitudes()
+            _check_signal(readable, region)
+            signals = stack.enter_context(_empty(series, file_set))
+            # Before denoising, which leaves no noise to estimate.
+            levels = noise_levels(readable, mask=region)
+            if "denoise" in ordered_steps:
+                with _bar(1, "denoise", progress=progress) as count:
+                    _, sigma = denoise(readable, mask=region, out=signals)
+                    count()
+                noise = NoiseLevel(sigma, "mppca")
+            else:
+                # Before the steps that follow, which smooth the noise.
+                noise = estimate_sigma(readable, mask=region)
+                for slab, values in read_slabs(readable):
+                    signals[:, :, slab] = values
         transforms = None
-        # Before denoising, which leaves no noise to estimate.
-        levels = noise_levels(signals, mask=region)
-        if "denoise" in ordered_steps:
-            with _bar(1, "denoise", progress=progress) as count:
-                signals, sigma = denoise(signals, mask=region)
-                count()
-            noise = NoiseLevel(sigma, "mppca")
-        else:
-            # Before the steps that follow, which smooth the noise.
-            noise = estimate_sigma(signals, mask=region)
         doubt = describe_noise_levels([noise, *levels])[1]
         if doubt:
             warnings.warn(f"{series.name}: {doubt}", stacklevel=2)
         if "gibbs" in ordered_steps:
             with _bar(len(protocol), "gibbs", progress=progress) as count:
-                signals = remove_gibbs(signals, slice_axis=slice_axis, progress=count)
+                remove_gibbs(signals, slice_axis=slice_axis, out=signals, progress=count)
         if "motion" in ordered_steps:
             # Without diffusion weighting tissue has most signal, and borders are easiest to align.
             reference = int(reference_columns(protocol)[0])
             with _bar(len(protocol), "motion", progress=progress) as count:
-                signals, transforms = correct_motion(
-                    signals, series.affine, reference=reference, mask=region, progress=count
+                _, transforms = correct_motion(
+                    signals,
+                    series.affine,
+                    reference=reference,
+                    mask=region,
+                    out=signals,
+                    progress=count,
                 )
             # The patient has turned against the gradients of the scanner.
             protocol = _rotated(protocol, transforms, series.affine)
@@ -200,6 +215,8 @@ def preprocess_image(
             description |= series.describe()
             description["Sources"] = describe_sources(Image=image, Mask=mask)
             _write(result, description, file_set, files)
+    if file_set is not None:
+        result = replace(result, image=load_image(file_set.folder / files["image"]))
     return result
 
 
@@ -215,17 +232,36 @@ def _ordered(steps: Sequence[str]) -> list[str]:
     return [step for step in STEPS if step in names]
 
 
-def _check_signal(signals: NDArray, region: NDArray[np.bool_] | None, name: str) -> None:
+@contextmanager
+def _empty(series: Series, file_set: FileSet | None) -> Iterator[Any]:
+    """Make an array for the result: on the disk where it is written to, or else in memory."""
+    n_bytes = 4 * math.prod(series.shape)
+    if file_set is None:
+        if n_bytes > memory_left():
+            raise ValueError(
+                f"{series.name} takes {n_bytes / 2**30:.3g} GiB, which this machine has no memory "
+                "for; write the result to a folder (out)"
+            )
+        yield np.empty(series.shape, np.float32)
+        return
+    packed = bytes_of_maps(series.n_measurements, series.grid, None)
+    file_set.check_room(n_bytes + packed)
+    # Without a name, so that it vanishes even if the process is killed.
+    with tempfile.TemporaryFile(dir=file_set.folder) as file:
+        yield DiskArray(file, series.shape)
+
+
+def _check_signal(series: Series, region: NDArray[np.bool_] | None) -> None:
     """Refuse an image in which no voxel holds a signal."""
-    usable = (np.isfinite(signals) & (signals != 0)).any(axis=-1)
+    usable = voxels_where(series, lambda values: np.isfinite(values) & (values != 0))
     extent = ""
     if region is not None:
         usable &= region
         extent = " of the mask"
     if not usable.any():
         raise ValueError(
-            f"{name}: all voxels{extent} are 0, NaN or infinite in every measurement; check that "
-            "it is the right image"
+            f"{series.name}: all voxels{extent} are 0, NaN or infinite in every measurement; "
+            "check that it is the right image"
         )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import IO, Any, Protocol, runtime_checkable
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import checked_affine
 
-__all__ = ["Array", "is_array", "placed", "slices_of"]
+__all__ = ["Array", "DiskArray", "is_array", "placed", "read_block", "slices_of"]
 
 
 @runtime_checkable
@@ -28,6 +30,37 @@ class Array(Protocol):
 
     def __getitem__(self, index: Any, /) -> Any:
         """Take a part."""
+
+
+class DiskArray:
+    """
+    Values in single precision that lie in an open file.
+
+    They are in the order of NIfTI, the first axis fastest, so that the file is an image's values.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, file: IO[bytes], shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.file = file
+        # A mapped file that grows into a full disk ends the process without a word.
+        os.posix_fallocate(file.fileno(), 0, self.dtype.itemsize * math.prod(shape))
+
+    def __getitem__(self, index: Any, /) -> NDArray[np.float32]:
+        return np.array(self._mapped()[index])
+
+    def __setitem__(self, index: Any, values: ArrayLike, /) -> None:
+        self._mapped()[index] = values
+
+    def _mapped(self) -> np.memmap:
+        # Anew each time: the pages of a file that stays mapped count as memory of the process.
+        return np.memmap(self.file, self.dtype, "r+", shape=self.shape, order="F")
+
+
+def read_block(array: Array, index: tuple[slice, ...]) -> NDArray[np.float32]:
+    """Read a part of an array in single precision."""
+    return np.ascontiguousarray(array[index], dtype=np.float32)
 
 
 def is_array(value: object) -> bool:

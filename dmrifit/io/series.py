@@ -22,7 +22,7 @@ from dmrifit._utils.checks import filled
 from dmrifit._utils.progress import step_bar
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import common_stem
-from dmrifit.io.chunked_arrays import placed, slices_of
+from dmrifit.io.chunked_arrays import Array, placed, read_block, slices_of
 from dmrifit.io.masks import check_same_grid, volume_to_voxels
 from dmrifit.io.nifti import (
     COMPRESSED,
@@ -35,20 +35,18 @@ from dmrifit.io.nifti import (
     file_of,
     image_name,
     load_image,
-    memory_left,
     spatial_header,
     stored_bytes,
     values_of,
     warn_of_two_positions,
 )
 
-__all__ = ["Part", "Series", "read_map"]
+__all__ = ["Part", "Series", "read_map", "read_slabs"]
 
 #: Measurements are read and worked on in slabs of whole slices of about this many values (16 MB).
 SLAB_VALUES = 2**21
 
-#: Arrays of the size of an image that are in memory while its noise is estimated or removed.
-_COPIES = 5
+_SAMPLE = 10**5  # values that are compared with the largest one
 _SLACK = 2**20  # bytes that programs leave behind the last value
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -70,20 +68,19 @@ class Part:
         """Number of volumes."""
         return self.data.shape[3] if len(self.data.shape) == 4 else 1
 
-    def read(self, slab: slice) -> NDArray:
+    def read(self, index: tuple[slice, ...]) -> NDArray:
         """
-        Read slices.
+        Read a block of voxels and measurements.
 
-        Shapes: returns (x, y, slices, m).
+        Shapes: returns (x, y, z, m).
         """
-        x, y = self.data.shape[:2]
         try:
             # A value that scale factors make too large is infinite, and left out of fits.
             with np.errstate(over="ignore", invalid="ignore"):
-                values = np.asarray(filled(self.data[:, :, slab]))
+                values = np.asarray(filled(self.data[index[: len(self.data.shape)]]))
         except DAMAGED as error:
             raise damaged(self.name, error, self.data) from error
-        return values.reshape(x, y, -1, self.n_measurements)
+        return values if values.ndim == 4 else values[..., None]
 
     @contextmanager
     def unpacked(self) -> Iterator[Part]:
@@ -197,6 +194,29 @@ class Series:
         """Number of volumes."""
         return sum(image.n_measurements for image in self.parts)
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Numbers of voxels and volumes."""
+        return *self.grid, self.n_measurements
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values of blocks."""
+        return np.dtype(np.float32)
+
+    @property
+    def chunks(self) -> Any:
+        """Blocks that the first image is stored in, if it is."""
+        return getattr(self.parts[0].data, "chunks", None)
+
+    def __getitem__(self, index: tuple[slice, ...]) -> NDArray[np.float32]:
+        """
+        Read a block; `index` has a slice for each axis.
+
+        Shapes: returns (x, y, z, m).
+        """
+        return self._read(index, np.float32)
+
     def check_count(self, protocol: Protocol) -> None:
         """Make sure that there is one volume for each measurement of a protocol."""
         if self.n_measurements != len(protocol):
@@ -221,33 +241,39 @@ class Series:
 
         Shapes: returns (x, y, slices, m).
         """
-        x, y, z = self.grid
-        values = np.empty((x, y, len(range(*slab.indices(z))), self.n_measurements), dtype)
-        first = 0
-        for image in self.parts:
-            with np.errstate(over="ignore"):
-                values[..., first : first + image.n_measurements] = image.read(slab)
-            first += image.n_measurements
+        every = slice(None)
+        values = self._read((every, every, slab, every), dtype)
         # Voxels that are fitted alone spoil no other; whole images are filtered and normalized.
-        if slab == slice(None):
+        if slab == every:
             check_magnitudes(values, self.name)
         return values
 
-    def read_whole(self) -> NDArray[np.float32]:
-        """
-        Read all slices, where the machine has the memory for what is made of them at once.
+    def check_magnitudes(self) -> None:
+        """Refuse, or warn of, values that spoil what is made of the whole image."""
+        step = max(1, math.prod(self.shape) // _SAMPLE)
+        samples, extremes = [], []
+        for _, values in read_slabs(self):
+            samples.append(values[values != 0][::step])
+            extremes += [np.fmax.reduce(values, axis=None), np.fmin.reduce(values, axis=None)]
+        if step > 1:
+            samples.append(np.array([np.fmax.reduce(extremes), np.fmin.reduce(extremes)]))
+        check_magnitudes(np.concatenate(samples), self.name)
 
-        Shapes: returns (x, y, z, m).
-        """
-        needed = _COPIES * 4 * math.prod((*self.grid, self.n_measurements))
-        memory = memory_left()
-        if needed > memory:
-            raise ValueError(
-                f"{self.name} is worked on as a whole, in about {needed / 2**30:.3g} GiB of "
-                f"memory, and this machine has {memory / 2**30:.3g} left; crop it, give a fit "
-                "sigma as a number, or use a larger machine"
-            )
-        return self.read(slice(None), np.float32)
+    def _read(self, index: tuple[slice, ...], dtype: type[np.floating]) -> NDArray:
+        """Read a block of all images, the measurements of one behind those of the other."""
+        ranges = [range(n)[part] for n, part in zip(self.shape, index, strict=True)]
+        columns = ranges[3]
+        values = np.empty([len(part) for part in ranges], dtype)
+        first = 0
+        for image in self.parts:
+            start = max(columns.start, first)
+            stop = min(columns.stop, first + image.n_measurements)
+            if start < stop:
+                block = image.read((*index[:3], slice(start - first, stop - first)))
+                with np.errstate(over="ignore"):
+                    values[..., start - columns.start : stop - columns.start] = block
+            first += image.n_measurements
+        return values
 
     def slabs(
         self,
@@ -324,6 +350,18 @@ class Series:
     def describe(self) -> dict[str, Any]:
         """Describe the grid for a sidecar."""
         return {"Grid": {"Shape": list(self.grid), "Affine": self.affine.tolist()}}
+
+
+def read_slabs(signals: Array) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """
+    Read slices of an array, some at a time.
+
+    Shapes: `signals` (x, y, z, m); yields a slab, its values (x, y, slices, m).
+    """
+    x, y, z, n = signals.shape
+    every = slice(None)
+    for slab in slices_of(z, max(1, SLAB_VALUES // (x * y * n)), [signals]):
+        yield slab, read_block(signals, (every, every, slab, every))
 
 
 def read_map(image: Image, series: Series) -> NDArray:

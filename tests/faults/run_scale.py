@@ -75,12 +75,12 @@ def measured(program: str, words: list[str], folder: Path) -> dict[str, Any]:
     }
 
 
-def complaints(run: dict[str, Any], out: Path, *, refused: str = "") -> list[str]:
-    """Tell what is wrong with a run that has to end well, or may be refused in these words."""
+def complaints(run: dict[str, Any], out: Path) -> list[str]:
+    """Tell what is wrong with a run that has to end well."""
     found = [f"left behind: {damage}" for damage in damages(out)] if out.exists() else []
     if "Traceback" in run["said"]:
         found.append(f"a traceback: {run['said']}")
-    elif run["code"] != 0 and not (refused and run["code"] == 2 and refused in run["said"]):
+    elif run["code"] != 0:
         found.append(f"the exit code is {run['code']}: {run['said']}")
     return found
 
@@ -119,11 +119,8 @@ def large_image(folder: Path, share: float) -> dict[str, Any]:
         for task, options in tasks.items():
             words = [task, *([str(model)] if task == "predict" else []), f"{name}.nii", *options]
             run = measured("dmrifit", [*words, "--out", f"{name}-{task}"], folder)
-            refused = "is worked on as a whole" if task == "preprocess" else ""
-            run["complaints"] = complaints(run, folder / f"{name}-{task}", refused=refused)
-            # What preprocessing works on as a whole grows, and is refused where it is too much.
-            if task != "preprocess":
-                run["complaints"] += grows(run, eighth.setdefault(task, run))
+            run["complaints"] = complaints(run, folder / f"{name}-{task}")
+            run["complaints"] += grows(run, eighth.setdefault(task, run))
             found[f"{task}, image of {size / 1e9:.2g} GB"] = run
         (folder / f"{name}.nii").unlink()
     return found

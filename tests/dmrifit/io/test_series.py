@@ -50,12 +50,27 @@ def test_slabs_hold_each_voxel_in_question_once(parts, values, monkeypatch, size
     np.testing.assert_array_equal(seen, np.where(region[..., None], values, 0))
 
 
-def test_an_image_that_memory_cannot_hold_is_not_read_whole(parts, values, monkeypatch):
+@pytest.mark.parametrize("size", [1, 4 * 3 * 5 * 4, 2**20])
+def test_a_series_is_sliced_like_an_array(parts, values, monkeypatch, size):
+    monkeypatch.setattr(module, "SLAB_VALUES", size)
     series = Series.open(parts)
-    np.testing.assert_array_equal(series.read_whole(), values.astype(np.float32))
-    monkeypatch.setattr(module, "memory_left", lambda: 5 * 4 * values.size - 1)
-    with pytest.raises(ValueError, match=r"of memory, and this machine has .* left"):
-        series.read_whole()
+    block = (slice(1, 3), slice(0, 1), slice(2, None), slice(1, 4))
+    np.testing.assert_array_equal(series[block], values[block])
+    slabs = [slab for _, slab in module.read_slabs(series)]
+    np.testing.assert_array_equal(np.concatenate(slabs, axis=2), values)
+
+
+def test_values_that_spoil_a_whole_image_are_found_slab_by_slab(values, monkeypatch):
+    monkeypatch.setattr(module, "SLAB_VALUES", 1)
+    monkeypatch.setattr(module, "_SAMPLE", 100)
+    broken = values.astype(np.float32)
+    Series.open(nib.Nifti1Image(broken, AFFINE)).check_magnitudes()
+    broken[1, 1, 4, 2] = 1e12
+    with pytest.warns(UserWarning, match=r"holds 1e\+12 beside values up to"):
+        Series.open(nib.Nifti1Image(broken, AFFINE)).check_magnitudes()
+    broken[1, 1, 4, 2] = -1e30
+    with pytest.raises(ValueError, match=r"holds 1e\+30 beside values up to"):
+        Series.open(nib.Nifti1Image(broken, AFFINE)).check_magnitudes()
 
 
 def test_without_a_region_voxels_of_nan_and_zero_are_left_out(values):
