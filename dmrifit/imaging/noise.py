@@ -213,7 +213,7 @@ def _piesno(signals: Array, n_coils: int) -> float | None:
     totals = np.zeros(signals.shape[3])
     for _, values in read_slabs(signals):
         for k in range(values.shape[2]):
-            finite = np.nan_to_num(values[:, :, k]).astype(np.float64)
+            finite = np.nan_to_num(values[:, :, k]).astype(np.float64, order="C")
             with np.errstate(divide="ignore", invalid="ignore"):
                 sigma, background = estimates._piesno_3D(
                     finite, n_coils, return_mask=True, initial_estimation=start
@@ -237,20 +237,22 @@ def _piesno(signals: Array, n_coils: int) -> float | None:
 
 def _quantile(signals: Array, quantile: float) -> float:
     """Compute the quantile of all values as numpy does, from counts of their bits."""
-    n_values = math.prod(signals.shape)
-    position = (n_values - 1) * (100 * quantile / 100)
-    lower, fraction = int(position), position % 1
-    ranks = [lower, min(lower + 1, n_values - 1)]
+    last = math.prod(signals.shape) - 1
+    position = last * (100 * quantile / 100)
+    ranks = np.minimum([int(position), int(position) + 1], last)
     high_bits = np.cumsum(_counts(signals, None))
+    buckets = np.searchsorted(high_bits, ranks, side="right").tolist()
+    low_bits = {bucket: np.cumsum(_counts(signals, bucket)) for bucket in set(buckets)}
     neighbors = []
-    for rank in ranks:
-        bucket = int(np.searchsorted(high_bits, rank, side="right"))
-        first = high_bits[bucket - 1] if bucket else 0
-        low_bits = np.cumsum(_counts(signals, bucket))
-        key = (bucket << 16) + int(np.searchsorted(low_bits, rank - first, side="right"))
+    for rank, bucket in zip(ranks, buckets, strict=True):
+        n_before = high_bits[bucket] - low_bits[bucket][-1]
+        key = (bucket << 16) + int(
+            np.searchsorted(low_bits[bucket], rank - n_before, side="right")
+        )
         bits = key ^ 0x80000000 if key >> 31 else key ^ 0xFFFFFFFF
         neighbors.append(float(np.uint32(bits).view(np.float32)))
     low, high = neighbors
+    fraction = position % 1
     # From the nearer end, as numpy.
     if fraction >= 0.5:
         return high - (high - low) * (1 - fraction)
@@ -261,7 +263,7 @@ def _counts(signals: Array, bucket: int | None) -> NDArray[np.intp]:
     """Count values by the upper half of their bits, or those of one such bucket by the lower."""
     counts = np.zeros(2**16, np.intp)
     for _, values in read_slabs(signals):
-        bits = np.nan_to_num(values).view(np.uint32).ravel()
+        bits = np.nan_to_num(values).ravel(order="K").view(np.uint32)
         # In the order of the values: negative ones are stored by their size.
         keys = bits ^ np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
         chosen = keys >> 16
