@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.detectors.alignment import align, guide_images, interpolation, inverted, sampled
+from anomaly.detectors.alignment import (
+    align,
+    channel_sums,
+    guide_images,
+    inverted,
+    resampled,
+    sampled,
+    smooth_axes,
+)
 from anomaly.detectors.base import Scans
 from anomaly.detectors.features import SMOOTH_MM, check_smoothing, sd_in_voxels
 from anomaly.detectors.network_base import (
@@ -32,6 +40,7 @@ from dmrifit._utils.randomness import RandomState
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
 from dmrifit.model_files.registry import register
 from dmrifit.networks.training import Training, fill_training
+from dmrifit.networks.volume_estimator import evaluating
 
 if TYPE_CHECKING:
     import torch
@@ -335,28 +344,41 @@ class DenoisingAutoencoder(Reconstructor):
         inverse = inverted(positions)
         share = sampled(mask.astype(np.float32), inverse)
         inside = share > INSIDE_SHARE
-        matrix = interpolation(inverse[:, inside], mask.shape)
-        # Signals outside the brain count as 0; the share undoes that where both were mixed.
-        matrix.data *= mask.ravel()[matrix.indices]
         volume = np.zeros(signal.shape, dtype=np.float32)
-        volume[inside] = matrix @ signal.reshape(mask.size, -1) / share[inside][:, None]
+        # Signals outside the brain count as 0; the share undoes that where both were mixed.
+        places = inverse[:, inside], share[inside], np.flatnonzero(inside)
+        resampled(signal, mask, *places, volume.reshape(mask.size, -1))
         return Brain(volume, inside, number), positions
 
     def _predict_scan(self, scans: Scans, i: int) -> Mapping[str, Any]:
         if not self.aligned:
             return super()._predict_scan(scans, i)
+        signal, mask = scans.signal(i), scans.mask(i)
+        in_planes = (plane[inside] for plane, inside in zip(signal, mask, strict=True))
+        self._check_signals(in_planes, np.count_nonzero(mask) * signal.shape[-1])
         brain, positions = self._resampled(scans, i)
-        prediction = self._answer(self.net_, self._inputs(brain), brain)
-        mask = scans.mask(i)
-        matrix = interpolation(positions[:, mask], mask.shape)
-        reconstruction = np.zeros_like(prediction["reconstruction"])
-        rows = matrix @ prediction["reconstruction"].reshape(len(reconstruction), -1).T
-        reconstruction[:, mask] = rows.T
+        rebuilt = self._rebuilt(brain)
+        # In the memory of the network's input, as new memory takes longer than resampling.
+        reconstruction = brain.volume
+        reconstruction[~mask] = 0
+        shares = np.ones(np.count_nonzero(mask), dtype=np.float32)
+        places = positions[:, mask], shares, np.flatnonzero(mask)
+        resampled(rebuilt, np.ones_like(mask), *places, reconstruction.reshape(mask.size, -1))
         return {
-            "reconstruction": reconstruction,
-            "scan": self._inputs(Brain(scans.signal(i), mask)),
+            "reconstruction": np.moveaxis(reconstruction, -1, 0),
+            "scan": np.moveaxis(signal, -1, 0),
             "positions": positions,
         }
+
+    def _rebuilt(self, brain: Brain) -> NDArray[np.float32]:
+        """Run the network on a scan as it lies in memory; to move channels first takes long."""
+        import torch
+
+        from dmrifit.networks.training_loop import as_arrays
+
+        with evaluating(self.net_):
+            answer = self.net_.infer(torch.from_numpy(brain.volume)[None].movedim(-1, 1))
+        return np.moveaxis(as_arrays(answer)[0][0], 0, -1)
 
     def _healthy_residual(self, scans: Scans) -> NDArray[np.float32]:
         """Compute the root mean square of the residuals of healthy scans at each place."""
@@ -384,18 +406,18 @@ class DenoisingAutoencoder(Reconstructor):
 
     def _moments(self, prediction: Mapping[str, Any], smooth: Smoother) -> NDArray[np.float32]:
         """Compute mean and spread over channels of the smoothed residual, (2, x, y, z)."""
-        sd = sd_in_voxels(self.feature_mm, self.spacing)
-        total, squares = np.zeros(smooth.mask.shape), np.zeros(smooth.mask.shape)
-        channels = zip(prediction["scan"], prediction["reconstruction"], strict=True)
-        for scan, reconstruction in channels:
-            residual = smooth(scan - reconstruction, sd)
-            total += residual
-            squares += np.square(residual)
-        mean = total / len(prediction["scan"])
-        spread = np.sqrt(np.maximum(squares / len(prediction["scan"]) - np.square(mean), 0))
+        sd, box, mask = sd_in_voxels(self.feature_mm, self.spacing), smooth.box, smooth.mask
+        channels = prediction["scan"][:, *box] - prediction["reconstruction"][:, *box]
+        residual = np.ascontiguousarray(np.moveaxis(channels, 0, -1))
+        residual[~mask[box]] = 0
+        smooth_axes(residual, sd, "constant")
+        mean, squares = channel_sums(residual, smooth.weights(sd), mask[box]) / len(channels)
+        spread = np.sqrt(np.maximum(squares - np.square(mean), 0))
         # Scanners differ in the level of the whole brain, which is no anomaly.
-        level = np.median(mean[smooth.mask])
-        return np.stack([np.where(smooth.mask, mean - level, 0), spread]).astype(np.float32)
+        level = np.median(mean[mask[box]])
+        moments = np.zeros((2, *mask.shape), dtype=np.float32)
+        moments[:, *box] = np.where(mask[box], mean - level, 0), spread
+        return moments
 
     def _criterion(self) -> torch.nn.Module:
         from anomaly.networks.losses import VariationalLoss
@@ -428,12 +450,14 @@ class DenoisingAutoencoder(Reconstructor):
         """Score the voxels of a scan whose reconstruction is known."""
         if self.residual == "relative":
             return self._relative(prediction, Smoother(mask))
-        reconstruction = prediction["reconstruction"]
+        # In one layout, as sums over channels depend on it in their last bits.
+        scan = np.ascontiguousarray(prediction["scan"])
+        reconstruction = np.ascontiguousarray(prediction["reconstruction"])
         if self.scale == "image":
             # The largest value has to be one of the brain: outside the network may not be trained.
             reconstruction = reconstruction * mask
         return residual_map(
-            prediction["scan"],
+            scan,
             reconstruction,
             residual=self.residual,
             scale=self.scale,

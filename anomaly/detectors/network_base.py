@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -245,16 +245,20 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
     def _inputs(self, case: Brain) -> NDArray[np.float32]:
         channels = np.array(np.moveaxis(case.volume, -1, 0), dtype=np.float32, order="C")
         channels *= case.mask
-        n_values = np.count_nonzero(case.mask) * len(channels)
         # Channel by channel, so that no boolean array of the whole scan is made.
-        n_outside = sum(int(np.count_nonzero((image < 0) | (image > 1))) for image in channels)
+        self._check_signals(channels, np.count_nonzero(case.mask) * len(channels))
+        return channels
+
+    @staticmethod
+    def _check_signals(images: Iterable[NDArray], n_values: int) -> None:
+        """Reject a scan whose signals, given in several arrays, were not divided by b = 0."""
+        n_outside = sum(int(np.count_nonzero((image < 0) | (image > 1))) for image in images)
         if n_outside > _MAX_SHARE_OUTSIDE * n_values:
             raise ValueError(
                 f"{100 * n_outside / n_values:.0f} % of its values in the brain are not from 0 to "
                 "1, which a network cannot learn from or score; divide signals by the one at b = "
                 "0 first"
             )
-        return channels
 
     def _predict_scan(self, scans: Scans, i: int) -> Mapping[str, Any]:
         """Run the network on a scan outside a training."""
