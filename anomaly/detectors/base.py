@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -68,9 +69,12 @@ class Scans:
                 "resample all scans to the same directions first"
             )
         _check_values(scan)
-        if self._masks is not None:
-            self._check_mask(np.asarray(self._masks[i]))
-        if not self.mask(i).any():
+        if self._masks is None:
+            mask = scan.max(axis=-1) > 0
+        else:
+            mask = np.asarray(self._masks[i])
+            self._check_mask(mask)
+        if not mask.any():
             if self._masks is None:
                 raise ValueError("no channel is above 0 anywhere; give the mask of the brain")
             raise ValueError("its mask is empty; give the mask of the brain")
@@ -98,6 +102,21 @@ class Scans:
 
     def _planes(self, volumes: Sequence[Any], i: int, planes: slice) -> NDArray[Any]:
         return np.asarray(volumes[int(self._numbers[i])])[planes]
+
+    def on_disk(self, folder: str) -> Scans:
+        """Copy volumes that are loaded anew at each access to files, read by planes."""
+        sequences = {"_scans": (self._scans, self.signal), "_masks": (self._masks, self.mask)}
+        copies = self.take(range(len(self)))
+        for name, (volumes, read) in sequences.items():
+            if volumes is None or _holds_arrays(volumes):
+                continue
+            files: dict[int, NDArray[Any]] = {}
+            for i, number in enumerate(self._numbers):
+                path = Path(folder) / f"{name}{number}.npy"
+                np.save(path, read(i))
+                files[int(number)] = np.load(path, mmap_mode="r")
+            setattr(copies, name, files)
+        return copies
 
     def take(self, numbers: Any) -> Scans:
         """Select scans by their number."""
@@ -419,6 +438,12 @@ def image_scaled(map: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArray[
     if top <= 0:
         return np.zeros_like(inside)
     return np.minimum(inside / np.float32(top), np.float32(1))
+
+
+def _holds_arrays(volumes: Sequence[Any]) -> bool:
+    """Tell whether volumes are in memory or mapped to it, so that a part costs no more."""
+    is_plain = isinstance(volumes, np.ndarray | list | tuple)
+    return is_plain and all(isinstance(volume, np.ndarray) for volume in volumes)
 
 
 def _check_values(scan: NDArray[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,7 +42,7 @@ class PCADetector(ArrayDetector):
 
     For 28 scans of 90 × 90 × 54 voxels, 180 000 of them brain, and 64 directions, 20 components
     take 0.9 GB in memory and in the model file. The caller's scans are read a few planes at a
-    time.
+    time; those that a sequence loads whole each time are copied to temporary files first.
 
     Parameters
     ----------
@@ -134,6 +135,10 @@ class PCADetector(ArrayDetector):
         check_smoothing(self.smooth_mm, self.spacing)
 
     def _fit_scans(self, scans: Scans) -> None:
+        with TemporaryDirectory() as folder:
+            self._fit_planes(scans.on_disk(folder))
+
+    def _fit_planes(self, scans: Scans) -> None:
         n = len(scans)
         counts = np.zeros(scans.shape[:3], dtype=int)
         for i in range(n):
