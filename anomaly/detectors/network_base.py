@@ -246,7 +246,7 @@ class Reconstructor(AnomalyDetector, VolumeEstimator):
         channels = np.array(np.moveaxis(case.volume, -1, 0), dtype=np.float32, order="C")
         channels *= case.mask
         # Channel by channel, so that no boolean array of the whole scan is made.
-        self._check_signals(channels, np.count_nonzero(case.mask) * len(channels))
+        self._check_signals(channels, int(np.count_nonzero(case.mask)) * len(channels))
         return channels
 
     @staticmethod
