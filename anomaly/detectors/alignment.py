@@ -175,7 +175,7 @@ def sampled(volume: NDArray, positions: NDArray) -> NDArray[np.float32]:
 
     Shapes: `volume` (x, y, z), `positions` (3, ...); returns (...).
     """
-    values = np.ascontiguousarray(volume)[..., None]
+    values = np.ascontiguousarray(volume, dtype=np.float32)[..., None]
     return _interpolated(values, positions.reshape(3, -1)).reshape(positions.shape[1:])
 
 
@@ -204,6 +204,8 @@ def gaussian(
 
 def smooth_axes(channels: NDArray[np.float32], sd: float | Sequence[float], mode: str) -> None:
     """Smooth channels (x, y, z, m) in place along the axes of space."""
+    if not channels.flags.c_contiguous:
+        raise ValueError("channels have to lie in memory in the order of their axes")
     x, y, z, m = channels.shape
     lines = [channels.reshape(1, x, -1), channels.reshape(x, y, -1), channels.reshape(-1, z, m)]
     # Of one channel, lines lie side by side only across.

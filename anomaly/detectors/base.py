@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._utils.checks import is_number
+from dmrifit.io.atomic_files import check_room
 from dmrifit.io.masks import zeros_and_ones
 from dmrifit.networks.volume_cases import check_length, listed, naming
 
@@ -113,7 +114,9 @@ class Scans:
             files: dict[int, NDArray[Any]] = {}
             for i, number in enumerate(self._numbers):
                 path = Path(folder) / f"{name}{number}.npy"
-                np.save(path, read(i))
+                values = read(i)
+                check_room(path, (len(self) - i) * values.nbytes)
+                np.save(path, values)
                 files[int(number)] = np.load(path, mmap_mode="r")
             setattr(copies, name, files)
         return copies
