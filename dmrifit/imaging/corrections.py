@@ -18,6 +18,7 @@ from dmrifit.io.chunked_arrays import Array, is_array, read_block
 from dmrifit.io.series import read_slabs
 
 __all__ = [
+    "check_mask",
     "checked_signals",
     "correct_motion",
     "denoise",
@@ -60,6 +61,7 @@ def denoise(
     """
     localpca = import_optional("dipy.denoise.localpca")
     original = checked_signals(signals)
+    check_mask(mask, original)
     radius = _patch_radius(original.shape)
     if out is None:
         out = np.empty(original.shape, np.float32)
@@ -274,7 +276,15 @@ def checked_signals(signals: Any) -> Array:
     values = signals if is_array(signals) else np.asarray(signals)
     if len(values.shape) != 4:
         raise ValueError(f"signals must have shape (x, y, z, n_measurements), not {values.shape}")
+    if 0 in values.shape:
+        raise ValueError(f"signals of shape {values.shape} hold no value")
     return values
+
+
+def check_mask(mask: NDArray[np.bool_] | None, signals: Array) -> None:
+    """Refuse a mask of another grid."""
+    if mask is not None and mask.shape != signals.shape[:3]:
+        raise ValueError(f"a mask of shape {mask.shape} for signals of shape {signals.shape}")
 
 
 def _volume(signals: Array, i: int) -> NDArray[np.float32]:

@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.text_files import read_small
-from dmrifit.imaging.corrections import checked_signals, denoise, patches_are_large
+from dmrifit.imaging.corrections import (
+    check_mask,
+    checked_signals,
+    denoise,
+    patches_are_large,
+)
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.chunked_arrays import Array, read_block
 from dmrifit.io.nifti import file_paths
@@ -105,6 +110,7 @@ def estimate_sigma(
     if method not in ("auto", "piesno", "mppca", "local"):
         raise ValueError(f"method must be auto, piesno, mppca or local, not {method!r}")
     values = checked_signals(signals)
+    check_mask(mask, values)
     if method in ("auto", "piesno"):
         sigma = _piesno(values, n_coils)
         if sigma is not None:
@@ -126,6 +132,7 @@ def noise_levels(signals: Any, *, mask: NDArray[np.bool_] | None = None) -> list
     Shapes: `signals` (x, y, z, n_measurements), `mask` (x, y, z).
     """
     values = checked_signals(signals)
+    check_mask(mask, values)
     levels = []
     background = _piesno(values, 1)
     if background is not None:

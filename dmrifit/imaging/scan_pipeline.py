@@ -38,7 +38,6 @@ from dmrifit.io.nifti import (
     bytes_of_maps,
     describe_sources,
     image_name,
-    load_image,
     memory_left,
     output_files,
     save_image,
@@ -216,7 +215,8 @@ def preprocess_image(
             description["Sources"] = describe_sources(Image=image, Mask=mask)
             _write(result, description, file_set, files)
     if file_set is not None:
-        result = replace(result, image=load_image(file_set.folder / files["image"]))
+        written = series.image_class.from_filename(file_set.folder / files["image"])
+        result = replace(result, image=written)
     return result
 
 

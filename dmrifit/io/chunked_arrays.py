@@ -15,6 +15,8 @@ from dmrifit._utils.affines import checked_affine
 
 __all__ = ["Array", "DiskArray", "is_array", "placed", "read_block", "slices_of"]
 
+_ZEROS = 2**24  # bytes that are written at once
+
 
 @runtime_checkable
 class Array(Protocol):
@@ -44,8 +46,14 @@ class DiskArray:
     def __init__(self, file: IO[bytes], shape: tuple[int, ...]) -> None:
         self.shape = shape
         self.file = file
+        n_bytes = self.dtype.itemsize * math.prod(shape)
         # A mapped file that grows into a full disk ends the process without a word.
-        os.posix_fallocate(file.fileno(), 0, self.dtype.itemsize * math.prod(shape))
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+        else:  # macOS
+            for first in range(0, n_bytes, _ZEROS):
+                file.write(bytes(min(_ZEROS, n_bytes - first)))
+            file.flush()
 
     def __getitem__(self, index: Any, /) -> NDArray[np.float32]:
         return np.array(self._mapped()[index])

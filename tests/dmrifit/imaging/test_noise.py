@@ -20,6 +20,15 @@ def scan():
     return simulate_cohort(Protocol.preset("cohort1"), 1, shape=(40, 40, 6), random_state=3).scans[0]
 
 
+@pytest.mark.parametrize("shape", [(6, 6, 9), (6, 6, 1)])
+def test_mask_of_another_grid_and_empty_signals_are_refused(shape):
+    signals = np.ones((6, 6, 6, 5))
+    with pytest.raises(ValueError, match=r"a mask of shape \(6, 6, .\) for signals of shape"):
+        estimate_sigma(signals, mask=np.ones(shape, bool), method="mppca")
+    with pytest.raises(ValueError, match="hold no value"):
+        estimate_sigma(signals[:0])
+
+
 def test_a_background_of_noise_gives_the_level_to_a_few_percent(scan):
     found = estimate_sigma(scan.signal)
     assert found.method == "piesno"

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import warnings
 
 import nibabel as nib
 import numpy as np
@@ -88,6 +89,22 @@ def test_files_are_the_same_bytes_however_the_image_is_cut(tmp_path, monkeypatch
         preprocess_image(image, protocol, steps=[step], out=tmp_path / f"{n_slices}")
         for path in (tmp_path / "whole").iterdir():
             assert path.read_bytes() == (tmp_path / f"{n_slices}" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["no position", "two positions"])
+def test_image_in_memory_is_returned_whatever_its_header_says(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(scan_pipeline, "remove_gibbs", lambda *_, **__: None)
+    rng = np.random.default_rng(0)
+    image = nib.Nifti1Image(rng.uniform(90, 110, (6, 6, 4, 3)).astype(np.float32), np.eye(4))
+    image.set_sform(np.eye(4), 0 if kind == "no position" else 1)
+    image.set_qform(nib.affines.from_matvec(np.eye(3), [3, 0, 0]), 0 if kind == "no position" else 1)
+    nib.save(image, tmp_path / "scan.nii")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = preprocess_image(
+            nib.load(tmp_path / "scan.nii"), Protocol([0, 500, 900]), steps=["gibbs"], out=tmp_path / "out"
+        )
+    np.testing.assert_array_equal(data(made.image), data(image))
 
 
 def test_motion_turns_directions_and_is_told(small_64, tmp_path, monkeypatch):
