@@ -46,8 +46,7 @@ def info(
     Describe a scan: grid, protocol, noise, the models that it carries, and what looks wrong.
 
     For each model the standard deviation is the Cramér–Rao bound in typical tissue at the SNR of
-    the scan: no fit can be more precise. A scan of 640,000 voxels and 42 volumes takes 15 s; the
-    image is held in memory, as floats of 4 bytes and at times of 8.
+    the scan: no fit can be more precise. The image is read slab by slab, several times.
     """
     from dmrifit.imaging.scan_info import scan_info
 
