@@ -74,8 +74,8 @@ def align(
     Thirion, Med Image Anal 2:243–260, 1998.
     """
     # Images of the fixed guide, each with its slopes, which serve every step.
-    guide_maps = [one for image in guide for one in (image, *np.gradient(image))]
-    maps = np.stack(guide_maps, axis=-1)
+    with_slopes = [np.stack([image, *np.gradient(image)], axis=-1) for image in guide]
+    maps = np.concatenate(with_slopes, axis=-1)
     matrix = np.eye(3, 4)
     # Voxels at either outline, and every second of the others: enough for twelve parameters.
     near = (images[2] > 0.05) | (guide[2] > 0.05)
@@ -114,8 +114,8 @@ def _affine(
     for _ in range(_AFFINE_STEPS):
         positions = (rows @ (matrix * scaling).T.astype(np.float32) + middle.astype(np.float32)).T
         products, right = np.zeros((12, 12)), np.zeros(12)
-        found = _interpolated(maps, positions).reshape(3, 4, -1)
-        for image, (guide_image, *slopes) in zip(scan_images, found, strict=True):
+        at_positions = _interpolated(maps, positions).reshape(3, 4, -1)
+        for image, (guide_image, *slopes) in zip(scan_images, at_positions, strict=True):
             residual = image - guide_image
             # Huber's weights: a lesion pulls no harder than a moderate difference.
             weight = 1 / np.maximum(1, np.abs(residual) / _ROBUST_AFFINE)
@@ -153,10 +153,11 @@ def _warped(
     voxels = np.flatnonzero(mask)
     scan_images, begin = (volumes.reshape(3, -1)[:, voxels] for volumes in (images, start))
     for _ in range(_WARP_STEPS):
-        found = _interpolated(maps, begin + moved.reshape(3, -1)[:, voxels]).reshape(3, 4, -1)
+        positions = begin + moved.reshape(3, -1)[:, voxels]
+        at_positions = _interpolated(maps, positions).reshape(3, 4, -1)
         pull = np.zeros_like(begin)
         stiffness = np.full(len(voxels), _FLAT, dtype=np.float32)
-        for image, guide_maps in zip(scan_images, found, strict=True):
+        for image, guide_maps in zip(scan_images, at_positions, strict=True):
             residual = np.clip(image - guide_maps[0], -_ROBUST_WARP, _ROBUST_WARP)
             steep = guide_maps[1:]
             pull += residual * steep

@@ -346,8 +346,8 @@ class DenoisingAutoencoder(Reconstructor):
         inside = share > INSIDE_SHARE
         volume = np.zeros(signal.shape, dtype=np.float32)
         # Signals outside the brain count as 0; the share undoes that where both were mixed.
-        places = inverse[:, inside], share[inside], np.flatnonzero(inside)
-        resampled(signal, mask, *places, volume.reshape(mask.size, -1))
+        rows, out = np.flatnonzero(inside), volume.reshape(mask.size, -1)
+        resampled(signal, mask, inverse[:, inside], share[inside], rows, out)
         return Brain(volume, inside, number), positions
 
     def _predict_scan(self, scans: Scans, i: int) -> Mapping[str, Any]:
@@ -361,9 +361,9 @@ class DenoisingAutoencoder(Reconstructor):
         # In the memory of the network's input, as new memory takes longer than resampling.
         reconstruction = brain.volume
         reconstruction[~mask] = 0
-        shares = np.ones(np.count_nonzero(mask), dtype=np.float32)
-        places = positions[:, mask], shares, np.flatnonzero(mask)
-        resampled(rebuilt, np.ones_like(mask), *places, reconstruction.reshape(mask.size, -1))
+        rows, out = np.flatnonzero(mask), reconstruction.reshape(mask.size, -1)
+        shares = np.ones(len(rows), dtype=np.float32)
+        resampled(rebuilt, np.ones_like(mask), positions[:, mask], shares, rows, out)
         return {
             "reconstruction": np.moveaxis(reconstruction, -1, 0),
             "scan": np.moveaxis(signal, -1, 0),

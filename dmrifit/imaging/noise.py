@@ -273,10 +273,10 @@ def _counts(signals: Array, bucket: int | None) -> NDArray[np.intp]:
         bits = np.nan_to_num(values).ravel(order="K").view(np.uint32)
         # In the order of the values: negative ones are stored by their size.
         keys = bits ^ np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
-        chosen = keys >> 16
+        halves = keys >> 16
         if bucket is not None:
-            chosen = keys[chosen == bucket] & 0xFFFF
-        counts += np.bincount(chosen, minlength=2**16)
+            halves = keys[halves == bucket] & 0xFFFF
+        counts += np.bincount(halves, minlength=2**16)
     return counts
 
 
