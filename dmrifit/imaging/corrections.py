@@ -94,7 +94,10 @@ def denoise(
         # At the rim, voxels that no patch reaches have neither signal nor noise level.
         reached = region[block] & np.isfinite(level)
         reached &= np.isfinite(denoised).all(axis=-1)
-        out[block] = np.where(reached[..., None], denoised, values[inner])
+        signals_of_block = np.where(reached[..., None], denoised, values[inner])
+        # One at a time: pages of a file on the disk count as memory while they are written.
+        for i in range(original.shape[3]):
+            out[(*block, i)] = signals_of_block[..., i]
         sigma[block][reached] = level[reached]
     reached = np.isfinite(sigma)
     if not reached.any():
