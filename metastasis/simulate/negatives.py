@@ -29,8 +29,12 @@ _CAVITIES, _CAVITY_DEPTH = (2, 6), 4.0  # one more than most; mm
 _CAVITY_DIAMETERS, _CAVITY_LEVELS = (5.0, 36.0), (0.15, 0.6)
 #: Of what a loose mask leaves around a brain: depths, patches and gap of fluid in mm, signals of
 #: white matter's, and their variation.
-_SINUS_MM, _DURA_MM, _PATCH_MM, _GAP_MM = (3.0, 10.0), (1.0, 4.0), 10.0, 1.5
-_REMAINS, _FLUID, _UNEVEN = (0.7, 3.0), 0.4, 0.3
+_DURA_MM, _PATCH_MM, _GAP_MM = (1.0, 4.0), 10.0, 1.5
+_REMAINS, _FLUID, _UNEVEN = (0.7, 3.5), 0.4, 0.3
+#: Of sinuses: radius and height of the axis over the brain in mm, and slope in front.
+_SINUS_RADIUS, _SINUS_HEIGHT, _TURN_DOWN = (2.0, 6.5), (-2.5, 2.5), (0.0, 1.5)
+#: Of veins at the base: number (one more than most), radius, greatest height, and where it begins.
+_BASE_VEINS, _BASE_RADIUS, _BASE_HEIGHT, _BASE = (0, 5), (2.0, 5.0), 6.0, -0.4
 
 
 def head_around(brain: NDArray[np.bool_], steps: NDArray[np.float64]) -> Head:
@@ -140,27 +144,58 @@ def strip_loosely(
     """
     Surround a tightly stripped brain by sinuses and patches of dura, as a looser mask leaves them.
 
-    Large sinuses lie behind and above the midline and at the height of the tentorium.
+    Large sinuses run along the midline and the tentorium in grooves of the brain, whose voxels
+    change there.
 
     Shapes: `volume` and `brain` (x, y, z), axes in the order of RAS+, `steps` (3,) in mm.
     """
     steps = np.asarray(steps, dtype=np.float64)
     head = head_around(brain, steps)
     outside = distance_transform_edt(~brain, sampling=steps).astype(np.float32)
-    x, y, z = np.moveaxis(head.local, -1, 0)
-    sagittal = np.exp(-((x / 0.12) ** 2)) * ((y < 0) | (z > 0.2))
-    transverse = np.exp(-(((z - rng.uniform(-0.5, -0.2)) / 0.12) ** 2)) * (y < -0.2)
     size = np.full(3, _PATCH_MM) / steps
     patchy, bright = (slow_field(brain.shape, size, rng) for _ in range(2))
-    depth = rng.uniform(*_SINUS_MM) * np.maximum(sagittal, transverse) * np.clip(1 + patchy, 0, 1)
-    depth = np.maximum(depth, rng.uniform(*_DURA_MM) * np.clip(patchy - 0.5, 0, 1))
-    added = ~brain & (outside <= depth)
+    sinus = _distance_to_sinuses(head, outside - head.depth, 1 + _UNEVEN * patchy, rng)
+    gap = rng.uniform(0, _GAP_MM)
+    dura = ~brain & (outside <= rng.uniform(*_DURA_MM) * np.clip(patchy - 0.5, 0, 1))
+    added = dura | (sinus <= gap)
     white = WHITE_MATTER * local_level(volume, brain, steps)
     signal = rng.uniform(*_REMAINS) * np.exp(_UNEVEN * bright)
-    signal[outside <= rng.uniform(0, _GAP_MM)] = _FLUID
+    # The wall of a sinus, and fluid between dura and brain elsewhere.
+    signal[np.where(sinus <= gap, sinus > 0, outside <= gap)] = _FLUID
     tissue = gaussian_filter(np.where(added, signal * white, volume), rng.uniform(0.4, 0.7))
     noise = 1 + _NOISE * rng.standard_normal(brain.shape, dtype=np.float32)
     return np.where(added, tissue * noise, volume).astype(np.float32), brain | added
+
+
+def _distance_to_sinuses(
+    head: Head,
+    height: NDArray[np.float32],
+    swelling: NDArray[np.floating],
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """
+    Give the mm to the wall of sinuses and of veins at the base of the skull, below 0 inside.
+
+    Sinuses are round and run along the surface, over which voxels have a `height` in mm; the two
+    transverse ones differ in width and turn downwards in front.
+    """
+    x, y, z = np.moveaxis(head.local, -1, 0)
+    fall = rng.uniform(*_TURN_DOWN) * np.clip(y + rng.uniform(0.3, 0.6), 0, None)
+    level, front = rng.uniform(-0.5, -0.2), rng.uniform(-0.6, -0.15)
+    middle = (x - rng.uniform(-0.04, 0.04)) * head.half_axes[0]
+    courses = [(middle, ((y < 0) & (z > level)) | (z > 0.2))]
+    for side in (-1, 1):
+        courses.append(((z - level + fall) * head.half_axes[2], (side * x > -0.05) & (y < front)))
+    distance = np.full(x.shape, np.inf, np.float32)
+    for across, present in courses:
+        center = rng.uniform(*_SINUS_HEIGHT)
+        wall = np.hypot(across, height - center) - rng.uniform(*_SINUS_RADIUS) * swelling
+        distance = np.where(present, np.minimum(distance, wall), distance)
+    base = head.places[(height > 1) & (height < _BASE_HEIGHT) & (z < _BASE)]
+    for center in rng.choice(base, min(len(base), int(rng.integers(*_BASE_VEINS)))):
+        wall = np.linalg.norm(head.places - center, axis=-1) - rng.uniform(*_BASE_RADIUS)
+        distance = np.minimum(distance, wall)
+    return distance
 
 
 def _skew(vector: NDArray[np.float64]) -> NDArray[np.float64]:

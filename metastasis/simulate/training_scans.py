@@ -19,7 +19,7 @@ from metastasis.simulate.patients import simulate_metastases
 
 __all__ = ["TrainingScan", "implanted_copies", "phantom_scans", "read_negative"]
 
-_MARGIN = 6  # voxels around the brain
+_MARGIN = 12  # voxels around the brain
 _ROUGHLY_1_MM = 0.1  # largest difference
 _PHANTOM = (144, 176, 136)  # voxels of 1 mm
 _PHANTOM_LESIONS, _PHANTOM_MIMICS = (8, 24), (4, 12)

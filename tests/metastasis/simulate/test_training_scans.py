@@ -8,13 +8,13 @@ from metastasis.simulate.training_scans import implanted_copies, phantom_scans, 
 
 
 def test_negative_is_read_in_ras_order_and_cut_to_its_brain(tmp_path):
-    values = np.zeros((30, 28, 26), np.float32)
-    values[5:20, 8:20, 6:16] = 100
+    values = np.zeros((50, 50, 50), np.float32)
+    values[5:20, 14:26, 20:30] = 100
     values[5] = values[5] * 2
     nib.save(nib.Nifti1Image(values, np.diag([-1.0, 1, 1, 1])), tmp_path / "t1.nii.gz")
     volume, brain = read_negative(tmp_path / "t1.nii.gz")
     assert brain.sum() == 15 * 12 * 10
-    assert volume.shape == (15 + 11, 12 + 12, 10 + 12)
+    assert volume.shape == (15 + 12 + 5, 12 + 24, 10 + 24)
     # The first plane of a file from right to left is the last one in RAS order.
     assert (volume[brain.any(axis=(1, 2))][-1].max(), volume.min()) == (200, 0)
     nib.save(nib.Nifti1Image(0 * values, np.eye(4)), tmp_path / "empty.nii.gz")
