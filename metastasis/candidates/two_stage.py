@@ -55,8 +55,9 @@ from metastasis.scans.network_inputs import (
     scores_on_scan_grid,
     values_of,
 )
+from metastasis.segmentation.mistakes import marked_evenly
 from metastasis.segmentation.operating_points import operating_point
-from metastasis.segmentation.sampling import MISTAKEN, mark_mistakes
+from metastasis.segmentation.sampling import MISTAKEN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -457,10 +458,13 @@ class TwoStageSegmenter(BaseEstimator):
         if groups is not None and "groups" in signature(segmenter.fit).parameters:
             # Scans of a patient stay on one side of the validation, too.
             options["groups"] = [groups[number] for number in numbers]
+        seed = seed_from(self.random_state)
         segmenters = [clone(segmenter).fit(list(volumes), training_labels, **options)]
         while len(segmenters) < self.n_trainings:
             marked_labels = [
-                _mark_mistakes_of(segmenters[-1], case, label)
+                _mark_mistakes_of(
+                    segmenters[-1], case, label, derived_seed(seed, "mistakes", len(segmenters))
+                )
                 for case, label in zip(training_cases, training_labels, strict=True)
             ]
             following = clone(segmenter)
@@ -685,7 +689,7 @@ def _check_learns_from_mistakes(segmenter: Any, n_trainings: int) -> None:
         )
 
 
-def _mark_mistakes_of(segmenter: Any, case: Scan, label: Any) -> NDArray[np.uint8]:
+def _mark_mistakes_of(segmenter: Any, case: Scan, label: Any, seed: int) -> NDArray[np.uint8]:
     """Mark in a label what a segmenter takes for lesions, but for what is near to one."""
     volume = case[0]
     steps = np.ones(3)
@@ -695,7 +699,7 @@ def _mark_mistakes_of(segmenter: Any, case: Scan, label: Any) -> NDArray[np.uint
     is_far = np.ones(values.shape, dtype=bool)
     if values.any():
         is_far = ndimage.distance_transform_edt(values == 0, sampling=steps) > _BESIDE_MM
-    return mark_mistakes(values, probability_of(segmenter, case) * is_far)
+    return marked_evenly(values, probability_of(segmenter, case) * is_far, seed)
 
 
 def _is_fitted(segmenter: Any) -> bool:
