@@ -48,7 +48,7 @@ from metastasis.candidates.scan_level import comparable
 from metastasis.candidates.small_model import CARD, load_small_model, small_model_threshold
 from metastasis.candidates.small_model import PATH as SHIPPED
 from metastasis.candidates.two_stage import small_unet
-from metastasis.segmentation.sampling import mark_mistakes
+from metastasis.segmentation.mistakes import marked_evenly
 from metastasis.simulate.enhancement import KINDS
 from metastasis.simulate.implants import draw_implants
 from metastasis.simulate.training_scans import (
@@ -68,7 +68,7 @@ TRAIN_SEED, JUDGE_SEED, TEST_SEED = 1, 2, 1001
 N_COPIES, N_PHANTOMS = 16, 6
 #: Epochs, how much segments vary (1: as between scanners) and phantoms, of trainings that go on from
 #: each other, and of a last one of the shipped model on both scans.
-TRAININGS = ((20, 1.0, 6), (20, 1.0, 6), (15, 0.3, 2))
+TRAININGS = ((20, 1.0, 6), (20, 1.0, 6), (20, 1.0, 6), (15, 0.3, 2))
 SHIPPED_TRAINING = (12, 0.3, 2)
 SMALL, DEEPMEDIC = "small U-Net", "DeepMedic"
 #: Segments of DeepMedic, which are smaller and quicker, in the time of one of the small U-Net.
@@ -89,7 +89,10 @@ SCAN_SOURCES = [
 ]
 NETWORK_SOURCES = [
     import_module(f"metastasis.{name}")
-    for name in ("networks.architectures", "networks.losses", "segmentation.sampling")
+    for name in (
+        *("networks.architectures", "networks.losses"),
+        *("segmentation.mistakes", "segmentation.sampling"),
+    )
 ]
 
 
@@ -255,7 +258,7 @@ def trained(names: Sequence[str], kind: str, number: int, before: Path | None, w
     labels = [scan.label for scan in scans]
     if before is not None:
         found = load_model(before).predict_proba(volumes, masks=brains)
-        labels = [mark_mistakes(*pair) for pair in zip(labels, found, strict=True)]
+        labels = [marked_evenly(*pair, number) for pair in zip(labels, found, strict=True)]
     segmenter = small_unet(
         number, epochs=epochs, verbose=True, warm_start_from=before, appearance=appearance
     )
@@ -310,7 +313,7 @@ def judged_scans(
                 volume, brain, 25, small=0.62, random_state=JUDGE_SEED + 100 * number
             )
             scans.append(TrainingScan(unseen, implants.volume, brain, implants.label, implants))
-        scans += implanted_copies(unseen, volume, brain, 4, random_state=JUDGE_SEED)
+        scans += implanted_copies(unseen, volume, brain, 8, random_state=JUDGE_SEED)
         scans += phantom_scans(2, random_state=JUDGE_SEED)
         answers = segmenter.predict_proba(
             [scan.volume for scan in scans], masks=[scan.brain for scan in scans]
@@ -412,7 +415,7 @@ def card(model: TwoStageSegmenter, results: dict[str, Any], gliomas: dict[str, l
         weights=listed,
         n_copies=N_COPIES,
         n_phantoms=N_PHANTOMS,
-        epochs=" and ".join(str(epochs) for epochs, _, _ in TRAININGS[:-1]),
+        epochs=" + ".join(str(epochs) for epochs, _, _ in TRAININGS[:-1]),
         later=TRAININGS[-1][0],
         more=SHIPPED_TRAINING[0],
     )
