@@ -1,7 +1,7 @@
 """
 How well are implants found in a real brain that was not trained on, and what else is marked there?
 
-    .venv/bin/python benchmarks/bench_metastasis_people.py [--work FOLDER] [--ship]
+    .venv/bin/python benchmarks/bench_metastasis_people.py [--work FOLDER] [--ship | --others NAME ...]
 
 Two post-contrast scans of people with multiple sclerosis (CC BY) hold no metastases, as far as is
 known. A small U-Net learns from one of them, warped, with painted vessels and implants, and from
@@ -12,8 +12,9 @@ direction. Networks are kept in FOLDER (default build/metastasis_people), a file
 Both stages are tried after the first training, too. `--ship` trains on both scans and writes the
 model that comes along. That model is tried in three brains with gliomas (BRATS 2013, for tests
 alone): how much of the labelled enhancing tumor it covers, what it marks elsewhere, and which
-implants it finds there. `--deepmedic` trains DeepMedic on the same scans, as long as the first
-training of the U-Net takes, and tries it as well. One thread is used.
+implants it finds there. `--others DeepMedic "MONAI's U-Net"` trains these networks alone, on the same
+scans and as long as the first training of the small U-Net takes, and adds what they find to the
+stored result. One thread is used.
 """
 
 import argparse
@@ -70,9 +71,12 @@ N_COPIES, N_PHANTOMS = 16, 6
 #: each other, and of a last one of the shipped model on both scans.
 TRAININGS = ((20, 1.0, 6), (20, 1.0, 6), (20, 1.0, 6), (15, 0.3, 2))
 SHIPPED_TRAINING = (12, 0.3, 2)
-SMALL, DEEPMEDIC = "small U-Net", "DeepMedic"
-#: Segments of DeepMedic, which are smaller and quicker, in the time of one of the small U-Net.
-SEGMENTS_OF_DEEPMEDIC = 2.5
+SMALL = "small U-Net"
+#: Segments of other networks in the time of one of the small U-Net, their batches, and settings.
+OTHERS: dict[str, tuple[float, int, dict[str, Any]]] = {
+    "DeepMedic": (2.5, 10, {"network": "deepmedic", "segment_size": 37}),
+    "MONAI's U-Net": (2.0, 4, {"network": "unet", "widths": (16, 32, 64, 128)}),
+}
 N_TEST, N_IMPLANTS = 10, 11
 CUTS = (0.02, 0.05, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
@@ -102,17 +106,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--ship", action="store_true", help="train on both scans, write the shipped model"
     )
-    parser.add_argument("--deepmedic", action="store_true", help="train and try DeepMedic as well")
+    parser.add_argument(
+        "--others", nargs="+", default=[], choices=OTHERS, help="try other networks of equal time"
+    )
     chosen: argparse.Namespace = measure.chosen(parser, arguments, RESULT)
     chosen.work.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
+    code = measure.commit("dmrifit", "metastasis", "benchmarks/bench_metastasis_people.py")
+    stored = measure.stored(chosen.out)
+    if chosen.others:
+        for kind in chosen.others:
+            found = tried(kind, chosen.work / kind, 1)[2]
+            stored["other networks"][kind] = {"directions": found, **code}
+        measure.write(stored, chosen.out)
+        return
     start = time.process_time()
     own = chosen.work / SMALL
     networks, rows_of, results = tried(SMALL, own)
     curve = learning_curve(results, own)
-    others = {SMALL: tried(SMALL, own, 1)[2]}
-    if chosen.deepmedic:
-        others[DEEPMEDIC] = tried(DEEPMEDIC, chosen.work / DEEPMEDIC, 1)[2]
     if chosen.ship:
         ship(rows_of, results, own)
     draw(networks, rows_of, results, own, chosen.out.with_suffix(".png"))
@@ -120,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.ship:
         write_cards(load_small_model(), results, gliomas)
     words = ["python", "benchmarks/bench_metastasis_people.py"]
-    words += [f"--{flag}" for flag in ("ship", "deepmedic") if getattr(chosen, flag)]
+    words += ["--ship"] if chosen.ship else []
     measure.write(
         {
             "question": __doc__.strip().splitlines()[0],
@@ -133,11 +144,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "processor_seconds_without_training": round(time.process_time() - start),
             "directions": results,
             "learning curve": curve,
-            "after the first training": others,
+            "after the first training": tried(SMALL, own, 1)[2],
+            "other networks": stored.get("other networks", {}),
             "gliomas": gliomas,
             "gliomas_threshold": small_model_threshold(),
             "versions": measure.versions("numpy", "scipy", "scikit-learn", "torch"),
-            **measure.commit("dmrifit", "metastasis", "benchmarks/bench_metastasis_people.py"),
+            **code,
         },
         chosen.out,
     )
@@ -262,10 +274,11 @@ def trained(names: Sequence[str], kind: str, number: int, before: Path | None, w
     segmenter = small_unet(
         number, epochs=epochs, verbose=True, warm_start_from=before, appearance=appearance
     )
-    if kind == DEEPMEDIC:
-        n_segments = round(SEGMENTS_OF_DEEPMEDIC * segmenter.segments_per_epoch)
-        segmenter.set_params(network="deepmedic", segment_size=37, segments_per_epoch=n_segments)
-        segmenter.training = replace(segmenter.training, batch_size=10)
+    if kind in OTHERS:
+        share, batch_size, settings = OTHERS[kind]
+        n_segments = round(share * segmenter.segments_per_epoch)
+        segmenter.set_params(segments_per_epoch=n_segments, **settings)
+        segmenter.training = replace(segmenter.training, batch_size=batch_size)
     return segmenter.fit(volumes, labels, masks=brains)
 
 
@@ -782,9 +795,10 @@ def markdown(result: dict[str, Any]) -> str:
     header += ["large rings half covered"]
     header += ["findings without implants", "mL", "largest mL"]
     rows = []
-    tried_kinds = {SMALL: result["directions"]}
-    for kind, directions in result["after the first training"].items():
-        tried_kinds[f"{kind}, {TRAININGS[0][0]} epochs"] = directions
+    later = f", {TRAININGS[0][0]} epochs"
+    tried_kinds = {SMALL: result["directions"], SMALL + later: result["after the first training"]}
+    for kind, one in result["other networks"].items():
+        tried_kinds[kind + later] = one["directions"]
     for kind, directions in tried_kinds.items():
         for name, content in directions.items():
             cut = ("two stages, cut of the other direction", content["fixed beforehand"])
@@ -805,7 +819,12 @@ def markdown(result: dict[str, Any]) -> str:
         "lesion is an assumption; implants come from the generator that trained the network. "
         "Findings have 4 voxels or more; half covered is the share of large rings of which at "
         "least half is marked. Nobody has tried this on a labelled real metastasis. "
-        f"{result['date']}, commit {str(result['commit'])[:10]}."
+        f"{result['date']}, commit {str(result['commit'])[:10]}"
+        + "".join(
+            f"; {kind}: commit {one['commit'][:10]}"
+            for kind, one in result["other networks"].items()
+        )
+        + "."
     )
     on_gliomas = (
         "The model that comes along, which has learned from both scans, in three brains with gliomas "
