@@ -18,7 +18,7 @@ from dmrifit.engine.fitting import fit_with
 from dmrifit.engine.models import SignalModel, resolve_model
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["ClinicalMetrics", "MapFitter", "check_columns", "resolve_model"]
+__all__ = ["ClinicalMetrics", "MapFitter", "check_columns", "clinical_columns", "resolve_model"]
 
 _log = logging.getLogger(__name__)
 
@@ -303,7 +303,7 @@ class ClinicalMetrics(_VoxelTransformer):
         for name, choices in {"method": ("nlls", "ols", "wls"), "s0": ("fit", "measured")}.items():
             check_word(name, getattr(self, name), choices)
         if self.protocol is not None:
-            _clinical_columns(self.protocol)
+            clinical_columns(self.protocol)
         self._checked(S, reset=True)
         return self
 
@@ -331,7 +331,7 @@ class ClinicalMetrics(_VoxelTransformer):
         signals = self._checked(S, reset=False)
         if self.protocol is None:
             return np.full((len(signals), len(self.names)), np.nan)
-        fast, slow, zero = _clinical_columns(self.protocol)
+        fast, slow, zero = clinical_columns(self.protocol)
         s0, adc = self._decay(signals, self.protocol)
         _, adc_fast = self._decay(signals[:, fast], self.protocol.take(fast))
         s0_slow, adc_slow = self._decay(signals[:, slow], self.protocol.take(slow))
@@ -378,7 +378,7 @@ def check_columns(signals: NDArray, protocol: Protocol, name: str) -> None:
         )
 
 
-def _clinical_columns(
+def clinical_columns(
     protocol: Protocol,
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
     """Find the columns of ADC_fast, of ADC_slow and of b = 0."""

@@ -402,9 +402,9 @@ def compare(
         "resynthesize": resynthesize,
         "seed": seed,
     }
+    views = choose_views(entrants, cohorts, regimes, resynthesize=resynthesize)
     if folder is not None:
         folder.check(settings)
-    views = choose_views(entrants, cohorts, regimes, resynthesize=resynthesize)
     tested_views, training_views = views_by_cohort(views, regimes)
     bank = Bank(
         cohorts,

@@ -15,7 +15,7 @@ from dmrifit.cohort.cohort import Cohort, in_order
 from dmrifit.cohort.participants_table import plain_name
 from dmrifit.cohort.scaling import contrast_order
 from dmrifit.cohort.scan import Scan
-from dmrifit.engine.map_fitter import resolve_model
+from dmrifit.engine.map_fitter import clinical_columns, resolve_model
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.resynthesis import missing_contrasts
@@ -216,6 +216,8 @@ def choose_views(
             if target is None:
                 target = full
             patch_shape = resolve_patch_shape(entrant.estimator)
+            if type(entrant.estimator) is MapsToMaps:
+                _check_clinical(entrant.name, source)
             view = View(source, target, patch_shape, entrant.model)
             views[entrant.name, name] = view
             for scan in cohort.scans:
@@ -227,6 +229,17 @@ def choose_views(
                 for scan in training_cohort.scans:
                     _check_contrasts(view, scan, training_name, tested=name)
     return views
+
+
+def _check_clinical(name: str, source: Protocol) -> None:
+    """Refuse inputs from which no clinical maps can be computed."""
+    try:
+        clinical_columns(source)
+    except ValueError as error:
+        raise ValueError(
+            f"estimator {name!r} learns from clinical maps: {error}; compare signals to signals "
+            "alone: --strategies s2s"
+        ) from None
 
 
 def check_distinct(entrants: Sequence[Entrant]) -> None:

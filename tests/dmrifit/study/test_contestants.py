@@ -290,6 +290,12 @@ def test_a_protocol_without_a_clinical_part_needs_a_source():
     assert views["x", "short"].source == source
 
 
+def test_inputs_without_clinical_maps_are_refused_before_any_work():
+    estimators = {"maps": MapsToMaps(model="adc", source=FULL.take([0, 1]))}
+    with pytest.raises(ValueError, match=r"'maps' learns from clinical maps: .*lacks.*--strategies s2s"):
+        views_of(estimators, [cohort("A")])
+
+
 def test_a_scan_that_lacks_a_contrast_is_named():
     scans = [*cohort("A", ("p1",)).scans, *cohort("A", ("p2",), CLINICAL).scans]
     with pytest.raises(ValueError, match=r"patient p2 of cohort 'A': .*lacks S_b1500") as refusal:
