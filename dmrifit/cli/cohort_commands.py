@@ -221,7 +221,7 @@ def train(
     from dmrifit.cohort.patches import check_reach
     from dmrifit.model_files.model_file import save_model
     from dmrifit.predict.base import resolve_patch_shape
-    from dmrifit.predict.conformal import FEWEST_PATIENTS, ConformalIntervals
+    from dmrifit.predict.conformal import FEWEST_PATIENTS, ConformalIntervals, strategy_of
 
     # All that can be wrong with the options is found before scans are read.
     check_output(out, overwrite)
@@ -281,6 +281,8 @@ def train(
         estimator.fit(X, Y, groups)
     else:
         estimator.fit(X, Y)
+    is_synthetic = any(cohort.synthetic for cohort in training)
+    strategy_of(estimator).synthetic_ = is_synthetic
     save_model(estimator, out)
     n_voxels = len(X)
     typer.echo(f"trained on {n_voxels} voxels of {n_patients} patients: {out}")
@@ -289,7 +291,7 @@ def train(
         held = estimator.calibration_.groupby("parameter", sort=False)["coverage"].mean()
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in held.items())
         typer.echo(f"intervals: {estimator.guarantee()}; held of training patients: {shares}")
-    if any(cohort.synthetic for cohort in training):
+    if is_synthetic:
         typer.echo("trained on synthetic data: no clinical use")
 
 

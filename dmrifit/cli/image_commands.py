@@ -477,6 +477,7 @@ def predict(
     100,000 voxels; the image is read slab by slab.
     """
     from dmrifit.imaging.fit_predict import predict_image
+    from dmrifit.io.bids_derivatives import SYNTHETIC_TRAINING
     from dmrifit.model_files.model_file import load_model
     from dmrifit.predict.conformal import strategy_of
 
@@ -503,6 +504,8 @@ def predict(
             overwrite=overwrite,
         )
         typer.echo(f"predicted maps: {out}")
+        if getattr(strategy_of(estimator), "synthetic_", False):
+            typer.echo(SYNTHETIC_TRAINING)
         return
     if image is None:
         raise ValueError("no image is named; give one, or maps of a clinical fit (--map)")

@@ -120,6 +120,8 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
             from dmrifit.report.prediction_page import interval_advice
 
             sentences += interval_advice(self.sidecar["Intervals"])
+        if "TrainingData" in self.sidecar.get("Estimator", {}):
+            sentences.append(self.sidecar["Estimator"]["TrainingData"])
         if "GainStep" in self.sidecar:
             sentences.append(f"{self.sidecar['GainStep']['Description']}.")
         return sentences

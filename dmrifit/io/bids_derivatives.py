@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MONOTONIC",
+    "SYNTHETIC_TRAINING",
     "FitTally",
     "common_stem",
     "derivative_name",
@@ -44,6 +45,8 @@ __all__ = [
 
 #: The upper bound of a kurtosis that keeps the signal falling.
 MONOTONIC = "3/(b_max·D)"
+#: What is said where predictions of a model stand that has learned from a simulation.
+SYNTHETIC_TRAINING = "The model was trained on synthetic data: its accuracy in people is unknown."
 
 #: Voxels at least that the SNR of a scan is taken from: of millions, a sample tells it as well.
 _SNR_VOXELS = 2**18
@@ -339,6 +342,8 @@ def describe_prediction(
             "Parameters": describe(estimator.get_params(deep=False)),
         },
     }
+    if getattr(estimator, "synthetic_", False):
+        described["Estimator"]["TrainingData"] = SYNTHETIC_TRAINING
     if model is not None:
         described["Model"] = _describe_model(model)
         described["Parameters"] = {

@@ -59,7 +59,7 @@ _KEYS = {
     "versions",
     "sha256",
 }
-_FITTED = ("n_features_in_", "feature_names_in_", "n_dropped_")
+_FITTED = ("n_features_in_", "feature_names_in_", "n_dropped_", "synthetic_")
 _PACKAGES = ("dmrifit", "scikit-learn", "skops", "numpy")
 _OF_LEAVES = ("torch", "xgboost")
 _SAME_MAJOR = ("dmrifit", "scikit-learn")

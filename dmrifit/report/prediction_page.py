@@ -85,9 +85,8 @@ def write_prediction_page(
     sections.append(("Parameters", _parameters(pairs, inside, sidecar)))
     sections.append(("How they were made", html_table(_settings(sidecar))))
     heading = f"{title}, predicted maps of {sidecar['Model']['Name']}"
-    html.write_text(
-        viewer_page(heading, sections, lead=page_lead("Predicted", sidecar)), encoding="utf-8"
-    )
+    lead = f"{page_lead('Predicted', sidecar)} {sidecar['Estimator'].get('TrainingData', '')}"
+    html.write_text(viewer_page(heading, sections, lead=lead.rstrip()), encoding="utf-8")
 
 
 def interval_advice(section: Mapping[str, Any]) -> list[str]:

@@ -152,6 +152,9 @@ def test_models_of_five_patients_have_intervals_that_a_prediction_writes(run, tm
     assert code == 0, err
     assert "Intervals: calibrated to 80 % of the voxels on 5 patients" in out
     assert "of the voxels are unlike the training voxels" in out
+    # Also of a real person's image: what stands in the files must say what the model has learned from.
+    written = [next((tmp_path / "out").glob(f"*.{ending}")).read_text() for ending in ("json", "html")]
+    assert all("trained on synthetic data: its accuracy in people is unknown" in text for text in [out, *written])
     assert len(list((tmp_path / "out").glob("*high*.nii.gz"))) == 7
     code, out, _ = run("train", table, "--out", model, "--coverage", 0, "--overwrite")
     assert code == 0

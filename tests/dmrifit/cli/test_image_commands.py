@@ -176,6 +176,7 @@ def test_a_model_is_trained_and_predicts_a_new_image(run, tmp_path):
     written = next((tmp_path / "out").glob("*param-Dt*.nii.gz"))
     np.testing.assert_array_equal(np.asarray(nib.load(written).dataobj), np.asarray(made["Dt"].dataobj))
     assert len(list((tmp_path / "out").glob("*_dwi.nii.gz"))) == 1
+    assert "trained on synthetic data: its accuracy in people is unknown" in printed
 
 
 def test_what_a_prediction_lacks_is_named(run, tmp_path):
