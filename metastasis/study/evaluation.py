@@ -33,10 +33,13 @@ from metastasis.study.operating_curves import (
     area_table,
     calibration_curve,
     family_table,
+    froc_samples,
     froc_score,
     precision_at_sensitivity,
     precision_recall_area,
+    summed_curve,
 )
+from metastasis.study.patient_samples import patient_draws, percentile_interval
 from metastasis.study.reader_scores import (
     challenge_table,
     distance_table,
@@ -166,8 +169,8 @@ def evaluate_segmentations(
         ``segment_…``. Plain scores are as published, `HEADLINES` are those that a prediction of
         everything cannot win.
         ``"intervals"``: ``part``, ``method``, ``measure``, ``value``, ``low``, ``high``:
-        percentiles 2.5 and 97.5 of bootstrap samples of patients; of shares that are 0 or 1, of
-        which all samples are alike, Wilson's interval.
+        percentiles 2.5 and 97.5 of bootstrap samples of patients, NaN of a single patient; of
+        shares that are 0 or 1, of which all samples are alike, Wilson's interval.
         ``"volumes"``: see `recall_by_volume`; a lesion counts as found when any finding touches
         it, and its volume is that of the reference.
         ``"distance"``: see `distance_table`. ``"challenge"``: means of `mets_scores` over scans.
@@ -182,8 +185,9 @@ def evaluate_segmentations(
         ``"areas"``: ``name``, ``kind`` ("thresholds", "family" or "control"), ``n_points``,
         ``low`` and ``high`` (sensitivities that the curve covers), ``area`` (see
         `precision_recall_area`) and ``area_common`` (over the range that all of its kind cover),
-        of strict figures, ``area_plain``, as published, and ``froc`` (see `froc_score`; not of
-        families). Areas over thresholds and over settings are different quantities.
+        of strict figures, ``area_plain``, as published, and ``froc`` with ``froc_low`` and
+        ``froc_high``, its interval over patients (see `froc_score`; not of families). Areas over
+        thresholds and over settings are different quantities.
 
     Raises
     ------
@@ -254,7 +258,7 @@ def evaluate_segmentations(
     seed = seed_from(random_state)
     summary = _summary(by_scan, CONTROLS if controls else ())
     brains = [case.brain for case in cases]
-    curves = {}
+    curves_by_scan = {}
     matched = []
     calibrations = []
     statuses_of_cases = [_statuses(case, connectivity) for case in cases]
@@ -264,9 +268,7 @@ def evaluate_segmentations(
         if probabilities is None:
             continue
         method_options = options | {"min_voxels": method.min_voxels}
-        curves[name] = threshold_curve(
-            truths, probabilities, thresholds=thresholds, **method_options
-        )
+        curves_by_scan[name] = _curves_by_scan(truths, probabilities, thresholds, method_options)
         at_levels = matched_table(
             truths, probabilities, parts, statuses_of_cases, **method_options
         )
@@ -277,9 +279,19 @@ def evaluate_segmentations(
         error = calibration["level"].map(calibration.attrs["error"])
         calibrations.append(calibration.assign(method=name, error=error))
     # Masks have one operating point: any threshold between 0 and 1 gives it.
-    points = {
-        name: threshold_curve(truths, masks[name], thresholds=[0.5], **options)
-        for name in control_masks
+    points_by_scan = {
+        name: _curves_by_scan(truths, masks[name], [0.5], options) for name in control_masks
+    }
+    curves = {name: summed_curve(of_scans) for name, of_scans in curves_by_scan.items()}
+    points = {name: summed_curve(of_scans) for name, of_scans in points_by_scan.items()}
+    samples = {
+        name: froc_samples(
+            of_scans,
+            [case.patient for case in cases],
+            n_bootstrap=n_bootstrap,
+            seed=seed_for(seed, "froc"),
+        )
+        for name, of_scans in (curves_by_scan | points_by_scan).items()
     }
     all_curves = [curve.assign(method=name) for name, curve in [*curves.items(), *points.items()]]
     all_lesions = _joined(lesions, ["case", "name", "patient", "method"])
@@ -298,11 +310,11 @@ def evaluate_segmentations(
             named, {name: masks[name] for name in control_masks}, cases, truths, options
         ),
         "curves": _joined(all_curves, ["method"]),
-        "froc": froc_table(curves),
+        "froc": froc_table(curves, samples),
         "matched": _joined(matched, ["method", "part"]),
         "calibration": _joined(calibrations, ["method"]),
         "families": members,
-        "areas": _areas(curves, points, members),
+        "areas": _areas(curves, points, members, samples),
     }
 
 
@@ -540,10 +552,9 @@ def _intervals(scans: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame
     columns = _count_columns(scans)
     tables = _parts(scans) if n_bootstrap else {}
     for part, table in tables.items():
-        rng = np.random.default_rng(seed_for(seed, "bootstrap", part))
         n_patients = table["patient"].nunique()
-        # How often each patient is drawn in each sample, the same for all methods.
-        draws = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), n_bootstrap)
+        # The same for all methods.
+        draws = patient_draws(n_patients, n_bootstrap, seed_for(seed, "bootstrap", part))
         for method, method_scans in table.groupby("method", sort=False):
             by_patient = method_scans.groupby("patient", sort=False)[columns].sum()
             scores = scores_from_counts(by_patient.sum())
@@ -552,22 +563,13 @@ def _intervals(scans: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame
             samples = scores_from_counts(dict(zip(columns, sample_counts, strict=True)))
             for measure in _INTERVALS:
                 value = scores[measure].item()
-                low, high = _percentile_interval(samples[measure])
+                low, high = percentile_interval(samples[measure])
                 if measure in _TRIALS and value in (0.0, 1.0):
                     n = int(sum(scores[count] for count in _TRIALS[measure]))
                     low, high = _wilson_interval(value, n)
                 keys = {"part": part, "method": method, "measure": measure}
                 rows.append({**keys, "value": value, "low": low, "high": high})
     return pd.DataFrame(rows, columns=["part", "method", "measure", "value", "low", "high"])
-
-
-def _percentile_interval(samples: NDArray[np.float64]) -> tuple[float, float]:
-    """Give percentiles 2.5 and 97.5 of the samples that are defined."""
-    defined = samples[~np.isnan(samples)]
-    if not len(defined):
-        return np.nan, np.nan
-    low, high = np.percentile(defined, (2.5, 97.5))
-    return low, high
 
 
 def _wilson_interval(share: float, n: int) -> tuple[float, float]:
@@ -635,19 +637,43 @@ def _ensemble_table(
     return pd.DataFrame(rows)
 
 
+def _curves_by_scan(
+    truths: Sequence[NDArray[np.bool_]],
+    values: Sequence[NDArray[Any]],
+    thresholds: ArrayLike,
+    options: Mapping[str, int],
+) -> list[pd.DataFrame]:
+    return [
+        threshold_curve([truth], [scan_values], thresholds=thresholds, **options)
+        for truth, scan_values in zip(truths, values, strict=True)
+    ]
+
+
 def _areas(
-    curves: Mapping[str, pd.DataFrame], points: Mapping[str, pd.DataFrame], members: pd.DataFrame
+    curves: Mapping[str, pd.DataFrame],
+    points: Mapping[str, pd.DataFrame],
+    members: pd.DataFrame,
+    samples: Mapping[str, NDArray[np.float64]],
 ) -> pd.DataFrame:
     families = {str(name): family for name, family in members.groupby("family", sort=False)}
     # The points of a family are different trainings, which have no common FROC curve.
+    no_scores = dict.fromkeys(("froc", "froc_low", "froc_high"), np.nan)
     tables = [
-        area_table(curves, "thresholds").assign(froc=_froc_scores(curves)),
-        area_table(families, "family").assign(froc=[np.nan] * len(families)),
-        area_table(points, "control").assign(froc=_froc_scores(points)),
+        area_table(curves, "thresholds").assign(**_froc_scores(curves, samples)),
+        area_table(families, "family").assign(**no_scores),
+        area_table(points, "control").assign(**_froc_scores(points, samples)),
     ]
     filled = [table for table in tables if len(table)] or tables[:1]
     return _joined(filled, list(tables[0].columns))
 
 
-def _froc_scores(curves: Mapping[str, pd.DataFrame]) -> list[float]:
-    return [froc_score(curve) for curve in curves.values()]
+def _froc_scores(
+    curves: Mapping[str, pd.DataFrame], samples: Mapping[str, NDArray[np.float64]]
+) -> dict[str, list[float]]:
+    """Give the FROC score of each curve, with its interval over patients."""
+    intervals = [percentile_interval(samples[name][..., 1].mean(axis=1)) for name in curves]
+    return {
+        "froc": [froc_score(curve) for curve in curves.values()],
+        "froc_low": [low for low, _ in intervals],
+        "froc_high": [high for _, high in intervals],
+    }

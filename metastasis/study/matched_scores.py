@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dmrifit.io.components import label_components
 from metastasis.segmentation.operating_points import threshold_curve
-from metastasis.study.operating_curves import precision_at_sensitivity
+from metastasis.study.operating_curves import precision_at_sensitivity, summed_curve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,6 @@ LEVELS = (0.85, 0.9, 0.95)
 STATUSES = ("new", "grown", "stable", "shrunk")
 
 _THRESHOLDS = 1 / (1 + np.exp(-np.linspace(-7, 7, 29)))
-_COUNTS = ("n_lesions", "n_found", "n_distinct", "n_false_positives", "n_flagged")
 
 
 def matched_table(
@@ -56,7 +55,7 @@ def matched_table(
     ]
     rows = []
     for part, numbers in parts.items():
-        curve = _summed([curves[i] for i in numbers])
+        curve = summed_curve([curves[i] for i in numbers])
         lesions = pd.concat([peaks[i] for i in numbers], ignore_index=True)
         for level in LEVELS:
             point = precision_at_sensitivity(curve, level)
@@ -71,19 +70,6 @@ def matched_table(
                 )
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _summed(curves: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Add the counts of scans."""
-    curve = curves[0][["threshold"]].copy()
-    for key in _COUNTS:
-        curve[key] = np.sum([table[key].to_numpy() for table in curves], axis=0)
-    wrong = curve["n_false_positives"]
-    # 0 / 0 is NaN where nothing is marked, or there is no lesion.
-    curve["sensitivity"] = curve["n_found"] / curve["n_lesions"]
-    curve["precision"] = curve["n_found"] / (curve["n_found"] + wrong)
-    curve["false_positives_per_scan"] = wrong / len(curves)
-    return curve
 
 
 def _peaks(

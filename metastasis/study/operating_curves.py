@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.io.components import Matching, match_components
 from metastasis.segmentation.operating_points import paired_volumes
+from metastasis.study.patient_samples import patient_draws
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,9 +20,11 @@ __all__ = [
     "area_table",
     "calibration_curve",
     "family_table",
+    "froc_samples",
     "froc_score",
     "precision_at_sensitivity",
     "precision_recall_area",
+    "summed_curve",
 ]
 
 #: False positives per scan at which the FROC curve is read.
@@ -29,6 +32,22 @@ FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 _PLAIN = ("sensitivity", "precision")
 _STRICT = ("strict_sensitivity", "strict_precision")
+_COUNTS = ("n_lesions", "n_found", "n_distinct", "n_false_positives", "n_flagged")
+
+
+def summed_curve(scans: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Join the curves of single scans to what `threshold_curve` gives for all of them."""
+    curve = scans[0][["threshold"]].copy()
+    for key in _COUNTS:
+        curve[key] = np.sum([scan[key].to_numpy() for scan in scans], axis=0)
+    n, hits, distinct, wrong, flagged = (curve[key] for key in _COUNTS)
+    # 0 / 0 is NaN where nothing is marked, or there is no lesion.
+    curve["sensitivity"], curve["precision"] = hits / n, hits / (hits + wrong)
+    curve["false_positives_per_scan"] = wrong / len(scans)
+    curve["flagged_per_scan"] = flagged / len(scans)
+    curve["strict_sensitivity"] = distinct / n
+    curve["strict_precision"] = distinct / (distinct + wrong + flagged)
+    return curve
 
 
 def precision_recall_area(
@@ -80,6 +99,41 @@ def froc_score(curve: pd.DataFrame, *, rates: Sequence[float] = FROC_RATES) -> f
     wrong = curve["false_positives_per_scan"] + curve["flagged_per_scan"]
     sensitivities = [curve.loc[wrong <= rate, "strict_sensitivity"].max() for rate in rates]
     return float(np.nan_to_num(sensitivities).mean())
+
+
+def froc_samples(
+    scans: Sequence[pd.DataFrame],
+    patients: Sequence[str],
+    *,
+    n_bootstrap: int,
+    seed: np.random.SeedSequence,
+    rates: Sequence[float] = FROC_RATES,
+) -> NDArray[np.float64]:
+    """
+    Read the curves of bootstrap samples of patients at some rates of false positives.
+
+    All scans of a patient are drawn together. Each sample has its own thresholds, those with the
+    best strict sensitivity; it is 0 where no threshold reaches the rate, as in `froc_score`.
+    Samples without lesions are left out.
+
+    `scans` are the curves of single scans, `patients` (n_scans,) whose they are; returns shape
+    (n_samples, n_rates, 2): sensitivity and strict sensitivity.
+    """
+    counts = np.stack([scan[list(_COUNTS)].to_numpy(np.float64) for scan in scans])
+    names, numbers = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    draws = patient_draws(len(names), n_bootstrap, seed)[:, numbers]
+    sums = np.tensordot(draws, counts, 1)
+    has_lesions = sums[:, 0, 0] > 0
+    draws, sums = draws[has_lesions], sums[has_lesions]
+    n_lesions, n_found, n_distinct, n_wrong, n_flagged = np.moveaxis(sums, -1, 0)
+    n_scans = draws.sum(axis=1, keepdims=True)
+    wrong = n_wrong / n_scans + n_flagged / n_scans
+    # Thresholds are the last axis, after samples and rates.
+    is_allowed = wrong[:, None] <= np.asarray(rates)[:, None]
+    best = np.where(is_allowed, n_distinct[:, None], -1).argmax(axis=2)
+    sensitivities = np.stack([n_found / n_lesions, n_distinct / n_lesions], axis=2)
+    readings = sensitivities[np.arange(len(sums))[:, None], best]
+    return readings * is_allowed.any(axis=2, keepdims=True)
 
 
 def calibration_curve(

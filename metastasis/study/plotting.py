@@ -53,6 +53,7 @@ _ROWS = 30  # scans of a strip
 _NAME = 26  # letters of the name of a scan
 _FALSE = 8  # false findings of a scan that are drawn one by one
 _DOT, _SMALL_DOT = 90.0, 30.0  # areas of marks in points²
+_BAR_STEP = 2.0  # points between the intervals of two methods
 #: Findings by shape, so that they are told apart without colors.
 _FINDINGS: dict[str, dict[str, Any]] = {
     "found": {"marker": "o", "facecolors": "#0072b2", "edgecolors": "#0072b2"},
@@ -267,7 +268,7 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
     with shared_style({}):
         figure, (froc, precision) = _two_panels()
         entries = []
-        for name, row in scores.iterrows():
+        for number, (name, row) in enumerate(scores.iterrows()):
             color = method_color(str(name), methods)
             mark = _CONTROL_MARKS.get(str(name), "o")
             curve = curves[curves["method"] == name]
@@ -278,6 +279,10 @@ def plot_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 sensitivity = curve["strict_sensitivity"]
                 _draw_hull(froc, wrong, sensitivity, color, is_few)
                 _draw_hull(precision, -sensitivity, curve["strict_precision"], color, is_few)
+                readings = tables["froc"]
+                # Bars beyond the curve would only stretch the axis.
+                is_drawn = (readings["method"] == name) & (readings["rate"] <= wrong.max())
+                _draw_intervals(froc, readings[is_drawn], color, number)
             look: dict[str, Any] = {
                 "marker": mark,
                 "color": color,
@@ -317,6 +322,21 @@ def _draw_hull(ax: Axes, cost: pd.Series, gain: pd.Series, color: str, is_few: b
     points = gain.groupby(cost).max().sort_index()
     best = points.dropna().cummax()
     ax.plot(np.abs(best.index), best, drawstyle="steps-post", color=color, linewidth=1.5)
+
+
+def _draw_intervals(ax: Axes, readings: pd.DataFrame, color: str, number: int) -> None:
+    """Draw intervals over patients at rates of wrong findings, beside those of other methods."""
+    from matplotlib.transforms import ScaledTranslation
+
+    shift = ScaledTranslation(_BAR_STEP * number / 72, 0, ax.figure.dpi_scale_trans)
+    ax.vlines(
+        readings["rate"],
+        readings["strict_sensitivity_low"],
+        readings["strict_sensitivity_high"],
+        color=color,
+        linewidth=1,
+        transform=ax.transData + shift,
+    )
 
 
 def plot_calibration(tables: Mapping[str, pd.DataFrame]) -> Figure:

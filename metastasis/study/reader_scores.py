@@ -13,6 +13,7 @@ from dmrifit._utils.randomness import seed_for
 from dmrifit.io.components import match_to_lesions
 from metastasis.study.challenge_scores import mets_scores
 from metastasis.study.operating_curves import FROC_RATES
+from metastasis.study.patient_samples import patient_draws, percentile_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,16 +121,9 @@ def recall_by_volume(lesions: pd.DataFrame, *, n_bootstrap: int, seed: int) -> p
 
 def _interval(counts: NDArray[np.float64], n_bootstrap: int, seed: Any) -> tuple[float, float]:
     """Give percentiles 2.5 and 97.5 of the share over samples of patients (n_patients, 2)."""
-    n = len(counts)
-    if n_bootstrap == 0 or n < 2:
-        return np.nan, np.nan
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_bootstrap)
-    sizes, hits = (draws @ counts).T
-    if not sizes.any():
-        return np.nan, np.nan
+    sizes, hits = (patient_draws(len(counts), n_bootstrap, seed) @ counts).T
     # Samples of patients without any lesion, or finding, have no share.
-    low, high = np.percentile(hits[sizes > 0] / sizes[sizes > 0], (2.5, 97.5))
-    return float(low), float(high)
+    return percentile_interval(hits[sizes > 0] / sizes[sizes > 0])
 
 
 def distance_table(scans: pd.DataFrame, *, n_bootstrap: int, seed: int) -> pd.DataFrame:
@@ -175,21 +169,33 @@ def lesion_free_table(scans: pd.DataFrame) -> pd.DataFrame:
 
 
 def froc_table(
-    curves: Mapping[str, pd.DataFrame], *, rates: Sequence[float] = FROC_RATES
+    curves: Mapping[str, pd.DataFrame],
+    samples: Mapping[str, NDArray[np.float64]],
+    *,
+    rates: Sequence[float] = FROC_RATES,
 ) -> pd.DataFrame:
-    """Read curves at rates of false positives per scan: the best sensitivity and its threshold."""
+    """
+    Read curves at rates of false positives per scan: the best sensitivity and its threshold.
+
+    `samples` are those of `froc_samples` by method, for the intervals over patients in ``…_low``
+    and ``…_high``: NaN where no threshold reaches the rate, and of a single patient.
+    """
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
     keys = ("sensitivity", "strict_sensitivity")
+    limits = [f"{key}_{end}" for key in keys for end in ("low", "high")]
     for method, curve in curves.items():
         wrong = curve["false_positives_per_scan"] + curve["flagged_per_scan"]
-        for rate in rates:
+        for number, rate in enumerate(rates):
             row: dict[str, Any] = {"method": method, "rate": rate, "threshold": np.nan}
-            row |= dict.fromkeys(keys, np.nan)
+            row |= dict.fromkeys([*keys, *limits], np.nan)
             reached = curve[(wrong <= rate) & curve["strict_sensitivity"].notna()]
             if len(reached):
                 best = reached.loc[reached["strict_sensitivity"].idxmax()]
                 row |= {key: float(best[key]) for key in ("threshold", *keys)}
+                plain, strict = samples[method][:, number].T
+                ends = [*percentile_interval(plain), *percentile_interval(strict)]
+                row |= dict(zip(limits, ends, strict=True))
             rows.append(row)
-    return pd.DataFrame(rows, columns=["method", "rate", "threshold", *keys])
+    return pd.DataFrame(rows, columns=["method", "rate", "threshold", *keys, *limits])

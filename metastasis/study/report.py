@@ -39,6 +39,7 @@ from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.study.controls import CONTROLS
 from metastasis.study.evaluation import SMALL_ML, evaluate_segmentations, for_method
+from metastasis.study.patient_samples import FEWEST_PATIENTS
 from metastasis.study.reader_scores import SHARES
 
 if TYPE_CHECKING:
@@ -360,7 +361,8 @@ def _answer(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame], gallery: 
     if len(intervals):
         row = intervals.set_index(["part", "method", "measure"]).sort_index()
         low, high = row.loc[("all", best, "strict_sensitivity"), ["low", "high"]]
-        interval = f", 95 % interval {percent(low)} to {percent(high)} %"
+        if np.isfinite(low):
+            interval = f", 95 % interval {percent(low)} to {percent(high)} %"
     leading = f"Best of {len(ranked)}: " if len(ranked) > 1 else ""
     n_found_small = (
         round(scores["sensitivity_small"] * scores["n_small"]) if scores["n_small"] else 0
@@ -423,9 +425,9 @@ def _summaries(tables: Mapping[str, pd.DataFrame]) -> Markup:
         # Controls are no results, and their intervals would hide those of the methods.
         if interval["method"] in CONTROLS:
             continue
-        value, low, high = (decimals(2)(interval[key]) for key in ("value", "low", "high"))
         measure = str(interval["measure"]).replace("_", " ")
-        rows.append([interval["method"], measure, f"{value} ({low} to {high})"])
+        ends = (interval["low"], interval["high"])
+        rows.append([interval["method"], measure, _with_interval(interval["value"], *ends)])
     if rows:
         table = html_table(rows, ["method", "measure", "value, 95 % interval"])
         title = "Intervals: bootstrap samples of patients; of 0 and 1 Wilson's"
@@ -439,6 +441,22 @@ def _score_table(scores: pd.DataFrame, columns: Sequence[str], headings: Sequenc
     if "n_distinct" in writers:
         writers["n_distinct"] = whole
     return _method_table(record_cells(scores.to_dict("records"), writers), ["method", *headings])
+
+
+def _with_interval(value: float, low: float, high: float, digits: int = 2) -> str:
+    """Write a number with its interval in brackets, where it has one."""
+    write = decimals(digits)
+    if not np.isfinite(low):
+        return write(value)
+    return f"{write(value)} ({write(low)} to {write(high)})"
+
+
+def _interval_sentence(tables: Mapping[str, pd.DataFrame]) -> str:
+    """Say what stands in brackets, or why nothing does."""
+    n_patients = tables["scans"]["patient"].nunique()
+    if n_patients < FEWEST_PATIENTS:
+        return f"No intervals: they need {FEWEST_PATIENTS} patients, not {n_patients}."
+    return "In brackets the 95 % interval over patients."
 
 
 def _sizes_and_changes(tables: Mapping[str, pd.DataFrame]) -> Markup:
@@ -482,8 +500,8 @@ def _volumes_and_rules(tables: Mapping[str, pd.DataFrame]) -> list[Markup]:
     for record in tables["volumes"].query("n > 0").to_dict("records"):
         volume = f"{record['from_mm3']:.0f} to {record['below_mm3']:.0f} mm³"
         volume = volume.replace("to inf mm³", "mm³ or more")
-        recall, low, high = (decimals(2)(record[key]) for key in ("recall", "low", "high"))
-        rows.append([record["method"], volume, whole(record["n"]), f"{recall} ({low} to {high})"])
+        recall = _with_interval(record["recall"], record["low"], record["high"])
+        rows.append([record["method"], volume, whole(record["n"]), recall])
     header = [
         "method",
         "volume in the reference",
@@ -494,14 +512,11 @@ def _volumes_and_rules(tables: Mapping[str, pd.DataFrame]) -> list[Markup]:
     rows = []
     for row in tables["distance"].to_dict("records"):
         for key, measure in zip(SHARES, ("found", "right", "F1"), strict=True):
-            value, low, high = (decimals(2)(row[key + end]) for end in ("", "_low", "_high"))
-            has_limits = np.isfinite(row[f"{key}_low"])
-            rows.append(
-                [row["method"], measure, f"{value} ({low} to {high})" if has_limits else value]
-            )
+            share = _with_interval(row[key], row[f"{key}_low"], row[f"{key}_high"])
+            rows.append([row["method"], measure, share])
     text = html_paragraph(
         "A finding is right when it touches a lesion and most of it lies within 2 mm, or two "
-        "voxels, of one. In brackets the interval over patients."
+        f"voxels, of one. {_interval_sentence(tables)}"
     )
     table = html_table(rows, ["method", "measure", "share, interval over patients"], numbers=(2,))
     blocks.append(html_details("By distance", html_join([text, table])))
@@ -555,23 +570,34 @@ def _curves(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:
         "wrong findings per scan, on a scale that is even up to 1 and logarithmic beyond. Methods "
         "that give no probabilities are marks alone, controls are gray."
     )
+    froc = tables["froc"]
+    if froc["strict_sensitivity_low"].notna().any():
+        text += " Bars: 95 % intervals over patients."
     figure = gallery.show(
         "curves", plot_curves(tables), "Lesions found against wrong findings, by threshold", text
     )
-    columns: dict[str, tuple[str, Callable[[Any], str]]] = {
-        "name": ("method", str),
-        "area": ("area", decimals(3)),
-        "area_common": ("over the range of all", decimals(3)),
-        "froc": ("mean share found", decimals(3)),
-    }
-    writers = {key: write for key, (_, write) in columns.items()}
-    rows = record_cells(tables["areas"].to_dict("records"), writers)
-    table = _method_table(rows, [title for title, _ in columns.values()])
+    rows = []
+    for area in tables["areas"].to_dict("records"):
+        areas = [decimals(3)(area[key]) for key in ("area", "area_common")]
+        score = _with_interval(area["froc"], area["froc_low"], area["froc_high"], digits=3)
+        rows.append([area["name"], *areas, score])
+    header = ["method", "area", "over the range of all", "mean share found"]
     note = html_paragraph(
         "Area under the right picture, over the shares that a method reaches and over those that "
-        "all reach; mean share of lesions found at 1/8 to 8 wrong findings per scan (FROC score)."
+        "all reach; mean share of lesions found at 1/8 to 8 wrong findings per scan (FROC score). "
+        f"{_interval_sentence(tables)}"
     )
-    return html_join([figure, html_details("Areas and the FROC score", html_join([note, table]))])
+    blocks = [note, _method_table(rows, header)]
+    rows = []
+    for row in froc.to_dict("records"):
+        ends = (row["strict_sensitivity_low"], row["strict_sensitivity_high"])
+        share = _with_interval(row["strict_sensitivity"], *ends)
+        threshold = decimals(2)(row["threshold"])
+        rows.append([row["method"], f"{row['rate']:g}", threshold, share])
+    if rows:
+        header = ["method", "wrong per scan, at most", "threshold", "share found"]
+        blocks.append(html_table(rows, header, numbers=(1, 2, 3)))
+    return html_join([figure, html_details("Areas and the FROC score", html_join(blocks))])
 
 
 def _calibration(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:

@@ -180,6 +180,39 @@ def test_intervals_of_a_sensitivity_are_those_of_the_binomial_distribution():
     np.testing.assert_allclose(row[["low", "high"]].astype(float), binom.ppf((0.025, 0.975), n, 0.5) / n)
 
 
+def test_intervals_of_froc_hold_their_value_in_any_order_and_are_none_of_a_single_patient(cases, predictions, tables):
+    options = {"segment": 9, "n_bootstrap": 200, "controls": False}
+    order = [5, 0, 7, 3, 1, 6, 2, 4]
+    shuffled = evaluate_segmentations(
+        [cases[i] for i in order], {"loose": [predictions["loose"][i] for i in order]}, **options
+    )
+    for name, key, columns in (
+        ("froc", "method", ["sensitivity", "strict_sensitivity"]),
+        ("areas", "name", ["froc"]),
+    ):
+        first, second = (
+            table[name][table[name][key] == "loose"].reset_index(drop=True) for table in (tables, shuffled)
+        )
+        for column in columns:
+            ends = [f"{column}_low", f"{column}_high"]
+            pd.testing.assert_frame_equal(first[[column, *ends]], second[[column, *ends]], check_exact=True)
+            assert (first[ends[0]] <= first[column]).all()
+            assert (first[column] <= first[ends[1]]).all()
+            assert (first[ends[1]] - first[ends[0]]).max() > 0.05
+    of_one = [replace(case, patient="p") for case in cases]
+    single = evaluate_segmentations(of_one, {"loose": predictions["loose"]}, **options)
+    assert single["froc"]["strict_sensitivity"].tolist() == tables["froc"].query("method == 'loose'")[
+        "strict_sensitivity"
+    ].tolist()  # fmt: skip
+    columns = ["sensitivity_low", "sensitivity_high", "strict_sensitivity_low", "strict_sensitivity_high"]
+    assert single["froc"][columns].isna().all(axis=None)
+    assert single["areas"][["froc_low", "froc_high"]].isna().all(axis=None)
+    # Its samples would all be alike; of 0 and 1 there is Wilson's interval, over lesions.
+    is_between = single["intervals"]["value"].between(0.01, 0.99)
+    assert is_between.any()
+    assert single["intervals"][is_between][["low", "high"]].isna().all(axis=None)
+
+
 def test_intervals_of_none_and_of_all_have_a_width():
     n = 16
     scans = [scan(f"p{i}", (2, 2, 2)) for i in range(n)]

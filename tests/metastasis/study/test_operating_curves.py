@@ -10,9 +10,11 @@ from metastasis.study.operating_curves import (
     area_table,
     calibration_curve,
     family_table,
+    froc_samples,
     froc_score,
     precision_at_sensitivity,
     precision_recall_area,
+    summed_curve,
 )
 
 SHAPE = (24, 24, 24)
@@ -85,6 +87,68 @@ def test_froc_is_the_mean_sensitivity_within_rates():
     keys = ("false_positives_per_scan", "flagged_per_scan", "strict_sensitivity")
     curve = pd.DataFrame(dict(zip(keys, [[3.0, 0.5, 0.1], [0, 0.5, 0], [0.9, 0.6, 0.4]], strict=True)))
     assert froc_score(curve, rates=(0.05, 0.5, 1, 4)) == pytest.approx((0 + 0.4 + 0.6 + 0.9) / 4)
+
+
+def test_curves_of_scans_add_up_to_the_curve_of_all(ball_scans, curve):
+    scans = [threshold_curve([label], [values]) for label, values in zip(*ball_scans, strict=True)]
+    pd.testing.assert_frame_equal(summed_curve(scans), curve, check_exact=True)
+
+
+#: Lesions of each scan, and at three thresholds those touched, those found by strict rules, false and flagged
+#: findings. Patient "b" has two scans, "c" no lesion.
+PATIENTS = ["b", "a", "c", "b", "d"]
+N_LESIONS = [3, 4, 0, 2, 6]
+TOUCHED = [[3, 2, 1], [4, 2, 0], [0, 0, 0], [2, 2, 1], [6, 5, 2]]
+FOUND = [[3, 1, 1], [3, 2, 0], [0, 0, 0], [2, 2, 1], [1, 5, 2]]
+FALSE = [[3, 1, 0], [4, 0, 0], [9, 2, 1], [1, 0, 0], [2, 1, 0]]
+FLAGGED = [[1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def counted_scans():
+    columns = ("n_found", "n_distinct", "n_false_positives", "n_flagged")
+    scans = []
+    for n, *counts in zip(N_LESIONS, TOUCHED, FOUND, FALSE, FLAGGED, strict=True):
+        scans.append(pd.DataFrame({"n_lesions": n, **dict(zip(columns, counts, strict=True))}))
+    return scans
+
+
+def test_froc_samples_of_patients_are_those_of_plain_counting():
+    rates, seed = (0.125, 0.5, 1.0, 8.0), np.random.SeedSequence(7)
+    samples = froc_samples(counted_scans(), PATIENTS, n_bootstrap=400, seed=seed, rates=rates)
+    expected = []
+    for draw in np.random.default_rng(seed).multinomial(4, [0.25] * 4, 400):
+        # All scans of a patient are drawn together, as often as the patient is.
+        times = np.array([draw["abcd".index(patient)] for patient in PATIENTS])
+        n_lesions = times @ N_LESIONS
+        if n_lesions == 0:
+            continue
+        readings = []
+        for rate in rates:
+            reading = (0.0, 0.0)
+            for k in range(3):
+                wrong = sum(times[i] * (FALSE[i][k] + FLAGGED[i][k]) for i in range(5)) / times.sum()
+                touched = sum(times[i] * TOUCHED[i][k] for i in range(5)) / n_lesions
+                strict = sum(times[i] * FOUND[i][k] for i in range(5)) / n_lesions
+                if wrong <= rate and strict > reading[1]:
+                    reading = (touched, strict)
+            readings.append(reading)
+        expected.append(readings)
+    # Four times the patient without lesions is left out, and rates that are not reached count as 0.
+    assert 0 < 400 - len(expected) < 10
+    assert 0 < np.mean(np.array(expected)[:, 0, 1] == 0) < 0.9
+    np.testing.assert_allclose(samples, expected, rtol=1e-12)
+
+
+def test_froc_samples_do_not_depend_on_the_order_of_scans():
+    scans, seed = counted_scans(), np.random.SeedSequence(7)
+    samples = froc_samples(scans, PATIENTS, n_bootstrap=50, seed=seed)
+    order = [4, 0, 3, 1, 2]
+    shuffled = froc_samples(
+        [scans[i] for i in order], [PATIENTS[i] for i in order], n_bootstrap=50, seed=seed
+    )
+    np.testing.assert_array_equal(samples, shuffled)
+    assert samples.std(axis=0)[:, 1].max() > 0
+    assert len(froc_samples(scans, ["a"] * 5, n_bootstrap=50, seed=seed)) == 0
 
 
 def test_a_curve_is_read_where_it_has_a_sensitivity(curve):

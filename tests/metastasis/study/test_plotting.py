@@ -133,6 +133,24 @@ def test_long_strips_are_cut_and_many_false_findings_counted(synthetic_cases):
 # Curves over thresholds -----------------------------------------------------------------------
 
 
+def test_bars_are_the_intervals_of_froc_within_the_curve(synthetic_cases):
+    rng = np.random.default_rng(0)
+    noisy = [0.5 * case.label + rng.normal(0.15, 0.1, case.shape) for case in synthetic_cases]
+    probabilities = [np.clip(values, 0, 1).astype(np.float32) for values in noisy]
+    tables = evaluate_segmentations(synthetic_cases, {"good": probabilities}, n_bootstrap=50)
+    limits = tables["froc"][["strict_sensitivity_low", "strict_sensitivity_high"]]
+    assert (limits.diff(axis=1).iloc[:, 1] > 0.1).any()
+    # A curve that ends at two wrong findings has no bars beyond.
+    curves = tables["curves"]
+    tables["curves"] = curves.assign(
+        false_positives_per_scan=curves["false_positives_per_scan"].clip(upper=2), flagged_per_scan=0.0
+    )
+    (bars,) = plot_curves(tables).axes[0].collections
+    segments = np.array(bars.get_segments())
+    np.testing.assert_array_equal(segments[:, 0, 0], [0.125, 0.25, 0.5, 1, 2])
+    np.testing.assert_allclose(segments[:, :, 1], limits[:5])
+
+
 @pytest.mark.parametrize(("n_lesions", "has_lines"), [(9, False), (10, True)])
 def test_lines_are_the_best_that_thresholds_reach_and_few_lesions_are_points(synthetic_cases, n_lesions, has_lines):
     rng = np.random.default_rng(0)

@@ -122,7 +122,13 @@ def test_rates_of_false_positives_name_the_threshold_that_gives_them():
             "flagged_per_scan": [1.0, 0.0, 0.0],
         }
     )
-    table = froc_table({"m": curve}, rates=(0.125, 1.0, 4.0))
-    assert np.isnan(table["threshold"][0])
+    # 1,001 samples of both sensitivities at each rate, evenly from 0 to some number.
+    highest = np.array([[0.1, 0.1], [0.9, 0.8], [1.0, 0.6]])
+    samples = {"m": np.linspace(0, highest, 1001)}
+    table = froc_table({"m": curve}, samples, rates=(0.125, 1.0, 4.0))
+    assert table.iloc[0, 2:].isna().all()
     assert table["threshold"].tolist()[1:] == [0.5, 0.1]
     assert table["strict_sensitivity"].tolist()[1:] == [0.8, 0.9]
+    for column, key in enumerate(("sensitivity", "strict_sensitivity")):
+        ends = table.loc[1:, [f"{key}_low", f"{key}_high"]]
+        np.testing.assert_allclose(ends, np.outer(highest[1:, column], (0.025, 0.975)))
