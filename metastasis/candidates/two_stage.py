@@ -107,7 +107,8 @@ class TwoStageSegmenter(BaseEstimator):
     n_trainings : int, default=1
         Trainings of a `DeepMedicSegmenter` with the loss "lesion", not used where it is fitted.
         Each but the first goes on from the one before, and learns more from the background that
-        it took for lesions; the classifier learns from candidates after each.
+        it took for lesions; the classifier learns from candidates after each. With a
+        ``validation_fraction`` all of them hold out the same scans, in which nothing is marked.
     threshold : float, default=0.15
         Score from which a candidate is marked, as long as no operating point is set.
     random_state : int, RandomState or None, default=None
@@ -459,14 +460,26 @@ class TwoStageSegmenter(BaseEstimator):
             # Scans of a patient stay on one side of the validation, too.
             options["groups"] = [groups[number] for number in numbers]
         seed = seed_from(self.random_state)
+        learned = np.arange(len(numbers))
+        if self.n_trainings > 1 and segmenter._settings.validation_fraction:
+            # One seed, so that all trainings hold out the same scans.
+            segmenter = clone(segmenter)
+            split_seed = seed_from(segmenter.random_state)
+            segmenter.set_params(random_state=split_seed)
+            learned, _ = segmenter._split(
+                len(numbers), options.get("groups"), derived_seed(split_seed, "split")
+            )
         segmenters = [clone(segmenter).fit(list(volumes), training_labels, **options)]
         while len(segmenters) < self.n_trainings:
-            marked_labels = [
-                _mark_mistakes_of(
-                    segmenters[-1], case, label, derived_seed(seed, "mistakes", len(segmenters))
+            marked_labels = list(training_labels)
+            # Held-out scans are scored by their true lesions alone.
+            for i in learned:
+                marked_labels[i] = _mark_mistakes_of(
+                    segmenters[-1],
+                    training_cases[i],
+                    training_labels[i],
+                    derived_seed(seed, "mistakes", len(segmenters)),
                 )
-                for case, label in zip(training_cases, training_labels, strict=True)
-            ]
             following = clone(segmenter)
             with TemporaryDirectory() as folder:
                 first_weights = Path(folder) / "first.dmrifit"
@@ -680,12 +693,6 @@ def _check_learns_from_mistakes(segmenter: Any, n_trainings: int) -> None:
         raise ValueError(
             f"n_trainings={n_trainings} needs a DeepMedicSegmenter with loss='lesion', not "
             f"{segmenter!r}"
-        )
-    fraction = getattr(segmenter.training, "validation_fraction", None)
-    if fraction:
-        raise ValueError(
-            f"n_trainings={n_trainings} does not go with validation_fraction={fraction}: labels "
-            "in which mistakes are marked cannot be scored; use n_trainings=1 or no validation"
         )
 
 

@@ -228,12 +228,12 @@ def train(
     Train a model to find metastases, and write a model file for segment. Not for clinical use.
 
     By default it has two stages: a small U-Net marks candidates, and trees judge them. The U-Net
-    is trained again on what it took for lesions, but not with --validation-fraction. With --loss,
-    --alpha, --prior, --network, --widths, --warm-start or --published it is a network of Huang et
-    al. alone; train the sensitive one of an ensemble with --alpha .995, the specific one with
-    --alpha .5. After the first epoch it says how long the others will take, and after each one it
-    draws the loss: model.curve.png beside model.dmrifit. An interrupted training resumes after its
-    last epoch when started again, of two stages each of its trainings.
+    is trained again on what it took for lesions. With --loss, --alpha, --prior, --network,
+    --widths, --warm-start or --published it is a network of Huang et al. alone; train the
+    sensitive one of an ensemble with --alpha .995, the specific one with --alpha .5. After the
+    first epoch it says how long the others will take, and after each one it draws the loss:
+    model.curve.png beside model.dmrifit. An interrupted training resumes after its last epoch when
+    started again, of two stages each of its trainings.
     """
     from dmrifit.model_files.model_file import save_model
     from dmrifit.networks.volume_cases import called
@@ -401,9 +401,6 @@ def _two_stages(options: dict[str, Any], training: dict[str, Any]) -> TwoStageSe
     model = untrained_small_model(options["random_state"], **training)
     model.segmenter.set_params(**options)
     model.segmenter._check()
-    if training["validation_fraction"]:
-        # Labels in which mistakes are marked cannot be scored.
-        model.set_params(n_trainings=1)
     return model.set_params(min_voxels=model.segmenter.min_voxels)
 
 

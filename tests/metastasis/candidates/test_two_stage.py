@@ -14,7 +14,7 @@ from metastasis import TwoStageSegmenter
 from metastasis.candidates.features import PRIOR_FEATURES
 from metastasis.candidates.judgment import LATER_FEATURES, NAMES
 from metastasis.candidates.small_model import load_small_model
-from metastasis.candidates.two_stage import _mark_mistakes_of, small_unet
+from metastasis.candidates.two_stage import _mark_mistakes_of
 from metastasis.segmentation.sampling import MISTAKEN
 
 SHAPE = (40, 40, 40)
@@ -307,10 +307,47 @@ def test_later_trainings_learn_what_the_one_before_took_for_lesions(cohort, monk
 def test_later_trainings_need_a_network_that_knows_mistakes(cohort):
     with pytest.raises(ValueError, match="n_trainings=2 needs a DeepMedicSegmenter"):
         small(n_trainings=2).fit(cohort[0], cohort[1], masks=[BRAIN] * 8)
+
+
+@pytest.mark.parametrize("seed", [0, None])
+def test_all_trainings_hold_out_the_same_scans_and_score_them_by_true_lesions(cohort, monkeypatch, seed):
     pytest.importorskip("skorch")
-    network = small_unet(0, validation_fraction=0.2)
-    with pytest.raises(ValueError, match="does not go with validation_fraction"):
-        TwoStageSegmenter(network, n_trainings=2).fit(cohort[0], cohort[1], masks=[BRAIN] * 8)
+    from dmrifit.networks.training import Training
+    from metastasis.segmentation.segmenter import DeepMedicSegmenter
+
+    volumes, labels, _ = cohort
+    trainings = []
+    mean_score = DeepMedicSegmenter._mean_score
+
+    def spied(self, validation, cases, targets, inputs, net):
+        trainings.append((validation.tolist(), [label for label, _ in targets]))
+        return mean_score(self, validation, cases, targets, inputs, net)
+
+    def bright(self, net, inputs, case):
+        return Brightness().predict_proba([case[0]])[0]
+
+    monkeypatch.setattr(DeepMedicSegmenter, "_mean_score", spied)
+    monkeypatch.setattr(DeepMedicSegmenter, "_answer", bright)
+    network = DeepMedicSegmenter(
+        loss="lesion", prior=None, network="small_unet", widths=(2, 4), segment_size=12, segments_per_epoch=2,
+        training=Training(epochs=1, batch_size=2, validation_fraction=0.5), random_state=seed,
+    )  # fmt: skip
+    model = TwoStageSegmenter(network, "linear", n_trainings=3, random_state=0)
+    cases = [(volume, None, BRAIN) for volume in volumes]
+    patients = [f"patient {number // 2}" for number in range(8)]
+    numbers = [1, 2, 3, 4, 6, 7]
+    segmenters = model._trained(network, cases, labels, numbers, patients)
+    assert len(segmenters) == len(trainings) == 3
+    held_out = trainings[0][0]
+    assert len({patients[numbers[i]] for i in held_out}) == 2
+    for segmenter, (scored, marked) in zip(segmenters, trainings, strict=True):
+        assert scored == held_out
+        # Three balls are found as they are, and two sheets are false; were they true, it would be 1.
+        assert segmenter.history_[0]["valid_score"] == pytest.approx(3 / 5)
+        for i, number in enumerate(numbers):
+            np.testing.assert_array_equal(np.where(marked[i] == MISTAKEN, 0, marked[i]), labels[number])
+            is_marked = i not in held_out and segmenter is not segmenters[0]
+            assert (MISTAKEN in marked[i]) == is_marked
 
 
 @pytest.mark.parametrize("edge", [0.5, 1.0])

@@ -190,12 +190,16 @@ def test_a_training_without_options_has_two_stages(table, tmp_path, monkeypatch,
         "dmrifit.model_files.model_file.save_model", lambda model, path: path.write_bytes(b"model")
     )
     train(table, tmp_path / "first.dmrifit", device="cpu", seed=3)
-    train(table, tmp_path / "second.dmrifit", epochs=2, min_voxels=7, spacing=1.5)
+    train(
+        table, tmp_path / "second.dmrifit", epochs=2, min_voxels=7, spacing=1.5, validation_fraction=0.3
+    )  # fmt: skip
     assert "judged by a 0.80, b 0.70" in capsys.readouterr().out
     first, second = (model.segmenter.get_params() for model in models)
     assert (first["network"], first["loss"], first["scaling"]) == ("small_unet", "lesion", "local")
     assert (first["training__batch_size"], first["random_state"], models[0].min_voxels) == (2, 3, 4)
     assert all((model.comparable, model.threshold) == (True, small_model_threshold()) for model in models)
+    assert [model.n_trainings for model in models] == [2, 2]
+    assert (first["training__validation_fraction"], second["training__validation_fraction"]) == (0.0, 0.3)
     assert first["training__checkpoint"] == str(tmp_path / ".first.dmrifit.training")
     assert (second["training__epochs"], second["spacing"], models[1].min_voxels) == (2, 1.5, 7)
 
