@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+from _random_walks import Pulses, pack_spheres, walk_blood, walk_tissue
 
 from dmrifit.io.atomic_files import whole_file
 from dmrifit.simulate import walk_table as table
-from dmrifit.simulate.random_walks import Pulses, pack_spheres, walk_blood, walk_tissue
 
 SEED = 20261121
 N_WALKERS = 20_000
