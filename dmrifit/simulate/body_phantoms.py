@@ -33,10 +33,8 @@ from dmrifit.simulate.walk_table import (
     walk_signals,
 )
 
-__all__ = ["simulate_cohort", "simulate_patient", "tissue_table"]
+__all__ = ["simulate_cohort", "tissue_table"]
 
-#: Coefficient of variation of the receiver gain between patients, by default.
-_GAIN_VARIATION = 0.25
 #: Field strength (T) of the scanners of the protocol presets.
 _PRESET_FIELD = {"cohort1": 1.5, "cohort2": 3.0}
 _DEFAULT_FIELD = 1.5  # T
@@ -81,7 +79,7 @@ def simulate_cohort(
     field: float | None = None,
     snr: float | None = None,
     latent_corr: float = 0.6,
-    gain_variation: float = _GAIN_VARIATION,
+    gain_variation: float = 0.25,
     artifacts: Sequence[str] | Mapping[str, float] | None = None,
     truth: str = "formula",
     n_jobs: int | None = None,
@@ -212,40 +210,6 @@ def simulate_cohort(
         "patients": {scan.patient: drawn for scan, drawn in simulated},
     }
     return Cohort([scan for scan, _ in simulated], name, simulation=simulation)
-
-
-def simulate_patient(
-    protocol: Protocol,
-    *,
-    field: float = 1.5,
-    shape: tuple[int, int, int] = (48, 48, 8),
-    template: str = "both",
-    patient_variation: float = 2.0,
-    snr: float = 30.0,
-    latent_corr: float = 0.6,
-    artifacts: Sequence[str] | Mapping[str, float] | None = None,
-    truth: str = "formula",
-    seed: int | np.random.SeedSequence | None = None,
-) -> Scan:
-    """Simulate one patient."""
-    stream = seed
-    if not isinstance(stream, np.random.SeedSequence):
-        stream = np.random.SeedSequence(stream)
-    options = {
-        "cohort": "",
-        "field": field,
-        "shape": shape,
-        "template": template,
-        "tumor_types": None,
-        "patient_variation": patient_variation,
-        "snr": snr,
-        "latent_corr": latent_corr,
-        "gain_variation": _GAIN_VARIATION,
-        "artifacts": artifacts,
-        "truth": truth,
-    }
-    scan, _ = _simulate(protocol, ["synthetic"], [stream], options)[0]
-    return scan
 
 
 def _simulate(

@@ -3,17 +3,16 @@
 import numpy as np
 import pytest
 
-from dmrifit import Protocol
+from dmrifit import Protocol, simulate_cohort
 from dmrifit.simulate.artifacts import ARTIFACTS, artifact_strengths, spoil
-from dmrifit.simulate.body_phantoms import simulate_patient
 
-ARTIFACT_PATIENT = {"shape": (32, 32, 4), "snr": np.inf, "template": "abdomen", "seed": 3}
+ARTIFACT_PATIENT = {"shape": (32, 32, 4), "snr": np.inf, "template": "abdomen", "random_state": 3}
 
 
 def spoiled(artifacts):
     protocol = Protocol.preset("cohort1")
     clean, changed = (
-        simulate_patient(protocol, artifacts=wanted, **ARTIFACT_PATIENT)
+        simulate_cohort(protocol, 1, artifacts=wanted, **ARTIFACT_PATIENT).scans[0]
         for wanted in (None, artifacts)
     )
     np.testing.assert_array_equal(clean.truth["Dt"], changed.truth["Dt"])
