@@ -18,7 +18,6 @@ __all__ = [
     "NO_TISSUE",
     "RANKING_METRIC",
     "MapMetric",
-    "RelativeErrorIndices",
     "best_constants",
     "bias_index",
     "dice",
@@ -28,45 +27,9 @@ __all__ = [
     "metric_of",
     "pearson",
     "relative_error_counts",
-    "relative_error_indices",
     "skill_scores",
     "spearman",
 ]
-
-
-@dataclass(frozen=True)
-class RelativeErrorIndices:
-    """Summary of the relative errors E = (prediction − reference) / reference of voxels."""
-
-    bias: float  # the median of E; NaN when no voxel could be used
-    dispersion: float  # the 75th minus the 25th percentile of E
-    abs_bias: float  # "lower bias" means this one, because the bias index is signed
-    median_abs_error: float
-    n: int  # voxels used
-    n_dropped: int  # voxels whose reference is zero, NaN or infinite
-    n_failed: int  # voxels whose prediction alone is NaN or infinite
-
-
-def relative_error_indices(prediction: ArrayLike, reference: ArrayLike) -> RelativeErrorIndices:
-    """
-    Summarize the relative errors of a prediction, and count the voxels that have none.
-
-    References
-    ----------
-    Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
-    """
-    p, r = _pair(prediction, reference)
-    n, n_dropped, n_failed = relative_error_counts(p, r)
-    bias = _bias(p, r)
-    return RelativeErrorIndices(
-        bias=bias,
-        dispersion=_dispersion(p, r),
-        abs_bias=abs(bias),
-        median_abs_error=_median_abs_error(p, r),
-        n=n,
-        n_dropped=n_dropped,
-        n_failed=n_failed,
-    )
 
 
 def relative_error_counts(
@@ -100,7 +63,7 @@ def bias_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[n
     -------
     float or ndarray of shape (n_columns,)
         Signed; NaN when no voxel has a relative error. Voxels whose reference is zero or not
-        finite, or whose prediction is not finite, are left out: `relative_error_indices` counts
+        finite, or whose prediction is not finite, are left out: `relative_error_counts` counts
         them.
 
     Raises
