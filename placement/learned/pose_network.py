@@ -16,7 +16,6 @@ __all__ = [
     "LOSSES",
     "PlacementLoss",
     "PlacementNetwork",
-    "center_outside",
     "rotation_from_six",
     "sampled_dice",
     "sampled_fraction",
@@ -276,13 +275,6 @@ def _sampled(tumor: torch.Tensor, points: torch.Tensor, step: torch.Tensor) -> t
     return values[:, 0, :, 0, 0]
 
 
-def center_outside(
-    answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]
-) -> torch.Tensor:
-    """Mark centers outside the tumor: the study's last term, a step without gradient."""
-    return (_at_center(answers, targets) < 0.5).to(answers["center"].dtype)
-
-
 def _at_center(
     answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
@@ -301,7 +293,7 @@ class PlacementLoss(nn.Module):
     kind : {"symmetric", "euler", "moment"}
         ``"euler"``: the study's sums of squares; sides in units of 10 mm, Euler angles of the
         canonical pose in radians. The study's step for a center outside the tumor has no gradient;
-        it is left to `center_outside`, and c = 0. ``"moment"``: |Δcenter|², and |log S − log S*|²
+        it is left out, and c = 0. ``"moment"``: |Δcenter|², and |log S − log S*|²
         / 4 for sides and orientation together, with the second moments S = R diag(d² / 12) Rᵀ, the
         same for all names of a box; without gradient for the orientation of a cube.
         ``"symmetric"``: the least over the 24 names of a box of the squared logarithms of the

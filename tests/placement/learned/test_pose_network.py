@@ -12,7 +12,6 @@ pytest.importorskip("skorch")
 from placement.learned.pose_network import (  # noqa: E402
     PlacementLoss,
     PlacementNetwork,
-    center_outside,
     rotation_from_angles,
     rotation_from_six,
     sampled_dice,
@@ -208,13 +207,6 @@ def test_the_sampled_part_of_tumor_is_near_the_exact_one():
     found = sampled_fraction(*arrays, torch.full((20,), step, dtype=torch.float64))
     assert np.ptp(exact) > 0.1
     np.testing.assert_allclose(found, exact, atol=0.05)
-
-
-def test_the_step_says_whether_a_center_is_in_the_tumor():
-    boxes = random_boxes(np.random.default_rng(7), 2)
-    boxes[0] = np.array([[0.0, 0, 0], [30.0, 0, 0]])
-    targets = as_targets(ball(), 4.0, [boxes])
-    assert center_outside(as_answers(*boxes), targets).tolist() == [0, 1]
 
 
 # Rotations and the network -----------------------------------------------------------------------------
