@@ -20,6 +20,7 @@ volumes and adds it to the stored result.
 import hashlib
 import itertools
 import json
+import math
 import shlex
 import time
 import tomllib
@@ -49,6 +50,7 @@ from dmrifit import load_model, save_model
 from dmrifit.io.digests import source_digest
 from dmrifit.networks.training import gather_training
 from metastasis import DeepMedicSegmenter, evaluate_segmentations, simulate_metastases
+from metastasis.networks.sizes import low_resolution_cells
 from metastasis.segmentation.ensemble import merge_segmentations
 
 RESULT = Path(__file__).parent / "results" / "metastasis.json"
@@ -504,12 +506,42 @@ def averaged(paths: Sequence[Path], name: str) -> list[dict[str, Any]]:
 # Whole volumes ---------------------------------------------------------------------------------
 
 
+def dense_products(
+    shape: Sequence[int],
+    widths: Sequence[int],
+    low_resolution: Sequence[int],
+    dense: Sequence[int],
+    *,
+    n_channels: int = 1,
+    prior_path: bool = False,
+) -> int:
+    """
+    Count the multiplications of DeepMedic over a whole volume, margins included.
+
+    Each layer is computed once.
+    """
+    n_layers = len(widths)
+    # Factor and channels of each path.
+    paths = [(1, n_channels)]
+    paths += [(factor, n_channels) for factor in low_resolution]
+    if prior_path:
+        paths.append((1, 1))
+    total = 0
+    for factor, channels in paths:
+        cells = [low_resolution_cells(n, factor) for n in shape]
+        for number, (before, after) in enumerate(itertools.pairwise((channels, *widths)), start=1):
+            # Each layer computes the margin that the later ones lose.
+            total += 27 * before * after * math.prod(n + 2 * (n_layers - number) for n in cells)
+        total += widths[-1] * dense[0] * math.prod(cells)
+    products_per_voxel = sum(a * b for a, b in itertools.pairwise((*dense, 1)))
+    return total + products_per_voxel * math.prod(shape)
+
+
 def inference() -> list[dict[str, Any]]:
     """Measure dense against tiled prediction, and against the rate of a large matrix product on the same core."""
     import torch
 
     from metastasis.networks.architectures import DeepMedic
-    from metastasis.networks.sizes import dense_products
     from metastasis.segmentation.inference import dense_logits, tiled_logits
     from metastasis.segmentation.sampling import low_resolution
 
