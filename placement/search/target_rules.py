@@ -35,40 +35,16 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class TargetVerdict:
-    """
-    Whether a box holds enough of its target for a console.
+    """Whether a box holds enough of its target for a console."""
 
-    Attributes
-    ----------
-    reason : str
-        Why the numbers are withheld, in a sentence; empty where they are not.
-    largest : Voxel or None
-        Where they are withheld, the largest box with 75 % target or more, if one was found.
-    largest_fraction : float
-        Its share of target; NaN without one.
-    """
-
-    reason: str
+    reason: str  # why the numbers are withheld, in a sentence; empty where they are not
+    # Where they are withheld, the largest box with 75 % target or more, if one was found.
     largest: Voxel | None = None
-    largest_fraction: float = float("nan")
+    largest_fraction: float = float("nan")  # its share of target; NaN without one
 
 
 def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> TargetVerdict:
-    """
-    Withhold the numbers of a box of which less than half is target.
-
-    Parameters
-    ----------
-    placement : Placement
-        The box and its scene.
-    optimizer : VoxelOptimizer
-        Whose least volume counts.
-
-    Returns
-    -------
-    TargetVerdict
-        With an empty reason if half of the box or more is target.
-    """
+    """Withhold the numbers of a box of which less than half is target."""
     if placement.tumor_fraction >= LEAST_TARGET:
         return TargetVerdict("")
     least = optimizer.min_volume
@@ -95,27 +71,13 @@ def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> TargetVer
     )
 
 
-def largest_box(scene: Scene, fraction: float = MOSTLY) -> Voxel | None:
-    """
-    Search for the largest box that holds enough of the target.
-
-    Parameters
-    ----------
-    scene : Scene
-        The tumor.
-    fraction : float, default=0.75
-        Share of the target that it must hold.
-
-    Returns
-    -------
-    Voxel or None
-        None where no box with sides of 5 mm or more holds so much.
-    """
+def largest_box(scene: Scene) -> Voxel | None:
+    """Search for the largest box with sides of 5 mm or more that is mostly target, if any."""
     volume = scene.tumor_volume
     objective = PlacementObjective(
         mean_volume=volume,
         sd_volume=0.5 * volume,
-        mean_fraction=min(fraction + 0.02, 1.0),
+        mean_fraction=MOSTLY + 0.02,
         sd_fraction=0.01,
         one_sided=True,
     )
@@ -123,7 +85,7 @@ def largest_box(scene: Scene, fraction: float = MOSTLY) -> Voxel | None:
         objective, size_range=_SIDES, min_volume=0, thorough=True, tie_break=0, random_state=0
     )
     boxes = [box for box, _ in search.candidates(scene.unlimited, 5)]
-    boxes = [box for box in boxes if tumor_fraction(box, scene) >= fraction]
+    boxes = [box for box in boxes if tumor_fraction(box, scene) >= MOSTLY]
     return max(boxes, key=lambda box: box.volume, default=None)
 
 
