@@ -28,18 +28,7 @@ Volumes = Sequence[ArrayLike] | NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class ScoredScans:
-    """
-    Maps with the voxels that count, and with lesions where available.
-
-    Attributes
-    ----------
-    volumes : list of ndarray of shape (x, y, z)
-        Scores.
-    masks : list of ndarray of bool, shape (x, y, z)
-        Voxels that count.
-    lesions : list of ndarray of bool, shape (x, y, z), or None
-        Lesions.
-    """
+    """Maps (x, y, z) with the voxels that count, and with lesions where available."""
 
     volumes: list[NDArray[Any]]
     masks: list[NDArray[np.bool_]]

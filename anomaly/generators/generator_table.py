@@ -35,25 +35,12 @@ class _Add(Protocol):
 
 @dataclass(frozen=True)
 class Generator:
-    """
-    A way to put an anomaly into the scan of a healthy person.
-
-    Attributes
-    ----------
-    title : str
-        In words.
-    add : callable
-        Changes a checked scan; gives by how much noise is averaged, too.
-    needs_source : bool
-        Whether tissue of another person's scan is needed.
-    before_noise : bool
-        Whether simulated scans get the anomaly before their noise.
-    """
+    """A way to put an anomaly into the scan of a healthy person."""
 
     title: str
-    add: _Add
-    needs_source: bool = False
-    before_noise: bool = True
+    add: _Add  # changes a checked scan; gives by how much noise is averaged, too
+    needs_source: bool = False  # tissue of another person's scan
+    before_noise: bool = True  # whether simulated scans get the anomaly before their noise
 
     def __call__(
         self,

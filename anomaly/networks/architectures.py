@@ -76,14 +76,7 @@ def cut(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
 
 class Mix(nn.Module):
-    """
-    A convolution of 1³ as a matrix product, which keeps the memory layout of channels.
-
-    Parameters
-    ----------
-    before, after : int
-        Channels of the input and of the output.
-    """
+    """A convolution of 1³ as a matrix product, which keeps the memory layout of channels."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()

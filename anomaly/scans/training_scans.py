@@ -28,28 +28,14 @@ _STEPS = {
 
 @dataclass(frozen=True)
 class TrainingScans:
-    """
-    The scans of a training and of its threshold.
+    """The scans of a training and of its threshold."""
 
-    Attributes
-    ----------
-    images : tuple of str
-        Digests of the files of the series.
-    patients : tuple of str
-        Digests of the patients' names, so that a model file names nobody.
-    salt : str
-        Of these digests, from the content of the series, so that a file can be reproduced and no
-        table of digests fits two; empty in the first files, whose digests are quick to guess.
-    steps : dict of tuple of str
-        Ways in which brain, tissues and directions of these scans came about.
-    remarks : tuple of str
-        Sentences on what the preparation lost.
-    """
-
-    images: tuple[str, ...]
-    patients: tuple[str, ...]
-    steps: Mapping[str, tuple[str, ...]]
-    remarks: tuple[str, ...] = ()
+    images: tuple[str, ...]  # digests of the files of the series
+    patients: tuple[str, ...]  # digests of the patients' names, so that a model file names nobody
+    steps: Mapping[str, tuple[str, ...]]  # ways in which brain, tissues and directions came about
+    remarks: tuple[str, ...] = ()  # sentences on what the preparation lost
+    # Salt of the digests, from the content of the series, so that a file can be reproduced and no
+    # table of digests fits two; empty in the first files, whose digests are quick to guess.
     salt: str = ""
 
     @classmethod

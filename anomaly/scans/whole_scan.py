@@ -49,55 +49,31 @@ _N_RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class ScanFigures:
-    """
-    What the scores of one scan are summarized by.
+    """What the scores of one scan are summarized by."""
 
-    Attributes
-    ----------
-    share : float
-        Share of the scored voxels above the threshold.
-    n_components : int
-        Number of components after opening.
-    largest_mL : float
-        Volume of the largest of them.
-    bulk : tuple of 4 float
-        Median and 75 % quantile of the scores in the hemisphere of small x, then in the other,
-        outside the largest component and its mirror image, unless these fill three quarters of a
-        hemisphere; NaN where a hemisphere has hardly a voxel.
-    noise : float
-        Standard deviation between neighboring voxels in the signals of single directions, in the
-        hemisphere where it is smaller and outside the same component; NaN where not measured.
-    """
-
-    share: float
-    n_components: int
-    largest_mL: float
+    share: float  # of the scored voxels, above the threshold
+    n_components: int  # after opening
+    largest_mL: float  # volume of the largest component
+    # Median and 75 % quantile of the scores in the hemisphere of small x, then in the other,
+    # outside the largest component and its mirror image, unless these fill three quarters of a
+    # hemisphere; NaN where a hemisphere has hardly a voxel.
     bulk: tuple[float, ...]
+    # Standard deviation between neighboring voxels in the signals of single directions, in the
+    # hemisphere where it is smaller and outside the same component; NaN where not measured.
     noise: float = float("nan")
 
 
 @dataclass(frozen=True)
 class HealthyScans:
-    """
-    Figures of healthy scans that were scored by a detector that had not learned from them.
-
-    Attributes
-    ----------
-    scans : tuple of ScanFigures
-        One for each scan.
-    spread : tuple of 2 float, or None
-        Interval of the threshold over draws of these scans.
-    left_out : bool, default=False
-        Whether each scan was counted above a threshold that was fitted to the other subjects;
-        otherwise above the one that was chosen on these scans.
-    adjusted : bool, default=False
-        Whether they are those of a calibration after the training.
-    """
+    """Figures of healthy scans that were scored by a detector that had not learned from them."""
 
     scans: tuple[ScanFigures, ...]
+    # Interval of the threshold over draws of these scans.
     spread: tuple[float, float] | None = None
+    # Whether each scan was counted above a threshold that was fitted to the other subjects;
+    # otherwise above the one that was chosen on these scans.
     left_out: bool = False
-    adjusted: bool = False
+    adjusted: bool = False  # whether they are those of a calibration after the training
 
     def differs(self, figures: ScanFigures) -> bool | None:
         """
@@ -107,17 +83,8 @@ class HealthyScans:
         scans (of a t distribution, so that few scans give a wide one) in both hemispheres and
         towards the same side: one lesion is not in both, and what is was left out with its mirror
         image. A scan also differs by noise of more than 2.5 times that of the median healthy scan,
-        which scores that are means over directions and neighbors hardly show.
-
-        Parameters
-        ----------
-        figures : ScanFigures
-            Of the scan.
-
-        Returns
-        -------
-        bool or None
-            None where there are fewer than three healthy scans, or too few voxels.
+        which scores that are means over directions and neighbors hardly show. None where there
+        are fewer than three healthy scans, or too few voxels.
         """
         return _differs(figures, self.scans)
 
@@ -178,25 +145,10 @@ def scan_figures(
     signal: NDArray[np.floating] | None = None,
 ) -> ScanFigures:
     """
-    Summarize the scores of a scan.
+    Summarize the scores of a scan in RAS order.
 
-    Parameters
-    ----------
-    scores : ndarray of shape (x, y, z)
-        The map, with axes in RAS order.
-    scored : ndarray of bool, shape (x, y, z)
-        Voxels that count.
-    marked, opened : ndarray of bool, shape (x, y, z)
-        Voxels above the threshold, and after opening.
-    affine : ndarray of shape (4, 4)
-        Of the map.
-    signal : ndarray of shape (x, y, z, channels), optional
-        The scan, for its noise.
-
-    Returns
-    -------
-    ScanFigures
-        The figures.
+    Shapes: `scores`, `scored` (voxels that count), `marked` (above the threshold), `opened`
+    (x, y, z); `signal` (x, y, z, channels), for the noise.
     """
     components = label_components(opened)
     counts = np.bincount(components.ravel())[1:]

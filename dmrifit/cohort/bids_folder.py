@@ -28,25 +28,12 @@ _OF_KIND = ("desc", "label", "space", "res", "den", "model", "param")
 
 @dataclass(frozen=True)
 class DiffusionScan:
-    """
-    The images of one diffusion scan: one, or one for each echo time.
+    """The images of one diffusion scan: one, or one for each echo time."""
 
-    Parameters
-    ----------
-    name : str
-        What the names of its images share, without the suffix: ``sub-01_ses-1``.
-    images : tuple of Path
-        In the order of their names.
-    folder : Path
-        Its place among others: ``sub-01/ses-1/dwi``, or its name.
-    root : Path
-        The folder from which sidecars are inherited.
-    """
-
-    name: str
-    images: tuple[Path, ...]
-    folder: Path
-    root: Path
+    name: str  # what the names of its images share, without the suffix: sub-01_ses-1
+    images: tuple[Path, ...]  # in the order of their names
+    folder: Path  # its place among others: sub-01/ses-1/dwi, or its name
+    root: Path  # the folder from which sidecars are inherited
 
     @property
     def entities(self) -> dict[str, str]:

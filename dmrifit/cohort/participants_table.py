@@ -65,22 +65,11 @@ _START_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Participants:
-    """
-    What a table of participants holds.
+    """What a table of participants holds, by cohort."""
 
-    Parameters
-    ----------
-    scans : dict of str to list of Scan
-        Scans by cohort, in the order of the table.
-    skipped : dict of str to dict of str to str
-        By cohort, patients of whom no scan can be used, with the reason.
-    simulations : dict of str to dict
-        By cohort, how it was simulated; synthetic ones only.
-    """
-
-    scans: dict[str, list[Scan]]
-    skipped: dict[str, dict[str, str]]
-    simulations: dict[str, dict[str, Any]]
+    scans: dict[str, list[Scan]]  # in the order of the table
+    skipped: dict[str, dict[str, str]]  # patients without a usable scan, with the reason
+    simulations: dict[str, dict[str, Any]]  # how it was simulated; synthetic cohorts only
 
 
 def read_participants(

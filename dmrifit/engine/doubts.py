@@ -121,22 +121,11 @@ def _carried_parameters(
 
 @dataclass
 class DoubtTally:
-    """
-    Counts of doubts over the parts of an image, and what to say of them.
-
-    Parameters
-    ----------
-    model : SignalModel
-        The model.
-    bounds : sequence of (float, float)
-        The box that was searched.
-    monotonic : sequence of str
-        Parameters whose upper bound keeps the signal falling.
-    """
+    """Counts of doubts over the parts of an image, and what to say of them."""
 
     model: SignalModel
-    bounds: tuple[tuple[float, float], ...]
-    monotonic: tuple[str, ...] = ()
+    bounds: tuple[tuple[float, float], ...]  # the box that was searched
+    monotonic: tuple[str, ...] = ()  # parameters whose upper bound keeps the signal falling
 
     def __post_init__(self) -> None:
         n_parameters = len(self.model.names)

@@ -127,38 +127,18 @@ def _bits_of_parameters(model: SignalModel) -> np.dtype:
 
 @dataclass(frozen=True)
 class FitMap:
-    """
-    One output map of a fit, or one for each parameter.
+    """One output map of a fit, or one for each parameter."""
 
-    Parameters
-    ----------
-    name : str
-        Name of the map and of its file; ``{parameter}`` stands for the name of each parameter.
-    sidecar_key : str
-        Section of the map in the sidecar; for maps of parameters the key of the file in theirs.
-    values : callable
-        From a `FitResult` to shape (n_voxels,), or (n_voxels, n_parameters) for maps of
-        parameters.
-    unit : str, optional
-        Unit; None for a map of codes.
-    description : str, default=""
-        What the sidecar says of the values.
-    dtype : callable
-        From the model to the type of the map.
-    outside : int, default=0
-        Value outside the mask.
-    is_summarized : bool, default=True
-        Whether tables of regions have its statistics.
-    """
-
-    name: str
+    name: str  # of the map and of its file; {parameter} stands for the name of each parameter
+    # Section of the map in the sidecar; for maps of parameters the key of the file in theirs.
     sidecar_key: str
+    # Gives (n_voxels,), or (n_voxels, n_parameters) for maps of parameters.
     values: Callable[[FitResult], NDArray]
-    unit: str | None = None
-    description: str = ""
+    unit: str | None = None  # None for a map of codes
+    description: str = ""  # for the sidecar
     dtype: Callable[[SignalModel], np.dtype] = _float32
-    outside: int = 0
-    is_summarized: bool = True
+    outside: int = 0  # value outside the mask
+    is_summarized: bool = True  # whether tables of regions have its statistics
 
     @property
     def is_per_parameter(self) -> bool:

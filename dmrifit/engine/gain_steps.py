@@ -32,20 +32,11 @@ _FEWEST_DIRECTIONS = 3
 
 @dataclass(frozen=True)
 class GainStep:
-    """
-    Two groups of volumes whose signals cannot belong to one series.
+    """Two groups of volumes whose signals cannot belong to one series."""
 
-    Parameters
-    ----------
-    low, high : str
-        The contrasts of the groups of lower and of higher gain.
-    ratio : float
-        Gain of the first over that of the second, at most: the signal falls in between.
-    """
-
-    low: str
-    high: str
-    ratio: float
+    low: str  # contrasts of the group of lower gain
+    high: str  # contrasts of the group of higher gain
+    ratio: float  # gain of the first over that of the second, at most: the signal falls in between
 
     @property
     def description(self) -> str:
@@ -88,17 +79,7 @@ def find_gain_step(signals: NDArray, protocol: Protocol) -> GainStep | None:
     no directions are known, b-values that differ within a shell show that volumes are of single
     directions, because scanners write the b-value that each direction really had.
 
-    Parameters
-    ----------
-    signals : ndarray of shape (n_voxels, n_measurements)
-        Signals of voxels or regions; at least five are needed to tell noise.
-    protocol : Protocol
-        The measurements.
-
-    Returns
-    -------
-    GainStep or None
-        The groups, or None where the signals belong together.
+    Shapes: `signals` (n_voxels, n_measurements), of at least five voxels or regions to tell noise.
     """
     contrasts, values = _bright_means(signals, _contrasts(protocol))
     if len(values) < _FEWEST_VOXELS:

@@ -64,25 +64,14 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Screening:
-    """
-    Counts of the values of each voxel that are not plain data, all of shape (n_voxels,).
+    """Counts of the values of each voxel that are not plain data, all of shape (n_voxels,)."""
 
-    Parameters
-    ----------
-    n_not_finite, n_outside, n_without_logarithm : ndarray of int
-        Values left out: NaN or infinite ones, zeros outside the field of view (`zeros_outside`),
-        and those ≤ 0 in a fit of logarithms or a geometric mean.
-    n_negative : ndarray of int
-        Negative values that are data.
-    refusal : ndarray of uint8
-        Codes of `Refusal`.
-    """
-
-    n_not_finite: NDArray[np.int16]
-    n_outside: NDArray[np.int16]
+    n_not_finite: NDArray[np.int16]  # left out
+    n_outside: NDArray[np.int16]  # zeros outside the field of view, left out (`zeros_outside`)
+    # Values ≤ 0 in a fit of logarithms or a geometric mean, left out.
     n_without_logarithm: NDArray[np.int16]
-    n_negative: NDArray[np.int16]
-    refusal: NDArray[np.uint8]
+    n_negative: NDArray[np.int16]  # negative values that are data
+    refusal: NDArray[np.uint8]  # codes of `Refusal`
 
     @classmethod
     def empty(cls, n_voxels: int) -> Screening:
@@ -132,22 +121,12 @@ class Screen:
     Values that are not finite and zeros outside the field of view are left out, up to
     `MOST_LEFT_OUT` of the measurements and as long as the others have as many different contrasts
     as there are free parameters; above that the voxel is refused. Negative values are data.
-
-    Parameters
-    ----------
-    protocol : Protocol
-        The measurements.
-    n_free : int, default=0
-        Number of free parameters.
-    is_rician : bool, default=False
-        Whether a voxel with a negative magnitude is refused.
-    needs_amplitude : bool, default=False
-        Whether a voxel is refused whose mean signal at b < 10 s/mm² is not above 0.
     """
 
     protocol: Protocol
-    n_free: int = 0
-    is_rician: bool = False
+    n_free: int = 0  # number of free parameters
+    is_rician: bool = False  # refuses voxels with a negative magnitude
+    # Refuses voxels whose mean signal at b < 10 s/mm² is not above 0.
     needs_amplitude: bool = False
 
     def apply(

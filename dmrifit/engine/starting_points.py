@@ -24,29 +24,13 @@ _FAST = {1: (0.6,), 2: (0.13, 0.91), 3: (0.04, 0.53, 0.91)}
 
 class Dictionary:
     """
-    Signals of a grid of parameters, with an amplitude of one.
+    Signals of a grid of parameters in the box `low` to `high`, with an amplitude of one.
 
     For a signal f·g₁ + (1 − f)·g₀ the atoms of g₁ come first, one for each start, and every one of
     them is paired with every atom of g₀; two non-negative amplitudes then give S0 and f. Otherwise
     the atoms are cut into as many strata as there are starts, and each start takes the best of
-    one.
-
-    Parameters
-    ----------
-    kernel : module
-        The model's kernel, for its form.
-    model : SignalModel
-        The model.
-    protocol : Protocol
-        The measurements.
-    low, high : ndarray of shape (n_parameters,)
-        The box to spread the grid over.
-    fixed : mapping of str to ndarray
-        Parameters that are not searched: of no dimension, or one value for each voxel.
-    turn_up : float
-        Largest K·D at which the signal still falls, or infinity.
-    n_starts : int
-        Number of starts.
+    one. `fixed` parameters have no dimension or one value for each voxel; `turn_up` is the largest
+    K·D at which the signal still falls, or infinity.
     """
 
     def __init__(

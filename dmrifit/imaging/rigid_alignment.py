@@ -149,15 +149,7 @@ def likeness_in_place(first: Image, second: Image) -> float:
     """
     Give the median local correlation of two scans of a head that were aligned before.
 
-    Parameters
-    ----------
-    first, second : path or Nifti1Image
-        Scans of the same contrast, at least 8 voxels along each axis.
-
-    Returns
-    -------
-    float
-        Up to 1; below `SAME_HEAD` persons or places differ. NaN where both show less than 40 mL.
+    Below `SAME_HEAD` persons or places differ; NaN where both show less than 40 mL.
     """
     heads = _Head.of(first), _Head.of(second)
     correlation, _ = _local_agreement(*heads, np.eye(4))

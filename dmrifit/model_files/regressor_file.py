@@ -56,14 +56,7 @@ _LOADERS = frozenset({
 
 
 class Leaf:
-    """
-    What stands in a skops file for a part that is stored beside it.
-
-    Parameters
-    ----------
-    number : int
-        Its place in the list of such parts.
-    """
+    """What stands in a skops file for a part that is stored beside it, by its number."""
 
     def __init__(self, number: int) -> None:
         self.number = number

@@ -54,16 +54,7 @@ _STOPPING = {"early_stopping", "max_iter", "n_iter_no_change", "solver", "tol"}
 
 
 class TargetWise(MultiOutputRegressor):
-    """
-    Fit one copy of a regressor per target, for a single target too.
-
-    Parameters
-    ----------
-    estimator : estimator
-        A regressor of one target.
-    n_jobs : int, optional
-        Targets fitted at the same time.
-    """
+    """Fit one copy of a regressor per target, for a single target too."""
 
     def fit(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
@@ -96,38 +87,21 @@ class RegressorOptions:
 
 @dataclass(frozen=True)
 class Regressor:
-    """
-    How a regressor is made and saved.
+    """How a regressor is made and saved."""
 
-    Parameters
-    ----------
-    make : callable
-        From the parameters of its class and `RegressorOptions` to the unfitted regressor.
-    file_types : frozenset of str
-        Types that its model file may hold; nothing else is built, whatever a file asks for.
-    stored_class : str, optional
-        The class of its innermost regressor where a model file stores this beside the skops file:
-        boosted trees as JSON, weights of a network as safetensors.
-    defaults : mapping
-        Parameters of its class that differ from the defaults there.
-    losses : tuple of str
-        The losses that it can learn by.
-    is_patchwise : bool
-        Whether it looks at a neighborhood of voxels.
-    is_in_study : bool
-        Whether it is one of the study's algorithms, which a comparison trains by default.
-    learns_from_moments : bool
-        Whether it can be fitted from the moments of the training data by the mean.
-    """
-
+    # From the parameters of its class and the options to the unfitted regressor.
     make: Callable[[dict[str, Any], RegressorOptions], RegressorMixin]
+    # Types that its model file may hold; nothing else is built, whatever a file asks for.
     file_types: frozenset[str]
+    # The class of its innermost regressor where a model file stores this beside the skops file:
+    # boosted trees as JSON, weights of a network as safetensors.
     stored_class: str | None = None
+    # Parameters that differ from the defaults of its class.
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    losses: tuple[str, ...] = ("mean", "median")
-    is_patchwise: bool = False
-    is_in_study: bool = False
-    learns_from_moments: bool = False
+    losses: tuple[str, ...] = ("mean", "median")  # that it can learn by
+    is_patchwise: bool = False  # looks at a neighborhood of voxels
+    is_in_study: bool = False  # trained by a comparison by default
+    learns_from_moments: bool = False  # or else from the training data
 
 
 def _linear(params: dict[str, Any], options: RegressorOptions) -> RegressorMixin:

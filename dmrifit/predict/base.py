@@ -91,32 +91,16 @@ def resolve_patch_shape(estimator: Any) -> tuple[int, int, int] | None:
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """
-    Training voxels of a strategy's regressor, or their moments.
+    """Training voxels of a strategy's regressor, or their moments."""
 
-    Attributes
-    ----------
-    n_voxels : int
-        Usable voxels.
-    n_dropped : int
-        Voxels that are not usable.
-    n_columns : int
-        Of X.
-    features, targets : ndarray of shape (n_voxels, n_features), (n_voxels, n_targets), optional
-        Of the usable voxels; None where the moments are enough.
-    moments : Moments, optional
-        Of features and targets.
-    groups : ndarray of shape (n_voxels,), optional
-        Patients, for a regressor that is tuned by leaving patients out.
-    """
-
-    n_voxels: int
-    n_dropped: int
-    n_columns: int
+    n_voxels: int  # usable
+    n_dropped: int  # not usable
+    n_columns: int  # of X
+    # (n_voxels, n_features); None where the moments are enough.
     features: NDArray[np.float64] | None = None
-    targets: NDArray[np.float64] | None = None
-    moments: Moments | None = None
-    groups: NDArray | None = None
+    targets: NDArray[np.float64] | None = None  # (n_voxels, n_targets)
+    moments: Moments | None = None  # of features and targets
+    groups: NDArray | None = None  # patients, (n_voxels,), for a regressor that is tuned by them
 
     def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return features and targets, or raise an error where there are only moments."""

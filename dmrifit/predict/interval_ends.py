@@ -28,24 +28,15 @@ class IntervalEnds:
     Quantiles of the relative errors give a first interval. Voxels are put into classes by its
     width, and in each the interval is stretched about its middle until it holds the share of
     the references that is asked for; between the classes, factors are interpolated.
-
-    Attributes
-    ----------
-    quantiles : ndarray of shape (n_outputs, 2)
-        Of errors relative to the expected ones.
-    log_widths, factors : tuple of ndarrays of shape (n_classes,)
-        Of each output: logarithm of the median first width of each class, and its factor.
-    is_whole : ndarray of bool, shape (n_outputs,)
-        Outputs whose interval is the whole box in most training voxels, and so in every voxel.
-    bounds : ndarray of shape (n_outputs, 2)
-        The box; infinite where there is none.
     """
 
-    quantiles: _Array
+    quantiles: _Array  # (n_outputs, 2) of errors relative to the expected ones
+    # Of each output, (n_classes,): logarithm of the median first width.
     log_widths: tuple[_Array, ...]
-    factors: tuple[_Array, ...]
+    factors: tuple[_Array, ...]  # of each output, (n_classes,)
+    # Outputs whose interval is the whole box in most training voxels, and so in every voxel.
     is_whole: NDArray[np.bool_]
-    bounds: _Array
+    bounds: _Array  # (n_outputs, 2), the box; infinite where there is none
 
     @classmethod
     def learn(

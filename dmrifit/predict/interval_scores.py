@@ -92,20 +92,10 @@ def width_table(
     intervals: ArrayLike, reference: ArrayLike, *, names: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """
-    Measure how many references lie in narrow and in wide intervals.
+    Measure how many references lie in narrow and in wide intervals, shapes as in `coverage_table`.
 
-    Parameters
-    ----------
-    intervals, reference : array_like
-        As in `coverage_table`.
-    names : sequence of str, optional
-        Names of the outputs; numbers by default.
-
-    Returns
-    -------
-    DataFrame
-        Columns parameter, quintile (1, the narrowest, to 5), n_voxels, coverage and width (mean).
-        Intervals of one width, such as those over the whole box, are one quintile.
+    Columns: parameter, quintile (1, the narrowest, to 5), n_voxels, coverage and width (mean).
+    Intervals of one width, such as those over the whole box, are one quintile.
     """
     import pandas as pd
 
@@ -142,30 +132,11 @@ def ranking_table(
     random_state: int = 0,
 ) -> pd.DataFrame:
     """
-    Measure whether wide intervals have large errors.
+    Measure whether wide intervals have large errors; `predicted` is what they are around.
 
-    Parameters
-    ----------
-    intervals, reference : array_like
-        As in `coverage_table`.
-    predicted : array_like of shape (n_voxels, n_outputs)
-        What the intervals are around.
-    names : sequence of str, optional
-        Names of the outputs; numbers by default.
-    random_state : int, default=0
-        Seed of the normal errors.
-
-    Returns
-    -------
-    DataFrame
-        Columns parameter; spearman, the rank correlation of widths with absolute errors; expected,
-        that with errors drawn from N(0, width), which is all that perfect intervals reach; and
-        ratio of the two. NaN where all intervals are equally wide.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit together.
+    Shapes as in `coverage_table`. Columns: parameter; spearman, the rank correlation of widths
+    with absolute errors; expected, that with errors drawn from N(0, width), which is all that
+    perfect intervals reach; and ratio of the two. NaN where all intervals are equally wide.
     """
     import pandas as pd
     from scipy.stats import spearmanr

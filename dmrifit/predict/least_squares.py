@@ -16,26 +16,13 @@ __all__ = ["LeastSquares", "Moments"]
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """
-    Sufficient statistics of a linear regression: counts, means, sums of squares about them.
+    """Sufficient statistics of a linear regression: counts, means, sums of squares about them."""
 
-    Attributes
-    ----------
-    n : int
-        Voxels.
-    mean_x, mean_y : ndarray of shape (n_features,), (n_targets,)
-        Means.
-    xx : ndarray of shape (n_features, n_features)
-        Sum of products of deviations of the features from their means.
-    xy : ndarray of shape (n_features, n_targets)
-        The same of features and targets.
-    """
-
-    n: int
-    mean_x: NDArray[np.float64]
-    mean_y: NDArray[np.float64]
-    xx: NDArray[np.float64]
-    xy: NDArray[np.float64]
+    n: int  # voxels
+    mean_x: NDArray[np.float64]  # (n_features,)
+    mean_y: NDArray[np.float64]  # (n_targets,)
+    xx: NDArray[np.float64]  # (n_features, n_features), products of deviations from the means
+    xy: NDArray[np.float64]  # (n_features, n_targets), the same of features and targets
 
     @classmethod
     def of(cls, X: NDArray[np.float64], Y: NDArray[np.float64]) -> Moments:
@@ -89,22 +76,9 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
     patients n times. Constant features get no coefficient. Where others depend on each other, up
     to about 1e-6 of their spread (sums of squares know no better), their coefficients are those of
     smallest norm for features of equal spread.
-
-    Attributes
-    ----------
-    coef_ : ndarray of shape (n_targets, n_features) or (n_features,)
-        Slopes.
-    intercept_ : ndarray of shape (n_targets,) or float
-        Offsets.
-    n_features_in_ : int
-        Number of features.
-
-    See Also
-    --------
-    sklearn.linear_model.LinearRegression : The same from data.
     """
 
-    coef_: NDArray[np.float64]
+    coef_: NDArray[np.float64]  # (n_targets, n_features) or (n_features,)
     intercept_: Any
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> LeastSquares:

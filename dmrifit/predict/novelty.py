@@ -33,24 +33,13 @@ class Novelty:
 
     The distance is the mean one to the nearest of 1000 training voxels, after whitening. What is
     usual is taken from patients that were left out in turn, each with the same weight.
-
-    Attributes
-    ----------
-    center, whitening : ndarray of shape (n_features,), (n_features, n_features)
-        Of the training voxels.
-    voxels : ndarray of shape (n, n_features)
-        Whitened training voxels.
-    distances : ndarray of shape (n_levels,)
-        Quantiles of the distances of patients that were left out, at equal steps.
-    shares : ndarray of shape (n_patients,)
-        Of the voxels of each patient, left out, that are less typical than 5 %.
     """
 
-    center: _Array
-    whitening: _Array
-    voxels: _Array
-    distances: _Array
-    shares: _Array
+    center: _Array  # of the training voxels, (n_features,)
+    whitening: _Array  # (n_features, n_features)
+    voxels: _Array  # whitened training voxels, (n, n_features)
+    distances: _Array  # quantiles of those of patients that were left out, at equal steps
+    shares: _Array  # of the voxels of each patient, left out, that are less typical than 5 %
 
     @classmethod
     def learn(

@@ -257,41 +257,17 @@ class PatchTransformer(_PatchNetwork):
 
     The tokens get a learned position, attend to each other, and the one in the middle answers.
     This is added to a linear path from the measurements of the middle voxel, which starts as the
-    solution of least squares, so that few epochs are enough.
+    solution of least squares, so that few epochs are enough. Parameters and attributes that are
+    not listed are those of `PatchCNN`.
 
     Parameters
     ----------
-    patch_shape : tuple of 3 odd ints, optional
-        The neighborhood that a row is; by default one voxel.
-    loss : {"mean", "median"}, default="mean"
-        Squared or absolute errors.
     width : int, default=16
         Numbers per token.
     depth : int, default=1
         Layers.
     heads : int, default=2
         Attention heads per layer; the width is a multiple of it.
-    epochs : int, default=4
-        Passes over the training data.
-    batch_size : int, default=256
-        Voxels per step.
-    learning_rate : float, default=0.005
-        Of the first epoch; it falls to zero as a cosine.
-    dtype : {"float64", "float32"}, default="float64"
-        Precision of weights and of training; single precision is quicker.
-    device : str, default="cpu"
-        Where torch computes.
-    random_state : int, RandomState or None, default=None
-        Seed of the first weights and of the order of the voxels.
-
-    Attributes
-    ----------
-    net_ : skorch.NeuralNet
-        The trained net.
-    n_features_in_ : int
-        Number of columns.
-    n_targets_ : int
-        Number of targets.
     """
 
     def __init__(

@@ -29,22 +29,12 @@ _LARGEST_LOG = 50.0
 
 
 class Clinical(NamedTuple):
-    """
-    Clinical metrics from which maps are predicted.
+    """Clinical metrics from which maps are predicted."""
 
-    Attributes
-    ----------
-    features : ndarray of shape (n_voxels, n_features)
-        ADC_fast, ADC_slow and F, of the voxel or of its neighbors.
-    s0 : ndarray of shape (n_voxels,)
-        The clinical S0.
-    largest : ndarray of shape (n_voxels,)
-        The largest source signal.
-    """
-
+    # ADC_fast, ADC_slow and F of the voxel or of its neighbors, (n_voxels, n_features).
     features: NDArray[np.float64]
-    s0: NDArray[np.float64]
-    largest: NDArray[np.float64]
+    s0: NDArray[np.float64]  # (n_voxels,)
+    largest: NDArray[np.float64]  # source signal, (n_voxels,)
 
 
 def reference_parameters(

@@ -22,23 +22,13 @@ _TUMOR_RADIUS = (0.12, 0.26)  # of half the field of view
 
 @dataclass(frozen=True)
 class Template:
-    """
-    A part of the body.
+    """A part of the body."""
 
-    Parameters
-    ----------
-    organs : tuple of (tissue, center, radii)
-        Ellipsoids in the order of painting, the body first: center and radii along x (right), y
-        (anterior) and z (up), in halves of the field of view.
-    home : str
-        The tissue around whose center tumors grow.
-    invaded : tuple of str
-        The tissues that they grow into.
-    """
-
+    # Ellipsoids in the order of painting, the body first: tissue, center and radii along x
+    # (right), y (anterior) and z (up), in halves of the field of view.
     organs: tuple[tuple[str, tuple[float, float, float], tuple[float, float, float]], ...]
-    home: str
-    invaded: tuple[str, ...]
+    home: str  # the tissue around whose center tumors grow
+    invaded: tuple[str, ...]  # the tissues that they grow into
 
 
 _BODY = ("muscle", (0.0, 0.0, 0.0), (0.93, 0.74, 9.0))

@@ -135,25 +135,14 @@ def walk_signals(
     parameters: NDArray[np.float64], microstructure: Microstructure, protocol: Protocol
 ) -> NDArray[np.float64]:
     """
-    Compute signals of voxels of one tissue from its walks.
+    Compute signals of voxels of one tissue from its walks, without noise, in the unit of S0.
 
     A walk at another scale of length is a walk with another D, so that every Dt and Dv is met
     exactly, by scaling b. K is met by two microstructures of one D side by side, the neighbors in
     the family's order of K: of such a mixture K is the mean. Relaxation multiplies.
 
-    Parameters
-    ----------
-    parameters : ndarray of shape (n_voxels, 7)
-        True S0, f, Dv, T2v, Dt, K and T2t, K within the family's range.
-    microstructure : Microstructure
-        Family and blood of the tissue.
-    protocol : Protocol
-        Contrasts with echo times.
-
-    Returns
-    -------
-    ndarray of shape (n_voxels, n_measurements)
-        Signals without noise, in the unit of S0.
+    Shapes: `parameters` (n_voxels, 7), K within the family's range; returns (n_voxels,
+    n_measurements).
     """
     s0, f, dv, t2v, dt, k, t2t = parameters.T[:, :, None]
     te = np.asarray(protocol.te)

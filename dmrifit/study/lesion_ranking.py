@@ -40,27 +40,15 @@ def lesion_ranking(
     The lesion of a patient has the median over its voxels: of the prediction, of the ADC fitted to
     the inputs, and of the truth. Nobody has a true order but of synthetic patients, so cohorts
     without a truth are left out, and those of fewer than `FEWEST_LESIONS`. ADC is given the sign,
-    rising or falling, with which it follows the truth better.
+    rising or falling, with which it follows the truth better. Intervals are percentile bootstraps
+    over patients, conditional on the trained estimators.
 
-    Parameters
-    ----------
-    evaluation : Evaluation
-        With predictions.
-    parameters : sequence of str, default=("K", "T2t")
-        Which ones; those that a model lacks are left out.
-    level : float, default=0.95
-        Level of the intervals: a percentile bootstrap over patients, conditional on the trained
-        estimators.
-
-    Returns
-    -------
-    DataFrame
-        One row for each cohort, parameter and estimator: Spearman's correlation with the truth of
-        the prediction (``rho_predicted``) and of ADC (``rho_adc``), their difference ``gain`` with
-        ``gain_low`` and ``gain_high``, the correlation of prediction and ADC
-        (``rho_predicted_adc``), the share of pairs of lesions that the prediction orders otherwise
-        than ADC (``reordered``), and the share of those that it orders rightly. All are NaN where
-        fewer than `FEWEST_LESIONS` have an ADC, as with one b-value at the shortest echo time.
+    Gives one row for each cohort, parameter and estimator: Spearman's correlation with the truth
+    of the prediction (``rho_predicted``) and of ADC (``rho_adc``), their difference ``gain`` with
+    ``gain_low`` and ``gain_high``, the correlation of prediction and ADC
+    (``rho_predicted_adc``), the share of pairs of lesions that the prediction orders otherwise
+    than ADC (``reordered``), and the share of those that it orders rightly. All are NaN where
+    fewer than `FEWEST_LESIONS` have an ADC, as with one b-value at the shortest echo time.
     """
     import pandas as pd
 

@@ -35,16 +35,7 @@ _NAMES = {"probability": "probability.nii.gz", "label": "label.nii.gz"}
 
 
 class ResampledSegmenter:
-    """
-    A fitted segmenter that sees scans on cubic voxels, and answers on their own grids.
-
-    Parameters
-    ----------
-    segmenter : estimator
-        Fitted.
-    spacing : float
-        Edge of the voxels in mm.
-    """
+    """A fitted segmenter that sees scans on cubic voxels (mm), and answers on their own grids."""
 
     def __init__(self, segmenter: Any, spacing: float) -> None:
         self.segmenter = segmenter
@@ -63,23 +54,7 @@ class ResampledSegmenter:
         priors: Sequence[Any] | None = None,
         masks: Sequence[Any] | None = None,
     ) -> list[NDArray[np.float32]]:
-        """
-        Give the probability of a metastasis in each voxel.
-
-        Parameters
-        ----------
-        volumes : sequence of n_cases
-            Images of shape (x, y, z), on any grid.
-        priors : sequence of n_cases, optional
-            Prior scans on these grids, None for a missing one.
-        masks : sequence of n_cases, optional
-            Brains on these grids, None for a missing one.
-
-        Returns
-        -------
-        list of ndarray of shape (x, y, z)
-            For each case, on its own grid.
-        """
+        """Give the probability of a metastasis in each voxel, for each case on its own grid."""
         answers = []
         for case in joined_cases(volumes, priors, masks):
             affine = network_affine(case[0], self.spacing)

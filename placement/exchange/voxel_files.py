@@ -53,28 +53,14 @@ _UNIT_VECTOR = 0.01
 
 @dataclass(frozen=True)
 class VoxelFile:
-    """
-    A box as a file describes it.
+    """A box as a file describes it."""
 
-    Parameters
-    ----------
-    voxel : Voxel
-        The box, its sides in the order of the file.
-    source : str
-        What kind of file it was.
-    frame : str, default=""
-        DICOM's frame of reference, where the file names one.
-    date : str, default=""
-        When it was measured, as the file writes it.
-    placed_in : dict of str to str, default=empty
-        Of prescriptions of this package: names of the images that the box was placed in, by their
-        digests (SHA-256).
-    """
-
-    voxel: Voxel
-    source: str
-    frame: str = ""
-    date: str = ""
+    voxel: Voxel  # its sides in the order of the file
+    source: str  # kind of file
+    frame: str = ""  # DICOM's frame of reference, where the file names one
+    date: str = ""  # of the measurement, as the file writes it
+    # Of prescriptions of this package: names of the images that the box was placed in, by their
+    # digests (SHA-256).
     placed_in: Mapping[str, str] = field(default_factory=dict)
 
 

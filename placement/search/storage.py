@@ -31,17 +31,9 @@ def nearest_storage(affine: ArrayLike) -> NDArray[np.float64]:
     """
     Find the storage of an image whose axes are nearest to right, front and up.
 
-    Parameters
-    ----------
-    affine : array_like of shape (4, 4)
-        From voxel indices to mm, RAS+.
-
-    Returns
-    -------
-    ndarray of shape (3, 3)
-        A matrix with one 1 or -1 in each row and column: column w has it in the row of the image
-        axis that becomes axis w, negative where that is reversed. All 48 storages of one image
-        lead to the same one.
+    Gives a matrix (3, 3) with one 1 or -1 in each row and column: column w has it in the row of
+    the image axis that becomes axis w, negative where that is reversed. All 48 storages of one
+    image lead to the same one.
     """
     matrix = np.asarray(affine, dtype=np.float64)[:3, :3]
     directions = matrix / np.linalg.norm(matrix, axis=0)

@@ -54,25 +54,7 @@ SCHEMES: dict[str, dict[str, int]] = {
 
 
 def named_labels(text: str) -> dict[str, Any]:
-    """
-    Give the labels of tissues by the name of a scheme or a table of them.
-
-    Parameters
-    ----------
-    text : str
-        ``brats2013``, ``brats2017`` (to 2022), ``brats2023`` (metastases), or a table (.tsv) with
-        the columns index and name.
-
-    Returns
-    -------
-    dict of str to list of int
-        The values of each tissue.
-
-    Raises
-    ------
-    ValueError
-        If there is neither such a scheme nor such a table, or a row is of no tissue.
-    """
+    """Give the values of each tissue, by the name of a scheme or a table (.tsv: index, name)."""
     if text in SCHEMES:
         return {name: [value] for name, value in SCHEMES[text].items()}
     path = Path(text)

@@ -271,25 +271,12 @@ def rank_contrasts(
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """
-    A contrast that was taken, or what there was before the first.
+    """A contrast that was taken, or what there was before the first."""
 
-    Parameters
-    ----------
-    index : int
-        Of the contrast in the protocol; -1 before the first.
-    score : float
-        What the order is judged by, with this contrast.
-    gain : float
-        How much it fell.
-    more : ndarray
-        Values of further columns.
-    """
-
-    index: int
-    score: float
-    gain: float
-    more: NDArray[np.float64]
+    index: int  # of the contrast in the protocol; -1 before the first
+    score: float  # what the order is judged by, with this contrast
+    gain: float  # how much it fell
+    more: NDArray[np.float64]  # values of further columns
 
 
 def start_of(

@@ -94,14 +94,7 @@ def zeros_of_lanes(*shape: int) -> NDArray[np.float64]:
 
 
 class Layout:
-    """
-    Places of the work array for a model.
-
-    Parameters
-    ----------
-    n_parameters : int
-        Of the model.
-    """
+    """Places of the work array for a model."""
 
     def __init__(self, n_parameters: int) -> None:
         self.n = n_parameters
@@ -143,14 +136,7 @@ class Layout:
 
 
 class IntervalLayout(Layout):
-    """
-    Places of the work array for the intervals of a model.
-
-    Parameters
-    ----------
-    n_parameters : int
-        Of the model.
-    """
+    """Places of the work array for the intervals of a model."""
 
     def __init__(self, n_parameters: int) -> None:
         self.n = n_parameters

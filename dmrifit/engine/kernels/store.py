@@ -37,16 +37,7 @@ _logger = logging.getLogger("dmrifit")
 
 
 class KernelStore:
-    """
-    The files of a kernel in the folder of the cache.
-
-    Parameters
-    ----------
-    path : Path
-        The kernel's module.
-    model_name : str
-        For messages.
-    """
+    """The files of a kernel, by the path of its module, in the folder of the cache."""
 
     def __init__(self, path: Path, model_name: str) -> None:
         self.path = path

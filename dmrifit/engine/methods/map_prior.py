@@ -49,30 +49,16 @@ class Prior:
     (û − m)(û − m)' + V. The noise thus does not widen C, as it widens the spread of least-squares
     estimates. Amplitudes have no prior, because the receiver's sensitivity decides on them.
 
-    Parameters
-    ----------
-    names : tuple of str
-        The parameters with a prior.
-    mean : ndarray of shape (n_names,)
-        Mean of the transformed parameters.
-    covariance : ndarray of shape (n_names, n_names)
-        Their covariance.
-    sigma : float
-        Standard deviation of the noise that was used where none was given, in units of the
-        signals.
-    n_voxels : int
-        Voxels that the prior was learned from.
-
     References
     ----------
     Dempster et al., J R Stat Soc B 39:1–38, 1977; Orton et al., Magn Reson Med 71:411–420, 2014.
     """
 
     names: tuple[str, ...]
-    mean: NDArray[np.float64]
-    covariance: NDArray[np.float64]
-    sigma: float
-    n_voxels: int
+    mean: NDArray[np.float64]  # of the transformed parameters, (n_names,)
+    covariance: NDArray[np.float64]  # (n_names, n_names)
+    sigma: float  # noise that was used where none was given, in units of the signals
+    n_voxels: int  # that the prior was learned from
 
     def describe(self) -> dict[str, object]:
         """Describe the prior for the sidecar."""

@@ -175,34 +175,17 @@ class Refinement:
     The search for the best parameters under a likelihood, weights and a prior.
 
     It goes by damped Newton steps with a positive curvature, from the end of another fit.
-
-    Parameters
-    ----------
-    model, protocol
-        The model and the measurements.
-    likelihood : Likelihood
-        The distribution of the noise.
-    weights : ndarray of shape (n_measurements,), optional
-        Weights of the measurements.
-    kind : str, default=BOX
-        Coordinates of the search.
-    is_free : ndarray of shape (n_parameters,)
-        Which parameters are fitted.
-    mean, precision : ndarray of shape (n_parameters,), (n_parameters, n_parameters), optional
-        Of the prior, in the coordinates.
-    knows_noise : bool
-        Whether `sigma` is the noise, or residuals tell it.
     """
 
     model: SignalModel
     protocol: Protocol
     likelihood: Likelihood
-    is_free: NDArray[np.bool_]
-    weights: NDArray | None = None
-    kind: str = BOX
-    mean: NDArray | None = None
-    precision: NDArray | None = None
-    knows_noise: bool = True
+    is_free: NDArray[np.bool_]  # which parameters are fitted
+    weights: NDArray | None = None  # of the measurements
+    kind: str = BOX  # coordinates of the search
+    mean: NDArray | None = None  # of the prior, in the coordinates, (n_parameters,)
+    precision: NDArray | None = None  # (n_parameters, n_parameters)
+    knows_noise: bool = True  # whether `sigma` is the noise, or residuals tell it
 
     def fit(
         self, signals: NDArray, sigma: NDArray, start: FitResult, points: list[NDArray]
