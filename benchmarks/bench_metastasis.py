@@ -540,9 +540,10 @@ def dense_products(
 def inference() -> list[dict[str, Any]]:
     """Measure dense against tiled prediction, and against the rate of a large matrix product on the same core."""
     import torch
+    from _tiled_logits import tiled_logits
 
     from metastasis.networks.architectures import DeepMedic
-    from metastasis.segmentation.inference import dense_logits, tiled_logits
+    from metastasis.segmentation.inference import dense_logits
     from metastasis.segmentation.sampling import low_resolution
 
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Logits of whole volumes: DeepMedic slab by slab or tile by tile, and U-Net in windows."""
+"""Logits of whole volumes: DeepMedic slab by slab, and U-Net in windows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from metastasis.networks.architectures import (
     change_features,
     folded,
 )
-from metastasis.networks.sizes import low_resolution_cells, low_resolution_input, output_size
+from metastasis.networks.sizes import low_resolution_cells
 from metastasis.segmentation.sampling import take_cells, take_window
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ else:
     torch = import_optional("torch")
     functional = torch.nn.functional
 
-__all__ = ["averaged_over_flips", "dense_logits", "tiled_logits", "unet_logits", "whole_logits"]
+__all__ = ["averaged_over_flips", "dense_logits", "unet_logits", "whole_logits"]
 
 #: Numbers that the widest layer of a slab holds, about 128 MiB of single precision.
 SLAB_NUMBERS = 2**25
@@ -119,46 +119,6 @@ def dense_logits(
                 merged += _repeated(slab_features, factor, merged.shape[:3], phase)
             logits[first_plane:end_plane] = head.decide(merged)[..., 0].cpu().numpy()
             first_plane = end_plane
-    return logits
-
-
-def tiled_logits(network: DeepMedic, case: Case, *, tile: int = 45) -> NDArray[np.float32]:
-    """
-    Give the logits of a volume tile by tile; slow, for comparison with `dense_logits`.
-
-    Shapes: returns (x, y, z).
-    """
-    shape = case["image"].shape[1:]
-    n_layers = network.n_layers
-    out = output_size(tile, n_layers)
-    device = next(network.parameters()).device
-    logits = np.empty(shape, dtype=np.float32)
-
-    def batch_of(values: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values))[None].to(device)
-
-    with torch.inference_mode():
-        for start in itertools.product(*(range(0, n, out) for n in shape)):
-            first = [a - n_layers for a in start]
-            inputs = {"image": batch_of(take_window(case["image"], first, [tile] * 3))}
-            phases = {}
-            for factor in network.low_resolution:
-                phase = [a % factor for a in start]
-                begin = [a - p - factor * n_layers for a, p in zip(start, phase, strict=True)]
-                count = [low_resolution_input(out, factor, n_layers, phase=p) for p in phase]
-                cells = take_cells(case[f"low_{factor}"], factor, begin, count)
-                inputs[f"low_{factor}"] = batch_of(cells)
-                phases[factor] = phase
-            if network.prior_path:
-                reach = PRIOR_REACH if network.shared else 0
-                wider = [a - reach for a in first]
-                size = [tile + 2 * reach] * 3
-                inputs["prior"] = batch_of(take_window(case["prior"], wider, size))
-                inputs["valid"] = torch.tensor([float(case["valid"])], device=device)
-            tile_logits = network(**inputs, phases=phases)[0, 0].cpu().numpy()
-            # The last tile along an axis may reach beyond the volume.
-            inside = tuple(slice(0, min(out, n - a)) for a, n in zip(start, shape, strict=True))
-            logits[tuple(slice(a, a + out) for a in start)] = tile_logits[inside]
     return logits
 
 

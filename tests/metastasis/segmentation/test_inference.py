@@ -7,12 +7,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from _tiled_logits import tiled_logits  # noqa: E402
+
 from metastasis.networks.architectures import DeepMedic, SmallUNet, UNet  # noqa: E402
 from metastasis.segmentation import inference  # noqa: E402
 from metastasis.segmentation.inference import (  # noqa: E402
     averaged_over_flips,
     dense_logits,
-    tiled_logits,
     unet_logits,
     whole_logits,
 )
