@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from sklearn.base import BaseEstimator
 
-__all__ = ["Storable", "register", "registered"]
+__all__ = ["register", "registered"]
 
 #: Entry points of this group name single registered classes of packages, loaded when a file needs
 #: one; those of the second group name tables of class names with their modules.
@@ -21,22 +21,14 @@ _CLASSES: dict[str, type[BaseEstimator]] = {}
 _Class = TypeVar("_Class", bound=type[BaseEstimator])
 
 
-class Storable(Protocol):
-    """What a registered class has beside the methods of an estimator."""
-
-    def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
-        """Return parameters and fitted attributes as plain values of JSON, and files by name."""
-
-    def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-        """Restore what `stored` has returned, with every key and shape checked."""
-
-
 def register(cls: _Class) -> _Class:
     """
     Let a class have model files; a decorator.
 
-    The class has the two methods of `Storable`. A package that wants its files read without being
-    imported first lists the class among its entry points in the group ``dmrifit.models``.
+    Its `stored` returns parameters and fitted attributes as plain values of JSON, and files by
+    name; its `restore` takes the latter two back, with every key and shape checked. A package that
+    wants its files read without being imported first lists the class among its entry points in the
+    group ``dmrifit.models``.
     """
     missing = [name for name in ("stored", "restore", "get_params") if not hasattr(cls, name)]
     if missing:
