@@ -160,6 +160,10 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 "voxels of one patient on both sides of a split; "
                 "give it cv=GroupKFold() or LeaveOneGroupOut(), and fit the groups"
             )
+        self._check_options()
+
+    def _check_options(self) -> None:
+        """Check the parameters that only one strategy has."""
 
     @property
     def patch_shape_(self) -> tuple[int, int, int] | None:

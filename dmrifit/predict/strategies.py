@@ -294,18 +294,7 @@ class SignalToSignal(Strategy):
         clipped = np.maximum(signals, np.finfo(float).tiny)
         return fit_voxels(clipped, target, model, sigma=sigma).parameters
 
-    def check_parameters(self) -> None:
-        """
-        Check the parameters, each and against each other, without data; `fit` does so too.
-
-        Raises
-        ------
-        ValueError
-            If a value is unknown or not supported, or one of two protocols is missing.
-        TypeError
-            If the regressor is neither a name nor a scikit-learn regressor.
-        """
-        super().check_parameters()
+    def _check_options(self) -> None:
         if self.normalize not in (None, "voxel"):
             raise ValueError(f"normalize must be None or 'voxel', not {self.normalize!r}")
         if self.source is None and self.normalize is not None:
@@ -602,18 +591,7 @@ class MapsToMaps(Strategy):
             maps[:, i] = np.clip(maps[:, i], parameter.low * unit, parameter.high * unit)
         return maps
 
-    def check_parameters(self) -> None:
-        """
-        Check the parameters, each and against each other, without data; `fit` does so too.
-
-        Raises
-        ------
-        ValueError
-            If a value is unknown or not supported, or one of two protocols is missing.
-        TypeError
-            If the regressor is neither a name nor a scikit-learn regressor.
-        """
-        super().check_parameters()
+    def _check_options(self) -> None:
         if self.target_scale not in ("linear", "log"):
             raise ValueError(f"target_scale must be 'linear' or 'log', not {self.target_scale!r}")
         if self.source is None and self.target_scale == "log":
