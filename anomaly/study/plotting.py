@@ -17,12 +17,11 @@ from dmrifit.report.style import (
     FAINT,
     FOUND,
     INK,
-    NOT_CLINICAL,
     PALE,
     PANEL,
     REFERENCE,
-    SYNTHETIC,
     add_axes,
+    figure_notice,
     handle,
     head,
     legend_below,
@@ -165,9 +164,7 @@ def _check_panels(
 def _frame_panels(figure: Figure, case: Case, title: str) -> None:
     """Write heading, notice and legend around the panels of a case."""
     width, height = figure.get_size_inches()
-    notice = NOT_CLINICAL
-    if case.synthetic:
-        notice = f"{SYNTHETIC}; {NOT_CLINICAL.lower()}"
+    notice = figure_notice(case.synthetic)
     figure.text(1 - _SIDE / width, 0.2 / height, notice, ha="right", fontsize=8, color=FAINT)
     if case.lesion is not None and not case.healthy:
         figure.legend(
@@ -230,9 +227,7 @@ def plot_examples(
         ]
         entries[1].set_path_effects(_shadow())
         figure.legend(handles=entries, loc="lower left", ncol=2, fontsize=9)
-        notice = NOT_CLINICAL
-        if any(example.synthetic for example, _, _ in examples.values()):
-            notice = f"{SYNTHETIC}; {NOT_CLINICAL.lower()}"
+        notice = figure_notice(any(example.synthetic for example, _, _ in examples.values()))
         figure.text(0.99, 0.03, notice, ha="right", fontsize=9, color=FAINT)
     return figure
 

@@ -33,6 +33,7 @@ __all__ = [
     "by_lines",
     "color_of",
     "dash_of",
+    "figure_notice",
     "handle",
     "head",
     "legend_below",
@@ -142,6 +143,11 @@ def add_axes(figure: Figure, left: float, bottom: float, width: float, height: f
     """Add axes at a place given in inches."""
     across, up = figure.get_size_inches()
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
+def figure_notice(synthetic: bool) -> str:
+    """Write what every figure of patients says, and that simulated ones show nobody."""
+    return f"{SYNTHETIC}; {NOT_CLINICAL.lower()}" if synthetic else NOT_CLINICAL
 
 
 def head(ax: Axes, title: str, *, lift: float = 0.0) -> None:

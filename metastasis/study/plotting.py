@@ -15,14 +15,13 @@ from dmrifit.report.style import (
     FAINT,
     FOUND,
     INK,
-    NOT_CLINICAL,
     PALE,
     PANEL,
     REFERENCE,
-    SYNTHETIC,
     UNSURE,
     add_axes,
     color_of,
+    figure_notice,
     handle,
     head,
     legend_below,
@@ -92,9 +91,7 @@ def plot_overlay(
     else:
         outlines["found"] = (label_map > 0, FOUND)
     dashes = dict.fromkeys(outlines, "solid") | {"reference": "dashed"}
-    notice = NOT_CLINICAL
-    if case.synthetic:
-        notice = f"{SYNTHETIC}; {NOT_CLINICAL.lower()}"
+    notice = figure_notice(case.synthetic)
     # The frame tells where a dark image ends.
     with shared_style({"axes.spines.top": True, "axes.spines.right": True}):
         figure = new_figure(11.0, 4.4)
