@@ -79,9 +79,7 @@ class ArrayDetector(AnomalyDetector):
 
         Parameters
         ----------
-        fitted : mapping
-            As returned by `stored`.
-        files : mapping of bytes
+        fitted, files : mapping
             As returned by `stored`.
 
         Raises

@@ -76,11 +76,7 @@ class VoxelwiseGaussian(ArrayDetector):
         Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     prior_scans : float, default=4.0
         Weight of the median variance in scans; 0 for no shrinkage.
-    threshold : threshold rule, optional
-        As in `AnomalyDetector`.
-    calibration : float, int or None, default=4
-        As in `AnomalyDetector`.
-    scale : {None, "image"}, default=None
+    threshold, calibration, scale : optional
         As in `AnomalyDetector`.
 
     Attributes
@@ -425,11 +421,7 @@ class OneMinusMean(ArrayDetector):
         Standard deviation in mm of a Gaussian, by which the map is smoothed inside the mask.
     spacing : float or tuple of float of length 3, default=4.0
         Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
-    threshold : threshold rule, optional
-        As in `AnomalyDetector`.
-    calibration : float, int or None, default=4
-        As in `AnomalyDetector`.
-    scale : {None, "image"}, default=None
+    threshold, calibration, scale : optional
         As in `AnomalyDetector`.
     """
 

@@ -61,11 +61,7 @@ class IsolationForestDetector(ArrayDetector):
         Standard deviation in mm of a Gaussian, by which the score is smoothed inside the mask.
     spacing : float or tuple of float of length 3, default=4.0
         Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
-    threshold : threshold rule, optional
-        As in `AnomalyDetector`.
-    calibration : float, int or None, default=0.25
-        As in `AnomalyDetector`.
-    scale : {None, "image"}, default=None
+    threshold, calibration, scale : optional
         As in `AnomalyDetector`.
     n_jobs : int, optional
         Of the forest. The result does not depend on it.

@@ -56,11 +56,7 @@ class PCADetector(ArrayDetector):
         ``"mean"`` the mean, before its absolute value).
     spacing : float or tuple of float of length 3, default=4.0
         Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
-    threshold : threshold rule, optional
-        As in `AnomalyDetector`.
-    calibration : float, int or None, default=4
-        As in `AnomalyDetector`.
-    scale : {None, "image"}, default=None
+    threshold, calibration, scale : optional
         As in `AnomalyDetector`.
 
     Attributes

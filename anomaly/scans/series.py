@@ -615,9 +615,7 @@ class SeriesDetector(BaseEstimator):
 
         Parameters
         ----------
-        fitted : mapping
-            As returned by `stored`.
-        files : mapping of bytes
+        fitted, files : mapping
             As returned by `stored`.
 
         Raises

@@ -104,9 +104,7 @@ def evaluate_detectors(
         Whether the rows of `CONTROLS` are added.
     lesion_wise : bool, default=True
         Whether lesions are matched one by one (of opened maps, under rules that need no truth).
-    connectivity : {26, 18, 6}, default=26
-        As for `lesion_table`.
-    min_overlap : int, default=1
+    connectivity, min_overlap : int
         As for `lesion_table`.
     n_jobs : int, optional
         Processes over methods, as joblib has it.

@@ -227,9 +227,7 @@ class VolumeEstimator(BaseEstimator, ABC):
 
         Parameters
         ----------
-        X : sequence of n_cases
-            As in `fit`.
-        y : sequence of n_cases
+        X, y : sequence of n_cases
             As in `fit`.
 
         Returns

@@ -116,11 +116,7 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
 
         Parameters
         ----------
-        volumes : sequence of n_cases
-            As for `predict`.
-        priors : sequence of n_cases, optional
-            As for `predict`.
-        masks : sequence of n_cases, optional
+        volumes, priors, masks : sequence of n_cases
             As for `predict`.
 
         Returns
@@ -144,11 +140,7 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
 
         Parameters
         ----------
-        volumes : sequence of n_cases
-            As for `predict`.
-        priors : sequence of n_cases, optional
-            As for `predict`.
-        masks : sequence of n_cases, optional
+        volumes, priors, masks : sequence of n_cases
             As for `predict`.
 
         Returns

@@ -394,12 +394,8 @@ class DeepMedicSegmenter(VolumeEstimator):
 
         Parameters
         ----------
-        volumes : sequence of n_cases
+        volumes, priors, masks : sequence of n_cases
             As in `fit`; of any size.
-        priors : sequence of n_cases, optional
-            As in `fit`.
-        masks : sequence of n_cases, optional
-            As in `fit`.
 
         Returns
         -------
@@ -428,12 +424,8 @@ class DeepMedicSegmenter(VolumeEstimator):
 
         Parameters
         ----------
-        volumes : sequence of n_cases
+        volumes, priors, masks : sequence of n_cases
             As in `fit`; of any size.
-        priors : sequence of n_cases, optional
-            As in `fit`.
-        masks : sequence of n_cases, optional
-            As in `fit`.
 
         Returns
         -------
@@ -468,13 +460,7 @@ class DeepMedicSegmenter(VolumeEstimator):
 
         Parameters
         ----------
-        volumes : sequence of n_cases
-            As in `fit`.
-        labels : sequence of n_cases
-            As in `fit`.
-        priors : sequence of n_cases, optional
-            As in `fit`.
-        masks : sequence of n_cases, optional
+        volumes, labels, priors, masks : sequence of n_cases
             As in `fit`.
 
         Returns
@@ -504,13 +490,7 @@ class DeepMedicSegmenter(VolumeEstimator):
 
         Parameters
         ----------
-        volumes : sequence of n_cases
-            As in `fit`.
-        labels : sequence of n_cases
-            As in `fit`.
-        priors : sequence of n_cases, optional
-            As in `fit`.
-        masks : sequence of n_cases, optional
+        volumes, labels, priors, masks : sequence of n_cases
             As in `fit`.
         false_positives : float, default=1.0
             False positives per scan that are accepted.

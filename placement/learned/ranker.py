@@ -323,9 +323,7 @@ class VoxelRanker(BaseEstimator):
 
         Parameters
         ----------
-        fitted : mapping
-            As given by `stored`.
-        files : mapping of bytes
+        fitted, files : mapping
             As given by `stored`.
 
         Raises
