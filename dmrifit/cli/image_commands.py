@@ -14,6 +14,10 @@ import typer
 from dmrifit.cli.case_runs import can_draw
 from dmrifit.cli.console import OverwriteOption, check_output
 from dmrifit.cli.options import (
+    BvalOption,
+    BvecOption,
+    ScanArgument,
+    TeOption,
     bounds_of,
     floats,
     named_files,
@@ -32,12 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EXAMPLES", "dicom_seg", "fit", "predict", "preprocess", "roi", "view"]
 
-ScanArgument: TypeAlias = Annotated[
-    Path,
-    typer.Argument(
-        metavar="IMAGE", help="4-D NIfTI image of magnitudes, or a table of images (.tsv)."
-    ),
-]
 ScansArgument: TypeAlias = Annotated[
     list[Path],
     typer.Argument(
@@ -45,10 +43,6 @@ ScansArgument: TypeAlias = Annotated[
         help="4-D NIfTI image of magnitudes, or a table of images (.tsv); several images, a glob "
         "or a BIDS folder for many scans.",
     ),
-]
-BvalOption: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(help="b-values in s/mm²; by default the .bval file beside the image."),
 ]
 MapsOption: TypeAlias = Annotated[
     Path, typer.Option(help="Folder for the maps; created if missing.")
@@ -66,18 +60,6 @@ UnitOption: TypeAlias = Annotated[
 LabelNamesOption: TypeAlias = Annotated[
     Path | None,
     typer.Option(help="Names of labels: a table (.tsv) with the columns index and name."),
-]
-BvecOption: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(help="Gradient directions; by default the .bvec file beside the image, if any."),
-]
-TeOption: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="MS|FILE",
-        help="Echo time in ms: a number, a text file with one per volume, or BIDS sidecars "
-        "(.json); by default the .te or .json file beside the image, if needed.",
-    ),
 ]
 ToleranceOption: TypeAlias = Annotated[
     float | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -27,6 +27,29 @@ __all__ = [
     "scan_of",
     "whole_numbers",
     "words",
+]
+
+ScanArgument: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        metavar="IMAGE", help="4-D NIfTI image of magnitudes, or a table of images (.tsv)."
+    ),
+]
+BvalOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(help="b-values in s/mm²; by default the .bval file beside the image."),
+]
+BvecOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(help="Gradient directions; by default the .bvec file beside the image, if any."),
+]
+TeOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MS|FILE",
+        help="Echo time in ms: a number, a text file with one per volume, or BIDS sidecars "
+        "(.json); by default the .te or .json file beside the image, if needed.",
+    ),
 ]
 
 

@@ -12,32 +12,16 @@ from typing import Annotated
 import typer
 
 from dmrifit.cli.console import OverwriteOption
-from dmrifit.cli.options import say, scan_of
+from dmrifit.cli.options import BvalOption, BvecOption, ScanArgument, TeOption, say, scan_of
 
 __all__ = ["EXAMPLES", "import_", "info", "table"]
 
 
 def info(
-    image: Annotated[
-        Path,
-        typer.Argument(
-            metavar="IMAGE", help="4-D NIfTI image of magnitudes, or a table of images (.tsv)."
-        ),
-    ],
-    bval: Annotated[
-        Path | None,
-        typer.Option(help="b-values in s/mm²; by default the .bval file beside the image."),
-    ] = None,
-    bvec: Annotated[
-        Path | None,
-        typer.Option(help="Gradient directions; by default the .bvec file beside the image."),
-    ] = None,
-    te: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MS|FILE", help="Echo time in ms; by default the .te or .json file beside it."
-        ),
-    ] = None,
+    image: ScanArgument,
+    bval: BvalOption = None,
+    bvec: BvecOption = None,
+    te: TeOption = None,
     mask: Annotated[
         Path | None, typer.Option(help="Voxels to look at; by default all with signal.")
     ] = None,
