@@ -35,49 +35,20 @@ _BRIGHT = 0.5  # quantile of voxels whose signal at the lowest b stands for tiss
 
 @dataclass
 class ScanInfo:
-    """
-    What a scan is.
+    """What a scan is."""
 
-    Parameters
-    ----------
-    name : str
-        Its file.
-    grid : tuple of int
-        Voxels.
-    voxel : tuple of float
-        Edges in mm.
-    axes : str
-        Where the array's axes point, such as ``"LAS"`` for left, anterior, superior.
-    position : str
-        What the header says of the scan's place.
-    n_volumes : int
-        Measurements.
-    protocol : Protocol or None
-        None if it is unknown.
-    contrasts : list of str
-        One line for each echo time: b-values with their numbers of volumes.
-    noise : str
-        What estimates of the noise say.
-    snr : float
-        Median signal of tissue at the lowest b over the noise; NaN if either is unknown.
-    models : list of str
-        One line for each built-in model: whether the protocol carries it, and how precisely.
-    doubts : list of str
-        What looks wrong, with a remedy.
-    """
-
-    name: str
-    grid: tuple[int, int, int]
-    voxel: tuple[float, ...]
-    axes: str
-    position: str
-    n_volumes: int
-    protocol: Protocol | None = None
-    contrasts: list[str] = field(default_factory=list)
-    noise: str = ""
-    snr: float = np.nan
-    models: list[str] = field(default_factory=list)
-    doubts: list[str] = field(default_factory=list)
+    name: str  # its file
+    grid: tuple[int, int, int]  # voxels
+    voxel: tuple[float, ...]  # edges in mm
+    axes: str  # where the array's axes point, such as LAS for left, anterior, superior
+    position: str  # what the header says of the scan's place
+    n_volumes: int  # measurements
+    protocol: Protocol | None = None  # None if it is unknown
+    contrasts: list[str] = field(default_factory=list)  # a line for each echo time
+    noise: str = ""  # what estimates of the noise say
+    snr: float = np.nan  # median signal of tissue at the lowest b over the noise; NaN if unknown
+    models: list[str] = field(default_factory=list)  # whether the protocol carries each
+    doubts: list[str] = field(default_factory=list)  # what looks wrong, with a remedy
 
 
 def scan_info(image: Images, protocol: Protocol | None, *, mask: Image | None = None) -> ScanInfo:

@@ -73,28 +73,13 @@ def threshold_curve(
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """
-    A threshold, and what it gave on the cases that it was chosen on.
+    """A threshold, and what it gave on the cases that it was chosen on."""
 
-    Attributes
-    ----------
-    threshold : float
-        Voxels that reach it are lesions.
-    false_positives : float
-        Per scan.
-    sensitivity, precision : float
-        Of lesions; NaN without lesions, or without any prediction.
-    wanted : float
-        The false positives per scan that were allowed.
-    n_scans, n_lesions : int
-        What it was chosen on.
-    """
-
-    threshold: float
-    false_positives: float
-    sensitivity: float
-    precision: float
-    wanted: float
+    threshold: float  # voxels that reach it are lesions
+    false_positives: float  # per scan
+    sensitivity: float  # of lesions; NaN without lesions
+    precision: float  # NaN without any prediction
+    wanted: float  # the false positives per scan that were allowed
     n_scans: int
     n_lesions: int
 
