@@ -30,6 +30,8 @@ class ArrayDetector(AnomalyDetector):
     """
 
     _array_names: ClassVar[tuple[str, ...]] = ()
+    #: Arrays that older model files lack, with values by which those models score as before.
+    _later_arrays: ClassVar[Mapping[str, np.ndarray]] = {}
     _fact_names: ClassVar[tuple[str, ...]] = ()
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
@@ -114,7 +116,7 @@ class ArrayDetector(AnomalyDetector):
     def _restore_arrays(self, content: bytes) -> None:
         from safetensors.numpy import load
 
-        arrays = load(content)
+        arrays = {**self._later_arrays, **load(content)}
         refuse_keys(arrays, set(self._array_names), "array", complete=True)
         for name, values in arrays.items():
             if values.dtype.kind == "f" and not np.isfinite(values).all():

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import load, save
 from sklearn.base import clone
 
 from anomaly import AlignedMahalanobis
 from anomaly.detectors.features import masked_smoothing
 from anomaly.detectors.template import Deviations, Smoother, look_of, template_at
 from dmrifit import load_model, save_model
+from dmrifit.io.parameter_json import RefusedError
 
 SHAPE = (12, 13, 11)
 MASK = np.linalg.norm(np.indices(SHAPE) - np.reshape(SHAPE, (3, 1, 1, 1)) / 2, axis=0) < 5.4
@@ -52,9 +54,47 @@ def test_scores_are_mahalanobis_distances_of_smoothed_deviations(fitted):
     distances[MASK] = [
         np.sqrt(row @ np.linalg.solve(fitted.covariance_, row) / 2) for row in z.T.astype(float)
     ]
+    expected = smooth(distances, 1.5)[MASK]
+    level = np.log(np.quantile(expected, 0.95)) - fitted.levels_[0]
+    reach = 3 * fitted.levels_[1]
     np.testing.assert_allclose(
-        fitted.anomaly_map([scan], [MASK])[0], smooth(distances, 1.5), rtol=1e-3, atol=1e-5
+        fitted.anomaly_map([scan], [MASK])[0][MASK],
+        expected / np.exp(np.clip(level, -reach, reach)),
+        rtol=1e-3,
+        atol=1e-5,
     )
+
+
+@pytest.fixture(scope="module")
+def leveled():
+    """Learn from persons who differ from the others by more or less everywhere."""
+    return AlignedMahalanobis(calibration=None, smoothness=None).fit(varied(16, 3), [MASK] * 16)
+
+
+def varied(n, seed):
+    signals = people(n, seed)
+    factors = np.random.default_rng(seed).uniform(0.8, 1.25, (n, 1, 1, 1, 1))
+    pattern = people(40, 99).mean(axis=0)
+    return np.float32(pattern + factors * (signals - pattern))
+
+
+def test_scores_of_healthy_scans_have_one_level(leveled):
+    maps = leveled.anomaly_map(varied(12, 4), [MASK] * 12)
+    leveled_sd = np.log(np.quantile(maps[:, MASK], 0.95, axis=1)).std()
+    assert leveled.levels_[1] > 0.05
+    assert leveled_sd < 0.2 * leveled.levels_[1]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
+def test_no_lesion_lowers_scores_by_more_than_levels_of_healthy_scans_differ(leveled, share):
+    (scan,) = varied(1, 5)
+    scan[MASK & (np.cumsum(MASK).reshape(SHAPE) < share * MASK.sum())] += 0.3
+    look = look_of(scan, MASK)
+    z = leveled._smoothed(look, template_at(leveled.template_, leveled._aligned(look)))
+    factor = (
+        leveled._distance(look, z[:, MASK])[MASK] / leveled.anomaly_map([scan], [MASK])[0][MASK]
+    )
+    assert 1 < factor.max() < 1.001 * np.exp(3 * leveled.levels_[1])
 
 
 def test_lengths_are_in_mm_of_voxels_of_the_stated_edge():
@@ -120,3 +160,25 @@ def test_model_files_score_the_same(fitted, tmp_path):
         loaded.anomaly_map(scans, [MASK] * 2), fitted.anomaly_map(scans, [MASK] * 2)
     )
     assert loaded.get_params() == clone(fitted).get_params()
+
+
+def test_models_stored_without_levels_score_undivided_distances(fitted):
+    parameters, facts, files = fitted.stored()
+    arrays = load(files["arrays.safetensors"])
+    del arrays["levels_"]
+    loaded = AlignedMahalanobis(**parameters)
+    loaded.restore(facts, {"arrays.safetensors": save(arrays)})
+    (scan,) = people(1, 10)
+    look = look_of(scan, MASK)
+    z = fitted._smoothed(look, template_at(fitted.template_, fitted._aligned(look)))[:, MASK]
+    np.testing.assert_array_equal(loaded.anomaly_map([scan], [MASK])[0], fitted._distance(look, z))
+    assert not np.array_equal(
+        loaded.anomaly_map([scan], [MASK]), fitted.anomaly_map([scan], [MASK])
+    )
+
+
+def test_levels_with_a_negative_spread_are_refused(fitted):
+    parameters, facts, files = fitted.stored()
+    arrays = load(files["arrays.safetensors"]) | {"levels_": np.array([0.0, -0.1])}
+    with pytest.raises(RefusedError, match=r"standard deviation of its levels_ is -0\.1"):
+        AlignedMahalanobis(**parameters).restore(facts, {"arrays.safetensors": save(arrays)})
