@@ -13,6 +13,7 @@ from dmrifit._utils.compiled import njit
 __all__ = [
     "align",
     "channel_sums",
+    "difference",
     "gaussian",
     "guide_images",
     "inverted",
@@ -113,18 +114,11 @@ def _affine(
     scaling = np.array([reach, reach, reach, 1.0])
     for _ in range(_AFFINE_STEPS):
         positions = (rows @ (matrix * scaling).T.astype(np.float32) + middle.astype(np.float32)).T
-        products, right = np.zeros((12, 12)), np.zeros(12)
-        at_positions = _interpolated(maps, positions).reshape(3, 4, -1)
-        for image, (guide_image, *slopes) in zip(scan_images, at_positions, strict=True):
-            residual = image - guide_image
-            # Huber's weights: a lesion pulls no harder than a moderate difference.
-            weight = 1 / np.maximum(1, np.abs(residual) / _ROBUST_AFFINE)
-            steep = np.stack(slopes, axis=1)
-            columns = (steep[:, :, None] * rows[:, None, :]).reshape(len(residual), 12)
-            weighted = columns * weight[:, None]
-            # Not a matrix product, whose last bits depend on the number of threads.
-            products += np.einsum("ni,nj->ij", weighted, columns)
-            right += np.einsum("ni,n->i", weighted, residual)
+        sums = np.zeros((12, 13))
+        # Each image in single precision, then their sum in double precision.
+        for image_sums in _normal_equations(maps, scan_images, positions, rows):
+            sums += image_sums
+        products, right = sums[:, :12], sums[:, 12]
         reduced = basis.T @ products @ basis
         reduced += _RIDGE * np.trace(reduced) / len(reduced) * np.eye(len(reduced))
         step = (basis @ np.linalg.solve(reduced, basis.T @ right)).reshape(3, 4)
@@ -153,17 +147,7 @@ def _warped(
     voxels = np.flatnonzero(mask)
     scan_images, begin = (volumes.reshape(3, -1)[:, voxels] for volumes in (images, start))
     for _ in range(_WARP_STEPS):
-        positions = begin + moved.reshape(3, -1)[:, voxels]
-        at_positions = _interpolated(maps, positions).reshape(3, 4, -1)
-        pull = np.zeros_like(begin)
-        stiffness = np.full(len(voxels), _FLAT, dtype=np.float32)
-        for image, guide_maps in zip(scan_images, at_positions, strict=True):
-            residual = np.clip(image - guide_maps[0], -_ROBUST_WARP, _ROBUST_WARP)
-            steep = guide_maps[1:]
-            pull += residual * steep
-            # As in Thirion's demons: where images are flat but differ, steps stay short.
-            stiffness += (steep**2).sum(axis=0) + residual**2 / 9
-        step.reshape(3, -1)[:, voxels] = pull / stiffness
+        _demons_step(maps, scan_images, begin, voxels, moved.reshape(3, -1), step.reshape(3, -1))
         for axis in range(3):
             moved[axis] += gaussian(step[axis], _FLUID)
             moved[axis] = gaussian(moved[axis] * mask, smoothness) / weight
@@ -187,11 +171,7 @@ def inverted(positions: NDArray[np.float32]) -> NDArray[np.float32]:
     Shapes: `positions` (3, x, y, z); returns (3, x, y, z).
     """
     grid = np.indices(positions.shape[1:], dtype=np.float32)
-    moved = np.stack(list(positions - grid), axis=-1)
-    inverse = grid
-    for _ in range(_INVERSION_STEPS):
-        inverse = grid - _interpolated(moved, inverse.reshape(3, -1)).reshape(grid.shape)
-    return inverse
+    return _inverted(np.stack(list(positions - grid), axis=-1))
 
 
 def gaussian(
@@ -208,15 +188,28 @@ def smooth_axes(channels: NDArray[np.float32], sd: float | Sequence[float], mode
     if not channels.flags.c_contiguous:
         raise ValueError("channels have to lie in memory in the order of their axes")
     x, y, z, m = channels.shape
-    lines = [channels.reshape(1, x, -1), channels.reshape(x, y, -1), channels.reshape(-1, z, m)]
-    # Of one channel, lines lie side by side only across.
+    along_x, along_y, along_z = (_half_gaussian(sd_along) for sd_along in np.broadcast_to(sd, 3))
+    reflects = mode == "reflect"
+    _smooth_axis(channels.reshape(1, x, -1), along_x, reflects)
     if m == 1:
-        lines[2] = lines[2].transpose(2, 1, 0)
-    for axis, sd_along in zip(lines, np.broadcast_to(sd, 3), strict=True):
-        if sd_along > 0:
-            radius = int(4.0 * float(sd_along) + 0.5)
-            weights = np.exp(-0.5 / sd_along**2 * np.arange(-radius, radius + 1) ** 2)
-            _smooth_axis(axis, (weights / weights.sum())[radius:], mode == "reflect")
+        _smooth_axis(channels.reshape(x, y, z), along_y, reflects)
+        # Of one channel, lines lie side by side only across.
+        _smooth_axis(channels.reshape(-1, z, 1).transpose(2, 1, 0), along_z, reflects)
+        return
+    # Plane by plane, which stays in the processor's cache from one axis to the next.
+    for plane in channels:
+        _smooth_axis(plane.reshape(1, y, -1), along_y, reflects)
+        _smooth_axis(plane, along_z, reflects)
+
+
+def _half_gaussian(sd: float) -> NDArray[np.float64]:
+    """Compute the weights of a Gaussian from its middle on; a single 1 for no smoothing."""
+    radius = int(4.0 * float(sd) + 0.5)
+    if not radius:
+        return np.ones(1)
+    weights = np.exp(-0.5 / sd**2 * np.arange(-radius, radius + 1) ** 2)
+    half: NDArray[np.float64] = (weights / weights.sum())[radius:]
+    return half
 
 
 # Compiled functions of this file call none of other files, whose changes numba's cache on disk
@@ -228,62 +221,175 @@ def _smooth_axis(values, weights, reflects):
     """Convolve values (a, n, b) along their middle axis, in place."""
     a, n, b = values.shape
     radius = len(weights) - 1
-    line, total = np.zeros((n + 2 * radius, _LANES)), np.empty(_LANES)
+    if not radius:
+        return
+    lines, total = np.zeros((n + 2 * radius, _LANES)), np.empty((n, _LANES))
+    # Loops are over all rows at once, or they do not become vector instructions.
+    rows, totals = lines.reshape(-1), total.reshape(-1)
+    size = len(totals)
     for i in range(a):
         for first in range(0, b, _LANES):
             width = min(_LANES, b - first)
-            # Loops are over rows and of one length, or they do not become vector instructions.
             for j in range(n):
-                row, source = line[radius + j], values[i, j, first : first + width]
+                row, source = lines[radius + j], values[i, j, first : first + width]
                 for k in range(width):
                     row[k] = source[k]
             if reflects:
                 for j in range(radius):
                     before, after = j % (2 * n), (n + j) % (2 * n)
-                    line[radius - 1 - j] = line[radius + min(before, 2 * n - 1 - before)]
-                    line[radius + n + j] = line[radius + min(after, 2 * n - 1 - after)]
+                    lines[radius - 1 - j] = lines[radius + min(before, 2 * n - 1 - before)]
+                    lines[radius + n + j] = lines[radius + min(after, 2 * n - 1 - after)]
+            middle = rows[radius * _LANES :]
+            for k in range(size):
+                totals[k] = middle[k] * weights[0]
+            d = radius
+            # Four weights at once: sums stay in registers, added in the same order.
+            while d >= 4:
+                lower, upper = rows[(radius - d) * _LANES :], rows[(radius + d - 3) * _LANES :]
+                w, v, u, t = weights[d], weights[d - 1], weights[d - 2], weights[d - 3]
+                for k in range(size):
+                    value = totals[k] + (lower[k] + upper[k + 3 * _LANES]) * w
+                    value += (lower[k + _LANES] + upper[k + 2 * _LANES]) * v
+                    value += (lower[k + 2 * _LANES] + upper[k + _LANES]) * u
+                    totals[k] = value + (lower[k + 3 * _LANES] + upper[k]) * t
+                d -= 4
+            while d > 0:
+                lower, upper = rows[(radius - d) * _LANES :], rows[(radius + d) * _LANES :]
+                for k in range(size):
+                    totals[k] += (lower[k] + upper[k]) * weights[d]
+                d -= 1
             for j in range(n):
-                row = line[radius + j]
-                for k in range(_LANES):
-                    total[k] = row[k] * weights[0]
-                for d in range(radius, 0, -1):
-                    weight, lower, upper = weights[d], line[radius + j - d], line[radius + j + d]
-                    for k in range(_LANES):
-                        total[k] += (lower[k] + upper[k]) * weight
-                target = values[i, j, first : first + width]
+                row, target = total[j], values[i, j, first : first + width]
                 for k in range(width):
-                    target[k] = total[k]
+                    target[k] = row[k]
+
+
+@njit(cache=True, nogil=True)
+def _blend(voxels, shape, position, corners, weights, total):
+    """Interpolate voxels (x · y · z, m) of a volume at a position (3,) in double precision."""
+    stride = shape[1] * shape[2]
+    for axis in range(3):
+        last = shape[axis] - 1
+        inside = 0.0  # also where it is no number
+        if position[axis] > 0.0:
+            inside = min(float(position[axis]), float(last))
+        lower = int(inside)
+        corners[axis, 0] = lower * stride
+        corners[axis, 1] = min(lower + 1, last) * stride
+        weights[axis, 0] = 1.0 - (inside - lower)
+        weights[axis, 1] = 1.0 - weights[axis, 0]
+        stride = shape[2] if axis == 0 else 1
+    total[:] = 0.0
+    for p in range(2):
+        for q in range(2):
+            for r in range(2):
+                voxel = voxels[corners[0, p] + corners[1, q] + corners[2, r]]
+                u, v, w = weights[0, p], weights[1, q], weights[2, r]
+                for k in range(len(total)):
+                    total[k] += voxel[k] * u * v * w
 
 
 @njit(cache=True, nogil=True)
 def _interpolated(channels, positions):
-    """Interpolate channels (x, y, z, m) at positions (3, n) in double precision; gives (m, n)."""
+    """Interpolate channels (x, y, z, m) at positions (3, n); gives (m, n)."""
     m, n, shape = channels.shape[3], positions.shape[1], channels.shape
-    voxels, strides = channels.reshape(-1, m), (shape[1] * shape[2], shape[2], 1)
+    voxels = channels.reshape(-1, m)
     out = np.empty((m, n), dtype=np.float32)
-    total, corners, weights = np.empty(m), np.empty((3, 2), dtype=np.int64), np.empty((3, 2))
+    corners, weights, total = np.empty((3, 2), dtype=np.int64), np.empty((3, 2)), np.empty(m)
     for i in range(n):
-        for axis in range(3):
-            last = shape[axis] - 1
-            position = 0.0  # also where it is no number
-            if positions[axis, i] > 0.0:
-                position = min(float(positions[axis, i]), float(last))
-            lower = int(position)
-            corners[axis, 0] = lower * strides[axis]
-            corners[axis, 1] = min(lower + 1, last) * strides[axis]
-            weights[axis, 0] = 1.0 - (position - lower)
-            weights[axis, 1] = 1.0 - weights[axis, 0]
-        total[:] = 0.0
-        for p in range(2):
-            for q in range(2):
-                for r in range(2):
-                    voxel = voxels[corners[0, p] + corners[1, q] + corners[2, r]]
-                    u, v, w = weights[0, p], weights[1, q], weights[2, r]
-                    for k in range(m):
-                        total[k] += voxel[k] * u * v * w
+        _blend(voxels, shape, positions[:, i], corners, weights, total)
         for k in range(m):
             out[k, i] = total[k]
     return out
+
+
+@njit(cache=True, nogil=True)
+def _normal_equations(maps, images, positions, rows):
+    """
+    Sum products of slopes, and of slopes and residuals, for an affine step, in single precision.
+
+    Shapes: `maps` (x, y, z, 12) of three images with slopes, `images` (3, n), `positions` (3, n),
+    `rows` (n, 4); returns (3, 12, 13).
+    """
+    voxels, one = maps.reshape(-1, 12), np.float32(1)
+    corners, weights, total = np.empty((3, 2), dtype=np.int64), np.empty((3, 2)), np.empty(12)
+    # 16 columns fill the processor's vectors; after the slopes follows the residual.
+    sums, columns = np.zeros((3, 12, 16), np.float32), np.zeros(16, np.float32)
+    for i in range(len(rows)):
+        _blend(voxels, maps.shape, positions[:, i], corners, weights, total)
+        for image in range(3):
+            residual = images[image, i] - np.float32(total[4 * image])
+            # Huber's weights: a lesion pulls no harder than a moderate difference.
+            weight = one / max(one, abs(residual) / np.float32(_ROBUST_AFFINE))
+            for axis in range(3):
+                slope = np.float32(total[4 * image + 1 + axis])
+                for k in range(4):
+                    columns[4 * axis + k] = slope * rows[i, k]
+            columns[12] = residual
+            for j in range(12):
+                weighted, products = columns[j] * weight, sums[image, j]
+                for k in range(16):
+                    products[k] += weighted * columns[k]
+    return sums[:, :, :13]
+
+
+@njit(cache=True, nogil=True)
+def _demons_step(maps, images, begin, voxels, moved, step):
+    """
+    Find how far differences of images pull voxels, by the demons of Thirion.
+
+    Shapes: `maps` (x, y, z, 12) of three images with slopes, `images` (3, n) and `begin` (3, n) of
+    `voxels` (n,), `moved` and `step` (3, x · y · z).
+    """
+    values, clip = maps.reshape(-1, 12), np.float32(_ROBUST_WARP)
+    corners, weights, total = np.empty((3, 2), dtype=np.int64), np.empty((3, 2)), np.empty(12)
+    position, pull = np.empty(3, np.float32), np.empty(3, np.float32)
+    for i in range(len(voxels)):
+        voxel = voxels[i]
+        for axis in range(3):
+            position[axis] = begin[axis, i] + moved[axis, voxel]
+        _blend(values, maps.shape, position, corners, weights, total)
+        pull[:] = 0
+        stiffness = np.float32(_FLAT)
+        for image in range(3):
+            residual = images[image, i] - np.float32(total[4 * image])
+            residual = min(max(residual, -clip), clip)
+            squares = np.float32(0)
+            for axis in range(3):
+                slope = np.float32(total[4 * image + 1 + axis])
+                pull[axis] += residual * slope
+                squares += slope * slope
+            # As in Thirion's demons: where images are flat but differ, steps stay short.
+            stiffness += squares + residual * residual / np.float32(9)
+        for axis in range(3):
+            step[axis, voxel] = pull[axis] / stiffness
+
+
+@njit(cache=True, nogil=True)
+def _inverted(moved):
+    """Invert displacements (x, y, z, 3) by a fixed-point iteration; gives (3, x, y, z)."""
+    shape = moved.shape
+    voxels, inverse = moved.reshape(-1, 3), np.empty((3, *shape[:3]), dtype=np.float32)
+    corners, weights, total = np.empty((3, 2), dtype=np.int64), np.empty((3, 2)), np.empty(3)
+    grid, position = np.empty(3, np.float32), np.empty(3, np.float32)
+    for x in range(shape[0]):
+        for y in range(shape[1]):
+            for z in range(shape[2]):
+                grid[0], grid[1], grid[2] = x, y, z
+                position[:] = grid
+                for _ in range(_INVERSION_STEPS):
+                    _blend(voxels, shape, position, corners, weights, total)
+                    has_moved = False
+                    for axis in range(3):
+                        nearer = grid[axis] - np.float32(total[axis])
+                        has_moved |= nearer != position[axis]
+                        position[axis] = nearer
+                    # Further steps would repeat this one.
+                    if not has_moved:
+                        break
+                for axis in range(3):
+                    inverse[axis, x, y, z] = position[axis]
+    return inverse
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -319,6 +425,21 @@ def resampled(channels, mask, positions, shares, rows, out):
                             total[k] += weight * voxel[k]
         for k in range(m):
             total[k] /= shares[i]
+
+
+@njit(cache=True, nogil=True)
+def difference(channels, others, mask, out):
+    """Subtract channels (x, y, z, m) from each other inside a mask, into `out`; 0 outside."""
+    for x in range(mask.shape[0]):
+        for y in range(mask.shape[1]):
+            for z in range(mask.shape[2]):
+                target = out[x, y, z]
+                if mask[x, y, z]:
+                    minuend, subtrahend = channels[x, y, z], others[x, y, z]
+                    for k in range(len(target)):
+                        target[k] = minuend[k] - subtrahend[k]
+                else:
+                    target[:] = 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from anomaly.detectors.alignment import (
     align,
     channel_sums,
+    difference,
     guide_images,
     inverted,
     resampled,
@@ -407,11 +408,13 @@ class DenoisingAutoencoder(Reconstructor):
     def _moments(self, prediction: Mapping[str, Any], smooth: Smoother) -> NDArray[np.float32]:
         """Compute mean and spread over channels of the smoothed residual, (2, x, y, z)."""
         sd, box, mask = sd_in_voxels(self.feature_mm, self.spacing), smooth.box, smooth.mask
-        channels = prediction["scan"][:, *box] - prediction["reconstruction"][:, *box]
-        residual = np.ascontiguousarray(np.moveaxis(channels, 0, -1))
-        residual[~mask[box]] = 0
+        scan, reconstruction = (
+            np.moveaxis(prediction[name], 0, -1)[box] for name in ("scan", "reconstruction")
+        )
+        residual = np.empty(scan.shape, dtype=np.float32)
+        difference(scan, reconstruction, mask[box], residual)
         smooth_axes(residual, sd, "constant")
-        mean, squares = channel_sums(residual, smooth.weights(sd), mask[box]) / len(channels)
+        mean, squares = channel_sums(residual, smooth.weights(sd), mask[box]) / self.n_channels_
         spread = np.sqrt(np.maximum(squares - np.square(mean), 0))
         # Scanners differ in the level of the whole brain, which is no anomaly.
         level = np.median(mean[mask[box]])
@@ -469,8 +472,9 @@ class DenoisingAutoencoder(Reconstructor):
         """Score a scan by its residuals in units of those of healthy scans at the place."""
         healthy = self.healthy_residual_
         if self.aligned:
-            positions = prediction["positions"]
-            healthy = np.stack([sampled(volume, positions) for volume in healthy])
+            positions = prediction["positions"][:, smooth.mask]
+            healthy = np.ones_like(healthy)
+            healthy[:, smooth.mask] = [sampled(v, positions) for v in self.healthy_residual_]
         moments = self._moments(prediction, smooth)
         score = np.sqrt(np.square(moments / healthy).sum(axis=0))
         return smooth(score, sd_in_voxels(self.smooth_mm, self.spacing))

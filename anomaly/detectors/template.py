@@ -13,7 +13,6 @@ from scipy import ndimage
 from anomaly.detectors.alignment import align, gaussian, guide_images, inverted, sampled
 from anomaly.detectors.array_detector import ArrayDetector
 from anomaly.detectors.base import Scans
-from anomaly.detectors.features import mean_signal, signal_spread
 from anomaly.generators.implants import Look
 from dmrifit._utils.checks import check_number
 
@@ -219,8 +218,12 @@ class Smoother:
 
 def look_of(signal: NDArray[np.floating], mask: NDArray[np.bool_]) -> Look:
     """Average a scan (x, y, z, channels) over directions, and compute their spread."""
-    mean = np.where(mask, mean_signal(signal), 0)
-    spread = np.where(mask, signal_spread(signal), 0)
+    mean, spread = np.zeros((2, *mask.shape), dtype=np.float32)
+    # Slice by slice, so that no copy of the whole scan is made.
+    for x, inside in enumerate(mask):
+        voxels = signal[x][inside]
+        mean[x][inside] = voxels.mean(axis=-1, dtype=np.float32)
+        spread[x][inside] = voxels.std(axis=-1, dtype=np.float32)
     return Look(mean, spread, mask)
 
 

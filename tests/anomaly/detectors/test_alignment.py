@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from anomaly.detectors import alignment
 from anomaly.detectors.alignment import (
     align,
     channel_sums,
+    difference,
     gaussian,
     guide_images,
     inverted,
@@ -148,3 +150,39 @@ def test_sums_over_channels_leave_out_what_is_outside():
     values = np.where(mask[..., None], channels / weights[..., None], 0)
     expected = [values.sum(axis=-1), (values**2).sum(axis=-1)]
     np.testing.assert_allclose(channel_sums(channels, weights, mask), expected, rtol=1e-6)
+
+
+def test_differences_are_those_of_the_mask_and_0_outside():
+    rng = np.random.default_rng(7)
+    channels, others = rng.uniform(size=(2, 2, 3, 4, 5)).astype(np.float32)
+    mask = rng.uniform(size=(2, 3, 4)) < 0.5
+    out = np.full(channels.shape, 9, dtype=np.float32)
+    difference(channels, others, mask, out)
+    np.testing.assert_array_equal(out, np.where(mask[..., None], channels - others, 0))
+
+
+def test_an_inverse_is_the_plain_fixed_point_iteration():
+    rng = np.random.default_rng(8)
+    warp = np.stack([ndimage.gaussian_filter(rng.standard_normal(SHAPE), 3.0) for _ in range(3)])
+    # Where nothing moves the iteration ends at once.
+    warp[:, :8] = 0
+    positions = (grid() + 1.5 * warp / warp.std()).astype(np.float32)
+    inverse = grid()
+    for _ in range(8):
+        inverse = grid() - np.stack([sampled(shift, inverse) for shift in positions - grid()])
+    np.testing.assert_array_equal(inverted(positions), inverse)
+
+
+def test_normal_equations_of_an_affine_step_are_the_plain_sums():
+    rng = np.random.default_rng(9)
+    maps = rng.uniform(size=(5, 6, 4, 12)).astype(np.float32)
+    images, positions = rng.uniform(0, 3, (3, 50)), rng.uniform(-1, 5, (3, 50)).astype(np.float32)
+    images, rows = images.astype(np.float32), rng.uniform(-1, 1, (50, 4)).astype(np.float32)
+    sums = alignment._normal_equations(maps, images, positions, rows)
+    at_positions = np.stack([sampled(one, positions) for one in np.moveaxis(maps, -1, 0)]).reshape(3, 4, -1)
+    for image, (guide_image, *slopes), image_sums in zip(images, at_positions, sums, strict=True):
+        residual = image - guide_image
+        weight = 1 / np.maximum(1, np.abs(residual))
+        columns = np.einsum("an,nk->nak", slopes, rows).reshape(50, 12)
+        np.testing.assert_allclose(image_sums[:, :12], (columns.T * weight) @ columns, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(image_sums[:, 12], (columns.T * weight) @ residual, rtol=1e-4, atol=1e-5)

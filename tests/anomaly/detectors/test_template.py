@@ -40,6 +40,16 @@ def test_a_look_holds_mean_and_spread_of_the_brain():
     assert not look.mean[~MASK].any()
 
 
+def test_a_look_is_the_same_bits_in_every_layout():
+    signal = np.random.default_rng(2).uniform(size=(*MASK.shape, 150)).astype(np.float32)
+    channels_first = np.moveaxis(np.ascontiguousarray(np.moveaxis(signal, -1, 0)), 0, -1)
+    expected = look_of(signal, MASK)
+    for stored in (np.asfortranarray(signal), channels_first):
+        look = look_of(stored, MASK)
+        np.testing.assert_array_equal(look.mean, expected.mean)
+        np.testing.assert_array_equal(look.spread, expected.spread)
+
+
 def test_a_scan_is_compared_with_the_template_of_the_others(aligned):
     stacks = aligned.stacks.copy()
     stacks[2, 0] += 100
