@@ -369,6 +369,7 @@ class DenoisingAutoencoder(Reconstructor):
             "reconstruction": np.moveaxis(reconstruction, -1, 0),
             "scan": np.moveaxis(signal, -1, 0),
             "positions": positions,
+            "memory": np.moveaxis(rebuilt, -1, 0).reshape(-1),
         }
 
     def _rebuilt(self, brain: Brain) -> NDArray[np.float32]:
@@ -411,7 +412,11 @@ class DenoisingAutoencoder(Reconstructor):
         scan, reconstruction = (
             np.moveaxis(prediction[name], 0, -1)[box] for name in ("scan", "reconstruction")
         )
-        residual = np.empty(scan.shape, dtype=np.float32)
+        # New memory takes longer than the difference: that of the network's answer serves again.
+        memory = prediction.get("memory")
+        if memory is None:
+            memory = np.empty(scan.size, dtype=np.float32)
+        residual = memory[: scan.size].reshape(scan.shape)
         difference(scan, reconstruction, mask[box], residual)
         smooth_axes(residual, sd, "constant")
         mean, squares = channel_sums(residual, smooth.weights(sd), mask[box]) / self.n_channels_
