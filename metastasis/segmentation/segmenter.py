@@ -754,9 +754,8 @@ class DeepMedicSegmenter(VolumeEstimator):
     def _case_score(self, prediction: NDArray[np.float32], target: tuple[Any, Any]) -> float:
         # During training there is no operating point yet.
         threshold = getattr(self, "threshold_", self.threshold)
-        table = lesion_table(
-            binary_label(*target), prediction >= threshold, min_voxels=self.min_voxels
-        )
+        label = self._binary(*target)
+        table = lesion_table(label, prediction >= threshold, min_voxels=self.min_voxels)
         return lesion_scores(table)["lesion_dice"]
 
     def _check(self) -> None:

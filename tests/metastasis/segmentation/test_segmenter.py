@@ -213,6 +213,15 @@ def test_training_ends_when_cases_are_not_segmented_better(cohort):
     assert all("valid_score" in row for row in model.history_)
 
 
+def test_cores_and_swelling_of_held_out_labels_are_no_lesions():
+    label = np.zeros((12, 12, 12), np.uint8)
+    label[2:6, 2:6, 2:6], label[3:5, 3:5, 3:5], label[8:11, 8:11, 8:11] = 1, 2, 3
+    marked = (label == 1).astype(np.float32)
+    model = small(loss="lesion")
+    assert model._case_score(marked, (label, np.ones(label.shape))) == 1
+    assert model._case_score((label > 0).astype(np.float32), (label, np.ones(label.shape))) < 1
+
+
 def test_the_published_sizes():
     model = DeepMedicSegmenter.published(prior=None, training=Training(batch_size=4))
     assert (model.widths, model.dense) == ((30, 40, 50, 60, 70, 80, 90, 100, 110), (300, 300))
