@@ -572,7 +572,13 @@ def read_gradients(
     check_file(Path(bval))
     text = read_text(Path(bval))
     _check_thousands(text, Path(bval))
-    b = numbers_of(text, Path(bval)).ravel()
+    b = numbers_of(text, Path(bval))
+    if len(b) == 3 and b.shape[1] > 1 and np.abs(b).max() <= 1:
+        raise ValueError(
+            f"{bval}: 3 rows of {b.shape[1]} numbers are gradient directions (.bvec); give the "
+            "b-values of the volumes (.bval)"
+        )
+    b = b.ravel()
     if bvec is None:
         return b, None
     directions = read_numbers(Path(bvec))

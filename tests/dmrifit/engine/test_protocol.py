@@ -290,6 +290,13 @@ def test_b_values_just_within_the_tolerance_are_one_contrast():
     assert len(average_directions(np.ones((1, 3)), Protocol([0, 500, 526]))[1]) == 3
 
 
+def test_directions_in_place_of_b_values_are_named(tmp_path):
+    path = tmp_path / "scan.bvec"
+    path.write_text("1 0 0 0\n0 1 0 0\n0 0 -1 0\n")
+    with pytest.raises(ValueError, match=r"scan\.bvec: 3 rows of 4 numbers are gradient directions"):
+        Protocol.read(path)
+
+
 def test_three_directions_of_three_values_stand_in_columns(tmp_path):
     (tmp_path / "a.bval").write_text("0 1000 1000\n")
     (tmp_path / "a.bvec").write_text("0 0.6 0\n0 0.8 0\n0 0 1\n")
