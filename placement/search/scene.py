@@ -51,8 +51,8 @@ class Scene:
     ----------
     tumor : array_like of shape (x, y, z)
         A mask of two values (False and True, or 0 and one number), probabilities from 0 to 1, or
-        whole numbers as labels of which `include` names those to measure. A last dimension of
-        length 1 is dropped.
+        whole numbers as labels of which `include` names those to measure. NaN is outside, here
+        and in masks. A last dimension of length 1 is dropped.
     affine : array_like of shape (4, 4)
         From voxel indices to mm, RAS+ as in NIfTI. Oblique, flipped, sheared and anisotropic ones
         are fine.
@@ -822,10 +822,8 @@ class Scene:
                 "resample one to the other"
             )
         inner, mask = _cropped(values)
-        if mask.dtype.kind == "f" and not np.isfinite(mask).all():
-            raise ValueError(
-                f"{self._title}: {key} holds values that are not finite; set them to 0 or 1"
-            )
+        if mask.dtype.kind == "f" and np.isinf(mask).any():
+            raise ValueError(f"{self._title}: {key} holds infinite values; set them to 0 or 1")
         if mask.dtype != bool:
             mask = mask > MASK_THRESHOLD
         return inner, np.ascontiguousarray(mask)
@@ -869,6 +867,9 @@ def _volume(values: ArrayLike, what: str) -> NDArray:
             f"{what} must be one volume of numbers of shape (x, y, z), not {array.dtype} of shape "
             f"{array.shape}"
         )
+    # The least value is NaN where one is, and needs no mask of a large volume.
+    if array.dtype.kind == "f" and np.isnan(array.min(initial=0)):
+        array = np.where(np.isnan(array), array.dtype.type(0), array)
     return array
 
 
@@ -908,8 +909,8 @@ def _read_values(
                 f"({include=})"
             )
         return crop, (), ()
-    if not np.isfinite(crop).all():
-        raise ValueError(f"{title}: the tumor holds values that are not finite; set them to 0")
+    if np.isinf(crop).any():
+        raise ValueError(f"{title}: the tumor holds infinite values; set them to 0 or 1")
     whole = np.rint(crop)
     if crop.dtype.kind == "f" and (np.abs(crop - whole) > LABEL_TOLERANCE).any():
         if include is not None or crop.min() < 0 or crop.max() > 1 + LABEL_TOLERANCE:

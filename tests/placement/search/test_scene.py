@@ -179,9 +179,9 @@ def test_a_large_grid_is_cropped_before_anything_is_copied():
     assert peak < 2**20
 
 
-def nan_in(tumor):
+def with_corner(tumor, value):
     values = tumor.astype(float)
-    values[0, 0, 0] = np.nan
+    values[0, 0, 0] = value
     return values
 
 
@@ -195,7 +195,7 @@ SHEET = np.zeros(ball().shape)
         (ball() * 2 + ball(radius=3), np.eye(4), {}, r"values \[2, 3\], which have no meaning until they are named: .*brats2013"),
         (ball() * 2, np.eye(4), {"include": 7}, r"\[7\] is there"),
         (ball(), np.eye(4), {"include": 1}, "no labels"),
-        (nan_in(ball()), np.eye(4), {}, "not finite"),
+        (with_corner(ball(), np.inf), np.eye(4), {}, "infinite values"),
         (ball() * 1.5, np.eye(4), {}, "probabilities"),
         (ball() * 0.5, np.eye(4), {"include": 1}, "probabilities"),
         (ball() * -0.5, np.eye(4), {}, "probabilities"),
@@ -206,7 +206,7 @@ SHEET = np.zeros(ball().shape)
         (np.ones((5, 5, 5, 2)), np.eye(4), {}, "volume"),
         (ball(), np.eye(4), {"exclude": ball()}, "all of the tumor is excluded"),
         (ball(), np.eye(4), {"exclude": np.ones((4, 4, 4))}, "resample"),
-        (ball(), np.eye(4), {"exclude": nan_in(ball())}, "not finite"),
+        (ball(), np.eye(4), {"exclude": with_corner(ball(), np.inf)}, "infinite values"),
         (ball(), np.eye(4), {"exclude": 3}, "without labels"),
         (ball() * 3, np.eye(4), {"include": 3, "exclude": [3]}, "at once"),
         (ball(), np.eye(4), {"exclude": SHEET, "exclude_margin": -1}, "exclude_margin .* got -1"),
@@ -221,6 +221,19 @@ def test_what_cannot_be_placed_in_is_refused(tumor, affine, options, words):
     with pytest.raises(ValueError, match=words) as error:
         Scene(tumor, affine, name="patient 3", **options)
     assert "patient 3" in str(error.value) or "exclude_" in str(error.value)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.6])
+def test_what_is_nan_is_outside_tumor_and_excluded_regions(share):
+    wall = np.zeros(ball().shape)
+    wall[:3] = share
+    plain = Scene(share * ball(), np.eye(4), exclude=wall)
+    scene = Scene(with_corner(share * ball(), np.nan), np.eye(4), exclude=with_corner(wall, np.nan))
+    np.testing.assert_array_equal(scene.tumor, plain.tumor)
+    assert scene.origin == plain.origin
+    (region,), (expected,) = scene.forbidden.values(), plain.forbidden.values()
+    expected[0, 0, 0] = False
+    np.testing.assert_array_equal(region, expected)
 
 
 def test_unlikely_edges_are_warned_of():
