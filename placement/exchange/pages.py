@@ -171,7 +171,7 @@ def summary_line(content: Mapping[str, Any]) -> str:
 
 
 def _size_line(content: Mapping[str, Any]) -> str:
-    sides = " × ".join(f"{side:.0f}" for side in content["size_mm"])
+    sides = " × ".join(f"{round(side, 1):g}" for side in content["size_mm"])
     center = ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["center_mm"])
     share = f"{100 * content['scores']['tumor_fraction']:.0f} %"
     return (

@@ -103,7 +103,9 @@ class VoxelOptimizer(BaseEstimator):
         nearer the centroid with sides more alike; 0 to take the best as it is.
     rounding : tuple of 3 float, default=None
         Steps of center (mm), sides (mm) and angles (degrees) to round to, such as `CONSOLE`; the
-        sides are then rounded up or down as the constraints and the objective have it.
+        sides are then rounded up or down as the constraints and the objective have it. Where every
+        rounded box breaks a constraint that the voxel keeps, the voxel stays as it is and has the
+        flag ``sides not rounded``.
     inside_image : bool, default=True
         Whether the voxel must lie within the image.
     random_state : int, RandomState or None, default=None
@@ -333,8 +335,9 @@ class VoxelOptimizer(BaseEstimator):
         -------
         Voxel
             Center and angles to the nearest step; of the sides around its own those that keep all
-            constraints, if any do, and have the largest objective. The canonical voxel as it is
-            where `rounding` is None.
+            constraints, if any do, and have the largest objective; otherwise those that break
+            no other constraint than the voxel. The canonical voxel as it is where there are none
+            of these, or `rounding` is None.
         """
         search = Search(self._wishes(scene), scene)
         canonical = voxel.canonical()
@@ -357,8 +360,8 @@ class VoxelOptimizer(BaseEstimator):
             Scores and flags: ``tumor smaller than min_volume``, ``volume below min_volume``,
             ``side out of range``, ``too many rotations``, ``outside the image``, ``touches NAME``
             (more of it than is tolerated), ``more than LIMIT % TISSUE``, ``less than 75 % target``
-            (or 50 %), ``longest side over 2.5 times the shortest``. As nothing was searched, its
-            ``best_objective`` is the voxel's own.
+            (or 50 %), ``longest side over 2.5 times the shortest``, ``sides not rounded``. As
+            nothing was searched, its ``best_objective`` is the voxel's own.
         """
         search = Search(self._wishes(scene), scene)
         return _assessed(voxel.canonical(), scene, search, None)
@@ -447,6 +450,8 @@ def _assessed(
     tumor_volume = fraction * voxel.volume
     objective = search.wishes.objective.value(fraction, tumor_volume)
     flags = search.flags(voxel)
+    if search.wishes.rounding is not None and not search.is_rounded(voxel):
+        flags += ("sides not rounded",)
     for least in (LEAST_TARGET, MOSTLY):
         if fraction < least:
             flags += (f"less than {100 * least:.0f} % target",)

@@ -785,8 +785,10 @@ class Search:
         if self.free is None or self.free == simple:
             return rounded
         best = self.rounded(self.free)
-        if self.flags(best, own=True):
+        if best is self.free or self.flags(best, own=True):
             return rounded
+        if rounded is simple:  # which cannot be rounded
+            return best
         enough = self.value(best) * (1 - self.wishes.tie_break)
         return rounded if self.value(rounded) >= enough else best
 
@@ -835,14 +837,17 @@ class Search:
         Round to the steps of a console, each side up or down.
 
         Of the sides nearest above and below, those that meet all constraints and have the largest
-        objective; should all of these break a constraint, of the sides some steps farther.
+        objective; should all of these break a constraint, of the sides some steps farther. Where
+        none meets all, the first that breaks no more than the voxel itself; the voxel as it is
+        where each breaks another constraint.
         """
         assert self.wishes.rounding is not None
         of_center, of_size, of_angle = self.wishes.rounding
         center = (np.round(voxel.center / of_center) * of_center).round(6)
         angles = (np.round(voxel.angles / of_angle) * of_angle).round(6)
         down = np.floor(voxel.size / of_size + 1e-9)
-        nearest = None
+        broken = set(self.flags(voxel, own=True))
+        no_worse = None
         # First the two neighboring steps of each side; wider only where constraints refuse all of
         # these.
         for reach in (0, 1, 3):
@@ -852,13 +857,19 @@ class Search:
                 if (size > 0).all():
                     options.append(Voxel(center, size, angles))
             boxes = np.array([[v.center, v.size, *v.rotation] for v in options]).reshape(-1, 5, 3)
-            order = np.argsort(-self.values(boxes), kind="stable")
-            if nearest is None and len(order):
-                nearest = options[order[0]]
-            for index in order:
-                if not self.flags(options[index], own=True):
+            for index in np.argsort(-self.values(boxes), kind="stable"):
+                flags = self.flags(options[index], own=True)
+                if not flags:
                     return options[index]
-        return voxel if nearest is None else nearest
+                if no_worse is None and broken.issuperset(flags):
+                    no_worse = options[index]
+        return voxel if no_worse is None else no_worse
+
+    def is_rounded(self, voxel: Voxel) -> bool:
+        """Tell whether the sides of a voxel are multiples of the step of a console."""
+        assert self.wishes.rounding is not None
+        steps = voxel.size / self.wishes.rounding[1]
+        return bool((np.abs(steps - np.round(steps)) < 1e-6).all())
 
 
 def join_boxes(*searches: Boxes) -> Boxes:

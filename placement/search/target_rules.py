@@ -20,6 +20,8 @@ _REMEDIES = {
     "spectroscopist",
     "volume below min_volume": "enlarge the box, or allow it (--min-volume)",
     "side out of range": "change the side, or allow it (--sides)",
+    "sides not rounded": "each rounded box nearby breaks a constraint that this one keeps; enter "
+    "the sides as they are, or loosen a constraint (--min-volume, --sides)",
     "too many rotations": "turn it about fewer axes, or allow more (--max-rotations)",
     "outside the image": "move the box, or give an image that covers it",
     "less than 50 % target": "ask a spectroscopist before measuring",

@@ -256,6 +256,14 @@ def test_rounded_sides_go_farther_where_the_nearest_break_a_constraint():
     assert voxel.volume >= 7
 
 
+def test_a_voxel_that_no_rounding_keeps_within_the_constraints_stays_as_it_is_and_is_flagged(tilted):
+    optimizer = VoxelOptimizer(rounding=CONSOLE, size_range=(10, 18.2))
+    voxel = Voxel((35.04, 35, 35), (18.18, 18.18, 18.18))
+    assert optimizer.rounded(voxel, tilted) == voxel.canonical()
+    assert "sides not rounded" in optimizer.assess(voxel, tilted).flags
+    assert "sides not rounded" not in VoxelOptimizer().assess(voxel, tilted).flags
+
+
 def test_candidates_are_distinct_and_sorted():
     scene = Scene(lump(shape=(90, 70, 60), center=(45, 35, 30), radii=(34, 26, 22)), np.eye(4))
     candidates = VoxelOptimizer(random_state=0).candidates(scene, 6)

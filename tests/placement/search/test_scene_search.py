@@ -9,6 +9,7 @@ from placement.box.overlap import Limits, Preference
 from placement.box.row_integrals import Rows
 from placement.box.voxel import rotation_of
 from placement.search.objective import objective_parameters
+from placement.search.optimizer import CONSOLE
 from placement.search.scene_search import FINE, Boxes, Search, Wishes
 
 OBJECTIVE = PlacementObjective(11.0, 4.0, 0.8, 0.15)
@@ -469,6 +470,42 @@ def test_rounded_sides_are_the_best_of_the_nearest_steps(target):
     ]
     best = max(trials, key=lambda trial: objective(trial, scene))
     np.testing.assert_allclose(rounded.size, best.size)
+
+
+def test_a_box_that_rounding_would_make_too_small_is_not_rounded():
+    # Sides of 18 mm have 5.8 mL, and 19 mm are too long.
+    search = Search(make_wishes(rounding=CONSOLE, sizes=np.tile([10.0, 18.2], (3, 1))), block_scene())
+    voxel = Voxel((29.53, 20.5, 54.75), (18.18, 18.19, 18.18))
+    assert search.flags(voxel) == ()
+    assert search.rounded(voxel) is voxel
+    assert not search.is_rounded(voxel)
+    assert search.is_rounded(Voxel((29.5, 20.5, 54.7), (18, 19, 18)))
+
+
+def test_a_box_that_breaks_a_constraint_breaks_no_other_one_when_it_is_rounded():
+    objective = PlacementObjective(2.0, 1.0, 0.95, 0.05)
+    wishes = make_wishes(objective=objective, rounding=CONSOLE, max_rotations=0)
+    search = Search(wishes, block_scene())
+    voxel = Voxel((29.5, 20.5, 54.75), (18.18, 18.19, 18.18), (0, 0, 20))
+    assert search.flags(voxel) == ("too many rotations",)
+    rounded = search.rounded(voxel)
+    assert search.flags(rounded) == ("too many rotations",)
+    # The objective would have it even smaller.
+    assert sorted(rounded.size) == [18, 18, 19]
+
+
+def test_a_box_that_can_be_rounded_is_taken_before_one_that_cannot():
+    sizes = np.array([[10.0, 30.0], [10, 18.2], [10, 18.2]])
+    search = Search(make_wishes(rounding=CONSOLE, sizes=sizes), block_scene())
+    size = (18.18, 18.19, 18.18)
+    # The image begins at 4.5 mm, which leaves no room for 19 mm.
+    at_border, amid = Voxel((13.6, 20.5, 54.75), size), Voxel((29.5, 20.5, 54.75), size)
+    assert search.rounded(at_border) is at_border
+    expected = search.rounded(amid)
+    np.testing.assert_array_equal(expected.size, [19, 18, 18])
+    for simple, best in ((at_border, amid), (amid, at_border)):
+        search.free = best
+        assert search.rounded_simple(simple) == expected
 
 
 def test_a_search_improves_on_its_starts_and_keeps_the_constraints():
