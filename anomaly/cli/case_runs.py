@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from anomaly.scans.detection import Detection
 from anomaly.scans.series import SeriesDetector, SeriesFiles
-from anomaly.scans.whole_scan import DIFFERENT, FEWEST_SCANS, mean_over_scans
+from anomaly.scans.whole_scan import DIFFERENT, FEWEST_SCANS, FEWEST_VOXELS, mean_over_scans
 from dmrifit.cli.case_runs import (
     CaseRun,
     can_draw,
@@ -149,26 +149,32 @@ def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
         losses = [content.get("preparation", {}).get(key) for content in contents]
         sentences += _for_scans(losses)
     reasons = [content.get("no_guarantee") for content in contents]
-    sentences += _for_scans(reasons, "the guarantee of the model does not hold: ")
-    n_unjudged = [content["differs"] for content in contents].count(None)
-    if n_unjudged:
-        counts = [content.get("whole_scan", {}).get("n_healthy", 0) for content in contents]
-        reason = "too few voxels in a hemisphere"
-        if max(counts) < FEWEST_SCANS:
-            reason = (
-                f"the model has {counted(max(counts), 'healthy scan')} to compare with, "
-                f"{FEWEST_SCANS} are needed"
-            )
-        sentences.append(f"{counted(n_unjudged, 'scan')} not judged as a whole: {reason}")
+    sentences += _for_scans(reasons, ": the guarantee of the model does not hold: ")
+    reasons = [_unjudged(content) for content in contents]
+    sentences += _for_scans(reasons, " not judged as a whole: ")
     sentences += [f"{content['name']}: {DIFFERENT}" for content in contents if content["differs"]]
     return sentences
 
 
-def _for_scans(texts: Sequence[str | None], lead: str = "") -> list[str]:
+def _unjudged(content: Mapping[str, Any]) -> str | None:
+    """Give the reason why a scan was not judged as a whole; None if it was."""
+    if content["differs"] is not None:
+        return None
+    whole_scan = content.get("whole_scan", {})
+    n_healthy = whole_scan.get("n_healthy", 0)
+    if None in whole_scan.get("bulk", ()):
+        return f"a hemisphere has fewer than {FEWEST_VOXELS} scored voxels"
+    if n_healthy < FEWEST_SCANS:
+        healthy = counted(n_healthy, "healthy scan")
+        return f"the model has {healthy} to compare with, {FEWEST_SCANS} are needed"
+    return "the healthy scans of the model have too few voxels in a hemisphere"
+
+
+def _for_scans(texts: Sequence[str | None], lead: str = ": ") -> list[str]:
     """Give each of the sentences on scans once, with the number of its scans."""
     sentences = []
     for text in dict.fromkeys(filter(None, texts)):
-        sentences.append(f"{counted(texts.count(text), 'scan')}: {lead}{text}")
+        sentences.append(f"{counted(texts.count(text), 'scan')}{lead}{text}")
     return sentences
 
 
@@ -304,7 +310,8 @@ def _write_detection(
         "share_found": detection.figures.share,
         "differs": detection.differs,
         "whole_scan": {
-            "bulk": list(detection.figures.bulk),
+            # JSON has no NaN, which stands for a hemisphere of few voxels.
+            "bulk": [value if np.isfinite(value) else None for value in detection.figures.bulk],
             "n_healthy": detection.n_healthy,
         },
         "no_guarantee": detection.no_guarantee,

@@ -16,6 +16,7 @@ from dmrifit.io.parameter_json import RefusedError, refuse_keys
 __all__ = [
     "DIFFERENT",
     "FEWEST_SCANS",
+    "FEWEST_VOXELS",
     "HealthyScans",
     "ScanFigures",
     "mean_over_scans",
@@ -33,7 +34,8 @@ _QUANTILES = (0.5, 0.75)
 _LEVEL = 0.01
 #: Healthy scans that a scan is judged against as a whole.
 FEWEST_SCANS = 3
-_FEWEST_VOXELS = 20  # in a hemisphere
+#: Scored voxels in each hemisphere of such a scan.
+FEWEST_VOXELS = 20
 #: Share of the voxels of a hemisphere that has to remain when the largest component is left out.
 #: Gliomas fill 5 to 20 % of a brain; what leaves less is no part of the scan but the scan.
 _LEAST_REST = 0.25
@@ -153,6 +155,10 @@ def scan_figures(
     components = label_components(opened)
     counts = np.bincount(components.ravel())[1:]
     n_scored = int(np.count_nonzero(scored))
+    if not n_scored:
+        raise ValueError(
+            "no voxel of the brain is white or gray matter; give a tissue map that names them"
+        )
     largest = int(counts.max(initial=0))
     planes = np.flatnonzero(scored.any(axis=(1, 2)))
     # Twice the plane between the hemispheres; planes may lie between two voxels.
@@ -164,12 +170,12 @@ def scan_figures(
         rest = scored & ~_with_mirror_image(components == 1 + counts.argmax(), middle)
     for side in sides:
         n_rest = np.count_nonzero(rest[side])
-        if n_rest < max(_FEWEST_VOXELS, _LEAST_REST * np.count_nonzero(scored[side])):
+        if n_rest < max(FEWEST_VOXELS, _LEAST_REST * np.count_nonzero(scored[side])):
             rest = scored
     bulk: list[float] = []
     for side in sides:
         values = scores[side][rest[side]]
-        if len(values) < _FEWEST_VOXELS:
+        if len(values) < FEWEST_VOXELS:
             bulk += [float("nan")] * len(_QUANTILES)
         else:
             bulk += np.quantile(values, _QUANTILES).tolist()
@@ -189,7 +195,7 @@ def scan_figures(
 def _noise(signal: NDArray[np.floating], inside: NDArray[np.bool_]) -> float:
     """Estimate the noise of signals (x, y, z, channels) by second differences along y."""
     neighbors = inside[:, :-2] & inside[:, 1:-1] & inside[:, 2:]
-    if np.count_nonzero(neighbors) < _FEWEST_VOXELS:
+    if np.count_nonzero(neighbors) < FEWEST_VOXELS:
         return float("nan")
     step = max(1, signal.shape[-1] // _N_NOISE)
     differences = []

@@ -215,6 +215,28 @@ def test_a_calibration_refuses_the_scans_of_the_training(run, cases, two_sided, 
     assert "the model was trained on this scan or patient" in error
 
 
+def test_a_scan_of_few_voxels_is_written_and_not_judged_as_a_whole(run, cases, two_sided, tmp_path):
+    table = rows_of(cases / "gliomas.tsv").drop(columns="tissue")
+    brain = nib.load(table["brain"][0])
+    x, y, z = np.argwhere(np.asarray(brain.dataobj)).mean(0).astype(int)
+    few = np.zeros(brain.shape, np.uint8)
+    few[x - 1 : x + 2, y - 1 : y + 2, z] = 1
+    nib.save(nib.Nifti1Image(few, brain.affine), tmp_path / "few.nii.gz")
+    table.loc[0, "brain"] = str(tmp_path / "few.nii.gz")
+    table.to_csv(tmp_path / "cases.tsv", sep="\t", index=False)
+    words = ("detect", two_sided, tmp_path / "cases.tsv", "--out", tmp_path / "found")
+    for _ in range(2):  # the second run reads the records
+        code, said, error = run(*words)
+        assert code == 0, error
+        sentence = "1 scan not judged as a whole: a hemisphere has fewer than 20 scored voxels"
+        assert sentence in said.splitlines()
+    record = json.loads((tmp_path / "found" / table["name"][0] / "detection.json").read_text())
+    assert record["differs"] is None
+    assert record["whole_scan"]["bulk"] == [None] * 4
+    rows = pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t")
+    assert rows["differs"].isna().tolist() == [True, False]
+
+
 def test_scans_that_are_not_judged_and_guarantees_that_do_not_hold_are_told():
     shared = {"name": "a", "n_lesions": 0, "share_found": 0.01, "synthetic": False}
     content = shared | {"differs": None, "whole_scan": {"n_healthy": 2}, "no_guarantee": "opening 1"}
@@ -222,6 +244,9 @@ def test_scans_that_are_not_judged_and_guarantees_that_do_not_hold_are_told():
     assert "2 scans: the guarantee of the model does not hold: opening 1" in sentences
     expected = "the model has 2 healthy scans to compare with, 3 are needed"
     assert f"2 scans not judged as a whole: {expected}" in sentences
+    healthy_scans_of_few_voxels = content | {"whole_scan": {"n_healthy": 5, "bulk": [1.0] * 4}}
+    (sentence,) = (text for text in scan_sentences([healthy_scans_of_few_voxels]) if "judged" in text)
+    assert "the healthy scans of the model have too few voxels" in sentence
 
 
 # Options -----------------------------------------------------------------------------------------

@@ -180,6 +180,12 @@ def test_a_scan_differs_where_both_hemispheres_are_shifted_alike(bulk, differs):
     assert healthy_scans(8).differs(ScanFigures(0, 0, 0, bulk)) is differs
 
 
+def test_a_scan_without_scored_voxels_is_refused():
+    nothing = np.zeros((4, 4, 4), bool)
+    with pytest.raises(ValueError, match="no voxel of the brain is white or gray matter"):
+        scan_figures(np.zeros((4, 4, 4)), nothing, nothing, nothing, np.eye(4))
+
+
 def test_few_healthy_scans_judge_mildly_or_not_at_all():
     far, farther = (ScanFigures(0, 0, 0, (value,) * 4) for value in (1.7, 5.0))
     assert healthy_scans(20).differs(far) is True
