@@ -284,7 +284,14 @@ def train(
             directions=directions,
             covariates=names,
         )
-        model.fit(series_of_table(cases), tissue=estimate_tissue, mask=not all_voxels)
+        series = series_of_table(cases)
+        # Before the scans are read, which takes minutes.
+        estimator._check_shared()
+        try:
+            estimator._subject_numbers(series, [scan.subject for scan in series])
+        except ValueError as error:
+            raise ValueError(f"{cases}: {error}") from None
+        model.fit(series, tissue=estimate_tissue, mask=not all_voxels)
         save_model(model, out)
     threshold = getattr(model.detector_.threshold_, "threshold_", float("nan"))
     grid = " × ".join(map(str, model.shape_))

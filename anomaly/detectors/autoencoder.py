@@ -31,6 +31,7 @@ from anomaly.detectors.network_base import (
 )
 from anomaly.detectors.template import (
     INSIDE_SHARE,
+    LEAST_SUBJECTS,
     AlignedScans,
     Smoother,
     look_of,
@@ -57,6 +58,7 @@ _CHOICES = {
     "aligned": (True, False),
 }
 _ARRAYS = "arrays.safetensors"
+_UNALIGNED = "or set aligned=False (--set aligned=false)"
 _SMOOTHNESS = 2.0  # voxels
 #: Share of the median over the brain in the healthy variance of a place, which few scans estimate
 #: poorly, and the standard deviation in voxels of its smoothing.
@@ -301,6 +303,16 @@ class DenoisingAutoencoder(Reconstructor):
     def _needs_directions(self) -> bool:
         return self.aligned
 
+    @property
+    def _least_subjects(self) -> int:
+        return LEAST_SUBJECTS if self.aligned else super()._least_subjects
+
+    def _check_held_out(self, n_scans: int, n_subjects: int) -> None:
+        try:
+            super()._check_held_out(n_scans, n_subjects)
+        except ValueError as error:
+            raise ValueError(f"{error}, {_UNALIGNED}") from None
+
     def _fit_scans(self, scans: Scans) -> None:
         self._positions: dict[int, NDArray[np.float32]] = {}
         try:
@@ -309,8 +321,7 @@ class DenoisingAutoencoder(Reconstructor):
                 try:
                     aligned = AlignedScans.learn(looks, _SMOOTHNESS, scans.subjects)
                 except ValueError as error:
-                    remedy = "or set aligned=False (--set aligned=false)"
-                    raise ValueError(f"{error}, {remedy}") from None
+                    raise ValueError(f"{error}, {_UNALIGNED}") from None
                 self.guide_, self.scales_ = aligned.guide, aligned.scales
                 self._positions = dict(enumerate(aligned.positions))
             super()._fit_scans(scans)

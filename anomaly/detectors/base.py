@@ -16,6 +16,7 @@ from dmrifit._utils.checks import is_number
 from dmrifit.io.atomic_files import check_room
 from dmrifit.io.masks import zeros_and_ones
 from dmrifit.networks.volume_cases import check_length, listed, naming
+from dmrifit.report.numerals import counted
 
 __all__ = ["AnomalyDetector", "Scans", "image_scaled"]
 
@@ -277,6 +278,11 @@ class AnomalyDetector(BaseEstimator):
         """Tell whether scores need several directions, which powder averages lack."""
         return False
 
+    @property
+    def _least_subjects(self) -> int:
+        """Give the number of subjects that the detector can learn from."""
+        return 1
+
     def _check_parameters(self) -> None:
         """Raise if a parameter is out of range; called before any work."""
 
@@ -291,7 +297,7 @@ class AnomalyDetector(BaseEstimator):
         """Learn from checked scans and fit the threshold."""
         self._check_shared()
         self._check_parameters()
-        subjects = _subject_numbers(scans, groups)
+        subjects = self._subject_numbers(scans, groups)
         scans.subjects = subjects
         self._remember(scans)
         rule = self._new_threshold()
@@ -314,6 +320,46 @@ class AnomalyDetector(BaseEstimator):
         if self._observe is not None:
             self._observe(maps, masks, held_out)
         return self
+
+    def _subject_numbers(self, scans: Sequence[Any] | Scans, groups: Any) -> NDArray[Any]:
+        """Return the number of each scan's subject, in the order of their first scans."""
+        names = [str(i) for i in range(len(scans))]
+        if groups is not None:
+            names = [str(group) for group in listed(groups, "groups")]
+            if len(names) != len(scans):
+                raise ValueError(
+                    f"{len(names)} groups for {len(scans)} scans; give the subject of each scan"
+                )
+        number_of: Mapping[str, int] = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        n_subjects = len(number_of)
+        if n_subjects < 2:
+            raise ValueError(
+                f"{counted(len(scans), 'scan')} of one subject; what is healthy is learned from "
+                "several, and others are needed for the threshold: give scans of more subjects"
+            )
+        if self._new_threshold() is not None:
+            self._check_held_out(len(scans), n_subjects)
+        return np.array([number_of[name] for name in names])
+
+    def _check_held_out(self, n_scans: int, n_subjects: int) -> None:
+        """Raise if too few subjects are left to learn from beside those of the threshold."""
+        least = self._least_subjects
+
+        def n_held_out(n: int) -> int:
+            return max(len(fold) for fold in _folds(np.arange(n), self._held_out()))
+
+        n_left = n_subjects - n_held_out(n_subjects)
+        if n_left >= least:
+            return
+        # Shares near 1 would need more subjects than anybody has.
+        last = n_subjects + 1000
+        enough = (n for n in range(n_subjects, last) if n - n_held_out(n) >= least)
+        raise ValueError(
+            f"{counted(n_scans, 'scan')} of {counted(n_subjects, 'subject')}: holding out "
+            f"{n_subjects - n_left} for the threshold leaves {n_left} to learn from, and "
+            f"{type(self).__name__} needs {least}; give scans of {next(enough, last)} subjects or "
+            "more"
+        )
 
     def _cross_fitted_maps(
         self, scans: Scans, folds: list[NDArray[np.int64]]
@@ -471,25 +517,6 @@ def _check_values(scan: NDArray[Any]) -> None:
 
 def _size(shape: Sequence[int]) -> str:
     return " × ".join(map(str, shape[:3]))
-
-
-def _subject_numbers(scans: Scans, groups: Any) -> NDArray[Any]:
-    """Return the number of each scan's subject, in the order of their first scans."""
-    if groups is None:
-        names = [str(i) for i in range(len(scans))]
-    else:
-        names = [str(group) for group in listed(groups, "groups")]
-        if len(names) != len(scans):
-            raise ValueError(
-                f"{len(names)} groups for {len(scans)} scans; give the subject of each scan"
-            )
-    number_of: Mapping[str, int] = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    if len(number_of) < 2:
-        raise ValueError(
-            f"all {len(scans)} scans are of one subject; what is healthy is learned from several, "
-            "and others are needed for the threshold: give scans of more subjects"
-        )
-    return np.array([number_of[name] for name in names])
 
 
 def _folds(subjects: NDArray[Any], calibration: str | float | int) -> list[NDArray[np.int64]]:

@@ -15,9 +15,11 @@ from anomaly.detectors.array_detector import ArrayDetector
 from anomaly.detectors.base import Scans
 from anomaly.generators.implants import Look
 from dmrifit._utils.checks import check_number
+from dmrifit.report.numerals import counted
 
 __all__ = [
     "INSIDE_SHARE",
+    "LEAST_SUBJECTS",
     "AlignedDetector",
     "AlignedScans",
     "Deviations",
@@ -38,7 +40,7 @@ INSIDE_SHARE = 0.6
 #: Least standard deviation of the signals of a scan; that of constants is a rounding error.
 _LEAST_CONTRAST = 1e-7
 #: Subjects of training scans, and voxels along an axis.
-_LEAST_SUBJECTS, _LEAST_SIZE = 3, 4
+LEAST_SUBJECTS, _LEAST_SIZE = 3, 4
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,12 @@ class AlignedScans:
             subjects = np.arange(len(looks))
         shape = looks[0].mask.shape
         n_subjects = len(np.unique(subjects))
-        if min(shape) < _LEAST_SIZE or n_subjects < _LEAST_SUBJECTS:
+        if min(shape) < _LEAST_SIZE or n_subjects < LEAST_SUBJECTS:
             raise ValueError(
-                f"{len(looks)} scans to learn from, of {n_subjects} subjects and "
+                f"{counted(len(looks), 'scan')} to learn from, of "
+                f"{counted(n_subjects, 'subject')} and "
                 f"{' × '.join(map(str, shape))} voxels; alignment and a healthy variance need "
-                f"scans of {_LEAST_SUBJECTS} subjects and {_LEAST_SIZE} voxels along each axis"
+                f"scans of {LEAST_SUBJECTS} subjects and {_LEAST_SIZE} voxels along each axis"
             )
         scales = np.array([
             np.mean([look.mean[look.mask].std() for look in looks]),
@@ -147,6 +150,10 @@ class AlignedDetector(ArrayDetector):
     @property
     def _needs_directions(self) -> bool:
         return True
+
+    @property
+    def _least_subjects(self) -> int:
+        return LEAST_SUBJECTS
 
     def _check_parameters(self) -> None:
         if self.smoothness is not None:

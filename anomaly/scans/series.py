@@ -93,6 +93,11 @@ class SeriesFiles:
         return self.name or self.patient or stem(self.image)
 
     @property
+    def subject(self) -> str:
+        """Name of the patient, by default that of the image."""
+        return self.patient or stem(self.image)
+
+    @property
     def files(self) -> dict[str, Path]:
         """Files by their role, with b-values and directions found next to the image."""
         paths = {role: getattr(self, role) for role in _FILES if getattr(self, role) is not None}
@@ -129,7 +134,7 @@ class SeriesFiles:
             self.image,
             bval=self.bval,
             bvec=self.bvec,
-            patient=self.patient or stem(self.image),
+            patient=self.subject,
             name=self.label,
             **(options | dict(self.known)),
         )

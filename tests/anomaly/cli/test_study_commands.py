@@ -251,6 +251,21 @@ def test_a_training_tells_of_its_healthy_scans_and_of_what_is_guaranteed(run, ca
     assert "2 give at best 2/3; keep more scans for the calibration" in run(*words, "--guarantee", 0.8)[2]
 
 
+def test_a_table_of_too_few_persons_is_named_before_its_scans_are_read(run, cases, tmp_path):
+    table = pd.read_csv(cases / "healthy.tsv", sep="\t", dtype=str)[:2]
+    for path in table["image"]:
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / path).touch()
+    few = tmp_path / "few.tsv"
+    table[["patient", "image"]].to_csv(few, sep="\t", index=False)
+    code, _, error = run("train", few, "--out", tmp_path / "model.dmrifit")
+    assert code == 2
+    assert f"{few}: 2 scans of 2 subjects: holding out 1 for the threshold leaves 1 to learn from" in error
+    assert "give scans of 4 subjects or more" in error
+    table[["patient", "image"]][:1].to_csv(few, sep="\t", index=False)
+    assert f"{few}: 1 scan of one subject" in run("train", few, "--out", tmp_path / "m.dmrifit")[2]
+
+
 def test_a_rate_and_a_guarantee_are_not_given_together(run, cases, tmp_path):
     words = ("train", cases / "healthy.tsv", "--out", tmp_path / "model.dmrifit")
     code, said, error = run(*words, "--rate", 0.01, "--guarantee", 0.8)

@@ -152,6 +152,22 @@ def test_too_few_scans_are_refused():
         AlignedMahalanobis(calibration=None).fit(people(4, 1), [MASK] * 4, groups=list("aabb"))
 
 
+@pytest.mark.parametrize(
+    ("n_scans", "groups", "calibration", "message"),
+    [
+        (2, None, "auto", "2 scans of 2 subjects: holding out 1 .* leaves 1 .* needs 3; .* of 4 subjects"),
+        (5, "aabbc", 4, "5 scans of 3 subjects: holding out 1 .* leaves 2 .* of 4 subjects"),
+        (4, None, 2, "4 scans of 4 subjects: holding out 2 .* of 6 subjects"),
+        (4, None, 0.4, "4 scans of 4 subjects: holding out 2 .* of 5 subjects"),
+        (2, None, 1 - 1e-9, "of 1002 subjects"),
+    ],
+)
+def test_subjects_beside_those_of_the_threshold_are_counted(n_scans, groups, calibration, message):
+    detector = AlignedMahalanobis(calibration=calibration)
+    with pytest.raises(ValueError, match=message):
+        detector.fit(people(n_scans, 1), [MASK] * n_scans, groups=groups and list(groups))
+
+
 def test_model_files_score_the_same(fitted, tmp_path):
     save_model(fitted, tmp_path / "model.dmrifit")
     loaded = load_model(tmp_path / "model.dmrifit")

@@ -230,7 +230,7 @@ def test_groups_are_checked(world):
     healthy = world[0]
     with pytest.raises(ValueError, match="3 groups for 16 scans"):
         OneMinusMean().fit(healthy, groups=[1, 2, 3])
-    with pytest.raises(ValueError, match="16 scans are of one subject"):
+    with pytest.raises(ValueError, match="16 scans of one subject"):
         OneMinusMean().fit(healthy, groups=["a"] * 16)
 
 
