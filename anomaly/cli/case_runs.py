@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from anomaly.scans.detection import Detection
@@ -46,6 +47,7 @@ __all__ = [
 _FILES = {"map": "map.nii.gz", "binary": "binary.nii.gz", "opened": "opened.nii.gz"}
 _TABLE = "detections.tsv"
 _LESIONS = "lesions.csv"
+_FAILED = "failed.tsv"
 _PANELS = "panels.png"
 _VIEW = "view.html"
 _BRIGHTEST = 3.0  # upper end of a map's gray scale, in thresholds
@@ -70,7 +72,7 @@ RUN = CaseRun(
         "lesions": list,
         "sources": dict,
     },
-    results=(_TABLE, _LESIONS, "index.html"),
+    results=(_TABLE, _LESIONS, _FAILED, "index.html"),
 )
 
 
@@ -83,7 +85,11 @@ def detect_series(
     overwrite: bool,
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """Detect anomalies in scans, each into a folder; finished scans are not repeated."""
+    """
+    Detect anomalies in scans, each into a folder; finished scans are not repeated.
+
+    Scans that fail are listed in failed.tsv with the reason; ValueError if all fail.
+    """
     folders = file_stems((scan.patient or scan.label, scan.label) for scan in series)
     figure = figure and find_spec("matplotlib") is not None
 
@@ -93,7 +99,8 @@ def detect_series(
         try:
             detection = detector.detect(scan, **options)
         except ValueError as error:
-            raise ValueError(f"{scan.label}: {error}") from None
+            # Without a record, so that the scan is tried again when the run is resumed.
+            return {"name": scan.label, "patient": scan.subject, "problem": str(error)}
         return _write_detection(detection, folder, sources, _covariates(scan), figure=figure)
 
     def is_current(scan: SeriesFiles, record: dict[str, Any]) -> bool:
@@ -101,7 +108,25 @@ def detect_series(
         return is_same_scan and record.get("known") == _covariates(scan)
 
     scans = dict(zip(folders, series, strict=True))
-    return RUN.process(scans, out, detect_in, is_current, overwrite=overwrite)
+    records = RUN.process(scans, out, detect_in, is_current, overwrite=overwrite)
+    failed = [record for record in records if "problem" in record]
+    if failed and len(failed) == len(records):
+        raise ValueError(f"{failed[0]['name']}: {failed[0]['problem']}")
+    _write_failed(out, failed)
+    return [record for record in records if "problem" not in record]
+
+
+def _write_failed(out: Path, failed: Sequence[Mapping[str, Any]]) -> None:
+    """Write and print which scans failed and why; remove the table of an earlier run."""
+    import pandas as pd
+
+    from dmrifit.io.atomic_files import write_text
+
+    (out / _FAILED).unlink(missing_ok=True)
+    if failed:
+        write_text(out / _FAILED, table_text(pd.DataFrame(failed)))
+    for record in failed:
+        typer.echo(f"failed: {record['name']}: {record['problem']}")
 
 
 def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: bool) -> None:

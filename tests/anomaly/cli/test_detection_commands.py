@@ -70,6 +70,29 @@ def test_a_detection_goes_on_where_it_stopped(run, cases, model, tmp_path):
     assert "other options (opening)" in error
 
 
+def test_a_scan_that_fails_leaves_the_others(run, cases, model, tmp_path):
+    table = rows_of(cases / "gliomas.tsv")
+    few = tmp_path / "few.bval"
+    few.write_text("1000 " * 9)
+    good = (cases / "synthetic-glioma-001" / "synthetic-glioma-001_dwi.bval").read_text()
+    table.loc[0, "bval"] = str(few)
+    table.to_csv(tmp_path / "cases.tsv", sep="\t", index=False)
+    words = ("detect", model, tmp_path / "cases.tsv", "--out", tmp_path / "found", "--no-figure")
+    code, said, error = run(*words)
+    assert code == 0, error
+    assert "failed: synthetic-glioma-001: " in said
+    assert "1 scan," in said
+    (row,) = pd.read_csv(tmp_path / "found" / "failed.tsv", sep="\t").itertuples()
+    assert row.name == "synthetic-glioma-001"
+    assert "no volume at b = 0" in row.problem
+    (row,) = pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t").itertuples()
+    assert row.name == "synthetic-glioma-002"
+    # The scan is tried again, and the table of the first run goes.
+    few.write_text(good)
+    assert "2 scans," in run(*words)[1]
+    assert not (tmp_path / "found" / "failed.tsv").exists()
+
+
 def test_one_series_is_given_by_options(run, cases, model, series, tmp_path):
     words = ("detect", model, *series, "--no-figure")
     tissue = series[0].replace("_dwi", "_tissue")
