@@ -288,7 +288,9 @@ def train(
         # Before the scans are read, which takes minutes.
         estimator._check_shared()
         try:
-            estimator._subject_numbers(series, [scan.subject for scan in series])
+            # Lesions are refused by the training, which says what the table should hold.
+            if all(scan.lesion is None for scan in series):
+                estimator._subject_numbers(series, [scan.subject for scan in series])
         except ValueError as error:
             raise ValueError(f"{cases}: {error}") from None
         model.fit(series, tissue=estimate_tissue, mask=not all_voxels)
