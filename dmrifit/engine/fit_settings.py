@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.engine.kernels.layout import form
 from dmrifit.engine.models import Parameter, SignalModel
+from dmrifit.engine.parameter_units import check_bounds, check_fixed
 from dmrifit.engine.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -223,8 +224,10 @@ class FitSettings:
                     f"fixed {name} must be a finite number or {n} of them, one for each voxel; "
                     f"got {value!r}"
                 )
-            if form(_parameter(model, name)) != "plain" and not (array > 0).all():
+            parameter = _parameter(model, name)
+            if form(parameter) != "plain" and not (array > 0).all():
                 raise ValueError(f"fixed {name} must be positive; got {array.min():g}")
+            check_fixed(parameter, array)
             values[name] = array
         for name in values:
             if box[name][1] == "monotonic":
@@ -366,4 +369,5 @@ def _checked_interval(parameter: Parameter, low: float, high: float) -> tuple[fl
     # Such a parameter is searched by its logarithm or reciprocal.
     if form(parameter) != "plain" and high <= 0:
         raise ValueError(f"{parameter.name} is positive, but its upper bound is {high:g}")
+    check_bounds(parameter, low, high)
     return low, high
