@@ -86,7 +86,13 @@ class DiffusionScan:
             if te is not None:
                 row["te"] = te if _is_number(te) else str(Path(te).resolve())
         named_rows = [(str(image), row) for image, row in zip(self.images, rows, strict=True)]
-        return manifest_of(named_rows, self.root / f"{self.name}.tsv")
+        gradient_files = []
+        for image in self.images:
+            for ending in ("bval", "bvec"):
+                gradient_files.append(_inherited(image, ending, self.root))
+        source = ", ".join(dict.fromkeys(str(path) for path in gradient_files if path is not None))
+        # No table need exist: the rows hold absolute paths.
+        return manifest_of(named_rows, self.root / f"{self.name}.tsv", source=source)
 
 
 def is_bids_folder(path: Path) -> bool:

@@ -91,8 +91,14 @@ def read_manifest(table: str | Path) -> Manifest:
     return manifest_of([(f"{table}, row {line}", row) for line, row in rows], table)
 
 
-def manifest_of(rows: Sequence[tuple[str, dict[str, str]]], table: Path) -> Manifest:
-    """Join images whose files are relative to the folder of a table, each with its name."""
+def manifest_of(
+    rows: Sequence[tuple[str, dict[str, str]]], table: Path, *, source: str | None = None
+) -> Manifest:
+    """
+    Join images whose files are relative to the folder of a table, each with its name.
+
+    Errors in the protocol of all images name `source`, by default the table.
+    """
     images: list[Path] = []
     contrasts: list[_Contrasts] = []
     first_of: dict[Path, str] = {}
@@ -124,7 +130,7 @@ def manifest_of(rows: Sequence[tuple[str, dict[str, str]]], table: Path) -> Mani
     try:
         protocol = Protocol(b, te, directions=directions, name=table.stem)
     except ValueError as error:
-        raise ValueError(f"{table}: {error}") from None
+        raise ValueError(f"{source or table}: {error}") from None
     return Manifest(tuple(images), protocol)
 
 

@@ -53,6 +53,18 @@ def test_b_values_of_another_session_are_not_inherited(root):
         find_scans(root)[0].read()
 
 
+def test_errors_in_a_protocol_name_the_files_it_was_read_from(tmp_path):
+    nib.save(nib.Nifti1Image(np.ones((2, 2, 2, 3), np.float32), np.eye(4)), tmp_path / "scan.nii.gz")
+    (tmp_path / "scan.bval").write_text("0 0.4 0.6")
+    (tmp_path / "scan.bvec").write_text("0 1 0\n0 0 1\n0 0 0")
+    with (
+        pytest.warns(UserWarning, match="if they are in ms/µm²"),
+        pytest.raises(ValueError, match="look like ms/µm²") as refusal,
+    ):
+        plain_scan(tmp_path / "scan.nii.gz").read()
+    assert str(refusal.value).startswith(f"{tmp_path / 'scan.bval'}, {tmp_path / 'scan.bvec'}: the largest b-value")
+
+
 def test_masks_are_those_whose_names_are_of_the_scan(root):
     masks = root / "derivatives" / "m"
     masks.mkdir(parents=True)
