@@ -17,7 +17,13 @@ from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["DoubtReason", "DoubtTally", "doubt_reasons"]
+__all__ = [
+    "DoubtReason",
+    "DoubtTally",
+    "doubt_reasons",
+    "least_weighted",
+    "least_weighted_signals",
+]
 
 #: Levels whose intervals decide: half the first is the standard error, the second is searched.
 LEVELS = (0.68, 0.95)
@@ -84,6 +90,28 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
     return reasons
 
 
+def least_weighted(protocol: Protocol) -> NDArray[np.intp]:
+    """List the measurements at the lowest b-value and, of these, at the shortest echo time."""
+    lowest = np.flatnonzero(protocol.b == protocol.b.min())
+    if protocol.te is None:
+        return lowest
+    return lowest[protocol.te[lowest] == protocol.te[lowest].min()]
+
+
+def least_weighted_signals(result: Any) -> NDArray[np.float64]:
+    """
+    Average what a `FitResult` was fitted to at the lowest b-value and shortest echo time.
+
+    Shapes: returns (n_voxels,), NaN where nothing was measured there, or no inputs are kept.
+    """
+    if result.inputs is None:
+        return np.full(len(result.cost), np.nan)
+    signals = result.inputs.signals[:, least_weighted(result.protocol)].astype(np.float64)
+    is_measured = np.isfinite(signals)
+    with np.errstate(invalid="ignore"):
+        return np.where(is_measured, signals, 0.0).sum(axis=1) / is_measured.sum(axis=1)
+
+
 def _is_decayed(result: Any) -> NDArray[np.bool_]:
     """Tell in which voxels the highest b-value leaves nothing of a signal without kurtosis."""
     diffusivity = result[result.model.cumulant[1]]
@@ -134,6 +162,7 @@ class DoubtTally:
         self.at_high = np.zeros(n_parameters, np.int64)
         self.reasons = np.zeros((n_parameters, len(DoubtReason)), np.int64)
         self.starts_disagree = 0
+        self.below_noise = 0
         self._stride = 1
         self._ends = np.empty((0, n_parameters, 2))
         self._is_none = np.empty((0, n_parameters), bool)
@@ -148,6 +177,9 @@ class DoubtTally:
         self.at_high += column_counts(result.at_high[fitted])
         self.starts_disagree += int(np.count_nonzero(result.starts_disagree[fitted]))
         self.free = ~result.is_known
+        if result.inputs is not None and result.inputs.sigma is not None:
+            is_below = least_weighted_signals(result) < result.inputs.sigma
+            self.below_noise += int(np.count_nonzero(is_below & fitted))
         reasons = result.doubt_reasons[fitted]
         for j, column in enumerate(reasons.T):
             self.reasons[j] += np.bincount(column, minlength=len(DoubtReason))
@@ -217,6 +249,12 @@ class DoubtTally:
         if not self.n_fitted:
             return []
         sentences = []
+        below_noise = self.below_noise / self.n_fitted
+        if below_noise >= _MOST:
+            sentences.append(
+                f"In {below_noise:.0%} of the voxels the noise is larger than the signal at the "
+                "lowest b-value: is sigma in the units of the image?"
+            )
         for j in np.flatnonzero(self.free):
             sentence = self._sentence(int(j))
             if sentence:

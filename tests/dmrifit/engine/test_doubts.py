@@ -61,6 +61,30 @@ def test_an_artificial_bound_is_a_doubt_and_zero_is_none():
     assert not still.doubt[:, 1].any()
 
 
+def test_noise_above_the_signal_is_a_doubt_of_its_units():
+    protocol = Protocol([0, 0, 400, 800])
+    signals = noisy(MODELS["adc"], [100.0, 1.0], protocol, 20, 7)
+    # The noise of some voxels, not all, is known in another unit.
+    sigma = np.where(np.arange(300) < 180, 5000.0, 5.0)
+    sentence = "In 60% of the voxels the noise is larger than the signal at the lowest b-value: is sigma in the units"
+    assert sentence in fit_voxels(signals, protocol, "adc", sigma=sigma).advice()[0]
+    assert "In 100% of the voxels the noise" in fit_voxels(signals, protocol, "adc", sigma=101.0 * 5).advice()[0]
+    for level in (5.0, np.where(np.arange(300) < 120, 5000.0, 5.0)):
+        advice = fit_voxels(signals, protocol, "adc", sigma=level).advice()
+        assert not any("sigma" in text for text in advice)
+
+
+def test_the_least_weighted_signals_are_those_of_the_shortest_echo_time():
+    protocol = Protocol([0, 500, 0, 0, 500], te=[90, 60, 60, 60, 90])
+    assert doubts.least_weighted(protocol).tolist() == [2, 3]
+    assert doubts.least_weighted(Protocol([20, 500, 20])).tolist() == [0, 2]
+    signals = [[50, 40, 90, 110, 20], [50, 40, 90, np.nan, 20]]
+    result = fit_voxels(signals, Protocol(protocol.b), "adc")
+    result = replace(result, inputs=replace(result.inputs, protocol=protocol))
+    np.testing.assert_allclose(doubts.least_weighted_signals(result), [100, 90])
+    assert np.isnan(doubts.least_weighted_signals(replace(result, inputs=None))).all()
+
+
 def test_a_capped_kurtosis_names_the_turning_point():
     protocol = Protocol([0, 500, 1000, 2000, 3000])
     signals = noisy(MODELS["kurtosis"], [100.0, 1.5, 1.2], protocol, 200, 6)
