@@ -753,7 +753,7 @@ def _print_expected_precision(section: Mapping[str, Any]) -> None:
             errors.append(f"{name} ±{cv:.2%}" if cv < 0.01 else f"{name} ±{cv:.0%}")
     typer.echo(
         f"precision to expect in typical tissue at the SNR of this scan, {section['SNR']:.0f} "
-        f"(S0 over the SD of residuals): {', '.join(errors)}"
+        f"(signal at {section['SNRContrast']} over the SD of residuals): {', '.join(errors)}"
     )
     for sentence in section["Advice"]:
         typer.echo(f"protocol: {sentence}")

@@ -14,8 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.spread_sample import SpreadSample
-from dmrifit.engine.design.identifiability import expected_precision
-from dmrifit.engine.doubts import DoubtTally, column_counts
+from dmrifit.engine.design.identifiability import expected_precision, typical_tissue
+from dmrifit.engine.doubts import (
+    DoubtTally,
+    column_counts,
+    least_weighted,
+    least_weighted_signals,
+)
 from dmrifit.engine.fit_maps import FIT_MAPS, OUTSIDE
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.kernels.layout import is_share
@@ -153,9 +158,10 @@ class FitTally:
             self.screening.add(result.screening, result.status != FitStatus.NOT_FITTED)
         amplitudes = [p.name for p in self.model.parameters if p.is_amplitude]
         if len(amplitudes) == 1:
-            amplitude = result[amplitudes[0]]
-            snr = amplitude / self._residual_deviation(result)
-            self._sample.add(np.column_stack([snr, amplitude]), inside)
+            # S0 itself may lie far outside of what was measured, and be not determined.
+            signals = least_weighted_signals(result)
+            snr = signals / self._residual_deviation(result)
+            self._sample.add(np.column_stack([snr, signals]), inside)
 
     def _residual_deviation(self, result: FitResult) -> NDArray[np.float64]:
         """
@@ -177,12 +183,17 @@ class FitTally:
         return np.where((spare > 0) & (deviation > 0), deviation, np.nan)
 
     def snr(self) -> tuple[float, float]:
-        """Give the median over tissue of S0 over the SD of residuals, and the share of air."""
+        """
+        Give the SNR of the scan, and the share of air.
+
+        The SNR is the median over tissue of the signals at the lowest b-value and shortest echo
+        time over the standard deviation of residuals.
+        """
         rows = self._sample.rows().reshape(-1, 2)
-        snr, amplitudes = rows[np.isfinite(rows).all(axis=1)].T
+        snr, signals = rows[np.isfinite(rows).all(axis=1)].T
         if not len(snr):
             return np.nan, 0.0
-        is_tissue = above_air(amplitudes)
+        is_tissue = above_air(signals)
         return float(np.median(snr[is_tissue])), 1.0 - float(is_tissue.mean())
 
     @property
@@ -281,16 +292,26 @@ def _describe_expected_precision(tally: FitTally) -> dict[str, Any]:
     snr, air_share = tally.snr()
     if not (np.isfinite(snr) and snr > 0):
         return {}
+    contrasts, model = tally.contrasts, tally.model
+    reference = least_weighted(contrasts)[0]
+    tissue = typical_tissue(model)
+    (amplitude,) = (tissue[j] for j, p in enumerate(model.parameters) if p.is_amplitude)
+    with np.errstate(all="ignore"):
+        remaining = model.signal(tissue, contrasts)[0, reference] / amplitude
+    if not (np.isfinite(remaining) and remaining > 0):
+        return {}
     try:
-        table = expected_precision(tally.contrasts, tally.model, tally.fixed, snr)
+        # The expected precision is for the SNR of the amplitude.
+        table = expected_precision(contrasts, model, tally.fixed, snr / remaining)
     except ValueError:  # no finite derivative: typical tissue is unknown for a user's model
         return {}
     return {
         "ExpectedPrecision": {
             "Description": "Cramér–Rao lower bound of the coefficient of variation in typical "
-            "tissue, at the median over voxels, without air, of S0 over the standard deviation of "
-            "residuals",
+            "tissue, at the median over voxels, without air, of the signal at the lowest b-value "
+            "and shortest echo time over the standard deviation of residuals",
             "SNR": snr,
+            "SNRContrast": _describe_contrast(contrasts, reference),
             "AirShare": air_share,
             "CoefficientOfVariation": {
                 name: float(value) if np.isfinite(value) else None
@@ -300,6 +321,13 @@ def _describe_expected_precision(tally: FitTally) -> dict[str, Any]:
             "Advice": [sentence for sentence in table["advice"] if sentence],
         }
     }
+
+
+def _describe_contrast(contrasts: Protocol, number: np.intp) -> str:
+    text = f"b = {contrasts.b[number]:g} s/mm²"
+    if contrasts.te is not None:
+        text += f" and TE {contrasts.te[number]:g} ms"
+    return text
 
 
 def _describe_voxel_maps(tally: FitTally, files: Mapping[str, str]) -> dict[str, Any]:
