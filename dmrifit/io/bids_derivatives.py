@@ -56,6 +56,9 @@ SYNTHETIC_TRAINING = "The model was trained on synthetic data: its accuracy in p
 #: Voxels at least that the SNR of a scan is taken from: of millions, a sample tells it as well.
 _SNR_VOXELS = 2**18
 
+#: Multiples of a known noise level below which a dark voxel may be air.
+_NEAR_NOISE = 5.0
+
 _METHODS = {
     "nlls": "bounded nonlinear least squares",
     "ols": "least squares of logarithms",
@@ -161,7 +164,10 @@ class FitTally:
             # S0 itself may lie far outside of what was measured, and be not determined.
             signals = least_weighted_signals(result)
             snr = signals / self._residual_deviation(result)
-            self._sample.add(np.column_stack([snr, signals]), inside)
+            noise = np.full(len(signals), np.inf)
+            if result.inputs is not None and result.inputs.sigma is not None:
+                noise[:] = result.inputs.sigma
+            self._sample.add(np.column_stack([snr, signals, noise]), inside)
 
     def _residual_deviation(self, result: FitResult) -> NDArray[np.float64]:
         """
@@ -189,11 +195,13 @@ class FitTally:
         The SNR is the median over tissue of the signals at the lowest b-value and shortest echo
         time over the standard deviation of residuals.
         """
-        rows = self._sample.rows().reshape(-1, 2)
-        snr, signals = rows[np.isfinite(rows).all(axis=1)].T
+        rows = self._sample.rows().reshape(-1, 3)
+        snr, signals, noise = rows[np.isfinite(rows[:, :2]).all(axis=1)].T
         if not len(snr):
             return np.nan, 0.0
-        is_tissue = above_air(signals)
+        # Scanners filter the background, so that a map of the noise is too low there.
+        noise = np.maximum(noise, np.median(noise))
+        is_tissue = above_air(signals) | (signals >= _NEAR_NOISE * noise)
         return float(np.median(snr[is_tissue])), 1.0 - float(is_tissue.mean())
 
     @property

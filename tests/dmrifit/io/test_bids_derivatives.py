@@ -138,3 +138,21 @@ def test_the_snr_is_of_signals_that_were_measured():
 def test_the_contrast_of_the_snr_has_an_echo_time():
     protocol = Protocol([0, 500, 0, 500], te=[90, 90, 60, 60])
     assert bids_derivatives._describe_contrast(protocol, np.intp(2)) == "b = 0 s/mm² and TE 60 ms"
+
+
+def test_dark_voxels_far_above_the_noise_are_tissue():
+    protocol = Protocol(np.repeat([0.0, 300.0, 600.0, 1000.0], 3))
+    tissue = MODELS["adc"].signal(np.tile([200.0, 1.0], (400, 1)), protocol)
+    fluid = MODELS["adc"].signal(np.tile([2000.0, 3.0], (100, 1)), protocol)
+    clean = np.concatenate([tissue, fluid, np.zeros((300, 12))])
+    rng = np.random.default_rng(6)
+    signals = np.hypot(clean + rng.normal(0, 10, clean.shape), rng.normal(0, 10, clean.shape))
+    within = tally_of(fit_voxels(signals[:500], protocol, "adc", sigma=10.0), protocol)
+    snr, air_share = within.snr()
+    assert air_share == 0
+    # Four in five voxels are tissue.
+    assert snr == pytest.approx(20, rel=0.2)
+    whole = tally_of(fit_voxels(signals, protocol, "adc", sigma=10.0), protocol)
+    assert whole.snr()[1] == pytest.approx(300 / 800)
+    unknown_noise = tally_of(fit_voxels(signals[:500], protocol, "adc"), protocol)
+    assert unknown_noise.snr()[1] == pytest.approx(400 / 500)
