@@ -61,6 +61,7 @@ BLOCKS = (
     Block(PAGE, "placement claims", "placement_claims", "bench_placement_claims"),
     Block(PAGE, "repeat benchmark", "repeat", "bench_repeat"),
     Block(PAGE, "metastasis benchmark", "metastasis", "bench_metastasis"),
+    Block(PAGE, "metastasis budget", "metastasis_budget", "bench_metastasis_budget"),
     Block(PAGE, "metastasis people", "metastasis_people", "bench_metastasis_people"),
     Block(PAGE, "metastasis prior", "metastasis_prior", "bench_metastasis_prior"),
     Block(PAGE, "real lesions", "real_lesions", "bench_real_lesions"),
