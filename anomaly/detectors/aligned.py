@@ -118,6 +118,11 @@ class AlignedMahalanobis(AlignedDetector):
         check_number("feature_mm", self.feature_mm)
         check_smoothing(self.smooth_mm, self.spacing)
 
+    @property
+    def largest_division_(self) -> float:
+        """The largest number that scores of a scan are divided by."""
+        return float(np.exp(_LEVEL_REACH * self.levels_[1]))
+
     def _learn(self, aligned: AlignedScans) -> None:
         products = np.zeros((2, 2))
         n_voxels = 0

@@ -478,6 +478,7 @@ class SeriesDetector(BaseEstimator):
             reopened = open_map(usual, _OPENING)
             whole = scan_figures(scores, case.scored, usual, reopened, case.affine, case.signal)
             figures = replace(figures, bulk=whole.bulk, noise=whole.noise)
+        division = getattr(detector, "largest_division_", 1.0)
         return Detection(
             scan,
             scores,
@@ -486,7 +487,7 @@ class SeriesDetector(BaseEstimator):
             lesions,
             limit,
             figures,
-            None if self.healthy_ is None else self.healthy_.differs(figures),
+            None if self.healthy_ is None else self.healthy_.differs(figures, division),
             opening,
             n_healthy=0 if self.healthy_ is None else len(self.healthy_.scans),
             no_guarantee="; ".join(self._missing_guarantee(scan, threshold, opening)),

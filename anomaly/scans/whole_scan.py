@@ -77,18 +77,20 @@ class HealthyScans:
     left_out: bool = False
     adjusted: bool = False  # whether they are those of a calibration after the training
 
-    def differs(self, figures: ScanFigures) -> bool | None:
+    def differs(self, figures: ScanFigures, largest_division: float = 1.0) -> bool | None:
         """
         Tell whether a scan differs as a whole.
 
         Median or 75 % quantile has to lie outside the 99 % prediction interval of the healthy
         scans (of a t distribution, so that few scans give a wide one) in both hemispheres and
         towards the same side: one lesion is not in both, and what is was left out with its mirror
-        image. A scan also differs by noise of more than 2.5 times that of the median healthy scan,
-        which scores that are means over directions and neighbors hardly show. None where there
-        are fewer than three healthy scans, or too few voxels.
+        image. A detector that divides the scores of a scan by its level divides those of a large
+        lesion by up to `largest_division`: a bulk that is lower by no more than that tells
+        nothing. A scan also differs by noise of more than 2.5 times that of the median healthy
+        scan, which scores that are means over directions and neighbors hardly show. None where
+        there are fewer than three healthy scans, or too few voxels.
         """
-        return _differs(figures, self.scans)
+        return _differs(figures, self.scans, largest_division)
 
     def n_different(self) -> int:
         """Count the healthy scans that differ from the others as a whole (leave one out)."""
@@ -231,9 +233,11 @@ def _with_mirror_image(component: NDArray[np.bool_], middle: int) -> NDArray[np.
     return np.asarray(wide | opposite)
 
 
-def _differs(figures: ScanFigures, healthy: Sequence[ScanFigures]) -> bool | None:
+def _differs(
+    figures: ScanFigures, healthy: Sequence[ScanFigures], largest_division: float = 1.0
+) -> bool | None:
     """Compare bulk and noise of a scan with those of healthy scans."""
-    is_shifted = _is_shifted(figures.bulk, [scan.bulk for scan in healthy])
+    is_shifted = _is_shifted(figures.bulk, [scan.bulk for scan in healthy], largest_division)
     if is_shifted is None:
         return None
     measured = [scan.noise for scan in healthy if np.isfinite(scan.noise)]
@@ -242,7 +246,9 @@ def _differs(figures: ScanFigures, healthy: Sequence[ScanFigures]) -> bool | Non
     return is_shifted or bool(usual > 0 and figures.noise > _NOISE_RATIO * usual)
 
 
-def _is_shifted(bulk: Sequence[float], healthy: Sequence[Sequence[float]]) -> bool | None:
+def _is_shifted(
+    bulk: Sequence[float], healthy: Sequence[Sequence[float]], largest_division: float
+) -> bool | None:
     """Compare the bulk of a scan with those of healthy scans."""
     from scipy.special import stdtrit
 
@@ -253,7 +259,8 @@ def _is_shifted(bulk: Sequence[float], healthy: Sequence[Sequence[float]]) -> bo
         return None
     sd = np.maximum(values.std(axis=0, ddof=1), _LEAST_SD) * np.sqrt(1 + 1 / n)
     limit = stdtrit(n - 1, 1 - _LEVEL / 2)
-    shift = ((np.asarray(bulk) - values.mean(axis=0)) / sd).reshape(2, len(_QUANTILES))
-    is_above = (shift > limit).all(axis=0)
-    is_below = (shift < -limit).all(axis=0)
-    return bool(is_above.any() or is_below.any())
+    center, own = values.mean(axis=0), np.asarray(bulk)
+    is_above = own - center > limit * sd
+    is_below = own * largest_division - center < -limit * sd
+    # Of each quantile, in both hemispheres.
+    return any(side.reshape(2, -1).all(axis=0).any() for side in (is_above, is_below))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from anomaly.detectors.aligned import AlignedMahalanobis
 from anomaly.detectors.gaussian import VoxelwiseGaussian
 from anomaly.scans.cases import write_cases
 from anomaly.scans.series import SeriesDetector, SeriesFiles, read_series
@@ -21,14 +22,18 @@ def healthy():
     return simulate_dmri(N_TRAINING + 2, 0, **SIMULATED)[0]
 
 
-@pytest.fixture(scope="module", params=["both sides", "Mahalanobis"])
+DETECTORS = {
+    "both sides": VoxelwiseGaussian(),
+    "Mahalanobis": VoxelwiseGaussian(features=("mean", "spread"), distance="mahalanobis"),
+    "aligned Mahalanobis": AlignedMahalanobis(),
+}
+
+
+@pytest.fixture(scope="module", params=DETECTORS)
 def model(request, healthy, tmp_path_factory):
-    options = {}
-    if request.param == "Mahalanobis":
-        options = {"features": ("mean", "spread"), "distance": "mahalanobis"}
     folder = tmp_path_factory.mktemp("healthy")
     write_cases(healthy[:N_TRAINING], folder)
-    return SeriesDetector(VoxelwiseGaussian(**options)).fit(read_series(folder / "cases.tsv"))
+    return SeriesDetector(DETECTORS[request.param]).fit(read_series(folder / "cases.tsv"))
 
 
 def detect(model, case, tmp_path):
