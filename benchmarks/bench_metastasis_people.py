@@ -115,10 +115,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     code = measure.commit("dmrifit", "metastasis", "benchmarks/bench_metastasis_people.py")
     stored = measure.stored(chosen.out)
     if chosen.others:
+        if not stored:
+            raise SystemExit(f"{chosen.out} has no result to add to: run without --others first")
         for kind in chosen.others:
-            found = tried(kind, chosen.work / kind, 1)[2]
-            stored["other networks"][kind] = {"directions": found, **code}
-        measure.write(stored, chosen.out)
+            directions = tried(kind, chosen.work / kind, 1)[2]
+            stored["other networks"][kind] = {"directions": directions, **code}
+            measure.write(stored, chosen.out)
         return
     start = time.process_time()
     own = chosen.work / SMALL

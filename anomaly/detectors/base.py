@@ -352,13 +352,15 @@ class AnomalyDetector(BaseEstimator):
         if n_left >= least:
             return
         # Shares near 1 would need more subjects than anybody has.
-        last = n_subjects + 1000
-        enough = (n for n in range(n_subjects, last) if n - n_held_out(n) >= least)
+        numbers = range(n_subjects, n_subjects + 1000)
+        enough = next((n for n in numbers if n - n_held_out(n) >= least), None)
+        remedy = f"give scans of {enough} subjects or more"
+        if enough is None:
+            remedy = f"hold out less than calibration={self._held_out()}"
         raise ValueError(
             f"{counted(n_scans, 'scan')} of {counted(n_subjects, 'subject')}: holding out "
             f"{n_subjects - n_left} for the threshold leaves {n_left} to learn from, and "
-            f"{type(self).__name__} needs {least}; give scans of {next(enough, last)} subjects or "
-            "more"
+            f"{type(self).__name__} needs {least}; {remedy}"
         )
 
     def _cross_fitted_maps(

@@ -77,7 +77,7 @@ class VoxelwiseGaussian(ArrayDetector):
     prior_scans : float, default=4.0
         Weight of the median variance in scans; 0 for no shrinkage.
     threshold, calibration, scale : optional
-        As in `AnomalyDetector`.
+        As in `AnomalyDetector`; calibration is 4 by default.
 
     Attributes
     ----------
@@ -422,7 +422,7 @@ class OneMinusMean(ArrayDetector):
     spacing : float or tuple of float of length 3, default=4.0
         Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     threshold, calibration, scale : optional
-        As in `AnomalyDetector`.
+        As in `AnomalyDetector`; calibration is 4 by default.
     """
 
     _one_size: ClassVar[bool] = False

@@ -62,7 +62,7 @@ class IsolationForestDetector(ArrayDetector):
     spacing : float or tuple of float of length 3, default=4.0
         Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     threshold, calibration, scale : optional
-        As in `AnomalyDetector`.
+        As in `AnomalyDetector`; calibration is 0.25 by default.
     n_jobs : int, optional
         Of the forest. The result does not depend on it.
     random_state : int, RandomState or None, default=None

@@ -57,7 +57,7 @@ class PCADetector(ArrayDetector):
     spacing : float or tuple of float of length 3, default=4.0
         Edge or edges of a voxel in mm; `SeriesDetector` sets those of the scans.
     threshold, calibration, scale : optional
-        As in `AnomalyDetector`.
+        As in `AnomalyDetector`; calibration is 4 by default.
 
     Attributes
     ----------

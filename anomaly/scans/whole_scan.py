@@ -159,7 +159,8 @@ def scan_figures(
     n_scored = int(np.count_nonzero(scored))
     if not n_scored:
         raise ValueError(
-            "no voxel of the brain is white or gray matter; give a tissue map that names them"
+            "no voxel of the brain is white or gray matter on the grid of the model; check its "
+            "tissue map and the size of its voxels"
         )
     largest = int(counts.max(initial=0))
     planes = np.flatnonzero(scored.any(axis=(1, 2)))

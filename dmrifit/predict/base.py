@@ -303,6 +303,8 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         ValueError
             If no voxel is usable.
         """
+        # What it learned from before; `dmrifit train` says so of synthetic patients.
+        self.synthetic_ = False
         self.n_dropped_ = sum(design.n_dropped for design in designs)
         self.n_features_in_ = designs[0].n_columns
         if not any(design.n_voxels for design in designs):

@@ -268,6 +268,10 @@ class PatchTransformer(_PatchNetwork):
         Layers.
     heads : int, default=2
         Attention heads per layer; the width is a multiple of it.
+    epochs : int, default=4
+        Passes over the training data.
+    learning_rate : float, default=0.005
+        Of the first epoch; it falls to zero as a cosine.
     """
 
     def __init__(

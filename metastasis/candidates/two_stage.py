@@ -108,7 +108,8 @@ class TwoStageSegmenter(BaseEstimator):
         Trainings of a `DeepMedicSegmenter` with the loss "lesion", not used where it is fitted.
         Each but the first goes on from the one before, and learns more from the background that
         it took for lesions; the classifier learns from candidates after each. With a
-        ``validation_fraction`` all of them hold out the same scans, in which nothing is marked.
+        ``validation_fraction`` all of them hold out the same scans, in which nothing is marked;
+        with a checkpoint, give a number as `random_state` then, or nothing resumes.
     threshold : float, default=0.15
         Score from which a candidate is marked, as long as no operating point is set.
     random_state : int, RandomState or None, default=None

@@ -117,7 +117,7 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         Parameters
         ----------
         volumes, priors, masks : sequence of n_cases
-            As for `predict`.
+            As for `predict`; priors and masks are optional.
 
         Returns
         -------
@@ -141,7 +141,7 @@ class SensitivitySpecificityEnsemble(BaseEstimator):
         Parameters
         ----------
         volumes, priors, masks : sequence of n_cases
-            As for `predict`.
+            As for `predict`; priors and masks are optional.
 
         Returns
         -------

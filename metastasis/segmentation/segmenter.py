@@ -395,7 +395,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         Parameters
         ----------
         volumes, priors, masks : sequence of n_cases
-            As in `fit`; of any size.
+            As in `fit`, of any size; priors and masks are optional.
 
         Returns
         -------
@@ -425,7 +425,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         Parameters
         ----------
         volumes, priors, masks : sequence of n_cases
-            As in `fit`; of any size.
+            As in `fit`, of any size; priors and masks are optional.
 
         Returns
         -------

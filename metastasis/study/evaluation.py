@@ -39,7 +39,11 @@ from metastasis.study.operating_curves import (
     precision_recall_area,
     summed_curve,
 )
-from metastasis.study.patient_samples import patient_draws, percentile_interval
+from metastasis.study.patient_samples import (
+    FEWEST_PATIENTS,
+    patient_draws,
+    percentile_interval,
+)
 from metastasis.study.reader_scores import (
     challenge_table,
     distance_table,
@@ -564,7 +568,7 @@ def _intervals(scans: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame
             for measure in _INTERVALS:
                 value = scores[measure].item()
                 low, high = percentile_interval(samples[measure])
-                if measure in _TRIALS and value in (0.0, 1.0):
+                if measure in _TRIALS and value in (0.0, 1.0) and n_patients >= FEWEST_PATIENTS:
                     n = int(sum(scores[count] for count in _TRIALS[measure]))
                     low, high = _wilson_interval(value, n)
                 keys = {"part": part, "method": method, "measure": measure}

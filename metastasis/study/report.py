@@ -456,6 +456,8 @@ def _interval_sentence(tables: Mapping[str, pd.DataFrame]) -> str:
     n_patients = tables["scans"]["patient"].nunique()
     if n_patients < FEWEST_PATIENTS:
         return f"No intervals: they need {FEWEST_PATIENTS} patients, not {n_patients}."
+    if tables["intervals"].empty:
+        return ""
     return "In brackets the 95 % interval over patients."
 
 

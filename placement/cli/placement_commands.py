@@ -83,7 +83,8 @@ def place(
         bool, typer.Option("--thorough", help="Search from more starting points (optimizer).")
     ] = False,
     rounding: Annotated[
-        bool, typer.Option(help="Round to 0.1 mm, 1 mm sides and 0.1 degrees.")
+        bool,
+        typer.Option(help="Round to 0.1 mm, 1 mm sides and 0.1 degrees, if no limit forbids it."),
     ] = True,
     ppm: PpmOption = None,
     percent_per_ppm: RateOption = None,

@@ -171,7 +171,7 @@ def summary_line(content: Mapping[str, Any]) -> str:
 
 
 def _size_line(content: Mapping[str, Any]) -> str:
-    sides = " × ".join(f"{round(side, 1):g}" for side in content["size_mm"])
+    sides = " × ".join(f"{round(side, 2):g}" for side in content["size_mm"])
     center = ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["center_mm"])
     share = f"{100 * content['scores']['tumor_fraction']:.0f} %"
     return (
@@ -219,7 +219,7 @@ def _distance_words(content: Mapping[str, Any]) -> str:
 def _numbers(content: Mapping[str, Any]) -> Markup:
     rows = [
         ["center (RAS), mm", ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["center_mm"])],
-        ["sides, mm", " × ".join(f"{x:.1f}" for x in content["size_mm"])],
+        ["sides, mm", " × ".join(f"{x:.2f}" for x in content["size_mm"])],
         ["angles, degrees", ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["angles_deg"])],
         ["volume, mL", f"{content['volume_ml']:.2f}"],
         ["rotated axes", content["rotated_axes"]],

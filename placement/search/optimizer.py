@@ -313,10 +313,11 @@ class VoxelOptimizer(BaseEstimator):
         objective = search.wishes.objective
         pairs = [(voxel, objective(voxel, scene)) for voxel in distinct]
 
-        def rank(pair: tuple[Voxel, float]) -> tuple[bool, float]:
+        def rank(pair: tuple[Voxel, float]) -> tuple[int, float]:
             voxel, score = pair
-            # Boxes without flags come first, whatever their score.
-            return bool(search.flags(voxel, own=True)), -score
+            # Boxes without flags come first, whatever their score, and those of round sides.
+            is_exact = self.rounding is not None and not search.is_rounded(voxel)
+            return bool(search.flags(voxel, own=True)) + is_exact, -score
 
         return sorted(pairs, key=rank)
 
@@ -451,7 +452,8 @@ def _assessed(
     objective = search.wishes.objective.value(fraction, tumor_volume)
     flags = search.flags(voxel)
     if search.wishes.rounding is not None and not search.is_rounded(voxel):
-        flags += ("sides not rounded",)
+        # A box placed by hand may lie between steps that would do.
+        flags += ("sides not rounded",) * (search.rounded(voxel) == voxel)
     for least in (LEAST_TARGET, MOSTLY):
         if fraction < least:
             flags += (f"less than {100 * least:.0f} % target",)

@@ -43,6 +43,12 @@ def noisy():
     return np.abs(signals + rng.normal(0, 1, signals.shape))
 
 
+def test_a_new_fit_does_not_keep_what_was_said_of_other_data(strategy, noisy):
+    estimator = strategy("LR", **PROTOCOLS).fit(noisy[:, CLINICAL], noisy)
+    estimator.synthetic_ = True
+    assert estimator.fit(noisy[:, CLINICAL], noisy).synthetic_ is False
+
+
 def test_the_neighborhood_of_an_estimator_is_known_before_it_is_fitted(strategy):
     assert resolve_patch_shape(strategy("LR")) is None
     assert resolve_patch_shape(strategy("LR", patch_shape=(3, 3, 3))) == (3, 3, 3)

@@ -262,6 +262,9 @@ def test_a_voxel_that_no_rounding_keeps_within_the_constraints_stays_as_it_is_an
     assert optimizer.rounded(voxel, tilted) == voxel.canonical()
     assert "sides not rounded" in optimizer.assess(voxel, tilted).flags
     assert "sides not rounded" not in VoxelOptimizer().assess(voxel, tilted).flags
+    # One that can be rounded was placed so by hand.
+    by_hand = VoxelOptimizer(rounding=CONSOLE).assess(Voxel((35, 35, 35), (18.5, 18.5, 18.5)), tilted)
+    assert "sides not rounded" not in by_hand.flags
 
 
 def test_candidates_are_distinct_and_sorted():
