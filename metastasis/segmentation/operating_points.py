@@ -14,10 +14,20 @@ from dmrifit.stats.lesion_matching import label_components, match_to_lesions
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["THRESHOLDS", "OperatingPoint", "operating_point", "paired_volumes", "threshold_curve"]
+__all__ = [
+    "COUNTS",
+    "THRESHOLDS",
+    "OperatingPoint",
+    "add_rates",
+    "operating_point",
+    "paired_volumes",
+    "threshold_curve",
+]
 
 #: Thresholds of a curve.
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+#: Counts of a curve, which add up over scans.
+COUNTS = ("n_lesions", "n_found", "n_distinct", "n_false_positives", "n_flagged")
 _LOGITS = np.linspace(-7, 7, 57)
 
 
@@ -44,8 +54,7 @@ def threshold_curve(
         raise ValueError(
             f"thresholds must lie between 0 and 1, not {np.asarray(thresholds).tolist()}"
         )
-    keys = ("n_lesions", "n_found", "n_distinct", "n_false_positives", "n_flagged")
-    counts = np.zeros((len(steps), len(keys)))
+    counts = np.zeros((len(steps), len(COUNTS)))
     for label, probability in pairs:
         # Labels do not change with the threshold, so their components are found once.
         lesions = label_components(label, connectivity=connectivity)
@@ -58,17 +67,21 @@ def threshold_curve(
                 found.false_positive.sum(),
                 found.flagged.sum(),
             ]
-    table = pd.DataFrame(counts.astype(np.intp), columns=list(keys))
+    table = pd.DataFrame(counts.astype(np.intp), columns=list(COUNTS))
     table.insert(0, "threshold", steps)
-    # 0 / 0 is NaN: precision is not defined where nothing is marked.
-    with np.errstate(invalid="ignore"):
-        n, hits, distinct, wrong, flagged = counts.T
-        table["sensitivity"], table["precision"] = hits / n, hits / (hits + wrong)
-        table["false_positives_per_scan"] = wrong / len(pairs)
-        table["flagged_per_scan"] = flagged / len(pairs)
-        table["strict_sensitivity"] = distinct / n
-        table["strict_precision"] = distinct / (distinct + wrong + flagged)
+    add_rates(table, len(pairs))
     return table
+
+
+def add_rates(curve: pd.DataFrame, n_scans: int) -> None:
+    """Add sensitivity, precision and false positives per scan to the counts of a curve."""
+    n, hits, distinct, wrong, flagged = (curve[key] for key in COUNTS)
+    # 0 / 0 is NaN where nothing is marked, or there is no lesion.
+    curve["sensitivity"], curve["precision"] = hits / n, hits / (hits + wrong)
+    curve["false_positives_per_scan"] = wrong / n_scans
+    curve["flagged_per_scan"] = flagged / n_scans
+    curve["strict_sensitivity"] = distinct / n
+    curve["strict_precision"] = distinct / (distinct + wrong + flagged)
 
 
 @dataclass(frozen=True)

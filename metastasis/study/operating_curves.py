@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.io.components import Matching, match_components
-from metastasis.segmentation.operating_points import paired_volumes
+from metastasis.segmentation.operating_points import COUNTS, add_rates, paired_volumes
 from metastasis.study.patient_samples import patient_draws
 
 if TYPE_CHECKING:
@@ -32,21 +32,14 @@ FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 _PLAIN = ("sensitivity", "precision")
 _STRICT = ("strict_sensitivity", "strict_precision")
-_COUNTS = ("n_lesions", "n_found", "n_distinct", "n_false_positives", "n_flagged")
 
 
 def summed_curve(scans: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Join the curves of single scans to what `threshold_curve` gives for all of them."""
     curve = scans[0][["threshold"]].copy()
-    for key in _COUNTS:
+    for key in COUNTS:
         curve[key] = np.sum([scan[key].to_numpy() for scan in scans], axis=0)
-    n, hits, distinct, wrong, flagged = (curve[key] for key in _COUNTS)
-    # 0 / 0 is NaN where nothing is marked, or there is no lesion.
-    curve["sensitivity"], curve["precision"] = hits / n, hits / (hits + wrong)
-    curve["false_positives_per_scan"] = wrong / len(scans)
-    curve["flagged_per_scan"] = flagged / len(scans)
-    curve["strict_sensitivity"] = distinct / n
-    curve["strict_precision"] = distinct / (distinct + wrong + flagged)
+    add_rates(curve, len(scans))
     return curve
 
 
@@ -119,7 +112,7 @@ def froc_samples(
     `scans` are the curves of single scans, `patients` (n_scans,) whose they are; returns shape
     (n_samples, n_rates, 2): sensitivity and strict sensitivity.
     """
-    counts = np.stack([scan[list(_COUNTS)].to_numpy(np.float64) for scan in scans])
+    counts = np.stack([scan[list(COUNTS)].to_numpy(np.float64) for scan in scans])
     names, numbers = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     draws = patient_draws(len(names), n_bootstrap, seed)[:, numbers]
     sums = np.tensordot(draws, counts, 1)
