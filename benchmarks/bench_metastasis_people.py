@@ -66,6 +66,8 @@ GLIOMAS = ("pat0003", "pat0005", "pat0006")
 #: Value of the labels in enhancing tumor, mm around a tumor that count as its own, sets of implants.
 ENHANCING_TUMOR, BESIDE_TUMOR, GLIOMA_SETS = 4, 4.0, 4
 TRAIN_SEED, JUDGE_SEED, TEST_SEED = 1, 2, 1001
+#: From the seed of the scans of a training to that of the next.
+NEXT_SEED = 1000
 N_COPIES, N_PHANTOMS = 16, 6
 #: Epochs, how much segments vary (1: as between scanners) and phantoms, of trainings that go on from
 #: each other, and of a last one of the shipped model on both scans.
@@ -201,7 +203,7 @@ def answers_folder(work: Path, n_trainings: int) -> Path:
 
 def scan_state() -> str:
     """Give a digest of what makes the training scans."""
-    return state_of([TRAIN_SEED, N_COPIES, N_PHANTOMS], SCAN_SOURCES)
+    return state_of([TRAIN_SEED, NEXT_SEED, N_COPIES, N_PHANTOMS], SCAN_SOURCES)
 
 
 def network_state() -> str:
@@ -230,17 +232,22 @@ def scan_path(name: str) -> Path:
     return measure.data_folder("ms_lesions_mni") / f"{name}_T1POST.nii.gz"
 
 
-def training_scans(names: Sequence[str], work: Path) -> list[TrainingScan]:
-    """Make the training scans of some people, and the phantoms; kept beside the folders of networks."""
+def training_scans(names: Sequence[str], number: int, work: Path) -> list[TrainingScan]:
+    """
+    Make the scans of a training, of some people and phantoms; kept beside the folders of networks.
+
+    Each training has its own, so that what an earlier network takes for lesions was not learned.
+    """
+    seed = TRAIN_SEED + NEXT_SEED * number
     scans: list[TrainingScan] = []
     for name in (*names, "phantoms"):
-        path = work.parent / f"scans-{name}-{scan_state()}.pkl"
+        path = work.parent / f"scans-{name}-{number}-{scan_state()}.pkl"
         if not path.exists():
             if name == "phantoms":
-                made = phantom_scans(N_PHANTOMS, random_state=TRAIN_SEED)
+                made = phantom_scans(N_PHANTOMS, random_state=seed)
             else:
                 made = implanted_copies(
-                    name, *read_negative(scan_path(name)), N_COPIES, random_state=TRAIN_SEED
+                    name, *read_negative(scan_path(name)), N_COPIES, random_state=seed
                 )
             path.write_bytes(pickle.dumps(made))
         # The file was written above, or by an earlier run of this script.
@@ -267,7 +274,7 @@ def network_path(name: str, work: Path, n_trainings: int) -> Path:
 def trained(names: Sequence[str], kind: str, number: int, before: Path | None, work: Path) -> Any:
     """Train a network, after the first time from where it stood, on more of what it took for lesions."""
     epochs, appearance, n_phantoms = (*TRAININGS, SHIPPED_TRAINING)[number]
-    scans = training_scans(names, work)[: len(names) * N_COPIES + n_phantoms]
+    scans = training_scans(names, number, work)[: len(names) * N_COPIES + n_phantoms]
     volumes, brains = [scan.volume for scan in scans], [scan.brain for scan in scans]
     labels = [scan.label for scan in scans]
     if before is not None:
@@ -450,9 +457,9 @@ Finds what enhances like a metastasis in one post-contrast T1 scan of the head, 
 never been tried on a labelled real metastasis.
 
 ## Data
-{n_copies} warped copies each of two real post-contrast scans (Lesjak et al., Neuroinformatics 16:51–63, 2018, doi
+For each training, {n_copies} new warped copies each of two real post-contrast scans (Lesjak et al., Neuroinformatics 16:51–63, 2018, doi
 10.1007/s12021-017-9348-7; Laboratory of Imaging Technologies, University of Ljubljana; CC BY), half of them with painted
-vessels, sinuses, dura and cavities, half with sinuses in grooves of the brain and dura around it, all with synthetic implants; and {n_phantoms} synthetic patients of the hard world. No
+vessels, sinuses, dura and cavities, half with sinuses in grooves of the brain and dura around it, all with synthetic implants; and at most {n_phantoms} new synthetic patients of the hard world. No
 labelled metastasis and no other data of people. The scans are of two people with multiple sclerosis, of one site, tightly
 stripped: that they hold no enhancing lesion is an assumption.
 
