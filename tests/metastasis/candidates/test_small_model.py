@@ -32,7 +32,7 @@ def test_model_finds_a_ball_in_even_tissue():
     brain = radius < 28
     distance = np.linalg.norm(grid - (26, 36, 30), axis=-1)
     ball = distance < 5
-    # A brain ends with fluid. Where even tissue ends at the mask, the model marks its edge.
+    # A brain ends with fluid.
     volume = gaussian_filter(np.where(radius < 26, 300.0, 150.0), 0.7)
     volume += np.random.default_rng(0).normal(0, 6, brain.shape)
     without = volume.copy()
