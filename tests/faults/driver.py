@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from mutations import apply
 
-__all__ = ["ENTRIES", "Bench", "Case", "Entry", "Outcome", "corpus", "entry", "load_entries"]
+__all__ = ["ENTRIES", "Bench", "Case", "Entry", "Outcome", "corpus", "entry", "function", "load_entries", "run_program"]
 
 HERE = Path(__file__).parent
 COLUMNS = ("entry", "file", "mutation", "parameter", "expected", "says", "remedy")
@@ -105,6 +105,27 @@ def entry(name: str, prepare: Callable[[Path], None], **fields: Any) -> None:
     """Declare an entry of the corpus."""
     assert name not in ENTRIES, name
     ENTRIES[name] = Entry(name, prepare, **fields)
+
+
+def function(name: str, prepare: Callable[[Path], None], **fields: Any) -> Callable[[Any], Any]:
+    """Declare a function without arguments, which gives results by name, as an entry."""
+
+    def declare(call: Callable[[], Any]) -> Callable[[], Any]:
+        entry(name, prepare, call=call, **fields)
+        return call
+
+    return declare
+
+
+def run_program(main: Callable[[], None], folder: Path, words: Sequence[str]) -> None:
+    """Run a program and its command, without a word, in a folder of good files."""
+    arguments = sys.argv
+    sys.argv = list(words)
+    try:
+        with contextlib.chdir(folder), contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+            main()
+    finally:
+        sys.argv = arguments
 
 
 def load_entries() -> dict[str, Entry]:

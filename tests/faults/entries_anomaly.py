@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from driver import entry
+from driver import entry, function, run_program
 
 from anomaly.cli import program as cli
 
@@ -81,23 +80,7 @@ entry(
 def detected(folder: Path) -> None:
     """The same with a run that has finished."""
     learned(folder)
-    program(folder, ("detect", "model.dmrifit", "gliomas.tsv", *DETECT))
-
-
-def program(folder: Path, words: tuple[str, ...]) -> None:
-    """Run a command in a folder of good files."""
-    import os
-    import sys
-
-    here, arguments = Path.cwd(), sys.argv
-    os.chdir(folder)
-    sys.argv = ["dmrifit-anomaly", *words]
-    try:
-        with contextlib.suppress(SystemExit), open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
-            cli.main()
-    finally:
-        os.chdir(here)
-        sys.argv = arguments
+    run_program(cli.main, folder, ("dmrifit-anomaly", "detect", "model.dmrifit", "gliomas.tsv", *DETECT))
 
 
 entry(
@@ -147,16 +130,6 @@ def scores(path: Path) -> dict[str, Any]:
     from dmrifit import load_model
 
     return {"map": load_model(path).detect(SeriesFiles(Path("glioma-001_dwi.nii.gz")), opening=1, mask=False).map}
-
-
-def function(name: str, prepare: Callable[[Path], None], **fields: Any) -> Callable[[Any], Any]:
-    """Declare a function without arguments, which gives results by name, as an entry."""
-
-    def declare(call: Callable[[], Any]) -> Callable[[], Any]:
-        entry(name, prepare, call=call, **fields)
-        return call
-
-    return declare
 
 
 @function("anomaly.read_cases", persons)

@@ -9,7 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from driver import entry
+from driver import entry, function
 
 from dmrifit.cli import program
 from dmrifit.engine.protocol import Protocol
@@ -123,16 +123,6 @@ entry("dmrifit fit folder", bids, main=program.main, arguments=("fit", "bids", *
       kept=("maps/*",))
 entry("dmrifit import", lambda folder: (folder / "dicom").mkdir(), main=program.main,
       arguments=("import", "dicom", "--out", "converted"), results=lambda place: {})
-
-
-def function(name: str, prepare: Callable[[Path], None]) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
-    """Declare a function without arguments, which gives results by name, as an entry."""
-
-    def declare(call: Callable[[], Any]) -> Callable[[], Any]:
-        entry(name, prepare, call=call)
-        return call
-
-    return declare
 
 
 @function("Protocol.read", scan)
@@ -396,12 +386,7 @@ def load(name: str) -> np.ndarray:
 
 def of_arrays(name: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
     """Declare a function of arrays, which has no file to name in its messages."""
-
-    def declare(call: Callable[[], Any]) -> Callable[[], Any]:
-        entry(name, arrays, call=call, names=False)
-        return call
-
-    return declare
+    return function(name, arrays, names=False)
 
 
 @of_arrays("fit_voxels")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from driver import entry
+from driver import entry, function, run_program
 
 from dmrifit.networks.training import Training
 from metastasis.cli import program as cli
@@ -44,29 +42,13 @@ def trained(folder: Path) -> None:
     save_model(segmenter, folder / "model.dmrifit")
 
 
-def program(folder: Path, words: tuple[str, ...]) -> None:
-    """Run a command in a folder of good files."""
-    import os
-    import sys
-
-    here, arguments = Path.cwd(), sys.argv
-    os.chdir(folder)
-    sys.argv = ["dmrifit-metastasis", *words]
-    try:
-        with contextlib.suppress(SystemExit), open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
-            cli.main()
-    finally:
-        os.chdir(here)
-        sys.argv = arguments
-
-
 SEGMENT = ("--no-figure", "--device", "cpu", "--out", "found")
 
 
 def segmented(folder: Path) -> None:
     """The same with a run that has finished."""
     trained(folder)
-    program(folder, ("segment", "model.dmrifit", "cases.tsv", *SEGMENT))
+    run_program(cli.main, folder, ("dmrifit-metastasis", "segment", "model.dmrifit", "cases.tsv", *SEGMENT))
 
 
 def found(place: Path) -> dict[str, Any]:
@@ -126,16 +108,6 @@ entry(
     results=lambda place: {"text": (place / "data" / "cases.tsv").read_text(encoding="utf-8")},
     kept=("data/settings.json",),
 )
-
-
-def function(name: str, prepare: Callable[[Path], None], **fields: Any) -> Callable[[Any], Any]:
-    """Declare a function without arguments, which gives results by name, as an entry."""
-
-    def declare(call: Callable[[], Any]) -> Callable[[], Any]:
-        entry(name, prepare, call=call, **fields)
-        return call
-
-    return declare
 
 
 @function("metastasis.read_cases", patients)

@@ -9,7 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from driver import entry
+from driver import entry, function, run_program
 
 from placement.cli import program
 
@@ -66,8 +66,6 @@ def placed(name: str) -> Callable[[Path], dict[str, Any]]:
 
 
 def prescribed(place: Path) -> dict[str, Any]:
-    import json
-
     content = json.loads((place / "one" / "voxel.json").read_text(encoding="utf-8"))
     return {key: content[key] for key in ("ras", "size_mm", "volume_ml", "scores", "flags")}
 
@@ -105,25 +103,8 @@ entry(
 
 def resumed(folder: Path) -> None:
     """The same with a run that has finished."""
-    run(folder, tumors, ("place", "cases.tsv", "--out", "placed", *OPTIONS))
-
-
-def run(folder: Path, before: Callable[[Path], None], words: tuple[str, ...]) -> None:
-    """Run a command once in a folder of good files."""
-    import contextlib
-    import os
-    import sys
-
-    before(folder)
-    here, arguments = Path.cwd(), sys.argv
-    os.chdir(folder)
-    sys.argv = ["dmrifit-placement", *words]
-    try:
-        with contextlib.suppress(SystemExit), open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
-            program.main()
-    finally:
-        os.chdir(here)
-        sys.argv = arguments
+    tumors(folder)
+    run_program(program.main, folder, ("dmrifit-placement", "place", "cases.tsv", "--out", "placed", *OPTIONS))
 
 
 entry(
@@ -211,16 +192,6 @@ entry(
     results=placed("placed"),
     kept=("placed/settings.json",),
 )
-
-
-def function(name: str, prepare: Callable[[Path], None], **fields: Any) -> Callable[[Any], Any]:
-    """Declare a function without arguments, which gives results by name, as an entry."""
-
-    def declare(call: Callable[[], Any]) -> Callable[[], Any]:
-        entry(name, prepare, call=call, **fields)
-        return call
-
-    return declare
 
 
 @function("placement.read_cases", tumors)
