@@ -75,6 +75,16 @@ class Tab:
         """Width and height of all of the page in pixels; wider than the window, it has to be scrolled sideways."""
         return tuple(self.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"))
 
+    def open_at_every_width(self, path):
+        """Check that a page is nowhere wider than its window, whatever is unfolded, and open it at the largest width."""
+        for width in WIDTHS:
+            page = self.open(path, width, 1000)
+            page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+            assert self.size()[0] == width
+            wide = "[...document.querySelectorAll('.scroll')].filter((part) => part.scrollWidth > part.clientWidth + 1)"
+            assert page.evaluate(f"{wide}.map((part) => part.innerText)") == []
+        return self.open(path, WIDTHS[-1], 1000)
+
     def is_on_first_screen(self, locator):
         """Tell whether an element is seen without scrolling."""
         box = locator.bounding_box()

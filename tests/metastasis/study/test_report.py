@@ -11,8 +11,6 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-from browser import WIDTHS
-
 from dmrifit import lesion_table
 from dmrifit.report.style import FOUND, OUTLINES, REFERENCE, UNSURE
 from metastasis import SensitivitySpecificityEnsemble, write_evaluation
@@ -74,14 +72,7 @@ def test_the_page_of_a_comparison_is_whole(found, synthetic_cases, tmp_path):
 def test_a_browser_shows_the_answer_first_and_nothing_wider_than_the_window(found, synthetic_cases, tmp_path, tab):
     named = dict(zip(("sensitive model", "ensemble"), found.values(), strict=True))
     write_evaluation(synthetic_cases, named, tmp_path, n_bootstrap=20, random_state=0)
-    for width in WIDTHS:
-        page = tab.open(tmp_path / "report.html", width, 1000)
-        # Whatever is unfolded.
-        page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
-        assert tab.size()[0] == width
-        wide = "[...document.querySelectorAll('.scroll')].filter((part) => part.scrollWidth > part.clientWidth + 1)"
-        assert page.evaluate(f"{wide}.map((part) => part.innerText)") == []
-    page = tab.open(tmp_path / "report.html", 1400, 1000)
+    page = tab.open_at_every_width(tmp_path / "report.html")
     assert tab.size()[1] <= 10_000
     assert tab.is_on_first_screen(page.get_by_text("Best of"))
     assert tab.is_on_first_screen(page.locator("img").first)
