@@ -332,6 +332,16 @@ def test_changed_data_are_noticed(two, record, tmp_path):
     assert len(record) == 6
 
 
+def with_signal(cohort, place, value):
+    """Put another signal at a place of the first scan."""
+    scan = cohort.scans[0]
+    signal = scan.signal.copy()
+    signal[place] = value
+    kept = {"lesion": scan.lesion, "truth": scan.truth, "sigma": scan.sigma, "noise_free": scan.noise_free}
+    changed = Scan(scan.patient, signal, PROTOCOL, scan.mask, scan.affine, **kept)
+    return Cohort([changed, *cohort.scans[1:]], "A")
+
+
 def test_changed_signals_of_a_held_out_patient_are_noticed(two, record, tmp_path):
     compare({"r": Recorder()}, two["A"], max_voxels=1, out=tmp_path, random_state=7)
     trained_on = {row.tobytes() for entry in record for row in entry["train"]}
@@ -339,10 +349,8 @@ def test_changed_signals_of_a_held_out_patient_are_noticed(two, record, tmp_path
     scan = two["A"].scans[0]
     table = Cohort([scan], "A").arrays()
     i = next(i for i, row in enumerate(table.X) if row.tobytes() not in trained_on)
-    signal = scan.signal.copy()
-    signal[(*table.index[i, 1:], 12)] *= 1.5  # a contrast that is no input
-    changed = Scan(scan.patient, signal, PROTOCOL, scan.mask, scan.affine, lesion=scan.lesion, truth=scan.truth)
-    cohorts = Cohort([changed, *two["A"].scans[1:]], "A")
+    place = (*table.index[i, 1:], 12)  # a contrast that is no input
+    cohorts = with_signal(two["A"], place, 1.5 * scan.signal[place])
     result = compare({"r": Recorder()}, cohorts, max_voxels=1, out=tmp_path, random_state=7)
     assert [owners(entry["test"][0], {"A": cohorts}) for entry in record] == [{scan.patient}]
     assert result.study["models"] == {"trained": 1, "reused": 2}
@@ -352,11 +360,8 @@ def test_changed_targets_of_a_training_patient_are_noticed(two, record, tmp_path
     compare({"r": Recorder()}, two["A"], out=tmp_path, random_state=7)
     record.clear()
     scan = two["A"].scans[0]
-    signal = scan.signal.copy()
-    signal[(*np.argwhere(scan.mask & ~scan.lesion)[0], 12)] *= 1.5  # a contrast that is no input
-    kept = {"lesion": scan.lesion, "truth": scan.truth, "sigma": scan.sigma, "noise_free": scan.noise_free}
-    changed = Scan(scan.patient, signal, PROTOCOL, scan.mask, scan.affine, **kept)
-    cohorts = Cohort([changed, *two["A"].scans[1:]], "A")
+    place = (*np.argwhere(scan.mask & ~scan.lesion)[0], 12)  # a contrast that is no input
+    cohorts = with_signal(two["A"], place, 1.5 * scan.signal[place])
     compare({"r": Recorder()}, cohorts, out=tmp_path, random_state=7)
     assert [owners(entry["test"][0], {"A": cohorts}) for entry in record] == [{"Ap02"}, {"Ap03"}]
 
@@ -404,13 +409,8 @@ def test_the_study_says_how_it_was_made(two, tmp_path):
 
 def test_voxels_without_a_reference_are_counted(two):
     scan = two["A"].scans[0]
-    signal = scan.signal.copy()
-    lost = tuple(np.argwhere(scan.lesion)[0])
-    signal[lost] = 0
-    broken = Scan(scan.patient, signal, PROTOCOL, scan.mask, scan.affine, lesion=scan.lesion)
-    scores = compare(
-        {"r": Recorder()}, Cohort([broken, *two["A"].scans[1:]], "A"), max_voxels=20, random_state=0
-    ).scores
+    broken = with_signal(two["A"], tuple(np.argwhere(scan.lesion)[0]), 0)
+    scores = compare({"r": Recorder()}, broken, max_voxels=20, random_state=0).scores
     adc = scores[(scores["patient"] == scan.patient) & (scores["metric"] == "Dt")].iloc[0]
     assert adc["n_undefined"] == 1
     assert adc["n_voxels"] == scan.lesion.sum()
@@ -418,12 +418,8 @@ def test_voxels_without_a_reference_are_counted(two):
 
 def test_voxels_without_a_source_signal_are_not_predicted(two):
     scan = two["A"].scans[0]
-    signal = scan.signal.copy()
-    signal[(*np.argwhere(scan.lesion)[0], 1)] = np.nan
-    broken = Scan(scan.patient, signal, PROTOCOL, scan.mask, scan.affine, lesion=scan.lesion)
-    scores = compare(
-        {"r": Recorder()}, Cohort([broken, *two["A"].scans[1:]], "A"), max_voxels=20, random_state=0
-    ).scores
+    broken = with_signal(two["A"], (*np.argwhere(scan.lesion)[0], 1), np.nan)
+    scores = compare({"r": Recorder()}, broken, max_voxels=20, random_state=0).scores
     adc = scores[(scores["patient"] == scan.patient) & (scores["metric"] == "Dt")].iloc[0]
     assert adc["n_failed"] == 1
 
