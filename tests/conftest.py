@@ -67,6 +67,44 @@ def no_network():
     assert not tried
 
 
+@pytest.fixture
+def run_main(monkeypatch, capfd):
+    """Give a function that runs a program in this process; it returns exit code, standard output and error."""
+
+    def call(main, *words):
+        monkeypatch.setattr(sys, "argv", list(map(str, words)))
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capfd.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def error_of(run):
+    """Give a function that runs the program of a room, and returns the one line of error that it ends with."""
+
+    def call(*words):
+        code, _, error = run(*words)
+        assert code == 2
+        assert error.count("\n") == 1
+        return error
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Compute on one thread, as the estimators do; threads that wait for a busy core take long."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def data_dir(pytestconfig: pytest.Config) -> Path:
     """Folder of the reference scans, named by DMRIFIT_DATA, absolute or relative to the project."""

@@ -1,6 +1,6 @@
 """What tests of figures and pages share: small synthetic scans, and maps that know the lesions more or less."""
 
-import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -117,19 +117,25 @@ def evaluated():
 # The command line ---------------------------------------------------------------------------------
 
 
+def _row_of(table, **keys):
+    for key, value in keys.items():
+        table = table[table[key] == value]
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+@pytest.fixture(scope="session")
+def row_of():
+    """Give the function that finds the one row of a table with these values."""
+    return _row_of
+
+
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(run_main):
     """Run the program with words, and give its code and what it says."""
     from anomaly.cli.program import main
 
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["dmrifit-anomaly", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        said = capsys.readouterr()
-        return stopped.value.code or 0, said.out, said.err
-
-    return call
+    return partial(run_main, main, "dmrifit-anomaly")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-import sys
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
@@ -15,25 +15,17 @@ from dmrifit.study.comparison import Evaluation
 
 
 @pytest.fixture
-def run(monkeypatch, capfd):
+def run(run_main):
     """Run the command line in this process; return exit code, standard output and error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dmrifit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            program.main()
-        captured = capfd.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return call
+    return partial(run_main, program.main, "dmrifit")
 
 
 class HtmlTables(HTMLParser):
-    """The tables of a section of a report, and the title that stands above each of them."""
+    """The tables of a report or of its sections, and the heading and title that stand above each of them."""
 
     def __init__(self, html):
         super().__init__()
-        self.tables, self.title = [], ""
+        self.tables, self.heading, self.title = [], "", ""
         self.faint = []  # first two cells of the rows in gray
         self._is_faint = False
         self._cell = self._tag = None
@@ -45,7 +37,7 @@ class HtmlTables(HTMLParser):
         elif tag == "tr":
             self.tables[-1][1].append([])
             self._is_faint = ("class", "control") in attrs
-        if tag in ("td", "th", "h3", "summary"):
+        if tag in ("td", "th", "h2", "h3", "summary"):
             self._tag, self._cell = tag, ""
         elif tag == "br" and self._cell is not None:
             self._cell += " "
@@ -62,12 +54,14 @@ class HtmlTables(HTMLParser):
             row.append(self._cell)
             if self._is_faint and len(row) == 2:
                 self.faint.append(tuple(row))
+        elif tag == "h2":
+            self.heading = self.title = self._cell
         else:
-            self.title = self._cell
+            self.title = f"{self.heading} {self._cell}"
         self._cell = self._tag = None
 
     def table(self, *words):
-        """Give header and rows of the first table whose title has all the words."""
+        """Give header and rows of the first table whose heading and title have all the words."""
         for title, rows in self.tables:
             if all(word in title for word in words):
                 return rows[0], rows[1:]
@@ -77,7 +71,7 @@ class HtmlTables(HTMLParser):
 
 @pytest.fixture(scope="session")
 def html_tables():
-    """Read the tables of a section of a report."""
+    """Read the tables of a report or of its sections."""
     return HtmlTables
 
 

@@ -1,6 +1,6 @@
 """What tests of runs, pages and figures share: small synthetic scans and a model that needs no training."""
 
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -57,18 +57,11 @@ def brightness():
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(run_main):
     """Run the program with words, and give its code and what it says."""
     from metastasis.cli.program import main
 
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["dmrifit-metastasis", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        said = capsys.readouterr()
-        return stopped.value.code or 0, said.out, said.err
-
-    return call
+    return partial(run_main, main, "dmrifit-metastasis")
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """What the tests of the commands share."""
 
-import sys
+from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -10,17 +10,9 @@ from placement.cli import program
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(run_main):
     """Run the command line in this process; return exit code, standard output and error."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["dmrifit-placement", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            program.main()
-        said = capsys.readouterr()
-        return stopped.value.code or 0, said.out, said.err
-
-    return call
+    return partial(run_main, program.main, "dmrifit-placement")
 
 
 @pytest.fixture

@@ -344,19 +344,6 @@ def test_a_device_makes_no_difference_to_detectors_without_a_network(detect_call
 # Errors ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def error_of(run):
-    """Run the program, and give the one line that it ends with."""
-
-    def call(*words):
-        code, _, error = run(*words)
-        assert code == 2
-        assert error.strip().count("\n") == 0
-        return error
-
-    return call
-
-
 def test_files_that_are_missing_or_of_another_kind_are_named(error_of, cases, model, tmp_path):
     table, out = cases / "gliomas.tsv", tmp_path / "found"
     missing = tmp_path / "none.dmrifit"

@@ -16,16 +16,7 @@ from anomaly.networks.architectures import (  # noqa: E402
     padding,
 )
 
-pytestmark = pytest.mark.deep
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Compute as the estimator does."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.deep, pytest.mark.usefixtures("one_thread")]
 
 
 def test_shapes_are_padded_to_the_next_multiple():

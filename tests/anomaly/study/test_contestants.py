@@ -27,14 +27,6 @@ from anomaly.study.evaluation import evaluate_detectors
 SHAPE = (18, 20, 16)
 
 
-def row_of(table, **keys):
-    chosen = table
-    for key, value in keys.items():
-        chosen = chosen[chosen[key] == value]
-    assert len(chosen) == 1
-    return chosen.iloc[0]
-
-
 @pytest.fixture
 def bench(cohort):
     cases, _, healthy, _ = cohort(50)
@@ -139,7 +131,7 @@ def test_without_rules_all_are_taken_that_have_what_they_need():
     assert set(RULES) - set(without) == {"healthy rate"}
 
 
-def test_with_validation_the_threshold_is_theirs_alone(cohort):
+def test_with_validation_the_threshold_is_theirs_alone(cohort, row_of):
     cases, maps, healthy, free = cohort(34)
     rules = {"rate": HealthyRateThreshold(0.05)}
     tables = evaluate_detectors(
@@ -157,7 +149,7 @@ def test_with_validation_the_threshold_is_theirs_alone(cohort):
     assert row_of(tables["healthy"], method="strong")["false_positive_rate"] == pytest.approx(rate)
 
 
-def test_rules_may_be_for_some_methods_only_and_masks_are_taken_as_given(cohort):
+def test_rules_may_be_for_some_methods_only_and_masks_are_taken_as_given(cohort, row_of):
     cases, maps, _, _ = cohort(35)
     maps["mask"] = [case.lesion for case in cases]
     rules = {

@@ -20,18 +20,10 @@ SHAPE = (18, 20, 16)
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
 
 
-def row_of(table, **keys):
-    chosen = table
-    for key, value in keys.items():
-        chosen = chosen[chosen[key] == value]
-    assert len(chosen) == 1
-    return chosen.iloc[0]
-
-
 # Against plain numpy ------------------------------------------------------------------------------------------------
 
 
-def test_lesions_are_matched_after_opening(evaluated):
+def test_lesions_are_matched_after_opening(evaluated, row_of):
     cases, maps, _, _, tables = evaluated
     threshold = row_of(tables["thresholds"], method="strong", rule="Otsu")["threshold"]
     found = [open_map((m > threshold) & case.scored) for m, case in zip(maps["strong"], cases, strict=True)]
@@ -51,7 +43,7 @@ def test_lesions_are_matched_after_opening(evaluated):
 # Rules and healthy scans --------------------------------------------------------------------------------------------
 
 
-def test_rules_are_all_there_and_those_that_know_the_truth_are_marked(evaluated):
+def test_rules_are_all_there_and_those_that_know_the_truth_are_marked(evaluated, row_of):
     _, _, _, _, tables = evaluated
     marked = tables["summary"].groupby("rule")["needs_truth"].unique().map(list).to_dict()
     assert marked == {
@@ -63,7 +55,7 @@ def test_rules_are_all_there_and_those_that_know_the_truth_are_marked(evaluated)
     assert (others[~others["rule"].str.contains("each scan")]["dice"] <= best + 1e-12).all()
 
 
-def test_the_mean_pool_knows_the_size_of_voxels(evaluated):
+def test_the_mean_pool_knows_the_size_of_voxels(evaluated, row_of):
     cases, maps, _, _, tables = evaluated
     # 38.4 mm are 10 voxels of 4 mm (9.6, rounded).
     limits = []
@@ -96,7 +88,7 @@ def test_controls_score_what_their_names_say(evaluated):
     assert set(summary.loc[BRIGHTNESS].index) >= {"Otsu", "healthy rate", "best Dice"}
 
 
-def test_cases_without_a_lesion_tell_of_false_positives_only(cohort):
+def test_cases_without_a_lesion_tell_of_false_positives_only(cohort, row_of):
     cases, maps, _, _ = cohort(36)
     without = evaluate_detectors(cases[:4], {k: v[:4] for k, v in maps.items()}, rules={"f": FixedThreshold(0.7)})
     free = [*cases[:4], replace(cases[4], lesion=None, followup=None)]
@@ -144,7 +136,7 @@ def test_configurations_are_chosen_by_validation_loss():
 # What users read, and what they give wrongly ------------------------------------------------------------------------
 
 
-def test_summaries_are_written_as_the_study_writes_them(evaluated):
+def test_summaries_are_written_as_the_study_writes_them(evaluated, row_of):
     *_, tables = evaluated
     text = format_summary(tables)
     assert {"AUC", "Otsu", "best Dice", AS_GIVEN} <= set(text.columns)

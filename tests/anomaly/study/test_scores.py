@@ -14,14 +14,6 @@ from anomaly.study.strata import ELSEWHERE, STRATA, strata_masks
 SHAPE = (2, 2, 3)
 
 
-def row_of(table, **keys):
-    chosen = table
-    for key, value in keys.items():
-        chosen = chosen[chosen[key] == value]
-    assert len(chosen) == 1
-    return chosen.iloc[0]
-
-
 # By hand ------------------------------------------------------------------------------------------
 
 
@@ -84,7 +76,7 @@ def test_ranks_and_overlaps_of_twelve_voxels_by_hand(bench, entry):
     assert row["dice_opened"] == row["dice"]
 
 
-def test_strata_are_scored_by_their_own_voxels(bench, entry):
+def test_strata_are_scored_by_their_own_voxels(bench, entry, row_of):
     table = score_method(bench, entry, {"fixed": FixedThreshold(2.5)})["strata"]
     # The lowest of three slices: of voxels 0, 3, 6 and 9 the first two are lesion, the first and last are above.
     row = row_of(table, stratum="basal", healthy=False, patient="p")
@@ -179,7 +171,7 @@ def best_split(*values):
 
 
 @pytest.mark.parametrize("seed", [32, 47])
-def test_every_number_of_a_scan_is_what_plain_numpy_counts(seed, cohort):
+def test_every_number_of_a_scan_is_what_plain_numpy_counts(seed, cohort, row_of):
     cases, maps, healthy, free = cohort(seed, 3, 2)
     maps["strong"][0] = np.round(maps["strong"][0], 1)  # ties
     rules = {
@@ -231,7 +223,7 @@ def test_every_number_of_a_scan_is_what_plain_numpy_counts(seed, cohort):
         assert row.n_components_opened == ndimage.label(opened, np.ones((3, 3, 3)))[1]
 
 
-def test_figures_of_a_stratum_are_of_its_voxels(evaluated):
+def test_figures_of_a_stratum_are_of_its_voxels(evaluated, row_of):
     cases, maps, healthy, free, tables = evaluated
     limit = row_of(tables["thresholds"], method="strong", rule="Otsu")["threshold"]
     for name in (*STRATA, ELSEWHERE):
@@ -257,7 +249,7 @@ def test_figures_of_a_stratum_are_of_its_voxels(evaluated):
         assert row["false_positive_rate"] == pytest.approx(np.mean(rates))
 
 
-def test_without_validation_each_half_of_the_healthy_has_the_threshold_of_the_other(evaluated):
+def test_without_validation_each_half_of_the_healthy_has_the_threshold_of_the_other(evaluated, row_of):
     _, _, healthy, free, tables = evaluated
     fit = HealthyRateThreshold(0.01).fit
     masks = [case.scored for case in healthy]

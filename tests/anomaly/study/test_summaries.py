@@ -32,14 +32,6 @@ MEASURES = (
 KEY = {"method": "a", "control": False, "rule": "r", "needs_truth": False}
 
 
-def row_of(table, **keys):
-    chosen = table
-    for key, value in keys.items():
-        chosen = chosen[chosen[key] == value]
-    assert len(chosen) == 1
-    return chosen.iloc[0]
-
-
 # By hand ------------------------------------------------------------------------------------------
 
 
@@ -190,7 +182,7 @@ def test_mismatches_are_counted_by_grade_and_folds_are_told():
 # Of whole comparisons -----------------------------------------------------------------------------
 
 
-def test_the_summary_is_mean_and_deviation_over_patients(evaluated):
+def test_the_summary_is_mean_and_deviation_over_patients(evaluated, row_of):
     *_, tables = evaluated
     scans = tables["scans"]
     for part in ("all", "infiltrating", "cellular"):
@@ -209,7 +201,7 @@ def test_the_summary_is_mean_and_deviation_over_patients(evaluated):
     assert row["empty_opened"] == pytest.approx(own["empty_opened"].mean())
 
 
-def test_scans_of_a_patient_count_once(cohort):
+def test_scans_of_a_patient_count_once(cohort, row_of):
     cases, maps, _, _ = cohort(33, 4)
     rules = {"fixed": FixedThreshold(0.7)}
     twice = [replace(cases[1], patient=cases[0].patient), *cases[2:]]
@@ -220,7 +212,7 @@ def test_scans_of_a_patient_count_once(cohort):
     assert row["auc"] == pytest.approx(np.mean([auc[:2].mean(), auc[2], auc[3]]))
 
 
-def test_folds_are_averaged_before_patients_and_their_spread_is_told(cohort, make_map):
+def test_folds_are_averaged_before_patients_and_their_spread_is_told(cohort, make_map, row_of):
     cases, maps, healthy, free = cohort(38)
     second = {name: [make_map(case, 99, 1.0) for case in cases] for name in maps}
     both = {name: [maps[name], second[name]] for name in maps}

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import warnings
+from functools import partial
 from importlib import import_module
 
 import pytest
@@ -32,18 +33,10 @@ def leave() -> None:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(run_main):
     examples = {greet: "greeter greet Ann", leave: "greeter leave"}
     _, main = make_program("greeter", "Greets.", examples, first="greeter leave")
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["greeter", *words])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        said = capsys.readouterr()
-        return stopped.value.code or 0, said.out, said.err
-
-    return call
+    return partial(run_main, main, "greeter")
 
 
 def test_help_shows_a_worked_line_of_the_program_and_of_each_command(run):

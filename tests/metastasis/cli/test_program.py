@@ -87,15 +87,9 @@ def test_models_are_trained_and_segment_and_are_compared(run, table, synthetic_c
 
 
 @pytest.mark.deep
-def test_what_is_wrong_is_one_line_before_long_work(run, table, synthetic_cases, tmp_path):
+def test_what_is_wrong_is_one_line_before_long_work(error_of, table, synthetic_cases, tmp_path):
     pytest.importorskip("torch")
     out = tmp_path / "model.dmrifit"
-
-    def error_of(*words):
-        code, _, error = run(*words)
-        assert code == 2
-        assert error.count("\n") == 1
-        return error
 
     train = ("train", table, "--out", out, *TINY)
     assert "no folder" in error_of("train", table, "--out", tmp_path / "no" / "model")

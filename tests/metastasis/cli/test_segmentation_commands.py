@@ -384,19 +384,6 @@ def test_the_summary_counts_scans_and_lesions(
     assert capsys.readouterr().out == f"{sentence}: {tmp_path}\n"
 
 
-@pytest.fixture
-def error_of(run):
-    """Run the program, and give the one line that it ends with."""
-
-    def call(*words):
-        code, _, error = run(*words)
-        assert code == 2
-        assert error.count("\n") == 1
-        return error
-
-    return call
-
-
 @pytest.mark.parametrize("value", ["0", "-0.5", "1.01", "nan"])
 def test_thresholds_that_are_no_probability_are_refused(error_of, table, models, tmp_path, value):
     words = ("segment", models.sensitive, table, "--out", tmp_path / "a", "--threshold", value)

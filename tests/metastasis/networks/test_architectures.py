@@ -16,16 +16,7 @@ from metastasis.networks.architectures import (  # noqa: E402
 )
 from metastasis.networks.sizes import low_resolution_input, output_size  # noqa: E402
 
-pytestmark = pytest.mark.deep
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Compute as the estimator does; threads that wait for a busy core take long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.deep, pytest.mark.usefixtures("one_thread")]
 
 
 WIDTHS = (30, 40, 50, 60, 70, 80, 90, 100, 110)

@@ -18,16 +18,7 @@ from metastasis.networks.losses import (  # noqa: E402
     vss_loss,
 )
 
-pytestmark = pytest.mark.deep
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Compute as the estimator does; threads that wait for a busy core take long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.deep, pytest.mark.usefixtures("one_thread")]
 
 
 LOSSES = (vss_loss, jvss_loss, sse_loss)

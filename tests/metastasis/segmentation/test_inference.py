@@ -19,18 +19,9 @@ from metastasis.segmentation.inference import (  # noqa: E402
 )
 from metastasis.segmentation.sampling import low_resolution  # noqa: E402
 
-pytestmark = pytest.mark.deep
+pytestmark = [pytest.mark.deep, pytest.mark.usefixtures("one_thread")]
 
 SHAPES = [(21, 19, 17), (5, 7, 3), (1, 1, 1), (24, 13, 31), (2, 33, 11), (18, 18, 18), (37, 5, 9)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Compute as the estimator does; threads that wait for a busy core take long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def network(widths=(4, 5, 6, 7), factors=(3, 5), dense=(9, 6), seed=0, **more):
