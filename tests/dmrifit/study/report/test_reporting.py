@@ -1,7 +1,6 @@
 """The report of a comparison: complete, self-contained, honest about its data, equal to its tables."""
 
 import re
-from html.parser import HTMLParser
 
 import browser
 import numpy as np
@@ -23,54 +22,6 @@ from dmrifit import (
 from dmrifit.report.figure_gallery import Gallery
 
 TISSUE = ["f", "Dv", "T2v", "Dt", "K", "T2t"]
-
-
-class Page(HTMLParser):
-    """What a reader finds: sections by heading, and in each the tables with their titles."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tables, self.heading, self.title = [], "", ""
-        self._cell = self._tag = None
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        if tag == "table":
-            self.tables.append((self.heading, self.title, []))
-        elif tag == "tr":
-            self.tables[-1][2].append([])
-        if tag in ("td", "th", "h2", "h3", "summary"):
-            self._tag, self._cell = tag, ""
-        elif tag == "br" and self._cell is not None:
-            self._cell += " "
-
-    def handle_data(self, data):
-        if self._cell is not None:
-            self._cell += data
-
-    def handle_endtag(self, tag):
-        if tag != self._tag:
-            return
-        if tag in ("td", "th"):
-            self.tables[-1][2][-1].append(self._cell)
-        elif tag == "h2":
-            self.heading, self.title = self._cell, ""
-        else:
-            self.title = self._cell
-        self._cell = self._tag = None
-
-    def table(self, heading, title=""):
-        """Give the first table of a section under a title, as header and rows."""
-        return next((rows[0], rows[1:]) for h, t, rows in self.tables if h == heading and title in t)
-
-
-def number(text):
-    return float(text.replace("−", "-"))
-
-
-def same_percent(text, fraction):
-    """Compare as far as the report rounds: one decimal below ten percent, none above."""
-    assert number(text) == pytest.approx(100 * fraction, abs=0.051 if abs(fraction) < 0.0995 else 0.51)
 
 
 def cohorts(n, names=("A<1>", "B"), shape=(16, 16, 3)):
@@ -115,8 +66,8 @@ def page(folder):
 
 
 @pytest.fixture(scope="module")
-def tables(page):
-    return Page(page)
+def tables(html_tables, page):
+    return html_tables(page)
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +199,7 @@ def test_four_patients_and_one_seed_give_skill_with_intervals_and_no_verdicts(ta
     header, rows = tables.table("All tables", "Skill with intervals")
     assert header[5:9] == ["signal skill", "map skill", "map skill, independent", "shared noise"]
     assert all(re.search(r"\[-?\d.\d\d, -?\d.\d\d\]$", row[6]) for row in rows)
-    assert not [title for heading, title, _ in tables.tables if "Evidence" in title]
+    assert not [title for title, _ in tables.tables if "Evidence" in title]
     assert "cannot be told from one draw of training patients and seeds" in page
     assert "Highest mean here: " in page
     assert "Best predictor" not in page
@@ -323,12 +274,12 @@ def test_without_the_library_of_tests_the_page_names_what_to_install(evaluation,
     assert "dmrifit benchmark --train-on same,other" in text
 
 
-def test_several_comparisons_are_laid_beside_each_other(small, tmp_path):
+def test_several_comparisons_are_laid_beside_each_other(small, html_tables, tmp_path):
     settings = small.study["settings"]
     second = Evaluation(small.scores, small.signals, {**small.study, "settings": {**settings, "seed": 7,
                                                                                 "train_mask": "lesion"}})  # fmt: skip
     text = write_report([small, second], tmp_path).read_text(encoding="utf-8")
-    _, rows = Page(text).table("Other comparisons")
+    _, rows = html_tables(text).table("Other comparisons")
     assert [row[0] for row in rows] == ["body → lesion, N = 1, seed 0", "lesion → lesion, N = 1, seed 7"]
 
 
