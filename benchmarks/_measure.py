@@ -6,12 +6,14 @@ import os
 import platform
 import re
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -182,6 +184,26 @@ def commit(*paths: str) -> dict[str, object]:
     return {
         "commit": head.stdout.strip(),
         "changed": [line[3:] for line in changed.stdout.splitlines()],
+    }
+
+
+def provenance(
+    script: str,
+    *paths: str,
+    words: Sequence[str] = (),
+    packages: Sequence[str] = (),
+    quick: bool | None = None,
+) -> dict[str, Any]:
+    """Tell by which command, code (`paths` and the script), machine and packages a result is made today."""
+    name = f"benchmarks/{Path(script).name}"
+    size = {} if quick is None else {"quick": quick}
+    return {
+        **commit(*paths, name),
+        "command": shlex.join(["python", name, *words, *["--quick"] * bool(quick)]),
+        **size,
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "versions": versions(*packages),
     }
 
 

@@ -11,9 +11,7 @@ into one half of small blocks of two healthy brains, and voxelwise detectors, wh
 from the other half.
 """
 
-import shlex
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -283,11 +281,7 @@ def main(arguments: list[str] | None = None) -> None:
     result = {
         "question": __doc__.strip().splitlines()[0],
         "synthetic": False,
-        **measure.commit("dmrifit", "anomaly", "benchmarks/bench_anomaly_people.py"),
-        "command": shlex.join(["python", "benchmarks/bench_anomaly_people.py"]),
-        "date": date.today().isoformat(),
-        "machine": measure.machine(),
-        "versions": measure.versions("numpy", "scikit-learn"),
+        **measure.provenance(__file__, "dmrifit", "anomaly", packages=("numpy", "scikit-learn")),
         "profiles": profiles_result(measure.data_folder("tract_profiles")),
         "implants": implants_result(measure.data_folder("dipy_small_dwi")),
     }

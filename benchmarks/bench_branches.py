@@ -10,7 +10,6 @@ from the project's root:
 import math
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import _measure as measure
@@ -149,17 +148,15 @@ def main(arguments: list[str] | None = None) -> None:
         rows = [measured(name, data, repeats) for name in FUNCTIONS]
     result = {
         "question": "time of users' functions with branches beside the built-in model",
-        "command": "python benchmarks/bench_branches.py" + (" --quick" if options.quick else ""),
-        "quick": options.quick,
         "n_voxels": n_voxels,
         "repeats": repeats,
         "built_in": data.share(built_in),
         "rows": rows,
-        "machine": machine,
-        "versions": measure.versions("numpy", "numba", "llvmlite", "sympy"),
         "seeds": [SEED],
-        "date": date.today().isoformat(),
-        **measure.commit("dmrifit", "benchmarks/bench_branches.py"),
+        **measure.provenance(
+            __file__, "dmrifit", packages=("numpy", "numba", "llvmlite", "sympy"), quick=options.quick
+        ),
+        "machine": machine,
     }
     measure.write(result, options.out)
     print(markdown(result))

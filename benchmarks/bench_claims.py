@@ -13,7 +13,6 @@ outcome should be.
 """
 
 import json
-import shlex
 import textwrap
 import time
 import tomllib
@@ -148,14 +147,11 @@ def run(seeds: Sequence[int], out: Path, work: Path, *, quick: bool) -> dict[str
     paths = list(finish(seeds, out.with_suffix(""), work, size))
     figures = read_tables(paths, "figures")
     boards = [measure.stored(path) for path in paths]
-    words = ["python", "benchmarks/bench_claims.py", "--seeds", *map(str, seeds)]
+    words = ["--seeds", *map(str, seeds)]
     return {
         "question": "which claims of the study hold on synthetic cohorts",
         "synthetic": True,
-        **measure.commit(*CODE),
-        "command": shlex.join([*words, *(["--quick"] if quick else [])]),
-        "quick": quick,
-        "date": date.today().isoformat(),
+        **measure.provenance(__file__, *CODE, words=words, quick=quick),
         "commits_of_boards": sorted({board["commit"] for board in boards}),
         "seeds": list(seeds),
         "board": size,

@@ -12,7 +12,6 @@ import statistics
 import subprocess
 import sys
 import time
-from datetime import date
 from pathlib import Path
 
 import _measure as measure
@@ -79,11 +78,8 @@ def main() -> None:
         "code": CASES,
         "repeats": REPEATS,
         "seconds": rows,
-        "machine": measure.machine(),
-        "versions": measure.versions("numpy", "numba"),
-        "date": date.today().isoformat(),
-        **measure.commit(
-            "dmrifit", "placement", "anomaly", "metastasis", "benchmarks/bench_import.py"
+        **measure.provenance(
+            __file__, "dmrifit", "placement", "anomaly", "metastasis", packages=("numpy", "numba")
         ),
     }
     measure.write(result, RESULT)

@@ -9,7 +9,6 @@ fitted with a prior that was learned from a mixture of the other six. Needs DMRI
 """
 
 import json
-from datetime import date
 from pathlib import Path
 
 import _measure as measure
@@ -247,10 +246,7 @@ def main() -> None:
         "osipi": here,
         "published": published(table, 30),
         "price": price(protocol, tissues, 30),
-        "machine": measure.machine(),
-        "versions": measure.versions("numpy", "numba", "scipy"),
-        "date": date.today().isoformat(),
-        **measure.commit("dmrifit", "benchmarks/bench_ivim_methods.py"),
+        **measure.provenance(__file__, "dmrifit", packages=("numpy", "numba", "scipy")),
     }
     measure.write(result, RESULT)
     print(markdown(result))

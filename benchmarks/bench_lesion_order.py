@@ -8,7 +8,6 @@ from random walks that know nothing of it. Run from the project's root:
 """
 
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +36,13 @@ def main(arguments: list[str] | None = None) -> None:
     result = {
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
-        "command": "python benchmarks/bench_lesion_order.py" + " --quick" * chosen.quick,
-        "date": date.today().isoformat(),
-        "machine": measure.machine(),
+        **measure.provenance(
+            __file__, "dmrifit", packages=("numpy", "scipy", "scikit-learn", "numba"), quick=chosen.quick
+        ),
         "n_patients": n_patients,
         "seed": SEED,
         "seconds": round(time.perf_counter() - start),
         "rows": rows,
-        "quick": chosen.quick,
-        "versions": measure.versions("numpy", "scipy", "scikit-learn", "numba"),
-        **measure.commit("dmrifit", "benchmarks/bench_lesion_order.py"),
     }
     measure.write(result, chosen.out)
     print(markdown(result))

@@ -15,7 +15,6 @@ results/metastasis_budget; what has one is not repeated.
 
 import argparse
 import itertools
-import shlex
 import tempfile
 import tomllib
 from collections.abc import Sequence
@@ -220,12 +219,8 @@ def main(arguments: list[str] | None = None) -> None:
     result = {
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
-        **measure.commit(*CODE),
-        "command": shlex.join(["python", "benchmarks/bench_metastasis_budget.py"]),
+        **measure.provenance(__file__, *CODE, packages=("numpy", "scikit-learn", "torch", "skorch")),
         "size": chosen.size,
-        "date": date.today().isoformat(),
-        "machine": measure.machine(),
-        "versions": measure.versions("numpy", "scikit-learn", "torch", "skorch"),
         "runs": runs,
     }
     measure.write(result, chosen.out)

@@ -16,7 +16,6 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -385,9 +384,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         {
             "question": __doc__.strip().splitlines()[0],
             "synthetic": True,
-            "command": f"python benchmarks/bench_metastasis_prior.py --patients {chosen.patients}",
-            "date": date.today().isoformat(),
-            "machine": measure.machine(),
+            **measure.provenance(
+                __file__,
+                "dmrifit",
+                "metastasis",
+                words=("--patients", str(chosen.patients)),
+                packages=("numpy", "scipy", "scikit-learn", "torch"),
+            ),
             "seeds": list(SEEDS),
             "n_patients": chosen.patients * len(SEEDS),
             "n_lesions": {status: statuses.count(status) for status in STATUSES},
@@ -395,8 +398,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "sensitivities": list(SENSITIVITIES),
             "processor_seconds_without_stored": round(time.process_time() - start),
             "classifiers": tables,
-            "versions": measure.versions("numpy", "scipy", "scikit-learn", "torch"),
-            **measure.commit("dmrifit", "metastasis", "benchmarks/bench_metastasis_prior.py"),
         },
         chosen.out,
     )

@@ -18,7 +18,6 @@ The second form does the same with a table of one's own: columns patient, region
 
 import argparse
 import os
-import shlex
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -400,14 +399,14 @@ def run(*, quick: bool, pages: Path | None) -> dict[str, Any]:
     leg_rows = board(muscles, LEG_SOURCE, 0.0, algorithms, (), None, intervals=False)
     return {
         "question": "skill of predictions for people who were left out, on real signals",
-        **measure.commit(
-            "dmrifit", "benchmarks/bench_people.py", "benchmarks/_people_controls.py"
+        **measure.provenance(
+            __file__,
+            "dmrifit",
+            "benchmarks/_people_controls.py",
+            packages=("numpy", "numba", "scikit-learn"),
+            quick=quick,
         ),
-        "command": shlex.join(["python", "benchmarks/bench_people.py", *["--quick"] * quick]),
-        "quick": quick,
-        "date": date.today().isoformat(),
         "machine": machine | {"load_at_end": round(os.getloadavg()[0], 2)},
-        "versions": measure.versions("numpy", "numba", "scikit-learn"),
         "seed": SEED,
         "synthetic": False,
         "data": [KIDNEYS, LEG],

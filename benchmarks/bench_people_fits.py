@@ -11,10 +11,8 @@ and, as the halves have different directions, anisotropy. Writes a picture besid
 """
 
 import os
-import shlex
 import time
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -430,12 +428,8 @@ def run(picture: Path, *, quick: bool) -> dict[str, Any]:
     draw(leg_shown, oil_shown, genu_shown, picture)
     return {
         "question": "what fits say of real scans, and how far two halves of their readings agree",
-        **measure.commit("dmrifit", "benchmarks/bench_people_fits.py"),
-        "command": shlex.join(["python", "benchmarks/bench_people_fits.py", *["--quick"] * quick]),
-        "quick": quick,
-        "date": date.today().isoformat(),
+        **measure.provenance(__file__, "dmrifit", packages=("numpy", "numba", "scipy"), quick=quick),
         "machine": machine | {"load_at_end": round(os.getloadavg()[0], 2)},
-        "versions": measure.versions("numpy", "numba", "scipy"),
         "synthetic": False,
         "data": [LEG, OIL, GENU],
         "picture": picture.name,

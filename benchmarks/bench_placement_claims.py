@@ -12,7 +12,6 @@ goes on there. Margins and size are those of claims/lee.toml; nothing here decid
 """
 
 import json
-import shlex
 import time
 import tomllib
 from collections.abc import Sequence
@@ -150,17 +149,14 @@ def run(seeds: Sequence[int], out: Path, work: Path, *, quick: bool) -> dict[str
         if not path.exists():
             measure.write(run_seed(seed, work, size, quick=quick), path)
     figures = read_tables(paths, "figures")
-    words = ["python", "benchmarks/bench_placement_claims.py", "--seeds", *map(str, seeds)]
+    words = ["--seeds", *map(str, seeds)]
     by_margin = {
         str(factor): verdicts_of(decide_claims(figures, factor=factor)) for factor in FACTORS
     }
     return {
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
-        **measure.commit(*CODE),
-        "command": shlex.join([*words, *(["--quick"] if quick else [])]),
-        "quick": quick,
-        "date": date.today().isoformat(),
+        **measure.provenance(__file__, *CODE, words=words, quick=quick),
         "seeds": list(seeds),
         "board": size,
         "margins": {name: vars(margin) for name, margin in MARGINS.items()},

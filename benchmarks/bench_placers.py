@@ -17,10 +17,8 @@ hold 5 % of what is excluded, as experts' boxes hold some necrosis.
 
 import itertools
 import json
-import shlex
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -412,25 +410,20 @@ def run(seeds: list[int], kinds: list[str], work: Path, *, quick: bool) -> dict[
     for kind in kinds:
         runs = {seed: run_seed(kind, seed, work, quick=quick) for seed in seeds}
         found[kind] = summary(runs)
-    words = [
-        "python",
-        "benchmarks/bench_placers.py",
-        "--seeds",
-        *map(str, seeds),
-        "--kinds",
-        *kinds,
-    ]
+    words = ["--seeds", *map(str, seeds), "--kinds", *kinds]
     return {
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
         "data": f"{N_CASES} synthetic gliomas a seed, {N_CASES * (N_FOLDS - 1) // N_FOLDS} to learn from; no patients, "
         "no clinical experts",
-        **measure.commit("dmrifit", "placement", "benchmarks/bench_placers.py"),
-        "command": shlex.join([*words, *(["--quick"] if quick else [])]),
-        "quick": quick,
-        "date": date.today().isoformat(),
-        "machine": measure.machine(),
-        "versions": measure.versions("numpy", "scikit-learn", "torch", "numba"),
+        **measure.provenance(
+            __file__,
+            "dmrifit",
+            "placement",
+            words=words,
+            packages=("numpy", "scikit-learn", "torch", "numba"),
+            quick=quick,
+        ),
         "seeds": seeds,
         "kinds": found,
     }

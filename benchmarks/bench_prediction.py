@@ -19,7 +19,6 @@ side has a process of its own for each cohort, in turn, so that all meet the sam
 import json
 import os
 import resource
-import shlex
 import subprocess
 import tempfile
 import time
@@ -299,18 +298,13 @@ def run(*, quick: bool) -> dict[str, object]:
     quality = tumor.assign(abs_bias=tumor["bias"].abs()).groupby(
         ["cohort", "strategy", "algorithm"]
     )
+    packages = ["numpy", "numba", "scipy", "scikit-learn"]
+    if not quick:
+        packages += ["torch", "skorch"]
     return {
         "question": "seconds for the study's board, and for the same written plainly",
-        **measure.commit("dmrifit"),
-        "command": shlex.join(
-            ["python", "benchmarks/bench_prediction.py", *(["--quick"] if quick else [])]
-        ),
-        "quick": quick,
-        "date": date.today().isoformat(),
+        **measure.provenance(__file__, "dmrifit", packages=packages, quick=quick),
         "machine": machine | {"load_at_end": round(os.getloadavg()[0], 2)},
-        "versions": measure.versions(
-            "numpy", "numba", "scipy", "scikit-learn", *(() if quick else ("torch", "skorch"))
-        ),
         "seed": SEED,
         "synthetic": True,
         "board": {

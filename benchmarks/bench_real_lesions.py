@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start = time.process_time()
     result = {
         "question": __doc__.strip().splitlines()[0],
-        "command": "python benchmarks/bench_real_lesions.py",
         "data": "Lesjak et al., CC BY; lesions of multiple sclerosis",
-        "date": date.today().isoformat(),
-        "machine": measure.machine(),
+        **measure.provenance(
+            __file__, "dmrifit", "metastasis", packages=("numpy", "scipy", "pandas", "nibabel", "SimpleITK")
+        ),
         "missed": MISSED,
         "blobs": BLOBS,
         "seed": SEED,
         **scores(label_sets(data)),
         "registration": registrations(data),
         "processor_seconds": round(time.process_time() - start),
-        "versions": measure.versions("numpy", "scipy", "pandas", "nibabel", "SimpleITK"),
-        **measure.commit("dmrifit", "metastasis", "benchmarks/bench_real_lesions.py"),
     }
     measure.write(result, chosen.out)
     print(markdown(result))

@@ -16,12 +16,10 @@ efficiencies need, mean something on a quiet machine only.
 import math
 import os
 import pickle
-import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -435,21 +433,15 @@ def run(*, quick: bool) -> dict[str, Any]:
         )
         for name, task in one["by_algorithm"].items()
     }
-    extras = () if quick else ("torch", "skorch", "xgboost-cpu")
+    packages = ["numpy", "numba", "scikit-learn", "joblib", "dask", "distributed"]
+    if not quick:
+        packages += ["torch", "skorch", "xgboost-cpu"]
     return {
         "question": "what work costs as it grows, and how far a cluster carries it",
-        "command": shlex.join(
-            ["python", "benchmarks/bench_scale.py", *(["--quick"] if quick else [])]
-        ),
-        "quick": quick,
         "synthetic": True,
         "seed": SEED,
-        "date": date.today().isoformat(),
+        **measure.provenance(__file__, "dmrifit", packages=packages, quick=quick),
         "machine": where | {"load_at_end": round(os.getloadavg()[0], 2)},
-        "versions": measure.versions(
-            "numpy", "numba", "scikit-learn", "joblib", "dask", "distributed", *extras
-        ),
-        **measure.commit("dmrifit", "benchmarks/bench_scale.py"),
         "cpu_s": round(time.process_time() - start, 1),
         "growth": growth,
         "task": one,

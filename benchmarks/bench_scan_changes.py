@@ -13,7 +13,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     result = {
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
-        "command": "python benchmarks/bench_scan_changes.py" + " --quick" * chosen.quick,
-        "date": date.today().isoformat(),
-        "machine": measure.machine(),
+        **measure.provenance(__file__, "dmrifit", "anomaly", packages=("numpy", "scipy"), quick=chosen.quick),
         "seed": SEED,
         "n_training": n_training,
         "n_calibration": N_CALIBRATION,
@@ -83,9 +80,6 @@ def main(arguments: list[str] | None = None) -> None:
         "left_out": {title: model.healthy_.n_different() for title, model in models.items()},
         "seconds": round(time.perf_counter() - start),
         "rows": rows,
-        "quick": chosen.quick,
-        "versions": measure.versions("numpy", "scipy"),
-        **measure.commit("dmrifit", "anomaly", "benchmarks/bench_scan_changes.py"),
     }
     measure.write(result, chosen.out)
     print(markdown(result))

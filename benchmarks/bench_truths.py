@@ -13,9 +13,7 @@ in results/claims (the formula's, shared with bench_claims.py) and results/truth
 half a minute, forty boards of full size half an hour of one processor.
 """
 
-import shlex
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 
 import _measure as measure
@@ -258,17 +256,14 @@ def run(
     seeds: list[int], folder: Path, work: Path, size: str, only: str | None
 ) -> dict[str, object]:
     """Fit, and run the boards, or one of both."""
-    words = ["python", "benchmarks/bench_truths.py", "--size", size, "--seeds", *map(str, seeds)]
+    words = ["--size", size, "--seeds", *map(str, seeds)]
     if only:
         words += ["--only", only]
     result = {
         "question": "do fits, intervals and the board say the same of signals of random walks",
         "synthetic": True,
-        **measure.commit("dmrifit", "benchmarks/claims/macarro", "benchmarks/bench_truths.py"),
-        "command": shlex.join(words),
         "size": size,
-        "date": date.today().isoformat(),
-        "machine": measure.machine(),
+        **measure.provenance(__file__, "dmrifit", "benchmarks/claims/macarro", words=words),
     }
     if only != "boards":
         result |= fit_biases(*FIT_SIZES[size])

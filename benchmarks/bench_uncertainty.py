@@ -12,7 +12,6 @@ more noise, at the same protocol. Run from the project's root:
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -282,9 +281,9 @@ def main(arguments: list[str] | None = None) -> None:
     result = {
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
-        "command": "python benchmarks/bench_uncertainty.py" + " --quick" * chosen.quick,
-        "date": date.today().isoformat(),
-        "machine": measure.machine(),
+        **measure.provenance(
+            __file__, "dmrifit", packages=("numpy", "scipy", "scikit-learn", "numba"), quick=chosen.quick
+        ),
         "n_patients": sizes[0],
         "shape": sizes[1],
         "seeds": sizes[2],
@@ -293,9 +292,6 @@ def main(arguments: list[str] | None = None) -> None:
         "novelty": novelty_rows(*sizes),
         "seconds": round(time.perf_counter() - start),
         "processor_seconds": round(time.process_time() - processor_start),
-        "quick": chosen.quick,
-        "versions": measure.versions("numpy", "scipy", "scikit-learn", "numba"),
-        **measure.commit("dmrifit", "benchmarks/bench_uncertainty.py"),
     }
     measure.write(result, chosen.out)
     print(markdown(result))

@@ -11,7 +11,6 @@ which ten boards share; a tree takes part in two of the ten. It takes four minut
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 
 import _measure as measure
@@ -110,11 +109,7 @@ def run(n_groups: int, n_boards: int, *, quick: bool) -> dict[str, object]:
     return {
         "question": "how often are verdicts false where two methods are one",
         "synthetic": True,
-        **measure.commit("dmrifit", "benchmarks/claims/macarro", "benchmarks/bench_verdicts.py"),
-        "command": "python benchmarks/bench_verdicts.py" + " --quick" * quick,
-        "quick": quick,
-        "date": date.today().isoformat(),
-        "machine": measure.machine(),
+        **measure.provenance(__file__, "dmrifit", "benchmarks/claims/macarro", quick=quick),
         "n_seeds": LEAST_SEEDS,
         "median_difference": {name: MARGIN.text(value) for name, value in truth.items()},
         "null": [rates(boards["same"], factor) for factor in FACTORS],
