@@ -21,7 +21,7 @@ from dmrifit.cohort.patches import neighborhoods
 from dmrifit.cohort.regions_table import is_regions_table, read_regions
 from dmrifit.cohort.scaling import PatientScale
 from dmrifit.cohort.scan import RISING_SHARE, MaskName, Scan, rising_share
-from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.protocol import Protocol, check_protocol
 from dmrifit.io.digests import describe
 
 __all__ = ["Cohort", "VoxelTable", "in_order"]
@@ -401,6 +401,7 @@ class Cohort:
         >>> cohort.arrays(source=[0, 1], scale=None).groups.tolist()
         ['A', 'B']
         """
+        check_protocol(protocol)
         curves = real_numbers(signals, "signals")
         if curves.ndim != 2 or curves.shape != (len(patients), len(protocol)):
             raise ValueError(

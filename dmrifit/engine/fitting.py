@@ -20,7 +20,7 @@ from dmrifit.engine.methods.map_prior import Prior, prior_of
 from dmrifit.engine.methods.refined_fits import least_squares_of, refine_fit
 from dmrifit.engine.methods.segmented import fit_segmented, measured_amplitude
 from dmrifit.engine.models import SignalModel, check_echo_times, resolve_model
-from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.protocol import Protocol, check_protocol
 from dmrifit.engine.results import FitInputs, FitResult, FitStatus
 from dmrifit.engine.screening import Screen
 from dmrifit.engine.start_routing import routing_weights
@@ -174,6 +174,7 @@ def fit_with(
 
     Shapes: `signals` (n_voxels, n_measurements).
     """
+    check_protocol(protocol)
     model = resolve_model(model)
     measured = _as_numbers(signals)
     _check_measurements(measured, protocol, model)

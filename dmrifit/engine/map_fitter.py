@@ -16,7 +16,7 @@ from dmrifit._utils.checks import check_word, filled
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_with
 from dmrifit.engine.models import SignalModel, resolve_model
-from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.protocol import Protocol, check_protocol
 
 __all__ = ["ClinicalMetrics", "MapFitter", "check_columns", "clinical_columns", "resolve_model"]
 
@@ -382,6 +382,7 @@ def clinical_columns(
     protocol: Protocol,
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
     """Find the columns of ADC_fast, of ADC_slow and of b = 0."""
+    check_protocol(protocol)
     if protocol.te is not None and np.ptp(protocol.te) > _TE_MATCH:
         te = ", ".join(f"{value:g}" for value in np.unique(protocol.te))
         raise ValueError(

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.engine import exact_math
 from dmrifit.engine.kernels import compiler
-from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.protocol import Protocol, check_protocol
 
 __all__ = ["MODELS", "Parameter", "SignalModel", "check_echo_times", "resolve_model"]
 
@@ -299,6 +299,7 @@ class SignalModel:
             If the number of columns is wrong, or the model needs echo times and the protocol has
             none.
         """
+        check_protocol(protocol)
         values = np.atleast_2d(np.asarray(parameters, dtype=float))
         if values.ndim != 2 or values.shape[1] != len(self.parameters):
             raise ValueError(
@@ -637,6 +638,7 @@ def _loaded_plugin(entry: EntryPoint) -> SignalModel:
 
 def check_echo_times(protocol: Protocol, model: SignalModel) -> None:
     """Refuse a protocol whose echo times a model cannot explain."""
+    check_protocol(protocol)
     if model.needs_te and protocol.te is None:
         raise ValueError(
             f"model {model.name} needs echo times, and the protocol has none; give te in ms"

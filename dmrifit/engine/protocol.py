@@ -30,6 +30,7 @@ __all__ = [
     "MS_PER_UM2_PER_S_PER_MM2",
     "Protocol",
     "average_directions",
+    "check_protocol",
     "match_contrasts",
     "read_echo_times",
     "read_gradients",
@@ -335,17 +336,27 @@ class Protocol:
         Parameters
         ----------
         indices : array_like of int
-            Which measurements, in the wanted order.
+            Which measurements, in the wanted order; or booleans, one for each.
 
         Returns
         -------
         Protocol
             The selected measurements.
+
+        Raises
+        ------
+        IndexError
+            If there is no measurement of an index.
         """
-        indices = np.asarray(indices)
-        te = None if self.te is None else self.te[indices]
-        directions = None if self.directions is None else self.directions[indices]
-        return _rebuild(self.b[indices], te, directions, self.name)
+        try:
+            volumes = np.arange(len(self))[np.asarray(indices)]
+        except IndexError as error:
+            raise IndexError(
+                f"{error}; choose from the measurements 0 to {len(self) - 1} of {self!r}"
+            ) from None
+        te = None if self.te is None else self.te[volumes]
+        directions = None if self.directions is None else self.directions[volumes]
+        return _rebuild(self.b[volumes], te, directions, self.name)
 
     def rounded(self, tolerance: float = 10.0) -> Protocol:
         """
@@ -406,6 +417,7 @@ class Protocol:
             If a contrast is missing there (all missing ones are named) or stands there more than
             once.
         """
+        check_protocol(other)
         if not (np.isfinite(b_tolerance) and b_tolerance >= 0):
             raise ValueError(
                 f"the tolerance of b-values must be 0 or more s/mm², not {b_tolerance!r}"
@@ -511,6 +523,7 @@ def average_directions(
     ValueError
         If the last axis is not as long as the protocol, or `mean` is unknown.
     """
+    check_protocol(protocol)
     signals = real_numbers(signals, "signals")
     if signals.ndim == 0 or signals.shape[-1] != len(protocol):
         raise ValueError(
@@ -532,6 +545,15 @@ def average_directions(
     if protocol.te is not None:
         echo_times = np.array([echo_time for echo_time, _ in groups])
     return averaged, _rebuild(b, echo_times, None, protocol.name)
+
+
+def check_protocol(protocol: object) -> None:
+    """Refuse what is not a protocol, such as a list of b-values."""
+    if not isinstance(protocol, Protocol):
+        raise TypeError(
+            f"protocol must be a Protocol, not {protocol!r}; Protocol.read reads one from files, "
+            "Protocol(b, te) makes one of numbers"
+        )
 
 
 def match_contrasts(

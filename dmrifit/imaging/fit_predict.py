@@ -23,7 +23,7 @@ from dmrifit.engine.fitting import fit_voxels, learn_prior
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.methods.map_prior import PRIOR_VOXELS, Prior
 from dmrifit.engine.models import Parameter, SignalModel, resolve_model
-from dmrifit.engine.protocol import Protocol, average_directions
+from dmrifit.engine.protocol import Protocol, average_directions, check_protocol
 from dmrifit.engine.screening import Screen, Screening
 from dmrifit.imaging.foreground import FOREGROUND_RULE, NO_AIR, foreground_mask
 from dmrifit.imaging.image_maps import ImageMaps, import_quicklook_libraries
@@ -200,10 +200,7 @@ def fit_image(
         are negative, a parameter is beyond 3e38 and so NaN in its map, or groups of volumes differ
         in gain: their signal rises where it must fall (`dmrifit.engine.gain_steps`).
     """
-    if not isinstance(protocol, Protocol):
-        raise TypeError(
-            f"protocol must be a Protocol, not {protocol!r}; Protocol.read reads one from files"
-        )
+    check_protocol(protocol)
     model = resolve_model(model)
     image, mask, sigma = _with_affine(affine, image, mask, sigma)
     settings = FitSettings(

@@ -29,7 +29,7 @@ from dmrifit._utils.checks import check_magnitude, filled
 from dmrifit._utils.threads import one_thread
 from dmrifit.cohort.patches import check_patch_shape
 from dmrifit.engine.map_fitter import check_columns
-from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.protocol import Protocol, check_protocol
 from dmrifit.predict.algorithms import build_regressor, default_patch_shape, learns_from_moments
 from dmrifit.predict.least_squares import Moments
 
@@ -153,6 +153,9 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
             raise ValueError(
                 f"{missing} is missing: give both protocols, or neither to regress plain arrays"
             )
+        if self.source is not None:
+            check_protocol(self.source)
+            check_protocol(self.target)
         search = _search(self.regressor)
         if self.source is not None and search is not None and not isinstance(search.cv, _BY_GROUP):
             raise ValueError(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dmrifit.engine.design.planning import UNDETERMINED_CV
 from dmrifit.engine.design.precision import protocol_precision
 from dmrifit.engine.models import MODELS, SignalModel
-from dmrifit.engine.protocol import Protocol
+from dmrifit.engine.protocol import Protocol, check_protocol
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,6 +79,8 @@ def suggest_model(protocol: Protocol) -> tuple[str, str]:
     ------
     ValueError
         If the protocol cannot determine any model: all b-values are equal.
+    TypeError
+        If `protocol` is not a Protocol.
 
     Notes
     -----
@@ -95,6 +97,7 @@ def suggest_model(protocol: Protocol) -> tuple[str, str]:
     >>> suggest_model(Protocol([0, 20, 60, 150, 400, 800]))[0]
     'ivim'
     """
+    check_protocol(protocol)
     lacking = ""
     for name in _RICHEST_FIRST:
         missing = missing_for(protocol, MODELS[name])

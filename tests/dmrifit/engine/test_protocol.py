@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dmrifit import Protocol, average_directions
+from dmrifit import (
+    MODELS,
+    ClinicalMetrics,
+    Cohort,
+    Protocol,
+    SignalToSignal,
+    average_directions,
+    fit_voxels,
+    protocol_precision,
+    suggest_model,
+)
 from dmrifit.engine.resynthesis import missing_contrasts
 
 
@@ -78,6 +88,43 @@ def test_the_clinical_part_follows_any_order_of_contrasts(order):
     shuffled = protocol.take(order)
     assert shuffled.take(shuffled.clinical()) == protocol.take(protocol.clinical())
     np.testing.assert_array_equal(shuffled.indices_in(protocol), order)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        suggest_model,
+        Protocol([0, 1000]).indices_in,
+        lambda b: average_directions(np.ones((1, 2)), b),
+        lambda b: fit_voxels(np.ones((1, 2)), b, "adc"),
+        lambda b: MODELS["adc"].signal([1, 1], b),
+        lambda b: protocol_precision(b, "adc", [1, 1], 0.1),
+        lambda b: ClinicalMetrics(b).fit(np.ones((1, 2))),
+        lambda b: SignalToSignal(source=b, target=b).check_parameters(),
+        lambda b: Cohort.from_signals(np.ones((1, 2)), b, ["a"]),
+    ],
+)
+def test_a_list_of_b_values_is_no_protocol(use):
+    with pytest.raises(
+        TypeError, match=r"not \[0, 1000\]; .*Protocol\(b, te\) makes one of numbers"
+    ):
+        use([0, 1000])
+
+
+@pytest.mark.parametrize(
+    ("indices", "problem"),
+    [
+        ([0, 3], "index 3 "),
+        ([-4], "index -4 "),
+        ([True, False], "boolean index"),
+        ([0.5], "integer"),
+    ],
+)
+def test_indices_that_select_no_measurement_are_named_with_the_protocol(indices, problem):
+    with pytest.raises(
+        IndexError, match=f"{problem}.*measurements 0 to 2 of <Protocol 3 measurements"
+    ):
+        Protocol([0, 500, 1000]).take(indices)
 
 
 def test_a_protocol_too_small_for_the_clinical_part_says_so():
@@ -293,7 +340,9 @@ def test_b_values_just_within_the_tolerance_are_one_contrast():
 def test_directions_in_place_of_b_values_are_named(tmp_path):
     path = tmp_path / "scan.bvec"
     path.write_text("1 0 0 0\n0 1 0 0\n0 0 -1 0\n")
-    with pytest.raises(ValueError, match=r"scan\.bvec: 3 rows of 4 numbers are gradient directions"):
+    with pytest.raises(
+        ValueError, match=r"scan\.bvec: 3 rows of 4 numbers are gradient directions"
+    ):
         Protocol.read(path)
 
 
