@@ -21,6 +21,7 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.resynthesis import missing_contrasts
 from dmrifit.io.digests import describe, digest
 from dmrifit.predict.base import resolve_patch_shape
+from dmrifit.predict.conformal import ConformalIntervals
 from dmrifit.predict.controls import CONSTANT, CONTROLS, OF_NOISE_FREE
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 
@@ -66,6 +67,12 @@ class Entrant:
                 f"{', '.join(missing) or 'instance'}; wrap a regressor in "
                 "SignalToSignal(regressor) or MapsToMaps(regressor), and derive a class of your "
                 "own from sklearn.base.BaseEstimator"
+            )
+        if isinstance(estimator, ConformalIntervals):
+            raise ValueError(
+                f"estimator {name!r} is {estimator!r}; a comparison gives it no patients to learn "
+                "intervals from, and scores predictions, which intervals do not change: give the "
+                "estimator inside"
             )
         base_names = (cls.__name__ for cls in type(estimator).__mro__)
         base = next((name for name in base_names if name in _STRATEGIES), "")

@@ -11,6 +11,7 @@ from dmrifit.cohort.cohort import Cohort
 from dmrifit.cohort.scan import Scan
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
+from dmrifit.predict.conformal import ConformalIntervals
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 from dmrifit.study.contestants import (
     Entrant,
@@ -89,6 +90,7 @@ def test_an_estimator_that_names_no_model_predicts_that_of_the_study():
     [
         (Ridge(), "'x' is Ridge.*has no predict_maps; wrap a regressor in SignalToSignal"),
         (SignalToSignal, "has no instance; wrap a regressor"),
+        (ConformalIntervals(MapsToMaps()), "'x' is ConformalIntervals.*give the estimator inside"),
         (SignalToSignal("LRR"), "'x': no algorithm 'LRR'"),
         (SignalToSignal(model="mono"), "'x': no model 'mono'"),
         (SignalToSignal(model=None), "'x': .*without a model there are none; give model="),
