@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 
 from anomaly.scans.detection import Detection
 from anomaly.scans.series import SeriesDetector, SeriesFiles
 from anomaly.scans.whole_scan import DIFFERENT, FEWEST_SCANS, FEWEST_VOXELS, mean_over_scans
 from dmrifit.cli.case_runs import (
+    FAILED,
     CaseRun,
     can_draw,
     case_pictures,
+    failed_cases,
     join_tables,
     read_result,
     result_rows,
@@ -47,7 +48,6 @@ __all__ = [
 _FILES = {"map": "map.nii.gz", "binary": "binary.nii.gz", "opened": "opened.nii.gz"}
 _TABLE = "detections.tsv"
 _LESIONS = "lesions.csv"
-_FAILED = "failed.tsv"
 _PANELS = "panels.png"
 _VIEW = "view.html"
 _BRIGHTEST = 3.0  # upper end of a map's gray scale, in thresholds
@@ -72,7 +72,7 @@ RUN = CaseRun(
         "lesions": list,
         "sources": dict,
     },
-    results=(_TABLE, _LESIONS, _FAILED, "index.html"),
+    results=(_TABLE, _LESIONS, FAILED, "index.html"),
 )
 
 
@@ -96,37 +96,21 @@ def detect_series(
     def detect_in(scan: SeriesFiles, folder: Path) -> dict[str, Any]:
         # Before the detection, during which the files could change.
         sources = _sources(scan)
-        try:
-            detection = detector.detect(scan, **options)
-        except ValueError as error:
-            # Without a record, so that the scan is tried again when the run is resumed.
-            return {"name": scan.label, "patient": scan.subject, "problem": str(error)}
+        detection = detector.detect(scan, **options)
         return _write_detection(detection, folder, sources, _covariates(scan), figure=figure)
 
     def is_current(scan: SeriesFiles, record: dict[str, Any]) -> bool:
         is_same_scan = record["sources"] == _sources(scan)
         return is_same_scan and record.get("known") == _covariates(scan)
 
+    def describe(scan: SeriesFiles) -> dict[str, str]:
+        return {"name": scan.label, "patient": scan.subject}
+
     scans = dict(zip(folders, series, strict=True))
-    records = RUN.process(scans, out, detect_in, is_current, overwrite=overwrite)
-    failed = [record for record in records if "problem" in record]
-    if failed and len(failed) == len(records):
-        raise ValueError(f"{failed[0]['name']}: {failed[0]['problem']}")
-    _write_failed(out, failed)
-    return [record for record in records if "problem" not in record]
-
-
-def _write_failed(out: Path, failed: Sequence[Mapping[str, Any]]) -> None:
-    """Write and print which scans failed and why; remove the table of an earlier run."""
-    import pandas as pd
-
-    from dmrifit.io.atomic_files import write_text
-
-    (out / _FAILED).unlink(missing_ok=True)
-    if failed:
-        write_text(out / _FAILED, table_text(pd.DataFrame(failed)))
-    for record in failed:
-        typer.echo(f"failed: {record['name']}: {record['problem']}")
+    records = RUN.process(
+        scans, out, detect_in, is_current, overwrite=overwrite, describe=describe
+    )
+    return list(records.values())
 
 
 def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: bool) -> None:
@@ -249,6 +233,7 @@ def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
                 for sentence in scan_sentences(contents)
                 if DIFFERENT not in sentence
             ),
+            *failed_cases(out),
         ]
     )
     write_page(out, "Anomalies", overview, contents, pictures, unit="scan", notice=NOTICE)

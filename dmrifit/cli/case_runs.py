@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import typer
+
 from dmrifit.cli.console import progress
 from dmrifit.io.atomic_files import check_room
 
@@ -19,10 +21,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "FAILED",
     "CaseRun",
     "begin_run",
     "can_draw",
     "case_pictures",
+    "failed_cases",
     "join_tables",
     "read_record",
     "read_result",
@@ -31,6 +35,9 @@ __all__ = [
     "table_text",
     "write_page",
 ]
+
+#: Table of the cases that failed.
+FAILED = "failed.tsv"
 
 _Case = TypeVar("_Case")
 
@@ -64,10 +71,18 @@ class CaseRun:
         *,
         overwrite: bool,
         figure: bool = False,
-    ) -> list[dict[str, Any]]:
-        """Process cases by the name of their folder, except those that an earlier run finished."""
+        failed: Iterable[Mapping[str, Any]] = (),
+        describe: Callable[[_Case], Mapping[str, Any]] | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """
+        Process cases by the name of their folder, except those that an earlier run finished.
+
+        Cases that fail, and those that `failed` before, are listed in failed.tsv with their
+        problem, and named there by `describe`; ValueError if all fail.
+        """
         pictures = self.pictures if figure and can_draw() else ()
-        records: list[dict[str, Any]] = []
+        records: dict[str, dict[str, Any]] = {}
+        failures = list(failed)
         is_first = True
         for name, case in progress(cases.items(), len(cases)):
             folder = out / name
@@ -75,14 +90,49 @@ class CaseRun:
             if not overwrite and all((folder / picture).exists() for picture in pictures):
                 record = read_record(folder / self.record, self.fields)
             if record is None or not is_current(case, record):
-                record = process_case(case, folder)
+                try:
+                    record = process_case(case, folder)
+                except ValueError as error:
+                    # Without a record, so that the case is tried again when the run is resumed.
+                    names = describe(case) if describe else {"name": name}
+                    failures.append({**names, "problem": str(error)})
+                    continue
                 # The first case tells what the others will take: better now than at the last one.
                 if is_first:
                     unfinished = [one for one in cases if not (out / one / self.record).exists()]
                     check_room(out, len(unfinished) * _folder_size(folder))
                 is_first = False
-            records.append(record)
+            records[name] = record
+        if not records:
+            raise ValueError(f"{failures[0]['name']}: {failures[0]['problem']}")
+        _write_failed(out, failures)
         return records
+
+
+def _write_failed(out: Path, failures: Sequence[Mapping[str, Any]]) -> None:
+    """Write and print which cases failed and why; remove the table of an earlier run."""
+    import pandas as pd
+
+    from dmrifit.io.atomic_files import write_text
+
+    (out / FAILED).unlink(missing_ok=True)
+    if failures:
+        write_text(out / FAILED, table_text(pd.DataFrame(failures)))
+    for failure in failures:
+        typer.echo(f"failed: {failure['name']}: {failure['problem']}")
+
+
+def failed_cases(out: Path) -> list[Markup]:
+    """List the cases of a run that failed for its page; nothing where none did."""
+    import pandas as pd
+
+    from dmrifit.report.html import html_table
+
+    if not (out / FAILED).exists():
+        return []
+    table = pd.read_csv(out / FAILED, sep="\t", dtype=str, keep_default_na=False)
+    rows = table[["name", "problem"]].to_numpy().tolist()
+    return [html_table(rows, ("failed", "problem"), words=(1,))]
 
 
 def _folder_size(folder: Path) -> int:

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dmrifit.cli.case_runs import begin_run, can_draw, read_record, table_text, write_page
+from dmrifit.cli.case_runs import (
+    FAILED,
+    begin_run,
+    can_draw,
+    read_record,
+    table_text,
+    write_page,
+)
 from dmrifit.cli.console import error_message
 from dmrifit.cli.options import say
 from dmrifit.cli.workers import run_tasks, scheduler
@@ -27,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["FitTask", "fit_many", "fit_one", "is_many", "named_scans"]
 
 _TABLE = "fits.tsv"
-_FAILED = "failed.tsv"
 _PAGE = "index.html"
 _RECORDS = ".fits"
 _MOST_PICTURES = 24  # on one page, of some 100 kB each
@@ -43,7 +49,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 
 #: What a validator of BIDS shall not read: tables, pages, and maps, whose names (model-, param-,
 #: dwimap) are of the proposal for diffusion derivatives, which the standard has not taken.
-_IGNORED = f"{_TABLE}\n{_FAILED}\n{_PAGE}\nsettings.json\n*_quicklook.*\n*_dwimap.*\n"
+_IGNORED = f"{_TABLE}\n{FAILED}\n{_PAGE}\nsettings.json\n*_quicklook.*\n*_dwimap.*\n"
 
 _README = """Maps of signal models, fitted by dmrifit to diffusion images; a folder for each scan.
 
@@ -157,7 +163,7 @@ def fit_many(
         scan.name: read_record(out / _RECORDS / f"{scan.name}.json", _FIELDS) for scan in scans
     }
     records = f"{_RECORDS}/*.json"
-    begin_run(out, settings, overwrite, results=(_TABLE, _FAILED, _PAGE), records=records)
+    begin_run(out, settings, overwrite, results=(_TABLE, FAILED, _PAGE), records=records)
     _describe_dataset(out)
     threads = options["n_threads"]
     if threads is None:
@@ -412,7 +418,7 @@ def _write_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         fitted.append(
             scan | {"maps": row["sidecar"], **counts, "seconds": round(row["seconds"], 1)}
         )
-    for name, lines in ((_TABLE, fitted), (_FAILED, failed)):
+    for name, lines in ((_TABLE, fitted), (FAILED, failed)):
         if lines:
             write_text(out / name, table_text(pd.DataFrame(lines)))
         else:

@@ -92,11 +92,13 @@ def read_each(
     aliases: Mapping[str, str],
     what: str = "case",
     images: Sequence[str] = (),
+    failed: list[dict[str, str]] | None = None,
 ) -> list[_Case]:
     """
     Read the cases of a table, and check that their names are unique.
 
     With the columns of images, the first one that of the cases, a folder of images is read too.
+    Cases with a problem go into the list `failed`, where it is given.
     """
     table = folder_table(table)
     cases: list[_Case] = []
@@ -105,6 +107,10 @@ def read_each(
             try:
                 cases.append(read({"patient": row["name"], **row}, table))
             except ValueError as error:
+                if failed is not None:
+                    names = {"name": row["name"], "patient": row["name"]}
+                    failed.append({**names, "problem": str(error)})
+                    continue
                 raise ValueError(f"{table}: {error}") from None
         return cases
     row_of: dict[str, int] = {}
@@ -124,7 +130,10 @@ def read_each(
                 f"{where}: {error}; paths are relative to {table.parent.resolve()}"
             ) from None
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+            if failed is None:
+                raise ValueError(f"{where}: {error}") from None
+            names = {"name": name, "patient": row["patient"]}
+            failed.append({**names, "problem": f"{where}: {error}"})
     return cases
 
 

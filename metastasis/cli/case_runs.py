@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.cli.case_runs import (
+    FAILED,
     CaseRun,
     case_pictures,
+    failed_cases,
     join_tables,
     read_result,
     result_rows,
@@ -85,7 +87,7 @@ RUN = CaseRun(
         "notes": list,
         "sources": str,
     },
-    results=(_TABLE, _LESIONS, "index.html"),
+    results=(_TABLE, _LESIONS, FAILED, "index.html"),
 )
 
 
@@ -113,11 +115,13 @@ def segment_cases(
     source: Path | None = None,
     notes: Sequence[Sequence[str]] | None = None,
     figures: Mapping[str, Any] | None = None,
+    failed: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """
     Segment cases, each into a folder; finished cases are not repeated.
 
-    `notes` are what is to be said of each case, `figures` what is known of the model.
+    `notes` are what is to be said of each case, `figures` what is known of the model, `failed` the
+    cases that could not be read.
     """
     remarks = notes or [[] for _ in cases]
     folders = file_stems((case.patient, case.name) for case in cases)
@@ -135,7 +139,16 @@ def segment_cases(
 
     cases_by_folder = dict(zip(folders, cases, strict=True))
     notes_by_folder = dict(zip(folders, remarks, strict=True))
-    return RUN.process(cases_by_folder, out, segment_in, is_current, overwrite=overwrite)
+    records = RUN.process(
+        cases_by_folder,
+        out,
+        segment_in,
+        is_current,
+        overwrite=overwrite,
+        failed=failed,
+        describe=_description,
+    )
+    return list(records.values())
 
 
 def write_batch(
@@ -174,7 +187,9 @@ def write_batch(
         alt = f"Lesions of {content['name']} in three planes"
         folder = out / content["folder"]
         pictures[content["name"]] = case_pictures(folder, _OVERLAY, _VIEW, alt)
-    write_text(out / "index.html", batch_page(heading, contents, lesions, pictures))
+    write_text(
+        out / "index.html", batch_page(heading, contents, lesions, pictures, failed_cases(out))
+    )
 
 
 def read_segmentations(

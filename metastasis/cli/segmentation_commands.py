@@ -92,8 +92,9 @@ def segment(
     Find metastases in scans by one model. Not for clinical use.
 
     Writes a folder for each scan with probability.nii.gz and label.nii.gz on its grid, a table of
-    its lesions and a picture; for all scans segmentations.tsv, lesions.tsv and a page. An
-    interrupted run resumes when started again with the same options.
+    its lesions and a picture; for all scans segmentations.tsv, lesions.tsv and a page. Scans that
+    cannot be read or segmented are listed in failed.tsv. An interrupted run resumes when started
+    again with the same options.
     """
     from dmrifit.io.bids_derivatives import file_record
     from metastasis.cli.case_runs import RUN, segment_cases, write_batch
@@ -107,7 +108,7 @@ def segment(
     if threshold is not None:
         # The number of false positives holds at the model's own threshold only.
         segmenter.threshold_, segmenter.false_positives_ = threshold, None
-    cases, notes = _cases(files, [segmenter], resample=resample)
+    cases, notes, failed = _cases(files, [segmenter], resample=resample)
     if not _uses_priors([segmenter], cases):
         cases = [replace(case, prior=None) for case in cases]
     settings = {
@@ -131,6 +132,7 @@ def segment(
         overwrite=overwrite,
         source=scans,
         notes=notes,
+        failed=failed,
         figures=_figures(model, as_measured=is_unchanged),
     )
     write_batch(out, contents, figure=figure, heading="Segmentations")
@@ -182,7 +184,7 @@ def ensemble(
     files = _checked_files(scans, prior, mask, out)
     models = [_trained(path, flips, device) for path in (sensitive, specific)]
     is_unchanged = not flips and limits in (None, tuple(model.threshold_ for model in models))
-    cases, notes = _cases(files, models, resample=resample)
+    cases, notes, failed = _cases(files, models, resample=resample)
     # Without prior scans the models see none, but the table of lesions still compares with them.
     _uses_priors(models, cases)
     if resample:
@@ -208,6 +210,7 @@ def ensemble(
         overwrite=overwrite,
         source=scans,
         notes=notes,
+        failed=failed,
         # Candidates are all that the sensitive model marks, and what the specific one adds.
         figures=_figures(sensitive, as_measured=is_unchanged),
     )
@@ -225,13 +228,14 @@ EXAMPLES: dict[Callable[..., None], str] = {
 
 @dataclass(frozen=True)
 class _ScanFiles:
-    """Scans as they were named, with the edges of their voxels in mm by image file."""
+    """Scans as they were named, with the edges of their voxels in mm or their problem by file."""
 
     scans: Path
     prior: Path | None
     mask: Path | None
     is_table: bool
-    edges: list[tuple[Path, tuple[float, ...]]]
+    edges: dict[Path, tuple[float, ...]]
+    problems: dict[Path, str]
 
 
 def _checked_files(scans: Path, prior: Path | None, mask: Path | None, out: Path) -> _ScanFiles:
@@ -244,21 +248,29 @@ def _checked_files(scans: Path, prior: Path | None, mask: Path | None, out: Path
     options = {"--prior": prior, "--mask": mask}
     table = is_table(scans, "prior scans and brains", options, IMAGES)
     files_of_scans = scan_files(scans, prior, mask, is_table=table)
-    edges = [(files["image"], check_files(files)) for files in files_of_scans]
-    return _ScanFiles(scans, prior, mask, table, edges)
+    edges, problems = {}, {}
+    for files in files_of_scans:
+        try:
+            edges[files["image"]] = check_files(files)
+        except ValueError as error:
+            problems[files["image"]] = str(error)
+    if problems and not edges:
+        raise ValueError(next(iter(problems.values())))
+    return _ScanFiles(scans, prior, mask, table, edges, problems)
 
 
-def _slice_notes(files: _ScanFiles, models: list[Any], *, resample: bool) -> list[str]:
-    """Check voxels before a volume is read; say which slices are thick."""
-    from metastasis.scans.scan_checks import check_edges, slice_note
+def _check_edges(files: _ScanFiles, models: list[Any]) -> None:
+    """Check voxels before a volume is read."""
+    from metastasis.scans.scan_checks import check_edges
 
-    notes = []
-    for path, edges in files.edges:
-        if not resample:
+    for path, edges in files.edges.items():
+        try:
             for model in models:
                 check_edges(path, edges, _edge(model))
-        notes.append(slice_note(str(path), edges))
-    return notes
+        except ValueError as error:
+            files.problems[path] = str(error)
+    if files.edges.keys() <= files.problems.keys():
+        raise ValueError(next(iter(files.problems.values())))
 
 
 def _figures(model: Path, *, as_measured: bool) -> dict[str, Any]:
@@ -292,17 +304,12 @@ def _resampled(model: Any) -> Any:
     return ResampledSegmenter(model, edge)
 
 
-def _notes(cases: Sequence[Case], slice_notes: Sequence[str]) -> list[list[str]]:
-    """Refuse scans with a skull, and say what a reader should know of each scan."""
-    from metastasis.scans.scan_checks import check_stripped, contrast_note
+def _notes(case: Case, slices: str) -> list[str]:
+    """Say what a reader should know of a scan; `slices` says that they are thick."""
+    from metastasis.scans.scan_checks import contrast_note
 
-    for case in cases:
-        check_stripped(case)
-    notes = []
-    for case, slices in zip(cases, slice_notes, strict=True):
-        contrast = "" if case.synthetic else contrast_note(case)
-        notes.append([note for note in (slices, contrast, _prior_note(case)) if note])
-    return notes
+    contrast = "" if case.synthetic else contrast_note(case)
+    return [note for note in (slices, contrast, _prior_note(case)) if note]
 
 
 def _prior_note(case: Case) -> str:
@@ -331,16 +338,34 @@ def _prior_note(case: Case) -> str:
 
 def _cases(
     files: _ScanFiles, models: list[Any], *, resample: bool
-) -> tuple[list[Case], list[list[str]]]:
-    """Read the cases of a table, or a single image, and what is to be said of each."""
-    from metastasis.scans.cases import read_case, read_cases
+) -> tuple[list[Case], list[list[str]], list[dict[str, str]]]:
+    """Read a single image or the cases of a table, and notes on each; list cases that fail."""
+    from metastasis.scans.cases import read_case, read_cases, read_row
+    from metastasis.scans.scan_checks import check_stripped, slice_note
 
-    slice_notes = _slice_notes(files, models, resample=resample)
+    if not resample:
+        _check_edges(files, models)
+    notes: list[list[str]] = []
+    failed: list[dict[str, str]] = []
+
+    def check(case: Case, path: Path) -> Case:
+        check_stripped(case)
+        notes.append(_notes(case, slice_note(str(path), files.edges[path])))
+        return case
+
+    def read(row: dict[str, str], folder: Path) -> Case:
+        path = folder / row["image"]
+        if path in files.problems:
+            raise ValueError(files.problems[path])
+        return check(read_row(row, folder), path)
+
     if files.is_table:
-        cases = read_cases(files.scans)
+        cases = read_cases(files.scans, failed=failed, read=read)
     else:
-        cases = [read_case(files.scans, prior=files.prior, brain=files.mask)]
-    return cases, _notes(cases, slice_notes)
+        cases = [check(read_case(files.scans, prior=files.prior, brain=files.mask), files.scans)]
+    if not cases:
+        raise ValueError(failed[0]["problem"])
+    return cases, notes, failed
 
 
 def _model_and_scans(paths: list[Path], model: Path | None) -> tuple[Path, Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from dmrifit.io.nifti import check_position, image_name, load_image, values_of
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TABLE", "Case", "read_case", "read_cases", "write_cases"]
+__all__ = ["TABLE", "Case", "read_case", "read_cases", "read_row", "write_cases"]
 
 #: Name of the table that `write_cases` makes.
 TABLE = "cases.tsv"
@@ -163,7 +163,12 @@ class Case:
         return float(x), float(y), float(z)
 
 
-def read_cases(table: str | Path) -> list[Case]:
+def read_cases(
+    table: str | Path,
+    *,
+    failed: list[dict[str, str]] | None = None,
+    read: Callable[[dict[str, str], Path], Case] | None = None,
+) -> list[Case]:
     """
     Read cases from a table of files, or from a folder of images.
 
@@ -179,6 +184,11 @@ def read_cases(table: str | Path) -> list[Case]:
         In a folder without a table ``cases.tsv`` each image is a case of its own patient:
         ``p01.nii.gz`` (or ``p01_image.nii.gz``), with ``p01_label.nii.gz``, ``p01_prior.nii.gz``
         and ``p01_brain.nii.gz`` beside it.
+    failed : list, optional
+        Takes ``name``, ``patient`` and ``problem`` of each case that cannot be read, which is left
+        out; by default the first one raises.
+    read : callable, optional
+        Reads the case of a row, with the folder of its files, instead of `read_row`.
 
     Returns
     -------
@@ -202,7 +212,8 @@ def read_cases(table: str | Path) -> list[Case]:
     """
     return read_each(
         table,
-        _read_case,
+        read or read_row,
+        failed=failed,
         required=REQUIRED,
         optional=OPTIONAL,
         aliases=ALIASES,
@@ -242,7 +253,7 @@ def read_case(
         row["prior"] = str(prior)
     if brain is not None:
         row["brain"] = str(brain)
-    return _read_case(row, Path())
+    return read_row(row, Path())
 
 
 def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -295,7 +306,7 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
     return Path(folder) / TABLE
 
 
-def _read_case(row: dict[str, str], folder: Path) -> Case:
+def read_row(row: dict[str, str], folder: Path) -> Case:
     """Read the files of one row of a table."""
     image_path = folder / row["image"]
     image = load_image(image_path)

@@ -191,6 +191,7 @@ def batch_page(
     contents: Sequence[Mapping[str, Any]],
     lesions: pd.DataFrame,
     shown: Mapping[str, Sequence[Markup]],
+    failed: Sequence[Markup] = (),
 ) -> str:
     """Make the page of a run over scans."""
     lead = notice_lead(content["synthetic"] for content in contents)
@@ -207,9 +208,8 @@ def batch_page(
         row += [fixed(content["volume_mL"], 2), fixed(content["filled_mL"], 2)]
         row.append("synthetic" if content["synthetic"] else "no")
         rows.append(row)
-    sections: list[tuple[str, Any]] = [
-        ("All scans", html_table(rows, header, numbers=range(2, len(header) - 1)))
-    ]
+    overview = html_table(rows, header, numbers=range(2, len(header) - 1))
+    sections: list[tuple[str, Any]] = [("All scans", html_join([overview, *failed]))]
     for content in contents:
         name = content["name"]
         title = f"{name} (synthetic)" if content["synthetic"] else name

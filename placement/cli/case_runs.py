@@ -8,7 +8,15 @@ from typing import Any
 
 import typer
 
-from dmrifit.cli.case_runs import CaseRun, can_draw, case_pictures, table_text, write_page
+from dmrifit.cli.case_runs import (
+    FAILED,
+    CaseRun,
+    can_draw,
+    case_pictures,
+    failed_cases,
+    table_text,
+    write_page,
+)
 
 __all__ = ["FLAGGED", "RUN", "say_case", "say_flagged", "write_batch"]
 
@@ -35,7 +43,7 @@ RUN = CaseRun(
         "targets": list,
         "console.withheld": str,
     },
-    results=(_TABLE,),
+    results=(_TABLE, FAILED),
     pictures=("voxel_overlay.png", "voxel_view.html"),
 )
 
@@ -75,7 +83,7 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
     write_text(out / _TABLE, table_text(pd.DataFrame(rows), 12))
     if not figure or not can_draw():
         return
-    from dmrifit.report.html import html_table
+    from dmrifit.report.html import html_join, html_table
     from placement.exchange.pages import COPY_SCRIPT, PAGE_STYLE, case_summary, console_numbers
     from placement.exchange.vendor_texts import NOTICE
 
@@ -92,7 +100,7 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
     write_page(
         out,
         "Voxels",
-        html_table(lines, header, numbers=(1, 2, 3, 4)),
+        html_join([html_table(lines, header, numbers=(1, 2, 3, 4)), *failed_cases(out)]),
         list(contents.values()),
         pictures,
         unit="case",

@@ -104,7 +104,8 @@ def place(
     The optimizer maximizes the objective within the constraints; a model places as it has learned,
     and broken constraints become flags. Writes a folder for each case, the table placements.tsv
     and a page with all overlays. Numbers for consoles are withheld where less than half of the box
-    is target. An interrupted run resumes when started again with the same options.
+    is target. Cases that fail are listed in failed.tsv. An interrupted run resumes when started
+    again with the same options.
     """
     from dmrifit.io.nifti import file_record
     from placement.exchange.displacement import placed_in_brain
@@ -205,13 +206,13 @@ def place(
 
     rows = {row.name: row for row in table.itertuples()}
     records = RUN.process(rows, out, place_in, is_current, overwrite=overwrite, figure=figure)
-    write_batch(out, dict(zip(rows, records, strict=True)), figure=figure)
-    for name, record in zip(rows, records, strict=True):
+    write_batch(out, records, figure=figure)
+    for name, record in records.items():
         say_case(name, record)
     typer.echo(f"{counted(len(records), 'case')} placed: {out}")
-    if any(record["synthetic"] for record in records):
+    if any(record["synthetic"] for record in records.values()):
         typer.echo("synthetic cases: no clinical result")
-    say_flagged(records, fail=fail_on_flag)
+    say_flagged(list(records.values()), fail=fail_on_flag)
 
 
 def prescribe(

@@ -129,11 +129,10 @@ def repeat(
         return bool(record["sources"] == sources(row))
 
     records = RUN.process(cases, out, repeat_case, is_current, overwrite=overwrite, figure=figure)
-    by_name = dict(zip(cases, records, strict=True))
-    _write_results(out, by_name, figure=figure)
-    for name, record in by_name.items():
+    _write_results(out, records, figure=figure)
+    for name, record in records.items():
         typer.echo(summary_line(name, record))
-    flagged = [name for name, record in by_name.items() if record["flags"]]
+    flagged = [name for name, record in records.items() if record["flags"]]
     if flagged:
         typer.echo(f"flagged: {len(flagged)} of {len(records)}")
     typer.echo(f"{counted(len(records), 'case')}: {out}")

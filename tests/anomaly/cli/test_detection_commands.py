@@ -1,6 +1,7 @@
 """The command detect: what it writes and says, how its options act, and what it refuses."""
 
 import hashlib
+import html
 import json
 from types import SimpleNamespace
 
@@ -77,7 +78,7 @@ def test_a_scan_that_fails_leaves_the_others(run, cases, model, tmp_path):
     good = (cases / "synthetic-glioma-001" / "synthetic-glioma-001_dwi.bval").read_text()
     table.loc[0, "bval"] = str(few)
     table.to_csv(tmp_path / "cases.tsv", sep="\t", index=False)
-    words = ("detect", model, tmp_path / "cases.tsv", "--out", tmp_path / "found", "--no-figure")
+    words = ("detect", model, tmp_path / "cases.tsv", "--out", tmp_path / "found")
     code, said, error = run(*words)
     assert code == 0, error
     assert "failed: synthetic-glioma-001: " in said
@@ -85,6 +86,7 @@ def test_a_scan_that_fails_leaves_the_others(run, cases, model, tmp_path):
     (row,) = pd.read_csv(tmp_path / "found" / "failed.tsv", sep="\t").itertuples()
     assert row.name == "synthetic-glioma-001"
     assert "no volume at b = 0" in row.problem
+    assert row.problem in html.unescape((tmp_path / "found" / "index.html").read_text())
     (row,) = pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t").itertuples()
     assert row.name == "synthetic-glioma-002"
     # The scan is tried again, and the table of the first run goes.

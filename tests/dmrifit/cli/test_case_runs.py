@@ -39,7 +39,7 @@ def run(tmp_path, inputs, *, overwrite=False, figure=False, case_run=RUN):
     records = case_run.process(
         inputs, tmp_path, process, is_current, overwrite=overwrite, figure=figure
     )
-    assert records == [{"name": name, "source": source} for name, source in inputs.items()]
+    assert records == {name: {"name": name, "source": source} for name, source in inputs.items()}
     return processed
 
 

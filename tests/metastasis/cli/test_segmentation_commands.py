@@ -1,6 +1,7 @@
 """The commands segment and ensemble: what they write, how options act, what they refuse."""
 
 import hashlib
+import html
 import json
 from types import SimpleNamespace
 
@@ -124,6 +125,30 @@ def test_a_folder_of_scans_is_as_good_as_a_table(run, table, models, tmp_path):
     np.testing.assert_array_equal(whole, by_table)
     error = run("segment", models.sensitive, folder, "--prior", table, "--out", tmp_path / "x")[2]
     assert "is a folder, where prior scans and brains stand beside the images; leave out --prior" in error
+
+
+def test_scans_that_fail_leave_the_others(run, table, models, tmp_path):
+    rows = pd.read_csv(table, sep="\t")
+    rows["image"] = [str(table.parent / name) for name in rows["image"]]
+    series, broken = tmp_path / "series.nii.gz", tmp_path / "broken.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((*SHAPE, 2), np.float32), np.eye(4)), series)
+    nib.save(nib.Nifti1Image(np.full(SHAPE, np.nan, np.float32), np.eye(4)), broken)
+    rows = rows[["patient", "image"]]
+    rows.loc[[0, 1], "image"] = [str(series), str(broken)]
+    rows.to_csv(tmp_path / "cases.tsv", sep="\t", index=False)
+    out = tmp_path / "out"
+    code, said, error = run("segment", models.plain, tmp_path / "cases.tsv", "--out", out)
+    assert code == 0, error
+    assert "1 scan," in said
+    failed = pd.read_csv(out / "failed.tsv", sep="\t")
+    assert failed["name"].tolist() == ["p0", "p1"]
+    assert "has 4 axes" in failed["problem"][0]
+    assert "non-finite" in failed["problem"][1]
+    assert pd.read_csv(out / "segmentations.tsv", sep="\t")["name"].tolist() == ["p2"]
+    page = html.unescape((out / "index.html").read_text(encoding="utf-8"))
+    for row in failed.itertuples():
+        assert f"failed: {row.name}: {row.problem}" in said
+        assert row.problem in page
 
 
 def test_segmentations_are_those_of_the_model_at_its_threshold(

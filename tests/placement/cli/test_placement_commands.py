@@ -1,5 +1,6 @@
 """Commands that place voxels: place over many cases, and prescribe for one box."""
 
+import html
 import json
 
 import nibabel as nib
@@ -97,6 +98,29 @@ def test_a_run_goes_on_where_it_stopped_and_sees_changed_masks(run, tmp_path, ba
     code, _, error = run("place", table, "--out", out, "--min-volume", 4)
     assert code == 2
     assert "other options (optimizer)" in error
+
+
+def test_a_case_that_fails_leaves_the_others(run, tmp_path, ball):
+    image = nib.load(ball)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), tmp_path / "empty.nii.gz")
+    table = tmp_path / "cases.tsv"
+    table.write_text("name\ttumor\none\tempty.nii.gz\ntwo\tball.nii.gz\n")
+    out = tmp_path / "placed"
+    code, said, error = run("place", table, "--out", out)
+    assert code == 0, error
+    assert "failed: one: " in said
+    assert "1 case placed" in said
+    (row,) = pd.read_csv(out / "failed.tsv", sep="\t").itertuples()
+    assert row.name == "one"
+    assert row.problem in html.unescape((out / "index.html").read_text(encoding="utf-8"))
+    assert placements(out)["name"].tolist() == ["two"]
+    # The case is tried again, and the table of the first run goes.
+    (tmp_path / "empty.nii.gz").write_bytes(ball.read_bytes())
+    assert "2 cases placed" in run("place", table, "--out", out)[1]
+    assert not (out / "failed.tsv").exists()
+    table.write_text("name\ttumor\none\tempty.nii.gz\n")
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), tmp_path / "empty.nii.gz")
+    assert run("place", table, "--out", tmp_path / "none")[0] == 2
 
 
 def test_a_case_is_placed_anew_when_its_table_excludes_other_labels(run, tmp_path, ball):
