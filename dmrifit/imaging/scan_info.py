@@ -15,7 +15,7 @@ from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.noise import describe_noise_levels, noise_levels
-from dmrifit.io.masks import above_air
+from dmrifit.io.masks import above_air_or_noise
 from dmrifit.io.nifti import Image, Images
 from dmrifit.io.series import Series, read_map
 
@@ -151,15 +151,20 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
             f"{n_largest / n_values:.1%} of the values are the largest one, {largest:g}: the "
             "scanner or a converter has clipped them"
         )
-    rows = sample.rows()
-    # Where no mask was drawn, most voxels may be air, which says nothing of the signal.
-    if region is None and info.protocol is not None and len(info.protocol) == info.n_volumes:
-        lowest = rows[:, info.protocol.b == info.protocol.b.min()]
-        rows = rows[above_air(lowest.mean(axis=1))]
-    if info.protocol is not None and len(info.protocol) == info.n_volumes:
-        _describe_protocol(info, info.protocol, rows)
+    level = np.nan
     if info.n_volumes > 1:
-        _describe_noise(info, series, region, rows)
+        level = _describe_noise(info, series, region)
+    if info.protocol is None or len(info.protocol) != info.n_volumes:
+        return
+    rows = sample.rows()
+    lowest = rows[:, info.protocol.b == info.protocol.b.min()].mean(axis=1)
+    # Where no mask was drawn, most voxels may be air, which says nothing of the signal.
+    if region is None:
+        is_tissue = above_air_or_noise(lowest, level)
+        rows, lowest = rows[is_tissue], lowest[is_tissue]
+    _describe_protocol(info, info.protocol, rows)
+    if level > 0:
+        info.snr = float(np.quantile(lowest, _BRIGHT) / level)
 
 
 def _describe_protocol(info: ScanInfo, protocol: Protocol, rows: NDArray) -> None:
@@ -181,27 +186,18 @@ def _describe_protocol(info: ScanInfo, protocol: Protocol, rows: NDArray) -> Non
         )
 
 
-def _describe_noise(
-    info: ScanInfo, series: Series, region: NDArray[np.bool_] | None, rows: NDArray
-) -> None:
-    """Estimate the noise in more ways than one."""
+def _describe_noise(info: ScanInfo, series: Series, region: NDArray[np.bool_] | None) -> float:
+    """Estimate the noise in more ways than one; give the level, NaN where it is unknown."""
     try:
         series.check_magnitudes()
         levels = noise_levels(series, mask=region)
     except (ImportError, ValueError) as error:
         info.noise = f"not estimated ({error})"
-        return
+        return np.nan
     info.noise, doubt = describe_noise_levels(levels)
     if doubt:
         info.doubts.append(doubt)
-    if (
-        levels
-        and np.median(levels[0].sigma) > 0
-        and info.protocol is not None
-        and len(info.protocol) == info.n_volumes
-    ):
-        lowest = rows[:, info.protocol.b == info.protocol.b.min()].mean(axis=1)
-        info.snr = float(np.quantile(lowest, _BRIGHT) / np.median(levels[0].sigma))
+    return float(np.median(levels[0].sigma)) if levels else np.nan
 
 
 def _model_line(name: str, protocol: Protocol, snr: float) -> str:

@@ -29,7 +29,7 @@ from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult, FitStatus
 from dmrifit.engine.screening import ScreeningTally
 from dmrifit.io.digests import describe
-from dmrifit.io.masks import above_air
+from dmrifit.io.masks import above_air, above_air_or_noise
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
@@ -55,9 +55,6 @@ SYNTHETIC_TRAINING = "The model was trained on synthetic data: its accuracy in p
 
 #: Voxels at least that the SNR of a scan is taken from: of millions, a sample tells it as well.
 _SNR_VOXELS = 2**18
-
-#: Multiples of a known noise level below which a dark voxel may be air.
-_NEAR_NOISE = 5.0
 
 _METHODS = {
     "nlls": "bounded nonlinear least squares",
@@ -199,9 +196,12 @@ class FitTally:
         snr, signals, noise = rows[np.isfinite(rows[:, :2]).all(axis=1)].T
         if not len(snr):
             return np.nan, 0.0
+        if not np.isfinite(noise).all():
+            is_bright = above_air(signals) & (signals > 0)
+            noise = np.median(signals[is_bright] / snr[is_bright])
         # Scanners filter the background, so that a map of the noise is too low there.
         noise = np.maximum(noise, np.median(noise))
-        is_tissue = above_air(signals) | (signals >= _NEAR_NOISE * noise)
+        is_tissue = above_air_or_noise(signals, noise)
         return float(np.median(snr[is_tissue])), 1.0 - float(is_tissue.mean())
 
     @property

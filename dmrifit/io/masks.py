@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "AIR",
     "above_air",
+    "above_air_or_noise",
     "binarize",
     "check_same_grid",
     "volume_to_voxels",
@@ -17,6 +18,8 @@ __all__ = [
 #: Largest signal of air as a share of that of tissue: in heads and legs air has 0 to 0.1, tissue
 #: beside tissue 0.25.
 AIR = 0.2
+
+_NEAR_NOISE = 5.0  # multiples of the noise level below which a dark voxel may be air
 
 # Of the signal: a few extreme voxels would draw a threshold between them and the tissue.
 _EXTREME = 99.5  # percent
@@ -61,6 +64,15 @@ def above_air(signals: NDArray) -> NDArray[np.bool_]:
     if np.median(signals[~inside & np.isfinite(signals)]) > AIR * np.median(signals[inside]):
         return everything
     return inside
+
+
+def above_air_or_noise(signals: NDArray, noise: ArrayLike) -> NDArray[np.bool_]:
+    """
+    Tell which voxels are tissue: `above_air`, or far above the noise, as tissue beside fluid.
+
+    Shapes: `signals` (n_voxels,), `noise` (n_voxels,) or one level, NaN where it is unknown.
+    """
+    return above_air(signals) | (signals >= _NEAR_NOISE * np.asarray(noise))
 
 
 def binarize(

@@ -60,6 +60,15 @@ def test_air_around_the_body_changes_neither_snr_nor_doubts():
     assert any("order of the b-values does not fit" in doubt for doubt in info.doubts)
 
 
+def test_tissue_beside_fluid_is_no_air_to_the_snr():
+    pytest.importorskip("dipy")
+    protocol = Protocol(np.repeat([0, 500, 1000, 2000], 8))
+    values = np.asarray(synthetic(protocol, 20).dataobj, dtype=float)
+    bright = np.concatenate([values, 10 * values[:4]])
+    info = scan_info(nib.Nifti1Image(bright.astype(np.float32), np.eye(4)), protocol)
+    assert info.snr == pytest.approx(50, rel=0.3)
+
+
 def test_an_image_without_a_position_is_doubted():
     image = synthetic(Protocol([0, 500, 1000]), 5, affine=np.eye(4))
     image.set_sform(None, 0)

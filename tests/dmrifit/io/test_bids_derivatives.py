@@ -154,5 +154,9 @@ def test_dark_voxels_far_above_the_noise_are_tissue():
     assert snr == pytest.approx(20, rel=0.2)
     whole = tally_of(fit_voxels(signals, protocol, "adc", sigma=10.0), protocol)
     assert whole.snr()[1] == pytest.approx(300 / 800)
-    unknown_noise = tally_of(fit_voxels(signals[:500], protocol, "adc"), protocol)
-    assert unknown_noise.snr()[1] == pytest.approx(400 / 500)
+    # Then the noise is that of the residuals.
+    for n_voxels, n_air in ((500, 0), (800, 300)):
+        unknown_noise = tally_of(fit_voxels(signals[:n_voxels], protocol, "adc"), protocol)
+        snr, air_share = unknown_noise.snr()
+        assert air_share == pytest.approx(n_air / n_voxels)
+        assert snr == pytest.approx(20, rel=0.2)
