@@ -32,6 +32,7 @@ from dmrifit.cli.console import (
 )
 from dmrifit.cli.options import named_files, require_libraries, whole_numbers, words
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
+from dmrifit.report.numerals import counted
 
 if TYPE_CHECKING:
     from anomaly.detectors.base import AnomalyDetector
@@ -305,7 +306,7 @@ def train(
             f"{100 * guarantee:g} % or more"
         )
     typer.echo(
-        f"{detector} trained on {model.n_scans_} scans of {grid} voxels and "
+        f"{detector} trained on {counted(model.n_scans_, 'scan')} of {grid} voxels and "
         f"{len(model.protocol_)} {channels}; threshold {threshold:.5g} for {aim}: {out}"
     )
     if model.healthy_ is not None:
@@ -443,10 +444,10 @@ def _healthy_sentence(healthy: HealthyScans) -> str:
     if healthy.left_out:
         threshold = "a threshold from the other persons"
     text = (
-        f"{len(shares)} healthy scans, none scored by what learned from it: {percent(share)} % of "
-        f"the voxels above {threshold} ({percent(low)} to {percent(high)}, highest "
-        f"{percent(max(shares))}), {n_components:.1f} components after opening ({fewest:.1f} to "
-        f"{most:.1f}); "
+        f"{counted(len(shares), 'healthy scan')}, none scored by what learned from it: "
+        f"{percent(share)} % of the voxels above {threshold} ({percent(low)} to {percent(high)}, "
+        f"highest {percent(max(shares))}), {n_components:.1f} components after opening "
+        f"({fewest:.1f} to {most:.1f}); "
     )
     if len(shares) < FEWEST_SCANS:
         text += (

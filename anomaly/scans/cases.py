@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from anomaly.scans.directions import turned_as_stored
 from dmrifit._utils.affines import checked_affine
+from dmrifit._utils.html_repr import counted
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.engine.protocol import Protocol, read_gradients
 from dmrifit.io.atomic_files import FileSet
@@ -184,7 +185,7 @@ class Case:
         size = " × ".join(map(str, self.shape))
         status = "healthy"
         if self.lesion is not None and not self.healthy:
-            status = f"lesion of {self.lesion.sum()} voxels"
+            status = f"lesion of {counted(self.lesion.sum(), 'voxel')}"
         n_directions = self.signal.shape[3]
         return f"<{title} {self.name!r}, {size} voxels, {n_directions} directions, {status}>"
 

@@ -13,6 +13,7 @@ from dmrifit.cli.case_runs import can_draw
 from dmrifit.cli.console import ModelFileOption, ModelSeedOption, OverwriteOption, check_output
 from dmrifit.cli.options import floats, say, whole_numbers, words
 from dmrifit.cli.workers import ClusterOption, scheduler
+from dmrifit.report.numerals import counted
 
 if TYPE_CHECKING:
     from dmrifit.cohort.cohort import Cohort
@@ -157,7 +158,7 @@ def simulate(
     # Only now, so that a wrong option leaves no cohort behind.
     for cohort in cohorts:
         table = cohort.write(out)
-    typer.echo(f"{sum(map(len, cohorts))} synthetic patients: {table}")
+    typer.echo(f"{counted(sum(map(len, cohorts)), 'synthetic patient')}: {table}")
 
 
 def train(
@@ -285,8 +286,10 @@ def train(
     strategy_of(estimator).synthetic_ = is_synthetic
     save_model(estimator, out)
     n_voxels = len(X)
-    typer.echo(f"trained on {n_voxels} voxels of {n_patients} patients: {out}")
-    typer.echo(f"it predicts {len(protocol)} images from {', '.join(source.labels)}")
+    typer.echo(
+        f"trained on {counted(n_voxels, 'voxel')} of {counted(n_patients, 'patient')}: {out}"
+    )
+    typer.echo(f"it predicts {counted(len(protocol), 'image')} from {', '.join(source.labels)}")
     if isinstance(estimator, ConformalIntervals):
         held = estimator.calibration_.groupby("parameter", sort=False)["coverage"].mean()
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in held.items())

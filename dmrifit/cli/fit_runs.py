@@ -282,7 +282,9 @@ def _line(row: Mapping[str, Any]) -> str:
     if row.get("error"):
         return f"{row['name']}: failed: {row['error']}"
     share = row["fitted"] / max(row["voxels"], 1)
-    text = f"{row['name']}: {row['model']}, {share:.1%} of {row['voxels']} voxels fitted"
+    text = (
+        f"{row['name']}: {row['model']}, {share:.1%} of {counted(row['voxels'], 'voxel')} fitted"
+    )
     reasons = ", ".join(f"{n} {reason}" for reason, n in row["not_fitted"].items())
     if reasons:
         text += f" ({reasons})"

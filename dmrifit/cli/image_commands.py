@@ -405,7 +405,7 @@ def roi(
             repeats = repeatability(table)
             repeats.to_csv(files.path(repeats_name), index=False, float_format="%.7g")
     n_scans = len(table.drop_duplicates(["folder", "scan", "model"]))
-    typer.echo(f"{n_scans} fits, {table['label'].nunique()} labels: {out}")
+    typer.echo(f"{counted(n_scans, 'fit')}, {counted(table['label'].nunique(), 'label')}: {out}")
     if repeats is not None:
         _print_repeats(repeats)
         typer.echo(f"repeatability: {out.parent / repeats_name}")
@@ -689,7 +689,7 @@ def _print_fit(out: Path, sidecar: Path) -> None:
     codes = ", ".join(f"{n} {code}" for code, n in counts.items())
     n_voxels = sum(counts.values())
     share = (n_voxels - counts.get("not fitted", 0)) / max(n_voxels, 1)
-    typer.echo(f"{n_voxels} voxels, {share:.1%} fitted: {codes}")
+    typer.echo(f"{counted(n_voxels, 'voxel')}, {share:.1%} fitted: {codes}")
     typer.echo(f"region: {description['Settings']['Region']}")
     for parameter, entry in description["Parameters"].items():
         for end in ("Lower", "Upper"):

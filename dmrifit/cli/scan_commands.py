@@ -13,6 +13,7 @@ import typer
 
 from dmrifit.cli.console import OverwriteOption
 from dmrifit.cli.options import BvalOption, BvecOption, ScanArgument, TeOption, say, scan_of
+from dmrifit.report.numerals import counted
 
 __all__ = ["EXAMPLES", "import_", "info", "table"]
 
@@ -44,7 +45,7 @@ def info(
     edges = " × ".join(f"{edge:.4g}" for edge in described.voxel)
     grid = " × ".join(map(str, described.grid))
     rows = [
-        ("grid", f"{grid} voxels of {edges} mm, {described.n_volumes} volumes"),
+        ("grid", f"{grid} voxels of {edges} mm, {counted(described.n_volumes, 'volume')}"),
         ("axes", f"{described.axes} (position: {described.position})"),
         *[("protocol", line) for line in described.contrasts],
         ("noise", described.noise),
@@ -53,8 +54,9 @@ def info(
     ]
     if protocol is not None and len(protocol) != described.n_volumes:
         problem = (
-            f"{described.n_volumes} volumes, but {len(protocol)} b-values: they are not of one "
-            "scan, or volumes were lost in conversion"
+            f"{counted(described.n_volumes, 'volume')}, but "
+            f"{counted(len(protocol), 'b-value')}: they are not of one scan, "
+            "or volumes were lost in conversion"
         )
     doubts = [problem, *described.doubts] if problem else described.doubts
     rows += [("looks wrong", doubt) for doubt in doubts or ["nothing that this command looks for"]]

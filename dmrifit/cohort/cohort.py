@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import real_numbers
-from dmrifit._utils.html_repr import html_summary
+from dmrifit._utils.html_repr import counted, html_summary
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.cohort.bids_dataset import write_participants
 from dmrifit.cohort.participants_table import read_participants
@@ -85,7 +85,9 @@ class VoxelTable:
     @property
     def _title(self) -> str:
         """The size of the table in words."""
-        return f"{len(self)} voxels of {len(np.unique(self.groups))} patients"
+        return (
+            f"{counted(len(self), 'voxel')} of {counted(len(np.unique(self.groups)), 'patient')}"
+        )
 
 
 class Cohort:
@@ -141,7 +143,7 @@ class Cohort:
     def __repr__(self) -> str:
         title = "synthetic cohort" if self.synthetic else "cohort"
         protocol = self.scans[0].protocol
-        return f"<{title} {self.name!r}: {len(self.patients)} patients, {protocol!r}>"
+        return f"<{title} {self.name!r}: {counted(len(self.patients), 'patient')}, {protocol!r}>"
 
     def _repr_html_(self) -> str:
         """Show in notebooks how many patients have which protocol; no file is read."""
@@ -150,10 +152,11 @@ class Cohort:
             patients[repr(scan.protocol)].append(scan.patient)
         rows = [(len(names), len(set(names)), text) for text, names in patients.items()]
         title = "Synthetic cohort" if self.synthetic else "Cohort"
-        title += f" {self.name!r}: {len(self.patients)} patients"
+        title += f" {self.name!r}: {counted(len(self.patients), 'patient')}"
         note = ""
         if self.skipped:
-            note = f"{len(self.skipped)} patients of the table are skipped (skipped has reasons)"
+            n_skipped = counted(len(self.skipped), "patient")
+            note = f"skipped: {n_skipped} of the table (skipped has reasons)"
         return html_summary(title, ("scans", "patients", "protocol"), rows, note=note)
 
     @property

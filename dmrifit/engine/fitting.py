@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import filled
+from dmrifit._utils.html_repr import counted
 from dmrifit._utils.threads import default_threads
 from dmrifit.engine.fit_problem import Problem
 from dmrifit.engine.fit_settings import MEASURED, FitSettings
@@ -234,8 +235,8 @@ def _fit_screened(
     n_free = len(model.names) - len(fixed)
     if len(protocol) < n_free:
         raise ValueError(
-            f"{len(protocol)} measurements cannot determine {n_free} free parameters of "
-            f"{model.name}; fix some, or measure more"
+            f"{counted(len(protocol), 'measurement')} cannot determine "
+            f"{counted(n_free, 'free parameter')} of {model.name}; fix some, or measure more"
         )
     problem = Problem(model, protocol, settings, box, fixed)
     noise = settings.noise_levels(n_voxels)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import real_numbers
-from dmrifit._utils.html_repr import html_summary
+from dmrifit._utils.html_repr import counted, html_summary
 from dmrifit._utils.text_files import (
     check_file,
     numbers_of,
@@ -164,7 +164,7 @@ class Protocol:
                 b = self.b[self.te == te]
                 rows.append((f"{te:g}", _listed_b(b), len(b)))
         title = f"Protocol {self.name}".rstrip()
-        title += f": {len(self)} measurement" if len(self) == 1 else f": {len(self)} measurements"
+        title += f": {counted(len(self), 'measurement')}"
         note = "" if self.directions is None else "with directions"
         return html_summary(title, ("TE, ms", "b, s/mm²", "measurements"), rows, note=note)
 
@@ -174,7 +174,7 @@ class Protocol:
         if len(distinct) > 12:
             b = f"{distinct[0]:g} … {distinct[-1]:g} ({len(distinct)} values)"
         text = f"{self.name!r}, " if self.name else ""
-        text += f"{len(self)} measurements, b = {b} s/mm²"
+        text += f"{counted(len(self), 'measurement')}, b = {b} s/mm²"
         if self.te is not None:
             text += f"; TE = {', '.join(f'{value:g}' for value in np.unique(self.te))} ms"
         if self.directions is not None:
@@ -527,8 +527,8 @@ def average_directions(
     signals = real_numbers(signals, "signals")
     if signals.ndim == 0 or signals.shape[-1] != len(protocol):
         raise ValueError(
-            f"signals of shape {signals.shape} do not have {len(protocol)} measurements on the "
-            "last axis"
+            f"signals of shape {signals.shape} do not have "
+            f"{counted(len(protocol), 'measurement')} on the last axis"
         )
     if mean not in ("geometric", "arithmetic"):
         raise ValueError(f"mean must be 'geometric' or 'arithmetic', not {mean!r}")

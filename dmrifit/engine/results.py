@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.checks import filled
-from dmrifit._utils.html_repr import html_summary
+from dmrifit._utils.html_repr import counted, html_summary
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.screening import Screening
@@ -391,13 +391,13 @@ class FitResult:
         n_left_out = int(screening.n_left_out.sum())
         n_without_logarithm = int(screening.n_without_logarithm.sum())
         if n_left_out:
-            note = f"{n_left_out} values left out"
+            note = f"{counted(n_left_out, 'value')} left out"
             if n_without_logarithm:
                 note += f" ({n_without_logarithm} without a logarithm)"
             notes.append(note)
         n_negative = int(screening.n_negative[self.status != FitStatus.NOT_FITTED].sum())
         if n_negative:
-            notes.append(f"{n_negative} negative values fitted")
+            notes.append(f"{counted(n_negative, 'negative value')} fitted")
         return notes
 
     def _summary_row(self, column: int) -> tuple[object, ...]:

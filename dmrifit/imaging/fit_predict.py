@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.html_repr import counted
 from dmrifit._utils.spread_sample import SpreadSample
 from dmrifit.cohort.scaling import PatientScale
 from dmrifit.engine.design.identifiability import missing_for, nominal_contrasts
@@ -299,8 +300,8 @@ def fit_image(
             warnings.warn(msg, stacklevel=2)
         if n_too_large:
             msg = (
-                f"{series.name}: in {n_too_large} voxels a parameter is beyond 3e38, which maps "
-                "cannot hold, and is NaN; scale the image down"
+                f"{series.name}: in {counted(n_too_large, 'voxel')} a parameter is beyond 3e38, "
+                "which maps cannot hold, and is NaN; scale the image down"
             )
             warnings.warn(msg, stacklevel=2)
         gain_step = find_gain_step(gain_sample.rows(), protocol)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from dmrifit._utils.html_repr import counted
+
 __all__ = ["counted", "fixed", "p_value", "percent", "significant"]
 
 NOTHING = "–"
@@ -50,8 +52,3 @@ def p_value(value: float) -> str:
     if value < 1e-4:
         return "< 0.0001"
     return f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
-
-
-def counted(n: int, noun: str) -> str:
-    """Write a number with what it counts."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -18,6 +18,7 @@ from dmrifit.report.html import (
     html_table,
     png_bytes,
 )
+from dmrifit.report.numerals import counted
 from dmrifit.report.quicklook import (
     AMPLITUDE_UNIT,
     OPACITY,
@@ -182,12 +183,12 @@ def _parameters(
 
 def _counts(counts: Mapping[str, int]) -> str:
     text = (
-        f"{counts['InMask']} voxels, {counts['WithSignal']} of them with signal in every "
-        "measurement. A trained model predicted these maps from images of another protocol; they "
-        "are no fit to measurements of it."
+        f"{counted(counts['InMask'], 'voxel')}, {counts['WithSignal']} of them with signal in "
+        "every measurement. A trained model predicted these maps from images of another protocol; "
+        "they are no fit to measurements of it."
     )
     if counts["NegativeSignal"]:
-        text += f" In {counts['NegativeSignal']} voxels a predicted signal is negative."
+        text += f" In {counted(counts['NegativeSignal'], 'voxel')} a predicted signal is negative."
     return text
 
 

@@ -225,8 +225,8 @@ def _summary(
     counts = sidecar["Status"]["Voxels"]
     outcomes = ", ".join(f"{n} {code}" for code, n in counts.items() if n)
     text = (
-        f"{sum(counts.values())} voxels: {outcomes}. The standard error is the median over "
-        "voxels, and so are the ends of the 95 % interval. In "
+        f"{counted(sum(counts.values()), 'voxel')}: {outcomes}. The standard error is the median "
+        "over voxels, and so are the ends of the 95 % interval. In "
         f"{100 * sidecar['Doubt']['StartsDisagree']:.3g} % of the fitted voxels starts disagree: "
         "other parameters fit about as well. A parameter is in doubt where it has no influence, "
         "is not determined, ended at a bound of the search, or is uncertain."

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.html_repr import counted
 from dmrifit.stats.agreement import finite_pairs
 from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE, RANKING_METRIC, metric_of
 from dmrifit.stats.mixed_model import mixed_model
@@ -33,7 +34,6 @@ _LIBRARIES = {
     "statsmodels": {"equivalence", "mixed"},
     "scikit_posthocs": set(_RANK_TABLES),
 }
-_FEW = "{n} patients have all values; {least} are needed"
 
 
 # Tests between algorithms ------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def _friedman(values: NDArray[np.float64], nothing: str) -> dict[str, Any]:
     elif not reason and k == 2:
         reason = "2 algorithms; Friedman's test needs three; see pairs"
     elif not reason and n < 3:
-        reason = _FEW.format(n=n, least=3)
+        reason = _too_few(n)
     elif not reason and (values == values[:, :1]).all():
         reason = "all algorithms have equal values"
     if not reason:
@@ -307,7 +307,7 @@ def _pairs(
         statistic = p = np.nan
         reason = nothing
         if not reason and n < 3:
-            reason = _FEW.format(n=n, least=3)
+            reason = _too_few(n)
         elif not reason and (x == y).all():
             reason = "all differences are zero"
         elif not reason:
@@ -367,7 +367,7 @@ def _equivalence(
         if not margin > 0:
             row["reason"] = "the index is zero, and so is a margin relative to it; state a margin"
         elif n < 3:
-            row["reason"] = _FEW.format(n=n, least=3)
+            row["reason"] = _too_few(n)
         # A t test divides by the spread of the differences.
         elif np.ptp(difference) <= 1e-12 * np.abs(values[:, [i, j]]).max():
             row |= {"low": mean, "high": mean, "verdict": "different"}
@@ -405,7 +405,7 @@ def _nemenyi(
     if not reason and k < 2:
         reason = "one algorithm"
     elif not reason and n < 3:
-        reason = _FEW.format(n=n, least=3)
+        reason = _too_few(n)
     average, critical, p = np.full(k, np.nan), np.nan, np.full((k, k), np.nan)
     stability = np.full((4, k), np.nan)
     spans: list[tuple[int, int]] = []
@@ -498,3 +498,7 @@ _COLUMNS = {
         "p", "n", "converged", "reason",
     ],
 }  # fmt: skip
+
+
+def _too_few(n: int) -> str:
+    return f"{counted(n, 'patient')} with all values; 3 are needed"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.html_repr import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,7 @@ def mixed_model(
     notes = []
     if len(usable) < len(frame):
         n_dropped = len(frame) - len(usable)
-        notes.append(f"{n_dropped} values without a logarithm or missing left out")
+        notes.append(f"{counted(n_dropped, 'value')} without a logarithm or missing left out")
     algorithms_with_values = set(usable["algorithm"])
     algorithms = [name for name in algorithms if name in algorithms_with_values]
     metrics = sorted(usable["metric"].unique())
@@ -82,7 +83,7 @@ def _problem(
     """Say why no model can be fitted; empty if one can."""
     n_patients = usable["patient"].nunique()
     if n_patients < 3:
-        return f"{n_patients} patients have all values; 3 are needed"
+        return f"{counted(n_patients, 'patient')} with all values; 3 are needed"
     if len(algorithms) < 2:
         return f"{len(algorithms)} algorithm"
     n_cells = usable.groupby(["algorithm", "metric"]).ngroups

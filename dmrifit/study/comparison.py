@@ -25,6 +25,7 @@ from dmrifit.io.digests import command_line, describe
 from dmrifit.predict.algorithms import ALGORITHMS, make_regressor
 from dmrifit.predict.controls import CONTROLS, SHUFFLED, UNTRAINED
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
+from dmrifit.report.numerals import counted
 from dmrifit.study.contestants import (
     Entrant,
     check_distinct,
@@ -119,12 +120,13 @@ class Evaluation:
     def __repr__(self) -> str:
         cohorts = []
         for cohort, patients in self.scores.groupby("cohort", sort=False)["patient"]:
-            text = f"{cohort!r} of {patients.nunique()} patients"
+            text = f"{cohort!r} of {counted(patients.nunique(), 'patient')}"
             if cohort in self.synthetic:
                 text = f"synthetic {text}"
             cohorts.append(text)
         algorithms = ", ".join(self.scores["algorithm"].drop_duplicates())
-        return f"<Evaluation: {', '.join(cohorts)}; {algorithms}; {len(self.scores)} scores>"
+        scores = counted(len(self.scores), "score")
+        return f"<Evaluation: {', '.join(cohorts)}; {algorithms}; {scores}>"
 
     @property
     def synthetic(self) -> list[str]:
@@ -138,8 +140,7 @@ class Evaluation:
 
         table = headline(self.summary().sort_values("dispersion"))
         n = self.scores[["cohort", "patient"]].drop_duplicates().shape[0]
-        patients = "1 patient" if n == 1 else f"{n} patients"
-        title = f"Evaluation: {patients}, each left out once"
+        title = f"Evaluation: {counted(n, 'patient')}, each left out once"
         note = (
             "means over patients [95 %] of signals and of tissue parameters, at the largest "
             "number of training patients; skill is 1 − error / error of the best constant"

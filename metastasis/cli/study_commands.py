@@ -304,7 +304,8 @@ def train(
         save_model(segmenter, out)
     n_lesions = sum(_n_lesions(case) for case in training_cases)
     typer.echo(
-        f"trained on {counted(len(training_cases), 'scan')} with {n_lesions} lesions: {out}"
+        f"trained on {counted(len(training_cases), 'scan')} with "
+        f"{counted(n_lesions, 'lesion')}: {out}"
     )
     if any(case.synthetic for case in training_cases):
         typer.echo("trained on synthetic scans: its accuracy in people is unknown")
@@ -477,5 +478,5 @@ def _set_operating_point(
         ) from None
     return (
         f"threshold {segmenter.threshold_:.4f} for {false_positives:g} false positives per scan, "
-        f"chosen on {len(cases)} scans of other patients"
+        f"chosen on {counted(len(cases), 'scan')} of other patients"
     )

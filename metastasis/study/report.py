@@ -368,7 +368,8 @@ def _answer(cases: Sequence[Case], tables: Mapping[str, pd.DataFrame], gallery: 
         round(scores["sensitivity_small"] * scores["n_small"]) if scores["n_small"] else 0
     )
     verdict = (
-        f"{leading}{best} finds {scores['n_distinct']:.0f} of {scores['n_lesions']:.0f} lesions "
+        f"{leading}{best} finds {scores['n_distinct']:.0f} of "
+        f"{counted(round(scores['n_lesions']), 'lesion')} "
         f"({percent(scores['strict_sensitivity'])} %{interval}), and marks "
         f"{counted(n_wrong, 'wrong finding')} in {counted(len(cases), 'scan')}. "
         f"Of those below {SMALL_ML:g} mL it touches {n_found_small} of {scores['n_small']:.0f}."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.html_repr import counted
 from dmrifit.engine.design.planning import UNDETERMINED_CV
 from dmrifit.engine.design.precision import protocol_precision
 from dmrifit.engine.models import MODELS, SignalModel
@@ -199,7 +200,7 @@ def typical_tissue(model: SignalModel) -> NDArray[np.float64]:
 
 def _reason(protocol: Protocol, name: str, lacking: str) -> str:
     contrasts = nominal_contrasts(protocol)
-    text = f"{len({b for b, _ in contrasts})} b-values"
+    text = counted(len({b for b, _ in contrasts}), "b-value")
     if protocol.te is not None:
         n_te = len({te for _, te in contrasts})
         text += " at one echo time" if n_te == 1 else f" at {n_te} echo times"

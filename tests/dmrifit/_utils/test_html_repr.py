@@ -121,7 +121,7 @@ def test_a_cohort_is_shown_by_protocol_and_its_table_by_array():
     assert f"Cohort {PLANTED!r}: 60 patients" in page.words
     assert page.rows[1:] == [["60", "60", repr(protocol)]]
     cohort.skipped = {"p99": "no image"}
-    assert "1 patients of the table are skipped" in shown(cohort).words
+    assert "skipped: 1 patient of the table" in shown(cohort).words
     table = cohort.arrays(protocol.take([0, 3]), scale=None)
     page = shown(table)
     assert "VoxelTable: 600 voxels of 60 patients" in page.words

@@ -42,7 +42,7 @@ def test_a_bids_folder_of_four_becomes_a_folder_of_derivatives_with_a_page(bids,
     labels = bids / "derivatives" / "masks" / "sub-01" / "sub-01_desc-lesion_mask.nii.gz"
     code, printed, err = run("roi", out / "fits.tsv", "--labels", labels, "--out", tmp_path / "roi.csv")
     assert code == 0, err
-    assert "4 fits, 1 labels" in printed
+    assert "4 fits, 1 label:" in printed
 
 
 def test_a_bad_subject_is_a_row_and_is_fitted_when_it_is_mended(bids, run, tmp_path):

@@ -28,6 +28,7 @@ def test_protocols_are_frozen_and_equal_by_value():
     two = Protocol(np.array([0.0, 500.0]), te=80, name="b")
     assert one == two
     assert hash(one) == hash(two)
+    assert repr(one.take(1)) == "<Protocol 'a', 1 measurement, b = 500 s/mm²; TE = 80 ms>"
     assert one != Protocol([0, 500], te=90)
     assert one != Protocol([0, 500])
     assert pickle.loads(pickle.dumps(one)) == one

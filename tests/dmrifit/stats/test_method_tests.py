@@ -278,8 +278,8 @@ def test_each_parameter_can_be_tested_for_itself():
 DEGENERATE = {
     "one algorithm": (drawn(8, 1), "1 algorithm"),
     "two algorithms": (drawn(8, 2), "see pairs"),
-    "two patients": (drawn(2, 3), "2 patients have all values; 3 are needed"),
-    "one patient": (drawn(1, 3), "1 patients have all values; 3 are needed"),
+    "two patients": (drawn(2, 3), "2 patients with all values; 3 are needed"),
+    "one patient": (drawn(1, 3), "1 patient with all values; 3 are needed"),
     "equal columns": (np.repeat(drawn(8, 1), 3, axis=1), "equal values"),
     "all equal": (np.full((8, 3), 0.4), "equal values"),
     "all zero": (np.zeros((8, 3)), "equal values"),

@@ -72,7 +72,7 @@ def introduction(board: Board) -> Iterator[Markup]:
     max_voxels = board.setting("max_voxels")
     voxels = "all voxels"
     if max_voxels:
-        voxels = f"at most {max_voxels} voxels"
+        voxels = f"at most {counted(max_voxels, 'voxel')}"
     patients = board.scores.groupby("cohort", sort=False)["patient"].nunique()
     counts = []
     for name, n in patients.items():

@@ -13,6 +13,7 @@ from dmrifit.report.html import (
     html_paragraph,
     html_table,
 )
+from dmrifit.report.numerals import counted
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.sections.elements import score_table, section
 from dmrifit.study.summaries import KEYS, Board, largest, unique
@@ -41,7 +42,7 @@ def times(board: Board) -> Iterator[Markup]:
         text += f" The last run took {whole:.0f} s in all"
         models = board.study.get("models", {"trained": 0, "reused": 0})
         if models["reused"]:
-            text += f", without {models['reused']} models kept from earlier ones"
+            text += f", without {counted(models['reused'], 'model')} kept from earlier ones"
         text += "."
     yield html_paragraph(text)
 
