@@ -664,7 +664,7 @@ def _read_region(series: Series, mask: Image | None) -> NDArray[np.bool_] | None
         raise FileNotFoundError(
             f"mask {mask}: no such file; name one, or the word auto for the foreground"
         )
-    return binarize(read_map(mask, series), name=image_name(mask))
+    return binarize(read_map(mask, series, "the mask"), name=image_name(mask, "the mask"))
 
 
 def _read_noise(
@@ -684,14 +684,15 @@ def _read_noise(
                 f"not {sigma!r}"
             )
         return float(sigma)
-    noise = read_map(sigma, series).astype(np.float64)
+    noise = read_map(sigma, series, "the noise map").astype(np.float64)
     levels, where = noise, ""
     if region is not None:
         levels, where = noise[region], " of the mask"
     n_bad = np.count_nonzero(~(np.isfinite(levels) & (levels >= 0)))
     if n_bad:
         raise ValueError(
-            f"{image_name(sigma)}: a standard deviation of the noise must not be negative, "
+            f"{image_name(sigma, 'the noise map')}: a standard deviation of the noise must not be "
+            "negative, "
             f"infinite or NaN, and in {n_bad} voxels{where} it is; correct the map or leave these "
             "voxels out by a mask"
         )

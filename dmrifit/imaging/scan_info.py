@@ -15,8 +15,8 @@ from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.noise import describe_noise_levels, noise_levels
-from dmrifit.io.masks import above_air_or_noise
-from dmrifit.io.nifti import Image, Images
+from dmrifit.io.masks import above_air_or_noise, binarize
+from dmrifit.io.nifti import Image, Images, image_name
 from dmrifit.io.series import Series, read_map
 
 __all__ = ["ScanInfo", "scan_info"]
@@ -71,7 +71,7 @@ def scan_info(image: Images, protocol: Protocol | None, *, mask: Image | None = 
         )
     region = None
     if mask is not None:
-        region = read_map(mask, series) > 0
+        region = binarize(read_map(mask, series), name=image_name(mask, "the mask"))
     with series.unpacked() as readable:
         _describe_values(info, readable, region)
     if protocol is not None:

@@ -97,14 +97,14 @@ _SPATIAL_FIELDS = (
 )  # fmt: skip
 
 
-def load_image(image: Image) -> nib.Nifti1Pair:
+def load_image(image: Image, unnamed: str = "the image") -> nib.Nifti1Pair:
     """
     Load the header of a NIfTI image; check its number of voxels, affine and unit.
 
     Of files, one without a position is refused, and one with two that differ by more than 0.5 mm,
     too, unless `use_form` names the one to use; of smaller differences it warns.
     """
-    name = image_name(image)
+    name = image_name(image, unnamed)
     loaded: Any = image
     if isinstance(image, str | Path):
         loaded = _load_header(Path(image))
@@ -226,13 +226,13 @@ def _without_position(name: str) -> ValueError:
     )
 
 
-def image_name(image: Any) -> str:
-    """Return the name of an image in messages."""
+def image_name(image: Any, unnamed: str = "the image") -> str:
+    """Return the name of an image in messages; one in memory is called `unnamed`."""
     if isinstance(image, str | Path):
         return str(image)
     if isinstance(image, nib.Nifti1Pair):
-        return image.get_filename() or "the image"
-    return "the image"
+        return image.get_filename() or unnamed
+    return unnamed
 
 
 def read_grid(path: str | Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:

@@ -145,7 +145,7 @@ class Series:
     def open(cls, images: Images) -> Series:
         """Read and check the headers of one image or several."""
         sources = placed(images, None)
-        if isinstance(sources, str | Path | nib.Nifti1Pair):
+        if not isinstance(sources, list | tuple):
             sources = [sources]
         names = [image_name(source) for source in sources]
         if not names:
@@ -368,13 +368,13 @@ def read_slabs(signals: Array) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         yield slab, np.asarray(signals[every, every, slab, every], dtype=np.float32)
 
 
-def read_map(image: Image, series: Series) -> NDArray:
+def read_map(image: Image, series: Series, unnamed: str = "the map") -> NDArray:
     """
-    Read a 3-D image on the grid of a series.
+    Read a 3-D image on the grid of a series; one in memory is called `unnamed` in messages.
 
     Shapes: returns (x, y, z).
     """
-    loaded, name = load_image(image), image_name(image)
+    loaded, name = load_image(image, unnamed), image_name(image, unnamed)
     shape = loaded.shape
     if len(shape) < 3 or not set(shape[3:]) <= {1}:
         raise ValueError(

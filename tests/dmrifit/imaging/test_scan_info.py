@@ -79,6 +79,14 @@ def test_an_image_without_a_position_is_doubted():
     assert not info.models
 
 
+def test_a_mask_is_that_of_a_fit():
+    protocol = Protocol([0, 500, 1000])
+    image = synthetic(protocol, 5, affine=np.eye(4))
+    faint = nib.Nifti1Image(np.full(image.shape[:3], 0.2, np.float32), np.eye(4))
+    with pytest.raises(ValueError, match="the mask: no voxel is inside"):
+        scan_info(image, protocol, mask=faint)
+
+
 def test_estimates_of_the_noise_that_disagree_are_doubted():
     pytest.importorskip("dipy")
     protocol = Protocol(np.repeat([0, 500, 1000, 2000], 8))

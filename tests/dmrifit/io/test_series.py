@@ -90,6 +90,11 @@ def test_lists_that_are_no_series_are_refused(parts):
         Series.open([parts[1]])
 
 
+def test_an_image_of_another_format_is_refused(values):
+    with pytest.raises(ValueError, match="is of type MGHImage; convert it to NIfTI"):
+        Series.open(nib.MGHImage(values.astype(np.float32), np.eye(4)))
+
+
 def test_a_map_of_one_volume_in_four_axes_is_a_map(parts, values, tmp_path):
     path = tmp_path / "map.nii"
     nib.save(nib.Nifti1Image(values[..., :1], AFFINE), path)
