@@ -52,6 +52,8 @@ def whole_file(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
     A file that need not be `lasting` may be damaged after a power cut, but costs a tenth.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     if lasting:
         remove_abandoned_parts(path.parent, path.name)

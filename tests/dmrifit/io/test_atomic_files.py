@@ -301,6 +301,8 @@ def test_a_folder_under_the_name_of_a_file_is_refused_before_work(tmp_path):
     (tmp_path / "b").mkdir()
     with pytest.raises(IsADirectoryError, match="b is a folder"):
         FileSet(tmp_path, ["a", "b"], overwrite=True)
+    with pytest.raises(IsADirectoryError, match="b is a folder; name a file"):
+        write_text(tmp_path / "b", "text")
 
 
 def test_links_and_foreign_files_of_a_folder_stay(tmp_path):
