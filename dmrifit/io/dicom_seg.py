@@ -228,11 +228,13 @@ def _whole_labels(labels: NDArray[Any]) -> NDArray[np.int64]:
         labels = labels[..., 0]
     if labels.ndim != 3:
         raise ValueError(f"labels have {labels.ndim} axes; a volume (x, y, z) is needed")
-    is_finite = labels.dtype.kind in "biuf" and bool(np.isfinite(labels).all())
-    if not is_finite or (labels != np.rint(labels)).any():
+    if labels.dtype.kind not in "biuf":
+        raise ValueError(f"labels are whole numbers, not values of type {labels.dtype}")
+    fractions = labels[~np.isfinite(labels) | (labels != np.rint(labels))]
+    if fractions.size:
         raise ValueError(
-            "labels are whole numbers, and some voxels have others; "
-            "give a mask or a label image, not probabilities"
+            f"labels are whole numbers, but {fractions.size} voxels are not, such as "
+            f"{fractions[0]:g}; give a mask or a label image, not probabilities"
         )
     whole = labels.astype(np.int64)
     if (whole < 0).any():
