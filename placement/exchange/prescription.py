@@ -338,6 +338,8 @@ def _side_of_middle(voxel: Voxel) -> str:
     x = voxel.center[0]
     side = "right" if x > 0 else "left"
     reach = np.abs(voxel.corners[:, 0] - x).max()
+    if abs(x) < 0.05:
+        return "its center lies on the scanner's middle, x = 0"
     if abs(x) < reach:
         return (
             f"it crosses x = 0, its center {abs(x):.1f} mm to the patient's {side} of the "
