@@ -363,7 +363,7 @@ class DeepMedicSegmenter(VolumeEstimator):
         if self.network in _UNETS and self.prior_ in ("path", "shared"):
             raise ValueError(
                 "the U-Net has no path for a prior scan; give prior='channel', or None to do "
-                "without"
+                "without (--prior channel or none)"
             )
         # An operating point of an earlier training means nothing for the new network.
         self.__dict__.pop("threshold_", None)
