@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     curve = learning_curve(results, own)
     if chosen.ship:
         ship(rows_of, results, own)
-    draw(networks, rows_of, results, own, chosen.out.with_suffix(".png"))
+    draw(networks, rows_of, own, chosen.out.with_suffix(".png"))
     gliomas = on_gliomas(chosen.work)
     if chosen.ship:
         write_cards(load_small_model(), results, gliomas)
@@ -720,13 +720,7 @@ def fix_cuts(results: dict[str, Any]) -> None:
         results[name]["fixed beforehand"] = next(row for row in rows if row["threshold"] == cut)
 
 
-def draw(
-    networks: dict[str, Any],
-    rows_of: dict[str, Any],
-    results: dict[str, Any],
-    work: Path,
-    path: Path,
-) -> None:
+def draw(networks: dict[str, Any], rows_of: dict[str, Any], work: Path, path: Path) -> None:
     """Draw what is marked in each brain: four slices with implants, and the one with most without."""
     import matplotlib.pyplot as plt
 
@@ -737,7 +731,7 @@ def draw(
             networks[seen], *rows_of[seen]
         )
         sets, answers = tested(test, networks[seen], work)
-        cut = results[test]["two stages, cut on other implants"]["threshold"]
+        cut = small_model_threshold()
         volume, _ = read_negative(scan_path(test))
         panels = [(implants.volume, implants.label == 1, 1 + i) for i, implants in enumerate(sets)]
         panels = [*panels[:4], (volume, np.zeros(volume.shape, bool), 0)]
