@@ -307,6 +307,8 @@ def train(
         f"trained on {counted(len(training_cases), 'scan')} with "
         f"{counted(n_lesions, 'lesion')}: {out}"
     )
+    if validation_fraction:
+        typer.echo(f"{validation_fraction:.0%} of the patients served validation alone")
     if any(case.synthetic for case in training_cases):
         typer.echo("trained on synthetic scans: its accuracy in people is unknown")
     if hasattr(segmenter, "feature_table"):

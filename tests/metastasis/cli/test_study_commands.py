@@ -193,7 +193,9 @@ def test_a_training_without_options_has_two_stages(table, tmp_path, monkeypatch,
     train(
         table, tmp_path / "second.dmrifit", epochs=2, min_voxels=7, spacing=1.5, validation_fraction=0.3
     )  # fmt: skip
-    assert "judged by a 0.80, b 0.70" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "judged by a 0.80, b 0.70" in printed
+    assert printed.count("30% of the patients served validation alone") == 1
     first, second = (model.segmenter.get_params() for model in models)
     assert (first["network"], first["loss"], first["scaling"]) == ("small_unet", "lesion", "local")
     assert (first["training__batch_size"], first["random_state"], models[0].min_voxels) == (2, 3, 4)
