@@ -196,8 +196,8 @@ class FitTally:
         snr, signals, noise = rows[np.isfinite(rows[:, :2]).all(axis=1)].T
         if not len(snr):
             return np.nan, 0.0
-        if not np.isfinite(noise).all():
-            is_bright = above_air(signals) & (signals > 0)
+        is_bright = above_air(signals) & (signals > 0)
+        if is_bright.any() and not np.isfinite(noise).all():
             noise = np.median(signals[is_bright] / snr[is_bright])
         # Scanners filter the background, so that a map of the noise is too low there.
         noise = np.maximum(noise, np.median(noise))

@@ -19,7 +19,9 @@ __all__ = [
 #: beside tissue 0.25.
 AIR = 0.2
 
-_NEAR_NOISE = 5.0  # multiples of the noise level below which a dark voxel may be air
+#: Multiples of the noise level, and share of the signal of tissue, below which a dark voxel may be
+#: air: scanners filter the noise of air, and ghosts have up to some 7 % of the tissue's signal.
+_NEAR_NOISE, _GHOSTS = 5.0, 0.08
 
 # Of the signal: a few extreme voxels would draw a threshold between them and the tissue.
 _EXTREME = 99.5  # percent
@@ -70,9 +72,13 @@ def above_air_or_noise(signals: NDArray, noise: ArrayLike) -> NDArray[np.bool_]:
     """
     Tell which voxels are tissue: `above_air`, or far above the noise, as tissue beside fluid.
 
-    Shapes: `signals` (n_voxels,), `noise` (n_voxels,) or one level, NaN where it is unknown.
+    Shapes: `signals` (n_voxels,), `noise` (n_voxels,) or one level, NaN or 0 where it is unknown.
     """
-    return above_air(signals) | (signals >= _NEAR_NOISE * np.asarray(noise))
+    is_bright = above_air(signals)
+    bright = signals[is_bright & np.isfinite(signals)]
+    ghosts = _GHOSTS * np.median(bright) if len(bright) else np.nan
+    levels = np.asarray(noise)
+    return is_bright | ((levels > 0) & (signals >= np.maximum(_NEAR_NOISE * levels, ghosts)))
 
 
 def binarize(

@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dmrifit.io.masks import above_air, binarize, check_same_grid, volume_to_voxels
+from dmrifit.io.masks import (
+    above_air,
+    above_air_or_noise,
+    binarize,
+    check_same_grid,
+    volume_to_voxels,
+)
 
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2.0, 0.1, -126], [0, -0.1, 3.0, -72], [0, 0, 0, 1]])
 SHAPE = (6, 5, 4)
@@ -142,3 +148,13 @@ def test_tissue_is_told_from_air_and_not_from_darker_tissue():
     assert above_air(tissue).all()
     assert above_air(np.full(4, 7.0)).tolist() == [True] * 4
     assert above_air(np.empty(0)).shape == (0,)
+
+
+def test_tissue_beside_fluid_is_no_air_but_ghosts_are():
+    ghosts, tissue, fluid = np.full(300, 70.0), np.full(500, 200.0), np.full(200, 1000.0)
+    signals = np.concatenate([ghosts, tissue, fluid])
+    assert above_air_or_noise(signals, 10.0).tolist() == [False] * 300 + [True] * 700
+    # Tissue of five times the noise may be air, and where the level is not known nothing is added.
+    for level in (50.0, 0.0, np.nan, np.full(1000, np.nan)):
+        assert above_air_or_noise(signals, level).tolist() == [False] * 800 + [True] * 200
+    assert above_air_or_noise(np.empty(0), 1.0).shape == (0,)
