@@ -131,10 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     curve = learning_curve(results, own)
     if chosen.ship:
         ship(rows_of, results, own)
-    draw(networks, rows_of, own, chosen.out.with_suffix(".png"))
     gliomas = on_gliomas(chosen.work)
     if chosen.ship:
         write_cards(load_small_model(), results, gliomas)
+    draw(networks, rows_of, own, chosen.out.with_suffix(".png"))
     words = ["python", "benchmarks/bench_metastasis_people.py"]
     words += ["--ship"] if chosen.ship else []
     measure.write(
@@ -368,8 +368,9 @@ def ship(rows_of: dict[str, Any], results: dict[str, Any], work: Path) -> None:
         load_model(path), table, truth
     )
     # What a network marks in brains that it has learned from tells nothing of other brains.
-    found = {cut: shipped_figures(results, cut)["sensitivity"] for cut in CUTS}
-    model.threshold_ = model.threshold = max(cut for cut in CUTS if found[cut] >= ON_OTHERS)
+    sensitivities = {cut: shipped_figures(results, cut)["sensitivity"] for cut in CUTS}
+    high = [cut for cut in CUTS if sensitivities[cut] >= ON_OTHERS]
+    model.threshold_ = model.threshold = max(high, default=CUTS[0])
     SHIPPED.parent.mkdir(exist_ok=True)
     save_model(model, SHIPPED)
 
@@ -428,7 +429,7 @@ def card(model: TwoStageSegmenter, results: dict[str, Any], gliomas: dict[str, l
         gliomas=glioma_table(gliomas, [model.threshold_]),
         n_implants=N_TEST * N_IMPLANTS,
         cut=model.threshold_,
-        wanted=ON_OTHERS,
+        sensitivity=ON_OTHERS,
         pooled=pooled["sensitivity"],
         pooled_small=pooled["sensitivity_small"],
         candidates=sum(model.n_candidates_.values()),
@@ -445,8 +446,9 @@ def card(model: TwoStageSegmenter, results: dict[str, Any], gliomas: dict[str, l
 #: What a program that shows the figures has to say with them.
 NOTE = (
     "networks trained on one of two scans and tried in the other one, pooled, on implants of the "
-    "generator that trained them; the model itself, trained on both scans, was tried in three "
-    "brains with gliomas, where it found {found} of the implants"
+    "generator that trained them, at a threshold chosen on these implants; the model itself, "
+    "trained on both scans, was tried in three brains with gliomas, where it found {found} of the "
+    "implants"
 )
 
 _CARD = """\
@@ -475,8 +477,8 @@ at the threshold {cut:g} that this model has:
 
 {table}
 
-Pooled: {pooled:.2f} of all, {pooled_small:.2f} of the small ones. The threshold is the highest of those tried that finds {wanted:.2f} of
-all, by networks that had not seen the brain. Two people, one seed; how probabilities are made comparable between scans, and
+Pooled: {pooled:.2f} of all, {pooled_small:.2f} of the small ones. The threshold is the highest of those tried that finds {sensitivity:.2f}
+of these implants, which flatters this figure. Two people, one seed; how probabilities are made comparable between scans, and
 which sizes candidates may have, was chosen on these two brains, with other implants; the trees, what they learn from, and
 which components are joined, with these.
 

@@ -688,13 +688,12 @@ def _read_noise(
     levels, where = noise, ""
     if region is not None:
         levels, where = noise[region], " of the mask"
-    n_bad = np.count_nonzero(~(np.isfinite(levels) & (levels >= 0)))
+    n_bad = int(np.count_nonzero(~(np.isfinite(levels) & (levels >= 0))))
     if n_bad:
         raise ValueError(
             f"{image_name(sigma, 'the noise map')}: a standard deviation of the noise must not be "
-            "negative, "
-            f"infinite or NaN, and in {n_bad} voxels{where} it is; correct the map or leave these "
-            "voxels out by a mask"
+            f"negative, infinite or NaN, and in {counted(n_bad, 'voxel')}{where} it is; correct "
+            "the map or leave these out by a mask"
         )
     return noise
 

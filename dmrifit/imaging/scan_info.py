@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.html_repr import counted
 from dmrifit._utils.spread_sample import SpreadSample
 from dmrifit.engine.design.identifiability import expected_precision, missing_for
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
@@ -145,7 +146,7 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
             "noise cannot be estimated from them"
         )
     if n_non_finite:
-        info.doubts.append(f"{n_non_finite} values are not finite: fits leave them out")
+        info.doubts.append(f"not finite: {counted(n_non_finite, 'value')}, which fits leave out")
     if n_largest > max(_CLIPPED_SHARE * n_values, _FEWEST_CLIPPED):
         info.doubts.append(
             f"{n_largest / n_values:.1%} of the values are the largest one, {largest:g}: the "

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.affines import places_voxels
+from dmrifit._utils.html_repr import counted
 from dmrifit.io.atomic_files import whole_file
 from dmrifit.io.components import label_components
 
@@ -233,7 +234,7 @@ def _whole_labels(labels: NDArray[Any]) -> NDArray[np.int64]:
     fractions = labels[~np.isfinite(labels) | (labels != np.rint(labels))]
     if fractions.size:
         raise ValueError(
-            f"labels are whole numbers, but {fractions.size} voxels are not, such as "
+            f"labels are whole numbers, but not in {counted(fractions.size, 'voxel')}, such as "
             f"{fractions[0]:g}; give a mask or a label image, not probabilities"
         )
     whole = labels.astype(np.int64)

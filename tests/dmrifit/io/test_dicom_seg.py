@@ -263,7 +263,7 @@ def test_a_stretched_or_shifted_grid_is_refused_with_a_remedy(series, tmp_path):
     ("labels", "message"),
     [
         (np.zeros(SHAPE), "no region to write"),
-        (np.full(SHAPE, 0.5), "voxels are not, such as 0.5; .* not probabilities"),
+        (np.full(SHAPE, 0.5), "not in [0-9]+ voxels, such as 0.5; .* not probabilities"),
         (np.full(SHAPE, np.nan), "whole numbers"),
         (np.full(SHAPE, -1), "0 or above"),
         (np.ones(SHAPE[:2]), "2 axes"),
