@@ -32,11 +32,11 @@ _AFFINE_STEPS, _WARP_STEPS = 12, 12
 #: Steps of the affine map that are too small to matter, in voxels.
 _ENOUGH = 0.005
 #: Voxels, roughly the most, that find an affine map; one in so many of them, position and size.
-_MOST, _COARSE = 40_000, 4
-_INVERSION_STEPS, _EXACT = 8, 0.002  # change of a step in voxels after which no other follows
+_MOST_VOXELS, _COARSE = 40_000, 4
+_INVERSION_STEPS, _TOLERANCE = 8, 0.002  # change of a step in voxels after which no other follows
 _RIDGE = 1e-3
 #: Where products of slopes along two axes stand among those of xx, xy, xz, yy, yz and zz.
-_PAIRS = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])
+_AXIS_PAIRS = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])
 #: Of the warp: term that keeps steps small where images are flat, smoothing of each step in
 #: voxels.
 _FLAT, _FLUID = 0.02, 1.0
@@ -88,7 +88,7 @@ def align(
     near &= (np.indices(mask.shape).sum(axis=0) % 2 == 0) | (
         ndimage.gaussian_gradient_magnitude(guide[2], 1.0) > 0.1
     )
-    voxels = np.argwhere(near)[:: 1 + near.sum() // _MOST]
+    voxels = np.argwhere(near)[:: 1 + near.sum() // _MOST_VOXELS]
     # Position and size first: twelve parameters at once may end in a wrong fold.
     matrix = _affine(images, voxels[::_COARSE], maps, matrix, "size")
     matrix = _affine(images, voxels, maps, matrix, "affine")
@@ -121,7 +121,7 @@ def _affine(
     for _ in range(_AFFINE_STEPS):
         positions = (rows @ (matrix * scaling).T.astype(np.float32) + middle.astype(np.float32)).T
         pairs, pulls = _normal_equations(maps, scan_images, positions, rows)
-        products = pairs[_PAIRS].transpose(0, 2, 1, 3).reshape(12, 12)
+        products = pairs[_AXIS_PAIRS].transpose(0, 2, 1, 3).reshape(12, 12)
         reduced = basis.T @ products @ basis
         reduced += _RIDGE * np.trace(reduced) / len(reduced) * np.eye(len(reduced))
         step = (basis @ np.linalg.solve(reduced, basis.T @ pulls.ravel())).reshape(3, 4)
@@ -268,7 +268,7 @@ def _smooth_axis(values, weights, reflects):
 
 
 @njit(cache=True, nogil=True)
-def _clipped(position, last):
+def _clip(position, last):
     """Move a position along an axis into the volume; also one that is no number."""
     return min(float(position), float(last)) if position > 0.0 else 0.0
 
@@ -277,25 +277,25 @@ def _clipped(position, last):
 def _blend(voxels, shape, position, total):
     """Interpolate voxels (x · y · z, m) of a volume at a position (3,) in double precision."""
     x, y, z = (
-        _clipped(position[0], shape[0] - 1),
-        _clipped(position[1], shape[1] - 1),
-        _clipped(position[2], shape[2] - 1),
+        _clip(position[0], shape[0] - 1),
+        _clip(position[1], shape[1] - 1),
+        _clip(position[2], shape[2] - 1),
     )
     i, j, k = int(x), int(y), int(z)
     u, v, w = x - i, y - j, z - k
     row, plane = shape[2], shape[1] * shape[2]
-    here = i * plane + j * row + k
-    across = plane if i + 1 < shape[0] else 0
-    up = row if j + 1 < shape[1] else 0
-    on = 1 if k + 1 < shape[2] else 0
+    first = i * plane + j * row + k
+    step_x = plane if i + 1 < shape[0] else 0
+    step_y = row if j + 1 < shape[1] else 0
+    step_z = 1 if k + 1 < shape[2] else 0
     total[:] = 0.0
     for corner, share in (
-        (here, (1 - u) * (1 - v)),
-        (here + up, (1 - u) * v),
-        (here + across, u * (1 - v)),
-        (here + across + up, u * v),
+        (first, (1 - u) * (1 - v)),
+        (first + step_y, (1 - u) * v),
+        (first + step_x, u * (1 - v)),
+        (first + step_x + step_y, u * v),
     ):
-        lower, upper = voxels[corner], voxels[corner + on]
+        lower, upper = voxels[corner], voxels[corner + step_z]
         for m in range(len(total)):
             total[m] += share * ((1 - w) * lower[m] + w * upper[m])
 
@@ -407,7 +407,7 @@ def _inverted(moved):
                         change = max(change, abs(nearer - position[axis]))
                         position[axis] = nearer
                     # Later steps are ever shorter, as displacements are smooth.
-                    if change < _EXACT:
+                    if change < _TOLERANCE:
                         break
                 for axis in range(3):
                     inverse[axis, x, y, z] = position[axis]

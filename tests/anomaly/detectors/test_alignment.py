@@ -64,7 +64,7 @@ def test_some_voxels_of_a_large_scan_find_its_shift_and_size(monkeypatch):
     mean, spread, mask = brain(truth)
     scan, guide = images(mean, spread, mask), images(*brain(grid()))
     by_all = align(scan, mask, guide, smoothness=None)
-    monkeypatch.setattr(alignment, "_MOST", 1000)
+    monkeypatch.setattr(alignment, "_MOST_VOXELS", 1000)
     found = align(scan, mask, guide, smoothness=None)
     assert not np.array_equal(found, by_all)
     assert np.sqrt(((found - truth) ** 2).sum(axis=0))[mask].max() < 0.3
