@@ -471,6 +471,11 @@ def _spans(alike: NDArray[np.bool_], average: NDArray[np.float64]) -> list[tuple
     return spans
 
 
+def _too_few(n: int) -> str:
+    """Give the reason why a test of so few patients has no result."""
+    return f"{counted(n, 'patient')} with all values; 3 are needed"
+
+
 def _mean(values: NDArray[np.float64]) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
@@ -498,7 +503,3 @@ _COLUMNS = {
         "p", "n", "converged", "reason",
     ],
 }  # fmt: skip
-
-
-def _too_few(n: int) -> str:
-    return f"{counted(n, 'patient')} with all values; 3 are needed"
