@@ -125,15 +125,15 @@ def read_each(
             )
         try:
             cases.append(read(row, table.parent))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"{where}: {error}; paths are relative to {table.parent.resolve()}"
-            ) from None
-        except ValueError as error:
+        except (FileNotFoundError, ValueError) as error:
+            problem = f"{where}: {error}"
+            kind: type[Exception] = ValueError
+            if isinstance(error, FileNotFoundError):
+                problem += f"; paths are relative to {table.parent.resolve()}"
+                kind = FileNotFoundError
             if failed is None:
-                raise ValueError(f"{where}: {error}") from None
-            names = {"name": name, "patient": row["patient"]}
-            failed.append({**names, "problem": f"{where}: {error}"})
+                raise kind(problem) from None
+            failed.append({"name": name, "patient": row["patient"], "problem": problem})
     return cases
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EXAMPLES", "ensemble", "segment"]
 
+_Files: TypeAlias = tuple[tuple[str, Path], ...]
+
 ScansArgument: TypeAlias = Annotated[
     Path,
     typer.Argument(
@@ -93,8 +95,8 @@ def segment(
 
     Writes a folder for each scan with probability.nii.gz and label.nii.gz on its grid, a table of
     its lesions and a picture; for all scans segmentations.tsv, lesions.tsv and a page. Scans that
-    cannot be read or segmented are listed in failed.tsv. An interrupted run resumes when started
-    again with the same options.
+    are missing or cannot be read or segmented are listed in failed.tsv. An interrupted run
+    resumes when started again with the same options.
     """
     from dmrifit.io.bids_derivatives import file_record
     from metastasis.cli.case_runs import RUN, segment_cases, write_batch
@@ -228,14 +230,15 @@ EXAMPLES: dict[Callable[..., None], str] = {
 
 @dataclass(frozen=True)
 class _ScanFiles:
-    """Scans as they were named, with the edges of their voxels in mm or their problem by file."""
+    """Scans as they were named, with the edges of their voxels in mm or their problem by case."""
 
     scans: Path
     prior: Path | None
     mask: Path | None
     is_table: bool
-    edges: dict[Path, tuple[float, ...]]
-    problems: dict[Path, str]
+    # The keys are all files of a case: several cases may share an image.
+    edges: dict[_Files, tuple[float, ...]]
+    problems: dict[_Files, str]
 
 
 def _checked_files(scans: Path, prior: Path | None, mask: Path | None, out: Path) -> _ScanFiles:
@@ -251,9 +254,9 @@ def _checked_files(scans: Path, prior: Path | None, mask: Path | None, out: Path
     edges, problems = {}, {}
     for files in files_of_scans:
         try:
-            edges[files["image"]] = check_files(files)
+            edges[tuple(files.items())] = check_files(files)
         except ValueError as error:
-            problems[files["image"]] = str(error)
+            problems[tuple(files.items())] = str(error)
     if problems and not edges:
         raise ValueError(next(iter(problems.values())))
     return _ScanFiles(scans, prior, mask, table, edges, problems)
@@ -263,12 +266,12 @@ def _check_edges(files: _ScanFiles, models: list[Any]) -> None:
     """Check voxels before a volume is read."""
     from metastasis.scans.scan_checks import check_edges
 
-    for path, edges in files.edges.items():
+    for key, edges in files.edges.items():
         try:
             for model in models:
-                check_edges(path, edges, _edge(model))
+                check_edges(dict(key)["image"], edges, _edge(model))
         except ValueError as error:
-            files.problems[path] = str(error)
+            files.problems[key] = str(error)
     if files.edges.keys() <= files.problems.keys():
         raise ValueError(next(iter(files.problems.values())))
 
@@ -341,28 +344,29 @@ def _cases(
 ) -> tuple[list[Case], list[list[str]], list[dict[str, str]]]:
     """Read a single image or the cases of a table, and notes on each; list cases that fail."""
     from metastasis.scans.cases import read_case, read_cases, read_row
-    from metastasis.scans.scan_checks import check_stripped, slice_note
+    from metastasis.scans.scan_checks import check_stripped, row_files, slice_note
 
     if not resample:
         _check_edges(files, models)
     notes: list[list[str]] = []
     failed: list[dict[str, str]] = []
 
-    def check(case: Case, path: Path) -> Case:
+    def check(case: Case, key: _Files) -> Case:
         check_stripped(case)
-        notes.append(_notes(case, slice_note(str(path), files.edges[path])))
+        notes.append(_notes(case, slice_note(str(dict(key)["image"]), files.edges[key])))
         return case
 
     def read(row: dict[str, str], folder: Path) -> Case:
-        path = folder / row["image"]
-        if path in files.problems:
-            raise ValueError(files.problems[path])
-        return check(read_row(row, folder), path)
+        key = tuple(row_files(row, folder).items())
+        if key in files.problems:
+            raise ValueError(files.problems[key])
+        return check(read_row(row, folder), key)
 
     if files.is_table:
         cases = read_cases(files.scans, failed=failed, read=read)
     else:
-        cases = [check(read_case(files.scans, prior=files.prior, brain=files.mask), files.scans)]
+        (key,) = files.edges
+        cases = [check(read_case(files.scans, prior=files.prior, brain=files.mask), key)]
     if not cases:
         raise ValueError(failed[0]["problem"])
     return cases, notes, failed

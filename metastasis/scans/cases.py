@@ -200,7 +200,7 @@ def read_cases(
     ValueError
         If the table or a row is wrong, or two cases have one name; the message names the row.
     FileNotFoundError
-        If a file is missing.
+        If a file is missing, without `failed`.
 
     Examples
     --------

@@ -30,6 +30,7 @@ __all__ = [
     "contrast_note",
     "intensity_ratios",
     "label_note",
+    "row_files",
     "scan_files",
     "seen_range",
     "slice_note",
@@ -82,8 +83,12 @@ def scan_files(
     else:
         read = read_rows(table, required=REQUIRED, optional=OPTIONAL, aliases=ALIASES)
         rows = [row for _, row in read]
-    keys = ("image", "prior", "brain")
-    return [{key: folder / row[key] for key in keys if row.get(key)} for row in rows]
+    return [row_files(row, folder) for row in rows]
+
+
+def row_files(row: Mapping[str, str], folder: Path) -> dict[str, Path]:
+    """Give the paths of the image, prior and brain of a row."""
+    return {key: folder / row[key] for key in ("image", "prior", "brain") if row.get(key)}
 
 
 def check_files(files: Mapping[str, Path]) -> tuple[float, ...]:

@@ -143,6 +143,10 @@ def test_what_reading_a_row_refuses_is_told_with_the_row(tmp_path, error):
     assert (f"paths are relative to {tmp_path}" in str(caught.value)) == (
         error is FileNotFoundError
     )
+    failed = []
+    rows = table(tmp_path, "p1\ta\tx", "p2\tbroken.nii\ty")
+    read_each(rows, read, failed=failed, **COLUMNS)
+    assert failed == [{"name": "y", "patient": "p2", "problem": str(caught.value)}]
 
 
 @pytest.mark.parametrize(

@@ -135,20 +135,43 @@ def test_scans_that_fail_leave_the_others(run, table, models, tmp_path):
     nib.save(nib.Nifti1Image(np.full(SHAPE, np.nan, np.float32), np.eye(4)), broken)
     rows = rows[["patient", "image"]]
     rows.loc[[0, 1], "image"] = [str(series), str(broken)]
+    rows.loc[3] = ["p3", str(tmp_path / "none.nii.gz")]
     rows.to_csv(tmp_path / "cases.tsv", sep="\t", index=False)
     out = tmp_path / "out"
     code, said, error = run("segment", models.plain, tmp_path / "cases.tsv", "--out", out)
     assert code == 0, error
     assert "1 scan," in said
     failed = pd.read_csv(out / "failed.tsv", sep="\t")
-    assert failed["name"].tolist() == ["p0", "p1"]
+    assert failed["name"].tolist() == ["p0", "p1", "p3"]
     assert "has 4 axes" in failed["problem"][0]
     assert "non-finite" in failed["problem"][1]
+    assert "none.nii.gz: no such file" in failed["problem"][2]
     assert pd.read_csv(out / "segmentations.tsv", sep="\t")["name"].tolist() == ["p2"]
     page = html.unescape((out / "index.html").read_text(encoding="utf-8"))
     for row in failed.itertuples():
         assert f"failed: {row.name}: {row.problem}" in said
         assert row.problem in page
+
+
+def test_the_scan_whose_prior_lies_on_another_grid_fails_alone(run, table, models, tmp_path):
+    image = table.parent / pd.read_csv(table, sep="\t")["image"][0]
+    loaded = nib.load(image)
+    moved = loaded.affine.copy()
+    moved[0, 3] += 40
+    nib.save(nib.Nifti1Image(loaded.get_fdata(dtype=np.float32), moved), tmp_path / "moved.nii.gz")
+    priors = {"one": image, "two": tmp_path / "moved.nii.gz", "three": "n/a"}
+    rows = [f"{name}\tp0\t{image}\t{prior}" for name, prior in priors.items()]
+    text = "\n".join(["name\tpatient\timage\tprior", *rows]) + "\n"
+    (tmp_path / "cases.tsv").write_text(text)
+    out = tmp_path / "out"
+    words = ("segment", models.sensitive, tmp_path / "cases.tsv", "--out", out, "--no-figure")
+    code, _, error = run(*words)
+    assert code == 0, error
+    (row,) = pd.read_csv(out / "failed.tsv", sep="\t").itertuples()
+    assert row.name == "two"
+    assert "moved.nii.gz" in row.problem
+    segmented = pd.read_csv(out / "segmentations.tsv", sep="\t")
+    assert segmented["name"].tolist() == ["one", "three"]
 
 
 def test_segmentations_are_those_of_the_model_at_its_threshold(
