@@ -73,6 +73,7 @@ RUN = CaseRun(
         "sources": dict,
     },
     results=(_TABLE, _LESIONS, FAILED, "index.html"),
+    files=(*_FILES.values(), _LESIONS, _PANELS, _VIEW),
 )
 
 
@@ -332,8 +333,7 @@ def _write_detection(
         "sources": dict(sources),
         "notice": NOTICE,
     }
-    names = [*_FILES.values(), _LESIONS, _PANELS, _VIEW, RUN.record]
-    with FileSet(folder, names, overwrite=True) as files:
+    with FileSet(folder, [*RUN.files, RUN.record], overwrite=True) as files:
         for key, image in detection.images().items():
             save_image(image, files.path(_FILES[key]))
         text = table.to_csv(index=False, float_format="%.8g")

@@ -50,13 +50,15 @@ class CaseRun:
     """
     A run over many cases: `record` marks a case as finished, `results` tell of all cases.
 
-    Where pictures are asked for, a case without its `pictures` is processed again.
+    Where pictures are asked for, a case without its `pictures` is processed again. What an earlier
+    run left of a case that fails is removed: its record, `pictures` and `files`.
     """
 
     record: str
     fields: Mapping[str, type | tuple[type, ...]]
     results: tuple[str, ...]
     pictures: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     def begin(self, out: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
         """Store the settings of the run, and refuse to resume one with other settings."""
@@ -93,7 +95,9 @@ class CaseRun:
                 try:
                     record = process_case(case, folder)
                 except ValueError as error:
-                    # Without a record, so that the case is tried again when the run is resumed.
+                    # Without its record, the case is tried again when the run is resumed.
+                    for file in (self.record, *self.pictures, *self.files):
+                        (folder / file).unlink(missing_ok=True)
                     names = describe(case) if describe else {"name": name}
                     failures.append({**names, "problem": str(error)})
                     continue
@@ -103,9 +107,13 @@ class CaseRun:
                     check_room(out, len(unfinished) * _folder_size(folder))
                 is_first = False
             records[name] = record
-        if not records:
-            raise ValueError(f"{failures[0]['name']}: {failures[0]['problem']}")
+        if failures and not records:
+            # Tables and page of an earlier run tell of files that are gone.
+            for name in self.results:
+                (out / name).unlink(missing_ok=True)
         _write_failed(out, failures)
+        if failures and not records:
+            raise ValueError(f"{failures[0]['name']}: {failures[0]['problem']}")
         return records
 
 

@@ -88,6 +88,7 @@ RUN = CaseRun(
         "sources": str,
     },
     results=(_TABLE, _LESIONS, FAILED, "index.html"),
+    files=(_PROBABILITY, _LABEL, _LESIONS, _OVERLAY, _VIEW),
 )
 
 
@@ -146,7 +147,7 @@ def segment_cases(
         is_current,
         overwrite=overwrite,
         failed=failed,
-        describe=_description,
+        describe=lambda case: {"name": case.name, "patient": case.patient},
     )
     return list(records.values())
 
@@ -315,8 +316,7 @@ def _segment_case(
         "sources": digest,
         "notice": NOTICE,
     }
-    names = [_PROBABILITY, _LABEL, _LESIONS, _OVERLAY, _VIEW, RUN.record]
-    with FileSet(folder, names, overwrite=True) as files:
+    with FileSet(folder, [*RUN.files, RUN.record], overwrite=True) as files:
         save_values(probability, case.affine, files.path(_PROBABILITY))
         save_values(labels, case.affine, files.path(_LABEL))
         files.path(_LESIONS).write_text(table_text(table), encoding="utf-8")

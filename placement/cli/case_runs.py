@@ -43,12 +43,19 @@ RUN = CaseRun(
         "targets": list,
         "console.withheld": str,
     },
-    results=(_TABLE, FAILED),
+    results=(_TABLE, FAILED, "index.html"),
     pictures=("voxel_overlay.png", "voxel_view.html"),
+    files=(
+        "voxel_mask.nii.gz",
+        "voxel_partial.nii.gz",
+        "voxel_geometry.nii.gz",
+        "voxel_philips.txt",
+        "voxel_siemens.txt",
+    ),
 )
 
 
-#: Code of a run that ends as it should, but with a flagged box.
+#: Code of a run that ends as it should, but with a flagged box or a case that failed.
 FLAGGED = 3
 
 
@@ -64,11 +71,11 @@ def say_case(name: str, content: Mapping[str, Any]) -> None:
     typer.echo("; ".join(words))
 
 
-def say_flagged(records: Sequence[Mapping[str, Any]], *, fail: bool) -> None:
-    """Say how many boxes are flagged; with `fail`, end with a code of its own if any is."""
+def say_flagged(records: Sequence[Mapping[str, Any]], *, fail: bool, n_failed: int = 0) -> None:
+    """Say how many boxes are flagged; with `fail`, end with a code of its own for any problem."""
     n_flagged = sum(bool(record["flags"]) for record in records)
     typer.echo(f"flagged: {n_flagged} of {len(records)}")
-    if fail and n_flagged:
+    if fail and n_flagged + n_failed:
         raise typer.Exit(FLAGGED)
 
 

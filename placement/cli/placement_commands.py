@@ -212,7 +212,7 @@ def place(
     typer.echo(f"{counted(len(records), 'case')} placed: {out}")
     if any(record["synthetic"] for record in records.values()):
         typer.echo("synthetic cases: no clinical result")
-    say_flagged(list(records.values()), fail=fail_on_flag)
+    say_flagged(list(records.values()), fail=fail_on_flag, n_failed=len(rows) - len(records))
 
 
 def prescribe(

@@ -21,5 +21,5 @@ app, main = make_program(
     | study_commands.EXAMPLES
     | reader_commands.EXAMPLES,
     first="dmrifit-placement place tumor.nii.gz --out placed",
-    exit_codes={FLAGGED: "all is written, but a case is flagged (with --fail-on-flag)"},
+    exit_codes={FLAGGED: "all is written, but a case is flagged or failed (--fail-on-flag)"},
 )

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from dmrifit.cli.case_runs import CaseRun, can_draw, case_pictures, table_text, write_page
+from dmrifit.cli.case_runs import (
+    FAILED,
+    CaseRun,
+    can_draw,
+    case_pictures,
+    failed_cases,
+    table_text,
+    write_page,
+)
 from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption
 from dmrifit.report.html import counted
 from placement.cli.case_runs import FLAGGED
@@ -36,8 +44,14 @@ RUN = CaseRun(
         "flags": list,
         "notes": list,
     },
-    results=(_TABLE,),
+    results=(_TABLE, FAILED, "index.html"),
     pictures=("voxel_old.png", "voxel_new.png", "voxel_view.html"),
+    files=(
+        "voxel_geometry.nii.gz",
+        "voxel_philips.txt",
+        "voxel_siemens.txt",
+        "voxel_mask.nii.gz",
+    ),
 )
 
 
@@ -71,7 +85,7 @@ def repeat(
     labels: LabelsOption = None,
     figure: FigureOption = True,
     fail_on_flag: Annotated[
-        bool, typer.Option("--fail-on-flag", help="End with 3 where a case is flagged.")
+        bool, typer.Option("--fail-on-flag", help="End with 3 where a case is flagged or fails.")
     ] = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -80,7 +94,8 @@ def repeat(
 
     Registers both scans rigidly and moves the box. Answers "repeated", "repeated, but tissue in
     the box changed" or "not the same head"; without a reliable match, no numbers for scanners are
-    written. An interrupted run resumes when started again with the same options.
+    written. Cases that fail are listed in failed.tsv. An interrupted run resumes when started
+    again with the same options.
     """
     from dmrifit.io.nifti import describe_sources
     from placement.exchange.repeat_files import (
@@ -136,7 +151,7 @@ def repeat(
     if flagged:
         typer.echo(f"flagged: {len(flagged)} of {len(records)}")
     typer.echo(f"{counted(len(records), 'case')}: {out}")
-    if flagged and fail_on_flag:
+    if fail_on_flag and (flagged or len(records) < len(cases)):
         raise typer.Exit(FLAGGED)
 
 
@@ -207,7 +222,7 @@ def _write_results(out: Path, records: Mapping[str, Mapping[str, Any]], *, figur
     write_text(out / _TABLE, table_text(rows, 12))
     if not figure or not can_draw():
         return
-    from dmrifit.report.html import html_table
+    from dmrifit.report.html import html_join, html_table
     from placement.exchange.vendor_texts import NOTICE
 
     lines = []
@@ -222,10 +237,11 @@ def _write_results(out: Path, records: Mapping[str, Mapping[str, Any]], *, figur
             view = "voxel_view.html" if title == "new" else ""
             parts += case_pictures(out / name, picture, view, alt)
         pictures.append((name, parts))
+    header = ("case", "answer", "agreement", "flags and notes")
     write_page(
         out,
         "Repeated voxels",
-        html_table(lines, ("case", "answer", "agreement", "flags and notes"), numbers=(2,)),
+        html_join([html_table(lines, header, numbers=(2,)), *failed_cases(out)]),
         list(records.values()),
         pictures,
         unit="case",

@@ -12,6 +12,7 @@ from dmrifit.cli.case_runs import (
     CaseRun,
     begin_run,
     case_pictures,
+    failed_cases,
     join_tables,
     read_record,
     simulate_case,
@@ -60,6 +61,71 @@ def test_missing_pictures_are_drawn_where_a_run_is_asked_for_them(tmp_path):
         assert run(tmp_path, inputs, figure=True, case_run=case_run) == ["a", "b"]
         (tmp_path / "b" / name).touch()
     assert run(tmp_path, inputs, figure=True, case_run=case_run) == ["a"]
+
+
+def run_with_failures(tmp_path, inputs, problems, **options):
+    """Run over named inputs, of which those with a problem fail; give the names of the records."""
+
+    def process(source, folder):
+        if folder.name in problems:
+            raise ValueError(problems[folder.name])
+        folder.mkdir(exist_ok=True)
+        (folder / "done.json").write_text(json.dumps({"name": folder.name, "source": source}))
+        (folder / "numbers.txt").touch()
+        return {"name": folder.name, "source": source}
+
+    case_run = replace(RUN, results=("table.tsv", "failed.tsv"), files=("numbers.txt",))
+    options = {"overwrite": False, **options}
+    records = case_run.process(inputs, tmp_path, process, lambda source, record: True, **options)
+    return list(records)
+
+
+def failures(tmp_path):
+    return pd.read_csv(tmp_path / "failed.tsv", sep="\t").to_dict("records")
+
+
+def test_a_case_that_fails_is_listed_and_leaves_the_others(tmp_path, capsys):
+    assert run_with_failures(tmp_path, {"a": 1, "b": 2}, {"a": "no tumor"}) == ["b"]
+    assert failures(tmp_path) == [{"name": "a", "problem": "no tumor"}]
+    assert "failed: a: no tumor" in capsys.readouterr().out
+    assert "no tumor" in failed_cases(tmp_path)[0]
+    assert run_with_failures(tmp_path, {"a": 1, "b": 2}, {}) == ["a", "b"]
+    assert failed_cases(tmp_path) == []
+
+
+def test_a_case_that_fails_after_it_was_finished_keeps_no_result_and_is_tried_again(tmp_path):
+    inputs = {"a": 1, "b": 2}
+    assert run_with_failures(tmp_path, inputs, {}) == ["a", "b"]
+    (tmp_path / "b" / "of the user.txt").touch()
+    problems = {"b": "no tumor"}
+    assert run_with_failures(tmp_path, inputs, problems, overwrite=True) == ["a"]
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["of the user.txt"]
+    assert run_with_failures(tmp_path, inputs, problems) == ["a"]
+    assert failures(tmp_path) == [{"name": "b", "problem": "no tumor"}]
+
+
+def test_where_all_cases_fail_their_problems_are_written_before_the_run_ends(tmp_path):
+    (tmp_path / "failed.tsv").write_text("name\tproblem\nold\tof an earlier run\n")
+    (tmp_path / "table.tsv").touch()
+    with pytest.raises(ValueError, match=r"^a: no tumor$"):
+        run_with_failures(tmp_path, {"a": 1, "b": 2}, {"a": "no tumor", "b": "no brain"})
+    assert [failure["problem"] for failure in failures(tmp_path)] == ["no tumor", "no brain"]
+    assert not (tmp_path / "table.tsv").exists()
+    assert run_with_failures(tmp_path, {}, {}) == []
+    assert not (tmp_path / "failed.tsv").exists()
+
+
+def test_failed_cases_are_described_and_follow_those_that_failed_before(tmp_path):
+    unread = {"name": "first", "patient": "p1", "problem": "damaged"}
+
+    def describe(source):
+        return {"name": f"scan {source}", "patient": "p2"}
+
+    problems = {"a": "no brain"}
+    options = {"failed": [unread], "describe": describe}
+    assert run_with_failures(tmp_path, {"a": 1, "b": 2}, problems, **options) == ["b"]
+    unsegmented = {"name": "scan 1", "patient": "p2", "problem": "no brain"}
+    assert failures(tmp_path) == [unread, unsegmented]
 
 
 def test_a_disk_without_room_for_the_other_cases_is_told_after_the_first(tmp_path, monkeypatch):

@@ -118,9 +118,16 @@ def test_a_case_that_fails_leaves_the_others(run, tmp_path, ball):
     (tmp_path / "empty.nii.gz").write_bytes(ball.read_bytes())
     assert "2 cases placed" in run("place", table, "--out", out)[1]
     assert not (out / "failed.tsv").exists()
-    table.write_text("name\ttumor\none\tempty.nii.gz\n")
+    # An earlier box does not stay where its case fails.
+    assert (out / "one" / "voxel_philips.txt").exists()
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), tmp_path / "empty.nii.gz")
-    assert run("place", table, "--out", tmp_path / "none")[0] == 2
+    code, said, error = run("place", table, "--out", out, "--fail-on-flag")
+    assert code == 3, error
+    assert "flagged: 0 of 1" in said
+    assert list((out / "one").iterdir()) == []
+    table.write_text("name\ttumor\none\tempty.nii.gz\n")
+    assert run("place", table, "--out", out)[0] == 2
+    assert sorted(path.name for path in out.iterdir()) == ["failed.tsv", "one", "settings.json", "two"]
 
 
 def test_a_case_is_placed_anew_when_its_table_excludes_other_labels(run, tmp_path, ball):

@@ -1,6 +1,7 @@
 """The command repeat: files, tables of visits, resuming, refusals of one line."""
 
 import json
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from moved_heads import AFFINE, head_signals, moved
 
 from placement import Voxel, read_voxel
+from placement.cli.repeat_commands import RUN
 
 pytest.importorskip("SimpleITK")
 
@@ -100,6 +102,37 @@ def test_one_bad_visit_of_a_table_does_not_keep_others_from_being_repeated(run, 
     assert "flagged: 3 of 4" in text
     assert [path.name for path in (out / "bad").iterdir()] == ["repeat.json"]
     assert list(pd.read_csv(out / "repeats.tsv", sep="\t")["answer"]) == [*["refused"] * 3, "repeated"]
+
+
+def test_a_visit_that_fails_is_listed_and_keeps_no_earlier_box(run, tmp_path, visits, monkeypatch):
+    from placement.exchange import repeat_files, repeats
+
+    def fail(*_, **__):
+        raise ValueError("no room in the scan")
+
+    table, out = tmp_path / "visits.tsv", tmp_path / "out"
+    rows = ["name\told\tbox\tnew", "one\told.nii.gz\tbox.json\tnew.nii.gz"]
+    table.write_text("\n".join(rows) + "\n")
+    code, _, error = run("repeat", "--table", table, "--out", out)
+    assert code == 0, error
+    (tmp_path / "cut.json").write_text("{")
+    table.write_text("\n".join([*rows, "two\told.nii.gz\tcut.json\tnew.nii.gz"]) + "\n")
+    monkeypatch.setattr(repeats, "repeat_voxel", lambda *_: SimpleNamespace(reliable=False))
+    monkeypatch.setattr(repeat_files, "describe_repeat", fail)
+    words = ("repeat", "--table", table, "--out", out)
+    code, text, error = run(*words, "--overwrite")
+    assert code == 0, error
+    assert "failed: one: no room in the scan" in text
+    assert list((out / "one").iterdir()) == []
+    assert "no room in the scan" in (out / "index.html").read_text(encoding="utf-8")
+    # Without a flag too, the failure alone ends with the code.
+    refuse = repeat_files.write_refusal
+    unflagged = {"flags": []}
+    monkeypatch.setattr(repeat_files, "write_refusal", lambda *a, **k: refuse(*a, **k) | unflagged)
+    assert run(*words, "--overwrite", "--fail-on-flag")[0] == 3
+    # A run with other options that is interrupted leaves no table of the earlier one.
+    RUN.begin(out, {"command": "repeat", "labels": "other"}, overwrite=True)
+    assert not (out / "failed.tsv").exists()
 
 
 def test_bad_input_is_one_line(run, tmp_path, visits):
