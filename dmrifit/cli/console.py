@@ -74,7 +74,7 @@ _WRITTEN = ("out", "checkpoint")
 
 _INTERRUPTED = 130  # exit code after Ctrl-C
 _EXIT_CODES = {
-    0: "success",
+    0: "success; of many cases, those that failed are in failed.tsv",
     1: "a bug in the program, with a traceback: please report it",
     2: "a problem with an option, a file or the machine; the message says what to do",
     _INTERRUPTED: "interrupted by Ctrl-C; long commands resume when run again",
