@@ -315,8 +315,10 @@ class Bench:
             return [f"was refused: {outcome.message}{outcome.trace}"]
         if not RULES[case.says](self.good(ENTRIES[case.entry]), outcome.results):
             return [f"the result does not obey the rule {case.says!r}"]
-        missing = [words for words in case.remedy.split("|") if words not in outcome.err]
-        return [f"nothing was said of {words!r}, but {outcome.err!r}" for words in missing if words]
+        # Cases that fail beside others are told among the results.
+        text = outcome.out + outcome.err
+        missing = [words for words in case.remedy.split("|") if words not in text]
+        return [f"nothing was said of {words!r}, but {text!r}" for words in missing if words]
 
     def _complaints_of_refused(self, case: Case, outcome: Outcome) -> list[str]:
         entry, message = ENTRIES[case.entry], outcome.message

@@ -65,7 +65,7 @@ entry(
     arguments=("detect", "model.dmrifit", "glioma-001_dwi.nii.gz", "--mask", "glioma-001_brain.nii.gz",
                "--tissue", "glioma-001_tissue.nii.gz", *DETECT),
     results=found("found"),
-    kept=("found/settings.json",),
+    kept=("found/settings.json", "found/failed.tsv"),
 )  # fmt: skip
 entry(
     "dmrifit-anomaly detect table",
@@ -73,7 +73,7 @@ entry(
     main=cli.main,
     arguments=("detect", "model.dmrifit", "gliomas.tsv", *DETECT),
     results=found("found"),
-    kept=("found/settings.json", "found/*/*"),
+    kept=("found/settings.json", "found/failed.tsv", "found/*/*"),
 )
 
 

@@ -66,7 +66,7 @@ entry(
     arguments=("segment", "model.dmrifit", "001_image.nii.gz", "--prior", "001_prior.nii.gz", "--mask",
                "001_brain.nii.gz", *SEGMENT),
     results=found,
-    kept=("found/settings.json",),
+    kept=("found/settings.json", "found/failed.tsv"),
 )  # fmt: skip
 entry(
     "dmrifit-metastasis ensemble",
@@ -74,7 +74,7 @@ entry(
     main=cli.main,
     arguments=("ensemble", "model.dmrifit", "model.dmrifit", "001_image.nii.gz", *SEGMENT),
     results=found,
-    kept=("found/settings.json",),
+    kept=("found/settings.json", "found/failed.tsv"),
 )
 entry(
     "dmrifit-metastasis segment again",

@@ -76,7 +76,7 @@ entry(
     main=program.main,
     arguments=("place", "cases.tsv", "--out", "placed", *OPTIONS),
     results=placed("placed"),
-    kept=("placed/settings.json", "placed/a/*"),
+    kept=("placed/settings.json", "placed/failed.tsv", "placed/a/*"),
 )
 entry(
     "dmrifit-placement place one",
@@ -87,7 +87,7 @@ entry(
         *OPTIONS,
     ),
     results=placed("placed"),
-    kept=("placed/settings.json",),
+    kept=("placed/settings.json", "placed/failed.tsv"),
 )
 entry(
     "dmrifit-placement prescribe",
@@ -190,7 +190,7 @@ entry(
     main=program.main,
     arguments=("place", "a.nii.gz", "--model", "ranker.dmrifit", "--out", "placed", "--no-figure"),
     results=placed("placed"),
-    kept=("placed/settings.json",),
+    kept=("placed/settings.json", "placed/failed.tsv"),
 )
 
 
