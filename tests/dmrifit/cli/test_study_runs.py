@@ -258,7 +258,7 @@ def test_what_is_asked_of_the_simulation_is_done_and_written_down(tmp_path, run)
         *("--gain-variation", 0.1, "--seed", 5),
     )
     assert code == 0, err
-    assert "1 synthetic patients" in out
+    assert "1 synthetic patient:" in out
     cohorts = Cohort.read(tmp_path / "participants.tsv")
     assert list(cohorts) == ["cohort2"]
     expected = dmrifit.simulate_cohort(
