@@ -71,8 +71,8 @@ def align(
     A map of shift and size, then an affine map, are found by Gauss–Newton steps on the differences
     of the images, in which large differences count less; then displacements follow the differences
     (the demons of Thirion), smoothed after every step, so that they follow anatomy that is wider
-    than the smoothing and not a lesion. This takes about half a second for 90 × 90 × 54 voxels;
-    packages for registration take many times that, and need more than scipy.
+    than the smoothing and not a lesion. This takes about a quarter of a second for 90 × 90 × 54
+    voxels; packages for registration take many times that, and need more than scipy.
 
     Shapes: `images` (3, x, y, z), `mask` (x, y, z), `guide` (3, x, y, z); returns (3, x, y, z).
 
@@ -147,18 +147,29 @@ def _warped(
     start: NDArray,
     smoothness: float,
 ) -> NDArray[np.float32]:
-    moved, step = np.zeros_like(start), np.zeros_like(start)
+    grid = np.indices(mask.shape, dtype=np.float32)
+    # Displacements are so smooth that cells of 2 × 2 × 2 voxels share one, and two opposite
+    # corners of a cell find it.
+    even = grid % 2 == 0
+    voxels = np.argwhere(mask & (even == even[0]).all(axis=0))
+    shape = tuple((n + 1) // 2 for n in mask.shape)
+    cells = np.ravel_multi_index(tuple(voxels.T // 2), shape)
+    counts = np.bincount(cells, minlength=int(np.prod(shape)))
+    inside = (counts > 0).reshape(shape)
     # Twice as fast as in double precision, which would change no position by a thousandth.
     smooth = partial(gaussian, precision=np.float32)
-    weight = smooth(mask, smoothness) + np.float32(0.01)
-    voxels = np.flatnonzero(mask)
-    scan_images, begin = (volumes.reshape(3, -1)[:, voxels] for volumes in (images, start))
+    weight = smooth(inside, smoothness / 2) + np.float32(0.01)
+    scan_images, begin = (volumes[:, *voxels.T] for volumes in (images, start))
+    moved, step = np.zeros((2, 3, *shape), dtype=np.float32)
     for _ in range(_WARP_STEPS):
-        _demons_step(maps, scan_images, begin, voxels, moved.reshape(3, -1), step.reshape(3, -1))
+        step[:] = 0
+        _add_demons(maps, scan_images, begin, cells, moved.reshape(3, -1), step.reshape(3, -1))
+        step /= np.maximum(counts, 1).reshape(shape)
         for axis in range(3):
-            moved[axis] += smooth(step[axis], _FLUID)
-            moved[axis] = smooth(moved[axis] * mask, smoothness) / weight
-    return start + moved
+            moved[axis] += smooth(step[axis], _FLUID / 2)
+            moved[axis] = smooth(moved[axis] * inside, smoothness / 2) / weight
+    channels = np.ascontiguousarray(np.moveaxis(moved, 0, -1))
+    return start + _interpolated(channels, (grid.reshape(3, -1) - 0.5) / 2).reshape(start.shape)
 
 
 def sampled(volume: NDArray, positions: NDArray) -> NDArray[np.float32]:
@@ -371,20 +382,20 @@ def _normal_equations(maps, images, positions, rows):
 
 
 @njit(cache=True, nogil=True)
-def _demons_step(maps, images, begin, voxels, moved, step):
+def _add_demons(maps, images, begin, cells, moved, step):
     """
-    Find how far differences of images pull voxels, by the demons of Thirion.
+    Add up how far differences of images pull the voxels of cells, by the demons of Thirion.
 
-    Shapes: `maps` (x, y, z, 12) of three images with slopes, `images` (3, n) and `begin` (3, n) of
-    `voxels` (n,), `moved` and `step` (3, x · y · z).
+    Shapes: `maps` (x, y, z, 12) of three images with slopes, `images` (3, n), `begin` (3, n) and
+    `cells` (n,) of voxels, `moved` and `step` (3, n_cells).
     """
     values, clip = maps.reshape(-1, 12), np.float32(_ROBUST_WARP)
     total = np.empty(12)
     position, pull = np.empty(3, np.float32), np.empty(3, np.float32)
-    for i in range(len(voxels)):
-        voxel = voxels[i]
+    for i in range(len(cells)):
+        cell = cells[i]
         for axis in range(3):
-            position[axis] = begin[axis, i] + moved[axis, voxel]
+            position[axis] = begin[axis, i] + moved[axis, cell]
         _blend(values, maps.shape, position, total)
         pull[:] = 0
         stiffness = np.float32(_FLAT)
@@ -399,7 +410,7 @@ def _demons_step(maps, images, begin, voxels, moved, step):
             # As in Thirion's demons: where images are flat but differ, steps stay short.
             stiffness += squares + residual * residual / np.float32(9)
         for axis in range(3):
-            step[axis, voxel] = pull[axis] / stiffness
+            step[axis, cell] += pull[axis] / stiffness
 
 
 @njit(cache=True, nogil=True)
@@ -413,7 +424,10 @@ def _inverted(moved):
         for y in range(shape[1]):
             for z in range(shape[2]):
                 grid[0], grid[1], grid[2] = x, y, z
-                position[:] = grid
+                if z:
+                    position[2] += 1.0  # neighbors move alike
+                else:
+                    position[:] = grid
                 for _ in range(_INVERSION_STEPS):
                     _blend(voxels, shape, position, total)
                     change = 0.0
