@@ -106,12 +106,14 @@ def plot_sizes(
     if len(looks) > 1:
         n_legend_lines = -(-len(looks) // max(int(width / 1.2), 1))
     foot = 0.48 + 0.2 * n_legend_lines
-    edge = (width - 0.1 - 0.62 * len(panels) * len(cohorts)) / (len(panels) * len(cohorts))
+    # Room for numbers such as −0.25 and the label of their axis.
+    gap = 0.76
+    edge = (width - 0.1) / (len(panels) * len(cohorts)) - gap
     with shared_style({"axes.grid": True, "font.size": 9}):
         figure = new_figure(width, foot + 1.7)
         places = [(cohort, panel) for cohort in cohorts for panel in panels]
         for i, (cohort, panel) in enumerate(places):
-            ax = add_axes(figure, 0.6 + i * (edge + 0.62), foot, edge, 1.4)
+            ax = add_axes(figure, gap - 0.02 + i * (edge + gap), foot, edge, 1.4)
             for name, look in looks.items():
                 rows = table[(table["cohort"] == cohort) & (table["series"] == name)]
                 y = panel.scale * rows[panel.column]

@@ -73,6 +73,16 @@ def test_one_series_has_a_band_and_no_legend():
     np.testing.assert_allclose([vertices[:, 1].min(), vertices[:, 1].max()], [0.0, 0.7])
 
 
+def test_labels_of_small_negative_skills_stay_inside_the_figure():
+    table = sizes(["LR"]).assign(skill=lambda rows: 0.1 * rows["skill"] - 0.3)
+    table = table.assign(skill_low=table["skill"] - 0.1, skill_high=table["skill"] + 0.1)
+    figure = plot_sizes(table, [Panel("skill", "skill of maps")], {"LR": {}}, width=5.6)
+    figure.draw_without_rendering()
+    first, second = figure.axes
+    assert first.yaxis.label.get_window_extent().x0 > 0
+    assert second.yaxis.label.get_window_extent().x0 > first.get_window_extent().x1
+
+
 def decays(te=(70.0, 90.0)):
     return pd.DataFrame([
         {"b": b, "te": t, "signal": scale * np.exp(-b / 1000), "kind": kind, "known": b < 500 and i == 0}
