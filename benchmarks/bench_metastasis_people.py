@@ -4,9 +4,10 @@ How well are implants found in a real brain that was not trained on, and what el
     .venv/bin/python benchmarks/bench_metastasis_people.py [--work FOLDER] [--ship | --others NAME ...]
 
 Two post-contrast scans of people with multiple sclerosis (CC BY) hold no metastases, as far as is
-known. A small U-Net learns from one of them, warped, with painted vessels and implants, and from
-phantoms of the hard world; it is tried in the other one, with other implants and without any. The
-second stage learns from candidates of the network of the other direction, after each of its
+known. A small U-Net learns from one of them, warped, with painted vessels and implants, from
+phantoms of the hard world and, from its fourth training on, from a healthy brain without contrast
+agent (MIT license), warped and painted alike; it is tried in the other one, with other implants and
+without any. The second stage learns from candidates of the network of the other direction, after each of its
 trainings, in the scan that this one has not seen. The cut of a direction is chosen in the other
 direction. Networks are kept in FOLDER (default build/metastasis_people), a file for each direction.
 Both stages are tried after the first training, too. `--ship` trains on both scans and writes the
@@ -62,17 +63,19 @@ from metastasis.simulate.training_scans import (
 RESULT = Path(__file__).parent / "results" / "metastasis_people.json"
 WORK = Path("build") / "metastasis_people"
 SCANS = ("patient19", "patient26")
+#: A healthy brain without contrast agent, to learn from beside either of them.
+HEALTHY = "healthy brain"
 GLIOMAS = ("pat0003", "pat0005", "pat0006")
 #: Value of the labels in enhancing tumor, mm around a tumor that count as its own, sets of implants.
 ENHANCING_TUMOR, BESIDE_TUMOR, GLIOMA_SETS = 4, 4.0, 4
 TRAIN_SEED, JUDGE_SEED, TEST_SEED = 1, 2, 1001
 #: From the seed of the scans of a training to that of the next.
 NEXT_SEED = 1000
-N_COPIES, N_PHANTOMS = 16, 6
-#: Epochs, how much segments vary (1: as between scanners) and phantoms, of trainings that go on from
-#: each other, and of a last one of the shipped model on both scans.
-TRAININGS = ((20, 1.0, 6), (20, 1.0, 6), (20, 1.0, 6), (15, 0.3, 2))
-SHIPPED_TRAINING = (12, 0.3, 2)
+N_COPIES, N_PHANTOMS, N_HEALTHY = 16, 6, 8
+#: Epochs, how much segments vary (1: as between scanners), phantoms and copies of the healthy brain,
+#: of trainings that go on from each other, and of a last one of the shipped model on both scans.
+TRAININGS = (*(3 * [(20, 1.0, 6, 0)]), *(2 * [(20, 1.0, 6, 8)]), (15, 0.3, 2, 8))
+SHIPPED_TRAINING = (12, 0.3, 2, 8)
 SMALL = "small U-Net"
 #: Segments of other networks in the time of one of the small U-Net, their batches, and settings.
 OTHERS: dict[str, tuple[float, int, dict[str, Any]]] = {
@@ -177,7 +180,7 @@ def learning_curve(results: dict[str, Any], work: Path) -> list[dict[str, Any]]:
     """Try the networks alone after each of their trainings, at one sensitivity."""
     rows = []
     for n in range(1, len(TRAININGS) + 1):
-        epochs = sum(epochs for epochs, _, _ in TRAININGS[:n])
+        epochs = sum(epochs for epochs, *_ in TRAININGS[:n])
         for seen, test in (SCANS, SCANS[::-1]):
             if n == len(TRAININGS):
                 found = results[test]["network, matched"]
@@ -204,7 +207,7 @@ def answers_folder(work: Path, n_trainings: int) -> Path:
 
 def scan_state() -> str:
     """Give a digest of what makes the training scans."""
-    return state_of([TRAIN_SEED, NEXT_SEED, N_COPIES, N_PHANTOMS], SCAN_SOURCES)
+    return state_of([TRAIN_SEED, NEXT_SEED, N_COPIES, N_PHANTOMS, N_HEALTHY], SCAN_SOURCES)
 
 
 def network_state() -> str:
@@ -230,6 +233,8 @@ def state_of(settings: Any, modules: Sequence[Any]) -> str:
 
 
 def scan_path(name: str) -> Path:
+    if name == HEALTHY:
+        return measure.data_folder("mrs_boxes") / "t1_brain.nii.gz"
     return measure.data_folder("ms_lesions_mni") / f"{name}_T1POST.nii.gz"
 
 
@@ -240,19 +245,22 @@ def training_scans(names: Sequence[str], number: int, work: Path) -> list[Traini
     Each training has its own, so that what an earlier network takes for lesions was not learned.
     """
     seed = TRAIN_SEED + NEXT_SEED * number
+    _, _, n_phantoms, n_healthy = (*TRAININGS, SHIPPED_TRAINING)[number]
+    counts = {name: N_COPIES for name in names} | {"phantoms": n_phantoms, HEALTHY: n_healthy}
     scans: list[TrainingScan] = []
-    for name in (*names, "phantoms"):
+    for name, count in counts.items():
         path = work.parent / f"scans-{name}-{number}-{scan_state()}.pkl"
-        if not path.exists():
+        if count and not path.exists():
             if name == "phantoms":
                 made = phantom_scans(N_PHANTOMS, random_state=seed)
             else:
+                n_copies = N_HEALTHY if name == HEALTHY else N_COPIES
                 made = implanted_copies(
-                    name, *read_negative(scan_path(name)), N_COPIES, random_state=seed
+                    name, *read_negative(scan_path(name)), n_copies, random_state=seed
                 )
             path.write_bytes(pickle.dumps(made))
         # The file was written above, or by an earlier run of this script.
-        scans += pickle.loads(path.read_bytes())
+        scans += pickle.loads(path.read_bytes())[:count] if count else []
     return scans
 
 
@@ -274,8 +282,8 @@ def network_path(name: str, work: Path, n_trainings: int) -> Path:
 
 def trained(names: Sequence[str], kind: str, number: int, before: Path | None, work: Path) -> Any:
     """Train a network, after the first time from where it stood, on more of what it took for lesions."""
-    epochs, appearance, n_phantoms = (*TRAININGS, SHIPPED_TRAINING)[number]
-    scans = training_scans(names, number, work)[: len(names) * N_COPIES + n_phantoms]
+    epochs, appearance, _, _ = (*TRAININGS, SHIPPED_TRAINING)[number]
+    scans = training_scans(names, number, work)
     volumes, brains = [scan.volume for scan in scans], [scan.brain for scan in scans]
     labels = [scan.label for scan in scans]
     if before is not None:
@@ -437,7 +445,8 @@ def card(model: TwoStageSegmenter, results: dict[str, Any], gliomas: dict[str, l
         weights=listed,
         n_copies=N_COPIES,
         n_phantoms=N_PHANTOMS,
-        epochs=" + ".join(str(epochs) for epochs, _, _ in TRAININGS[:-1]),
+        n_healthy=N_HEALTHY,
+        epochs=" + ".join(str(epochs) for epochs, *_ in TRAININGS[:-1]),
         later=TRAININGS[-1][0],
         more=SHIPPED_TRAINING[0],
     )
@@ -460,9 +469,11 @@ never been tried on a labelled real metastasis.
 ## Data
 For each training, {n_copies} new warped copies each of two real post-contrast scans (Lesjak et al., Neuroinformatics 16:51–63, 2018, doi
 10.1007/s12021-017-9348-7; Laboratory of Imaging Technologies, University of Ljubljana; CC BY), half of them with painted
-vessels, sinuses, dura and cavities, half with sinuses in grooves of the brain and dura around it, all with synthetic implants; and at most {n_phantoms} new synthetic patients of the hard world. No
-labelled metastasis and no other data of people. The scans are of two people with multiple sclerosis, of one site, tightly
-stripped: that they hold no enhancing lesion is an assumption.
+vessels, sinuses, dura and cavities, half with sinuses in grooves of the brain and dura around it, all with synthetic implants;
+at most {n_phantoms} new synthetic patients of the hard world; and, from the fourth training on, {n_healthy} such copies of a healthy brain without
+contrast agent (example data of Osprey, Oeltzschner et al., J Neurosci Methods 343:108827, 2020; MIT license). No labelled
+metastasis and no other data of people. The two scans are of people with multiple sclerosis, of one site, tightly stripped:
+that they hold no enhancing lesion is an assumption.
 
 First stage: a U-Net of 0.33 million weights, {epochs} epochs of 200 segments of varied appearance on one scan and phantoms, {later}
 with less variation, {more} more on both scans; after the first, two thirds of the background segments are what it took for lesions,
@@ -499,7 +510,7 @@ optimistic. Not for scans with skull, before contrast, with slices above 3 mm, o
 calibrated. Nothing marked does not mean no metastases.
 
 ## License
-The model: that of this package. The scans it learned from: CC BY, to be cited as above.
+The model: that of this package. The scans it learned from: CC BY and MIT, to be cited as above.
 
 ## Command
     python benchmarks/bench_metastasis_people.py --ship
@@ -816,7 +827,8 @@ def markdown(result: dict[str, Any]) -> str:
     note = (
         f"Synthetic implants ({result['n_implants']} in each brain, half of 2.5 to 6 mm, contrast "
         "0.12 to 0.9) in two real post-contrast scans (Lesjak et al., Neuroinformatics "
-        "16:51–63, 2018; CC BY): the network has learned from the other scan and phantoms. A cut is "
+        "16:51–63, 2018; CC BY): the network has learned from the other scan, phantoms and, from its "
+        "fourth training on, a healthy brain without contrast agent (Osprey's example data, MIT). A cut is "
         "fixed in the other direction, or on implants of other seeds in the same scan, half for "
         "half. That the scans, of people with multiple sclerosis, hold no enhancing "
         "lesion is an assumption; implants come from the generator that trained the network. "
