@@ -98,8 +98,6 @@ def finish(
                 code = measure.commit(*CODE)
                 board = run_board(preset, region, seed, work, size, truth)
                 figures = claim_figures(board)
-                # Verdicts of single runs decide nothing.
-                rows = figures.drop(columns=[*_SHARED, "verdict"])
                 result = {
                     "synthetic": True,
                     **code,
@@ -109,7 +107,7 @@ def finish(
                     "board": size,
                     "seconds": board.study["seconds"],
                     **figures.loc[0, _SHARED],
-                    "figures": _lines(rows),
+                    "figures": _lines(figures.drop(columns=_SHARED)),
                     "ranks": _lines(ranked_scores(board)),
                 }
                 folder.mkdir(parents=True, exist_ok=True)

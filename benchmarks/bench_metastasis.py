@@ -401,7 +401,7 @@ def run_seed(store: Store, n_jobs: int) -> dict[str, Any]:
         "processor_minutes": round(spent / 60, 2),
         "n_lesions": result["n_lesions"],
         "n_with_prior": result["n_with_prior"],
-        "figures": lines(figures.drop(columns=["condition", "run", "verdict"])),
+        "figures": lines(figures.drop(columns=["condition", "run"])),
         "methods": lines(tables["summary"][list(COLUMNS)]),
         "every component": lines(tables["every component"][list(COLUMNS)]),
     }

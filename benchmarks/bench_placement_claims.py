@@ -127,7 +127,7 @@ def run_seed(seed: int, work: Path, size: dict[str, Any], *, quick: bool) -> dic
         "board": size,
         "condition": "",
         "run": str(seed),
-        "figures": lines(figures.drop(columns=["condition", "run", "verdict"])),
+        "figures": lines(figures.drop(columns=["condition", "run"])),
         "rows": lines(cases.groupby("method", sort=False)[[*MEASURES]].mean().reset_index()),
         "folds": lines(cases.groupby(["method", "fold"], sort=False)[[*MEASURES]].mean().reset_index()),
     }

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,7 +42,6 @@ __all__ = [
 ]
 
 Relation = Literal["<", "<=", ">", ">=", "="]
-_RELATIONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 #: What the verdict of a claim starts with whose conditions disagree.
 DEPENDS = "depends on"
@@ -53,7 +51,7 @@ BOARD_COLUMNS = (
 )  # fmt: skip
 FIGURE_COLUMNS = (
     "claim", "reading", "condition", "run", "where", "quantity", "value", "relation", "limit",
-    "against", "margin", "verdict",
+    "against", "margin",
 )  # fmt: skip
 
 
@@ -71,15 +69,7 @@ class Check:
     limit: float
     where: str = ""  # what part of the data the number is from
     against: str = ""  # what the limit is, if it was measured
-    # What counts as no difference; boards of agreeing runs need none.
-    margin: str = ""
-
-    @property
-    def verdict(self) -> str:
-        """HOLDS, FAILS or OPEN, of this run alone, which cannot show that numbers are equal."""
-        if math.isnan(self.value) or math.isnan(self.limit) or self.relation == "=":
-            return OPEN
-        return HOLDS if _RELATIONS[self.relation](self.value, self.limit) else FAILS
+    margin: str = ""  # name of the difference that counts as none
 
 
 @dataclass(frozen=True)
@@ -130,7 +120,7 @@ def check_claims(claims: Sequence[Claim], runs: Sequence[Run]) -> pd.DataFrame:
                             (*keys, *(getattr(check, name) for name in FIGURE_COLUMNS[4:]))
                         )
                 except MissingEvidence as missing:
-                    rows.append((*keys, "", str(missing), math.nan, "", math.nan, "", "", OPEN))
+                    rows.append((*keys, "", str(missing), math.nan, "", math.nan, "", ""))
     return pd.DataFrame(rows, columns=list(FIGURE_COLUMNS))
 
 
@@ -138,18 +128,15 @@ def build_board(
     claims: Sequence[Claim],
     runs: Sequence[Run],
     *,
-    least_runs: int = 3,
+    margins: Mapping[str, Margin],
     depends: Callable[[Sequence[str], Sequence[str]], str] | None = None,
     figures: pd.DataFrame | None = None,
-    margins: Mapping[str, Margin] | None = None,
 ) -> pd.DataFrame:
     """
     Decide claims by their first reading, over all runs and conditions.
 
-    With margins, a reading is decided in a condition by `dmrifit.stats.verdicts`. Without, a check
-    holds, or fails, if it does in every run; a reading holds if all its checks do, and fails if
-    one does; otherwise, where runs disagree or are fewer than `least_runs`, it cannot be told.
-    Over conditions a verdict stands if it is that of every one.
+    A reading is decided in a condition by `dmrifit.stats.verdicts`; over conditions a verdict
+    stands if it is that of every one.
     """
     import pandas as pd
 
@@ -171,9 +158,8 @@ def build_board(
                 figures_of_claim[figures_of_claim["reading"] == reading.name],
                 claim,
                 counts,
-                least_runs,
-                depends,
                 margins,
+                depends,
             )
             for reading in claim.readings
         }
@@ -212,9 +198,8 @@ class _Outcome:
         figures: pd.DataFrame,
         claim: Claim,
         counts: Mapping[str, int],
-        least_runs: int,
+        margins: Mapping[str, Margin],
         depends: Callable[[Sequence[str], Sequence[str]], str] | None,
-        margins: Mapping[str, Margin] | None,
     ) -> _Outcome:
         verdicts: dict[str, str] = {}
         reasons, ours = [], []
@@ -222,11 +207,7 @@ class _Outcome:
         decides = set(figures["reading"]) == {claim.readings[0].name}
         for condition, rows in figures.groupby("condition", sort=False):
             prefix = f"{condition}: " if condition else ""
-            n_runs = counts[condition]
-            if margins is None:
-                verdicts[condition], reason = _decide(rows, n_runs, least_runs)
-            else:
-                verdicts[condition], reason = decide_reading(rows, n_runs, margins)
+            verdicts[condition], reason = decide_reading(rows, counts[condition], margins)
             reasons.append(prefix + reason)
             text = _figures_in_words(rows)
             if decides and text:
@@ -256,43 +237,11 @@ class _Outcome:
         return cls(overall, short, "\n".join(ours), reasons)
 
 
-def _decide(figures: pd.DataFrame, n_runs: int, least_runs: int) -> tuple[str, str]:
-    """Decide a reading in one condition, and say why."""
-    lacking = ", ".join(dict.fromkeys(figures.loc[figures["relation"] == "", "quantity"]))
-    if (figures["relation"] == "").all():
-        return OPEN, f"missing: {lacking}"
-    verdicts = {key: _agreed(check["verdict"], n_runs) for key, check in _checks(figures)}
-    wrong = _wrong_in_words(figures)
-    # A few runs may agree by chance, so they decide nothing, not even against the claim.
-    if n_runs < least_runs:
-        few = "one seed" if n_runs == 1 else f"{n_runs} seeds"
-        return OPEN, "; ".join(filter(None, (f"{few}, {least_runs} are needed", wrong)))
-    if FAILS in verdicts.values():
-        return FAILS, wrong
-    if set(verdicts.values()) == {HOLDS}:
-        return HOLDS, f"holds in all {n_runs} seeds"
-    if lacking:
-        lacking = f"missing in some seeds: {lacking}"
-    return OPEN, "; ".join(filter(None, (wrong, lacking)))
-
-
-def _agreed(verdicts: Sequence[str], n_runs: int) -> str:
-    """Give the verdict of a check that all runs agree on."""
-    distinct = set(verdicts)
-    if len(distinct) == 1 and len(verdicts) == n_runs:
-        return distinct.pop()
-    return OPEN
-
-
-def _checks(figures: pd.DataFrame) -> Iterable[tuple[tuple[str, str], pd.DataFrame]]:
-    usable = figures[figures["relation"] != ""]
-    return usable.groupby(["where", "quantity"], sort=False)
-
-
 def _figures_in_words(figures: pd.DataFrame) -> str:
     """Write each number as mean ± standard deviation over runs; places together."""
     by_quantity: dict[str, list[str]] = {}
-    for (where, quantity), check in _checks(figures):
+    usable = figures[figures["relation"] != ""]
+    for (where, quantity), check in usable.groupby(["where", "quantity"], sort=False):
         against = check["against"].iloc[0]
         text = _spread(check["value"])
         if where:
@@ -301,27 +250,6 @@ def _figures_in_words(figures: pd.DataFrame) -> str:
             text += f" ({against} {_spread(check['limit'])})"
         by_quantity.setdefault(quantity, []).append(text)
     return "; ".join(f"{quantity}: {', '.join(texts)}" for quantity, texts in by_quantity.items())
-
-
-def _wrong_in_words(figures: pd.DataFrame) -> str:
-    """Name the checks that do not hold, and in how many runs."""
-    texts = []
-    for (where, quantity), check in _checks(figures):
-        wrong = check[check["verdict"] != HOLDS]
-        if not len(wrong):
-            continue
-        name = f"{where} {quantity}" if where else quantity
-        relation, against = wrong["relation"].iloc[0], wrong["against"].iloc[0]
-        limit = format_number(wrong["limit"].iloc[0])
-        if against:
-            limit = f"{_spread(wrong['limit'])} ({against})"
-        share = ""
-        if len(wrong) == len(check) > 1:
-            share = " in all seeds"
-        elif len(check) > 1:
-            share = f" in {len(wrong)} of {len(check)} seeds"
-        texts.append(f"{name} {_spread(wrong['value'])}, not {relation} {limit}{share}")
-    return "; ".join(texts)
 
 
 def _spread(values: pd.Series) -> str:
