@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import threadpoolctl
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["check_jobs", "default_threads", "one_thread"]
+from dmrifit._utils.checks import is_number
+
+__all__ = ["ChunkRunner", "check_jobs", "chunk_runner", "default_threads", "one_thread"]
+
+#: Calls a function with the slices of all chunks of so many rows.
+ChunkRunner: TypeAlias = Callable[[Callable[[slice], None], int], None]
 
 _lock = threading.Lock()
 _thread_state = threading.local()
@@ -34,10 +39,31 @@ def default_threads() -> int:
     return os.cpu_count() or 1
 
 
+def chunk_runner(n_rows: int, n_threads: int | None = None) -> ChunkRunner:
+    """Make what works through the rows in chunks, several at a time."""
+
+    def run_chunks(work: Callable[[slice], None], size: int) -> None:
+        chunks = [slice(at, min(at + size, n_rows)) for at in range(0, n_rows, size)]
+        n = default_threads() if n_threads is None else n_threads
+        if n == 1 or len(chunks) < 2:
+            for chunk in chunks:
+                work(chunk)
+            return
+        with ThreadPoolExecutor(n) as pool:
+            try:
+                for _ in pool.map(work, chunks):
+                    pass
+            except BaseException:
+                # Without this an interrupted fit would first work through all chunks that wait.
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    return run_chunks
+
+
 def check_jobs(n_jobs: Any, name: str = "n_jobs") -> None:
     """Check the number of parallel jobs before work begins."""
-    whole = isinstance(n_jobs, numbers.Integral) and not isinstance(n_jobs, bool)
-    if n_jobs is not None and (not whole or n_jobs == 0):
+    if n_jobs is not None and (not is_number(n_jobs, whole=True) or n_jobs == 0):
         raise ValueError(
             f"{name} must be a whole number of 1 or more, or -1 for one job on each core, not "
             f"{n_jobs!r}"

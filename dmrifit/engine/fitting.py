@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import filled
 from dmrifit._utils.html_repr import counted
-from dmrifit._utils.threads import default_threads
+from dmrifit._utils.threads import chunk_runner
 from dmrifit.engine.fit_problem import Problem
 from dmrifit.engine.fit_settings import MEASURED, FitSettings
 from dmrifit.engine.kernels import compiler
@@ -188,10 +187,7 @@ def fit_with(
         is_rician=settings.likelihood == "rician",
         needs_amplitude=any(isinstance(v, str) and v == MEASURED for v in fixed.values()),
     )
-
-    def run_chunks(fit_chunk: Callable[[slice], None], size: int) -> None:
-        _run_chunks(fit_chunk, len(measured), size, settings.n_threads)
-
+    run_chunks = chunk_runner(len(measured), settings.n_threads)
     if method in ("ols", "wls"):
         weights = settings.measurement_weights(len(protocol))
         result = fit_log_linear(measured, protocol, model, method, weights, screen, run_chunks)
@@ -208,10 +204,6 @@ def _fit_screened(
     model = resolve_model(model)
     method = settings.method_for(model, protocol)
     weights = settings.measurement_weights(len(protocol))
-
-    def run_chunks(fit_chunk: Callable[[slice], None], size: int) -> None:
-        _run_chunks(fit_chunk, len(signals), size, settings.n_threads)
-
     inputs = FitInputs(
         signals,
         protocol,
@@ -227,6 +219,7 @@ def _fit_screened(
         start = _fit_screened(signals, protocol, model, least_squares_of(settings, model))
         assert start.inputs is not None
         inputs = replace(start.inputs, weights=weights)
+        run_chunks = chunk_runner(len(signals), settings.n_threads)
         result = refine_fit(signals, protocol, model, settings, start, run_chunks)
         return replace(result, inputs=inputs)
     n_voxels = len(signals)
@@ -240,7 +233,11 @@ def _fit_screened(
         )
     problem = Problem(model, protocol, settings, box, fixed)
     noise = settings.noise_levels(n_voxels)
-    result = _empty_result(problem, n_voxels, tuple(fixed))
+    bounds = tuple(zip(problem.low.tolist(), problem.high.tolist(), strict=True))
+    result = FitResult.unfilled(model, n_voxels, bounds=bounds, fixed=tuple(fixed))
+    for values in (result.parameters, result.standard_errors, result.cost):
+        values[:] = np.nan
+    result.status[:] = FitStatus.NOT_FITTED
     _run(signals, problem, noise, result, settings.n_threads)
     return replace(result, inputs=replace(inputs, turn_up=problem.turn_up))
 
@@ -282,23 +279,6 @@ def _check_measurements(signals: NDArray, protocol: Protocol, model: SignalModel
     check_echo_times(protocol, model)
 
 
-def _empty_result(problem: Problem, n_voxels: int, fixed: tuple[str, ...]) -> FitResult:
-    shape = (n_voxels, len(problem.model.names))
-    return FitResult(
-        problem.model,
-        parameters=np.full(shape, np.nan),
-        standard_errors=np.full(shape, np.nan),
-        cost=np.full(n_voxels, np.nan),
-        status=np.full(n_voxels, FitStatus.NOT_FITTED, np.uint8),
-        n_iter=np.zeros(n_voxels, np.int32),
-        at_low=np.zeros(shape, bool),
-        at_high=np.zeros(shape, bool),
-        starts_disagree=np.zeros(n_voxels, bool),
-        bounds=tuple(zip(problem.low.tolist(), problem.high.tolist(), strict=True)),
-        fixed=fixed,
-    )
-
-
 def _run(
     signals: NDArray,
     problem: Problem,
@@ -320,28 +300,8 @@ def _run(
         ends = problem.search(starts, pinned, sigma, weights)
         problem.finish(starts, ends, pinned, chunk, result)
 
-    _run_chunks(fit_chunk, len(signals), _CHUNK, n_threads)
-
-
-def _run_chunks(
-    fit_chunk: Callable[[slice], None], n_voxels: int, size: int, n_threads: int | None
-) -> None:
-    """Fit chunks of so many voxels, several at a time."""
-    chunks = [slice(at, min(at + size, n_voxels)) for at in range(0, n_voxels, size)]
-    if n_threads is None:
-        n_threads = default_threads()
-    if n_threads == 1 or len(chunks) < 2:
-        for chunk in chunks:
-            fit_chunk(chunk)
-        return
-    with ThreadPoolExecutor(n_threads) as pool:
-        try:
-            for _ in pool.map(fit_chunk, chunks):
-                pass
-        except BaseException:
-            # Without this an interrupted fit would first work through all chunks that wait.
-            pool.shutdown(cancel_futures=True)
-            raise
+    run_chunks = chunk_runner(len(signals), n_threads)
+    run_chunks(fit_chunk, _CHUNK)
 
 
 def _rows_of(values: NDArray, chunk: slice) -> NDArray:

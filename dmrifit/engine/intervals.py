@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.threads import default_threads
+from dmrifit._utils.threads import chunk_runner
 from dmrifit.engine.kernels import compiler
 from dmrifit.engine.kernels.layout import (
     LANES,
@@ -76,12 +75,12 @@ def parameter_intervals(
     n_padded = len(contrasts.pairs) * LANES
     roots = np.ones(len(protocol)) if weights is None else np.sqrt(weights)
 
-    def fill_chunk(first: int) -> None:
+    def fill_chunk(rows: slice) -> None:
         # A copy that jitted code may take for writable, or it would be compiled once more.
-        chunk = np.require(signals[first : first + _CHUNK], np.float64, ["C", "W"])
+        chunk = np.require(signals[rows], np.float64, ["C", "W"])
         kernel.fill_intervals(
             chunk,
-            first,
+            rows.start,
             roots,
             contrasts.pairs,
             contrasts.rows,
@@ -102,17 +101,8 @@ def parameter_intervals(
             np.empty(len(chunk), np.int64),
             ends,
         )
-        rows = ends[:, first : first + len(chunk)]
-        np.clip(rows, low, high, out=rows)
+        np.clip(ends[:, rows], low, high, out=ends[:, rows])
 
-    starts = range(0, len(parameters), _CHUNK)
-    if n_threads is None:
-        n_threads = default_threads()
-    if len(starts) == 1 or n_threads == 1:
-        for first in starts:
-            fill_chunk(first)
-        return ends
-    with ThreadPoolExecutor(n_threads) as pool:
-        for _ in pool.map(fill_chunk, starts):
-            pass
+    run_chunks = chunk_runner(len(parameters), n_threads)
+    run_chunks(fill_chunk, _CHUNK)
     return ends

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -121,6 +121,23 @@ class FitResult:
     likelihood: str = "gaussian"
     prior: Prior | None = None
     screening: Screening | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def unfilled(cls, model: SignalModel, n_voxels: int, **fields: Any) -> FitResult:
+        """Allocate a result whose parameters, errors and cost are written to afterwards."""
+        shape = (n_voxels, len(model.names))
+        return cls(
+            model,
+            parameters=np.empty(shape),
+            standard_errors=np.empty(shape),
+            cost=np.empty(n_voxels),
+            status=np.full(n_voxels, FitStatus.CONVERGED, np.uint8),
+            n_iter=np.zeros(n_voxels, np.int32),
+            at_low=np.zeros(shape, bool),
+            at_high=np.zeros(shape, bool),
+            starts_disagree=np.zeros(n_voxels, bool),
+            **fields,
+        )
 
     @property
     def n_left_out(self) -> NDArray[np.int16]:
@@ -357,14 +374,7 @@ class FitResult:
 
     def _repr_html_(self) -> str:
         """Summarize the parameters over voxels for notebooks."""
-        header = (
-            "parameter",
-            "unit",
-            "median",
-            "quartiles",
-            "median standard error",
-            "at a bound",
-        )
+        header = "parameter", "unit", "median", "quartiles", "median standard error", "at a bound"
         rows = [self._summary_row(column) for column in range(len(self.names))]
         notes = [self._outcomes]
         if self.screening is not None:
@@ -376,7 +386,7 @@ class FitResult:
     @property
     def _title(self) -> str:
         """The model and how many voxels were fitted, in words."""
-        return f"{self.model.name}: {len(self)} " + ("voxel" if len(self) == 1 else "voxels")
+        return f"{self.model.name}: {counted(len(self), 'voxel')}"
 
     @property
     def _outcomes(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.threads import ChunkRunner, chunk_runner
 from dmrifit.engine.protocol import Protocol
 
 __all__ = [
@@ -89,14 +89,9 @@ class Screening:
         """Number of values of each voxel that are left out of its fit."""
         return self.n_not_finite + self.n_outside + self.n_without_logarithm
 
-    def with_logarithms(self, n_left_out: NDArray[np.int16]) -> Screening:
-        """Count as left out what has no logarithm: `n_left_out` values in all."""
-        n_others = np.maximum(n_left_out - self.n_not_finite - self.n_outside, 0)
-        return replace(
-            self, n_without_logarithm=n_others, n_negative=np.zeros_like(self.n_negative)
-        )
-
-    def count_logarithms(self, voxels: NDArray[np.intp], n_left_out: NDArray[np.intp]) -> None:
+    def count_logarithms(
+        self, voxels: NDArray[np.intp] | slice, n_left_out: NDArray[np.integer]
+    ) -> None:
         """Count as left out what has no logarithm, in some voxels: `n_left_out` values in all."""
         n_others = n_left_out - self.n_not_finite[voxels] - self.n_outside[voxels]
         self.n_without_logarithm[voxels] = np.maximum(n_others, 0)
@@ -132,7 +127,7 @@ class Screen:
     def apply(
         self,
         signals: NDArray,
-        run_chunks: Callable[[Callable[[slice], None], int], None] | None = None,
+        run_chunks: ChunkRunner | None = None,
         *,
         in_place: bool = False,
     ) -> tuple[NDArray, Screening]:
@@ -157,11 +152,8 @@ class Screen:
             cleaned, is_changed = self.screen_rows(signals, rows, screening)
             changes.append((rows[is_changed], cleaned[is_changed]))
 
-        if run_chunks is None:
-            for first in range(0, len(signals), _CHUNK):
-                screen_chunk(slice(first, min(first + _CHUNK, len(signals))))
-        else:
-            run_chunks(screen_chunk, _CHUNK)
+        run_chunks = run_chunks or chunk_runner(len(signals), 1)
+        run_chunks(screen_chunk, _CHUNK)
         return with_rows(signals, changes, in_place=in_place), screening
 
     def screen_rows(
@@ -191,7 +183,9 @@ class Screen:
         has_signal = ((values > 0) & is_finite).any(axis=1)
         refusal[~has_signal] = Refusal.NO_POSITIVE_VALUE
         is_poor = (~is_kept).sum(axis=1) > MOST_LEFT_OUT * values.shape[1]
-        is_poor |= self._n_contrasts(is_kept) < self._fewest_contrasts()
+        contrasts = _contrasts(self.protocol)
+        n_contrasts = sum(is_kept[:, columns].any(axis=1).astype(int) for columns in contrasts)
+        is_poor |= n_contrasts < min(self.n_free, len(contrasts))
         refusal[is_poor] = Refusal.LEFT_OUT
         screening.refusal[rows] = refusal
         values[is_outside] = np.nan
@@ -199,16 +193,6 @@ class Screen:
         # The kernels refuse voxels without a positive value themselves.
         is_changed = is_outside.any(axis=1) | ((refusal > 0) & has_signal)
         return values, is_changed
-
-    def _fewest_contrasts(self) -> int:
-        return min(self.n_free, len(_contrasts(self.protocol)))
-
-    def _n_contrasts(self, is_kept: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """Count the different contrasts of each voxel that are left."""
-        n = np.zeros(len(is_kept), np.intp)
-        for columns in _contrasts(self.protocol):
-            n += is_kept[:, columns].any(axis=1)
-        return n
 
 
 class ScreeningTally:

@@ -558,7 +558,7 @@ def _averaged(
         is_without_logarithm = signals <= 0
         signals[is_without_logarithm] = np.nan
         n_without_logarithm = is_without_logarithm.sum(axis=1).astype(np.int16)
-        screening = screening.with_logarithms(screening.n_left_out + n_without_logarithm)
+        screening.count_logarithms(np.s_[:], screening.n_left_out + n_without_logarithm)
     averaged, _ = average_directions(signals, protocol, mean=average)
     return averaged, screening
 

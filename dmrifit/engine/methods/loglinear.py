@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.threads import ChunkRunner
 from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitInputs, FitResult, FitStatus
@@ -128,7 +129,7 @@ def fit_log_linear(
     method: str,
     weights: NDArray | None,
     screen: Screen,
-    run_chunks: Callable[[Callable[[slice], None], int], None],
+    run_chunks: ChunkRunner,
 ) -> FitResult:
     """
     Fit a model by least squares of logarithms, equally weighted ("ols") or not ("wls").
@@ -154,7 +155,9 @@ def fit_log_linear(
             f"{len(protocol)} measurements with b = {np.unique(protocol.b).tolist()} s/mm² cannot "
             f"determine the {design.shape[1]} parameters of {model.name}; measure more b-values"
         )
-    result = _empty_result(len(signals), model, method)
+    bounds = ((-np.inf, np.inf),) * len(model.names)
+    result = FitResult.unfilled(model, len(signals), bounds=bounds, method=method)
+    result.n_iter[:] = 1 if method == "ols" else 1 + N_REWEIGHTINGS
     fit = _LogLinearFit(form, design, method, weights)
     screening = Screening.empty(len(signals))
     changes: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []
@@ -299,20 +302,3 @@ def _errors(form: LogLinearForm, slopes: list, covariances: NDArray) -> list[NDA
                 variance = variance + slope * other_slope * covariances[i, j]
         errors.append(np.sqrt(variance))
     return errors
-
-
-def _empty_result(n_voxels: int, model: SignalModel, method: str) -> FitResult:
-    shape = (n_voxels, len(model.names))
-    return FitResult(
-        model,
-        parameters=np.empty(shape),
-        standard_errors=np.empty(shape),
-        cost=np.empty(n_voxels),
-        status=np.full(n_voxels, FitStatus.CONVERGED, np.uint8),
-        n_iter=np.full(n_voxels, 1 if method == "ols" else 1 + N_REWEIGHTINGS, np.int32),
-        at_low=np.zeros(shape, bool),
-        at_high=np.zeros(shape, bool),
-        starts_disagree=np.zeros(n_voxels, bool),
-        bounds=((-np.inf, np.inf),) * len(model.names),
-        method=method,
-    )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.threads import ChunkRunner
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.methods.map_prior import prior_of
 from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement, write_ends
@@ -41,7 +41,7 @@ def refine_fit(
     model: SignalModel,
     settings: FitSettings,
     start: FitResult,
-    run_chunks: Callable[[Callable[[slice], None], int], None],
+    run_chunks: ChunkRunner,
 ) -> FitResult:
     """Go on from a fit by least squares to the best parameters under the settings."""
     noise = settings.noise_levels(len(signals))

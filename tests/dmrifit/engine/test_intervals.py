@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dmrifit import MODELS, Protocol, fit_voxels
+from dmrifit._utils import threads
 from dmrifit.engine import intervals
 
 T2IK = MODELS["t2-ivim-kurtosis"]
@@ -120,7 +121,7 @@ def test_neighbors_and_threads_do_not_change_the_bits(fits, monkeypatch):
     _, result = fits
     ends = result.intervals()
     monkeypatch.setattr(intervals, "_CHUNK", 100)
-    monkeypatch.setattr(intervals, "default_threads", lambda: 2)
+    monkeypatch.setattr(threads, "default_threads", lambda: 2)
     np.testing.assert_array_equal(result.intervals(), ends)
     part = fit_voxels(result.inputs.signals[7:30], PROTOCOL, T2IK).intervals()
     np.testing.assert_array_equal(part, ends[7:30])
