@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from dmrifit.engine.fit_problem import Problem
+    from dmrifit.engine.kernels.store import KernelStore
 
 __all__ = ["routing_weights"]
 
@@ -38,25 +37,24 @@ def routing_weights(problem: Problem, *, floored: bool) -> NDArray[np.float64]:
     """
     if not problem.is_routed:
         return np.empty(0)
+    # What it needs of numba is loaded by now.
+    from dmrifit.engine.kernels.store import KernelStore
+
     with _lock:
         key = _key(problem, floored)
         if key not in _known:
-            path = Path(problem.kernel.__file__ or "").with_name(f"dmrifit_starts_{key}.json")
-            weights = _read(path, key, _n_weights(problem))
+            path = Path(problem.kernel.__file__ or "").with_name(f"dmrifit_starts_{key}")
+            # A kernel may not be on disk.
+            store = KernelStore(path, problem.model.name) if path.is_absolute() else None
+            weights = None if store is None else _read(store, key)
             if weights is None:
                 weights = _calibrate(problem, floored)
-                _write(path, key, weights)
+                if store is not None:
+                    # A fit does not need them on disk.
+                    with suppress(OSError):
+                        store.write(path, key.encode() + weights.astype("<f8").tobytes())
             _known[key] = weights
         return _known[key]
-
-
-def _n_smooth(problem: Problem) -> int:
-    return problem.dictionary.n_strata + problem.kernel.N
-
-
-def _n_weights(problem: Problem) -> int:
-    n_smooth = _n_smooth(problem)
-    return 1 + n_smooth + 2 * problem.kernel.N + n_smooth * (n_smooth + 1) // 2
 
 
 def _key(problem: Problem, floored: bool) -> str:
@@ -86,7 +84,8 @@ def _calibrate(problem: Problem, floored: bool) -> NDArray[np.float64]:
     signals, sigma = _simulate(problem)
     noise = sigma if floored else None
     starts = problem.prepare(signals)
-    n_weights = _n_weights(problem)
+    n_smooth = problem.dictionary.n_strata + problem.kernel.N
+    n_weights = 1 + n_smooth + 2 * problem.kernel.N + n_smooth * (n_smooth + 1) // 2
     only_first, all_starts = np.zeros((2, n_weights))
     only_first[0], all_starts[0] = -1.0, 1.0
     first = problem.search(starts, problem.pinned, noise, only_first)
@@ -107,7 +106,7 @@ def _calibrate(problem: Problem, floored: bool) -> NDArray[np.float64]:
         # One start finds the best end nearly everywhere.
         weights[0] = -1.0
         return weights
-    columns = _with_products(features[usable], _n_smooth(problem))
+    columns = _with_products(features[usable], n_smooth)
     weights[1:] = _logistic_weights(columns, improved[usable])
     score = columns @ weights[1:]
     weights[0] = -np.quantile(score, 1.0 - (_SHARE_FLOORED if floored else _SHARE))
@@ -160,34 +159,10 @@ def _logistic_weights(columns: NDArray, improved: NDArray) -> NDArray:
     return weights[1:] / spread
 
 
-def _read(path: Path, key: str, n_weights: int) -> NDArray[np.float64] | None:
-    """Read weights; None where there are none, or where they are damaged."""
-    if not path.is_absolute():
-        return None  # a kernel that is not on disk
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        weights = np.array([float.fromhex(text) for text in content["weights"]])
-        intact = content["digest"] == _digest(key, weights)
-    except (OSError, ValueError, KeyError, TypeError):
+def _read(store: KernelStore, key: str) -> NDArray[np.float64] | None:
+    """Read weights; None where there are none, or where they are damaged or of another key."""
+    content = store.read(store.path)
+    if content is None or not content.startswith(key.encode()):
         return None
-    return weights if intact and weights.shape == (n_weights,) else None
-
-
-def _write(path: Path, key: str, weights: NDArray[np.float64]) -> None:
-    """Write weights whole or not at all; a fit does not need them on disk."""
-    if not path.is_absolute():
-        return
-    content = {"weights": [float(w).hex() for w in weights], "digest": _digest(key, weights)}
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        Path(temporary).replace(path)
-    except OSError:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def _digest(key: str, weights: NDArray[np.float64]) -> str:
-    return hashlib.sha256(key.encode() + weights.astype("<f8").tobytes()).hexdigest()
+    # A copy: for numba, an array that cannot be written to is another type.
+    return np.frombuffer(content[len(key) :], "<f8").astype(np.float64)

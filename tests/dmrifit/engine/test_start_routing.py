@@ -1,5 +1,7 @@
 """Routing of starts: which voxels get more than one, the same everywhere, and kept on disk."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -101,33 +103,28 @@ def test_weights_are_the_same_when_they_are_learned_again(own_files):
     assert not np.array_equal(with_floor, first)
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "folder", "foreign", "of another box"])
+@pytest.mark.parametrize("damage", ["changed", "folder", "of another box"])
 def test_damaged_weights_are_learned_again(own_files, tmp_path, monkeypatch, damage):
     problem, weights = own_files()
     expected = weights(problem, floored=False)
-    (path,) = tmp_path.glob("dmrifit_starts_*.json")
-    text = path.read_text()
-    if damage == "cut":
-        path.write_text(text[: len(text) // 2])
-    elif damage == "changed":
-        path.write_text(text.replace("0x1", "0x2", 1).replace("-0x2", "-0x3", 1))
+    (path,) = tmp_path.glob("dmrifit_starts_*")
+    content = path.read_bytes()
+    if damage == "changed":
+        path.write_bytes(content[:40] + bytes([content[40] ^ 1]) + content[41:])
     elif damage == "folder":
         path.unlink()
         path.mkdir()
-    elif damage == "foreign":
-        path.write_text("[1, 2]")
     else:
         bounds = {"Dv": (5.0, 80.0)}
         narrow = FitSettings(bounds=bounds)
         narrow = fit_problem.Problem(MODEL, RELAXATION, narrow, narrow.box(MODEL), {})
         narrow.kernel = problem.kernel
         weights(narrow, floored=False)
-        (foreign,) = (p for p in tmp_path.glob("dmrifit_starts_*.json") if p != path)
-        path.write_text(foreign.read_text())
+        (foreign,) = (p for p in tmp_path.glob("dmrifit_starts_*") if p != path)
+        path.write_bytes(foreign.read_bytes())
     monkeypatch.setattr(start_routing, "_known", {})
     np.testing.assert_array_equal(weights(problem, floored=False), expected)
-    if damage != "folder":
-        assert path.read_text() == text
+    assert path.read_bytes() == content
     assert not list(tmp_path.glob("*.tmp"))
 
 
@@ -144,7 +141,7 @@ def test_a_full_disk_does_not_stop_a_fit(own_files, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     problem, weights = own_files()
-    monkeypatch.setattr(start_routing.json, "dump", no_space)
+    monkeypatch.setattr(os, "fsync", no_space)
     assert np.isfinite(weights(problem, floored=False)).all()
     assert not list(tmp_path.iterdir())
 
