@@ -18,6 +18,7 @@ from torch import nn
 from dmrifit._utils.progress import step_bar
 from dmrifit._utils.randomness import derived_seed, seed_for
 from dmrifit._utils.torch_state import forked_generator, repeatable_kernels, seed_generators
+from dmrifit.networks.checkpoints import history_rows
 
 __all__ = ["Batches", "Epochs", "Net", "WithMargin", "as_arrays", "collated"]
 
@@ -200,8 +201,8 @@ class Epochs:
     save: Callable[[skorch.NeuralNet, dict[str, torch.Tensor] | None], None] | None = None
     #: Best weights so far, for a resumed training.
     best: dict[str, torch.Tensor] | None = None
-    #: Called with the net after each epoch.
-    after_epoch: Callable[[skorch.NeuralNet], None] | None = None
+    #: Called with the history after each epoch.
+    after_epoch: Callable[[list[dict[str, Any]]], None] | None = None
     verbose: bool = False
 
     def run(self, net: skorch.NeuralNet) -> None:
@@ -210,7 +211,7 @@ class Epochs:
         n_before = len(net.history)
         # A run that was killed after its last state was saved may not have reported it.
         if n_before and self._is_finished(net) and self.after_epoch is not None:
-            self.after_epoch(net)
+            self.after_epoch(history_rows(net))
         bar: Any = nullcontext(_count_nothing)
         if self.verbose:
             bar = step_bar(self.epochs, "epoch", "epoch", n_before=n_before)
@@ -221,7 +222,7 @@ class Epochs:
                 if self.save is not None:
                     self.save(net, self.best)
                 if self.after_epoch is not None:
-                    self.after_epoch(net)
+                    self.after_epoch(history_rows(net))
                 # Whether to wait for a training is decided after its first epoch.
                 state = _epoch_state(net.history[-1])
                 is_told = len(net.history) == n_before + 1 or self._is_finished(net)

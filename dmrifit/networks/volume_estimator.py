@@ -410,7 +410,7 @@ class VolumeEstimator(BaseEstimator, ABC):
             state = checkpoints.read_state(folder / _STATE)
             seed = self._resumed_seed(state[0], folder)
         train, validation = self._split(len(cases), groups, derived_seed(seed, "split"))
-        score = save = best = report = None
+        score = save = best = None
         with torch_state.one_torch_thread():
             net = self._new_net(device, seed)
             if state is not None:
@@ -418,9 +418,7 @@ class VolumeEstimator(BaseEstimator, ABC):
             if len(validation):
                 score = partial(self._mean_score, validation, cases, targets, inputs)
             if folder is not None:
-                save = self._state_writer(folder, self._header(seed))
-            if settings.after_epoch is not None:
-                report = _history_reporter(settings.after_epoch)
+                save = self._state_writer(folder, seed)
             stream = partial(self._stream, Subset(inputs, train), Subset(loss_targets, train))
             epochs = training_loop.Epochs(
                 training_loop.Batches(stream, settings.batch_size, derived_seed(seed, "samples")),
@@ -431,7 +429,7 @@ class VolumeEstimator(BaseEstimator, ABC):
                 patience=settings.patience,
                 save=save,
                 best=best,
-                after_epoch=report,
+                after_epoch=settings.after_epoch,
                 verbose=settings.verbose,
             )
             epochs.run(net)
@@ -559,22 +557,19 @@ class VolumeEstimator(BaseEstimator, ABC):
         digest.update(json.dumps(run, sort_keys=True).encode())
         return Path(checkpoint) / f"{type(self).__name__}-{digest.hexdigest()}"
 
-    def _header(self, seed: int) -> dict[str, Any]:
-        """Describe a training, for its state and for readers of its folder."""
-        return {
+    def _state_writer(
+        self, folder: Path, seed: int
+    ) -> Callable[[skorch.NeuralNet, dict[str, torch.Tensor] | None], None]:
+        """Describe a training in its folder, and return what writes the state of an epoch."""
+        from dmrifit.networks import checkpoints
+
+        header = {
             "format": _FORMAT,
             "class": type(self).__name__,
             "parameters": self._run_parameters(),
             "seed": seed,
             "versions": {name: version(name) for name in ("dmrifit", "torch", "skorch", "numpy")},
         }
-
-    def _state_writer(
-        self, folder: Path, header: Mapping[str, Any]
-    ) -> Callable[[skorch.NeuralNet, dict[str, torch.Tensor] | None], None]:
-        """Describe a training in its folder, and return what writes the state of an epoch."""
-        from dmrifit.networks import checkpoints
-
         # Before the first epoch, so that a read-only folder is an error at once.
         write_text(folder / "run.json", json.dumps(header, indent=1, ensure_ascii=False) + "\n")
         return partial(checkpoints.write_state, folder / _STATE, header=header)
@@ -710,18 +705,6 @@ def evaluating(net: skorch.NeuralNet) -> Iterator[Callable[[Any], Any]]:
     ):
         net.module_.eval()
         yield infer
-
-
-def _history_reporter(
-    after_epoch: Callable[[list[dict[str, Any]]], None],
-) -> Callable[[skorch.NeuralNet], None]:
-    """Make the function that gives the history of a net to another one."""
-    from dmrifit.networks import checkpoints
-
-    def report(net: skorch.NeuralNet) -> None:
-        after_epoch(checkpoints.history_rows(net))
-
-    return report
 
 
 def _require_torch() -> None:

@@ -198,13 +198,13 @@ def test_training_goes_on_with_the_epochs_that_are_left():
 def test_a_training_that_had_ended_reports_its_history_again():
     seen = []
     trained = run(2)
-    run(2, trained=trained, after_epoch=lambda net: seen.append(len(net.history)))
+    run(2, trained=trained, after_epoch=lambda history: seen.append(len(history)))
     assert seen == [2]
 
 
 def test_the_time_left_is_told_after_the_first_epoch_and_the_end_without_a_bar(capfd):
     seen = []
-    trained = run(2, verbose=True, after_epoch=lambda net: seen.append(len(net.history)))
+    trained = run(2, verbose=True, after_epoch=lambda history: seen.append(len(history)))
     run(5, trained=trained, verbose=True)
     assert seen == [1, 2]
     error = capfd.readouterr().err
