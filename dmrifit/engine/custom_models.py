@@ -311,7 +311,8 @@ class _Reader:
             raise _NotArithmeticError(f"a loop of more than {_MOST_ROUNDS} rounds", statement)
         rounds: list[ast.stmt] = []
         for item in items:
-            rounds.append(_at_statement(statement, ast.Assign([statement.target], item)))
+            assignment = ast.copy_location(ast.Assign([statement.target], item), statement)
+            rounds.append(ast.fix_missing_locations(assignment))
             rounds += statement.body
         return rounds
 
@@ -466,10 +467,6 @@ def _size(node: Any) -> int:
 
 def _returns(statement: ast.stmt) -> bool:
     return any(isinstance(node, ast.Return) for node in ast.walk(statement))
-
-
-def _at_statement(place: ast.stmt, statement: ast.stmt) -> ast.stmt:
-    return ast.fix_missing_locations(ast.copy_location(statement, place))
 
 
 def _is_condition(node: ast.expr) -> bool:

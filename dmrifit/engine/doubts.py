@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.engine.design.identifiability import typical_tissue
-from dmrifit.engine.design.planning import DECAYED, largest_error
+from dmrifit.engine.design.planning import DECAYED, largest_error, rounded
 from dmrifit.engine.design.precision import signal_jacobian
+from dmrifit.engine.exact_math import mean_of_finite
 from dmrifit.engine.intervals import UNDETERMINED_SHARE
 from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.models import SignalModel
@@ -106,10 +107,8 @@ def least_weighted_signals(result: Any) -> NDArray[np.float64]:
     """
     if result.inputs is None:
         return np.full(len(result.cost), np.nan)
-    signals = result.inputs.signals[:, least_weighted(result.protocol)].astype(np.float64)
-    is_measured = np.isfinite(signals)
-    with np.errstate(invalid="ignore"):
-        return np.where(is_measured, signals, 0.0).sum(axis=1) / is_measured.sum(axis=1)
+    columns = least_weighted(result.protocol)
+    return mean_of_finite(result.inputs.signals[:, columns].astype(np.float64))
 
 
 def _is_decayed(result: Any) -> NDArray[np.bool_]:
@@ -121,11 +120,6 @@ def _is_decayed(result: Any) -> NDArray[np.bool_]:
 def column_counts(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Count what is True in each column; a sum along the first axis is much slower."""
     return np.array([np.count_nonzero(column) for column in flags.T], np.int64)
-
-
-def _rounded(value: float) -> str:
-    """Write three digits of a number, also of a large one without an exponent."""
-    return f"{float(f'{value:.3g}'):g}"
 
 
 def _carried_parameters(
@@ -237,10 +231,10 @@ class DoubtTally:
             if is_undetermined[j]:
                 text = f"not determined ({self._searched(int(j))} searched)"
             elif self.none_found[j] >= _MOST * self.n_fitted and is_none.any():
-                text = f"none found, < {_rounded(np.median(ends[is_none, 1]))}{unit}"
+                text = f"none found, < {rounded(np.median(ends[is_none, 1]), 3)}{unit}"
             else:
                 low, high = np.median(ends, axis=0)
-                text = f"{_rounded(low)} to {_rounded(high)}{unit}"
+                text = f"{rounded(low, 3)} to {rounded(high, 3)}{unit}"
             readings[parameter.name] = text
         return readings
 

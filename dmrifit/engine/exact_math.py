@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["exp", "geometric_mean", "log", "power"]
+__all__ = ["exp", "geometric_mean", "log", "mean_of_finite", "power"]
 
 _LOG2_E = 1.4426950408889634
 # ln(2) in two parts; the product of the first with a small whole number is exact.
@@ -93,6 +93,17 @@ def geometric_mean(values: ArrayLike, used: NDArray[np.bool_]) -> NDArray[np.flo
         mean = exp(logarithm / used.sum(axis=-1))
     mean = np.where(product == 0, 0.0, mean)
     return np.where((factors < 0).any(axis=-1), np.nan, mean)
+
+
+def mean_of_finite(values: NDArray) -> NDArray[np.float64]:
+    """
+    Compute the arithmetic mean of the finite values along the last axis; NaN without any.
+
+    Shapes: `values` (..., n); returns (...).
+    """
+    usable = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(usable, values, 0.0).sum(axis=-1) / usable.sum(axis=-1)
 
 
 def _log_of(mantissa: NDArray, exponent: NDArray) -> NDArray[np.float64]:

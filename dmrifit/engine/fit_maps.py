@@ -101,30 +101,6 @@ def _storable_errors(result: FitResult) -> NDArray[np.float64]:
     return np.where(np.abs(errors) < _LARGEST_FLOAT32, errors, np.nan)
 
 
-def _low_ends(result: FitResult) -> NDArray[np.float64]:
-    return result.outer_intervals[..., 0]
-
-
-def _high_ends(result: FitResult) -> NDArray[np.float64]:
-    return result.outer_intervals[..., 1]
-
-
-def _packed_bounds(result: FitResult) -> NDArray[np.unsignedinteger]:
-    return pack_bounds(result.at_low, result.at_high)
-
-
-def _float32(_model: SignalModel) -> np.dtype:
-    return np.dtype(np.float32)
-
-
-def _uint8(_model: SignalModel) -> np.dtype:
-    return np.dtype(np.uint8)
-
-
-def _bits_of_parameters(model: SignalModel) -> np.dtype:
-    return bits_type(len(model.names))
-
-
 @dataclass(frozen=True)
 class FitMap:
     """One output map of a fit, or one for each parameter."""
@@ -136,7 +112,7 @@ class FitMap:
     values: Callable[[FitResult], NDArray]
     unit: str | None = None  # None for a map of codes
     description: str = ""  # for the sidecar
-    dtype: Callable[[SignalModel], np.dtype] = _float32
+    dtype: type[np.generic] | None = np.float32  # None for two bits for each parameter
     outside: int = 0  # value outside the mask
     is_summarized: bool = True  # whether tables of regions have its statistics
 
@@ -150,6 +126,10 @@ class FitMap:
         if self.is_per_parameter:
             return [self.name.format(parameter=name) for name in model.names]
         return [self.name]
+
+    def dtype_for(self, model: SignalModel) -> np.dtype:
+        """Type of the map's values for a model."""
+        return bits_type(len(model.names)) if self.dtype is None else np.dtype(self.dtype)
 
     def describe(self, files: Mapping[str, str]) -> dict[str, str]:
         """Describe a map that is not of one parameter for the sidecar."""
@@ -165,8 +145,20 @@ class FitMap:
 FIT_MAPS = (
     FitMap("{parameter}", "File", attrgetter("parameters"), PARAMETER_UNIT),
     FitMap("{parameter}_se", "StandardErrorFile", _storable_errors, PARAMETER_UNIT),
-    FitMap("{parameter}_low", "LowEndFile", _low_ends, PARAMETER_UNIT, is_summarized=False),
-    FitMap("{parameter}_high", "HighEndFile", _high_ends, PARAMETER_UNIT, is_summarized=False),
+    FitMap(
+        "{parameter}_low",
+        "LowEndFile",
+        lambda result: result.outer_intervals[..., 0],
+        PARAMETER_UNIT,
+        is_summarized=False,
+    ),
+    FitMap(
+        "{parameter}_high",
+        "HighEndFile",
+        lambda result: result.outer_intervals[..., 1],
+        PARAMETER_UNIT,
+        is_summarized=False,
+    ),
     FitMap(
         "cost",
         "Cost",
@@ -183,15 +175,15 @@ FIT_MAPS = (
         "sigma",
         is_summarized=False,
     ),
-    FitMap("status", "Status", attrgetter("status"), dtype=_uint8, outside=OUTSIDE),
+    FitMap("status", "Status", attrgetter("status"), dtype=np.uint8, outside=OUTSIDE),
     FitMap(
         "at_bound",
         "AtBound",
-        _packed_bounds,
+        lambda result: pack_bounds(result.at_low, result.at_high),
         description="bit 2j (value 4**j) is set where parameter j, counted from 0 in the order of "
         "Parameters, is at its lower bound, bit 2j + 1 (value 2 * 4**j) where it is at its upper "
         "bound",
-        dtype=_bits_of_parameters,
+        dtype=None,
     ),
     FitMap(
         "doubt",
@@ -201,7 +193,7 @@ FIT_MAPS = (
         "Parameters, is in doubt (no influence, not determined, at a bound of the search, or "
         "uncertain), and the bit after the last parameter where starts disagree (another start "
         "came within 1 % of the cost in another place)",
-        dtype=_bits_of_parameters,
+        dtype=None,
     ),
 )
 
@@ -226,9 +218,9 @@ def empty_maps(model: SignalModel, grid: tuple[int, int, int]) -> dict[str, NDAr
         for name in fit_map.names(model):
             # np.zeros takes memory only where a map is written to, np.full everywhere.
             if fit_map.outside:
-                maps[name] = np.full(grid, fit_map.outside, fit_map.dtype(model))
+                maps[name] = np.full(grid, fit_map.outside, fit_map.dtype_for(model))
             else:
-                maps[name] = np.zeros(grid, fit_map.dtype(model))
+                maps[name] = np.zeros(grid, fit_map.dtype_for(model))
     return maps
 
 

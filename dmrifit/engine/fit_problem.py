@@ -73,7 +73,9 @@ class Problem:
         self.pinned = _pinned(model, fixed, self.kernel.FORMS)
         self.regularized = bool(settings.regularization)
         self.penalty = settings.penalty(self.low, self.high)
-        self._set_contrasts(protocol)
+        contrasts = Contrasts.of(protocol.b_ms_per_um2, protocol.te)
+        self.contrasts, self.rows = contrasts.pairs, contrasts.rows
+        self.b, self.te = contrasts.b, contrasts.te
         self._set_dictionary(protocol, fixed, settings.starts(self.n_free))
         # A function that is called from the kernel costs more to calibrate than starts cost.
         self.is_routed = (
@@ -103,35 +105,19 @@ class Problem:
         # The inverse of a relaxation time swaps its bounds.
         self.inner_low, self.inner_high = np.sort(to_inner(ends, self.kernel.FORMS), axis=0)
 
-    def _set_contrasts(self, protocol: Protocol) -> None:
-        contrasts = Contrasts.of(protocol.b_ms_per_um2, protocol.te)
-        self.contrasts, self.rows = contrasts.pairs, contrasts.rows
-        self.b, self.te = contrasts.b, contrasts.te
-
     def _set_dictionary(
         self, protocol: Protocol, fixed: dict[str, NDArray], n_starts: int
     ) -> None:
+        kernel, model, turn_up = self.kernel, self.model, self.turn_up
         if all(value.ndim == 0 for value in fixed.values()):
+            low, high = tuple(self.low), tuple(self.high)
+            values = tuple(sorted((name, float(value)) for name, value in fixed.items()))
             self.dictionary = _cached_dictionary(
-                self.kernel,
-                self.model,
-                protocol,
-                tuple(self.low),
-                tuple(self.high),
-                tuple(sorted((name, float(value)) for name, value in fixed.items())),
-                self.turn_up,
-                n_starts,
+                kernel, model, protocol, low, high, values, turn_up, n_starts
             )
         else:
             self.dictionary = Dictionary(
-                self.kernel,
-                self.model,
-                protocol,
-                self.low,
-                self.high,
-                fixed,
-                self.turn_up,
-                n_starts,
+                kernel, model, protocol, self.low, self.high, fixed, turn_up, n_starts
             )
         self.n_starts = min(n_starts, self.dictionary.n_strata)
 

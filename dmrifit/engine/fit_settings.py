@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.checks import check_word, is_number
 from dmrifit.engine.kernels.layout import form
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.parameter_units import check_bounds, check_fixed
@@ -80,10 +81,7 @@ class FitSettings:
                 f"method must be one of {', '.join(METHODS)}, or None for the model's own, not "
                 f"{self.method!r}"
             )
-        if self.likelihood not in LIKELIHOODS:
-            raise ValueError(
-                f"likelihood must be one of {', '.join(LIKELIHOODS)}, not {self.likelihood!r}"
-            )
+        check_word("likelihood", self.likelihood, LIKELIHOODS)
         self._check_method_options()
         weight = self.regularization
         if weight is not None and not (np.isfinite(weight) and weight >= 0):
@@ -332,9 +330,7 @@ def can_segment(protocol: Protocol, threshold: float = DEFAULT_THRESHOLD) -> boo
 
 
 def _is_count(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        return False
-    return bool(value >= 1)
+    return is_number(value, whole=True) and value >= 1
 
 
 def _parameter(model: SignalModel, name: str) -> Parameter:

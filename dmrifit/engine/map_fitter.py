@@ -13,6 +13,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dmrifit._utils.checks import check_word, filled
+from dmrifit.engine.exact_math import mean_of_finite
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_with
 from dmrifit.engine.models import SignalModel, resolve_model
@@ -35,6 +36,27 @@ class _VoxelTransformer(TransformerMixin, BaseEstimator):
     """Base of the transformers: one row per voxel, one column per measurement, gaps allowed."""
 
     protocol: Protocol | None
+
+    @property
+    def _map_names(self) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """
+        Name the columns that `transform` returns.
+
+        Parameters
+        ----------
+        input_features : object
+            Not used.
+
+        Returns
+        -------
+        ndarray of str
+            Names of the model's parameters; of `ClinicalMetrics`: S0, ADC, ADC_fast, ADC_slow, F.
+        """
+        check_is_fitted(self)
+        return np.asarray(self._map_names, dtype=object)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -207,22 +229,9 @@ class MapFitter(_VoxelTransformer):
             )
         return self.model_.signal(np.asarray(P, dtype=np.float64), self.protocol)
 
-    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """
-        Name the columns that `transform` returns.
-
-        Parameters
-        ----------
-        input_features : object
-            Not used.
-
-        Returns
-        -------
-        ndarray of str
-            Names of the model's parameters.
-        """
-        check_is_fitted(self)
-        return np.asarray(self.model_.names, dtype=object)
+    @property
+    def _map_names(self) -> tuple[str, ...]:
+        return self.model_.names
 
 
 class ClinicalMetrics(_VoxelTransformer):
@@ -264,6 +273,7 @@ class ClinicalMetrics(_VoxelTransformer):
 
     #: Columns of the result; ADC in µm²/ms.
     names = ("S0", "ADC", "ADC_fast", "ADC_slow", "F")
+    _map_names = names
 
     def __init__(
         self,
@@ -335,27 +345,10 @@ class ClinicalMetrics(_VoxelTransformer):
         s0, adc = self._decay(signals, self.protocol)
         _, adc_fast = self._decay(signals[:, fast], self.protocol.take(fast))
         s0_slow, adc_slow = self._decay(signals[:, slow], self.protocol.take(slow))
-        reference = s0 if self.s0 == "fit" else _mean_of_finite(signals[:, zero])
+        reference = s0 if self.s0 == "fit" else mean_of_finite(signals[:, zero])
         with np.errstate(divide="ignore", invalid="ignore"):
             fraction = 1.0 - s0_slow / np.where(reference > 0, reference, np.nan)
         return np.column_stack([s0, adc, adc_fast, adc_slow, fraction])
-
-    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """
-        Name the columns that `transform` returns.
-
-        Parameters
-        ----------
-        input_features : object
-            Not used.
-
-        Returns
-        -------
-        ndarray of str
-            S0, ADC, ADC_fast, ADC_slow, F.
-        """
-        check_is_fitted(self)
-        return np.asarray(self.names, dtype=object)
 
     def _decay(self, signals: NDArray[np.float64], protocol: Protocol) -> NDArray[np.float64]:
         """Fit S0 and ADC; the result has shape (2, n_voxels)."""
@@ -404,10 +397,3 @@ def clinical_columns(
     slow = matches[np.isin(required, _SLOW)].any(axis=0)
     b_zero = matches[0]
     return np.flatnonzero(fast), np.flatnonzero(slow), np.flatnonzero(b_zero)
-
-
-def _mean_of_finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average each row over its finite entries; NaN where there is none."""
-    usable = np.isfinite(values)
-    count = usable.sum(axis=1)
-    return np.where(usable, values, 0.0).sum(axis=1) / np.where(count > 0, count, np.nan)

@@ -520,6 +520,9 @@ _F = Parameter("f", "", 0.0, 1.0)
 _DV = Parameter("Dv", "µm²/ms", 4.0, 100.0)
 _DT = Parameter("Dt", "µm²/ms", 0.2, 3.0)
 _K = Parameter("K", "", 0.0, 5.0)
+_T2V = Parameter("T2v", "ms", 150.0, 250.0)
+_T2T = Parameter("T2t", "ms", 20.0, 140.0)
+_STUDY_PARAMETERS = (_F, _DV, _T2V, _DT, _K, _T2T)  # with the published bounds
 
 _LE_BIHAN = "Le Bihan et al., Radiology 168:497–505, 1988."
 _JENSEN = "Jensen et al., Magn Reson Med 53:1432–1440, 2005."
@@ -552,25 +555,9 @@ MODELS: dict[str, SignalModel] = {
         ),
         SignalModel(
             "t2-ivim-kurtosis",
-            (
-                Parameter("S0", SIGNAL_UNIT, 0.8, np.inf),
-                _F,
-                _DV,
-                Parameter("T2v", "ms", 150.0, 250.0),
-                _DT,
-                _K,
-                Parameter("T2t", "ms", 20.0, 140.0),
-            ),
+            (Parameter("S0", SIGNAL_UNIT, 0.8, np.inf), *_STUDY_PARAMETERS),
             "S0*(f*exp(-b*Dv - te/T2v) + (1 - f)*exp(-b*Dt + K*(b*Dt)**2/6 - te/T2t))",
-            {
-                "S0": (0.8, 12.0),
-                "f": (0.0, 1.0),
-                "Dv": (4.0, 100.0),
-                "T2v": (150.0, 250.0),
-                "Dt": (0.2, 3.0),
-                "K": (0.0, 5.0),
-                "T2t": (20.0, 140.0),
-            },
+            {"S0": (0.8, 12.0)} | {p.name: (p.low, p.high) for p in _STUDY_PARAMETERS},
             cumulant=("K", "Dt"),
             references=(
                 "Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.",

@@ -24,7 +24,7 @@ from dmrifit._utils.text_files import (
     read_small,
     read_text,
 )
-from dmrifit.engine.exact_math import geometric_mean
+from dmrifit.engine.exact_math import geometric_mean, mean_of_finite
 
 __all__ = [
     "MS_PER_UM2_PER_S_PER_MM2",
@@ -384,10 +384,7 @@ class Protocol:
         ValueError
             If the tolerance is negative or not finite.
         """
-        if not (np.isfinite(tolerance) and tolerance >= 0):
-            raise ValueError(
-                f"the tolerance of b-values must be 0 or more s/mm², not {tolerance!r}"
-            )
+        _check_tolerance(tolerance)
         shell = _shells(self.b, tolerance)
         b = np.empty(len(self))
         for number in np.unique(shell):
@@ -418,10 +415,7 @@ class Protocol:
             once.
         """
         check_protocol(other)
-        if not (np.isfinite(b_tolerance) and b_tolerance >= 0):
-            raise ValueError(
-                f"the tolerance of b-values must be 0 or more s/mm², not {b_tolerance!r}"
-            )
+        _check_tolerance(b_tolerance)
         if (self.te is None) != (other.te is None):
             raise ValueError("only one of the two protocols has echo times; give both or none")
         missing, repeated, indices = match_contrasts(self, other, b_tolerance)
@@ -540,7 +534,11 @@ def average_directions(
     for i, (echo_time, number) in enumerate(groups):
         members = (te == echo_time) & (shell == number)
         b[i] = protocol.b[members].mean()
-        averaged[..., i] = _mean_of_finite(signals[..., members], geometric=mean == "geometric")
+        values = signals[..., members]
+        if mean == "geometric":
+            averaged[..., i] = geometric_mean(values, np.isfinite(values))
+        else:
+            averaged[..., i] = mean_of_finite(values)
     echo_times = None
     if protocol.te is not None:
         echo_times = np.array([echo_time for echo_time, _ in groups])
@@ -671,7 +669,8 @@ def read_echo_times(
                     "name and folder"
                 ) from None
             check_file(path)
-            times = _file_echo_times(path)
+            is_sidecar = path.suffix == ".json"
+            times = _sidecar_echo_times(path) if is_sidecar else read_numbers(path).ravel()
     elif isinstance(te, Sequence):
         times = np.concatenate([_sidecar_echo_times(Path(path)) for path in te])
     else:
@@ -704,6 +703,11 @@ def _listed_b(b: NDArray[np.float64]) -> str:
     for value, count in zip(*np.unique(b, return_counts=True), strict=True):
         texts.append(f"{value:g} ({count}×)" if count > 1 else f"{value:g}")
     return ", ".join(texts)
+
+
+def _check_tolerance(tolerance: float) -> None:
+    if not (np.isfinite(tolerance) and tolerance >= 0):
+        raise ValueError(f"the tolerance of b-values must be 0 or more s/mm², not {tolerance!r}")
 
 
 def _shells(b: NDArray, tolerance: float) -> NDArray[np.intp]:
@@ -744,20 +748,6 @@ def _roundest(value: float, tolerance: float) -> float:
         if abs(value - rounded) <= tolerance:
             return float(rounded)
     return value
-
-
-def _mean_of_finite(values: NDArray, *, geometric: bool) -> NDArray:
-    """
-    Average the finite values along the last axis; NaN without any.
-
-    Shapes: `values` (..., n); returns (...).
-    """
-    usable = np.isfinite(values)
-    count = usable.sum(axis=-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if geometric:
-            return geometric_mean(values, usable)
-        return np.where(usable, values, 0.0).sum(axis=-1) / count
 
 
 def _frozen(array: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -855,12 +845,6 @@ def _checked_directions(directions: ArrayLike, n: int) -> NDArray[np.float64]:
     length = np.linalg.norm(directions, axis=1, keepdims=True)
     unit = np.divide(directions, length, out=np.zeros_like(directions), where=length > 0)
     return _frozen(unit)
-
-
-def _file_echo_times(path: Path) -> NDArray[np.float64]:
-    if path.suffix == ".json":
-        return _sidecar_echo_times(path)
-    return read_numbers(path).ravel()
 
 
 def _sidecar_echo_times(path: Path) -> NDArray[np.float64]:

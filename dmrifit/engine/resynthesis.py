@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import filled
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.map_fitter import check_columns
 from dmrifit.engine.models import SignalModel, resolve_model
@@ -77,13 +78,16 @@ def resynthesize(
     model = resolve_model(model)
     measured = np.asarray(filled(signals), dtype=np.float64)
     check_columns(measured, protocol, "signals")
-    _check_protocols(wanted, protocol)
+    if (wanted.te is None) != (protocol.te is None):
+        raise ValueError("only one of the two protocols has echo times; give both or none")
+    # Raises an error that names the contrasts that were measured twice.
+    protocol.indices_in(protocol)
     if model.needs_te and wanted.te is None:
         raise ValueError(
             f"model {model.name} needs echo times, and the protocols have none; give them (te in "
             "ms)"
         )
-    noise = None if sigma is None else _checked_noise(sigma, len(measured))
+    noise = FitSettings(sigma=sigma).noise_levels(len(measured))
     out = np.empty((len(measured), len(wanted)))
     is_measured = np.ones(len(wanted), bool)
     is_measured[list(missing_contrasts(wanted, protocol))] = False
@@ -118,21 +122,3 @@ def missing_contrasts(wanted: Protocol, protocol: Protocol) -> tuple[int, ...]:
         return tuple(range(len(wanted)))
     missing, repeated, _ = match_contrasts(wanted, protocol)
     return tuple(np.flatnonzero(missing | repeated).tolist())
-
-
-def _check_protocols(wanted: Protocol, protocol: Protocol) -> None:
-    if (wanted.te is None) != (protocol.te is None):
-        raise ValueError("only one of the two protocols has echo times; give both or none")
-    # Raises an error that names the contrasts that were measured twice.
-    protocol.indices_in(protocol)
-
-
-def _checked_noise(sigma: ArrayLike, n_voxels: int) -> NDArray[np.float64]:
-    noise = np.asarray(sigma, dtype=np.float64)
-    if noise.shape not in ((), (n_voxels,)) or not np.all(np.isfinite(noise) & (noise >= 0)):
-        raise ValueError(
-            f"sigma must be one finite number of 0 or more, or {n_voxels} of them, one for each "
-            "voxel; "
-            f"not {noise if noise.ndim == 0 else noise.shape}"
-        )
-    return np.broadcast_to(noise, (n_voxels,))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.checks import check_word, is_number
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit._utils.threads import check_jobs
 from dmrifit.cohort.cohort import Cohort
@@ -177,10 +178,7 @@ def simulate_cohort(
             if protocol == Protocol.preset(preset):
                 field = preset_field
     name = name or protocol.name or "synthetic"
-    if difficulty not in _DIFFICULTIES:
-        raise ValueError(
-            f"difficulty must be one of {', '.join(_DIFFICULTIES)}, not {difficulty!r}"
-        )
+    check_word("difficulty", difficulty, _DIFFICULTIES)
     _check_number("n_patients", n_patients, integer=True)
     if n_patients < 1:
         raise ValueError(f"a cohort needs at least one patient, not {n_patients}")
@@ -372,8 +370,7 @@ def _check(
     artifacts: Sequence[str] | Mapping[str, float] | None,
     truth: str,
 ) -> None:
-    if truth not in _TRUTHS:
-        raise ValueError(f"truth must be one of {', '.join(_TRUTHS)}, not {truth!r}")
+    check_word("truth", truth, _TRUTHS)
     if truth == "walk":
         check_walk_protocol(protocol)
     if np.ndim(shape) != 1:
@@ -418,9 +415,6 @@ def _check_protocol(protocol: object) -> None:
 
 
 def _check_number(name: str, value: object, *, integer: bool = False) -> None:
-    types, noun = int | float | np.integer | np.floating, "a number"
-    if integer:
-        types, noun = int | np.integer, "a whole number"
-    # A bool is an int to Python.
-    if isinstance(value, bool) or not isinstance(value, types):
+    if not is_number(value, whole=integer):
+        noun = "a whole number" if integer else "a number"
         raise TypeError(f"{name} must be {noun}, not {value!r} ({type(value).__name__})")

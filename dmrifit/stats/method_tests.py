@@ -105,7 +105,9 @@ def study_statistics(
         if "pairs" in rows:
             results["pairs"] = _pairs(values, names, alpha, n_bootstrap, nothing)
         if "equivalence" in rows:
-            width = MARGIN_SHARE * _typical(values) if margin is None else margin
+            width = margin
+            if width is None:
+                width = MARGIN_SHARE * float(np.median(np.abs(values))) if values.size else np.nan
             results["equivalence"] = _equivalence(values, names, width, alpha, nothing)
         if not rows.keys().isdisjoint(_RANK_TABLES):
             higher = metric is not None and metric.better == "higher"
@@ -252,10 +254,6 @@ def _ordered(names: Iterable[str], order: Sequence[str]) -> list[str]:
     """Sort algorithms by their position in an order, then by name."""
     positions = {name: i for i, name in enumerate(order)}
     return sorted(names, key=lambda name: (positions.get(name, len(positions)), name))
-
-
-def _typical(values: NDArray[np.float64]) -> float:
-    return float(np.median(np.abs(values))) if values.size else float("nan")
 
 
 def _nothing(frame: pd.DataFrame, order: Sequence[str]) -> str:

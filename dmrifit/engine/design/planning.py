@@ -12,7 +12,7 @@ from dmrifit.engine.kernels.layout import is_share
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["DECAYED", "UNDETERMINED_CV", "largest_error", "planned_advice"]
+__all__ = ["DECAYED", "UNDETERMINED_CV", "largest_error", "planned_advice", "rounded"]
 
 #: b·D beyond which less than 1 % of the signal of a fluid is left: its curve is bent by the noise
 #: floor, pulsation and partial volume rather than by kurtosis.
@@ -113,19 +113,19 @@ def _uncertainty(parameter: Parameter, value: float, sd: float) -> str:
     is_unknown = is_relative and sd > UNDETERMINED_CV * abs(value)
     limit = float(largest_error(parameter, value))
     if fills_box or (is_unknown and sd > limit):
-        text = f"{name} is not determined: SD {_rounded(sd)}{unit} at {value:.4g}{unit}"
+        text = f"{name} is not determined: SD {rounded(sd, 2)}{unit} at {value:.4g}{unit}"
         if has_box:
             text += f" ({parameter.low:g}–{parameter.high:g}{unit} searched)"
         return f"{text}; {remedy}."
     if sd > limit:
         n_averages = math.ceil((sd / limit) ** 2)
         return (
-            f"{name} is uncertain: SD {_rounded(sd)}{unit} at {value:.4g}{unit}; average "
+            f"{name} is uncertain: SD {rounded(sd, 2)}{unit} at {value:.4g}{unit}; average "
             f"{n_averages} voxels or repeats, or choose a simpler model."
         )
     return ""
 
 
-def _rounded(sd: float) -> str:
-    """Write two digits of a number, also of a large one without an exponent."""
-    return f"{float(f'{sd:.2g}'):g}"
+def rounded(value: float, n_digits: int) -> str:
+    """Write the first digits of a number, also of a large one without an exponent."""
+    return f"{float(f'{value:.{n_digits}g}'):g}"

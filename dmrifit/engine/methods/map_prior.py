@@ -71,11 +71,8 @@ class Prior:
             "Voxels": self.n_voxels,
         }
 
-    def expanded(
-        self, model: SignalModel, widening: float | None = None
-    ) -> tuple[NDArray, NDArray]:
+    def expanded(self, model: SignalModel, widening: float = WIDENING) -> tuple[NDArray, NDArray]:
         """Mean and precision for all parameters of a model, zero for those without a prior."""
-        widening = WIDENING if widening is None else widening
         columns = [model.names.index(name) for name in self.names]
         mean = np.zeros(len(model.names))
         precision = np.zeros((len(model.names),) * 2)

@@ -197,19 +197,14 @@ class Refinement:
         (n_voxels, n_parameters) in the units of the parameters.
         """
         task = _Task(self, signals, sigma, start)
-        best = None
-        for point in points:
+        best = task.search(points[0])
+        for point in points[1:]:
             ends = task.search(point)
-            if best is None:
-                best = ends
-            else:
-                better = ends.objective < best.objective
-                best.values[better] = ends.values[better]
-                best.objective[better] = ends.objective[better]
-                best.converged[better] = ends.converged[better]
-                best.n_iter += ends.n_iter
-        assert best is not None
-        best.task = task
+            better = ends.objective < best.objective
+            best.values[better] = ends.values[better]
+            best.objective[better] = ends.objective[better]
+            best.converged[better] = ends.converged[better]
+            best.n_iter += ends.n_iter
         return best
 
 
@@ -221,16 +216,14 @@ class _Ends:
     objective: NDArray
     converged: NDArray
     n_iter: NDArray
-    task: _Task | None = None
+    task: _Task
 
     def parameters(self) -> NDArray:
         """Parameters, amplitudes in multiples of the largest signal."""
-        assert self.task is not None
         return self.task.coordinates.out_of(self.values)
 
     def covariance(self) -> NDArray:
         """Covariance of the coordinates, by the expected curvature; NaN for those at a bound."""
-        assert self.task is not None
         return self.task.covariance(self.values)
 
 
@@ -299,7 +292,7 @@ class _Task:
             damping[rows] = np.clip(damping[rows] * factor, _SMALLEST_DAMPING, _LARGEST_DAMPING)
             converged[rows[done]] = True
             rows = rows[~done]
-        return _Ends(values, objective, converged, n_iter)
+        return _Ends(values, objective, converged, n_iter, self)
 
     def objective(self, values: NDArray, rows: NDArray) -> NDArray:
         """Compute minus the logarithm of the posterior, but for constants."""
@@ -436,7 +429,6 @@ def _inverse(matrix: NDArray) -> NDArray:
 def write_ends(ends: _Ends, result: FitResult, rows: NDArray) -> None:
     """Write the ends of searches into the rows of a result."""
     task = ends.task
-    assert task is not None
     parameters = ends.parameters()
     errors = _standard_errors(task.coordinates, ends.values, ends.covariance())
     at_low, at_high = task.at_ends(ends.values)

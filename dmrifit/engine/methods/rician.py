@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol as Interface
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,30 +20,6 @@ __all__ = [
 ]
 
 _SMALLEST_CURVATURE = 0.02  # of 1/σ²: below the noise the likelihood is not convex
-
-
-class Likelihood(Interface):
-    """
-    Minus log-likelihood of magnitudes as a function of the signal without noise.
-
-    `expected` gives the expected magnitude, `loss` the sum over measurements, `slopes` its first
-    derivative by each signal and a positive curvature; `information` the expected curvature.
-    Shapes: `signal`, `measured` (n_voxels, n_measurements), `sigma` (n_voxels, 1).
-    """
-
-    def expected(self, signal: NDArray, sigma: NDArray) -> NDArray:
-        """Compute the expected magnitude."""
-
-    def losses(self, signal: NDArray, measured: NDArray, sigma: NDArray) -> NDArray:
-        """Compute minus the log-likelihood of each measurement, but for constants."""
-
-    def slopes(
-        self, signal: NDArray, measured: NDArray, sigma: NDArray
-    ) -> tuple[NDArray, NDArray]:
-        """Compute the derivative of a loss, and a positive curvature."""
-
-    def information(self, signal: NDArray, sigma: NDArray) -> NDArray:
-        """Compute the expected curvature."""
 
 
 def expected_magnitude(signal: NDArray, sigma: NDArray) -> NDArray[np.float64]:
@@ -149,6 +125,11 @@ class Rician:
     def information(self, signal: NDArray, sigma: NDArray) -> NDArray:
         """Compute the expected curvature."""
         return information_share(np.abs(signal) / sigma) / sigma**2
+
+
+#: Minus log-likelihood of magnitudes as a function of the signal without noise. Shapes: `signal`,
+#: `measured` (n_voxels, n_measurements), `sigma` (n_voxels, 1).
+Likelihood: TypeAlias = FlooredGaussian | Rician
 
 
 def make_likelihood(name: str, *, has_floor: bool) -> Likelihood:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit.engine.exact_math import mean_of_finite
 from dmrifit.engine.fit_settings import DEFAULT_THRESHOLD, MEASURED, FitSettings, can_segment
 from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.protocol import Protocol
@@ -109,10 +110,7 @@ def measured_amplitude(
             f"{names[0]} of {model.name} is the signal at echo time 0, which is not measured; "
             "give a number, or leave it free"
         )
-    values = np.asarray(signals[:, unweighted], dtype=float)
-    usable = np.isfinite(values)
-    count = usable.sum(axis=1)
-    mean = np.where(usable, values, 0.0).sum(axis=1) / np.maximum(count, 1)
+    mean = mean_of_finite(np.asarray(signals[:, unweighted], dtype=float))
     # Voxels without such a signal are not fitted by their status; the number is not used.
     measured = np.where(mean > 0, mean, 1.0)
     return replace(settings, fixed={**fixed, **dict.fromkeys(names, measured)})

@@ -115,7 +115,7 @@ def test_an_entry_of_the_table_is_all_that_a_map_needs(tmp_path, monkeypatch):
         attrgetter("n_iter"),
         unit="1",
         description="steps of all starts",
-        dtype=lambda model: np.dtype(np.int32),
+        dtype=np.int32,
     )
     extended = (*fit_maps.FIT_MAPS, iterations)
     monkeypatch.setattr(fit_maps, "FIT_MAPS", extended)

@@ -83,5 +83,5 @@ class TestBadInput:
 
     @pytest.mark.parametrize("sigma", [-1.0, np.nan, [1.0, 2.0]])
     def test_noise_is_a_standard_deviation(self, sigma):
-        with pytest.raises(ValueError, match="sigma must be one finite number"):
+        with pytest.raises(ValueError, match="sigma must be "):
             resynthesize(CLEAN, ONE, TWO, MODEL, sigma=sigma)
