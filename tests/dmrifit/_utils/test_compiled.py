@@ -3,15 +3,12 @@
 import importlib.util
 import logging
 import os
-from pathlib import Path
 
-import numpy as np
 import pytest
 from numba.core.caching import IndexDataCacheFile
 
 from dmrifit._utils import compiled
 from dmrifit._utils.compiled import check_environment, njit
-from dmrifit.predict import perceptrons
 
 SOURCE = """
 from dmrifit._utils.compiled import njit
@@ -80,32 +77,6 @@ def test_a_damaged_file_is_made_anew_once(module, tmp_path, ending, spoil):
     assert [line for line in lines if "are damaged: they are made anew" in line] == lines
     assert lines or (ending, spoil) == ("nbi", changed)
     assert module() == (1, [])
-
-
-def test_damaged_files_of_perceptrons_are_made_anew(tmp_path, caplog):
-    """The module is copied, so that its files lie in a folder of the test."""
-    path = tmp_path / "perceptrons.py"
-    path.write_bytes(Path(perceptrons.__file__).read_bytes())
-
-    def train():
-        compiled._said.clear()
-        caplog.clear()
-        spec = importlib.util.spec_from_file_location("perceptrons_copy", path)
-        loaded = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(loaded)
-        network = loaded.Perceptron(hidden_layer_sizes=(3,), max_iter=40, tol=1e9, random_state=0)
-        return network.fit(X, X).predict(X).tobytes()
-
-    X = np.random.default_rng(0).normal(size=(20, 2))
-    predicted = train()
-    machine_code = list(tmp_path.glob("__pycache__/*.nbc"))
-    assert len(machine_code) == 5
-    for file in machine_code:
-        zeroed(file)
-    assert train() == predicted
-    assert "are damaged: they are made anew" in caplog.text
-    assert train() == predicted
-    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("ending", ["nbi", "nbc"])

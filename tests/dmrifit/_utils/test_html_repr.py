@@ -83,20 +83,6 @@ def test_a_protocol_is_shown_by_echo_time():
     assert shown(Protocol([0, 1000])).rows[1:] == [["–", "0, 1000", "2"]]
 
 
-def test_a_fit_is_shown_by_parameter_with_what_voxels_are_like():
-    protocol = Protocol([0, 300, 600, 1000])
-    signals = MODELS["adc"].signal([[100.0, 1.0], [200.0, 2.0], [300.0, 3.0]], protocol)
-    page = shown(fit_voxels(np.vstack([signals, np.zeros((1, 4))]), protocol, "adc"))
-    assert "Fit of adc: 4 voxels" in page.words
-    assert "3 converged, 1 not fitted" in page.words
-    assert [row[:4] for row in page.rows[1:]] == [
-        ["S0", "signal", "200", "150 to 250"],
-        ["ADC", "µm²/ms", "2", "1.5 to 2.5"],
-    ]
-    nothing = shown(fit_voxels(np.zeros((2, 4)), protocol, "adc"))
-    assert nothing.rows[1] == ["S0", "signal", "–", "–", "–", "–"]
-
-
 def test_a_fit_of_a_region_prints_in_one_line():
     protocol = Protocol([0, 300, 600, 1000])
     signals = MODELS["adc"].signal([[100.0, 1.0], [200.0, 2.0], [300.0, 3.0]], protocol)

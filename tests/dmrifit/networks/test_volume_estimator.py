@@ -377,13 +377,6 @@ def test_training_ends_when_cases_are_not_predicted_better_and_takes_the_best_we
     assert model.net_.module_.answer.bias.item() == model.weights_[3] != model.weights_[5]
 
 
-def test_without_patience_every_epoch_is_made_and_the_best_weights_taken(cohort):
-    cases, masks, groups = cohort
-    model = Scripted(training=Training(epochs=6, validation_fraction=0.3), random_state=0).fit(cases, sizes(masks), groups=groups)
-    assert len(model.history_) == 6
-    assert model.net_.module_.answer.bias.item() == model.weights_[3] != model.weights_[6]
-
-
 def test_scoring_after_each_epoch_does_not_change_what_is_learned(cohort):
     class Fixed(LesionVolume):
         def _split(self, n_cases, groups, seed):
@@ -713,20 +706,6 @@ def test_values_that_are_not_finite_are_refused(cohort):
         LesionVolume().fit(cases, [np.inf, *sizes(masks)[1:]])
 
 
-def test_answers_of_another_shape_than_their_targets_are_an_error(cohort):
-    class Misjudged(BlobSegmenter):
-        _margin = (1, 1, 1)
-
-    # Torch would repeat one voxel over a larger target with no more than a warning.
-    with pytest.raises(ValueError, match=r"answers \(5, 5, 5\) voxels where the target has \(7, 7, 7\)"):
-        Misjudged(random_state=0).fit(*cohort[:2])
-
-
-def test_a_loss_that_explodes_is_an_error(cohort):
-    with pytest.raises(FloatingPointError, match="lower learning_rate"):
-        LesionVolume(training=Training(epochs=60, learning_rate=1e30), random_state=0).fit(cohort[0], sizes(cohort[1]))
-
-
 class Rooted(LesionVolume):
     def _criterion(self):
         return RootOfZero()
@@ -745,21 +724,6 @@ def test_weights_that_break_in_the_last_step_are_an_error_and_not_saved(cohort, 
         estimator.fit(alike, sizes(masks[:4]))
     assert not hasattr(estimator, "net_")
     assert not list(tmp_path.rglob("*.safetensors"))
-
-
-def test_targets_that_torch_would_repeat_are_an_error(cohort):
-    cases, masks, _ = cohort
-    with pytest.raises(ValueError, match="different shapes"):
-        LesionVolume(training=Training(epochs=1), random_state=0).fit(cases, [[v, v] for v in sizes(masks)])
-
-
-def test_a_stream_without_samples_is_an_error(cohort):
-    class Empty(LesionVolume):
-        def _stream(self, inputs, targets, rng, epoch):
-            return iter(())
-
-    with pytest.raises(ValueError, match="no samples came in epoch 0"):
-        Empty(random_state=0).fit(cohort[0], sizes(cohort[1]))
 
 
 # Options ----------------------------------------------------------------------------------------------

@@ -6,60 +6,17 @@ import pytest
 from dmrifit import Protocol, simulate_cohort
 from dmrifit.simulate.artifacts import ARTIFACTS, artifact_strengths, spoil
 
-ARTIFACT_PATIENT = {"shape": (32, 32, 4), "snr": np.inf, "template": "abdomen", "random_state": 3}
 
-
-def spoiled(artifacts):
-    protocol = Protocol.preset("cohort1")
+@pytest.mark.parametrize("artifact", ARTIFACTS)
+def test_artifacts_change_the_signals_of_a_patient_and_nothing_else(artifact):
     clean, changed = (
-        simulate_cohort(protocol, 1, artifacts=wanted, **ARTIFACT_PATIENT).scans[0]
-        for wanted in (None, artifacts)
+        simulate_cohort(n_patients=1, artifacts=names, shape=(16, 16, 2), random_state=3).scans[0]
+        for names in (None, artifact)
     )
     np.testing.assert_array_equal(clean.truth["Dt"], changed.truth["Dt"])
     np.testing.assert_array_equal(clean.lesion, changed.lesion)
     assert clean.sigma == changed.sigma
-    return clean.signal.astype(float), changed.signal.astype(float)
-
-
-def test_a_shift_moves_every_image_but_the_first_and_keeps_its_signal():
-    clean, moved = spoiled({"shift": 1.0})
-    np.testing.assert_array_equal(clean[..., 0], moved[..., 0])
-    x = np.arange(32)[:, None, None, None]
-    places = [
-        (x * image).sum(axis=(0, 1, 2)) / image.sum(axis=(0, 1, 2)) for image in (clean, moved)
-    ]
-    distances = places[1] - places[0]
-    assert np.abs(distances).max() < 1.05
-    assert np.std(distances[1:]) == pytest.approx(
-        1 / np.sqrt(3), rel=0.35
-    )  # uniform between -1 and 1
-    np.testing.assert_allclose(moved.sum(axis=(0, 1, 2)), clean.sum(axis=(0, 1, 2)), rtol=0.02)
-
-
-def test_gibbs_ringing_leaves_out_high_frequencies_and_keeps_the_mean():
-    clean, ringing = spoiled({"gibbs": 0.5})
-    np.testing.assert_allclose(
-        ringing.mean(axis=(0, 1)), clean.mean(axis=(0, 1)), rtol=0.05
-    )  # air rings too
-
-    def outside(image):
-        power = np.abs(np.fft.fft(image[:, :, 2, 0], axis=0)) ** 2
-        return power[9:24].sum() / power.sum()
-
-    assert outside(ringing) < 0.3 * outside(clean)
-    air = clean[:, :, 2, 0] == 0
-    assert ringing[:, :, 2, 0][air].max() > 0.02 * clean[:, :, 2, 0].max()
-
-
-def test_signal_is_lost_at_strong_gradients_in_one_region_only():
-    clean, lost = spoiled(("signal_loss",))
-    b = Protocol.preset("cohort1").b
-    np.testing.assert_allclose(lost[..., b < 400], clean[..., b < 400], rtol=1e-6)
-    body = clean[..., 0] > 0
-    share = 1 - lost[body][:, b >= 400] / clean[body][:, b >= 400]
-    assert share.min() > -1e-6
-    assert 0.3 < share.max() <= 0.5
-    assert np.median(share) < 0.1
+    assert not np.array_equal(clean.noise_free, changed.noise_free)
 
 
 FOUR = Protocol([500, 0, 0, 800], te=[60, 90, 60, 90])

@@ -126,15 +126,6 @@ def test_the_noise_follows_the_asked_signal_to_noise_ratio():
     assert loud.scans[0].sigma == pytest.approx(3 * quiet.scans[0].sigma)
 
 
-@pytest.mark.parametrize("template", ["abdomen", "pelvis"])
-def test_every_patient_has_a_tumor_inside_the_body_even_in_small_images(template):
-    for shape in ((12, 12, 2), (20, 30, 3)):
-        for scan in simulate_cohort(n_patients=12, shape=shape, template=template, random_state=0):
-            assert scan.lesion.any()
-            assert not (scan.lesion & ~scan.mask).any()
-            assert scan.shape == shape
-
-
 def test_dead_cores_belong_to_the_tumor():
     scans = simulate_cohort(n_patients=6, random_state=0)
     for scan in scans:
@@ -173,16 +164,6 @@ def test_the_easy_preset_has_one_type_of_tumor_and_less_variation_between_patien
         return np.std([np.log(np.median(scan.truth["T2t"][scan.lesion])) for scan in scans])
 
     assert spread("easy") < 0.75 * spread("mixed")
-
-
-def test_a_cohort_holds_abdomens_and_pelves_of_men_and_women():
-    cohort = simulate_cohort(n_patients=24, shape=(12, 12, 2), random_state=0)
-    drawn = [one["template"] for one in cohort.simulation["patients"].values()]
-    assert set(drawn) == {"abdomen", "male pelvis", "female pelvis"}
-    assert 6 <= drawn.count("abdomen") <= 18
-    for choice in ("abdomen", "pelvis"):
-        only = simulate_cohort(n_patients=6, shape=(12, 12, 2), template=choice, random_state=0)
-        assert all(choice in one["template"] for one in only.simulation["patients"].values())
 
 
 def test_a_pelvis_has_urine_and_marrow_and_no_liver():

@@ -58,6 +58,12 @@ def test_an_edited_kernel_is_compiled_anew_and_an_unchanged_one_is_not(tmp_path)
     assert "compiling" in said
 
 
+def test_settings_of_numba_that_stop_it_are_named_before_a_fit(monkeypatch):
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    with pytest.raises(ValueError, match="NUMBA_DISABLE_JIT is set; unset it"):
+        compiler.load_shared()
+
+
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="file owners are POSIX")
 def test_a_cache_folder_of_someone_else_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("DMRIFIT_CACHE", str(tmp_path))

@@ -6,11 +6,9 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-import dmrifit
 from dmrifit import MODELS, Parameter, Protocol, SignalModel, fit_voxels
 from dmrifit.engine.kernels import compiler, store
 from dmrifit.engine.kernels.store import KernelStore
@@ -238,31 +236,6 @@ def test_a_lock_that_is_never_free_ends_in_compiling(start, tmp_path, monkeypatc
     finally:
         process.kill()
         process.wait()
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("NUMBA_DISABLE_JIT", "1", "NUMBA_DISABLE_JIT is set; unset it"),
-        ("NUMBA_NUM_THREADS", "abc", "NUMBA_NUM_THREADS is 'abc'; set it to a whole number"),
-        ("NUMBA_NUM_THREADS", "0", "NUMBA_NUM_THREADS is '0'; set it to a whole number"),
-    ],
-)
-def test_settings_of_numba_that_stop_it_are_named(name, value, message, tmp_path):
-    script = """
-from dmrifit import Protocol, fit_voxels
-try:
-    fit_voxels([[2.0, 1.0]], Protocol([0, 900]), "adc")
-except ValueError as error:
-    print(error)
-"""
-    environment = os.environ | {"DMRIFIT_CACHE": str(tmp_path), name: value}
-    folder = Path(dmrifit.__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, cwd=folder, capture_output=True, text=True, check=True
-    )
-    assert message in done.stdout
-    assert not done.stderr
 
 
 PARAMETERS = [Parameter("S0", "signal", 0, 1e9), Parameter("D", "µm²/ms", 0.1, 5)]

@@ -27,6 +27,9 @@ def test_the_first_step_is_a_fit_from_the_threshold_on(threshold):
     np.testing.assert_array_equal(result["Dt"], tissue["ADC"])
     np.testing.assert_array_equal(result.standard_errors[:, 3], tissue.standard_errors[:, 1])
     assert result.method == "segmented"
+    rest = fit_voxels(signals, PROTOCOL, "ivim", method="nlls", fixed={"Dt": result["Dt"]})
+    np.testing.assert_allclose(result.parameters, rest.parameters, rtol=1e-12)
+    np.testing.assert_allclose(result.cost, rest.cost, rtol=1e-12)
     # A threshold alone asks for a segmented fit.
     alone = fit_voxels(signals, PROTOCOL, "ivim", threshold=threshold)
     np.testing.assert_array_equal(alone.parameters, result.parameters)
