@@ -318,7 +318,6 @@ class Problem:
             result.at_low[chunk],
             result.at_high[chunk],
             result.starts_disagree[chunk],
-            np.empty(chunk.stop - chunk.start, bool),
         )
 
 

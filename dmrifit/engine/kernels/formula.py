@@ -30,6 +30,15 @@ _NEAR, _FAR = 1e-3, 0.1
 _TURN_UP, _TOLERANCE, _PENALTY = 2 * UNROLL, 2 * UNROLL + 1, 2 * UNROLL + 2
 _MOST_CHOICES = 2  # in an exponent whose branches are tabulated one by one
 
+# The functions of conditions as lane arithmetic, which has no operator for the last.
+_OF_CONDITIONS = {
+    "Choice": "({1} if {0} else {2})",
+    "Less": "({} < {})",
+    "Equal": "({} == {})",
+    "Both": "({} & {})",
+    "Negation": "((0.0 if {} else 1.0) > 0.5)",
+}
+
 
 def source(model: SignalModel) -> str:
     """Write the module that fits a model."""
@@ -41,7 +50,6 @@ def source(model: SignalModel) -> str:
     )
     constants = {
         "N": at.n,
-        "N_PAIRS": len(at.pairs),
         "LANES": LANES,
         "UNROLL": UNROLL,
         "SIZE": at.size,
@@ -288,31 +296,16 @@ def make_printer():
 
         _print_exp = _print_ExpBase
 
-        def _print_Choice(self, expr: Any) -> str:
-            condition, yes, no = map(self._print, expr.args)
-            return f"({yes} if {condition} else {no})"
-
-        def _print_Less(self, expr: Any) -> str:
-            left, right = map(self._print, expr.args)
-            return f"({left} < {right})"
-
-        def _print_Equal(self, expr: Any) -> str:
-            left, right = map(self._print, expr.args)
-            return f"({left} == {right})"
-
-        def _print_Both(self, expr: Any) -> str:
-            first, second = map(self._print, expr.args)
-            return f"({first} & {second})"
-
-        def _print_Negation(self, expr: Any) -> str:
-            # Lanes have no operator for it.
-            return f"((0.0 if {self._print(expr.args[0])} else 1.0) > 0.5)"
+        def _print_Function(self, expr: Any) -> str:
+            text = _OF_CONDITIONS.get(expr.func.__name__)
+            if text is None:
+                return str(super()._print_Function(expr))
+            return text.format(*map(self._print, expr.args))
 
         def _print_Rational(self, expr: object) -> str:
             return repr(float(expr))  # type: ignore[arg-type]
 
-        def _print_Integer(self, expr: object) -> str:
-            return repr(float(expr))  # type: ignore[arg-type]
+        _print_Integer = _print_Rational
 
     printer = Printer({"fully_qualified_modules": False})
     return printer.doprint
@@ -569,12 +562,7 @@ def _step(at: Layout) -> list[str]:
 
 
 def _variances(at: Layout) -> list[str]:
-    """
-    Diagonal of the inverse of J'J over the free parameters, by LDL' of the scaled matrix.
-
-    Its largest entry before scaling back, the variance inflation factor, tells how nearly one
-    parameter can stand in for the others; it goes to P1.
-    """
+    """Diagonal of the inverse of J'J over the free parameters, by LDL' of the scaled matrix."""
     n = at.n
     body = []
     for i in range(n):
@@ -595,9 +583,5 @@ def _variances(at: Layout) -> list[str]:
             body.append(f"v{i}_{j} = -l{i}_{j}{inner}")
     for i in range(n):
         total = f"o{i}" + "".join(f" + v{k}_{i} * v{k}_{i} * o{k}" for k in range(i + 1, n))
-        body.append(f"inflation = 1e300 if blind{i} else ({total}) * e{i}")
-        body.append(
-            "worst = inflation" if i == 0 else "worst = inflation if inflation > worst else worst"
-        )
         body.append(f"{at('D', i)} = 1e300 if blind{i} else ({total}) * u{i} * u{i}")
-    return [*body, f"{at('P1')} = worst"]
+    return body

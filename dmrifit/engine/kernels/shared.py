@@ -56,7 +56,6 @@ project = dot(LANES)
 SAME_COST, RIDGE = 1e-2, 5e-2
 # Where the signal sinks into the noise floor one start in seven creeps, mostly to a poor end.
 TRIAL_ITER = 30.0
-ILL_CONDITIONED = 1e8  # variance inflation beyond which parameters cannot be told apart
 
 # Called from Python, and from jitted code alone: the latter have no wrappers.
 entry = njit(nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True)
@@ -603,7 +602,6 @@ def finish(
     at_low,
     at_high,
     doubt,
-    ill,
 ):
     """Write the results of the voxels that were fitted, in the units of the model."""
     n, k = numbers[N], numbers[KURTOSIS]
@@ -666,7 +664,6 @@ def finish(
             status[i] = 2 if not converged[slot] else (1 if touched else 0)
             n_iter[i] = steps[slot]
             doubt[i] = disagree[slot]
-            ill[i] = w[P1, lane] > ILL_CONDITIONED
 
 
 @inlined

@@ -16,7 +16,6 @@ from dmrifit.engine.kernels.lanes import block, njit
 
 # CONSTANTS
 N = 1  # parameters
-N_PAIRS = 1
 LANES = 16
 UNROLL = 2  # measurements taken together
 SIZE = 16  # of the work array
