@@ -34,19 +34,21 @@ NEAR_TIE = 1e-9
 ROUNDED_TURN, EXACT_TURN = 3e-4, 1e-9
 
 
-def _turns() -> NDArray[np.float64]:
-    """List the 24 rotations that map a cube onto itself, the identity first."""
-    turns = []
+def _axis_orders() -> NDArray[np.float64]:
+    """List the 48 matrices that exchange and reverse three axes, the identity first."""
+    matrices = []
     for order in itertools.permutations(range(3)):
         for signs in itertools.product((1.0, -1.0), repeat=3):
             matrix = np.zeros((3, 3))
             matrix[list(order), range(3)] = signs
-            if np.linalg.det(matrix) > 0:
-                turns.append(matrix)
-    return np.array(turns)
+            matrices.append(matrix)
+    return np.array(matrices)
 
 
-TURNS = _turns()
+AXIS_ORDERS = _axis_orders()
+
+#: The 24 rotations among them, which map a cube onto itself.
+TURNS = AXIS_ORDERS[np.linalg.det(AXIS_ORDERS) > 0]
 
 
 def rotation_of(angles: ArrayLike) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from placement.box.voxel import AXIS_ORDERS
 from placement.learned import resampling
 from placement.search.scene import Scene
 
@@ -24,19 +25,8 @@ DISTANCE_MM = 12.0
 LARGEST_CONTRAST = 4.0
 
 
-def _flips() -> NDArray[np.float64]:
-    """List the 48 signed permutations, identity first."""
-    flips = []
-    for order in itertools.permutations(range(3)):
-        for signs in itertools.product((1.0, -1.0), repeat=3):
-            matrix = np.zeros((3, 3))
-            matrix[range(3), list(order)] = signs
-            flips.append(matrix)
-    return np.array(flips)
-
-
 #: The 48 ways to exchange and to mirror the axes of a cubic grid, shape (48, 3, 3).
-FLIPS = _flips()
+FLIPS = np.ascontiguousarray(AXIS_ORDERS.transpose(0, 2, 1))
 
 
 def view_of(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from placement.box.voxel import AXIS_ORDERS
 
 __all__ = ["nearest_storage", "reoriented"]
 
@@ -16,15 +16,6 @@ _NEAR_TIE = 1e-6
 #: errors, of positions those of the single precision of headers, which could send two searches
 #: different ways. The phase keeps positions of a few decimals away from where rounding jumps.
 _DECIMALS, _POSITION_DECIMALS, _PHASE = 9, 3, 1e-4 / 3
-
-#: The 48 orders and directions of three axes.
-_STORAGES = np.array(
-    [
-        np.eye(3)[list(order)].T * signs
-        for order in itertools.permutations(range(3))
-        for signs in itertools.product((1.0, -1.0), repeat=3)
-    ]
-)
 
 
 def nearest_storage(affine: ArrayLike) -> NDArray[np.float64]:
@@ -37,12 +28,12 @@ def nearest_storage(affine: ArrayLike) -> NDArray[np.float64]:
     """
     matrix = np.asarray(affine, dtype=np.float64)[:3, :3]
     directions = matrix / np.linalg.norm(matrix, axis=0)
-    stored = directions @ _STORAGES
+    stored = directions @ AXIS_ORDERS
     fits = np.trace(stored, axis1=1, axis2=2)
     near = np.flatnonzero(fits > fits.max() - _NEAR_TIE)
     # The matrices are the same 48 for every storage, whatever their order.
     best = min(near, key=lambda n: tuple((-np.round(stored[n], 6)).ravel().tolist()))
-    return np.asarray(_STORAGES[best])
+    return np.asarray(AXIS_ORDERS[best])
 
 
 def reoriented(
