@@ -365,7 +365,11 @@ class VoxelRanker(BaseEstimator):
             )
         self.optimizer_ = self._checked()
         self.volumes_ = volumes
-        self.forest_ = _checked_forest(loaded(files[_FOREST], _ALGORITHM, [], files))
+        forest = loaded(files[_FOREST], _ALGORITHM, [], files)
+        n_inputs = getattr(forest, "n_features_in_", None)
+        if not isinstance(forest, ExtraTreesRegressor) or n_inputs != len(FEATURES):
+            raise RefusedError(f"its regressor is no forest over {len(FEATURES)} features")
+        self.forest_ = forest
 
     def _checked(self) -> VoxelOptimizer:
         """Check the parameters and copy the optimizer."""
@@ -398,11 +402,20 @@ class VoxelRanker(BaseEstimator):
                 yield result
                 count()
 
+    def _find_boxes(
+        self, scene: Scene
+    ) -> tuple[FreeTumorSearch, Surroundings, NDArray[np.float64], int]:
+        """Find boxes (n, 5, 3), of which so many are the optimizer's."""
+        search = FreeTumorSearch(self.optimizer_._wishes(), scene)
+        surroundings = Surroundings(scene)
+        boxes, n_found = candidate_boxes(
+            search, surroundings, self.volumes_, self.n_candidates, self.n_places
+        )
+        return search, surroundings, boxes, n_found
+
     def _training_boxes(self, scene: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Find boxes (n, 5, 3) and describe them: (n, n_features)."""
-        search, surroundings, boxes, n_found = _found(
-            self.optimizer_, scene, self.volumes_, self.n_candidates, self.n_places
-        )
+        search, surroundings, boxes, n_found = self._find_boxes(scene)
         return boxes, describe_boxes(surroundings, boxes, search, n_found)
 
     def _expected(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -413,9 +426,7 @@ class VoxelRanker(BaseEstimator):
 
     def _described(self, scene: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Find boxes, and ones moved off excluded regions; predict their Dice coefficients."""
-        search, surroundings, boxes, n_found = _found(
-            self.optimizer_, scene, self.volumes_, self.n_candidates, self.n_places
-        )
+        search, surroundings, boxes, n_found = self._find_boxes(scene)
         scores = self._expected(describe_boxes(surroundings, boxes, search, n_found))
         if scene.margins:
             best = np.argsort(-scores.round(SCORE_DIGITS), kind="stable")[:N_MOVED]
@@ -458,25 +469,3 @@ class VoxelRanker(BaseEstimator):
 
 def _is_distinct(voxel: Voxel, ranked: Sequence[tuple[Voxel, float]]) -> bool:
     return all(voxel.dice(better) <= SAME_DICE for better, _ in ranked)
-
-
-def _found(
-    optimizer: VoxelOptimizer,
-    scene: Scene,
-    volumes: NDArray[np.float64],
-    n_candidates: int,
-    n_places: int,
-) -> tuple[FreeTumorSearch, Surroundings, NDArray[np.float64], int]:
-    """Find boxes (n, 5, 3), of which so many are the optimizer's."""
-    search = FreeTumorSearch(optimizer._wishes(), scene)
-    surroundings = Surroundings(scene)
-    boxes, n_found = candidate_boxes(search, surroundings, volumes, n_candidates, n_places)
-    return search, surroundings, boxes, n_found
-
-
-def _checked_forest(forest: Any) -> ExtraTreesRegressor:
-    """Refuse anything but a forest over the features."""
-    n_inputs = getattr(forest, "n_features_in_", None)
-    if not isinstance(forest, ExtraTreesRegressor) or n_inputs != len(FEATURES):
-        raise RefusedError(f"its regressor is no forest over {len(FEATURES)} features")
-    return forest
