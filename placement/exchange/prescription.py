@@ -193,8 +193,15 @@ def describe_placement(
     placement = judge.assess(voxel, scene)
     objective = judge.objective_in(scene)
     verdict = target_verdict(placement, judge)
-    brain, brain_flags = _describe_brain(scene)
-    flags = [*placement.flags, *brain_flags]
+    flags = list(placement.flags)
+    brain = None
+    if OUTSIDE_BRAIN in scene.margins:
+        margin = scene.margins[OUTSIDE_BRAIN]
+        brain = {"margin_mm": margin, "tumor_cut_off_ml": scene.cut_off_volume}
+        if scene.is_cut_off:
+            flags.append("brain mask cuts off tumor")
+    source = scene.sources.get("Image") or scene.sources.get("Tumor") or {}
+    image = source.get("Name", "the image that it was placed in")
     lacking = [] if ppm_range is not None else ["no bandwidths of pulses"]
     lacking += [] if OUTSIDE_BRAIN in scene.margins else ["no mask of the brain"]
     content: dict[str, Any] = {
@@ -215,7 +222,7 @@ def describe_placement(
             LPS_TO_RAS * voxel.angles,
         ),
         "side": describe_side(voxel, _span(scene)),
-        "valid": _validity(scene),
+        "valid": validity(image, scene.placed_in),
         "convention": CONVENTION,
         "scores": {
             "objective": placement.objective,
@@ -266,19 +273,6 @@ def describe_placement(
                 content["lipid"] = f"{100 * share:.1f} % of the displaced boxes are no brain"
     content |= {"feasible": not flags, "flags": flags, "advice": advice(flags)}
     return content
-
-
-def _describe_brain(scene: Scene) -> tuple[dict[str, Any] | None, list[str]]:
-    """Describe the mask of the brain, and flag what it cuts off."""
-    if OUTSIDE_BRAIN not in scene.margins:
-        return None, []
-    flags = []
-    if scene.is_cut_off:
-        flags.append("brain mask cuts off tumor")
-    return {
-        "margin_mm": scene.margins[OUTSIDE_BRAIN],
-        "tumor_cut_off_ml": scene.cut_off_volume,
-    }, flags
 
 
 def _cut_off_note(scene: Scene) -> list[str]:
@@ -360,13 +354,6 @@ def geometry_image(voxel: Voxel) -> nib.Nifti1Image:
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = NOTICE.encode()
     return image
-
-
-def _validity(scene: Scene) -> str:
-    """Say how long numbers of a box hold."""
-    source = scene.sources.get("Image") or scene.sources.get("Tumor") or {}
-    image = source.get("Name", "the image that it was placed in")
-    return validity(image, scene.placed_in)
 
 
 def _pose(

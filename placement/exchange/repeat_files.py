@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from placement.exchange.prescription import describe_side, geometry_image, head_
 from placement.exchange.repeats import Repeat, validity
 from placement.exchange.vendor_texts import NOTICE, philips_text, siemens_text
 from placement.exchange.voxel_files import read_voxel
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = [
     "REFUSED",
@@ -128,6 +125,8 @@ def write_repeat(
                 text = record["console"][vendor]
                 files.path(f"{_NAME}_{vendor}.txt").write_text(text, encoding="utf-8")
         if figure:
+            from placement.exchange.overlays import plot_box
+
             shown = repeat.voxel
             if repeat.reliable:
                 # What the console is told is what is looked at.
@@ -141,7 +140,7 @@ def write_repeat(
                 (_PICTURES[1], new_scan, new_scan.affine, f"new scan: {new_image.name}"),
             ):
                 path = files.path(_NAME + end)
-                _plot(shown, array_of(scan), affine, title).savefig(path, dpi=110)
+                plot_box(shown, array_of(scan), affine, title=title).savefig(path, dpi=110)
                 pictures.append(path.read_bytes())
             page = _page(shown, old_scan, old_affine, new_scan, pictures, record)
             files.path(f"{_NAME}_view.html").write_text(page, encoding="utf-8")
@@ -182,12 +181,6 @@ def _names() -> list[str]:
     return [*names, f"{_NAME}_mask.nii.gz", "repeat.json"]
 
 
-def _plot(voxel: Voxel, values: Any, affine: Any, title: str) -> Figure:
-    from placement.exchange.overlays import plot_box
-
-    return plot_box(voxel, values, affine, title=title)
-
-
 def _page(
     voxel: Voxel,
     old_scan: Any,
@@ -224,12 +217,8 @@ def _page(
         small = resampled(moved, _VIEWER_MM)
         layers = [Layer(title, array_of(small))]
         boxes = [Box("voxel", voxel.affine)]
-        viewers.append(
-            (
-                title,
-                html_viewer(layers, small.affine, boxes=boxes, start=voxel.center, label=title),
-            )
-        )
+        viewer = html_viewer(layers, small.affine, boxes=boxes, start=voxel.center, label=title)
+        viewers.append((title, viewer))
     numbers = [
         ["agreement of the heads (median local correlation)", f"{record['agreement']:.2f}"],
         ["changed in the box and 10 mm around it", f"{record['changed_share']:.0%}"],

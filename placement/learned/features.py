@@ -207,9 +207,11 @@ def describe_boxes(
     deepest = float(surroundings.depth.max())
     to_centroid = np.linalg.norm(centers - scene.centroid, axis=1)
     to_thickest = np.linalg.norm(centers - surroundings.thickest, axis=1)
-    cube = np.concatenate([surroundings.thickest[None], np.full((1, 3), _cube_mm(total)), EYE])
+    side = float(np.cbrt(min(CUBE_ML, total) * MM3_PER_ML))
+    cube = np.concatenate([surroundings.thickest[None], np.full((1, 3), side), EYE])
     labels, shares = surroundings.parts
-    of_part = shares[labels[tuple(_grid_index(surroundings, centers).T)]]
+    index = np.rint((centers - surroundings.origin) / surroundings.step).astype(np.intp)
+    of_part = shares[labels[tuple(np.clip(index, 0, np.array(labels.shape) - 1).T)]]
     fractions = overlap.fractions(boxes, search.whole, 0.0, 1)
     objective = search.wishes.objective
     objectives = np.array(
@@ -256,18 +258,8 @@ def describe_boxes(
     return np.concatenate([table, table - middle], axis=1)
 
 
-def _cube_mm(total: float) -> float:
-    """Give the side of the cube that boxes are compared with, in mm."""
-    return float(np.cbrt(min(CUBE_ML, total) * MM3_PER_ML))
-
-
 def _tilts(rotations: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the angles between boxes and the scanner's axes, in degrees: (n,)."""
     # Of the 24 poses of a box, the least turned counts.
     traces = np.einsum("nij,mji->nm", rotations, TURNS).max(axis=1)
     return np.degrees(np.arccos(np.clip((traces - 1) / 2, -1, 1)))
-
-
-def _grid_index(surroundings: Surroundings, points: NDArray[np.float64]) -> NDArray[np.intp]:
-    index = np.rint((points - surroundings.origin) / surroundings.step).astype(np.intp)
-    return np.clip(index, 0, np.array(surroundings.depth.shape) - 1)

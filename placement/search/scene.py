@@ -467,14 +467,11 @@ class Scene:
         canonical.origin = moved(self.origin, self.occupancy.shape)
         canonical.occupancy = np.ascontiguousarray(stored(self.occupancy))
         canonical.occupancy.flags.writeable = False
-        canonical._forbidden = {
-            key: (moved(low, region.shape), np.ascontiguousarray(stored(region)))
-            for key, (low, region) in self._forbidden.items()
-        }
-        canonical._tissues = {
-            key: (moved(low, region.shape), np.ascontiguousarray(stored(region)))
-            for key, (low, region) in self._tissues.items()
-        }
+        for attribute in ("_forbidden", "_tissues"):
+            regions = {}
+            for key, (low, region) in getattr(self, attribute).items():
+                regions[key] = moved(low, region.shape), np.ascontiguousarray(stored(region))
+            setattr(canonical, attribute, regions)
         if self.image is not None:
             canonical.image = stored(self.image)
         canonical._is_canonical = True
@@ -976,14 +973,11 @@ def _named(exclude: Any) -> dict[str, Any]:
         return {str(key): region for key, region in exclude.items() if region is not None}
     if _are_labels(exclude):
         return {f"label {label}": int(label) for label in np.atleast_1d(np.asarray(exclude))}
-    if isinstance(exclude, list | tuple) and not _is_nested_volume(exclude):
+    is_sequence = isinstance(exclude, list | tuple)
+    # Nested lists are one volume rather than a sequence of regions.
+    if is_sequence and not all(isinstance(plane, list | tuple) for plane in exclude):
         return {f"region {n}": region for n, region in enumerate(exclude, start=1)}
     return {"exclude": exclude}
-
-
-def _is_nested_volume(values: Any) -> bool:
-    """Test whether nested lists are one volume rather than a sequence of regions."""
-    return all(isinstance(plane, list | tuple) for plane in values)
 
 
 def _by_name(
