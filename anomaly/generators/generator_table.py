@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +23,7 @@ __all__ = ["GENERATORS", "Generator"]
 _AT_LEAST_ONE = (0.0, 0.75, 0.25)
 
 
-class _Add(Protocol):
-    def __call__(
-        self,
-        volume: NDArray[np.float32],
-        mask: NDArray[np.bool_],
-        rng: np.random.Generator,
-        source: NDArray[np.float32] | None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]: ...
+_Changed: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +31,9 @@ class Generator:
     """A way to put an anomaly into the scan of a healthy person."""
 
     title: str
-    add: _Add  # changes a checked scan; gives by how much noise is averaged, too
+    # Changes a checked scan in a mask by random numbers, and by the other person's scan where one
+    # is needed; gives by how much noise is averaged, too.
+    add: Callable[..., _Changed]
     needs_source: bool = False  # tissue of another person's scan
     before_noise: bool = True  # whether simulated scans get the anomaly before their noise
 
@@ -86,15 +81,15 @@ class Generator:
         """
         signals, inside = checked_scan(volume, mask)
         check_number("noise", noise)
-        foreign = None
+        sources = []
         if self.needs_source:
             if source is None:
                 raise ValueError(
                     f"{self.title} come from another person's scan; give it as source"
                 )
-            foreign = checked_source(source, signals)
+            sources.append(checked_source(source, signals))
         rng = np.random.default_rng(seed_for(seed_from(random_state), "generator", self.title))
-        changed, factor, label = self.add(signals, inside, rng, foreign)
+        changed, factor, label = self.add(signals, inside, rng, *sources)
         if noise:
             put_noise_back(changed, factor, noise, rng)
             # As series are prepared; noise of the scan itself stays as it came.
@@ -107,8 +102,7 @@ def _ellipsoids(
     volume: NDArray[np.float32],
     mask: NDArray[np.bool_],
     rng: np.random.Generator,
-    source: NDArray[np.float32] | None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+) -> _Changed:
     moments = TissueMoments.measured([volume], [mask])
     label = corrupt_in_place(
         volume, mask, rng, moments, noise="mix", mean="half", counts=_AT_LEAST_ONE
@@ -116,27 +110,11 @@ def _ellipsoids(
     return volume, np.ones(mask.shape, dtype=np.float32), label
 
 
-def _gliomas(volume: Any, mask: Any, rng: Any, source: Any) -> Any:
-    return add_glioma(volume, mask, rng)
-
-
-def _patches(volume: Any, mask: Any, rng: Any, source: Any) -> Any:
-    return add_patch(volume, mask, rng, source)
-
-
-def _infiltration(volume: Any, mask: Any, rng: Any, source: Any) -> Any:
-    return add_infiltration(volume, mask, rng)
-
-
-def _hypercellular(volume: Any, mask: Any, rng: Any, source: Any) -> Any:
-    return add_hypercellular(volume, mask, rng)
-
-
 #: Generators of anomalies by name.
 GENERATORS: Mapping[str, Generator] = {
     "ellipsoids": Generator("ellipsoids of noise", _ellipsoids, before_noise=False),
-    "gliomas": Generator("gliomas", _gliomas),
-    "patches": Generator("foreign patches", _patches, needs_source=True),
-    "infiltration": Generator("diffuse infiltration", _infiltration),
-    "hypercellular": Generator("hypercellular lesions", _hypercellular),
+    "gliomas": Generator("gliomas", add_glioma),
+    "patches": Generator("foreign patches", add_patch, needs_source=True),
+    "infiltration": Generator("diffuse infiltration", add_infiltration),
+    "hypercellular": Generator("hypercellular lesions", add_hypercellular),
 }
