@@ -75,19 +75,16 @@ class Scans:
             mask = scan.max(axis=-1) > 0
         else:
             mask = np.asarray(self._masks[i])
-            self._check_mask(mask)
+            if mask.shape != self.shape[:3]:
+                raise ValueError(
+                    f"its mask has the shape {mask.shape}, and the scan {self.shape[:3]}; "
+                    "bring it to the scan's grid"
+                )
+            zeros_and_ones(mask, "its mask")
         if not mask.any():
             if self._masks is None:
                 raise ValueError("no channel is above 0 anywhere; give the mask of the brain")
             raise ValueError("its mask is empty; give the mask of the brain")
-
-    def _check_mask(self, mask: NDArray[Any]) -> None:
-        if mask.shape != self.shape[:3]:
-            raise ValueError(
-                f"its mask has the shape {mask.shape}, and the scan {self.shape[:3]}; "
-                "bring it to the scan's grid"
-            )
-        zeros_and_ones(mask, "its mask")
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -315,7 +312,12 @@ class AnomalyDetector(BaseEstimator):
             held_out = scan_numbers
             maps = self._cross_fitted_maps(scans, folds)
             self._fit_scans(scans)
-        masks = [self._counted_mask(scans, int(i)) for i in held_out]
+        masks = []
+        for i in held_out:
+            mask = scans.mask(int(i))
+            if self._counted is not None:
+                mask &= np.asarray(self._counted[int(i)], dtype=bool)
+            masks.append(mask)
         self.threshold_ = rule.fit(np.stack(maps), np.stack(masks))
         if self._observe is not None:
             self._observe(maps, masks, held_out)
@@ -375,13 +377,6 @@ class AnomalyDetector(BaseEstimator):
             for i in held_out:
                 maps[i] = detector._map(scans, int(i))
         return maps
-
-    def _counted_mask(self, scans: Scans, i: int) -> NDArray[np.bool_]:
-        """Return the voxels of a scan that count for the threshold."""
-        mask = scans.mask(i)
-        if self._counted is None:
-            return mask
-        return np.asarray(mask & np.asarray(self._counted[i], dtype=bool))
 
     def _check_shared(self) -> None:
         if self.scale not in _SCALES:

@@ -123,8 +123,11 @@ def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
         if values.dtype.kind in "fiu":
             missing = ~np.isfinite(values)
         else:
-            missing = np.array([_is_missing(value) for value in values.tolist()])
-            values = np.array([str(value) for value in values.tolist()])
+            import pandas as pd
+
+            texts = np.array([str(value) for value in values.tolist()])
+            missing = pd.isna(values) | (texts == "")
+            values = texts
         if missing.any():
             raise ValueError(
                 f"covariate {name} is missing for {int(missing.sum())} of {n_scans} scans; give "
@@ -132,9 +135,3 @@ def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
             )
         arrays[str(name)] = values
     return arrays
-
-
-def _is_missing(value: Any) -> bool:
-    import pandas as pd
-
-    return bool(pd.isna(value)) or not str(value)

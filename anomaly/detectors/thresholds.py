@@ -205,8 +205,10 @@ class _TruthThreshold(ThresholdRule):
     """A rule that chooses the threshold with the best agreement with the lesions."""
 
     needs_truth = True
-    scope: Scope
     thresholds_: list[float]
+
+    def __init__(self, *, scope: Scope = "dataset") -> None:
+        self.scope = scope
 
     def _choose(self, scans: ScoredScans) -> None:
         levels = [
@@ -385,9 +387,6 @@ class YoudenThreshold(_TruthThreshold):
     Youden, Cancer 3:32–35, 1950.
     """
 
-    def __init__(self, *, scope: Scope = "dataset") -> None:
-        self.scope = scope
-
     def _quality(self, scan: _ScoreLevels) -> NDArray[np.float64]:
         sensitivity = scan.n_true / scan.n_lesion
         # If all of a scan is lesion, there are no false positives to divide.
@@ -405,9 +404,6 @@ class BestDiceThreshold(_TruthThreshold):
         One threshold, the best for the mean over scans with lesions, or one for each scan that
         `fit` saw.
     """
-
-    def __init__(self, *, scope: Scope = "dataset") -> None:
-        self.scope = scope
 
     def _quality(self, scan: _ScoreLevels) -> NDArray[np.float64]:
         return 2 * scan.n_true / (scan.n_marked + scan.n_lesion)
