@@ -251,7 +251,9 @@ def prepare_scan(
     series = Series.open(image)
     if protocol is None:
         bval, bvec = _tables_of(series, bval, bvec)
-    protocol = _protocol_of(series, protocol, bval, bvec)
+        protocol = Protocol.read(bval, bvec=bvec)
+    elif bval is not None or bvec is not None:
+        raise ValueError("give either a protocol, or bval and bvec, not both")
     series.check_count(protocol)
     if directions == "powder":
         plain, shell, channels = _powder_channels(protocol, fitted, b, _name_with(series, bval))
@@ -274,7 +276,8 @@ def prepare_scan(
     if inside is None and mask:
         inside = _segmented_brain(values[..., : len(plain)], series)
     elif inside is None:
-        inside = _with_signal(values, len(plain))
+        finite = np.isfinite(values).all(axis=-1)
+        inside = finite & (np.nan_to_num(values[..., : len(plain)]).mean(axis=-1) > 0)
     _check_finite(values, inside, series.name)
 
     working = _Working.of(series, spacing)
@@ -393,13 +396,12 @@ class _Working:
     """The grid of the preparation: in RAS order, with the requested voxel size."""
 
     stored: NDArray[np.float64]
-    grid: nib.Nifti1Pair
     target: nib.Nifti1Pair
 
     @classmethod
     def of(cls, series: Series, spacing: float | None) -> _Working:
         grid = _canonical(np.zeros(series.grid, np.uint8), series.affine)
-        return cls(series.affine, grid, resampled(grid, spacing))
+        return cls(series.affine, resampled(grid, spacing))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -442,7 +444,7 @@ def _check_options(
 
 def _tables_of(
     series: Series, bval: str | Path | None, bvec: str | Path | None
-) -> tuple[str | Path | None, str | Path | None]:
+) -> tuple[str | Path, str | Path | None]:
     """Find b-values and directions next to the image if they are not given."""
     path = series.parts[0].path
     if path is not None and len(series.parts) == 1:
@@ -457,23 +459,12 @@ def _tables_of(
                 )
         if bvec is None and default_bvec.is_file():
             bvec = default_bvec
-    return bval, bvec
-
-
-def _protocol_of(
-    series: Series, protocol: Protocol | None, bval: str | Path | None, bvec: str | Path | None
-) -> Protocol:
-    """Return the given measurements, or read b-values and directions."""
-    if protocol is not None:
-        if bval is not None or bvec is not None:
-            raise ValueError("give either a protocol, or bval and bvec, not both")
-        return protocol
     if bval is None:
         raise ValueError(
             f"{series.name}: no b-values; give bval=… (and bvec=…), or put files of these endings "
             "beside the image"
         )
-    return Protocol.read(bval, bvec=bvec)
+    return bval, bvec
 
 
 def _shell(
@@ -639,11 +630,6 @@ def _shell_levels(protocol: Protocol) -> list[float]:
         weighted = weighted[~(is_same | _near(weighted, level))]
     # Without a shell the volumes at b = 0 are looked for, and the error names what is missing.
     return levels or [float(protocol.b.max())]
-
-
-def _with_signal(values: NDArray[np.float32], n_plain: int) -> NDArray[np.bool_]:
-    finite = np.isfinite(values).all(axis=-1)
-    return np.asarray(finite & (np.nan_to_num(values[..., :n_plain]).mean(axis=-1) > 0))
 
 
 def _segmented_brain(values: NDArray[np.float32], series: Series) -> NDArray[np.bool_]:

@@ -606,13 +606,9 @@ class SeriesDetector(BaseEstimator):
             "origin": list(self.origin_),
             "n_scans": self.n_scans_,
             "synthetic": self.synthetic_,
-            "healthy": None
-            if self.healthy_ is None
-            else encoded(self.healthy_.to_dict(), "healthy"),
-            "training": None
-            if self.training_ is None
-            else encoded(self.training_.to_dict(), "training"),
         }
+        for key, record in (("healthy", self.healthy_), ("training", self.training_)):
+            fitted[key] = None if record is None else encoded(record.to_dict(), key)
         return parameters, fitted, files
 
     def restore(self, fitted: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
@@ -682,7 +678,7 @@ class SeriesDetector(BaseEstimator):
                 "a guarantee needs scans that the detector has not learned from: calibration=0.5 "
                 f"(--calibration 0.5) holds half of them out, {share!r} does not"
             )
-        patients = [files.patient or stem(files.image) for files in series]
+        patients = [files.subject for files in series]
         repeated = [name for name in dict.fromkeys(patients) if patients.count(name) > 1]
         if repeated:
             raise ValueError(
@@ -695,7 +691,7 @@ class SeriesDetector(BaseEstimator):
 
     def _check_calibration_scans(self, series: Sequence[SeriesFiles]) -> None:
         """Refuse scans that a threshold cannot be adjusted to."""
-        patients = [files.patient or stem(files.image) for files in series]
+        patients = [files.subject for files in series]
         n_patients = len(set(patients))
         if n_patients < 2:
             raise ValueError(
