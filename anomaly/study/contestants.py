@@ -164,33 +164,28 @@ def method_entries(
                 f"{label} are of {sorted(table)} and maps of {sorted(maps)}; give both for the "
                 "same methods"
             )
-    n_folds = len(folds)
-    validation_folds: list[Any] = [None] * n_folds
+    validation_folds: list[Any] = []
     if validation is not None:
         validation_folds = _by_fold(validation, "validation", folds, single)
         _check_validation(bench, validation_folds)
+    tables = {"maps": maps, "healthy maps": healthy_maps, "validation maps": validation_maps}
     entries = []
     for method in maps:
-        fold_maps = _by_fold(maps[method], f"maps of {method}", folds, single)
-        fold_healthy: list[Any] = [None] * n_folds
-        if healthy_maps is not None:
-            label = f"healthy maps of {method}"
-            fold_healthy = _by_fold(healthy_maps[method], label, folds, single)
-        fold_validation: list[Any] = [None] * n_folds
-        if validation_maps is not None:
-            label = f"validation maps of {method}"
-            fold_validation = _by_fold(validation_maps[method], label, folds, single)
+        by_fold = {}
+        for label, table in tables.items():
+            if table is not None:
+                by_fold[label] = _by_fold(table[method], f"{label} of {method}", folds, single)
         for i, fold in enumerate(folds):
-            held_out, masks = None, None
-            case_maps = _checked(fold_maps[i], bench.cases, f"{method}: maps")
-            healthy = None
-            if healthy_maps is not None:
-                healthy = _checked(fold_healthy[i], bench.healthy, f"{method}: healthy maps")
+            scans = {"maps": bench.cases, "healthy maps": bench.healthy}
+            masks = None
             if validation is not None:
-                scans = validation_folds[i]
-                held_out = _checked(fold_validation[i], scans, f"{method}: validation maps")
-                masks = [case.scored for case in scans]
-            entry = Entry(fold, str(method), False, case_maps, healthy, held_out, masks)
+                scans["validation maps"] = validation_folds[i]
+                masks = [case.scored for case in validation_folds[i]]
+            checked = {}
+            for label, volumes in by_fold.items():
+                checked[label] = _checked(volumes[i], scans[label], f"{method}: {label}")
+            healthy, held_out = checked.get("healthy maps"), checked.get("validation maps")
+            entry = Entry(fold, str(method), False, checked["maps"], healthy, held_out, masks)
             _check_kind(entry)
             entries.append(entry)
     return entries

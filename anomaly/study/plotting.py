@@ -116,7 +116,9 @@ def plot_panels(
             bottom = _FOOT + (n - 1 - row) * (row_height + _BETWEEN_ROWS)
             mask = case.scored & (values if values.dtype == bool else values > thresholds[name])
             opened = open_map(mask, opening) & case.scored
-            mask_title = _threshold_text(values, thresholds.get(name))
+            mask_title = "mask"
+            if values.dtype != bool and np.isfinite(thresholds[name]):
+                mask_title = f"above {thresholds[name]:.3g}"
             panels: dict[str, tuple[NDArray, tuple[float, float], Any]] = {
                 "mean signal": (mean, _SIGNAL, "gray"),
                 name: (values, limits.get(name, (0.0, 1.0)), COLORMAP),
@@ -495,12 +497,6 @@ def _scores_by_region(
         scores.setdefault(region, []).append(case_scores[inside])
     joined = {region: np.concatenate(arrays) for region, arrays in scores.items()}
     return {region: array for region, array in joined.items() if len(array)}
-
-
-def _threshold_text(values: NDArray, threshold: float | None) -> str:
-    if values.dtype == bool or threshold is None or not np.isfinite(threshold):
-        return "mask"
-    return f"above {threshold:.3g}"
 
 
 def _axis_order(case: Case) -> list[int]:

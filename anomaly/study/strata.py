@@ -33,7 +33,9 @@ def strata_masks(case: Case, *, near_mm: float = NEAR_MM) -> dict[str, NDArray[n
     else:
         cortex, deep = case.tissue == _CORTEX, case.tissue == _DEEP
     # By the affine, as the third axis of an image need not run from feet to head.
-    height = _height(case)
+    x, y, z = (np.arange(n) for n in case.shape)
+    a, b, c, d = case.affine[2]
+    height = a * x[:, None, None] + b * y[None, :, None] + c * z[None, None, :] + d
     low, high = height[case.brain].min(), height[case.brain].max()
     scored = case.scored
     masks = {
@@ -53,10 +55,3 @@ def _near(
     if not structure.any():
         return np.zeros(structure.shape, dtype=bool)
     return np.asarray(ndimage.distance_transform_edt(~structure, sampling=spacing) <= near_mm)
-
-
-def _height(case: Case) -> NDArray[np.float64]:
-    """Give the third world coordinate of each voxel in mm."""
-    x, y, z = (np.arange(n) for n in case.shape)
-    a, b, c, d = case.affine[2]
-    return a * x[:, None, None] + b * y[None, :, None] + c * z[None, None, :] + d
