@@ -35,7 +35,6 @@ from dmrifit.cli.training_files import curve_writer, training_checkpoint
 from dmrifit.report.numerals import counted
 
 if TYPE_CHECKING:
-    from anomaly.detectors.base import AnomalyDetector
     from anomaly.scans.preparation import PreparedScan
     from anomaly.scans.whole_scan import HealthyScans
 
@@ -265,11 +264,16 @@ def train(
         options["epochs"] = epochs
     if device is not None:
         options["device"] = device
+    # An unknown detector is refused by `make_detector`.
+    known = detector in detector_names()
+    taken = parameter_names(import_detector(detector)) if known else []
     with training_checkpoint(out, checkpoint) as folder:
         defaults = {"random_state": seed, "checkpoint": folder, "verbose": True}
-        if "after_epoch" in _names_of(detector):
+        if "after_epoch" in taken:
             defaults["after_epoch"] = curve_writer(out)
-        estimator = _detector(detector, defaults, options | parameters, published)
+        # Detectors without randomness have no seed, those without epochs no checkpoint.
+        accepted = {key: value for key, value in defaults.items() if key in taken}
+        estimator = make_detector(detector, accepted | options | parameters, published=published)
         names = () if covariates is None else tuple(words(covariates))
         if names and detector != "gaussian":
             raise ValueError(
@@ -405,21 +409,6 @@ EXAMPLES: dict[Callable[..., None], str] = {
     evaluate: "dmrifit-anomaly evaluate cases/gliomas.tsv --detections z=found/detections.tsv "
     "--out compared",
 }
-
-
-def _detector(
-    name: str, defaults: dict[str, Any], parameters: dict[str, Any], published: bool
-) -> AnomalyDetector:
-    """Make a detector, with those of the defaults that it takes."""
-    # Detectors without randomness have no seed, those without epochs no checkpoint.
-    names = _names_of(name)
-    accepted = {key: value for key, value in defaults.items() if key in names}
-    return make_detector(name, accepted | parameters, published=published)
-
-
-def _names_of(detector: str) -> list[str]:
-    """Name the parameters of a detector; none where there is no such detector."""
-    return parameter_names(import_detector(detector)) if detector in detector_names() else []
 
 
 def _calibration(text: str) -> float | int:
