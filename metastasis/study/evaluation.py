@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -236,6 +235,7 @@ def evaluate_segmentations(
     scans = []
     further = []
     lesions = []
+    statuses = [_statuses(case, connectivity) for case in cases]
     for i, case in enumerate(cases):
         numbers = label_components(truths[i], connectivity=connectivity)
         distance = _distance_to(truths[i], case.spacing)
@@ -245,7 +245,6 @@ def evaluate_segmentations(
             "patient": case.patient,
             "prior": case.prior is not None,
         }
-        statuses = _statuses(case, connectivity)
         for name, method_masks in masks.items():
             mask = method_masks[i]
             table = lesion_table(truths[i], mask, case.affine, **options)
@@ -255,7 +254,7 @@ def evaluate_segmentations(
             scans.append(row | segment_counts(truths[i], mask, segment, case.brain))
             row = scan_scores(truths[i], numbers, distance, mask, case.affine, **options)
             further.append({**keys, "method": name, **row})
-            status = _status_column(table, statuses)
+            status = _status_column(table, statuses[i])
             lesions.append(table.assign(**keys, method=name, status=status))
     by_scan = pd.DataFrame(scans)
     scores_by_scan = pd.DataFrame(further)
@@ -265,7 +264,6 @@ def evaluate_segmentations(
     curves_by_scan = {}
     matched = []
     calibrations = []
-    statuses_of_cases = [_statuses(case, connectivity) for case in cases]
     parts = {part: list(dict.fromkeys(table["case"])) for part, table in _parts(by_scan).items()}
     for name, method in named.items():
         probabilities = method.probabilities
@@ -273,9 +271,7 @@ def evaluate_segmentations(
             continue
         method_options = options | {"min_voxels": method.min_voxels}
         curves_by_scan[name] = _curves_by_scan(truths, probabilities, thresholds, method_options)
-        at_levels = matched_table(
-            truths, probabilities, parts, statuses_of_cases, **method_options
-        )
+        at_levels = matched_table(truths, probabilities, parts, statuses, **method_options)
         matched.append(at_levels.assign(method=name))
         calibration = calibration_curve(
             truths, probabilities, masks=brains, threshold=method.threshold, **method_options
@@ -384,16 +380,8 @@ def format_summary(tables: Mapping[str, pd.DataFrame], *, part: str = "all") -> 
 # Methods and options -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, init=False)
 class _Method:
     """Masks of a method, with probabilities or those of both models where it has them."""
-
-    masks: list[NDArray[np.bool_]]
-    threshold: float
-    min_voxels: int
-    labels: list[NDArray[Any]] | None = None
-    marked_by_both: list[NDArray[np.bool_]] | None = None
-    probabilities: list[NDArray[Any]] | None = None
 
     def __init__(
         self,
@@ -425,23 +413,17 @@ class _Method:
             )
         has_probabilities = kinds == {"probabilities"}
         masks = [array >= threshold if has_probabilities else array > 0 for array in arrays]
-        masks = [drop_small(mask, min_voxels, connectivity=connectivity) for mask in masks]
-        fields: dict[str, Any] = {
-            "masks": masks,
-            "threshold": threshold,
-            "min_voxels": min_voxels,
-            "labels": None,
-            "marked_by_both": None,
-            "probabilities": arrays if has_probabilities else None,
-        }
+        self.masks = [drop_small(mask, min_voxels, connectivity=connectivity) for mask in masks]
+        self.threshold = threshold
+        self.min_voxels = min_voxels
+        self.probabilities = arrays if has_probabilities else None
+        self.labels: list[NDArray[Any]] | None = None
+        self.marked_by_both: list[NDArray[np.bool_]] | None = None
         # Only an ensemble has the label 2, for what both models mark.
         if not has_probabilities and highest == 2:
-            pairs = zip(arrays, masks, strict=True)
-            fields["labels"] = [np.where(mask, array, 0) for array, mask in pairs]
-            fields["marked_by_both"] = [labels == 2 for labels in fields["labels"]]
-        # A frozen dataclass refuses plain assignment.
-        for key, value in fields.items():
-            object.__setattr__(self, key, value)
+            pairs = zip(arrays, self.masks, strict=True)
+            self.labels = [np.where(mask, array, 0) for array, mask in pairs]
+            self.marked_by_both = [labels == 2 for labels in self.labels]
 
 
 def for_method(value: Any, name: str, default: Any) -> Any:
@@ -551,6 +533,7 @@ def _summary(scans: pd.DataFrame, controls: Sequence[str]) -> pd.DataFrame:
 
 def _intervals(scans: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame:
     import pandas as pd
+    from scipy.stats import binomtest
 
     rows: list[dict[str, Any]] = []
     columns = _count_columns(scans)
@@ -570,18 +553,12 @@ def _intervals(scans: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame
                 low, high = percentile_interval(samples[measure])
                 if measure in _TRIALS and value in (0.0, 1.0) and n_patients >= FEWEST_PATIENTS:
                     n = int(sum(scores[count] for count in _TRIALS[measure]))
-                    low, high = _wilson_interval(value, n)
+                    # By Wilson's score, since all samples are 0 or all are 1.
+                    test = binomtest(round(value * n), n)
+                    low, high = test.proportion_ci(0.95, method="wilson")
                 keys = {"part": part, "method": method, "measure": measure}
                 rows.append({**keys, "value": value, "low": low, "high": high})
     return pd.DataFrame(rows, columns=["part", "method", "measure", "value", "low", "high"])
-
-
-def _wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """Give the 95 % interval by Wilson's score, where all samples are 0 or all are 1."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(round(share * n), n).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def _joined(tables: Sequence[pd.DataFrame], first: Sequence[str]) -> pd.DataFrame:
@@ -667,8 +644,7 @@ def _areas(
         area_table(families, "family").assign(**no_scores),
         area_table(points, "control").assign(**_froc_scores(points, samples)),
     ]
-    filled = [table for table in tables if len(table)] or tables[:1]
-    return _joined(filled, list(tables[0].columns))
+    return _joined(tables, list(tables[0].columns))
 
 
 def _froc_scores(

@@ -248,12 +248,14 @@ def follow_up(
     """
     import pandas as pd
 
+    n_labels = "no" if prior_labels is None else len(prior_labels)
     if prior_labels is None:
-        if not len(cases):
-            raise ValueError(_miscounted(cases, "no"))
         prior_labels = [None] * len(cases)
-    elif not len(cases) or len(prior_labels) != len(cases):
-        raise ValueError(_miscounted(cases, len(prior_labels)))
+    if not len(cases) or len(prior_labels) != len(cases):
+        raise ValueError(
+            f"{len(cases)} cases and {n_labels} prior labels; give a case at least, and labels "
+            "for each or none"
+        )
     tables = []
     for i, (case, prior) in enumerate(zip(cases, prior_labels, strict=True)):
         labels, probability = _segment(segmenter, case, "image")
@@ -267,13 +269,6 @@ def follow_up(
     # Empty tables would change the types of columns; one of them is enough where all are empty.
     filled = [table for table in tables if len(table)] or tables[:1]
     return pd.concat(filled, ignore_index=True)
-
-
-def _miscounted(cases: Sequence[Case], n_labels: int | str) -> str:
-    return (
-        f"{len(cases)} cases and {n_labels} prior labels; give a case at least, and labels for "
-        "each or none"
-    )
 
 
 def _lesion_rows(
