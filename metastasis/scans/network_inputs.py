@@ -126,14 +126,14 @@ def case_on_network_grid(case: Scan, spacing: float | None) -> Scan:
     volume, _, _ = case
     if not _is_resampled(volume, spacing):
         return case
-    affine = network_affine(volume, float(spacing or 0))
+    affine = network_affine(volume, spacing)
     image, prior, mask = on_network_grid(case, spacing)
     before = None if prior is None else image_of(prior, affine)
     brain = None if mask is None else image_of(mask.astype(np.uint8), affine)
     return image_of(image, affine), before, brain
 
 
-def network_affine(volume: Any, spacing: float) -> NDArray[np.float64]:
+def network_affine(volume: Any, spacing: float | None) -> NDArray[np.float64]:
     """Give the affine (4, 4) of the grid that an image is resampled to."""
     empty = np.zeros(volume.shape[:3], np.uint8)
     return np.asarray(_on_spacing(empty, volume.affine, spacing).affine)
@@ -157,11 +157,8 @@ def classes_on_network_grid(label: Any, volume: Any, spacing: float | None) -> N
     values = np.asarray(values_of(label))
     if not _is_resampled(volume, spacing):
         return values
-    target = network_affine(volume, float(spacing or 0))
-    shape = _on_spacing(np.zeros(volume.shape[:3], np.uint8), volume.affine, spacing).shape
-    return array_of(
-        labels_onto(scan_of(values, volume.affine), scan_of(np.zeros(shape, np.uint8), target))
-    )
+    target = _on_spacing(np.zeros(volume.shape[:3], np.uint8), volume.affine, spacing)
+    return array_of(labels_onto(scan_of(values, volume.affine), target))
 
 
 def on_scan_grid(
@@ -171,7 +168,7 @@ def on_scan_grid(
     if not _is_resampled(volume, spacing):
         return _as_stored(probability, volume)
     target = scan_of(np.zeros(volume.shape[:3], np.uint8), volume.affine)
-    source = scan_of(probability, network_affine(volume, float(spacing or 0)))
+    source = scan_of(probability, network_affine(volume, spacing))
     restored = onto(source, target, np.eye(4))
     # Interpolation may leave the range of probabilities by rounding.
     return np.clip(array_of(restored), 0, 1)
@@ -183,7 +180,7 @@ def scores_on_scan_grid(
     """Bring scores of candidates (x, y, z) to the grid of the scan, from the nearest voxel."""
     if not _is_resampled(volume, spacing):
         return scores
-    matrix = np.linalg.inv(network_affine(volume, float(spacing or 0))) @ volume.affine
+    matrix = np.linalg.inv(network_affine(volume, spacing)) @ volume.affine
     # Interpolated, a high score would widen what is marked at a low threshold.
     nearest: NDArray[np.float32] = affine_transform(
         scores,

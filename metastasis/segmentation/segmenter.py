@@ -552,15 +552,6 @@ class DeepMedicSegmenter(VolumeEstimator):
         return math.ceil(self.segment_size / divisor) * divisor
 
     @property
-    def _prior_margin(self) -> int:
-        """Voxels by which a segment of the prior is larger to each side."""
-        if self.prior_ != "shared":
-            return 0
-        from metastasis.networks.architectures import PRIOR_REACH
-
-        return PRIOR_REACH
-
-    @property
     def _factors(self) -> tuple[int, ...]:
         if self.network in _UNETS:
             return ()
@@ -707,18 +698,17 @@ class DeepMedicSegmenter(VolumeEstimator):
     def _stream(
         self, inputs: Sequence[Any], targets: Sequence[Any], rng: np.random.Generator, epoch: int
     ) -> Iterator[tuple[Any, Any]]:
-        prior_dropout = 0.0
-        if self.missing_prior == "validity":
-            prior_dropout = self.prior_dropout
+        from metastasis.networks.architectures import PRIOR_REACH
+
         sampler = SegmentSampler(
             self._size,
             self._n_layers,
             self._factors,
             sampling=self.sampling,
             augment=self.augment,
-            prior_dropout=prior_dropout,
+            prior_dropout=self.prior_dropout if self.missing_prior == "validity" else 0.0,
             jitter=self._size // 4 if self.network == "small_unet" else 0,
-            prior_margin=self._prior_margin,
+            prior_margin=PRIOR_REACH if self.prior_ == "shared" else 0,
             appearance=self.appearance if self.augment and self.scaling == "local" else 0.0,
         )
         layout = self._layout
