@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import Scans
@@ -450,12 +451,9 @@ class RecDiscNet(Reconstructor):
 
 def _bounding_box(mask: NDArray[np.bool_]) -> tuple[int, ...]:
     """Compute the first and the end voxel of the box around a mask, with a margin."""
-    lows, highs = [], []
-    for axis in range(3):
-        across = tuple(k for k in range(3) if k != axis)
-        occupied = np.flatnonzero(mask.any(axis=across))
-        lows.append(max(0, int(occupied[0]) - _BOX_MARGIN))
-        highs.append(min(mask.shape[axis], int(occupied[-1]) + 1 + _BOX_MARGIN))
+    (extents,) = find_objects(mask.astype(np.int8))
+    lows = [max(0, side.start - _BOX_MARGIN) for side in extents]
+    highs = [min(n, side.stop + _BOX_MARGIN) for side, n in zip(extents, mask.shape, strict=True)]
     return (*lows, *highs)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from dmrifit._optional import import_optional
 from metastasis.networks.architectures import (
@@ -149,13 +150,10 @@ def whole_logits(network: SmallUNet, image: NDArray[np.float32]) -> NDArray[np.f
     device = next(network.parameters()).device
     is_brain = (image != 0).any(axis=0)
     logits = np.full(image.shape[1:], _OUTSIDE, dtype=np.float32)
-    occupied = [np.flatnonzero(is_brain.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    if not len(occupied[0]):
+    if not is_brain.any():
         return logits
-    box = tuple(
-        slice(max(0, int(planes[0]) - _MARGIN), int(planes[-1]) + 1 + _MARGIN)
-        for planes in occupied
-    )
+    (extents,) = find_objects(is_brain.astype(np.int8))
+    box = tuple(slice(max(0, side.start - _MARGIN), side.stop + _MARGIN) for side in extents)
     with torch.inference_mode():
         batch = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *box)]))[None]
         logits[box] = network(batch.to(device))[0, 0].cpu().numpy()
