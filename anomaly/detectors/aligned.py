@@ -179,6 +179,5 @@ class AlignedMahalanobis(AlignedDetector):
 
 
 def _log_level(score: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
-    """Compute the logarithm of the level of the scores in a mask."""
     level = np.quantile(score[mask], _LEVEL)
     return float(np.log(max(level, np.finfo(np.float32).tiny)))

@@ -330,7 +330,6 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
 
 
 def _read_case(row: dict[str, str], folder: Path) -> Case:
-    """Read the case of one row."""
     path = folder / row["image"]
     image = load_image(path)
     bvec = folder / row["bvec"] if row.get("bvec") else None
@@ -410,7 +409,6 @@ def _series(case: Case) -> NDArray[np.float32]:
 
 
 def _row(case: Case, stem: str) -> dict[str, str]:
-    """Make the row of a case."""
     row = {
         "patient": case.patient,
         "name": case.name,

@@ -787,7 +787,6 @@ def _marked(rule: Any, scores: NDArray[np.float32], case: Case) -> NDArray[np.bo
 
 
 def _files_of(row: dict[str, str], folder: Path) -> SeriesFiles:
-    """Find the files of one row."""
     files = {key: folder / row[key] for key in _FILES if row.get(key)}
     for key, path in files.items():
         if not path.is_file():
@@ -798,7 +797,6 @@ def _files_of(row: dict[str, str], folder: Path) -> SeriesFiles:
 
 
 def _patient_data(row: Mapping[str, str]) -> dict[str, Any]:
-    """Read the patient data of a row."""
     entries: dict[str, Any] = {key: row[key] for key in _KNOWN if row.get(key)}
     try:
         if "age" in entries:
