@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from anomaly.scans.detection import Detection
 from anomaly.scans.series import SeriesDetector, SeriesFiles
 from anomaly.scans.whole_scan import DIFFERENT, FEWEST_SCANS, FEWEST_VOXELS, mean_over_scans
+from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import (
     FAILED,
     CaseRun,
@@ -28,7 +29,7 @@ from dmrifit.cli.case_runs import (
 )
 from dmrifit.cli.console import progress
 from dmrifit.io.case_tables import file_stems
-from dmrifit.report.html import NOTICE, counted
+from dmrifit.report.html import NOTICE
 from dmrifit.report.numerals import percent
 
 if TYPE_CHECKING:

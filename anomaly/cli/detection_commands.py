@@ -16,9 +16,9 @@ from anomaly.cli.options import (
     series_of,
     series_of_table,
 )
+from dmrifit._utils.counts import counted
 from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption
 from dmrifit.cli.options import move_to_device
-from dmrifit.report.html import counted
 
 if TYPE_CHECKING:
     from anomaly.scans.series import SeriesDetector, SeriesFiles
@@ -115,7 +115,7 @@ def detect(
     contents = detect_series(detector, series, out, figure=figure, overwrite=overwrite, **options)
     write_batch(out, contents, figure=figure)
     counts = [content["n_lesions"] for content in contents]
-    anomalies = "1 anomaly" if sum(counts) == 1 else f"{sum(counts)} anomalies"
+    anomalies = counted(sum(counts), "anomaly", "anomalies")
     typer.echo(
         f"{counted(len(counts), 'scan')}, {anomalies} found, {counts.count(0)} without: {out}"
     )

@@ -20,6 +20,7 @@ from anomaly.cli.options import (
     series_of_table,
 )
 from anomaly.detectors.detector_table import DETECTORS, detector_names, import_detector
+from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import begin_run, simulate_case
 from dmrifit.cli.console import (
     CheckpointOption,
@@ -32,7 +33,6 @@ from dmrifit.cli.console import (
 )
 from dmrifit.cli.options import named_files, require_libraries, whole_numbers, words
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
-from dmrifit.report.numerals import counted
 
 if TYPE_CHECKING:
     from anomaly.scans.preparation import PreparedScan

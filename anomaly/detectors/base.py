@@ -13,10 +13,10 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._utils.checks import is_number
+from dmrifit._utils.counts import counted
 from dmrifit.io.atomic_files import check_room
 from dmrifit.io.masks import zeros_and_ones
 from dmrifit.networks.volume_cases import check_length, listed, naming
-from dmrifit.report.numerals import counted
 
 __all__ = ["AnomalyDetector", "Scans", "image_scaled"]
 

@@ -15,7 +15,7 @@ from anomaly.detectors.array_detector import ArrayDetector
 from anomaly.detectors.base import Scans
 from anomaly.generators.implants import Look
 from dmrifit._utils.checks import check_number
-from dmrifit.report.numerals import counted
+from dmrifit._utils.counts import counted
 
 __all__ = [
     "INSIDE_SHARE",

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from anomaly.scans.directions import turned_as_stored
 from dmrifit._utils.affines import checked_affine
-from dmrifit._utils.html_repr import counted
+from dmrifit._utils.counts import counted
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.engine.protocol import Protocol, read_gradients
 from dmrifit.io.atomic_files import FileSet

@@ -1,4 +1,4 @@
-"""Summaries of objects in notebooks: HTML tables, and numbers with what they count."""
+"""Summaries of objects in notebooks: HTML tables and pages in frames."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["MOST_ROWS", "InlinePage", "counted", "html_summary"]
+__all__ = ["MOST_ROWS", "InlinePage", "html_summary"]
 
 MOST_ROWS = 12
 
@@ -60,8 +60,3 @@ def _text(cell: object) -> str:
     if isinstance(cell, float):
         return f"{cell:.4g}".replace("nan", "–")
     return str(cell)
-
-
-def counted(n: int, noun: str) -> str:
-    """Write a number with what it counts."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

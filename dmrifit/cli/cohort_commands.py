@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import can_draw
 from dmrifit.cli.console import ModelFileOption, ModelSeedOption, OverwriteOption, check_output
 from dmrifit.cli.options import floats, say, whole_numbers, words
 from dmrifit.cli.workers import ClusterOption, scheduler
-from dmrifit.report.numerals import counted
 
 if TYPE_CHECKING:
     from dmrifit.cohort.cohort import Cohort

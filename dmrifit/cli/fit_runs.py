@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import (
     FAILED,
     begin_run,
@@ -26,7 +27,6 @@ from dmrifit.cli.case_runs import (
 from dmrifit.cli.console import error_message
 from dmrifit.cli.options import say
 from dmrifit.cli.workers import run_tasks, scheduler
-from dmrifit.report.html import counted
 
 if TYPE_CHECKING:
     from dmrifit.cohort.bids_folder import DiffusionScan

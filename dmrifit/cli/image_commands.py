@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import can_draw
 from dmrifit.cli.console import OverwriteOption, check_output
 from dmrifit.cli.options import (
@@ -29,7 +30,6 @@ from dmrifit.cli.options import (
     words,
 )
 from dmrifit.cli.workers import ClusterOption, JobsOption
-from dmrifit.report.html import counted
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
+from dmrifit._utils.counts import counted
 from dmrifit.cli.console import OverwriteOption
 from dmrifit.cli.options import BvalOption, BvecOption, ScanArgument, TeOption, say, scan_of
-from dmrifit.report.numerals import counted
 
 __all__ = ["EXAMPLES", "import_", "info", "table"]
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import real_numbers
-from dmrifit._utils.html_repr import counted, html_summary
+from dmrifit._utils.counts import counted
+from dmrifit._utils.html_repr import html_summary
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.cohort.bids_dataset import write_participants
 from dmrifit.cohort.participants_table import read_participants

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import filled
-from dmrifit._utils.html_repr import counted
+from dmrifit._utils.counts import counted
 from dmrifit._utils.threads import chunk_runner
 from dmrifit.engine.fit_problem import Problem
 from dmrifit.engine.fit_settings import MEASURED, FitSettings

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import real_numbers
-from dmrifit._utils.html_repr import counted, html_summary
+from dmrifit._utils.counts import counted
+from dmrifit._utils.html_repr import html_summary
 from dmrifit._utils.text_files import (
     check_file,
     numbers_of,

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.checks import filled
-from dmrifit._utils.html_repr import counted, html_summary
+from dmrifit._utils.counts import counted
+from dmrifit._utils.html_repr import html_summary
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.screening import Screening

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.html_repr import counted
+from dmrifit._utils.counts import counted
 from dmrifit._utils.spread_sample import SpreadSample
 from dmrifit.cohort.scaling import PatientScale
 from dmrifit.engine.design.identifiability import missing_for, nominal_contrasts

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.html_repr import counted
+from dmrifit._utils.counts import counted
 from dmrifit._utils.spread_sample import SpreadSample
 from dmrifit.engine.design.identifiability import expected_precision, missing_for
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step

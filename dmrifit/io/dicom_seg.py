@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.affines import places_voxels
-from dmrifit._utils.html_repr import counted
+from dmrifit._utils.counts import counted
 from dmrifit.io.atomic_files import whole_file
 from dmrifit.io.components import label_components
 

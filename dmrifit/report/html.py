@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from dmrifit._optional import import_optional
-from dmrifit.report.numerals import counted, fixed
+from dmrifit._utils.counts import counted
+from dmrifit.report.numerals import fixed
 from dmrifit.report.style import palette_css
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "FEW",
     "NOTICE",
-    "counted",
     "decimals",
     "few_note",
     "html_code",

@@ -1,12 +1,10 @@
-"""How pages write numbers: digits, a true minus sign, percent, counts."""
+"""How pages write numbers: digits, a true minus sign, percent."""
 
 from __future__ import annotations
 
 import math
 
-from dmrifit._utils.html_repr import counted
-
-__all__ = ["counted", "fixed", "p_value", "percent", "significant"]
+__all__ = ["fixed", "p_value", "percent", "significant"]
 
 NOTHING = "–"
 _LARGEST_PLAIN = 1e6

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.counts import counted
 from dmrifit.report.html import (
     html_figure,
     html_grid,
@@ -18,7 +19,6 @@ from dmrifit.report.html import (
     html_table,
     png_bytes,
 )
-from dmrifit.report.numerals import counted
 from dmrifit.report.quicklook import (
     AMPLITUDE_UNIT,
     OPACITY,

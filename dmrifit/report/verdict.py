@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.report.html import counted, html_template
+from dmrifit._utils.counts import counted
+from dmrifit.report.html import html_template
 from dmrifit.report.slice_figures import MapPanel
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.html_repr import counted
+from dmrifit._utils.counts import counted
 from dmrifit.stats.agreement import finite_pairs
 from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE, RANKING_METRIC, metric_of
 from dmrifit.stats.mixed_model import mixed_model

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.html_repr import counted
+from dmrifit._utils.counts import counted
 
 if TYPE_CHECKING:
     import pandas as pd

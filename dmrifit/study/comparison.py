@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
 from dmrifit._utils.progress import step_bar
 from dmrifit._utils.randomness import RandomState, seed_from
@@ -25,7 +26,6 @@ from dmrifit.io.digests import command_line, describe
 from dmrifit.predict.algorithms import ALGORITHMS, make_regressor
 from dmrifit.predict.controls import CONTROLS, SHUFFLED, UNTRAINED
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
-from dmrifit.report.numerals import counted
 from dmrifit.study.contestants import (
     Entrant,
     check_distinct,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import numpy as np
 import typer
 
+from dmrifit._utils.counts import counted
 from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption
 from dmrifit.cli.options import floats, is_table, move_to_device, say
-from dmrifit.report.html import counted
 
 if TYPE_CHECKING:
     from metastasis.scans.cases import Case

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dmrifit._utils.counts import counted
 from dmrifit.cli.console import ModelFileOption, ModelSeedOption, OverwriteOption, check_output
 from dmrifit.cli.options import require_libraries
-from dmrifit.report.html import counted
 
 if TYPE_CHECKING:
     from metastasis.simulate.training_scans import TrainingScan

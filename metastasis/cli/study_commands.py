@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import begin_run, simulate_case
 from dmrifit.cli.console import (
     CheckpointOption,
@@ -23,7 +24,6 @@ from dmrifit.cli.console import (
 )
 from dmrifit.cli.options import named_files, require_libraries, say, say_folder, whole_numbers
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
-from dmrifit.report.html import counted
 
 if TYPE_CHECKING:
     import pandas as pd

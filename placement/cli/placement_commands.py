@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dmrifit._utils.counts import counted
 from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption, check_output
 from dmrifit.cli.options import floats, named_files, say_folder
-from dmrifit.report.html import counted
 from placement.cli.case_runs import RUN, say_case, say_flagged, write_batch
 from placement.cli.options import (
     BandwidthOption,

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from dmrifit._utils.counts import counted
 from dmrifit.cli.console import OverwriteOption, check_output, progress
-from dmrifit.report.html import counted
 from placement.cli.options import CasesArgument, IncludeOption, labels_of
 
 __all__ = ["EXAMPLES", "reader"]

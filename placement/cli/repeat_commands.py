@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import (
     FAILED,
     CaseRun,
@@ -18,7 +19,6 @@ from dmrifit.cli.case_runs import (
     write_page,
 )
 from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption
-from dmrifit.report.html import counted
 from placement.cli.case_runs import FLAGGED
 from placement.cli.options import LabelsOption, named_tissues
 

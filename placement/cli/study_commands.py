@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 import placement
+from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import begin_run
 from dmrifit.cli.console import (
     CheckpointOption,
@@ -26,7 +27,6 @@ from dmrifit.cli.console import (
 )
 from dmrifit.cli.options import named_files, require_libraries, say_folder, words
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
-from dmrifit.report.html import counted
 from placement.cli.options import (
     CasesArgument,
     ExcludeOption,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.html_repr import counted
+from dmrifit._utils.counts import counted
 from dmrifit.engine.design.planning import UNDETERMINED_CV
 from dmrifit.engine.design.precision import protocol_precision
 from dmrifit.engine.models import MODELS, SignalModel

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmrifit._utils.counts import counted
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.report.figure_gallery import Gallery
 from dmrifit.report.html import html_details, html_join, html_link
-from dmrifit.report.numerals import counted
 from dmrifit.report.viewer import viewer_page
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.report_files import Report

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dmrifit.report.numerals import counted, fixed, p_value, percent, significant
+from dmrifit.report.numerals import fixed, p_value, percent, significant
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,3 @@ def test_significant_digits_need_no_exponent_where_a_number_is_of_common_size(va
 )
 def test_a_p_value_has_two_digits_and_a_smallest_one(value, text):
     assert p_value(value) == text
-
-
-@pytest.mark.parametrize(("n", "text"), [(0, "0 draws"), (1, "1 draw"), (2, "2 draws")])
-def test_what_is_counted_has_its_plural(n, text):
-    assert counted(n, "draw") == text

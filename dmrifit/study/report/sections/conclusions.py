@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dmrifit._utils.counts import counted
 from dmrifit.report.figure_gallery import Gallery
 from dmrifit.report.html import (
     html_details,
@@ -16,7 +17,7 @@ from dmrifit.report.html import (
     html_paragraph,
     html_table,
 )
-from dmrifit.report.numerals import counted, fixed, p_value, percent
+from dmrifit.report.numerals import fixed, p_value, percent
 from dmrifit.stats.metrics import AT_BOUND, METRICS, RANKING_METRIC, MapMetric
 from dmrifit.study.report.figures.ranks import plot_critical_difference
 from dmrifit.study.report.sections.elements import WHOM, metric_text, section

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dmrifit._utils.counts import counted
 from dmrifit.predict.controls import (
     CONSTANT,
     CONTROLS,
@@ -24,7 +25,6 @@ from dmrifit.report.html import (
     html_paragraph,
     html_table,
 )
-from dmrifit.report.numerals import counted
 from dmrifit.stats.metrics import MapMetric
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.sections.elements import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dmrifit._utils.counts import counted
 from dmrifit.predict.controls import is_control
 from dmrifit.report.html import (
     html_code,
@@ -13,7 +14,6 @@ from dmrifit.report.html import (
     html_paragraph,
     html_table,
 )
-from dmrifit.report.numerals import counted
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.report.sections.elements import score_table, section
 from dmrifit.study.summaries import KEYS, Board, largest, unique

@@ -1,0 +1,15 @@
+"""Numbers with what they count."""
+
+import pytest
+
+from dmrifit._utils.counts import counted
+
+
+@pytest.mark.parametrize(("n", "text"), [(0, "0 draws"), (1, "1 draw"), (2, "2 draws")])
+def test_what_is_counted_has_its_plural(n, text):
+    assert counted(n, "draw") == text
+
+
+@pytest.mark.parametrize(("n", "text"), [(0, "0 axes"), (1, "1 axis"), (2, "2 axes")])
+def test_a_plural_without_an_s_is_taken_as_it_is(n, text):
+    assert counted(n, "axis", "axes") == text
