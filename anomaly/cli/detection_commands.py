@@ -17,7 +17,13 @@ from anomaly.cli.options import (
     series_of_table,
 )
 from dmrifit._utils.counts import counted
-from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption
+from dmrifit.cli.console import (
+    FailOption,
+    FigureOption,
+    OutOption,
+    OverwriteOption,
+    say_flagged,
+)
 from dmrifit.cli.options import move_to_device
 
 if TYPE_CHECKING:
@@ -71,6 +77,7 @@ def detect(
         typer.Option(min=1, help="Edge in voxels of the cube for opening binary maps."),
     ] = 3,
     device: DeviceOption = None,
+    fail_on_flag: FailOption = False,
     figure: FigureOption = True,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -80,8 +87,8 @@ def detect(
     Writes a folder for each scan with map.nii.gz, binary.nii.gz and opened.nii.gz on its grid,
     lesions.csv and detection.json; for all scans detections.tsv, lesions.csv and, with figures, a
     page. A scan whose scores are shifted in both hemispheres, not in a part, is told to differ as
-    a whole. Scans that cannot be read or prepared are listed in failed.tsv. An interrupted run
-    resumes when started again with the same options.
+    a whole, and flagged. Scans that are missing or cannot be read or prepared are listed in
+    failed.tsv. An interrupted run resumes when started again with the same options.
     """
     from anomaly.cli.case_runs import RUN, detect_series, scan_sentences, write_batch
     from dmrifit.io.bids_derivatives import file_record
@@ -125,6 +132,9 @@ def detect(
         typer.echo("synthetic scans: no clinical result")
     if detector.synthetic_:
         typer.echo("the model was trained on synthetic scans: its accuracy in people is unknown")
+    n_flagged = sum(bool(content["differs"]) for content in contents)
+    n_failed = len(series) - len(contents)
+    say_flagged(n_flagged, len(contents), fail=fail_on_flag, n_failed=n_failed)
 
 
 #: Commands, each with the example that its help shows.

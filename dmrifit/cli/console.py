@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 from dmrifit._utils.progress import step_bar
 from dmrifit.cli.streams import lenient_streams
 
-__all__ = ["check_output", "error_message", "make_program", "progress"]
+__all__ = ["check_output", "error_message", "make_program", "progress", "say_flagged"]
 
 OverwriteOption: TypeAlias = Annotated[
     bool, typer.Option("--overwrite", help="Replace files of an earlier run.")
@@ -56,6 +56,13 @@ PatienceOption: TypeAlias = Annotated[
     ),
 ]
 
+FailOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--fail-on-flag", help="End with code 3 where a case is flagged or one of many fails."
+    ),
+]
+
 FormOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -72,6 +79,7 @@ _WITHOUT_IMAGES = ("import_", "simulate", "report", "cite")
 #: Options that name what a command writes.
 _WRITTEN = ("out", "checkpoint")
 
+_FLAGGED = 3  # exit code of a run that ends as it should, but with a flagged or failed case
 _INTERRUPTED = 130  # exit code after Ctrl-C
 _EXIT_CODES = {
     0: "success; of many cases, those that failed are in failed.tsv",
@@ -132,13 +140,8 @@ def make_program(
     examples: Mapping[Callable[..., None], str],
     *,
     first: str = "",
-    exit_codes: Mapping[int, str] | None = None,
 ) -> tuple[typer.Typer, Callable[[], None]]:
-    """
-    Make a program of commands, each with the line that its help shows: the app and its main.
-
-    Its help lists the `exit_codes` of its own with those of all programs.
-    """
+    """Make a program of commands, each with the line that its help shows: the app and its main."""
     app = typer.Typer(
         add_completion=False,
         no_args_is_help=True,
@@ -156,8 +159,10 @@ def make_program(
     version_option = typer.Option(
         False, "--version", callback=show_version, is_eager=True, help="Show the version and exit."
     )
-    codes = sorted({**_EXIT_CODES, **(exit_codes or {})}.items())
-    lines = [f"  {code:<3}  {meaning}" for code, meaning in codes]
+    codes = dict(_EXIT_CODES)
+    if any("fail_on_flag" in inspect.signature(function).parameters for function in examples):
+        codes[_FLAGGED] = "all is written, but a case is flagged or failed (--fail-on-flag)"
+    lines = [f"  {code:<3}  {meaning}" for code, meaning in sorted(codes.items())]
     epilog = "\n".join(["\b\nExit codes:", *lines])
     if first:
         epilog = f"{_example(first)}\n\n{epilog}"
@@ -255,6 +260,13 @@ def check_output(path: Path, overwrite: bool) -> None:
         raise IsADirectoryError(f"{path} is a folder; name a file")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
+
+
+def say_flagged(n_flagged: int, n_cases: int, *, fail: bool, n_failed: int = 0) -> None:
+    """Say how many cases are flagged; with `fail`, end with a code of its own for any problem."""
+    typer.echo(f"flagged: {n_flagged} of {n_cases}")
+    if fail and n_flagged + n_failed:
+        raise typer.Exit(_FLAGGED)
 
 
 def progress(rows: Iterable[Any], total: int, label: str | None = None) -> Iterator[Any]:

@@ -12,7 +12,13 @@ import numpy as np
 import typer
 
 from dmrifit._utils.counts import counted
-from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption
+from dmrifit.cli.console import (
+    FailOption,
+    FigureOption,
+    OutOption,
+    OverwriteOption,
+    say_flagged,
+)
 from dmrifit.cli.options import floats, is_table, move_to_device, say
 
 if TYPE_CHECKING:
@@ -87,6 +93,7 @@ def segment(
     flips: FlipsOption = False,
     resample: ResampleOption = False,
     device: DeviceOption = None,
+    fail_on_flag: FailOption = False,
     figure: FigureOption = True,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -95,8 +102,9 @@ def segment(
 
     Writes a folder for each scan with probability.nii.gz and label.nii.gz on its grid, a table of
     its lesions and a picture; for all scans segmentations.tsv, lesions.tsv and a page. Scans that
-    are missing or cannot be read or segmented are listed in failed.tsv. An interrupted run
-    resumes when started again with the same options.
+    are missing or cannot be read or segmented are listed in failed.tsv. Scans with a note, such
+    as one unlike the training scans, are flagged. An interrupted run resumes when started again
+    with the same options.
     """
     from dmrifit.io.bids_derivatives import file_record
     from metastasis.cli.case_runs import RUN, segment_cases, write_batch
@@ -139,6 +147,9 @@ def segment(
     )
     write_batch(out, contents, figure=figure, heading="Segmentations")
     _print_counts(contents, out)
+    n_failed = len(cases) + len(failed) - len(contents)
+    n_flagged = sum(bool(content["notes"]) for content in contents)
+    say_flagged(n_flagged, len(contents), fail=fail_on_flag, n_failed=n_failed)
 
 
 def ensemble(
@@ -163,6 +174,7 @@ def ensemble(
     flips: FlipsOption = False,
     resample: ResampleOption = False,
     device: DeviceOption = None,
+    fail_on_flag: FailOption = False,
     figure: FigureOption = True,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -218,6 +230,9 @@ def ensemble(
     )
     write_batch(out, contents, figure=figure, heading="Marked by both models, and candidates")
     _print_counts(contents, out)
+    n_failed = len(cases) + len(failed) - len(contents)
+    n_flagged = sum(bool(content["notes"]) for content in contents)
+    say_flagged(n_flagged, len(contents), fail=fail_on_flag, n_failed=n_failed)
 
 
 #: Commands, each with the example that its help shows.

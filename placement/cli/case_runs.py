@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from dmrifit.cli.case_runs import (
     write_page,
 )
 
-__all__ = ["FLAGGED", "RUN", "say_case", "say_flagged", "write_batch"]
+__all__ = ["RUN", "say_case", "write_batch"]
 
 _TABLE = "placements.tsv"
 
@@ -55,10 +55,6 @@ RUN = CaseRun(
 )
 
 
-#: Code of a run that ends as it should, but with a flagged box or a case that failed.
-FLAGGED = 3
-
-
 def say_case(name: str, content: Mapping[str, Any]) -> None:
     """Say in one line what was placed, and what is wrong with it."""
     from placement.exchange.pages import summary_line
@@ -69,14 +65,6 @@ def say_case(name: str, content: Mapping[str, Any]) -> None:
     if content["console"]["withheld"]:
         words.append(f"no numbers for consoles: {content['console']['withheld']}")
     typer.echo("; ".join(words))
-
-
-def say_flagged(records: Sequence[Mapping[str, Any]], *, fail: bool, n_failed: int = 0) -> None:
-    """Say how many boxes are flagged; with `fail`, end with a code of its own for any problem."""
-    n_flagged = sum(bool(record["flags"]) for record in records)
-    typer.echo(f"flagged: {n_flagged} of {len(records)}")
-    if fail and n_flagged + n_failed:
-        raise typer.Exit(FLAGGED)
 
 
 def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure: bool) -> None:

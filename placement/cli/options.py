@@ -75,13 +75,6 @@ CarrierOption: TypeAlias = Annotated[
 MetaboliteOption: TypeAlias = Annotated[
     float, typer.Option(help="Chemical shift of the metabolite, in ppm; choline by default.")
 ]
-FailOption: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--fail-on-flag",
-        help="End with code 3 where a box is flagged or one of many cases fails.",
-    ),
-]
 ExcludeOption: TypeAlias = Annotated[
     str | None,
     typer.Option(

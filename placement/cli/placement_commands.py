@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dmrifit._utils.counts import counted
-from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption, check_output
+from dmrifit.cli.console import (
+    FailOption,
+    FigureOption,
+    OutOption,
+    OverwriteOption,
+    check_output,
+    say_flagged,
+)
 from dmrifit.cli.options import floats, named_files, say_folder
-from placement.cli.case_runs import RUN, say_case, say_flagged, write_batch
+from placement.cli.case_runs import RUN, say_case, write_batch
 from placement.cli.options import (
     BandwidthOption,
     BrainMarginOption,
@@ -21,7 +28,6 @@ from placement.cli.options import (
     CarrierOption,
     CasesArgument,
     ExcludeOption,
-    FailOption,
     FlairOption,
     ForceOption,
     ImageOption,
@@ -212,7 +218,9 @@ def place(
     typer.echo(f"{counted(len(records), 'case')} placed: {out}")
     if any(record["synthetic"] for record in records.values()):
         typer.echo("synthetic cases: no clinical result")
-    say_flagged(list(records.values()), fail=fail_on_flag, n_failed=len(rows) - len(records))
+    n_flagged = sum(bool(record["flags"]) for record in records.values())
+    n_failed = len(rows) - len(records)
+    say_flagged(n_flagged, len(records), fail=fail_on_flag, n_failed=n_failed)
 
 
 def prescribe(
@@ -317,7 +325,7 @@ def prescribe(
     )
     typer.echo(f"side: {content['side']}")
     typer.echo(f"written: {out}")
-    say_flagged([content], fail=fail_on_flag)
+    say_flagged(int(bool(content["flags"])), 1, fail=fail_on_flag)
 
 
 def read(

@@ -9,7 +9,6 @@ from placement.cli import (
     repeat_commands,
     study_commands,
 )
-from placement.cli.case_runs import FLAGGED
 
 __all__ = ["app", "main"]
 
@@ -21,5 +20,4 @@ app, main = make_program(
     | study_commands.EXAMPLES
     | reader_commands.EXAMPLES,
     first="dmrifit-placement place tumor.nii.gz --out placed",
-    exit_codes={FLAGGED: "all is written, but a case is flagged or failed (--fail-on-flag)"},
 )

@@ -18,8 +18,13 @@ from dmrifit.cli.case_runs import (
     table_text,
     write_page,
 )
-from dmrifit.cli.console import FigureOption, OutOption, OverwriteOption
-from placement.cli.case_runs import FLAGGED
+from dmrifit.cli.console import (
+    FailOption,
+    FigureOption,
+    OutOption,
+    OverwriteOption,
+    say_flagged,
+)
 from placement.cli.options import LabelsOption, named_tissues
 
 __all__ = ["EXAMPLES", "RUN", "repeat"]
@@ -84,9 +89,7 @@ def repeat(
     ] = None,
     labels: LabelsOption = None,
     figure: FigureOption = True,
-    fail_on_flag: Annotated[
-        bool, typer.Option("--fail-on-flag", help="End with 3 where a case is flagged or fails.")
-    ] = False,
+    fail_on_flag: FailOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """
@@ -147,12 +150,10 @@ def repeat(
     _write_results(out, records, figure=figure)
     for name, record in records.items():
         typer.echo(summary_line(name, record))
-    flagged = [name for name, record in records.items() if record["flags"]]
-    if flagged:
-        typer.echo(f"flagged: {len(flagged)} of {len(records)}")
     typer.echo(f"{counted(len(records), 'case')}: {out}")
-    if fail_on_flag and (flagged or len(records) < len(cases)):
-        raise typer.Exit(FLAGGED)
+    n_flagged = sum(bool(record["flags"]) for record in records.values())
+    n_failed = len(cases) - len(records)
+    say_flagged(n_flagged, len(records), fail=fail_on_flag, n_failed=n_failed)
 
 
 def _cases(

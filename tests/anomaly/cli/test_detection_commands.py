@@ -89,6 +89,7 @@ def test_a_scan_that_fails_leaves_the_others(run, cases, model, tmp_path):
     assert row.problem in html.unescape((tmp_path / "found" / "index.html").read_text())
     (row,) = pd.read_csv(tmp_path / "found" / "detections.tsv", sep="\t").itertuples()
     assert row.name == "synthetic-glioma-002"
+    assert run(*words, "--fail-on-flag")[0] == 3
     # The scan is tried again, and the table of the first run goes.
     few.write_text(good)
     assert "2 scans," in run(*words)[1]
@@ -149,7 +150,8 @@ def test_the_summary_counts_scans_and_anomalies(cases, model, tmp_path, monkeypa
         # The scans are real ones here, but the model is not.
         assert lines[1].startswith("above the threshold: ")
         assert lines[2:] == [
-            "the model was trained on synthetic scans: its accuracy in people is unknown"
+            "the model was trained on synthetic scans: its accuracy in people is unknown",
+            f"flagged: 0 of {len(counts)}",
         ]
 
 
@@ -197,8 +199,11 @@ def test_a_scan_that_differs_as_a_whole_is_told_everywhere(run, cases, two_sided
     table = pd.concat([rows_of(noisy)[:1], rows_of(cases / "gliomas.tsv")[:1]]).fillna("n/a")
     table.to_csv(tmp_path / "both.tsv", sep="\t", index=False)
     out = tmp_path / "found"
-    code, said, error = run("detect", two_sided, tmp_path / "both.tsv", "--out", out)
+    words = ("detect", two_sided, tmp_path / "both.tsv", "--out", out)
+    code, said, error = run(*words)
     assert code == 0, error
+    assert "flagged: 1 of 2" in said
+    assert run(*words, "--fail-on-flag")[0] == 3
     names = ["synthetic-healthy-009", "synthetic-glioma-001"]
     assert f"{names[0]}: {DIFFERENT}" in said
     assert f"{names[1]}: {DIFFERENT}" not in said

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from scipy.ndimage import gaussian_filter
 
 pytest.importorskip("torch")
@@ -429,7 +430,27 @@ def test_the_summary_counts_scans_and_lesions(
     monkeypatch.setattr("metastasis.cli.case_runs.segment_cases", lambda *_, **__: contents)
     monkeypatch.setattr("metastasis.cli.case_runs.write_batch", lambda *_, **__: None)
     segment([models.sensitive, table], tmp_path)
-    assert capsys.readouterr().out == f"{sentence}: {tmp_path}\n"
+    said = capsys.readouterr().out
+    assert said == f"{sentence}: {tmp_path}\nflagged: 0 of {len(counts)}\n"
+
+
+@pytest.mark.parametrize("command", [segment, ensemble])
+@pytest.mark.parametrize("notes", [[[], ["thick slices"], []], [[], []]])
+def test_a_flagged_or_failed_scan_ends_with_a_code_on_request(
+    table, models, tmp_path, monkeypatch, command, notes
+):
+    shared = {"n_lesions": 0, "n_marked_by_both": None, "synthetic": False, "statement": ""}
+    contents = [shared | {"notes": notes_of_scan} for notes_of_scan in notes]
+    monkeypatch.setattr("metastasis.cli.case_runs.segment_cases", lambda *_, **__: contents)
+    monkeypatch.setattr("metastasis.cli.case_runs.write_batch", lambda *_, **__: None)
+    words = [models.sensitive, models.specific, table]
+    words = [[models.sensitive, table]] if command is segment else words
+    command(*words, tmp_path)
+    with pytest.raises(typer.Exit) as stopped:
+        command(*words, tmp_path, fail_on_flag=True)
+    assert stopped.value.exit_code == 3
+    contents[:] = [shared | {"notes": []}] * 3
+    command(*words, tmp_path, fail_on_flag=True)
 
 
 @pytest.mark.parametrize("value", ["0", "-0.5", "1.01", "nan"])
