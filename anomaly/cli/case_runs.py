@@ -85,12 +85,14 @@ def detect_series(
     *,
     figure: bool,
     overwrite: bool,
+    failed: Sequence[Mapping[str, Any]] = (),
     **options: Any,
 ) -> list[dict[str, Any]]:
     """
     Detect anomalies in scans, each into a folder; finished scans are not repeated.
 
-    Scans that fail are listed in failed.tsv with the reason; ValueError if all fail.
+    Scans that fail, and those that `failed` before, are listed in failed.tsv with the reason;
+    ValueError if all fail.
     """
     folders = file_stems((scan.patient or scan.label, scan.label) for scan in series)
     figure = figure and find_spec("matplotlib") is not None
@@ -110,7 +112,13 @@ def detect_series(
 
     scans = dict(zip(folders, series, strict=True))
     records = RUN.process(
-        scans, out, detect_in, is_current, overwrite=overwrite, describe=describe
+        scans,
+        out,
+        detect_in,
+        is_current,
+        overwrite=overwrite,
+        failed=failed,
+        describe=describe,
     )
     return list(records.values())
 

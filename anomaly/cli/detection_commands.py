@@ -91,12 +91,15 @@ def detect(
     failed.tsv. An interrupted run resumes when started again with the same options.
     """
     from anomaly.cli.case_runs import RUN, detect_series, scan_sentences, write_batch
+    from dmrifit.cli.case_runs import check_not_all_failed
     from dmrifit.io.bids_derivatives import file_record
 
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
     detector = _trained(model, device)
-    series = series_of(scans, bval=bval, bvec=bvec, mask=mask, tissue=tissue)
+    failed: list[dict[str, str]] = []
+    series = series_of(scans, bval=bval, bvec=bvec, mask=mask, tissue=tissue, failed=failed)
+    check_not_all_failed(series, failed)
     if threshold is not None and calibrate is not None:
         raise ValueError("give either --threshold or --calibrate, not both")
     options: dict[str, Any] = {
@@ -119,7 +122,8 @@ def detect(
         "figure": figure,
     }
     RUN.begin(out, settings | options | calibration, overwrite)
-    contents = detect_series(detector, series, out, figure=figure, overwrite=overwrite, **options)
+    run_options: dict[str, Any] = {"figure": figure, "overwrite": overwrite, "failed": failed}
+    contents = detect_series(detector, series, out, **run_options, **options)
     write_batch(out, contents, figure=figure)
     counts = [content["n_lesions"] for content in contents]
     anomalies = counted(sum(counts), "anomaly", "anomalies")
@@ -133,7 +137,7 @@ def detect(
     if detector.synthetic_:
         typer.echo("the model was trained on synthetic scans: its accuracy in people is unknown")
     n_flagged = sum(bool(content["differs"]) for content in contents)
-    n_failed = len(series) - len(contents)
+    n_failed = len(series) + len(failed) - len(contents)
     say_flagged(n_flagged, len(contents), fail=fail_on_flag, n_failed=n_failed)
 
 

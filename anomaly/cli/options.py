@@ -140,13 +140,18 @@ def series_of(
     bvec: Path | None = None,
     mask: Path | None = None,
     tissue: Path | None = None,
+    failed: list[dict[str, str]] | None = None,
 ) -> list[SeriesFiles]:
-    """List series: those of a table, or a single one with the files that options name."""
+    """
+    List series: those of a table, or a single one with the files that options name.
+
+    Rows of a table that are wrong or miss a file go into `failed`, where it is given.
+    """
     from anomaly.scans.series import IMAGES, SeriesFiles, read_series
 
     options = {"--bval": bval, "--bvec": bvec, "--mask": mask, "--tissue": tissue}
     if is_table(scans, "files", options, IMAGES):
-        return read_series(scans)
+        return read_series(scans, failed=failed)
     for path in options.values():
         if path is not None:
             check_file(path)

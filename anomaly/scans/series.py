@@ -140,7 +140,9 @@ class SeriesFiles:
         )
 
 
-def read_series(table: str | Path) -> list[SeriesFiles]:
+def read_series(
+    table: str | Path, *, failed: list[dict[str, str]] | None = None
+) -> list[SeriesFiles]:
     """
     Read a table or a folder of series, without reading the images.
 
@@ -153,6 +155,9 @@ def read_series(table: str | Path) -> list[SeriesFiles]:
         ``kind`` and ``synthetic`` are optional. Paths are relative to the table. In a folder
         without a table ``cases.tsv`` each series is a scan of its own subject: ``p01.nii.gz`` with
         ``p01.bval`` and ``p01.bvec``, and ``p01_brain.nii.gz`` and the like beside it.
+    failed : list, optional
+        Takes ``name``, ``patient`` and ``problem`` of each scan that is wrong in the table or
+        misses a file, which is left out; by default the first one raises.
 
     Returns
     -------
@@ -164,12 +169,13 @@ def read_series(table: str | Path) -> list[SeriesFiles]:
     ValueError
         If the table or a row is wrong, or two rows have one name; the message names the row.
     FileNotFoundError
-        If a file is missing.
+        If a file is missing, without `failed`.
     """
     optional = ("name", *_FILES[1:], *_KNOWN)
     return read_each(
         table,
         _files_of,
+        failed=failed,
         required=("patient", "image"),
         optional=optional,
         aliases=_ALIASES,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from dmrifit.cli.console import progress
+from dmrifit.cli.console import error_message, progress
 from dmrifit.io.atomic_files import check_room
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = [
     "begin_run",
     "can_draw",
     "case_pictures",
+    "check_not_all_failed",
     "failed_cases",
     "join_tables",
     "read_record",
@@ -80,11 +81,14 @@ class CaseRun:
         Process cases by the name of their folder, except those that an earlier run finished.
 
         Cases that fail, and those that `failed` before, are listed in failed.tsv with their
-        problem, and named there by `describe`; ValueError if all fail.
+        problem, and named there by `describe`; ValueError if all fail. Those that failed before,
+        as files of them are missing, are printed before the first case is processed.
         """
         pictures = self.pictures if figure and can_draw() else ()
         records: dict[str, dict[str, Any]] = {}
         failures = list(failed)
+        _say_failed(failures)
+        n_said = len(failures)
         is_first = True
         for name, case in progress(cases.items(), len(cases)):
             folder = out / name
@@ -94,12 +98,13 @@ class CaseRun:
             if record is None or not is_current(case, record):
                 try:
                     record = process_case(case, folder)
-                except ValueError as error:
+                # A file may be removed during the run.
+                except (FileNotFoundError, ValueError) as error:
                     # Without its record, the case is tried again when the run is resumed.
                     for file in (self.record, *self.pictures, *self.files):
                         (folder / file).unlink(missing_ok=True)
                     names = describe(case) if describe else {"name": name}
-                    failures.append({**names, "problem": str(error)})
+                    failures.append({**names, "problem": error_message(error)})
                     continue
                 # The first case tells what the others will take: better now than at the last one.
                 if is_first:
@@ -112,13 +117,14 @@ class CaseRun:
             for name in self.results:
                 (out / name).unlink(missing_ok=True)
         _write_failed(out, failures)
+        _say_failed(failures[n_said:])
         if failures and not records:
             raise ValueError(f"{failures[0]['name']}: {failures[0]['problem']}")
         return records
 
 
 def _write_failed(out: Path, failures: Sequence[Mapping[str, Any]]) -> None:
-    """Write and print which cases failed and why; remove the table of an earlier run."""
+    """Write which cases failed and why; remove the table of an earlier run."""
     import pandas as pd
 
     from dmrifit.io.atomic_files import write_text
@@ -126,8 +132,18 @@ def _write_failed(out: Path, failures: Sequence[Mapping[str, Any]]) -> None:
     (out / FAILED).unlink(missing_ok=True)
     if failures:
         write_text(out / FAILED, table_text(pd.DataFrame(failures)))
+
+
+def _say_failed(failures: Iterable[Mapping[str, Any]]) -> None:
     for failure in failures:
         typer.echo(f"failed: {failure['name']}: {failure['problem']}")
+
+
+def check_not_all_failed(cases: Sized, failed: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a table of which each case failed before the run begins, and print all problems."""
+    if failed and not len(cases):
+        _say_failed(failed[1:])
+        raise ValueError(failed[0]["problem"])
 
 
 def failed_cases(out: Path) -> list[Markup]:

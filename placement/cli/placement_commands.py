@@ -110,9 +110,10 @@ def place(
     The optimizer maximizes the objective within the constraints; a model places as it has learned,
     and broken constraints become flags. Writes a folder for each case, the table placements.tsv
     and a page with all overlays. Numbers for consoles are withheld where less than half of the box
-    is target. Cases that fail are listed in failed.tsv. An interrupted run resumes when started
-    again with the same options.
+    is target. Cases that miss a file or fail are listed in failed.tsv. An interrupted run resumes
+    when started again with the same options.
     """
+    from dmrifit.cli.case_runs import check_not_all_failed
     from dmrifit.io.nifti import file_record
     from placement.exchange.displacement import placed_in_brain
     from placement.exchange.prescription import check_reason, write_prescription
@@ -146,7 +147,9 @@ def place(
     )
     tissues = named_tissues(labels)
     say_folder(cases, IMAGES)
-    table = read_cases(cases, image=image, exclude=exclude, brain=brain)
+    failed: list[dict[str, str]] = []
+    table = read_cases(cases, image=image, exclude=exclude, brain=brain, failed=failed)
+    check_not_all_failed(table, failed)
     included = labels_of(include)
     if published and tissues is not None and included is None:
         included = [value for values in tissues.values() for value in values]
@@ -211,7 +214,8 @@ def place(
         return is_same_row and bool(record["sources"] == source_digests(row))
 
     rows = {row.name: row for row in table.itertuples()}
-    records = RUN.process(rows, out, place_in, is_current, overwrite=overwrite, figure=figure)
+    run_options: dict[str, Any] = {"figure": figure, "overwrite": overwrite, "failed": failed}
+    records = RUN.process(rows, out, place_in, is_current, **run_options)
     write_batch(out, records, figure=figure)
     for name, record in records.items():
         say_case(name, record)
@@ -219,7 +223,7 @@ def place(
     if any(record["synthetic"] for record in records.values()):
         typer.echo("synthetic cases: no clinical result")
     n_flagged = sum(bool(record["flags"]) for record in records.values())
-    n_failed = len(rows) - len(records)
+    n_failed = len(rows) + len(failed) - len(records)
     say_flagged(n_flagged, len(records), fail=fail_on_flag, n_failed=n_failed)
 
 

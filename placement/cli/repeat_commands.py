@@ -14,6 +14,7 @@ from dmrifit.cli.case_runs import (
     CaseRun,
     can_draw,
     case_pictures,
+    check_not_all_failed,
     failed_cases,
     table_text,
     write_page,
@@ -97,8 +98,8 @@ def repeat(
 
     Registers both scans rigidly and moves the box. Answers "repeated", "repeated, but tissue in
     the box changed" or "not the same head"; without a reliable match, no numbers for scanners are
-    written. Cases that fail are listed in failed.tsv. An interrupted run resumes when started
-    again with the same options.
+    written. Cases that miss a file or fail are listed in failed.tsv. An interrupted run resumes
+    when started again with the same options.
     """
     from dmrifit.io.nifti import describe_sources
     from placement.exchange.repeat_files import (
@@ -112,7 +113,9 @@ def repeat(
     from placement.search.content import describe_content, voxel_content
     from placement.search.scene import Scene
 
-    cases = _cases(old, box, new, tumor, table)
+    failed: list[dict[str, str]] = []
+    cases = _cases(old, box, new, tumor, table, failed)
+    check_not_all_failed(cases, failed)
     tissues = named_tissues(labels)
     RUN.begin(out, {"command": "repeat", "labels": tissues}, overwrite)
 
@@ -146,24 +149,30 @@ def repeat(
     def is_current(row: Mapping[str, Path], record: dict[str, Any]) -> bool:
         return bool(record["sources"] == sources(row))
 
-    records = RUN.process(cases, out, repeat_case, is_current, overwrite=overwrite, figure=figure)
+    run_options: dict[str, Any] = {"figure": figure, "overwrite": overwrite, "failed": failed}
+    records = RUN.process(cases, out, repeat_case, is_current, **run_options)
     _write_results(out, records, figure=figure)
     for name, record in records.items():
         typer.echo(summary_line(name, record))
     typer.echo(f"{counted(len(records), 'case')}: {out}")
     n_flagged = sum(bool(record["flags"]) for record in records.values())
-    n_failed = len(cases) - len(records)
+    n_failed = len(cases) + len(failed) - len(records)
     say_flagged(n_flagged, len(records), fail=fail_on_flag, n_failed=n_failed)
 
 
 def _cases(
-    old: Path | None, box: Path | None, new: Path | None, tumor: Path | None, table: Path | None
+    old: Path | None,
+    box: Path | None,
+    new: Path | None,
+    tumor: Path | None,
+    table: Path | None,
+    failed: list[dict[str, str]],
 ) -> dict[str, dict[str, Path]]:
-    """Give the files of each case by its name, all of them there."""
+    """Give the files of each case by its name; rows of a table that miss one go into `failed`."""
     from dmrifit._utils.text_files import check_file
     from dmrifit.io.bids_derivatives import stem
     from dmrifit.io.tables import read_rows
-    from placement.exchange.tables import check_names
+    from placement.exchange.tables import check_names, missing_files
 
     cases: dict[str, dict[str, Path]] = {}
     if table is None:
@@ -172,19 +181,23 @@ def _cases(
         cases[stem(new)] = {"old": old, "box": box, "new": new}
         if tumor is not None:
             cases[stem(new)]["tumor"] = tumor
+        for path in cases[stem(new)].values():
+            check_file(path)
     else:
         if old is not None or tumor is not None:
             raise ValueError("name files or a table of them (--table), not both")
-        rows = [row for _, row in read_rows(table, required=("name", *_FILES))]
-        check_names([row["name"] for row in rows], table)
-        for row in rows:
+        rows = read_rows(table, required=("name", *_FILES))
+        check_names([row["name"] for _, row in rows], table)
+        for line, row in rows:
             files = {column: table.parent / row[column] for column in _FILES}
             if row.get("tumor"):
                 files["tumor"] = table.parent / row["tumor"]
-            cases[row["name"]] = files
+            problem = missing_files(files.values(), table, line)
+            if problem:
+                failed.append({"name": row["name"], "problem": problem})
+            else:
+                cases[row["name"]] = files
     for files in cases.values():
-        for path in files.values():
-            check_file(path)
         if files["old"].resolve() == files["new"].resolve():
             raise ValueError(f"{files['new']} is both the old and the new scan; name another one")
     return cases

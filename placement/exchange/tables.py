@@ -28,6 +28,7 @@ __all__ = [
     "brain_note",
     "check_channels",
     "check_names",
+    "missing_files",
     "read_boxes",
     "read_cases",
     "read_experts",
@@ -54,8 +55,13 @@ def read_cases(
     image: str | Path | None = None,
     exclude: str | None = None,
     brain: str = "none",
+    failed: list[dict[str, str]] | None = None,
 ) -> pd.DataFrame:
-    """Read a table of cases, or make one of a folder of masks or of a single mask."""
+    """
+    Read a table of cases, or make one of a folder of masks or of a single mask.
+
+    Rows that miss a file go into `failed`, where it is given; by default the first one raises.
+    """
     import pandas as pd
 
     path = folder_table(path)
@@ -87,7 +93,9 @@ def read_cases(
     if image is not None:
         raise ValueError("--image is for a single case; name images in a column of the table")
     rows = []
+    lines = []
     for line, row in read_rows(path, required=("name", "tumor")):
+        lines.append(line)
         try:
             rows.append(row | {"synthetic": read_synthetic(row)})
         except ValueError as error:
@@ -99,12 +107,16 @@ def read_cases(
         table[column] = [_beside(path, text) for text in texts]
     if exclude is not None:
         table["exclude"] = exclude
-    try:
-        for column in IMAGES:
-            _check_files(_files(table[column]))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: {error}; files are relative to the table") from None
-    return _with_brains(table, brain)
+    is_complete = []
+    for line, row in zip(lines, table.to_dict("records"), strict=True):
+        problem = missing_files(_files(row[column] for column in IMAGES), path, line)
+        is_complete.append(not problem)
+        if not problem:
+            continue
+        if failed is None:
+            raise FileNotFoundError(problem)
+        failed.append({"name": row["name"], "problem": problem})
+    return _with_brains(table[is_complete], brain)
 
 
 def read_scene(
@@ -248,6 +260,19 @@ def _excluded(row: Any) -> dict[str, Any]:
         unique = name if names.count(name) == 1 else f"{name} {i}"
         regions[unique] = entry
     return regions
+
+
+def missing_files(paths: Iterable[Path], table: Path, line: int) -> str:
+    """Name the files of a row that are missing; empty where all are there."""
+    problems = []
+    for path in paths:
+        try:
+            check_file(path)
+        except FileNotFoundError as error:
+            problems.append(str(error))
+    if not problems:
+        return ""
+    return f"{table}, row {line}: {'; '.join(problems)}; files are relative to the table"
 
 
 def check_names(texts: Iterable[str], table: Path) -> None:

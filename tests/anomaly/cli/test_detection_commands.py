@@ -96,6 +96,19 @@ def test_a_scan_that_fails_leaves_the_others(run, cases, model, tmp_path):
     assert not (tmp_path / "found" / "failed.tsv").exists()
 
 
+def test_rows_that_miss_a_file_are_told_before_scans_are_prepared(cases, model, tmp_path, monkeypatch, capsys):
+    table = rows_of(cases / "gliomas.tsv")
+    table = pd.concat([table, table.assign(name=[f"no{i}" for i in range(len(table))], brain="no.nii.gz")])
+    table.to_csv(tmp_path / "cases.tsv", sep="\t", index=False)
+    monkeypatch.setattr(SeriesDetector, "detect", lambda *_, **__: pytest.fail(capsys.readouterr().out))
+    with pytest.raises(pytest.fail.Exception) as stopped:
+        detect(model, tmp_path / "cases.tsv", tmp_path / "found")
+    lines = str(stopped.value).splitlines()
+    assert len(lines) == len(table) // 2
+    place = f"{tmp_path / 'cases.tsv'}, row {len(table) // 2 + 2} (patient {table['patient'].iloc[0]})"
+    assert lines[0].startswith(f"failed: no0: {place}: brain 'no.nii.gz' does not exist; paths are relative to")
+
+
 def test_one_series_is_given_by_options(run, cases, model, series, tmp_path):
     words = ("detect", model, *series, "--no-figure")
     tissue = series[0].replace("_dwi", "_tissue")

@@ -1,5 +1,6 @@
 """Runs over many cases."""
 
+import errno
 import json
 import shutil
 from collections import namedtuple
@@ -12,6 +13,7 @@ from dmrifit.cli.case_runs import (
     CaseRun,
     begin_run,
     case_pictures,
+    check_not_all_failed,
     failed_cases,
     join_tables,
     read_record,
@@ -113,6 +115,31 @@ def test_where_all_cases_fail_their_problems_are_written_before_the_run_ends(tmp
     assert not (tmp_path / "table.tsv").exists()
     assert run_with_failures(tmp_path, {}, {}) == []
     assert not (tmp_path / "failed.tsv").exists()
+
+
+def test_cases_that_failed_before_are_told_before_the_first_one_is_processed(tmp_path, capsys):
+    def process(source, folder):
+        assert "failed: first: no such file" in capsys.readouterr().out
+        raise FileNotFoundError(errno.ENOENT, "No such file", "gone.nii")
+
+    missing = {"name": "first", "problem": "no such file"}
+    words = ({"a": 1}, tmp_path, process, lambda source, record: True)
+    with pytest.raises(ValueError, match=r"^first: no such file$"):
+        RUN.process(*words, overwrite=False, failed=[missing])
+    said = capsys.readouterr().out
+    assert "failed: first" not in said
+    # A file that vanishes during the run is the problem of its case.
+    assert "failed: a: gone.nii: No such file; check that it exists" in said
+
+
+def test_where_no_case_is_left_all_problems_are_told_before_anything_is_written(capsys):
+    failed = [{"name": name, "problem": f"{name}.nii: no such file"} for name in "ab"]
+    check_not_all_failed({"c": 1}, failed)
+    check_not_all_failed([], [])
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ValueError, match=r"^a\.nii: no such file$"):
+        check_not_all_failed([], failed)
+    assert capsys.readouterr().out == "failed: b: b.nii: no such file\n"
 
 
 def test_failed_cases_are_described_and_follow_those_that_failed_before(tmp_path):

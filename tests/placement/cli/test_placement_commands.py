@@ -125,6 +125,13 @@ def test_a_case_that_fails_leaves_the_others(run, tmp_path, ball):
     assert code == 3, error
     assert "flagged: 0 of 1" in said
     assert list((out / "one").iterdir()) == []
+    # A missing file is told before the first case, and its row alone fails.
+    table.write_text("name\ttumor\ntwo\tball.nii.gz\nthree\tno.nii.gz\nfour\tno.nii.gz\n")
+    code, said, error = run("place", table, "--out", out)
+    assert code == 0, error
+    assert said.startswith(f"failed: three: {table}, row 3: {tmp_path / 'no.nii.gz'}: no such file")
+    assert pd.read_csv(out / "failed.tsv", sep="\t")["name"].tolist() == ["three", "four"]
+    assert run("place", table, "--out", out, "--fail-on-flag")[0] == 3
     table.write_text("name\ttumor\none\tempty.nii.gz\n")
     assert run("place", table, "--out", out)[0] == 2
     assert sorted(path.name for path in out.iterdir()) == ["failed.tsv", "one", "settings.json", "two"]

@@ -135,6 +135,29 @@ def test_a_visit_that_fails_is_listed_and_keeps_no_earlier_box(run, tmp_path, vi
     assert not (out / "failed.tsv").exists()
 
 
+def test_visits_that_miss_a_file_are_told_before_others_are_repeated(run, tmp_path, visits, monkeypatch):
+    table, out = tmp_path / "visits.tsv", tmp_path / "out"
+    (tmp_path / "cut.json").write_text("{")
+    rows = ["name\told\tbox\tnew", "one\told.nii.gz\tcut.json\tnew.nii.gz"]
+    rows += [f"{name}\told.nii.gz\tno.json\tno.nii.gz" for name in ("two", "three")]
+    table.write_text("\n".join(rows) + "\n")
+    words = ("repeat", "--table", table, "--no-figure", "--out")
+    code, text, error = run(*words, out)
+    assert code == 0, error
+    first, second, third = text.splitlines()[:3]
+    missing = f"{tmp_path / 'no.json'}: no such file; "
+    assert first.startswith(f"failed: two: {table}, row 3: {missing}")
+    assert f"{tmp_path / 'no.nii.gz'}: no such file; " in second
+    assert third.startswith("one: refused; ")
+    assert pd.read_csv(out / "failed.tsv", sep="\t")["name"].tolist() == ["two", "three"]
+    table.write_text("\n".join(rows[:1] + rows[2:]) + "\n")
+    code, text, error = run(*words, tmp_path / "none")
+    assert code == 2
+    assert f"error: {table}, row 2: {missing}" in error
+    assert text.startswith(f"failed: three: {table}, row 3: {missing}")
+    assert not (tmp_path / "none").exists()
+
+
 def test_bad_input_is_one_line(run, tmp_path, visits):
     old, box, new = (tmp_path / name for name in ("old.nii.gz", "box.json", "new.nii.gz"))
     nowhere = tmp_path / "nowhere.nii.gz"

@@ -96,6 +96,20 @@ def test_tables_of_cases_are_checked(table, old, new, said):
         read_cases(table)
 
 
+def test_rows_that_miss_files_are_listed_on_request(table):
+    for name in ("one", "two"):
+        with table.open("a") as file:
+            file.write(f"no-{name}\tno-{name}.nii.gz\tno-image.nii.gz\tr\n")
+    failed = []
+    assert read_cases(table, failed=failed)["name"].tolist() == ["one", "two"]
+    assert [row["name"] for row in failed] == ["no-one", "no-two"]
+    problem = failed[1]["problem"]
+    assert problem.startswith(f"{table}, row 5: ")
+    assert "no-two.nii.gz: no such file; " in problem
+    assert "no-image.nii.gz: no such file; " in problem
+    assert problem.endswith("files are relative to the table")
+
+
 def test_tables_of_boxes_are_checked(boxes):
     with pytest.raises(ValueError, match="no box for three"):
         read_experts(boxes, ["one", "three"])
