@@ -28,12 +28,15 @@ def check_number(
     *,
     least: float = 0.0,
     most: float = np.inf,
+    above: float = -np.inf,
     below: float = np.inf,
     whole: bool = False,
 ) -> None:
     """Refuse a parameter that is not a number, too small or too large."""
-    if not is_number(value, whole=whole) or not (least <= value <= most and value < below):
+    if not is_number(value, whole=whole) or not (least <= value <= most and above < value < below):
         limits = f"of at least {least:g}"
+        if above > -np.inf:
+            limits = f"above {above:g}"
         if most < np.inf:
             limits = f"from {least:g} to {most:g}"
         if below < np.inf:

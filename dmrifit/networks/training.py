@@ -45,7 +45,7 @@ class Training(BaseEstimator):
     batch_size : int, optional
         Samples in a step; only samples of one shape share a step.
     learning_rate : float, optional
-        Of the first epoch.
+        Of the first epoch; above 0.
     schedule : {"constant", "cosine"}, optional
         Whether the learning rate stays constant, or falls to zero over the epochs.
     decay : float, optional
@@ -120,7 +120,7 @@ def check_training(training: Training) -> None:
     """Check the fields of a training without open ones."""
     for name in ("epochs", "batch_size"):
         check_number(name, getattr(training, name), least=1, whole=True)
-    check_number("learning_rate", training.learning_rate)
+    check_number("learning_rate", training.learning_rate, above=0)
     check_word("schedule", training.schedule, _SCHEDULES)
     decay: Any = training.decay
     # For Python a bool is an int.

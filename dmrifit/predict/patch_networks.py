@@ -170,7 +170,7 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
         check_word("dtype", self.dtype, ("float64", "float32"))
         for name, least in self._least.items():
             check_number(name, getattr(self, name), least=least, whole=True)
-        check_number("learning_rate", self.learning_rate)
+        check_number("learning_rate", self.learning_rate, above=0)
         if self.patch_shape is None:
             return
         n_neighbors = math.prod(check_patch_shape(self.patch_shape))

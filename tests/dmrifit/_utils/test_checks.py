@@ -41,6 +41,9 @@ def test_limits_that_are_not_reached_and_counts_are_told():
         check_number("epochs", 1.0, least=1, whole=True)
     with pytest.raises(ValueError, match="weight must be a number of at least 0, not inf"):
         check_number("weight", np.inf)
+    with pytest.raises(ValueError, match=r"rate must be a number above 0, not 0\.0"):
+        check_number("rate", 0.0, above=0)
+    check_number("rate", 1e-30, above=0)
 
 
 @pytest.mark.parametrize("value", ["low", np.str_("low"), None, 26, np.int64(26)])

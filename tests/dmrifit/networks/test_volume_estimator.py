@@ -226,7 +226,7 @@ def test_a_seed_sets_the_first_weights_and_the_order_of_every_epoch(cohort):
             self.orders_ = [*getattr(self, "orders_", []), [float(y) for _, y in samples]]
             return iter(samples)
 
-    models = [Orders(training=Training(epochs=3, learning_rate=0.0), random_state=seed).fit(cohort[0], np.arange(8.0)) for seed in (0, 1)]
+    models = [Orders(training=Training(epochs=3, learning_rate=1e-30), random_state=seed).fit(cohort[0], np.arange(8.0)) for seed in (0, 1)]
     first = [model.net_.module_.answer.weight.tolist() for model in models]
     assert first[0] != first[1]
     orders = [tuple(order) for model in models for order in model.orders_]
@@ -802,7 +802,7 @@ def test_inputs_and_targets_may_have_several_parts(cohort):
             return Pairs()
 
     cases, masks, _ = cohort
-    model = Parts(training=Training(epochs=1, learning_rate=0.0, checkpoint=None), random_state=0).fit(cases, sizes(masks))
+    model = Parts(training=Training(epochs=1, learning_rate=1e-30, checkpoint=None), random_state=0).fit(cases, sizes(masks))
     np.testing.assert_allclose(model.predict(cases), [3 * case.mean() for case in cases], rtol=1e-4)
 
 

@@ -65,7 +65,7 @@ def test_convolutions_are_those_of_torch(shape):
 def test_training_begins_with_least_squares_on_the_middle_voxel(network, world):
     X, Y = world
     linear = LinearRegression().fit(X[:, 8:10], Y)
-    untrained = clone(network).set_params(learning_rate=0.0).fit(X, Y)
+    untrained = clone(network).set_params(learning_rate=1e-30).fit(X, Y)
     np.testing.assert_allclose(untrained.predict(X), linear.predict(X[:, 8:10]), rtol=1e-9, atol=1e-9)
 
 
@@ -188,7 +188,7 @@ def test_parameters_are_plain(cls):
         ({"epochs": 2.5}, "epochs must be a whole number of at least 1, not 2.5"),
         ({"depth": -1}, "depth must be"),
         ({"batch_size": True}, "batch_size must be"),
-        ({"learning_rate": -0.1}, "learning_rate must be"),
+        ({"learning_rate": 0}, "learning_rate must be a number above 0, not 0"),
     ],
 )
 def test_bad_parameters_are_named(change, match, network, world):

@@ -143,7 +143,7 @@ def test_training_begins_with_the_weights_of_a_model(cohort, fitted, tmp_path):
     volumes, labels, priors = cohort
     path = tmp_path / "start.dmrifit"
     save_model(fitted, path)
-    same = small("jvss", warm_start_from=str(path), learning_rate=0.0, epochs=1, random_state=1, normalization="batch")
+    same = small("jvss", warm_start_from=str(path), learning_rate=1e-30, epochs=1, random_state=1, normalization="batch")
     same.fit(volumes, labels, priors=priors)
     ours, theirs = (one.net_.module_.state_dict() for one in (same, fitted))
     kernels = [key for key in theirs if "running" not in key and "tracked" not in key]
@@ -207,7 +207,7 @@ def test_a_training_that_was_interrupted_goes_on_to_the_same_bits(cohort, tmp_pa
 
 def test_training_ends_when_cases_are_not_segmented_better(cohort):
     volumes, labels, priors = cohort
-    model = small(epochs=6, patience=1, validation_fraction=0.3, learning_rate=0.0, random_state=0)
+    model = small(epochs=6, patience=1, validation_fraction=0.3, learning_rate=1e-30, random_state=0)
     model.fit(volumes, labels, priors=priors, groups=["a", "a", "b", "b", "c", "c"])
     assert len(model.history_) == 2
     assert all("valid_score" in row for row in model.history_)
