@@ -26,6 +26,7 @@ from anomaly.scans.detection import Detection, lesions_of
 from anomaly.scans.preparation import PreparedScan, prepare_scan
 from anomaly.scans.training_scans import TrainingScans
 from anomaly.scans.whole_scan import HealthyScans, ScanFigures, scan_figures
+from dmrifit._utils.counts import counted, listed
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
@@ -293,7 +294,7 @@ class SeriesDetector(BaseEstimator):
         with_lesion = [files.label for files in series if files.lesion is not None]
         if with_lesion:
             raise ValueError(
-                f"{', '.join(with_lesion[:5])} have a lesion; detectors learn from healthy scans: "
+                f"scans with a lesion: {listed(with_lesion)}; detectors learn from healthy scans: "
                 "leave others out of the table"
             )
         if not len(series):
@@ -688,8 +689,7 @@ class SeriesDetector(BaseEstimator):
         repeated = [name for name in dict.fromkeys(patients) if patients.count(name) > 1]
         if repeated:
             raise ValueError(
-                f"{', '.join(repeated[:5])} have several scans; a guarantee needs one scan of "
-                "each subject"
+                f"subjects with several scans: {listed(repeated)}; a guarantee needs one of each"
             )
         # Before the training: too few scans give no guarantee whatever is learned.
         n_held_out = min(max(1, round(share * len(series))), len(series) - 1)
@@ -701,8 +701,8 @@ class SeriesDetector(BaseEstimator):
         n_patients = len(set(patients))
         if n_patients < 2:
             raise ValueError(
-                f"{n_patients} subject(s) for the calibration; two healthy ones or more are "
-                "needed, of the site and protocol of the scans"
+                f"{counted(n_patients, 'subject')} for the calibration; two healthy ones or more "
+                "are needed, of the site and protocol of the scans"
             )
         rule = self.detector_.threshold_
         # Of the scans one subject is left out, so one more is needed than for a guarantee.
@@ -712,16 +712,17 @@ class SeriesDetector(BaseEstimator):
                     "the threshold of the model counts scans, one of each subject; leave further "
                     "scans of a subject out of the calibration"
                 )
-            if n_patients < rule.fewest_scans() + 1:
+            fewest = rule.fewest_scans()
+            if n_patients < fewest + 1:
                 raise ValueError(
-                    f"{n_patients} scans for the calibration of a threshold at the level "
-                    f"{rule.level:g}; {rule.fewest_scans() + 1} are needed, as each is left out "
-                    f"in turn and {rule.fewest_scans()} have to remain; or train with a rate"
+                    f"{counted(n_patients, 'scan')} for the calibration of a threshold at the "
+                    f"level {rule.level:g}; {fewest + 1} are needed, as each is left out in turn "
+                    f"and {fewest} have to remain; or train with a rate"
                 )
         with_lesion = [files.label for files in series if files.lesion is not None]
         if with_lesion:
             raise ValueError(
-                f"{', '.join(with_lesion[:5])} have a lesion; a calibration takes healthy scans"
+                f"scans with a lesion: {listed(with_lesion)}; a calibration takes healthy scans"
             )
         if self.training_ is None:
             message = (
@@ -732,10 +733,11 @@ class SeriesDetector(BaseEstimator):
             return
         shared = self.training_.overlap([files.image for files in series], patients)
         if shared:
-            labels = ", ".join(series[i].label for i in shared[:5])
+            labels = [series[i].label for i in shared]
             raise ValueError(
-                f"{labels}: the model was trained on this scan or patient, and a threshold is "
-                "chosen on other ones; leave them out (or rename other patients of the same name)"
+                f"{listed(labels)}: the model was trained on this scan or patient, and a "
+                "threshold is chosen on other ones; leave them out (or rename other patients of "
+                "the same name)"
             )
 
     def _check_covariates(self) -> None:

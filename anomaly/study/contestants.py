@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from anomaly.detectors.thresholds import RULES, MeanPoolThreshold, ThresholdRule, open_map
 from anomaly.study.controls import CONTROLS, control_maps
 from anomaly.study.strata import strata_masks
+from dmrifit._utils.counts import counted, listed
 
 if TYPE_CHECKING:
     from anomaly.scans.cases import Case
@@ -76,23 +77,24 @@ class Bench:
                 empty.append(case.name)
         if empty:
             raise ValueError(
-                f"no white or gray matter to score in {', '.join(empty[:5])}; check the tissue "
-                "maps"
+                f"no white or gray matter to score in {listed(empty)}; check the tissue maps"
             )
         lesions = []
         for case, mask in zip(cases, scored, strict=True):
             lesions.append(np.zeros_like(mask) if case.lesion is None else case.lesion & mask)
         if not any(lesion.any() for lesion in lesions):
-            raise ValueError(f"none of {len(cases)} case(s) has a lesion in white or gray matter")
+            raise ValueError(
+                f"none of {counted(len(cases), 'case')} has a lesion in white or gray matter"
+            )
         with_lesion = [case.name for case in healthy if not case.healthy]
         if with_lesion:
-            raise ValueError(f"healthy scans that have lesions: {', '.join(with_lesion[:5])}")
+            raise ValueError(f"healthy scans that have lesions: {listed(with_lesion)}")
         patients = {case.patient for case in cases}
         # A patient's second scan without the lesion is not that of a healthy person.
         shared = [case.name for case in healthy if case.patient in patients]
         if shared:
             raise ValueError(
-                f"healthy scans that are of patients among the cases: {', '.join(shared[:5])}"
+                f"healthy scans that are of patients among the cases: {listed(shared)}"
             )
         # Checks the size of the cube.
         open_map(np.zeros((1, 1, 1), dtype=bool), opening)
@@ -202,12 +204,12 @@ def _check_validation(bench: Bench, folds: Sequence[Any]) -> None:
     if unusable:
         raise ValueError(
             "validation scans have to be healthy and of other patients than the cases: "
-            f"{', '.join(unusable[:5])}"
+            f"{listed(unusable)}"
         )
     if shared:
         raise ValueError(
             "thresholds and false positives need healthy scans of different patients: "
-            f"{', '.join(shared[:5])}"
+            f"{listed(shared)}"
         )
 
 

@@ -1,10 +1,18 @@
-"""Numbers with what they count, in the singular or the plural."""
+"""Numbers with what they count, in the singular or the plural, and lists of names."""
 
 from __future__ import annotations
 
-__all__ = ["counted"]
+from collections.abc import Sequence
+
+__all__ = ["counted", "listed"]
 
 
 def counted(n: int, noun: str, plural: str = "") -> str:
     """Write a number with what it counts; `plural` where that is not the noun with an s."""
     return f"{n} {noun}" if n == 1 else f"{n} {plural or f'{noun}s'}"
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """List the first names, and say how many more there are."""
+    text = ", ".join(names[:most])
+    return f"{text} and {len(names) - most} more" if len(names) > most else text

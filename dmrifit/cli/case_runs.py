@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from dmrifit._utils.counts import listed
 from dmrifit.cli.console import error_message, progress
 from dmrifit.io.atomic_files import check_room
 
@@ -302,7 +303,7 @@ def result_rows(
     missing = [name for name in names if name not in rows]
     if missing:
         raise ValueError(
-            f"{table} has no {noun} of {', '.join(missing[:5])}; {remedy}, or leave them out"
+            f"{table} has no {noun} of {listed(missing)}; {remedy}, or leave them out"
         )
     return [rows[name] for name in names]
 

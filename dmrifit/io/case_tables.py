@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_finite
+from dmrifit._utils.counts import counted, listed
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import three_axes
@@ -40,7 +41,6 @@ _Case = TypeVar("_Case")
 #: Table in a folder that stands for the folder.
 _TABLE = "cases.tsv"
 _SERIES = "_dwi"  # end of the names of series
-_SHOWN = 5  # names of cases in a message
 
 
 def checked_values(
@@ -185,11 +185,7 @@ def folder_rows(folder: Path, images: Sequence[str]) -> list[dict[str, str]]:
 def folder_summary(folder: Path, rows: Sequence[Mapping[str, str]]) -> str:
     """Say which cases a folder holds, and for how many of them there are further images."""
     names = [row["name"] for row in rows]
-    shown = ", ".join(names[:_SHOWN])
-    if len(names) > _SHOWN:
-        shown += f" and {len(names) - _SHOWN} more"
-    noun = "case" if len(names) == 1 else "cases"
-    text = f"{len(names)} {noun} in {folder}: {shown}"
+    text = f"{counted(len(names), 'case')} in {folder}: {listed(names)}"
     columns = list(rows[0])[2:]
     counts = {column: sum(bool(row[column]) for row in rows) for column in columns}
     further = ", ".join(f"{column} {count}" for column, count in counts.items() if count)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.counts import listed
 from dmrifit._utils.text_files import check_file
 from dmrifit.cli.options import words
 from dmrifit.cohort.participants_table import read_synthetic
@@ -42,8 +43,6 @@ BOX = ("x", "y", "z", "size_x", "size_y", "size_z", "angle_x", "angle_y", "angle
 
 #: Columns of images, that of the tumor first.
 IMAGES = ("tumor", "image", "exclude", "brain")
-
-_SHOWN = 5  # names in a message
 
 #: A brain that was found in an image and leaves out more of the tumor is not used.
 _MOST_CUT_OFF = 0.1
@@ -176,10 +175,9 @@ def check_channels(placer: Any, table: pd.DataFrame) -> None:
     for column in ("image", "exclude"):
         lacking = table.loc[table[column] == "", "name"]
         if column in getattr(placer, "channels", ()) and len(lacking):
-            first = ", ".join(lacking[:5])
             raise ValueError(
-                f"the network looks at the channel {column}, which {first} lack(s); "
-                f"fill the column {column} of CASES"
+                f"the network looks at the channel {column}; fill the column {column} of CASES "
+                f"for {listed(lacking.tolist())}"
             )
 
 
@@ -217,10 +215,8 @@ def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
     table = pd.DataFrame([row for _, row in rows])
     absent = [name for name in names if name not in set(table["name"])]
     if absent:
-        more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
         raise ValueError(
-            f"{path} has no box for {', '.join(absent[:_SHOWN])}{more}; "
-            "add them, or leave out these cases"
+            f"{path} has no box for {listed(absent)}; add them, or leave out these cases"
         )
     if "expert" in table and (table["expert"] == "").any():
         line = rows[int((table["expert"] == "").argmax())][0]

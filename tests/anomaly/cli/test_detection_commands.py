@@ -12,7 +12,8 @@ import pytest
 from scipy import ndimage
 
 from anomaly.cli.case_runs import scan_sentences
-from anomaly.cli.detection_commands import EXAMPLES, detect
+from anomaly.cli.detection_commands import EXAMPLES, _calibrated, detect
+from anomaly.cli.options import series_of_table
 from anomaly.cli.study_commands import simulate, train
 from anomaly.detectors.gaussian import OneMinusMean
 from anomaly.scans.series import SeriesDetector
@@ -247,9 +248,17 @@ def test_a_calibration_makes_scans_of_its_site_healthy(run, two_sided, noisy, tm
     assert row.share_found < 0.04
     assert "other options (calibrated)" in run(*words)[2]
     error = run(*words, "--overwrite", "--calibrate", tmp_path / "new.tsv")[2]
-    assert "synthetic-healthy-013 belong to --calibrate" in error
+    assert "SCANS share synthetic-healthy-013; " in error
     error = run(*words, "--threshold", 2, "--calibrate", tmp_path / "calibration.tsv")[2]
     assert "give either --threshold or --calibrate" in error
+
+
+def test_scans_that_a_calibration_shares_are_counted_beyond_the_first_five(cases, tmp_path):
+    table = tmp_path / "calibration.tsv"
+    rows = pd.concat([rows_of(cases / "healthy.tsv")[:1]] * 6).assign(name=list("abcdef"))
+    rows.to_csv(table, sep="\t", index=False)
+    with pytest.raises(ValueError, match=r"and SCANS share a, b, c, d, e and 1 more; "):
+        _calibrated(None, table, series_of_table(table), {})
 
 
 def test_a_calibration_refuses_the_scans_of_the_training(run, cases, two_sided, tmp_path):

@@ -80,5 +80,5 @@ def test_errors_are_one_line_that_names_the_remedy(run, cases, model, tmp_path):
     fails("no sizes of the detector pca", "train", healthy, "--detector", "pca", "--published", "--out", out)
     fails("pca takes none into account", "train", healthy, "--detector", "pca", "--covariates", "age", "--out", out)
     fails("--calibration x", "train", healthy, "--calibration", "x", "--out", out)
-    fails("have a lesion", "train", gliomas, "--out", out)
+    fails("scans with a lesion: ", "train", gliomas, "--out", out)
     fails("no such table", "train", tmp_path / "none.tsv", "--out", out)

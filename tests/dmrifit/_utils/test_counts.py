@@ -1,8 +1,8 @@
-"""Numbers with what they count."""
+"""Numbers with what they count, and lists of names."""
 
 import pytest
 
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, listed
 
 
 @pytest.mark.parametrize(("n", "text"), [(0, "0 draws"), (1, "1 draw"), (2, "2 draws")])
@@ -13,3 +13,8 @@ def test_what_is_counted_has_its_plural(n, text):
 @pytest.mark.parametrize(("n", "text"), [(0, "0 axes"), (1, "1 axis"), (2, "2 axes")])
 def test_a_plural_without_an_s_is_taken_as_it_is(n, text):
     assert counted(n, "axis", "axes") == text
+
+
+@pytest.mark.parametrize(("names", "text"), [("", ""), ("abc", "a, b, c"), ("abcdef", "a, b, c, d, e and 1 more")])
+def test_names_beyond_the_first_five_are_counted(names, text):
+    assert listed(list(names)) == text
