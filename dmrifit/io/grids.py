@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.checks import check_finite
+from dmrifit._utils.counts import counted
 from dmrifit.io.masks import check_same_grid
 from dmrifit.io.nifti import (
     Image,
@@ -40,8 +41,9 @@ def three_axes(values: NDArray, name: str | Path) -> NDArray:
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
     if values.ndim != 3:
+        axes = counted(values.ndim, "axis", "axes")
         raise ValueError(
-            f"{name} has {values.ndim} axes ({values.shape}); a volume (x, y, z) is needed"
+            f"{name} has {axes} ({_size(values)}); a volume (x, y, z) is needed: save one alone"
         )
     return values
 
@@ -54,7 +56,8 @@ def read_scan(image: Image) -> nib.Nifti1Pair:
     values = three_axes(values_of(loaded, name), name)
     if min(values.shape) < _SMALLEST:
         raise ValueError(
-            f"{name} has {values.shape} voxels; at least {_SMALLEST} along each axis are needed"
+            f"{name} has {_size(values)} voxels; at least {_SMALLEST} along each axis are needed: "
+            "give the whole scan"
         )
     check_finite(values, name)
     # nibabel makes no image of truth values or of 64-bit integers.
@@ -166,3 +169,7 @@ def _grid(scan: nib.Nifti1Pair, spacing: float) -> tuple[tuple[int, ...], NDArra
         scan.affine[:3, :3] @ middle + scan.affine[:3, 3] - affine[:3, :3] @ ((shape - 1) / 2)
     )
     return tuple(int(n) for n in shape), affine
+
+
+def _size(values: NDArray) -> str:
+    return " × ".join(map(str, values.shape))
