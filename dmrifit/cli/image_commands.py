@@ -598,7 +598,7 @@ def dicom_seg(
     files of the series do.
     """
     from dmrifit.imaging.regions import read_label_names
-    from dmrifit.io.dicom_seg import write_dicom_seg
+    from dmrifit.io.dicom_seg import check_ending, write_dicom_seg
     from dmrifit.io.nifti import load_image, read_volume
 
     check_output(out, overwrite)
@@ -606,6 +606,7 @@ def dicom_seg(
         raise ValueError(
             f"--out {out} is the label image and would be overwritten; choose another name"
         )
+    check_ending(out)
     label_image = load_image(labels)
     labeled = read_volume(labels)
     if note is None:

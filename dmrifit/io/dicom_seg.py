@@ -20,7 +20,7 @@ from dmrifit.io.components import label_components
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["KINDS", "write_dicom_seg"]
+__all__ = ["KINDS", "check_ending", "write_dicom_seg"]
 
 #: Type of regions -> category and type of segments, each a scheme and a keyword of pydicom's
 #: codes.
@@ -102,7 +102,7 @@ def write_dicom_seg(
     affine : array_like of shape (4, 4)
         From voxel indices to RAS+ coordinates in mm (nibabel's).
     path : path
-        File to write, usually with the ending ``.dcm``.
+        File to write, with the ending ``.dcm``.
     source : path
         Folder with the DICOM series that the scan was converted from. The order and direction of
         axes may differ from those of `labels`, and `labels` may be cut out of it; voxels have to
@@ -139,9 +139,9 @@ def write_dicom_seg(
     FileNotFoundError
         If there is no such folder.
     ValueError
-        If the kind is unknown, labels are not whole numbers, all 0 without a note or too many; a
-        note is longer than 1024 characters; if the folder
-        holds no series of single slices or several, its slices are not a volume, or its voxels lie
+        If the file has another ending; the kind is unknown; labels are not whole numbers, all 0
+        without a note or too many; a note is longer than 1024 characters; or if the folder holds
+        no series of single slices or several, its slices are not a volume, or its voxels lie
         elsewhere than those of `labels`.
 
     Notes
@@ -163,6 +163,7 @@ def write_dicom_seg(
         raise ValueError(
             f"{path} is an image of a scan and would be overwritten; choose another name"
         )
+    check_ending(path)
     note = note or ""
     if len(note) > _LONGEST_NOTE:
         raise ValueError(f"a note has at most {_LONGEST_NOTE} characters, not {len(note)}")
@@ -179,6 +180,15 @@ def write_dicom_seg(
     with whole_file(path) as unfinished:
         segmentation.save_as(unfinished)
     return segments
+
+
+def check_ending(path: Path) -> None:
+    """Refuse a name by which programs would not take the file for DICOM."""
+    if path.suffix.lower() != ".dcm":
+        raise ValueError(
+            f"{path} does not end in .dcm, and a DICOM segmentation is written; name it "
+            f"{path.name.partition('.')[0]}.dcm"
+        )
 
 
 def _segments(

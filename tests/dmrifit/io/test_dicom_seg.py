@@ -1,6 +1,7 @@
 """Segmentations land on the voxels of the series that the labels were made on, to the eyes of other readers."""
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -403,6 +404,17 @@ def test_the_command_writes_a_file_and_tells_nothing_of_the_patient(series, run,
     code, _, err = run(*words, "--out", tmp_path / "other.dcm", "--kind", "spleen")
     assert code == 2
     assert "choose one of lesion, metastasis, tumor, voxel" in err
+
+
+@pytest.mark.parametrize("name", ["seg.nii", "seg.nii.gz", "seg"])
+def test_another_ending_is_refused_before_anything_is_read(run, tmp_path, name):
+    message = f"{tmp_path / name} does not end in .dcm, and a DICOM segmentation is written; name it seg.dcm"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        write_dicom_seg(random_labels(), np.eye(4), tmp_path / name, source=tmp_path / "none")
+    words = ("dicom-seg", tmp_path / "no.nii", "--source", tmp_path, "--out", tmp_path / name)
+    code, _, error = run(*words)
+    assert code == 2
+    assert message in error
 
 
 def test_no_image_of_the_series_is_replaced_and_no_label(series, run, tmp_path):
