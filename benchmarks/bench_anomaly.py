@@ -17,7 +17,6 @@ measures speed and memory at the published size and adds them to the stored resu
 """
 
 import json
-import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -455,7 +454,7 @@ def run(seeds: list[int], kind: str, work: Path, n_jobs: int) -> dict[str, Any]:
         one["evaluation_s"] + sum(sum(seconds.values()) for seconds in one["seconds"].values())
         for one in every
     )
-    words = ["python", "benchmarks/bench_anomaly.py", "--seeds", *map(str, seeds), "--size", kind]
+    words = ["--seeds", *map(str, seeds), "--size", kind, "--n-jobs", str(n_jobs)]
     return {
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
@@ -464,15 +463,16 @@ def run(seeds: list[int], kind: str, work: Path, n_jobs: int) -> dict[str, Any]:
             f"{size.n_new} new ones and "
             f"{size.n_lesions} patients with gliomas; no real persons"
         ),
-        **measure.commit(
-            "dmrifit", "anomaly", "benchmarks/bench_anomaly.py", "benchmarks/claims/weninger"
+        **measure.provenance(
+            __file__,
+            "dmrifit",
+            "anomaly",
+            "benchmarks/claims/weninger",
+            words=words,
+            packages=("numpy", "scikit-learn", "torch", "skorch"),
         ),
-        "command": shlex.join([*words, "--n-jobs", str(n_jobs)]),
         "size": kind,
         "settings": asdict(size),
-        "date": date.today().isoformat(),
-        "machine": measure.machine(),
-        "versions": measure.versions("numpy", "scikit-learn", "torch", "skorch"),
         "seeds": seeds,
         "n_cellular": {str(seed): runs[COHORTS[0], seed]["n_cellular"] for seed in seeds},
         "wall_s_of_this_run": wall,

@@ -13,12 +13,10 @@ a seed is a file in results/anomaly_generators, which a later run does not repea
 """
 
 import json
-import shlex
 import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -485,9 +483,10 @@ def run(seeds: Sequence[int], parts: Sequence[str], size: Size, out: Path) -> di
     folder = out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     settings = json.loads(json.dumps(asdict(size)))
-    stamp = measure.commit(
-        "dmrifit", "anomaly", "benchmarks/bench_anomaly_generators.py", "benchmarks/_measure.py"
-    )
+    packages = ("numpy", "scikit-learn", "torch")
+    code = ("dmrifit", "anomaly", "benchmarks/_measure.py")
+    origin = measure.provenance(__file__, *code, packages=packages)
+    stamp = {key: origin[key] for key in ("commit", "changed")}
     for part in parts:
         for seed in seeds:
             path = folder / f"{part}-{seed}.json"
@@ -503,7 +502,6 @@ def run(seeds: Sequence[int], parts: Sequence[str], size: Size, out: Path) -> di
             print(f"{part} {seed}: {time.perf_counter() - begun:.0f} s", flush=True)
     stored = [measure.stored(path) for path in sorted(folder.glob("*.json"))]
     usable = [one for one in stored if has_settings(one, settings)]
-    words = ["python", "benchmarks/bench_anomaly_generators.py"]
     prevalence = {
         name: round(person_mean([p for one in usable for p in one["prevalence"][name]]), 5)
         for name in GENERATORS
@@ -511,12 +509,8 @@ def run(seeds: Sequence[int], parts: Sequence[str], size: Size, out: Path) -> di
     return {
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
-        **stamp,
-        "command": shlex.join(words),
+        **origin,
         "settings": settings,
-        "date": date.today().isoformat(),
-        "machine": measure.machine(),
-        "versions": measure.versions("numpy", "scikit-learn", "torch"),
         "processor_s": round(sum(sum(one["seconds"].values()) for one in usable), 1),
         "seconds": {f"{one['part']} {one['seed']}": one["seconds"] for one in usable},
         # Parts are measured once; what is summarized may come from several commits.

@@ -17,10 +17,8 @@ the path given; without one, its rows say "not measured here".
 import json
 import math
 import os
-import shlex
 import time
 from collections.abc import Callable
-from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -320,7 +318,10 @@ def branching_signal(b, te, S0, f, Dv, T2v, Dt, K, T2t):
 
 def run(*, quick: bool, script: str | None) -> dict[str, object]:
     """Measure everything."""
-    begin, machine = time.perf_counter(), measure.machine()
+    begin = time.perf_counter()
+    words = [] if script is None else ["--published-script", Path(script).name]
+    packages = ("numpy", "numba", "llvmlite", "scipy", "lmfit", "dipy")
+    origin = measure.provenance(__file__, "dmrifit", words=words, packages=packages, quick=quick)
     with threadpool_limits(1):
         bench = Bench(quick=quick, script=script)
         bench.options()
@@ -339,19 +340,9 @@ def run(*, quick: bool, script: str | None) -> dict[str, object]:
             partial(processes.narrow, bench),
         ):
             part()
-    command = shlex.join(
-        ["python", "benchmarks/bench_fitting.py", *(["--quick"] if quick else [])]
-    )
-    if script is not None:
-        command += f" --published-script {Path(script).name}"
     return {
         "question": "microseconds per voxel, and how often the fit is the best one",
-        **measure.commit("dmrifit"),
-        "command": command,
-        "quick": quick,
-        "date": date.today().isoformat(),
-        "machine": machine,
-        "versions": measure.versions("numpy", "numba", "llvmlite", "scipy", "lmfit", "dipy"),
+        **origin,
         "seeds": [SEED, SEED + 13],
         "data": {
             "tissue": {

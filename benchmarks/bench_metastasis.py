@@ -21,7 +21,6 @@ import hashlib
 import itertools
 import json
 import math
-import shlex
 import time
 import tomllib
 from collections.abc import Sequence
@@ -462,19 +461,19 @@ def run(
     by_margin = {
         str(factor): verdicts_of(decide_claims(figures, factor=factor)) for factor in FACTORS
     }
-    words = ["python", "benchmarks/bench_metastasis.py", "--worlds", *worlds]
-    words += ["--seeds", *map(str, seeds), "--size", kind, "--n-jobs", str(n_jobs)]
+    words = ["--worlds", *worlds, "--seeds", *map(str, seeds), "--size", kind, "--n-jobs", str(n_jobs)]
     return {
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
         "data": f"{size.n_train + size.n_test} synthetic patients a seed and world, {size.n_train} to learn from; no patients",
-        **measure.commit(*CODE),
-        "command": shlex.join(words),
+        **measure.provenance(
+            __file__,
+            *CODE,
+            words=words,
+            packages=("numpy", "scikit-learn", "torch", "skorch"),
+        ),
         "size": kind,
         "settings": {world: board_of(size, world) for world in worlds},
-        "date": date.today().isoformat(),
-        "machine": measure.machine(),
-        "versions": measure.versions("numpy", "scikit-learn", "torch", "skorch"),
         "worlds": list(worlds),
         "seeds": list(seeds),
         "of_other_code": other_code,

@@ -14,12 +14,11 @@ import argparse
 import json
 import statistics
 import tempfile
-from datetime import date
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from _measure import commit, machine, run_child, table, versions
+from _measure import provenance, run_child, table
 
 from dmrifit import SignalToSignal, save_model, simulate_cohort
 
@@ -157,17 +156,14 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
-    where = machine()
+    packages = ("dmrifit", "numpy", "numba", "scikit-learn", "nibabel")
+    origin = provenance(__file__, "dmrifit", packages=packages, quick=chosen.quick)
     result = {
         "question": "seconds to predict the advanced maps of a whole scan (s2s, LR, maps fitted), files included",
         "data": "synthetic",
         "goal": {"wall_s": GOAL_WALL_S, "processors": 2},
         **measure((32, 32, 8) if chosen.quick else SHAPE, 2 if chosen.quick else chosen.repeats),
-        "command": ".venv/bin/python benchmarks/bench_predict_image.py",
-        "machine": where,
-        "versions": versions("dmrifit", "numpy", "numba", "scikit-learn", "nibabel"),
-        "date": date.today().isoformat(),
-        **commit("dmrifit", "benchmarks/bench_predict_image.py"),
+        **origin,
     }
     chosen.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result["cases"], indent=2))

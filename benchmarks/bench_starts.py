@@ -11,11 +11,9 @@ least of all fits made here, of 16 starts and of a search of each of eight parts
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
-from datetime import date
 from pathlib import Path
 
 import _measure as measure
@@ -270,20 +268,18 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--only", help="cases whose names start so")
     chosen = measure.chosen(parser, arguments, RESULT)
-    machine = measure.machine()
+    packages = ("numpy", "numba", "llvmlite", "scipy")
+    words = ["--before", "FOLDER"]
+    origin = measure.provenance(__file__, "dmrifit", words=words, packages=packages, quick=chosen.quick)
+    machine = origin["machine"]
     result = run(chosen.before.resolve(), quick=chosen.quick, only=chosen.only)
     vectors = "AVX-512" if machine["avx512f"] else "AVX2" if machine["avx2"] else "SSE"
     head = ["git", "-C", str(chosen.before), "rev-parse", "HEAD"]
-    command = ["python", "benchmarks/bench_starts.py", "--before", "FOLDER"]
     result = {
         "question": "what routed starts cost, and how often they find the best fit",
-        **measure.commit("dmrifit"),
+        **origin,
         "before": subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip(),
-        "command": shlex.join(command),
-        "quick": chosen.quick,
-        "date": date.today().isoformat(),
         "machine": {**machine, "vectors": vectors, "load_at_end": list(os.getloadavg())},
-        "versions": measure.versions("numpy", "numba", "llvmlite", "scipy"),
         "data": {"tissue": TISSUE, "hard": HARD, "snr": SNR, "seeds": [SEED, SEED + 1]},
         **result,
     }

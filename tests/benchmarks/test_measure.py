@@ -1,0 +1,25 @@
+"""What measurements share: the origin of a result."""
+
+from pathlib import Path
+
+import _measure as measure
+import numpy as np
+import pytest
+
+BENCHMARKS = sorted(Path(measure.__file__).parent.glob("bench_*.py"))
+#: One measures a fresh clone, the other keeps networks that depend on its code.
+BY_HAND = {"bench_demo.py", "bench_metastasis_people.py"}
+
+
+def test_the_origin_names_command_code_and_packages():
+    origin = measure.provenance("/a/bench_x.py", words=["--seeds", "1"], packages=["numpy"], quick=True)
+    keys = ("commit", "changed", "command", "quick", "date", "machine", "versions")
+    assert tuple(origin) == keys
+    assert origin["command"] == "python benchmarks/bench_x.py --seeds 1 --quick"
+    assert origin["versions"]["numpy"] == np.__version__
+    assert "quick" not in measure.provenance("bench_x.py")
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.name)
+def test_no_benchmark_writes_its_command_by_hand(path):
+    assert ('"command":' in path.read_text(encoding="utf-8")) is (path.name in BY_HAND)
