@@ -16,7 +16,7 @@ from anomaly.cli.options import (
     series_of,
     series_of_table,
 )
-from dmrifit._utils.counts import counted, listed
+from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.console import (
     FailOption,
     FigureOption,
@@ -158,8 +158,8 @@ def _calibrated(
     shared = [one.label for one in series if file_record(one.image)["SHA256"] in digests]
     if shared:
         raise ValueError(
-            f"--calibrate {table} and SCANS share {listed(shared)}; a threshold is not judged on "
-            "the scans that it was chosen on: leave them out of one"
+            f"--calibrate {table} and SCANS share {first_few(shared)}; a threshold is not judged "
+            "on the scans that it was chosen on: leave them out of one"
         )
     prepared = {key: value for key, value in options.items() if key != "opening"}
     before = getattr(detector.detector_.threshold_, "threshold_", float("nan"))

@@ -302,7 +302,7 @@ def train(
         save_model(model, out)
     threshold = getattr(model.detector_.threshold_, "threshold_", float("nan"))
     grid = " × ".join(map(str, model.shape_))
-    channels = "powder averages" if powder else "directions"
+    channels = counted(len(model.protocol_), "powder average" if powder else "direction")
     aim = f"{100 * rate:g} % of healthy voxels"
     if guarantee is not None:
         aim = (
@@ -311,7 +311,7 @@ def train(
         )
     typer.echo(
         f"{detector} trained on {counted(model.n_scans_, 'scan')} of {grid} voxels and "
-        f"{len(model.protocol_)} {channels}; threshold {threshold:.5g} for {aim}: {out}"
+        f"{channels}; threshold {threshold:.5g} for {aim}: {out}"
     )
     if model.healthy_ is not None:
         typer.echo(_healthy_sentence(model.healthy_))

@@ -67,8 +67,8 @@ class Scans:
             )
         if scan.shape[3] != self.shape[3]:
             raise ValueError(
-                f"{scan.shape[3]} directions, where the first scan has {self.shape[3]}; "
-                "resample all scans to the same directions first"
+                f"{counted(scan.shape[3], 'direction')}, where the first scan has "
+                f"{self.shape[3]}; resample all scans to the same directions first"
             )
         _check_values(scan)
         if self._masks is None:
@@ -330,7 +330,8 @@ class AnomalyDetector(BaseEstimator):
             names = [str(group) for group in listed(groups, "groups")]
             if len(names) != len(scans):
                 raise ValueError(
-                    f"{len(names)} groups for {len(scans)} scans; give the subject of each scan"
+                    f"{counted(len(names), 'group')} for {counted(len(scans), 'scan')}; give the "
+                    "subject of each scan"
                 )
         number_of: Mapping[str, int] = {name: i for i, name in enumerate(dict.fromkeys(names))}
         n_subjects = len(number_of)
@@ -435,8 +436,8 @@ class AnomalyDetector(BaseEstimator):
         """Reject scans whose directions or size differ from those of the training scans."""
         if scans.shape[3] != self.n_channels_:
             raise ValueError(
-                f"the scans have {scans.shape[3]} directions, and those that were learned from "
-                f"{self.n_channels_}; resample them to these directions first"
+                f"the scans have {counted(scans.shape[3], 'direction')}, and those that were "
+                f"learned from {self.n_channels_}; resample them to these directions first"
             )
         if self._one_size and scans.shape[:3] != self.shape_:
             raise ValueError(
@@ -500,8 +501,8 @@ def _check_values(scan: NDArray[Any]) -> None:
     n_bad = sum(int(np.count_nonzero(~np.isfinite(volume))) for volume in scan)
     if n_bad:
         raise ValueError(
-            f"{n_bad} values that are not finite (NaN or infinite); "
-            "set what is outside the brain to 0"
+            f"{counted(n_bad, 'value that is not finite', 'values that are not finite')} (NaN or "
+            "infinite); set what is outside the brain to 0"
         )
     if scan.dtype == np.float64:
         largest = max(float(np.abs(volume).max()) for volume in scan)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.counts import counted
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
 
 __all__ = ["Design"]
@@ -112,7 +113,8 @@ def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
         values = np.asarray(covariates[name])
         if values.shape != (n_scans,):
             raise ValueError(
-                f"covariate {name} has {values.size} values for {n_scans} scans; give one for each"
+                f"covariate {name} has {counted(values.size, 'value')} for "
+                f"{counted(n_scans, 'scan')}; give one for each"
             )
         if values.dtype.kind == "O" and all(
             isinstance(value, int | float | np.number) for value in values

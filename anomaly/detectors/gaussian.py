@@ -22,6 +22,7 @@ from anomaly.detectors.features import (
     voxel_features,
 )
 from dmrifit._utils.checks import check_number, check_word
+from dmrifit._utils.counts import counted
 from dmrifit.io.parameter_json import RefusedError
 from dmrifit.model_files.registry import register
 
@@ -265,8 +266,9 @@ class VoxelwiseGaussian(ArrayDetector):
         columns = design.matrix(scans.covariates, len(scans))
         if len(scans) <= columns.shape[1]:
             raise ValueError(
-                f"{len(scans)} scans are too few for a mean and {columns.shape[1] - 1} columns of "
-                "covariates; give more scans or fewer covariates"
+                f"too few scans ({len(scans)}) for a mean and "
+                f"{counted(columns.shape[1] - 1, 'column')} of covariates; give more scans or "
+                "fewer covariates"
             )
         self.design_ = design.columns
         n_features = self._n_features(scans)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import is_number
+from dmrifit._utils.counts import counted
 from dmrifit.io.masks import zeros_and_ones
 from dmrifit.networks.volume_cases import listed
 
@@ -116,8 +117,8 @@ def checked_volumes(maps: Volumes, label: str) -> list[NDArray[Any]]:
         n = np.count_nonzero(~np.isfinite(volume)) if is_numeric else volume.size
         if n:
             raise ValueError(
-                f"{label} {i} contains {n} non-finite values ({volume.dtype}); set voxels without "
-                "a score to 0"
+                f"{label} {i} contains {counted(n, 'non-finite value')} ({volume.dtype}); set "
+                "voxels without a score to 0"
             )
     for i, volume in enumerate(volumes):
         if volume.dtype.kind in "iub":
@@ -152,7 +153,9 @@ def checked_binary(
     """
     arrays = [np.asarray(array) for array in listed(values, f"{label}s")]
     if len(arrays) != len(volumes):
-        raise ValueError(f"{len(arrays)} {label}(s) for {len(volumes)} map(s); give one for each")
+        raise ValueError(
+            f"{counted(len(arrays), label)} for {counted(len(volumes), 'map')}; give one for each"
+        )
     for i, (array, volume) in enumerate(zip(arrays, volumes, strict=True)):
         if array.shape != volume.shape:
             raise ValueError(

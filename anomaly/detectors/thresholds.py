@@ -21,6 +21,7 @@ from anomaly.detectors.maps import (
     open_map,
 )
 from dmrifit._utils.checks import check_number, check_word, is_number
+from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 
 # The classes of rules are added below, from the table of rules.
@@ -219,7 +220,7 @@ class _TruthThreshold(ThresholdRule):
         if not with_lesion:
             raise ValueError(
                 f"{type(self).__name__} needs lesions inside the masks; there is no voxel in "
-                f"{len(levels)} scan(s)"
+                f"{counted(len(levels), 'scan')}"
             )
         if self.scope == SCOPES[0]:
             self.thresholds_ = []
@@ -237,9 +238,9 @@ class _TruthThreshold(ThresholdRule):
             return super()._limits(scans)
         if len(scans.volumes) != len(self.thresholds_):
             raise ValueError(
-                f"{type(self).__name__}(scope='image') was fitted on {len(self.thresholds_)} "
-                f"map(s) with their lesions and is applied to {len(scans.volumes)}; apply it to "
-                "the same maps, or choose scope='dataset'"
+                f"{type(self).__name__}(scope='image') was fitted on "
+                f"{counted(len(self.thresholds_), 'map')} with their lesions and is applied to "
+                f"{len(scans.volumes)}; apply it to the same maps, or choose scope='dataset'"
             )
         return self.thresholds_
 
@@ -518,7 +519,7 @@ class HealthyScanThreshold(_OwnThreshold):
         rank = int(np.ceil((n + 1) * self.level * (1 - 1e-12)))
         if rank > n:
             raise ValueError(
-                f"no guarantee at this level with {n} scan(s): {self.level:g} needs "
+                f"no guarantee at this level with {counted(n, 'scan')}: {self.level:g} needs "
                 f"{self.fewest_scans()} calibration scans or more, and {n} give at best "
                 f"{n}/{n + 1}; keep more scans for the calibration, or ask for a lower level"
             )

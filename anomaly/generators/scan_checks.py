@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.counts import counted
+
 __all__ = ["checked_scan", "checked_source", "put_noise_back"]
 
 
@@ -24,7 +26,8 @@ def checked_scan(volume: Any, mask: Any) -> tuple[NDArray[Any], NDArray[np.bool_
     n_bad = signals.size - np.count_nonzero(np.isfinite(signals))
     if n_bad:
         raise ValueError(
-            f"{n_bad} values of the volume are not finite; set what is outside the brain to 0"
+            f"the volume has {counted(n_bad, 'non-finite value')}; set what is outside the brain "
+            "to 0"
         )
     return signals, inside
 

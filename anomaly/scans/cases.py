@@ -165,8 +165,8 @@ class Case:
             if checked["b0"][brain].min() <= 0:
                 n = np.count_nonzero(checked["b0"][brain] <= 0)
                 raise ValueError(
-                    f"{label}: the signal at b = 0 is not above 0 in {n} voxels of the brain; "
-                    "leave them out of the mask"
+                    f"{label}: the signal at b = 0 is not above 0 in {counted(n, 'voxel')} of the "
+                    "brain; leave them out of the mask"
                 )
         if self.directions is not None:
             checked["directions"] = _unit_vectors(self.directions, signal.shape[3], label)
@@ -186,8 +186,8 @@ class Case:
         status = "healthy"
         if self.lesion is not None and not self.healthy:
             status = f"lesion of {counted(self.lesion.sum(), 'voxel')}"
-        n_directions = self.signal.shape[3]
-        return f"<{title} {self.name!r}, {size} voxels, {n_directions} directions, {status}>"
+        directions = counted(self.signal.shape[3], "direction")
+        return f"<{title} {self.name!r}, {size} voxels, {directions}, {status}>"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -233,7 +233,7 @@ def normalized(
     if is_bad.any():
         n = np.count_nonzero(is_bad.any(axis=1))
         raise ValueError(
-            f"{n} voxels of the brain contain non-finite values; leave them out of the mask"
+            f"non-finite values in {counted(n, 'voxel')} of the brain; leave them out of the mask"
         )
     b0 = np.zeros(inside.shape, dtype=np.float32)
     b0[inside] = series[inside][:, plain].mean(axis=1, dtype=np.float64)
@@ -340,8 +340,8 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
         raise ValueError(f"{row['bval']}: {error}") from None
     if image.ndim != 4 or image.shape[3] != len(b):
         raise ValueError(
-            f"{path} has the shape {image.shape}, and {row['bval']} {len(b)} b-values; one for "
-            "each volume is needed"
+            f"{path} has the shape {image.shape}, and {row['bval']} {counted(len(b), 'b-value')}; "
+            "one for each volume is needed"
         )
     weighted = b > UNWEIGHTED
     if weighted.any() and np.ptp(b[weighted]) > 0.1 * b[weighted].mean():

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.counts import counted
 
 __all__ = [
     "FEWEST_DIRECTIONS",
@@ -84,8 +85,8 @@ def harmonic_order(n: int) -> int:
     """Choose the order of spherical harmonics for a number of directions."""
     if n < FEWEST_DIRECTIONS:
         raise ValueError(
-            f"{n} directions are too few to estimate others from; at least {FEWEST_DIRECTIONS} "
-            "are needed"
+            f"too few directions ({n}) to estimate others from; at least {FEWEST_DIRECTIONS} are "
+            "needed"
         )
     order = 2
     for larger in range(4, _LARGEST_ORDER + 1, 2):
@@ -146,7 +147,8 @@ def resample_directions(
     n_measured = len(np.asarray(directions))
     if values.ndim == 0 or values.shape[-1] != n_measured:
         raise ValueError(
-            f"signals of shape {values.shape} do not have {n_measured} directions on the last axis"
+            f"signals of shape {values.shape} do not have {counted(n_measured, 'direction')} on "
+            "the last axis"
         )
     matrix = resampling_matrix(directions, wanted, order=order, smoothing=smoothing)
     return np.asarray(values @ matrix.astype(np.float32))

@@ -24,6 +24,7 @@ from anomaly.scans.tissue import estimate_tissue, relabel_tissue
 from dmrifit._optional import import_optional
 from dmrifit._utils.affines import voxel_volume
 from dmrifit._utils.checks import check_word
+from dmrifit._utils.counts import counted
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import quiet_dipy
 from dmrifit.io.bids_derivatives import stem
@@ -565,7 +566,7 @@ def _channels(
         )
     if len(measured) != len(target):
         raise ValueError(
-            f"{name} has {len(measured)} directions, and the detector was fitted to "
+            f"{name} has {counted(len(measured), 'direction')}, and the detector was fitted to "
             f"{len(target)}; {remedy}"
         )
     if grid_directions is None or target.directions is None:
@@ -598,8 +599,9 @@ def _powder_channels(
         plain, shell = _shell(protocol, None, level, name)
         if len(shell) < FEWEST_DIRECTIONS:
             raise ValueError(
-                f"{name} has {len(shell)} measurement(s) at b = {level:g} s/mm², and a powder "
-                f"average needs {FEWEST_DIRECTIONS} or more; choose another shell: b=… (--b)"
+                f"{name} has {counted(len(shell), 'measurement')} at b = {level:g} s/mm², and a "
+                f"powder average needs {FEWEST_DIRECTIONS} or more; choose another shell: b=… "
+                "(--b)"
             )
         parts.append(shell)
     numbers = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
@@ -611,8 +613,8 @@ def _powder_channels(
     if b is None and len(rest):
         listed = ", ".join(f"{level:g}" for level in np.unique(protocol.b[rest])[:8])
         unused = (
-            f"{len(rest)} volume(s) with diffusion weighting belong to no shell of the powder "
-            f"averages and are not used: b = {listed} s/mm²"
+            "outside the shells of the powder averages and not used: "
+            f"{counted(len(rest), 'volume')} with diffusion weighting, b = {listed} s/mm²"
         )
     return plain, volumes, _Channels(means, shells=numbers, unused=unused)
 

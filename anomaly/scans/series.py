@@ -26,7 +26,7 @@ from anomaly.scans.detection import Detection, lesions_of
 from anomaly.scans.preparation import PreparedScan, prepare_scan
 from anomaly.scans.training_scans import TrainingScans
 from anomaly.scans.whole_scan import HealthyScans, ScanFigures, scan_figures
-from dmrifit._utils.counts import counted, listed
+from dmrifit._utils.counts import counted, first_few
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
@@ -294,8 +294,8 @@ class SeriesDetector(BaseEstimator):
         with_lesion = [files.label for files in series if files.lesion is not None]
         if with_lesion:
             raise ValueError(
-                f"scans with a lesion: {listed(with_lesion)}; detectors learn from healthy scans: "
-                "leave others out of the table"
+                f"scans with a lesion: {first_few(with_lesion)}; detectors learn from healthy "
+                "scans: leave others out of the table"
             )
         if not len(series):
             raise ValueError(
@@ -689,7 +689,7 @@ class SeriesDetector(BaseEstimator):
         repeated = [name for name in dict.fromkeys(patients) if patients.count(name) > 1]
         if repeated:
             raise ValueError(
-                f"subjects with several scans: {listed(repeated)}; a guarantee needs one of each"
+                f"several scans of {first_few(repeated)}; a guarantee needs one of each subject"
             )
         # Before the training: too few scans give no guarantee whatever is learned.
         n_held_out = min(max(1, round(share * len(series))), len(series) - 1)
@@ -722,7 +722,7 @@ class SeriesDetector(BaseEstimator):
         with_lesion = [files.label for files in series if files.lesion is not None]
         if with_lesion:
             raise ValueError(
-                f"scans with a lesion: {listed(with_lesion)}; a calibration takes healthy scans"
+                f"scans with a lesion: {first_few(with_lesion)}; a calibration takes healthy scans"
             )
         if self.training_ is None:
             message = (
@@ -735,7 +735,7 @@ class SeriesDetector(BaseEstimator):
         if shared:
             labels = [series[i].label for i in shared]
             raise ValueError(
-                f"{listed(labels)}: the model was trained on this scan or patient, and a "
+                f"{first_few(labels)}: the model was trained on this scan or patient, and a "
                 "threshold is chosen on other ones; leave them out (or rename other patients of "
                 "the same name)"
             )

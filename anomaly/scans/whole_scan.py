@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
+from dmrifit._utils.counts import counted
 from dmrifit.io.components import label_components
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
 
@@ -129,7 +130,7 @@ class HealthyScans:
             refuse_keys(row, names, "figure of a healthy scan", complete=True)
             bulk = tuple(float(value) for value in row["bulk"])
             if len(bulk) != 2 * len(_QUANTILES):
-                raise RefusedError(f"the bulk of a healthy scan has {len(bulk)} values")
+                raise RefusedError(f"the bulk of a healthy scan has {counted(len(bulk), 'value')}")
             share, largest = float(row["share"]), float(row["largest_mL"])
             n_components, noise = int(row["n_components"]), float(row["noise"])
             scans.append(ScanFigures(share, n_components, largest, bulk, noise))

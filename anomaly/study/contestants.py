@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from anomaly.detectors.thresholds import RULES, MeanPoolThreshold, ThresholdRule, open_map
 from anomaly.study.controls import CONTROLS, control_maps
 from anomaly.study.strata import strata_masks
-from dmrifit._utils.counts import counted, listed
+from dmrifit._utils.counts import counted, first_few
 
 if TYPE_CHECKING:
     from anomaly.scans.cases import Case
@@ -77,7 +77,7 @@ class Bench:
                 empty.append(case.name)
         if empty:
             raise ValueError(
-                f"no white or gray matter to score in {listed(empty)}; check the tissue maps"
+                f"no white or gray matter to score in {first_few(empty)}; check the tissue maps"
             )
         lesions = []
         for case, mask in zip(cases, scored, strict=True):
@@ -88,13 +88,13 @@ class Bench:
             )
         with_lesion = [case.name for case in healthy if not case.healthy]
         if with_lesion:
-            raise ValueError(f"healthy scans that have lesions: {listed(with_lesion)}")
+            raise ValueError(f"healthy scans that have lesions: {first_few(with_lesion)}")
         patients = {case.patient for case in cases}
         # A patient's second scan without the lesion is not that of a healthy person.
         shared = [case.name for case in healthy if case.patient in patients]
         if shared:
             raise ValueError(
-                f"healthy scans that are of patients among the cases: {listed(shared)}"
+                f"healthy scans that are of patients among the cases: {first_few(shared)}"
             )
         # Checks the size of the cube.
         open_map(np.zeros((1, 1, 1), dtype=bool), opening)
@@ -204,12 +204,12 @@ def _check_validation(bench: Bench, folds: Sequence[Any]) -> None:
     if unusable:
         raise ValueError(
             "validation scans have to be healthy and of other patients than the cases: "
-            f"{listed(unusable)}"
+            f"{first_few(unusable)}"
         )
     if shared:
         raise ValueError(
             "thresholds and false positives need healthy scans of different patients: "
-            f"{listed(shared)}"
+            f"{first_few(shared)}"
         )
 
 
@@ -240,7 +240,8 @@ def _by_fold(values: Sequence[Any], label: str, folds: Sequence[str], single: bo
         return [values]
     if len(values) != len(folds):
         raise ValueError(
-            f"{label}: {len(values)} entries for {len(folds)} folds; give one for each"
+            f"{label}: {counted(len(values), 'entry', 'entries')} for "
+            f"{counted(len(folds), 'fold')}; give one for each"
         )
     return list(values)
 
@@ -248,7 +249,9 @@ def _by_fold(values: Sequence[Any], label: str, folds: Sequence[str], single: bo
 def _checked(values: Sequence[ArrayLike], cases: Sequence[Case], label: str) -> list[NDArray[Any]]:
     arrays = [np.asarray(volume) for volume in values]
     if len(arrays) != len(cases):
-        raise ValueError(f"{label}: {len(arrays)} for {len(cases)} scans; give one for each")
+        raise ValueError(
+            f"{label}: {len(arrays)} for {counted(len(cases), 'scan')}; give one for each"
+        )
     for array, case in zip(arrays, cases, strict=True):
         if array.shape != case.shape:
             raise ValueError(
@@ -259,8 +262,8 @@ def _checked(values: Sequence[ArrayLike], cases: Sequence[Case], label: str) -> 
             if array.dtype.kind in "fiub":
                 n = int(np.count_nonzero(~np.isfinite(array)))
             raise ValueError(
-                f"{label}: {n} non-finite values in {case.name}; a map is 0 where there is no "
-                "score"
+                f"{label}: {counted(n, 'non-finite value')} in {case.name}; a map is 0 where "
+                "there is no score"
             )
     return arrays
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
+from dmrifit._utils.counts import counted
 from dmrifit.io.components import check_affine, label_components
 from dmrifit.io.masks import zeros_and_ones
 from dmrifit.stats.metrics import dice
@@ -187,7 +188,10 @@ def mismatch_counts(overlaps: Sequence[FollowupOverlap], grades: Sequence[str]) 
     import pandas as pd
 
     if len(overlaps) != len(grades):
-        raise ValueError(f"{len(grades)} grades for {len(overlaps)} patients; give one for each")
+        raise ValueError(
+            f"{counted(len(grades), 'grade')} for {counted(len(overlaps), 'patient')}; give one "
+            "for each"
+        )
     by_grade: dict[str, list[FollowupOverlap]] = {grade: [] for grade in grades}
     for overlap, grade in zip(overlaps, grades, strict=True):
         by_grade[grade].append(overlap)

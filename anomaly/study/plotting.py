@@ -12,6 +12,7 @@ from anomaly.detectors.thresholds import open_map
 from anomaly.study.controls import CONTROLS
 from anomaly.study.strata import ELSEWHERE, STRATA
 from dmrifit._optional import import_optional
+from dmrifit._utils.counts import counted
 from dmrifit.report.style import (
     COLORMAP,
     FAINT,
@@ -475,7 +476,10 @@ def _check_shape(values: NDArray, case: Case, name: str) -> None:
 def _scores(values: Sequence[ArrayLike], cases: Sequence[Case], name: str) -> list[NDArray]:
     """Take the scores of each case in white and gray matter."""
     if len(values) != len(cases):
-        raise ValueError(f"{name}: {len(values)} maps for {len(cases)} cases; give one for each")
+        raise ValueError(
+            f"{name}: {counted(len(values), 'map')} for {counted(len(cases), 'case')}; give one "
+            "for each"
+        )
     scores = []
     for volume, case in zip(values, cases, strict=True):
         array = np.asarray(volume)

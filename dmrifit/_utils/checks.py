@@ -8,6 +8,8 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.counts import counted
+
 __all__ = [
     "check_finite",
     "check_magnitude",
@@ -63,9 +65,11 @@ def check_finite(values: NDArray[Any], name: str) -> None:
     if values.dtype.kind in "fiub":
         n_bad = int(np.count_nonzero(~np.isfinite(values)))
     if n_bad or values.dtype.kind not in "fiub":
+        bad_values = counted(
+            n_bad, "value that is no finite number", "values that are no finite numbers"
+        )
         raise ValueError(
-            f"{name} has {n_bad} values that are no finite numbers ({values.dtype}); "
-            "set voxels without a value to 0"
+            f"{name} has {bad_values} ({values.dtype}); set voxels without a value to 0"
         )
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import SupportsIndex
 
-__all__ = ["counted", "listed"]
+__all__ = ["counted", "first_few"]
 
 
-def counted(n: int, noun: str, plural: str = "") -> str:
+def counted(n: SupportsIndex, noun: str, plural: str = "") -> str:
     """Write a number with what it counts; `plural` where that is not the noun with an s."""
     return f"{n} {noun}" if n == 1 else f"{n} {plural or f'{noun}s'}"
 
 
-def listed(names: Sequence[str], most: int = 5) -> str:
+def first_few(names: Sequence[str], most: int = 5) -> str:
     """List the first names, and say how many more there are."""
     text = ", ".join(names[:most])
     return f"{text} and {len(names) - most} more" if len(names) > most else text

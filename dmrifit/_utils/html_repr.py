@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from dmrifit._utils.counts import counted
+
 __all__ = ["MOST_ROWS", "InlinePage", "html_summary"]
 
 MOST_ROWS = 12
@@ -46,7 +48,7 @@ def html_summary(
     lines += ["</tbody>", "</table>"]
     notes = []
     if len(all_rows) > MOST_ROWS:
-        notes.append(f"{len(all_rows) - MOST_ROWS} more rows")
+        notes.append(counted(len(all_rows) - MOST_ROWS, "more row"))
     if note:
         notes.append(note)
     if notes:

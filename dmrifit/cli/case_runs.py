@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from dmrifit._utils.counts import listed
+from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.console import error_message, progress
 from dmrifit.io.atomic_files import check_room
 
@@ -303,7 +303,7 @@ def result_rows(
     missing = [name for name in names if name not in rows]
     if missing:
         raise ValueError(
-            f"{table} has no {noun} of {listed(missing)}; {remedy}, or leave them out"
+            f"{table} has no {noun} of {first_few(missing)}; {remedy}, or leave them out"
         )
     return [rows[name] for name in names]
 
@@ -331,7 +331,9 @@ def read_result(
     n_non_finite = np.count_nonzero(~np.isfinite(values))
     if n_non_finite:
         raise ValueError(
-            f"{path} contains {n_non_finite} values that are not finite; {finite_remedy}"
+            f"{path} contains "
+            f"{counted(n_non_finite, 'value that is not finite', 'values that are not finite')}; "
+            f"{finite_remedy}"
         )
     return values
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from dmrifit._utils.counts import counted, listed
+from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import can_draw
 from dmrifit.cli.console import ModelFileOption, ModelSeedOption, OverwriteOption, check_output
 from dmrifit.cli.options import floats, say, whole_numbers, words
@@ -603,7 +603,7 @@ def _check_study(
     ]
     if dropped:
         raise ValueError(
-            f"{out} holds a comparison that also has {listed(dropped)}, which would "
+            f"{out} holds a comparison that also has {first_few(dropped)}, which would "
             "disappear from its tables and report; name them as well, choose another folder, or "
             "--overwrite"
         )

@@ -409,8 +409,8 @@ class Cohort:
         curves = real_numbers(signals, "signals")
         if curves.ndim != 2 or curves.shape != (len(patients), len(protocol)):
             raise ValueError(
-                f"signals of shape {curves.shape} need one row for each of {len(patients)} "
-                f"entries of patients and one column for each of {len(protocol)} measurements"
+                f"signals of shape {curves.shape} need one row for each entry of patients "
+                f"({len(patients)}) and one column for each measurement ({len(protocol)})"
             )
         clean = None
         if noise_free is not None:
@@ -444,7 +444,10 @@ class Cohort:
         cohort = cls(scans, name)
         if names is not None:
             if len(names) != len(curves):
-                raise ValueError(f"{len(names)} names of regions for {len(curves)} rows; give all")
+                raise ValueError(
+                    f"{counted(len(names), 'name')} of regions for {counted(len(curves), 'row')}; "
+                    "give all"
+                )
             cohort.regions = {}
             for patient, rows in rows_of.items():
                 patient_regions = tuple(names[row] for row in rows)

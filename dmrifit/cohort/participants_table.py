@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import read_small
 from dmrifit.cohort.scaling import echo_times
 from dmrifit.cohort.scan import Scan
@@ -323,7 +324,8 @@ def _images_of(
             for column, values in files.items():
                 if len(values) not in (0, 1, len(names)):
                     raise ValueError(
-                        f"{len(values)} {column} for {len(names)} images; give one to each"
+                        f"{len(values)} {column} for {counted(len(names), 'image')}; give one to "
+                        "each"
                     )
                 if values:
                     of_image[column] = values[i % len(values)]

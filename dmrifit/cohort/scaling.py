@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import filled
+from dmrifit._utils.counts import counted
 from dmrifit.engine.protocol import Protocol
 
 __all__ = ["PatientScale", "contrast_order", "echo_times", "reference_columns"]
@@ -103,9 +104,9 @@ class PatientScale:
         count = usable.sum(axis=1)
         if not count.any():
             raise ValueError(
-                f"the patient's scale cannot be computed: none of {len(signals)} voxels has a "
-                f"finite signal at {source_protocol.labels[columns[0]]}; check the image and the "
-                "body mask"
+                "the patient's scale cannot be computed: none of "
+                f"{counted(len(signals), 'voxel')} has a finite signal at "
+                f"{source_protocol.labels[columns[0]]}; check the image and the body mask"
             )
         # A mean over the usable repeats: one that is missing must not cost the voxel.
         total = np.where(usable, values, 0.0).sum(axis=1)
@@ -113,8 +114,8 @@ class PatientScale:
         if not (np.isfinite(scale) and scale > 0):
             raise ValueError(
                 f"the patient's scale is {scale:g}: percentile {self.percentile:g} of the signal "
-                f"at {source_protocol.labels[columns[0]]} over {len(signals)} voxels must be "
-                "positive; check that the body mask lies on the body"
+                f"at {source_protocol.labels[columns[0]]} over {counted(len(signals), 'voxel')} "
+                "must be positive; check that the body mask lies on the body"
             )
         return scale
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_word, is_number
+from dmrifit._utils.counts import counted
 from dmrifit.engine.kernels.layout import form
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.parameter_units import check_bounds, check_fixed
@@ -114,7 +115,7 @@ class FitSettings:
         weights = np.asarray(self.weights, dtype=float)
         if weights.shape != (n,) or not (np.isfinite(weights).all() and (weights > 0).all()):
             raise ValueError(
-                f"weights must be {n} positive numbers, one for each measurement; got "
+                f"weights must be {counted(n, 'positive number')}, one for each measurement; got "
                 f"{self.weights!r}"
             )
         return weights / weights.mean()

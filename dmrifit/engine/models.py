@@ -15,6 +15,7 @@ from types import CodeType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.counts import counted
 from dmrifit.engine import exact_math
 from dmrifit.engine.kernels import compiler
 from dmrifit.engine.protocol import Protocol, check_protocol
@@ -303,8 +304,8 @@ class SignalModel:
         values = np.atleast_2d(np.asarray(parameters, dtype=float))
         if values.ndim != 2 or values.shape[1] != len(self.parameters):
             raise ValueError(
-                f"model {self.name} has {len(self.parameters)} parameters {self.names}; got shape "
-                f"{values.shape}"
+                f"model {self.name} has {counted(len(self.parameters), 'parameter')} "
+                f"{self.names}; got shape {values.shape}"
             )
         if self.needs_te and protocol.te is None:
             raise ValueError(

@@ -246,7 +246,7 @@ class Protocol:
         b, directions = read_gradients(bval, bvec)
         echo_times = None
         if te is not None:
-            echo_times = read_echo_times(te, len(b), f"the {len(b)} b-values of {bval}")
+            echo_times = read_echo_times(te, len(b), f"the {counted(len(b), 'b-value')} of {bval}")
         try:
             protocol = cls(b, echo_times, directions=directions, name=bval.name.split(".")[0])
             if b_tolerance is not None:
@@ -319,8 +319,8 @@ class Protocol:
         by_b = candidates[np.argsort(self.b[candidates], kind="stable")]
         if len(by_b) < n_b:
             raise ValueError(
-                f"a clinical protocol needs {n_b} b-values{at_te}; this one has {len(by_b)}: "
-                f"{self.b[by_b].tolist()} s/mm²"
+                f"a clinical protocol needs {counted(n_b, 'b-value')}{at_te}; this one has "
+                f"{len(by_b)}: {self.b[by_b].tolist()} s/mm²"
             )
         # One more than taken: the last one could be a repeat of the next.
         b = self.b[by_b[: n_b + 1]]
@@ -609,8 +609,8 @@ def read_gradients(
     if directions.shape != (len(b), 3):
         raise ValueError(
             f"{bvec}: {directions.shape[0]} × {directions.shape[1]} numbers do not make 3 × "
-            f"{len(b)} "
-            f"directions for the {len(b)} b-values of {bval}; check that both belong to one scan"
+            f"{counted(len(b), 'direction')} for the {counted(len(b), 'b-value')} of {bval}; "
+            "check that both belong to one scan"
         )
     _warn_of_lengths(directions, b, bvec)
     return b, directions
@@ -679,8 +679,8 @@ def read_echo_times(
     if len(times) not in (1, n):
         sources = ", ".join(map(str, te)) if isinstance(te, list | tuple) else te
         raise ValueError(
-            f"{sources}: {len(times)} echo times for {volumes or f'{n} volumes'}; "
-            "give one, or one for each"
+            f"{sources}: {counted(len(times), 'echo time')} for "
+            f"{volumes or counted(n, 'volume')}; give one, or one for each"
         )
     return np.broadcast_to(times, (n,))
 
@@ -810,7 +810,10 @@ def _checked_te(te: ArrayLike, n: int) -> NDArray[np.float64]:
         te = np.full(n, te)
     te = _frozen(te)
     if te.shape != (n,):
-        raise ValueError(f"{te.size} echo times for {n} b-values; give one, or one for each")
+        raise ValueError(
+            f"{counted(te.size, 'echo time')} for {counted(n, 'b-value')}; give one, or one for "
+            "each"
+        )
     bad = ~np.isfinite(te) | (te <= 0)
     if bad.any():
         raise ValueError(

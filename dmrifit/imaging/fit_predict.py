@@ -624,9 +624,9 @@ def _check_protocol(
     if n_contrasts < len(free):
         names = ", ".join(parameter.name for parameter in free)
         raise ValueError(
-            f"model {model.name} has {len(free)} free parameters ({names}), but {series.name} has "
-            f"only {n_contrasts} different contrasts ({protocol!r}); fix parameters or choose a "
-            "simpler model"
+            f"model {model.name} has {counted(len(free), 'free parameter')} ({names}), but "
+            f"{series.name} has only {counted(n_contrasts, 'different contrast')} ({protocol!r}); "
+            "fix parameters or choose a simpler model"
         )
     _warn_of_doubtful_model(series.name, protocol, model, fixed)
     if average is None:
@@ -742,13 +742,13 @@ def _check_tally(tally: FitTally, series: Series) -> None:
     reasons = ", ".join(f"{n} {reason}" for reason, n in tally.screening.reasons.items())
     if not tally.n_fitted:
         raise ValueError(
-            f"{series.name}: none of the {n_voxels} voxels could be fitted ({reasons}); check "
-            "that image, b-values and mask belong together"
+            f"{series.name}: none of {counted(n_voxels, 'voxel')} could be fitted ({reasons}); "
+            "check that image, b-values and mask belong together"
         )
     if tally.screening.n_lost > MOST_LOST * n_voxels:
         message = (
-            f"{series.name}: {tally.screening.n_lost} of {n_voxels} voxels could not be fitted: "
-            f"{reasons}; check the image, or leave these voxels out by a mask (--mask)"
+            f"{series.name}: {tally.screening.n_lost} of {counted(n_voxels, 'voxel')} could not "
+            f"be fitted: {reasons}; check the image, or leave these voxels out by a mask (--mask)"
         )
         warnings.warn(message, stacklevel=3)
 

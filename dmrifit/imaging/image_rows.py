@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.counts import counted
 from dmrifit.cohort.patches import neighborhoods, with_signal
 from dmrifit.cohort.scaling import PatientScale, reference_columns
 from dmrifit.engine.protocol import Protocol, average_directions
@@ -30,9 +31,9 @@ def source_volumes(
             raise ValueError("average and b_tolerance need the protocol of the image")
         if series.n_measurements != len(source):
             raise ValueError(
-                f"{series.name} has {series.n_measurements} volumes, but the estimator needs "
-                f"{len(source)} ({', '.join(source.labels)}); if they are among the volumes, give "
-                "the protocol of the image"
+                f"{series.name} has {counted(series.n_measurements, 'volume')}, but the estimator "
+                f"needs {len(source)} ({', '.join(source.labels)}); if they are among the "
+                "volumes, give the protocol of the image"
             )
         return lambda voxels: voxels
     series.check_count(protocol)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import read_small
 from dmrifit.engine.fit_maps import FIT_MAPS, unpack_bounds, unpack_doubts
 from dmrifit.engine.methods.map_prior import PULLED
@@ -482,8 +483,8 @@ def _label_images(
         if tables:
             source = f" of {tables[0]}, whose column labels is empty"
         raise ValueError(
-            f"{len(labels) or 'no'} label images for {folders} of maps{source}; "
-            "give one (--labels), or one for each"
+            f"{counted(len(labels), 'label image')} for {folders} of maps{source}; give one "
+            "(--labels), or one for each"
         )
     # Without options every row names its own label image.
     defaults = labels or [Path()] * len(rows)

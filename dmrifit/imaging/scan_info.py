@@ -94,7 +94,7 @@ def contrast_lines(protocol: Protocol) -> list[str]:
         shells = _shells(protocol.b[at_te])
         if len(shells) > _MOST_SHELLS:
             first, last = shells[0][0], shells[-1][0]
-            listed = f"{first} … {last} ({len(shells)} values, {at_te.sum()} volumes)"
+            listed = f"{first} … {last} ({len(shells)} values, {counted(at_te.sum(), 'volume')})"
         else:
             listed = ", ".join(b if n == 1 else f"{b} ({n})" for b, n in shells)
         lines.append(f"{title}: b = {listed} s/mm²")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_finite
-from dmrifit._utils.counts import counted, listed
+from dmrifit._utils.counts import counted, first_few
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import three_axes
@@ -185,7 +185,7 @@ def folder_rows(folder: Path, images: Sequence[str]) -> list[dict[str, str]]:
 def folder_summary(folder: Path, rows: Sequence[Mapping[str, str]]) -> str:
     """Say which cases a folder holds, and for how many of them there are further images."""
     names = [row["name"] for row in rows]
-    text = f"{counted(len(names), 'case')} in {folder}: {listed(names)}"
+    text = f"{counted(len(names), 'case')} in {folder}: {first_few(names)}"
     columns = list(rows[0])[2:]
     counts = {column: sum(bool(row[column]) for row in rows) for column in columns}
     further = ", ".join(f"{column} {count}" for column, count in counts.items() if count)

@@ -238,7 +238,9 @@ def _whole_labels(labels: NDArray[Any]) -> NDArray[np.int64]:
     if labels.ndim == 4 and labels.shape[3] == 1:
         labels = labels[..., 0]
     if labels.ndim != 3:
-        raise ValueError(f"labels have {labels.ndim} axes; a volume (x, y, z) is needed")
+        raise ValueError(
+            f"labels have {counted(labels.ndim, 'axis', 'axes')}; a volume (x, y, z) is needed"
+        )
     if labels.dtype.kind not in "biuf":
         raise ValueError(f"labels are whole numbers, not values of type {labels.dtype}")
     fractions = labels[~np.isfinite(labels) | (labels != np.rint(labels))]
@@ -280,7 +282,7 @@ def _read_series(folder: Path, series: str | None) -> _Series:
     lines = ""
     for uid, images in series_images.items():
         number = images[0].get("SeriesNumber")
-        lines += f"\n  {uid}: {len(images)} images, series number {number}"
+        lines += f"\n  {uid}: {counted(len(images), 'image')}, series number {number}"
     if series is not None:
         message = f"{folder} holds no DICOM series {series} of images in space"
         if lines:
@@ -458,8 +460,8 @@ def _onto(
     outside = ((moved < 0) | (moved >= volume.shape)).any(axis=1)
     if outside.any():
         raise ValueError(
-            f"{np.count_nonzero(outside)} of {len(voxels)} voxels with a label lie outside the "
-            f"DICOM series in {name}; name the series that the scan was converted from"
+            f"{np.count_nonzero(outside)} of {counted(len(voxels), 'voxel')} with a label lie "
+            f"outside the DICOM series in {name}; name the series that the scan was converted from"
         )
     frames = np.zeros(volume.shape[::-1], dtype=np.uint8)
     frames[tuple(moved.T[::-1])] = labels[tuple(voxels.T)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.counts import counted
+
 __all__ = [
     "AIR",
     "above_air",
@@ -94,8 +96,8 @@ def binarize(
     n_infinite = np.count_nonzero(np.isinf(values))
     if n_infinite:
         raise ValueError(
-            f"{name} holds {n_infinite} infinite values; a mask is 1 inside and 0 outside: "
-            "set them to one of these"
+            f"{name} holds {counted(n_infinite, 'infinite value')}; a mask is 1 inside and 0 "
+            "outside: set them to one of these"
         )
     finite = values[np.isfinite(values)]
     # Interpolation leaves small negative values; a label of −1 or an image is something else.
@@ -104,8 +106,9 @@ def binarize(
     for bad in invalid:
         if bad.size:
             raise ValueError(
-                f"{name} holds {bad[0]:g} (in all {bad.size} such values), neither a label nor a "
-                "probability; a mask is 1 inside and 0 outside: set its values to these"
+                f"{name} holds {bad[0]:g} (in all {counted(bad.size, 'such value')}), neither a "
+                "label nor a probability; a mask is 1 inside and 0 outside: set its values to "
+                "these"
             )
     inside = values > MASK_THRESHOLD
     if not inside.any():

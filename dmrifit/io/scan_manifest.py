@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import read_text
 from dmrifit.engine.protocol import Protocol, read_echo_times, read_gradients
 from dmrifit.io.bids_derivatives import stem
@@ -175,7 +176,7 @@ def _contrasts(table: Path, row: dict[str, str], image: Path, where: str) -> _Co
             b = np.full(n, bval)
         if len(b) != n:
             raise ValueError(
-                f"{image} has {n} volumes, but {bval} {len(b)} b-values; "
+                f"{image} has {counted(n, 'volume')}, but {bval} {counted(len(b), 'b-value')}; "
                 "check that both belong to one scan"
             )
         _doubt_unit(b, f"{where}: {bval}")

@@ -19,6 +19,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._utils.checks import finite_numbers
+from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import check_file
 from dmrifit.cohort.scaling import PatientScale
 from dmrifit.engine.map_fitter import ClinicalMetrics, MapFitter, resolve_model
@@ -324,14 +325,16 @@ def _check_regressor(estimator: SignalToSignal | MapsToMaps) -> None:
     n_regressor_inputs = getattr(regressor, "n_features_in_", n_inputs)
     if not hasattr(regressor, "predict") or n_regressor_inputs != n_inputs:
         raise RefusedError(
-            f"its regressor takes {n_regressor_inputs} inputs, and the estimator has {n_inputs}"
+            f"its regressor takes {counted(n_regressor_inputs, 'input')}, and the estimator has "
+            f"{n_inputs}"
         )
     if estimator.source is not None:
         n_measurements = len(estimator.source)
         if n_neighbors * n_measurements != estimator.n_features_in_:
             raise RefusedError(
-                f"its source protocol has {n_measurements} measurements of {n_neighbors} voxels, "
-                f"not {estimator.n_features_in_} columns"
+                f"its source protocol has {counted(n_measurements, 'measurement')} of "
+                f"{counted(n_neighbors, 'voxel')}, not "
+                f"{counted(estimator.n_features_in_, 'column')}"
             )
     prediction = np.asarray(regressor.predict(np.ones((1, n_inputs))))
     if not np.isfinite(prediction).all():
@@ -343,7 +346,8 @@ def _check_regressor(estimator: SignalToSignal | MapsToMaps) -> None:
             n_outputs = len(resolve_model(estimator.model).names)
         if not _is_one_row(prediction.shape, n_outputs):
             raise RefusedError(
-                f"its regressor answers with {prediction.shape[-1]} numbers instead of {n_outputs}"
+                f"its regressor answers with {counted(prediction.shape[-1], 'number')} instead of "
+                f"{n_outputs}"
             )
 
 
@@ -519,16 +523,16 @@ def _restore_intervals(
     estimator._set_outputs(estimator._model(), n)
     if unit.shape != (n,) or smallest.shape != (n,) or len(estimator.names_) != n:
         raise RefusedError(
-            f"its intervals are those of {len(estimator.names_)} outputs, "
-            f"and it holds expected errors of {n}"
+            f"its intervals are those of {counted(len(estimator.names_), 'output')}, and it holds "
+            f"expected errors of {n}"
         )
     if min(unit.min(), smallest.min()) <= 0:
         raise RefusedError("its intervals have an expected error of 0 or less")
     n_features = estimator.n_features_in_
     if inside.n_features_in_ != n_features or forest.n_features_in_ != n_features + n:
         raise RefusedError(
-            f"its forest takes {forest.n_features_in_} inputs instead of {n_features} "
-            f"and {n} predictions"
+            f"its forest takes {counted(forest.n_features_in_, 'input')} instead of {n_features} "
+            f"and {counted(n, 'prediction')}"
         )
     n_neighbors = math.prod(resolve_patch_shape(inside) or (1,))
     if getattr(inside, "source", None) is None:
@@ -550,7 +554,7 @@ def _restore_intervals(
         setattr(estimator, f"{name}_", table)
     estimator._forest = forest
     if not _is_one_row(np.shape(forest.predict(np.ones((1, n_features + n)))), n):
-        raise RefusedError(f"its forest does not answer with {n} numbers")
+        raise RefusedError(f"its forest does not answer with {counted(n, 'number')}")
 
 
 def _definition(estimator: BaseEstimator) -> Any:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.counts import counted
+
 if TYPE_CHECKING:
     from dmrifit.networks.volume_estimator import VolumeEstimator
 
@@ -37,7 +39,8 @@ def volume_inputs(case: Any) -> NDArray[np.float32]:
             "(x, y, z, channels)"
         )
     if not np.isfinite(volume).all():
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(volume))} values that are not finite")
+        n_bad = np.count_nonzero(~np.isfinite(volume))
+        raise ValueError(counted(n_bad, "value that is not finite", "values that are not finite"))
     largest = max(float(volume.max()), -float(volume.min()))
     if largest > float(np.finfo(np.float32).max):
         raise ValueError(
@@ -166,7 +169,9 @@ def listed(values: Any, what: str) -> Sequence[Any]:
 def check_length(cases: Sequence[Any], targets: Sequence[Any], what: str) -> None:
     """Check that there is one for each case."""
     if len(targets) != len(cases):
-        raise ValueError(f"{len(targets)} {what} for {len(cases)} cases; give one for each")
+        raise ValueError(
+            f"{len(targets)} {what} for {counted(len(cases), 'case')}; give one for each"
+        )
 
 
 def add_to_digest(digest: Any, arrays: Any) -> None:

@@ -19,6 +19,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.counts import counted
 from dmrifit._utils.progress import step_bar
 from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
 from dmrifit.io.atomic_files import remove_abandoned_parts, write_text
@@ -333,7 +334,7 @@ class VolumeEstimator(BaseEstimator, ABC):
     def _check_channels(self, n: int) -> None:
         if n != self.n_channels_:
             raise ValueError(
-                f"{n} channels where the first case in training has {self.n_channels_}"
+                f"{counted(n, 'channel')} where the first case in training has {self.n_channels_}"
             )
 
     def _stream(
@@ -485,7 +486,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         n_validation = min(n_validation, n_patients - 1)
         if n_validation < 1:
             raise ValueError(
-                f"all {n_cases} cases are of one patient, and validation_fraction={fraction} "
+                f"all cases ({n_cases}) are of one patient, and validation_fraction={fraction} "
                 "keeps whole patients; give more patients or validation_fraction=0"
             )
         split = GroupShuffleSplit(1, test_size=n_validation, random_state=seed)
@@ -604,14 +605,14 @@ class VolumeEstimator(BaseEstimator, ABC):
             if row["learning_rate"] != self._learning_rate(epoch):
                 n_planned = header["parameters"]["epochs"]
                 raise ValueError(
-                    f"{folder} holds {n_done} epochs of a training of {n_planned} with the "
-                    f"schedule {self._settings.schedule!r}, which depends on their number; "
-                    f"go on with epochs={n_planned}, or choose another checkpoint folder"
+                    f"{folder} holds {counted(n_done, 'epoch')} of a training of {n_planned} with "
+                    f"the schedule {self._settings.schedule!r}, which depends on their number; go "
+                    f"on with epochs={n_planned}, or choose another checkpoint folder"
                 )
         n_epochs = self._settings.epochs
         if n_done > n_epochs:
             raise ValueError(
-                f"{folder} holds {n_done} epochs already, more than epochs={n_epochs}; "
+                f"{folder} holds {counted(n_done, 'epoch')} already, more than epochs={n_epochs}; "
                 "raise epochs or choose another checkpoint folder"
             )
         return int(header["seed"])
@@ -675,7 +676,9 @@ class VolumeEstimator(BaseEstimator, ABC):
         weights = load(files[_WEIGHTS])
         # Even on the meta device, a file could ask for so many layers that memory runs out.
         if max(int(getattr(self, name, 0)) for name in ("depth", "levels")) > len(weights):
-            raise RefusedError(f"its network has more levels than its {len(weights)} weights")
+            raise RefusedError(
+                f"its network has more levels than its {counted(len(weights), 'weight')}"
+            )
         try:
             # Before memory is allocated: a damaged file could ask for a network of any size.
             with torch.device("meta"):

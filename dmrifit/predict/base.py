@@ -26,6 +26,7 @@ from sklearn.utils import Tags, check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dmrifit._utils.checks import check_magnitude, filled
+from dmrifit._utils.counts import counted
 from dmrifit._utils.threads import one_thread
 from dmrifit.cohort.patches import check_patch_shape
 from dmrifit.engine.map_fitter import check_columns
@@ -312,8 +313,8 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.n_features_in_ = designs[0].n_columns
         if not any(design.n_voxels for design in designs):
             raise ValueError(
-                f"none of {self.n_dropped_} training voxels has {self._needed}; check images, "
-                "masks and protocols"
+                f"none of {counted(self.n_dropped_, 'training voxel')} has {self._needed}; check "
+                "images, masks and protocols"
             )
         # Patients without a usable voxel have no moments.
         designs = [design for design in designs if design.n_voxels]
@@ -425,7 +426,8 @@ def _check_neighbors(
     k = math.prod(patch_shape)
     if X.shape[1] != k * len(source):
         raise ValueError(
-            f"X of shape {X.shape} does not have the {k * len(source)} columns of {k} neighbors "
-            f"(patch_shape={patch_shape}) with {len(source)} measurements each; "
+            f"X of shape {X.shape} does not have the {k * len(source)} columns of "
+            f"{counted(k, 'neighbor')} (patch_shape={patch_shape}) with "
+            f"{counted(len(source), 'measurement')} each; "
             f"Cohort.arrays(patch_shape={patch_shape}) gives them"
         )

@@ -15,6 +15,7 @@ from sklearn.utils import Tags, check_array, check_consistent_length, get_tags
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 from dmrifit._utils.checks import check_number, filled, is_number
+from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, seed_from
 from dmrifit.cohort.patches import center_of
 from dmrifit.engine.map_fitter import resolve_model
@@ -388,10 +389,11 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
         n_needed = ceil(self.coverage / (1 - self.coverage) - 1e-9)
         if n < n_needed:
             return (
-                f"no guarantee at this level with {n} patients: {percent} needs at least "
-                f"{n_needed}; {expected} (no proof)"
+                f"no guarantee at this level with {counted(n, 'patient')}: {percent} needs at "
+                f"least {n_needed}; {expected} (no proof)"
             )
-        return f"calibrated to {percent} of the voxels on {n} patients; {expected} (no proof)"
+        patients = counted(n, "patient")
+        return f"calibrated to {percent} of the voxels on {patients}; {expected} (no proof)"
 
     def _check_options(self) -> None:
         if not (is_number(self.coverage) and 0 < self.coverage < 1):
@@ -415,7 +417,7 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             if patients.ndim != 1 or any(is_missing):
                 raise ValueError(
                     "groups must be a list that names the patient of each voxel, not "
-                    f"{patients.shape} with {sum(is_missing)} missing names"
+                    f"{patients.shape} with {counted(sum(is_missing), 'missing name')}"
                 )
             return patients
         if getattr(self.estimator, "source", None) is not None:
@@ -541,7 +543,7 @@ def _checked_calibrate(calibrate: ArrayLike, n: int) -> NDArray[np.bool_]:
     calibrated = np.asarray(calibrate)
     if calibrated.shape != (n,) or calibrated.dtype != bool or not calibrated.any():
         raise ValueError(
-            f"calibrate must be {n} booleans, one per voxel and some of them true; not "
+            f"calibrate must be {counted(n, 'boolean')}, one per voxel and some of them true; not "
             f"{calibrated.dtype} {calibrated.shape}"
         )
     return calibrated

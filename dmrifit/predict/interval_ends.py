@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.checks import finite_numbers
+from dmrifit._utils.counts import counted
 
 __all__ = ["IntervalEnds", "patient_weights", "weighted_quantiles"]
 
@@ -115,7 +116,7 @@ class IntervalEnds:
             # An interval over the whole of no box has no ends.
             or not np.isfinite(bounds[is_whole]).all()
         ):
-            raise ValueError(f"quantiles of {len(quantiles)} outputs, not of {n}")
+            raise ValueError(f"quantiles of {counted(len(quantiles), 'output')}, not of {n}")
         are_sorted = all((np.diff(widths) > 0).all() for widths in log_widths)
         if not are_sorted or (quantiles[:, 0] > quantiles[:, 1]).any():
             raise ValueError("widths or quantiles are not in ascending order")

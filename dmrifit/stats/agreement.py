@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_word
+from dmrifit._utils.counts import counted
 
 __all__ = ["ICC_FORMS", "ICCResult", "LimitsOfAgreement", "bland_altman", "finite_pairs", "icc"]
 
@@ -55,7 +56,12 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95)
     x = x[~np.isnan(x).any(axis=1)]
     n, k = x.shape
     if n < 2 or k < 2:
-        return _no_icc(form, n, k, f"{n} complete targets and {k} raters; two of each are needed")
+        return _no_icc(
+            form,
+            n,
+            k,
+            f"{counted(n, 'complete target')} and {counted(k, 'rater')}; two of each are needed",
+        )
     scale = np.abs(x).max()
     # Rounding leaves no exact zeros; what is this small against the ratings is no variation.
     if np.ptp(x) <= 1e-12 * scale or scale == 0:
@@ -183,7 +189,7 @@ def bland_altman(
         bias = float(np.mean(a - b)) if n else nan
         none = (nan, nan)
         return LimitsOfAgreement(
-            bias, nan, nan, nan, none, none, none, n, f"{n} pairs; two are needed"
+            bias, nan, nan, nan, none, none, none, n, f"{counted(n, 'pair')}; two are needed"
         )
     difference = a - b
     bias, sd = float(difference.mean()), float(difference.std(ddof=1))

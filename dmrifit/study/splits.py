@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dmrifit._utils.checks import check_word
+from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import derived_seed, seed_for
 from dmrifit.io.bids_derivatives import versions
 from dmrifit.io.digests import digest, source_digest
@@ -115,7 +116,7 @@ def check_settings(
             if n_needed > n_available:
                 raise ValueError(
                     f"training for a patient of cohort {name!r} with train_on={regime!r} needs at "
-                    f"least {n_needed} other patient(s); there are {n_available}"
+                    f"least {counted(n_needed, 'other patient')}; there are {n_available}"
                 )
 
 
@@ -248,7 +249,7 @@ def _available(
     if len(available) < n_needed:
         raise ValueError(
             f"training for {', '.join(test)} of cohort {cohort!r} with train_on={regime!r} needs "
-            f"at least {n_needed} other patient(s); there are {len(available)}"
+            f"at least {counted(n_needed, 'other patient')}; there are {len(available)}"
         )
     return available
 

@@ -18,6 +18,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.utils.validation import check_is_fitted
 
 from dmrifit._utils.checks import check_number, check_word, is_number
+from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
 from dmrifit.io.components import drop_small
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
@@ -248,8 +249,8 @@ class TwoStageSegmenter(BaseEstimator):
         n_true = int(truth.sum())
         if n_true in (0, len(truth)):
             raise ValueError(
-                f"{n_true} of {len(truth)} candidates are metastases; both kinds are needed: give "
-                "more cases, or lower levels"
+                f"metastases among {counted(len(truth), 'candidate')}: {n_true}; both kinds are "
+                "needed: give more cases, or lower levels"
             )
         seed = seed_from(self.random_state)
         self.segmenter_ = segmenter

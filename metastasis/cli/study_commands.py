@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from dmrifit._utils.counts import counted, listed
+from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import begin_run, simulate_case
 from dmrifit.cli.console import (
     CheckpointOption,
@@ -424,7 +424,7 @@ def _labelled_cases(table: Path) -> list[Case]:
     missing = [case.name for case in cases if case.label is None]
     if missing:
         raise ValueError(
-            f"{table}: no label of {listed(missing)}; "
+            f"{table}: no label of {first_few(missing)}; "
             "name one in the column label, or leave the scan out"
         )
     for case in cases:
@@ -444,7 +444,7 @@ def _check_patients(
     common = sorted(patients & {case.patient for case in held_out})
     if common:
         raise ValueError(
-            f"{held_out_table} has patients that {table} has too: {listed(common)}; "
+            f"{held_out_table} has patients that {table} has too: {first_few(common)}; "
             "choose others for the threshold"
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from dmrifit._utils.checks import check_number
+from dmrifit._utils.counts import counted
 
 __all__ = ["low_resolution_cells", "low_resolution_input", "output_size"]
 
@@ -15,8 +16,8 @@ def output_size(size: int, n_layers: int = 9) -> int:
     n_lost = 2 * n_layers
     if size <= n_lost:
         raise ValueError(
-            f"{n_layers} convolutions without padding leave nothing of {size} voxels; give at "
-            f"least {1 + n_lost}"
+            f"nothing is left by {counted(n_layers, 'convolution')} without padding of "
+            f"{counted(size, 'voxel')}; give at least {1 + n_lost}"
         )
     return size - n_lost
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.affines import checked_affine
+from dmrifit._utils.counts import counted
 from dmrifit._utils.text_files import check_file, read_text
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.io.atomic_files import FileSet
@@ -388,7 +389,8 @@ def _check_finite(values: NDArray, path: Path) -> None:
     n_not_finite = np.count_nonzero(~np.isfinite(values))
     if n_not_finite:
         raise ValueError(
-            f"{path} contains {n_not_finite} non-finite values; set voxels without a value to 0"
+            f"{path} contains {counted(n_not_finite, 'non-finite value')}; set voxels without a "
+            "value to 0"
         )
 
 

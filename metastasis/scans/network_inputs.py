@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import affine_transform
 
 from dmrifit._utils.affines import voxel_volume
+from dmrifit._utils.counts import counted
 from dmrifit.io.grids import array_of, labels_onto, onto, resampled, scan_of
 from dmrifit.io.masks import MASK_THRESHOLD, binarize, check_same_grid
 from dmrifit.io.nifti import image_of
@@ -240,7 +241,9 @@ def _resampled_values(image: Any, volume: Any, spacing: float | None) -> NDArray
     values = np.asarray(values_of(image), dtype=np.float32)
     n_not_finite = np.count_nonzero(~np.isfinite(values))
     if n_not_finite:
-        raise ValueError(f"{n_not_finite} values that are not finite")
+        raise ValueError(
+            counted(n_not_finite, "value that is not finite", "values that are not finite")
+        )
     if values.shape[:3] != volume.shape[:3]:
         raise ValueError(
             f"a prior or mask of shape {values.shape} for a volume of shape {volume.shape[:3]}"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.checks import is_number
+from dmrifit._utils.counts import counted
 from dmrifit.io.masks import check_same_grid
 from dmrifit.io.nifti import read_grid
 from dmrifit.io.parameter_json import RefusedError
@@ -147,8 +148,8 @@ def _grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]] | None:
     if len(shape) != 3:
         size = " × ".join(map(str, shape))
         raise ValueError(
-            f"{path} has {len(shape)} axes ({size}); a volume of three axes is needed: save the "
-            "post-contrast volume alone"
+            f"{path} has {counted(len(shape), 'axis', 'axes')} ({size}); a volume of three axes "
+            "is needed: save the post-contrast volume alone"
         )
     return shape, affine
 

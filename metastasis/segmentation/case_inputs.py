@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.counts import counted
 from dmrifit.networks.volume_cases import volume_inputs
 from metastasis.scans.network_inputs import Scan, edge_of
 from metastasis.scans.scan_checks import MAX_EDGE_RATIO
@@ -54,8 +55,8 @@ class InputLayout:
         shape = channels.shape[1:]
         if mask is not None and (mask.shape != shape or not mask.any()):
             raise ValueError(
-                f"a mask of shape {mask.shape} with {np.count_nonzero(mask)} voxels for a volume "
-                f"of shape {shape}"
+                f"a mask of shape {mask.shape} with {counted(np.count_nonzero(mask), 'voxel')} "
+                f"for a volume of shape {shape}"
             )
         scaled = locally_scaled if self.scaling == "local" else normalized
         image = scaled(channels, mask)

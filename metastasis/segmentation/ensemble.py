@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 
 from dmrifit._utils.checks import check_word
+from dmrifit._utils.counts import counted
 from dmrifit.io.components import drop_small
 from dmrifit.stats.lesion_matching import CONNECTIVITIES, label_components
 
@@ -246,8 +247,8 @@ def _checked_options(
     for key, values in present.items():
         if len(values) != len(volumes):
             raise ValueError(
-                f"{len(values)} {key} for {len(volumes)} volumes; give one for each, None for a "
-                "missing one"
+                f"{len(values)} {key} for {counted(len(volumes), 'volume')}; give one for each, "
+                "None for a missing one"
             )
     return present
 
@@ -269,7 +270,7 @@ def _predicted(
     probability = np.asarray(predictions[0], dtype=np.float32)
     if len(predictions) != 1 or probability.ndim != 3:
         raise ValueError(
-            f"case {i}: a model gave {len(predictions)} volumes, the first of shape "
+            f"case {i}: a model gave {counted(len(predictions), 'volume')}, the first of shape "
             f"{probability.shape}, for one scan"
         )
     return probability

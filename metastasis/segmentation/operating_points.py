@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.counts import counted
 from dmrifit.stats.lesion_matching import label_components, match_to_lesions
 
 if TYPE_CHECKING:
@@ -178,8 +179,8 @@ def paired_volumes(
     """Pair labels with probabilities of the same shape, both in their own precision."""
     if len(labels) != len(probabilities) or not len(labels):
         raise ValueError(
-            f"{len(labels)} labels and {len(probabilities)} predictions; give both for each scan, "
-            "one at least"
+            f"{counted(len(labels), 'label')} and {counted(len(probabilities), 'prediction')}; "
+            "give both for each scan, one at least"
         )
     pairs = []
     for i, (label, probability) in enumerate(zip(labels, probabilities, strict=True)):

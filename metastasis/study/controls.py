@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.counts import listed
+from dmrifit._utils.counts import first_few
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.stats.lesion_matching import label_components
 
@@ -63,7 +63,7 @@ def reference_masks(cases: Sequence[Case]) -> list[NDArray[np.bool_]]:
         raise ValueError("there are no cases to evaluate")
     missing = [case.name for case in cases if case.label is None]
     if missing:
-        raise ValueError(f"cases without a label cannot be evaluated: {listed(missing)}")
+        raise ValueError(f"cases without a label cannot be evaluated: {first_few(missing)}")
     return [np.asarray(case.label) > 0 for case in cases]
 
 

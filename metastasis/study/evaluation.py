@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_number
+from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.io.components import drop_small, label_components
 from dmrifit.stats.lesion_matching import (
@@ -394,7 +395,10 @@ class _Method:
     ) -> None:
         arrays = [np.asarray(prediction) for prediction in values]
         if len(arrays) != len(cases):
-            raise ValueError(f"{name}: {len(arrays)} predictions for {len(cases)} cases")
+            raise ValueError(
+                f"{name}: {counted(len(arrays), 'prediction')} for {counted(len(cases), 'case')}; "
+                "give one for each"
+            )
         for array, case in zip(arrays, cases, strict=True):
             if array.shape != case.shape:
                 raise ValueError(

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmrifit._utils.counts import counted
+
 __all__ = ["SEGMENT_COUNTS", "segment_counts", "segment_rates", "segment_scores"]
 
 #: What is counted in a scan.
@@ -60,8 +62,8 @@ def segment_scores(
     n_masks = len(labels) if masks is None else len(masks)
     if not len(labels) or not len(labels) == len(probabilities) == n_masks:
         raise ValueError(
-            f"{len(labels)} labels and {len(probabilities)} predictions (and masks); give each "
-            "for each scan"
+            f"{counted(len(labels), 'label')} and {counted(len(probabilities), 'prediction')} "
+            "(and masks); give each for each scan"
         )
     sums = dict.fromkeys(SEGMENT_COUNTS, 0)
     for i, (label, probability) in enumerate(zip(labels, probabilities, strict=True)):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML
+from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
 
 __all__ = ["CONVENTION", "Voxel", "allowed_sides", "angles_of", "expert_voxels", "rotation_of"]
@@ -579,8 +580,8 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
     fits = array.ndim in (2, 3) and array.shape[0] == n and array.shape[-1] == 9
     if not fits or not array.size:
         raise ValueError(
-            f"experts' voxels for {n} scenes need the shape ({n}, 9) or ({n}, n_experts, 9), not "
-            f"{array.shape}"
+            f"experts' voxels for {counted(n, 'scene')} need the shape ({n}, 9) or ({n}, "
+            f"n_experts, 9), not {array.shape}"
         )
     array = array.reshape(n, -1, 9)
     missing = np.asarray(np.isnan(array).all(axis=2))
@@ -594,7 +595,8 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
     empty = np.flatnonzero(np.all(missing, axis=1))
     if len(empty):
         raise ValueError(
-            f"case {empty[0]} has no voxel of any expert; leave out the {len(empty)} cases like it"
+            f"case {empty[0]} has no voxel of any expert; leave out {counted(len(empty), 'case')} "
+            "like it"
         )
     return array
 

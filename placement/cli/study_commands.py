@@ -278,7 +278,7 @@ def train(
         save_model(placer, out)
     # An expert without a box of a case has NaN there.
     n_boxes = int((boxes[..., 0] == boxes[..., 0]).sum())
-    boxes_of_cases = "1 box" if n_boxes == 1 else f"{n_boxes} boxes"
+    boxes_of_cases = counted(n_boxes, "box", "boxes")
     typer.echo(f"trained on {counted(len(scenes), 'case')} with {boxes_of_cases}: {out}")
     if table["synthetic"].any():
         typer.echo("trained on synthetic cases and simulated experts, who are no clinical experts")

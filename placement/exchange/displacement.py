@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
+from dmrifit._utils.counts import counted
 from dmrifit.io.grids import three_axes
 from dmrifit.io.nifti import load_image, values_of
 from placement.box.row_integrals import Rows
@@ -77,8 +78,8 @@ def tissue_share(voxel: Voxel, path: str | Path) -> float:
     outside = ~((values >= 0) & (values <= 1 + _ROUNDING))
     if outside.any():
         raise ValueError(
-            f"{path} contains {outside.sum()} values that are no fractions from 0 to 1; "
-            "give a map of one tissue, such as of SPM or FAST"
+            f"{path} contains {counted(outside.sum(), 'value')} outside 0 to 1; give a "
+            "map of fractions of one tissue, such as of SPM or FAST"
         )
     index = voxel.corners @ np.linalg.inv(loaded.affine)[:3, :3].T
     index += np.linalg.inv(loaded.affine)[:3, 3]

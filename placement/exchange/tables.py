@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.counts import listed
+from dmrifit._utils.counts import first_few
 from dmrifit._utils.text_files import check_file
 from dmrifit.cli.options import words
 from dmrifit.cohort.participants_table import read_synthetic
@@ -177,7 +177,7 @@ def check_channels(placer: Any, table: pd.DataFrame) -> None:
         if column in getattr(placer, "channels", ()) and len(lacking):
             raise ValueError(
                 f"the network looks at the channel {column}; fill the column {column} of CASES "
-                f"for {listed(lacking.tolist())}"
+                f"for {first_few(lacking.tolist())}"
             )
 
 
@@ -216,7 +216,7 @@ def _box_table(path: Path, names: Sequence[str]) -> pd.DataFrame:
     absent = [name for name in names if name not in set(table["name"])]
     if absent:
         raise ValueError(
-            f"{path} has no box for {listed(absent)}; add them, or leave out these cases"
+            f"{path} has no box for {first_few(absent)}; add them, or leave out these cases"
         )
     if "expert" in table and (table["expert"] == "").any():
         line = rows[int((table["expert"] == "").argmax())][0]

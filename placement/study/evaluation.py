@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.stats.agreement import ICC_FORMS, bland_altman, icc
 from dmrifit.stats.method_tests import holm, rank_biserial
@@ -130,7 +131,8 @@ def evaluate_placements(
     boxes = _expert_boxes(experts, len(scenes))
     if all(box is None for box in itertools.chain.from_iterable(boxes)):
         raise ValueError(
-            f"there is nothing to compare with: no expert placed a box in the {len(scenes)} scenes"
+            "there is nothing to compare with: no expert placed a box in the "
+            f"{counted(len(scenes), 'scene')}"
         )
     methods = {name: _boxes(value, len(scenes), name) for name, value in placements.items()}
     reserved = (EXPERTS, *CONTROLS) if controls else (EXPERTS,)
@@ -226,12 +228,13 @@ def case_folds(
         _, patients = np.unique(np.asarray(groups), return_inverse=True)
     if patients.shape != (n_cases,):
         raise ValueError(
-            f"groups need one patient for each of the {n_cases} cases, not shape {patients.shape}"
+            f"groups need one patient for each of {counted(n_cases, 'case')}, not shape "
+            f"{patients.shape}"
         )
     n_patients = len(np.unique(patients))
     if not 2 <= n_folds <= n_patients:
         raise ValueError(
-            f"{n_patients} patients cannot be dealt into {n_folds} folds; "
+            f"{counted(n_patients, 'patient')} cannot be dealt into {counted(n_folds, 'fold')}; "
             f"use from 2 to {n_patients}"
         )
     rng = np.random.default_rng(seed_for(seed_from(random_state), "folds"))
@@ -253,8 +256,8 @@ def cross_validate_placements(
     n_folds = len(np.unique(held_out))
     if len(boxes) != len(scenes) or n_folds < 2:
         raise ValueError(
-            f"{len(scenes)} scenes need boxes (got {len(boxes)}) and two folds or more "
-            f"(got {n_folds})"
+            f"the scenes ({len(scenes)}) need boxes (got {len(boxes)}) and two folds or more (got "
+            f"{n_folds})"
         )
     # Cases without any expert's box are placed in, but not learned from.
     without = np.isnan(boxes).all(axis=tuple(range(1, boxes.ndim)))
@@ -462,7 +465,7 @@ def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
         alike = not few and bool(_is_level(values, axis=0).all())
         keys = {"measure": measure, "groups": ", ".join(groups), "n": n}
         empty = {"statistic": np.nan, "df1": np.nan, "df2": np.nan, "p": np.nan}
-        reason = f"{n} cases have all values and differ; three are needed" if few else ""
+        reason = f"three cases with all values that differ are needed, not {n}" if few else ""
         one_way = {**empty, "reason": reason}
         repeated = {**empty, "reason": reason}
         ranks = {**empty, "reason": reason}
@@ -525,7 +528,7 @@ def _paired_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
             row |= dict.fromkeys(
                 ("t", "t_p", "wilcoxon", "wilcoxon_p", "rank_biserial", "low", "high"), np.nan
             )
-            row["reason"] = f"{len(x)} cases whose differences vary; three are needed"
+            row["reason"] = f"{counted(len(x), 'case')} whose differences vary; three are needed"
             if len(x) > 2 and np.ptp(x - y) > 1e-12:
                 t, t_p = ttest_rel(x, y)
                 w, w_p = wilcoxon(x, y, method="approx")
@@ -573,7 +576,9 @@ def _correlation_table(cases: pd.DataFrame) -> pd.DataFrame:
 def _boxes(value: Any, n: int, name: str) -> list[Voxel | None]:
     items = list(value)
     if len(items) != n:
-        raise ValueError(f"{name}: {len(items)} boxes for {n} scenes")
+        raise ValueError(
+            f"{name}: {counted(len(items), 'box', 'boxes')} for {counted(n, 'scene')}"
+        )
     return [_box(item, f"{name}, case {i}") for i, item in enumerate(items)]
 
 
@@ -597,7 +602,8 @@ def _expert_boxes(experts: ArrayLike, n: int) -> list[list[Voxel | None]]:
     array = np.asarray(experts, dtype=np.float64)
     if array.ndim != 3 or array.shape[0] != n or array.shape[2] != 9:
         raise ValueError(
-            f"experts' boxes for {n} scenes need the shape ({n}, n_experts, 9), not {array.shape}"
+            f"experts' boxes for {counted(n, 'scene')} need the shape ({n}, n_experts, 9), not "
+            f"{array.shape}"
         )
     boxes = []
     for i, rows in enumerate(array):
@@ -615,8 +621,8 @@ def _fold_numbers(folds: ArrayLike | None, n: int) -> NDArray[np.intp]:
         )
     if numbers.shape != (n,) or numbers.dtype.kind not in "iu":
         raise ValueError(
-            f"folds need one whole number for each of the {n} scenes, not {numbers.dtype} of "
-            f"shape {numbers.shape}"
+            f"folds need one whole number for each of {counted(n, 'scene')}, not {numbers.dtype} "
+            f"of shape {numbers.shape}"
         )
     return numbers.astype(np.intp)
 
@@ -626,5 +632,5 @@ def _times(value: ArrayLike, n: int, name: str) -> NDArray[np.float64]:
     if array.ndim == 0:
         array = np.full(n, array)
     if array.shape != (n,):
-        raise ValueError(f"{name}: {array.shape} seconds for {n} scenes")
+        raise ValueError(f"{name}: {array.shape} seconds for {counted(n, 'scene')}")
     return array

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.counts import counted
 from dmrifit._utils.threads import ChunkRunner
 from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.protocol import Protocol
@@ -152,8 +153,9 @@ def fit_log_linear(
         form.bases
     ):
         raise ValueError(
-            f"{len(protocol)} measurements with b = {np.unique(protocol.b).tolist()} s/mm² cannot "
-            f"determine the {design.shape[1]} parameters of {model.name}; measure more b-values"
+            f"{counted(len(protocol), 'measurement')} with b = {np.unique(protocol.b).tolist()} "
+            f"s/mm² cannot determine the {design.shape[1]} parameters of {model.name}; measure "
+            "more b-values"
         )
     bounds = ((-np.inf, np.inf),) * len(model.names)
     result = FitResult.unfilled(model, len(signals), bounds=bounds, method=method)

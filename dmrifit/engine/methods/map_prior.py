@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.counts import counted
 from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement
 from dmrifit.engine.methods.rician import FlooredGaussian
 from dmrifit.engine.models import SignalModel
@@ -167,8 +168,9 @@ def _pooled_noise(start: FitResult, rows: NDArray, n_measurements: int, n_free: 
     dof = n_measurements - n_free
     if dof <= 0:
         raise ValueError(
-            f"{n_measurements} measurements leave no residuals beside {n_free} free parameters, "
-            "so the noise of a fit with a prior is unknown; give sigma"
+            f"no residuals are left of {counted(n_measurements, 'measurement')} beside "
+            f"{counted(n_free, 'free parameter')}, so the noise of a fit with a prior is unknown; "
+            "give sigma"
         )
     # The median stands against voxels that the model does not describe.
     return float(np.sqrt(np.median(start.cost[rows]) / chi2.ppf(0.5, dof)))

@@ -247,7 +247,7 @@ def test_a_training_tells_of_its_healthy_scans_and_of_what_is_guaranteed(run, ca
     assert "with a probability of 80 % or more" in said
     code, said, error = run(*words, "--guarantee", 0.9, "--calibration", 0.5)
     assert (code, said) == (2, "")
-    assert "no guarantee at this level with 4 scan(s): 0.9 needs 9 calibration scans" in error
+    assert "no guarantee at this level with 4 scans: 0.9 needs 9 calibration scans" in error
     assert "2 give at best 2/3; keep more scans for the calibration" in run(*words, "--guarantee", 0.8)[2]
 
 
@@ -283,7 +283,7 @@ def test_powder_averages_are_learned_and_detected(run, cases, tmp_path):
         assert "--detector gaussian" in error
     code, said, error = run(*words, "--detector", "gaussian")
     assert code == 0, error
-    assert "and 1 powder averages; threshold" in said
+    assert "and 1 powder average; threshold" in said
     found = ("detect", tmp_path / "model.dmrifit", cases / "gliomas.tsv", "--no-figure")
     code, said, error = run(*found, "--out", tmp_path / "found")
     assert code == 0, error

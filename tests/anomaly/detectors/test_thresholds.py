@@ -334,7 +334,7 @@ def test_too_few_scans_give_no_guarantee_and_no_number():
     rule = HealthyScanThreshold(0.9)
     assert np.isfinite(rule.fit(maps).threshold_)
     few = HealthyScanThreshold(0.9)
-    with pytest.raises(ValueError, match=r"no guarantee at this level with 8 scan\(s\): 0.9 needs 9 .* at best 8/9"):
+    with pytest.raises(ValueError, match=r"no guarantee at this level with 8 scans: 0.9 needs 9 .* at best 8/9"):
         few.fit(maps[:8])
     assert not hasattr(few, "threshold_")
     with pytest.raises(ValueError, match=r"0.95 needs 19 calibration scans or more"):

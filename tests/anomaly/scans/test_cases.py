@@ -106,7 +106,7 @@ def test_signals_are_divided_by_the_mean_at_b_0():
     [
         ([1000, 1000], 1.0, "no volume without .* 1000 to 1000"),
         ([0, 5], 1.0, "no volume with diffusion weighting"),
-        ([0, 1000], np.nan, "1 voxels .* non-finite values"),
+        ([0, 1000], np.nan, "non-finite values in 1 voxel of the brain"),
     ],
 )
 def test_series_that_cannot_be_divided_are_refused(b, value, message):
@@ -181,5 +181,5 @@ def test_masks_are_read_by_the_rule_that_all_masks_have(tmp_path):
     assert np.argwhere(~back.lesion).tolist() == [[0, 0, 0]]
     values[0, 0, 0] = np.inf
     nib.save(nib.Nifti1Image(values, image.affine), tmp_path / row["lesion"])
-    with pytest.raises(ValueError, match=r"row 2 .*_lesion\.nii\.gz holds 1 infinite values; .*set them to one"):
+    with pytest.raises(ValueError, match=r"row 2 .*_lesion\.nii\.gz holds 1 infinite value; .*set them to one"):
         read_cases(path)

@@ -238,7 +238,7 @@ def test_volumes_between_shells_are_named(head):
     b[-2:] = 1080
     scan = prepare_scan(image, Protocol(b), mask=mask, directions="powder")
     assert len(scan.protocol) == 1
-    assert scan.notes["unused"].startswith("2 volume(s) with diffusion weighting belong to no shell")
+    assert scan.notes["unused"].startswith("outside the shells of the powder averages and not used: 2 volumes")
     assert scan.notes["unused"].endswith("b = 1080 s/mm²")
 
 
@@ -246,7 +246,7 @@ def test_powder_averages_need_shells_of_several_directions(head):
     mask = head.stored(head.brain.astype(np.uint8))
     few = np.arange(5)
     image = nib.Nifti1Image(head.series[..., few], head.affine)
-    with pytest.raises(ValueError, match=r"4 measurement\(s\) at b = 1000 s/mm², and a powder average needs 6"):
+    with pytest.raises(ValueError, match=r"4 measurements at b = 1000 s/mm², and a powder average needs 6"):
         prepare_scan(image, head.protocol.take(few), mask=mask, directions="powder")
     whole = nib.Nifti1Image(head.series, head.affine)
     fitted = prepare_scan(whole, head.protocol, mask=mask).protocol

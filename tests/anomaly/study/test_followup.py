@@ -122,7 +122,7 @@ def test_patients_are_counted_by_grade_as_the_study_did():
     assert table.loc["III", "share_flagged"] == pytest.approx((hit.share_flagged + 0) / 2)
     assert np.isnan(table.loc["II", "share_flagged"])
     assert isinstance(mismatch_counts([], []), pd.DataFrame)
-    with pytest.raises(ValueError, match="2 grades for 1 patients"):
+    with pytest.raises(ValueError, match="2 grades for 1 patient;"):
         mismatch_counts([hit], ["II", "III"])
 
 

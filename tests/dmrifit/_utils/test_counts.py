@@ -2,7 +2,7 @@
 
 import pytest
 
-from dmrifit._utils.counts import counted, listed
+from dmrifit._utils.counts import counted, first_few
 
 
 @pytest.mark.parametrize(("n", "text"), [(0, "0 draws"), (1, "1 draw"), (2, "2 draws")])
@@ -17,4 +17,4 @@ def test_a_plural_without_an_s_is_taken_as_it_is(n, text):
 
 @pytest.mark.parametrize(("names", "text"), [("", ""), ("abc", "a, b, c"), ("abcdef", "a, b, c, d, e and 1 more")])
 def test_names_beyond_the_first_five_are_counted(names, text):
-    assert listed(list(names)) == text
+    assert first_few(list(names)) == text

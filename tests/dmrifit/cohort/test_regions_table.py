@@ -133,7 +133,7 @@ def test_signals_and_names_of_regions_fit_each_other():
     signals = np.array([[3.0, 1], [4, 2]])
     protocol = Protocol([0, 800])
     for arguments, message in (
-        ((signals, protocol, ["a"]), r"\(2, 2\) need one row for each of 1 entries"),
+        ((signals, protocol, ["a"]), r"\(2, 2\) need one row for each entry of patients \(1\)"),
         ((signals[:, :1], protocol, ["a", "b"]), "one column for each of 2 measurements"),
         ((-signals, protocol, ["a", "b"]), "row 0 is"),
     ):

@@ -541,7 +541,7 @@ def test_an_image_without_any_signal_is_refused(signals, refused):
 
 def test_an_image_of_which_nothing_can_be_fitted_is_refused(signals, tmp_path):
     image = nib.Nifti1Image(np.ones_like(signals), AFFINE)
-    with pytest.raises(ValueError, match="none of the 60 voxels could be fitted"):
+    with pytest.raises(ValueError, match="none of 60 voxels could be fitted"):
         fit_image(image, PROTOCOL, "adc", out=tmp_path / "out")
     assert not list((tmp_path / "out").glob("*"))
 
@@ -782,7 +782,7 @@ def test_directions_of_a_real_scan_are_averaged_on_request(dipy_scans, tmp_path)
 
 
 def test_a_real_volume_of_one_weighting_is_refused(dipy_scans):
-    with pytest.raises(ValueError, match=r"2 free parameters.*1 different contrasts"):
+    with pytest.raises(ValueError, match=r"2 free parameters.*1 different contrast "):
         fit_image(dipy_scans / "S0_10slices.nii.gz", Protocol([0]), "adc")
     with pytest.raises(ValueError, match=r"aniso_vox\.nii\.gz is 3-D"):
         fit_image(dipy_scans / "aniso_vox.nii.gz", Protocol([0]), "adc")

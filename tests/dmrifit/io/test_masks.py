@@ -54,7 +54,7 @@ def test_labels_that_a_scale_factor_made_unround_are_labels():
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
 def test_infinite_values_are_refused_by_name(value):
     with pytest.raises(
-        ValueError, match=r"liver\.nii holds 1 infinite values; .* set them to one of these"
+        ValueError, match=r"liver\.nii holds 1 infinite value; .* set them to one of these"
     ):
         binarize([1.0, value, 0.0], name="liver.nii")
 

@@ -312,7 +312,7 @@ def test_one_array_holds_cases_of_one_shape_and_channels_come_last():
     model = LesionVolume(training=Training(epochs=1), random_state=0).fit(X, np.arange(4.0))
     assert model.n_channels_ == 3
     assert bits(model.predict(X)) == bits(model.predict(list(X)))
-    with pytest.raises(ValueError, match="case 1: 1 channels where the first case in training has 3"):
+    with pytest.raises(ValueError, match="case 1: 1 channel where the first case in training has 3"):
         model.predict([X[0], X[0, ..., 0]])
 
 
@@ -700,7 +700,7 @@ def test_values_that_are_not_finite_are_refused(cohort):
     cases, masks, _ = cohort
     bad = cases[3].copy()
     bad[0, 0, 0] = np.nan
-    with pytest.raises(ValueError, match="case 3: 1 values that are not finite"):
+    with pytest.raises(ValueError, match="case 3: 1 value that is not finite"):
         LesionVolume().fit([*cases[:3], bad, *cases[4:]], sizes(masks))
     with pytest.raises(ValueError, match="case 0: a target"):
         LesionVolume().fit(cases, [np.inf, *sizes(masks)[1:]])

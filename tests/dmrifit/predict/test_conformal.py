@@ -305,7 +305,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("missing", [None, np.nan])
     def test_groups_name_a_patient_for_each_row(self, missing):
-        with pytest.raises(ValueError, match=r"groups must be a list .* not \(60,\) with 1 missing names"):
+        with pytest.raises(ValueError, match=r"groups must be a list .* not \(60,\) with 1 missing name"):
             ConformalIntervals(Ridge()).fit(self.X, self.Y, [*self.patients[1:].tolist(), missing])
         with pytest.raises(ValueError, match=r"groups must be a list .* not \(60, 1\) with 0 missing"):
             ConformalIntervals(Ridge()).fit(self.X, self.Y, self.patients[:, None])

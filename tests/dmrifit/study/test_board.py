@@ -182,7 +182,7 @@ def test_finished_work_is_not_repeated(curve, two):
 
 
 def test_more_training_patients_than_there_are_is_an_error_that_says_how_many(two):
-    with pytest.raises(ValueError, match=r"needs at least 15 other patient\(s\); there are 3"):
+    with pytest.raises(ValueError, match="needs at least 15 other patients; there are 3"):
         learning_curve(two, algorithms=("LR",))
 
 

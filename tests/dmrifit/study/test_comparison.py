@@ -447,7 +447,7 @@ def test_cohorts_of_different_protocols_are_compared_each_for_itself_only():
         ({"train_on": "others"}, "same, other, pooled"),
         ({"train_on": ("same", "same")}, "each way once"),
         ({"train_mask": "tumor"}, "'body' or 'lesion'"),
-        ({"n_train": 3}, r"cohort 'A' .*needs at least 3 other patient\(s\); there are 2"),
+        ({"n_train": 3}, r"cohort 'A' .*needs at least 3 other patients; there are 2"),
         ({"n_repeats": 0}, "n_repeats must be at least 1"),
         ({"max_voxels": 0}, "max_voxels must be at least 1"),
         ({"estimators": {}}, "at least one"),

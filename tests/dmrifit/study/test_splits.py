@@ -181,7 +181,7 @@ def test_seeds_belong_to_the_training_and_not_to_the_algorithm():
 
 
 def test_too_few_patients_and_cohorts_without_a_score_are_named():
-    message = r"training for a1 of cohort 'A' .*needs at least 4 other patient\(s\); there are 3"
+    message = r"training for a1 of cohort 'A' .*needs at least 4 other patients; there are 3"
     with pytest.raises(ValueError, match=message):
         cells_of(sizes=(4,))
     with pytest.raises(ValueError, match="cohort 'B' has no voxel to score"):
@@ -317,7 +317,7 @@ def check(
             {"regimes": ("pooled",), "sizes": (7,)},
             r"cohort 'A' with train_on='pooled' .*there are 6",
         ),
-        ({"cohorts": {"A": ["a1"]}}, r"needs at least 1 other patient\(s\); there are 0"),
+        ({"cohorts": {"A": ["a1"]}}, "needs at least 1 other patient; there are 0"),
     ],
 )
 def test_settings_without_meaning_are_refused(settings, message):

@@ -248,5 +248,5 @@ def test_the_scan_of_a_pair_that_does_not_fit_is_named():
         paired_volumes([label, label], [label, label.astype(np.uint8)])
     with pytest.raises(ValueError, match=r"scan 1: values from -0\.5 to 0"):
         paired_volumes([label, label], [label, volume({(1, 1, 1): -0.5})])
-    with pytest.raises(ValueError, match="1 labels and 2 predictions"):
+    with pytest.raises(ValueError, match="1 label and 2 predictions"):
         paired_volumes([label], [label, label])

@@ -332,7 +332,7 @@ def test_channels_are_scaled_each_by_itself(cohort):
     model = small(epochs=1, random_state=0).fit(volumes, cohort[1])
     assert model.n_channels_ == 2
     assert model.predict(volumes[:1])[0].shape == volumes[0].shape[:3]
-    with pytest.raises(ValueError, match="case 0: 1 channels where the first case in training has 2"):
+    with pytest.raises(ValueError, match="case 0: 1 channel where the first case in training has 2"):
         model.predict(cohort[0])
 
 
@@ -486,7 +486,7 @@ def test_volumes_that_cannot_be_learned_from_are_refused(refused):
     volumes, labels, _, fit = refused
     spoiled = volumes[3].copy()
     spoiled[4, 4, 4] = np.nan
-    fit("case 3: 1 values that are not finite", volumes=[*volumes[:3], spoiled, *volumes[4:]])
+    fit("case 3: 1 value that is not finite", volumes=[*volumes[:3], spoiled, *volumes[4:]])
     fit("case 5: channel 0 has no voxel that is not zero", volumes=[*volumes[:5], np.zeros_like(volumes[5])])
     two = np.stack([volumes[4]] * 2, axis=-1)
     fit("case 4: 2 channels where the first case in training has 1", volumes=[*volumes[:4], two, volumes[5]])

@@ -102,7 +102,7 @@ def test_scans_that_do_not_fit_are_refused():
     volume = np.zeros((4, 4, 4))
     for labels, answers, masks, message in (
         ([], [], None, "0 labels and 0 predictions"),
-        ([volume], [], None, "1 labels and 0 predictions"),
+        ([volume], [], None, "1 label and 0 predictions"),
         ([volume], [volume], [None, None], "give each for each scan"),
         (
             [volume],

@@ -116,5 +116,5 @@ def test_the_share_of_a_tissue_is_that_of_its_map(tmp_path):
     with pytest.raises(ValueError, match=r"reaches outside .*gray.nii.gz"):
         tissue_share(Voxel((27.0, 14, 14), (10, 10, 10)), tmp_path / "gray.nii.gz")
     nib.save(nib.Nifti1Image(100 * gray, np.eye(4)), tmp_path / "percent.nii.gz")
-    with pytest.raises(ValueError, match=r"percent.nii.gz contains 13500 values that are no fractions"):
+    with pytest.raises(ValueError, match=r"percent.nii.gz contains 13500 values outside 0 to 1; give a map of fractions"):
         tissue_share(Voxel((17.0, 14, 14), (10, 10, 10)), tmp_path / "percent.nii.gz")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dmrifit._utils.counts import counted
 from dmrifit.report.figure_gallery import Gallery
 from dmrifit.report.html import (
     html_columns,
@@ -173,7 +174,7 @@ def _skill(board: Board, gallery: Gallery) -> Markup:
     if (ends["skill_low"] < SKILL_ENDS[0]).any() or (ends["skill_high"] > SKILL_ENDS[1]).any():
         note += " Arrows: the interval goes on beyond the axis."
     if len(board.cohorts) > len(shown):
-        note += f" {len(board.cohorts) - len(shown)} more cohorts are in the tables below."
+        note += f" In the tables below: {counted(len(board.cohorts) - len(shown), 'more cohort')}."
     return html_join([html_heading("How much better than a constant?"), picture, html_note(note)])
 
 
