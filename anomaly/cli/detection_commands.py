@@ -91,7 +91,7 @@ def detect(
     failed.tsv. An interrupted run resumes when started again with the same options.
     """
     from anomaly.cli.case_runs import RUN, detect_series, scan_sentences, write_batch
-    from dmrifit.cli.case_runs import check_not_all_failed
+    from dmrifit.cli.case_runs import say_failed_before
     from dmrifit.io.bids_derivatives import file_record
 
     if out.is_file():
@@ -99,7 +99,7 @@ def detect(
     detector = _trained(model, device)
     failed: list[dict[str, str]] = []
     series = series_of(scans, bval=bval, bvec=bvec, mask=mask, tissue=tissue, failed=failed)
-    check_not_all_failed(series, failed)
+    say_failed_before(series, failed)
     if threshold is not None and calibrate is not None:
         raise ValueError("give either --threshold or --calibrate, not both")
     options: dict[str, Any] = {

@@ -27,12 +27,12 @@ __all__ = [
     "begin_run",
     "can_draw",
     "case_pictures",
-    "check_not_all_failed",
     "failed_cases",
     "join_tables",
     "read_record",
     "read_result",
     "result_rows",
+    "say_failed_before",
     "simulate_case",
     "table_text",
     "write_page",
@@ -82,14 +82,12 @@ class CaseRun:
         Process cases by the name of their folder, except those that an earlier run finished.
 
         Cases that fail, and those that `failed` before, are listed in failed.tsv with their
-        problem, and named there by `describe`; ValueError if all fail. Those that failed before,
-        as files of them are missing, are printed before the first case is processed.
+        problem, and named there by `describe`; ValueError if all fail.
         """
         pictures = self.pictures if figure and can_draw() else ()
         records: dict[str, dict[str, Any]] = {}
         failures = list(failed)
-        _say_failed(failures)
-        n_said = len(failures)
+        n_before = len(failures)
         is_first = True
         for name, case in progress(cases.items(), len(cases)):
             folder = out / name
@@ -118,7 +116,7 @@ class CaseRun:
             for name in self.results:
                 (out / name).unlink(missing_ok=True)
         _write_failed(out, failures)
-        _say_failed(failures[n_said:])
+        _say_failed(failures[n_before:])
         if failures and not records:
             raise ValueError(f"{failures[0]['name']}: {failures[0]['problem']}")
         return records
@@ -140,11 +138,13 @@ def _say_failed(failures: Iterable[Mapping[str, Any]]) -> None:
         typer.echo(f"failed: {failure['name']}: {failure['problem']}")
 
 
-def check_not_all_failed(cases: Sized, failed: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a table of which each case failed before the run begins, and print all problems."""
-    if failed and not len(cases):
-        _say_failed(failed[1:])
-        raise ValueError(failed[0]["problem"])
+def say_failed_before(cases: Sized, failed: Sequence[Mapping[str, Any]]) -> None:
+    """Print which rows of a table failed before long work; refuse one of which no case is left."""
+    if len(cases) or not failed:
+        _say_failed(failed)
+        return
+    _say_failed(failed[1:])
+    raise ValueError(failed[0]["problem"])
 
 
 def failed_cases(out: Path) -> list[Markup]:

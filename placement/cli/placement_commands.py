@@ -113,7 +113,7 @@ def place(
     is target. Cases that miss a file or fail are listed in failed.tsv. An interrupted run resumes
     when started again with the same options.
     """
-    from dmrifit.cli.case_runs import check_not_all_failed
+    from dmrifit.cli.case_runs import say_failed_before
     from dmrifit.io.nifti import file_record
     from placement.exchange.displacement import placed_in_brain
     from placement.exchange.prescription import check_reason, write_prescription
@@ -149,7 +149,7 @@ def place(
     say_folder(cases, IMAGES)
     failed: list[dict[str, str]] = []
     table = read_cases(cases, image=image, exclude=exclude, brain=brain, failed=failed)
-    check_not_all_failed(table, failed)
+    say_failed_before(table, failed)
     included = labels_of(include)
     if published and tissues is not None and included is None:
         included = [value for values in tissues.values() for value in values]

@@ -14,8 +14,8 @@ from dmrifit.cli.case_runs import (
     CaseRun,
     can_draw,
     case_pictures,
-    check_not_all_failed,
     failed_cases,
+    say_failed_before,
     table_text,
     write_page,
 )
@@ -115,7 +115,7 @@ def repeat(
 
     failed: list[dict[str, str]] = []
     cases = _cases(old, box, new, tumor, table, failed)
-    check_not_all_failed(cases, failed)
+    say_failed_before(cases, failed)
     tissues = named_tissues(labels)
     RUN.begin(out, {"command": "repeat", "labels": tissues}, overwrite)
 

@@ -13,10 +13,10 @@ from dmrifit.cli.case_runs import (
     CaseRun,
     begin_run,
     case_pictures,
-    check_not_all_failed,
     failed_cases,
     join_tables,
     read_record,
+    say_failed_before,
     simulate_case,
     table_text,
     write_page,
@@ -117,29 +117,26 @@ def test_where_all_cases_fail_their_problems_are_written_before_the_run_ends(tmp
     assert not (tmp_path / "failed.tsv").exists()
 
 
-def test_cases_that_failed_before_are_told_before_the_first_one_is_processed(tmp_path, capsys):
+def test_rows_that_fail_are_told_once_and_before_the_run(tmp_path, capsys):
+    failed = [{"name": name, "problem": f"{name}.nii: no such file"} for name in "ab"]
+    lines = [f"failed: {name}: {name}.nii: no such file" for name in "ab"]
+    say_failed_before({"c": 1}, failed)
+    assert capsys.readouterr().out.splitlines() == lines
+    assert run_with_failures(tmp_path, {"c": 1}, {}, failed=failed) == ["c"]
+    assert capsys.readouterr().out == ""
+    say_failed_before([], [])
+    with pytest.raises(ValueError, match=r"^a\.nii: no such file$"):
+        say_failed_before([], failed)
+    assert capsys.readouterr().out.splitlines() == lines[1:]
+
+
+def test_a_file_that_vanishes_during_the_run_is_the_problem_of_its_case(tmp_path, capsys):
     def process(source, folder):
-        assert "failed: first: no such file" in capsys.readouterr().out
         raise FileNotFoundError(errno.ENOENT, "No such file", "gone.nii")
 
-    missing = {"name": "first", "problem": "no such file"}
-    words = ({"a": 1}, tmp_path, process, lambda source, record: True)
-    with pytest.raises(ValueError, match=r"^first: no such file$"):
-        RUN.process(*words, overwrite=False, failed=[missing])
-    said = capsys.readouterr().out
-    assert "failed: first" not in said
-    # A file that vanishes during the run is the problem of its case.
-    assert "failed: a: gone.nii: No such file; check that it exists" in said
-
-
-def test_where_no_case_is_left_all_problems_are_told_before_anything_is_written(capsys):
-    failed = [{"name": name, "problem": f"{name}.nii: no such file"} for name in "ab"]
-    check_not_all_failed({"c": 1}, failed)
-    check_not_all_failed([], [])
-    assert capsys.readouterr().out == ""
-    with pytest.raises(ValueError, match=r"^a\.nii: no such file$"):
-        check_not_all_failed([], failed)
-    assert capsys.readouterr().out == "failed: b: b.nii: no such file\n"
+    with pytest.raises(ValueError, match=r"^a: gone\.nii: No such file; check that it exists"):
+        RUN.process({"a": 1}, tmp_path, process, lambda source, record: True, overwrite=False)
+    assert "failed: a: gone.nii: No such file" in capsys.readouterr().out
 
 
 def test_failed_cases_are_described_and_follow_those_that_failed_before(tmp_path):
