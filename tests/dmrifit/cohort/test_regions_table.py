@@ -134,7 +134,7 @@ def test_signals_and_names_of_regions_fit_each_other():
     protocol = Protocol([0, 800])
     for arguments, message in (
         ((signals, protocol, ["a"]), r"\(2, 2\) need one row for each entry of patients \(1\)"),
-        ((signals[:, :1], protocol, ["a", "b"]), "one column for each of 2 measurements"),
+        ((signals[:, :1], protocol, ["a", "b"]), r"one column for each measurement \(2\)"),
         ((-signals, protocol, ["a", "b"]), "row 0 is"),
     ):
         with pytest.raises(ValueError, match=message):
