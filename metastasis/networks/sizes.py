@@ -16,7 +16,7 @@ def output_size(size: int, n_layers: int = 9) -> int:
     n_lost = 2 * n_layers
     if size <= n_lost:
         raise ValueError(
-            f"nothing is left by {counted(n_layers, 'convolution')} without padding of "
+            f"convolutions without padding ({n_layers}) leave nothing of "
             f"{counted(size, 'voxel')}; give at least {1 + n_lost}"
         )
     return size - n_lost
