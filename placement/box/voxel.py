@@ -595,8 +595,8 @@ def expert_voxels(voxels: ArrayLike, scenes: Sequence[Any]) -> NDArray[np.float6
     empty = np.flatnonzero(np.all(missing, axis=1))
     if len(empty):
         raise ValueError(
-            f"case {empty[0]} has no voxel of any expert; leave out {counted(len(empty), 'case')} "
-            "like it"
+            f"case {empty[0]} has no voxel of any expert; leave out the "
+            f"{counted(len(empty), 'case')} like it"
         )
     return array
 
