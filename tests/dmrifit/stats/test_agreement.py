@@ -113,7 +113,7 @@ def test_perfect_agreement_is_one_and_a_constant_offset_counts_for_absolute_agre
 
 @pytest.mark.parametrize("form", ICC_FORMS)
 def test_intraclass_correlations_without_a_number_say_why(form):
-    assert "raters" in icc([[1.0], [2.0]], form).reason
+    assert "1 rater;" in icc([[1.0], [2.0]], form).reason
     assert "1 complete target and" in icc([[1.0, np.nan], [2.0, 3.0]], form).reason
     equal = icc(np.full((5, 2), 0.1), form)
     assert np.isnan(equal.value)
