@@ -499,9 +499,9 @@ tumor, and synthetic implants there.
 
 {gliomas}
 
-These are other tumors than metastases, and larger ones. Three models were compared in them, of which this one marks least
-elsewhere (the two before it up to 7.1 and 3.1 mL), so that they flatter it. The lesions that it learns from were widened
-after an earlier model had missed most of these tumors, which helped in one of three.
+These are other tumors than metastases, and larger ones. Four models were compared in them (the first marked up to 7.1 mL
+elsewhere, those after it about 3), so that they flatter this one. The lesions that it learns from were widened after an
+earlier model had missed most of these tumors, which helped in one of three.
 
 ## Limits
 Large parts of bulky enhancing tumors and thin walls at the surface of the brain are missed; pieces of large sinuses are marked
