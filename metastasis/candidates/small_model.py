@@ -1,4 +1,4 @@
-"""The small model that comes along, trained on simulations and on implants in two real scans."""
+"""The small model that comes along, trained on simulations and on implants in real scans."""
 
 from __future__ import annotations
 
