@@ -475,8 +475,8 @@ contrast agent (example data of Osprey, Oeltzschner et al., J Neurosci Methods 3
 metastasis and no other data of people. The two scans are of people with multiple sclerosis, of one site, tightly stripped:
 that they hold no enhancing lesion is an assumption.
 
-First stage: a U-Net of 0.33 million weights, {epochs} epochs of 200 segments of varied appearance on one scan and phantoms, {later}
-with less variation, {more} more on both scans; after the first, two thirds of the background segments are what it took for lesions,
+First stage: a U-Net of 0.33 million weights, {epochs} epochs of 200 segments of varied appearance on one scan, phantoms and, from the
+fourth training on, the healthy brain, {later} with less variation, {more} more on both scans; after the first, two thirds of the background segments are what it took for lesions,
 of a large mistake about 300 voxels.
 Second stage: boosted trees, {candidates} candidates ({metastases} metastases) of networks that had not seen the scan, after
 each of their trainings. Heaviest features (share of variance no longer explained where shuffled in the training candidates): {weights}.

@@ -265,14 +265,14 @@ def train(
     if device is not None:
         options["device"] = device
     # An unknown detector is refused by `make_detector`.
-    known = detector in detector_names()
-    taken = parameter_names(import_detector(detector)) if known else []
+    is_known = detector in detector_names()
+    detector_parameters = parameter_names(import_detector(detector)) if is_known else []
     with training_checkpoint(out, checkpoint) as folder:
         defaults = {"random_state": seed, "checkpoint": folder, "verbose": True}
-        if "after_epoch" in taken:
+        if "after_epoch" in detector_parameters:
             defaults["after_epoch"] = curve_writer(out)
         # Detectors without randomness have no seed, those without epochs no checkpoint.
-        accepted = {key: value for key, value in defaults.items() if key in taken}
+        accepted = {key: defaults[key] for key in defaults if key in detector_parameters}
         estimator = make_detector(detector, accepted | options | parameters, published=published)
         names = () if covariates is None else tuple(words(covariates))
         if names and detector != "gaussian":

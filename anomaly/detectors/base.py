@@ -501,8 +501,7 @@ def _check_values(scan: NDArray[Any]) -> None:
     n_bad = sum(int(np.count_nonzero(~np.isfinite(volume))) for volume in scan)
     if n_bad:
         raise ValueError(
-            f"{counted(n_bad, 'value that is not finite', 'values that are not finite')} (NaN or "
-            "infinite); set what is outside the brain to 0"
+            f"{counted(n_bad, 'non-finite value')}; set what is outside the brain to 0"
         )
     if scan.dtype == np.float64:
         largest = max(float(np.abs(volume).max()) for volume in scan)

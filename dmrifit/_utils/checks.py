@@ -65,11 +65,9 @@ def check_finite(values: NDArray[Any], name: str) -> None:
     if values.dtype.kind in "fiub":
         n_bad = int(np.count_nonzero(~np.isfinite(values)))
     if n_bad or values.dtype.kind not in "fiub":
-        bad_values = counted(
-            n_bad, "value that is no finite number", "values that are no finite numbers"
-        )
         raise ValueError(
-            f"{name} has {bad_values} ({values.dtype}); set voxels without a value to 0"
+            f"{name} has {counted(n_bad, 'non-finite value')} ({values.dtype}); set voxels "
+            "without a value to 0"
         )
 
 

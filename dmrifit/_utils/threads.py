@@ -17,7 +17,7 @@ from dmrifit._utils.checks import is_number
 
 __all__ = ["ChunkRunner", "check_jobs", "chunk_runner", "default_threads", "one_thread"]
 
-#: Calls a function with the slices of all chunks of so many rows.
+#: Calls a function with the slice of each chunk of a number of rows.
 ChunkRunner: TypeAlias = Callable[[Callable[[slice], None], int], None]
 
 _lock = threading.Lock()
@@ -40,7 +40,7 @@ def default_threads() -> int:
 
 
 def chunk_runner(n_rows: int, n_threads: int | None = None) -> ChunkRunner:
-    """Make what works through the rows in chunks, several at a time."""
+    """Make a function that runs work on chunks of rows, several at a time."""
 
     def run_chunks(work: Callable[[slice], None], size: int) -> None:
         chunks = [slice(at, min(at + size, n_rows)) for at in range(0, n_rows, size)]

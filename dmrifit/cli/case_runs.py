@@ -331,9 +331,7 @@ def read_result(
     n_non_finite = np.count_nonzero(~np.isfinite(values))
     if n_non_finite:
         raise ValueError(
-            f"{path} contains "
-            f"{counted(n_non_finite, 'value that is not finite', 'values that are not finite')}; "
-            f"{finite_remedy}"
+            f"{path} contains {counted(n_non_finite, 'non-finite value')}; {finite_remedy}"
         )
     return values
 

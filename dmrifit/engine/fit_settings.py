@@ -252,10 +252,11 @@ class FitSettings:
                 f"sigma must be a number or {n} of them, one for each voxel; "
                 f"got shape {levels.shape}"
             )
-        if not (np.isfinite(levels).all() and (levels >= 0).all()):
+        wrong = levels[~(np.isfinite(levels) & (levels >= 0))]
+        if wrong.size:
             raise ValueError(
-                "sigma must be finite and not negative (it is the standard deviation of the "
-                "noise, in the signals' units)"
+                f"sigma must be finite and not negative, not {wrong.flat[0]:g} (it is the "
+                "standard deviation of the noise, in the signals' units)"
             )
         # Without noise the floor adds nothing, and the signal model alone ends at the same digits.
         if not levels.any():

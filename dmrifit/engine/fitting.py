@@ -21,7 +21,7 @@ from dmrifit.engine.methods.refined_fits import least_squares_of, refine_fit
 from dmrifit.engine.methods.segmented import fit_segmented, measured_amplitude
 from dmrifit.engine.models import SignalModel, check_echo_times, resolve_model
 from dmrifit.engine.protocol import Protocol, check_protocol
-from dmrifit.engine.results import FitInputs, FitResult, FitStatus
+from dmrifit.engine.results import FitInputs, FitResult, FitStatus, unfilled_result
 from dmrifit.engine.screening import Screen
 from dmrifit.engine.start_routing import routing_weights
 
@@ -234,7 +234,7 @@ def _fit_screened(
     problem = Problem(model, protocol, settings, box, fixed)
     noise = settings.noise_levels(n_voxels)
     bounds = tuple(zip(problem.low.tolist(), problem.high.tolist(), strict=True))
-    result = FitResult.unfilled(model, n_voxels, bounds=bounds, fixed=tuple(fixed))
+    result = unfilled_result(model, n_voxels, bounds=bounds, fixed=tuple(fixed))
     for values in (result.parameters, result.standard_errors, result.cost):
         values[:] = np.nan
     result.status[:] = FitStatus.NOT_FITTED

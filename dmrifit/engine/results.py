@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dmrifit.engine.doubts import DoubtTally
     from dmrifit.engine.methods.map_prior import Prior
 
-__all__ = ["FitResult", "FitStatus"]
+__all__ = ["FitResult", "FitStatus", "unfilled_result"]
 
 
 class FitStatus(IntEnum):
@@ -122,23 +122,6 @@ class FitResult:
     likelihood: str = "gaussian"
     prior: Prior | None = None
     screening: Screening | None = field(default=None, repr=False, compare=False)
-
-    @classmethod
-    def unfilled(cls, model: SignalModel, n_voxels: int, **fields: Any) -> FitResult:
-        """Allocate a result whose parameters, errors and cost are written to afterwards."""
-        shape = (n_voxels, len(model.names))
-        return cls(
-            model,
-            parameters=np.empty(shape),
-            standard_errors=np.empty(shape),
-            cost=np.empty(n_voxels),
-            status=np.full(n_voxels, FitStatus.CONVERGED, np.uint8),
-            n_iter=np.zeros(n_voxels, np.int32),
-            at_low=np.zeros(shape, bool),
-            at_high=np.zeros(shape, bool),
-            starts_disagree=np.zeros(n_voxels, bool),
-            **fields,
-        )
 
     @property
     def n_left_out(self) -> NDArray[np.int16]:
@@ -501,3 +484,20 @@ class FitResult:
         return model.fit(
             signal[measured], parameters, b=protocol.b[measured], method="least_squares"
         )
+
+
+def unfilled_result(model: SignalModel, n_voxels: int, **fields: Any) -> FitResult:
+    """Allocate a result whose parameters, errors and cost are written to afterwards."""
+    shape = (n_voxels, len(model.names))
+    return FitResult(
+        model,
+        parameters=np.empty(shape),
+        standard_errors=np.empty(shape),
+        cost=np.empty(n_voxels),
+        status=np.full(n_voxels, FitStatus.CONVERGED, np.uint8),
+        n_iter=np.zeros(n_voxels, np.int32),
+        at_low=np.zeros(shape, bool),
+        at_high=np.zeros(shape, bool),
+        starts_disagree=np.zeros(n_voxels, bool),
+        **fields,
+    )

@@ -185,9 +185,9 @@ def write_dicom_seg(
 def check_ending(path: Path) -> None:
     """Refuse a name by which programs would not take the file for DICOM."""
     if path.suffix.lower() != ".dcm":
+        name = path.name.removesuffix(".gz").removesuffix(".nii")
         raise ValueError(
-            f"{path} does not end in .dcm, and a DICOM segmentation is written; name it "
-            f"{path.name.partition('.')[0]}.dcm"
+            f"{path} does not end in .dcm, and a DICOM segmentation is written; name it {name}.dcm"
         )
 
 

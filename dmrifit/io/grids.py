@@ -42,8 +42,9 @@ def three_axes(values: NDArray, name: str | Path) -> NDArray:
         values = values[..., 0]
     if values.ndim != 3:
         axes = counted(values.ndim, "axis", "axes")
+        remedy = ": save one volume alone" if values.ndim > 3 else ""
         raise ValueError(
-            f"{name} has {axes} ({_size(values)}); a volume (x, y, z) is needed: save one alone"
+            f"{name} has {axes} ({_size(values)}); a volume (x, y, z) is needed{remedy}"
         )
     return values
 

@@ -40,7 +40,7 @@ def volume_inputs(case: Any) -> NDArray[np.float32]:
         )
     if not np.isfinite(volume).all():
         n_bad = np.count_nonzero(~np.isfinite(volume))
-        raise ValueError(counted(n_bad, "value that is not finite", "values that are not finite"))
+        raise ValueError(counted(n_bad, "non-finite value"))
     largest = max(float(volume.max()), -float(volume.min()))
     if largest > float(np.finfo(np.float32).max):
         raise ValueError(

@@ -241,9 +241,7 @@ def _resampled_values(image: Any, volume: Any, spacing: float | None) -> NDArray
     values = np.asarray(values_of(image), dtype=np.float32)
     n_not_finite = np.count_nonzero(~np.isfinite(values))
     if n_not_finite:
-        raise ValueError(
-            counted(n_not_finite, "value that is not finite", "values that are not finite")
-        )
+        raise ValueError(counted(n_not_finite, "non-finite value"))
     if values.shape[:3] != volume.shape[:3]:
         raise ValueError(
             f"a prior or mask of shape {values.shape} for a volume of shape {volume.shape[:3]}"

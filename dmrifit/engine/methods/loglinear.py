@@ -14,7 +14,7 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.threads import ChunkRunner
 from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.protocol import Protocol
-from dmrifit.engine.results import FitInputs, FitResult, FitStatus
+from dmrifit.engine.results import FitInputs, FitResult, FitStatus, unfilled_result
 from dmrifit.engine.screening import Screen, Screening, with_rows
 
 __all__ = ["LogLinearForm", "fit_log_linear", "log_linear_form"]
@@ -158,7 +158,7 @@ def fit_log_linear(
             "more b-values"
         )
     bounds = ((-np.inf, np.inf),) * len(model.names)
-    result = FitResult.unfilled(model, len(signals), bounds=bounds, method=method)
+    result = unfilled_result(model, len(signals), bounds=bounds, method=method)
     result.n_iter[:] = 1 if method == "ols" else 1 + N_REWEIGHTINGS
     fit = _LogLinearFit(form, design, method, weights)
     screening = Screening.empty(len(signals))

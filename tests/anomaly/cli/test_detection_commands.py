@@ -307,7 +307,7 @@ def test_scans_that_are_not_judged_and_guarantees_that_do_not_hold_are_told():
 def test_options_reach_the_detector(detect_calls):
     _, series, options = detect_calls()
     assert [scan.name for scan in series] == ["synthetic-glioma-001", "synthetic-glioma-002"]
-    shared = {"figure": True, "overwrite": True}
+    shared = {"figure": True, "overwrite": True, "failed": []}
     assert options == {"opening": 3, "tissue": False, "mask": True} | shared
     _, _, options = detect_calls(
         opening=5, estimate_tissue=True, all_voxels=True, resample_directions=True, figure=False

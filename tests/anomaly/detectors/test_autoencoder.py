@@ -256,7 +256,7 @@ def test_bad_scans_are_refused(fitted, world):
         fitted.anomaly_map(X[:, 1:], masks[:, 1:])
     broken = X.copy()
     broken[1, 5, 5, 3] = np.nan
-    with pytest.raises(ValueError, match="case 1: 3 values that are not finite"):
+    with pytest.raises(ValueError, match="case 1: 3 non-finite values"):
         small().fit(broken, masks)
     with pytest.raises(ValueError, match="mask is empty"):
         fitted.anomaly_map(X, np.zeros_like(masks))

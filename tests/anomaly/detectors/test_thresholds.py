@@ -275,7 +275,7 @@ def test_what_is_not_possible_is_refused_by_name():
         OtsuThreshold().fit(maps, np.array(1))
     with pytest.raises(ValueError, match="truths must be a list or an array with one of them per case"):
         YoudenThreshold().fit(maps, truths=np.array(1))
-    with pytest.raises(ValueError, match="3 mask\\(s\\) for 4 map\\(s\\)"):
+    with pytest.raises(ValueError, match="3 masks for 4 maps"):
         OtsuThreshold().fit(maps, masks[:3])
     with pytest.raises(ValueError, match="mask 0 has shape \\(9, 8, 6\\) and its map \\(9, 8, 7\\)"):
         OtsuThreshold().fit(maps, masks[..., :6])

@@ -13,7 +13,7 @@ MASK = np.ones((4, 4, 4), dtype=bool)
     [
         (np.zeros((4, 4, 4)), MASK, "on one grid"),
         (np.zeros((4, 4, 4, 2)), np.zeros_like(MASK), "is empty"),
-        (np.full((4, 4, 4, 2), np.inf), MASK, "not finite"),
+        (np.full((4, 4, 4, 2), np.inf), MASK, "128 non-finite values"),
     ],
 )
 def test_scans_that_do_not_fit_are_refused(volume, mask, words):

@@ -231,7 +231,7 @@ def test_scans_that_may_not_meet_are_refused(cohort):
             cases, maps, healthy=healthy, healthy_maps=free, validation=healthy[:1],
             validation_maps={k: v[:1] for k, v in free.items()},
         )  # fmt: skip
-    with pytest.raises(ValueError, match="none of 4 case\\(s\\) has a lesion"):
+    with pytest.raises(ValueError, match="none of 4 cases has a lesion"):
         evaluate_detectors(healthy, free)
     with pytest.raises(ValueError, match="no white or gray matter to score in lesion 0"):
         evaluate_detectors([replace(cases[0], tissue=np.full(SHAPE, 3)), *cases[1:]], maps)

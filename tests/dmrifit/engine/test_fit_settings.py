@@ -128,7 +128,7 @@ def test_noise_levels_are_one_or_one_for_each_voxel():
     np.testing.assert_array_equal(FitSettings(sigma=[1, 0, 3]).noise_levels(3), [1.0, 0.0, 3.0])
     with pytest.raises(ValueError, match=r"sigma must be a number or 3 of them.*shape \(2,\)"):
         FitSettings(sigma=[1, 2]).noise_levels(3)
-    with pytest.raises(ValueError, match="sigma must be finite and not negative"):
+    with pytest.raises(ValueError, match="sigma must be finite and not negative, not -1 "):
         FitSettings(sigma=-1.0).noise_levels(3)
 
 

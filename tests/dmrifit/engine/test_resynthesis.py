@@ -81,7 +81,9 @@ class TestBadInput:
         with pytest.raises(ValueError, match="more than one measurement for S_b0_TE93"):
             resynthesize(CLEAN[:, :1].repeat(22, axis=1), twice, TWO, MODEL)
 
-    @pytest.mark.parametrize("sigma", [-1.0, np.nan, [1.0, 2.0]])
-    def test_noise_is_a_standard_deviation(self, sigma):
-        with pytest.raises(ValueError, match="sigma must be "):
+    @pytest.mark.parametrize(
+        ("sigma", "words"), [(-1.0, "not -1 "), (np.nan, "not nan "), ([1.0, 2.0], "got shape ")]
+    )
+    def test_noise_is_a_standard_deviation(self, sigma, words):
+        with pytest.raises(ValueError, match=f"sigma must be .*{words}"):
             resynthesize(CLEAN, ONE, TWO, MODEL, sigma=sigma)

@@ -176,7 +176,7 @@ def test_wrong_input_is_named_before_the_work(make_brain, tmp_path):
         ({"label": elsewhere}, "different grids"),
         ({"brain_mask": elsewhere}, "different grids"),
         ({"brain_mask": nib.Nifti1Image(np.zeros(SHAPE, np.uint8), affine)}, "no voxel is inside"),
-        ({"prior": nib.Nifti1Image(holes, affine)}, "no finite numbers"),
+        ({"prior": nib.Nifti1Image(holes, affine)}, "non-finite values"),
         (
             {"image": nib.Nifti1Image(normalized, affine)},
             r"values in the brain are not positive.*bias_field=False",

@@ -40,10 +40,10 @@ def test_values_become_single_in_the_order_of_c(kind):
     [
         (
             np.array([1.0, np.nan, np.inf]),
-            r"image has 2 values that are no finite numbers \(float64\)",
+            r"image has 2 non-finite values \(float64\)",
         ),
-        (np.array([1j, 2, 3]), r"image has 3 values that are no finite numbers \(complex128\)"),
-        (np.array(["a", "b", "c"]), "image has 3 values that are no finite numbers"),
+        (np.array([1j, 2, 3]), r"image has 3 non-finite values \(complex128\)"),
+        (np.array(["a", "b", "c"]), "image has 3 non-finite values"),
         (np.ones(4), r"image has shape \(4,\) and the image \(3,\); bring both to one grid"),
     ],
 )

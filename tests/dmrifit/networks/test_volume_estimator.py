@@ -700,7 +700,7 @@ def test_values_that_are_not_finite_are_refused(cohort):
     cases, masks, _ = cohort
     bad = cases[3].copy()
     bad[0, 0, 0] = np.nan
-    with pytest.raises(ValueError, match="case 3: 1 value that is not finite"):
+    with pytest.raises(ValueError, match="case 3: 1 non-finite value"):
         LesionVolume().fit([*cases[:3], bad, *cases[4:]], sizes(masks))
     with pytest.raises(ValueError, match="case 0: a target"):
         LesionVolume().fit(cases, [np.inf, *sizes(masks)[1:]])

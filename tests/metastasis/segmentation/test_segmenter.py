@@ -486,7 +486,7 @@ def test_volumes_that_cannot_be_learned_from_are_refused(refused):
     volumes, labels, _, fit = refused
     spoiled = volumes[3].copy()
     spoiled[4, 4, 4] = np.nan
-    fit("case 3: 1 value that is not finite", volumes=[*volumes[:3], spoiled, *volumes[4:]])
+    fit("case 3: 1 non-finite value", volumes=[*volumes[:3], spoiled, *volumes[4:]])
     fit("case 5: channel 0 has no voxel that is not zero", volumes=[*volumes[:5], np.zeros_like(volumes[5])])
     two = np.stack([volumes[4]] * 2, axis=-1)
     fit("case 4: 2 channels where the first case in training has 1", volumes=[*volumes[:4], two, volumes[5]])
