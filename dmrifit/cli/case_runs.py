@@ -94,23 +94,22 @@ class CaseRun:
             record = None
             if not overwrite and all((folder / picture).exists() for picture in pictures):
                 record = read_record(folder / self.record, self.fields)
-            if record is None or not is_current(case, record):
-                try:
-                    record = process_case(case, folder)
-                # A file may be removed during the run.
-                except (FileNotFoundError, ValueError) as error:
-                    # Without its record, the case is tried again when the run is resumed.
-                    for file in (self.record, *self.pictures, *self.files):
-                        (folder / file).unlink(missing_ok=True)
-                    names = describe(case) if describe else {"name": name}
-                    failures.append({**names, "problem": error_message(error)})
+            try:
+                if record is not None and is_current(case, record):
+                    records[name] = record
                     continue
-                # The first case tells what the others will take: better now than at the last one.
-                if is_first:
-                    unfinished = [one for one in cases if not (out / one / self.record).exists()]
-                    check_room(out, len(unfinished) * _folder_size(folder))
-                is_first = False
-            records[name] = record
+                records[name] = process_case(case, folder)
+            # A file may be removed during the run.
+            except (FileNotFoundError, ValueError) as error:
+                self._remove_case(folder)
+                names = describe(case) if describe else {"name": name}
+                failures.append({**names, "problem": error_message(error)})
+                continue
+            # The first case tells what the others will take: better now than at the last one.
+            if is_first:
+                unfinished = [one for one in cases if not (out / one / self.record).exists()]
+                check_room(out, len(unfinished) * _folder_size(folder))
+            is_first = False
         if failures and not records:
             # Tables and page of an earlier run tell of files that are gone.
             for name in self.results:
@@ -120,6 +119,11 @@ class CaseRun:
         if failures and not records:
             raise ValueError(f"{failures[0]['name']}: {failures[0]['problem']}")
         return records
+
+    def _remove_case(self, folder: Path) -> None:
+        """Remove the files of a case; without its record it is tried again in a resumed run."""
+        for file in (self.record, *self.pictures, *self.files):
+            (folder / file).unlink(missing_ok=True)
 
 
 def _write_failed(out: Path, failures: Sequence[Mapping[str, Any]]) -> None:

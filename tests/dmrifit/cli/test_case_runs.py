@@ -139,6 +139,20 @@ def test_a_file_that_vanishes_during_the_run_is_the_problem_of_its_case(tmp_path
     assert "failed: a: gone.nii: No such file" in capsys.readouterr().out
 
 
+def test_a_file_that_vanishes_while_finished_cases_are_checked_is_the_problem_of_its_case(tmp_path):
+    def is_current(source, record):
+        if source == 1:
+            raise FileNotFoundError(errno.ENOENT, "No such file", "gone.nii")
+        return True
+
+    inputs = {"a": 1, "b": 2}
+    run(tmp_path, inputs)
+    records = RUN.process(inputs, tmp_path, None, is_current, overwrite=False)
+    assert list(records) == ["b"]
+    assert failures(tmp_path)[0]["problem"].startswith("gone.nii: No such file")
+    assert not (tmp_path / "a" / "done.json").exists()
+
+
 def test_failed_cases_are_described_and_follow_those_that_failed_before(tmp_path):
     unread = {"name": "first", "patient": "p1", "problem": "damaged"}
 
