@@ -96,12 +96,12 @@ def detect(
 
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
+    if threshold is not None and calibrate is not None:
+        raise ValueError("give either --threshold or --calibrate, not both")
     detector = _trained(model, device)
     failed: list[dict[str, str]] = []
     series = series_of(scans, bval=bval, bvec=bvec, mask=mask, tissue=tissue, failed=failed)
     say_failed_before(series, failed)
-    if threshold is not None and calibrate is not None:
-        raise ValueError("give either --threshold or --calibrate, not both")
     options: dict[str, Any] = {
         "opening": opening,
         "tissue": estimate_tissue,

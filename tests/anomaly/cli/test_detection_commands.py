@@ -249,7 +249,11 @@ def test_a_calibration_makes_scans_of_its_site_healthy(run, two_sided, noisy, tm
     assert "other options (calibrated)" in run(*words)[2]
     error = run(*words, "--overwrite", "--calibrate", tmp_path / "new.tsv")[2]
     assert "SCANS share synthetic-healthy-013; " in error
-    error = run(*words, "--threshold", 2, "--calibrate", tmp_path / "calibration.tsv")[2]
+
+
+def test_options_that_exclude_each_other_are_refused_before_the_table_is_read(run, model, tmp_path):
+    words = ("detect", model, tmp_path / "no.tsv", "--out", tmp_path / "found")
+    error = run(*words, "--threshold", 2, "--calibrate", tmp_path / "no.tsv")[2]
     assert "give either --threshold or --calibrate" in error
 
 
