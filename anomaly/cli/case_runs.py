@@ -94,7 +94,9 @@ def detect_series(
     Scans that fail, and those that `failed` before, are listed in failed.tsv with the reason;
     ValueError if all fail.
     """
-    folders = file_stems((scan.patient or scan.label, scan.label) for scan in series)
+    names = [(scan.patient or scan.label, scan.label) for scan in series]
+    # Rows that failed count too: their earlier files are removed, so no two may share a folder.
+    folders = file_stems([*names, *((row["patient"], row["name"]) for row in failed)])
     figure = figure and find_spec("matplotlib") is not None
 
     def detect_in(scan: SeriesFiles, folder: Path) -> dict[str, Any]:
@@ -110,14 +112,14 @@ def detect_series(
     def describe(scan: SeriesFiles) -> dict[str, str]:
         return {"name": scan.label, "patient": scan.subject}
 
-    scans = dict(zip(folders, series, strict=True))
+    n_scans = len(series)
     records = RUN.process(
-        scans,
+        dict(zip(folders[:n_scans], series, strict=True)),
         out,
         detect_in,
         is_current,
         overwrite=overwrite,
-        failed=failed,
+        failed=dict(zip(folders[n_scans:], failed, strict=True)),
         describe=describe,
     )
     return list(records.values())

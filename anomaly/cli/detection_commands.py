@@ -91,7 +91,7 @@ def detect(
     failed.tsv. An interrupted run resumes when started again with the same options.
     """
     from anomaly.cli.case_runs import RUN, detect_series, scan_sentences, write_batch
-    from dmrifit.cli.case_runs import say_failed_before
+    from dmrifit.cli.case_runs import say_failed_rows
     from dmrifit.io.bids_derivatives import file_record
 
     if out.is_file():
@@ -101,7 +101,7 @@ def detect(
     detector = _trained(model, device)
     failed: list[dict[str, str]] = []
     series = series_of(scans, bval=bval, bvec=bvec, mask=mask, tissue=tissue, failed=failed)
-    say_failed_before(series, failed)
+    say_failed_rows(failed)
     options: dict[str, Any] = {
         "opening": opening,
         "tissue": estimate_tissue,
@@ -161,6 +161,10 @@ def _calibrated(
             f"--calibrate {table} and SCANS share {first_few(shared)}; a threshold is not judged "
             "on the scans that it was chosen on: leave them out of one"
         )
+    settings = {"calibrated": sorted(digests)}
+    # A run whose scans are all missing lists them, and ends: it needs no threshold.
+    if not series:
+        return settings
     prepared = {key: value for key, value in options.items() if key != "opening"}
     before = getattr(detector.detector_.threshold_, "threshold_", float("nan"))
     detector.calibrate(healthy, **prepared)
@@ -169,7 +173,7 @@ def _calibrated(
         f"threshold {before:.5g} adjusted to {after:.5g} by "
         f"{counted(len(healthy), 'healthy scan')} of {table}: an adjustment, not a guarantee"
     )
-    return {"calibrated": sorted(digests)}
+    return settings
 
 
 def _trained(path: Path, device: str | None) -> SeriesDetector:

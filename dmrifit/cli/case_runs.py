@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,7 +32,7 @@ __all__ = [
     "read_record",
     "read_result",
     "result_rows",
-    "say_failed_before",
+    "say_failed_rows",
     "simulate_case",
     "table_text",
     "write_page",
@@ -75,19 +75,21 @@ class CaseRun:
         *,
         overwrite: bool,
         figure: bool = False,
-        failed: Iterable[Mapping[str, Any]] = (),
+        failed: Mapping[str, Mapping[str, Any]] | None = None,
         describe: Callable[[_Case], Mapping[str, Any]] | None = None,
     ) -> dict[str, dict[str, Any]]:
         """
         Process cases by the name of their folder, except those that an earlier run finished.
 
-        Cases that fail, and those that `failed` before, are listed in failed.tsv with their
-        problem, and named there by `describe`; ValueError if all fail.
+        Cases that fail are listed in failed.tsv with their problem, named by `describe`, after
+        the rows of those that `failed` before, by their folder too; ValueError if all fail.
         """
         pictures = self.pictures if figure and can_draw() else ()
         records: dict[str, dict[str, Any]] = {}
-        failures = list(failed)
-        n_before = len(failures)
+        failed = failed or {}
+        for name in failed:
+            self._remove_case(out / name)
+        failures = list(failed.values())
         is_first = True
         for name, case in progress(cases.items(), len(cases)):
             folder = out / name
@@ -115,7 +117,7 @@ class CaseRun:
             for name in self.results:
                 (out / name).unlink(missing_ok=True)
         _write_failed(out, failures)
-        _say_failed(failures[n_before:])
+        say_failed_rows(failures[len(failed) :])
         if failures and not records:
             raise ValueError(f"{failures[0]['name']}: {failures[0]['problem']}")
         return records
@@ -137,18 +139,10 @@ def _write_failed(out: Path, failures: Sequence[Mapping[str, Any]]) -> None:
         write_text(out / FAILED, table_text(pd.DataFrame(failures)))
 
 
-def _say_failed(failures: Iterable[Mapping[str, Any]]) -> None:
+def say_failed_rows(failures: Iterable[Mapping[str, Any]]) -> None:
+    """Print which cases or rows of a table failed, and why."""
     for failure in failures:
         typer.echo(f"failed: {failure['name']}: {failure['problem']}")
-
-
-def say_failed_before(cases: Sized, failed: Sequence[Mapping[str, Any]]) -> None:
-    """Print which rows of a table failed before long work; refuse one of which no case is left."""
-    if len(cases) or not failed:
-        _say_failed(failed)
-        return
-    _say_failed(failed[1:])
-    raise ValueError(failed[0]["problem"])
 
 
 def failed_cases(out: Path) -> list[Markup]:

@@ -125,7 +125,10 @@ def segment_cases(
     cases that could not be read.
     """
     remarks = notes or [[] for _ in cases]
-    folders = file_stems((case.patient, case.name) for case in cases)
+    n_cases = len(cases)
+    names = [(case.patient, case.name) for case in cases]
+    # Rows that failed count too: their earlier files are removed, so no two may share a folder.
+    folders = file_stems([*names, *((row["patient"], row["name"]) for row in failed)])
     figure = figure and find_spec("matplotlib") is not None
 
     def segment_in(case: Case, folder: Path) -> dict[str, Any]:
@@ -138,15 +141,15 @@ def segment_cases(
         is_same_row = _description(case).items() <= record.items()
         return is_same_row and record["sources"] == _digest(case)
 
-    cases_by_folder = dict(zip(folders, cases, strict=True))
-    notes_by_folder = dict(zip(folders, remarks, strict=True))
+    cases_by_folder = dict(zip(folders[:n_cases], cases, strict=True))
+    notes_by_folder = dict(zip(folders[:n_cases], remarks, strict=True))
     records = RUN.process(
         cases_by_folder,
         out,
         segment_in,
         is_current,
         overwrite=overwrite,
-        failed=failed,
+        failed=dict(zip(folders[n_cases:], failed, strict=True)),
         describe=lambda case: {"name": case.name, "patient": case.patient},
     )
     return list(records.values())

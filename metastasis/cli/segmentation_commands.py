@@ -358,7 +358,7 @@ def _cases(
     files: _ScanFiles, models: list[Any], *, resample: bool
 ) -> tuple[list[Case], list[list[str]], list[dict[str, str]]]:
     """Read a single image or the cases of a table, and notes on each; list cases that fail."""
-    from dmrifit.cli.case_runs import say_failed_before
+    from dmrifit.cli.case_runs import say_failed_rows
     from metastasis.scans.cases import read_case, read_cases, read_row
     from metastasis.scans.scan_checks import check_stripped, row_files, slice_note
 
@@ -383,7 +383,7 @@ def _cases(
     else:
         (key,) = files.edges
         cases = [check(read_case(files.scans, prior=files.prior, brain=files.mask), key)]
-    say_failed_before(cases, failed)
+    say_failed_rows(failed)
     return cases, notes, failed
 
 

@@ -113,7 +113,7 @@ def place(
     is target. Cases that miss a file or fail are listed in failed.tsv. An interrupted run resumes
     when started again with the same options.
     """
-    from dmrifit.cli.case_runs import say_failed_before
+    from dmrifit.cli.case_runs import say_failed_rows
     from dmrifit.io.nifti import file_record
     from placement.exchange.displacement import placed_in_brain
     from placement.exchange.prescription import check_reason, write_prescription
@@ -149,7 +149,7 @@ def place(
     say_folder(cases, IMAGES)
     failed: list[dict[str, str]] = []
     table = read_cases(cases, image=image, exclude=exclude, brain=brain, failed=failed)
-    say_failed_before(table, failed)
+    say_failed_rows(failed)
     included = labels_of(include)
     if published and tissues is not None and included is None:
         included = [value for values in tissues.values() for value in values]
@@ -214,8 +214,9 @@ def place(
         return is_same_row and bool(record["sources"] == source_digests(row))
 
     rows = {row.name: row for row in table.itertuples()}
-    run_options: dict[str, Any] = {"figure": figure, "overwrite": overwrite, "failed": failed}
-    records = RUN.process(rows, out, place_in, is_current, **run_options)
+    failed_rows = {row["name"]: row for row in failed}
+    run_options: dict[str, Any] = {"figure": figure, "overwrite": overwrite}
+    records = RUN.process(rows, out, place_in, is_current, failed=failed_rows, **run_options)
     write_batch(out, records, figure=figure)
     for name, record in records.items():
         say_case(name, record)

@@ -15,7 +15,7 @@ from dmrifit.cli.case_runs import (
     can_draw,
     case_pictures,
     failed_cases,
-    say_failed_before,
+    say_failed_rows,
     table_text,
     write_page,
 )
@@ -115,7 +115,7 @@ def repeat(
 
     failed: list[dict[str, str]] = []
     cases = _cases(old, box, new, tumor, table, failed)
-    say_failed_before(cases, failed)
+    say_failed_rows(failed)
     tissues = named_tissues(labels)
     RUN.begin(out, {"command": "repeat", "labels": tissues}, overwrite)
 
@@ -149,8 +149,9 @@ def repeat(
     def is_current(row: Mapping[str, Path], record: dict[str, Any]) -> bool:
         return bool(record["sources"] == sources(row))
 
-    run_options: dict[str, Any] = {"figure": figure, "overwrite": overwrite, "failed": failed}
-    records = RUN.process(cases, out, repeat_case, is_current, **run_options)
+    failed_rows = {row["name"]: row for row in failed}
+    run_options: dict[str, Any] = {"figure": figure, "overwrite": overwrite}
+    records = RUN.process(cases, out, repeat_case, is_current, failed=failed_rows, **run_options)
     _write_results(out, records, figure=figure)
     for name, record in records.items():
         typer.echo(summary_line(name, record))

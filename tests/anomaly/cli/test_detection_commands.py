@@ -93,8 +93,21 @@ def test_a_scan_that_fails_leaves_the_others(run, cases, model, tmp_path):
     assert run(*words, "--fail-on-flag")[0] == 3
     # The scan is tried again, and the table of the first run goes.
     few.write_text(good)
+    table.loc[0, "name"] = "first glioma"
+    table.to_csv(tmp_path / "cases.tsv", sep="\t", index=False)
     assert "2 scans," in run(*words)[1]
     assert not (tmp_path / "found" / "failed.tsv").exists()
+    # Where its file is missing, it keeps no result of an earlier run.
+    assert (tmp_path / "found" / "first-glioma" / "detection.json").exists()
+    few.unlink()
+    assert "1 scan," in run(*words)[1]
+    assert list((tmp_path / "found" / "first-glioma").iterdir()) == []
+    table[:1].to_csv(tmp_path / "cases.tsv", sep="\t", index=False)
+    code, said, error = run(*words)
+    assert code == 2
+    assert "error: first glioma: " in error
+    assert sorted(path.name for path in (tmp_path / "found").glob("*.*")) == ["failed.tsv", "settings.json"]
+    assert (tmp_path / "found" / "synthetic-glioma-002" / "detection.json").exists()
 
 
 def test_rows_that_miss_a_file_are_told_before_scans_are_prepared(cases, model, tmp_path, monkeypatch, capsys):
@@ -263,6 +276,8 @@ def test_scans_that_a_calibration_shares_are_counted_beyond_the_first_five(cases
     rows.to_csv(table, sep="\t", index=False)
     with pytest.raises(ValueError, match=r"and SCANS share a, b, c, d, e and 1 more; "):
         _calibrated(None, table, series_of_table(table), {})
+    # Where no scan is left, nothing is calibrated.
+    assert len(_calibrated(None, table, [], {})["calibrated"]) == 1
 
 
 def test_a_calibration_refuses_the_scans_of_the_training(run, cases, two_sided, tmp_path):

@@ -16,7 +16,7 @@ from dmrifit.cli.case_runs import (
     failed_cases,
     join_tables,
     read_record,
-    say_failed_before,
+    say_failed_rows,
     simulate_case,
     table_text,
     write_page,
@@ -120,14 +120,34 @@ def test_where_all_cases_fail_their_problems_are_written_before_the_run_ends(tmp
 def test_rows_that_fail_are_told_once_and_before_the_run(tmp_path, capsys):
     failed = [{"name": name, "problem": f"{name}.nii: no such file"} for name in "ab"]
     lines = [f"failed: {name}: {name}.nii: no such file" for name in "ab"]
-    say_failed_before({"c": 1}, failed)
+    say_failed_rows(failed)
     assert capsys.readouterr().out.splitlines() == lines
-    assert run_with_failures(tmp_path, {"c": 1}, {}, failed=failed) == ["c"]
+    failed_rows = {row["name"]: row for row in failed}
+    assert run_with_failures(tmp_path, {"c": 1}, {}, failed=failed_rows) == ["c"]
     assert capsys.readouterr().out == ""
-    say_failed_before([], [])
-    with pytest.raises(ValueError, match=r"^a\.nii: no such file$"):
-        say_failed_before([], failed)
-    assert capsys.readouterr().out.splitlines() == lines[1:]
+
+
+def test_rows_that_fail_after_they_were_finished_keep_no_result_and_leave_those_of_others(tmp_path):
+    assert run_with_failures(tmp_path, {"a": 1, "b-c": 2, "d": 3}, {}) == ["a", "b-c", "d"]
+    (tmp_path / "b-c" / "of the user.txt").touch()
+    # The folder of a case need not have its name.
+    failed = {"b-c": {"name": "b c", "problem": "no such file"}}
+    assert run_with_failures(tmp_path, {"a": 1}, {}, failed=failed) == ["a"]
+    assert [path.name for path in (tmp_path / "b-c").iterdir()] == ["of the user.txt"]
+    for name in "ad":
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["done.json", "numbers.txt"]
+    assert failures(tmp_path) == list(failed.values())
+
+
+def test_where_all_rows_fail_no_results_of_an_earlier_run_stay(tmp_path):
+    assert run_with_failures(tmp_path, {"a": 1, "b": 2}, {"b": "no tumor"}) == ["a"]
+    (tmp_path / "table.tsv").touch()
+    failed = {"a": {"name": "a", "problem": "no such file"}}
+    with pytest.raises(ValueError, match=r"^a: no such file$"):
+        run_with_failures(tmp_path, {}, {}, failed=failed)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "failed.tsv"]
+    assert not list((tmp_path / "a").iterdir())
+    assert failures(tmp_path) == list(failed.values())
 
 
 def test_a_file_that_vanishes_during_the_run_is_the_problem_of_its_case(tmp_path, capsys):
@@ -160,7 +180,7 @@ def test_failed_cases_are_described_and_follow_those_that_failed_before(tmp_path
         return {"name": f"scan {source}", "patient": "p2"}
 
     problems = {"a": "no brain"}
-    options = {"failed": [unread], "describe": describe}
+    options = {"failed": {"first": unread}, "describe": describe}
     assert run_with_failures(tmp_path, {"a": 1, "b": 2}, problems, **options) == ["b"]
     unsegmented = {"name": "scan 1", "patient": "p2", "problem": "no brain"}
     assert failures(tmp_path) == [unread, unsegmented]

@@ -1,6 +1,7 @@
 """The command repeat: files, tables of visits, resuming, refusals of one line."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -142,8 +143,15 @@ def test_visits_that_miss_a_file_are_told_before_others_are_repeated(run, tmp_pa
     rows += [f"{name}\told.nii.gz\tno.json\tno.nii.gz" for name in ("two", "three")]
     table.write_text("\n".join(rows) + "\n")
     words = ("repeat", "--table", table, "--no-figure", "--out")
+    (tmp_path / "no.json").write_text("{")
+    shutil.copy(tmp_path / "new.nii.gz", tmp_path / "no.nii.gz")
+    assert run(*words, out)[0] == 0
+    assert (out / "two" / "repeat.json").exists()
+    for name in ("no.json", "no.nii.gz"):
+        (tmp_path / name).unlink()
     code, text, error = run(*words, out)
     assert code == 0, error
+    assert list((out / "two").iterdir()) == []
     first, second, third = text.splitlines()[:3]
     missing = f"{tmp_path / 'no.json'}: no such file; "
     assert first.startswith(f"failed: two: {table}, row 3: {missing}")
@@ -151,11 +159,14 @@ def test_visits_that_miss_a_file_are_told_before_others_are_repeated(run, tmp_pa
     assert third.startswith("one: refused; ")
     assert pd.read_csv(out / "failed.tsv", sep="\t")["name"].tolist() == ["two", "three"]
     table.write_text("\n".join(rows[:1] + rows[2:]) + "\n")
-    code, text, error = run(*words, tmp_path / "none")
+    code, text, error = run(*words, out)
     assert code == 2
-    assert f"error: {table}, row 2: {missing}" in error
-    assert text.startswith(f"failed: three: {table}, row 3: {missing}")
-    assert not (tmp_path / "none").exists()
+    assert f"error: two: {table}, row 2: {missing}" in error
+    assert text.splitlines()[-1].startswith(f"failed: three: {table}, row 3: {missing}")
+    assert sorted(path.name for path in out.glob("*.*")) == ["failed.tsv", "settings.json"]
+    # A run with other options is refused before it removes anything.
+    assert "other options (labels)" in run(*words, out, "--labels", "brats2013")[2]
+    assert (out / "one" / "repeat.json").exists()
 
 
 def test_bad_input_is_one_line(run, tmp_path, visits):
