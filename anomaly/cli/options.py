@@ -145,7 +145,7 @@ def series_of(
     """
     List series: those of a table, or a single one with the files that options name.
 
-    Rows of a table that are wrong or miss a file go into `failed`, where it is given.
+    Rows of a table that are wrong or lack a file go into `failed`, where it is given.
     """
     from anomaly.scans.series import IMAGES, SeriesFiles, read_series
 

@@ -158,7 +158,7 @@ def read_series(
         ``p01.bval`` and ``p01.bvec``, and ``p01_brain.nii.gz`` and the like beside it.
     failed : list, optional
         Takes ``name``, ``patient`` and ``problem`` of each scan that is wrong in the table or
-        misses a file, which is left out; by default the first one raises.
+        lacks a file, which is left out; by default the first one raises.
 
     Returns
     -------

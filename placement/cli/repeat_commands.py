@@ -98,7 +98,7 @@ def repeat(
 
     Registers both scans rigidly and moves the box. Answers "repeated", "repeated, but tissue in
     the box changed" or "not the same head"; without a reliable match, no numbers for scanners are
-    written. Cases that miss a file or fail are listed in failed.tsv. An interrupted run resumes
+    written. Cases that lack a file or fail are listed in failed.tsv. An interrupted run resumes
     when started again with the same options.
     """
     from dmrifit.io.nifti import describe_sources
@@ -169,7 +169,7 @@ def _cases(
     table: Path | None,
     failed: list[dict[str, str]],
 ) -> dict[str, dict[str, Path]]:
-    """Give the files of each case by its name; rows of a table that miss one go into `failed`."""
+    """Give the files of each case by its name; rows of a table that lack one go into `failed`."""
     from dmrifit._utils.text_files import check_file
     from dmrifit.io.bids_derivatives import stem
     from dmrifit.io.tables import read_rows

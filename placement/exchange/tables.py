@@ -59,7 +59,7 @@ def read_cases(
     """
     Read a table of cases, or make one of a folder of masks or of a single mask.
 
-    Rows that miss a file go into `failed`, where it is given; by default the first one raises.
+    Rows that lack a file go into `failed`, where it is given; by default the first one raises.
     """
     import pandas as pd
 

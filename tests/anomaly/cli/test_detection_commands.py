@@ -110,7 +110,7 @@ def test_a_scan_that_fails_leaves_the_others(run, cases, model, tmp_path):
     assert (tmp_path / "found" / "synthetic-glioma-002" / "detection.json").exists()
 
 
-def test_rows_that_miss_a_file_are_told_before_scans_are_prepared(cases, model, tmp_path, monkeypatch, capsys):
+def test_rows_that_lack_a_file_are_listed_before_scans_are_prepared(cases, model, tmp_path, monkeypatch, capsys):
     table = rows_of(cases / "gliomas.tsv")
     table = pd.concat([table, table.assign(name=[f"no{i}" for i in range(len(table))], brain="no.nii.gz")])
     table.to_csv(tmp_path / "cases.tsv", sep="\t", index=False)

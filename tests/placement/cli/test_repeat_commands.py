@@ -136,7 +136,7 @@ def test_a_visit_that_fails_is_listed_and_keeps_no_earlier_box(run, tmp_path, vi
     assert not (out / "failed.tsv").exists()
 
 
-def test_visits_that_miss_a_file_are_told_before_others_are_repeated(run, tmp_path, visits, monkeypatch):
+def test_visits_that_lack_a_file_are_listed_before_others_are_repeated(run, tmp_path, visits, monkeypatch):
     table, out = tmp_path / "visits.tsv", tmp_path / "out"
     (tmp_path / "cut.json").write_text("{")
     rows = ["name\told\tbox\tnew", "one\told.nii.gz\tcut.json\tnew.nii.gz"]
