@@ -101,7 +101,7 @@ def detect(
     detector = _trained(model, device)
     failed: list[dict[str, str]] = []
     series = series_of(scans, bval=bval, bvec=bvec, mask=mask, tissue=tissue, failed=failed)
-    say_failed_rows(failed)
+    say_failed_rows(series, failed)
     options: dict[str, Any] = {
         "opening": opening,
         "tissue": estimate_tissue,
@@ -161,10 +161,6 @@ def _calibrated(
             f"--calibrate {table} and SCANS share {first_few(shared)}; a threshold is not judged "
             "on the scans that it was chosen on: leave them out of one"
         )
-    settings = {"calibrated": sorted(digests)}
-    # A run whose scans are all missing lists them, and ends: it needs no threshold.
-    if not series:
-        return settings
     prepared = {key: value for key, value in options.items() if key != "opening"}
     before = getattr(detector.detector_.threshold_, "threshold_", float("nan"))
     detector.calibrate(healthy, **prepared)
@@ -173,7 +169,7 @@ def _calibrated(
         f"threshold {before:.5g} adjusted to {after:.5g} by "
         f"{counted(len(healthy), 'healthy scan')} of {table}: an adjustment, not a guarantee"
     )
-    return settings
+    return {"calibrated": sorted(digests)}
 
 
 def _trained(path: Path, device: str | None) -> SeriesDetector:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -117,7 +117,7 @@ class CaseRun:
             for name in self.results:
                 (out / name).unlink(missing_ok=True)
         _write_failed(out, failures)
-        say_failed_rows(failures[len(failed) :])
+        _say_failed(failures[len(failed) :])
         if failures and not records:
             raise ValueError(f"{failures[0]['name']}: {failures[0]['problem']}")
         return records
@@ -139,8 +139,17 @@ def _write_failed(out: Path, failures: Sequence[Mapping[str, Any]]) -> None:
         write_text(out / FAILED, table_text(pd.DataFrame(failures)))
 
 
-def say_failed_rows(failures: Iterable[Mapping[str, Any]]) -> None:
-    """Print which cases or rows of a table failed, and why."""
+def say_failed_rows(cases: Sized, failed: Sequence[Mapping[str, Any]]) -> None:
+    """Print which rows of a table failed before long work; refuse one of which no case is left."""
+    if len(cases) or not failed:
+        _say_failed(failed)
+        return
+    # Nothing of an earlier run is removed: the disk of all files may be missing for a while.
+    _say_failed(failed[1:])
+    raise ValueError(failed[0]["problem"])
+
+
+def _say_failed(failures: Iterable[Mapping[str, Any]]) -> None:
     for failure in failures:
         typer.echo(f"failed: {failure['name']}: {failure['problem']}")
 

@@ -383,7 +383,7 @@ def _cases(
     else:
         (key,) = files.edges
         cases = [check(read_case(files.scans, prior=files.prior, brain=files.mask), key)]
-    say_failed_rows(failed)
+    say_failed_rows(cases, failed)
     return cases, notes, failed
 
 

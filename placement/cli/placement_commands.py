@@ -149,7 +149,7 @@ def place(
     say_folder(cases, IMAGES)
     failed: list[dict[str, str]] = []
     table = read_cases(cases, image=image, exclude=exclude, brain=brain, failed=failed)
-    say_failed_rows(failed)
+    say_failed_rows(table, failed)
     included = labels_of(include)
     if published and tissues is not None and included is None:
         included = [value for values in tissues.values() for value in values]

@@ -115,7 +115,7 @@ def repeat(
 
     failed: list[dict[str, str]] = []
     cases = _cases(old, box, new, tumor, table, failed)
-    say_failed_rows(failed)
+    say_failed_rows(cases, failed)
     tissues = named_tissues(labels)
     RUN.begin(out, {"command": "repeat", "labels": tissues}, overwrite)
 

@@ -120,11 +120,15 @@ def test_where_all_cases_fail_their_problems_are_written_before_the_run_ends(tmp
 def test_rows_that_fail_are_told_once_and_before_the_run(tmp_path, capsys):
     failed = [{"name": name, "problem": f"{name}.nii: no such file"} for name in "ab"]
     lines = [f"failed: {name}: {name}.nii: no such file" for name in "ab"]
-    say_failed_rows(failed)
+    say_failed_rows({"c": 1}, failed)
     assert capsys.readouterr().out.splitlines() == lines
     failed_rows = {row["name"]: row for row in failed}
     assert run_with_failures(tmp_path, {"c": 1}, {}, failed=failed_rows) == ["c"]
     assert capsys.readouterr().out == ""
+    say_failed_rows([], [])
+    with pytest.raises(ValueError, match=r"^a\.nii: no such file$"):
+        say_failed_rows([], failed)
+    assert capsys.readouterr().out.splitlines() == lines[1:]
 
 
 def test_rows_that_fail_after_they_were_finished_keep_no_result_and_leave_those_of_others(tmp_path):
@@ -136,17 +140,6 @@ def test_rows_that_fail_after_they_were_finished_keep_no_result_and_leave_those_
     assert [path.name for path in (tmp_path / "b-c").iterdir()] == ["of the user.txt"]
     for name in "ad":
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["done.json", "numbers.txt"]
-    assert failures(tmp_path) == list(failed.values())
-
-
-def test_where_all_rows_fail_no_results_of_an_earlier_run_stay(tmp_path):
-    assert run_with_failures(tmp_path, {"a": 1, "b": 2}, {"b": "no tumor"}) == ["a"]
-    (tmp_path / "table.tsv").touch()
-    failed = {"a": {"name": "a", "problem": "no such file"}}
-    with pytest.raises(ValueError, match=r"^a: no such file$"):
-        run_with_failures(tmp_path, {}, {}, failed=failed)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "failed.tsv"]
-    assert not list((tmp_path / "a").iterdir())
     assert failures(tmp_path) == list(failed.values())
 
 
