@@ -210,7 +210,7 @@ def test_cross_validation_by_subjects(world):
             "case 3: 9 × 10 × 5 voxels, where the first scan has 9 × 10 × 8",
         ),
         (lambda X, m: ([*X[:3], X[3][..., :2]], None), "case 3: 2 directions, where the first scan has 6"),
-        (lambda X, m: (np.where(np.arange(16).reshape(-1, 1, 1, 1, 1) == 2, np.nan, X), None), "case 2: 4320 values"),
+        (lambda X, m: (np.where(np.arange(16).reshape(-1, 1, 1, 1, 1) == 2, np.nan, X), None), "case 2: 4320 non-finite values"),
         (lambda X, m: (X, m[:-1]), "15 masks for 16"),
         (lambda X, m: (X, m & False), "case 0: its mask is empty"),
         (lambda X, m: (X, m[:, :8]), "case 0: its mask has the shape"),

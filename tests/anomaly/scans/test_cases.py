@@ -118,7 +118,7 @@ def test_series_that_cannot_be_divided_are_refused(b, value, message):
     ("changes", "message"),
     [
         ({"signal": np.zeros((3, 3, 3))}, r"axes \(x, y, z, directions\), not the shape \(3, 3, 3\)"),
-        ({"signal": np.full((*SHAPE, 2), np.nan)}, "signal has 672 values"),
+        ({"signal": np.full((*SHAPE, 2), np.nan)}, "signal has 672 non-finite values"),
         ({"brain": np.zeros(SHAPE)}, "brain is empty"),
         ({"brain": np.zeros((6, 7, 9))}, r"'brain' has shape \(6, 7, 9\)"),
         ({"lesion": np.full(SHAPE, 3)}, r"'lesion' must hold 0 and 1 only, not \[3\]"),

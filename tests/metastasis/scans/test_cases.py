@@ -106,8 +106,8 @@ def test_masks_are_read_by_the_rule_that_all_masks_have(tmp_path):
     ("changes", "message"),
     [
         ({"image": np.zeros((3, 3))}, r"volume \(x, y, z\), not an array of shape \(3, 3\)"),
-        ({"image": np.full((6, 7, 8), np.nan)}, "image has 336 values"),
-        ({"prior": np.full((6, 7, 8), np.inf)}, "prior has 336 values"),
+        ({"image": np.full((6, 7, 8), np.nan)}, "image has 336 non-finite values"),
+        ({"prior": np.full((6, 7, 8), np.inf)}, "prior has 336 non-finite values"),
         ({"prior": np.zeros((6, 7, 9))}, r"prior has shape \(6, 7, 9\).*prepare_brain"),
         ({"label": np.full((6, 7, 8), 3)}, r"0 and 1 only, not \[3\]"),
         ({"label": np.zeros((6, 7, 7))}, "label has shape"),

@@ -81,7 +81,7 @@ def test_bad_scans_are_refused_before_anything_is_aligned(visits):
         prepare_scan(several)
     values = values.copy()
     values[30, 30, 30] = np.nan
-    with pytest.raises(ValueError, match="1 value that is no finite number"):
+    with pytest.raises(ValueError, match="1 non-finite value"):
         prepare_scan(nib.Nifti1Image(values, image.affine), brain=folder / "mask.nii.gz")
     mask = nib.load(folder / "mask.nii.gz").slicer[1:]
     with pytest.raises(ValueError, match=r"^the brain mask .* the scan .*on different grids; bring"):

@@ -503,7 +503,7 @@ def test_priors_that_do_not_belong_to_their_volume_are_refused(refused):
     fit(r"case 1: a prior of shape \(16, 15, 15\)", priors=[None, priors[1][1:], *priors[2:]])
     infinite = priors[1].copy()
     infinite[0] = np.inf
-    fit("case 1: 225 values that are not finite", priors=[None, infinite, *priors[2:]])
+    fit("case 1: 225 non-finite values", priors=[None, infinite, *priors[2:]])
     flat = [None, np.full_like(priors[1], 7), *priors[2:]]
     fit("case 1: its prior: channel 0 has the value 7 everywhere", priors=flat)
     fit("5 priors for 6 cases", priors=priors[1:])
