@@ -416,6 +416,7 @@ def shipped_figures(results: dict[str, Any], cut: float) -> dict[str, Any]:
         "sensitivity": round(found / n_all, 4),
         "sensitivity_small": round(found_small / n_small, 4),
         "n_implants": n_all,
+        "false_findings": [row["findings"] for row in rows],
         "threshold": cut,
     }
 

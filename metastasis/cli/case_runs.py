@@ -27,7 +27,7 @@ from dmrifit.networks.volume_cases import called
 from dmrifit.report.html import NOTICE
 from metastasis.scans.cases import Case
 from metastasis.scans.scan_checks import unlike_notes
-from metastasis.study.findings import nothing_marked
+from metastasis.study.findings import findings_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -304,7 +304,7 @@ def _segment_case(
         min_voxels = int(getattr(segmenter, "min_voxels", 1))
     network = getattr(segmenter, "segmenter_", segmenter)
     seen = getattr(network, "seen_", None) or figures.get("seen")
-    statement = "" if len(lesions) else nothing_marked(figures)
+    statement = findings_in_words(len(lesions), figures)
     content: dict[str, Any] = {
         **_description(case),
         "folder": folder.name,

@@ -457,8 +457,11 @@ def _print_counts(contents: Sequence[Mapping[str, Any]], out: Path) -> None:
     for content in contents:
         for note in content["notes"]:
             say(note)
-        if content["statement"]:
+        if content["statement"] and not content["n_lesions"]:
             typer.echo(f"{content['name']}: {content['statement']}")
+    of_findings = {content["statement"] for content in contents if content["n_lesions"]}
+    for statement in sorted(of_findings - {""}):
+        typer.echo(statement)
     if any(content["synthetic"] for content in contents):
         typer.echo("synthetic scans: no clinical result")
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from dmrifit._utils.checks import is_number
 
-__all__ = ["model_figures", "nothing_marked"]
+__all__ = ["findings_in_words", "model_figures"]
 
 _KEYS = ("sensitivity", "sensitivity_small")
+_FALSE = "false_findings"
 
 
 def model_figures(path: Path) -> dict[str, Any]:
@@ -19,7 +20,8 @@ def model_figures(path: Path) -> dict[str, Any]:
     Read the figures of a model file from the card beside it, ``NAME.json``; none without a card.
 
     The card may have ``figures`` with ``sensitivity`` (share of all implants that are found) and
-    ``sensitivity_small`` (of those of 2.5–6 mm), and ``seen``, a `training_range`.
+    ``sensitivity_small`` (of those of 2.5–6 mm), and ``false_findings`` (what is marked in each of
+    some brains without metastases); and ``seen``, a `training_range`.
     """
     card = path.with_suffix(".json")
     if not card.is_file():
@@ -33,16 +35,26 @@ def model_figures(path: Path) -> dict[str, Any]:
     for key, value in shares.items():
         if not is_number(value) or not 0 <= value <= 1:
             raise ValueError(f"{card}: {key} must be a share from 0 to 1, not {value!r}")
-    return shares | ({"seen": content["seen"]} if content.get("seen") else {})
+    counts = figures.get(_FALSE, [])
+    if not isinstance(counts, list) or not all(is_number(n, whole=True) for n in counts):
+        raise ValueError(f"{card}: {_FALSE} must be a list of whole numbers, not {counts!r}")
+    seen = {"seen": content["seen"]} if content.get("seen") else {}
+    return shares | ({_FALSE: counts} if counts else {}) | seen
 
 
-def nothing_marked(figures: Mapping[str, Any]) -> str:
-    """Say what it means that nothing was marked in a scan."""
-    begin = "nothing marked; this is not 'no metastases': "
-    if not all(key in figures for key in _KEYS):
-        return begin + "how many of all and of small metastases this model finds is unknown"
-    whole, small = (f"{100 * figures[key]:.0f} %" for key in _KEYS)
-    return (
-        f"{begin}on implants {whole} of all and {small} of those of 2.5–6 mm are found; never "
-        "tried on a labelled real metastasis"
-    )
+def findings_in_words(n_findings: int, figures: Mapping[str, Any]) -> str:
+    """Say what it means that so many things were marked in a scan, or nothing was."""
+    is_known = all(key in figures for key in _KEYS)
+    whole, small = (f"{100 * figures.get(key, 0):.0f} %" for key in _KEYS)
+    found = f"on implants {whole} of all and {small} of those of 2.5–6 mm are found"
+    untried = "never tried on a labelled real metastasis"
+    if not n_findings:
+        begin = "nothing marked; this is not 'no metastases': "
+        if not is_known:
+            return begin + "how many of all and of small metastases this model finds is unknown"
+        return f"{begin}{found}; {untried}"
+    begin = "marked is what looks like a metastasis, and much of it may be none: "
+    if not is_known or not figures.get(_FALSE):
+        return begin + "how much is marked in brains without metastases is unknown"
+    counts = " and ".join(map(str, figures[_FALSE]))
+    return f"{begin}in brains without metastases {counts} things are marked; {found}; {untried}"

@@ -232,6 +232,18 @@ def test_a_scan_without_findings_is_not_called_free_of_metastases(run, table, mo
         assert sentence[1:] in text
 
 
+def test_findings_are_said_to_be_uncertain_where_they_stand(run, table, models, tmp_path):
+    code, said, error = run("segment", models.plain, table, "--threshold", "0.01", "--out", tmp_path / "out")
+    assert code == 0, error
+    sentence = "how much is marked in brains without metastases is unknown"
+    assert said.count(sentence) == 1
+    rows = pd.read_csv(tmp_path / "out" / "segmentations.tsv", sep="\t")
+    assert (rows["n_lesions"] > 0).all()
+    assert rows["statement"].str.endswith(sentence).all()
+    for page in ("index.html", "p0/view.html"):
+        assert sentence in (tmp_path / "out" / page).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("command", ["segment", "ensemble"])
 def test_sensitivities_are_said_only_of_a_model_used_as_measured(run, table, models, tmp_path, command):
     path = tmp_path / "model.dmrifit"

@@ -1,18 +1,18 @@
-"""What may be said of a scan without findings."""
+"""What may be said of the findings in a scan, and of a scan without any."""
 
 import json
 
 import pytest
 
-from metastasis.study.findings import model_figures, nothing_marked
+from metastasis.study.findings import findings_in_words, model_figures
 
 
 def test_what_no_finding_means_comes_from_the_card_of_the_model(tmp_path):
     model, card = tmp_path / "small.dmrifit", tmp_path / "small.json"
     assert model_figures(model) == {}
-    assert nothing_marked({}).endswith("small metastases this model finds is unknown")
+    assert findings_in_words(0, {}).endswith("small metastases this model finds is unknown")
     card.write_text(json.dumps({"figures": {"sensitivity": 0.8, "sensitivity_small": 0.614}, "data": "…"}))
-    assert nothing_marked(model_figures(model)) == (
+    assert findings_in_words(0, model_figures(model)) == (
         "nothing marked; this is not 'no metastases': on implants 80 % of all and 61 % of those of 2.5–6 mm are "
         "found; never tried on a labelled real metastasis"
     )
@@ -21,7 +21,25 @@ def test_what_no_finding_means_comes_from_the_card_of_the_model(tmp_path):
     assert model_figures(model) == {"seen": seen}
 
 
-@pytest.mark.parametrize("content", ["[1]", "{", '{"figures": 3}', '{"figures": {"sensitivity": 80}}'])
+def test_findings_are_called_uncertain_with_what_brains_without_metastases_have(tmp_path):
+    begin = "marked is what looks like a metastasis, and much of it may be none: "
+    assert findings_in_words(3, {}) == f"{begin}how much is marked in brains without metastases is unknown"
+    figures = {"sensitivity": 0.8, "sensitivity_small": 0.614}
+    assert findings_in_words(3, figures) == findings_in_words(3, {})
+    (tmp_path / "small.json").write_text(json.dumps({"figures": figures | {"false_findings": [30, 4]}}))
+    assert findings_in_words(1, model_figures(tmp_path / "small.dmrifit")) == (
+        f"{begin}in brains without metastases 30 and 4 things are marked; on implants 80 % of all and 61 % of those "
+        "of 2.5–6 mm are found; never tried on a labelled real metastasis"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("[1]", "{", '{"figures": 3}', '{"figures": {"sensitivity": 80}}'),
+        *('{"figures": {"false_findings": 3}}', '{"figures": {"false_findings": [0.5]}}'),
+    ],
+)
 def test_a_damaged_card_is_named(tmp_path, content):
     (tmp_path / "small.json").write_text(content)
     with pytest.raises(ValueError, match=r"small\.json"):
