@@ -6,9 +6,10 @@ How well are implants found in a real brain that was not trained on, and what el
 Two post-contrast scans of people with multiple sclerosis (CC BY) hold no metastases, as far as is
 known. A small U-Net learns from one of them, warped, with painted vessels and implants, from
 phantoms of the hard world and, from its fourth training on, from a healthy brain without contrast
-agent (MIT license), warped and painted alike; it is tried in the other one, with other implants and
-without any. The second stage learns from candidates of the network of the other direction, after each of its
-trainings, in the scan that this one has not seen. The cut of a direction is chosen in the other
+agent (MIT license), warped and painted alike. Its weights are averaged over the last trainings. It is
+tried in the other scan, with other implants and without any. The second stage learns from candidates
+of the network of the other direction, after each of its trainings and averaged, in the scan that this
+one has not seen. The cut of a direction is chosen in the other
 direction. Networks are kept in FOLDER (default build/metastasis_people), a file for each direction.
 Both stages are tried after the first training, too. `--ship` trains on both scans and writes the
 model that comes along. That model is tried in three brains with gliomas (BRATS 2013, for tests
@@ -73,10 +74,14 @@ TRAIN_SEED, JUDGE_SEED, TEST_SEED = 1, 2, 1001
 NEXT_SEED = 1000
 N_COPIES, N_PHANTOMS, N_HEALTHY = 16, 6, 8
 #: Epochs, how much segments vary (1: as between scanners), phantoms and copies of the healthy brain,
-#: of trainings that go on from each other, and of a last one of the shipped model on both scans.
-TRAININGS = (*(3 * [(20, 1.0, 6, 0)]), *(2 * [(20, 1.0, 6, 8)]), (15, 0.3, 2, 8))
-SHIPPED_TRAINING = (12, 0.3, 2, 8)
-SMALL = "small U-Net"
+#: of trainings that go on from each other.
+TRAININGS = (*(3 * [(20, 1.0, 6, 0)]), *(2 * [(20, 1.0, 6, 8)]), *(3 * [(15, 0.3, 2, 8)]))
+#: The last trainings, after which weights are averaged (Izmailov et al., UAI 2018): a network of
+#: their mean marks less than any of them. Those of the shipped model are on both scans.
+N_AVERAGED = 3
+#: Networks in the order that they are made: one after each training, and the mean of the last.
+N_NETWORKS = len(TRAININGS) + 1
+SMALL, BOTH = "small U-Net", "both"
 #: Segments of other networks in the time of one of the small U-Net, their batches, and settings.
 OTHERS: dict[str, tuple[float, int, dict[str, Any]]] = {
     "DeepMedic": (2.5, 10, {"network": "deepmedic", "segment_size": 37}),
@@ -164,43 +169,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def tried(
-    kind: str, work: Path, n_trainings: int = len(TRAININGS)
+    kind: str, work: Path, n_networks: int = N_NETWORKS
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Give the networks of a kind, the candidates that judge, and what they find, in each direction."""
     work.mkdir(exist_ok=True)
-    networks = {name: network(name, kind, work, n_trainings) for name in SCANS}
-    rows_of = {name: judged_candidates(name, kind, work, n_trainings) for name in SCANS}
-    folder = answers_folder(work, n_trainings)
+    networks = {name: network(name, kind, work, n_networks) for name in SCANS}
+    rows_of = {name: judged_candidates(name, kind, work, n_networks) for name in SCANS}
+    folder = answers_folder(work, n_networks)
     results = {name: direction(name, networks, rows_of, folder) for name in SCANS}
     fix_cuts(results)
     return networks, rows_of, results
 
 
 def learning_curve(results: dict[str, Any], work: Path) -> list[dict[str, Any]]:
-    """Try the networks alone after each of their trainings, at one sensitivity."""
+    """Try the networks alone after each of their trainings, and their mean, at one sensitivity."""
     rows = []
-    for n in range(1, len(TRAININGS) + 1):
+    for n in range(1, N_NETWORKS + 1):
         epochs = sum(epochs for epochs, *_ in TRAININGS[:n])
         for seen, test in (SCANS, SCANS[::-1]):
-            if n == len(TRAININGS):
+            if n == N_NETWORKS:
                 found = results[test]["network, matched"]
             else:
                 folder = answers_folder(work, n)
                 sets, answers = test_answers(test, network(seen, SMALL, work, n), folder)
                 found = [{"wanted": ON_OTHERS} | matched(ON_OTHERS, answers, sets)]
             (row,) = [row for row in found if row["wanted"] == ON_OTHERS]
-            rows.append({"tested in": test, "epochs": epochs} | row)
+            rows.append({"tested in": test, "epochs": epochs, "mean": n == N_NETWORKS} | row)
     return rows
 
 
 # Stored work -------------------------------------------------------------------------------------
 
 
-def answers_folder(work: Path, n_trainings: int) -> Path:
-    """Give the folder of what networks answered after so many of their trainings."""
-    if n_trainings == len(TRAININGS):
+def answers_folder(work: Path, n_networks: int) -> Path:
+    """Give the folder of what the last of so many networks answered."""
+    if n_networks == N_NETWORKS:
         return work
-    folder = work / f"{n_trainings} trainings"
+    folder = work / f"{n_networks} trainings"
     folder.mkdir(exist_ok=True)
     return folder
 
@@ -212,7 +217,7 @@ def scan_state() -> str:
 
 def network_state() -> str:
     """Give a digest of what makes the networks."""
-    settings = [scan_state(), TRAININGS, SHIPPED_TRAINING]
+    settings = [scan_state(), TRAININGS, N_AVERAGED]
     return state_of(settings, NETWORK_SOURCES)
 
 
@@ -245,7 +250,7 @@ def training_scans(names: Sequence[str], number: int, work: Path) -> list[Traini
     Each training has its own, so that what an earlier network takes for lesions was not learned.
     """
     seed = TRAIN_SEED + NEXT_SEED * number
-    _, _, n_phantoms, n_healthy = (*TRAININGS, SHIPPED_TRAINING)[number]
+    _, _, n_phantoms, n_healthy = TRAININGS[number]
     counts = {name: N_COPIES for name in names} | {"phantoms": n_phantoms, HEALTHY: n_healthy}
     scans: list[TrainingScan] = []
     for name, count in counts.items():
@@ -264,25 +269,48 @@ def training_scans(names: Sequence[str], number: int, work: Path) -> list[Traini
     return scans
 
 
-def network(name: str, kind: str, work: Path, n_trainings: int) -> Any:
-    """Train a network on one scan and phantoms, or read it."""
-    path = network_path(name, work, n_trainings)
+def network(name: str, kind: str, work: Path, number: int) -> Any:
+    """Train a network on one scan and phantoms, or read it; the last is a mean of others."""
+    path = network_path(name, work, number)
     if not path.exists():
-        before = None
-        if n_trainings > 1:
-            network(name, kind, work, n_trainings - 1)
-            before = network_path(name, work, n_trainings - 1)
-        save_model(trained([name], kind, n_trainings - 1, before, work), path)
+        if number == N_NETWORKS:
+            last = range(N_NETWORKS - N_AVERAGED, N_NETWORKS)
+            made = mean_network([network(name, kind, work, n) for n in last])
+        else:
+            before = None
+            if number > 1:
+                is_alone = name == BOTH and number == N_NETWORKS - N_AVERAGED
+                earlier = SCANS[0] if is_alone else name
+                network(earlier, kind, work, number - 1)
+                before = network_path(earlier, work, number - 1)
+            names = SCANS if name == BOTH else [name]
+            made = trained(names, kind, number - 1, before, work)
+        save_model(made, path)
     return load_model(path)
 
 
-def network_path(name: str, work: Path, n_trainings: int) -> Path:
-    return work / f"network-{name}-{n_trainings}-{network_state()}.dmrifit"
+def network_path(name: str, work: Path, number: int) -> Path:
+    return work / f"network-{name}-{number}-{network_state()}.dmrifit"
+
+
+def mean_network(networks: Sequence[Any]) -> Any:
+    """Give a network whose weights are the mean of those of others."""
+    states = [one.net_.module_.state_dict() for one in networks]
+    first = networks[0]
+    first.net_.module_.load_state_dict(
+        {
+            key: sum(state[key] for state in states) / len(states)
+            for key, value in states[0].items()
+            if value.is_floating_point()
+        },
+        strict=False,
+    )
+    return first
 
 
 def trained(names: Sequence[str], kind: str, number: int, before: Path | None, work: Path) -> Any:
     """Train a network, after the first time from where it stood, on more of what it took for lesions."""
-    epochs, appearance, _, _ = (*TRAININGS, SHIPPED_TRAINING)[number]
+    epochs, appearance, _, _ = TRAININGS[number]
     scans = training_scans(names, number, work)
     volumes, brains = [scan.volume for scan in scans], [scan.brain for scan in scans]
     labels = [scan.label for scan in scans]
@@ -301,16 +329,16 @@ def trained(names: Sequence[str], kind: str, number: int, before: Path | None, w
 
 
 def judged_candidates(
-    unseen: str, kind: str, work: Path, n_trainings: int
+    unseen: str, kind: str, work: Path, n_networks: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
     """
     Find candidates in a scan that their network has not seen, and what they are.
 
-    They are those after each training: an earlier network has more large false positives.
+    They are those of all its networks: an earlier one has more large false positives.
     """
     (other,) = set(SCANS) - {unseen}
     tables, truths = [], []
-    for n in range(1, n_trainings + 1):
+    for n in range(1, n_networks + 1):
         folder = answers_folder(work, n)
         path = folder / f"candidates-{unseen}-{state()}.npz"
         if not path.exists():
@@ -366,14 +394,10 @@ def candidates_in(
 
 
 def ship(rows_of: dict[str, Any], results: dict[str, Any], work: Path) -> None:
-    """Train on both scans, from the network of the first on; judge by candidates of both."""
-    path = work / f"network-both-{network_state()}.dmrifit"
-    if not path.exists():
-        start = network_path(SCANS[0], work, len(TRAININGS))
-        save_model(trained(SCANS, SMALL, len(TRAININGS), start, work), path)
+    """Train on both scans, from a network of the first on; judge by candidates of both."""
     table, truth = (np.concatenate([rows_of[name][i] for name in SCANS]) for i in range(2))
     model = TwoStageSegmenter(comparable=True, random_state=0).fit_candidates(
-        load_model(path), table, truth
+        network(BOTH, SMALL, work, N_NETWORKS), table, truth
     )
     # What a network marks in brains that it has learned from tells nothing of other brains.
     sensitivities = {cut: shipped_figures(results, cut)["sensitivity"] for cut in CUTS}
@@ -447,9 +471,8 @@ def card(model: TwoStageSegmenter, results: dict[str, Any], gliomas: dict[str, l
         n_copies=N_COPIES,
         n_phantoms=N_PHANTOMS,
         n_healthy=N_HEALTHY,
-        epochs=" + ".join(str(epochs) for epochs, *_ in TRAININGS[:-1]),
-        later=TRAININGS[-1][0],
-        more=SHIPPED_TRAINING[0],
+        epochs=" + ".join(str(epochs) for epochs, *_ in TRAININGS[:-N_AVERAGED]),
+        later=" + ".join(str(epochs) for epochs, *_ in TRAININGS[-N_AVERAGED:]),
     )
 
 
@@ -477,8 +500,8 @@ metastasis and no other data of people. The two scans are of people with multipl
 that they hold no enhancing lesion is an assumption.
 
 First stage: a U-Net of 0.33 million weights, {epochs} epochs of 200 segments of varied appearance on one scan, phantoms and, from the
-fourth training on, the healthy brain, {later} with less variation, {more} more on both scans; after the first, two thirds of the background segments are what it took for lesions,
-of a large mistake about 300 voxels.
+fourth training on, the healthy brain, then {later} with less variation on both scans; weights are the mean after each of these. After the
+first training, two thirds of the background segments are what it took for lesions, of a large mistake about 300 voxels.
 Second stage: boosted trees, {candidates} candidates ({metastases} metastases) of networks that had not seen the scan, after
 each of their trainings. Heaviest features (share of variance no longer explained where shuffled in the training candidates): {weights}.
 Marked from a score of {cut:g} on.
@@ -797,7 +820,8 @@ def curve_table(rows: Sequence[dict[str, Any]]) -> str:
         "largest mL",
     ]
     lines = [
-        [row["tested in"], str(row["epochs"]), f"{row['sensitivity']:.2f}", str(row["findings"])]
+        [row["tested in"], f"{row['epochs']}{', mean' if row['mean'] else ''}"]
+        + [f"{row['sensitivity']:.2f}", str(row["findings"])]
         + [f"{row[key]:.2f}" for key in ("mL", "largest_mL")]
         for row in rows
     ]
@@ -853,7 +877,8 @@ def markdown(result: dict[str, Any]) -> str:
     cuts = (0.05, 0.1, result["gliomas_threshold"], 0.2, 0.3)
     tables = [note, measure.table(header, rows), on_gliomas, glioma_table(result["gliomas"], cuts)]
     tables += [
-        "The network alone, at a sensitivity of .80:",
+        "The network alone, at a sensitivity of .80, after more trainings, and with the mean of the "
+        f"weights after the last {N_AVERAGED}:",
         curve_table(result["learning curve"]),
     ]
     return "\n\n".join(tables)

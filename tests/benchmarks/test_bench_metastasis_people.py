@@ -3,6 +3,7 @@
 import importlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -44,6 +45,20 @@ def test_large_rings_of_which_half_is_marked_are_counted(people):
     scores[7:8, 7:11, 7:11] = 0.8
     row = people.at_threshold(0.5, [0 * scores, scores], [implants])
     assert (row["sensitivity"], row["half_covered"]) == (1, 0.5)
+
+
+def test_weights_and_statistics_of_networks_are_averaged(people):
+    torch = pytest.importorskip("torch")
+    networks = []
+    for shift in (0.0, 1.0, 5.0):
+        layers = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), torch.nn.BatchNorm3d(2))
+        for value in layers.state_dict().values():
+            value.fill_(shift)
+        networks.append(SimpleNamespace(net_=SimpleNamespace(module_=layers)))
+    mean = people.mean_network(networks)
+    for value in mean.net_.module_.state_dict().values():
+        # The number of batches is a count, which stays as it was.
+        np.testing.assert_allclose(value, 0 if value.dtype == torch.int64 else 2)
 
 
 def test_names_of_stored_work_follow_settings_and_sources(people, monkeypatch, tmp_path):
