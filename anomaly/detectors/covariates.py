@@ -127,9 +127,10 @@ def _listed(covariates: Any, n_scans: int) -> dict[str, NDArray[Any]]:
         else:
             import pandas as pd
 
-            texts = np.array([str(value) for value in values.tolist()])
-            missing = pd.isna(values) | (texts == "")
-            values = texts
+            # As objects, because numpy turns NaN among words into the word "nan".
+            words = np.asarray(covariates[name], dtype=object)
+            values = np.array([str(word) for word in words])
+            missing = pd.isna(words) | (values == "")
         if missing.any():
             raise ValueError(
                 f"covariate {name} is missing for {int(missing.sum())} of {n_scans} scans; give "

@@ -33,10 +33,11 @@ def test_numbers_are_numbers_in_columns_of_any_type():
         np.array(["a", None, "b"], dtype=object),
         np.array(["a", float("nan"), "b"], dtype=object),
         ["a", "", "b"],
+        ["a", float("nan"), "b"],
         pd.array([1, None, 3], dtype="Int64"),
         [1.0, float("nan"), 3.0],
     ],
 )
 def test_what_is_missing_is_told(column):
     with pytest.raises(ValueError, match="covariate x is missing for 1 of 3 scans"):
-        Design.learn(pd.DataFrame({"x": column}), 3)
+        Design.learn({"x": column}, 3)
