@@ -81,11 +81,3 @@ def test_healthy_scans_are_given_lesions_of_the_cases_that_are_named():
 def test_without_lesions_of_other_patients_nothing_is_borrowed(cases):
     assert not np.any(control_maps(cases)[BORROWED])
     assert not np.any(control_maps(cases[:1], lesions_of=[])[BORROWED])
-
-
-def test_drawn_lesions_are_borrowed_in_a_circle(evaluated):
-    cases, _, healthy, _, _ = evaluated
-    borrowed = control_maps(cases)[BORROWED]
-    for i, mask in enumerate(borrowed):
-        np.testing.assert_array_equal(mask, cases[(i + 1) % 5].lesion)
-    assert not np.any(control_maps(healthy)[BORROWED])

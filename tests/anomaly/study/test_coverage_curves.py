@@ -51,16 +51,6 @@ def test_scans_count_alike_for_coverage_and_lesions_for_their_sensitivity():
     assert row.lesion_sensitivity == pytest.approx(2 / 4)
 
 
-def test_healthy_scans_of_all_sizes_count_alike_for_the_rate():
-    # In the large scan nothing is above 5, in the small one 2 of 4: a mean rate of 1/4.
-    healthy = [np.zeros(1000), np.array([0.0, 1.0, 6.0, 7.0])]
-    scores, lesion = row_volume(5.5, 6.5, 7.5), row_volume(1, 1, 1) > 0
-    curve = coverage_curve(healthy, [scores], [lesion], [lesion], rates=[0.125, 0.25])
-    assert curve["realized"].tolist() == [0.125, 0.25]
-    assert curve["threshold"].tolist() == [6, 1]
-    assert curve["coverage"].tolist() == pytest.approx([2 / 3, 1])
-
-
 def test_a_score_at_the_threshold_is_not_above_it():
     lesion = row_volume(1, 1) > 0
     curve = coverage_curve(
@@ -180,23 +170,3 @@ def test_rates_at_which_curves_are_read_hold_the_ends_of_both_areas():
     assert list(CURVE_RATES) == sorted(set(CURVE_RATES))
     assert set(LOW_RATES) < set(CURVE_RATES)
     assert CURVE_RATES[-1] == FULL_RATE
-
-
-def test_areas_of_maps_that_know_nothing_and_all():
-    rng = np.random.default_rng(2)
-    masks = [np.ones((30, 30, 30), bool)] * 4
-    lesion = np.zeros((30, 30, 30), bool)
-    lesion[5:20, 5:20, 5:20] = True
-    lesions = [lesion] * 4
-    quiet = [rng.random(27000) for _ in range(4)]
-    random_maps = [rng.random((30, 30, 30)) for _ in range(4)]
-    areas = curve_areas(coverage_curve(quiet, random_maps, lesions, masks))
-    assert areas["area"] == pytest.approx(0.15, abs=0.005)
-    # The mean of the rate itself over its logarithm.
-    assert areas["area_low"] == pytest.approx(0.009 / np.log(10), abs=0.001)
-    informed_maps = [
-        values + 5 * lesion for values, lesion in zip(random_maps, lesions, strict=True)
-    ]
-    areas = curve_areas(coverage_curve(quiet, informed_maps, lesions, masks))
-    assert areas["area"] == pytest.approx(1, abs=1e-3)
-    assert areas["area_low"] == 1

@@ -9,7 +9,6 @@ from anomaly.scans.cases import Case
 from anomaly.study.contestants import AS_GIVEN, Bench, Entry
 from anomaly.study.evaluation import evaluate_detectors
 from anomaly.study.scores import RATES, score_method
-from anomaly.study.strata import ELSEWHERE, STRATA, strata_masks
 
 SHAPE = (2, 2, 3)
 
@@ -54,28 +53,6 @@ def entry():
     return Entry("fold", "a", False, [scores], quiet, None, None)
 
 
-def test_ranks_and_overlaps_of_twelve_voxels_by_hand(bench, entry):
-    tables = score_method(bench, entry, {"fixed": FixedThreshold(2.5)})
-    (row,) = tables["scans"].to_dict("records")
-    assert (row["fold"], row["method"], row["rule"], row["control"]) == (
-        "fold",
-        "a",
-        "fixed",
-        False,
-    )
-    assert (row["patient"], row["kind"], row["grade"]) == ("p", "infiltrating", "IV")
-    # Of 32 pairs the 5 wins 8, each 3 wins 6 and a tie, the 1 wins 4 and a tie.
-    assert row["auc"] == pytest.approx((8 + 2 * 6.5 + 4.5) / 32)
-    # Precision 1 at 5, 3/5 at 3 and 1/2 at 1, where recall rises by 1/4, 1/2 and 1/4.
-    assert row["average_precision"] == pytest.approx(0.25 + 0.6 * 0.5 + 0.5 * 0.25)
-    assert (row["n_scored"], row["n_lesion"], row["n_found"]) == (12, 4, 5)
-    assert row["dice"] == pytest.approx(2 * 3 / (5 + 4))
-    assert (row["sensitivity"], row["precision"]) == (0.75, 0.6)
-    assert row["threshold"] == 2.5
-    # A cube of one voxel opens nothing away.
-    assert row["dice_opened"] == row["dice"]
-
-
 def test_strata_are_scored_by_their_own_voxels(bench, entry, row_of):
     table = score_method(bench, entry, {"fixed": FixedThreshold(2.5)})["strata"]
     # The lowest of three slices: of voxels 0, 3, 6 and 9 the first two are lesion, the first and last are above.
@@ -86,23 +63,6 @@ def test_strata_are_scored_by_their_own_voxels(bench, entry, row_of):
     assert rates[RATES[0]] == 0.75
     # There is no gray matter.
     assert np.isnan(row_of(table, stratum="near cortex", patient="h")[RATES[0]])
-
-
-def test_false_positives_of_healthy_scans_by_hand(bench, entry):
-    table = score_method(bench, entry, {"fixed": FixedThreshold(2.5)})["healthy"]
-    assert table["patient"].tolist() == ["h", "i"]
-    assert table["n_found"].tolist() == [9, 0]
-    assert table[RATES[0]].tolist() == [0.75, 0]
-    assert table[RATES[1]].tolist() == [0.75, 0]
-    assert table["empty"].tolist() == table["empty_opened"].tolist() == [False, True]
-    assert table["n_components_opened"].tolist() == [1, 0]
-
-
-def test_a_rate_for_healthy_scans_is_chosen_on_the_other_half_of_the_patients(bench, entry):
-    table = score_method(bench, entry, {"rate": HealthyRateThreshold(0.5)})
-    # The first scan has the limit of the second, 0: all but its first voxel are above.
-    assert table["healthy"][RATES[0]].tolist() == pytest.approx([11 / 12, 0])
-    assert table["thresholds"]["n_fitted"].tolist() == [2]
 
 
 def test_masks_are_scored_as_they_are_and_have_no_curve(bench):
@@ -221,32 +181,6 @@ def test_every_number_of_a_scan_is_what_plain_numpy_counts(seed, cohort, row_of)
         assert row.false_positive_rate_opened == pytest.approx(opened.sum() / inside.sum())
         assert (row.empty, row.empty_opened) == (not found.any(), not opened.any())
         assert row.n_components_opened == ndimage.label(opened, np.ones((3, 3, 3)))[1]
-
-
-def test_figures_of_a_stratum_are_of_its_voxels(evaluated, row_of):
-    cases, maps, healthy, free, tables = evaluated
-    limit = row_of(tables["thresholds"], method="strong", rule="Otsu")["threshold"]
-    for name in (*STRATA, ELSEWHERE):
-        sensitivity, auc = [], []
-        for values, case in zip(maps["strong"], cases, strict=True):
-            part = strata_masks(case)[name]
-            truth = case.lesion[part]
-            if truth.any():
-                sensitivity.append((values[part][truth] > limit).mean())
-                if not truth.all():
-                    auc.append(mann_whitney(values[part], truth))
-        chosen = tables["strata"].query("method == 'strong' and rule == 'Otsu'")
-        assert chosen["stratum"].tolist() == [*STRATA, ELSEWHERE]
-        row = row_of(chosen, stratum=name)
-        assert row["n_patients"] == len(sensitivity)
-        if sensitivity:
-            assert row["sensitivity"] == pytest.approx(np.mean(sensitivity))
-            assert row["auc"] == pytest.approx(np.mean(auc))
-        rates = [
-            (values[strata_masks(case)[name]] > limit).mean()
-            for values, case in zip(free["strong"], healthy, strict=True)
-        ]
-        assert row["false_positive_rate"] == pytest.approx(np.mean(rates))
 
 
 def test_without_validation_each_half_of_the_healthy_has_the_threshold_of_the_other(evaluated, row_of):

@@ -1,6 +1,5 @@
 """Summaries are means over the scans of patients, then over folds and patients, by hand and by plain numpy."""
 
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -180,36 +179,6 @@ def test_mismatches_are_counted_by_grade_and_folds_are_told():
 
 
 # Of whole comparisons -----------------------------------------------------------------------------
-
-
-def test_the_summary_is_mean_and_deviation_over_patients(evaluated, row_of):
-    *_, tables = evaluated
-    scans = tables["scans"]
-    for part in ("all", "infiltrating", "cellular"):
-        row = row_of(tables["summary"], part=part, method="strong", rule="Otsu")
-        own = scans[(scans["method"] == "strong") & (scans["rule"] == "Otsu")]
-        own = own if part == "all" else own[own["kind"] == part]
-        assert row["n_patients"] == len(own)
-        for measure in ("auc", "average_precision", "dice", "dice_opened"):
-            assert row[measure] == pytest.approx(own[measure].mean())
-            assert row[f"{measure}_sd"] == pytest.approx(own[measure].std())
-        assert row["gain"] == pytest.approx(own["dice_opened"].mean() / own["dice"].mean())
-    healthy = tables["healthy"]
-    own = healthy[(healthy["method"] == "strong") & (healthy["rule"] == "Otsu")]
-    row = row_of(tables["summary"], part="all", method="strong", rule="Otsu")
-    assert row["false_positive_rate"] == pytest.approx(own["false_positive_rate"].mean())
-    assert row["empty_opened"] == pytest.approx(own["empty_opened"].mean())
-
-
-def test_scans_of_a_patient_count_once(cohort, row_of):
-    cases, maps, _, _ = cohort(33, 4)
-    rules = {"fixed": FixedThreshold(0.7)}
-    twice = [replace(cases[1], patient=cases[0].patient), *cases[2:]]
-    tables = evaluate_detectors([cases[0], *twice], maps, rules=rules, controls=False)
-    row = row_of(tables["summary"], part="all", method="strong")
-    auc = tables["scans"].query("method == 'strong'")["auc"].to_numpy()
-    assert row["n_patients"] == 3
-    assert row["auc"] == pytest.approx(np.mean([auc[:2].mean(), auc[2], auc[3]]))
 
 
 def test_folds_are_averaged_before_patients_and_their_spread_is_told(cohort, make_map, row_of):

@@ -66,14 +66,6 @@ def test_finer_rows_come_nearer_to_a_turned_box():
     assert abs(rows.fraction(voxel, row_mm=0.05) - 1 + beyond) <= coarse
 
 
-def test_a_box_beside_the_volume_holds_nothing_and_a_small_one_within_is_full():
-    rows = Rows.of(np.ones((20, 20, 20)), np.diag([2.0, 2, 2, 1]), (5, 5, 5))
-    assert rows.fraction(Voxel((200, 30, 30), (10, 10, 10))) == 0
-    assert rows.fraction(Voxel((30, 30, 30), (8, 9, 10), (10, 20, 30))) == pytest.approx(
-        1, abs=1e-6
-    )
-
-
 @pytest.mark.parametrize(("middle", "reach"), [(3.2, 2.9), (0.0, 0.4), (-1.5, 4.0), (7.25, 1.25)])
 def test_strips_cover_the_extent_between_the_borders_of_image_voxels(middle, reach):
     nodes, widths = _strips(middle, reach, 3.0, ROW_MM)

@@ -69,19 +69,6 @@ def test_a_box_within_the_tumor_is_full_and_one_beside_it_empty():
     assert tumor_fraction(Voxel((200, 0, 0), (10, 10, 10)), scene) == 0
 
 
-def test_a_cuboid_and_a_box_along_the_grid_share_what_their_sides_say():
-    tumor = np.zeros((40, 40, 40), bool)
-    tumor[8:30, 10:25, 5:33] = True
-    scene = Scene(tumor, np.eye(4))
-    low, high = np.array([7.5, 9.5, 4.5]), np.array([29.5, 24.5, 32.5])
-    rng = np.random.default_rng(2)
-    for _ in range(30):
-        voxel = Voxel(rng.uniform(5, 35, 3), rng.uniform(5, 30, 3))
-        sides = np.minimum(high, voxel.center + voxel.size / 2) - np.maximum(low, voxel.center - voxel.size / 2)
-        expected = np.prod(np.maximum(sides, 0)) / np.prod(voxel.size)
-        assert abs(tumor_fraction(voxel, scene) - expected) < 1e-9
-
-
 def test_a_ball_in_a_box_has_the_volume_of_a_ball():
     shape, spacing, radius = (80, 80, 80), 0.5, 14.0
     grid = (np.moveaxis(np.indices(shape), 0, -1) - 39.5) * spacing
