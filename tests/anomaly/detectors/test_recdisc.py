@@ -1,6 +1,5 @@
 """The network that learns from synthetic anomalies, as an estimator."""
 
-import time
 
 import numpy as np
 import pytest
@@ -244,26 +243,3 @@ def test_bad_scans_are_refused(fitted, world):
         fitted.residual_map(X[..., :2], masks)
     with pytest.raises(ValueError, match="one subject"):
         small().fit(X[:1], masks[:1])
-
-
-@pytest.mark.slow
-def test_scoring_costs_little_more_than_the_network():
-    import torch
-
-    from dmrifit._utils.torch_state import one_torch_thread
-
-    X, masks = scans(3, 16, (40, 40, 32))
-    model = small(epochs=1, repeats=1, calibration=None, levels=3).fit(X[:2], masks[:2])
-    volume = torch.from_numpy(np.moveaxis(X[2], -1, 0)[None].copy())
-
-    def best(function):
-        seconds = []
-        for _ in range(4):
-            begun = time.process_time()
-            function()
-            seconds.append(time.process_time() - begun)
-        return min(seconds)
-
-    with one_torch_thread(), torch.inference_mode():
-        bare = best(lambda: model.net_.module_.eval()(volume))
-    assert best(lambda: model.anomaly_map(X[2:], masks[2:])) < 2 * bare

@@ -1,6 +1,5 @@
 """Ellipsoids of noise: where they lie, what fills them, and that the mask says both."""
 
-import time
 
 import numpy as np
 import pytest
@@ -66,24 +65,6 @@ def test_voxels_whose_noise_is_not_above_zero_are_anomalies_too():
     # About half of such noise would be below zero.
     assert 0.3 < black.sum() / anomaly.sum() < 0.6
     assert anomaly[black].all()
-    np.testing.assert_array_equal((changed != volume).any(axis=-1), anomaly)
-
-
-def test_the_mask_does_not_depend_on_the_first_channel():
-    volume, mask = brain()
-    dark = TissueMoments(0.0, 0.3)
-    changed, anomaly = corrupt(
-        volume, mask, noise="normal-directional", mean="full", moments=dark, counts=ONE, random_state=1
-    )
-    first_is_zero = [
-        (changed[anomaly][:, 0] == 0).all()
-        for changed, anomaly in (
-            corrupt(volume, mask, noise="normal-directional", moments=dark, counts=ONE, random_state=seed)
-            for seed in range(8)
-        )
-    ]
-    assert any(first_is_zero)
-    assert anomaly.any()
     np.testing.assert_array_equal((changed != volume).any(axis=-1), anomaly)
 
 
@@ -327,22 +308,6 @@ def test_wrong_volumes_are_refused():
         corrupt(volume, mask)
     with pytest.raises(ValueError, match="no voxel of brain"):
         TissueMoments.measured([volume], [np.zeros_like(mask)])
-
-
-@pytest.mark.slow
-def test_corrupting_is_much_faster_than_a_loop_over_voxels():
-    rng = np.random.default_rng(0)
-    shape = (40, 48, 32)
-    volume, mask = rng.uniform(0.2, 0.8, (*shape, 64)).astype(np.float32), np.ones(shape, dtype=bool)
-    axes, values = np.array([6.0, 5.0, 4.0]), np.full((10**4, 64), 0.1, dtype=np.float32)
-    begun = time.process_time()
-    oracle(volume, mask, np.array([20, 24, 16]), axes, np.eye(3), values)
-    loop = time.process_time() - begun
-    moments = TissueMoments.measured([volume], [mask])
-    begun = time.process_time()
-    for seed in range(10):
-        corrupt(volume, mask, counts=(0, 1), moments=moments, random_state=seed)
-    assert (time.process_time() - begun) / 10 < loop / 20
 
 
 def test_patches_of_another_person_are_put_into_a_brain():

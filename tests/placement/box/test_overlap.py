@@ -211,12 +211,13 @@ def test_costs_are_half_the_squares_of_both_terms_and_of_broken_limits(least_vol
     assert free[0] != pytest.approx(cut[0], rel=1e-3)
 
 
-def test_the_scan_scores_boxes_as_counting_voxels_does():
+@pytest.mark.parametrize("one_sided", [False, True])
+def test_the_scan_scores_boxes_as_counting_voxels_does(one_sided):
     rng = np.random.default_rng(2)
     tumor = np.zeros((20, 22, 24), np.float32)
     tumor[4:15, 5:17, 4:19] = 1
     tumor[rng.random(tumor.shape) < 0.05] = 0
-    limits = make_limits((400, 150, 0.9, 0.1), least_volume=100, sides=(3, 12))
+    limits = make_limits((400, 150, 0.8, 0.1), least_volume=100, sides=(3, 12), one_sided=one_sided)
     sums = overlap.running_sums(tumor)
     places, sides, costs = overlap.scan(sums, 1, np.ones(3), 1.0, limits, 2, 12.0)
     assert len(costs) == 10 * 11 * 24
@@ -228,9 +229,11 @@ def test_the_scan_scores_boxes_as_counting_voxels_does():
 
     def cost_of(middle, size):
         tumor_sum = count(middle, size)
-        fraction = tumor_sum / size.prod()
+        purity = (tumor_sum / size.prod() - 0.8) / 0.1
+        if one_sided:
+            purity = min(purity, 0)
         deep = count(middle, size, 2) / (size + 4).prod()
-        return ((fraction - 0.9) / 0.1) ** 2 / 2 + ((tumor_sum - 400) / 150) ** 2 / 2 - 0.05 * deep
+        return purity**2 / 2 + ((tumor_sum - 400) / 150) ** 2 / 2 - 0.05 * deep
 
     assert ((sides >= 3) & (sides <= 12)).all()
     shapes = np.unique(sides, axis=0)

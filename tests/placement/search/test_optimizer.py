@@ -115,12 +115,6 @@ def test_the_least_volume_is_kept_and_told_where_a_lesion_is_smaller():
     assert small.objective > placement.objective
 
 
-def test_sides_stay_in_their_range(tilted):
-    voxel = VoxelOptimizer(size_range=(15, 22), random_state=0).place(tilted)
-    assert (voxel.size >= 15 - 1e-9).all()
-    assert (voxel.size <= 22 + 1e-9).all()
-
-
 def test_sides_have_ranges_of_their_own(cube):
     ranges = ((10, 14), (20, 40), (15, 40))
     voxel = VoxelOptimizer(size_range=ranges, max_rotations=0, random_state=0).place(cube)
@@ -200,10 +194,6 @@ def test_a_few_percent_of_what_is_excluded_may_be_tolerated(cube):
     assert 0 < parts[wires()].sum() / parts.sum() <= 0.02 + 1e-3
     strict = Scene(cube.tumor, np.eye(4), exclude={"wires": wires(), "wall": wall}, exclude_tolerance=0.001)
     assert VoxelOptimizer(random_state=0).assess(placement.voxel, strict).flags == ("touches wires",)
-
-
-def test_a_voxel_that_is_mostly_no_tumor_is_told(cube):
-    assert VoxelOptimizer().assess(Voxel((8, 30, 30), (14, 20, 25)), cube).flags == ("less than 50 % target",)
 
 
 @pytest.mark.parametrize(("inside", "flags"), [(9.9, ("less than 50 % target",)), (14.9, ("less than 75 % target",)), (15.1, ())])

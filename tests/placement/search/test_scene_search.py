@@ -5,10 +5,8 @@ import pytest
 
 from placement import PlacementObjective, Scene, Voxel, tumor_fraction
 from placement.box import overlap
-from placement.box.overlap import Limits, Preference
 from placement.box.row_integrals import Rows
 from placement.box.voxel import rotation_of
-from placement.search.objective import objective_parameters
 from placement.search.optimizer import CONSOLE
 from placement.search.scene_search import FINE, Boxes, Search, Wishes
 
@@ -81,30 +79,6 @@ def shared_fraction(voxel, low, high):
 # What is minimized -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("one_sided", [False, True])
-def test_compiled_costs_are_the_published_objective_of_cuboids(one_sided):
-    objective = PlacementObjective(11.0, 4.0, 0.8, 0.15, one_sided=one_sided)
-    search = prepared(block_scene(), objective=objective)
-    rng = np.random.default_rng(0)
-    voxels = [Voxel(rng.uniform(LOW, HIGH), rng.uniform(19, 28, 3)) for _ in range(40)]
-    voxels += [Voxel((LOW + HIGH) / 2, (20, 20, 20))]
-    voxels = [voxel for voxel in voxels if search.scene.holds(voxel)]
-    parts = np.array([shared_fraction(voxel, LOW, HIGH) for voxel in voxels])
-    volumes = parts * [voxel.volume for voxel in voxels]
-    assert len(parts) > 20
-    assert parts.min() < 0.4
-    assert parts.max() == 1
-    off = (parts - 0.8) / 0.15
-    if one_sided:
-        off = np.minimum(off, 0)
-    expected = ((volumes - 11.0) / 4.0) ** 2 / 2 + off**2 / 2
-    np.testing.assert_allclose(compiled_costs(search, voxels), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(
-        search.costs(as_boxes(voxels).boxes), expected, rtol=1e-4, atol=1e-5
-    )
-    np.testing.assert_allclose(search.value(voxels[0]), np.exp(-expected[0]), rtol=1e-4)
-
-
 def test_compiled_costs_of_turned_boxes_are_near_the_accurate_objective():
     search = prepared(block_scene(), min_volume=0.0)
     rng = np.random.default_rng(1)
@@ -142,37 +116,6 @@ def test_compiled_costs_and_the_objective_agree_on_random_boxes(one_sided):
     costs = compiled_costs(search, voxels)
     np.testing.assert_allclose(np.exp(-costs), scores, rtol=2e-4)
     np.testing.assert_allclose(search.values(as_boxes(voxels).boxes), scores, rtol=2e-4)
-
-
-@pytest.mark.parametrize("one_sided", [False, True])
-def test_the_scan_and_the_objective_agree_but_for_the_depth(one_sided):
-    objective = PlacementObjective(0.4, 0.15, 0.5, 0.1, one_sided=one_sided)
-    tumor = np.zeros((20, 22, 24), np.float32)
-    tumor[4:15, 5:17, 4:19] = 1
-    limits = Limits(
-        objective_parameters(objective, 1000.0),
-        100.0,
-        *np.log([[3.0] * 3, [12] * 3]),
-        3.0,
-        Preference(0.0, np.zeros(3)),
-        1,
-    )
-    sums = overlap.running_sums(tumor)
-    places, sides, costs = overlap.scan(sums, 1, np.ones(3), 1.0, limits, 2, 12.0)
-    rng = np.random.default_rng(4)
-    n_pure = 0
-    for index in rng.choice(len(costs), 50, replace=False):
-        low = np.rint(places[index] - sides[index] / 2).astype(int)
-        high = low + sides[index].astype(int)
-        box = tumor[tuple(slice(max(a, 0), b) for a, b in zip(low, high, strict=True))]
-        grown = tumor[tuple(slice(max(a - 2, 0), b + 2) for a, b in zip(low, high, strict=True))]
-        fraction = box.sum() / sides[index].prod()
-        depth = grown.sum() / (sides[index] + 4).prod()
-        expected = objective.cost(fraction, box.sum() / 1000) - 0.05 * depth
-        assert costs[index] == pytest.approx(expected, rel=1e-3, abs=1e-3)
-        n_pure += fraction > 0.6
-    # Only a one-sided objective lets boxes be much purer than the mean.
-    assert (n_pure > 0) == one_sided
 
 
 def test_every_millimeter_beyond_the_image_costs_the_weight():
