@@ -19,7 +19,7 @@ from anomaly.detectors.alignment import (
     smooth_axes,
 )
 from anomaly.detectors.base import Scans
-from anomaly.detectors.features import SMOOTH_MM, check_smoothing, sd_in_voxels
+from anomaly.detectors.features import SMOOTH_MM, check_smoothing, nearest_inside, sd_in_voxels
 from anomaly.detectors.network_base import (
     PUBLISHED_TRAINING,
     REGIONS,
@@ -35,7 +35,6 @@ from anomaly.detectors.template import (
     AlignedScans,
     Smoother,
     look_of,
-    nearest_inside,
 )
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.randomness import RandomState

@@ -14,8 +14,10 @@ __all__ = [
     "FEATURES",
     "SMOOTH_MM",
     "check_smoothing",
+    "check_spacing",
     "masked_smoothing",
     "mean_signal",
+    "nearest_inside",
     "sd_in_voxels",
     "signal_spread",
     "voxel_features",
@@ -63,12 +65,16 @@ def masked_smoothing(
 def check_smoothing(smooth_mm: Any, spacing: Any) -> None:
     """Reject a smoothing that is no length in mm, and edges of a voxel that are none."""
     check_number("smooth_mm", smooth_mm)
-    if np.shape(spacing) not in ((), (3,)):
+    check_spacing(spacing)
+
+
+def check_spacing(spacing: Any) -> None:
+    """Reject edges of a voxel that are neither one length in mm nor three."""
+    edges = np.array(spacing, dtype=object)
+    if edges.shape not in ((), (3,)):
         raise ValueError(f"spacing must be one length in mm or three, not {spacing!r}")
-    for edge in np.atleast_1d(np.asarray(spacing, dtype=object)):
-        check_number("spacing", edge)
-        if not edge:
-            raise ValueError("spacing must be the edge of a voxel in mm, above 0, not 0")
+    for edge in edges.ravel():
+        check_number("spacing", edge, above=0)
 
 
 def sd_in_voxels(sd_mm: float, spacing: Any) -> float | tuple[float, ...]:
@@ -78,6 +84,15 @@ def sd_in_voxels(sd_mm: float, spacing: Any) -> float | tuple[float, ...]:
     return tuple(float(sd_mm) / float(edge) for edge in spacing)
 
 
+def nearest_inside(inside: NDArray[np.bool_]) -> tuple[NDArray, ...]:
+    """Find the indices of the nearest voxel inside a mask, for every voxel."""
+    from scipy import ndimage
+
+    return tuple(
+        ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
+    )
+
+
 def voxel_features(
     signal: NDArray[np.floating], mask: NDArray[np.bool_], names: Sequence[str]
 ) -> NDArray[np.float32]:
@@ -85,11 +100,6 @@ def voxel_features(
     from scipy import ndimage
 
     volumes: dict[str, NDArray[Any]] = {}
-    unknown = [name for name in names if name not in FEATURES]
-    if unknown or not len(names):
-        raise ValueError(
-            f"features must be some of {', '.join(FEATURES)}, not {unknown or names!r}"
-        )
     if {"mean", "local mean", "gradient"} & set(names):
         volumes["mean"] = np.where(mask, mean_signal(signal), 0)
     if {"spread", "local spread"} & set(names):

@@ -18,6 +18,7 @@ from anomaly.detectors.features import (
     check_smoothing,
     masked_smoothing,
     mean_signal,
+    nearest_inside,
     sd_in_voxels,
     voxel_features,
 )
@@ -332,16 +333,12 @@ class VoxelwiseGaussian(ArrayDetector):
         self, k: int, covered: NDArray[np.bool_], beta: NDArray, variance: NDArray
     ) -> None:
         """Smooth mean and variance of a feature, and fill voxels without a scan."""
-        from scipy import ndimage
-
-        nearest = ndimage.distance_transform_edt(
-            ~covered, return_distances=False, return_indices=True
-        )
+        nearest = nearest_inside(covered)
         volume = np.zeros(covered.shape, dtype=np.float32)
         targets = [*self.coefficients_[k], self.variance_[k]]
         for target, values in zip(targets, [*beta, variance], strict=True):
             volume[covered] = values
-            target[:] = masked_smoothing(volume, covered, self.template_smoothing)[tuple(nearest)]
+            target[:] = masked_smoothing(volume, covered, self.template_smoothing)[nearest]
 
     # Features
     # -------------------------------------------------------------------------------------
@@ -357,8 +354,6 @@ class VoxelwiseGaussian(ArrayDetector):
         mask = scans.mask(i)
         if self.features == "channels":
             volume = scans.signal(i)[..., k]
-        elif self.features == "mean":
-            volume = mean_signal(scans.signal(i))
         else:
             volume = voxel_features(scans.signal(i), mask, self._feature_names()[k : k + 1])[0]
         return masked_smoothing(volume, mask, self.smoothing)

@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingRegressor
 
-from anomaly.detectors.features import SMOOTH_MM, check_smoothing, sd_in_voxels
+from anomaly.detectors.features import SMOOTH_MM, check_smoothing, nearest_inside, sd_in_voxels
 from anomaly.detectors.template import (
     AlignedDetector,
     AlignedScans,
     Deviations,
     Smoother,
-    nearest_inside,
     template_at,
 )
 from anomaly.detectors.thresholds import HealthyRateThreshold

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,15 +38,6 @@ class ScoredScans:
     def inside(self) -> list[NDArray[Any]]:
         """Return the scores of the voxels that count, shape (n_voxels,), of each scan."""
         return [volume[mask] for volume, mask in zip(self.volumes, self.masks, strict=True)]
-
-    def lesions_inside(self) -> list[NDArray[np.bool_]]:
-        """Return whether each of these voxels is in the lesion."""
-        return [lesion[mask] for lesion, mask in zip(self.lesions or (), self.masks, strict=True)]
-
-    def singly(self) -> Iterator[ScoredScans]:
-        """Iterate over the scans, one at a time."""
-        for volume, mask in zip(self.volumes, self.masks, strict=True):
-            yield ScoredScans([volume], [mask], None)
 
 
 def open_map(binary: ArrayLike, size: int = 3) -> NDArray[np.bool_]:

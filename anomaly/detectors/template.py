@@ -13,6 +13,7 @@ from scipy import ndimage
 from anomaly.detectors.alignment import align, gaussian, guide_images, inverted, sampled
 from anomaly.detectors.array_detector import ArrayDetector
 from anomaly.detectors.base import Scans
+from anomaly.detectors.features import nearest_inside
 from anomaly.generators.implants import Look
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.counts import counted
@@ -25,7 +26,6 @@ __all__ = [
     "Deviations",
     "Smoother",
     "look_of",
-    "nearest_inside",
     "template_at",
     "template_of",
 ]
@@ -157,9 +157,7 @@ class AlignedDetector(ArrayDetector):
 
     def _check_parameters(self) -> None:
         if self.smoothness is not None:
-            check_number("smoothness", self.smoothness)
-            if not self.smoothness:
-                raise ValueError("smoothness must be a number above 0, or None, not 0")
+            check_number("smoothness", self.smoothness, above=0)
 
     def _fit_scans(self, scans: Scans) -> None:
         looks = [look_of(scans.signal(i), scans.mask(i)) for i in range(len(scans))]
@@ -288,13 +286,6 @@ def _shrunk_sd(squares: NDArray, counts: NDArray, n_scans: int) -> NDArray:
         typical = np.median(squares[common] / np.maximum(counts[common] - 1, 1))
     variance = (squares + _PRIOR_SCANS * typical) / (np.maximum(counts - 1, 0) + _PRIOR_SCANS)
     return np.asarray(np.sqrt(variance))
-
-
-def nearest_inside(inside: NDArray[np.bool_]) -> tuple[NDArray, ...]:
-    """Find the indices of the nearest voxel inside a mask, for every voxel."""
-    return tuple(
-        ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
-    )
 
 
 def template_at(template: NDArray, positions: NDArray) -> NDArray[np.float32]:

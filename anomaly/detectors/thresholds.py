@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from anomaly.detectors.features import check_spacing
 from anomaly.detectors.maps import (
     ScoredScans,
     Volumes,
@@ -22,7 +23,7 @@ from anomaly.detectors.maps import (
 )
 from dmrifit._utils.checks import check_number, check_word, is_number
 from dmrifit._utils.counts import counted
-from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit._utils.randomness import seed_for, seed_from
 
 # The classes of rules are added below, from the table of rules.
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
 SCOPES = ("dataset", "image")
 #: Edge in mm of the voxels of the study.
 STUDY_SPACING = 2.4
+_N_DRAWS = 200  # of as many scans as there are
 
 Scope = Literal["dataset", "image"]
 
@@ -192,7 +194,10 @@ class _OwnThreshold(ThresholdRule):
     def _limits(self, scans: ScoredScans) -> list[float]:
         if self._is_common():
             return super()._limits(scans)
-        return [self._of_all(scan) for scan in scans.singly()]
+        limits = []
+        for volume, mask in zip(scans.volumes, scans.masks, strict=True):
+            limits.append(self._of_all(ScoredScans([volume], [mask], None)))
+        return limits
 
     def _is_common(self) -> bool:
         return getattr(self, "scope", SCOPES[0]) == SCOPES[0]
@@ -212,10 +217,11 @@ class _TruthThreshold(ThresholdRule):
         self.scope = scope
 
     def _choose(self, scans: ScoredScans) -> None:
-        levels = [
-            _score_levels(values, lesion)
-            for values, lesion in zip(scans.inside(), scans.lesions_inside(), strict=True)
-        ]
+        levels = []
+        for volume, mask, lesion in zip(
+            scans.volumes, scans.masks, scans.lesions or (), strict=True
+        ):
+            levels.append(_score_levels(volume[mask], lesion[mask]))
         with_lesion = [scan for scan in levels if scan.n_lesion]
         if not with_lesion:
             raise ValueError(
@@ -353,20 +359,14 @@ class MeanPoolThreshold(_OwnThreshold):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        _check_length("size_mm", self.size_mm)
-        for edge in self._edges():
-            _check_length("spacing", edge, self.spacing)
-
-    def _edges(self) -> tuple[Any, ...]:
-        spacing = STUDY_SPACING if self.spacing is None else self.spacing
-        if np.shape(spacing) == ():
-            return (spacing,) * 3
-        if np.shape(spacing) != (3,):
-            raise ValueError(f"spacing must be one length in mm or three, not {self.spacing!r}")
-        return tuple(np.asarray(spacing, dtype=object))
+        check_number("size_mm", self.size_mm, above=0)
+        if self.spacing is not None:
+            check_spacing(self.spacing)
 
     def _of_all(self, scans: ScoredScans) -> float:
-        edges = np.maximum(np.rint(self.size_mm / np.array(self._edges())), 1).astype(int)
+        spacing = STUDY_SPACING if self.spacing is None else self.spacing
+        n_voxels = np.rint(self.size_mm / np.broadcast_to(np.array(spacing, dtype=np.float64), 3))
+        edges = np.maximum(n_voxels, 1).astype(int)
         means = []
         for volume, mask in zip(scans.volumes, scans.masks, strict=True):
             means.append(_largest_mean(np.where(mask, volume, 0), edges))
@@ -427,10 +427,7 @@ class HealthyRateThreshold(_OwnThreshold):
         self.rate = rate
 
     def _check_parameters(self) -> None:
-        if not is_number(self.rate) or not 0 <= self.rate < 1:
-            raise ValueError(
-                f"rate must be a share of voxels, 0 or more and below 1, not {self.rate!r}"
-            )
+        check_number("rate", self.rate, below=1)
 
     def _of_all(self, scans: ScoredScans) -> float:
         limits, _ = rate_limits(scans.inside(), [self.rate])
@@ -488,7 +485,7 @@ class HealthyScanThreshold(_OwnThreshold):
         super()._check_parameters()
         check_word("counted", self.counted, ("components", "voxels"))
         check_number("level", self.level, least=0.5, below=1)
-        check_number("rate", self.rate, least=0, below=1)
+        check_number("rate", self.rate, below=1)
         check_number("opening", self.opening, least=1, whole=True)
 
     def _of_all(self, scans: ScoredScans) -> float:
@@ -585,37 +582,19 @@ def rate_limits(
 
 
 def limit_spread(
-    rule: ThresholdRule,
-    maps: Volumes,
-    masks: Volumes | None = None,
-    *,
-    n_draws: int = 200,
-    random_state: RandomState = 0,
+    rule: ThresholdRule, maps: Volumes, masks: Volumes | None = None
 ) -> tuple[float, float] | None:
     """
-    Estimate how far a threshold from healthy scans depends on which scans were drawn.
+    Estimate how far a threshold depends on which healthy scans were drawn.
 
-    Parameters
-    ----------
-    rule : ThresholdRule
-        A rule that needs healthy scans.
-    maps, masks : as for `ThresholdRule.fit`
-        The maps that it is fitted to.
-    n_draws : int, default=200
-        How often as many scans are drawn again, with replacement (bootstrap).
-    random_state : int, RandomState or None, default=0
-        Seed.
-
-    Returns
-    -------
-    tuple of 2 float, or None
-        Interval of 95 % of the thresholds; None for other rules.
+    Gives the interval of 95 % of the thresholds of draws with replacement (bootstrap); None for
+    rules that need no healthy scans. Shapes: `maps`, `masks` (n, x, y, z).
     """
     volumes = checked_volumes(maps, "map")
     scans = ScoredScans(volumes, checked_masks(masks, volumes), None)
     n = len(volumes)
-    rng = np.random.default_rng(seed_for(seed_from(random_state), "limit_spread"))
-    draws = rng.integers(n, size=(n_draws, n))
+    rng = np.random.default_rng(seed_for(seed_from(0), "limit_spread"))
+    draws = rng.integers(n, size=(_N_DRAWS, n))
     if isinstance(rule, HealthyRateThreshold):
         limits = _rate_limits_of_draws(scans.inside(), rule.rate, list(draws))
     elif isinstance(rule, HealthyScanThreshold):
@@ -630,21 +609,9 @@ def limits_left_out(
     rule: ThresholdRule, maps: Volumes, masks: Volumes, groups: ArrayLike
 ) -> NDArray[np.float64] | None:
     """
-    Fit a threshold for each healthy scan to the scans of the other subjects.
+    Fit a threshold for each healthy scan (n_scans,) to the scans of the other subjects.
 
-    Parameters
-    ----------
-    rule : ThresholdRule
-        A rule that needs healthy scans, or a fixed one.
-    maps, masks : as for `ThresholdRule.fit`
-        The maps.
-    groups : array_like of shape (n_scans,)
-        The subject of each scan.
-
-    Returns
-    -------
-    ndarray of shape (n_scans,), or None
-        Thresholds; None where the remaining scans are too few, and for other rules.
+    None where these are too few, and for rules that need no healthy scans and are not fixed.
     """
     subjects, numbers = np.unique(np.asarray(groups), return_inverse=True)
     if isinstance(rule, FixedThreshold):
@@ -723,13 +690,6 @@ class _ScoreLevels:
     n_true: NDArray[Any]
     n_marked: NDArray[Any]
     n_lesion: int
-
-
-def _check_length(name: str, length: Any, parameter: Any = None) -> None:
-    """Refuse a length in mm that is not positive, with the parameter that holds it."""
-    if not is_number(length) or not np.isfinite(length) or length <= 0:
-        shown = length if parameter is None else parameter
-        raise ValueError(f"{name} must be positive lengths in mm, not {shown!r}")
 
 
 def _otsu(values: NDArray[Any]) -> float:

@@ -151,18 +151,14 @@ def simulate_dmri(
     >>> healthy[0].name, healthy[0].signal.shape, lesions[0].healthy
     ('synthetic-healthy-001', (20, 24, 16, 6), False)
     """
-    for name, number, least in (
-        ("n_healthy", n_healthy, 0),
-        ("n_lesions", n_lesions, 0),
-        ("skip", skip, 0),
-    ):
-        check_number(name, number, least=least, whole=True)
+    check_number("n_healthy", n_healthy, whole=True)
+    check_number("n_lesions", n_lesions, whole=True)
+    check_number("skip", skip, whole=True)
     check_number("n_directions", n_directions, least=1, most=_MOST_DIRECTIONS, whole=True)
     check_jobs(n_jobs)
     if not n_healthy + n_lesions:
         raise ValueError("n_healthy and n_lesions are 0; ask for at least one person")
-    if registration not in REGISTRATIONS:
-        raise ValueError(f"registration must be 'good' or 'shifted', not {registration!r}")
+    check_word("registration", registration, REGISTRATIONS)
     voxels = check_shape(shape, least=_SMALLEST, most=_LARGEST, example=(40, 48, 32))
     steps = check_spacing(spacing, most=_LARGEST_VOXEL)
     if not (isinstance(snr, float | np.floating) and snr == np.inf):
@@ -185,11 +181,8 @@ def simulate_dmri(
 
     numbers = [("healthy", number) for number in range(skip, skip + n_healthy)]
     numbers += [("glioma", number) for number in range(skip, skip + n_lesions)]
-    cases = list(
-        Parallel(n_jobs=n_jobs)(
-            delayed(_simulate)(group, number, settings) for group, number in numbers
-        )
-    )
+    jobs = [delayed(_simulate)(group, number, settings) for group, number in numbers]
+    cases = list(Parallel(n_jobs=n_jobs)(jobs))
     return cases[:n_healthy], cases[n_healthy:]
 
 

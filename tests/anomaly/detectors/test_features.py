@@ -7,6 +7,7 @@ from anomaly.detectors.features import (
     FEATURES,
     masked_smoothing,
     mean_signal,
+    nearest_inside,
     signal_spread,
     voxel_features,
 )
@@ -127,7 +128,8 @@ def test_a_volume_of_one_slice_has_a_gradient_within_it():
     np.testing.assert_allclose(slope[0, 5:7, 4], 0.1, rtol=1e-3)
 
 
-@pytest.mark.parametrize("names", [(), ("mean", "median")])
-def test_unknown_features_are_refused(scan, names):
-    with pytest.raises(ValueError, match="features must be some of mean, spread"):
-        voxel_features(*scan, names)
+def test_voxels_outside_take_the_nearest_one_inside(scan):
+    _, mask = scan
+    nearest = nearest_inside(mask)
+    assert mask[nearest].all()
+    np.testing.assert_array_equal(np.stack(nearest)[:, mask], np.argwhere(mask).T)

@@ -22,26 +22,13 @@ def scored():
     masks = [np.zeros(SHAPE, dtype=bool), np.zeros(SHAPE, dtype=bool)]
     masks[0][1, :, 0] = True
     masks[1][:, :, 1] = True
-    lesions = [first > 10, second < 104]
-    return ScoredScans([first, second], masks, lesions)
+    return ScoredScans([first, second], masks, None)
 
 
-def test_scores_and_lesions_are_those_of_the_voxels_that_count(scored):
+def test_scores_are_those_of_the_voxels_that_count(scored):
     first, second = scored.inside()
     assert first.tolist() == [8, 10, 12, 14]
     assert second.tolist() == [101 + 2 * i for i in range(12)]
-    first, second = scored.lesions_inside()
-    assert first.tolist() == [False, False, True, True]
-    assert second.tolist() == [True, True] + [False] * 10
-
-
-def test_scans_come_one_after_the_other_without_their_lesions(scored):
-    singles = list(scored.singly())
-    assert len(singles) == 2
-    for i, single in enumerate(singles):
-        assert single.lesions is None
-        assert single.volumes[0] is scored.volumes[i]
-        assert single.masks[0] is scored.masks[i]
 
 
 # Opening ------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from anomaly.detectors.template import (
     Deviations,
     Smoother,
     look_of,
-    nearest_inside,
     template_of,
 )
 from anomaly.generators.implants import Look
@@ -92,9 +91,3 @@ def test_smoothing_is_that_inside_a_mask():
         np.testing.assert_allclose(
             smooth(values, sd), masked_smoothing(values, MASK, sd), rtol=1e-5
         )
-
-
-def test_voxels_outside_take_the_nearest_one_inside():
-    nearest = nearest_inside(MASK)
-    assert MASK[nearest].all()
-    np.testing.assert_array_equal(np.stack(nearest)[:, MASK], np.argwhere(MASK).T)

@@ -253,13 +253,13 @@ def test_what_is_not_possible_is_refused_by_name():
     maps, masks, _ = draw(13)
     with pytest.raises(ValueError, match="scope must be one of dataset, image, not 'patient'"):
         OtsuThreshold(scope="patient").fit(maps)
-    with pytest.raises(ValueError, match="size_mm must be positive lengths in mm, not 0"):
+    with pytest.raises(ValueError, match="size_mm must be a number above 0, not 0"):
         MeanPoolThreshold(0).fit(maps)
     with pytest.raises(ValueError, match="spacing must be one length in mm or three"):
         MeanPoolThreshold(spacing=(1, 2)).fit(maps)
-    with pytest.raises(ValueError, match="spacing must be positive"):
+    with pytest.raises(ValueError, match=r"spacing must be a number above 0, not -2\.4"):
         MeanPoolThreshold(spacing=-2.4).fit(maps)
-    with pytest.raises(ValueError, match="rate must be a share of voxels"):
+    with pytest.raises(ValueError, match="rate must be a number of at least 0 and below 1, not 1"):
         HealthyRateThreshold(1).fit(maps)
     with pytest.raises(ValueError, match="finite number, not nan"):
         FixedThreshold(float("nan")).fit(maps)
