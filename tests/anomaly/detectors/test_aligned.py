@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
-from sklearn.base import clone
 
 from anomaly import AlignedMahalanobis
 from anomaly.detectors.features import masked_smoothing
 from anomaly.detectors.template import Deviations, Smoother, look_of, template_at
-from dmrifit import load_model, save_model
 from dmrifit.io.parameter_json import RefusedError
 
 SHAPE = (12, 13, 11)
@@ -166,16 +164,6 @@ def test_subjects_beside_those_of_the_threshold_are_counted(n_scans, groups, cal
     detector = AlignedMahalanobis(calibration=calibration)
     with pytest.raises(ValueError, match=message):
         detector.fit(people(n_scans, 1), [MASK] * n_scans, groups=groups and list(groups))
-
-
-def test_model_files_score_the_same(fitted, tmp_path):
-    save_model(fitted, tmp_path / "model.dmrifit")
-    loaded = load_model(tmp_path / "model.dmrifit")
-    scans = people(2, 9)
-    np.testing.assert_array_equal(
-        loaded.anomaly_map(scans, [MASK] * 2), fitted.anomaly_map(scans, [MASK] * 2)
-    )
-    assert loaded.get_params() == clone(fitted).get_params()
 
 
 def test_models_stored_without_levels_score_undivided_distances(fitted):

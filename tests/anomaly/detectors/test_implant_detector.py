@@ -131,11 +131,6 @@ def test_bad_parameters_are_refused(world, parameters, message):
         ImplantDetector(**parameters).fit(world[0])
 
 
-def test_too_few_scans_are_refused(world):
-    with pytest.raises(ValueError, match="2 scans to learn from"):
-        ImplantDetector(calibration=None).fit(world[0][:2])
-
-
 def test_foreign_patches_come_from_scans_of_other_subjects(world, monkeypatch):
     from anomaly.detectors import implant_detector
 

@@ -172,18 +172,6 @@ def test_the_network_sees_a_box_around_the_brains(world):
         small().restore(stored | {"box_": {"$tuple": [0, 0, 0, 1, 1, 99]}}, files)
 
 
-def test_signals_that_were_not_divided_by_the_one_without_weighting_are_refused(fitted, world):
-    X, masks = world
-    with pytest.raises(ValueError, match="divide signals by the one at b = 0"):
-        small().fit(500 * X, masks)
-    with pytest.raises(ValueError, match="100 % of its values in the brain are not from 0 to 1"):
-        fitted.anomaly_map(500 * X, masks)
-    # Some bright voxels are no other unit, nor is what lies outside the brain.
-    bright = np.where(masks[..., None], X, 500)
-    bright[:, 5, 5, 3] = 1.5
-    assert np.isfinite(fitted.anomaly_map(bright, masks)).all()
-
-
 def test_weights_are_those_of_the_code_and_of_the_paper_by_option():
     model = RecDiscNet()
     assert (model.mse_weight, model.bce_weight, model.positive_weight) == (5, 1, 20)
