@@ -12,7 +12,7 @@ import pytest
 from scipy import ndimage
 
 from anomaly.cli.case_runs import scan_sentences
-from anomaly.cli.detection_commands import EXAMPLES, _calibrated, detect
+from anomaly.cli.detection_commands import _calibrated, detect
 from anomaly.cli.options import series_of_table
 from anomaly.cli.study_commands import simulate, train
 from anomaly.detectors.gaussian import OneMinusMean
@@ -431,8 +431,3 @@ def test_series_with_too_few_directions_or_without_b_zero_are_refused(
     assert remedy in error_of(*words)
     (tmp_path / "few.bval").write_text("1000 1000 1000 1000 1000 1000")
     assert "few.bval) has no volume at b = 0" in error_of(*words)
-
-
-def test_every_command_has_an_example_that_names_it():
-    assert list(EXAMPLES) == [detect]
-    assert EXAMPLES[detect].startswith("dmrifit-anomaly detect ")

@@ -7,7 +7,7 @@ import pytest
 
 from anomaly import simulate_dmri
 from anomaly.cli.detection_commands import detect
-from anomaly.cli.study_commands import EXAMPLES, evaluate, simulate, train
+from anomaly.cli.study_commands import evaluate, simulate, train
 from anomaly.scans.cases import read_cases
 from dmrifit.model_files.model_file import load_model
 
@@ -337,9 +337,3 @@ def test_names_that_do_not_belong_together_are_refused(cases, tmp_path):
                 healthy_detections=healthy,
             )
     assert not (tmp_path / "no").exists()
-
-
-def test_every_command_has_an_example_that_names_it():
-    assert set(EXAMPLES) == {simulate, train, evaluate}
-    for command, line in EXAMPLES.items():
-        assert line.startswith(f"dmrifit-anomaly {command.__name__} ")

@@ -25,14 +25,6 @@ def test_angles_are_intrinsic_xyz_about_ras_axes():
     np.testing.assert_allclose(rotation_of([30, -20, 50]), x @ y @ z, atol=1e-15)
 
 
-def test_ninety_degrees_about_z_turn_the_first_side_from_right_to_front():
-    voxel = Voxel((1, 2, 3), (10, 20, 30), (0, 0, 90))
-    np.testing.assert_allclose(voxel.rotation, [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-15)
-    np.testing.assert_allclose(np.ptp(voxel.corners, axis=0), [20, 10, 30])
-    assert voxel.contains([1, 2 + 4.9, 3])
-    assert not voxel.contains([1, 2 + 5.1, 3])
-
-
 def test_angles_are_those_of_scipy():
     transform = pytest.importorskip("scipy.spatial.transform")
     rng = np.random.default_rng(0)

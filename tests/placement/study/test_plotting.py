@@ -59,22 +59,10 @@ def bars(ax):
     return [line.get_ydata() for line in ax.lines if line.get_marker() != "o"]
 
 
-def test_the_figure_draws_every_case_and_the_limits_of_agreement(tables):
-    figure = plot_evaluation(tables)
-    assert figure.get_supxlabel() == "Not for clinical use"
-    assert "no person was scanned" in plot_evaluation(tables, synthetic=True).get_supxlabel()
-    dice = figure.axes[0]
-    points = [line for line in dice.lines if line.get_marker() == "o"]
-    methods = tables["cases"]["method"].nunique()
-    assert [len(line.get_xdata()) for line in points] == [N] * methods
-    agreement = figure.axes[4]
-    row = (
-        tables["bland_altman"]
-        .query("method == 'network' and against == 'mean of experts'")
-        .iloc[0]
-    )
-    drawn = [line.get_ydata()[0] for line in agreement.lines[1:]]
-    np.testing.assert_allclose(drawn, [row["bias"], row["lower"], row["upper"]])
+def test_the_figure_says_what_it_is_not_for_and_what_is_synthetic(small_tables):
+    assert plot_evaluation(small_tables).get_supxlabel() == "Not for clinical use"
+    synthetic = plot_evaluation(small_tables, synthetic=True)
+    assert "no person was scanned" in synthetic.get_supxlabel()
 
 
 def test_every_method_is_a_column_of_points_around_their_mean(small_tables):
