@@ -186,6 +186,15 @@ def test_random_boxes_are_centered_in_the_tumor():
     assert len(np.unique(index, axis=0)) > 20
 
 
+@pytest.mark.filterwarnings("ignore")  # those of the reference
+def test_repeated_measures_agree_with_pingouin(tables):
+    pingouin = pytest.importorskip("pingouin")
+    long = tables["cases"][tables["cases"]["method"].isin(["experts", "network", "objective"])]
+    expected = pingouin.rm_anova(long, dv="f_tumor", within="method", subject="case")
+    rows = tables["anova"].query("measure == 'f_tumor' and test == 'repeated-measures ANOVA'")
+    assert rows["statistic"].item() == pytest.approx(expected["F"].item(), rel=1e-6)
+
+
 def test_every_form_of_icc_is_given_for_every_pair_and_bland_altman_too(tables):
     forms = tables["icc"].groupby(["method", "against"]).size()
     assert (forms == 3).all()
@@ -198,7 +207,9 @@ def test_every_form_of_icc_is_given_for_every_pair_and_bland_altman_too(tables):
     assert pair["upper"].item() == pytest.approx(means.mean() + 1.96 * means.std())
 
 
-def test_each_part_of_a_summary_is_written(tables):
+def test_fold_one_is_summarized_apart(tables):
+    summary = tables["summary"].query("method == 'network' and measure == 'volume'").set_index("part")
+    assert summary.loc["all", "n"] == N == summary.loc["fold 1", "n"] + summary.loc["other folds", "n"]
     assert "±" in format_summary(tables, part="other folds").loc["experts", "f_tumor"]
     with pytest.raises(ValueError, match="fold 1"):
         format_summary(tables, part="fold 9")
