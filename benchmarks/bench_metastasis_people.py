@@ -523,7 +523,7 @@ tumor, and synthetic implants there.
 
 {gliomas}
 
-These are other tumors than metastases, and larger ones. Four models were compared in them (the first marked up to 7.1 mL
+These are other tumors than metastases, and larger ones. Five models were compared in them (the first marked up to 7.1 mL
 elsewhere, those after it about 3), so that they flatter this one. The lesions that it learns from were widened after an
 earlier model had missed most of these tumors, which helped in one of three.
 
