@@ -248,8 +248,11 @@ def scan_page(
         layers.append(Layer("reference", case.label, "mask", shown=False, colors=(REFERENCE,)))
     located_lesions = lesions.dropna(subset=["x", "y", "z"]).to_dict("records")
     points = [
-        (f"{number}: {lesion['volume_mL']:.3f} mL enhancing", [lesion[axis] for axis in "xyz"])
-        for number, lesion in enumerate(located_lesions, start=1)
+        (
+            f"{lesion['number']}: {lesion['volume_mL']:.3f} mL enhancing",
+            [lesion[axis] for axis in "xyz"],
+        )
+        for lesion in located_lesions
     ]
     planes = html_viewer(
         layers,
@@ -270,7 +273,7 @@ def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Markup:
     sentences = [html_paragraph(_sentence(remark)) for remark in remarks if remark]
     if not len(lesions):
         return html_join(sentences or [html_paragraph("Nothing was found.")])
-    header = ["", "enhancing, mL", "diameter, mm", "at x, y, z, mm"]
+    header = ["number", "enhancing, mL", "diameter, mm", "at x, y, z, mm"]
     # Runs without priors or probabilities lack some of the columns.
     has_finding, has_change = "finding" in lesions, "change" in lesions
     if has_finding:
@@ -280,12 +283,14 @@ def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Markup:
     if "probability" in lesions:
         header.append("proba\u00adbility")
     rows = []
-    for number, lesion in enumerate(lesions.to_dict("records"), start=1):
+    for lesion in lesions.to_dict("records"):
+        # As in lesions.tsv and DICOM; those of the prior scan alone are counted there.
+        number = "–" if lesion.get("finding") == "prior only" else str(lesion["number"])
         place = ", ".join(fixed(lesion[axis], 0) for axis in "xyz")
         volume = fixed(lesion["volume_mL"], 3)
         if lesion.get("filled_mL", 0.0) > 1.01 * lesion["volume_mL"]:
             volume += f" ({fixed(lesion['filled_mL'], 3)} with its core)"
-        row = [str(number), volume, fixed(lesion["diameter_mm"], 1), place]
+        row = [number, volume, fixed(lesion["diameter_mm"], 1), place]
         if has_finding:
             row.append(lesion["finding"])
         if has_change:

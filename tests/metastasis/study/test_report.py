@@ -144,3 +144,8 @@ def test_the_page_of_a_run_lists_the_lesions_of_each_scan(brightness, synthetic_
         assert colors == [UNSURE, FOUND, REFERENCE]
         own = lesions[(lesions["name"] == case.name) & (lesions["finding"] != "prior only")]
         np.testing.assert_allclose(stored["points"], own[["x", "y", "z"]], atol=1e-5)
+        # Numbered as in the table and in DICOM, not by their order on the page.
+        for number, volume in zip(own["number"], own["volume_mL"], strict=True):
+            assert f"{number}: {volume:.3f} mL enhancing" in view
+            assert re.search(rf"<td[^>]*>{number}</td>\s*<td[^>]*>{volume:.3f}", view)
+            assert re.search(rf"<td[^>]*>{number}</td>\s*<td[^>]*>{volume:.3f}", page)
