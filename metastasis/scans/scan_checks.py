@@ -117,9 +117,9 @@ def check_files(files: Mapping[str, Path]) -> tuple[float, ...]:
                 reference_name=str(files["image"]),
             )
         except ValueError as error:
-            raise ValueError(
-                f"{error}; dmrifit-metastasis prepare aligns and resamples it"
-            ) from None
+            # A mask must lie on the grid of the scan for prepare, too.
+            remedy = "; dmrifit-metastasis prepare aligns and resamples it"
+            raise ValueError(f"{error}{remedy if key == 'prior' else ''}") from None
     return tuple(np.linalg.norm(affine[:3, :3], axis=0).tolist())
 
 
@@ -159,10 +159,12 @@ def _grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]] | None:
 
 def slice_note(name: str, edges: Sequence[float]) -> str:
     """Say that slices are thick; empty where they are not."""
-    if max(edges, default=0.0) <= THICKEST_MM:
+    # Files store affines in single precision: slices of 3 mm may read 3.00001.
+    thickness = round(max(edges, default=0.0), 2)
+    if thickness <= THICKEST_MM:
         return ""
     return (
-        f"{name} has slices of {max(edges):.2g} mm: metastases of a few mm fill a part of one, "
+        f"{name} has slices of {thickness:g} mm: metastases of a few mm fill a part of one, "
         "and many will be missed"
     )
 

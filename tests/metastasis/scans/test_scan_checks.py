@@ -51,9 +51,13 @@ def test_headers_tell_grids_and_edges_without_reading_a_volume(tmp_path, monkeyp
     edges = check_files({"image": files["scan"]})
     np.testing.assert_allclose(edges, (0.8, 0.9, 4.0), rtol=1e-6)
     assert "slices of 4 mm" in slice_note("scan", edges)
-    assert slice_note("scan", (1, 1, 3.0)) == ""
+    # Affines in single precision are rounded.
+    assert slice_note("scan", (1, 1, 3.000005)) == ""
+    assert "slices of 3.3 mm" in slice_note("scan", (0.57, 0.57, 3.2999961))
     with pytest.raises(ValueError, match=r"different grids.*dmrifit-metastasis prepare"):
         check_files({"image": files["scan"], "prior": files["prior"]})
+    with pytest.raises(ValueError, match=r"different grids; bring .*resample_to_img$"):
+        check_files({"image": files["scan"], "brain": files["prior"]})
     with pytest.raises(ValueError, match=r"series.nii.gz has 4 axes \(9 × 9 × 9 × 5\)"):
         check_files({"image": files["series"]})
 
