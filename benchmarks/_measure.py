@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+_LOAD_AT_START = os.getloadavg()
 
 
 def options(
@@ -156,7 +157,8 @@ def machine() -> dict[str, object]:
         "avx2": "avx2" in flags,
         "avx512f": "avx512f" in flags,
         "processors": os.cpu_count(),
-        "load_at_start": [round(x, 2) for x in os.getloadavg()],
+        "load_at_start": [round(x, 2) for x in _LOAD_AT_START],
+        "load_at_end": round(os.getloadavg()[0], 2),
         "system": platform.system(),
     }
 

@@ -139,7 +139,6 @@ def markdown(result: dict) -> str:
 def main(arguments: list[str] | None = None) -> None:
     options = measure.chosen(measure.options(str(__doc__), RESULT), arguments, RESULT)
     n_voxels, repeats = (400, 1) if options.quick else (10000, 5)
-    machine = measure.machine()
     with threadpool_limits(1):
         data = Data(T2IK, RELAXATION, draw("tissue", n_voxels, SEED), SNR["tissue"], SEED)
         data.search(parts=PARTS)
@@ -156,7 +155,6 @@ def main(arguments: list[str] | None = None) -> None:
         **measure.provenance(
             __file__, "dmrifit", packages=("numpy", "numba", "llvmlite", "sympy"), quick=options.quick
         ),
-        "machine": machine,
     }
     measure.write(result, options.out)
     print(markdown(result))

@@ -18,7 +18,6 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import date
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -95,14 +94,12 @@ def finish(
                     f"{path} is of a board of another size: remove it to run it again"
                 )
             if not path.exists():
-                code = measure.commit(*CODE)
+                origin = measure.provenance(__file__, *CODE)
                 board = run_board(preset, region, seed, work, size, truth)
                 figures = claim_figures(board)
                 result = {
                     "synthetic": True,
-                    **code,
-                    "date": date.today().isoformat(),
-                    "machine": measure.machine(),
+                    **origin,
                     "versions": board.study["versions"],
                     "board": size,
                     "seconds": board.study["seconds"],

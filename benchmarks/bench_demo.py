@@ -11,7 +11,6 @@ in every run: with --study it is taken from the demo of this folder, and times a
 that were measured before.
 """
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -49,13 +48,12 @@ COLUMNS = (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Measure the first use of this folder.")
+    parser = measure.options("Measure the first use of this folder.", RESULT, quick=False)
     parser.add_argument(
         "--folder", type=Path, default=Path("build/first-use"), help="where the clone goes"
     )
     parser.add_argument("--study", type=Path, help="comparison of a demo that has run")
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON to write")
-    chosen = parser.parse_args(arguments)
+    chosen = measure.chosen(parser, arguments, RESULT)
     if chosen.study is None:
         result = measured(chosen.folder.resolve())
     else:
@@ -72,11 +70,9 @@ def main(arguments: list[str] | None = None) -> None:
 def measured(folder: Path) -> dict[str, Any]:
     """Run the demo in a fresh clone."""
     shutil.rmtree(folder, ignore_errors=True)
+    # The commit is that of the clone: work may go on beside it.
+    origin = measure.provenance(__file__)
     subprocess.run(["git", "clone", "--quiet", str(measure.ROOT), str(folder)], check=True)
-    # Of the clone: work may go on beside it.
-    cloned = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True
-    ).stdout.strip()
     # What compiled models are kept in is new, too.
     environment = {**os.environ, "DMRIFIT_CACHE": str(folder / "build" / "cache")}
     environment.pop("VIRTUAL_ENV", None)
@@ -89,10 +85,8 @@ def measured(folder: Path) -> dict[str, Any]:
     return {
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
-        "commit": cloned,
-        "command": "python benchmarks/bench_demo.py",
-        "date": date.today().isoformat(),
-        "machine": measure.machine() | {"load_at_start": load},
+        **origin,
+        "machine": origin["machine"] | {"load_at_start": load},
         "make_demo_s": round(seconds),
         "environment_gb": sizes,
         "rows": rows_of(Evaluation.read(folder / "build" / "demo" / "study")),

@@ -25,7 +25,6 @@ import time
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -375,7 +374,7 @@ def evaluated(store: Store) -> dict[str, Any]:
 
 def run_seed(store: Store, n_jobs: int) -> dict[str, Any]:
     """Train, segment and evaluate everything of a seed in a world."""
-    code = measure.commit(*CODE)
+    origin = measure.provenance(__file__, *CODE)
     store.cases()
     # Longest first, so that no process is left with it at the end.
     forms = sorted(store.size.forms, key=lambda form: "path" not in FORMS[form].values())
@@ -390,9 +389,7 @@ def run_seed(store: Store, n_jobs: int) -> dict[str, Any]:
     spent = trained + result["evaluation_s"] + sum(s["prediction_s"] for s in seconds.values())
     return {
         "synthetic": True,
-        **code,
-        "date": date.today().isoformat(),
-        "machine": measure.machine(),
+        **origin,
         "board": board_of(store.size, store.world),
         "digests": digests(),
         "condition": store.world,

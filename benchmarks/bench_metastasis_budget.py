@@ -18,7 +18,6 @@ import itertools
 import tempfile
 import tomllib
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ CODE = ("dmrifit", "metastasis", "benchmarks/bench_metastasis.py", "benchmarks/b
 
 def run(world: str, way: str, times: int, seed: int, size: Any) -> dict[str, Any]:
     """Train a network, and judge what it marks in other patients."""
-    code = measure.commit(*CODE)
+    origin = measure.provenance(__file__, *CODE)
     n, held = size.n_train, size.n_test
     cases = simulate_metastases(
         n + held,
@@ -91,8 +90,7 @@ def run(world: str, way: str, times: int, seed: int, size: Any) -> dict[str, Any
     print(world, way, times, seed, point["precision"], network, judged, f"{seconds:.0f} s", flush=True)
     return {
         "synthetic": True,
-        **code,
-        "date": date.today().isoformat(),
+        **origin,
         "world": world,
         "way": way,
         "times": times,

@@ -17,9 +17,7 @@ The second form does the same with a table of one's own: columns patient, region
 """
 
 import argparse
-import os
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -385,9 +383,14 @@ def verdict(row: dict) -> str:
     return "no evidence"
 
 
+def origin(quick: bool, *words: str) -> dict[str, Any]:
+    code = ("dmrifit", "benchmarks/_people_controls.py")
+    packages = ("numpy", "numba", "scikit-learn")
+    return measure.provenance(__file__, *code, words=words, packages=packages, quick=quick)
+
+
 def run(*, quick: bool, pages: Path | None) -> dict[str, Any]:
     """Measure the kidneys and the legs."""
-    machine = measure.machine()
     algorithms = ("LR",) if quick else ALGORITHMS
     curves = kidneys()
     boards = [
@@ -399,14 +402,7 @@ def run(*, quick: bool, pages: Path | None) -> dict[str, Any]:
     leg_rows = board(muscles, LEG_SOURCE, 0.0, algorithms, (), None, intervals=False)
     return {
         "question": "skill of predictions for people who were left out, on real signals",
-        **measure.provenance(
-            __file__,
-            "dmrifit",
-            "benchmarks/_people_controls.py",
-            packages=("numpy", "numba", "scikit-learn"),
-            quick=quick,
-        ),
-        "machine": machine | {"load_at_end": round(os.getloadavg()[0], 2)},
+        **origin(quick),
         "seed": SEED,
         "synthetic": False,
         "data": [KIDNEYS, LEG],
@@ -429,11 +425,7 @@ def run_own(
     algorithms = ("LR",) if quick else ALGORITHMS
     return {
         "question": "skill of predictions for people who were left out",
-        **measure.commit(
-            "dmrifit", "benchmarks/bench_people.py", "benchmarks/_people_controls.py"
-        ),
-        "quick": quick,
-        "date": date.today().isoformat(),
+        **origin(quick, "--regions", table.name),
         "seed": SEED,
         "level": LEVEL,
         "headline": HEADLINE,

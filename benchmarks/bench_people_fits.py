@@ -10,7 +10,6 @@ knows the truth of the legs and the genu; physics tells that of the oil. Reading
 and, as the halves have different directions, anisotropy. Writes a picture beside its result.
 """
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -421,7 +420,6 @@ def bounding_box(mask: np.ndarray, margin: int = 2) -> tuple[slice, slice]:
 
 def run(picture: Path, *, quick: bool) -> dict[str, Any]:
     """Fit all three."""
-    machine = measure.machine()
     leg, leg_shown = fit_leg(quick=quick)
     oil, oil_shown = fit_oil(quick=quick)
     genu, genu_shown = fit_genu()
@@ -429,7 +427,6 @@ def run(picture: Path, *, quick: bool) -> dict[str, Any]:
     return {
         "question": "what fits say of real scans, and how far two halves of their readings agree",
         **measure.provenance(__file__, "dmrifit", packages=("numpy", "numba", "scipy"), quick=quick),
-        "machine": machine | {"load_at_end": round(os.getloadavg()[0], 2)},
         "synthetic": False,
         "data": [LEG, OIL, GENU],
         "picture": picture.name,

@@ -19,21 +19,16 @@ project's root:
 """
 
 import argparse
-import json
 import statistics
-import sys
 import time
-from datetime import date
 from functools import partial
 from pathlib import Path
 
+import _measure as measure
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import differential_evolution, minimize
 from scipy.spatial.transform import Rotation
-
-sys.path.insert(0, str(Path(__file__).parent))
-from _measure import commit, machine, table, versions
 
 from placement import PlacementObjective, Scene, Voxel, VoxelOptimizer
 from placement.box import overlap
@@ -50,7 +45,6 @@ LIMITS: dict[str, dict[str, object]] = {
 }
 EVALUATIONS = 90_000
 RESULT = Path(__file__).parent / "results" / "placement.json"
-README = Path(__file__).parent / "README.md"
 VARIANTS = {
     "optimizer, no tie-break": {"tie_break": 0.0},
     "optimizer, thorough": {"tie_break": 0.0, "thorough": True},
@@ -189,7 +183,7 @@ def evolved(least: float, scene: Scene, tumor: np.ndarray) -> float:
     return evolution(scene, least, 7)
 
 
-def measure(
+def compared(
     masks: str,
     limits: str,
     scenes: list[Scene],
@@ -288,7 +282,7 @@ def markdown(result: dict) -> str:
         ]
         for row in result["rows"]
     ]
-    return table(header, rows)
+    return measure.table(header, rows)
 
 
 def main() -> None:
@@ -298,7 +292,7 @@ def main() -> None:
     parser.add_argument("--reference", action="store_true")
     parser.add_argument("--quick", action="store_true")
     chosen = parser.parse_args()
-    stored = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    stored = measure.stored(RESULT)
     rows = []
     numbers = list(range(0, N_MASKS, 6 if chosen.quick else 1))
     for series, name in enumerate(SERIES):
@@ -318,7 +312,7 @@ def main() -> None:
                 stored[key] = reference(scenes, limits, stored.get(key, {}))
                 continue
             best = {least: [values[n] for n in numbers] for least, values in stored[key].items()}
-            rows += measure(name, limits, scenes, tumors, best)
+            rows += compared(name, limits, scenes, tumors, best)
     if chosen.quick:
         print(markdown({"rows": rows}), ratios(rows))
         return
@@ -328,12 +322,9 @@ def main() -> None:
             "data": f"two series of {N_MASKS} synthetic masks of 6 to 100 mL, fixed seeds; no patients",
             "rows": rows,
             "ratios": ratios(rows),
-            "machine": machine(),
-            "versions": versions("numpy", "scipy", "numba"),
-            "commit": commit("placement", "benchmarks/bench_placement.py"),
-            "date": date.today().isoformat(),
+            **measure.provenance(__file__, "placement", packages=("numpy", "scipy", "numba")),
         }
-    RESULT.write_text(json.dumps(stored, indent=1) + "\n")
+    measure.write(stored, RESULT)
 
 
 if __name__ == "__main__":

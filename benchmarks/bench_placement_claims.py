@@ -15,7 +15,6 @@ import json
 import time
 import tomllib
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ def placed_fold(
 
 def run_seed(seed: int, work: Path, size: dict[str, Any], *, quick: bool) -> dict[str, Any]:
     """Place in all cases of a seed, each by the network that has not seen it, and compare."""
-    code = measure.commit(*CODE)
+    origin = measure.provenance(__file__, *CODE)
     scenes, voxels = draw_cases(seed, size)
     experts = voxels[:, :2]
     folds = case_folds(len(scenes), n_folds=size["n_folds"], random_state=seed)
@@ -121,9 +120,7 @@ def run_seed(seed: int, work: Path, size: dict[str, Any], *, quick: bool) -> dic
     cases = tables["cases"].assign(fold=tables["cases"]["case"].map(dict(enumerate(folds))))
     return {
         "synthetic": True,
-        **code,
-        "date": date.today().isoformat(),
-        "machine": measure.machine(),
+        **origin,
         "board": size,
         "condition": "",
         "run": str(seed),

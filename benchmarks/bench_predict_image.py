@@ -10,15 +10,14 @@ its own that loads the model from its file; code was compiled before. Run from t
     .venv/bin/python benchmarks/bench_predict_image.py
 """
 
-import argparse
 import json
 import statistics
 import tempfile
 from pathlib import Path
 
+import _measure as measure
 import nibabel as nib
 import numpy as np
-from _measure import provenance, run_child, table
 
 from dmrifit import SignalToSignal, save_model, simulate_cohort
 
@@ -82,7 +81,7 @@ def write_inputs(folder: Path, shape: tuple[int, int, int]) -> tuple[dict[str, P
     return paths, float(body.mean())
 
 
-def measure(shape: tuple[int, int, int] = SHAPE, repeats: int = 5) -> dict[str, object]:
+def timed(shape: tuple[int, int, int], repeats: int) -> dict[str, object]:
     """Predict the maps of a synthetic scan, several times for each kind of file."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -97,7 +96,7 @@ def measure(shape: tuple[int, int, int] = SHAPE, repeats: int = 5) -> dict[str, 
                     "out": folder / "out",
                 }
                 code = CHILD.format(**{key: str(value) for key, value in values.items()})
-                found.append(json.loads(str(run_child(code)["out"])))
+                found.append(json.loads(str(measure.run_child(code)["out"])))
     cases = {}
     for kind, found in runs.items():
         case: dict[str, object] = {"repeats": repeats}
@@ -143,29 +142,22 @@ def markdown(result: dict) -> str:
         f"{result['date']}, commit {result['commit'][:10]}."
     )
     header = ["files", "wall time", "processor time", "where processor time goes"]
-    return f"{head}\n\n{table(header, rows)}"
+    return f"{head}\n\n{measure.table(header, rows)}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(arguments: list[str] | None = None) -> None:
+    parser = measure.options("Time the prediction of the maps of a whole scan.", RESULT)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument(
-        "--quick", action="store_true", help="a small scan, to see that everything runs"
-    )
-    parser.add_argument("--out", type=Path, default=RESULT)
-    chosen = parser.parse_args()
+    chosen = measure.chosen(parser, arguments, RESULT)
     packages = ("dmrifit", "numpy", "numba", "scikit-learn", "nibabel")
-    origin = provenance(__file__, "dmrifit", packages=packages, quick=chosen.quick)
     result = {
         "question": "seconds to predict the advanced maps of a whole scan (s2s, LR, maps fitted), files included",
         "data": "synthetic",
         "goal": {"wall_s": GOAL_WALL_S, "processors": 2},
-        **measure((32, 32, 8) if chosen.quick else SHAPE, 2 if chosen.quick else chosen.repeats),
-        **origin,
+        **timed((32, 32, 8) if chosen.quick else SHAPE, 2 if chosen.quick else chosen.repeats),
+        **measure.provenance(__file__, "dmrifit", packages=packages, quick=chosen.quick),
     }
-    chosen.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    measure.write(result, chosen.out)
     print(json.dumps(result["cases"], indent=2))
 
 

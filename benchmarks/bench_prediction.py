@@ -17,12 +17,10 @@ side has a process of its own for each cohort, in turn, so that all meet the sam
 """
 
 import json
-import os
 import resource
 import subprocess
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
 import _measure as measure
@@ -84,7 +82,6 @@ scores.to_pickle(task["file"])
 
 def against(before: Path, *, quick: bool) -> dict[str, object]:
     """Compare the board with that of an earlier commit, and with single precision."""
-    machine = measure.machine()
     task = {
         "n": 4 if quick else 16,
         "shape": (24, 24, 6) if quick else (48, 48, 8),
@@ -115,9 +112,7 @@ def against(before: Path, *, quick: bool) -> dict[str, object]:
     head = ["git", "-C", str(before), "rev-parse", "HEAD"]
     return {
         "before": subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip(),
-        **measure.commit("dmrifit", "benchmarks/bench_prediction.py"),
-        "date": date.today().isoformat(),
-        "machine": machine | {"load_at_end": round(os.getloadavg()[0], 2)},
+        **measure.provenance(__file__, "dmrifit", words=("--before", "FOLDER"), quick=quick),
         "cpu_s": {side: round(value, 1) for side, value in seconds.items()},
         "ratio": {side: round(value, 3) for side, value in ratios.items()},
         "shifts": shifts,
@@ -237,7 +232,6 @@ def regress_plainly(
 
 def run(*, quick: bool) -> dict[str, object]:
     """Measure both."""
-    machine = measure.machine()
     n_patients, sizes = (4, (1, 3)) if quick else (16, SIZES)
     algorithms = ("LR", "ETR") if quick else ALGORITHMS
     shape = (24, 24, 6) if quick else (48, 48, 8)
@@ -304,7 +298,6 @@ def run(*, quick: bool) -> dict[str, object]:
     return {
         "question": "seconds for the study's board, and for the same written plainly",
         **measure.provenance(__file__, "dmrifit", packages=packages, quick=quick),
-        "machine": machine | {"load_at_end": round(os.getloadavg()[0], 2)},
         "seed": SEED,
         "synthetic": True,
         "board": {
@@ -328,19 +321,10 @@ def run(*, quick: bool) -> dict[str, object]:
         },
         "ratio": round(sum(plain.values()) / ours, 1),
         "goals": [
-            {
-                "what": "board on two processors",
-                "limit": 360,
-                "value": round(wall, 1),
-                "unit": "s",
-                "met": wall <= 360,
-            },
+            {"what": "board on two processors", **measure.goal(360, wall, "s")},
             {
                 "what": "times faster than plainly written",
-                "limit": 10,
-                "value": round(sum(plain.values()) / ours, 1),
-                "unit": "×",
-                "met": sum(plain.values()) >= 10 * ours,
+                **measure.goal(10, sum(plain.values()) / ours, "×", at_least=True),
             },
         ],
         "score_parameters": list(dict.fromkeys(tumor["metric"])),

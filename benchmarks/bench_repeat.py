@@ -234,11 +234,12 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append(row)
             print(row["kind"], row["head"], row["answer"], f"{row['seconds']:.1f} s", flush=True)
     result = {
-        **measure.commit(
-            "dmrifit", "placement", "benchmarks/bench_repeat.py", "benchmarks/_repeat_scans.py"
+        **measure.provenance(
+            __file__,
+            *("dmrifit", "placement", "benchmarks/_repeat_scans.py"),
+            packages=("numpy", "scipy", "SimpleITK"),
+            quick=chosen.quick,
         ),
-        "machine": measure.machine(),
-        "versions": measure.versions("numpy", "scipy", "SimpleITK"),
         "seed": SEED,
         "data": "real T1 scans; motions, noise and changes are simulated",
         "seconds": round(time.process_time() - start, 1),

@@ -14,7 +14,6 @@ efficiencies need, mean something on a quiet machine only.
 """
 
 import math
-import os
 import pickle
 import tempfile
 import time
@@ -413,7 +412,6 @@ def on_paper(
 
 def run(*, quick: bool) -> dict[str, Any]:
     """Measure everything."""
-    where = measure.machine()
     start = time.process_time()
     algorithms = ("LR", "ETR") if quick else ALGORITHMS
     for model in ("adc", "ivim", "t2-ivim-kurtosis"):  # compiles the fits, or loads them
@@ -441,7 +439,6 @@ def run(*, quick: bool) -> dict[str, Any]:
         "synthetic": True,
         "seed": SEED,
         **measure.provenance(__file__, "dmrifit", packages=packages, quick=quick),
-        "machine": where | {"load_at_end": round(os.getloadavg()[0], 2)},
         "cpu_s": round(time.process_time() - start, 1),
         "growth": growth,
         "task": one,

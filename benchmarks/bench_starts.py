@@ -279,7 +279,7 @@ def main(arguments: list[str] | None = None) -> None:
         "question": "what routed starts cost, and how often they find the best fit",
         **origin,
         "before": subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip(),
-        "machine": {**machine, "vectors": vectors, "load_at_end": list(os.getloadavg())},
+        "machine": measure.machine() | {"vectors": vectors},
         "data": {"tissue": TISSUE, "hard": HARD, "snr": SNR, "seeds": [SEED, SEED + 1]},
         **result,
     }

@@ -8,19 +8,15 @@ patients. Run from the project's root:
     .venv/bin/python benchmarks/tune_algorithms.py
 """
 
-import argparse
-import json
-import shlex
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from datetime import date
 from itertools import product
 from pathlib import Path
 
+import _measure as measure
 import numpy as np
-from _measure import commit, machine, table, versions
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
@@ -307,7 +303,7 @@ def markdown(result: dict) -> str:
         f"{result['machine']['processor']}, "
         f"one thread, processor time; {made['date']}, commit {str(made['commit']['commit'])[:10]}."
     )
-    text = f"{note}\n\n{table(header, rows)}"
+    text = f"{note}\n\n{measure.table(header, rows)}"
     if "tree_sizes" in result:
         text += f"\n\n{_size_table(result['tree_sizes'])}"
     return text
@@ -342,14 +338,11 @@ def _size_table(sizes: dict) -> str:
         "\\|BI\\| + DI + 1 − r in four folds of patients; "
         f"{made['date']}, commit {str(made['commit']['commit'])[:10]}."
     )
-    return f"{note}\n\n{table(header, rows)}"
+    return f"{note}\n\n{measure.table(header, rows)}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="a few patients, to see that everything runs"
-    )
+    parser = measure.options(__doc__.strip().splitlines()[0], RESULT)
     parser.add_argument(
         "--only",
         nargs="+",
@@ -364,13 +357,12 @@ def main() -> None:
         action="store_true",
         help="score forests and boosting by size again, choose nothing",
     )
-    parser.add_argument("--out", type=Path, default=RESULT, help="where the JSON goes")
-    options = parser.parse_args()
+    options = measure.chosen(parser, None, RESULT)
     warnings.simplefilter("error")
     n_patients = 12 if options.quick else 16
     names = options.only or list(GRIDS)
     kept = (options.only or options.cost_only or options.sizes_only) and options.out.exists()
-    before = json.loads(options.out.read_text()) if kept else {"algorithms": {}}
+    before = measure.stored(options.out) if kept else {"algorithms": {}}
     found = before["algorithms"]
     start = time.process_time()
     with threadpool_limits(1):
@@ -390,11 +382,13 @@ def main() -> None:
             for name, grid in TREE_SIZES.items():
                 grown[name] = grow(name, grid[:2] if options.quick else grid, cohorts)
             sizes = {"algorithms": grown}
+    packages = ("numpy", "scikit-learn", "xgboost-cpu", "torch", "skorch")
+    origin = measure.provenance(__file__, "dmrifit", words=sys.argv[1:], packages=packages)
     run = {
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "command": origin["command"],
         "cpu_s": round(time.process_time() - start, 1),
-        "commit": commit("dmrifit", "benchmarks/tune_algorithms.py"),
-        "date": date.today().isoformat(),
+        "commit": {key: origin[key] for key in ("commit", "changed")},
+        "date": origin["date"],
     }
     result = {
         "question": "default hyper-parameters of the algorithms, and their cost",
@@ -420,14 +414,13 @@ def main() -> None:
             ),
             3,
         ),
-        "machine": before["machine"] if options.sizes_only else machine(),
-        "versions": versions("numpy", "scikit-learn", "xgboost-cpu", "torch", "skorch"),
+        "machine": before["machine"] if options.sizes_only else origin["machine"],
+        "versions": origin["versions"],
     }
     if sizes is not None:
         # What was kept has its own times.
-        result["tree_sizes"] = {"times": run, "machine": machine(), **sizes}
-    options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        result["tree_sizes"] = {"times": run, "machine": origin["machine"], **sizes}
+    measure.write(result, options.out)
 
 
 if __name__ == "__main__":

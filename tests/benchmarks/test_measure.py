@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 BENCHMARKS = sorted(Path(measure.__file__).parent.glob("bench_*.py"))
-#: One measures a fresh clone, the other keeps networks that depend on its code.
-BY_HAND = {"bench_demo.py", "bench_metastasis_people.py"}
+#: Keeps networks that depend on its code.
+BY_HAND = {"bench_metastasis_people.py"}
 
 
 def test_the_origin_names_command_code_and_packages():
