@@ -67,14 +67,6 @@ entry(
     results=found("found"),
     kept=("found/settings.json", "found/failed.tsv"),
 )  # fmt: skip
-entry(
-    "dmrifit-anomaly detect table",
-    learned,
-    main=cli.main,
-    arguments=("detect", "model.dmrifit", "gliomas.tsv", *DETECT),
-    results=found("found"),
-    kept=("found/settings.json", "found/failed.tsv", "found/*/*"),
-)
 
 
 def detected(folder: Path) -> None:
@@ -159,11 +151,6 @@ def _prepare() -> dict[str, Any]:
         lesion=f"{stem}_lesion.nii.gz",
     )
     return {"signal": scan.case.signal, "lesion": scan.case.lesion, "directions": scan.case.directions}
-
-
-@function("load_model of anomaly", learned)
-def _load_model() -> dict[str, Any]:
-    return scores(Path("model.dmrifit"))
 
 
 def arrays(folder: Path) -> None:

@@ -136,36 +136,11 @@ def _read_sidecar() -> dict[str, Any]:
     return {"te": Protocol.read("dwi.bval", "side.json").te}
 
 
-@function("read_manifest", scan)
-def _read_manifest() -> dict[str, Any]:
-    from dmrifit.io.scan_manifest import read_manifest
-
-    found = read_manifest("parts.tsv")
-    return {"images": [path.name for path in found.images], "b": found.protocol.b, "te": found.protocol.te}
-
-
 @function("read_volume", scan)
 def _read_volume() -> dict[str, Any]:
     from dmrifit.imaging.fit_predict import read_volume
 
     return {"values": read_volume("dwi.nii.gz")}
-
-
-@function("read_label_names", scan)
-def _read_label_names() -> dict[str, Any]:
-    from dmrifit.imaging.regions import read_label_names
-
-    return read_label_names("names.tsv")  # type: ignore[return-value]
-
-
-@function("fit_image", scan)
-def _fit_image() -> dict[str, Any]:
-    from dmrifit.imaging.fit_predict import fit_image
-
-    maps = fit_image(
-        "dwi.nii.gz", Protocol.read("dwi.bval"), "adc", mask="mask.nii.gz", sigma="sigma.nii.gz", n_threads=1
-    )
-    return {name: np.asarray(image.dataobj) for name, image in maps.items()}
 
 
 entry(
@@ -293,20 +268,6 @@ entry(
                "--out", "predicted"),
     results=images_in("predicted"),
 )  # fmt: skip
-
-
-@function("predict_image", patients)
-def _predict_image() -> dict[str, Any]:
-    from dmrifit import load_model
-    from dmrifit.imaging.fit_predict import predict_image
-
-    maps = predict_image(
-        load_model("model.dmrifit"),
-        "p1.nii.gz",
-        protocol=Protocol.read("p1.bval", "p1.te"),
-        mask="p1-mask.nii.gz",
-    )
-    return {name: np.asarray(image.dataobj) for name, image in maps.items()}
 
 
 def scores_in(folder: str) -> Callable[[Path], dict[str, Any]]:

@@ -121,13 +121,6 @@ def _read_cases() -> dict[str, Any]:
     }
 
 
-@function("load_model of metastasis", trained)
-def _load_model() -> dict[str, Any]:
-    from dmrifit import load_model
-
-    return {"map": load_model("model.dmrifit").predict_proba([nib.load("001_image.nii.gz")])[0]}
-
-
 def arrays(folder: Path) -> None:
     """Arrays for the segmenter: two volumes with labels and a prior scan."""
     rng = np.random.default_rng(0)
@@ -147,13 +140,3 @@ def _segment() -> dict[str, Any]:
         **TINY, segment_size=25, prior=None, training=Training(epochs=1, batch_size=2), random_state=0
     )
     return {"map": segmenter.fit(volumes, labels).predict_proba(volumes[:1])[0]}
-
-
-@function("vss_loss", arrays, names=False)
-def _loss() -> dict[str, Any]:
-    import torch
-
-    from metastasis import vss_loss
-
-    logits, target = (np.load(f"{name}.npy", allow_pickle=True) for name in ("volumes", "labels"))
-    return {"loss": vss_loss(torch.as_tensor(logits), torch.as_tensor(target), 0.9).numpy()}

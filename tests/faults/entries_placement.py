@@ -248,17 +248,6 @@ def scenes() -> list[Any]:
     return [Scene(np.load("tumor.npy", allow_pickle=True), np.load("affine.npy", allow_pickle=True), name="a")]
 
 
-@function("VoxelOptimizer.fit and predict", arrays, names=False)
-def _optimize() -> dict[str, Any]:
-    from placement import VoxelOptimizer
-
-    optimizer = VoxelOptimizer(min_volume=2, max_rotations=0, random_state=0)
-    boxes = np.load("voxels.npy", allow_pickle=True)
-    larger = boxes + np.r_[np.zeros(3), 2.0, np.zeros(5)]
-    given = scenes() * 2
-    return {"boxes": optimizer.fit(given, np.concatenate([boxes, larger])).predict(given[:1])}
-
-
 @function("VoxelRanker.fit and predict", arrays, names=False)
 def _rank() -> dict[str, Any]:
     from placement import VoxelOptimizer, VoxelRanker
@@ -297,8 +286,3 @@ def _evaluate() -> dict[str, Any]:
     apart = np.concatenate([boxes + np.r_[shift, np.zeros(8)] for shift in (0.0, 1.0, 3.0)])
     tables = evaluate_placements(given, apart, {"mine": apart[:, 0] + np.r_[1.0, np.zeros(8)]}, random_state=0)
     return {"text": tables["cases"].to_csv()}
-
-
-@function("load_model of placement", trained)
-def _load_model() -> dict[str, Any]:
-    return answers(Path("ranker.dmrifit"))

@@ -96,6 +96,7 @@ def test_random_bytes_in_an_open_file_never_show_a_traceback(bench, where, seed)
 
 def test_the_corpus_names_what_exists_and_each_case_once():
     assert len({case.id for case in CASES}) == len(CASES)
+    assert {case.entry for case in CASES} | {name for name, _ in SEALED + OPEN} == set(ENTRIES)
     for case in CASES:
         assert case.entry in ENTRIES, case
         assert case.expected in ("refused", "accepted"), case
