@@ -30,7 +30,7 @@ GOAL_WALL_S = 15
 CHILD = """
 import json, sys, time
 from dmrifit import load_model, predict_image
-from dmrifit.imaging import fit_predict as volumes
+from dmrifit.imaging import image_maps
 from dmrifit.predict import strategies as prediction
 from dmrifit.io.series import Part, Series
 spent = {{}}
@@ -45,7 +45,7 @@ def timed(owner, name, label):
     setattr(owner, name, wrapper)
 timed(prediction, "fit_voxels", "fits")
 timed(prediction.SignalToSignal, "predict", "regression")
-timed(volumes, "save_image", "packing and writing")
+timed(image_maps, "save_image", "packing and writing")
 timed(Series, "read", "reading")
 estimator = load_model({model!r})
 wall, cpu = time.perf_counter(), time.process_time()
