@@ -1,7 +1,7 @@
 """Times of other programs' fits beside ours, in turn with them."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import _measure as measure
@@ -23,21 +23,21 @@ def peer(
     theirs: Callable[[], NDArray],
     n: int,
     share: Callable[[NDArray], dict[str, object]],
-    goals: Callable[[dict[str, float]], tuple[list, list]],
-    repeats: int = 3,
+    *,
+    reach: Mapping[str, float] | None = None,
+    aim: Mapping[str, float] | None = None,
 ) -> None:
-    """Time another's fit in turn with ours."""
+    """Time another's fit in turn with ours, by which factor it should be faster."""
     kept: dict[str, NDArray] = {}
 
     def keep() -> None:
         kept["theirs"] = theirs()
 
     functions = {label: function for label, (function, _) in ours.items()} | {"theirs": keep}
-    seconds = measure.processor_times(functions, 1 if bench.quick else repeats)
+    seconds = measure.processor_times(functions, 1 if bench.quick else 3)
     times = {label: measure.summary(seconds[label], size) for label, (_, size) in ours.items()}
     them = measure.summary(seconds["theirs"], n)
     ratios = {label: float(f"{them['best_us'] / times[label]['best_us']:.4g}") for label in ours}
-    reach, aim = goals(ratios)
     bench.add(
         name,
         what,
@@ -45,35 +45,39 @@ def peer(
         theirs=them,
         ratio=ratios,
         their_accuracy=share(kept["theirs"]),
-        reach=reach,
-        aim=aim,
+        reach=faster(ratios, reach or {}),
+        aim=faster(ratios, aim or {}),
     )
+
+
+def faster(ratios: dict[str, float], limits: Mapping[str, float]) -> list[dict[str, object]]:
+    """Say whether ratios of times reach their limits."""
+    return [
+        goal(limit, ratios[label], f"× {label}", at_least=True) for label, limit in limits.items()
+    ]
+
+
+def own_fits(data: Data) -> dict[str, tuple[Callable[[], FitResult], int]]:
+    """Name our fits that others are compared with."""
+    n = len(data)
+    return {"default": (data.fit, n), "one start": (lambda: data.fit(n_starts=1), n)}
 
 
 def peers(bench: Any) -> None:
     """Time scipy and lmfit on the tissue set."""
     data = bench.tissue
-    both = {
-        "default": (data.fit, len(data)),
-        "one start": (lambda: data.fit(n_starts=1), len(data)),
-    }
     n = 3 if bench.quick else 500
     reference = Scipy(data)
     peer(
         bench,
         "scipy",
         "scipy least_squares (trf), analytic Jacobian, one start",
-        both,
+        own_fits(data),
         lambda: reference.typical(n),
         n,
         data.share,
-        lambda ratio: (
-            [
-                goal(500 if bench.wide else 300, ratio["default"], "× default", at_least=True),
-                goal(1800, ratio["one start"], "× one start", at_least=True),
-            ],
-            [goal(1000, ratio["default"], "× default", at_least=True)],
-        ),
+        reach={"default": 500 if bench.wide else 300, "one start": 1800},
+        aim={"default": 1000},
     )
     n = 2 if bench.quick else 60
     lmfit_costs(data, 1, "leastsq")  # imports
@@ -85,31 +89,18 @@ def peers(bench: Any) -> None:
             bench,
             f"lmfit {method}",
             f"lmfit Model.fit, {method}",
-            {"default": both["default"]},
+            {"default": (data.fit, len(data))},
             lambda method=method: lmfit_costs(data, n, method),
             n,
             data.share,
-            lambda ratio, reach=reach, narrow=narrow, aim=aim: (
-                [
-                    goal(
-                        reach if bench.wide else narrow,
-                        ratio["default"],
-                        "× default",
-                        at_least=True,
-                    )
-                ],
-                [goal(aim, ratio["default"], "× default", at_least=True)],
-            ),
+            reach={"default": reach if bench.wide else narrow},
+            aim={"default": aim},
         )
 
 
 def strong_peers(bench: Any) -> None:
     """Time batched numpy on the tissue set, and name the programs that gave no fit."""
     data = bench.tissue
-    both = {
-        "default": (data.fit, len(data)),
-        "one start": (lambda: data.fit(n_starts=1), len(data)),
-    }
     n = 100 if bench.quick else 4000
     batched = BatchedNumpy(data, n)
     fits: dict[str, Callable[[], NDArray]] = {
@@ -122,19 +113,11 @@ def strong_peers(bench: Any) -> None:
             bench,
             f"batched numpy, {name}",
             f"batched numpy Levenberg–Marquardt, analytic Jacobian, {name}",
-            both,
+            own_fits(data),
             fit,
             n,
             data.share,
-            lambda ratio, name=name: (
-                [
-                    goal(20, ratio["default"], "× default", at_least=True),
-                    goal(30, ratio["one start"], "× one start", at_least=True),
-                ]
-                if name == "one typical start"
-                else [],
-                [],
-            ),
+            reach={"default": 20, "one start": 30} if name == "one typical start" else None,
         )
     for program in ("MDT 1.2.7 (OpenCL through pocl)", "dmipy-fit 2.3.0 (JAX)"):
         bench.add(
@@ -184,18 +167,8 @@ def published(bench: Any) -> None:
         goals: dict[str, list] = {"reach": [], "aim": []}
         if scale is not None:
             goals = {
-                "reach": [
-                    goal(
-                        10_000 if bench.wide else 5500,
-                        ratio["default"],
-                        "× default",
-                        at_least=True,
-                    )
-                ],
-                "aim": [
-                    goal(20_000, ratio["default"], "× default", at_least=True),
-                    goal(35_000, ratio["one start"], "× one start", at_least=True),
-                ],
+                "reach": faster(ratio, {"default": 10_000 if bench.wide else 5500}),
+                "aim": faster(ratio, {"default": 20_000, "one start": 35_000}),
             }
         bench.add(
             name, what, ours=ours, theirs=them, ratio=ratio, their_accuracy=accuracy, **goals
@@ -235,19 +208,16 @@ def ivim(bench: Any) -> None:
         bench,
         "dipy ivim",
         "ivim against dipy trr, biexponential signals",
-        {"default": (data.fit, n), "one start": (lambda: data.fit(n_starts=1), n)},
+        own_fits(data),
         dipy,
         n_dipy,
         data.share,
-        lambda ratio: (
-            [
-                goal(3000, ratio["default"], "× default", at_least=True),
-                goal(0.97, ours["within_1e-3"], "within 1e-3", at_least=True),
-            ],
-            [goal(10_000, ratio["default"], "× default", at_least=True)],
-        ),
+        reach={"default": 3000},
+        aim={"default": 10_000},
     )
-    bench.rows[-1]["accuracy"] = ours
+    row = bench.rows[-1]
+    row["accuracy"] = ours
+    row["reach"].append(goal(0.97, ours["within_1e-3"], "within 1e-3", at_least=True))
 
 
 def single(bench: Any) -> None:
@@ -302,14 +272,8 @@ def single(bench: Any) -> None:
             lambda options=options: curve(**options),
             n_peer,
             data.share,
-            lambda ratio, options=options: (
-                ([], [])
-                if options
-                else (
-                    [goal(1000, ratio["default"], "×", at_least=True)],
-                    [goal(2500, ratio["default"], "×", at_least=True)],
-                )
-            ),
+            reach=None if options else {"default": 1000},
+            aim=None if options else {"default": 2500},
         )
         bench.rows[-1]["accuracy"] = data.share(result.cost)
     row = bench.rows[-2]
@@ -349,7 +313,6 @@ def single(bench: Any) -> None:
         ),
         n_peer // 4 + 1,
         bent.share,
-        lambda _: ([], []),
     )
     bench.rows[-1]["accuracy"] = bent.share(found.cost)
     _mean_signal_kurtosis(bench, bent, found.cost)
@@ -410,6 +373,5 @@ def _mean_signal_kurtosis(bench: Any, data: Data, ours: NDArray) -> None:
         dipy,
         n,
         data.share,
-        lambda _: ([], []),
     )
     bench.rows[-1]["accuracy"] = data.share(ours)

@@ -30,6 +30,7 @@ from _fitting_data import HARD, PARTS, RELAXATION, SEED, SNR, T2IK, TISSUE, Data
 from _fitting_peers import Scipy, agreement
 from _fitting_table import markdown
 from _measure import goal
+from bench_branches import switched
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -250,7 +251,7 @@ class Bench:
                     plain_signal, T2IK.parameters, name="plain"
                 ),
                 "a function with a branch": SignalModel.from_function(
-                    branching_signal, T2IK.parameters, name="branching"
+                    switched, T2IK.parameters, name="branching"
                 ),
             }
         for name, model in models.items():
@@ -306,14 +307,6 @@ def plain_signal(b, te, S0, f, Dv, T2v, Dt, K, T2t):
     return S0 * (
         f * math.exp(-b * Dv - te / T2v) + (1 - f) * math.exp(-x + K * x**2 / 6 - te / T2t)
     )
-
-
-def branching_signal(b, te, S0, f, Dv, T2v, Dt, K, T2t):
-    x = b * Dt
-    fast = 0.0
-    if f > 0:
-        fast = f * math.exp(-b * Dv - te / T2v)
-    return S0 * (fast + (1 - f) * math.exp(-x + K * x**2 / 6 - te / T2t))
 
 
 def run(*, quick: bool, script: str | None) -> dict[str, object]:
