@@ -35,7 +35,6 @@ __all__ = [
     "scan_files",
     "seen_range",
     "slice_note",
-    "training_range",
     "unlike_notes",
 ]
 
@@ -227,43 +226,31 @@ def intensity_ratios(image: NDArray[Any], brain: NDArray[np.bool_]) -> list[floa
     return [float(quantile / median) for quantile in quantiles]
 
 
-def training_range(
-    images: Sequence[NDArray[Any]],
-    brains: Sequence[NDArray[np.bool_]],
-    labels: Sequence[NDArray[Any]],
-) -> dict[str, list[float]]:
-    """
-    Give the ranges over training scans (x, y, z) that `unlike_notes` compares with.
-
-    ``low`` and ``high`` of each quantile, and ``marked``, the largest share of a brain that was
-    lesion (1 in the label; cores and surroundings of implants have other values); without
-    quantiles where a scan has a median that is not positive.
-    """
-    rows = [intensity_ratios(*pair) for pair in zip(images, brains, strict=True)]
-    shares = [
-        np.count_nonzero(np.asarray(label) == 1) / np.count_nonzero(brain)
-        for label, brain in zip(labels, brains, strict=True)
-    ]
-    result: dict[str, list[float]] = {"marked": [max(shares)]}
-    ratios = [row for row in rows if row is not None]
-    if len(ratios) == len(rows):
-        result["low"] = np.asarray(np.min(ratios, axis=0), float).tolist()
-        result["high"] = np.asarray(np.max(ratios, axis=0), float).tolist()
-    return result
-
-
 def seen_range(
     cases: Sequence[Scan], targets: Sequence[tuple[Any, Any]]
 ) -> dict[str, list[float]]:
-    """Give the `training_range` of training scans; of several channels, that of the first."""
-    images = [np.asarray(values_of(case[0])) for case in cases]
-    images = [image if image.ndim == 3 else image[..., 0] for image in images]
-    labels = [np.asarray(values_of(label)) for label, _ in targets]
-    return training_range(images, [brain_of(case) for case in cases], labels)
+    """
+    Give the ranges over training scans and their labels that `unlike_notes` compares with.
+
+    ``low`` and ``high`` of each quantile of the first channel, and ``marked``, the largest share
+    of a brain that was lesion (1 in the label; cores and surroundings of implants have other
+    values); without quantiles where a scan has a median that is not positive.
+    """
+    ratios, shares = [], []
+    for case, (label, _) in zip(cases, targets, strict=True):
+        image, brain = np.asarray(values_of(case[0])), brain_of(case)
+        ratios.append(intensity_ratios(image if image.ndim == 3 else image[..., 0], brain))
+        n_lesion_voxels = np.count_nonzero(np.asarray(values_of(label)) == 1)
+        shares.append(n_lesion_voxels / np.count_nonzero(brain))
+    result: dict[str, list[float]] = {"marked": [max(shares)]}
+    known = np.array([row for row in ratios if row is not None])
+    if len(known) == len(ratios):
+        result["low"], result["high"] = known.min(axis=0).tolist(), known.max(axis=0).tolist()
+    return result
 
 
 def checked_range(seen: Any) -> dict[str, list[float]] | None:
-    """Refuse what is no `training_range`; None stays."""
+    """Refuse what is no `seen_range`; None stays."""
     if seen is None:
         return None
     lengths = {"marked": 1, "low": len(_QUANTILES), "high": len(_QUANTILES)}

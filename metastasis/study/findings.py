@@ -21,7 +21,7 @@ def model_figures(path: Path) -> dict[str, Any]:
 
     The card may have ``figures`` with ``sensitivity`` (share of all implants that are found) and
     ``sensitivity_small`` (of those of 2.5–6 mm), and ``false_findings`` (what is marked in each of
-    some brains without metastases); and ``seen``, a `training_range`.
+    some brains without metastases); and ``seen``, a `seen_range`.
     """
     card = path.with_suffix(".json")
     if not card.is_file():

@@ -17,7 +17,6 @@ from metastasis.scans.scan_checks import (
     scan_files,
     seen_range,
     slice_note,
-    training_range,
     unlike_notes,
 )
 
@@ -95,7 +94,7 @@ def test_scans_unlike_those_in_training_are_told(signals, brain, vessels):
     bright = np.where(vessels, 2.5, signals)
     label = np.zeros(SHAPE, np.uint8)
     label[20:23, 20:23, 20:23] = 1
-    seen = training_range([bright, 2 * bright], [brain, brain], [label, 0 * label])
+    seen = seen_range([(bright, None, brain), (2 * bright, None, brain)], [(label, None), (0 * label, None)])
     assert seen["marked"] == [27 / brain.sum()]
     case = Case("p", 7 * bright, brain=brain)
     assert unlike_notes(case, seen, label) == []
@@ -111,7 +110,6 @@ def test_cores_and_surroundings_of_implants_are_no_lesion(signals, brain):
     label[15:26, 15:26, 15:26] = 3
     label[18:23, 18:23, 18:23] = 1
     label[20, 20, 20] = 2
-    assert training_range([signals], [brain], [label])["marked"] == [124 / brain.sum()]
     assert seen_range([(signals, None, brain)], [(label, None)])["marked"] == [124 / brain.sum()]
 
 
