@@ -28,16 +28,12 @@ __all__ = ["EXAMPLES", "ensemble", "segment"]
 
 _Files: TypeAlias = tuple[tuple[str, Path], ...]
 
-ScansArgument: TypeAlias = Annotated[
-    Path,
-    typer.Argument(
-        metavar="SCANS",
-        help="Contrast-enhanced T1 image (NIfTI), prepared like the training scans; a folder of "
-        "them, where NAME_prior and NAME_brain.nii.gz belong to NAME.nii.gz; or a table (.tsv) "
-        "with the columns patient and image, and optionally name, prior and brain (files relative "
-        "to the table).",
-    ),
-]
+_SCANS = (
+    "contrast-enhanced T1 image (NIfTI), prepared like the training scans; a folder of them, "
+    "where NAME_prior and NAME_brain.nii.gz belong to NAME.nii.gz; or a table (.tsv) with the "
+    "columns patient and image, and optionally name, prior and brain (files relative to the "
+    "table)."
+)
 PriorOption: TypeAlias = Annotated[
     Path | None, typer.Option(help="Prior scan on the grid of the image (single image).")
 ]
@@ -72,10 +68,7 @@ def segment(
         typer.Argument(
             metavar="[MODEL] SCANS",
             help="Model file from train (by default the small model that comes along), and the "
-            "scans: a contrast-enhanced T1 image (NIfTI), prepared like the training scans; a "
-            "folder of them, where NAME_prior and NAME_brain.nii.gz belong to NAME.nii.gz; or a "
-            "table (.tsv) with the columns patient and image, and optionally name, prior and "
-            "brain (files relative to the table).",
+            f"scans: a {_SCANS}",
         ),
     ],
     out: OutOption,
@@ -107,7 +100,7 @@ def segment(
     with the same options.
     """
     from dmrifit.io.bids_derivatives import file_record
-    from metastasis.cli.case_runs import RUN, segment_cases, write_batch
+    from metastasis.cli.case_runs import RUN
 
     if threshold is not None:
         _check_threshold("--threshold", threshold)
@@ -134,10 +127,12 @@ def segment(
     if resample:
         unwrapped, segmenter = segmenter, _resampled(segmenter)
         is_unchanged &= segmenter is unwrapped
-    contents = segment_cases(
+    _segment(
         segmenter,
         cases,
         out,
+        heading="Segmentations",
+        fail=fail_on_flag,
         figure=figure,
         overwrite=overwrite,
         source=scans,
@@ -145,11 +140,6 @@ def segment(
         failed=failed,
         figures=_figures(model, as_measured=is_unchanged),
     )
-    write_batch(out, contents, figure=figure, heading="Segmentations")
-    _print_counts(contents, out)
-    n_failed = len(cases) + len(failed) - len(contents)
-    n_flagged = sum(bool(content["notes"]) for content in contents)
-    say_flagged(n_flagged, len(contents), fail=fail_on_flag, n_failed=n_failed)
 
 
 def ensemble(
@@ -159,7 +149,7 @@ def ensemble(
     specific: Annotated[
         Path, typer.Argument(metavar="SPECIFIC", help="Specific model, from train.")
     ],
-    scans: ScansArgument,
+    scans: Annotated[Path, typer.Argument(metavar="SCANS", help=f"Scans: a {_SCANS}")],
     out: OutOption,
     prior: PriorOption = None,
     mask: MaskOption = None,
@@ -186,7 +176,7 @@ def ensemble(
     are new, grown, stable, shrunk or vanished.
     """
     from dmrifit.io.bids_derivatives import file_record
-    from metastasis.cli.case_runs import RUN, segment_cases, write_batch
+    from metastasis.cli.case_runs import RUN
     from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
 
     limits = None
@@ -216,10 +206,12 @@ def ensemble(
         "threshold": None,
     }
     RUN.begin(out, settings, overwrite)
-    contents = segment_cases(
+    _segment(
         segmenter,
         cases,
         out,
+        heading="Marked by both models, and candidates",
+        fail=fail_on_flag,
         figure=figure,
         overwrite=overwrite,
         source=scans,
@@ -228,11 +220,6 @@ def ensemble(
         # Candidates are all that the sensitive model marks, and what the specific one adds.
         figures=_figures(sensitive, as_measured=is_unchanged),
     )
-    write_batch(out, contents, figure=figure, heading="Marked by both models, and candidates")
-    _print_counts(contents, out)
-    n_failed = len(cases) + len(failed) - len(contents)
-    n_flagged = sum(bool(content["notes"]) for content in contents)
-    say_flagged(n_flagged, len(contents), fail=fail_on_flag, n_failed=n_failed)
 
 
 #: Commands, each with the example that its help shows.
@@ -322,17 +309,9 @@ def _resampled(model: Any) -> Any:
     return ResampledSegmenter(model, edge)
 
 
-def _notes(case: Case, slices: str) -> list[str]:
-    """Say what a reader should know of a scan; `slices` says that they are thick."""
-    from metastasis.scans.scan_checks import contrast_note
-
-    contrast = "" if case.synthetic else contrast_note(case)
-    return [note for note in (slices, contrast, _prior_note(case)) if note]
-
-
 def _prior_note(case: Case) -> str:
     """Say that a prior scan does not look like the scan in its place; empty where it does."""
-    if case.prior is None or case.synthetic or find_spec("SimpleITK") is None:
+    if case.prior is None or find_spec("SimpleITK") is None:
         return ""
     from dmrifit.imaging.rigid_alignment import SAME_HEAD, likeness_in_place
     from dmrifit.io.nifti import image_of
@@ -360,7 +339,7 @@ def _cases(
     """Read a single image or the cases of a table, and notes on each; list cases that fail."""
     from dmrifit.cli.case_runs import say_failed_rows
     from metastasis.scans.cases import read_case, read_cases, read_row
-    from metastasis.scans.scan_checks import check_stripped, row_files, slice_note
+    from metastasis.scans.scan_checks import check_stripped, contrast_note, row_files, slice_note
 
     if not resample:
         _check_edges(files, models)
@@ -369,7 +348,10 @@ def _cases(
 
     def check(case: Case, key: _Files) -> Case:
         check_stripped(case)
-        notes.append(_notes(case, slice_note(str(dict(key)["image"]), files.edges[key])))
+        remarks = [slice_note(str(dict(key)["image"]), files.edges[key])]
+        if not case.synthetic:
+            remarks += [contrast_note(case), _prior_note(case)]
+        notes.append([remark for remark in remarks if remark])
         return case
 
     def read(row: dict[str, str], folder: Path) -> Case:
@@ -443,6 +425,20 @@ def _uses_priors(models: list[Any], cases: list[Case]) -> bool:
             err=True,
         )
     return False
+
+
+def _segment(
+    segmenter: Any, cases: list[Case], out: Path, *, heading: str, fail: bool, **options: Any
+) -> None:
+    """Segment cases by the options of `segment_cases`, write tables and page, and say how many."""
+    from metastasis.cli.case_runs import segment_cases, write_batch
+
+    contents = segment_cases(segmenter, cases, out, **options)
+    write_batch(out, contents, figure=options["figure"], heading=heading)
+    _print_counts(contents, out)
+    n_failed = len(cases) + len(options["failed"]) - len(contents)
+    n_flagged = sum(bool(content["notes"]) for content in contents)
+    say_flagged(n_flagged, len(contents), fail=fail, n_failed=n_failed)
 
 
 def _print_counts(contents: Sequence[Mapping[str, Any]], out: Path) -> None:
