@@ -22,9 +22,8 @@ from dmrifit.io.nifti import (
 )
 from metastasis.scans.network_inputs import (
     brain_of,
+    case_on_network_grid,
     joined_cases,
-    network_affine,
-    on_network_grid,
     on_scan_grid,
 )
 from metastasis.segmentation.ensemble import segment_by
@@ -57,19 +56,14 @@ class ResampledSegmenter:
         """Give the probability of a metastasis in each voxel, for each case on its own grid."""
         answers = []
         for case in joined_cases(volumes, priors, masks):
-            affine = network_affine(case[0], self.spacing)
-            image, prior, mask = on_network_grid(case, self.spacing)
-            options: dict[str, Any] = {"masks": [_optional_image(mask, affine)]}
+            image, prior, mask = case_on_network_grid(case, self.spacing)
+            options: dict[str, Any] = {"masks": [mask]}
             if prior is not None:
-                options["priors"] = [image_of(prior, affine)]
-            (probability,) = self.segmenter.predict_proba([image_of(image, affine)], **options)
+                options["priors"] = [prior]
+            (probability,) = self.segmenter.predict_proba([image], **options)
             answer = on_scan_grid(np.asarray(probability, np.float32), case[0], self.spacing)
             answers.append(answer * brain_of(case))
         return answers
-
-
-def _optional_image(mask: NDArray[np.bool_] | None, affine: NDArray[np.float64]) -> Any:
-    return None if mask is None else image_of(mask.astype(np.uint8), affine)
 
 
 def segment_image(
