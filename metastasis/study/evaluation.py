@@ -580,23 +580,10 @@ def _joined(tables: Sequence[pd.DataFrame], first: Sequence[str]) -> pd.DataFram
 
 
 def _status_table(lesions: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    import pandas as pd
-
     whole = _joined(lesions, ["method"])
-    rows = []
-    with_status = whole[whole["status"] != ""]
-    for (method, status), group in with_status.groupby(["method", "status"], sort=False):
-        n_found = int(group["found"].sum())
-        rows.append(
-            {
-                "method": method,
-                "status": status,
-                "n": len(group),
-                "n_found": n_found,
-                "sensitivity": n_found / len(group),
-            }
-        )
-    return pd.DataFrame(rows, columns=["method", "status", "n", "n_found", "sensitivity"])
+    with_status = whole[whole["status"] != ""].astype({"found": int})
+    groups = with_status.groupby(["method", "status"], sort=False)["found"]
+    return groups.agg(n="size", n_found="sum", sensitivity="mean").reset_index()
 
 
 def _ensemble_table(
