@@ -533,8 +533,13 @@ class TwoStageSegmenter(BaseEstimator):
         check_number("min_voxels", self.min_voxels, least=1, whole=True)
         check_number("n_folds", self.n_folds, least=2, whole=True)
         check_number("n_trainings", self.n_trainings, least=1, whole=True)
-        if self.n_trainings > 1 and self.segmenter is not None and not _is_fitted(self.segmenter):
-            _check_learns_from_mistakes(self.segmenter, self.n_trainings)
+        is_trained = self.segmenter is not None and not _is_fitted(self.segmenter)
+        # Others cannot be trained again on what they took for lesions.
+        if self.n_trainings > 1 and is_trained and getattr(self.segmenter, "loss", "") != "lesion":
+            raise ValueError(
+                f"n_trainings={self.n_trainings} needs a DeepMedicSegmenter with loss='lesion', "
+                f"not {self.segmenter!r}"
+            )
         check_number("threshold", self.threshold, most=1)
         if self.threshold == 0:
             raise ValueError("threshold must be above 0: at 0 every voxel would be marked, not 0")
@@ -687,15 +692,6 @@ def small_unet(
         training=Training(**(options | training)),
         random_state=random_state,
     )
-
-
-def _check_learns_from_mistakes(segmenter: Any, n_trainings: int) -> None:
-    """Refuse a segmenter that cannot be trained again on what it took for lesions."""
-    if getattr(segmenter, "loss", None) != "lesion":
-        raise ValueError(
-            f"n_trainings={n_trainings} needs a DeepMedicSegmenter with loss='lesion', not "
-            f"{segmenter!r}"
-        )
 
 
 def _mark_mistakes_of(segmenter: Any, case: Scan, label: Any, seed: int) -> NDArray[np.uint8]:
