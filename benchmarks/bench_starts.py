@@ -52,26 +52,8 @@ CASES = (
     ("hard, thorough", "hard", False, {}, {"n_starts": "thorough"}, 0.92, "within_1e-3", 0.997),
     ("hard, noise floor", "hard", True, {}, {}, 1.0, "within_1e-3", 0.99),
     ("tissue, noise floor", "tissue", True, {}, {}, None, "within_1e-6", None),
-    (
-        "tissue, one start",
-        "tissue",
-        False,
-        {"n_starts": 1},
-        {"n_starts": 1},
-        0.9,
-        "within_1e-6",
-        None,
-    ),
-    (
-        "hard, one start",
-        "hard",
-        False,
-        {"n_starts": 1},
-        {"n_starts": 1},
-        None,
-        "within_1e-3",
-        None,
-    ),
+    ("tissue, one start", "tissue", False, {"n_starts": 1}, {"n_starts": 1}, 0.9, "within_1e-6", None),
+    ("hard, one start", "hard", False, {"n_starts": 1}, {"n_starts": 1}, None, "within_1e-3", None),
     ("hard, three starts", "hard", False, {}, {"n_starts": 3}, None, "within_1e-3", None),
 )
 
