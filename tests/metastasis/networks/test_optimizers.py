@@ -56,13 +56,6 @@ def test_groups_have_learning_rates_and_penalties_of_their_own():
     assert stepped == [[pytest.approx(2 - 0.1)], [2], [pytest.approx(2 - 0.2)]]
 
 
-def test_biases_have_no_penalty():
-    bias = torch.ones(3, requires_grad=True)
-    bias.grad = torch.zeros(3)
-    NesterovRMSprop([bias], lr=0.1, l1=1.0, l2=1.0).step()
-    assert bias.tolist() == [1, 1, 1]
-
-
 def test_steps_go_on_from_a_stored_state():
     def steps(optimizer, weights, n):
         for k in range(n):
