@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import platform
 import re
@@ -98,6 +99,11 @@ def goal(limit: float, value: float, unit: str, *, at_least: bool = False) -> di
         "at_least": at_least,
         "met": bool(value >= limit if at_least else value <= limit),
     }
+
+
+def rounded(value: float, digits: int = 4) -> float | None:
+    """Round a figure; None where there is none."""
+    return round(float(value), digits) if math.isfinite(value) else None
 
 
 def summary(seconds: Sequence[float], n: int = 1) -> dict[str, float]:

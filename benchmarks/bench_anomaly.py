@@ -66,25 +66,15 @@ RESULT = Path(__file__).parent / "results" / "anomaly.json"
 SEEDS = (20261121, 20261122, 20261123)
 #: Rooms that maps depend on, and what the evaluation depends on.
 OF_MAPS = (
-    *(
-        "anomaly.networks",
-        "anomaly.generators",
-        "anomaly.detectors",
-        "anomaly.scans",
-        "anomaly.simulate",
-    ),
-    *("dmrifit._utils", "dmrifit.networks", "dmrifit.simulate"),
+    *("anomaly.networks", "anomaly.generators", "anomaly.detectors", "anomaly.scans"),
+    *("anomaly.simulate", "dmrifit._utils", "dmrifit.networks", "dmrifit.simulate"),
 )
 OF_EVALUATION = (
     *("anomaly.study.contestants", "anomaly.study.controls", "anomaly.study.coverage_curves"),
-    *(
-        "anomaly.study.evaluation",
-        "anomaly.study.followup",
-        "anomaly.study.scores",
-        "anomaly.study.strata",
-    ),
-    *("anomaly.study.summaries", "anomaly.detectors.maps", "anomaly.detectors.thresholds"),
-    *("dmrifit.stats.lesion_matching", "benchmarks.claims.weninger.methods"),
+    *("anomaly.study.evaluation", "anomaly.study.followup", "anomaly.study.scores"),
+    *("anomaly.study.strata", "anomaly.study.summaries", "anomaly.detectors.maps"),
+    *("anomaly.detectors.thresholds", "dmrifit.stats.lesion_matching"),
+    "benchmarks.claims.weninger.methods",
 )
 MEASURES = ("auc", "average_precision")
 BY_RULE = (
@@ -522,22 +512,13 @@ def _make_cases(work: Path, size: Size, seed: int, cohort: str) -> None:
 
 
 def _weight(name: str) -> int:
-    return (
-        0
-        if name == OWN
-        else 1
-        if name.startswith("RecDiscNet")
-        else 2
-        if name.startswith("DAE")
-        else 3
-    )
+    kinds = (OWN, "RecDiscNet", "DAE")
+    return next((n for n, kind in enumerate(kinds) if name.startswith(kind)), len(kinds))
 
 
 def _interval(by_run: dict[str, Any]) -> dict[str, float | None]:
     found = difference_interval(by_run, MIX, MIX_FULL)
-    return {
-        key: None if np.isnan(value) else round(float(value), 5) for key, value in found.items()
-    }
+    return {key: measure.rounded(value, 5) for key, value in found.items()}
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -556,7 +537,7 @@ def summary(by_run: dict[str, Any]) -> list[dict[str, Any]]:
             "control": bool(own["control"].iloc[0]),
         }
         for column in (*MEASURES, *BY_RULE):
-            row[column] = [None if pd.isna(v) else round(float(v), 5) for v in own[column]]
+            row[column] = [measure.rounded(value, 5) for value in own[column]]
         rows.append(row)
     return rows
 

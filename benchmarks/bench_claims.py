@@ -13,11 +13,10 @@ outcome should be.
 """
 
 import json
-import textwrap
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -104,8 +103,8 @@ def finish(
                     "board": size,
                     "seconds": board.study["seconds"],
                     **figures.loc[0, _SHARED],
-                    "figures": _lines(figures.drop(columns=_SHARED)),
-                    "ranks": _lines(ranked_scores(board)),
+                    "figures": lines(figures.drop(columns=_SHARED)),
+                    "ranks": lines(ranked_scores(board)),
                 }
                 folder.mkdir(parents=True, exist_ok=True)
                 measure.write(result, path)
@@ -121,7 +120,7 @@ def ranked_scores(board: Evaluation) -> pd.DataFrame:
     return table.groupby(["strategy", "cohort", "algorithm"])[[*RANKED]].mean().reset_index()
 
 
-def _lines(table: pd.DataFrame) -> list[str]:
+def lines(table: pd.DataFrame) -> list[str]:
     return table.to_csv(index=False, float_format="%.6g").splitlines()
 
 
@@ -153,14 +152,18 @@ def run(seeds: Sequence[int], out: Path, work: Path, *, quick: bool) -> dict[str
         "conditions": [f"{preset} cohorts, trained on {region}" for preset, region in CONDITIONS],
         "seconds": {"per_board": [board["seconds"] for board in boards]},
         "margins": {name: vars(margin) for name, margin in MARGINS.items()},
-        "verdicts_by_margin": {str(factor): verdicts(figures, factor) for factor in FACTORS},
-        "claims": json.loads(decide_claims(figures).to_json(orient="records")),
+        **decided(figures, decide_claims),
     }
 
 
-def verdicts(figures: pd.DataFrame, factor: float) -> dict[str, object]:
-    """Decide the claims with margins this many times as wide."""
-    return verdicts_of(decide_claims(figures, factor=factor))
+def decided(figures: pd.DataFrame, decide: Callable[..., pd.DataFrame]) -> dict[str, Any]:
+    """Decide claims by the figures of boards, and with margins of other widths."""
+    return {
+        "verdicts_by_margin": {
+            str(factor): verdicts_of(decide(figures, factor=factor)) for factor in FACTORS
+        },
+        "claims": json.loads(decide(figures).to_json(orient="records")),
+    }
 
 
 def verdicts_of(board: pd.DataFrame) -> dict[str, object]:
@@ -176,10 +179,11 @@ def verdicts_of(board: pd.DataFrame) -> dict[str, object]:
 
 def markdown(result: dict[str, Any]) -> str:
     """Write what was decided, in words and as tables."""
-    rows = [
-        [str(row["claim"]), row["statement"], row["study"], row["verdict"], _short(row["reason"])]
-        for row in result["claims"]
-    ]
+    rows = []
+    for row in result["claims"]:
+        cells = [str(row["claim"]), row["statement"], row["study"], row["verdict"]]
+        # All of the reason is in the JSON.
+        rows.append([*cells, measure.cell(row["reason"].splitlines()[0], 330)])
     claims = measure.table(["", "claim", "the study", "here", "found in the numbers"], rows)
     seeds = f"{len(result['seeds'])} seeds; {result['date']}, commit {result['commit'][:10]}"
     board = result["board"]
@@ -201,16 +205,21 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def open_claims(result: dict[str, Any]) -> dict[str, str]:
+    """Say by margin how many claims are left open."""
+    return {
+        factor: f"{entry['n_open']} of {entry['n_testable']}"
+        for factor, entry in result["verdicts_by_margin"].items()
+    }
+
+
 def in_words(result: dict[str, Any]) -> str:
     """Count the verdicts in a sentence."""
     claims = result["verdicts_by_margin"]["1.0"]["claims"]
     counts = Counter(verdict.partition(" the ")[0] for verdict in claims.values())
     order = (HOLDS, EQUAL, FAILS, "depends on", OPEN, NOT_SIMULATED)
     texts = [f"{name} {counts[name]}" for name in order if counts[name]]
-    shares = {
-        factor: f"{entry['n_open']} of {entry['n_testable']}"
-        for factor, entry in result["verdicts_by_margin"].items()
-    }
+    shares = open_claims(result)
     return (
         f"Of {len(claims)} claims: {', '.join(texts)}. Left open: {shares['1.0']} that can be "
         f"tested here; {shares['0.5']} at half, {shares['2.0']} at double margins. A t interval "
@@ -222,11 +231,6 @@ def _width(margin: dict[str, Any]) -> str:
     if margin["scale"] == "relative":
         return f"±{100 * margin['value']:g} %"
     return f"±{margin['value']:g}"
-
-
-def _short(reason: str) -> str:
-    """Give the beginning of the reason; all of it is in the JSON."""
-    return textwrap.shorten(reason.splitlines()[0], 330, placeholder=" …").replace("|", "\\|")
 
 
 def main(arguments: list[str] | None = None) -> None:

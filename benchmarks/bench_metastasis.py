@@ -32,8 +32,7 @@ import _boards as boards
 import _measure as measure
 import joblib
 import numpy as np
-import pandas as pd
-from bench_claims import FACTORS, read_tables, verdicts_of
+from bench_claims import decided, lines, open_claims, read_tables
 from claims.huang import (
     ALPHAS,
     MARGINS,
@@ -418,10 +417,6 @@ def digests() -> dict[str, str]:
     }
 
 
-def lines(table: pd.DataFrame) -> list[str]:
-    return table.to_csv(index=False, float_format="%.6g").splitlines()
-
-
 def run(
     worlds: Sequence[str],
     seeds: Sequence[int],
@@ -454,10 +449,6 @@ def run(
     ]
     for name in other_code:
         print(f"{name} was finished by other code: remove its file to run it again", flush=True)
-    claims = decide_claims(figures)
-    by_margin = {
-        str(factor): verdicts_of(decide_claims(figures, factor=factor)) for factor in FACTORS
-    }
     words = ["--worlds", *worlds, "--seeds", *map(str, seeds), "--size", kind, "--n-jobs", str(n_jobs)]
     return {
         "question": __doc__.strip().splitlines()[0],
@@ -480,10 +471,9 @@ def run(
             for world in worlds
         },
         "margins": {name: vars(margin) for name, margin in MARGINS.items()},
-        "verdicts_by_margin": by_margin,
+        **decided(figures, decide_claims),
         "methods": averaged(paths, "methods"),
         "every_component": averaged(paths, "every component"),
-        "claims": json.loads(claims.to_json(orient="records")),
     }
 
 
@@ -494,7 +484,7 @@ def averaged(paths: Sequence[Path], name: str) -> list[dict[str, Any]]:
     for keys, group in table.groupby(["condition", "part", "method"], sort=False):
         row: dict[str, Any] = dict(zip(("world", "part", "method"), keys, strict=True))
         for column in MEASURES:
-            row[column] = [None if np.isnan(v) else round(float(v), 5) for v in group[column]]
+            row[column] = [measure.rounded(value, 5) for value in group[column]]
         rows.append(row)
     return rows
 
@@ -603,10 +593,7 @@ def markdown(result: dict[str, Any]) -> str:
     minutes = result["processor_minutes"]
     times = ", ".join(f"{np.mean(m):.1f} in the {world}" for world, m in minutes.items())
     lesions, board = result["n_lesions"], next(iter(result["settings"].values()))
-    n_open = {
-        factor: f"{entry['n_open']} of {entry['n_testable']}"
-        for factor, entry in result["verdicts_by_margin"].items()
-    }
+    n_open = open_claims(result)
     parts = [
         f"Synthetic patients, {len(result['seeds'])} seeds: {board['n_train']} to learn from, "
         f"{board['n_test']} with {min(lesions)} to {max(lesions)} metastases to segment. "

@@ -97,9 +97,9 @@ def run(world: str, way: str, times: int, seed: int, size: Any) -> dict[str, Any
         "seed": seed,
         "segments": times * size.start_epochs * size.segments_per_epoch,
         "n_lesions": sum(int(label_components(truth).max()) for truth in truths),
-        "precision": number(point["precision"]),
-        "false_positives_per_scan": number(point["false_positives_per_scan"]),
-        "threshold": number(point["threshold"]),
+        "precision": measure.rounded(point["precision"]),
+        "false_positives_per_scan": measure.rounded(point["false_positives_per_scan"]),
+        "threshold": measure.rounded(point["threshold"]),
         "candidates, false positives of the network": network,
         "candidates, false positives judged again": judged,
         "training_minutes": round(seconds / 60, 2),
@@ -180,11 +180,6 @@ def false_positives(
     if not np.isfinite(cut):
         return None
     return round(float(((scores >= cut) & (is_lesion == 0)).sum()) / n_scans, 4)
-
-
-def number(value: float) -> float | None:
-    """Round a figure; None where there is none."""
-    return round(float(value), 4) if np.isfinite(value) else None
 
 
 # The board ---------------------------------------------------------------------------------------

@@ -364,7 +364,7 @@ def share(flags: NDArray[np.bool_]) -> float | None:
 
 
 def rounded(values: Any) -> list[float | None]:
-    return [round(float(value), 3) if np.isfinite(value) else None for value in values]
+    return [measure.rounded(value, 3) for value in values]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

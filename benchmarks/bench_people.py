@@ -219,7 +219,7 @@ def summary_rows(evaluation: Any, apart: Any | None, *, intervals: bool = True) 
             "algorithm": algorithm,
             "pooled_skill": round(float(signals["pooled_skill"]), 4),
             "relative_error": round(float(signals["relative_error"]), 4),
-            "map_skill": rounded(tissue["skill"]),
+            "map_skill": measure.rounded(tissue["skill"]),
             "by_person": {person: round(float(v), 4) for person, v in skills.items()},
         }
         if intervals:
@@ -235,13 +235,9 @@ def summary_rows(evaluation: Any, apart: Any | None, *, intervals: bool = True) 
                 & (chosen.contrast == "all unseen")
                 & (chosen.cohort == "apart")
             ]
-            row["apart"] = rounded(chosen["skill"].iloc[0])
+            row["apart"] = measure.rounded(chosen["skill"].iloc[0])
         rows.append(row)
     return sorted(rows, key=lambda row: -row["skill"]["mean"])
-
-
-def rounded(value: float) -> float | None:
-    return round(float(value), 4) if np.isfinite(value) else None
 
 
 def board(

@@ -20,8 +20,7 @@ from typing import Any
 
 import _measure as measure
 import numpy as np
-import pandas as pd
-from bench_claims import FACTORS, read_tables, verdicts_of
+from bench_claims import decided, lines, open_claims, read_tables
 from claims.lee import MARGINS, MARGINS_FILE, NETWORK, OBJECTIVE, claim_figures, decide_claims
 
 from dmrifit import Training
@@ -130,10 +129,6 @@ def run_seed(seed: int, work: Path, size: dict[str, Any], *, quick: bool) -> dic
     }
 
 
-def lines(table: pd.DataFrame) -> list[str]:
-    return table.to_csv(index=False, float_format="%.6g").splitlines()
-
-
 def run(seeds: Sequence[int], out: Path, work: Path, *, quick: bool) -> dict[str, Any]:
     """Finish the seeds and decide the claims."""
     size = QUICK if quick else {name: FULL[name] for name in QUICK}
@@ -147,9 +142,6 @@ def run(seeds: Sequence[int], out: Path, work: Path, *, quick: bool) -> dict[str
             measure.write(run_seed(seed, work, size, quick=quick), path)
     figures = read_tables(paths, "figures")
     words = ["--seeds", *map(str, seeds)]
-    by_margin = {
-        str(factor): verdicts_of(decide_claims(figures, factor=factor)) for factor in FACTORS
-    }
     return {
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
@@ -157,8 +149,7 @@ def run(seeds: Sequence[int], out: Path, work: Path, *, quick: bool) -> dict[str
         "seeds": list(seeds),
         "board": size,
         "margins": {name: vars(margin) for name, margin in MARGINS.items()},
-        "verdicts_by_margin": by_margin,
-        "claims": json.loads(decide_claims(figures).to_json(orient="records")),
+        **decided(figures, decide_claims),
         "rows": averaged(paths, "rows", ["method"]),
         "folds": averaged(paths, "folds", ["method", "fold"]),
     }
@@ -186,10 +177,7 @@ def markdown(result: dict[str, Any]) -> str:
         [str(row["claim"]), row["statement"], row["study"], row["verdict"], row["reason"].splitlines()[0][:330]]
         for row in result["claims"]
     ]
-    shares = {
-        factor: f"{entry['n_open']} of {entry['n_testable']}"
-        for factor, entry in result["verdicts_by_margin"].items()
-    }
+    shares = open_claims(result)
     head = (
         f"Synthetic gliomas from {result['board']['least_tumor_ml']:g} mL and simulated experts, "
         f"{len(result['seeds'])} seeds; {result['date']}, commit {result['commit'][:10]}. Left open: "

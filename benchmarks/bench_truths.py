@@ -152,7 +152,7 @@ def summarized(errors: pd.DataFrame) -> list[dict[str, object]]:
                 "median_percent": round(middle, 1),
                 "quartiles_percent": [round(low, 1), round(high, 1)],
                 "by_family_percent": by_family.round(1).to_dict(),
-                "r": None if np.isnan(r) else round(float(r), 2),
+                "r": measure.rounded(r, 2),
             }
         )
     return rows

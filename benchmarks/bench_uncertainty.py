@@ -178,9 +178,7 @@ def scored(voxels: pd.DataFrame, where: dict[str, str]) -> Iterator[dict[str, An
 
 def rounded(value: Any) -> Any:
     """Round numbers; None for those that are not known."""
-    if isinstance(value, float | np.floating):
-        return round(float(value), _DIGITS) if np.isfinite(value) else None
-    return value
+    return measure.rounded(value) if isinstance(value, float | np.floating) else value
 
 
 def tissues_of(truth: np.ndarray) -> np.ndarray:

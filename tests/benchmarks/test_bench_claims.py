@@ -81,7 +81,7 @@ def test_algorithms_are_ranked_without_controls_by_what_most_patients_gave():
     assert set(ranks["dispersion"]) == {5}
 
 
-def test_verdicts_are_counted_in_words_and_by_margin(monkeypatch):
+def test_verdicts_are_counted_in_words_and_by_margin():
     claims = {"1": "holds", "2": "cannot be told", "5": "not testable here", "9": "depends on the preset"}
     entry = {"claims": claims, "n_testable": 3, "n_open": 1}
     text = bench_claims.in_words({"verdicts_by_margin": dict.fromkeys(("0.5", "1.0", "2.0"), entry)})
@@ -89,8 +89,7 @@ def test_verdicts_are_counted_in_words_and_by_margin(monkeypatch):
     assert "1 of 3 at half, 1 of 3 at double margins" in text
 
     board = pd.DataFrame({"claim": [1, 2], "verdict": ["cannot be told", "not testable here"]})
-    monkeypatch.setattr(bench_claims, "decide_claims", lambda figures, factor: board)
-    counted = bench_claims.verdicts(SimpleNamespace(), 0.5)
+    counted = bench_claims.verdicts_of(board)
     assert json.loads(json.dumps(counted)) == {
         "claims": {"1": "cannot be told", "2": "not testable here"},
         "n_testable": 1,
