@@ -15,6 +15,7 @@ box that agrees most with the other nine: what one box for each case can reach. 
 hold 5 % of what is excluded, as experts' boxes hold some necrosis.
 """
 
+import functools
 import itertools
 import json
 import time
@@ -68,12 +69,8 @@ OF_BOXES = (
 OF_KIND = {
     "ranker": ("placement.learned.features", "placement.learned.ranker"),
     "network": (
-        *(
-            "placement.learned.pose_network",
-            "placement.learned.regressor",
-            "placement.learned.resampling",
-        ),
-        *("placement.learned.views", "dmrifit.networks"),
+        *("placement.learned.pose_network", "placement.learned.regressor"),
+        *("placement.learned.resampling", "placement.learned.views", "dmrifit.networks"),
     ),
 }
 #: Differences of the mean Dice with the closest expert, and what they are to reach on experts with
@@ -139,76 +136,40 @@ def entrants(
         "device": "cpu",
         "random_state": seed,
     }
-    network: list[Any] = []
-    with_channel: list[Any] = []
     ranking: dict[str, Any] = {"random_state": seed}
     if quick:
         ranking["n_candidates"] = 10
 
-    def trained(seen: str = "plain", **options: Any) -> Any:
+    def ranker(seen: str) -> Any:
+        return VoxelRanker(**ranking).fit(*case.learned(seen))
+
+    @functools.cache
+    def network(seen: str, **options: Any) -> Any:
         return VoxelRegressor(**options, **learning).fit(*case.learned(seen))
 
-    def plain_network() -> Any:
-        if not network:
-            network.append(trained())
-        return network[0]
-
-    def refined() -> Any:
-        return plain_network().set_params(refine=True)
-
-    def excluding_network(**options: Any) -> Any:
-        if not with_channel:
-            with_channel.append(trained("excluding", channels=EXCLUDING))
-        return with_channel[0].set_params(**options)
-
-    yield (
-        "objective",
-        "plain",
-        lambda: VoxelOptimizer(tie_break=0.0, max_rotations=3, max_aspect=None, random_state=seed),
-    )
-    yield (
-        "objective of experts' moments",
-        "plain",
-        lambda: VoxelOptimizer(
-            tie_break=0.0, max_rotations=3, max_aspect=None, random_state=seed
-        ).fit(*case.learned()),
-    )
-    yield (
-        "optimizer",
-        "plain",
-        lambda: VoxelOptimizer(max_rotations=3, max_aspect=None, random_state=seed),
-    )
-    yield "ranker", "plain", lambda: VoxelRanker(**ranking).fit(*case.learned())
-    yield "network", "plain", plain_network
-    yield "network refined", "plain", refined
-    yield "network fast", "plain", lambda: trained(fast=True)
+    excluding_network = functools.partial(network, "excluding", channels=EXCLUDING)
+    objective = functools.partial(free_optimizer, seed, tie_break=0.0)
+    optimizer = functools.partial(free_optimizer, seed)
+    yield "objective", "plain", objective
+    yield "objective of experts' moments", "plain", lambda: objective().fit(*case.learned())
+    yield "optimizer", "plain", optimizer
+    yield "ranker", "plain", lambda: ranker("plain")
+    yield "network", "plain", lambda: network("plain")
+    yield "network refined", "plain", lambda: network("plain").set_params(refine=True)
+    yield "network fast", "plain", lambda: network("plain", fast=True)
     if kind == "preference":  # the others do not know of necrosis
-        yield (
-            "optimizer, excluding",
-            "excluding",
-            lambda: VoxelOptimizer(max_rotations=3, max_aspect=None, random_state=seed),
-        )
-        yield (
-            "ranker, excluding",
-            "excluding",
-            lambda: VoxelRanker(**ranking).fit(*case.learned("excluding")),
-        )
-        yield (
-            "optimizer, tolerating",
-            "tolerating",
-            lambda: VoxelOptimizer(max_rotations=3, max_aspect=None, random_state=seed),
-        )
-        yield (
-            "ranker, tolerating",
-            "tolerating",
-            lambda: VoxelRanker(**ranking).fit(*case.learned("tolerating")),
-        )
+        yield "optimizer, excluding", "excluding", optimizer
+        yield "ranker, excluding", "excluding", lambda: ranker("excluding")
+        yield "optimizer, tolerating", "tolerating", optimizer
+        yield "ranker, tolerating", "tolerating", lambda: ranker("tolerating")
         yield "network, exclude channel", "excluding", excluding_network
-        yield (
-            "network, exclude channel, refined",
-            "excluding",
-            lambda: excluding_network(refine=True),
-        )
+        refined = "network, exclude channel, refined"
+        yield refined, "excluding", lambda: excluding_network().set_params(refine=True)
+
+
+def free_optimizer(seed: int, **options: Any) -> VoxelOptimizer:
+    """Make an optimizer of boxes that may be turned about all axes, and be as long as they like."""
+    return VoxelOptimizer(max_rotations=3, max_aspect=None, random_state=seed, **options)
 
 
 def code_digest(name: str) -> str:
@@ -287,8 +248,8 @@ def fresh(scene: Scene) -> Scene:
 def warm_up(case: Case) -> None:
     """Let everything be compiled before it is timed."""
     for scenes in (case.plain, case.excluding):
-        VoxelOptimizer(max_rotations=3, max_aspect=None, random_state=0).place(scenes[0])
-        VoxelOptimizer(max_rotations=3, max_aspect=None, random_state=0).candidates(scenes[0], 3)
+        free_optimizer(0).place(scenes[0])
+        free_optimizer(0).candidates(scenes[0], 3)
 
 
 def oracle(case: Case, seed: int) -> list[list[float]]:
@@ -296,17 +257,9 @@ def oracle(case: Case, seed: int) -> list[list[float]]:
     found = []
     for scene, pair in zip(case.placed(), case.voxels[case.test], strict=True):
         experts = [Voxel.from_array(box) for box in pair]
-        candidates = [
-            voxel
-            for voxel, _ in VoxelOptimizer(
-                max_rotations=3, max_aspect=None, random_state=seed
-            ).candidates(scene, 40)
-        ]
-        found.append(
-            max(candidates, key=lambda voxel: max(voxel.dice(e) for e in experts))
-            .as_array()
-            .tolist()
-        )
+        candidates = [voxel for voxel, _ in free_optimizer(seed).candidates(scene, 40)]
+        nearest = max(candidates, key=lambda voxel: max(voxel.dice(e) for e in experts))
+        found.append(nearest.as_array().tolist())
     return found
 
 
@@ -361,10 +314,7 @@ def spread(values: Any) -> dict[str, float]:
     """Mean and standard error over seeds."""
     found = np.array(values, dtype=float)
     error = found.std(ddof=1) / np.sqrt(len(found)) if len(found) > 1 else float("nan")
-    return {
-        "mean": round(float(found.mean()), 5),
-        "se": None if np.isnan(error) else round(float(error), 5),
-    }
+    return {"mean": round(float(found.mean()), 5), "se": measure.rounded(error, 5)}
 
 
 def summary(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
