@@ -555,11 +555,3 @@ def test_order_of_rows_and_names_of_patients_change_nothing(random):
         tables[name] = table.assign(patient=table["patient"].map(turned)).iloc[order]
     changed = SimpleNamespace(**tables, study=one.study)
     pd.testing.assert_frame_equal(claim_figures(changed), claim_figures(one))
-
-
-def test_the_board_is_the_same_for_rows_in_another_order():
-    one = study(n=3)
-    turned = SimpleNamespace(
-        scores=one.scores.iloc[::-1], signals=one.signals.iloc[::-1], study=one.study
-    )
-    pd.testing.assert_frame_equal(claims_board(turned), claims_board(one))
