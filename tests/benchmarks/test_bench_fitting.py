@@ -5,39 +5,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import _fitting_data as data
+import _measure as measure
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "benchmarks"
-RESULT = FOLDER / "results" / "fitting.json"
+FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def modules():
-    """Import the modules of the benchmark, which lie beside it and not in a package."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import _fitting_data
-        import _fitting_table
-        import _measure
-
-        yield _measure, _fitting_data, _fitting_table
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in ("_measure", "_fitting_data", "_fitting_table"):
-            sys.modules.pop(name, None)
-
-
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory):
+def quick(run_script, tmp_path_factory):
     pytest.importorskip("dipy")
     pytest.importorskip("lmfit")
     out = tmp_path_factory.mktemp("bench") / "quick.json"
-    command = [sys.executable, str(FOLDER / "bench_fitting.py"), "--quick", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(out.read_text(encoding="utf-8")), done.stdout
+    said = run_script("bench_fitting.py", "--quick", "--out", out)
+    return json.loads(out.read_text(encoding="utf-8")), said
 
 
 def test_a_quick_run_measures_speed_and_accuracy_side_by_side(quick):
@@ -81,8 +63,7 @@ def test_the_best_known_fits_are_never_worse_than_scipys(quick):
         assert found["largest_excess_of_ours"] < 1e-6
 
 
-def test_a_search_knows_better_fits_than_one_start(modules):
-    _, data, _ = modules
+def test_a_search_knows_better_fits_than_one_start():
     hard = data.Data(data.T2IK, data.RELAXATION, data.draw("hard", 300, 20261190), (15, 60), 20261190)
     one = hard.fit(n_starts=1)
     hard.know(one.cost)
@@ -96,16 +77,14 @@ def test_a_search_knows_better_fits_than_one_start(modules):
     assert found["within_1e-3"] < 1
 
 
-def test_the_parts_of_a_search_cover_the_box(modules):
-    _, data, _ = modules
+def test_the_parts_of_a_search_cover_the_box():
     box = dict(zip(data.T2IK.names, data.T2IK.bounds, strict=True))
     for name, middle in data.PARTS.items():
         low, high = box[name]
         assert low < middle < high
 
 
-def test_drawn_tissue_keeps_to_its_ranges_and_repeats(modules):
-    _, data, _ = modules
+def test_drawn_tissue_keeps_to_its_ranges_and_repeats():
     drawn = data.draw("tissue", 5000, 1)
     for column, (low, high) in zip(drawn.T[1:], data.TISSUE.values(), strict=True):
         assert column.min() >= low
@@ -114,8 +93,7 @@ def test_drawn_tissue_keeps_to_its_ranges_and_repeats(modules):
     np.testing.assert_array_equal(drawn, data.draw("tissue", 5000, 1))
 
 
-def test_a_block_is_put_between_its_markers_and_nowhere_else(modules):
-    measure, _, _ = modules
+def test_a_block_is_put_between_its_markers_and_nowhere_else():
     text = "before\n<!-- x: begin -->\nold\n<!-- x: end -->\nafter <!-- y: begin -->"
     new = measure.replace_block(text, "x", r"new \1")
     assert new == "before\n<!-- x: begin -->\nnew \\1\n<!-- x: end -->\nafter <!-- y: begin -->"
@@ -124,8 +102,7 @@ def test_a_block_is_put_between_its_markers_and_nowhere_else(modules):
         measure.replace_block(text, "z", "")
 
 
-def test_summaries_are_per_voxel_with_quartiles(modules):
-    measure, _, _ = modules
+def test_summaries_are_per_voxel_with_quartiles():
     found = measure.summary([4.0, 1.0, 2.0, 3.0, 5.0], 1_000_000)
     assert (found["best_us"], found["q25_us"], found["median_us"], found["q75_us"]) == (1, 2, 3, 4)
     assert (found["repeats"], found["n_voxels"]) == (5, 1_000_000)

@@ -1,26 +1,17 @@
 """Counting of implants in real brains, and the names of stored work."""
 
-import importlib
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import bench_metastasis_people as people
 import numpy as np
 import pytest
 
 from metastasis.simulate.enhancement import draw_varied_nodule
 from metastasis.simulate.implants import Implants
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 
-
-@pytest.fixture
-def people(monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
-    return importlib.import_module("bench_metastasis_people")
-
-
-def test_implants_without_voxels_are_missed(people):
+def test_implants_without_voxels_are_missed():
     rng = np.random.default_rng(0)
     nodules = [draw_varied_nodule(np.zeros(3), "solid", 8.0, rng, contrasts=(0.2, 0.3)) for _ in range(4)]
     numbers = np.zeros((12, 12, 12), np.int16)
@@ -34,7 +25,7 @@ def test_implants_without_voxels_are_missed(people):
     assert people.matched(1.0, [0 * scores, scores], [implants])["sensitivity"] == 0.75
 
 
-def test_large_rings_of_which_half_is_marked_are_counted(people):
+def test_large_rings_of_which_half_is_marked_are_counted():
     rng = np.random.default_rng(0)
     nodules = [draw_varied_nodule(np.zeros(3), "large ring", 20.0, rng, contrasts=(0.2, 0.3)) for _ in range(2)]
     numbers = np.zeros((12, 12, 12), np.int16)
@@ -47,7 +38,7 @@ def test_large_rings_of_which_half_is_marked_are_counted(people):
     assert (row["sensitivity"], row["half_covered"]) == (1, 0.5)
 
 
-def test_weights_and_statistics_of_networks_are_averaged(people):
+def test_weights_and_statistics_of_networks_are_averaged():
     torch = pytest.importorskip("torch")
     networks = []
     for shift in (0.0, 1.0, 5.0):
@@ -61,7 +52,7 @@ def test_weights_and_statistics_of_networks_are_averaged(people):
         np.testing.assert_allclose(value, 0 if value.dtype == torch.int64 else 2)
 
 
-def test_names_of_stored_work_follow_settings_and_sources(people, monkeypatch, tmp_path):
+def test_names_of_stored_work_follow_settings_and_sources(monkeypatch, tmp_path):
     state = people.state()
     assert people.state() == state
     monkeypatch.setattr(people, "N_COPIES", people.N_COPIES + 1)
@@ -75,7 +66,7 @@ def test_names_of_stored_work_follow_settings_and_sources(people, monkeypatch, t
         assert (people.state() == state) is is_same
 
 
-def test_names_of_stored_work_follow_all_that_makes_it(people, monkeypatch):
+def test_names_of_stored_work_follow_all_that_makes_it(monkeypatch):
     seen = set()
 
     def digest(paths):

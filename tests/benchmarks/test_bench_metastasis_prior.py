@@ -1,9 +1,6 @@
 """Counting of false positives among nested candidates, and figures at matched sensitivity."""
 
-import importlib
-import sys
-from pathlib import Path
-
+import bench_metastasis_prior as bench
 import numpy as np
 import pytest
 
@@ -11,14 +8,7 @@ from dmrifit.io.components import label_components
 from metastasis.candidates.features import ScanVolumes, find_candidates
 from metastasis.candidates.judgment import NAMES, scored_volume
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 SHAPE = (24, 24, 24)
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
-    return importlib.import_module("bench_metastasis_prior")
 
 
 class Stored:
@@ -31,7 +21,7 @@ class Stored:
         return self.scores
 
 
-def test_nested_candidates_count_as_components_of_the_scored_volume(bench):
+def test_nested_candidates_count_as_components_of_the_scored_volume():
     rng = np.random.default_rng(0)
     places = np.stack(np.indices(SHAPE), axis=-1)
     probability = np.zeros(SHAPE, np.float32)
@@ -64,7 +54,7 @@ def test_nested_candidates_count_as_components_of_the_scored_volume(bench):
         assert judged.counts_at(threshold).sum() == components.max() - len(touching)
 
 
-def patients(bench, n, seed):
+def patients(n, seed):
     """Make patients in whom only the change tells two lesions from a false candidate."""
     rng = np.random.default_rng(seed)
     made = []
@@ -89,9 +79,9 @@ def patients(bench, n, seed):
     return made
 
 
-def test_a_prior_that_tells_saves_what_the_ceiling_saves(bench, monkeypatch):
+def test_a_prior_that_tells_saves_what_the_ceiling_saves(monkeypatch):
     monkeypatch.setattr(bench, "N_BOOTSTRAP", 40)
-    cohorts = [patients(bench, 3, seed) for seed in range(len(bench.SEEDS))]
+    cohorts = [patients(3, seed) for seed in range(len(bench.SEEDS))]
     rows, weights = bench.judged_rows("linear", cohorts)
     statuses = np.array([lesion.status for c in cohorts for p in c for lesion in p.lesions])
     figures = bench.figures_of(rows, statuses)
@@ -105,7 +95,7 @@ def test_a_prior_that_tells_saves_what_the_ceiling_saves(bench, monkeypatch):
     assert len(figures["prior"]["of_seeds"]) == len(bench.SEEDS)
 
 
-def test_a_sensitivity_that_is_not_reached_is_none(bench):
+def test_a_sensitivity_that_is_not_reached_is_none():
     nothing = np.zeros(0)
     judged = bench.Judged(np.array([0.5, 0.4, 0, 0]), nothing, nothing, nothing, nothing)
     assert bench.step_of(judged, 0.5) == 0.4

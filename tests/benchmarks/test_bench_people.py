@@ -1,19 +1,14 @@
 """The boards of real people: their controls, denominators, and a table of one's own."""
 
 import json
-import sys
-from importlib import import_module
-from pathlib import Path
 
+import _people_controls as controls
+import bench_people as people
 import numpy as np
 import pandas as pd
 import pytest
 
 from dmrifit import MODELS, MapsToMaps, Protocol, compare
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-people = import_module("bench_people")
-controls = import_module("_people_controls")
 
 B = np.array([0.0, 10, 30, 60, 120, 200, 500, 800])
 SOURCE = Protocol(B[[0, 1, 3, 5, 7]], 45)

@@ -1,19 +1,13 @@
 """The fits of real scans: halves of readings, what a test and retest says, and the stored result."""
 
 import json
-import sys
-from importlib import import_module
-from pathlib import Path
 
+import bench_people_fits as fits
 import numpy as np
 import pandas as pd
 import pytest
 
 from dmrifit import Protocol
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-fits = import_module("bench_people_fits")
 
 
 def test_halves_share_only_what_was_measured_once():
@@ -34,12 +28,12 @@ def test_a_spread_as_large_as_the_standard_error_has_the_ratio_one():
 
 
 def test_the_stored_result_is_as_physics_demands_and_its_picture_is_there():
-    result = json.loads((BENCHMARKS / "results" / "people_fits.json").read_text(encoding="utf-8"))
+    result = json.loads(fits.RESULT.read_text(encoding="utf-8"))
     assert result["leg"]["shape"] == [160, 160, 25, 42]
     assert len(result["leg"]["muscles"]) == 14
     assert all(goal["met"] for goal in result["goals"])
     assert all(row["largest_slice_median"] <= 0.01 for row in result["oil"])
-    picture = (BENCHMARKS / "results" / result["picture"]).read_bytes()
+    picture = fits.RESULT.with_name(result["picture"]).read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert 50_000 < len(picture) < 300_000
 

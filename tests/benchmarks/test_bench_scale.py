@@ -1,34 +1,14 @@
 """The measurement of growth and of clusters: slopes, the model on paper, and a small run of the whole."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import bench_scale as bench
 import nibabel as nib
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "benchmarks"
 
-
-@pytest.fixture(scope="module")
-def bench():
-    """Import the script, which lies beside its modules and not in a package."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import bench_scale
-
-        yield bench_scale
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in ("_measure", "bench_scale"):
-            sys.modules.pop(name, None)
-
-
-def test_slopes_are_the_exponents_of_powers(bench):
+def test_slopes_are_the_exponents_of_powers():
     found = bench.slopes({n: 3e-6 * n**2 for n in (2, 4, 8, 128)})
     assert (found["slope"], found["slope_at_the_end"]) == (2, 2)
     found = bench.slopes({n: 1 + 1e-3 * n for n in (1, 10, 10**6, 10**7)})
@@ -36,7 +16,7 @@ def test_slopes_are_the_exponents_of_powers(bench):
     assert found["seconds"]["1"] == 1.001
 
 
-def test_a_slice_is_written_again_and_again_as_an_image(bench, tmp_path):
+def test_a_slice_is_written_again_and_again_as_an_image(tmp_path):
     one = np.arange(4 * 3 * 2, dtype=np.float32).reshape(4, 3, 1, 2)
     bench.write_slices(one, 5, tmp_path / "scan.nii")
     image = nib.load(tmp_path / "scan.nii")
@@ -44,7 +24,7 @@ def test_a_slice_is_written_again_and_again_as_an_image(bench, tmp_path):
     assert (tmp_path / "scan.nii").stat().st_size == 352 + 4 * 4 * 3 * 5 * 2
 
 
-def test_on_paper_long_trainings_scale_until_the_client_cannot_feed_the_workers(bench):
+def test_on_paper_long_trainings_scale_until_the_client_cannot_feed_the_workers():
     task = {"cpu_s": 1.0, "sent_bytes": 100_000, "returned_bytes": 25_000, "shared_bytes": 0}
     found = bench.on_paper(task, client_s=0.01, preparing_s=0, n_tasks=100_000)
     assert found["bound_by"] == "client and scheduler"
@@ -55,21 +35,21 @@ def test_on_paper_long_trainings_scale_until_the_client_cannot_feed_the_workers(
     assert found["workers"]["1000"]["wall_s"] == found["workers"]["100"]["wall_s"]
 
 
-def test_on_paper_large_arguments_are_bound_by_the_network(bench):
+def test_on_paper_large_arguments_are_bound_by_the_network():
     task = {"cpu_s": 1.0, "sent_bytes": int(bench.NETWORK / 50), "returned_bytes": 0, "shared_bytes": 0}
     found = bench.on_paper(task, client_s=0.001, preparing_s=0, n_tasks=1000)
     assert found["bound_by"] == "network of the client"
     assert found["stops_at_workers"] == 50
 
 
-def test_on_paper_preparing_alone_and_copying_cost_every_worker(bench):
+def test_on_paper_preparing_alone_and_copying_cost_every_worker():
     task = {"cpu_s": 1.0, "sent_bytes": 0, "returned_bytes": 0, "shared_bytes": int(bench.NETWORK)}
     found = bench.on_paper(task, client_s=1e-6, preparing_s=10, n_tasks=1000)
     assert found["workers"]["1000"]["wall_s"] == 10 + 11 + 1  # prepared, copied from worker to worker, trained
     assert found["workers"]["1"]["efficiency"] == pytest.approx(1010 / 1011, abs=1e-3)
 
 
-def test_trainings_are_caught_with_what_goes_to_a_worker(bench):
+def test_trainings_are_caught_with_what_goes_to_a_worker():
     trainings, seconds = bench.caught(bench.cohort_of(2), ("LR", "ETR"))
     assert len(trainings) == 4
     assert seconds > 0
@@ -80,13 +60,10 @@ def test_trainings_are_caught_with_what_goes_to_a_worker(bench):
 
 
 @pytest.mark.slow
-def test_a_quick_run_measures_everything(tmp_path):
+def test_a_quick_run_measures_everything(run_script, tmp_path):
     pytest.importorskip("distributed")
     out = tmp_path / "quick.json"
-    command = [sys.executable, str(FOLDER / "bench_scale.py"), "--quick", "--out", str(out)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+    shown = run_script("bench_scale.py", "--quick", "--out", out)
     result = json.loads(out.read_text(encoding="utf-8"))
     assert result["quick"]
     assert result["growth"].keys() == {"voxels", "contrasts", "patients"}
@@ -98,10 +75,10 @@ def test_a_quick_run_measures_everything(tmp_path):
     assert result["cluster"]["study"]["efficiency"] > 0
     assert result["cluster"]["tasks"].keys() == {"1", "10", "100", "1000"}
     assert result["paper"]["by_algorithm"].keys() == {"LR", "ETR"}
-    assert "workers it can feed" in done.stdout
+    assert "workers it can feed" in shown
 
 
-def test_a_quick_run_needs_a_file_of_its_own(bench, capsys):
+def test_a_quick_run_needs_a_file_of_its_own(capsys):
     with pytest.raises(SystemExit) as stopped:
         bench.main(["--quick"])
     assert stopped.value.code == 2

@@ -1,17 +1,11 @@
 """The benchmark of intervals: tissues, draws and scores."""
 
-import sys
-from importlib import import_module
-from pathlib import Path
-
+import bench_uncertainty as bench
 import numpy as np
 import pandas as pd
 
 from dmrifit import simulate_cohort
 from dmrifit.simulate.tissues import tissue_table
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-bench = import_module("bench_uncertainty")
 
 
 def test_voxels_of_typical_parameters_have_their_tissue():
