@@ -670,11 +670,7 @@ def _read_region(series: Series, mask: Image | None) -> NDArray[np.bool_] | None
 def _read_noise(
     series: Series, sigma: float | Image | None, region: NDArray[np.bool_] | None
 ) -> float | NDArray | None:
-    """
-    Read the standard deviation of the noise, one number or a map.
-
-    Shapes: `region` and a map (x, y, z).
-    """
+    """Read the standard deviation of the noise, one number or a map (x, y, z)."""
     if sigma is None:
         return None
     if isinstance(sigma, int | float):

@@ -27,11 +27,7 @@ _SMALLEST_SHARE = 0.01  # of the image
 
 
 def foreground_mask(series: Series, protocol: Protocol) -> NDArray[np.bool_] | None:
-    """
-    Find the voxels of the body or head; None where there is no air around them.
-
-    Shapes: returns (x, y, z).
-    """
+    """Find the voxels (x, y, z) of the body or head; None where there is no air around them."""
     from scipy import ndimage
 
     median_otsu = import_optional("dipy.segment.mask").median_otsu

@@ -45,11 +45,7 @@ _PLAUSIBLE_ADC = (0.05, 10.0)  # µm²/ms, of a median over tissue
 def read_maps(
     maps: Mapping[str, str | Path],
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
-    """
-    Read maps of one grid.
-
-    Shapes: returns maps (x, y, z) by name, and the affine (4, 4).
-    """
+    """Read maps (x, y, z) of one grid by name; also give its affine (4, 4)."""
     volumes: dict[str, NDArray[np.float64]] = {}
     affine = np.eye(4)
     first = ""

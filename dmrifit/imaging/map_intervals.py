@@ -61,11 +61,7 @@ class MapIntervals:
         self.maps[TYPICALITY][:, :, slab][inside] = self._intervals.typicality(scaled)
 
     def describe(self, files: Mapping[str, str], region: NDArray[np.bool_]) -> dict[str, Any]:
-        """
-        Describe the intervals for the JSON file beside the maps.
-
-        Shapes: `region` (x, y, z), the predicted voxels.
-        """
+        """Describe the intervals in a region (x, y, z) for the JSON file beside the maps."""
         intervals = self._intervals
         coverage = intervals.calibration_.groupby("parameter")["coverage"].agg(["mean", "min"])
         entries = {}

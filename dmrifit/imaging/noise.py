@@ -161,11 +161,7 @@ class _Nowhere:
 def voxels_where(
     signals: Array, test: Callable[[NDArray[np.float32]], NDArray[np.bool_]]
 ) -> NDArray[np.bool_]:
-    """
-    Find the voxels of which a measurement passes a test.
-
-    Shapes: `signals` (x, y, z, m); returns (x, y, z).
-    """
+    """Find the voxels (x, y, z) of which a measurement passes a test."""
     slabs = [test(values).any(axis=-1) for _, values in read_slabs(signals)]
     return np.concatenate(slabs, axis=2)
 

@@ -217,11 +217,7 @@ def _aligned(
     turn: NDArray[np.float64],
     levels: Sequence[tuple[int, float]] = _LEVELS,
 ) -> tuple[NDArray[np.float64], float]:
-    """
-    Maximize mutual information from the centers of mass and a turn (3, 3).
-
-    Returns the matrix (4, 4) and the information.
-    """
+    """Maximize mutual information from a turn (3, 3): return the matrix (4, 4) and the maximum."""
     sitk = import_sitk()
     transform = sitk.Euler3DTransform()
     center = _LPS @ fixed.center

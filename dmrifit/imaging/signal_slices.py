@@ -40,11 +40,7 @@ class LowestVolume:
         self._select = select
 
     def add(self, slab: slice, signals: NDArray) -> None:
-        """
-        Take a slab.
-
-        Shapes: `signals` (x, y, slices, m), of which `select` gives the measurements.
-        """
+        """Take a slab of signals (x, y, slices, m), of which `select` gives the measurements."""
         x, y, n_slices, n_measurements = signals.shape
         # Slice by slice, because the measurements of a slab are copied.
         for k in range(n_slices):

@@ -145,11 +145,7 @@ class FitTally:
         self.screening = ScreeningTally()
 
     def add(self, result: FitResult, inside: NDArray[np.bool_]) -> None:
-        """
-        Count the voxels of one part.
-
-        Shapes: `inside` (x, y, slices), True where the voxels lie.
-        """
+        """Count the voxels of one part, which lie where `inside` (x, y, slices) is True."""
         self.status += np.bincount(result.status, minlength=len(self.status))
         self.at_low += column_counts(result.at_low)
         self.at_high += column_counts(result.at_high)
@@ -167,11 +163,7 @@ class FitTally:
             self._sample.add(np.column_stack([snr, signals, noise]), inside)
 
     def _residual_deviation(self, result: FitResult) -> NDArray[np.float64]:
-        """
-        Compute the standard deviation of residuals, NaN where none are left beside the parameters.
-
-        Shapes: returns (n_voxels,).
-        """
+        """Compute the SD of residuals (n_voxels,), NaN where none are left beside parameters."""
         if result.inputs is None:
             return np.full(len(result.cost), np.nan)
         signals = result.inputs.signals

@@ -58,11 +58,7 @@ class Matching:
 
     @property
     def flagged(self) -> NDArray[np.bool_]:
-        """
-        Whether a component matches several lesions or is far larger than its lesion.
-
-        Shapes: returns (n_components,).
-        """
+        """Whether it matches several lesions or is far larger than its own: (n_components,)."""
         n = len(self.component_voxels)
         flagged = np.bincount(self.component, minlength=n) > 1
         lesion_voxels = self.lesion_voxels[self.lesion]
@@ -85,11 +81,7 @@ def match_components(
     min_overlap: int = 1,
     min_voxels: int = 1,
 ) -> Matching:
-    """
-    Find the components of two masks that match, by the rule of `lesion_table`.
-
-    Shapes: `reference` (x, y, z), `prediction` (x, y, z).
-    """
+    """Find the components of two masks (x, y, z) that match, by the rule of `lesion_table`."""
     lesions = label_components(_mask(reference, "the reference"), connectivity=connectivity)
     return match_to_lesions(
         lesions,
@@ -108,11 +100,7 @@ def match_to_lesions(
     min_overlap: int = 1,
     min_voxels: int = 1,
 ) -> Matching:
-    """
-    Find the components of a mask that match lesions that are numbered already.
-
-    Shapes: `lesions` (x, y, z), `prediction` (x, y, z).
-    """
+    """Find the components of a mask (x, y, z) that match lesions (x, y, z) numbered before."""
     check_number("min_overlap", min_overlap, least=1, whole=True)
     predicted = _mask(prediction, "the prediction")
     if predicted.shape != lesions.shape:
@@ -138,11 +126,7 @@ def match_to_lesions(
 
 
 def label_components(mask: ArrayLike, *, connectivity: int = 26) -> NDArray[np.int32]:
-    """
-    Find the connected components of a mask and number them.
-
-    Shapes: `mask` (x, y, z); returns (x, y, z).
-    """
+    """Find the connected components of a mask (x, y, z) and number them."""
     from scipy import ndimage
 
     check_word("connectivity", connectivity, CONNECTIVITIES)
@@ -171,11 +155,7 @@ def check_affine(affine: ArrayLike | None) -> NDArray[np.float64]:
 def meeting_pairs(
     a: NDArray[np.int32], b: NDArray[np.int32], inside: NDArray[np.bool_], n_b: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """
-    Find which components of two volumes share voxels.
-
-    Shapes: `a` (x, y, z), `b` (x, y, z), `inside` (x, y, z).
-    """
+    """Find which components of two volumes (x, y, z) share voxels."""
     first, second = a[inside].astype(np.intp), b[inside].astype(np.intp)
     both = second > 0
     # One number for each pair, so that equal pairs are counted at once.

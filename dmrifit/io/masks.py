@@ -178,11 +178,7 @@ def check_same_grid(
 
 
 def volume_to_voxels(volume: ArrayLike, mask: NDArray[np.bool_]) -> NDArray:
-    """
-    Take the voxels of a mask out of a volume.
-
-    Shapes: `volume` (x, y, z, ...), `mask` (x, y, z); returns (n_voxels, ...).
-    """
+    """Take the voxels (n_voxels, ...) of a mask (x, y, z) out of a volume (x, y, z, ...)."""
     volume = np.asarray(volume)
     if volume.shape[:3] != mask.shape:
         raise ValueError(

@@ -247,11 +247,7 @@ def read_volume(image: Image) -> NDArray:
 
 
 def image_of(values: NDArray, affine: NDArray[np.float64]) -> nib.Nifti1Image:
-    """
-    Make an image in mm.
-
-    Shapes: `values` (x, y, z).
-    """
+    """Make an image of values (x, y, z), in mm."""
     # NIfTI has no type for truth values.
     if values.dtype == bool:
         values = values.astype(np.uint8)
@@ -261,11 +257,7 @@ def image_of(values: NDArray, affine: NDArray[np.float64]) -> nib.Nifti1Image:
 
 
 def write_volume(values: NDArray, affine: NDArray[np.float64], path: str | Path) -> None:
-    """
-    Write a NIfTI image that appears under its name only when it is complete.
-
-    Shapes: `values` (x, y, z).
-    """
+    """Write values (x, y, z) as NIfTI; the file appears under its name only when complete."""
     with whole_file(path) as unfinished:
         nib.save(image_of(values, affine), unfinished)
 

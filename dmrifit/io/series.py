@@ -69,11 +69,7 @@ class Part:
         return self.data.shape[3] if len(self.data.shape) == 4 else 1
 
     def read(self, index: tuple[slice, ...]) -> NDArray:
-        """
-        Read a block of voxels and measurements.
-
-        Shapes: returns (x, y, z, m).
-        """
+        """Read a block of voxels and measurements (x, y, z, m)."""
         try:
             # A value that scale factors make too large is infinite, and left out of fits.
             with np.errstate(over="ignore", invalid="ignore"):
@@ -210,11 +206,7 @@ class Series:
         return getattr(self.parts[0].data, "chunks", None)
 
     def __getitem__(self, index: tuple[slice, ...]) -> NDArray[np.float32]:
-        """
-        Read a block; `index` has a slice for each axis.
-
-        Shapes: returns (x, y, z, m).
-        """
+        """Read a block (x, y, z, m); `index` has a slice for each axis."""
         # In the order of files: to turn the axes around takes longer than to read.
         return self._read(index, np.float32, "F")
 
@@ -237,11 +229,7 @@ class Series:
             yield replace(self, parts=tuple(unpacked))
 
     def read(self, slab: slice, dtype: type[np.floating] = np.float64) -> NDArray:
-        """
-        Read slices; all of them at once are checked for extreme values.
-
-        Shapes: returns (x, y, slices, m).
-        """
+        """Read slices (x, y, slices, m); all of them at once are checked for extreme values."""
         every = slice(None)
         values = self._read((every, every, slab, every), dtype)
         # Voxels that are fitted alone spoil no other; whole images are filtered and normalized.
@@ -340,11 +328,7 @@ class Series:
                     count(n=slab.stop - slab.start)
 
     def map(self, values: NDArray, description: str) -> nib.Nifti1Pair:
-        """
-        Make an image of this grid with the spatial part of the header.
-
-        Shapes: `values` (x, y, z).
-        """
+        """Make an image of values (x, y, z) on this grid, with the spatial part of the header."""
         # The other fields of a header describe the measurements or the patient, not the map.
         header = spatial_header(self.header)
         header.set_data_dtype(values.dtype)
@@ -357,11 +341,7 @@ class Series:
 
 
 def read_slabs(signals: Array) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """
-    Read slices of an array, some at a time, in the order that it is stored in.
-
-    Shapes: `signals` (x, y, z, m); yields a slab, its values (x, y, slices, m).
-    """
+    """Read slabs (x, y, slices, m) of an array, in the order that it is stored in."""
     x, y, z, n = signals.shape
     every = slice(None)
     for slab in slices_of(z, max(1, SLAB_VALUES // (x * y * n)), [signals]):
@@ -369,11 +349,7 @@ def read_slabs(signals: Array) -> Iterator[tuple[slice, NDArray[np.float32]]]:
 
 
 def read_map(image: Image, series: Series, unnamed: str = "the map") -> NDArray:
-    """
-    Read a 3-D image on the grid of a series; one in memory is called `unnamed` in messages.
-
-    Shapes: returns (x, y, z).
-    """
+    """Read a 3-D image on the grid of a series; in messages one in memory is `unnamed`."""
     loaded, name = load_image(image, unnamed), image_name(image, unnamed)
     shape = loaded.shape
     if len(shape) < 3 or not set(shape[3:]) <= {1}:

@@ -72,11 +72,7 @@ def map_viewer(
     background: NDArray | None = None,
     signals: VoxelSignals | None = None,
 ) -> InlinePage:
-    """
-    Make the page of the viewer that goes through the maps in three planes.
-
-    Shapes: `maps` and `background` (x, y, z), as are the rows of `signals`.
-    """
+    """Make the page of the viewer that goes through maps (x, y, z) in three planes."""
     panels = fitted_panels(map_panels(maps, sidecar), sidecar)
     if not panels:
         raise ValueError("there is no map to view: no parameter was fitted or predicted")

@@ -43,11 +43,7 @@ class Plane:
     index: NDArray[np.float64]
 
     def show(self, image: NDArray[Any], window: tuple[float, float] | None = None) -> None:
-        """
-        Draw a scan, dark to bright as a window says, or its own percentiles.
-
-        Shapes: `image` (x, y, z).
-        """
+        """Draw a scan (x, y, z), dark to bright as a window says, or its own percentiles."""
         values = sample_volume(np.nan_to_num(np.asarray(image)), self.index)
         inside = (self.index > -0.5).all(-1) & (self.index < np.array(image.shape) - 0.5).all(-1)
         low, high = 0.0, 1.0
@@ -63,11 +59,7 @@ class Plane:
         self.ax.imshow(values, cmap="gray", vmin=low, vmax=top, origin="lower", extent=extent)
 
     def outline(self, volume: NDArray[Any], **look: Any) -> bool:
-        """
-        Draw where a volume passes one half.
-
-        Shapes: `volume` (x, y, z).
-        """
+        """Draw where a volume (x, y, z) passes one half."""
         shares = sample_volume(volume, self.index)
         # matplotlib warns of a level that is not there.
         if not shares.max() > 0.5 > shares.min():
@@ -85,11 +77,7 @@ def draw_planes(
     *,
     window: tuple[float, float] | None = None,
 ) -> Iterator[Plane]:
-    """
-    Draw a scan in three planes along the scanner's axes, the patient's right at the left.
-
-    Shapes: `image` (x, y, z).
-    """
+    """Draw three planes of a scan (x, y, z), with the patient's right at the left."""
     inverse = np.linalg.inv(np.asarray(affine, dtype=np.float64))
     low, high = field
     for column, (name, (normal, across, up)) in enumerate(PLANES.items()):
@@ -135,11 +123,7 @@ def cube_around(
 
 
 def sample_volume(volume: NDArray[Any], index: NDArray[np.float64]) -> NDArray[np.float64]:
-    """
-    Read a volume between its voxels; 0 outside.
-
-    Shapes: `volume` (x, y, z), `index` (..., 3); returns (...).
-    """
+    """Read a volume (x, y, z) between its voxels, at indices (..., 3); 0 outside."""
     from scipy.ndimage import map_coordinates
 
     # Only the voxels that the plane passes are turned into numbers.

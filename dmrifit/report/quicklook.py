@@ -78,11 +78,7 @@ def write_quicklook(
     background: NDArray | None = None,
     signals: VoxelSignals | None = None,
 ) -> None:
-    """
-    Write the quick-look page of a fit and its picture.
-
-    Shapes: `maps` and `background` (x, y, z), as are the rows of `signals`.
-    """
+    """Write the quick-look page of a fit, from maps (x, y, z), and its picture."""
     slices = Slices(shown_region(maps), affine)
     panels = map_panels(maps, sidecar)
     free_panels = fitted_panels(panels, sidecar)
@@ -106,11 +102,7 @@ def first_screen(
     background: NDArray | None = None,
     signals: VoxelSignals | None = None,
 ) -> Markup:
-    """
-    Answer what was fitted and what can be read of it, and show the maps and the signals.
-
-    Shapes: `maps` and `background` (x, y, z), as are the rows of `signals`.
-    """
+    """Answer what was fitted and what can be read of it; show maps (x, y, z) and signals."""
     region = shown_region(maps)
     panels = map_panels(maps, sidecar)
     free_panels = fitted_panels(panels, sidecar)
@@ -137,11 +129,7 @@ def page_lead(verb: str, sidecar: Mapping[str, Any]) -> str:
 
 
 def shown_region(maps: Mapping[str, NDArray]) -> NDArray[np.bool_]:
-    """
-    Find the voxels that were fitted or predicted, also those where that failed.
-
-    Shapes: `maps` (x, y, z, ...), returns (x, y, z).
-    """
+    """Find the voxels (x, y, z) that were fitted or predicted, also where that failed."""
     if "status" in maps:
         return maps["status"] != OUTSIDE
     first = next(iter(maps.values()))
@@ -156,11 +144,7 @@ def shown_region(maps: Mapping[str, NDArray]) -> NDArray[np.bool_]:
 
 
 def map_panels(maps: Mapping[str, NDArray], sidecar: Mapping[str, Any]) -> list[MapPanel]:
-    """
-    Make the panels of all parameters.
-
-    Shapes: `maps` (x, y, z).
-    """
+    """Make the panels of all parameters from their maps (x, y, z)."""
     return [
         _panel(name, maps[name], entry) for name, entry in sidecar.get("Parameters", {}).items()
     ]

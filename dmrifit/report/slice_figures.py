@@ -130,11 +130,7 @@ class Slices:
             self.labels.append(label)
 
     def pictures(self, volume: NDArray) -> list[NDArray]:
-        """
-        Cut the slices out of a volume.
-
-        Shapes: `volume` (x, y, z, ...); returns (rows, columns, ...).
-        """
+        """Cut the slices (rows, columns, ...) out of a volume (x, y, z, ...)."""
         turned = volume.transpose(*self._order, *range(3, volume.ndim))
         # Mirrored, because a radiologist looks from the feet.
         return [turned[index][self._box][:, ::-1] for index in self._indices]
@@ -156,11 +152,7 @@ class Slices:
         return best
 
     def mosaic(self, axes: Axes, pictures: Sequence[NDArray], n_columns: int) -> None:
-        """
-        Draw slices side by side.
-
-        Shapes: `pictures` (rows, columns, 4).
-        """
+        """Draw slices (rows, columns, 4) side by side."""
         rows, columns = pictures[0].shape[:2]
         high = rows * self._aspect
         n_lines = -(-len(pictures) // n_columns)
@@ -294,11 +286,7 @@ def plot_overview(slices: Slices, panels: Sequence[MapPanel]) -> Figure:
 
 
 def plot_codes(slices: Slices, values: NDArray, codes: Mapping[int, str], title: str) -> Figure:
-    """
-    Show a map of codes, such as how the fit of each voxel ended.
-
-    Shapes: `values` (x, y, z).
-    """
+    """Show a map (x, y, z) of codes, such as how the fit of each voxel ended."""
     patches = import_optional("matplotlib.patches")
     colors = import_optional("matplotlib.colors")
     cuts, insides = slices.pictures(values), slices.pictures(slices.mask)

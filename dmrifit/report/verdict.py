@@ -74,11 +74,7 @@ def html_verdict(text: str) -> Markup:
 def html_lights(
     panels: Sequence[MapPanel], region: NDArray[np.bool_], sidecar: Mapping[str, Any]
 ) -> Markup:
-    """
-    Show a light for each parameter: determined, in doubt in some voxels, or not determined.
-
-    Shapes: `region` (x, y, z).
-    """
+    """Show a light for each parameter: determined, in doubt in some voxels, or not determined."""
     return html_template(_LIGHTS, lights=[_light(panel, region, sidecar) for panel in panels])
 
 

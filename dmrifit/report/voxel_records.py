@@ -63,11 +63,7 @@ class VoxelSignals:
 
 
 class VoxelRecords:
-    """
-    Signals and fitted values of voxels, to be put into the page of a viewer.
-
-    Shapes: `maps` (x, y, z), as are the rows of `signals`.
-    """
+    """Signals and fitted values (x, y, z) of voxels, to be put into the page of a viewer."""
 
     def __init__(
         self, maps: Mapping[str, NDArray], sidecar: Mapping[str, Any], signals: VoxelSignals
@@ -96,11 +92,7 @@ class VoxelRecords:
         return int(i), int(j), int(k)
 
     def pack(self, rows: NDArray[np.intp]) -> dict[str, Any]:
-        """
-        Put the records of some rows into text, in their order.
-
-        Shapes: `rows` (n_voxels,), counted from 1.
-        """
+        """Put the records of some rows (n_voxels,), counted from 1, into text, in their order."""
         protocol = self._signals.protocol
         columns = [*self._signals.values[rows - 1].T, self._signals.sigma[rows - 1]]
         columns += [*self._columns_of_maps(rows), self._signals.scatter[rows - 1]]
