@@ -18,6 +18,7 @@ from dmrifit.engine.fit_maps import FIT_MAPS, unpack_bounds, unpack_doubts
 from dmrifit.engine.methods.map_prior import PULLED
 from dmrifit.engine.results import FitStatus
 from dmrifit.io.atomic_files import check_finished
+from dmrifit.io.bids_derivatives import common_stem
 from dmrifit.io.masks import check_same_grid
 from dmrifit.io.tables import named_file, read_rows
 
@@ -123,7 +124,7 @@ def roi_table(
     for label in sorted({*present, *(names or {})} - {0}):
         region = numbers == label
         inside = np.nonzero(region & usable)
-        shares = _RegionShares(values, inside, parameters)
+        flags = _flags_of_bounds(values, inside, len(parameters))
         for name in summarized:
             fits = values[name].array[inside]
             finite = np.isfinite(fits)
@@ -135,38 +136,25 @@ def roi_table(
                 "n": int(finite.sum()),
                 "n_voxels": int(region.sum()),
             }
-            rows.append(row | _statistics(fits[finite]) | shares.of(name, finite))
+            shares = dict.fromkeys(("at_low", "at_high", "doubtful"), np.nan)
+            if finite.any() and name in parameters:
+                column = parameters.index(name)
+                shares |= {key: flag[finite, column].mean() for key, flag in flags.items()}
+            rows.append(row | _statistics(fits[finite]) | shares)
     return pd.DataFrame(rows)
 
 
-class _RegionShares:
-    """Shares of the voxels of a region at a bound and in doubt; NaN without the maps of these."""
-
-    def __init__(
-        self, values: Mapping[str, _Volume], inside: tuple[NDArray, ...], parameters: list[str]
-    ) -> None:
-        self.parameters = parameters
-        self.at_low: NDArray[np.bool_] | None = None
-        self.at_high: NDArray[np.bool_] | None = None
-        self.in_doubt: NDArray[np.bool_] | None = None
-        if "at_bound" in values:
-            bits = values["at_bound"].array[inside]
-            self.at_low, self.at_high = unpack_bounds(bits, len(parameters))
-        if "doubt" in values:
-            self.in_doubt = unpack_doubts(values["doubt"].array[inside], len(parameters))
-
-    def of(self, name: str, finite: NDArray[np.bool_]) -> dict[str, float]:
-        """Compute the shares for a map, over the voxels that have a value."""
-        shares = dict.fromkeys(("at_low", "at_high", "doubtful"), np.nan)
-        if not finite.any() or name not in self.parameters:
-            return shares
-        column = self.parameters.index(name)
-        if self.at_low is not None and self.at_high is not None:
-            shares["at_low"] = self.at_low[finite, column].mean()
-            shares["at_high"] = self.at_high[finite, column].mean()
-        if self.in_doubt is not None:
-            shares["doubtful"] = self.in_doubt[finite, column].mean()
-        return shares
+def _flags_of_bounds(
+    values: Mapping[str, _Volume], inside: tuple[NDArray, ...], n_parameters: int
+) -> dict[str, NDArray[np.bool_]]:
+    """Tell for the voxels of a region which parameters (n, p) are at a bound or in doubt."""
+    flags = {}
+    if "at_bound" in values:
+        bits = values["at_bound"].array[inside]
+        flags["at_low"], flags["at_high"] = unpack_bounds(bits, n_parameters)
+    if "doubt" in values:
+        flags["doubtful"] = unpack_doubts(values["doubt"].array[inside], n_parameters)
+    return flags
 
 
 def repeatability(table: pd.DataFrame) -> pd.DataFrame:
@@ -246,15 +234,13 @@ def repeatability(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _interval_factors(freedom: int, level: float = 0.95) -> tuple[float, float]:
-    """Give what a standard deviation is multiplied by at the ends of its interval."""
+def _interval_factors(freedom: int) -> NDArray[np.float64]:
+    """Give what a standard deviation is multiplied by at the ends of its 95 % interval."""
     if not freedom:
-        return np.nan, np.nan
+        return np.full(2, np.nan)
     from scipy.stats import chi2
 
-    quantiles = chi2.ppf([(1 + level) / 2, (1 - level) / 2], freedom)
-    low, high = np.sqrt(freedom / quantiles)
-    return float(low), float(high)
+    return np.sqrt(freedom / chi2.ppf([0.975, 0.025], freedom))
 
 
 @dataclass(frozen=True)
@@ -281,14 +267,9 @@ def named_maps(
     for name, path in files.items():
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such map of {name}; check its name")
-    return FittedMaps(_common_name(list(files.values())), FOREIGN, files, dict(units or {}))
-
-
-def _common_name(paths: Sequence[Path]) -> str:
-    """Name the scan of maps by what the names of their files share."""
-    from dmrifit.io.bids_derivatives import common_stem
-
-    return common_stem(paths) or paths[0].parent.name
+    paths = list(files.values())
+    scan = common_stem(paths) or paths[0].parent.name
+    return FittedMaps(scan, FOREIGN, files, dict(units or {}))
 
 
 def find_fits(folder: str | Path) -> list[FittedMaps]:
@@ -371,16 +352,14 @@ def summarize_fits(
     else:
         for row, folder, image in _label_images(folders, label_files):
             scans += [(row, fit, image) for fit in find_fits(folder)]
-    tables_of_fits = []
     for _, fit, _ in scans:
         if fit.method == "map":
             raise ValueError(
                 f"{fit.maps['status'].parent}: the maps of {fit.scan} were fitted with a learned "
                 f"prior: {PULLED}; fit the scan with --method nlls"
             )
-    for row, fit, image in scans:
-        tables_of_fits.append(_fit_rows(row, fit, image, names))
-    return pd.concat(tables_of_fits, ignore_index=True)
+    fit_tables = [_fit_rows(row, fit, image, names) for row, fit, image in scans]
+    return pd.concat(fit_tables, ignore_index=True)
 
 
 def _fit_rows(
