@@ -684,6 +684,7 @@ def _print_repeats(repeats: pd.DataFrame) -> None:
 def _print_fit(out: Path, sidecar: Path) -> None:
     """Print the outcome of a fit, from the sidecar of its maps."""
     from dmrifit.imaging.fit_predict import ALL_VOXELS
+    from dmrifit.report.verdict import odd_values
 
     description = json.loads(sidecar.read_text(encoding="utf-8"))
     counts = {code: n for code, n in description["Status"]["Voxels"].items() if n}
@@ -696,18 +697,8 @@ def _print_fit(out: Path, sidecar: Path) -> None:
         for end in ("Lower", "Upper"):
             _print_share_at_bound(parameter, entry, end)
     _print_intervals(description["Parameters"])
-    if "LeftOut" in description:
-        section = description["LeftOut"]
-        typer.echo(
-            f"{counted(section['Values'], 'value')} in {counted(section['Voxels'], 'voxel')} left "
-            f"out: {section['Reason']}"
-        )
-    if "Negative" in description:
-        section = description["Negative"]
-        typer.echo(
-            f"{counted(section['Values'], 'negative value')} in "
-            f"{counted(section['Voxels'], 'voxel')} {section['Description']}"
-        )
+    for sentence in odd_values(description):
+        typer.echo(sentence)
     if "NotFitted" in description:
         for reason, n in description["NotFitted"]["Reasons"].items():
             typer.echo(f"not fitted: {counted(n, 'voxel')} {reason}")

@@ -20,8 +20,6 @@ from dmrifit.report.html import (
     png_bytes,
 )
 from dmrifit.report.quicklook import (
-    AMPLITUDE_UNIT,
-    OPACITY,
     TYPICALITY,
     finite_values,
     formula,
@@ -29,6 +27,7 @@ from dmrifit.report.quicklook import (
     map_panels,
     median_and_quartiles,
     page_lead,
+    planes_viewer,
     setting_words,
     shown_region,
     source_rows,
@@ -36,14 +35,12 @@ from dmrifit.report.quicklook import (
 )
 from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_pair
 from dmrifit.report.verdict import html_lights, html_verdict, map_verdict
-from dmrifit.report.viewer import Layer, html_viewer, viewer_page
+from dmrifit.report.viewer import Layer, viewer_page
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 __all__ = ["interval_advice", "write_prediction_page"]
-
-_INPUT = "input"
 
 
 def write_prediction_page(
@@ -79,7 +76,15 @@ def write_prediction_page(
     ]
     if windows:
         screen.append(html_note("Maps have the colors of the fit in the same folder."))
-    screen.append(_planes(pairs, unlike, background, shown, affine))
+    outlines = []
+    if unlike is not None:
+        outline = unlike.astype(np.uint8)
+        outlines.append(Layer("unlike the training voxels", outline, "mask", shown=False))
+    layers = [panel for pair in pairs for panel in pair if panel is not None]
+    planes = planes_viewer(
+        shown, layers, affine, sidecar, background=background, outlines=outlines, scan="input"
+    )
+    screen.append(planes)
     sections: list[tuple[str, Any]] = [("", html_join(screen))]
     if inside.any():
         sections.append(("Maps", _maps(pairs, unlike, slices, intervals)))
@@ -190,48 +195,6 @@ def _counts(counts: Mapping[str, int]) -> str:
     if counts["NegativeSignal"]:
         text += f" In {counted(counts['NegativeSignal'], 'voxel')} a predicted signal is negative."
     return text
-
-
-def _planes(
-    pairs: Sequence[tuple[MapPanel, MapPanel | None]],
-    unlike: NDArray[np.bool_] | None,
-    background: NDArray | None,
-    region: NDArray[np.bool_],
-    affine: NDArray[np.float64],
-) -> Markup:
-    """Show the scan in three planes, and above it a map, a width, or voxels to distrust."""
-    layers = []
-    if background is not None:
-        layers.append(Layer(_INPUT, background, "image", AMPLITUDE_UNIT))
-    for pair in pairs:
-        for panel in pair:
-            if panel is not None:
-                values = np.where(region, panel.values, np.nan)
-                layers.append(Layer(panel.layer, values, "map", panel.unit, panel.window))
-    if unlike is not None:
-        outline = unlike.astype(np.uint8)
-        layers.append(Layer("unlike the training voxels", outline, "mask", shown=False))
-    maps = [layer for layer in layers if layer.kind == "map"]
-    amplitudes = [layer.name for layer in maps if layer.unit == AMPLITUDE_UNIT]
-    parameters = [layer.name for layer in maps if layer.unit != AMPLITUDE_UNIT]
-    image = (amplitudes or parameters)[0]
-    if background is not None:
-        image = _INPUT
-    # The map that a reader trusts most comes first.
-    determined = [name for name in parameters if "not determined" not in name]
-    overlay = next(iter(determined or parameters), "")
-    if overlay == image:
-        overlay = ""
-    return html_viewer(
-        layers,
-        affine,
-        region=region,
-        image=image,
-        overlay=overlay,
-        opacity=OPACITY,
-        label="Maps",
-        instead=html_note("The pictures below show slices of the same maps."),
-    )
 
 
 def _maps(

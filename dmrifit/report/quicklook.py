@@ -28,6 +28,7 @@ from dmrifit.report.verdict import (
     html_verdict,
     least_doubted,
     map_verdict,
+    odd_values,
     plain_number,
 )
 from dmrifit.report.viewer import Layer, html_viewer, viewer_page
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 __all__ = [
-    "AMPLITUDE_UNIT",
     "finite_values",
     "first_screen",
     "fitted_panels",
@@ -215,20 +215,11 @@ def _summary(
         "other parameters fit about as well. A parameter is in doubt where it has no influence, "
         "is not determined, ended at a bound of the search, or is uncertain."
     )
-    if "LeftOut" in sidecar:
-        section = sidecar["LeftOut"]
-        text += (
-            f" {counted(section['Values'], 'value')} in {counted(section['Voxels'], 'voxel')} "
-            f"left out: {section['Reason']}."
-        )
-    if "Negative" in sidecar:
-        section = sidecar["Negative"]
-        text += (
-            f" {counted(section['Values'], 'negative value')} in "
-            f"{counted(section['Voxels'], 'voxel')} {section['Description']}."
-        )
+    text += "".join(f" {sentence}." for sentence in odd_values(sidecar))
     if "NotFitted" in sidecar:
-        text += f" Not fitted: {_refusals(sidecar['NotFitted'])}."
+        reasons = sidecar["NotFitted"]["Reasons"].items()
+        listed = ", ".join(f"{counted(n, 'voxel')} {reason}" for reason, n in reasons)
+        text += f" Not fitted: {listed}."
     if "GainStep" in sidecar:
         text += f" {sidecar['GainStep']['Description']}."
     if "Prior" in sidecar:
@@ -243,12 +234,6 @@ def _summary(
     if advice:
         table = html_note(advice) + table
     return table + html_note(text)
-
-
-def _refusals(section: Mapping[str, Any]) -> str:
-    """Write how many voxels were not fitted for each reason."""
-    reasons = section["Reasons"].items()
-    return ", ".join(f"{counted(n, 'voxel')} {reason}" for reason, n in reasons)
 
 
 def _bound_cells(entry: Mapping[str, Any]) -> list[str]:
@@ -279,35 +264,37 @@ def planes_viewer(
     *,
     background: NDArray | None = None,
     records: VoxelRecords | None = None,
+    outlines: Sequence[Layer] = (),
+    scan: str = SCAN,
 ) -> Markup:
     """
     Show all maps in three planes: the scan below, the parameter least in doubt above it.
 
-    Without the scan, the first amplitude is below.
-
-    Shapes: `region` and `background` (x, y, z).
+    Without the scan, the first amplitude is below. Shapes: `region` and `background` (x, y, z).
     """
     layers = []
     if background is not None:
-        layers.append(Layer(SCAN, background, "image", AMPLITUDE_UNIT))
+        layers.append(Layer(scan, background, "image", AMPLITUDE_UNIT))
     for panel in panels:
         values = np.where(region, panel.values, np.nan)
-        layers.append(Layer(panel.name, values, "map", panel.unit))
+        layers.append(Layer(panel.layer, values, "map", panel.unit, panel.window))
     # An amplitude looks like the scan, so that the reader sees where the colors lie.
     images = [layer.name for layer in layers if layer.kind == "image"]
-    images += [panel.name for panel in panels if panel.unit == AMPLITUDE_UNIT]
-    parameters = [panel.name for panel in panels if panel.unit != AMPLITUDE_UNIT]
+    images += [panel.layer for panel in panels if panel.unit == AMPLITUDE_UNIT]
+    parameters = [panel for panel in panels if panel.unit != AMPLITUDE_UNIT]
+    names = [panel.layer for panel in parameters]
     overlay = ""
     if images and parameters:
-        overlay = least_doubted(parameters, sidecar)
+        determined = [panel.layer for panel in parameters if not panel.faint]
+        overlay = least_doubted(determined or names, sidecar)
     start = None
     if records is not None:
         start = (affine @ [*records.start, 1])[:3]
     return html_viewer(
-        layers,
+        [*layers, *outlines],
         affine,
         region=region,
-        image=(images or parameters)[0],
+        image=(images or names)[0],
         overlay=overlay,
         start=start,
         opacity=OPACITY,

@@ -20,6 +20,7 @@ __all__ = [
     "html_verdict",
     "least_doubted",
     "map_verdict",
+    "odd_values",
     "percent",
     "plain_number",
 ]
@@ -110,6 +111,21 @@ def _predicted_light(panel: MapPanel, *, has_intervals: bool) -> dict[str, str]:
     if panel.faint:
         return {"kind": "undetermined", "sign": "✕", "words": "not determined"}
     return {"kind": "determined", "sign": "●", "words": "determined"}
+
+
+def odd_values(sidecar: Mapping[str, Any]) -> list[str]:
+    """Say how many values a fit left out, and how many negative ones it took."""
+    sentences = []
+    if "LeftOut" in sidecar:
+        section = sidecar["LeftOut"]
+        values, voxels = counted(section["Values"], "value"), counted(section["Voxels"], "voxel")
+        sentences.append(f"{values} in {voxels} left out: {section['Reason']}")
+    if "Negative" in sidecar:
+        section = sidecar["Negative"]
+        values = counted(section["Values"], "negative value")
+        voxels = counted(section["Voxels"], "voxel")
+        sentences.append(f"{values} in {voxels} {section['Description']}")
+    return sentences
 
 
 def plain_number(value: float) -> str:
