@@ -30,7 +30,8 @@ __all__ = [
     "write_text",
 ]
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: Errors of a disk that is full.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HIDDEN = ".dmrifit-"
 _COMPLETE = ".complete"
 _LOCK = ".lock"
@@ -67,7 +68,7 @@ def whole_file(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
                 os.fsync(file.fileno())
         os.replace(unfinished, path)
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in NO_ROOM:
             raise
         raise _no_room(error, path) from error
     finally:
@@ -276,7 +277,7 @@ class FileSet:
             self._lock.close()
             if error_type is not None:
                 self._remove_new_folders()
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise _no_room(error, self.folder) from error
 
     def _publish(self, hidden: Path) -> None:

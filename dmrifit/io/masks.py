@@ -1,4 +1,4 @@
-"""Between volumes and voxels: masks, and the grids that images must share."""
+"""Masks, and the grids that images must share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ __all__ = [
     "above_air_or_noise",
     "binarize",
     "check_same_grid",
-    "volume_to_voxels",
     "zeros_and_ones",
 ]
 
@@ -175,16 +174,6 @@ def check_same_grid(
             f"{apart:.3g} mm apart. Affine of {name}: {_rows(affine)}; of {reference_name}: "
             f"{_rows(reference_affine)}; {remedy}"
         )
-
-
-def volume_to_voxels(volume: ArrayLike, mask: NDArray[np.bool_]) -> NDArray:
-    """Take the voxels (n_voxels, ...) of a mask (x, y, z) out of a volume (x, y, z, ...)."""
-    volume = np.asarray(volume)
-    if volume.shape[:3] != mask.shape:
-        raise ValueError(
-            f"a volume of shape {volume.shape} does not fit a mask of shape {mask.shape}"
-        )
-    return volume[mask]
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import shutil
 import tempfile
@@ -19,11 +18,13 @@ from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
 from dmrifit._utils.checks import filled
+from dmrifit._utils.counts import counted
 from dmrifit._utils.progress import step_bar
 from dmrifit.engine.protocol import Protocol
+from dmrifit.io.atomic_files import NO_ROOM
 from dmrifit.io.bids_derivatives import common_stem
 from dmrifit.io.chunked_arrays import Array, placed, slices_of
-from dmrifit.io.masks import check_same_grid, volume_to_voxels
+from dmrifit.io.masks import check_same_grid
 from dmrifit.io.nifti import (
     COMPRESSED,
     DAMAGED,
@@ -48,7 +49,6 @@ SLAB_VALUES = 2**21
 
 _SAMPLE = 10**5  # values that are compared with the largest one
 _SLACK = 2**20  # bytes that programs leave behind the last value
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Part:
                 with ImageOpener(str(self.path)) as packed:
                     shutil.copyfileobj(packed, bounded, 2**20)
             except DAMAGED as error:
-                if getattr(error, "errno", None) in _NO_ROOM:
+                if getattr(error, "errno", None) in NO_ROOM:
                     raise type(error)(
                         f"no room to unpack {self.name} in {tempfile.gettempdir()}; "
                         "set TMPDIR to a larger place"
@@ -217,8 +217,8 @@ class Series:
             if protocol.name:
                 title += f" of {protocol.name}"
             raise ValueError(
-                f"{self.name} has {_count(self.n_measurements, 'volume')}, but {title} has "
-                f"{_count(len(protocol), 'b-value')}; check that both belong to one scan"
+                f"{self.name} has {counted(self.n_measurements, 'volume')}, but {title} has "
+                f"{counted(len(protocol), 'b-value')}; check that both belong to one scan"
             )
 
     @contextmanager
@@ -290,7 +290,7 @@ class Series:
             if inside.any():
                 if whole is not None:
                     whole(slab, signals)
-                voxels = volume_to_voxels(signals, inside)
+                voxels = signals[inside]
                 # The whole slab would stay in memory while the caller works on its voxels.
                 del signals
                 yield slab, inside, voxels
@@ -396,10 +396,6 @@ def _part(loaded: nib.Nifti1Pair, name: str, *, may_be_3d: bool) -> Part:
     if 0 in shape:
         raise ValueError(f"{name} is empty, its shape is {shape}; convert the scan again")
     return Part(name, file_of(loaded), loaded.dataobj)
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _inside(
