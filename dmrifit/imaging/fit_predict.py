@@ -223,7 +223,7 @@ def fit_image(
     inputs = (image, mask, sigma)
     with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
         # Libraries and settings are checked here, before a long fit.
-        if _is_estimate(sigma):
+        if _is_word(sigma, "estimate"):
             import_optional("dipy")
         if quicklook and file_set is not None:
             import_quicklook_libraries()
@@ -232,7 +232,7 @@ def fit_image(
             region = foreground_mask(series, protocol)
             region_text = NO_AIR if region is None else FOREGROUND_RULE
         noise = None
-        if not _is_estimate(sigma):
+        if not _is_word(sigma, "estimate"):
             noise = _read_noise(series, sigma, region)
         # The engine checks the settings on a voxel without a signal, which it does not fit.
         blank = np.full((1, len(contrasts)), np.nan)
@@ -253,7 +253,7 @@ def fit_image(
                 file_set.check_room(bytes_of_maps(len(map_names(model)), series.grid, region))
             maps = empty_maps(model, series.grid)
             sigma_text = _describe_noise(noise)
-            if _is_estimate(sigma):
+            if _is_word(sigma, "estimate"):
                 readable.check_magnitudes()
                 level = estimate_sigma(readable, mask=region)
                 noise = level.sigma
@@ -458,8 +458,11 @@ def predict_image(
             for name, values in prediction.maps.items()
         }
         sidecar = describe_prediction(estimator, model, target, unit, files)
+        scale_text = "given" if scale else "none"
+        if isinstance(scale, PatientScale):
+            scale_text = "patient"
         sidecar["Settings"] = {
-            "Scale": _describe_scale(scale),
+            "Scale": scale_text,
             "Sigma": _describe_noise(noise),
             "Region": _describe_region(mask),
         }
@@ -721,10 +724,6 @@ def _noise_of(
     return noise
 
 
-def _is_estimate(sigma: object) -> bool:
-    return _is_word(sigma, "estimate")
-
-
 def _is_word(argument: object, word: str) -> bool:
     # An array compares with a word voxel by voxel.
     return isinstance(argument, str) and argument == word
@@ -757,12 +756,6 @@ def _nothing_to_fit(series: Series) -> ValueError:
 
 def _describe_noise(noise: float | NDArray | None) -> float | str | None:
     return "map" if isinstance(noise, np.ndarray) else noise
-
-
-def _describe_scale(scale: str | float | PatientScale | None) -> str:
-    if isinstance(scale, PatientScale):
-        return "patient"
-    return "given" if scale else "none"
 
 
 def _describe_region(mask: Image | None) -> str:

@@ -122,21 +122,9 @@ def sliced_rows(
 
     Shapes: `region` (x, y, z); yields a slice, inside (x, y, 1), rows (n_voxels, n_source).
     """
-    if patch_shape is None:
-        yield from _voxel_rows(series, region, select, progress=progress, whole=whole)
-    else:
+    if patch_shape is not None:
         yield from _patch_rows(series, region, select, patch_shape, progress=progress, whole=whole)
-
-
-def _voxel_rows(
-    series: Series,
-    region: NDArray[np.bool_] | None,
-    select: Callable[[NDArray], NDArray],
-    *,
-    progress: bool,
-    whole: WholeSlab | None = None,
-) -> Iterator[tuple[slice, NDArray[np.bool_], NDArray[np.float64]]]:
-    """Give the measurements of single voxels, as `sliced_rows` does."""
+        return
     for slab, inside, voxels in series.slabs(
         region, progress=progress, task="predict", whole=whole
     ):

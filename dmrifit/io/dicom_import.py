@@ -99,7 +99,7 @@ def import_dicom(
     with tempfile.TemporaryDirectory() as name:
         converted = Path(name)
         if any(item.is_image for item in series.values()):
-            _convert(_converter(), folder, converted)
+            _convert(folder, converted)
         for uid, item in series.items():
             item.images = _converted_images(converted, uid)
             _judge(item)
@@ -119,15 +119,18 @@ def import_dicom(
     return table
 
 
-def _converter() -> str:
-    """Find dcm2niix: that of its package, or of the system."""
+def _convert(folder: Path, out: Path) -> None:
+    """Convert all series of a folder; names are those of series, without names of persons."""
+    program: str | None
     try:
-        return str(import_optional("dcm2niix").bin)
+        program = str(import_optional("dcm2niix").bin)
     except ImportError:
         program = shutil.which("dcm2niix")
         if program is None:
             raise
-        return program
+    command = [program, "-b", "y", "-ba", "y", "-z", "i", "-d", "9", "-f", "%j", "-o", str(out)]
+    # Its exit code tells of any file that it leaves out; what it converted is looked at instead.
+    subprocess.run([*command, str(folder)], capture_output=True, check=False)
 
 
 def _read_series(folder: Path) -> dict[str, DicomSeries]:
@@ -164,13 +167,6 @@ def _series_of(header: Any) -> DicomSeries:
         str(header.get("Manufacturer", "")),
         str(header.get("SOPClassUID", "")) not in _NO_IMAGES and bool(header.get("Rows")),
     )
-
-
-def _convert(converter: str, folder: Path, out: Path) -> None:
-    """Convert all series of a folder; names are those of series, without names of persons."""
-    command = [converter, "-b", "y", "-ba", "y", "-z", "i", "-d", "9", "-f", "%j", "-o", str(out)]
-    # Its exit code tells of any file that it leaves out; what it converted is looked at instead.
-    subprocess.run([*command, str(folder)], capture_output=True, check=False)
 
 
 def _converted_images(folder: Path, uid: str) -> list[Path]:

@@ -207,8 +207,7 @@ def html_viewer(
         instead=instead,
         note=_note(cropped, tuple(factors), edges * factors, whole),
         stored=_stored(packed),
-        # A name that ends the element or begins a comment must not be read by the browser.
-        data=_safe_json(data),
+        data=page_json(data),
     )
 
 
@@ -228,7 +227,10 @@ def pack_volumes(
 
 def page_json(data: Any) -> Markup:
     """Write data for a script of a page so that no name in it can end the element."""
-    return _safe_json(data)
+    from markupsafe import Markup
+
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def _of_kinds(layers: Sequence[Layer], kinds: tuple[str, ...]) -> list[tuple[int, str]]:
@@ -567,13 +569,6 @@ def _stored(packed: Sequence[Mapping[str, Any]]) -> list[str]:
             extent = f"{low:.4g} to {high:.4g} {entry['unit']}".rstrip()
             lines.append(f"{entry['name']}: {extent} in steps of {step:.2g}")
     return lines
-
-
-def _safe_json(data: Any) -> Markup:
-    from markupsafe import Markup
-
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 @cache
