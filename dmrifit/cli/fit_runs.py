@@ -145,6 +145,8 @@ def fit_many(
 ) -> None:
     """Fit every scan that was not finished before; write the table, the page and the summary."""
     from dmrifit._utils.threads import check_jobs, default_threads
+    from dmrifit.io.atomic_files import write_text
+    from dmrifit.io.bids_derivatives import describe_dataset
 
     check_jobs(jobs, "--jobs")
     scans, root = named_scans(images)
@@ -164,7 +166,9 @@ def fit_many(
     }
     records = f"{_RECORDS}/*.json"
     begin_run(out, settings, overwrite, results=(_TABLE, FAILED, _PAGE), records=records)
-    _describe_dataset(out)
+    describe_dataset(out, "Maps of signal models, fitted by dmrifit", "derivative", _README)
+    if not (out / ".bidsignore").exists():
+        write_text(out / ".bidsignore", _IGNORED)
     threads = options["n_threads"]
     if threads is None:
         n_workers = default_threads() if jobs < 0 else jobs
@@ -372,25 +376,6 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     irrelevant = ("n_threads", "progress", "overwrite", "sigma")
     kept = {name: value for name, value in options.items() if name not in irrelevant}
     return json.loads(json.dumps(kept))
-
-
-def _describe_dataset(out: Path) -> None:
-    """Describe the folder as derivatives in BIDS, and name what validators shall not read."""
-    from dmrifit import __version__
-    from dmrifit.io.atomic_files import write_text
-
-    fields = {
-        "Name": "Maps of signal models, fitted by dmrifit",
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "dmrifit", "Version": __version__}],
-    }
-    path = out / "dataset_description.json"
-    if not path.exists():
-        write_text(path, json.dumps(fields, indent=2) + "\n")
-    for name, text in ((".bidsignore", _IGNORED), ("README", _README)):
-        if not (out / name).exists():
-            write_text(out / name, text)
 
 
 def _write_record(path: Path, row: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -28,6 +29,7 @@ from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult, FitStatus
 from dmrifit.engine.screening import ScreeningTally
+from dmrifit.io.atomic_files import write_text
 from dmrifit.io.digests import describe
 from dmrifit.io.masks import above_air, above_air_or_noise
 
@@ -40,6 +42,7 @@ __all__ = [
     "FitTally",
     "common_stem",
     "derivative_name",
+    "describe_dataset",
     "describe_fit",
     "describe_prediction",
     "file_record",
@@ -122,6 +125,17 @@ def versions(*packages: str) -> dict[str, str]:
     """List the versions that made a result."""
     names = packages or ("dmrifit", "numba", "numpy", "nibabel")
     return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def describe_dataset(out: Path, name: str, kind: str, readme: str, *programs: str) -> None:
+    """Describe a folder as a data set in BIDS that dmrifit and programs made, unless it is."""
+    makers = [{"Name": "dmrifit", "Version": version("dmrifit")}]
+    makers += [{"Name": program} for program in programs]
+    fields = {"Name": name, "BIDSVersion": "1.10.0", "DatasetType": kind, "GeneratedBy": makers}
+    texts = {"dataset_description.json": json.dumps(fields, indent=2) + "\n", "README": readme}
+    for file, text in texts.items():
+        if not (out / file).exists():
+            write_text(out / file, text)
 
 
 class FitTally:

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import numpy as np
 from dmrifit._optional import import_optional
 from dmrifit._utils.text_files import read_numbers, read_small
 from dmrifit.io.atomic_files import FileSet, write_text
+from dmrifit.io.bids_derivatives import describe_dataset
 from dmrifit.io.nifti import read_grid
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ _DERIVED = ("ADC", "EADC", "FA", "COLFA", "TENSOR", "AVERAGE_DC", "EXP_ADC")
 _SMALLEST_B = 10.0  # s/mm², below it nothing is weighted
 _SAME_TE = 1e-4  # s
 _ENDINGS = ("nii.gz", "bval", "bvec", "json")
+_README = (
+    "Diffusion series that dmrifit import converted from DICOM by dcm2niix; the table of all "
+    "series is sourcedata/series.tsv.\n"
+)
 
 
 @dataclass
@@ -115,7 +120,10 @@ def import_dicom(
             of_patient = [item for item in usable if item.patient == patient]
             _store(of_patient, label, out, overwrite=overwrite)
     table = pd.DataFrame([item.row for item in series.values()])
-    _describe(out, table)
+    describe_dataset(out, "Diffusion series", "raw", _README, "dcm2niix")
+    (out / "sourcedata").mkdir(exist_ok=True)
+    rows = table.replace("", None).to_csv(sep="\t", index=False, na_rep="n/a")
+    write_text(out / "sourcedata" / "series.tsv", rows)
     return table
 
 
@@ -288,38 +296,3 @@ def _sidecar(image: Path) -> Mapping[str, Any]:
     except (OSError, RecursionError, ValueError):
         return {}
     return fields if isinstance(fields, dict) else {}
-
-
-def _describe(out: Path, table: pd.DataFrame) -> None:
-    """Write the table of series, and the description of the data set where there is none."""
-    from dmrifit import __version__
-
-    texts: Iterable[tuple[str, str]] = (
-        (
-            "dataset_description.json",
-            json.dumps(
-                {
-                    "Name": "Diffusion series",
-                    "BIDSVersion": "1.10.0",
-                    "DatasetType": "raw",
-                    "GeneratedBy": [
-                        {"Name": "dmrifit", "Version": __version__},
-                        {"Name": "dcm2niix"},
-                    ],
-                },
-                indent=2,
-            )
-            + "\n",
-        ),
-        (
-            "README",
-            "Diffusion series that dmrifit import converted from DICOM by dcm2niix; the table of "
-            "all series is sourcedata/series.tsv.\n",
-        ),
-    )
-    for name, text in texts:
-        if not (out / name).exists():
-            write_text(out / name, text)
-    (out / "sourcedata").mkdir(exist_ok=True)
-    rows = table.replace("", None).to_csv(sep="\t", index=False, na_rep="n/a")
-    write_text(out / "sourcedata" / "series.tsv", rows)
