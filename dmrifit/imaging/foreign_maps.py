@@ -5,9 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -190,15 +189,11 @@ def predict_from_maps(
         for name, column in zip(model.names, predicted.T, strict=True):
             values = np.zeros(inside.shape, np.float32)
             values[inside] = column
-            save_image(_map_image(values, affine, name), file_set.path(names[name]))
+            image = image_of(values, affine)
+            image.header["descrip"] = f"dmrifit predicted {name}".encode()
+            save_image(image, file_set.path(names[name]))
         file_set.write_json(sidecar, description)
     return {name: out / file for name, file in names.items()}
-
-
-def _map_image(values: NDArray[np.float32], affine: NDArray[np.float64], name: str) -> Any:
-    image: nib.Nifti1Image = image_of(values, affine)
-    image.header["descrip"] = f"dmrifit predicted {name}".encode()
-    return image
 
 
 def _in_units(name: str, values: NDArray[np.float64], unit: str, file: str) -> NDArray[np.float64]:

@@ -46,20 +46,11 @@ _BLOCK = 24  # voxels along each edge: enough for a second opinion, and seconds 
 
 @dataclass(frozen=True)
 class NoiseLevel:
-    """
-    The standard deviation of the noise of a scan.
+    """The standard deviation of the noise of a scan."""
 
-    Parameters
-    ----------
-    sigma : float or ndarray of shape (x, y, z)
-        In the units of the signals, of the noise in each channel (the σ of the Rician
-        distribution).
-    method : str
-        How it was estimated: ``"piesno"``, ``"mppca"`` or ``"local"``.
-    """
-
+    # Of each channel (the σ of the Rician distribution), one number or a map (x, y, z).
     sigma: float | NDArray[np.float32]
-    method: str
+    method: str  # how it was estimated: "piesno", "mppca" or "local"
 
 
 def estimate_sigma(

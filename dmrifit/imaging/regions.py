@@ -286,11 +286,8 @@ def find_fits(folder: str | Path) -> list[FittedMaps]:
             f"{folder}: no such folder of maps; name one that dmrifit fit wrote"
         )
     check_finished(folder)
-    fits = []
-    for sidecar in sorted(folder.glob("*model-*dwimap.json")):
-        fit = _read_fit(sidecar)
-        if fit is not None:
-            fits.append(fit)
+    sidecars = sorted(folder.glob("*model-*dwimap.json"))
+    fits = [fit for fit in map(_read_fit, sidecars) if fit is not None]
     if not fits:
         remedy = "name a folder that dmrifit fit wrote"
         if (folder / "fits.tsv").is_file():
@@ -414,11 +411,9 @@ def _read_maps(
             image = labels[0]
         else:
             raise ValueError(f"{where}: no label image; give the column labels, or --labels")
-        columns = {}
-        for column, value in (("subject", subject), ("visit", visit)):
-            if value:
-                columns[column] = value
-        scans.append((columns, named_maps(maps, units), image))
+        columns = {"subject": subject, "visit": visit}
+        present = {column: value for column, value in columns.items() if value}
+        scans.append((present, named_maps(maps, units), image))
     return scans
 
 
@@ -455,15 +450,12 @@ def _label_images(
     if tables:
         rows = _read_folders(tables[0])
     if any(image is None for _, _, image in rows) and len(labels) not in (1, len(rows)):
-        folders = f"{len(rows)} folders"
-        if len(rows) == 1:
-            folders = "1 folder"
         source = ""
         if tables:
             source = f" of {tables[0]}, whose column labels is empty"
         raise ValueError(
-            f"{counted(len(labels), 'label image')} for {folders} of maps{source}; give one "
-            "(--labels), or one for each"
+            f"{counted(len(labels), 'label image')} for {counted(len(rows), 'folder')} of maps"
+            f"{source}; give one (--labels), or one for each"
         )
     # Without options every row names its own label image.
     defaults = labels or [Path()] * len(rows)
@@ -500,14 +492,8 @@ def _read_folders(table: Path) -> list[tuple[dict[str, str], Path, Path | None]]
                 f"{where}: maps and labels are those of row {first_line}, and would count twice; "
                 "remove one of the rows"
             )
-        columns: dict[str, str] = {}
-        for column in ("subject", "visit"):
-            if column in row:
-                columns[column] = row[column]
-        label_image = None
-        if labels:
-            label_image = table.parent / labels
-        rows.append((columns, folder, label_image))
+        columns = {column: row[column] for column in ("subject", "visit") if column in row}
+        rows.append((columns, folder, table.parent / labels if labels else None))
     return rows
 
 

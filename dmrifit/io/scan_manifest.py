@@ -36,17 +36,7 @@ class _Contrasts:
 
 @dataclass(frozen=True)
 class Manifest:
-    """
-    The images of one scan.
-
-    Parameters
-    ----------
-    images : tuple of Path
-        In the order of the table.
-    protocol : Protocol
-        All their measurements: those of the first image in the order of its volumes, then those of
-        the second, …
-    """
+    """The images of one scan and their measurements, those of the first image first."""
 
     images: tuple[Path, ...]
     protocol: Protocol

@@ -93,14 +93,11 @@ def _light(
     share = sidecar["Doubt"]["Share"][panel.name]
     if "Fixed" in sidecar["Parameters"][panel.name]:
         return light | {"kind": "fixed", "sign": "■", "words": "fixed"}
+    words = f"in doubt in {percent(share)}"
     if share > _MOST_DOUBTED:
-        return light | {
-            "kind": "undetermined",
-            "sign": "✕",
-            "words": f"in doubt in {percent(share)}",
-        }
+        return light | {"kind": "undetermined", "sign": "✕", "words": words}
     if share > _SOME_DOUBTED:
-        return light | {"kind": "doubted", "sign": "▲", "words": f"in doubt in {percent(share)}"}
+        return light | {"kind": "doubted", "sign": "▲", "words": words}
     return light | {"kind": "determined", "sign": "●", "words": "determined"}
 
 

@@ -240,10 +240,7 @@ def _of_kinds(layers: Sequence[Layer], kinds: tuple[str, ...]) -> list[tuple[int
 
 def _index_of(layers: Iterable[tuple[int, str]], name: str | None) -> int | None:
     """Find the index of the first layer of a name."""
-    for i, layer_name in layers:
-        if layer_name == name:
-            return i
-    return None
+    return next((i for i, layer_name in layers if layer_name == name), None)
 
 
 def _fit_size(
