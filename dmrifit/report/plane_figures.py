@@ -144,22 +144,9 @@ def _name_ends(ax: Axes, across: int, up: int, *, flipped: bool) -> None:
     if flipped:
         left, right = high, low
     top, bottom = _ENDS[up]
-    for text, x, y in (
-        (left, 0.03, 0.5),
-        (right, 0.97, 0.5),
-        (top, 0.5, 0.96),
-        (bottom, 0.5, 0.04),
-    ):
-        ax.text(
-            x,
-            y,
-            text,
-            transform=ax.transAxes,
-            color="white",
-            ha="center",
-            va="center",
-            fontsize=15,
-            fontweight="bold",
-            # Dark, so that letters are read over bright tissue, too.
-            path_effects=[withStroke(linewidth=3, foreground="black")],
-        )
+    places = ((left, 0.03, 0.5), (right, 0.97, 0.5), (top, 0.5, 0.96), (bottom, 0.5, 0.04))
+    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 15, "weight": "bold"}
+    # Dark, so that letters are read over bright tissue, too.
+    stroke = withStroke(linewidth=3, foreground="black")
+    for text, x, y in places:
+        ax.text(x, y, text, transform=ax.transAxes, color="white", path_effects=[stroke], **look)

@@ -15,7 +15,6 @@ from dmrifit.report.style import COLORMAP, add_axes, new_figure, shared_style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -159,34 +158,15 @@ class Slices:
         gap, line = _GAP * columns, _LINE * columns
         for i, (picture, label) in enumerate(zip(pictures, self.labels, strict=True)):
             x, y = (i % n_columns) * (columns + gap), -(i // n_columns) * (high + line)
-            axes.imshow(
-                picture,
-                extent=(x, x + columns, y, y + high),
-                origin="lower",
-                interpolation="nearest",
-            )
-            axes.text(
-                x + columns / 2,
-                y - 0.1 * line,
-                label,
-                ha="center",
-                va="top",
-                size=8,
-                color="#4a5563",
-            )
+            right, middle = x + columns, y + high / 2
+            extent = (x, right, y, y + high)
+            axes.imshow(picture, extent=extent, origin="lower", interpolation="nearest")
+            below = (x + columns / 2, y - 0.1 * line)
+            axes.text(*below, label, ha="center", va="top", size=8, color="#4a5563")
             if i == 0:
-                axes.text(
-                    x - gap / 2, y + high / 2, self.sides[0], ha="right", va="center", size=8
-                )
+                axes.text(x - gap / 2, middle, self.sides[0], ha="right", va="center", size=8)
             if i == min(n_columns, len(pictures)) - 1:
-                axes.text(
-                    x + columns + gap / 2,
-                    y + high / 2,
-                    self.sides[1],
-                    ha="left",
-                    va="center",
-                    size=8,
-                )
+                axes.text(right + gap / 2, middle, self.sides[1], ha="left", va="center", size=8)
         width, height = self.extent(n_columns, n_lines)
         axes.set(xlim=(0, width), ylim=(high - height, high), anchor="NW")
         axes.set_axis_off()
@@ -225,10 +205,7 @@ def plot_panel(slices: Slices, panel: MapPanel) -> Figure:
         axes = add_axes(figure, 0.2, 1.85, width, height)
         axes.set_title(panel.label)
         scale = _draw_map(axes, slices, panel, n_columns)
-        bar = figure.colorbar(
-            scale, cax=add_axes(figure, width + 0.45, 1.95, 0.11, height - 0.1), extend="both"
-        )
-        _finish_bar(bar, panel)
+        _draw_bar(figure, scale, panel, width + 0.45, 1.95, height - 0.1)
         _draw_histogram(add_axes(figure, 0.55, 0.45, 3.85, 1.05), slices, panel)
     return figure
 
@@ -243,8 +220,7 @@ def plot_pair(slices: Slices, left: MapPanel, right: MapPanel) -> Figure:
             axes = add_axes(figure, start, 0.25, width, height)
             axes.set_title(panel.label, size=9)
             scale = _draw_map(axes, slices, panel, n_columns)
-            cell = add_axes(figure, start + width + 0.15, 0.35, 0.11, height - 0.25)
-            _finish_bar(figure.colorbar(scale, cax=cell, extend="both"), panel)
+            _draw_bar(figure, scale, panel, start + width + 0.15, 0.35, height - 0.25)
     return figure
 
 
@@ -262,10 +238,7 @@ def plot_panels(slices: Slices, panels: Sequence[MapPanel], title: str) -> Figur
             axes = add_axes(figure, 0.35, bottom + line - 0.75 - height, width, height)
             axes.set_title(panel.label)
             scale = _draw_map(axes, slices, panel, n_columns)
-            bar = figure.colorbar(
-                scale, cax=add_axes(figure, width + 0.6, bottom, 0.11, line - 0.75), extend="both"
-            )
-            _finish_bar(bar, panel)
+            _draw_bar(figure, scale, panel, width + 0.6, bottom, line - 0.75)
             _draw_histogram(add_axes(figure, 7.85, bottom, 2.0, line - 0.75), slices, panel)
     return figure
 
@@ -329,7 +302,17 @@ def _draw_map(axes: Axes, slices: Slices, panel: MapPanel, n_columns: int) -> Sc
     return scale
 
 
-def _finish_bar(bar: Colorbar, panel: MapPanel) -> None:
+def _draw_bar(
+    figure: Figure,
+    scale: ScalarMappable,
+    panel: MapPanel,
+    left: float,
+    bottom: float,
+    height: float,
+) -> None:
+    """Draw the colors of a map with their values at a place given in inches."""
+    place = add_axes(figure, left, bottom, 0.11, height)
+    bar = figure.colorbar(scale, cax=place, extend="both")
     bar.ax.set_title(panel.unit, size=8, weight="normal", loc="left")
     bar.outline.set_visible(False)
     bar.ax.locator_params(nbins=6)
