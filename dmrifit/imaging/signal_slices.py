@@ -58,17 +58,10 @@ class SignalSlices:
     Signals of every n-th slice of an image, counted from the middle one.
 
     How many voxels there will be need not be known: n starts at 1, and doubles when more numbers
-    than `most_values` would be held. If one slice has too many, none is kept.
+    than `MOST_VALUES` would be held. If one slice has too many, none is kept.
     """
 
-    def __init__(
-        self,
-        grid: tuple[int, int, int],
-        protocol: Protocol,
-        n_maps: int,
-        *,
-        most_values: int = MOST_VALUES,
-    ) -> None:
+    def __init__(self, grid: tuple[int, int, int], protocol: Protocol, n_maps: int) -> None:
         self._grid = grid
         self._protocol = self._measured = protocol
         self._contrast = np.arange(len(protocol))
@@ -79,7 +72,7 @@ class SignalSlices:
             )
             self._contrast = weights.argmax(axis=1)
         self._counts = np.bincount(self._contrast)
-        self._most_voxels = most_values // (len(self._protocol) + n_maps)
+        self._most_voxels = MOST_VALUES // (len(self._protocol) + n_maps)
         self._step = 1
         self._parts: list[tuple[NDArray, ...]] = []
 

@@ -16,9 +16,9 @@ def volumes():
     return np.random.default_rng(0).uniform(1, 2, (*GRID, len(PROTOCOL)))
 
 
-def kept(volumes, inside, *, thickness=3, sigma=None, **options):
+def kept(volumes, inside, *, thickness=3, sigma=None):
     """Go through the image slab by slab, as a fit does."""
-    slices = SignalSlices(GRID, PROTOCOL, 5, **options)
+    slices = SignalSlices(GRID, PROTOCOL, 5)
     for start in range(0, GRID[2], thickness):
         slab = slice(start, min(start + thickness, GRID[2]))
         part = inside[:, :, slab]
@@ -50,10 +50,10 @@ def test_the_scan_is_the_lowest_b_at_the_shortest_echo_time(volumes):
 
 
 @pytest.mark.parametrize("thickness", [1, 3, 10])
-def test_too_many_voxels_leave_whole_slices_around_the_middle_one(volumes, thickness):
-    inside = np.ones(GRID, bool)
+def test_too_many_voxels_leave_whole_slices_around_the_middle_one(volumes, thickness, monkeypatch):
     # 12 voxels a slice with 9 numbers each: three slices fit.
-    voxels = kept(volumes, inside, thickness=thickness, most_values=3 * 12 * 9).voxels()
+    monkeypatch.setattr(signal_slices, "MOST_VALUES", 3 * 12 * 9)
+    voxels = kept(volumes, np.ones(GRID, bool), thickness=thickness).voxels()
     assert voxels.step == 4
     filled = np.flatnonzero((voxels.rows > 0).any(axis=(0, 1)))
     assert filled.tolist() == [1, 5, 9]
@@ -62,8 +62,9 @@ def test_too_many_voxels_leave_whole_slices_around_the_middle_one(volumes, thick
     np.testing.assert_allclose(voxels.values[voxels.rows[where] - 1], volumes[where], rtol=1e-6)
 
 
-def test_a_slice_that_is_too_large_leaves_nothing(volumes):
-    assert kept(volumes, np.ones(GRID, bool), most_values=11 * 9).voxels() is None
+def test_a_slice_that_is_too_large_leaves_nothing(volumes, monkeypatch):
+    monkeypatch.setattr(signal_slices, "MOST_VALUES", 11 * 9)
+    assert kept(volumes, np.ones(GRID, bool)).voxels() is None
     assert kept(volumes, np.zeros(GRID, bool)).voxels() is None
 
 
