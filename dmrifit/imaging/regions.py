@@ -492,7 +492,9 @@ def _read_folders(table: Path) -> list[tuple[dict[str, str], Path, Path | None]]
                 f"{where}: maps and labels are those of row {first_line}, and would count twice; "
                 "remove one of the rows"
             )
-        columns = {column: row[column] for column in ("subject", "visit") if column in row}
+        columns: dict[str, str] = {
+            column: row[column] for column in ("subject", "visit") if column in row
+        }
         rows.append((columns, folder, table.parent / labels if labels else None))
     return rows
 
