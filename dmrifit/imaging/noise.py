@@ -117,11 +117,7 @@ def estimate_sigma(
 
 
 def noise_levels(signals: Any, *, mask: NDArray[np.bool_] | None = None) -> list[NoiseLevel]:
-    """
-    Estimate the noise by every method that can, the one to trust first; two in a central block.
-
-    Shapes: `signals` (x, y, z, n_measurements), `mask` (x, y, z).
-    """
+    """Estimate the noise by all methods that can, the most trusted first; two in one block."""
     values = checked_signals(signals)
     check_mask(mask, values)
     levels = []

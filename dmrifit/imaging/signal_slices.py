@@ -88,12 +88,7 @@ class SignalSlices:
         slab: slice,
         inside: NDArray[np.bool_],
     ) -> None:
-        """
-        Take the voxels of the next slab.
-
-        Shapes: `signals` (n_voxels, n_measurements), `sigma` (n_voxels,) or a number, `inside` (x,
-        y, slices), True where the voxels lie.
-        """
+        """Take the voxels of the next slab, which lie where `inside` (x, y, slices) is True."""
         x, y, z = np.nonzero(inside)
         z = z + slab.start
         is_kept = self._is_kept(z)

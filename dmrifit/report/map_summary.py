@@ -42,13 +42,7 @@ def map_summary(
     title: str,
     advice: Sequence[str] = (),
 ) -> str:
-    """
-    Write the verdict, a table of parameters and three slices of their maps as HTML.
-
-    Without matplotlib, which the extra ``report`` brings, there are no slices.
-
-    Shapes: `maps` (x, y, z).
-    """
+    """Write verdict, table and slices of maps (x, y, z) as HTML; no slices without matplotlib."""
     region = shown_region(maps)
     panels = map_panels(maps, sidecar)
     rows = [_row(panel, region, sidecar) for panel in panels]

@@ -53,11 +53,7 @@ def write_prediction_page(
     background: NDArray | None = None,
     windows: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
-    """
-    Write the page of a prediction; `windows` are the ends of the color scales of a fit, by name.
-
-    Shapes: `maps` and `background`, the scan below them, (x, y, z).
-    """
+    """Write the page of predicted maps (x, y, z); `windows` are color scales of a fit, by name."""
     inside = shown_region(maps)
     shown = inside
     # Slices of an empty mask could not be chosen.

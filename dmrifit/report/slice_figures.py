@@ -44,11 +44,7 @@ _LINE = 0.22
 
 @dataclass(frozen=True)
 class MapPanel:
-    """
-    A map with what a reader needs to judge it.
-
-    Shapes: `values` (x, y, z), NaN where a voxel of the mask has no value.
-    """
+    """A map (x, y, z) with what a reader needs to judge it; NaN where a voxel has no value."""
 
     name: str
     unit: str
