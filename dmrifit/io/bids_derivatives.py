@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit import __version__
 from dmrifit._utils.spread_sample import SpreadSample
 from dmrifit.engine.design.identifiability import expected_precision, typical_tissue
 from dmrifit.engine.doubts import (
@@ -129,7 +130,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 def describe_dataset(out: Path, name: str, kind: str, readme: str, *programs: str) -> None:
     """Describe a folder as a data set in BIDS that dmrifit and programs made, unless it is."""
-    makers = [{"Name": "dmrifit", "Version": version("dmrifit")}]
+    makers = [{"Name": "dmrifit", "Version": __version__}]
     makers += [{"Name": program} for program in programs]
     fields = {"Name": name, "BIDSVersion": "1.10.0", "DatasetType": kind, "GeneratedBy": makers}
     texts = {"dataset_description.json": json.dumps(fields, indent=2) + "\n", "README": readme}
