@@ -252,7 +252,7 @@ class _Reader:
                     test = self.condition(statement.test, values)
                     if isinstance(test, bool):
                         waiting += (statement.body if test else statement.orelse)[::-1]
-                    elif _returns(statement):
+                    elif any(isinstance(node, ast.Return) for node in ast.walk(statement)):
                         return self._split(test, statement, waiting[::-1], values)
                     else:
                         self._merge(test, statement, values)
@@ -414,7 +414,8 @@ class _Reader:
             case "square", [x]:
                 return ast.BinOp(x, ast.Pow(), ast.Constant(2))
             case _, [x] if name in _ABSOLUTE:
-                return ast.IfExp(_comparison(x, ast.Lt(), _ZERO), _signed(ast.USub(), x), x)
+                negative = ast.Compare(x, [ast.Lt()], [_ZERO])
+                return ast.IfExp(negative, _signed(ast.USub(), x), x)
             case _, [x, y] if name in _POWERS:
                 return ast.BinOp(x, ast.Pow(), y)
             case _, [_, _, *_] if name in _SMALLEST:
@@ -465,10 +466,6 @@ def _size(node: Any) -> int:
     return node.n_terms
 
 
-def _returns(statement: ast.stmt) -> bool:
-    return any(isinstance(node, ast.Return) for node in ast.walk(statement))
-
-
 def _is_condition(node: ast.expr) -> bool:
     match node:
         case ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not()):
@@ -517,17 +514,13 @@ def _combined(op: ast.operator, left: ast.expr, right: ast.expr, node: ast.AST) 
     return ast.BinOp(left, op, right)
 
 
-def _comparison(left: ast.expr, op: ast.cmpop, right: ast.expr) -> ast.Compare:
-    return ast.Compare(left, [op], [right])
-
-
 def _compared(left: ast.expr, op: ast.cmpop, right: ast.expr, node: ast.AST) -> ast.expr | bool:
     if type(op) not in _COMPARISONS:
         raise _NotArithmeticError(_first_line(node), node)
     values = _constant(left), _constant(right)
     if None not in values:
         return bool(_COMPARISONS[type(op)](*values))
-    return _comparison(left, op, right)
+    return ast.Compare(left, [op], [right])
 
 
 def _joined(op: ast.boolop, members: list[ast.expr | bool]) -> ast.expr | bool:
@@ -545,5 +538,5 @@ def _extreme(numbers: list[ast.expr], op: ast.cmpop) -> ast.expr:
     """Write the smallest or largest of numbers as Python finds it: the first of equal ones."""
     result = numbers[0]
     for number in numbers[1:]:
-        result = ast.IfExp(_comparison(number, op, result), number, result)
+        result = ast.IfExp(ast.Compare(number, [op], [result]), number, result)
     return result

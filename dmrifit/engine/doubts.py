@@ -69,7 +69,8 @@ def doubt_reasons(result: Any, intervals: NDArray[np.float64]) -> NDArray[np.uin
             low, high = result.bounds[j]
             column = reasons[:, j]
             if model.cumulant and parameter.name == model.cumulant[0]:
-                column[_is_decayed(result) & (outer[:, j, 0] > 0)] = DoubtReason.DECAYED
+                decay = result[model.cumulant[1]] * result.protocol.b_ms_per_um2.max()
+                column[(decay > DECAYED) & (outer[:, j, 0] > 0)] = DoubtReason.DECAYED
             is_uncertain = errors[:, j] > largest_error(parameter, result.parameters[:, j])
             column[is_uncertain] = DoubtReason.UNCERTAIN
             at_artificial = result.at_high[:, j] & (high != 1 or not is_share(parameter))
@@ -109,12 +110,6 @@ def least_weighted_signals(result: Any) -> NDArray[np.float64]:
         return np.full(len(result.cost), np.nan)
     columns = least_weighted(result.protocol)
     return mean_of_finite(result.inputs.signals[:, columns].astype(np.float64))
-
-
-def _is_decayed(result: Any) -> NDArray[np.bool_]:
-    """Tell in which voxels the highest b-value leaves nothing of a signal without kurtosis."""
-    diffusivity = result[result.model.cumulant[1]]
-    return diffusivity * result.protocol.b_ms_per_um2.max() > DECAYED
 
 
 def column_counts(flags: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -191,7 +191,7 @@ class FitSettings:
         if self.bounds is None:
             return box
         for name, pair in self._bounds_by_name(model).items():
-            _check_name(model, name, "bounds")
+            parameter = _parameter(model, name, "bounds")
             try:
                 low, high = pair
             except (TypeError, ValueError):
@@ -200,7 +200,7 @@ class FitSettings:
                 _check_monotonic(model, name, low)
                 box[name] = float(low), high
             else:
-                box[name] = _checked_interval(_parameter(model, name), float(low), float(high))
+                box[name] = _checked_interval(parameter, float(low), float(high))
         return box
 
     def fixed_values(self, model: SignalModel, n: int, box: Box) -> dict[str, NDArray]:
@@ -211,7 +211,7 @@ class FitSettings:
         """
         values = {}
         for name, value in (self.fixed or {}).items():
-            _check_name(model, name, "fixed values")
+            parameter = _parameter(model, name, "fixed values")
             if isinstance(value, str):
                 raise ValueError(
                     f"fixed {name} must be a number, not {value!r}; the word {MEASURED!r} is for "
@@ -223,7 +223,6 @@ class FitSettings:
                     f"fixed {name} must be a finite number or {n} of them, one for each voxel; "
                     f"got {value!r}"
                 )
-            parameter = _parameter(model, name)
             if form(parameter) != "plain" and not (array > 0).all():
                 raise ValueError(f"fixed {name} must be positive; got {array.min():g}")
             check_fixed(parameter, array)
@@ -335,16 +334,14 @@ def _is_count(value: object) -> bool:
     return is_number(value, whole=True) and value >= 1
 
 
-def _parameter(model: SignalModel, name: str) -> Parameter:
-    return model.parameters[model.names.index(name)]
-
-
-def _check_name(model: SignalModel, name: str, option: str) -> None:
+def _parameter(model: SignalModel, name: str, option: str) -> Parameter:
+    """Find a parameter that an option names."""
     if name not in model.names:
         raise ValueError(
             f"{option} name the parameter {name!r}, which model {model.name} does not have; "
             f"it has {', '.join(model.names)}"
         )
+    return model.parameters[model.names.index(name)]
 
 
 def _check_monotonic(model: SignalModel, name: str, low: float) -> None:

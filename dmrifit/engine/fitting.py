@@ -232,13 +232,12 @@ def _fit_screened(
             f"{counted(n_free, 'free parameter')} of {model.name}; fix some, or measure more"
         )
     problem = Problem(model, protocol, settings, box, fixed)
-    noise = settings.noise_levels(n_voxels)
     bounds = tuple(zip(problem.low.tolist(), problem.high.tolist(), strict=True))
     result = unfilled_result(model, n_voxels, bounds=bounds, fixed=tuple(fixed))
     for values in (result.parameters, result.standard_errors, result.cost):
         values[:] = np.nan
     result.status[:] = FitStatus.NOT_FITTED
-    _run(signals, problem, noise, result, settings.n_threads)
+    _run(signals, problem, inputs.sigma, result, settings.n_threads)
     return replace(result, inputs=replace(inputs, turn_up=problem.turn_up))
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from types import CodeType
 
 import numpy as np
@@ -603,7 +603,15 @@ def resolve_model(model: object) -> SignalModel:
         return MODELS[name]
     plugins = {entry.name: entry for entry in entry_points(group=PLUGINS)}
     if name in plugins:
-        return _loaded_plugin(plugins[name])
+        entry = plugins[name]
+        plugin = entry.load()
+        # It has to bear the name that it is asked for by.
+        if not isinstance(plugin, SignalModel) or plugin.name != name:
+            raise ValueError(
+                f"the entry point {name} = {entry.value} of the group {PLUGINS} is no "
+                "SignalModel of that name; correct it in the package that brings it"
+            )
+        return plugin
     names = [*MODELS, *plugins]
     similar = _OTHER_NAMES.get(name) or next(iter(get_close_matches(name, names, 1)), None)
     hint = f"did you mean {similar}? " if similar else ""
@@ -611,17 +619,6 @@ def resolve_model(model: object) -> SignalModel:
         f"no model {model!r}; {hint}choose one of {', '.join(names)} or give a SignalModel "
         "(SignalModel.from_expression)"
     )
-
-
-def _loaded_plugin(entry: EntryPoint) -> SignalModel:
-    """Load the model of an installed package, which has to bear the name it is asked for by."""
-    model = entry.load()
-    if not isinstance(model, SignalModel) or model.name != entry.name:
-        raise ValueError(
-            f"the entry point {entry.name} = {entry.value} of the group {PLUGINS} is no "
-            "SignalModel of that name; correct it in the package that brings it"
-        )
-    return model
 
 
 def check_echo_times(protocol: Protocol, model: SignalModel) -> None:

@@ -289,7 +289,15 @@ class FitResult:
         list of str
             Empty for a sound fit.
         """
-        return [*self._tally().advice(), *self._gain_advice()]
+        from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
+
+        advice = self._tally().advice()
+        if self.inputs is not None:
+            stride = max(1, len(self) // GAIN_VOXELS)
+            step = find_gain_step(self.inputs.signals[::stride], self.inputs.protocol)
+            if step is not None:
+                advice.append(f"{step.description}.")
+        return advice
 
     def readings(self) -> dict[str, str]:
         """
@@ -313,15 +321,6 @@ class FitResult:
         tally = DoubtTally(self.model, self.bounds, monotonic)
         tally.add(self)
         return tally
-
-    def _gain_advice(self) -> list[str]:
-        from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
-
-        if self.inputs is None:
-            return []
-        stride = max(1, len(self) // GAIN_VOXELS)
-        step = find_gain_step(self.inputs.signals[::stride], self.inputs.protocol)
-        return [] if step is None else [f"{step.description}."]
 
     def _intervals(self, levels: tuple[float, ...]) -> NDArray[np.float64]:
         """Compute intervals of several levels at once, (n_levels, n_voxels, n_parameters, 2)."""

@@ -183,9 +183,11 @@ class Screen:
         has_signal = ((values > 0) & is_finite).any(axis=1)
         refusal[~has_signal] = Refusal.NO_POSITIVE_VALUE
         is_poor = (~is_kept).sum(axis=1) > MOST_LEFT_OUT * values.shape[1]
-        contrasts = _contrasts(self.protocol)
-        n_contrasts = sum(is_kept[:, columns].any(axis=1).astype(int) for columns in contrasts)
-        is_poor |= n_contrasts < min(self.n_free, len(contrasts))
+        te = np.zeros(len(self.protocol)) if self.protocol.te is None else self.protocol.te
+        contrasts, number = np.unique([self.protocol.b, te], axis=1, return_inverse=True)
+        n_all = contrasts.shape[1]
+        n_contrasts = sum(is_kept[:, number == i].any(axis=1).astype(int) for i in range(n_all))
+        is_poor |= n_contrasts < min(self.n_free, n_all)
         refusal[is_poor] = Refusal.LEFT_OUT
         screening.refusal[rows] = refusal
         values[is_outside] = np.nan
@@ -324,10 +326,3 @@ def with_rows(
     for rows, values in changes:
         signals[rows] = values
     return signals
-
-
-def _contrasts(protocol: Protocol) -> list[NDArray[np.intp]]:
-    """List the measurements of each different contrast."""
-    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
-    _, index = np.unique(np.stack([protocol.b, te]), axis=1, return_inverse=True)
-    return [np.flatnonzero(index == i) for i in range(int(index.max()) + 1)]

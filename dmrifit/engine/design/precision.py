@@ -241,10 +241,11 @@ def rank_contrasts(
             "rank_contrasts_by_prediction"
         )
     values = _parameter_sets(model, parameters)
-    if (values == 0).any():
+    is_zero = (values == 0).any(axis=0)
+    if is_zero.any():
         raise ValueError(
-            f"relative errors have no meaning for a parameter that is 0: {_zeros(model, values)}; "
-            "give a small value"
+            "relative errors have no meaning for a parameter that is 0: "
+            f"{', '.join(np.array(model.names)[is_zero])}; give a small value"
         )
     free = _free(model, fixed)
     names = [name for name, is_free in zip(model.names, free, strict=True) if is_free]
@@ -535,8 +536,3 @@ def _prior_rows(
             "fixed="
         )
     return 1 / sd
-
-
-def _zeros(model: SignalModel, values: NDArray) -> str:
-    columns = np.flatnonzero((values == 0).any(axis=0))
-    return ", ".join(model.names[column] for column in columns)

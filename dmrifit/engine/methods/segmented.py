@@ -96,7 +96,8 @@ def measured_amplitude(
     """Put the mean of the signals without diffusion weighting in the place of "measured"."""
     fixed: Mapping = settings.fixed or {}
     amplitudes = {parameter.name for parameter in model.parameters if parameter.is_amplitude}
-    names = [name for name in fixed if name in amplitudes and _is_measured(fixed[name])]
+    texts = [name for name, value in fixed.items() if isinstance(value, str)]
+    names = [name for name in texts if name in amplitudes and fixed[name] == MEASURED]
     if not names:
         return settings
     unweighted = protocol.b < _ZERO_B
@@ -114,7 +115,3 @@ def measured_amplitude(
     # Voxels without such a signal are not fitted by their status; the number is not used.
     measured = np.where(mean > 0, mean, 1.0)
     return replace(settings, fixed={**fixed, **dict.fromkeys(names, measured)})
-
-
-def _is_measured(value: object) -> bool:
-    return isinstance(value, str) and value == MEASURED
