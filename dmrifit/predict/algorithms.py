@@ -141,9 +141,12 @@ def _perceptron(params: dict[str, Any], options: RegressorOptions) -> RegressorM
     # Loads numba, and compiles when it is first trained.
     from dmrifit.predict.perceptrons import Perceptron
 
-    settings = {"random_state": options.random_state}
+    settings: dict[str, Any] = {"random_state": options.random_state}
     if not _STOPPING & params.keys():
-        settings |= _fixed_epochs(params.pop("epochs", _EPOCHS))
+        epochs = params.pop("epochs", _EPOCHS)
+        # No improvement exceeds this tol, so that it stops once the epochs after the first are one
+        # more than n_iter_no_change, without a warning that it did not converge.
+        settings |= {"tol": 1e12, "n_iter_no_change": epochs - 2, "max_iter": epochs + 1}
     return _standardized(Perceptron(**{**settings, **params}))
 
 
@@ -160,10 +163,6 @@ def _patch_network(
         "random_state": options.random_state,
     }
     return _standardized(getattr(patch_networks, title)(**{**settings, **params}))
-
-
-def _median_of_targets(params: dict[str, Any], options: RegressorOptions) -> RegressorMixin:
-    return DummyRegressor(**params)
 
 
 def _standardized(regressor: RegressorMixin) -> RegressorMixin:
@@ -262,7 +261,7 @@ REGRESSORS: dict[str, Regressor] = {
         is_patchwise=True,
     ),
     CONSTANT: Regressor(
-        _median_of_targets,
+        lambda params, options: DummyRegressor(**params),
         _PLAIN_TYPES | {"sklearn.dummy.DummyRegressor"},
         defaults={"strategy": "median"},
     ),
@@ -429,13 +428,6 @@ def _patchwise_regressors(regressor: Any) -> Iterator[Any]:
     for component in (regressor, *regressor.get_params().values()):
         if getattr(type(component), "patchwise", False):
             yield component
-
-
-def _fixed_epochs(epochs: int) -> dict[str, Any]:
-    """Stop a perceptron at its last epoch without a warning that it did not converge."""
-    # No improvement exceeds this tol, so that it stops once the epochs after the first are one
-    # more than n_iter_no_change.
-    return {"tol": 1e12, "n_iter_no_change": epochs - 2, "max_iter": epochs + 1}
 
 
 def _takes_many_targets(regressor: BaseEstimator) -> bool:

@@ -228,7 +228,13 @@ class ConformalIntervals(MetaEstimatorMixin, MultiOutputMixin, RegressorMixin, B
             options["groups"] = patients
         calibrated = np.ones(len(x), bool)
         if calibrate is not None:
-            calibrated = _checked_calibrate(calibrate, len(x))
+            calibrated = np.asarray(calibrate)
+            is_mask = calibrated.shape == (len(x),) and calibrated.dtype == bool
+            if not is_mask or not calibrated.any():
+                raise ValueError(
+                    f"calibrate must be {counted(len(x), 'boolean')}, one per voxel and some of "
+                    f"them true; not {calibrated.dtype} {calibrated.shape}"
+                )
         self._set_outputs(model, targets.shape[1])
         _check_patients(patients, max(FEWEST_PATIENTS, self.n_splits))
         folds = GroupKFold(self.n_splits, shuffle=True, random_state=seed)
@@ -537,16 +543,6 @@ def strategy_of(estimator: Any) -> Any:
         check_is_fitted(estimator)
         return estimator.estimator_
     return estimator
-
-
-def _checked_calibrate(calibrate: ArrayLike, n: int) -> NDArray[np.bool_]:
-    calibrated = np.asarray(calibrate)
-    if calibrated.shape != (n,) or calibrated.dtype != bool or not calibrated.any():
-        raise ValueError(
-            f"calibrate must be {counted(n, 'boolean')}, one per voxel and some of them true; not "
-            f"{calibrated.dtype} {calibrated.shape}"
-        )
-    return calibrated
 
 
 def _check_patients(patients: NDArray, fewest: int) -> None:

@@ -558,10 +558,19 @@ class MapsToMaps(Strategy):
             If there are no protocols.
         """
         source, _ = self._protocols()
-        features, s0 = _features(X, source, self.patch_shape_)
+        neighbors = as_neighbors(X, self.patch_shape_)
+        n, k, m = neighbors.shape
+        metrics = ClinicalMetrics(source).fit_transform(neighbors.reshape(n * k, m))
+        metrics = metrics.reshape(n, k, -1)
+        center = metrics[:, k // 2]
+        columns = [ClinicalMetrics.names.index(name) for name in _FEATURES]
+        features = metrics[:, :, columns]
+        # A neighbor outside the body must not cost the voxel: its own metrics stand in.
+        usable = np.isfinite(features).all(axis=2, keepdims=True)
+        features = np.where(usable, features, center[:, None, columns]).reshape(n, -1)
         center_signals = center_of(X, self.patch_shape_)
         largest = np.where(np.isfinite(center_signals), center_signals, 0.0).max(axis=1)
-        return Clinical(features, s0, largest)
+        return Clinical(features, center[:, ClinicalMetrics.names.index("S0")], largest)
 
     def maps_from(self, clinical: Clinical) -> NDArray[np.float64]:
         """
@@ -645,22 +654,6 @@ def _model_for(model: str | SignalModel | None, target: Protocol) -> SignalModel
             "give them (te in ms) or another model="
         )
     return resolved
-
-
-def _features(
-    X: _Array, source: Protocol, patch_shape: tuple[int, int, int] | None
-) -> tuple[_Array, _Array]:
-    """Compute the scale-free clinical metrics of all neighbors, and the voxel's S0."""
-    neighbors = as_neighbors(X, patch_shape)
-    n, k, m = neighbors.shape
-    metrics = ClinicalMetrics(source).fit_transform(neighbors.reshape(n * k, m)).reshape(n, k, -1)
-    columns = [ClinicalMetrics.names.index(name) for name in _FEATURES]
-    center = metrics[:, k // 2]
-    features = metrics[:, :, columns]
-    # A neighbor outside the body must not cost the voxel: its own metrics stand in.
-    usable = np.isfinite(features).all(axis=2, keepdims=True)
-    features = np.where(usable, features, center[:, None, columns]).reshape(n, -1)
-    return features, center[:, ClinicalMetrics.names.index("S0")]
 
 
 def _scaled_amplitudes(
