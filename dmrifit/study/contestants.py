@@ -166,7 +166,11 @@ def controls_of(
     """Make the controls of every strategy; `noise_free` signals are known of some cohort."""
     controls = []
     rows = {(entrant.strategy, entrant.algorithm) for entrant in entrants}
-    for strategy, first in _first_of_strategies(entrants).items():
+    plain: dict[str, Entrant] = {}  # the first plain estimator of every strategy
+    for entrant in entrants:
+        if type(entrant.estimator) in (SignalToSignal, MapsToMaps):
+            plain.setdefault(entrant.strategy, entrant)
+    for strategy, first in plain.items():
         for control in CONTROLS:
             if (strategy, control) in rows or (control in OF_NOISE_FREE and not noise_free):
                 continue
@@ -193,15 +197,6 @@ def without_controls(entrants: Sequence[Entrant]) -> list[str]:
     return [e.name for e in entrants if (e.strategy, e.model) not in covered]
 
 
-def _first_of_strategies(entrants: Sequence[Entrant]) -> dict[str, Entrant]:
-    """Find the first plain estimator of every strategy."""
-    first: dict[str, Entrant] = {}
-    for entrant in entrants:
-        if type(entrant.estimator) in (SignalToSignal, MapsToMaps):
-            first.setdefault(entrant.strategy, entrant)
-    return first
-
-
 def choose_views(
     entrants: Sequence[Entrant],
     cohorts: Mapping[str, Cohort],
@@ -216,8 +211,8 @@ def choose_views(
         # Forests draw columns by number, which must not follow the order of volumes.
         full = full.take(contrast_order(full))
         for entrant in entrants:
-            source = _parameter(entrant.estimator, "source")
-            target = _parameter(entrant.estimator, "target")
+            parameters = entrant.estimator.get_params(deep=False)
+            source, target = parameters.get("source"), parameters.get("target")
             if source is None:
                 source = _clinical(full, cohort)
             if target is None:
@@ -271,11 +266,8 @@ def _check_names(named: Mapping[Any, Any], what: str) -> None:
 
 def _code(estimator: Any) -> str:
     """Digest the code of the user's classes, which have no version."""
-    objects = [estimator]
-    if hasattr(estimator, "get_params"):
-        objects += estimator.get_params(deep=True).values()
     sources: dict[str, str] = {}
-    for instance in objects:
+    for instance in (estimator, *estimator.get_params(deep=True).values()):
         for cls in type(instance).__mro__:
             package = cls.__module__.partition(".")[0]
             if package in ("builtins", "dmrifit", "numpy", "sklearn", "abc", "typing"):
@@ -291,8 +283,7 @@ def _code(estimator: Any) -> str:
 
 def _model_of(estimator: Any) -> SignalModel:
     """Find the model whose parameters an estimator predicts, `DEFAULT_MODEL` if it has none."""
-    parameters = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
-    model = parameters.get("model", DEFAULT_MODEL)
+    model = estimator.get_params(deep=False).get("model", DEFAULT_MODEL)
     if model is None:
         raise ValueError(
             "a comparison scores maps, and without a model there are none; give model="
@@ -312,12 +303,6 @@ def _recipe(estimator: Any, base: str) -> str:
     except TypeError:
         # A parameter that cannot be described is shared with no other estimator.
         return f"{base} {id(estimator)}"
-
-
-def _parameter(estimator: Any, name: str) -> Any:
-    if not hasattr(estimator, "get_params"):
-        return None
-    return estimator.get_params(deep=False).get(name)
 
 
 def _algorithm(name: str, strategy: str) -> str:

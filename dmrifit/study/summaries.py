@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,11 @@ def summarize(evaluation: Evaluation) -> pd.DataFrame:
 
     scores = _with_magnitudes(averaged(largest(evaluation.scores)))
     metrics = summary_metrics(scores)
-    patients = _patient_means(scores, metrics).groupby(KEYS, sort=False)
+    columns = [metric.column for metric in metrics]
+    columns += [f"{name}_truth" for name in columns]
+    # Patients count alike, however many parameters they have.
+    patients = scores.groupby([*KEYS, "patient"], sort=False)[columns].mean()
+    patients = patients.groupby(KEYS, sort=False)
     table = patients.mean()
     for metric in metrics:
         if metric.with_sd:
@@ -72,13 +76,6 @@ def summarize(evaluation: Evaluation) -> pd.DataFrame:
 def summary_metrics(table: pd.DataFrame) -> list[MapMetric]:
     """List the metrics of the summary that a table has; an earlier study may lack some."""
     return [m for m in METRICS.values() if m.in_summary and m.column in table.columns]
-
-
-def _patient_means(scores: pd.DataFrame, metrics: Sequence[MapMetric]) -> pd.DataFrame:
-    """Average each patient's scores over parameters."""
-    columns = [metric.column for metric in metrics]
-    columns += [f"{name}_truth" for name in columns]
-    return scores.groupby([*KEYS, "patient"], sort=False)[columns].mean()
 
 
 def _with_magnitudes(scores: pd.DataFrame) -> pd.DataFrame:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,26 +143,27 @@ def _sections(
     tables: dict[str, pd.DataFrame],
 ) -> list[tuple[str, Any]]:
     """Make all sections, in the order in which a reader asks."""
-    sections: list[tuple[str, Callable[[], Any]]] = [
-        ("", partial(answer, board, gallery)),
-        ("Which algorithm", partial(predictor_scores, board, gallery, tables)),
-        ("Which parameter", partial(parameter_scores, board, gallery, tables)),
+    sections = [
+        ("", answer(board, gallery)),
+        ("Which algorithm", predictor_scores(board, gallery, tables)),
+        ("Which parameter", parameter_scores(board, gallery, tables)),
     ]
     if len(board.regimes) > 1:
-        sections.append(("Other site", partial(other_sites, board, gallery)))
+        sections.append(("Other site", other_sites(board, gallery)))
     if len(unique(board.evaluation.scores["n_train"])) > 1:
-        sections.append(("How many patients", partial(curves, board, gallery, tables)))
-    sections.append(("Example patients", partial(example_patients, board, gallery)))
+        sections.append(("How many patients", curves(board, gallery, tables)))
+    sections.append(("Example patients", example_patients(board, gallery)))
     if len(board.signals):
-        sections.append(("Unseen signals", partial(signal_scores, board, gallery, tables)))
+        sections.append(("Unseen signals", signal_scores(board, gallery, tables)))
     if len(evaluations) > 1:
-        sections.append(("Other comparisons", partial(repeated_summary, evaluations)))
-    sections += [
-        ("All tables", partial(_all_tables, board, gallery, tables)),
-        ("Methods", partial(_methods, board)),
-        ("How this was made", partial(_made, board, evaluations)),
+        sections.append(("Other comparisons", repeated_summary(evaluations)))
+    made = html_join([origin(board, evaluations), html_details("Time", times(board))])
+    return [
+        *sections,
+        ("All tables", _all_tables(board, gallery, tables)),
+        ("Methods", html_join([introduction(board), cohort_tables(board)])),
+        ("How this was made", made),
     ]
-    return [(heading, make()) for heading, make in sections]
 
 
 def _all_tables(board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame]) -> Any:
@@ -182,11 +182,3 @@ def _all_tables(board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame])
     links = html_join(html_link(f"{TABLES}/{name}.csv", f"{name}.csv") for name in tables)
     folds.append((f"Files: {counted(len(tables), 'table')}", links))
     return html_join(html_details(title, body) for title, body in folds)
-
-
-def _methods(board: Board) -> Any:
-    return html_join([introduction(board), cohort_tables(board)])
-
-
-def _made(board: Board, evaluations: Sequence[Evaluation]) -> Any:
-    return html_join([origin(board, evaluations), html_details("Time", times(board))])

@@ -75,9 +75,9 @@ def plot_dots(
             if i == 0 and title:
                 head(ax, title)
         if n_legend_lines:
+            dot: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 6}
             handles = [
-                handle(_shortened(name), linestyle="", **_look(look))
-                for name, look in styles.items()
+                handle(_shortened(name), **{**dot, **look}) for name, look in styles.items()
             ]
             figure.legend(
                 handles=handles, loc="lower left", ncols=per_line, fontsize=8.5, borderaxespad=0.2
@@ -229,7 +229,3 @@ def _ends(table: pd.DataFrame, panel: Panel) -> tuple[float, float]:
     if lower == upper:
         return lower, lower + 1.0
     return lower, upper
-
-
-def _look(look: Mapping[str, Any]) -> dict[str, Any]:
-    return {"marker": "o", "markersize": 6, **look}

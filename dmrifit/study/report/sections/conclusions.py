@@ -41,7 +41,9 @@ def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str,
     if len(board.learners) < 2:
         text = "One algorithm was compared, so there is nothing to test it against."
         return html_paragraph(text), {}
-    metrics = _tested_metrics(board)
+    tested = [m for m in METRICS.values() if m.tested and m.column in board.scores.columns]
+    # The one that ranks algorithms comes first.
+    metrics = sorted(tested, key=lambda metric: metric.name != RANKING_METRIC)
     tables = {}
     try:
         for metric in metrics:
@@ -107,12 +109,6 @@ def _conclusions(
         yield html_note(
             "The tests of other ways of training are in the folder tables beside this page."
         )
-
-
-def _tested_metrics(board: Board) -> list[MapMetric]:
-    """List the metrics that are tested, the one that ranks algorithms first."""
-    tested = [m for m in METRICS.values() if m.tested and m.column in board.scores.columns]
-    return sorted(tested, key=lambda metric: metric.name != RANKING_METRIC)
 
 
 def _with_unit(heading: str, metrics: Sequence[MapMetric]) -> str:
