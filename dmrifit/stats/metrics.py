@@ -75,7 +75,7 @@ def bias_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[n
     ----------
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
-    return _by_column(_bias, prediction, reference)
+    return _by_errors(lambda errors: _quantile(np.sort(errors), 0.5), prediction, reference)
 
 
 def dispersion_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDArray[np.float64]:
@@ -104,14 +104,19 @@ def dispersion_index(prediction: ArrayLike, reference: ArrayLike) -> float | NDA
     ----------
     Macarro et al., J Magn Reson Imaging 61(2):1018–1021, 2025.
     """
-    return _by_column(_dispersion, prediction, reference)
+
+    def spread(errors: NDArray[np.float64]) -> float:
+        ordered = np.sort(errors)
+        return _quantile(ordered, 0.75) - _quantile(ordered, 0.25)
+
+    return _by_errors(spread, prediction, reference)
 
 
 def median_absolute_error(
     prediction: ArrayLike, reference: ArrayLike
 ) -> float | NDArray[np.float64]:
     """Compute MdAPE, the median of |E|; voxels are left out as in `bias_index`."""
-    return _by_column(_median_abs_error, prediction, reference)
+    return _by_errors(lambda errors: median(np.abs(errors)), prediction, reference)
 
 
 def best_constants(values: NDArray[np.float64], *, relative: bool) -> NDArray[np.float64]:
@@ -286,22 +291,16 @@ def _relative_errors(p: NDArray[np.float64], r: NDArray[np.float64]) -> NDArray[
     return errors[np.isfinite(errors)]
 
 
-def _bias(p: NDArray[np.float64], r: NDArray[np.float64]) -> float:
-    errors = _relative_errors(p, r)
-    return _quantile(np.sort(errors), 0.5) if errors.size else float("nan")
+def _by_errors(
+    summary: Callable[[NDArray], float], prediction: ArrayLike, reference: ArrayLike
+) -> float | NDArray[np.float64]:
+    """Summarize the relative errors of each column; NaN where there are none."""
 
+    def score(p: NDArray[np.float64], r: NDArray[np.float64]) -> float:
+        errors = _relative_errors(p, r)
+        return summary(errors) if errors.size else float("nan")
 
-def _dispersion(p: NDArray[np.float64], r: NDArray[np.float64]) -> float:
-    errors = _relative_errors(p, r)
-    if not errors.size:
-        return float("nan")
-    ordered = np.sort(errors)
-    return _quantile(ordered, 0.75) - _quantile(ordered, 0.25)
-
-
-def _median_abs_error(p: NDArray[np.float64], r: NDArray[np.float64]) -> float:
-    errors = _relative_errors(p, r)
-    return median(np.abs(errors)) if errors.size else float("nan")
+    return _by_column(score, prediction, reference)
 
 
 def _quantile(ordered: NDArray[np.float64], share: float) -> float:
