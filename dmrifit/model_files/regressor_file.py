@@ -375,18 +375,11 @@ def _check_pools(schema: Any) -> None:
     nodes = list(_nodes(schema))
     for pool in (node["pool_size"] for node in nodes if "pool_size" in node):
         # skops builds the first node of an identity wherever it stands again.
-        of_identity = [node for node in nodes if "__loader__" in node and _are_same(node, pool)]
-        sizes = [node for node in of_identity if node["__loader__"] != "CachedNode"]
-        if not sizes or any(_size_of_pool(node) != ("JsonNode", "4") for node in sizes):
+        built = [node for node in nodes if node.get("__loader__", "CachedNode") != "CachedNode"]
+        same = [node for node in built if node.get("__id__") == pool.get("__id__")]
+        sizes = [(node["__loader__"], node.get("content")) for node in same]
+        if not sizes or any(size != ("JsonNode", "4") for size in sizes):
             raise RefusedError("a random generator of its regressor has no valid state")
-
-
-def _are_same(node: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return bool(node.get("__id__") == other.get("__id__"))
-
-
-def _size_of_pool(node: Mapping[str, Any]) -> tuple[Any, Any]:
-    return node["__loader__"], node.get("content")
 
 
 def _check_members(archive: zipfile.ZipFile, size: int) -> None:
