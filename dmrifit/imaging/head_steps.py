@@ -25,6 +25,7 @@ __all__ = [
     "find_brain",
     "import_sitk",
     "inside_of",
+    "stripped_brain",
 ]
 
 _COARSE = 2.0  # mm, the grid on which brains are found and aligned
@@ -61,7 +62,7 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
     name = image_name(image)
     if not np.ptp(values):
         raise ValueError(f"{name} is {values.flat[0]:g} everywhere; there is no brain in it")
-    brain = _stripped_brain(values, scan.affine)
+    brain = stripped_brain(values, scan.affine)
     if brain is not None:
         return brain
     # Widths of necks are in mm, and a fine grid would only take longer.
@@ -76,7 +77,7 @@ def find_brain(image: Image) -> NDArray[np.bool_]:
     return array_of(share) > MASK_THRESHOLD
 
 
-def _stripped_brain(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.bool_] | None:
+def stripped_brain(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.bool_] | None:
     """Find the brain in an image (x, y, z) without a skull; None if the skull is there."""
     from scipy.ndimage import binary_fill_holes, binary_opening
 

@@ -304,7 +304,8 @@ def _segment_case(
         min_voxels = int(getattr(segmenter, "min_voxels", 1))
     network = getattr(segmenter, "segmenter_", segmenter)
     seen = getattr(network, "seen_", None) or figures.get("seen")
-    statement = findings_in_words(len(lesions), figures)
+    remarks = [*notes, *unlike_notes(case, seen, labels)]
+    statement = findings_in_words(len(lesions), figures, is_noted=bool(remarks))
     content: dict[str, Any] = {
         **_description(case),
         "folder": folder.name,
@@ -315,7 +316,7 @@ def _segment_case(
         "volume_mL": float(lesions["volume_mL"].sum()),
         "filled_mL": float(lesions["filled_mL"].sum()),
         "statement": statement,
-        "notes": [*notes, *unlike_notes(case, seen, labels)],
+        "notes": remarks,
         "sources": digest,
         "notice": NOTICE,
     }

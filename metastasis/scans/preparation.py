@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit.imaging.head_steps import find_brain, import_sitk, inside_of
+from dmrifit.imaging.head_steps import find_brain, import_sitk, inside_of, stripped_brain
 from dmrifit.imaging.rigid_alignment import SAME_HEAD, align_heads
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import array_of, onto, read_scan, read_scan_like, resampled, scan_of
@@ -55,7 +55,8 @@ class PreparedScan:
     likeness : float or None
         Median local correlation of both scans, up to 1.
     notes : list of str
-        What a reader should know of the scan: thick slices, no bright vessels.
+        What a reader should know of the scan: thick slices, no bright vessels, a brain that was
+        searched under a skull.
     """
 
     image: nib.Nifti1Pair
@@ -185,6 +186,11 @@ def _prepared(
     edges = np.linalg.norm(scan.affine[:3, :3], axis=0).tolist()
     case = Case(names[0], array_of(image), brain=inside, affine=image.affine)
     notes = [slice_note(names[0], edges), contrast_note(case)]
+    if mask_scan is None and stripped_brain(array_of(scan), scan.affine) is None:
+        notes.append(
+            f"{names[0]}: the brain was searched under a skull, roughly; look at it, or give a "
+            "mask of a tool for it (--brain)"
+        )
     prior, matrix, likeness = None, None, None
     if prior_scan is not None:
         alignment = align_heads(scan, prior_scan)

@@ -42,12 +42,16 @@ def model_figures(path: Path) -> dict[str, Any]:
     return shares | ({_FALSE: counts} if counts else {}) | seen
 
 
-def findings_in_words(n_findings: int, figures: Mapping[str, Any]) -> str:
-    """Say what it means that so many things were marked in a scan, or nothing was."""
+def findings_in_words(
+    n_findings: int, figures: Mapping[str, Any], *, is_noted: bool = False
+) -> str:
+    """Say what it means that so many things were marked in a scan, of which notes may warn."""
     is_known = all(key in figures for key in _KEYS)
     whole, small = (f"{100 * figures.get(key, 0):.0f} %" for key in _KEYS)
     found = f"on implants {whole} of all and {small} of those of 2.5–6 mm are found"
     untried = "never tried on a labelled real metastasis"
+    if is_noted:
+        untried += "; of scans with such notes these figures tell nothing"
     if not n_findings:
         begin = "nothing marked; this is not 'no metastases': "
         if not is_known:

@@ -16,6 +16,8 @@ def test_what_no_finding_means_comes_from_the_card_of_the_model(tmp_path):
         "nothing marked; this is not 'no metastases': on implants 80 % of all and 61 % of those of 2.5–6 mm are "
         "found; never tried on a labelled real metastasis"
     )
+    noted = findings_in_words(0, model_figures(model), is_noted=True)
+    assert noted.endswith("; of scans with such notes these figures tell nothing")
     seen = {"marked": [0.01]}
     card.write_text(json.dumps({"seen": seen}))
     assert model_figures(model) == {"seen": seen}
