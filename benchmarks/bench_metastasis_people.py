@@ -335,52 +335,46 @@ def judged_candidates(
     """
     Find candidates in a scan that their network has not seen, and what they are.
 
-    They are those of all its networks: an earlier one has more large false positives. The first
-    ones have not seen the healthy brain, either, where bright white matter is a mistake.
+    They are those of all its networks: an earlier one has more large false positives.
     """
-    (seen,) = set(SCANS) - {unseen}
+    (other,) = set(SCANS) - {unseen}
     tables, truths = [], []
     for n in range(1, n_networks + 1):
-        learned_healthy = any(n_healthy for *_, n_healthy in TRAININGS[:n])
-        # After the first training others are compared, which were not tried with it.
-        names = [unseen] if learned_healthy or n_networks == 1 else [unseen, HEALTHY]
-        for name in names:
-            stem = unseen if name == unseen else f"{name}-{seen}"
-            path = answers_folder(work, n) / f"candidates-{stem}-{state()}.npz"
-            if not path.exists():
-                pairs = judged_scans(name, network(seen, kind, work, n), path.parent, stem)
-                found = [
-                    candidates_in(probability, scan.volume, scan.brain, scan.label > 0)
-                    for scan, probability in pairs
-                ]
-                truth = [
-                    candidate_truth(candidates, scan.label)
-                    for candidates, (scan, _) in zip(found, pairs, strict=True)
-                ]
-                table = np.concatenate([candidates.table for candidates in found])
-                np.savez(path, table=table, truth=np.concatenate(truth))
-            stored = np.load(path)
-            tables.append(stored["table"])
-            truths.append(stored["truth"])
+        folder = answers_folder(work, n)
+        path = folder / f"candidates-{unseen}-{state()}.npz"
+        if not path.exists():
+            pairs = judged_scans(unseen, network(other, kind, work, n), folder)
+            found = [
+                candidates_in(probability, scan.volume, scan.brain, scan.label > 0)
+                for scan, probability in pairs
+            ]
+            truth = [
+                candidate_truth(candidates, scan.label)
+                for candidates, (scan, _) in zip(found, pairs, strict=True)
+            ]
+            table = np.concatenate([candidates.table for candidates in found])
+            np.savez(path, table=table, truth=np.concatenate(truth))
+        stored = np.load(path)
+        tables.append(stored["table"])
+        truths.append(stored["truth"])
     return np.concatenate(tables), np.concatenate(truths)
 
 
 def judged_scans(
-    name: str, segmenter: Any, work: Path, stem: str
+    unseen: str, segmenter: Any, work: Path
 ) -> list[tuple[TrainingScan, NDArray[np.float32]]]:
     """Give scans of a person whom a network has not seen, and its answers."""
-    path = work / f"judged-{stem}-{network_state()}-{JUDGE_SEED}.joblib"
+    path = work / f"judged-{unseen}-{network_state()}-{JUDGE_SEED}.joblib"
     if not path.exists():
-        volume, brain = read_negative(scan_path(name))
-        scans = [TrainingScan(name, volume, brain, np.zeros(volume.shape, np.uint8))]
+        volume, brain = read_negative(scan_path(unseen))
+        scans = [TrainingScan(unseen, volume, brain, np.zeros(volume.shape, np.uint8))]
         for number in range(4):
             implants = draw_implants(
                 volume, brain, 25, small=0.62, random_state=JUDGE_SEED + 100 * number
             )
-            scans.append(TrainingScan(name, implants.volume, brain, implants.label, implants))
-        scans += implanted_copies(name, volume, brain, 8, random_state=JUDGE_SEED)
-        if name != HEALTHY:
-            scans += phantom_scans(2, random_state=JUDGE_SEED)
+            scans.append(TrainingScan(unseen, implants.volume, brain, implants.label, implants))
+        scans += implanted_copies(unseen, volume, brain, 8, random_state=JUDGE_SEED)
+        scans += phantom_scans(2, random_state=JUDGE_SEED)
         answers = segmenter.predict_proba(
             [scan.volume for scan in scans], masks=[scan.brain for scan in scans]
         )
@@ -519,7 +513,7 @@ First stage: a U-Net of 0.33 million weights, {epochs} epochs of 200 segments of
 fourth training on, the healthy brain, then {later} with less variation on both scans; weights are the mean after each of these. After the
 first training, two thirds of the background segments are what it took for lesions, of a large mistake about 300 voxels.
 Second stage: boosted trees, {candidates} candidates ({metastases} metastases) of networks that had not seen the scan, after
-each of their trainings, and in the healthy brain after the first three. Heaviest features (share of variance no longer explained where shuffled in the training candidates): {weights}.
+each of their trainings, and of their mean. Heaviest features (share of variance no longer explained where shuffled in the training candidates): {weights}.
 Marked from a score of {cut:g} on.
 
 ## Figures
