@@ -76,8 +76,8 @@ N_COPIES, N_PHANTOMS, N_HEALTHY = 16, 6, 8
 #: Epochs, how much segments vary (1: as between scanners), phantoms and copies of the healthy brain,
 #: of trainings that go on from each other.
 TRAININGS = (*(3 * [(20, 1.0, 6, 0)]), *(2 * [(20, 1.0, 6, 8)]), *(3 * [(15, 0.3, 2, 8)]))
-#: The last trainings, after which weights are averaged (Izmailov et al., UAI 2018): a network of
-#: their mean marks less than any of them. Those of the shipped model are on both scans.
+#: The last trainings, after which weights are averaged (Izmailov et al., UAI 2018), as networks
+#: differ much from one training to the next. Those of the shipped model are on both scans.
 N_AVERAGED = 3
 #: Networks in the order that they are made: one after each training, and the mean of the last.
 N_NETWORKS = len(TRAININGS) + 1
@@ -760,7 +760,7 @@ def healthy_sentence(row: dict[str, Any]) -> str:
     return (
         "In the healthy brain without contrast agent, copies of which it has learned from, it marks "
         f"{row['findings']} things of {row['mL']:.1f} mL, the largest of {row['largest_mL']:.1f} mL: "
-        "such scans are not for it, and a program says so of them."
+        "it is not meant for such scans, and `segment` warns of them."
     )
 
 
