@@ -280,8 +280,8 @@ def network(name: str, kind: str, work: Path, number: int) -> Any:
         else:
             before = None
             if number > 1:
-                is_alone = name == BOTH and number == N_NETWORKS - N_AVERAGED
-                earlier = SCANS[0] if is_alone else name
+                begins_with_both = name == BOTH and number == N_NETWORKS - N_AVERAGED
+                earlier = SCANS[0] if begins_with_both else name
                 network(earlier, kind, work, number - 1)
                 before = network_path(earlier, work, number - 1)
             names = SCANS if name == BOTH else [name]
@@ -295,18 +295,19 @@ def network_path(name: str, work: Path, number: int) -> Path:
 
 
 def mean_network(networks: Sequence[Any]) -> Any:
-    """Give a network whose weights are the mean of those of others."""
-    states = [one.net_.module_.state_dict() for one in networks]
-    first = networks[0]
-    first.net_.module_.load_state_dict(
-        {
-            key: sum(state[key] for state in states) / len(states)
-            for key, value in states[0].items()
-            if value.is_floating_point()
-        },
-        strict=False,
-    )
-    return first
+    """
+    Give a network whose weights are the mean of those of others; it is the first, changed.
+
+    The means and variances of its normalization are averaged, too, and not estimated anew as by
+    Izmailov et al.: all of these networks have seen scans of the same kind.
+    """
+    states = [network.net_.module_.state_dict() for network in networks]
+    mean = dict(states[0])
+    for key, values in states[0].items():
+        if values.is_floating_point():
+            mean[key] = sum(state[key] for state in states) / len(states)
+    networks[0].net_.module_.load_state_dict(mean)
+    return networks[0]
 
 
 def trained(names: Sequence[str], kind: str, number: int, before: Path | None, work: Path) -> Any:

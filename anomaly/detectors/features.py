@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.checks import check_number
+from dmrifit._utils.checks import check_number, is_number
 
 __all__ = [
     "FEATURES",
@@ -71,10 +71,9 @@ def check_smoothing(smooth_mm: Any, spacing: Any) -> None:
 def check_spacing(spacing: Any) -> None:
     """Reject edges of a voxel that are neither one length in mm nor three."""
     edges = np.array(spacing, dtype=object)
-    if edges.shape not in ((), (3,)):
-        raise ValueError(f"spacing must be one length in mm or three, not {spacing!r}")
-    for edge in edges.ravel():
-        check_number("spacing", edge, above=0)
+    are_lengths = [is_number(edge) and 0 < edge < np.inf for edge in edges.ravel()]
+    if edges.shape not in ((), (3,)) or not all(are_lengths):
+        raise ValueError(f"spacing must be one positive length in mm or three, not {spacing!r}")
 
 
 def sd_in_voxels(sd_mm: float, spacing: Any) -> float | tuple[float, ...]:

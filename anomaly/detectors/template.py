@@ -157,7 +157,9 @@ class AlignedDetector(ArrayDetector):
 
     def _check_parameters(self) -> None:
         if self.smoothness is not None:
-            check_number("smoothness", self.smoothness, above=0)
+            check_number("smoothness", self.smoothness)
+            if not self.smoothness:
+                raise ValueError("smoothness must be a number above 0, or None, not 0")
 
     def _fit_scans(self, scans: Scans) -> None:
         looks = [look_of(scans.signal(i), scans.mask(i)) for i in range(len(scans))]

@@ -41,7 +41,7 @@ __all__ = [
 SCOPES = ("dataset", "image")
 #: Edge in mm of the voxels of the study.
 STUDY_SPACING = 2.4
-_N_DRAWS = 200  # of as many scans as there are
+_N_DRAWS = 200  # of the bootstrap, each of as many scans as there are
 
 Scope = Literal["dataset", "image"]
 
@@ -427,7 +427,10 @@ class HealthyRateThreshold(_OwnThreshold):
         self.rate = rate
 
     def _check_parameters(self) -> None:
-        check_number("rate", self.rate, below=1)
+        if not is_number(self.rate) or not 0 <= self.rate < 1:
+            raise ValueError(
+                f"rate must be a share of voxels, 0 or more and below 1, not {self.rate!r}"
+            )
 
     def _of_all(self, scans: ScoredScans) -> float:
         limits, _ = rate_limits(scans.inside(), [self.rate])

@@ -533,9 +533,9 @@ class TwoStageSegmenter(BaseEstimator):
         check_number("min_voxels", self.min_voxels, least=1, whole=True)
         check_number("n_folds", self.n_folds, least=2, whole=True)
         check_number("n_trainings", self.n_trainings, least=1, whole=True)
-        is_trained = self.segmenter is not None and not _is_fitted(self.segmenter)
-        # Others cannot be trained again on what they took for lesions.
-        if self.n_trainings > 1 and is_trained and getattr(self.segmenter, "loss", "") != "lesion":
+        learns = self.segmenter is not None and not _is_fitted(self.segmenter)
+        # Only with this loss can a segmenter learn from what it took for lesions.
+        if self.n_trainings > 1 and learns and getattr(self.segmenter, "loss", "") != "lesion":
             raise ValueError(
                 f"n_trainings={self.n_trainings} needs a DeepMedicSegmenter with loss='lesion', "
                 f"not {self.segmenter!r}"

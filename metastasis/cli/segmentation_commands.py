@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import numpy as np
 import typer
 
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.console import (
     FailOption,
     FigureOption,
@@ -455,9 +455,14 @@ def _print_counts(contents: Sequence[Mapping[str, Any]], out: Path) -> None:
             say(note)
         if content["statement"] and not content["n_lesions"]:
             typer.echo(f"{content['name']}: {content['statement']}")
-    of_findings = {content["statement"] for content in contents if content["n_lesions"]}
-    for statement in sorted(of_findings - {""}):
-        typer.echo(statement)
+    names: dict[str, list[str]] = {}
+    for content in contents:
+        if content["statement"] and content["n_lesions"]:
+            names.setdefault(content["statement"], []).append(content["name"])
+    for statement, of_scans in names.items():
+        # Scans with notes have a statement of their own.
+        whose = f"{first_few(of_scans)}: " if len(names) > 1 else ""
+        typer.echo(f"{whose}{statement}")
     if any(content["synthetic"] for content in contents):
         typer.echo("synthetic scans: no clinical result")
 

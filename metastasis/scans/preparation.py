@@ -55,8 +55,7 @@ class PreparedScan:
     likeness : float or None
         Median local correlation of both scans, up to 1.
     notes : list of str
-        What a reader should know of the scan: thick slices, no bright vessels, a brain that was
-        searched under a skull.
+        What a reader should know of the scan: thick slices, no bright vessels, a skull.
     """
 
     image: nib.Nifti1Pair
@@ -177,7 +176,17 @@ def _prepared(
     spacing: float,
     names: tuple[str, str],
 ) -> PreparedScan:
-    mask = find_brain(scan) if mask_scan is None else inside_of(mask_scan)
+    brain_note = None
+    if mask_scan is not None:
+        mask = inside_of(mask_scan)
+    else:
+        stripped = stripped_brain(array_of(scan), scan.affine)
+        mask = find_brain(scan) if stripped is None else stripped
+        if stripped is None:
+            brain_note = (
+                f"{names[0]} still has its skull, so its brain mask is only approximate; look at "
+                "it, or give the mask of a brain-extraction tool (--brain)"
+            )
     _check_magnitudes(array_of(scan)[mask], names[0])
     picture = resampled(scan, spacing)
     share = array_of(resampled(scan_of(mask.astype(np.float32), scan.affine), spacing))
@@ -185,12 +194,7 @@ def _prepared(
     image = scan_of(_scaled(array_of(picture), inside), picture.affine)
     edges = np.linalg.norm(scan.affine[:3, :3], axis=0).tolist()
     case = Case(names[0], array_of(image), brain=inside, affine=image.affine)
-    notes = [slice_note(names[0], edges), contrast_note(case)]
-    if mask_scan is None and stripped_brain(array_of(scan), scan.affine) is None:
-        notes.append(
-            f"{names[0]}: the brain was searched under a skull, roughly; look at it, or give a "
-            "mask of a tool for it (--brain)"
-        )
+    notes = [brain_note, slice_note(names[0], edges), contrast_note(case)]
     prior, matrix, likeness = None, None, None
     if prior_scan is not None:
         alignment = align_heads(scan, prior_scan)

@@ -45,13 +45,16 @@ def model_figures(path: Path) -> dict[str, Any]:
 def findings_in_words(
     n_findings: int, figures: Mapping[str, Any], *, is_noted: bool = False
 ) -> str:
-    """Say what it means that so many things were marked in a scan, of which notes may warn."""
+    """Say what it means that so many things were marked in a scan, which may have notes."""
     is_known = all(key in figures for key in _KEYS)
     whole, small = (f"{100 * figures.get(key, 0):.0f} %" for key in _KEYS)
     found = f"on implants {whole} of all and {small} of those of 2.5–6 mm are found"
     untried = "never tried on a labelled real metastasis"
     if is_noted:
-        untried += "; of scans with such notes these figures tell nothing"
+        untried += (
+            "; the notes on this scan say how it differs from those scans: the figures may not "
+            "hold for it"
+        )
     if not n_findings:
         begin = "nothing marked; this is not 'no metastases': "
         if not is_known:

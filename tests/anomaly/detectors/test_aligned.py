@@ -132,7 +132,7 @@ def test_smoothing_is_round_in_mm_where_the_edges_of_voxels_differ():
     ("options", "words"),
     [
         ({"spacing": 0}, "spacing"),
-        ({"spacing": (4.0, 4.0)}, "one length in mm or three"),
+        ({"spacing": (4.0, 4.0)}, "one positive length in mm or three"),
         ({"spacing": (4, 4, 0)}, "spacing"),
         ({"smooth_mm": -1}, "smooth_mm"),
         ({"smoothness": 0}, "smooth"),

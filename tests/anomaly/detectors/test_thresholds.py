@@ -255,11 +255,11 @@ def test_what_is_not_possible_is_refused_by_name():
         OtsuThreshold(scope="patient").fit(maps)
     with pytest.raises(ValueError, match="size_mm must be a number above 0, not 0"):
         MeanPoolThreshold(0).fit(maps)
-    with pytest.raises(ValueError, match="spacing must be one length in mm or three"):
+    with pytest.raises(ValueError, match="spacing must be one positive length in mm or three"):
         MeanPoolThreshold(spacing=(1, 2)).fit(maps)
-    with pytest.raises(ValueError, match=r"spacing must be a number above 0, not -2\.4"):
+    with pytest.raises(ValueError, match=r"one positive length in mm or three, not -2\.4"):
         MeanPoolThreshold(spacing=-2.4).fit(maps)
-    with pytest.raises(ValueError, match="rate must be a number of at least 0 and below 1, not 1"):
+    with pytest.raises(ValueError, match="rate must be a share of voxels, 0 or more and below 1, not 1"):
         HealthyRateThreshold(1).fit(maps)
     with pytest.raises(ValueError, match="finite number, not nan"):
         FixedThreshold(float("nan")).fit(maps)

@@ -104,7 +104,7 @@ def test_thick_slices_and_missing_contrast_agent_are_said(visits):
     assert any("no bright vessels" in note for note in notes)
 
 
-def test_a_brain_that_was_searched_under_a_skull_is_to_be_looked_at(visits, monkeypatch):
+def test_a_mask_of_a_brain_with_its_skull_is_called_approximate(visits, monkeypatch):
     folder, _ = visits
     image, mask = (nib.load(folder / f"{name}.nii.gz") for name in ("now", "mask"))
     monkeypatch.setattr("metastasis.scans.preparation.find_brain", lambda _: np.asarray(mask.dataobj) > 0)
@@ -114,4 +114,4 @@ def test_a_brain_that_was_searched_under_a_skull_is_to_be_looked_at(visits, monk
     stripped = nib.Nifti1Image(values * np.asarray(mask.dataobj), image.affine)
     for scan, brain, is_told in ((whole, None, True), (whole, mask, False), (stripped, None, False)):
         notes = prepare_scan(scan, brain=brain, spacing=2.0).notes
-        assert any("searched under a skull" in note for note in notes) is is_told
+        assert any("still has its skull" in note for note in notes) is is_told

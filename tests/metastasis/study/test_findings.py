@@ -17,7 +17,7 @@ def test_what_no_finding_means_comes_from_the_card_of_the_model(tmp_path):
         "found; never tried on a labelled real metastasis"
     )
     noted = findings_in_words(0, model_figures(model), is_noted=True)
-    assert noted.endswith("; of scans with such notes these figures tell nothing")
+    assert noted.endswith("scan say how it differs from those scans: the figures may not hold for it")
     seen = {"marked": [0.01]}
     card.write_text(json.dumps({"seen": seen}))
     assert model_figures(model) == {"seen": seen}
