@@ -164,7 +164,7 @@ def machine() -> dict[str, object]:
         "avx512f": "avx512f" in flags,
         "processors": os.cpu_count(),
         "load_at_start": [round(x, 2) for x in _LOAD_AT_START],
-        "load_at_end": round(os.getloadavg()[0], 2),
+        "load_at_end": None,  # entered by `write`, after the work
         "system": platform.system(),
     }
 
@@ -263,7 +263,17 @@ def stored(path: Path) -> dict[str, Any]:
 
 
 def write(result: dict[str, Any], path: Path) -> None:
-    """Write a result, wholly or not at all."""
+    """Write a result, wholly or not at all; machines described in this run get the load at its end."""
     from dmrifit.io.atomic_files import write_text
 
+    _enter_load(result, round(os.getloadavg()[0], 2))
     write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+def _enter_load(content: dict[str, Any], load: float) -> None:
+    # Machines of earlier runs, in a stored result that is added to, keep theirs.
+    for facts in content.values():
+        if isinstance(facts, dict):
+            if facts.get("load_at_end", load) is None:
+                facts["load_at_end"] = load
+            _enter_load(facts, load)
