@@ -185,6 +185,7 @@ class Screen:
         is_poor = (~is_kept).sum(axis=1) > MOST_LEFT_OUT * values.shape[1]
         te = np.zeros(len(self.protocol)) if self.protocol.te is None else self.protocol.te
         contrasts, number = np.unique([self.protocol.b, te], axis=1, return_inverse=True)
+        number = number.reshape(-1)  # NumPy 2.0.0 gives it two axes
         n_all = contrasts.shape[1]
         n_contrasts = sum(is_kept[:, number == i].any(axis=1).astype(int) for i in range(n_all))
         is_poor |= n_contrasts < min(self.n_free, n_all)
