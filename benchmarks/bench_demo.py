@@ -70,9 +70,11 @@ def main(arguments: list[str] | None = None) -> None:
 def measured(folder: Path) -> dict[str, Any]:
     """Run the demo in a fresh clone."""
     shutil.rmtree(folder, ignore_errors=True)
-    # The commit is that of the clone: work may go on beside it.
     origin = measure.provenance(__file__)
     subprocess.run(["git", "clone", "--quiet", str(measure.ROOT), str(folder)], check=True)
+    # Of the clone: work may go on beside it.
+    head = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    cloned = subprocess.run(head, check=True, capture_output=True, text=True).stdout.strip()
     # What compiled models are kept in is new, too.
     environment = {**os.environ, "DMRIFIT_CACHE": str(folder / "build" / "cache")}
     environment.pop("VIRTUAL_ENV", None)
@@ -86,6 +88,7 @@ def measured(folder: Path) -> dict[str, Any]:
         "question": __doc__.strip().splitlines()[0],
         "synthetic": True,
         **origin,
+        "commit": cloned,
         "machine": origin["machine"] | {"load_at_start": load},
         "make_demo_s": round(seconds),
         "environment_gb": sizes,
