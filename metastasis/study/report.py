@@ -284,7 +284,7 @@ def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Markup:
         header.append("proba\u00adbility")
     rows = []
     for lesion in lesions.to_dict("records"):
-        # As in lesions.tsv and DICOM; those of the prior scan alone are counted there.
+        # As in lesions.tsv and DICOM; vanished lesions have numbers of the prior scan.
         number = "–" if lesion.get("finding") == "prior only" else str(lesion["number"])
         place = ", ".join(fixed(lesion[axis], 0) for axis in "xyz")
         volume = fixed(lesion["volume_mL"], 3)
