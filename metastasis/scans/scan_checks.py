@@ -116,9 +116,11 @@ def check_files(files: Mapping[str, Path]) -> tuple[float, ...]:
                 reference_name=str(files["image"]),
             )
         except ValueError as error:
+            remedy = ""
             # A mask must lie on the grid of the scan for prepare, too.
-            remedy = "; dmrifit-metastasis prepare aligns and resamples it"
-            raise ValueError(f"{error}{remedy if key == 'prior' else ''}") from None
+            if key == "prior":
+                remedy = "; dmrifit-metastasis prepare aligns and resamples it"
+            raise ValueError(f"{error}{remedy}") from None
     return tuple(np.linalg.norm(affine[:3, :3], axis=0).tolist())
 
 
@@ -239,13 +241,16 @@ def seen_range(
     ratios, shares = [], []
     for case, (label, _) in zip(cases, targets, strict=True):
         image, brain = np.asarray(values_of(case[0])), brain_of(case)
-        ratios.append(intensity_ratios(image if image.ndim == 3 else image[..., 0], brain))
+        if image.ndim != 3:
+            image = image[..., 0]
+        ratios.append(intensity_ratios(image, brain))
         n_lesion_voxels = np.count_nonzero(np.asarray(values_of(label)) == 1)
         shares.append(n_lesion_voxels / np.count_nonzero(brain))
     result: dict[str, list[float]] = {"marked": [max(shares)]}
-    known = np.array([row for row in ratios if row is not None])
-    if len(known) == len(ratios):
-        result["low"], result["high"] = known.min(axis=0).tolist(), known.max(axis=0).tolist()
+    valid_ratios = np.array([row for row in ratios if row is not None])
+    if len(valid_ratios) == len(ratios):
+        result["low"] = valid_ratios.min(axis=0).tolist()
+        result["high"] = valid_ratios.max(axis=0).tolist()
     return result
 
 
