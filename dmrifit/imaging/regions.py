@@ -286,8 +286,11 @@ def find_fits(folder: str | Path) -> list[FittedMaps]:
             f"{folder}: no such folder of maps; name one that dmrifit fit wrote"
         )
     check_finished(folder)
-    sidecars = sorted(folder.glob("*model-*dwimap.json"))
-    fits = [fit for fit in map(_read_fit, sidecars) if fit is not None]
+    fits = []
+    for sidecar in sorted(folder.glob("*model-*dwimap.json")):
+        fit = _read_fit(sidecar)
+        if fit is not None:
+            fits.append(fit)
     if not fits:
         remedy = "name a folder that dmrifit fit wrote"
         if (folder / "fits.tsv").is_file():
@@ -495,7 +498,10 @@ def _read_folders(table: Path) -> list[tuple[dict[str, str], Path, Path | None]]
         columns: dict[str, str] = {
             column: row[column] for column in ("subject", "visit") if column in row
         }
-        rows.append((columns, folder, table.parent / labels if labels else None))
+        label_image = None
+        if labels:
+            label_image = table.parent / labels
+        rows.append((columns, folder, label_image))
     return rows
 
 

@@ -55,8 +55,8 @@ def summarize(evaluation: Evaluation) -> pd.DataFrame:
     columns = [metric.column for metric in metrics]
     columns += [f"{name}_truth" for name in columns]
     # Patients count alike, however many parameters they have.
-    patients = scores.groupby([*KEYS, "patient"], sort=False)[columns].mean()
-    patients = patients.groupby(KEYS, sort=False)
+    patient_means = scores.groupby([*KEYS, "patient"], sort=False)[columns].mean()
+    patients = patient_means.groupby(KEYS, sort=False)
     table = patients.mean()
     for metric in metrics:
         if metric.with_sd:
