@@ -428,15 +428,36 @@ def _uses_priors(models: list[Any], cases: list[Case]) -> bool:
 
 
 def _segment(
-    segmenter: Any, cases: list[Case], out: Path, *, heading: str, fail: bool, **options: Any
+    segmenter: Any,
+    cases: list[Case],
+    out: Path,
+    *,
+    heading: str,
+    fail: bool,
+    figure: bool,
+    overwrite: bool,
+    source: Path,
+    notes: list[list[str]],
+    failed: list[dict[str, str]],
+    figures: dict[str, Any],
 ) -> None:
     """Segment cases by the options of `segment_cases`, write tables and page, and say how many."""
     from metastasis.cli.case_runs import segment_cases, write_batch
 
-    contents = segment_cases(segmenter, cases, out, **options)
-    write_batch(out, contents, figure=options["figure"], heading=heading)
+    contents = segment_cases(
+        segmenter,
+        cases,
+        out,
+        figure=figure,
+        overwrite=overwrite,
+        source=source,
+        notes=notes,
+        failed=failed,
+        figures=figures,
+    )
+    write_batch(out, contents, figure=figure, heading=heading)
     _print_counts(contents, out)
-    n_failed = len(cases) + len(options["failed"]) - len(contents)
+    n_failed = len(cases) + len(failed) - len(contents)
     n_flagged = sum(bool(content["notes"]) for content in contents)
     say_flagged(n_flagged, len(contents), fail=fail, n_failed=n_failed)
 
