@@ -513,7 +513,10 @@ def _make_cases(work: Path, size: Size, seed: int, cohort: str) -> None:
 
 def _weight(name: str) -> int:
     kinds = (OWN, "RecDiscNet", "DAE")
-    return next((n for n, kind in enumerate(kinds) if name.startswith(kind)), len(kinds))
+    for weight, kind in enumerate(kinds):
+        if name.startswith(kind):
+            return weight
+    return len(kinds)
 
 
 def _interval(by_run: dict[str, Any]) -> dict[str, float | None]:
