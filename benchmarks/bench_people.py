@@ -380,6 +380,7 @@ def verdict(row: dict) -> str:
 
 
 def origin(quick: bool, *words: str) -> dict[str, Any]:
+    """Tell by which command, code and machine a result of people is made."""
     code = ("dmrifit", "benchmarks/_people_controls.py")
     packages = ("numpy", "numba", "scikit-learn")
     return measure.provenance(__file__, *code, words=words, packages=packages, quick=quick)

@@ -117,7 +117,7 @@ def estimate_sigma(
 
 
 def noise_levels(signals: Any, *, mask: NDArray[np.bool_] | None = None) -> list[NoiseLevel]:
-    """Estimate the noise by all methods that can, the most trusted first; two in one block."""
+    """Estimate the noise by all methods that can, most trusted first; two in a central block."""
     values = checked_signals(signals)
     check_mask(mask, values)
     levels = []

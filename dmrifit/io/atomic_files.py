@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 __all__ = [
+    "NO_ROOM",
     "FileSet",
     "check_finished",
     "check_name",

@@ -63,7 +63,7 @@ class VoxelSignals:
 
 
 class VoxelRecords:
-    """Signals and fitted values (x, y, z) of voxels, to be put into the page of a viewer."""
+    """Signals of voxels and their values in fitted maps (x, y, z), for the page of a viewer."""
 
     def __init__(
         self, maps: Mapping[str, NDArray], sidecar: Mapping[str, Any], signals: VoxelSignals
