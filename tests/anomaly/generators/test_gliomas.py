@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anomaly.generators.gliomas import GRADES, KINDS, draw_diffusion_glioma
+from anomaly.generators.gliomas import GRADES, KINDS, add_glioma, draw_diffusion_glioma
 from anomaly.simulate.anatomy import draw_brain, standard_brain
 from anomaly.simulate.diffusion import brain_signals, spread_directions
 
@@ -157,3 +157,16 @@ def test_gliomas_are_as_large_as_stated(brain):
     # 9 to 24 mm, axes of 0.7 to 1.2 of that, rough by 0.12, and cut at the surface and by fluid.
     assert 5 < min(radii) < 13
     assert 16 < max(radii) < 24 * 1.2 * 1.2
+
+
+def test_gliomas_of_scans_are_of_adult_size_and_only_average_noise(brain):
+    signals, _ = brain_signals(brain, spread_directions(8), 1000.0, np.ones(len(brain.white)))
+    mask = brain.head.brain
+    volume = np.zeros((*mask.shape, 8), dtype=np.float32)
+    volume[mask] = np.clip(signals / 1.5, 0, 1)
+    for seed in range(4):
+        _, factor, lesion = add_glioma(volume, mask, np.random.default_rng(seed))
+        assert lesion.sum() > 20
+        assert factor.min() >= -1e-6
+        assert factor.max() <= 1 + 1e-6
+        assert factor[lesion].max() < 1
