@@ -228,6 +228,7 @@ def test_training_makes_healthy_residuals_smaller():
         ({"reduction": "mean"}, "reduction"),
         ({"region": "lesion"}, "region"),
         ({"decay": 0}, "decay"),
+        ({"decay": 1.5}, "decay"),
         ({"calibration": 2.5}, "calibration"),
         ({"epochs": 0}, "epochs"),
         ({"smooth_mm": -1.0}, "smooth_mm"),
