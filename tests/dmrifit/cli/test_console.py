@@ -92,11 +92,12 @@ def test_help_is_whole_sentences_at_80_columns_and_each_command_has_a_worked_lin
         assert not re.search(r"[\w,:] ?\.\.\.", text)
         return " ".join(text.split())
 
+    name = "dmrifit" if package == "dmrifit" else f"dmrifit-{package}"
     overview = help_of()
     for command in program.app.registered_commands:
         sentence = " ".join(command.callback.__doc__.split()).partition(". ")[0]
         assert f"{command.name} {sentence.rstrip('.')}." in overview
-        assert "Example: dmrifit" in help_of(command.name)
+        assert f"Example: {name} {command.name} " in help_of(command.name)
 
 
 def test_exit_codes_follow_the_error(monkeypatch, capsys):
