@@ -760,8 +760,9 @@ def healthy_sentence(row: dict[str, Any]) -> str:
     """Write what the shipped model marks in a brain without contrast agent."""
     return (
         "In the healthy brain without contrast agent, copies of which it has learned from, it marks "
-        f"{row['findings']} things of {row['mL']:.1f} mL, the largest of {row['largest_mL']:.1f} mL: "
-        "it is not meant for such scans, and `segment` warns of them."
+        f"{row['findings']} things of {row['mL']:.1f} mL, the largest of {row['largest_mL']:.1f} mL "
+        "(by `segment` up to four times as much); it is not meant for such scans, and `segment` "
+        "warns of them."
     )
 
 
