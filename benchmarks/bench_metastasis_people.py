@@ -761,8 +761,7 @@ def healthy_sentence(row: dict[str, Any]) -> str:
     return (
         "In the healthy brain without contrast agent, copies of which it has learned from, it marks "
         f"{row['findings']} things of {row['mL']:.1f} mL, the largest of {row['largest_mL']:.1f} mL "
-        "(by `segment` up to four times as much); it is not meant for such scans, and `segment` "
-        "warns of them."
+        "(`segment` marks more); it is not meant for such scans, and `segment` warns of them."
     )
 
 
