@@ -100,18 +100,27 @@ def scan_of(values: NDArray, affine: NDArray) -> nib.Nifti1Pair:
     return image_of(values, affine)
 
 
-def resampled(scan: nib.Nifti1Pair, spacing: float | None) -> nib.Nifti1Pair:
+def resampled(scan: nib.Nifti1Pair, spacing: float | None, *, order: int = 1) -> nib.Nifti1Pair:
     """Resample a scan to cubic voxels over the same field of view."""
     if spacing is None:
         return scan
     shape, affine = _grid(scan, spacing)
-    return onto(scan, scan_of(np.zeros(shape, np.uint8), affine), np.eye(4))
+    return onto(scan, scan_of(np.zeros(shape, np.uint8), affine), np.eye(4), order=order)
 
 
 def onto(
-    scan: nib.Nifti1Pair, target: nib.Nifti1Pair, transform: NDArray[np.float64]
+    scan: nib.Nifti1Pair,
+    target: nib.Nifti1Pair,
+    transform: NDArray[np.float64],
+    *,
+    order: int = 1,
 ) -> nib.Nifti1Pair:
-    """Interpolate a scan linearly on another grid, after smoothing where its voxels are larger."""
+    """
+    Interpolate a scan on another grid, after smoothing where its voxels are larger.
+
+    Splines of order 3 blur less than linear interpolation (1); what they leave below the lowest
+    value of the scan has this value.
+    """
     from scipy.ndimage import affine_transform, gaussian_filter
 
     matrix = np.linalg.inv(scan.affine) @ transform @ target.affine
@@ -124,8 +133,13 @@ def onto(
     values = gaussian_filter(values, np.sqrt((ratio**2 - 1) / 12), mode="nearest")
     # Half of an outermost voxel lies beyond its center, and has the value of the center.
     moved = affine_transform(
-        values, matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=1, mode="nearest"
-    )
+        values,
+        matrix[:3, :3],
+        matrix[:3, 3],
+        output_shape=target.shape,
+        order=order,
+        mode="nearest",
+    ).clip(min=values.min())
     covered = affine_transform(
         np.ones(scan.shape, np.uint8),
         matrix[:3, :3],

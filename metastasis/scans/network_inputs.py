@@ -113,13 +113,17 @@ def on_network_grid(case: Scan, spacing: float | None) -> Scan:
         mask = binarize(values_of(mask), name="its mask")
     if not _is_resampled(volume, spacing):
         return _in_ras(volume, volume), _in_ras(prior, volume), _in_ras(mask, volume)
-    image = _resampled_values(volume, volume, spacing)
+    # Interpolation gives the share of each new voxel that lies inside.
+    inside = _resampled_values(brain_of(case), volume, spacing, order=1) > MASK_THRESHOLD
+    # Linear interpolation would blur vessels, which then look like tissue that enhances.
+    image = _resampled_values(volume, volume, spacing, order=3)
     if prior is not None:
-        prior = _resampled_values(prior, volume, spacing)
+        prior = _resampled_values(prior, volume, spacing, order=3)
     if mask is not None:
-        # Interpolation gives the share of each new voxel that lies inside.
-        mask = _resampled_values(mask, volume, spacing) > MASK_THRESHOLD
-    return image, prior, mask
+        return image, prior, inside
+    # Splines leave waves beside the edge of a brain that is known by the zeros around it.
+    outside = ~inside if image.ndim == 3 else ~inside[..., None]
+    return np.where(outside, 0, image), prior, None
 
 
 def case_on_network_grid(case: Scan, spacing: float | None) -> Scan:
@@ -236,7 +240,9 @@ def _as_stored(values: NDArray[np.float32], volume: Any) -> NDArray[np.float32]:
     return stored
 
 
-def _resampled_values(image: Any, volume: Any, spacing: float | None) -> NDArray[np.float32]:
+def _resampled_values(
+    image: Any, volume: Any, spacing: float | None, *, order: int
+) -> NDArray[np.float32]:
     """Resample a volume, its prior or its mask, channel by channel, to the network's grid."""
     values = np.asarray(values_of(image), dtype=np.float32)
     n_not_finite = np.count_nonzero(~np.isfinite(values))
@@ -247,20 +253,21 @@ def _resampled_values(image: Any, volume: Any, spacing: float | None) -> NDArray
             f"a prior or mask of shape {values.shape} for a volume of shape {volume.shape[:3]}"
         )
     if values.ndim == 3:
-        return array_of(_on_spacing(values, volume.affine, spacing))
+        return array_of(_on_spacing(values, volume.affine, spacing, order=order))
     channels = [
-        array_of(_on_spacing(channel, volume.affine, spacing))
+        array_of(_on_spacing(channel, volume.affine, spacing, order=order))
         for channel in np.moveaxis(values, -1, 0)
     ]
     return np.stack(channels, axis=-1)
 
 
 def _on_spacing(
-    values: NDArray[Any], affine: NDArray[np.float64], spacing: float | None
+    values: NDArray[Any], affine: NDArray[np.float64], spacing: float | None, *, order: int = 1
 ) -> nib.Nifti1Pair:
-    """Bring values to cubic voxels, their axes in RAS order, as `prepare_brain` does."""
+    """Bring values to cubic voxels, their axes in RAS order, on the grid of `prepare_scan`."""
     ordered = nib.as_closest_canonical(nib.Nifti1Image(values, affine))
-    return resampled(scan_of(np.asarray(ordered.dataobj), ordered.affine), spacing)
+    scan = scan_of(np.asarray(ordered.dataobj), ordered.affine)
+    return resampled(scan, spacing, order=order)
 
 
 def _check_same_grid(volume: Any, image: Any, name: str) -> None:

@@ -78,8 +78,8 @@ def prepare_scan(
     """
     Prepare a post-contrast T1 scan, and a prior one, for a segmenter of metastases.
 
-    The scan is brought to cubic voxels in RAS order (linear interpolation, after smoothing where
-    voxels become larger) and everything outside the brain set to 0. The prior scan is aligned
+    The scan is brought to cubic voxels in RAS order (cubic splines, after smoothing where voxels
+    become larger) and everything outside the brain set to 0. The prior scan is aligned
     rigidly by `align_heads`, interpolated once onto that grid and cut by the same brain. Both are
     divided by their median in the brain. Without a mask the brain is found by `find_brain`:
     exactly in a scan that is stripped already, roughly where a skull is there.
@@ -188,7 +188,7 @@ def _prepared(
                 "it, or give the mask of a brain-extraction tool (--brain)"
             )
     _check_magnitudes(array_of(scan)[mask], names[0])
-    picture = resampled(scan, spacing)
+    picture = resampled(scan, spacing, order=3)
     share = array_of(resampled(scan_of(mask.astype(np.float32), scan.affine), spacing))
     inside = share > MASK_THRESHOLD
     image = scan_of(_scaled(array_of(picture), inside), picture.affine)
@@ -205,7 +205,7 @@ def _prepared(
                 f"correlation is {likeness:.2f}, of two scans of one person {SAME_HEAD:g} or "
                 "more; check that person and contrast are the same, or leave the prior scan out"
             )
-        moved = array_of(onto(prior_scan, image, matrix))
+        moved = array_of(onto(prior_scan, image, matrix, order=3))
         prior = scan_of(_scaled(moved, inside), image.affine)
         edges = np.linalg.norm(prior_scan.affine[:3, :3], axis=0).tolist()
         notes.append(slice_note(names[1], edges))

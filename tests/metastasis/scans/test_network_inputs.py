@@ -8,12 +8,12 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from dmrifit.imaging.head_pipeline import prepare_brain
-from dmrifit.io.grids import array_of
 from metastasis.scans.network_inputs import (
     brain_of,
     edge_of,
     joined_cases,
     label_on_network_grid,
+    network_affine,
     on_network_grid,
     on_scan_grid,
 )
@@ -41,35 +41,74 @@ def ball(shape, affine, center, radius):
     return (np.linalg.norm(world - center, axis=-1) < radius).astype(np.float32)
 
 
+def vessel(shape, affine, sigma=0.8):
+    """Sample a line of a Gaussian profile, sigma in mm, along z."""
+    x, y, _ = np.moveaxis(
+        np.stack(np.indices(shape), axis=-1) @ affine[:3, :3].T + affine[:3, 3], -1, 0
+    )
+    return np.exp(-((x - 10.5) ** 2 + (y - 0.5) ** 2) / (2 * sigma**2)).astype(np.float32)
+
+
+def dice(one, other):
+    return 2 * (one & other).sum() / (one.sum() + other.sum())
+
+
 @pytest.mark.parametrize(("axes", "shape"), GRIDS)
 def test_what_lies_at_a_place_is_seen_and_answered_there(axes, shape):
     affine, center = around(axes, shape), np.array([5.0, -4.0, 9.0])
     image = nib.Nifti1Image(ball(shape, affine, center, 6.0), affine)
     seen, _, mask = on_network_grid((image, None, image), 1.0)
-    assert np.array_equal(mask, seen > 0.5)
     assert np.array_equal(label_on_network_grid(image, image, 1.0), mask)
-    # Its volume is that of the ball, but for its surface, and its voxels those of prepare_brain.
+    # Its volume is that of the ball, but for its surface, and its grid that of prepare_brain.
     assert mask.sum() == pytest.approx(4 / 3 * np.pi * 6.0**3, rel=0.08)
     prepared = prepare_brain(image, spacing=1.0, bias_field=False, brain_mask=False).image
-    np.testing.assert_array_equal(seen, array_of(prepared))
+    assert prepared.shape == seen.shape
+    np.testing.assert_allclose(prepared.affine, network_affine(image, 1.0), atol=1e-6)
+    assert dice(seen > 0.5, ball(seen.shape, prepared.affine, center, 6.0) > 0) > 0.9
     answer = on_scan_grid(seen, image, 1.0)
     assert answer.shape == image.shape
     places = np.argwhere(answer >= 0.5) @ affine[:3, :3].T + affine[:3, 3]
     np.testing.assert_allclose(places.mean(axis=0), center, atol=0.15)
-    both = np.asarray(image.dataobj), answer >= 0.5
-    assert 2 * (both[0] * both[1]).sum() / (both[0].sum() + both[1].sum()) > 0.98
+    assert dice(np.asarray(image.dataobj) > 0, answer >= 0.5) > 0.98
+
+
+def test_a_fine_vessel_stays_as_bright_as_it_is():
+    affine = around(np.diag([0.94, 0.94, 1.0]), (40, 40, 20))
+    image = nib.Nifti1Image(vessel((40, 40, 20), affine), affine)
+    seen, _, inside = on_network_grid(
+        (image, None, nib.Nifti1Image(np.ones(image.shape, np.uint8), affine)), 1.0
+    )
+    truth = vessel(seen.shape, network_affine(image, 1.0))
+    # Linear interpolation is wrong by .29.
+    assert np.abs(seen - truth)[inside].max() < 0.1
+
+
+def test_splines_leave_nothing_outside_of_a_stripped_brain():
+    values = np.zeros((30, 30, 30), np.float32)
+    values[10:20, 10:20, 10:20] = 100
+    image = nib.Nifti1Image(values, np.diag([1.1, 1.1, 1.1, 1]))
+    seen, _, mask = on_network_grid((image, None, None), 1.0)
+    _, _, given = on_network_grid(
+        (image, None, nib.Nifti1Image((values > 0).astype(np.uint8), image.affine)), 1.0
+    )
+    assert mask is None
+    assert np.array_equal(seen > 0, given)
 
 
 def test_larger_voxels_are_seen_as_means_of_smaller_ones():
     noise = np.random.default_rng(0).standard_normal((60, 60, 60)).astype(np.float32)
-    seen, _, _ = on_network_grid((nib.Nifti1Image(noise, np.diag([0.4, 0.4, 0.4, 1])), None, None), 1.0)
+    seen, _, _ = on_network_grid(
+        (nib.Nifti1Image(noise, np.diag([0.4, 0.4, 0.4, 1])), None, None), 1.0
+    )
     # Of 2.5³ voxels; one voxel in its place, or a line between two, has more than .6.
     assert seen.std() == pytest.approx(0.4**1.5, rel=0.2)
 
 
 def test_channels_are_resampled_each_by_itself_and_keep_their_order():
     levels = np.ones((8, 8, 8, 2), np.float32) * np.array([1, 5], np.float32)
-    resampled, _, _ = on_network_grid((nib.Nifti1Image(levels, np.diag([2.0, 2.0, 2.0, 1])), None, None), 1.0)
+    resampled, _, _ = on_network_grid(
+        (nib.Nifti1Image(levels, np.diag([2.0, 2.0, 2.0, 1])), None, None), 1.0
+    )
     assert resampled.ndim == 4
     np.testing.assert_allclose(resampled[..., 0], 1, rtol=1e-5)
     np.testing.assert_allclose(resampled[..., 1], 5, rtol=1e-5)
@@ -91,14 +130,18 @@ def test_the_brain_is_what_a_mask_has_above_a_half(spacing):
     assert mask.dtype == bool
     assert np.array_equal(mask, np.nan_to_num(share) > 0.5)
     with pytest.raises(ValueError, match="no voxel is inside the mask"):
-        on_network_grid((image, None, nib.Nifti1Image(0.3 * np.ones((9, 9, 9)), np.eye(4))), spacing)
+        on_network_grid(
+            (image, None, nib.Nifti1Image(0.3 * np.ones((9, 9, 9)), np.eye(4))), spacing
+        )
 
 
 def test_without_a_mask_the_brain_is_what_is_not_zero_in_any_channel():
     volume = np.zeros((2, 2, 3))
     volume[0, 1, 2] = -4
     assert np.array_equal(brain_of((volume, None, None)), volume != 0)
-    assert np.array_equal(brain_of((np.stack([0 * volume, volume], axis=-1), None, None)), volume != 0)
+    assert np.array_equal(
+        brain_of((np.stack([0 * volume, volume], axis=-1), None, None)), volume != 0
+    )
     mask = nib.Nifti1Image((volume == 0).astype(np.float32), np.eye(4))
     assert np.array_equal(brain_of((nib.Nifti1Image(volume, np.eye(4)), None, mask)), volume == 0)
 
@@ -117,7 +160,9 @@ def test_grids_that_differ_by_the_rounding_of_files_are_one():
     rounded, moved = affine.copy(), affine.copy()
     rounded[:3, 3] += (0.005, -0.003, 0)
     moved[0, 3] += 0.5
-    image, prior, other = (nib.Nifti1Image(np.ones((9, 9, 9), np.float32), one) for one in (affine, rounded, moved))
+    image, prior, other = (
+        nib.Nifti1Image(np.ones((9, 9, 9), np.float32), one) for one in (affine, rounded, moved)
+    )
     assert len(joined_cases([image], [prior], None)) == 1
     with pytest.raises(ValueError, match=r"case 0: its prior and the volume .* 0\.5 mm apart"):
         joined_cases([image], [other], None)
@@ -139,7 +184,9 @@ def test_any_storage_of_a_scan_is_seen_alike_and_answered_on_its_own_grid(spacin
             case = on_network_grid((stored, stored, stored_label), spacing)
             for values, expected in zip(case, (seen, prior, mask), strict=True):
                 np.testing.assert_allclose(values, expected, atol=1e-5)
-            np.testing.assert_array_equal(label_on_network_grid(stored_label, stored, spacing), learned)
+            np.testing.assert_array_equal(
+                label_on_network_grid(stored_label, stored, spacing), learned
+            )
             stored_answer = on_scan_grid(case[0], stored, spacing)
             expected = nib.Nifti1Image(answer, affine).as_reoriented(order)
             np.testing.assert_allclose(stored_answer, np.asarray(expected.dataobj), atol=1e-5)

@@ -338,7 +338,7 @@ def test_channels_are_scaled_each_by_itself(cohort):
 
 def test_images_of_another_spacing_are_resampled_and_back(cohort):
     volumes, labels, priors = cohort
-    model = small(epochs=8, learning_rate=0.005, spacing=2.0, random_state=0)
+    model = small(epochs=12, learning_rate=0.005, spacing=2.0, random_state=0)
     affine = np.diag([-1.0, 1.0, 2.0, 1.0])
     affine[:3, 3] = (5, -7, 3)
     wide = [np.repeat(np.repeat(part, 2, axis=0), 2, axis=1) for part in (volumes[1], labels[1], priors[1])]
