@@ -43,7 +43,7 @@ from scipy.ndimage import distance_transform_edt, find_objects
 from dmrifit import load_model, save_model
 from dmrifit.io.components import drop_small, label_components
 from dmrifit.io.digests import source_digest
-from metastasis import TwoStageSegmenter
+from metastasis import TwoStageSegmenter, prepare_scan
 from metastasis.candidates import features, judgment, scan_level
 from metastasis.candidates.features import LEVELS, Candidates, ScanVolumes, find_candidates
 from metastasis.candidates.judgment import candidate_truth, scored_volume
@@ -749,10 +749,9 @@ def on_gliomas(work: Path) -> dict[str, list[dict]]:
 
 
 def on_healthy_brain() -> dict[str, Any]:
-    """Count what the shipped model marks in a brain without contrast agent that it learned from."""
-    model = load_small_model()
-    volume, brain = read_negative(scan_path(HEALTHY))
-    scores = model.predict_proba([volume], masks=[brain])
+    """Count what the shipped model marks in a brain without contrast agent, prepared by the program."""
+    model, scan = load_small_model(), prepare_scan(scan_path(HEALTHY))
+    scores = model.predict_proba([scan.image], masks=[scan.brain])
     return at_threshold(model.threshold_, scores, [])
 
 
@@ -760,8 +759,8 @@ def healthy_sentence(row: dict[str, Any]) -> str:
     """Write what the shipped model marks in a brain without contrast agent."""
     return (
         "In the healthy brain without contrast agent, copies of which it has learned from, it marks "
-        f"{row['findings']} things of {row['mL']:.1f} mL, the largest of {row['largest_mL']:.1f} mL "
-        "(`segment` marks more); it is not meant for such scans, and `segment` warns of them."
+        f"{row['findings']} things of {row['mL']:.1f} mL after `prepare`, the largest of "
+        f"{row['largest_mL']:.1f} mL; it is not meant for such scans, and `segment` warns of them."
     )
 
 
