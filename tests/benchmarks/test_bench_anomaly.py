@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.deep
 def test_a_tiny_board_runs_and_is_not_repeated(run_script, tmp_path):
     pytest.importorskip("skorch")

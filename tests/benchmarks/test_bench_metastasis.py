@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.deep
 def test_a_tiny_board_runs_and_is_not_repeated(run_script, tmp_path):
     pytest.importorskip("skorch")

@@ -19,6 +19,7 @@ def tables(*words):
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
+@pytest.mark.slow
 @pytest.mark.deep
 def test_a_figure_changed_by_hand_is_found_and_mended(tmp_path):
     pytest.importorskip("skorch")

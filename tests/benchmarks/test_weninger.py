@@ -243,6 +243,7 @@ def both(**changed):
     return good, bad
 
 
+@pytest.mark.slow
 def test_cohorts_stand_beside_each_other_and_are_compared():
     good, bad = both()
     found = anomaly_board(good, shifted=bad).set_index("claim")
@@ -405,6 +406,7 @@ def test_tables_of_an_evaluation_are_what_the_board_reads():
     assert len(published_beside({"1": tables}))
 
 
+@pytest.mark.slow
 def test_claims_are_decided_again_from_what_is_stored():
     runs = {str(i): stated() for i in range(LEAST_SEEDS)}
     shifted = {str(i): stated(**{"z__auc": 0.84, "own__auc": 0.955}) for i in range(LEAST_SEEDS)}

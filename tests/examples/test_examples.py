@@ -16,6 +16,7 @@ import dmrifit
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+@pytest.mark.slow
 def test_the_main_job_runs_on_small_cohorts(tmp_path, monkeypatch, capsys):
     simulate, learning_curve = dmrifit.simulate_cohort, dmrifit.learning_curve
 
@@ -138,6 +139,7 @@ def test_anomalies_are_found_in_patients_and_not_in_healthy_persons(tmp_path, mo
     assert (tmp_path / "build" / "examples" / "find_anomalies.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.deep
 def test_metastases_are_found_by_both_models_and_followed(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")

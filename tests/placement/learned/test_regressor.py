@@ -303,6 +303,7 @@ def test_the_patient_is_not_split(lesions):
 # Refinement --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_refining_never_lowers_the_part_of_tumor(lesions):
     scenes, voxels = lesions
     model = small(random_state=0).fit(scenes, voxels)

@@ -42,6 +42,7 @@ def cube():
     return Scene(tumor, np.eye(4))
 
 
+@pytest.mark.slow
 def test_a_tumor_that_allows_it_is_placed_at_the_maximum_without_rotation(cube):
     placement = VoxelOptimizer(random_state=0).placement(cube)
     assert placement.objective > 0.95
@@ -136,6 +137,7 @@ def necrotic(n, seed, skip=0):
     return simulate_gliomas(n, exclude=("necrosis",), skip=skip, random_state=seed)[0]
 
 
+@pytest.mark.slow
 def test_a_bent_lesion_with_excluded_cores_gets_a_box_between_them():
     (scene,) = necrotic(1, 8, skip=2)
     rng = np.random.default_rng(0)

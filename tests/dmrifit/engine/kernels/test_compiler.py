@@ -29,6 +29,7 @@ def run(folder, cache):
     return float(done.stdout), done.stderr
 
 
+@pytest.mark.slow
 def test_an_edited_kernel_is_compiled_anew_and_an_unchanged_one_is_not(tmp_path):
     source = Path(dmrifit.__file__).parent
     shutil.copytree(source, tmp_path / "dmrifit", ignore=shutil.ignore_patterns("__pycache__"))
@@ -72,6 +73,7 @@ def test_a_cache_folder_of_someone_else_is_not_used(tmp_path, monkeypatch):
     assert compiler._cache_folder() != tmp_path
 
 
+@pytest.mark.slow
 def test_the_bits_do_not_depend_on_the_width_of_vectors(tmp_path):
     features = llvmlite.binding.get_host_cpu_features()
     if not (features.get("avx2") and features.get("fma")):
