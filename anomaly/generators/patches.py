@@ -12,6 +12,7 @@ from anomaly.generators.lesion_shapes import (
     soft_edge,
     tissue_share,
 )
+from dmrifit.io.grids import cropped
 
 __all__ = ["add_patch", "patch_weight"]
 
@@ -63,7 +64,7 @@ def patch_weight(
     distance = rough_ellipsoid(mask.shape, center, size * rng.uniform(*_RADII), rng)
     edge = soft_edge(distance, rng.uniform(*_EDGE))
     offset = _source_center(center, source_mask, size, rng) - center
-    edge[~(mask & _moved(source_mask, offset))] = 0
+    edge[~(mask & cropped(source_mask, offset, mask.shape))] = 0
     return edge * np.float32(rng.uniform(*_WEIGHT)), edge >= 0.5, offset
 
 
@@ -80,14 +81,3 @@ def _source_center(
     if not in_reach.any():
         in_reach = distance >= min(_MOVES[0], float(distance.max()))
     return np.asarray(rng.choice(voxels[in_reach]))
-
-
-def _moved(mask: NDArray[np.bool_], offset: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Look up a mask at every voxel plus an offset; False outside the image."""
-    moved = np.zeros_like(mask)
-    to, source = [], []
-    for step, n in zip(offset.tolist(), mask.shape, strict=True):
-        to.append(slice(max(0, -step), max(0, min(n, n - step))))
-        source.append(slice(max(0, step), max(0, min(n, n + step))))
-    moved[tuple(to)] = mask[tuple(source)]
-    return moved

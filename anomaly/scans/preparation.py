@@ -28,7 +28,7 @@ from dmrifit._utils.counts import counted
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import quiet_dipy
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.grids import array_of, labels_onto, onto, resampled, scan_of
+from dmrifit.io.grids import array_of, cropped, labels_onto, onto, resampled, scan_of
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
 from dmrifit.io.nifti import Image, Images, image_name, image_of
 from dmrifit.io.series import Series, read_map
@@ -112,9 +112,7 @@ class PreparedScan:
                 "detector's own map"
             )
         shape, affine = self.working
-        volume = np.zeros(shape, array.dtype)
-        working_box, map_box = _overlap(shape, self.offset, array.shape)
-        volume[working_box] = array[map_box]
+        volume = cropped(array, np.negative(self.offset), shape)
         canonical = _canonical(np.zeros(self.shape, np.uint8), self.affine)
         if canonical.shape != tuple(shape) or not np.allclose(canonical.affine, affine):
             volume = _resampled_back(volume, affine, canonical)
@@ -314,16 +312,16 @@ def prepare_scan(
         maps["tissue"] = estimate_tissue(signal, channels.protocol, brain)
     size = working.shape if shape is None else (int(shape[0]), int(shape[1]), int(shape[2]))
     offset = _offset(working.shape, size, brain, center, series.name)
-    maps = {key: _cropped(volume, offset, size) for key, volume in maps.items()}
+    maps = {key: cropped(volume, offset, size) for key, volume in maps.items()}
     affine = working.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ np.array(offset)
     case = Case(
         patient or series.stem or "scan",
-        _cropped(signal, offset, size),
-        brain=_cropped(brain, offset, size),
+        cropped(signal, offset, size),
+        brain=cropped(brain, offset, size),
         affine=affine,
         name=name,
-        b0=_cropped(b0, offset, size),
+        b0=cropped(b0, offset, size),
         b=float(np.median(channels.protocol.b)),
         directions=channels.protocol.directions,
         **maps,
@@ -709,27 +707,6 @@ def _offset(
             f"not fit into {' × '.join(map(str, size))}; {remedy}"
         )
     return int(offset[0]), int(offset[1]), int(offset[2])
-
-
-def _overlap(
-    shape: tuple[int, ...], offset: tuple[int, ...], size: tuple[int, ...]
-) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Intersect a volume with a box, in indices of the volume and of the box."""
-    in_volume, in_box = [], []
-    for n, start, length in zip(shape, offset, size, strict=True):
-        low = max(0, start)
-        high = max(low, min(n, start + length))
-        in_volume.append(slice(low, high))
-        in_box.append(slice(low - start, high - start))
-    return tuple(in_volume), tuple(in_box)
-
-
-def _cropped(values: NDArray[Any], offset: tuple[int, ...], size: tuple[int, ...]) -> NDArray[Any]:
-    """Crop a volume, or pad it with zeros."""
-    in_volume, in_box = _overlap(values.shape[:3], offset, size)
-    cropped = np.zeros((*size, *values.shape[3:]), values.dtype)
-    cropped[in_box] = values[in_volume]
-    return cropped
 
 
 def _resampled_back(

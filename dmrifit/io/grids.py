@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_finite
 from dmrifit._utils.counts import counted
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "array_of",
+    "cropped",
     "labels_onto",
     "onto",
     "read_scan",
@@ -47,6 +49,17 @@ def three_axes(values: NDArray, name: str | Path) -> NDArray:
             f"{name} has {axes} ({_size(values)}); a volume (x, y, z) is needed{remedy}"
         )
     return values
+
+
+def cropped(values: NDArray, offset: ArrayLike, size: Sequence[int]) -> NDArray:
+    """Take a box of a volume (x, y, z, ...) that begins at an index; 0 outside the volume."""
+    first, end = np.array(offset), np.add(offset, size)
+    low = np.maximum(first, 0)
+    high = np.maximum(np.minimum(end, values.shape[:3]), low)
+    box = np.zeros((*size, *values.shape[3:]), values.dtype)
+    inside = tuple(slice(a, b) for a, b in zip(low - first, high - first, strict=True))
+    box[inside] = values[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    return box
 
 
 def read_scan(image: Image) -> nib.Nifti1Pair:

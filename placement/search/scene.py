@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import voxel_volume
+from dmrifit.io.grids import cropped
 from dmrifit.io.masks import MASK_THRESHOLD, check_same_grid
 from dmrifit.io.nifti import (
     Image,
@@ -172,18 +173,16 @@ class Scene:
                 if _are_labels(entry)
                 for value in np.atleast_1d(entry)
             )
-            low, tumor_crop = self._joined(self.targets)
+            tumor_low, tumor_crop = self._joined(self.targets)
         else:
+            tumor_low = low
             tumor_crop, values_included, present = _read_values(crop, include, self._title)
         regions = _named(exclude)
         self._forbidden: dict[str, tuple[tuple[int, int, int], NDArray[np.bool_]]] = {}
         # Regions that fill most of an image are stored as what they leave out.
         self.inverted: set[str] = set()
-        first, labeled_crop = _cropped(values)
         for key, region in regions.items():
-            self._forbidden[key] = self._region(
-                key, region, first, labeled_crop, values_included, present
-            )
+            self._forbidden[key] = self._region(key, region, low, crop, values_included, present)
         names = list(regions)
         self.excluded = tuple(names)
         self.margins = _by_name(exclude_margin, names, "exclude_margin", _MAX_MARGIN)
@@ -195,7 +194,7 @@ class Scene:
             self._keep_in_brain(brain, brain_margin)
         # Cropped again: included labels may fill less of the image than all labels.
         inner, occupancy = _cropped(tumor_crop)
-        self.origin = _shifted(inner, low)
+        self.origin = _shifted(inner, tumor_low)
         self.occupancy = np.ascontiguousarray(occupancy, dtype=np.float32)
         self.occupancy.flags.writeable = False
         if brain is not None:
@@ -362,9 +361,7 @@ class Scene:
     @property
     def tumor(self) -> NDArray[np.float32]:
         """Fraction of tumor in each image voxel: shape (x, y, z); a new array at each call."""
-        whole = np.zeros(self.shape, dtype=np.float32)
-        whole[_window(self.origin, self.occupancy.shape)] = self.occupancy
-        return whole
+        return cropped(self.occupancy, np.negative(self.origin), self.shape)
 
     @property
     def forbidden(self) -> dict[str, NDArray[np.bool_]]:
@@ -685,16 +682,8 @@ class Scene:
         for key, (low, region) in self._forbidden.items():
             if names is not None and key not in names:
                 continue
-            first = np.maximum(np.array(low), origin)
-            last = np.minimum(np.add(low, region.shape), np.add(origin, shape))
-            part = out
-            if key in self.inverted:
-                part = np.zeros(tuple(shape), dtype=bool)
-            if (last > first).all():
-                to = _window(first - np.array(origin), last - first)
-                part[to] |= region[_window(first - np.array(low), last - first)]
-            if key in self.inverted:
-                out |= ~part
+            part = cropped(region, np.subtract(origin, low), shape)
+            out |= ~part if key in self.inverted else part
         return out
 
     def _labeled(
@@ -728,8 +717,8 @@ class Scene:
         last = np.max([np.add(low, mask.shape) for low, mask in parts], axis=0)
         joined = np.zeros(tuple(last - first), dtype=bool)
         for low, mask in parts:
-            joined[_window(np.array(low) - first, mask.shape)] |= mask
-        return _shifted((0, 0, 0), (int(first[0]), int(first[1]), int(first[2]))), joined
+            joined |= cropped(mask, first - low, joined.shape)
+        return (int(first[0]), int(first[1]), int(first[2])), joined
 
     def _limit_tissues(self) -> None:
         """Tolerate no more of other tissues than their limits."""
@@ -868,10 +857,6 @@ def _volume(values: ArrayLike, what: str) -> NDArray:
     if array.dtype.kind == "f" and np.isnan(array.min(initial=0)):
         array = np.where(np.isnan(array), array.dtype.type(0), array)
     return array
-
-
-def _window(low: Any, shape: Any) -> tuple[slice, ...]:
-    return tuple(slice(int(a), int(a) + int(n)) for a, n in zip(low, shape, strict=True))
 
 
 def _shifted(low: tuple[int, int, int], by: tuple[int, int, int]) -> tuple[int, int, int]:

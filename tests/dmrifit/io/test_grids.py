@@ -6,6 +6,7 @@ import pytest
 
 from dmrifit.io.grids import (
     array_of,
+    cropped,
     labels_onto,
     onto,
     read_scan,
@@ -206,3 +207,12 @@ def test_a_file_without_position_is_no_scan(tmp_path):
     nib.save(nib.Nifti1Image(np.ones((9, 9, 9), np.uint8), None), tmp_path / "scan.nii")
     with pytest.raises(ValueError, match=r"scan\.nii has neither an sform nor a qform"):
         read_scan(tmp_path / "scan.nii")
+
+
+@pytest.mark.parametrize("offset", [(0, 1, 2), (-2, 1, -1), (1, -3, 0), (9, 0, 0), (-9, 0, 0)])
+def test_a_box_of_a_volume_is_0_outside_of_it(offset):
+    values = np.arange(1, 121).reshape(4, 5, 3, 2)
+    padded = np.pad(values, [(10, 10)] * 3 + [(0, 0)])
+    i, j, k = np.add(offset, 10)
+    box = cropped(values, offset, (3, 2, 6))
+    np.testing.assert_array_equal(box, padded[i : i + 3, j : j + 2, k : k + 6])
