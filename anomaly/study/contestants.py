@@ -36,7 +36,6 @@ Maps = Mapping[str, Sequence[Any]]
 Rules = Mapping[str, ThresholdRule | Mapping[str, ThresholdRule]]
 
 
-@dataclass(frozen=True, eq=False)
 class Bench:
     """
     The scans that all methods are compared on, with the voxels (x, y, z) that count.
@@ -45,44 +44,32 @@ class Bench:
     `strata` what `strata_masks` gives; `matching` holds options of `lesion_table`.
     """
 
-    cases: Sequence[Case]
-    healthy: Sequence[Case]
-    scored: list[NDArray[np.bool_]]
-    lesions: list[NDArray[np.bool_]]
-    strata: list[dict[str, NDArray[np.bool_]]]
-    healthy_scored: list[NDArray[np.bool_]]
-    healthy_strata: list[dict[str, NDArray[np.bool_]]]
-    opening: int
-    matching: dict[str, int]
-    lesion_wise: bool
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         cases: Sequence[Case],
         healthy: Sequence[Case],
         opening: int,
         connectivity: int,
         min_overlap: int,
         lesion_wise: bool,
-    ) -> Bench:
-        """Check the scans, and select the voxels that count."""
+    ) -> None:
         if not len(cases):
             raise ValueError("there are no cases to evaluate")
-        scored = [case.scored for case in cases]
-        healthy_scored = [case.scored for case in healthy]
-        empty = []
-        for case, mask in zip([*cases, *healthy], [*scored, *healthy_scored], strict=True):
-            if not mask.any():
-                empty.append(case.name)
+        self.cases, self.healthy = cases, healthy
+        self.opening, self.lesion_wise = opening, lesion_wise
+        self.matching = {"connectivity": connectivity, "min_overlap": min_overlap}
+        self.scored = [case.scored for case in cases]
+        self.healthy_scored = [case.scored for case in healthy]
+        empty = [case.name for case in (*cases, *healthy) if not case.scored.any()]
         if empty:
             raise ValueError(
                 f"no white or gray matter to score in {first_few(empty)}; check the tissue maps"
             )
-        lesions = []
-        for case, mask in zip(cases, scored, strict=True):
-            lesions.append(np.zeros_like(mask) if case.lesion is None else case.lesion & mask)
-        if not any(lesion.any() for lesion in lesions):
+        self.lesions: list[NDArray[np.bool_]] = []
+        for case, mask in zip(cases, self.scored, strict=True):
+            lesion = np.zeros_like(mask) if case.lesion is None else case.lesion & mask
+            self.lesions.append(lesion)
+        if not any(lesion.any() for lesion in self.lesions):
             raise ValueError(
                 f"none of {counted(len(cases), 'case')} has a lesion in white or gray matter"
             )
@@ -98,18 +85,8 @@ class Bench:
             )
         # Checks the size of the cube.
         open_map(np.zeros((1, 1, 1), dtype=bool), opening)
-        return cls(
-            cases,
-            healthy,
-            scored,
-            lesions,
-            [strata_masks(case) for case in cases],
-            healthy_scored,
-            [strata_masks(case) for case in healthy],
-            opening,
-            {"connectivity": connectivity, "min_overlap": min_overlap},
-            lesion_wise,
-        )
+        self.strata = [strata_masks(case) for case in cases]
+        self.healthy_strata = [strata_masks(case) for case in healthy]
 
     @property
     def spacing(self) -> tuple[float, float, float] | None:

@@ -153,7 +153,7 @@ def evaluate_detectors(
     from joblib import Parallel, delayed
 
     check_jobs(n_jobs)
-    bench = Bench.of(cases, healthy, opening, connectivity, min_overlap, lesion_wise)
+    bench = Bench(cases, healthy, opening, connectivity, min_overlap, lesion_wise)
     names = ["all"] if folds is None else [str(fold) for fold in folds]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"folds need names of their own, not {names}")

@@ -30,7 +30,7 @@ SHAPE = (18, 20, 16)
 @pytest.fixture
 def bench(cohort):
     cases, _, healthy, _ = cohort(50)
-    return Bench.of(cases, healthy, 3, 26, 1, True)
+    return Bench(cases, healthy, 3, 26, 1, True)
 
 
 def test_what_counts_is_matter_and_lesions_are_those_in_it(cohort):
@@ -39,7 +39,7 @@ def test_what_counts_is_matter_and_lesions_are_those_in_it(cohort):
     in_fluid[cases[0].tissue == 3] = True
     cases[0] = replace(cases[0], lesion=in_fluid, followup=None)
     cases[1] = replace(cases[1], lesion=None, followup=None)
-    bench = Bench.of(cases, healthy, 3, 18, 2, False)
+    bench = Bench(cases, healthy, 3, 18, 2, False)
     assert bench.matching == {"connectivity": 18, "min_overlap": 2}
     matter = (cases[0].tissue == 1) | (cases[0].tissue == 2) | (cases[0].tissue == 4)
     np.testing.assert_array_equal(bench.scored[0], matter)
@@ -58,7 +58,7 @@ def test_the_spacing_is_that_of_all_scans_or_none(bench, cohort):
     assert bench.spacing == (4.0, 4.0, 4.0)
     cases, _, healthy, _ = cohort(50)
     healthy[2] = replace(healthy[2], affine=np.diag([4.0, 4.0, 4.1, 1.0]))
-    assert Bench.of(cases, healthy, 3, 26, 1, True).spacing is None
+    assert Bench(cases, healthy, 3, 26, 1, True).spacing is None
 
 
 def test_each_method_has_an_entry_for_each_fold(bench, cohort):
@@ -81,7 +81,7 @@ def test_each_method_has_an_entry_for_each_fold(bench, cohort):
 
 def test_validation_scans_come_with_the_voxels_that_count(cohort):
     cases, maps, healthy, free = cohort(50)
-    bench = Bench.of(cases, healthy[:2], 3, 26, 1, True)
+    bench = Bench(cases, healthy[:2], 3, 26, 1, True)
     first, second = (
         {name: values[half] for name, values in free.items()} for half in (slice(2), slice(2, 4))
     )
@@ -101,7 +101,7 @@ def test_controls_have_an_entry_each(bench):
     # A healthy scan is given the lesion of a case.
     borrowed = entries[3].healthy[0]
     assert any(np.array_equal(borrowed, case.lesion) for case in bench.cases)
-    alone = Bench.of(bench.cases, [], 3, 26, 1, True)
+    alone = Bench(bench.cases, [], 3, 26, 1, True)
     assert all(entry.healthy is None for entry in control_entries(alone, "f"))
 
 

@@ -43,7 +43,7 @@ def volume(*values):
 def bench():
     # Voxels 0, 1 and 2 are a row.
     cases = [small_case("p", lesion=[0, 1, 2, 3])]
-    return Bench.of(cases, [small_case("h"), small_case("i")], 1, 26, 1, True)
+    return Bench(cases, [small_case("h"), small_case("i")], 1, 26, 1, True)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_later_growth_is_compared_with_what_was_opened():
     scores[4:7, :3, :3] = scores[:, 4:, 7] = 5
     signal = np.full((8, 8, 8, 1), 0.4, dtype=np.float32)
     case = Case("p", signal, np.ones((8, 8, 8)), lesion=lesion, followup=later, grade="IV")
-    bench = Bench.of([case], [], 3, 26, 1, False)
+    bench = Bench([case], [], 3, 26, 1, False)
     entry = Entry("fold", "a", False, [scores], None, None, None)
     tables = score_method(bench, entry, {"fixed": FixedThreshold(1.0)})
     (row,) = tables["followup"].to_dict("records")
