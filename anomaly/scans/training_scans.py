@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -78,10 +79,7 @@ class TrainingScans:
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for a model file."""
-        content = asdict(self)
-        content["steps"] = {step: list(ways) for step, ways in self.steps.items()}
-        for key in ("images", "patients", "remarks"):
-            content[key] = list(content[key])
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return content
 
     @classmethod
