@@ -61,17 +61,11 @@ class TissueMoments:
     sd: float
 
     @classmethod
-    def measured(cls, volumes: Iterable[Any], masks: Iterable[Any] | None = None) -> TissueMoments:
+    def measured(cls, volumes: Iterable[Any], masks: Iterable[Any]) -> TissueMoments:
         """Measure `volumes` (x, y, z, channels), which may come one at a time, in `masks`."""
         count, total, squares = 0, 0.0, 0.0
-        mask_iterator = iter(masks) if masks is not None else None
-        for volume in volumes:
-            values = np.asarray(volume)
-            if mask_iterator is None:
-                inside = np.any(values != 0, axis=-1)
-            else:
-                inside = np.asarray(next(mask_iterator), dtype=bool)
-            signals = values[inside]
+        for volume, mask in zip(volumes, masks, strict=True):
+            signals = np.asarray(volume)[np.asarray(mask, dtype=bool)]
             count += signals.size
             total += float(signals.sum(dtype=np.float64))
             # Squares of half precision would overflow.
