@@ -8,7 +8,7 @@ import numpy as np
 
 from dmrifit._utils.compiled import njit
 
-__all__ = ["block_means", "mass_center", "resample", "signed_distance"]
+__all__ = ["block_means", "resample", "signed_distance"]
 
 #: Squared distance, in grid steps, where there is nothing to be distant from.
 _NOWHERE = np.float32(1e6)
@@ -30,25 +30,6 @@ def block_means(volume, blocks):
                 out[i // p, j // q, k // r] += volume[i, j, k]
     out *= np.float32(1.0 / (p * q * r))
     return out
-
-
-@njit(cache=True, nogil=True)
-def mass_center(volume):
-    """Find the center of mass, in indices; `volume` (a, b, c)."""
-    out = np.zeros(3)
-    total = 0.0
-    for i in range(volume.shape[0]):
-        for j in range(volume.shape[1]):
-            row = 0.0
-            moment = 0.0
-            for k in range(volume.shape[2]):
-                row += volume[i, j, k]
-                moment += k * volume[i, j, k]
-            total += row
-            out[0] += i * row
-            out[1] += j * row
-            out[2] += moment
-    return out / total
 
 
 @njit(cache=True, nogil=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import center_of_mass
 
 from placement.box.voxel import AXIS_ORDERS
 from placement.learned import resampling
@@ -41,7 +42,7 @@ def view_of(
         resampling.block_means(scene.occupancy, blocks) if blocks.max() > 1 else scene.occupancy
     )
     matrix, offset = _placed(scene, scene.origin, blocks)
-    center = matrix @ resampling.mass_center(tumor) + offset
+    center = matrix @ center_of_mass(tumor.astype(np.float64)) + offset
     step = _fitting_step(tumor, matrix, offset, center, n, step)
     frame = np.array([*center, step])
 

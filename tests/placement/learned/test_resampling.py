@@ -27,14 +27,6 @@ def test_blocks_of_one_voxel_are_the_volume(volume):
     np.testing.assert_array_equal(resampling.block_means(volume, np.array([1, 1, 1])), volume)
 
 
-def test_the_center_of_mass_is_that_of_scipy(volume):
-    center = resampling.mass_center(volume)
-    np.testing.assert_allclose(center, ndimage.center_of_mass(volume.astype(float)), rtol=1e-6)
-    point = np.zeros((4, 5, 6), np.float32)
-    point[3, 1, 4] = 0.25
-    np.testing.assert_array_equal(resampling.mass_center(point), [3, 1, 4])
-
-
 @pytest.mark.parametrize("angles", [(0, 0, 0), (20, -15, 30), (90, 0, 0), (180, 0, 45)])
 def test_values_on_a_turned_grid_are_those_of_scipy_and_fall_to_zero_outside(volume, angles):
     n = 12
