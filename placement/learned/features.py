@@ -147,11 +147,8 @@ class Surroundings:
         points = (
             np.stack(np.unravel_index(index, self.depth.shape), axis=-1) * self.step + self.origin
         )
-        centers: list[NDArray[np.float64]] = []
-        while len(points) and len(centers) < n:
-            centers.append(points[0])
-            points = points[((points - points[0]) ** 2).sum(axis=1) > apart**2]
-        return np.array(centers)
+        # Compiled code takes one point at least.
+        return points[overlap.apart(points, np.arange(len(points)), max(n, 1), apart)[:n]]
 
     def middles(self) -> NDArray[np.float64]:
         """Find the middle of the tumor, weighted more and more by depth: (4, 3)."""
