@@ -1,4 +1,4 @@
-"""Commands that work on many cases with experts' boxes: simulate, train, evaluate."""
+"""Commands on many cases with experts' boxes: simulate, reader, train, evaluate."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from placement.cli.options import (
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EXAMPLES", "evaluate", "simulate", "train"]
+__all__ = ["EXAMPLES", "evaluate", "reader", "simulate", "train"]
 
 _MODELS = ("ranker", "network")
 _public: Any = placement  # its names are imported on first use
@@ -146,6 +146,56 @@ def _write_glioma(
     for number, box in enumerate(voxels[0], start=1):
         rows.append({"name": name, "expert": number, **box_columns(box)})
     return pd.DataFrame(rows).astype(str)
+
+
+def reader(
+    cases: CasesArgument,
+    out: Annotated[Path, typer.Option(help="Page (.html) to write.")],
+    proposals: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Table of boxes, such as placements.tsv of place, that readers correct.",
+        ),
+    ] = None,
+    include: IncludeOption = None,
+    n: Annotated[
+        int, typer.Option(min=1, help="Cases to show, drawn by the seed where there are more.")
+    ] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of cases and order.")] = 0,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """
+    Write a page on which an expert places a box in each case with the mouse.
+
+    One HTML file that needs no network. Readers see numbers instead of names, and not where a
+    proposed box comes from. What they save is the table EXPERTS that evaluate reads; tables of
+    several readers are joined below each other.
+    """
+    import numpy as np
+
+    from dmrifit.io.atomic_files import write_text
+    from placement.box.voxel import Voxel
+    from placement.exchange.tables import read_boxes, read_cases, read_scene
+    from placement.study.reader_page import reader_page
+
+    if out.suffix.lower() != ".html":
+        raise ValueError(f"--out {out} is a page; give a name that ends in .html")
+    check_output(out, overwrite)
+    table = read_cases(cases)
+    if len(table) > n:
+        rng = np.random.default_rng(seed)
+        table = table.iloc[np.sort(rng.choice(len(table), n, replace=False))]
+    names = list(table["name"])
+    voxels = {}
+    if proposals is not None:
+        boxes = read_boxes(proposals, names)
+        voxels = {name: Voxel.from_array(box) for name, box in zip(names, boxes, strict=True)}
+    labels = labels_of(include)
+    rows = progress(table.itertuples(), len(table))
+    scenes = [read_scene(row, include=labels) for row in rows]
+    write_text(out, reader_page(scenes, proposals=voxels, random_state=seed))
+    typer.echo(f"{counted(len(scenes), 'case')}: {out}")
 
 
 def train(
@@ -344,4 +394,5 @@ EXAMPLES: dict[Callable[..., None], str] = {
     "ranker.dmrifit",
     evaluate: "dmrifit-placement evaluate cases.tsv experts.tsv --placements "
     "objective=placements.tsv --out tables",
+    reader: "dmrifit-placement reader cases/cases.tsv --out reader.html",
 }
