@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from placement.box import overlap
-from placement.box.overlap import Excluded, Preference, SlideSettings
+from placement.box.overlap import Preference, SlideSettings
 from placement.box.row_integrals import Rows
 from placement.box.voxel import MM3_PER_ML, allowed_sides
 from placement.learned.features import EYE, Surroundings
@@ -55,24 +55,12 @@ class FreeTumorSearch(Search):
 
     def __init__(self, wishes: Wishes, scene: Scene) -> None:
         super().__init__(wishes, scene)
-        if not self.scene.margins:
-            return
-        usable = self.scene.occupancy * ~self.excluded_voxels(strict=False)
-        # Where all of it is excluded, any box is as bad as another.
-        if usable.any():
-            self.see(Rows.of(usable, self.scene.affine, self.scene.origin))
-
-    def forbid(self) -> None:
-        """Forget what is excluded."""
-        self.margins = np.zeros((0, 2))
-        sums = np.zeros((0, 2, 2, 2), dtype=np.float32)
-        self.excluded = Excluded(
-            sums, self.margins, self.rows.matrix, self.whole.inverse, self.rows.offset
-        )
-
-    def usable_sums(self) -> NDArray[np.float32]:
-        """Sum the tumor along blocks of rows."""
-        return self.grids[COARSE].prefix
+        if self.avoided:
+            usable = self.scene.occupancy * ~self.excluded_voxels(strict=False)
+            # Where all of it is excluded, any box is as bad as another.
+            if usable.any():
+                self.see(Rows.of(usable, self.scene.affine, self.scene.origin))
+        self.avoided = {}
 
 
 def candidate_boxes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -209,6 +209,8 @@ class Search:
         self.wishes = wishes
         # Searches run in one storage, so that all storages of a scene get the same box.
         self.scene = scene.canonical
+        # Regions to stay away from, with their margins in mm.
+        self.avoided: Mapping[str, float] = scene.margins
         self.preference = 0.0
         self.log_aspect = overlap.NO_LIMIT
         if wishes.max_aspect is not None:
@@ -280,7 +282,7 @@ class Search:
         """Sum excluded regions along rows, strict ones of one margin together."""
         scene = self.scene
         groups: dict[tuple[float, float, str], list[str]] = {}
-        for name, margin in scene.margins.items():
+        for name, margin in self.avoided.items():
             tolerance = scene.tolerances[name]
             # Strict regions of one margin can be joined; tolerated ones are measured one by one.
             key = (margin, tolerance, name if tolerance else "")
@@ -358,7 +360,7 @@ class Search:
         scene = self.scene
         shape = scene.occupancy.shape
         excluded = np.zeros(shape, dtype=bool)
-        for name, margin in scene.margins.items():
+        for name, margin in self.avoided.items():
             if strict and scene.tolerances[name]:
                 continue
             # Regions beyond the tumor's grid reach into it with their margins.
