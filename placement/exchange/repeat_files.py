@@ -201,17 +201,14 @@ def _page(
     from dmrifit.report.viewer import Box, Layer, html_viewer, viewer_page
 
     figures = []
-    titles = (
-        f"Old scan, moved to the new position: {record['old_image']}",
-        f"New scan: {record['new_image']}",
-    )
-    for picture, title in zip(pictures, titles, strict=True):
-        figures.append(html_figure(picture, title, title, width=1000))
     viewers = []
-    for scan, affine, title in (
-        (old_scan, old_affine, titles[0]),
-        (new_scan, new_scan.affine, titles[1]),
+    old_title = f"Old scan, moved to the new position: {record['old_image']}"
+    new_title = f"New scan: {record['new_image']}"
+    for picture, scan, affine, title in (
+        (pictures[0], old_scan, old_affine, old_title),
+        (pictures[1], new_scan, new_scan.affine, new_title),
     ):
+        figures.append(html_figure(picture, title, title, width=1000))
         moved = image_of(array_of(scan), affine)
         # Two scans of full size would make a page of many megabytes.
         small = resampled(moved, _VIEWER_MM)
