@@ -78,7 +78,7 @@ def read_cases(
         check_names(table["name"], path)
         table = _with_brains(table, brain)
         return table if exclude is None else table.assign(exclude=exclude)
-    _check_files([path])
+    check_file(path)
     if path.suffix.lower() not in (".tsv", ".csv"):
         row = {
             "name": stem(path),
@@ -87,7 +87,8 @@ def read_cases(
             "exclude": exclude or "",
             "brain": brain,
         }
-        _check_files(_files([row["image"], row["exclude"], _brain_file(brain)]))
+        for file in _files([row["image"], row["exclude"], _brain_file(brain)]):
+            check_file(file)
         return pd.DataFrame([row | {"synthetic": False}])
     if image is not None:
         raise ValueError("--image is for a single case; name images in a column of the table")
@@ -349,8 +350,3 @@ def _files(texts: Iterable[str]) -> list[Path]:
     for text in texts:
         paths += [Path(entry) for entry in words(text) if not entry.isdecimal()]
     return paths
-
-
-def _check_files(paths: Iterable[Path]) -> None:
-    for path in paths:
-        check_file(path)
