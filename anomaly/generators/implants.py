@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.generators.lesion_shapes import ball_radius, rough_ellipsoid
+from anomaly.generators.lesion_shapes import FLUID, ball_radius, rough_ellipsoid
 from anomaly.generators.patches import patch_weight
 
 __all__ = ["Look", "implant", "implant_patch", "noise_floor"]
@@ -23,9 +23,6 @@ _CORE = ((0.6, 1.0), (0.7, 1.0), 0.15)
 _CENTER = ((0.3, 0.5), (0.8, 1.0), 0.2)
 _BODY_SHARE, _BODY_EDGE = (0.5, 1.0), (0.1, 0.4)
 _HALO = ((1.15, 1.9), (0.1, 0.6), 0.2)
-#: Mean signals below which a voxel is fluid, which lesions do not replace, and above which it is
-#: tissue.
-_FLUID = (0.08, 0.23)
 #: Share of tissue that a halo replaces from which on a voxel belongs to the lesion.
 _SEEN = 0.3
 
@@ -72,7 +69,7 @@ def implant(look: Look, floor: float, rng: np.random.Generator) -> tuple[Look, N
         remaining -= replaced
         if component.reach > 1:
             lesion |= replaced > _SEEN
-    tissue = np.clip((look.mean - _FLUID[0]) / (_FLUID[1] - _FLUID[0]), 0, 1)
+    tissue = np.clip((look.mean - FLUID[0]) / (FLUID[1] - FLUID[0]), 0, 1)
     # All directions share the noise of the one scan at b = 0, so it does not average out.
     noise = 0.4 * floor * rng.standard_normal(shape, dtype=np.float32) * np.sqrt(1 - remaining**2)
     mean = look.mean + tissue * (remaining * look.mean + added + noise - look.mean)
@@ -96,7 +93,7 @@ def implant_patch(
     Mean signals mix; of the spreads those that noise does not explain are taken as independent,
     and noise is added where mixing has averaged it out. Shapes: returns the label (x, y, z).
     """
-    tissue = np.where(look.mask, (look.mean > _FLUID[1]).astype(np.float32), 0)
+    tissue = np.where(look.mask, (look.mean > FLUID[1]).astype(np.float32), 0)
     weight, label, offset = patch_weight(tissue, look.mask, source.mask, rng)
     inside = weight > 0
     share = weight[inside]
@@ -151,7 +148,7 @@ def _components(rng: np.random.Generator) -> list[_Component]:
 def _distance(look: Look, rng: np.random.Generator) -> NDArray[np.float32]:
     """Draw a rough ellipsoid, and compute distances from its center, 1 at its border."""
     shape = look.mask.shape
-    tissue = np.argwhere(look.mask & (look.mean > _FLUID[1]))
+    tissue = np.argwhere(look.mask & (look.mean > FLUID[1]))
     if not len(tissue):
         tissue = np.argwhere(look.mask)
     center = tissue[rng.integers(len(tissue))]

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["ball_radius", "lesion_center", "rough_ellipsoid", "soft_edge", "tissue_share"]
+__all__ = ["FLUID", "ball_radius", "lesion_center", "rough_ellipsoid", "soft_edge", "tissue_share"]
 
 #: Mean signals below which a voxel is fluid, and above which it is tissue.
-_FLUID = (0.08, 0.23)
+FLUID = (0.08, 0.23)
 _AXES = (0.6, 1.25)  # of the radius
 _ROUGHNESS, _GRAIN = 0.12, 1.5  # of the distance from the center; voxels
 
@@ -22,7 +22,7 @@ def ball_radius(mask: NDArray[np.bool_]) -> float:
 def tissue_share(volume: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Estimate the share of tissue (x, y, z) from the mean signal, which fluid has little of."""
     mean = volume.mean(axis=-1, dtype=np.float32)
-    share = np.clip((mean - _FLUID[0]) / (_FLUID[1] - _FLUID[0]), 0, 1)
+    share = np.clip((mean - FLUID[0]) / (FLUID[1] - FLUID[0]), 0, 1)
     return np.where(mask, share, 0).astype(np.float32)
 
 
