@@ -429,18 +429,9 @@ class VoxelOptimizer(BaseEstimator):
         is_default = self.objective is None and objective == PlacementObjective()
         if is_default and isinstance(scene, Scene) and scene.targets:
             objective = PlacementObjective(one_sided=True)
-        return Wishes(
-            objective=objective,
-            sizes=sizes,
-            min_volume=float(self.min_volume),
-            max_rotations=self.max_rotations,
-            max_aspect=self.max_aspect,
-            thorough=self.thorough,
-            tie_break=float(self.tie_break),
-            rounding=self.rounding,
-            inside_image=self.inside_image,
-            random_state=self.random_state,
-        )
+        parameters = self.get_params(deep=False) | {"objective": objective}
+        del parameters["size_range"]
+        return Wishes(sizes=sizes, **parameters)
 
 
 def _assessed(
