@@ -9,15 +9,19 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.generators.corruptions import TissueMoments, corrupt_in_place
+from anomaly.generators.corruptions import (
+    TissueMoments,
+    checked_scan,
+    checked_source,
+    corrupt_in_place,
+)
 from anomaly.generators.diffusivity import add_hypercellular, add_infiltration
 from anomaly.generators.gliomas import add_glioma
 from anomaly.generators.patches import add_patch
-from anomaly.generators.scan_checks import checked_scan, checked_source, put_noise_back
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 
-__all__ = ["GENERATORS", "Generator"]
+__all__ = ["GENERATORS", "Generator", "put_noise_back"]
 
 #: One ellipsoid or two, so that no scan stays without an anomaly.
 _AT_LEAST_ONE = (0.0, 0.75, 0.25)
@@ -96,6 +100,19 @@ class Generator:
             noisy = factor < 1
             changed[noisy] = np.clip(changed[noisy], 0, 1)
         return changed, label
+
+
+def put_noise_back(
+    volume: NDArray[np.float32],
+    factor: NDArray[np.float32],
+    noise: float,
+    rng: np.random.Generator,
+) -> None:
+    """Add the noise that is missing where a factor (x, y, z) has multiplied its SD."""
+    missing = np.sqrt(np.clip(1 - factor**2, 0, 1)) * np.float32(noise)
+    inside = missing > 0
+    drawn = rng.standard_normal((np.count_nonzero(inside), volume.shape[-1]), dtype=np.float32)
+    volume[inside] += drawn * missing[inside][:, None]
 
 
 def _ellipsoids(

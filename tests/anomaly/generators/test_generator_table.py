@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import anomaly
-from anomaly.generators.generator_table import GENERATORS
+from anomaly.generators.generator_table import GENERATORS, put_noise_back
 
 SHAPE = (22, 24, 20)
 
@@ -149,3 +149,12 @@ def test_noise_that_is_put_back_leaves_signals_of_prepared_scans(name, scan, oth
 def test_a_source_that_does_not_fit_is_refused(scan, source, words):
     with pytest.raises(ValueError, match=words):
         GENERATORS["patches"](*scan, source=source)
+
+
+def test_noise_comes_back_where_it_is_missing():
+    volume = np.zeros((20, 20, 20, 4), dtype=np.float32)
+    factor = np.ones((20, 20, 20), dtype=np.float32)
+    factor[:10] = 0.6
+    put_noise_back(volume, factor, 0.1, np.random.default_rng(0))
+    assert volume[:10].std() == pytest.approx(0.08, rel=0.02)
+    assert not volume[10:].any()
