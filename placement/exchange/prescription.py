@@ -22,6 +22,7 @@ from placement.exchange.repeats import validity
 from placement.exchange.vendor_texts import NOTICE, philips_text, siemens_text
 from placement.exchange.voxel_files import LPS_TO_RAS, read_voxel
 from placement.search.content import voxel_content
+from placement.search.objective import tumor_fraction
 from placement.search.optimizer import VoxelOptimizer
 from placement.search.scene import Scene
 from placement.search.target_rules import advice, target_verdict
@@ -192,7 +193,7 @@ def describe_placement(
     judge = VoxelOptimizer() if optimizer is None else optimizer
     placement = judge.assess(voxel, scene)
     objective = judge.objective_in(scene)
-    verdict = target_verdict(placement, judge)
+    reason, largest = target_verdict(placement, judge)
     flags = list(placement.flags)
     brain = None
     if OUTSIDE_BRAIN in scene.margins:
@@ -238,21 +239,21 @@ def describe_placement(
         "shim": SHIM,
         "notes": [*notes, *_cut_off_note(scene)],
         "console": {
-            "withheld": "" if force else verdict.reason,
-            "forced": force if verdict.reason else "",
-            "reason": verdict.reason,
+            "withheld": "" if force else reason,
+            "forced": force if reason else "",
+            "reason": reason,
         },
         "regions": region_distances(voxel, scene),
         "tumor": {"volume_ml": scene.tumor_volume, "sha256": _digest(scene)},
         "sources": scene.sources,
     }
-    if verdict.largest is not None:
+    if largest is not None:
         content["largest_box"] = {
-            "center_mm": verdict.largest.center.tolist(),
-            "size_mm": verdict.largest.size.tolist(),
-            "angles_deg": verdict.largest.angles.tolist(),
-            "volume_ml": verdict.largest.volume,
-            "target": verdict.largest_fraction,
+            "center_mm": largest.center.tolist(),
+            "size_mm": largest.size.tolist(),
+            "angles_deg": largest.angles.tolist(),
+            "volume_ml": largest.volume,
+            "target": tumor_fraction(largest, scene),
         }
     if ppm_range is not None and percent_per_ppm is not None:
         content["displacement"] = displacement(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from placement.box.voxel import Voxel
 from placement.search.objective import PlacementObjective, tumor_fraction
 from placement.search.optimizer import LEAST_TARGET, MOSTLY, Placement, VoxelOptimizer
 from placement.search.scene import Scene
 from placement.search.tissue_labels import OUTSIDE_BRAIN
 
-__all__ = ["TargetVerdict", "advice", "largest_box", "target_verdict"]
+__all__ = ["advice", "largest_box", "target_verdict"]
 
 #: Sides of the largest box of enough target, in mm: it may be smaller than what is placed.
 _SIDES = (5.0, 60.0)
@@ -35,20 +33,14 @@ _REMEDIES = {
 }
 
 
-@dataclass(frozen=True)
-class TargetVerdict:
-    """Whether a box holds enough of its target for a console."""
+def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> tuple[str, Voxel | None]:
+    """
+    Say why the numbers of a box are withheld, of which less than half is target.
 
-    reason: str  # why the numbers are withheld, in a sentence; empty where they are not
-    # Where they are withheld, the largest box with 75 % target or more, if one was found.
-    largest: Voxel | None = None
-    largest_fraction: float = float("nan")  # its share of target; NaN without one
-
-
-def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> TargetVerdict:
-    """Withhold the numbers of a box of which less than half is target."""
+    With it, gives the largest box of 75 % target or more, if one was found; else "" and None.
+    """
     if placement.tumor_fraction >= LEAST_TARGET:
-        return TargetVerdict("")
+        return "", None
     least = optimizer.min_volume
     purest = _purest(placement.scene, least)
     best = max(tumor_fraction(purest, placement.scene), placement.tumor_fraction)
@@ -62,15 +54,10 @@ def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> TargetVer
         )
     largest = largest_box(placement.scene)
     if largest is None:
-        return TargetVerdict(f"{reason}; no box of ≥ 75 % target was found")
+        return f"{reason}; no box of ≥ 75 % target was found", None
     sides = " × ".join(f"{side:.0f}" for side in largest.size)
-    fraction = tumor_fraction(largest, placement.scene)
-    return TargetVerdict(
-        f"{reason}; the largest box found with ≥ 75 % target has {largest.volume:.1f} mL "
-        f"({sides} mm)",
-        largest,
-        fraction,
-    )
+    reason += f"; the largest box found with ≥ 75 % target has {largest.volume:.1f} mL"
+    return f"{reason} ({sides} mm)", largest
 
 
 def largest_box(scene: Scene) -> Voxel | None:
