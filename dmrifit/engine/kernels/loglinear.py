@@ -57,16 +57,7 @@ def _exp(value):
     value = min(max(value, -700.0), 700.0)
     whole = np.floor(value * 1.4426950408889634 + 0.5)
     x = (value - whole * 0.693147180369123816490) - whole * 1.90821492927058770002e-10
-    total = 1.0 / 40320.0
-    total = total * x + 1.0 / 5040.0
-    total = total * x + 1.0 / 720.0
-    total = total * x + 1.0 / 120.0
-    total = total * x + 1.0 / 24.0
-    total = total * x + 1.0 / 6.0
-    total = total * x + 0.5
-    total = total * x + 1.0
-    total = total * x + 1.0
-    return total * np.int64((np.int64(whole) + 1023) << 52).view(np.float64)
+    return _exp_near(x) * np.int64((np.int64(whole) + 1023) << 52).view(np.float64)
 
 
 @njit(**_JIT)
