@@ -131,10 +131,7 @@ def _dot(
     for total in totals:
         total.add_incoming(ir.Constant(vector, [0.0] * width), before)
     number = builder.load(builder.gep(atom, [k]))
-    single = builder.insert_element(ir.Constant(vector, ir.Undefined), number, _INT(0))
-    factor = builder.shuffle_vector(
-        single, single, ir.Constant(ir.VectorType(_INT, width), [0] * width)
-    )
+    factor = _repeated(builder, number, width)
     row = builder.mul(k, _LONG(n_lanes))
     sums = []
     for start, total in zip(range(0, n_lanes, width), totals, strict=True):
@@ -151,6 +148,14 @@ def _dot(
     for start, total in zip(range(0, n_lanes, width), sums, strict=True):
         address = builder.bitcast(builder.gep(out, [_LONG(start)]), vector.as_pointer())
         builder.store(total, address, align=8)
+
+
+def _repeated(builder: ir.IRBuilder, number: ir.Value, width: int) -> ir.Value:
+    """Put a number into every place of a vector."""
+    vector = ir.VectorType(_DOUBLE, width)
+    single = builder.insert_element(ir.Constant(vector, ir.Undefined), number, _INT(0))
+    zeros = ir.Constant(ir.VectorType(_INT, width), [0] * width)
+    return builder.shuffle_vector(single, single, zeros)
 
 
 def _width() -> int:
@@ -272,12 +277,7 @@ class _Writer:
                 )
             case ast.Subscript(value=ast.Name(id="s"), slice=ast.Constant(value=i)):
                 number = build.load(build.gep(self.data["s"], [_LONG(i)]))
-                single = build.insert_element(
-                    ir.Constant(self.vector, ir.Undefined), number, _INT(0)
-                )
-                return build.shuffle_vector(
-                    single, single, ir.Constant(ir.VectorType(_INT, self.width), [0] * self.width)
-                )
+                return _repeated(build, number, self.width)
             case ast.Subscript():
                 return build.load(self._pointer(node), align=8)
             case _:
