@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.engine.fit_settings import Box, FitSettings
 from dmrifit.engine.kernels import compiler
-from dmrifit.engine.kernels.layout import LANES, UNROLL, Contrasts, Layout, zeros_of_lanes
+from dmrifit.engine.kernels.layout import (
+    LANES,
+    UNROLL,
+    Contrasts,
+    Ends,
+    Layout,
+    Starts,
+    zeros_of_lanes,
+)
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult
@@ -19,37 +27,17 @@ from dmrifit.engine.starting_points import Dictionary, to_inner
 
 __all__ = ["Problem"]
 
+# Fields of a result in the order of `shared.finish`.
+_COLUMNS = (
+    "parameters", "standard_errors", "cost", "status", "n_iter", "at_low", "at_high",
+    "starts_disagree",
+)  # fmt: skip
 _FORMS = ("plain", "log", "inverse")  # in the order of `shared`
 _TOLERANCE = 1e-8
 # With a penalty the last promised step is not taken, so the search must end nearer. ADC ends
 # nearer too: differences of ADCs are features of predictors, where its error is multiplied.
 _STRICT_TOLERANCE = 1e-9
 _MAX_ITER = 200
-
-
-@dataclass
-class Starts:
-    """The voxels of a chunk that can be fitted, and their starting points."""
-
-    signals: NDArray[np.float64]
-    n_slots: int
-    scales: NDArray[np.float64]
-    usable: NDArray[np.int64]
-    n_measured: NDArray[np.int64]
-    points: NDArray[np.float64]
-    ratings: NDArray[np.float64]
-
-
-@dataclass
-class Ends:
-    """Where the searches of the voxels ended, in the order of `Starts`."""
-
-    points: NDArray[np.float64]
-    sums: NDArray[np.float64]
-    squares: NDArray[np.float64]
-    converged: NDArray[np.bool_]
-    steps: NDArray[np.int64]
-    disagree: NDArray[np.bool_]
 
 
 class Problem:
@@ -73,9 +61,7 @@ class Problem:
         self.pinned = _pinned(model, fixed, self.kernel.FORMS)
         self.regularized = bool(settings.regularization)
         self.penalty = settings.penalty(self.low, self.high)
-        contrasts = Contrasts.of(protocol.b_ms_per_um2, protocol.te)
-        self.contrasts, self.rows = contrasts.pairs, contrasts.rows
-        self.b, self.te = contrasts.b, contrasts.te
+        self.contrasts = Contrasts.of(protocol.b_ms_per_um2, protocol.te)
         self._set_dictionary(protocol, fixed, settings.starts(self.n_free))
         # A function that is called from the kernel costs more to calibrate than starts cost.
         self.is_routed = (
@@ -181,15 +167,13 @@ class Problem:
         n_atoms, n_measurements = dictionary.atoms.shape
         starts = Starts(
             values,
-            0,
             scales=np.empty(n),
             usable=np.empty(n, np.int64),
             n_measured=np.empty(n, np.int64),
             points=np.empty((n, self.n_starts, self.kernel.N)),
             ratings=np.empty((n, dictionary.n_strata)),
         )
-        starts.n_slots = self.shared.prepare(
-            values,
+        n_usable = self.shared.prepare(
             self.n_free,
             bool(self.scaled.any()),
             self.numbers,
@@ -206,13 +190,10 @@ class Problem:
             zeros_of_lanes(n_measurements * LANES),
             np.empty((n_atoms, n_atoms)),
             np.zeros(1, np.int64),
-            starts.scales,
-            starts.usable,
-            starts.n_measured,
-            starts.points,
-            starts.ratings,
+            starts,
         )
-        return starts
+        rows: list[NDArray[Any]] = [values[:n_usable] for values in starts[1:]]
+        return Starts(starts.signals, *rows)
 
     def search(
         self, starts: Starts, pinned: NDArray, sigma: NDArray | None, weights: NDArray
@@ -223,7 +204,7 @@ class Problem:
         Shapes: `pinned` (1 or n_voxels, n_parameters), `sigma` (1 or n_voxels,), `weights` of
         `start_routing`, or (0,) for all starts in all voxels.
         """
-        n, n_slots, layout = self.kernel.N, starts.n_slots, Layout(self.kernel.N)
+        n, n_slots, layout = self.kernel.N, len(starts.usable), Layout(self.kernel.N)
         ends = Ends(
             points=np.ones((n_slots, n)),
             sums=np.empty((n_slots, len(layout.pairs))),
@@ -238,17 +219,12 @@ class Problem:
             # An idle lane works on ones; its numbers go nowhere.
             row = layout.offset[name]
             work[row : row + n] = 1.0
-        kernel = self.kernel
-        n_tabulated = kernel.N_BY_B * len(self.b) + kernel.N_BY_TE * len(self.te)
+        kernel, contrasts = self.kernel, self.contrasts
+        n_tabulated = kernel.N_BY_B * len(contrasts.b) + kernel.N_BY_TE * len(contrasts.te)
         self.shared.search(
             kernel.addresses()[0],
             self.numbers,
-            n_slots,
-            starts.signals,
-            starts.scales,
-            starts.usable,
-            starts.points,
-            starts.ratings,
+            starts,
             np.zeros(1) if sigma is None else sigma,
             sigma is not None,
             self.inner_low,
@@ -256,29 +232,21 @@ class Problem:
             pinned,
             self.scaled,
             self.regularized,
-            self.contrasts,
-            self.rows,
-            self.b,
-            self.te,
+            contrasts,
             weights,
             self.middle,
             _MAX_ITER,
             work,
             self.common.copy(),
-            zeros_of_lanes(len(self.contrasts) * LANES),
-            zeros_of_lanes(len(self.contrasts) * LANES),
+            zeros_of_lanes(len(contrasts.pairs) * LANES),
+            zeros_of_lanes(len(contrasts.pairs) * LANES),
             zeros_of_lanes(max(n_tabulated, (n + 1) * UNROLL) * LANES),
             np.zeros(1 + 2 * UNROLL, np.int64),
             np.full(LANES, -2),
             np.zeros(LANES, np.int64),
             np.zeros(n),
             np.zeros(self.dictionary.n_strata + 3 * n),
-            ends.points,
-            ends.sums,
-            ends.squares,
-            ends.converged,
-            ends.steps,
-            ends.disagree,
+            ends,
         )
         return ends
 
@@ -290,10 +258,7 @@ class Problem:
             self.kernel.addresses()[1],
             self.numbers,
             self.forms,
-            starts.n_slots,
-            starts.scales,
-            starts.usable,
-            starts.n_measured,
+            starts,
             self.inner_low,
             self.inner_high,
             self.low,
@@ -304,20 +269,8 @@ class Problem:
             zeros_of_lanes(Layout(self.kernel.N).n_rows, LANES),
             np.zeros(1, np.int64),
             np.ones(LANES),
-            ends.points,
-            ends.sums,
-            ends.squares,
-            ends.converged,
-            ends.steps,
-            ends.disagree,
-            result.parameters[chunk],
-            result.standard_errors[chunk],
-            result.cost[chunk],
-            result.status[chunk],
-            result.n_iter[chunk],
-            result.at_low[chunk],
-            result.at_high[chunk],
-            result.starts_disagree[chunk],
+            ends,
+            tuple(getattr(result, name)[chunk] for name in _COLUMNS),
         )
 
 

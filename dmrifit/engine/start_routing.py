@@ -63,7 +63,7 @@ def _key(problem: Problem, floored: bool) -> str:
     arrays = (
         dictionary.atoms,
         dictionary.atoms_q,
-        problem.contrasts,
+        problem.contrasts.pairs,
         problem.common,
         problem.inner_low,
         problem.inner_high,
@@ -90,7 +90,7 @@ def _calibrate(problem: Problem, floored: bool) -> NDArray[np.float64]:
     only_first[0], all_starts[0] = -1.0, 1.0
     first = problem.search(starts, problem.pinned, noise, only_first)
     best = problem.search(starts, problem.pinned, noise, all_starts)
-    features = np.empty((starts.n_slots, problem.dictionary.n_strata + 3 * problem.kernel.N))
+    features = np.empty((len(starts.usable), problem.dictionary.n_strata + 3 * problem.kernel.N))
     problem.shared.describe_all(
         problem.inner_low,
         problem.inner_high,

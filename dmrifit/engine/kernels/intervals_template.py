@@ -100,9 +100,10 @@ def differentiate(w, t, at, b, te):
 
 
 @helper
-def sum_up(w, s, y, v, t, o, contrasts, rows, b, te, floored):
+def sum_up(w, s, y, v, t, o, contrasts, floored):
     """Compute r'r, J'r and J'J of all lanes at their points; derivatives by the coordinates."""
     begin(w, s, y, v, t, o)
+    pairs, rows, b, te = contrasts
     te_at = N_BY_B * len(b) * LANES
     if N_BY_B > 0:
         for i in range(len(b)):
@@ -112,10 +113,10 @@ def sum_up(w, s, y, v, t, o, contrasts, rows, b, te, floored):
         for i in range(len(te)):
             s[0], o[1] = te[i], te_at + N_BY_TE * i * LANES
             tabulate_te(w, s, y, v, t, o)
-    for k in range(0, len(contrasts), UNROLL):
+    for k in range(0, len(pairs), UNROLL):
         o[0] = k * LANES
         for u in range(UNROLL):
-            s[2 * u], s[2 * u + 1] = contrasts[k + u, 0], contrasts[k + u, 1]
+            s[2 * u], s[2 * u + 1] = pairs[k + u, 0], pairs[k + u, 1]
             o[1 + 2 * u] = N_BY_B * rows[k + u, 0] * LANES
             o[2 + 2 * u] = te_at + N_BY_TE * rows[k + u, 1] * LANES
             if CALLED:
@@ -156,9 +157,6 @@ def fill_intervals(
     first,
     roots,
     contrasts,
-    rows,
-    b,
-    te,
     parameters,
     floor2,
     floored,
@@ -204,7 +202,7 @@ def fill_intervals(
             signal, estimates = signals[i - first], parameters[i]
             load(w, y, v, lane, signal, roots, estimates, n_free, noise2, probes)
         place(w, s, y, v, w, o)
-        sum_up(w, s, y, v, t, o, contrasts, rows, b, te, floored)
+        sum_up(w, s, y, v, t, o, contrasts, floored)
         count_undetermined(w, s, y, v, w, o)
         for lane in range(LANES):
             dof = min(w[DOF, lane] + w[COUNT, lane], w[QUANTILE, lane])
@@ -222,7 +220,7 @@ def fill_intervals(
                 o[PROBED_ROWS + 1] = j * N * LANES
                 o[PROBED_ROWS + 2] = (side * N + j) * LANES
                 probe(w, s, y, v, w, o)
-                sum_up(w, s, y, v, t, o, contrasts, rows, b, te, floored)
+                sum_up(w, s, y, v, t, o, contrasts, floored)
                 bend(w, s, y, v, w, o)
             s[KEPT + j] = 1.0
         for level in range(len(quantiles)):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,10 @@ __all__ = [
     "UNDETERMINED_SHARE",
     "UNROLL",
     "Contrasts",
+    "Ends",
     "IntervalLayout",
     "Layout",
+    "Starts",
     "form",
     "is_share",
     "zeros_of_lanes",
@@ -49,8 +50,7 @@ SINGLE = (
 )
 
 
-@dataclass(frozen=True)
-class Contrasts:
+class Contrasts(NamedTuple):
     """
     The measurements as a kernel takes them, the last one repeated to a multiple of `UNROLL`.
 
@@ -78,6 +78,28 @@ class Contrasts:
         )
 
 
+class Starts(NamedTuple):
+    """The voxels of a chunk, then those that can be fitted, and their starting points."""
+
+    signals: NDArray[np.float64]
+    scales: NDArray[np.float64]
+    usable: NDArray[np.int64]  # places in `signals`
+    n_measured: NDArray[np.int64]
+    points: NDArray[np.float64]
+    ratings: NDArray[np.float64]  # sums of squares of the best atoms of each stratum
+
+
+class Ends(NamedTuple):
+    """Where the searches of the voxels ended, in the order of `Starts`."""
+
+    points: NDArray[np.float64]
+    sums: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    converged: NDArray[np.bool_]
+    steps: NDArray[np.int64]
+    disagree: NDArray[np.bool_]
+
+
 def _padded(values: NDArray) -> NDArray:
     size = -(-len(values) // UNROLL) * UNROLL
     padded = np.full(size, values[-1], dtype=float)
@@ -99,31 +121,27 @@ class Layout:
     def __init__(self, n_parameters: int) -> None:
         self.n = n_parameters
         self.pairs = [(i, j) for i in range(n_parameters) for j in range(i + 1)]
-        self._place(
-            dict.fromkeys(SINGLE, 1)
-            | {
-                "Q": self.n,  # where the lane stands, in inner coordinates
-                "T": self.n,  # where it tries to go
-                "X": self.n,  # the trial in the coordinates of the formula
-                "G": self.n,  # J'r where it stands and at the trial
-                "GT": self.n,
-                "LO": self.n,
-                "HI": self.n,
-                "D": self.n,  # diagonal of the inverse of J'J
-                "M": len(self.pairs),  # J'J where it stands and at the trial
-                "MT": len(self.pairs),
-            }
-        )
-
-    def _place(self, sizes: dict[str, int]) -> None:
-        """Give each field its rows."""
         self.offset: dict[str, int] = {}
-        total = 0
-        for name, size in sizes.items():
-            self.offset[name] = total
-            total += size
-        self.n_rows = total
-        self.size = total * LANES
+        self.n_rows = 0
+        for name, size in self._sizes().items():
+            self.offset[name] = self.n_rows
+            self.n_rows += size
+        self.size = self.n_rows * LANES
+
+    def _sizes(self) -> dict[str, int]:
+        """Rows of each field, in their order."""
+        return dict.fromkeys(SINGLE, 1) | {
+            "Q": self.n,  # where the lane stands, in inner coordinates
+            "T": self.n,  # where it tries to go
+            "X": self.n,  # the trial in the coordinates of the formula
+            "G": self.n,  # J'r where it stands and at the trial
+            "GT": self.n,
+            "LO": self.n,
+            "HI": self.n,
+            "D": self.n,  # diagonal of the inverse of J'J
+            "M": len(self.pairs),  # J'J where it stands and at the trial
+            "MT": len(self.pairs),
+        }
 
     def __call__(self, name: str, i: int = 0) -> str:
         """Write the place of a field's number `i` as code."""
@@ -138,39 +156,35 @@ class Layout:
 class IntervalLayout(Layout):
     """Places of the work array for the intervals of a model."""
 
-    def __init__(self, n_parameters: int) -> None:
-        self.n = n_parameters
-        self.pairs = [(i, j) for i in range(n_parameters) for j in range(i + 1)]
-        self._place(
-            {
-                "TOP": 1,  # largest signal, and largest magnitude
-                "LARGEST": 1,
-                "NF2": 1,  # square of the noise floor
-                "DOF": 1,
-                "SPAN": 1,  # standard deviations from the middle to a probe
-                "COUNT": 1,  # parameters that the box alone determines
-                "QUANTILE": 1,
-                "VARIANCE": 1,  # of the noise
-                "LEAST": 1,  # the minimum of the quadratic form
-                "SQ": 1,  # r'r, J'r and J'J at the point
-                "G": self.n,
-                "M": len(self.pairs),
-                "P": self.n,  # the estimate, and its coordinates
-                "U": self.n,
-                "LO": self.n,
-                "HI": self.n,
-                "WEIGHT": self.n,  # precision and mean of the prior
-                "MID": self.n,
-                "T": self.n,  # the point, and the same in the coordinates of the formula
-                "X": self.n,
-                "SD": self.n,
-                "MIDDLE": self.n,  # the minimum of the quadratic form
-                "COV": self.n * self.n,
-                "DISTANCE": 2 * self.n,  # of the probe of each side, and the curvature found
-                "BEND": 2 * self.n,
-                "END": 2 * self.n,
-            }
-        )
+    def _sizes(self) -> dict[str, int]:
+        return {
+            "TOP": 1,  # largest signal, and largest magnitude
+            "LARGEST": 1,
+            "NF2": 1,  # square of the noise floor
+            "DOF": 1,
+            "SPAN": 1,  # standard deviations from the middle to a probe
+            "COUNT": 1,  # parameters that the box alone determines
+            "QUANTILE": 1,
+            "VARIANCE": 1,  # of the noise
+            "LEAST": 1,  # the minimum of the quadratic form
+            "SQ": 1,  # r'r, J'r and J'J at the point
+            "G": self.n,
+            "M": len(self.pairs),
+            "P": self.n,  # the estimate, and its coordinates
+            "U": self.n,
+            "LO": self.n,
+            "HI": self.n,
+            "WEIGHT": self.n,  # precision and mean of the prior
+            "MID": self.n,
+            "T": self.n,  # the point, and the same in the coordinates of the formula
+            "X": self.n,
+            "SD": self.n,
+            "MIDDLE": self.n,  # the minimum of the quadratic form
+            "COV": self.n * self.n,
+            "DISTANCE": 2 * self.n,  # of the probe of each side, and the curvature found
+            "BEND": 2 * self.n,
+            "END": 2 * self.n,
+        }
 
 
 def is_share(parameter: Parameter) -> bool:

@@ -215,7 +215,6 @@ def amplitudes(v, d, vv, vt, tt):
 
 @entry
 def prepare(
-    signals,
     n_free,
     normalize,
     numbers,
@@ -232,17 +231,10 @@ def prepare(
     y,
     incomplete_gram,
     places,
-    scales,
-    usable,
-    n_known,
-    points,
-    ratings,
+    starts,
 ):
-    """
-    Screen the voxels and find starting points; returns how many can be fitted.
-
-    `ratings` are the sums of squares of the best atoms of each stratum.
-    """
+    """Screen the voxels and find their `Starts`; returns how many can be fitted."""
+    signals, scales, usable, n_known, points, ratings = starts
     m = signals.shape[1]
     scaled = numbers[AMPLITUDE] >= 0
     n_slots = screen(signals, n_free, normalize, scales, usable, n_known)
@@ -391,12 +383,7 @@ def describe_all(lo, hi, ends, ratings, squares, features):
 def search(
     code,
     numbers,
-    n_slots,
-    signals,
-    scales,
-    usable,
-    points,
-    ratings,
+    starts,
     sigma,
     floored,
     lo,
@@ -405,9 +392,6 @@ def search(
     scaled,
     regularized,
     contrasts,
-    rows,
-    b,
-    te,
     weights,
     middle,
     max_iter,
@@ -421,12 +405,7 @@ def search(
     task_of,
     point,
     features,
-    ends,
-    sums,
-    squares,
-    converged,
-    steps,
-    disagree,
+    results,
 ):
     """
     Minimize from the starting points of every voxel, and keep the best end of each.
@@ -436,7 +415,10 @@ def search(
     floor the end of a short search without it; the points that are left; with a noise floor the
     best end with parameters moved to the values `middle` (NaN: not moved).
     """
-    n = numbers[N]
+    signals, scales, usable, _, points, ratings = starts
+    ends, sums, squares, converged, steps, disagree = results
+    pairs, rows, b, te = contrasts
+    n, n_slots = numbers[N], len(usable)
     n_pairs = n * (n + 1) // 2
     q, trial, sum_at = N_SINGLE, N_SINGLE + n, N_SINGLE + 8 * n
     n_points = points.shape[1]
@@ -556,11 +538,11 @@ def search(
                 v,
                 t,
                 places,
-                contrasts,
+                pairs,
                 rows,
                 b,
                 te,
-                len(contrasts),
+                len(pairs),
                 len(b),
                 len(te),
                 int(floored),
@@ -574,10 +556,7 @@ def finish(
     code,
     numbers,
     forms,
-    n_slots,
-    scales,
-    usable,
-    n_known,
+    starts,
     lo,
     hi,
     outer_lo,
@@ -588,22 +567,14 @@ def finish(
     w,
     places,
     limits,
-    ends,
-    sums,
-    squares,
-    converged,
-    steps,
-    disagree,
-    parameters,
-    errors,
-    cost,
-    status,
-    n_iter,
-    at_low,
-    at_high,
-    doubt,
+    results,
+    columns,
 ):
     """Write the results of the voxels that were fitted, in the units of the model."""
+    _, scales, usable, n_known, _, _ = starts
+    ends, sums, squares, converged, steps, disagree = results
+    parameters, errors, cost, status, n_iter, at_low, at_high, doubt = columns
+    n_slots = len(usable)
     n, k = numbers[N], numbers[KURTOSIS]
     q_row, low_row, sum_row = N_SINGLE, N_SINGLE + 5 * n, N_SINGLE + 8 * n
     for begin_slot in range(0, n_slots, LANES):

@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import nnls
 
 from dmrifit.engine.kernels import compiler, shared
-from dmrifit.engine.kernels.layout import LANES, SINGLE, Layout
+from dmrifit.engine.kernels.layout import LANES, SINGLE, Layout, Starts
 
 IVIM = np.array([4, 0, 1, -1, -1])  # S0, f, Dv, Dt: numbers of parameters, S0, f, K and D
 KURTOSIS = np.array([3, 0, -1, 2, 1])  # S0, D, K
@@ -60,22 +60,21 @@ def prepared(signals, atoms, n_first, n_starts, *, amplitude=0, first=-1):
     atoms_q[n_first:, 3] = np.arange(n_atoms - n_first)
     atoms_q[n_first:, :3] = 0
     n_strata = n_first or n_starts
-    points, ratings = np.empty((n, n_starts, 4)), np.empty((n, n_strata))
-    scales, usable, n_known = np.empty(n), np.empty(n, int), np.empty(n, int)
+    starts = Starts(
+        signals,
+        scales=np.empty(n),
+        usable=np.empty(n, int),
+        n_measured=np.empty(n, int),
+        points=np.empty((n, n_starts, 4)),
+        ratings=np.empty((n, n_strata)),
+    )
     n_slots = compiler.load_shared().prepare(
-        signals, 3, True, np.array([4, amplitude, 1 if n_first else -1, -1, -1]),
+        3, True, np.array([4, amplitude, 1 if n_first else -1, -1, -1]),
         np.full(4, -1e9), np.full(4, 1e9), atoms, n_first, first, atoms_q, gram,
         np.ascontiguousarray(constants), np.empty((n_strata, 2 * LANES)), np.empty((n_atoms, LANES)),
-        np.empty(m * LANES), np.empty((n_atoms, n_atoms)), np.zeros(1, int), scales, usable, n_known,
-        points, ratings,
+        np.empty(m * LANES), np.empty((n_atoms, n_atoms)), np.zeros(1, int), starts,
     )  # fmt: skip
-    return (
-        points[:n_slots],
-        ratings[:n_slots],
-        usable[:n_slots],
-        n_known[:n_slots],
-        scales[:n_slots],
-    )
+    return starts.points[:n_slots], starts.ratings[:n_slots], starts.usable[:n_slots]
 
 
 def test_starting_points_are_the_best_pair_of_atoms_of_each_stratum():
@@ -85,7 +84,7 @@ def test_starting_points_are_the_best_pair_of_atoms_of_each_stratum():
     signals = rng.uniform(0, 1, (20, 8))
     signals[4, [2, 6]] = np.nan
     signals[11] = np.nan
-    points, ratings, usable, *_ = prepared(signals, atoms, n_first, 2)
+    points, ratings, usable = prepared(signals, atoms, n_first, 2)
     assert usable.tolist() == [i for i in range(20) if i != 11]
     forced, *_ = prepared(signals, atoms, n_first, 2, first=0)
     for slot, i in enumerate(usable):
