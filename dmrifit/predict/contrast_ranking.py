@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.randomness import RandomState
-from dmrifit.engine.design.precision import Step, order_table, start_of
+from dmrifit.engine.design.precision import order_table, start_of
 from dmrifit.engine.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ def rank_contrasts_by_prediction(
     measured, candidates = start_of(protocol, start, n)
     n_start = len(measured)
     errors = np.array([fold.errors([measured])[0] for fold in folds])  # patients × contrasts
-    steps = [Step(-1, float(errors[:, candidates].mean()), np.nan, np.array([np.nan]))]
+    error = float(errors[:, candidates].mean())
+    steps = [{"index": -1, "error": error, "gain": np.nan, "helped": np.nan}]
     for _ in range(n or len(candidates)):
         choices = [[*measured, candidate] for candidate in candidates]
         # patients × candidates × contrasts
@@ -131,12 +132,13 @@ def rank_contrasts_by_prediction(
         best = int(np.argmax(gain))
         errors = choice_errors[:, best]
         measured.append(candidates.pop(best))
-        score = helped = np.nan
+        error = helped = np.nan
         if not is_last:
-            score = float(errors[:, candidates].mean())
+            error = float(errors[:, candidates].mean())
             helped = np.mean(fall[best].mean(axis=1) > 0)
-        steps.append(Step(measured[-1], score, float(gain[best]), np.array([helped])))
-    return order_table(protocol, steps, n_start, "error", ["helped"])
+        gain_taken = float(gain[best])
+        steps.append({"index": measured[-1], "error": error, "gain": gain_taken, "helped": helped})
+    return order_table(protocol, steps, n_start)
 
 
 class _Fold:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "Step",
     "information_share",
     "order_table",
     "protocol_precision",
@@ -258,26 +256,20 @@ def rank_contrasts(
     information = np.einsum("smi,smj->sij", rows[:, measured], rows[:, measured])
     information[:, np.arange(len(names)), np.arange(len(names))] += weights**2
     score, cv = _score_candidates(information[None], criterion, names)
-    steps = [Step(-1, score[0], np.nan, cv[0])]
+    columns = [f"cv_{name}" for name in names]
+    steps = [
+        {"index": -1, "score": score[0], "gain": np.nan, **dict(zip(columns, cv[0], strict=True))}
+    ]
     for _ in range(n or len(candidates)):
         added = np.einsum("smi,smj->msij", rows[:, candidates], rows[:, candidates])
         totals = information + added
         score, cv = _score_candidates(totals, criterion, names)
         best = int(np.argmin(score))
-        gain = steps[-1].score - score[best]
-        steps.append(Step(candidates.pop(best), score[best], gain, cv[best]))
+        gain = steps[-1]["score"] - score[best]
+        step = {"index": candidates.pop(best), "score": score[best], "gain": gain}
+        steps.append(step | dict(zip(columns, cv[best], strict=True)))
         information = totals[best]
-    return order_table(protocol, steps, len(measured), "score", [f"cv_{name}" for name in names])
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """A contrast that was taken, or what there was before the first."""
-
-    index: int  # of the contrast in the protocol; -1 before the first
-    score: float  # what the order is judged by, with this contrast
-    gain: float  # how much it fell
-    more: NDArray[np.float64]  # values of further columns
+    return order_table(protocol, steps, len(measured))
 
 
 def start_of(
@@ -305,25 +297,19 @@ def start_of(
 
 
 def order_table(
-    protocol: Protocol, steps: list[Step], n_start: int, score: str, more: list[str]
+    protocol: Protocol, steps: Sequence[Mapping[str, Any]], n_start: int
 ) -> pd.DataFrame:
-    """Put the steps of an order in a table."""
+    """Put the steps of an order in a table; the `index` before the first contrast is -1."""
     import pandas as pd
 
-    indices = [step.index for step in steps]
+    table = pd.DataFrame(steps)
+    taken = table["index"].to_numpy()[1:]
     te = np.full(len(protocol), np.nan) if protocol.te is None else protocol.te
-    table = pd.DataFrame(
-        {
-            "step": np.arange(len(steps)),
-            "index": indices,
-            "contrast": [f"start ({n_start})", *(protocol.labels[index] for index in indices[1:])],
-            "b": [np.nan, *protocol.b[indices[1:]]],
-            "te": [np.nan, *te[indices[1:]]],
-            score: [step.score for step in steps],
-            "gain": [step.gain for step in steps],
-        }
-    )
-    return table.join(pd.DataFrame(np.array([step.more for step in steps]), columns=more))
+    table.insert(0, "step", np.arange(len(steps)))
+    table.insert(2, "contrast", [f"start ({n_start})", *np.array(protocol.labels)[taken]])
+    table.insert(3, "b", [np.nan, *protocol.b[taken]])
+    table.insert(4, "te", [np.nan, *te[taken]])
+    return table
 
 
 def _information_rows(
