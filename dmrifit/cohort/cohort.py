@@ -512,11 +512,8 @@ class Cohort:
         """
         cohorts = {}
         if is_regions_table(Path(table)):
-            for name, rows in read_regions(Path(table)).items():
-                cohorts[name] = cls.from_signals(
-                    rows.signals, rows.protocol, rows.patients, name=name, regions=rows.regions,
-                    synthetic=rows.synthetic,
-                )  # fmt: skip
+            for name, regions in read_regions(Path(table)).items():
+                cohorts[name] = cls.from_signals(name=name, **regions)
             return cohorts
         participants = read_participants(Path(table), average=average, b_tolerance=b_tolerance)
         for name, scans in participants.scans.items():

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dmrifit.cohort.participants_table import (
     COLUMN_NAMES,
@@ -20,7 +20,7 @@ from dmrifit.cohort.participants_table import (
 from dmrifit.cohort.scan import RISING_SHARE, rising_share
 from dmrifit.engine.protocol import Protocol
 
-__all__ = ["REGION_COLUMNS", "RegionCohort", "is_regions_table", "read_regions"]
+__all__ = ["REGION_COLUMNS", "is_regions_table", "read_regions"]
 
 #: Columns of a table of regions; te, cohort and synthetic may be absent or "n/a".
 REGION_COLUMNS = ("patient", "region", "b", "signal")
@@ -28,17 +28,6 @@ _OPTIONAL_COLUMNS = ("te", "cohort", "synthetic")
 
 # Shorter curves may agree by chance, where signals are written with few digits.
 _FEWEST_TELLING = 4
-
-
-@dataclass(frozen=True, eq=False)
-class RegionCohort:
-    """Regions of one cohort, by patient and region: signals (n_regions, n_measurements)."""
-
-    signals: NDArray[np.float64]
-    protocol: Protocol
-    patients: list[str]
-    regions: list[str]
-    synthetic: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +46,8 @@ def is_regions_table(table: Path) -> bool:
     return {"region", "signal"} <= row.keys()
 
 
-def read_regions(table: Path) -> dict[str, RegionCohort]:
-    """Read the cohorts of a table of regions, by name, whatever the order of its rows."""
+def read_regions(table: Path) -> dict[str, dict[str, Any]]:
+    """Read what `Cohort.from_signals` takes, by cohort, whatever the order of the rows."""
     rows = read_table(
         table, required=REGION_COLUMNS, optional=_OPTIONAL_COLUMNS, aliases=COLUMN_NAMES
     )
@@ -86,7 +75,10 @@ def read_regions(table: Path) -> dict[str, RegionCohort]:
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
     _refuse_copies(cohorts, table)
-    return {name: _cohort(cohorts[name], table, synthetic[name]) for name in cohorts}
+    return {
+        name: _in_order(regions, table) | {"synthetic": synthetic[name]}
+        for name, regions in cohorts.items()
+    }
 
 
 def _numbers(row: Mapping[str, str], where: str) -> tuple[tuple[float, float], float]:
@@ -111,9 +103,7 @@ def _numbers(row: Mapping[str, str], where: str) -> tuple[tuple[float, float], f
     return (values["te"], values["b"]), values["signal"]
 
 
-def _cohort(
-    regions: Mapping[tuple[str, str], _Region], table: Path, synthetic: bool
-) -> RegionCohort:
+def _in_order(regions: Mapping[tuple[str, str], _Region], table: Path) -> dict[str, Any]:
     """Put the regions of a cohort in order, after checks of contrasts, units and decay."""
     keys = sorted(regions)
     n_regions: Counter[tuple[float, float]] = Counter()
@@ -155,7 +145,7 @@ def _cohort(
                 "rises with b or TE; check that each signal stands beside its b and TE"
             )
     patients, names = zip(*keys, strict=True)
-    return RegionCohort(signals, protocol, list(patients), list(names), synthetic)
+    return {"signals": signals, "protocol": protocol, "patients": patients, "regions": names}
 
 
 def _refuse_copies(cohorts: Mapping[str, Mapping[tuple[str, str], _Region]], table: Path) -> None:
