@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.protocol import Protocol
+from dmrifit.stats.metrics import spearman
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.predictions import PatientPredictions
 
@@ -127,7 +128,8 @@ def _compared(
     if _rho(adc, truth) < 0:
         adc = -adc
     lesions = np.random.default_rng(0).integers(len(truth), size=(_N_DRAWS, len(truth)))
-    draws = _rhos(predicted[lesions], truth[lesions]) - _rhos(adc[lesions], truth[lesions])
+    drawn = predicted[lesions].T, adc[lesions].T, truth[lesions].T
+    draws = _rho(drawn[0], drawn[2]) - _rho(drawn[1], drawn[2])
     low, high = np.percentile(draws, [50 * (1 - level), 50 * (1 + level)])
     first, second = np.triu_indices(len(truth), k=1)
     is_risen = predicted[first] < predicted[second]
@@ -148,20 +150,6 @@ def _compared(
     }
 
 
-def _rho(values: NDArray[np.float64], others: NDArray[np.float64]) -> float:
-    return float(_rhos(values[None], others[None])[0])
-
-
-def _rhos(values: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """
-    Correlate ranks row by row; a constant orders nothing and counts as 0.
-
-    Shapes: `values` and `others` (n_rows, n_lesions); returns (n_rows,).
-    """
-    from scipy.stats import rankdata
-
-    x, y = rankdata(values, axis=1), rankdata(others, axis=1)
-    x -= x.mean(axis=1, keepdims=True)
-    y -= y.mean(axis=1, keepdims=True)
-    size = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
-    return np.asarray((x * y).sum(axis=1) / np.where(size > 0, size, 1.0))
+def _rho(values: NDArray[np.float64], others: NDArray[np.float64]) -> Any:
+    """Correlate ranks along the first axis; a constant orders nothing and counts as 0."""
+    return np.nan_to_num(spearman(values, others))
