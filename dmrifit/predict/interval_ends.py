@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import finite_numbers
 from dmrifit._utils.counts import counted
@@ -141,15 +141,16 @@ def patient_weights(patients: NDArray) -> _Array:
     return 1.0 / (len(count) * count[member])
 
 
-def weighted_quantiles(values: _Array, weight: _Array, levels: tuple[float, ...]) -> _Array:
+def weighted_quantiles(values: _Array, weight: _Array, levels: ArrayLike) -> _Array:
     """Return weighted quantiles of each column, (n_columns, n_levels), without interpolation."""
+    levels = np.asarray(levels)
     out = np.empty((values.shape[1], len(levels)))
     for i, column in enumerate(values.T):
         order = np.argsort(column, kind="stable")
         cumulative = np.cumsum(weight[order])
         cumulative /= cumulative[-1]
         # The margin absorbs the rounding of the sums, which would shift a quantile by one value.
-        rank = np.searchsorted(cumulative, np.asarray(levels) - 1e-12)
+        rank = np.searchsorted(cumulative, levels - 1e-12)
         out[i] = column[order][np.minimum(rank, len(column) - 1)]
     return out
 

@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 from sklearn.model_selection import GroupKFold
 
 from dmrifit._utils.checks import finite_numbers
+from dmrifit.predict.interval_ends import weighted_quantiles
 
 __all__ = ["NOVEL", "Novelty"]
 
@@ -50,11 +51,9 @@ class Novelty:
         folds = GroupKFold(n_splits, shuffle=True, random_state=seed)
         for train, test in folds.split(X, groups=patients):
             distance[test] = _distance(X[test], *_neighbors(X[train], seed))
-        order = np.argsort(distance, kind="stable")
-        share_below = np.cumsum(weight[order]) / weight.sum()
         levels = np.linspace(0, 1, _N_LEVELS + 1)
-        rank = np.minimum(np.searchsorted(share_below, levels - 1e-12), len(X) - 1)
-        novelty = cls(*_neighbors(X, seed), distance[order][rank], np.empty(0))
+        (distances,) = weighted_quantiles(distance[:, None], weight, levels)
+        novelty = cls(*_neighbors(X, seed), distances, np.empty(0))
         is_novel = novelty._typicality_of(distance) < NOVEL
         shares = [is_novel[patients == patient].mean() for patient in np.unique(patients)]
         return replace(novelty, shares=np.array(shares))
