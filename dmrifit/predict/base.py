@@ -188,16 +188,14 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
             x, y = validate_data(self, X, Y, multi_output=True, y_numeric=True, dtype=np.float64)
             _check_blocks(x, self.patch_shape_)
             y = y.astype(np.float64, copy=False)
-            check_magnitude(x, "X")
-            check_magnitude(y, "Y")
-            return x, y
-        x = validate_data(self, X, dtype=np.float64, ensure_all_finite=False)
-        y = check_array(
-            Y, dtype=np.float64, ensure_all_finite=False, ensure_2d=False, input_name="Y"
-        )
-        check_consistent_length(x, y)
-        _check_neighbors(x, self.source, self.patch_shape_)
-        check_columns(y, self.target, "Y")
+        else:
+            x = validate_data(self, X, dtype=np.float64, ensure_all_finite=False)
+            y = check_array(
+                Y, dtype=np.float64, ensure_all_finite=False, ensure_2d=False, input_name="Y"
+            )
+            check_consistent_length(x, y)
+            _check_neighbors(x, self.source, self.patch_shape_)
+            check_columns(y, self.target, "Y")
         check_magnitude(x, "X")
         check_magnitude(y, "Y")
         return x, y
