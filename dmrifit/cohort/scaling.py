@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import filled
 from dmrifit._utils.counts import counted
+from dmrifit.engine.exact_math import mean_of_finite
 from dmrifit.engine.protocol import Protocol
 
 __all__ = ["PatientScale", "contrast_order", "echo_times", "reference_columns"]
@@ -99,18 +100,16 @@ class PatientScale:
                 f"one column for each source measurement, not {signals.shape}"
             )
         columns = reference_columns(source_protocol)
-        values = signals[:, columns].astype(np.float64)
-        usable = np.isfinite(values)
-        count = usable.sum(axis=1)
-        if not count.any():
+        # A mean over the usable repeats: one that is missing must not cost the voxel.
+        means = mean_of_finite(signals[:, columns].astype(np.float64))
+        means = means[~np.isnan(means)]
+        if not means.size:
             raise ValueError(
                 "the patient's scale cannot be computed: none of "
                 f"{counted(len(signals), 'voxel')} has a finite signal at "
                 f"{source_protocol.labels[columns[0]]}; check the image and the body mask"
             )
-        # A mean over the usable repeats: one that is missing must not cost the voxel.
-        total = np.where(usable, values, 0.0).sum(axis=1)
-        scale = float(np.percentile(total[count > 0] / count[count > 0], self.percentile))
+        scale = float(np.percentile(means, self.percentile))
         if not (np.isfinite(scale) and scale > 0):
             raise ValueError(
                 f"the patient's scale is {scale:g}: percentile {self.percentile:g} of the signal "

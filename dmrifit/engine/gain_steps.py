@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit.engine.exact_math import mean_of_finite
 from dmrifit.engine.protocol import Protocol
 
 __all__ = ["GAIN_VOXELS", "GainStep", "find_gain_step"]
@@ -149,14 +150,12 @@ def _bright_means(
 ) -> tuple[list[_Contrast], NDArray[np.float64]]:
     """Average the contrasts that were measured, of voxels that are positive and not air."""
     values = np.asarray(signals, dtype=np.float64)
-    is_finite = np.isfinite(values)
-    values = np.where(is_finite, values, 0.0)
     measured, means = [], []
     for contrast in contrasts:
-        n_values = is_finite[:, contrast.columns].sum(axis=1)
-        if n_values.any():
+        mean = mean_of_finite(values[:, contrast.columns])
+        if not np.isnan(mean).all():
             measured.append(contrast)
-            means.append(values[:, contrast.columns].sum(axis=1) / np.maximum(n_values, 1))
+            means.append(mean)
     if not measured:
         return [], np.empty((0, 0))
     table = np.stack(means, axis=1)
