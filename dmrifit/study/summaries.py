@@ -105,19 +105,17 @@ class Board:
     # and a constant prediction has a correlation of 0.
     scores: pd.DataFrame
     signals: pd.DataFrame  # rows of single contrasts at that number
-    pooled: pd.DataFrame  # rows of all unseen contrasts together
     summary: pd.DataFrame  # what `summarize` gives
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> Board:
         """Prepare a comparison."""
         signals = largest(evaluation.signals)
-        pooled = matching(signals, contrast=POOLED)
         # A table without rows may lack its columns.
         if len(signals):
             signals = signals[signals["contrast"] != POOLED]
         scores = _with_magnitudes(largest(evaluation.scores))
-        return cls(evaluation, scores, signals, pooled, summarize(evaluation))
+        return cls(evaluation, scores, signals, summarize(evaluation))
 
     @property
     def study(self) -> dict[str, Any]:
@@ -150,16 +148,6 @@ class Board:
         return unique(averaged(self.scores)["metric"])
 
     @property
-    def leaves_out_t2v(self) -> bool:
-        """Whether T2v was scored and stands apart from the means over parameters."""
-        return AT_BOUND in self.metrics and AT_BOUND not in self.averaged_metrics
-
-    @property
-    def summary_metrics(self) -> list[MapMetric]:
-        """Metrics of the summary, in order."""
-        return summary_metrics(self.summary)
-
-    @property
     def cohorts(self) -> list[str]:
         """Names of the cohorts that were scored."""
         return unique(self.scores["cohort"])
@@ -173,11 +161,6 @@ class Board:
     def has_truth(self) -> bool:
         """Whether any patient has a truth."""
         return bool(self.scores["bias_truth"].notna().any())
-
-    @property
-    def synthetic(self) -> list[str]:
-        """Names of the cohorts that were simulated."""
-        return self.evaluation.synthetic
 
     @property
     def undecided(self) -> str:

@@ -125,10 +125,10 @@ def _title(board: Board) -> str:
 
 def _lead(board: Board) -> str:
     notice = "Research software, not a medical device."
-    if not board.synthetic:
+    if not board.evaluation.synthetic:
         return notice
-    cohorts = f"Cohorts {', '.join(board.synthetic)}"
-    if len(board.synthetic) == len(board.study.get("cohorts", {})):
+    cohorts = f"Cohorts {', '.join(board.evaluation.synthetic)}"
+    if len(board.evaluation.synthetic) == len(board.study.get("cohorts", {})):
         cohorts = "All cohorts"
     return (
         f"{notice} Synthetic data. {cohorts} were simulated; no person was scanned, and no number "

@@ -118,24 +118,23 @@ def test_a_board_knows_its_algorithms_cohorts_and_ways_of_training(random_study)
     assert board.learners == ["LR", "RFR"]
     assert board.strategies == ["s2s", "m2m"]
     assert board.metrics == random_study.tissue
-    assert board.cohorts == board.synthetic == ["A<1>", "B"]
+    assert board.cohorts == board.evaluation.synthetic == ["A<1>", "B"]
     assert board.regimes == ["same", "other"]
     assert board.has_truth
     assert set(board.scores["n_train"]) == {3}
 
 
-def test_single_contrasts_and_pooled_ones_are_told_apart(random_study):
+def test_a_board_has_the_signals_of_single_contrasts_alone(random_study):
     board = Board.of(random_study.evaluation)
-    assert set(board.pooled["contrast"]) == {"all unseen"}
-    assert len(board.signals) == 3 * len(board.pooled)
+    assert set(board.signals["contrast"]) == {"S_b500_TE70", "S_b0_TE90", "S_b500_TE90"}
     assert set(board.signals["n_train"]) == {3}
 
 
 def test_a_comparison_without_signals_and_truth_has_a_board_too(make_evaluation):
     board = Board.of(make_evaluation(HAND))
     assert not board.has_truth
-    assert board.synthetic == []
-    assert len(board.signals) == len(board.pooled) == 0
+    assert board.evaluation.synthetic == []
+    assert len(board.signals) == 0
     assert board.scores["abs_bias"].tolist() == [0.1, 0.3, 9.0, 0.5, 0.7]
     assert board.setting("seed") is None
     assert board.setting("n_repeats", 1) == 1

@@ -34,7 +34,7 @@ from dmrifit.study.report.sections.elements import (
     section,
 )
 from dmrifit.study.skill_summary import headline, headline_notes
-from dmrifit.study.summaries import Board, matching
+from dmrifit.study.summaries import Board, matching, summary_metrics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +76,7 @@ def introduction(board: Board) -> Iterator[Markup]:
     patients = board.scores.groupby("cohort", sort=False)["patient"].nunique()
     counts = []
     for name, n in patients.items():
-        noun = "synthetic patient" if name in board.synthetic else "patient"
+        noun = "synthetic patient" if name in board.evaluation.synthetic else "patient"
         counts.append(f"{counted(n, noun)} of {name}")
     strategies = [_STRATEGIES[name] for name in board.strategies if name in _STRATEGIES]
     learners = ", ".join(board.learners) or "none"
@@ -131,7 +131,7 @@ def repeated_summary(evaluations: Sequence[Evaluation]) -> Iterator[Markup]:
     """Lay several comparisons of the same question beside each other."""
     import pandas as pd
 
-    metrics = Board.of(evaluations[0]).summary_metrics
+    metrics = summary_metrics(Board.of(evaluations[0]).summary)
     rows = []
     for evaluation in evaluations:
         board = Board.of(evaluation)

@@ -65,7 +65,7 @@ def example_patients(board: Board, gallery: Gallery) -> Iterator[Markup | str]:
         names = _estimators(board, patient, algorithm)
         if not names:
             continue
-        origin = "synthetic" if patient.cohort in board.synthetic else "measured"
+        origin = "synthetic" if patient.cohort in board.evaluation.synthetic else "measured"
         conditions = board.conditions(matching(board.scores, cohort=patient.cohort))
         yield html_heading(f"{patient.cohort}: {patient.patient} ({origin})")
         rows = _map_rows(board, patient, names)

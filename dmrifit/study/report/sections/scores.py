@@ -18,7 +18,7 @@ from dmrifit.report.html import (
 )
 from dmrifit.report.numerals import percent
 from dmrifit.report.style import FAINT, PALE, PALETTE, marker_of
-from dmrifit.stats.metrics import METRICS
+from dmrifit.stats.metrics import AT_BOUND, METRICS
 from dmrifit.study.report.figures.colors import algorithm_color
 from dmrifit.study.report.figures.curves import plot_signal_errors
 from dmrifit.study.report.figures.dots import Panel, plot_dots
@@ -30,7 +30,7 @@ from dmrifit.study.report.sections.elements import (
     section,
 )
 from dmrifit.study.skill_summary import KEYS
-from dmrifit.study.summaries import Board, matching, unique
+from dmrifit.study.summaries import Board, matching, summary_metrics, unique
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,7 +168,7 @@ def parameter_scores(
         title = f"{cohort}, {TRAINED.get(board.regimes[0], '')}"
         figure = plot_dots(rows, panels, _predictor_styles(board, rows), title)
         yield gallery.show(f"parameters_{cohort}", figure, f"Scores by parameter, {cohort}")
-    if board.leaves_out_t2v:
+    if AT_BOUND in set(board.metrics).difference(board.averaged_metrics):
         yield html_note(
             "The reference of T2v mostly sits at a bound of the fit, so no mean includes it."
         )
@@ -191,7 +191,7 @@ def truth_scores(board: Board, gallery: Gallery) -> Iterator[Markup]:
     """Lay scores against the truth of synthetic patients beside those against the reference."""
     import pandas as pd
 
-    metrics = board.summary_metrics
+    metrics = summary_metrics(board.summary)
     summary = matching(board.summary, train_on=board.regimes[0])
     names = summary["cohort"] + ": " + summary["algorithm"] + " " + summary["strategy"]
     parts = []
