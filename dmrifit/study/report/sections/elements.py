@@ -1,13 +1,12 @@
-"""What several sections share: tables with controls in gray, titles with their conditions."""
+"""What several sections share: words, links to tables, titles with their conditions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from dmrifit.predict.controls import is_control
-from dmrifit.report.html import html_join, html_link, html_table
+from dmrifit.report.html import html_join, html_link
 from dmrifit.report.numerals import fixed, percent
 from dmrifit.stats.metrics import MapMetric
 from dmrifit.study.summaries import Board
@@ -26,7 +25,6 @@ __all__ = [
     "captioned",
     "csv_link",
     "metric_text",
-    "score_table",
     "section",
 ]
 
@@ -66,14 +64,6 @@ def metric_text(metric: MapMetric, value: float) -> str:
 def csv_link(name: str) -> Markup:
     """Point to a table beside the page."""
     return html_link(f"{TABLES}/{name}.csv", f"All numbers: {name}.csv")
-
-
-def score_table(
-    rows: Sequence[Sequence[Any]], header: Sequence[Any], *, n_words: int = 2
-) -> Markup:
-    """Make a table of scores; the last of the words in a row names the algorithm."""
-    faint = [i for i, row in enumerate(rows) if is_control(row[n_words - 1])]
-    return html_table(rows, header, numbers=range(n_words, len(header)), faint=faint)
 
 
 def captioned(board: Board, title: str, train_on: str, rows: pd.DataFrame) -> str:

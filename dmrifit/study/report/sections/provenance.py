@@ -15,7 +15,7 @@ from dmrifit.report.html import (
     html_table,
 )
 from dmrifit.study.comparison import Evaluation
-from dmrifit.study.report.sections.elements import score_table, section
+from dmrifit.study.report.sections.elements import section
 from dmrifit.study.summaries import KEYS, Board, largest, unique
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ def times(board: Board) -> Iterator[Markup]:
     pairs = sorted(total.index, key=lambda key: is_control(key[1]))
     cells = [[*key, f"{at_most[key]:.3f}", f"{total[key]:.1f}"] for key in pairs]
     per_patient = f"seconds per patient, {board.size(board.scores)}"
-    yield score_table(cells, ["strategy", "algorithm", per_patient, "seconds in all"])
+    header = ["strategy", "algorithm", per_patient, "seconds in all"]
+    faint = [i for i, (_, algorithm) in enumerate(pairs) if is_control(algorithm)]
+    yield html_table(cells, header, numbers=(2, 3), faint=faint)
     text = "Training, prediction and the fit of the prediction, one thread for linear algebra."
     whole = board.study.get("seconds")
     if whole is not None:

@@ -1,4 +1,4 @@
-"""What sections share: joined elements, gray controls, captions, links to tables."""
+"""What sections share: joined elements, captions, links to tables."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,6 @@ from dmrifit.study.report.sections.elements import (
     captioned,
     csv_link,
     metric_text,
-    score_table,
     section,
 )
 from dmrifit.study.summaries import Board
@@ -25,13 +24,6 @@ def test_a_section_is_what_its_function_yields_in_order():
 
     assert notes("<a>", "b") == '<p class="note">&lt;a&gt;</p><p class="note">b</p>'
     assert notes.__doc__ == "Write two notes."
-
-
-def test_controls_are_gray_by_the_last_of_the_words(html_tables):
-    rows = [["s2s", "LR", "1"], ["s2s", "constant", "2"], ["m2m", "shuffled", "3"]]
-    html = html_tables(score_table(rows, ["strategy", "algorithm", "DI"]))
-    assert html.faint == [("s2s", "constant"), ("m2m", "shuffled")]
-    assert not html_tables(score_table(rows, ["constant", "DI", ""], n_words=1)).faint
 
 
 def test_captions_name_training_and_conditions(make_evaluation):
