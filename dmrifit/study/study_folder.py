@@ -68,7 +68,7 @@ class StudyFolder:
     def claim(self, settings: Mapping[str, Any]) -> None:
         """Begin or resume the study; until it is written whole, its tables are unfinished."""
         self.check(settings)
-        write_text(self.path / _STUDY, _json({"format": _FORMAT, "settings": describe(settings)}))
+        self._write_description(settings=describe(settings))
         for folder in (self.path, self.path / _CELLS):
             remove_abandoned_parts(folder)
 
@@ -76,14 +76,15 @@ class StudyFolder:
         """Write tables, then the description of the study with their digests."""
         settings = content.get("settings", {})
         # Without digests the folder counts as unfinished while its tables are replaced.
-        write_text(self.path / _STUDY, _json({"format": _FORMAT, "settings": settings}))
+        self._write_description(settings=settings)
         for name, text in tables.items():
             write_text(self.path / name, text)
         finished = {name: _sha256(text) for name, text in tables.items()}
-        write_text(
-            self.path / _STUDY,
-            _json({"format": _FORMAT, "settings": settings, **content, _FINISHED: finished}),
-        )
+        self._write_description(**{"settings": settings, **content, _FINISHED: finished})
+
+    def _write_description(self, **content: Any) -> None:
+        text = json.dumps({"format": _FORMAT, **content}, indent=1, ensure_ascii=False)
+        write_text(self.path / _STUDY, f"{text}\n")
 
     def read_study(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Read the description of the study and its tables."""
@@ -170,10 +171,6 @@ class StudyFolder:
         # What a power cut damages, `get` does not return, and it is computed again.
         with whole_file(path, lasting=False) as part:
             part.write_text(json.dumps(plain), encoding="utf-8")
-
-
-def _json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def _sha256(text: str) -> str:
