@@ -13,7 +13,7 @@ from sklearn.base import clone
 from dmrifit._utils.randomness import derived_seed, seed_for
 from dmrifit.cohort.cohort import Cohort, VoxelTable
 from dmrifit.cohort.patches import check_reach
-from dmrifit.cohort.scaling import contrast_order
+from dmrifit.cohort.scaling import contrast_order, echo_times
 from dmrifit.cohort.scan import MaskName, Scan
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.protocol import Protocol
@@ -53,14 +53,13 @@ class HeldOut:
     index: NDArray[np.intp]  # (n_voxels, 4): number of the patient's scan, then the indices
     shape: tuple[int, int, int]  # of the scan that is shown
     affine: NDArray[np.float64]  # (4, 4)
-    shown_scan: int | None = None  # whose images are kept; by default the first with voxels
+    shown_scan: int  # number of the scan whose images are kept
     repeat: Repeat | None = None  # of a synthetic patient whose noise-free signals are known
 
     @property
     def shown(self) -> NDArray[np.bool_]:
         """Voxels of the scan whose images are kept."""
-        scan = self.index[0, 0] if self.shown_scan is None else self.shown_scan
-        return np.asarray(self.index[:, 0] == scan)
+        return np.asarray(self.index[:, 0] == self.shown_scan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,8 +305,7 @@ def _anatomy(scan: Scan) -> NDArray[np.uint8]:
 
     Shapes: returns (x, y, z).
     """
-    te = np.zeros(len(scan.protocol)) if scan.protocol.te is None else scan.protocol.te
-    plain = int(np.lexsort((te, scan.protocol.b))[0])
+    plain = int(np.lexsort((echo_times(scan.protocol), scan.protocol.b))[0])
     image = np.nan_to_num(scan.signal[..., plain].astype(float), posinf=0.0)
     brightest = float(np.percentile(image[scan.mask], _BRIGHTEST))
     if not brightest > 0:

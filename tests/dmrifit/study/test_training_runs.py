@@ -83,6 +83,7 @@ def held_out(patient="p", **changes):
         "index": index,
         "shape": (4, 1, 1),
         "affine": np.eye(4),
+        "shown_scan": 0,
     }
     return HeldOut(**values | changes)
 

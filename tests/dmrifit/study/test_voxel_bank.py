@@ -135,10 +135,10 @@ def test_symbols_of_another_model_are_not_taken_for_the_truth():
     assert test.truth is None
 
 
-def test_images_of_the_first_scan_of_a_patient_are_shown():
+def test_voxels_of_one_scan_of_a_patient_are_shown():
     index = np.array([[1, 0, 0, 0], [1, 0, 1, 0], [2, 0, 0, 0]])
     nothing = np.empty((3, 0))
-    test = HeldOut("A", "p", nothing, nothing, nothing, nothing, None, index, GRID, AFFINE)
+    test = HeldOut("A", "p", nothing, nothing, nothing, nothing, None, index, GRID, AFFINE, 1)
     assert test.shown.tolist() == [True, True, False]
 
 
