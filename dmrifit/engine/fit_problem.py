@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -94,17 +93,11 @@ class Problem:
     def _set_dictionary(
         self, protocol: Protocol, fixed: dict[str, NDArray], n_starts: int
     ) -> None:
-        kernel, model, turn_up = self.kernel, self.model, self.turn_up
-        if all(value.ndim == 0 for value in fixed.values()):
-            low, high = tuple(self.low), tuple(self.high)
-            values = tuple(sorted((name, float(value)) for name, value in fixed.items()))
-            self.dictionary = _cached_dictionary(
-                kernel, model, protocol, low, high, values, turn_up, n_starts
-            )
-        else:
-            self.dictionary = Dictionary(
-                kernel, model, protocol, self.low, self.high, fixed, turn_up, n_starts
-            )
+        common = tuple(sorted((n, float(value)) for n, value in fixed.items() if value.ndim == 0))
+        self.dictionary = _cached_dictionary(
+            self.kernel, self.model, protocol, tuple(self.low), tuple(self.high), common,
+            self.turn_up, n_starts,
+        )  # fmt: skip
         self.n_starts = min(n_starts, self.dictionary.n_strata)
 
     def _set_numbers(self) -> None:
@@ -275,22 +268,7 @@ class Problem:
 
 
 # A dictionary costs more than the fits where there are few voxels, and nothing changes one later.
-@lru_cache(maxsize=32)
-def _cached_dictionary(
-    kernel: ModuleType,
-    model: SignalModel,
-    protocol: Protocol,
-    low: tuple[float, ...],
-    high: tuple[float, ...],
-    fixed: tuple[tuple[str, float], ...],
-    turn_up: float,
-    n_starts: int,
-) -> Dictionary:
-    """Make the dictionary of a fit whose fixed values are the same for all voxels."""
-    values = {name: np.array(value) for name, value in fixed}
-    return Dictionary(
-        kernel, model, protocol, np.array(low), np.array(high), values, turn_up, n_starts
-    )
+_cached_dictionary = lru_cache(maxsize=32)(Dictionary)
 
 
 def _pinned(model: SignalModel, fixed: dict[str, NDArray], forms: tuple[str, ...]) -> NDArray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 
 import numpy as np
@@ -29,8 +29,10 @@ class Dictionary:
     For a signal f·g₁ + (1 − f)·g₀ the atoms of g₁ come first, one for each start, and every one of
     them is paired with every atom of g₀; two non-negative amplitudes then give S0 and f. Otherwise
     the atoms are cut into as many strata as there are starts, and each start takes the best of
-    one. `fixed` parameters have no dimension or one value for each voxel; `turn_up` is the largest
-    K·D at which the signal still falls, or infinity.
+    one. `fixed` are the parameters that have one value in all voxels, by name: values that differ
+    between voxels are searched like a free parameter, because a start must not depend on which
+    voxels are fitted together. `turn_up` is the largest K·D at which the signal still falls, or
+    infinity.
     """
 
     def __init__(
@@ -38,9 +40,9 @@ class Dictionary:
         kernel: ModuleType,
         model: SignalModel,
         protocol: Protocol,
-        low: NDArray,
-        high: NDArray,
-        fixed: Mapping[str, NDArray],
+        low: Sequence[float],
+        high: Sequence[float],
+        fixed: Iterable[tuple[str, float]],
         turn_up: float,
         n_starts: int,
     ) -> None:
@@ -53,7 +55,7 @@ class Dictionary:
         fast = [j for j in range(len(low)) if j in kernel.FIRST]
         linear = (kernel.MIXTURE, kernel.AMPLITUDE)
         slow = [j for j in range(len(low)) if j not in linear and j not in fast]
-        grids = self._grids(fast, slow, fixed, n_starts)
+        grids = self._grids(fast, slow, dict(fixed), n_starts)
         first, first_q = self._atoms(fast, grids, share=1.0)
         if kernel.MIXTURE < 0:
             first, first_q = first[:0], first_q[:0]
@@ -67,7 +69,7 @@ class Dictionary:
         self.n_strata = self.n_first or min(n_starts, len(second))
 
     def _grids(
-        self, fast: list[int], slow: list[int], fixed: Mapping[str, NDArray], n_starts: int
+        self, fast: list[int], slow: list[int], fixed: Mapping[str, float], n_starts: int
     ) -> dict[int, NDArray]:
         """Choose the grid values of each nonlinear parameter, by its position."""
         grids = {}
@@ -78,9 +80,7 @@ class Dictionary:
         for j in (*fast, *slow):
             parameter = self._model.parameters[j]
             grids.setdefault(j, self.spread(j, np.array([0.5])))
-            # Values that differ between voxels are searched like a free parameter: a start must
-            # not depend on which voxels are fitted together.
-            if np.ndim(fixed.get(parameter.name, [])) == 0:
+            if parameter.name in fixed:
                 grids[j] = np.atleast_1d(fixed[parameter.name])
             elif self._kernel.AMPLITUDE < 0 and parameter.is_amplitude:
                 grids[j] = np.array([1.0])

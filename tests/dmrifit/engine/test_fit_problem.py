@@ -22,3 +22,13 @@ def test_relaxation_times_are_searched_by_their_inverse():
     t2v = model.names.index("T2v")
     np.testing.assert_allclose([problem.inner_low[t2v], problem.inner_high[t2v]], [1 / 250, 1 / 150])
     assert (problem.inner_low <= problem.inner_high).all()
+
+
+def test_values_fixed_for_each_voxel_are_searched_like_a_free_parameter():
+    model, settings = MODELS["ivim"], FitSettings()
+    box, protocol = settings.box(model), Protocol([0, 100, 300, 600, 1000])
+    free = Problem(model, protocol, settings, box, {})
+    varying = Problem(model, protocol, settings, box, {"Dt": np.array([1.0, 2.0])})
+    constant = Problem(model, protocol, settings, box, {"Dt": np.array(1.0)})
+    np.testing.assert_array_equal(varying.dictionary.atoms, free.dictionary.atoms)
+    assert len(constant.dictionary.atoms) < len(free.dictionary.atoms)
