@@ -36,15 +36,33 @@ class _PatchNetwork(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
 
     _least: ClassVar[dict[str, int]] = {"width": 1, "depth": 0, "epochs": 1, "batch_size": 1}
 
-    patch_shape: tuple[int, int, int] | None
-    loss: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    dtype: str
-    device: str
-    random_state: int | np.random.RandomState | None
     net_: skorch.NeuralNet
+
+    # The defaults are those of `PatchCNN`.
+    def __init__(
+        self,
+        patch_shape: tuple[int, int, int] | None = None,
+        *,
+        loss: str = "mean",
+        width: int = 64,
+        depth: int = 1,
+        epochs: int = 5,
+        batch_size: int = 256,
+        learning_rate: float = 0.01,
+        dtype: str = "float64",
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.patch_shape = patch_shape
+        self.loss = loss
+        self.width = width
+        self.depth = depth
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.dtype = dtype
+        self.device = device
+        self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> _PatchNetwork:
         """
@@ -222,31 +240,6 @@ class PatchCNN(_PatchNetwork):
         Number of targets.
     """
 
-    def __init__(
-        self,
-        patch_shape: tuple[int, int, int] | None = None,
-        *,
-        loss: str = "mean",
-        width: int = 64,
-        depth: int = 1,
-        epochs: int = 5,
-        batch_size: int = 256,
-        learning_rate: float = 0.01,
-        dtype: str = "float64",
-        device: str = "cpu",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.patch_shape = patch_shape
-        self.loss = loss
-        self.width = width
-        self.depth = depth
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.dtype = dtype
-        self.device = device
-        self.random_state = random_state
-
     def _module(self, n_channels: int, n_targets: int, shape: tuple[int, int, int]) -> _Residual:
         return _Convolutions(n_channels, n_targets, shape, self.width, self.depth)
 
@@ -289,17 +282,12 @@ class PatchTransformer(_PatchNetwork):
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
-        self.patch_shape = patch_shape
-        self.loss = loss
-        self.width = width
-        self.depth = depth
+        super().__init__(
+            patch_shape, loss=loss, width=width, depth=depth, epochs=epochs,
+            batch_size=batch_size, learning_rate=learning_rate, dtype=dtype, device=device,
+            random_state=random_state,
+        )  # fmt: skip
         self.heads = heads
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.dtype = dtype
-        self.device = device
-        self.random_state = random_state
 
     def _check(self) -> None:
         super()._check()
