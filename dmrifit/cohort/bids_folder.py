@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmrifit._utils.text_files import read_small
+from dmrifit.cohort.participants_table import number_in
 from dmrifit.io.bids_derivatives import common_stem, stem
 from dmrifit.io.scan_manifest import Manifest, manifest_of
 
@@ -84,7 +85,7 @@ class DiffusionScan:
             )
         for row in rows:
             if te is not None:
-                row["te"] = te if _is_number(te) else str(Path(te).resolve())
+                row["te"] = str(Path(te).resolve()) if number_in(te) is None else te
         named_rows = [(str(image), row) for image, row in zip(self.images, rows, strict=True)]
         gradient_files = []
         for image in self.images:
@@ -255,11 +256,3 @@ def _echo_time_file(image: Path, root: Path) -> Path | None:
         if isinstance(description, dict) and "EchoTime" in description:
             return sidecar
     return None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

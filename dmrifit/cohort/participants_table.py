@@ -33,6 +33,7 @@ __all__ = [
     "Participants",
     "check_cohorts",
     "check_names",
+    "number_in",
     "participant_rows",
     "plain_name",
     "read_participants",
@@ -278,10 +279,7 @@ def _scan_of(
 
     try:
         synthetic = read_synthetic(row)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    try:
-        sigma: float | Path | None = _number(row.get("sigma", ""))
+        sigma: float | Path | None = number_in(row.get("sigma", ""))
         images, protocol = _images_of(row, where, folder)
         if b_tolerance is not None:
             protocol = protocol.rounded(b_tolerance)
@@ -332,7 +330,7 @@ def _images_of(
             rows.append((f"{where}, image {i + 1}", of_image))
         manifest = manifest_of(rows, folder / "participants.tsv")
         return manifest.images, manifest.protocol
-    te: Any = _number(row.get("te", ""))
+    te: Any = number_in(row.get("te", ""))
     if te is None and row.get("te"):
         te = [named_file(folder, name, f"{where}: te") for name in _listed(row["te"])]
         # A list means BIDS sidecars, one for each volume; a single file may be a list of numbers.
@@ -401,7 +399,8 @@ def _rounded(protocol: Protocol, where: str) -> Protocol:
     return rounded
 
 
-def _number(text: str) -> float | None:
+def number_in(text: str) -> float | None:
+    """Read a number; None of another text."""
     try:
         return float(text)
     except ValueError:
