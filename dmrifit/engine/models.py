@@ -7,7 +7,7 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from types import CodeType
@@ -175,18 +175,8 @@ class SignalModel:
 
     def __reduce__(self) -> tuple[object, ...]:
         # Compiled code cannot be pickled; it is compiled again from the expression.
-        fields = (
-            self.name,
-            self.parameters,
-            self.expression,
-            self.published_bounds,
-            self.cumulant,
-            self.source,
-            self.default_method,
-            self.keeps_falling,
-            self.references,
-        )
-        return SignalModel, fields
+        arguments = [getattr(self, field.name) for field in fields(self) if field.init]
+        return SignalModel, tuple(arguments)
 
     @classmethod
     def from_expression(
