@@ -37,7 +37,6 @@ __all__ = [
     "TargetWise",
     "build_regressor",
     "default_patch_shape",
-    "learns_from_moments",
     "make_regressor",
 ]
 
@@ -360,11 +359,6 @@ def make_regressor(
     options = RegressorOptions(loss, patch_shape, random_state, n_jobs or 1)
     entry = REGRESSORS[name]
     return entry.make({**entry.defaults, **params}, options)
-
-
-def learns_from_moments(name: str, *, loss: str = "mean") -> bool:
-    """Return whether an algorithm can be fitted from the moments of the training data."""
-    return loss == "mean" and name in REGRESSORS and REGRESSORS[name].learns_from_moments
 
 
 def build_regressor(

@@ -31,7 +31,7 @@ from dmrifit._utils.threads import one_thread
 from dmrifit.cohort.patches import check_patch_shape
 from dmrifit.engine.map_fitter import check_columns
 from dmrifit.engine.protocol import Protocol, check_protocol
-from dmrifit.predict.algorithms import build_regressor, default_patch_shape, learns_from_moments
+from dmrifit.predict.algorithms import REGRESSORS, build_regressor, default_patch_shape
 from dmrifit.predict.least_squares import Moments
 
 __all__ = ["Design", "Strategy", "resolve_patch_shape"]
@@ -279,9 +279,9 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
     @property
     def learns_from_moments(self) -> bool:
         """Whether the regressor can be fitted from the moments of the training voxels."""
-        return isinstance(self.regressor, str) and learns_from_moments(
-            self.regressor, loss=self._loss
-        )
+        if not isinstance(self.regressor, str) or self._loss != "mean":
+            return False
+        return REGRESSORS[self.regressor].learns_from_moments
 
     def fit_designs(self, designs: Sequence[Design]) -> Self:
         """
