@@ -55,15 +55,13 @@ class DiffusionScan:
         """Find the b-values, directions and echo times of each image, as absolute paths."""
         rows = []
         for image in self.images:
-            row = {"image": str(image.resolve())}
-            for column, ending in (("bval", "bval"), ("bvec", "bvec")):
-                path = _inherited(image, ending, self.root)
-                if path is not None:
-                    row[column] = str(path.resolve())
-            te = _echo_time_file(image, self.root)
-            if te is not None:
-                row["te"] = str(te.resolve())
-            rows.append(row)
+            files = {
+                "image": image,
+                "bval": _inherited(image, "bval", self.root),
+                "bvec": _inherited(image, "bvec", self.root),
+                "te": _echo_time_file(image, self.root),
+            }
+            rows.append({name: str(path.resolve()) for name, path in files.items() if path})
         return rows
 
     def sidecars(self) -> list[Path]:
