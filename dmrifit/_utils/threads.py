@@ -8,17 +8,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import threadpoolctl
 from threadpoolctl import ThreadpoolController
 
 from dmrifit._utils.checks import is_number
 
-__all__ = ["ChunkRunner", "check_jobs", "chunk_runner", "default_threads", "one_thread"]
-
-#: Calls a function with the slice of each chunk of a number of rows.
-ChunkRunner: TypeAlias = Callable[[Callable[[slice], None], int], None]
+__all__ = ["check_jobs", "default_threads", "one_thread", "run_in_chunks"]
 
 _lock = threading.Lock()
 _thread_state = threading.local()
@@ -39,26 +36,24 @@ def default_threads() -> int:
     return os.cpu_count() or 1
 
 
-def chunk_runner(n_rows: int, n_threads: int | None = None) -> ChunkRunner:
-    """Make a function that runs work on chunks of rows, several at a time."""
-
-    def run_chunks(work: Callable[[slice], None], size: int) -> None:
-        chunks = [slice(at, min(at + size, n_rows)) for at in range(0, n_rows, size)]
-        n = default_threads() if n_threads is None else n_threads
-        if n == 1 or len(chunks) < 2:
-            for chunk in chunks:
-                work(chunk)
-            return
-        with ThreadPoolExecutor(n) as pool:
-            try:
-                for _ in pool.map(work, chunks):
-                    pass
-            except BaseException:
-                # Without this an interrupted fit would first work through all chunks that wait.
-                pool.shutdown(cancel_futures=True)
-                raise
-
-    return run_chunks
+def run_in_chunks(
+    work: Callable[[slice], None], n_rows: int, size: int, n_threads: int | None = None
+) -> None:
+    """Call a function with the slice of each chunk of a number of rows, several at a time."""
+    chunks = [slice(at, min(at + size, n_rows)) for at in range(0, n_rows, size)]
+    n = default_threads() if n_threads is None else n_threads
+    if n == 1 or len(chunks) < 2:
+        for chunk in chunks:
+            work(chunk)
+        return
+    with ThreadPoolExecutor(n) as pool:
+        try:
+            for _ in pool.map(work, chunks):
+                pass
+        except BaseException:
+            # Without this an interrupted fit would first work through all chunks that wait.
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def check_jobs(n_jobs: Any, name: str = "n_jobs") -> None:

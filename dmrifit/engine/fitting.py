@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import filled
 from dmrifit._utils.counts import counted
-from dmrifit._utils.threads import chunk_runner
+from dmrifit._utils.threads import run_in_chunks
 from dmrifit.engine.fit_problem import Problem
 from dmrifit.engine.fit_settings import MEASURED, FitSettings
 from dmrifit.engine.kernels import compiler
@@ -21,7 +21,13 @@ from dmrifit.engine.methods.refined_fits import least_squares_of, refine_fit
 from dmrifit.engine.methods.segmented import fit_segmented, measured_amplitude
 from dmrifit.engine.models import SignalModel, check_echo_times, resolve_model
 from dmrifit.engine.protocol import Protocol, check_protocol
-from dmrifit.engine.results import FitInputs, FitResult, FitStatus, unfilled_result
+from dmrifit.engine.results import (
+    FitInputs,
+    FitResult,
+    FitStatus,
+    mark_not_fitted,
+    unfilled_result,
+)
 from dmrifit.engine.screening import Screen
 from dmrifit.engine.start_routing import routing_weights
 
@@ -187,13 +193,12 @@ def fit_with(
         is_rician=settings.likelihood == "rician",
         needs_amplitude=any(isinstance(v, str) and v == MEASURED for v in fixed.values()),
     )
-    run_chunks = chunk_runner(len(measured), settings.n_threads)
     if method in ("ols", "wls"):
         weights = settings.measurement_weights(len(protocol))
-        result = fit_log_linear(measured, protocol, model, method, weights, screen, run_chunks)
-        assert result.inputs is not None
-        return replace(result, inputs=replace(result.inputs, n_threads=settings.n_threads))
-    usable, screening = screen.apply(measured, run_chunks)
+        return fit_log_linear(
+            measured, protocol, model, method, weights, screen, settings.n_threads
+        )
+    usable, screening = screen.apply(measured, settings.n_threads)
     return replace(_fit_screened(usable, protocol, model, settings), screening=screening)
 
 
@@ -219,8 +224,7 @@ def _fit_screened(
         start = _fit_screened(signals, protocol, model, least_squares_of(settings, model))
         assert start.inputs is not None
         inputs = replace(start.inputs, weights=weights)
-        run_chunks = chunk_runner(len(signals), settings.n_threads)
-        result = refine_fit(signals, protocol, model, settings, start, run_chunks)
+        result = refine_fit(signals, protocol, model, settings, start)
         return replace(result, inputs=inputs)
     n_voxels = len(signals)
     box = settings.box(model)
@@ -234,9 +238,7 @@ def _fit_screened(
     problem = Problem(model, protocol, settings, box, fixed)
     bounds = tuple(zip(problem.low.tolist(), problem.high.tolist(), strict=True))
     result = unfilled_result(model, n_voxels, bounds=bounds, fixed=tuple(fixed))
-    for values in (result.parameters, result.standard_errors, result.cost):
-        values[:] = np.nan
-    result.status[:] = FitStatus.NOT_FITTED
+    mark_not_fitted(result, slice(None))
     _run(signals, problem, inputs.sigma, result, settings.n_threads)
     return replace(result, inputs=replace(inputs, turn_up=problem.turn_up))
 
@@ -299,8 +301,7 @@ def _run(
         ends = problem.search(starts, pinned, sigma, weights)
         problem.finish(starts, ends, pinned, chunk, result)
 
-    run_chunks = chunk_runner(len(signals), n_threads)
-    run_chunks(fit_chunk, _CHUNK)
+    run_in_chunks(fit_chunk, len(signals), _CHUNK, n_threads)
 
 
 def _rows_of(values: NDArray, chunk: slice) -> NDArray:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.threads import chunk_runner
+from dmrifit._utils.threads import run_in_chunks
 from dmrifit.engine.kernels import compiler
 from dmrifit.engine.kernels.layout import (
     LANES,
@@ -100,6 +100,5 @@ def parameter_intervals(
         )
         np.clip(ends[:, rows], low, high, out=ends[:, rows])
 
-    run_chunks = chunk_runner(len(parameters), n_threads)
-    run_chunks(fill_chunk, _CHUNK)
+    run_in_chunks(fill_chunk, len(parameters), _CHUNK, n_threads)
     return ends

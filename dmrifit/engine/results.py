@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dmrifit.engine.doubts import DoubtTally
     from dmrifit.engine.methods.map_prior import Prior
 
-__all__ = ["FitResult", "FitStatus", "unfilled_result"]
+__all__ = ["FitResult", "FitStatus", "mark_not_fitted", "unfilled_result"]
 
 
 class FitStatus(IntEnum):
@@ -500,3 +500,10 @@ def unfilled_result(model: SignalModel, n_voxels: int, **fields: Any) -> FitResu
         starts_disagree=np.zeros(n_voxels, bool),
         **fields,
     )
+
+
+def mark_not_fitted(result: FitResult, voxels: NDArray | slice) -> None:
+    """Give voxels the status of those that were not fitted, and no numbers."""
+    result.status[voxels] = FitStatus.NOT_FITTED
+    for values in (result.parameters, result.standard_errors, result.cost):
+        values[voxels] = np.nan

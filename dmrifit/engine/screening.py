@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.threads import ChunkRunner, chunk_runner
+from dmrifit._utils.threads import run_in_chunks
 from dmrifit.engine.protocol import Protocol
 
 __all__ = [
@@ -127,7 +127,7 @@ class Screen:
     def apply(
         self,
         signals: NDArray,
-        run_chunks: ChunkRunner | None = None,
+        n_threads: int | None = 1,
         *,
         in_place: bool = False,
     ) -> tuple[NDArray, Screening]:
@@ -152,8 +152,7 @@ class Screen:
             cleaned, is_changed = self.screen_rows(signals, rows, screening)
             changes.append((rows[is_changed], cleaned[is_changed]))
 
-        run_chunks = run_chunks or chunk_runner(len(signals), 1)
-        run_chunks(screen_chunk, _CHUNK)
+        run_in_chunks(screen_chunk, len(signals), _CHUNK, n_threads)
         return with_rows(signals, changes, in_place=in_place), screening
 
     def screen_rows(

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
-from dmrifit._utils.threads import ChunkRunner
+from dmrifit._utils.threads import run_in_chunks
 from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.protocol import Protocol
-from dmrifit.engine.results import FitInputs, FitResult, FitStatus, unfilled_result
+from dmrifit.engine.results import FitInputs, FitResult, mark_not_fitted, unfilled_result
 from dmrifit.engine.screening import Screen, Screening, with_rows
 
 __all__ = ["LogLinearForm", "fit_log_linear", "log_linear_form"]
@@ -130,7 +130,7 @@ def fit_log_linear(
     method: str,
     weights: NDArray | None,
     screen: Screen,
-    run_chunks: ChunkRunner,
+    n_threads: int | None,
 ) -> FitResult:
     """
     Fit a model by least squares of logarithms, equally weighted ("ols") or not ("wls").
@@ -171,12 +171,12 @@ def fit_log_linear(
             cleaned, is_changed = screen.screen_rows(signals, voxels, screening)
             changes.append((voxels[is_changed], cleaned[is_changed]))
             screening.count_logarithms(voxels, n_left_out)
-            _mark_not_fitted(result, voxels[screening.refusal[voxels] > 0])
+            mark_not_fitted(result, voxels[screening.refusal[voxels] > 0])
 
-    run_chunks(fit_chunk, _CHUNKS[method])
+    run_in_chunks(fit_chunk, len(signals), _CHUNKS[method], n_threads)
     return replace(
         result,
-        inputs=FitInputs(with_rows(signals, changes), protocol, None),
+        inputs=FitInputs(with_rows(signals, changes), protocol, None, n_threads=n_threads),
         screening=screening,
     )
 
@@ -239,7 +239,7 @@ class _LogLinearFit:
         # One pass over sums: only a quotient such as K may be infinite where the cost is not.
         if not (np.isfinite(parameters.sum()) and np.isfinite(cost.sum())):
             fitted = np.isfinite(parameters).all(axis=1) & np.isfinite(cost)
-            _mark_not_fitted(result, np.arange(chunk.start, chunk.stop)[~fitted])
+            mark_not_fitted(result, np.arange(chunk.start, chunk.stop)[~fitted])
         return voxels, n_left_out
 
     def _each(
@@ -270,15 +270,9 @@ class _LogLinearFit:
                 result.standard_errors[voxels, j] = errors[j]
         result.cost[voxels] = cost
         fitted = np.isfinite(cost) & np.isfinite(result.parameters[voxels]).all(axis=1)
-        _mark_not_fitted(result, voxels[~fitted])
+        mark_not_fitted(result, voxels[~fitted])
         is_incomplete = n_used < n_measurements
         return voxels[is_incomplete], (n_measurements - n_used)[is_incomplete]
-
-
-def _mark_not_fitted(result: FitResult, voxels: NDArray) -> None:
-    result.status[voxels] = FitStatus.NOT_FITTED
-    for values in (result.parameters, result.standard_errors, result.cost):
-        values[voxels] = np.nan
 
 
 def _errors(form: LogLinearForm, slopes: list, covariances: NDArray) -> list[NDArray]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.threads import ChunkRunner
+from dmrifit._utils.threads import run_in_chunks
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.methods.map_prior import prior_of
 from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement, write_ends
@@ -41,17 +41,15 @@ def refine_fit(
     model: SignalModel,
     settings: FitSettings,
     start: FitResult,
-    run_chunks: ChunkRunner,
 ) -> FitResult:
     """Go on from a fit by least squares to the best parameters under the settings."""
     noise = settings.noise_levels(len(signals))
     weights = settings.measurement_weights(len(protocol))
     is_free = np.array([name not in start.fixed for name in model.names])
     likelihood = make_likelihood(settings.likelihood, has_floor=noise is not None)
-    problem = Refinement(model, protocol, likelihood, is_free, weights)
     # The residuals of least squares tell their own noise; a prior and a density need it.
     knows_noise = settings.method == "map" or settings.likelihood == "rician"
-    problem = replace(problem, knows_noise=knows_noise)
+    problem = Refinement(model, protocol, likelihood, is_free, weights, knows_noise=knows_noise)
     prior = None
     if settings.method == "map":
         prior = settings.prior or prior_of(signals, protocol, model, start, noise, weights)
@@ -82,7 +80,7 @@ def refine_fit(
         ends = problem.fit(values, sigma, start, points)
         write_ends(ends, result, fitted)
 
-    run_chunks(fit_chunk, _CHUNK)
+    run_in_chunks(fit_chunk, len(signals), _CHUNK, settings.n_threads)
     return result
 
 
