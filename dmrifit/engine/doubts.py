@@ -13,8 +13,7 @@ from dmrifit.engine.design.identifiability import typical_tissue
 from dmrifit.engine.design.planning import DECAYED, largest_error, rounded
 from dmrifit.engine.design.precision import signal_jacobian
 from dmrifit.engine.exact_math import mean_of_finite
-from dmrifit.engine.intervals import UNDETERMINED_SHARE
-from dmrifit.engine.kernels.layout import is_share
+from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 

@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.threads import run_in_chunks
 from dmrifit.engine.kernels import compiler
-from dmrifit.engine.kernels.layout import (
-    LANES,
-    UNDETERMINED_SHARE,
-    UNROLL,
-    Contrasts,
-    zeros_of_lanes,
-)
+from dmrifit.engine.kernels.layout import LANES, UNROLL, Contrasts, zeros_of_lanes
 from dmrifit.engine.models import SignalModel
-from dmrifit.engine.protocol import Protocol
 
-__all__ = ["UNDETERMINED_SHARE", "parameter_intervals"]
+if TYPE_CHECKING:
+    from dmrifit.engine.results import FitInputs
+
+__all__ = ["parameter_intervals"]
 
 _CHUNK = 4096
 
 
 def parameter_intervals(
-    signals: NDArray,
-    protocol: Protocol,
+    inputs: FitInputs,
     model: SignalModel,
     parameters: NDArray,
     bounds: Sequence[tuple[float, float]],
-    *,
     is_fixed: NDArray[np.bool_],
     levels: Sequence[float],
-    sigma: NDArray | None = None,
-    turn_up: float = np.inf,
-    weights: NDArray | None = None,
-    n_threads: int | None = None,
 ) -> NDArray[np.float64]:
     """
     Compute the low and high end of every parameter of every voxel, for each level.
@@ -45,14 +36,17 @@ def parameter_intervals(
     shares, rates and relaxation times are taken in coordinates in which the signal is close to
     linear, and one point a side is probed for the curvature that remains.
 
-    Shapes: `signals` (n_voxels, n_measurements), `parameters` (n_voxels, n_parameters); `bounds`
-    of each parameter, those of an amplitude in multiples of the voxel's largest signal; `turn_up`
-    is the largest K·D at which the signal still falls; `weights` (n_measurements,). Returns
-    (n_levels, n_voxels, n_parameters, 2), NaN where a voxel was not fitted or a parameter is
-    fixed.
+    Shapes: `parameters` (n_voxels, n_parameters); `bounds` of each parameter, those of an
+    amplitude in multiples of the voxel's largest signal. Returns (n_levels, n_voxels,
+    n_parameters, 2), NaN where a voxel was not fitted or a parameter is fixed.
     """
     from scipy.special import stdtrit  # quantiles of Student's t
 
+    # Slabs of images stay as they are; only chunks of them are copied.
+    signals = np.asarray(inputs.signals)
+    if not np.issubdtype(signals.dtype, np.floating):
+        signals = signals.astype(float)
+    protocol, sigma, weights = inputs.protocol, inputs.sigma, inputs.weights
     if not len(parameters) or is_fixed.all():
         return np.full((len(levels), *parameters.shape, 2), np.nan)
     kernel = compiler.load(model, "intervals")
@@ -67,7 +61,7 @@ def parameter_intervals(
     common = np.zeros(kernel.N_COMMON)
     common[kernel.FREE : kernel.FREE + n] = ~is_fixed
     common[kernel.BOUNDS : kernel.BOUNDS + 2 * n] = np.array(bounds).T.ravel()
-    common[kernel.TURN_UP] = turn_up
+    common[kernel.TURN_UP] = inputs.turn_up
     n_tabulated = kernel.N_BY_B * len(contrasts.b) + kernel.N_BY_TE * len(contrasts.te)
     # Carried back from their coordinates, ends at a bound may lie a rounding error outside.
     is_amplitude = [parameter.is_amplitude for parameter in model.parameters]
@@ -100,5 +94,5 @@ def parameter_intervals(
         )
         np.clip(ends[:, rows], low, high, out=ends[:, rows])
 
-    run_in_chunks(fill_chunk, len(parameters), _CHUNK, n_threads)
+    run_in_chunks(fill_chunk, len(parameters), _CHUNK, inputs.n_threads)
     return ends

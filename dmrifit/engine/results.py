@@ -331,22 +331,8 @@ class FitResult:
                 "this result does not know the signals it was fitted to; fit them again by "
                 "fit_voxels"
             )
-        # Slabs of images stay as they are; only chunks of them are copied.
-        signals = np.asarray(self.inputs.signals)
-        if not np.issubdtype(signals.dtype, np.floating):
-            signals = signals.astype(float)
         return parameter_intervals(
-            signals,
-            self.inputs.protocol,
-            self.model,
-            self.parameters,
-            self.bounds,
-            is_fixed=self.is_known,
-            levels=levels,
-            sigma=self.inputs.sigma,
-            turn_up=self.inputs.turn_up,
-            weights=self.inputs.weights,
-            n_threads=self.inputs.n_threads,
+            self.inputs, self.model, self.parameters, self.bounds, self.is_known, levels
         )
 
     @property

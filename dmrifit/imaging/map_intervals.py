@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit.engine.intervals import UNDETERMINED_SHARE
+from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE
 from dmrifit.engine.models import Parameter
 from dmrifit.predict.novelty import NOVEL
 

@@ -7,8 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit.engine.intervals import UNDETERMINED_SHARE
-from dmrifit.engine.kernels.layout import is_share
+from dmrifit.engine.kernels.layout import UNDETERMINED_SHARE, is_share
 from dmrifit.engine.models import Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
 
