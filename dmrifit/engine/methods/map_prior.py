@@ -142,7 +142,7 @@ def prior_of(
         )
         ends = problem.fit(signals, noise, start, [points])
         modes = ends.values[:, columns]
-        variances = ends.covariance()[:, columns][:, :, columns]
+        variances = ends.task.covariance(ends.values)[:, columns][:, :, columns]
         # A mode that did not come to rest, or lies at the end of the line, has no covariance.
         usable = ends.converged & np.isfinite(variances).all(axis=(1, 2))
         new_mean = modes[usable].mean(axis=0)
@@ -155,7 +155,7 @@ def prior_of(
             np.abs(np.sqrt(np.diag(covariance)) / scale - 1).max(),
         )
         mean, covariance = new_mean, new_covariance
-        points = ends.parameters() * unit
+        points = ends.task.coordinates.out_of(ends.values) * unit
         if change < _CHANGE:
             break
     return Prior(names, mean, covariance, float(pooled), int(rows.size))

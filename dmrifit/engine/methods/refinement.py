@@ -218,14 +218,6 @@ class _Ends:
     n_iter: NDArray
     task: _Task
 
-    def parameters(self) -> NDArray:
-        """Parameters, amplitudes in multiples of the largest signal."""
-        return self.task.coordinates.out_of(self.values)
-
-    def covariance(self) -> NDArray:
-        """Covariance of the coordinates, by the expected curvature; NaN for those at a bound."""
-        return self.task.covariance(self.values)
-
 
 class _Task:
     """The voxels of one refinement, their signals in multiples of the largest."""
@@ -337,7 +329,7 @@ class _Task:
         return free & (values <= low), free & (values >= high)
 
     def covariance(self, values: NDArray) -> NDArray:
-        """Invert the expected curvature of the free coordinates that are at no bound."""
+        """Invert the expected curvature of the free coordinates; NaN for those at a bound."""
         _, curvature = self.derivatives(values, np.arange(len(values)), is_expected=True)
         at_low, at_high = self.at_ends(values)
         fixed = at_low | at_high | ~self.problem.is_free
@@ -429,8 +421,8 @@ def _inverse(matrix: NDArray) -> NDArray:
 def write_ends(ends: _Ends, result: FitResult, rows: NDArray) -> None:
     """Write the ends of searches into the rows of a result."""
     task = ends.task
-    parameters = ends.parameters()
-    errors = _standard_errors(task.coordinates, ends.values, ends.covariance())
+    parameters = task.coordinates.out_of(ends.values)
+    errors = _standard_errors(task.coordinates, ends.values, task.covariance(ends.values))
     at_low, at_high = task.at_ends(ends.values)
     result.parameters[rows] = parameters * task.unit
     result.standard_errors[rows] = errors * task.unit
