@@ -226,7 +226,7 @@ def _contents(images: Iterable[Path]) -> dict[Path, str]:
     """Describe the content of images, so that copies, links and compressed copies are equal."""
     by_start: dict[str, list[Path]] = defaultdict(list)
     for image in images:
-        by_start[_content(image, _START_BYTES)].append(image)
+        by_start[_content(image, at_start=True)].append(image)
     contents = {}
     for start, alike in by_start.items():
         for image in alike:
@@ -235,20 +235,17 @@ def _contents(images: Iterable[Path]) -> dict[Path, str]:
     return contents
 
 
-def _content(image: Path, n_bytes: int = -1) -> str:
-    """Digest the first bytes of an image as they are without compression."""
-    digest = hashlib.sha256()
-    opened = gzip.open if image.suffix.lower() == ".gz" else open
+def _content(image: Path, *, at_start: bool = False) -> str:
+    """Digest an image, or its first bytes, as they are without compression."""
+    opened: Any = gzip.open if image.suffix.lower() == ".gz" else open
     try:
         with opened(image, "rb") as file:
-            while chunk := file.read(_START_BYTES):
-                digest.update(chunk)
-                if n_bytes > 0:
-                    break
+            if at_start:
+                return hashlib.sha256(file.read(_START_BYTES)).hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, EOFError, zlib.error):
         # Told later, by what reads the image, with the remedy.
         return str(image.resolve())
-    return digest.hexdigest()
 
 
 def _check_masks(scan: Scan, row: dict[str, str], where: str) -> None:
