@@ -25,8 +25,8 @@ from dmrifit.cohort.scan import MaskName
 from dmrifit.io.digests import command_line, describe
 from dmrifit.predict.algorithms import ALGORITHMS, make_regressor
 from dmrifit.predict.controls import CONTROLS, SHUFFLED, UNTRAINED
-from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 from dmrifit.study.contestants import (
+    STRATEGIES,
     Entrant,
     check_distinct,
     choose_views,
@@ -45,9 +45,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["STRATEGIES", "Evaluation", "compare", "learning_curve", "leave_one_patient_out"]
-
-#: The strategies of the study by name.
-STRATEGIES = {"s2s": SignalToSignal, "m2m": MapsToMaps}
 
 #: Training voxels of each patient on the study's board.
 BOARD_VOXELS = 250
@@ -726,12 +723,11 @@ def _arrays(cell: Cell, bank: Bank) -> tuple[Any, Any]:
     """Give the arrays that all trainings share; none to one that learns from moments alone."""
     stack = bank.material(cell.entrant, cell.view, cell.repeat)
     has_designs = any(patient in stack.designs for patient in cell.train)
-    if cell.entrant.control in UNTRAINED:
-        return None, None
     # Shuffling changes the moments of features with targets.
-    if not has_designs or cell.entrant.control == SHUFFLED:
-        return stack.arrays
-    if cell.entrant.estimator.learns_from_moments:
+    has_moments = has_designs and cell.entrant.control != SHUFFLED
+    if has_moments and cell.entrant.estimator.learns_from_moments:
+        return None, None
+    if cell.entrant.control in UNTRAINED:
         return None, None
     return stack.arrays
 

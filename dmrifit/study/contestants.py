@@ -26,6 +26,7 @@ from dmrifit.predict.controls import CONSTANT, CONTROLS, OF_NOISE_FREE
 from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 
 __all__ = [
+    "STRATEGIES",
     "Entrant",
     "View",
     "check_distinct",
@@ -38,7 +39,8 @@ __all__ = [
 
 DEFAULT_MODEL = "t2-ivim-kurtosis"
 
-_STRATEGIES = {"SignalToSignal": "s2s", "MapsToMaps": "m2m"}
+#: The strategies of the study by name.
+STRATEGIES = {"s2s": SignalToSignal, "m2m": MapsToMaps}
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +76,8 @@ class Entrant:
                 "intervals from, and scores predictions, which intervals do not change: give the "
                 "estimator inside"
             )
-        base_names = (cls.__name__ for cls in type(estimator).__mro__)
-        base = next((name for name in base_names if name in _STRATEGIES), "")
-        strategy = _STRATEGIES.get(base, type(estimator).__name__)
+        names = [name for name, base in STRATEGIES.items() if isinstance(estimator, base)]
+        strategy = names[0] if names else type(estimator).__name__
         try:
             if isinstance(estimator, SignalToSignal | MapsToMaps):
                 unset = [key for key in ("source", "target") if getattr(estimator, key) is None]
@@ -99,7 +100,7 @@ class Entrant:
             estimator,
             model,
             description,
-            recipe=_recipe(estimator, base),
+            recipe=_recipe(estimator),
             code=_code(estimator),
         )
 
@@ -291,7 +292,7 @@ def _model_of(estimator: Any) -> SignalModel:
     return resolve_model(model)
 
 
-def _recipe(estimator: Any, base: str) -> str:
+def _recipe(estimator: Any) -> str:
     """Describe how a strategy prepares voxels; an estimator with a `fit` of its own has none."""
     if type(estimator) not in (SignalToSignal, MapsToMaps):
         return ""
@@ -299,10 +300,10 @@ def _recipe(estimator: Any, base: str) -> str:
     for name in ("regressor", "random_state"):
         parameters.pop(name, None)
     try:
-        return digest([base, parameters])
+        return digest([type(estimator).__name__, parameters])
     except TypeError:
         # A parameter that cannot be described is shared with no other estimator.
-        return f"{base} {id(estimator)}"
+        return f"{type(estimator).__name__} {id(estimator)}"
 
 
 def _algorithm(name: str, strategy: str) -> str:
