@@ -178,7 +178,7 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     @property
     def _loss(self) -> str:
-        return "mean"
+        return getattr(self, "loss", "mean")
 
     def _checked_training(self, X: ArrayLike, Y: ArrayLike) -> tuple[_Array, _Array]:
         """Check the training data against the protocols."""

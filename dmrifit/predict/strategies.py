@@ -610,10 +610,6 @@ class MapsToMaps(Strategy):
         if self.source is not None:
             self._logarithms(resolve_model(self.model))
 
-    @property
-    def _loss(self) -> str:
-        return self.loss
-
     def _logarithms(self, model: SignalModel) -> tuple[NDArray[np.bool_], _Array]:
         """Return which parameters are learned as logarithms, and their lower limits before."""
         all_parameters = self.target_scale == "log"
