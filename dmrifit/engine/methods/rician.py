@@ -35,15 +35,6 @@ def expected_magnitude(signal: NDArray, sigma: NDArray) -> NDArray[np.float64]:
     return sigma * np.sqrt(np.pi / 2) * ((1 + x) * i0e(x / 2) + x * i1e(x / 2))
 
 
-def _expected_slope(signal: NDArray, sigma: NDArray) -> NDArray[np.float64]:
-    """Differentiate the expected magnitude: ₁F₁(½; 2; −x) = e^(−x/2)·(I₀(x/2) + I₁(x/2))."""
-    from scipy.special import i0e, i1e
-
-    snr = signal / sigma
-    quarter = 0.25 * snr**2
-    return np.sqrt(np.pi / 8) * snr * (i0e(quarter) + i1e(quarter))
-
-
 @dataclass(frozen=True)
 class FlooredGaussian:
     """Gaussian noise about the signal, or about the published floor √(S² + π/2·σ²)."""
@@ -89,7 +80,12 @@ class RicianMean(FlooredGaussian):
         return expected_magnitude(signal, sigma)
 
     def _slope(self, signal: NDArray, sigma: NDArray) -> NDArray:
-        return _expected_slope(signal, sigma)
+        """Differentiate: ₁F₁(½; 2; −x) = e^(−x/2)·(I₀(x/2) + I₁(x/2))."""
+        from scipy.special import i0e, i1e
+
+        snr = signal / sigma
+        quarter = 0.25 * snr**2
+        return np.sqrt(np.pi / 8) * snr * (i0e(quarter) + i1e(quarter))
 
 
 class Rician:
