@@ -222,10 +222,7 @@ def _fit_screened(
         return replace(result, inputs=inputs)
     if method == "map" or settings.likelihood != "gaussian" or weights is not None:
         start = _fit_screened(signals, protocol, model, least_squares_of(settings, model))
-        assert start.inputs is not None
-        inputs = replace(start.inputs, weights=weights)
-        result = refine_fit(signals, protocol, model, settings, start)
-        return replace(result, inputs=inputs)
+        return refine_fit(_weighted(start, weights), settings)
     n_voxels = len(signals)
     box = settings.box(model)
     fixed = settings.fixed_values(model, n_voxels, box)
@@ -253,11 +250,13 @@ def learn_prior(
     """
     model = resolve_model(model)
     start = fit_with(signals, protocol, model, least_squares_of(settings, model))
+    return prior_of(_weighted(start, settings.measurement_weights(len(protocol))))
+
+
+def _weighted(start: FitResult, weights: NDArray[np.float64] | None) -> FitResult:
+    """Give the inputs of least squares the weights of the fit that goes on from there."""
     assert start.inputs is not None
-    signals = start.inputs.signals
-    noise = settings.noise_levels(len(signals))
-    weights = settings.measurement_weights(len(protocol))
-    return prior_of(signals, protocol, model, start, noise, weights)
+    return replace(start, inputs=replace(start.inputs, weights=weights))
 
 
 def _as_numbers(signals: ArrayLike) -> NDArray:

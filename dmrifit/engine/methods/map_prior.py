@@ -11,7 +11,6 @@ from dmrifit._utils.counts import counted
 from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement
 from dmrifit.engine.methods.rician import FlooredGaussian
 from dmrifit.engine.models import SignalModel
-from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult, FitStatus
 
 __all__ = ["PRIOR_VOXELS", "PULLED", "Prior", "prior_of", "spread_rows"]
@@ -87,19 +86,10 @@ def spread_rows(n: int, most: int) -> NDArray[np.intp]:
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
 
 
-def prior_of(
-    signals: NDArray,
-    protocol: Protocol,
-    model: SignalModel,
-    start: FitResult,
-    sigma: NDArray | None,
-    weights: NDArray | None,
-) -> Prior:
-    """
-    Learn a prior from the voxels of a nonlinear fit (see `Prior` for the derivation).
-
-    Shapes: `signals` (n_voxels, n_measurements), `sigma` (1,) or (n_voxels,).
-    """
+def prior_of(start: FitResult) -> Prior:
+    """Learn a prior from the voxels of a nonlinear fit (see `Prior` for the derivation)."""
+    assert start.inputs is not None
+    model, protocol, sigma = start.model, start.inputs.protocol, start.inputs.sigma
     is_solved = np.isin(start.status, (FitStatus.CONVERGED, FitStatus.AT_BOUND))
     solved = np.flatnonzero(is_solved)
     has_prior = np.array(
@@ -112,7 +102,7 @@ def prior_of(
             f"{solved.size}; give a prior=, or use method='nlls'"
         )
     rows = solved[spread_rows(solved.size, PRIOR_VOXELS)]
-    signals = np.asarray(signals[rows], dtype=float)
+    signals = np.asarray(start.inputs.signals[rows], dtype=float)
     pooled = _pooled_noise(start, rows, len(protocol), int(is_free.sum()))
     noise = np.full(rows.size, pooled)
     if sigma is not None:
@@ -135,7 +125,7 @@ def prior_of(
             protocol,
             FlooredGaussian(has_floor=sigma is not None),
             is_free,
-            weights,
+            start.inputs.weights,
             LINE,
             full_mean,
             precision,

@@ -13,7 +13,6 @@ from dmrifit.engine.methods.map_prior import prior_of
 from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement, write_ends
 from dmrifit.engine.methods.rician import make_likelihood
 from dmrifit.engine.models import SignalModel
-from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult, FitStatus
 
 __all__ = ["least_squares_of", "refine_fit"]
@@ -35,24 +34,21 @@ def least_squares_of(settings: FitSettings, model: SignalModel) -> FitSettings:
     )
 
 
-def refine_fit(
-    signals: NDArray,
-    protocol: Protocol,
-    model: SignalModel,
-    settings: FitSettings,
-    start: FitResult,
-) -> FitResult:
+def refine_fit(start: FitResult, settings: FitSettings) -> FitResult:
     """Go on from a fit by least squares to the best parameters under the settings."""
-    noise = settings.noise_levels(len(signals))
-    weights = settings.measurement_weights(len(protocol))
+    assert start.inputs is not None
+    model, signals, noise = start.model, start.inputs.signals, start.inputs.sigma
     is_free = np.array([name not in start.fixed for name in model.names])
     likelihood = make_likelihood(settings.likelihood, has_floor=noise is not None)
     # The residuals of least squares tell their own noise; a prior and a density need it.
     knows_noise = settings.method == "map" or settings.likelihood == "rician"
-    problem = Refinement(model, protocol, likelihood, is_free, weights, knows_noise=knows_noise)
+    problem = Refinement(
+        model, start.inputs.protocol, likelihood, is_free, start.inputs.weights,
+        knows_noise=knows_noise,
+    )  # fmt: skip
     prior = None
     if settings.method == "map":
-        prior = settings.prior or prior_of(signals, protocol, model, start, noise, weights)
+        prior = settings.prior or prior_of(start)
         mean, precision = prior.expanded(model)
         problem = replace(problem, kind=LINE, mean=mean, precision=precision)
     result = replace(
