@@ -325,26 +325,22 @@ def _score_signals(
         constant[:] = constants.signals[list(unseen)]
     answer = constant if is_constant else p
     target, labels = view.target, view.target.labels
-    r = np.atleast_1d(pearson(p, y))
     rows = []
-    for column, j in enumerate(unseen):
-        row = {
-            "contrast": labels[j],
-            "b": float(target.b[j]),
-            "te": _NAN if target.te is None else float(target.te[j]),
-        }
-        row |= _signal_errors(error[:, column]) | {"pearson": float(r[column])}
-        rows.append(row | _signal_skill(answer[:, column], y[:, column], constant[:, column]))
-    pooled = {"contrast": POOLED, "b": _NAN, "te": _NAN}
-    pooled_r = float(pearson(p.ravel(), y.ravel()))
-    pooled |= _signal_errors(error.ravel()) | {"pearson": pooled_r}
-    rows.append(pooled | _signal_skill(answer.ravel(), y.ravel(), constant.ravel()))
+    for column, j in enumerate([*unseen, None]):
+        keys = {"contrast": POOLED, "b": _NAN, "te": _NAN}
+        scored: Any = np.s_[:]
+        if j is not None:
+            te = _NAN if target.te is None else float(target.te[j])
+            keys = {"contrast": labels[j], "b": float(target.b[j]), "te": te}
+            scored = np.s_[:, column]
+        measured = y[scored].ravel()
+        skill, _, constant_error, _ = skill_scores(
+            answer[scored].ravel(), measured, constant[scored].ravel(), relative=True
+        )
+        row = keys | _signal_errors(error[scored].ravel())
+        row["pearson"] = float(pearson(p[scored].ravel(), measured))
+        rows.append(row | {"constant_error": constant_error, "skill": skill})
     return rows
-
-
-def _signal_skill(answer: NDArray, measured: NDArray, constant: NDArray) -> dict[str, float]:
-    skill, _, constant_error, _ = skill_scores(answer, measured, constant, relative=True)
-    return {"constant_error": constant_error, "skill": skill}
 
 
 def _signal_errors(error: NDArray) -> dict[str, Any]:
