@@ -121,9 +121,7 @@ class Problem:
             [np.zeros(2 * UNROLL), [self.turn_up, tolerance], self.penalty, self.low]
         )
 
-    def random_parameters(
-        self, rng: np.random.Generator, n: int
-    ) -> tuple[NDArray[np.float64], Protocol]:
+    def random_parameters(self, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
         """Draw parameters from the box, as far as the protocol is sensitive to them."""
         kernel = self.kernel
         parameters = np.ones((n, kernel.N))
@@ -144,7 +142,7 @@ class Problem:
             limit = 6.0 / (max(self.protocol.b_ms_per_um2.max(), 1e-9) * parameters[:, d])
             limit = np.minimum(np.maximum(limit, self.low[k]), self.high[k])
             parameters[:, k] = self.low[k] + (limit - self.low[k]) * rng.uniform(size=n)
-        return parameters, self.protocol
+        return parameters
 
     def prepare(self, signals: NDArray) -> Starts:
         """

@@ -121,8 +121,8 @@ def _simulate(problem: Problem) -> tuple[NDArray, NDArray]:
     Shapes: returns (n_voxels, n_measurements) and the standard deviation of the noise (n_voxels,).
     """
     rng = np.random.default_rng(20_251)
-    parameters, protocol = problem.random_parameters(rng, _N_VOXELS)
-    clean = problem.model.signal_for_starts(parameters, protocol)
+    parameters = problem.random_parameters(rng, _N_VOXELS)
+    clean = problem.model.signal_for_starts(parameters, problem.protocol)
     largest = np.abs(clean).max(axis=1, keepdims=True)
     usable = np.isfinite(largest[:, 0]) & (largest[:, 0] > 0) & (largest[:, 0] < 1e6)
     clean = clean[usable] / largest[usable]

@@ -155,9 +155,8 @@ def expected_cv(
 
     `snr` is that of the signal without weighting by diffusion or relaxation.
     """
-    table = expected_precision(protocol, model, fixed, snr)
-    cv = dict(zip(table["parameter"], table["cv"], strict=True))
-    return {name: float(cv[name]) for name in model.names if name not in fixed}
+    cv = expected_precision(protocol, model, fixed, snr).set_index("parameter")["cv"]
+    return cv.drop(list(fixed)).to_dict()
 
 
 def expected_precision(
