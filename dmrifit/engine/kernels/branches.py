@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from dmrifit.engine.models import SignalModel
 
 __all__ = [
+    "ARRAY_FUNCTIONS",
     "extended_to_edges",
     "functions",
     "is_proportional",
@@ -108,6 +111,14 @@ _NUMERIC = {
     "Equal": operator.eq,
     "Negation": operator.not_,
     "Both": lambda first, second: first and second,
+}
+#: The same for arrays.
+ARRAY_FUNCTIONS = {
+    "Choice": np.where,
+    "Less": np.less,
+    "Equal": np.equal,
+    "Negation": np.logical_not,
+    "Both": np.logical_and,
 }
 
 
@@ -232,7 +243,6 @@ def _agree(yes: Any, no: Any, symbols: list, i: int, limit: float, model: Signal
 
 def _numeric(formulas: list, symbols: list) -> Callable:
     """Compile formulas of b, te and parameters; infinite or no numbers where they have none."""
-    import numpy as np
     import sympy
 
     measurement = [sympy.Symbol(name, real=True) for name in ("b", "te")]
@@ -249,8 +259,6 @@ def trial_points(
     model: SignalModel, *, n_points: int = _N_TRIALS, whole_box: bool = False
 ) -> Iterator[tuple[tuple[float, float], list[float]]]:
     """Draw measurements and parameters within the box, the same every time."""
-    import numpy as np
-
     low = np.array([p.low if np.isfinite(p.low) else 0.0 for p in model.parameters])
     high = np.array([p.high for p in model.parameters])
     if not whole_box:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
 from dmrifit._utils.threads import run_in_chunks
+from dmrifit.engine.kernels.branches import ARRAY_FUNCTIONS, read_formula
 from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitInputs, FitResult, mark_not_fitted, unfilled_result
@@ -58,7 +59,7 @@ def log_linear_form(model: SignalModel) -> LogLinearForm | None:
 
     symbols = {name: sympy.Symbol(name, positive=True) for name in (*model.names, "b", "te")}
     b, te = symbols["b"], symbols["te"]
-    expression = sympy.sympify(model.expression.strip(), locals=dict(symbols))
+    expression = read_formula(model.expression, symbols)
     logarithm = sympy.expand(sympy.expand_log(sympy.log(expression), force=True))
     by_basis: dict[Any, Any] = {}
     for term in sympy.Add.make_args(logarithm):
@@ -85,7 +86,7 @@ def log_linear_form(model: SignalModel) -> LogLinearForm | None:
     }
     slopes = tuple(pair for pair, derivative in derivatives.items() if derivative != 0)
     return LogLinearForm(
-        tuple(sympy.lambdify((b, te), basis, "numpy") for basis in bases),
+        tuple(sympy.lambdify((b, te), basis, [ARRAY_FUNCTIONS, "numpy"]) for basis in bases),
         sympy.lambdify(
             coefficients, [*values, *(derivatives[pair] for pair in slopes)], "numpy", cse=True
         ),

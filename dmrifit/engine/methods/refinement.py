@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit.engine.kernels.branches import ARRAY_FUNCTIONS, read_formula
 from dmrifit.engine.methods.rician import Likelihood
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
@@ -134,9 +135,10 @@ def _formula(model: SignalModel) -> Callable:
     import sympy
 
     symbols = {name: sympy.Symbol(name, real=True) for name in (*model.names, "b", "te")}
-    expression = sympy.sympify(model.expression.strip(), locals=dict(symbols))
+    expression = read_formula(model.expression, symbols)
     formulas = [expression, *(sympy.diff(expression, symbols[name]) for name in model.names)]
-    return sympy.lambdify(list(symbols.values()), formulas, "numpy", cse=True)
+    modules = [ARRAY_FUNCTIONS, "numpy"]
+    return sympy.lambdify(list(symbols.values()), formulas, modules, cse=True)
 
 
 def signal_and_slopes(

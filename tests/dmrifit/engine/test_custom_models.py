@@ -51,6 +51,31 @@ def test_a_function_of_arithmetic_becomes_an_expression():
     np.testing.assert_allclose(model.signal(truth, protocol), built_in.signal(truth, protocol), rtol=1e-12)
 
 
+@pytest.mark.parametrize("formula", ["S0*exp(-b*D) if b < 9 else S0", "S0*exp(-D*(b if b < 9 else 9))"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weights": np.linspace(1, 2, 7)},
+        {"likelihood": "rician", "sigma": 2.0},
+        {"method": "map"},
+        {"method": "ols"},
+        {"method": "wls"},
+    ],
+)
+def test_a_condition_that_always_holds_changes_no_fit(formula, options):
+    plain = SignalModel.from_expression("S0*exp(-b*D)", [S0, D], name="plain")
+    branched = SignalModel.from_expression(formula, [S0, D], name="branched")
+    rng = np.random.default_rng(412)
+    truth = np.column_stack([rng.uniform(50, 100, 50), rng.uniform(0.5, 2, 50)])
+    signals = plain.signal(truth, PROTOCOL) + rng.normal(0, 1, (50, 7))
+    if formula.endswith("else S0") and options.get("method") in ("ols", "wls"):
+        with pytest.raises(ValueError, match="logarithm"):
+            fit_voxels(signals, PROTOCOL, model=branched, **options)
+        return
+    expected, found = (fit_voxels(signals, PROTOCOL, model=model, **options) for model in (plain, branched))
+    np.testing.assert_allclose(found.parameters, expected.parameters, rtol=1e-4)
+
+
 @pytest.mark.parametrize("function", [stretched, njit(stretched)])
 def test_a_function_with_branches_becomes_an_expression_and_fits(function):
     model = SignalModel.from_function(function, [S0, D, A], name="stretched")
