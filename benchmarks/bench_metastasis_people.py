@@ -6,17 +6,17 @@ How well are implants found in a real brain that was not trained on, and what el
 Two post-contrast scans of people with multiple sclerosis (CC BY) hold no metastases, as far as is
 known. A small U-Net learns from one of them, warped, with painted vessels and implants, from
 phantoms of the hard world and, from its fourth training on, from a healthy brain without contrast
-agent (MIT license), warped and painted alike. Its weights are averaged over the last trainings, and
-its answers over mirror images. It is tried in the other scan, with other implants and without any.
-The second stage learns from candidates of the network of the other direction, after each of its
-trainings and averaged, in the scan that this one has not seen. The cut of a direction is chosen in
-the other direction. Networks are kept in FOLDER (default build/metastasis_people), a file for each
-direction. Both stages are tried after the first training, too. `--ship` trains on both scans and
-writes the model that comes along. That model is tried in three brains with gliomas (BRATS 2013, for
-tests alone): how much of the labelled enhancing tumor it covers, what it marks elsewhere, and which
-implants it finds there. `--others DeepMedic "MONAI's U-Net"` trains these networks alone, on the
-same scans and as long as the first training of the small U-Net takes, and adds what they find to
-the stored result. One thread is used.
+agent (MIT license), warped and painted alike. Its weights are averaged over the last trainings. It is
+tried in the other scan, with other implants and without any. The second stage learns from candidates
+of the network of the other direction, after each of its trainings and averaged, in the scan that this
+one has not seen. The cut of a direction is chosen in the other
+direction. Networks are kept in FOLDER (default build/metastasis_people), a file for each direction.
+Both stages are tried after the first training, too. `--ship` trains on both scans and writes the
+model that comes along. That model is tried in three brains with gliomas (BRATS 2013, for tests
+alone): how much of the labelled enhancing tumor it covers, what it marks elsewhere, and which
+implants it finds there. `--others DeepMedic "MONAI's U-Net"` trains these networks alone, on the same
+scans and as long as the first training of the small U-Net takes, and adds what they find to the
+stored result. One thread is used.
 """
 
 import argparse
@@ -79,8 +79,6 @@ TRAININGS = (*(3 * [(20, 1.0, 6, 0)]), *(2 * [(20, 1.0, 6, 8)]), *(3 * [(15, 0.3
 #: The last trainings, after which weights are averaged (Izmailov et al., UAI 2018), as networks
 #: differ much from one training to the next. Those of the shipped model are on both scans.
 N_AVERAGED = 3
-#: Whether the mean of these answers with the mean over eight mirror images.
-FLIPS = True
 #: Networks in the order that they are made: one after each training, and the mean of the last.
 N_NETWORKS = len(TRAININGS) + 1
 SMALL, BOTH = "small U-Net", "both"
@@ -220,7 +218,7 @@ def scan_state() -> str:
 
 def network_state() -> str:
     """Give a digest of what makes the networks."""
-    settings = [scan_state(), TRAININGS, N_AVERAGED, FLIPS]
+    settings = [scan_state(), TRAININGS, N_AVERAGED]
     return state_of(settings, NETWORK_SOURCES)
 
 
@@ -300,8 +298,6 @@ def mean_network(networks: Sequence[Any]) -> Any:
     """
     Give a network whose weights are the mean of those of others; it is the first, changed.
 
-    It answers with the mean over mirror images.
-
     The means and variances of its normalization are averaged, too, and not estimated anew as by
     Izmailov et al.: all of these networks have seen scans of the same kind.
     """
@@ -311,7 +307,7 @@ def mean_network(networks: Sequence[Any]) -> Any:
         if values.is_floating_point():
             mean[key] = sum(state[key] for state in states) / len(states)
     networks[0].net_.module_.load_state_dict(mean)
-    return networks[0].set_params(flips=FLIPS)
+    return networks[0]
 
 
 def trained(names: Sequence[str], kind: str, number: int, before: Path | None, work: Path) -> Any:
@@ -515,8 +511,7 @@ metastasis and no other data of people. The two scans are of people with multipl
 that they hold no enhancing lesion is an assumption.
 
 First stage: a U-Net of 0.33 million weights, {epochs} epochs of 200 segments of varied appearance on one scan, phantoms and, from the
-fourth training on, the healthy brain, then {later} with less variation on both scans; weights are the mean after each of these,
-and probabilities the mean over eight mirror images of a scan. After the
+fourth training on, the healthy brain, then {later} with less variation on both scans; weights are the mean after each of these. After the
 first training, two thirds of the background segments are what it took for lesions, of a large mistake about 300 voxels.
 Second stage: boosted trees, {candidates} candidates ({metastases} metastases) of networks that had not seen the scan, after
 each of their trainings, and of their mean. Heaviest features (share of variance no longer explained where shuffled in the training candidates): {weights}.
