@@ -142,9 +142,9 @@ def own_curves(table: Path) -> Curves:
         raise SystemExit(str(error)) from None
     if len(cohorts) > 1:
         raise SystemExit(f"{table} has the cohorts {', '.join(cohorts)}; give a table of one")
-    rows = next(iter(cohorts.values()))
-    curves = Curves(rows.signals, rows.protocol, rows.patients, rows.regions)
-    return curves.divided(rows.protocol.b.min())
+    (rows,) = cohorts.values()
+    curves = Curves(rows["signals"], rows["protocol"], rows["patients"], rows["regions"])
+    return curves.divided(curves.protocol.b.min())
 
 
 def parts(curves: Curves, source_b: tuple[float, ...], base: float) -> dict[str, tuple]:
