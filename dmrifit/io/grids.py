@@ -152,7 +152,9 @@ def onto(
         output_shape=target.shape,
         order=order,
         mode="nearest",
-    ).clip(min=values.min())
+    )
+    if order > 1:
+        np.clip(moved, values.min(), None, out=moved)
     covered = affine_transform(
         np.ones(scan.shape, np.uint8),
         matrix[:3, :3],

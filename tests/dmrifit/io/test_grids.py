@@ -216,3 +216,19 @@ def test_a_box_of_a_volume_is_0_outside_of_it(offset):
     i, j, k = np.add(offset, 10)
     box = cropped(values, offset, (3, 2, 6))
     np.testing.assert_array_equal(box, padded[i : i + 3, j : j + 2, k : k + 6])
+
+
+def test_a_missing_value_stays_where_it_is_in_linear_interpolation():
+    values = np.ones((9, 9, 9), np.float32)
+    values[2, 2, 2] = np.nan
+    moved = array_of(resampled(scan_of(values, np.eye(4)), 0.9))
+    assert np.isnan(moved).any()
+    assert np.isfinite(moved[5:]).all()
+
+
+def test_splines_do_not_go_below_the_lowest_value():
+    values = np.zeros((12, 12, 12), np.float32)
+    values[4:8, 4:8, 4:8] = 1
+    moved = array_of(resampled(scan_of(values, np.eye(4)), 0.8, order=3))
+    assert moved.min() == 0
+    assert moved.max() > 1
