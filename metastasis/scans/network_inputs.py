@@ -113,17 +113,16 @@ def on_network_grid(case: Scan, spacing: float | None) -> Scan:
         mask = binarize(values_of(mask), name="its mask")
     if not _is_resampled(volume, spacing):
         return _in_ras(volume, volume), _in_ras(prior, volume), _in_ras(mask, volume)
-    # Interpolation gives the share of each new voxel that lies inside.
-    inside = _resampled_values(brain_of(case), volume, spacing, order=1) > MASK_THRESHOLD
+    if mask is None:
+        image = _resampled_brain(volume, volume, spacing)
+        return image, _resampled_brain(prior, volume, spacing), None
     # Linear interpolation would blur vessels, which then look like tissue that enhances.
     image = _resampled_values(volume, volume, spacing, order=3)
     if prior is not None:
         prior = _resampled_values(prior, volume, spacing, order=3)
-    if mask is not None:
-        return image, prior, inside
-    # Splines leave waves beside the edge of a brain that is known by the zeros around it.
-    outside = ~inside if image.ndim == 3 else ~inside[..., None]
-    return np.where(outside, 0, image), prior, None
+    # Interpolation gives the share of each new voxel that lies inside.
+    share = _resampled_values(mask, volume, spacing, order=1)
+    return image, prior, share > MASK_THRESHOLD
 
 
 def case_on_network_grid(case: Scan, spacing: float | None) -> Scan:
@@ -238,6 +237,16 @@ def _as_stored(values: NDArray[np.float32], volume: Any) -> NDArray[np.float32]:
         values, ornt_transform(ras, io_orientation(volume.affine))
     )
     return stored
+
+
+def _resampled_brain(image: Any, volume: Any, spacing: float | None) -> Any:
+    """Resample a scan whose brain is known by the zeros around it, in each of its channels."""
+    if image is None:
+        return None
+    values = _resampled_values(image, volume, spacing, order=3)
+    # Splines leave waves beside the edge, which would count as brain.
+    share = _resampled_values(np.asarray(values_of(image)) != 0, volume, spacing, order=1)
+    return np.where(share > MASK_THRESHOLD, values, 0)
 
 
 def _resampled_values(

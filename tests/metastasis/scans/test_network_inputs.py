@@ -84,15 +84,18 @@ def test_a_fine_vessel_stays_as_bright_as_it_is():
 
 
 def test_splines_leave_nothing_outside_of_a_stripped_brain():
-    values = np.zeros((30, 30, 30), np.float32)
+    values = np.zeros((30, 30, 30, 2), np.float32)
     values[10:20, 10:20, 10:20] = 100
-    image = nib.Nifti1Image(values, np.diag([1.1, 1.1, 1.1, 1]))
-    seen, _, mask = on_network_grid((image, None, None), 1.0)
-    _, _, given = on_network_grid(
-        (image, None, nib.Nifti1Image((values > 0).astype(np.uint8), image.affine)), 1.0
-    )
+    values[10:16, 10:20, 10:20, 1] = 0
+    affine = np.diag([1.1, 1.1, 1.1, 1])
+    image, prior = nib.Nifti1Image(values, affine), nib.Nifti1Image(values[..., 1], affine)
+    seen, seen_prior, mask = on_network_grid((image, prior, None), 1.0)
     assert mask is None
-    assert np.array_equal(seen > 0, given)
+    for channel in range(2):
+        label = nib.Nifti1Image((values[..., channel] > 0).astype(np.uint8), affine)
+        inside = label_on_network_grid(label, image, 1.0)
+        assert np.array_equal(seen[..., channel] != 0, inside)
+    np.testing.assert_array_equal(seen_prior, seen[..., 1])
 
 
 def test_larger_voxels_are_seen_as_means_of_smaller_ones():
