@@ -281,7 +281,8 @@ class Strategy(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """Whether the regressor can be fitted from the moments of the training voxels."""
         if not isinstance(self.regressor, str) or self._loss != "mean":
             return False
-        return REGRESSORS[self.regressor].learns_from_moments
+        # `fit` refuses other names.
+        return self.regressor in REGRESSORS and REGRESSORS[self.regressor].learns_from_moments
 
     def fit_designs(self, designs: Sequence[Design]) -> Self:
         """

@@ -181,6 +181,7 @@ def test_linear_regression_needs_no_more_of_a_design_than_its_moments():
     assert estimator.learns_from_moments
     assert not SignalToSignal("RFR", **PROTOCOLS).learns_from_moments
     assert not SignalToSignal(LinearRegression(), **PROTOCOLS).learns_from_moments
+    assert not SignalToSignal("unknown", **PROTOCOLS).learns_from_moments
     designs = [estimator.design(*linear_world(seed)).reduced() for seed in range(3)]
     assert all(design.features is None for design in designs)
     new = linear_world(7)[0]
