@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -429,9 +429,9 @@ class VoxelOptimizer(BaseEstimator):
         is_default = self.objective is None and objective == PlacementObjective()
         if is_default and isinstance(scene, Scene) and scene.targets:
             objective = PlacementObjective(one_sided=True)
-        parameters = self.get_params(deep=False) | {"objective": objective}
-        del parameters["size_range"]
-        return Wishes(sizes=sizes, **parameters)
+        parameters = self.get_params(deep=False) | {"objective": objective, "sizes": sizes}
+        # A subclass may have parameters of its own.
+        return Wishes(**{wish.name: parameters[wish.name] for wish in fields(Wishes)})
 
 
 def _assessed(

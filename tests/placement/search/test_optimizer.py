@@ -397,6 +397,24 @@ def test_parameters_that_make_no_sense_are_refused(cube, options, words):
         VoxelOptimizer(**options).place(cube)
 
 
+def test_a_subclass_may_have_parameters_of_its_own(cube):
+    class Named(VoxelOptimizer):
+        def __init__(
+            self, objective=None, *, site="", size_range=(10, 60), min_volume=6.0, max_rotations=0,
+            max_aspect=3.0, thorough=False, tie_break=0.03, rounding=None, inside_image=True,
+            random_state=None,
+        ):  # fmt: skip
+            super().__init__(
+                objective, size_range=size_range, min_volume=min_volume, max_aspect=max_aspect,
+                max_rotations=max_rotations, thorough=thorough, tie_break=tie_break,
+                rounding=rounding, inside_image=inside_image, random_state=random_state,
+            )  # fmt: skip
+            self.site = site
+
+    plain = VoxelOptimizer(max_rotations=0, max_aspect=3.0, random_state=0).predict([cube])
+    np.testing.assert_array_equal(Named(site="a", random_state=0).predict([cube]), plain)
+
+
 def test_another_kind_of_objective_is_refused(cube):
     with pytest.raises(TypeError, match="PlacementObjective"):
         VoxelOptimizer(lambda voxel, scene: 1.0).fit()
