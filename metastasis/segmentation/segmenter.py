@@ -152,9 +152,9 @@ class DeepMedicSegmenter(VolumeEstimator):
     flips : bool, default=False
         Whether probabilities are averaged over the eight mirror images of a volume.
     spacing : float, optional
-        Edge in mm of the voxels that the network sees. Images are resampled to it as by
-        `prepare_brain`, answers come on their own grids. Arrays, which have no spacing, are taken
-        as they are; so are images by default.
+        Edge in mm of the voxels that the network sees. Images are resampled to it by cubic
+        splines, on the grid of `prepare_scan`; answers come on their own grids. Arrays, which have
+        no spacing, are taken as they are; so are images by default.
     warm_start_from : path, optional
         Model file of such a segmenter with a network of the same sizes: training begins with its
         weights.
