@@ -42,7 +42,6 @@ def cube():
     return Scene(tumor, np.eye(4))
 
 
-@pytest.mark.slow
 def test_a_tumor_that_allows_it_is_placed_at_the_maximum_without_rotation(cube):
     placement = VoxelOptimizer(random_state=0).placement(cube)
     assert placement.objective > 0.95
