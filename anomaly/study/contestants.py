@@ -60,7 +60,8 @@ class Bench:
         self.matching = {"connectivity": connectivity, "min_overlap": min_overlap}
         self.scored = [case.scored for case in cases]
         self.healthy_scored = [case.scored for case in healthy]
-        empty = [case.name for case in (*cases, *healthy) if not case.scored.any()]
+        masks = zip((*cases, *healthy), (*self.scored, *self.healthy_scored), strict=True)
+        empty = [case.name for case, mask in masks if not mask.any()]
         if empty:
             raise ValueError(
                 f"no white or gray matter to score in {first_few(empty)}; check the tissue maps"
