@@ -125,8 +125,7 @@ def segment(
     }
     RUN.begin(out, settings, overwrite)
     if resample:
-        unwrapped, segmenter = segmenter, _resampled(segmenter)
-        is_unchanged &= segmenter is unwrapped
+        is_unchanged &= not _resample(segmenter)
     _segment(
         segmenter,
         cases,
@@ -192,8 +191,8 @@ def ensemble(
     # Without prior scans the models see none, but the table of lesions still compares with them.
     _uses_priors(models, cases)
     if resample:
-        unwrapped, models = models, [_resampled(model) for model in models]
-        is_unchanged &= models == unwrapped
+        resampled = [_resample(model) for model in models]
+        is_unchanged &= not any(resampled)
     segmenter = SensitivitySpecificityEnsemble(*models, thresholds=limits)
     settings = {
         "command": "ensemble",
@@ -298,15 +297,14 @@ def _edge(model: Any) -> float | None:
     return None if edge is None else float(edge)
 
 
-def _resampled(model: Any) -> Any:
-    """Wrap a model, so that it sees scans on the voxels of its training scans."""
-    from metastasis.segmentation.image_files import ResampledSegmenter
-
+def _resample(model: Any) -> bool:
+    """Let a model see scans on the voxels of its training scans; tell whether that is a change."""
     edge = _edge(model)
     if edge is None:
         say("scans are not resampled: the model resamples them itself, or its voxels are unknown")
-        return model
-    return ResampledSegmenter(model, edge)
+        return False
+    getattr(model, "segmenter_", model).set_params(spacing=edge)
+    return True
 
 
 def _prior_note(case: Case) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
 
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.nifti import (
@@ -20,50 +18,11 @@ from dmrifit.io.nifti import (
     save_image,
     values_of,
 )
-from metastasis.scans.network_inputs import (
-    brain_of,
-    case_on_network_grid,
-    joined_cases,
-    on_scan_grid,
-)
 from metastasis.segmentation.ensemble import segment_by
 
-__all__ = ["ResampledSegmenter", "segment_image"]
+__all__ = ["segment_image"]
 
 _NAMES = {"probability": "probability.nii.gz", "label": "label.nii.gz"}
-
-
-class ResampledSegmenter:
-    """A fitted segmenter that sees scans on cubic voxels (mm), and answers on their own grids."""
-
-    def __init__(self, segmenter: Any, spacing: float) -> None:
-        self.segmenter = segmenter
-        self.spacing = spacing
-
-    def __getattr__(self, name: str) -> Any:
-        # Threshold, smallest lesion and prior are those of the segmenter.
-        if name == "segmenter":
-            raise AttributeError(name)
-        return getattr(self.segmenter, name)
-
-    def predict_proba(
-        self,
-        volumes: Sequence[nib.Nifti1Image],
-        *,
-        priors: Sequence[Any] | None = None,
-        masks: Sequence[Any] | None = None,
-    ) -> list[NDArray[np.float32]]:
-        """Give the probability of a metastasis in each voxel, for each case on its own grid."""
-        answers = []
-        for case in joined_cases(volumes, priors, masks):
-            image, prior, mask = case_on_network_grid(case, self.spacing)
-            options: dict[str, Any] = {"masks": [mask]}
-            if prior is not None:
-                options["priors"] = [prior]
-            (probability,) = self.segmenter.predict_proba([image], **options)
-            answer = on_scan_grid(np.asarray(probability, np.float32), case[0], self.spacing)
-            answers.append(answer * brain_of(case))
-        return answers
 
 
 def segment_image(
