@@ -144,6 +144,7 @@ def test_scans_that_fail_leave_the_others(run, table, models, tmp_path):
     assert "1 scan," in said
     failed = pd.read_csv(out / "failed.tsv", sep="\t")
     assert failed["name"].tolist() == ["p0", "p1", "p3"]
+    assert said.endswith("; failed: 3\n")
     assert "has 4 axes" in failed["problem"][0]
     assert "non-finite" in failed["problem"][1]
     assert "none.nii.gz: no such file" in failed["problem"][2]

@@ -123,7 +123,7 @@ def test_a_case_that_fails_leaves_the_others(run, tmp_path, ball):
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), tmp_path / "empty.nii.gz")
     code, said, error = run("place", table, "--out", out, "--fail-on-flag")
     assert code == 3, error
-    assert "flagged: 0 of 1" in said
+    assert "flagged: 0 of 1; failed: 1\n" in said
     assert list((out / "one").iterdir()) == []
     # A missing file is told before the first case, and its row alone fails.
     table.write_text("name\ttumor\ntwo\tball.nii.gz\nthree\tno.nii.gz\nfour\tno.nii.gz\n")
