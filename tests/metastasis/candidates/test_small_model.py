@@ -51,8 +51,8 @@ def test_figures_beside_the_model_are_those_measured_at_its_threshold():
     cut = json.loads(PATH.with_suffix(".json").read_text())["figures"]["threshold"]
     found = found_small = n_all = n_small = 0
     card = CARD.read_text()
-    for name, direction in measured["directions"].items():
-        (row,) = [row for row in direction["two stages"] if row["threshold"] == cut]
+    for name, row in measured["new implants"].items():
+        assert row["threshold"] == cut
         n, n_of_small = sum(row["n"].values()), row["n"]["small"]
         found, n_all = found + round(row["sensitivity"] * n), n_all + n
         found_small += round(row["by_kind"]["small"] * n_of_small)
