@@ -14,15 +14,25 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 @contextmanager
 def step_bar(
-    total: int, unit: str, task: str | None = None, *, leave: bool = True, n_before: int = 0
+    total: int,
+    unit: str,
+    task: str | None = None,
+    *,
+    leave: bool = True,
+    n_before: int = 0,
+    show: bool = True,
 ) -> Iterator[Callable[..., None]]:
     """
     Give the function that counts a step: its text, how many units it has, and its state.
 
     Where there is no terminal, a step with a text is a line on standard error; of steps without
     one, a line tells every ten seconds how many are done. The state, such as a loss, stands beside
-    the bar and in these lines. `n_before` units were done by an earlier run.
+    the bar and in these lines. `n_before` units were done by an earlier run. Without `show`
+    nothing is told.
     """
+    if not show:
+        yield lambda *_, **__: None
+        return
     from tqdm import tqdm
 
     n_done = n_before

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,6 @@ from dmrifit._utils.progress import step_bar
 from dmrifit.cohort.scaling import reference_columns
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import correct_motion, denoise, remove_gibbs, rotate_directions
-from dmrifit.imaging.head_pipeline import PreparedBrain, prepare_brain
 from dmrifit.imaging.noise import (
     NoiseLevel,
     describe_noise_levels,
@@ -47,7 +47,7 @@ from dmrifit.io.series import Series, read_map, read_slabs
 if TYPE_CHECKING:
     import nibabel as nib
 
-__all__ = ["STEPS", "PreparedBrain", "Preprocessed", "prepare_brain", "preprocess_image"]
+__all__ = ["STEPS", "Preprocessed", "preprocess_image"]
 
 #: Steps of preprocessing, in their order: denoising needs noise that is independent between
 #: voxels, Gibbs removal the grid of the scanner; interpolation of moved volumes removes both.
@@ -157,6 +157,7 @@ def preprocess_image(
     files = _files(series, protocol)
     inputs = (image, mask)
     file_sets = output_files(out, files.values(), overwrite=overwrite, inputs=inputs)
+    bar = partial(step_bar, unit="volume", leave=False, show=progress)
     with file_sets as file_set, ExitStack() as stack:
         region = None
         if mask is not None:
@@ -170,7 +171,7 @@ def preprocess_image(
             # Before denoising, which leaves no noise to estimate.
             levels = noise_levels(readable, mask=region)
             if "denoise" in ordered_steps:
-                with _bar(1, "denoise", progress=progress) as count:
+                with bar(1, task="denoise") as count:
                     _, sigma = denoise(readable, mask=region, out=signals)
                     count()
                 noise = NoiseLevel(sigma, "mppca")
@@ -184,12 +185,12 @@ def preprocess_image(
         if doubt:
             warnings.warn(f"{series.name}: {doubt}", stacklevel=2)
         if "gibbs" in ordered_steps:
-            with _bar(len(protocol), "gibbs", progress=progress) as count:
+            with bar(len(protocol), task="gibbs") as count:
                 remove_gibbs(signals, slice_axis=slice_axis, out=signals, progress=count)
         if "motion" in ordered_steps:
             # Without diffusion weighting tissue has most signal, and borders are easiest to align.
             reference = int(reference_columns(protocol)[0])
-            with _bar(len(protocol), "motion", progress=progress) as count:
+            with bar(len(protocol), task="motion") as count:
                 _, transforms = correct_motion(
                     signals,
                     series.affine,
@@ -199,7 +200,11 @@ def preprocess_image(
                     progress=count,
                 )
             # The patient has turned against the gradients of the scanner.
-            protocol = _rotated(protocol, transforms, series.affine)
+            if protocol.directions is not None:
+                directions = rotate_directions(protocol.directions, transforms, series.affine)
+                protocol = Protocol(
+                    protocol.b, protocol.te, directions=directions, name=protocol.name
+                )
             _warn_of_large_motion(transforms, series)
         # Always a map, so that fits take one kind of file.
         sigma_map = np.broadcast_to(np.float32(noise.sigma), series.grid).copy()
@@ -275,16 +280,6 @@ def _slice_axis(series: Series) -> int:
     if edges[longest] > _THICK * np.delete(edges, longest).max():
         return longest
     return 2
-
-
-def _rotated(
-    protocol: Protocol, transforms: NDArray[np.float64], affine: NDArray[np.float64]
-) -> Protocol:
-    """Rotate the directions of a protocol with its volumes."""
-    if protocol.directions is None:
-        return protocol
-    directions = rotate_directions(protocol.directions, transforms, affine)
-    return Protocol(protocol.b, protocol.te, directions=directions, name=protocol.name)
 
 
 def _size_of_motion(
@@ -379,10 +374,3 @@ def _write(
             # One line of numbers; of directions one for each axis.
             np.savetxt(files.path(names[key]), np.atleast_2d(numbers.T), fmt="%.10g")
     files.write_json(names["sidecar"], description)
-
-
-def _bar(total: int, task: str, *, progress: bool) -> AbstractContextManager[Callable[..., None]]:
-    """Count volumes, if that is wanted."""
-    if not progress:
-        return nullcontext(lambda: None)
-    return step_bar(total, "volume", task, leave=False)

@@ -317,15 +317,11 @@ class Series:
     ) -> Iterator[slice]:
         """Choose slabs that hold a voxel of the region, and show how far the work is."""
         n_slices = self.grid[2]
-        with ExitStack() as stack:
-            count = None
-            if progress:
-                count = stack.enter_context(step_bar(n_slices, "slice", task, leave=False))
+        with step_bar(n_slices, "slice", task, leave=False, show=progress) as count:
             for slab in slices_of(n_slices, thickness, [image.data for image in self.parts]):
                 if region is None or region[:, :, slab].any():
                     yield slab
-                if count is not None:
-                    count(n=slab.stop - slab.start)
+                count(n=slab.stop - slab.start)
 
     def map(self, values: NDArray, description: str) -> nib.Nifti1Pair:
         """Make an image of values (x, y, z) on this grid, with the spatial part of the header."""
