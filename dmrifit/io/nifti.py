@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
@@ -35,6 +35,7 @@ __all__ = [
     "Image",
     "Images",
     "bytes_of_maps",
+    "check_length",
     "check_magnitudes",
     "check_position",
     "check_real",
@@ -51,7 +52,7 @@ __all__ = [
     "read_volume",
     "save_image",
     "spatial_header",
-    "stored_bytes",
+    "unpack",
     "use_form",
     "values_of",
     "warn_of_two_positions",
@@ -402,6 +403,42 @@ def stored_bytes(proxy: Any) -> int:
     return int(proxy.offset) + int(proxy.dtype.itemsize) * n_values
 
 
+def check_length(n_bytes: int, proxy: Any, name: str) -> None:
+    """Refuse a file with fewer bytes, unpacked, than its header states."""
+    needed = stored_bytes(proxy)
+    if n_bytes < needed:
+        raise ValueError(
+            f"{name} is cut off: it should hold {needed} bytes and holds {n_bytes}; copy it again"
+        )
+
+
+def unpack(path: Path, proxy: Any, file: IO[bytes], name: str) -> ArrayProxy:
+    """Unpack an image into an open file, up to its last byte, and check that it is whole."""
+    with ImageOpener(str(path)) as packed:
+        shutil.copyfileobj(packed, _Bounded(file, stored_bytes(proxy), name), _CHUNK)
+    check_length(file.tell(), proxy, name)
+    layout = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
+    return ArrayProxy(file, layout)
+
+
+class _Bounded:
+    """A file that takes no more than a header states: a small packed file could fill the disk."""
+
+    def __init__(self, file: IO[bytes], n_bytes: int, name: str) -> None:
+        self.file = file
+        self.n_bytes = n_bytes
+        self.name = name
+
+    def write(self, chunk: bytes) -> int:
+        # Programs may leave some bytes behind the last value.
+        if self.file.tell() + len(chunk) > self.n_bytes + _CHUNK:
+            raise ValueError(
+                f"{self.name} unpacks to more than the {self.n_bytes} bytes that its header "
+                "states; copy it again"
+            )
+        return self.file.write(chunk)
+
+
 def spatial_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
     """Copy where a header places voxels and nothing else that it says."""
     # Scanners and converters write patients and files into descriptions and extensions.
@@ -434,21 +471,7 @@ def _read_to_end(loaded: nib.Nifti1Pair, name: str) -> Any:
     path = file_of(loaded)
     if path is None or path.suffix.lower() not in COMPRESSED:
         return stored
-    needed = stored_bytes(stored)
-    with ImageOpener(str(path)) as packed:
-        raw = packed.read(needed)
-        padding = packed.read(_CHUNK)
-        too_long = len(padding) == _CHUNK and packed.read(1)
-    if len(raw) < needed:
-        raise ValueError(
-            f"{name} is cut off: it should hold {needed} bytes and holds {len(raw)}; copy it again"
-        )
-    if too_long:
-        raise ValueError(
-            f"{name} unpacks to more than the {needed} bytes that its header states; copy it again"
-        )
-    layout = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
-    return ArrayProxy(io.BytesIO(raw), layout)
+    return unpack(path, stored, io.BytesIO(), name)
 
 
 def _vanished(name: str) -> Any:
@@ -573,10 +596,8 @@ def _check_claimed_size(proxy: Any, path: Path, name: str) -> None:
             f"{name} says that it holds {needed} bytes, which its {size} packed ones cannot be; "
             "copy it again"
         )
-    if suffix not in COMPRESSED and needed > size:
-        raise ValueError(
-            f"{name} is cut off: it should hold {needed} bytes and holds {size}; copy it again"
-        )
+    if suffix not in COMPRESSED:
+        check_length(size, proxy, name)
     # Unpacked values without a scale factor are mapped from the disk and need no memory of their
     # own.
     mapped = suffix not in COMPRESSED and (proxy.slope, proxy.inter) == (1, 0)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy
-from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
 from dmrifit._utils.checks import filled
@@ -30,6 +27,7 @@ from dmrifit.io.nifti import (
     DAMAGED,
     Image,
     Images,
+    check_length,
     check_magnitudes,
     check_real,
     damaged,
@@ -37,7 +35,7 @@ from dmrifit.io.nifti import (
     image_name,
     load_image,
     spatial_header,
-    stored_bytes,
+    unpack,
     values_of,
     warn_of_two_positions,
 )
@@ -48,7 +46,6 @@ __all__ = ["Part", "Series", "read_map", "read_slabs"]
 SLAB_VALUES = 2**21
 
 _SAMPLE = 10**5  # values that are compared with the largest one
-_SLACK = 2**20  # bytes that programs leave behind the last value
 
 
 @dataclass(frozen=True)
@@ -89,16 +86,14 @@ class Part:
                 size = self.path.stat().st_size
             except OSError as error:
                 raise damaged(self.name, error) from error
-            self._check_length(size)
+            check_length(size, self.data, self.name)
             yield self
             return
         # A slice can only be reached by unpacking from the start, so all is unpacked once, into a
         # file without a name that vanishes even if the process is killed.
         with tempfile.TemporaryFile() as file:
-            bounded = _Bounded(file, stored_bytes(self.data), self.name)
             try:
-                with ImageOpener(str(self.path)) as packed:
-                    shutil.copyfileobj(packed, bounded, 2**20)
+                data = unpack(self.path, self.data, file, self.name)
             except DAMAGED as error:
                 if getattr(error, "errno", None) in NO_ROOM:
                     raise type(error)(
@@ -106,18 +101,7 @@ class Part:
                         "set TMPDIR to a larger place"
                     ) from error
                 raise damaged(self.name, error) from error
-            self._check_length(file.tell())
-            stored = self.data
-            layout = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
-            yield replace(self, data=ArrayProxy(file, layout))
-
-    def _check_length(self, n_bytes: int) -> None:
-        needed = stored_bytes(self.data)
-        if n_bytes < needed:
-            raise ValueError(
-                f"{self.name} is cut off: it should hold {needed} bytes and holds {n_bytes}; "
-                "copy it again"
-            )
+            yield replace(self, data=data)
 
 
 #: Takes a slab and its values (x, y, slices, m).
@@ -358,23 +342,6 @@ def read_map(image: Image, series: Series, unnamed: str = "the map") -> NDArray:
         grid, loaded.affine, series.grid, series.affine, name=name, reference_name=series.name
     )
     return values_of(loaded, name).reshape(series.grid)
-
-
-class _Bounded:
-    """A file that takes no more than a header states: a small packed file could fill the disk."""
-
-    def __init__(self, file: IO[bytes], n_bytes: int, name: str) -> None:
-        self.file = file
-        self.n_bytes = n_bytes
-        self.name = name
-
-    def write(self, chunk: bytes) -> int:
-        if self.file.tell() + len(chunk) > self.n_bytes + _SLACK:
-            raise ValueError(
-                f"{self.name} unpacks to more than the {self.n_bytes} bytes that its header "
-                "states; copy it again"
-            )
-        return self.file.write(chunk)
 
 
 def _part(loaded: nib.Nifti1Pair, name: str, *, may_be_3d: bool) -> Part:

@@ -93,7 +93,7 @@ def test_a_scan_that_unpacks_to_more_than_its_header_tells_does_not_fill_the_dis
     path = zeros(tmp_path / "bomb.nii.gz", header((4, 3, 2, 4)), 2**26)
     assert path.stat().st_size < 2**19
     written = []
-    monkeypatch.setattr("dmrifit.io.series._Bounded.write", counted(written))
+    monkeypatch.setattr("dmrifit.io.nifti._Bounded.write", counted(written))
     with peak(LITTLE), pytest.raises(ValueError, match=r"bomb\.nii\.gz unpacks to more than the 544 bytes"):
         fit_image(path, PROTOCOL, "adc", out=tmp_path / "out")
     assert sum(written) <= 2**21 + 2**20
@@ -101,7 +101,7 @@ def test_a_scan_that_unpacks_to_more_than_its_header_tells_does_not_fill_the_dis
 
 
 def counted(written):
-    from dmrifit.io.series import _Bounded
+    from dmrifit.io.nifti import _Bounded
 
     write = _Bounded.write
 
