@@ -28,7 +28,7 @@ from dmrifit.io.case_tables import (
 )
 from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import binarize
-from dmrifit.io.nifti import check_position, image_name, load_image, values_of
+from dmrifit.io.nifti import load_image, values_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,6 @@ __all__ = ["TABLE", "Case", "read_case", "read_cases", "read_row", "write_cases"
 #: Name of the table that `write_cases` makes.
 TABLE = "cases.tsv"
 
-_REMEDY = "bring both to one grid (prepare_brain does)"
 REQUIRED = ("patient", "image")
 _MAPS = ("label", "prior", "brain", "prior_label", "mimics")
 #: Columns of images, that of the scan first.
@@ -131,13 +130,14 @@ class Case:
             if values is None:
                 continue
             name = f"{title}: the {key}"
-            checked[key] = checked_values(values, image.shape, name, remedy=_REMEDY)
+            remedy = "bring both to one grid (prepare_scan does)"
+            checked[key] = checked_values(values, image.shape, name, remedy=remedy)
         for key in ("label", "brain", "prior_label", "mimics"):
             mask = getattr(self, key)
             if mask is None:
                 continue
             name = f"{title}: the {key.replace('_', ' ')}"
-            checked[key] = checked_mask(mask, image.shape, name, remedy=_REMEDY)
+            checked[key] = checked_mask(mask, image.shape, name)
             if key != "brain":
                 checked[key] = checked[key].astype(np.uint8)
         checked["affine"] = checked_affine(self.affine, f"{title}: the affine")
@@ -311,7 +311,6 @@ def read_row(row: dict[str, str], folder: Path) -> Case:
     """Read the files of one row of a table."""
     image_path = folder / row["image"]
     image = load_image(image_path)
-    check_position(image, str(image_path))
 
     def values_on_grid(column: str) -> NDArray | None:
         if not row.get(column):
@@ -321,7 +320,7 @@ def read_row(row: dict[str, str], folder: Path) -> Case:
         except ValueError as error:
             remedy = ""
             if column == "prior":
-                remedy = "; prepare_brain(image, prior=…) aligns and resamples it"
+                remedy = "; prepare_scan(image, prior=…) aligns and resamples it"
             raise ValueError(f"{error}{remedy}") from None
 
     synthetic = read_synthetic(row)
@@ -334,7 +333,7 @@ def read_row(row: dict[str, str], folder: Path) -> Case:
         masks[column] = binarize(values, name=name, may_be_empty=column != "brain")
         if column == "label" and row.get("classes"):
             masks[column] = _in_classes(values, row["classes"])
-    volume = three_axes(values_of(image, image_name(image_path)), image_path)
+    volume = three_axes(values_of(image, str(image_path)), image_path)
     _check_finite(volume, image_path)
     prior = values_on_grid("prior")
     if prior is not None:

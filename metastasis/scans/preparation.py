@@ -17,7 +17,6 @@ from dmrifit.io.grids import array_of, onto, read_scan, read_scan_like, resample
 from dmrifit.io.masks import MASK_THRESHOLD
 from dmrifit.io.nifti import (
     Image,
-    check_position,
     describe_sources,
     image_name,
     load_image,
@@ -158,10 +157,8 @@ def prepare_scan(
 
 
 def _read(image: Image) -> nib.Nifti1Pair:
-    """Read a scan that has a position, and say which volume is needed of several."""
+    """Read a scan, and say which volume is needed of several."""
     loaded = load_image(image)
-    if isinstance(image, str | Path):
-        check_position(loaded, str(image))
     if len(loaded.shape) == 4 and loaded.shape[3] > 1:
         raise ValueError(
             f"{image_name(image)} has {loaded.shape[3]} volumes; save the post-contrast one alone"

@@ -132,5 +132,5 @@ def check_geometry(case: Scan, edge: float | None) -> None:
     if not 1 / MAX_EDGE_RATIO <= image_edge / edge <= MAX_EDGE_RATIO:
         raise ValueError(
             f"voxels of {image_edge:.3g} mm for a network of voxels of {edge:.3g} mm; resample "
-            f"the scan (prepare_brain does, spacing={edge:.3g}), or train with a spacing"
+            f"the scan (prepare_scan does, spacing={edge:.3g}), or train with a spacing"
         )

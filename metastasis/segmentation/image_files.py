@@ -11,7 +11,6 @@ import numpy as np
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.nifti import (
     Image,
-    check_position,
     file_paths,
     image_of,
     load_image,
@@ -102,8 +101,6 @@ def _read(image: Image) -> nib.Nifti1Image:
     """Give an image with its values in memory."""
     loaded = load_image(image)
     name = str(image) if isinstance(image, str | Path) else "the image"
-    if isinstance(image, str | Path):
-        check_position(loaded, name)
     values = values_of(loaded, name)
     # Some programs write a volume with a fourth axis of length 1.
     if values.ndim == 4 and values.shape[3] == 1:

@@ -108,7 +108,7 @@ def test_masks_are_read_by_the_rule_that_all_masks_have(tmp_path):
         ({"image": np.zeros((3, 3))}, r"volume \(x, y, z\), not an array of shape \(3, 3\)"),
         ({"image": np.full((6, 7, 8), np.nan)}, "image has 336 non-finite values"),
         ({"prior": np.full((6, 7, 8), np.inf)}, "prior has 336 non-finite values"),
-        ({"prior": np.zeros((6, 7, 9))}, r"prior has shape \(6, 7, 9\).*prepare_brain"),
+        ({"prior": np.zeros((6, 7, 9))}, r"prior has shape \(6, 7, 9\).*prepare_scan"),
         ({"label": np.full((6, 7, 8), 3)}, r"0 and 1 only, not \[3\]"),
         ({"label": np.zeros((6, 7, 7))}, "label has shape"),
         ({"affine": np.zeros((4, 4))}, "that places voxels in mm"),
@@ -125,7 +125,7 @@ def test_rows_that_are_wrong_are_named(tmp_path):
     saved(np.zeros((4, 4, 4, 2), np.float32), tmp_path / "two.nii")
     head = "patient\timage\tprior\tlabel\tclasses\tsynthetic\n"
     for row, error, message in (
-        ("a\ti.nii\tp.nii\tn/a\tn/a\tn/a", ValueError, r"row 2 \(patient a\).*corners.*prepare_brain"),
+        ("a\ti.nii\tp.nii\tn/a\tn/a\tn/a", ValueError, r"row 2 \(patient a\).*corners.*prepare_scan"),
         ("a\tnone.nii\tn/a\tn/a\tn/a\tn/a", FileNotFoundError, r"row 2 .*none\.nii.*relative to"),
         ("a\ti.nii\tn/a\ti.nii\tone\tn/a", ValueError, "whole numbers.*'one'"),
         ("a\ti.nii\tn/a\tn/a\tn/a\tmaybe", ValueError, "true or false, not 'maybe'"),
