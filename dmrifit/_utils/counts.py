@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
 
-__all__ = ["counted", "first_few"]
+__all__ = ["counted", "first_few", "size_text"]
 
 
 def counted(n: SupportsIndex, noun: str, plural: str = "") -> str:
@@ -17,3 +17,8 @@ def first_few(names: Sequence[str], most: int = 5) -> str:
     """List the first names, and say how many more there are."""
     text = ", ".join(names[:most])
     return f"{text} and {len(names) - most} more" if len(names) > most else text
+
+
+def size_text(sizes: Iterable[object]) -> str:
+    """Write the lengths of the axes of an array."""
+    return " × ".join(map(str, sizes))

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, size_text
 from dmrifit.cli.console import OverwriteOption
 from dmrifit.cli.options import BvalOption, BvecOption, ScanArgument, TeOption, say, scan_of
 
@@ -43,7 +43,7 @@ def info(
         problem = str(error)
     described = scan_info(images, protocol, mask=mask)
     edges = " × ".join(f"{edge:.4g}" for edge in described.voxel)
-    grid = " × ".join(map(str, described.grid))
+    grid = size_text(described.grid)
     rows = [
         ("grid", f"{grid} voxels of {edges} mm, {counted(described.n_volumes, 'volume')}"),
         ("axes", f"{described.axes} (position: {described.position})"),

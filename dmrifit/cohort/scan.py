@@ -319,10 +319,8 @@ class Scan:
             if map_affine is None:
                 map_affine = affine
             check_same_grid(
-                map_shape,
-                map_affine,
-                shape[:3],
-                affine,
+                (map_shape, map_affine),
+                (shape[:3], affine),
                 name=_describe(volume, f"{label} of patient {self.patient}"),
                 reference_name=image,
             )

@@ -14,6 +14,7 @@ from scipy.ndimage import find_objects
 from threadpoolctl import threadpool_limits
 
 from dmrifit._optional import import_optional
+from dmrifit._utils.counts import size_text
 from dmrifit.io.chunked_arrays import Array, is_array, read_block
 from dmrifit.io.series import read_slabs
 
@@ -102,7 +103,7 @@ def denoise(
     reached = np.isfinite(sigma)
     if not reached.any():
         raise ValueError(
-            f"no voxel of the image of {_times(original.shape)} could be denoised; check image "
+            f"no voxel of the image of {size_text(original.shape)} could be denoised; check image "
             "and mask"
         )
     sigma[~reached] = np.median(sigma[reached])
@@ -186,7 +187,7 @@ def correct_motion(
     if min(original.shape[:3]) < 4:
         raise ValueError(
             "motion correction needs at least 4 voxels along each axis; the image has "
-            f"{_times(original.shape[:3])}"
+            f"{size_text(original.shape[:3])}"
         )
     if not 0 <= reference < n:
         raise ValueError(
@@ -337,7 +338,7 @@ def _patch_radius(shape: tuple[int, ...]) -> NDArray[np.intp]:
         radius = np.minimum(radius + 1, largest)
     if np.prod(2 * radius + 1) < 2:
         raise ValueError(
-            f"an image of {_times(shape)} is too small for patches of radius {_SMALLEST_RADIUS}"
+            f"an image of {size_text(shape)} is too small for patches of radius {_SMALLEST_RADIUS}"
         )
     return radius
 
@@ -346,7 +347,3 @@ def _rotation(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """Find the orthogonal matrix nearest to a matrix."""
     left, _, right = np.linalg.svd(matrix)
     return left @ right
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " × ".join(map(str, shape))

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.counts import size_text
 from dmrifit.imaging.regions import named_maps
 from dmrifit.io.atomic_files import FileSet, write_text
 from dmrifit.io.bids_derivatives import common_stem, derivative_name, describe_prediction
-from dmrifit.io.masks import binarize, check_same_grid
+from dmrifit.io.masks import Grid, binarize, check_same_grid
 from dmrifit.io.nifti import image_of, load_image, read_volume, save_image
 
 if TYPE_CHECKING:
@@ -46,30 +47,21 @@ def read_maps(
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
     """Read maps (x, y, z) of one grid by name; also give its affine (4, 4)."""
     volumes: dict[str, NDArray[np.float64]] = {}
-    affine = np.eye(4)
+    reference: Grid = ((), np.eye(4))
     first = ""
     for name, path in maps.items():
         values = np.asarray(read_volume(path), dtype=np.float64)
         if values.ndim > 3 and set(values.shape[3:]) <= {1}:
             values = values.reshape(values.shape[:3])
         if values.ndim != 3:
-            size = " × ".join(map(str, values.shape))
+            size = size_text(values.shape)
             raise ValueError(f"{path} is {values.ndim}-D ({size}); a map is one volume")
-        own_affine = np.asarray(load_image(path).affine, dtype=np.float64)
-        if volumes:
-            reference = next(iter(volumes.values()))
-            check_same_grid(
-                values.shape,
-                own_affine,
-                reference.shape,
-                affine,
-                name=str(path),
-                reference_name=first,
-            )
-        else:
-            affine, first = own_affine, str(path)
+        grid = values.shape, np.asarray(load_image(path).affine, dtype=np.float64)
+        if not volumes:
+            reference, first = grid, str(path)
+        check_same_grid(grid, reference, name=str(path), reference_name=first)
         volumes[name] = values
-    return volumes, affine
+    return volumes, reference[1]
 
 
 def view_maps(

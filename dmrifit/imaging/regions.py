@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "FittedMaps",
     "find_fits",
     "named_maps",
     "read_label_names",
@@ -518,14 +517,8 @@ class _Volume:
         affine, labels_affine = self.affine, labels.affine
         if affine is None or labels_affine is None:
             affine = labels_affine = np.eye(4)
-        check_same_grid(
-            labels.array.shape,
-            labels_affine,
-            self.array.shape,
-            affine,
-            name=labels.name,
-            reference_name=self.name,
-        )
+        grid, reference = (labels.array.shape, labels_affine), (self.array.shape, affine)
+        check_same_grid(grid, reference, name=labels.name, reference_name=self.name)
 
 
 def _read(volume: Volume, name: str) -> _Volume:

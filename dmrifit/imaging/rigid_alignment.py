@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from dmrifit.imaging.head_steps import import_sitk
-from dmrifit.io.grids import array_of, read_scan, resampled
+from dmrifit.io.grids import array_of, at_voxels, read_scan, resampled
 from dmrifit.io.nifti import Image, image_name
 
 __all__ = ["SAME_HEAD", "HeadAlignment", "align_heads", "likeness_in_place"]
@@ -322,9 +322,7 @@ def _local_agreement(
     index = np.linalg.inv(moving.affine) @ matrix @ fixed.affine
 
     def onto_fixed(values: NDArray[Any], order: int) -> NDArray[Any]:
-        return ndimage.affine_transform(
-            values, index[:3, :3], index[:3, 3], output_shape=fixed.head.shape, order=order
-        )
+        return at_voxels(values, index, fixed.head.shape, order=order)
 
     shown = fixed.head & (onto_fixed(np.ones(moving.head.shape, np.uint8), 0) > 0)
     inside = shown & (onto_fixed(moving.head.astype(np.uint8), 0) > 0)

@@ -53,12 +53,10 @@ def checked_values(
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def checked_mask(
-    values: ArrayLike, shape: tuple[int, ...], what: str, *, remedy: str = ""
-) -> NDArray[np.bool_]:
+def checked_mask(values: ArrayLike, shape: tuple[int, ...], what: str) -> NDArray[np.bool_]:
     """Check that an array is a mask and has a shape."""
     array = np.asarray(values)
-    check_shape(array, shape, what, remedy)
+    check_shape(array, shape, what)
     return np.ascontiguousarray(zeros_and_ones(array, what))
 
 
@@ -77,9 +75,8 @@ def read_on_grid(
     """Read a volume (x, y, z) that must be on the grid of another image."""
     loaded = load_image(path)
     volume = three_axes(values_of(loaded, str(path)), path)
-    check_same_grid(
-        volume.shape, loaded.affine, shape, affine, name=str(path), reference_name=reference
-    )
+    grid = volume.shape, loaded.affine
+    check_same_grid(grid, (shape, affine), name=str(path), reference_name=reference)
     return volume
 
 

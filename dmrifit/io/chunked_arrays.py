@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import checked_affine
+from dmrifit._utils.counts import size_text
 
 __all__ = ["Array", "DiskArray", "is_array", "placed", "read_block", "slices_of"]
 
@@ -86,7 +87,7 @@ def placed(image: Any, affine: ArrayLike | None) -> Any:
     if not is_array(image):
         return image
     library = type(image).__module__.partition(".")[0]
-    title = f"an array ({library}, {' × '.join(map(str, image.shape))})"
+    title = f"an array ({library}, {size_text(image.shape)})"
     if affine is None:
         raise ValueError(
             f"{title} does not say where its voxels lie; wrap it: "

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.checks import check_finite
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, size_text
 from dmrifit.io.masks import check_same_grid
 from dmrifit.io.nifti import (
     Image,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "array_of",
+    "at_voxels",
     "cropped",
     "labels_onto",
     "onto",
@@ -46,7 +47,7 @@ def three_axes(values: NDArray, name: str | Path) -> NDArray:
         axes = counted(values.ndim, "axis", "axes")
         remedy = ": save one volume alone" if values.ndim > 3 else ""
         raise ValueError(
-            f"{name} has {axes} ({_size(values)}); a volume (x, y, z) is needed{remedy}"
+            f"{name} has {axes} ({size_text(values.shape)}); a volume (x, y, z) is needed{remedy}"
         )
     return values
 
@@ -70,8 +71,8 @@ def read_scan(image: Image) -> nib.Nifti1Pair:
     values = three_axes(values_of(loaded, name), name)
     if min(values.shape) < _SMALLEST:
         raise ValueError(
-            f"{name} has {_size(values)} voxels; at least {_SMALLEST} along each axis are needed: "
-            "give the whole scan"
+            f"{name} has {size_text(values.shape)} voxels; at least {_SMALLEST} along each axis "
+            "are needed: give the whole scan"
         )
     check_finite(values, name)
     # nibabel makes no image of truth values or of 64-bit integers.
@@ -90,14 +91,9 @@ def read_scan_like(
 ) -> nib.Nifti1Pair:
     """Read a scan that must be on the grid of another one."""
     loaded = read_scan(image)
-    check_same_grid(
-        loaded.shape,
-        loaded.affine,
-        scan.shape,
-        scan.affine,
-        name=name or image_name(image),
-        reference_name=reference_name,
-    )
+    grid, reference = (loaded.shape, loaded.affine), (scan.shape, scan.affine)
+    name = name or image_name(image)
+    check_same_grid(grid, reference, name=name, reference_name=reference_name)
     return loaded
 
 
@@ -134,7 +130,7 @@ def onto(
     Splines of order 3 blur less than linear interpolation (1); what they leave below the lowest
     value of the scan has this value.
     """
-    from scipy.ndimage import affine_transform, gaussian_filter
+    from scipy.ndimage import gaussian_filter
 
     matrix = np.linalg.inv(scan.affine) @ transform @ target.affine
     values = array_of(scan).astype(np.float32)
@@ -145,31 +141,16 @@ def onto(
     ratio = np.maximum(np.linalg.norm(matrix[:3, :3], axis=1), 1)
     values = gaussian_filter(values, np.sqrt((ratio**2 - 1) / 12), mode="nearest")
     # Half of an outermost voxel lies beyond its center, and has the value of the center.
-    moved = affine_transform(
-        values,
-        matrix[:3, :3],
-        matrix[:3, 3],
-        output_shape=target.shape,
-        order=order,
-        mode="nearest",
-    )
+    moved = at_voxels(values, matrix, target.shape, order=order, mode="nearest")
     if order > 1:
         np.clip(moved, values.min(), None, out=moved)
-    covered = affine_transform(
-        np.ones(scan.shape, np.uint8),
-        matrix[:3, :3],
-        matrix[:3, 3],
-        output_shape=target.shape,
-        order=0,
-        mode="grid-constant",
-    )
+    inside = np.ones(scan.shape, np.uint8)
+    covered = at_voxels(inside, matrix, target.shape, order=0, mode="grid-constant")
     return scan_of(np.where(covered, moved, 0), target.affine)
 
 
 def labels_onto(labels: nib.Nifti1Pair, target: nib.Nifti1Pair) -> nib.Nifti1Pair:
     """Resample labels to another grid by the nearest neighbor."""
-    from scipy.ndimage import affine_transform
-
     values = np.rint(array_of(labels))
     if values.min() < 0 or values.max() > np.iinfo(np.uint8).max:
         raise ValueError(
@@ -177,15 +158,24 @@ def labels_onto(labels: nib.Nifti1Pair, target: nib.Nifti1Pair) -> nib.Nifti1Pai
             f"not from {values.min():g} to {values.max():g}"
         )
     matrix = np.linalg.inv(labels.affine) @ target.affine
-    moved = affine_transform(
-        values.astype(np.uint8),
-        matrix[:3, :3],
-        matrix[:3, 3],
-        output_shape=target.shape,
-        order=0,
-        mode="grid-constant",
-    )
+    numbers = values.astype(np.uint8)
+    moved = at_voxels(numbers, matrix, target.shape, order=0, mode="grid-constant")
     return scan_of(moved, target.affine)
+
+
+def at_voxels(
+    values: NDArray,
+    matrix: NDArray[np.float64],
+    shape: tuple[int, ...],
+    *,
+    order: int,
+    mode: str = "constant",
+) -> NDArray:
+    """Interpolate values (x, y, z) at voxels of another grid, from which a matrix (4, 4) leads."""
+    from scipy.ndimage import affine_transform
+
+    matrix, offset = matrix[:3, :3], matrix[:3, 3]
+    return affine_transform(values, matrix, offset, output_shape=shape, order=order, mode=mode)
 
 
 def _grid(scan: nib.Nifti1Pair, spacing: float) -> tuple[tuple[int, ...], NDArray[np.float64]]:
@@ -199,7 +189,3 @@ def _grid(scan: nib.Nifti1Pair, spacing: float) -> tuple[tuple[int, ...], NDArra
         scan.affine[:3, :3] @ middle + scan.affine[:3, 3] - affine[:3, :3] @ ((shape - 1) / 2)
     )
     return tuple(int(n) for n in shape), affine
-
-
-def _size(values: NDArray) -> str:
-    return " × ".join(map(str, values.shape))

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, size_text
 
 __all__ = [
     "AIR",
+    "Grid",
     "above_air",
     "above_air_or_noise",
     "binarize",
     "check_same_grid",
     "zeros_and_ones",
 ]
+
+#: Shape and affine (4, 4) of a volume.
+Grid: TypeAlias = tuple[tuple[int, ...], NDArray[Any]]
 
 #: Largest signal of air as a share of that of tissue: in heads and legs air has 0 to 0.1, tissue
 #: beside tissue 0.25.
@@ -143,26 +149,18 @@ def zeros_and_ones(values: ArrayLike, name: str) -> NDArray[np.bool_]:
     return inside
 
 
-def check_same_grid(
-    shape: tuple[int, ...],
-    affine: ArrayLike,
-    reference_shape: tuple[int, ...],
-    reference_affine: ArrayLike,
-    *,
-    name: str,
-    reference_name: str,
-) -> None:
+def check_same_grid(grid: Grid, reference: Grid, *, name: str, reference_name: str) -> None:
     """Make sure that two volumes have their voxels at the same places."""
-    affine = np.asarray(affine, dtype=float)
-    reference_affine = np.asarray(reference_affine, dtype=float)
+    shape, affine = grid[0], np.asarray(grid[1], dtype=float)
+    reference_shape, reference_affine = reference[0], np.asarray(reference[1], dtype=float)
     remedy = (
         f"bring {name} to the grid of {reference_name}, "
         "for example by nilearn.image.resample_to_img"
     )
     if tuple(shape) != tuple(reference_shape):
         raise ValueError(
-            f"{name} has {_times(shape)} voxels and {reference_name} has "
-            f"{_times(reference_shape)}: they are on different grids; {remedy}"
+            f"{name} has {size_text(shape)} voxels and {reference_name} has "
+            f"{size_text(reference_shape)}: they are on different grids; {remedy}"
         )
     # Voxels between corners that agree agree too.
     last_voxel = np.array([*(np.array(shape) - 1), 1])
@@ -170,14 +168,10 @@ def check_same_grid(
     apart = np.linalg.norm(corners @ (affine - reference_affine)[:3].T, axis=1).max()
     if not apart <= GRID_TOLERANCE * np.linalg.norm(reference_affine[:3, :3], axis=0).min():
         raise ValueError(
-            f"{name} and {reference_name} both have {_times(shape)} voxels, but corners lie up to "
-            f"{apart:.3g} mm apart. Affine of {name}: {_rows(affine)}; of {reference_name}: "
+            f"{name} and {reference_name} both have {size_text(shape)} voxels, but corners lie up "
+            f"to {apart:.3g} mm apart. Affine of {name}: {_rows(affine)}; of {reference_name}: "
             f"{_rows(reference_affine)}; {remedy}"
         )
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " × ".join(str(n) for n in shape)
 
 
 def _rows(affine: NDArray) -> str:

@@ -25,6 +25,7 @@ from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
 from dmrifit._utils.checks import filled
+from dmrifit._utils.counts import size_text
 from dmrifit._utils.text_files import check_file
 from dmrifit.io.atomic_files import FileSet, check_finished, whole_file
 from dmrifit.io.bids_derivatives import file_record
@@ -116,7 +117,7 @@ def load_image(image: Image, unnamed: str = "the image") -> nib.Nifti1Pair:
     shape, affine = loaded.shape, np.asarray(loaded.affine)
     if min(shape, default=0) < 0:
         raise ValueError(
-            f"{name} says that it has {' × '.join(map(str, shape))} voxels; "
+            f"{name} says that it has {size_text(shape)} voxels; "
             "its header is damaged, copy it again"
         )
     if not _places_voxels(affine):
@@ -325,12 +326,18 @@ def describe_sources(**inputs: Any) -> dict[str, dict[str, str]]:
 def values_of(loaded: nib.Nifti1Pair, name: str) -> NDArray:
     """Read the values of an image whose header is loaded."""
     check_real(loaded.get_data_dtype(), name)
+    stored: Any = loaded.dataobj
     path = file_of(loaded)
     if path is not None:
-        _check_claimed_size(loaded.dataobj, path, name)
+        _check_claimed_size(stored, path, name)
     try:
+        if path is not None and path.suffix.lower() in COMPRESSED:
+            # Up to its checksum, which comes last: nibabel stops before it.
+            stored = unpack(path, stored, io.BytesIO(), name)
         with np.errstate(over="ignore", invalid="ignore"):
-            values = np.asarray(filled(_read_to_end(loaded, name)))
+            values = np.asarray(filled(stored))
+            # The unpacked file need not lie in memory any longer.
+            del stored
             check_magnitudes(values, name)
             return values
     except MemoryError:
@@ -462,16 +469,6 @@ def damaged(name: str, error: BaseException, data: Any = None) -> ValueError:
     return ValueError(
         f"{name} cannot be read to its end, it seems damaged or cut off ({problem}); copy it again"
     )
-
-
-def _read_to_end(loaded: nib.Nifti1Pair, name: str) -> Any:
-    """Read the values of an image, and a packed file up to its last byte."""
-    # The checksum of a packed file comes last, and nibabel stops before it.
-    stored: Any = loaded.dataobj
-    path = file_of(loaded)
-    if path is None or path.suffix.lower() not in COMPRESSED:
-        return stored
-    return unpack(path, stored, io.BytesIO(), name)
 
 
 def _vanished(name: str) -> Any:
@@ -615,8 +612,7 @@ def memory_left() -> int:
 
 
 def _too_large(proxy: Any, name: str) -> ValueError:
-    values = " × ".join(map(str, proxy.shape))
     return ValueError(
-        f"{name} holds {values} values, {stored_bytes(proxy) / 2**30:.3g} GiB as they are stored, "
-        "for which there is no memory here; crop it, or take a larger machine"
+        f"{name} holds {size_text(proxy.shape)} values, {stored_bytes(proxy) / 2**30:.3g} GiB as "
+        "they are stored, for which there is no memory here; crop it, or take a larger machine"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, size_text
 from dmrifit._utils.text_files import read_text
 from dmrifit.engine.protocol import Protocol, read_echo_times, read_gradients
 from dmrifit.io.bids_derivatives import stem
@@ -133,7 +133,7 @@ def _count(image: Path, where: str) -> int:
         raise ValueError(f"{where}: {error}") from None
     if len(shape) not in (3, 4):
         raise ValueError(
-            f"{where}: {image} is {len(shape)}-D ({' × '.join(map(str, shape))}); "
+            f"{where}: {image} is {len(shape)}-D ({size_text(shape)}); "
             "3-D or 4-D images are needed"
         )
     return shape[3] if len(shape) == 4 else 1

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.checks import filled
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, size_text
 from dmrifit._utils.progress import step_bar
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.atomic_files import NO_ROOM
@@ -137,14 +137,8 @@ class Series:
         members = []
         for image, name in zip(loaded, names, strict=True):
             members.append(_part(image, name, may_be_3d=len(names) > 1))
-            check_same_grid(
-                image.shape[:3],
-                image.affine,
-                first.shape[:3],
-                first.affine,
-                name=name,
-                reference_name=names[0],
-            )
+            grid, reference = (image.shape[:3], image.affine), (first.shape[:3], first.affine)
+            check_same_grid(grid, reference, name=name, reference_name=names[0])
         # Maps are single files, also when the input is a pair of .hdr and .img.
         is_nifti2 = isinstance(first.header, nib.Nifti2Header)
         image_class = nib.Nifti2Image if is_nifti2 else nib.Nifti1Image
@@ -334,13 +328,11 @@ def read_map(image: Image, series: Series, unnamed: str = "the map") -> NDArray:
     shape = loaded.shape
     if len(shape) < 3 or not set(shape[3:]) <= {1}:
         raise ValueError(
-            f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); "
+            f"{name} is {len(shape)}-D ({size_text(shape)}); "
             "a map of one volume (x, y, z) is needed"
         )
-    grid = shape[:3]
-    check_same_grid(
-        grid, loaded.affine, series.grid, series.affine, name=name, reference_name=series.name
-    )
+    grid, reference = (shape[:3], loaded.affine), (series.grid, series.affine)
+    check_same_grid(grid, reference, name=name, reference_name=series.name)
     return values_of(loaded, name).reshape(series.grid)
 
 
@@ -349,7 +341,7 @@ def _part(loaded: nib.Nifti1Pair, name: str, *, may_be_3d: bool) -> Part:
     shape = loaded.shape
     if len(shape) != 4 and not (len(shape) == 3 and may_be_3d):
         message = (
-            f"{name} is {len(shape)}-D ({' × '.join(map(str, shape))}); "
+            f"{name} is {len(shape)}-D ({size_text(shape)}); "
             "a 4-D image (x, y, z, measurements) is needed"
         )
         if len(shape) <= 4:

@@ -33,14 +33,8 @@ def read_tissues(gray: Image, white: Image) -> TissueMaps:
     """Read maps of gray and white matter of one brain, such as those of the MNI."""
     images = [load_image(source) for source in (gray, white)]
     names = [image_name(source) for source in (gray, white)]
-    check_same_grid(
-        images[1].shape,
-        images[1].affine,
-        images[0].shape,
-        images[0].affine,
-        name=names[1],
-        reference_name=names[0],
-    )
+    reference, grid = ((image.shape, image.affine) for image in images)
+    check_same_grid(grid, reference, name=names[1], reference_name=names[0])
     # In RAS order for every file, so that the same random numbers fall on the same voxels.
     orientation = nib.io_orientation(images[0].affine)
     to_ras = inv_ornt_aff(orientation, images[0].shape[:3])

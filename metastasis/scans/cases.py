@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.affines import checked_affine
-from dmrifit._utils.counts import counted
+from dmrifit._utils.counts import counted, size_text
 from dmrifit._utils.text_files import check_file, read_text
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.io.atomic_files import FileSet
@@ -148,7 +148,7 @@ class Case:
 
     def __repr__(self) -> str:
         prefix = "synthetic case" if self.synthetic else "case"
-        size = " × ".join(map(str, self.shape))
+        size = size_text(self.shape)
         return f"<{prefix} {self.name!r} of patient {self.patient!r}, {size} voxels>"
 
     @property

@@ -9,11 +9,10 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform
 
 from dmrifit._utils.affines import voxel_volume
 from dmrifit._utils.counts import counted
-from dmrifit.io.grids import array_of, labels_onto, onto, resampled, scan_of
+from dmrifit.io.grids import array_of, at_voxels, labels_onto, onto, resampled, scan_of
 from dmrifit.io.masks import MASK_THRESHOLD, binarize, check_same_grid
 from dmrifit.io.nifti import image_of
 from dmrifit.networks.volume_cases import check_length, listed, naming
@@ -186,15 +185,7 @@ def scores_on_scan_grid(
         return scores
     matrix = np.linalg.inv(network_affine(volume, spacing)) @ volume.affine
     # Interpolated, a high score would widen what is marked at a low threshold.
-    nearest: NDArray[np.float32] = affine_transform(
-        scores,
-        matrix[:3, :3],
-        matrix[:3, 3],
-        output_shape=volume.shape[:3],
-        order=0,
-        mode="nearest",
-    )
-    return nearest
+    return at_voxels(scores, matrix, volume.shape[:3], order=0, mode="nearest")
 
 
 def _optional_list(values: Any, name: str, volumes: Sequence[Any]) -> Sequence[Any]:
@@ -284,11 +275,5 @@ def _check_same_grid(volume: Any, image: Any, name: str) -> None:
     # Arrays have no affine to compare; their shapes are checked where they are used.
     if not (isinstance(volume, nib.Nifti1Image) and isinstance(image, nib.Nifti1Image)):
         return
-    check_same_grid(
-        image.shape[:3],
-        image.affine,
-        volume.shape[:3],
-        volume.affine,
-        name=f"its {name}",
-        reference_name="the volume",
-    )
+    grid, reference = (image.shape[:3], image.affine), (volume.shape[:3], volume.affine)
+    check_same_grid(grid, reference, name=f"its {name}", reference_name="the volume")

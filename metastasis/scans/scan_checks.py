@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.checks import is_number
-from dmrifit._utils.counts import counted
-from dmrifit.io.masks import check_same_grid
+from dmrifit._utils.counts import counted, size_text
+from dmrifit.io.masks import Grid, check_same_grid
 from dmrifit.io.nifti import read_grid
 from dmrifit.io.parameter_json import RefusedError
 from metastasis.scans.network_inputs import Scan, brain_of, values_of
@@ -21,15 +21,12 @@ if TYPE_CHECKING:
     from metastasis.scans.cases import Case
 
 __all__ = [
-    "LARGEST_BRAIN_ML",
     "MAX_EDGE_RATIO",
-    "THICKEST_MM",
     "check_edges",
     "check_files",
     "check_stripped",
     "checked_range",
     "contrast_note",
-    "intensity_ratios",
     "label_note",
     "row_files",
     "scan_files",
@@ -98,30 +95,22 @@ def check_files(files: Mapping[str, Path]) -> tuple[float, ...]:
     No volume is read. Files that cannot be read are left to those who read them.
     """
     grids = {key: _grid(path) for key, path in files.items()}
-    if grids["image"] is None:
+    reference = grids["image"]
+    if reference is None:
         return ()
-    shape, affine = grids["image"]
     for key, path in files.items():
         grid = grids[key]
         if key == "image" or grid is None:
             continue
-        other_shape, other_affine = grid
         try:
-            check_same_grid(
-                other_shape,
-                other_affine,
-                shape,
-                affine,
-                name=str(path),
-                reference_name=str(files["image"]),
-            )
+            check_same_grid(grid, reference, name=str(path), reference_name=str(files["image"]))
         except ValueError as error:
             remedy = ""
             # A mask must lie on the grid of the scan for prepare, too.
             if key == "prior":
                 remedy = "; dmrifit-metastasis prepare aligns and resamples it"
             raise ValueError(f"{error}{remedy}") from None
-    return tuple(np.linalg.norm(affine[:3, :3], axis=0).tolist())
+    return tuple(np.linalg.norm(reference[1][:3, :3], axis=0).tolist())
 
 
 def check_edges(path: Path, edges: Sequence[float], edge: float | None) -> None:
@@ -138,7 +127,7 @@ def check_edges(path: Path, edges: Sequence[float], edge: float | None) -> None:
     )
 
 
-def _grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]] | None:
+def _grid(path: Path) -> Grid | None:
     """Read shape and affine of a volume of three axes; None of a file that cannot be read."""
     try:
         shape, affine = read_grid(path)
@@ -147,10 +136,9 @@ def _grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]] | None:
     if len(shape) == 4 and shape[3] == 1:
         shape = shape[:3]
     if len(shape) != 3:
-        size = " × ".join(map(str, shape))
         raise ValueError(
-            f"{path} has {counted(len(shape), 'axis', 'axes')} ({size}); a volume of three axes "
-            "is needed: save the post-contrast volume alone"
+            f"{path} has {counted(len(shape), 'axis', 'axes')} ({size_text(shape)}); a volume of "
+            "three axes is needed: save the post-contrast volume alone"
         )
     return shape, affine
 

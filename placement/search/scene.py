@@ -298,14 +298,11 @@ class Scene:
 
         def values(file: Image) -> NDArray:
             on_grid = load_image(file)
-            check_same_grid(
-                on_grid.shape[:3],
-                on_grid.affine,
-                loaded.shape[:3],
-                loaded.affine,
-                name=image_name(file),
-                reference_name=title,
+            grid, reference = (
+                (on_grid.shape[:3], on_grid.affine),
+                (loaded.shape[:3], loaded.affine),
             )
+            check_same_grid(grid, reference, name=image_name(file), reference_name=title)
             return values_of(on_grid, image_name(file))
 
         files = {}

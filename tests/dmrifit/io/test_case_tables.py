@@ -63,10 +63,8 @@ def test_a_mask_holds_zeros_and_ones_of_any_type():
             ValueError, match=f"label must hold 0 and 1 only, not {held}; .*label == 1"
         ):
             checked_mask(wrong, (3,), "label")
-    with pytest.raises(
-        ValueError, match=r"label has shape \(3,\) and the image \(2,\); draw it again"
-    ):
-        checked_mask(truth, (2,), "label", remedy="draw it again")
+    with pytest.raises(ValueError, match=r"label has shape \(3,\) and the image \(2,\); bring both"):
+        checked_mask(truth, (2,), "label")
 
 
 def test_a_shape_that_differs_is_told_with_its_remedy():

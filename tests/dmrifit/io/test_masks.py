@@ -10,7 +10,7 @@ SHAPE = (6, 5, 4)
 
 
 def same_grid(shape=SHAPE, affine=AFFINE):
-    check_same_grid(shape, affine, SHAPE, AFFINE, name="mask.nii", reference_name="dwi.nii")
+    check_same_grid((shape, affine), (SHAPE, AFFINE), name="mask.nii", reference_name="dwi.nii")
 
 
 def test_inside_is_above_one_half_whatever_the_type():
