@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["check_file", "numbers_of", "read_numbers", "read_small", "read_text"]
+__all__ = ["check_file", "numbers_of", "read_numbers", "read_object", "read_small", "read_text"]
 
 _LONGEST_WORD = 24  # in a message
 _LARGEST_TEXT = 2**24  # bytes of a table or sidecar
@@ -55,6 +57,15 @@ def read_small(path: Path) -> bytes:
             f"({_LARGEST_TEXT}); name another file"
         )
     return content
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Read a small JSON file of an object; None where it cannot be read or is none."""
+    try:
+        content = json.loads(read_small(path))
+    except (OSError, RecursionError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def read_text(path: Path) -> str:

@@ -109,8 +109,9 @@ class CaseRun:
                 continue
             # The first case tells what the others will take: better now than at the last one.
             if is_first:
-                unfinished = [one for one in cases if not (out / one / self.record).exists()]
-                check_room(out, len(unfinished) * _folder_size(folder))
+                n_unfinished = sum(not (out / one / self.record).exists() for one in cases)
+                n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                check_room(out, n_unfinished * n_bytes)
             is_first = False
         if failures and not records:
             # Tables and page of an earlier run tell of files that are gone.
@@ -167,11 +168,6 @@ def failed_cases(out: Path) -> list[Markup]:
     return [html_table(rows, ("failed", "problem"), words=(1,))]
 
 
-def _folder_size(folder: Path) -> int:
-    """Give the bytes of the files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
 def begin_run(
     out: Path,
     settings: Mapping[str, Any],
@@ -211,6 +207,8 @@ def _check_settings(
     finished: Sequence[Path],
 ) -> None:
     """Check that a folder holds a run with these settings, or none that finished anything."""
+    from dmrifit._utils.text_files import read_object
+
     if not path.exists():
         for file in result_files:
             if file.exists():
@@ -219,7 +217,7 @@ def _check_settings(
                     "choose another folder, or --overwrite"
                 )
         return
-    stored = _read_object(path)
+    stored = read_object(path)
     if stored is None:
         raise ValueError(
             f"{path} is damaged, so the settings of the run in {path.parent} are unknown; "
@@ -239,9 +237,9 @@ def read_record(
     path: Path, fields: Mapping[str, type | tuple[type, ...]]
 ) -> dict[str, Any] | None:
     """Read the record of a finished case; None if it is missing, damaged or of another form."""
-    if not path.exists():
-        return None
-    record = _read_object(path)
+    from dmrifit._utils.text_files import read_object
+
+    record = read_object(path)
     if record is None:
         return None
     for field, types in fields.items():
@@ -262,15 +260,6 @@ def _is_of_type(value: Any, types: tuple[type, ...]) -> bool:
     if isinstance(value, bool):
         return bool in types
     return isinstance(value, types) or (float in types and isinstance(value, int))
-
-
-def _read_object(path: Path) -> dict[str, Any] | None:
-    """Read a JSON file of an object; None if it is damaged."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def simulate_case(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.text_files import read_small
+from dmrifit._utils.counts import size_text
+from dmrifit._utils.text_files import read_object
 from dmrifit.imaging.corrections import (
     check_mask,
     checked_signals,
@@ -284,10 +284,9 @@ def _local(signals: Array, mask: NDArray[np.bool_] | None) -> float:
     # Neighbors do not differ in an image or volume that is too small or constant.
     usable = by_volume[np.isfinite(by_volume) & (by_volume > 0)]
     if not usable.size:
-        size = " × ".join(map(str, signals.shape))
         raise ValueError(
-            f"the noise of an image of {size} cannot be estimated: neighbors do not differ; give "
-            "sigma as a number"
+            f"the noise of an image of {size_text(signals.shape)} cannot be estimated: neighbors "
+            "do not differ; give sigma as a number"
         )
     # Structure adds to the differences of neighbors, so the least is nearest to noise alone.
     return float(usable.min())
@@ -319,13 +318,7 @@ def check_likelihood(image: Any, likelihood: str, average: str | None) -> None:
 
 def _noise_problem(path: Path) -> str:
     """Read from the sidecar of an image what keeps its magnitudes from being Rician."""
-    sidecar = path.with_name(f"{stem(path)}.json")
-    try:
-        description = json.loads(read_small(sidecar))
-    except (OSError, RecursionError, ValueError):
-        return ""
-    if not isinstance(description, dict):
-        return ""
+    description = read_object(path.with_name(f"{stem(path)}.json")) or {}
     if "denoise" in str(description.get("Steps", "")):
         return "it was denoised"
     combination = str(description.get("CoilCombinationMethod", "")).lower()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmrifit._optional import import_optional
-from dmrifit._utils.text_files import read_numbers, read_small
+from dmrifit._utils.text_files import read_numbers, read_object
 from dmrifit.io.atomic_files import FileSet, write_text
 from dmrifit.io.bids_derivatives import describe_dataset
 from dmrifit.io.nifti import read_grid
@@ -291,8 +290,4 @@ def _beside(image: Path, ending: str) -> Path:
 
 
 def _sidecar(image: Path) -> Mapping[str, Any]:
-    try:
-        fields = json.loads(read_small(_beside(image, "json")))
-    except (OSError, RecursionError, ValueError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
+    return read_object(_beside(image, "json")) or {}

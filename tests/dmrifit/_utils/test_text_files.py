@@ -58,3 +58,14 @@ def test_what_is_no_file_is_named_as_what_it_is(tmp_path):
     }.items():
         with pytest.raises(FileNotFoundError, match=message):
             text_files.check_file(tmp_path / name, "table")
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [('{"a": [1]}', {"a": [1]}), ("[1]", None), ('{"a":', None), ("[" * 10**5, None), (None, None)],
+)
+def test_a_json_file_that_is_no_object_is_as_good_as_none(tmp_path, text, content):
+    path = tmp_path / "record.json"
+    if text is not None:
+        path.write_text(text)
+    assert text_files.read_object(path) == content
