@@ -211,7 +211,8 @@ def fit_many(
             if not row.get("error"):
                 row["sidecar"] = os.path.relpath(row["sidecar"], out.resolve())
                 _remove_maps_of(earlier_records[row["name"]], row, out)
-                _write_record(out / _RECORDS / f"{row['name']}.json", row)
+                text = json.dumps(row, indent=2) + "\n"
+                write_text(out / _RECORDS / f"{row['name']}.json", text)
     except KeyboardInterrupt:
         say(f"finished scans are kept in {out}; the same command goes on with the others")
         raise
@@ -376,13 +377,6 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     irrelevant = ("n_threads", "progress", "overwrite", "sigma")
     kept = {name: value for name, value in options.items() if name not in irrelevant}
     return json.loads(json.dumps(kept))
-
-
-def _write_record(path: Path, row: Mapping[str, Any]) -> None:
-    from dmrifit.io.atomic_files import write_text
-
-    path.parent.mkdir(exist_ok=True)
-    write_text(path, json.dumps(row, indent=2) + "\n")
 
 
 def _write_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -82,19 +82,12 @@ def run_tasks(
         parallel = Parallel(n_jobs=n_jobs, batch_size=1, return_as="generator_unordered")
         results = parallel(delayed(function)(task) for task in tasks)
         try:
-            yield from _shown(results, len(tasks), name)
+            with step_bar(len(tasks), "scan") as count:
+                for result in results:
+                    yield result
+                    count(name(result))
         except TerminatedWorkerError:
             raise MemoryError(
                 "a worker process was killed, by the system if memory ran out: give the same "
                 "command with fewer --jobs, and it goes on with the scans that are left"
             ) from None
-
-
-def _shown(
-    results: Iterator[dict[str, Any]], total: int, name: Callable[[dict[str, Any]], str]
-) -> Iterator[dict[str, Any]]:
-    """Show a bar in a terminal, and elsewhere a line for each result."""
-    with step_bar(total, "scan") as count:
-        for result in results:
-            yield result
-            count(name(result))

@@ -255,7 +255,7 @@ def test_a_run_without_one_good_scan_is_an_error(bids, run, tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_of_a_cluster_fit_and_one_may_die(bids, run, tmp_path):
+def test_workers_of_a_cluster_fit_and_one_may_die(bids, run, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         killed = []
@@ -269,13 +269,10 @@ def test_workers_of_a_cluster_fit_and_one_may_die(bids, run, tmp_path):
                 os.kill(killed[0], signal.SIGKILL)
             return row["name"]
 
-        from dmrifit.cli import workers
-
-        shown = workers._shown
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(workers, "_shown", lambda results, total, name: shown(results, total, kill))
-            arguments = ("--cluster", cluster.scheduler_address, "--no-quicklook", "--out", tmp_path / "maps")
-            code, printed, err = run("fit", bids, *arguments)
+        # It writes the line of the first scan that is done.
+        monkeypatch.setattr(fit_runs, "_line", kill)
+        arguments = ("--cluster", cluster.scheduler_address, "--no-quicklook", "--out", tmp_path / "maps")
+        code, printed, err = run("fit", bids, *arguments)
     assert code == 0, err
     assert killed
     assert "4 scans: 4 fitted" in printed
@@ -296,13 +293,11 @@ def test_a_run_whose_scheduler_dies_ends_with_a_line_and_goes_on_with_another(
     bids, run, tmp_path, monkeypatch
 ):
     pytest.importorskip("distributed")
-    from dmrifit.cli import workers
-
     (tmp_path / "cluster.py").write_text(CLUSTER)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     words = [sys.executable, str(tmp_path / "cluster.py")]
     arguments = ("fit", bids, "--no-quicklook", "--out", tmp_path / "maps", "--cluster")
-    shown = workers._shown
+    write_line = fit_runs._line
 
     def kill(row):
         # With its workers, which are its children.
@@ -310,9 +305,9 @@ def test_a_run_whose_scheduler_dies_ends_with_a_line_and_goes_on_with_another(
         return row["name"]
 
     with subprocess.Popen(words, start_new_session=True, **pipes) as cluster:
-        monkeypatch.setattr(workers, "_shown", lambda results, total, _: shown(results, total, kill))
+        monkeypatch.setattr(fit_runs, "_line", kill)
         code, _, err = run(*arguments, cluster.stdout.readline().strip())
-    monkeypatch.setattr(workers, "_shown", shown)
+    monkeypatch.setattr(fit_runs, "_line", write_line)
     assert code == 2
     assert "the scheduler is gone; start it again and give the same command" in err
     assert "Traceback" not in err
