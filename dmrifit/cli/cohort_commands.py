@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -218,7 +217,7 @@ def train(
     """
     import numpy as np
 
-    from dmrifit.cohort.cohort import in_order
+    from dmrifit.cohort.cohort import Cohort, in_order
     from dmrifit.cohort.patches import check_reach
     from dmrifit.model_files.model_file import save_model
     from dmrifit.predict.base import resolve_patch_shape
@@ -244,7 +243,7 @@ def train(
         )
     estimator = _strategies()[strategy](algorithm, **options)
     # The order of rows in the table must not change the model.
-    selected = sorted(_select(_read_cohorts(table), cohorts), key=lambda cohort: cohort.name)
+    selected = sorted(_select(Cohort.read(table), cohorts), key=lambda cohort: cohort.name)
     training = [in_order(cohort) for cohort in selected]
     scans = [scan for cohort in training for scan in cohort.scans]
     protocol = scans[0].protocol
@@ -379,6 +378,7 @@ def benchmark(
     tell the time left.
     """
     from dmrifit._utils.threads import check_jobs
+    from dmrifit.cohort.cohort import Cohort
     from dmrifit.predict.algorithms import ALGORITHMS
     from dmrifit.study.comparison import compare
     from dmrifit.study.report.reporting import write_report
@@ -402,7 +402,7 @@ def benchmark(
     for strategy in words(strategies):
         for name in names:
             estimators[f"{name} {strategy}"] = _strategies()[strategy](name, model=model)
-    cohorts = _read_cohorts(table)
+    cohorts = Cohort.read(table)
     source = _source(next(iter(cohorts.values())).scans[0].protocol, source_b)
     for estimator in estimators.values():
         estimator.set_params(source=source)
@@ -522,18 +522,6 @@ def _check_extras(algorithms: list[str], *, remedy: str) -> None:
             build_regressor(name, n_targets=2, patch_shape=default_patch_shape(name))
         except ImportError as error:
             raise ImportError(f"algorithm {name}: {error}; {remedy.format(name=name)}") from error
-
-
-def _read_cohorts(table: Path) -> dict[str, Cohort]:
-    """Read a table of participants; print the warnings about patients that it leaves out."""
-    from dmrifit.cohort.cohort import Cohort
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        cohorts = Cohort.read(table)
-    for warning in caught:
-        say(str(warning.message))
-    return cohorts
 
 
 def _select(cohorts: dict[str, Cohort], names: str | None) -> list[Cohort]:
