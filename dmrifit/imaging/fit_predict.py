@@ -227,10 +227,11 @@ def fit_image(
             import_optional("dipy")
         if quicklook and file_set is not None:
             import_quicklook_libraries()
-        region, region_text = _read_region(series, mask), _describe_region(mask)
         if _is_word(mask, "auto"):
             region = foreground_mask(series, protocol)
             region_text = NO_AIR if region is None else FOREGROUND_RULE
+        else:
+            region, region_text = _read_region(series, mask)
         noise = None
         if not _is_word(sigma, "estimate"):
             noise = _read_noise(series, sigma, region)
@@ -431,7 +432,7 @@ def predict_image(
     with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
         if quicklook and file_set is not None and model is not None:
             import_quicklook_libraries()
-        region = _read_region(series, mask)
+        region, region_text = _read_region(series, mask)
         noise = _read_noise(series, sigma, region)
         with series.unpacked() as readable:
             if file_set is not None:
@@ -464,7 +465,7 @@ def predict_image(
         sidecar["Settings"] = {
             "Scale": scale_text,
             "Sigma": _describe_noise(noise),
-            "Region": _describe_region(mask),
+            "Region": region_text,
         }
         sidecar["Voxels"] = prediction.counts
         if prediction.intervals is not None:
@@ -660,14 +661,16 @@ def _warn_of_doubtful_model(
         warnings.warn(message, stacklevel=4)
 
 
-def _read_region(series: Series, mask: Image | None) -> NDArray[np.bool_] | None:
-    if mask is None or _is_word(mask, "auto"):
-        return None
+def _read_region(series: Series, mask: Image | None) -> tuple[NDArray[np.bool_] | None, str]:
+    """Read the voxels (x, y, z) to work on, all if there is no mask; also say which they are."""
+    if mask is None:
+        return None, ALL_VOXELS
     if isinstance(mask, str | Path) and not Path(mask).suffix and not Path(mask).exists():
         raise FileNotFoundError(
             f"mask {mask}: no such file; name one, or the word auto for the foreground"
         )
-    return binarize(read_map(mask, series, "the mask"), name=image_name(mask, "the mask"))
+    inside = binarize(read_map(mask, series, "the mask"), name=image_name(mask, "the mask"))
+    return inside, "the mask above 0.5"
 
 
 def _read_noise(
@@ -756,12 +759,6 @@ def _nothing_to_fit(series: Series) -> ValueError:
 
 def _describe_noise(noise: float | NDArray | None) -> float | str | None:
     return "map" if isinstance(noise, np.ndarray) else noise
-
-
-def _describe_region(mask: Image | None) -> str:
-    if mask is None:
-        return ALL_VOXELS
-    return "the mask above 0.5"
 
 
 def _fit_files(series: Series, model: SignalModel) -> dict[str, str]:
