@@ -42,6 +42,7 @@ _LABEL = "label.nii.gz"
 _LESIONS = "lesions.tsv"
 _OVERLAY = "overlay.png"
 _VIEW = "view.html"
+_VOLUME_DIGITS = 9  # of mL: sums of voxels would end like 1.5479999999999998
 _COLUMNS = (
     "name",
     "patient",
@@ -313,8 +314,8 @@ def _segment_case(
         "min_voxels": min_voxels,
         "n_lesions": len(lesions),
         "n_marked_by_both": n_marked_by_both,
-        "volume_mL": float(lesions["volume_mL"].sum()),
-        "filled_mL": float(lesions["filled_mL"].sum()),
+        "volume_mL": round(float(lesions["volume_mL"].sum()), _VOLUME_DIGITS),
+        "filled_mL": round(float(lesions["filled_mL"].sum()), _VOLUME_DIGITS),
         "statement": statement,
         "notes": remarks,
         "sources": digest,
