@@ -97,7 +97,9 @@ def test_help_is_whole_sentences_at_80_columns_and_each_command_has_a_worked_lin
     for command in program.app.registered_commands:
         sentence = " ".join(command.callback.__doc__.split()).partition(". ")[0]
         assert f"{command.name} {sentence.rstrip('.')}." in overview
-        assert f"Example: {name} {command.name} " in help_of(command.name)
+        example = " ".join(command.epilog.removeprefix("\b").split())
+        assert example.startswith(f"Example: {name} {command.name} ")
+        assert example in help_of(command.name)
 
 
 def test_exit_codes_follow_the_error(monkeypatch, capsys):

