@@ -40,7 +40,7 @@ from metastasis import DeepMedicSegmenter, simulate_metastases
 from metastasis.candidates.features import Candidates, ScanVolumes, find_candidates
 from metastasis.candidates.judgment import NAMES, candidate_truth
 from metastasis.segmentation.sampling import mark_mistakes
-from metastasis.study.matched_scores import matched_table
+from metastasis.study.reader_scores import matched_table
 
 RESULT = Path(__file__).parent / "results" / "metastasis_budget.json"
 SEEDS = tuple(tomllib.loads(MARGINS_FILE.read_text(encoding="utf-8"))["board"]["seeds"])

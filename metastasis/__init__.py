@@ -26,7 +26,7 @@ _MODULES = {
     "TwoStageSegmenter": "candidates.two_stage",
     "evaluate_segmentations": "study.evaluation",
     "mets_scores": "study.challenge_scores",
-    "segment_scores": "study.evaluation",
+    "segment_scores": "study.segment_metrics",
     "lesion_table": "study.evaluation",
     "lesion_scores": "study.evaluation",
     "operating_point": "segmentation.operating_points",

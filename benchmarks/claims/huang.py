@@ -22,8 +22,8 @@ from dmrifit.stats.claim_board import (
 )
 from dmrifit.stats.verdicts import read_margins
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
-from metastasis.study.matched_scores import STATUSES
 from metastasis.study.operating_curves import precision_at_sensitivity
+from metastasis.study.reader_scores import STATUSES
 
 if TYPE_CHECKING:
     import pandas as pd

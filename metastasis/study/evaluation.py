@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,43 +21,27 @@ from dmrifit.stats.lesion_matching import (
     scores_from_counts,
 )
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
-from metastasis.segmentation.operating_points import (
-    THRESHOLDS,
-    OperatingPoint,
-    operating_point,
-    threshold_curve,
-)
+from metastasis.segmentation.operating_points import THRESHOLDS, threshold_curve
 from metastasis.study.controls import CONTROLS, control_segmentations, reference_masks
-from metastasis.study.matched_scores import matched_table
 from metastasis.study.operating_curves import (
     area_table,
     calibration_curve,
     family_table,
     froc_samples,
     froc_score,
-    precision_at_sensitivity,
-    precision_recall_area,
     summed_curve,
 )
-from metastasis.study.patient_samples import (
-    FEWEST_PATIENTS,
-    patient_draws,
-    percentile_interval,
-)
+from metastasis.study.patient_samples import FEWEST_PATIENTS, patient_draws, percentile_interval
 from metastasis.study.reader_scores import (
     challenge_table,
     distance_table,
     froc_table,
     lesion_free_table,
+    matched_table,
     recall_by_volume,
     scan_scores,
 )
-from metastasis.study.segment_metrics import (
-    SEGMENT_COUNTS,
-    segment_counts,
-    segment_rates,
-    segment_scores,
-)
+from metastasis.study.segment_metrics import SEGMENT_COUNTS, segment_counts, segment_rates
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,22 +49,15 @@ if TYPE_CHECKING:
     from metastasis.scans.cases import Case
 
 __all__ = [
-    "CONTROLS",
     "HEADLINES",
     "OF_BOTH",
-    "OperatingPoint",
-    "calibration_curve",
+    "SMALL_ML",
+    "by_method",
     "candidate_scores",
-    "control_segmentations",
     "evaluate_segmentations",
     "format_summary",
     "lesion_scores",
     "lesion_table",
-    "operating_point",
-    "precision_at_sensitivity",
-    "precision_recall_area",
-    "segment_scores",
-    "threshold_curve",
 ]
 
 #: Ending of the row for what both models of an ensemble mark.
@@ -206,18 +183,13 @@ def evaluate_segmentations(
     """
     import pandas as pd
 
-    _check_named("min_voxels", min_voxels, predictions)
-    _check_named("thresholds", threshold, predictions)
+    fewest_voxels = by_method("min_voxels", min_voxels, predictions, 1)
+    for value in fewest_voxels.values():
+        check_number("min_voxels", value, least=1, whole=True)
+    limits = by_method("thresholds", threshold, predictions, 0.5)
     truths = reference_masks(cases)
     named = {
-        name: _Method(
-            name,
-            values,
-            cases,
-            _threshold_of(threshold, name),
-            for_method(min_voxels, name, 1),
-            connectivity,
-        )
+        name: _Method(name, values, cases, limits[name], fewest_voxels[name], connectivity)
         for name, values in predictions.items()
     }
     _check_names(named, controls)
@@ -393,6 +365,10 @@ class _Method:
         min_voxels: int,
         connectivity: int,
     ) -> None:
+        if not 0 < threshold <= 1:
+            raise ValueError(
+                f"the threshold of {name} must be above 0 and at most 1, not {threshold!r}"
+            )
         arrays = [np.asarray(prediction) for prediction in values]
         if len(arrays) != len(cases):
             raise ValueError(
@@ -418,7 +394,7 @@ class _Method:
         has_probabilities = kinds == {"probabilities"}
         masks = [array >= threshold if has_probabilities else array > 0 for array in arrays]
         self.masks = [drop_small(mask, min_voxels, connectivity=connectivity) for mask in masks]
-        self.threshold = threshold
+        self.threshold = float(threshold)
         self.min_voxels = min_voxels
         self.probabilities = arrays if has_probabilities else None
         self.labels: list[NDArray[Any]] | None = None
@@ -430,32 +406,15 @@ class _Method:
             self.marked_by_both = [labels == 2 for labels in self.labels]
 
 
-def for_method(value: Any, name: str, default: Any) -> Any:
-    """Give the value of an option for a method; a mapping may hold one for each."""
-    if isinstance(value, Mapping):
-        return value.get(name, default)
-    return value
-
-
-def _threshold_of(threshold: float | Mapping[str, float], name: str) -> float:
-    value = for_method(threshold, name, 0.5)
-    if not 0 < value <= 1:
-        raise ValueError(f"the threshold of {name} must be above 0 and at most 1, not {value!r}")
-    return float(value)
-
-
-def _check_named(what: str, values: Any, predictions: Mapping[str, Any]) -> None:
-    """Refuse values for methods without predictions, and invalid numbers of voxels."""
-    by_method = values if isinstance(values, Mapping) else {}
-    unknown = [name for name in by_method if name not in predictions]
+def by_method(what: str, value: Any, methods: Collection[str], default: Any) -> dict[str, Any]:
+    """Give the value of an option for each method; a mapping may hold one for some of them."""
+    values = value if isinstance(value, Mapping) else dict.fromkeys(methods, value)
+    unknown = [name for name in values if name not in methods]
     if unknown:
         raise ValueError(
-            f"{what} name {unknown}, which are not among the predictions {list(predictions)}"
+            f"{what} name {unknown}, which are not among the predictions {list(methods)}"
         )
-    if what == "min_voxels":
-        numbers = list(by_method.values()) if isinstance(values, Mapping) else [values]
-        for value in numbers:
-            check_number("min_voxels", value, least=1, whole=True)
+    return dict.fromkeys(methods, default) | dict(values)
 
 
 def _check_names(named: Mapping[str, _Method], controls: bool) -> None:

@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHANGES",
-    "FINDINGS",
-    "GROWN",
-    "MIN_CHANGE_ML",
-    "SHRUNK",
     "TOLERANCE_MM",
     "follow_up",
     "reader_table",

@@ -67,7 +67,6 @@ def plot_overlay(
     labels: ArrayLike,
     *,
     of_two_models: bool = False,
-    center: Sequence[float] | None = None,
     title: str = "",
 ) -> Figure:
     """Draw the lesions of a scan (x, y, z) in three planes, over the scan."""
@@ -76,12 +75,8 @@ def plot_overlay(
         raise ValueError(
             f"labels of shape {label_map.shape} for {case.name}, whose shape is {case.shape}"
         )
-    heading = title or case.name
-    if center is None:
-        middle, description = place_to_show(case, label_map)
-        heading += f": {description}"
-    else:
-        middle = np.array(center, dtype=np.float64)
+    middle, description = place_to_show(case, label_map)
+    heading = f"{title or case.name}: {description}"
     outlines = {}
     if case.label is not None:
         outlines["reference"] = (case.label > 0, REFERENCE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ from dmrifit.report.style import FOUND, REFERENCE, UNSURE
 from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.study.controls import CONTROLS
-from metastasis.study.evaluation import SMALL_ML, evaluate_segmentations, for_method
+from metastasis.study.evaluation import SMALL_ML, by_method, evaluate_segmentations
 from metastasis.study.patient_samples import FEWEST_PATIENTS
 from metastasis.study.reader_scores import SHARES
 
@@ -170,10 +170,9 @@ def write_evaluation(
             random_state=random_state,
         )
         gallery = Gallery()
-        limits = {
-            name: (for_method(threshold, name, 0.5), for_method(min_voxels, name, 1))
-            for name in predictions
-        }
+        thresholds = by_method("thresholds", threshold, predictions, 0.5)
+        fewest_voxels = by_method("min_voxels", min_voxels, predictions, 1)
+        limits = {name: (thresholds[name], fewest_voxels[name]) for name in predictions}
         sections = _sections(cases, predictions, tables, gallery, limits, figures, command)
         page = viewer_page(
             "Metastases found, missed and marked by mistake",
@@ -471,12 +470,7 @@ def _sizes_and_changes(tables: Mapping[str, pd.DataFrame]) -> Markup:
     summary = tables["summary"]
     all_scans = summary[summary["part"] == "all"]
     n_small, n_large = all_scans[["n_small", "n_large"]].iloc[0]
-    columns: dict[str, Callable[[Any], str]] = {"method": str}
-    for key in ("sensitivity_small", "precision_small", "sensitivity_large", "precision_large"):
-        columns[key] = decimals(2)
-    rows = record_cells(all_scans.to_dict("records"), columns)
-    header = [
-        "method",
+    headings = [
         f"below {SMALL_ML:g} mL ({n_small:.0f}): touched",
         "right",
         f"from {SMALL_ML:g} mL ({n_large:.0f}): touched",
@@ -487,7 +481,8 @@ def _sizes_and_changes(tables: Mapping[str, pd.DataFrame]) -> Markup:
         "touch a lesion."
     )
     status = tables["status"]
-    size_table = html_join([_method_table(rows, header), *_volumes_and_rules(tables)])
+    keys = ("sensitivity_small", "precision_small", "sensitivity_large", "precision_large")
+    size_table = html_join([_score_table(all_scans, keys, headings), *_volumes_and_rules(tables)])
     if not len(status):
         return html_join([text, size_table])
     statuses = list(dict.fromkeys(status["status"]))
@@ -529,14 +524,12 @@ def _volumes_and_rules(tables: Mapping[str, pd.DataFrame]) -> list[Markup]:
     table = html_table(rows, ["method", "measure", "share, interval over patients"], numbers=(2,))
     blocks.append(html_details("By distance", html_join([text, table])))
     keys = ("all_instance_f1", "large_instance_f1", "small_instance_f1", "lesionwise_dsc_mean")
-    writers = {"method": str, **dict.fromkeys(keys, decimals(2))}
-    rows = record_cells(tables["challenge"].to_dict("records"), writers)
     text = html_paragraph(
         "Findings and lesions paired one to one by Dice, as the official scorer of BraTS-METS: F1 "
         "of all lesions, of those from 20 mm³ and of smaller ones, Dice of the large ones; means "
         "over scans."
     )
-    table = _method_table(rows, ["method", "F1, all", "large", "small", "Dice"])
+    table = _score_table(tables["challenge"], keys, ("F1, all", "large", "small", "Dice"))
     blocks.append(html_details("By the rule of BraTS-METS", html_join([text, table])))
     if len(tables["lesion_free"]):
         writers = {"name": str, "method": str, "n_findings": whole, "marked_mL": decimals(2)}
@@ -561,12 +554,11 @@ def _ensembles(tables: Mapping[str, pd.DataFrame]) -> Markup:
     text = html_paragraph(
         "What only one model marks is a candidate, to be looked at. Shares by the strict rules."
     )
-    tables_of_scores = []
-    for headings in (scores, candidates):
-        columns = {"method": str} | dict.fromkeys(headings, decimals(2))
-        rows = record_cells(tables["ensemble"].to_dict("records"), columns)
-        tables_of_scores.append(_method_table(rows, ["method", *headings.values()]))
-    return html_join([text, *tables_of_scores])
+    score_tables = [
+        _score_table(tables["ensemble"], list(headings), list(headings.values()))
+        for headings in (scores, candidates)
+    ]
+    return html_join([text, *score_tables])
 
 
 def _curves(tables: Mapping[str, pd.DataFrame], gallery: Gallery) -> Markup:

@@ -15,7 +15,7 @@ from dmrifit import lesion_table
 from dmrifit.report.style import FOUND, OUTLINES, REFERENCE, UNSURE
 from metastasis import SensitivitySpecificityEnsemble, write_evaluation
 from metastasis.cli.case_runs import scans_of, segment_cases, write_batch
-from metastasis.study.evaluation import CONTROLS
+from metastasis.study.controls import CONTROLS
 from metastasis.study.plotting import place_to_show
 from metastasis.study.report import KINDS
 
