@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dmrifit._utils.counts import first_few
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
+from dmrifit.io.grids import cropped
 from dmrifit.stats.lesion_matching import label_components
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def control_segmentations(
         masks = (
             brain,
             np.zeros(shape, bool),
-            _fitted(donor_mask, shape),
+            cropped(donor_mask, (0, 0, 0), shape),
             _random_blobs(blobs or lesions[i], number, brain, rng),
         )
         for name, mask in zip(CONTROLS, masks, strict=True):
@@ -73,14 +74,6 @@ def _lesion_shapes(truth: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
 
     labels = label_components(truth)
     return [labels[box] == i + 1 for i, box in enumerate(ndimage.find_objects(labels))]
-
-
-def _fitted(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Put a mask on a grid of another shape, corner on corner."""
-    fitted = np.zeros(shape, bool)
-    both = tuple(slice(min(a, b)) for a, b in zip(mask.shape, shape, strict=True))
-    fitted[both] = mask[both]
-    return fitted
 
 
 def _random_blobs(

@@ -123,7 +123,6 @@ def _quotient(n: float, total: float) -> float:
 def _any_in_segments(mask: NDArray[np.bool_], segment: int) -> NDArray[np.bool_]:
     """Tell of each segment whether it holds a voxel of the mask."""
     # Scans are seldom a multiple of the edge; what is left over makes segments of its own.
-    padded = np.pad(mask, [(0, -n % segment) for n in mask.shape])
-    x, y, z = (n // segment for n in padded.shape)
-    segments = padded.reshape(x, segment, y, segment, z, segment)
-    return np.any(segments, axis=(1, 3, 5))
+    for axis, n in enumerate(mask.shape):
+        mask = np.logical_or.reduceat(mask, np.arange(0, n, segment), axis=axis)
+    return mask
