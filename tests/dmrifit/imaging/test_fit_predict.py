@@ -680,7 +680,7 @@ def test_a_full_disk_is_not_taken_for_a_damaged_file(scan, refused, monkeypatch)
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(series.shutil, "copyfileobj", full)
+    monkeypatch.setattr("shutil.copyfileobj", full)
     refused(scan, r"no room to unpack .*sub-01_dwi\.nii\.gz.*TMPDIR", error=OSError)
 
 
