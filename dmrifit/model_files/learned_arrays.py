@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,66 +11,34 @@ from sklearn.base import BaseEstimator
 
 from dmrifit.io.parameter_json import RefusedError
 
-__all__ = ["CHECKED_TYPES", "Tree", "check_arrays", "check_trees", "trees"]
+__all__ = ["CHECKED_TYPES", "check_arrays", "check_branches"]
 
 # Positions in the state of a Mersenne twister, which reads past its end where one is larger.
 _TWISTER_LENGTH = 624
 
 
-class Tree(NamedTuple):
-    """The branches of a tree: children and feature of each node, and which are inner."""
+def check_branches(
+    inner: NDArray[np.bool_],
+    left: NDArray[np.int64],
+    right: NDArray[np.int64],
+    feature: NDArray[np.integer],
+    n_features: int,
+) -> None:
+    """
+    Refuse branches of a tree that leave its nodes, run in a circle or lack a feature.
 
-    nodes: NDArray[np.int64]
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    inner: NDArray[np.bool_]
-    feature: NDArray[np.integer]
-    n_features: int
-
-
-def trees(regressor: Any) -> Iterator[Tree]:
-    """Find the trees of a regressor of scikit-learn, at any depth."""
-    if hasattr(regressor, "tree_"):
-        tree = regressor.tree_
-        # A node with one child is no leaf either, and is refused.
-        inner = (tree.children_left != -1) | (tree.children_right != -1)
-        nodes = np.arange(tree.node_count)
-        children = tree.children_left, tree.children_right
-        yield Tree(nodes, *children, inner, tree.feature, tree.n_features)
-        return
-    for stage in getattr(regressor, "_predictors", ()):
-        for predictor in stage:
-            table = predictor.nodes
-            nodes = np.arange(len(table))
-            # Children are unsigned in scikit-learn.
-            children = table["left"].astype(np.int64), table["right"].astype(np.int64)
-            inner = table["is_leaf"] == 0
-            feature = table["feature_idx"]
-            yield Tree(nodes, *children, inner, feature, regressor.n_features_in_)
-    inside = [getattr(regressor, "regressor_", None), *getattr(regressor, "estimators_", ())]
-    inside += [step for _, step in getattr(regressor, "steps", ())]
-    for estimator in inside:
-        if estimator is not None:
-            yield from trees(estimator)
-
-
-def check_trees(regressor: Any, n_features: int, *, exact: bool = False) -> None:
-    """Refuse trees whose branches leave the nodes, run in a circle or lack a feature."""
-    for tree in trees(regressor):
-        first_child = np.minimum(tree.left, tree.right)[tree.inner]
-        last_child = np.maximum(tree.left, tree.right)[tree.inner]
-        feature = tree.feature[tree.inner]
-        is_sound = (
-            tree.n_features <= n_features
-            and (tree.n_features == n_features or not exact)
-            # A child after its parent rules out circles, in which a prediction would never end.
-            and (first_child > tree.nodes[tree.inner]).all()
-            and (last_child < len(tree.nodes)).all()
-            and (feature >= 0).all()
-            and (feature < tree.n_features).all()
-        )
-        if not is_sound:
-            raise RefusedError("a tree of its regressor has branches that lead nowhere")
+    Shapes: (n_nodes,) each, the children and the feature of the nodes that are `inner`.
+    """
+    children = np.stack([left, right])[:, inner]
+    is_sound = (
+        # A child after its parent rules out circles, in which a prediction would never end.
+        (children > np.flatnonzero(inner)).all()
+        and (children < len(inner)).all()
+        and (feature[inner] >= 0).all()
+        and (feature[inner] < n_features).all()
+    )
+    if not is_sound:
+        raise RefusedError("a tree of its regressor has branches that lead nowhere")
 
 
 def check_arrays(regressor: Any) -> None:
@@ -222,8 +190,11 @@ def _check_tree(estimator: BaseEstimator) -> None:
     _require(0 < tree.node_count == tree.capacity, estimator, "nodes")
     has_outputs = tree.n_outputs == estimator.n_outputs_ and tree.max_n_classes == 1
     _require(has_outputs, estimator, "outputs")
-    check_trees(estimator, n_features, exact=True)
-    inner = tree.children_left != -1
+    _require(tree.n_features == n_features, estimator, "nodes and columns")
+    left, right = tree.children_left, tree.children_right
+    # A node with one child is no leaf either, and is refused.
+    inner = (left != -1) | (right != -1)
+    check_branches(inner, left, right, tree.feature, n_features)
     is_finite = np.isfinite(tree.value).all() and np.isfinite(tree.threshold[inner]).all()
     _require(is_finite, estimator, "nodes")
 
@@ -264,7 +235,9 @@ def _check_boosting(boosting: BaseEstimator) -> None:
             is_leaf = nodes["is_leaf"] != 0
             _require(np.isfinite(nodes["value"]).all(), boosting, "nodes")
             _require(np.isfinite(nodes["num_threshold"][~is_leaf]).all(), boosting, "nodes")
-    check_trees(boosting, n_features, exact=True)
+            # Children are unsigned in scikit-learn.
+            left, right = (nodes[side].astype(np.int64) for side in ("left", "right"))
+            check_branches(~is_leaf, left, right, nodes["feature_idx"], n_features)
 
 
 _COMPILED_TREE = "sklearn.tree._tree.Tree"

@@ -19,7 +19,7 @@ from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
 from dmrifit.io.parameter_json import RefusedError
-from dmrifit.model_files.learned_arrays import CHECKED_TYPES, check_arrays, check_trees, trees
+from dmrifit.model_files.learned_arrays import CHECKED_TYPES, check_arrays
 from dmrifit.predict.algorithms import CLASS_MODULES, REGRESSORS, make_regressor
 from dmrifit.predict.perceptrons import Perceptron
 
@@ -136,7 +136,7 @@ def test_a_tree_may_not_run_in_a_circle():
     nodes = tree.tree_.__getstate__()["nodes"].copy()
     nodes["left_child"][1] = 0
     with pytest.raises(RefusedError, match="branches that lead nowhere"):
-        check_trees(with_state(tree, nodes=nodes), 4)
+        check_arrays(with_state(tree, nodes=nodes))
 
 
 def test_trees_of_a_forest_have_its_columns():
@@ -208,35 +208,3 @@ def test_a_generator_draws_from_its_own_state():
     perceptron._random_state.set_state(state)
     with pytest.raises(RefusedError, match="random generator"):
         check_arrays(perceptron)
-
-
-def test_a_tree_is_given_by_its_branches():
-    """One split of the second feature: a root with two leaves."""
-    inputs = np.array([[0, 0.0], [0, 1], [0, 2], [0, 3]])
-    tree = DecisionTreeRegressor(max_depth=1).fit(inputs, [0, 0, 1, 1])
-    ((nodes, left, right, inner, feature, n_features),) = trees(tree)
-    assert nodes.tolist() == [0, 1, 2]
-    assert (left[0], right[0], feature[0]) == (1, 2, 1)
-    assert inner.tolist() == [True, False, False]
-    assert n_features == 2
-
-
-@pytest.mark.parametrize(
-    ("regressor", "n"),
-    [
-        (RandomForestRegressor(5), 5),
-        (make_pipeline(StandardScaler(), RandomForestRegressor(n_estimators=3)), 3),
-        (make_regressor("RFR", n_estimators=4), 4),
-        (HistGradientBoostingRegressor(max_iter=7), 7),
-        (Ridge(), 0),
-    ],
-    ids=["forest", "pipeline", "scaled", "boosting", "none"],
-)
-def test_all_trees_of_a_regressor_are_looked_at(regressor, n):
-    listed = list(trees(regressor.fit(X, Y[:, 0])))
-    assert len(listed) == n
-    for nodes, left, right, inner, feature, n_features in listed:
-        assert n_features == 4
-        # Each node but the root is the child of one branch.
-        assert sorted([*left[inner], *right[inner]]) == nodes[1:].tolist()
-        assert set(feature[inner]) <= {0, 1, 2, 3}
