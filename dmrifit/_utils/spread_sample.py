@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SpreadSample"]
+__all__ = ["SpreadSample", "by_slice"]
 
 
 class SpreadSample:
@@ -22,23 +22,17 @@ class SpreadSample:
         self._n_seen = 0
         self._parts: list[NDArray] = []
 
-    def add(self, values: NDArray, inside: NDArray[np.bool_]) -> None:
-        """
-        Take the values of the voxels of the next slab.
-
-        Shapes: `values` (n_voxels, ...), `inside` (x, y, slices), True where the voxels lie.
-        """
+    def add(self, values: NDArray, rows: NDArray[np.intp]) -> None:
+        """Take some rows of values, in their order."""
         stride = self._stride
-        n_seen = self._n_seen + len(values)
+        n_seen = self._n_seen + len(rows)
         while n_seen > self._most_held * stride:
             stride *= 2
         if stride > self._stride and self._parts:
             self._parts = [self.rows()[:: stride // self._stride].copy()]
         self._stride = stride
         first = -self._n_seen % stride
-        # The voxels of a slab follow each other across its slices, those of thinner ones do not.
-        by_slice = np.argsort(np.flatnonzero(inside) % inside.shape[2], kind="stable")
-        self._parts.append(values[by_slice[first::stride]])
+        self._parts.append(values[rows[first::stride]])
         self._n_seen = n_seen
 
     def rows(self) -> NDArray:
@@ -46,3 +40,9 @@ class SpreadSample:
         if not self._parts:
             return np.empty(0)
         return np.concatenate(self._parts)
+
+
+def by_slice(inside: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Order the voxels of a slab, those of (x, y, slices) that are True, by their slices."""
+    # The voxels of a slab follow each other across its slices, those of thinner ones do not.
+    return np.argsort(np.flatnonzero(inside) % inside.shape[2], kind="stable")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.spread_sample import SpreadSample
 from dmrifit.engine.design.identifiability import typical_tissue
 from dmrifit.engine.design.planning import DECAYED, largest_error, rounded
 from dmrifit.engine.design.precision import signal_jacobian
@@ -38,7 +39,7 @@ _MENTIONED_STARTS = 0.1
 _WRITTEN = 0.005
 _MOST = 0.5
 
-_MOST_KEPT = 20_000  # voxels whose intervals are kept for a median
+_FEWEST_KEPT = 10_000  # voxels whose intervals are kept for a median, where there are as many
 
 
 class DoubtReason(IntEnum):
@@ -151,9 +152,8 @@ class DoubtTally:
         self.reasons = np.zeros((n_parameters, len(DoubtReason)), np.int64)
         self.starts_disagree = 0
         self.below_noise = 0
-        self._stride = 1
-        self._ends = np.empty((0, n_parameters, 2))
-        self._is_none = np.empty((0, n_parameters), bool)
+        self._ends = SpreadSample(_FEWEST_KEPT)
+        self._is_none = SpreadSample(_FEWEST_KEPT)
         self.none_found = np.zeros(n_parameters, np.int64)
         self.free = np.ones(n_parameters, bool)
 
@@ -173,19 +173,8 @@ class DoubtTally:
             self.reasons[j] += np.bincount(column, minlength=len(DoubtReason))
         is_none = self._none_found(result, reasons == DoubtReason.NONE, fitted)
         self.none_found += column_counts(is_none)
-        self._keep_ends(result.outer_intervals, np.flatnonzero(fitted), is_none)
-
-    def _keep_ends(
-        self, ends: NDArray[np.float64], fitted: NDArray[np.intp], is_none: NDArray[np.bool_]
-    ) -> None:
-        """Keep the intervals of every n-th fitted voxel, the same ones however they are cut."""
-        first = self.n_fitted - len(fitted)
-        rows = np.arange(-first % self._stride, len(fitted), self._stride)
-        self._ends = np.concatenate([self._ends, ends[fitted[rows]]])
-        self._is_none = np.concatenate([self._is_none, is_none[rows]])
-        while len(self._ends) > _MOST_KEPT:
-            self._stride *= 2
-            self._ends, self._is_none = self._ends[::2].copy(), self._is_none[::2].copy()
+        self._ends.add(result.outer_intervals, np.flatnonzero(fitted))
+        self._is_none.add(is_none, np.arange(len(is_none)))
 
     def _none_found(
         self, result: Any, is_sound: NDArray[np.bool_], fitted: NDArray[np.bool_]
@@ -218,9 +207,10 @@ class DoubtTally:
             return readings
         undetermined = self.reasons[:, [DoubtReason.NO_INFLUENCE, DoubtReason.NOT_DETERMINED]]
         is_undetermined = undetermined.sum(axis=1) >= self.n_fitted / 2
+        all_ends, all_none = self._ends.rows(), self._is_none.rows()
         for j in np.flatnonzero(self.free):
             parameter = self.model.parameters[j]
-            ends, is_none = self._ends[:, j], self._is_none[:, j]
+            ends, is_none = all_ends[:, j], all_none[:, j]
             unit = f" {parameter.unit}" if parameter.unit and not parameter.is_amplitude else ""
             if is_undetermined[j]:
                 text = f"not determined ({self._searched(int(j))} searched)"

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
-from dmrifit._utils.spread_sample import SpreadSample
+from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.cohort.scaling import PatientScale
 from dmrifit.engine.design.identifiability import missing_for, nominal_contrasts
 from dmrifit.engine.doubts import DoubtTally
@@ -277,7 +277,7 @@ def fit_image(
             for slab, inside, signals in readable.slabs(
                 region, progress=progress, task="fit", whole=scan.add
             ):
-                gain_sample.add(signals, inside)
+                gain_sample.add(signals, by_slice(inside))
                 # The slab is written to, because a copy of it would take as much memory again.
                 signals, screening = Screen(protocol).apply(signals, in_place=True)
                 if average is not None:
@@ -581,10 +581,11 @@ def _learn_prior(
     # Every so many voxels instead of a random draw, which would depend on the slabs.
     sample, levels = SpreadSample(PRIOR_VOXELS), SpreadSample(PRIOR_VOXELS)
     for slab, inside, voxels in series.slabs(region, progress=False, task="prior"):
-        sample.add(voxels, inside)
+        rows = by_slice(inside)
+        sample.add(voxels, rows)
         level = _noise_of(noise, slab, inside)
         if level is not None:
-            levels.add(np.broadcast_to(level, len(voxels)), inside)
+            levels.add(np.broadcast_to(level, len(voxels)), rows)
     signals = sample.rows()
     if not signals.size:
         raise _nothing_to_fit(series)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
-from dmrifit._utils.spread_sample import SpreadSample
+from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.engine.design.identifiability import expected_precision, missing_for
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.models import MODELS
@@ -127,7 +127,7 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
     n_values, n_negative, n_non_finite, n_voxels = 0, 0, 0, 0
     largest, n_largest = -np.inf, 0
     for _, inside, signals in series.slabs(region, progress=True, task="info"):
-        sample.add(signals, inside)
+        sample.add(signals, by_slice(inside))
         n_voxels += len(signals)
         n_values += signals.size
         n_negative += int((signals < 0).sum())

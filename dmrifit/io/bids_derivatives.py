@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit import __version__
-from dmrifit._utils.spread_sample import SpreadSample
+from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.engine.design.identifiability import expected_precision, typical_tissue
 from dmrifit.engine.doubts import (
     DoubtTally,
@@ -175,7 +175,7 @@ class FitTally:
             noise = np.full(len(signals), np.inf)
             if result.inputs is not None and result.inputs.sigma is not None:
                 noise[:] = result.inputs.sigma
-            self._sample.add(np.column_stack([snr, signals, noise]), inside)
+            self._sample.add(np.column_stack([snr, signals, noise]), by_slice(inside))
 
     def _residual_deviation(self, result: FitResult) -> NDArray[np.float64]:
         """Compute the SD of residuals (n_voxels,), NaN where none are left beside parameters."""

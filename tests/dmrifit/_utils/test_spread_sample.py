@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from dmrifit._utils.spread_sample import SpreadSample
+from dmrifit._utils.spread_sample import SpreadSample, by_slice
 
 
 def sampled(region, cuts, most=10):
     numbers = np.arange(region.size).reshape(region.shape)
     sample = SpreadSample(most)
     for inside, values in zip(np.split(region, cuts, axis=2), np.split(numbers, cuts, axis=2), strict=True):
-        sample.add(values[inside], inside)
+        sample.add(values[inside], by_slice(inside))
     return sample.rows()
 
 
@@ -33,7 +33,7 @@ def test_samples_are_copies_and_may_be_empty():
     sample = SpreadSample(10)
     assert sample.rows().size == 0
     values = np.ones((5, 2))
-    sample.add(values, np.ones((5, 1, 1), bool))
+    sample.add(values, np.arange(5))
     values[:] = 0
     assert sample.rows().shape == (5, 2)
     assert (sample.rows() == 1).all()
