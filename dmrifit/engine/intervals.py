@@ -11,24 +11,16 @@ from numpy.typing import NDArray
 from dmrifit._utils.threads import run_in_chunks
 from dmrifit.engine.kernels import compiler
 from dmrifit.engine.kernels.layout import LANES, UNROLL, Contrasts, zeros_of_lanes
-from dmrifit.engine.models import SignalModel
 
 if TYPE_CHECKING:
-    from dmrifit.engine.results import FitInputs
+    from dmrifit.engine.results import FitResult
 
 __all__ = ["parameter_intervals"]
 
 _CHUNK = 4096
 
 
-def parameter_intervals(
-    inputs: FitInputs,
-    model: SignalModel,
-    parameters: NDArray,
-    bounds: Sequence[tuple[float, float]],
-    is_fixed: NDArray[np.bool_],
-    levels: Sequence[float],
-) -> NDArray[np.float64]:
+def parameter_intervals(result: FitResult, levels: Sequence[float]) -> NDArray[np.float64]:
     """
     Compute the low and high end of every parameter of every voxel, for each level.
 
@@ -36,12 +28,17 @@ def parameter_intervals(
     shares, rates and relaxation times are taken in coordinates in which the signal is close to
     linear, and one point a side is probed for the curvature that remains.
 
-    Shapes: `parameters` (n_voxels, n_parameters); `bounds` of each parameter, those of an
-    amplitude in multiples of the voxel's largest signal. Returns (n_levels, n_voxels,
-    n_parameters, 2), NaN where a voxel was not fitted or a parameter is fixed.
+    Shapes: returns (n_levels, n_voxels, n_parameters, 2), NaN where a voxel was not fitted or a
+    parameter is fixed.
     """
     from scipy.special import stdtrit  # quantiles of Student's t
 
+    inputs, model, parameters = result.inputs, result.model, result.parameters
+    if inputs is None:
+        raise ValueError(
+            "this result does not know the signals it was fitted to; fit them again by fit_voxels"
+        )
+    bounds, is_fixed = np.array(result.bounds).T, result.is_known
     # Slabs of images stay as they are; only chunks of them are copied.
     signals = np.asarray(inputs.signals)
     if not np.issubdtype(signals.dtype, np.floating):
@@ -60,12 +57,12 @@ def parameter_intervals(
     probes = stdtrit(degrees, 0.975)
     common = np.zeros(kernel.N_COMMON)
     common[kernel.FREE : kernel.FREE + n] = ~is_fixed
-    common[kernel.BOUNDS : kernel.BOUNDS + 2 * n] = np.array(bounds).T.ravel()
+    common[kernel.BOUNDS : kernel.BOUNDS + 2 * n] = bounds.ravel()
     common[kernel.TURN_UP] = inputs.turn_up
     n_tabulated = kernel.N_BY_B * len(contrasts.b) + kernel.N_BY_TE * len(contrasts.te)
     # Carried back from their coordinates, ends at a bound may lie a rounding error outside.
     is_amplitude = [parameter.is_amplitude for parameter in model.parameters]
-    low, high = np.where(is_amplitude, [[-np.inf], [np.inf]], np.array(bounds).T)[:, :, None]
+    low, high = np.where(is_amplitude, [[-np.inf], [np.inf]], bounds)[:, :, None]
     n_padded = len(contrasts.pairs) * LANES
     roots = np.ones(len(protocol)) if weights is None else np.sqrt(weights)
 

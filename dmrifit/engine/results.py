@@ -241,9 +241,11 @@ class FitResult:
         because the formula's K is 13 % too low there. Outside tissue (f above 0.75, free water)
         none of this was shown.
         """
+        from dmrifit.engine.intervals import parameter_intervals
+
         if not 0 < level < 1:
             raise ValueError(f"level must be between 0 and 1, such as 0.95, not {level!r}")
-        return self._intervals((level,))[0]
+        return parameter_intervals(self, (level,))[0]
 
     @cached_property
     def doubt_reasons(self) -> NDArray[np.uint8]:
@@ -260,8 +262,9 @@ class FitResult:
     @cached_property
     def _default_intervals(self) -> NDArray[np.float64]:
         from dmrifit.engine.doubts import LEVELS
+        from dmrifit.engine.intervals import parameter_intervals
 
-        return self._intervals(LEVELS)
+        return parameter_intervals(self, LEVELS)
 
     @property
     def doubt(self) -> NDArray[np.bool_]:
@@ -321,19 +324,6 @@ class FitResult:
         tally = DoubtTally(self.model, self.bounds, monotonic)
         tally.add(self)
         return tally
-
-    def _intervals(self, levels: tuple[float, ...]) -> NDArray[np.float64]:
-        """Compute intervals of several levels at once, (n_levels, n_voxels, n_parameters, 2)."""
-        from dmrifit.engine.intervals import parameter_intervals
-
-        if self.inputs is None:
-            raise ValueError(
-                "this result does not know the signals it was fitted to; fit them again by "
-                "fit_voxels"
-            )
-        return parameter_intervals(
-            self.inputs, self.model, self.parameters, self.bounds, self.is_known, levels
-        )
 
     @property
     def is_known(self) -> NDArray[np.bool_]:
