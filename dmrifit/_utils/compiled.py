@@ -1,20 +1,20 @@
-"""Functions compiled by numba outside of fits: settings checked, damaged files made anew."""
+"""Functions compiled by numba outside of fits: settings checked, machine code kept on disk."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import pickle
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dmrifit._utils.code_store import CodeStore
 
 __all__ = ["check_environment", "njit"]
 
-_DIGEST_SIZE = hashlib.sha256().digest_size
 _logger = logging.getLogger("dmrifit")
-_said: set[str] = set()
 
 
 def check_environment() -> None:
@@ -50,73 +50,28 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
                 dispatcher.enable_caching()
             # Where neither the package nor the home folder can be written to.
             except (OSError, RuntimeError) as error:
-                _say_not_kept(error)
+                _say_not_kept(str(error))
             else:
-                dispatcher._cache = _healing(dispatcher._cache)
+                files = dispatcher._cache
+                stamp = files._impl.locator.get_source_stamp()
+                _store_of(function.__module__, files.cache_path).adopt(dispatcher, stamp)
         return dispatcher
 
     return compiled
 
 
-def _healing(cache: Any) -> Any:
-    """Make a cache of numba check what it reads and compile again what is damaged."""
-    from numba.core.caching import FunctionCache, IndexDataCacheFile
+@cache
+def _store_of(module: str, folder: str) -> CodeStore:
+    from dmrifit._utils.code_store import CodeStore
 
-    class CheckedFiles(IndexDataCacheFile):
-        """Files of one function, whose machine code ends with its digest."""
+    return CodeStore(Path(folder, f"{module}.py"), f"module {module}")
 
-        def _dump(self, obj: Any) -> bytes:
-            content = super()._dump(obj)
-            return content + hashlib.sha256(content).digest()
 
-        def _load_data(self, name: str) -> Any:
-            sealed = Path(self._data_path(name)).read_bytes()
-            content, digest = sealed[:-_DIGEST_SIZE], sealed[-_DIGEST_SIZE:]
-            if hashlib.sha256(content).digest() != digest:
-                raise ValueError(f"{name} was altered")
-            return pickle.loads(content)
-
-    class HealingCache(FunctionCache):
-        """A cache that forgets damaged files, and needs no room."""
-
-        def load_overload(self, sig: Any, target_context: Any) -> Any:
-            try:
-                return super().load_overload(sig, target_context)
-            # What can be wrong with machine code is only known to the libraries that read it.
-            except Exception:
-                _say(f"files of the cache {self.cache_path} are damaged: they are made anew")
-                return None
-
-        def save_overload(self, sig: Any, data: Any) -> None:
-            try:
-                super().save_overload(sig, data)
-            except OSError as error:
-                _say_not_kept(error)
-            # The index is read before it is written, and may be what is damaged.
-            except Exception:
-                self.flush()
-                super().save_overload(sig, data)
-
-    healing = HealingCache.__new__(HealingCache)
-    vars(healing).update(vars(cache))
-    healing._cache_file = CheckedFiles(
-        cache_path=cache.cache_path,
-        filename_base=cache._impl.filename_base,
-        source_stamp=cache._impl.locator.get_source_stamp(),
+# Said once, not for every function.
+@cache
+def _say_not_kept(reason: str) -> None:
+    _logger.warning(
+        "compiled code cannot be kept (%s): every process compiles it anew; set NUMBA_CACHE_DIR "
+        "to a folder that can be written to",
+        reason,
     )
-    return healing
-
-
-def _say_not_kept(error: Exception) -> None:
-    reason = getattr(error, "strerror", None) or str(error)
-    _say(
-        f"compiled code cannot be kept ({reason}): every process compiles it anew; set "
-        "NUMBA_CACHE_DIR to a folder that can be written to"
-    )
-
-
-def _say(line: str) -> None:
-    """Log a line once."""
-    if line not in _said:
-        _said.add(line)
-        _logger.warning("%s", line)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from dmrifit._utils.code_store import CodeStore
     from dmrifit.engine.fit_problem import Problem
-    from dmrifit.engine.kernels.store import KernelStore
 
 __all__ = ["routing_weights"]
 
@@ -38,14 +38,16 @@ def routing_weights(problem: Problem, *, floored: bool) -> NDArray[np.float64]:
     if not problem.is_routed:
         return np.empty(0)
     # What it needs of numba is loaded by now.
-    from dmrifit.engine.kernels.store import KernelStore
+    from dmrifit._utils.code_store import CodeStore
 
     with _lock:
         key = _key(problem, floored)
         if key not in _known:
             path = Path(problem.kernel.__file__ or "").with_name(f"dmrifit_starts_{key}")
             # A kernel may not be on disk.
-            store = KernelStore(path, problem.model.name) if path.is_absolute() else None
+            store = None
+            if path.is_absolute():
+                store = CodeStore(path, f"fit of model {problem.model.name}")
             weights = None if store is None else _read(store, key)
             if weights is None:
                 weights = _calibrate(problem, floored)
@@ -159,7 +161,7 @@ def _logistic_weights(columns: NDArray, improved: NDArray) -> NDArray:
     return weights[1:] / spread
 
 
-def _read(store: KernelStore, key: str) -> NDArray[np.float64] | None:
+def _read(store: CodeStore, key: str) -> NDArray[np.float64] | None:
     """Read weights; None where there are none, or where they are damaged or of another key."""
     content = store.read(store.path)
     if content is None or not content.startswith(key.encode()):

@@ -21,11 +21,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dmrifit._utils.compiled import check_environment
+from dmrifit._utils.garbage import collection_paused
 from dmrifit.engine.kernels import formula, interval_formula
-from dmrifit.engine.kernels.garbage import collection_paused
 
 if TYPE_CHECKING:
-    from dmrifit.engine.kernels.store import KernelStore
+    from dmrifit._utils.code_store import CodeStore
     from dmrifit.engine.models import SignalModel
 
 __all__ = ["is_compiled", "load", "load_shared"]
@@ -42,7 +42,7 @@ _SOURCES: dict[str, Callable[[Any], str]] = {
 }
 
 _loaded: dict[str, ModuleType] = {}
-_stores: dict[str, KernelStore] = {}
+_stores: dict[str, CodeStore] = {}
 _lock = threading.RLock()
 _logger = logging.getLogger("dmrifit")
 
@@ -126,7 +126,8 @@ def _cache_folder() -> Path:
     """Find the folder of generated modules: $DMRIFIT_CACHE, the user's cache, or temporary."""
     setting = os.environ.get("DMRIFIT_CACHE")
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dmrifit"
-    folders = [home, Path(tempfile.gettempdir()) / f"dmrifit-{_user()}"]
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    folders = [home, Path(tempfile.gettempdir()) / f"dmrifit-{user}"]
     if setting:
         folders = [Path(setting)]
     for folder in folders:
@@ -160,25 +161,22 @@ def _is_private(folder: Path) -> bool:
     return status.st_uid == os.getuid() and not status.st_mode & stat.S_IWOTH
 
 
-def _user() -> str:
-    return str(os.getuid()) if hasattr(os, "getuid") else "user"
-
-
 def _import(name: str, model: SignalModel | None, part: str) -> ModuleType:
-    from dmrifit.engine.kernels.store import KernelStore
+    from dmrifit._utils.code_store import CodeStore
 
     write = _SOURCES[part]
+    title = f"fit of model {_title(model)}"
     path = None
     try:
         path = _cache_folder() / f"{name}.py"
-        store = KernelStore(path, _title(model))
+        store = CodeStore(path, title)
         kernel = _executed(name, store.module_text(lambda: write(model)), path)
     # numba raises a RuntimeError where it finds no folder for its files.
     except (OSError, RuntimeError) as error:
         if path is None:
             _logger.warning("there is no folder for compiled fits (%s)", error)
         else:
-            KernelStore(path, _title(model)).say_not_kept(error)
+            CodeStore(path, title).say_not_kept(error)
         text = write(model)
         for option in (", cache=True", '"cache": True, '):
             text = text.replace(option, "")

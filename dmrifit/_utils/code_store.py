@@ -1,4 +1,4 @@
-"""Files of compiled kernels: whole when written, checked when read, compiled by one process."""
+"""Files of compiled code: whole when written, checked when read, compiled by one process."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.serialize import dumps
 
-from dmrifit.engine.kernels.garbage import collection_paused
+from dmrifit._utils.garbage import collection_paused
 
-__all__ = ["KernelStore"]
+__all__ = ["CodeStore"]
 
 # The last line of every file, a comment in those of Python.
 _SEAL = b"\n# sha256 "
 _SEAL_SIZE = len(_SEAL) + 64 + 1
 
 _POLL_SECONDS = 0.05
-# Between two functions of a kernel, the process that compiles it lets go of the lock.
+# Between two functions of a module, the process that compiles it lets go of the lock.
 _GAP_SECONDS = 0.3
 # A process that was forked while another thread compiled would keep the lock for ever.
 _PATIENCE_SECONDS = 180.0
@@ -36,18 +36,18 @@ _PATIENCE_SECONDS = 180.0
 _logger = logging.getLogger("dmrifit")
 
 
-class KernelStore:
-    """The files of a kernel, by the path of its module, in the folder of the cache."""
+class CodeStore:
+    """The files of a compiled module, in the folder of its path; messages name it by its title."""
 
-    def __init__(self, path: Path, model_name: str) -> None:
+    def __init__(self, path: Path, title: str) -> None:
         self.path = path
-        self._model_name = model_name
+        self._title = title
         self._said: set[str] = set()
         self._lock: IO[bytes] | None = None
         self._depth = 0
 
     def module_text(self, write: Callable[[], str]) -> str:
-        """Read the source of the kernel, or write it where it is missing or damaged."""
+        """Read the source of a generated module, or write it where it is missing or damaged."""
         content = self.read(self.path)
         if content is None:
             content = write().encode()
@@ -88,7 +88,7 @@ class KernelStore:
         self._say(
             "damaged",
             f"the file {path.name} in the cache {self.path.parent} is damaged: it is made anew "
-            f"for the fit of model {self._model_name}",
+            f"for the {self._title}",
         )
 
     def say_not_kept(self, error: Exception) -> None:
@@ -96,8 +96,8 @@ class KernelStore:
         reason = getattr(error, "strerror", None) or str(error)
         self._say(
             "not kept",
-            f"the compiled fit of model {self._model_name} cannot be kept in the cache "
-            f"{self.path.parent} ({reason}): it is compiled anew in every process",
+            f"the compiled {self._title} cannot be kept in the cache {self.path.parent} "
+            f"({reason}): it is compiled anew in every process",
         )
 
     def _say(self, kind: str, line: str) -> None:
@@ -105,11 +105,15 @@ class KernelStore:
             self._said.add(kind)
             _logger.warning("%s", line)
 
-    def adopt(self, dispatcher: Any) -> None:
-        """Let a jitted function of the kernel keep its machine code in files of this kind."""
+    def adopt(self, dispatcher: Any, stamp: Any = None) -> None:
+        """
+        Let a jitted function keep its machine code in files of this kind.
+
+        They hold good as long as the stamp of its source is the same.
+        """
         if not isinstance(dispatcher._cache, FunctionCache):
             return
-        dispatcher._cache = _CheckedCache(dispatcher._cache, self)
+        dispatcher._cache = _CheckedCache(dispatcher._cache, self, stamp)
         compile_signature = dispatcher.compile
 
         def compile_alone(signature: Any) -> Any:
@@ -130,7 +134,7 @@ class KernelStore:
                 self._release()
 
     def acquire(self) -> bool:
-        """Wait until no other process compiles this kernel; tell whether it was waited for."""
+        """Wait until no other process compiles this module; tell whether it was waited for."""
         if self._lock is not None:
             return False
         try:
@@ -146,8 +150,7 @@ class KernelStore:
                 waited = True
                 self._say(
                     "waiting",
-                    f"waiting for another process, which compiles the fit of model "
-                    f"{self._model_name}",
+                    f"waiting for another process, which compiles the {self._title}",
                 )
                 time.sleep(_POLL_SECONDS)
             except OSError:
@@ -182,10 +185,10 @@ def _seal(content: bytes) -> bytes:
 class _CheckedCache(FunctionCache):
     """numba's cache of one function, with a check of every file and a lock while compiling."""
 
-    def __init__(self, cache: FunctionCache, store: KernelStore) -> None:
+    def __init__(self, cache: FunctionCache, store: CodeStore, stamp: Any) -> None:
         vars(self).update(vars(cache))
         self._store = store
-        files = _CheckedFiles(Path(cache.cache_path), self._impl.filename_base, store)
+        files = _CheckedFiles(Path(cache.cache_path), self._impl.filename_base, store, stamp)
         self._cache_file = files  # type: ignore[assignment]
         self.index = files.index
 
@@ -214,10 +217,11 @@ class _CheckedCache(FunctionCache):
 class _CheckedFiles:
     """The index of a function's signatures, and one file of machine code for each."""
 
-    def __init__(self, folder: Path, name: str, store: KernelStore) -> None:
+    def __init__(self, folder: Path, name: str, store: CodeStore, stamp: Any) -> None:
         self._folder = folder
         self._name = name
         self._store = store
+        self._made_by = numba.__version__, stamp
         self.index = folder / f"{name}.nbi"
 
     def flush(self) -> None:
@@ -237,8 +241,8 @@ class _CheckedFiles:
 
     def _read_index(self) -> dict[Any, str]:
         content = self._store.read(self.index)
-        version, names = (None, {}) if content is None else pickle.loads(content)
-        return names if version == numba.__version__ else {}
+        made_by, names = (None, {}) if content is None else pickle.loads(content)
+        return names if made_by == self._made_by else {}
 
     def _write_index(self, names: dict[Any, str]) -> None:
-        self._store.write(self.index, dumps((numba.__version__, names)))
+        self._store.write(self.index, dumps((self._made_by, names)))

@@ -10,8 +10,9 @@ import time
 import pytest
 
 from dmrifit import MODELS, Parameter, Protocol, SignalModel, fit_voxels
-from dmrifit.engine.kernels import compiler, store
-from dmrifit.engine.kernels.store import KernelStore
+from dmrifit._utils import code_store
+from dmrifit._utils.code_store import CodeStore
+from dmrifit.engine.kernels import compiler
 
 ADC = MODELS["adc"]
 # A kernel that compiles in a tenth of a second.
@@ -210,7 +211,7 @@ def test_what_another_process_compiled_meanwhile_is_loaded(start, tmp_path, monk
     for path in stored:
         if path.suffix != ".py":
             path.unlink()
-    acquire = KernelStore.acquire
+    acquire = CodeStore.acquire
 
     def compiled_by_another(self):
         acquire(self)
@@ -218,15 +219,15 @@ def test_what_another_process_compiled_meanwhile_is_loaded(start, tmp_path, monk
             path.write_bytes(content)
         return True
 
-    monkeypatch.setattr(KernelStore, "acquire", compiled_by_another)
-    monkeypatch.setattr(store, "_GAP_SECONDS", 0.0)
+    monkeypatch.setattr(CodeStore, "acquire", compiled_by_another)
+    monkeypatch.setattr(code_store, "_GAP_SECONDS", 0.0)
     assert start() == (True, 0)
 
 
 def test_a_lock_that_is_never_free_ends_in_compiling(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "_PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(store, "_GAP_SECONDS", 0.0)
-    monkeypatch.setattr(KernelStore, "wait_for_others", lambda *_: False)
+    monkeypatch.setattr(code_store, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(code_store, "_GAP_SECONDS", 0.0)
+    monkeypatch.setattr(CodeStore, "wait_for_others", lambda *_: False)
     start()
     (module,) = (tmp_path / "cache").glob("*.py")
     (module.parent / "__pycache__").rename(tmp_path / "moved")
