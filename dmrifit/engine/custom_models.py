@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from dmrifit.engine.kernels.branches import COMPARISONS
+
 __all__ = ["read_function"]
 
 _MODULES = (math, np)
@@ -35,14 +37,6 @@ _WHOLE = {
     ast.Mult: operator.mul,
     ast.Mod: operator.mod,
     ast.FloorDiv: operator.floordiv,
-}
-_COMPARISONS = {
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
 }
 # What neither an expression nor numba can hold, by what to do instead.
 _REFUSED = {
@@ -515,11 +509,11 @@ def _combined(op: ast.operator, left: ast.expr, right: ast.expr, node: ast.AST) 
 
 
 def _compared(left: ast.expr, op: ast.cmpop, right: ast.expr, node: ast.AST) -> ast.expr | bool:
-    if type(op) not in _COMPARISONS:
+    if type(op) not in COMPARISONS:
         raise _NotArithmeticError(_first_line(node), node)
     values = _constant(left), _constant(right)
     if None not in values:
-        return bool(_COMPARISONS[type(op)](*values))
+        return bool(COMPARISONS[type(op)](*values))
     return ast.Compare(left, [op], [right])
 
 

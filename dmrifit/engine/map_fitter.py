@@ -16,7 +16,7 @@ from dmrifit._utils.checks import check_word, filled
 from dmrifit.engine.exact_math import mean_of_finite
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_with
-from dmrifit.engine.models import SignalModel, resolve_model
+from dmrifit.engine.models import SignalModel, check_has_echo_times, resolve_model
 from dmrifit.engine.protocol import Protocol, check_protocol
 
 __all__ = ["ClinicalMetrics", "MapFitter", "check_columns", "clinical_columns", "resolve_model"]
@@ -161,10 +161,8 @@ class MapFitter(_VoxelTransformer):
             not those of the protocol.
         """
         model = resolve_model(self.model)
-        if self.protocol is not None and model.needs_te and self.protocol.te is None:
-            raise ValueError(
-                f"model {model.name} needs echo times; give them to the protocol (te in ms)"
-            )
+        if self.protocol is not None:
+            check_has_echo_times(self.protocol, model)
         self._checked(S, reset=True)
         self.model_ = model
         return self

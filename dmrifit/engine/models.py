@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import functools
 import itertools
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.metadata import entry_points
-from types import CodeType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,9 +18,18 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.counts import counted
 from dmrifit.engine import exact_math
 from dmrifit.engine.kernels import compiler
+from dmrifit.engine.kernels.branches import COMPARISONS, OPERATORS, Arithmetic, evaluated
 from dmrifit.engine.protocol import Protocol, check_protocol
 
-__all__ = ["MODELS", "Parameter", "SignalModel", "check_echo_times", "resolve_model"]
+__all__ = [
+    "MODELS",
+    "Parameter",
+    "SignalModel",
+    "check_echo_times",
+    "check_has_echo_times",
+    "resolve_model",
+    "signal_for_starts",
+]
 
 #: The unit of an amplitude. Its bounds are multiples of the voxel's largest signal.
 SIGNAL_UNIT = "signal"
@@ -35,15 +44,24 @@ _REFUSED_UNITS = {
 }
 _PROTOCOL_NAMES = ("b", "te")
 _FUNCTIONS = {"exp": np.exp, "log": np.log, "sqrt": np.sqrt}
-_SAME_BITS: dict[str, Callable] = _FUNCTIONS | {"exp": exact_math.exp, "log": exact_math.log}
-# Names of functions that only syntax trees can hold, so that no parameter has one of them.
-_POWER, _WHERE = "<power>", "<where>"
+_ARRAYS = Arithmetic(
+    number=lambda number: number,
+    power=operator.pow,
+    functions=_FUNCTIONS,
+    comparisons=COMPARISONS,
+    choice=np.where,
+    both=operator.and_,
+    either=operator.or_,
+    negation=np.logical_not,
+)
+_SAME_BITS = _ARRAYS._replace(
+    power=exact_math.power,
+    functions=_FUNCTIONS | {"exp": exact_math.exp, "log": exact_math.log},
+)
 # Limits that no formula of a signal comes near; beyond them an expression could stall the process.
 _LONGEST = 4096  # characters
 _HIGHEST_POWER = 64
 _LARGEST = 1e300
-_OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.USub, ast.UAdd)
-_COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
 
 
 @dataclass(frozen=True)
@@ -145,8 +163,6 @@ class SignalModel:
     default_method: str = field(default="nlls", compare=False)
     keeps_falling: bool = field(default=False, compare=False)
     references: tuple[str, ...] = field(default=(), compare=False)
-    _code: CodeType | None = field(init=False, default=None, repr=False, compare=False)
-    _needs_te: bool = field(init=False, default=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", tuple(self.parameters))
@@ -155,10 +171,8 @@ class SignalModel:
                 f"model {self.name} needs parameters with different names, not {self.names}"
             )
         if self.source:
-            object.__setattr__(self, "_needs_te", bool(re.match(r"def \w+\(b, te\b", self.source)))
             return
         used = _names_in(self.expression)
-        object.__setattr__(self, "_needs_te", "te" in used)
         unknown = used - set(self.names) - set(_PROTOCOL_NAMES)
         unused = set(self.names) - used
         problem = ""
@@ -171,12 +185,6 @@ class SignalModel:
                 f"model {self.name}: the expression {problem}; parameters are {self.names}, "
                 "and b (ms/µm²) and te (ms) are given"
             )
-        object.__setattr__(self, "_code", _compiled(self.expression))
-
-    def __reduce__(self) -> tuple[object, ...]:
-        # Compiled code cannot be pickled; it is compiled again from the expression.
-        arguments = [getattr(self, field.name) for field in fields(self) if field.init]
-        return SignalModel, tuple(arguments)
 
     @classmethod
     def from_expression(
@@ -265,7 +273,9 @@ class SignalModel:
     @property
     def needs_te(self) -> bool:
         """Whether the signal depends on the echo time."""
-        return self._needs_te
+        if self.source:
+            return bool(re.match(r"def \w+\(b, te\b", self.source))
+        return "te" in _names_in(self.expression)
 
     def signal(self, parameters: ArrayLike, protocol: Protocol) -> NDArray[np.float64]:
         """
@@ -297,107 +307,36 @@ class SignalModel:
                 f"model {self.name} has {counted(len(self.parameters), 'parameter')} "
                 f"{self.names}; got shape {values.shape}"
             )
-        if self.needs_te and protocol.te is None:
-            raise ValueError(
-                f"model {self.name} needs echo times; give them to the protocol (te in ms)"
-            )
-        if self._code is None:
-            return self._called(values, protocol)
-        return self._evaluated(self._code, _FUNCTIONS, values, protocol)
+        check_has_echo_times(protocol, self)
+        return self._computed(values, protocol, _ARRAYS)
 
-    def signal_for_starts(
-        self, parameters: NDArray[np.float64], protocol: Protocol
+    def _computed(
+        self, values: NDArray, protocol: Protocol, arithmetic: Arithmetic
     ) -> NDArray[np.float64]:
-        """
-        Compute the signal with the same bits on every processor.
-
-        Fits then start at the same points everywhere.
-
-        Parameters
-        ----------
-        parameters : ndarray of shape (n_voxels, n_parameters)
-            As for `signal`.
-        protocol : Protocol
-            The measurements.
-
-        Returns
-        -------
-        ndarray of shape (n_voxels, n_measurements)
-            What `signal` gives, but for the last bits, several times slower.
-        """
-        if self._code is None:
-            return self._called(parameters, protocol)
-        code = _compiled(self.expression, powers_as_calls=True)
-        return self._evaluated(code, _SAME_BITS, parameters, protocol)
-
-    def _evaluated(
-        self,
-        code: CodeType,
-        functions: Mapping[str, Callable],
-        values: NDArray,
-        protocol: Protocol,
-    ) -> NDArray[np.float64]:
-        scope: dict[str, object] = {
-            "__builtins__": {},
-            "b": protocol.b_ms_per_um2[None, :],
-            "te": protocol.te,
-            _POWER: exact_math.power,
-            _WHERE: np.where,
-        }
-        scope |= functions
-        scope |= {name: values[:, i, None] for i, name in enumerate(self.names)}
+        b = protocol.b_ms_per_um2
+        te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+        if self.source:
+            contrasts = np.stack([b, te], axis=1)
+            return compiler.load(self).signals_of(np.ascontiguousarray(values), contrasts)
+        columns = {name: values[:, i, None] for i, name in enumerate(self.names)}
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-            signal = eval(code, scope)
+            signal = evaluated(self.expression, {"b": b, "te": te, **columns}, arithmetic)
         return np.array(np.broadcast_to(signal, (len(values), len(protocol))))
 
-    def _called(self, values: NDArray, protocol: Protocol) -> NDArray[np.float64]:
-        te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
-        contrasts = np.stack([protocol.b_ms_per_um2, te], axis=1)
-        return compiler.load(self).signals_of(np.ascontiguousarray(values), contrasts)
+
+def signal_for_starts(
+    model: SignalModel, parameters: NDArray[np.float64], protocol: Protocol
+) -> NDArray[np.float64]:
+    """
+    Compute `SignalModel.signal`, several times slower, with the same bits on every processor.
+
+    Fits then start at the same points everywhere.
+    """
+    return model._computed(parameters, protocol, _SAME_BITS)
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(expression: str, *, powers_as_calls: bool = False) -> CodeType:
-    """Compile an expression for arrays."""
-    writer = _ArraySyntax(powers_as_calls=powers_as_calls)
-    formula = writer.visit(ast.parse(expression.strip(), mode="eval"))
-    return compile(ast.fix_missing_locations(formula), "<model>", "eval")
-
-
-class _ArraySyntax(ast.NodeTransformer):
-    """Writes conditional expressions, and powers where that is wanted, as calls on arrays."""
-
-    def __init__(self, *, powers_as_calls: bool) -> None:
-        self.powers_as_calls = powers_as_calls
-
-    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
-        self.generic_visit(node)
-        return _call(_WHERE, node.test, node.body, node.orelse)
-
-    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
-        self.generic_visit(node)
-        operator = ast.BitAnd() if isinstance(node.op, ast.And) else ast.BitOr()
-        return functools.reduce(lambda left, right: ast.BinOp(left, operator, right), node.values)
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
-        self.generic_visit(node)
-        if isinstance(node.op, ast.Not):
-            # A comparison of numbers is a bool of Python, whose ~ is a number.
-            return ast.Compare(node.operand, [ast.Eq()], [ast.Constant(False)])
-        return node
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
-        self.generic_visit(node)
-        if self.powers_as_calls and isinstance(node.op, ast.Pow):
-            return _call(_POWER, node.left, node.right)
-        return node
-
-
-def _call(name: str, *arguments: ast.expr) -> ast.Call:
-    return ast.Call(ast.Name(name, ast.Load()), list(arguments), [])
-
-
-def _names_in(expression: str) -> set[str]:
+def _names_in(expression: str) -> frozenset[str]:
     """Check that an expression is plain arithmetic; return the names of its variables."""
     if len(expression) > _LONGEST:
         raise ValueError(
@@ -429,7 +368,7 @@ def _names_in(expression: str) -> set[str]:
             variables.add(node.id)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
             _check_power(expression, node)
-    return variables
+    return frozenset(variables)
 
 
 def _conditions_in(test: ast.expr) -> list[ast.AST]:
@@ -439,7 +378,7 @@ def _conditions_in(test: ast.expr) -> list[ast.AST]:
             joint: ast.AST = operator
         case ast.UnaryOp(op=ast.Not() as joint, operand=operand):
             members = [operand]
-        case ast.Compare(ops=[comparison]) if isinstance(comparison, _COMPARISONS):
+        case ast.Compare(ops=[comparison]) if type(comparison) in COMPARISONS:
             return [test, comparison]
         case _:
             return []
@@ -459,7 +398,7 @@ def _is_allowed(node: ast.AST, *, is_function: bool) -> bool:
         case ast.Constant(value=value):
             return type(value) in (int, float)
         case ast.operator() | ast.unaryop():
-            return isinstance(node, _OPERATORS)
+            return type(node) in OPERATORS
     if isinstance(node, ast.IfExp):
         return bool(_conditions_in(node.test))
     return isinstance(node, ast.Expression | ast.BinOp | ast.UnaryOp | ast.Load)
@@ -611,13 +550,18 @@ def resolve_model(model: object) -> SignalModel:
     )
 
 
+def check_has_echo_times(protocol: Protocol, model: SignalModel) -> None:
+    """Refuse a protocol without the echo times that a model needs."""
+    if model.needs_te and protocol.te is None:
+        raise ValueError(
+            f"model {model.name} needs echo times; give them to the protocol (te in ms)"
+        )
+
+
 def check_echo_times(protocol: Protocol, model: SignalModel) -> None:
     """Refuse a protocol whose echo times a model cannot explain."""
     check_protocol(protocol)
-    if model.needs_te and protocol.te is None:
-        raise ValueError(
-            f"model {model.name} needs echo times, and the protocol has none; give te in ms"
-        )
+    check_has_echo_times(protocol, model)
     if not model.needs_te and protocol.te is not None and np.ptp(protocol.te) > 0:
         times = ", ".join(f"{te:g}" for te in np.unique(protocol.te))
         raise ValueError(

@@ -12,7 +12,7 @@ from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.map_fitter import check_columns
-from dmrifit.engine.models import SignalModel, resolve_model
+from dmrifit.engine.models import SignalModel, check_has_echo_times, resolve_model
 from dmrifit.engine.protocol import Protocol, match_contrasts
 
 __all__ = ["missing_contrasts", "resynthesize"]
@@ -82,11 +82,7 @@ def resynthesize(
         raise ValueError("only one of the two protocols has echo times; give both or none")
     # Raises an error that names the contrasts that were measured twice.
     protocol.indices_in(protocol)
-    if model.needs_te and wanted.te is None:
-        raise ValueError(
-            f"model {model.name} needs echo times, and the protocols have none; give them (te in "
-            "ms)"
-        )
+    check_has_echo_times(wanted, model)
     noise = FitSettings(sigma=sigma).noise_levels(len(measured))
     out = np.empty((len(measured), len(wanted)))
     is_measured = np.ones(len(wanted), bool)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit.engine.models import signal_for_starts
+
 if TYPE_CHECKING:
     from dmrifit._utils.code_store import CodeStore
     from dmrifit.engine.fit_problem import Problem
@@ -124,7 +126,7 @@ def _simulate(problem: Problem) -> tuple[NDArray, NDArray]:
     """
     rng = np.random.default_rng(20_251)
     parameters = problem.random_parameters(rng, _N_VOXELS)
-    clean = problem.model.signal_for_starts(parameters, problem.protocol)
+    clean = signal_for_starts(problem.model, parameters, problem.protocol)
     largest = np.abs(clean).max(axis=1, keepdims=True)
     usable = np.isfinite(largest[:, 0]) & (largest[:, 0] > 0) & (largest[:, 0] < 1e6)
     clean = clean[usable] / largest[usable]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.engine import exact_math
-from dmrifit.engine.models import Parameter, SignalModel
+from dmrifit.engine.models import Parameter, SignalModel, signal_for_starts
 from dmrifit.engine.protocol import Protocol
 
 __all__ = ["Dictionary", "to_inner"]
@@ -115,7 +115,7 @@ class Dictionary:
             inner[:, k] = points[:, k] * self._high[k] / limit
         if share:
             inner[:, [j for j in range(len(self._low)) if j not in group]] = np.nan
-        signals = self._model.signal_for_starts(points, self._protocol)
+        signals = signal_for_starts(self._model, points, self._protocol)
         usable = np.isfinite(signals).all(axis=1) & (np.abs(signals).max(axis=1) < 1e6)
         if not usable.any():
             usable[:] = True

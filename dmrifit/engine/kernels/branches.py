@@ -11,9 +11,9 @@ import ast
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,16 +22,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARRAY_FUNCTIONS",
+    "COMPARISONS",
+    "OPERATORS",
+    "Arithmetic",
+    "amplitude_by_trial",
+    "evaluated",
     "extended_to_edges",
     "functions",
-    "is_proportional",
+    "only_amplitude",
     "read_formula",
     "structure",
-    "trial_points",
     "without_absolute",
 ]
 
-_OPERATORS: dict[type, Callable[..., Any]] = {
+#: What operators of an expression compute, of numbers, arrays and terms alike.
+OPERATORS: dict[type, Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -39,6 +44,14 @@ _OPERATORS: dict[type, Callable[..., Any]] = {
     ast.Pow: operator.pow,
     ast.USub: operator.neg,
     ast.UAdd: operator.pos,
+}
+COMPARISONS: dict[type[ast.cmpop], Callable[..., Any]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
 }
 _MOST_CONDITIONS = 4  # whose 16 combinations are looked at
 # Logarithms and inverses of bounds come back with other last bits.
@@ -122,56 +135,82 @@ ARRAY_FUNCTIONS = {
 }
 
 
-def read_formula(expression: str, symbols: dict[str, Any]) -> Any:
-    """Turn an expression of a signal model into one of sympy."""
-    return _symbolic(ast.parse(expression.strip(), mode="eval").body, symbols)
+class Arithmetic(NamedTuple):
+    """What an expression is computed with: functions of arrays, or of terms of sympy."""
+
+    number: Callable  # makes a number of a constant
+    power: Callable
+    functions: Mapping[str, Callable]
+    comparisons: Mapping[type[ast.cmpop], Callable]
+    choice: Callable  # of two numbers, by a condition
+    both: Callable
+    either: Callable
+    negation: Callable
 
 
-def _symbolic(node: ast.expr, symbols: dict[str, Any]) -> Any:
-    import sympy
+def evaluated(expression: str, names: Mapping[str, Any], arithmetic: Arithmetic) -> Any:
+    """Compute an expression of a signal model from the values of its names."""
+    return _evaluated(_parsed(expression), names, arithmetic)
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(expression: str) -> ast.expr:
+    return ast.parse(expression.strip(), mode="eval").body
+
+
+def _evaluated(node: ast.expr, names: Mapping[str, Any], arithmetic: Arithmetic) -> Any:
+    def value(member: ast.expr) -> Any:
+        return _evaluated(member, names, arithmetic)
 
     match node:
-        case ast.Constant(value=int() as number):
-            return sympy.Integer(number)
         case ast.Constant(value=number):
-            return sympy.Float(number)
+            return arithmetic.number(number)
         case ast.Name(id=name):
-            return symbols[name]
+            return names[name]
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return arithmetic.negation(value(operand))
         case ast.UnaryOp(op=op, operand=operand):
-            return _OPERATORS[type(op)](_symbolic(operand, symbols))
+            return OPERATORS[type(op)](value(operand))
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            return arithmetic.power(value(left), value(right))
         case ast.BinOp(left=left, op=op, right=right):
-            return _OPERATORS[type(op)](_symbolic(left, symbols), _symbolic(right, symbols))
+            return OPERATORS[type(op)](value(left), value(right))
         case ast.Call(func=ast.Name(id=name), args=[argument]):
-            return getattr(sympy, name)(_symbolic(argument, symbols))
+            return arithmetic.functions[name](value(argument))
         case ast.IfExp(test=test, body=yes, orelse=no):
-            condition = _condition(test, symbols)
-            branches = _symbolic(yes, symbols), _symbolic(no, symbols)
-            return functions().Choice(condition, *branches)
+            return arithmetic.choice(value(test), value(yes), value(no))
+        case ast.BoolOp(op=op, values=members):
+            join = arithmetic.both if isinstance(op, ast.And) else arithmetic.either
+            return functools.reduce(join, map(value, members))
+        case ast.Compare(left=left, ops=[op], comparators=[right]):
+            return arithmetic.comparisons[type(op)](value(left), value(right))
     raise ValueError(f"not a signal formula: {ast.unparse(node)}")
 
 
-def _condition(test: ast.expr, symbols: dict[str, Any]) -> Any:
-    """Say a condition by `Less`, `Equal`, `Both` and `Negation`."""
+def read_formula(expression: str, symbols: dict[str, Any]) -> Any:
+    """Turn an expression of a signal model into one of sympy."""
+    import sympy
+
     known = functions()
-    match test:
-        case ast.UnaryOp(operand=operand):
-            return known.Negation(_condition(operand, symbols))
-        case ast.BoolOp(op=op, values=members):
-            conditions = [_condition(member, symbols) for member in members]
-            if isinstance(op, ast.And):
-                return functools.reduce(known.Both, conditions)
-            return known.Negation(functools.reduce(known.Both, map(known.Negation, conditions)))
-        case ast.Compare(left=left, ops=[op], comparators=[right]):
-            terms = _symbolic(left, symbols), _symbolic(right, symbols)
-            is_opposite = isinstance(op, ast.NotEq | ast.GtE | ast.LtE)
-            if isinstance(op, ast.Eq | ast.NotEq):
-                condition = known.Equal(*terms)
-            elif isinstance(op, ast.Lt | ast.GtE):
-                condition = known.Less(*terms)
-            else:
-                condition = known.Less(*reversed(terms))
-            return known.Negation(condition) if is_opposite else condition
-    raise ValueError(f"not a condition: {ast.unparse(test)}")
+    both, equal, less, negation = known.Both, known.Equal, known.Less, known.Negation
+    terms = Arithmetic(
+        number=sympy.sympify,
+        power=operator.pow,
+        functions={name: getattr(sympy, name) for name in ("exp", "log", "sqrt")},
+        comparisons={
+            ast.Eq: equal,
+            ast.NotEq: lambda left, right: negation(equal(left, right)),
+            ast.Lt: less,
+            ast.GtE: lambda left, right: negation(less(left, right)),
+            ast.Gt: lambda left, right: less(right, left),
+            ast.LtE: lambda left, right: negation(less(right, left)),
+        },
+        choice=known.Choice,
+        both=both,
+        either=lambda first, second: negation(both(negation(first), negation(second))),
+        negation=negation,
+    )
+    return evaluated(expression, symbols, terms)
 
 
 def without_absolute(formula: Any) -> Any:
@@ -233,7 +272,7 @@ def _with_edge(comparison: Any, symbols: list, i: int, limit: float, model: Sign
 def _agree(yes: Any, no: Any, symbols: list, i: int, limit: float, model: SignalModel) -> bool:
     """Tell whether two branches are the same where a parameter has a value, by trying."""
     evaluate = _numeric([yes, no], symbols)
-    for measurement, values in trial_points(model):
+    for measurement, values in _trial_points(model):
         values[i] = limit
         first, second = evaluate(*measurement, *values)
         if not abs(first - second) <= _ROUNDING * max(abs(first), abs(second)):
@@ -255,7 +294,7 @@ def _numeric(formulas: list, symbols: list) -> Callable:
     return evaluate
 
 
-def trial_points(
+def _trial_points(
     model: SignalModel, *, n_points: int = _N_TRIALS, whole_box: bool = False
 ) -> Iterator[tuple[tuple[float, float], list[float]]]:
     """Draw measurements and parameters within the box, the same every time."""
@@ -282,21 +321,23 @@ def structure(
     """
     import sympy
 
-    amplitudes = [i for i, p in enumerate(model.parameters) if p.is_amplitude]
-    if len(amplitudes) != 1:
+    amplitude = only_amplitude(model)
+    if amplitude < 0:
         return -1, -1, ()
-    amplitude = amplitudes[0]
     s0 = symbols[amplitude]
     expression = _within_box(expression, symbols, model)
     known = functions()
     comparisons = sorted(expression.atoms(known.Less, known.Equal), key=sympy.default_sort_key)
     if len(comparisons) > _MOST_CONDITIONS:
-        return -1, _amplitude_by_trial(expression, symbols, amplitude, model), ()
+        evaluate = _numeric([expression], symbols)
+        return -1, amplitude_by_trial(lambda *point: evaluate(*point)[0], amplitude, model), ()
     decided = {symbol for comparison in comparisons for symbol in comparison.free_symbols}
     if s0 in decided:
         return -1, -1, ()
     shapes = []
-    for branch in _branches(expression, comparisons):
+    for answers in itertools.product((0, 1), repeat=len(comparisons)):
+        decisions = zip(comparisons, map(sympy.Integer, answers), strict=True)
+        branch = expression.xreplace(dict(decisions))
         shape = sympy.expand(sympy.diff(branch, s0))
         rest = sympy.expand(branch) - sympy.expand(s0 * shape)
         if shape.has(s0) or sympy.simplify(rest) != 0:
@@ -317,6 +358,12 @@ def structure(
     return -1, amplitude, ()
 
 
+def only_amplitude(model: SignalModel) -> int:
+    """Give the index of the amplitude of a model that has one, or -1."""
+    amplitudes = [i for i, p in enumerate(model.parameters) if p.is_amplitude]
+    return amplitudes[0] if len(amplitudes) == 1 else -1
+
+
 def _symbols_of(shapes: list) -> set:
     import sympy
 
@@ -332,7 +379,7 @@ def _within_box(expression: Any, symbols: list, model: SignalModel) -> Any:
     if not comparisons:
         return expression
     evaluate = _numeric(comparisons, symbols)
-    points = trial_points(model, n_points=_N_IN_BOX, whole_box=True)
+    points = _trial_points(model, n_points=_N_IN_BOX, whole_box=True)
     answers = [evaluate(*measurement, *values) for measurement, values in points]
     same = {
         comparison: sympy.Integer(int(drawn[0]))
@@ -342,26 +389,14 @@ def _within_box(expression: Any, symbols: list, model: SignalModel) -> Any:
     return expression.xreplace(same)
 
 
-def _branches(expression: Any, comparisons: list) -> Iterator[Any]:
-    """Write an expression for every combination of answers to its comparisons."""
-    import sympy
-
-    for answers in itertools.product((0, 1), repeat=len(comparisons)):
-        yield expression.xreplace(dict(zip(comparisons, map(sympy.Integer, answers), strict=True)))
-
-
-def _amplitude_by_trial(expression: Any, symbols: list, amplitude: int, model: SignalModel) -> int:
-    evaluate = _numeric([expression], symbols)
-    for measurement, values in trial_points(model):
+def amplitude_by_trial(evaluate: Callable[..., float], amplitude: int, model: SignalModel) -> int:
+    """Find out by trying whether a signal is proportional to its amplitude; -1 if it is not."""
+    for measurement, values in _trial_points(model):
         signals = []
         for factor in (0.0, 1.0, 2.0):
             values[amplitude] = factor
-            signals += evaluate(*measurement, *values)
-        if not is_proportional(signals):
+            signals.append(evaluate(*measurement, *values))
+        is_doubled = abs(signals[2] - 2 * signals[1]) <= 1e-9 * abs(signals[1])
+        if not (abs(signals[0]) <= 1e-12 and is_doubled):
             return -1
     return amplitude
-
-
-def is_proportional(signals: list[float]) -> bool:
-    """Tell whether the signals of an amplitude of 0, 1 and 2 are multiples of it."""
-    return abs(signals[0]) <= 1e-12 and abs(signals[2] - 2 * signals[1]) <= 1e-9 * abs(signals[1])

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmrifit.engine.kernels.branches import (
+    amplitude_by_trial,
     extended_to_edges,
     functions,
-    is_proportional,
+    only_amplitude,
     read_formula,
     structure,
-    trial_points,
     without_absolute,
 )
 from dmrifit.engine.kernels.layout import LANES, UNROLL, Layout, form
@@ -43,46 +43,47 @@ _OF_CONDITIONS = {
 def source(model: SignalModel) -> str:
     """Write the module that fits a model."""
     formula, at = Formula(model), Layout(len(model.parameters))
-    kurtosis, diffusivity = (
-        (-1, -1)
-        if model.cumulant is None
-        else (model.names.index(name) for name in model.cumulant)
-    )
     constants = {
-        "N": at.n,
-        "LANES": LANES,
-        "UNROLL": UNROLL,
         "SIZE": at.size,
-        "FORMS": formula.forms,
         "AMPLITUDE": formula.amplitude,
         "MIXTURE": formula.mixture,
         "FIRST": formula.first,
-        "CALLED": bool(model.source),
-        "N_BY_B": len(formula.by_b),
-        "N_BY_TE": len(formula.by_te),
-        "KURTOSIS": kurtosis,
-        "DIFFUSIVITY": diffusivity,
+        "KURTOSIS": formula.kurtosis,
+        "DIFFUSIVITY": formula.diffusivity,
         "AT": {name: offset * LANES for name, offset in at.offset.items()},
     }
     code = {
-        "BEGIN": _begin(at, formula.forms, kurtosis, diffusivity),
+        "BEGIN": _begin(at, formula),
         "TABLE_B": formula.table("b", at),
         "TABLE_TE": formula.table("te", at),
         "ACCUMULATE": _accumulate(at, formula, floored=False),
         "ACCUMULATE_FLOORED": _accumulate(at, formula, floored=True),
         "REGULARIZE": _regularize(at, formula.forms),
-        "CHAIN": _chain(at, formula.forms, kurtosis, diffusivity),
+        "CHAIN": _chain(at, formula),
         "ACCEPT": _accept(at),
         "STEP": _step(at),
         "VARIANCES": _variances(at),
     }
-    return filled_template("template.py", model, constants, code)
+    return filled_template("template.py", model, formula, constants, code)
 
 
 def filled_template(
-    file: str, model: SignalModel, constants: dict[str, Any], code: dict[str, list[str]]
+    file: str,
+    model: SignalModel,
+    formula: Formula,
+    constants: dict[str, Any],
+    code: dict[str, list[str]],
 ) -> str:
     """Write the constants, the lines and the user's function of a model into a template."""
+    constants = {
+        "N": len(formula.forms),
+        "LANES": LANES,
+        "UNROLL": UNROLL,
+        "FORMS": formula.forms,
+        "CALLED": bool(model.source),
+        "N_BY_B": len(formula.by_b),
+        "N_BY_TE": len(formula.by_te),
+    } | constants
     text = Path(__file__).with_name(file).read_text(encoding="utf-8")
     text = replace_section(
         text, "CONSTANTS", [f"{name} = {value!r}" for name, value in constants.items()]
@@ -133,6 +134,9 @@ class Formula:
 
         names = model.names
         self.forms = tuple(form(parameter) for parameter in model.parameters)
+        self.kurtosis, self.diffusivity = -1, -1
+        if model.cumulant is not None:
+            self.kurtosis, self.diffusivity = map(names.index, model.cumulant)
         # Exponentials of b alone and of te alone: they are the same for many measurements.
         self.by_b: list[Any] = []
         self.by_te: list[Any] = []
@@ -257,24 +261,20 @@ def _amplitude_of_function(model: SignalModel) -> int:
     """Find the amplitude that a user's function is proportional to, by trying it, or -1."""
     import numpy as np
 
-    amplitudes = [i for i, p in enumerate(model.parameters) if p.is_amplitude]
-    if len(amplitudes) != 1:
+    amplitude = only_amplitude(model)
+    if amplitude < 0:
         return -1
-    amplitude = amplitudes[0]
     scope: dict[str, Any] = {"math": math, "np": np}
     exec(model.source, scope)
-    for measurement, values in trial_points(model):
-        arguments = measurement if model.needs_te else measurement[:1]
-        signals = []
-        for factor in (0.0, 1.0, 2.0):
-            values[amplitude] = factor
-            try:
-                signals.append(float(scope["user_function"](*arguments, *values)))
-            except Exception:  # a faulty function is named when it is compiled
-                return -1
-        if not is_proportional(signals):
-            return -1
-    return amplitude
+
+    def evaluate(b: float, te: float, *values: float) -> float:
+        measurement = (b, te) if model.needs_te else (b,)
+        try:
+            return float(scope["user_function"](*measurement, *values))
+        except Exception:  # a faulty function is named when it is compiled
+            return math.nan
+
+    return amplitude_by_trial(evaluate, amplitude, model)
 
 
 def make_printer():
@@ -311,32 +311,29 @@ def make_printer():
     return printer.doprint
 
 
-def _outer(at: Layout, forms: tuple[str, ...], i: int) -> str:
-    return f"1.0 / {at('X', i)}" if forms[i] == "inverse" else at("X", i)
-
-
-def _limit(at: Layout, forms: tuple[str, ...], kurtosis: int, diffusivity: int) -> list[str]:
+def _limit(at: Layout, formula: Formula) -> list[str]:
     """Write the ratio of K to the inner K: 3 / (b_max·D·bound), for a falling signal."""
+    outer = at("X", formula.diffusivity)
+    if formula.forms[formula.diffusivity] == "inverse":
+        outer = f"1.0 / {outer}"
     return [
-        f"room = s[{_TURN_UP}] / ({_outer(at, forms, diffusivity)} * {at('HI', kurtosis)})",
+        f"room = s[{_TURN_UP}] / ({outer} * {at('HI', formula.kurtosis)})",
         "limits = (room > 0.0) & (room < 1.0)",
         "ratio = room if limits else 1.0",
     ]
 
 
-def _begin(at: Layout, forms: tuple[str, ...], kurtosis: int, diffusivity: int) -> list[str]:
+def _begin(at: Layout, formula: Formula) -> list[str]:
     """Go from inner coordinates to those of the formula, and clear the sums."""
     lines = [
         f"{at('X', i)} = exp({at('T', i)})"
-        if forms[i] == "log"
+        if formula.forms[i] == "log"
         else f"{at('X', i)} = {at('T', i)}"
         for i in range(at.n)
     ]
-    if kurtosis >= 0:
-        lines += [
-            *_limit(at, forms, kurtosis, diffusivity),
-            f"{at('X', kurtosis)} = {at('T', kurtosis)} * ratio",
-        ]
+    k = formula.kurtosis
+    if k >= 0:
+        lines += [*_limit(at, formula), f"{at('X', k)} = {at('T', k)} * ratio"]
     lines += [f"{at('CT')} = 0.0", f"{at('SQT')} = 0.0"]
     lines += [f"{at('GT', i)} = 0.0" for i in range(at.n)]
     lines += [f"{at.pair('MT', i, j)} = 0.0" for i, j in at.pairs]
@@ -399,13 +396,13 @@ def _regularize(at: Layout, forms: tuple[str, ...]) -> list[str]:
     return lines
 
 
-def _chain(at: Layout, forms: tuple[str, ...], kurtosis: int, diffusivity: int) -> list[str]:
+def _chain(at: Layout, formula: Formula) -> list[str]:
     """Turn the sums into those of inner coordinates by the chain rule."""
     lines = [f"{at('CT')} = {at('CT')} + {at('SQT')}"]
-    if kurtosis >= 0:
-        k, d = kurtosis, diffusivity
-        sign = "" if forms[d] == "inverse" else "-"
-        lines += _limit(at, forms, k, d)
+    k, d = formula.kurtosis, formula.diffusivity
+    if k >= 0:
+        sign = "" if formula.forms[d] == "inverse" else "-"
+        lines += _limit(at, formula)
         lines.append(f"slope = {sign}{at('X', k)} / {at('X', d)} if limits else 0.0")
         lines.append(f"{at('GT', d)} += slope * {at('GT', k)}")
         lines.append(
@@ -420,7 +417,7 @@ def _chain(at: Layout, forms: tuple[str, ...], kurtosis: int, diffusivity: int) 
         lines += [f"{at('GT', k)} *= ratio", f"{at.pair('MT', k, k)} *= ratio * ratio"]
         lines += [f"{at.pair('MT', k, j)} *= ratio" for j in range(at.n) if j != k]
     for i in range(at.n):
-        if forms[i] == "log":
+        if formula.forms[i] == "log":
             lines += [
                 f"{at('GT', i)} *= {at('X', i)}",
                 f"{at.pair('MT', i, i)} *= {at('X', i)} * {at('X', i)}",

@@ -44,16 +44,9 @@ def source(model: SignalModel) -> str:
         steps.append(_SMALL_SHARE * width if 0 < width < float("inf") else 1e-8)
     at = writer.at
     constants = {
-        "N": at.n,
-        "LANES": LANES,
-        "UNROLL": UNROLL,
         "N_ROWS": at.n_rows,
-        "FORMS": writer.formula.forms,
         "PROBED": tuple(kind in ("plain", "share") for kind in kinds),
         "STEPS": tuple(steps),
-        "CALLED": bool(model.source),
-        "N_BY_B": len(writer.formula.by_b),
-        "N_BY_TE": len(writer.formula.by_te),
         "AT": dict(at.offset),
         "FREE": writer.free,
         "KEPT": writer.kept,
@@ -78,7 +71,7 @@ def source(model: SignalModel) -> str:
         "BEND": writer.bend(),
         "FINISH": writer.finish(),
     }
-    return filled_template("intervals_template.py", model, constants, code)
+    return filled_template("intervals_template.py", model, writer.formula, constants, code)
 
 
 class _Writer:
@@ -103,9 +96,6 @@ class _Writer:
                 self.kinds.append("share")
             else:
                 self.kinds.append("plain")
-        self.kurtosis, self.diffusivity = -1, -1
-        if model.cumulant is not None:
-            self.kurtosis, self.diffusivity = map(model.names.index, model.cumulant)
         # What is the same for all lanes, after b and te of the measurements at hand: 1 for a free
         # parameter and 0 for a fixed one, the same without the one that is probed, the bounds.
         self.free = 2 * UNROLL
@@ -125,9 +115,9 @@ class _Writer:
             ]
             if kind == "amplitude":
                 lines += [f"low = low * {at('TOP')}", f"high = high * {at('TOP')}"]
-            if j == self.kurtosis:
+            if j == self.formula.kurtosis:
                 # Beyond 3/(b·D) the signal would turn up.
-                cap = f"s[{self.turn_up}] / {at('P', self.diffusivity)}"
+                cap = f"s[{self.turn_up}] / {at('P', self.formula.diffusivity)}"
                 lines += [f"cap = {cap}", "high = cap if (cap > 0.0) & (cap < high) else high"]
             lines += [f"{name} = {_into(name, kind)}" for name in ("value", "low", "high")]
             if kind == "inverse":

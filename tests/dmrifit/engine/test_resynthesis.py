@@ -67,7 +67,7 @@ class TestBadInput:
     def test_echo_times_belong_to_both_protocols(self):
         with pytest.raises(ValueError, match="only one of the two protocols has echo times"):
             resynthesize(CLEAN, ONE, Protocol([0, 500]), MODEL)
-        with pytest.raises(ValueError, match="needs echo times, and the protocols have none"):
+        with pytest.raises(ValueError, match="needs echo times; give them to the protocol"):
             resynthesize(CLEAN, Protocol(ONE.b + np.arange(21) * 5), Protocol([0]), MODEL)
 
     def test_columns_and_parameters_have_their_shapes(self):
