@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "central_differences",
     "information_share",
     "order_table",
     "protocol_precision",
@@ -47,16 +48,26 @@ def signal_jacobian(
     """
     model = resolve_model(model)
     values = np.atleast_2d(np.asarray(parameters, dtype=float))
+    widths = np.array([parameter.high - parameter.low for parameter in model.parameters])
+    size_at_zero = np.where(np.isfinite(widths) & (widths > 0), widths, 1.0)
+    sizes = np.abs(values)
+    return central_differences(model, values, protocol, np.where(sizes > 0, sizes, size_at_zero))
+
+
+def central_differences(
+    model: SignalModel, values: NDArray, protocol: Protocol, sizes: NDArray
+) -> NDArray[np.float64]:
+    """
+    Differentiate a signal at parameters, by steps in proportion to their sizes.
+
+    Shapes: `values`, `sizes` (n_sets, n_parameters); returns (n_sets, n_measurements,
+    n_parameters).
+    """
     jacobian = np.empty((len(values), len(protocol), len(model.names)))
-    for i, parameter in enumerate(model.parameters):
-        size = np.abs(values[:, i])
-        width = parameter.high - parameter.low
-        size_at_zero = width if np.isfinite(width) and width > 0 else 1.0
-        step = _STEP * np.where(size > 0, size, size_at_zero)
-        above = values.copy()
-        above[:, i] += step
-        below = values.copy()
-        below[:, i] -= step
+    for i in range(len(model.names)):
+        above, below = values.copy(), values.copy()
+        above[:, i] += _STEP * sizes[:, i]
+        below[:, i] -= _STEP * sizes[:, i]
         # Not twice the step, which rounding changes when it is added to a value.
         span = (above[:, i] - below[:, i])[:, None]
         jacobian[:, :, i] = (model.signal(above, protocol) - model.signal(below, protocol)) / span

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
-from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement
+from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement, Search
 from dmrifit.engine.methods.rician import FlooredGaussian
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.results import FitResult, FitStatus
@@ -119,22 +119,19 @@ def prior_of(start: FitResult) -> Prior:
     names = tuple(model.names[j] for j in columns)
     for _ in range(_MAX_ITER):
         prior = Prior(names, mean, covariance, float(pooled), int(rows.size))
-        full_mean, precision = prior.expanded(model, widening=1.0)
         problem = Refinement(
             model,
             protocol,
             FlooredGaussian(has_floor=sigma is not None),
             is_free,
             start.inputs.weights,
-            LINE,
-            full_mean,
-            precision,
+            prior.expanded(model, widening=1.0),
         )
-        ends = problem.fit(signals, noise, start, [points])
-        modes = ends.values[:, columns]
-        variances = ends.task.covariance(ends.values)[:, columns][:, :, columns]
+        search = Search(problem, signals, noise, start, [points])
+        modes = search.values[:, columns]
+        variances = search.covariance()[:, columns][:, :, columns]
         # A mode that did not come to rest, or lies at the end of the line, has no covariance.
-        usable = ends.converged & np.isfinite(variances).all(axis=(1, 2))
+        usable = search.converged & np.isfinite(variances).all(axis=(1, 2))
         new_mean = modes[usable].mean(axis=0)
         away = modes[usable] - new_mean
         new_covariance = away.T @ away / usable.sum() + variances[usable].mean(axis=0)
@@ -145,7 +142,7 @@ def prior_of(start: FitResult) -> Prior:
             np.abs(np.sqrt(np.diag(covariance)) / scale - 1).max(),
         )
         mean, covariance = new_mean, new_covariance
-        points = ends.task.coordinates.out_of(ends.values) * unit
+        points = search.parameters
         if change < _CHANGE:
             break
     return Prior(names, mean, covariance, float(pooled), int(rows.size))

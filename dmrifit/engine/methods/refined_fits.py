@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dmrifit._utils.threads import run_in_chunks
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.methods.map_prior import prior_of
-from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement, write_ends
+from dmrifit.engine.methods.refinement import LINE, Coordinates, Refinement, Search
 from dmrifit.engine.methods.rician import make_likelihood
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.results import FitResult, FitStatus
@@ -42,15 +42,19 @@ def refine_fit(start: FitResult, settings: FitSettings) -> FitResult:
     likelihood = make_likelihood(settings.likelihood, has_floor=noise is not None)
     # The residuals of least squares tell their own noise; a prior and a density need it.
     knows_noise = settings.method == "map" or settings.likelihood == "rician"
-    problem = Refinement(
-        model, start.inputs.protocol, likelihood, is_free, start.inputs.weights,
-        knows_noise=knows_noise,
-    )  # fmt: skip
-    prior = None
+    prior = expanded = None
     if settings.method == "map":
         prior = settings.prior or prior_of(start)
-        mean, precision = prior.expanded(model)
-        problem = replace(problem, kind=LINE, mean=mean, precision=precision)
+        expanded = prior.expanded(model)
+    problem = Refinement(
+        model,
+        start.inputs.protocol,
+        likelihood,
+        is_free,
+        start.inputs.weights,
+        expanded,
+        knows_noise,
+    )
     result = replace(
         start,
         method=str(settings.method),
@@ -71,20 +75,19 @@ def refine_fit(start: FitResult, settings: FitSettings) -> FitResult:
             # Any number: it cancels where residuals tell the noise.
             sigma = np.nanmax(values, axis=1)
         points = [start.parameters[fitted]]
-        if prior is not None:
-            points.append(_typical_points(points[0], problem, start))
-        ends = problem.fit(values, sigma, start, points)
-        write_ends(ends, result, fitted)
+        if expanded is not None:
+            points.append(_typical_points(points[0], expanded, start))
+        Search(problem, values, sigma, start, points).write(result, fitted)
 
     run_in_chunks(fit_chunk, len(signals), _CHUNK, settings.n_threads)
     return result
 
 
-def _typical_points(points: NDArray, problem: Refinement, start: FitResult) -> NDArray:
+def _typical_points(
+    points: NDArray, expanded: tuple[NDArray, NDArray], start: FitResult
+) -> NDArray:
     """Put every voxel at the mean of the prior, but for its amplitude and fixed parameters."""
-    low, high = (np.array(ends)[None, :] for ends in zip(*start.bounds, strict=True))
-    assert problem.mean is not None
-    assert problem.precision is not None
-    typical = Coordinates(LINE, low, high).out_of(problem.mean[None, :])
-    has_prior = np.diag(problem.precision) > 0
-    return np.where(has_prior, typical, points)
+    mean, precision = expanded
+    low, high = np.array(start.bounds).T[:, None]
+    typical = Coordinates(LINE, low, high).out_of(mean[None, :])
+    return np.where(np.diag(precision) > 0, typical, points)

@@ -9,19 +9,19 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit.engine.design.precision import central_differences
 from dmrifit.engine.kernels.branches import ARRAY_FUNCTIONS, read_formula
 from dmrifit.engine.methods.rician import Likelihood
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.results import FitResult, FitStatus
 
-__all__ = ["BOX", "LINE", "Coordinates", "Refinement", "signal_and_slopes", "write_ends"]
+__all__ = ["BOX", "LINE", "Coordinates", "Refinement", "Search", "signal_and_slopes"]
 
 _MAX_ITER = 200
 _TOLERANCE = 1e-10  # of the objective, for the step that is still promised
 _SMALLEST_DAMPING, _LARGEST_DAMPING = 1e-12, 1e10
 _FARTHEST = 15.0  # on the line: within 3e-7 of the width of a box from its end
-_STEP = np.finfo(float).eps ** (1 / 3)
 
 #: Coordinates of a search: the parameters themselves in their box, or the box drawn out to a line.
 BOX, LINE = "box", "line"
@@ -75,7 +75,7 @@ class Coordinates:
         Shapes: `jacobian` (n_voxels, n_rows, n_parameters), `values` (n_voxels, n_parameters).
         """
         if self.kind != BOX:
-            return jacobian * self.slopes(values)[:, None, :]
+            return jacobian * self._line_slopes(values)[:, None, :]
         if self.cumulant is None:
             return jacobian
         k, d = self.cumulant
@@ -114,10 +114,8 @@ class Coordinates:
             inside = self.low + (self.high - self.low) * share
             return np.where(two, inside, np.where(half, self.low + np.exp(values), values))
 
-    def slopes(self, values: NDArray) -> NDArray[np.float64]:
-        """Differentiate the parameters by their coordinates."""
-        if self.kind == BOX:
-            return np.ones_like(values)
+    def _line_slopes(self, values: NDArray) -> NDArray[np.float64]:
+        """Differentiate the parameters by their coordinates on the line."""
         two, half = self._is_bounded()
         share = 1 / (1 + np.exp(-values))
         with np.errstate(all="ignore"):
@@ -150,79 +148,46 @@ def signal_and_slopes(
     Shapes: `parameters` (n_voxels, n_parameters); returns (n_voxels, n_measurements) and
     (n_voxels, n_measurements, n_parameters).
     """
+    if model.source:
+        sizes = np.maximum(np.abs(parameters), 1e-3)
+        slopes = central_differences(model, parameters, protocol, sizes)
+        return model.signal(parameters, protocol), slopes
     shape = (len(parameters), len(protocol))
     slopes = np.empty((*shape, len(model.names)))
-    if not model.source:
-        te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
-        columns = [column[:, None] for column in parameters.T]
-        with np.errstate(all="ignore"):
-            values = _formula(model)(*columns, protocol.b_ms_per_um2[None, :], te[None, :])
-        for j, value in enumerate(values[1:]):
-            slopes[:, :, j] = value
-        return np.array(np.broadcast_to(values[0], shape)), slopes
-    for j in range(len(model.names)):
-        step = _STEP * np.maximum(np.abs(parameters[:, j]), 1e-3)
-        above, below = parameters.copy(), parameters.copy()
-        above[:, j] += step
-        below[:, j] -= step
-        span = (above[:, j] - below[:, j])[:, None]
-        rise = model.signal(above, protocol) - model.signal(below, protocol)
-        slopes[:, :, j] = rise / span
-    return model.signal(parameters, protocol), slopes
+    te = np.zeros(len(protocol)) if protocol.te is None else protocol.te
+    columns = [column[:, None] for column in parameters.T]
+    with np.errstate(all="ignore"):
+        values = _formula(model)(*columns, protocol.b_ms_per_um2[None, :], te[None, :])
+    for j, value in enumerate(values[1:]):
+        slopes[:, :, j] = value
+    return np.array(np.broadcast_to(values[0], shape)), slopes
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """
-    The search for the best parameters under a likelihood, weights and a prior.
-
-    It goes by damped Newton steps with a positive curvature, from the end of another fit.
-    """
+    """What the best parameters of all voxels are searched under: likelihood, weights, a prior."""
 
     model: SignalModel
     protocol: Protocol
     likelihood: Likelihood
     is_free: NDArray[np.bool_]  # which parameters are fitted
     weights: NDArray | None = None  # of the measurements
-    kind: str = BOX  # coordinates of the search
-    mean: NDArray | None = None  # of the prior, in the coordinates, (n_parameters,)
-    precision: NDArray | None = None  # (n_parameters, n_parameters)
+    # Mean (n_parameters,) and precision (n_parameters, n_parameters) on the line; without a prior
+    # the search is that in the box.
+    prior: tuple[NDArray, NDArray] | None = None
     knows_noise: bool = True  # whether `sigma` is the noise, or residuals tell it
 
-    def fit(
-        self, signals: NDArray, sigma: NDArray, start: FitResult, points: list[NDArray]
-    ) -> _Ends:
-        """
-        Search from one or several points for each voxel of a fit; the best end counts.
 
-        Shapes: `signals` (n_voxels, n_measurements), `sigma` (n_voxels,), each of `points`
-        (n_voxels, n_parameters) in the units of the parameters.
-        """
-        task = _Task(self, signals, sigma, start)
-        best = task.search(points[0])
-        for point in points[1:]:
-            ends = task.search(point)
-            better = ends.objective < best.objective
-            best.values[better] = ends.values[better]
-            best.objective[better] = ends.objective[better]
-            best.converged[better] = ends.converged[better]
-            best.n_iter += ends.n_iter
-        return best
+class Search:
+    """
+    The search for the best parameters of some voxels, and where it ended, in coordinates.
 
+    It goes by damped Newton steps with a positive curvature from one or several points, such as
+    the ends of another fit; the best end counts.
 
-@dataclass
-class _Ends:
-    """Where searches ended, in coordinates."""
-
-    values: NDArray
-    objective: NDArray
-    converged: NDArray
-    n_iter: NDArray
-    task: _Task
-
-
-class _Task:
-    """The voxels of one refinement, their signals in multiples of the largest."""
+    Shapes: `signals` (n_voxels, n_measurements), `sigma` (n_voxels,), each of `points` (n_voxels,
+    n_parameters) in the units of the parameters.
+    """
 
     def __init__(
         self,
@@ -230,78 +195,93 @@ class _Task:
         signals: NDArray,
         sigma: NDArray,
         start: FitResult,
+        points: list[NDArray],
     ) -> None:
         self.problem = problem
         is_usable = np.isfinite(signals)
+        # Signals are taken in multiples of the largest.
         self.top = np.where(is_usable, signals, 0).max(axis=1)
         self.measured = np.where(is_usable, signals, 0.0) / self.top[:, None]
         self.sigma = (sigma / self.top)[:, None]
         self.weight = is_usable.astype(float)
         if problem.weights is not None:
             self.weight = self.weight * problem.weights
-        self.unit = np.ones((len(signals), len(problem.model.names)))
-        for j, parameter in enumerate(problem.model.parameters):
+        model = problem.model
+        self.unit = np.ones((len(signals), len(model.names)))
+        for j, parameter in enumerate(model.parameters):
             if parameter.is_amplitude:
                 self.unit[:, j] = self.top
         low, high = (np.broadcast_to(ends, self.unit.shape) for ends in np.array(start.bounds).T)
-        self.coordinates = Coordinates(problem.kind, low.copy(), high.copy())
-        model = problem.model
+        kind = BOX if problem.prior is None else LINE
+        self.coordinates = Coordinates(kind, low.copy(), high.copy())
         if start.turn_up < np.inf and model.cumulant is not None:
             kurtosis, diffusivity = map(model.names.index, model.cumulant)
             self.coordinates = replace(
                 self.coordinates, cumulant=(kurtosis, diffusivity), turn_up=start.turn_up
             )
+        self.values, self.objectives, self.converged, self.n_iter = self._descend(points[0])
+        for point in points[1:]:
+            values, objectives, converged, n_iter = self._descend(point)
+            better = objectives < self.objectives
+            self.values[better] = values[better]
+            self.objectives[better] = objectives[better]
+            self.converged[better] = converged[better]
+            self.n_iter += n_iter
 
-    def search(self, point: NDArray) -> _Ends:
+    def _descend(self, point: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
         """Step down from a point, voxels that have ended staying behind."""
         low, high = self.coordinates.ends
         free = self.problem.is_free
         values = self.coordinates.into(point / self.unit)
-        if self.problem.kind == BOX:
+        if self.coordinates.kind == BOX:
             values = np.where(free, np.clip(values, low, high), values)
         n = len(values)
-        objective = self.objective(values, np.arange(n))
+        objectives = self._objective(values, np.arange(n))
         damping = np.full(n, 1e-2)
         converged = np.zeros(n, bool)
         n_iter = np.zeros(n, np.int32)
-        rows = np.flatnonzero(np.isfinite(objective))
+        rows = np.flatnonzero(np.isfinite(objectives))
         for _ in range(_MAX_ITER):
             if rows.size == 0:
                 break
             n_iter[rows] += 1
-            slope, curvature = self.derivatives(values[rows], rows)
+            slope, curvature = self._derivatives(values[rows], rows)
             step, promised = _bounded_step(
                 values[rows], slope, curvature, damping[rows], low[rows], high[rows], free
             )
-            scale = np.maximum(np.abs(objective[rows]), self._noise_scale(rows))
+            scale = np.abs(objectives[rows])
+            if self.problem.knows_noise:
+                # Residuals of known noise sum up to about one for each measurement.
+                scale = np.maximum(scale, self.weight[rows].sum(axis=1))
             done = (promised < _TOLERANCE * scale) & (damping[rows] < 1)
             trial = values[rows] + step
-            trial_objective = self.objective(trial, rows)
-            accepted = trial_objective <= objective[rows]
+            trial_objectives = self._objective(trial, rows)
+            accepted = trial_objectives <= objectives[rows]
             done |= damping[rows] >= _LARGEST_DAMPING
             moved = rows[accepted]
             values[moved] = trial[accepted]
-            objective[moved] = trial_objective[accepted]
+            objectives[moved] = trial_objectives[accepted]
             factor = np.where(accepted, 0.2, 8.0)
             damping[rows] = np.clip(damping[rows] * factor, _SMALLEST_DAMPING, _LARGEST_DAMPING)
             converged[rows[done]] = True
             rows = rows[~done]
-        return _Ends(values, objective, converged, n_iter, self)
+        return values, objectives, converged, n_iter
 
-    def objective(self, values: NDArray, rows: NDArray) -> NDArray:
+    def _objective(self, values: NDArray, rows: NDArray) -> NDArray:
         """Compute minus the logarithm of the posterior, but for constants."""
         problem = self.problem
         signal = problem.model.signal(self.coordinates.take(rows).out_of(values), problem.protocol)
         losses = problem.likelihood.losses(signal, self.measured[rows], self.sigma[rows])
         weight = self.weight[rows]
         total = np.where(weight > 0, weight * losses, 0.0).sum(axis=1)
-        if problem.mean is not None and problem.precision is not None:
-            away = values - problem.mean
-            pull = np.einsum("ni,ij->nj", away, problem.precision)
+        if problem.prior is not None:
+            mean, precision = problem.prior
+            away = values - mean
+            pull = np.einsum("ni,ij->nj", away, precision)
             total = total + 0.5 * (pull * away).sum(axis=1)
         return total
 
-    def derivatives(
+    def _derivatives(
         self, values: NDArray, rows: NDArray, *, is_expected: bool = False
     ) -> tuple[NDArray, NDArray]:
         """Compute slope and positive curvature of the objective."""
@@ -318,47 +298,74 @@ class _Task:
         pull, bend = weight * pull, weight * bend
         slope = np.einsum("nm,nmi->ni", pull, jacobian)
         curvature = np.einsum("nm,nmi,nmj->nij", bend, jacobian, jacobian)
-        if problem.mean is not None and problem.precision is not None:
+        if problem.prior is not None:
+            mean, precision = problem.prior
             # Libraries of linear algebra round a row differently among other rows.
-            slope += np.einsum("ni,ij->nj", values - problem.mean, problem.precision)
-            curvature += problem.precision
+            slope += np.einsum("ni,ij->nj", values - mean, precision)
+            curvature += precision
         return slope, curvature
 
-    def at_ends(self, values: NDArray) -> tuple[NDArray, NDArray]:
-        """Tell which free coordinates lie at their lower and upper end."""
-        low, high = self.coordinates.ends
-        free = self.problem.is_free
-        return free & (values <= low), free & (values >= high)
+    @property
+    def parameters(self) -> NDArray:
+        """The parameters at the ends, in their units."""
+        return self.coordinates.out_of(self.values) * self.unit
 
-    def covariance(self, values: NDArray) -> NDArray:
+    def covariance(self) -> NDArray:
         """Invert the expected curvature of the free coordinates; NaN for those at a bound."""
-        _, curvature = self.derivatives(values, np.arange(len(values)), is_expected=True)
-        at_low, at_high = self.at_ends(values)
+        every_row = np.arange(len(self.values))
+        _, curvature = self._derivatives(self.values, every_row, is_expected=True)
+        at_low, at_high = self._at_ends()
         fixed = at_low | at_high | ~self.problem.is_free
         covariance = _inverse(_without(curvature, fixed))
         covariance[fixed] = np.nan
         if not self.problem.knows_noise:
-            covariance *= self._residual_variance(values, fixed)[:, None, None]
+            covariance *= self._residual_variance(fixed)[:, None, None]
         return covariance
 
-    def cost(self, values: NDArray) -> NDArray:
+    def write(self, result: FitResult, rows: NDArray) -> None:
+        """Write the ends into the rows of a result."""
+        at_low, at_high = self._at_ends()
+        result.parameters[rows] = self.parameters
+        result.standard_errors[rows] = self._standard_errors() * self.unit
+        result.cost[rows] = self._cost()
+        result.n_iter[rows] += self.n_iter
+        result.at_low[rows] = at_low
+        result.at_high[rows] = at_high
+        status = np.where((at_low | at_high).any(axis=1), FitStatus.AT_BOUND, FitStatus.CONVERGED)
+        result.status[rows] = np.where(self.converged, status, FitStatus.NOT_CONVERGED)
+
+    def _at_ends(self) -> tuple[NDArray, NDArray]:
+        """Tell which free coordinates lie at their lower and upper end."""
+        low, high = self.coordinates.ends
+        free = self.problem.is_free
+        return free & (self.values <= low), free & (self.values >= high)
+
+    def _cost(self) -> NDArray:
         """Sum up squared residuals about the expected magnitude, in the signals' units squared."""
         problem = self.problem
-        signal = problem.model.signal(self.coordinates.out_of(values), problem.protocol)
+        signal = problem.model.signal(self.coordinates.out_of(self.values), problem.protocol)
         expected = problem.likelihood.expected(signal, self.sigma)
         squares = (self.measured - expected) ** 2
         return np.where(self.weight > 0, self.weight * squares, 0.0).sum(axis=1) * self.top**2
 
-    def _residual_variance(self, values: NDArray, fixed: NDArray) -> NDArray:
+    def _residual_variance(self, fixed: NDArray) -> NDArray:
         """Variance of the residuals, in units of sigma."""
         n_usable = (self.weight > 0).sum(axis=1)
         dof = (n_usable - (~fixed).sum(axis=1)).astype(float)
-        squares = self.cost(values) / (self.top * self.sigma[:, 0]) ** 2
+        squares = self._cost() / (self.top * self.sigma[:, 0]) ** 2
         return np.where(dof > 0, squares / np.where(dof > 0, dof, 1), np.nan)
 
-    def _noise_scale(self, rows: NDArray) -> NDArray | float:
-        # Residuals of known noise sum up to about one for each measurement.
-        return self.weight[rows].sum(axis=1) if self.problem.knows_noise else 0.0
+    def _standard_errors(self) -> NDArray:
+        """Carry the covariance of coordinates over to standard errors of parameters."""
+        n, n_parameters = self.values.shape
+        covariance = self.covariance()
+        chain = self.coordinates.chain(np.tile(np.eye(n_parameters), (n, 1, 1)), self.values)
+        at_bound = np.isnan(np.einsum("nii->ni", covariance))
+        # A bound that moves carries no error of its own into the others.
+        known = np.where(np.isnan(covariance), 0.0, covariance)
+        variance = np.einsum("nij,njk,nik->ni", chain, known, chain)
+        with np.errstate(invalid="ignore"):
+            return np.where(at_bound, np.nan, np.sqrt(variance))
 
 
 def _without(curvature: NDArray, fixed: NDArray) -> NDArray:
@@ -418,31 +425,3 @@ def _solve(matrix: NDArray, right: NDArray) -> NDArray:
 def _inverse(matrix: NDArray) -> NDArray:
     unit, scale = _scaled(matrix)
     return np.linalg.inv(unit) / scale[:, :, None] / scale[:, None, :]
-
-
-def write_ends(ends: _Ends, result: FitResult, rows: NDArray) -> None:
-    """Write the ends of searches into the rows of a result."""
-    task = ends.task
-    parameters = task.coordinates.out_of(ends.values)
-    errors = _standard_errors(task.coordinates, ends.values, task.covariance(ends.values))
-    at_low, at_high = task.at_ends(ends.values)
-    result.parameters[rows] = parameters * task.unit
-    result.standard_errors[rows] = errors * task.unit
-    result.cost[rows] = task.cost(ends.values)
-    result.n_iter[rows] += ends.n_iter
-    result.at_low[rows] = at_low
-    result.at_high[rows] = at_high
-    status = np.where((at_low | at_high).any(axis=1), FitStatus.AT_BOUND, FitStatus.CONVERGED)
-    result.status[rows] = np.where(ends.converged, status, FitStatus.NOT_CONVERGED)
-
-
-def _standard_errors(coordinates: Coordinates, values: NDArray, covariance: NDArray) -> NDArray:
-    """Carry the covariance of coordinates over to standard errors of parameters."""
-    n, n_parameters = values.shape
-    chain = coordinates.chain(np.tile(np.eye(n_parameters), (n, 1, 1)), values)
-    at_bound = np.isnan(np.einsum("nii->ni", covariance))
-    # A bound that moves carries no error of its own into the others.
-    known = np.where(np.isnan(covariance), 0.0, covariance)
-    variance = np.einsum("nij,njk,nik->ni", chain, known, chain)
-    with np.errstate(invalid="ignore"):
-        return np.where(at_bound, np.nan, np.sqrt(variance))
