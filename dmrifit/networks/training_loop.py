@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import skorch
 import torch
-from skorch.utils import to_tensor
+from skorch.utils import to_numpy, to_tensor
 from torch import nn
 
 from dmrifit._utils.progress import step_bar
@@ -168,11 +168,7 @@ def collated(samples: Sequence[Any]) -> Any:
 
 def as_arrays(output: Any) -> Any:
     """Convert the tensors of a network's output to arrays."""
-    if isinstance(output, torch.Tensor):
-        return _single(output).cpu().numpy()
-    if isinstance(output, Mapping):
-        return {key: as_arrays(value) for key, value in output.items()}
-    return tuple(as_arrays(value) for value in output)
+    return to_numpy(_single(output))
 
 
 # Epochs ----------------------------------------------------------------------------------------

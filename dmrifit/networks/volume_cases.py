@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Inputs",
-    "Subset",
     "Targets",
     "VolumeList",
     "add_to_digest",
@@ -90,20 +89,6 @@ class Targets(Inputs):
     def _make(self, i: int) -> Any:
         target = None if self.targets is None else self.targets[i]
         return self.estimator._target(target, self.inputs[i])
-
-
-class Subset(Sequence[Any]):
-    """Items of a sequence by their numbers."""
-
-    def __init__(self, items: Sequence[Any], numbers: NDArray[np.int64]) -> None:
-        self.items = items
-        self.numbers = numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, i: Any) -> Any:
-        return self.items[int(self.numbers[i])]
 
 
 class VolumeList(list[Any]):

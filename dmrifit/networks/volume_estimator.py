@@ -34,7 +34,6 @@ from dmrifit.networks.training import (
 )
 from dmrifit.networks.volume_cases import (
     Inputs,
-    Subset,
     Targets,
     VolumeList,
     add_to_digest,
@@ -420,7 +419,8 @@ class VolumeEstimator(BaseEstimator, ABC):
                 score = partial(self._mean_score, validation, cases, targets, inputs)
             if folder is not None:
                 save = self._state_writer(folder, seed)
-            stream = partial(self._stream, Subset(inputs, train), Subset(loss_targets, train))
+            subset = import_optional("torch.utils.data").Subset
+            stream = partial(self._stream, subset(inputs, train), subset(loss_targets, train))
             epochs = training_loop.Epochs(
                 training_loop.Batches(stream, settings.batch_size, derived_seed(seed, "samples")),
                 self._learning_rate,

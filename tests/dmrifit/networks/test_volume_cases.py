@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from dmrifit.networks import volume_cases
-from dmrifit.networks.volume_cases import Inputs, Subset, Targets, VolumeList, volume_inputs
+from dmrifit.networks.volume_cases import Inputs, Targets, VolumeList, volume_inputs
 
 
 class Doubler:
@@ -127,21 +127,6 @@ def test_targets_are_made_with_the_inputs_of_their_case():
     without = Targets(inputs.estimator, None, inputs)
     assert len(without) == 3
     assert without[1] == (None, 4)
-
-
-def test_a_selection_counts_in_its_order():
-    selection = Subset(["a", "b", "c", "d"], np.array([3, 0, 3]))
-    assert len(selection) == 3
-    assert list(selection) == ["d", "a", "d"]
-    with pytest.raises(IndexError):
-        selection[3]
-
-
-def test_a_selection_makes_only_the_inputs_that_are_asked_for():
-    estimator = Doubler(keep=True)
-    selection = Subset(Inputs(estimator, [1, 2, 3]), np.array([2, 1]))
-    assert selection[0] == 6
-    assert estimator.calls == [3]
 
 
 # Errors --------------------------------------------------------------------------------------
