@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = [
     "POWDER_KURTOSIS",
     "UNDETERMINED_CV",
-    "expected_cv",
     "expected_precision",
     "missing_for",
     "nominal_contrasts",
@@ -138,31 +137,23 @@ def missing_for(protocol: Protocol, model: SignalModel, fixed: Collection[str] =
     if "K" in free and not model.needs_te and max(b) <= _KURTOSIS_B:
         return f"a b-value above {_KURTOSIS_B:g} s/mm², and the highest is {max(b):g}"
     try:
-        expected = expected_cv(protocol, model, fixed)
+        expected = expected_precision(protocol, model, fixed)
     except ValueError:  # no finite derivative: typical tissue is unknown for a user's model
         return ""
-    undetermined = [name for name, cv in expected.items() if cv == np.inf]
-    if undetermined:
+    undetermined = expected.loc[np.isinf(expected["cv"]), "parameter"]
+    if len(undetermined):
         return f"measurements that tell {' and '.join(undetermined)} apart"
     return ""
-
-
-def expected_cv(
-    protocol: Protocol, model: SignalModel, fixed: Collection[str] = (), snr: float = 1.0
-) -> dict[str, float]:
-    """
-    Compute the lower bound of the coefficient of variation of free parameters in typical tissue.
-
-    `snr` is that of the signal without weighting by diffusion or relaxation.
-    """
-    cv = expected_precision(protocol, model, fixed, snr).set_index("parameter")["cv"]
-    return cv.drop(list(fixed)).to_dict()
 
 
 def expected_precision(
     protocol: Protocol, model: SignalModel, fixed: Collection[str] = (), snr: float = 1.0
 ) -> pd.DataFrame:
-    """Compute the precision of a protocol in typical tissue, as `protocol_precision` does."""
+    """
+    Compute the precision of a protocol in typical tissue, as `protocol_precision` does.
+
+    `snr` is that of the signal without weighting by diffusion or relaxation.
+    """
     # Directions do not enter a signal of b and TE.
     contrasts = Protocol(protocol.b, protocol.te)
     return protocol_precision(contrasts, model, typical_tissue(model), 1 / snr, fixed=tuple(fixed))
