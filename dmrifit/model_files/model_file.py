@@ -203,16 +203,14 @@ def _contents(estimator: BaseEstimator, scale: PatientScale | str | None) -> dic
     elif hasattr(estimator, "regressor_"):
         parts[_REGRESSOR] = dumped(estimator.regressor_, estimator.regressor, parts, leaves)
     metadata = {
-        "format": _FORMAT,
         "class": name,
         "parameters": parameters,
         "fitted": _fitted(estimator),
         "model": _definition(estimator),
         "scale": _encoded_scale(estimator, scale),
         "leaves": leaves,
-        "versions": _versions() | versions_of(leaves),
     }
-    return _with_metadata(metadata, parts)
+    return _with_metadata(metadata, parts, versions_of(leaves))
 
 
 def _registered(name: Any) -> type[BaseEstimator] | None:
@@ -229,33 +227,22 @@ def _registered_contents(estimator: BaseEstimator) -> dict[str, bytes]:
         parts[f"{_REGISTERED}{name}"] = content
         if not _REGISTERED_FILE.fullmatch(f"{_REGISTERED}{name}"):
             raise ValueError(f"a part of a model file cannot be called {name!r}")
-    versions = _versions()
     # Safetensors of any other name hold arrays that no network has learned.
-    if "net.safetensors" in files:
-        versions["torch"] = version("torch")
-    metadata = {
-        "format": _FORMAT,
-        "class": type(estimator).__name__,
-        "parameters": parameters,
-        "fitted": fitted,
-        "model": None,
-        "scale": None,
-        "leaves": [],
-        "versions": versions,
+    versions = {"torch": version("torch")} if "net.safetensors" in files else {}
+    metadata = {"class": type(estimator).__name__, "parameters": parameters, "fitted": fitted}
+    return _with_metadata(metadata, parts, versions)
+
+
+def _with_metadata(
+    metadata: dict[str, Any], parts: dict[str, bytes], versions: dict[str, str]
+) -> dict[str, bytes]:
+    """Add the metadata of a model file to its parts, with versions and a digest of each part."""
+    metadata = {"format": _FORMAT, "model": None, "scale": None, "leaves": []} | metadata
+    metadata["versions"] = {package: version(package) for package in _PACKAGES} | versions
+    metadata["sha256"] = {
+        name: hashlib.sha256(content).hexdigest() for name, content in parts.items()
     }
-    return _with_metadata(metadata, parts)
-
-
-def _versions() -> dict[str, str]:
-    return {package: version(package) for package in _PACKAGES}
-
-
-def _with_metadata(metadata: dict[str, Any], parts: dict[str, bytes]) -> dict[str, bytes]:
-    """Add the metadata of a model file to its parts, with a digest of each part."""
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
-    text = json.dumps(
-        metadata | {"sha256": digests}, indent=1, ensure_ascii=False, allow_nan=False
-    )
+    text = json.dumps(metadata, indent=1, ensure_ascii=False, allow_nan=False)
     return parts | {_METADATA: text.encode()}
 
 
@@ -266,9 +253,8 @@ def _rebuilt(
     registered_class = _registered(metadata["class"])
     parameters: dict[str, Any] = {}
     if registered_class is not None:
-        for key, value in metadata["parameters"].items():
-            parameters[key] = decoded(value)
-        estimator = registered_class(**parameters)
+        stored = metadata["parameters"].items()
+        estimator = registered_class(**{key: decoded(value) for key, value in stored})
         files = {name.removeprefix(_REGISTERED): content for name, content in parts.items()}
         estimator.restore(metadata["fitted"], files)
         return estimator
