@@ -8,6 +8,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit._utils.checks import check_number
 from dmrifit.engine.protocol import Protocol
 
 __all__ = ["ARTIFACTS", "artifact_strengths", "spoil"]
@@ -45,14 +46,7 @@ def artifact_strengths(artifacts: Sequence[str] | Mapping[str, float] | None) ->
             f"unknown artifacts {', '.join(unknown)}; there are {', '.join(ARTIFACTS)}"
         )
     for name, strength in artifacts.items():
-        if (
-            not isinstance(strength, int | float | np.number)
-            or not 0 <= strength <= _LARGEST[name]
-        ):
-            raise ValueError(
-                f"the strength of artifact {name!r} must be between 0 and {_LARGEST[name]:g}, not "
-                f"{strength!r}"
-            )
+        check_number(f"the strength of artifact {name!r}", strength, most=_LARGEST[name])
     return {name: float(artifacts[name]) for name in ARTIFACTS if artifacts.get(name)}
 
 

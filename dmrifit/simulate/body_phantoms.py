@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmrifit._utils.checks import check_word, is_number
+from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit._utils.threads import check_jobs
 from dmrifit.cohort.cohort import Cohort
@@ -179,9 +179,7 @@ def simulate_cohort(
                 field = preset_field
     name = name or protocol.name or "synthetic"
     check_word("difficulty", difficulty, _DIFFICULTIES)
-    _check_number("n_patients", n_patients, integer=True)
-    if n_patients < 1:
-        raise ValueError(f"a cohort needs at least one patient, not {n_patients}")
+    check_number("n_patients", n_patients, least=1, whole=True)
     settings: dict[str, Any] = {
         "snr": _DIFFICULTIES[difficulty]["snr"] if snr is None else snr,
         "field": field,
@@ -189,7 +187,7 @@ def simulate_cohort(
         "template": template,
         "latent_corr": latent_corr,
         "gain_variation": gain_variation,
-        "artifacts": artifacts,
+        "artifacts": artifact_strengths(artifacts),
         "truth": truth,
     }
     options = {**_DIFFICULTIES[difficulty], **settings}
@@ -197,8 +195,7 @@ def simulate_cohort(
     streams = seed_for(seed, "cohort", name).spawn(n_patients)
     patients = [f"{name}p{k:02d}" for k in range(1, n_patients + 1)]
     check_jobs(n_jobs)
-    _check(protocol, **settings)
-    options["artifacts"] = artifact_strengths(artifacts)
+    _check(protocol, settings)
     scans = (
         delayed(_scan)(protocol, patient, stream, cohort=name, **options)
         for patient, stream in zip(patients, streams, strict=True)
@@ -358,51 +355,27 @@ def _gain(
     return level * np.exp(log_sd(_COIL_VARIATION) * coils)
 
 
-def _check(
-    protocol: Protocol,
-    *,
-    field: float,
-    shape: tuple[int, int, int],
-    template: str,
-    snr: float,
-    latent_corr: float,
-    gain_variation: float,
-    artifacts: Sequence[str] | Mapping[str, float] | None,
-    truth: str,
-) -> None:
-    check_word("truth", truth, _TRUTHS)
-    if truth == "walk":
+def _check(protocol: Protocol, settings: Mapping[str, Any]) -> None:
+    check_word("truth", settings["truth"], _TRUTHS)
+    if settings["truth"] == "walk":
         check_walk_protocol(protocol)
-    if np.ndim(shape) != 1:
+    shape, field = settings["shape"], settings["field"]
+    if np.ndim(shape) != 1 or len(shape) != 3:
         raise ValueError(
             f"shape must be three numbers of voxels, such as (48, 48, 8), not {shape!r}"
         )
-    for n in shape:
-        _check_number("shape", n, integer=True)
-    numbers = {
-        "snr": snr,
-        "latent_corr": latent_corr,
-        "gain_variation": gain_variation,
-        "field": field,
-    }
-    for name, value in numbers.items():
-        _check_number(name, value)
-    if len(shape) != 3 or np.any(np.less(shape, _SMALLEST_SHAPE)):
-        raise ValueError(f"shape must be three numbers of at least {_SMALLEST_SHAPE}, not {shape}")
+    for axis, n, least in zip("xyz", shape, _SMALLEST_SHAPE, strict=True):
+        check_number(f"shape along {axis}", n, least=least, whole=True)
+    check_number("field", field)
     fields = tissue_table()["field"]
     if f"{field:g}" not in fields:
         raise ValueError(f"field must be one of {', '.join(fields)} T, not {field!r}")
-    if not snr > 0:
-        raise ValueError(f"snr must be positive, not {snr}")
-    if not 0 <= latent_corr <= 1:
-        raise ValueError(f"latent_corr must be between 0 and 1, not {latent_corr}")
-    if not (np.isfinite(gain_variation) and gain_variation >= 0):
-        raise ValueError(
-            f"gain_variation must be a finite number, 0 or more, got {gain_variation}"
-        )
+    if settings["snr"] != np.inf:
+        check_number("snr", settings["snr"], above=0)
+    check_number("latent_corr", settings["latent_corr"], most=1)
+    check_number("gain_variation", settings["gain_variation"])
     # Called for its check of the name alone.
-    draw_template(template, np.random.default_rng(0))
-    artifact_strengths(artifacts)
+    draw_template(settings["template"], np.random.default_rng(0))
 
 
 def _check_protocol(protocol: object) -> None:
@@ -412,9 +385,3 @@ def _check_protocol(protocol: object) -> None:
         )
     if protocol.te is None:
         raise ValueError("synthetic patients need a protocol with echo times; give it te (ms)")
-
-
-def _check_number(name: str, value: object, *, integer: bool = False) -> None:
-    if not is_number(value, whole=integer):
-        noun = "a whole number" if integer else "a number"
-        raise TypeError(f"{name} must be {noun}, not {value!r} ({type(value).__name__})")
