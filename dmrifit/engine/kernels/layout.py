@@ -66,8 +66,9 @@ class Contrasts(NamedTuple):
     @classmethod
     def of(cls, b: NDArray, te: NDArray | None) -> Contrasts:
         """Pad b-values in ms/µm² and echo times."""
-        padded_b = _padded(b)
-        padded_te = _padded(np.zeros(len(b)) if te is None else te)
+        missing = -len(b) % UNROLL
+        padded_b = np.pad(b, (0, missing), mode="edge")
+        padded_te = np.pad(np.zeros(len(b)) if te is None else te, (0, missing), mode="edge")
         distinct_b, row_of_b = np.unique(padded_b, return_inverse=True)
         distinct_te, row_of_te = np.unique(padded_te, return_inverse=True)
         return cls(
@@ -98,13 +99,6 @@ class Ends(NamedTuple):
     converged: NDArray[np.bool_]
     steps: NDArray[np.int64]
     disagree: NDArray[np.bool_]
-
-
-def _padded(values: NDArray) -> NDArray:
-    size = -(-len(values) // UNROLL) * UNROLL
-    padded = np.full(size, values[-1], dtype=float)
-    padded[: len(values)] = values
-    return padded
 
 
 def zeros_of_lanes(*shape: int) -> NDArray[np.float64]:
