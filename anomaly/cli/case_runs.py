@@ -29,6 +29,7 @@ from dmrifit.cli.case_runs import (
 )
 from dmrifit.cli.console import progress
 from dmrifit.io.case_tables import file_stems
+from dmrifit.io.grids import upright
 from dmrifit.report.html import NOTICE
 from dmrifit.report.numerals import percent
 
@@ -276,8 +277,6 @@ def _read_volume(
     table: Path, row: Mapping[str, str], column: str, scan: PreparedScan
 ) -> NDArray[Any]:
     """Read a volume on the grid of a scan, in RAS order."""
-    import nibabel as nib
-
     name = scan.case.name
     values = read_result(
         table,
@@ -289,8 +288,7 @@ def _read_volume(
         missing_remedy="run detect on this scan again",
         finite_remedy="a map is 0 where there is no score",
     )
-    ordered = nib.as_closest_canonical(nib.Nifti1Image(values, scan.affine))
-    return np.asarray(ordered.dataobj)
+    return upright(values, scan.affine)
 
 
 def prepared_cases(
@@ -390,13 +388,7 @@ def _panels(detection: Detection) -> Figure:
 
 def _view(detection: Detection, picture: bytes) -> str:
     """Make the page that shows the anomalies over the mean signal, in three planes."""
-    from dmrifit.report.html import (
-        html_figure,
-        html_note,
-        html_paragraph,
-        html_table,
-        notice_lead,
-    )
+    from dmrifit.report.html import html_figure, html_note, html_paragraph, html_table, notice_lead
     from dmrifit.report.numerals import fixed, significant
     from dmrifit.report.style import FOUND, REFERENCE
     from dmrifit.report.viewer import Layer, html_viewer, viewer_page

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,17 @@ from dmrifit.io.case_tables import (
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import load_image, values_of
 
-__all__ = ["TABLE", "TISSUES", "UNWEIGHTED", "Case", "normalized", "read_cases", "write_cases"]
+__all__ = [
+    "KNOWN",
+    "TABLE",
+    "TISSUES",
+    "UNWEIGHTED",
+    "Case",
+    "normalized",
+    "patient_data",
+    "read_cases",
+    "write_cases",
+]
 
 #: Name of the table that `write_cases` makes.
 TABLE = "cases.tsv"
@@ -47,7 +57,9 @@ _MASKS = ("brain", "lesion", "followup")
 _WORDS = ("sex", "site", "grade", "kind")
 _FILE_KEYS = ("image", "bval", "bvec", *_MASKS, "tissue")
 _REQUIRED = ("patient", "image", "bval")
-_OPTIONAL = ("name", "bvec", *_MASKS, "tissue", "age", *_WORDS, "synthetic")
+#: What a table may say of a patient.
+KNOWN = ("age", *_WORDS, "synthetic")
+_OPTIONAL = ("name", "bvec", *_MASKS, "tissue", *KNOWN)
 _ALIASES = {"participant_id": "patient"}
 
 _COLUMNS = {
@@ -367,27 +379,30 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
     directions = None
     if vectors is not None:
         directions = turned_as_stored(vectors[weighted], image.affine)
-    words: dict[str, Any] = {key: row.get(key, "") for key in _WORDS}
     return Case(
         row["patient"],
         signal,
         affine=image.affine,
         name=row.get("name", ""),
-        age=_read_age(row.get("age", "")),
-        synthetic=read_synthetic(row),
         b0=b0 if (b0[volumes["brain"]] > 0).all() else None,
         b=float(np.round(b[weighted].mean())),
         directions=directions,
         **volumes,
-        **words,
+        **patient_data(row),
     )
 
 
-def _read_age(text: str) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:
-        raise ValueError(f"age must be a number of years, not {text!r}") from None
+def patient_data(row: Mapping[str, str]) -> dict[str, Any]:
+    """Read what a row of a table says of the patient."""
+    entries: dict[str, Any] = {key: row[key] for key in KNOWN if row.get(key)}
+    if "age" in entries:
+        try:
+            entries["age"] = float(row["age"])
+        except ValueError:
+            raise ValueError(f"age must be a number of years, not {row['age']!r}") from None
+    if "synthetic" in entries:
+        entries["synthetic"] = read_synthetic(row)
+    return entries
 
 
 def _series(case: Case) -> NDArray[np.float32]:

@@ -28,7 +28,7 @@ from dmrifit._utils.counts import counted
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.corrections import quiet_dipy
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.grids import array_of, cropped, labels_onto, onto, resampled, scan_of
+from dmrifit.io.grids import array_of, as_stored, cropped, labels_onto, onto, resampled, scan_of
 from dmrifit.io.masks import MASK_THRESHOLD, binarize
 from dmrifit.io.nifti import Image, Images, image_name, image_of
 from dmrifit.io.series import Series, read_map
@@ -102,9 +102,6 @@ class PreparedScan:
         ValueError
             If the map has another shape than ``case.signal``.
         """
-        import nibabel as nib
-        from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
-
         array = np.asarray(values)
         if array.shape != self.case.shape:
             raise ValueError(
@@ -118,9 +115,7 @@ class PreparedScan:
             volume = _resampled_back(volume, affine, canonical)
         elif array.dtype.kind == "f":
             volume = volume.astype(np.float32)
-        stored_axes = io_orientation(self.affine)
-        back = ornt_transform(nib.orientations.axcodes2ornt("RAS"), stored_axes)
-        return np.ascontiguousarray(apply_orientation(volume, back))
+        return np.ascontiguousarray(as_stored(volume, self.affine))
 
     def image(self, values: NDArray[Any]) -> nib.Nifti1Image:
         """

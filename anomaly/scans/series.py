@@ -22,23 +22,22 @@ from anomaly.detectors.thresholds import (
     limits_left_out,
     open_map,
 )
+from anomaly.scans.cases import KNOWN, Case, patient_data
 from anomaly.scans.detection import Detection, lesions_of
 from anomaly.scans.preparation import PreparedScan, prepare_scan
 from anomaly.scans.training_scans import TrainingScans
 from anomaly.scans.whole_scan import HealthyScans, ScanFigures, scan_figures
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.case_tables import read_each
+from dmrifit.io.grids import upright_edges
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.registry import register, registered
 from dmrifit.networks.volume_cases import called
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from anomaly.scans.cases import Case
 
 __all__ = ["SeriesDetector", "SeriesFiles", "read_series"]
 
@@ -48,7 +47,6 @@ COVARIATES = ("age", "sex", "site")
 #: Columns of images, that of the series first.
 IMAGES = ("image", "brain", "tissue", "lesion", "followup")
 _FILES = ("image", "bval", "bvec", "brain", "tissue", "lesion", "followup")
-_KNOWN = ("age", "sex", "site", "grade", "kind", "synthetic")
 _ALIASES = {"participant_id": "patient"}
 _SAME_EDGE = 0.01  # of a voxel's edge
 _APART = 1.0  # voxels, from which on two fields of view differ in position
@@ -172,7 +170,7 @@ def read_series(
     FileNotFoundError
         If a file is missing, without `failed`.
     """
-    optional = ("name", *_FILES[1:], *_KNOWN)
+    optional = ("name", *_FILES[1:], *KNOWN)
     return read_each(
         table,
         _files_of,
@@ -404,7 +402,7 @@ class SeriesDetector(BaseEstimator):
         spacing = self.spacing
         if spacing is None:
             _, affine = read_grid(series.image)
-            edges = _edges_in_order(affine)
+            edges = upright_edges(affine)
             if not np.allclose(edges, self.edges_, rtol=_SAME_EDGE):
                 if np.ptp(self.edges_) > _SAME_EDGE * max(self.edges_):
                     raise ValueError(
@@ -801,19 +799,7 @@ def _files_of(row: dict[str, str], folder: Path) -> SeriesFiles:
             problem = "is a folder" if path.is_dir() else "does not exist"
             raise FileNotFoundError(f"{key} {row[key]!r} {problem}")
     name = row.get("name") or row["patient"]
-    return SeriesFiles(patient=row["patient"], name=name, known=_patient_data(row), **files)
-
-
-def _patient_data(row: Mapping[str, str]) -> dict[str, Any]:
-    entries: dict[str, Any] = {key: row[key] for key in _KNOWN if row.get(key)}
-    try:
-        if "age" in entries:
-            entries["age"] = float(entries["age"])
-        if "synthetic" in entries:
-            entries["synthetic"] = read_synthetic(entries)
-    except (KeyError, ValueError):
-        raise ValueError("age must be a number of years, and synthetic true or false") from None
-    return entries
+    return SeriesFiles(patient=row["patient"], name=name, known=patient_data(row), **files)
 
 
 @contextmanager
@@ -838,15 +824,6 @@ def _check_like(scan: PreparedScan, first: PreparedScan) -> None:
             f"voxels of {_mm(case.spacing)}, where {reference.name} has {_mm(reference.spacing)}; "
             "give a spacing (--spacing), which all scans are resampled to"
         )
-
-
-def _edges_in_order(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the voxel edges of an image along axes in RAS order."""
-    import nibabel as nib
-
-    edges = np.empty(3)
-    edges[nib.io_orientation(affine)[:, 0].astype(int)] = np.linalg.norm(affine[:3, :3], axis=0)
-    return edges
 
 
 def _times(shape: Sequence[int]) -> str:

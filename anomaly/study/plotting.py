@@ -13,6 +13,7 @@ from anomaly.study.controls import CONTROLS
 from anomaly.study.strata import ELSEWHERE, STRATA
 from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
+from dmrifit.io.grids import upright, upright_edges
 from dmrifit.report.style import (
     COLORMAP,
     FAINT,
@@ -84,7 +85,7 @@ def map_limits(
 def slice_to_show(case: Case) -> int:
     """Choose the axial slice with most lesion, or else with most brain."""
     mask = case.brain if case.lesion is None or case.healthy else case.lesion
-    return int(_upright(mask, case).sum(axis=(0, 1)).argmax())
+    return int(upright(mask, case.affine).sum(axis=(0, 1)).argmax())
 
 
 def plot_panels(
@@ -101,12 +102,12 @@ def plot_panels(
     arrays = {name: np.asarray(values) for name, values in maps.items()}
     _check_panels(case, arrays, thresholds, limits)
     mean = case.signal.mean(axis=-1)
-    shape = _upright(mean, case).shape
+    shape = upright(mean, case.affine).shape
     if number is None:
         number = slice_to_show(case)
     if not 0 <= number < shape[2]:
         raise ValueError(f"slice {number} of {case.name}, whose slices are 0 to {shape[2] - 1}")
-    steps = np.abs(np.array(case.spacing)[_axis_order(case)])
+    steps = upright_edges(case.affine)
     row_height = _SLICE * shape[1] * steps[1] / (shape[0] * steps[0])
     n = len(arrays)
     width = 2 * _SIDE + 4 * _SLICE + 3 * _GAP + _BAR
@@ -201,10 +202,7 @@ def plot_examples(
     if scored:
         low, high = np.percentile(np.concatenate(scored), _EXAMPLE_RANGE).tolist()
     case = next(iter(examples.values()))[0]
-    shape, steps = (
-        _upright(case.brain, case).shape,
-        np.abs(np.array(case.spacing)[_axis_order(case)]),
-    )
+    shape, steps = upright(case.brain, case.affine).shape, upright_edges(case.affine)
     wide = 3.55
     tall = min(wide * shape[1] * steps[1] / (shape[0] * steps[0]), 4.4)
     with shared_style({"axes.spines.top": True, "axes.spines.right": True}):
@@ -240,7 +238,7 @@ def _draw_over(
 ) -> Any:
     """Draw a map over the anatomy, more and more opaque with its score."""
     low, high = scale
-    scores = _upright(np.where(case.brain, values, low), case)[:, :, number].T
+    scores = upright(np.where(case.brain, values, low), case.affine)[:, :, number].T
     share = np.clip((scores - low) / max(high - low, 1e-12), 0, 1)
     # Below the middle of the scale the anatomy is what there is to see.
     opacity = np.clip(2 * share - 0.6, 0, 0.9)
@@ -503,21 +501,6 @@ def _scores_by_region(
     return {region: array for region, array in joined.items() if len(array)}
 
 
-def _axis_order(case: Case) -> list[int]:
-    """Give the axes of a case in the order right, anterior, superior."""
-    import nibabel as nib
-
-    return [int(axis) for axis in np.argsort(nib.orientations.io_orientation(case.affine)[:, 0])]
-
-
-def _upright(values: NDArray, case: Case) -> NDArray:
-    """Turn a volume so that its axes point nearest to right, anterior and superior."""
-    import nibabel as nib
-
-    orientation = nib.orientations.io_orientation(case.affine)
-    return np.asarray(nib.orientations.apply_orientation(values, orientation))
-
-
 def _draw_slice(
     ax: Axes,
     values: NDArray,
@@ -530,8 +513,8 @@ def _draw_slice(
     colormap: Any = colors
     if not isinstance(colors, str):
         colormap = import_optional("matplotlib.colors").ListedColormap(colors)
-    outside = ~_upright(case.brain, case)[:, :, number]
-    picture = np.ma.masked_where(outside, _upright(values, case)[:, :, number])
+    outside = ~upright(case.brain, case.affine)[:, :, number]
+    picture = np.ma.masked_where(outside, upright(values, case.affine)[:, :, number])
     image = ax.imshow(
         picture.T,
         origin="lower",
@@ -559,7 +542,7 @@ def _outline(
     color: str = REFERENCE,
     linewidth: float = 1.1,
 ) -> None:
-    inside = _upright(mask, case)[:, :, number]
+    inside = upright(mask, case.affine)[:, :, number]
     # matplotlib warns of a level that is not there.
     if not inside.any() or inside.all():
         return

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "array_of",
+    "as_stored",
     "at_voxels",
     "cropped",
     "labels_onto",
@@ -34,6 +35,8 @@ __all__ = [
     "resampled",
     "scan_of",
     "three_axes",
+    "upright",
+    "upright_edges",
 ]
 
 _SMALLEST = 8  # voxels along an axis
@@ -61,6 +64,29 @@ def cropped(values: NDArray, offset: ArrayLike, size: Sequence[int]) -> NDArray:
     inside = tuple(slice(a, b) for a, b in zip(low - first, high - first, strict=True))
     box[inside] = values[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
     return box
+
+
+def upright(values: NDArray, affine: NDArray) -> NDArray:
+    """Turn a volume (x, y, z, ...) from the order of an image's axes to RAS order."""
+    from nibabel.orientations import apply_orientation, io_orientation
+
+    return apply_orientation(values, io_orientation(affine))
+
+
+def as_stored(values: NDArray, affine: NDArray) -> NDArray:
+    """Turn a volume (x, y, z, ...) from RAS order to the order of an image's axes."""
+    from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+
+    turn = ornt_transform(io_orientation(np.eye(4)), io_orientation(affine))
+    return apply_orientation(values, turn)
+
+
+def upright_edges(affine: NDArray) -> NDArray[np.float64]:
+    """Give the edges of voxels (3,) in mm along axes in RAS order."""
+    from nibabel.orientations import io_orientation
+
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    return edges[np.argsort(io_orientation(affine)[:, 0])]
 
 
 def read_scan(image: Image) -> nib.Nifti1Pair:

@@ -7,12 +7,20 @@ from typing import Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
-from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from dmrifit._utils.affines import voxel_volume
 from dmrifit._utils.counts import counted
-from dmrifit.io.grids import array_of, at_voxels, labels_onto, onto, resampled, scan_of
+from dmrifit.io.grids import (
+    array_of,
+    as_stored,
+    at_voxels,
+    labels_onto,
+    onto,
+    resampled,
+    scan_of,
+    upright,
+)
 from dmrifit.io.masks import MASK_THRESHOLD, binarize, check_same_grid
 from dmrifit.io.nifti import image_of
 from dmrifit.networks.volume_cases import check_length, listed, naming
@@ -216,18 +224,12 @@ def _in_ras(values: Any, volume: Any) -> Any:
         # Other shapes are refused where they are used.
         return values
     # A network does not give mirror images the mirror image of its answer.
-    return np.ascontiguousarray(apply_orientation(values, io_orientation(volume.affine)))
+    return np.ascontiguousarray(upright(values, volume.affine))
 
 
 def _as_stored(values: NDArray[np.float32], volume: Any) -> NDArray[np.float32]:
     """Give values (x, y, z) in RAS order in the order of an image; of an array as they are."""
-    if not isinstance(volume, nib.Nifti1Image):
-        return values
-    ras = io_orientation(np.eye(4))
-    stored: NDArray[np.float32] = apply_orientation(
-        values, ornt_transform(ras, io_orientation(volume.affine))
-    )
-    return stored
+    return as_stored(values, volume.affine) if isinstance(volume, nib.Nifti1Image) else values
 
 
 def _resampled_brain(image: Any, volume: Any, spacing: float | None) -> Any:

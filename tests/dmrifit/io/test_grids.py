@@ -6,6 +6,7 @@ import pytest
 
 from dmrifit.io.grids import (
     array_of,
+    as_stored,
     cropped,
     labels_onto,
     onto,
@@ -14,6 +15,8 @@ from dmrifit.io.grids import (
     resampled,
     scan_of,
     three_axes,
+    upright,
+    upright_edges,
 )
 
 OBLIQUE = np.array([[0, -3.0, 0, 12], [2.0, 0, 0, -30], [0, 0, 4.0, 7], [0, 0, 0, 1]])
@@ -35,6 +38,14 @@ def test_a_scan_is_read_with_its_axes_to_right_front_and_top():
     np.testing.assert_array_equal(array_of(scan), values.transpose(1, 0, 2)[::-1])
     np.testing.assert_allclose(scan.affine @ [0, 0, 0, 1], OBLIQUE @ [0, 9, 0, 1])
     np.testing.assert_allclose(np.diag(scan.affine), [3, 2, 4, 1])
+
+
+def test_volumes_and_edges_turn_with_the_axes_of_an_image_and_back():
+    values = np.random.default_rng(0).normal(size=(9, 10, 11, 2))
+    turned = upright(values, OBLIQUE)
+    np.testing.assert_array_equal(turned, values.transpose(1, 0, 2, 3)[::-1])
+    np.testing.assert_array_equal(as_stored(turned, OBLIQUE), values)
+    np.testing.assert_array_equal(upright_edges(OBLIQUE), [3, 2, 4])
 
 
 @pytest.mark.parametrize(
