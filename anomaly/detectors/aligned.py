@@ -8,14 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.detectors.features import SMOOTH_MM, check_smoothing, sd_in_voxels
-from anomaly.detectors.template import (
-    AlignedDetector,
-    AlignedScans,
-    Deviations,
-    Smoother,
-    template_at,
-)
+from anomaly.detectors.features import SMOOTH_MM, Smoother, check_smoothing, sd_in_voxels
+from anomaly.detectors.template import AlignedDetector, AlignedScans, Deviations, template_at
 from anomaly.generators.implants import Look
 from dmrifit._utils.checks import check_number
 from dmrifit.io.parameter_json import RefusedError
@@ -166,7 +160,7 @@ class AlignedMahalanobis(AlignedDetector):
         squares = np.einsum("in,ij,jn->n", z, inverse, z)
         score = np.zeros(look.mask.shape, dtype=np.float32)
         score[look.mask] = np.sqrt(np.maximum(squares, 0) / 2)
-        return Smoother(look.mask)(score, sd_in_voxels(self.smooth_mm, self.spacing))
+        return self._smooth_scores(score, look.mask)
 
     def _check_restored(self) -> None:
         super()._check_restored()

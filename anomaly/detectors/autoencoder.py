@@ -19,7 +19,13 @@ from anomaly.detectors.alignment import (
     smooth_axes,
 )
 from anomaly.detectors.base import Scans
-from anomaly.detectors.features import SMOOTH_MM, check_smoothing, nearest_inside, sd_in_voxels
+from anomaly.detectors.features import (
+    SMOOTH_MM,
+    Smoother,
+    check_smoothing,
+    nearest_inside,
+    sd_in_voxels,
+)
 from anomaly.detectors.network_base import (
     PUBLISHED_TRAINING,
     REGIONS,
@@ -29,13 +35,7 @@ from anomaly.detectors.network_base import (
     Reconstructor,
     residual_map,
 )
-from anomaly.detectors.template import (
-    INSIDE_SHARE,
-    LEAST_SUBJECTS,
-    AlignedScans,
-    Smoother,
-    look_of,
-)
+from anomaly.detectors.template import INSIDE_SHARE, LEAST_SUBJECTS, AlignedScans, look_of
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.randomness import RandomState
 from dmrifit.io.parameter_json import RefusedError, refuse_keys
@@ -119,11 +119,9 @@ class DenoisingAutoencoder(Reconstructor):
     reduction : {"paper", "code"}, default="paper"
         Whether the divergence is averaged over latent numbers, or summed as in the published code.
     threshold : threshold rule, optional
-        Rule that makes a map binary, fitted to held-out scans; by default
-        `HealthyRateThreshold(0.01)`.
+        As in `AnomalyDetector`.
     calibration : float, int or None, default=0.25
-        The healthy scans for the threshold: a share of the subjects that is held out of the
-        training; a number of folds, each of which is one more training; or None, for no threshold.
+        As in `AnomalyDetector`; each fold is one more training.
     smooth_mm : float, default=6.0
         Standard deviation in mm of a Gaussian, by which the residual is smoothed inside the mask,
         before its absolute value where it is signed.

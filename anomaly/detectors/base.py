@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
+from anomaly.detectors.features import masked_smoothing, sd_in_voxels
 from dmrifit._utils.checks import is_number
 from dmrifit._utils.counts import counted
 from dmrifit.io.atomic_files import check_room
@@ -182,6 +183,8 @@ class AnomalyDetector(BaseEstimator):
     threshold: Any
     calibration: str | float | int | None
     scale: str | None
+    smooth_mm: float
+    spacing: float | tuple[float, float, float]
     threshold_: Any
     shape_: tuple[int, int, int]
     n_channels_: int
@@ -463,6 +466,12 @@ class AnomalyDetector(BaseEstimator):
         for i in range(len(scans)):
             maps[i] = self._map(scans, i)
         return maps
+
+    def _smooth_scores(
+        self, scores: NDArray[np.floating], mask: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """Smooth scores (x, y, z) inside a mask by `smooth_mm`."""
+        return masked_smoothing(scores, mask, sd_in_voxels(self.smooth_mm, self.spacing))
 
     def _map(self, scans: Scans, i: int) -> NDArray[np.float32]:
         mask = scans.mask(i)

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
+from anomaly.detectors.alignment import gaussian
 from dmrifit._utils.checks import check_number, is_number
 
 __all__ = [
     "FEATURES",
     "SMOOTH_MM",
+    "Smoother",
     "check_smoothing",
     "check_spacing",
     "masked_smoothing",
@@ -44,22 +47,36 @@ def signal_spread(signal: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.stack([plane.std(axis=-1, dtype=np.float32) for plane in signal])
 
 
+class Smoother:
+    """Smooths inside a mask; the weights of each Gaussian are computed once."""
+
+    def __init__(self, mask: NDArray[np.bool_]) -> None:
+        self.mask = mask
+        # A third of a scan is outside the box of the brain, where nothing is smoothed.
+        (self.box,) = ndimage.find_objects(mask.astype(np.int8))
+        self._weights: dict[float | tuple[float, ...], NDArray] = {}
+
+    def __call__(self, volume: NDArray, sd: float | tuple[float, ...]) -> NDArray[np.float32]:
+        """Smooth a volume (x, y, z) with a Gaussian; its SD is in voxels, or one for each axis."""
+        mask = self.mask[self.box]
+        smooth = gaussian(np.where(mask, volume[self.box], 0), sd, "constant")
+        full = np.zeros(self.mask.shape, dtype=np.float32)
+        full[self.box] = np.where(mask, smooth / self.weights(sd), 0)
+        return full
+
+    def weights(self, sd: float | tuple[float, ...]) -> NDArray[np.float32]:
+        """Return the share of a Gaussian that lies in the mask, in its box; 1 outside the mask."""
+        if sd not in self._weights:
+            mask = self.mask[self.box]
+            self._weights[sd] = np.where(mask, gaussian(mask, sd, "constant"), np.float32(1))
+        return self._weights[sd]
+
+
 def masked_smoothing(
-    volume: NDArray[np.floating], mask: NDArray[np.bool_], sd: float | Sequence[float]
+    volume: NDArray[np.floating], mask: NDArray[np.bool_], sd: float | tuple[float, ...]
 ) -> NDArray[np.float32]:
-    """
-    Smooth inside a mask with a Gaussian, without leakage from outside.
-
-    Shapes: `volume` (x, y, z), `mask` (x, y, z); returns (x, y, z).
-    """
-    from scipy import ndimage
-
-    inside = np.where(mask, volume, 0).astype(np.float32)
-    if not np.any(sd):
-        return inside
-    weight = ndimage.gaussian_filter(mask.astype(np.float32), sd, mode="constant")
-    total = ndimage.gaussian_filter(inside, sd, mode="constant")
-    return np.divide(total, weight, out=np.zeros_like(total), where=mask & (weight > 0))
+    """Smooth a volume (x, y, z) inside a mask with a Gaussian, without leakage from outside."""
+    return Smoother(mask)(volume, sd)
 
 
 def check_smoothing(smooth_mm: Any, spacing: Any) -> None:
@@ -85,8 +102,6 @@ def sd_in_voxels(sd_mm: float, spacing: Any) -> float | tuple[float, ...]:
 
 def nearest_inside(inside: NDArray[np.bool_]) -> tuple[NDArray, ...]:
     """Find the indices of the nearest voxel inside a mask, for every voxel."""
-    from scipy import ndimage
-
     return tuple(
         ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
     )
@@ -96,8 +111,6 @@ def voxel_features(
     signal: NDArray[np.floating], mask: NDArray[np.bool_], names: Sequence[str]
 ) -> NDArray[np.float32]:
     """Compute features (n, x, y, z) that do not depend on the order of directions."""
-    from scipy import ndimage
-
     volumes: dict[str, NDArray[Any]] = {}
     if {"mean", "local mean", "gradient"} & set(names):
         volumes["mean"] = np.where(mask, mean_signal(signal), 0)

@@ -19,7 +19,6 @@ from anomaly.detectors.features import (
     masked_smoothing,
     mean_signal,
     nearest_inside,
-    sd_in_voxels,
     voxel_features,
 )
 from dmrifit._utils.checks import check_number, check_word
@@ -368,7 +367,7 @@ class VoxelwiseGaussian(ArrayDetector):
             yield (self._feature(scans, i, k) - expected) / np.sqrt(self.variance_[k])
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.floating]:
-        mask, sd = scans.mask(i), sd_in_voxels(self.smooth_mm, self.spacing)
+        mask = scans.mask(i)
         row = Design(self.design_).matrix(scans.covariates, len(scans))[i]
         if self.distance == "mahalanobis":
             deviations = [z_volume[mask] for z_volume in self._deviations(scans, i, row)]
@@ -377,11 +376,11 @@ class VoxelwiseGaussian(ArrayDetector):
             whitened = np.linalg.solve(np.linalg.cholesky(self.correlation_), z)
             score = np.zeros(mask.shape, dtype=np.float32)
             score[mask] = np.sqrt((whitened**2).mean(axis=0))
-            return masked_smoothing(score, mask, sd)
+            return self._smooth_scores(score, mask)
         total = np.zeros(mask.shape, dtype=np.float32)
         for z_volume in self._deviations(scans, i, row):
             total += np.where(mask, z_volume, 0)
-        mean = masked_smoothing(total / len(self.coefficients_), mask, sd)
+        mean = self._smooth_scores(total / len(self.coefficients_), mask)
         if self.side == "both":
             return np.abs(mean)
         return -mean if self.side == "low" else mean
@@ -446,8 +445,7 @@ class OneMinusMean(ArrayDetector):
         """Learn nothing."""
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.floating]:
-        sd = sd_in_voxels(self.smooth_mm, self.spacing)
-        return masked_smoothing(1 - mean_signal(scans.signal(i)), scans.mask(i), sd)
+        return self._smooth_scores(1 - mean_signal(scans.signal(i)), scans.mask(i))
 
 
 def _voxel_sample(counts: NDArray) -> NDArray[np.intp]:

@@ -10,14 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingRegressor
 
-from anomaly.detectors.features import SMOOTH_MM, check_smoothing, nearest_inside, sd_in_voxels
-from anomaly.detectors.template import (
-    AlignedDetector,
-    AlignedScans,
-    Deviations,
-    Smoother,
-    template_at,
-)
+from anomaly.detectors.features import SMOOTH_MM, Smoother, check_smoothing, nearest_inside
+from anomaly.detectors.template import AlignedDetector, AlignedScans, Deviations, template_at
 from anomaly.detectors.thresholds import HealthyRateThreshold
 from anomaly.generators.implants import Look, implant, implant_patch, noise_floor
 from dmrifit._utils.checks import check_number
@@ -207,7 +201,7 @@ class ImplantDetector(AlignedDetector):
         score = np.zeros(look.mask.shape, dtype=np.float32)
         with one_thread():
             score[look.mask] = np.clip(self.trees_.predict(table), 0, 1)
-        return Smoother(look.mask)(score, sd_in_voxels(self.smooth_mm, self.spacing))
+        return self._smooth_scores(score, look.mask)
 
     # Model files
     # ----------------------------------------------------------------------------------

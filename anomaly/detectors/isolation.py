@@ -11,14 +11,7 @@ from sklearn.ensemble import IsolationForest
 
 from anomaly.detectors.array_detector import ArrayDetector
 from anomaly.detectors.base import Scans
-from anomaly.detectors.features import (
-    FEATURES,
-    SMOOTH_MM,
-    check_smoothing,
-    masked_smoothing,
-    sd_in_voxels,
-    voxel_features,
-)
+from anomaly.detectors.features import FEATURES, SMOOTH_MM, check_smoothing, voxel_features
 from dmrifit._utils.checks import check_number
 from dmrifit._utils.randomness import RandomState, derived_seed, seed_from
 from dmrifit._utils.threads import check_jobs, one_thread
@@ -162,7 +155,7 @@ class IsolationForestDetector(ArrayDetector):
                 chunks.append(-self.forest_.score_samples(rows[start : start + _CHUNK]))
         score = np.zeros(mask.shape, dtype=np.float32)
         score[mask] = np.concatenate(chunks)
-        return masked_smoothing(score, mask, sd_in_voxels(self.smooth_mm, self.spacing))
+        return self._smooth_scores(score, mask)
 
     def _other_files(self) -> dict[str, bytes]:
         return {_FOREST: dumped(self.forest_, None, {}, [])}

@@ -304,7 +304,7 @@ def residual_map(
     residual: str = "mean",
     scale: str | None = None,
     mask: NDArray[np.bool_] | None = None,
-    smoothing: float | Sequence[float] = 0.0,
+    smoothing: float | tuple[float, ...] = 0.0,
 ) -> NDArray[np.float32]:
     """
     Compute the difference between a scan and its reconstruction, voxel by voxel.

@@ -11,12 +11,7 @@ from scipy.ndimage import find_objects
 from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.base import Scans
-from anomaly.detectors.features import (
-    SMOOTH_MM,
-    check_smoothing,
-    masked_smoothing,
-    sd_in_voxels,
-)
+from anomaly.detectors.features import SMOOTH_MM, check_smoothing
 from anomaly.detectors.network_base import (
     PUBLISHED_TRAINING,
     REGIONS,
@@ -111,11 +106,9 @@ class RecDiscNet(Reconstructor):
         With ``"image"`` a map is divided by its own 99.9 % quantile and clipped at 1.
         Probabilities need no scale.
     threshold : threshold rule, optional
-        Rule that makes a map binary, fitted to held-out scans; by default
-        `HealthyRateThreshold(0.01)`.
+        As in `AnomalyDetector`.
     calibration : float, int or None, default=0.25
-        The healthy scans for the threshold: a share of the subjects that is held out of the
-        training; a number of folds, each of which is one more training; or None, for no threshold.
+        As in `AnomalyDetector`; each fold is one more training.
     smooth_mm : float, default=6.0
         Standard deviation in mm of a Gaussian, by which maps of the discriminator are smoothed
         inside the mask.
@@ -438,8 +431,7 @@ class RecDiscNet(Reconstructor):
         return float(self.mse_weight * error + self.bce_weight * entropy)
 
     def _score_scan(self, scans: Scans, i: int) -> NDArray[np.float32]:
-        score: NDArray[np.float32] = self._predict_scan(scans, i)["score"]
-        return masked_smoothing(score, scans.mask(i), sd_in_voxels(self.smooth_mm, self.spacing))
+        return self._smooth_scores(self._predict_scan(scans, i)["score"], scans.mask(i))
 
     def _check_restored(self) -> None:
         super()._check_restored()

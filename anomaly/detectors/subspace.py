@@ -12,12 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomaly.detectors.array_detector import ArrayDetector
 from anomaly.detectors.base import Scans
-from anomaly.detectors.features import (
-    SMOOTH_MM,
-    check_smoothing,
-    masked_smoothing,
-    sd_in_voxels,
-)
+from anomaly.detectors.features import SMOOTH_MM, check_smoothing
 from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.threads import one_thread
 from dmrifit.io.parameter_json import RefusedError
@@ -209,8 +204,7 @@ class PCADetector(ArrayDetector):
             np.abs(difference, out=difference)
         score = np.zeros(scans.shape[:3], dtype=np.float32)
         score[self.known_] = difference.mean(axis=1)
-        sd = sd_in_voxels(self.smooth_mm, self.spacing)
-        return np.abs(masked_smoothing(score, scans.mask(i), sd))
+        return np.abs(self._smooth_scores(score, scans.mask(i)))
 
     def _check_restored(self) -> None:
         n_known = int(self.known_.sum())

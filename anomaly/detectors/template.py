@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from anomaly.detectors.alignment import align, gaussian, guide_images, inverted, sampled
+from anomaly.detectors.alignment import align, guide_images, inverted, sampled
 from anomaly.detectors.array_detector import ArrayDetector
 from anomaly.detectors.base import Scans
 from anomaly.detectors.features import nearest_inside
@@ -24,7 +24,6 @@ __all__ = [
     "AlignedDetector",
     "AlignedScans",
     "Deviations",
-    "Smoother",
     "look_of",
     "template_at",
     "template_of",
@@ -196,31 +195,6 @@ class AlignedDetector(ArrayDetector):
                 "scales_": (2,),
             }
         )
-
-
-class Smoother:
-    """Smooths inside a mask; the weights of each Gaussian are computed once."""
-
-    def __init__(self, mask: NDArray[np.bool_]) -> None:
-        self.mask = mask
-        # A third of a scan is outside the box of the brain, where nothing is smoothed.
-        (self.box,) = ndimage.find_objects(mask.astype(np.int8))
-        self._weights: dict[float | tuple[float, ...], NDArray] = {}
-
-    def __call__(self, volume: NDArray, sd: float | tuple[float, ...]) -> NDArray[np.float32]:
-        """Smooth a volume (x, y, z) with a Gaussian; its SD is in voxels, or one for each axis."""
-        mask = self.mask[self.box]
-        smooth = gaussian(np.where(mask, volume[self.box], 0), sd, "constant")
-        full = np.zeros(self.mask.shape, dtype=np.float32)
-        full[self.box] = np.where(mask, smooth / self.weights(sd), 0)
-        return full
-
-    def weights(self, sd: float | tuple[float, ...]) -> NDArray[np.float32]:
-        """Return the share of a Gaussian that lies in the mask, in its box; 1 outside the mask."""
-        if sd not in self._weights:
-            mask = self.mask[self.box]
-            self._weights[sd] = np.where(mask, gaussian(mask, sd, "constant"), np.float32(1))
-        return self._weights[sd]
 
 
 def look_of(signal: NDArray[np.floating], mask: NDArray[np.bool_]) -> Look:

@@ -5,14 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from anomaly.detectors.features import masked_smoothing
-from anomaly.detectors.template import (
-    AlignedScans,
-    Deviations,
-    Smoother,
-    look_of,
-    template_of,
-)
+from anomaly.detectors.template import AlignedScans, Deviations, look_of, template_of
 from anomaly.generators.implants import Look
 
 SHAPE = (10, 11, 9)
@@ -82,12 +75,3 @@ def test_deviations_do_not_hold_the_level_of_the_whole_brain(aligned):
     first, second = (Deviations.of(one, expected) for one in (look, brighter))
     np.testing.assert_allclose(first.z_mean, second.z_mean, atol=1e-3)
     np.testing.assert_array_equal(first.z_spread, second.z_spread)
-
-
-def test_smoothing_is_that_inside_a_mask():
-    values = np.random.default_rng(2).random(SHAPE).astype(np.float32)
-    smooth = Smoother(MASK)
-    for sd in (1.0, 1.5, 1.0):
-        np.testing.assert_allclose(
-            smooth(values, sd), masked_smoothing(values, MASK, sd), rtol=1e-5
-        )
