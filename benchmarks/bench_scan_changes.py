@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
         "n_calibration": N_CALIBRATION,
         "n_test": N_TEST,
         "base": {"SNR": SNR, "directions": N_DIRECTIONS, "voxels, mm": SPACING, "distortion, mm": 0},
-        "left_out": {title: model.healthy_.n_different() for title, model in models.items()},
+        "left_out": {title: model.healthy_.verdicts().count(True) for title, model in models.items()},
         "seconds": round(time.perf_counter() - start),
         "rows": rows,
     }

@@ -438,14 +438,15 @@ def _healthy_sentence(healthy: HealthyScans) -> str:
         f"highest {percent(max(shares))}), {n_components:.1f} components after opening "
         f"({fewest:.1f} to {most:.1f}); "
     )
+    verdicts = healthy.verdicts()
     if len(shares) < FEWEST_SCANS:
         text += (
             f"scans are not judged as a whole: {len(shares)} healthy, {FEWEST_SCANS} are needed"
         )
-    elif healthy.n_unjudged() == len(shares):
+    elif verdicts.count(None) == len(shares):
         text += f"not judged as a whole against each other: {FEWEST_SCANS} others are needed"
     else:
-        text += f"{healthy.n_different()} differ from the others as a whole"
+        text += f"{verdicts.count(True)} differ from the others as a whole"
     if healthy.spread is not None:
         text += (
             f"; threshold {healthy.spread[0]:.5g} to {healthy.spread[1]:.5g} over draws of these "

@@ -9,9 +9,9 @@ from anomaly.generators.lesion_shapes import (
     ball_radius,
     lesion_center,
     rough_ellipsoid,
-    soft_edge,
     tissue_share,
 )
+from dmrifit.simulate.gliomas import fall
 
 __all__ = ["add_hypercellular", "add_infiltration"]
 
@@ -55,7 +55,7 @@ def add_hypercellular(
     center = lesion_center(tissue, rng)
     radius = ball_radius(mask) * rng.uniform(*_CELL_RADII)
     distance = rough_ellipsoid(mask.shape, center, radius, rng)
-    effect = tissue * soft_edge(distance, rng.uniform(*_EDGE))
+    effect = tissue * fall(distance, rng.uniform(*_EDGE))
     return _scaled(volume, effect, rng.uniform(*_LOWERED) - 1)
 
 

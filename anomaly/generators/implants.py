@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from anomaly.generators.lesion_shapes import FLUID, ball_radius, rough_ellipsoid
 from anomaly.generators.patches import patch_weight
+from dmrifit.simulate.gliomas import fall
 
 __all__ = ["Look", "implant", "implant_patch", "noise_floor"]
 
@@ -63,8 +64,8 @@ def implant(look: Look, floor: float, rng: np.random.Generator) -> tuple[Look, N
     lesion = distance < 1
     # From the middle outward: each component replaces a share of the tissue that the former left.
     for component in _components(rng):
-        inside = 0.5 + 0.5 * (1 - distance / component.reach) / component.edge
-        replaced = remaining * np.float32(component.share) * np.clip(inside, 0, 1)
+        inside = fall(distance / component.reach, component.edge)
+        replaced = remaining * np.float32(component.share) * inside
         added += replaced * np.float32(np.exp(-component.diffusion))
         remaining -= replaced
         if component.reach > 1:

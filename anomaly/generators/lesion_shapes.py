@@ -1,4 +1,4 @@
-"""Shapes of synthetic lesions in a scan: rough ellipsoids with soft edges, in its tissue."""
+"""Shapes of synthetic lesions in a scan: rough ellipsoids in its tissue."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["FLUID", "ball_radius", "lesion_center", "rough_ellipsoid", "soft_edge", "tissue_share"]
+__all__ = ["FLUID", "ball_radius", "lesion_center", "rough_ellipsoid", "tissue_share"]
 
 #: Mean signals below which a voxel is fluid, and above which it is tissue.
 FLUID = (0.08, 0.23)
@@ -45,8 +45,3 @@ def rough_ellipsoid(
     rough = ndimage.gaussian_filter(rng.standard_normal(shape), _GRAIN)
     factor = 1 + _ROUGHNESS * rough / max(float(rough.std()), 1e-9)
     return np.asarray(np.sqrt(squares) * factor, dtype=np.float32)
-
-
-def soft_edge(distance: NDArray[np.float32], width: float) -> NDArray[np.float32]:
-    """Fall from 1 to 0 around a distance of 1, where it is one half."""
-    return np.clip(0.5 + 0.5 * (1 - distance) / width, 0, 1).astype(np.float32)

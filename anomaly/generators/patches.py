@@ -9,10 +9,10 @@ from anomaly.generators.lesion_shapes import (
     ball_radius,
     lesion_center,
     rough_ellipsoid,
-    soft_edge,
     tissue_share,
 )
 from dmrifit.io.grids import cropped
+from dmrifit.simulate.gliomas import fall
 
 __all__ = ["add_patch", "patch_weight"]
 
@@ -62,7 +62,7 @@ def patch_weight(
     size = ball_radius(mask)
     center = lesion_center(tissue, rng)
     distance = rough_ellipsoid(mask.shape, center, size * rng.uniform(*_RADII), rng)
-    edge = soft_edge(distance, rng.uniform(*_EDGE))
+    edge = fall(distance, rng.uniform(*_EDGE))
     offset = _source_center(center, source_mask, size, rng) - center
     edge[~(mask & cropped(source_mask, offset, mask.shape))] = 0
     return edge * np.float32(rng.uniform(*_WEIGHT)), edge >= 0.5, offset

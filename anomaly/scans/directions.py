@@ -10,7 +10,6 @@ from dmrifit._utils.counts import counted
 
 __all__ = [
     "FEWEST_DIRECTIONS",
-    "directions_in_file",
     "directions_on_grid",
     "harmonic_order",
     "loss_by_resampling",
@@ -46,22 +45,10 @@ def directions_on_grid(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.f
 
     affine = np.asarray(affine, dtype=np.float64)
     stored = turned_as_stored(directions, affine)
+    axes, signs = nib.io_orientation(affine).T
     on_grid = np.empty_like(stored)
-    for i, (axis, sign) in enumerate(nib.io_orientation(affine)):
-        on_grid[:, int(axis)] = sign * stored[:, i]
+    on_grid[:, axes.astype(int)] = signs * stored
     return on_grid + 0.0
-
-
-def directions_in_file(directions: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
-    """Convert directions (n, 3) to FSL's convention; the inverse of `directions_on_grid`."""
-    import nibabel as nib
-
-    affine = np.asarray(affine, dtype=np.float64)
-    on_grid = np.asarray(directions, dtype=np.float64).reshape(-1, 3)
-    stored = np.empty_like(on_grid)
-    for i, (axis, sign) in enumerate(nib.io_orientation(affine)):
-        stored[:, i] = sign * on_grid[:, int(axis)]
-    return turned_as_stored(stored, affine)
 
 
 def matching_directions(directions: ArrayLike, wanted: ArrayLike) -> NDArray[np.intp] | None:

@@ -93,15 +93,8 @@ class HealthyScans:
         """
         return _differs(figures, self.scans, largest_division)
 
-    def n_different(self) -> int:
-        """Count the healthy scans that differ from the others as a whole (leave one out)."""
-        return self._verdicts().count(True)
-
-    def n_unjudged(self) -> int:
-        """Count the healthy scans that cannot be judged against the others."""
-        return self._verdicts().count(None)
-
-    def _verdicts(self) -> list[bool | None]:
+    def verdicts(self) -> list[bool | None]:
+        """Tell of each healthy scan whether it differs from the others, as `differs` does."""
         scans = self.scans
         return [_differs(scan, scans[:i] + scans[i + 1 :]) for i, scan in enumerate(scans)]
 

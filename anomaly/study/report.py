@@ -448,22 +448,6 @@ def _healthy(comparison: _Comparison, gallery: Gallery) -> Markup:
     return html_join(blocks)
 
 
-def _ranges_over_scans(healthy: pd.DataFrame) -> dict[tuple[str, str], tuple[str, str]]:
-    """Write the intervals over healthy scans of the share marked, and of regions, by method."""
-    ranges = {}
-    for key, rows in healthy.groupby(["method", "rule"], sort=False):
-        # Folds are repetitions on the same scans.
-        scans = rows.groupby("case")[["false_positive_rate", "n_components_opened"]].mean()
-        share, low, high = mean_over_scans(scans["false_positive_rate"])
-        mean, fewest, most = mean_over_scans(scans["n_components_opened"])
-        share_range = f"{percent(share)} ({percent(low)} to {percent(high)})"
-        components = f"{fixed(mean, 1)} ({fixed(fewest, 1)} to {fixed(most, 1)})"
-        if len(scans) < 2:
-            share_range, components = percent(share), fixed(mean, 1)
-        ranges[str(key[0]), str(key[1])] = share_range, components
-    return ranges
-
-
 def _healthy_scans(comparison: _Comparison) -> Markup:
     """List what is marked in each healthy scan at the threshold that figures show."""
     table = comparison.tables["healthy"]
@@ -476,8 +460,16 @@ def _healthy_scans(comparison: _Comparison) -> Markup:
     }
     rows = record_cells(table[is_shown].to_dict("records"), columns)
     lines = []
-    for (method, _), (share, components) in _ranges_over_scans(table[is_shown]).items():
-        lines.append(f"{method}: {share} % marked, {components} regions after opening.")
+    for (method, _), method_rows in table[is_shown].groupby(["method", "rule"], sort=False):
+        # Folds are repetitions on the same scans.
+        scans = method_rows.groupby("case")[["false_positive_rate", "n_components_opened"]].mean()
+        share, low, high = mean_over_scans(scans["false_positive_rate"])
+        mean, fewest, most = mean_over_scans(scans["n_components_opened"])
+        share_range = f"{percent(share)} ({percent(low)} to {percent(high)})"
+        components = f"{fixed(mean, 1)} ({fixed(fewest, 1)} to {fixed(most, 1)})"
+        if len(scans) < 2:
+            share_range, components = percent(share), fixed(mean, 1)
+        lines.append(f"{method}: {share_range} % marked, {components} regions after opening.")
     text = "Means over healthy scans, with 95 % intervals over scans, not over voxels (bootstrap)."
     by_scan = html_table(rows, ["scan", "method", "false, %", "regions"], numbers=(2, 3))
     return html_join([*(html_paragraph(line) for line in (text, *lines)), by_scan])

@@ -63,7 +63,10 @@ def score_method(
             raw = marked & bench.scored[i]
             threshold = {"threshold": decision.limits[i]}
             scan = {**rule_keys, **_case_columns(bench, i), **graded[i], **threshold}
-            rows["scans"].append(scan | _overlaps(raw, opened, bench.lesions[i]))
+            scan |= _overlap(raw, bench.lesions[i])
+            for name, value in _overlap(opened, bench.lesions[i]).items():
+                scan[f"{name}_opened"] = value
+            rows["scans"].append(scan)
             rows["strata"] += _strata_rows(bench, i, raw, opened, strata_aucs[i], rule_keys)
             # Masks that used the truth say nothing about lesions found or followed up.
             if not decision.needs_truth:
@@ -108,14 +111,6 @@ def _score_measures(bench: Bench, values: NDArray[Any], i: int) -> dict[str, flo
         "auc": _auc(values, lesion, mask),
         "average_precision": _average_precision(values, lesion, mask),
     }
-
-
-def _overlaps(
-    raw: NDArray[np.bool_], opened: NDArray[np.bool_], lesion: NDArray[np.bool_]
-) -> dict[str, float]:
-    opened_overlap = _overlap(opened, lesion)
-    renamed = {f"{key}_opened": value for key, value in opened_overlap.items()}
-    return _overlap(raw, lesion) | renamed
 
 
 def _strata_rows(

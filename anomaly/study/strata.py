@@ -23,10 +23,8 @@ _CORTEX, _DEEP = 2, 4
 _BASAL_SHARE = 0.25
 
 
-def strata_masks(case: Case, *, near_mm: float = NEAR_MM) -> dict[str, NDArray[np.bool_]]:
+def strata_masks(case: Case) -> dict[str, NDArray[np.bool_]]:
     """Divide the scored voxels (x, y, z) of a case by where they lie."""
-    if not near_mm >= 0:
-        raise ValueError(f"near_mm must be a distance of 0 mm or more, not {near_mm!r}")
     if case.tissue is None:
         # Without a tissue map the border of the brain stands for the cortex.
         cortex, deep = ~case.brain, np.zeros(case.shape, dtype=bool)
@@ -39,19 +37,17 @@ def strata_masks(case: Case, *, near_mm: float = NEAR_MM) -> dict[str, NDArray[n
     low, high = height[case.brain].min(), height[case.brain].max()
     scored = case.scored
     masks = {
-        STRATA[0]: scored & _near(cortex, case.spacing, near_mm),
-        STRATA[1]: scored & _near(deep, case.spacing, near_mm),
+        STRATA[0]: scored & _near(cortex, case.spacing),
+        STRATA[1]: scored & _near(deep, case.spacing),
         STRATA[2]: scored & (height < low + _BASAL_SHARE * (high - low)),
     }
     elsewhere = scored & ~np.logical_or.reduce(list(masks.values()))
     return {**masks, ELSEWHERE: elsewhere}
 
 
-def _near(
-    structure: NDArray[np.bool_], spacing: tuple[float, float, float], near_mm: float
-) -> NDArray[np.bool_]:
+def _near(structure: NDArray[np.bool_], spacing: tuple[float, float, float]) -> NDArray[np.bool_]:
     from scipy import ndimage
 
     if not structure.any():
         return np.zeros(structure.shape, dtype=bool)
-    return np.asarray(ndimage.distance_transform_edt(~structure, sampling=spacing) <= near_mm)
+    return np.asarray(ndimage.distance_transform_edt(~structure, sampling=spacing) <= NEAR_MM)

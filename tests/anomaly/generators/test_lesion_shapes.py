@@ -1,4 +1,4 @@
-"""Shapes of lesions: size of the brain, tissue, rough ellipsoids, soft edges."""
+"""Shapes of lesions: size of the brain, tissue, rough ellipsoids."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,6 @@ from anomaly.generators.lesion_shapes import (
     ball_radius,
     lesion_center,
     rough_ellipsoid,
-    soft_edge,
     tissue_share,
 )
 
@@ -35,9 +34,3 @@ def test_rough_ellipsoids_have_about_their_radius():
         for seed in range(20)
     ]
     assert np.mean(volumes) == pytest.approx(4 / 3 * np.pi * 8**3 * 0.8, rel=0.3)
-
-
-def test_soft_edges_are_one_half_at_the_border():
-    np.testing.assert_allclose(
-        soft_edge(np.array([0, 0.8, 1, 1.2, 2], dtype=np.float32), 0.2), [1, 1, 0.5, 0, 0]
-    )

@@ -6,11 +6,16 @@ import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from scipy.ndimage import binary_erosion
 
-from anomaly.scans.directions import directions_in_file, directions_on_grid, resample_directions
+from anomaly.scans.directions import directions_on_grid, resample_directions
 from anomaly.scans.preparation import prepare_scan
 from dmrifit.engine.protocol import Protocol
 
 RAS = axcodes2ornt("RAS")
+
+
+def directions_in_file(directions, affine):
+    """Convert directions of a grid in RAS order to FSL's convention; both are turned by a matrix."""
+    return directions @ directions_on_grid(np.eye(3), affine).T
 
 
 def spread(n):

@@ -201,13 +201,13 @@ def test_few_healthy_scans_judge_mildly_or_not_at_all():
 
 def test_healthy_scans_are_judged_against_the_others():
     scans = healthy_scans(12)
-    assert scans.n_different() == 0
+    assert scans.verdicts().count(True) == 0
     odd = ScanFigures(0, 0, 0, (9.0,) * 4)
-    assert replace(scans, scans=(*scans.scans, odd)).n_different() == 1
+    assert replace(scans, scans=(*scans.scans, odd)).verdicts().count(True) == 1
 
 
 def test_too_few_healthy_scans_are_not_counted_as_alike():
-    assert [healthy_scans(n).n_unjudged() for n in (1, 2, 3, 4)] == [1, 2, 3, 0]
+    assert [healthy_scans(n).verdicts().count(None) for n in (1, 2, 3, 4)] == [1, 2, 3, 0]
 
 
 def test_healthy_scans_keep_their_figures_in_a_file():

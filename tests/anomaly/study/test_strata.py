@@ -25,8 +25,6 @@ def test_strata_cover_what_is_scored_and_lie_where_they_should(make_case):
     plain = strata_masks(replace(case, tissue=None))
     assert not plain["deep nuclei"].any()
     assert (plain["near cortex"] & ~ndimage.binary_erosion(case.brain)).sum() > 100
-    with pytest.raises(ValueError, match="near_mm"):
-        strata_masks(case, near_mm=-1)
 
 
 def white_case(shape, affine):
@@ -49,10 +47,6 @@ def test_nearness_is_a_distance_in_mm(number, name):
     case = replace(case, tissue=tissue)
     x, y, z = (np.arange(n) for n in case.shape)
     apart = ((x - 5) ** 2)[:, None, None] + (4 * (y - 4) ** 2)[:, None] + 16 * (z - 3) ** 2
-    for near_mm in (0, 2, 4, 4.9):
-        near = strata_masks(case, near_mm=near_mm)[name]
-        np.testing.assert_array_equal(near, apart <= near_mm**2)
-    # By default 5 mm.
     np.testing.assert_array_equal(strata_masks(case)[name], apart <= 25)
 
 
