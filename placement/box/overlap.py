@@ -442,15 +442,6 @@ def _fraction(grid, center, rotation, half, n_rows, nodes, step, start):
     return filled / total if total > 0.0 else 0.0
 
 
-@njit(cache=True, nogil=True)
-def fraction(grid, center, rotation, half, n_rows):
-    """Compute the fraction of a box that a volume fills."""
-    nodes = np.empty((4, 4096))
-    step = np.empty((3, 3))
-    start = np.empty(3)
-    return _fraction(grid, center, rotation, half, n_rows, nodes, step, start)
-
-
 @njit(cache=True, nogil=True, _nrt=False)
 def _turn(axis, angle, out):
     c = np.cos(angle)
@@ -1313,40 +1304,23 @@ def scan(prefix, depth, edges, volume_element, limits, stride, largest):
 
 
 @njit(cache=True, nogil=True)
-def apart(points, order, n, distance):
-    """Select points that lie apart, in their order; `points` (m, d), `order` (m,)."""
+def apart(points, order, n, distance, by_axis=False):
+    """
+    Select points that lie farther apart, in their order; `by_axis`, along one axis at least.
+
+    Shapes: `points` (m, d), `order` (m,).
+    """
     selected = np.empty(n, dtype=np.int64)
     m = 0
+    limit = distance if by_axis else distance * distance
     for index in order:
         free = True
         for k in range(m):
             total = 0.0
             for x in range(points.shape[1]):
-                total += (points[index, x] - points[selected[k], x]) ** 2
-            if total <= distance * distance:
-                free = False
-                break
-        if free:
-            selected[m] = index
-            m += 1
-            if m == n:
-                break
-    return selected[:m]
-
-
-@njit(cache=True, nogil=True)
-def distinct(boxes, order, n, difference):
-    """
-    Select boxes that differ in center or sides, in their order.
-
-    Shapes: `boxes` (m, 5, 3), `order` (m,).
-    """
-    selected = np.empty(n, dtype=np.int64)
-    m = 0
-    for index in order:
-        free = True
-        for k in range(m):
-            if np.abs(boxes[index, :2] - boxes[selected[k], :2]).max() <= difference:
+                difference = abs(points[index, x] - points[selected[k], x])
+                total = max(total, difference) if by_axis else total + difference**2
+            if total <= limit:
                 free = False
                 break
         if free:

@@ -72,8 +72,7 @@ def candidate_boxes(
 ) -> tuple[NDArray[np.float64], int]:
     """Find boxes (n, 5, 3), and say how many of the first are those of large objectives."""
     fine = search.run(min(N_STARTS, n_candidates), min(N_FINE, n_candidates), every=True)
-    order = np.argsort(fine.costs, kind="stable")
-    best = fine.boxes[overlap.distinct(fine.boxes, order, n_candidates, SAME_MM)]
+    best = fine.distinct(n_candidates, SAME_MM).boxes
     places = surroundings.thick_places(n_places, PLACES_APART_MM)
     centers = np.concatenate([surroundings.middles(), places.reshape(-1, 3)])
     sides = np.array([_sides(volume, search.wishes) for volume in volumes])

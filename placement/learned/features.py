@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from dmrifit.io.components import label_components
 from placement.box import overlap
 from placement.box.voxel import MM3_PER_ML, TURNS, rotated_axes
 from placement.search.scene import Scene
@@ -168,10 +169,8 @@ class Surroundings:
     @cached_property
     def parts(self) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Component numbers on the grid, from 1, and the share of each number; that of 0 is 0."""
-        from scipy.ndimage import label
-
-        labels, n = label(self.depth > 0, structure=np.ones((3, 3, 3)))
-        sizes = np.bincount(labels.ravel(), minlength=n + 1).astype(np.float64)
+        labels = label_components(self.depth > 0)
+        sizes = np.bincount(labels.ravel()).astype(np.float64)
         sizes[0] = 0.0
         return labels, sizes / sizes.sum()
 

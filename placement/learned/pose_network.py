@@ -13,15 +13,12 @@ from torch.nn import functional
 from placement.box.voxel import TURNS
 
 __all__ = [
-    "LOSSES",
     "PlacementLoss",
     "PlacementNetwork",
     "rotation_from_six",
     "sampled_dice",
     "sampled_fraction",
 ]
-
-LOSSES = ("symmetric", "euler", "moment")
 
 #: Weights of position, sides and orientation, as published.
 WEIGHTS = (2.0, 3.0, 3.0)

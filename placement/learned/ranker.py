@@ -450,10 +450,8 @@ class VoxelRanker(BaseEstimator):
             voxel = search.voxel(boxes[index])
             if optimizer.inside_image:
                 voxel = scene.moved_inside(voxel)
-            if optimizer.rounding is not None:
-                voxel = search.rounded(voxel)
-            n_flags = len(search.flags(voxel, own=True))
-            n_flags += optimizer.rounding is not None and not search.is_rounded(voxel)
+            voxel = search.rounded(voxel)
+            n_flags = len(search.flags(voxel, own=True)) + (not search.is_rounded(voxel))
             if n_flags:
                 flagged.append((n_flags, voxel, float(scores[index])))
             elif _is_distinct(voxel, ranked):

@@ -8,28 +8,10 @@ import numpy as np
 
 from dmrifit._utils.compiled import njit
 
-__all__ = ["block_means", "resample", "signed_distance"]
+__all__ = ["resample", "signed_distance"]
 
 #: Squared distance, in grid steps, where there is nothing to be distant from.
 _NOWHERE = np.float32(1e6)
-
-
-@njit(cache=True, nogil=True)
-def block_means(volume, blocks):
-    """
-    Average a volume over blocks of voxels; the last ones are filled up with zeros.
-
-    Shapes: `volume` (a, b, c).
-    """
-    p, q, r = blocks
-    a, b, c = volume.shape
-    out = np.zeros(((a + p - 1) // p, (b + q - 1) // q, (c + r - 1) // r), dtype=np.float32)
-    for i in range(a):
-        for j in range(b):
-            for k in range(c):
-                out[i // p, j // q, k // r] += volume[i, j, k]
-    out *= np.float32(1.0 / (p * q * r))
-    return out
 
 
 @njit(cache=True, nogil=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import center_of_mass
 
+from dmrifit.io.grids import cropped
 from placement.box.voxel import AXIS_ORDERS
 from placement.learned import resampling
 from placement.search.scene import Scene
@@ -38,9 +39,7 @@ def view_of(
     scene = scene.canonical
     # Averaged first: interpolation alone would skip most voxels of a fine image.
     blocks = np.maximum(1, np.floor(step / scene.spacing + 1e-6)).astype(np.int64)
-    tumor = (
-        resampling.block_means(scene.occupancy, blocks) if blocks.max() > 1 else scene.occupancy
-    )
+    tumor = _block_means(scene.occupancy, blocks)
     matrix, offset = _placed(scene, scene.origin, blocks)
     center = matrix @ center_of_mass(tumor.astype(np.float64)) + offset
     step = _fitting_step(tumor, matrix, offset, center, n, step)
@@ -69,7 +68,7 @@ def view_of(
             region = scene.forbidden_in(
                 origin.tolist(), shape.tolist(), names=scene.excluded
             ).astype(np.float32)
-            named["exclude"][:] = on_grid(resampling.block_means(region, blocks), origin, blocks)
+            named["exclude"][:] = on_grid(_block_means(region, blocks), origin, blocks)
             allowed = fraction * (1 - named["exclude"])
     if "distance" in named:
         # Probabilities may all be below one half.
@@ -97,6 +96,17 @@ def turned_pose(
 ) -> tuple[NDArray, NDArray, NDArray]:
     """Move boxes with a view; `center`, `size` (..., 3), `rotation` (..., 3, 3)."""
     return center @ flip.T, size @ np.abs(flip).T, flip @ rotation @ flip.T
+
+
+def _block_means(volume: NDArray, blocks: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Average a volume (x, y, z) over blocks of voxels; the last are filled up with zeros."""
+    counts = -(-np.array(volume.shape) // blocks)
+    filled = cropped(volume, (0, 0, 0), (counts * blocks).tolist())
+    p, q, r = blocks
+    total = np.zeros(counts, dtype=np.float32)
+    for i, j, k in np.ndindex(*blocks):
+        total += filled[i::p, j::q, k::r]
+    return total * np.float32(1 / blocks.prod())
 
 
 def _placed(
@@ -164,8 +174,8 @@ def _contrast(
     if not np.isfinite(crop).all():
         raise ValueError(f"{title}: the image holds values that are not finite; set them to 0")
     # Interpolated like the image, the ones tell how much of each point lies inside it.
-    weight = on_grid(resampling.block_means(np.ones_like(crop), blocks), first, blocks)
-    values = on_grid(resampling.block_means(crop, blocks), first, blocks)
+    weight = on_grid(_block_means(np.ones_like(crop), blocks), first, blocks)
+    values = on_grid(_block_means(crop, blocks), first, blocks)
     # Points near the border of the image, with less than half of their weight in it, stay at 0.
     inside = weight > 0.5
     contrast = np.zeros_like(values)

@@ -6,14 +6,7 @@ from placement.box.row_integrals import ROW_MM
 from placement.box.voxel import Voxel
 from placement.search.objective import tumor_fraction
 from placement.search.scene import Scene
-from placement.search.tissue_labels import (
-    MERGED,
-    NECROSIS,
-    NORMAL,
-    OUTSIDE_BRAIN,
-    SOLID,
-    TISSUES,
-)
+from placement.search.tissue_labels import MERGED, NECROSIS, NORMAL, OUTSIDE_BRAIN, SOLID, TISSUES
 
 __all__ = ["describe_content", "voxel_content"]
 

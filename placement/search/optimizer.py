@@ -304,9 +304,7 @@ class VoxelOptimizer(BaseEstimator):
         order = np.argsort(-search.values(boxes), kind="stable")
         distinct: list[Voxel] = []
         for box in boxes[order]:
-            voxel = search.voxel(box)
-            if self.rounding is not None:
-                voxel = search.rounded(voxel)
+            voxel = search.rounded(search.voxel(box))
             # Boxes that overlap by more are one candidate to a reader.
             if len(distinct) < n and all(voxel.dice(better) <= 0.8 for better in distinct):
                 distinct.append(voxel)
@@ -316,8 +314,8 @@ class VoxelOptimizer(BaseEstimator):
         def rank(pair: tuple[Voxel, float]) -> tuple[int, float]:
             voxel, score = pair
             # Boxes without flags come first, whatever their score, and those of round sides.
-            is_exact = self.rounding is not None and not search.is_rounded(voxel)
-            return bool(search.flags(voxel, own=True)) + is_exact, -score
+            is_flagged = bool(search.flags(voxel, own=True))
+            return is_flagged + (not search.is_rounded(voxel)), -score
 
         return sorted(pairs, key=rank)
 
@@ -341,8 +339,7 @@ class VoxelOptimizer(BaseEstimator):
             of these, or `rounding` is None.
         """
         search = Search(self._wishes(scene), scene)
-        canonical = voxel.canonical()
-        return canonical if self.rounding is None else search.rounded(canonical)
+        return search.rounded(voxel.canonical())
 
     def assess(self, voxel: Voxel, scene: Scene) -> Placement:
         """
@@ -386,7 +383,7 @@ class VoxelOptimizer(BaseEstimator):
     def _best(self, search: Search) -> tuple[Voxel, float]:
         """Search the best box, rounded if that is asked for; with it, the best objective."""
         voxel, best = search.simplest(search.run(search.n_starts, 6))
-        return (voxel if self.rounding is None else search.rounded_simple(voxel)), best
+        return search.rounded_simple(voxel), best
 
     @property
     def _objective(self) -> PlacementObjective:
@@ -442,7 +439,7 @@ def _assessed(
     tumor_volume = fraction * voxel.volume
     objective = search.wishes.objective.value(fraction, tumor_volume)
     flags = search.flags(voxel)
-    if search.wishes.rounding is not None and not search.is_rounded(voxel):
+    if not search.is_rounded(voxel):
         # A box placed by hand may lie between steps that would do.
         flags += ("sides not rounded",) * (search.rounded(voxel) == voxel)
     for least in (LEAST_TARGET, MOSTLY):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import voxel_volume
+from dmrifit.io.components import label_components
 from dmrifit.io.grids import cropped
 from dmrifit.io.masks import MASK_THRESHOLD, check_same_grid
 from dmrifit.io.nifti import (
@@ -252,20 +253,12 @@ class Scene:
             As for the constructor, with files or Nifti1Image in place of arrays.
         image : path or Nifti1Image, default=None
             The image that the tumor was drawn on.
-        include : int or sequence of int, default=None
-            As for the constructor.
-        exclude_margin : float or mapping of str to float, default=0.0
-            In mm, as for the constructor.
-        exclude_tolerance : float or mapping of str to float, default=0.0
-            Parts of the voxel, as for the constructor.
-        labels : mapping of str to int or sequence of int, default=None
-            Values of the file of the tumor by names of tissues, as for the constructor.
-        flair_target : bool, default=False
+        include, exclude_margin, exclude_tolerance, labels, flair_target : optional
             As for the constructor.
         brain : path, Nifti1Image or array, default=None
             Mask of the brain.
         brain_margin : float, default=2.0
-            In mm, as for the constructor.
+            As for the constructor.
         name : str, default=None
             What messages call the case; by default, the name of the file of the tumor.
         synthetic : bool, default=False
@@ -564,15 +557,14 @@ class Scene:
 
     @cached_property
     def _components(self) -> tuple[NDArray[np.int32], int]:
-        from scipy.ndimage import label
-
         inside = self.occupancy > MASK_THRESHOLD
         # Of a tumor with low probabilities only, everything counts.
         if not inside.any():
             inside = self.occupancy > 0
-        labels, n = label(inside, structure=np.ones((3, 3, 3)))
-        sizes = np.bincount(labels.ravel(), minlength=n + 1)[1:]
-        # `label` numbers components in the order of its scan, not by size.
+        labels = label_components(inside)
+        sizes = np.bincount(labels.ravel())[1:]
+        n = len(sizes)
+        # Components are numbered in the order of a scan, not by size.
         rank = np.zeros(n + 1, dtype=np.int32)
         rank[1 + np.argsort(-sizes, kind="stable")] = np.arange(1, n + 1)
         return rank[labels], n

@@ -177,10 +177,11 @@ class Boxes(NamedTuple):
         """Take the boxes of these numbers."""
         return Boxes(*(np.ascontiguousarray(values[index]) for values in self))
 
-    def distinct(self, n: int) -> Boxes:
-        """Take the best that differ in center or sides by 2 mm, best first."""
+    def distinct(self, n: int, difference: float = 2.0) -> Boxes:
+        """Take the best that differ in center or sides by more, in mm; best first."""
         order = np.argsort(self.costs, kind="stable")
-        return self.take(overlap.distinct(self.boxes, order, n, 2.0))
+        numbers = self.boxes[:, :2].reshape(-1, 6)
+        return self.take(overlap.apart(numbers, order, n, difference, True))
 
     def promising(self, objective: float) -> bool:
         """Tell whether refining the best may reach an objective."""
@@ -436,16 +437,13 @@ class Search:
         tolerance = 1e-3 if level == COARSE else 1e-5
         counts = [(max(1, round(share * len(start.x))), n_evals) for share, n_evals in rounds]
         x, costs, boxes = overlap.descend(
-            start.x,
-            start.kinds,
-            start.bases,
-            start.origins,
+            *start[:4],
             self.common(level, penalty, away),
             np.array(steps, dtype=np.float64),
             np.array(counts, dtype=np.int64),
             tolerance,
         )
-        return Boxes(x, start.kinds, start.bases, start.origins, costs, boxes)
+        return start._replace(x=x, costs=costs, boxes=boxes)
 
     def slide(self, start: Boxes, level: int, n_steps: int, flat: float = FLAT) -> Boxes:
         """Improve boxes along the gradient; excluded regions are not seen."""
@@ -453,10 +451,8 @@ class Search:
         settings = SlideSettings(
             np.repeat(np.array(SLIDE_STEPS), 3), spacing, n_steps, tolerance, flat
         )
-        x, costs, boxes = overlap.slide(
-            start.x, start.kinds, start.bases, start.origins, self.common(level), settings
-        )
-        return Boxes(x, start.kinds, start.bases, start.origins, costs, boxes)
+        x, costs, boxes = overlap.slide(*start[:4], self.common(level), settings)
+        return start._replace(x=x, costs=costs, boxes=boxes)
 
     def spread(
         self,
@@ -841,9 +837,10 @@ class Search:
         Of the sides nearest above and below, those that meet all constraints and have the largest
         objective; should all of these break a constraint, of the sides some steps farther. Where
         none meets all, the first that breaks no more than the voxel itself; the voxel as it is
-        where each breaks another constraint.
+        where each breaks another constraint, or there are no steps.
         """
-        assert self.wishes.rounding is not None
+        if self.wishes.rounding is None:
+            return voxel
         of_center, of_size, of_angle = self.wishes.rounding
         center = (np.round(voxel.center / of_center) * of_center).round(6)
         angles = (np.round(voxel.angles / of_angle) * of_angle).round(6)
@@ -868,8 +865,9 @@ class Search:
         return voxel if no_worse is None else no_worse
 
     def is_rounded(self, voxel: Voxel) -> bool:
-        """Tell whether the sides of a voxel are multiples of the step of a console."""
-        assert self.wishes.rounding is not None
+        """Tell whether the sides of a voxel are multiples of the step of a console, if any."""
+        if self.wishes.rounding is None:
+            return True
         steps = voxel.size / self.wishes.rounding[1]
         return bool((np.abs(steps - np.round(steps)) < 1e-6).all())
 

@@ -52,9 +52,9 @@ def test_quick_rows_agree_with_the_accurate_integral():
     for _ in range(20):
         voxel = Voxel(24.5 + rng.uniform(-8, 8, 3), rng.uniform(10, 28, 3), rng.uniform(-90, 90, 3))
         exact = rows.fraction(voxel)
-        rotation = np.ascontiguousarray(voxel.rotation)
-        assert abs(overlap.fraction(grid, voxel.center, rotation, voxel.size / 2, 1) - exact) < 6e-3
-        assert abs(overlap.fraction(grid, voxel.center, rotation, voxel.size / 2, 4) - exact) < 1e-3
+        box = np.vstack([voxel.center, voxel.size, voxel.rotation])[None]
+        assert abs(overlap.fractions(box, grid, 0.0, 1)[0] - exact) < 6e-3
+        assert abs(overlap.fractions(box, grid, 0.0, 4)[0] - exact) < 1e-3
 
 
 def test_averaged_rows_keep_the_sum():
@@ -271,7 +271,8 @@ def test_points_and_boxes_that_are_alike_are_chosen_once():
     boxes[:, 1] = 20
     boxes[1, 0, 2], boxes[2, 1, 0] = 2.0, 22.5
     boxes[3, 2:] = 1
-    np.testing.assert_array_equal(overlap.distinct(boxes, np.arange(4), 4, 2.0), [0, 2])
+    numbers = boxes[:, :2].reshape(4, 6)
+    np.testing.assert_array_equal(overlap.apart(numbers, np.arange(4), 4, 2.0, True), [0, 2])
 
 
 def test_boxes_can_be_grown_before_their_part_of_tumor_is_computed():

@@ -14,19 +14,6 @@ def volume():
     return np.random.default_rng(1).random((7, 5, 9)).astype(np.float32)
 
 
-def test_block_means_are_those_of_blocks_filled_up_with_zeros(volume):
-    blocks = np.array([3, 2, 4])
-    padded = np.pad(volume.astype(float), [(0, 2), (0, 1), (0, 3)])
-    expected = padded.reshape(3, 3, 3, 2, 3, 4).mean(axis=(1, 3, 5))
-    means = resampling.block_means(volume, blocks)
-    assert means.dtype == np.float32
-    np.testing.assert_allclose(means, expected, rtol=1e-5)
-
-
-def test_blocks_of_one_voxel_are_the_volume(volume):
-    np.testing.assert_array_equal(resampling.block_means(volume, np.array([1, 1, 1])), volume)
-
-
 @pytest.mark.parametrize("angles", [(0, 0, 0), (20, -15, 30), (90, 0, 0), (180, 0, 45)])
 def test_values_on_a_turned_grid_are_those_of_scipy_and_fall_to_zero_outside(volume, angles):
     n = 12
