@@ -132,7 +132,6 @@ def shift_options(
     ppm: str | None,
     percent: str | None,
     bandwidth: str | None = None,
-    *,
     tesla: float = 3.0,
     carrier: float = 2.3,
     metabolite: float = 3.2,

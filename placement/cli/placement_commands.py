@@ -153,14 +153,7 @@ def place(
     included = labels_of(include)
     if published and tissues is not None and included is None:
         included = [value for values in tissues.values() for value in values]
-    shift = shift_options(
-        ppm,
-        percent_per_ppm,
-        bandwidth,
-        tesla=tesla,
-        carrier=carrier,
-        metabolite=metabolite,
-    )
+    shift = shift_options(ppm, percent_per_ppm, bandwidth, tesla, carrier, metabolite)
     placer = optimizer if model is None else _trained(model, table)
     settings = {
         "command": "place",
@@ -272,10 +265,9 @@ def prescribe(
     """
     from dmrifit._utils.text_files import read_numbers
     from placement.box.voxel import Voxel
-    from placement.exchange.prescription import check_reason, write_prescription
+    from placement.exchange.prescription import write_prescription
     from placement.exchange.tables import brain_note, read_cases, read_scene
 
-    check_reason(force)
     voxel = Voxel(
         floats("--center", center, 3), floats("--size", size, 3), floats("--angles", angles, 3)
     )
@@ -306,14 +298,7 @@ def prescribe(
         notes=brain_note(row, scene),
         figure=figure,
         overwrite=overwrite,
-        **shift_options(
-            ppm,
-            percent_per_ppm,
-            bandwidth,
-            tesla=tesla,
-            carrier=carrier,
-            metabolite=metabolite,
-        ),
+        **shift_options(ppm, percent_per_ppm, bandwidth, tesla, carrier, metabolite),
     )
     say_case(scene.name, content)
     scores, goal = content["scores"], content["objective"]

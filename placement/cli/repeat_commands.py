@@ -19,13 +19,7 @@ from dmrifit.cli.case_runs import (
     table_text,
     write_page,
 )
-from dmrifit.cli.console import (
-    FailOption,
-    FigureOption,
-    OutOption,
-    OverwriteOption,
-    say_flagged,
-)
+from dmrifit.cli.console import FailOption, FigureOption, OutOption, OverwriteOption, say_flagged
 from placement.cli.options import LabelsOption, named_tissues
 
 __all__ = ["EXAMPLES", "RUN", "repeat"]

@@ -10,14 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit.report.plane_figures import Plane, cube_around, draw_planes, finish_planes
-from dmrifit.report.style import (
-    FAINT,
-    NOT_CLINICAL,
-    SYNTHETIC,
-    handle,
-    new_figure,
-    shared_style,
-)
+from dmrifit.report.style import FAINT, NOT_CLINICAL, SYNTHETIC, handle, new_figure, shared_style
 from placement.box.voxel import Voxel
 from placement.search.scene import Scene
 

@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dmrifit.report.html import (
-    html_figure,
-    html_table,
-    html_template,
-    notice_lead,
-)
+from dmrifit.report.html import html_figure, html_table, html_template, notice_lead
 from placement.box.voxel import Voxel
 from placement.exchange.vendor_texts import NOTICE, UNVERIFIED_PLANES
 from placement.search.content import describe_content

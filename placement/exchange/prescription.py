@@ -256,13 +256,10 @@ def describe_placement(
             "target": tumor_fraction(largest, scene),
         }
     if ppm_range is not None and percent_per_ppm is not None:
-        content["displacement"] = displacement(
-            voxel, scene, ppm_range=ppm_range, percent_per_ppm=percent_per_ppm
-        )
+        shift: dict[str, Any] = {"ppm_range": ppm_range, "percent_per_ppm": percent_per_ppm}
+        content["displacement"] = displacement(voxel, scene, **shift)
         if OUTSIDE_BRAIN in scene.margins:
-            share = displaced_share(
-                voxel, scene, ppm_range=ppm_range, percent_per_ppm=percent_per_ppm
-            )
+            share = displaced_share(voxel, scene, **shift)
             content["displacement"]["union_outside_brain"] = share
             low, high = ppm_range
             content["lipid"] = (

@@ -15,6 +15,7 @@ from dmrifit.cli.options import words
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.case_tables import folder_rows, folder_table
+from dmrifit.io.grids import as_stored
 from dmrifit.io.nifti import describe_sources, load_image, values_of
 from dmrifit.io.tables import read_rows
 from placement.search.scene import Scene
@@ -122,29 +123,27 @@ def read_cases(
 def read_scene(
     row: Any,
     *,
-    include: Sequence[int] | None = None,
     margin: float = 0.0,
     tolerance: float = 0.0,
-    labels: Mapping[str, Any] | None = None,
-    flair_target: bool = False,
-    brain_margin: float = 2.0,
     image: bool = True,
+    **options: Any,
 ) -> Scene:
-    """Read the files of a case; its brain, if that is asked for, is in the file or found."""
+    """
+    Read the files of a case, with further options of `Scene.read`.
+
+    Its brain, if that is asked for, is in the file or found.
+    """
     excluded = _excluded(row)
     return Scene.read(
         row.tumor,
         excluded or None,
         (row.image or None) if image else None,
-        include=include,
         exclude_margin=margin if excluded else 0.0,
         exclude_tolerance=tolerance if excluded else 0.0,
-        labels=labels,
-        flair_target=flair_target,
         brain=_brain_mask(row),
-        brain_margin=brain_margin,
         name=row.name,
         synthetic=row.synthetic,
+        **options,
     )
 
 
@@ -314,8 +313,6 @@ def _brain_mask(row: Any) -> Any:
         return None
     if row.brain != "auto":
         return row.brain
-    from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
-
     from dmrifit.imaging.head_steps import find_brain
 
     tumor = load_image(row.tumor)
@@ -324,8 +321,7 @@ def _brain_mask(row: Any) -> Any:
     except (ImportError, ValueError):
         return None
     # Brains are found in RAS order.
-    axes = ornt_transform(io_orientation(np.eye(4)), io_orientation(load_image(row.image).affine))
-    mask = apply_orientation(brain, axes).astype(bool)
+    mask = as_stored(brain, load_image(row.image).affine).astype(bool)
     labels = values_of(tumor, str(row.tumor))
     # A series is refused when the tumor itself is read.
     if labels.size != np.prod(labels.shape[:3]):
