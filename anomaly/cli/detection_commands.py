@@ -17,13 +17,7 @@ from anomaly.cli.options import (
     series_of_table,
 )
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.console import (
-    FailOption,
-    FigureOption,
-    OutOption,
-    OverwriteOption,
-    say_flagged,
-)
+from dmrifit.cli.console import FailOption, FigureOption, OutOption, OverwriteOption, say_flagged
 from dmrifit.cli.options import move_to_device
 
 if TYPE_CHECKING:

@@ -17,13 +17,7 @@ if TYPE_CHECKING:
     from anomaly.detectors.base import AnomalyDetector
     from anomaly.scans.series import SeriesFiles
 
-__all__ = [
-    "make_detector",
-    "parameter_names",
-    "parameters_of",
-    "series_of",
-    "series_of_table",
-]
+__all__ = ["make_detector", "parameter_names", "parameters_of", "series_of", "series_of_table"]
 
 ScansArgument: TypeAlias = Annotated[
     Path,
