@@ -144,58 +144,21 @@ _PAGE = """<!DOCTYPE html>
 </html>
 """
 
-# Each macro is one element of a page; Jinja escapes every text that is put into it.
-_ELEMENTS = """
-{%- macro paragraph(text) %}<p>{{ text }}</p>{% endmacro %}
-
-{%- macro note(text) %}<p class="note">{{ text }}</p>{% endmacro %}
-
-{%- macro heading(text) %}<h3>{{ text }}</h3>{% endmacro %}
-
-{%- macro code(text) %}<pre>{{ text }}</pre>{% endmacro %}
-
-{%- macro link(target, text) %}<p><a href="{{ target }}">{{ text }}</a></p>{% endmacro %}
-
-{%- macro lines(texts) %}
-{%- for text in texts %}{{ text }}{% if not loop.last %}<br>{% endif %}{% endfor %}
-{%- endmacro %}
-
-{%- macro details(title, body, opened) -%}
-<details{% if opened %} open{% endif %}><summary>{{ title }}</summary>{{ body }}</details>
-{%- endmacro %}
-
-{%- macro grid(figures) -%}
-<div class="grid">{% for figure in figures %}{{ figure }}{% endfor %}</div>
-{%- endmacro %}
-
-{%- macro columns(cells) -%}
-<div class="columns">{% for cell in cells %}<div>{{ cell }}</div>{% endfor %}</div>
-{%- endmacro %}
-
-{%- macro figure(data, alt, caption, width) -%}
-<figure><img src="data:image/png;base64,{{ data }}" alt="{{ alt }}" width="{{ width }}">
-{% if caption %}<figcaption>{{ caption }}</figcaption>{% endif %}</figure>
-{%- endmacro %}
-
-{%- macro row(cells, tag, classes, control) -%}
-<tr{% if control %} class="control"{% endif %}>
+_TABLE = """
+{%- macro row(cells, tag) -%}
 {%- for cell in cells -%}
 {%- set class = classes[loop.index0] -%}
 <{{ tag }}{% if class %} class="{{ class }}"{% endif %}>{{ cell }}</{{ tag }}>
 {%- endfor -%}
-</tr>
-{%- endmacro %}
-
-{%- macro table(rows, header, classes, faint, prose) -%}
+{%- endmacro -%}
 <div class="scroll"><table{% if prose %} class="prose"{% endif %}>
 
-{% if header %}<thead>{{ row(header, "th", classes, false) }}</thead>{% endif %}
+{% if header %}<thead><tr>{{ row(header, "th") }}</tr></thead>{% endif %}
 <tbody>
-{% for cells in rows %}{{ row(cells, "td", classes, loop.index0 in faint) }}
+{% for cells in rows -%}
+<tr{% if loop.index0 in faint %} class="control"{% endif %}>{{ row(cells, "td") }}</tr>
 {% endfor %}</tbody>
-</table></div>
-{%- endmacro %}
-"""
+</table></div>"""
 
 
 def html_page(
@@ -239,7 +202,10 @@ def html_table(
     class_of_column: dict[int, str] = dict.fromkeys(numbers, "number")
     class_of_column |= dict.fromkeys(words, "words")
     classes = [class_of_column.get(i, "") for i in range(n_columns)]
-    return _element("table", rows, header, classes, set(faint), "words" in classes)
+    return html_template(
+        _TABLE, rows=rows, header=header, classes=classes, faint=set(faint),
+        prose="words" in classes,
+    )  # fmt: skip
 
 
 def html_figure(png: bytes, alt: str, caption: Any = "", *, width: int | None = None) -> Markup:
@@ -248,22 +214,30 @@ def html_figure(png: bytes, alt: str, caption: Any = "", *, width: int | None = 
         # The width stands in the header of a PNG file, bytes 16 to 20.
         width = int.from_bytes(png[16:20], "big") // 2
     data = base64.b64encode(png).decode("ascii")
-    return _element("figure", data, alt, caption, width)
+    figure = _element(
+        '<figure><img src="data:image/png;base64,{}" alt="{}" width="{}">\n', data, alt, width
+    )
+    if caption:
+        figure += _element("<figcaption>{}</figcaption>", caption)
+    return figure + _safe("</figure>")
 
 
 def html_grid(figures: Iterable[Markup]) -> Markup:
     """Put figures beside each other where the screen is wide enough, else below each other."""
-    return _element("grid", figures)
+    return _element('<div class="grid">{}</div>', html_join(figures))
 
 
 def html_columns(cells: Iterable[Any]) -> Markup:
     """Put halves of a screen beside each other where it is wide enough."""
-    return _element("columns", cells)
+    return _element(
+        '<div class="columns">{}</div>',
+        html_join(_element("<div>{}</div>", cell) for cell in cells),
+    )
 
 
 def html_note(text: str) -> Markup:
     """Write a remark."""
-    return _element("note", text)
+    return _element('<p class="note">{}</p>', text)
 
 
 def html_join(parts: Iterable[Any]) -> Markup:
@@ -273,33 +247,33 @@ def html_join(parts: Iterable[Any]) -> Markup:
 
 def html_lines(*lines: Any) -> Markup:
     """Put lines below each other, as in the head of a narrow column."""
-    return _element("lines", lines)
+    return _safe("<br>").join(lines)
 
 
 def html_link(path: str, text: str) -> Markup:
     """Point to a file beside the page."""
     # A leading ./ keeps a name with a colon from being taken for a protocol.
-    return _element("link", f"./{quote(path)}", text)
+    return _element('<p><a href="./{}">{}</a></p>', quote(path), text)
 
 
 def html_paragraph(text: Any) -> Markup:
     """Write a paragraph."""
-    return _element("paragraph", text)
+    return _element("<p>{}</p>", text)
 
 
 def html_heading(text: str) -> Markup:
     """Write a heading inside a section."""
-    return _element("heading", text)
+    return _element("<h3>{}</h3>", text)
 
 
-def html_details(title: str, body: Any, *, opened: bool = False) -> Markup:
+def html_details(title: str, body: Any) -> Markup:
     """Hide a part of a page until its title is clicked."""
-    return _element("details", title, body, opened)
+    return _element("<details><summary>{}</summary>{}</details>", title, body)
 
 
 def html_code(text: str) -> Markup:
     """Write lines of code."""
-    return _element("code", text)
+    return _element("<pre>{}</pre>", text)
 
 
 def html_template(template: str, **values: Any) -> Markup:
@@ -394,14 +368,9 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 
-def _element(name: str, *values: Any) -> Markup:
-    """Make one element by the macro of its name."""
-    return _safe(getattr(_elements(), name)(*values))
-
-
-@cache
-def _elements() -> Any:
-    return _compiled(_ELEMENTS).module
+def _element(template: str, *values: Any) -> Markup:
+    """Fill the places of an element; what is no markup is escaped."""
+    return _safe(template).format(*values)
 
 
 @cache

@@ -62,10 +62,7 @@ def test_parts_of_a_page_are_escaped():
     assert html_heading("a < b") == "<h3>a &lt; b</h3>"
     assert html_lines("a <", "b") == "a &lt;<br>b"
     assert html_join([html_heading("x"), "<i>"]) == "<h3>x</h3>&lt;i&gt;"
-    assert html_details("a <", html_paragraph("b"), opened=True) == (
-        "<details open><summary>a &lt;</summary><p>b</p></details>"
-    )
-    assert html_details("a", "b") == "<details><summary>a</summary>b</details>"
+    assert html_details("a <", html_paragraph("b")) == "<details><summary>a &lt;</summary><p>b</p></details>"
 
 
 def test_figures_stand_in_the_page_at_half_their_pixels():
@@ -115,7 +112,7 @@ def test_what_was_simulated_is_said_with_its_number():
 
 def test_paper_says_which_folds_it_leaves_out(tmp_path, tab):
     path = tmp_path / "page.html"
-    folds = Markup().join([html_details("a", "b"), html_details("c", "d", opened=True)])
+    folds = html_details("a", "b") + Markup("<details open><summary>c</summary>d</details>")
     path.write_text(html_page("title", [("", folds)]), encoding="utf-8")
     page = tab.open(path)
     read = "[...document.querySelectorAll('summary')].map((one) => getComputedStyle(one, '::after').content)"
