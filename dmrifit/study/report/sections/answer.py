@@ -212,15 +212,14 @@ def _sites(board: Board, gallery: Gallery) -> Markup:
     measure = board.skill_column
     if len(board.regimes) < 2 or not rows[measure].notna().any():
         return html_join([heading, html_paragraph(text)])
-    columns = {f"skill{side}": rows[f"{measure}{side}"] for side in ("", "_low", "_high")}
     series = rows["train_on"].map(lambda name: f"trained on {WHOM.get(name, name)}")
-    table = rows.assign(row=rows["cohort"], series=series, **columns)
+    table = rows.assign(row=rows["cohort"], series=series)
     colors = ("link", "warn", "faint")
     styles = {
         name: {"color": PALETTE[color].light}
         for name, color in zip(dict.fromkeys(series), colors, strict=False)
     }
-    panel = Panel("skill", "skill of maps, mean over parameters")
+    panel = Panel(measure, "skill of maps, mean over parameters")
     figure = plot_dots(table, [panel], styles, "", width=_WIDTH)
     alt = "Skill of the best predictor by tested cohort and cohorts trained on"
     return html_join([heading, gallery.show("answer_sites", figure, alt), html_note(text)])
@@ -258,16 +257,13 @@ def _sizes(board: Board, gallery: Gallery) -> Markup:
         text = "One number was compared. To see more: dmrifit benchmark --sizes 1,2,3,5."
         return html_join([heading, html_paragraph(f"{board.size(board.scores)}. {text}")])
     measure = board.skill_column
-    columns = {f"skill{side}": table[f"{measure}{side}"] for side in ("", "_low", "_high")}
-    table = table[table["cohort"].isin(board.cohorts[:_MOST_COHORTS])].assign(
-        series="best", **columns
-    )
-    panel = Panel("skill", "skill of maps")
+    table = table[table["cohort"].isin(board.cohorts[:_MOST_COHORTS])].assign(series="best")
+    panel = Panel(measure, "skill of maps")
     figure = plot_sizes(table, [panel], {"best": {"color": INK}}, width=_WIDTH)
     alt = "Skill of the best predictor over the number of training patients"
     texts = []
     for cohort, rows in table.groupby("cohort", sort=False):
-        texts.append(f"{cohort}: {enough_in_words(rows.set_index('n_train')['skill'])}")
+        texts.append(f"{cohort}: {enough_in_words(rows.set_index('n_train')[measure])}")
     note = html_note(f"{'; '.join(texts)}.")
     return html_join([heading, gallery.show("answer_sizes", figure, alt), note])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ranks_in_words", "statistics_tables"]
 
+#: Tables of tests by name.
+_Tests: TypeAlias = "dict[str, pd.DataFrame]"
+
 ALPHA = 0.05
 _FEWEST_RANKS = 3
 
@@ -44,10 +47,11 @@ def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str,
     tested = [m for m in METRICS.values() if m.tested and m.column in board.scores.columns]
     # The one that ranks algorithms comes first.
     metrics = sorted(tested, key=lambda metric: metric.name != RANKING_METRIC)
-    tables = {}
+    tables, tests = {}, {}
     try:
         for metric in metrics:
-            for name, table in board.evaluation.statistics(index=metric.column).items():
+            tests[metric.name] = board.evaluation.statistics(index=metric.column)
+            for name, table in tests[metric.name].items():
                 tables[f"statistics_{metric.column}_{name}"] = table
     except ImportError as error:
         return html_paragraph(f"No tests between algorithms: {error}."), {}
@@ -57,12 +61,25 @@ def statistics_tables(board: Board, gallery: Gallery) -> tuple[Markup, dict[str,
             "verdicts here. Skill with its intervals stands above; the tests are in the folder "
             "tables beside this page."
         ), tables
-    return _conclusions(board, gallery, metrics, tables), tables
+    for name in tests:
+        tests[name] = _shown(tests[name], board.regimes[0])
+    return _conclusions(board, gallery, metrics, tests), tables
+
+
+def _shown(tests: _Tests, train_on: str) -> _Tests:
+    """Take the tests of one way of training; no mean over parameters includes T2v."""
+    shown = {}
+    for name, table in tests.items():
+        rows = matching(table, train_on=train_on)
+        if (rows["metrics"] == _WITHOUT).any():
+            rows = rows[rows["metrics"] != _ALL]
+        shown[name] = rows
+    return shown
 
 
 @section
 def _conclusions(
-    board: Board, gallery: Gallery, metrics: list[MapMetric], tables: dict[str, pd.DataFrame]
+    board: Board, gallery: Gallery, metrics: list[MapMetric], tests: dict[str, _Tests]
 ) -> Iterator[Markup]:
     """Show the tests of the first way of training: overview, diagrams, pairs, mixed models."""
     yield html_paragraph(
@@ -78,30 +95,33 @@ def _conclusions(
     overview: list[list[Any]] = []
     tests_by_reason: dict[str, list[str]] = {}
     for metric in metrics:
-        for row, reason in _overview(tables, metric, first):
+        for row, reason in _overview(tests[metric.name], metric):
             overview.append(row)
             if reason:
                 tests_by_reason.setdefault(reason, []).append(f"{row[0]} of {row[1]} {row[2]}")
     header = ["index", "cohort", "strategy", "parameters", "patients", "Friedman p", "Kendall's W"]
     header += ["pairs that differ", "pairs equivalent", _with_unit("margin", metrics)]
     yield html_table(overview, header, numbers=(4, 5, 6, 7, 8, 9))
-    for reason, tests in tests_by_reason.items():
-        yield html_note(f"{reason} ({', '.join(unique(tests))}).")
-    diagrams = {metric.name: _diagrams(board, gallery, tables, metric) for metric in metrics}
+    for reason, names in tests_by_reason.items():
+        yield html_note(f"{reason} ({', '.join(unique(names))}).")
+    diagrams = {}
+    for metric in metrics:
+        diagrams[metric.name] = _diagrams(board, gallery, tests[metric.name], metric)
     for metric in metrics:
         if diagrams[metric.name]:
             extreme = "largest" if metric.better == "higher" else "smallest"
             title = f"Average ranks by {metric.label} over these parameters, 1 = {extreme}"
             yield html_heading(title)
             yield html_grid(diagrams[metric.name])
-            yield from _rank_stability(tables, metric, first)
+            yield from _rank_stability(tests[metric.name], metric)
     if any(diagrams.values()):
         yield html_note(
             f"A bar joins algorithms that Nemenyi's test does not tell apart (α = {ALPHA:g})."
         )
     for metric in metrics:
-        yield html_details(f"All pairs, {metric.label}", _pair_table(tables, metric, first))
-        mixed = _mixed_table(tables, metric.column, first)
+        pairs = _pair_table(tests[metric.name], metric)
+        yield html_details(f"All pairs, {metric.label}", pairs)
+        mixed = _mixed_table(tests[metric.name])
         if mixed:
             title = f"Mixed model of {metric.label}, patients as random intercepts"
             yield html_details(title, mixed)
@@ -117,18 +137,14 @@ def _with_unit(heading: str, metrics: Sequence[MapMetric]) -> str:
     return heading
 
 
-def _overview(
-    tables: dict[str, pd.DataFrame], metric: MapMetric, train_on: str
-) -> list[tuple[list[Any], str]]:
+def _overview(tests: _Tests, metric: MapMetric) -> list[tuple[list[Any], str]]:
     """Make a row for each group of tests, with the reason why numbers are missing."""
     keys = ["cohort", "strategy", "metrics"]
-    friedman = _statistics(tables, metric.column, "friedman", train_on)
-    all_pairs = _statistics(tables, metric.column, "pairs", train_on)
-    all_equivalence = _statistics(tables, metric.column, "equivalence", train_on)
     rows = []
-    for row in friedman.sort_values(keys, kind="stable").to_dict("records"):
+    for row in tests["friedman"].sort_values(keys, kind="stable").to_dict("records"):
         group = {key: row[key] for key in keys}
-        pairs, equivalence = matching(all_pairs, **group), matching(all_equivalence, **group)
+        pairs = matching(tests["pairs"], **group)
+        equivalence = matching(tests["equivalence"], **group)
         n_tested = pairs["p_holm"].notna().sum()
         n_different = (pairs["p_holm"] < ALPHA).sum()
         n_equivalent = (equivalence["verdict"] == "equivalent").sum()
@@ -152,24 +168,9 @@ def _overview(
     return rows
 
 
-def _statistics(
-    tables: dict[str, pd.DataFrame], index: str, name: str, train_on: str
-) -> pd.DataFrame:
-    """Take the rows of one way of training from a table of tests."""
-    rows = matching(tables[f"statistics_{index}_{name}"], train_on=train_on)
-    # No mean over parameters that is shown includes T2v.
-    if (rows["metrics"] == _WITHOUT).any():
-        rows = rows[rows["metrics"] != _ALL]
-    return rows
-
-
-def _diagrams(
-    board: Board, gallery: Gallery, tables: dict[str, pd.DataFrame], metric: MapMetric
-) -> list[Markup]:
+def _diagrams(board: Board, gallery: Gallery, tests: _Tests, metric: MapMetric) -> list[Markup]:
     """Draw average ranks over all parameters, a diagram for each cohort and strategy."""
-    first = board.regimes[0]
-    ranks = _statistics(tables, metric.column, "ranks", first)
-    tests = _statistics(tables, metric.column, "nemenyi", first)
+    ranks = tests["ranks"]
     grid = []
     group = _ALL
     if (ranks["metrics"] == _WITHOUT).any():
@@ -180,12 +181,12 @@ def _diagrams(
         # Ranks of two are told by their pair alone.
         if len(averages) < _FEWEST_RANKS:
             continue
-        pairs = matching(tests, metrics=group, cohort=cohort, strategy=strategy)
+        pairs = matching(tests["nemenyi"], metrics=group, cohort=cohort, strategy=strategy)
         matrix = pairs.pivot_table(index="a", columns="b", values="p", dropna=False)
         matrix = matrix.reindex(index=averages.index, columns=averages.index)
         # Each pair was tested once, so one half of the matrix is empty.
         matrix = matrix.combine_first(matrix.T)
-        scores = matching(board.scores, train_on=first, cohort=cohort)
+        scores = matching(board.scores, train_on=board.regimes[0], cohort=cohort)
         n_patients = counted(int(rows["n_patients"].iloc[0]), "patient")
         title = f"{metric.label}: {cohort}, {strategy}\n{n_patients}; "
         figure = plot_critical_difference(
@@ -196,19 +197,15 @@ def _diagrams(
     return grid
 
 
-def _rank_stability(
-    tables: dict[str, pd.DataFrame], metric: MapMetric, train_on: str
-) -> Iterator[Markup]:
+def _rank_stability(tests: _Tests, metric: MapMetric) -> Iterator[Markup]:
     """Say which algorithm ranks first and how surely, and tabulate places over resamples."""
-    ranks = _statistics(tables, metric.column, "ranks", train_on)
-    tests = _statistics(tables, metric.column, "nemenyi", train_on)
     rows = []
-    for keys, group in ranks.groupby(["cohort", "strategy", "metrics"], sort=False):
+    for keys, group in tests["ranks"].groupby(["cohort", "strategy", "metrics"], sort=False):
         group = group.dropna(subset="average_rank").sort_values("average_rank", kind="stable")
         if len(group) < _FEWEST_RANKS:
             continue
         cohort, strategy, metrics = keys
-        pairs = matching(tests, cohort=cohort, strategy=strategy, metrics=metrics)
+        pairs = matching(tests["nemenyi"], cohort=cohort, strategy=strategy, metrics=metrics)
         yield html_paragraph(f"{cohort}, {strategy}: {ranks_in_words(group, pairs)}")
         for row in group.to_dict("records"):
             places = f"{row['place']:.0f} ({row['place_low']:.0f} … {row['place_high']:.0f})"
@@ -239,17 +236,16 @@ def ranks_in_words(ranks: pd.DataFrame, pairs: pd.DataFrame) -> str:
     return f"{text}; Nemenyi's test tells it apart from all others."
 
 
-def _pair_table(tables: dict[str, pd.DataFrame], metric: MapMetric, train_on: str) -> Markup:
+def _pair_table(tests: _Tests, metric: MapMetric) -> Markup:
     """Tabulate difference, effect size and equivalence of every pair of algorithms."""
 
     def number(value: float) -> str:
         return metric_text(metric, value)
 
     keys = ["cohort", "strategy", "metrics", "a", "b"]
-    pairs = _statistics(tables, metric.column, "pairs", train_on)
-    equivalence = _statistics(tables, metric.column, "equivalence", train_on).set_index(keys)
+    equivalence = tests["equivalence"].set_index(keys)
     rows = []
-    for row in pairs.to_dict("records"):
+    for row in tests["pairs"].to_dict("records"):
         key = tuple(row[name] for name in keys)
         interval, verdict = "–", "–"
         if key in equivalence.index:
@@ -274,13 +270,12 @@ def _pair_table(tables: dict[str, pd.DataFrame], metric: MapMetric, train_on: st
     return html_table(rows, header, numbers=range(5, 11))
 
 
-def _mixed_table(tables: dict[str, pd.DataFrame], index: str, train_on: str) -> Markup | None:
-    mixed = _statistics(tables, index, "mixed", train_on)
-    tests = matching(mixed, kind="test")
-    if not len(tests):
+def _mixed_table(tests: _Tests) -> Markup | None:
+    mixed = matching(tests["mixed"], kind="test")
+    if not len(mixed):
         return None
     rows = []
-    for row in tests.to_dict("records"):
+    for row in mixed.to_dict("records"):
         words = [row[key] for key in ("cohort", "strategy", "metrics", "term", "scale")]
         numbers = [fixed(row["statistic"], 1), fixed(row["df"], 0), p_value(row["p"])]
         rows.append([*words, *numbers, row["reason"]])
