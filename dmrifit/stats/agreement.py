@@ -14,6 +14,8 @@ __all__ = ["ICC_FORMS", "ICCResult", "LimitsOfAgreement", "bland_altman", "finit
 
 ICC_FORMS = ("ICC(1,1)", "ICC(2,1)", "ICC(3,1)")
 
+_TAIL = 0.025  # outside each end of an interval
+
 
 @dataclass(frozen=True)
 class ICCResult:
@@ -28,13 +30,12 @@ class ICCResult:
     df2: float
     p: float
     n_targets: int
-    n_raters: int
     reason: str = ""  # why numbers are NaN
 
 
-def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95) -> ICCResult:
+def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
     """
-    Compute an intraclass correlation of single ratings.
+    Compute an intraclass correlation of single ratings, with an interval of 95%.
 
     Shapes: `ratings` (n_targets, n_raters).
 
@@ -45,7 +46,6 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95)
     from scipy.stats import f as f_distribution
 
     check_word("form", form, ICC_FORMS)
-    _check_confidence(confidence)
     x = np.asarray(ratings, dtype=np.float64)
     if x.ndim != 2:
         raise ValueError(
@@ -56,16 +56,12 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95)
     x = x[~np.isnan(x).any(axis=1)]
     n, k = x.shape
     if n < 2 or k < 2:
-        return _no_icc(
-            form,
-            n,
-            k,
-            f"{counted(n, 'complete target')} and {counted(k, 'rater')}; two of each are needed",
-        )
+        given = f"{counted(n, 'complete target')} and {counted(k, 'rater')}"
+        return _no_icc(form, n, f"{given}; two of each are needed")
     scale = np.abs(x).max()
     # Rounding leaves no exact zeros; what is this small against the ratings is no variation.
     if np.ptp(x) <= 1e-12 * scale or scale == 0:
-        return _no_icc(form, n, k, "all ratings are equal")
+        return _no_icc(form, n, "all ratings are equal")
     # Correlations do not change by it, and squares of large ratings lose no digits.
     x = (x - x.mean()) / scale
     between = k * x.mean(axis=1).var(ddof=1)
@@ -82,32 +78,31 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)", *, confidence: float = 0.95)
     if error <= 1e-24:
         error = 0.0
     df1 = n - 1
-    tail = (1 - confidence) / 2
     whole = between + (k - 1) * error + k * (raters - error) / n
     if form == "ICC(2,1)":
         if whole <= 1e-12 * error:
-            return _no_icc(form, n, k, "neither targets nor raters vary on average")
+            return _no_icc(form, n, "neither targets nor raters vary on average")
         value = (between - error) / whole
     elif between + (k - 1) * error == 0:
-        return _no_icc(form, n, k, "targets do not vary")
+        return _no_icc(form, n, "targets do not vary")
     else:
         value = (between - error) / (between + (k - 1) * error)
     # An infinite statistic has p = 0.
     statistic = between / error if error > 0 else np.inf
     p = f_distribution.sf(statistic, df1, df2)
     if form == "ICC(2,1)":
-        low, high = _icc2_interval(between, raters, error, value, n, k, tail)
+        low, high = _icc2_interval(between, raters, error, value, n, k)
         # The degrees of freedom are approximate: where few are left, the interval can miss the
         # estimate.
         low, high = min(low, value), max(high, value)
     elif error == 0:
         low = high = 1.0
     else:
-        lower = statistic / f_distribution.ppf(1 - tail, df1, df2)
-        upper = statistic * f_distribution.ppf(1 - tail, df2, df1)
+        lower = statistic / f_distribution.ppf(1 - _TAIL, df1, df2)
+        upper = statistic * f_distribution.ppf(1 - _TAIL, df2, df1)
         low, high = (lower - 1) / (lower + k - 1), (upper - 1) / (upper + k - 1)
     value, low, high, statistic, p = map(float, (value, low, high, statistic, p))
-    return ICCResult(form, value, low, high, statistic, float(df1), float(df2), p, n, k)
+    return ICCResult(form, value, low, high, statistic, float(df1), float(df2), p, n)
 
 
 def finite_pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -122,7 +117,7 @@ def finite_pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArr
 
 
 def _icc2_interval(
-    between: float, raters: float, error: float, value: float, n: int, k: int, tail: float
+    between: float, raters: float, error: float, value: float, n: int, k: int
 ) -> tuple[float, float]:
     """Interval of ICC(2,1) by Satterthwaite's degrees of freedom."""
     from scipy.stats import f as f_distribution
@@ -141,8 +136,8 @@ def _icc2_interval(
         # Next to no degrees of freedom leave the quantile without bound; the interval has a limit
         # there.
         v = max(v, 1e-3)
-        f_low = f_distribution.ppf(1 - tail, n - 1, v)
-        f_high = f_distribution.ppf(1 - tail, v, n - 1)
+        f_low = f_distribution.ppf(1 - _TAIL, n - 1, v)
+        f_high = f_distribution.ppf(1 - _TAIL, v, n - 1)
     spread = k * raters + (k * n - k - n) * error
     low = n * (between / f_low - error) / (spread + n * between / f_low)
     if not np.isfinite(f_high):
@@ -150,9 +145,9 @@ def _icc2_interval(
     return low, n * (f_high * between - error) / (spread + n * f_high * between)
 
 
-def _no_icc(form: str, n: int, k: int, reason: str) -> ICCResult:
+def _no_icc(form: str, n: int, reason: str) -> ICCResult:
     nan = float("nan")
-    return ICCResult(form, nan, nan, nan, nan, nan, nan, nan, n, k, reason)
+    return ICCResult(form, nan, nan, nan, nan, nan, nan, nan, n, reason)
 
 
 @dataclass(frozen=True)
@@ -170,11 +165,9 @@ class LimitsOfAgreement:
     reason: str = ""  # why numbers are NaN
 
 
-def bland_altman(
-    a: ArrayLike, b: ArrayLike, *, agreement: float = 1.96, confidence: float = 0.95
-) -> LimitsOfAgreement:
+def bland_altman(a: ArrayLike, b: ArrayLike) -> LimitsOfAgreement:
     """
-    Compute how far two measurements of the same targets lie apart.
+    Compute how far two measurements of the same targets lie apart, with intervals of 95%.
 
     References
     ----------
@@ -182,7 +175,6 @@ def bland_altman(
     """
     from scipy.stats import t as t_distribution
 
-    _check_confidence(confidence)
     a, b = finite_pairs(a, b)
     n, nan = len(a), float("nan")
     if n < 2:
@@ -193,10 +185,10 @@ def bland_altman(
         )
     difference = a - b
     bias, sd = float(difference.mean()), float(difference.std(ddof=1))
-    t = t_distribution.ppf((1 + confidence) / 2, n - 1)
+    t = t_distribution.ppf(1 - _TAIL, n - 1)
     bias_width = t * sd / np.sqrt(n)
-    limit_width = t * sd * np.sqrt(1 / n + agreement**2 / (2 * (n - 1)))
-    lower, upper = bias - agreement * sd, bias + agreement * sd
+    limit_width = t * sd * np.sqrt(1 / n + 1.96**2 / (2 * (n - 1)))
+    lower, upper = bias - 1.96 * sd, bias + 1.96 * sd
     return LimitsOfAgreement(
         bias=bias,
         sd=sd,
@@ -207,8 +199,3 @@ def bland_altman(
         upper_interval=(float(upper - limit_width), float(upper + limit_width)),
         n=n,
     )
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")

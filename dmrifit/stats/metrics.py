@@ -209,14 +209,12 @@ class MapMetric:
     label: str  # symbol in the report
     # From prediction and reference of shape (n_voxels, n_columns) to (n_columns,) numbers.
     score: Callable[[NDArray, NDArray], float | NDArray[np.float64]]
-    table: Literal["relative errors", "correlations"] = "relative errors"
     unit: Literal["%", ""] = "%"  # "%" for fractions that the report writes in percent
     # Where it is nearer zero, patients are averaged by magnitude.
     better: Literal["lower", "higher", "nearer zero"] = "lower"
     signed: bool = False  # values may be negative, so that no test can take their logarithm
     digits: int = 1  # decimals in the report; of a percentage from 10 on, one less
     undefined: float = float("nan")  # enters means over patients where there is no score
-    description: str = ""  # introduces the metric above its table; by default the heading
     in_summary: bool = True  # the summary holds its mean over patients
     with_sd: bool = False  # and their standard deviation
     tested: bool = False  # the report tests algorithms by it
@@ -233,15 +231,7 @@ class MapMetric:
 
 
 # A constant prediction has no correlation; it counts as none, not as missing.
-_Correlation = partial(
-    MapMetric,
-    table="correlations",
-    unit="",
-    better="higher",
-    signed=True,
-    digits=2,
-    undefined=0.0,
-)
+_Correlation = partial(MapMetric, unit="", better="higher", signed=True, digits=2, undefined=0.0)
 
 #: The scores of a comparison by name, in the order of their columns.
 METRICS = {
@@ -257,15 +247,9 @@ METRICS = {
             tested=True,
         ),
         MapMetric("dispersion", "DI", dispersion_index, with_sd=True, tested=True),
-        MapMetric(
-            "median_abs_error",
-            "MdAPE",
-            median_absolute_error,
-            description="MdAPE (%, median of |E| over voxels)",
-            in_summary=False,
-        ),
-        _Correlation("pearson", "r", pearson, description="Pearson's r"),
-        _Correlation("spearman", "ρ", spearman, description="Spearman's ρ", in_summary=False),
+        MapMetric("median_abs_error", "MdAPE", median_absolute_error, in_summary=False),
+        _Correlation("pearson", "r", pearson),
+        _Correlation("spearman", "ρ", spearman, in_summary=False),
     )
 }
 
