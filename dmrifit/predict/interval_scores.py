@@ -55,34 +55,24 @@ def coverage_table(
     """
     import pandas as pd
 
-    ends = np.asarray(intervals, float)
-    values = np.asarray(reference, float)
+    ends, values, labels = _checked(intervals, reference, names)
     patients = np.asarray(groups)
-    if values.ndim != 2 or ends.shape != (*values.shape, 2) or len(patients) != len(values):
+    if len(patients) != len(values):
         raise ValueError(
-            f"intervals {ends.shape}, reference {values.shape} and groups {patients.shape} do not "
-            "fit together: they need "
-            "(n_voxels, n_outputs, 2), (n_voxels, n_outputs) and (n_voxels,)"
+            f"groups {patients.shape} and reference {values.shape} do not fit together: they need "
+            "(n_voxels,) and (n_voxels, n_outputs)"
         )
-    labels = names or tuple(map(str, range(values.shape[1])))
-    usable = np.isfinite(ends).all(axis=2) & np.isfinite(values)
-    inside = usable & (ends[..., 0] <= values) & (values <= ends[..., 1])
     rows = []
     for patient in pd.unique(patients):
-        of_patient = patients == patient
+        members = patients == patient
         for i, name in enumerate(labels):
-            voxels = of_patient & usable[:, i]
-            row = {
-                "patient": patient,
-                "parameter": name,
-                "n_voxels": int(voxels.sum()),
-                "coverage": np.nan,
-                "width": np.nan,
-            }
+            low, high, value = _usable(ends[members], values[members], i)
+            row = {"patient": patient, "parameter": name, "n_voxels": len(value)}
+            row |= {"coverage": np.nan, "width": np.nan}
             # The mean of no voxels would warn.
-            if voxels.any():
-                row["coverage"] = inside[voxels, i].mean()
-                row["width"] = np.ptp(ends[voxels, i], axis=1).mean()
+            if len(value):
+                row["coverage"] = ((low <= value) & (value <= high)).mean()
+                row["width"] = (high - low).mean()
             rows.append(row)
     return pd.DataFrame(rows)
 
