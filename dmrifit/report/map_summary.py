@@ -17,9 +17,9 @@ from dmrifit.report.quicklook import (
     first_screen,
     fitted_panels,
     map_panels,
-    median_and_quartiles,
     planes_viewer,
     shown_region,
+    value_cells,
 )
 from dmrifit.report.slice_figures import MapPanel, Slices, plot_overview
 from dmrifit.report.verdict import html_verdict, map_verdict, percent
@@ -82,12 +82,7 @@ def map_viewer(
 def _row(
     panel: MapPanel, region: NDArray[np.bool_], sidecar: Mapping[str, Any]
 ) -> list[str | None]:
-    values = panel.values[region]
-    cells: list[str | None] = [
-        panel.name,
-        panel.unit,
-        *median_and_quartiles(values[np.isfinite(values)]),
-    ]
+    cells: list[str | None] = [*value_cells(panel, region)]
     if "Doubt" not in sidecar:
         return cells
     entry = sidecar["Parameters"][panel.name]

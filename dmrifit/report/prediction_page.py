@@ -21,16 +21,15 @@ from dmrifit.report.html import (
 )
 from dmrifit.report.quicklook import (
     TYPICALITY,
-    finite_values,
     formula,
     map_figure,
     map_panels,
-    median_and_quartiles,
     page_lead,
     planes_viewer,
     setting_words,
     shown_region,
     source_rows,
+    value_cells,
     version_row,
 )
 from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_pair
@@ -157,11 +156,10 @@ def _parameters(
         header.append("")
     rows, faint = [], []
     for i, (panel, width) in enumerate(pairs):
-        row = [panel.name, panel.unit]
-        row += median_and_quartiles(finite_values(panel.values, inside))
+        row = value_cells(panel, inside)
         if width is not None:
             entry = sidecar["Intervals"]["Parameters"][panel.name]
-            row.append(median_and_quartiles(finite_values(width.values, inside))[0])
+            row.append(value_cells(width, inside)[2])
             for key in ("TrainingCoverage", "WorstTrainingPatient"):
                 row.append(f"{100 * entry[key]:.0f} %")
             row.append("" if entry["Determined"] else "not determined")

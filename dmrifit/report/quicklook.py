@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,18 +39,17 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 __all__ = [
-    "finite_values",
     "first_screen",
     "fitted_panels",
     "formula",
     "map_figure",
     "map_panels",
-    "median_and_quartiles",
     "page_lead",
     "planes_viewer",
     "setting_words",
     "shown_region",
     "source_rows",
+    "value_cells",
     "version_row",
     "write_quicklook",
 ]
@@ -172,18 +172,13 @@ def _panel(name: str, values: NDArray, entry: Mapping[str, Any]) -> MapPanel:
     return MapPanel(name, unit, values, (low, high), (shares["Lower"], shares["Upper"]))
 
 
-def finite_values(values: NDArray, mask: NDArray[np.bool_]) -> NDArray:
-    """Select the finite values of a mask."""
-    inside = values[mask]
-    return inside[np.isfinite(inside)]
-
-
-def median_and_quartiles(values: NDArray) -> tuple[str, str]:
-    """Write the cells of a table that summarize the values of a map."""
+def value_cells(panel: MapPanel, mask: NDArray[np.bool_]) -> list[str]:
+    """Write the cells of a table that summarize a map: name, unit, median, quartiles."""
+    values = panel.finite(mask)
     if not len(values):
-        return "–", "– – –"
-    median, low, high = np.percentile(values, (50, 25, 75))
-    return plain_number(median), f"{plain_number(low)} – {plain_number(high)}"
+        return [panel.name, panel.unit, "–", "– – –"]
+    low, median, high = map(plain_number, np.percentile(values, (25, 50, 75)))
+    return [panel.name, panel.unit, median, f"{low} – {high}"]
 
 
 def _summary(
@@ -195,14 +190,13 @@ def _summary(
     """Tabulate the values of each parameter and how many stand at its bounds."""
     rows = []
     for panel in panels:
-        values = finite_values(panel.values, slices.mask)
-        errors = finite_values(maps[f"{panel.name}_se"], slices.mask)
+        errors = replace(panel, values=maps[f"{panel.name}_se"]).finite(slices.mask)
         error = "–"
         if len(errors):
             error = f"{np.median(errors):.2g}"
         entry = sidecar["Parameters"][panel.name]
-        cells = [panel.name, panel.unit, *median_and_quartiles(values), error]
-        cells += [entry.get("Interval", "–"), *_bound_cells(entry)]
+        cells = [*value_cells(panel, slices.mask), error, entry.get("Interval", "–")]
+        cells += _bound_cells(entry)
         rows.append([*cells, f"{100 * sidecar['Doubt']['Share'][panel.name]:.3g} %"])
     header = ["", "unit", "median", "quartiles", "std. error", "95 % interval"]
     header += ["at lower bound", "at upper bound", "in doubt"]

@@ -67,6 +67,11 @@ class MapPanel:
         """Symbol and unit, for axes."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
+    def finite(self, mask: NDArray[np.bool_]) -> NDArray:
+        """Select the finite values of a mask (x, y, z)."""
+        values = self.values[mask]
+        return values[np.isfinite(values)]
+
 
 class Slices:
     """
@@ -315,8 +320,7 @@ def _draw_bar(
 
 
 def _draw_histogram(axes: Axes, slices: Slices, panel: MapPanel) -> None:
-    values = panel.values[slices.mask]
-    values = values[np.isfinite(values)]
+    values = panel.finite(slices.mask)
     low, high = _histogram_range(values, panel)
     counts, edges = np.histogram(np.clip(values, low, high), bins=_N_BINS, range=(low, high))
     shares = 100 * counts / max(len(values), 1)

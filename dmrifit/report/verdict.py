@@ -82,8 +82,7 @@ def html_lights(
 def _light(
     panel: MapPanel, region: NDArray[np.bool_], sidecar: Mapping[str, Any]
 ) -> dict[str, str]:
-    values = panel.values[region]
-    values = values[np.isfinite(values)]
+    values = panel.finite(region)
     text = ""
     if len(values):
         text = f"{plain_number(np.median(values))} {panel.unit}".strip()
