@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dmrifit._utils.checks import check_word
+from dmrifit._utils.checks import check_number, check_word
 from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import derived_seed, seed_for
 from dmrifit.io.bids_derivatives import versions
@@ -98,12 +98,8 @@ def check_settings(
         raise ValueError(f"n_train must name each number of patients once, not {tuple(sizes)}")
     counts: list[tuple[str, Any]] = [("n_train", size) for size in sizes or ()]
     for label, value in (*counts, ("n_repeats", n_repeats), ("max_voxels", max_voxels)):
-        if value is None:
-            continue
-        if not isinstance(value, int | np.integer):
-            raise ValueError(f"{label} must be a whole number, not {value!r}")
-        if value < 1:
-            raise ValueError(f"{label} must be at least 1, not {value}")
+        if value is not None:
+            check_number(label, value, least=1, whole=True)
     if "other" in regimes and len(cohorts) < 2:
         raise ValueError("train_on='other' needs at least two cohorts")
     # Counted before any image is read; patients without a usable voxel fail later, by name.

@@ -32,7 +32,7 @@ from dmrifit.stats.metrics import (
     relative_error_counts,
     skill_scores,
 )
-from dmrifit.study.contestants import View
+from dmrifit.study.contestants import Entrant
 from dmrifit.study.splits import Cell
 from dmrifit.study.voxel_bank import Constants, HeldOut
 
@@ -65,7 +65,7 @@ def run_trial(
     designs: Sequence[Design],
     tests: Sequence[HeldOut],
     clinical: Sequence[Clinical | None],
-    constants: Constants | None = None,
+    constants: Constants,
 ) -> dict[str, Any]:
     """Train once, test on every held-out patient."""
     content: dict[str, Any] = {"scores": [], "signals": []}
@@ -87,13 +87,9 @@ def run_trial(
                     signals, maps = _answers(estimator, cell, test, metrics)
                 seconds = training_seconds + time.perf_counter() - start
                 keys = _keys(cell, test)
-                control = cell.entrant.control
-                is_constant = control == CONSTANT
-                for row in _score_maps(
-                    maps, test, cell.entrant.model, seconds, constants, control
-                ):
+                for row in _score_maps(maps, test, cell.entrant, seconds, constants):
                     content["scores"].append(keys | row)
-                for row in _score_signals(signals, test, cell.view, constants, is_constant):
+                for row in _score_signals(signals, test, cell, constants):
                     content["signals"].append(keys | row)
                 if cell.keep:
                     content["predictions"][test.patient] = {
@@ -191,7 +187,7 @@ def _answers(
 
 
 def _untrained_answers(
-    cell: Cell, test: HeldOut, clinical: Clinical | None, constants: Constants | None
+    cell: Cell, test: HeldOut, clinical: Clinical | None, constants: Constants
 ) -> tuple[NDArray, NDArray]:
     """Give the signals and maps of a control that learns nothing."""
     model, target, control = cell.entrant.model, cell.view.target, cell.entrant.control
@@ -218,7 +214,7 @@ def _untrained_answers(
 
 
 def _copied_maps(
-    clinical: Clinical, model: SignalModel, constants: Constants | None
+    clinical: Clinical, model: SignalModel, constants: Constants
 ) -> NDArray[np.float64]:
     """Take clinical metrics for parameters; what has none like it, from the best constants."""
     adc_fast, adc_slow, fraction = clinical.features.T
@@ -230,40 +226,34 @@ def _copied_maps(
         "D": adc_slow,
         "ADC": adc_slow,
     }
-    maps = np.full((len(clinical.s0), len(model.parameters)), _NAN)
+    maps = np.tile(constants.relative, (len(clinical.s0), 1))
     for j, parameter in enumerate(model.parameters):
         if parameter.name in copies:
             unit = clinical.largest if parameter.is_amplitude else 1.0
             values = copies[parameter.name]
             maps[:, j] = np.clip(values, parameter.low * unit, parameter.high * unit)
-        elif constants is not None:
-            maps[:, j] = constants.relative[j]
     return maps
 
 
 def _score_maps(
-    maps: NDArray,
-    test: HeldOut,
-    model: SignalModel,
-    seconds: float,
-    constants: Constants | None,
-    control: str,
+    maps: NDArray, test: HeldOut, entrant: Entrant, seconds: float, constants: Constants
 ) -> list[dict[str, Any]]:
     """Score every parameter against the reference and, where known, the truth and a repeat."""
     repeated = None
     # Against itself a repeat would be perfect.
-    if test.repeat is not None and control != REPEAT:
+    if test.repeat is not None and entrant.control != REPEAT:
         repeated = test.repeat.reference
+    parameters = entrant.model.parameters
     references = {"": test.reference, "_truth": test.truth, "_independent": repeated}
     columns: dict[str, NDArray] = {}
     for suffix, reference in references.items():
         for name, metric in METRICS.items():
-            columns[name + suffix] = np.full(len(model.parameters), _NAN)
+            columns[name + suffix] = np.full(len(parameters), _NAN)
             if reference is not None:
                 columns[name + suffix] = np.atleast_1d(metric.score(maps, reference))
-    is_constant = control == CONSTANT
+    is_constant = entrant.control == CONSTANT
     rows = []
-    for j, parameter in enumerate(model.parameters):
+    for j, parameter in enumerate(parameters):
         _, n_undefined, n_failed = relative_error_counts(maps[:, j], test.reference[:, j])
         row = {
             "metric": parameter.name,
@@ -287,14 +277,12 @@ def _score_maps(
 
 
 def _map_skills(
-    predicted: NDArray, reference: NDArray, constants: Constants | None, j: int, is_constant: bool
+    predicted: NDArray, reference: NDArray, constants: Constants, j: int, is_constant: bool
 ) -> dict[str, Any]:
     """Compare the errors of a parameter with those of the best constants."""
     scores: dict[str, Any] = {}
     for prefix, relative in (("", True), ("absolute_", False)):
-        constant = _NAN
-        if constants is not None:
-            constant = float((constants.relative if relative else constants.absolute)[j])
+        constant = float((constants.relative if relative else constants.absolute)[j])
         # Each score has a best constant of its own, and the control is that one.
         answer = np.full(len(predicted), constant) if is_constant else predicted
         skill, error, constant_error, n = skill_scores(
@@ -307,24 +295,18 @@ def _map_skills(
 
 
 def _score_signals(
-    predicted: NDArray,
-    test: HeldOut,
-    view: View,
-    constants: Constants | None,
-    is_constant: bool,
+    predicted: NDArray, test: HeldOut, cell: Cell, constants: Constants
 ) -> list[dict[str, Any]]:
     """Score every unseen contrast for itself, and all of them together."""
-    unseen = view.unseen()
+    unseen = cell.view.unseen()
     if not unseen:
         return []
     p, y = predicted[:, list(unseen)], test.Y[:, list(unseen)]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         error = (p - y) / y
-    constant = np.full(y.shape, _NAN)
-    if constants is not None:
-        constant[:] = constants.signals[list(unseen)]
-    answer = constant if is_constant else p
-    target, labels = view.target, view.target.labels
+    constant = np.broadcast_to(constants.signals[list(unseen)], y.shape)
+    answer = constant if cell.entrant.control == CONSTANT else p
+    target, labels = cell.view.target, cell.view.target.labels
     rows = []
     for column, j in enumerate([*unseen, None]):
         keys = {"contrast": POOLED, "b": _NAN, "te": _NAN}

@@ -95,7 +95,7 @@ def run_answers(maps, signals, test=None, **options):
     """Train the estimator that answers so, and test it on one patient."""
     cell = make_cell(Answer(maps, signals), **options)
     tests = [test or held_out()]
-    return run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, [], tests, [None])
+    return run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, [], tests, [None], CONSTANTS)
 
 
 # Scores ------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_an_estimator_is_trained_on_the_rows_of_its_patients_with_contrasts_and_
 
 def test_what_the_user_gave_is_left_as_it_is():
     estimator = Answer(REFERENCE, MEASURED, random_state=11, target=FULL.take([0, 1, 2]))
-    run_trial(make_cell(estimator), TRAINING[:, :2], TRAINING, ROWS, [], [held_out()], [None])
+    run_trial(make_cell(estimator), TRAINING[:, :2], TRAINING, ROWS, [], [held_out()], [None], CONSTANTS)
     parameters = Answer.trained[2]
     assert (parameters["random_state"], parameters["target"]) == (11, FULL.take([0, 1, 2]))
     assert estimator.source is None
@@ -241,14 +241,14 @@ def test_shuffled_targets_are_those_of_other_voxels():
 
 def test_the_perfect_prediction_needs_no_training_and_has_no_error():
     cell = make_cell(SignalToSignal("LR", model="adc"), control="perfect", keep=True)
-    content = run_trial(cell, None, None, [], [], [held_out()], [None])
+    content = run_trial(cell, None, None, [], [], [held_out()], [None], CONSTANTS)
     predictions = content["predictions"]["p"]
     np.testing.assert_array_equal(predictions["maps"], REFERENCE)
     np.testing.assert_array_equal(predictions["signals"], MEASURED.astype(np.float32))
     assert {row["bias"] for row in content["scores"]} == {0}
     # Of maps it answers the signals of the reference.
     cell = make_cell(MapsToMaps("LR", model="adc"), control="perfect", keep=True)
-    content = run_trial(cell, None, None, [], [], [held_out()], [None])
+    content = run_trial(cell, None, None, [], [], [held_out()], [None], CONSTANTS)
     signals = REFERENCE[:, :1] * np.exp(-REFERENCE[:, 1:] * FULL.b / 1000)
     np.testing.assert_allclose(content["predictions"]["p"]["signals"], signals, rtol=1e-6)
 
@@ -338,9 +338,9 @@ def test_strategies_are_fitted_to_rows_or_to_moments_alike():
     estimator = SignalToSignal("LR", model="adc", source=SOURCE, target=FULL)
     designs = [estimator.design(TRAINING[rows, :2], TRAINING[rows]) for rows in ROWS]
     cell = make_cell(estimator, keep=True)
-    by_rows = run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, designs, [held_out()], [None])
+    by_rows = run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, designs, [held_out()], [None], CONSTANTS)
     moments = [design.reduced() for design in designs]
-    by_moments = run_trial(cell, None, None, ROWS, moments, [held_out()], [None])
+    by_moments = run_trial(cell, None, None, ROWS, moments, [held_out()], [None], CONSTANTS)
     used = TRAINING[[*range(10), *range(30, 40)]]
     X = np.column_stack([np.ones(20), used[:, :2]])
     weights = np.linalg.lstsq(X, used, rcond=None)[0]
@@ -357,7 +357,7 @@ def test_maps_follow_from_clinical_metrics_that_are_known(monkeypatch):
     )
     monkeypatch.setattr(MapsToMaps, "fit_designs", lambda self, designs: self)
     cell = make_cell(MapsToMaps("LR", model="adc"), keep=True)
-    content = run_trial(cell, None, None, [], [], [held_out()], [clinical])
+    content = run_trial(cell, None, None, [], [], [held_out()], [clinical], CONSTANTS)
     np.testing.assert_array_equal(content["predictions"]["p"]["maps"], maps)
     signals = np.exp(-maps[:, 1:] * FULL.b / 1000)
     np.testing.assert_allclose(content["predictions"]["p"]["signals"], signals, rtol=1e-6)
@@ -380,7 +380,7 @@ def test_predictions_are_kept_on_request_in_single_precision_for_the_first_scan(
 def test_every_held_out_patient_is_scored():
     cell = make_cell(Answer(REFERENCE, MEASURED), test=("p", "o"))
     tests = [held_out("p"), held_out("o")]
-    content = run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, [], tests, [None, None])
+    content = run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, [], tests, [None, None], CONSTANTS)
     assert [row["patient"] for row in content["scores"]] == ["p", "p", "o", "o"]
     assert [row["patient"] for row in content["signals"]] == ["p"] * 3 + ["o"] * 3
 
@@ -390,4 +390,4 @@ def test_a_failure_names_estimator_patient_and_training(test, who):
     cell = make_cell(Answer("fail"), test=test)
     message = f"'x s2s' failed for {who} of cohort 'A', trained on 2 patients .same.: out of luck"
     with pytest.raises(RuntimeError, match=message):
-        run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, [], [held_out()], [None])
+        run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, [], [held_out()], [None], CONSTANTS)
