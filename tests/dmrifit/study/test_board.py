@@ -194,7 +194,7 @@ def test_more_training_patients_than_there_are_is_an_error_that_says_how_many(tw
         ({"algorithms": ("LRR",)}, "no algorithm 'LRR'"),
         ({"n_train": ()}, "each number of patients once"),
         ({"n_train": (2, 2)}, "each number of patients once"),
-        ({"n_train": (0, 1)}, "n_train must be at least 1"),
+        ({"n_train": (0, 1)}, "n_train must be a whole number of at least 1"),
     ],
 )
 def test_boards_without_meaning_are_refused(two, arguments, message):
