@@ -164,8 +164,9 @@ def test_a_folder_of_series_is_as_good_as_a_table(run, error_of, cases, model, t
 
 def test_the_summary_counts_scans_and_anomalies(cases, model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("anomaly.cli.case_runs.write_batch", lambda *_, **__: None)
+    n_scans = len(pd.read_csv(cases / "gliomas.tsv", sep="\t"))
     for counts, sentence in (
-        ([2, 0, 3], "3 scans, 5 anomalies found, 1 without"),
+        ([2, 3], "2 scans, 5 anomalies found, 0 without"),
         ([1], "1 scan, 1 anomaly found, 0 without"),
         ([0, 0], "2 scans, 0 anomalies found, 2 without"),
     ):
@@ -174,12 +175,13 @@ def test_the_summary_counts_scans_and_anomalies(cases, model, tmp_path, monkeypa
         monkeypatch.setattr("anomaly.cli.case_runs.detect_series", lambda *_, c=contents, **__: c)
         detect(model, cases / "gliomas.tsv", tmp_path, overwrite=True)
         lines = capsys.readouterr().out.splitlines()
+        n_failed = n_scans - len(counts)
         assert lines[0] == f"{sentence}: {tmp_path}"
         # The scans are real ones here, but the model is not.
         assert lines[1].startswith("above the threshold: ")
         assert lines[2:] == [
             "the model was trained on synthetic scans: its accuracy in people is unknown",
-            f"flagged: 0 of {len(counts)}",
+            f"flagged: 0 of {len(counts)}" + (f"; failed: {n_failed}" if n_failed else ""),
         ]
 
 

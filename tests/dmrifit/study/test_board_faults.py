@@ -142,9 +142,9 @@ def test_a_refused_comparison_does_not_claim_the_folder(cohort, tmp_path):
             {"estimators": {"own": type("Own", (), dict.fromkeys(("fit", "predict", "predict_maps")))()}},
             "no get_params.*BaseEst",
         ),
-        ({"n_repeats": 2.0}, "n_repeats must be a whole number, not 2.0"),
-        ({"max_voxels": 50.0}, "max_voxels must be a whole number, not 50.0"),
-        ({"n_train": (1.0,)}, "n_train must be a whole number, not 1.0"),
+        ({"n_repeats": 2.0}, "n_repeats must be a whole number of at least 1, not 2.0"),
+        ({"max_voxels": 50.0}, "max_voxels must be a whole number of at least 1, not 50.0"),
+        ({"n_train": (1.0,)}, "n_train must be a whole number of at least 1, not 1.0"),
         ({"train_on": None}, "train_on must name each way once"),
     ],
 )

@@ -434,14 +434,14 @@ def test_an_ensemble_warns_of_priors_that_no_model_looks_at(table, models, run_c
 @pytest.mark.parametrize(
     ("counts", "of_both", "sentence"),
     [
-        ([1], [None], "1 scan, 1 lesion found"),
-        ([0, 0], [None, None], "2 scans, 0 lesions found"),
+        ([1, 0, 0], [None] * 3, "3 scans, 1 lesion found"),
+        ([0, 0, 0], [None] * 3, "3 scans, 0 lesions found"),
         ([2, 3], [0, 1], "2 scans, 5 lesions found, 1 of them marked by both models"),
         ([1], [0], "1 scan, 1 lesion found, 0 of them marked by both models"),
     ],
 )
 def test_the_summary_counts_scans_and_lesions(
-    table, models, tmp_path, monkeypatch, capsys, counts, of_both, sentence
+    cases, table, models, tmp_path, monkeypatch, capsys, counts, of_both, sentence
 ):
     contents = [
         {"n_lesions": n, "n_marked_by_both": n_of_both, "synthetic": False, "notes": [], "statement": ""}
@@ -451,7 +451,9 @@ def test_the_summary_counts_scans_and_lesions(
     monkeypatch.setattr("metastasis.cli.case_runs.write_batch", lambda *_, **__: None)
     segment([models.sensitive, table], tmp_path)
     said = capsys.readouterr().out
-    assert said == f"{sentence}: {tmp_path}\nflagged: 0 of {len(counts)}\n"
+    n_failed = len(cases) - len(counts)
+    failures = f"; failed: {n_failed}" if n_failed else ""
+    assert said == f"{sentence}: {tmp_path}\nflagged: 0 of {len(counts)}{failures}\n"
 
 
 @pytest.mark.parametrize("command", [segment, ensemble])
