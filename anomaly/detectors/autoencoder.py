@@ -119,9 +119,11 @@ class DenoisingAutoencoder(Reconstructor):
     reduction : {"paper", "code"}, default="paper"
         Whether the divergence is averaged over latent numbers, or summed as in the published code.
     threshold : threshold rule, optional
-        As in `AnomalyDetector`.
+        Rule that makes a map binary, fitted to held-out scans; by default
+        `HealthyRateThreshold(0.01)`.
     calibration : float, int or None, default=0.25
-        As in `AnomalyDetector`; each fold is one more training.
+        The healthy scans for the threshold: a share of the subjects that is held out of the
+        training; a number of folds, each of which is one more training; or None, for no threshold.
     smooth_mm : float, default=6.0
         Standard deviation in mm of a Gaussian, by which the residual is smoothed inside the mask,
         before its absolute value where it is signed.

@@ -106,9 +106,11 @@ class RecDiscNet(Reconstructor):
         With ``"image"`` a map is divided by its own 99.9 % quantile and clipped at 1.
         Probabilities need no scale.
     threshold : threshold rule, optional
-        As in `AnomalyDetector`.
+        Rule that makes a map binary, fitted to held-out scans; by default
+        `HealthyRateThreshold(0.01)`.
     calibration : float, int or None, default=0.25
-        As in `AnomalyDetector`; each fold is one more training.
+        The healthy scans for the threshold: a share of the subjects that is held out of the
+        training; a number of folds, each of which is one more training; or None, for no threshold.
     smooth_mm : float, default=6.0
         Standard deviation in mm of a Gaussian, by which maps of the discriminator are smoothed
         inside the mask.

@@ -31,7 +31,7 @@ from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import load_image, values_of
 
 __all__ = [
-    "KNOWN",
+    "PATIENT_COLUMNS",
     "TABLE",
     "TISSUES",
     "UNWEIGHTED",
@@ -58,8 +58,8 @@ _WORDS = ("sex", "site", "grade", "kind")
 _FILE_KEYS = ("image", "bval", "bvec", *_MASKS, "tissue")
 _REQUIRED = ("patient", "image", "bval")
 #: What a table may say of a patient.
-KNOWN = ("age", *_WORDS, "synthetic")
-_OPTIONAL = ("name", "bvec", *_MASKS, "tissue", *KNOWN)
+PATIENT_COLUMNS = ("age", *_WORDS, "synthetic")
+_OPTIONAL = ("name", "bvec", *_MASKS, "tissue", *PATIENT_COLUMNS)
 _ALIASES = {"participant_id": "patient"}
 
 _COLUMNS = {
@@ -394,7 +394,7 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
 
 def patient_data(row: Mapping[str, str]) -> dict[str, Any]:
     """Read what a row of a table says of the patient."""
-    entries: dict[str, Any] = {key: row[key] for key in KNOWN if row.get(key)}
+    entries: dict[str, Any] = {key: row[key] for key in PATIENT_COLUMNS if row.get(key)}
     if "age" in entries:
         try:
             entries["age"] = float(row["age"])

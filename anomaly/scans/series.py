@@ -22,7 +22,7 @@ from anomaly.detectors.thresholds import (
     limits_left_out,
     open_map,
 )
-from anomaly.scans.cases import KNOWN, Case, patient_data
+from anomaly.scans.cases import PATIENT_COLUMNS, Case, patient_data
 from anomaly.scans.detection import Detection, lesions_of
 from anomaly.scans.preparation import PreparedScan, prepare_scan
 from anomaly.scans.training_scans import TrainingScans
@@ -170,7 +170,7 @@ def read_series(
     FileNotFoundError
         If a file is missing, without `failed`.
     """
-    optional = ("name", *_FILES[1:], *KNOWN)
+    optional = ("name", *_FILES[1:], *PATIENT_COLUMNS)
     return read_each(
         table,
         _files_of,

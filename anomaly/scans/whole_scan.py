@@ -94,7 +94,7 @@ class HealthyScans:
         return _differs(figures, self.scans, largest_division)
 
     def verdicts(self) -> list[bool | None]:
-        """Tell of each healthy scan whether it differs from the others, as `differs` does."""
+        """Tell of each healthy scan whether it differs; None where it cannot be judged."""
         scans = self.scans
         return [_differs(scan, scans[:i] + scans[i + 1 :]) for i, scan in enumerate(scans)]
 

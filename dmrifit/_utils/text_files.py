@@ -60,10 +60,10 @@ def read_small(path: Path) -> bytes:
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """Read a small JSON file of an object; None where it cannot be read or is none."""
+    """Read a small JSON file; None where it is missing, damaged or holds no object."""
     try:
         content = json.loads(read_small(path))
-    except (OSError, RecursionError, ValueError):
+    except (FileNotFoundError, RecursionError, ValueError):
         return None
     return content if isinstance(content, dict) else None
 

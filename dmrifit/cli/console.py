@@ -264,7 +264,7 @@ def check_output(path: Path, overwrite: bool) -> None:
 
 def say_flagged(n_flagged: int, n_cases: int, *, fail: bool, n_failed: int = 0) -> None:
     """Say how many cases are flagged; with `fail`, end with a code of its own for any problem."""
-    # What failed was said before cases were computed, which may be pages above.
+    # Failures are told as they occur, which may be pages above.
     failures = f"; failed: {n_failed}" if n_failed else ""
     typer.echo(f"flagged: {n_flagged} of {n_cases}{failures}")
     if fail and n_flagged + n_failed:

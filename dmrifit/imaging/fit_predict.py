@@ -231,7 +231,7 @@ def fit_image(
             region = foreground_mask(series, protocol)
             region_text = NO_AIR if region is None else FOREGROUND_RULE
         else:
-            region, region_text = _read_region(series, mask)
+            region, region_text = _read_region(series, mask, may_be_auto=True)
         noise = None
         if not _is_word(sigma, "estimate"):
             noise = _read_noise(series, sigma, region)
@@ -662,14 +662,15 @@ def _warn_of_doubtful_model(
         warnings.warn(message, stacklevel=4)
 
 
-def _read_region(series: Series, mask: Image | None) -> tuple[NDArray[np.bool_] | None, str]:
+def _read_region(
+    series: Series, mask: Image | None, *, may_be_auto: bool = False
+) -> tuple[NDArray[np.bool_] | None, str]:
     """Read the voxels (x, y, z) to work on, all if there is no mask; also say which they are."""
     if mask is None:
         return None, ALL_VOXELS
     if isinstance(mask, str | Path) and not Path(mask).suffix and not Path(mask).exists():
-        raise FileNotFoundError(
-            f"mask {mask}: no such file; name one, or the word auto for the foreground"
-        )
+        words = ", or the word auto for the foreground" if may_be_auto else ""
+        raise FileNotFoundError(f"mask {mask}: no such file; name one{words}")
     inside = binarize(read_map(mask, series, "the mask"), name=image_name(mask, "the mask"))
     return inside, "the mask above 0.5"
 

@@ -52,12 +52,12 @@ __all__ = [
     "HEADLINES",
     "OF_BOTH",
     "SMALL_ML",
-    "by_method",
     "candidate_scores",
     "evaluate_segmentations",
     "format_summary",
     "lesion_scores",
     "lesion_table",
+    "option_by_method",
 ]
 
 #: Ending of the row for what both models of an ensemble mark.
@@ -183,10 +183,10 @@ def evaluate_segmentations(
     """
     import pandas as pd
 
-    fewest_voxels = by_method("min_voxels", min_voxels, predictions, 1)
+    fewest_voxels = option_by_method("min_voxels", min_voxels, predictions, 1)
     for value in fewest_voxels.values():
         check_number("min_voxels", value, least=1, whole=True)
-    limits = by_method("thresholds", threshold, predictions, 0.5)
+    limits = option_by_method("thresholds", threshold, predictions, 0.5)
     truths = reference_masks(cases)
     named = {
         name: _Method(name, values, cases, limits[name], fewest_voxels[name], connectivity)
@@ -406,13 +406,15 @@ class _Method:
             self.marked_by_both = [labels == 2 for labels in self.labels]
 
 
-def by_method(what: str, value: Any, methods: Collection[str], default: Any) -> dict[str, Any]:
-    """Give the value of an option for each method; a mapping may hold one for some of them."""
-    values = value if isinstance(value, Mapping) else dict.fromkeys(methods, value)
+def option_by_method(
+    option: str, setting: Any, methods: Collection[str], default: Any
+) -> dict[str, Any]:
+    """Give the setting of an option for each method; a mapping may hold one for some of them."""
+    values = setting if isinstance(setting, Mapping) else dict.fromkeys(methods, setting)
     unknown = [name for name in values if name not in methods]
     if unknown:
         raise ValueError(
-            f"{what} name {unknown}, which are not among the predictions {list(methods)}"
+            f"{option} name {unknown}, which are not among the predictions {list(methods)}"
         )
     return dict.fromkeys(methods, default) | dict(values)
 

@@ -38,7 +38,7 @@ from dmrifit.report.style import FOUND, REFERENCE, UNSURE
 from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.study.controls import CONTROLS
-from metastasis.study.evaluation import SMALL_ML, by_method, evaluate_segmentations
+from metastasis.study.evaluation import SMALL_ML, evaluate_segmentations, option_by_method
 from metastasis.study.patient_samples import FEWEST_PATIENTS
 from metastasis.study.reader_scores import SHARES
 
@@ -170,8 +170,8 @@ def write_evaluation(
             random_state=random_state,
         )
         gallery = Gallery()
-        thresholds = by_method("thresholds", threshold, predictions, 0.5)
-        fewest_voxels = by_method("min_voxels", min_voxels, predictions, 1)
+        thresholds = option_by_method("thresholds", threshold, predictions, 0.5)
+        fewest_voxels = option_by_method("min_voxels", min_voxels, predictions, 1)
         limits = {name: (thresholds[name], fewest_voxels[name]) for name in predictions}
         sections = _sections(cases, predictions, tables, gallery, limits, figures, command)
         page = viewer_page(

@@ -265,9 +265,11 @@ def prescribe(
     """
     from dmrifit._utils.text_files import read_numbers
     from placement.box.voxel import Voxel
-    from placement.exchange.prescription import write_prescription
+    from placement.exchange.prescription import check_reason, write_prescription
     from placement.exchange.tables import brain_note, read_cases, read_scene
 
+    # Before the scans are read, and a brain is searched.
+    check_reason(force)
     voxel = Voxel(
         floats("--center", center, 3), floats("--size", size, 3), floats("--angles", angles, 3)
     )

@@ -253,12 +253,20 @@ class Scene:
             As for the constructor, with files or Nifti1Image in place of arrays.
         image : path or Nifti1Image, default=None
             The image that the tumor was drawn on.
-        include, exclude_margin, exclude_tolerance, labels, flair_target : optional
+        include : int or sequence of int, default=None
+            As for the constructor.
+        exclude_margin : float or mapping of str to float, default=0.0
+            In mm, as for the constructor.
+        exclude_tolerance : float or mapping of str to float, default=0.0
+            Parts of the voxel, as for the constructor.
+        labels : mapping of str to int or sequence of int, default=None
+            Values of the file of the tumor by names of tissues, as for the constructor.
+        flair_target : bool, default=False
             As for the constructor.
         brain : path, Nifti1Image or array, default=None
             Mask of the brain.
         brain_margin : float, default=2.0
-            As for the constructor.
+            In mm, as for the constructor.
         name : str, default=None
             What messages call the case; by default, the name of the file of the tumor.
         synthetic : bool, default=False

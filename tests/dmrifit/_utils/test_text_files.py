@@ -69,3 +69,8 @@ def test_a_json_file_that_is_no_object_is_as_good_as_none(tmp_path, text, conten
     if text is not None:
         path.write_text(text)
     assert text_files.read_object(path) == content
+
+
+def test_a_json_file_that_cannot_be_reached_is_not_taken_for_missing(tmp_path):
+    with pytest.raises(OSError, match="File name too long"):
+        text_files.read_object(tmp_path / f"{'x' * 300}.json")

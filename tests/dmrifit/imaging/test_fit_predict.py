@@ -820,6 +820,11 @@ def test_predicted_maps_are_those_of_the_estimator_on_the_scaled_voxels(image, s
         np.testing.assert_array_equal(result.affine, AFFINE)
 
 
+def test_a_prediction_searches_no_foreground(image):
+    with pytest.raises(FileNotFoundError, match=r"mask auto: no such file; name one$"):
+        predict_image(trained(SignalToSignal), image, mask="auto")
+
+
 @pytest.mark.parametrize("gain", [0.01, 30])
 def test_the_gain_of_the_scanner_changes_amplitudes_only(image, signals, gain):
     estimator = trained(SignalToSignal)
