@@ -169,6 +169,20 @@ def test_a_tree_without_its_number_of_columns_is_refused():
         check_arrays(tree)
 
 
+def test_a_compiled_tree_has_the_columns_of_its_estimator():
+    """scikit-learn compares the columns of its input with those of the estimator only."""
+    tree = DecisionTreeRegressor(random_state=0).fit(X, Y)
+    with_columns = DecisionTreeRegressor(random_state=0).fit(np.hstack([X, X]), Y).tree_
+    # No node may read a column that is missing: this is not what refuses the tree.
+    nodes = with_columns.__getstate__()["nodes"].copy()
+    nodes["feature"] = np.minimum(nodes["feature"], 3)
+    with_columns.__setstate__(with_columns.__getstate__() | {"nodes": nodes})
+    tree.tree_ = with_columns
+    assert (tree.tree_.n_features, tree.n_features_in_) == (8, 4)
+    with pytest.raises(RefusedError, match="nodes and columns of DecisionTreeRegressor"):
+        check_arrays(tree)
+
+
 def test_isolation_trees_see_all_columns():
     forest = IsolationForest(n_estimators=3).fit(X)
     forest.estimators_features_[1] = np.arange(2)
