@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from anomaly.detectors.features import (
     FEATURES,
@@ -59,6 +60,25 @@ def test_smoothing_may_differ_between_axes():
     smooth = masked_smoothing(line, np.ones((9, 9, 9), dtype=bool), (1.0, 0.0, 0.0))
     assert np.count_nonzero(smooth[:, 4, 4]) == 9
     assert np.count_nonzero(smooth) == 9
+
+
+@pytest.mark.parametrize("sd", [(2.0, 1.0, 0.5), (0.6, 0.0, 1.7)])
+def test_smoothing_by_an_anisotropic_sd_is_the_normalized_gaussian_of_scipy(sd):
+    rng = np.random.default_rng(7)
+    volume = rng.uniform(1, 5, size=(11, 12, 13))
+    # A part of the volume with holes, away from some of its borders.
+    mask = np.zeros(volume.shape, dtype=bool)
+    mask[2:10, :9, 3:] = rng.random((8, 9, 10)) < 0.6
+    values = ndimage.gaussian_filter(volume * mask, sd, mode="constant")
+    weights = ndimage.gaussian_filter(mask.astype(float), sd, mode="constant")
+    expected = np.zeros(volume.shape)
+    expected[mask] = values[mask] / weights[mask]
+    smooth = Smoother(mask)
+    np.testing.assert_allclose(smooth(volume, sd), expected, rtol=1e-4)
+    # The order of the axes matters, also for weights that are kept.
+    turned = smooth(volume, sd[::-1])
+    assert np.abs(turned - expected).max() > 0.1
+    np.testing.assert_allclose(masked_smoothing(volume, mask, sd[::-1]), turned)
 
 
 def test_smoothing_inside_a_mask_keeps_constants_and_what_is_outside_away():
