@@ -54,7 +54,7 @@ class Smoother:
         self.mask = mask
         # A third of a scan is outside the box of the brain, where nothing is smoothed.
         boxes = ndimage.find_objects(mask.astype(np.int8))
-        self.box = boxes[0] if boxes else (slice(0),) * 3
+        self.box = boxes[0] if boxes else (slice(1),) * 3
         self._weights: dict[float | tuple[float, ...], NDArray] = {}
 
     def __call__(self, volume: NDArray, sd: float | tuple[float, ...]) -> NDArray[np.float32]:

@@ -155,3 +155,8 @@ def test_voxels_outside_take_the_nearest_one_inside(scan):
     nearest = nearest_inside(mask)
     assert mask[nearest].all()
     np.testing.assert_array_equal(np.stack(nearest)[:, mask], np.argwhere(mask).T)
+
+
+def test_smoothing_in_an_empty_mask_gives_zeros():
+    empty = np.zeros((4, 5, 6), dtype=bool)
+    assert not masked_smoothing(np.ones(empty.shape, np.float32), empty, 0.8).any()
