@@ -37,11 +37,16 @@ _logger = logging.getLogger("dmrifit")
 
 
 class CodeStore:
-    """The files of a compiled module, in the folder of its path; messages name it by its title."""
+    """
+    The files of a compiled module, in the folder of its path.
 
-    def __init__(self, path: Path, title: str) -> None:
+    Messages name it by its title, and the environment variable that chooses another folder.
+    """
+
+    def __init__(self, path: Path, title: str, variable: str) -> None:
         self.path = path
         self._title = title
+        self._variable = variable
         self._said: set[str] = set()
         self._lock: IO[bytes] | None = None
         self._depth = 0
@@ -97,7 +102,8 @@ class CodeStore:
         self._say(
             "not kept",
             f"the compiled {self._title} cannot be kept in the cache {self.path.parent} "
-            f"({reason}): it is compiled anew in every process",
+            f"({reason}): it is compiled anew in every process; set {self._variable} to a folder "
+            "that can be written to",
         )
 
     def _say(self, kind: str, line: str) -> None:
@@ -219,10 +225,11 @@ class _CheckedFiles:
 
     def __init__(self, folder: Path, name: str, store: CodeStore, stamp: Any) -> None:
         self._folder = folder
-        self._name = name
+        # numba's own files of the same function have no seal, and may lie in this folder.
+        self._name = f"{name}.sealed"
         self._store = store
         self._made_by = numba.__version__, stamp
-        self.index = folder / f"{name}.nbi"
+        self.index = folder / f"{self._name}.nbi"
 
     def flush(self) -> None:
         self._write_index({})

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_environment", "njit"]
 
+# Chooses the folder of the machine code.
+_VARIABLE = "NUMBA_CACHE_DIR"
+
 _logger = logging.getLogger("dmrifit")
 
 
@@ -64,14 +67,15 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 def _store_of(module: str, folder: str) -> CodeStore:
     from dmrifit._utils.code_store import CodeStore
 
-    return CodeStore(Path(folder, f"{module}.py"), f"module {module}")
+    return CodeStore(Path(folder, f"{module}.py"), f"module {module}", _VARIABLE)
 
 
 # Said once, not for every function.
 @cache
 def _say_not_kept(reason: str) -> None:
     _logger.warning(
-        "compiled code cannot be kept (%s): every process compiles it anew; set NUMBA_CACHE_DIR "
-        "to a folder that can be written to",
+        "compiled code cannot be kept (%s): every process compiles it anew; set %s to a folder "
+        "that can be written to",
         reason,
+        _VARIABLE,
     )

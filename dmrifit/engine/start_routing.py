@@ -49,7 +49,8 @@ def routing_weights(problem: Problem, *, floored: bool) -> NDArray[np.float64]:
             # A kernel may not be on disk.
             store = None
             if path.is_absolute():
-                store = CodeStore(path, f"fit of model {problem.model.name}")
+                title = f"fit of model {problem.model.name}"
+                store = CodeStore(path, title, "DMRIFIT_CACHE")
             weights = None if store is None else _read(store, key)
             if weights is None:
                 weights = _calibrate(problem, floored)

@@ -167,16 +167,17 @@ def _import(name: str, model: SignalModel | None, part: str) -> ModuleType:
     write = _SOURCES[part]
     title = f"fit of model {_title(model)}"
     path = None
+    store = None
     try:
         path = _cache_folder() / f"{name}.py"
-        store = CodeStore(path, title)
+        store = CodeStore(path, title, "DMRIFIT_CACHE")
         kernel = _executed(name, store.module_text(lambda: write(model)), path)
     # numba raises a RuntimeError where it finds no folder for its files.
     except (OSError, RuntimeError) as error:
-        if path is None:
+        if store is None:
             _logger.warning("there is no folder for compiled fits (%s)", error)
         else:
-            CodeStore(path, title).say_not_kept(error)
+            store.say_not_kept(error)
         text = write(model)
         for option in (", cache=True", '"cache": True, '):
             text = text.replace(option, "")

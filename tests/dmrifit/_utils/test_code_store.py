@@ -141,6 +141,7 @@ def test_a_full_disk_leaves_the_fit_in_memory(start, tmp_path, caplog, monkeypat
     (record,) = caplog.records
     expected = f"cannot be kept in the cache {tmp_path / 'cache'} (No space left on device)"
     assert expected in record.getMessage()
+    assert "set DMRIFIT_CACHE to a folder that can be written to" in record.getMessage()
     caplog.clear()
     assert start() == (False, 1)
     assert not caplog.records

@@ -18,6 +18,13 @@ def double(x):
 """
 
 
+def import_doubling(path):
+    spec = importlib.util.spec_from_file_location("doubling", path)
+    doubling = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(doubling)
+    return doubling
+
+
 @pytest.fixture
 def module(tmp_path, caplog):
     """Give a function that loads a module with a compiled function as another process would."""
@@ -29,11 +36,9 @@ def module(tmp_path, caplog):
         compiled._say_not_kept.cache_clear()
         compiled._store_of.cache_clear()
         caplog.clear()
-        spec = importlib.util.spec_from_file_location("doubling", path)
-        loaded = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(loaded)
-        assert loaded.double(21.0) == 42
-        return sum(loaded.double.stats.cache_hits.values()), caplog.messages
+        doubling = import_doubling(path)
+        assert doubling.double(21.0) == 42
+        return sum(doubling.double.stats.cache_hits.values()), caplog.messages
 
     return load
 
@@ -48,6 +53,38 @@ def test_a_function_whose_source_has_changed_is_compiled_again(module, tmp_path)
     path = tmp_path / "doubling.py"
     path.write_text(SOURCE.replace("2 * x", "x + x"))
     os.utime(path, (1e9, 1e9))
+    assert module() == (0, [])
+    assert module() == (1, [])
+
+
+def test_files_of_numba_itself_are_left_alone(module, tmp_path):
+    path = tmp_path / "doubling.py"
+    path.write_text(SOURCE.replace("dmrifit._utils.compiled", "numba").replace("2 * x", "3 * x"))
+    assert import_doubling(path).double(21.0) == 63
+    numba_files = {file: file.read_bytes() for file in tmp_path.glob("__pycache__/*.nb?")}
+    assert len(numba_files) == 2
+    path.write_text(SOURCE)
+    assert module() == (0, [])
+    assert module() == (1, [])
+    for file, content in numba_files.items():
+        assert file.read_bytes() == content
+
+
+def test_a_full_disk_costs_time_only(module, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, os.strerror(28))
+
+    folder = tmp_path / "__pycache__"
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            n_hits, lines = module()
+        assert n_hits == 0
+        (line,) = lines
+        assert f"module doubling cannot be kept in the cache {folder} (No space left" in line
+        assert "set NUMBA_CACHE_DIR to a folder that can be written to" in line
+        assert not list(folder.glob("*.nb?"))
+        assert not list(folder.glob("*.tmp"))
     assert module() == (0, [])
     assert module() == (1, [])
 
