@@ -9,13 +9,11 @@ import json
 import os
 import re
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 __all__ = [
@@ -36,7 +34,8 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HIDDEN = ".dmrifit-"
 _COMPLETE = ".complete"
 _LOCK = ".lock"
-_RECORD = ".names"
+_LAST = ".last"
+_EARLIER = ".earlier"
 _JUST_NOW = 2 * 10**9  # nanoseconds; a disk may count its times in seconds
 _UNFINISHED = ".part-"
 # A process on another machine may write to the same disk, and its number says nothing here.
@@ -62,7 +61,6 @@ def whole_file(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
     unfinished = path.with_name(f"{_UNFINISHED}{os.getpid()}-{path.name}")
     try:
         yield unfinished
-        _make_readable(unfinished)
         if lasting:
             # Otherwise a power cut could leave an empty file under the final name.
             with unfinished.open("rb") as file:
@@ -125,13 +123,6 @@ def check_room(path: Path, n_bytes: float) -> None:
         )
 
 
-def _make_readable(path: Path) -> None:
-    """Let the owner read a file that an odd umask has hidden from everybody."""
-    mode = path.stat().st_mode
-    if not mode & stat.S_IRUSR:
-        path.chmod(mode | stat.S_IRUSR | stat.S_IWUSR)
-
-
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file that appears under its name only when it is complete."""
     with whole_file(path) as unfinished:
@@ -144,13 +135,11 @@ def remove_abandoned_parts(folder: str | Path, name: str | None = None) -> None:
         pid, _, final_name = unfinished.name.removeprefix(_UNFINISHED).partition("-")
         if not pid.isdecimal() or name not in (None, final_name):
             continue
-        try:
+        # Another process may have removed it.
+        with suppress(OSError):
             age = time.time() - unfinished.stat().st_mtime
             if age > _ABANDONED_SECONDS and not _alive(int(pid)):
-                unfinished.unlink(missing_ok=True)
-        # Another process has removed it.
-        except OSError:
-            continue
+                unfinished.unlink()
 
 
 def _alive(pid: int) -> bool:
@@ -169,15 +158,18 @@ class FileSet:
     """
     Files that appear together under their names, each of them complete, or not at all.
 
-    Inside its block, `path` names a path for each file in a hidden folder. At the end the hidden
-    folder is renamed as complete, and then its files to their final names, the last of `names`
-    last, which marks the set as complete. After an exception in the block nothing has changed. The
-    next set in the same folder finishes the renames of a killed process, or removes what it had
-    not completed. `keep` are inputs, which are never replaced.
+    Inside its block, `path` names a path for each file in a hidden folder. At the end earlier
+    files of these names move into the hidden folder. Then it is renamed as complete, and its new
+    files move out, the last of `names` last, which marks the set as complete. After an exception
+    in the block nothing has changed. After a kill the next set in the same folder finishes a
+    complete set, or undoes what was begun. `keep` are inputs, which are never replaced.
     """
 
     # The hidden folder lies inside the folder, which is never renamed itself: it may hold files of
-    # the user, be a link or a mounted disk, or have a parent that cannot be written to.
+    # the user, be a link or a mounted disk, or have a parent that cannot be written to. It has a
+    # subfolder for each file, of the file's name: a name of a folder leads nowhere else, whoever
+    # made it. What moves later finds its final name free, so that a hidden folder from elsewhere
+    # replaces and removes nothing.
 
     def __init__(
         self,
@@ -196,6 +188,8 @@ class FileSet:
             )
         for name in self.names:
             check_name(name)
+            if not name or Path(name).name != name or name.startswith("."):
+                raise ValueError(f"{name!r} is not the name of a file; leave out folders and dots")
         # Before the check, because these files exist once their renames are finished.
         finish_interrupted(self.folder)
         paths = [self.folder / name for name in self.names]
@@ -235,7 +229,10 @@ class FileSet:
             # this one lives; on a disk without locks, none ever does.
             if self._lock.enter_context(_locked(new_lock, os.O_RDWR | os.O_CREAT)):
                 os.replace(new_lock, self._hidden / _LOCK)
+            for name in self.names:
+                self.path(name).parent.mkdir(parents=True)
         except OSError as error:
+            self.__exit__(type(error), error, None)
             raise type(error)(
                 f"cannot write to the folder {self.folder}: {error.strerror}; choose another one"
             ) from error
@@ -249,7 +246,10 @@ class FileSet:
         """Return the path to write a file to."""
         if self._hidden is None or name not in self.names:
             raise ValueError(f"{name} is not a file of this set: {self.names}")
-        return self._hidden / name
+        slots = self._hidden
+        if name == self.names[-1]:
+            slots /= _LAST
+        return slots / name / name
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the set."""
@@ -261,55 +261,39 @@ class FileSet:
         )
         self.path(name).write_text(text + "\n", encoding="utf-8")
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._hidden is None:
-            return
-        try:
-            if error_type is None:
-                self._publish(self._hidden)
-        finally:
-            shutil.rmtree(self._hidden, ignore_errors=True)
-            self._hidden = None
-            self._lock.close()
-            if error_type is not None:
-                self._remove_new_folders()
+    def __exit__(self, error_type: object, error: BaseException | None, _: object) -> None:
+        with self._lock:
+            if self._hidden is not None:
+                complete = self._hidden.with_name(self._hidden.name + _COMPLETE)
+                try:
+                    if error_type is None:
+                        self._publish(self._hidden, complete)
+                # Renames take no time, so an interrupt is passed on when they are done or undone.
+                finally:
+                    _settle(self._hidden)
+                    _settle(complete)
+        self._hidden = None
+        for folder in self._new_folders:
+            # Those that hold files stay: the new ones, or those of another run.
+            with suppress(OSError):
+                folder.rmdir()
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise _no_room(error, self.folder) from error
 
-    def _publish(self, hidden: Path) -> None:
-        """Rename the hidden folder as complete, and then its files to their final names."""
-        written = [name for name in self.names if (hidden / name).exists()]
-        # Files that only an earlier run wrote do not belong to these.
-        outdated = [name for name in self.names if name not in written]
-        for name in written:
-            _make_readable(hidden / name)
-        write_text(hidden / _RECORD, json.dumps([written, outdated]))
-        complete = hidden.with_name(hidden.name + _COMPLETE)
+    def _publish(self, hidden: Path, complete: Path) -> None:
+        """Exchange the files of an earlier set for the new ones, each by a rename."""
+        finish_interrupted(self.folder)
         with _locked(self.folder, os.O_RDONLY, fcntl.LOCK_EX):
+            # The mark first: it must not stand beside a part of its set.
+            for slot in reversed(_slots(hidden)):
+                if _is_file(self.folder / slot.name):
+                    _rename(self.folder / slot.name, slot / _EARLIER, hidden)
             os.replace(hidden, complete)
-            try:
-                _exchange(complete)
-            # Renames take no time, so the set is finished before the interrupt is passed on.
-            except KeyboardInterrupt:
-                _exchange(complete)
-                raise
-
-    def _remove_new_folders(self) -> None:
-        for folder in self._new_folders:
-            try:
-                folder.rmdir()
-            # Another run has written there.
-            except OSError:
-                return
+            _settle(complete)
 
 
 def finish_interrupted(folder: str | Path) -> None:
-    """Finish the renames of killed processes in a folder, and remove what they left unfinished."""
+    """Finish or undo the renames of killed processes in a folder; remove what they left."""
     folder = Path(folder)
     # Most folders hold nothing of the kind, and need no lock.
     if not any(folder.glob(f"{_HIDDEN}*")):
@@ -317,75 +301,94 @@ def finish_interrupted(folder: str | Path) -> None:
     with _locked(folder, os.O_RDONLY, fcntl.LOCK_EX):
         for hidden in sorted(folder.glob(f"{_HIDDEN}*")):
             with _locked(hidden / _LOCK, os.O_RDWR) as is_locked:
-                # Renames may be repeated, so a disk without locks does not prevent them.
-                if hidden.name.endswith(_COMPLETE):
-                    if is_locked or not (hidden / _LOCK).exists():
-                        _exchange(hidden)
-                # Without the lock it belongs to a process that lives, or to somebody else.
-                elif is_locked:
-                    shutil.rmtree(hidden, ignore_errors=True)
+                # Without the lock it belongs to a process that lives, or to somebody else. What is
+                # complete may move again and again, so a disk without locks does not prevent it.
+                is_unlockable = hidden.suffix == _COMPLETE and not (hidden / _LOCK).exists()
+                if is_locked or is_unlockable:
+                    _settle(hidden)
 
 
 def check_finished(folder: Path, name: str | None = None) -> None:
     """Refuse to read a set, or a file of it, of which a killed process renamed only a part."""
-    for complete in _complete_sets(folder):
-        written, outdated = _read_record(complete)
-        if name is None or name in (*written, *outdated):
+    for hidden in _hidden_folders(folder):
+        names = [slot.name for slot in _slots(hidden)]
+        is_of_set = name is None or name in names
+        # Another user's may hold any file.
+        is_closed = hidden.suffix == _COMPLETE and not os.access(hidden, os.R_OK | os.X_OK)
+        if is_closed or (is_of_set and _moves(hidden)):
             raise ValueError(
                 f"{folder} holds an incomplete set of files: a run was interrupted while it moved "
-                f"them from {complete.name}; give its command again, which finishes the set"
+                f"them from {hidden.name}; give its command again, which finishes the set, or "
+                f"remove {hidden}"
             )
 
 
-def _complete_sets(folder: Path) -> tuple[Path, ...]:
-    """List the sets that were not moved whole; thousands of files of a folder ask for the list."""
-    try:
-        state = folder.stat()
-    except OSError:
-        return ()
+def _hidden_folders(folder: Path) -> list[Path]:
+    """List the hidden folders of sets; thousands of files of a folder ask for the list."""
+    if not folder.is_dir():
+        return []
+    state = folder.stat()
     # What changes a moment after a folder was listed may leave its time as it was.
     if time.time_ns() - state.st_mtime_ns < _JUST_NOW:
-        return tuple(folder.glob(f"{_HIDDEN}*{_COMPLETE}"))
-    return _listed_sets(folder, state.st_dev, state.st_ino, state.st_mtime_ns)
+        _listed.cache_clear()
+    return _listed(folder, state.st_dev, state.st_ino, state.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)
-def _listed_sets(folder: Path, *_: int) -> tuple[Path, ...]:
-    return tuple(folder.glob(f"{_HIDDEN}*{_COMPLETE}"))
+def _listed(folder: Path, *_: int) -> list[Path]:
+    return list(folder.glob(f"{_HIDDEN}*"))
 
 
-def _exchange(complete: Path) -> None:
-    """Rename the files of a complete set to their final names; may be repeated if interrupted."""
-    folder = complete.parent
+def _slots(hidden: Path) -> list[Path]:
+    """List the entry of each file in a hidden folder, that of the mark last; follow no link."""
+    last = hidden / _LAST
+    if hidden.is_symlink() or last.is_symlink():
+        return []
+    entries = [*sorted(hidden.glob("[!.]*")), *sorted(last.glob("[!.]*"))]
+    return [entry for entry in entries if not entry.is_symlink()]
+
+
+def _moves(hidden: Path) -> list[tuple[Path, Path]]:
+    """List the files that leave a hidden folder, with their names to be: new ones, or earlier."""
+    moves = []
+    for slot in _slots(hidden):
+        source = slot / _EARLIER
+        if hidden.suffix == _COMPLETE:
+            # Earlier versions put files there without subfolders.
+            source = slot / slot.name if slot.is_dir() else slot
+        if _is_file(source):
+            moves.append((source, hidden.parent / slot.name))
+    return moves
+
+
+def _settle(hidden: Path) -> None:
+    """Move the files of a complete set to their final names, or earlier ones back to theirs."""
+    for source, target in _moves(hidden):
+        if os.path.lexists(target):
+            raise FileExistsError(
+                f"{target} exists, and {source} of an interrupted run would replace it; remove "
+                f"one of them, or the folder {hidden}"
+            )
+        _rename(source, target, hidden)
+    # Folders in folders, a thousand deep, are not of this program.
+    with suppress(RecursionError):
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a path is a file, or a link, which may move but is not followed."""
+    return path.is_symlink() or path.is_file()
+
+
+def _rename(source: Path, target: Path, hidden: Path) -> None:
+    """Rename a file of a hidden folder, or an earlier one; say what to do where that fails."""
     try:
-        written, outdated = _read_record(complete)
-        # Once the mark has its final name, all files have.
-        if not written or (complete / written[-1]).exists():
-            # The mark of an earlier set must not stand beside files of this one.
-            if len(written) > 1:
-                outdated.append(written[-1])
-            for name in outdated:
-                (folder / name).unlink(missing_ok=True)
-            for name in written:
-                if (complete / name).exists():
-                    os.replace(complete / name, folder / name)
-        # First, because a folder without record has nothing left to rename.
-        (complete / _RECORD).unlink(missing_ok=True)
+        os.replace(source, target)
     except OSError as error:
         raise type(error)(
-            f"cannot give the files in {complete} their final names ({error}); "
-            f"make the folder {folder} writable and run the command again, or move them by hand"
+            f"cannot give the files in {hidden} their final names ({error}); make the folder "
+            f"{hidden.parent} writable and run the command again, or move them by hand"
         ) from error
-    shutil.rmtree(complete, ignore_errors=True)
-
-
-def _read_record(complete: Path) -> tuple[list[str], list[str]]:
-    """Read which files of a set were written, in order, and which files of earlier sets go."""
-    try:
-        written, outdated = json.loads((complete / _RECORD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return [], []
-    return written, outdated
 
 
 @contextmanager

@@ -1,15 +1,19 @@
 """The frame of the programs: help, one-line errors, exit codes, output files."""
 
+import os
 import re
+import resource
 import subprocess
 import sys
 import warnings
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 from dmrifit.cli.console import check_output, make_program, progress
+from dmrifit.io.atomic_files import FileSet
 
 
 def greet(name: str) -> None:
@@ -44,6 +48,33 @@ def test_help_shows_a_worked_line_of_the_program_and_of_each_command(run):
     assert "Example:\n    greeter leave" in run("--help")[1]
     assert "Example:\n    greeter greet Ann" in run("greet", "--help")[1]
     assert run("--version")[1].startswith("greeter 0.")
+
+
+def test_the_owner_can_use_what_a_program_makes_under_any_umask(tmp_path, run_main):
+    def make(folder: Path) -> None:
+        """Make a folder with a file."""
+        with FileSet(folder / "new", ["a"]) as files:
+            files.path("a").write_text("")
+
+    _, main = make_program("maker", "Makes.", {make: "maker make x", leave: "maker leave"})
+    for umask, modes in ((0o777, (0o700, 0o600)), (0o022, (0o755, 0o644)), (0o477, (0o700, 0o600))):
+        folder = tmp_path / oct(umask)
+        before = os.umask(umask)
+        try:
+            assert run_main(main, "maker", "make", folder)[0] == 0
+        finally:
+            os.umask(before)
+        written = (folder, folder / "new", folder / "new" / "a")
+        assert [path.stat().st_mode & 0o777 for path in written] == [modes[0], *modes]
+
+
+def test_too_few_open_files_are_refused_before_the_command(run, monkeypatch):
+    limits = {5: 2, 63: 2, 64: 0, resource.RLIM_INFINITY: 0}
+    for limit, code in limits.items():
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        ended, _, error = run("greet", "Ann")
+        assert ended == code
+        assert ("raise the limit of open files (ulimit -n 64)" in error) == (code == 2)
 
 
 def test_errors_and_warnings_are_a_line_and_ctrl_c_is_told(run):

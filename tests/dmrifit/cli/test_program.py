@@ -160,6 +160,18 @@ def test_kurtosis_can_be_kept_monotonic(scan, run, tmp_path):
     assert re.search(r"% at 5 or 3/\(b_max·D\)", page)
 
 
+@pytest.mark.parametrize("names", ['[[], ["../victim"]]', '[["../victim"], []]', "5", "null", "["])
+def test_a_list_in_a_folder_of_results_is_no_instruction(scan, run, tmp_path, names):
+    hidden = tmp_path / "out" / ".dmrifit-x.complete"
+    hidden.mkdir(parents=True)
+    (hidden / ".names").write_text(names)
+    (tmp_path / "victim").write_text("precious")
+    code, _, err = run("fit", scan, "--model", "adc", "--out", tmp_path / "out", "--no-quicklook")
+    assert code == 0, err
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert not hidden.exists()
+
+
 def test_the_sidecar_says_that_kurtosis_is_kept_monotonic_by_default(scan, run, tmp_path):
     command = ("fit", scan, "--model", "kurtosis", "--no-quicklook", "--out")
     assert run(*command, tmp_path / "default")[0] == 0

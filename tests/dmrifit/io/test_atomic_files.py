@@ -113,6 +113,45 @@ def test_a_folder_that_cannot_be_made_is_named_before_work(tmp_path):
             pytest.fail("the block was entered")
 
 
+def test_a_set_that_cannot_begin_leaves_nothing(tmp_path, monkeypatch):
+    make = os.mkdir
+
+    def forbidden(path, *options, **places):
+        if Path(path).name == "a":
+            raise PermissionError(1, "Operation not permitted")
+        make(path, *options, **places)
+
+    monkeypatch.setattr(os, "mkdir", forbidden)
+    with pytest.raises(PermissionError, match="cannot write to the folder"), FileSet(tmp_path / "new", ["a"]):
+        pytest.fail("the block was entered")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_complete_set_that_cannot_be_listed_is_refused_to_readers(tmp_path, monkeypatch):
+    kill_before_rename(tmp_path, 0)
+    # As for other users than the one whose run was killed; permissions do not bind root.
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(atomic_files, "_slots", lambda _: [])
+    for name in ("a", "foreign", None):
+        with pytest.raises(ValueError, match="holds an incomplete set of files"):
+            check_finished(tmp_path, name)
+
+
+def test_a_deep_hidden_folder_is_no_bug(tmp_path):
+    hidden = tmp_path / ".dmrifit-x.complete"
+    hidden.mkdir()
+    handle = os.open(hidden, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=handle)
+        deeper = os.open("d", os.O_RDONLY, dir_fd=handle)
+        os.close(handle)
+        handle = deeper
+    os.close(handle)
+    write_two(tmp_path)
+    assert (tmp_path / "b").read_text() == "new"
+    subprocess.run(["rm", "-rf", hidden], check=True)
+
+
 def test_only_declared_names_are_written(tmp_path):
     files = FileSet(tmp_path, ["a"])
     with pytest.raises(ValueError, match="not a file of this set"):
@@ -186,7 +225,7 @@ rename, times = os.replace, 0
 
 def replace(source, target):
     global times
-    if not os.path.basename(target).startswith("."):
+    if os.path.basename(target).startswith(".") == (sys.argv[4] == "earlier"):
         if times == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
         times += 1
@@ -200,8 +239,10 @@ with FileSet(sys.argv[1], ["a", "b", "c"], overwrite=True) as files:
 SET = ["a", "b", "c"]
 
 
-def kill_before_rename(folder, number, names="abc"):
-    ended = subprocess.run([sys.executable, "-c", RENAMED, folder, str(number), names], check=False)
+def kill_before_rename(folder, number, names="abc", moved="new"):
+    """Kill a set before it moves its new files to their names, or an earlier one away from its."""
+    line = [sys.executable, "-c", RENAMED, folder, str(number), names, moved]
+    ended = subprocess.run(line, check=False)
     assert ended.returncode == -signal.SIGKILL
 
 
@@ -230,6 +271,124 @@ def test_a_killed_exchange_is_refused_to_readers_and_finished_by_the_next_set(tm
         FileSet(tmp_path, SET)
     assert texts_of(tmp_path) == dict.fromkeys(SET, "of the killed run") | {"foreign": "of an earlier run"}
     check_finished(tmp_path)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_kill_before_the_set_is_complete_is_refused_to_readers_and_undone_by_the_next_set(tmp_path, number):
+    earlier = dict.fromkeys([*SET, "foreign"], "of an earlier run")
+    for name, text in earlier.items():
+        (tmp_path / name).write_text(text)
+    # Those with a dot: the lock, each earlier file, the mark first, and the set as complete.
+    kill_before_rename(tmp_path, number, moved="earlier")
+    if number > 1:
+        assert not (tmp_path / "c").exists()
+        with pytest.raises(ValueError, match=re.escape(f"{tmp_path} holds an incomplete set of files")):
+            check_finished(tmp_path, "a")
+    check_finished(tmp_path, "foreign")
+    with FileSet(tmp_path, ["d"]) as files:
+        files.path("d").write_text("new")
+    assert texts_of(tmp_path) == earlier | {"d": "new"}
+    check_finished(tmp_path)
+
+
+def test_files_that_cannot_be_replaced_stay_with_their_set(tmp_path, monkeypatch):
+    for name in SET:
+        (tmp_path / name).write_text("of an earlier run")
+    rename = os.replace
+
+    def forbidden(source, target):
+        if source == tmp_path / "a":
+            raise PermissionError(1, "Operation not permitted")
+        rename(source, target)
+
+    def write():
+        with FileSet(tmp_path, SET, overwrite=True) as files:
+            for name in SET:
+                files.path(name).write_text("new")
+
+    monkeypatch.setattr(os, "replace", forbidden)
+    with pytest.raises(PermissionError, match="cannot give the files in"):
+        write()
+    assert texts_of(tmp_path) == dict.fromkeys(SET, "of an earlier run")
+
+
+#: What a shared or unpacked folder may bring: a hidden folder's files, by path, and its links.
+PRECIOUS = "precious"
+LISTS = [
+    *('[[],["../victim"]]', '[["../victim"],[]]', '[["a"],["b"]]', "[[],[],[]]", "5", "null", "{}", ""),
+    *("[" * 100_000, "\udcff"),
+]
+
+
+def write_two_beside(out, *, is_refused=False):
+    """Write a set into a folder that a hidden one was put into; nothing of the user's may change."""
+    victim = out.parent / "victim"
+    (out / "user").write_text(PRECIOUS)
+    victim.write_text(PRECIOUS)
+    if is_refused:
+        with pytest.raises(FileExistsError, match=re.escape(f"or the folder {out / '.dmrifit-'}")):
+            write_two(out)
+    else:
+        write_two(out)
+        assert (out / "a").read_text() == (out / "b").read_text() == "new"
+    assert (out / "user").read_text() == victim.read_text() == PRECIOUS
+
+
+@pytest.mark.parametrize("text", LISTS)
+def test_a_list_of_names_in_a_hidden_folder_is_no_instruction(tmp_path, text):
+    hidden = tmp_path / "out" / ".dmrifit-x.complete"
+    hidden.mkdir(parents=True)
+    (hidden / ".names").write_text(text.replace("../", f"{tmp_path}/"), errors="surrogateescape")
+    check_finished(tmp_path / "out")
+    write_two_beside(tmp_path / "out")
+    hidden.mkdir()
+    (hidden / ".names").write_text(text, errors="surrogateescape")
+    write_text(hidden / "d" / "d", "moves")
+    with pytest.raises(ValueError, match=re.escape(f"or remove {hidden}")):
+        check_finished(tmp_path / "out")
+    atomic_files.finish_interrupted(tmp_path / "out")
+    assert texts_of(tmp_path / "out") == {"a": "new", "b": "new", "d": "moves", "user": PRECIOUS}
+
+
+@pytest.mark.parametrize("name", [".dmrifit-x", ".dmrifit-x.complete"])
+@pytest.mark.parametrize("place", ["", ".last"])
+def test_a_hidden_folder_replaces_nothing(tmp_path, name, place):
+    out = tmp_path / "out"
+    hidden = out / name
+    source = "user" if name.endswith(".complete") else ".earlier"
+    write_text(hidden / place / "user" / source, "planted")
+    (hidden / ".lock").write_text("")
+    write_two_beside(out, is_refused=True)
+    shutil.rmtree(hidden)
+    write_two_beside(out)
+
+
+@pytest.mark.parametrize("name", [".dmrifit-x", ".dmrifit-x.complete"])
+@pytest.mark.parametrize("link", ["", ".last", "victim", ".lock", ".last/victim"])
+def test_links_in_hidden_folders_are_not_followed(tmp_path, name, link):
+    out = tmp_path / "out"
+    (tmp_path / "home" / "victim").mkdir(parents=True)
+    files = [tmp_path / "home" / "victim" / file for file in ("victim", ".earlier", ".lock")]
+    for file in files:
+        file.write_text(PRECIOUS)
+    planted = out / name / link
+    planted.parent.mkdir(parents=True)
+    planted.symlink_to(tmp_path / "home" / ("victim" if "victim" in link else ""))
+    write_two_beside(out)
+    assert [file.read_text() for file in files] == [PRECIOUS] * 3
+    assert not (out / "victim").exists()
+
+
+def test_what_an_earlier_version_left_without_subfolders_is_finished(tmp_path):
+    hidden = tmp_path / ".dmrifit-x.complete"
+    hidden.mkdir()
+    (hidden / ".names").write_text('[["a", "b"], ["user"]]')
+    (hidden / "a").write_text("left")
+    (tmp_path / "user").write_text(PRECIOUS)
+    with pytest.raises(ValueError, match="incomplete set of files"):
+        check_finished(tmp_path, "a")
+    atomic_files.finish_interrupted(tmp_path)
+    assert texts_of(tmp_path) == {"a": "left", "user": PRECIOUS}
 
 
 def test_a_folder_is_listed_once_until_it_changes(tmp_path, monkeypatch):
@@ -349,6 +508,9 @@ def test_names_that_no_disk_or_text_can_hold_are_refused_before_the_block(tmp_pa
         FileSet(tmp_path, ["a" * 256])
     with pytest.raises(ValueError, match="is not in UTF-8"):
         FileSet(tmp_path, ["a\udcff"])
+    for name in ("../a", "/a", "b/a", ".", "..", ".lock", ""):
+        with pytest.raises(ValueError, match="is not the name of a file"):
+            FileSet(tmp_path, ["c", name])
     with FileSet(tmp_path, ["ä" * 127]) as files:
         files.path("ä" * 127).write_text("")
 
@@ -364,8 +526,8 @@ def test_a_disk_without_room_is_named_before_the_work(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o777, 0o600)])
-def test_files_have_the_mode_of_the_umask_and_an_owner_who_reads_them(tmp_path, umask, mode):
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_files_have_the_mode_of_the_umask(tmp_path, umask, mode):
     before = os.umask(umask)
     try:
         write_text(tmp_path / "a", "")

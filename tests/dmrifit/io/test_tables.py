@@ -95,8 +95,9 @@ def test_a_file_that_a_table_names_is_found_or_told_apart_from_a_folder(tmp_path
 
 def test_a_table_of_an_interrupted_set_is_refused(tmp_path):
     complete = tmp_path / ".dmrifit-x.complete"
-    complete.mkdir()
-    (complete / ".names").write_text('[["map.nii.gz", "cases.tsv"], []]')
+    (complete / "map.nii.gz").mkdir(parents=True)
+    (complete / ".last" / "cases.tsv").mkdir(parents=True)
+    (complete / ".last" / "cases.tsv" / "cases.tsv").write_text("patient\nP1\n")
     with pytest.raises(ValueError, match=r"incomplete set of files.*give its command again"):
         read_rows(tmp_path / "cases.tsv", required=["patient"])
     (tmp_path / "foreign.tsv").write_text("patient\nP1\n")
