@@ -96,6 +96,9 @@ class CaseRun:
             record = None
             if not overwrite and all((folder / picture).exists() for picture in pictures):
                 record = read_record(folder / self.record, self.fields)
+            # A record from elsewhere must not lead to other folders.
+            if record is not None and record.get("folder", name) != name:
+                record = None
             try:
                 if record is not None and is_current(case, record):
                     records[name] = record

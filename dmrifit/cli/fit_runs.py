@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import glob
 import json
-import os
-import re
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -40,7 +38,6 @@ _MOST_PICTURES = 24  # on one page, of some 100 kB each
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "name": str,
     "model": str,
-    "sidecar": str,
     "voxels": int,
     "fitted": int,
     "seconds": float,
@@ -164,6 +161,10 @@ def fit_many(
     earlier_records = {
         scan.name: read_record(out / _RECORDS / f"{scan.name}.json", _FIELDS) for scan in scans
     }
+    for scan in scans:
+        record = earlier_records[scan.name]
+        if record is not None:
+            record["sidecar"] = _sidecar(scan, record["model"])
     records = f"{_RECORDS}/*.json"
     begin_run(out, settings, overwrite, results=(_TABLE, FAILED, _PAGE), records=records)
     describe_dataset(out, "Maps of signal models, fitted by dmrifit", "derivative", _README)
@@ -209,7 +210,6 @@ def fit_many(
         for row in results:
             rows[row["name"]] = row
             if not row.get("error"):
-                row["sidecar"] = os.path.relpath(row["sidecar"], out.resolve())
                 _remove_maps_of(earlier_records[row["name"]], row, out)
                 text = json.dumps(row, indent=2) + "\n"
                 write_text(out / _RECORDS / f"{row['name']}.json", text)
@@ -245,7 +245,6 @@ def _fit(task: FitTask) -> dict[str, Any]:
     from dmrifit.engine.models import resolve_model
     from dmrifit.imaging.fit_predict import fit_image
     from dmrifit.imaging.scan_info import contrast_lines
-    from dmrifit.io.bids_derivatives import common_stem, derivative_name
 
     manifest = task.scan.read(task.te)
     protocol, images = manifest.protocol, list(manifest.images)
@@ -256,20 +255,29 @@ def _fit(task: FitTask) -> dict[str, Any]:
         name, reason = suggest_model(protocol)
     name = resolve_model(name).name
     fit_image(images, protocol, name, mask=task.mask, out=task.folder, **task.options)
-    sidecar = task.folder / derivative_name(common_stem(images), "dwimap.json", model=name)
-    description = json.loads(sidecar.read_text(encoding="utf-8"))
+    sidecar = _sidecar(task.scan, name)
+    text = (task.folder / Path(sidecar).name).read_text(encoding="utf-8")
+    description = json.loads(text)
     voxels = description["Status"]["Voxels"]
     n_voxels = sum(voxels.values())
     return {
         "model": name,
         "reason": reason,
         "protocol": "; ".join(contrast_lines(protocol)),
-        "sidecar": str(sidecar),
+        "sidecar": sidecar,
         "voxels": n_voxels,
         "fitted": n_voxels - voxels["not fitted"],
         "not_fitted": description.get("NotFitted", {}).get("Reasons", {}),
         "sources": task.sources,
     }
+
+
+def _sidecar(scan: DiffusionScan, model: str) -> str:
+    """Name the sidecar of a fit, in the folder of all; no path is taken from a file there."""
+    from dmrifit.io.bids_derivatives import common_stem, derivative_name
+
+    name = derivative_name(common_stem(scan.images), "dwimap.json", model=model)
+    return str(scan.folder / name)
 
 
 def _row(scan: DiffusionScan) -> dict[str, Any]:
@@ -359,10 +367,12 @@ def _remove_maps_of(
     sidecar = out / earlier_record["sidecar"]
     if not sidecar.is_file():
         return
-    names = re.findall(r'"([^"/\\]+_dwimap\.nii\.gz)"', sidecar.read_text(encoding="utf-8"))
-    names += [sidecar.name.replace("dwimap.json", f"quicklook.{kind}") for kind in ("html", "png")]
-    for name in [*names, sidecar.name]:
-        sidecar.with_name(name).unlink(missing_ok=True)
+    stem = sidecar.name.removesuffix("dwimap.json")
+    endings = ("param-*_dwimap.nii.gz", "quicklook.html", "quicklook.png")
+    for ending in endings:
+        for path in sidecar.parent.glob(glob.escape(stem) + ending):
+            path.unlink(missing_ok=True)
+    sidecar.unlink(missing_ok=True)
 
 
 def _absolute(scan: DiffusionScan) -> DiffusionScan:

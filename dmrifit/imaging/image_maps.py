@@ -246,7 +246,7 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
         if not sidecar.is_file():
             return windows
         described = json.loads(sidecar.read_text(encoding="utf-8")).get("Status", {})
-        status = folder / described.get("File", "")
+        status = folder / Path(described.get("File", "")).name
         if not status.is_file():
             return windows
         is_inside = read_volume(status) != OUTSIDE

@@ -54,6 +54,14 @@ def test_only_what_is_new_changed_or_damaged_is_done_again(tmp_path):
     assert run(tmp_path, {"a": 1, "b": 3}, overwrite=True) == ["a", "b"]
 
 
+@pytest.mark.parametrize("folder", ["../a", "/", "b"])
+def test_a_case_is_processed_again_where_its_record_names_another_folder(tmp_path, folder):
+    assert run(tmp_path, {"a": 1}) == ["a"]
+    record = {"name": "a", "source": 1, "folder": folder}
+    (tmp_path / "a" / "done.json").write_text(json.dumps(record))
+    assert run(tmp_path, {"a": 1}) == ["a"]
+
+
 def test_missing_pictures_are_drawn_where_a_run_is_asked_for_them(tmp_path):
     case_run = replace(RUN, pictures=("a.png", "b.html"))
     inputs = {"a": 1, "b": 2}

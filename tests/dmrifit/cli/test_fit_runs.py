@@ -152,6 +152,30 @@ def test_maps_of_the_model_before_are_removed(bids, run, tmp_path):
     assert list(folder.glob("*model-kurtosis*")) == [own_file]
 
 
+@pytest.mark.parametrize("place", ["..", "home", "absolute"])
+def test_a_record_from_elsewhere_names_no_file_to_remove_or_to_show(write_scan, run, tmp_path, place):
+    write_scan(tmp_path, "a", Protocol([0, 500, 1000]))
+    out, home = tmp_path / "maps", tmp_path / "home"
+    arguments = ("fit", tmp_path / "a*.nii.gz", "--out", out, "--model", "adc")
+    assert run(*arguments)[0] == 0
+    home.mkdir()
+    (out / "home").symlink_to(home)
+    for folder in (home, tmp_path):
+        names = ("v_model-adc_dwimap.json", "v_model-adc_param-ADC_dwimap.nii.gz", "v_model-adc_quicklook.png")
+        for name in names:
+            (folder / name).write_text(f'"{names[1]}"')
+    folder = home if place == "absolute" else place
+    record = json.loads((out / ".fits" / "a.json").read_text())
+    record |= {"sidecar": f"{folder}/v_model-adc_dwimap.json", "model": f"{folder}/v_model-adc"}
+    for overwrite in ((), ("--overwrite",)):
+        (out / ".fits" / "a.json").write_text(json.dumps(record))
+        code, _, err = run(*arguments, *overwrite)
+        assert code == 0, err
+        assert "finished before" not in err
+        assert "v_model" not in (out / "index.html").read_text(encoding="utf-8")
+        assert [len(list(folder.glob("v_*"))) for folder in (home, tmp_path)] == [3, 3]
+
+
 def test_a_scan_of_which_no_voxel_is_fitted_has_failed(write_scan, run, tmp_path):
     for name in ("a", "b"):
         write_scan(tmp_path, name, Protocol([0, 500, 1000]))
