@@ -70,7 +70,11 @@ class _LenientStream:
             yield
         except OSError as error:
             if self._dropped is not None and error.errno not in self._dropped:
-                raise
+                # Without its number, by which a full disk under result files is known.
+                raise OSError(
+                    f"standard output cannot be written ({error.strerror}); free some space, or "
+                    "redirect it to another disk"
+                ) from error
             # What is buffered still would be written at the end, and fail again.
             with suppress(OSError, ValueError):
                 nowhere = os.open(os.devnull, os.O_WRONLY)

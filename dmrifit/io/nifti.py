@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import logging
@@ -65,6 +66,7 @@ Images: TypeAlias = Image | Sequence[Image]
 
 #: What reading raises when a file is damaged or cut off.
 DAMAGED = (EOFError, OSError, zlib.error)
+_OPEN_FILES = (errno.EMFILE, errno.ENFILE)
 
 #: Endings of compressed files.
 COMPRESSED = (".gz", ".bz2", ".zst")
@@ -456,7 +458,7 @@ def spatial_header(header: nib.Nifti1Header) -> nib.Nifti1Header:
     return plain
 
 
-def damaged(name: str, error: BaseException, data: Any = None) -> ValueError:
+def damaged(name: str, error: BaseException, data: Any = None) -> Exception:
     """Make the error for a damaged file, or a block that cannot be computed."""
     problem = " ".join(str(error).split())
     if data is not None and not nib.is_proxy(data):
@@ -466,6 +468,9 @@ def damaged(name: str, error: BaseException, data: Any = None) -> ValueError:
         )
     if isinstance(error, FileNotFoundError):
         return _vanished(name)
+    # The machine's limit is not the fault of the file.
+    if isinstance(error, OSError) and error.errno in _OPEN_FILES:
+        return OSError(error.errno, error.strerror, name)
     return ValueError(
         f"{name} cannot be read to its end, it seems damaged or cut off ({problem}); copy it again"
     )
@@ -489,6 +494,8 @@ def _load_header(path: Path) -> Any:
         raise
     # nibabel guesses the format from the ending, and each format raises errors of its own.
     except Exception as error:
+        if getattr(error, "errno", None) in _OPEN_FILES:
+            raise
         if not path.is_file():
             raise _vanished(str(path)) from error
         raise ValueError(

@@ -4,7 +4,8 @@ Run programs on a machine that does not go along, and say what is wrong.
     .venv/bin/python tests/faults/run_machine.py [--store] [KIND ...] [MOST]
 
 Kinds: names of outputs and inputs that no disk or text can hold (every command), extras that are not installed (every
-command that is killed, with its real input), streams that are closed or full and interrupts (a command of each program).
+command that is killed, with its real input), streams that are closed or full, limits of a shell and interrupts (a command
+of each program).
 A number is the most that is tried of each kind.
 """
 
@@ -21,6 +22,7 @@ import re
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -37,7 +39,7 @@ from counts import kind_of_complaint, store
 from kill_trials import ONE_THREAD, Trials
 from killing import PROGRAMS, damages
 
-__all__ = ["NAMES", "STREAMS", "commands", "interrupt_complaints", "refusal_complaints", "stream_complaints", "words_of"]
+__all__ = ["NAMES", "STREAMS", "commands", "interrupt_complaints", "limit_complaints", "refusal_complaints", "stream_complaints", "words_of"]
 
 #: Names of outputs, and what is said of them.
 NAMES = {
@@ -57,6 +59,8 @@ STREAMS = {
     "| true": False,
     ">/dev/full": True,
 }
+#: Limits of a shell, and what is said where a program refuses to run under them.
+LIMITS = {"umask 777": "", "ulimit -n 5": "only 5 files may be open at a time"}
 EXTRAS = {
     "deep": ("torch", "skorch", "monai"),
     "report": ("matplotlib", "jinja2"),
@@ -189,6 +193,41 @@ def stream_complaints(words: list[str], place: Path, shell: str) -> list[str]:
     return found
 
 
+def limits() -> Iterator[tuple[str, list[str]]]:
+    """Try limits of a shell: results are there and the owner can use them, or nothing is."""
+    with tempfile.TemporaryDirectory() as folder:
+        trials = Trials(Path(folder))
+        for command in (command for command in LONG if command.name in _QUICK):
+            for limit, says in LIMITS.items():
+                words, place = trials.line(command)
+                found = limit_complaints(words, place, limit, says)
+                if not says:
+                    found += trials.differences(command, place)
+                yield f"{command.name} {limit}", found
+
+
+def limit_complaints(words: list[str], place: Path, limit: str, says: str) -> list[str]:
+    """Run a line under a limit of the shell, which has to be refused in these words where there are any."""
+    line = f"{limit}; exec {shlex.join(words)}"
+    if os.geteuid() == 0 and shutil.which("setpriv"):
+        # Permissions hold for root, too, without its capabilities.
+        line = f"{limit}; exec setpriv --bounding-set=-all --inh-caps=-all {shlex.join(words)}"
+    done = subprocess.run(["bash", "-c", line], cwd=place, capture_output=True, check=False)
+    said = done.stderr.decode()
+    found = []
+    if done.returncode != (2 if says else 0):
+        found.append(f"the exit code is {done.returncode}: {said}")
+    if "Traceback" in said:
+        found.append(f"a traceback: {said}")
+    if says not in said:
+        found.append(f"nothing of {says!r} in: {said}")
+    files = list((place / "out").rglob("*"))
+    unusable = [path for path in files if not path.stat().st_mode & stat.S_IRUSR]
+    if unusable or (files and says) or any(".dmrifit-" in path.name for path in files):
+        found.append(f"left behind: {files}")
+    return found
+
+
 def interrupts() -> Iterator[tuple[str, list[str]]]:
     """Press Ctrl-C at moments from the first on: one line, the code 130, nothing half-written."""
     draw = random.Random(7)
@@ -235,6 +274,7 @@ KINDS = {
     "names": ("names of files, full disks", names),
     "extras": ("missing extras", extras),
     "streams": ("closed and full streams", streams),
+    "limits": ("umask and open files", limits),
     "interrupts": ("interrupts", interrupts),
 }
 

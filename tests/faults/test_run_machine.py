@@ -8,7 +8,7 @@ import run_machine
 from commands import LONG
 from counts import kind_of_complaint
 from kill_trials import Trials
-from run_machine import interrupt_complaints, stream_complaints
+from run_machine import interrupt_complaints, limit_complaints, stream_complaints
 
 
 def test_kinds_are_counted_by_what_was_wrong(monkeypatch, capsys):
@@ -62,6 +62,30 @@ def test_each_kind_of_defect_planted_in_streams_is_a_complaint(line, kind, tmp_p
     code, shell = line
     words = [sys.executable, "-c", f"import sys; {code}"]
     found = {kind_of_complaint(one) for one in stream_complaints(words, tmp_path, shell)}
+    assert found == {kind} - {None}
+
+
+#: What a program may do under a limit of the shell that it has to refuse or not, and the complaint.
+LIMITED = {
+    ("pass", ""): None,
+    ("raise ValueError", ""): "traceback",
+    ("sys.exit(2)", ""): "traceback",
+    ("os.makedirs('out/new', 0o700)", ""): None,
+    ("os.makedirs('out/new', 0)", ""): "half_written",
+    ("os.makedirs('out/.dmrifit-x')", ""): "half_written",
+    ("sys.exit('few files')", "few files"): "traceback",
+    ("print('few files', file=sys.stderr), sys.exit(2)", "few files"): None,
+    ("sys.exit(2)", "few files"): "misleading",
+    ("os.makedirs('out/new'), print('few files', file=sys.stderr), sys.exit(2)", "few files"): "half_written",
+}
+
+
+@pytest.mark.parametrize(("line", "kind"), LIMITED.items())
+def test_each_kind_of_defect_planted_under_limits_is_a_complaint(line, kind, tmp_path):
+    code, says = line
+    (tmp_path / "out").mkdir()
+    words = [sys.executable, "-c", f"import os, sys; {code}"]
+    found = {kind_of_complaint(complaint) for complaint in limit_complaints(words, tmp_path, "true", says)}
     assert found == {kind} - {None}
 
 

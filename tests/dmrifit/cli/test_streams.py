@@ -66,7 +66,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(shell):
 def test_a_full_disk_under_the_output_is_told(shell):
     code, messages, result = shell("write out.txt", ">/dev/full")
     assert code == 2
-    assert "toy: error: No space left on device; the disk is full" in messages
+    assert "toy: error: standard output cannot be written (No space left on device)" in messages
     assert result == "result"
 
 

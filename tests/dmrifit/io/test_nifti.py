@@ -1,5 +1,6 @@
 """Image files, read and written whole."""
 
+import errno
 import gzip
 import os
 import warnings
@@ -55,6 +56,22 @@ def test_an_interrupted_write_leaves_what_was_there(values, tmp_path, monkeypatc
         write_volume(values + 1, AFFINE, tmp_path / "a.nii.gz")
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
     np.testing.assert_array_equal(read_volume(tmp_path / "a.nii.gz"), values)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_a_file_is_not_called_damaged_where_too_many_are_open(tmp_path, monkeypatch, number):
+    path = tmp_path / "a.nii.gz"
+    nifti.write_volume(np.zeros((2, 2, 2)), np.eye(4), path)
+
+    def full(*_, **__):
+        raise OSError(number, os.strerror(number), str(path))
+
+    for name in ("unpack", "nib.load"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"dmrifit.io.nifti.{name}", full)
+            with pytest.raises(OSError, match="Too many open files") as caught:
+                nifti.read_volume(path)
+        assert (caught.value.errno, caught.value.filename) == (number, str(path))
 
 
 def test_a_damaged_volume_is_named(tmp_path):
