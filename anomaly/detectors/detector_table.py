@@ -7,6 +7,8 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
+from dmrifit._utils.plugins import plugin_errors
+
 __all__ = ["CLASS_MODULES", "DETECTORS", "detector_names", "import_detector"]
 
 #: Entry points of this group name detectors that other packages bring, loaded when asked for.
@@ -39,7 +41,13 @@ def detector_names() -> list[str]:
 def import_detector(name: str) -> Any:
     """Import the class of a detector by its name on the command line."""
     if name not in DETECTORS:
-        (entry,) = entry_points(group=PLUGINS, name=name)
-        return entry.load()
+        from anomaly.detectors.base import AnomalyDetector
+
+        entry, *_ = entry_points(group=PLUGINS, name=name)
+        with plugin_errors(entry):
+            detector = entry.load()
+            if not (isinstance(detector, type) and issubclass(detector, AnomalyDetector)):
+                raise TypeError("it is no class under anomaly.detectors.base.AnomalyDetector")
+        return detector
     _, title = DETECTORS[name]
     return getattr(import_module(CLASS_MODULES[title]), title)

@@ -186,7 +186,7 @@ def _is_misspelled(title: str, name: str) -> bool:
     """Whether a column's title is one letter away from a name, or the name in another case."""
     short, long = sorted((title.lower(), name), key=len)
     # Among titles of two letters, such as tr beside te, most differ on purpose.
-    if short == long or len(name) < 3:
+    if short == long or len(name) < 3 or len(long) > len(short) + 1:
         return short == long
     for i in range(len(long)):
         rest = long[:i] + long[i + 1 :]

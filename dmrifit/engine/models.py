@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.counts import counted
+from dmrifit._utils.plugins import plugin_errors
 from dmrifit.engine import exact_math
 from dmrifit.engine.kernels import compiler
 from dmrifit.engine.kernels.branches import COMPARISONS, OPERATORS, Arithmetic, evaluated
@@ -533,13 +534,11 @@ def resolve_model(model: object) -> SignalModel:
     plugins = {entry.name: entry for entry in entry_points(group=PLUGINS)}
     if name in plugins:
         entry = plugins[name]
-        plugin = entry.load()
-        # It has to bear the name that it is asked for by.
-        if not isinstance(plugin, SignalModel) or plugin.name != name:
-            raise ValueError(
-                f"the entry point {name} = {entry.value} of the group {PLUGINS} is no "
-                "SignalModel of that name; correct it in the package that brings it"
-            )
+        with plugin_errors(entry):
+            plugin = entry.load()
+            # It has to bear the name that it is asked for by.
+            if not isinstance(plugin, SignalModel) or plugin.name != name:
+                raise TypeError("it is no SignalModel of that name")
         return plugin
     names = [*MODELS, *plugins]
     similar = _OTHER_NAMES.get(name) or next(iter(get_close_matches(name, names, 1)), None)

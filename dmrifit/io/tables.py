@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,14 +44,14 @@ def read_rows(
         name = title.strip()
         return (aliases or {}).get(name, name)
 
-    columns = [column_name(title) for title in titles]
-    repeated = sorted({name for name in columns if name and columns.count(name) > 1})
+    counts = Counter(column_name(title) for title in titles)
+    repeated = sorted(name for name, n in counts.items() if name and n > 1)
     if repeated:
         raise ValueError(f"{path}: more than one column {', '.join(repeated)}; keep one")
-    frame = frame.rename(columns=column_name)
+    columns = [column_name(title) for title in frame]
     problem = ""
-    missing = [column for column in required if column not in frame]
-    unknown = [column for column in frame if strict and column not in (*required, *optional)]
+    missing = [column for column in required if column not in columns]
+    unknown = [column for column in columns if strict and column not in (*required, *optional)]
     if missing:
         problem = f"no column {', '.join(missing)}"
     elif unknown:
@@ -60,13 +61,13 @@ def read_rows(
         if optional:
             needed += f" and optionally {', '.join(optional)}"
         raise ValueError(
-            f"{path}: {problem} in {_shortened(', '.join(frame))}; "
+            f"{path}: {problem} in {_shortened(', '.join(columns))}; "
             f"needed are {needed}, separated by {separators}"
         )
     rows = []
-    for line, record in enumerate(frame.to_dict("records"), start=2):
+    for line, texts in enumerate(frame.to_numpy().tolist(), start=2):
         row = {}
-        for name, text in record.items():
+        for name, text in zip(columns, texts, strict=True):
             row[name] = _cell(text)
             if row[name] and name in verbatim:
                 row[name] = text

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from sklearn.base import BaseEstimator
 
+from dmrifit._utils.plugins import plugin_errors
+
 __all__ = ["register", "registered"]
 
 #: Entry points of this group name single registered classes of packages, loaded when a file needs
@@ -53,10 +55,14 @@ def registered(name: Any) -> type[BaseEstimator] | None:
         return None
     if name not in _CLASSES:
         for entry in entry_points(group=GROUP, name=name):
-            entry.load()
+            with plugin_errors(entry):
+                entry.load()
+                if name not in _CLASSES:
+                    raise TypeError(f"it registers no class {name}")
     if name not in _CLASSES:
         for entry in entry_points(group=TABLES):
-            modules: Mapping[str, str] = entry.load()
-            if name in modules:
-                import_module(modules[name])
+            with plugin_errors(entry):
+                modules: Mapping[str, str] = entry.load()
+                if name in modules:
+                    import_module(modules[name])
     return _CLASSES.get(name)

@@ -129,7 +129,7 @@ def _cache_folder() -> Path:
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folders = [home, Path(tempfile.gettempdir()) / f"dmrifit-{user}"]
     if setting:
-        folders = [Path(setting)]
+        folders = [Path(setting).expanduser()]
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -119,7 +119,7 @@ def test_models_of_other_packages_are_found_by_name_and_checked(monkeypatch):
         monkeypatch.setattr(models, "entry_points", lambda group: [entry])
 
     installed("dmrifit.engine.models:MODELS")
-    with pytest.raises(ValueError, match=r"mine = dmrifit\.engine\.models:MODELS .* is no SignalModel of that name"):
+    with pytest.raises(ImportError, match=r"mine = dmrifit\.engine\.models:MODELS .* is no SignalModel of that name"):
         models.resolve_model("mine")
     with pytest.raises(ValueError, match=r"did you mean mine\? choose one of adc, .*, mine or give"):
         models.resolve_model("mien")

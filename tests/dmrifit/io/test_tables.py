@@ -40,6 +40,27 @@ def test_wrong_tables_are_named(tmp_path, text, message):
         read_rows(tmp_path / "a.tsv", required=["name"], optional=["value"], strict=True)
 
 
+def test_names_of_many_columns_are_compared_a_few_times_each(tmp_path):
+    n_comparisons = 0
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            nonlocal n_comparisons
+            n_comparisons += 1
+            return str.__eq__(self, other)
+
+    n = 2000
+    titles = [f"c{i}" for i in range(n)]
+    (tmp_path / "a.tsv").write_text("\t".join(titles) + "\n" + "\t".join("1" * n) + "\n")
+    aliases = {title: Name(title) for title in titles}
+    ((_, row),) = read_rows(tmp_path / "a.tsv", required=["c0", "c1999"], aliases=aliases)
+    assert row == dict.fromkeys(titles, "1")
+    assert n_comparisons < 20 * n
+
+
 def test_a_missing_table_and_one_of_bytes_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such table"):
         read_rows(tmp_path / "a.tsv", required=["name"])
