@@ -24,12 +24,12 @@ from dmrifit.cli.case_runs import (
     join_tables,
     read_result,
     result_rows,
-    table_text,
     write_page,
 )
 from dmrifit.cli.console import progress
 from dmrifit.io.case_tables import file_stems
 from dmrifit.io.grids import upright
+from dmrifit.io.tables import csv_text, table_text
 from dmrifit.report.html import NOTICE
 from dmrifit.report.numerals import percent
 
@@ -146,7 +146,7 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
         columns = list(content["lesion_columns"])
         lesion_tables.append(pd.DataFrame(content["lesions"], columns=columns))
     lesions = join_tables(contents, lesion_tables)
-    write_text(out / _LESIONS, lesions.to_csv(index=False, float_format="%.8g"))
+    write_text(out / _LESIONS, csv_text(lesions, 8))
     write_text(out / _TABLE, table_text(pd.DataFrame(rows)))
     if figure and can_draw():
         _write_overview(out, contents)
@@ -345,8 +345,7 @@ def _write_detection(
     with FileSet(folder, [*RUN.files, RUN.record], overwrite=True) as files:
         for key, image in detection.images().items():
             save_image(image, files.path(_FILES[key]))
-        text = table.to_csv(index=False, float_format="%.8g")
-        files.path(_LESIONS).write_text(text, encoding="utf-8")
+        files.path(_LESIONS).write_text(csv_text(table, 8), encoding="utf-8")
         if figure:
             _panels(detection).savefig(files.path(_PANELS), dpi=110)
             if find_spec("jinja2") is not None:

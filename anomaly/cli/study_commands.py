@@ -33,6 +33,7 @@ from dmrifit.cli.console import (
 )
 from dmrifit.cli.options import named_files, require_libraries, whole_numbers, words
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
+from dmrifit.io.tables import table_text
 
 if TYPE_CHECKING:
     from anomaly.scans.preparation import PreparedScan
@@ -118,7 +119,7 @@ def simulate(
             continue
         path = out / _TABLES[group]
         table = pd.DataFrame(rows[group]).fillna("n/a")
-        write_text(path, table.to_csv(sep="\t", index=False, na_rep="n/a"))
+        write_text(path, table_text(table))
         summaries.append(f"{len(rows[group])} {description}: {path}")
     typer.echo("synthetic series of " + "; ".join(summaries))
 

@@ -34,7 +34,6 @@ __all__ = [
     "result_rows",
     "say_failed_rows",
     "simulate_case",
-    "table_text",
     "write_page",
 ]
 
@@ -137,6 +136,7 @@ def _write_failed(out: Path, failures: Sequence[Mapping[str, Any]]) -> None:
     import pandas as pd
 
     from dmrifit.io.atomic_files import write_text
+    from dmrifit.io.tables import table_text
 
     (out / FAILED).unlink(missing_ok=True)
     if failures:
@@ -160,14 +160,12 @@ def _say_failed(failures: Iterable[Mapping[str, Any]]) -> None:
 
 def failed_cases(out: Path) -> list[Markup]:
     """List the cases of a run that failed for its page; nothing where none did."""
-    import pandas as pd
-
+    from dmrifit.io.tables import read_texts
     from dmrifit.report.html import html_table
 
     if not (out / FAILED).exists():
         return []
-    table = pd.read_csv(out / FAILED, sep="\t", dtype=str, keep_default_na=False)
-    rows = table[["name", "problem"]].to_numpy().tolist()
+    rows = read_texts(out / FAILED)[["name", "problem"]].to_numpy().tolist()
     return [html_table(rows, ("failed", "problem"), words=(1,))]
 
 
@@ -269,16 +267,14 @@ def simulate_case(
     folder: Path, table: str, write: Callable[[Path], None], *, overwrite: bool
 ) -> dict[str, str]:
     """Write a synthetic case, unless it is finished; give its row for the table of all."""
-    import pandas as pd
-
     from dmrifit.io.atomic_files import finish_interrupted
+    from dmrifit.io.tables import read_texts
 
     finish_interrupted(folder)
     if overwrite or not (folder / table).exists():
         write(folder)
-    rows = pd.read_csv(folder / table, sep="\t", dtype=str, keep_default_na=False)
     row = {}
-    for column, value in rows.iloc[0].items():
+    for column, value in read_texts(folder / table).iloc[0].items():
         # In the table of all cases, paths are relative to the folder above.
         if value.endswith(_CASE_FILES):
             value = f"{folder.name}/{value}"
@@ -350,11 +346,6 @@ def join_tables(
     # Empty tables would change the types of columns; one of them is enough where all are empty.
     filled = [table for table in labelled if len(table)]
     return pd.concat(filled or labelled[:1], ignore_index=True)
-
-
-def table_text(table: pd.DataFrame, digits: int = 10) -> str:
-    """Write a table of results, separated by tabs."""
-    return table.to_csv(sep="\t", index=False, na_rep="n/a", float_format=f"%.{digits}g")
 
 
 def can_draw() -> bool:

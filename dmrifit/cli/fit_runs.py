@@ -19,12 +19,12 @@ from dmrifit.cli.case_runs import (
     begin_run,
     can_draw,
     read_record,
-    table_text,
     write_page,
 )
 from dmrifit.cli.console import error_message
 from dmrifit.cli.options import say
 from dmrifit.cli.workers import run_tasks, scheduler
+from dmrifit.io.tables import table_text
 
 if TYPE_CHECKING:
     from dmrifit.cohort.bids_folder import DiffusionScan

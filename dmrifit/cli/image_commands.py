@@ -381,6 +381,7 @@ def roi(
     """
     from dmrifit.imaging.regions import read_label_names, repeatability, summarize_fits
     from dmrifit.io.atomic_files import FileSet
+    from dmrifit.io.tables import csv_text
 
     label_names = None
     if names:
@@ -399,11 +400,11 @@ def roi(
             maps=foreign_maps,
             units=dict(pairs("--unit", units or [])),
         )
-        table.to_csv(files.path(out.name), index=False, float_format="%.7g")
+        files.path(out.name).write_text(csv_text(table, 7), encoding="utf-8")
         repeats = None
         if "visit" in table and len(set(table["visit"])) > 1:
             repeats = repeatability(table)
-            repeats.to_csv(files.path(repeats_name), index=False, float_format="%.7g")
+            files.path(repeats_name).write_text(csv_text(repeats, 7), encoding="utf-8")
     n_scans = len(table.drop_duplicates(["folder", "scan", "model"]))
     typer.echo(f"{counted(n_scans, 'fit')}, {counted(table['label'].nunique(), 'label')}: {out}")
     if repeats is not None:

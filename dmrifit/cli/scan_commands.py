@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -124,6 +123,7 @@ def table(
     import pandas as pd
 
     from dmrifit.cohort.bids_folder import find_scans, is_bids_folder, match_files
+    from dmrifit.io.tables import table_text
 
     if not is_bids_folder(folder):
         raise ValueError(f"{folder} is no BIDS folder: it has no folders sub-*; check its name")
@@ -151,8 +151,8 @@ def table(
         rows.append(row)
     if not rows:
         raise ValueError(f"--mask {mask}: no scan of {folder} has a mask")
-    text = pd.DataFrame(rows).replace("", None).dropna(axis="columns", how="all")
-    text.to_csv(sys.stdout, sep="\t", index=False, na_rep="n/a")
+    used = pd.DataFrame(rows).replace("", None).dropna(axis="columns", how="all")
+    typer.echo(table_text(used), nl=False)
 
 
 #: Commands, each with the example that its help shows.

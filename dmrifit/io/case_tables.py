@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import check_same_grid, zeros_and_ones
 from dmrifit.io.nifti import image_of, load_image, save_image, values_of
-from dmrifit.io.tables import NOTHING, read_rows
+from dmrifit.io.tables import NOTHING, read_rows, table_text
 
 __all__ = [
     "check_names",
@@ -238,11 +237,10 @@ def write_table(
     described: str,
 ) -> None:
     """Write a table of cases, and a JSON file that describes its columns."""
+    import pandas as pd
+
     # Columns that are empty in all rows would only hide the others.
     used = [key for key in columns if any(key in row for row in rows)]
-    with file_set.path(name).open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
-        writer.writerow(used)
-        for row in rows:
-            writer.writerow([row.get(key, "n/a") for key in used])
+    text = table_text(pd.DataFrame(rows, columns=used))
+    file_set.path(name).write_text(text, encoding="utf-8")
     file_set.write_json(described, {key: {"Description": columns[key]} for key in used})

@@ -18,6 +18,7 @@ from dmrifit._utils.text_files import read_numbers, read_object
 from dmrifit.io.atomic_files import FileSet, write_text
 from dmrifit.io.bids_derivatives import describe_dataset
 from dmrifit.io.nifti import read_grid
+from dmrifit.io.tables import table_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +122,7 @@ def import_dicom(
     table = pd.DataFrame([item.row for item in series.values()])
     describe_dataset(out, "Diffusion series", "raw", _README, "dcm2niix")
     (out / "sourcedata").mkdir(exist_ok=True)
-    rows = table.replace("", None).to_csv(sep="\t", index=False, na_rep="n/a")
+    rows = table_text(table.replace("", None), digits=None)
     write_text(out / "sourcedata" / "series.tsv", rows)
     return table
 

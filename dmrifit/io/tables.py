@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,10 +17,21 @@ from dmrifit.io.atomic_files import check_finished
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NOTHING", "named_file", "read_rows", "table_with"]
+__all__ = [
+    "NOTHING",
+    "csv_text",
+    "named_file",
+    "read_rows",
+    "read_texts",
+    "table_text",
+    "table_with",
+]
 
 #: Cells of missing values.
 NOTHING = ("", "n/a", "N/A", "nan")
+
+# Spreadsheets run cells that begin so, but an apostrophe before them makes them text.
+_FORMULA = re.compile(r"'*\s*[=+\-@＝＋－＠]")
 
 
 def read_rows(
@@ -41,7 +53,7 @@ def read_rows(
     titles, frame = _parsed(path, separator, separators)
 
     def column_name(title: str) -> str:
-        name = title.strip()
+        name = _without_apostrophe(title.strip())
         return (aliases or {}).get(name, name)
 
     counts = Counter(column_name(title) for title in titles)
@@ -68,9 +80,11 @@ def read_rows(
     for line, texts in enumerate(frame.to_numpy().tolist(), start=2):
         row = {}
         for name, text in zip(columns, texts, strict=True):
-            row[name] = _cell(text)
-            if row[name] and name in verbatim:
-                row[name] = text
+            stripped = text.strip()
+            value = _without_apostrophe(stripped)
+            if name in verbatim and value == stripped:
+                value = text
+            row[name] = "" if stripped in NOTHING else value
         empty = [column for column in required if not row[column]]
         if empty:
             raise ValueError(f"{path}, row {line}: no {empty[0]}; every row needs one")
@@ -105,6 +119,42 @@ def _parsed(path: Path, separator: str, separators: str) -> tuple[list[str], pd.
             f"give each row as many values, separated by {separators}"
         ) from None
     return list(header.iloc[0]), frame
+
+
+def table_text(table: pd.DataFrame, digits: int | None = 10) -> str:
+    """Write a table of results, separated by tabs, so that no spreadsheet runs its texts."""
+    return _written(table, "\t", "n/a", digits)
+
+
+def csv_text(table: pd.DataFrame, digits: int | None = None, *, missing: str = "") -> str:
+    """Write a table of results, separated by commas, so that no spreadsheet runs its texts."""
+    return _written(table, ",", missing, digits)
+
+
+def _written(table: pd.DataFrame, separator: str, missing: str, digits: int | None) -> str:
+    import pandas as pd
+
+    table = table.rename(columns=_with_apostrophe)
+    for column in table.select_dtypes(exclude=["number", "bool"]):
+        cells = [_with_apostrophe(value) for value in table[column]]
+        table[column] = pd.Series(cells, table.index, dtype=object)
+    text = table.to_csv(
+        sep=separator,
+        index=False,
+        na_rep=missing,
+        float_format=None if digits is None else f"%.{digits}g",
+        # Only so does the csv module quote a cell with a carriage return, which would end its row.
+        lineterminator="\r\n",
+    )
+    return text.replace("\r\n", "\n")
+
+
+def read_texts(source: Path | io.StringIO, separator: str = "\t") -> pd.DataFrame:
+    """Read a table that `table_text` or `csv_text` wrote, each cell as its text."""
+    import pandas as pd
+
+    table = pd.read_csv(source, sep=separator, dtype=str, keep_default_na=False)
+    return table.rename(columns=_without_apostrophe).map(_without_apostrophe)
 
 
 def table_with(
@@ -159,9 +209,20 @@ def named_file(folder: Path, name: str, where: str) -> Path:
     return path
 
 
-def _cell(text: str) -> str:
-    text = text.strip()
-    return "" if text in NOTHING else text
+def _with_apostrophe(value: Any) -> Any:
+    """Put an apostrophe before a text that a spreadsheet would run; numbers stay as they are."""
+    if not isinstance(value, str) or not _FORMULA.match(value):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def _without_apostrophe(text: str) -> str:
+    """Give a text as it was before `_with_apostrophe`."""
+    return text[1:] if text[:1] == "'" and _with_apostrophe(text[1:]) != text[1:] else text
 
 
 def _shortened(text: str) -> str:
@@ -171,7 +232,8 @@ def _shortened(text: str) -> str:
 def _line(values: Sequence[str]) -> str:
     """Write one line of a table, with values that hold quotation marks in quotation marks."""
     text = io.StringIO()
-    csv.writer(text, delimiter="\t", lineterminator="\n").writerow(values)
+    cells = [_with_apostrophe(value) for value in values]
+    csv.writer(text, delimiter="\t", lineterminator="\n").writerow(cells)
     return text.getvalue()
 
 

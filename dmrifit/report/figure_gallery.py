@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dmrifit._optional import import_optional
+from dmrifit.io.tables import csv_text
 from dmrifit.report.html import html_figure, png_bytes
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def write_comparison(
 ) -> None:
     """Write tables, the figures that the set of files names, and pages."""
     for kind, table in tables.items():
-        table.to_csv(files.path(f"{kind}.csv"), index=False)
+        files.path(f"{kind}.csv").write_text(csv_text(table), encoding="utf-8")
     for name, picture in gallery.pictures.items():
         if name in files.names:
             files.path(name).write_bytes(picture)

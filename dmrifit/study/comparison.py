@@ -23,6 +23,7 @@ from dmrifit._utils.threads import check_jobs
 from dmrifit.cohort.cohort import Cohort
 from dmrifit.cohort.scan import MaskName
 from dmrifit.io.digests import command_line, describe
+from dmrifit.io.tables import csv_text, read_texts
 from dmrifit.predict.algorithms import ALGORITHMS, make_regressor
 from dmrifit.predict.controls import CONTROLS, SHUFFLED, UNTRAINED
 from dmrifit.study.contestants import (
@@ -170,12 +171,10 @@ class Evaluation:
         ValueError
             If a file is damaged or was changed.
         """
-        import pandas as pd
-
         study, texts = StudyFolder(folder).read_study()
         tables = {}
         for name in _TABLES:
-            table = pd.read_csv(StringIO(texts[f"{name}.csv"]), dtype=str, keep_default_na=False)
+            table = read_texts(StringIO(texts[f"{name}.csv"]), ",")
             for column in table.columns.difference(_TEXT):
                 # Python's own conversion gives back the bits that were written; pandas's need not.
                 table[column] = table[column].map(int if column in _COUNTS else float)
@@ -200,7 +199,7 @@ class Evaluation:
             FolderPredictions(folder).write(predictions)
         tables = {}
         for name in _TABLES:
-            tables[f"{name}.csv"] = getattr(self, name).to_csv(index=False, na_rep="nan")
+            tables[f"{name}.csv"] = csv_text(getattr(self, name), missing="nan")
         StudyFolder(folder).write_study(self.study, tables)
 
     def summary(self, level: float = 0.95) -> pd.DataFrame:

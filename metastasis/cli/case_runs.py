@@ -19,10 +19,10 @@ from dmrifit.cli.case_runs import (
     join_tables,
     read_result,
     result_rows,
-    table_text,
 )
 from dmrifit.io.case_tables import file_stems, save_values
 from dmrifit.io.nifti import image_of
+from dmrifit.io.tables import table_text
 from dmrifit.networks.volume_cases import called
 from dmrifit.report.html import NOTICE
 from metastasis.scans.cases import Case

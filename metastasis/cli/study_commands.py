@@ -24,6 +24,7 @@ from dmrifit.cli.console import (
 )
 from dmrifit.cli.options import named_files, require_libraries, say, say_folder, whole_numbers
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
+from dmrifit.io.tables import table_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +116,7 @@ def simulate(
         folder = out / f"synthetic-{i + 1:03d}"
         write = partial(_write_patient, i, options)
         rows.append(simulate_case(folder, TABLE, write, overwrite=overwrite))
-    write_text(out / TABLE, pd.DataFrame(rows).to_csv(sep="\t", index=False, na_rep="n/a"))
+    write_text(out / TABLE, table_text(pd.DataFrame(rows)))
     typer.echo(f"{counted(n, 'synthetic patient')}: {out / TABLE}")
 
 

@@ -29,6 +29,7 @@ from dmrifit.io.case_tables import (
 from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import load_image, values_of
+from dmrifit.io.tables import table_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -300,9 +301,8 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
                     values = getattr(case, key)
                     save_values(values, case.affine, file_set.path(row[key]))
             if case.lesions is not None:
-                case.lesions.to_csv(
-                    file_set.path(row["lesions"]), sep="\t", index=False, na_rep="n/a"
-                )
+                text = table_text(case.lesions, digits=None)
+                file_set.path(row["lesions"]).write_text(text, encoding="utf-8")
         write_table(file_set, TABLE, rows, _COLUMNS, "cases.json")
     return Path(folder) / TABLE
 

@@ -14,9 +14,9 @@ from dmrifit.cli.case_runs import (
     can_draw,
     case_pictures,
     failed_cases,
-    table_text,
     write_page,
 )
+from dmrifit.io.tables import table_text
 
 __all__ = ["RUN", "say_case", "write_batch"]
 

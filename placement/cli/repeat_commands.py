@@ -16,10 +16,10 @@ from dmrifit.cli.case_runs import (
     case_pictures,
     failed_cases,
     say_failed_rows,
-    table_text,
     write_page,
 )
 from dmrifit.cli.console import FailOption, FigureOption, OutOption, OverwriteOption, say_flagged
+from dmrifit.io.tables import table_text
 from placement.cli.options import LabelsOption, named_tissues
 
 __all__ = ["EXAMPLES", "RUN", "repeat"]

@@ -27,6 +27,7 @@ from dmrifit.cli.console import (
 )
 from dmrifit.cli.options import named_files, require_libraries, say_folder, words
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
+from dmrifit.io.tables import csv_text, table_text
 from placement.cli.options import (
     CasesArgument,
     ExcludeOption,
@@ -105,8 +106,8 @@ def simulate(
             continue
         case_boxes = _write_glioma(out, name, files, i, experts, spacing, seed)
         boxes = pd.concat([boxes, case_boxes], ignore_index=True)
-        write_text(out / "experts.tsv", boxes.to_csv(sep="\t", index=False))
-    write_text(out / "cases.tsv", pd.DataFrame(rows).to_csv(sep="\t", index=False))
+        write_text(out / "experts.tsv", table_text(boxes, digits=None))
+    write_text(out / "cases.tsv", table_text(pd.DataFrame(rows)))
     typer.echo(f"{counted(n, 'synthetic case')}: {out / 'cases.tsv'}")
     typer.echo(f"a simulated expert {EXPERT_RULES[experts]}")
 
@@ -365,7 +366,7 @@ def evaluate(
         scenes = [read_scene(row, include=labels, image=False) for row in rows]
         tables = evaluate_placements(scenes, by_expert, boxes, random_state=seed)
         for title in titles:
-            tables[title].to_csv(file_set.path(f"{title}.csv"), index=False)
+            file_set.path(f"{title}.csv").write_text(csv_text(tables[title]), encoding="utf-8")
         if figure and find_spec("matplotlib") is not None:
             from placement.study.plotting import plot_evaluation
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmrifit._utils.counts import counted
 from dmrifit.io.atomic_files import FileSet
+from dmrifit.io.tables import csv_text
 from dmrifit.report.figure_gallery import Gallery
 from dmrifit.report.html import html_details, html_join, html_link
 from dmrifit.report.viewer import viewer_page
@@ -91,12 +92,10 @@ def write_report(evaluation: Evaluation | Sequence[Evaluation], folder: str | Pa
     # The comparison itself, so that the report can be written again from its folder.
     evaluations[0].write(folder)
     _replace(folder / FIGURES, gallery.pictures | {VECTORS: gallery.vectors()})
-    csv_files = {
-        f"{name}.csv": table.to_csv(index=False).encode() for name, table in tables.items()
-    }
+    csv_files = {f"{name}.csv": csv_text(table).encode() for name, table in tables.items()}
     _replace(folder / TABLES, csv_files)
     with FileSet(folder, [SUMMARY, PAGE], overwrite=True) as written:
-        written.path(SUMMARY).write_text(board.summary.to_csv(index=False), encoding="utf-8")
+        written.path(SUMMARY).write_text(csv_text(board.summary), encoding="utf-8")
         written.path(PAGE).write_text(page, encoding="utf-8")
     frames = {"summary": board.summary, "headline": board.evaluation.headline()} | tables
     return Report.of(folder / PAGE, title, [lead, *verdict(board)], frames)

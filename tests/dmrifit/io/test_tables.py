@@ -1,8 +1,13 @@
-"""Small tables that users write."""
+"""Small tables that users write, and tables of results."""
 
+import csv
+import io
+
+import numpy as np
+import pandas as pd
 import pytest
 
-from dmrifit.io.tables import named_file, read_rows, table_with
+from dmrifit.io.tables import csv_text, named_file, read_rows, read_texts, table_text, table_with
 
 
 def test_rows_come_with_their_lines(tmp_path):
@@ -59,6 +64,50 @@ def test_names_of_many_columns_are_compared_a_few_times_each(tmp_path):
     ((_, row),) = read_rows(tmp_path / "a.tsv", required=["c0", "c1999"], aliases=aliases)
     assert row == dict.fromkeys(titles, "1")
     assert n_comparisons < 20 * n
+
+
+#: Names that a spreadsheet would run, names like those that are written for them, and numbers.
+FORMULAS = ["=1+1", "+cmd", "-2+3", "@SUM(A1)", "\t=1", "\r=1", " =1", "'=1", "''-x", "'-1", "＝1"]
+HARMLESS = ["-1.5", "+3", "-inf", "-1e-05", "'90s", "p-1", "a=b", "'", "n/a"]
+
+
+@pytest.mark.parametrize(("write", "separator"), [(table_text, "\t"), (csv_text, ",")])
+def test_no_cell_is_a_formula_and_all_names_come_back(write, separator):
+    names = FORMULAS + HARMLESS
+    numbers = np.linspace(-1.5, 2, len(names))
+    table = pd.DataFrame({"name": names, "x": numbers, "=col": [None, *names[1:]], "is": True})
+    text = write(table)
+    rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    assert rows[0] == ["name", "x", "'=col", "is"]
+    assert [row[0] for row in rows[1:]] == [f"'{name}" for name in FORMULAS] + HARMLESS
+    assert [float(row[1]) for row in rows[1:]] == pytest.approx(numbers)
+    assert rows[1][2] == ("n/a" if separator == "\t" else "")
+    read = read_texts(io.StringIO(text, newline=""), separator)
+    assert list(read) == list(table)
+    assert list(read["name"]) == names
+    # The table that is written stays as it was.
+    assert list(table["name"]) == names
+
+
+def test_tables_of_results_have_as_many_digits_as_asked_for():
+    table = pd.DataFrame({"name": ["a", "b"], "mL": [1 / 3, None]})
+    assert table_text(table) == "name\tmL\na\t0.3333333333\nb\tn/a\n"
+    assert csv_text(table, 2, missing="nan") == "name,mL\na,0.33\nb,nan\n"
+    assert csv_text(table) == "name,mL\na,0.3333333333333333\nb,\n"
+
+
+def test_names_that_were_written_as_text_are_read_as_they_were(tmp_path):
+    names = ["=1+1", "@SUM(A1)", "'=1", "-x", "-1.5", "'90s"]
+    for file, write in (("a.tsv", table_text), ("a.csv", csv_text)):
+        (tmp_path / file).write_text(write(pd.DataFrame({"name": names, "=other": "-y"})))
+        for verbatim in ((), ("name",)):
+            rows = read_rows(tmp_path / file, required=["name"], verbatim=verbatim)
+            assert [row for _, row in rows] == [{"name": name, "=other": "-y"} for name in names]
+    options = {"columns": ["name"], "aliases": {}}
+    text, _ = table_with(tmp_path / "b.tsv", [{"name": name} for name in names], **options)
+    (tmp_path / "b.tsv").write_text(text)
+    assert text.splitlines()[1] == "'=1+1"
+    assert [row["name"] for _, row in read_rows(tmp_path / "b.tsv", required=["name"])] == names
 
 
 def test_a_missing_table_and_one_of_bytes_are_named(tmp_path):
