@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from dmrifit.report.slice_figures import MapPanel
 from dmrifit.io.bids_derivatives import ALL_VOXELS
+from dmrifit.report.slice_figures import MapPanel
 from dmrifit.report.verdict import (
     fit_sentences,
     html_lights,
