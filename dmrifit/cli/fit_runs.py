@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import shlex
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,8 +29,19 @@ from dmrifit.io.tables import table_text
 
 if TYPE_CHECKING:
     from dmrifit.cohort.bids_folder import DiffusionScan
+    from dmrifit.engine.protocol import Protocol
 
-__all__ = ["FitTask", "fit_many", "fit_one", "is_many", "named_scans"]
+__all__ = [
+    "FitTask",
+    "chosen_model",
+    "fit_many",
+    "fit_maps",
+    "fit_one",
+    "fitted_protocol",
+    "is_many",
+    "named_scans",
+    "refit_line",
+]
 
 _TABLE = "fits.tsv"
 _PAGE = "index.html"
@@ -42,6 +54,11 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "fitted": int,
     "seconds": float,
     "sources": list,
+    "in_doubt": dict,
+    "air": float,
+    "notes": list,
+    "remedies": dict,
+    "inputs": dict,
 }
 
 #: What a validator of BIDS shall not read: tables, pages, and maps, whose names (model-, param-,
@@ -128,6 +145,7 @@ def _is_pattern(path: Path) -> bool:
 
 
 def fit_many(
+    context: typer.Context,
     images: Sequence[Path],
     out: Path,
     *,
@@ -220,7 +238,7 @@ def fit_many(
         # Also of a run that ends early: what is finished can be looked at.
         ordered = [rows[scan.name] for scan in scans if scan.name in rows]
         _write_results(out, ordered)
-    _print_results(out, ordered)
+    _print_results(context, out, ordered)
 
 
 def fit_one(task: FitTask) -> dict[str, Any]:
@@ -234,40 +252,51 @@ def fit_one(task: FitTask) -> dict[str, Any]:
             row |= _fit(task)
         except (ValueError, OSError, ImportError, MemoryError) as error:
             row["error"] = error_message(error)
-    row["notes"] = list(dict.fromkeys(str(warning.message) for warning in caught))
+    # What a fit warns of is in its sidecar.
+    texts = [str(warning.message) for warning in caught]
+    row["notes"] = list(dict.fromkeys([*texts, *row["notes"]]))
     row["seconds"] = time.perf_counter() - start
     return row
 
 
 def _fit(task: FitTask) -> dict[str, Any]:
     """Fit a scan, and read what its sidecar says of the fit."""
-    from dmrifit.engine.design.identifiability import suggest_model
-    from dmrifit.engine.models import resolve_model
-    from dmrifit.imaging.fit_predict import fit_image
     from dmrifit.imaging.scan_info import contrast_lines
+    from dmrifit.report.verdict import fit_sentences, prose, remedies
 
     manifest = task.scan.read(task.te)
     protocol, images = manifest.protocol, list(manifest.images)
     if task.b_tolerance is not None:
         protocol = protocol.rounded(task.b_tolerance)
-    name, reason = task.model, "as asked"
-    if name is None:
-        name, reason = suggest_model(protocol)
-    name = resolve_model(name).name
-    fit_image(images, protocol, name, mask=task.mask, out=task.folder, **task.options)
-    sidecar = _sidecar(task.scan, name)
-    text = (task.folder / Path(sidecar).name).read_text(encoding="utf-8")
-    description = json.loads(text)
+    fitted = fitted_protocol(protocol, task.options)
+    name, reason = chosen_model(fitted, task.model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sidecar = fit_maps(images, protocol, name, task.mask, task.folder, task.options)
+    description = json.loads(sidecar.read_text(encoding="utf-8"))
     voxels = description["Status"]["Voxels"]
     n_voxels = sum(voxels.values())
     return {
         "model": name,
         "reason": reason,
-        "protocol": "; ".join(contrast_lines(protocol)),
-        "sidecar": sidecar,
+        "protocol": "; ".join(contrast_lines(fitted)),
+        "sidecar": _sidecar(task.scan, name),
         "voxels": n_voxels,
         "fitted": n_voxels - voxels["not fitted"],
         "not_fitted": description.get("NotFitted", {}).get("Reasons", {}),
+        "in_doubt": {
+            name: share
+            for name, share in description["Doubt"]["Share"].items()
+            if "Fixed" not in description["Parameters"][name]
+        },
+        "air": description["Air"]["Share"],
+        "notes": prose(fit_sentences(description), description),
+        "remedies": remedies(description),
+        "inputs": {
+            "images": [str(path) for path in task.scan.images],
+            "mask": task.mask,
+            "sigma": task.options["sigma"] and str(task.options["sigma"]),
+        },
         "sources": task.sources,
     }
 
@@ -278,6 +307,71 @@ def _sidecar(scan: DiffusionScan, model: str) -> str:
 
     name = derivative_name(common_stem(scan.images), "dwimap.json", model=model)
     return str(scan.folder / name)
+
+
+def fitted_protocol(protocol: Protocol, options: Mapping[str, Any]) -> Protocol:
+    """Leave out the measurements that options of `fit_image` leave out."""
+    from dmrifit.imaging.fit_predict import kept_measurements
+
+    return protocol.take(kept_measurements(protocol, options["b_max"], options["leave_out_b"]))
+
+
+def chosen_model(protocol: Protocol, name: str | None) -> tuple[str, str]:
+    """Give the name of a model and why it is fitted: the one that is asked for, or the richest."""
+    from dmrifit.engine.design.identifiability import suggest_model
+    from dmrifit.engine.models import resolve_model
+
+    if name is None:
+        return suggest_model(protocol)
+    return resolve_model(name).name, "as asked"
+
+
+def fit_maps(
+    images: Sequence[Path],
+    protocol: Protocol,
+    model: str,
+    mask: str | Path | None,
+    out: Path,
+    options: Mapping[str, Any],
+    *,
+    progress: bool = False,
+) -> Path:
+    """Fit one scan, also one of many, into a folder; return the sidecar of its maps."""
+    from dmrifit.imaging.fit_predict import fit_image
+    from dmrifit.io.bids_derivatives import common_stem, derivative_name
+
+    images = list(images)
+    fit_image(images, protocol, model, mask=mask, out=out, progress=progress, **options)
+    return out / derivative_name(common_stem(images), "dwimap.json", model=model)
+
+
+def refit_line(
+    context: typer.Context, remedies: Mapping[str, Any], out: Path, **inputs: Any
+) -> str:
+    """
+    Write the command that fits a scan again as advised, into a folder beside the first one.
+
+    An empty text without advice. `inputs` take the place of those of the command that runs.
+    """
+    if not remedies:
+        return ""
+    changes = {"cluster": None, "jobs": 1, "overwrite": False, **inputs, **remedies}
+    changes["out"] = out.with_name(f"{out.name}_refit")
+    line = ["dmrifit", str(context.info_name)]
+    for parameter in context.command.params:
+        value = changes.get(str(parameter.name), context.params[str(parameter.name)])
+        if value is None or value == parameter.default or value == []:
+            continue
+        values = value if isinstance(value, list | tuple) else [value]
+        if parameter.param_type_name == "argument":
+            line += map(str, values)
+        elif isinstance(value, bool):
+            line.append((parameter.opts if value else parameter.secondary_opts)[0])
+        else:
+            for item in values:
+                text = f"{item:g}" if isinstance(item, float) else str(item)
+                line += [parameter.opts[0], text]
+    return shlex.join(line)
 
 
 def _row(scan: DiffusionScan) -> dict[str, Any]:
@@ -397,7 +491,7 @@ def _write_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     fitted, failed = [], []
     for row in rows:
-        scan = {
+        scan: dict[str, Any] = {
             "name": row["name"],
             "subject": row["subject"],
             "visit": row["session"] or "1",
@@ -405,13 +499,18 @@ def _write_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         if row.get("error"):
             failed.append(scan | {"problem": row["error"]})
             continue
-        counts = {key: row[key] for key in ("model", "voxels", "fitted")}
-        fitted.append(
-            scan | {"maps": row["sidecar"], **counts, "seconds": round(row["seconds"], 1)}
-        )
+        scan |= {"maps": row["sidecar"]} | {key: row[key] for key in ("model", "voxels", "fitted")}
+        scan["seconds"] = round(row["seconds"], 1)
+        scan["air"] = row["air"]
+        scan |= {f"in_doubt_{name}": share for name, share in row["in_doubt"].items()}
+        fitted.append(scan | {"notes": " ".join(row["notes"])})
     for name, lines in ((_TABLE, fitted), (FAILED, failed)):
         if lines:
-            write_text(out / name, table_text(pd.DataFrame(lines)))
+            table = pd.DataFrame(lines)
+            if "notes" in table:
+                # Scans of several models have several parameters in doubt.
+                table.insert(len(table.columns) - 1, "notes", table.pop("notes"))
+            write_text(out / name, table_text(table, digits=3))
         else:
             (out / name).unlink(missing_ok=True)
     if can_draw():
@@ -421,12 +520,13 @@ def _write_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def _write_page(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the page of all scans: a row for each with a link to its own page, and pictures."""
     from dmrifit.report.html import NOTICE, html_figure, html_link, html_table
+    from dmrifit.report.verdict import percent
 
     lines: list[list[Any]] = []
     pictures: list[tuple[str, list[Any]]] = []
     for row in rows:
         if row.get("error"):
-            lines.append([row["name"], "failed", "", "", row["error"]])
+            lines.append([row["name"], "failed", "", "", "", "", row["error"]])
             continue
         page = row["sidecar"].replace("dwimap.json", "quicklook.html")
         title = row["name"]
@@ -436,18 +536,19 @@ def _write_page(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         if picture.is_file() and len(pictures) < _MOST_PICTURES:
             alt = f"Maps of {row['name']} in three planes"
             pictures.append((row["name"], [html_figure(picture.read_bytes(), alt, width=900)]))
-        reasons = [f"{n} {reason}" for reason, n in row["not_fitted"].items()]
         share = f"{row['fitted'] / max(row['voxels'], 1):.1%}"
-        notes = "\n".join([*reasons, *row["notes"]]) or "none"
-        lines.append([title, row["model"], row["voxels"], share, notes])
-    header = ("scan", "model", "voxels", "fitted", "not fitted, notes")
+        in_doubt = "\n".join(f"{name} {percent(x)}" for name, x in row["in_doubt"].items())
+        notes = "\n".join(row["notes"]) or "none"
+        cells = [title, row["model"], row["voxels"], share, in_doubt, percent(row["air"])]
+        lines.append([*cells, notes])
+    header = ("scan", "model", "voxels", "fitted", "in doubt", "air", "notes")
     note = ""
     if len(rows) > len(pictures) == _MOST_PICTURES:
         note = f"Pictures of the first {_MOST_PICTURES} scans; the others are on their own pages."
     write_page(
         out,
         "Fits",
-        html_table(lines, header, numbers=(2, 3), words=(4,)),
+        html_table(lines, header, numbers=(2, 3, 5), words=(4, 6)),
         rows,
         pictures,
         unit="scan",
@@ -456,12 +557,22 @@ def _write_page(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-def _print_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def _print_results(context: typer.Context, out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print how many scans were fitted, and what is wrong with the others."""
     failed = [row for row in rows if row.get("error")]
     typer.echo(f"{counted(len(rows), 'scan')}: {len(rows) - len(failed)} fitted")
-    for row in failed:
-        typer.echo(f"failed: {row['name']}: {row['error']}")
+    for row in rows:
+        if row.get("error"):
+            typer.echo(f"failed: {row['name']}: {row['error']}")
+            continue
+        for sentence in row["notes"]:
+            typer.echo(f"{row['name']}: {sentence}")
+        inputs = row["inputs"]
+        # Scans in several images are fitted together as a folder or a table alone.
+        if len(inputs["images"]) == 1:
+            maps = (out / row["sidecar"]).parent
+            if line := refit_line(context, row["remedies"], maps, **inputs):
+                typer.echo(f"{row['name']}: to refit: {line}")
     models = sorted({row["model"] for row in rows if not row.get("error")})
     if len(models) > 1:
         typer.echo(f"models differ between scans ({', '.join(models)}): --model names one for all")

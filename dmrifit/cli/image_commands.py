@@ -69,16 +69,22 @@ ToleranceOption: TypeAlias = Annotated[
 ]
 
 
-_MOST_AIR = 0.5  # share of the voxels above which a fit suggests a mask
-
-
 def fit(
+    context: typer.Context,
     images: ScansArgument,
     out: MapsOption,
     bval: BvalOption = None,
     bvec: BvecOption = None,
     te: TeOption = None,
     b_tolerance: ToleranceOption = None,
+    b_max: Annotated[
+        float | None,
+        typer.Option(metavar="S/MM2", help="Leave out volumes above this b-value."),
+    ] = None,
+    leave_out_b: Annotated[
+        str | None,
+        typer.Option(metavar="S/MM2,…", help="Leave out volumes of these b-values, such as 5,10."),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -199,7 +205,10 @@ def fit(
     fixed: dict[str, float | str] = {}
     for name, value in pairs("--fix", fix or []):
         fixed[name] = value if value == MEASURED else floats(f"--fix {name}", value, 1)[0]
+    omitted_b = floats("--leave-out-b", leave_out_b) if leave_out_b else []
     options = {
+        "b_max": b_max,
+        "leave_out_b": omitted_b,
         "sigma": "estimate" if sigma == "estimate" else number_or_path(sigma),
         "average": average_directions,
         "bounds": bounds_of(bounds or []),
@@ -207,9 +216,7 @@ def fit(
         "method": method,
         "likelihood": likelihood,
         "threshold": threshold,
-        "weights": None
-        if weights is None
-        else floats("--weights", weights, weights.count(",") + 1),
+        "weights": None if weights is None else floats("--weights", weights),
         "regularization": regularization,
         "n_starts": int(starts) if starts.isdigit() else starts,
         "quicklook": quicklook and _can_draw_page(),
@@ -228,13 +235,14 @@ def fit(
                 "the option out"
             )
         files = {"bval": bval, "bvec": bvec, "te": te}
-        _fit_scan(images[0], out, files, model, mask, b_tolerance, options)
+        _fit_scan(context, images[0], out, files, model, mask, b_tolerance, options)
         return
     if bval or bvec:
         raise ValueError(
             "--bval and --bvec name the files of one scan; those of many lie beside the images"
         )
     fit_many(
+        context,
         images,
         out,
         model=model,
@@ -249,6 +257,7 @@ def fit(
 
 
 def _fit_scan(
+    context: typer.Context,
     image: Path,
     out: Path,
     files: Mapping[str, Any],
@@ -258,11 +267,10 @@ def _fit_scan(
     options: Mapping[str, Any],
 ) -> None:
     """Fit one scan, and print its protocol, the model and the outcome."""
-    from dmrifit.engine.design.identifiability import POWDER_KURTOSIS, suggest_model
+    from dmrifit.cli.fit_runs import chosen_model, fit_maps, fitted_protocol
+    from dmrifit.engine.design.identifiability import POWDER_KURTOSIS
     from dmrifit.engine.models import resolve_model
-    from dmrifit.imaging.fit_predict import fit_image
     from dmrifit.imaging.scan_info import contrast_lines
-    from dmrifit.io.bids_derivatives import common_stem, derivative_name
 
     start = time.perf_counter()
     # Without a model, echo times decide which is the richest.
@@ -270,19 +278,20 @@ def _fit_scan(
     images, protocol = scan_of(image, **files, needs_te=needs_te)
     if b_tolerance is not None:
         protocol = protocol.rounded(b_tolerance)
-    for line in contrast_lines(protocol):
+    fitted = fitted_protocol(protocol, options)
+    for line in contrast_lines(fitted):
         say(f"using protocol: {line}")
-    if model is None:
-        model, reason = suggest_model(protocol)
+    asked = model
+    model, reason = chosen_model(fitted, asked)
+    if asked is None:
         say(f"using model {model}: {reason} (choose another by --model)")
-    model = resolve_model(model).name
     region: Path | str | None = mask
     if mask is not None and mask != "auto":
         region = Path(mask)
-    fit_image(images, protocol, model, mask=region, out=out, progress=True, **options)
-    _print_fit(out, out / derivative_name(common_stem(images), "dwimap.json", model=model))
+    sidecar = fit_maps(images, protocol, model, region, out, options, progress=True)
+    _print_fit(context, out, sidecar)
     typer.echo(f"time: {time.perf_counter() - start:.1f} s")
-    if model == "kurtosis" and protocol.directions is not None:
+    if model == "kurtosis" and fitted.directions is not None:
         say(POWDER_KURTOSIS)
 
 
@@ -682,10 +691,10 @@ def _print_repeats(repeats: pd.DataFrame) -> None:
     typer.echo(table.to_string(index=False))
 
 
-def _print_fit(out: Path, sidecar: Path) -> None:
+def _print_fit(context: typer.Context, out: Path, sidecar: Path) -> None:
     """Print the outcome of a fit, from the sidecar of its maps."""
-    from dmrifit.imaging.fit_predict import ALL_VOXELS
-    from dmrifit.report.verdict import odd_values
+    from dmrifit.cli.fit_runs import refit_line
+    from dmrifit.report.verdict import fit_sentences, remedies
 
     description = json.loads(sidecar.read_text(encoding="utf-8"))
     counts = {code: n for code, n in description["Status"]["Voxels"].items() if n}
@@ -698,20 +707,14 @@ def _print_fit(out: Path, sidecar: Path) -> None:
         for end in ("Lower", "Upper"):
             _print_share_at_bound(parameter, entry, end)
     _print_intervals(description["Parameters"])
-    for sentence in odd_values(description):
-        typer.echo(sentence)
-    if "NotFitted" in description:
-        for reason, n in description["NotFitted"]["Reasons"].items():
-            typer.echo(f"not fitted: {counted(n, 'voxel')} {reason}")
-    if "Prior" in description:
-        typer.echo(f"parameters are {description['Prior']['Description']}")
-    for sentence in description["Doubt"]["Advice"]:
-        typer.echo(f"doubt: {sentence}")
     if "ExpectedPrecision" in description:
-        section = description["ExpectedPrecision"]
-        _print_expected_precision(section)
-        if section["AirShare"] > _MOST_AIR and description["Settings"]["Region"] == ALL_VOXELS:
-            typer.echo(f"{section['AirShare']:.0%} of the voxels look like air: --mask auto")
+        _print_expected_precision(description["ExpectedPrecision"])
+    # Warnings were printed when they arose.
+    for sentence in fit_sentences(description):
+        if sentence not in description.get("Warnings", []):
+            typer.echo(sentence)
+    if line := refit_line(context, remedies(description), out):
+        typer.echo(f"to refit: {line}")
     sigma = description["Settings"]["Sigma"]
     if "estimated" in str(sigma):
         typer.echo(f"noise: sigma {sigma}")
@@ -748,8 +751,6 @@ def _print_expected_precision(section: Mapping[str, Any]) -> None:
         f"precision to expect in typical tissue at the SNR of this scan, {section['SNR']:.0f} "
         f"(signal at {section['SNRContrast']} over the SD of residuals): {', '.join(errors)}"
     )
-    for sentence in section["Advice"]:
-        typer.echo(f"protocol: {sentence}")
 
 
 def _print_share_at_bound(parameter: str, entry: Mapping[str, Any], end: str) -> None:

@@ -194,8 +194,9 @@ def named_files(option: str, texts: list[str]) -> dict[str, Path]:
     return files
 
 
-def floats(option: str, text: str, n: int) -> list[float]:
-    """Read n numbers, separated by commas."""
+def floats(option: str, text: str, n: int | None = None) -> list[float]:
+    """Read n numbers, or any number of them, separated by commas."""
+    n = n or text.count(",") + 1
     # Words that are no numbers are refused below like a wrong count.
     try:
         numbers = [float(word) for word in text.split(",")]
@@ -234,6 +235,11 @@ def bounds_of(texts: list[str]) -> dict[str, Any] | str | None:
             bounds[name] = (floats(f"--bounds {name}", low, 1)[0], high)
         else:
             bounds[name] = tuple(floats(f"--bounds {name}", text, 2))
+            if bounds[name][0] == bounds[name][1]:
+                raise ValueError(
+                    f"--bounds {name}={text}: both bounds are {bounds[name][0]:g}; to fix {name} "
+                    f"at this value, write --fix {name}={bounds[name][0]:g}"
+                )
     return bounds or None
 
 

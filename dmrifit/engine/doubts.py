@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -143,6 +144,9 @@ class DoubtTally:
     model: SignalModel
     bounds: tuple[tuple[float, float], ...]  # the box that was searched
     monotonic: tuple[str, ...] = ()  # parameters whose upper bound keeps the signal falling
+    # What helps where b-values are too high for the model, and where the noise is not known.
+    lower_b: str = "leave out the highest b-values"
+    noise_remedy: str = "give the noise (sigma)"
 
     def __post_init__(self) -> None:
         n_parameters = len(self.model.names)
@@ -152,9 +156,10 @@ class DoubtTally:
         self.reasons = np.zeros((n_parameters, len(DoubtReason)), np.int64)
         self.starts_disagree = 0
         self.below_noise = 0
+        # Of the same voxels.
+        self._signals = SpreadSample(_FEWEST_KEPT)
         self._ends = SpreadSample(_FEWEST_KEPT)
-        self._is_none = SpreadSample(_FEWEST_KEPT)
-        self.none_found = np.zeros(n_parameters, np.int64)
+        self._flags = SpreadSample(_FEWEST_KEPT)
         self.free = np.ones(n_parameters, bool)
 
     def add(self, result: Any) -> None:
@@ -166,15 +171,19 @@ class DoubtTally:
         self.starts_disagree += int(np.count_nonzero(result.starts_disagree[fitted]))
         self.free = ~result.is_known
         if result.inputs is not None and result.inputs.sigma is not None:
+            self.noise_remedy = ""
             is_below = least_weighted_signals(result) < result.inputs.sigma
             self.below_noise += int(np.count_nonzero(is_below & fitted))
         reasons = result.doubt_reasons[fitted]
         for j, column in enumerate(reasons.T):
             self.reasons[j] += np.bincount(column, minlength=len(DoubtReason))
         is_none = self._none_found(result, reasons == DoubtReason.NONE, fitted)
-        self.none_found += column_counts(is_none)
-        self._ends.add(result.outer_intervals, np.flatnonzero(fitted))
-        self._is_none.add(is_none, np.arange(len(is_none)))
+        is_undetermined = np.isin(reasons, (DoubtReason.NO_INFLUENCE, DoubtReason.NOT_DETERMINED))
+        at_bound = (result.at_low | result.at_high)[fitted]
+        rows = np.flatnonzero(fitted)
+        self._signals.add(least_weighted_signals(result), rows)
+        self._ends.add(result.outer_intervals, rows)
+        self._flags.add(np.stack([is_none, is_undetermined, at_bound], 1), np.arange(len(rows)))
 
     def _none_found(
         self, result: Any, is_sound: NDArray[np.bool_], fitted: NDArray[np.bool_]
@@ -191,34 +200,72 @@ class DoubtTally:
         return is_none
 
     @property
+    def too_high_b(self) -> bool:
+        """Whether b-values are too high for the model in as many voxels as advice mentions."""
+        return any(self._too_high(int(j)) for j in np.flatnonzero(self.free))
+
+    def _too_high(self, j: int) -> str:
+        """Say why the b-values are too high for a parameter; an empty text if they are not."""
+        name, n_fitted = self.model.names[j], max(self.n_fitted, 1)
+        counts = self.reasons[j] / n_fitted
+        at_cap = self.at_high[j] / n_fitted
+        remedies = [self.lower_b]
+        if name in self.monotonic and at_cap >= _MENTIONED_CAP:
+            undetermined = counts[DoubtReason.NO_INFLUENCE] + counts[DoubtReason.NOT_DETERMINED]
+            text = (
+                f"{name} is at its cap in {at_cap:.0%} of the voxels: b·D goes beyond the "
+                f"turning point 3/{name} there"
+            )
+            if undetermined >= _MENTIONED:
+                text += f", and in {undetermined:.0%} {name} is not determined"
+            remedies.append(self.noise_remedy)
+        elif counts[DoubtReason.DECAYED] >= _MENTIONED_CAP:
+            text = (
+                f"{name} is doubtful in {counts[DoubtReason.DECAYED]:.0%} of the voxels: b·D "
+                f"exceeds {DECAYED:g} there, which leaves less than 1% of the signal of a fluid, "
+                "and noise floor, pulsation or partial volume bend its curve"
+            )
+        else:
+            return ""
+        remedy = ", or ".join(filter(None, remedies))
+        return f"{text}; {remedy}." if remedy else f"{text}."
+
+    @property
     def share(self) -> NDArray[np.float64]:
         """Share of the fitted voxels in which each parameter is in doubt."""
         return 1 - self.reasons[:, DoubtReason.NONE] / max(self.n_fitted, 1)
 
-    def readings(self) -> dict[str, str]:
+    def readings(
+        self, is_tissue: Callable[[NDArray], NDArray[np.bool_]] | None = None
+    ) -> dict[str, str]:
         """
         Read the 95 % interval of each free parameter in the typical voxel: medians of the ends.
 
         Where it is not determined in most voxels, the range that was searched stands instead;
-        where none of it was found, and that is well measured, the median of the high ends.
+        where none of it was found, and that is well measured, the median of the high ends. Voxels
+        whose signals at the lowest b-value are not tissue are left out.
         """
         readings: dict[str, str] = {}
         if not self.n_fitted:
             return readings
-        undetermined = self.reasons[:, [DoubtReason.NO_INFLUENCE, DoubtReason.NOT_DETERMINED]]
-        is_undetermined = undetermined.sum(axis=1) >= self.n_fitted / 2
-        all_ends, all_none = self._ends.rows(), self._is_none.rows()
+        ends, flags = self._ends.rows(), self._flags.rows()
+        if is_tissue is not None:
+            kept = is_tissue(self._signals.rows())
+            if kept.any():
+                ends, flags = ends[kept], flags[kept]
+        is_none, is_undetermined, at_bound = flags.swapaxes(0, 1)
         for j in np.flatnonzero(self.free):
             parameter = self.model.parameters[j]
-            ends, is_none = all_ends[:, j], all_none[:, j]
             unit = f" {parameter.unit}" if parameter.unit and not parameter.is_amplitude else ""
-            if is_undetermined[j]:
+            low, high = (f"{rounded(end, 3)}" for end in np.median(ends[:, j], axis=0))
+            if is_undetermined[:, j].mean() >= _MOST:
                 text = f"not determined ({self._searched(int(j))} searched)"
-            elif self.none_found[j] >= _MOST * self.n_fitted and is_none.any():
-                text = f"none found, < {rounded(np.median(ends[is_none, 1]), 3)}{unit}"
+            elif is_none[:, j].mean() >= _MOST:
+                text = f"none found, < {rounded(np.median(ends[is_none[:, j], j, 1]), 3)}{unit}"
+            elif low == high and at_bound[:, j].mean() >= _MOST:
+                text = f"at the bound {low}{unit}"
             else:
-                low, high = np.median(ends, axis=0)
-                text = f"{rounded(low, 3)} to {rounded(high, 3)}{unit}"
+                text = f"{low} to {high}{unit}"
             readings[parameter.name] = text
         return readings
 
@@ -263,21 +310,8 @@ class DoubtTally:
         counts = self.reasons[j] / self.n_fitted
         no_influence = counts[DoubtReason.NO_INFLUENCE]
         undetermined = no_influence + counts[DoubtReason.NOT_DETERMINED]
-        if name in self.monotonic and at_high >= _MENTIONED_CAP:
-            text = (
-                f"{name} is at its cap in {at_high:.0%} of the voxels: b·D goes beyond the "
-                f"turning point 3/{name} there"
-            )
-            if undetermined >= _MENTIONED:
-                text += f", and in {undetermined:.0%} {name} is not determined"
-            return f"{text}; leave out the highest b-values, or give the noise (sigma)."
-        decayed = counts[DoubtReason.DECAYED]
-        if decayed >= _MENTIONED_CAP:
-            return (
-                f"{name} is doubtful in {decayed:.0%} of the voxels: b·D exceeds {DECAYED:g} "
-                "there, which leaves less than 1% of the signal of a fluid, and noise floor, "
-                "pulsation or partial volume bend its curve; leave out the highest b-values."
-            )
+        if too_high := self._too_high(j):
+            return too_high
         if self.share[j] < _MENTIONED:
             return ""
         at_bounds = []

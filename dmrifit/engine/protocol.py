@@ -853,8 +853,15 @@ def _checked_directions(directions: ArrayLike, n: int) -> NDArray[np.float64]:
 
 def _sidecar_echo_times(path: Path) -> NDArray[np.float64]:
     check_file(path, "sidecar")
+    pairs: list[tuple[str, Any]] = []
+
+    def object_of(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+        # The outermost object is read last.
+        pairs[:] = entries
+        return dict(entries)
+
     try:
-        value = json.loads(read_small(path))["EchoTime"]
+        value = json.loads(read_small(path), object_pairs_hook=object_of)["EchoTime"]
         # Python takes true for 1, and texts for the numbers in them.
         if np.array(value).dtype.kind not in "if":
             raise TypeError(f"EchoTime is {json.dumps(value):.40}, not a number")
@@ -864,6 +871,11 @@ def _sidecar_echo_times(path: Path) -> NDArray[np.float64]:
             f"{path}: not a BIDS sidecar with an EchoTime in seconds ({type(error).__name__}: "
             f"{error}); write one"
         ) from None
+    values = [json.dumps(entry) for key, entry in pairs if key == "EchoTime"]
+    if len(set(values)) > 1:
+        raise ValueError(
+            f"{path}: EchoTime is given more than once ({', '.join(values)}); keep the right one"
+        )
     if not seconds.size:
         raise ValueError(f"{path}: EchoTime is empty; write the echo time in seconds")
     if seconds.max() > _LONGEST_PLAUSIBLE_TE / _MS_PER_S:

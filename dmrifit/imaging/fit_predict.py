@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import replace
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,17 +26,21 @@ from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
 from dmrifit.engine.methods.map_prior import PRIOR_VOXELS, Prior
 from dmrifit.engine.models import Parameter, SignalModel, resolve_model
 from dmrifit.engine.protocol import Protocol, average_directions, check_protocol
+from dmrifit.engine.results import FitStatus
 from dmrifit.engine.screening import Screen, Screening
 from dmrifit.imaging.foreground import FOREGROUND_RULE, NO_AIR, foreground_mask
 from dmrifit.imaging.image_maps import ImageMaps, import_quicklook_libraries
 from dmrifit.imaging.image_rows import patient_scale, sliced_rows, source_volumes
 from dmrifit.imaging.noise import check_likelihood, estimate_sigma, noise_doubt
+from dmrifit.imaging.scan_info import ValueTally, is_same_b, protocol_doubts
 from dmrifit.imaging.signal_slices import LowestVolume, SignalSlices
 from dmrifit.io.bids_derivatives import (
+    ALL_VOXELS,
     FitTally,
     derivative_name,
     describe_fit,
     describe_prediction,
+    summarize_tissue,
 )
 from dmrifit.io.chunked_arrays import is_array, placed
 from dmrifit.io.masks import binarize
@@ -55,10 +60,17 @@ if TYPE_CHECKING:
     from dmrifit.predict.conformal import ConformalIntervals
     from dmrifit.predict.strategies import MapsToMaps, SignalToSignal
 
-__all__ = ["OUTSIDE", "fit_image", "predict_image", "read_grid", "read_volume", "write_volume"]
+__all__ = [
+    "OUTSIDE",
+    "fit_image",
+    "kept_measurements",
+    "predict_image",
+    "read_grid",
+    "read_volume",
+    "write_volume",
+]
 
-#: The region of a fit without a mask, in sidecars and pages.
-ALL_VOXELS = "all voxels that are not 0 in every measurement"
+_B_STEP = 100.0  # s/mm², between limits that are tried
 
 #: Share of the voxels above which a warning says that they could not be fitted.
 MOST_LOST = 0.2
@@ -76,6 +88,8 @@ def fit_image(
     mask: Image | Literal["auto"] | None = None,
     sigma: float | Image | Literal["estimate"] | None = None,
     out: str | Path | None = None,
+    b_max: float | None = None,
+    leave_out_b: Sequence[float] = (),
     average: str | None = None,
     bounds: Mapping[str, tuple[float, float | str]] | str | None = None,
     fixed: Mapping[str, float | str] | None = None,
@@ -129,6 +143,10 @@ def fit_image(
         denoising, because the floor stays: `preprocess_image` writes it.
     out : path, optional
         Folder to write to, made if missing.
+    b_max : float, optional
+        Leave out measurements above this b-value in s/mm².
+    leave_out_b : sequence of float, optional
+        Leave out the measurements of these b-values in s/mm².
     average : {"geometric", "arithmetic"}, optional
         Average the measurements that share b and TE before the fit (see `average_directions`). The
         geometric mean leaves out values ≤ 0, and the sidecar counts them.
@@ -203,6 +221,9 @@ def fit_image(
     """
     check_protocol(protocol)
     model = resolve_model(model)
+    measured = protocol
+    kept = kept_measurements(protocol, b_max, leave_out_b)
+    protocol = protocol.take(kept)
     image, mask, sigma = _with_affine(affine, image, mask, sigma)
     settings = FitSettings(
         method=method,
@@ -218,7 +239,9 @@ def fit_image(
     )
     series = Series.open(image)
     check_likelihood(image, likelihood, average)
-    contrasts = _check_protocol(series, protocol, model, average=average, fixed=fixed or {})
+    series.check_count(measured)
+    notes = _Notes(series.name)
+    contrasts = _check_protocol(notes, protocol, model, average=average, fixed=fixed or {})
     files = _fit_files(series, model)
     inputs = (image, mask, sigma)
     with output_files(out, files.values(), overwrite=overwrite, inputs=inputs) as file_set:
@@ -228,7 +251,7 @@ def fit_image(
         if quicklook and file_set is not None:
             import_quicklook_libraries()
         if _is_word(mask, "auto"):
-            region = foreground_mask(series, protocol)
+            region = foreground_mask(series, measured)
             region_text = NO_AIR if region is None else FOREGROUND_RULE
         else:
             region, region_text = _read_region(series, mask, may_be_auto=True)
@@ -246,7 +269,12 @@ def fit_image(
         box = blank_result.bounds
         if method is None:
             settings = replace(settings, method=blank_result.method)
-        doubts = DoubtTally(model, box, tuple(settings.capped(model)))
+        doubts = DoubtTally(
+            model,
+            box,
+            tuple(settings.capped(model)),
+            noise_remedy="give the noise (--sigma estimate)",
+        )
         tally = FitTally(model, contrasts, doubts, fixed or {})
         with series.unpacked() as readable:
             # Only an unpacked file is known to hold the voxels that its header promises.
@@ -261,22 +289,23 @@ def fit_image(
                 sigma_text = f"{np.median(noise):.6g} (estimated by {level.method})"
                 doubt = noise_doubt(level, readable, mask=region)
                 if doubt:
-                    warnings.warn(f"{series.name}: {doubt}", stacklevel=2)
+                    notes.warn(doubt)
             _check_noise(readable, region, settings, noise)
             if method == "map" and prior is None:
-                settings = replace(
-                    settings,
-                    prior=_learn_prior(
-                        readable, region, protocol, contrasts, model, settings, average, noise
-                    ),
-                )
+                sample = (readable, region, kept, protocol, contrasts)
+                learned = _learn_prior(*sample, model, settings, average, noise)
+                settings = replace(settings, prior=learned)
             gain_sample = SpreadSample(GAIN_VOXELS)
             signal_slices = SignalSlices(series.grid, contrasts, len(maps))
-            scan = LowestVolume(series.grid, protocol)
+            scan = LowestVolume(series.grid, protocol, lambda voxels: voxels[:, kept])
+            values = ValueTally(len(protocol))
             n_too_large = 0
             for slab, inside, signals in readable.slabs(
                 region, progress=progress, task="fit", whole=scan.add
             ):
+                if len(kept) < len(measured):
+                    signals = signals[:, kept]
+                values.add(signals)
                 gain_sample.add(signals, by_slice(inside))
                 # The slab is written to, because a copy of it would take as much memory again.
                 signals, screening = Screen(protocol).apply(signals, in_place=True)
@@ -290,24 +319,33 @@ def fit_image(
                     result = replace(result, screening=screening.then(result.screening))
                 n_too_large += fill_maps(maps, result, slab, inside)
                 tally.add(result, inside)
-        _check_tally(tally, series)
+        _check_tally(tally, notes)
         share = tally.screening.n_negative / max(tally.n_fitted * len(contrasts), 1)
         if share > MOST_NEGATIVE:
-            msg = (
-                f"{series.name}: {share:.0%} of the values are negative and fitted as they are; "
-                "check the number type and the scale factors of the image, and leave out air by a "
-                "mask (--mask)"
+            notes.warn(
+                f"{share:.0%} of the values are negative and fitted as they are; check the number "
+                "type and the scale factors of the image, and leave out air by a mask (--mask)"
             )
-            warnings.warn(msg, stacklevel=2)
         if n_too_large:
-            msg = (
-                f"{series.name}: in {counted(n_too_large, 'voxel')} a parameter is beyond 3e38, "
-                "which maps cannot hold, and is NaN; scale the image down"
+            notes.warn(
+                f"in {counted(n_too_large, 'voxel')} a parameter is beyond 3e38, which maps "
+                "cannot hold, and is NaN; scale the image down"
             )
-            warnings.warn(msg, stacklevel=2)
-        gain_step = find_gain_step(gain_sample.rows(), protocol)
+        rows = gain_sample.rows()
+        gain_step = find_gain_step(rows, protocol)
         if gain_step is not None:
-            warnings.warn(f"{series.name}: {gain_step.description}", stacklevel=2)
+            notes.warn(gain_step.description)
+        for doubt in values.doubts(protocol):
+            notes.warn(doubt)
+        lower_b_max = None
+        doubts.lower_b = ""
+        if doubts.too_high_b and b_max is None and weights is None:
+            # One level stands for a map of the noise.
+            typical_noise = None if noise is None else tally.noise_level()
+            noisy_settings = replace(settings, sigma=typical_noise)
+            lower_b_max = _lower_b_max(rows, protocol, model, noisy_settings, average)
+        if lower_b_max is not None:
+            doubts.lower_b = f"rerun with --b-max {lower_b_max:g}"
         images = {
             name: series.map(values, f"dmrifit {model.name} {name}")
             for name, values in maps.items()
@@ -316,10 +354,18 @@ def fit_image(
             "AverageDirections": average,
             "Sigma": sigma_text,
             "Region": region_text,
+            "HighestB": b_max,
+            "OmittedB": list(leave_out_b) or None,
         }
         sidecar = describe_fit(tally, settings, box, protocol, contrasts, options, files)
+        is_fitted = maps["status"] < FitStatus.NOT_FITTED
+        summarize_tissue(sidecar, maps, scan.values, is_fitted, tally.is_tissue)
         if gain_step is not None:
             sidecar["GainStep"] = gain_step.describe()
+        if notes.sentences:
+            sidecar["Warnings"] = notes.sentences
+        if lower_b_max is not None:
+            sidecar["Doubt"]["BMax"] = lower_b_max
         image_maps = ImageMaps(
             images,
             sidecar | series.describe(),
@@ -468,6 +514,7 @@ def predict_image(
             "Region": region_text,
         }
         sidecar["Voxels"] = prediction.counts
+        summarize_tissue(sidecar, prediction.maps, scan.values, prediction.region)
         if prediction.intervals is not None:
             sidecar["Intervals"] = prediction.intervals.describe(files, prediction.region)
         image_maps = ImageMaps(
@@ -553,6 +600,78 @@ class _Prediction:
         self.counts["WithSignal"] += int(np.isfinite(rows).all(axis=1).sum())
 
 
+def kept_measurements(
+    protocol: Protocol, b_max: float | None = None, leave_out_b: Sequence[float] = ()
+) -> NDArray[np.intp]:
+    """Choose measurements by their b-values in s/mm², of which scanners write 995 for 1000."""
+    b = protocol.b
+    is_kept = np.ones(len(b), bool)
+    if b_max is not None:
+        is_kept &= (b <= b_max) | is_same_b(b, b_max)
+    for value in leave_out_b:
+        if not is_same_b(b, value).any():
+            raise ValueError(
+                f"no measurement has b = {value:g} s/mm² (--leave-out-b); there are "
+                f"{', '.join(f'{one:g}' for one in np.unique(b))}"
+            )
+        is_kept &= ~is_same_b(b, value)
+    if not is_kept.any():
+        raise ValueError(
+            f"no measurement is left: the lowest b-value is {b.min():g} s/mm²; choose a larger "
+            "--b-max, or leave out fewer b-values"
+        )
+    return np.flatnonzero(is_kept)
+
+
+@dataclass
+class _Notes:
+    """Warnings of a fit, each said at once and kept for the sidecar."""
+
+    name: str  # of the image
+    sentences: list[str] = field(default_factory=list)
+
+    def warn(self, sentence: str) -> None:
+        self.sentences.append(sentence)
+        warnings.warn(f"{self.name}: {sentence}", stacklevel=3)
+
+
+def _lower_b_max(
+    rows: NDArray,
+    protocol: Protocol,
+    model: SignalModel,
+    settings: FitSettings,
+    average: str | None,
+) -> float | None:
+    """
+    Find the highest b-value up to which a sample of voxels is fitted without going too high.
+
+    None where no lower one that still determines the model is enough. Shapes: `rows` (n_voxels,
+    n_measurements).
+    """
+
+    def is_too_high(b_max: float) -> bool:
+        kept = kept_measurements(protocol, b_max)
+        reduced = contrasts = protocol.take(kept)
+        signals, screening = Screen(reduced).apply(rows[:, kept])
+        if average is not None:
+            signals, _ = _averaged(signals, screening, reduced, average)
+            _, contrasts = average_directions(np.ones(len(reduced)), reduced, mean=average)
+        result = fit_voxels(signals, contrasts, model, **vars(settings))
+        tally = DoubtTally(model, result.bounds, tuple(settings.capped(model)))
+        tally.add(result)
+        return tally.too_high_b
+
+    candidates = []
+    for limit in np.unique(_B_STEP * np.ceil(protocol.b / _B_STEP)).tolist():
+        reduced = protocol.take(kept_measurements(protocol, limit))
+        if not missing_for(reduced, model, settings.fixed or {}):
+            candidates.append(limit)
+    n_sound = bisect_left(candidates, True, key=is_too_high)
+    if n_sound in (0, len(candidates)):
+        return None
+    return candidates[n_sound - 1]
+
+
 def _averaged(
     signals: NDArray, screening: Screening, protocol: Protocol, average: str
 ) -> tuple[NDArray[np.float64], Screening]:
@@ -570,6 +689,7 @@ def _averaged(
 def _learn_prior(
     series: Series,
     region: NDArray[np.bool_] | None,
+    kept: NDArray[np.intp],
     protocol: Protocol,
     contrasts: Protocol,
     model: SignalModel,
@@ -582,13 +702,13 @@ def _learn_prior(
     sample, levels = SpreadSample(PRIOR_VOXELS), SpreadSample(PRIOR_VOXELS)
     for slab, inside, voxels in series.slabs(region, progress=False, task="prior"):
         rows = by_slice(inside)
-        sample.add(voxels, rows)
+        sample.add(voxels[:, kept], rows)
         level = _noise_of(noise, slab, inside)
         if level is not None:
             levels.add(np.broadcast_to(level, len(voxels)), rows)
     signals = sample.rows()
     if not signals.size:
-        raise _nothing_to_fit(series)
+        raise _nothing_to_fit(series.name)
     signals, screening = Screen(protocol).apply(signals, in_place=True)
     if average is not None:
         signals, _ = _averaged(signals, screening, protocol, average)
@@ -610,15 +730,14 @@ def _with_affine(affine: ArrayLike | None, image: Any, *maps: Any) -> list[Any]:
 
 
 def _check_protocol(
-    series: Series,
+    notes: _Notes,
     protocol: Protocol,
     model: SignalModel,
     *,
     average: str | None,
     fixed: Mapping[str, float | str],
 ) -> Protocol:
-    """Check image, protocol and model against each other; return the protocol that is fitted."""
-    series.check_count(protocol)
+    """Check protocol and model against each other; return the protocol that is fitted."""
     if model.needs_te and protocol.te is None:
         raise ValueError(
             f"model {model.name} needs echo times; give them to the protocol "
@@ -630,10 +749,12 @@ def _check_protocol(
         names = ", ".join(parameter.name for parameter in free)
         raise ValueError(
             f"model {model.name} has {counted(len(free), 'free parameter')} ({names}), but "
-            f"{series.name} has only {counted(n_contrasts, 'different contrast')} ({protocol!r}); "
+            f"{notes.name} has only {counted(n_contrasts, 'different contrast')} ({protocol!r}); "
             "fix parameters or choose a simpler model"
         )
-    _warn_of_doubtful_model(series.name, protocol, model, fixed)
+    for doubt in protocol_doubts(protocol, model):
+        notes.warn(doubt)
+    _warn_of_doubtful_model(notes, protocol, model, fixed)
     if average is None:
         return protocol
     _, contrasts = average_directions(np.ones(len(protocol)), protocol, mean=average)
@@ -641,25 +762,23 @@ def _check_protocol(
 
 
 def _warn_of_doubtful_model(
-    name: str, protocol: Protocol, model: SignalModel, fixed: Mapping[str, float | str]
+    notes: _Notes, protocol: Protocol, model: SignalModel, fixed: Mapping[str, float | str]
 ) -> None:
     """Warn in one line of a model that the protocol does not determine."""
     free = [parameter for parameter in model.parameters if parameter.name not in fixed]
     relaxation_times = [parameter.name for parameter in free if parameter.unit == "ms"]
     te = protocol.te
     if model.needs_te and relaxation_times and te is not None and np.ptp(te) == 0:
-        message = (
-            f"{name} has one echo time ({te[0]:g} ms), which cannot tell "
+        notes.warn(
+            f"the scan has one echo time ({te[0]:g} ms), which cannot tell "
             f"{', '.join(relaxation_times)} from the amplitude; fix them (--fix NAME=MS), or "
             "choose a model without relaxation"
         )
-        warnings.warn(message, stacklevel=4)
     elif missing := missing_for(protocol, model, fixed):
-        message = (
-            f"{name} does not determine {model.name}, which needs {missing}; fix parameters "
+        notes.warn(
+            f"the protocol does not determine {model.name}, which needs {missing}; fix parameters "
             "(--fix NAME=VALUE), or choose a simpler model"
         )
-        warnings.warn(message, stacklevel=4)
 
 
 def _read_region(
@@ -734,28 +853,27 @@ def _is_word(argument: object, word: str) -> bool:
     return isinstance(argument, str) and argument == word
 
 
-def _check_tally(tally: FitTally, series: Series) -> None:
+def _check_tally(tally: FitTally, notes: _Notes) -> None:
     """Refuse an image of which no voxel could be fitted, and warn of one that lost many."""
     n_voxels = tally.status.sum()
     if not n_voxels:
-        raise _nothing_to_fit(series)
+        raise _nothing_to_fit(notes.name)
     reasons = ", ".join(f"{n} {reason}" for reason, n in tally.screening.reasons.items())
     if not tally.n_fitted:
         raise ValueError(
-            f"{series.name}: none of {counted(n_voxels, 'voxel')} could be fitted ({reasons}); "
+            f"{notes.name}: none of {counted(n_voxels, 'voxel')} could be fitted ({reasons}); "
             "check that image, b-values and mask belong together"
         )
     if tally.screening.n_lost > MOST_LOST * n_voxels:
-        message = (
-            f"{series.name}: {tally.screening.n_lost} of {counted(n_voxels, 'voxel')} could not "
-            f"be fitted: {reasons}; check the image, or leave these voxels out by a mask (--mask)"
+        notes.warn(
+            f"{tally.screening.n_lost} of {counted(n_voxels, 'voxel')} could not be fitted: "
+            f"{reasons}; check the image, or leave these voxels out by a mask (--mask)"
         )
-        warnings.warn(message, stacklevel=3)
 
 
-def _nothing_to_fit(series: Series) -> ValueError:
+def _nothing_to_fit(name: str) -> ValueError:
     return ValueError(
-        f"{series.name}: there is nothing to fit, all voxels are 0 or NaN in every measurement"
+        f"{name}: there is nothing to fit, all voxels are 0 or NaN in every measurement"
     )
 
 

@@ -108,22 +108,24 @@ class ImageMaps(Mapping[str, nib.Nifti1Pair]):
 
     def advice(self) -> list[str]:
         """
-        Say in sentences what the data do not tell, as `FitResult.advice`.
+        Say in sentences what limits the values, and what helps, as the page does.
 
         Returns
         -------
         list of str
             Empty for a sound fit, and for predictions without intervals.
         """
-        sentences = list(self.sidecar.get("Doubt", {}).get("Advice", []))
+        from dmrifit.report.verdict import fit_sentences, prose
+
+        if "Status" in self.sidecar:
+            return prose(fit_sentences(self.sidecar), self.sidecar)
+        sentences: list[str] = []
         if "Intervals" in self.sidecar:
             from dmrifit.report.prediction_page import interval_advice
 
             sentences += interval_advice(self.sidecar["Intervals"])
         if "TrainingData" in self.sidecar.get("Estimator", {}):
             sentences.append(self.sidecar["Estimator"]["TrainingData"])
-        if "GainStep" in self.sidecar:
-            sentences.append(f"{self.sidecar['GainStep']['Description']}.")
         return sentences
 
     def view(self) -> InlinePage:

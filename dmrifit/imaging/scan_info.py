@@ -13,14 +13,14 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.engine.design.identifiability import expected_precision, missing_for
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
-from dmrifit.engine.models import MODELS
+from dmrifit.engine.models import MODELS, SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.noise import describe_noise_levels, noise_levels
 from dmrifit.io.masks import above_air_or_noise, binarize
 from dmrifit.io.nifti import Image, Images, image_name
 from dmrifit.io.series import Series, read_map
 
-__all__ = ["ScanInfo", "scan_info"]
+__all__ = ["ScanInfo", "ValueTally", "is_same_b", "protocol_doubts", "scan_info"]
 
 #: Without the model of signals that were divided by their own b = 0.
 _LISTED_MODELS = [name for name in MODELS if not name.endswith("-relative")]
@@ -31,6 +31,8 @@ _CLIPPED_SHARE, _FEWEST_CLIPPED = 1e-3, 10
 _MOST_SHELLS = 24  # listed one by one
 # Scanners write 995 to 1005 for 1000.
 _SAME_B, _SAME_B_RELATIVE = 1.0, 0.02  # s/mm²
+_LOW_B = 50.0  # s/mm², from which on perfusion has decayed
+_LARGEST_B = 20_000.0  # s/mm²
 _BRIGHT = 0.5  # quantile of voxels whose signal at the lowest b stands for tissue
 
 
@@ -124,18 +126,14 @@ def _position(series: Series) -> str:
 def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] | None) -> None:
     """Look at the values of an image: signs, ends of its type, gains, noise."""
     sample = SpreadSample(GAIN_VOXELS)
-    n_values, n_negative, n_non_finite, n_voxels = 0, 0, 0, 0
-    largest, n_largest = -np.inf, 0
+    values = ValueTally(info.n_volumes)
+    n_negative, n_non_finite = 0, 0
     for _, inside, signals in series.slabs(region, progress=True, task="info"):
         sample.add(signals, by_slice(inside))
-        n_voxels += len(signals)
-        n_values += signals.size
+        values.add(signals)
         n_negative += int((signals < 0).sum())
         n_non_finite += int((~np.isfinite(signals)).sum())
-        peak = float(np.nanmax(signals, initial=-np.inf))
-        if peak > largest:
-            largest, n_largest = peak, 0
-        n_largest += int((signals == largest).sum())
+    n_values = values.n_values
     if not n_values:
         info.doubts.append("every voxel is 0 or NaN in all volumes: check that it is the scan")
         return
@@ -147,37 +145,25 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
         )
     if n_non_finite:
         info.doubts.append(f"not finite: {counted(n_non_finite, 'value')}, which fits leave out")
-    if n_largest > max(_CLIPPED_SHARE * n_values, _FEWEST_CLIPPED):
-        info.doubts.append(
-            f"{n_largest / n_values:.1%} of the values are the largest one, {largest:g}: the "
-            "scanner or a converter has clipped them"
-        )
+    protocol = info.protocol
+    if protocol is not None and len(protocol) != info.n_volumes:
+        protocol = None
+    info.doubts += values.doubts(protocol)
     level = np.nan
     if info.n_volumes > 1:
         level = _describe_noise(info, series, region)
-    if info.protocol is None or len(info.protocol) != info.n_volumes:
+    if protocol is None:
         return
     rows = sample.rows()
-    lowest = rows[:, info.protocol.b == info.protocol.b.min()].mean(axis=1)
+    lowest = rows[:, protocol.b == protocol.b.min()].mean(axis=1)
     # Where no mask was drawn, most voxels may be air, which says nothing of the signal.
     if region is None:
         is_tissue = above_air_or_noise(lowest, level)
         rows, lowest = rows[is_tissue], lowest[is_tissue]
-    _describe_protocol(info, info.protocol, rows)
-    if level > 0:
-        info.snr = float(np.quantile(lowest, _BRIGHT) / level)
-
-
-def _describe_protocol(info: ScanInfo, protocol: Protocol, rows: NDArray) -> None:
-    """Look at what signals and protocol say together."""
-    step = find_gain_step(rows, protocol)
-    if step is not None:
-        info.doubts.append(step.description)
-    if protocol.b.min() >= 50:
-        info.doubts.append(
-            f"the lowest b-value is {protocol.b.min():g} s/mm²: without one near 0, S0 is "
-            "extrapolated"
-        )
+    gain_step = find_gain_step(rows, protocol)
+    if gain_step is not None:
+        info.doubts.append(gain_step.description)
+    info.doubts += protocol_doubts(protocol)
     weighted = np.median(rows[:, protocol.b == protocol.b.max()])
     reference = np.median(rows[:, protocol.b == protocol.b.min()])
     if weighted > reference > 0:
@@ -185,6 +171,66 @@ def _describe_protocol(info: ScanInfo, protocol: Protocol, rows: NDArray) -> Non
             f"the median signal rises from {reference:.4g} at the lowest b to {weighted:.4g} at "
             "the highest: the order of the b-values does not fit the volumes"
         )
+    if level > 0:
+        info.snr = float(np.quantile(lowest, _BRIGHT) / level)
+
+
+class ValueTally:
+    """How many values of each volume are the largest of all, counted part by part."""
+
+    def __init__(self, n_volumes: int) -> None:
+        self.n_values = 0
+        self._largest = -np.inf
+        self._n_largest = np.zeros(n_volumes, np.int64)
+
+    def add(self, signals: NDArray[np.float64]) -> None:
+        """Count the values (n_voxels, n_volumes) of one part."""
+        self.n_values += signals.size
+        peak = float(np.nanmax(signals, initial=-np.inf))
+        if peak > self._largest:
+            self._largest, self._n_largest[:] = peak, 0
+        if peak == self._largest:
+            self._n_largest += np.count_nonzero(signals == peak, axis=0)
+
+    def doubts(self, protocol: Protocol | None) -> list[str]:
+        """Say that values were clipped, if they look so."""
+        n_largest = self._n_largest.sum()
+        if n_largest <= max(_CLIPPED_SHARE * self.n_values, _FEWEST_CLIPPED):
+            return []
+        # Without noise, all voxels of a simulation have the same signal at b = 0.
+        is_end_of_type = self._largest > 0 and np.log2(self._largest + 1) % 1 == 0
+        if protocol is not None and not is_end_of_type:
+            b = protocol.b[self._n_largest > _FEWEST_CLIPPED]
+            if len(np.unique(b)) < 2:
+                return []
+        return [
+            f"{n_largest / self.n_values:.1%} of the values are the largest one, "
+            f"{self._largest:g}: the scanner or a converter has clipped them, which lowers "
+            "diffusivities; convert the scan again, or leave these voxels out by a mask"
+        ]
+
+
+def protocol_doubts(protocol: Protocol, model: SignalModel | None = None) -> list[str]:
+    """Say what looks wrong with b-values, for one model or for all."""
+    doubts = []
+    lowest, highest = protocol.b.min(), protocol.b.max()
+    if highest > _LARGEST_B:
+        doubts.append(
+            f"the highest b-value is {highest:g} s/mm², more than scanners for people reach: "
+            "check that the b-values are not ten times too large, which makes diffusivities ten "
+            "times too small"
+        )
+    if lowest >= _LOW_B:
+        text = f"the lowest b-value is {lowest:g} s/mm²: without one near 0, S0 is extrapolated"
+        if model is None or {"f", "Dv"} <= set(model.names):
+            text += ", and f is not the signal fraction of perfusion, most of which has decayed"
+        doubts.append(f"{text}; measure b = 0 as well")
+    return doubts
+
+
+def is_same_b(b: NDArray[np.float64], value: float) -> NDArray[np.bool_]:
+    """Tell which b-values scanners may have written for one."""
+    return np.isclose(b, value, rtol=_SAME_B_RELATIVE, atol=_SAME_B)
 
 
 def _describe_noise(info: ScanInfo, series: Series, region: NDArray[np.bool_] | None) -> float:

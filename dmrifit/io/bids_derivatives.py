@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
 __all__ = [
+    "ALL_VOXELS",
     "MONOTONIC",
     "SYNTHETIC_TRAINING",
     "FitTally",
@@ -49,9 +50,12 @@ __all__ = [
     "file_record",
     "label",
     "stem",
+    "summarize_tissue",
     "versions",
 ]
 
+#: The region of a fit without a mask, in sidecars and pages.
+ALL_VOXELS = "all voxels that are not 0 in every measurement"
 #: The upper bound of a kurtosis that keeps the signal falling.
 MONOTONIC = "3/(b_max·D)"
 #: What is said where predictions of a model stand that has learned from a simulation.
@@ -199,17 +203,37 @@ class FitTally:
         The SNR is the median over tissue of the signals at the lowest b-value and shortest echo
         time over the standard deviation of residuals.
         """
-        rows = self._sample.rows().reshape(-1, 3)
-        snr, signals, noise = rows[np.isfinite(rows[:, :2]).all(axis=1)].T
+        snr, signals, noise = self._finite_rows()
         if not len(snr):
             return np.nan, 0.0
-        is_bright = above_air(signals) & (signals > 0)
-        if is_bright.any() and not np.isfinite(noise).all():
-            noise = np.median(signals[is_bright] / snr[is_bright])
+        if not np.isfinite(noise).all():
+            noise = np.zeros(len(snr))
         # Scanners filter the background, so that a map of the noise is too low there.
-        noise = np.maximum(noise, np.median(noise))
-        is_tissue = above_air_or_noise(signals, noise)
+        is_tissue = above_air_or_noise(signals, np.maximum(noise, self.noise_level()))
         return float(np.median(snr[is_tissue])), 1.0 - float(is_tissue.mean())
+
+    def is_tissue(self, signals: NDArray) -> NDArray[np.bool_]:
+        """
+        Tell which voxels do not look like air, by what was measured at the lowest b-value.
+
+        Shapes: `signals` (n_voxels,), of which NaN is tissue; returns (n_voxels,).
+        """
+        return above_air_or_noise(signals, self.noise_level()) | ~np.isfinite(signals)
+
+    def noise_level(self) -> float:
+        """Give the noise of the typical voxel: sigma, or of the residuals; NaN if unknown."""
+        snr, signals, noise = self._finite_rows()
+        if len(noise) and np.isfinite(noise).all():
+            return float(np.median(noise))
+        is_bright = above_air(signals) & (signals > 0)
+        if not is_bright.any():
+            return np.nan
+        return float(np.median(signals[is_bright] / snr[is_bright]))
+
+    def _finite_rows(self) -> NDArray[np.float64]:
+        """Give SNR, signal and noise, (3, n_voxels), of the voxels that have them."""
+        rows = self._sample.rows().reshape(-1, 3)
+        return rows[np.isfinite(rows[:, :2]).all(axis=1)].T
 
     @property
     def n_fitted(self) -> int:
@@ -228,7 +252,7 @@ def describe_fit(
 ) -> dict[str, Any]:
     """Describe a fit for the JSON file that stands beside its maps."""
     model = tally.model
-    readings = tally.doubts.readings()
+    readings = tally.doubts.readings(tally.is_tissue)
     return {
         "Description": f"Voxelwise fit of the signal model {model.name} by "
         f"{_describe_method(settings)}",
@@ -302,9 +326,50 @@ def _describe_parameter(
     return entry
 
 
+def summarize_tissue(
+    sidecar: dict[str, Any],
+    maps: Mapping[str, NDArray],
+    lowest: NDArray[np.float32],
+    tissue: NDArray[np.bool_],
+    is_tissue: Callable[[NDArray], NDArray[np.bool_]] = above_air,
+) -> None:
+    """
+    Add to a sidecar which share of the voxels looks like air, and the quartiles of the others.
+
+    Shapes: `maps`, `lowest` (the volume of lowest b), and `tissue`, with the voxels that have
+    values, (x, y, z).
+    """
+    n_voxels = int(np.count_nonzero(tissue))
+    selected = is_tissue(lowest[tissue])
+    # A region that is air altogether is summarized as it is.
+    if selected.any():
+        tissue = tissue.copy()
+        tissue[tissue] = selected
+    sidecar["Air"] = {
+        "Share": 1 - int(np.count_nonzero(tissue)) / n_voxels if n_voxels else 0.0,
+        "Description": "share of the voxels with values that look like air at the lowest b-value; "
+        "Quartiles, StandardError and Interval of parameters leave them out",
+    }
+    for name, entry in sidecar.get("Parameters", {}).items():
+        quartiles = _percentiles(maps[name][tissue], (25, 50, 75))
+        if quartiles:
+            entry["Quartiles"] = quartiles
+        if f"{name}_se" in maps:
+            errors = _percentiles(maps[f"{name}_se"][tissue], (50,))
+            entry["StandardError"] = errors[0] if errors else None
+
+
+def _percentiles(values: NDArray, percentiles: tuple[int, ...]) -> list[float]:
+    """Compute percentiles of the finite values; none where there are no such values."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return []
+    return np.percentile(values, percentiles).tolist()
+
+
 def _describe_expected_precision(tally: FitTally) -> dict[str, Any]:
     """Describe what the protocol can determine in typical tissue at the SNR of this scan."""
-    snr, air_share = tally.snr()
+    snr, _ = tally.snr()
     if not (np.isfinite(snr) and snr > 0):
         return {}
     contrasts, model = tally.contrasts, tally.model
@@ -327,7 +392,6 @@ def _describe_expected_precision(tally: FitTally) -> dict[str, Any]:
             "and shortest echo time over the standard deviation of residuals",
             "SNR": snr,
             "SNRContrast": _describe_contrast(contrasts, reference),
-            "AirShare": air_share,
             "CoefficientOfVariation": {
                 name: float(value) if np.isfinite(value) else None
                 for name, value in zip(table["parameter"], table["cv"], strict=True)

@@ -25,12 +25,14 @@ from dmrifit.report.html import (
 )
 from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_panel, plot_panels
 from dmrifit.report.verdict import (
+    fit_sentences,
     html_lights,
     html_verdict,
     least_doubted,
     map_verdict,
-    odd_values,
+    percent,
     plain_number,
+    prose,
 )
 from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 from dmrifit.report.voxel_records import VoxelRecords, VoxelSignals, short_unit
@@ -86,7 +88,7 @@ def write_quicklook(
     png.write_bytes(png_bytes(plot_panels(slices, free_panels, heading), dpi=150))
     screen = first_screen(maps, affine, sidecar, background=background, signals=signals)
     sections: list[tuple[str, Any]] = [("", screen)]
-    sections.append(("Parameters", _summary(maps, slices, panels, sidecar)))
+    sections.append(("Parameters", _summary(slices, panels, sidecar)))
     sections.append(("Maps", _figures(maps, slices, free_panels, sidecar)))
     sections.append(("How they were made", html_table(_settings_of_fit(sidecar))))
     html.write_text(
@@ -145,9 +147,12 @@ def shown_region(maps: Mapping[str, NDArray]) -> NDArray[np.bool_]:
 
 def map_panels(maps: Mapping[str, NDArray], sidecar: Mapping[str, Any]) -> list[MapPanel]:
     """Make the panels of all parameters from their maps (x, y, z)."""
-    return [
-        _panel(name, maps[name], entry) for name, entry in sidecar.get("Parameters", {}).items()
-    ]
+    entries = sidecar.get("Parameters", {})
+    panels = [_panel(name, maps[name], entry) for name, entry in entries.items()]
+    if "doubt" not in maps:
+        return panels
+    doubts = unpack_doubts(maps["doubt"], len(panels))
+    return [replace(panel, doubted=doubts[..., j]) for j, panel in enumerate(panels)]
 
 
 def fitted_panels(panels: Sequence[MapPanel], sidecar: Mapping[str, Any]) -> list[MapPanel]:
@@ -169,20 +174,21 @@ def _panel(name: str, values: NDArray, entry: Mapping[str, Any]) -> MapPanel:
             high = bounds[1]
     shares = entry.get("ShareAtBounds", {"Lower": 0.0, "Upper": 0.0})
     unit = short_unit(entry["Units"])
-    return MapPanel(name, unit, values, (low, high), (shares["Lower"], shares["Upper"]))
+    quartiles = tuple(entry.get("Quartiles", ()))
+    shares_at_bounds = (shares["Lower"], shares["Upper"])
+    return MapPanel(name, unit, values, (low, high), shares_at_bounds, quartiles=quartiles)
 
 
 def value_cells(panel: MapPanel, mask: NDArray[np.bool_]) -> list[str]:
     """Write the cells of a table that summarize a map: name, unit, median, quartiles."""
-    values = panel.finite(mask)
-    if not len(values):
+    quartiles = panel.summary(mask)
+    if not quartiles:
         return [panel.name, panel.unit, "–", "– – –"]
-    low, median, high = map(plain_number, np.percentile(values, (25, 50, 75)))
+    low, median, high = map(plain_number, quartiles)
     return [panel.name, panel.unit, median, f"{low} – {high}"]
 
 
 def _summary(
-    maps: Mapping[str, NDArray],
     slices: Slices,
     panels: list[MapPanel],
     sidecar: Mapping[str, Any],
@@ -190,14 +196,13 @@ def _summary(
     """Tabulate the values of each parameter and how many stand at its bounds."""
     rows = []
     for panel in panels:
-        errors = replace(panel, values=maps[f"{panel.name}_se"]).finite(slices.mask)
-        error = "–"
-        if len(errors):
-            error = f"{np.median(errors):.2g}"
         entry = sidecar["Parameters"][panel.name]
+        error = "–"
+        if entry["StandardError"] is not None:
+            error = f"{entry['StandardError']:.2g}"
         cells = [*value_cells(panel, slices.mask), error, entry.get("Interval", "–")]
         cells += _bound_cells(entry)
-        rows.append([*cells, f"{100 * sidecar['Doubt']['Share'][panel.name]:.3g} %"])
+        rows.append([*cells, percent(sidecar["Doubt"]["Share"][panel.name])])
     header = ["", "unit", "median", "quartiles", "std. error", "95 % interval"]
     header += ["at lower bound", "at upper bound", "in doubt"]
     counts = sidecar["Status"]["Voxels"]
@@ -209,25 +214,14 @@ def _summary(
         "other parameters fit about as well. A parameter is in doubt where it has no influence, "
         "is not determined, ended at a bound of the search, or is uncertain."
     )
-    text += "".join(f" {sentence}." for sentence in odd_values(sidecar))
-    if "NotFitted" in sidecar:
-        reasons = sidecar["NotFitted"]["Reasons"].items()
-        listed = ", ".join(f"{counted(n, 'voxel')} {reason}" for reason, n in reasons)
-        text += f" Not fitted: {listed}."
-    if "GainStep" in sidecar:
-        text += f" {sidecar['GainStep']['Description']}."
-    if "Prior" in sidecar:
-        text += f" These parameters are {sidecar['Prior']['Description']}."
     if any("BoundsUnits" in entry for entry in sidecar["Parameters"].values()):
         text += " Bounds of S0 are multiples of the largest signal of the voxel (× max)."
     for name, entry in sidecar["Parameters"].items():
         if "Meaning" in entry:
             text += f" {name} is the {entry['Meaning']}."
-    advice = " ".join(sidecar["Doubt"]["Advice"])
+    notes = [html_note(sentence) for sentence in prose(fit_sentences(sidecar), sidecar)]
     table = html_table(rows, header, numbers=(2, 3, 4, 5, 6, 7, 8))
-    if advice:
-        table = html_note(advice) + table
-    return table + html_note(text)
+    return html_join([*notes, table, html_note(text)])
 
 
 def _bound_cells(entry: Mapping[str, Any]) -> list[str]:
@@ -272,6 +266,9 @@ def planes_viewer(
     for panel in panels:
         values = np.where(region, panel.values, np.nan)
         layers.append(Layer(panel.layer, values, "map", panel.unit, panel.window))
+    for panel in panels:
+        if panel.doubted is not None and panel.doubted.any():
+            layers.append(Layer(panel.layer, panel.doubted, "doubt"))
     # An amplitude looks like the scan, so that the reader sees where the colors lie.
     images = [layer.name for layer in layers if layer.kind == "image"]
     images += [panel.layer for panel in panels if panel.unit == AMPLITUDE_UNIT]
@@ -313,8 +310,9 @@ def _figures(
     """Show the map of each parameter, how the fits ended, and which are in doubt."""
     note = html_note(
         f"Slices through the middle of the mask, {slices.sides[0]} at the left. Colors span "
-        "percentiles 2 to 98; gray voxels could not be fitted. In the histograms the thin line is "
-        "the median, dashed lines are bounds, and the first and last bar hold what lies outside."
+        "percentiles 2 to 98; gray voxels are in doubt or could not be fitted. In the histograms "
+        "the thin line is the median, dashed lines are bounds, and the first and last bar hold "
+        "what lies outside."
     )
     figures = [map_figure(slices, panel) for panel in panels]
     codes = {int(code): meaning for code, meaning in sidecar["Status"]["Codes"].items()}

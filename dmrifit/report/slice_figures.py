@@ -28,7 +28,7 @@ __all__ = [
     "robust_limits",
 ]
 
-#: For voxels of the mask that have no value. Outside the mask the page shows through.
+#: For voxels of the mask whose value is in doubt or missing. Outside it the page shows through.
 NO_VALUE_COLOR = "#b9bec6"
 
 _STYLE = {"font.size": 9, "axes.titlesize": 10}
@@ -56,6 +56,10 @@ class MapPanel:
     faint: bool = False
     # Ends of the color scale; by default percentiles of the values.
     window: tuple[float, float] | None = None
+    # Which voxels (x, y, z) are in doubt, and so gray.
+    doubted: NDArray | None = None
+    # Of the voxels that do not look like air; by default of all that are shown.
+    quartiles: tuple[float, ...] = ()
 
     @property
     def layer(self) -> str:
@@ -71,6 +75,13 @@ class MapPanel:
         """Select the finite values of a mask (x, y, z)."""
         values = self.values[mask]
         return values[np.isfinite(values)]
+
+    def summary(self, mask: NDArray[np.bool_]) -> tuple[float, ...]:
+        """Give the quartiles, the median in the middle; none where no value is finite."""
+        values = self.finite(mask)
+        if self.quartiles or not len(values):
+            return self.quartiles
+        return tuple(np.percentile(values, (25, 50, 75)).tolist())
 
 
 class Slices:
@@ -287,16 +298,21 @@ def _draw_map(axes: Axes, slices: Slices, panel: MapPanel, n_columns: int) -> Sc
     matplotlib = import_optional("matplotlib")
     cm, colors = import_optional("matplotlib.cm"), import_optional("matplotlib.colors")
     low, high = panel.window or robust_limits(panel.values[slices.mask])
-    scale = cm.ScalarMappable(colors.Normalize(low, high), matplotlib.colormaps[COLORMAP])
+    colormap = matplotlib.colormaps[COLORMAP]
+    if panel.faint:
+        shades = colormap(np.arange(colormap.N))
+        shades[:, :3] += _FAINT * (1 - shades[:, :3])
+        colormap = colors.ListedColormap(shades)
+    scale = cm.ScalarMappable(colors.Normalize(low, high), colormap)
+    gray = ~np.isfinite(panel.values)
+    if panel.doubted is not None:
+        gray |= panel.doubted
     pictures = []
     # Only the slices that are shown are painted: colors take eight times the room of a map.
-    for cut, inside in zip(
-        slices.pictures(panel.values), slices.pictures(slices.mask), strict=True
-    ):
+    cuts = (slices.pictures(volume) for volume in (panel.values, gray, slices.mask))
+    for cut, is_gray, inside in zip(*cuts, strict=True):
         painted = scale.cmap(scale.norm(np.nan_to_num(cut)))
-        if panel.faint:
-            painted[..., :3] += _FAINT * (1 - painted[..., :3])
-        painted[~np.isfinite(cut)] = colors.to_rgba(NO_VALUE_COLOR)
+        painted[is_gray] = colors.to_rgba(NO_VALUE_COLOR)
         painted[~inside] = 0
         pictures.append(painted)
     slices.mosaic(axes, pictures, n_columns)
@@ -343,8 +359,8 @@ def _draw_histogram(axes: Axes, slices: Slices, panel: MapPanel) -> None:
                 size=8,
                 color=_BOUND_COLOR,
             )
-    if len(values):
-        axes.axvline(float(np.median(values)), color="#1d2530", linewidth=1)
+    for median in panel.summary(slices.mask)[1:2]:
+        axes.axvline(median, color="#1d2530", linewidth=1)
 
 
 def _histogram_range(values: NDArray, panel: MapPanel) -> tuple[float, float]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
+from dmrifit.io.bids_derivatives import ALL_VOXELS
 from dmrifit.report.html import html_template
 from dmrifit.report.slice_figures import MapPanel
 
@@ -16,17 +17,20 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 __all__ = [
+    "fit_sentences",
     "html_lights",
     "html_verdict",
     "least_doubted",
     "map_verdict",
-    "odd_values",
     "percent",
     "plain_number",
+    "prose",
+    "remedies",
 ]
 
 _MOST_DOUBTED = 0.5  # share of voxels in doubt above which a parameter is not determined
 _SMALLEST_PLAIN, _LARGEST_PLAIN = 1e-4, 1e6
+_SOME_AIR, _MOST_AIR = 0.01, 0.5  # shares of voxels that are mentioned, and that call for a mask
 _SOME_DOUBTED = 0.1  # … and below which it can be read everywhere
 
 # Letters and words tell the lights apart, too, for those who see no colors.
@@ -39,6 +43,10 @@ _LIGHTS = """<ul class="lights">{% for light in lights %}
 
 def map_verdict(sidecar: Mapping[str, Any]) -> str:
     """Say in one line how many voxels have maps, and which parameters are mostly in doubt."""
+    air = sidecar.get("Air", {}).get("Share", 0.0)
+    air_text = ""
+    if air >= _SOME_AIR:
+        air_text = f"; {percent(air)} of the voxels look like air, which medians leave out"
     if "Status" not in sidecar:
         counts = sidecar["Voxels"]
         text = (
@@ -47,7 +55,7 @@ def map_verdict(sidecar: Mapping[str, Any]) -> str:
         )
         if counts["NegativeSignal"]:
             text += f"; a predicted signal is negative in {counts['NegativeSignal']}"
-        return text
+        return text + air_text
     voxels = sidecar["Status"]["Voxels"]
     n_voxels = sum(voxels.values())
     n_fitted = n_voxels - voxels["not fitted"]
@@ -64,7 +72,7 @@ def map_verdict(sidecar: Mapping[str, Any]) -> str:
         text += "; no parameter is in doubt in most of them"
     if "GainStep" in sidecar:
         text += f"; {sidecar['GainStep']['Description']}"
-    return text
+    return text + air_text
 
 
 def html_verdict(text: str) -> Markup:
@@ -82,10 +90,9 @@ def html_lights(
 def _light(
     panel: MapPanel, region: NDArray[np.bool_], sidecar: Mapping[str, Any]
 ) -> dict[str, str]:
-    values = panel.finite(region)
     text = ""
-    if len(values):
-        text = f"{plain_number(np.median(values))} {panel.unit}".strip()
+    for median in panel.summary(region)[1:2]:
+        text = f"{plain_number(median)} {panel.unit}".strip()
     light = {"name": panel.name, "layer": panel.layer, "value": text}
     if "Doubt" not in sidecar:
         return light | _predicted_light(panel, has_intervals="Intervals" in sidecar)
@@ -109,7 +116,56 @@ def _predicted_light(panel: MapPanel, *, has_intervals: bool) -> dict[str, str]:
     return {"kind": "determined", "sign": "●", "words": "determined"}
 
 
-def odd_values(sidecar: Mapping[str, Any]) -> list[str]:
+def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:
+    """
+    Say what limits the values of a fit, and what helps; nothing of a sound fit.
+
+    Terminal, tables and pages, of one scan or of many, all show these sentences; they may begin
+    with a small letter and end without a stop, which `prose` mends.
+    """
+    sentences = list(sidecar.get("Warnings", []))
+    sentences += sidecar["Doubt"]["Advice"]
+    air = sidecar.get("Air", {}).get("Share", 0.0)
+    if air >= _SOME_AIR:
+        text = f"{air:.0%} of the voxels look like air: "
+        if "mask" in remedies(sidecar):
+            text += "--mask auto leaves them out of the fit, as "
+        sentences.append(f"{text}medians and intervals leave them out")
+    for reason, n in sidecar.get("NotFitted", {}).get("Reasons", {}).items():
+        sentences.append(f"not fitted: {counted(n, 'voxel')} {reason}")
+    if "Prior" in sidecar:
+        sentences.append(f"parameters are {sidecar['Prior']['Description']}")
+    if "GainStep" in sidecar:
+        sentences.append(sidecar["GainStep"]["Description"])
+    sentences += _odd_values(sidecar)
+    for sentence in sidecar.get("ExpectedPrecision", {}).get("Advice", []):
+        sentences.append(f"protocol: {sentence}")
+    return list(dict.fromkeys(sentences))
+
+
+def prose(sentences: Iterable[str], sidecar: Mapping[str, Any]) -> list[str]:
+    """Begin sentences with a capital, unless it is the name of a parameter, and end each."""
+    texts = []
+    for sentence in sentences:
+        text = sentence
+        if text.split()[0] not in sidecar["Parameters"]:
+            text = text[0].upper() + text[1:]
+        texts.append(f"{text.rstrip('.')}.")
+    return texts
+
+
+def remedies(sidecar: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the options of `fit_image` by which the sentences of a fit advise to repeat it."""
+    options: dict[str, Any] = {}
+    is_everywhere = sidecar["Settings"]["Region"] == ALL_VOXELS
+    if is_everywhere and sidecar.get("Air", {}).get("Share", 0.0) > _MOST_AIR:
+        options["mask"] = "auto"
+    if sidecar["Doubt"].get("BMax"):
+        options["b_max"] = sidecar["Doubt"]["BMax"]
+    return options
+
+
+def _odd_values(sidecar: Mapping[str, Any]) -> list[str]:
     """Say how many values a fit left out, and how many negative ones it took."""
     sentences = []
     if "LeftOut" in sidecar:

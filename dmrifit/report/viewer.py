@@ -51,7 +51,7 @@ _MARGIN = 2  # voxels around what is shown
 _EXTREMES = (0.1, 99.9)  # percentiles that the codes of an image span
 _GRAYS = (1, 99.5)  # percentiles of an image that are black and white
 # Of an image, what the eye tells apart; of a map, three digits; of a score, where thresholds lie.
-_BITS = {"image": 8, "map": 12, "score": 16, "mask": 8}
+_BITS = {"image": 8, "map": 12, "score": 16, "mask": 8, "doubt": 8}
 _COARSE_BITS = _BITS | {"map": 8}
 _MOST_LABELS = 255
 _PLANES = {"axial": (2, "RLAP"), "coronal": (1, "RLSI"), "sagittal": (0, "PASI")}
@@ -64,14 +64,15 @@ class Layer:
 
     An image is gray and lies below; a map may lie below, in gray, or above it, in colors; a score
     lies above it, and keeps its maxima where voxels are put together; a mask is an outline, in one
-    color for each number. Rows of records, of which there is one layer at most, are not seen.
+    color for each number; doubt makes the map of its name gray where it is 1. Rows of records, of
+    which there is one layer at most, are not seen.
 
     Shapes: `values` (x, y, z); NaN where there is no value, 0 outside a mask.
     """
 
     name: str
     values: NDArray[Any]
-    kind: Literal["image", "map", "score", "mask", "rows"] = "image"
+    kind: Literal["image", "map", "score", "mask", "doubt", "rows"] = "image"
     unit: str = ""
     # Ends of the scale of grays and colors; by default percentiles of the region, and of a score
     # the smallest and the largest number.
@@ -358,7 +359,7 @@ def _filled(layers: Sequence[Layer]) -> NDArray[np.bool_]:
 
 def _window(layer: Layer, region: NDArray[np.bool_]) -> tuple[float, float] | None:
     """Choose the gray scale of an image and the color scale of a map; others need none."""
-    if layer.kind in ("score", "mask", "rows"):
+    if layer.kind in ("score", "mask", "doubt", "rows"):
         return None
     values = layer.values[region]
     values = values[np.isfinite(values)]
@@ -408,7 +409,7 @@ def _coarser(layer: Layer, axis: int) -> Layer:
     if len(values) % 2:
         values = np.concatenate([values, values[-1:]])
     pairs = values.reshape(-1, 2, *values.shape[1:])
-    if layer.kind in ("score", "mask", "rows"):
+    if layer.kind in ("score", "mask", "doubt", "rows"):
         joined = np.fmax(pairs[:, 0], pairs[:, 1])
     else:
         pairs = pairs.astype(np.float32)
@@ -436,7 +437,7 @@ def _pack(layer: Layer, bits: int) -> dict[str, Any]:
         "bits": bits,
         "names": list(layer.names),
     }
-    if layer.kind == "mask":
+    if layer.kind in ("mask", "doubt"):
         codes = np.nan_to_num(values).astype(np.uint8)
         return packed | {
             "data": _text(codes, bits),
@@ -560,7 +561,7 @@ def _stored(packed: Sequence[Mapping[str, Any]]) -> list[str]:
     """Describe the range and the steps of the codes of each layer."""
     lines = []
     for entry in packed:
-        if entry["kind"] != "mask":
+        if entry["kind"] not in ("mask", "doubt"):
             low, high = entry["low"], entry["high"]
             step = (high - low) / (2 ** entry["bits"] - 2)
             extent = f"{low:.4g} to {high:.4g} {entry['unit']}".rstrip()

@@ -336,6 +336,12 @@ def multiplied(good: bytes, parameter: str) -> bytes:
 
 
 @mutation
+def clipped(good: bytes, parameter: str) -> bytes:
+    """Cut values off at a number, as scanners and converters do."""
+    return _with_values(good, lambda values: np.minimum(values, float(parameter)).astype(np.float32))
+
+
+@mutation
 def replaced(good: bytes, parameter: str) -> bytes:
     """Give voxels of one value another: old=new."""
     old, _, new = parameter.partition("=")

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from worked_pages import PROGRAMS, blocks, commands
 
 from dmrifit import Protocol, fit_voxels
+from dmrifit._optional import EXTRAS
 from dmrifit.cli import cohort_commands, image_commands, program
 from dmrifit.cohort.participants_table import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from dmrifit.io.scan_manifest import COLUMNS as manifest_columns
@@ -66,7 +67,18 @@ def test_the_first_screen_shows_a_picture_and_leads_to_maps(root, readme):
     assert (root / picture).stat().st_size < 200_000
     assert "BSD-3-Clause" in first
     shown = [line for _, code in blocks(first) for line in commands(code)]
-    assert shown[-2:] == ['pip install ".[report]"', "dmrifit fit own.nii.gz --out maps"]
+    assert shown[-2:] == ['pip install ".[report,preprocess]"', "dmrifit fit own.nii.gz --out maps"]
+
+
+def test_what_a_fit_recommends_is_installed_by_the_first_command(root, readme):
+    text = (root / "dmrifit" / "report" / "verdict.py").read_text(encoding="utf-8")
+    text += (root / "dmrifit" / "imaging" / "fit_predict.py").read_text(encoding="utf-8")
+    recommended = {word for word in ("--mask auto", "--sigma estimate") if word in text}
+    assert recommended == {"--mask auto", "--sigma estimate"}
+    # Both find their way by dipy, and so does the noise of dmrifit info; pages need matplotlib and Jinja2.
+    needed = {EXTRAS[library] for library in ("dipy", "matplotlib", "jinja2")}
+    (extras,) = re.findall(r'pip install "\.\[([^]]+)\]"', readme)
+    assert needed <= set(extras.split(","))
 
 
 def test_every_command_that_the_readme_names_is_there(readme):

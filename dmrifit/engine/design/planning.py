@@ -84,13 +84,14 @@ def _turning_point(name: str, kurtosis: float, diffusivity: float, protocol: Pro
         turn = 1e3 * 3 / (kurtosis * diffusivity)
         return (
             f"{name} will be at its cap: b·D goes beyond the turning point 3/{name}, which is at "
-            f"b = {turn:.0f} s/mm²; leave out higher b-values."
+            f"b = {turn:.0f} s/mm²; leave out higher b-values (--b-max {turn:.0f})."
         )
     if highest > DECAYED:
+        limit = 1e3 * DECAYED / diffusivity
         return (
             f"{name} will be doubtful: b·D = {highest:.1f} at the highest b-value leaves less "
             "than 1% of the signal, and the noise floor bends its curve; leave out b-values above "
-            f"{1e3 * DECAYED / diffusivity:.0f} s/mm²."
+            f"{limit:.0f} s/mm² (--b-max {limit:.0f})."
         )
     return ""
 

@@ -10,6 +10,8 @@ const TALLEST = { alone: 560, withSignals: 300 }; // pixels of the screen that t
 // The brightest first, because scans are dark; a dark line inside keeps them apart from bright voxels.
 const OUTLINES = [[86, 180, 233], [230, 159, 0], [204, 121, 167], [0, 158, 115], [240, 228, 66], [213, 94, 0], [0, 114, 178]];
 
+const DOUBTED = [185, 190, 198];
+
 // ---- numbers: what follows knows nothing of a page -------------------------------------------------------------------
 
 function inverseOf(a) {
@@ -129,6 +131,7 @@ function colorsOf(layer, map, limit) {
   return colors;
 }
 
+// What is in doubt is gray, whatever its number says.
 function paint(offsets, image, overlay, opacity) {
   const pixels = new Uint8ClampedArray(4 * offsets.length);
   for (let p = 0; p < offsets.length; p++) {
@@ -136,13 +139,17 @@ function paint(offsets, image, overlay, opacity) {
     pixels[4 * p + 3] = 255;
     if (offset < 0) continue;
     const under = image ? 4 * image.codes[offset] : 0, over = overlay ? 4 * overlay.codes[offset] : 0;
-    const share = overlay && overlay.colors[over + 3] ? opacity : 0;
+    const share = overlay && overlay.colors[over + 3] ? opacity : 0, isDoubted = overlay?.doubt?.[offset];
     for (let i = 0; i < 3; i++) {
       const below = image ? image.colors[under + i] : 0;
-      pixels[4 * p + i] = share ? Math.floor((1 - share) * below + share * overlay.colors[over + i] + 0.5) : below;
+      pixels[4 * p + i] = blend(below, isDoubted ? DOUBTED[i] : share && overlay.colors[over + i], share);
     }
   }
   return pixels;
+}
+
+function blend(below, above, share) {
+  return Math.floor((1 - share) * below + share * above + 0.5);
 }
 
 // Color the two outermost pixels of each region, and darken the next.
@@ -346,7 +353,10 @@ class Viewer {
   describeAt(point, isTold) {
     const offset = offsetOf(this.geometry, point);
     const told = this.layers.filter((layer) => layer.kind === "mask" || isTold(layer));
-    return told.map((layer) => describe(layer, offset < 0 ? 0 : layer.codes[offset])).filter(Boolean).join("; ");
+    return told.map((layer) => {
+      const words = describe(layer, offset < 0 ? 0 : layer.codes[offset]);
+      return words && layer.doubt?.[offset] ? `${words} (in doubt)` : words;
+    }).filter(Boolean).join("; ");
   }
 
   press(plane, event) {
@@ -414,12 +424,15 @@ class Viewer {
     this.find("values").textContent = `At ${position.map(inMm).join(", ")} mm: ${words}`;
     this.panel?.show(position, offsetOf(this.geometry, position));
     this.find("values").hidden = Boolean(this.panel?.record); // its table says the same, with intervals
-    for (const [role, layer, map] of [["image-scale", image, null], ["overlay-scale", overlay, this.map]]) {
+    const opacity = image ? Number(this.find("opacity")?.value ?? 100) / 100 : 1;
+    for (const [role, layer, map, share] of [["image-scale", image, null, 1], ["overlay-scale", overlay, this.map, opacity]]) {
       const scale = this.find(role);
       if (!scale) continue;
       scale.hidden = !layer;
-      if (layer) this.drawScale(scale, layer, map);
+      if (layer) this.drawScale(scale, layer, map, share);
     }
+    const hasDoubt = this.find("has-doubt");
+    if (hasDoubt) hasDoubt.hidden = !overlay?.doubt;
     for (const part of this.all("of-overlay")) part.hidden = !overlay;
     if (!overlay) return;
     const number = overlay.kind === "score" ? written(limit.value, 5) : reading(overlay, limit.value);
@@ -430,11 +443,19 @@ class Viewer {
     this.find("amount").textContent = `${written(volume)} mL shown`;
   }
 
-  drawScale(scale, layer, map) {
-    const canvas = scale.querySelector("canvas"), context = canvas.getContext("2d");
-    const pixels = new Uint8ClampedArray(4 * 256);
-    for (let i = 0; i < 256; i++) pixels.set([...(map ? map.slice(3 * i, 3 * i + 3) : [i, i, i]), 255], 4 * i);
-    context.putImageData(new ImageData(pixels, 256, 1), 0, 0);
+  // The colors of the planes: over black in the lowest row, over white in the highest.
+  drawScale(scale, layer, map, share) {
+    const canvas = scale.querySelector("canvas"), context = canvas.getContext("2d", { willReadFrequently: true });
+    const { width, height } = canvas;
+    const pixels = new Uint8ClampedArray(4 * width * height);
+    for (let row = 0, p = 0; row < height; row++) {
+      const below = height > 1 ? Math.round(255 * (1 - row / (height - 1))) : 0;
+      for (let i = 0; i < width; i++, p += 4) {
+        for (let k = 0; k < 3; k++) pixels[p + k] = blend(below, map ? map[3 * i + k] : i, share);
+        pixels[p + 3] = 255;
+      }
+    }
+    context.putImageData(new ImageData(pixels, width, height), 0, 0);
     const [low, high] = scale.querySelectorAll("span");
     low.textContent = written(layer.window[0]);
     high.textContent = `${written(layer.window[1])}${layer.unit && ` ${layer.unit}`}`;
@@ -449,6 +470,10 @@ async function startViewer(element) {
       layer.codes = await unpack(layer.data, length, layer.bits);
       layer.data = null;
     }
+    for (const { name, codes } of data.layers.filter((layer) => layer.kind === "doubt")) {
+      data.layers.find((layer) => layer.name === name).doubt = codes;
+    }
+    data.layers = data.layers.filter((layer) => layer.kind !== "doubt");
     const viewer = new Viewer(element, data);
     if (data.records) viewer.panel = await VoxelPanel.start(viewer);
     viewer.draw();

@@ -2,6 +2,7 @@
 "use strict";
 
 const FLAGS = { doubt: 1, low: 2, high: 4 };
+const AT_BOUND = FLAGS.low | FLAGS.high;
 const CURVE_POINTS = 121;
 const PLOT = { left: 52, right: 70, top: 14, gap: 22, bottom: 34, residuals: 0.32 };
 const OPERATIONS = new Map([
@@ -139,7 +140,8 @@ class VoxelPanel {
     const { record, viewer } = this, rows = [];
     for (const one of record?.parameters ?? []) {
       const bad = isDoubted(one), row = document.createElement("tr");
-      const interval = [one.low, one.high].every(Number.isFinite) ? `${written(one.low)} to ${written(one.high)}` : "\u2013";
+      const [low, high] = [one.low, one.high].map((end) => (Number.isFinite(end) ? written(end) : ""));
+      const interval = !(low && high) ? "\u2013" : low === high && one.flags & AT_BOUND ? "at the bound" : `${low} to ${high}`;
       const cells = [`${one.fixed ? "\u25a0" : bad ? "\u25b2" : "\u25cf"} ${one.name}`,
         Number.isFinite(one.value) ? `${written(one.value)}${one.unit && ` ${one.unit}`}` : "\u2013", one.fixed ? "fixed" : interval];
       row.append(...cells.map((text, i) => Object.assign(document.createElement(i ? "td" : "th"), { textContent: text })));

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -340,3 +341,97 @@ def test_a_run_whose_scheduler_dies_ends_with_a_line_and_goes_on_with_another(
     assert code == 0, err
     assert re.search(r"[123] scans? of 4 finished before", err)
     assert "4 scans: 4 fitted" in printed
+
+
+def capped_scan(folder, name):
+    """Write a scan of which half is air, and whose signal ends in a floor beyond b = 2000."""
+    b = np.arange(0, 4001, 250.0)
+    rng = np.random.default_rng(3)
+    tissue = np.maximum(np.exp(-b / 1e3 * 1.0 + (b / 1e3) ** 2 * 0.9 / 6), 0)
+    tissue[b > 2000] = tissue[b == 2000] * 0.9
+    clean = np.zeros((12, 6, 4, len(b)))
+    clean[:5] = 1000 * tissue
+    signals = np.hypot(clean + rng.normal(0, 4, clean.shape), rng.normal(0, 4, clean.shape))
+    nib.save(nib.Nifti1Image(signals.astype(np.float32), np.diag([2.0, 2, 3, 1])), folder / f"{name}.nii.gz")
+    np.savetxt(folder / f"{name}.bval", b[None], fmt="%g")
+
+
+def test_one_scan_and_many_show_the_same_sentences_everywhere(run, tmp_path):
+    for name in ("a", "b"):
+        capped_scan(tmp_path, name)
+    options = ("--model", "kurtosis")
+    code, single, err = run("fit", tmp_path / "a.nii.gz", *options, "--out", tmp_path / "single")
+    assert code == 0, err
+    scans = (tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
+    code, many, err = run("fit", *scans, *options, "--out", tmp_path / "many")
+    assert code == 0, err
+    table = fits(tmp_path / "many")
+    sidecar = json.loads((tmp_path / "many" / table["maps"][0]).read_text())
+    for name, share in sidecar["Doubt"]["Share"].items():
+        assert table[f"in_doubt_{name}"][0] == pytest.approx(share, rel=0.01)
+    assert table["air"][0] == pytest.approx(7 / 12, abs=0.01)
+    pages = [tmp_path / "many" / "index.html", *(tmp_path / "many" / "a").glob("*.html")]
+    texts = [" ".join(re.sub("<[^>]+>", " ", page.read_text(encoding="utf-8")).split()) for page in pages]
+    assert len(texts) == 2
+    advice = [*sidecar["Doubt"]["Advice"], "58% of the voxels look like air: --mask auto"]
+    assert len(advice) > 1
+    for sentence in advice:
+        assert all(sentence in shown for shown in (single, many, table["notes"][0], *texts)), sentence
+
+
+def test_medians_leave_out_air(run, tmp_path):
+    capped_scan(tmp_path, "a")
+    code, _, err = run("fit", tmp_path / "a.nii.gz", "--model", "adc", "--no-quicklook", "--out", tmp_path / "maps")
+    assert code == 0, err
+    sidecar = json.loads((tmp_path / "maps" / "a_model-adc_dwimap.json").read_text())
+    values = nib.load(tmp_path / "maps" / sidecar["Parameters"]["S0"]["File"]).get_fdata()
+    low, median, high = sidecar["Parameters"]["S0"]["Quartiles"]
+    np.testing.assert_allclose((low, median, high), np.percentile(values[:5], (25, 50, 75)), rtol=1e-5)
+    assert median > 5 * np.median(values)
+    ends = [float(text) for text in sidecar["Parameters"]["S0"]["Interval"].split(" to ")]
+    assert ends[0] <= median <= ends[1]
+
+
+def test_the_line_of_advice_runs_and_is_not_repeated(run, tmp_path):
+    capped_scan(tmp_path, "a")
+    inside = np.zeros((12, 6, 4), np.uint8)
+    inside[:5] = 1
+    nib.save(nib.Nifti1Image(inside, np.diag([2.0, 2, 3, 1])), tmp_path / "mask.nii.gz")
+    options = ("--model", "kurtosis", "--mask", tmp_path / "mask.nii.gz", "--no-quicklook")
+    code, printed, err = run("fit", tmp_path / "a.nii.gz", *options, "--out", tmp_path / "maps")
+    assert code == 0, err
+    assert "rerun with --b-max " in printed
+    (line,) = re.findall("^to refit: (.*)$", printed, re.MULTILINE)
+    words = shlex.split(line)
+    assert words[:2] == ["dmrifit", "fit"]
+    code, printed, err = run(*words[1:])
+    assert code == 0, err
+    assert "--b-max" not in printed.replace(line, "").partition("protocol:")[0]
+    assert "to refit" not in printed
+    refit = json.loads((tmp_path / "maps_refit" / "a_model-kurtosis_dwimap.json").read_text())
+    assert refit["Settings"]["HighestB"] == float(words[words.index("--b-max") + 1])
+    assert max(refit["Protocol"]["b"]) <= refit["Settings"]["HighestB"]
+    at_cap = refit["Parameters"]["K"]["ShareAtBounds"]["Upper"]
+    assert at_cap < 0.1
+    truth = nib.load(tmp_path / "maps_refit" / refit["Parameters"]["K"]["File"]).get_fdata()[:5]
+    assert np.median(truth) == pytest.approx(0.9, rel=0.1)
+
+
+def test_b_values_are_left_out_of_one_scan_and_of_many(bids, run, tmp_path):
+    image = bids / "sub-01" / "dwi" / "sub-01_dwi.nii.gz"
+    options = ("--leave-out-b", "500", "--model", "adc", "--no-quicklook")
+    code, _, err = run("fit", image, *options, "--out", tmp_path / "one")
+    assert code == 0, err
+    signals = np.asarray(nib.load(image).dataobj)
+    plain = np.log(signals[..., 0] / signals[..., 2])
+    sidecar = tmp_path / "one" / "sub-01_model-adc_dwimap.json"
+    described = json.loads(sidecar.read_text())
+    assert described["Settings"]["OmittedB"] == [500]
+    assert described["Protocol"]["b"] == [0, 1000]
+    fitted = nib.load(sidecar.with_name(described["Parameters"]["ADC"]["File"])).get_fdata()
+    np.testing.assert_allclose(fitted, plain, rtol=1e-4)
+    code, _, err = run("fit", image, bids / "sub-03" / "ses-a" / "dwi" / "sub-03_ses-a_dwi.nii.gz", *options,
+                       "--out", tmp_path / "many")  # fmt: skip
+    assert code == 0, err
+    (sidecar,) = (tmp_path / "many").glob("sub-01*/*.json")
+    assert json.loads(sidecar.read_text())["Protocol"]["b"] == [0, 1000]

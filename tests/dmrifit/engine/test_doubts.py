@@ -301,3 +301,16 @@ def test_a_leg_does_not_determine_the_diffusivity_of_its_blood():
     assert result.doubt[:, result.names.index("Dv")].mean() > 0.9
     assert result.doubt[:, result.names.index("Dt")].mean() < 0.05
     assert any("Dv is not determined" in sentence for sentence in result.advice())
+
+
+def test_an_interval_without_width_reads_at_the_bound():
+    """The signal of a fluid over a floor: K is at its cap 3/(b·D) in every voxel."""
+    protocol = Protocol(np.arange(0, 4001, 100.0))
+    decay = 0.94 * np.exp(-2.5e-3 * protocol.b) + 0.06
+    signals = 1000 * decay + np.random.default_rng(0).normal(0, 1, (200, len(protocol)))
+    result = fit_voxels(signals, protocol, "kurtosis")
+    assert result.at_high[:, 2].all()
+    assert result.readings()["K"] == f"at the bound {np.median(result['K']):.3g}"
+    # As narrow an interval within the bounds is an interval.
+    clean = np.tile(MODELS["adc"].signal([[100.0, 1.5]], protocol), (20, 1))
+    assert fit_voxels(clean, protocol, "adc").readings()["ADC"] == "1.5 to 1.5 µm²/ms"

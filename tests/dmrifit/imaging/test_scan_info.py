@@ -6,6 +6,7 @@ import pytest
 
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
+from dmrifit.imaging.fit_predict import fit_image
 from dmrifit.imaging.scan_info import contrast_lines, scan_info
 
 
@@ -96,3 +97,35 @@ def test_estimates_of_the_noise_that_disagree_are_doubted():
     image = nib.Nifti1Image((values * structure[..., None]).astype(np.float32), np.eye(4))
     info = scan_info(image, protocol)
     assert any("estimates of the noise differ" in doubt for doubt in info.doubts), info.noise
+
+
+@pytest.mark.parametrize(
+    ("b", "largest", "words"),
+    [
+        ([0, 5000, 10000, 20000, 30000], np.inf, "ten times too large"),
+        ([0, 500, 1000, 2000, 3000], 400.0, "are the largest one, 400"),
+        ([100, 500, 1000, 2000, 3000], np.inf, "the lowest b-value is 100 s/mm²"),
+    ],
+)
+def test_a_fit_and_info_doubt_alike(b, largest, words):
+    image = synthetic(Protocol([0, 500, 1000, 2000, 3000]), 5, affine=np.eye(4))
+    values = np.minimum(np.asarray(image.dataobj), largest)
+    image = nib.Nifti1Image(values, np.eye(4))
+    (doubt,) = [text for text in scan_info(image, Protocol(b)).doubts if words in text]
+    with pytest.warns(UserWarning, match=words):
+        maps = fit_image(image, Protocol(b), "adc")
+    (sentence,) = [text for text in maps.sidecar["Warnings"] if words in text]
+    # Without perfusion in the model, nothing is said of it.
+    assert sentence == doubt.replace(
+        ", and f is not the signal fraction of perfusion, most of which has decayed", ""
+    )
+
+
+def test_equal_signals_of_a_simulation_are_not_clipped():
+    protocol = Protocol([0, 500, 1000])
+    signals = MODELS["adc"].signal(np.column_stack([np.full(64, 300.0), np.linspace(0.5, 2, 64)]), protocol)
+    image = nib.Nifti1Image(signals.reshape(4, 4, 4, 3), np.eye(4))
+    assert "Warnings" not in fit_image(image, protocol, "adc").sidecar
+    end_of_type = nib.Nifti1Image(np.minimum(signals, 255).reshape(4, 4, 4, 3), np.eye(4))
+    with pytest.warns(UserWarning, match="the largest one, 255"):
+        fit_image(end_of_type, protocol, "adc")

@@ -8,6 +8,7 @@ from matplotlib.image import imread
 
 from dmrifit.report.html import png_bytes
 from dmrifit.report.slice_figures import (
+    NO_VALUE_COLOR,
     MapPanel,
     Slices,
     plot_codes,
@@ -163,3 +164,17 @@ def test_a_map_can_have_the_colors_of_another_and_says_in_a_list_that_it_says_li
     assert (0.25, 4.0) in [axes.get_ylim() for axes in figure.axes]
     assert panel.layer == "Dt"
     assert MapPanel("T2v", "ms", values, faint=True).layer == "T2v (not determined)"
+
+
+def test_voxels_in_doubt_are_gray_in_figures(slices):
+    """Half of the voxels are in doubt; the histogram below the slices has no such gray."""
+    doubted = np.zeros(SHAPE, bool)
+    doubted[: SHAPE[0] // 2] = True
+    values = np.random.default_rng(0).uniform(0, 1, SHAPE)
+    gray = np.array([int(NO_VALUE_COLOR[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    shares = []
+    for panel in (MapPanel("K", "", values), MapPanel("K", "", values, doubted=doubted)):
+        drawn = picture(plot_panel(slices, panel))[..., :3]
+        shares.append((np.abs(drawn - gray).max(axis=-1) < 0.01).mean())
+    assert shares[0] < 0.002
+    assert shares[1] > 0.05

@@ -6,8 +6,17 @@ import re
 import numpy as np
 import pytest
 
+from dmrifit.io.bids_derivatives import ALL_VOXELS
 from dmrifit.report.slice_figures import MapPanel
-from dmrifit.report.verdict import html_lights, least_doubted, map_verdict, percent
+from dmrifit.report.verdict import (
+    fit_sentences,
+    html_lights,
+    least_doubted,
+    map_verdict,
+    percent,
+    prose,
+    remedies,
+)
 
 SHARES = {"S0": 0.02, "D": 0.3, "K": 0.9, "T": 0.0}
 SIDECAR = {
@@ -62,3 +71,35 @@ def test_names_are_escaped():
     panel = MapPanel("<b>", "", np.ones((1, 1, 1)), (0, 1), (0, 0))
     sidecar = {"Doubt": {"Share": {"<b>": 0.0}}, "Parameters": {"<b>": {}}}
     assert "<b>" not in html_lights([panel], np.ones((1, 1, 1), bool), sidecar)
+
+
+def test_sentences_of_a_fit_name_warnings_doubts_air_and_lost_voxels_once():
+    gain = "volumes b = 0 have at most 0.5 times the gain of volumes b = 500"
+    sidecar = SIDECAR | {
+        "Warnings": [gain],
+        "GainStep": {"Description": gain},
+        "Doubt": {"Share": SHARES, "Advice": ["K is uncertain."], "BMax": 2000.0},
+        "Air": {"Share": 0.68},
+        "Settings": {"Region": ALL_VOXELS},
+    }
+    sentences = fit_sentences(sidecar)
+    assert sentences == [
+        gain,
+        "K is uncertain.",
+        "68% of the voxels look like air: --mask auto leaves them out of the fit, as medians and intervals leave them out",
+        "not fitted: 2 voxels with a negative value",
+    ]
+    assert prose(sentences, sidecar)[1:2] == ["K is uncertain."]
+    assert prose(sentences, sidecar)[3] == "Not fitted: 2 voxels with a negative value."
+    assert remedies(sidecar) == {"mask": "auto", "b_max": 2000.0}
+    assert "68 % of the voxels look like air, which medians leave out" in map_verdict(sidecar)
+    # In a mask the sentence gives no option that was taken.
+    masked = sidecar | {"Settings": {"Region": "the mask above 0.5"}}
+    assert "68% of the voxels look like air: medians and intervals leave them out" in fit_sentences(masked)
+    assert remedies(masked) == {"b_max": 2000.0}
+
+
+def test_the_median_of_a_light_is_that_of_tissue():
+    panel = MapPanel("S0", "", np.arange(10.0).reshape(10, 1, 1), quartiles=(7.0, 8.0, 9.0))
+    sidecar = {"Doubt": {"Share": {"S0": 0.0}}, "Parameters": {"S0": {}}}
+    assert "</strong> 8" in html_lights([panel], np.ones((10, 1, 1), bool), sidecar)

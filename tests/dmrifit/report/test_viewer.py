@@ -569,6 +569,47 @@ def test_a_browser_draws_the_numbers_and_the_slider_changes_the_picture(layers, 
     assert set(tab.requests) == {path.resolve().as_uri()}
 
 
+def test_doubt_is_gray_and_colors_are_those_of_the_bar_at_any_opacity(tmp_path, tab):
+    rng = np.random.default_rng(0)
+    brightness, values = rng.uniform(0, 1, SHAPE), rng.uniform(0, 2, SHAPE)
+    doubted = np.zeros(SHAPE)
+    doubted[:4] = 1
+    layers = [
+        Layer("scan", brightness, window=(0, 1)),
+        Layer("K", values, "map", window=(0, 2)),
+        Layer("K", doubted, "doubt"),
+    ]
+    made = html_viewer(layers, STRAIGHT, image="scan", overlay="K", start=(STRAIGHT @ [5, 4, 2, 1])[:3])
+    path = tmp_path / "page.html"
+    path.write_text(viewer_page("Page", [("Planes", made)]), encoding="utf-8")
+    page = tab.open(path)
+    switch(page, "crosshair", False)
+    bar = "[data-role=overlay-scale] canvas"
+    for opacity in (100, 60, 20):
+        switch(page, "opacity", opacity)
+        drawn = pixels(page, "axial")
+        points = plane_points(STRAIGHT, SHAPE, "axial", page.evaluate("document.querySelector('.viewer').viewer.position"),
+                              drawn.shape[1::-1])  # fmt: skip
+        voxel, inside, margin = nearest(STRAIGHT, SHAPE, points)
+        sure = inside & (margin > 0.02)
+        places = tuple(np.moveaxis(voxel[sure], -1, 0))
+        gray = np.array([185, 190, 198])
+        expected = opacity / 100 * gray + (1 - opacity / 100) * 255 * brightness[places][:, None]
+        is_gray = doubted[places] == 1
+        assert np.abs(drawn[sure] - expected)[is_gray].max() <= 2
+        # Every other color of the planes is a color of the bar, at the number of its voxel.
+        shown = page.evaluate(PIXELS.replace("[data-plane=%s] canvas", bar))
+        colors = np.frombuffer(base64.b64decode(shown[2]), np.uint8).reshape(shown[1], shown[0], 3).astype(int)
+        columns = np.round(255 * values[places] / 2).astype(int)
+        rows = np.round((len(colors) - 1) * (1 - brightness[places])).astype(int)
+        step = 255 * (1 - opacity / 100) / (len(colors) - 1)
+        assert np.abs(drawn[sure] - colors[rows, columns])[~is_gray].max() <= step / 2 + 6
+    assert page.locator("[data-role=has-doubt]").is_visible()
+    told = "document.querySelector('.viewer').viewer.describeAt([%s], () => true)"
+    inside_doubt = ", ".join(str(x) for x in (STRAIGHT @ [2, 4, 2, 1])[:3])
+    assert page.evaluate(told % inside_doubt).endswith("(in doubt)")
+
+
 def test_outlines_boxes_and_the_crosshair_are_drawn_where_they_are(layers, tmp_path, tab):
     box = np.diag([8.0, 12.0, 12.0, 1.0])
     box[:3, 3] = (STRAIGHT @ [7, 5, 2, 1])[:3]
