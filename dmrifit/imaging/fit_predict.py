@@ -23,8 +23,9 @@ from dmrifit.engine.fit_maps import OUTSIDE, empty_maps, fill_maps, map_names
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_voxels, learn_prior
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
-from dmrifit.engine.methods.map_prior import PRIOR_VOXELS, Prior
+from dmrifit.engine.methods.map_prior import PRIOR_VOXELS
 from dmrifit.engine.models import Parameter, SignalModel, resolve_model
+from dmrifit.engine.prior import Prior
 from dmrifit.engine.protocol import Protocol, average_directions, check_protocol
 from dmrifit.engine.results import FitStatus
 from dmrifit.engine.screening import Screen, Screening
