@@ -244,13 +244,13 @@ class _ScanFiles:
 
 def _checked_files(scans: Path, prior: Path | None, mask: Path | None, out: Path) -> _ScanFiles:
     """Check the headers of all scans, before a model or a volume is read."""
-    from metastasis.scans.cases import IMAGES
+    from metastasis.scans.cases import CASES
     from metastasis.scans.scan_checks import check_files, scan_files
 
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
     options = {"--prior": prior, "--mask": mask}
-    table = is_table(scans, "prior scans and brains", options, IMAGES)
+    table = is_table(scans, "prior scans and brains", options, CASES.images)
     files_of_scans = scan_files(scans, prior, mask, is_table=table)
     edges, problems = {}, {}
     for files in files_of_scans:

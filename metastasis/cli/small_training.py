@@ -51,14 +51,13 @@ def train_small(
     some 40 minutes of one core. The threshold is that of the model that comes along: choose
     another one by what is marked in scans without metastases.
     """
-    from metastasis.scans.cases import IMAGES
     from metastasis.scans.scan_checks import scan_files
     from metastasis.simulate.training_scans import implanted_copies, phantom_scans, read_negative
 
     check_output(out, overwrite)
     require_libraries("torch", "skorch")
     is_table = scans.is_dir() or scans.suffix == ".tsv"
-    paths = [files[IMAGES[0]] for files in scan_files(scans, None, None, is_table=is_table)]
+    paths = [files["image"] for files in scan_files(scans, None, None, is_table=is_table)]
     # All files are checked before the first copy is made.
     negatives = {str(path): read_negative(path) for path in paths}
     training: list[TrainingScan] = []
