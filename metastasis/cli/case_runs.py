@@ -43,7 +43,7 @@ _LABEL = "label.nii.gz"
 _LESIONS = "lesions.tsv"
 _OVERLAY = "overlay.png"
 _VIEW = "view.html"
-_VOLUME_DIGITS = 9  # of mL: sums of voxels would end like 1.5479999999999998
+_DIGITS = 9  # sums of voxels would end like 1.5479999999999998, and be rounded either way
 _COLUMNS = (
     "name",
     "patient",
@@ -293,6 +293,7 @@ def _segment_case(
         prior_scan = {"volumes": scan["priors"], "priors": [None], "masks": scan["masks"]}
         prior_labels = next(iter(segment_by(segmenter, **prior_scan)))[0]
     table = reader_table(labels, case.affine, probability=probability, prior=prior_labels)
+    table = table.round(_DIGITS)
     threshold, min_voxels, n_marked_by_both = None, None, None
     if is_ensemble:
         # The table lists vanished lesions of the prior scan, too.
@@ -314,9 +315,9 @@ def _segment_case(
         "min_voxels": min_voxels,
         "n_lesions": len(lesions),
         "n_marked_by_both": n_marked_by_both,
-        "volume_mL": round(float(lesions["volume_mL"].sum()), _VOLUME_DIGITS),
-        "volume_with_core_mL": round(float(lesions["volume_with_core_mL"].sum()), _VOLUME_DIGITS),
-        "lesions": lesions[["number", *FIGURES]].round(_VOLUME_DIGITS).to_dict("records"),
+        "volume_mL": round(float(lesions["volume_mL"].sum()), _DIGITS),
+        "volume_with_core_mL": round(float(lesions["volume_with_core_mL"].sum()), _DIGITS),
+        "lesions": lesions[["number", *FIGURES]].to_dict("records"),
         "statement": statement,
         # Sizes say nothing of how the scan differs from those of the training.
         "notes": [*remarks, *open_ring_notes(case.name, lesions)],

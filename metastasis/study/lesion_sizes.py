@@ -113,7 +113,7 @@ def lesion_figures(
     axial_axis = int(np.argmax(io_orientation(affine)[:, 0] == 2))
     in_plane = np.delete(affine[:3, :3], axial_axis, axis=1)
     # Coordinates within the plane, in mm, also where its axes are not at right angles.
-    plane = np.linalg.qr(in_plane, mode="r")
+    _, plane = np.linalg.qr(in_plane)
     hull_area = 0.0  # pixels
     diameters = []
     for pixels in np.moveaxis(lesion, axial_axis, 0):
