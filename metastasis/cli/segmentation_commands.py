@@ -96,8 +96,8 @@ def segment(
     Writes a folder for each scan with probability.nii.gz and label.nii.gz on its grid, a table of
     its lesions and a picture; for all scans segmentations.tsv, lesions.tsv and a page. Scans that
     are missing or cannot be read or segmented are listed in failed.tsv. Scans with a note, such
-    as one unlike the training scans, are flagged. An interrupted run resumes when started again
-    with the same options.
+    as one unlike the training scans or with a ring that does not close, are flagged. An
+    interrupted run resumes when started again with the same options.
     """
     from dmrifit.io.bids_derivatives import file_record
     from metastasis.cli.case_runs import RUN
