@@ -49,9 +49,7 @@ def start(tmp_path, monkeypatch):
 
 
 def files(tmp_path):
-    return sorted(
-        path for path in (tmp_path / "cache").rglob("*") if path.suffix in (".py", ".nbi", ".nbc")
-    )
+    return sorted(path for path in (tmp_path / "cache").rglob("*") if path.suffix in (".py", ".nbi", ".nbc"))
 
 
 def zero(path):
@@ -87,9 +85,7 @@ def replace_by_loop(path):
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [zero, cut, empty, change, replace_by_folder, replace_by_loop, remove],
-    ids=lambda f: f.__name__,
+    "damage", [zero, cut, empty, change, replace_by_folder, replace_by_loop, remove], ids=lambda f: f.__name__
 )
 def test_each_damaged_file_is_rebuilt_once(damage, start, tmp_path, caplog):
     assert start() == (False, 1)
@@ -107,10 +103,7 @@ def test_each_damaged_file_is_rebuilt_once(damage, start, tmp_path, caplog):
         else:
             (line,) = lines
             assert path.name in line
-            assert (
-                f"in the cache {tmp_path / 'cache'} is damaged: it is made anew for the fit of model adc"
-                in line
-            )
+            assert f"in the cache {tmp_path / 'cache'} is damaged: it is made anew for the fit of model adc" in line
         caplog.clear()
         assert start() == (True, 0), path.name
         assert not caplog.records
@@ -188,9 +181,7 @@ def hold(path, *, seconds):
         "import fcntl, sys, time; file = open(sys.argv[1], 'ab'); fcntl.flock(file, fcntl.LOCK_EX); "
         "print('held', flush=True); time.sleep(float(sys.argv[2]))"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, path, str(seconds)], stdout=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-c", code, path, str(seconds)], stdout=subprocess.PIPE)
     with process.stdout as output:
         assert output.readline() == b"held\n"
     return process
@@ -204,17 +195,13 @@ def test_a_second_process_waits_and_the_lock_of_a_killed_one_is_free(start, tmp_
             path.unlink()
     process = hold(module.with_suffix(".lock"), seconds=60)
     began = time.monotonic()
-    timer = subprocess.Popen(
-        [sys.executable, "-c", f"import os, time; time.sleep(1); os.kill({process.pid}, 9)"]
-    )
+    timer = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(1); os.kill({process.pid}, 9)"])
     assert start() == (False, 1)
     assert time.monotonic() - began > 0.8
     assert process.wait(10) == -9
     timer.wait(10)
     (record,) = caplog.records
-    assert (
-        "waiting for another process, which compiles the fit of model adc" in record.getMessage()
-    )
+    assert "waiting for another process, which compiles the fit of model adc" in record.getMessage()
     with module.with_suffix(".lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody keeps it
 

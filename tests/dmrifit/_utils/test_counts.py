@@ -15,9 +15,7 @@ def test_a_plural_without_an_s_is_taken_as_it_is(n, text):
     assert counted(n, "axis", "axes") == text
 
 
-@pytest.mark.parametrize(
-    ("names", "text"), [("", ""), ("abc", "a, b, c"), ("abcdef", "a, b, c, d, e and 1 more")]
-)
+@pytest.mark.parametrize(("names", "text"), [("", ""), ("abc", "a, b, c"), ("abcdef", "a, b, c, d, e and 1 more")])
 def test_names_beyond_the_first_five_are_counted(names, text):
     assert first_few(list(names)) == text
 

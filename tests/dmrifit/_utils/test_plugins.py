@@ -60,16 +60,10 @@ def test_a_faulty_plugin_is_an_error_that_names_its_package(install, group, text
     ("text", "error", "message"),
     [
         ("raise KeyboardInterrupt", KeyboardInterrupt, "^$"),
-        (
-            "raise ImportError('torch is not installed', name='torch')",
-            ImportError,
-            "^torch is not installed$",
-        ),
+        ("raise ImportError('torch is not installed', name='torch')", ImportError, "^torch is not installed$"),
     ],
 )
-def test_an_interrupt_and_a_missing_library_of_an_extra_pass_unchanged(
-    install, text, error, message
-):
+def test_an_interrupt_and_a_missing_library_of_an_extra_pass_unchanged(install, text, error, message):
     install("anomaly.detectors", text)
     with pytest.raises(error, match=message):
         import_detector("plug")

@@ -9,9 +9,7 @@ from dmrifit._utils.spread_sample import SpreadSample, by_slice
 def sampled(region, cuts, most=10):
     numbers = np.arange(region.size).reshape(region.shape)
     sample = SpreadSample(most)
-    for inside, values in zip(
-        np.split(region, cuts, axis=2), np.split(numbers, cuts, axis=2), strict=True
-    ):
+    for inside, values in zip(np.split(region, cuts, axis=2), np.split(numbers, cuts, axis=2), strict=True):
         sample.add(values[inside], by_slice(inside))
     return sample.rows()
 

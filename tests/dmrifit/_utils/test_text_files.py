@@ -62,13 +62,7 @@ def test_what_is_no_file_is_named_as_what_it_is(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "content"),
-    [
-        ('{"a": [1]}', {"a": [1]}),
-        ("[1]", None),
-        ('{"a":', None),
-        ("[" * 10**5, None),
-        (None, None),
-    ],
+    [('{"a": [1]}', {"a": [1]}), ("[1]", None), ('{"a":', None), ("[" * 10**5, None), (None, None)],
 )
 def test_a_json_file_that_is_no_object_is_as_good_as_none(tmp_path, text, content):
     path = tmp_path / "record.json"

@@ -16,17 +16,7 @@ AFFINE = np.diag([2.0, 2, 3, 1])
 def _write_scan(folder, name, protocol, *, model="adc", seed=0, sidecar=True):
     """Write a synthetic scan of tissue with little noise, as files that lie beside each other."""
     rng = np.random.default_rng(seed)
-    tissue = {
-        "S0": 1000.0,
-        "ADC": 1.2,
-        "D": 1.2,
-        "K": 0.8,
-        "f": 0.15,
-        "Dv": 20.0,
-        "Dt": 1.2,
-        "T2v": 150.0,
-        "T2t": 80.0,
-    }
+    tissue = {"S0": 1000.0, "ADC": 1.2, "D": 1.2, "K": 0.8, "f": 0.15, "Dv": 20.0, "Dt": 1.2, "T2v": 150.0, "T2t": 80.0}
     truth = np.array([tissue[name] for name in MODELS[model].names])
     signals = MODELS[model].signal(np.tile(truth, (np.prod(GRID), 1)), protocol)
     signals += rng.normal(0, 2, signals.shape)
@@ -62,23 +52,15 @@ def bids(tmp_path):
     root = tmp_path / "bids"
     protocol = Protocol([0, 500, 1000])
     _write_scan(root / "sub-01" / "dwi", "sub-01_dwi", protocol)
-    _write_scan(
-        root / "sub-02" / "dwi", "sub-02_dwi", Protocol([0, 700, 1400, 2800]), model="kurtosis"
-    )
+    _write_scan(root / "sub-02" / "dwi", "sub-02_dwi", Protocol([0, 700, 1400, 2800]), model="kurtosis")
     _write_scan(root / "sub-03" / "ses-a" / "dwi", "sub-03_ses-a_dwi", protocol, seed=1)
     for echo, te in enumerate((60, 90, 120), start=1):
         name = f"sub-04_echo-{echo}_dwi"
         echo_protocol = Protocol([0, 50, 100, 400, 900, 1200, 1600], te)
-        _write_scan(
-            root / "sub-04" / "dwi", name, echo_protocol, model="t2-ivim-kurtosis", seed=echo
-        )
+        _write_scan(root / "sub-04" / "dwi", name, echo_protocol, model="t2-ivim-kurtosis", seed=echo)
     for name in ("sub-01", "sub-02", "sub-03_ses-a", "sub-04"):
         subject = name.partition("_")[0]
         for kind, first in (("body", 1), ("lesion", 4)):
-            _write_mask(
-                root / "derivatives" / "masks" / subject / f"{name}_desc-{kind}_mask.nii.gz", first
-            )
-    (root / "dataset_description.json").write_text(
-        '{"Name": "synthetic", "BIDSVersion": "1.10.0"}'
-    )
+            _write_mask(root / "derivatives" / "masks" / subject / f"{name}_desc-{kind}_mask.nii.gz", first)
+    (root / "dataset_description.json").write_text('{"Name": "synthetic", "BIDSVersion": "1.10.0"}')
     return root

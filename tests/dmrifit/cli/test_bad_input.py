@@ -34,9 +34,7 @@ def folder(data_dir, tmp_path, monkeypatch):
         shutil.copy(path, place)
     (place / TE).write_text("90\n" * 65)
     loaded = nib.load(place / IMAGE)
-    nib.save(
-        nib.Nifti1Image(np.ones(loaded.shape[:3], np.uint8), loaded.affine), place / "mask.nii.gz"
-    )
+    nib.save(nib.Nifti1Image(np.ones(loaded.shape[:3], np.uint8), loaded.affine), place / "mask.nii.gz")
     monkeypatch.chdir(place)
     return place
 
@@ -57,9 +55,7 @@ def refused(folder, monkeypatch, capfd):
             with pytest.raises(SystemExit) as stopped:
                 program.main()
         captured = capfd.readouterr()
-        lines = [
-            line for line in captured.err.splitlines() if not line.startswith("dmrifit: using")
-        ]
+        lines = [line for line in captured.err.splitlines() if not line.startswith("dmrifit: using")]
         assert stopped.value.code == 2, captured
         assert len(lines) == 1, captured.err
         assert lines[0].startswith("dmrifit: error: ")
@@ -123,11 +119,7 @@ def test_echo_times_in_the_wrong_unit(refused, folder, te):
     (folder / "small_64D.json").write_text('{"EchoTime": 90}')
     line = refused(IMAGE, "--te", te, "--model", "adc")
     assert te in line
-    assert (
-        "look like ms (divide by 1000)"
-        if te.endswith("json")
-        else "look like seconds (multiply by 1000)"
-    ) in line
+    assert ("look like ms (divide by 1000)" if te.endswith("json") else "look like seconds (multiply by 1000)") in line
 
 
 # Masks
@@ -139,10 +131,7 @@ def test_a_mask_on_another_grid(refused, data_dir, folder):
     assert "resample_to_img" in line
     # The same number of voxels, elsewhere.
     loaded = nib.load(folder / IMAGE)
-    nib.save(
-        nib.Nifti1Image(np.ones((10, 10, 10), np.uint8), np.diag([2.0, 2, 2, 1])),
-        folder / "mask.nii.gz",
-    )
+    nib.save(nib.Nifti1Image(np.ones((10, 10, 10), np.uint8), np.diag([2.0, 2, 2, 1])), folder / "mask.nii.gz")
     line = refused(IMAGE, "--mask", "mask.nii.gz", "--model", "adc")
     assert "corners lie up to" in line
     assert str(np.round(loaded.affine[0, 3], 4)) in line
@@ -163,10 +152,7 @@ def test_a_real_mask_whose_ones_are_0_99999997_is_read_as_a_mask(data_dir):
     assert 0.9999 < data(nib.load(mask)).max() < 1
     images = [patient / f"{name}_subtrMeanDivStd.nii.gz" for name in ("T1c", "Flair")]
     # These images are standardized: many of their values lie below 0.
-    with pytest.warns(
-        UserWarning,
-        match="407776 of 1523743 voxels could not be fitted: 407776 without a value above 0",
-    ):
+    with pytest.warns(UserWarning, match="407776 of 1523743 voxels could not be fitted: 407776 without a value above 0"):
         status = data(fit_image(images, Protocol([0, 1000]), "adc", mask=mask)["status"])
     assert np.count_nonzero(status != fit_predict.OUTSIDE) == 1523743
 
@@ -183,9 +169,7 @@ def test_a_real_image_with_three_axes(refused):
 def test_a_real_image_with_five_axes(refused, folder):
     loaded = nib.load(folder / IMAGE)
     nib.save(nib.Nifti1Image(data(loaded)[:, :, :, None], loaded.affine), folder / "five.nii.gz")
-    assert "five.nii.gz is 5-D (10 × 10 × 10 × 1 × 65)" in refused(
-        "five.nii.gz", "--bval", BVAL, "--model", "adc"
-    )
+    assert "five.nii.gz is 5-D (10 × 10 × 10 × 1 × 65)" in refused("five.nii.gz", "--bval", BVAL, "--model", "adc")
 
 
 @pytest.mark.parametrize("keep", [100, 1000, 40000, 67000])
@@ -223,24 +207,16 @@ def test_a_mask_that_was_cut_off(refused, folder):
 
 def test_a_scan_in_the_place_of_a_mask(refused):
     line = refused(IMAGE, "--mask", IMAGE, "--model", "adc")
-    assert (
-        "small_64D.nii is 4-D (10 × 10 × 10 × 65); a map of one volume (x, y, z) is needed" in line
-    )
+    assert "small_64D.nii is 4-D (10 × 10 × 10 × 65); a map of one volume (x, y, z) is needed" in line
 
 
 def test_files_that_are_not_there(refused, folder):
-    assert refused("none.nii.gz", "--model", "adc").endswith(
-        "none.nii.gz: no such file; check its name"
-    )
-    assert refused(folder, "--model", "adc").endswith(
-        f"by a glob in quotes ('{folder}/*.nii.gz'), or a table"
-    )
+    assert refused("none.nii.gz", "--model", "adc").endswith("none.nii.gz: no such file; check its name")
+    assert refused(folder, "--model", "adc").endswith(f"by a glob in quotes ('{folder}/*.nii.gz'), or a table")
     assert refused(IMAGE, "--model", "adc", "--bval", "none.bval").endswith(
         "none.bval: no such file; check its name and folder"
     )
-    assert "'90,100' is neither a number of ms nor a file" in refused(
-        IMAGE, "--model", "adc", "--te", "90,100"
-    )
+    assert "'90,100' is neither a number of ms nor a file" in refused(IMAGE, "--model", "adc", "--te", "90,100")
 
 
 def test_a_file_of_another_kind_under_the_name_of_an_image(refused, folder):
@@ -266,10 +242,7 @@ def test_voxels_of_nan_and_zero_have_no_value_and_change_no_other(folder):
     broken[3, 3, 3, 5] = np.nan
     nib.save(nib.Nifti1Image(broken, loaded.affine), folder / "broken.nii.gz")
     outside = fit_image(folder / "broken.nii.gz", protocol, "adc")
-    assert np.argwhere(data(outside["status"]) == fit_predict.OUTSIDE).tolist() == [
-        [0, 0, 0],
-        [1, 1, 1],
-    ]
+    assert np.argwhere(data(outside["status"]) == fit_predict.OUTSIDE).tolist() == [[0, 0, 0], [1, 1, 1]]
     maps = fit_image(folder / "broken.nii.gz", protocol, "adc", mask=folder / "mask.nii.gz")
     adc, status = data(maps["ADC"]), data(maps["status"])
     assert np.argwhere(np.isnan(adc)).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
@@ -290,15 +263,7 @@ def test_a_model_that_needs_echo_times(refused):
 
 
 def test_one_echo_time_for_relaxation_is_told_and_fitted(folder, monkeypatch, capfd):
-    arguments = [
-        "fit",
-        "small_101D.nii.gz",
-        "--te",
-        "90",
-        "--model",
-        "t2-ivim-kurtosis",
-        "--no-quicklook",
-    ]
+    arguments = ["fit", "small_101D.nii.gz", "--te", "90", "--model", "t2-ivim-kurtosis", "--no-quicklook"]
     fixed = ["--fix", "T2t=70", "--fix", "T2v=200"]
     for options, out in (([], "maps"), (fixed, "more")):
         monkeypatch.setattr(sys, "argv", ["dmrifit", *arguments, *options, "--out", out])

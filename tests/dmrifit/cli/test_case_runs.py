@@ -138,9 +138,7 @@ def test_rows_that_fail_are_told_once_and_before_the_run(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == lines[1:]
 
 
-def test_rows_that_fail_after_they_were_finished_keep_no_result_and_leave_those_of_others(
-    tmp_path,
-):
+def test_rows_that_fail_after_they_were_finished_keep_no_result_and_leave_those_of_others(tmp_path):
     assert run_with_failures(tmp_path, {"a": 1, "b-c": 2, "d": 3}, {}) == ["a", "b-c", "d"]
     (tmp_path / "b-c" / "of the user.txt").touch()
     # The folder of a case need not have its name.
@@ -148,10 +146,7 @@ def test_rows_that_fail_after_they_were_finished_keep_no_result_and_leave_those_
     assert run_with_failures(tmp_path, {"a": 1}, {}, failed=failed) == ["a"]
     assert [path.name for path in (tmp_path / "b-c").iterdir()] == ["of the user.txt"]
     for name in "ad":
-        assert sorted(path.name for path in (tmp_path / name).iterdir()) == [
-            "done.json",
-            "numbers.txt",
-        ]
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["done.json", "numbers.txt"]
     assert failures(tmp_path) == list(failed.values())
 
 
@@ -164,9 +159,7 @@ def test_a_file_that_vanishes_during_the_run_is_the_problem_of_its_case(tmp_path
     assert "failed: a: gone.nii: No such file" in capsys.readouterr().out
 
 
-def test_a_file_that_vanishes_while_finished_cases_are_checked_is_the_problem_of_its_case(
-    tmp_path,
-):
+def test_a_file_that_vanishes_while_finished_cases_are_checked_is_the_problem_of_its_case(tmp_path):
     def is_current(source, record):
         if source == 1:
             raise FileNotFoundError(errno.ENOENT, "No such file", "gone.nii")
@@ -236,26 +229,17 @@ def test_a_run_goes_on_only_with_its_own_settings(tmp_path):
     begin_run(tmp_path, {"seed": 2, "shape": (2, 3)}, overwrite=True, results=("table.tsv",))
     (tmp_path / "table.tsv").touch()
     (tmp_path / "settings.json").unlink()
-    with pytest.raises(
-        FileExistsError, match=r"table.tsv already exists and was not created by an earlier run"
-    ):
+    with pytest.raises(FileExistsError, match=r"table.tsv already exists and was not created by an earlier run"):
         begin_run(tmp_path, {"seed": 2}, overwrite=False, results=("table.tsv",))
 
 
 def test_what_was_finished_with_other_settings_is_no_part_of_the_run_that_replaces_it(tmp_path):
     def begin(seed, overwrite):
-        begin_run(
-            tmp_path, {"seed": seed}, overwrite, results=("table.tsv",), records="*/done.json"
-        )
+        begin_run(tmp_path, {"seed": seed}, overwrite, results=("table.tsv",), records="*/done.json")
 
     begin(1, overwrite=False)
     (tmp_path / "a").mkdir()
-    files = [
-        tmp_path / "table.tsv",
-        tmp_path / "a" / "done.json",
-        tmp_path / "a" / "map.nii",
-        tmp_path / "other.txt",
-    ]
+    files = [tmp_path / "table.tsv", tmp_path / "a" / "done.json", tmp_path / "a" / "map.nii", tmp_path / "other.txt"]
     for file in files:
         file.touch()
     begin(1, overwrite=False)
@@ -281,9 +265,7 @@ def test_begin_removes_what_another_run_finished(tmp_path):
 @pytest.mark.parametrize("left", [None, "table.tsv", "a/done.json"])
 def test_a_run_that_finished_nothing_keeps_no_other_options_out(tmp_path, monkeypatch, left):
     def begin(labels):
-        begin_run(
-            tmp_path, {"labels": labels}, False, results=("table.tsv",), records="*/done.json"
-        )
+        begin_run(tmp_path, {"labels": labels}, False, results=("table.tsv",), records="*/done.json")
 
     begin(None)
     if left is not None:
@@ -339,12 +321,7 @@ def test_synthetic_cases_are_written_once_and_listed_from_the_folder_above(tmp_p
 
     for overwrite in (False, False, True):
         row = simulate_case(tmp_path / "p1", "cases.tsv", write, overwrite=overwrite)
-        assert row == {
-            "name": "one",
-            "image": "p1/dwi.nii.gz",
-            "bval": "p1/dwi.bval",
-            "age": "007",
-        }
+        assert row == {"name": "one", "image": "p1/dwi.nii.gz", "bval": "p1/dwi.bval", "age": "007"}
     assert written == ["p1", "p1"]
 
 

@@ -49,9 +49,7 @@ def simulations(monkeypatch, cohorts):
     return calls
 
 
-def test_a_disk_without_room_for_all_patients_is_told_first(
-    simulations, run, tmp_path, monkeypatch
-):
+def test_a_disk_without_room_for_all_patients_is_told_first(simulations, run, tmp_path, monkeypatch):
     disk = namedtuple("disk", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk(0, 0, 100 * 2**20))
     code, _, err = run("simulate", "--out", tmp_path / "new", "--patients", "9000")
@@ -141,9 +139,7 @@ def test_the_trained_model_is_least_squares_of_the_drawn_voxels(table, run, tmp_
 
 
 def test_models_of_five_patients_have_intervals_that_a_prediction_writes(run, tmp_path):
-    table = simulate_cohort("cohort1", 5, shape=(12, 12, 2), random_state=1).write(
-        tmp_path / "data"
-    )
+    table = simulate_cohort("cohort1", 5, shape=(12, 12, 2), random_state=1).write(tmp_path / "data")
     model = tmp_path / "model.dmrifit"
     code, out, err = run("train", table, "--out", model, "--coverage", 0.8)
     assert code == 0, err
@@ -157,13 +153,8 @@ def test_models_of_five_patients_have_intervals_that_a_prediction_writes(run, tm
     assert "Intervals: calibrated to 80 % of the voxels on 5 patients" in out
     assert "of the voxels are unlike the training voxels" in out
     # Also of a real person's image: what stands in the files must say what the model has learned from.
-    written = [
-        next((tmp_path / "out").glob(f"*.{ending}")).read_text() for ending in ("json", "html")
-    ]
-    assert all(
-        "trained on synthetic data: its accuracy in people is unknown" in text
-        for text in [out, *written]
-    )
+    written = [next((tmp_path / "out").glob(f"*.{ending}")).read_text() for ending in ("json", "html")]
+    assert all("trained on synthetic data: its accuracy in people is unknown" in text for text in [out, *written])
     assert len(list((tmp_path / "out").glob("*high*.nii.gz"))) == 7
     code, out, _ = run("train", table, "--out", model, "--coverage", 0, "--overwrite")
     assert code == 0
@@ -194,9 +185,7 @@ def test_a_folder_that_is_not_there_is_named_before_anything_is_read(run, tmp_pa
     assert f"there is no folder {tmp_path / 'no'}" in err
 
 
-def test_a_model_that_needs_echo_times_is_refused_for_scans_without_them(
-    write_scan, run, tmp_path
-):
+def test_a_model_that_needs_echo_times_is_refused_for_scans_without_them(write_scan, run, tmp_path):
     protocol = Protocol([0, 500, 1000])
     rows = ["patient\tcohort\timage\tbval\tmask"]
     for name in ("a", "b"):
@@ -231,8 +220,7 @@ def comparisons(monkeypatch, make_evaluation):
 
     monkeypatch.setattr("dmrifit.study.comparison.compare", record)
     monkeypatch.setattr(
-        "dmrifit.study.report.reporting.write_report",
-        lambda studies, folder: folder / "report.html",
+        "dmrifit.study.report.reporting.write_report", lambda studies, folder: folder / "report.html"
     )
     return calls
 
@@ -305,9 +293,7 @@ def test_cohorts_whose_protocols_differ_do_so_on_request(
     )
 
 
-def test_the_inputs_of_a_comparison_are_chosen_by_their_b_values(
-    table, comparisons, run, tmp_path
-):
+def test_the_inputs_of_a_comparison_are_chosen_by_their_b_values(table, comparisons, run, tmp_path):
     options = ("--out", tmp_path, "--algorithms", "LR", "--strategies", "s2s", "--source-b")
     code, _, err = run("benchmark", table, *options, "100,0")
     assert code == 0, err

@@ -57,11 +57,7 @@ def test_the_owner_can_use_what_a_program_makes_under_any_umask(tmp_path, run_ma
             files.path("a").write_text("")
 
     _, main = make_program("maker", "Makes.", {make: "maker make x", leave: "maker leave"})
-    for umask, modes in (
-        (0o777, (0o700, 0o600)),
-        (0o022, (0o755, 0o644)),
-        (0o477, (0o700, 0o600)),
-    ):
+    for umask, modes in ((0o777, (0o700, 0o600)), (0o022, (0o755, 0o644)), (0o477, (0o700, 0o600))):
         folder = tmp_path / oct(umask)
         before = os.umask(umask)
         try:
@@ -83,11 +79,7 @@ def test_too_few_open_files_are_refused_before_the_command(run, monkeypatch):
 
 def test_errors_and_warnings_are_a_line_and_ctrl_c_is_told(run):
     assert run("greet", "Ann") == (0, "hello Ann\n", "")
-    assert run("greet", "nobody") == (
-        2,
-        "",
-        "greeter: error: nobody cannot be greeted; name a person\n",
-    )
+    assert run("greet", "nobody") == (2, "", "greeter: error: nobody cannot be greeted; name a person\n")
     assert run("greet", "doubt") == (0, "hello doubt\n", "greeter: this may be wrong\n")
     assert run("greet", "overflow") == (0, "hello overflow\n", "")
     code, _, error = run("greet", "stop")
@@ -118,9 +110,7 @@ def test_all_programs_list_their_exit_codes(package, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("package", ["dmrifit", "placement", "metastasis", "anomaly"])
-def test_help_is_whole_sentences_at_80_columns_and_each_command_has_a_worked_line(
-    package, monkeypatch, capsys
-):
+def test_help_is_whole_sentences_at_80_columns_and_each_command_has_a_worked_line(package, monkeypatch, capsys):
     program = import_module(f"{package}.cli.program")
     monkeypatch.setenv("COLUMNS", "80")
 
@@ -196,9 +186,7 @@ def other() -> None:
     "Do another."
 make_program("toy", "Toys.", {{one: "toy one", other: "toy other"}})[1]()
 """
-    ended = subprocess.run(
-        [sys.executable, "-c", program, "one"], check=False, capture_output=True, text=True
-    )
+    ended = subprocess.run([sys.executable, "-c", program, "one"], check=False, capture_output=True, text=True)
     assert ended.returncode == code
     assert said in ended.stderr
 

@@ -19,11 +19,7 @@ SHELLS = np.r_[0, np.repeat([700, 1200, 2800], 12)]
 PROTOCOLS = {
     "two b": (Protocol([0, 800]), "adc", {"ADC": 0.05}),
     "three shells": (Protocol([0, 1000, 2000]), "kurtosis", {"D": 0.1, "K": 0.2}),
-    "many low b": (
-        Protocol([0, 10, 20, 40, 80, 150, 300, 500, 800]),
-        "ivim",
-        {"f": 0.3, "Dt": 0.1},
-    ),
+    "many low b": (Protocol([0, 10, 20, 40, 80, 150, 300, 500, 800]), "ivim", {"f": 0.3, "Dt": 0.1}),
     "directions": (Protocol(SHELLS, directions=directions(37)), "kurtosis", {"D": 0.1, "K": 0.2}),
 }
 
@@ -45,20 +41,14 @@ def check(folder, truth, tolerances):
     """Compare the medians of maps with the tissue that was simulated."""
     for parameter, tolerance in tolerances.items():
         path = next(folder.glob(f"*_param-{parameter}_dwimap.nii.gz"))
-        assert np.median(np.asarray(nib.load(path).dataobj)) == pytest.approx(
-            truth[parameter], rel=tolerance
-        )
+        assert np.median(np.asarray(nib.load(path).dataobj)) == pytest.approx(truth[parameter], rel=tolerance)
 
 
 @pytest.mark.parametrize("as_table", [True, False])
-def test_seven_b_values_at_three_echo_times_are_fitted_without_an_option(
-    run, tmp_path, write_scan, as_table
-):
+def test_seven_b_values_at_three_echo_times_are_fitted_without_an_option(run, tmp_path, write_scan, as_table):
     b, rows = [0, 50, 100, 400, 900, 1200, 1600], []
     for echo, te in enumerate((60, 90, 120), start=1):
-        truth = write_scan(
-            tmp_path, f"echo-{echo}", Protocol(b, te), model="t2-ivim-kurtosis", seed=echo
-        )
+        truth = write_scan(tmp_path, f"echo-{echo}", Protocol(b, te), model="t2-ivim-kurtosis", seed=echo)
         rows.append({"image": f"echo-{echo}.nii.gz"})
     source = tmp_path / "scan.tsv"
     if as_table:
@@ -67,9 +57,7 @@ def test_seven_b_values_at_three_echo_times_are_fitted_without_an_option(
         parts = [nib.load(tmp_path / row["image"]) for row in rows]
         nib.save(nib.concat_images(parts, axis=3), tmp_path / "own.nii.gz")
         (tmp_path / "own.bval").write_text(" ".join(map(str, b * 3)))
-        (tmp_path / "own.json").write_text(
-            json.dumps({"EchoTime": [te for te in (0.06, 0.09, 0.12) for _ in b]})
-        )
+        (tmp_path / "own.json").write_text(json.dumps({"EchoTime": [te for te in (0.06, 0.09, 0.12) for _ in b]}))
         source = tmp_path / "own.nii.gz"
     code, printed, err = run("fit", source, "--out", tmp_path / "maps")
     assert code == 0, err

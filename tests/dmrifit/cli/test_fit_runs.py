@@ -28,26 +28,20 @@ def test_a_bids_folder_of_four_becomes_a_folder_of_derivatives_with_a_page(bids,
     code, printed, err = run("fit", bids, "--mask", BODY, "--out", out)
     assert code == 0, err
     assert "4 scans: 4 fitted" in printed
-    assert (
-        len(re.findall(r"/4 (\(about .* left\) )?sub-", err)) == 4
-    )  # one line for each scan where there is no terminal
+    assert len(re.findall(r"/4 (\(about .* left\) )?sub-", err)) == 4  # one line for each scan where there is no terminal
     table = fits(out)
     assert table["model"].tolist() == ["adc", "kurtosis", "adc", "t2-ivim-kurtosis"]
     assert table["fitted"].tolist() == [100] * 4
     assert table["visit"].tolist() == ["1", "1", "a", "1"]
     sidecar = out / "sub-03" / "ses-a" / "dwi" / "sub-03_ses-a_model-adc_dwimap.json"
     assert (out / table["maps"][2]).samefile(sidecar)
-    assert (
-        json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
-    )
+    assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "./sub-02/dwi/sub-02_model-kurtosis_quicklook.html" in page
     assert page.count("<img") == 4
     # The table is one that roi reads.
     labels = bids / "derivatives" / "masks" / "sub-01" / "sub-01_desc-lesion_mask.nii.gz"
-    code, printed, err = run(
-        "roi", out / "fits.tsv", "--labels", labels, "--out", tmp_path / "roi.csv"
-    )
+    code, printed, err = run("roi", out / "fits.tsv", "--labels", labels, "--out", tmp_path / "roi.csv")
     assert code == 0, err
     assert "4 fits, 1 label:" in printed
 
@@ -96,21 +90,12 @@ def test_images_of_one_name_are_named_by_their_folders(write_scan, run, tmp_path
         nib.save(nib.Nifti1Image(inside, image.affine), tmp_path / "p" / patient / "mask.nii.gz")
     masks = tmp_path / "p" / "*" / "mask.nii.gz"
     images = tmp_path / "p" / "*" / "dwi.nii.gz"
-    code, _, err = run(
-        "fit", images, "--mask", masks, "--no-quicklook", "--out", tmp_path / "maps"
-    )
+    code, _, err = run("fit", images, "--mask", masks, "--no-quicklook", "--out", tmp_path / "maps")
     assert code == 0, err
     table = fits(tmp_path / "maps")
     assert table["name"].tolist() == ["ann", "bob"]
     assert table["voxels"].tolist() == [100, 80]
-    code, _, err = run(
-        "roi",
-        tmp_path / "maps",
-        "--labels",
-        tmp_path / "p" / "ann" / "mask.nii.gz",
-        "--out",
-        tmp_path / "roi.csv",
-    )
+    code, _, err = run("roi", tmp_path / "maps", "--labels", tmp_path / "p" / "ann" / "mask.nii.gz", "--out", tmp_path / "roi.csv")
     assert code == 2
     assert f"name the table of its scans, {tmp_path / 'maps' / 'fits.tsv'}" in err
 
@@ -129,15 +114,7 @@ def test_a_corrected_sidecar_is_a_reason_to_fit_again(bids, run, tmp_path, endin
     texts = {"bval": "0 500 1000", "bvec": "0 1 0\n0 0 1\n0 0 0", "json": "{}"}
     for name, text in texts.items():
         (dwi / f"sub-01_dwi.{name}").write_text(text)
-    arguments = (
-        "fit",
-        dwi / "*.nii.gz",
-        "--model",
-        "adc",
-        "--no-quicklook",
-        "--out",
-        tmp_path / "maps",
-    )
+    arguments = ("fit", dwi / "*.nii.gz", "--model", "adc", "--no-quicklook", "--out", tmp_path / "maps")
     assert run(*arguments)[0] == 0
     assert "1 scan of 1 finished before" in run(*arguments)[2]
     corrected = {"bval": "0 600 1200", "bvec": "0 0 1\n0 1 0\n0 0 0", "json": '{"EchoTime": 0.07}'}
@@ -177,9 +154,7 @@ def test_maps_of_the_model_before_are_removed(bids, run, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["..", "home", "absolute"])
-def test_a_record_from_elsewhere_names_no_file_to_remove_or_to_show(
-    write_scan, run, tmp_path, place
-):
+def test_a_record_from_elsewhere_names_no_file_to_remove_or_to_show(write_scan, run, tmp_path, place):
     write_scan(tmp_path, "a", Protocol([0, 500, 1000]))
     out, home = tmp_path / "maps", tmp_path / "home"
     arguments = ("fit", tmp_path / "a*.nii.gz", "--out", out, "--model", "adc")
@@ -187,11 +162,7 @@ def test_a_record_from_elsewhere_names_no_file_to_remove_or_to_show(
     home.mkdir()
     (out / "home").symlink_to(home)
     for folder in (home, tmp_path):
-        names = (
-            "v_model-adc_dwimap.json",
-            "v_model-adc_param-ADC_dwimap.nii.gz",
-            "v_model-adc_quicklook.png",
-        )
+        names = ("v_model-adc_dwimap.json", "v_model-adc_param-ADC_dwimap.nii.gz", "v_model-adc_quicklook.png")
         for name in names:
             (folder / name).write_text(f'"{names[1]}"')
     folder = home if place == "absolute" else place
@@ -247,9 +218,7 @@ def test_an_option_that_is_wrong_for_every_scan_leaves_nothing(bids, run, tmp_pa
     assert not (tmp_path / "maps").exists()
 
 
-def test_ctrl_c_keeps_finished_scans_and_the_same_command_goes_on(
-    bids, run, tmp_path, monkeypatch
-):
+def test_ctrl_c_keeps_finished_scans_and_the_same_command_goes_on(bids, run, tmp_path, monkeypatch):
     finished = []
 
     def interrupted(task):
@@ -280,30 +249,17 @@ def test_workers_make_the_maps_that_one_process_makes(bids, run, tmp_path):
         assert code == 0, err
     for path in (tmp_path / "maps1").rglob("*.nii.gz"):
         twin = tmp_path / "maps2" / path.relative_to(tmp_path / "maps1")
-        np.testing.assert_array_equal(
-            np.asarray(nib.load(path).dataobj), np.asarray(nib.load(twin).dataobj)
-        )
+        np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), np.asarray(nib.load(twin).dataobj))
 
 
-def test_several_images_and_a_glob_are_fitted_each_into_its_folder(
-    bids, run, tmp_path, monkeypatch
-):
-    images = [
-        bids / "sub-01" / "dwi" / "sub-01_dwi.nii.gz",
-        bids / "sub-02" / "dwi" / "sub-02_dwi.nii.gz",
-    ]
+def test_several_images_and_a_glob_are_fitted_each_into_its_folder(bids, run, tmp_path, monkeypatch):
+    images = [bids / "sub-01" / "dwi" / "sub-01_dwi.nii.gz", bids / "sub-02" / "dwi" / "sub-02_dwi.nii.gz"]
     code, _, err = run("fit", *images, "--model", "adc", "--no-quicklook", "--out", tmp_path / "a")
     assert code == 0, err
     assert (tmp_path / "a" / "sub-02" / "sub-02_model-adc_param-ADC_dwimap.nii.gz").is_file()
-    code, _, err = run(
-        "fit", bids / "sub-0*" / "dwi" / "*_dwi.nii.gz", "--no-quicklook", "--out", tmp_path / "b"
-    )
+    code, _, err = run("fit", bids / "sub-0*" / "dwi" / "*_dwi.nii.gz", "--no-quicklook", "--out", tmp_path / "b")
     assert code == 0, err
-    assert fits(tmp_path / "b")["name"].tolist() == [
-        "sub-01",
-        "sub-02",
-        *[f"sub-04_echo-{n}" for n in (1, 2, 3)],
-    ]
+    assert fits(tmp_path / "b")["name"].tolist() == ["sub-01", "sub-02", *[f"sub-04_echo-{n}" for n in (1, 2, 3)]]
     code, _, err = run("fit", images[0], images[0], "--out", tmp_path / "c")
     assert code == 2
     assert "more than one sub-01" in err
@@ -317,9 +273,7 @@ def test_several_images_and_a_glob_are_fitted_each_into_its_folder(
 
 
 def test_a_run_without_one_good_scan_is_an_error(bids, run, tmp_path):
-    code, printed, err = run(
-        "fit", bids, "--sigma", "estimate", "--likelihood", "none", "--out", tmp_path / "maps"
-    )
+    code, printed, err = run("fit", bids, "--sigma", "estimate", "--likelihood", "none", "--out", tmp_path / "maps")
     assert code == 2
     assert "no scan could be fitted" in err
     assert printed.count("failed: ") == 4
@@ -328,9 +282,7 @@ def test_a_run_without_one_good_scan_is_an_error(bids, run, tmp_path):
 @pytest.mark.slow
 def test_workers_of_a_cluster_fit_and_one_may_die(bids, run, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None
-    ) as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         killed = []
 
         def kill(row):
@@ -344,13 +296,7 @@ def test_workers_of_a_cluster_fit_and_one_may_die(bids, run, tmp_path, monkeypat
 
         # It writes the line of the first scan that is done.
         monkeypatch.setattr(fit_runs, "_line", kill)
-        arguments = (
-            "--cluster",
-            cluster.scheduler_address,
-            "--no-quicklook",
-            "--out",
-            tmp_path / "maps",
-        )
+        arguments = ("--cluster", cluster.scheduler_address, "--no-quicklook", "--out", tmp_path / "maps")
         code, printed, err = run("fit", bids, *arguments)
     assert code == 0, err
     assert killed
@@ -406,10 +352,7 @@ def capped_scan(folder, name):
     clean = np.zeros((12, 6, 4, len(b)))
     clean[:5] = 1000 * tissue
     signals = np.hypot(clean + rng.normal(0, 4, clean.shape), rng.normal(0, 4, clean.shape))
-    nib.save(
-        nib.Nifti1Image(signals.astype(np.float32), np.diag([2.0, 2, 3, 1])),
-        folder / f"{name}.nii.gz",
-    )
+    nib.save(nib.Nifti1Image(signals.astype(np.float32), np.diag([2.0, 2, 3, 1])), folder / f"{name}.nii.gz")
     np.savetxt(folder / f"{name}.bval", b[None], fmt="%g")
 
 
@@ -428,37 +371,22 @@ def test_one_scan_and_many_show_the_same_sentences_everywhere(run, tmp_path):
         assert table[f"in_doubt_{name}"][0] == pytest.approx(share, rel=0.01)
     assert table["air"][0] == pytest.approx(7 / 12, abs=0.01)
     pages = [tmp_path / "many" / "index.html", *(tmp_path / "many" / "a").glob("*.html")]
-    texts = [
-        " ".join(re.sub("<[^>]+>", " ", page.read_text(encoding="utf-8")).split())
-        for page in pages
-    ]
+    texts = [" ".join(re.sub("<[^>]+>", " ", page.read_text(encoding="utf-8")).split()) for page in pages]
     assert len(texts) == 2
     advice = [*sidecar["Doubt"]["Advice"], "58% of the voxels look like air: --mask auto"]
     assert len(advice) > 1
     for sentence in advice:
-        assert all(sentence in shown for shown in (single, many, table["notes"][0], *texts)), (
-            sentence
-        )
+        assert all(sentence in shown for shown in (single, many, table["notes"][0], *texts)), sentence
 
 
 def test_medians_leave_out_air(run, tmp_path):
     capped_scan(tmp_path, "a")
-    code, _, err = run(
-        "fit",
-        tmp_path / "a.nii.gz",
-        "--model",
-        "adc",
-        "--no-quicklook",
-        "--out",
-        tmp_path / "maps",
-    )
+    code, _, err = run("fit", tmp_path / "a.nii.gz", "--model", "adc", "--no-quicklook", "--out", tmp_path / "maps")
     assert code == 0, err
     sidecar = json.loads((tmp_path / "maps" / "a_model-adc_dwimap.json").read_text())
     values = nib.load(tmp_path / "maps" / sidecar["Parameters"]["S0"]["File"]).get_fdata()
     low, median, high = sidecar["Parameters"]["S0"]["Quartiles"]
-    np.testing.assert_allclose(
-        (low, median, high), np.percentile(values[:5], (25, 50, 75)), rtol=1e-5
-    )
+    np.testing.assert_allclose((low, median, high), np.percentile(values[:5], (25, 50, 75)), rtol=1e-5)
     assert median > 5 * np.median(values)
     ends = [float(text) for text in sidecar["Parameters"]["S0"]["Interval"].split(" to ")]
     assert ends[0] <= median <= ends[1]

@@ -30,19 +30,11 @@ def fitted(tmp_path):
     for subject in ("A", "B"):
         adc = rng.uniform(0.5, 2, 24)
         for visit in (1, 2):
-            parameters = np.column_stack(
-                [np.full(24, 500.0), adc * (1 + 0.05 * rng.normal(size=24))]
-            )
+            parameters = np.column_stack([np.full(24, 500.0), adc * (1 + 0.05 * rng.normal(size=24))])
             signals = MODELS["adc"].signal(parameters, PROTOCOL).reshape(*GRID, 4)
             path = tmp_path / f"sub-{subject}_ses-{visit}_dwi.nii"
             nib.save(nib.Nifti1Image(signals, AFFINE), path)
-            fit_image(
-                path,
-                PROTOCOL,
-                "adc",
-                bounds={"ADC": (0, 1.5)},
-                out=tmp_path / f"maps{subject}{visit}",
-            )
+            fit_image(path, PROTOCOL, "adc", bounds={"ADC": (0, 1.5)}, out=tmp_path / f"maps{subject}{visit}")
     return tmp_path
 
 
@@ -51,16 +43,7 @@ def test_regions_of_many_scans_become_one_table(fitted, run):
     names.write_text("index\tname\n1\tliver\n5\tspleen\n")
     folders = [fitted / f"mapsA{visit}" for visit in (1, 2)]
     out = fitted / "roi.csv"
-    arguments = (
-        "roi",
-        *folders,
-        "--labels",
-        fitted / "labels.nii.gz",
-        "--names",
-        names,
-        "--out",
-        out,
-    )
+    arguments = ("roi", *folders, "--labels", fitted / "labels.nii.gz", "--names", names, "--out", out)
     code, printed, err = run(*arguments)
     assert code == 0, err
     assert "2 fits, 2 labels" in printed
@@ -87,11 +70,7 @@ def test_regions_of_many_scans_become_one_table(fitted, run):
 
 def test_two_visits_give_the_repeatability(fitted, run):
     lines = ["subject\tvisit\tmaps\tlabels"]
-    lines += [
-        f"{subject}\t{visit}\tmaps{subject}{visit}\tlabels.nii.gz"
-        for subject in "AB"
-        for visit in (1, 2)
-    ]
+    lines += [f"{subject}\t{visit}\tmaps{subject}{visit}\tlabels.nii.gz" for subject in "AB" for visit in (1, 2)]
     (fitted / "scans.tsv").write_text("\n".join(lines))
     code, printed, err = run("roi", fitted / "scans.tsv", "--out", fitted / "roi.csv")
     assert code == 0, err
@@ -110,27 +89,14 @@ def test_two_visits_give_the_repeatability(fitted, run):
     [
         (["mapsA1", "--labels", "none.nii"], "none.nii: no such label image"),
         (["mapsA1"], "0 label images for 1 folder of maps; give one (--labels)"),
-        (
-            [
-                "mapsA1",
-                "mapsA2",
-                "mapsB1",
-                "--labels",
-                "labels.nii.gz",
-                "--labels",
-                "labels.nii.gz",
-            ],
-            "2 label images",
-        ),
+        (["mapsA1", "mapsA2", "mapsB1", "--labels", "labels.nii.gz", "--labels", "labels.nii.gz"], "2 label images"),
         (["none", "--labels", "labels.nii.gz"], "none: no such folder of maps"),
         (["scans.tsv", "mapsA1"], "scans.tsv among others"),
         (["scans.tsv"], "no column maps"),
         (["mapsA1", "--labels", "labels.nii.gz", "--names", "scans.tsv"], "no column name"),
     ],
 )
-def test_bad_input_of_roi_is_one_line_and_writes_nothing(
-    fitted, run, monkeypatch, arguments, message
-):
+def test_bad_input_of_roi_is_one_line_and_writes_nothing(fitted, run, monkeypatch, arguments, message):
     (fitted / "scans.tsv").write_text("subject\tvisit\nA\t1\n")
     monkeypatch.chdir(fitted)
     code, out, err = run("roi", *arguments, "--out", "new/roi.csv")
@@ -150,16 +116,7 @@ def test_a_real_scan_is_preprocessed_and_then_fitted_by_the_line_printed(data_di
         np.savetxt(tmp_path / f"sub-1_dwi.{ending}", numbers)
     out = tmp_path / "clean"
     code, printed, err = run(
-        *(
-            "preprocess",
-            tmp_path / "sub-1_dwi.nii.gz",
-            "--steps",
-            "denoise",
-            "--te",
-            "90",
-            "--out",
-            out,
-        )
+        *("preprocess", tmp_path / "sub-1_dwi.nii.gz", "--steps", "denoise", "--te", "90", "--out", out)
     )
     assert code == 0, err
     assert "noise: median sigma" in printed
@@ -168,21 +125,10 @@ def test_a_real_scan_is_preprocessed_and_then_fitted_by_the_line_printed(data_di
     code, printed, err = run(*words)
     assert code == 0, err
     assert "1000 voxels" in printed
-    described = json.loads(
-        (tmp_path / "clean_maps" / "sub-1_model-adc_desc-preproc_dwimap.json").read_text(
-            encoding="utf-8"
-        )
-    )
+    described = json.loads((tmp_path / "clean_maps" / "sub-1_model-adc_desc-preproc_dwimap.json").read_text(encoding="utf-8"))
     assert described["Settings"]["Sigma"] == "map"
     assert described["Sources"]["Sigma"]["Name"] == "sub-1_param-sigma_desc-preproc_dwimap.nii.gz"
-    code, _, err = run(
-        "preprocess",
-        tmp_path / "sub-1_dwi.nii.gz",
-        "--steps",
-        "unring",
-        "--out",
-        tmp_path / "other",
-    )
+    code, _, err = run("preprocess", tmp_path / "sub-1_dwi.nii.gz", "--steps", "unring", "--out", tmp_path / "other")
     assert code == 2
     assert "no step 'unring'; choose from denoise, gibbs, motion" in err
 
@@ -191,37 +137,17 @@ def test_the_noise_is_estimated_in_a_fit_on_request(data_dir, run, tmp_path):
     pytest.importorskip("dipy")
     scan = data_dir / "dipy_small_dwi" / "small_64D.nii"
     code, _, err = run(
-        *(
-            "fit",
-            scan,
-            "--model",
-            "adc",
-            "--sigma",
-            "estimate",
-            "--average-directions",
-            "geometric",
-        ),
+        *("fit", scan, "--model", "adc", "--sigma", "estimate", "--average-directions", "geometric"),
         *("--no-quicklook", "--out", tmp_path),
     )
     assert code == 0, err
-    described = json.loads(
-        (tmp_path / "small_64D_model-adc_dwimap.json").read_text(encoding="utf-8")
-    )
+    described = json.loads((tmp_path / "small_64D_model-adc_dwimap.json").read_text(encoding="utf-8"))
     assert described["Settings"]["Sigma"].endswith("(estimated by mppca)")
 
 
 def test_a_model_is_trained_and_predicts_a_new_image(run, tmp_path):
     code, _, err = run(
-        *(
-            "simulate",
-            "--out",
-            tmp_path / "data",
-            "--patients",
-            2,
-            "--same-protocol",
-            "--shape",
-            "20,20,4",
-        )
+        *("simulate", "--out", tmp_path / "data", "--patients", 2, "--same-protocol", "--shape", "20,20,4")
     )
     assert code == 0, err
     table, model = tmp_path / "data" / "participants.tsv", tmp_path / "model.dmrifit"
@@ -234,37 +160,21 @@ def test_a_model_is_trained_and_predicts_a_new_image(run, tmp_path):
     assert "already exists" in err
     image = next((tmp_path / "data").glob("sub-*/dwi/*_dwi.nii.gz"))
     mask = next(image.parent.glob("*body_mask.nii.gz"))
-    code, printed, err = run(
-        "predict", model, image, "--mask", mask, "--signals", "--out", tmp_path / "out"
-    )
+    code, printed, err = run("predict", model, image, "--mask", mask, "--signals", "--out", tmp_path / "out")
     assert code == 0, err
     protocol = Protocol.read(image.with_name(image.name.replace("nii.gz", "bval")), image.with_name(
         image.name.replace("nii.gz", "te")))  # fmt: skip
     made = predict_image(load_model(model), image, protocol=protocol, mask=mask)
     written = next((tmp_path / "out").glob("*param-Dt*.nii.gz"))
-    np.testing.assert_array_equal(
-        np.asarray(nib.load(written).dataobj), np.asarray(made["Dt"].dataobj)
-    )
+    np.testing.assert_array_equal(np.asarray(nib.load(written).dataobj), np.asarray(made["Dt"].dataobj))
     assert len(list((tmp_path / "out").glob("*_dwi.nii.gz"))) == 1
     assert "trained on synthetic data: its accuracy in people is unknown" in printed
 
 
 def test_what_a_prediction_lacks_is_named(run, tmp_path):
-    run(
-        "simulate",
-        "--out",
-        tmp_path / "data",
-        "--patients",
-        1,
-        "--same-protocol",
-        "--shape",
-        "16,16,3",
-    )
+    run("simulate", "--out", tmp_path / "data", "--patients", 1, "--same-protocol", "--shape", "16,16,3")
     model = tmp_path / "model.dmrifit"
-    assert (
-        run("train", tmp_path / "data" / "participants.tsv", "--out", model, "--max-voxels", 20)[0]
-        == 0
-    )
+    assert run("train", tmp_path / "data" / "participants.tsv", "--out", model, "--max-voxels", 20)[0] == 0
     image = next((tmp_path / "data").glob("sub-*/dwi/*_dwi.nii.gz"))
     image.with_name(image.name.replace("nii.gz", "te")).unlink()
     code, _, err = run("predict", model, image, "--out", tmp_path / "out")
@@ -273,65 +183,43 @@ def test_what_a_prediction_lacks_is_named(run, tmp_path):
     code, _, err = run("predict", image, image, "--out", tmp_path / "out")
     assert code == 2
     assert err.count("\n") == 1
-    code, _, err = run(
-        "train",
-        tmp_path / "data" / "participants.tsv",
-        "--out",
-        tmp_path / "x",
-        "--strategy",
-        "s3s",
-    )
+    code, _, err = run("train", tmp_path / "data" / "participants.tsv", "--out", tmp_path / "x", "--strategy", "s3s")
     assert code == 2
     assert "no strategy 's3s'" in err
-    code, _, err = run(
-        "train", tmp_path / "data" / "participants.tsv", "--out", tmp_path / "no" / "x"
-    )
+    code, _, err = run("train", tmp_path / "data" / "participants.tsv", "--out", tmp_path / "no" / "x")
     assert code == 2
     assert "there is no folder" in err
 
 
-@pytest.mark.parametrize(
-    ("end", "bounds", "text"), [("Lower", [0.1, None], "0.1"), ("Upper", [None, 3.0], "3")]
-)
+@pytest.mark.parametrize(("end", "bounds", "text"), [("Lower", [0.1, None], "0.1"), ("Upper", [None, 3.0], "3")])
 def test_shares_at_one_bound_are_printed_where_the_other_is_none(capsys, end, bounds, text):
     entry = {"Bounds": bounds, "ShareAtBounds": {end: 0.25}}
     image_commands._print_share_at_bound("ADC", entry, end)
-    assert (
-        capsys.readouterr().out
-        == f"ADC: 25.0% of the fitted voxels at the {end.lower()} bound {text}\n"
-    )
+    assert capsys.readouterr().out == f"ADC: 25.0% of the fitted voxels at the {end.lower()} bound {text}\n"
 
 
 def test_maps_with_a_learned_prior_are_refused_for_tables_of_regions(fitted, run):
     scan = fitted / "sub-A_ses-1_dwi.nii"
     np.savetxt(scan.with_suffix(".bval"), PROTOCOL.b[None], fmt="%g")
     out = fitted / "prior"
-    code, printed, err = run(
-        "fit", scan, "--model", "adc", "--method", "map", "--no-quicklook", "--out", out
-    )
+    code, printed, err = run("fit", scan, "--model", "adc", "--method", "map", "--no-quicklook", "--out", out)
     assert code == 0, err
     assert "pulled toward the region's mean" in printed
-    code, _, err = run(
-        "roi", out, "--labels", fitted / "labels.nii.gz", "--out", fitted / "roi.csv"
-    )
+    code, _, err = run("roi", out, "--labels", fitted / "labels.nii.gz", "--out", fitted / "roi.csv")
     assert code == 2
     assert "learned prior" in err.replace("\n", " ")
 
 
 def test_values_that_are_no_plain_data_are_printed_with_their_reasons(fitted, run):
     protocol = Protocol([0, 200, 400, 600, 800])
-    signals = MODELS["adc"].signal(
-        np.column_stack([np.full(24, 500.0), np.linspace(0.5, 2, 24)]), protocol
-    )
+    signals = MODELS["adc"].signal(np.column_stack([np.full(24, 500.0), np.linspace(0.5, 2, 24)]), protocol)
     signals[0, 1] = np.nan
     signals[1, [1, 2]] = np.nan
     signals[2, 4] = -7.0
     scan = fitted / "gaps.nii"
     nib.save(nib.Nifti1Image(signals.reshape(*GRID, 5), AFFINE), scan)
     np.savetxt(fitted / "gaps.bval", protocol.b[None], fmt="%g")
-    code, printed, err = run(
-        "fit", scan, "--model", "adc", "--no-quicklook", "--out", fitted / "gaps"
-    )
+    code, printed, err = run("fit", scan, "--model", "adc", "--no-quicklook", "--out", fitted / "gaps")
     assert code == 0, err
     assert "3 values in 2 voxels left out: 3 not finite\n" in printed
     assert "1 negative value in 1 voxel fitted as they are: " in printed
@@ -354,9 +242,7 @@ def test_options_of_the_methods_reach_the_fit(fitted, run):
     expected = fit_image(scan, PROTOCOL, "adc", method="wls", weights=[1, 1, 1, 3])
     written = nib.load(fitted / "wls" / "sub-A_ses-1_model-adc_param-ADC_dwimap.nii.gz")
     np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(expected["ADC"].dataobj))
-    code, _, err = run(
-        "fit", scan, "--model", "kurtosis", "--method", "segmented", "--out", fitted / "x"
-    )
+    code, _, err = run("fit", scan, "--model", "kurtosis", "--method", "segmented", "--out", fitted / "x")
     assert code == 2
     code, _, err = run("fit", scan, "--model", "ivim", "--method", "ols", "--out", fitted / "y")
     assert code == 2
@@ -390,16 +276,12 @@ def test_precision_is_that_of_tissue_and_air_is_named(write_scan, run, tmp_path)
     inside = np.zeros((18, *values.shape[1:3]), np.uint8)
     inside[: len(values)] = 1
     air = np.abs(np.random.default_rng(0).normal(0, 2, (12, *values.shape[1:])))
-    nib.save(
-        nib.Nifti1Image(np.concatenate([values, air]), image.affine), tmp_path / "scan.nii.gz"
-    )
+    nib.save(nib.Nifti1Image(np.concatenate([values, air]), image.affine), tmp_path / "scan.nii.gz")
     nib.save(nib.Nifti1Image(inside, image.affine), tmp_path / "mask.nii.gz")
     snr = []
     for options in ((), ("--mask", tmp_path / "mask.nii.gz")):
         out = tmp_path / f"maps{len(options)}"
-        code, printed, err = run(
-            "fit", tmp_path / "scan.nii.gz", *options, "--no-quicklook", "--out", out
-        )
+        code, printed, err = run("fit", tmp_path / "scan.nii.gz", *options, "--no-quicklook", "--out", out)
         assert code == 0, err
         assert ("67% of the voxels look like air: --mask auto" in printed) == (not options)
         (sidecar,) = out.glob("*.json")

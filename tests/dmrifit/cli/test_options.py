@@ -182,10 +182,7 @@ def test_a_folder_of_images_is_as_good_as_a_table_where_columns_are_known(tmp_pa
     options = {"--prior": None, "--mask": None}
     assert is_table(tmp_path, "files", options, ("image", "brain"))
     assert capsys.readouterr().err == f"2 cases in {tmp_path}: a, b; with brain 1\n"
-    with pytest.raises(
-        ValueError,
-        match="is a folder, where files stand beside the images; leave out --prior and --mask",
-    ):
+    with pytest.raises(ValueError, match="is a folder, where files stand beside the images; leave out --prior and --mask"):
         is_table(tmp_path, "files", {"--prior": None, "--mask": "x.nii"}, ("image",))
     (tmp_path / "cases.tsv").touch()
     say_folder(tmp_path, ("image",))

@@ -67,17 +67,7 @@ def test_the_version_is_that_of_the_package(run):
 
 def test_a_true_process_fits_a_real_scan(data_dir, tmp_path):
     path = data_dir / "dipy_small_dwi" / "small_101D.nii.gz"
-    command = [
-        sys.executable,
-        "-m",
-        "dmrifit",
-        "fit",
-        path,
-        "--model",
-        "kurtosis",
-        "--out",
-        tmp_path,
-    ]
+    command = [sys.executable, "-m", "dmrifit", "fit", path, "--model", "kurtosis", "--out", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "600 voxels" in done.stdout
     assert f"using {path.with_name('small_101D.bval')}" in done.stderr
@@ -99,32 +89,8 @@ def test_options_reach_the_fit(scan, run, tmp_path):
     inside[0] = 0
     nib.save(nib.Nifti1Image(inside, np.diag([2, 2, 4, 1])), mask)
     code, printed, err = run(
-        *(
-            "fit",
-            scan,
-            "--model",
-            "adc",
-            "--out",
-            out,
-            "--mask",
-            mask,
-            "--sigma",
-            "3",
-            "--te",
-            "80",
-            "--threads",
-            "1",
-        ),
-        *(
-            "--bounds",
-            "ADC=0.5,1",
-            "--bounds",
-            "S0=0,5",
-            "--starts",
-            "2",
-            "--average-directions",
-            "arithmetic",
-        ),
+        *("fit", scan, "--model", "adc", "--out", out, "--mask", mask, "--sigma", "3", "--te", "80", "--threads", "1"),
+        *("--bounds", "ADC=0.5,1", "--bounds", "S0=0,5", "--starts", "2", "--average-directions", "arithmetic"),
         "--no-quicklook",
     )
     assert code == 0, err
@@ -142,47 +108,26 @@ def test_options_reach_the_fit(scan, run, tmp_path):
 
 def test_the_method_and_the_regularization_reach_the_fit(scan, run, tmp_path):
     protocol = Protocol([0, 20, 80, 200, 500, 1000])
-    signals = (
-        MODELS["ivim"]
-        .signal([[500, 0.2, 20, 1.0], [300, 0.1, 40, 0.8]], protocol)
-        .reshape(2, 1, 1, 6)
-    )
+    signals = MODELS["ivim"].signal([[500, 0.2, 20, 1.0], [300, 0.1, 40, 0.8]], protocol).reshape(2, 1, 1, 6)
     nib.save(nib.Nifti1Image(signals, np.eye(4)), scan)
     np.savetxt(scan.with_name("sub-01_dwi.bval"), protocol.b[None], fmt="%g")
-    options = [
-        "--model",
-        "ivim",
-        "--method",
-        "segmented",
-        "--regularization",
-        0.01,
-        "--no-quicklook",
-    ]
+    options = ["--model", "ivim", "--method", "segmented", "--regularization", 0.01, "--no-quicklook"]
     code, _, err = run("fit", scan, "--out", tmp_path / "out", *options)
     assert code == 0, err
     expected = fit_image(scan, protocol, "ivim", method="segmented", regularization=0.01)
     for name in MODELS["ivim"].names:
         written = nib.load(tmp_path / "out" / f"sub-01_model-ivim_param-{name}_dwimap.nii.gz")
-        np.testing.assert_array_equal(
-            np.asanyarray(written.dataobj), np.asanyarray(expected[name].dataobj)
-        )
-    code, _, err = run(
-        "fit", scan, "--out", tmp_path / "other", "--model", "adc", "--method", "segmented"
-    )
+        np.testing.assert_array_equal(np.asanyarray(written.dataobj), np.asanyarray(expected[name].dataobj))
+    code, _, err = run("fit", scan, "--out", tmp_path / "other", "--model", "adc", "--method", "segmented")
     assert code == 2
     assert "the segmented fit is for the model 'ivim'" in one_line(err)
 
 
 def test_the_lines_printed_name_what_was_written(scan, run, tmp_path):
     for ending in (".nii.gz", ".bval"):
-        shutil.copy(
-            scan.with_name(f"sub-01_dwi{ending}"),
-            scan.with_name(f"sub-01_desc-preproc_dwi{ending}"),
-        )
+        shutil.copy(scan.with_name(f"sub-01_dwi{ending}"), scan.with_name(f"sub-01_desc-preproc_dwi{ending}"))
     image = scan.with_name("sub-01_desc-preproc_dwi.nii.gz")
-    code, out, err = run(
-        "fit", image, "--model", "adc", "--sigma", "estimate", "--out", tmp_path / "out"
-    )
+    code, out, err = run("fit", image, "--model", "adc", "--sigma", "estimate", "--out", tmp_path / "out")
     assert code == 0, err
     assert re.search(r"^noise: sigma [\d.]+ \(estimated by mppca\)$", out, re.MULTILINE)
     pattern = re.search(r"^maps: (.+)$", out, re.MULTILINE)[1]
@@ -192,17 +137,7 @@ def test_the_lines_printed_name_what_was_written(scan, run, tmp_path):
 
 
 def test_parameters_are_fixed_by_name(scan, run, tmp_path):
-    code, _, err = run(
-        "fit",
-        scan,
-        "--model",
-        "adc",
-        "--out",
-        tmp_path / "out",
-        "--fix",
-        "ADC=0.9",
-        "--no-quicklook",
-    )
+    code, _, err = run("fit", scan, "--model", "adc", "--out", tmp_path / "out", "--fix", "ADC=0.9", "--no-quicklook")
     assert code == 0, err
     written = nib.load(tmp_path / "out" / "sub-01_model-adc_param-ADC_dwimap.nii.gz")
     np.testing.assert_array_equal(np.asarray(written.dataobj), np.float32(0.9))
@@ -210,18 +145,14 @@ def test_parameters_are_fixed_by_name(scan, run, tmp_path):
 
 def test_kurtosis_can_be_kept_monotonic(scan, run, tmp_path):
     needed = "kurtosis, which needs a b-value above 1500 s/mm², and the highest is 1000"
-    code, _, err = run(
-        "fit", scan, "--model", "kurtosis", "--out", tmp_path / "out", "--bounds", "K=0,monotonic"
-    )
+    code, _, err = run("fit", scan, "--model", "kurtosis", "--out", tmp_path / "out", "--bounds", "K=0,monotonic")
     assert needed in err
     with pytest.warns(UserWarning, match=needed):
         maps = fit_image(scan, Protocol(PROTOCOL.b), "kurtosis", bounds={"K": (0, "monotonic")})
     assert code == 0, err
     written = nib.load(tmp_path / "out" / "sub-01_model-kurtosis_param-K_dwimap.nii.gz")
     np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(maps["K"].dataobj))
-    described = json.loads(
-        (tmp_path / "out" / "sub-01_model-kurtosis_dwimap.json").read_text(encoding="utf-8")
-    )
+    described = json.loads((tmp_path / "out" / "sub-01_model-kurtosis_dwimap.json").read_text(encoding="utf-8"))
     assert described["Settings"]["Bounds"] == "K from 0.0 to monotonic"
     assert described["Parameters"]["K"]["UpperBoundRule"] == "also at most 3/(b_max·D)"
     assert "UpperBoundRule" not in described["Parameters"]["D"]
@@ -247,17 +178,12 @@ def test_the_sidecar_says_that_kurtosis_is_kept_monotonic_by_default(scan, run, 
     assert run(*command, tmp_path / "free", "--bounds", "K=0,5")[0] == 0
     for folder, rule in (("default", "also at most 3/(b_max·D)"), ("free", None)):
         path = tmp_path / folder / "sub-01_model-kurtosis_dwimap.json"
-        assert (
-            json.loads(path.read_text(encoding="utf-8"))["Parameters"]["K"].get("UpperBoundRule")
-            == rule
-        )
+        assert json.loads(path.read_text(encoding="utf-8"))["Parameters"]["K"].get("UpperBoundRule") == rule
 
 
 def test_echo_times_are_found_in_the_sidecar_of_the_image(scan, run, tmp_path):
     scan.with_name("sub-01_dwi.json").write_text('{"EchoTime": 0.08}')
-    code, _, err = run(
-        "fit", scan, "--model", "t2-ivim-kurtosis", "--out", tmp_path / "out", "--no-quicklook"
-    )
+    code, _, err = run("fit", scan, "--model", "t2-ivim-kurtosis", "--out", tmp_path / "out", "--no-quicklook")
     assert code == 2
     # The model needs more contrasts, but no echo times any more.
     assert "7 free parameters" in one_line(err)
@@ -269,13 +195,9 @@ def test_echo_times_may_come_from_a_sidecar_for_each_volume(scan, run, tmp_path)
     for i in range(4):
         sidecars += ["--te", tmp_path / f"{i}.json"]
         sidecars[-1].write_text('{"EchoTime": 0.08}')
-    code, _, err = run(
-        "fit", scan, "--model", "adc", "--out", tmp_path / "out", "--no-quicklook", *sidecars
-    )
+    code, _, err = run("fit", scan, "--model", "adc", "--out", tmp_path / "out", "--no-quicklook", *sidecars)
     assert code == 0, err
-    described = json.loads(
-        (tmp_path / "out" / "sub-01_model-adc_dwimap.json").read_text(encoding="utf-8")
-    )
+    described = json.loads((tmp_path / "out" / "sub-01_model-adc_dwimap.json").read_text(encoding="utf-8"))
     assert described["Protocol"]["te"] == [80.0] * 4
 
 
@@ -288,17 +210,7 @@ def test_a_scan_in_several_files_is_fitted_by_its_table(scan, run, tmp_path):
     table = scan.with_name("scan.tsv")
     table.write_text("\n".join(lines))
     code, out, err = run(
-        *(
-            "fit",
-            table,
-            "--model",
-            "adc",
-            "--b-tolerance",
-            "5",
-            "--out",
-            tmp_path / "out",
-            "--no-quicklook",
-        )
+        *("fit", table, "--model", "adc", "--b-tolerance", "5", "--out", tmp_path / "out", "--no-quicklook")
     )
     assert code == 0, err
     assert "24 voxels" in out
@@ -331,9 +243,7 @@ program.main()
 def test_ctrl_c_leaves_nothing_and_says_so(scan, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-c", INTERRUPTED, "fit", scan, "--model", "adc", "--out", out]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "writing\n"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
@@ -343,12 +253,8 @@ def test_ctrl_c_leaves_nothing_and_says_so(scan, tmp_path):
     assert not out.exists()
 
 
-def test_without_the_extra_maps_are_written_and_the_way_to_the_page_is_named(
-    scan, run, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(
-        "dmrifit.cli.case_runs.find_spec", lambda name: None if name == "jinja2" else name
-    )
+def test_without_the_extra_maps_are_written_and_the_way_to_the_page_is_named(scan, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("dmrifit.cli.case_runs.find_spec", lambda name: None if name == "jinja2" else name)
     code, out, err = run("fit", scan, "--model", "adc", "--out", tmp_path / "out")
     assert code == 0
     assert 'pip install "dmrifit[report]"' in err
@@ -375,9 +281,7 @@ def test_without_the_extra_maps_are_written_and_the_way_to_the_page_is_named(
         ([], "kurtosis has 3 free parameters"),
     ],
 )
-def test_bad_input_is_one_line_with_exit_code_2_and_writes_nothing(
-    scan, run, tmp_path, options, message
-):
+def test_bad_input_is_one_line_with_exit_code_2_and_writes_nothing(scan, run, tmp_path, options, message):
     if not options:
         np.savetxt(scan.with_name("sub-01_dwi.bval"), [[0, 1000, 1000, 1000]], fmt="%g")
         options = ["--model", "kurtosis"]
@@ -418,15 +322,10 @@ def test_the_installed_command_is_there():
 def test_without_a_model_the_richest_that_the_protocol_determines_is_fitted(scan, run, tmp_path):
     code, out, err = run("fit", scan, "--out", tmp_path / "out", "--no-quicklook")
     assert code == 0, err
-    assert (
-        "using model adc: 4 b-values determine adc; kurtosis needs a b-value above 1500 s/mm²"
-        in err
-    )
+    assert "using model adc: 4 b-values determine adc; kurtosis needs a b-value above 1500 s/mm²" in err
     assert "precision to expect in typical tissue at the SNR of this scan" in out
     assert "(signal at b = 0 s/mm² over the SD of residuals): S0 ±" in out
-    described = json.loads(
-        (tmp_path / "out" / "sub-01_model-adc_dwimap.json").read_text(encoding="utf-8")
-    )
+    described = json.loads((tmp_path / "out" / "sub-01_model-adc_dwimap.json").read_text(encoding="utf-8"))
     precision = described["ExpectedPrecision"]
     assert set(precision["CoefficientOfVariation"]) == {"S0", "ADC"}
     assert precision["SNR"] > 0
@@ -437,13 +336,9 @@ def test_the_command_says_what_the_protocol_will_not_tell(scan, run, tmp_path):
     clean = np.asarray(nib.load(scan).dataobj)
     noise = np.random.default_rng(1).normal(0, 10, clean.shape)
     nib.save(nib.Nifti1Image(np.abs(clean + noise), np.diag([2, 2, 4, 1])), scan)
-    code, out, _ = run(
-        "fit", scan, "--model", "kurtosis", "--out", tmp_path / "out", "--no-quicklook"
-    )
+    code, out, _ = run("fit", scan, "--model", "kurtosis", "--out", tmp_path / "out", "--no-quicklook")
     assert code == 0
-    described = json.loads(
-        (tmp_path / "out" / "sub-01_model-kurtosis_dwimap.json").read_text(encoding="utf-8")
-    )
+    described = json.loads((tmp_path / "out" / "sub-01_model-kurtosis_dwimap.json").read_text(encoding="utf-8"))
     advice = described["ExpectedPrecision"]["Advice"]
     assert any(sentence.startswith("K is ") for sentence in advice)
     assert all(f"protocol: {sentence}" in out for sentence in advice)

@@ -61,9 +61,7 @@ def test_what_looks_wrong_is_said(bids, run, spoil, message):
     image = nib.load(folder / "sub-02_dwi.nii.gz")
     b, values = spoil(np.loadtxt(folder / "sub-02_dwi.bval"), np.asarray(image.dataobj))
     np.savetxt(folder / "sub-02_dwi.bval", b[None], fmt="%g")
-    nib.save(
-        nib.Nifti1Image(values.astype(np.float32), image.affine), folder / "sub-02_dwi.nii.gz"
-    )
+    nib.save(nib.Nifti1Image(values.astype(np.float32), image.affine), folder / "sub-02_dwi.nii.gz")
     code, printed, err = run("info", folder / "sub-02_dwi.nii.gz")
     assert code == 0, err
     doubts = [line for line in printed.splitlines() if line.startswith("looks wrong")]

@@ -33,18 +33,7 @@ def one_line(err):
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    result = invoke(
-        "simulate",
-        "--out",
-        folder,
-        "--patients",
-        3,
-        "--shape",
-        "16,16,3",
-        "--same-protocol",
-        "--seed",
-        4,
-    )
+    result = invoke("simulate", "--out", folder, "--patients", 3, "--shape", "16,16,3", "--same-protocol", "--seed", 4)
     assert result.exit_code == 0, result.output
     assert "6 synthetic patients" in result.output
     return folder / "participants.tsv"
@@ -53,18 +42,7 @@ def table(tmp_path_factory):
 @pytest.fixture(scope="module")
 def study(table, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    result = invoke(
-        "benchmark",
-        table,
-        "--out",
-        folder,
-        "--algorithms",
-        "LR",
-        "--max-voxels",
-        40,
-        "--sizes",
-        "1,2",
-    )
+    result = invoke("benchmark", table, "--out", folder, "--algorithms", "LR", "--max-voxels", 40, "--sizes", "1,2")
     assert result.exit_code == 0, result.output
     return folder, result.output
 
@@ -72,36 +50,25 @@ def study(table, tmp_path_factory):
 @pytest.fixture
 def no_page(monkeypatch):
     """Leave the page out where a test is about something else."""
-    monkeypatch.setattr(
-        reporting, "write_report", lambda evaluation, folder: folder / "report.html"
-    )
+    monkeypatch.setattr(reporting, "write_report", lambda evaluation, folder: folder / "report.html")
 
 
 def test_a_simulated_table_is_compared_within_cohorts_and_across(study):
     folder, output = study
-    assert {path.name for path in folder.iterdir()} >= {
-        "report.html",
-        "scores.csv",
-        "signals.csv",
-        "study.json",
-    }
+    assert {path.name for path in folder.iterdir()} >= {"report.html", "scores.csv", "signals.csv", "study.json"}
     settings = json.loads((folder / "study.json").read_text())["settings"]
     assert settings["train_on"] == ["same", "other"]
     assert settings["n_train"] == [1, 2]
     assert settings["max_voxels"] == 40
     assert "synthetic data: no clinical result" in output
     assert str(folder / "report.html") in output
-    rows = re.findall(
-        r"(same|other) +2 +(cohort[12]) +(s2s|m2m) +(LR|constant|shuffled|perfect)", output
-    )
+    rows = re.findall(r"(same|other) +2 +(cohort[12]) +(s2s|m2m) +(LR|constant|shuffled|perfect)", output)
     assert len(rows) == len(set(rows)) == 32
     rows = re.findall(r"(same|other) +2 +(cohort[12]) +(s2s|m2m) +(copy|truth|repeat)", output)
     assert len(rows) == len(set(rows)) == 24
     assert "called shared noise" in output
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert {"learning.png", "other_sites.png"} <= {
-        path.name for path in (folder / "figures").iterdir()
-    }
+    assert {"learning.png", "other_sites.png"} <= {path.name for path in (folder / "figures").iterdir()}
     assert "trained on other cohorts" in page
 
 
@@ -124,26 +91,16 @@ def test_the_report_is_written_again_from_the_folder(study, tmp_path, monkeypatc
 
 
 def test_protocols_that_differ_are_compared_each_for_itself_and_that_is_said(tmp_path, no_page):
-    assert (
-        invoke("simulate", "--out", tmp_path, "--patients", 2, "--shape", "12,12,2").exit_code == 0
-    )
+    assert invoke("simulate", "--out", tmp_path, "--patients", 2, "--shape", "12,12,2").exit_code == 0
     arguments = ("--algorithms", "LR", "--strategies", "m2m", "--max-voxels", 0, "--no-controls")
-    result = invoke(
-        "benchmark", tmp_path / "participants.tsv", "--out", tmp_path / "study", *arguments
-    )
+    result = invoke("benchmark", tmp_path / "participants.tsv", "--out", tmp_path / "study", *arguments)
     assert result.exit_code == 0, result.output
     assert "protocols differ (cohort1 lacks 15 of the contrasts of cohort2" in result.output
     settings = json.loads((tmp_path / "study" / "study.json").read_text())["settings"]
-    assert (settings["max_voxels"], settings["train_on"], settings["resynthesize"]) == (
-        None,
-        ["same"],
-        False,
-    )
+    assert (settings["max_voxels"], settings["train_on"], settings["resynthesize"]) == (None, ["same"], False)
     assert "constant" not in result.output
     arguments += ("--resynthesize",)
-    result = invoke(
-        "benchmark", tmp_path / "participants.tsv", "--out", tmp_path / "more", *arguments
-    )
+    result = invoke("benchmark", tmp_path / "participants.tsv", "--out", tmp_path / "more", *arguments)
     assert result.exit_code == 0, result.output
     settings = json.loads((tmp_path / "more" / "study.json").read_text())["settings"]
     assert (settings["train_on"], settings["resynthesize"]) == (["same", "other"], True)
@@ -160,20 +117,9 @@ def test_the_default_is_the_study_s_seven_algorithms(table, tmp_path, monkeypatc
     monkeypatch.setattr(evaluation, "compare", stop)
     monkeypatch.setattr(cohort_commands, "_check_extras", lambda *_, **__: None)
     invoke("benchmark", table, "--out", tmp_path / "new")
-    assert list(asked) == [
-        f"{name} {strategy}" for strategy in ("s2s", "m2m") for name in dmrifit.ALGORITHMS
-    ]
+    assert list(asked) == [f"{name} {strategy}" for strategy in ("s2s", "m2m") for name in dmrifit.ALGORITHMS]
     asked.clear()
-    invoke(
-        "benchmark",
-        table,
-        "--out",
-        tmp_path / "new",
-        "--without",
-        "CNN,GBR",
-        "--strategies",
-        "s2s",
-    )
+    invoke("benchmark", table, "--out", tmp_path / "new", "--without", "CNN,GBR", "--strategies", "s2s")
     assert list(asked) == [f"{name} s2s" for name in ("LR", "RFR", "ETR", "slNN", "mlNN")]
 
 
@@ -186,18 +132,14 @@ def test_a_missing_library_names_its_command_before_anything_is_read(run, tmp_pa
         return find(name)
 
     monkeypatch.setattr(_optional, "import_module", absent)
-    code, out, err = run(
-        "benchmark", tmp_path / "no.tsv", "--out", tmp_path / "new", "--algorithms", "LR,CNN"
-    )
+    code, out, err = run("benchmark", tmp_path / "no.tsv", "--out", tmp_path / "new", "--algorithms", "LR,CNN")
     assert code == 2
     assert out == ""
     assert "algorithm CNN: " in one_line(err)
     assert 'pip install "dmrifit[deep]"' in err
     assert "--without CNN" in err
     assert not (tmp_path / "new").exists()
-    code, _, err = run(
-        "benchmark", tmp_path / "no.tsv", "--out", tmp_path / "new", "--without", "CNN"
-    )
+    code, _, err = run("benchmark", tmp_path / "no.tsv", "--out", tmp_path / "new", "--without", "CNN")
     assert "no.tsv" in one_line(err)
 
 
@@ -217,14 +159,8 @@ def test_a_missing_library_names_its_command_before_anything_is_read(run, tmp_pa
         (("--train-mask", "liver"), "a mask is 'body' or 'lesion', not 'liver'"),
     ],
 )
-def test_wrong_words_are_refused_in_one_line_before_work_starts(
-    table, tmp_path, run, arguments, message
-):
-    options = (
-        ("--algorithms", "LR")
-        if "--algorithms" not in arguments and "--without" not in arguments
-        else ()
-    )
+def test_wrong_words_are_refused_in_one_line_before_work_starts(table, tmp_path, run, arguments, message):
+    options = ("--algorithms", "LR") if "--algorithms" not in arguments and "--without" not in arguments else ()
     code, _, err = run("benchmark", table, "--out", tmp_path / "new", *options, *arguments)
     assert code == 2
     assert message in one_line(err)
@@ -235,9 +171,7 @@ def test_algorithms_of_an_earlier_comparison_are_not_dropped_from_its_tables(stu
     folder, _ = study
     before = (folder / "scores.csv").read_bytes()
     for options in (("--algorithms", "RFR"), ("--algorithms", "LR", "--strategies", "s2s")):
-        code, _, err = run(
-            "benchmark", table, "--out", folder, *options, "--max-voxels", 40, "--sizes", "1,2"
-        )
+        code, _, err = run("benchmark", table, "--out", folder, *options, "--max-voxels", 40, "--sizes", "1,2")
         assert code == 2
         assert "also has LR " in one_line(err)
         assert "--overwrite" in err
@@ -247,14 +181,7 @@ def test_algorithms_of_an_earlier_comparison_are_not_dropped_from_its_tables(stu
 def test_training_on_cohorts_of_two_protocols_names_the_option_that_helps(run, tmp_path):
     code, _, err = run("simulate", "--out", tmp_path, "--patients", 1, "--shape", "12,12,2")
     assert code == 0, err
-    arguments = (
-        "train",
-        tmp_path / "participants.tsv",
-        "--max-voxels",
-        20,
-        "--out",
-        tmp_path / "LR.dmrifit",
-    )
+    arguments = ("train", tmp_path / "participants.tsv", "--max-voxels", 20, "--out", tmp_path / "LR.dmrifit")
     code, _, err = run(*arguments)
     assert code == 2
     assert "cohort2 lacks 15 of the 21 contrasts of cohort1" in one_line(err)
@@ -265,18 +192,7 @@ def test_training_on_cohorts_of_two_protocols_names_the_option_that_helps(run, t
 def test_the_folder_of_another_study_is_refused_and_left_alone(study, table, run):
     folder, _ = study
     before = (folder / "scores.csv").read_bytes()
-    code, _, err = run(
-        "benchmark",
-        table,
-        "--out",
-        folder,
-        "--algorithms",
-        "LR",
-        "--max-voxels",
-        41,
-        "--sizes",
-        "1,2",
-    )
+    code, _, err = run("benchmark", table, "--out", folder, "--algorithms", "LR", "--max-voxels", 41, "--sizes", "1,2")
     assert code == 2
     assert "another study: max_voxels was 40 there and is 41 now" in one_line(err)
     assert (folder / "scores.csv").read_bytes() == before
@@ -287,22 +203,13 @@ def test_a_patient_in_two_cohorts_is_refused(table, tmp_path, run):
     text = table.read_text(encoding="utf-8").replace("cohort2p01\t", "cohort1p01\t", 1)
     (tmp_path / "data" / "participants.tsv").write_text(text, encoding="utf-8")
     code, _, err = run(
-        *(
-            "benchmark",
-            tmp_path / "data" / "participants.tsv",
-            "--out",
-            tmp_path / "new",
-            "--algorithms",
-            "LR",
-        )
+        *("benchmark", tmp_path / "data" / "participants.tsv", "--out", tmp_path / "new", "--algorithms", "LR")
     )
     assert code == 2
     assert "cohort1p01" in one_line(err)
 
 
-def test_an_interrupted_comparison_says_so_and_goes_on_where_it_was(
-    study, table, tmp_path, run, monkeypatch, no_page
-):
+def test_an_interrupted_comparison_says_so_and_goes_on_where_it_was(study, table, tmp_path, run, monkeypatch, no_page):
     folder, _ = study
     out = tmp_path / "new"
     train, done = evaluation.run_trial, []
@@ -313,18 +220,7 @@ def test_an_interrupted_comparison_says_so_and_goes_on_where_it_was(
         done.append(1)
         return train(*arguments)
 
-    command = (
-        "benchmark",
-        table,
-        "--out",
-        out,
-        "--algorithms",
-        "LR",
-        "--max-voxels",
-        40,
-        "--sizes",
-        "1,2",
-    )
+    command = ("benchmark", table, "--out", out, "--algorithms", "LR", "--max-voxels", 40, "--sizes", "1,2")
     monkeypatch.setattr(evaluation, "run_trial", interrupted)
     code, _, err = run(*command)
     assert code == 130
@@ -336,9 +232,7 @@ def test_an_interrupted_comparison_says_so_and_goes_on_where_it_was(
     described = json.loads((out / "study.json").read_text())
     assert described["models"]["reused"] == 5
     again, whole = Evaluation.read(out).scores, Evaluation.read(folder).scores
-    pd.testing.assert_frame_equal(
-        again.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True
-    )
+    pd.testing.assert_frame_equal(again.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True)
 
 
 def test_an_algorithm_that_fails_is_one_line_and_loses_nothing(table, tmp_path, run, monkeypatch):
@@ -352,38 +246,15 @@ def test_an_algorithm_that_fails_is_one_line_and_loses_nothing(table, tmp_path, 
         return train(*arguments)
 
     monkeypatch.setattr(evaluation, "run_trial", broken)
-    code, _, err = run(
-        "benchmark", table, "--out", tmp_path / "new", "--algorithms", "LR", "--max-voxels", 30
-    )
+    code, _, err = run("benchmark", table, "--out", tmp_path / "new", "--algorithms", "LR", "--max-voxels", 30)
     assert code == 2
     assert "failed for p03; finished work is kept in" in one_line(err)
 
 
 def test_what_is_asked_of_the_simulation_is_done_and_written_down(tmp_path, run):
     code, out, err = run(
-        *(
-            "simulate",
-            "--out",
-            tmp_path,
-            "--patients",
-            1,
-            "--preset",
-            "cohort2",
-            "--shape",
-            "16,16,3",
-            "--snr",
-            50,
-        ),
-        *(
-            "--difficulty",
-            "easy",
-            "--template",
-            "pelvis",
-            "--artifacts",
-            "gibbs=0.3,shift=0.5",
-            "--latent-corr",
-            0.2,
-        ),
+        *("simulate", "--out", tmp_path, "--patients", 1, "--preset", "cohort2", "--shape", "16,16,3", "--snr", 50),
+        *("--difficulty", "easy", "--template", "pelvis", "--artifacts", "gibbs=0.3,shift=0.5", "--latent-corr", 0.2),
         *("--gain-variation", 0.1, "--seed", 5),
     )
     assert code == 0, err
@@ -394,15 +265,9 @@ def test_what_is_asked_of_the_simulation_is_done_and_written_down(tmp_path, run)
         "cohort2", 1, shape=(16, 16, 3), snr=50, difficulty="easy", template="pelvis",
         artifacts={"gibbs": 0.3, "shift": 0.5}, latent_corr=0.2, gain_variation=0.1, random_state=5,
     )  # fmt: skip
-    np.testing.assert_allclose(
-        cohorts["cohort2"].scans[0].signal, expected.scans[0].signal, rtol=1e-3
-    )
+    np.testing.assert_allclose(cohorts["cohort2"].scans[0].signal, expected.scans[0].signal, rtol=1e-3)
     simulation = cohorts["cohort2"].simulation
-    assert (simulation["difficulty"], simulation["snr"], simulation["latent_corr"]) == (
-        "easy",
-        50,
-        0.2,
-    )
+    assert (simulation["difficulty"], simulation["snr"], simulation["latent_corr"]) == ("easy", 50, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -427,28 +292,8 @@ def test_wrong_words_of_the_simulation_are_one_line(tmp_path, run, arguments, me
 def test_options_of_maps_to_maps_reach_the_model_file(table, tmp_path, run):
     model = tmp_path / "m.dmrifit"
     code, out, err = run(
-        *(
-            "train",
-            table,
-            "--out",
-            model,
-            "--strategy",
-            "m2m",
-            "--algorithm",
-            "LR",
-            "--target-scale",
-            "log",
-        ),
-        *(
-            "--patch-shape",
-            "3,3,1",
-            "--cohorts",
-            "cohort2",
-            "--max-voxels",
-            40,
-            "--train-mask",
-            "body",
-        ),
+        *("train", table, "--out", model, "--strategy", "m2m", "--algorithm", "LR", "--target-scale", "log"),
+        *("--patch-shape", "3,3,1", "--cohorts", "cohort2", "--max-voxels", 40, "--train-mask", "body"),
     )
     assert code == 0, err
     assert "voxels of 3 patients" in out

@@ -23,6 +23,7 @@ def test_only_the_default_checkpoint_is_removed_and_only_after_success(tmp_path,
     assert folder.is_dir() == (checkpoint is not None)
 
 
+
 def test_the_curve_is_drawn_anew_after_each_epoch_and_appears_whole(tmp_path):
     pytest.importorskip("matplotlib")
     write = curve_writer(tmp_path / "v1.5.dmrifit")

@@ -35,20 +35,11 @@ def users(cohort, tmp_path):
     table = tmp_path / "participants.tsv"
     row = pd.read_csv(table, sep="\t", dtype=str, keep_default_na=False).iloc[0].to_dict()
     kept = {key: row[key] for key in ("cohort", "image", "bval", "te")}
-    cells = {
-        "participant_id": row["patient"],
-        "age": "64",
-        **kept,
-        "body_mask": row["mask"],
-        "sex": 'F "x"\u00e9',
-    }
+    cells = {"participant_id": row["patient"], "age": "64", **kept, "body_mask": row["mask"], "sex": 'F "x"\u00e9'}
     text = "\ufeff" + "\t".join(cells) + "\r\n" + "\t".join(cells.values()) + "\r\n"
     table.write_bytes(text.encode())
     (tmp_path / "dataset_description.json").write_text(json.dumps(MINE))
-    columns = {
-        "age": {"Units": "year"},
-        "cohort": {"Description": "Scanner", "Levels": {"a": "b"}},
-    }
+    columns = {"age": {"Units": "year"}, "cohort": {"Description": "Scanner", "Levels": {"a": "b"}}}
     (tmp_path / "participants.json").write_text(json.dumps(columns))
     return table
 
@@ -60,9 +51,7 @@ def test_a_users_table_keeps_its_lines_columns_and_names(cohort, users):
     added = "lesion\tsigma\ttruth\tnoise_free\tsynthetic"
     assert after[0] == f"{before[0]}\t{added}"
     assert after[1] == before[1] + "\tn/a" * 5
-    assert [line.split("\t")[:3] for line in after[2:4]] == [
-        [f"cohort1p0{k}", "n/a", "cohort1"] for k in (2, 3)
-    ]
+    assert [line.split("\t")[:3] for line in after[2:4]] == [[f"cohort1p0{k}", "n/a", "cohort1"] for k in (2, 3)]
     assert after[4:] == [""]
     assert Cohort.read(users)["cohort1"].patients == cohort.patients
 
@@ -138,9 +127,7 @@ def test_a_data_set_says_how_much_of_it_is_synthetic(cohort, tmp_path):
 # Names
 
 
-@pytest.mark.parametrize(
-    "name", ['"q"', 'say "a"', "a,b", "d'é 3", "#1", '"open', "0012", "1e3", "True", "NULL"]
-)
+@pytest.mark.parametrize("name", ['"q"', 'say "a"', "a,b", "d'é 3", "#1", '"open', "0012", "1e3", "True", "NULL"])
 def test_accepted_names_come_back_equal(cohort, tmp_path, name):
     patient = f"{name} 1"
     for k, scan in enumerate(cohort.scans[:2]):
@@ -151,13 +138,9 @@ def test_accepted_names_come_back_equal(cohort, tmp_path, name):
     assert back[name].patients == (patient, name)
 
 
-@pytest.mark.parametrize(
-    "name", ["", " ", "n/a", "N/A", "nan", "a\tb", "a\nb", "a\rb", " a", "a ", "a\x00", "\ud800"]
-)
+@pytest.mark.parametrize("name", ["", " ", "n/a", "N/A", "nan", "a\tb", "a\nb", "a\rb", " a", "a ", "a\x00", "\ud800"])
 @pytest.mark.parametrize("kind", ["patient", "cohort"])
-def test_names_that_a_table_cannot_hold_are_refused_before_a_file_is_written(
-    cohort, tmp_path, kind, name
-):
+def test_names_that_a_table_cannot_hold_are_refused_before_a_file_is_written(cohort, tmp_path, kind, name):
     scan = changed(cohort.scans[0], **{"cohort": "", kind: name})
     with pytest.raises(ValueError, match="name"):
         Cohort([cohort.scans[1], scan], name if kind == "cohort" else "c").write(tmp_path / "data")
@@ -171,9 +154,7 @@ def test_a_cohort_without_a_name_is_told_how_to_get_one(cohort, tmp_path):
 
 def test_a_patient_of_two_cohorts_is_refused_before_a_file_is_written(cohort, tmp_path):
     scans = [cohort.scans[0], changed(cohort.scans[0], cohort="other")]
-    with pytest.raises(
-        ValueError, match="cohort1p01 is in cohort 'other' and in cohort 'cohort1'"
-    ):
+    with pytest.raises(ValueError, match="cohort1p01 is in cohort 'other' and in cohort 'cohort1'"):
         Cohort(scans).write(tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
@@ -198,19 +179,13 @@ def test_true_maps_of_another_model_are_refused_before_a_file_is_written(cohort,
 
 def test_true_maps_on_another_grid_are_refused(cohort, tmp_path):
     scan = cohort.scans[0]
-    with pytest.raises(
-        ValueError, match=r"true map of K of patient cohort1p01 has 6 × 12 × 2 voxels"
-    ):
+    with pytest.raises(ValueError, match=r"true map of K of patient cohort1p01 has 6 × 12 × 2 voxels"):
         changed(scan, truth={**scan.truth, "K": scan.truth["K"][:6]})
     table = Cohort([scan]).write(tmp_path)
     path = next(tmp_path.rglob("*truth*"))
     image = nib.load(path)
     for values, affine, message in (
-        (
-            image.get_fdata()[..., :2],
-            image.affine,
-            r"12 × 12 × 2 × 2 values; true maps are 7 volumes",
-        ),
+        (image.get_fdata()[..., :2], image.affine, r"12 × 12 × 2 × 2 values; true maps are 7 volumes"),
         (image.get_fdata()[:6], image.affine, "different grids"),
         (image.get_fdata(), 2 * image.affine, "corners lie"),
     ):
@@ -238,9 +213,7 @@ def test_the_simulation_is_kept_under_the_name_that_the_scans_have(cohort, tmp_p
 def test_further_patients_of_a_simulated_cohort_are_those_of_the_same_simulation(cohort, tmp_path):
     def part(scans, **other):
         patients = {scan.patient: cohort.simulation["patients"][scan.patient] for scan in scans}
-        return Cohort(
-            scans, "cohort1", simulation={**cohort.simulation, "patients": patients, **other}
-        )
+        return Cohort(scans, "cohort1", simulation={**cohort.simulation, "patients": patients, **other})
 
     part(cohort.scans[:1]).write(tmp_path)
     table = part(cohort.scans[1:2]).write(tmp_path)
@@ -253,12 +226,7 @@ def test_further_patients_of_a_simulated_cohort_are_those_of_the_same_simulation
 
 
 def test_a_simulation_holds_plain_values(cohort):
-    values = {
-        "gain": np.float32(0.25),
-        "field": np.int64(3),
-        "shape": (1, 2),
-        "nested": {1: np.bool_(True)},
-    }
+    values = {"gain": np.float32(0.25), "field": np.int64(3), "shape": (1, 2), "nested": {1: np.bool_(True)}}
     told = Cohort(cohort.scans, simulation=values).simulation
     assert told == {"gain": 0.25, "field": 3, "shape": [1, 2], "nested": {"1": True}}
     assert json.loads(json.dumps(told)) == told
@@ -272,10 +240,7 @@ def test_a_patient_with_one_scan_left_out_is_not_left_out(cohort, tmp_path):
     table = Cohort([first, changed(second, patient=first.patient), third]).write(tmp_path)
     path = next(tmp_path.rglob("*run-2_desc-lesion*"))
     nib.save(nib.Nifti1Image(np.zeros(SMALL, np.uint8), first.affine), path)
-    with pytest.warns(
-        UserWarning,
-        match=r"row 3: one scan of patient cohort1p01, of whom another is used, left out",
-    ):
+    with pytest.warns(UserWarning, match=r"row 3: one scan of patient cohort1p01, of whom another is used, left out"):
         back = Cohort.read(table)["cohort1"]
     assert back.patients == ("cohort1p01", "cohort1p03")
     assert len(back) == 2

@@ -54,9 +54,7 @@ def test_b_values_of_another_session_are_not_inherited(root):
 
 
 def test_errors_in_a_protocol_name_the_files_it_was_read_from(tmp_path):
-    nib.save(
-        nib.Nifti1Image(np.ones((2, 2, 2, 3), np.float32), np.eye(4)), tmp_path / "scan.nii.gz"
-    )
+    nib.save(nib.Nifti1Image(np.ones((2, 2, 2, 3), np.float32), np.eye(4)), tmp_path / "scan.nii.gz")
     (tmp_path / "scan.bval").write_text("0 0.4 0.6")
     (tmp_path / "scan.bvec").write_text("0 1 0\n0 0 1\n0 0 0")
     with (
@@ -64,19 +62,13 @@ def test_errors_in_a_protocol_name_the_files_it_was_read_from(tmp_path):
         pytest.raises(ValueError, match="look like ms/µm²") as refusal,
     ):
         plain_scan(tmp_path / "scan.nii.gz").read()
-    assert str(refusal.value).startswith(
-        f"{tmp_path / 'scan.bval'}, {tmp_path / 'scan.bvec'}: the largest b-value"
-    )
+    assert str(refusal.value).startswith(f"{tmp_path / 'scan.bval'}, {tmp_path / 'scan.bvec'}: the largest b-value")
 
 
 def test_masks_are_those_whose_names_are_of_the_scan(root):
     masks = root / "derivatives" / "m"
     masks.mkdir(parents=True)
-    for name in (
-        "sub-1_ses-a_desc-x_mask.nii.gz",
-        "sub-1_ses-b_mask.nii.gz",
-        "sub-12_mask.nii.gz",
-    ):
+    for name in ("sub-1_ses-a_desc-x_mask.nii.gz", "sub-1_ses-b_mask.nii.gz", "sub-12_mask.nii.gz"):
         (masks / name).touch()
     scans = find_scans(root)
     found = match_files("--mask", "derivatives/m/*_mask.nii.gz", scans, root)
@@ -94,10 +86,7 @@ def test_masks_of_images_named_in_any_way_begin_with_their_name(tmp_path):
         (tmp_path / name).touch()
     scans = [plain_scan(tmp_path / f"case{number}.nii") for number in (1, 12)]
     found = match_files("--mask", "*_mask.nii", scans, tmp_path)
-    assert {name: path.name for name, path in found.items()} == {
-        "case1": "case1_mask.nii",
-        "case12": "case12_mask.nii",
-    }
+    assert {name: path.name for name, path in found.items()} == {"case1": "case1_mask.nii", "case12": "case12_mask.nii"}
 
 
 def test_of_names_that_begin_alike_the_longest_is_that_of_the_mask(tmp_path):
@@ -115,19 +104,11 @@ def test_of_names_that_begin_alike_the_longest_is_that_of_the_mask(tmp_path):
     [
         (("sub-1", "sub-1_acq-b"), ("sub-1_acq-b_mask",), (None, "sub-1_acq-b_mask")),
         (("sub-1", "sub-1_acq-b"), ("sub-1_mask",), ("sub-1_mask", None)),
-        (
-            ("sub-1", "sub-1_acq-b"),
-            ("sub-1_mask", "sub-1_acq-b_mask"),
-            ("sub-1_mask", "sub-1_acq-b_mask"),
-        ),
+        (("sub-1", "sub-1_acq-b"), ("sub-1_mask", "sub-1_acq-b_mask"), ("sub-1_mask", "sub-1_acq-b_mask")),
         (("sub-1_dir-AP", "sub-1_dir-PA"), ("sub-1_dir-PA_mask",), (None, "sub-1_dir-PA_mask")),
         # One mask for both, unless one has its own.
         (("sub-1_run-1", "sub-1_run-2"), ("sub-1_mask",), ("sub-1_mask", "sub-1_mask")),
-        (
-            ("sub-1_run-1", "sub-1_run-2"),
-            ("sub-1_mask", "sub-1_run-2_mask"),
-            ("sub-1_mask", "sub-1_run-2_mask"),
-        ),
+        (("sub-1_run-1", "sub-1_run-2"), ("sub-1_mask", "sub-1_run-2_mask"), ("sub-1_mask", "sub-1_run-2_mask")),
         # What no scan of the subject has tells none apart.
         (("sub-1", "sub-2_acq-b"), ("sub-1_acq-b_mask",), ("sub-1_acq-b_mask", None)),
     ],
@@ -139,16 +120,12 @@ def test_entities_that_tell_scans_of_a_subject_apart_are_those_of_the_mask(
         (tmp_path / f"{name}.nii.gz").touch()
     scans = [plain_scan(tmp_path / f"{name}_dwi.nii.gz") for name in scan_names]
     masks = match_files("--mask", "*_mask.nii.gz", scans, tmp_path)
-    names = [
-        None if path is None else path.name.removesuffix(".nii.gz") for path in masks.values()
-    ]
+    names = [None if path is None else path.name.removesuffix(".nii.gz") for path in masks.values()]
     assert names == list(matches)
 
 
 def test_one_echo_time_does_not_replace_those_of_several_images(root):
-    with pytest.raises(
-        ValueError, match=r"--te 70: the 2 images of sub-2 have echo times of their own"
-    ):
+    with pytest.raises(ValueError, match=r"--te 70: the 2 images of sub-2 have echo times of their own"):
         find_scans(root)[1].read("70")
 
 

@@ -36,9 +36,7 @@ def rewrite(table, change):
     rows = [dict(zip(header, line, strict=True)) for line in lines]
     change(rows)
     header = list(rows[0]) if rows else header
-    text = "\n".join(
-        "\t".join(row) for row in [header, *([row[key] for key in header] for row in rows)]
-    )
+    text = "\n".join("\t".join(row) for row in [header, *([row[key] for key in header] for row in rows)])
     table.write_text(text + "\n")
 
 
@@ -66,9 +64,7 @@ def test_signals_without_noise_are_looked_up_like_the_table_of_voxels(cohort, wr
     (again,) = Cohort.read(written).values()
     np.testing.assert_array_equal(again.noise_free_at(table.index, table.target), clean)
     assert again.has_noise_free
-    region = Cohort.from_signals(
-        [[9, 8], [7, 6]], Protocol([0, 50]), ["A", "B"], noise_free=[[8, 7], [6, 5]]
-    )
+    region = Cohort.from_signals([[9, 8], [7, 6]], Protocol([0, 50]), ["A", "B"], noise_free=[[8, 7], [6, 5]])
     index = np.array([[1, 0, 0, 0], [0, 0, 0, 0]])
     assert region.noise_free_at(index, Protocol([50])).tolist() == [[5], [7]]
     unknown = Cohort.from_signals([[9, 8], [7, 6]], Protocol([0, 50]), ["A", "B"])
@@ -116,9 +112,7 @@ def test_rows_of_a_voxel_table_are_the_same_voxels(cohort):
         scan = cohort.scans[position]
         assert scan.patient == table.groups[row]
         assert scan.mask[i, j, k]
-        np.testing.assert_allclose(
-            table.Y[row] * table.scale[row], scan.signal[i, j, k], rtol=1e-12
-        )
+        np.testing.assert_allclose(table.Y[row] * table.scale[row], scan.signal[i, j, k], rtol=1e-12)
         np.testing.assert_allclose(table.sigma[row] * table.scale[row], scan.sigma, rtol=1e-12)
 
 
@@ -139,14 +133,7 @@ def test_the_scale_is_that_of_the_source_images_in_the_body(cohort):
 def test_contrasts_are_found_whatever_the_order_of_the_volumes(cohort):
     scan = cohort.scans[0]
     order = np.random.default_rng(0).permutation(len(scan.protocol))
-    mixed = Scan(
-        "p",
-        scan.signal[..., order],
-        scan.protocol.take(order),
-        scan.mask,
-        scan.affine,
-        lesion=scan.lesion,
-    )
+    mixed = Scan("p", scan.signal[..., order], scan.protocol.take(order), scan.mask, scan.affine, lesion=scan.lesion)
     one = Cohort([scan]).arrays()
     other = Cohort([mixed]).arrays(one.source, one.target)
     np.testing.assert_array_equal(one.X, other.X)
@@ -169,9 +156,7 @@ def test_patches_hold_the_neighbors_in_the_documented_order(cohort):
     np.testing.assert_array_equal(neighbors[:, 4], single.X)
     position, i, j, k = table.index[7]
     signal = cohort.scans[position].signal
-    np.testing.assert_allclose(
-        neighbors[7, 1] * table.scale[7], signal[i - 1, j, k, :5], rtol=1e-12
-    )
+    np.testing.assert_allclose(neighbors[7, 1] * table.scale[7], signal[i - 1, j, k, :5], rtol=1e-12)
     corner = np.ones(SMALL, bool)
     scan = Scan("p", cohort.scans[0].signal, cohort.scans[0].protocol, corner, np.eye(4))
     at_edge = Cohort([scan]).arrays(mask="body", patch_shape=(3, 3, 1)).X.reshape(-1, 9, 5)
@@ -250,9 +235,7 @@ def test_a_lesion_mask_that_cannot_be_read_is_no_missing_lesion(written):
 
 def test_a_cohort_on_disk_knows_how_it_was_simulated(tmp_path):
     options = {"shape": SMALL, "random_state": 1, "template": "pelvis"}
-    easy = simulate_cohort(
-        "cohort1", 2, difficulty="easy", snr=np.inf, artifacts=("shift",), **options
-    )
+    easy = simulate_cohort("cohort1", 2, difficulty="easy", snr=np.inf, artifacts=("shift",), **options)
     mixed = simulate_cohort("cohort2", 2, **options)
     easy.write(tmp_path)
     back = Cohort.read(mixed.write(tmp_path))
@@ -302,16 +285,10 @@ def test_directions_are_averaged_when_signals_are_asked_for(directed):
     scan = Cohort.read(table)["real"].scans[0]
     assert scan.protocol == Protocol([0, 1000], te=80)
     shell = [1, 2, 4, 5, 6, 7]
-    np.testing.assert_allclose(
-        scan.signal[..., 1], np.exp(np.log(signal[..., shell]).mean(axis=-1)), rtol=1e-6
-    )
-    np.testing.assert_allclose(
-        scan.signal[..., 0] ** 2, signal[..., 0].astype(float) * signal[..., 3], rtol=1e-6
-    )
+    np.testing.assert_allclose(scan.signal[..., 1], np.exp(np.log(signal[..., shell]).mean(axis=-1)), rtol=1e-6)
+    np.testing.assert_allclose(scan.signal[..., 0] ** 2, signal[..., 0].astype(float) * signal[..., 3], rtol=1e-6)
     arithmetic = Cohort.read(table, average="arithmetic")["real"].scans[0]
-    np.testing.assert_allclose(
-        arithmetic.signal[..., 1], signal[..., shell].mean(axis=-1), rtol=1e-6
-    )
+    np.testing.assert_allclose(arithmetic.signal[..., 1], signal[..., shell].mean(axis=-1), rtol=1e-6)
     voxels = Cohort([scan]).arrays([0], [0, 1], scale=None)
     np.testing.assert_allclose(voxels.Y[7], scan.signal.reshape(-1, 2)[7])
     loaded = scan.loaded()
@@ -356,22 +333,10 @@ def test_b_values_that_nearly_agree_between_patients_are_one_on_request(written)
 def test_real_directions_are_averaged(data_dir, tmp_path):
     folder = data_dir / "dipy_small_dwi"
     image = nib.load(folder / "small_64D.nii")
-    nib.save(
-        nib.Nifti1Image(np.ones(image.shape[:3], np.uint8), image.affine), tmp_path / "mask.nii.gz"
-    )
+    nib.save(nib.Nifti1Image(np.ones(image.shape[:3], np.uint8), image.affine), tmp_path / "mask.nii.gz")
     table = tmp_path / "participants.tsv"
-    row = [
-        "p1",
-        "real",
-        *(str(folder / f"small_64D.{end}") for end in ("nii", "bval", "bvec")),
-        "mask.nii.gz",
-    ]
-    table.write_text(
-        "\t".join(["patient", "cohort", "image", "bval", "bvec", "mask"])
-        + "\n"
-        + "\t".join(row)
-        + "\n"
-    )
+    row = ["p1", "real", *(str(folder / f"small_64D.{end}") for end in ("nii", "bval", "bvec")), "mask.nii.gz"]
+    table.write_text("\t".join(["patient", "cohort", "image", "bval", "bvec", "mask"]) + "\n" + "\t".join(row) + "\n")
     scan = Cohort.read(table)["real"].scans[0]
     assert scan.protocol.b.tolist() == [0, 1000]
     assert scan.signal.shape == (10, 10, 10, 2)
@@ -392,9 +357,7 @@ def part(written, patient, end):
 def test_an_image_of_three_axes_is_told_what_is_needed(written):
     path = part(written, 1, "_dwi.nii.gz")
     save_like(path, nib.load(path).get_fdata(dtype=np.float32)[..., 0])
-    with pytest.raises(
-        ValueError, match=r"row 2 .*dwi\.nii\.gz is 3-D \(16 × 16 × 3\); a 4-D image is needed"
-    ):
+    with pytest.raises(ValueError, match=r"row 2 .*dwi\.nii\.gz is 3-D \(16 × 16 × 3\); a 4-D image is needed"):
         Cohort.read(written)
 
 
@@ -402,18 +365,14 @@ def test_volumes_in_another_order_than_their_protocol_are_refused(written):
     path = part(written, 2, "_dwi.nii.gz")
     save_like(path, nib.load(path).get_fdata(dtype=np.float32)[..., ::-1])
     cohort = Cohort.read(written)["cohort1"]
-    with pytest.raises(
-        ValueError, match=r"cohort1p02 .*the signal in the body rises with b or TE"
-    ):
+    with pytest.raises(ValueError, match=r"cohort1p02 .*the signal in the body rises with b or TE"):
         cohort.arrays()
 
 
 def test_a_protocol_without_a_clinical_part_is_told_with_its_patient(cohort):
     scan = cohort.scans[0]
     few = scan.protocol.take([0, 1, 7, 8])
-    short = Scan(
-        "p9", scan.signal[..., [0, 1, 7, 8]], few, scan.mask, scan.affine, lesion=scan.lesion
-    )
+    short = Scan("p9", scan.signal[..., [0, 1, 7, 8]], few, scan.mask, scan.affine, lesion=scan.lesion)
     with pytest.raises(ValueError, match=r"p9 .*needs 5 b-values.* has 2: .*source="):
         Cohort([short]).arrays()
     assert Cohort([short]).arrays([0, 1]).X.shape[1] == 2
@@ -422,9 +381,7 @@ def test_a_protocol_without_a_clinical_part_is_told_with_its_patient(cohort):
 def test_a_noise_map_with_impossible_values_is_refused(cohort):
     scan = cohort.scans[0]
     sigma = np.where(scan.lesion, np.nan, 1.0)
-    broken = Scan(
-        "p9", scan.signal, scan.protocol, scan.mask, scan.affine, lesion=scan.lesion, sigma=sigma
-    )
+    broken = Scan("p9", scan.signal, scan.protocol, scan.mask, scan.affine, lesion=scan.lesion, sigma=sigma)
     with pytest.raises(ValueError, match=r"p9 .*sigma map has voxels"):
         Cohort([broken]).arrays()
 
@@ -451,8 +408,7 @@ def test_left_handed_images_have_the_same_voxels(cohort, written):
     assert np.linalg.det(back.affine) < 0
     np.testing.assert_array_equal(back.signal, cohort.scans[0].signal[::-1])
     np.testing.assert_array_equal(
-        np.sort(Cohort([back]).arrays().Y[:, 0]),
-        np.sort(Cohort(cohort.scans[:1]).arrays().Y[:, 0]),
+        np.sort(Cohort([back]).arrays().Y[:, 0]), np.sort(Cohort(cohort.scans[:1]).arrays().Y[:, 0])
     )
 
 
@@ -499,8 +455,6 @@ def test_real_directions_of_many_shells_are_the_mean_of_each_shell(genu):
 
 def test_contrasts_of_real_voxels_are_ranked(genu):
     cohort, _ = genu
-    table = rank_contrasts_by_prediction(
-        cohort, start=[0], n=2, train_mask="lesion", max_voxels=None
-    )
+    table = rank_contrasts_by_prediction(cohort, start=[0], n=2, train_mask="lesion", max_voxels=None)
     assert table["gain"].iloc[1] > 0
     assert table["error"].iloc[1] < table["error"].iloc[0]

@@ -317,16 +317,12 @@ def test_twenty_low_b_values_are_twenty_contrasts(folder):
 
 def test_repeats_of_low_b_values_stay_apart_with_a_small_tolerance(folder):
     b = np.repeat([0.2, 1, 2, 500], 2).tolist()
-    with pytest.warns(
-        UserWarning, match=r"b = 0.2, 1, 2 s/mm² are averaged as one; give b_tolerance=0.2"
-    ):
+    with pytest.warns(UserWarning, match=r"b = 0.2, 1, 2 s/mm² are averaged as one; give b_tolerance=0.2"):
         joined, _ = protocol_of(folder, b)
     assert len(joined.protocol) == 2
     apart, values = protocol_of(folder, b, b_tolerance=0.1)
     np.testing.assert_allclose(apart.protocol.b, [0.2, 1, 2, 500])
-    np.testing.assert_allclose(
-        apart.signal[..., 0], np.sqrt(values[..., 0] * values[..., 1]), rtol=1e-5
-    )
+    np.testing.assert_allclose(apart.signal[..., 0], np.sqrt(values[..., 0] * values[..., 1]), rtol=1e-5)
 
 
 # How cohorts were simulated ---------------------------------------------------------------

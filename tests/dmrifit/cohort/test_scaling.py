@@ -50,9 +50,7 @@ def test_a_scale_that_is_not_positive_is_an_error(value, protocol):
         PatientScale().of(np.full((9, 4), value), protocol)
 
 
-@pytest.mark.parametrize(
-    "signals", [np.full((9, 4), np.nan), np.empty((0, 4)), np.full((9, 4), np.inf)]
-)
+@pytest.mark.parametrize("signals", [np.full((9, 4), np.nan), np.empty((0, 4)), np.full((9, 4), np.inf)])
 def test_a_scale_of_nothing_is_an_error(signals, protocol):
     with pytest.raises(ValueError, match=rf"none of {len(signals)} voxels has a finite signal"):
         PatientScale().of(signals, protocol)

@@ -239,9 +239,7 @@ def test_an_affine_that_is_given_stands_for_that_of_the_file(signal, mask, save)
 def test_signals_without_noise_are_averaged_like_those_with_it(mask, save):
     values = np.random.default_rng(3).uniform(10, 90, (*SHAPE, 3)).astype(np.float32)
     protocol = Protocol([0, 800, 800], te=80)
-    scan = Scan(
-        "p1", values, protocol, mask, AFFINE, noise_free=save("clean", values), average="geometric"
-    )
+    scan = Scan("p1", values, protocol, mask, AFFINE, noise_free=save("clean", values), average="geometric")
     assert scan.has_noise_free
     np.testing.assert_array_equal(scan.noise_free, scan.signal)
     # The noise of an average is not that of one measurement.
@@ -250,7 +248,5 @@ def test_signals_without_noise_are_averaged_like_those_with_it(mask, save):
     single = Scan("p1", values, apart, mask, AFFINE, noise_free=values, average="geometric")
     np.testing.assert_array_equal(single.loaded().noise_free, single.signal)
     assert Scan("p1", values, protocol, mask, AFFINE).noise_free is None
-    with pytest.raises(
-        ValueError, match=r"noise-free signals of patient p1: .* one noise-free value for each"
-    ):
+    with pytest.raises(ValueError, match=r"noise-free signals of patient p1: .* one noise-free value for each"):
         Scan("p1", values, protocol, mask, AFFINE, noise_free=values[..., :2])

@@ -48,14 +48,10 @@ def test_a_function_of_arithmetic_becomes_an_expression():
     assert model.expression
     assert not model.source
     assert model.needs_te
-    np.testing.assert_allclose(
-        model.signal(truth, protocol), built_in.signal(truth, protocol), rtol=1e-12
-    )
+    np.testing.assert_allclose(model.signal(truth, protocol), built_in.signal(truth, protocol), rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "formula", ["S0*exp(-b*D) if b < 9 else S0", "S0*exp(-D*(b if b < 9 else 9))"]
-)
+@pytest.mark.parametrize("formula", ["S0*exp(-b*D) if b < 9 else S0", "S0*exp(-D*(b if b < 9 else 9))"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -76,9 +72,7 @@ def test_a_condition_that_always_holds_changes_no_fit(formula, options):
         with pytest.raises(ValueError, match="logarithm"):
             fit_voxels(signals, PROTOCOL, model=branched, **options)
         return
-    expected, found = (
-        fit_voxels(signals, PROTOCOL, model=model, **options) for model in (plain, branched)
-    )
+    expected, found = (fit_voxels(signals, PROTOCOL, model=model, **options) for model in (plain, branched))
     np.testing.assert_allclose(found.parameters, expected.parameters, rtol=1e-4)
 
 
@@ -88,9 +82,7 @@ def test_a_function_with_branches_becomes_an_expression_and_fits(function):
     assert model.expression
     assert not model.needs_te
     rng = np.random.default_rng(850)
-    truth = np.column_stack(
-        [rng.uniform(50, 100, 400), rng.uniform(0.5, 2, 400), rng.uniform(0.5, 0.95, 400)]
-    )
+    truth = np.column_stack([rng.uniform(50, 100, 400), rng.uniform(0.5, 2, 400), rng.uniform(0.5, 0.95, 400)])
     b = PROTOCOL.b / 1000
     expected = truth[:, :1] * np.exp(-((b * truth[:, 1:2]) ** truth[:, 2:]))
     np.testing.assert_allclose(model.signal(truth, PROTOCOL), expected, rtol=1e-13)
@@ -101,17 +93,10 @@ def test_a_function_with_branches_becomes_an_expression_and_fits(function):
     assert (result.status == FitStatus.CONVERGED).mean() > 0.8
     for i in np.flatnonzero(result.status == FitStatus.CONVERGED)[:20]:
         theirs, covariance = curve_fit(
-            lambda b, s0, d, a: s0 * np.exp(-((b * d) ** a)),
-            b,
-            noisy[i],
-            p0=truth[i],
-            xtol=1e-12,
-            ftol=1e-12,
+            lambda b, s0, d, a: s0 * np.exp(-((b * d) ** a)), b, noisy[i], p0=truth[i], xtol=1e-12, ftol=1e-12
         )
         np.testing.assert_allclose(result.parameters[i], theirs, rtol=1e-4)
-        np.testing.assert_allclose(
-            result.standard_errors[i], np.sqrt(np.diag(covariance)), rtol=1e-2
-        )
+        np.testing.assert_allclose(result.standard_errors[i], np.sqrt(np.diag(covariance)), rtol=1e-2)
 
 
 def test_bounds_beyond_the_largest_number_give_no_warning():
@@ -119,9 +104,7 @@ def test_bounds_beyond_the_largest_number_give_no_warning():
     signals = [[1e38, 9e37, 8e37, 6e37, 5e37, 4e37, 3e37]]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = fit_voxels(
-            signals, PROTOCOL, model, bounds={"a": (-1e308, 1e308)}, regularization=1e300
-        )
+        result = fit_voxels(signals, PROTOCOL, model, bounds={"a": (-1e308, 1e308)}, regularization=1e300)
     assert len(result.parameters) == 1
 
 

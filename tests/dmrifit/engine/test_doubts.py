@@ -68,10 +68,7 @@ def test_noise_above_the_signal_is_a_doubt_of_its_units():
     sigma = np.where(np.arange(300) < 180, 5000.0, 5.0)
     sentence = "In 60% of the voxels the noise is larger than the signal at the lowest b-value: is sigma in the units"
     assert sentence in fit_voxels(signals, protocol, "adc", sigma=sigma).advice()[0]
-    assert (
-        "In 100% of the voxels the noise"
-        in fit_voxels(signals, protocol, "adc", sigma=101.0 * 5).advice()[0]
-    )
+    assert "In 100% of the voxels the noise" in fit_voxels(signals, protocol, "adc", sigma=101.0 * 5).advice()[0]
     for level in (5.0, np.where(np.arange(300) < 120, 5000.0, 5.0)):
         advice = fit_voxels(signals, protocol, "adc", sigma=level).advice()
         assert not any("sigma" in text for text in advice)
@@ -184,11 +181,7 @@ def test_advice_names_the_reason_of_most_voxels():
     tally.reasons[:, DoubtReason.NONE] = 1000
     tally.at_high[2] = 40
     tally.reasons[2] = 0
-    tally.reasons[2, [DoubtReason.NONE, DoubtReason.AT_BOUND, DoubtReason.UNCERTAIN]] = (
-        255,
-        40,
-        705,
-    )
+    tally.reasons[2, [DoubtReason.NONE, DoubtReason.AT_BOUND, DoubtReason.UNCERTAIN]] = 255, 40, 705
     assert tally.advice()[0].startswith("K is uncertain in 74% of the voxels")
     tally.reasons[2, [DoubtReason.AT_BOUND, DoubtReason.UNCERTAIN]] = 705, 40
     assert tally.advice()[0].startswith("K is at its upper bound 5 in 4% of the voxels")

@@ -41,9 +41,7 @@ def result():
         at_high=np.array([[False, False], [False, True], [False, False]]),
         starts_disagree=np.array([True, False, True]),
         bounds=((0.0, np.inf), (0.0, 3.0)),
-        inputs=FitInputs(
-            ADC.signal([[10.0, 1.0], [20.0, 3.0], [1.0, 1.0]], PROTOCOL), PROTOCOL, None
-        ),
+        inputs=FitInputs(ADC.signal([[10.0, 1.0], [20.0, 3.0], [1.0, 1.0]], PROTOCOL), PROTOCOL, None),
     )
 
 
@@ -141,9 +139,7 @@ def test_an_entry_of_the_table_is_all_that_a_map_needs(tmp_path, monkeypatch):
     assert described["Parameters"]["ADC"]["StandardErrorFile"].endswith("ADCse_dwimap.nii.gz")
 
 
-@pytest.mark.parametrize(
-    ("n", "kind"), [(1, np.uint16), (8, np.uint16), (9, np.uint32), (17, np.uint64)]
-)
+@pytest.mark.parametrize(("n", "kind"), [(1, np.uint16), (8, np.uint16), (9, np.uint32), (17, np.uint64)])
 def test_bounds_come_back_from_their_bits(n, kind):
     rng = np.random.default_rng(n)
     low, high = rng.random((2, 50, n)) < 0.3

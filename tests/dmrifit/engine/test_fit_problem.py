@@ -20,9 +20,7 @@ def test_relaxation_times_are_searched_by_their_inverse():
     settings = FitSettings()
     problem = Problem(model, Protocol.preset("cohort1"), settings, settings.box(model), {})
     t2v = model.names.index("T2v")
-    np.testing.assert_allclose(
-        [problem.inner_low[t2v], problem.inner_high[t2v]], [1 / 250, 1 / 150]
-    )
+    np.testing.assert_allclose([problem.inner_low[t2v], problem.inner_high[t2v]], [1 / 250, 1 / 150])
     assert (problem.inner_low <= problem.inner_high).all()
 
 

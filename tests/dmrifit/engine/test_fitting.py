@@ -90,11 +90,7 @@ def test_the_cost_is_that_of_the_returned_parameters(name):
     for noise in (None, sigma):
         result = fit_voxels(signals, protocol_of(name), name, sigma=noise)
         recomputed = sum_of_squares(
-            MODELS[name],
-            result.parameters,
-            protocol_of(name),
-            signals,
-            0.0 if noise is None else noise[:, None],
+            MODELS[name], result.parameters, protocol_of(name), signals, 0.0 if noise is None else noise[:, None]
         )
         # The last step, which promises 1e-8 of the cost, is taken without another look at it.
         np.testing.assert_allclose(result.cost, recomputed, rtol=1e-8)
@@ -145,9 +141,7 @@ def test_standard_errors_are_those_of_curve_fit(name):
             p0=np.ones(len(scale)),
             maxfev=10000,
         )
-        np.testing.assert_allclose(
-            result.standard_errors[i], scale * np.sqrt(np.diag(covariance)), rtol=2e-3
-        )
+        np.testing.assert_allclose(result.standard_errors[i], scale * np.sqrt(np.diag(covariance)), rtol=2e-3)
 
 
 def test_standard_errors_describe_the_spread_of_repeated_measurements():
@@ -159,9 +153,7 @@ def test_standard_errors_describe_the_spread_of_repeated_measurements():
     np.testing.assert_allclose(np.median(result.standard_errors, axis=0), spread, rtol=0.1)
 
 
-@pytest.mark.filterwarnings(
-    "ignore::UserWarning"
-)  # what dipy says about its own starts and bounds
+@pytest.mark.filterwarnings("ignore::UserWarning")  # what dipy says about its own starts and bounds
 def test_fits_of_dipys_ivim_are_never_better():
     from dipy.core.gradients import gradient_table
     from dipy.reconst.ivim import IvimModel
@@ -170,20 +162,13 @@ def test_fits_of_dipys_ivim_are_never_better():
     protocol = Protocol(b)
     rng = np.random.default_rng(817)
     truth = np.column_stack(
-        [
-            np.full(30, 1000.0),
-            rng.uniform(0.1, 0.3, 30),
-            rng.uniform(10, 60, 30),
-            rng.uniform(0.6, 1.6, 30),
-        ]
+        [np.full(30, 1000.0), rng.uniform(0.1, 0.3, 30), rng.uniform(10, 60, 30), rng.uniform(0.6, 1.6, 30)]
     )
     signals = MODELS["ivim"].signal(truth, protocol) + rng.normal(scale=8, size=(30, len(b)))
     table = gradient_table(b, bvecs=np.tile([1.0, 0, 0], (len(b), 1)), b0_threshold=0)
     with np.errstate(all="ignore"):
         theirs = IvimModel(table, fit_method="trr").fit(signals).model_params
-    result = fit_voxels(
-        signals, protocol, "ivim", bounds={"f": (0, 1), "Dv": (0.5, 500), "Dt": (0, 5)}
-    )
+    result = fit_voxels(signals, protocol, "ivim", bounds={"f": (0, 1), "Dv": (0.5, 500), "Dt": (0, 5)})
     in_our_units = theirs[:, [0, 1, 2, 3]] * [1, 1, 1e3, 1e3]
     their_cost = sum_of_squares(MODELS["ivim"], in_our_units, protocol, signals)
     assert (result.cost <= their_cost * (1 + 1e-8)).all()
@@ -202,9 +187,7 @@ def test_the_adc_of_real_trace_images_is_dipys_mean_diffusivity(data_dir):
     folder = data_dir / "dipy_small_dwi"
     protocol = Protocol.read(folder / "small_64D.bval", 90, folder / "small_64D.bvec")
     signals = nibabel.load(folder / "small_64D.nii").get_fdata().reshape(-1, 65)
-    tensor = TensorModel(
-        gradient_table(protocol.b, bvecs=protocol.directions), fit_method="LS"
-    ).fit(signals)
+    tensor = TensorModel(gradient_table(protocol.b, bvecs=protocol.directions), fit_method="LS").fit(signals)
     averaged, contrasts = average_directions(signals, protocol)
     result = fit_voxels(averaged, contrasts, "adc")
     tissue = (result.status == FitStatus.CONVERGED) & (tensor.md > 2e-4)
@@ -222,9 +205,7 @@ def test_an_expression_fits_as_the_built_in_model():
     )
     one, two = fit_voxels(signals, RELAXATION, built_in), fit_voxels(signals, RELAXATION, mine)
     np.testing.assert_allclose(
-        mine.signal(one.parameters, RELAXATION),
-        built_in.signal(one.parameters, RELAXATION),
-        rtol=1e-12,
+        mine.signal(one.parameters, RELAXATION), built_in.signal(one.parameters, RELAXATION), rtol=1e-12
     )
     close = np.abs(two.cost / one.cost - 1) < 1e-6
     assert close.mean() > 0.98
@@ -235,27 +216,16 @@ def test_starts_that_disagree_are_told():
     result = fit_voxels(signals, RELAXATION, "t2-ivim-kurtosis")
     told = result.starts_disagree
     assert 8 <= told.sum() < 200
-    assert not fit_voxels(
-        signals, RELAXATION, "t2-ivim-kurtosis", n_starts=1
-    ).starts_disagree.any()
+    assert not fit_voxels(signals, RELAXATION, "t2-ivim-kurtosis", n_starts=1).starts_disagree.any()
     # What is told is true: fits that are kept to a part of the ranges find another place as good.
     parts = [
-        fit_voxels(
-            signals[told],
-            RELAXATION,
-            "t2-ivim-kurtosis",
-            bounds={"Dv": fast, "Dt": slow},
-            n_starts=3,
-        )
+        fit_voxels(signals[told], RELAXATION, "t2-ivim-kurtosis", bounds={"Dv": fast, "Dt": slow}, n_starts=3)
         for fast in itertools.pairwise(np.geomspace(4, 100, 15))
         for slow in ((0.2, 0.7), (0.7, 1.4), (1.4, 3))
     ]
     found = result.parameters[told]
     as_good = np.stack([part.cost <= 1.0101 * result.cost[told] for part in parts], axis=1)
-    apart = [
-        (np.abs(part.parameters - found) > 0.1 * np.abs(found) + 0.01).any(axis=1)
-        for part in parts
-    ]
+    apart = [(np.abs(part.parameters - found) > 0.1 * np.abs(found) + 0.01).any(axis=1) for part in parts]
     assert (as_good & np.stack(apart, axis=1)).any(axis=1).all()
 
 
@@ -273,14 +243,9 @@ def test_the_segmented_fit_is_more_precise_at_low_snr():
     model, protocol = MODELS["ivim"], Protocol([0, 10, 20, 50, 100, 150, 250, 400, 600, 800])
     truth = np.array([[100.0, 0.12, 40.0, 1.1]])
     rng = np.random.default_rng(834)
-    signals = np.abs(
-        model.signal(np.repeat(truth, 2000, axis=0), protocol)
-        + rng.normal(scale=4, size=(2000, 10))
-    )
+    signals = np.abs(model.signal(np.repeat(truth, 2000, axis=0), protocol) + rng.normal(scale=4, size=(2000, 10)))
     errors = {
-        method: np.sqrt(
-            np.mean((fit_voxels(signals, protocol, model, method=method)["f"] - 0.12) ** 2)
-        )
+        method: np.sqrt(np.mean((fit_voxels(signals, protocol, model, method=method)["f"] - 0.12) ** 2))
         for method in ("nlls", "segmented")
     }
     assert errors["segmented"] < errors["nlls"]
@@ -312,9 +277,7 @@ def test_parameters_keep_to_the_bounds_and_the_result_says_where_they_touch():
         assert result.at_low[:, j].any()
         assert result.at_high[:, j].any()
     touching = (result.at_low | result.at_high).any(axis=1)
-    np.testing.assert_array_equal(
-        touching & (result.status != 2), result.status == FitStatus.AT_BOUND
-    )
+    np.testing.assert_array_equal(touching & (result.status != 2), result.status == FitStatus.AT_BOUND)
     assert np.isnan(result.standard_errors[result.at_low | result.at_high]).all()
 
 
@@ -339,9 +302,7 @@ def test_fixed_parameters_stay_and_the_rest_is_fitted():
         return MODELS["t2-ivim-kurtosis"].signal(full, RELAXATION)[0] - signals[i]
 
     low, high = np.array(MODELS["t2-ivim-kurtosis"].bounds)[at].T
-    theirs = least_squares(
-        residual, truth[i, at], bounds=(low, high), x_scale=truth[i, at], xtol=1e-12, ftol=1e-12
-    )
+    theirs = least_squares(residual, truth[i, at], bounds=(low, high), x_scale=truth[i, at], xtol=1e-12, ftol=1e-12)
     assert result.cost[i] == pytest.approx(2 * theirs.cost, rel=1e-6)
 
 
@@ -390,21 +351,16 @@ def test_the_monotonic_bound_keeps_the_signal_falling_and_is_optimal():
     assert (result.status[held] == FitStatus.AT_BOUND).all()
     inside = ~held & (result.status == FitStatus.CONVERGED)
     assert inside.sum() > 5
+    np.testing.assert_allclose(result.standard_errors[inside], free.standard_errors[inside], rtol=1e-3)
     np.testing.assert_allclose(
-        result.standard_errors[inside], free.standard_errors[inside], rtol=1e-3
-    )
-    np.testing.assert_allclose(
-        result.cost[~held & (result["K"] < limit)],
-        free.cost[~held & (result["K"] < limit)],
-        rtol=1e-6,
+        result.cost[~held & (result["K"] < limit)], free.cost[~held & (result["K"] < limit)], rtol=1e-6
     )
     for i in np.flatnonzero(held)[:5]:
         scale = np.array([signals[i].max(), 1, 1])
         best = min(
             minimize(
                 lambda x, i=i, scale=scale: (
-                    sum_of_squares(model, x * scale, protocol, signals[i : i + 1])[0]
-                    / scale[0] ** 2
+                    sum_of_squares(model, x * scale, protocol, signals[i : i + 1])[0] / scale[0] ** 2
                 ),
                 start,
                 bounds=[(0, 10), (0, 10), (0, 5)],
@@ -423,13 +379,8 @@ def test_the_noise_floor_is_part_of_the_model():
     protocol = Protocol([0, 200, 500, 1000, 1500, 2000])
     rng = np.random.default_rng(823)
     clean = model.signal(truth, protocol)
-    signals = np.hypot(
-        clean + rng.normal(scale=8, size=clean.shape), rng.normal(scale=8, size=clean.shape)
-    )
-    without, floored = (
-        fit_voxels(signals, protocol, model),
-        fit_voxels(signals, protocol, model, sigma=8.0),
-    )
+    signals = np.hypot(clean + rng.normal(scale=8, size=clean.shape), rng.normal(scale=8, size=clean.shape))
+    without, floored = fit_voxels(signals, protocol, model), fit_voxels(signals, protocol, model, sigma=8.0)
     assert abs(np.median(floored["ADC"]) - 2.5) < 0.5 * abs(np.median(without["ADC"]) - 2.5)
     per_voxel = fit_voxels(signals, protocol, model, sigma=np.full(500, 8.0))
     np.testing.assert_array_equal(per_voxel.parameters, floored.parameters)
@@ -442,9 +393,7 @@ def test_regularization_minimizes_the_published_sum():
     result = fit_voxels(signals, DIFFUSION, model, regularization=weight)
     plain = fit_voxels(signals, DIFFUSION, model)
     assert (result.cost > plain.cost).all()
-    np.testing.assert_allclose(
-        result.cost, sum_of_squares(model, result.parameters, DIFFUSION, signals), rtol=1e-9
-    )
+    np.testing.assert_allclose(result.cost, sum_of_squares(model, result.parameters, DIFFUSION, signals), rtol=1e-9)
 
     def objective(parameters, signal):
         top = signal.max()
@@ -497,15 +446,7 @@ def test_bits_do_not_depend_on_threads_neighbors_or_order():
     order = np.random.default_rng(828).permutation(9001)
     shuffled = fit_voxels(signals[order], RELAXATION, "t2-ivim-kurtosis", sigma=sigma[order])
     some = fit_voxels(signals[700:771], RELAXATION, "t2-ivim-kurtosis", sigma=sigma[700:771])
-    for field in (
-        "parameters",
-        "standard_errors",
-        "cost",
-        "status",
-        "n_iter",
-        "at_low",
-        "at_high",
-    ):
+    for field in ("parameters", "standard_errors", "cost", "status", "n_iter", "at_low", "at_high"):
         expected = getattr(whole, field)
         np.testing.assert_array_equal(getattr(threaded, field), expected)
         np.testing.assert_array_equal(getattr(shuffled, field), expected[order])
@@ -533,10 +474,7 @@ def test_two_python_threads_may_fit_at_once():
 @given(factor=st.floats(1e-6, 1e6), seed=st.integers(0, 2**31))
 def test_the_fit_scales_with_the_signal(factor, seed):
     signals, _, _ = noisy("ivim", 8, seed=seed)
-    one, two = (
-        fit_voxels(signals, DIFFUSION, "ivim"),
-        fit_voxels(signals * factor, DIFFUSION, "ivim"),
-    )
+    one, two = fit_voxels(signals, DIFFUSION, "ivim"), fit_voxels(signals * factor, DIFFUSION, "ivim")
     np.testing.assert_allclose(two["S0"], one["S0"] * factor, rtol=1e-4)
     np.testing.assert_allclose(two.cost, one.cost * factor**2, rtol=1e-6)
 
@@ -544,11 +482,7 @@ def test_the_fit_scales_with_the_signal(factor, seed):
 @settings(max_examples=60)
 @given(
     st.lists(
-        st.lists(
-            st.one_of(st.floats(), st.sampled_from([0.0, 1.0, 1e-320, 1e300])),
-            min_size=9,
-            max_size=9,
-        ),
+        st.lists(st.one_of(st.floats(), st.sampled_from([0.0, 1.0, 1e-320, 1e300])), min_size=9, max_size=9),
         min_size=1,
         max_size=5,
     )
@@ -567,9 +501,7 @@ def test_integers_single_precision_and_read_only_arrays_are_taken():
     signals = np.rint(noisy("adc", 30, seed=830)[0])
     expected = fit_voxels(signals, DIFFUSION, "adc").parameters
     for kind in (np.uint16, np.int32, np.float32):
-        np.testing.assert_array_equal(
-            fit_voxels(signals.astype(kind), DIFFUSION, "adc").parameters, expected
-        )
+        np.testing.assert_array_equal(fit_voxels(signals.astype(kind), DIFFUSION, "adc").parameters, expected)
     strided = np.asfortranarray(signals)
     strided.flags.writeable = False
     np.testing.assert_array_equal(fit_voxels(strided, DIFFUSION, "adc").parameters, expected)
@@ -593,18 +525,10 @@ def test_values_fixed_for_each_voxel_are_its_own_whatever_stands_beside():
         np.testing.assert_allclose(result[name][fitted], values[fitted], rtol=1e-12)
     some = np.random.default_rng(838).permutation(300)[:40]
     again = fit_voxels(
-        signals[some],
-        RELAXATION,
-        "t2-ivim-kurtosis",
-        fixed={name: values[some] for name, values in fixed.items()},
+        signals[some], RELAXATION, "t2-ivim-kurtosis", fixed={name: values[some] for name, values in fixed.items()}
     )
     np.testing.assert_array_equal(again.parameters, result.parameters[some])
-    one = fit_voxels(
-        signals[:1],
-        RELAXATION,
-        "t2-ivim-kurtosis",
-        fixed={name: v[:1] for name, v in fixed.items()},
-    )
+    one = fit_voxels(signals[:1], RELAXATION, "t2-ivim-kurtosis", fixed={name: v[:1] for name, v in fixed.items()})
     np.testing.assert_array_equal(one.parameters, result.parameters[:1])
 
 
@@ -613,9 +537,7 @@ def test_parameters_may_be_negative_where_the_user_says_so():
     for options in ({"fixed": {"K": -3.0}}, {"bounds": {"K": (-5, -1)}}, {"fixed": {"Dt": -1.0}}):
         result = fit_voxels(signals, RELAXATION, "t2-ivim-kurtosis", **options)
         assert np.isfinite(result.parameters).all()
-        recomputed = sum_of_squares(
-            MODELS["t2-ivim-kurtosis"], result.parameters, RELAXATION, signals
-        )
+        recomputed = sum_of_squares(MODELS["t2-ivim-kurtosis"], result.parameters, RELAXATION, signals)
         # The last step, which promises 1e-8 of the cost, is taken without another look at it.
         np.testing.assert_allclose(result.cost, recomputed, rtol=1e-8)
 
@@ -629,9 +551,7 @@ def test_a_model_that_overflows_everywhere_fits_nothing():
     assert np.isnan(result.cost).all()
 
 
-@pytest.mark.parametrize(
-    "bounds", [{"T2v": (0, np.inf)}, {"T2t": (0, np.inf)}, {"Dv": (0, np.inf)}]
-)
+@pytest.mark.parametrize("bounds", [{"T2v": (0, np.inf)}, {"T2t": (0, np.inf)}, {"Dv": (0, np.inf)}])
 def test_wider_bounds_never_fit_much_worse(bounds):
     signals, _, _ = noisy("t2-ivim-kurtosis", 400, seed=844)
     narrow = fit_voxels(signals, RELAXATION, "t2-ivim-kurtosis")
@@ -651,10 +571,7 @@ GOOD = np.array([[100, 95, 90, 85, 75, 60, 50, 40, 30.0]])
         ({"model": "ivm"}, "no model 'ivm'; did you mean ivim"),
         ({"model": "t2-ivim-kurtosis"}, "needs echo times"),
         ({"protocol": Protocol(DIFFUSION.b, [80] * 8 + [90])}, "echo times 80, 90 ms"),
-        (
-            {"protocol": Protocol([0, 500, 1000]), "signals": GOOD[:, :3]},
-            "3 measurements cannot determine 4",
-        ),
+        ({"protocol": Protocol([0, 500, 1000]), "signals": GOOD[:, :3]}, "3 measurements cannot determine 4"),
         ({"method": "magic"}, "'magic'"),
         ({"method": "segmented", "model": "adc"}, "for the model 'ivim'"),
         ({"bounds": {"D": (0, 1)}}, "'D', which model ivim does not have; it has S0, f, Dv, Dt"),
@@ -674,9 +591,4 @@ GOOD = np.array([[100, 95, 90, 85, 75, 60, 50, 40, 30.0]])
 def test_bad_arguments_are_named(change, message):
     arguments = {"signals": GOOD, "protocol": DIFFUSION, "model": "ivim"} | change
     with pytest.raises(ValueError, match=message):
-        fit_voxels(
-            arguments.pop("signals"),
-            arguments.pop("protocol"),
-            arguments.pop("model"),
-            **arguments,
-        )
+        fit_voxels(arguments.pop("signals"), arguments.pop("protocol"), arguments.pop("model"), **arguments)

@@ -60,10 +60,7 @@ def test_too_few_voxels_air_and_missing_volumes_tell_nothing():
     assert find_gain_step(np.zeros((50, 9)), PROTOCOL) is None
     assert find_gain_step(np.empty((0, 9)), PROTOCOL) is None
     air = np.random.default_rng(3).rayleigh(1.0, (3000, 9))
-    assert (
-        find_gain_step(np.concatenate([air, signals]), PROTOCOL).low
-        == "b = 0, 10, 20, 40, 80 s/mm²"
-    )
+    assert find_gain_step(np.concatenate([air, signals]), PROTOCOL).low == "b = 0, 10, 20, 40, 80 s/mm²"
     signals[:, 0] = np.nan
     assert find_gain_step(signals, PROTOCOL).high.startswith("b = 200")
 
@@ -85,21 +82,14 @@ def test_shells_of_unequal_b_without_directions_are_not_taken_for_traces(data_di
     assert find_gain_step(values, Protocol(b)) is None
     assert find_gain_step(values, Protocol(b.clip(None, 800))) is None
     assert find_gain_step(values, Protocol([0, 15, 800, 800, 800, 900])) is not None
-    assert (
-        find_gain_step(np.full((20, 6), 100.0) * [1, 2, 0.8, 0.8, 0.8, 0.6], Protocol(b))
-        is not None
-    )
+    assert find_gain_step(np.full((20, 6), 100.0) * [1, 2, 0.8, 0.8, 0.8, 0.6], Protocol(b)) is not None
 
 
 def test_advice_names_the_groups():
     signals = noisy(snr=80)
-    assert not any(
-        "gain" in sentence for sentence in fit_voxels(signals, PROTOCOL, "adc").advice()
-    )
+    assert not any("gain" in sentence for sentence in fit_voxels(signals, PROTOCOL, "adc").advice())
     signals[:, 5:] *= 1.8
-    (sentence,) = [
-        text for text in fit_voxels(signals, PROTOCOL, "adc").advice() if "gain" in text
-    ]
+    (sentence,) = [text for text in fit_voxels(signals, PROTOCOL, "adc").advice() if "gain" in text]
     assert sentence.startswith("volumes b = 0, 10, 20, 40, 80 s/mm² have at most")
 
 
@@ -107,18 +97,14 @@ def test_one_kidney_of_real_people_holds_two_series(data_dir):
     table = pd.read_csv(data_dir / "kidney_multi_te" / "curves.csv")
     steps_by_series = {}
     for key, curves in table.groupby(["volunteer", "te_ms"]):
-        wide = curves.pivot_table(
-            index=["kidney", "slice"], columns="b_s_mm2", values="signal_over_own_b0"
-        )
+        wide = curves.pivot_table(index=["kidney", "slice"], columns="b_s_mm2", values="signal_over_own_b0")
         protocol = Protocol(wide.columns.to_numpy(), te=np.full(wide.shape[1], key[1]))
         step = find_gain_step(wide.to_numpy(), protocol)
         if step is not None:
             steps_by_series[key] = step
     (key,) = steps_by_series
     assert key == (3, 45.0)
-    assert (
-        steps_by_series[key].low == "b = 0.2, 1.5, 1.8, 2, 6, 10, 25, 35, 45, 60 s/mm² at TE 45 ms"
-    )
+    assert steps_by_series[key].low == "b = 0.2, 1.5, 1.8, 2, 6, 10, 25, 35, 45, 60 s/mm² at TE 45 ms"
     assert steps_by_series[key].ratio == pytest.approx(0.73, abs=0.06)
     volunteers = {}
     for volunteer, curves in table.groupby("volunteer"):

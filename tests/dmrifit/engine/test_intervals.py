@@ -150,9 +150,7 @@ def walks():
     path = Path(os.environ["DMRIFIT_DATA"]) / "walk_reference" / "microstructures.csv"
     with open(path, encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    contrasts = [
-        f"signal_b{b:.0f}_TE{te:.0f}" for b, te in zip(PROTOCOL.b, PROTOCOL.te, strict=True)
-    ]
+    contrasts = [f"signal_b{b:.0f}_TE{te:.0f}" for b, te in zip(PROTOCOL.b, PROTOCOL.te, strict=True)]
     names = ("f", "blood_D", "T2v_ms", "tissue_D", "tissue_K", "tissue_T2_ms")
     signals = np.array([[float(row[name]) for name in contrasts] for row in rows])
     truth = np.array([[1.0, *(float(row[name]) for name in names)] for row in rows])
@@ -169,7 +167,9 @@ EXPECTED_ON_WALKS = {
 }
 
 
-@pytest.mark.skipif("DMRIFIT_DATA" not in os.environ, reason="needs the walks in DMRIFIT_DATA")
+@pytest.mark.skipif(
+    "DMRIFIT_DATA" not in os.environ, reason="needs the walks in DMRIFIT_DATA"
+)
 @pytest.mark.parametrize("snr", [30, 60])
 def test_intervals_hold_the_fit_without_noise_and_the_truth_of_random_walks(snr):
     """
@@ -217,22 +217,14 @@ def test_intervals_hold_the_fit_without_noise_and_the_truth_of_random_walks(snr)
 
 def test_intervals_of_weighted_fits_hold_the_truth_as_often_as_they_say():
     protocol, weights = Protocol([0, 0, 400, 400, 800, 800]), np.array([8, 8, 1, 1, 1, 1.0])
-    noise = (
-        np.random.default_rng(20261198).standard_normal((4000, 6))
-        * 2
-        / np.sqrt(weights / weights.mean())
-    )
+    noise = np.random.default_rng(20261198).standard_normal((4000, 6)) * 2 / np.sqrt(weights / weights.mean())
     truth = np.array([100, 1.0])
-    result = fit_voxels(
-        MODELS["adc"].signal([truth], protocol) + noise, protocol, "adc", weights=weights
-    )
+    result = fit_voxels(MODELS["adc"].signal([truth], protocol) + noise, protocol, "adc", weights=weights)
     low, high = np.moveaxis(result.intervals(), -1, 0)
     coverage = ((low <= truth) & (truth <= high)).mean(axis=0)
     assert (abs(coverage - 0.95) < 0.015).all()
     # Student's t of 4 degrees of freedom, of the weighted residuals.
-    np.testing.assert_allclose(
-        np.median((high - low) / result.standard_errors, axis=0), 2 * 2.776, rtol=0.01
-    )
+    np.testing.assert_allclose(np.median((high - low) / result.standard_errors, axis=0), 2 * 2.776, rtol=0.01)
 
 
 def test_the_intervals_of_a_negative_diffusivity_are_finite():

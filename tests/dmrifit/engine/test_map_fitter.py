@@ -20,9 +20,7 @@ from dmrifit.engine.protocol import Protocol
 CLINICAL = Protocol([0, 50, 100, 400, 900], te=93)
 
 
-@parametrize_with_checks(
-    [MapFitter(), MapFitter("adc"), ClinicalMetrics(), ClinicalMetrics(method="wls")]
-)
+@parametrize_with_checks([MapFitter(), MapFitter("adc"), ClinicalMetrics(), ClinicalMetrics(method="wls")])
 def test_transformers_keep_the_rules_of_scikit_learn(estimator, check):
     check(estimator)
 
@@ -48,9 +46,7 @@ def test_a_single_exponential_has_one_adc_and_no_vascular_fraction(method):
     signals = MODELS["adc"].signal(np.column_stack([s0, adc]), CLINICAL)
     result = ClinicalMetrics(CLINICAL, method=method).fit_transform(signals)
     np.testing.assert_allclose(result[:, 0], s0, rtol=1e-7)
-    np.testing.assert_allclose(
-        result[:, 1:4], np.repeat(adc[:, None], 3, axis=1), rtol=1e-6, atol=1e-7
-    )
+    np.testing.assert_allclose(result[:, 1:4], np.repeat(adc[:, None], 3, axis=1), rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(result[:, 4], 0, atol=1e-7)
 
 
@@ -58,17 +54,13 @@ def test_signals_that_rise_keep_their_negative_adc_and_fraction(method):
     signals = MODELS["adc"].signal([[100.0, -0.4]], CLINICAL)
     result = ClinicalMetrics(CLINICAL, method=method).fit_transform(signals)
     np.testing.assert_allclose(result[0, :4], [100, -0.4, -0.4, -0.4], rtol=1e-6)
-    hump = ClinicalMetrics(CLINICAL, method=method).fit_transform(
-        [[80.0, 90.0, 100.0, 60.0, 30.0]]
-    )
+    hump = ClinicalMetrics(CLINICAL, method=method).fit_transform([[80.0, 90.0, 100.0, 60.0, 30.0]])
     assert hump[0, 2] < 0 < hump[0, 3]
     assert hump[0, 4] < 0
 
 
 def test_perfusion_makes_the_fast_adc_the_largest_and_the_fraction_positive(decays, method):
-    s0, adc, fast, slow, fraction = (
-        ClinicalMetrics(CLINICAL, method=method).fit_transform(decays).T
-    )
+    s0, adc, fast, slow, fraction = ClinicalMetrics(CLINICAL, method=method).fit_transform(decays).T
     assert np.all(fast > adc)
     assert np.all(adc > slow)
     assert np.all(fraction > 0)
@@ -88,9 +80,7 @@ def test_the_least_squares_metrics_agree_with_scipy(decays):
         s0, adc = curve_fit(decay, b, signal, p0=start, xtol=1e-14, ftol=1e-14)[0]
         _, fast = curve_fit(decay, b[:3], signal[:3], p0=start, xtol=1e-14, ftol=1e-14)[0]
         s0_slow, slow = curve_fit(decay, b[2:], signal[2:], p0=start, xtol=1e-14, ftol=1e-14)[0]
-        np.testing.assert_allclose(
-            row, [s0, adc, fast, slow, 1 - s0_slow / s0], rtol=2e-4, atol=1e-5
-        )
+        np.testing.assert_allclose(row, [s0, adc, fast, slow, 1 - s0_slow / s0], rtol=2e-4, atol=1e-5)
 
 
 def test_the_weighted_line_agrees_with_polyfit(decays):
@@ -183,14 +173,10 @@ def test_a_gap_is_left_out(decays):
 
 def test_a_map_fitter_returns_what_the_engine_returns(decays):
     fitter = MapFitter("ivim", CLINICAL).fit(decays)
-    np.testing.assert_array_equal(
-        fitter.transform(decays), fit_voxels(decays, CLINICAL, "ivim").parameters
-    )
+    np.testing.assert_array_equal(fitter.transform(decays), fit_voxels(decays, CLINICAL, "ivim").parameters)
     with_floor = fit_voxels(decays, CLINICAL, "ivim", sigma=5.0).parameters
     np.testing.assert_array_equal(fitter.transform(decays, sigma=5.0), with_floor)
-    np.testing.assert_array_equal(
-        MapFitter("ivim", CLINICAL, sigma=5.0).fit_transform(decays), with_floor
-    )
+    np.testing.assert_array_equal(MapFitter("ivim", CLINICAL, sigma=5.0).fit_transform(decays), with_floor)
     assert not np.array_equal(with_floor, fitter.transform(decays), equal_nan=True)
 
 
@@ -200,16 +186,12 @@ def test_a_noise_level_per_voxel_reaches_the_fit_through_a_pipeline(decays):
     with config_context(enable_metadata_routing=True):
         pipeline = make_pipeline(fitter.set_transform_request(sigma=True)).fit(decays)
         result = pipeline.transform(decays, sigma=sigma)
-    np.testing.assert_array_equal(
-        result, fit_voxels(decays, CLINICAL, "adc", sigma=sigma).parameters
-    )
+    np.testing.assert_array_equal(result, fit_voxels(decays, CLINICAL, "adc", sigma=sigma).parameters)
 
 
 def test_the_inverse_of_a_fit_to_clean_signals_is_the_signals(decays):
     fitter = MapFitter("ivim", CLINICAL).fit(decays)
-    np.testing.assert_allclose(
-        fitter.inverse_transform(fitter.transform(decays)), decays, rtol=1e-4
-    )
+    np.testing.assert_allclose(fitter.inverse_transform(fitter.transform(decays)), decays, rtol=1e-4)
 
 
 def test_options_reach_the_engine(decays):
@@ -220,15 +202,11 @@ def test_options_reach_the_engine(decays):
 
 
 @pytest.mark.parametrize(
-    "estimator",
-    [MapFitter("adc", CLINICAL), ClinicalMetrics(CLINICAL)],
-    ids=["MapFitter", "ClinicalMetrics"],
+    "estimator", [MapFitter("adc", CLINICAL), ClinicalMetrics(CLINICAL)], ids=["MapFitter", "ClinicalMetrics"]
 )
 class TestBoth:
     def test_columns_of_another_protocol_are_named(self, estimator):
-        with pytest.raises(
-            ValueError, match=r"\(4, 6\) does not have the 5 columns.*S_b0_TE93, S_b50_TE93"
-        ):
+        with pytest.raises(ValueError, match=r"\(4, 6\) does not have the 5 columns.*S_b0_TE93, S_b50_TE93"):
             estimator.fit(np.ones((4, 6)))
 
     def test_pandas_comes_out_on_request(self, estimator, decays):
@@ -252,14 +230,10 @@ class TestBoth:
 
     def test_integers_and_single_precision_are_taken(self, estimator, decays):
         whole = np.round(decays).astype(np.int16)
-        np.testing.assert_array_equal(
-            estimator.fit_transform(whole), estimator.fit_transform(whole * 1.0)
-        )
+        np.testing.assert_array_equal(estimator.fit_transform(whole), estimator.fit_transform(whole * 1.0))
         assert estimator.fit_transform(decays.astype(np.float32)).dtype == np.float64
 
-    def test_without_a_protocol_nothing_is_fitted_and_the_log_says_so(
-        self, estimator, decays, caplog
-    ):
+    def test_without_a_protocol_nothing_is_fitted_and_the_log_says_so(self, estimator, decays, caplog):
         with caplog.at_level(logging.WARNING, logger="dmrifit"):
             result = clone(estimator).set_params(protocol=None).fit_transform(decays)
         assert np.isnan(result).all()

@@ -17,15 +17,7 @@ from scipy.stats import chi2
 from dmrifit import MODELS, FitStatus, Protocol, fit_voxels
 
 IVIM, T2IK = MODELS["ivim"], MODELS["t2-ivim-kurtosis"]
-SETS = [
-    "generic",
-    "generic_one",
-    "generic_two",
-    "generic_three",
-    "generic_four",
-    "generic_DL",
-    "generic_brain",
-]
+SETS = ["generic", "generic_one", "generic_two", "generic_three", "generic_four", "generic_DL", "generic_brain"]
 MM2_PER_S = 1e3  # µm²/ms
 
 
@@ -89,33 +81,19 @@ def test_bias_and_spread_are_those_of_bounded_least_squares(published, algorithm
     assert len(rows) == 14
     n_compared = 0
     for row in rows.itertuples():
-        result = fit_voxels(
-            repeat(row, protocol, 4000, rng),
-            protocol,
-            "ivim",
-            method="nlls",
-            bounds=BOUNDED[algorithm],
-        )
+        result = fit_voxels(repeat(row, protocol, 4000, rng), protocol, "ivim", method="nlls", bounds=BOUNDED[algorithm])
         for name, column in (("f", "f"), ("Dt", "D"), ("Dv", "Dp")):
             # Without perfusion Dv is nothing but where a search stops, and with much noise and diffusivities
             # that lie close together (kidney) it depends on the start: see the next test.
             if name == "Dv" and (row.f == 0 or (snr == 30 and "cortex" in row.Region)):
                 continue
-            groups = rng.choice(
-                result[name], (1000, 300)
-            )  # experiments of 300 fits, as theirs was one
+            groups = rng.choice(result[name], (1000, 300))  # experiments of 300 fits, as theirs was one
             for values, theirs in (
                 (groups.mean(axis=1), getattr(row, f"{column}_mu")),
                 (groups.std(axis=1), getattr(row, f"{column}_std")),
             ):
                 middle, spread = values.mean(), values.std()
-                assert abs(theirs - middle) < 5 * spread, (
-                    row.Region,
-                    name,
-                    theirs,
-                    middle,
-                    spread,
-                )
+                assert abs(theirs - middle) < 5 * spread, (row.Region, name, theirs, middle, spread)
                 n_compared += 1
     assert n_compared >= 2 * (14 * 3 - 1 - 2)
 
@@ -124,9 +102,7 @@ def test_where_they_differ_the_published_search_stopped_before_the_best_fit(publ
     table, protocol = published
     row = next(
         table[
-            (table.Algorithm == "OGC_AmsterdamUMC_biexp")
-            & (table.SNR == 30)
-            & (table.Region == "Left kidney cortex")
+            (table.Algorithm == "OGC_AmsterdamUMC_biexp") & (table.SNR == 30) & (table.Region == "Left kidney cortex")
         ].itertuples()
     )
     signals = repeat(row, protocol, 400, np.random.default_rng(20261182))
@@ -138,9 +114,7 @@ def test_where_they_differ_the_published_search_stopped_before_the_best_fit(publ
         return s0 * (0.1 * f * np.exp(-b * 0.1 * dp) + (1 - 0.1 * f) * np.exp(-b * 1e-3 * d))
 
     steps = [
-        curve_fit(
-            signal, protocol.b, s, p0=[1, 1, 0.1, 1], bounds=([0, 0, 0.05, 0.7], [5, 10, 2, 1.3])
-        )[0]
+        curve_fit(signal, protocol.b, s, p0=[1, 1, 0.1, 1], bounds=([0, 0, 0.05, 0.7], [5, 10, 2, 1.3]))[0]
         for s in signals
     ]
     theirs = np.array(steps)[:, [3, 1, 2, 0]] * [1, 0.1, 100, 1]

@@ -10,10 +10,7 @@ from dmrifit.engine.resynthesis import resynthesize
 
 MODEL = MODELS["t2-ivim-kurtosis"]
 ONE, TWO = Protocol.preset("cohort1"), Protocol.preset("cohort2")
-TISSUE = np.tile(
-    [[200.0, 0.15, 25.0, 200.0, 1.1, 0.8, 70.0], [300.0, 0.1, 15.0, 180.0, 1.5, 0.5, 90.0]],
-    (200, 1),
-)
+TISSUE = np.tile([[200.0, 0.15, 25.0, 200.0, 1.1, 0.8, 70.0], [300.0, 0.1, 15.0, 180.0, 1.5, 0.5, 90.0]], (200, 1))
 CLEAN = MODEL.signal(TISSUE, ONE)
 
 
@@ -32,9 +29,7 @@ def test_what_was_measured_is_kept_and_only_the_rest_is_computed():
     plain = resynthesize(noisy, ONE, TWO, MODEL, parameters=TISSUE)
     np.testing.assert_array_equal(plain[:, rest], MODEL.signal(TISSUE, TWO.take(rest)))
     assert np.all(found[:, rest] != plain[:, rest])
-    np.testing.assert_array_equal(
-        resynthesize(noisy, ONE, ONE.take([3, 1]), MODEL), noisy[:, [3, 1]]
-    )
+    np.testing.assert_array_equal(resynthesize(noisy, ONE, ONE.take([3, 1]), MODEL), noisy[:, [3, 1]])
 
 
 def test_added_noise_is_rician_of_the_level_asked_for():
@@ -45,22 +40,16 @@ def test_added_noise_is_rician_of_the_level_asked_for():
     excess = found**2 - MODEL.signal(TISSUE, wanted) ** 2
     for level in (5.0, 20.0):
         rows = excess[sigma == level]
-        assert abs(rows.mean() / (2 * level**2) - 1) < 5 * rows.std() / np.sqrt(rows.size) / (
-            2 * level**2
-        )
+        assert abs(rows.mean() / (2 * level**2) - 1) < 5 * rows.std() / np.sqrt(rows.size) / (2 * level**2)
     assert len(np.unique(found)) == found.size
 
 
 def test_the_fit_has_a_floor_where_noise_is_added():
     rng = np.random.default_rng(2)
-    noisy = np.hypot(
-        CLEAN + 4 * rng.standard_normal(CLEAN.shape), 4 * rng.standard_normal(CLEAN.shape)
-    )
+    noisy = np.hypot(CLEAN + 4 * rng.standard_normal(CLEAN.shape), 4 * rng.standard_normal(CLEAN.shape))
     floored = fit_voxels(noisy, ONE, MODEL, sigma=4.0).parameters
     expected = resynthesize(noisy, ONE, TWO, MODEL, parameters=floored, sigma=4.0, random_state=3)
-    np.testing.assert_array_equal(
-        resynthesize(noisy, ONE, TWO, MODEL, sigma=4.0, random_state=3), expected
-    )
+    np.testing.assert_array_equal(resynthesize(noisy, ONE, TWO, MODEL, sigma=4.0, random_state=3), expected)
     other = resynthesize(noisy, ONE, TWO, MODEL, sigma=4.0, random_state=4)
     assert not np.array_equal(other, expected)
 

@@ -16,16 +16,7 @@ from dmrifit import (
 from dmrifit.engine.screening import Refusal, Screen, Screening, ScreeningTally, zeros_outside
 
 PROTOCOL = Protocol([0, 50, 100, 200, 400, 600, 800, 900, 1000, 1200])
-FIELDS = (
-    "parameters",
-    "standard_errors",
-    "cost",
-    "status",
-    "n_iter",
-    "at_low",
-    "at_high",
-    "starts_disagree",
-)
+FIELDS = ("parameters", "standard_errors", "cost", "status", "n_iter", "at_low", "at_high", "starts_disagree")
 
 
 @pytest.fixture
@@ -113,12 +104,8 @@ def test_bits_of_voxels_with_missing_values_depend_on_neither_threads_nor_neighb
         np.testing.assert_array_equal(getattr(threads, name), getattr(whole, name))
         np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[701:733])
     for name in Screening.__dataclass_fields__:
-        np.testing.assert_array_equal(
-            getattr(threads.screening, name), getattr(whole.screening, name)
-        )
-        np.testing.assert_array_equal(
-            getattr(part.screening, name), getattr(whole.screening, name)[701:733]
-        )
+        np.testing.assert_array_equal(getattr(threads.screening, name), getattr(whole.screening, name))
+        np.testing.assert_array_equal(getattr(part.screening, name), getattr(whole.screening, name)[701:733])
 
 
 def test_negative_values_are_fitted_as_by_scipy():
@@ -217,9 +204,7 @@ def test_a_zero_that_may_be_a_rounded_or_lost_signal_is_data():
 def test_zeros_of_rounded_noise_are_all_data():
     rng = np.random.default_rng(5)
     protocol = Protocol([*[0] * 4, *[1000] * 6, *[3000] * 20])
-    clean = MODELS["adc"].signal(
-        np.column_stack([np.full(3000, 30.0), rng.uniform(0.8, 3, 3000)]), protocol
-    )
+    clean = MODELS["adc"].signal(np.column_stack([np.full(3000, 30.0), rng.uniform(0.8, 3, 3000)]), protocol)
     real, imaginary = rng.normal(0, 1.5, (2, *clean.shape))
     magnitudes = np.floor(np.hypot(clean + real, imaginary))
     assert ((magnitudes == 0).any(axis=1)).mean() > 0.5
@@ -244,22 +229,16 @@ def test_masked_arrays_are_filled_with_nan(signals):
     masked = np.ma.MaskedArray(spoiled, mask)
     filled = np.where(mask, np.nan, values)
     expected = fit_voxels(filled, PROTOCOL, "adc")
-    np.testing.assert_array_equal(
-        fit_voxels(masked, PROTOCOL, "adc").parameters, expected.parameters
-    )
+    np.testing.assert_array_equal(fit_voxels(masked, PROTOCOL, "adc").parameters, expected.parameters)
     fitter = MapFitter("adc", PROTOCOL).fit(masked)
     np.testing.assert_array_equal(fitter.transform(masked), expected.parameters)
-    for ours, theirs in zip(
-        average_directions(masked, PROTOCOL), average_directions(filled, PROTOCOL), strict=True
-    ):
+    for ours, theirs in zip(average_directions(masked, PROTOCOL), average_directions(filled, PROTOCOL), strict=True):
         if isinstance(ours, np.ndarray):
             np.testing.assert_array_equal(ours, theirs)
     source = PROTOCOL.take([0, 2, 4, 6])
     estimator = SignalToSignal("LR", source=source, target=PROTOCOL)
     target = np.abs(signals)
-    masked_target = np.ma.MaskedArray(
-        np.where(mask, 1e6, target), np.arange(60)[:, None] < [9] * 10
-    )
+    masked_target = np.ma.MaskedArray(np.where(mask, 1e6, target), np.arange(60)[:, None] < [9] * 10)
     estimator.fit(target[:, [0, 2, 4, 6]], masked_target)
     assert estimator.n_dropped_ == 9
     with pytest.raises(ValueError, match="NaN"):

@@ -21,17 +21,13 @@ def clean():
     """A smooth synthetic object, from 400 down to 100 over the measurements."""
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in (14, 12, 7)), indexing="ij")
     parameters = np.stack([400 + 50 * x + 30 * y * z, 0.9 + 0.2 * y - 0.1 * x], axis=-1)
-    return (
-        MODELS["adc"].signal(parameters.reshape(-1, 2), PROTOCOL).reshape(14, 12, 7, len(PROTOCOL))
-    )
+    return MODELS["adc"].signal(parameters.reshape(-1, 2), PROTOCOL).reshape(14, 12, 7, len(PROTOCOL))
 
 
 @pytest.fixture(scope="module")
 def noisy(clean):
     rng = np.random.default_rng(0)
-    return np.hypot(
-        clean + SIGMA * rng.normal(size=clean.shape), SIGMA * rng.normal(size=clean.shape)
-    )
+    return np.hypot(clean + SIGMA * rng.normal(size=clean.shape), SIGMA * rng.normal(size=clean.shape))
 
 
 def test_noise_falls_and_its_level_is_found(clean, noisy):
@@ -126,10 +122,7 @@ def test_a_real_head_that_was_moved_returns(data_dir):
     # Another contrast, as another b-value has.
     signals = np.stack([head, np.sqrt(np.maximum(turned, 0)) * 20, head], axis=-1)
     corrected, transforms = correct_motion(signals, affine)
-    places = (
-        np.column_stack([np.argwhere(head > 200), np.ones(np.count_nonzero(head > 200))])
-        @ affine.T
-    )
+    places = np.column_stack([np.argwhere(head > 200), np.ones(np.count_nonzero(head > 200))]) @ affine.T
 
     def apart(one, other):
         return np.linalg.norm((places @ (one - other).T)[:, :3], axis=1).mean()
@@ -138,9 +131,7 @@ def test_a_real_head_that_was_moved_returns(data_dir):
     assert apart(truth, transforms[1]) < 0.6
     np.testing.assert_array_equal(corrected[..., 0], head.astype(np.float32))
     np.testing.assert_array_equal(transforms[0], np.eye(4))
-    np.testing.assert_allclose(
-        transforms[1][:3, :3] @ transforms[1][:3, :3].T, np.eye(3), atol=1e-9
-    )
+    np.testing.assert_allclose(transforms[1][:3, :3] @ transforms[1][:3, :3].T, np.eye(3), atol=1e-9)
     outside = np.isnan(corrected[..., 1])
     assert 0 < outside.mean() < 0.2
     target = np.sqrt(head) * 20

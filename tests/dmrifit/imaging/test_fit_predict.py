@@ -91,21 +91,15 @@ def test_maps_are_those_of_the_voxels_in_their_places(image, signals):
         "cost": result.cost,
         "status": result.status,
     }.items():
-        np.testing.assert_array_equal(
-            data(maps[name]), column.reshape(GRID).astype(data(maps[name]).dtype)
-        )
+        np.testing.assert_array_equal(data(maps[name]), column.reshape(GRID).astype(data(maps[name]).dtype))
     assert data(maps["ADC"]).dtype == np.float32
     assert data(maps["status"]).dtype == np.uint8
 
 
 def test_a_file_as_protocol_and_a_misspelt_word_as_mask_are_named_with_their_remedies(image):
-    with pytest.raises(
-        TypeError, match=r"protocol must be a Protocol, not 'dwi.bval'; Protocol.read"
-    ):
+    with pytest.raises(TypeError, match=r"protocol must be a Protocol, not 'dwi.bval'; Protocol.read"):
         fit_image(image, "dwi.bval", "adc")
-    with pytest.raises(
-        FileNotFoundError, match="mask autoo: no such file; name one, or the word auto"
-    ):
+    with pytest.raises(FileNotFoundError, match="mask autoo: no such file; name one, or the word auto"):
         fit_image(image, PROTOCOL, "adc", mask="autoo")
 
 
@@ -167,15 +161,7 @@ def test_grid_codes_zooms_and_units_of_the_header_are_kept(signals, codes):
     made = nib.Nifti1Image.from_bytes(made.to_bytes())
     before, after = given.header, made.header
     np.testing.assert_array_equal(made.affine, given.affine)
-    for field in (
-        "qform_code",
-        "sform_code",
-        "quatern_b",
-        "qoffset_x",
-        "srow_x",
-        "srow_z",
-        "xyzt_units",
-    ):
+    for field in ("qform_code", "sform_code", "quatern_b", "qoffset_x", "srow_x", "srow_z", "xyzt_units"):
         np.testing.assert_array_equal(after[field], before[field])
     assert after.get_zooms() == before.get_zooms()[:3]
     assert after.get_data_dtype() == np.float32
@@ -241,18 +227,13 @@ def test_slabs_give_the_bits_of_the_whole(image, tmp_path, name, monkeypatch):
     read = []
     original = series.Series.read
     monkeypatch.setattr(series, "SLAB_VALUES", 1)
-    monkeypatch.setattr(
-        series.Series, "read", lambda self, slab: read.append(slab) or original(self, slab)
-    )
+    monkeypatch.setattr(series.Series, "read", lambda self, slab: read.append(slab) or original(self, slab))
     same(fit_image(path, PROTOCOL, "adc", mask=mask, sigma=sigma), whole)
     assert [slab.stop - slab.start for slab in read] == [1] * GRID[2]
 
 
 def test_threads_give_the_same_bits(image):
-    same(
-        fit_image(image, PROTOCOL, "adc", n_threads=1),
-        fit_image(image, PROTOCOL, "adc", n_threads=3),
-    )
+    same(fit_image(image, PROTOCOL, "adc", n_threads=1), fit_image(image, PROTOCOL, "adc", n_threads=3))
 
 
 def test_a_noise_map_is_taken_voxel_by_voxel(image, signals):
@@ -262,9 +243,7 @@ def test_a_noise_map_is_taken_voxel_by_voxel(image, signals):
     np.testing.assert_array_equal(data(maps["ADC"]).ravel(), result["ADC"].astype(np.float32))
     same(
         fit_image(image, PROTOCOL, "adc", sigma=5),
-        fit_image(
-            image, PROTOCOL, "adc", sigma=nib.Nifti1Image(np.full(GRID, 5, np.uint8), AFFINE)
-        ),
+        fit_image(image, PROTOCOL, "adc", sigma=nib.Nifti1Image(np.full(GRID, 5, np.uint8), AFFINE)),
     )
 
 
@@ -303,9 +282,7 @@ def test_fits_in_doubt_are_marked_as_the_engine_marks_them():
     doubt = data(maps["doubt"]).ravel()
     for bit in range(7):
         np.testing.assert_array_equal(doubt & 2**bit > 0, result.doubt[:, bit])
-    np.testing.assert_array_equal(
-        doubt & 2**7 > 0, result.starts_disagree & np.isfinite(result["S0"])
-    )
+    np.testing.assert_array_equal(doubt & 2**7 > 0, result.starts_disagree & np.isfinite(result["S0"]))
     assert (result.doubt[:, 3] == np.isfinite(result["T2v"])).mean() > 0.9
 
 
@@ -314,9 +291,7 @@ def test_a_parameter_that_the_signal_does_not_show_has_no_error_in_the_map(truth
     clean = ADC.signal(truth.reshape(-1, 2), PROTOCOL)
     errors = fit_voxels(clean, PROTOCOL, "ivim").standard_errors
     assert np.isinf(errors[:, 2]).any()
-    with pytest.warns(
-        UserWarning, match="does not determine ivim, which needs 5 different contrasts"
-    ):
+    with pytest.warns(UserWarning, match="does not determine ivim, which needs 5 different contrasts"):
         maps = fit_image(nib.Nifti1Image(clean.reshape(*GRID, 4), AFFINE), PROTOCOL, "ivim")
     expected = np.where(np.isinf(errors), np.nan, errors).astype(np.float32)
     for name, column in zip(MODELS["ivim"].names, expected.T, strict=True):
@@ -325,9 +300,7 @@ def test_a_parameter_that_the_signal_does_not_show_has_no_error_in_the_map(truth
 
 def test_a_parameter_cannot_have_the_name_of_another_map(image):
     model = SignalModel.from_expression(
-        "S0*exp(-b*cost)",
-        [Parameter("S0", "signal", 0, np.inf), Parameter("cost", "µm²/ms", 0, 5)],
-        name="own",
+        "S0*exp(-b*cost)", [Parameter("S0", "signal", 0, np.inf), Parameter("cost", "µm²/ms", 0, 5)], name="own"
     )
     with pytest.raises(ValueError, match="model own: a parameter has the name of another map"):
         fit_image(image, PROTOCOL, model)
@@ -342,9 +315,7 @@ def test_files_hold_the_maps_and_the_sidecar_describes_them(image, scan, tmp_pat
     nib.save(nib.Nifti1Image(np.ones(GRID, np.uint8), AFFINE), mask)
     bounds = {"ADC": (0.5, 1.0)}
     maps = fit_image(scan, PROTOCOL, "adc", mask=mask, sigma=2, bounds=bounds, out=out)
-    names = {
-        name: f"sub-01_model-adc_param-{name.replace('_', '')}_dwimap.nii.gz" for name in MAPS
-    }
+    names = {name: f"sub-01_model-adc_param-{name.replace('_', '')}_dwimap.nii.gz" for name in MAPS}
     assert visible(out) == sorted([*names.values(), "sub-01_model-adc_dwimap.json"])
     assert sorted(path.name for path in out.iterdir()) == visible(out)
     for name, file in names.items():
@@ -360,10 +331,7 @@ def test_files_hold_the_maps_and_the_sidecar_describes_them(image, scan, tmp_pat
     assert entry["ShareAtBounds"]["Upper"] > 0.3
     assert described["Parameters"]["S0"]["Bounds"] == [0.0, None]
     assert sum(described["Status"]["Voxels"].values()) == 60
-    assert (
-        described["Status"]["Voxels"]["at bound"]
-        == (data(maps["status"]) == FitStatus.AT_BOUND).sum()
-    )
+    assert described["Status"]["Voxels"]["at bound"] == (data(maps["status"]) == FitStatus.AT_BOUND).sum()
     assert described["Protocol"] == PROTOCOL.to_dict()
     assert described["Settings"]["Sigma"] == 2.0
     assert described["Sources"]["Image"] == {
@@ -382,9 +350,7 @@ def test_the_same_fit_writes_the_same_bytes(scan, tmp_path):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
-def test_nothing_is_overwritten_unless_allowed_and_that_is_checked_before_the_fit(
-    scan, tmp_path, monkeypatch
-):
+def test_nothing_is_overwritten_unless_allowed_and_that_is_checked_before_the_fit(scan, tmp_path, monkeypatch):
     fit_image(scan, PROTOCOL, "adc", out=tmp_path / "out")
     (tmp_path / "out" / "sub-01_model-adc_param-ADC_dwimap.nii.gz").write_text("mine")
     with monkeypatch.context() as patched:
@@ -436,9 +402,7 @@ fit_image(sys.argv[1], Protocol([0, 200, 500, 1000]), "adc", out=sys.argv[2])
 
 def test_a_killed_run_leaves_no_half_file_under_a_final_name(scan, tmp_path):
     out = tmp_path / "out"
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(scan), str(out)], stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(scan), str(out)], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"writing\n"
         os.kill(process.pid, signal.SIGKILL)
     assert visible(out) == []
@@ -458,16 +422,7 @@ def refused(tmp_path, monkeypatch):
         assert np.isnan(signals).all(), "fitted before the input was checked"
         return fit_voxels(signals, *arguments, **options)
 
-    def check(
-        image,
-        message,
-        *,
-        error=ValueError,
-        protocol=PROTOCOL,
-        model="adc",
-        out=tmp_path / "out",
-        **options,
-    ):
+    def check(image, message, *, error=ValueError, protocol=PROTOCOL, model="adc", out=tmp_path / "out", **options):
         with monkeypatch.context() as patched:
             patched.setattr(fit_predict, "fit_voxels", no_work)
             with pytest.raises(error, match=message):
@@ -478,11 +433,7 @@ def refused(tmp_path, monkeypatch):
 
 
 def test_counts_that_differ_are_named(image, scan, refused):
-    refused(
-        scan,
-        r"sub-01_dwi\.nii\.gz has 4 volumes.*has 3 b-values",
-        protocol=Protocol([0, 500, 1000]),
-    )
+    refused(scan, r"sub-01_dwi\.nii\.gz has 4 volumes.*has 3 b-values", protocol=Protocol([0, 500, 1000]))
     refused(image, "the image has 4 volumes", protocol=Protocol([0, 500, 1000]))
 
 
@@ -538,11 +489,7 @@ def test_masks_of_other_grids_and_empty_ones_are_named(image, tmp_path, refused)
     path = tmp_path / "mask.nii.gz"
     ones = np.ones(GRID, np.uint8)
     for values, affine, message in (
-        (
-            np.ones((4, 3, 4), np.uint8),
-            AFFINE,
-            r"mask\.nii\.gz has 4 × 3 × 4 voxels.*4 × 3 × 5.*resample",
-        ),
+        (np.ones((4, 3, 4), np.uint8), AFFINE, r"mask\.nii\.gz has 4 × 3 × 4 voxels.*4 × 3 × 5.*resample"),
         (ones, AFFINE @ np.diag([-1, 1, 1, 1]), r"mask\.nii\.gz and the image.*apart.*resample"),
         (0 * ones, AFFINE, r"mask\.nii\.gz: no voxel is inside"),
     ):
@@ -576,19 +523,9 @@ def test_noise_levels_that_are_none_are_refused(image, tmp_path, refused):
 def test_models_that_the_protocol_cannot_determine_are_refused(image, refused):
     refused(image, "needs echo times", model="t2-ivim-kurtosis")
     refused(image, "no model 'dti'", model="dti")
-    refused(
-        image,
-        "4 free parameters.*3 different contrasts",
-        model="ivim",
-        protocol=Protocol([0, 0, 500, 1000]),
-    )
+    refused(image, "4 free parameters.*3 different contrasts", model="ivim", protocol=Protocol([0, 0, 500, 1000]))
     # Scanners write the b-values of one shell with scatter.
-    refused(
-        image,
-        "3 free parameters.*2 different",
-        model="kurtosis",
-        protocol=Protocol([0, 995, 1000, 1005]),
-    )
+    refused(image, "3 free parameters.*2 different", model="kurtosis", protocol=Protocol([0, 995, 1000, 1005]))
     maps = fit_image(image, Protocol([0, 0, 500, 1000]), "ivim", fixed={"Dv": 20})
     assert (data(maps["Dv"]) == 20).all()
 
@@ -613,17 +550,11 @@ def test_a_shifted_image_is_fitted_and_its_negative_values_are_counted(signals, 
     shifted = signals - 0.5 * signals.max()
     negative = shifted < 0
     assert negative.any(axis=-1).mean() > 0.9
-    with pytest.warns(
-        UserWarning, match="voxels could not be fitted|of the values are negative"
-    ) as said:
+    with pytest.warns(UserWarning, match="voxels could not be fitted|of the values are negative") as said:
         maps = fit_image(nib.Nifti1Image(shifted, AFFINE), PROTOCOL, "adc", out=tmp_path / "out")
     lost, many = (str(warning.message) for warning in said)
-    assert re.search(
-        r"\d+ of 60 voxels could not be fitted: \d+ without a value above 0; check", lost
-    )
-    assert re.search(
-        r"5\d% of the values are negative and fitted as they are; check the number type", many
-    )
+    assert re.search(r"\d+ of 60 voxels could not be fitted: \d+ without a value above 0; check", lost)
+    assert re.search(r"5\d% of the values are negative and fitted as they are; check the number type", many)
     n_positive = int((shifted > 0).any(axis=-1).sum())
     assert 0 < n_positive < 60
     assert np.isfinite(data(maps["ADC"])).sum() == n_positive
@@ -647,9 +578,7 @@ def test_zeros_outside_a_volume_do_not_enter_the_mean_of_directions(signals):
     twice[:, :, 0, 4] = 0.0
     for mean in ("arithmetic", "geometric"):
         maps = fit_image(nib.Nifti1Image(twice, AFFINE), protocol, "adc", average=mean)
-        expected = fit_image(
-            nib.Nifti1Image(np.repeat(signals, 3, axis=-1), AFFINE), protocol, "adc", average=mean
-        )
+        expected = fit_image(nib.Nifti1Image(np.repeat(signals, 3, axis=-1), AFFINE), protocol, "adc", average=mean)
         np.testing.assert_allclose(data(maps["ADC"]), data(expected["ADC"]), rtol=1e-6)
 
 
@@ -661,9 +590,7 @@ def test_a_geometric_mean_leaves_out_what_has_no_logarithm_and_says_so(tmp_path)
     clean = fit_image(nib.Nifti1Image(values, AFFINE), protocol, "adc", average="geometric")
     values[0, 0, 0, 9] = -1
     values[2, 1, 0, 9:11] = 0
-    maps = fit_image(
-        nib.Nifti1Image(values, AFFINE), protocol, "adc", average="geometric", out=tmp_path / "out"
-    )
+    maps = fit_image(nib.Nifti1Image(values, AFFINE), protocol, "adc", average="geometric", out=tmp_path / "out")
     np.testing.assert_allclose(data(maps["ADC"]), data(clean["ADC"]), rtol=1e-6)
     described = json.loads((tmp_path / "out" / "model-adc_dwimap.json").read_text())
     assert described["LeftOut"]["Reason"] == "3 zero or negative, without a logarithm"
@@ -678,9 +605,7 @@ def test_a_prior_is_learned_from_geometric_means_of_positive_values():
     values = ADC.signal(truth, protocol) + rng.normal(0, 5, (60, 13))
     values[::2, 12] = -1.0
     options = {"method": "map", "average": "geometric"}
-    maps = fit_image(
-        nib.Nifti1Image(values.reshape(*GRID, 13), AFFINE), protocol, "adc", **options
-    )
+    maps = fit_image(nib.Nifti1Image(values.reshape(*GRID, 13), AFFINE), protocol, "adc", **options)
     left_out = np.where(values <= 0, np.nan, values).reshape(*GRID, 13)
     same(maps, fit_image(nib.Nifti1Image(left_out, AFFINE), protocol, "adc", **options))
 
@@ -693,9 +618,7 @@ def small_object(monkeypatch):
     rng = np.random.default_rng(6)
     truth = np.column_stack([np.full(80, 500.0), rng.uniform(0.6, 1.6, 80)])
     values = np.zeros((40, 20, 6, 4), np.float32)
-    values[10:14, 5:15, 2:4] = (ADC.signal(truth, PROTOCOL) + rng.normal(0, 5, (80, 4))).reshape(
-        4, 10, 2, 4
-    )
+    values[10:14, 5:15, 2:4] = (ADC.signal(truth, PROTOCOL) + rng.normal(0, 5, (80, 4))).reshape(4, 10, 2, 4)
     return values
 
 
@@ -730,9 +653,7 @@ def test_rician_voxels_without_noise_are_refused_before_the_fit(small_object, mo
     monkeypatch.setattr(series, "SLAB_VALUES", 1)
     for sigma in (0, nib.Nifti1Image(noise, AFFINE)):
         for more in ({}, {"mask": mask}):
-            with pytest.raises(
-                ValueError, match="likelihood='rician' needs a sigma above 0 everywhere"
-            ):
+            with pytest.raises(ValueError, match="likelihood='rician' needs a sigma above 0 everywhere"):
                 fit_image(image, PROTOCOL, "adc", sigma=sigma, **options, **more)
     assert not any(has_signal)
 
@@ -748,9 +669,7 @@ def test_volumes_of_another_gain_are_named_once_and_in_the_sidecar(signals, tmp_
 
 def test_parameters_too_large_for_maps_are_told_in_plain_words(signals):
     values = signals.astype(float) * 1e36
-    with pytest.warns(
-        UserWarning, match="in 60 voxels a parameter is beyond 3e38, .* scale the image"
-    ) as said:
+    with pytest.warns(UserWarning, match="in 60 voxels a parameter is beyond 3e38, .* scale the image") as said:
         maps = fit_image(nib.Nifti1Image(100 * values, AFFINE), PROTOCOL, "adc")
     assert len(said) == 1
     assert np.isnan(data(maps["S0"])).all()
@@ -785,17 +704,13 @@ print(output, peak)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="the peak of memory is read from /proc"
-)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of memory is read from /proc")
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
 def test_a_large_scan_goes_through_in_slabs(tmp_path, name):
     """A series of 256 × 256 × 64 × 21 values takes less memory than input, output and 300 MB."""
     protocol = Protocol.preset("cohort1")
     shape = (256, 256, 64, len(protocol))
-    clean = MODELS["t2-ivim-kurtosis"].signal(
-        [[500.0, 0.2, 20.0, 200.0, 1.0, 0.8, 70.0]], protocol
-    )[0]
+    clean = MODELS["t2-ivim-kurtosis"].signal([[500.0, 0.2, 20.0, 200.0, 1.0, 0.8, 70.0]], protocol)[0]
     rng = np.random.default_rng(5)
     signals = np.empty(shape, np.float32)
     for i, volume in enumerate(np.moveaxis(signals, -1, 0)):
@@ -859,12 +774,8 @@ def test_directions_of_a_real_scan_are_averaged_on_request(dipy_scans, tmp_path)
     assert len(contrasts) == 2
     expected = fit_voxels(signals, contrasts, "adc")["ADC"]
     inside = data(maps["status"]).ravel() != 255
-    np.testing.assert_array_equal(
-        data(maps["ADC"]).ravel()[inside], expected.astype(np.float32)[inside]
-    )
-    described = json.loads(
-        (tmp_path / "small_64D_model-adc_dwimap.json").read_text(encoding="utf-8")
-    )
+    np.testing.assert_array_equal(data(maps["ADC"]).ravel()[inside], expected.astype(np.float32)[inside])
+    described = json.loads((tmp_path / "small_64D_model-adc_dwimap.json").read_text(encoding="utf-8"))
     assert described["Settings"]["AverageDirections"] == "geometric"
     assert len(described["FittedProtocol"]["b"]) == 2
     assert len(described["Protocol"]["b"]) == 65
@@ -900,9 +811,7 @@ def test_predicted_maps_are_those_of_the_estimator_on_the_scaled_voxels(image, s
     assert set(made) == {"S0", "ADC", "signals"}
     inside = data(mask) > 0
     np.testing.assert_array_equal(data(made["ADC"])[inside], expected[:, 1].astype(np.float32))
-    np.testing.assert_array_equal(
-        data(made["S0"])[inside], (expected[:, 0] * unit).astype(np.float32)
-    )
+    np.testing.assert_array_equal(data(made["S0"])[inside], (expected[:, 0] * unit).astype(np.float32))
     np.testing.assert_array_equal(
         data(made["signals"])[inside], (estimator.predict(voxels / unit) * unit).astype(np.float32)
     )
@@ -939,24 +848,16 @@ def synthetic(request):
     one, other = simulate_cohort("cohort1", 2, shape=(16, 16, 6), random_state=0)
     table = Cohort([one]).arrays(mask="body", patch_shape=shape)
     estimator = SignalToSignal("LR", source=table.source, target=table.target, patch_shape=shape)
-    return (
-        other,
-        estimator.fit(table.X, table.Y),
-        Cohort([other]).arrays(mask="body", patch_shape=shape),
-    )
+    return other, estimator.fit(table.X, table.Y), Cohort([other]).arrays(mask="body", patch_shape=shape)
 
 
 def test_neighborhoods_of_an_image_are_those_of_a_cohort(synthetic):
     scan, estimator, table = synthetic
     image = nib.Nifti1Image(scan.signal[..., :5], scan.affine)
-    made = predict_image(
-        estimator, image, mask=nib.Nifti1Image(scan.mask.astype(np.uint8), scan.affine)
-    )
+    made = predict_image(estimator, image, mask=nib.Nifti1Image(scan.mask.astype(np.uint8), scan.affine))
     maps = estimator.predict_maps(table.X) * np.where(np.arange(7) == 0, table.scale[:, None], 1)
     for i, name in enumerate(MODELS["t2-ivim-kurtosis"].names):
-        np.testing.assert_allclose(
-            data(made[name])[tuple(table.index[:, 1:].T)], maps[:, i], rtol=1e-4
-        )
+        np.testing.assert_allclose(data(made[name])[tuple(table.index[:, 1:].T)], maps[:, i], rtol=1e-4)
         assert (data(made[name])[~scan.mask] == 0).all()
 
 
@@ -976,9 +877,7 @@ def test_neighborhoods_in_slabs_have_the_bits_of_the_whole(synthetic, masked, mo
 def test_any_algorithm_in_slabs_has_the_bits_of_the_whole(name, monkeypatch):
     one, other = simulate_cohort("cohort1", 2, shape=(16, 16, 6), random_state=1)
     estimator = SignalToSignal(name, random_state=0)
-    table = Cohort([one]).arrays(
-        mask="body", max_voxels=200, patch_shape=resolve_patch_shape(SignalToSignal(name))
-    )
+    table = Cohort([one]).arrays(mask="body", max_voxels=200, patch_shape=resolve_patch_shape(SignalToSignal(name)))
     estimator.set_params(source=table.source, target=table.target).fit(table.X, table.Y)
     image = nib.Nifti1Image(other.signal[..., :5], other.affine)
     whole = predict_image(estimator, image, signals=True)
@@ -1014,10 +913,7 @@ def test_measurements_are_found_within_a_tolerance(image, signals):
     scanned = Protocol(SOURCE.b + np.array([0.5, 4, -5, 6]))
     with pytest.raises(ValueError, match="lacks S_b200"):
         predict_image(estimator, image, protocol=scanned)
-    same(
-        predict_image(estimator, image, protocol=scanned, b_tolerance=10),
-        predict_image(estimator, image),
-    )
+    same(predict_image(estimator, image, protocol=scanned, b_tolerance=10), predict_image(estimator, image))
 
 
 def test_directions_are_averaged_before_a_prediction(image, signals):
@@ -1062,13 +958,9 @@ def test_predictions_are_written_under_their_own_names(scan, tmp_path):
     np.testing.assert_array_equal(data(written), data(made["signals"]))
     assert written.shape == (*GRID, 6)
     assert Protocol.read(out / "sub-01_desc-predicted_dwi.bval") == TARGET
-    described = json.loads(
-        (out / "sub-01_model-adc_desc-predicted_dwimap.json").read_text(encoding="utf-8")
-    )
+    described = json.loads((out / "sub-01_model-adc_desc-predicted_dwimap.json").read_text(encoding="utf-8"))
     assert described["Estimator"]["Class"] == "SignalToSignal"
-    assert described["Scale"] == pytest.approx(
-        PatientScale().of(data(nib.load(scan)).reshape(-1, 4), SOURCE)
-    )
+    assert described["Scale"] == pytest.approx(PatientScale().of(data(nib.load(scan)).reshape(-1, 4), SOURCE))
     n_negative = int((data(made["signals"]) < 0).any(axis=-1).sum())
     assert described["Voxels"] == {"InMask": 60, "WithSignal": 60, "NegativeSignal": n_negative}
     with pytest.raises(FileExistsError):
@@ -1080,13 +972,9 @@ def test_negative_predictions_are_counted_and_kept(scan, tmp_path):
     parameters = np.column_stack([rng.uniform(0.5, 1.5, 300), rng.uniform(0.3, 3, 300)])
     taught = ADC.signal(parameters, TARGET)
     taught[:, 5] -= 0.2
-    estimator = SignalToSignal("LR", source=SOURCE, target=TARGET, model="adc").fit(
-        taught[:, :4], taught
-    )
+    estimator = SignalToSignal("LR", source=SOURCE, target=TARGET, model="adc").fit(taught[:, :4], taught)
     made = predict_image(estimator, scan, signals=True, out=tmp_path)
-    described = json.loads(
-        (tmp_path / "sub-01_model-adc_desc-predicted_dwimap.json").read_text(encoding="utf-8")
-    )
+    described = json.loads((tmp_path / "sub-01_model-adc_desc-predicted_dwimap.json").read_text(encoding="utf-8"))
     negative = (data(made["signals"]) < 0).any(axis=-1)
     assert 0 < negative.sum() == described["Voxels"]["NegativeSignal"]
     assert np.isfinite(data(made["ADC"])).all()
@@ -1121,17 +1009,12 @@ def test_sigma_is_refused_where_maps_are_not_fitted(image):
     clinical = Protocol([0, 50, 100, 400, 900])
     target = Protocol([0, 50, 100, 400, 900, 1200])
     rng = np.random.default_rng(0)
-    signals = ADC.signal(
-        np.column_stack([rng.uniform(50, 90, 50), rng.uniform(0.5, 2, 50)]), target
-    )
-    estimator = MapsToMaps(source=clinical, target=target, model="adc").fit(
-        signals[:, :5], signals
-    )
+    signals = ADC.signal(np.column_stack([rng.uniform(50, 90, 50), rng.uniform(0.5, 2, 50)]), target)
+    estimator = MapsToMaps(source=clinical, target=target, model="adc").fit(signals[:, :5], signals)
     volume = nib.Nifti1Image(signals[:24, :5].reshape(2, 3, 4, 5), AFFINE)
     made = predict_image(estimator, volume, scale=None)
     np.testing.assert_array_equal(
-        data(made["ADC"]).ravel(),
-        estimator.predict_maps(signals[:24, :5])[:, 1].astype(np.float32),
+        data(made["ADC"]).ravel(), estimator.predict_maps(signals[:24, :5])[:, 1].astype(np.float32)
     )
     with pytest.raises(ValueError, match=r"MapsToMaps .* no use for sigma"):
         predict_image(estimator, volume, sigma=3)
@@ -1162,9 +1045,7 @@ def test_values_without_a_logarithm_are_counted_in_the_sidecar(signals, tmp_path
     assert described["Parameters"]["ADC"]["Bounds"] == [None, None]
 
 
-def test_a_learned_prior_is_the_same_in_slabs_and_said_in_the_sidecar(
-    image, tmp_path, monkeypatch
-):
+def test_a_learned_prior_is_the_same_in_slabs_and_said_in_the_sidecar(image, tmp_path, monkeypatch):
     whole = fit_image(image, PROTOCOL, "adc", method="map", out=tmp_path / "out")
     described = json.loads((tmp_path / "out" / "model-adc_dwimap.json").read_text())
     assert described["Prior"]["Description"].startswith("pulled toward the region's mean")
@@ -1176,22 +1057,10 @@ def test_a_learned_prior_is_the_same_in_slabs_and_said_in_the_sidecar(
 @pytest.mark.parametrize(
     ("sidecar", "options", "message"),
     [
-        (
-            {},
-            {"average": "arithmetic", "likelihood": "rician"},
-            "averages do not have the Rician distribution",
-        ),
-        (
-            {},
-            {"average": "geometric", "likelihood": "rician-mean"},
-            "arithmetic means of magnitudes",
-        ),
+        ({}, {"average": "arithmetic", "likelihood": "rician"}, "averages do not have the Rician distribution"),
+        ({}, {"average": "geometric", "likelihood": "rician-mean"}, "arithmetic means of magnitudes"),
         ({"Steps": ["denoise"]}, {"likelihood": "rician"}, "it was denoised"),
-        (
-            {"CoilCombinationMethod": "Sum of Squares"},
-            {"likelihood": "rician-mean"},
-            "coils were combined",
-        ),
+        ({"CoilCombinationMethod": "Sum of Squares"}, {"likelihood": "rician-mean"}, "coils were combined"),
         ({}, {"likelihood": "rician", "sigma": None}, "needs sigma"),
     ],
 )

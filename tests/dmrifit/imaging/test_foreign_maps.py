@@ -22,10 +22,7 @@ def trained():
     columns = source.indices_in(protocol)
     signals = np.concatenate([scan.signal[scan.mask] for scan in scans[:2]]).astype(float)
     options = {"source": source, "target": protocol, "random_state": 0}
-    estimators = [
-        cls("LR", **options).fit(signals[:, columns], signals)
-        for cls in (MapsToMaps, SignalToSignal)
-    ]
+    estimators = [cls("LR", **options).fit(signals[:, columns], signals) for cls in (MapsToMaps, SignalToSignal)]
     return *estimators, scans[2]
 
 
@@ -35,9 +32,7 @@ def metrics(trained, tmp_path):
     estimator, _, scan = trained
     columns = estimator.source.indices_in(scan.protocol)
     inside = scan.mask
-    fitted = ClinicalMetrics(estimator.source).fit_transform(
-        scan.signal[inside][:, columns].astype(float)
-    )
+    fitted = ClinicalMetrics(estimator.source).fit_transform(scan.signal[inside][:, columns].astype(float))
     factors = {"S0": 1, "ADC_fast": 1e-3, "ADC_slow": 1e-3, "F": 100}
     files = {}
     for name, factor in factors.items():
@@ -51,9 +46,7 @@ def metrics(trained, tmp_path):
 @pytest.fixture
 def intervals():
     """A predictor of maps of five patients, with intervals, as ``dmrifit train`` makes it."""
-    voxels = simulate_cohort("cohort1", 5, shape=(16, 16, 3), random_state=0).arrays(
-        mask="body", max_voxels=60, random_state=0
-    )
+    voxels = simulate_cohort("cohort1", 5, shape=(16, 16, 3), random_state=0).arrays(mask="body", max_voxels=60, random_state=0)
     estimator = MapsToMaps("LR", source=voxels.source, target=voxels.target)
     return ConformalIntervals(estimator, random_state=0).fit(voxels.X, voxels.Y, voxels.groups)
 
@@ -90,18 +83,12 @@ def test_a_predictor_with_intervals_predicts_from_maps_without_them(intervals, m
         ({}, {**UNITS, "F": ""}, "F is a share"),
         ({}, {**UNITS, "F": "cm"}, "choose from"),
         ({}, {**UNITS, "ADC_fats": "mm²/s"}, "ADC_fats, which is no map"),
-        (
-            {},
-            {**UNITS, "ADC_fast": "um2/ms"},
-            r"check the unit um2/ms.*b = 0 to 100 s/mm².*not a diffusivity of IVIM",
-        ),
+        ({}, {**UNITS, "ADC_fast": "um2/ms"}, r"check the unit um2/ms.*b = 0 to 100 s/mm².*not a diffusivity of IVIM"),
         ({"F": None}, UNITS, "no map of F"),
         ({"MD": "S0"}, UNITS, "MD is no metric"),
     ],
 )
-def test_maps_in_other_units_or_of_other_names_are_refused(
-    trained, metrics, tmp_path, change, units, message
-):
+def test_maps_in_other_units_or_of_other_names_are_refused(trained, metrics, tmp_path, change, units, message):
     for name, other in change.items():
         if other is None:
             del metrics[name]
@@ -112,9 +99,7 @@ def test_maps_in_other_units_or_of_other_names_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "unit", ["×10⁻³ mm²/s", "x10^-3 mm^2/s", "µm²/ms", "μm²/ms", "um^2/ms", "10-3 mm2/s"]
-)
+@pytest.mark.parametrize("unit", ["×10⁻³ mm²/s", "x10^-3 mm^2/s", "µm²/ms", "μm²/ms", "um^2/ms", "10-3 mm2/s"])
 def test_a_unit_is_written_in_many_ways(trained, metrics, tmp_path, unit):
     expected = predict_from_maps(trained[0], metrics, tmp_path / "a", units=UNITS)
     for name in ("ADC_fast", "ADC_slow"):

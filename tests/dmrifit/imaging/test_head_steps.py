@@ -15,9 +15,7 @@ def rigid(shift, degrees):
     from scipy.spatial.transform import Rotation
 
     matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_rotvec(
-        np.radians(degrees) * np.array([1, 2, -2]) / 3
-    ).as_matrix()
+    matrix[:3, :3] = Rotation.from_rotvec(np.radians(degrees) * np.array([1, 2, -2]) / 3).as_matrix()
     matrix[:3, 3] = shift
     return matrix
 
@@ -43,9 +41,7 @@ def test_a_field_is_removed_without_a_mask_too_and_the_same_each_time(make_brain
     true = np.exp(0.5 * np.linspace(-1, 1, 24))[:, None, None]
     even, _ = correct_bias_field(picture * true, affine)
     np.testing.assert_array_equal(correct_bias_field(picture * true, affine)[0], even)
-    before, after = (
-        np.corrcoef(values[brain], picture[brain])[0, 1] for values in (picture * true, even)
-    )
+    before, after = (np.corrcoef(values[brain], picture[brain])[0, 1] for values in (picture * true, even))
     assert after > 0.98 > before + 0.02
 
 
@@ -58,12 +54,8 @@ def test_a_brain_without_a_skull_is_what_is_not_background(make_brain):
 
 def test_a_brain_inside_a_skull_is_found_with_a_bright_tumor_at_its_surface(make_brain):
     picture, brain, affine = make_brain((76, 82, 70), skull=True)
-    places = (
-        np.indices(picture.shape) - (np.array(picture.shape)[:, None, None, None] - 1) / 2
-    ) * SPACING
-    tumor = (
-        np.linalg.norm(places - np.array([36, 5, 0])[:, None, None, None], axis=0) < 12
-    ) & brain
+    places = (np.indices(picture.shape) - (np.array(picture.shape)[:, None, None, None] - 1) / 2) * SPACING
+    tumor = (np.linalg.norm(places - np.array([36, 5, 0])[:, None, None, None], axis=0) < 12) & brain
     found = find_brain(nib.Nifti1Image(np.where(tumor, 220, picture).astype(np.float32), affine))
     assert dice(found, brain) > 0.95
     assert found[tumor].mean() > 0.95
@@ -80,12 +72,8 @@ def test_the_place_of_an_earlier_scan_is_found_from_its_values(make_brain):
     picture, brain, affine = make_brain(noise=0.0)
     elsewhere = np.array(affine)
     elsewhere[:3, 3] += [7.0, -5.0, 3.0]
-    image, prior = (
-        nib.Nifti1Image(picture.astype(np.float32), place) for place in (affine, elsewhere)
-    )
-    mask, earlier_mask = (
-        nib.Nifti1Image(brain.astype(np.uint8), place) for place in (affine, elsewhere)
-    )
+    image, prior = (nib.Nifti1Image(picture.astype(np.float32), place) for place in (affine, elsewhere))
+    mask, earlier_mask = (nib.Nifti1Image(brain.astype(np.uint8), place) for place in (affine, elsewhere))
     transform = align_brain(prior, image, brain=mask, prior_brain=earlier_mask)
     np.testing.assert_allclose(transform[:3, :3], np.eye(3), atol=0.01)
     np.testing.assert_allclose(transform[:3, 3], [7, -5, 3], atol=0.3)
@@ -94,10 +82,7 @@ def test_the_place_of_an_earlier_scan_is_found_from_its_values(make_brain):
 @pytest.mark.parametrize(
     ("transform", "message"),
     [
-        (
-            rigid([60.0, 0, 0], 0.0),
-            "moved by 60 mm and turned by 0 degrees and agrees worse than before",
-        ),
+        (rigid([60.0, 0, 0], 0.0), "moved by 60 mm and turned by 0 degrees and agrees worse than before"),
         (rigid([0.0, 0, 0], 25.0), "turned by 25 degrees"),
     ],
 )

@@ -29,12 +29,8 @@ def scan(tmp_path):
 
 def predicted(scan, **options):
     source = PROTOCOL.take([0, 3])
-    signals = MODELS["adc"].signal(
-        np.column_stack([np.full(9, 300.0), np.linspace(0.4, 2.4, 9)]), PROTOCOL
-    )
-    estimator = SignalToSignal("LR", source=source, target=PROTOCOL, model="adc").fit(
-        signals[:, [0, 3]], signals
-    )
+    signals = MODELS["adc"].signal(np.column_stack([np.full(9, 300.0), np.linspace(0.4, 2.4, 9)]), PROTOCOL)
+    estimator = SignalToSignal("LR", source=source, target=PROTOCOL, model="adc").fit(signals[:, [0, 3]], signals)
     return predict_image(estimator, scan, protocol=PROTOCOL, scale=None, **options)
 
 
@@ -58,16 +54,12 @@ def test_maps_are_a_mapping_by_name(scan):
 
 def test_text_of_maps_is_two_lines_with_the_verdict(scan):
     lines = repr(fit_image(scan, PROTOCOL, "adc")).splitlines()
-    assert lines[0].startswith(
-        "<ImageMaps of sub-01_dwi, model adc, 4 × 4 × 3 voxels: S0, ADC, S0_se"
-    )
+    assert lines[0].startswith("<ImageMaps of sub-01_dwi, model adc, 4 × 4 × 3 voxels: S0, ADC, S0_se")
     assert lines[1].startswith("47 of 48 voxels fitted (97.9 %), 1 ")
     assert len(lines) == 2
 
 
-@pytest.mark.parametrize(
-    "make", [lambda *args, **options: fit_image(args[0], PROTOCOL, "adc", **options), predicted]
-)
+@pytest.mark.parametrize("make", [lambda *args, **options: fit_image(args[0], PROTOCOL, "adc", **options), predicted])
 def test_saving_later_writes_the_same_files_as_out(make, scan, tmp_path):
     maps = make(scan, out=tmp_path / "at-once", quicklook=True)
     make(scan).save(tmp_path / "later", quicklook=True)
@@ -90,9 +82,7 @@ def test_a_prediction_beside_a_fit_of_the_same_scan_has_its_colors(scan, tmp_pat
     region = nib.Nifti1Image(mask, image.affine)
     fitted = fit_image(scan, PROTOCOL, "adc", mask=region, out=tmp_path / "both")
     predicted(scan, mask=region, out=tmp_path / "both", quicklook=True)
-    text = (tmp_path / "both" / "sub-01_model-adc_desc-predicted_quicklook.html").read_text(
-        encoding="utf-8"
-    )
+    text = (tmp_path / "both" / "sub-01_model-adc_desc-predicted_quicklook.html").read_text(encoding="utf-8")
     assert "Maps have the colors of the fit in the same folder." in text
     values = np.asarray(fitted["ADC"].dataobj)
     low, high = np.nanpercentile(values[mask > 0], (2, 98))
@@ -100,15 +90,11 @@ def test_a_prediction_beside_a_fit_of_the_same_scan_has_its_colors(scan, tmp_pat
     window = re.search(r'"name":"ADC",.*?"window":\[([^],]*),([^]]*)\]', text)
     np.testing.assert_allclose([float(window[1]), float(window[2])], [low, high])
     predicted(scan, out=tmp_path / "alone", quicklook=True)
-    alone = (tmp_path / "alone" / "sub-01_model-adc_desc-predicted_quicklook.html").read_text(
-        encoding="utf-8"
-    )
+    alone = (tmp_path / "alone" / "sub-01_model-adc_desc-predicted_quicklook.html").read_text(encoding="utf-8")
     assert "colors of the fit" not in alone
 
 
-@pytest.mark.parametrize(
-    "make", [lambda *args, **options: fit_image(args[0], PROTOCOL, "adc", **options), predicted]
-)
+@pytest.mark.parametrize("make", [lambda *args, **options: fit_image(args[0], PROTOCOL, "adc", **options), predicted])
 def test_the_scan_below_the_maps_is_seen_around_a_mask(make, scan, monkeypatch):
     shown, show = [], quicklook.html_viewer
 
@@ -132,10 +118,7 @@ def test_predicted_signals_are_saved_with_their_protocol(scan, tmp_path):
     maps.save(tmp_path / "out")
     again = Protocol.read(tmp_path / "out" / "sub-01_desc-predicted_dwi.bval")
     assert again == PROTOCOL
-    assert (
-        nib.load(tmp_path / "out" / "sub-01_desc-predicted_dwi.nii.gz").shape
-        == maps["signals"].shape
-    )
+    assert nib.load(tmp_path / "out" / "sub-01_desc-predicted_dwi.nii.gz").shape == maps["signals"].shape
 
 
 def test_saving_never_replaces_the_image_that_was_fitted(scan, tmp_path):

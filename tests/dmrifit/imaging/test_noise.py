@@ -17,9 +17,7 @@ pytest.importorskip("dipy")
 
 @pytest.fixture(scope="module")
 def scan():
-    return simulate_cohort(Protocol.preset("cohort1"), 1, shape=(40, 40, 6), random_state=3).scans[
-        0
-    ]
+    return simulate_cohort(Protocol.preset("cohort1"), 1, shape=(40, 40, 6), random_state=3).scans[0]
 
 
 @pytest.mark.parametrize("shape", [(6, 6, 9), (6, 6, 1)])
@@ -71,8 +69,7 @@ def test_piesno_gives_the_known_level_of_its_reference_image(data_dir):
 
 
 @pytest.mark.parametrize(
-    ("name", "method", "low", "high"),
-    [("small_64D.nii", "mppca", 15, 25), ("small_101D.nii.gz", "local", 3, 8)],
+    ("name", "method", "low", "high"), [("small_64D.nii", "mppca", 15, 25), ("small_101D.nii.gz", "local", 3, 8)]
 )
 def test_real_blocks_of_tissue_have_no_background(data_dir, name, method, low, high):
     found = estimate_sigma(np.asarray(nib.load(data_dir / "dipy_small_dwi" / name).dataobj))
@@ -83,9 +80,7 @@ def test_real_blocks_of_tissue_have_no_background(data_dir, name, method, low, h
 def test_an_image_without_differences_has_no_noise_to_estimate(data_dir):
     values = np.asarray(nib.load(data_dir / "dipy_small_dwi" / "small_64D.nii").dataobj)
     for alike in (values[:1, :1, :1], np.full((6, 6, 6, 200), 7.0)):
-        with pytest.raises(
-            ValueError, match="cannot be estimated: neighbors do not differ; give sigma"
-        ):
+        with pytest.raises(ValueError, match="cannot be estimated: neighbors do not differ; give sigma"):
             estimate_sigma(alike, method="local")
 
 

@@ -121,9 +121,7 @@ def test_other_grids_are_refused_by_name(values, labels, tmp_path):
 
 def test_labels_of_a_real_tumor_are_counted(data_dir):
     folder = data_dir / "brats2013_deepmedic" / "brats_2013_pat0005_1"
-    table = roi_table(
-        {"T1c": folder / "T1c_subtrMeanDivStd.nii.gz"}, folder / "OTMultiClass.nii.gz"
-    )
+    table = roi_table({"T1c": folder / "T1c_subtrMeanDivStd.nii.gz"}, folder / "OTMultiClass.nii.gz")
     assert table["label"].tolist() == [1, 2, 3, 4]
     assert table["n_voxels"].tolist() == [23030, 35416, 3882, 18354]
     image, label = (np.asarray(nib.load(folder / f"{name}.nii.gz").dataobj) for name in (
@@ -148,12 +146,8 @@ def test_fits_are_found_in_their_folder(data_dir, tmp_path):
     assert row(found, 1, "D")["unit"] == "µm²/ms"
     assert row(found, 1, "D")["at_low"] >= 0
     pd.testing.assert_frame_equal(found.drop(columns="unit"), expected.drop(columns="unit"))
-    described = json.loads(
-        (tmp_path / "small_101D_model-kurtosis_dwimap.json").read_text(encoding="utf-8")
-    )
-    assert row(found, 1, "K")["at_low"] == pytest.approx(
-        described["Parameters"]["K"]["ShareAtBounds"]["Lower"]
-    )
+    described = json.loads((tmp_path / "small_101D_model-kurtosis_dwimap.json").read_text(encoding="utf-8"))
+    assert row(found, 1, "K")["at_low"] == pytest.approx(described["Parameters"]["K"]["ShareAtBounds"]["Lower"])
     kurtosis.maps["D"].unlink()
     with pytest.raises(FileNotFoundError, match="param-D"):
         find_fits(tmp_path)
@@ -179,14 +173,7 @@ def test_names_of_labels_are_read(tmp_path):
 
 def visits(first, second):
     rows = [
-        {
-            "subject": subject,
-            "visit": visit,
-            "label": 1,
-            "name": "liver",
-            "map": "D",
-            "median": value,
-        }
+        {"subject": subject, "visit": visit, "label": 1, "name": "liver", "map": "D", "median": value}
         for visit, column in enumerate((first, second))
         for subject, value in enumerate(column)
     ]
@@ -242,9 +229,7 @@ def test_the_repeatability_coefficient_is_in_its_interval_as_often_as_it_says():
             for visit in (1, 2):
                 value = 1.0 + 0.1 * subject + 0.05 * rng.normal()
                 rows.append((study, f"p{subject}", visit, 1, "liver", "ADC", value))
-    table = pd.DataFrame(
-        rows, columns=["model", "subject", "visit", "label", "name", "map", "median"]
-    )
+    table = pd.DataFrame(rows, columns=["model", "subject", "visit", "label", "name", "map", "median"])
     found = repeatability(table)
     truth = 1.96 * np.sqrt(2) * 0.05
     assert found["rc"].mean() == pytest.approx(truth, rel=0.05)
@@ -292,9 +277,7 @@ def test_maps_of_other_programs_are_summarized_from_a_table(foreign):
 def test_maps_of_other_programs_are_summarized_by_their_names(foreign):
     maps = {"MD": foreign / "A1_MD.nii.gz"}
     table = summarize_fits([], [foreign / "labels.nii.gz"], maps=maps, units={"MD": "µm²/ms"})
-    assert table[["map", "unit", "n", "scan"]].to_numpy().tolist() == [
-        ["MD", "µm²/ms", 16, "A1_MD"]
-    ]
+    assert table[["map", "unit", "n", "scan"]].to_numpy().tolist() == [["MD", "µm²/ms", 16, "A1_MD"]]
     with pytest.raises(ValueError, match="given to FA, which is no map"):
         summarize_fits([], [foreign / "labels.nii.gz"], maps=maps, units={"FA": "1"})
     with pytest.raises(FileNotFoundError, match="no such map of MD"):

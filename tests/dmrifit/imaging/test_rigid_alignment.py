@@ -9,13 +9,10 @@ from dmrifit.imaging.rigid_alignment import SAME_HEAD, align_heads
 
 pytest.importorskip("SimpleITK")
 
-
 def farthest(matrix, truth):
     """How far the corners of a cube of 80 mm are from where they belong."""
     corners = np.array(np.meshgrid(*[(-40.0, 40.0)] * 3)).reshape(3, -1).T
-    return np.linalg.norm(
-        corners @ (matrix - truth)[:3, :3].T + (matrix - truth)[:3, 3], axis=1
-    ).max()
+    return np.linalg.norm(corners @ (matrix - truth)[:3, :3].T + (matrix - truth)[:3, 3], axis=1).max()
 
 
 def test_rigid_alignment_finds_motion_to_a_tenth_of_a_millimeter():
@@ -51,9 +48,7 @@ def test_brighter_tissue_lowers_concordance_where_it_is():
     later[lesion] *= 1.6
     alignment = align_heads(nib.Nifti1Image(signals, AFFINE), nib.Nifti1Image(later, AFFINE))
     assert farthest(alignment.matrix, np.eye(4)) < 0.1
-    at = np.linalg.inv(alignment.affine) @ np.append(
-        AFFINE[:3, :3] @ [40, 40, 40] + AFFINE[:3, 3], 1
-    )
+    at = np.linalg.inv(alignment.affine) @ np.append(AFFINE[:3, :3] @ [40, 40, 40] + AFFINE[:3, 3], 1)
     window = tuple(slice(int(n) - 4, int(n) + 5) for n in np.rint(at[:3]))
     assert np.nanmedian(alignment.concordance[window]) < 0.8 < np.nanmedian(alignment.concordance)
 

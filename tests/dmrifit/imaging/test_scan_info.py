@@ -21,9 +21,7 @@ def test_b_values_of_a_shell_are_one_and_low_ones_are_not():
     assert contrast_lines(Protocol([0, 1, 995, 1000, 1005, 2000])) == [
         "echo time unknown: b = 0 (2), 1000 (3), 2000 s/mm²"
     ]
-    assert contrast_lines(Protocol([0, 10, 20, 30, 500])) == [
-        "echo time unknown: b = 0, 10, 20, 30, 500 s/mm²"
-    ]
+    assert contrast_lines(Protocol([0, 10, 20, 30, 500])) == ["echo time unknown: b = 0, 10, 20, 30, 500 s/mm²"]
     assert contrast_lines(Protocol([0, 500, 0, 500], [60, 60, 90, 90])) == [
         "TE 60 ms: b = 0, 500 s/mm²",
         "TE 90 ms: b = 0, 500 s/mm²",
@@ -125,9 +123,7 @@ def test_a_fit_and_info_doubt_alike(b, largest, words):
 
 def test_equal_signals_of_a_simulation_are_not_clipped():
     protocol = Protocol([0, 500, 1000])
-    signals = MODELS["adc"].signal(
-        np.column_stack([np.full(64, 300.0), np.linspace(0.5, 2, 64)]), protocol
-    )
+    signals = MODELS["adc"].signal(np.column_stack([np.full(64, 300.0), np.linspace(0.5, 2, 64)]), protocol)
     image = nib.Nifti1Image(signals.reshape(4, 4, 4, 3), np.eye(4))
     assert "Warnings" not in fit_image(image, protocol, "adc").sidecar
     end_of_type = nib.Nifti1Image(np.minimum(signals, 255).reshape(4, 4, 4, 3), np.eye(4))

@@ -27,9 +27,7 @@ def data(image):
 def small_64(data_dir, tmp_path):
     """A real block of brain, with files of b-values and directions beside it."""
     folder = data_dir / "dipy_small_dwi"
-    return folder / "small_64D.nii", Protocol.read(
-        folder / "small_64D.bval", 90, folder / "small_64D.bvec"
-    )
+    return folder / "small_64D.nii", Protocol.read(folder / "small_64D.bval", 90, folder / "small_64D.bvec")
 
 
 def test_a_real_scan_is_denoised_unrung_and_fitted_with_its_noise_level(small_64, tmp_path):
@@ -48,10 +46,7 @@ def test_a_real_scan_is_denoised_unrung_and_fitted_with_its_noise_level(small_64
     assert made.transforms is None
     np.testing.assert_array_equal(made.image.affine, nib.load(image).affine)
     assert sorted(path.name for path in out.iterdir()) == [
-        *(
-            f"small_64D_desc-preproc_dwi.{ending}"
-            for ending in ("bval", "bvec", "json", "nii.gz", "te")
-        ),
+        *(f"small_64D_desc-preproc_dwi.{ending}" for ending in ("bval", "bvec", "json", "nii.gz", "te")),
         "small_64D_param-sigma_desc-preproc_dwimap.nii.gz",
     ]
     base = out / "small_64D_desc-preproc_dwi"
@@ -72,9 +67,7 @@ def test_a_real_scan_is_denoised_unrung_and_fitted_with_its_noise_level(small_64
 
 @pytest.mark.parametrize("step", ["denoise", "gibbs"])
 def test_files_are_the_same_bytes_however_the_image_is_cut(tmp_path, monkeypatch, step):
-    scan = simulate_cohort(Protocol.preset("cohort1"), 1, shape=(16, 14, 6), random_state=2).scans[
-        0
-    ]
+    scan = simulate_cohort(Protocol.preset("cohort1"), 1, shape=(16, 14, 6), random_state=2).scans[0]
     # The shortest axis first, so that blocks are cut across slices.
     signals = np.moveaxis(scan.signal[2:12, 2:12, :, :6], 2, 0).astype(np.float32)
     signals[2, 5, 6, 1], signals[3, 8, 8] = np.nan, 0
@@ -104,17 +97,12 @@ def test_image_in_memory_is_returned_whatever_its_header_says(tmp_path, monkeypa
     rng = np.random.default_rng(0)
     image = nib.Nifti1Image(rng.uniform(90, 110, (6, 6, 4, 3)).astype(np.float32), np.eye(4))
     image.set_sform(np.eye(4), 0 if kind == "no position" else 1)
-    image.set_qform(
-        nib.affines.from_matvec(np.eye(3), [3, 0, 0]), 0 if kind == "no position" else 1
-    )
+    image.set_qform(nib.affines.from_matvec(np.eye(3), [3, 0, 0]), 0 if kind == "no position" else 1)
     nib.save(image, tmp_path / "scan.nii")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = preprocess_image(
-            nib.load(tmp_path / "scan.nii"),
-            Protocol([0, 500, 900]),
-            steps=["gibbs"],
-            out=tmp_path / "out",
+            nib.load(tmp_path / "scan.nii"), Protocol([0, 500, 900]), steps=["gibbs"], out=tmp_path / "out"
         )
     np.testing.assert_array_equal(data(made.image), data(image))
 
@@ -130,23 +118,17 @@ def test_motion_turns_directions_and_is_told(small_64, tmp_path, monkeypatch):
         return signals, quarter
 
     monkeypatch.setattr(scan_pipeline, "correct_motion", no_motion)
-    with pytest.warns(
-        UserWarning, match=r"small_64D\.nii: volumes 1 \(counted from 0\).*90 degrees"
-    ):
+    with pytest.warns(UserWarning, match=r"small_64D\.nii: volumes 1 \(counted from 0\).*90 degrees"):
         made = preprocess_image(image, protocol, steps=["motion"], out=tmp_path / "out")
     assert references == [0]
     np.testing.assert_array_equal(made.transforms, quarter)
     np.testing.assert_allclose(made.protocol.directions[2:], protocol.directions[2:], atol=1e-9)
     assert abs(made.protocol.directions[1] @ protocol.directions[1]) < 0.999
     written = Protocol.read(
-        tmp_path / "out" / "small_64D_desc-preproc_dwi.bval",
-        None,
-        tmp_path / "out" / "small_64D_desc-preproc_dwi.bvec",
+        tmp_path / "out" / "small_64D_desc-preproc_dwi.bval", None, tmp_path / "out" / "small_64D_desc-preproc_dwi.bvec"
     )
     np.testing.assert_allclose(written.directions, made.protocol.directions, atol=1e-9)
-    described = json.loads(
-        (tmp_path / "out" / "small_64D_desc-preproc_dwi.json").read_text(encoding="utf-8")
-    )
+    described = json.loads((tmp_path / "out" / "small_64D_desc-preproc_dwi.json").read_text(encoding="utf-8"))
     assert described["Motion"]["Rotations"][:3] == [0, 90, 0]
     assert described["Sigma"]["Method"] == "mppca"
 
@@ -162,24 +144,16 @@ def test_a_few_real_volumes_are_brought_together(small_64):
     assert shift[0] == 0
     assert np.all(shift[1:] > 0)
     turns = made.transforms[:, :3, :3]
-    np.testing.assert_allclose(
-        turns @ turns.transpose(0, 2, 1), np.tile(np.eye(3), (3, 1, 1)), atol=1e-9
-    )
-    np.testing.assert_array_equal(
-        data(made.image)[..., 0], data(loaded)[..., 0].astype(np.float32)
-    )
+    np.testing.assert_allclose(turns @ turns.transpose(0, 2, 1), np.tile(np.eye(3), (3, 1, 1)), atol=1e-9)
+    np.testing.assert_array_equal(data(made.image)[..., 0], data(loaded)[..., 0].astype(np.float32))
 
 
 def test_the_floor_is_estimated_in_the_fit_where_no_map_is(tmp_path):
-    scan = simulate_cohort(Protocol.preset("cohort1"), 1, shape=(32, 32, 4), random_state=1).scans[
-        0
-    ]
+    scan = simulate_cohort(Protocol.preset("cohort1"), 1, shape=(32, 32, 4), random_state=1).scans[0]
     image = nib.Nifti1Image(scan.signal, scan.affine)
     mask = nib.Nifti1Image(scan.mask.astype(np.uint8), scan.affine)
     fit_image(image, scan.protocol, "t2-ivim-kurtosis", mask=mask, sigma="estimate", out=tmp_path)
-    described = json.loads(
-        (tmp_path / "model-t2ivimkurtosis_dwimap.json").read_text(encoding="utf-8")
-    )
+    described = json.loads((tmp_path / "model-t2ivimkurtosis_dwimap.json").read_text(encoding="utf-8"))
     number, _, method = described["Settings"]["Sigma"].partition(" ")
     assert method == "(estimated by piesno)"
     assert float(number) == pytest.approx(scan.sigma, rel=0.05)
@@ -188,12 +162,8 @@ def test_the_floor_is_estimated_in_the_fit_where_no_map_is(tmp_path):
 def test_the_axis_across_slices_is_written_or_that_of_the_longest_edge(small_64):
     values = np.ones((4, 5, 6, 2), np.float32)
     series = scan_pipeline.Series
-    assert (
-        scan_pipeline._slice_axis(series.open(nib.Nifti1Image(values, np.diag([2, 2, 2, 1])))) == 2
-    )
-    assert (
-        scan_pipeline._slice_axis(series.open(nib.Nifti1Image(values, np.diag([2, 6, 2, 1])))) == 1
-    )
+    assert scan_pipeline._slice_axis(series.open(nib.Nifti1Image(values, np.diag([2, 2, 2, 1])))) == 2
+    assert scan_pipeline._slice_axis(series.open(nib.Nifti1Image(values, np.diag([2, 6, 2, 1])))) == 1
     written = nib.Nifti1Image(values, np.diag([2, 6, 2, 1]))
     written.header.set_dim_info(1, 2, 0)
     assert scan_pipeline._slice_axis(series.open(written)) == 0
@@ -201,9 +171,7 @@ def test_the_axis_across_slices_is_written_or_that_of_the_longest_edge(small_64)
 
 def test_wrong_input_is_named_before_the_work(small_64, tmp_path, monkeypatch):
     image, protocol = small_64
-    monkeypatch.setattr(
-        scan_pipeline, "denoise", lambda *_, **__: pytest.fail("worked before the check")
-    )
+    monkeypatch.setattr(scan_pipeline, "denoise", lambda *_, **__: pytest.fail("worked before the check"))
     for steps, message in ((["unring"], "no step 'unring'"), ([], "no step is named")):
         with pytest.raises(ValueError, match=message):
             preprocess_image(image, protocol, steps=steps)

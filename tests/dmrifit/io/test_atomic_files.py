@@ -109,10 +109,7 @@ def test_names_that_differ_by_case_are_refused(tmp_path):
 def test_a_folder_that_cannot_be_made_is_named_before_work(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "sub"):
-        with (
-            pytest.raises(OSError, match=re.escape(f"cannot write to the folder {folder}")),
-            FileSet(folder, ["a"]),
-        ):
+        with pytest.raises(OSError, match=re.escape(f"cannot write to the folder {folder}")), FileSet(folder, ["a"]):
             pytest.fail("the block was entered")
 
 
@@ -125,10 +122,7 @@ def test_a_set_that_cannot_begin_leaves_nothing(tmp_path, monkeypatch):
         make(path, *options, **places)
 
     monkeypatch.setattr(os, "mkdir", forbidden)
-    with (
-        pytest.raises(PermissionError, match="cannot write to the folder"),
-        FileSet(tmp_path / "new", ["a"]),
-    ):
+    with pytest.raises(PermissionError, match="cannot write to the folder"), FileSet(tmp_path / "new", ["a"]):
         pytest.fail("the block was entered")
     assert list(tmp_path.iterdir()) == []
 
@@ -170,13 +164,7 @@ def test_only_declared_names_are_written(tmp_path):
 
 
 def test_json_keeps_lists_of_numbers_on_a_line(tmp_path):
-    content = {
-        "b": [0.0, 50.5],
-        "rows": [[1, 2], [3, None]],
-        "text": "[ µm²/ms,\n x ]",
-        "names": ["a"],
-        "none": [],
-    }
+    content = {"b": [0.0, 50.5], "rows": [[1, 2], [3, None]], "text": "[ µm²/ms,\n x ]", "names": ["a"], "none": []}
     with FileSet(tmp_path, ["a.json"]) as files:
         files.write_json("a.json", content)
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
@@ -212,9 +200,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path):
 
 def test_runs_at_the_same_time_leave_each_other_alone(tmp_path):
     command = [sys.executable, "-c", KILLED, tmp_path, "wait"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "waiting\n"
         with FileSet(tmp_path, ["c"]) as files:
             files.path("c").write_text("mine")
@@ -275,31 +261,23 @@ def texts_of(folder):
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 @pytest.mark.parametrize("earlier", [[], SET], ids=["new", "replaced"])
-def test_a_killed_exchange_is_refused_to_readers_and_finished_by_the_next_set(
-    tmp_path, number, earlier
-):
+def test_a_killed_exchange_is_refused_to_readers_and_finished_by_the_next_set(tmp_path, number, earlier):
     for name in [*earlier, "foreign"]:
         (tmp_path / name).write_text("of an earlier run")
     kill_before_rename(tmp_path, number)
     # The mark never stands beside files of another set.
     assert not (tmp_path / "c").exists()
-    with pytest.raises(
-        ValueError, match=re.escape(f"{tmp_path} holds an incomplete set of files")
-    ):
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path} holds an incomplete set of files")):
         check_finished(tmp_path, "a")
     check_finished(tmp_path, "foreign")
     with pytest.raises(FileExistsError, match="a and 2 more exist already"):
         FileSet(tmp_path, SET)
-    assert texts_of(tmp_path) == dict.fromkeys(SET, "of the killed run") | {
-        "foreign": "of an earlier run"
-    }
+    assert texts_of(tmp_path) == dict.fromkeys(SET, "of the killed run") | {"foreign": "of an earlier run"}
     check_finished(tmp_path)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
-def test_a_kill_before_the_set_is_complete_is_refused_to_readers_and_undone_by_the_next_set(
-    tmp_path, number
-):
+def test_a_kill_before_the_set_is_complete_is_refused_to_readers_and_undone_by_the_next_set(tmp_path, number):
     earlier = dict.fromkeys([*SET, "foreign"], "of an earlier run")
     for name, text in earlier.items():
         (tmp_path / name).write_text(text)
@@ -307,9 +285,7 @@ def test_a_kill_before_the_set_is_complete_is_refused_to_readers_and_undone_by_t
     kill_before_rename(tmp_path, number, moved="earlier")
     if number > 1:
         assert not (tmp_path / "c").exists()
-        with pytest.raises(
-            ValueError, match=re.escape(f"{tmp_path} holds an incomplete set of files")
-        ):
+        with pytest.raises(ValueError, match=re.escape(f"{tmp_path} holds an incomplete set of files")):
             check_finished(tmp_path, "a")
     check_finished(tmp_path, "foreign")
     with FileSet(tmp_path, ["d"]) as files:
@@ -342,16 +318,7 @@ def test_files_that_cannot_be_replaced_stay_with_their_set(tmp_path, monkeypatch
 #: What a shared or unpacked folder may bring: a hidden folder's files, by path, and its links.
 PRECIOUS = "precious"
 LISTS = [
-    *(
-        '[[],["../victim"]]',
-        '[["../victim"],[]]',
-        '[["a"],["b"]]',
-        "[[],[],[]]",
-        "5",
-        "null",
-        "{}",
-        "",
-    ),
+    *('[[],["../victim"]]', '[["../victim"],[]]', '[["a"],["b"]]', "[[],[],[]]", "5", "null", "{}", ""),
     *("[" * 100_000, "\udcff"),
 ]
 
@@ -485,9 +452,7 @@ def test_files_that_cannot_be_renamed_are_kept_and_named(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", forbidden)
         for _ in range(2):
-            with pytest.raises(
-                PermissionError, match=r"cannot give the files in .*\.complete their final names"
-            ):
+            with pytest.raises(PermissionError, match=r"cannot give the files in .*\.complete their final names"):
                 write_two(tmp_path)
     with pytest.raises(FileExistsError, match="a and 1 more exist already"):
         write_two(tmp_path)

@@ -106,9 +106,7 @@ def test_the_snr_of_a_scan_counts_the_values_that_were_fitted(noisy_signals):
     signals[:, 4:6] = -1.0
     logarithms = fit_voxels(signals, protocol, "adc", method="ols")
     missing = fit_voxels(np.where(signals > 0, signals, np.nan), protocol, "adc", method="ols")
-    assert tally_of(logarithms, protocol).snr()[0] == pytest.approx(
-        tally_of(missing, protocol).snr()[0]
-    )
+    assert tally_of(logarithms, protocol).snr()[0] == pytest.approx(tally_of(missing, protocol).snr()[0])
 
 
 def test_voxels_without_spare_values_do_not_enter_the_snr(noisy_signals):
@@ -134,9 +132,7 @@ def test_the_snr_is_of_signals_that_were_measured():
     assert section["SNRContrast"] == "b = 500 s/mm²"
     # In typical tissue of 1 µm²/ms, the lower bound is that of S0 at an SNR of 50.
     table = expected_precision(protocol, MODELS["adc"], (), 50)
-    np.testing.assert_allclose(
-        list(section["CoefficientOfVariation"].values()), table["cv"], rtol=0.1
-    )
+    np.testing.assert_allclose(list(section["CoefficientOfVariation"].values()), table["cv"], rtol=0.1)
 
 
 def test_the_contrast_of_the_snr_has_an_echo_time():

@@ -63,9 +63,7 @@ def test_a_mask_holds_zeros_and_ones_of_any_type():
             ValueError, match=f"label must hold 0 and 1 only, not {held}; .*label == 1"
         ):
             checked_mask(wrong, (3,), "label")
-    with pytest.raises(
-        ValueError, match=r"label has shape \(3,\) and the image \(2,\); bring both"
-    ):
+    with pytest.raises(ValueError, match=r"label has shape \(3,\) and the image \(2,\); bring both"):
         checked_mask(truth, (2,), "label")
 
 
@@ -223,9 +221,7 @@ def test_each_image_of_a_folder_is_a_case_with_the_images_named_after_it(tmp_pat
         f"4 cases in {folder}: p1, p2, p3, skull_brain; with label 1, prior 1, brain 1, prior_label 1"
     )
     many = [{"name": f"p{i}", "image": "x"} for i in range(7)]
-    assert folder_summary(folder, many).endswith(
-        "7 cases in " + f"{folder}: p0, p1, p2, p3, p4 and 2 more"
-    )
+    assert folder_summary(folder, many).endswith("7 cases in " + f"{folder}: p0, p1, p2, p3, p4 and 2 more")
     assert folder_summary(folder, many[:1]) == f"1 case in {folder}: p0"
 
 
@@ -250,9 +246,7 @@ def test_the_cases_of_a_folder_are_read_like_those_of_a_table(tmp_path):
 
 def test_folders_that_hold_no_cases_are_refused_with_what_to_name(tmp_path):
     folder = folder_of(tmp_path / "empty", "read.me")
-    with pytest.raises(
-        FileNotFoundError, match=r"empty is a folder without images .*; name an image, a table or"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"empty is a folder without images .*; name an image, a table or"):
         folder_rows(folder, ("image",))
     folder_of(folder, "healthy.tsv", "gliomas.tsv")
     with pytest.raises(FileNotFoundError, match=r"name a table in it: gliomas\.tsv, healthy\.tsv"):

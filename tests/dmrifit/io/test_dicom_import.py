@@ -13,9 +13,7 @@ SIEMENS, PHILIPS, GE = "SIEMENS", "Philips Medical Systems", "GE MEDICAL SYSTEMS
 DIRECTIONS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], float)
 
 
-def write_series(
-    folder, vendor, b_values, *, te=70, number=1, patient="P1", study="1.2.3", kind="ORIGINAL"
-):
+def write_series(folder, vendor, b_values, *, te=70, number=1, patient="P1", study="1.2.3", kind="ORIGINAL"):
     """Write a synthetic series of 8 × 8 × 3 voxels as the scanners of a vendor tag it."""
     folder.mkdir(parents=True)
     uid = pydicom.uid.generate_uid()
@@ -42,23 +40,14 @@ def header(vendor, uid, patient, study, kind):
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = pydicom.uid.generate_uid()
     data.PatientID, data.PatientName, data.StudyInstanceUID = patient, "Doe^Jane", study
     data.SeriesInstanceUID, data.FrameOfReferenceUID = uid, study
-    data.StudyDate, data.StudyTime, data.Modality, data.Manufacturer = (
-        "20200102",
-        "101010",
-        "MR",
-        vendor,
-    )
+    data.StudyDate, data.StudyTime, data.Modality, data.Manufacturer = "20200102", "101010", "MR", vendor
     data.ImageType = [kind, "PRIMARY", "ADC" if kind == "DERIVED" else "M", "ND"]
     data.RepetitionTime, data.MagneticFieldStrength, data.ScanningSequence = 4000, 3, "EP"
     data.MRAcquisitionType, data.FlipAngle, data.EchoNumbers = "2D", 90, 1
     data.Rows = data.Columns = 8
     data.PixelSpacing, data.SliceThickness, data.SpacingBetweenSlices = [2, 2], 3, 3
     data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = (
-        1,
-        "MONOCHROME2",
-        0,
-    )
+    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
     data.BitsAllocated = data.BitsStored = 16
     data.HighBit = 15
     return data
@@ -75,9 +64,7 @@ def tag_weighting(data, vendor, b, direction, volume):
     elif vendor == PHILIPS:
         data.DiffusionBValue, data.DiffusionGradientOrientation = float(b), direction.tolist()
         data.TemporalPositionIdentifier = volume + 1
-        data.private_block(0x2001, "Philips Imaging DD 001", create=True).add_new(
-            0x03, "FL", float(b)
-        )
+        data.private_block(0x2001, "Philips Imaging DD 001", create=True).add_new(0x03, "FL", float(b))
     else:
         # GE adds 10⁹ to the b-value of each volume.
         block = data.private_block(0x0043, "GEMS_PARM_01", create=True)
@@ -111,9 +98,7 @@ def test_the_series_of_each_vendor_keeps_b_values_echo_time_and_signal(tmp_path,
 def test_patients_are_numbered_studies_are_sessions_and_echo_times_one_scan(tmp_path):
     dicom, out = tmp_path / "dicom", tmp_path / "bids"
     for number, te in enumerate((60, 90), start=1):
-        write_series(
-            dicom / f"A{te}", SIEMENS, [0, 500, 1000], te=te, number=number, patient="Ann"
-        )
+        write_series(dicom / f"A{te}", SIEMENS, [0, 500, 1000], te=te, number=number, patient="Ann")
     write_series(dicom / "adc", SIEMENS, [0, 0], number=3, patient="Ann", kind="DERIVED")
     write_series(dicom / "b1", SIEMENS, [0, 800], patient="Bea", study="1.2.4")
     write_series(dicom / "b2", SIEMENS, [0, 800], patient="Bea", study="1.2.5")
@@ -121,20 +106,10 @@ def test_patients_are_numbered_studies_are_sessions_and_echo_times_one_scan(tmp_
     table = import_dicom(dicom, out)
     scans = find_scans(out)
     assert [scan.name for scan in scans] == ["sub-01", "sub-02_ses-1", "sub-02_ses-2"]
-    assert [path.name for path in scans[0].images] == [
-        "sub-01_acq-TE60_dwi.nii.gz",
-        "sub-01_acq-TE90_dwi.nii.gz",
-    ]
+    assert [path.name for path in scans[0].images] == ["sub-01_acq-TE60_dwi.nii.gz", "sub-01_acq-TE90_dwi.nii.gz"]
     assert sorted(set(scans[0].read().protocol.te)) == [60, 90]
-    assert (
-        "computed (ADC)" in table.set_index("series")["result"][3]
-        or "no b-values" in table["result"][2]
-    )
-    texts = [
-        path.read_text()
-        for path in out.rglob("*")
-        if path.suffix in (".json", ".tsv", "") and path.is_file()
-    ]
+    assert "computed (ADC)" in table.set_index("series")["result"][3] or "no b-values" in table["result"][2]
+    texts = [path.read_text() for path in out.rglob("*") if path.suffix in (".json", ".tsv", "")  and path.is_file()]
     assert texts
     assert not any(word in text for text in texts for word in ("Doe", "Ann", "Bea"))
     with pytest.raises(FileExistsError):
@@ -157,10 +132,7 @@ def test_repeats_are_runs(tmp_path):
     for number in (1, 2):
         write_series(tmp_path / "dicom" / str(number), SIEMENS, [0, 500], number=number)
     import_dicom(tmp_path / "dicom", tmp_path / "bids", subject="X7")
-    assert [scan.name for scan in find_scans(tmp_path / "bids")] == [
-        "sub-X7_run-1",
-        "sub-X7_run-2",
-    ]
+    assert [scan.name for scan in find_scans(tmp_path / "bids")] == ["sub-X7_run-1", "sub-X7_run-2"]
 
 
 def test_folders_without_a_diffusion_series_are_refused_and_nothing_is_written(tmp_path):
@@ -183,8 +155,6 @@ def test_a_folder_without_dicom_files_is_refused(tmp_path):
 
 @pytest.mark.data
 def test_real_spectra_are_no_diffusion_series(data_dir, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"no diffusion series .*no images \(spectra or raw data\)"
-    ):
+    with pytest.raises(ValueError, match=r"no diffusion series .*no images \(spectra or raw data\)"):
         import_dicom(data_dir / "mrs_boxes", tmp_path / "bids")
     assert not (tmp_path / "bids").exists()

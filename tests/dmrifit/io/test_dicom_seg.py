@@ -493,23 +493,13 @@ def test_a_scan_without_findings_says_what_that_means(series, run, tmp_path):
     folder, affine = series
     labels = np.zeros(random_labels().shape, np.uint8)
     nib.save(nib.Nifti1Image(labels, affine), tmp_path / "label.nii.gz")
-    words = (
-        "dicom-seg",
-        tmp_path / "label.nii.gz",
-        "--source",
-        folder,
-        "--kind",
-        "metastasis",
-        "--out",
-    )
+    words = ("dicom-seg", tmp_path / "label.nii.gz", "--source", folder, "--kind", "metastasis", "--out")
     code, _, error = run(*words, tmp_path / "refused.dcm")
     assert code == 2
     assert "no DICOM file is made" in error
     assert not (tmp_path / "refused.dcm").exists()
     statement = "nothing marked; this is not 'no metastases': of those of 2.5–6 mm half are found"
-    (tmp_path / "segmentation.json").write_text(
-        json.dumps({"statement": statement}), encoding="utf-8"
-    )
+    (tmp_path / "segmentation.json").write_text(json.dumps({"statement": statement}), encoding="utf-8")
     code, out, error = run(*words, tmp_path / "empty.dcm")
     assert code == 0, error
     assert statement in out

@@ -76,10 +76,7 @@ def test_a_last_axis_of_one_is_dropped_and_the_file_remembered(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (
-            np.ones((8, 8, 8, 2), np.float32),
-            r"has 4 axes \(8 × 8 × 8 × 2\); .*: save one volume alone",
-        ),
+        (np.ones((8, 8, 8, 2), np.float32), r"has 4 axes \(8 × 8 × 8 × 2\); .*: save one volume alone"),
         (np.ones((8, 8), np.float32), "has 2 axes"),
         (np.ones((8, 7, 8), np.float32), "has 8 × 7 × 8 voxels; .* needed: give the whole scan"),
         (

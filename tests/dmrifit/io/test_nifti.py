@@ -241,10 +241,7 @@ def test_files_without_position_are_refused_by_whatever_reads_them(tmp_path):
 
 def test_a_file_of_two_positions_is_read_by_the_one_that_is_named(tmp_path):
     path = two_positions(tmp_path / "two.nii", 7.0)
-    with pytest.raises(
-        ValueError,
-        match=r"two.nii: its sform and qform place voxels up to 7 mm apart.*--use qform",
-    ):
+    with pytest.raises(ValueError, match=r"two.nii: its sform and qform place voxels up to 7 mm apart.*--use qform"):
         load_image(path)
     for form, x in (("sform", 0.0), ("qform", 7.0)):
         with use_form(form), pytest.warns(UserWarning, match=f"the {form} is used"):
@@ -284,10 +281,7 @@ def test_the_form_to_use_reaches_worker_processes(tmp_path):
     with use_form("qform"), ProcessPoolExecutor(1, get_context("spawn")) as workers:
         x = workers.submit(_first_offset, path).result()
     assert x == 7.0
-    with (
-        pytest.raises(ValueError, match="--use must be sform or qform, not 'best'"),
-        use_form("best"),
-    ):
+    with pytest.raises(ValueError, match="--use must be sform or qform, not 'best'"), use_form("best"):
         pass
 
 

@@ -43,12 +43,7 @@ def test_ranks_of_equal_widths_are_missing():
         ("calibration", "n_voxels", 2.5, "n_voxels of its calibration is 2.5"),
         ("calibration", "n_voxels", True, "n_voxels of its calibration is True"),
         ("calibration", "width", -1.0, "width of its calibration is -1.0"),
-        (
-            "calibration",
-            "constant_width",
-            float("inf"),
-            "constant_width of its calibration is inf",
-        ),
+        ("calibration", "constant_width", float("inf"), "constant_width of its calibration is inf"),
         ("calibration", "constant_width", None, "constant_width of its calibration is None"),
         ("calibration", "parameter", "Dv", "not of"),
         ("calibration", "parameter", 3, "a parameter that is no name"),

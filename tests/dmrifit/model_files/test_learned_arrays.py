@@ -34,9 +34,7 @@ SOUND = {
     "slNN": make_regressor("slNN"),
     "constant": make_regressor("constant"),
     "without intercept": LinearRegression(fit_intercept=False),
-    "components": make_pipeline(
-        MinMaxScaler(), PCA(n_components=2, whiten=True), RandomForestRegressor(n_estimators=2)
-    ),
+    "components": make_pipeline(MinMaxScaler(), PCA(n_components=2, whiten=True), RandomForestRegressor(n_estimators=2)),
     "robust": make_pipeline(RobustScaler(), Ridge()),
     "isolation": IsolationForest(n_estimators=3),
 }
@@ -55,9 +53,7 @@ def test_every_type_of_an_algorithm_is_checked():
     """Beside containers, numbers, generators, optimizers, and the trees that their owner checks."""
     names = set().union(*(entry.file_types for entry in REGRESSORS.values()))
     estimators = {name for name in names if "sklearn." in name} | {
-        f"{module}.{title}"
-        for title, module in CLASS_MODULES.items()
-        if f"dmrifit.{title}" in names
+        f"{module}.{title}" for title, module in CLASS_MODULES.items() if f"dmrifit.{title}" in names
     }
     assert "dmrifit.predict.perceptrons.Perceptron" in estimators
     unchecked = estimators - set(CHECKED_TYPES)
@@ -99,11 +95,7 @@ OUR_LAYERS = Perceptron(hidden_layer_sizes=(3,), max_iter=200, tol=1.0).fit(X, Y
         (LAYERS, {"n_layers_": 9}, "layers"),
         (LAYERS, {"n_outputs_": 1}, "layers"),
         (PCA(n_components=2).fit(X), {"mean_": np.zeros(1)}, "mean and columns"),
-        (
-            PCA(n_components=2).fit(X),
-            {"explained_variance_": np.ones(1)},
-            "variances and components",
-        ),
+        (PCA(n_components=2).fit(X), {"explained_variance_": np.ones(1)}, "variances and components"),
         (DummyRegressor().fit(X, Y), {"constant_": np.ones((1, 1))}, "constants and targets"),
         (QuantileRegressor(alpha=0).fit(X, Y[:, 0]), {"intercept_": np.ones(3)}, "intercepts"),
         (Lasso().fit(X, Y), {"coef_": np.ones((2, 4), int)}, "coefficients"),

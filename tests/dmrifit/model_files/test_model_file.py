@@ -591,10 +591,7 @@ class TestRefusals:
         [
             (lambda m: m["fitted"]["intervals"].update(unit=[1.0]), "those of 7 outputs"),
             (lambda m: m["fitted"]["intervals"]["unit"].__setitem__(0, 0.0), "error of 0 or less"),
-            (
-                lambda m: m["fitted"]["intervals"]["unit"].__setitem__(0, "1"),
-                "unit of its intervals",
-            ),
+            (lambda m: m["fitted"]["intervals"]["unit"].__setitem__(0, "1"), "unit of its intervals"),
             (
                 lambda m: m["fitted"]["intervals"]["smallest"].__setitem__(0, {"$float": "inf"}),
                 "smallest of its intervals: there is something other than finite",
@@ -605,10 +602,7 @@ class TestRefusals:
                 "do not fit together: a factor is negative",
             ),
             (lambda m: m["fitted"]["intervals"]["widths"].pop("width"), "column of widths"),
-            (
-                lambda m: m["fitted"]["intervals"].update(has_random_groups=1),
-                "random groups are 1",
-            ),
+            (lambda m: m["fitted"]["intervals"].update(has_random_groups=1), "random groups are 1"),
             (lambda m: m["fitted"]["intervals"].pop("unit"), "missing part of intervals"),
             (lambda m: m["fitted"]["intervals"].update(forest=1), "part of intervals"),
             (lambda m: m["fitted"].update(n_features_in_=3), "instead of 3 and"),

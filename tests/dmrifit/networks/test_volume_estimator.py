@@ -155,9 +155,7 @@ class TestNumbers(VolumeContract):
     @pytest.fixture(scope="class")
     @classmethod
     def make(cls):
-        return lambda **more: LesionVolume(
-            **gather_training({"epochs": 2, "dropout": 0.2, **more})
-        )
+        return lambda **more: LesionVolume(**gather_training({"epochs": 2, "dropout": 0.2, **more}))
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -184,11 +182,7 @@ def test_the_volume_of_a_lesion_is_learned_from_cases_of_different_shapes():
     cases, masks = blobs(32, 1)
     truth = np.array(sizes(masks))
     train, test = slice(0, 24), slice(24, None)
-    found = (
-        LesionVolume(training=Training(epochs=40), random_state=0)
-        .fit(cases[train], truth[train])
-        .predict(cases[test])
-    )
+    found = LesionVolume(training=Training(epochs=40), random_state=0).fit(cases[train], truth[train]).predict(cases[test])
     constant = np.abs(truth[test] - np.median(truth[train])).mean()
     assert found.shape == (8,)
     assert np.abs(found - truth[test]).mean() < 0.5 * constant
@@ -216,9 +210,7 @@ def test_generators_and_threads_of_the_process_stay_as_they_were(cohort):
         torch.set_num_threads(n_threads)
         torch.rand(n_threads)
         kept = torch.get_rng_state().tolist()
-        model = LesionVolume(
-            training=Training(epochs=2, validation_fraction=0.3), dropout=0.5, random_state=0
-        )
+        model = LesionVolume(training=Training(epochs=2, validation_fraction=0.3), dropout=0.5, random_state=0)
         found.append(bits(model.fit(cohort[0], sizes(cohort[1])).predict(cohort[0])))
         assert torch.get_num_threads() == n_threads
         assert torch.get_rng_state().tolist() == kept
@@ -234,12 +226,7 @@ def test_a_seed_sets_the_first_weights_and_the_order_of_every_epoch(cohort):
             self.orders_ = [*getattr(self, "orders_", []), [float(y) for _, y in samples]]
             return iter(samples)
 
-    models = [
-        Orders(training=Training(epochs=3, learning_rate=1e-30), random_state=seed).fit(
-            cohort[0], np.arange(8.0)
-        )
-        for seed in (0, 1)
-    ]
+    models = [Orders(training=Training(epochs=3, learning_rate=1e-30), random_state=seed).fit(cohort[0], np.arange(8.0)) for seed in (0, 1)]
     first = [model.net_.module_.answer.weight.tolist() for model in models]
     assert first[0] != first[1]
     orders = [tuple(order) for model in models for order in model.orders_]
@@ -250,11 +237,7 @@ def test_two_searches_side_by_side_find_the_same_as_one(cohort):
     cases, masks, groups = cohort
     found = [
         GridSearchCV(
-            LesionVolume(training=Training(epochs=1), random_state=0),
-            {"width": [2, 3]},
-            cv=GroupKFold(2),
-            n_jobs=n,
-            error_score="raise",
+            LesionVolume(training=Training(epochs=1), random_state=0), {"width": [2, 3]}, cv=GroupKFold(2), n_jobs=n, error_score="raise"
         )
         .fit(cases, sizes(masks), groups=groups)
         .cv_results_["mean_test_score"]
@@ -329,9 +312,7 @@ def test_one_array_holds_cases_of_one_shape_and_channels_come_last():
     model = LesionVolume(training=Training(epochs=1), random_state=0).fit(X, np.arange(4.0))
     assert model.n_channels_ == 3
     assert bits(model.predict(X)) == bits(model.predict(list(X)))
-    with pytest.raises(
-        ValueError, match="case 1: 1 channel where the first case in training has 3"
-    ):
+    with pytest.raises(ValueError, match="case 1: 1 channel where the first case in training has 3"):
         model.predict([X[0], X[0, ..., 0]])
 
 
@@ -352,9 +333,7 @@ class Watched(LesionVolume):
 def test_cases_of_one_patient_are_on_one_side(cohort, seed):
     cases, _, groups = cohort
     y = np.arange(8.0)
-    model = Watched(training=Training(epochs=1, validation_fraction=0.3), random_state=seed).fit(
-        cases, y, groups=groups
-    )
+    model = Watched(training=Training(epochs=1, validation_fraction=0.3), random_state=seed).fit(cases, y, groups=groups)
     assert 0 < len(model.seen_) < 8
     sides = {}
     for group, number in zip(groups, y, strict=True):
@@ -366,13 +345,9 @@ def test_cases_of_one_patient_are_on_one_side(cohort, seed):
 def test_a_validation_share_of_one_patient_is_refused(cohort):
     cases, masks, _ = cohort
     with pytest.raises(ValueError, match="give more patients or validation_fraction=0"):
-        LesionVolume(training=Training(validation_fraction=0.5)).fit(
-            cases, sizes(masks), groups=["one"] * 8
-        )
+        LesionVolume(training=Training(validation_fraction=0.5)).fit(cases, sizes(masks), groups=["one"] * 8)
     with pytest.raises(ValueError, match="7 groups for 8 cases"):
-        LesionVolume(training=Training(validation_fraction=0.5)).fit(
-            cases, sizes(masks), groups=["one"] * 7
-        )
+        LesionVolume(training=Training(validation_fraction=0.5)).fit(cases, sizes(masks), groups=["one"] * 7)
 
 
 class Scripted(LesionVolume):
@@ -395,9 +370,7 @@ class Scripted(LesionVolume):
 
 def test_training_ends_when_cases_are_not_predicted_better_and_takes_the_best_weights(cohort):
     cases, masks, groups = cohort
-    model = Scripted(
-        training=Training(epochs=30, validation_fraction=0.3, patience=2), random_state=0
-    )
+    model = Scripted(training=Training(epochs=30, validation_fraction=0.3, patience=2), random_state=0)
     model.fit(cases, sizes(masks), groups=groups)
     # The third epoch is the best; as good again is not better, and no number is no score.
     assert [row["epoch"] for row in model.history_] == [1, 2, 3, 4, 5]
@@ -407,15 +380,10 @@ def test_training_ends_when_cases_are_not_predicted_better_and_takes_the_best_we
 def test_scoring_after_each_epoch_does_not_change_what_is_learned(cohort):
     class Fixed(LesionVolume):
         def _split(self, n_cases, groups, seed):
-            return np.arange(6), np.arange(
-                6, 8
-            ) if self.training.validation_fraction else np.arange(0)
+            return np.arange(6), np.arange(6, 8) if self.training.validation_fraction else np.arange(0)
 
     cases, masks, _ = cohort
-    models = [
-        Fixed(training=Training(epochs=3, validation_fraction=share), dropout=0.3, random_state=0)
-        for share in (0, 0.2)
-    ]
+    models = [Fixed(training=Training(epochs=3, validation_fraction=share), dropout=0.3, random_state=0) for share in (0, 0.2)]
     found = [bits(model.fit(cases, sizes(masks)).predict(cases)) for model in models]
     assert found[0] == found[1]
 
@@ -424,28 +392,19 @@ def test_scoring_after_each_epoch_does_not_change_what_is_learned(cohort):
 
 
 def test_open_fields_of_a_training_take_the_defaults_of_the_class(cohort):
-    model = LesionVolume(training=Training(epochs=2), random_state=0).fit(
-        cohort[0], sizes(cohort[1])
-    )
-    filled = LesionVolume(
-        training=Training(2, 2, 0.01, schedule="constant", decay=1.0), random_state=0
-    )
+    model = LesionVolume(training=Training(epochs=2), random_state=0).fit(cohort[0], sizes(cohort[1]))
+    filled = LesionVolume(training=Training(2, 2, 0.01, schedule="constant", decay=1.0), random_state=0)
     assert model.history_ == filled.fit(cohort[0], sizes(cohort[1])).history_
     assert [row["learning_rate"] for row in model.history_] == [0.01, 0.01]
     assert LesionVolume.default_training == Training(learning_rate=0.01)
     assert LesionVolume()._settings.epochs == 20
-    with pytest.raises(
-        ValueError,
-        match=r"training must be a Training, such as Training\(epochs=5\), or None, not 5",
-    ):
+    with pytest.raises(ValueError, match=r"training must be a Training, such as Training\(epochs=5\), or None, not 5"):
         LesionVolume(training=5).fit(cohort[0], sizes(cohort[1]))
 
 
 def test_a_field_of_a_missing_training_says_how_to_search_it():
     model = LesionVolume()
-    with pytest.raises(
-        ValueError, match=r"training__epochs=3.* pass training=Training\(\) to LesionVolume first"
-    ):
+    with pytest.raises(ValueError, match=r"training__epochs=3.* pass training=Training\(\) to LesionVolume first"):
         model.set_params(training__epochs=3)
     model.set_params(training=Training(), training__epochs=3)
     assert model.training == Training(epochs=3)
@@ -462,12 +421,7 @@ def states(folder):
 
 class Momentum(LesionVolume):
     def _optimizer(self):
-        return torch.optim.RMSprop, {
-            "alpha": 0.9,
-            "momentum": 0.6,
-            "weight_decay": 1e-4,
-            "centered": True,
-        }
+        return torch.optim.RMSprop, {"alpha": 0.9, "momentum": 0.6, "weight_decay": 1e-4, "centered": True}
 
     def _learning_rate(self, epoch):
         return 0.01 * 0.95**epoch
@@ -487,9 +441,7 @@ def test_two_and_two_epochs_are_four(cohort, tmp_path, cls, more):
     ends = [net.optimizer_.state_dict() for net in (found.net_, whole.net_)]
     assert ends[0]["param_groups"] == ends[1]["param_groups"]
     assert len(ends[0]["state"][0]) >= 3
-    assert all(
-        torch.equal(ends[0]["state"][0][key], value) for key, value in ends[1]["state"][0].items()
-    )
+    assert all(torch.equal(ends[0]["state"][0][key], value) for key, value in ends[1]["state"][0].items())
     assert len(states(tmp_path)) == 1
 
 
@@ -506,23 +458,15 @@ class Interrupted(LesionVolume):
 
 
 @pytest.mark.parametrize("random_state", [0, None])
-def test_an_interrupted_training_goes_on_with_its_schedule(
-    cohort, tmp_path, monkeypatch, random_state
-):
+def test_an_interrupted_training_goes_on_with_its_schedule(cohort, tmp_path, monkeypatch, random_state):
     cases, masks, _ = cohort
-    model = Interrupted(
-        training=Training(epochs=4, schedule="cosine", checkpoint=tmp_path),
-        dropout=0.5,
-        random_state=random_state,
-    )
+    model = Interrupted(training=Training(epochs=4, schedule="cosine", checkpoint=tmp_path), dropout=0.5, random_state=random_state)
     with pytest.raises(KeyboardInterrupt):
         model.fit(cases, sizes(masks))
     monkeypatch.setattr(Interrupted, "stop_in", None)
     seed = json.loads(next(tmp_path.glob("*/run.json")).read_text())["seed"]
     model.fit(cases, sizes(masks))
-    whole = clone(model).set_params(
-        training__checkpoint=None, random_state=random_state if random_state is not None else seed
-    )
+    whole = clone(model).set_params(training__checkpoint=None, random_state=random_state if random_state is not None else seed)
     assert bits(model.predict(cases)) == bits(whole.fit(cases, sizes(masks)).predict(cases))
     rates = [row["learning_rate"] for row in model.history_]
     np.testing.assert_allclose(rates, 0.01 * 0.5 * (1 + np.cos(np.pi * np.arange(4) / 4)))
@@ -538,14 +482,10 @@ def test_a_finished_training_is_not_made_again(cohort, tmp_path, monkeypatch):
 
 def test_early_stopping_goes_on_where_it_was(cohort, tmp_path):
     cases, masks, groups = cohort
-    model = Scripted(
-        training=Training(epochs=30, validation_fraction=0.3, patience=2), random_state=0
-    )
+    model = Scripted(training=Training(epochs=30, validation_fraction=0.3, patience=2), random_state=0)
     whole = clone(model).fit(cases, sizes(masks), groups=groups)
     for epochs in (4, 30, 40):
-        model.set_params(training__checkpoint=tmp_path, training__epochs=epochs).fit(
-            cases, sizes(masks), groups=groups
-        )
+        model.set_params(training__checkpoint=tmp_path, training__epochs=epochs).fit(cases, sizes(masks), groups=groups)
     assert len(model.history_) == 5
     assert bits(model.predict(cases)) == bits(whole.predict(cases))
 
@@ -577,9 +517,7 @@ def test_states_of_an_earlier_format_are_refused(cohort, tmp_path, monkeypatch):
 
 def test_states_that_cannot_be_gone_on_from_are_refused(cohort, tmp_path):
     cases, masks, _ = cohort
-    model = LesionVolume(
-        training=Training(epochs=2, schedule="cosine", checkpoint=tmp_path), random_state=0
-    ).fit(cases, sizes(masks))
+    model = LesionVolume(training=Training(epochs=2, schedule="cosine", checkpoint=tmp_path), random_state=0).fit(cases, sizes(masks))
     with pytest.raises(ValueError, match="go on with epochs=2"):
         clone(model).set_params(training__epochs=4).fit(cases, sizes(masks))
     constant = clone(model).set_params(training__schedule="constant").fit(cases, sizes(masks))
@@ -610,9 +548,7 @@ module.LesionVolume(training=module.Training(epochs=100000, checkpoint=sys.argv[
 def test_a_killed_training_goes_on_bit_for_bit(cohort, tmp_path, monkeypatch):
     cases, masks, _ = cohort
     contracts = Path(sys.modules["volume_contract"].__file__).parent
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, __file__, str(tmp_path), str(contracts)]
-    )
+    process = subprocess.Popen([sys.executable, "-c", KILLED, __file__, str(tmp_path), str(contracts)])
     try:
         limit = time.monotonic() + 120
         while not states(tmp_path):
@@ -628,9 +564,7 @@ def test_a_killed_training_goes_on_bit_for_bit(cohort, tmp_path, monkeypatch):
     model = LesionVolume(training=Training(epochs=done + 2), dropout=0.5, random_state=0)
     made = []
     stream = LesionVolume._stream
-    monkeypatch.setattr(
-        LesionVolume, "_stream", lambda *given: (made.append(given[-1]), stream(*given))[1]
-    )
+    monkeypatch.setattr(LesionVolume, "_stream", lambda *given: (made.append(given[-1]), stream(*given))[1])
     found = clone(model).set_params(training__checkpoint=tmp_path).fit(cases, sizes(masks))
     assert made == [done, done + 1]
     assert len(states(tmp_path)) == 1
@@ -646,9 +580,7 @@ def test_a_killed_training_goes_on_bit_for_bit(cohort, tmp_path, monkeypatch):
 def saved(cohort, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     cases, masks, groups = cohort
-    model = LesionVolume(
-        training=Training(epochs=2, validation_fraction=0.3, checkpoint=folder), random_state=0
-    )
+    model = LesionVolume(training=Training(epochs=2, validation_fraction=0.3, checkpoint=folder), random_state=0)
     model.fit(cases, sizes(masks), groups=groups)
     save_model(model, folder / "volume.dmrifit")
     return model, folder / "volume.dmrifit"
@@ -661,9 +593,7 @@ def test_a_model_file_predicts_the_same_bits(saved, cohort, tmp_path):
     assert found.history_ == model.history_
     assert found.training == Training(epochs=2, validation_fraction=0.3)
     assert found.get_params() == model.set_params(training__checkpoint=None).get_params()
-    segmenter = BlobSegmenter(
-        training=Training(epochs=1), random_state=np.random.RandomState(0)
-    ).fit(*cohort[:2])
+    segmenter = BlobSegmenter(training=Training(epochs=1), random_state=np.random.RandomState(0)).fit(*cohort[:2])
     save_model(segmenter, tmp_path / "blobs.dmrifit")
     again = load_model(tmp_path / "blobs.dmrifit").predict(cohort[0])
     assert bits(again) == bits(segmenter.predict(cohort[0]))
@@ -783,20 +713,14 @@ class Rooted(LesionVolume):
 
 class RootOfZero(nn.Module):
     def forward(self, answers, targets):
-        return torch.sqrt(
-            ((answers - answers) ** 2).sum()
-        )  # 0, with a gradient of 0 times infinity
+        return torch.sqrt(((answers - answers) ** 2).sum())  # 0, with a gradient of 0 times infinity
 
 
 def test_weights_that_break_in_the_last_step_are_an_error_and_not_saved(cohort, tmp_path):
     masks = cohort[1]
-    estimator = Rooted(
-        training=Training(epochs=1, batch_size=8, checkpoint=tmp_path), random_state=0
-    )
+    estimator = Rooted(training=Training(epochs=1, batch_size=8, checkpoint=tmp_path), random_state=0)
     alike = [np.full((6, 6, 6), k, np.float32) for k in range(4)]
-    with pytest.raises(
-        FloatingPointError, match=r"weights became.*epoch 1 .*though the loss did not"
-    ):
+    with pytest.raises(FloatingPointError, match=r"weights became.*epoch 1 .*though the loss did not"):
         estimator.fit(alike, sizes(masks[:4]))
     assert not hasattr(estimator, "net_")
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -807,18 +731,13 @@ def test_weights_that_break_in_the_last_step_are_an_error_and_not_saved(cohort, 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_a_bar_or_lines_show_the_time_left(cohort, capfd, monkeypatch, is_terminal):
-    model = LesionVolume(training=Training(epochs=2), random_state=0).fit(
-        cohort[0], sizes(cohort[1])
-    )
+    model = LesionVolume(training=Training(epochs=2), random_state=0).fit(cohort[0], sizes(cohort[1]))
     assert capfd.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     model.set_params(training__verbose=True).fit(cohort[0], sizes(cohort[1])).predict(cohort[0])
     model.predict(cohort[0][:1])
     shown = capfd.readouterr().err
-    assert ("epoch: 100%" in shown, "epoch 1/2 (about 0 s left) loss" in shown) == (
-        is_terminal,
-        not is_terminal,
-    )
+    assert ("epoch: 100%" in shown, "epoch 1/2 (about 0 s left) loss" in shown) == (is_terminal, not is_terminal)
     assert "loss " in shown
     # Who predicts one case after the other has a bar of all of them.
     assert (shown.count("predict: 100%"), "\r" in shown) == (is_terminal, is_terminal)
@@ -827,9 +746,7 @@ def test_a_bar_or_lines_show_the_time_left(cohort, capfd, monkeypatch, is_termin
 def test_mixed_precision_and_compilation_are_for_gpus(cohort):
     plain = LesionVolume(training=Training(epochs=1), random_state=0)
     model = clone(plain).set_params(training__mixed_precision=True, training__compile=True)
-    found = [
-        bits(one.fit(cohort[0], sizes(cohort[1])).predict(cohort[0])) for one in (model, plain)
-    ]
+    found = [bits(one.fit(cohort[0], sizes(cohort[1])).predict(cohort[0])) for one in (model, plain)]
     assert found[0] == found[1]
     assert not model.net_.mixed
 
@@ -838,9 +755,7 @@ def test_a_compiled_network_keeps_the_names_of_its_weights(cohort, monkeypatch, 
     """Everything but the GPU: the processor stands in for it."""
     compiled = []
     original = nn.Module.compile
-    monkeypatch.setattr(
-        nn.Module, "compile", lambda self: (compiled.append(self), original(self, backend="eager"))
-    )
+    monkeypatch.setattr(nn.Module, "compile", lambda self: (compiled.append(self), original(self, backend="eager")))
 
     class Gpu:
         type = "cuda"
@@ -849,17 +764,11 @@ def test_a_compiled_network_keeps_the_names_of_its_weights(cohort, monkeypatch, 
             return "cpu"
 
     monkeypatch.setattr(torch_state, "resolve_device", lambda device, fallback=False: Gpu())
-    monkeypatch.setattr(
-        torch_state, "forked_generator", lambda seed, device: torch.random.fork_rng(devices=[])
-    )
-    model = LesionVolume(
-        training=Training(epochs=1, compile=True, checkpoint=tmp_path), random_state=0
-    ).fit(cohort[0], sizes(cohort[1]))
+    monkeypatch.setattr(torch_state, "forked_generator", lambda seed, device: torch.random.fork_rng(devices=[]))
+    model = LesionVolume(training=Training(epochs=1, compile=True, checkpoint=tmp_path), random_state=0).fit(cohort[0], sizes(cohort[1]))
     assert compiled == [model.net_.module_]
     assert set(model.net_.module_.state_dict()) == set(Counter(1, 4, 0).state_dict())
-    assert bits(pickle.loads(pickle.dumps(model)).predict(cohort[0])) == bits(
-        model.predict(cohort[0])
-    )
+    assert bits(pickle.loads(pickle.dumps(model)).predict(cohort[0])) == bits(model.predict(cohort[0]))
 
 
 def test_inputs_and_targets_may_have_several_parts(cohort):
@@ -869,9 +778,7 @@ def test_inputs_and_targets_may_have_several_parts(cohort):
             self.scale = nn.Parameter(torch.ones(2))
 
         def forward(self, image, prior):
-            return self.scale[0] * image.mean(dim=(1, 2, 3, 4)) + self.scale[1] * prior.mean(
-                dim=(1, 2, 3, 4)
-            )
+            return self.scale[0] * image.mean(dim=(1, 2, 3, 4)) + self.scale[1] * prior.mean(dim=(1, 2, 3, 4))
 
     class Pairs(nn.Module):
         def forward(self, answers, targets):
@@ -895,12 +802,8 @@ def test_inputs_and_targets_may_have_several_parts(cohort):
             return Pairs()
 
     cases, masks, _ = cohort
-    model = Parts(
-        training=Training(epochs=1, learning_rate=1e-30, checkpoint=None), random_state=0
-    ).fit(cases, sizes(masks))
-    np.testing.assert_allclose(
-        model.predict(cases), [3 * case.mean() for case in cases], rtol=1e-4
-    )
+    model = Parts(training=Training(epochs=1, learning_rate=1e-30, checkpoint=None), random_state=0).fit(cases, sizes(masks))
+    np.testing.assert_allclose(model.predict(cases), [3 * case.mean() for case in cases], rtol=1e-4)
 
 
 def test_the_estimator_is_there_without_torch_and_says_what_to_install():
@@ -919,9 +822,7 @@ def test_the_estimator_is_there_without_torch_and_says_what_to_install():
         "assert One().get_params() == {'training': None}\n"
         "One().fit([[[[1.0]]]], [1.0])\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ
-    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
     assert result.returncode == 1
     assert 'pip install "dmrifit[deep]"' in result.stderr
 

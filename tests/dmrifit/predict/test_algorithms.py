@@ -40,21 +40,12 @@ def world():
     return X, Y * [1.0, 1e3, 1e-3]
 
 
-@pytest.fixture(
-    params=[*VOXELWISE, *(pytest.param(one, marks=pytest.mark.deep) for one in PATCHWISE)]
-)
+@pytest.fixture(params=[*VOXELWISE, *(pytest.param(one, marks=pytest.mark.deep) for one in PATCHWISE)])
 def name(request):
     return request.param
 
 
-MEDIAN = [
-    "LR",
-    "RFR",
-    "ETR",
-    "GBR",
-    *(pytest.param(one, marks=pytest.mark.deep) for one in PATCHWISE),
-    CONSTANT,
-]
+MEDIAN = ["LR", "RFR", "ETR", "GBR", *(pytest.param(one, marks=pytest.mark.deep) for one in PATCHWISE), CONSTANT]
 
 
 def test_the_seven_names_are_those_of_the_study():
@@ -97,10 +88,7 @@ def test_parameters_reach_the_class_behind_the_name():
     assert make_regressor("RFR", n_estimators=7, n_jobs=2).regressor[-1].n_estimators == 7
     assert make_regressor("RFR", n_jobs=2).regressor[-1].n_jobs == 2
     assert make_regressor("GBR", max_depth=2).regressor[-1].max_depth == 2
-    assert make_regressor("mlNN", hidden_layer_sizes=(4, 4)).regressor[-1].hidden_layer_sizes == (
-        4,
-        4,
-    )
+    assert make_regressor("mlNN", hidden_layer_sizes=(4, 4)).regressor[-1].hidden_layer_sizes == (4, 4)
     for name in ("RFR", "GBR", "slNN"):
         with pytest.raises(TypeError, match="n_trees"):
             make_regressor(name, n_trees=7)
@@ -117,11 +105,7 @@ def test_perceptrons_stop_after_their_epochs_without_a_warning(epochs, world):
 
 
 def test_a_stopping_rule_of_scikit_learn_replaces_the_epochs(world):
-    fitted = (
-        make_regressor("slNN", tol=0.05, n_iter_no_change=2, random_state=0)
-        .fit(*world)
-        .regressor_[-1]
-    )
+    fitted = make_regressor("slNN", tol=0.05, n_iter_no_change=2, random_state=0).fit(*world).regressor_[-1]
     assert fitted.max_iter == 200
     assert 2 < fitted.n_iter_ < 100
 
@@ -141,18 +125,14 @@ def test_the_median_is_learned_where_it_can_be(name):
 
 @pytest.mark.parametrize("name", ["slNN", "mlNN"])
 def test_who_has_no_median_names_those_that_have(name):
-    with pytest.raises(
-        ValueError, match=rf"{name} cannot learn the median; LR, RFR, ETR, GBR, CNN, ViT"
-    ):
+    with pytest.raises(ValueError, match=rf"{name} cannot learn the median; LR, RFR, ETR, GBR, CNN, ViT"):
         build_regressor(name, n_targets=2, loss="median")
 
 
 def test_losses_are_named():
     with pytest.raises(ValueError, match="'mean' or 'median', not 'mode'"):
         make_regressor("LR", loss="mode")
-    with pytest.raises(
-        ValueError, match=r"loss='median' is for regressors by name .*Ridge was given"
-    ):
+    with pytest.raises(ValueError, match=r"loss='median' is for regressors by name .*Ridge was given"):
         build_regressor(Ridge(), n_targets=2, loss="median")
 
 
@@ -167,21 +147,13 @@ def test_neighborhoods_are_those_of_the_patchwise_algorithms():
 def test_a_given_network_is_told_its_neighborhood_unless_it_has_one():
     from dmrifit.predict.patch_networks import PatchCNN
 
-    for given in (
-        PatchCNN(),
-        make_pipeline(PolynomialFeatures(1), PatchCNN()),
-        make_regressor("CNN"),
-    ):
+    for given in (PatchCNN(), make_pipeline(PolynomialFeatures(1), PatchCNN()), make_regressor("CNN")):
         assert default_patch_shape(given) == (3, 3, 1)
         built = build_regressor(given, n_targets=2, patch_shape=(5, 3, 1))
         assert default_patch_shape(built) == (5, 3, 1)
     own = PatchCNN((3, 3, 3))
     assert default_patch_shape(own) == (3, 3, 3)
-    assert build_regressor(own, n_targets=2, patch_shape=(5, 3, 1)).regressor.patch_shape == (
-        3,
-        3,
-        3,
-    )
+    assert build_regressor(own, n_targets=2, patch_shape=(5, 3, 1)).regressor.patch_shape == (3, 3, 3)
 
 
 @pytest.mark.parametrize(
@@ -191,9 +163,7 @@ def test_a_given_network_is_told_its_neighborhood_unless_it_has_one():
 def test_a_missing_library_is_named_with_the_command(name, library, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", sys.modules.get("torch", sys))
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(
-        ImportError, match=rf'{library} is not installed; .*pip install "dmrifit\[{extra}\]"'
-    ):
+    with pytest.raises(ImportError, match=rf'{library} is not installed; .*pip install "dmrifit\[{extra}\]"'):
         build_regressor(name, n_targets=2)
 
 
@@ -213,10 +183,7 @@ def test_a_given_algorithm_is_fitted_to_all_targets_at_once(name):
 def test_linear_regression_is_ordinary_least_squares(world):
     X, Y = world
     np.testing.assert_allclose(
-        make_regressor("LR").fit(X, Y).predict(X),
-        LinearRegression().fit(X, Y).predict(X),
-        rtol=1e-9,
-        atol=1e-12,
+        make_regressor("LR").fit(X, Y).predict(X), LinearRegression().fit(X, Y).predict(X), rtol=1e-9, atol=1e-12
     )
 
 
@@ -240,17 +207,12 @@ def test_a_given_regressor_is_copied_seeded_and_scaled(world):
     assert built.regressor is not given
     assert given.random_state is None
     first = built.fit(X, Y).predict(X)
-    assert (
-        first.tobytes()
-        == build_regressor(given, n_targets=3, random_state=0).fit(X, Y).predict(X).tobytes()
-    )
+    assert first.tobytes() == build_regressor(given, n_targets=3, random_state=0).fit(X, Y).predict(X).tobytes()
 
 
 def test_targets_are_scaled_for_a_given_regressor_that_minds(world):
     X, Y = world
-    predicted, large = (
-        build_regressor(SVR(), n_targets=3).fit(X, unit * Y).predict(X) for unit in (1, 1000)
-    )
+    predicted, large = (build_regressor(SVR(), n_targets=3).fit(X, unit * Y).predict(X) for unit in (1, 1000))
     np.testing.assert_allclose(large / 1000, predicted, atol=0.01 * Y.std())
 
 
@@ -267,9 +229,7 @@ def test_a_generator_moves_on_between_two_regressors(world):
     assert not np.array_equal(first, second)
 
 
-@pytest.mark.parametrize(
-    "single", [SVR(), HistGradientBoostingRegressor(max_iter=5)], ids=["SVR", "boosting"]
-)
+@pytest.mark.parametrize("single", [SVR(), HistGradientBoostingRegressor(max_iter=5)], ids=["SVR", "boosting"])
 def test_a_regressor_of_one_target_is_fitted_target_by_target(single, world):
     X, Y = world
     assert build_regressor(single, n_targets=3).fit(X, Y).predict(X).shape == (300, 3)
@@ -278,9 +238,7 @@ def test_a_regressor_of_one_target_is_fitted_target_by_target(single, world):
 
 def test_a_given_target_transformation_is_kept():
     given = TransformedTargetRegressor(make_pipeline(PolynomialFeatures(2), Ridge()))
-    assert (
-        build_regressor(given, n_targets=3).get_params().keys() == clone(given).get_params().keys()
-    )
+    assert build_regressor(given, n_targets=3).get_params().keys() == clone(given).get_params().keys()
 
 
 @pytest.mark.parametrize("thing", [LinearRegression, 3, PolynomialFeatures()])

@@ -91,9 +91,7 @@ def test_named_predictions_are_what_images_intervals_and_searches_expect(strateg
     plain = strategy("LR", **PROTOCOLS).fit(noisy[:, CLINICAL], noisy)
     named = clone(plain).set_output(transform="pandas").fit(noisy[:, CLINICAL], noisy)
     image = nib.Nifti1Image(noisy[:60, CLINICAL].reshape(5, 4, 3, 5), np.eye(4))
-    expected, maps = (
-        predict_image(estimator, image, signals=True) for estimator in (plain, named)
-    )
+    expected, maps = (predict_image(estimator, image, signals=True) for estimator in (plain, named))
     for name in ("Dt", "signals"):
         np.testing.assert_array_equal(maps[name].get_fdata(), expected[name].get_fdata())
     patients = np.arange(len(noisy)) % 8

@@ -31,9 +31,7 @@ def test_intervals_keep_the_rules_of_scikit_learn(estimator, check):
 
 
 @pytest.mark.slow
-@parametrize_with_checks(
-    [ConformalIntervals(one, random_state=0) for one in (Ridge(), MapsToMaps("LR"))]
-)
+@parametrize_with_checks([ConformalIntervals(one, random_state=0) for one in (Ridge(), MapsToMaps("LR"))])
 def test_intervals_of_others_keep_the_rules_of_scikit_learn(estimator, check):
     check(estimator)
 
@@ -54,14 +52,9 @@ def test_new_patients_are_covered_and_intervals_are_wide_where_errors_are_large(
     X, y, patients = world
     covered = []
     for train, test in GroupKFold(7).split(X, groups=patients):
-        fitted = ConformalIntervals(Ridge(), random_state=0).fit(
-            X[train], y[train], patients[train]
-        )
+        fitted = ConformalIntervals(Ridge(), random_state=0).fit(X[train], y[train], patients[train])
         low, high = fitted.predict_interval(X[test])[:, 0].T
-        covered += [
-            np.mean(((low <= y[test]) & (y[test] <= high))[patients[test] == p])
-            for p in set(patients[test])
-        ]
+        covered += [np.mean(((low <= y[test]) & (y[test] <= high))[patients[test] == p]) for p in set(patients[test])]
         if len(covered) <= 3:
             noisy = X[test][:, 0] > 0.8
             calm = X[test][:, 0] < 0.2
@@ -74,11 +67,7 @@ def test_the_share_asked_for_is_the_share_covered(world):
     X, y, patients = world
     widths = []
     for coverage in (0.5, 0.8, 0.95):
-        table = (
-            ConformalIntervals(Ridge(), coverage=coverage, random_state=0)
-            .fit(X, y, patients)
-            .calibration_
-        )
+        table = ConformalIntervals(Ridge(), coverage=coverage, random_state=0).fit(X, y, patients).calibration_
         assert abs(table["coverage"].mean() - coverage) < 0.04
         widths.append(table["width"].mean())
     assert widths == sorted(widths)
@@ -98,9 +87,7 @@ def test_quantiles_are_those_of_patients_that_were_not_trained_on(world):
     for train, test in GroupKFold(5, shuffle=True, random_state=4).split(X, groups=patients):
         weight = np.array([1 / np.sum(patients[train] == p) for p in patients[train]])
         forest = clone(fitted._forest).fit(
-            np.column_stack([X, predicted])[train],
-            np.abs(errors[train]) / unit,
-            sample_weight=weight,
+            np.column_stack([X, predicted])[train], np.abs(errors[train]) / unit, sample_weight=weight
         )
         spread[test] = forest.predict(np.column_stack([X, predicted])[test])
     smallest = 0.05 * np.mean(np.abs(errors) / unit)
@@ -135,10 +122,7 @@ def test_a_sentence_says_what_so_many_patients_let_expect(world):
         "expect at least 90.5 % in the mean over new patients of the same kind (no proof)"
     )
     nineteen = patients != "p00"
-    assert (
-        "on 19 patients; "
-        in clone(all_of_them).fit(X[nineteen], y[nineteen], patients[nineteen]).guarantee()
-    )
+    assert "on 19 patients; " in clone(all_of_them).fit(X[nineteen], y[nineteen], patients[nineteen]).guarantee()
 
 
 def test_rows_in_random_groups_are_not_called_patients(world):
@@ -175,16 +159,11 @@ def test_voxels_that_do_not_calibrate_are_trained_on(world):
     """Errors count where they are asked for: among the voxels of large noise."""
     X, y, patients = world
     noisy = X[:, 0] > 0.6
-    fitted = ConformalIntervals(LinearRegression(), random_state=0).fit(
-        X, y, patients, calibrate=noisy
-    )
+    fitted = ConformalIntervals(LinearRegression(), random_state=0).fit(X, y, patients, calibrate=noisy)
     assert fitted.calibration_["n_voxels"].sum() == noisy.sum()
     np.testing.assert_array_equal(fitted.predict(X), LinearRegression().fit(X, y).predict(X))
     everywhere = ConformalIntervals(LinearRegression(), random_state=0).fit(X, y, patients)
-    wide, narrow = (
-        np.ptp(one.predict_interval(X[X[:, 0] < 0.2]), axis=2).mean()
-        for one in (fitted, everywhere)
-    )
+    wide, narrow = (np.ptp(one.predict_interval(X[X[:, 0] < 0.2]), axis=2).mean() for one in (fitted, everywhere))
     assert wide > narrow
 
 
@@ -194,9 +173,7 @@ def test_the_same_seed_gives_the_same_bits_and_copies_keep_them(world):
     expected = fitted.predict_interval(X[:50])
     again = clone(fitted).fit(X, y, patients)
     np.testing.assert_array_equal(again.predict_interval(X[:50]), expected)
-    np.testing.assert_array_equal(
-        pickle.loads(pickle.dumps(fitted)).predict_interval(X[:50]), expected
-    )
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted)).predict_interval(X[:50]), expected)
     assert fitted.get_params()["estimator__alpha"] == 1.0
 
 
@@ -204,12 +181,8 @@ def test_groups_are_routed_by_scikit_learn(world):
     X, y, patients = world
     with config_context(enable_metadata_routing=True):
         intervals = ConformalIntervals(Ridge(), random_state=0).set_fit_request(groups=True)
-        done = cross_validate(
-            intervals, X, y, cv=GroupKFold(4), params={"groups": patients}, return_estimator=True
-        )
-    for one, (train, _) in zip(
-        done["estimator"], GroupKFold(4).split(X, groups=patients), strict=True
-    ):
+        done = cross_validate(intervals, X, y, cv=GroupKFold(4), params={"groups": patients}, return_estimator=True)
+    for one, (train, _) in zip(done["estimator"], GroupKFold(4).split(X, groups=patients), strict=True):
         assert set(one.calibration_["patient"]) == set(patients[train])
 
 
@@ -262,17 +235,13 @@ def test_a_tuned_regressor_leaves_patients_out(table):
 def test_intervals_go_around_neighborhoods_and_signals_too(table):
     voxels, _ = table
     rows = np.tile(voxels.X, 3)
-    estimator = SignalToSignal(
-        "LR", source=voxels.source, target=voxels.target, model=None, patch_shape=(3, 1, 1)
-    )
+    estimator = SignalToSignal("LR", source=voxels.source, target=voxels.target, model=None, patch_shape=(3, 1, 1))
     fitted = ConformalIntervals(estimator, random_state=0)
     assert resolve_patch_shape(fitted) == (3, 1, 1)
     assert fitted.fit(rows, voxels.Y, voxels.groups).predict_interval(rows[:5]).shape == (5, 21, 2)
     # Only the voxel itself is compared with those of the training, not its neighbors.
     assert fitted.novelty_.center.shape == (5,)
-    np.testing.assert_array_equal(
-        fitted.typicality(np.hstack([9 * rows[:5, :5], rows[:5, 5:]])), fitted.typicality(rows[:5])
-    )
+    np.testing.assert_array_equal(fitted.typicality(np.hstack([9 * rows[:5, :5], rows[:5, 5:]])), fitted.typicality(rows[:5]))
 
 
 @pytest.mark.slow
@@ -287,9 +256,7 @@ def test_held_out_patients_of_a_mixed_cohort_are_covered(strategy, seed):
     for train, test in LeaveOneGroupOut().split(voxels.X, groups=voxels.groups):
         estimator = strategy("LR", source=voxels.source, target=voxels.target)
         fitted = ConformalIntervals(estimator, random_state=0)
-        fitted.fit(
-            voxels.X[train], voxels.Y[train], voxels.groups[train], reference_maps=maps[train]
-        )
+        fitted.fit(voxels.X[train], voxels.Y[train], voxels.groups[train], reference_maps=maps[train])
         intervals = fitted.predict_interval(voxels.X[test])
         low, high = np.moveaxis(intervals, 2, 0)
         covered.append(np.mean((low <= maps[test]) & (maps[test] <= high), axis=0))
@@ -298,11 +265,7 @@ def test_held_out_patients_of_a_mixed_cohort_are_covered(strategy, seed):
         width.append(np.mean(high - low, axis=0))
         _, member, count = np.unique(voxels.groups[train], return_inverse=True, return_counts=True)
         ends = np.quantile(
-            maps[train],
-            [0.05, 0.95],
-            axis=0,
-            weights=np.tile(1 / count[member], (7, 1)).T,
-            method="inverted_cdf",
+            maps[train], [0.05, 0.95], axis=0, weights=np.tile(1 / count[member], (7, 1)).T, method="inverted_cdf"
         )
         constant.append(np.ptp(ends, axis=0))
     by_parameter = dict(zip(NAMES, np.mean(covered, axis=0), strict=True))
@@ -330,9 +293,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match="at least 8 patients, and there are 6"):
             ConformalIntervals(Ridge(), n_splits=8).fit(self.X, self.Y, self.patients)
         with pytest.raises(ValueError, match="at least 5 patients, and there are 2"):
-            ConformalIntervals(Ridge()).fit(
-                self.X, self.Y, self.patients, calibrate=self.patients < 2
-            )
+            ConformalIntervals(Ridge()).fit(self.X, self.Y, self.patients, calibrate=self.patients < 2)
 
     def test_rows_belong_together(self):
         with pytest.raises(ValueError, match="inconsistent numbers of samples"):
@@ -344,13 +305,9 @@ class TestBadInput:
 
     @pytest.mark.parametrize("missing", [None, np.nan])
     def test_groups_name_a_patient_for_each_row(self, missing):
-        with pytest.raises(
-            ValueError, match=r"groups must be a list .* not \(60,\) with 1 missing name"
-        ):
+        with pytest.raises(ValueError, match=r"groups must be a list .* not \(60,\) with 1 missing name"):
             ConformalIntervals(Ridge()).fit(self.X, self.Y, [*self.patients[1:].tolist(), missing])
-        with pytest.raises(
-            ValueError, match=r"groups must be a list .* not \(60, 1\) with 0 missing"
-        ):
+        with pytest.raises(ValueError, match=r"groups must be a list .* not \(60, 1\) with 0 missing"):
             ConformalIntervals(Ridge()).fit(self.X, self.Y, self.patients[:, None])
 
     def test_intervals_go_around_as_many_outputs_as_were_learned(self):
@@ -359,17 +316,7 @@ class TestBadInput:
             with pytest.raises(ValueError, match=r"predicted must have the shape \(60, 1\)"):
                 fitted.intervals_of(self.X, np.zeros(shape))
 
-    @pytest.mark.parametrize(
-        "options",
-        [
-            {"coverage": "0.9"},
-            {"coverage": True},
-            {"coverage": 1.0},
-            {"coverage": 90},
-            {"n_splits": 1},
-            {"n_splits": 2.5},
-        ],
-    )
+    @pytest.mark.parametrize("options", [{"coverage": "0.9"}, {"coverage": True}, {"coverage": 1.0}, {"coverage": 90}, {"n_splits": 1}, {"n_splits": 2.5}])
     def test_options_have_their_ranges(self, options):
         with pytest.raises(ValueError, match=r"coverage must lie|n_splits must be"):
             ConformalIntervals(Ridge(), **options).fit(self.X, self.Y, self.patients)

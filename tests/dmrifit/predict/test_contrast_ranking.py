@@ -26,9 +26,7 @@ def test_prediction_errors_are_those_of_a_regression_from_the_chosen_contrasts(c
         for patient in cohort.patients:
             others, mine = train.groups != patient, test.groups == patient
             model = LinearRegression().fit(train.Y[others][:, chosen], train.Y[others])
-            folds.append(
-                np.abs(model.predict(test.Y[mine][:, chosen]) / test.Y[mine] - 1).mean(axis=0)
-            )
+            folds.append(np.abs(model.predict(test.Y[mine][:, chosen]) / test.Y[mine] - 1).mean(axis=0))
         return np.array(folds)
 
     before = errors(taken)
@@ -47,13 +45,7 @@ def test_a_contrast_that_holds_the_others_is_taken_first():
     rng = np.random.default_rng(0)
     protocol = Protocol([0, 100, 200, 300, 400], te=80)
     base, key = rng.uniform(50, 100, (2, 4, 6, 6, 2))
-    signal = np.stack([base, base + key, key, 2 * key, 3 * key + base], axis=-1) * [
-        2,
-        1,
-        1,
-        0.4,
-        0.2,
-    ]
+    signal = np.stack([base, base + key, key, 2 * key, 3 * key + base], axis=-1) * [2, 1, 1, 0.4, 0.2]
     scans = simulate_cohort("cohort1", 4, shape=(12, 12, 2), random_state=0).scans
     mask = np.ones((6, 6, 2))
     cohort = Cohort(

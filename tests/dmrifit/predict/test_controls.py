@@ -21,9 +21,7 @@ SEED = 77310  # this and the next ones are of no development
 def board():
     """Three cohorts of 16 synthetic abdomens with mixed primaries, trained on bodies, scored in tumors."""
     cohorts = {
-        str(seed): simulate_cohort(
-            "cohort1", 16, name=str(seed), template="abdomen", random_state=seed
-        )
+        str(seed): simulate_cohort("cohort1", 16, name=str(seed), template="abdomen", random_state=seed)
         for seed in range(SEED, SEED + 3)
     }
     scores = leave_one_patient_out(cohorts, n_jobs=2, random_state=SEED).scores
@@ -54,15 +52,10 @@ def test_shuffled_targets_leave_no_correlation_and_the_answer_no_error(board):
 def test_a_number_for_every_voxel_destroys_the_prediction_of_tissue_t2():
     """One echo time: T2 is known through the intensity that the normalization of voxels removes."""
     cohorts = {
-        str(seed): simulate_cohort(
-            "cohort1", 16, name=str(seed), template="abdomen", random_state=seed
-        )
+        str(seed): simulate_cohort("cohort1", 16, name=str(seed), template="abdomen", random_state=seed)
         for seed in range(SEED + 4, SEED + 7)
     }
-    estimators = {
-        "patient s2s": SignalToSignal("LR"),
-        "voxel s2s": SignalToSignal("LR", normalize="voxel"),
-    }
+    estimators = {"patient s2s": SignalToSignal("LR"), "voxel s2s": SignalToSignal("LR", normalize="voxel")}
     scores = compare(estimators, cohorts, max_voxels=250, controls=False, random_state=SEED).scores
     t2t = scores[scores["metric"] == "T2t"].assign(abs_bias=lambda table: table["bias"].abs())
     means = t2t.groupby("algorithm")[["abs_bias", "pearson"]].mean()
@@ -73,23 +66,11 @@ def test_a_number_for_every_voxel_destroys_the_prediction_of_tissue_t2():
 
 def test_a_pooled_training_is_not_worse_than_a_useless_one():
     """Scores of other cohorts' models stay below those of shuffled targets, in both directions."""
-    cohorts = [
-        simulate_cohort(name, 6, shape=(32, 32, 6), random_state=SEED + 7)
-        for name in ("cohort1", "cohort2")
-    ]
+    cohorts = [simulate_cohort(name, 6, shape=(32, 32, 6), random_state=SEED + 7) for name in ("cohort1", "cohort2")]
     estimators = {"LR s2s": SignalToSignal("LR"), "LR m2m": MapsToMaps("LR")}
     scores = compare(
-        estimators,
-        cohorts,
-        train_on=("other", "pooled"),
-        resynthesize=True,
-        max_voxels=250,
-        random_state=SEED,
+        estimators, cohorts, train_on=("other", "pooled"), resynthesize=True, max_voxels=250, random_state=SEED
     ).scores
     tissue = scores[scores["metric"] != "S0"].assign(abs_bias=lambda table: table["bias"].abs())
-    means = (
-        tissue.groupby(["train_on", "cohort", "strategy", "algorithm"])["abs_bias"]
-        .mean()
-        .unstack()
-    )
+    means = tissue.groupby(["train_on", "cohort", "strategy", "algorithm"])["abs_bias"].mean().unstack()
     assert (means["LR"] < means["shuffled"]).all()

@@ -18,9 +18,7 @@ def test_weighted_quantiles_are_those_of_repeated_values():
     values = RNG.normal(size=(50, 2))
     repeats = RNG.integers(1, 5, 50)
     quantiles = weighted_quantiles(values, repeats.astype(float), (0.05, 0.5))
-    expected = np.quantile(
-        np.repeat(values, repeats, axis=0), [0.05, 0.5], axis=0, method="inverted_cdf"
-    )
+    expected = np.quantile(np.repeat(values, repeats, axis=0), [0.05, 0.5], axis=0, method="inverted_cdf")
     np.testing.assert_array_equal(quantiles, expected.T)
 
 
@@ -51,9 +49,7 @@ def test_wide_intervals_hold_as_many_as_narrow_ones_where_expected_errors_are_wr
     order = np.argsort(spread[half:, 0])
     by_quintile = inside[order].reshape(5, -1).mean(axis=1)
     assert np.all(np.abs(by_quintile - 0.9) < 0.03)
-    plain = np.abs(targets[half:] / spread[half:])[:, 0] <= np.quantile(
-        np.abs(targets[:half] / spread[:half]), 0.9
-    )
+    plain = np.abs(targets[half:] / spread[half:])[:, 0] <= np.quantile(np.abs(targets[:half] / spread[:half]), 0.9)
     assert np.ptp(plain[order].reshape(5, -1).mean(axis=1)) > 0.1
 
 
@@ -61,9 +57,7 @@ def test_an_output_that_sits_at_its_bounds_gets_the_whole_box():
     targets = RNG.choice([150.0, 250.0], size=(1000, 1))
     center = np.full((1000, 1), 200.0)
     box = np.array([[150.0, 250.0]])
-    ends = IntervalEnds.learn(
-        center, 30 + center / 10, targets, np.ones(1000), coverage=0.9, bounds=box
-    )
+    ends = IntervalEnds.learn(center, 30 + center / 10, targets, np.ones(1000), coverage=0.9, bounds=box)
     assert ends.is_whole.all()
     assert ends.around(np.array([[200.0]]), np.array([[1e-3]])).tolist() == [[[150, 250]]]
 
@@ -75,12 +69,7 @@ def test_numbers_come_back_from_a_file_and_others_are_refused():
     ends = IntervalEnds.learn(0 * ones, ones, targets, ones[:, 0], coverage=0.9, bounds=box)
     again = IntervalEnds.from_dict(ends.to_dict(), box)
     np.testing.assert_array_equal(again.around(0 * ones, ones), ends.around(0 * ones, ones))
-    changes = (
-        {"quantiles": [[0, 1]]},
-        {"is_whole": [1, 0]},
-        {"is_whole": [True, False]},
-        {"factors": [[1.0], [1.0, 1.0, 1.0, 1.0]]},
-    )
+    changes = ({"quantiles": [[0, 1]]}, {"is_whole": [1, 0]}, {"is_whole": [True, False]}, {"factors": [[1.0], [1.0, 1.0, 1.0, 1.0]]})
     for change in changes:
         with pytest.raises(ValueError, match="quantiles of"):
             IntervalEnds.from_dict(ends.to_dict() | change, box)

@@ -7,9 +7,7 @@ from dmrifit.predict.interval_scores import coverage_table, ranking_table, width
 
 
 def test_the_table_of_coverage_counts_by_hand():
-    intervals = np.array(
-        [[[0, 1], [0, 2]], [[0, 1], [0, 4]], [[2, 3], [np.nan, 1]], [[2, 3], [1, 1]]]
-    )
+    intervals = np.array([[[0, 1], [0, 2]], [[0, 1], [0, 4]], [[2, 3], [np.nan, 1]], [[2, 3], [1, 1]]])
     reference = np.array([[0.5, 3.0], [2.0, 3.0], [2.0, 0.0], [np.nan, 1.0]])
     table = coverage_table(intervals, reference, ["a", "a", "b", "b"], names=("f", "K"))
     assert table.to_dict("list") == {
@@ -41,9 +39,7 @@ def test_intervals_of_one_width_are_one_quintile():
     intervals = np.tile([150.0, 250.0], (40, 1, 1))
     table = width_table(intervals, np.full((40, 1), 200.0))
     assert table["n_voxels"].tolist() == [40]
-    assert np.isnan(
-        ranking_table(intervals, np.zeros((40, 1)), np.full((40, 1), 200.0))["ratio"]
-    ).all()
+    assert np.isnan(ranking_table(intervals, np.zeros((40, 1)), np.full((40, 1), 200.0))["ratio"]).all()
 
 
 def test_errors_drawn_from_the_widths_are_ranked_as_expected_and_others_are_not():
@@ -61,9 +57,7 @@ def test_errors_drawn_from_the_widths_are_ranked_as_expected_and_others_are_not(
 
 
 def test_shapes_have_to_fit():
-    with pytest.raises(
-        ValueError, match=r"intervals \(3, 1, 2\) and reference \(2, 1\) do not fit"
-    ):
+    with pytest.raises(ValueError, match=r"intervals \(3, 1, 2\) and reference \(2, 1\) do not fit"):
         width_table(np.zeros((3, 1, 2)), np.zeros((2, 1)))
     with pytest.raises(ValueError, match=r"predicted \(3,\) and reference \(3, 1\) do not fit"):
         ranking_table(np.zeros((3, 1, 2)), np.zeros(3), np.zeros((3, 1)))

@@ -18,27 +18,16 @@ def test_least_squares_follow_the_rules_of_scikit_learn(estimator, check):
 def decaying(rng, n):
     """Signals like those of a voxel: features that differ little from each other."""
     first = rng.uniform(0.2, 1.5, (n, 1))
-    X = first * np.exp(-rng.uniform(0.5, 2.5, (n, 1)) * [0, 0.05, 0.1, 0.4, 0.9]) + rng.normal(
-        0, 0.02, (n, 5)
-    )
+    X = first * np.exp(-rng.uniform(0.5, 2.5, (n, 1)) * [0, 0.05, 0.1, 0.4, 0.9]) + rng.normal(0, 0.02, (n, 5))
     return X, X @ rng.normal(size=(5, 21)) + 0.3 + rng.normal(0, 0.05, (n, 21))
 
 
 @settings(deadline=None, max_examples=30)
-@given(
-    seed=st.integers(0, 10**6),
-    cuts=st.lists(st.integers(1, 299), min_size=1, max_size=6, unique=True),
-)
+@given(seed=st.integers(0, 10**6), cuts=st.lists(st.integers(1, 299), min_size=1, max_size=6, unique=True))
 def test_any_division_into_patients_gives_the_regression_of_all(seed, cuts):
     X, Y = decaying(np.random.default_rng(seed), 300)
-    parts = [
-        Moments.of(x, y)
-        for x, y in zip(np.split(X, sorted(cuts)), np.split(Y, sorted(cuts)), strict=True)
-    ]
-    ours, reference = (
-        LeastSquares().fit_moments(Moments.total(parts)),
-        LinearRegression().fit(X, Y),
-    )
+    parts = [Moments.of(x, y) for x, y in zip(np.split(X, sorted(cuts)), np.split(Y, sorted(cuts)), strict=True)]
+    ours, reference = LeastSquares().fit_moments(Moments.total(parts)), LinearRegression().fit(X, Y)
     np.testing.assert_allclose(ours.coef_, reference.coef_, rtol=1e-8, atol=1e-9)
     np.testing.assert_allclose(ours.predict(X), reference.predict(X), rtol=1e-9, atol=1e-10)
 
@@ -56,9 +45,7 @@ def test_features_without_news_change_no_prediction():
     X, Y = decaying(np.random.default_rng(9), 200)
     doubled = np.column_stack([X, X[:, 0], np.ones(200)])
     np.testing.assert_allclose(
-        LeastSquares().fit(doubled, Y).predict(doubled),
-        LeastSquares().fit(X, Y).predict(X),
-        atol=1e-9,
+        LeastSquares().fit(doubled, Y).predict(doubled), LeastSquares().fit(X, Y).predict(X), atol=1e-9
     )
 
 
@@ -66,9 +53,7 @@ def test_one_target_may_be_a_vector():
     X, Y = decaying(np.random.default_rng(10), 50)
     flat = LeastSquares().fit(X, Y[:, 0])
     assert flat.predict(X).shape == (50,)
-    np.testing.assert_array_equal(
-        flat.predict(X), LeastSquares().fit(X, Y[:, :1]).predict(X)[:, 0]
-    )
+    np.testing.assert_array_equal(flat.predict(X), LeastSquares().fit(X, Y[:, :1]).predict(X)[:, 0])
     assert flat.intercept_ == pytest.approx(LinearRegression().fit(X, Y[:, 0]).intercept_)
 
 
@@ -81,12 +66,8 @@ def test_a_constant_feature_gets_no_coefficient(constant):
     elsewhere = X[:5].copy()
     elsewhere[:, 2] += 0.3
     reference = LinearRegression().fit(X, Y)
-    np.testing.assert_allclose(
-        LeastSquares().fit(X, Y).predict(elsewhere), reference.predict(elsewhere), rtol=1e-10
-    )
-    parts = Moments.total(
-        [Moments.of(x, y) for x, y in zip(np.split(X, [300]), np.split(Y, [300]), strict=True)]
-    )
+    np.testing.assert_allclose(LeastSquares().fit(X, Y).predict(elsewhere), reference.predict(elsewhere), rtol=1e-10)
+    parts = Moments.total([Moments.of(x, y) for x, y in zip(np.split(X, [300]), np.split(Y, [300]), strict=True)])
     assert abs(LeastSquares().fit_moments(parts).coef_[0, 2]) == 0
 
 
@@ -105,9 +86,7 @@ def test_features_that_differ_by_little_are_told_apart():
     rng = np.random.default_rng(13)
     first = rng.uniform(50, 100, (777, 1))
     X = np.column_stack([first, first + 1e-3 * rng.normal(size=first.shape)])
-    np.testing.assert_allclose(
-        LeastSquares().fit(X, 3 * X[:, [0]] - X[:, [1]]).coef_, [[3, -1]], rtol=1e-4
-    )
+    np.testing.assert_allclose(LeastSquares().fit(X, 3 * X[:, [0]] - X[:, [1]]).coef_, [[3, -1]], rtol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e300])

@@ -66,9 +66,7 @@ def test_training_begins_with_least_squares_on_the_middle_voxel(network, world):
     X, Y = world
     linear = LinearRegression().fit(X[:, 8:10], Y)
     untrained = clone(network).set_params(learning_rate=1e-30).fit(X, Y)
-    np.testing.assert_allclose(
-        untrained.predict(X), linear.predict(X[:, 8:10]), rtol=1e-9, atol=1e-9
-    )
+    np.testing.assert_allclose(untrained.predict(X), linear.predict(X[:, 8:10]), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("cls", "epochs"), [(PatchCNN, 60), (PatchTransformer, 30)])
@@ -85,10 +83,7 @@ def test_the_median_is_learned_on_request():
     rng = np.random.default_rng(1)
     X = rng.normal(size=(4000, 1))
     y = np.exp(1.5 * rng.normal(size=4000))
-    mean, median = (
-        PatchCNN(loss=loss, epochs=30, random_state=0).fit(X, y).predict(X)
-        for loss in ("mean", "median")
-    )
+    mean, median = (PatchCNN(loss=loss, epochs=30, random_state=0).fit(X, y).predict(X) for loss in ("mean", "median"))
     assert median.mean() == pytest.approx(np.median(y), rel=0.15)
     assert mean.mean() == pytest.approx(y.mean(), rel=0.15)
 
@@ -124,11 +119,7 @@ def test_networks_trained_in_threads_give_the_same_bits(network, world):
     alone = [bits(clone(network).set_params(random_state=seed), X, Y) for seed in range(4)]
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(4) as pool:
-        together = list(
-            pool.map(
-                lambda seed: bits(clone(network).set_params(random_state=seed), X, Y), range(4)
-            )
-        )
+        together = list(pool.map(lambda seed: bits(clone(network).set_params(random_state=seed), X, Y), range(4)))
     assert together == alone
     assert torch.get_num_threads() == threads
 
@@ -166,12 +157,8 @@ def test_the_recorded_loss_is_the_mean_over_voxels(world):
 
 @pytest.mark.parametrize("cls", BOTH)
 def test_single_precision_predicts_alike(cls, world):
-    double, single = (
-        cls(PATCH, dtype=dtype, random_state=0).fit(*world) for dtype in ("float64", "float32")
-    )
-    assert {weight.dtype for weight in single.net_.module_.state_dict().values()} == {
-        torch.float32
-    }
+    double, single = (cls(PATCH, dtype=dtype, random_state=0).fit(*world) for dtype in ("float64", "float32"))
+    assert {weight.dtype for weight in single.net_.module_.state_dict().values()} == {torch.float32}
     answers = [network.predict(world[0]) for network in (double, single)]
     assert not np.array_equal(*answers)
     assert np.corrcoef(answers[0].ravel(), answers[1].ravel())[0, 1] > 0.999
@@ -193,10 +180,7 @@ def test_parameters_are_plain(cls):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (
-            {"patch_shape": (5, 5, 1)},
-            r"18 columns are no whole number .* 25 neighbors; patch_shape=\(5, 5, 1\)",
-        ),
+        ({"patch_shape": (5, 5, 1)}, r"18 columns are no whole number .* 25 neighbors; patch_shape=\(5, 5, 1\)"),
         ({"patch_shape": (2, 3, 1)}, "three odd numbers"),
         ({"loss": "mode"}, "must be one of mean, median, not 'mode'"),
         ({"dtype": "float16"}, "dtype must be one of float64, float32, not 'float16'"),

@@ -23,11 +23,7 @@ QUICK = {"hidden_layer_sizes": (12,), "random_state": 3, **EPOCHS}
 def state(network):
     """What training has left: weights, losses, moments of the optimizer and the next random number."""
     optimizer = getattr(network, "_optimizer", None)
-    moments = (
-        []
-        if optimizer is None
-        else [optimizer.t, optimizer.learning_rate, *optimizer.ms, *optimizer.vs]
-    )
+    moments = [] if optimizer is None else [optimizer.t, optimizer.learning_rate, *optimizer.ms, *optimizer.vs]
     arrays = [*network.coefs_, *network.intercepts_, *network._best_coefs, *moments]
     numbers = [network.n_iter_, network.t_, network.loss_, network.best_loss_, network.loss_curve_]
     return [array.tobytes() if hasattr(array, "tobytes") else array for array in arrays], numbers
@@ -90,10 +86,7 @@ def test_the_last_epoch_without_convergence_is_warned_about():
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_weights_that_overflow_are_an_error():
-    with (
-        pytest.raises(ValueError, match="non-finite parameter weights"),
-        np.errstate(all="ignore"),
-    ):
+    with pytest.raises(ValueError, match="non-finite parameter weights"), np.errstate(all="ignore"):
         Perceptron(**QUICK | {"alpha": 1e300, "learning_rate_init": 1e300}).fit(X, Y)
 
 
@@ -129,12 +122,8 @@ def test_a_fitted_network_goes_on_like_that_of_scikit_learn():
 
 def test_single_precision_predicts_alike():
     single = Perceptron(**QUICK, dtype="float32").fit(X, Y)
-    assert {layer.dtype for layer in (*single.coefs_, *single.intercepts_)} == {
-        np.dtype("float32")
-    }
-    np.testing.assert_allclose(
-        single.predict(X), Perceptron(**QUICK).fit(X, Y).predict(X), atol=1e-4
-    )
+    assert {layer.dtype for layer in (*single.coefs_, *single.intercepts_)} == {np.dtype("float32")}
+    np.testing.assert_allclose(single.predict(X), Perceptron(**QUICK).fit(X, Y).predict(X), atol=1e-4)
     regressor = make_regressor("mlNN", dtype="float32", random_state=0)
     double = make_regressor("mlNN", random_state=0).fit(X, Y).predict(X)
     assert np.corrcoef(regressor.fit(X, Y).predict(X).ravel(), double.ravel())[0, 1] > 0.999
@@ -147,10 +136,7 @@ def test_an_unknown_precision_is_refused():
 
 def test_parameters_are_those_of_scikit_learn_and_the_precision():
     network = Perceptron(alpha=0.5, dtype="float32")
-    assert clone(network).get_params() == {
-        **MLPRegressor(alpha=0.5).get_params(),
-        "dtype": "float32",
-    }
+    assert clone(network).get_params() == {**MLPRegressor(alpha=0.5).get_params(), "dtype": "float32"}
     with pytest.raises(TypeError, match="width"):
         Perceptron(width=3)
 

@@ -43,18 +43,14 @@ def test_strategies_keep_the_rules_of_scikit_learn(estimator, check):
 
 # No check is left out, but the one of array API, which scikit-learn skips itself unless it is switched on.
 @pytest.mark.slow
-@parametrize_with_checks(
-    [strategy(name, random_state=0) for strategy in STRATEGIES for name in VOXELWISE]
-)
+@parametrize_with_checks([strategy(name, random_state=0) for strategy in STRATEGIES for name in VOXELWISE])
 def test_every_algorithm_keeps_the_rules_of_scikit_learn(estimator, check):
     check(estimator)
 
 
 @pytest.mark.slow
 @pytest.mark.deep
-@parametrize_with_checks(
-    [strategy(name, random_state=0) for strategy in STRATEGIES for name in PATCHWISE]
-)
+@parametrize_with_checks([strategy(name, random_state=0) for strategy in STRATEGIES for name in PATCHWISE])
 def test_networks_keep_the_rules_of_scikit_learn(estimator, check):
     check(estimator)
 
@@ -124,9 +120,7 @@ def test_maps_to_maps_recovers_what_clinical_metrics_determine(truth, clean):
 def test_the_signals_of_maps_to_maps_are_those_of_its_maps(noisy):
     estimator = MapsToMaps("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300])
     X = noisy[300:, CLINICAL]
-    np.testing.assert_array_equal(
-        estimator.predict(X), MODEL.signal(estimator.predict_maps(X), TARGET)
-    )
+    np.testing.assert_array_equal(estimator.predict(X), MODEL.signal(estimator.predict_maps(X), TARGET))
 
 
 def test_maps_to_maps_learns_scale_free_targets(noisy):
@@ -142,9 +136,7 @@ def test_maps_to_maps_learns_scale_free_targets(noisy):
 
 def test_maps_to_maps_sees_only_the_three_clinical_metrics(noisy):
     """Two voxels with the same ADC_fast, ADC_slow and F get the same maps."""
-    estimator = MapsToMaps("RFR", **PROTOCOLS, random_state=0).fit(
-        noisy[:300, CLINICAL], noisy[:300]
-    )
+    estimator = MapsToMaps("RFR", **PROTOCOLS, random_state=0).fit(noisy[:300, CLINICAL], noisy[:300])
     assert estimator.regressor_.n_features_in_ == 3
     metrics = ClinicalMetrics(SOURCE).fit_transform(noisy[300:, CLINICAL])
     features = estimator.regressor_.predict(metrics[:, 2:])
@@ -171,11 +163,7 @@ def test_reference_maps_that_are_known_save_the_fit_and_change_nothing(noisy):
     X, Y = noisy[:300, CLINICAL], noisy[:300]
     known = fit_voxels(Y, TARGET, MODEL).parameters
     one = MapsToMaps("LR", **PROTOCOLS).fit(X, Y).predict_maps(noisy[300:, CLINICAL])
-    other = (
-        MapsToMaps("LR", **PROTOCOLS)
-        .fit(X, Y, reference_maps=known)
-        .predict_maps(noisy[300:, CLINICAL])
-    )
+    other = MapsToMaps("LR", **PROTOCOLS).fit(X, Y, reference_maps=known).predict_maps(noisy[300:, CLINICAL])
     np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match=r"\(300, 7\).*S0, f, Dv.*not \(300, 6\)"):
         MapsToMaps("LR", **PROTOCOLS).fit(X, Y, reference_maps=known[:, 1:])
@@ -231,9 +219,7 @@ def test_voxel_normalization_makes_the_prediction_follow_the_gain_of_each_voxel(
     relative = SignalToSignal("RFR", **PROTOCOLS, normalize="voxel", random_state=0)
     relative.fit(noisy[:300, CLINICAL], noisy[:300])
     np.testing.assert_allclose(relative.predict(gain * X), gain * relative.predict(X), rtol=1e-9)
-    absolute = SignalToSignal("RFR", **PROTOCOLS, random_state=0).fit(
-        noisy[:300, CLINICAL], noisy[:300]
-    )
+    absolute = SignalToSignal("RFR", **PROTOCOLS, random_state=0).fit(noisy[:300, CLINICAL], noisy[:300])
     assert np.abs(absolute.predict(gain * X) / (gain * absolute.predict(X)) - 1).max() > 0.1
 
 
@@ -275,19 +261,13 @@ def test_the_number_of_jobs_does_not_change_the_bits(noisy):
 
 
 def test_clone_and_pickle_keep_the_strategy(strategy, noisy):
-    estimator = strategy("RFR", **PROTOCOLS, random_state=0).fit(
-        noisy[:300, CLINICAL], noisy[:300]
-    )
+    estimator = strategy("RFR", **PROTOCOLS, random_state=0).fit(noisy[:300, CLINICAL], noisy[:300])
     X = noisy[300:, CLINICAL]
     again = clone(estimator)
     assert (again.source, again.target, again.regressor) == (SOURCE, TARGET, "RFR")
     assert not hasattr(again, "regressor_")
-    np.testing.assert_array_equal(
-        again.fit(noisy[:300, CLINICAL], noisy[:300]).predict(X), estimator.predict(X)
-    )
-    np.testing.assert_array_equal(
-        pickle.loads(pickle.dumps(estimator)).predict(X), estimator.predict(X)
-    )
+    np.testing.assert_array_equal(again.fit(noisy[:300, CLINICAL], noisy[:300]).predict(X), estimator.predict(X))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(estimator)).predict(X), estimator.predict(X))
 
 
 def test_options_are_tuned_with_one_patient_left_out(strategy, noisy):
@@ -325,18 +305,13 @@ def test_a_strategy_ends_a_pipeline(strategy, noisy):
 
 def test_names_of_columns_come_through_a_pipeline(strategy, noisy):
     names = [f"S_{label}" for label in SOURCE.labels]
-    pipeline = make_pipeline(
-        FunctionTransformer(feature_names_out="one-to-one"), strategy("LR", **PROTOCOLS)
-    )
+    pipeline = make_pipeline(FunctionTransformer(feature_names_out="one-to-one"), strategy("LR", **PROTOCOLS))
     pipeline.set_output(transform="pandas")
     frame = pd.DataFrame(noisy[:, CLINICAL], columns=names)
     prediction = pipeline.fit(frame[:300], noisy[:300]).predict(frame[300:])
     assert pipeline[-1].feature_names_in_.tolist() == names
     np.testing.assert_array_equal(
-        prediction,
-        strategy("LR", **PROTOCOLS)
-        .fit(noisy[:300, CLINICAL], noisy[:300])
-        .predict(noisy[300:, CLINICAL]),
+        prediction, strategy("LR", **PROTOCOLS).fit(noisy[:300, CLINICAL], noisy[:300]).predict(noisy[300:, CLINICAL])
     )
     with pytest.raises(ValueError, match="feature names"):
         pipeline[-1].predict(frame[names[::-1]])
@@ -344,14 +319,10 @@ def test_names_of_columns_come_through_a_pipeline(strategy, noisy):
 
 def test_another_model_and_a_protocol_without_echo_times_will_do():
     target = Protocol([0, 50, 100, 400, 900, 1400])
-    parameters = np.random.default_rng(7).uniform(
-        [80, 0.05, 10, 0.6], [120, 0.2, 40, 1.6], (120, 4)
-    )
+    parameters = np.random.default_rng(7).uniform([80, 0.05, 10, 0.6], [120, 0.2, 40, 1.6], (120, 4))
     Y = MODELS["ivim"].signal(parameters, target)
     for strategy in STRATEGIES:
-        estimator = strategy("LR", source=target.take(range(5)), target=target, model="ivim").fit(
-            Y[:, :5], Y
-        )
+        estimator = strategy("LR", source=target.take(range(5)), target=target, model="ivim").fit(Y[:, :5], Y)
         assert pearson(estimator.predict_maps(Y[:, :5]), parameters)[3] > 0.9
 
 
@@ -361,9 +332,7 @@ def test_signals_are_predicted_without_a_model_for_them():
     Y = np.random.default_rng(8).uniform(10, 20, (60, 3))
     estimator = SignalToSignal("LR", source=target.take([0, 1]), target=target).fit(Y[:, :2], Y)
     assert estimator.predict(Y[:4, :2]).shape == (4, 3)
-    with pytest.raises(
-        ValueError, match=r"t2-ivim-kurtosis needs echo times.*target protocol has none"
-    ):
+    with pytest.raises(ValueError, match=r"t2-ivim-kurtosis needs echo times.*target protocol has none"):
         estimator.predict_maps(Y[:4, :2])
     with pytest.raises(ValueError, match="maps need a model"):
         estimator.set_params(model=None).predict_maps(Y[:4, :2])
@@ -398,9 +367,7 @@ def test_maps_to_maps_computes_the_metrics_of_every_neighbor(noisy, patches):
     """Neighbors without usable metrics have those of the voxel itself."""
     broken = patches[:300].copy()
     broken[:, :5] = np.nan
-    estimator = MapsToMaps(RecordingRidge(), **PROTOCOLS, patch_shape=PATCH).fit(
-        broken, noisy[:300]
-    )
+    estimator = MapsToMaps(RecordingRidge(), **PROTOCOLS, patch_shape=PATCH).fit(broken, noisy[:300])
     own = ClinicalMetrics(SOURCE).fit_transform(noisy[:301, CLINICAL])[:, 2:]
     expected = np.concatenate([own[:300], own[:300], own[1:301]], axis=1)
     np.testing.assert_array_equal(estimator.regressor_.regressor_.seen_, expected)
@@ -424,19 +391,13 @@ def test_the_amplitude_of_a_patch_is_that_of_its_own_voxel(noisy, patches):
     bright = patches[300:].copy()
     bright[:, :5] *= 8
     bright[:, 10:] *= 8
-    np.testing.assert_allclose(
-        estimator.predict_maps(bright), estimator.predict_maps(patches[300:]), rtol=1e-6
-    )
+    np.testing.assert_allclose(estimator.predict_maps(bright), estimator.predict_maps(patches[300:]), rtol=1e-6)
 
 
 def test_a_patch_is_normalized_by_its_own_voxel(noisy, patches):
     own = patches[:, 5]
-    given = SignalToSignal("LR", **PROTOCOLS, normalize="voxel", patch_shape=PATCH).fit(
-        patches, noisy
-    )
-    plain = SignalToSignal("LR", **PROTOCOLS, patch_shape=PATCH).fit(
-        patches / own[:, None], noisy / own[:, None]
-    )
+    given = SignalToSignal("LR", **PROTOCOLS, normalize="voxel", patch_shape=PATCH).fit(patches, noisy)
+    plain = SignalToSignal("LR", **PROTOCOLS, patch_shape=PATCH).fit(patches / own[:, None], noisy / own[:, None])
     by_hand = plain.predict(patches / own[:, None]) * own[:, None]
     np.testing.assert_allclose(given.predict(patches), by_hand, rtol=1e-10)
 
@@ -469,33 +430,23 @@ def skewed():
 @pytest.mark.parametrize("name", ["LR", "ETR"])
 def test_the_median_is_learned_on_request(name, clean, skewed):
     X = clean[:, CLINICAL]
-    medians = MapsToMaps(name, **PROTOCOLS, loss="median", random_state=0).fit(
-        X, clean, reference_maps=skewed
-    )
+    medians = MapsToMaps(name, **PROTOCOLS, loss="median", random_state=0).fit(X, clean, reference_maps=skewed)
     means = MapsToMaps(name, **PROTOCOLS, random_state=0).fit(X, clean, reference_maps=skewed)
-    share_below = [
-        (skewed[:, 2] < estimator.predict_maps(X)[:, 2]).mean() for estimator in (medians, means)
-    ]
+    share_below = [(skewed[:, 2] < estimator.predict_maps(X)[:, 2]).mean() for estimator in (medians, means)]
     assert abs(share_below[0] - 0.5) < 0.06
     assert share_below[1] > 0.58
 
 
 def test_logarithms_give_the_geometric_mean_and_have_a_floor(clean, skewed):
     X = clean[:, CLINICAL]
-    flat = MapsToMaps(DummyRegressor(), **PROTOCOLS, target_scale="log").fit(
-        X, clean, reference_maps=skewed
-    )
+    flat = MapsToMaps(DummyRegressor(), **PROTOCOLS, target_scale="log").fit(X, clean, reference_maps=skewed)
     maps = flat.predict_maps(X)
     np.testing.assert_allclose(maps[:, 2], np.exp(np.log(skewed[:, 2]).mean()), rtol=1e-9)
-    np.testing.assert_allclose(
-        maps[:, 5], np.exp(np.log(np.maximum(skewed[:, 5], 0.05)).mean()), rtol=1e-9
-    )
+    np.testing.assert_allclose(maps[:, 5], np.exp(np.log(np.maximum(skewed[:, 5], 0.05)).mean()), rtol=1e-9)
     clinical_s0 = ClinicalMetrics(SOURCE).fit_transform(X)[:, 0]
     ratio = np.exp(np.log(250.0 / clinical_s0).mean())
     largest = X.max(axis=1)
-    np.testing.assert_allclose(
-        maps[:, 0], np.maximum(ratio * clinical_s0, 0.8 * largest), rtol=1e-9
-    )
+    np.testing.assert_allclose(maps[:, 0], np.maximum(ratio * clinical_s0, 0.8 * largest), rtol=1e-9)
 
 
 def test_an_amplitude_is_learned_as_the_logarithm_of_its_ratio_on_either_scale(clean):
@@ -506,19 +457,13 @@ def test_an_amplitude_is_learned_as_the_logarithm_of_its_ratio_on_either_scale(c
     clinical_s0 = ClinicalMetrics(SOURCE).fit_transform(X)[:, 0]
     ratio = np.exp(np.log(maps[:, 0] / clinical_s0).mean())
     for scale in ("linear", "log"):
-        flat = MapsToMaps(DummyRegressor(), **PROTOCOLS, target_scale=scale).fit(
-            X, clean, reference_maps=maps
-        )
+        flat = MapsToMaps(DummyRegressor(), **PROTOCOLS, target_scale=scale).fit(X, clean, reference_maps=maps)
         np.testing.assert_allclose(flat.predict_maps(X)[:, 0], ratio * clinical_s0, rtol=1e-9)
 
 
 def test_a_line_that_leaves_all_numbers_ends_at_the_bounds(noisy):
-    estimator = MapsToMaps("LR", **PROTOCOLS, target_scale="log").fit(
-        noisy[:300, CLINICAL], noisy[:300]
-    )
-    wild = np.array(
-        [[1e-9, 1.0, 1e3, 1.0, 1e-9], [1.0, 1.0, 5.0, 1.0, 1.0], [100.0, 1.0, 1.0, 0.9, 0.1]]
-    )
+    estimator = MapsToMaps("LR", **PROTOCOLS, target_scale="log").fit(noisy[:300, CLINICAL], noisy[:300])
+    wild = np.array([[1e-9, 1.0, 1e3, 1.0, 1e-9], [1.0, 1.0, 5.0, 1.0, 1.0], [100.0, 1.0, 1.0, 0.9, 0.1]])
     maps = estimator.predict_maps(wild)
     low, high = np.array(MODEL.bounds).T
     assert np.all((maps[:, 1:] >= low[1:]) & (maps[:, 1:] <= high[1:]))
@@ -543,9 +488,7 @@ class TestBadInput:
             "S0*exp(-b*D) + c", [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0.1, 3),
                                  Parameter("c", "", -1, 1)], name="offset",
         )  # fmt: skip
-        with pytest.raises(
-            ValueError, match=r"no floor for parameter c of model offset.*-1 and 1"
-        ):
+        with pytest.raises(ValueError, match=r"no floor for parameter c of model offset.*-1 and 1"):
             MapsToMaps(**PROTOCOLS, model=model, target_scale="log").fit(self.X, self.Y)
 
     def test_maps_need_protocols(self, strategy):
@@ -582,3 +525,5 @@ def test_maps_are_not_learned_from_fits_that_did_not_converge(noisy, monkeypatch
     assert found.n_dropped_ == expected.n_dropped_ + 3
     X = noisy[:20, CLINICAL]
     np.testing.assert_allclose(found.predict_maps(X), expected.predict_maps(X), rtol=1e-9)
+
+

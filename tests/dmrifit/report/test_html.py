@@ -24,9 +24,7 @@ from dmrifit.report.html import (
 
 
 def test_text_is_escaped_and_markup_is_not():
-    page = html_page(
-        "a & b", [("x < y", "<i>text</i>"), ("", Markup("<i>markup</i>"))], lead="<lead>"
-    )
+    page = html_page("a & b", [("x < y", "<i>text</i>"), ("", Markup("<i>markup</i>"))], lead="<lead>")
     for expected in ("a &amp; b", "x &lt; y", "&lt;i&gt;text", "<i>markup</i>", "&lt;lead&gt;"):
         assert expected in page
     assert page.count("<h2>") == 1
@@ -52,19 +50,10 @@ def test_rows_of_controls_are_faint_and_sentences_keep_a_width():
 
 
 def test_contents_link_to_the_sections_that_have_a_heading():
-    page = html_page(
-        "title",
-        [("", "lead"), ("First", "1"), ("", "between"), ("Second <b>", "2")],
-        contents=True,
-    )
+    page = html_page("title", [("", "lead"), ("First", "1"), ("", "between"), ("Second <b>", "2")], contents=True)
     assert '<a href="#s1">First</a>' in page
     assert '<a href="#s2">Second &lt;b&gt;</a>' in page
-    assert (
-        page.index('id="s1"')
-        < page.index("<h2>First")
-        < page.index('id="s2"')
-        < page.index("<h2>Second")
-    )
+    assert page.index('id="s1"') < page.index("<h2>First") < page.index('id="s2"') < page.index("<h2>Second")
     assert "<nav>" not in html_page("title", [("First", "1")])
 
 
@@ -73,10 +62,7 @@ def test_parts_of_a_page_are_escaped():
     assert html_heading("a < b") == "<h3>a &lt; b</h3>"
     assert html_lines("a <", "b") == "a &lt;<br>b"
     assert html_join([html_heading("x"), "<i>"]) == "<h3>x</h3>&lt;i&gt;"
-    assert (
-        html_details("a <", html_paragraph("b"))
-        == "<details><summary>a &lt;</summary><p>b</p></details>"
-    )
+    assert html_details("a <", html_paragraph("b")) == "<details><summary>a &lt;</summary><p>b</p></details>"
 
 
 def test_figures_stand_in_the_page_at_half_their_pixels():
@@ -119,9 +105,7 @@ def test_a_page_of_nothing_is_a_page():
 
 def test_what_was_simulated_is_said_with_its_number():
     assert synthetic_note(0, 3) == ""
-    assert synthetic_note(2, 3).startswith(
-        "Synthetic data: 2 of 3 scans were simulated; no person was scanned"
-    )
+    assert synthetic_note(2, 3).startswith("Synthetic data: 2 of 3 scans were simulated; no person was scanned")
     assert "all cases were simulated" in synthetic_note(3, 3, "case")
     assert "this case was simulated" in synthetic_note(1, 1, "case")
 

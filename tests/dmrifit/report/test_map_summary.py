@@ -92,9 +92,7 @@ def test_without_matplotlib_the_text_stays(maps, monkeypatch):
 
 
 def test_names_of_files_are_escaped(tmp_path):
-    signals = MODELS["adc"].signal(
-        np.column_stack([np.full(8, 300.0), np.linspace(0.5, 2, 8)]), PROTOCOL
-    )
+    signals = MODELS["adc"].signal(np.column_stack([np.full(8, 300.0), np.linspace(0.5, 2, 8)]), PROTOCOL)
     path = tmp_path / "a<b>.nii"
     nib.save(nib.Nifti1Image(signals.reshape(2, 2, 2, 4), np.eye(4)), path)
     maps = fit_image(path, PROTOCOL, "adc")

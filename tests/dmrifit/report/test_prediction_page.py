@@ -96,30 +96,18 @@ def test_the_answer_and_a_light_for_each_parameter_come_first(maps, tmp_path):
 
 def test_every_option_that_a_page_names_exists():
     known = typer.main.get_command(program.app).commands
-    options = {
-        name: {one for parameter in command.params for one in parameter.opts}
-        for name, command in known.items()
-    }
+    options = {name: {one for parameter in command.params for one in parameter.opts} for name, command in known.items()}
     named = []
     for room in (dmrifit.report, dmrifit.study.report):
         for path in Path(room.__file__).parent.rglob("*.py"):
             nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            texts = [
-                node.value
-                for node in nodes
-                if isinstance(node, ast.Constant) and isinstance(node.value, str)
-            ]
+            texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
             for text in texts:
                 # Not the variables of a style sheet.
-                for found in re.finditer(
-                    r"(?:dmrifit ([a-z-]+) )?(?<![\w(-])(--[a-z][\w-]*)(?![\w:-])", text
-                ):
+                for found in re.finditer(r"(?:dmrifit ([a-z-]+) )?(?<![\w(-])(--[a-z][\w-]*)(?![\w:-])", text):
                     named.append(found[2])
                     commands = [found[1]] if found[1] else list(options)
-                    assert any(found[2] in options[name] for name in commands), (
-                        path.name,
-                        found[0],
-                    )
+                    assert any(found[2] in options[name] for name in commands), (path.name, found[0])
     assert "--coverage" in named
     assert len(named) >= 4
 

@@ -27,11 +27,7 @@ def image(tmp_path):
     """A synthetic scan; half of its voxels diffuse faster than the upper bound of the fits below."""
     rng = np.random.default_rng(0)
     adc = np.concatenate([rng.uniform(0.3, 0.9, 50), rng.uniform(1.5, 2, 50)])
-    signals = (
-        MODELS["adc"]
-        .signal(np.column_stack([np.full(100, 300.0), adc]), PROTOCOL)
-        .reshape(5, 5, 4, 4)
-    )
+    signals = MODELS["adc"].signal(np.column_stack([np.full(100, 300.0), adc]), PROTOCOL).reshape(5, 5, 4, 4)
     signals[0, 0, 0] = -1
     path = tmp_path / "a<b>.nii"
     nib.save(nib.Nifti1Image(signals, np.diag([-2.0, 2, 4, 1])), path)
@@ -40,15 +36,7 @@ def image(tmp_path):
 
 @pytest.fixture
 def page(image, tmp_path):
-    fit_image(
-        image,
-        PROTOCOL,
-        "adc",
-        bounds={"ADC": (0, 1)},
-        sigma=1.5,
-        out=tmp_path / "out",
-        quicklook=True,
-    )
+    fit_image(image, PROTOCOL, "adc", bounds={"ADC": (0, 1)}, sigma=1.5, out=tmp_path / "out", quicklook=True)
     return (tmp_path / "out" / "a<b>_model-adc_quicklook.html").read_text(encoding="utf-8")
 
 
@@ -107,9 +95,7 @@ def test_fixed_parameters_are_listed_but_not_drawn(image, tmp_path):
 
 
 def test_an_amplitude_fixed_at_the_measured_signal_is_listed(image, tmp_path):
-    fit_image(
-        image, PROTOCOL, "adc", fixed={"S0": "measured"}, out=tmp_path / "out", quicklook=True
-    )
+    fit_image(image, PROTOCOL, "adc", fixed={"S0": "measured"}, out=tmp_path / "out", quicklook=True)
     page = (tmp_path / "out" / "a<b>_model-adc_quicklook.html").read_text(encoding="utf-8")
     assert "fixed: measured" in page
 
@@ -133,16 +119,10 @@ def stretched(b, S0, D, a):
 
 
 def test_a_model_that_is_a_function_is_shown_and_described_by_its_source(image, tmp_path):
-    parameters = [
-        Parameter("S0", "signal", 0, np.inf),
-        Parameter("D", "µm²/ms", 0.1, 5),
-        Parameter("a", "", 0.3, 1),
-    ]
+    parameters = [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0.1, 5), Parameter("a", "", 0.3, 1)]
     model = SignalModel.from_function(stretched, parameters, name="stretched")
     fit_image(image, PROTOCOL, model, out=tmp_path / "out", quicklook=True)
-    described = json.loads(
-        (tmp_path / "out" / "a<b>_model-stretched_dwimap.json").read_text(encoding="utf-8")
-    )
+    described = json.loads((tmp_path / "out" / "a<b>_model-stretched_dwimap.json").read_text(encoding="utf-8"))
     assert described["Model"]["Source"] == model.source
     assert "Expression" not in described["Model"]
     page = (tmp_path / "out" / "a<b>_model-stretched_quicklook.html").read_text(encoding="utf-8")
@@ -154,9 +134,7 @@ def test_doubts_are_told_and_shown(image, tmp_path):
     with pytest.warns(UserWarning, match="does not determine ivim"):
         fit_image(image, PROTOCOL, "ivim", method="nlls", out=tmp_path / "out", quicklook=True)
     page = (tmp_path / "out" / "a<b>_model-ivim_quicklook.html").read_text(encoding="utf-8")
-    described = json.loads(
-        (tmp_path / "out" / "a<b>_model-ivim_dwimap.json").read_text(encoding="utf-8")
-    )
+    described = json.loads((tmp_path / "out" / "a<b>_model-ivim_dwimap.json").read_text(encoding="utf-8"))
     doubt = np.asanyarray(nib.load(tmp_path / "out" / described["Doubt"]["File"]).dataobj)
     shares = described["Doubt"]["Share"]
     for bit, name in enumerate(("S0", "f", "Dv", "Dt")):
@@ -185,42 +163,28 @@ def test_a_prediction_has_a_page_of_its_own_with_its_maps_in_it(image, tmp_path)
     """Maps are stored as they were written; what was not predicted has no value."""
     source = PROTOCOL.take([0, 3])
     signals = np.asanyarray(nib.load(image).dataobj).reshape(-1, 4)[1:]
-    estimator = SignalToSignal("LR", source=source, target=PROTOCOL, model="adc").fit(
-        signals[:, [0, 3]], signals
-    )
-    maps = predict_image(
-        estimator, image, protocol=PROTOCOL, scale=None, out=tmp_path / "out", quicklook=True
-    )
-    page = (tmp_path / "out" / "a<b>_model-adc_desc-predicted_quicklook.html").read_text(
-        encoding="utf-8"
-    )
+    estimator = SignalToSignal("LR", source=source, target=PROTOCOL, model="adc").fit(signals[:, [0, 3]], signals)
+    maps = predict_image(estimator, image, protocol=PROTOCOL, scale=None, out=tmp_path / "out", quicklook=True)
+    page = (tmp_path / "out" / "a<b>_model-adc_desc-predicted_quicklook.html").read_text(encoding="utf-8")
     assert "<b>_" not in page
     assert "a&lt;b&gt;" in page
     assert "SignalToSignal" in page
     assert page.count("<img") == 2
-    stored = json.loads(
-        re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL).group(1)
-    )
+    stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL).group(1))
     assert [layer["name"] for layer in stored["layers"]] == ["input", "S0", "ADC"]
     layer = stored["layers"][2]
-    high, low = np.frombuffer(gzip.decompress(base64.b64decode(layer["data"])), np.uint8).reshape(
-        2, -1
-    )
+    high, low = np.frombuffer(gzip.decompress(base64.b64decode(layer["data"])), np.uint8).reshape(2, -1)
     codes = 256 * high.astype(int) + low
     values = layer["low"] + (codes - 1) / 4094 * (layer["high"] - layer["low"])
     written = nib.as_closest_canonical(maps["ADC"]).get_fdata()
     values = np.where(codes == 0, np.nan, values).reshape(stored["shape"])
     step = (layer["high"] - layer["low"]) / 4094
-    np.testing.assert_allclose(
-        values, np.clip(written, layer["low"], layer["high"]), rtol=0, atol=step
-    )
+    np.testing.assert_allclose(values, np.clip(written, layer["low"], layer["high"]), rtol=0, atol=step)
 
 
 def test_values_left_out_and_negative_ones_are_told_with_their_reasons(tmp_path):
     protocol = Protocol([0, 200, 500, 800, 1000])
-    signals = MODELS["adc"].signal(
-        np.column_stack([np.full(40, 300.0), np.linspace(0.5, 2.5, 40)]), protocol
-    )
+    signals = MODELS["adc"].signal(np.column_stack([np.full(40, 300.0), np.linspace(0.5, 2.5, 40)]), protocol)
     signals[0, 2] = np.nan
     signals[1, 1] = 0.0
     signals[2, [1, 2]] = 0.0
@@ -229,9 +193,7 @@ def test_values_left_out_and_negative_ones_are_told_with_their_reasons(tmp_path)
     path = tmp_path / "gaps.nii"
     nib.save(nib.Nifti1Image(signals.reshape(5, 4, 2, 5), np.eye(4)), path)
     maps = fit_image(path, protocol, "adc", out=tmp_path / "out", quicklook=True)
-    described = json.loads(
-        (tmp_path / "out" / "gaps_model-adc_dwimap.json").read_text(encoding="utf-8")
-    )
+    described = json.loads((tmp_path / "out" / "gaps_model-adc_dwimap.json").read_text(encoding="utf-8"))
     assert (described["LeftOut"]["Values"], described["LeftOut"]["Voxels"]) == (4, 3)
     assert (described["Negative"]["Values"], described["Negative"]["Voxels"]) == (3, 2)
     assert described["NotFitted"]["Voxels"] == np.isnan(np.asarray(maps["ADC"].dataobj)).sum() == 1
@@ -276,9 +238,7 @@ def page_of(folder):
 
 
 def volume(folder, name):
-    described = json.loads(
-        (folder / "scan_model-t2ivimkurtosis_dwimap.json").read_text(encoding="utf-8")
-    )
+    described = json.loads((folder / "scan_model-t2ivimkurtosis_dwimap.json").read_text(encoding="utf-8"))
     return nib.load(folder / described["Parameters"][name]["File"]).get_fdata()
 
 
@@ -328,10 +288,7 @@ def test_a_clicked_voxel_shows_its_signals_the_curve_of_the_model_and_what_is_le
     # One voxel to the right on the screen, where the patient's left is, and the file's last column.
     canvas = page.locator("[data-plane=axial] canvas")
     box = canvas.bounding_box()
-    where = {
-        "x": box["width"] * (voxel[0] + 1.5) / 11,
-        "y": box["height"] * (9 - voxel[1] - 0.5) / 9,
-    }
+    where = {"x": box["width"] * (voxel[0] + 1.5) / 11, "y": box["height"] * (9 - voxel[1] - 0.5) / 9}
     canvas.hover(position=where)
     assert page.locator("[data-role=hover]").text_content().startswith("Pointer at ")
     canvas.click(position=where)
@@ -349,23 +306,15 @@ def test_a_clicked_voxel_shows_its_signals_the_curve_of_the_model_and_what_is_le
         for one in decays:
             measured = signals[tuple(voxel)][IVIM.te == one["te"]]
             np.testing.assert_allclose(one["signals"], measured, rtol=2e-4)
-            for b, found in (
-                (one["grid"], one["curve"]),
-                (one["b"], measured - np.array(one["residuals"])),
-            ):
+            for b, found in ((one["grid"], one["curve"]), (one["b"], measured - np.array(one["residuals"]))):
                 clean = model.signal(parameters, Protocol(b, te=[one["te"]] * len(b)))[0]
                 with_floor = np.sqrt(clean**2 + np.pi / 2 * SIGMA**2)
                 np.testing.assert_allclose(found, with_floor, rtol=2e-3, atol=0.05)
         # What is drawn lies on one straight axis each for b and signal.
         paths = [path.get_attribute("d") for path in page.locator(".decay .curve").all()]
-        drawn = np.array(
-            [[float(x) for x in re.findall(r"[\d.]+", path)] for path in paths]
-        ).reshape(3, -1, 2)
+        drawn = np.array([[float(x) for x in re.findall(r"[\d.]+", path)] for path in paths]).reshape(3, -1, 2)
         for axis, values in ((0, "grid"), (1, "curve")):
-            pixels, numbers = (
-                drawn[..., axis].ravel(),
-                np.array([one[values] for one in decays]).ravel(),
-            )
+            pixels, numbers = drawn[..., axis].ravel(), np.array([one[values] for one in decays]).ravel()
             line = np.polyfit(numbers, pixels, 1)
             assert np.abs(np.polyval(line, numbers) - pixels).max() < 0.1
             assert (line[0] > 0) == (axis == 0)
@@ -377,15 +326,11 @@ def test_a_clicked_voxel_shows_its_signals_the_curve_of_the_model_and_what_is_le
 def test_voxels_outside_have_no_signals_and_lights_choose_the_overlay(fitted, tab):
     folder, _ = fitted
     page = tab.open(page_of(folder))
-    page.evaluate(
-        "(point) => document.querySelector('.viewer').viewer.go(point)", world((0, 0, 2))
-    )
+    page.evaluate("(point) => document.querySelector('.viewer').viewer.go(point)", world((0, 0, 2)))
     assert page.locator("[data-role=voxel-doubts]").text_content() == "No signals are stored here."
     assert page.locator(".decay .curve").count() == 0
     page.locator("[data-role=nearest]").click()
-    np.testing.assert_allclose(
-        page.evaluate("document.querySelector('.viewer').viewer.position"), world((1, 0, 2))
-    )
+    np.testing.assert_allclose(page.evaluate("document.querySelector('.viewer').viewer.position"), world((1, 0, 2)))
     assert page.locator(".decay .curve").count() == 3
     page.locator(".lights button", has_text="T2t").click()
     assert page.locator("[data-role=overlay] option:checked").text_content() == "T2t"
@@ -398,17 +343,13 @@ def test_the_residuals_of_averaged_volumes_are_those_of_each_volume(tmp_path, ta
     nib.save(nib.Nifti1Image(signals.reshape(3, 3, 3, -1), np.eye(4)), tmp_path / "scan.nii")
     maps = fit_image(tmp_path / "scan.nii", protocol, "adc", out=tmp_path, quicklook=True)
     page = tab.open(tmp_path / "scan_model-adc_quicklook.html")
-    voxel = tuple(
-        int(x) for x in page.evaluate("document.querySelector('.viewer').viewer.position")
-    )
+    voxel = tuple(int(x) for x in page.evaluate("document.querySelector('.viewer').viewer.position"))
     fitted = [[maps[name].get_fdata()[voxel] for name in ("S0", "ADC")]]
     measured = signals.reshape(3, 3, 3, -1)[voxel]
     rms = np.sqrt(np.mean((measured - MODELS["adc"].signal(fitted, protocol)[0]) ** 2))
     largest = max(measured[protocol.b == b].mean() for b in (0, 500, 1000))
     words = page.locator("[data-role=voxel-doubts]").text_content()
-    shown = float(
-        re.search(r"Residuals \(rms of all volumes\): ([\d.]+) % of the largest signal", words)[1]
-    )
+    shown = float(re.search(r"Residuals \(rms of all volumes\): ([\d.]+) % of the largest signal", words)[1])
     assert shown == pytest.approx(100 * rms / largest, rel=0.05)  # two digits are shown
 
 
@@ -422,22 +363,14 @@ def test_the_first_screen_answers_at_every_width(fitted, tab, width):
     if width >= 1120:
         for place in (".decay svg", "[data-role=voxel]", ".settings", "[data-role=crosshair]"):
             assert tab.is_on_first_screen(page.locator(place)), place
-        assert (
-            page.locator(".side").bounding_box()["x"] > page.locator(".planes").bounding_box()["x"]
-        )
+        assert page.locator(".side").bounding_box()["x"] > page.locator(".planes").bounding_box()["x"]
     # The scan is seen through the colors.
     assert page.locator("[data-role=image] option:checked").text_content() == "scan"
     assert int(page.locator("[data-role=opacity]").input_value()) < 75
 
 
-def test_a_model_without_a_formula_and_a_voxel_without_a_fit_are_shown_without_a_curve(
-    image, tmp_path, tab
-):
-    parameters = [
-        Parameter("S0", "signal", 0, np.inf),
-        Parameter("D", "µm²/ms", 0.1, 5),
-        Parameter("a", "", 0.3, 1),
-    ]
+def test_a_model_without_a_formula_and_a_voxel_without_a_fit_are_shown_without_a_curve(image, tmp_path, tab):
+    parameters = [Parameter("S0", "signal", 0, np.inf), Parameter("D", "µm²/ms", 0.1, 5), Parameter("a", "", 0.3, 1)]
     model = SignalModel.from_function(stretched, parameters, name="stretched")
     fit_image(image, PROTOCOL, model, out=tmp_path / "out", quicklook=True)
     page = tab.open(tmp_path / "out" / "a<b>_model-stretched_quicklook.html")
@@ -445,9 +378,6 @@ def test_a_model_without_a_formula_and_a_voxel_without_a_fit_are_shown_without_a
     assert page.locator(".decay .curve").count() == 0
     assert page.locator(".decay svg").get_attribute("aria-label").endswith("without a curve")
     page.evaluate("document.querySelector('.viewer').viewer.go([0, 0, 0])")
-    assert (
-        page.locator("[data-role=voxel-doubts]").text_content()
-        == "This voxel could not be fitted."
-    )
+    assert page.locator("[data-role=voxel-doubts]").text_content() == "This voxel could not be fitted."
     values = page.locator("[data-role=voxel-values] td").all_text_contents()
     assert values == ["–"] * 6

@@ -95,8 +95,7 @@ def test_outside_the_mask_the_page_shows_and_missing_values_are_gray(slices):
 
 
 @pytest.mark.parametrize(
-    "values",
-    [np.full(SHAPE, np.nan), np.zeros(SHAPE), np.random.default_rng(0).normal(size=SHAPE)],
+    "values", [np.full(SHAPE, np.nan), np.zeros(SHAPE), np.random.default_rng(0).normal(size=SHAPE)]
 )
 def test_any_map_can_be_drawn(slices, values):
     panels = [MapPanel("K", "", values, (0.0, 5.0), (0.2, 0.0)), MapPanel("D", "µm²/ms", values)]
@@ -122,9 +121,7 @@ def test_the_histogram_holds_all_voxels(slices):
 
 
 def test_the_histogram_of_an_amplitude_at_its_bound_has_no_bound(slices):
-    panel = MapPanel(
-        "S0", "a.u.", np.random.default_rng(0).normal(size=SHAPE), shares=(0.01, 0.02)
-    )
+    panel = MapPanel("S0", "a.u.", np.random.default_rng(0).normal(size=SHAPE), shares=(0.01, 0.02))
     histogram = plot_panel(slices, panel).axes[-1]
     assert np.isfinite(histogram.get_xlim()).all()
     assert not histogram.texts
@@ -133,16 +130,8 @@ def test_the_histogram_of_an_amplitude_at_its_bound_has_no_bound(slices):
 def test_the_status_names_only_what_occurs(slices):
     status = np.zeros(SHAPE, np.uint8)
     status[0] = 3
-    figure = plot_codes(
-        slices,
-        status,
-        {0: "converged", 1: "at bound", 2: "not converged", 3: "not fitted"},
-        "Status",
-    )
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "converged",
-        "not fitted",
-    ]
+    figure = plot_codes(slices, status, {0: "converged", 1: "at bound", 2: "not converged", 3: "not fitted"}, "Status")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["converged", "not fitted"]
     assert picture(figure).size
 
 

@@ -133,9 +133,7 @@ def tokens(css, mode):
     """Colors by name as a browser reads them: those of the dark replace those by day."""
     light, dark = re.findall(r":root \{(.*?)\}", css)
     colors = dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", light))
-    return (
-        colors | dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", dark)) if mode == "dark" else colors
-    )
+    return colors | dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", dark)) if mode == "dark" else colors
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])

@@ -13,10 +13,7 @@ def test_losses_and_scores_have_a_panel_each_with_the_last_value_in_its_heading(
         {"epoch": i + 1, "train_loss": loss, "valid_score": score}
         for i, (loss, score) in enumerate(zip(losses, scores, strict=True))
     ]
-    for keys, values in (
-        (("train_loss",), [losses]),
-        (("train_loss", "valid_score"), [losses, scores]),
-    ):
+    for keys, values in ((("train_loss",), [losses]), (("train_loss", "valid_score"), [losses, scores])):
         rows = [{key: row[key] for key in ("epoch", *keys)} for row in history]
         figure = plot_training(rows)
         assert [list(ax.lines[0].get_ydata()) for ax in figure.axes] == values

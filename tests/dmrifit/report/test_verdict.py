@@ -32,10 +32,7 @@ def lights():
     """Class and words of each light, by parameter."""
     region = np.ones((2, 2, 1), bool)
     medians = {"S0": 1172.4, "D": 0.000123456, "K": -0.5, "T": 80.0}
-    panels = [
-        MapPanel(name, "u", np.full((2, 2, 1), value), (0, 1), (0, 0))
-        for name, value in medians.items()
-    ]
+    panels = [MapPanel(name, "u", np.full((2, 2, 1), value), (0, 1), (0, 0)) for name, value in medians.items()]
     markup = str(html_lights(panels, region, SIDECAR))
     items = re.findall(r'<li class="(\w+)">(.*?)</li>', markup, re.DOTALL)
     words = [" ".join(html.unescape(re.sub("<[^>]+>", " ", text)).split()) for _, text in items]
@@ -62,14 +59,7 @@ def test_the_parameter_that_is_least_in_doubt_is_shown_first():
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [
-        (1.0, "100 %"),
-        (0.9961, "99.6 %"),
-        (0.99996, "99.996 %"),
-        (0.0, "0 %"),
-        (0.004, "0.4 %"),
-        (0.824, "82 %"),
-    ],
+    [(1.0, "100 %"), (0.9961, "99.6 %"), (0.99996, "99.996 %"), (0.0, "0 %"), (0.004, "0.4 %"), (0.824, "82 %")],
 )
 def test_a_share_below_all_is_not_written_as_all(share, text):
     assert percent(share) == text
@@ -105,10 +95,7 @@ def test_sentences_of_a_fit_name_warnings_doubts_air_and_lost_voxels_once():
     assert "68 % of the voxels look like air, which medians leave out" in map_verdict(sidecar)
     # In a mask the sentence gives no option that was taken.
     masked = sidecar | {"Settings": {"Region": "the mask above 0.5"}}
-    assert (
-        "68% of the voxels look like air: medians and intervals leave them out"
-        in fit_sentences(masked)
-    )
+    assert "68% of the voxels look like air: medians and intervals leave them out" in fit_sentences(masked)
     assert remedies(masked) == {"b_max": 2000.0}
 
 

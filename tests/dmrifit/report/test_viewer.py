@@ -27,11 +27,7 @@ pytest.importorskip("matplotlib")
 
 SCRIPT = Path(dmrifit.__file__).parent / "report" / "data" / "viewer.js"
 SHAPE = (12, 10, 5)
-PLANES = {
-    "axial": (2, 0, 1),
-    "coronal": (1, 0, 2),
-    "sagittal": (0, 1, 2),
-}  # axes of the world: normal, across, up
+PLANES = {"axial": (2, 0, 1), "coronal": (1, 0, 2), "sagittal": (0, 1, 2)}  # axes of the world: normal, across, up
 
 
 def turned(degrees, edges, center=(3.0, -5.0, 20.0)):
@@ -67,9 +63,7 @@ def layers():
 
 def data_of(markup):
     """What a viewer stores."""
-    text = re.search(
-        r'<script type="application/json">(.*?)</script>', str(markup), re.DOTALL
-    ).group(1)
+    text = re.search(r'<script type="application/json">(.*?)</script>', str(markup), re.DOTALL).group(1)
     return json.loads(text)
 
 
@@ -96,9 +90,7 @@ def test_numbers_come_back_within_half_a_step(layers, affine):
         step = (stored["high"] - stored["low"]) / (2 ** stored["bits"] - 2)
         clipped = np.clip(layer.values, stored["low"], stored["high"])
         np.testing.assert_allclose(back, clipped, rtol=0, atol=step / 2 + 1e-9, equal_nan=True)
-        assert step < 1.01 * np.ptp(layer.values[np.isfinite(layer.values)]) / (
-            254 if stored["bits"] == 8 else 65534
-        )
+        assert step < 1.01 * np.ptp(layer.values[np.isfinite(layer.values)]) / (254 if stored["bits"] == 8 else 65534)
     np.testing.assert_array_equal(codes_of(data, data["layers"][2]), layers[2].values)
     np.testing.assert_allclose(data["affine"], affine[:3])
 
@@ -111,9 +103,7 @@ def test_what_reaches_the_threshold_is_shown_and_nothing_below_it_by_a_step(thre
     data = data_of(html_viewer([Layer("score", values, "score", threshold=threshold)], np.eye(4)))
     stored = data["layers"][0]
     step = (stored["high"] - stored["low"]) / 65534
-    edge = 1 + np.floor(
-        (threshold - stored["low"]) / (stored["high"] - stored["low"]) * 65534 + 0.5
-    )
+    edge = 1 + np.floor((threshold - stored["low"]) / (stored["high"] - stored["low"]) * 65534 + 0.5)
     shown = codes_of(data, stored) >= edge
     assert shown[values >= threshold].all()
     assert not shown[values < threshold - step].any()
@@ -124,9 +114,7 @@ def test_an_outlier_adds_no_voxel_to_those_above_the_threshold(outlier):
     values = np.random.default_rng(4).chisquare(4, (20, 20, 20))
     limit = float(np.quantile(values, 0.999))
     values[3, 4, 5] = outlier
-    stored = data_of(html_viewer([Layer("map", values, "score", threshold=limit)], np.eye(4)))[
-        "layers"
-    ][0]
+    stored = data_of(html_viewer([Layer("map", values, "score", threshold=limit)], np.eye(4)))["layers"][0]
     codes = codes_of({"shape": values.shape}, stored)
     np.testing.assert_array_equal(codes >= stored["edge"], values >= limit)
 
@@ -134,10 +122,7 @@ def test_an_outlier_adds_no_voxel_to_those_above_the_threshold(outlier):
 def test_what_is_outlined_outside_the_region_is_not_cut_away():
     mask, region = np.zeros((2, 30, 30, 30), dtype=np.uint8)
     mask[2:5, 2:5, 2:5], region[15:25, 15:25, 15:25] = 1, 1
-    layers = [
-        Layer("scan", np.ones((30, 30, 30)) * np.arange(30)),
-        Layer("reference", mask, "mask"),
-    ]
+    layers = [Layer("scan", np.ones((30, 30, 30)) * np.arange(30)), Layer("reference", mask, "mask")]
     data = data_of(html_viewer(layers, np.eye(4), region=region > 0))
     assert (codes_of(data, data["layers"][1]) > 0).sum() == 27
 
@@ -150,9 +135,7 @@ def test_a_threshold_that_is_no_number_is_named():
 def test_any_order_of_storage_shows_the_same(layers):
     flipped = [Layer(one.name, one.values[::-1].transpose(2, 0, 1), one.kind, one.unit, one.window, one.threshold,
                      one.names) for one in layers]  # fmt: skip
-    affine = STRAIGHT @ np.array(
-        [[0, -1, 0, SHAPE[0] - 1], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]]
-    )
+    affine = STRAIGHT @ np.array([[0, -1, 0, SHAPE[0] - 1], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
     np.testing.assert_allclose(affine @ [0, SHAPE[0] - 1, 0, 1], STRAIGHT @ [0, 0, 0, 1])
     assert data_of(html_viewer(flipped, affine)) == data_of(html_viewer(layers, STRAIGHT))
 
@@ -167,9 +150,7 @@ def test_what_is_empty_is_cut_away_but_boxes_stay_inside():
     far[:3, 3] = (STRAIGHT @ [35, 12, 6, 1])[:3]
     boxed = data_of(html_viewer([Layer("map", values, "map")], STRAIGHT, boxes=[Box("far", far)]))
     low = np.array(boxed["affine"])[:, 3]
-    assert (
-        low + np.array([2, 2, 6]) * (np.array(boxed["shape"]) - 1) >= far[:3, 3] + [2, 2, 3]
-    ).all()
+    assert (low + np.array([2, 2, 6]) * (np.array(boxed["shape"]) - 1) >= far[:3, 3] + [2, 2, 3]).all()
     page = html_viewer([Layer("map", values, "map")], STRAIGHT)
     assert "Cropped from 40 × 30 × 20 voxels" in page
 
@@ -188,9 +169,7 @@ def test_a_large_scan_is_made_coarser_and_the_page_says_so():
     assert sum(len(one["data"]) for one in data["layers"]) <= 20_000
     assert data["shape"] == [17, 16, 16]
     assert "2 × 2 × 1 voxels were put together" in made
-    np.testing.assert_allclose(
-        np.array(data["affine"]), [[2, 0, 0, 0.5], [0, 2, 0, 0.5], [0, 0, 2, 0]]
-    )
+    np.testing.assert_allclose(np.array(data["affine"]), [[2, 0, 0, 0.5], [0, 2, 0, 0.5], [0, 0, 2, 0]])
     padded = np.concatenate([values, values[-1:]])
     blocks = padded.reshape(17, 2, 16, 2, 16)
     means, stored = blocks.mean((1, 3)), data["layers"][0]
@@ -233,9 +212,7 @@ def test_records_follow_the_voxels_of_the_viewer_however_it_turns_cuts_and_joins
     affine = np.diag([-1.0, 1, 2, 1])
     for max_bytes in (1_000_000, 900):
         data = data_of(
-            html_viewer(
-                [Layer("map", values, "map")], affine, records=Rows(rows), max_bytes=max_bytes
-            )
+            html_viewer([Layer("map", values, "map")], affine, records=Rows(rows), max_bytes=max_bytes)
         )
         has_record = codes_of(data, {"data": data["records"]["present"], "bits": 8})
         places = np.argwhere(has_record)
@@ -282,9 +259,7 @@ class Parts(HTMLParser):
 def test_names_are_escaped_wherever_they_stand(layers):
     evil = "</script><script>alert(1)</script><!--\"&'"
     named = [Layer(evil, one.values, one.kind, evil, names=(evil, evil)) for one in layers]
-    made = html_viewer(
-        named, STRAIGHT, boxes=[Box(evil, np.eye(4))], points=[(evil, (0, 0, 0))], label=evil
-    )
+    made = html_viewer(named, STRAIGHT, boxes=[Box(evil, np.eye(4))], points=[(evil, (0, 0, 0))], label=evil)
     page = viewer_page(evil, [(evil, made)])
     scripts = [given for tag, given in Parts(page).found if tag == "script"]
     assert scripts == [{"type": "application/json"}, {}]
@@ -294,9 +269,7 @@ def test_names_are_escaped_wherever_they_stand(layers):
 
 def test_the_policy_allows_the_viewer_and_nothing_else(layers):
     page = viewer_page("title", [("", html_viewer(layers, STRAIGHT))])
-    policy = html.unescape(
-        re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page).group(1)
-    )
+    policy = html.unescape(re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page).group(1))
     rules = dict(part.strip().split(" ", 1) for part in policy.split(";"))
     for kind, text in (
         ("script", re.search(r"<script>(.*?)</script>", page, re.DOTALL).group(1)),
@@ -306,14 +279,7 @@ def test_the_policy_allows_the_viewer_and_nothing_else(layers):
         assert rules[f"{kind}-src"] == f"'sha256-{digest}'"
     assert rules["default-src"] == "'none'"
     assert rules["img-src"] == "data:"
-    assert set(rules) == {
-        "default-src",
-        "img-src",
-        "style-src",
-        "script-src",
-        "base-uri",
-        "form-action",
-    }
+    assert set(rules) == {"default-src", "img-src", "style-src", "script-src", "base-uri", "form-action"}
     assert "script-src" not in html_page("title", [])
     assert 'style="' not in page
 
@@ -321,9 +287,7 @@ def test_the_policy_allows_the_viewer_and_nothing_else(layers):
 def test_the_script_and_its_style_name_no_address_and_end_no_element():
     for name in ("viewer.js", "voxel.js", "viewer.css"):
         text = SCRIPT.with_name(name).read_text(encoding="utf-8")
-        assert not re.search(
-            r"https?:|//\w|url\(|@import|</|<!--|eval\(|fetch\(|XMLHttp|WebSocket|innerHTML", text
-        )
+        assert not re.search(r"https?:|//\w|url\(|@import|</|<!--|eval\(|fetch\(|XMLHttp|WebSocket|innerHTML", text)
         assert len(text) < 25_000
 
 
@@ -334,11 +298,7 @@ def test_each_control_has_a_label_and_elements_are_nested(layers):
     assert all(parts.labels)
     assert not parts.open
     canvases = [given for tag, given in parts.found if tag == "canvas" and "tabindex" in given]
-    assert [given["aria-label"].split()[0] for given in canvases] == [
-        "axial",
-        "coronal",
-        "sagittal",
-    ]
+    assert [given["aria-label"].split()[0] for given in canvases] == ["axial", "coronal", "sagittal"]
 
 
 def test_without_scripts_there_is_what_is_given_instead(layers):
@@ -383,11 +343,7 @@ def test_volumes_with_one_number_or_none_can_be_shown(values, kind):
             r"layer b has shape \(2, 2, 3\)",
         ),
         ([Layer("a", np.zeros((2, 2, 0)))], np.eye(4), "all need one shape"),
-        (
-            [Layer("a", np.full((2, 2, 2), 300), "mask")],
-            np.eye(4),
-            "mask a has numbers 300 to 300; give 0 to 255",
-        ),
+        ([Layer("a", np.full((2, 2, 2), 300), "mask")], np.eye(4), "mask a has numbers 300 to 300; give 0 to 255"),
         ([Layer("a", np.full((2, 2, 2), -1), "mask")], np.eye(4), "-1 to -1"),
         ([Layer("a", np.zeros((2, 2, 2)))], np.zeros((4, 4)), "cannot be inverted"),
         ([Layer("a", np.zeros((2, 2, 2)))], np.full((4, 4), np.nan), "cannot be inverted"),
@@ -409,9 +365,7 @@ def node(code, **given):
         pytest.skip("no node is on the PATH to run the viewer's functions without a browser")
     text = f"const v = require({json.dumps(str(SCRIPT))}); const given = JSON.parse(require('fs').readFileSync(0));\n"
     text += f"(async () => {{ {code} }})().then((out) => console.log(JSON.stringify(out)));"
-    done = subprocess.run(
-        [command, "-e", text], input=json.dumps(given), capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([command, "-e", text], input=json.dumps(given), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -420,9 +374,7 @@ def plane_points(affine, shape, plane, position, size):
     """Where the pixels of a plane lie, in mm: by the words of the documentation."""
     normal, across, up = PLANES[plane]
     corners = (
-        np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in shape])).reshape(3, -1).T
-        @ affine[:3, :3].T
-        + affine[:3, 3]
+        np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in shape])).reshape(3, -1).T @ affine[:3, :3].T + affine[:3, 3]
     )
     low, high = corners.min(axis=0), corners.max(axis=0)
     width, height = size
@@ -457,9 +409,7 @@ def test_planes_cut_the_grid_where_numpy_says(affine):
         points = plane_points(affine, SHAPE, plane, position, size)
         voxel, inside, margin = nearest(affine, SHAPE, points)
         expected = np.where(
-            inside,
-            np.ravel_multi_index(np.moveaxis(np.where(inside[..., None], voxel, 0), -1, 0), SHAPE),
-            -1,
+            inside, np.ravel_multi_index(np.moveaxis(np.where(inside[..., None], voxel, 0), -1, 0), SHAPE), -1
         )
         sure = margin > 0.02  # oblique fields are no whole number of pixels
         assert sure.mean() > 0.8
@@ -589,9 +539,7 @@ def test_a_browser_draws_the_numbers_and_the_slider_changes_the_picture(layers, 
         for plane, drawn in shown.items():
             points = plane_points(affine, SHAPE, plane, position, drawn.shape[1::-1])
             voxel, inside, margin = nearest(affine, SHAPE, points)
-            values = layers[0].values[
-                tuple(np.moveaxis(np.where(inside[..., None], voxel, 0), -1, 0))
-            ]
+            values = layers[0].values[tuple(np.moveaxis(np.where(inside[..., None], voxel, 0), -1, 0))]
             gray = 255 * np.clip((np.nan_to_num(values, nan=low) - low) / (high - low), 0, 1)
             expected = np.where(inside, gray, 0)
             sure = margin > 0.02
@@ -604,27 +552,15 @@ def test_a_browser_draws_the_numbers_and_the_slider_changes_the_picture(layers, 
             if place is not None:
                 switch(page, "threshold", place)
             score = data["layers"][1]
-            limit = (
-                0.6
-                if place is None
-                else score["low"] + place / 1000 * (score["high"] - score["low"])
-            )
+            limit = 0.6 if place is None else score["low"] + place / 1000 * (score["high"] - score["low"])
             drawn = pixels(page, "axial")
             points = plane_points(affine, SHAPE, "axial", position, drawn.shape[1::-1])
             voxel, inside, margin = nearest(affine, SHAPE, points)
-            values = layers[1].values[
-                tuple(np.moveaxis(np.where(inside[..., None], voxel, 0), -1, 0))
-            ]
+            values = layers[1].values[tuple(np.moveaxis(np.where(inside[..., None], voxel, 0), -1, 0))]
             colored = np.ptp(drawn, axis=-1) > 0
-            np.testing.assert_array_equal(
-                colored[margin > 0.02], (inside & (values >= limit))[margin > 0.02]
-            )
+            np.testing.assert_array_equal(colored[margin > 0.02], (inside & (values >= limit))[margin > 0.02])
             volume = (layers[1].values >= limit).sum() * abs(np.linalg.det(affine)) / 1000
-            told = float(
-                page.evaluate("document.querySelector('[data-role=amount]').textContent").split()[
-                    0
-                ]
-            )
+            told = float(page.evaluate("document.querySelector('[data-role=amount]').textContent").split()[0])
             assert told == pytest.approx(volume, rel=6e-3)
         switch(page, "side", "below")
         assert (np.ptp(pixels(page, "axial"), axis=-1) > 0).mean() > colored.mean()
@@ -643,9 +579,7 @@ def test_doubt_is_gray_and_colors_are_those_of_the_bar_at_any_opacity(tmp_path, 
         Layer("K", values, "map", window=(0, 2)),
         Layer("K", doubted, "doubt"),
     ]
-    made = html_viewer(
-        layers, STRAIGHT, image="scan", overlay="K", start=(STRAIGHT @ [5, 4, 2, 1])[:3]
-    )
+    made = html_viewer(layers, STRAIGHT, image="scan", overlay="K", start=(STRAIGHT @ [5, 4, 2, 1])[:3])
     path = tmp_path / "page.html"
     path.write_text(viewer_page("Page", [("Planes", made)]), encoding="utf-8")
     page = tab.open(path)
@@ -665,11 +599,7 @@ def test_doubt_is_gray_and_colors_are_those_of_the_bar_at_any_opacity(tmp_path, 
         assert np.abs(drawn[sure] - expected)[is_gray].max() <= 2
         # Every other color of the planes is a color of the bar, at the number of its voxel.
         shown = page.evaluate(PIXELS.replace("[data-plane=%s] canvas", bar))
-        colors = (
-            np.frombuffer(base64.b64decode(shown[2]), np.uint8)
-            .reshape(shown[1], shown[0], 3)
-            .astype(int)
-        )
+        colors = np.frombuffer(base64.b64decode(shown[2]), np.uint8).reshape(shown[1], shown[0], 3).astype(int)
         columns = np.round(255 * values[places] / 2).astype(int)
         rows = np.round((len(colors) - 1) * (1 - brightness[places])).astype(int)
         step = 255 * (1 - opacity / 100) / (len(colors) - 1)
@@ -717,18 +647,13 @@ def test_outlines_boxes_and_the_crosshair_are_drawn_where_they_are(layers, tmp_p
     assert np.ptp(rows) + 1 == pytest.approx(12 / 2 * scale, abs=4)
     assert (columns.min() + columns.max()) / 2 == pytest.approx(middle(7, 5)[1], abs=2)
     row, column = middle(3, 4)
-    assert (
-        np.ptp(drawn[row - 1 : row + 2, 5], axis=0).min() > 0
-        or drawn[row, 5, 0] != drawn[row - 3, 5, 0]
-    )
+    assert np.ptp(drawn[row - 1 : row + 2, 5], axis=0).min() > 0 or drawn[row, 5, 0] != drawn[row - 3, 5, 0]
     assert drawn[5, column - 1 : column + 2].std() > 0
 
 
 def test_keys_clicks_and_the_list_of_places_move_the_planes(layers, tmp_path, tab):
     target = (STRAIGHT @ [9, 3, 3, 1])[:3]
-    made = html_viewer(
-        layers, STRAIGHT, start=(STRAIGHT @ [5, 4, 2, 1])[:3], points=[("Lesion 1", target)]
-    )
+    made = html_viewer(layers, STRAIGHT, start=(STRAIGHT @ [5, 4, 2, 1])[:3], points=[("Lesion 1", target)])
     path = tmp_path / "page.html"
     path.write_text(viewer_page("Page", [("Planes", made)]), encoding="utf-8")
     page = tab.open(path, width=420)
@@ -740,9 +665,7 @@ def test_keys_clicks_and_the_list_of_places_move_the_planes(layers, tmp_path, ta
     for key, step in (("ArrowRight", (-1, 0, 0)), ("ArrowUp", (0, 1, 0)), ("PageUp", (0, 0, 1))):
         before = np.array(page.evaluate(where))
         page.keyboard.press(key)
-        np.testing.assert_allclose(
-            np.array(page.evaluate(where)) - before, np.multiply(step, (2, 2, 6))
-        )
+        np.testing.assert_allclose(np.array(page.evaluate(where)) - before, np.multiply(step, (2, 2, 6)))
     switch(page, "point", "0")
     np.testing.assert_allclose(page.evaluate(where), target)
     text = page.evaluate("document.querySelector('[data-role=values]').textContent")
@@ -771,23 +694,17 @@ def test_no_script_of_a_file_runs_and_damaged_numbers_leave_the_picture(layers, 
     made = html_viewer(layers, STRAIGHT, instead="the picture")
     page = viewer_page("Page", [("Planes", made)])
     # Even where escaping were forgotten, the policy stands.
-    hostile = page.replace(
-        "<h1>", "<img src=x onerror='document.title=1'><script>document.title = 2</script><h1>"
-    )
+    hostile = page.replace("<h1>", "<img src=x onerror='document.title=1'><script>document.title = 2</script><h1>")
     path = tmp_path / "page.html"
     path.write_text(hostile.replace('"data":"H4s', '"data":"H5s', 1), encoding="utf-8")
     page = tab.open(path)
     assert len(tab.complaints) == 3  # the picture, what it would have run, and the script
-    assert all(
-        "violates the following Content Security Policy" in words for words in tab.complaints
-    )
+    assert all("violates the following Content Security Policy" in words for words in tab.complaints)
     tab.complaints.clear()
     assert page.evaluate("document.title") == "Page"
     assert page.evaluate("document.querySelector('[data-role=body]').hidden")
     assert not page.evaluate("document.querySelector('[data-role=instead]').hidden")
-    assert "cannot draw" in page.evaluate(
-        "document.querySelector('[data-role=failure]').textContent"
-    )
+    assert "cannot draw" in page.evaluate("document.querySelector('[data-role=failure]').textContent")
 
 
 def test_a_layer_keeps_the_colors_of_its_meaning_and_others_have_their_own():
@@ -800,9 +717,7 @@ def test_a_layer_keeps_the_colors_of_its_meaning_and_others_have_their_own():
         Layer("marks", 2 * mask, "mask", names=("perhaps", "sure"), colors=(UNSURE, FOUND)),
     ]
     page = str(html_viewer(layers, np.eye(4)))
-    stored = json.loads(
-        re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL).group(1)
-    )
+    stored = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL).group(1))
     other, lesion, marks = (layer["colors"] for layer in stored["layers"][1:])
     assert [OUTLINES[k] for k in (*lesion, *marks)] == [REFERENCE, UNSURE, FOUND]
     assert not {*other} & {*lesion, *marks}
@@ -810,9 +725,7 @@ def test_a_layer_keeps_the_colors_of_its_meaning_and_others_have_their_own():
 
 def test_script_and_style_of_the_viewer_have_the_colors_of_figures():
     data = Path(viewer.__file__).parent / "data"
-    numbers = re.search(
-        r"const OUTLINES = (.*);", (data / "viewer.js").read_text(encoding="utf-8")
-    ).group(1)
+    numbers = re.search(r"const OUTLINES = (.*);", (data / "viewer.js").read_text(encoding="utf-8")).group(1)
     assert tuple("#" + bytes(color).hex() for color in json.loads(numbers)) == OUTLINES
     css = (data / "viewer.css").read_text(encoding="utf-8")
     assert tuple(re.findall(r"\.c\d \{ background: (#\w+);", css)) == OUTLINES

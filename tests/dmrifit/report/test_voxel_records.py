@@ -15,30 +15,11 @@ from dmrifit.engine.results import FitStatus
 from dmrifit.report.voxel_records import VoxelRecords, VoxelSignals, formula_tokens, pack_numbers
 
 BINARY = {
-    **{
-        "+": operator.add,
-        "-": operator.sub,
-        "*": operator.mul,
-        "/": operator.truediv,
-        "**": operator.pow,
-    },
-    **{
-        "<": operator.lt,
-        "<=": operator.le,
-        ">": operator.gt,
-        ">=": operator.ge,
-        "==": operator.eq,
-        "!=": operator.ne,
-    },
+    **{"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "**": operator.pow},
+    **{"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne},
     **{"&": lambda a, b: a and b, "|": lambda a, b: a or b},
 }
-UNARY = {
-    "±": operator.neg,
-    "!": operator.not_,
-    "exp": math.exp,
-    "log": math.log,
-    "sqrt": math.sqrt,
-}
+UNARY = {"±": operator.neg, "!": operator.not_, "exp": math.exp, "log": math.log, "sqrt": math.sqrt}
 
 
 def computed(tokens, values):
@@ -86,9 +67,7 @@ def test_formulas_of_models_have_the_value_of_the_model(name):
 
 def test_a_function_has_no_formula_and_foreign_syntax_is_refused():
     parameters = [Parameter("S0", "signal", 0, 10), Parameter("D", "µm²/ms", 0, 3)]
-    assert formula_tokens(
-        SignalModel.from_expression("S0*exp(-b*D)", parameters, name="x").expression
-    )
+    assert formula_tokens(SignalModel.from_expression("S0*exp(-b*D)", parameters, name="x").expression)
     assert formula_tokens(None) is None
     with pytest.raises(ValueError, match="cannot hold"):
         formula_tokens("[b]")
@@ -100,9 +79,7 @@ def test_the_first_voxel_is_a_sound_one_in_the_middle_of_the_largest_part():
     status[25:, :3] = FitStatus.CONVERGED
     rows = np.cumsum(status != OUTSIDE, dtype=np.int32).reshape(status.shape) * (status != OUTSIDE)
     nothing = np.zeros(rows.max(), np.float32)
-    signals = VoxelSignals(
-        rows, nothing[:, None], Protocol([0]), nothing, scatter=nothing, counts=np.ones(1, int)
-    )
+    signals = VoxelSignals(rows, nothing[:, None], Protocol([0]), nothing, scatter=nothing, counts=np.ones(1, int))
     doubt = np.zeros(status.shape, np.uint8)
     sidecar = {"Parameters": {"S0": {}, "ADC": {}}}
     records = VoxelRecords({"status": status, "doubt": doubt}, sidecar, signals)
@@ -122,9 +99,7 @@ def test_numbers_keep_four_digits_whatever_their_size():
         [0, -1, 65504, 1e-30, 3e38, np.nan, np.inf, -np.inf],
         rng.normal(size=500) * 10 ** rng.uniform(-9, 9, 500),
     ]).astype(np.float32)  # fmt: skip
-    raw = np.frombuffer(
-        gzip.decompress(base64.b64decode(pack_numbers(numbers))), np.uint8
-    ).reshape(3, -1)
+    raw = np.frombuffer(gzip.decompress(base64.b64decode(pack_numbers(numbers))), np.uint8).reshape(3, -1)
     bits = np.zeros((len(numbers), 4), np.uint8)
     bits[:, :3] = raw.T
     read = bits.view(">f4").ravel()

@@ -30,23 +30,16 @@ def test_a_patient_does_not_depend_on_how_many_others_there_are(cohort):
 
 def test_a_patient_keeps_its_name_and_drawn_voxels_in_a_cohort_of_hundreds():
     options = {"shape": (12, 12, 2), "random_state": 0}
-    few, many = (
-        simulate_cohort("cohort1", 2, **options),
-        simulate_cohort("cohort1", 101, **options),
-    )
+    few, many = simulate_cohort("cohort1", 2, **options), simulate_cohort("cohort1", 101, **options)
     assert many.patients[:2] == few.patients
     assert many.patients[98:] == ("cohort1p99", "cohort1p100", "cohort1p101")
-    drawn = [
-        cohort.arrays(mask="body", max_voxels=3, random_state=0).X[:6] for cohort in (few, many)
-    ]
+    drawn = [cohort.arrays(mask="body", max_voxels=3, random_state=0).X[:6] for cohort in (few, many)]
     np.testing.assert_array_equal(*drawn)
 
 
 def test_a_preset_is_the_same_by_name_and_as_a_protocol():
     preset = Protocol.preset("cohort2")
-    by_name, as_protocol = (
-        simulate_cohort(one, 1, shape=SMALL, random_state=0) for one in ("cohort2", preset)
-    )
+    by_name, as_protocol = (simulate_cohort(one, 1, shape=SMALL, random_state=0) for one in ("cohort2", preset))
     assert as_protocol.simulation == by_name.simulation
     np.testing.assert_array_equal(as_protocol.scans[0].signal, by_name.scans[0].signal)
     unnamed = simulate_cohort(Protocol(preset.b, preset.te), 1, shape=SMALL, random_state=0)
@@ -56,9 +49,7 @@ def test_a_preset_is_the_same_by_name_and_as_a_protocol():
 
 
 def test_numbers_of_numpy_are_told_as_plain_ones():
-    cohort = simulate_cohort(
-        "cohort1", 1, shape=SMALL, gain_variation=np.float32(0.25), field=np.int64(3)
-    )
+    cohort = simulate_cohort("cohort1", 1, shape=SMALL, gain_variation=np.float32(0.25), field=np.int64(3))
     assert json.loads(json.dumps(cohort.simulation)) == cohort.simulation
 
 
@@ -73,9 +64,7 @@ def test_patients_do_not_depend_on_the_number_of_processes(cohort):
 
 
 def test_an_ingredient_leaves_what_the_others_drew_as_it_is(cohort):
-    changed = simulate_cohort(
-        "cohort1", 1, shape=SMALL, gain_variation=0, artifacts=("shift",), snr=90, random_state=5
-    )
+    changed = simulate_cohort("cohort1", 1, shape=SMALL, gain_variation=0, artifacts=("shift",), snr=90, random_state=5)
     one, other = cohort.scans[0], changed.scans[0]
     np.testing.assert_array_equal(one.mask, other.mask)
     np.testing.assert_array_equal(one.truth["K"], other.truth["K"])
@@ -84,9 +73,7 @@ def test_an_ingredient_leaves_what_the_others_drew_as_it_is(cohort):
 
 def test_seeds_and_cohort_names_make_different_patients(cohort):
     other_seed = simulate_cohort("cohort1", 1, shape=SMALL, random_state=6).scans[0]
-    other_name = simulate_cohort(
-        "cohort1", 1, shape=SMALL, name="elsewhere", random_state=5
-    ).scans[0]
+    other_name = simulate_cohort("cohort1", 1, shape=SMALL, name="elsewhere", random_state=5).scans[0]
     first = cohort.scans[0]
     for other in (other_seed, other_name, cohort.scans[1]):
         assert np.corrcoef(first.truth["K"][first.mask], other.truth["K"][first.mask])[0, 1] < 0.9
@@ -118,9 +105,7 @@ def test_fits_to_signals_without_noise_give_the_true_parameters_back():
     assert error.max() < 1e-6
 
 
-def test_true_parameters_lie_inside_the_bounds_of_the_fit_and_before_the_turn_of_the_cumulant(
-    cohort,
-):
+def test_true_parameters_lie_inside_the_bounds_of_the_fit_and_before_the_turn_of_the_cumulant(cohort):
     for scan in cohort:
         for parameter in MODEL.parameters[1:]:
             values = scan.truth[parameter.name][scan.mask]
@@ -132,18 +117,12 @@ def test_true_parameters_lie_inside_the_bounds_of_the_fit_and_before_the_turn_of
 
 def test_background_noise_is_rayleigh_with_the_sigma_of_the_scan(cohort):
     for scan in cohort:
-        background = np.concatenate(
-            [scan.signal[i, j].ravel() for i in (0, 1, -2, -1) for j in (0, 1, -2, -1)]
-        )
-        assert np.median(background) == pytest.approx(
-            scan.sigma * np.sqrt(2 * np.log(2)), rel=0.05
-        )
+        background = np.concatenate([scan.signal[i, j].ravel() for i in (0, 1, -2, -1) for j in (0, 1, -2, -1)])
+        assert np.median(background) == pytest.approx(scan.sigma * np.sqrt(2 * np.log(2)), rel=0.05)
 
 
 def test_the_noise_follows_the_asked_signal_to_noise_ratio():
-    quiet, loud = (
-        simulate_cohort(n_patients=1, shape=SMALL, snr=snr, random_state=2) for snr in (60, 20)
-    )
+    quiet, loud = (simulate_cohort(n_patients=1, shape=SMALL, snr=snr, random_state=2) for snr in (60, 20))
     assert loud.scans[0].sigma == pytest.approx(3 * quiet.scans[0].sigma)
 
 
@@ -151,17 +130,13 @@ def test_dead_cores_belong_to_the_tumor():
     scans = simulate_cohort(n_patients=6, random_state=0)
     for scan in scans:
         for z in range(scan.shape[2]):
-            np.testing.assert_array_equal(
-                scan.lesion[:, :, z], binary_fill_holes(scan.lesion[:, :, z])
-            )
+            np.testing.assert_array_equal(scan.lesion[:, :, z], binary_fill_holes(scan.lesion[:, :, z]))
 
 
 def test_a_stronger_field_shortens_t2_and_leaves_diffusion_alone():
     protocol = Protocol.preset("cohort1")
     low, high = (
-        simulate_cohort(
-            protocol, 1, shape=SMALL, field=field, difficulty="easy", random_state=3
-        ).scans[0]
+        simulate_cohort(protocol, 1, shape=SMALL, field=field, difficulty="easy", random_state=3).scans[0]
         for field in (1.5, 3.0)
     )
     ratio = high.truth["T2t"][low.mask] / low.truth["T2t"][low.mask]
@@ -171,20 +146,11 @@ def test_a_stronger_field_shortens_t2_and_leaves_diffusion_alone():
 
 def test_latent_textures_move_parameters_together_only_when_asked():
     def correlations(latent_corr):
-        options = {
-            "template": "abdomen",
-            "snr": np.inf,
-            "latent_corr": latent_corr,
-            "random_state": 0,
-        }
+        options = {"template": "abdomen", "snr": np.inf, "latent_corr": latent_corr, "random_state": 0}
         values = []
         for scan in simulate_cohort("cohort1", 8, **options).scans:
             muscle = scan.mask & ~scan.lesion & (scan.truth["f"] < 0.08)
-            values.append(
-                np.corrcoef(np.log(scan.truth["Dt"][muscle]), np.log(scan.truth["T2t"][muscle]))[
-                    0, 1
-                ]
-            )
+            values.append(np.corrcoef(np.log(scan.truth["Dt"][muscle]), np.log(scan.truth["T2t"][muscle]))[0, 1])
         return np.array(values)
 
     more = correlations(0.8) - correlations(0.0)
@@ -194,9 +160,7 @@ def test_latent_textures_move_parameters_together_only_when_asked():
 
 def test_the_easy_preset_has_one_type_of_tumor_and_less_variation_between_patients():
     def spread(difficulty):
-        scans = simulate_cohort(
-            n_patients=16, shape=(16, 16, 2), difficulty=difficulty, random_state=0
-        )
+        scans = simulate_cohort(n_patients=16, shape=(16, 16, 2), difficulty=difficulty, random_state=0)
         return np.std([np.log(np.median(scan.truth["T2t"][scan.lesion])) for scan in scans])
 
     assert spread("easy") < 0.75 * spread("mixed")
@@ -206,17 +170,13 @@ def test_a_pelvis_has_urine_and_marrow_and_no_liver():
     scan = simulate_patient("cohort1", template="pelvis", difficulty="easy", seed=1)
     truth = {name: values[scan.mask] for name, values in scan.truth.items()}
     assert np.mean((truth["Dt"] > 2) & (truth["T2t"] > 120)) > 0.01  # the bladder
-    assert (
-        np.mean((truth["Dt"] < 0.8) & (truth["S0"] < 0.7 * np.median(truth["S0"]))) > 0.01
-    )  # marrow
+    assert np.mean((truth["Dt"] < 0.8) & (truth["S0"] < 0.7 * np.median(truth["S0"]))) > 0.01  # marrow
     assert np.mean(truth["Dv"] > 50) < 0.01
 
 
 def test_the_noise_of_a_pelvis_is_that_of_an_abdomen():
     def sigma(template):
-        cohort = simulate_cohort(
-            n_patients=30, shape=(16, 16, 2), template=template, gain_variation=0, random_state=1
-        )
+        cohort = simulate_cohort(n_patients=30, shape=(16, 16, 2), template=template, gain_variation=0, random_state=1)
         return np.median([scan.sigma for scan in cohort])
 
     assert sigma("pelvis") == pytest.approx(sigma("abdomen"), rel=0.1)
@@ -225,11 +185,7 @@ def test_the_noise_of_a_pelvis_is_that_of_an_abdomen():
 def test_the_gain_varies_as_asked_and_changes_nothing_else():
     def gains(variation):
         cohort = simulate_cohort(
-            n_patients=60,
-            shape=(12, 12, 2),
-            difficulty="easy",
-            gain_variation=variation,
-            random_state=2,
+            n_patients=60, shape=(12, 12, 2), difficulty="easy", gain_variation=variation, random_state=2
         )
         return np.array([scan.sigma for scan in cohort])
 
@@ -240,13 +196,7 @@ def test_the_gain_varies_as_asked_and_changes_nothing_else():
 
 def test_a_cohort_knows_how_it_was_made():
     cohort = simulate_cohort(
-        "cohort2",
-        2,
-        shape=SMALL,
-        snr=np.inf,
-        artifacts=("gibbs",),
-        template="pelvis",
-        random_state=9,
+        "cohort2", 2, shape=SMALL, snr=np.inf, artifacts=("gibbs",), template="pelvis", random_state=9
     )
     made = cohort.simulation
     expected = {

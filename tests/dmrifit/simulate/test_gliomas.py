@@ -42,9 +42,7 @@ def test_a_tumor_without_room_is_smaller(head):
 
 
 def test_without_any_room_there_is_no_tumor(head):
-    glioma = draw_glioma(
-        head, np.zeros_like(head.brain), 15.0, np.random.default_rng(0), necrosis=0.3
-    )
+    glioma = draw_glioma(head, np.zeros_like(head.brain), 15.0, np.random.default_rng(0), necrosis=0.3)
     assert not glioma.tumor.any()
     assert not glioma.core.any()
 

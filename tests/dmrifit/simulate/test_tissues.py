@@ -23,10 +23,7 @@ SHAPE = (40, 44, 36)
 
 def test_every_row_of_the_tissue_table_has_its_source():
     rows = csv.DictReader(
-        resources.files("dmrifit.simulate")
-        .joinpath("data", "tissues.csv")
-        .read_text("utf-8")
-        .splitlines()
+        resources.files("dmrifit.simulate").joinpath("data", "tissues.csv").read_text("utf-8").splitlines()
     )
     assert all(re.search(r"assumed|\d{4}", row["source"]) for row in rows)
     table = tissue_table()

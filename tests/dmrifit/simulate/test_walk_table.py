@@ -54,9 +54,7 @@ def slope_and_bend(weighting, signals):
 def test_tissues_have_the_cumulants_that_they_are_asked_for(tissue, family):
     protocol = Protocol(np.linspace(0, 400, 41), np.full(41, walk_table.CUMULANT_TE))
     weighting = protocol.b / 1000 * tissue[:, 4:5]
-    slope, bend = slope_and_bend(
-        weighting, walk_signals(tissue, Microstructure(family, 0), protocol)
-    )
+    slope, bend = slope_and_bend(weighting, walk_signals(tissue, Microstructure(family, 0), protocol))
     np.testing.assert_allclose(slope, -1, atol=1e-4)
     np.testing.assert_allclose(6 * (bend - 0.5), tissue[:, 5], atol=0.02)
 
@@ -66,9 +64,7 @@ def test_t2_of_tissues_is_the_slope_between_two_echoes(tissue, family):
     protocol = Protocol([0, 0, 1000], [*walk_table.SLOPE_TES, 60])
     signals = walk_signals(tissue, Microstructure(family, 0), protocol)
     first, last = walk_table.SLOPE_TES
-    np.testing.assert_allclose(
-        (last - first) / np.log(signals[:, 0] / signals[:, 1]), tissue[:, 6]
-    )
+    np.testing.assert_allclose((last - first) / np.log(signals[:, 0] / signals[:, 1]), tissue[:, 6])
     expected = tissue[:, 0] * np.exp(-first / tissue[:, 6])
     # Two T2 decay faster before the first echo than between both.
     np.testing.assert_allclose(signals[:, 0], expected, rtol=0.04 if family == "two T2" else 1e-6)
@@ -111,9 +107,7 @@ def test_signals_fall_with_b_and_echo_time_without_jumps(family):
     rungs = np.array([row["K"] for row in walk_rows()[family]])
     parameters = np.tile([1.0, 0.1, 20, 200, 0.9, 0, 70], (2 * len(rungs), 1))
     parameters[:, 5] = np.concatenate([rungs - 1e-7, rungs])
-    signals = walk_signals(
-        parameters, Microstructure(family, 5), Protocol(b, np.append(np.full(101, 90.0), 130))
-    )
+    signals = walk_signals(parameters, Microstructure(family, 5), Protocol(b, np.append(np.full(101, 90.0), 130)))
     assert np.diff(signals[:, :-1], axis=1).max() < 2e-3
     assert (signals[:, -1] < signals[:, 20]).all()
     below, at = np.split(signals, 2)
@@ -155,9 +149,7 @@ def test_rows_of_the_table_are_walks_of_their_microstructures(family, number):
 
 def test_rows_of_blood_are_walks_through_capillaries():
     row = walk_rows()["blood"][0]
-    walks = walk_blood(
-        PULSES, speed=row["speed_mm_per_s"], segment=row["segment_um"], n_walkers=20_000
-    )
+    walks = walk_blood(PULSES, speed=row["speed_mm_per_s"], segment=row["segment_um"], n_walkers=20_000)
     assert walks.cumulants(0)[0] == pytest.approx(row["D"], rel=0.05)
 
 
@@ -195,11 +187,7 @@ def test_kurtosis_is_limited_to_what_was_walked(tissue):
 @pytest.mark.parametrize(
     ("b", "te", "message"),
     [
-        (
-            [0, 800],
-            [45, 90],
-            "from 60 ms, when the gradient pulses have ended, to 160 ms, not 45 ms",
-        ),
+        ([0, 800], [45, 90], "from 60 ms, when the gradient pulses have ended, to 160 ms, not 45 ms"),
         ([0, 800], [90, 200], "not 200 ms; use truth='formula' or other echo times"),
         ([0, 6000], [90, 90], "up to 5000 s/mm², not 6000 s/mm²"),
     ],

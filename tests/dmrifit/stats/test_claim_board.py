@@ -39,9 +39,7 @@ def below(limit, name="a"):
 
 
 def claim_of(*readings, **options):
-    return Claim(
-        1, "a is small", "< 1", "a < 1", readings or (Reading("plain", below(1)),), **options
-    )
+    return Claim(1, "a is small", "< 1", "a < 1", readings or (Reading("plain", below(1)),), **options)
 
 
 def runs_of(values, condition=""):
@@ -83,16 +81,13 @@ def test_conditions_that_disagree_are_named():
     row = row_of(claim_of(), runs)
     assert row["verdict"] == "depends on the condition"
     assert row["reason"].split("\n")[0] == "holds: easy; does not hold: hard"
-    named = row_of(
-        claim_of(), runs, depends=lambda holding, failing: f"{holding[0]} or {failing[0]}"
-    )
+    named = row_of(claim_of(), runs, depends=lambda holding, failing: f"{holding[0]} or {failing[0]}")
     assert named["verdict"] == "depends on easy or hard"
     assert "plain: depends on easy or hard (holds: easy)" in named["readings"]
 
 
 @pytest.mark.parametrize(
-    ("values", "verdict"),
-    [(SMALL, HOLDS), (UNCLEAR, OPEN), (SMALL[:1], OPEN), ([None] * 10, OPEN)],
+    ("values", "verdict"), [(SMALL, HOLDS), (UNCLEAR, OPEN), (SMALL[:1], OPEN), ([None] * 10, OPEN)]
 )
 def test_all_conditions_must_hold(values, verdict):
     row = row_of(claim_of(), runs_of(SMALL, "easy") + runs_of(values, "hard"))
@@ -108,18 +103,14 @@ def test_conditions_that_are_needed_and_missing_are_named():
 
 
 def test_the_first_reading_decides_and_the_others_are_listed():
-    claim = claim_of(
-        Reading("strict", below(0)), Reading("loose", below(1)), Reading("other", below(1, "b"))
-    )
+    claim = claim_of(Reading("strict", below(0)), Reading("loose", below(1)), Reading("other", below(1, "b")))
     row = row_of(claim, runs_of(SMALL))
     assert row["verdict"] == FAILS
     assert row["readings"].split("\n") == [f"strict: {FAILS}", f"loose: {HOLDS}", f"other: {OPEN}"]
 
 
 def test_every_check_is_a_row_of_the_figures():
-    figures = check_claims(
-        [claim_of(), claim_of(Reading("other", below(1, "b")))], runs_of([0.1, 2.0])
-    )
+    figures = check_claims([claim_of(), claim_of(Reading("other", below(1, "b")))], runs_of([0.1, 2.0]))
     assert tuple(figures.columns) == FIGURE_COLUMNS
     assert figures["value"].tolist()[:2] == [0.1, 2.0]
     assert figures["relation"].tolist() == ["<", "<", "", ""]

@@ -62,18 +62,12 @@ def grow(voxels, shape):
 def oracle(reference, prediction, connectivity, min_overlap):
     """Compute the rows of the table, one comparison after the other."""
     lesions, parts = (
-        components([tuple(map(int, v)) for v in np.argwhere(mask)], connectivity)
-        for mask in (reference, prediction)
+        components([tuple(map(int, v)) for v in np.argwhere(mask)], connectivity) for mask in (reference, prediction)
     )
     hits = {
-        j: [i for i, lesion in enumerate(lesions) if len(lesion & part) >= min_overlap]
-        for j, part in enumerate(parts)
+        j: [i for i, lesion in enumerate(lesions) if len(lesion & part) >= min_overlap] for j, part in enumerate(parts)
     }
-    flagged = {
-        j
-        for j, own in hits.items()
-        if len(own) > 1 or any(len(parts[j]) > 10 * len(lesions[i]) for i in own)
-    }
+    flagged = {j for j, own in hits.items() if len(own) > 1 or any(len(parts[j]) > 10 * len(lesions[i]) for i in own)}
     clusters = components(set().union(*(grow(lesion, reference.shape) for lesion in lesions)), 26)
     rows = []
     for i, lesion in enumerate(lesions):
@@ -82,44 +76,17 @@ def oracle(reference, prediction, connectivity, min_overlap):
         cluster = next(k for k, grown in enumerate(clusters) if lesion <= grown)
         together = set().union(*(other for other in lesions if other <= clusters[cluster]))
         around = set().union(*(part for part in parts if part & clusters[cluster]))
-        row = {
-            "number": i + 1,
-            "kind": "lesion",
-            "found": bool(own),
-            "n_matched": len(own),
-            "split": len(own) > 1,
-        }
-        row |= {
-            "distinct": any(j not in flagged for j in own),
-            "bridged": any(j in flagged for j in own),
-        }
-        row |= {
-            "n_flagged": sum(j in flagged and hits[j][0] == i for j in own),
-            "n_voxels": len(lesion),
-        }
-        row |= {
-            "predicted_mL": len(joined) / 1000,
-            "dice": dice(lesion, joined),
-            "near": bool(around),
-        }
-        row |= {
-            "cluster": cluster + 1,
-            "cluster_voxels": len(together),
-            "cluster_dice": dice(together, around),
-        }
+        row = {"number": i + 1, "kind": "lesion", "found": bool(own), "n_matched": len(own), "split": len(own) > 1}
+        row |= {"distinct": any(j not in flagged for j in own), "bridged": any(j in flagged for j in own)}
+        row |= {"n_flagged": sum(j in flagged and hits[j][0] == i for j in own), "n_voxels": len(lesion)}
+        row |= {"predicted_mL": len(joined) / 1000, "dice": dice(lesion, joined), "near": bool(around)}
+        row |= {"cluster": cluster + 1, "cluster_voxels": len(together), "cluster_dice": dice(together, around)}
         rows.append(row | dict(zip("xyz", np.mean(sorted(lesion), axis=0), strict=True)))
     for j, part in enumerate(parts):
         if not hits[j]:
-            row = {
-                "number": j + 1,
-                "kind": "false positive",
-                "n_voxels": len(part),
-                "predicted_mL": len(part) / 1000,
-            }
+            row = {"number": j + 1, "kind": "false positive", "n_voxels": len(part), "predicted_mL": len(part) / 1000}
             row |= dict.fromkeys(("found", "split", "bridged", "distinct"), False)
-            row |= dict.fromkeys(
-                ("n_matched", "n_flagged", "dice", "cluster", "cluster_voxels", "cluster_dice"), 0
-            )
+            row |= dict.fromkeys(("n_matched", "n_flagged", "dice", "cluster", "cluster_voxels", "cluster_dice"), 0)
             row["near"] = any(part & grown for grown in clusters)
             rows.append(row | dict(zip("xyz", np.mean(sorted(part), axis=0), strict=True)))
     return rows
@@ -132,9 +99,7 @@ def box(mask, *sides):
 def random_pair(seed):
     """Draw speckles, boxes joined and cut apart, one side empty, everything."""
     rng = np.random.default_rng(seed)
-    reference, prediction = (
-        rng.random(SHAPE) < rng.choice([0, 0.02, 0.06, 0.15]) for _ in range(2)
-    )
+    reference, prediction = (rng.random(SHAPE) < rng.choice([0, 0.02, 0.06, 0.15]) for _ in range(2))
     kind = seed % 5
     if kind == 1:  # one component over two lesions
         box(reference, (1, 3), (1, 3), (1, 3))
@@ -147,24 +112,16 @@ def random_pair(seed):
     elif kind == 3:
         (reference, prediction)[rng.integers(2)][:] = False
     elif kind == 4:
-        prediction[:] = (
-            True
-            if rng.integers(4) == 0
-            else np.roll(reference, rng.integers(0, 2), rng.integers(3))
-        )
+        prediction[:] = True if rng.integers(4) == 0 else np.roll(reference, rng.integers(0, 2), rng.integers(3))
     return reference, prediction
 
 
-@pytest.mark.parametrize(
-    ("connectivity", "min_overlap", "start"), [(26, 1, 0), (26, 2, 80), (18, 1, 160), (6, 2, 240)]
-)
+@pytest.mark.parametrize(("connectivity", "min_overlap", "start"), [(26, 1, 0), (26, 2, 80), (18, 1, 160), (6, 2, 240)])
 def test_tables_are_those_of_a_plain_search(connectivity, min_overlap, start):
     bridged = split = empty = 0
     for seed in range(start, start + 80):
         reference, prediction = random_pair(seed)
-        table = lesion_table(
-            reference, prediction, connectivity=connectivity, min_overlap=min_overlap
-        )
+        table = lesion_table(reference, prediction, connectivity=connectivity, min_overlap=min_overlap)
         expected = oracle(reference, prediction, connectivity, min_overlap)
         assert len(table) == len(expected), seed
         for found, row in zip(table.to_dict("records"), expected, strict=True):
@@ -180,20 +137,14 @@ def test_components_that_are_too_small_are_as_if_they_were_not_there(connectivit
     for seed in range(400, 440):
         reference, prediction = random_pair(seed)
         kept = np.zeros_like(prediction)
-        for part in components(
-            [tuple(map(int, v)) for v in np.argwhere(prediction)], connectivity
-        ):
+        for part in components([tuple(map(int, v)) for v in np.argwhere(prediction)], connectivity):
             for voxel in part if len(part) >= min_voxels else ():
                 kept[voxel] = True
-        table = lesion_table(
-            reference, prediction, connectivity=connectivity, min_voxels=min_voxels
-        )
+        table = lesion_table(reference, prediction, connectivity=connectivity, min_voxels=min_voxels)
         expected = lesion_table(reference, kept, connectivity=connectivity)
         assert table.equals(expected), seed
         assert table.attrs == expected.attrs | {"min_voxels": min_voxels}
-        np.testing.assert_array_equal(
-            drop_small(prediction, min_voxels, connectivity=connectivity), kept
-        )
+        np.testing.assert_array_equal(drop_small(prediction, min_voxels, connectivity=connectivity), kept)
         less += kept.sum() < prediction.sum()
     assert less >= 20
 
@@ -224,8 +175,7 @@ def counted(n_found, n_missed, n_wrong):
 
 
 @pytest.mark.parametrize(
-    ("n_found", "n_wrong", "sensitivity", "precision"),
-    [(237, 106, 0.853, 0.691), (271, 718, 0.975, 0.274)],
+    ("n_found", "n_wrong", "sensitivity", "precision"), [(237, 106, 0.853, 0.691), (271, 718, 0.975, 0.274)]
 )
 def test_published_counts_give_the_published_precision(n_found, n_wrong, sensitivity, precision):
     scores = lesion_scores(lesion_table(*counted(n_found, 278 - n_found, n_wrong)))
@@ -241,9 +191,7 @@ def panoptica():
     spec = importlib.util.spec_from_file_location("compare_panoptica", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module, json.loads(
-        (Path(__file__).parents[1] / "data" / "panoptica.json").read_text(encoding="utf-8")
-    )
+    return module, json.loads((Path(__file__).parents[1] / "data" / "panoptica.json").read_text(encoding="utf-8"))
 
 
 def test_counts_and_dice_agree_with_panoptica(panoptica):
@@ -308,13 +256,7 @@ def test_two_components_on_one_lesion_are_one_hit():
     reference = ball((10, 10, 10), 5)
     prediction = ball((7, 10, 10), 1) | ball((13, 10, 10), 1)
     scores = lesion_scores(lesion_table(reference, prediction))
-    assert (
-        scores["n_split"]
-        == scores["n_found"]
-        == scores["strict_sensitivity"]
-        == scores["precision"]
-        == 1
-    )
+    assert scores["n_split"] == scores["n_found"] == scores["strict_sensitivity"] == scores["precision"] == 1
     assert scores["mDSC"] == pytest.approx(2 * 14 / (14 + reference.sum()))
 
 
@@ -334,15 +276,9 @@ def study():
 def test_everything_wins_plain_scores_but_no_headline(study):
     references, predictions = study
     everything = [np.ones_like(mask) for mask in references]
-    scores = lesion_scores(
-        lesion_table(*pair) for pair in zip(references, predictions, strict=True)
-    )
-    control = lesion_scores(
-        lesion_table(*pair) for pair in zip(references, everything, strict=True)
-    )
-    with_lesions = lesion_scores(
-        lesion_table(*pair) for pair in zip(references[:2], everything[:2], strict=True)
-    )
+    scores = lesion_scores(lesion_table(*pair) for pair in zip(references, predictions, strict=True))
+    control = lesion_scores(lesion_table(*pair) for pair in zip(references, everything, strict=True))
+    with_lesions = lesion_scores(lesion_table(*pair) for pair in zip(references[:2], everything[:2], strict=True))
     assert with_lesions["sensitivity"] == with_lesions["precision"] == with_lesions["f1"] == 1
     assert with_lesions["n_false_positives"] == 0
     for name in HEADLINES:
@@ -425,9 +361,7 @@ def test_small_and_large_lesions_are_counted_apart():
         box(prediction, (34, 39), (0, 5), (start, start + 4))
     table = lesion_table(reference, prediction)
     counts = lesion_counts(table).iloc[0]
-    by_size = {
-        name: int(counts[name]) for name in counts.index if name.endswith(("_small", "_large"))
-    }
+    by_size = {name: int(counts[name]) for name in counts.index if name.endswith(("_small", "_large"))}
     expected = {"n_small": 3, "n_found_small": 2, "false_positives_small": 1}
     expected |= {"n_large": 2, "n_found_large": 1, "false_positives_large": 3}
     assert by_size == expected
@@ -441,9 +375,7 @@ def test_scores_of_all_scans_are_those_of_summed_counts(study):
     tables = [lesion_table(*pair) for pair in zip(*study, strict=True)]
     counts = lesion_counts(tables)
     assert list(counts["n_lesions"]) == [3, 1, 0]
-    twice = scores_from_counts(
-        {name: np.array([column.sum(), 2 * column.sum()]) for name, column in counts.items()}
-    )
+    twice = scores_from_counts({name: np.array([column.sum(), 2 * column.sum()]) for name, column in counts.items()})
     whole = lesion_scores(tables)
     for name, value in whole.items():
         scale = 2 if name.startswith("n_") else 1
@@ -456,27 +388,12 @@ def test_scores_of_all_scans_are_those_of_summed_counts(study):
         (np.zeros((3, 3, 3)), np.zeros((3, 3, 4)), {}, "different grids"),
         (np.zeros((3, 3)), np.zeros((3, 3)), {}, r"volume \(x, y, z\)"),
         (np.zeros((3, 3, 3)), np.full((3, 3, 3), 0.3), {}, "0.3.*threshold"),
-        (
-            np.full((3, 3, 3), np.nan),
-            np.zeros((3, 3, 3)),
-            {},
-            r"reference must hold 0 and 1 only, not \[nan\]",
-        ),
-        (
-            np.full((3, 3, 3), 2),
-            np.zeros((3, 3, 3)),
-            {},
-            r"reference must hold 0 and 1 only, not \[2\]",
-        ),
+        (np.full((3, 3, 3), np.nan), np.zeros((3, 3, 3)), {}, r"reference must hold 0 and 1 only, not \[nan\]"),
+        (np.full((3, 3, 3), 2), np.zeros((3, 3, 3)), {}, r"reference must hold 0 and 1 only, not \[2\]"),
         (np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), {"connectivity": 8}, "26, not 8"),
         (np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), {"min_overlap": 0}, "not 0"),
         (np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), {"min_overlap": 0.5}, "not 0.5"),
-        (
-            np.zeros((3, 3, 3)),
-            np.zeros((3, 3, 3)),
-            {"min_voxels": 0},
-            "min_voxels must be a whole number.*not 0",
-        ),
+        (np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), {"min_voxels": 0}, "min_voxels must be a whole number.*not 0"),
         (np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), {"affine": np.zeros((4, 4))}, "affine"),
     ],
 )

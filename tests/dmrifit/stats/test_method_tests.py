@@ -23,14 +23,7 @@ def table_of(values, algorithms, *, metrics=("f",), **constants):
     values = np.asarray(values, dtype=float)
     if values.ndim == 2:
         values = np.repeat(values[:, :, None], len(metrics), axis=2)
-    keys = {
-        "cohort": "c1",
-        "strategy": "s2s",
-        "train_on": "same",
-        "n_train": 15,
-        "repeat": 0,
-        **constants,
-    }
+    keys = {"cohort": "c1", "strategy": "s2s", "train_on": "same", "n_train": 15, "repeat": 0, **constants}
     rows = [
         {
             **keys,
@@ -111,9 +104,7 @@ def test_the_interval_of_an_effect_covers_its_truth_about_as_often_as_it_says():
     generator = np.random.default_rng(0)
     inside = 0
     for seed in range(150):
-        _, low, high = rank_biserial(
-            generator.normal(m, 1, n), np.zeros(n), n_bootstrap=200, random_state=seed
-        )
+        _, low, high = rank_biserial(generator.normal(m, 1, n), np.zeros(n), n_bootstrap=200, random_state=seed)
         inside += low <= truth <= high
     assert 0.88 <= inside / 150 <= 0.99
 
@@ -123,36 +114,19 @@ def test_the_interval_of_an_effect_covers_its_truth_about_as_often_as_it_says():
 
 def test_friedman_and_wilcoxon_are_those_of_scipy_on_the_means_of_patients():
     generator = np.random.default_rng(3)
-    values = (
-        0.4
-        + generator.normal(0, 0.1, (12, 4, len(METRICS)))
-        + np.array([0, 0, 0.05, 0.15])[:, None]
-    )
+    values = 0.4 + generator.normal(0, 0.1, (12, 4, len(METRICS))) + np.array([0, 0, 0.05, 0.15])[:, None]
     tables = study_statistics(table_of(values, "ABCD", metrics=METRICS))
     means = values[:, :, 1:].mean(axis=2)  # without S0
     reference = stats.friedmanchisquare(*means.T)
     row = one(tables, "friedman", metrics="all")
-    assert (row["statistic"], row["p"]) == (
-        pytest.approx(reference.statistic),
-        pytest.approx(reference.pvalue),
-    )
+    assert (row["statistic"], row["p"]) == (pytest.approx(reference.statistic), pytest.approx(reference.pvalue))
     assert row["kendall_w"] == pytest.approx(reference.statistic / (12 * 3))
-    assert (row["n_patients"], row["n_dropped"], row["n_algorithms"], row["reason"]) == (
-        12,
-        0,
-        4,
-        "",
-    )
+    assert (row["n_patients"], row["n_dropped"], row["n_algorithms"], row["reason"]) == (12, 0, 4, "")
     for i, j in itertools.combinations(range(4), 2):
         pair = one(tables, "pairs", metrics="all", a="ABCD"[i], b="ABCD"[j])
         expected = stats.wilcoxon(means[:, i], means[:, j])
-        assert (pair["statistic"], pair["p"]) == (
-            expected.statistic,
-            pytest.approx(expected.pvalue),
-        )
-        assert [pair["mean_a"], pair["mean_b"]] == pytest.approx(
-            [means[:, i].mean(), means[:, j].mean()]
-        )
+        assert (pair["statistic"], pair["p"]) == (expected.statistic, pytest.approx(expected.pvalue))
+        assert [pair["mean_a"], pair["mean_b"]] == pytest.approx([means[:, i].mean(), means[:, j].mean()])
     own = tables["pairs"].query("metrics == 'all'")
     assert own["p_holm"].tolist() == pytest.approx(holm(own["p"].tolist()))
     without = np.delete(values, [0, METRICS.index("T2v")], axis=2).mean(axis=2)
@@ -164,9 +138,7 @@ def test_equivalence_is_decided_against_the_stated_margin():
     pingouin = pytest.importorskip("pingouin")
     generator = np.random.default_rng(1)
     base = 0.4 + generator.normal(0, 0.05, 16)
-    values = np.c_[
-        base, base + generator.normal(0.0, 0.01, 16), base + 0.1 + generator.normal(0, 0.01, 16)
-    ]
+    values = np.c_[base, base + generator.normal(0.0, 0.01, 16), base + 0.1 + generator.normal(0, 0.01, 16)]
     tables = study_statistics(table_of(values, "ABC"), margin=0.02)
     near, far = one(tables, "equivalence", a="A", b="B"), one(tables, "equivalence", a="A", b="C")
     assert (near["verdict"], far["verdict"]) == ("equivalent", "different")
@@ -219,9 +191,7 @@ def test_ranks_are_as_stable_as_resamples_of_the_patients_say():
     values = np.tile([0.1, 0.2, 0.9], (12, 1))
     values[:3, :2] = values[:3, 1::-1]
     values += 1e-6 * np.arange(12)[:, None]
-    ranks = study_statistics(table_of(values, "ABC"), tables=["ranks"])["ranks"].set_index(
-        "algorithm"
-    )
+    ranks = study_statistics(table_of(values, "ABC"), tables=["ranks"])["ranks"].set_index("algorithm")
     assert ranks["place"].to_dict() == {"A": 1, "B": 2, "C": 3}
     # A is first in a resample with at most half of its patients among the three.
     expected = stats.binom.cdf(6, 12, 3 / 12)
@@ -234,12 +204,8 @@ def test_ranks_are_as_stable_as_resamples_of_the_patients_say():
 
 def test_the_best_rank_is_the_lowest_error_and_the_highest_correlation():
     values = drawn(8, 3, spread=0.001) + np.array([0, 0.1, 0.2])
-    lowest = study_statistics(table_of(values, "ABC"))["ranks"].set_index("algorithm")[
-        "average_rank"
-    ]
-    highest = study_statistics(table_of(values, "ABC"), index="pearson")["ranks"].set_index(
-        "algorithm"
-    )["average_rank"]
+    lowest = study_statistics(table_of(values, "ABC"))["ranks"].set_index("algorithm")["average_rank"]
+    highest = study_statistics(table_of(values, "ABC"), index="pearson")["ranks"].set_index("algorithm")["average_rank"]
     assert lowest.to_dict() == {"A": 1, "B": 2, "C": 3}
     assert highest.to_dict() == {"A": 3, "B": 2, "C": 1}
 
@@ -327,9 +293,7 @@ DEGENERATE = {
 @pytest.mark.parametrize("index", ["dispersion", "bias", "abs_bias", "pearson"])
 def test_what_cannot_be_tested_has_a_reason_and_no_warning(case, index):
     values, reason = DEGENERATE[case]
-    tables = study_statistics(
-        table_of(values, "ABC"[: values.shape[1]], metrics=("f", "K")), index=index
-    )
+    tables = study_statistics(table_of(values, "ABC"[: values.shape[1]], metrics=("f", "K")), index=index)
     row = tables["friedman"].iloc[0]
     assert np.isnan(row["p"])
     assert reason in row["reason"]
@@ -342,9 +306,7 @@ def test_what_cannot_be_tested_has_a_reason_and_no_warning(case, index):
 def test_equal_algorithms_are_equivalent_without_a_test():
     tables = study_statistics(table_of(np.repeat(drawn(8, 1), 3, axis=1), "ABC"))
     assert (tables["equivalence"]["verdict"] == "equivalent").all()
-    assert (
-        tables["equivalence"]["reason"] == "all differences are equal: decided without a test"
-    ).all()
+    assert (tables["equivalence"]["reason"] == "all differences are equal: decided without a test").all()
     assert (tables["pairs"]["reason"] == "all differences are zero").all()
     assert (tables["pairs"]["rank_biserial"] == 0).all()
     apart = study_statistics(table_of(np.c_[drawn(8, 1), drawn(8, 1) + 0.5], "AB"))
@@ -421,9 +383,7 @@ def test_order_and_names_of_patients_change_nothing(values, random):
     random.shuffle(other)
     order = list(range(len(table)))
     random.shuffle(order)
-    changed = table.assign(
-        patient=table["patient"].map(dict(zip(names, other, strict=True)))
-    ).iloc[order]
+    changed = table.assign(patient=table["patient"].map(dict(zip(names, other, strict=True)))).iloc[order]
     tables = [*RANKED, "ranks", "nemenyi", "cliques"]
     first = study_statistics(table, n_bootstrap=20, tables=tables)
     second = study_statistics(changed, n_bootstrap=20, tables=tables)
@@ -437,22 +397,16 @@ def test_names_of_algorithms_change_nothing_but_the_names(values):
     k = values.shape[1]
     first = study_statistics(table_of(values, "ABCD"[:k]), n_bootstrap=20, tables=RANKED)
     turned = dict(zip("ABCD"[:k], "ZYXW"[:k], strict=True))
-    second = study_statistics(
-        table_of(values, [turned[name] for name in "ABCD"[:k]]), n_bootstrap=20, tables=RANKED
-    )
+    second = study_statistics(table_of(values, [turned[name] for name in "ABCD"[:k]]), n_bootstrap=20, tables=RANKED)
     np.testing.assert_allclose(first["friedman"]["p"], second["friedman"]["p"], rtol=1e-9)
     other = {frozenset((row.a, row.b)): row for row in second["pairs"].itertuples()}
     for row in first["pairs"].itertuples():
         found = other[frozenset((turned[row.a], turned[row.b]))]
         sign = 1 if found.a == turned[row.a] else -1
         assert found.rank_biserial == pytest.approx(sign * row.rank_biserial)
-        assert sorted((found.low, found.high)) == pytest.approx(
-            sorted((sign * row.low, sign * row.high))
-        )
+        assert sorted((found.low, found.high)) == pytest.approx(sorted((sign * row.low, sign * row.high)))
         assert (np.isnan(found.p) and np.isnan(row.p)) or found.p == pytest.approx(row.p)
-    verdicts = {
-        frozenset((row.a, row.b)): row.verdict for row in second["equivalence"].itertuples()
-    }
+    verdicts = {frozenset((row.a, row.b)): row.verdict for row in second["equivalence"].itertuples()}
     for row in first["equivalence"].itertuples():
         assert verdicts[frozenset((turned[row.a], turned[row.b]))] == row.verdict
 
@@ -465,11 +419,8 @@ def test_the_scale_of_an_index_does_not_matter(values, factor):
     # Products can be tied or not by rounding; where they are, as here, p values are those of ranks.
     decided = first["equivalence"]["p"].notna() & second["equivalence"]["p"].notna()
     np.testing.assert_allclose(
-        first["equivalence"]["p"][decided],
-        second["equivalence"]["p"][decided],
-        rtol=1e-6,
-        atol=1e-12,
+        first["equivalence"]["p"][decided], second["equivalence"]["p"][decided], rtol=1e-6, atol=1e-12
     )
-    np.testing.assert_allclose(
-        second["equivalence"]["margin"], factor * first["equivalence"]["margin"], rtol=1e-12
-    )
+    np.testing.assert_allclose(second["equivalence"]["margin"], factor * first["equivalence"]["margin"], rtol=1e-12)
+
+

@@ -38,22 +38,15 @@ def test_medians_and_quartiles_have_the_bits_of_numpy(n):
     low, middle, high = np.percentile(errors, [25, 50, 75], axis=0)
     np.testing.assert_array_equal(bias_index(prediction, ones), middle)
     np.testing.assert_array_equal(dispersion_index(prediction, ones), high - low)
-    np.testing.assert_array_equal(
-        median_absolute_error(prediction, ones), np.median(abs(errors), axis=0)
-    )
-    np.testing.assert_array_equal(
-        [median(column) for column in errors.T], np.median(errors, axis=0)
-    )
+    np.testing.assert_array_equal(median_absolute_error(prediction, ones), np.median(abs(errors), axis=0))
+    np.testing.assert_array_equal([median(column) for column in errors.T], np.median(errors, axis=0))
 
 
 def test_five_voxels_by_hand():
     # E = -0.5, 0, 0.25, 0.5, 2: median 0.25, quartiles 0 and 0.5.
     reference = np.array([2.0, 4.0, 4.0, -2.0, 1.0])
     prediction = np.array([1.0, 4.0, 5.0, -3.0, 3.0])
-    assert (bias_index(prediction, reference), dispersion_index(prediction, reference)) == (
-        0.25,
-        0.5,
-    )
+    assert (bias_index(prediction, reference), dispersion_index(prediction, reference)) == (0.25, 0.5)
     assert median_absolute_error(prediction, reference) == 0.5
     assert relative_error_counts(prediction, reference) == (5, 0, 0)
 
@@ -73,9 +66,7 @@ def test_voxels_without_a_relative_error_are_dropped_and_counted(reference):
 def test_the_indices_do_not_depend_on_the_unit(reference):
     prediction = reference * np.random.default_rng(1).normal(1.2, 0.1, 400)
     assert bias_index(1024 * prediction, 1024 * reference) == bias_index(prediction, reference)
-    assert dispersion_index(1024 * prediction, 1024 * reference) == dispersion_index(
-        prediction, reference
-    )
+    assert dispersion_index(1024 * prediction, 1024 * reference) == dispersion_index(prediction, reference)
 
 
 def test_nothing_usable_gives_nan_and_counts():
@@ -109,9 +100,7 @@ def test_volumes_are_refused_by_scores_of_columns():
 
 def test_correlations_agree_with_numpy_and_with_pearson_of_ranks(reference):
     prediction = np.sqrt(reference) + np.random.default_rng(3).normal(0, 0.1, 400)
-    assert pearson(prediction, reference) == pytest.approx(
-        np.corrcoef(prediction, reference)[0, 1]
-    )
+    assert pearson(prediction, reference) == pytest.approx(np.corrcoef(prediction, reference)[0, 1])
     ranks = np.corrcoef(stats.rankdata(prediction), stats.rankdata(reference))[0, 1]
     assert spearman(prediction, reference) == pytest.approx(ranks)
     assert spearman(np.exp(reference), reference) == pytest.approx(1.0)

@@ -33,17 +33,13 @@ KEYS = ["cohort", "patient", "estimator", "train_on", "n_train", "repeat"]
 @pytest.fixture(scope="module")
 def two():
     """Two synthetic cohorts with one protocol."""
-    return [
-        simulate_cohort("cohort1", 4, name=name, shape=SMALL, random_state=310) for name in "AB"
-    ]
+    return [simulate_cohort("cohort1", 4, name=name, shape=SMALL, random_state=310) for name in "AB"]
 
 
 @pytest.fixture(scope="module")
 def presets():
     """Two synthetic cohorts whose protocols differ."""
-    return [
-        simulate_cohort(name, 3, shape=SMALL, random_state=311) for name in ("cohort1", "cohort2")
-    ]
+    return [simulate_cohort(name, 3, shape=SMALL, random_state=311) for name in ("cohort1", "cohort2")]
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +72,7 @@ def test_every_strategy_stands_beside_its_controls(curve):
     assert (perfect["bias"].abs().max(), perfect["dispersion"].max()) == (0, 0)
     assert perfect["pearson"].dropna().min() > 1 - 1e-12
     # One S0 relative to the clinical S0 is not one S0.
-    assert (
-        scores.loc[(scores["algorithm"] == "constant") & (scores["metric"] != "S0"), "pearson"]
-        .isna()
-        .all()
-    )
+    assert scores.loc[(scores["algorithm"] == "constant") & (scores["metric"] != "S0"), "pearson"].isna().all()
 
 
 def test_controls_that_are_compared_already_are_not_added_twice(two):
@@ -89,9 +81,7 @@ def test_controls_that_are_compared_already_are_not_added_twice(two):
     assert scores.groupby("estimator").size().to_dict() == dict.fromkeys(
         ["LR s2s", *(f"{control} s2s" for control in CONTROLS)], 4 * 7
     )
-    assert set(
-        compare(estimators, two[0], max_voxels=10, controls=False).scores["estimator"]
-    ) == set(estimators)
+    assert set(compare(estimators, two[0], max_voxels=10, controls=False).scores["estimator"]) == set(estimators)
 
 
 def test_the_perfect_prediction_of_signals_has_no_error(curve):
@@ -115,9 +105,7 @@ def test_patients_of_a_small_training_are_among_those_of_a_larger_one(two):
             trained.setdefault(str(owner[X[0].tobytes()]), []).append(self.owners_)
             return super().predict_maps(X, **options)
 
-    scores = compare(
-        {"s": Spy()}, two[0], n_train=(1, 2, 3), n_repeats=2, max_voxels=9, random_state=0
-    ).scores
+    scores = compare({"s": Spy()}, two[0], n_train=(1, 2, 3), n_repeats=2, max_voxels=9, random_state=0).scores
     assert sorted(scores["n_train"].unique()) == [1, 2, 3]
     assert set(trained) == set(two[0].patients)
     draws = set()
@@ -133,12 +121,8 @@ def test_patients_of_a_small_training_are_among_those_of_a_larger_one(two):
 def test_scores_follow_from_the_predictions_that_are_kept(curve):
     result = Evaluation.read(curve[1])
     assert len(result.predictions) == 8
-    scores = result.scores[(result.scores["n_train"] == 3)].set_index(
-        ["patient", "estimator", "metric"]
-    )
-    signals = result.signals[(result.signals["n_train"] == 3)].set_index(
-        ["patient", "estimator", "contrast"]
-    )
+    scores = result.scores[(result.scores["n_train"] == 3)].set_index(["patient", "estimator", "metric"])
+    signals = result.signals[(result.signals["n_train"] == 3)].set_index(["patient", "estimator", "contrast"])
     for key in result.predictions:
         one = result.predictions[key]
         assert key == (one.cohort, one.patient)
@@ -153,19 +137,13 @@ def test_scores_follow_from_the_predictions_that_are_kept(curve):
                 error = (maps - reference) / reference
             for j, metric in enumerate(one.names):
                 row = scores.loc[(one.patient, name, metric)]
-                low, middle, high = np.nanpercentile(
-                    error[np.isfinite(error[:, j]), j], [25, 50, 75]
-                )
-                np.testing.assert_allclose(
-                    [row["bias"], row["dispersion"]], [middle, high - low], atol=1e-4
-                )
+                low, middle, high = np.nanpercentile(error[np.isfinite(error[:, j]), j], [25, 50, 75])
+                np.testing.assert_allclose([row["bias"], row["dispersion"]], [middle, high - low], atol=1e-4)
             unseen = ~one.seen
             error = np.abs(one.signals[name][:, unseen] / one.measured[:, unseen] - 1)
             pooled = signals.loc[(one.patient, name, "all unseen")]
             np.testing.assert_allclose(pooled["relative_error"], error.mean(), rtol=1e-4)
-            r = np.corrcoef(one.signals[name][:, unseen].ravel(), one.measured[:, unseen].ravel())[
-                0, 1
-            ]
+            r = np.corrcoef(one.signals[name][:, unseen].ravel(), one.measured[:, unseen].ravel())[0, 1]
             np.testing.assert_allclose(pooled["pearson"], r, atol=1e-5)
 
 
@@ -234,9 +212,7 @@ def test_cohorts_of_other_protocols_train_once_their_signals_are_computed(preset
     with pytest.raises(ValueError, match=r"cohort2.*lacks S_b0_TE93.*resynthesize=True"):
         leave_one_patient_out(presets, algorithms=("LR",), train_on="other", max_voxels=60)
     options = {"algorithms": ("LR",), "max_voxels": 60, "random_state": 2}
-    result = leave_one_patient_out(
-        presets, train_on=("same", "other", "pooled"), resynthesize=True, **options
-    )
+    result = leave_one_patient_out(presets, train_on=("same", "other", "pooled"), resynthesize=True, **options)
     scores = result.scores
     assert scores.groupby("train_on")["n_train"].unique().map(list).to_dict() == {
         "other": [3],
@@ -247,13 +223,8 @@ def test_cohorts_of_other_protocols_train_once_their_signals_are_computed(preset
     alone = leave_one_patient_out(presets, **options)
     same = scores[scores["train_on"] == "same"].drop(columns="seconds").reset_index(drop=True)
     pd.testing.assert_frame_equal(same, alone.scores.drop(columns="seconds"), check_exact=True)
-    error = result.signals[
-        (result.signals["algorithm"] == "LR") & (result.signals["strategy"] == "s2s")
-    ]
-    assert (
-        error.loc[error["contrast"] == "all unseen"].groupby("train_on")["pearson"].min().min()
-        > 0.9
-    )
+    error = result.signals[(result.signals["algorithm"] == "LR") & (result.signals["strategy"] == "s2s")]
+    assert error.loc[error["contrast"] == "all unseen"].groupby("train_on")["pearson"].min().min() > 0.9
 
 
 def test_resynthesis_of_noiseless_patients_is_as_good_as_their_measurement():
@@ -265,20 +236,14 @@ def test_resynthesis_of_noiseless_patients_is_as_good_as_their_measurement():
         rng = np.random.default_rng(5)
         scans = []
         for k in range(3):
-            low, high = np.array(
-                [[0.9, 0.1, 8, 160, 0.8, 0.3, 50], [1.1, 0.3, 30, 240, 1.6, 0.9, 110]]
-            )
+            low, high = np.array([[0.9, 0.1, 8, 160, 0.8, 0.3, 50], [1.1, 0.3, 30, 240, 1.6, 0.9, 110]])
             parameters = rng.uniform(low, high, (300, 7)) * [100, 1, 1, 1, 1, 1, 1]
             signal = model.signal(parameters, protocol).reshape(10, 10, 3, -1)
             everywhere = np.ones((10, 10, 3), bool)
-            scans.append(
-                Scan(f"{name}{k}", signal, protocol, everywhere, np.eye(4), lesion=everywhere)
-            )
+            scans.append(Scan(f"{name}{k}", signal, protocol, everywhere, np.eye(4), lesion=everywhere))
         cohorts.append(Cohort(scans, name))
     options = {"controls": False, "random_state": 0}
-    crossed = compare(
-        {"LR": SignalToSignal("LR")}, cohorts, train_on="other", resynthesize=True, **options
-    ).signals
+    crossed = compare({"LR": SignalToSignal("LR")}, cohorts, train_on="other", resynthesize=True, **options).signals
     home = compare({"LR": SignalToSignal("LR")}, cohorts, train_on="same", **options).signals
     # Patient k is the same person in both cohorts, so crossing may even help; it must not hurt.
     np.testing.assert_array_less(
@@ -298,8 +263,7 @@ def test_targets_of_the_held_out_patient_do_not_change_its_prediction(two):
     changed = Cohort([spoiled if one is scan else one for one in home], home.name)
     options = {"algorithms": ("LR", "ETR"), "max_voxels": 40, "random_state": 1, "controls": False}
     before, after = (
-        leave_one_patient_out(cohort, **options).predictions[home.name, scan.patient]
-        for cohort in (home, changed)
+        leave_one_patient_out(cohort, **options).predictions[home.name, scan.patient] for cohort in (home, changed)
     )
     for name in before.maps:
         np.testing.assert_array_equal(before.maps[name], after.maps[name])
@@ -317,9 +281,7 @@ def test_the_references_handed_to_the_training_are_those_it_would_fit(two):
     shared = compare({"LR m2m": MapsToMaps("LR")}, two[0], **options).scores
     plain = compare({"LR m2m": Plain("LR")}, two[0], **options).scores
     # Sums over patients are added in another order than sums over all voxels.
-    pd.testing.assert_frame_equal(
-        shared.drop(columns="seconds"), plain.drop(columns="seconds"), rtol=1e-8
-    )
+    pd.testing.assert_frame_equal(shared.drop(columns="seconds"), plain.drop(columns="seconds"), rtol=1e-8)
 
 
 def test_shares_at_bounds_are_those_of_the_reference_fit(curve, two):
@@ -344,9 +306,7 @@ learning_curve(cohorts, out=r"OUT", **options)
 
 def test_a_study_that_was_killed_goes_on_and_gives_the_same_table(curve, two, tmp_path):
     out = tmp_path / "study"
-    process = subprocess.Popen(
-        [sys.executable, "-c", _STUDY.replace("OUT", str(out))], stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen([sys.executable, "-c", _STUDY.replace("OUT", str(out))], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(finished(out)) < 5 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -378,14 +338,8 @@ def test_a_regressor_that_is_tuned_by_patients_can_be_compared_and_kept(two, tmp
     from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut
 
     search = GridSearchCV(Ridge(), {"alpha": [1e-6, 10.0]}, cv=LeaveOneGroupOut())
-    estimators = {
-        "tuned s2s": SignalToSignal(search),
-        "LR s2s": SignalToSignal("LR"),
-        "tuned m2m": MapsToMaps(search),
-    }
-    scores = compare(
-        estimators, two[0], max_voxels=60, controls=False, out=tmp_path, random_state=0
-    ).scores
+    estimators = {"tuned s2s": SignalToSignal(search), "LR s2s": SignalToSignal("LR"), "tuned m2m": MapsToMaps(search)}
+    scores = compare(estimators, two[0], max_voxels=60, controls=False, out=tmp_path, random_state=0).scores
     means = scores[scores["strategy"] == "s2s"].groupby("algorithm")["dispersion"].mean()
     assert means["tuned"] == pytest.approx(means["LR"], rel=0.2)
     voxelwise = {"leaky s2s": SignalToSignal(GridSearchCV(Ridge(), {"alpha": [1.0]}, cv=3))}
@@ -395,9 +349,7 @@ def test_a_regressor_that_is_tuned_by_patients_can_be_compared_and_kept(two, tmp
 
 def test_the_order_of_cohorts_patients_and_volumes_moves_no_number(two):
     first = two[0].scans[0]
-    again = Scan(
-        first.patient, 1.2 * first.signal[::-1], first.protocol, first.mask[::-1], first.affine
-    )
+    again = Scan(first.patient, 1.2 * first.signal[::-1], first.protocol, first.mask[::-1], first.affine)
     cohorts = [Cohort([again, *two[0].scans], "A"), two[1]]
     turned = []
     for cohort in cohorts[::-1]:
@@ -425,12 +377,8 @@ def test_the_order_of_cohorts_patients_and_volumes_moves_no_number(two):
 
 def test_one_image_under_two_patients_is_refused_before_training(two):
     first = two[0].scans[0]
-    copied = Scan(
-        "copy", first.signal, first.protocol, first.mask, first.affine, lesion=first.lesion
-    )
-    with pytest.raises(
-        ValueError, match=f"patients {first.patient} and copy have the same images"
-    ):
+    copied = Scan("copy", first.signal, first.protocol, first.mask, first.affine, lesion=first.lesion)
+    with pytest.raises(ValueError, match=f"patients {first.patient} and copy have the same images"):
         compare({"LR s2s": SignalToSignal("LR")}, Cohort([*two[0].scans, copied], "A"))
     renamed = Scan(first.patient.upper(), first.signal, first.protocol, first.mask, first.affine)
     with pytest.raises(ValueError, match="differ only in case"):

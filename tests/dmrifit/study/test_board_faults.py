@@ -44,9 +44,7 @@ def folder(finished, tmp_path):
 
 
 def run(cohort, out=None, **options):
-    return leave_one_patient_out(
-        cohort, algorithms=("LR",), max_voxels=20, random_state=0, out=out, **options
-    )
+    return leave_one_patient_out(cohort, algorithms=("LR",), max_voxels=20, random_state=0, out=out, **options)
 
 
 def test_a_run_that_ends_while_it_writes_counts_as_unfinished(cohort, folder, monkeypatch):
@@ -72,9 +70,7 @@ def test_a_run_that_ends_while_it_writes_counts_as_unfinished(cohort, folder, mo
         ("study.json", "{", "study.json does not describe a study"),
     ],
 )
-def test_damaged_tables_are_named_and_restored_by_running_again(
-    cohort, folder, name, content, message
-):
+def test_damaged_tables_are_named_and_restored_by_running_again(cohort, folder, name, content, message):
     (folder / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         Evaluation.read(folder)
@@ -123,9 +119,7 @@ def test_names_that_look_alike_in_files_stay_apart(cohort, tmp_path):
     ]
     written = run({"a": Cohort(one, "a"), "a--b": Cohort(two, "a--b")}, tmp_path / "out")
     expected = {("a", "b--x"), ("a", ".c"), ("a--b", "x"), ("a--b", "д/е")}
-    assert (
-        set(written.predictions) == set(Evaluation.read(tmp_path / "out").predictions) == expected
-    )
+    assert set(written.predictions) == set(Evaluation.read(tmp_path / "out").predictions) == expected
 
 
 def test_a_refused_comparison_does_not_claim_the_folder(cohort, tmp_path):
@@ -145,11 +139,7 @@ def test_a_refused_comparison_does_not_claim_the_folder(cohort, tmp_path):
             "'LR-a s2s' and 'LR_a s2s' are both",
         ),
         (
-            {
-                "estimators": {
-                    "own": type("Own", (), dict.fromkeys(("fit", "predict", "predict_maps")))()
-                }
-            },
+            {"estimators": {"own": type("Own", (), dict.fromkeys(("fit", "predict", "predict_maps")))()}},
             "no get_params.*BaseEst",
         ),
         ({"n_repeats": 2.0}, "n_repeats must be a whole number of at least 1, not 2.0"),
@@ -161,24 +151,12 @@ def test_a_refused_comparison_does_not_claim_the_folder(cohort, tmp_path):
 def test_settings_without_meaning_are_refused(cohort, arguments, message):
     cohorts = arguments.pop("cohorts", lambda c: c)(cohort)
     with pytest.raises(ValueError, match=message):
-        compare(
-            **{
-                "estimators": {"s": SignalToSignal()},
-                "cohorts": cohorts,
-                "max_voxels": 10,
-                **arguments,
-            }
-        )
+        compare(**{"estimators": {"s": SignalToSignal()}, "cohorts": cohorts, "max_voxels": 10, **arguments})
 
 
 def test_numbers_of_numpy_and_single_names_are_understood(cohort):
     scores = leave_one_patient_out(
-        cohort,
-        strategies="s2s",
-        algorithms="LR",
-        n_train=np.int64(1),
-        max_voxels=np.int64(9),
-        controls=False,
+        cohort, strategies="s2s", algorithms="LR", n_train=np.int64(1), max_voxels=np.int64(9), controls=False
     ).scores
     assert set(scores["estimator"]) == {"LR s2s"}
     assert set(scores["n_train"]) == {1}
@@ -187,13 +165,9 @@ def test_numbers_of_numpy_and_single_names_are_understood(cohort):
 def test_one_protocol_of_an_estimator_is_taken_from_the_cohort(cohort):
     clinical = PROTOCOL.take(PROTOCOL.clinical())
     options = {"max_voxels": 30, "controls": False, "random_state": 0}
-    both = compare(
-        {"LR": SignalToSignal(source=clinical, target=PROTOCOL)}, cohort, **options
-    ).scores
+    both = compare({"LR": SignalToSignal(source=clinical, target=PROTOCOL)}, cohort, **options).scores
     for half in (SignalToSignal(source=clinical), SignalToSignal(target=PROTOCOL)):
-        np.testing.assert_array_equal(
-            compare({"LR": half}, cohort, **options).scores["bias"], both["bias"]
-        )
+        np.testing.assert_array_equal(compare({"LR": half}, cohort, **options).scores["bias"], both["bias"])
 
 
 def test_where_every_contrast_is_seen_there_are_no_signals_to_score(cohort, tmp_path):
@@ -206,9 +180,7 @@ def test_where_every_contrast_is_seen_there_are_no_signals_to_score(cohort, tmp_
 
 def test_images_of_a_patient_with_two_scans_are_those_of_the_first(cohort):
     first, second, third = cohort
-    other = Scan(
-        first.patient, third.signal, PROTOCOL, third.mask, third.affine, lesion=third.lesion
-    )
+    other = Scan(first.patient, third.signal, PROTOCOL, third.mask, third.affine, lesion=third.lesion)
     result = run(Cohort([first, other, second], "A"))
     one = result.predictions["A", first.patient]
     np.testing.assert_array_equal(np.isfinite(one.volume(one.reference[:, 0])), first.lesion)
@@ -244,15 +216,9 @@ def test_a_subclass_in_front_does_not_keep_the_controls_away(cohort):
     class Mine(SignalToSignal):
         pass
 
-    estimators = {
-        "mine s2s": Mine("LR"),
-        "LR s2s": SignalToSignal("LR"),
-        "ivim m2m": MapsToMaps("LR"),
-    }
+    estimators = {"mine s2s": Mine("LR"), "LR s2s": SignalToSignal("LR"), "ivim m2m": MapsToMaps("LR")}
     result = compare(estimators, cohort, max_voxels=20, random_state=0)
-    assert {"constant s2s", "shuffled s2s", "perfect s2s", "constant m2m"} <= set(
-        result.scores["estimator"]
-    )
+    assert {"constant s2s", "shuffled s2s", "perfect s2s", "constant m2m"} <= set(result.scores["estimator"])
     assert result.study["without_controls"] == []
     alone = compare({"mine s2s": Mine("LR")}, cohort, max_voxels=20, random_state=0)
     assert alone.study["without_controls"] == ["mine s2s"]
@@ -279,12 +245,7 @@ def test_results_of_changed_code_are_computed_again(cohort, tmp_path, monkeypatc
         linecache.clearcache()
         own = importlib.import_module("own_estimator").Own
         result = compare(
-            {"own": own("LR")},
-            cohort,
-            max_voxels=20,
-            controls=False,
-            out=tmp_path / "out",
-            random_state=0,
+            {"own": own("LR")}, cohort, max_voxels=20, controls=False, out=tmp_path / "out", random_state=0
         )
         models.append(result.study["models"]["trained"])
     sys.modules.pop("own_estimator")

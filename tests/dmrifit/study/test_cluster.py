@@ -24,9 +24,7 @@ def cluster():
     """Two worker processes of one thread each; a dead one is replaced by another."""
     distributed = pytest.importorskip("distributed")
     with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=":0"
-        ) as local,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as local,
         distributed.Client(local) as client,
     ):
         yield client
@@ -58,16 +56,9 @@ class Killer(threading.Thread):
 
 
 @pytest.mark.slow
-def test_a_study_whose_workers_are_killed_has_the_tables_of_one_process_bit_for_bit(
-    cluster, tmp_path
-):
+def test_a_study_whose_workers_are_killed_has_the_tables_of_one_process_bit_for_bit(cluster, tmp_path):
     cohort = simulate_cohort("cohort1", N_PATIENTS, shape=(12, 12, 3), random_state=1)
-    study = {
-        "algorithms": ("LR", "ETR"),
-        "strategies": ("s2s",),
-        "max_voxels": 30,
-        "controls": False,
-    }
+    study = {"algorithms": ("LR", "ETR"), "strategies": ("s2s",), "max_voxels": 30, "controls": False}
     n_trainings = 2 * N_PATIENTS
     alone = leave_one_patient_out(cohort, random_state=3, **study)
     killer = Killer(cluster, tmp_path / "cells", n_trainings)
@@ -86,17 +77,13 @@ def test_a_study_whose_workers_are_killed_has_the_tables_of_one_process_bit_for_
     assert rest
     assert not set(one) & set(rest)
     timed = "seconds"
-    pd.testing.assert_frame_equal(
-        spread.scores.drop(columns=timed), alone.scores.drop(columns=timed), check_exact=True
-    )
+    pd.testing.assert_frame_equal(spread.scores.drop(columns=timed), alone.scores.drop(columns=timed), check_exact=True)
     pd.testing.assert_frame_equal(spread.signals, alone.signals, check_exact=True)
     assert spread.scores["patient"].nunique() == N_PATIENTS
 
 
 @pytest.mark.slow
-def test_a_study_goes_on_when_a_worker_dies_while_it_is_being_sent_the_shared_arrays(
-    cluster, three
-):
+def test_a_study_goes_on_when_a_worker_dies_while_it_is_being_sent_the_shared_arrays(cluster, three):
     study = {**STUDY, "algorithms": ("ETR",)}
     alone = leave_one_patient_out(three, **study)
     # Two arrays go to two workers, one each, and this one does not take its own before it dies.
@@ -116,9 +103,7 @@ def test_a_study_goes_on_when_a_worker_dies_while_it_is_being_sent_the_shared_ar
     timer.join()
     assert found, "the study waits for a worker that is dead"
     pd.testing.assert_frame_equal(
-        found[0].scores.drop(columns="seconds"),
-        alone.scores.drop(columns="seconds"),
-        check_exact=True,
+        found[0].scores.drop(columns="seconds"), alone.scores.drop(columns="seconds"), check_exact=True
     )
 
 
@@ -146,13 +131,7 @@ def losing(monkeypatch):
     return LosesData
 
 
-STUDY = {
-    "algorithms": ("LR", "ETR"),
-    "strategies": ("s2s",),
-    "max_voxels": 20,
-    "controls": False,
-    "random_state": 3,
-}
+STUDY = {"algorithms": ("LR", "ETR"), "strategies": ("s2s",), "max_voxels": 20, "controls": False, "random_state": 3}
 
 
 @pytest.fixture(scope="module")
@@ -169,16 +148,12 @@ def test_what_a_cluster_has_lost_is_sent_again_and_nothing_else(three, losing):
 
 def test_a_cluster_that_finishes_nothing_is_given_up(three, losing):
     losing.n_results = 0
-    with pytest.raises(
-        RuntimeError, match=r"lost the voxels of this study 5 times.*lower max_voxels"
-    ):
+    with pytest.raises(RuntimeError, match=r"lost the voxels of this study 5 times.*lower max_voxels"):
         leave_one_patient_out(three, **STUDY)
     assert len(losing.sent) == comparison._SENDINGS
 
 
-def test_a_cluster_that_loses_the_shared_arrays_before_the_first_training_is_done_gets_them_again(
-    three, losing
-):
+def test_a_cluster_that_loses_the_shared_arrays_before_the_first_training_is_done_gets_them_again(three, losing):
     losing.n_results = 0
     losing.until = 2
     found = leave_one_patient_out(three, **STUDY)
@@ -208,9 +183,7 @@ def breaking(monkeypatch):
 
     def make(n_deaths):
         client = Breaking(n_deaths)
-        backend = SimpleNamespace(
-            client=client, effective_n_jobs=lambda _: client.waits.append(len(client.sent))
-        )
+        backend = SimpleNamespace(client=client, effective_n_jobs=lambda _: client.waits.append(len(client.sent)))
         monkeypatch.setattr("joblib.parallel.get_active_backend", lambda: (backend, 1))
         monkeypatch.setattr(comparison.time, "sleep", lambda _: None)
         return client
@@ -222,10 +195,7 @@ def test_an_array_is_sent_again_when_the_worker_that_takes_it_dies_and_each_arra
     client = breaking(2)
     one, other = np.zeros(3), np.ones(3)
     lent = comparison._lend([one, None, other, one])
-    assert {
-        key: future.result() is array
-        for (key, future), array in zip(lent.items(), (one, other), strict=True)
-    } == {
+    assert {key: future.result() is array for (key, future), array in zip(lent.items(), (one, other), strict=True)} == {
         id(one): True,
         id(other): True,
     }
@@ -239,16 +209,12 @@ def test_an_array_that_no_worker_takes_is_an_error_and_no_endless_wait(breaking)
     assert len(client.sent) == comparison._SENDINGS
 
 
-def test_arrays_that_all_trainings_share_stand_by_themselves_and_moments_stay_where_they_are_used(
-    three, losing
-):
+def test_arrays_that_all_trainings_share_stand_by_themselves_and_moments_stay_where_they_are_used(three, losing):
     losing.n_results = 6
     leave_one_patient_out(three, **STUDY)
     by_name = {}
     for _, (_, [(_, places, cell, material)], *arrays), _ in losing.sent[0]:
-        by_name.setdefault(cell.entrant.algorithm, []).append(
-            ([arrays[place] for place in places], material)
-        )
+        by_name.setdefault(cell.entrant.algorithm, []).append(([arrays[place] for place in places], material))
     # joblib's dask backend sends an array once to a worker if it is an argument, with each task if it is inside one.
     first = by_name["ETR"][0][0]
     assert all(isinstance(array, np.ndarray) for array in first)
@@ -259,9 +225,7 @@ def test_arrays_that_all_trainings_share_stand_by_themselves_and_moments_stay_wh
         assert arrays == [None, None]
 
 
-def test_trainings_that_run_in_the_client_take_the_shared_arrays_out_of_their_futures(
-    three, breaking
-):
+def test_trainings_that_run_in_the_client_take_the_shared_arrays_out_of_their_futures(three, breaking):
     client = breaking(0)
     found = leave_one_patient_out(three, **STUDY)
     assert len(client.sent) == 2
@@ -270,32 +234,21 @@ def test_trainings_that_run_in_the_client_take_the_shared_arrays_out_of_their_fu
 
 
 @pytest.mark.slow
-def test_a_study_waits_for_the_first_worker_of_a_cluster_that_starts_them_when_there_is_work(
-    three,
-):
+def test_a_study_waits_for_the_first_worker_of_a_cluster_that_starts_them_when_there_is_work(three):
     distributed = pytest.importorskip("distributed")
     study = {**STUDY, "algorithms": ("ETR",)}
     alone = leave_one_patient_out(three, **study)
-    with distributed.LocalCluster(
-        n_workers=0, threads_per_worker=1, dashboard_address=":0"
-    ) as local:
+    with distributed.LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0") as local:
         local.adapt(minimum=0, maximum=2)
-        with (
-            distributed.Client(local),
-            joblib.parallel_config(backend="dask", wait_for_workers_timeout=60),
-        ):
+        with distributed.Client(local), joblib.parallel_config(backend="dask", wait_for_workers_timeout=60):
             spread = leave_one_patient_out(three, **study)
     timed = "seconds"
-    pd.testing.assert_frame_equal(
-        spread.scores.drop(columns=timed), alone.scores.drop(columns=timed), check_exact=True
-    )
+    pd.testing.assert_frame_equal(spread.scores.drop(columns=timed), alone.scores.drop(columns=timed), check_exact=True)
 
 
 def test_trainings_of_known_length_travel_in_groups_of_a_second_that_shrink_towards_the_end():
     cells = [
-        SimpleNamespace(entrant=SimpleNamespace(name=name), train=range(n))
-        for n in (2, 4)
-        for name in ("fast", "slow") * 200
+        SimpleNamespace(entrant=SimpleNamespace(name=name), train=range(n)) for n in (2, 4) for name in ("fast", "slow") * 200
     ]
     pace = comparison._Pace()
     groups = comparison._groups(cells, range(len(cells)), pace, 2)
@@ -325,11 +278,7 @@ def test_scores_have_the_same_bits_in_groups_of_any_length(cluster, three, monke
     alone = leave_one_patient_out(three, **study)
     sizes = []
     own = comparison._group_material
-    monkeypatch.setattr(
-        comparison,
-        "_group_material",
-        lambda cells, group, *rest: (sizes.append(len(group)), own(cells, group, *rest))[1],
-    )
+    monkeypatch.setattr(comparison, "_group_material", lambda cells, group, *rest: (sizes.append(len(group)), own(cells, group, *rest))[1])
     monkeypatch.setattr(comparison, "_GROUP_SECONDS", seconds)
     monkeypatch.setattr(comparison, "_LAST_GROUPS", 1e-6)
     with joblib.parallel_config(backend="dask"):
@@ -337,9 +286,7 @@ def test_scores_have_the_same_bits_in_groups_of_any_length(cluster, three, monke
     assert sum(sizes) == 18
     assert (max(sizes) > 1) == (seconds > 1)
     timed = "seconds"
-    pd.testing.assert_frame_equal(
-        spread.scores.drop(columns=timed), alone.scores.drop(columns=timed), check_exact=True
-    )
+    pd.testing.assert_frame_equal(spread.scores.drop(columns=timed), alone.scores.drop(columns=timed), check_exact=True)
     pd.testing.assert_frame_equal(spread.signals, alone.signals, check_exact=True)
 
 
@@ -365,10 +312,7 @@ class Unsendable:
 def test_an_estimator_that_cannot_be_sent_is_named_before_anything_is(three, breaking):
     client = breaking(0)
     estimators = {"locked": SignalToSignal(Locked(Unsendable()))}
-    with pytest.raises(
-        RuntimeError,
-        match=r"'locked' cannot be sent .*cannot pickle an open file.*make them in fit",
-    ):
+    with pytest.raises(RuntimeError, match=r"'locked' cannot be sent .*cannot pickle an open file.*make them in fit"):
         compare(estimators, three, max_voxels=20, controls=False, random_state=3)
     assert client.sent == []
 
@@ -377,11 +321,7 @@ def test_a_training_uses_no_other_worker_for_work_inside_it(monkeypatch):
     workers = []
 
     def trial(*_):
-        workers.append(
-            joblib.Parallel(prefer="threads")(
-                joblib.delayed(threading.get_ident)() for _ in range(4)
-            )
-        )
+        workers.append(joblib.Parallel(prefer="threads")(joblib.delayed(threading.get_ident)() for _ in range(4)))
         return {}
 
     monkeypatch.setattr(comparison, "run_trial", trial)

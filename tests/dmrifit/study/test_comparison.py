@@ -102,20 +102,13 @@ def record():
 def owners(X, cohorts):
     """Name the patients whose voxels are rows of X."""
     tables = [c.arrays(mask="body") for c in cohorts.values()]
-    known = {
-        row.tobytes(): group
-        for table in tables
-        for row, group in zip(table.X, table.groups, strict=True)
-    }
+    known = {row.tobytes(): group for table in tables for row, group in zip(table.X, table.groups, strict=True)}
     return {str(known[row.tobytes()]) for row in X}
 
 
 def equal(one, other, *, timed=False):
     for name in TABLES:
-        left, right = (
-            getattr(e, name).drop(columns=[] if timed else "seconds", errors="ignore")
-            for e in (one, other)
-        )
+        left, right = (getattr(e, name).drop(columns=[] if timed else "seconds", errors="ignore") for e in (one, other))
         pd.testing.assert_frame_equal(left, right, check_exact=True)
 
 
@@ -129,19 +122,12 @@ def test_no_patient_is_trained_on_itself_and_all_others_are_used(two, record):
         assert len(entry["train"]) == 2 * 20
 
 
-@pytest.mark.parametrize(
-    ("train_on", "n_models", "n_patients"), [("other", 2, 3), ("pooled", 6, 5)]
-)
+@pytest.mark.parametrize(("train_on", "n_models", "n_patients"), [("other", 2, 3), ("pooled", 6, 5)])
 def test_training_crosses_cohorts_as_asked(two, record, train_on, n_models, n_patients):
-    scores = compare(
-        {"r": Recorder()}, two, train_on=train_on, max_voxels=10, random_state=0
-    ).scores
+    scores = compare({"r": Recorder()}, two, train_on=train_on, max_voxels=10, random_state=0).scores
     assert len(record) == n_models
     for entry in record:
-        trained, tested = (
-            owners(entry["train"], two),
-            set().union(*(owners(x, two) for x in entry["test"])),
-        )
+        trained, tested = owners(entry["train"], two), set().union(*(owners(x, two) for x in entry["test"]))
         assert not trained & tested
         assert len(trained) == n_patients
         if train_on == "other":
@@ -153,18 +139,14 @@ def test_training_crosses_cohorts_as_asked(two, record, train_on, n_models, n_pa
 def test_lesions_are_scored_whole_and_bodies_are_trained_on(two, record):
     scores = compare({"r": Recorder()}, two["A"], random_state=0).scores
     for scan in two["A"]:
-        assert set(scores.loc[scores["patient"] == scan.patient, "n_voxels"]) == {
-            scan.lesion.sum()
-        }
+        assert set(scores.loc[scores["patient"] == scan.patient, "n_voxels"]) == {scan.lesion.sum()}
     others = [scan for scan in two["A"] if scan.patient != two["A"].patients[0]]
     assert len(record[0]["train"]) == sum(scan.mask.sum() for scan in others)
 
 
 def test_a_prediction_of_the_measured_signals_has_no_error(two):
     table = two["A"].arrays(mask="body")
-    result = compare(
-        {"oracle": Oracle(table.X, table.Y)}, two["A"], train_mask="lesion", random_state=0
-    )
+    result = compare({"oracle": Oracle(table.X, table.Y)}, two["A"], train_mask="lesion", random_state=0)
     scores = result.scores
     # S0 is divided by the patient's scale after the fit of the reference and before that of the prediction.
     assert scores["bias"].abs().max() < 1e-6
@@ -182,15 +164,9 @@ def test_a_linear_world_is_predicted_exactly_by_linear_regression():
     weights = rng.uniform(0.1, 0.5, (3, 3))
     scans = []
     for patient in "abc":
-        source = rng.uniform(0.2, 1, (6, 6, 2, 1)) * np.exp(
-            -rng.uniform(0.5, 2, (6, 6, 2, 1)) * [0.0, 0.5, 1.0]
-        )
+        source = rng.uniform(0.2, 1, (6, 6, 2, 1)) * np.exp(-rng.uniform(0.5, 2, (6, 6, 2, 1)) * [0.0, 0.5, 1.0])
         signal = 100 * np.concatenate([source, source @ weights], axis=-1)
-        scans.append(
-            Scan(
-                patient, signal, protocol, np.ones((6, 6, 2)), np.eye(4), lesion=np.ones((6, 6, 2))
-            )
-        )
+        scans.append(Scan(patient, signal, protocol, np.ones((6, 6, 2)), np.eye(4), lesion=np.ones((6, 6, 2))))
     clinical = protocol.take([0, 1, 2])
     estimator = SignalToSignal("LR", source=clinical, target=protocol, model="kurtosis")
     result = compare({"LR": estimator}, Cohort(scans, "linear"), controls=False, random_state=0)
@@ -207,9 +183,7 @@ def test_the_truth_of_synthetic_patients_is_scored_beside_the_reference(two):
         Scan(
             f"p{i}",
             MODELS["t2-ivim-kurtosis"].signal(
-                np.stack([scan.truth[n][scan.mask] for n in scan.truth], axis=1)
-                * ([1 + i, *[1] * 6]),
-                PROTOCOL,
+                np.stack([scan.truth[n][scan.mask] for n in scan.truth], axis=1) * ([1 + i, *[1] * 6]), PROTOCOL
             )[np.cumsum(scan.mask.ravel()).reshape(SMALL) - 1]
             * scan.mask[..., None],
             PROTOCOL,
@@ -220,9 +194,7 @@ def test_the_truth_of_synthetic_patients_is_scored_beside_the_reference(two):
         )
         for i in range(2)
     ]
-    scores = compare(
-        {"LR s2s": SignalToSignal("LR")}, Cohort(noiseless, "n"), random_state=0
-    ).scores
+    scores = compare({"LR s2s": SignalToSignal("LR")}, Cohort(noiseless, "n"), random_state=0).scores
     # Without noise the fit finds the truth, so both columns agree.
     np.testing.assert_allclose(scores["bias"], scores["bias_truth"], atol=2e-3)
     np.testing.assert_allclose(scores["dispersion"], scores["dispersion_truth"], atol=2e-2)
@@ -233,13 +205,9 @@ def worst_overestimate(prediction, reference):
 
 
 def test_a_metric_is_added_by_one_entry(two, figures, monkeypatch):
-    entry = MapMetric(
-        "excess", "Δmax", worst_overestimate, unit="", digits=3, signed=True, with_sd=True
-    )
+    entry = MapMetric("excess", "Δmax", worst_overestimate, unit="", digits=3, signed=True, with_sd=True)
     monkeypatch.setitem(METRICS, "excess", entry)
-    result = compare(
-        {"LR s2s": SignalToSignal("LR"), "LR m2m": MapsToMaps("LR")}, two["A"], max_voxels=20
-    )
+    result = compare({"LR s2s": SignalToSignal("LR"), "LR m2m": MapsToMaps("LR")}, two["A"], max_voxels=20)
     for (_, patient), kept in result.predictions.items():
         rows = result.scores[result.scores["patient"] == patient]
         for name, maps in kept.maps.items():
@@ -250,13 +218,9 @@ def test_a_metric_is_added_by_one_entry(two, figures, monkeypatch):
             np.testing.assert_allclose(scores["excess_truth"], expected, rtol=1e-4, atol=1e-4)
     summary = summarize(result).set_index(["strategy", "algorithm"])
     # No mean over parameters includes T2v, whose reference mostly sits at a bound.
-    means = result.scores.query(
-        "metric not in ('S0', 'T2v') and strategy == 's2s' and algorithm == 'LR'"
-    )
+    means = result.scores.query("metric not in ('S0', 'T2v') and strategy == 's2s' and algorithm == 'LR'")
     assert summary.loc[("s2s", "LR"), "excess"] == pytest.approx(means["excess"].mean())
-    assert summary.loc[("s2s", "LR"), "excess_sd"] == pytest.approx(
-        means.groupby("patient")["excess"].mean().std()
-    )
+    assert summary.loc[("s2s", "LR"), "excess_sd"] == pytest.approx(means.groupby("patient")["excess"].mean().std())
     board = Board.of(result)
     parameter_scores(board, figures, {})
     truth_scores(board, figures)
@@ -269,13 +233,7 @@ def test_tests_of_an_added_metric_know_which_way_is_better(monkeypatch):
     rows = []
     for patient in "pqrst":
         for algorithm, value in (("low", 0.2), ("middle", 0.5), ("high", 0.9)):
-            keys = {
-                "cohort": "A",
-                "patient": patient,
-                "strategy": "s2s",
-                "algorithm": algorithm,
-                "train_on": "same",
-            }
+            keys = {"cohort": "A", "patient": patient, "strategy": "s2s", "algorithm": algorithm, "train_on": "same"}
             noise = 0.01 * "pqrst".index(patient)
             rows.append(keys | {"n_train": 4, "repeat": 0, "metric": "K", "skill": value + noise})
     options = {"index": "skill", "tables": ["ranks"]}
@@ -289,26 +247,15 @@ def test_tests_of_an_added_metric_know_which_way_is_better(monkeypatch):
 def test_scores_have_the_same_bits_for_any_number_of_jobs(two):
     estimators = {"RFR s2s": SignalToSignal("RFR"), "LR m2m": MapsToMaps("LR")}
     one, other = (
-        compare(
-            estimators, two, train_on=("same", "other"), max_voxels=30, n_jobs=n, random_state=3
-        )
-        for n in (1, 2)
+        compare(estimators, two, train_on=("same", "other"), max_voxels=30, n_jobs=n, random_state=3) for n in (1, 2)
     )
     equal(one, other)
 
 
 def test_strategies_and_algorithms_are_told_apart_by_name(two):
-    estimators = {
-        "constant s2s": SignalToSignal("constant"),
-        "m2m: LR": MapsToMaps("LR"),
-        "mine": Recorder(),
-    }
+    estimators = {"constant s2s": SignalToSignal("constant"), "m2m: LR": MapsToMaps("LR"), "mine": Recorder()}
     scores = compare(estimators, two["A"], max_voxels=20, controls=False, random_state=0).scores
-    found = (
-        scores.drop_duplicates("estimator")[["estimator", "strategy", "algorithm"]]
-        .to_numpy()
-        .tolist()
-    )
+    found = scores.drop_duplicates("estimator")[["estimator", "strategy", "algorithm"]].to_numpy().tolist()
     assert found == [
         ["constant s2s", "s2s", "constant"],
         ["m2m: LR", "m2m", "LR"],
@@ -319,9 +266,7 @@ def test_strategies_and_algorithms_are_told_apart_by_name(two):
 
 
 def test_seeds_of_estimators_are_set_and_repeats_differ(two, record):
-    scores = compare(
-        {"r": Recorder()}, two["A"], n_train=1, n_repeats=4, max_voxels=10, random_state=0
-    ).scores
+    scores = compare({"r": Recorder()}, two["A"], n_train=1, n_repeats=4, max_voxels=10, random_state=0).scores
     seeds = [entry["random_state"] for entry in record]
     assert len(set(seeds)) == len(record) == 12
     assert {len(owners(entry["train"], two)) for entry in record} == {1}
@@ -336,9 +281,7 @@ def test_seeds_of_estimators_are_set_and_repeats_differ(two, record):
 def test_repeats_draw_other_voxels(two, record):
     compare({"r": Recorder()}, two["A"], n_repeats=2, max_voxels=5, random_state=0)
     assert len(record) == 6
-    first, second = (
-        {row.tobytes() for entry in record[i::2] for row in entry["train"]} for i in (0, 1)
-    )
+    first, second = ({row.tobytes() for entry in record[i::2] for row in entry["train"]} for i in (0, 1))
     assert not first <= second
 
 
@@ -351,9 +294,7 @@ def test_training_voxels_with_a_gap_are_left_out(two, record):
     scans = [gaps, *two["A"].scans[1:]]
     compare({"r": Recorder()}, Cohort(scans, "A"), random_state=0)
     sizes = {i: int(np.count_nonzero(one.mask)) - 2 * (i == 0) for i, one in enumerate(scans)}
-    assert [len(entry["train"]) for entry in record] == [
-        sum(sizes.values()) - sizes[i] for i in range(3)
-    ]
+    assert [len(entry["train"]) for entry in record] == [sum(sizes.values()) - sizes[i] for i in range(3)]
 
 
 def test_an_interrupted_comparison_goes_on_where_it_stopped(two, record, tmp_path):
@@ -361,9 +302,7 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(two, record, tmp_pat
     whole = compare({"r": Recorder()}, two, **arguments)
     record.clear()
     Recorder.fail_at = 4
-    with pytest.raises(
-        RuntimeError, match=r"estimator 'r' failed for Bp02 of cohort 'B'.*out of luck"
-    ):
+    with pytest.raises(RuntimeError, match=r"estimator 'r' failed for Bp02 of cohort 'B'.*out of luck"):
         compare({"r": Recorder()}, two, out=tmp_path, **arguments)
     with pytest.raises(FileNotFoundError, match="was not finished"):
         Evaluation.read(tmp_path)
@@ -398,12 +337,7 @@ def with_signal(cohort, place, value):
     scan = cohort.scans[0]
     signal = scan.signal.copy()
     signal[place] = value
-    kept = {
-        "lesion": scan.lesion,
-        "truth": scan.truth,
-        "sigma": scan.sigma,
-        "noise_free": scan.noise_free,
-    }
+    kept = {"lesion": scan.lesion, "truth": scan.truth, "sigma": scan.sigma, "noise_free": scan.noise_free}
     changed = Scan(scan.patient, signal, PROTOCOL, scan.mask, scan.affine, **kept)
     return Cohort([changed, *cohort.scans[1:]], "A")
 
@@ -462,9 +396,7 @@ def test_a_damaged_cell_is_computed_again(two, record, tmp_path):
 
 
 def test_the_study_says_how_it_was_made(two, tmp_path):
-    result = compare(
-        {"LR s2s": SignalToSignal("LR")}, two["A"], max_voxels=20, out=tmp_path, random_state=11
-    )
+    result = compare({"LR s2s": SignalToSignal("LR")}, two["A"], max_voxels=20, out=tmp_path, random_state=11)
     study = json.loads((tmp_path / "study.json").read_text())
     assert study.pop("format") == 2
     assert study.pop("finished").keys() == {"scores.csv", "signals.csv"}
@@ -523,10 +455,7 @@ def test_cohorts_of_different_protocols_are_compared_each_for_itself_only():
         ({"cohorts": []}, "no cohort"),
         ({"cohorts": [cohort("A", 1)]}, "at least 1 other patient"),
         ({"cohorts": [cohort("A", 2), cohort("A", 2)]}, "different names"),
-        (
-            {"cohorts": {"one": cohort("A", 2), "two": cohort("A", 2)}},
-            "Ap01 is in cohort 'one' and in cohort 'two'",
-        ),
+        ({"cohorts": {"one": cohort("A", 2), "two": cohort("A", 2)}}, "Ap01 is in cohort 'one' and in cohort 'two'"),
         ({"cohorts": [cohort("A", 2)], "train_on": "other"}, "at least two cohorts"),
     ],
 )
@@ -543,13 +472,8 @@ def test_nothing_is_warned_about(two):
 
 
 def test_a_protocol_without_clinical_images_is_refused_with_the_remedy():
-    short = cohort(
-        "short", 2, protocol=Protocol([0, 500, 1000, 0, 500, 1000], te=[70, 70, 70, 90, 90, 90])
-    )
-    with pytest.raises(
-        ValueError,
-        match=r"cohort 'short': a clinical protocol needs 5 b-values.*give the estimators",
-    ):
+    short = cohort("short", 2, protocol=Protocol([0, 500, 1000, 0, 500, 1000], te=[70, 70, 70, 90, 90, 90]))
+    with pytest.raises(ValueError, match=r"cohort 'short': a clinical protocol needs 5 b-values.*give the estimators"):
         compare({"r": Recorder()}, short)
 
 
@@ -564,10 +488,7 @@ def test_a_protocol_without_clinical_images_is_refused_with_the_remedy():
 )
 def test_the_study_names_the_command_that_made_it(two, monkeypatch, argv, expected):
     monkeypatch.setattr("sys.argv", argv)
-    assert (
-        compare({"r": Recorder()}, two["A"], max_voxels=5, random_state=0).study["command"]
-        == expected
-    )
+    assert compare({"r": Recorder()}, two["A"], max_voxels=5, random_state=0).study["command"] == expected
 
 
 def test_what_cannot_be_described_is_compared_but_not_kept(two, tmp_path):
@@ -592,47 +513,30 @@ def test_scores_agree_with_a_comparison_written_plainly(two):
         truths.append(truth | {"S0": truth["S0"] / unit})
     for held_out, patient in enumerate(two["A"].patients):
         train = np.concatenate([s for i, s in enumerate(signals) if i != held_out])
-        weights = np.linalg.lstsq(
-            np.column_stack([np.ones(len(train)), train[:, :5]]), train, rcond=None
-        )[0]
+        weights = np.linalg.lstsq(np.column_stack([np.ones(len(train)), train[:, :5]]), train, rcond=None)[0]
         measured = lesions[held_out]
         predicted = np.column_stack([np.ones(len(measured)), measured[:, :5]]) @ weights
         error = (predicted / measured - 1)[:, 5:]
-        found = result.signals[
-            (result.signals["patient"] == patient) & (result.signals["contrast"] != "all unseen")
-        ]
+        found = result.signals[(result.signals["patient"] == patient) & (result.signals["contrast"] != "all unseen")]
         np.testing.assert_allclose(found["relative_error"], np.abs(error).mean(axis=0), rtol=1e-6)
-        np.testing.assert_allclose(
-            found["median_relative_error"], np.median(np.abs(error), axis=0), rtol=1e-6
-        )
-        np.testing.assert_allclose(
-            found["signed_relative_error"], error.mean(axis=0), rtol=1e-6, atol=1e-9
-        )
+        np.testing.assert_allclose(found["median_relative_error"], np.median(np.abs(error), axis=0), rtol=1e-6)
+        np.testing.assert_allclose(found["signed_relative_error"], error.mean(axis=0), rtol=1e-6, atol=1e-9)
         maps, reference = (
-            fit_voxels(np.maximum(s, 0), PROTOCOL, "t2-ivim-kurtosis").parameters
-            for s in (predicted, measured)
+            fit_voxels(np.maximum(s, 0), PROTOCOL, "t2-ivim-kurtosis").parameters for s in (predicted, measured)
         )
         with np.errstate(divide="ignore", invalid="ignore"):
             E = maps / reference - 1
-        for j, (_, row) in enumerate(
-            result.scores[result.scores["patient"] == patient].iterrows()
-        ):
+        for j, (_, row) in enumerate(result.scores[result.scores["patient"] == patient].iterrows()):
             e = E[:, j][np.isfinite(E[:, j])]
             assert row["bias"] == pytest.approx(np.median(e), abs=1e-4)
-            assert row["dispersion"] == pytest.approx(
-                np.subtract(*np.percentile(e, [75, 25])), abs=2e-4
-            )
+            assert row["dispersion"] == pytest.approx(np.subtract(*np.percentile(e, [75, 25])), abs=2e-4)
             assert row["median_abs_error"] == pytest.approx(np.median(np.abs(e)), abs=1e-4)
             assert row["n_undefined"] == len(E) - len(e)
             true = maps[:, j] / truths[held_out][row["metric"]] - 1
             assert row["bias_truth"] == pytest.approx(np.median(true), abs=1e-4)
-            assert row["dispersion_truth"] == pytest.approx(
-                np.subtract(*np.percentile(true, [75, 25])), abs=2e-4
-            )
+            assert row["dispersion_truth"] == pytest.approx(np.subtract(*np.percentile(true, [75, 25])), abs=2e-4)
             ranks = [rankdata(values[:, j]) for values in (maps, reference)]
-            assert row["pearson"] == pytest.approx(
-                np.corrcoef(maps[:, j], reference[:, j])[0, 1], abs=1e-4
-            )
+            assert row["pearson"] == pytest.approx(np.corrcoef(maps[:, j], reference[:, j])[0, 1], abs=1e-4)
             assert row["spearman"] == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-3)
 
 
@@ -658,29 +562,19 @@ def test_maps_from_maps_agree_with_a_comparison_written_plainly():
     X, targets, references = [], [], []
     clinical = np.array([0.0, 50, 100, 400, 900])
     for scan in patients:
-        Y = scan.signal[scan.lesion].astype(float) / np.percentile(
-            scan.signal[scan.mask][:, 0].astype(float), 95
-        )
+        Y = scan.signal[scan.lesion].astype(float) / np.percentile(scan.signal[scan.mask][:, 0].astype(float), 95)
         source = Y[:, :5]
         s0, _ = plain_decay(source, clinical)
         _, fast = plain_decay(source[:, :3], clinical[:3])
         slow0, slow = plain_decay(source[:, 2:], clinical[2:])
         reference = fit_voxels(Y, PROTOCOL, model).parameters
-        X.append(
-            (
-                np.column_stack([np.ones(len(Y)), fast, slow, 1 - slow0 / s0]),
-                s0,
-                source.max(axis=1),
-            )
-        )
+        X.append((np.column_stack([np.ones(len(Y)), fast, slow, 1 - slow0 / s0]), s0, source.max(axis=1)))
         references.append(reference)
         targets.append(np.column_stack([np.log(reference[:, 0] / s0), reference[:, 1:]]))
     for held_out, patient in enumerate(patients.patients):
         train = [i for i in range(3) if i != held_out]
         weights = np.linalg.lstsq(
-            np.concatenate([X[i][0] for i in train]),
-            np.concatenate([targets[i] for i in train]),
-            rcond=None,
+            np.concatenate([X[i][0] for i in train]), np.concatenate([targets[i] for i in train]), rcond=None
         )[0]
         features, s0, largest = X[held_out]
         maps = features @ weights
@@ -694,9 +588,7 @@ def test_maps_from_maps_agree_with_a_comparison_written_plainly():
             rows = result.scores[result.scores["patient"] == patient]
             row = rows[rows["metric"] == parameter.name].iloc[0]
             assert row["bias"] == pytest.approx(np.median(e), abs=1e-3)
-            assert row["dispersion"] == pytest.approx(
-                np.subtract(*np.percentile(e, [75, 25])), abs=1e-3
-            )
+            assert row["dispersion"] == pytest.approx(np.subtract(*np.percentile(e, [75, 25])), abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -710,12 +602,7 @@ def test_maps_from_maps_agree_with_a_comparison_written_plainly():
     ],
 )
 def test_estimators_that_cannot_work_are_refused_before_images_are_read(estimator, message):
-    unread = Cohort(
-        [
-            Scan(f"p{i}", np.zeros((2, 2, 2, 21)), PROTOCOL, np.ones((2, 2, 2)), np.eye(4))
-            for i in range(2)
-        ]
-    )
+    unread = Cohort([Scan(f"p{i}", np.zeros((2, 2, 2, 21)), PROTOCOL, np.ones((2, 2, 2)), np.eye(4)) for i in range(2)])
     with pytest.raises(ValueError, match=message):
         compare({"x": estimator}, unread)
 
@@ -734,7 +621,5 @@ def test_neighborhoods_may_reach_out_of_the_images_of_one_patient_but_not_of_all
     estimators = {"near": SignalToSignal("LR", patch_shape=(3, 3, 5))}
     found = compare(estimators, Cohort([*thick.scans, *thin], "cohort1"), **study)
     assert found.scores["patient"].nunique() == 3
-    with pytest.raises(
-        ValueError, match=r"\(3, 3, 99\) reaches out of every image.*take \(3, 3, 9\) or less"
-    ):
+    with pytest.raises(ValueError, match=r"\(3, 3, 99\) reaches out of every image.*take \(3, 3, 9\) or less"):
         compare({"far": SignalToSignal("LR", patch_shape=(3, 3, 99))}, thick, **study)

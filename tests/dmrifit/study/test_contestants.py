@@ -211,18 +211,8 @@ def test_every_strategy_gets_controls_made_of_its_first_estimator():
         *("constant s2s", "shuffled s2s", "copy s2s", "perfect s2s"),
         *("constant m2m", "shuffled m2m", "copy m2m", "perfect m2m"),
     ]
-    assert [control.algorithm for control in controls] == [
-        "constant",
-        "shuffled",
-        "copy",
-        "perfect",
-    ] * 2
-    assert [control.control for control in controls] == [
-        "constant",
-        "shuffled",
-        "copy",
-        "perfect",
-    ] * 2
+    assert [control.algorithm for control in controls] == ["constant", "shuffled", "copy", "perfect"] * 2
+    assert [control.control for control in controls] == ["constant", "shuffled", "copy", "perfect"] * 2
     constant, shuffled = controls[0].estimator, controls[1].estimator
     assert (constant.regressor, shuffled.regressor) == ("constant", "LR")
     # Voxel by voxel, with the other options of the estimator that they stand beside.
@@ -239,13 +229,7 @@ def test_a_control_that_takes_part_already_is_not_added_again():
     controls = controls_of(entrants, kept=False, example=FULL)
     assert [control.algorithm for control in controls] == ["shuffled", "copy", "perfect"]
     with_noise_free = controls_of(entrants, kept=False, example=FULL, noise_free=True)
-    assert [control.algorithm for control in with_noise_free] == [
-        "shuffled",
-        "copy",
-        "perfect",
-        "truth",
-        "repeat",
-    ]
+    assert [control.algorithm for control in with_noise_free] == ["shuffled", "copy", "perfect", "truth", "repeat"]
 
 
 def test_estimators_without_controls_beside_them_are_named():
@@ -310,9 +294,7 @@ def test_a_protocol_without_a_clinical_part_needs_a_source():
 
 def test_inputs_without_clinical_maps_are_refused_before_any_work():
     estimators = {"maps": MapsToMaps(model="adc", source=FULL.take([0, 1]))}
-    with pytest.raises(
-        ValueError, match=r"'maps' learns from clinical maps: .*lacks.*--strategies s2s"
-    ):
+    with pytest.raises(ValueError, match=r"'maps' learns from clinical maps: .*lacks.*--strategies s2s"):
         views_of(estimators, [cohort("A")])
 
 

@@ -36,21 +36,14 @@ def lesions():
 
 @pytest.fixture
 def evaluation(make_evaluation, lesions):
-    predictions = {
-        ("A", f"p{i}"): patient(f"p{i}", *values) for i, values in enumerate(np.transpose(lesions))
-    }
+    predictions = {("A", f"p{i}"): patient(f"p{i}", *values) for i, values in enumerate(np.transpose(lesions))}
     return make_evaluation([{}], predictions=predictions)
 
 
 def test_orders_are_compared_as_scipy_and_loops_do(evaluation, lesions):
     adc, truth, predicted = lesions
     row = lesion_ranking(evaluation, ["K"]).iloc[0]
-    assert row[["cohort", "parameter", "estimator", "n_lesions"]].tolist() == [
-        "A",
-        "K",
-        "LR s2s",
-        12,
-    ]
+    assert row[["cohort", "parameter", "estimator", "n_lesions"]].tolist() == ["A", "K", "LR s2s", 12]
     assert row["rho_predicted"] == pytest.approx(stats.spearmanr(predicted, truth)[0])
     # K falls where ADC rises, so the order of ADC is turned round.
     assert row["rho_adc"] == pytest.approx(-stats.spearmanr(adc, truth)[0])
@@ -64,13 +57,9 @@ def test_orders_are_compared_as_scipy_and_loops_do(evaluation, lesions):
     assert row["reordered_rightly"] == pytest.approx(len(right) / len(changed))
 
 
-def test_the_order_of_adc_itself_changes_nothing_and_a_constant_truth_has_no_order(
-    make_evaluation, lesions
-):
+def test_the_order_of_adc_itself_changes_nothing_and_a_constant_truth_has_no_order(make_evaluation, lesions):
     adc, truth, _ = lesions
-    predictions = {
-        ("A", f"p{i}"): patient(f"p{i}", adc[i], truth[i], 9 - adc[i]) for i in range(12)
-    }
+    predictions = {("A", f"p{i}"): patient(f"p{i}", adc[i], truth[i], 9 - adc[i]) for i in range(12)}
     table = lesion_ranking(make_evaluation([{}], predictions=predictions)).set_index("parameter")
     k, t2t = table.loc["K"], table.loc["T2t"]
     assert (k["gain"], k["gain_low"], k["gain_high"], k["reordered"]) == (0, 0, 0, 0)
@@ -80,25 +69,15 @@ def test_the_order_of_adc_itself_changes_nothing_and_a_constant_truth_has_no_ord
 
 
 def test_few_lesions_and_those_without_truth_have_no_order(make_evaluation, lesions):
-    known = {
-        ("A", f"p{i}"): patient(f"p{i}", *values)
-        for i, values in enumerate(np.transpose(lesions)[:5])
-    }
-    unknown = {
-        ("B", f"q{i}"): patient(f"q{i}", *values, truth=None)
-        for i, values in enumerate(np.transpose(lesions))
-    }
+    known = {("A", f"p{i}"): patient(f"p{i}", *values) for i, values in enumerate(np.transpose(lesions)[:5])}
+    unknown = {("B", f"q{i}"): patient(f"q{i}", *values, truth=None) for i, values in enumerate(np.transpose(lesions))}
     table = lesion_ranking(make_evaluation([{}], predictions=known | unknown))
     assert len(table) == 0
     assert "gain" in table
 
 
 def test_lesions_without_a_prediction_or_an_adc_are_left_out(make_evaluation, lesions):
-    predictions = {
-        ("A", f"p{i}"): patient(f"p{i}", *values) for i, values in enumerate(np.transpose(lesions))
-    }
+    predictions = {("A", f"p{i}"): patient(f"p{i}", *values) for i, values in enumerate(np.transpose(lesions))}
     predictions["A", "p0"].maps["LR s2s"][:] = np.nan
     predictions["A", "p1"].seen[1:] = False
-    assert lesion_ranking(make_evaluation([{}], predictions=predictions))[
-        "n_lesions"
-    ].tolist() == [10, 10]
+    assert lesion_ranking(make_evaluation([{}], predictions=predictions))["n_lesions"].tolist() == [10, 10]

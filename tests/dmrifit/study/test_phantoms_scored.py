@@ -18,14 +18,7 @@ STRATEGIES = {"s2s": SignalToSignal, "m2m": MapsToMaps}
 
 
 def simulated(difficulty="easy", protocol="cohort1", *, n_patients=6, seed=SEED, **options):
-    return simulate_cohort(
-        protocol,
-        n_patients,
-        difficulty=difficulty,
-        shape=(32, 32, 6),
-        random_state=seed,
-        **options,
-    )
+    return simulate_cohort(protocol, n_patients, difficulty=difficulty, shape=(32, 32, 6), random_state=seed, **options)
 
 
 def fitted(table):
@@ -40,17 +33,11 @@ def scored(cohort, strategy, *, regressor="LR", scale="patient"):
     scores = []
     for patient in cohort.patients:
         test = table.groups == patient
-        estimator = STRATEGIES[strategy](
-            regressor, source=table.source, target=table.target, random_state=0
-        )
+        estimator = STRATEGIES[strategy](regressor, source=table.source, target=table.target, random_state=0)
         known = {"reference_maps": maps[~test]} if strategy == "m2m" else {}
-        predicted = estimator.fit(table.X[~test], table.Y[~test], **known).predict_maps(
-            table.X[test]
-        )[:, 1:]
+        predicted = estimator.fit(table.X[~test], table.Y[~test], **known).predict_maps(table.X[test])[:, 1:]
         reference = maps[test, 1:]
-        scores.append(
-            [one(predicted, reference) for one in (bias_index, dispersion_index, pearson)]
-        )
+        scores.append([one(predicted, reference) for one in (bias_index, dispersion_index, pearson)])
     bias, dispersion, r = np.array(scores).transpose(1, 0, 2)
     return np.abs(bias), dispersion, r
 
@@ -70,12 +57,8 @@ def test_without_a_latent_texture_relaxation_is_guessed_less_well_from_diffusion
 
     def r(latent_corr):
         # Eight patients differ much from eight others: one seed alone is not enough.
-        cohorts = [
-            simulated(latent_corr=latent_corr, n_patients=8, seed=SEED + i) for i in range(3)
-        ]
-        return np.mean(
-            [scored(cohort, "m2m")[2][:, METRICS.index("T2t")].mean() for cohort in cohorts]
-        )
+        cohorts = [simulated(latent_corr=latent_corr, n_patients=8, seed=SEED + i) for i in range(3)]
+        return np.mean([scored(cohort, "m2m")[2][:, METRICS.index("T2t")].mean() for cohort in cohorts])
 
     assert r(0.6) > r(0.0) + 0.02
 

@@ -129,9 +129,7 @@ def test_the_skill_of_a_copy_by_hand(evaluation):
         # Of b = 0 and 500, the nearest to 50, 200 and 800 are 0, 0 and 500.
         copied, unseen = measured[:, [0, 0, 3]], measured[:, UNSEEN]
         skills.append(1 - (np.abs(copied - unseen) / unseen).sum() / constant[patient].sum())
-    np.testing.assert_allclose(
-        row(evaluation, "copy", "signals")["skill"], np.mean(skills), atol=1e-4
-    )
+    np.testing.assert_allclose(row(evaluation, "copy", "signals")["skill"], np.mean(skills), atol=1e-4)
 
 
 def test_the_truth_of_signals_by_hand(repeated, noisy, signals):
@@ -143,9 +141,7 @@ def test_the_truth_of_signals_by_hand(repeated, noisy, signals):
         scale = np.percentile(noisy[rows, 0], 95)
         measured, true = noisy[rows][:, UNSEEN] / scale, signals[rows][:, UNSEEN] / scale
         skills.append(1 - (np.abs(true - measured) / measured).sum() / constant[patient].sum())
-    np.testing.assert_allclose(
-        row(repeated, "truth", "signals")["skill"], np.mean(skills), atol=1e-4
-    )
+    np.testing.assert_allclose(row(repeated, "truth", "signals")["skill"], np.mean(skills), atol=1e-4)
 
 
 def test_what_inputs_and_reference_share_is_the_difference_of_two_scores(repeated):
@@ -153,17 +149,12 @@ def test_what_inputs_and_reference_share_is_the_difference_of_two_scores(repeate
         tissue = row(repeated, algorithm, "tissue")
         for measure in ("skill", "pearson"):
             scores = repeated.scores[repeated.scores["algorithm"] == algorithm]
-            scores = scores[~scores["metric"].isin(["S0", "T2v"])].fillna(
-                {f"{measure}_independent": 0.0}
-            )
+            scores = scores[~scores["metric"].isin(["S0", "T2v"])].fillna({f"{measure}_independent": 0.0})
             patients = scores.groupby("patient")[f"{measure}_independent"].mean()
             assert tissue[f"{measure}_independent"] == pytest.approx(patients.mean())
             shared = tissue[measure] - tissue[f"{measure}_independent"]
             assert tissue[f"{measure}_shared_noise"] == pytest.approx(shared)
-            low, high = (
-                tissue[f"{measure}_shared_noise_low"],
-                tissue[f"{measure}_shared_noise_high"],
-            )
+            low, high = tissue[f"{measure}_shared_noise_low"], tissue[f"{measure}_shared_noise_high"]
             assert low <= shared + 1e-12
             assert high >= shared - 1e-12
     assert row(repeated, "perfect", "tissue")["skill_independent"] < 1
@@ -175,25 +166,15 @@ def test_what_inputs_and_reference_share_is_the_difference_of_two_scores(repeate
 def test_a_simulated_headline_is_given_twice_and_says_so(repeated, evaluation, tmp_path):
     table = headline(repeated.summary()).set_index("algorithm")
     tissue = row(repeated, "LR", "tissue")
-    assert table.loc["LR", "map skill, independent"].startswith(
-        f"{tissue['skill_independent']:.2f} ["
-    )
+    assert table.loc["LR", "map skill, independent"].startswith(f"{tissue['skill_independent']:.2f} [")
     assert table.loc["LR", "shared noise"] == f"{tissue['skill_shared_noise']:.2f}"
     assert table.loc["constant", "r, independent"] == "0.00*"
-    assert (
-        table.loc["repeat", ["map skill, independent", "shared noise", "r, independent"]].tolist()
-        == ["–"] * 3
-    )
-    assert any(
-        "second draw of the noise; the difference is called shared noise" in n
-        for n in headline_notes(repeated, headline(repeated.summary()))
-    )
+    assert table.loc["repeat", ["map skill, independent", "shared noise", "r, independent"]].tolist() == ["–"] * 3
+    assert any("second draw of the noise; the difference is called shared noise" in n for n in headline_notes(repeated, headline(repeated.summary())))
     repeated.write(tmp_path)
     again = Evaluation.read(tmp_path)
     assert again.summary().equals(repeated.summary())
-    assert headline_notes(again, headline(again.summary())) == headline_notes(
-        repeated, headline(repeated.summary())
-    )
+    assert headline_notes(again, headline(again.summary())) == headline_notes(repeated, headline(repeated.summary()))
     # Nobody knows these curves without their noise.
     assert "shared noise" not in headline(evaluation.summary())
     notes = headline_notes(evaluation, headline(evaluation.summary()))
@@ -204,21 +185,14 @@ def test_a_simulated_headline_is_given_twice_and_says_so(repeated, evaluation, t
 def test_undefined_correlations_are_marked_in_their_own_column(repeated):
     summary = repeated.summary()
     is_lr = (summary["algorithm"] == "LR") & (summary["parameters"] == "tissue")
-    for column, name in (
-        ("n_undefined_pearson", "r"),
-        ("n_undefined_pearson_independent", "r, independent"),
-    ):
+    for column, name in (("n_undefined_pearson", "r"), ("n_undefined_pearson_independent", "r, independent")):
         changed = summary.copy()
         changed.loc[is_lr, column] = 3
         table = headline(changed).set_index("algorithm")
-        marked = [
-            column for column in ("r", "r, independent") if table.loc["LR", column].endswith("*")
-        ]
+        marked = [column for column in ("r", "r, independent") if table.loc["LR", column].endswith("*")]
         assert marked == [name]
         table = headline(changed[is_lr])
-        assert any(
-            "correlations are undefined" in note for note in headline_notes(repeated, table)
-        )
+        assert any("correlations are undefined" in note for note in headline_notes(repeated, table))
     constant = row(repeated, "constant", "tissue")
     assert constant["n_undefined_pearson_independent"] == constant["n_undefined_pearson"] == 18
 
@@ -274,14 +248,7 @@ def test_one_patient_has_no_interval_and_references_of_zero_are_counted(evaluati
 def test_every_parameter_has_rows_equal_to_those_of_the_summary(evaluation):
     tables = evaluation.scores, evaluation.signals
     every = summary_of(*tables, 0.95, every_parameter=True)
-    assert every["parameters"].drop_duplicates().tolist() == [
-        "signals",
-        "tissue",
-        "S0",
-        "f",
-        "Dv",
-        "Dt",
-    ]
+    assert every["parameters"].drop_duplicates().tolist() == ["signals", "tissue", "S0", "f", "Dv", "Dt"]
     row = every[(every["parameters"] == "f") & (every["algorithm"] == "LR")].reset_index(drop=True)
     summary = evaluation.summary()
     same = summary[(summary["parameters"] == "f") & (summary["algorithm"] == "LR")]

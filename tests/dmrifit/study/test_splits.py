@@ -240,25 +240,11 @@ def source(tmp_path_factory):
 
 def test_scores_depend_on_the_rooms_that_compute_and_on_no_page(source):
     package, _ = source
-    computing = {
-        path.relative_to(package).as_posix() for path in splits.computing_modules(package)
-    }
-    kernels = {
-        path.relative_to(package).as_posix() for path in package.glob("engine/kernels/*.py")
-    }
-    assert {
-        *kernels,
-        "engine/fitting.py",
-        "io/masks.py",
-        "cohort/patches.py",
-        "predict/strategies.py",
-    } <= computing
+    computing = {path.relative_to(package).as_posix() for path in splits.computing_modules(package)}
+    kernels = {path.relative_to(package).as_posix() for path in package.glob("engine/kernels/*.py")}
+    assert {*kernels, "engine/fitting.py", "io/masks.py", "cohort/patches.py", "predict/strategies.py"} <= computing
     assert {"stats/metrics.py", "study/training_runs.py", "simulate/body_phantoms.py"} <= computing
-    assert not [
-        name
-        for name in computing
-        if name.startswith(("cli/", "report/", "study/report/", "imaging/"))
-    ]
+    assert not [name for name in computing if name.startswith(("cli/", "report/", "study/report/", "imaging/"))]
     assert "stats/method_tests.py" not in computing
 
 
@@ -271,9 +257,7 @@ def test_an_edited_kernel_repeats_trainings_and_an_edited_page_does_not(source):
     assert digest_sources() == before
     kernel = package / "engine" / "kernels" / "shared.py"
     text = kernel.read_text(encoding="utf-8")
-    edited = text.replace(
-        "parameters[i, j] = value * unit\n", "parameters[i, j] = 2.0 * value * unit\n"
-    )
+    edited = text.replace("parameters[i, j] = value * unit\n", "parameters[i, j] = 2.0 * value * unit\n")
     assert edited != text
     kernel.write_text(edited, encoding="utf-8")
     assert digest_sources() != before
@@ -286,9 +270,7 @@ def test_a_renamed_module_repeats_no_training(source):
     for path in package.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         renamed = text.replace("dmrifit.engine.results", "dmrifit.engine.zz_outcomes")
-        renamed = renamed.replace(
-            "from dmrifit.engine import exact_math", "from dmrifit.engine import zz_bits"
-        )
+        renamed = renamed.replace("from dmrifit.engine import exact_math", "from dmrifit.engine import zz_bits")
         renamed = re.sub(r"\bexact_math\b", "zz_bits", renamed)
         path.write_text(renamed, encoding="utf-8")
     (package / "engine" / "results.py").rename(package / "engine" / "zz_outcomes.py")

@@ -224,9 +224,7 @@ def test_an_estimator_is_trained_on_the_rows_of_its_patients_with_contrasts_and_
 
 def test_what_the_user_gave_is_left_as_it_is():
     estimator = Answer(REFERENCE, MEASURED, random_state=11, target=FULL.take([0, 1, 2]))
-    run_trial(
-        make_cell(estimator), TRAINING[:, :2], TRAINING, ROWS, [], [held_out()], [None], CONSTANTS
-    )
+    run_trial(make_cell(estimator), TRAINING[:, :2], TRAINING, ROWS, [], [held_out()], [None], CONSTANTS)
     parameters = Answer.trained[2]
     assert (parameters["random_state"], parameters["target"]) == (11, FULL.take([0, 1, 2]))
     assert estimator.source is None
@@ -270,23 +268,15 @@ def by_hand(answer, reference, constant):
     """1 − Σ |E| / Σ |E| of a constant, of the voxels whose reference is not zero."""
     usable = reference != 0
     error = np.abs(answer - reference)[usable] / np.abs(reference[usable])
-    return (
-        1 - error.sum() / (np.abs(constant - reference)[usable] / np.abs(reference[usable])).sum()
-    )
+    return 1 - error.sum() / (np.abs(constant - reference)[usable] / np.abs(reference[usable])).sum()
 
 
 @pytest.mark.parametrize("strategy", [SignalToSignal, MapsToMaps])
 @pytest.mark.parametrize(
     ("control", "signals", "maps"),
-    [
-        ("truth", NOISE_FREE, TRUE),
-        ("repeat", MEASURED[:, ::-1], SECOND),
-        ("perfect", MEASURED, REFERENCE),
-    ],
+    [("truth", NOISE_FREE, TRUE), ("repeat", MEASURED[:, ::-1], SECOND), ("perfect", MEASURED, REFERENCE)],
 )
-def test_truth_and_repeat_are_scored_against_both_references_by_plain_numpy(
-    strategy, control, signals, maps
-):
+def test_truth_and_repeat_are_scored_against_both_references_by_plain_numpy(strategy, control, signals, maps):
     cell = make_cell(strategy("LR", model="adc"), control=control)
     content = run_trial(cell, None, None, [], [], [repeated()], [None], CONSTANTS)
     if strategy is MapsToMaps:
@@ -299,22 +289,16 @@ def test_truth_and_repeat_are_scored_against_both_references_by_plain_numpy(
         )
         if control == "repeat":
             # Against itself it would be perfect.
-            assert np.isnan(
-                [row["skill_independent"], row["bias_independent"], row["pearson_independent"]]
-            ).all()
+            assert np.isnan([row["skill_independent"], row["bias_independent"], row["pearson_independent"]]).all()
             continue
-        assert row["skill_independent"] == pytest.approx(
-            by_hand(maps[:, j], SECOND[:, j], constant)
-        )
+        assert row["skill_independent"] == pytest.approx(by_hand(maps[:, j], SECOND[:, j], constant))
         r = np.corrcoef(maps[:, j], SECOND[:, j])[0, 1]
         assert row["pearson_independent"] == pytest.approx(r)
         errors = maps[:, j] / SECOND[:, j] - 1
         assert row["bias_independent"] == pytest.approx(np.median(errors))
     for j, row in zip((2, 3), content["signals"][:2], strict=True):
         measured = MEASURED[:, j]
-        assert row["skill"] == pytest.approx(
-            by_hand(signals[:, j], measured, CONSTANTS.signals[j])
-        )
+        assert row["skill"] == pytest.approx(by_hand(signals[:, j], measured, CONSTANTS.signals[j]))
 
 
 def test_one_measurement_has_no_independent_scores():
@@ -323,10 +307,7 @@ def test_one_measurement_has_no_independent_scores():
 
 
 def test_a_copy_answers_the_nearest_source_contrast():
-    source, target = (
-        Protocol([0, 500, 0], te=[70, 70, 100]),
-        Protocol([0, 200, 300, 900, 300], te=[70, 70, 70, 70, 99]),
-    )
+    source, target = Protocol([0, 500, 0], te=[70, 70, 100]), Protocol([0, 200, 300, 900, 300], te=[70, 70, 70, 70, 99])
     assert nearest_contrasts(source, target).tolist() == [0, 0, 1, 1, 2]
     cell = make_cell(SignalToSignal("LR", model="adc"), control="copy", keep=True)
     content = run_trial(cell, None, None, [], [], [held_out()], [None], CONSTANTS)
@@ -341,16 +322,8 @@ def test_a_copy_of_maps_answers_clinical_metrics_and_the_constant_for_others():
     model = MODELS["t2-ivim-kurtosis"]
     features = np.array([[20.0, 1.5, 0.2], [30.0, 1.0, -0.1]])
     clinical = Clinical(features, np.array([0.9, 1.1]), np.array([1.0, 1.0]))
-    constants = Constants(
-        np.ones(4), np.array([2.0, 0.1, 9.0, 200.0, 1.2, 0.7, 60.0]), np.zeros(7)
-    )
-    test = held_out(
-        index=np.zeros((2, 4), int),
-        X=np.ones((2, 2)),
-        Y=np.ones((2, 4)),
-        reference=np.ones((2, 7)),
-        at_bound=np.zeros(7),
-    )
+    constants = Constants(np.ones(4), np.array([2.0, 0.1, 9.0, 200.0, 1.2, 0.7, 60.0]), np.zeros(7))
+    test = held_out(index=np.zeros((2, 4), int), X=np.ones((2, 2)), Y=np.ones((2, 4)), reference=np.ones((2, 7)), at_bound=np.zeros(7))
     view = View(SOURCE, Protocol([0, 100, 500, 1000], te=60), None, model)
     cell = make_cell(MapsToMaps("LR"), control="copy", keep=True, model=model, view=view)
     content = run_trial(cell, None, None, [], [], [test], [clinical], constants)
@@ -365,9 +338,7 @@ def test_strategies_are_fitted_to_rows_or_to_moments_alike():
     estimator = SignalToSignal("LR", model="adc", source=SOURCE, target=FULL)
     designs = [estimator.design(TRAINING[rows, :2], TRAINING[rows]) for rows in ROWS]
     cell = make_cell(estimator, keep=True)
-    by_rows = run_trial(
-        cell, TRAINING[:, :2], TRAINING, ROWS, designs, [held_out()], [None], CONSTANTS
-    )
+    by_rows = run_trial(cell, TRAINING[:, :2], TRAINING, ROWS, designs, [held_out()], [None], CONSTANTS)
     moments = [design.reduced() for design in designs]
     by_moments = run_trial(cell, None, None, ROWS, moments, [held_out()], [None], CONSTANTS)
     used = TRAINING[[*range(10), *range(30, 40)]]

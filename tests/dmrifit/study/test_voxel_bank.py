@@ -332,15 +332,11 @@ def test_a_reference_that_cannot_be_fitted_names_its_patient():
 
 def test_a_second_draw_of_the_noise_shares_nothing_with_the_first():
     rng = np.random.default_rng(3)
-    clean = ADC.signal(
-        np.column_stack([rng.uniform(50, 150, 900), rng.uniform(0.5, 2.5, 900)]), FULL
-    )
+    clean = ADC.signal(np.column_stack([rng.uniform(50, 150, 900), rng.uniform(0.5, 2.5, 900)]), FULL)
     noisy = np.hypot(clean + rng.normal(0, 4, clean.shape), rng.normal(0, 4, clean.shape))
     region = np.ones((30, 30, 1), bool)
     images = [values.reshape(30, 30, 1, 6) for values in (noisy, clean)]
-    scan = Scan(
-        "p", images[0], FULL, region, AFFINE, lesion=region, sigma=4.0, noise_free=images[1]
-    )
+    scan = Scan("p", images[0], FULL, region, AFFINE, lesion=region, sigma=4.0, noise_free=images[1])
     bank = make_bank([Cohort([scan], "A")])
     assert bank.repeated == {"A": True}
     (test,) = bank.tests(VIEW, ["p"])
@@ -350,9 +346,7 @@ def test_a_second_draw_of_the_noise_shares_nothing_with_the_first():
     first, second = (noisy - clean)[:, 0] / scale, (test.repeat.signals - clean / scale)[:, 0]
     assert np.std(second) * scale == pytest.approx(4, rel=0.1)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.1
-    np.testing.assert_array_equal(
-        test.repeat.reference, fit_voxels(test.repeat.signals, FULL, ADC).parameters
-    )
+    np.testing.assert_array_equal(test.repeat.reference, fit_voxels(test.repeat.signals, FULL, ADC).parameters)
     again = make_bank([Cohort([scan], "A")]).tests(VIEW, ["p"])[0]
     np.testing.assert_array_equal(again.repeat.signals, test.repeat.signals)
     other = make_bank([Cohort([scan], "A")], seed=1).tests(VIEW, ["p"])[0]
@@ -364,9 +358,7 @@ def test_without_noise_free_signals_or_a_level_of_noise_nothing_is_drawn_again(s
     assert bank.repeated == {"A": False}
     assert bank.tests(VIEW, ["p0"])[0].repeat is None
     values = scans[0].signal
-    silent = Scan(
-        "p0", values, FULL, scans[0].mask, AFFINE, lesion=scans[0].lesion, noise_free=values
-    )
+    silent = Scan("p0", values, FULL, scans[0].mask, AFFINE, lesion=scans[0].lesion, noise_free=values)
     assert make_bank([Cohort([silent], "A")]).repeated == {"A": False}
 
 
@@ -391,7 +383,5 @@ def test_the_image_below_the_maps_is_that_of_the_least_b_in_gray_levels(scans):
     plain = scans[0].signal[..., 0]
     white = np.percentile(plain[scans[0].mask], 99.5)
     np.testing.assert_array_equal(anatomy, np.clip(255 * plain / white, 0, 255).astype(np.uint8))
-    dark = Scan(
-        "p0", np.zeros((*GRID, len(FULL))), FULL, scans[0].mask, AFFINE, lesion=scans[0].lesion
-    )
+    dark = Scan("p0", np.zeros((*GRID, len(FULL))), FULL, scans[0].mask, AFFINE, lesion=scans[0].lesion)
     assert not _anatomy(dark).any()

@@ -17,9 +17,7 @@ def advice(protocol, model, tissue, sigma, **options):
 
 
 def test_the_largest_error_is_that_of_the_kind_of_parameter():
-    limits = {
-        p.name: float(largest_error(p, v)) for p, v in zip(T2IK.parameters, TISSUE, strict=True)
-    }
+    limits = {p.name: float(largest_error(p, v)) for p, v in zip(T2IK.parameters, TISSUE, strict=True)}
     assert limits == {"S0": 0.5, "f": 0.05, "Dv": 10, "T2v": 100, "Dt": 0.6, "K": 0.3, "T2t": 40}
     adc = MODELS["adc"].parameters[1]
     np.testing.assert_array_equal(largest_error(adc, [0.0, 2.0]), [0.02, 1.0])

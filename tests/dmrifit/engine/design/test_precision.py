@@ -25,10 +25,7 @@ def analytic_jacobian(parameters, protocol):
     """The derivatives of T2-IVIM-Kurtosis by hand."""
     s0, f, dv, t2v, dt, k, t2t = parameters
     b, te = protocol.b / 1000, protocol.te
-    vascular, tissue = (
-        np.exp(-b * dv - te / t2v),
-        np.exp(-b * dt + k * (b * dt) ** 2 / 6 - te / t2t),
-    )
+    vascular, tissue = np.exp(-b * dv - te / t2v), np.exp(-b * dt + k * (b * dt) ** 2 / 6 - te / t2t)
     return np.stack(
         [
             f * vascular + (1 - f) * tissue,
@@ -50,9 +47,7 @@ def deviations(table):
 def test_derivatives_agree_with_those_by_hand():
     sets = np.array([TUMOR, TUMOR * [300, 2, 2, 1, 1.2, 0.5, 0.7]])
     numeric = signal_jacobian(T2IVIMK, sets, COHORT1)
-    for one, expected in zip(
-        numeric, (analytic_jacobian(row, COHORT1) for row in sets), strict=True
-    ):
+    for one, expected in zip(numeric, (analytic_jacobian(row, COHORT1) for row in sets), strict=True):
         largest = np.abs(expected).max(axis=0)
         np.testing.assert_allclose(one / largest, expected / largest, atol=1e-9)
 
@@ -69,10 +64,7 @@ def test_the_bound_is_the_inverse_of_the_fisher_information():
 
 @pytest.mark.parametrize(
     ("preset", "expected"),
-    [
-        ("cohort1", (0.07, 0.56, 0.28, 1.02, 0.12, 0.24, 0.07)),
-        ("cohort2", (0.05, 0.49, 0.32, 1.04, 0.13, 0.28, 0.06)),
-    ],
+    [("cohort1", (0.07, 0.56, 0.28, 1.02, 0.12, 0.24, 0.07)), ("cohort2", (0.05, 0.49, 0.32, 1.04, 0.13, 0.28, 0.06))],
 )
 def test_the_bound_of_a_tumor_is_that_of_an_independent_computation(preset, expected):
     """Coefficients of variation at SNR 60 in the tumor itself, found before with other code."""
@@ -128,17 +120,13 @@ def test_what_the_measurements_do_not_determine_has_no_bound():
     no_b = Protocol([0, 0, 0], te=[60, 90, 120])
     sd = protocol_precision(no_b, T2IVIMK, TUMOR, 0.01).set_index("parameter")["sd"]
     assert np.isinf(sd).all()
-    few = protocol_precision(Protocol([0, 1000]), "kurtosis", [1, 1, 1], 0.01).set_index(
-        "parameter"
-    )["sd"]
+    few = protocol_precision(Protocol([0, 1000]), "kurtosis", [1, 1, 1], 0.01).set_index("parameter")["sd"]
     assert few["S0"] == pytest.approx(0.01)
     assert np.isinf(few[["D", "K"]]).all()
 
 
 def test_no_perfusion_leaves_its_diffusivity_unknown():
-    table = protocol_precision(
-        Protocol([0, 50, 100, 400, 800]), "ivim", [1, 0, 30, 1], 0.01
-    ).set_index("parameter")
+    table = protocol_precision(Protocol([0, 50, 100, 400, 800]), "ivim", [1, 0, 30, 1], 0.01).set_index("parameter")
     assert np.isinf(table.loc["Dv", "sd"])
     assert np.isfinite(table.loc["f", "sd"])
     assert np.isinf(table.loc["f", "cv"])
@@ -164,9 +152,7 @@ def test_magnitudes_near_the_noise_hold_less_information():
     """The variance of the score of Rician noise, by drawing."""
     rng = np.random.default_rng(0)
     one = Protocol([0], te=50)
-    constant = SignalModel.from_expression(
-        "S0", [Parameter("S0", "signal", 0, np.inf)], name="constant"
-    )
+    constant = SignalModel.from_expression("S0", [Parameter("S0", "signal", 0, np.inf)], name="constant")
     for snr in (0.5, 1.0, 2.0, 5.0, 11.9, 12.1, 30.0):
         magnitude = np.hypot(snr + rng.standard_normal(400_000), rng.standard_normal(400_000))
         score = magnitude * i1e(magnitude * snr) / i0e(magnitude * snr) - snr
@@ -184,10 +170,7 @@ def test_strong_signals_are_gaussian_and_weak_ones_worth_less():
     assert (share > 1).all()
     assert share[T2IVIMK.names.index("K")] > 1.05  # it needs the weakest signals
     liver = T2IVIMK.signal(tissue_table()["tissue"]["liver"], COHORT1)[0, 0]
-    orders = [
-        rank_contrasts(COHORT1, T2IVIMK, TUMOR, liver / 8, noise=noise)
-        for noise in ("gaussian", "rician")
-    ]
+    orders = [rank_contrasts(COHORT1, T2IVIMK, TUMOR, liver / 8, noise=noise) for noise in ("gaussian", "rician")]
     place = [order.set_index("contrast").loc["S_b1600_TE120", "step"] for order in orders]
     assert place[1] > place[0]
 
@@ -197,29 +180,21 @@ def test_a_function_has_the_bound_of_its_formula():
     formula = SignalModel.from_expression("S0*exp(-b*D)", parameters, name="formula")
     protocol = Protocol([0, 500, 1000])
     expected = protocol_precision(protocol, "adc", [2, 1.1], 0.1)["sd"]
-    np.testing.assert_allclose(
-        protocol_precision(protocol, formula, [2, 1.1], 0.1)["sd"], expected
-    )
+    np.testing.assert_allclose(protocol_precision(protocol, formula, [2, 1.1], 0.1)["sd"], expected)
 
 
 def test_the_best_b_value_beside_zero_is_the_known_one():
     fine = Protocol(np.arange(0, 3001, 10))
-    by_determinant = rank_contrasts(
-        fine, "adc", [1, 1.0], 0.01, start=[0], criterion="D", n=1, prior=1e3
-    )
+    by_determinant = rank_contrasts(fine, "adc", [1, 1.0], 0.01, start=[0], criterion="D", n=1, prior=1e3)
     assert by_determinant["b"].iloc[1] == 1000  # 1/ADC
     by_variance = rank_contrasts(fine, "adc", [1, 0.8], 0.01, start=[0], n=1, fixed=[], prior=1e3)
-    assert by_variance["b"].iloc[1] == pytest.approx(
-        1109 / 0.8, abs=10
-    )  # 1.109/ADC, for one image each
+    assert by_variance["b"].iloc[1] == pytest.approx(1109 / 0.8, abs=10)  # 1.109/ADC, for one image each
 
 
 @pytest.mark.parametrize("criterion", ["A", "D"])
 def test_every_step_takes_what_the_bound_says(criterion):
     sets, prior = np.array([TUMOR, tissue_table()["tissue"]["liver"]]), {"T2v": 30.0}
-    table = rank_contrasts(
-        COHORT1, T2IVIMK, sets, 0.004, start=COHORT1.clinical(), criterion=criterion, prior=prior
-    )
+    table = rank_contrasts(COHORT1, T2IVIMK, sets, 0.004, start=COHORT1.clinical(), criterion=criterion, prior=prior)
     taken = COHORT1.clinical().tolist()
     assert sorted(taken + table["index"].tolist()[1:]) == list(range(21))
     for row in table.iloc[1:4].itertuples():
@@ -227,12 +202,8 @@ def test_every_step_takes_what_the_bound_says(criterion):
         for one in set(range(21)) - set(taken):
             protocol = COHORT1.take([*taken, one])
             if criterion == "A":
-                weak = {
-                    name: 1.0 * value for name, value in zip(T2IVIMK.names, TUMOR, strict=True)
-                } | prior
-                other = {
-                    name: value for name, value in zip(T2IVIMK.names, sets[1], strict=True)
-                } | prior
+                weak = {name: 1.0 * value for name, value in zip(T2IVIMK.names, TUMOR, strict=True)} | prior
+                other = {name: value for name, value in zip(T2IVIMK.names, sets[1], strict=True)} | prior
                 cv = [
                     protocol_precision(protocol, T2IVIMK, values, 0.004, prior=known)["cv"]
                     for values, known in zip(sets, (weak, other), strict=True)
@@ -309,14 +280,11 @@ def test_impossible_rankings_are_refused(changed, message):
 
 
 @pytest.mark.parametrize(
-    ("prior", "which"),
-    [(np.inf, "S0, f"), (1e9, "S0, f"), ({"T2t": np.inf}, "T2t with"), ([np.inf] * 7, "S0, f")],
+    ("prior", "which"), [(np.inf, "S0, f"), (1e9, "S0, f"), ({"T2t": np.inf}, "T2t with"), ([np.inf] * 7, "S0, f")]
 )
 @pytest.mark.parametrize("criterion", ["A", "D"])
 def test_too_weak_a_prior_is_told_what_to_do(prior, which, criterion):
-    with pytest.raises(
-        ValueError, match=rf"does not determine {which}.*prior=1, .*start=.*fixed="
-    ):
+    with pytest.raises(ValueError, match=rf"does not determine {which}.*prior=1, .*start=.*fixed="):
         rank_contrasts(**SETS, prior=prior, criterion=criterion)
 
 
@@ -334,24 +302,18 @@ def test_a_point_without_derivatives_is_named():
 
 def test_protocols_that_a_model_cannot_be_fitted_to_have_no_bound():
     for function in (protocol_precision, rank_contrasts):
-        with pytest.raises(
-            ValueError, match=r"adc knows no relaxation.*93, 105, 120 ms; take the measurements"
-        ):
+        with pytest.raises(ValueError, match=r"adc knows no relaxation.*93, 105, 120 ms; take the measurements"):
             function(COHORT1, "adc", [1.0, 1.0], 0.02)
     assert protocol_precision(COHORT1.take(range(7)), "adc", [1.0, 1.0], 0.02)["cv"].max() < 0.1
 
 
 @pytest.mark.parametrize("bounds", [None, {"K": (-5, 5)}], ids=["K at least 0", "K also below 0"])
 @pytest.mark.parametrize("diffusivity", [2.0, 3.0])  # µm²/ms, water at 20 and at 37 °C
-def test_simulated_water_has_no_kurtosis_and_a_diffusivity_as_precise_as_can_be(
-    diffusivity, bounds
-):
+def test_simulated_water_has_no_kurtosis_and_a_diffusivity_as_precise_as_can_be(diffusivity, bounds):
     truth, sigma = [100.0, diffusivity, 0.0], 2.5
     protocol = Protocol(np.repeat([0, 100, 400, 700, 1000, 1400.0], 6))
     model = MODELS["kurtosis"]
-    real, imaginary = np.random.default_rng(20261193).normal(
-        scale=sigma, size=(2, 4000, len(protocol))
-    )
+    real, imaginary = np.random.default_rng(20261193).normal(scale=sigma, size=(2, 4000, len(protocol)))
     signals = np.hypot(model.signal([truth], protocol) + real, imaginary)
     result = fit_voxels(signals, protocol, model, sigma=sigma, bounds=bounds)
     assert abs(np.median(result["K"])) <= 0.05

@@ -104,9 +104,7 @@ def test_branches_give_the_signals_and_slopes_of_the_function(body, end, seed):
     outer = np.array([1.0, 0.0, 0.1, 20]) + rng.uniform(size=4) * [1, 1, 3, 100]
     expected = function(b, te, *outer.tolist())
     protocol = Protocol([1000 * b], te)
-    np.testing.assert_allclose(
-        model.signal(outer, protocol)[0, 0], expected, rtol=1e-9, atol=1e-12
-    )
+    np.testing.assert_allclose(model.signal(outer, protocol)[0, 0], expected, rtol=1e-9, atol=1e-12)
     x = outer * [1, 1, 1, 0] + [0, 0, 0, 1 / outer[3]]
     signal, slopes = signal_and_slopes(model, x, b, te)
     assert signal == pytest.approx(expected, rel=1e-9, abs=1e-12)

@@ -24,12 +24,7 @@ print(repr(float(result["ADC"][0])))
 def run(folder, cache):
     environment = os.environ | {"PYTHONPATH": str(folder), "DMRIFIT_CACHE": str(cache)}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        env=environment,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", SCRIPT], env=environment, cwd=folder, capture_output=True, text=True, check=True
     )
     return float(done.stdout), done.stderr
 
@@ -56,9 +51,7 @@ def test_an_edited_kernel_is_compiled_anew_and_an_unchanged_one_is_not(tmp_path)
     assert run(tmp_path, cache) == (first, "")
     kernel = tmp_path / "dmrifit" / "engine" / "kernels" / "shared.py"
     text = kernel.read_text(encoding="utf-8")
-    edited = text.replace(
-        "parameters[i, j] = value * unit\n", "parameters[i, j] = 2.0 * value * unit\n"
-    )
+    edited = text.replace("parameters[i, j] = value * unit\n", "parameters[i, j] = 2.0 * value * unit\n")
     assert edited != text
     kernel.write_text(edited, encoding="utf-8")
     changed, said = run(tmp_path, cache)
@@ -105,24 +98,12 @@ fields = (result.parameters, result.standard_errors, result.cost)
 print(hashlib.sha256(b"".join(field.tobytes() for field in fields)).hexdigest())
 """
     digests = set()
-    narrow = {
-        "NUMBA_CPU_NAME": "haswell",
-        "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+sse4.2,+popcnt",
-    }
+    narrow = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+sse4.2,+popcnt"}
     for target in ({}, narrow):
-        environment = (
-            os.environ
-            | {"DMRIFIT_CACHE": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path)}
-            | target
-        )
+        environment = os.environ | {"DMRIFIT_CACHE": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path)} | target
         folder = Path(dmrifit.__file__).parents[1]
         done = subprocess.run(
-            [sys.executable, "-c", script],
-            env=environment,
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=True,
+            [sys.executable, "-c", script], env=environment, cwd=folder, capture_output=True, text=True, check=True
         )
         digests.add(done.stdout.strip())
     assert len(digests) == 1

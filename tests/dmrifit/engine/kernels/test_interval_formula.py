@@ -24,35 +24,25 @@ def called(b, S0, D):
 
 
 CALLED = SignalModel.from_function(called, [S0, D], name="called")
-BRANCH = SignalModel.from_expression(
-    "S0*exp(-b*D) if b < 1.5 else S0*exp(-1.5*D)", [S0, D], name="branch"
-)
+BRANCH = SignalModel.from_expression("S0*exp(-b*D) if b < 1.5 else S0*exp(-1.5*D)", [S0, D], name="branch")
 
 
 @pytest.mark.parametrize(("model", "last_b"), [(CALLED, 2000), (BRANCH, 1500)])
-def test_a_called_function_and_both_arms_of_a_branch_have_the_intervals_of_the_formula(
-    model, last_b
-):
+def test_a_called_function_and_both_arms_of_a_branch_have_the_intervals_of_the_formula(model, last_b):
     """Beyond its branch, the signal at 2000 s/mm² is that of the formula at 1500 s/mm²."""
     formula = SignalModel.from_expression("S0*exp(-b*D)", [S0, D], name="line")
-    protocol, formula_protocol = (
-        Protocol(np.repeat([0.0, 400, 800, b], 5)) for b in (2000, last_b)
-    )
+    protocol, formula_protocol = (Protocol(np.repeat([0.0, 400, 800, b], 5)) for b in (2000, last_b))
     noise = np.random.default_rng(3).normal(0, 1, (50, 20))
     signals = formula.signal([[100.0, 1.1]], formula_protocol) + noise
     expected = fit_voxels(signals, formula_protocol, formula).intervals()
-    np.testing.assert_allclose(
-        fit_voxels(signals, protocol, model).intervals(), expected, rtol=1e-5
-    )
+    np.testing.assert_allclose(fit_voxels(signals, protocol, model).intervals(), expected, rtol=1e-5)
 
 
 def test_a_line_whose_sides_do_not_bend_has_the_intervals_of_linear_regression():
     protocol = Protocol(np.linspace(0, 2000, 9))
     numbers = [Parameter(name, "", -np.inf, np.inf) for name in ("offset", "slope")]
     line = SignalModel.from_expression("offset + slope*b", numbers, name="straight")
-    signals = line.signal([[100.0, 30.0]], protocol) + np.random.default_rng(6).normal(
-        0, 1, (20, 9)
-    )
+    signals = line.signal([[100.0, 30.0]], protocol) + np.random.default_rng(6).normal(0, 1, (20, 9))
     result = fit_voxels(signals, protocol, line)
     reach = stdtrit(7, 0.975) * result.standard_errors
     expected = np.stack([result.parameters - reach, result.parameters + reach], axis=-1)
@@ -62,25 +52,19 @@ def test_a_line_whose_sides_do_not_bend_has_the_intervals_of_linear_regression()
 def coordinates_of(parameters):
     """Go from parameters (7,) of T2-IVIM-Kurtosis to coordinates."""
     into = {"inverse": lambda value: 1 / value, "share": lambda value: np.sqrt(value + 0.02)}
-    return np.array(
-        [into.get(kind, float)(value) for kind, value in zip(KINDS, parameters, strict=True)]
-    )
+    return np.array([into.get(kind, float)(value) for kind, value in zip(KINDS, parameters, strict=True)])
 
 
 def parameters_of(coordinates):
     """Go from coordinates (7,) to parameters of T2-IVIM-Kurtosis."""
     back = {"inverse": lambda value: 1 / value, "share": lambda value: value**2 - 0.02}
-    return np.array(
-        [back.get(kind, float)(value) for kind, value in zip(KINDS, coordinates, strict=True)]
-    )
+    return np.array([back.get(kind, float)(value) for kind, value in zip(KINDS, coordinates, strict=True)])
 
 
 def expand(protocol, signals, coordinates):
     """Give residuals, and derivatives of the signal by coordinates from central differences."""
     steps = np.where(coordinates == 0, 1e-5, 1e-5 * np.abs(coordinates))
-    shifted = [
-        [parameters_of(coordinates + sign * step) for step in np.diag(steps)] for sign in (-1, 1)
-    ]
+    shifted = [[parameters_of(coordinates + sign * step) for step in np.diag(steps)] for sign in (-1, 1)]
     below, above = (T2IK.signal(points, protocol) for points in shifted)
     residuals = signals - T2IK.signal([parameters_of(coordinates)], protocol)[0]
     return residuals, ((above - below) / (2 * steps[:, None])).T
@@ -124,9 +108,7 @@ def numpy_intervals(protocol, signals, estimate, bounds, turn_up):
                 residuals, jacobian = expand(protocol, signals, to)
                 # The other coordinates go to their best by one step of Gauss-Newton.
                 slope = (jacobian.T @ residuals / variance - weight * (to - prior))[others]
-                precision = (jacobian.T @ jacobian / variance + np.diag(weight))[
-                    np.ix_(others, others)
-                ]
+                precision = (jacobian.T @ jacobian / variance + np.diag(weight))[np.ix_(others, others)]
                 rise = residuals @ residuals / variance + weight @ (to - prior) ** 2 - least
                 rise -= slope @ np.linalg.solve(precision, slope)
                 bend = (max(rise, 0) ** 0.5 * sd / distance - 1) / distance
@@ -177,9 +159,7 @@ class Lane:
         self.w, self.s, self.y, self.v, self.t = Rows(), Rows(), Rows(), Rows(), Rows()
         for j in range(self.writer.n):
             self.s[self.writer.free + j] = self.s[self.writer.kept + j] = 1.0
-            self.s[self.writer.bounds + j], self.s[self.writer.bounds + self.writer.n + j] = (
-                model.bounds[j]
-            )
+            self.s[self.writer.bounds + j], self.s[self.writer.bounds + self.writer.n + j] = model.bounds[j]
         self.s[self.writer.turn_up] = np.inf
         self.set("TOP", [1.0])
 
@@ -236,9 +216,7 @@ def test_derivatives_are_those_of_the_signal(model, point):
         values = []
         for shifted in (coordinates[j] - step, coordinates[j] + step):
             other = point.copy()
-            other[j] = {"inverse": 1 / shifted, "share": shifted**2 - 0.02}.get(
-                lane.writer.kinds[j], shifted
-            )
+            other[j] = {"inverse": 1 / shifted, "share": shifted**2 - 0.02}.get(lane.writer.kinds[j], shifted)
             values.append(model.signal(other, protocol)[0])
         jacobian[:, j] = (values[1] - values[0]) / (2 * step)
     np.testing.assert_allclose(lane.get("G", n), -jacobian.T @ signal, rtol=1e-5, atol=1e-7)
@@ -270,23 +248,13 @@ def test_the_factored_precision_is_inverted_as_by_numpy():
 def test_coordinates_invert_each_other():
     lane = Lane(T2IK)
     for share in (0.05, 0.4, 0.9):
-        point = [
-            3.0,
-            share,
-            100 * share,
-            150 + 100 * share,
-            0.2 + 2 * share,
-            share,
-            20 + 100 * share,
-        ]
+        point = [3.0, share, 100 * share, 150 + 100 * share, 0.2 + 2 * share, share, 20 + 100 * share]
         lane.set("P", point)
         lane.run(lane.writer.place())
         lane.set("MIDDLE", lane.get("U", 7))
         # Without width, ends are the estimates.
         lane.run(lane.writer.finish())
-        np.testing.assert_allclose(
-            lane.get("END", 14).reshape(7, 2), np.repeat(np.array(point)[:, None], 2, axis=1)
-        )
+        np.testing.assert_allclose(lane.get("END", 14).reshape(7, 2), np.repeat(np.array(point)[:, None], 2, axis=1))
 
 
 def test_a_bent_side_solves_its_equation_within_its_limits():
@@ -308,6 +276,4 @@ def test_coordinates_follow_the_parameters():
 
 
 def test_shares_and_plain_parameters_are_probed():
-    assert "PROBED = (False, True, False, False, True, True, False)" in interval_formula.source(
-        T2IK
-    )
+    assert "PROBED = (False, True, False, False, True, True, False)" in interval_formula.source(T2IK)

@@ -21,9 +21,7 @@ TISSUE = [
 def signals():
     rng = np.random.default_rng(11)
     clean = np.tile(T2IK.signal(TISSUE, PROTOCOL), (7, 1))
-    noise = (
-        rng.normal(size=(2, *clean.shape)) * clean[:, :1] / rng.uniform(20, 70, (len(clean), 1))
-    )
+    noise = rng.normal(size=(2, *clean.shape)) * clean[:, :1] / rng.uniform(20, 70, (len(clean), 1))
     signals = np.hypot(clean + noise[0], noise[1])
     signals[5, [3, 8, 9]] = np.nan
     signals[12] = np.nan
@@ -45,18 +43,11 @@ class Voxel:
     def into(self, values):
         pairs = zip(values, KINDS, strict=True)
         with np.errstate(divide="ignore"):
-            return np.array(
-                [
-                    1 / x if k == "inverse" else np.sqrt(x + 0.02) if k == "share" else x
-                    for x, k in pairs
-                ]
-            )
+            return np.array([1 / x if k == "inverse" else np.sqrt(x + 0.02) if k == "share" else x for x, k in pairs])
 
     def out_of(self, point):
         pairs = zip(point, KINDS, strict=True)
-        return np.array(
-            [1 / u if k == "inverse" else u * u - 0.02 if k == "share" else u for u, k in pairs]
-        )
+        return np.array([1 / u if k == "inverse" else u * u - 0.02 if k == "share" else u for u, k in pairs])
 
     def derivatives(self, point):
         values = self.out_of(point)
@@ -127,10 +118,7 @@ def bent(linear, distance, bend):
 @pytest.mark.parametrize("case", ["plain", "floor", "fixed", "monotonic"])
 def test_intervals_are_those_of_plain_numpy(signals, case):
     sigma = 12.0 if case == "floor" else None
-    options = {
-        "fixed": {"fixed": {"T2v": 200.0, "K": 0.7}},
-        "monotonic": {"bounds": {"K": (0, "monotonic")}},
-    }
+    options = {"fixed": {"fixed": {"T2v": 200.0, "K": 0.7}}, "monotonic": {"bounds": {"K": (0, "monotonic")}}}
     result = fit_voxels(signals, PROTOCOL, T2IK, sigma=sigma, **options.get(case, {}))
     levels = (0.68, 0.95)
     ours = np.stack([result.intervals(level) for level in levels])

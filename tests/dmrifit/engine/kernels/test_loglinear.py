@@ -16,10 +16,7 @@ def test_both_functions_agree_with_numpy_for_three_columns():
     cost, n_used = np.empty(70), np.empty(70, np.int64)
     ends = (coefficients, covariances, cost, n_used)
     incomplete = np.empty(70, np.int64)
-    assert (
-        fit_complete(signals, design, projection, coefficients, np.empty(70), cost, incomplete)
-        == 1
-    )
+    assert fit_complete(signals, design, projection, coefficients, np.empty(70), cost, incomplete) == 1
     assert incomplete[0] == 5
     np.testing.assert_allclose(coefficients[:, 0], projection @ np.log(signals[0]), rtol=1e-10)
     complete = coefficients.copy()
@@ -47,15 +44,7 @@ def test_costs_keep_their_bits_beside_a_voxel_of_large_residuals():
     for factor in (1, 5):
         signals[7, 3] *= factor
         cost = np.empty(64)
-        fit_complete(
-            signals,
-            design,
-            projection,
-            np.empty((2, 64)),
-            np.empty(64),
-            cost,
-            np.empty(64, np.int64),
-        )
+        fit_complete(signals, design, projection, np.empty((2, 64)), np.empty(64), cost, np.empty(64, np.int64))
         costs.append(cost)
     assert costs[0][7] != costs[1][7]
     others = np.arange(64) != 7

@@ -90,18 +90,14 @@ def test_values_without_a_logarithm_are_left_out_and_counted(method):
     design = np.stack([np.ones(7), -PROTOCOL.b_ms_per_um2], axis=1)
     # Negative values and low zeros are data without a logarithm; of the others a fifth may lack.
     n_missing = result.screening.n_not_finite + result.screening.n_outside
-    np.testing.assert_array_equal(
-        result.screening.n_not_finite, (~np.isfinite(signals)).sum(axis=1)
-    )
+    np.testing.assert_array_equal(result.screening.n_not_finite, (~np.isfinite(signals)).sum(axis=1))
     assert (result.status[n_missing > 7 / 5] == FitStatus.NOT_FITTED).all()
     for i in np.flatnonzero(((~gaps).sum(axis=1) > 2) & (n_missing <= 7 / 5)):
         (_, adc), _ = straight_fit(signals[i], design, None if method == "ols" else 2)
         assert result["ADC"][i] == pytest.approx(adc, rel=1e-8, abs=1e-9)
     n_without = result.screening.n_without_logarithm.sum()
     assert 0 < n_without < gaps.sum()
-    assert (
-        f"{gaps.sum()} values left out ({n_without} without a logarithm)" in result._repr_html_()
-    )
+    assert f"{gaps.sum()} values left out ({n_without} without a logarithm)" in result._repr_html_()
 
 
 @pytest.mark.parametrize("row", [[np.nan] * 7, [0.0] * 7, [5.0] * 7, [3.0, *[np.nan] * 6]])

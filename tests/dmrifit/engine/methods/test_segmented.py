@@ -102,10 +102,6 @@ def test_options_that_do_not_fit_together_are_refused(options, message):
 def test_one_high_b_value_leaves_no_fit():
     protocol = Protocol([0] * 4 + [50, 100] + [400, 400, 800, 800])
     signals = MODELS["ivim"].signal([[100, 0.1, 20, 1.0]], protocol)
-    assert (
-        fit_voxels(signals, protocol, "ivim", method="segmented").status[0] != FitStatus.NOT_FITTED
-    )
+    assert fit_voxels(signals, protocol, "ivim", method="segmented").status[0] != FitStatus.NOT_FITTED
     signals[0, -2:] = np.nan
-    assert (
-        fit_voxels(signals, protocol, "ivim", method="segmented").status[0] == FitStatus.NOT_FITTED
-    )
+    assert fit_voxels(signals, protocol, "ivim", method="segmented").status[0] == FitStatus.NOT_FITTED

@@ -75,12 +75,7 @@ def small():
     """One cohort, one algorithm, one size, nothing kept, no controls."""
     cohort = simulate_cohort("cohort2", 2, shape=(12, 12, 2), random_state=0)
     return compare(
-        {"mine": SignalToSignal("LR")},
-        cohort,
-        max_voxels=30,
-        controls=False,
-        keep_predictions=False,
-        random_state=0,
+        {"mine": SignalToSignal("LR")}, cohort, max_voxels=30, controls=False, keep_predictions=False, random_state=0
     )
 
 
@@ -111,9 +106,7 @@ def test_the_page_needs_no_other_file_and_no_network(page, folder):
     assert not re.search(r"https?://|@import|url\(", page)
     # The numbers of the planes of each cohort's patient, and the script that draws them.
     scripts = re.findall(r"<script[^>]*>", page)
-    assert scripts == ['<script type="application/json">'] * page.count('class="viewer"') + [
-        "<script>"
-    ]
+    assert scripts == ['<script type="application/json">'] * page.count('class="viewer"') + ["<script>"]
     assert page.count("data:image/png;base64,") == len(list((folder / "figures").glob("*.png")))
     assert len(page) < 8e6
 
@@ -156,9 +149,7 @@ def test_every_number_of_the_comparison_can_be_read_from_files_beside_the_page(f
     back = Evaluation.read(folder)
     pd.testing.assert_frame_equal(back.scores, evaluation.scores, check_exact=True)
     assert (folder / "figures" / "figures.pdf").read_bytes().startswith(b"%PDF")
-    assert all(
-        path.read_bytes().startswith(b"\x89PNG") for path in (folder / "figures").glob("*.png")
-    )
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (folder / "figures").glob("*.png"))
     tests = {path.name for path in (folder / "tables").iterdir()}
     assert {"statistics_dispersion_pairs.csv", "statistics_abs_bias_equivalence.csv"} <= tests
     assert {"skill.csv", "parameters.csv", "learning.csv", "signals_by_contrast.csv"} <= tests
@@ -187,20 +178,14 @@ def test_a_report_can_be_written_again_over_itself_and_leaves_nothing_old(small,
 @pytest.mark.parametrize("cohort", ["A<1>", "B"])
 def test_the_table_of_skill_is_that_of_the_scores(folder, evaluation, train_on, cohort):
     table = pd.read_csv(folder / "tables" / "skill.csv")
-    rows = table[
-        (table["train_on"] == train_on)
-        & (table["cohort"] == cohort)
-        & (table["parameters"] == "tissue")
-    ]
+    rows = table[(table["train_on"] == train_on) & (table["cohort"] == cohort) & (table["parameters"] == "tissue")]
     assert rows["algorithm"].tolist().count("perfect") == 2
     assert len(rows) == 2 * (2 + 6)
     averaged = [name for name in TISSUE if name != "T2v"]
     for row in rows.to_dict("records"):
         own = board_rows(evaluation, train_on, cohort, row["strategy"], row["algorithm"])
         assert len(own) == 4 * 7
-        np.testing.assert_allclose(
-            [row["abs_bias"], row["dispersion"], row["pearson"]], means(own, averaged)
-        )
+        np.testing.assert_allclose([row["abs_bias"], row["dispersion"], row["pearson"]], means(own, averaged))
 
 
 def test_tables_are_folded_and_the_references_worth_is_among_them(tables, page):
@@ -232,9 +217,7 @@ def test_one_cohort_one_algorithm_one_size_and_nothing_kept_make_a_page_too(smal
 
 
 def test_measured_patients_without_truth_are_not_called_synthetic(small, tmp_path):
-    unknown = {
-        name: np.nan for name in small.scores.columns if name.endswith(("_truth", "_independent"))
-    }
+    unknown = {name: np.nan for name in small.scores.columns if name.endswith(("_truth", "_independent"))}
     study = {**small.study, "cohorts": {
         name: {**cohort, "synthetic": False, "simulation": None} for name, cohort in small.study["cohorts"].items()
     }}  # fmt: skip
@@ -250,26 +233,11 @@ def test_a_protocol_without_echo_times_and_a_model_of_its_own_make_a_page(tmp_pa
     protocol = Protocol([0, 100, 400, 800, 1500, 2500])
     scans = []
     for k in range(3):
-        parameters = np.column_stack(
-            [np.full(60, 500.0), rng.uniform(0.6, 2, 60), rng.uniform(0.3, 1.2, 60)]
-        )
+        parameters = np.column_stack([np.full(60, 500.0), rng.uniform(0.6, 2, 60), rng.uniform(0.3, 1.2, 60)])
         signals = MODELS["kurtosis"].signal(parameters, protocol) + rng.normal(0, 3, (60, 6))
         inside = np.ones((5, 4, 3), bool)
-        scans.append(
-            Scan(
-                f"p{k}",
-                signals.reshape(5, 4, 3, 6),
-                protocol,
-                inside,
-                np.diag([2, 2, 5, 1]),
-                lesion=inside,
-            )
-        )
-    estimators = {
-        "LR s2s": SignalToSignal(
-            "LR", source=protocol.take([0, 2, 3]), target=protocol, model="kurtosis"
-        )
-    }
+        scans.append(Scan(f"p{k}", signals.reshape(5, 4, 3, 6), protocol, inside, np.diag([2, 2, 5, 1]), lesion=inside))
+    estimators = {"LR s2s": SignalToSignal("LR", source=protocol.take([0, 2, 3]), target=protocol, model="kurtosis")}
     result = compare(estimators, Cohort(scans, "mine"), random_state=0)
     text = write_report(result, tmp_path).read_text(encoding="utf-8")
     assert not re.search("Synthetic data|synthetic patients|[(]synthetic[)]", text)
@@ -286,26 +254,14 @@ def test_scores_alone_make_a_page(small, tmp_path):
 
 
 def test_a_patient_that_nothing_can_be_said_of_makes_a_page(small, tmp_path):
-    undefined = (
-        "bias",
-        "dispersion",
-        "pearson",
-        "spearman",
-        "skill",
-        "skill_independent",
-        "absolute_skill",
-    )
+    undefined = ("bias", "dispersion", "pearson", "spearman", "skill", "skill_independent", "absolute_skill")
     nothing = small.scores.assign(**dict.fromkeys(undefined, np.nan))
-    text = write_report(Evaluation(nothing, small.signals, small.study), tmp_path).read_text(
-        encoding="utf-8"
-    )
+    text = write_report(Evaluation(nothing, small.signals, small.study), tmp_path).read_text(encoding="utf-8")
     assert "No algorithm was scored" in text
     assert not re.search(r">\s*nan\b", text)
 
 
-def test_without_the_library_of_tests_the_page_names_what_to_install(
-    evaluation, tmp_path, monkeypatch
-):
+def test_without_the_library_of_tests_the_page_names_what_to_install(evaluation, tmp_path, monkeypatch):
     def missing(self, **options):
         msg = 'statsmodels is not installed; to install it: pip install "dmrifit[stats]"'
         raise ImportError(msg)
@@ -324,10 +280,7 @@ def test_several_comparisons_are_laid_beside_each_other(small, html_tables, tmp_
                                                                                 "train_mask": "lesion"}})  # fmt: skip
     text = write_report([small, second], tmp_path).read_text(encoding="utf-8")
     _, rows = html_tables(text).table("Other comparisons")
-    assert [row[0] for row in rows] == [
-        "body → lesion, N = 1, seed 0",
-        "lesion → lesion, N = 1, seed 7",
-    ]
+    assert [row[0] for row in rows] == ["body → lesion, N = 1, seed 0", "lesion → lesion, N = 1, seed 7"]
 
 
 @pytest.mark.parametrize("what", ["no row", "no evaluation"])
@@ -361,12 +314,7 @@ def test_the_first_screen_answers(opened, tab):
     verdict = opened.locator(".verdict")
     assert verdict.inner_text().startswith("Highest mean here: ")
     assert tab.is_on_first_screen(verdict)
-    for alt in (
-        "Skill of",
-        "reference, prediction and error",
-        "cohorts trained on",
-        "number of training patients",
-    ):
+    for alt in ("Skill of", "reference, prediction and error", "cohorts trained on", "number of training patients"):
         assert tab.is_on_first_screen(opened.locator(f'img[alt*="{alt}"]').first), alt
     notes = opened.locator(".columns .note")
     assert notes.count() == 4
@@ -395,9 +343,7 @@ def test_the_page_is_ten_screens_and_fourteen_sheets_at_most(opened, tab):
     n_sheets = len(re.findall(rb"/Type\s*/Page\b(?!s)", sheets))
     assert 2 <= n_sheets <= 14
     opened.emulate_media(media="print")
-    opened.set_viewport_size(
-        {"width": 703, "height": 1000}
-    )  # A4 without its margins, at 96 pixels an inch
+    opened.set_viewport_size({"width": 703, "height": 1000})  # A4 without its margins, at 96 pixels an inch
     assert tab.size()[0] <= 703
 
 

@@ -16,11 +16,7 @@ def legend_lines(figure):
     """Read a legend as it is seen, line by line."""
     (legend,) = figure.legends
     figure.draw_without_rendering()
-    places = [
-        (text.get_window_extent(), text.get_text())
-        for text in legend.get_texts()
-        if text.get_text().strip()
-    ]
+    places = [(text.get_window_extent(), text.get_text()) for text in legend.get_texts() if text.get_text().strip()]
     lines = {}
     for box, text in sorted(places, key=lambda place: place[0].x0):
         lines.setdefault(round(-(box.y0 + box.y1) / 2 / 5), []).append(text)
@@ -29,14 +25,7 @@ def legend_lines(figure):
 
 def test_signal_errors_are_means_over_patients_in_order_of_te_and_b():
     rows = [
-        {
-            "strategy": "s2s",
-            "algorithm": "LR",
-            "patient": p,
-            "te": te,
-            "b": b,
-            "relative_error": error + shift,
-        }
+        {"strategy": "s2s", "algorithm": "LR", "patient": p, "te": te, "b": b, "relative_error": error + shift}
         for te, b, error in ((90.0, 800.0, 0.4), (90.0, 0.0, 0.1), (70.0, 0.0, 0.2))
         for p, shift in (("x", -0.05), ("y", 0.05))
     ]
@@ -116,3 +105,5 @@ def test_decays_show_inputs_filled_and_predictions_as_lines():
         text.get_text() for text in figure.legends[0].get_texts() if text.get_text().strip()
     }
     assert len(plot_decays(decays((np.nan,)), "p").axes[0].lines) == 2
+
+

@@ -89,9 +89,7 @@ def test_nothing_to_draw_is_an_empty_frame():
 
 def test_an_interval_beyond_the_axis_of_bars_ends_in_an_arrow():
     panel = Panel("skill", "skill", ends=(-1.0, 1.0))
-    (axes,) = plot_bars(
-        {"A": table(skill_high=[1.5, 0, -2, np.nan])}, panel, {"LR": "#0072b2"}, width=6
-    ).axes
+    (axes,) = plot_bars({"A": table(skill_high=[1.5, 0, -2, np.nan])}, panel, {"LR": "#0072b2"}, width=6).axes
     tips = [tip for cloud in clouds(axes) for tip in cloud.get_offsets().tolist()]
     assert tips == [[-1.0, 1.0], [1.0, 0.0]]
 

@@ -78,20 +78,11 @@ def test_bars_do_not_depend_on_the_order_in_which_sets_are_listed(monkeypatch):
     ranks = pd.Series({"A": 1.0, "B": 1.0, "C": 2.0, "D": 3.0, "E": 3.5})
     table = pd.DataFrame(1.0, ranks.index, ranks.index)
     bars_of_orders = []
-    for cliques in itertools.permutations(
-        [("A", "C", "B"), ("A", "D", "C"), ("B", "C"), ("D", "E")]
-    ):
+    for cliques in itertools.permutations([("A", "C", "B"), ("A", "D", "C"), ("B", "C"), ("D", "E")]):
         members = [tuple(reversed(clique)) if bars_of_orders else clique for clique in cliques]
-        monkeypatch.setattr(
-            "scikit_posthocs._plotting._find_maximal_cliques", lambda _, bars=members: bars
-        )
+        monkeypatch.setattr("scikit_posthocs._plotting._find_maximal_cliques", lambda _, bars=members: bars)
         (axes,) = plot_critical_difference(ranks, table, "DI").axes
         bars = [line.get_xydata().tolist() for line in axes.lines if line.get_linewidth() == 2.5]
         bars_of_orders.append(bars)
     assert all(bars == bars_of_orders[0] for bars in bars_of_orders)
-    assert bars_of_orders[0] == [
-        [[1, -1], [2, -1]],
-        [[1, -2], [2, -2]],
-        [[1, -3], [3, -3]],
-        [[3, -1], [3.5, -1]],
-    ]
+    assert bars_of_orders[0] == [[[1, -1], [2, -1]], [[1, -2], [2, -2]], [[1, -3], [3, -3]], [[3, -1], [3.5, -1]]]

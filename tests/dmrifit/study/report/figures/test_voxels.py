@@ -96,16 +96,8 @@ def patient(affine=AFFINE, **changes):
     for i, j, k in np.ndindex(3, 4, 2):
         if k == 1 or (i == 0 and j < 2):
             index.append((i + 3, j + 3, k))
-    values = {
-        "index": np.array(index),
-        "shape": (9, 9, 3),
-        "affine": affine,
-        "cohort": "c",
-        "patient": "p",
-    }
-    values |= dict.fromkeys(
-        ("names", "units", "labels", "b", "te", "seen", "reference", "truth", "measured")
-    )
+    values = {"index": np.array(index), "shape": (9, 9, 3), "affine": affine, "cohort": "c", "patient": "p"}
+    values |= dict.fromkeys(("names", "units", "labels", "b", "te", "seen", "reference", "truth", "measured"))
     anatomy = np.full((9, 9, 3), 51, np.uint8)
     return PatientPredictions(**values | {"maps": {}, "signals": {}, "anatomy": anatomy} | changes)
 
@@ -114,9 +106,7 @@ REFERENCE = np.linspace(1, 2, 14)
 
 
 def row(reference=REFERENCE, **predictions):
-    return MapRow(
-        "Dt", "µm²/ms", reference, predictions or {"s2s": 1.1 * REFERENCE, "m2m": 0.5 * REFERENCE}
-    )
+    return MapRow("Dt", "µm²/ms", reference, predictions or {"s2s": 1.1 * REFERENCE, "m2m": 0.5 * REFERENCE})
 
 
 def pictures(figure):
@@ -156,9 +146,7 @@ def test_maps_lie_on_the_anatomy_with_the_colors_of_the_reference():
 
 
 def test_errors_are_relative_signed_and_share_the_limits_of_the_95th_percentile():
-    *_, error_s2s, error_m2m = map(
-        colored, pictures(plot_lesion(patient(), [row()], "", width=6.0))
-    )
+    *_, error_s2s, error_m2m = map(colored, pictures(plot_lesion(patient(), [row()], "", width=6.0)))
     # Half of the magnitudes are 0.1 and half 0.5, so colors run from −0.5 to 0.5.
     colors = mpl.colormaps["PuOr_r"]
     np.testing.assert_allclose(error_s2s[0, 0], colors((0.1 + 0.5) / 1.0), atol=0.01)
@@ -173,9 +161,7 @@ def test_colors_of_errors_end_at_one_hundred_percent():
 
 def test_where_the_reference_is_zero_the_error_is_gray():
     reference = np.where(np.arange(14) == 13, 0.0, 1.0)
-    *_, error = pictures(
-        plot_lesion(patient(), [row(reference, s2s=np.full(14, 1.5))], "", width=6.0)
-    )
+    *_, error = pictures(plot_lesion(patient(), [row(reference, s2s=np.full(14, 1.5))], "", width=6.0))
     gray = [to_hex(color) == NO_VALUE_COLOR for color in error.reshape(-1, 4)]
     assert sum(gray) == 1
 

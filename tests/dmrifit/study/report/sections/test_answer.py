@@ -28,11 +28,7 @@ def study_of(make_evaluation, *, n_patients=6, cohorts=("A",), independent=None,
                             rows.append({"cohort": cohort, "patient": f"{cohort}{i}", "algorithm": algorithm,
                                          "strategy": strategy, "metric": metric, "train_on": way,
                                          "n_train": n_train})  # fmt: skip
-                            spread = (
-                                (0.5 - i / (n_patients - 1)) * (metric == "f")
-                                if n_patients > 1
-                                else 0
-                            )
+                            spread = (0.5 - i / (n_patients - 1)) * (metric == "f") if n_patients > 1 else 0
                             value = 0.0 if shift is None else skill + shift + spread
                             value -= 0.2 * (way == "other") + 0.1 * (max(sizes) - n_train)
                             skills.append(value)
@@ -40,9 +36,7 @@ def study_of(make_evaluation, *, n_patients=6, cohorts=("A",), independent=None,
     scores = evaluation.scores.assign(skill=skills)
     if independent is not None:
         scores = scores.assign(skill_independent=scores["skill"] - independent)
-    return Board.of(
-        Evaluation(scores, evaluation.signals, evaluation.study, evaluation.predictions)
-    )
+    return Board.of(Evaluation(scores, evaluation.signals, evaluation.study, evaluation.predictions))
 
 
 def test_the_best_predictor_is_named_with_skill_interval_and_parameters(make_evaluation):
@@ -69,9 +63,7 @@ def test_noise_of_its_own_decides_where_it_is_known(make_evaluation):
         ({"n_patients": 3}, "3 patients"),
     ],
 )
-def test_one_seed_or_few_patients_have_skill_and_interval_and_no_verdict(
-    make_evaluation, options, reason
-):
+def test_one_seed_or_few_patients_have_skill_and_interval_and_no_verdict(make_evaluation, options, reason):
     name, skill, last = verdict(study_of(make_evaluation, **options))
     assert name == "Highest mean here: LR, signals to signals."
     assert " [" in skill
@@ -105,19 +97,13 @@ def test_bars_are_signals_the_mean_and_parameters_best_first(make_evaluation):
     }
     own = table[table["series"] == "against a second draw of the noise"].set_index("row")["skill"]
     np.testing.assert_allclose(own, [-0.7 / 3, 0.3, -0.3, -0.4, -0.7], atol=1e-9)
-    assert set(skill_bars(study_of(make_evaluation))["series"]) == {
-        "against the fit to the same images"
-    }
+    assert set(skill_bars(study_of(make_evaluation))["series"]) == {"against the fit to the same images"}
 
 
 @pytest.mark.parametrize(("low", "is_said"), [(-1.4, True), (-0.9, False)])
-def test_arrows_are_explained_where_an_interval_is_cut(
-    make_evaluation, figures, monkeypatch, low, is_said
-):
+def test_arrows_are_explained_where_an_interval_is_cut(make_evaluation, figures, monkeypatch, low, is_said):
     bars = skill_bars(study_of(make_evaluation))
-    monkeypatch.setattr(
-        answers, "skill_bars", lambda board: bars.assign(skill_low=low, skill_high=0.9)
-    )
+    monkeypatch.setattr(answers, "skill_bars", lambda board: bars.assign(skill_low=low, skill_high=0.9))
     html = answer(study_of(make_evaluation), figures)
     assert ("Arrows: the interval goes on beyond the axis." in html) == is_said
 
@@ -125,9 +111,7 @@ def test_arrows_are_explained_where_an_interval_is_cut(
 def test_bars_are_in_the_order_of_the_skill_that_the_verdict_reads(make_evaluation, monkeypatch):
     best_rows = answers._best_rows
     monkeypatch.setattr(
-        answers,
-        "_best_rows",
-        lambda board: best_rows(board).assign(skill=lambda rows: -10 * rows["skill_independent"]),
+        answers, "_best_rows", lambda board: best_rows(board).assign(skill=lambda rows: -10 * rows["skill_independent"])
     )
     table = skill_bars(study_of(make_evaluation, independent=0.3))
     assert list(dict.fromkeys(table["row"])) == ["mean of maps", "Dt", "f", "T2v", "K"]
@@ -148,26 +132,14 @@ def lesion(patient):
 def test_the_first_screen_has_four_answers(make_evaluation, figures):
     predictions = {("A", f"A{i}"): lesion(f"A{i}") for i in range(6)}
     board = study_of(
-        make_evaluation,
-        cohorts=("A", "B"),
-        train_on=("same", "other"),
-        sizes=(1, 2, 3),
-        predictions=predictions,
+        make_evaluation, cohorts=("A", "B"), train_on=("same", "other"), sizes=(1, 2, 3), predictions=predictions
     )
     html = answer(board, figures)
     assert list(figures.figures) == ["answer_skill", "answer_maps", "answer_sites", "answer_sizes"]
-    for question in (
-        "How much better",
-        "What does it look like",
-        "at the other site",
-        "How many patients",
-    ):
+    for question in ("How much better", "What does it look like", "at the other site", "How many patients"):
         assert question in html
     # Of even numbers the lower of the middle: patients are ordered by f alone.
-    assert (
-        "Largest lesion of A&#39;s median patient, A3: Dt, which is predicted best, and K, worst."
-        in html
-    )
+    assert "Largest lesion of A&#39;s median patient, A3: Dt, which is predicted best, and K, worst." in html
     assert "A: 0.07 trained on the same cohort, −0.13 trained on other cohorts" in html
     assert "A: still rising at 3; B: still rising at 3." in html
 

@@ -124,9 +124,7 @@ def test_the_stability_of_ranks_is_tabulated_and_said_in_words(section, html_tab
     averages = stats.rankdata(dispersions, axis=1).mean(axis=0)
     assert [row[2] for row in rows] == [ALGORITHMS[i] for i in np.argsort(averages)]
     assert rows[-1][2:5] == ["ETR", "3.00", "3 (3 … 3)"]
-    first = (
-        tables["statistics_dispersion_ranks"].query("train_on == 'same' and place == 1").iloc[0]
-    )
+    first = tables["statistics_dispersion_ranks"].query("train_on == 'same' and place == 1").iloc[0]
     assert rows[0][5] == f"{100 * first['share_first']:.0f}"
     name = first["algorithm"]
     other = {"LR": "RFR", "RFR": "LR"}[name]
@@ -212,9 +210,7 @@ def test_a_missing_library_is_named_with_what_to_install(make_evaluation, figure
     assert tables == {}
 
 
-def test_no_test_that_is_shown_averages_t2v(
-    make_evaluation, make_figures, dispersions, html_tables
-):
+def test_no_test_that_is_shown_averages_t2v(make_evaluation, make_figures, dispersions, html_tables):
     rows = []
     for (i, j), dispersion in np.ndenumerate(dispersions):
         for metric, factor in (("Dt", 1.0), ("K", 2.0), ("T2v", -9.0)):

@@ -38,8 +38,7 @@ def test_tables_are_files_beside_the_page():
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "text"),
-    [("dispersion", 0.314, "31"), ("pearson", -0.25, "−0.25"), ("bias", np.nan, "–")],
+    ("name", "value", "text"), [("dispersion", 0.314, "31"), ("pearson", -0.25, "−0.25"), ("bias", np.nan, "–")]
 )
 def test_a_score_has_the_unit_and_digits_of_its_metric(name, value, text):
     assert metric_text(METRICS[name], value) == text

@@ -55,9 +55,7 @@ def test_a_size_that_an_algorithm_was_not_trained_with_has_no_point(make_evaluat
     assert [line.get_xdata().tolist() for line in lines] == [[1, 2], [2]]
 
 
-def test_ways_of_training_are_laid_beside_each_other_for_every_learner(
-    board, random_study, figures
-):
+def test_ways_of_training_are_laid_beside_each_other_for_every_learner(board, random_study, figures):
     html = other_sites(board, figures)
     (figure,) = figures.figures.values()
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]

@@ -58,15 +58,7 @@ def test_controls_are_explained(random_study, make_evaluation):
 def test_the_table_of_skill_has_controls_in_gray(random_study, html_tables):
     html = html_tables(headline_table(Board.of(random_study.evaluation)))
     header, rows = html.tables[0][1][0], html.tables[0][1][1:]
-    assert header[:7] == [
-        "trained on",
-        "N",
-        "cohort",
-        "strategy",
-        "algorithm",
-        "signal skill",
-        "map skill",
-    ]
+    assert header[:7] == ["trained on", "N", "cohort", "strategy", "algorithm", "signal skill", "map skill"]
     assert len(rows) == 2 * 2 * 2 * 5
     # The first two cells of the rows in gray: three controls of five.
     assert len(html.faint) == 2 * 2 * 2 * 3

@@ -161,9 +161,7 @@ def test_voxels_with_a_gap_are_left_out_of_decays(make_evaluation, figures, call
 # Maps --------------------------------------------------------------------------------------------
 
 
-def test_maps_of_a_patient_are_in_one_figure_with_truth_and_predictions(
-    make_evaluation, figures, calls
-):
+def test_maps_of_a_patient_are_in_one_figure_with_truth_and_predictions(make_evaluation, figures, calls):
     truth = 1.05 * REFERENCE
     predictions = {("A", "p1"): predicted(truth=truth)}
     html = example_patients(board_of(make_evaluation, {"p1": 0.3}, predictions), figures)
@@ -289,23 +287,9 @@ def test_figures_of_a_patient_are_drawn(make_evaluation, figures):
     assert "The picture above shows a slice of the same maps." in html
 
 
-def test_the_order_of_lesions_is_tabulated_with_its_gain_over_adc(
-    make_evaluation, html_tables, monkeypatch
-):
-    row = {
-        "cohort": "A",
-        "parameter": "K",
-        "estimator": "LR s2s",
-        "n_lesions": 8,
-        "rho_predicted": 0.5,
-    }
-    row |= {
-        "rho_adc": 0.75,
-        "gain": -0.25,
-        "gain_low": -0.5,
-        "gain_high": 0.125,
-        "rho_predicted_adc": 0.9,
-    }
+def test_the_order_of_lesions_is_tabulated_with_its_gain_over_adc(make_evaluation, html_tables, monkeypatch):
+    row = {"cohort": "A", "parameter": "K", "estimator": "LR s2s", "n_lesions": 8, "rho_predicted": 0.5}
+    row |= {"rho_adc": 0.75, "gain": -0.25, "gain_low": -0.5, "gain_high": 0.125, "rho_predicted_adc": 0.9}
     row |= {"reordered": 0.25, "reordered_rightly": 0.4}
     board = Board.of(make_evaluation([{}]))
     assert "fewer than 6 in a cohort" in lesion_order(board)

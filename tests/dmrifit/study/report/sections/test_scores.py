@@ -28,9 +28,7 @@ def dots(axes):
     return np.concatenate([cloud.get_offsets() for cloud in clouds])
 
 
-def test_every_parameter_is_tabulated_with_all_scores_as_means_over_patients(
-    board, random_study, figures
-):
+def test_every_parameter_is_tabulated_with_all_scores_as_means_over_patients(board, random_study, figures):
     tables = {}
     parameter_scores(board, figures, tables)
     table = tables["parameters"]
@@ -39,11 +37,7 @@ def test_every_parameter_is_tabulated_with_all_scores_as_means_over_patients(
     rows = matching(table, **keys).set_index("parameters")
     scores = random_study.rows("other", "B", "m2m", "LR")
     means = scores.assign(bias=scores["bias"].abs()).groupby("metric").mean(numeric_only=True)
-    names = {
-        "abs_bias": "bias",
-        "dispersion": "dispersion",
-        "median_abs_error": "median_abs_error",
-    }
+    names = {"abs_bias": "bias", "dispersion": "dispersion", "median_abs_error": "median_abs_error"}
     names |= {"pearson": "pearson", "spearman": "spearman"}
     for column, name in names.items():
         np.testing.assert_allclose(rows[column], means.loc[rows.index, name])
@@ -72,9 +66,7 @@ def test_predictors_are_drawn_best_first_and_controls_below(board, random_study,
     tables = {}
     html = predictor_scores(board, figures, tables)
     assert list(figures.figures) == ["predictors_A<1>", "predictors_B"]
-    labels = [
-        text.get_text() for text in figures.figures["predictors_B"].axes[0].get_yticklabels()
-    ]
+    labels = [text.get_text() for text in figures.figures["predictors_B"].axes[0].get_yticklabels()]
     assert {label.split()[0] for label in labels[:4]} == {"LR", "RFR"}
     assert {label.split()[0] for label in labels[4:]} == CONTROLS
     assert "tables/skill.csv" in html
