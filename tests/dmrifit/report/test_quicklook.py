@@ -11,13 +11,16 @@ import browser
 import nibabel as nib
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
+from dmrifit.engine.fit_maps import unpack_doubts
 from dmrifit.engine.models import MODELS, Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging import fit_predict, image_maps
 from dmrifit.imaging.fit_predict import fit_image, predict_image
 from dmrifit.predict.strategies import SignalToSignal
+from dmrifit.report.slice_figures import COUNT_COLORS
 
 PROTOCOL = Protocol([0, 200, 500, 1000])
 
@@ -146,6 +149,23 @@ def test_doubts_are_told_and_shown(image, tmp_path):
     assert "Dv is not determined in" in page
     assert "f is the T2-weighted signal fraction at the echo time of the scan" in page
     assert 'alt="Number of parameters in doubt"' in page
+
+
+def test_voxels_with_many_parameters_in_doubt_have_a_color(image, tmp_path):
+    """At one echo time most of the seven parameters are in doubt."""
+    protocol = Protocol([0, 10, 50, 100, 200, 500, 1000, 2000], 90.0)
+    signals = MODELS["adc"].signal(np.tile([300.0, 0.8], (100, 1)), protocol).reshape(5, 5, 4, 8)
+    signals += np.random.default_rng(0).normal(0, 15, signals.shape)
+    nib.save(nib.Nifti1Image(signals, np.diag([-2.0, 2, 4, 1])), image)
+    with pytest.warns(UserWarning, match="one echo time"):
+        maps = fit_image(image, protocol, "t2-ivim-kurtosis", out=tmp_path / "out", quicklook=True)
+    doubts = unpack_doubts(np.asanyarray(maps["doubt"].dataobj), 7).sum(axis=-1)
+    assert (doubts > 3).mean() > 0.5
+    page = next((tmp_path / "out").glob("*_quicklook.html")).read_text(encoding="utf-8")
+    text = re.search(r'base64,([^"]+)" alt="Number of parameters in doubt"', page)[1]
+    pixels = imread(io.BytesIO(base64.b64decode(text)))[..., :3]
+    is_color = np.abs(pixels - to_rgb(COUNT_COLORS[3])).max(axis=-1) < 0.01
+    assert is_color.mean() > 0.1
 
 
 def test_both_orders_of_storage_give_the_same_pictures(image, tmp_path):
