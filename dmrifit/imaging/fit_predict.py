@@ -33,7 +33,7 @@ from dmrifit.imaging.foreground import FOREGROUND_RULE, NO_AIR, foreground_mask
 from dmrifit.imaging.image_maps import ImageMaps, import_quicklook_libraries
 from dmrifit.imaging.image_rows import patient_scale, sliced_rows, source_volumes
 from dmrifit.imaging.noise import check_likelihood, estimate_sigma, noise_doubt
-from dmrifit.imaging.scan_info import ValueTally, is_same_b, protocol_doubts
+from dmrifit.imaging.scan_info import clipping_doubt, is_same_b, protocol_doubts
 from dmrifit.imaging.signal_slices import LowestVolume, SignalSlices
 from dmrifit.io.bids_derivatives import (
     ALL_VOXELS,
@@ -299,14 +299,12 @@ def fit_image(
             gain_sample = SpreadSample(GAIN_VOXELS)
             signal_slices = SignalSlices(series.grid, contrasts, len(maps))
             scan = LowestVolume(series.grid, protocol, lambda voxels: voxels[:, kept])
-            values = ValueTally(len(protocol))
             n_too_large = 0
             for slab, inside, signals in readable.slabs(
                 region, progress=progress, task="fit", whole=scan.add
             ):
                 if len(kept) < len(measured):
                     signals = signals[:, kept]
-                values.add(signals)
                 gain_sample.add(signals, by_slice(inside))
                 # The slab is written to, because a copy of it would take as much memory again.
                 signals, screening = Screen(protocol).apply(signals, in_place=True)
@@ -336,7 +334,7 @@ def fit_image(
         gain_step = find_gain_step(rows, protocol)
         if gain_step is not None:
             notes.warn(gain_step.description)
-        for doubt in values.doubts(protocol):
+        if doubt := clipping_doubt(rows, protocol):
             notes.warn(doubt)
         lower_b_max = None
         doubts.lower_b = ""
