@@ -300,6 +300,22 @@ def test_200_readings_are_the_values_of_the_maps_within_the_digits_shown(fitted,
     assert n_exact > 0.97 * 1400
 
 
+def test_an_interval_without_width_is_shown_at_the_bound(tmp_path, tab):
+    """The signal of a fluid over a floor: K is at its cap 3/(b·D), and in doubt, in every voxel."""
+    protocol = Protocol(np.arange(0, 4001, 100.0))
+    signals = 940 * np.exp(-2.5e-3 * protocol.b) + 60
+    values = signals + np.random.default_rng(0).normal(0, 1, (4, 4, 2, len(protocol)))
+    nib.save(nib.Nifti1Image(values, np.diag([2.0, 2, 2, 1])), tmp_path / "scan.nii")
+    fit_image(tmp_path / "scan.nii", protocol, "kurtosis", out=tmp_path / "out", quicklook=True)
+    page = tab.open(tmp_path / "out" / "scan_model-kurtosis_quicklook.html")
+    ((rows, line),) = page.evaluate(READINGS, [[2.0, 2.0, 2.0]])
+    amplitude, diffusivity, kurtosis = rows
+    assert " to " in amplitude[2]
+    assert " to " in diffusivity[2]
+    assert kurtosis[2] == "at the bound"
+    assert re.search(r"K: [^;]*\(in doubt\)", line)
+
+
 def test_a_clicked_voxel_shows_its_signals_the_curve_of_the_model_and_what_is_left(fitted, tab):
     folder, signals = fitted
     page = tab.open(page_of(folder))
