@@ -41,7 +41,7 @@ CHANGES: dict[str, tuple[float, ...]] = {
     "distortion, mm": (4.0, 8.0, 12.0),
 }
 DETECTORS: dict[str, dict[str, Any]] = {
-    "z, both sides": {},
+    "z, both sides": {"features": "mean", "side": "both", "distance": "z"},
     "Mahalanobis": {"features": ("mean", "spread"), "distance": "mahalanobis"},
 }
 #: Share above the 1 % threshold from which on the rate is said to be broken.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -222,6 +223,7 @@ def train(
     from dmrifit.model_files.model_file import save_model
     from dmrifit.predict.base import resolve_patch_shape
     from dmrifit.predict.conformal import FEWEST_PATIENTS, ConformalIntervals, strategy_of
+    from dmrifit.study.contestants import check_unseen
 
     # All that can be wrong with the options is found before scans are read.
     check_output(out, overwrite)
@@ -249,9 +251,11 @@ def train(
     protocol = scans[0].protocol
     _check_one_protocol(training)
     _check_echo_times(model, protocol, table)
-    source = _source(protocol, source_b)
-    if source is None:
+    if source_b is None:
         source = protocol.take(protocol.clinical(n_b))
+    else:
+        source = _source(protocol, source_b)
+    check_unseen(source, protocol)
     estimator.set_params(source=source, target=protocol, random_state=seed)
     estimator.check_parameters()
     patches = resolve_patch_shape(estimator)
@@ -316,8 +320,13 @@ def benchmark(
         ),
     ] = None,
     strategies: Annotated[
-        str, typer.Option(metavar="s2s,m2m", help="Signals to signals, maps to maps.")
-    ] = "s2s,m2m",
+        str | None,
+        typer.Option(
+            metavar="s2s,m2m",
+            help="Signals to signals, maps to maps; by default both, or s2s alone where the "
+            "inputs lack the b-values of clinical maps.",
+        ),
+    ] = None,
     model: ModelOption = "t2-ivim-kurtosis",
     source_b: SourceOption = None,
     sizes: Annotated[
@@ -389,21 +398,30 @@ def benchmark(
     names = list(ALGORITHMS)
     if algorithms is not None:
         names = words(algorithms)
-    _check_names([*names, *excluded], words(strategies))
+    strategy_names = list(_strategies())
+    if strategies is not None:
+        strategy_names = words(strategies)
+    _check_names([*names, *excluded], strategy_names)
     names = [name for name in names if name not in excluded]
     if not names:
         raise ValueError(
             "no algorithm is left to compare; name one by --algorithms, or fewer by --without"
         )
     _check_extras(names, remedy="or leave it out: --without {name}")
-    _check_study(out, names, words(strategies), overwrite=overwrite)
+    _check_study(out, names, strategy_names, overwrite=overwrite)
     # Before cohorts are read, which takes longer than all checks of options.
     estimators = {}
-    for strategy in words(strategies):
+    for strategy in strategy_names:
         for name in names:
             estimators[f"{name} {strategy}"] = _strategies()[strategy](name, model=model)
     cohorts = Cohort.read(table)
-    source = _source(next(iter(cohorts.values())).scans[0].protocol, source_b)
+    source = None
+    if source_b is not None:
+        source = _source(next(iter(cohorts.values())).scans[0].protocol, source_b)
+    for cohort in cohorts.values():
+        _check_echo_times(model, cohort.scans[0].protocol, table)
+    if strategies is None and not _has_clinical_maps(cohorts, source):
+        estimators = {f"{name} s2s": estimators[f"{name} s2s"] for name in names}
     for estimator in estimators.values():
         estimator.set_params(source=source)
     training_cohorts = _training_cohorts(train_on, cohorts, resynthesize=resynthesize)
@@ -566,6 +584,26 @@ def _check_echo_times(model: str, protocol: Protocol, table: Path) -> None:
         )
 
 
+def _has_clinical_maps(cohorts: Mapping[str, Cohort], source: Protocol | None) -> bool:
+    """Tell whether inputs suffice for maps to maps; print which b-values are missing."""
+    from dmrifit.engine.map_fitter import CLINICAL_B, clinical_columns
+    from dmrifit.study.contestants import clinical_inputs
+
+    for cohort in cohorts.values():
+        inputs = clinical_inputs(cohort) if source is None else source
+        try:
+            clinical_columns(inputs)
+        except ValueError as error:
+            hint = ""
+            source_b = ",".join(f"{b:g}" for b in CLINICAL_B)
+            with suppress(ValueError):
+                clinical_columns(_source(cohort.scans[0].protocol, source_b))
+                hint = f"; the scans have them: --source-b {source_b}"
+            say(f"maps to maps (m2m) is left out, for lack of inputs: {error}{hint}")
+            return False
+    return True
+
+
 def _check_study(
     out: Path, algorithms: list[str], strategies: list[str], *, overwrite: bool
 ) -> None:
@@ -597,14 +635,12 @@ def _check_study(
         )
 
 
-def _source(protocol: Protocol, source_b: str | None) -> Protocol | None:
-    """Find the contrasts with these b-values at the shortest echo time; None without any."""
+def _source(protocol: Protocol, source_b: str) -> Protocol:
+    """Find the contrasts with these b-values at the shortest echo time."""
     import numpy as np
 
     from dmrifit.engine.protocol import Protocol
 
-    if source_b is None:
-        return None
     b = floats("--source-b", source_b, source_b.count(",") + 1)
     te = None if protocol.te is None else protocol.te.min()
     source = Protocol([*b, *protocol.b], te).take(np.arange(len(b)))
