@@ -39,7 +39,7 @@ FlairOption: TypeAlias = Annotated[
     typer.Option(
         "--flair-target",
         help="Take FLAIR-bright tissue (edema, too) for the target of tumors in which nothing is "
-        "labeled as enhancing.",
+        "labeled as enhancing, or solid tumor is below the smallest volume.",
     ),
 ]
 BrainOption: TypeAlias = Annotated[
@@ -113,7 +113,7 @@ ExpertsArgument: TypeAlias = Annotated[
 ]
 LeastVolumeOption: TypeAlias = Annotated[float, typer.Option(min=0, help="Smallest volume in mL.")]
 RotationsOption: TypeAlias = Annotated[
-    int, typer.Option(min=0, max=3, help="Number of axes that may be rotated.")
+    int, typer.Option(min=0, max=3, help="Number of angles to set on the console.")
 ]
 SidesOption: TypeAlias = Annotated[
     str, typer.Option(metavar="LOW,HIGH", help="Shortest and longest side in mm.")

@@ -81,7 +81,7 @@ def place(
     max_rotations: Annotated[
         int | None,
         typer.Option(
-            min=0, max=3, help="Number of axes that may be rotated; 2, and 3 with --published."
+            min=0, max=3, help="Number of angles to set on the console; 2, and 3 with --published."
         ),
     ] = None,
     sides: SidesOption = "10,60",
@@ -180,6 +180,7 @@ def place(
             tolerance=tolerance,
             labels=tissues,
             flair_target=flair_target,
+            min_volume=min_volume,
             brain_margin=brain_margin,
         )
         if model is None:
@@ -357,15 +358,14 @@ def read(
     if out is not None and out.suffix.lower() != ".png":
         raise ValueError(f"--out {out} is a picture; give a name that ends in .png")
     record = read_voxel_file(file)
-    if image is not None:
-        _check_source(record, file, image)
     shares = {}
     for name, path in named_files("--tissue", tissue or []).items():
         shares[name] = tissue_share(record.voxel, path)
     span = (-math.inf, math.inf)
     if out is not None and image is not None:
         check_output(out, overwrite)
-        span = _draw(record.voxel, file, image, out)
+        span, in_head = _draw(record.voxel, file, image, out)
+        _check_source(record, file, image, in_head)
     numbers = {
         "center, mm RAS+": record.voxel.center,
         "sides, mm": record.voxel.size,
@@ -384,11 +384,22 @@ def read(
         typer.echo(f"picture: {out}")
 
 
-def _check_source(record: Any, file: Path, image: Path) -> None:
-    """Warn of a box that was placed in another image: numbers hold in one frame of reference."""
+def _check_source(record: Any, file: Path, image: Path, in_head: float) -> None:
+    """Warn of a box that may be of another person or session than the image that shows it."""
     from dmrifit.io.bids_derivatives import file_record
+    from placement.exchange.repeats import doubtful_session
 
-    if record.placed_in and file_record(image)["SHA256"] not in record.placed_in:
+    if not record.placed_in:
+        doubt = doubtful_session(record, image)
+        if doubt:
+            warnings.warn(
+                f"{file} and {image} may be of two people or sessions: {doubt}. {in_head:.0%} of "
+                "the box lie in the head of the image; make sure that both were measured in one "
+                "session",
+                UserWarning,
+                stacklevel=2,
+            )
+    elif file_record(image)["SHA256"] not in record.placed_in:
         names = ", ".join(sorted(set(record.placed_in.values())))
         warnings.warn(
             f"{file} was placed in {names}, and {image} is another file: its numbers hold there "
@@ -414,15 +425,15 @@ def _check_place(voxel: Any, scene: Any) -> None:
     check_angles(voxel.angles, "the angles")
 
 
-def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[float, float]:
-    """Draw a box on an image of the same session; give how far the head reaches along x."""
+def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, float], float]:
+    """Draw a box on an image; give the head's reach along x, and how much of the box is in it."""
     import numpy as np
 
     from dmrifit.io.atomic_files import whole_file
     from dmrifit.io.grids import three_axes
     from dmrifit.io.nifti import load_image, values_of
     from placement.exchange.overlays import plot_box
-    from placement.exchange.prescription import head_span
+    from placement.exchange.prescription import head_share, head_span
 
     loaded = load_image(image)
     index = np.linalg.inv(loaded.affine) @ np.append(voxel.center, 1.0)
@@ -437,7 +448,7 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[float, float]
     figure = plot_box(voxel, values, loaded.affine)
     with whole_file(out) as unfinished:
         figure.savefig(unfinished, dpi=110, format="png")
-    return head_span(values, loaded.affine)
+    return head_span(values, loaded.affine), head_share(voxel, values, loaded.affine)
 
 
 def _trained(path: Path, table: pd.DataFrame) -> Any:
