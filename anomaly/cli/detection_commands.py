@@ -2,78 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from anomaly.cli.options import (
-    AllVoxelsOption,
-    DeviceOption,
-    ScansArgument,
-    TissueOption,
-    series_of,
-    series_of_table,
-)
+from anomaly.cli.options import series_of, series_of_table
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.console import FailOption, FigureOption, OutOption, OverwriteOption, say_flagged
+from dmrifit.cli.console import say_flagged
 from dmrifit.cli.options import move_to_device
 
 if TYPE_CHECKING:
     from anomaly.scans.series import SeriesDetector, SeriesFiles
 
-__all__ = ["EXAMPLES", "detect"]
+__all__ = ["detect"]
 
 
 def detect(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file from train.")],
-    scans: ScansArgument,
-    out: OutOption,
-    bval: Annotated[Path | None, typer.Option(help="b-values (single series).")] = None,
-    bvec: Annotated[Path | None, typer.Option(help="Gradient directions (single series).")] = None,
-    mask: Annotated[
-        Path | None,
-        typer.Option(
-            help="Brain on the grid of the series; by default found automatically (single series)."
-        ),
-    ] = None,
-    tissue: Annotated[
-        Path | None,
-        typer.Option(
-            help="Tissue map: 1 white, 2 gray, 4 deep gray matter, 3 fluid (single series)."
-        ),
-    ] = None,
-    all_voxels: AllVoxelsOption = False,
-    estimate_tissue: TissueOption = False,
-    resample_directions: Annotated[
-        bool,
-        typer.Option(
-            "--resample-directions",
-            help="Estimate signals along the directions of the model also where those that were "
-            "measured are near them.",
-        ),
-    ] = False,
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="Score above which a voxel is anomalous; by default the model's."),
-    ] = None,
-    calibrate: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="HEALTHY",
-            help="Table of healthy scans of the site and protocol of SCANS, to which the "
-            "threshold is adjusted; no guarantee.",
-        ),
-    ] = None,
-    opening: Annotated[
-        int,
-        typer.Option(min=1, help="Edge in voxels of the cube for opening binary maps."),
-    ] = 3,
-    device: DeviceOption = None,
-    fail_on_flag: FailOption = False,
-    figure: FigureOption = True,
-    overwrite: OverwriteOption = False,
+    model: Path,
+    scans: Path,
+    /,
+    out: Path,
+    bval: Path | None = None,
+    bvec: Path | None = None,
+    mask: Path | None = None,
+    tissue: Path | None = None,
+    all_voxels: bool = False,
+    estimate_tissue: bool = False,
+    resample_directions: bool = False,
+    threshold: float | None = None,
+    calibrate: Path | None = None,
+    opening: int = 3,
+    device: str | None = None,
+    fail_on_flag: bool = False,
+    figure: bool = True,
+    overwrite: bool = False,
 ) -> None:
     """
     Find anomalies in diffusion series by a trained model. Not for clinical use.
@@ -83,6 +46,25 @@ def detect(
     page. A scan whose scores are shifted in both hemispheres, not in a part, is reported as
     differing as a whole, and flagged. Scans that are missing or cannot be read or prepared are
     listed in failed.tsv. An interrupted run resumes when started again with the same options.
+
+    Options:
+    model MODEL: Model file from train.
+    scans SCANS: Diffusion series (NIfTI, with .bval and .bvec beside it); a folder of them, where
+        NAME_brain and NAME_tissue.nii.gz belong to NAME.nii.gz; or a table (.tsv) with the columns
+        patient and image, and optionally name, bval, bvec, brain, tissue and the covariates of the
+        model (age, sex, site), files relative to the table.
+    bval: b-values (single series).
+    bvec: Gradient directions (single series).
+    mask: Brain on the grid of the series; by default found automatically (single series).
+    tissue: Tissue map: 1 white, 2 gray, 4 deep gray matter, 3 fluid (single series).
+    resample_directions: Estimate signals along the directions of the model also where those that
+        were measured are near them.
+    threshold: Score above which a voxel is anomalous; by default the model's.
+    calibrate HEALTHY: Table of healthy scans of the site and protocol of SCANS, to which the
+        threshold is adjusted; no guarantee.
+    opening 1..: Edge in voxels of the cube for opening binary maps.
+
+    Example: dmrifit-anomaly detect model.dmrifit dwi.nii.gz --mask brain.nii.gz --out found
     """
     from anomaly.cli.case_runs import RUN, detect_series, scan_sentences, write_batch
     from dmrifit.cli.case_runs import say_failed_rows
@@ -133,12 +115,6 @@ def detect(
     n_flagged = sum(bool(content["differs"]) for content in contents)
     n_failed = len(series) + len(failed) - len(contents)
     say_flagged(n_flagged, len(contents), fail=fail_on_flag, n_failed=n_failed)
-
-
-#: Commands, each with the example that its help shows.
-EXAMPLES: dict[Callable[..., None], str] = {
-    detect: "dmrifit-anomaly detect model.dmrifit dwi.nii.gz --mask brain.nii.gz --out found",
-}
 
 
 def _calibrated(

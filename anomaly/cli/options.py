@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from anomaly.detectors.detector_table import detector_names, import_detector
 from dmrifit._utils.text_files import check_file
@@ -18,46 +16,6 @@ if TYPE_CHECKING:
     from anomaly.scans.series import SeriesFiles
 
 __all__ = ["make_detector", "parameter_names", "parameters_of", "series_of", "series_of_table"]
-
-ScansArgument: TypeAlias = Annotated[
-    Path,
-    typer.Argument(
-        metavar="SCANS",
-        help="Diffusion series (NIfTI, with .bval and .bvec beside it); a folder of them, where "
-        "NAME_brain and NAME_tissue.nii.gz belong to NAME.nii.gz; or a table (.tsv) with the "
-        "columns patient and image, and optionally name, bval, bvec, brain, tissue and the "
-        "covariates of the model (age, sex, site), files relative to the table.",
-    ),
-]
-CasesArgument: TypeAlias = Annotated[
-    Path,
-    typer.Argument(
-        metavar="CASES",
-        help="Table (.tsv) of series with the columns patient and image, and optionally name, "
-        "bval, bvec, brain, tissue, lesion, followup, age, sex, site, grade and kind (files "
-        "relative to the table); or a folder of series NAME.nii.gz, each of another patient, with "
-        ".bval and .bvec, and optionally NAME_brain, NAME_tissue and NAME_lesion.nii.gz.",
-    ),
-]
-TissueOption: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--estimate-tissue",
-        help="Exclude fluid, recognized by its diffusion, where no tissue map is named.",
-    ),
-]
-AllVoxelsOption: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--all-voxels",
-        help="Where no brain is named, use all voxels with signal at b = 0 (blocks of tissue) "
-        "instead of searching the brain.",
-    ),
-]
-DeviceOption: TypeAlias = Annotated[
-    str | None,
-    typer.Option(metavar="auto|cpu|cuda", help="Device of networks; auto by default."),
-]
 
 
 def make_detector(

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from anomaly.cli.options import (
-    AllVoxelsOption,
-    CasesArgument,
-    DeviceOption,
-    TissueOption,
-    make_detector,
-    parameter_names,
-    parameters_of,
-    series_of_table,
-)
-from anomaly.detectors.detector_table import DETECTORS, detector_names, import_detector
+from anomaly.cli.options import make_detector, parameter_names, parameters_of, series_of_table
+from anomaly.detectors.detector_table import detector_names, import_detector
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import begin_run, simulate_case
-from dmrifit.cli.console import (
-    CheckpointOption,
-    ModelFileOption,
-    ModelSeedOption,
-    OutOption,
-    OverwriteOption,
-    check_output,
-    progress,
-)
-from dmrifit.cli.options import named_files, require_libraries, whole_numbers, words
+from dmrifit.cli.console import check_output, progress
+from dmrifit.cli.options import given, require_libraries
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
 from dmrifit.io.tables import table_text
 
@@ -39,7 +21,7 @@ if TYPE_CHECKING:
     from anomaly.scans.preparation import PreparedScan
     from anomaly.scans.whole_scan import HealthyScans
 
-__all__ = ["EXAMPLES", "evaluate", "simulate", "train"]
+__all__ = ["evaluate", "simulate", "train"]
 
 _TABLES = {"healthy": "healthy.tsv", "glioma": "gliomas.tsv"}
 #: What the tables list, for the summary.
@@ -47,38 +29,19 @@ _GROUPS = {"healthy": "healthy persons", "glioma": "patients with gliomas"}
 
 
 def simulate(
-    n_healthy: Annotated[
-        int, typer.Argument(metavar="N_HEALTHY", min=0, help="Number of healthy persons.")
-    ],
-    n_lesions: Annotated[
-        int, typer.Argument(metavar="N_LESIONS", min=0, help="Number of patients with gliomas.")
-    ],
-    out: OutOption,
-    directions: Annotated[int, typer.Option(min=1, help="Number of gradient directions.")] = 64,
-    shape: Annotated[str, typer.Option(metavar="X,Y,Z", help="Voxels of a scan.")] = "40,48,32",
-    spacing: Annotated[float, typer.Option(min=1, max=12, help="Grid in mm.")] = 4.0,
-    registration: Annotated[
-        str,
-        typer.Option(
-            metavar="good|shifted",
-            help="Alignment of scans; shifted means by up to 2 voxels and 5 %.",
-        ),
-    ] = "good",
-    snr: Annotated[
-        float, typer.Option(min=1, help="Signal-to-noise ratio of white matter at b = 0.")
-    ] = 22.0,
-    cellular: Annotated[
-        float, typer.Option(min=0, max=0.75, help="Share of gliomas with reduced diffusivity.")
-    ] = 0.3,
-    skip: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Persons to skip, such as those of an earlier folder, to get new test persons.",
-        ),
-    ] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed: same seed, same persons.")] = 0,
-    overwrite: OverwriteOption = False,
+    n_healthy: int,
+    n_lesions: int,
+    /,
+    out: Path,
+    directions: int = 64,
+    shape: tuple[int, int, int] = (40, 48, 32),
+    spacing: float = 4.0,
+    registration: str = "good",
+    snr: float = 22.0,
+    cellular: float = 0.3,
+    skip: int = 0,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """
     Write synthetic diffusion series of healthy persons and of patients with gliomas.
@@ -86,6 +49,19 @@ def simulate(
     No person was scanned. Writes a folder for each with series, b-values, directions, brain,
     tissues and lesions, and the tables healthy.tsv and gliomas.tsv. An interrupted run resumes
     when started again with the same options.
+
+    Options:
+    n_healthy N_HEALTHY 0..: Number of healthy persons.
+    n_lesions N_LESIONS 0..: Number of patients with gliomas.
+    directions 1..: Number of gradient directions.
+    spacing 1..12: Grid in mm.
+    registration good|shifted: Alignment of scans; shifted means by up to 2 voxels and 5 %.
+    snr 1..: Signal-to-noise ratio of white matter at b = 0.
+    cellular 0..0.75: Share of gliomas with reduced diffusivity.
+    skip 0..: Persons to skip, such as those of an earlier folder, to get new test persons.
+    seed 0..: Random seed: same seed, same persons.
+
+    Example: dmrifit-anomaly simulate 28 20 --directions 16 --out cases
     """
     import pandas as pd
 
@@ -96,7 +72,7 @@ def simulate(
         raise ValueError("N_HEALTHY and N_LESIONS are 0; ask for at least one person")
     options: dict[str, Any] = {
         "n_directions": directions,
-        "shape": whole_numbers("--shape", shape, 3),
+        "shape": shape,
         "spacing": spacing,
         "registration": registration,
         "snr": snr,
@@ -135,99 +111,29 @@ def _write_person(group: str, i: int, options: dict[str, Any], folder: Path) -> 
 
 
 def train(
-    cases: CasesArgument,
-    out: ModelFileOption,
-    detector: Annotated[
-        str, typer.Option(metavar="|".join(DETECTORS), help="The detector.")
-    ] = "aligned",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Parameter of the detector, such as side=low; repeatable.",
-        ),
-    ] = None,
-    published: Annotated[
-        bool,
-        typer.Option(
-            "--published",
-            help="Network sizes, noise and training as published (dae, recdisc); needs a GPU.",
-        ),
-    ] = False,
-    epochs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Epochs of training of networks; by default the detector's."),
-    ] = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=0.5,
-            help="False-positive rate per healthy voxel at the stored threshold; by default 0.01.",
-        ),
-    ] = None,
-    calibration: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SHARE|FOLDS",
-            help="How the threshold is calibrated: a share of healthy subjects held out, such as "
-            "0.25, or a number of folds, such as 4; by default the detector's (aligned: 4 folds "
-            "of fewer than 40 subjects, a quarter of more).",
-        ),
-    ] = None,
-    guarantee: Annotated[
-        float | None,
-        typer.Option(
-            min=0.5,
-            max=0.999,
-            help="In place of a rate: probability that nothing is found in a new healthy scan of "
-            "this site and protocol; its scans are held out, a quarter of them unless "
-            "--calibration names another share.",
-        ),
-    ] = None,
-    spacing: Annotated[
-        float | None,
-        typer.Option(help="Grid in mm to resample scans to; by default not resampled."),
-    ] = None,
-    shape: Annotated[
-        str | None,
-        typer.Option(metavar="X,Y,Z", help="Shape in voxels to crop or pad scans to."),
-    ] = None,
-    center: Annotated[
-        str,
-        typer.Option(
-            metavar="grid|brain",
-            help="Center of the crop; brain for scans that are not aligned.",
-        ),
-    ] = "grid",
-    b: Annotated[
-        float | None, typer.Option(help="Shell to use, in s/mm², if there are several.")
-    ] = None,
-    resample_directions: Annotated[
-        bool,
-        typer.Option(
-            "--resample-directions",
-            help="Interpolate signals along the directions of the first scan.",
-        ),
-    ] = False,
-    powder: Annotated[
-        bool,
-        typer.Option(
-            "--powder",
-            help="Learn from the mean over the directions of each shell, or of that of --b.",
-        ),
-    ] = False,
-    all_voxels: AllVoxelsOption = False,
-    estimate_tissue: TissueOption = False,
-    covariates: Annotated[
-        str | None,
-        typer.Option(metavar="age,sex,site", help="Covariates of the expected signal (gaussian)."),
-    ] = None,
-    checkpoint: CheckpointOption = None,
-    device: DeviceOption = None,
-    seed: ModelSeedOption = 0,
-    overwrite: OverwriteOption = False,
+    cases: Path,
+    /,
+    out: Path,
+    detector: str = "aligned",
+    set_: list[str] | None = None,
+    published: bool = False,
+    epochs: int | None = None,
+    rate: float | None = None,
+    calibration: str | None = None,
+    guarantee: float | None = None,
+    spacing: float | None = None,
+    shape: tuple[int, int, int] | None = None,
+    center: str = "grid",
+    b: float | None = None,
+    resample_directions: bool = False,
+    powder: bool = False,
+    all_voxels: bool = False,
+    estimate_tissue: bool = False,
+    covariates: tuple[str, ...] = (),
+    checkpoint: Path | None = None,
+    device: str | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """
     Train a detector on healthy diffusion series, and write a model file. Not for clinical use.
@@ -237,6 +143,30 @@ def train(
     how long the others will take, and after each one it draws the loss: model.curve.png beside
     model.dmrifit. An interrupted training of a network resumes after its last epoch when started
     again.
+
+    Options:
+    out: Model file to write, usually named *.dmrifit.
+    detector aligned|gaussian|pca|forest|implants|mean|dae|recdisc: The detector.
+    set_ NAME=VALUE: Parameter of the detector, such as side=low; repeatable.
+    published: Network sizes, noise and training as published (dae, recdisc); needs a GPU.
+    epochs 1..: Epochs of training of networks; by default the detector's.
+    rate 0..0.5: False-positive rate per healthy voxel at the stored threshold; by default 0.01.
+    calibration SHARE|FOLDS: How the threshold is calibrated: a share of healthy subjects held out,
+        such as 0.25, or a number of folds, such as 4; by default the detector's (aligned: 4 folds
+        of fewer than 40 subjects, a quarter of more).
+    guarantee 0.5..0.999: In place of a rate: probability that nothing is found in a new healthy
+        scan of this site and protocol; its scans are held out, a quarter of them unless
+        --calibration names another share.
+    spacing: Grid in mm to resample scans to; by default not resampled.
+    shape X,Y,Z: Shape in voxels to crop or pad scans to.
+    center grid|brain: Center of the crop; brain for scans that are not aligned.
+    b: Shell to use, in s/mm², if there are several.
+    resample_directions: Interpolate signals along the directions of the first scan.
+    powder: Learn from the mean over the directions of each shell, or of that of --b.
+    covariates age,sex,site: Covariates of the expected signal (gaussian).
+
+    Example: dmrifit-anomaly train cases/healthy.tsv --detector gaussian --set side=low --out
+        model.dmrifit
     """
     from anomaly.detectors.thresholds import HealthyRateThreshold, HealthyScanThreshold
     from anomaly.scans.series import SeriesDetector
@@ -251,20 +181,16 @@ def train(
     directions = "acquired"
     if powder or resample_directions:
         directions = "powder" if powder else "resampled"
-    parameters = parameters_of(settings or [])
+    parameters = parameters_of(set_ or [])
     # Before the scans are read, which takes minutes.
     if detector in ("dae", "recdisc"):
         require_libraries("torch", "skorch")
-    options: dict[str, Any] = {"threshold": HealthyRateThreshold(rate)}
+    options = given(epochs=epochs, device=device, threshold=HealthyRateThreshold(rate))
     if guarantee is not None:
         # Of folds the detector has learned in the end, and nothing is guaranteed by them.
         options |= {"threshold": HealthyScanThreshold(guarantee), "calibration": 0.25}
     if calibration is not None:
         options["calibration"] = _calibration(calibration)
-    if epochs is not None:
-        options["epochs"] = epochs
-    if device is not None:
-        options["device"] = device
     # An unknown detector is refused by `make_detector`.
     is_known = detector in detector_names()
     detector_parameters = parameter_names(import_detector(detector)) if is_known else []
@@ -275,20 +201,19 @@ def train(
         # Detectors without randomness have no seed, those without epochs no checkpoint.
         accepted = {key: defaults[key] for key in defaults if key in detector_parameters}
         estimator = make_detector(detector, accepted | options | parameters, published=published)
-        names = () if covariates is None else tuple(words(covariates))
-        if names and detector != "gaussian":
+        if covariates and detector != "gaussian":
             raise ValueError(
-                f"--covariates {covariates}: the detector {detector} takes none into account; "
-                "gaussian does"
+                f"--covariates {','.join(covariates)}: the detector {detector} takes none into "
+                "account; gaussian does"
             )
         model = SeriesDetector(
             estimator,
             spacing=spacing,
-            shape=None if shape is None else _grid_shape(shape),
+            shape=shape,
             center=center,
             b=b,
             directions=directions,
-            covariates=names,
+            covariates=covariates,
         )
         series = series_of_table(cases)
         # Before the scans are read, which takes minutes.
@@ -323,37 +248,17 @@ def train(
 
 
 def evaluate(
-    cases: CasesArgument,
-    detections: Annotated[
-        list[str],
-        typer.Option(
-            metavar="NAME=FILE",
-            help="Table detections.tsv from detect for these cases; repeatable.",
-        ),
-    ],
-    out: OutOption,
-    healthy: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="CASES",
-            help="Table of healthy scans that no model was trained on, to count false positives.",
-        ),
-    ] = None,
-    healthy_detections: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=FILE",
-            help="Table detections.tsv of the healthy scans, under the same names.",
-        ),
-    ] = None,
-    b: Annotated[
-        float | None,
-        typer.Option(help="Shell that was used, in s/mm², if there are several."),
-    ] = None,
-    all_voxels: AllVoxelsOption = False,
-    estimate_tissue: TissueOption = False,
-    figures: Annotated[int, typer.Option(min=0, help="Number of scans on the page.")] = 6,
-    overwrite: OverwriteOption = False,
+    cases: Path,
+    /,
+    detections: dict[str, Path],
+    out: Path,
+    healthy: Path | None = None,
+    healthy_detections: dict[str, Path] | None = None,
+    b: float | None = None,
+    all_voxels: bool = False,
+    estimate_tissue: bool = False,
+    figures: int = 6,
+    overwrite: bool = False,
 ) -> None:
     """
     Compare anomaly maps with lesions inside white and gray matter: CSV tables and a page.
@@ -361,6 +266,15 @@ def evaluate(
     Each map is thresholded by every rule of the study, and by the threshold that is stored with
     its model (rows whose name ends in "stored"). Every table includes controls that ignore the
     scans.
+
+    Options:
+    detections NAME=FILE: Table detections.tsv from detect for these cases; repeatable.
+    healthy CASES: Table of healthy scans that no model was trained on, to count false positives.
+    healthy_detections NAME=FILE: Table detections.tsv of the healthy scans, under the same names.
+    b: Shell that was used, in s/mm², if there are several.
+
+    Example: dmrifit-anomaly evaluate cases/gliomas.tsv --detections z=found/detections.tsv --out
+        compared
     """
     import sys
 
@@ -370,19 +284,17 @@ def evaluate(
     from dmrifit.io.digests import command_line
 
     require_libraries("matplotlib", "jinja2")
-    tables_by_name = named_files("--detections", detections)
-    healthy_tables = named_files("--healthy-detections", healthy_detections or [])
+    healthy_tables = healthy_detections or {}
     # False positives are counted for all methods or for none: a table of some would mislead.
-    expected_names = set() if healthy is None else set(tables_by_name)
+    expected_names = set() if healthy is None else set(detections)
     if set(healthy_tables) != expected_names:
         raise ValueError(
-            f"--healthy needs --healthy-detections of {', '.join(tables_by_name)}, and of no "
-            "others"
+            f"--healthy needs --healthy-detections of {', '.join(detections)}, and of no others"
         )
     options: dict[str, Any] = {"tissue": estimate_tissue, "mask": not all_voxels, "b": b}
     scans = prepared_cases(series_of_table(cases), **options)
     healthy_scans = [] if healthy is None else prepared_cases(series_of_table(healthy), **options)
-    maps = _read_maps(tables_by_name, scans)
+    maps = _read_maps(detections, scans)
     healthy_maps = _read_maps(healthy_tables, healthy_scans)
     tables = write_evaluation(
         [scan.case for scan in scans],
@@ -400,16 +312,6 @@ def evaluate(
         typer.echo(f"thresholds by the rule {rule}; by all rules: {out / 'summary.csv'}")
     if any(scan.case.synthetic for scan in scans):
         typer.echo("synthetic scans: no clinical result")
-
-
-#: Commands, each with the example that its help shows.
-EXAMPLES: dict[Callable[..., None], str] = {
-    simulate: "dmrifit-anomaly simulate 28 20 --directions 16 --out cases",
-    train: "dmrifit-anomaly train cases/healthy.tsv --detector gaussian --set side=low --out "
-    "model.dmrifit",
-    evaluate: "dmrifit-anomaly evaluate cases/gliomas.tsv --detections z=found/detections.tsv "
-    "--out compared",
-}
 
 
 def _calibration(text: str) -> float | int:
@@ -454,11 +356,6 @@ def _healthy_sentence(healthy: HealthyScans) -> str:
             "scans"
         )
     return text
-
-
-def _grid_shape(text: str) -> tuple[int, int, int]:
-    x, y, z = whole_numbers("--shape", text, 3)
-    return x, y, z
 
 
 def _read_maps(tables: dict[str, Path], scans: list[PreparedScan]) -> dict[str, list[Any]]:

@@ -203,10 +203,7 @@ def begin_run(
 
 
 def _check_settings(
-    path: Path,
-    settings: Mapping[str, Any],
-    result_files: Sequence[Path],
-    finished: Sequence[Path],
+    path: Path, settings: Mapping[str, Any], result_files: Sequence[Path], finished: Sequence[Path]
 ) -> None:
     """Check that a folder holds a run with these settings, or none that finished anything."""
     from dmrifit._utils.text_files import read_object

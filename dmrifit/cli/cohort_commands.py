@@ -2,121 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import can_draw
-from dmrifit.cli.console import ModelFileOption, ModelSeedOption, OverwriteOption, check_output
-from dmrifit.cli.options import floats, say, whole_numbers, words
-from dmrifit.cli.workers import ClusterOption, scheduler
+from dmrifit.cli.console import check_output
+from dmrifit.cli.options import given, numbers, say, words
+from dmrifit.cli.workers import scheduler
 
 if TYPE_CHECKING:
     from dmrifit.cohort.cohort import Cohort
     from dmrifit.engine.protocol import Protocol
     from dmrifit.study.comparison import Evaluation
 
-__all__ = ["EXAMPLES", "benchmark", "report", "simulate", "train"]
+__all__ = ["benchmark", "report", "simulate", "train"]
 
-ParticipantsArgument: TypeAlias = Annotated[
-    Path,
-    typer.Argument(
-        metavar="PARTICIPANTS",
-        help="Table of scans, or of mean signals of regions (columns patient, region, b, te, "
-        "signal), tab- or comma-separated.",
-    ),
-]
-ModelOption: TypeAlias = Annotated[str, typer.Option(help="Signal model of the maps.")]
-TrainMaskOption: TypeAlias = Annotated[
-    str, typer.Option(metavar="body|lesion", help="Voxels to train on.")
-]
-MaxVoxelsOption: TypeAlias = Annotated[
-    int,
-    typer.Option(min=0, help="Random sample of voxels per scan to train on; 0 for all."),
-]
-SourceOption: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        metavar="B,…",
-        help="b-values of the inputs (s/mm²), at the shortest TE; by default the five lowest.",
-    ),
-]
 
 _FIELDS = {"cohort1": 1.5, "cohort2": 3.0}  # T
 
 
 def simulate(
-    out: Annotated[
-        Path, typer.Option(help="Folder for the images and the table participants.tsv.")
-    ],
-    patients: Annotated[int, typer.Option(min=1, help="Patients in each cohort.")] = 16,
-    preset: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME,…", help="Cohorts to simulate: cohort1 (1.5 T), cohort2 (3 T)."
-        ),
-    ] = "cohort1,cohort2",
-    same_protocol: Annotated[
-        bool,
-        typer.Option(
-            "--same-protocol",
-            help="Use the first cohort's protocol for all, so that one can train for another.",
-        ),
-    ] = False,
-    difficulty: Annotated[
-        str, typer.Option(metavar="mixed|easy", help="Variation between patients, and noise.")
-    ] = "mixed",
-    template: Annotated[
-        str,
-        typer.Option(
-            metavar="both|abdomen|pelvis", help="Body region; both draws one per patient."
-        ),
-    ] = "both",
-    snr: Annotated[
-        float | None,
-        typer.Option(
-            help="SNR in the liver at the lowest b and TE; by default set by the difficulty."
-        ),
-    ] = None,
-    artifacts: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME[=STRENGTH],…",
-            help="shift (voxels), gibbs (fraction of frequencies lost), signal_loss (largest "
-            "fraction); none by default.",
-        ),
-    ] = None,
-    truth: Annotated[
-        str,
-        typer.Option(
-            metavar="formula|walk",
-            help="Origin of the signals: the model's formula, or random walks of water.",
-        ),
-    ] = "formula",
-    latent_corr: Annotated[
-        float,
-        typer.Option(metavar="0…1", help="Correlation of parameters within tissue texture."),
-    ] = 0.6,
-    gain_variation: Annotated[
-        float,
-        typer.Option(
-            metavar="CV", help="Coefficient of variation of receiver gain between patients."
-        ),
-    ] = 0.25,
-    shape: Annotated[str, typer.Option(metavar="X,Y,Z", help="Voxels of each image.")] = "48,48,8",
-    seed: Annotated[int, typer.Option(min=0, help="Random seed: same seed, same patients.")] = 0,
-    jobs: Annotated[
-        int, typer.Option(help="Patients simulated in parallel; −1 for one per core.")
-    ] = 1,
+    out: Path,
+    patients: int = 16,
+    preset: tuple[str, ...] = ("cohort1", "cohort2"),
+    same_protocol: bool = False,
+    difficulty: str = "mixed",
+    template: str = "both",
+    snr: float | None = None,
+    artifacts: str | None = None,
+    truth: str = "formula",
+    latent_corr: float = 0.6,
+    gain_variation: float = 0.25,
+    shape: tuple[int, int, int] = (48, 48, 8),
+    seed: int = 0,
+    jobs: int = 1,
 ) -> None:
     """
     Write synthetic cohorts of abdominal and pelvic tumors: images, masks, true maps and a table.
 
     cohort1 is simulated at 1.5 T and cohort2 at 3 T, each with the study's protocol of that name.
+
+    Options:
+    out: Folder for the images and the table participants.tsv.
+    patients 1..: Patients in each cohort.
+    preset NAME,…: Cohorts to simulate: cohort1 (1.5 T), cohort2 (3 T).
+    same_protocol: Use the first cohort's protocol for all, so that one can train for another.
+    difficulty mixed|easy: Variation between patients, and noise.
+    template both|abdomen|pelvis: Body region; both draws one per patient.
+    snr: SNR in the liver at the lowest b and TE; by default set by the difficulty.
+    artifacts NAME[=STRENGTH],…: shift (voxels), gibbs (fraction of frequencies lost), signal_loss
+        (largest fraction); none by default.
+    truth formula|walk: Origin of the signals: the model's formula, or random walks of water.
+    latent_corr 0…1: Correlation of parameters within tissue texture.
+    gain_variation CV: Coefficient of variation of receiver gain between patients.
+    shape X,Y,Z: Voxels of each image.
+    seed 0..: Random seed: same seed, same patients.
+    jobs: Patients simulated in parallel; −1 for one per core.
+
+    Example: dmrifit simulate --out data --patients 8 --seed 1
     """
     from dmrifit._utils.threads import check_jobs
     from dmrifit.engine.protocol import Protocol
@@ -125,24 +73,21 @@ def simulate(
     from dmrifit.simulate.body_phantoms import simulate_cohort
 
     check_jobs(jobs, "--jobs")
-    names = words(preset)
-    if not names:
+    if not preset:
         raise ValueError("--preset names no cohort; choose from cohort1, cohort2")
-    x, y, z = whole_numbers("--shape", shape, 3)
-    # A cohort named twice would be written over itself.
-    names = list(dict.fromkeys(names))
-    protocols = {name: Protocol.preset(name) for name in names}
+    # A cohort named twice would be written over itself, and is a key here.
+    protocols = {name: Protocol.preset(name) for name in preset}
     if same_protocol:
-        protocols = dict.fromkeys(names, protocols[names[0]])
+        protocols = dict.fromkeys(protocols, protocols[preset[0]])
     n_images = patients * sum(map(len, protocols.values()))
-    check_room(out, bytes_of_maps(n_images, (x, y, z), None))
+    check_room(out, bytes_of_maps(n_images, shape, None))
     cohorts = []
     for name, protocol in protocols.items():
         cohort = simulate_cohort(
             protocol,
             patients,
             difficulty=difficulty,
-            shape=(x, y, z),
+            shape=shape,
             template=template,
             name=name,
             field=_FIELDS[name],
@@ -162,52 +107,23 @@ def simulate(
 
 
 def train(
-    table: ParticipantsArgument,
-    out: ModelFileOption,
-    algorithm: Annotated[
-        str, typer.Option(help="LR, RFR, ETR, GBR, slNN, mlNN, CNN or ViT.")
-    ] = "LR",
-    strategy: Annotated[
-        str, typer.Option(metavar="s2s|m2m", help="Signals to signals, or maps to maps.")
-    ] = "s2s",
-    loss: Annotated[
-        str | None,
-        typer.Option(metavar="mean|median", help="Statistic of a parameter that m2m predicts."),
-    ] = None,
-    target_scale: Annotated[
-        str | None,
-        typer.Option(metavar="linear|log", help="Learn parameters or their logarithms (m2m)."),
-    ] = None,
-    patch_shape: Annotated[
-        str | None,
-        typer.Option(
-            metavar="X,Y,Z",
-            help="Neighborhood as input; by default 3,3,1 for CNN, else single voxels.",
-        ),
-    ] = None,
-    model: ModelOption = "t2-ivim-kurtosis",
-    cohorts: Annotated[
-        str | None, typer.Option(metavar="NAME,…", help="Train on these cohorts only.")
-    ] = None,
-    n_b: Annotated[
-        int,
-        typer.Option(
-            min=2,
-            help="Number of b-values of the clinical protocol: the lowest, at the shortest TE.",
-        ),
-    ] = 5,
-    source_b: SourceOption = None,
-    train_mask: TrainMaskOption = "body",
-    max_voxels: MaxVoxelsOption = 250,
-    coverage: Annotated[
-        float,
-        typer.Option(
-            help="Share of voxels that the intervals of predicted maps shall hold, learned by "
-            "training on parts of the patients; 0 for no intervals, in a sixth of the time."
-        ),
-    ] = 0.9,
-    seed: ModelSeedOption = 0,
-    overwrite: OverwriteOption = False,
+    table: Path,
+    /,
+    out: Path,
+    algorithm: str = "LR",
+    strategy: str = "s2s",
+    loss: str | None = None,
+    target_scale: str | None = None,
+    patch_shape: tuple[int, int, int] | None = None,
+    model: str = "t2-ivim-kurtosis",
+    cohorts: tuple[str, ...] | None = None,
+    n_b: int = 5,
+    source_b: tuple[float, ...] | None = None,
+    train_mask: str = "body",
+    max_voxels: int = 250,
+    coverage: float = 0.9,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """
     Train a predictor of an advanced protocol on all patients of a table, and save it.
@@ -215,6 +131,20 @@ def train(
     Its scores are those of dmrifit benchmark with the same settings; the file is for dmrifit
     predict. Cohorts of other protocols are trained on apart (--cohorts). LR takes seconds, CNN
     longest; images are read once, one patient at a time.
+
+    Options:
+    out: Model file to write, usually named *.dmrifit.
+    algorithm: LR, RFR, ETR, GBR, slNN, mlNN, CNN or ViT.
+    strategy s2s|m2m: Signals to signals, or maps to maps.
+    loss mean|median: Statistic of a parameter that m2m predicts.
+    target_scale linear|log: Learn parameters or their logarithms (m2m).
+    patch_shape X,Y,Z: Neighborhood as input; by default 3,3,1 for CNN, else single voxels.
+    cohorts NAME,…: Train on these cohorts only.
+    n_b 2..: Number of b-values of the clinical protocol: the lowest, at the shortest TE.
+    coverage: Share of voxels that the intervals of predicted maps shall hold, learned by training
+        on parts of the patients; 0 for no intervals, in a sixth of the time.
+
+    Example: dmrifit train data/participants.tsv --algorithm LR --strategy s2s --out model.dmrifit
     """
     import numpy as np
 
@@ -231,19 +161,13 @@ def train(
         raise ValueError(f"--coverage {coverage:g} must lie between 0 and 1, as 0.9; 0 for none")
     _check_names([algorithm], [strategy])
     _check_extras([algorithm], remedy="choose another --algorithm")
-    options: dict[str, Any] = {"model": model}
-    if patch_shape is not None:
-        options["patch_shape"] = whole_numbers("--patch-shape", patch_shape, 3)
-    if loss is not None:
-        options["loss"] = loss
-    if target_scale is not None:
-        options["target_scale"] = target_scale
     if strategy == "s2s" and (loss or target_scale):
         raise ValueError(
             "--loss and --target-scale are options of --strategy m2m, which learns parameters; "
             "s2s learns signals"
         )
-    estimator = _strategies()[strategy](algorithm, **options)
+    options = given(patch_shape=patch_shape, loss=loss, target_scale=target_scale)
+    estimator = _strategies()[strategy](algorithm, model=model, **options)
     # The order of rows in the table must not change the model.
     selected = sorted(_select(Cohort.read(table), cohorts), key=lambda cohort: cohort.name)
     training = [in_order(cohort) for cohort in selected]
@@ -302,78 +226,26 @@ def train(
 
 
 def benchmark(
-    table: ParticipantsArgument,
-    out: Annotated[
-        Path, typer.Option(help="Folder for tables and report; an interrupted run resumes there.")
-    ],
-    algorithms: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,…",
-            help="From LR, RFR, ETR, GBR, slNN, mlNN, CNN, ViT; by default all but ViT.",
-        ),
-    ] = None,
-    without: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,…", help="Algorithms to leave out, such as CNN, which needs torch."
-        ),
-    ] = None,
-    strategies: Annotated[
-        str | None,
-        typer.Option(
-            metavar="s2s,m2m",
-            help="Signals to signals, maps to maps; by default both, or s2s alone where the "
-            "inputs lack the b-values of clinical maps.",
-        ),
-    ] = None,
-    model: ModelOption = "t2-ivim-kurtosis",
-    source_b: SourceOption = None,
-    sizes: Annotated[
-        str | None,
-        typer.Option(
-            "--sizes",
-            "--n-train",
-            metavar="N,…",
-            help="Numbers of training patients; several give a learning curve, such as 1,2,3,5,8. "
-            "By default all patients but the held-out one.",
-        ),
-    ] = None,
-    train_on: Annotated[
-        str | None,
-        typer.Option(
-            metavar="same,other,pooled",
-            help="Cohorts to train on; by default same, and also other if protocols agree or with "
-            "--resynthesize.",
-        ),
-    ] = None,
-    resynthesize: Annotated[
-        bool,
-        typer.Option(
-            "--resynthesize",
-            help="Where protocols differ, compute missing contrasts of training images from the "
-            "model fitted to them.",
-        ),
-    ] = False,
-    train_mask: TrainMaskOption = "body",
-    score_mask: Annotated[
-        str, typer.Option(metavar="lesion|body", help="Voxels to score.")
-    ] = "lesion",
-    max_voxels: MaxVoxelsOption = 250,
-    repeats: Annotated[int, typer.Option(min=1, help="Repeats with other samples and seeds.")] = 1,
-    controls: Annotated[
-        bool,
-        typer.Option(
-            help="Also score controls: a constant, shuffled targets, copies of inputs, perfect "
-            "predictions, and of synthetic patients the truth and a second measurement."
-        ),
-    ] = True,
-    jobs: Annotated[
-        int, typer.Option(help="Models trained in parallel; −1 for one per core.")
-    ] = 1,
-    cluster: ClusterOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed: same seed, same table.")] = 0,
-    overwrite: OverwriteOption = False,
+    table: Path,
+    /,
+    out: Path,
+    algorithms: tuple[str, ...] | None = None,
+    without: tuple[str, ...] = (),
+    strategies: tuple[str, ...] | None = None,
+    model: str = "t2-ivim-kurtosis",
+    source_b: tuple[float, ...] | None = None,
+    sizes: tuple[int, ...] | None = None,
+    train_on: tuple[str, ...] | None = None,
+    resynthesize: bool = False,
+    train_mask: str = "body",
+    score_mask: str = "lesion",
+    max_voxels: int = 250,
+    repeats: int = 1,
+    controls: bool = True,
+    jobs: int = 1,
+    cluster: str | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """
     Compare predictors of an advanced protocol on a table of patients, leaving one patient out.
@@ -385,6 +257,27 @@ def benchmark(
     Six algorithms on 16 synthetic patients at three sizes take two cores less than three minutes;
     memory holds the sampled voxels of all patients. CNN takes longest. A bar, or lines in a pipe,
     tell the time left.
+
+    Options:
+    out: Folder for tables and report; an interrupted run resumes there.
+    algorithms NAME,…: From LR, RFR, ETR, GBR, slNN, mlNN, CNN, ViT; by default all but ViT.
+    without NAME,…: Algorithms to leave out, such as CNN, which needs torch.
+    strategies s2s,m2m: Signals to signals, maps to maps; by default both, or s2s alone where the
+        inputs lack the b-values of clinical maps.
+    sizes --n-train N,…: Numbers of training patients; several give a learning curve, such as
+        1,2,3,5,8. By default all patients but the held-out one.
+    train_on same,other,pooled: Cohorts to train on; by default same, and also other if protocols
+        agree or with --resynthesize.
+    resynthesize: Where protocols differ, compute missing contrasts of training images from the
+        model fitted to them.
+    score_mask lesion|body: Voxels to score.
+    repeats 1..: Repeats with other samples and seeds.
+    controls: Also score controls: a constant, shuffled targets, copies of inputs, perfect
+        predictions, and of synthetic patients the truth and a second measurement.
+    jobs: Models trained in parallel; −1 for one per core.
+    seed 0..: Random seed: same seed, same table.
+
+    Example: dmrifit benchmark data/participants.tsv --out study --without CNN --sizes 1,2,3,5,7
     """
     from dmrifit._utils.threads import check_jobs
     from dmrifit.cohort.cohort import Cohort
@@ -394,15 +287,10 @@ def benchmark(
 
     check_jobs(jobs, "--jobs")
     _check_report()
-    excluded = words(without or "")
-    names = list(ALGORITHMS)
-    if algorithms is not None:
-        names = words(algorithms)
-    strategy_names = list(_strategies())
-    if strategies is not None:
-        strategy_names = words(strategies)
-    _check_names([*names, *excluded], strategy_names)
-    names = [name for name in names if name not in excluded]
+    named = ALGORITHMS if algorithms is None else algorithms
+    strategy_names = tuple(_strategies()) if strategies is None else strategies
+    _check_names([*named, *without], strategy_names)
+    names = [name for name in named if name not in without]
     if not names:
         raise ValueError(
             "no algorithm is left to compare; name one by --algorithms, or fewer by --without"
@@ -433,7 +321,7 @@ def benchmark(
                 train_on=training_cohorts,
                 train_mask=train_mask,  # type: ignore[arg-type]
                 score_mask=score_mask,  # type: ignore[arg-type]
-                n_train=whole_numbers("--sizes", sizes) if sizes else None,
+                n_train=sizes,
                 n_repeats=repeats,
                 max_voxels=max_voxels or None,
                 controls=controls,
@@ -451,23 +339,18 @@ def benchmark(
     _finish_report([evaluation], write_report(evaluation, out))
 
 
-def report(
-    studies: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="FOLDER…", help="Folders from dmrifit benchmark; the first is shown in full."
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the report; by default that of the first comparison."),
-    ] = None,
-) -> None:
+def report(studies: list[Path], /, out: Path | None = None) -> None:
     """
     Write the report of finished comparisons again.
 
     Comparisons with other seeds, training masks or difficulties are listed side by side in one
     table.
+
+    Options:
+    studies FOLDER…: Folders from dmrifit benchmark; the first is shown in full.
+    out: Folder for the report; by default that of the first comparison.
+
+    Example: dmrifit report study
     """
     from dmrifit.study.comparison import Evaluation
     from dmrifit.study.report.reporting import write_report
@@ -475,16 +358,6 @@ def report(
     _check_report()
     evaluations = [Evaluation.read(study) for study in studies]
     _finish_report(evaluations, write_report(evaluations, studies[0] if out is None else out))
-
-
-#: Commands, each with the example that its help shows.
-EXAMPLES: dict[Callable[..., None], str] = {
-    simulate: "dmrifit simulate --out data --patients 8 --seed 1",
-    train: "dmrifit train data/participants.tsv --algorithm LR --strategy s2s --out model.dmrifit",
-    benchmark: "dmrifit benchmark data/participants.tsv --out study --without CNN --sizes "
-    "1,2,3,5,7",
-    report: "dmrifit report study",
-}
 
 
 def _artifacts(text: str | None) -> list[str] | dict[str, float] | None:
@@ -496,7 +369,7 @@ def _artifacts(text: str | None) -> list[str] | dict[str, float] | None:
     for word in names:
         name, equals, strength = word.partition("=")
         if equals:
-            strengths[name] = floats(f"--artifacts {name}", strength, 1)[0]
+            strengths[name] = numbers(f"--artifacts {name}", strength, 1)[0]
     if not strengths:
         return names
     if not all("=" in word for word in names):
@@ -517,21 +390,21 @@ def _strategies() -> dict[str, Any]:
     return {"s2s": SignalToSignal, "m2m": MapsToMaps}
 
 
-def _check_names(algorithms: list[str], strategies: list[str]) -> None:
+def _check_names(algorithms: Sequence[str], strategies: Sequence[str]) -> None:
     """Refuse unknown names before anything is read."""
     from dmrifit.predict.algorithms import REGRESSORS
 
     _check_choices(algorithms, REGRESSORS, "algorithm")
-    _check_choices(strategies or [""], _strategies(), "strategy")
+    _check_choices(strategies or ("",), _strategies(), "strategy")
 
 
-def _check_choices(names: list[str], choices: Mapping[str, Any], role: str) -> None:
+def _check_choices(names: Sequence[str], choices: Mapping[str, Any], role: str) -> None:
     for name in names:
         if name not in choices:
             raise ValueError(f"there is no {role} {name!r}; choose from {', '.join(choices)}")
 
 
-def _check_extras(algorithms: list[str], *, remedy: str) -> None:
+def _check_extras(algorithms: Sequence[str], *, remedy: str) -> None:
     """Check before anything is read that the libraries of algorithms are installed."""
     from dmrifit.predict.algorithms import build_regressor, default_patch_shape
 
@@ -542,17 +415,15 @@ def _check_extras(algorithms: list[str], *, remedy: str) -> None:
             raise ImportError(f"algorithm {name}: {error}; {remedy.format(name=name)}") from error
 
 
-def _select(cohorts: dict[str, Cohort], names: str | None) -> list[Cohort]:
+def _select(cohorts: dict[str, Cohort], names: Sequence[str] | None) -> list[Cohort]:
     """Select cohorts by name; all without names."""
     if names is None:
         return list(cohorts.values())
-    selected = list(dict.fromkeys(words(names)))
+    selected = list(dict.fromkeys(names))
     unknown = [name for name in selected if name not in cohorts]
     if unknown or not selected:
-        raise ValueError(
-            f"there is no cohort {', '.join(unknown) or names!r}; "
-            f"the table has {', '.join(cohorts)}"
-        )
+        named = ", ".join(unknown)
+        raise ValueError(f"there is no cohort {named!r}; the table has {', '.join(cohorts)}")
     return [cohorts[name] for name in selected]
 
 
@@ -597,7 +468,7 @@ def _has_clinical_maps(cohorts: Mapping[str, Cohort], source: Protocol | None) -
             hint = ""
             source_b = ",".join(f"{b:g}" for b in CLINICAL_B)
             with suppress(ValueError):
-                clinical_columns(_source(cohort.scans[0].protocol, source_b))
+                clinical_columns(_source(cohort.scans[0].protocol, CLINICAL_B))
                 hint = f"; the scans have them: --source-b {source_b}"
             say(f"maps to maps (m2m) is left out, for lack of inputs: {error}{hint}")
             return False
@@ -605,7 +476,7 @@ def _has_clinical_maps(cohorts: Mapping[str, Cohort], source: Protocol | None) -
 
 
 def _check_study(
-    out: Path, algorithms: list[str], strategies: list[str], *, overwrite: bool
+    out: Path, algorithms: Sequence[str], strategies: Sequence[str], *, overwrite: bool
 ) -> None:
     """Refuse to drop from the tables of a finished comparison what is not asked for again."""
     import pandas as pd
@@ -635,29 +506,29 @@ def _check_study(
         )
 
 
-def _source(protocol: Protocol, source_b: str) -> Protocol:
+def _source(protocol: Protocol, source_b: Sequence[float]) -> Protocol:
     """Find the contrasts with these b-values at the shortest echo time."""
     import numpy as np
 
     from dmrifit.engine.protocol import Protocol
 
-    b = floats("--source-b", source_b, source_b.count(",") + 1)
     te = None if protocol.te is None else protocol.te.min()
-    source = Protocol([*b, *protocol.b], te).take(np.arange(len(b)))
+    source = Protocol([*source_b, *protocol.b], te).take(np.arange(len(source_b)))
     try:
         return protocol.take(source.indices_in(protocol))
     except ValueError as error:
-        raise ValueError(f"--source-b {source_b}: {error}") from None
+        text = ",".join(f"{b:g}" for b in source_b)
+        raise ValueError(f"--source-b {text}: {error}") from None
 
 
 def _training_cohorts(
-    train_on: str | None, cohorts: Mapping[str, Cohort], *, resynthesize: bool
+    train_on: Sequence[str] | None, cohorts: Mapping[str, Cohort], *, resynthesize: bool
 ) -> list[str]:
     """Select cohorts to train on: by default others too, unless their protocols differ."""
     from dmrifit.engine.resynthesis import missing_contrasts
 
     if train_on:
-        return words(train_on)
+        return list(train_on)
     protocols = {name: cohort.scans[0].protocol for name, cohort in cohorts.items()}
     if len(protocols) < 2:
         return ["same"]

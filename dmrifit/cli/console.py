@@ -1,82 +1,43 @@
-"""The frame of a command line: help, one-line errors, exit codes, options of several programs."""
+"""
+The frame of a command line: help, one-line errors, exit codes, options of several programs.
+
+Options:
+checkpoint: Folder for network checkpoints, from which training resumes; by default a hidden folder
+    beside the model file, removed at the end. If a killed run left it behind, run again with
+    --overwrite.
+fail_on_flag: End with code 3 where a case is flagged or one of many fails.
+figure: Draw figures (needs matplotlib).
+figures 0..: Number of scans on the page.
+out: Folder for the results; created if missing.
+overwrite: Replace files of an earlier run.
+patience 1..: Stop early after this many epochs without improvement.
+seed 0..: Random seed: same seed, same model.
+shape X,Y,Z: Voxels of a scan.
+use sform|qform: Which transform of the header to believe in files where the two place voxels more
+    than 0.5 mm apart; without it such files are refused.
+validation_fraction 0..0.9: Fraction of patients held out of training to choose the best epoch.
+"""
 
 from __future__ import annotations
 
 import errno
-import functools
 import inspect
 import os
 import resource
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Any
 
 import typer
 from typer.core import TyperCommand
 
 from dmrifit._utils.progress import step_bar
+from dmrifit.cli.command_options import read_help, shared_help, with_options
 from dmrifit.cli.streams import lenient_streams
 
 __all__ = ["check_output", "error_message", "make_program", "progress", "say_flagged"]
-
-OverwriteOption: TypeAlias = Annotated[
-    bool, typer.Option("--overwrite", help="Replace files of an earlier run.")
-]
-OutOption: TypeAlias = Annotated[
-    Path, typer.Option(help="Folder for the results; created if missing.")
-]
-ModelFileOption: TypeAlias = Annotated[
-    Path, typer.Option("--out", help="Model file to write, usually named *.dmrifit.")
-]
-FigureOption: TypeAlias = Annotated[bool, typer.Option(help="Draw figures (needs matplotlib).")]
-ModelSeedOption: TypeAlias = Annotated[
-    int, typer.Option("--seed", min=0, help="Random seed: same seed, same model.")
-]
-CheckpointOption: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder for network checkpoints, from which training resumes; by default a hidden "
-        "folder beside the model file, removed at the end. If a killed run left it behind, "
-        "run again with --overwrite."
-    ),
-]
-ValidationFractionOption: TypeAlias = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        max=0.9,
-        help="Fraction of patients held out of training to choose the best epoch.",
-    ),
-]
-PatienceOption: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Stop early after this many epochs without improvement.",
-    ),
-]
-
-FailOption: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--fail-on-flag", help="End with code 3 where a case is flagged or one of many fails."
-    ),
-]
-
-FormOption: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--use",
-        metavar="sform|qform",
-        help="Which transform of the header to believe in files where the two place voxels more "
-        "than 0.5 mm apart; without it such files are refused.",
-    ),
-]
-
-#: Functions of commands that read no header.
-_WITHOUT_IMAGES = ("import_", "simulate", "report", "cite")
 
 #: Options that name what a command writes.
 _WRITTEN = ("out", "checkpoint")
@@ -114,37 +75,20 @@ _REMEDIES = {
 }
 
 
-def _with_form(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command that reads images the option that says how their headers are read."""
-
-    @functools.wraps(command)
-    def run(*args: Any, use: str | None = None, **options: Any) -> None:
-        if use is None:
-            command(*args, **options)
-            return
-        from dmrifit.io.nifti import use_form
-
-        with use_form(use):
-            command(*args, **options)
-
-    signature = inspect.signature(command, eval_str=True)
-    option = inspect.Parameter(
-        "use", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=FormOption
-    )
-    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*signature.parameters.values(), option]
-    )
-    return run
-
-
 def make_program(
     name: str,
     summary: str,
-    examples: Mapping[Callable[..., None], str],
+    commands: Sequence[Callable[..., None]],
     *,
     first: str = "",
+    options: str | None = None,
 ) -> tuple[typer.Typer, Callable[[], None]]:
-    """Make a program of commands, each with the line that its help shows: the app and its main."""
+    """
+    Make a program of commands: the app and its main.
+
+    The help of options stands in the docstrings of the commands; that of options which several
+    commands share stands in the text `options`, and above for several programs.
+    """
     app = typer.Typer(
         add_completion=False,
         no_args_is_help=True,
@@ -162,8 +106,10 @@ def make_program(
     version_option = typer.Option(
         False, "--version", callback=show_version, is_eager=True, help="Show the version and exit."
     )
+    shared = shared_help(__doc__, options)
+    runs = {function: with_options(function, shared) for function in commands}
     codes = dict(_EXIT_CODES)
-    if any("fail_on_flag" in inspect.signature(function).parameters for function in examples):
+    if any("fail_on_flag" in inspect.signature(run).parameters for run in runs.values()):
         codes[_FLAGGED] = "all is written, but a case is flagged or failed (--fail-on-flag)"
     lines = [f"  {code:<3}  {meaning}" for code, meaning in sorted(codes.items())]
     epilog = "\n".join(["\b\nExit codes:", *lines])
@@ -174,18 +120,15 @@ def make_program(
     def begin(version: bool = version_option) -> None:
         pass
 
-    for function, line in examples.items():
-        command = function
-        if function.__name__ not in _WITHOUT_IMAGES:
-            command = _with_form(function)
+    for function, run in runs.items():
         # A command may be called as a word that Python keeps for itself.
-        name_of_command = command.__name__.rstrip("_").replace("_", "-")
+        name_of_command = function.__name__.rstrip("_").replace("_", "-")
         app.command(
             name_of_command,
             cls=_Command,
-            epilog=_example(line),
-            short_help=_first_sentence(command),
-        )(command)
+            epilog=_example(read_help(function.__doc__)[2]),
+            short_help=_first_sentence(run),
+        )(run)
 
     def main() -> None:
         # The owner can use files and folders that are made, whatever the umask.

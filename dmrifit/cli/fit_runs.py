@@ -15,13 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dmrifit._utils.counts import counted
-from dmrifit.cli.case_runs import (
-    FAILED,
-    begin_run,
-    can_draw,
-    read_record,
-    write_page,
-)
+from dmrifit.cli.case_runs import FAILED, begin_run, can_draw, read_record, write_page
 from dmrifit.cli.console import error_message
 from dmrifit.cli.options import say
 from dmrifit.cli.workers import run_tasks, scheduler

@@ -5,184 +5,59 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import can_draw
-from dmrifit.cli.console import OverwriteOption, check_output
+from dmrifit.cli.console import check_output
 from dmrifit.cli.options import (
-    BvalOption,
-    BvecOption,
-    ScanArgument,
-    TeOption,
     bounds_of,
-    floats,
-    named_files,
     number_or_path,
+    numbers,
     pairs,
     require_libraries,
     say,
     scan_of,
-    words,
 )
-from dmrifit.cli.workers import ClusterOption, JobsOption
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EXAMPLES", "dicom_seg", "fit", "predict", "preprocess", "roi", "view"]
-
-ScansArgument: TypeAlias = Annotated[
-    list[Path],
-    typer.Argument(
-        metavar="IMAGE…|BIDS",
-        help="4-D NIfTI image of magnitudes, or a table of images (.tsv); several images, a glob "
-        "or a BIDS folder for many scans.",
-    ),
-]
-MapsOption: TypeAlias = Annotated[
-    Path, typer.Option(help="Folder for the maps; created if missing.")
-]
-MapOption: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--map", metavar="NAME=FILE", help="Map of another program, under this name; repeatable."
-    ),
-]
-UnitOption: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option("--unit", metavar="NAME=UNIT", help="Unit of a map, repeatable."),
-]
-LabelNamesOption: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(help="Names of labels: a table (.tsv) with the columns index and name."),
-]
-ToleranceOption: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        metavar="S/MM2", help="Treat b-values this close as equal (0.5 as 0, 995 as 1000)."
-    ),
-]
+__all__ = ["dicom_seg", "fit", "predict", "preprocess", "roi", "view"]
 
 
 def fit(
     context: typer.Context,
-    images: ScansArgument,
-    out: MapsOption,
-    bval: BvalOption = None,
-    bvec: BvecOption = None,
-    te: TeOption = None,
-    b_tolerance: ToleranceOption = None,
-    b_max: Annotated[
-        float | None,
-        typer.Option(metavar="S/MM2", help="Leave out volumes above this b-value."),
-    ] = None,
-    leave_out_b: Annotated[
-        str | None,
-        typer.Option(metavar="S/MM2,…", help="Leave out volumes of these b-values, such as 5,10."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="adc, kurtosis, ivim or t2-ivim-kurtosis (needs --te); by default the richest "
-            "that the b-values and echo times determine."
-        ),
-    ] = None,
-    mask: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|auto|PATTERN",
-            help="Voxels to fit; by default all that are nonzero in any volume. auto finds the "
-            "body or head by median Otsu. For many scans a pattern in quotes, relative to the "
-            "BIDS folder, such as 'derivatives/masks/sub-*/**/*_mask.nii.gz'.",
-        ),
-    ] = None,
-    sigma: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NUMBER|FILE|estimate|PATTERN",
-            help="Standard deviation of the noise, a number or an image: fits with the Rician "
-            "floor. The word estimate measures it in the image, which must not be denoised (for "
-            "denoised images, name the noise map from dmrifit preprocess).",
-        ),
-    ] = None,
-    bounds: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=LOW,HIGH",
-            help="Bounds of a parameter, repeatable; K=0,monotonic keeps the signal decreasing "
-            "(the default of kurtosis; K=0,5 lifts it). "
-            "The word published takes all bounds of the model's published tool.",
-        ),
-    ] = None,
-    fix: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="Fix a parameter at a value, repeatable; S0=measured takes the signal at b = 0.",
-        ),
-    ] = None,
-    average_directions: Annotated[
-        str | None,
-        typer.Option(
-            metavar="geometric|arithmetic",
-            help="Average volumes of equal b and TE before the fit.",
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            metavar="nlls|ols|wls|segmented|map",
-            help="Nonlinear least squares; ordinary or weighted least squares of logarithms (adc, "
-            "kurtosis); for ivim, Dt first; or with a prior learned from the region, toward whose "
-            "mean it pulls. By default the model's own.",
-        ),
-    ] = None,
-    likelihood: Annotated[
-        str,
-        typer.Option(
-            metavar="gaussian|rician|rician-mean",
-            help="Noise of single magnitudes (rician) or of averages of them (rician-mean); both "
-            "need --sigma.",
-        ),
-    ] = "gaussian",
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            metavar="S/MM2", help="Lowest b-value of the first step of --method segmented."
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NUMBER,…",
-            help="Weight of each measurement that is fitted, such as its number of averages.",
-        ),
-    ] = None,
-    regularization: Annotated[
-        float | None,
-        typer.Option(
-            metavar="WEIGHT",
-            help="Weight of a penalty that pulls bounded parameters to their lower bound.",
-        ),
-    ] = None,
-    starts: Annotated[
-        str,
-        typer.Option(metavar="auto|thorough|NUMBER", help="Starting points per voxel."),
-    ] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Number of threads; by default one per core.")
-    ] = None,
-    jobs: JobsOption = 1,
-    cluster: ClusterOption = None,
-    quicklook: Annotated[
-        bool, typer.Option(help="Write a quick-look page (HTML and PNG).")
-    ] = True,
-    overwrite: OverwriteOption = False,
+    images: list[Path],
+    /,
+    out: Path,
+    bval: Path | None = None,
+    bvec: Path | None = None,
+    te: list[str] | None = None,
+    b_tolerance: float | None = None,
+    b_max: float | None = None,
+    leave_out_b: tuple[float, ...] | None = None,
+    model: str | None = None,
+    mask: str | None = None,
+    sigma: str | None = None,
+    bounds: list[str] | None = None,
+    fix: list[str] | None = None,
+    average_directions: str | None = None,
+    method: str | None = None,
+    likelihood: str = "gaussian",
+    threshold: float | None = None,
+    weights: tuple[float, ...] | None = None,
+    regularization: float | None = None,
+    starts: str = "auto",
+    threads: int | None = None,
+    jobs: int = 1,
+    cluster: str | None = None,
+    quicklook: bool = True,
+    overwrite: bool = False,
 ) -> None:
     """
     Fit a signal model to every voxel of a diffusion image and write its maps.
@@ -198,17 +73,49 @@ def fit(
     A leg of 90,000 voxels and 42 volumes takes 5 s of one core and 340 MB of memory; the time goes
     with voxels times volumes, the memory with voxels times maps. A compressed image is unpacked
     into a temporary file. The first fit of a model compiles for some seconds.
+
+    Options:
+    images IMAGE…|BIDS: 4-D NIfTI image of magnitudes, or a table of images (.tsv); several images,
+        a glob or a BIDS folder for many scans.
+    b_max S/MM2: Leave out volumes above this b-value.
+    leave_out_b S/MM2,…: Leave out volumes of these b-values, such as 5,10.
+    model: adc, kurtosis, ivim or t2-ivim-kurtosis (needs --te); by default the richest that the
+        b-values and echo times determine.
+    mask FILE|auto|PATTERN: Voxels to fit; by default all that are nonzero in any volume. auto
+        finds the body or head by median Otsu. For many scans a pattern in quotes, relative to the
+        BIDS folder, such as 'derivatives/masks/sub-*/**/*_mask.nii.gz'.
+    sigma NUMBER|FILE|estimate|PATTERN: Standard deviation of the noise, a number or an image: fits
+        with the Rician floor. The word estimate measures it in the image, which must not be
+        denoised (for denoised images, name the noise map from dmrifit preprocess).
+    bounds NAME=LOW,HIGH: Bounds of a parameter, repeatable; K=0,monotonic keeps the signal
+        decreasing (the default of kurtosis; K=0,5 lifts it). The word published takes all bounds
+        of the model's published tool.
+    fix NAME=VALUE: Fix a parameter at a value, repeatable; S0=measured takes the signal at b = 0.
+    average_directions geometric|arithmetic: Average volumes of equal b and TE before the fit.
+    method nlls|ols|wls|segmented|map: Nonlinear least squares; ordinary or weighted least squares
+        of logarithms (adc, kurtosis); for ivim, Dt first; or with a prior learned from the region,
+        toward whose mean it pulls. By default the model's own.
+    likelihood gaussian|rician|rician-mean: Noise of single magnitudes (rician) or of averages of
+        them (rician-mean); both need --sigma.
+    threshold S/MM2: Lowest b-value of the first step of --method segmented.
+    weights NUMBER,…: Weight of each measurement that is fitted, such as its number of averages.
+    regularization WEIGHT: Weight of a penalty that pulls bounded parameters to their lower bound.
+    starts auto|thorough|NUMBER: Starting points per voxel.
+    threads 1..: Number of threads; by default one per core.
+    jobs: Scans worked on in parallel; −1 for one per core.
+    quicklook: Write a quick-look page (HTML and PNG).
+
+    Example: dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask mask.nii.gz --out maps
     """
     from dmrifit.cli.fit_runs import fit_many, is_many
     from dmrifit.engine.fit_settings import MEASURED
 
     fixed: dict[str, float | str] = {}
     for name, value in pairs("--fix", fix or []):
-        fixed[name] = value if value == MEASURED else floats(f"--fix {name}", value, 1)[0]
-    omitted_b = floats("--leave-out-b", leave_out_b) if leave_out_b else []
+        fixed[name] = value if value == MEASURED else numbers(f"--fix {name}", value, 1)[0]
     options = {
         "b_max": b_max,
-        "leave_out_b": omitted_b,
+        "leave_out_b": list(leave_out_b or []),
         "sigma": "estimate" if sigma == "estimate" else number_or_path(sigma),
         "average": average_directions,
         "bounds": bounds_of(bounds or []),
@@ -216,7 +123,7 @@ def fit(
         "method": method,
         "likelihood": likelihood,
         "threshold": threshold,
-        "weights": None if weights is None else floats("--weights", weights),
+        "weights": weights,
         "regularization": regularization,
         "n_starts": int(starts) if starts.isdigit() else starts,
         "quicklook": quicklook and _can_draw_page(),
@@ -296,28 +203,16 @@ def _fit_scan(
 
 
 def preprocess(
-    image: ScanArgument,
-    out: Annotated[
-        Path, typer.Option(help="Folder for the image and the noise map; created if missing.")
-    ],
-    steps: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME,…", help="Steps of denoise, gibbs, motion; always in this order."
-        ),
-    ] = "denoise,gibbs,motion",
-    bval: BvalOption = None,
-    bvec: BvecOption = None,
-    te: TeOption = None,
-    mask: Annotated[
-        Path | None,
-        typer.Option(help="Mask of the body, with a margin; by default all nonzero voxels."),
-    ] = None,
-    slice_axis: Annotated[
-        int | None,
-        typer.Option(min=0, max=2, help="Axis across slices, 0 to 2; by default from the header."),
-    ] = None,
-    overwrite: OverwriteOption = False,
+    image: Path,
+    /,
+    out: Path,
+    steps: tuple[str, ...] = ("denoise", "gibbs", "motion"),
+    bval: Path | None = None,
+    bvec: Path | None = None,
+    te: list[str] | None = None,
+    mask: Path | None = None,
+    slice_axis: int | None = None,
+    overwrite: bool = False,
 ) -> None:
     """
     Denoise a scan (MPPCA), remove Gibbs ringing, correct motion, and write its noise map.
@@ -329,6 +224,14 @@ def preprocess(
     A volume of 640,000 voxels takes one core about 1 s in denoise, 2 s in gibbs and 8 s in motion;
     the image is read block by block and volume by volume, and written by way of a file in the
     folder that takes 4 bytes for each value.
+
+    Options:
+    out: Folder for the image and the noise map; created if missing.
+    steps NAME,…: Steps of denoise, gibbs, motion; always in this order.
+    mask: Mask of the body, with a margin; by default all nonzero voxels.
+    slice_axis 0..2: Axis across slices, 0 to 2; by default from the header.
+
+    Example: dmrifit preprocess sub-01_dwi.nii.gz --steps denoise,gibbs --out clean
     """
     from dmrifit.imaging.scan_pipeline import preprocess_image
     from dmrifit.io.bids_derivatives import common_stem, derivative_name
@@ -337,7 +240,7 @@ def preprocess(
     preprocess_image(
         images,
         protocol,
-        steps=words(steps),
+        steps=list(steps),
         mask=mask,
         slice_axis=slice_axis,
         out=out,
@@ -361,24 +264,15 @@ def preprocess(
 
 
 def roi(
-    out: Annotated[Path, typer.Option(help="Table to write (.csv).")],
-    scans: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="FOLDER|TABLE…",
-            help="Folders from dmrifit fit; or one table (.tsv) with the column maps, such as "
-            "fits.tsv, and optionally labels, subject and visit, with paths relative to it; or, "
-            "for maps of other programs, with the columns map (its name), file and unit.",
-        ),
-    ] = None,
-    maps: MapOption = None,
-    units: UnitOption = None,
-    labels: Annotated[
-        list[Path] | None,
-        typer.Option(help="Label image: one for all folders, or one per folder, in order."),
-    ] = None,
-    names: LabelNamesOption = None,
-    overwrite: OverwriteOption = False,
+    scans: list[Path] | None = None,
+    /,
+    *,
+    out: Path,
+    map_: dict[str, Path] | None = None,
+    unit: dict[str, str] | None = None,
+    labels: list[Path] | None = None,
+    names: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """
     Summarize the maps of fits in the regions of label images: one table for many scans.
@@ -387,6 +281,15 @@ def roi(
     share of voxels at each bound. Where a table names two visits of a subject, a second table
     gives the repeatability of the medians: within-subject standard deviation and coefficient of
     variation, and the repeatability coefficient with its 95 % interval. Takes a second for a scan.
+
+    Options:
+    out: Table to write (.csv).
+    scans FOLDER|TABLE…: Folders from dmrifit fit; or one table (.tsv) with the column maps, such
+        as fits.tsv, and optionally labels, subject and visit, with paths relative to it; or, for
+        maps of other programs, with the columns map (its name), file and unit.
+    labels: Label image: one for all folders, or one per folder, in order.
+
+    Example: dmrifit roi maps --labels labels.nii.gz --out roi.csv
     """
     from dmrifit.imaging.regions import read_label_names, repeatability, summarize_fits
     from dmrifit.io.atomic_files import FileSet
@@ -396,18 +299,14 @@ def roi(
     if names:
         label_names = read_label_names(names)
     repeats_name = f"{out.stem}_repeatability{out.suffix}"
-    if not scans and not maps:
+    if not scans and not map_:
         raise ValueError("no maps are named: give folders of dmrifit fit, a table, or --map")
-    foreign_maps = named_files("--map", maps or [])
+    foreign_maps = map_ or {}
     inputs = _files([*(labels or []), *(scans or []), *foreign_maps.values(), names])
     # The main table comes last, so that it marks both as finished.
     with FileSet(out.parent, [repeats_name, out.name], overwrite=overwrite, keep=inputs) as files:
         table = summarize_fits(
-            scans or [],
-            labels or [],
-            names=label_names,
-            maps=foreign_maps,
-            units=dict(pairs("--unit", units or [])),
+            scans or [], labels or [], names=label_names, maps=foreign_maps, units=unit or {}
         )
         files.path(out.name).write_text(csv_text(table, 7), encoding="utf-8")
         repeats = None
@@ -422,42 +321,23 @@ def roi(
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file from dmrifit train.")],
-    out: MapsOption,
-    image: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="IMAGE",
-            help="4-D NIfTI image of magnitudes, or a table of images (.tsv); none with --map.",
-        ),
-    ] = None,
-    maps: MapOption = None,
-    units: UnitOption = None,
-    bval: BvalOption = None,
-    bvec: BvecOption = None,
-    te: TeOption = None,
-    b_tolerance: ToleranceOption = None,
-    average_directions: Annotated[
-        str | None,
-        typer.Option(
-            metavar="geometric|arithmetic", help="Average volumes of equal b and TE first."
-        ),
-    ] = None,
-    mask: Annotated[
-        Path | None,
-        typer.Option(help="Mask of the body: voxels to predict, which also set the signal scale."),
-    ] = None,
-    sigma: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NUMBER|FILE", help="Standard deviation of the noise, a number or an image."
-        ),
-    ] = None,
-    signals: Annotated[
-        bool, typer.Option("--signals", help="Also write the predicted images.")
-    ] = False,
-    quicklook: Annotated[bool, typer.Option(help="Write a quick-look page (HTML).")] = True,
-    overwrite: OverwriteOption = False,
+    model: Path,
+    image: Path | None = None,
+    /,
+    *,
+    out: Path,
+    map_: dict[str, Path] | None = None,
+    unit: dict[str, str] | None = None,
+    bval: Path | None = None,
+    bvec: Path | None = None,
+    te: list[str] | None = None,
+    b_tolerance: float | None = None,
+    average_directions: str | None = None,
+    mask: Path | None = None,
+    sigma: str | None = None,
+    signals: bool = False,
+    quicklook: bool = True,
+    overwrite: bool = False,
 ) -> None:
     """
     Predict the maps of an advanced protocol from an image of a clinical one.
@@ -467,6 +347,17 @@ def predict(
     A model of strategy m2m also takes maps of ADC_fast, ADC_slow, F and S0 that another program
     has fitted (--map, with --unit where they are not in µm²/ms). Takes seconds for a volume of
     100,000 voxels; the image is read slab by slab.
+
+    Options:
+    model MODEL: Model file from dmrifit train.
+    image IMAGE: 4-D NIfTI image of magnitudes, or a table of images (.tsv); none with --map.
+    average_directions geometric|arithmetic: Average volumes of equal b and TE first.
+    mask: Mask of the body: voxels to predict, which also set the signal scale.
+    sigma NUMBER|FILE: Standard deviation of the noise, a number or an image.
+    signals: Also write the predicted images.
+    quicklook: Write a quick-look page (HTML).
+
+    Example: dmrifit predict model.dmrifit sub-02_dwi.nii.gz --mask mask.nii.gz --out predicted
     """
     from dmrifit.imaging.fit_predict import predict_image
     from dmrifit.io.bids_derivatives import SYNTHETIC_TRAINING
@@ -480,21 +371,14 @@ def predict(
             f"{model} holds a {type(estimator).__name__}, which predicts no protocol; train one "
             "by dmrifit train"
         )
-    if maps:
+    if map_:
         from dmrifit.imaging.foreign_maps import predict_from_maps
 
         if image is not None or sigma is not None or signals:
             raise ValueError(
                 "--map takes the place of IMAGE, --sigma and --signals; leave them out"
             )
-        predict_from_maps(
-            estimator,
-            named_files("--map", maps),
-            out,
-            units=dict(pairs("--unit", units or [])),
-            mask=mask,
-            overwrite=overwrite,
-        )
+        predict_from_maps(estimator, map_, out, units=unit or {}, mask=mask, overwrite=overwrite)
         typer.echo(f"predicted maps: {out}")
         if getattr(strategy_of(estimator), "synthetic_", False):
             typer.echo(SYNTHETIC_TRAINING)
@@ -522,83 +406,54 @@ def predict(
 
 
 def view(
-    out: Annotated[Path, typer.Option(help="Page to write (.html).")],
-    image: Annotated[
-        Path | None,
-        typer.Argument(metavar="IMAGE", help="3-D image below the maps, such as b = 0; optional."),
-    ] = None,
-    maps: MapOption = None,
-    units: UnitOption = None,
-    labels: Annotated[Path | None, typer.Option(help="Label image, drawn as outlines.")] = None,
-    overwrite: OverwriteOption = False,
+    image: Path | None = None,
+    /,
+    *,
+    out: Path,
+    map_: dict[str, Path] | None = None,
+    unit: dict[str, str] | None = None,
+    labels: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """
     Write a page to move through maps of any program, in three planes; it needs no network.
 
     Maps, image and labels lie on one grid. Takes seconds; the page has up to 6 MB.
+
+    Options:
+    out: Page to write (.html).
+    image IMAGE: 3-D image below the maps, such as b = 0; optional.
+    labels: Label image, drawn as outlines.
+
+    Example: dmrifit view b0.nii.gz --map ADC=adc.nii.gz --unit ADC=µm²/ms --out adc.html
     """
     from dmrifit.imaging.foreign_maps import view_maps
 
-    files = named_files("--map", maps or [])
-    if not files:
+    if not map_:
         raise ValueError("no map is named; give --map NAME=FILE, once for each")
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out {out} is a page; give it a name that ends in .html")
     check_output(out, overwrite)
-    for path in _files([*files.values(), image, labels]):
+    for path in _files([*map_.values(), image, labels]):
         if out.exists() and out.samefile(path):
             raise ValueError(f"--out {out} is an input and would be overwritten; name another")
     require_libraries("matplotlib", "jinja2")
-    view_maps(files, out, units=dict(pairs("--unit", units or [])), image=image, labels=labels)
+    view_maps(map_, out, units=unit or {}, image=image, labels=labels)
     typer.echo(f"page: {out}")
 
 
 def dicom_seg(
-    labels: Annotated[
-        Path,
-        typer.Argument(
-            metavar="LABELS",
-            help="NIfTI mask or label image, such as label.nii.gz, opened.nii.gz or "
-            "voxel_mask.nii.gz from the other programs.",
-        ),
-    ],
-    source: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER", help="DICOM series from which the labeled scan was converted."
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="File to write (.dcm).")],
-    kind: Annotated[
-        str,
-        typer.Option(
-            metavar="lesion|metastasis|tumor|voxel",
-            help="Type of the regions, for their DICOM codes.",
-        ),
-    ] = "lesion",
-    names: LabelNamesOption = None,
-    separate: Annotated[
-        bool,
-        typer.Option(
-            "--separate", help="One segment per connected region, numbered as in lesions.tsv."
-        ),
-    ] = False,
-    manual: Annotated[
-        bool, typer.Option("--manual", help="Mark the regions as drawn or placed by hand.")
-    ] = False,
-    note: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT",
-            help="What it means that no region is marked; by default what the program that made "
-            "the labels says of it.",
-        ),
-    ] = None,
-    series: Annotated[
-        str | None,
-        typer.Option(metavar="UID", help="Series to use, if the folder holds several."),
-    ] = None,
-    overwrite: OverwriteOption = False,
+    labels: Path,
+    /,
+    source: Path,
+    out: Path,
+    kind: str = "lesion",
+    names: Path | None = None,
+    separate: bool = False,
+    manual: bool = False,
+    note: str | None = None,
+    series: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """
     Write a label image as a DICOM segmentation (SEG) of its series. Not for clinical use.
@@ -606,6 +461,21 @@ def dicom_seg(
     The labels must lie on the voxels of the series; axes may be reordered or flipped, as by
     converters, and nothing is resampled. The file identifies the patient and the study, as the
     files of the series do.
+
+    Options:
+    labels LABELS: NIfTI mask or label image, such as label.nii.gz, opened.nii.gz or
+        voxel_mask.nii.gz from the other programs.
+    source FOLDER: DICOM series from which the labeled scan was converted.
+    out: File to write (.dcm).
+    kind lesion|metastasis|tumor|voxel: Type of the regions, for their DICOM codes.
+    separate: One segment per connected region, numbered as in lesions.tsv.
+    manual: Mark the regions as drawn or placed by hand.
+    note TEXT: What it means that no region is marked; by default what the program that made the
+        labels says of it.
+    series UID: Series to use, if the folder holds several.
+
+    Example: dmrifit dicom-seg segmented/sub-01/label.nii.gz --source dicom/t1c --kind metastasis
+        --out lesions.dcm
     """
     from dmrifit.imaging.regions import read_label_names
     from dmrifit.io.dicom_seg import check_ending, write_dicom_seg
@@ -648,18 +518,6 @@ def _statement(labels: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         return ""
     return statement if isinstance(statement, str) else ""
-
-
-#: Commands, each with the example that its help shows.
-EXAMPLES: dict[Callable[..., None], str] = {
-    preprocess: "dmrifit preprocess sub-01_dwi.nii.gz --steps denoise,gibbs --out clean",
-    fit: "dmrifit fit sub-01_dwi.nii.gz --te sub-01_dwi.te --mask mask.nii.gz --out maps",
-    roi: "dmrifit roi maps --labels labels.nii.gz --out roi.csv",
-    predict: "dmrifit predict model.dmrifit sub-02_dwi.nii.gz --mask mask.nii.gz --out predicted",
-    view: "dmrifit view b0.nii.gz --map ADC=adc.nii.gz --unit ADC=µm²/ms --out adc.html",
-    dicom_seg: "dmrifit dicom-seg segmented/sub-01/label.nii.gz --source dicom/t1c --kind "
-    "metastasis --out lesions.dcm",
-}
 
 
 def _can_draw_page() -> bool:

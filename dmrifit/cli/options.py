@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,41 +15,18 @@ if TYPE_CHECKING:
 __all__ = [
     "beside",
     "bounds_of",
-    "floats",
+    "given",
     "is_table",
     "move_to_device",
     "named_files",
     "number_or_path",
+    "numbers",
     "pairs",
     "require_libraries",
     "say",
     "say_folder",
     "scan_of",
-    "whole_numbers",
     "words",
-]
-
-ScanArgument: TypeAlias = Annotated[
-    Path,
-    typer.Argument(
-        metavar="IMAGE", help="4-D NIfTI image of magnitudes, or a table of images (.tsv)."
-    ),
-]
-BvalOption: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(help="b-values in s/mm²; by default the .bval file beside the image."),
-]
-BvecOption: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(help="Gradient directions; by default the .bvec file beside the image, if any."),
-]
-TeOption: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="MS|FILE",
-        help="Echo time in ms: a number, a text file with one per volume, or BIDS sidecars "
-        "(.json); by default the .te or .json file beside the image, if needed.",
-    ),
 ]
 
 
@@ -194,34 +171,22 @@ def named_files(option: str, texts: list[str]) -> dict[str, Path]:
     return files
 
 
-def floats(option: str, text: str, n: int | None = None) -> list[float]:
-    """Read n numbers, or any number of them, separated by commas."""
-    n = n or text.count(",") + 1
-    # Words that are no numbers are refused below like a wrong count.
+def numbers(
+    option: str, text: str, n: int | None = None, *, kind: type[float] | type[int] = float
+) -> tuple[Any, ...]:
+    """Read n numbers, or any number of them, separated by commas; whole ones of the kind int."""
+    # Words that are no numbers are refused like a wrong count.
     try:
-        numbers = [float(word) for word in text.split(",")]
+        values = tuple(kind(word) for word in text.split(","))
     except ValueError:
-        numbers = []
-    if len(numbers) != n:
-        need = f"{n} numbers with commas between them are"
+        values = ()
+    if not values or n not in (None, len(values)):
+        noun = "numbers" if kind is float else "whole numbers"
+        need = f"{noun if n is None else f'{n} {noun}'} with commas between them are"
         if n == 1:
             need = "a number is"
         raise ValueError(f"{option} {text}: {need} needed")
-    return numbers
-
-
-def whole_numbers(option: str, text: str, n: int | None = None) -> tuple[int, ...]:
-    """Read whole numbers, separated by commas."""
-    try:
-        numbers = tuple(int(word) for word in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or (n is not None and len(numbers) != n):
-        need = "whole numbers"
-        if n is not None:
-            need = f"{n} whole numbers"
-        raise ValueError(f"{option} {text}: {need} with commas between them are needed")
-    return numbers
+    return values
 
 
 def bounds_of(texts: list[str]) -> dict[str, Any] | str | None:
@@ -232,15 +197,20 @@ def bounds_of(texts: list[str]) -> dict[str, Any] | str | None:
     for name, text in pairs("--bounds", texts):
         low, comma, high = text.partition(",")
         if comma and high == "monotonic":
-            bounds[name] = (floats(f"--bounds {name}", low, 1)[0], high)
+            bounds[name] = (*numbers(f"--bounds {name}", low, 1), high)
         else:
-            bounds[name] = tuple(floats(f"--bounds {name}", text, 2))
+            bounds[name] = numbers(f"--bounds {name}", text, 2)
             if bounds[name][0] == bounds[name][1]:
                 raise ValueError(
                     f"--bounds {name}={text}: both bounds are {bounds[name][0]:g}; to fix {name} "
                     f"at this value, write --fix {name}={bounds[name][0]:g}"
                 )
     return bounds or None
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Leave out the options that were not given, so that a class takes its own defaults."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def require_libraries(*names: str) -> None:

@@ -1,26 +1,52 @@
-"""The program dmrifit, with the command cite; each command imports what it needs when it runs."""
+"""
+The program dmrifit, with the command cite; each command imports what it needs when it runs.
+
+Options:
+b_tolerance S/MM2: Treat b-values this close as equal (0.5 as 0, 995 as 1000).
+bval: b-values in s/mm²; by default the .bval file beside the image.
+bvec: Gradient directions; by default the .bvec file beside the image, if any.
+cluster tcp://HOST:PORT: Scheduler of a dask cluster, whose workers see the same folders; in place
+    of --jobs (pip install "dmrifit[cluster]").
+image IMAGE: 4-D NIfTI image of magnitudes, or a table of images (.tsv).
+map_ NAME=FILE: Map of another program, under this name; repeatable.
+max_voxels 0..: Random sample of voxels per scan to train on; 0 for all.
+model: Signal model of the maps.
+names: Names of labels: a table (.tsv) with the columns index and name.
+out: Folder for the maps; created if missing.
+source_b B,…: b-values of the inputs (s/mm²), at the shortest TE; by default the five lowest.
+table PARTICIPANTS: Table of scans, or of mean signals of regions (columns patient, region, b, te,
+    signal), tab- or comma-separated.
+te MS|FILE: Echo time in ms: a number, a text file with one per volume, or BIDS sidecars (.json);
+    by default the .te or .json file beside the image, if needed.
+train_mask body|lesion: Voxels to train on.
+unit NAME=UNIT: Unit of a map, repeatable.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import TypeAlias
 
 import typer
 
-from dmrifit.cli import cohort_commands, image_commands, scan_commands
+from dmrifit.cli.cohort_commands import benchmark, report, simulate, train
 from dmrifit.cli.console import make_program
+from dmrifit.cli.image_commands import dicom_seg, fit, predict, preprocess, roi, view
+from dmrifit.cli.scan_commands import import_, info, table
 
 __all__ = ["app", "cite", "main"]
 
 
-def cite(
-    model: Annotated[
-        str | None, typer.Argument(help="A signal model; by default all built-in ones.")
-    ] = None,
-) -> None:
+def cite(model: str | None = None, /) -> None:
     """
     Say what to cite: this version of the software, and the publications of a signal model.
 
     Studies that an application repeats are named in the References of its classes.
+
+    Options:
+    model: A signal model; by default all built-in ones.
+
+    Example: dmrifit cite ivim
     """
     import dmrifit
     from dmrifit.engine.models import MODELS, resolve_model
@@ -33,11 +59,13 @@ def cite(
             typer.echo(f"  {reference}")
 
 
+_Commands: TypeAlias = list[Callable[..., None]]
+
+_SCANS: _Commands = [import_, info, table, preprocess, fit, roi, predict, view, dicom_seg]
+_COHORTS: _Commands = [simulate, train, benchmark, report, cite]
 app, main = make_program(
     "dmrifit",
     "Diffusion MRI of tumors: fit signal models, predict protocols, score by patient.",
-    scan_commands.EXAMPLES
-    | image_commands.EXAMPLES
-    | cohort_commands.EXAMPLES
-    | {cite: "dmrifit cite ivim"},
+    _SCANS + _COHORTS,
+    options=__doc__,
 )

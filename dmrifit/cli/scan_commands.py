@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from dmrifit._utils.counts import counted, size_text
-from dmrifit.cli.console import OverwriteOption
-from dmrifit.cli.options import BvalOption, BvecOption, ScanArgument, TeOption, say, scan_of
+from dmrifit.cli.options import say, scan_of
 
-__all__ = ["EXAMPLES", "import_", "info", "table"]
+__all__ = ["import_", "info", "table"]
 
 
 def info(
-    image: ScanArgument,
-    bval: BvalOption = None,
-    bvec: BvecOption = None,
-    te: TeOption = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="Voxels to look at; by default all with signal.")
-    ] = None,
+    image: Path,
+    /,
+    bval: Path | None = None,
+    bvec: Path | None = None,
+    te: list[str] | None = None,
+    mask: Path | None = None,
 ) -> None:
     """
     Describe a scan: grid, protocol, noise, the models that it carries, and what looks wrong.
 
     For each model the standard deviation is the Cramér–Rao bound in typical tissue at the SNR of
     the scan: no fit can be more precise. The image is read slab by slab, several times.
+
+    Options:
+    mask: Voxels to look at; by default all with signal.
+
+    Example: dmrifit info sub-01_dwi.nii.gz
     """
     from dmrifit.imaging.scan_info import scan_info
 
@@ -65,17 +66,7 @@ def info(
 
 
 def import_(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DICOM_FOLDER", help="Folder of DICOM files, at any depth.")
-    ],
-    out: Annotated[Path, typer.Option(help="BIDS folder to write; created if missing.")],
-    subject: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LABEL", help="Label of the one patient; by default patients are numbered."
-        ),
-    ] = None,
-    overwrite: OverwriteOption = False,
+    folder: Path, /, out: Path, subject: str | None = None, overwrite: bool = False
 ) -> None:
     """
     Convert the diffusion series of a DICOM folder to BIDS, by dcm2niix.
@@ -84,6 +75,13 @@ def import_(
     series. Names and identifiers of persons are not written. Series that differ in echo time alone
     are one scan for dmrifit fit. All headers are read first; then every series with images is
     converted into a temporary folder, which takes the room of the images.
+
+    Options:
+    folder DICOM_FOLDER: Folder of DICOM files, at any depth.
+    out: BIDS folder to write; created if missing.
+    subject LABEL: Label of the one patient; by default patients are numbered.
+
+    Example: dmrifit import dicom --out bids
     """
     from dmrifit.io.dicom_import import import_dicom
 
@@ -93,32 +91,28 @@ def import_(
 
 
 def table(
-    folder: Annotated[
-        Path, typer.Argument(metavar="BIDS", help="BIDS folder with sub-*/[ses-*/]dwi.")
-    ],
-    mask: Annotated[
-        str,
-        typer.Option(
-            metavar="PATTERN",
-            help="Masks of the body, a pattern in quotes relative to the folder, such as "
-            "'derivatives/masks/sub-*/**/*_desc-body_mask.nii.gz'.",
-        ),
-    ],
-    lesion: Annotated[
-        str | None, typer.Option(metavar="PATTERN", help="Masks of the lesions.")
-    ] = None,
-    sigma: Annotated[
-        str | None, typer.Option(metavar="PATTERN", help="Maps of the noise.")
-    ] = None,
-    cohort: Annotated[
-        str | None, typer.Option(help="Name of the cohort; by default that of the folder.")
-    ] = None,
+    folder: Path,
+    /,
+    mask: str,
+    lesion: str | None = None,
+    sigma: str | None = None,
+    cohort: str | None = None,
 ) -> None:
     """
     Print a table of participants of a BIDS folder, for dmrifit benchmark and train.
 
     Paths are relative to the folder in which the command runs: write the table there
     (> participants.tsv). Scans without a mask are left out and named.
+
+    Options:
+    folder BIDS: BIDS folder with sub-*/[ses-*/]dwi.
+    mask PATTERN: Masks of the body, a pattern in quotes relative to the folder, such as
+        'derivatives/masks/sub-*/**/*_desc-body_mask.nii.gz'.
+    lesion PATTERN: Masks of the lesions.
+    sigma PATTERN: Maps of the noise.
+    cohort: Name of the cohort; by default that of the folder.
+
+    Example: dmrifit table bids --mask 'derivatives/masks/sub-*/*_mask.nii.gz' > participants.tsv
     """
     import pandas as pd
 
@@ -140,10 +134,7 @@ def table(
         if matched["mask"] is None:
             say(f"{scan.name} is left out: no mask of the pattern {mask} is of it")
             continue
-        row: dict[str, str] = {
-            "patient": scan.subject,
-            "cohort": cohort or folder.resolve().name,
-        }
+        row: dict[str, str] = {"patient": scan.subject, "cohort": cohort or folder.resolve().name}
         for column in ("image", "bval", "te", "bvec"):
             paths = [file[column] for file in scan.files() if column in file]
             row[column] = ",".join(os.path.relpath(path) for path in paths)
@@ -153,11 +144,3 @@ def table(
         raise ValueError(f"--mask {mask}: no scan of {folder} has a mask")
     used = pd.DataFrame(rows).replace("", None).dropna(axis="columns", how="all")
     typer.echo(table_text(used), nl=False)
-
-
-#: Commands, each with the example that its help shows.
-EXAMPLES: dict[Callable[..., None], str] = {
-    import_: "dmrifit import dicom --out bids",
-    info: "dmrifit info sub-01_dwi.nii.gz",
-    table: "dmrifit table bids --mask 'derivatives/masks/sub-*/*_mask.nii.gz' > participants.tsv",
-}

@@ -6,25 +6,11 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from typing import Annotated, Any, TypeAlias, TypeVar
-
-import typer
+from typing import Any, TypeVar
 
 from dmrifit._utils.progress import step_bar
 
-__all__ = ["ClusterOption", "JobsOption", "run_tasks", "scheduler"]
-
-JobsOption: TypeAlias = Annotated[
-    int, typer.Option(help="Scans worked on in parallel; −1 for one per core.")
-]
-ClusterOption: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        metavar="tcp://HOST:PORT",
-        help="Scheduler of a dask cluster, whose workers see the same folders; in place of --jobs "
-        '(pip install "dmrifit[cluster]").',
-    ),
-]
+__all__ = ["run_tasks", "scheduler"]
 
 _Task = TypeVar("_Task")
 _CONNECT_SECONDS = 20

@@ -1,23 +1,32 @@
-"""The program dmrifit-metastasis; each command imports what it needs when it runs."""
+"""
+The program dmrifit-metastasis; each command imports what it needs when it runs.
+
+Options:
+cases CASES: Table (.tsv) of scans with the columns patient, image and label, and optionally name,
+    classes (labels of metastases, such as 1,3,4), prior and brain (files relative to the table);
+    or a folder of scans NAME.nii.gz, each of another patient, with NAME_label.nii.gz and
+    optionally NAME_prior and NAME_brain.nii.gz.
+device auto|cpu|cuda: Device to compute on; by default that of the model.
+flips: Average over eight mirror images; takes eight times as long.
+mask: Brain on the grid of the image; by default all nonzero voxels (single image).
+prior: Prior scan on the grid of the image (single image).
+resample: Resample scans to the voxels of the training scans; answers lie on their own grids.
+"""
 
 from __future__ import annotations
 
 from dmrifit.cli.console import make_program
-from metastasis.cli import (
-    preparation_commands,
-    segmentation_commands,
-    small_training,
-    study_commands,
-)
+from metastasis.cli.preparation_commands import prepare
+from metastasis.cli.segmentation_commands import ensemble, segment
+from metastasis.cli.small_training import train_small
+from metastasis.cli.study_commands import evaluate, simulate, train
 
 __all__ = ["app", "main"]
 
 app, main = make_program(
     "dmrifit-metastasis",
     "Find small brain metastases. Not for clinical use.",
-    study_commands.EXAMPLES
-    | small_training.EXAMPLES
-    | preparation_commands.EXAMPLES
-    | segmentation_commands.EXAMPLES,
+    [simulate, train, evaluate, train_small, prepare, segment, ensemble],
     first="dmrifit-metastasis segment model.dmrifit t1c.nii.gz --out segmented",
+    options=__doc__,
 )

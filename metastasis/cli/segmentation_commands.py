@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import typer
 
 from dmrifit._utils.counts import counted, first_few
-from dmrifit.cli.console import (
-    FailOption,
-    FigureOption,
-    OutOption,
-    OverwriteOption,
-    say_flagged,
-)
-from dmrifit.cli.options import floats, is_table, move_to_device, say
+from dmrifit.cli.console import say_flagged
+from dmrifit.cli.options import is_table, move_to_device, say
 
 if TYPE_CHECKING:
     from metastasis.scans.cases import Case
 
-__all__ = ["EXAMPLES", "ensemble", "segment"]
+__all__ = ["ensemble", "segment"]
 
 _Files: TypeAlias = tuple[tuple[str, Path], ...]
 
@@ -34,61 +28,30 @@ _SCANS = (
     "columns patient and image, and optionally name, prior and brain (files relative to the "
     "table)."
 )
-PriorOption: TypeAlias = Annotated[
-    Path | None, typer.Option(help="Prior scan on the grid of the image (single image).")
-]
-MaskOption: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        help="Brain on the grid of the image; by default all nonzero voxels (single image)."
-    ),
-]
-FlipsOption: TypeAlias = Annotated[
-    bool,
-    typer.Option("--flips", help="Average over eight mirror images; takes eight times as long."),
-]
-ResampleOption: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--resample",
-        help="Resample scans to the voxels of the training scans; answers lie on their own grids.",
-    ),
-]
-DeviceOption: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        metavar="auto|cpu|cuda", help="Device to compute on; by default that of the model."
-    ),
-]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How models see scans, and what a run over scans writes."""
+
+    flips: bool = False
+    resample: bool = False
+    device: str | None = None
+    fail_on_flag: bool = False
+    figure: bool = True
+    overwrite: bool = False
 
 
 def segment(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="[MODEL] SCANS",
-            help="Model file from train (by default the small model that comes along), and the "
-            f"scans: a {_SCANS}",
-        ),
-    ],
-    out: OutOption,
-    model: Annotated[
-        Path | None, typer.Option(help="Model file from train, another way to name it.")
-    ] = None,
-    prior: PriorOption = None,
-    mask: MaskOption = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Lowest probability of lesion voxels; by default the model's operating point."
-        ),
-    ] = None,
-    flips: FlipsOption = False,
-    resample: ResampleOption = False,
-    device: DeviceOption = None,
-    fail_on_flag: FailOption = False,
-    figure: FigureOption = True,
-    overwrite: OverwriteOption = False,
+    paths: list[Path],
+    /,
+    *,
+    out: Path,
+    model: Path | None = None,
+    prior: Path | None = None,
+    mask: Path | None = None,
+    threshold: float | None = None,
+    options: RunOptions,
 ) -> None:
     """
     Find metastases in scans by one model. Not for clinical use.
@@ -98,74 +61,35 @@ def segment(
     are missing or cannot be read or segmented are listed in failed.tsv. Scans with a note, such
     as one unlike the training scans or with a ring that does not close, are flagged. An
     interrupted run resumes when started again with the same options.
-    """
-    from dmrifit.io.bids_derivatives import file_record
-    from metastasis.cli.case_runs import RUN
 
-    if threshold is not None:
-        _check_threshold("--threshold", threshold)
+    Options:
+    paths [MODEL] SCANS: Model file from train (by default the small model that comes along), and
+        the scans: a contrast-enhanced T1 image (NIfTI), prepared like the training scans; a folder
+        of them, where NAME_prior and NAME_brain.nii.gz belong to NAME.nii.gz; or a table (.tsv)
+        with the columns patient and image, and optionally name, prior and brain (files relative to
+        the table).
+    model: Model file from train, another way to name it.
+    threshold: Lowest probability of lesion voxels; by default the model's operating point.
+
+    Example: dmrifit-metastasis segment t1c.nii.gz --out segmented
+    """
+    thresholds = None if threshold is None else (threshold,)
+    _check_thresholds("--threshold", thresholds)
     model, scans = _model_and_scans(paths, model)
-    files = _checked_files(scans, prior, mask, out)
-    segmenter = _trained(model, flips, device)
-    is_unchanged = not flips and threshold in (None, segmenter.threshold_)
-    if threshold is not None:
-        # The number of false positives holds at the model's own threshold only.
-        segmenter.threshold_, segmenter.false_positives_ = threshold, None
-    cases, notes, failed = _cases(files, [segmenter], resample=resample)
-    if not _uses_priors([segmenter], cases):
-        cases = [replace(case, prior=None) for case in cases]
-    settings = {
-        "command": "segment",
-        # The digest, not the path: a file may be replaced under its name, or moved.
-        "model": file_record(model)["SHA256"],
-        "flips": flips,
-        "resample": resample,
-        "figure": figure,
-        "threshold": segmenter.threshold_,
-    }
-    RUN.begin(out, settings, overwrite)
-    if resample:
-        is_unchanged &= not _resample(segmenter)
-    _segment(
-        segmenter,
-        cases,
-        out,
-        heading="Segmentations",
-        fail=fail_on_flag,
-        figure=figure,
-        overwrite=overwrite,
-        source=scans,
-        notes=notes,
-        failed=failed,
-        figures=_figures(model, as_measured=is_unchanged),
-    )
+    _segment({"model": model}, thresholds, _checked_files(scans, prior, mask, out), out, options)
 
 
 def ensemble(
-    sensitive: Annotated[
-        Path, typer.Argument(metavar="SENSITIVE", help="Sensitive model, from train.")
-    ],
-    specific: Annotated[
-        Path, typer.Argument(metavar="SPECIFIC", help="Specific model, from train.")
-    ],
-    scans: Annotated[Path, typer.Argument(metavar="SCANS", help=f"Scans: a {_SCANS}")],
-    out: OutOption,
-    prior: PriorOption = None,
-    mask: MaskOption = None,
-    thresholds: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B",
-            help="Lowest probabilities of lesion voxels of the two models; by default their "
-            "operating points.",
-        ),
-    ] = None,
-    flips: FlipsOption = False,
-    resample: ResampleOption = False,
-    device: DeviceOption = None,
-    fail_on_flag: FailOption = False,
-    figure: FigureOption = True,
-    overwrite: OverwriteOption = False,
+    sensitive: Path,
+    specific: Path,
+    scans: Path,
+    /,
+    *,
+    out: Path,
+    prior: Path | None = None,
+    mask: Path | None = None,
+    thresholds: tuple[float, float] | None = None,
+    options: RunOptions,
 ) -> None:
     """
     Find metastases by two models: those marked by both are told apart. Not for clinical use.
@@ -173,60 +97,23 @@ def ensemble(
     Writes the files of segment, with labels 0 for background, 1 for candidates (to review) and 2
     for what both mark. Prior scans are segmented too, and lesions.tsv says which metastases
     are new, grown, stable, shrunk or vanished.
+
+    Options:
+    sensitive SENSITIVE: Sensitive model, from train.
+    specific SPECIFIC: Specific model, from train.
+    scans SCANS: Scans: a contrast-enhanced T1 image (NIfTI), prepared like the training scans; a
+        folder of them, where NAME_prior and NAME_brain.nii.gz belong to NAME.nii.gz; or a table
+        (.tsv) with the columns patient and image, and optionally name, prior and brain (files
+        relative to the table).
+    thresholds A,B: Lowest probabilities of lesion voxels of the two models; by default their
+        operating points.
+
+    Example: dmrifit-metastasis ensemble sensitive.dmrifit specific.dmrifit cases.tsv --out joined
     """
-    from dmrifit.io.bids_derivatives import file_record
-    from metastasis.cli.case_runs import RUN
-    from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
-
-    limits = None
-    if thresholds is not None:
-        low, high = floats("--thresholds", thresholds, 2)
-        limits = (low, high)
-        for limit in limits:
-            _check_threshold("--thresholds", limit)
-    files = _checked_files(scans, prior, mask, out)
-    models = [_trained(path, flips, device) for path in (sensitive, specific)]
-    is_unchanged = not flips and limits in (None, tuple(model.threshold_ for model in models))
-    cases, notes, failed = _cases(files, models, resample=resample)
-    # Without prior scans the models see none, but the table of lesions still compares with them.
-    _uses_priors(models, cases)
-    if resample:
-        resampled = [_resample(model) for model in models]
-        is_unchanged &= not any(resampled)
-    segmenter = SensitivitySpecificityEnsemble(*models, thresholds=limits)
-    settings = {
-        "command": "ensemble",
-        "sensitive": file_record(sensitive)["SHA256"],
-        "specific": file_record(specific)["SHA256"],
-        "thresholds": None if limits is None else list(limits),
-        "flips": flips,
-        "resample": resample,
-        "figure": figure,
-        "threshold": None,
-    }
-    RUN.begin(out, settings, overwrite)
-    _segment(
-        segmenter,
-        cases,
-        out,
-        heading="Marked by both models, and candidates",
-        fail=fail_on_flag,
-        figure=figure,
-        overwrite=overwrite,
-        source=scans,
-        notes=notes,
-        failed=failed,
-        # Candidates are all that the sensitive model marks, and what the specific one adds.
-        figures=_figures(sensitive, as_measured=is_unchanged),
-    )
-
-
-#: Commands, each with the example that its help shows.
-EXAMPLES: dict[Callable[..., None], str] = {
-    segment: "dmrifit-metastasis segment t1c.nii.gz --out segmented",
-    ensemble: "dmrifit-metastasis ensemble sensitive.dmrifit specific.dmrifit cases.tsv --out "
-    "joined",
-}
+    _check_thresholds("--thresholds", thresholds)
+    # Candidates are all that the sensitive model marks, and what the specific one adds.
+    models = {"sensitive": sensitive, "specific": specific}
+    _segment(models, thresholds, _checked_files(scans, prior, mask, out), out, options)
 
 
 @dataclass(frozen=True)
@@ -426,38 +313,63 @@ def _uses_priors(models: list[Any], cases: list[Case]) -> bool:
 
 
 def _segment(
-    segmenter: Any,
-    cases: list[Case],
+    models: Mapping[str, Path],
+    thresholds: tuple[Any, ...] | None,
+    files: _ScanFiles,
     out: Path,
-    *,
-    heading: str,
-    fail: bool,
-    figure: bool,
-    overwrite: bool,
-    source: Path,
-    notes: list[list[str]],
-    failed: list[dict[str, str]],
-    figures: dict[str, Any],
+    options: RunOptions,
 ) -> None:
-    """Segment cases by the options of `segment_cases`, write tables and page, and say how many."""
-    from metastasis.cli.case_runs import segment_cases, write_batch
+    """Segment scans by one model or an ensemble, write tables and page, and say how many."""
+    from dmrifit.io.bids_derivatives import file_record
+    from metastasis.cli.case_runs import RUN, segment_cases, write_batch
+    from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
 
+    segmenters = [_trained(path, options.flips, options.device) for path in models.values()]
+    stored_thresholds = tuple(segmenter.threshold_ for segmenter in segmenters)
+    is_unchanged = not options.flips and thresholds in (None, stored_thresholds)
+    cases, notes, failed = _cases(files, segmenters, resample=options.resample)
+    uses_priors = _uses_priors(segmenters, cases)
+    settings = {
+        # The digest, not the path: a file may be replaced under its name, or moved.
+        **{role: file_record(path)["SHA256"] for role, path in models.items()},
+        "flips": options.flips,
+        "resample": options.resample,
+        "figure": options.figure,
+    }
+    segmenter = segmenters[0]
+    if len(segmenters) > 1:
+        heading = "Marked by both models, and candidates"
+        segmenter = SensitivitySpecificityEnsemble(*segmenters, thresholds=thresholds)
+        settings |= {"command": "ensemble", "thresholds": thresholds, "threshold": None}
+    else:
+        heading = "Segmentations"
+        if thresholds is not None:
+            # The number of false positives holds at the model's own threshold only.
+            segmenter.threshold_, segmenter.false_positives_ = thresholds[0], None
+        # The table of lesions of an ensemble compares with prior scans that its models do not see.
+        if not uses_priors:
+            cases = [replace(case, prior=None) for case in cases]
+        settings |= {"command": "segment", "threshold": segmenter.threshold_}
+    RUN.begin(out, settings, options.overwrite)
+    if options.resample:
+        resampled = [_resample(one) for one in segmenters]
+        is_unchanged &= not any(resampled)
     contents = segment_cases(
         segmenter,
         cases,
         out,
-        figure=figure,
-        overwrite=overwrite,
-        source=source,
+        figure=options.figure,
+        overwrite=options.overwrite,
+        source=files.scans,
         notes=notes,
         failed=failed,
-        figures=figures,
+        figures=_figures(next(iter(models.values())), as_measured=is_unchanged),
     )
-    write_batch(out, contents, figure=figure, heading=heading)
+    write_batch(out, contents, figure=options.figure, heading=heading)
     _print_counts(contents, out)
     n_failed = len(cases) + len(failed) - len(contents)
     n_flagged = sum(bool(content["notes"]) for content in contents)
-    say_flagged(n_flagged, len(contents), fail=fail, n_failed=n_failed)
+    say_flagged(n_flagged, len(contents), fail=options.fail_on_flag, n_failed=n_failed)
 
 
 def _print_counts(contents: Sequence[Mapping[str, Any]], out: Path) -> None:
@@ -486,6 +398,7 @@ def _print_counts(contents: Sequence[Mapping[str, Any]], out: Path) -> None:
         typer.echo("synthetic scans: no clinical result")
 
 
-def _check_threshold(option: str, value: float) -> None:
-    if not 0 < value <= 1:
-        raise ValueError(f"{option} {value:g}: a probability above 0 and at most 1 is needed")
+def _check_thresholds(option: str, thresholds: tuple[float, ...] | None) -> None:
+    for value in thresholds or ():
+        if not 0 < value <= 1:
+            raise ValueError(f"{option} {value:g}: a probability above 0 and at most 1 is needed")

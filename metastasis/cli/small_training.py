@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from dmrifit._utils.counts import counted
-from dmrifit.cli.console import ModelFileOption, ModelSeedOption, OverwriteOption, check_output
+from dmrifit.cli.console import check_output
 from dmrifit.cli.options import require_libraries
 
 if TYPE_CHECKING:
     from metastasis.simulate.training_scans import TrainingScan
 
-__all__ = ["EXAMPLES", "train_small"]
+__all__ = ["train_small"]
 
 
 def train_small(
-    scans: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SCANS",
-            help="Post-contrast scans without metastases, as prepare writes them: one image, a "
-            "folder, or a table (.tsv) with the columns patient and image.",
-        ),
-    ],
-    out: ModelFileOption,
-    copies: Annotated[
-        int, typer.Option(min=1, help="Warped copies of each scan, all with implants.")
-    ] = 16,
-    phantoms: Annotated[
-        int, typer.Option(min=1, help="Synthetic patients to learn from as well.")
-    ] = 6,
-    epochs: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Epochs of each of the six trainings (two halves and all, each twice).",
-        ),
-    ] = 18,
-    seed: ModelSeedOption = 0,
-    overwrite: OverwriteOption = False,
+    scans: Path,
+    /,
+    out: Path,
+    copies: int = 16,
+    phantoms: int = 6,
+    epochs: int = 18,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """
     Train the small model of segment on implants in one's own scans without metastases.
@@ -50,6 +33,16 @@ def train_small(
     No labelled metastasis is needed: synthetic ones are put into warped copies of the scans. Takes
     some 40 minutes of one core. The threshold is that of the model that comes along: choose
     another one by what is marked in scans without metastases.
+
+    Options:
+    out: Model file to write, usually named *.dmrifit.
+    scans SCANS: Post-contrast scans without metastases, as prepare writes them: one image, a
+        folder, or a table (.tsv) with the columns patient and image.
+    copies 1..: Warped copies of each scan, all with implants.
+    phantoms 1..: Synthetic patients to learn from as well.
+    epochs 1..: Epochs of each of the six trainings (two halves and all, each twice).
+
+    Example: dmrifit-metastasis train-small prepared --out mine.dmrifit
     """
     from metastasis.scans.scan_checks import scan_files
     from metastasis.simulate.training_scans import implanted_copies, phantom_scans, read_negative
@@ -86,9 +79,3 @@ def _fit(training: list[TrainingScan], out: Path, epochs: int, seed: int) -> Non
         groups=[scan.name for scan in training],
     )
     save_model(model, out)
-
-
-#: Commands, each with the example that its help shows.
-EXAMPLES: dict[Callable[..., None], str] = {
-    train_small: "dmrifit-metastasis train-small prepared --out mine.dmrifit",
-}

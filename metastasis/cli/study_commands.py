@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.cli.case_runs import begin_run, simulate_case
-from dmrifit.cli.console import (
-    CheckpointOption,
-    ModelFileOption,
-    ModelSeedOption,
-    OutOption,
-    OverwriteOption,
-    PatienceOption,
-    ValidationFractionOption,
-    check_output,
-    progress,
-)
-from dmrifit.cli.options import named_files, require_libraries, say, say_folder, whole_numbers
+from dmrifit.cli.console import check_output, progress
+from dmrifit.cli.options import given, require_libraries, say, say_folder
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
 from dmrifit.io.tables import table_text
 
@@ -33,59 +23,25 @@ if TYPE_CHECKING:
     from metastasis.scans.cases import Case
     from metastasis.segmentation.segmenter import DeepMedicSegmenter
 
-__all__ = ["EXAMPLES", "evaluate", "simulate", "train"]
+__all__ = ["evaluate", "simulate", "train"]
 
 _N_FEATURES = 6  # that a training names
 
-CasesArgument: TypeAlias = Annotated[
-    Path,
-    typer.Argument(
-        metavar="CASES",
-        help="Table (.tsv) of scans with the columns patient, image and label, and optionally "
-        "name, classes (labels of metastases, such as 1,3,4), prior and brain (files relative to "
-        "the table); or a folder of scans NAME.nii.gz, each of another patient, with "
-        "NAME_label.nii.gz and optionally NAME_prior and NAME_brain.nii.gz.",
-    ),
-]
-
 
 def simulate(
-    n: Annotated[int, typer.Argument(metavar="N", min=1, help="Number of patients.")],
-    out: OutOption,
-    prior: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of patients with a prior scan.")
-    ] = 0.75,
-    shape: Annotated[str, typer.Option(metavar="X,Y,Z", help="Voxels of a scan.")] = "66,66,66",
-    spacing: Annotated[float, typer.Option(min=0.2, max=4, help="Grid in mm.")] = 1.5,
-    metastases: Annotated[
-        str, typer.Option(metavar="LOW,HIGH", help="Range of metastases per patient.")
-    ] = "1,7",
-    mimics: Annotated[
-        str, typer.Option(metavar="LOW,HIGH", help="Range of mimics of metastases per patient.")
-    ] = "1,5",
-    misregistration: Annotated[
-        float,
-        typer.Option(
-            min=0, max=10, help="Residual misregistration of priors: 1 for up to 1 mm, 1.5°, 1 %."
-        ),
-    ] = 1.0,
-    world: Annotated[
-        str,
-        typer.Option(
-            metavar="easy|hard",
-            help="In the hard one vessels, sinuses and dura are as bright as metastases.",
-        ),
-    ] = "easy",
-    skip: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Patients to skip, such as those of an earlier folder, to get new ones to test "
-            "on.",
-        ),
-    ] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed: same seed, same patients.")] = 0,
-    overwrite: OverwriteOption = False,
+    n: int,
+    /,
+    out: Path,
+    prior: float = 0.75,
+    shape: tuple[int, int, int] = (66, 66, 66),
+    spacing: float = 1.5,
+    metastases: tuple[int, int] = (1, 7),
+    mimics: tuple[int, int] = (1, 5),
+    misregistration: float = 1.0,
+    world: str = "easy",
+    skip: int = 0,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """
     Write synthetic contrast-enhanced brains with metastases. No person was scanned.
@@ -93,6 +49,19 @@ def simulate(
     Writes a folder for each patient with scan, label, prior scan, brain and table of metastases,
     and the table cases.tsv of all. An interrupted run resumes when started again with the same
     options.
+
+    Options:
+    n N 1..: Number of patients.
+    prior 0..1: Share of patients with a prior scan.
+    spacing 0.2..4: Grid in mm.
+    metastases LOW,HIGH: Range of metastases per patient.
+    mimics LOW,HIGH: Range of mimics of metastases per patient.
+    misregistration 0..10: Residual misregistration of priors: 1 for up to 1 mm, 1.5°, 1 %.
+    world easy|hard: In the hard one vessels, sinuses and dura are as bright as metastases.
+    skip 0..: Patients to skip, such as those of an earlier folder, to get new ones to test on.
+    seed 0..: Random seed: same seed, same patients.
+
+    Example: dmrifit-metastasis simulate 12 --out cases
     """
     import pandas as pd
 
@@ -101,10 +70,10 @@ def simulate(
 
     options: dict[str, Any] = {
         "prior": prior,
-        "shape": whole_numbers("--shape", shape, 3),
+        "shape": shape,
         "spacing": spacing,
-        "metastases": whole_numbers("--metastases", metastases, 2),
-        "mimics": whole_numbers("--mimics", mimics, 2),
+        "metastases": metastases,
+        "mimics": mimics,
         "misregistration": misregistration,
         "world": world,
         "random_state": seed,
@@ -129,101 +98,31 @@ def _write_patient(i: int, options: dict[str, Any], folder: Path) -> None:
 
 
 def train(
-    cases: CasesArgument,
-    out: ModelFileOption,
-    loss: Annotated[
-        str | None,
-        typer.Option(
-            metavar="jvss|vss|sse|bce",
-            help="Loss of a network of the study; jvss by default.",
-        ),
-    ] = None,
-    alpha: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Weight of sensitivity of one of the study's networks: .995, the default, finds "
-            "more, .5 has fewer false positives.",
-        ),
-    ] = None,
-    prior: Annotated[
-        str | None,
-        typer.Option(
-            metavar="path|shared|channel|none",
-            help="How one of the study's networks receives prior scans; path by default.",
-        ),
-    ] = None,
-    network: Annotated[
-        str | None,
-        typer.Option(
-            metavar="deepmedic|unet", help="One of the study's networks; deepmedic by default."
-        ),
-    ] = None,
-    published: Annotated[
-        bool,
-        typer.Option("--published", help="Network sizes and training as published; needs a GPU."),
-    ] = False,
-    widths: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N,…",
-            help="Channels of the layers of each path of one of the study's networks, or of the "
-            "levels of the U-Net.",
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs of each training; 18 or 20 by default.")
-    ] = None,
-    segments_per_epoch: Annotated[
-        int | None, typer.Option(min=1, help="Segments per epoch; 200 by default.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Segments per step; 2 or 10 by default.")
-    ] = None,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(help="Learning rate of the first epoch; .002 or .001 by default."),
-    ] = None,
-    schedule: Annotated[
-        str | None, typer.Option(metavar="constant|cosine", help="Schedule of the learning rate.")
-    ] = None,
-    spacing: Annotated[
-        float | None,
-        typer.Option(help="Grid in mm to resample scans to; by default 1 mm, or not resampled."),
-    ] = None,
-    warm_start: Annotated[
-        Path | None,
-        typer.Option(help="Model file of a network of the same sizes with the initial weights."),
-    ] = None,
-    validation_fraction: ValidationFractionOption = 0.0,
-    patience: PatienceOption = None,
-    false_positives: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="False positives per scan of --validation, at the threshold to store.",
-        ),
-    ] = None,
-    validation: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="CASES", help="Table of other patients, on which the threshold is chosen."
-        ),
-    ] = None,
-    min_voxels: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Smallest lesion in voxels; 4 voxels of 1 mm, a sphere of 2 mm, or 1 by default.",
-        ),
-    ] = None,
-    checkpoint: CheckpointOption = None,
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="Device to compute on.")
-    ] = "auto",
-    seed: ModelSeedOption = 0,
-    overwrite: OverwriteOption = False,
+    cases: Path,
+    /,
+    out: Path,
+    loss: str | None = None,
+    alpha: float | None = None,
+    prior: str | None = None,
+    network: str | None = None,
+    published: bool = False,
+    widths: tuple[int, ...] | None = None,
+    epochs: int | None = None,
+    segments_per_epoch: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    schedule: str | None = None,
+    spacing: float | None = None,
+    warm_start: Path | None = None,
+    validation_fraction: float = 0.0,
+    patience: int | None = None,
+    false_positives: float | None = None,
+    validation: Path | None = None,
+    min_voxels: int | None = None,
+    checkpoint: Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """
     Train a model to find metastases, and write a model file for segment. Not for clinical use.
@@ -235,6 +134,31 @@ def train(
     first epoch it says how long the others will take, and after each one it draws the loss:
     model.curve.png beside model.dmrifit. An interrupted training resumes after its last epoch when
     started again, of two stages each of its trainings.
+
+    Options:
+    out: Model file to write, usually named *.dmrifit.
+    loss jvss|vss|sse|bce: Loss of a network of the study; jvss by default.
+    alpha 0..1: Weight of sensitivity of one of the study's networks: .995, the default, finds
+        more, .5 has fewer false positives.
+    prior path|shared|channel|none: How one of the study's networks receives prior scans; path by
+        default.
+    network deepmedic|unet: One of the study's networks; deepmedic by default.
+    published: Network sizes and training as published; needs a GPU.
+    widths N,…: Channels of the layers of each path of one of the study's networks, or of the
+        levels of the U-Net.
+    epochs 1..: Epochs of each training; 18 or 20 by default.
+    segments_per_epoch 1..: Segments per epoch; 200 by default.
+    batch_size 1..: Segments per step; 2 or 10 by default.
+    learning_rate: Learning rate of the first epoch; .002 or .001 by default.
+    schedule constant|cosine: Schedule of the learning rate.
+    spacing: Grid in mm to resample scans to; by default 1 mm, or not resampled.
+    warm_start: Model file of a network of the same sizes with the initial weights.
+    false_positives 0..: False positives per scan of --validation, at the threshold to store.
+    validation CASES: Table of other patients, on which the threshold is chosen.
+    min_voxels 1..: Smallest lesion in voxels; 4 voxels of 1 mm, a sphere of 2 mm, or 1 by default.
+    device auto|cpu|cuda: Device to compute on.
+
+    Example: dmrifit-metastasis train cases/cases.tsv --alpha 0.995 --out sensitive.dmrifit
     """
     from dmrifit.model_files.model_file import save_model
     from dmrifit.networks.volume_cases import called
@@ -244,38 +168,31 @@ def train(
     if (false_positives is None) != (validation is None):
         raise ValueError("an operating point needs both --false-positives and --validation")
     require_libraries("torch", "skorch")
-    study_parameters = {
-        "loss": loss,
-        "alpha": alpha,
-        "prior": prior,
-        "network": network,
-        "widths": None if widths is None else whole_numbers("--widths", widths),
-        "warm_start_from": None if warm_start is None else str(warm_start),
-    }
-    settings = {
-        "segments_per_epoch": segments_per_epoch,
-        "spacing": spacing,
-        "min_voxels": min_voxels,
-    }
-    step_parameters = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "schedule": schedule,
-    }
+    study_parameters = given(
+        loss=loss,
+        alpha=alpha,
+        prior=prior,
+        network=network,
+        widths=widths,
+        warm_start_from=warm_start and str(warm_start),
+    )
+    options = given(segments_per_epoch=segments_per_epoch, spacing=spacing, min_voxels=min_voxels)
+    options |= {"device": device, "random_state": seed}
     # The checkpoint stays until the end: another operating point needs no new training.
     with training_checkpoint(out, checkpoint) as folder:
-        training: dict[str, Any] = {
-            "validation_fraction": validation_fraction,
-            "patience": patience,
-            "checkpoint": folder,
-            "after_epoch": curve_writer(out),
-            "verbose": True,
-        }
-        training |= _drop_none(step_parameters)
-        options = _drop_none(settings) | {"device": device, "random_state": seed}
-        if published or _drop_none(study_parameters):
-            options |= {"prior": "path"} | _drop_none(study_parameters)
+        training = given(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            validation_fraction=validation_fraction,
+            patience=patience,
+            checkpoint=folder,
+            after_epoch=curve_writer(out),
+            verbose=True,
+        )
+        if published or study_parameters:
+            options |= {"prior": "path"} | study_parameters
             segmenter = _network_of_study(options, training, published=published)
         else:
             segmenter = _two_stages(options, training)
@@ -319,24 +236,26 @@ def train(
 
 
 def evaluate(
-    cases: CasesArgument,
-    segmentations: Annotated[
-        list[str],
-        typer.Option(
-            metavar="NAME=FILE",
-            help="Table segmentations.tsv from segment or ensemble; repeatable.",
-        ),
-    ],
-    out: OutOption,
-    figures: Annotated[int, typer.Option(min=0, help="Number of scans on the page.")] = 6,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of controls and intervals.")] = 0,
-    overwrite: OverwriteOption = False,
+    cases: Path,
+    /,
+    segmentations: dict[str, Path],
+    out: Path,
+    figures: int = 6,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """
     Compare segmentations with reference lesions: CSV tables, and a page with curves and overlays.
 
     Every table includes four controls: all positive, empty, the lesions of another patient, random
     blobs.
+
+    Options:
+    segmentations NAME=FILE: Table segmentations.tsv from segment or ensemble; repeatable.
+    seed 0..: Random seed of controls and intervals.
+
+    Example: dmrifit-metastasis evaluate cases.tsv --segmentations
+        model=segmented/segmentations.tsv --out compared
     """
     import sys
 
@@ -346,11 +265,10 @@ def evaluate(
     from metastasis.study.evaluation import HEADLINES, format_summary
     from metastasis.study.report import write_evaluation
 
-    files = named_files("--segmentations", segmentations)
     require_libraries("matplotlib", "jinja2")
     reference = _labelled_cases(cases)
     predictions, thresholds, min_voxels = {}, {}, {}
-    for name, path in files.items():
+    for name, path in segmentations.items():
         predictions[name], thresholds[name], min_voxels[name] = read_segmentations(path, reference)
     tables = write_evaluation(
         reference,
@@ -370,20 +288,6 @@ def evaluate(
     n_patients = len({case.patient for case in reference})
     if n_patients < FEW:
         typer.echo(f"{counted(n_patients, 'patient')}: numbers about these scans, no performance")
-
-
-#: Commands, each with the example that its help shows.
-EXAMPLES: dict[Callable[..., None], str] = {
-    simulate: "dmrifit-metastasis simulate 12 --out cases",
-    train: "dmrifit-metastasis train cases/cases.tsv --alpha 0.995 --out sensitive.dmrifit",
-    evaluate: "dmrifit-metastasis evaluate cases.tsv --segmentations "
-    "model=segmented/segmentations.tsv --out compared",
-}
-
-
-def _drop_none(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the options that were not given."""
-    return {key: value for key, value in options.items() if value is not None}
 
 
 def _network_of_study(

@@ -4,105 +4,43 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from dmrifit._utils.counts import counted
-from dmrifit.cli.console import (
-    FailOption,
-    FigureOption,
-    OutOption,
-    OverwriteOption,
-    check_output,
-    say_flagged,
-)
-from dmrifit.cli.options import floats, named_files, say_folder
+from dmrifit.cli.console import check_output, say_flagged
+from dmrifit.cli.options import say_folder
 from placement.cli.case_runs import RUN, say_case, write_batch
-from placement.cli.options import (
-    BandwidthOption,
-    BrainMarginOption,
-    BrainOption,
-    CarrierOption,
-    CasesArgument,
-    ExcludeOption,
-    FlairOption,
-    ForceOption,
-    ImageOption,
-    IncludeOption,
-    LabelsOption,
-    LeastVolumeOption,
-    MarginOption,
-    MetaboliteOption,
-    PpmOption,
-    RateOption,
-    SidesOption,
-    TeslaOption,
-    ToleranceOption,
-    constraints_of,
-    labels_of,
-    named_tissues,
-    shift_options,
-)
+from placement.cli.options import RegionOptions, ShiftOptions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EXAMPLES", "place", "prescribe", "read"]
+__all__ = ["place", "prescribe", "read"]
 
 
 def place(
-    cases: CasesArgument,
-    out: OutOption,
-    model: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Model file from train; the optimizer by default."),
-    ] = None,
-    include: IncludeOption = None,
-    exclude: ExcludeOption = None,
-    margin: MarginOption = 0.0,
-    tolerance: ToleranceOption = 0.0,
-    image: ImageOption = None,
-    labels: LabelsOption = None,
-    flair_target: FlairOption = False,
-    brain: BrainOption = "auto",
-    brain_margin: BrainMarginOption = 2.0,
-    published: Annotated[
-        bool,
-        typer.Option(
-            "--published",
-            help="Place as the study did: the whole tumor is the target, boxes turn freely, and "
-            "the brain is not looked at.",
-        ),
-    ] = False,
-    min_volume: LeastVolumeOption = 6.0,
-    max_rotations: Annotated[
-        int | None,
-        typer.Option(
-            min=0, max=3, help="Number of angles to set on the console; 2, and 3 with --published."
-        ),
-    ] = None,
-    sides: SidesOption = "10,60",
-    thorough: Annotated[
-        bool, typer.Option("--thorough", help="Search from more starting points (optimizer).")
-    ] = False,
-    rounding: Annotated[
-        bool,
-        typer.Option(help="Round to 0.1 mm, 1 mm sides and 0.1 degrees, if no limit forbids it."),
-    ] = True,
-    ppm: PpmOption = None,
-    percent_per_ppm: RateOption = None,
-    bandwidth: BandwidthOption = None,
-    tesla: TeslaOption = 3.0,
-    carrier: CarrierOption = 2.3,
-    metabolite: MetaboliteOption = 3.2,
-    force: ForceOption = "",
-    fail_on_flag: FailOption = False,
-    figure: FigureOption = True,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
-    overwrite: OverwriteOption = False,
+    cases: Path,
+    /,
+    *,
+    out: Path,
+    model: Path | None = None,
+    region: RegionOptions,
+    published: bool = False,
+    min_volume: float = 6.0,
+    max_rotations: int | None = None,
+    sides: tuple[float, float] = (10.0, 60.0),
+    thorough: bool = False,
+    rounding: bool = True,
+    displacement: ShiftOptions,
+    force: str = "",
+    fail_on_flag: bool = False,
+    figure: bool = True,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """
     Place a voxel in every case, and write prescriptions. Not for clinical use.
@@ -112,6 +50,16 @@ def place(
     and a page with all overlays. Numbers for consoles are withheld where less than half of the box
     is target. Cases that lack a file or fail are listed in failed.tsv. An interrupted run resumes
     when started again with the same options.
+
+    Options:
+    model FILE: Model file from train; the optimizer by default.
+    published: Place as the study did: the whole tumor is the target, boxes turn freely, and the
+        brain is not looked at.
+    max_rotations 0..3: Number of angles to set on the console; 2, and 3 with --published.
+    thorough: Search from more starting points (optimizer).
+    rounding: Round to 0.1 mm, 1 mm sides and 0.1 degrees, if no limit forbids it.
+
+    Example: dmrifit-placement place cases/cases.tsv --out placed
     """
     from dmrifit.cli.case_runs import say_failed_rows
     from dmrifit.io.nifti import file_record
@@ -129,60 +77,49 @@ def place(
     from placement.search.optimizer import CONSOLE, VoxelOptimizer
 
     check_reason(force)
-    if published and flair_target:
+    if published and region.flair_target:
         raise ValueError("--flair-target is not for --published; leave out one of them")
-    if published and brain == "auto":
-        brain = "none"
+    if published and region.brain == "auto":
+        region = replace(region, brain="none")
     if max_rotations is None:
         max_rotations = 3 if published else 2
     if model is not None and thorough:
         raise ValueError("--thorough is for the optimizer; leave out --thorough or --model")
     optimizer = VoxelOptimizer(
         PlacementObjective() if published else None,
-        **constraints_of(sides, min_volume, max_rotations),
+        size_range=sides,
+        min_volume=min_volume,
+        max_rotations=max_rotations,
         max_aspect=None if published else 2.5,
         thorough=thorough,
         rounding=CONSOLE if rounding else None,
         random_state=seed,
     )
-    tissues = named_tissues(labels)
+    scene_options = region.of_scene() | {"min_volume": min_volume}
     say_folder(cases, IMAGES)
     failed: list[dict[str, str]] = []
-    table = read_cases(cases, image=image, exclude=exclude, brain=brain, failed=failed)
+    table = read_cases(cases, **region.of_cases(), failed=failed)
     say_failed_rows(table, failed)
-    included = labels_of(include)
-    if published and tissues is not None and included is None:
-        included = [value for values in tissues.values() for value in values]
-    shift = shift_options(ppm, percent_per_ppm, bandwidth, tesla, carrier, metabolite)
+    shift = displacement.of_prescription()
     placer = optimizer if model is None else _trained(model, table)
     settings = {
         "command": "place",
         # Its repr holds all parameters, so that a run with other ones is not resumed.
         "optimizer": repr(optimizer),
-        "include": include,
-        "exclude": exclude,
-        "margin": margin,
-        "tolerance": tolerance,
         "model": None if model is None else file_record(model)["SHA256"],
-        "labels": tissues,
-        "flair_target": flair_target,
-        "brain": brain,
-        "brain_margin": brain_margin,
         "force": force,
+        "exclude": region.exclude,
+        "brain": region.brain,
+        **scene_options,
+        "include": region.include and ",".join(map(str, region.include)),
     }
     RUN.begin(out, settings | shift, overwrite)
+    tissues = scene_options["labels"]
+    if published and tissues is not None and region.include is None:
+        scene_options["include"] = [value for values in tissues.values() for value in values]
 
     def place_in(row: Any, folder: Path) -> dict[str, Any]:
-        scene = read_scene(
-            row,
-            include=included,
-            margin=margin,
-            tolerance=tolerance,
-            labels=tissues,
-            flair_target=flair_target,
-            min_volume=min_volume,
-            brain_margin=brain_margin,
-        )
+        scene = read_scene(row, **scene_options)
         if model is None:
             voxel, scene = placed_in_brain(placer, scene, shift)
         else:
@@ -223,39 +160,20 @@ def place(
 
 
 def prescribe(
-    tumor: Annotated[Path, typer.Argument(metavar="TUMOR", help="NIfTI mask of the tumor.")],
-    center: Annotated[str, typer.Option(metavar="X,Y,Z", help="Center in mm, RAS+.")],
-    size: Annotated[str, typer.Option(metavar="X,Y,Z", help="Sides in mm.")],
-    out: OutOption,
-    angles: Annotated[
-        str, typer.Option(metavar="A,B,C", help="Intrinsic XYZ Euler angles in degrees.")
-    ] = "0,0,0",
-    matrix: Annotated[
-        Path | None,
-        typer.Option(
-            help="Text file of a 4 x 4 matrix that moves the box from its scan to TUMOR, in mm "
-            "RAS+."
-        ),
-    ] = None,
-    include: IncludeOption = None,
-    exclude: ExcludeOption = None,
-    margin: MarginOption = 0.0,
-    tolerance: ToleranceOption = 0.0,
-    image: ImageOption = None,
-    labels: LabelsOption = None,
-    flair_target: FlairOption = False,
-    brain: BrainOption = "auto",
-    brain_margin: BrainMarginOption = 2.0,
-    ppm: PpmOption = None,
-    percent_per_ppm: RateOption = None,
-    bandwidth: BandwidthOption = None,
-    tesla: TeslaOption = 3.0,
-    carrier: CarrierOption = 2.3,
-    metabolite: MetaboliteOption = 3.2,
-    force: ForceOption = "",
-    fail_on_flag: FailOption = False,
-    figure: FigureOption = True,
-    overwrite: OverwriteOption = False,
+    tumor: Path,
+    /,
+    *,
+    center: tuple[float, float, float],
+    size: tuple[float, float, float],
+    out: Path,
+    angles: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    matrix: Path | None = None,
+    region: RegionOptions,
+    displacement: ShiftOptions,
+    force: str = "",
+    fail_on_flag: bool = False,
+    figure: bool = True,
+    overwrite: bool = False,
 ) -> None:
     """
     Evaluate a voxel placed by hand, and write its prescription. Not for clinical use.
@@ -263,6 +181,15 @@ def prescribe(
     The box may come from an earlier scan: --matrix moves it to TUMOR. The objective that is
     printed is the placement's score from 0 to 1: volume and fraction of the target, against those
     of experts' boxes; a low one is no error.
+
+    Options:
+    tumor TUMOR: NIfTI mask of the tumor.
+    center X,Y,Z: Center in mm, RAS+.
+    size X,Y,Z: Sides in mm.
+    angles A,B,C: Intrinsic XYZ Euler angles in degrees.
+    matrix: Text file of a 4 x 4 matrix that moves the box from its scan to TUMOR, in mm RAS+.
+
+    Example: dmrifit-placement prescribe tumor.nii.gz --center 10,20,30 --size 20,20,20 --out voxel
     """
     from dmrifit._utils.text_files import read_numbers
     from placement.box.voxel import Voxel
@@ -271,9 +198,7 @@ def prescribe(
 
     # Before the scans are read, and a brain is searched.
     check_reason(force)
-    voxel = Voxel(
-        floats("--center", center, 3), floats("--size", size, 3), floats("--angles", angles, 3)
-    )
+    voxel = Voxel(center, size, angles)
     if matrix is not None:
         try:
             voxel = voxel.transform(read_numbers(matrix))
@@ -282,16 +207,8 @@ def prescribe(
             if str(matrix) in str(error):
                 raise
             raise ValueError(f"{matrix}: {error}; write four rows of four numbers") from None
-    row = next(read_cases(tumor, image=image, exclude=exclude, brain=brain).itertuples())
-    scene = read_scene(
-        row,
-        include=labels_of(include),
-        margin=margin,
-        tolerance=tolerance,
-        labels=named_tissues(labels),
-        flair_target=flair_target,
-        brain_margin=brain_margin,
-    )
+    row = next(read_cases(tumor, **region.of_cases()).itertuples())
+    scene = read_scene(row, **region.of_scene())
     _check_place(voxel, scene)
     content = write_prescription(
         voxel,
@@ -301,7 +218,7 @@ def prescribe(
         notes=brain_note(row, scene),
         figure=figure,
         overwrite=overwrite,
-        **shift_options(ppm, percent_per_ppm, bandwidth, tesla, carrier, metabolite),
+        **displacement.of_prescription(),
     )
     say_case(scene.name, content)
     scores, goal = content["scores"], content["objective"]
@@ -322,32 +239,27 @@ def prescribe(
 
 
 def read(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            help="Philips .SPAR, Siemens .rda or DICOM, NIfTI-MRS, or JSON of this program.",
-        ),
-    ],
-    image: Annotated[
-        Path | None, typer.Option(help="Image of the same session, to draw the box on.")
-    ] = None,
-    tissue: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=FILE",
-            help="Map of a tissue, 0 to 1, in the same space, such as gray=c1t1.nii.gz; "
-            "repeatable. Prints how much of the box it fills.",
-        ),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Picture (.png) of the box on --image.")] = None,
-    overwrite: OverwriteOption = False,
+    file: Path,
+    /,
+    image: Path | None = None,
+    tissue: dict[str, Path] | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """
     Read the box of a spectrum from a scanner's file. Not for clinical use.
 
     Prints center, sides and angles, the side on which the box lies, and the tissue in it; draws it
     on an image.
+
+    Options:
+    file FILE: Philips .SPAR, Siemens .rda or DICOM, NIfTI-MRS, or JSON of this program.
+    image: Image of the same session, to draw the box on.
+    tissue NAME=FILE: Map of a tissue, 0 to 1, in the same space, such as gray=c1t1.nii.gz;
+        repeatable. Prints how much of the box it fills.
+    out: Picture (.png) of the box on --image.
+
+    Example: dmrifit-placement read scan.SPAR --image t1.nii.gz --out box.png
     """
     from placement.exchange.displacement import tissue_share
     from placement.exchange.prescription import describe_side
@@ -359,7 +271,7 @@ def read(
         raise ValueError(f"--out {out} is a picture; give a name that ends in .png")
     record = read_voxel_file(file)
     shares = {}
-    for name, path in named_files("--tissue", tissue or []).items():
+    for name, path in (tissue or {}).items():
         shares[name] = tissue_share(record.voxel, path)
     span = (-math.inf, math.inf)
     if out is not None and image is not None:
@@ -467,12 +379,3 @@ def _trained(path: Path, table: pd.DataFrame) -> Any:
         )
     check_channels(placer, table)
     return placer
-
-
-#: Commands, with the line that their help shows.
-EXAMPLES: dict[Callable[..., None], str] = {
-    place: "dmrifit-placement place cases/cases.tsv --out placed",
-    prescribe: "dmrifit-placement prescribe tumor.nii.gz --center 10,20,30 --size 20,20,20 --out "
-    "voxel",
-    read: "dmrifit-placement read scan.SPAR --image t1.nii.gz --out box.png",
-}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -18,11 +18,11 @@ from dmrifit.cli.case_runs import (
     say_failed_rows,
     write_page,
 )
-from dmrifit.cli.console import FailOption, FigureOption, OutOption, OverwriteOption, say_flagged
+from dmrifit.cli.console import say_flagged
 from dmrifit.io.tables import table_text
-from placement.cli.options import LabelsOption, named_tissues
+from placement.cli.options import named_tissues
 
-__all__ = ["EXAMPLES", "RUN", "repeat"]
+__all__ = ["RUN", "repeat"]
 
 _TABLE = "repeats.tsv"
 _FILES = ("old", "box", "new")
@@ -46,46 +46,23 @@ RUN = CaseRun(
     },
     results=(_TABLE, FAILED, "index.html"),
     pictures=("voxel_old.png", "voxel_new.png", "voxel_view.html"),
-    files=(
-        "voxel_geometry.nii.gz",
-        "voxel_philips.txt",
-        "voxel_siemens.txt",
-        "voxel_mask.nii.gz",
-    ),
+    files=("voxel_geometry.nii.gz", "voxel_philips.txt", "voxel_siemens.txt", "voxel_mask.nii.gz"),
 )
 
 
 def repeat(
-    out: OutOption,
-    old: Annotated[
-        Path | None,
-        typer.Argument(metavar="[OLD_T1]", help="T1 scan of the session of the box (NIfTI)."),
-    ] = None,
-    box: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[BOX]",
-            help="The box: Philips .SPAR, Siemens .rda or DICOM, NIfTI-MRS, or JSON of place.",
-        ),
-    ] = None,
-    new: Annotated[
-        Path | None, typer.Argument(metavar="[NEW_T1]", help="T1 scan of the later session.")
-    ] = None,
-    table: Annotated[
-        Path | None,
-        typer.Option(
-            help="Table (.tsv) of many visits instead, with the columns name, old, box, new and "
-            "optionally tumor: files relative to the table."
-        ),
-    ] = None,
-    tumor: Annotated[
-        Path | None,
-        typer.Option(help="Mask or labels of the tumor on NEW_T1, which tell what the box holds."),
-    ] = None,
-    labels: LabelsOption = None,
-    figure: FigureOption = True,
-    fail_on_flag: FailOption = False,
-    overwrite: OverwriteOption = False,
+    old: Path | None = None,
+    box: Path | None = None,
+    new: Path | None = None,
+    /,
+    *,
+    out: Path,
+    table: Path | None = None,
+    tumor: Path | None = None,
+    labels: str | None = None,
+    figure: bool = True,
+    fail_on_flag: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """
     Repeat boxes of earlier sessions on later scans of the same heads. Not for clinical use.
@@ -94,6 +71,16 @@ def repeat(
     the box changed" or "not the same head"; without a reliable match, no numbers for scanners are
     written. Cases that lack a file or fail are listed in failed.tsv. An interrupted run resumes
     when started again with the same options.
+
+    Options:
+    old [OLD_T1]: T1 scan of the session of the box (NIfTI).
+    box [BOX]: The box: Philips .SPAR, Siemens .rda or DICOM, NIfTI-MRS, or JSON of place.
+    new [NEW_T1]: T1 scan of the later session.
+    table: Table (.tsv) of many visits instead, with the columns name, old, box, new and optionally
+        tumor: files relative to the table.
+    tumor: Mask or labels of the tumor on NEW_T1, which tell what the box holds.
+
+    Example: dmrifit-placement repeat old_T1.nii.gz scan.SPAR new_T1.nii.gz --out repeated
     """
     from dmrifit.io.nifti import describe_sources
     from placement.exchange.repeat_files import (
@@ -276,9 +263,3 @@ def _row(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "content": record["content"],
         "flags": "; ".join(record["flags"]),
     }
-
-
-#: Commands, with the line that their help shows.
-EXAMPLES: dict[Callable[..., None], str] = {
-    repeat: "dmrifit-placement repeat old_T1.nii.gz scan.SPAR new_T1.nii.gz --out repeated",
-}

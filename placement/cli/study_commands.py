@@ -2,70 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
 import placement
 from dmrifit._utils.counts import counted
 from dmrifit.cli.case_runs import begin_run
-from dmrifit.cli.console import (
-    CheckpointOption,
-    FigureOption,
-    ModelFileOption,
-    ModelSeedOption,
-    OutOption,
-    OverwriteOption,
-    PatienceOption,
-    ValidationFractionOption,
-    check_output,
-    progress,
-)
-from dmrifit.cli.options import named_files, require_libraries, say_folder, words
+from dmrifit.cli.console import check_output, progress
+from dmrifit.cli.options import given, require_libraries, say_folder
 from dmrifit.cli.training_files import curve_writer, training_checkpoint
 from dmrifit.io.tables import csv_text, table_text
-from placement.cli.options import (
-    CasesArgument,
-    ExcludeOption,
-    ExpertsArgument,
-    IncludeOption,
-    LeastVolumeOption,
-    MarginOption,
-    RotationsOption,
-    SidesOption,
-    ToleranceOption,
-    constraints_of,
-    labels_of,
-)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EXAMPLES", "evaluate", "reader", "simulate", "train"]
+__all__ = ["evaluate", "reader", "simulate", "train"]
 
 _MODELS = ("ranker", "network")
 _public: Any = placement  # its names are imported on first use
 
 
 def simulate(
-    n: Annotated[int, typer.Argument(metavar="N", min=1, help="Number of cases.")],
-    out: OutOption,
-    experts: Annotated[
-        str, typer.Option(help="What the simulated experts aim at: preference or objective.")
-    ] = "preference",
-    exclude: Annotated[
-        bool,
-        typer.Option(
-            "--exclude", help="Exclude the necrosis, in the column exclude of the table."
-        ),
-    ] = False,
-    spacing: Annotated[float, typer.Option(min=0.5, max=10, help="Grid in mm.")] = 2.0,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
-    overwrite: OverwriteOption = False,
+    n: int,
+    /,
+    out: Path,
+    experts: str = "preference",
+    exclude: bool = False,
+    spacing: float = 2.0,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """
     Write synthetic gliomas and the boxes of two simulated experts, who are no clinical experts.
@@ -73,6 +42,14 @@ def simulate(
     Writes tumor, necrosis and image of each case as NIfTI files, a table experts.tsv of the boxes
     and a table cases.tsv of the files. An interrupted run resumes when started again with the same
     options.
+
+    Options:
+    n N 1..: Number of cases.
+    experts: What the simulated experts aim at: preference or objective.
+    exclude: Exclude the necrosis, in the column exclude of the table.
+    spacing 0.5..10: Grid in mm.
+
+    Example: dmrifit-placement simulate 5 --out cases
     """
     import pandas as pd
 
@@ -150,21 +127,14 @@ def _write_glioma(
 
 
 def reader(
-    cases: CasesArgument,
-    out: Annotated[Path, typer.Option(help="Page (.html) to write.")],
-    proposals: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Table of boxes, such as placements.tsv of place, that readers correct.",
-        ),
-    ] = None,
-    include: IncludeOption = None,
-    n: Annotated[
-        int, typer.Option(min=1, help="Cases to show, drawn by the seed where there are more.")
-    ] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of cases and order.")] = 0,
-    overwrite: OverwriteOption = False,
+    cases: Path,
+    /,
+    out: Path,
+    proposals: Path | None = None,
+    include: tuple[int, ...] | None = None,
+    n: int = 24,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """
     Write a page on which an expert places a box in each case with the mouse.
@@ -172,6 +142,14 @@ def reader(
     One HTML file that needs no network. Readers see numbers instead of names, and not where a
     proposed box comes from. What they save is the table EXPERTS that evaluate reads; tables of
     several readers are joined below each other.
+
+    Options:
+    out: Page (.html) to write.
+    proposals FILE: Table of boxes, such as placements.tsv of place, that readers correct.
+    n 1..: Cases to show, drawn by the seed where there are more.
+    seed 0..: Random seed of cases and order.
+
+    Example: dmrifit-placement reader cases/cases.tsv --out reader.html
     """
     import numpy as np
 
@@ -192,65 +170,36 @@ def reader(
     if proposals is not None:
         boxes = read_boxes(proposals, names)
         voxels = {name: Voxel.from_array(box) for name, box in zip(names, boxes, strict=True)}
-    labels = labels_of(include)
     rows = progress(table.itertuples(), len(table))
-    scenes = [read_scene(row, include=labels) for row in rows]
+    scenes = [read_scene(row, include=include) for row in rows]
     write_text(out, reader_page(scenes, proposals=voxels, random_state=seed))
     typer.echo(f"{counted(len(scenes), 'case')}: {out}")
 
 
 def train(
-    cases: CasesArgument,
-    experts: ExpertsArgument,
-    out: ModelFileOption,
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="ranker|network",
-            help="ranker chooses among boxes of the optimizer; network sees the mask (needs "
-            "torch).",
-        ),
-    ] = "ranker",
-    channels: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,…",
-            help="Inputs of the network: tumor, distance, exclude, image; default tumor,distance.",
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs of training (network).")
-    ] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="Use a smaller, faster network.")] = False,
-    refine: Annotated[
-        bool,
-        typer.Option(
-            "--refine", help="Refine the network's boxes by a local search of the objective."
-        ),
-    ] = False,
-    validation_fraction: ValidationFractionOption = 0.0,
-    patience: PatienceOption = None,
-    groups: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Column of CASES with the patient, to keep cases of a patient together "
-            "(network).",
-        ),
-    ] = None,
-    include: IncludeOption = None,
-    exclude: ExcludeOption = None,
-    margin: MarginOption = 0.0,
-    tolerance: ToleranceOption = 0.0,
-    min_volume: LeastVolumeOption = 6.0,
-    max_rotations: RotationsOption = 3,
-    sides: SidesOption = "10,60",
-    checkpoint: CheckpointOption = None,
-    jobs: Annotated[
-        int, typer.Option(help="Parallel processes of the ranker; −1 for one per core.")
-    ] = 1,
-    seed: ModelSeedOption = 0,
-    overwrite: OverwriteOption = False,
+    cases: Path,
+    experts: Path,
+    /,
+    out: Path,
+    model: str = "ranker",
+    channels: tuple[str, ...] | None = None,
+    epochs: int | None = None,
+    fast: bool = False,
+    refine: bool = False,
+    validation_fraction: float = 0.0,
+    patience: int | None = None,
+    groups: str | None = None,
+    include: tuple[int, ...] | None = None,
+    exclude: str | None = None,
+    margin: float = 0.0,
+    tolerance: float = 0.0,
+    min_volume: float = 6.0,
+    max_rotations: int = 3,
+    sides: tuple[float, float] = (10.0, 60.0),
+    checkpoint: Path | None = None,
+    jobs: int = 1,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """
     Train a placer on experts' boxes, and write a model file for place. Not for clinical use.
@@ -258,6 +207,23 @@ def train(
     After the first epoch of a network it says how long the others will take, and after each one
     it draws the loss: model.curve.png beside model.dmrifit. An interrupted training of a network
     resumes after its last epoch when started again.
+
+    Options:
+    out: Model file to write, usually named *.dmrifit.
+    model ranker|network: ranker chooses among boxes of the optimizer; network sees the mask (needs
+        torch).
+    channels NAME,…: Inputs of the network: tumor, distance, exclude, image; default
+        tumor,distance.
+    epochs 1..: Epochs of training (network).
+    fast: Use a smaller, faster network.
+    refine: Refine the network's boxes by a local search of the objective.
+    groups COLUMN: Column of CASES with the patient, to keep cases of a patient together (network).
+    max_rotations 0..3: Number of angles to set on the console.
+    jobs: Parallel processes of the ranker; −1 for one per core.
+    seed 0..: Random seed: same seed, same model.
+
+    Example: dmrifit-placement train cases/cases.tsv cases/experts.tsv --model ranker --out
+        ranker.dmrifit
     """
     from dmrifit._utils.threads import check_jobs
     from dmrifit.model_files.model_file import save_model
@@ -286,7 +252,7 @@ def train(
     table = read_cases(cases, exclude=exclude)
     if groups is not None and groups not in table:
         raise ValueError(f"{cases} has no column {groups}; it has {', '.join(table.columns)}")
-    constraints = constraints_of(sides, min_volume, max_rotations)
+    constraints = {"size_range": sides, "min_volume": min_volume}
     with ExitStack() as stack:
         placer: Any
         if model == "network":
@@ -295,32 +261,24 @@ def train(
                     "--max-rotations: a network rotates boxes as it has learned; "
                     "place flags those that are rotated too much"
                 )
-            del constraints["max_rotations"]
-            options = {
-                "fast": fast,
-                "refine": refine,
-                **constraints,
-                "training": Training(
-                    epochs=epochs,
-                    validation_fraction=validation_fraction,
-                    patience=patience,
-                    checkpoint=stack.enter_context(training_checkpoint(out, checkpoint)),
-                    after_epoch=curve_writer(out),
-                    verbose=True,
-                ),
-                "random_state": seed,
-            }
-            if channels is not None:
-                options["channels"] = tuple(words(channels))
-            placer = _network(options, table)
+            training = Training(
+                epochs=epochs,
+                validation_fraction=validation_fraction,
+                patience=patience,
+                checkpoint=stack.enter_context(training_checkpoint(out, checkpoint)),
+                after_epoch=curve_writer(out),
+                verbose=True,
+            )
+            options = given(channels=channels, training=training, random_state=seed)
+            placer = _network(constraints | options | {"fast": fast, "refine": refine}, table)
         else:
+            constraints["max_rotations"] = max_rotations
             optimizer = _public.VoxelOptimizer(**constraints, random_state=seed)
             placer = _public.VoxelRanker(optimizer, verbose=True, n_jobs=jobs, random_state=seed)
         boxes = read_experts(experts, list(table["name"]))
         image = "image" in getattr(placer, "channels", ())
-        labels = labels_of(include)
         scenes = [
-            read_scene(row, include=labels, margin=margin, tolerance=tolerance, image=image)
+            read_scene(row, include=include, margin=margin, tolerance=tolerance, image=image)
             for row in progress(table.itertuples(), len(table), "read")
         ]
         fit_options = {} if groups is None else {"groups": list(table[groups])}
@@ -336,19 +294,26 @@ def train(
 
 
 def evaluate(
-    cases: CasesArgument,
-    experts: ExpertsArgument,
-    placements: Annotated[
-        list[str],
-        typer.Option(metavar="NAME=FILE", help="Table of boxes from place; repeatable."),
-    ],
-    out: OutOption,
-    include: IncludeOption = None,
-    figure: FigureOption = True,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of the random box.")] = 0,
-    overwrite: OverwriteOption = False,
+    cases: Path,
+    experts: Path,
+    /,
+    placements: dict[str, Path],
+    out: Path,
+    include: tuple[int, ...] | None = None,
+    figure: bool = True,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
-    """Compare placements with those of experts: CSV tables and a figure."""
+    """
+    Compare placements with those of experts: CSV tables and a figure.
+
+    Options:
+    placements NAME=FILE: Table of boxes from place; repeatable.
+    seed 0..: Random seed of the random box.
+
+    Example: dmrifit-placement evaluate cases.tsv experts.tsv --placements objective=placements.tsv
+        --out tables
+    """
     from dmrifit.io.atomic_files import FileSet
     from placement.exchange.tables import read_boxes, read_cases, read_experts, read_scene
     from placement.study.evaluation import evaluate_placements, format_summary
@@ -356,14 +321,12 @@ def evaluate(
     table = read_cases(cases)
     names = list(table["name"])
     by_expert = read_experts(experts, names)
-    files = named_files("--placements", placements)
-    boxes = {name: read_boxes(path, names) for name, path in files.items()}
-    labels = labels_of(include)
+    boxes = {name: read_boxes(path, names) for name, path in placements.items()}
     titles = ("cases", "icc", "bland_altman", "anova", "paired", "correlations", "summary")
     names_written = ["evaluation.png", *(f"{title}.csv" for title in titles)]
     with FileSet(out, names_written, overwrite=overwrite) as file_set:
         rows = progress(table.itertuples(), len(table))
-        scenes = [read_scene(row, include=labels, image=False) for row in rows]
+        scenes = [read_scene(row, include=include, image=False) for row in rows]
         tables = evaluate_placements(scenes, by_expert, boxes, random_state=seed)
         for title in titles:
             file_set.path(f"{title}.csv").write_text(csv_text(tables[title]), encoding="utf-8")
@@ -386,14 +349,3 @@ def _network(options: dict[str, Any], table: pd.DataFrame) -> Any:
     network._check()
     check_channels(network, table)
     return network
-
-
-#: Commands, with the line that their help shows.
-EXAMPLES: dict[Callable[..., None], str] = {
-    simulate: "dmrifit-placement simulate 5 --out cases",
-    train: "dmrifit-placement train cases/cases.tsv cases/experts.tsv --model ranker --out "
-    "ranker.dmrifit",
-    evaluate: "dmrifit-placement evaluate cases.tsv experts.tsv --placements "
-    "objective=placements.tsv --out tables",
-    reader: "dmrifit-placement reader cases/cases.tsv --out reader.html",
-}

@@ -144,7 +144,7 @@ def cases(tmp_path_factory):
     from anomaly.cli.study_commands import simulate
 
     folder = tmp_path_factory.mktemp("cli") / "cases"
-    simulate(8, 2, folder, directions=8, shape="24,28,20", spacing=6.5)
+    simulate(8, 2, folder, directions=8, shape=(24, 28, 20), spacing=6.5)
     return folder
 
 
@@ -154,5 +154,5 @@ def model(cases, tmp_path_factory):
     from anomaly.cli.study_commands import train
 
     path = tmp_path_factory.mktemp("model") / "z.dmrifit"
-    train(cases / "healthy.tsv", path, "gaussian", settings=["side=low"], calibration="2", rate=0.02)
+    train(cases / "healthy.tsv", path, "gaussian", set_=["side=low"], calibration="2", rate=0.02)
     return path

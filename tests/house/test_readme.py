@@ -22,7 +22,7 @@ from worked_pages import PROGRAMS, blocks, commands
 
 from dmrifit import Protocol, fit_voxels
 from dmrifit._optional import EXTRAS
-from dmrifit.cli import cohort_commands, image_commands, program
+from dmrifit.cli import program
 from dmrifit.cohort.participants_table import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from dmrifit.io.scan_manifest import COLUMNS as manifest_columns
 
@@ -165,7 +165,7 @@ def check_demo_result(folder):
 
 
 def worked_lines(root, page):
-    lines = [*image_commands.EXAMPLES.values(), *cohort_commands.EXAMPLES.values()]
+    lines = [command.epilog.rpartition("\n")[2].strip() for command in program.app.registered_commands]
     texts = [page(name) for name in ("fits", "prediction", "recipes", "index", "people")]
     texts.append((root / "README.md").read_text(encoding="utf-8"))
     for text in texts:

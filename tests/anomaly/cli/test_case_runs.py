@@ -119,7 +119,7 @@ def test_a_replaced_run_that_was_interrupted_takes_nothing_of_the_one_before(mad
 
 
 def test_persons_of_another_seed_are_never_taken_for_those_that_are_wanted(tmp_path):
-    options = {"directions": 1, "shape": "12,12,12", "spacing": 12.0}
+    options = {"directions": 1, "shape": (12, 12, 12), "spacing": 12.0}
     simulate(2, 0, tmp_path / "mixed", seed=1, **options)
     simulate(1, 0, tmp_path / "mixed", seed=2, overwrite=True, **options)
     simulate(2, 0, tmp_path / "mixed", seed=2, **options)
@@ -143,7 +143,7 @@ def test_scans_of_several_shells_are_compared_on_the_one_that_is_named(made, tmp
         np.savetxt(one.bval, np.append(b, 2 * b[1:])[None])
         np.savetxt(one.bvec, np.hstack([along, along[:, 1:]]))
     detect(made / "low.dmrifit", cases / TABLE, tmp_path / "found", figure=False)
-    words = (cases / TABLE, [f"z={tmp_path / 'found' / 'detections.tsv'}"], tmp_path / "compared")
+    words = (cases / TABLE, {"z": tmp_path / "found" / "detections.tsv"}, tmp_path / "compared")
     with pytest.raises(ValueError, match=r"several shells.*--b"):
         evaluate(*words, figures=0)
     evaluate(*words, figures=0, b=1000.0)

@@ -206,7 +206,7 @@ def test_a_run_remembers_the_model_and_the_options(cases, model, tmp_path, detec
 def noisy(tmp_path_factory):
     """Healthy scans with four times the noise."""
     folder = tmp_path_factory.mktemp("noisy")
-    simulate(5, 0, folder, directions=8, shape="24,28,20", spacing=6.5, snr=22 / 4, skip=8)
+    simulate(5, 0, folder, directions=8, shape=(24, 28, 20), spacing=6.5, snr=22 / 4, skip=8)
     return folder / "healthy.tsv"
 
 

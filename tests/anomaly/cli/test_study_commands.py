@@ -59,7 +59,7 @@ def test_simulated_persons_are_those_of_the_function(cases):
 
 def test_options_of_a_simulation_reach_the_persons(tmp_path):
     simulate(
-        0, 1, tmp_path / "out", directions=3, shape="16,20,14", spacing=9.0, registration="shifted", snr=40.0,
+        0, 1, tmp_path / "out", directions=3, shape=(16, 20, 14), spacing=9.0, registration="shifted", snr=40.0,
         cellular=0.75, skip=3, seed=5,
     )  # fmt: skip
     _, (person,) = simulate_dmri(
@@ -126,9 +126,9 @@ def test_options_of_a_training_reach_the_detector(asked_for):
     # A number with a point is a share, one without is a number of folds; what is set goes before the seed.
     for options, calibration, rate, seed in (
         ({"calibration": "0.25", "rate": 0.1}, 0.25, 0.1, 3),
-        ({"calibration": "4", "settings": ["n_trees=5", "random_state=9"]}, 4, 0.01, 9),
+        ({"calibration": "4", "set_": ["n_trees=5", "random_state=9"]}, 4, 0.01, 9),
     ):
-        settings = {"settings": ["n_trees=5"], **options}
+        settings = {"set_": ["n_trees=5"], **options}
         name, parameters, published = asked_for(detector="implants", seed=3, **settings)
         assert (name, published) == ("implants", False)
         assert parameters.pop("threshold").rate == rate
@@ -150,8 +150,8 @@ def test_options_of_a_networks_training_reach_it(asked_for, tmp_path):
 def test_what_the_expectation_depends_on_is_learned_from_the_table(cases, tmp_path):
     out = tmp_path / "z.dmrifit"
     with pytest.raises(ValueError, match="the detector aligned takes none into account; gaussian"):
-        train(cases / "healthy.tsv", out, covariates="age")
-    train(cases / "healthy.tsv", out, "gaussian", covariates="age", calibration="4")
+        train(cases / "healthy.tsv", out, covariates=("age",))
+    train(cases / "healthy.tsv", out, "gaussian", covariates=("age",), calibration="4")
     model = load_model(out)
     assert tuple(model.covariates) == ("age",)
     assert model.detector_.calibration == 4
@@ -307,7 +307,7 @@ def test_maps_are_compared_with_controls_and_by_their_stored_threshold(
 ):
     detect(model, cases / "gliomas.tsv", tmp_path / "seen", figure=False)
     table = tmp_path / "seen" / "detections.tsv"
-    evaluate(cases / "gliomas.tsv", [f"z={table}"], tmp_path / "compared", figures=0)
+    evaluate(cases / "gliomas.tsv", {"z": table}, tmp_path / "compared", figures=0)
     assert "synthetic scans: no clinical result" in capsys.readouterr().out
     thresholds = pd.read_csv(tmp_path / "compared" / "thresholds.csv")
     by_method = thresholds.groupby("method")["rule"].unique().map(set)
@@ -320,20 +320,16 @@ def test_maps_are_compared_with_controls_and_by_their_stored_threshold(
         assert row.n_found == np.count_nonzero(binary)
 
 
-def test_names_that_do_not_belong_together_are_refused(cases, tmp_path):
-    for named, healthy, message in (
-        (["z=a.tsv", "z=b.tsv"], None, "--detections names z twice"),
-        (["a.tsv"], None, "NAME=VALUE"),
-        (["z=a.tsv"], ["y=b.tsv"], "--healthy needs --healthy-detections of z, and of no others"),
-        (["z=a.tsv"], [], "--healthy needs --healthy-detections of z"),
+def test_names_that_do_not_belong_together_are_refused(run, cases, tmp_path):
+    words = ("evaluate", cases / "gliomas.tsv", "--out", tmp_path / "no", "--detections", "z=a.tsv")
+    healthy = ("--healthy", cases / "healthy.tsv")
+    for more, message in (
+        (("--detections", "z=b.tsv"), "--detections names z twice"),
+        (("--detections", "a.tsv"), "NAME=VALUE"),
+        ((*healthy, "--healthy-detections", "y=b.tsv"), "--healthy needs --healthy-detections of z, and of no others"),
+        (healthy, "--healthy needs --healthy-detections of z"),
     ):
-        table = None if healthy is None else cases / "healthy.tsv"
-        with pytest.raises(ValueError, match=message):
-            evaluate(
-                cases / "gliomas.tsv",
-                named,
-                tmp_path / "no",
-                healthy=table,
-                healthy_detections=healthy,
-            )
+        code, _, error = run(*words, *more)
+        assert code == 2
+        assert message in error
     assert not (tmp_path / "no").exists()

@@ -16,8 +16,15 @@ from dmrifit.cli.console import check_output, make_program, progress
 from dmrifit.io.atomic_files import FileSet
 
 
-def greet(name: str) -> None:
-    """Greet somebody."""
+def greet(name: str, /) -> None:
+    """
+    Greet somebody.
+
+    Options:
+    name WHO: A person.
+
+    Example: greeter greet Ann
+    """
     if name == "nobody":
         msg = "nobody cannot be greeted; name a person"
         raise ValueError(msg)
@@ -33,13 +40,16 @@ def greet(name: str) -> None:
 
 
 def leave() -> None:
-    """Say goodbye."""
+    """
+    Say goodbye.
+
+    Example: greeter leave
+    """
 
 
 @pytest.fixture
 def run(run_main):
-    examples = {greet: "greeter greet Ann", leave: "greeter leave"}
-    _, main = make_program("greeter", "Greets.", examples, first="greeter leave")
+    _, main = make_program("greeter", "Greets.", [greet, leave], first="greeter leave")
     return partial(run_main, main, "greeter")
 
 
@@ -51,12 +61,17 @@ def test_help_shows_a_worked_line_of_the_program_and_of_each_command(run):
 
 
 def test_the_owner_can_use_what_a_program_makes_under_any_umask(tmp_path, run_main):
-    def make(folder: Path) -> None:
-        """Make a folder with a file."""
+    def make(folder: Path, /) -> None:
+        """
+        Make a folder with a file.
+
+        Options:
+        folder: The folder.
+        """
         with FileSet(folder / "new", ["a"]) as files:
             files.path("a").write_text("")
 
-    _, main = make_program("maker", "Makes.", {make: "maker make x", leave: "maker leave"})
+    _, main = make_program("maker", "Makes.", [make, leave])
     for umask, modes in ((0o777, (0o700, 0o600)), (0o022, (0o755, 0o644)), (0o477, (0o700, 0o600))):
         folder = tmp_path / oct(umask)
         before = os.umask(umask)
@@ -140,7 +155,7 @@ def test_exit_codes_follow_the_error(monkeypatch, capsys):
         """Raise the last error."""
         raise errors.pop()
 
-    _, main = make_program("toy", "Fails.", {fail: "toy fail", leave: "toy leave"})
+    _, main = make_program("toy", "Fails.", [fail, leave])
 
     def code(*words):
         monkeypatch.setattr(sys, "argv", ["toy", *words])
@@ -184,7 +199,7 @@ def one() -> None:
     raise {error}
 def other() -> None:
     "Do another."
-make_program("toy", "Toys.", {{one: "toy one", other: "toy other"}})[1]()
+make_program("toy", "Toys.", [one, other])[1]()
 """
     ended = subprocess.run([sys.executable, "-c", program, "one"], check=False, capture_output=True, text=True)
     assert ended.returncode == code

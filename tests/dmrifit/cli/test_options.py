@@ -10,14 +10,13 @@ import pytest
 from dmrifit.cli.options import (
     beside,
     bounds_of,
-    floats,
     is_table,
     number_or_path,
+    numbers,
     pairs,
     say,
     say_folder,
     scan_of,
-    whole_numbers,
     words,
 )
 from dmrifit.engine.protocol import Protocol
@@ -63,23 +62,23 @@ def test_a_word_that_is_no_pair_is_named(text):
 
 
 def test_numbers_are_counted():
-    assert floats("--box", "1, 2.5,-3", 3) == [1.0, 2.5, -3.0]
+    assert numbers("--box", "1, 2.5,-3", 3) == (1.0, 2.5, -3.0)
     for text in ("1,2", "1,2,3,4", "1,2,x", ""):
         with pytest.raises(ValueError, match=f"^--box {text}: 3 numbers with commas between them"):
-            floats("--box", text, 3)
+            numbers("--box", text, 3)
     with pytest.raises(ValueError, match="--shift a: a number is needed"):
-        floats("--shift", "a", 1)
+        numbers("--shift", "a", 1)
 
 
 def test_whole_numbers_are_whole_and_counted_on_request():
-    assert whole_numbers("--sizes", "3,1,2") == (3, 1, 2)
-    assert whole_numbers("--shape", "4,5,6", 3) == (4, 5, 6)
+    assert numbers("--sizes", "3,1,2", kind=int) == (3, 1, 2)
+    assert numbers("--shape", "4,5,6", 3, kind=int) == (4, 5, 6)
     with pytest.raises(ValueError, match=r"--sizes 1\.5: whole numbers with commas"):
-        whole_numbers("--sizes", "1.5")
+        numbers("--sizes", "1.5", kind=int)
     with pytest.raises(ValueError, match="--sizes : whole numbers with commas"):
-        whole_numbers("--sizes", "")
+        numbers("--sizes", "", kind=int)
     with pytest.raises(ValueError, match="--shape 4,5: 3 whole numbers with commas"):
-        whole_numbers("--shape", "4,5", 3)
+        numbers("--shape", "4,5", 3, kind=int)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 
 import dmrifit
 from dmrifit.cli import image_commands
+from dmrifit.cli.command_options import read_help
 from dmrifit.engine.models import MODELS
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging.fit_predict import fit_image
@@ -54,7 +55,7 @@ def test_the_worked_line_runs(run, tmp_path, monkeypatch):
     np.savetxt(tmp_path / "sub-01_dwi.bval", protocol.b[None], fmt="%g")
     np.savetxt(tmp_path / "sub-01_dwi.te", protocol.te[None], fmt="%g")
     monkeypatch.chdir(tmp_path)
-    code, out, err = run(*image_commands.EXAMPLES[image_commands.fit].split()[1:])
+    code, out, err = run(*read_help(image_commands.fit.__doc__)[2].split()[1:])
     assert code == 0, err
     made = nib.load(tmp_path / "maps" / "sub-01_model-t2ivimkurtosis_param-T2t_dwimap.nii.gz")
     np.testing.assert_allclose(np.asarray(made.dataobj).ravel(), parameters[:, 6], rtol=1e-2)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = """
+PROGRAM = r"""
 import sys, warnings
 from pathlib import Path
 from dmrifit.cli.console import make_program
 from tqdm import tqdm
 
-def write(out: Path) -> None:
-    "Write a result."
+def write(out: Path, /) -> None:
+    "Write a result.\n\nOptions:\nout: File."
     warnings.warn("a remark")
     for _ in tqdm([1], disable=None):
         print("a line", file=sys.stderr)
@@ -23,7 +23,7 @@ def write(out: Path) -> None:
 def other() -> None:
     "Do another."
 
-make_program("toy", "Toys.", {write: "toy write", other: "toy other"})[1]()
+make_program("toy", "Toys.", [write, other])[1]()
 """
 
 

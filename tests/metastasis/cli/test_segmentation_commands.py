@@ -18,7 +18,7 @@ pytest.importorskip("skorch")
 from dmrifit import MapFitter, Protocol, load_model, save_model
 from dmrifit.networks.training import Training
 from metastasis import DeepMedicSegmenter, segment_image
-from metastasis.cli.segmentation_commands import EXAMPLES, _prior_note, ensemble, segment
+from metastasis.cli.segmentation_commands import RunOptions, _prior_note, ensemble, segment
 from metastasis.scans.cases import Case, read_cases, write_cases
 from metastasis.segmentation.ensemble import merge_segmentations
 
@@ -83,8 +83,9 @@ def run_calls(models, tmp_path, monkeypatch):
     def start(command, *words, **options):
         if command is segment:
             words = [list(words)]
+        of_run = {name: options.pop(name) for name in ("flips", "device") if name in options}
         with pytest.raises(StoppedError):
-            command(*words, tmp_path / "out", overwrite=True, **options)
+            command(*words, out=tmp_path / "out", options=RunOptions(overwrite=True, **of_run), **options)
         return calls[-1]
 
     monkeypatch.setattr("metastasis.cli.case_runs.segment_cases", stop)
@@ -402,7 +403,7 @@ def test_an_ensemble_has_the_options_of_the_command(table, models, tmp_path, run
     words = (models.sensitive, models.specific, table)
     joined, _ = run_calls(ensemble, *words)
     assert joined.thresholds is None
-    joined, _ = run_calls(ensemble, *words, thresholds="0.2,0.9", flips=True, device="auto")
+    joined, _ = run_calls(ensemble, *words, thresholds=(0.2, 0.9), flips=True, device="auto")
     assert joined.thresholds == (0.2, 0.9)
     parts = (joined.sensitive, joined.specific)
     assert all(part.flips and part.device == "auto" for part in parts)
@@ -449,7 +450,7 @@ def test_the_summary_counts_scans_and_lesions(
     ]
     monkeypatch.setattr("metastasis.cli.case_runs.segment_cases", lambda *_, **__: contents)
     monkeypatch.setattr("metastasis.cli.case_runs.write_batch", lambda *_, **__: None)
-    segment([models.sensitive, table], tmp_path)
+    segment([models.sensitive, table], out=tmp_path, options=RunOptions())
     said = capsys.readouterr().out
     n_failed = len(cases) - len(counts)
     failures = f"; failed: {n_failed}" if n_failed else ""
@@ -467,12 +468,12 @@ def test_a_flagged_or_failed_scan_ends_with_a_code_on_request(
     monkeypatch.setattr("metastasis.cli.case_runs.write_batch", lambda *_, **__: None)
     words = [models.sensitive, models.specific, table]
     words = [[models.sensitive, table]] if command is segment else words
-    command(*words, tmp_path)
+    command(*words, out=tmp_path, options=RunOptions())
     with pytest.raises(typer.Exit) as stopped:
-        command(*words, tmp_path, fail_on_flag=True)
+        command(*words, out=tmp_path, options=RunOptions(fail_on_flag=True))
     assert stopped.value.exit_code == 3
     contents[:] = [shared | {"notes": []}] * 3
-    command(*words, tmp_path, fail_on_flag=True)
+    command(*words, out=tmp_path, options=RunOptions(fail_on_flag=True))
 
 
 @pytest.mark.parametrize("value", ["0", "-0.5", "1.01", "nan"])
@@ -546,9 +547,3 @@ def test_a_run_of_another_model_or_threshold_is_not_continued(
     assert "other options (flips, threshold)" in error
     code, _, error = run("segment", models.specific, image, *out, "--overwrite")
     assert code == 0, error
-
-
-def test_every_command_has_an_example_that_names_it():
-    assert set(EXAMPLES) == {segment, ensemble}
-    for command, line in EXAMPLES.items():
-        assert line.startswith(f"dmrifit-metastasis {command.__name__} ")

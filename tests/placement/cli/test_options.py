@@ -1,39 +1,27 @@
-"""Words on the command line become labels, constraints and chemical shifts."""
+"""Options on the command line become regions of a scene and chemical shifts of a prescription."""
 
 import pytest
 
-from placement import VoxelOptimizer
-from placement.cli.options import constraints_of, labels_of, shift_options
+from placement.cli.options import RegionOptions, ShiftOptions
 
 
-def test_labels_are_whole_numbers_and_none_where_none_are_named():
-    assert labels_of(None) is None
-    assert labels_of("3") == [3]
-    assert labels_of("3,4,1") == [3, 4, 1]
-    with pytest.raises(ValueError, match="--include"):
-        labels_of("3,solid")
-    with pytest.raises(ValueError, match="--include"):
-        labels_of("1.5")
-
-
-def test_constraints_are_parameters_of_the_optimizer():
-    constraints = constraints_of("12,40.5", 7.5, 1)
-    assert constraints == {"size_range": (12.0, 40.5), "min_volume": 7.5, "max_rotations": 1}
-    assert VoxelOptimizer(**constraints).get_params()["size_range"] == (12.0, 40.5)
-    for sides in ("12", "12,20,30", "12,long"):
-        with pytest.raises(ValueError, match="--sides"):
-            constraints_of(sides, 6.0, 3)
+def test_regions_are_options_of_cases_and_of_scenes():
+    assert RegionOptions(exclude="5", brain="none").of_cases() == {"image": None, "exclude": "5", "brain": "none"}
+    scene = RegionOptions(include=(3, 4), margin=2.0, labels="brats2013").of_scene()
+    assert (scene["include"], scene["margin"], scene["tolerance"]) == ((3, 4), 2.0, 0.0)
+    assert 4 in scene["labels"]["enhancing"]
 
 
 def test_chemical_shifts_need_a_range_and_one_rate_or_three():
-    assert shift_options(None, None) == {}
-    assert shift_options("-1,2.5", "3") == {"ppm_range": (-1.0, 2.5), "percent_per_ppm": 3.0}
-    three = shift_options("0,1", "3,4,5.5")
+    assert ShiftOptions().of_prescription() == {}
+    one = ShiftOptions(ppm=(-1.0, 2.5), percent_per_ppm=(3.0,)).of_prescription()
+    assert one == {"ppm_range": (-1.0, 2.5), "percent_per_ppm": 3.0}
+    three = ShiftOptions(ppm=(0.0, 1.0), percent_per_ppm=(3.0, 4.0, 5.5)).of_prescription()
     assert tuple(three["percent_per_ppm"]) == (3.0, 4.0, 5.5)
-    for words in (("0,1", None), (None, "3")):
+    for options in ({"ppm": (0.0, 1.0)}, {"percent_per_ppm": (3.0,)}):
         with pytest.raises(ValueError, match="both --ppm and --percent-per-ppm"):
-            shift_options(*words)
+            ShiftOptions(**options).of_prescription()
     with pytest.raises(ValueError, match="--percent-per-ppm"):
-        shift_options("0,1", "3,4")
-    with pytest.raises(ValueError, match="--ppm"):
-        shift_options("0,1,2", "3")
+        ShiftOptions(ppm=(0.0, 1.0), percent_per_ppm=(3.0, 4.0)).of_prescription()
+    with pytest.raises(ValueError, match="takes the place of"):
+        ShiftOptions(ppm=(0.0, 1.0), bandwidth=(1200.0,)).of_prescription()
