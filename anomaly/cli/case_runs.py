@@ -31,7 +31,7 @@ from dmrifit.io.case_tables import file_stems
 from dmrifit.io.grids import upright
 from dmrifit.io.tables import csv_text, table_text
 from dmrifit.report.html import NOTICE
-from dmrifit.report.numerals import percent
+from dmrifit.report.numerals import percent, significant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RUN",
+    "count_sentence",
     "detect_series",
     "prepared_cases",
     "read_detections",
@@ -54,7 +55,7 @@ _PANELS = "panels.png"
 _VIEW = "view.html"
 _BRIGHTEST = 3.0  # upper end of a map's gray scale, in thresholds
 _NUMBERS = ("threshold", "n_lesions", "volume_mL", "share_found")
-_COLUMNS = ("patient", *_FILES, *_NUMBERS, "differs", "synthetic")
+_COLUMNS = ("patient", *_FILES, *_NUMBERS, "n_lesions_healthy", "differs", "synthetic")
 _AS_A_WHOLE = {True: "differs", False: "as healthy ones", None: "not judged"}
 _WORDS = {True: "true", False: "false", None: None}
 
@@ -70,6 +71,9 @@ RUN = CaseRun(
         "volume_mL": float,
         "share_found": float,
         "differs": (bool, type(None)),
+        "healthy.anomalies_per_scan": (float, type(None)),
+        "healthy.n_scans": int,
+        "healthy.origin": str,
         "lesion_columns": list,
         "lesions": list,
         "sources": dict,
@@ -140,6 +144,7 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
             row[key] = f"{content['folder']}/{file}"
         for key in _NUMBERS:
             row[key] = content[key]
+        row["n_lesions_healthy"] = content["healthy"]["anomalies_per_scan"]
         row["differs"] = _WORDS[content["differs"]]
         row["synthetic"] = _WORDS[content["synthetic"]]
         rows.append(row)
@@ -150,6 +155,22 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
     write_text(out / _TABLE, table_text(pd.DataFrame(rows)))
     if figure and can_draw():
         _write_overview(out, contents)
+
+
+def count_sentence(contents: Sequence[Mapping[str, Any]]) -> str:
+    """Count the anomalies of scans beside those that healthy scans have at the same threshold."""
+    counts = [content["n_lesions"] for content in contents]
+    healthy = contents[0]["healthy"]  # all scans of a run have one model
+    reference = "unknown in healthy scans by this model, threshold and opening"
+    if healthy["anomalies_per_scan"] is not None:
+        reference = (
+            f"{significant(healthy['anomalies_per_scan'], 2)} a scan in "
+            f"{counted(healthy['n_scans'], 'healthy scan')} of the {healthy['origin']}"
+        )
+    return (
+        f"{counted(len(counts), 'scan')}, {counted(sum(counts), 'anomaly', 'anomalies')} found, "
+        f"{counts.count(0)} without ({significant(float(np.mean(counts)), 2)} a scan; {reference})"
+    )
 
 
 def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -239,6 +260,7 @@ def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
     )
     overview = html_join(
         [
+            html_paragraph(f"{count_sentence(contents)}."),
             html_table(lines, header, numbers=(1, 2, 3, 4, 5)),
             # The scans that differ say so beside their pictures.
             *(
@@ -319,6 +341,8 @@ def _write_detection(
     case = detection.scan.case
     table = detection.lesions
     threshold = detection.threshold
+    healthy = detection.healthy
+    n_healthy = len(healthy.scans) if healthy else 0
     content: dict[str, Any] = {
         "name": case.name,
         "patient": case.patient,
@@ -332,7 +356,12 @@ def _write_detection(
         "whole_scan": {
             # JSON has no NaN, which stands for a hemisphere of few voxels.
             "bulk": [value if np.isfinite(value) else None for value in detection.figures.bulk],
-            "n_healthy": detection.n_healthy,
+            "n_healthy": n_healthy,
+        },
+        "healthy": {
+            "anomalies_per_scan": detection.healthy_per_scan,
+            "n_scans": n_healthy,
+            "origin": "calibration" if healthy and healthy.adjusted else "training",
         },
         "no_guarantee": detection.no_guarantee,
         "lesion_columns": list(table.columns),
@@ -349,7 +378,8 @@ def _write_detection(
         if figure:
             _panels(detection).savefig(files.path(_PANELS), dpi=110)
             if find_spec("jinja2") is not None:
-                page = _view(detection, files.path(_PANELS).read_bytes())
+                picture = files.path(_PANELS).read_bytes()
+                page = _view(detection, picture, count_sentence([content]))
                 files.path(_VIEW).write_text(page, encoding="utf-8")
         files.write_json(RUN.record, content)
     return content
@@ -385,10 +415,17 @@ def _panels(detection: Detection) -> Figure:
     )
 
 
-def _view(detection: Detection, picture: bytes) -> str:
+def _view(detection: Detection, picture: bytes, count: str) -> str:
     """Make the page that shows the anomalies over the mean signal, in three planes."""
-    from dmrifit.report.html import html_figure, html_note, html_paragraph, html_table, notice_lead
-    from dmrifit.report.numerals import fixed, significant
+    from dmrifit.report.html import (
+        html_figure,
+        html_join,
+        html_note,
+        html_paragraph,
+        html_table,
+        notice_lead,
+    )
+    from dmrifit.report.numerals import fixed
     from dmrifit.report.style import FOUND, REFERENCE
     from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 
@@ -423,10 +460,10 @@ def _view(detection: Detection, picture: bytes) -> str:
         instead=html_figure(picture, f"Anomalies of {case.name}", width=900),
     )
     header = ("", "volume, mL", "diameter, mm", "at x, y, z, mm", "largest score")
-    lesions = html_paragraph("No anomalies were found.")
+    lesions = [html_paragraph(f"{count}.")]
     if rows:
-        lesions = html_table(rows, header, numbers=(0, 1, 2, 4))
-    sections = [("", planes), ("Anomalies", lesions)]
+        lesions.append(html_table(rows, header, numbers=(0, 1, 2, 4)))
+    sections = [("", planes), ("Anomalies", html_join(lesions))]
     if detection.differs:
         sections.insert(0, ("", html_note(f"{DIFFERENT[0].upper()}{DIFFERENT[1:]}.")))
     return viewer_page(case.name, sections, lead=notice_lead([case.synthetic]))
