@@ -12,6 +12,7 @@ import _measure as measure
 import joblib
 
 from dmrifit.io.atomic_files import whole_file, write_text
+from dmrifit.stats.claim_board import board_sentence
 
 ROOT = Path(__file__).parents[1]
 
@@ -100,16 +101,20 @@ def write(result: dict[str, Any], out: Path) -> None:
     )
 
 
-def claims_table(claims: Sequence[dict[str, Any]]) -> str:
-    """Write the verdicts as a table."""
-    rows = [
-        [
-            *(str(row["claim"]), row["statement"], row["study"]),
-            *(measure.cell(row["ours"], 420), measure.cell(row["rule"], 300), row["verdict"]),
-        ]
-        for row in claims
-    ]
-    return measure.table(["", "claim", "the study", "ours", "rule", "here"], rows)
+def claims_table(claims: Sequence[dict[str, Any]], *, reasons: bool = False) -> str:
+    """Write the verdicts as a sentence and a table, with their reasons or with figures and rules."""
+    header = ["", "claim", "the study", "here"]
+    header += ["found in the numbers"] if reasons else ["ours", "rule"]
+    rows = []
+    for row in claims:
+        cells = [str(row["claim"]), row["statement"], row["study"], row["verdict"]]
+        if reasons:
+            # All of the reason is in the JSON.
+            cells.append(measure.cell(row["reason"].splitlines()[0], 330))
+        else:
+            cells += [measure.cell(row["ours"], 420), measure.cell(row["rule"], 300)]
+        rows.append(cells)
+    return f"{board_sentence(claims)}\n\n{measure.table(header, rows)}"
 
 
 def large(n: int) -> str:

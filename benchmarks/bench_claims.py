@@ -15,19 +15,19 @@ outcome should be.
 import json
 import time
 import tomllib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import _boards as boards
 import _measure as measure
 import pandas as pd
 from claims.macarro.board import MARGINS, MARGINS_FILE, claim_figures, decide_claims
 
 from dmrifit import Evaluation, learning_curve, simulate_cohort
 from dmrifit.predict.controls import CONTROLS
-from dmrifit.stats.verdicts import EQUAL, FAILS, HOLDS, LEAST_SEEDS, NOT_SIMULATED, OPEN
+from dmrifit.stats.verdicts import NOT_SIMULATED, OPEN
 
 RESULT = Path(__file__).parent / "results" / "claims.json"
 FULL = tomllib.loads(MARGINS_FILE.read_text(encoding="utf-8"))["board"]
@@ -179,12 +179,6 @@ def verdicts_of(board: pd.DataFrame) -> dict[str, object]:
 
 def markdown(result: dict[str, Any]) -> str:
     """Write what was decided, in words and as tables."""
-    rows = []
-    for row in result["claims"]:
-        cells = [str(row["claim"]), row["statement"], row["study"], row["verdict"]]
-        # All of the reason is in the JSON.
-        rows.append([*cells, measure.cell(row["reason"].splitlines()[0], 330)])
-    claims = measure.table(["", "claim", "the study", "here", "found in the numbers"], rows)
     seeds = f"{len(result['seeds'])} seeds; {result['date']}, commit {result['commit'][:10]}"
     board = result["board"]
     head = (
@@ -198,32 +192,22 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     parts = [
         head,
-        in_words(result),
-        claims,
+        open_sentence(result),
+        boards.claims_table(result["claims"], reasons=True),
         measure.table(["margin", "", "whose", "why"], margins),
     ]
     return "\n\n".join(parts)
 
 
-def open_claims(result: dict[str, Any]) -> dict[str, str]:
+def open_sentence(result: dict[str, Any]) -> str:
     """Say by margin how many claims are left open."""
-    return {
+    shares = {
         factor: f"{entry['n_open']} of {entry['n_testable']}"
         for factor, entry in result["verdicts_by_margin"].items()
     }
-
-
-def in_words(result: dict[str, Any]) -> str:
-    """Count the verdicts in a sentence."""
-    claims = result["verdicts_by_margin"]["1.0"]["claims"]
-    counts = Counter(verdict.partition(" the ")[0] for verdict in claims.values())
-    order = (HOLDS, EQUAL, FAILS, "depends on", OPEN, NOT_SIMULATED)
-    texts = [f"{name} {counts[name]}" for name in order if counts[name]]
-    shares = open_claims(result)
     return (
-        f"Of {len(claims)} claims: {', '.join(texts)}. Left open: {shares['1.0']} that can be "
-        f"tested here; {shares['0.5']} at half, {shares['2.0']} at double margins. A t interval "
-        f"over at least {LEAST_SEEDS} seeds decides, held against the margins below."
+        f"Claims left open: {shares['1.0']} that can be tested here; {shares['0.5']} at half, "
+        f"{shares['2.0']} at double margins."
     )
 
 

@@ -32,7 +32,7 @@ import _boards as boards
 import _measure as measure
 import joblib
 import numpy as np
-from bench_claims import decided, lines, open_claims, read_tables
+from bench_claims import decided, lines, open_sentence, read_tables
 from claims.huang import (
     ALPHAS,
     MARGINS,
@@ -593,13 +593,11 @@ def markdown(result: dict[str, Any]) -> str:
     minutes = result["processor_minutes"]
     times = ", ".join(f"{np.mean(m):.1f} in the {world}" for world, m in minutes.items())
     lesions, board = result["n_lesions"], next(iter(result["settings"].values()))
-    n_open = open_claims(result)
     parts = [
         f"Synthetic patients, {len(result['seeds'])} seeds: {board['n_train']} to learn from, "
         f"{board['n_test']} with {min(lesions)} to {max(lesions)} metastases to segment. "
         f"{result['machine']['processor']}; {result['date']}, commit {result['commit'][:10]}; "
-        f"minutes of one processor a seed: {times}. Claims left open: {n_open['1.0']}; "
-        f"{n_open['0.5']} at half, {n_open['2.0']} at double margins.",
+        f"minutes of one processor a seed: {times}. {open_sentence(result)}",
         boards.claims_table(result["claims"]),
     ]
     for world in result["worlds"]:

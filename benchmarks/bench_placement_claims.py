@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import _boards as boards
 import _measure as measure
 import numpy as np
-from bench_claims import decided, lines, open_claims, read_tables
+from bench_claims import decided, lines, open_sentence, read_tables
 from claims.lee import MARGINS, MARGINS_FILE, NETWORK, OBJECTIVE, claim_figures, decide_claims
 
 from dmrifit import Training
@@ -173,20 +174,15 @@ def markdown(result: dict[str, Any]) -> str:
         for row in result["folds"]
         if row["method"] == NETWORK
     ]
-    claims = [
-        [str(row["claim"]), row["statement"], row["study"], row["verdict"], row["reason"].splitlines()[0][:330]]
-        for row in result["claims"]
-    ]
-    shares = open_claims(result)
     head = (
         f"Synthetic gliomas from {result['board']['least_tumor_ml']:g} mL and simulated experts, "
-        f"{len(result['seeds'])} seeds; {result['date']}, commit {result['commit'][:10]}. Left open: "
-        f"{shares['1.0']}; {shares['0.5']} at half, {shares['2.0']} at double margins."
+        f"{len(result['seeds'])} seeds; {result['date']}, commit {result['commit'][:10]}. "
+        f"{open_sentence(result)}"
     )
     return "\n\n".join(
         [
             head,
-            measure.table(["", "claim", "the study", "here", "found in the numbers"], claims),
+            boards.claims_table(result["claims"], reasons=True),
             measure.table(header, rows),
             "The study's network by fold; the study chose its settings on fold 1:",
             measure.table(["fold", *header[1:]], by_fold),

@@ -30,7 +30,7 @@ from dmrifit.cli.console import progress
 from dmrifit.io.case_tables import file_stems
 from dmrifit.io.grids import upright
 from dmrifit.io.tables import csv_text, table_text
-from dmrifit.report.numerals import percent
+from dmrifit.report.numerals import percent, significant
 from dmrifit.report.page import NOTICE, sentence
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RUN",
+    "count_sentence",
     "detect_series",
     "prepared_cases",
     "read_detections",
@@ -54,7 +55,7 @@ _PANELS = "panels.png"
 _VIEW = "view.html"
 _BRIGHTEST = 3.0  # upper end of a map's gray scale, in thresholds
 _NUMBERS = ("threshold", "n_lesions", "volume_mL", "share_found")
-_COLUMNS = ("patient", *_FILES, *_NUMBERS, "differs", "synthetic")
+_COLUMNS = ("patient", *_FILES, *_NUMBERS, "n_lesions_healthy", "differs", "synthetic")
 _OVERVIEW = (
     "scan {name} | threshold {threshold:} | anomalies {n_lesions:} | volume, mL {volume_mL:.2f} | "
     "largest, mm {largest:.1f} | above, % {share_found:.1%} | as a whole {as_a_whole}"
@@ -78,6 +79,9 @@ RUN = CaseRun(
         "volume_mL": float,
         "share_found": float,
         "differs": (bool, type(None)),
+        "healthy.anomalies_per_scan": (float, type(None)),
+        "healthy.n_scans": int,
+        "healthy.origin": str,
         "lesion_columns": list,
         "lesions": list,
         "sources": dict,
@@ -148,6 +152,7 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
             row[key] = f"{content['folder']}/{file}"
         for key in _NUMBERS:
             row[key] = content[key]
+        row["n_lesions_healthy"] = content["healthy"]["anomalies_per_scan"]
         row["differs"] = _WORDS[content["differs"]]
         row["synthetic"] = _WORDS[content["synthetic"]]
         rows.append(row)
@@ -158,6 +163,22 @@ def write_batch(out: Path, contents: Sequence[Mapping[str, Any]], *, figure: boo
     write_text(out / _TABLE, table_text(pd.DataFrame(rows)))
     if figure and can_draw():
         _write_overview(out, contents)
+
+
+def count_sentence(contents: Sequence[Mapping[str, Any]]) -> str:
+    """Count the anomalies of scans beside those that healthy scans have at the same threshold."""
+    counts = [content["n_lesions"] for content in contents]
+    healthy = contents[0]["healthy"]  # all scans of a run have one model
+    reference = "unknown in healthy scans by this model, threshold and opening"
+    if healthy["anomalies_per_scan"] is not None:
+        reference = (
+            f"{significant(healthy['anomalies_per_scan'], 2)} a scan in "
+            f"{counted(healthy['n_scans'], 'healthy scan')} of the {healthy['origin']}"
+        )
+    return (
+        f"{counted(len(counts), 'scan')}, {counted(sum(counts), 'anomaly', 'anomalies')} found, "
+        f"{counts.count(0)} without ({significant(float(np.mean(counts)), 2)} a scan; {reference})"
+    )
 
 
 def scan_sentences(contents: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -233,7 +254,12 @@ def _write_overview(out: Path, contents: Sequence[Mapping[str, Any]]) -> None:
         pictures.append((content["name"], parts))
     # The scans that differ say so beside their pictures.
     texts = [sentence(text) for text in scan_sentences(contents) if DIFFERENT not in text]
-    overview = [Table(rows, _OVERVIEW), *texts, *failed_cases(out)]
+    overview = [
+        sentence(count_sentence(contents)),
+        Table(rows, _OVERVIEW),
+        *texts,
+        *failed_cases(out),
+    ]
     write_page(out, "Anomalies", overview, contents, pictures, unit="scan", notice=NOTICE)
 
 
@@ -304,6 +330,8 @@ def _write_detection(
     case = detection.scan.case
     table = detection.lesions
     threshold = detection.threshold
+    healthy = detection.healthy
+    n_healthy = len(healthy.scans) if healthy else 0
     content: dict[str, Any] = {
         "name": case.name,
         "patient": case.patient,
@@ -317,7 +345,12 @@ def _write_detection(
         "whole_scan": {
             # JSON has no NaN, which stands for a hemisphere of few voxels.
             "bulk": [value if np.isfinite(value) else None for value in detection.figures.bulk],
-            "n_healthy": detection.n_healthy,
+            "n_healthy": n_healthy,
+        },
+        "healthy": {
+            "anomalies_per_scan": detection.healthy_per_scan,
+            "n_scans": n_healthy,
+            "origin": "calibration" if healthy and healthy.adjusted else "training",
         },
         "no_guarantee": detection.no_guarantee,
         "lesion_columns": list(table.columns),
@@ -334,7 +367,8 @@ def _write_detection(
         if figure:
             _panels(detection).savefig(files.path(_PANELS), dpi=110)
             if find_spec("jinja2") is not None:
-                page = _view(detection, files.path(_PANELS).read_bytes())
+                picture = files.path(_PANELS).read_bytes()
+                page = _view(detection, picture, count_sentence([content]))
                 files.path(_VIEW).write_text(page, encoding="utf-8")
         files.write_json(RUN.record, content)
     return content
@@ -370,7 +404,7 @@ def _panels(detection: Detection) -> Figure:
     )
 
 
-def _view(detection: Detection, picture: bytes) -> str:
+def _view(detection: Detection, picture: bytes, count: str) -> str:
     """Make the page that shows the anomalies over the mean signal, in three planes."""
     from dmrifit.report.page import Note, Page, Picture, Section, Table, notice_lead
     from dmrifit.report.style import FOUND, REFERENCE
@@ -406,7 +440,7 @@ def _view(detection: Detection, picture: bytes) -> str:
     sections = [
         Section("", Note(sentence(DIFFERENT) if detection.differs else "")),
         Section("", planes),
-        Section("Anomalies", Table(lesions, _FOUND) if lesions else "No anomalies were found."),
+        Section("Anomalies", sentence(count), Table(lesions, _FOUND)),
     ]
     return Page(case.name, sections, notice_lead([case.synthetic])).html()
 

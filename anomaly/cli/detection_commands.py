@@ -66,7 +66,13 @@ def detect(
 
     Example: dmrifit-anomaly detect model.dmrifit dwi.nii.gz --mask brain.nii.gz --out found
     """
-    from anomaly.cli.case_runs import RUN, detect_series, scan_sentences, write_batch
+    from anomaly.cli.case_runs import (
+        RUN,
+        count_sentence,
+        detect_series,
+        scan_sentences,
+        write_batch,
+    )
     from dmrifit.cli.case_runs import say_failed_rows
     from dmrifit.io.bids_derivatives import file_record
 
@@ -101,11 +107,7 @@ def detect(
     run_options: dict[str, Any] = {"figure": figure, "overwrite": overwrite, "failed": failed}
     contents = detect_series(detector, series, out, **run_options, **options)
     write_batch(out, contents, figure=figure)
-    counts = [content["n_lesions"] for content in contents]
-    anomalies = counted(sum(counts), "anomaly", "anomalies")
-    typer.echo(
-        f"{counted(len(counts), 'scan')}, {anomalies} found, {counts.count(0)} without: {out}"
-    )
+    typer.echo(f"{count_sentence(contents)}: {out}")
     for sentence in scan_sentences(contents):
         typer.echo(sentence)
     if any(content["synthetic"] for content in contents):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.scans.preparation import PreparedScan
-from anomaly.scans.whole_scan import ScanFigures
+from anomaly.scans.whole_scan import HealthyScans, ScanFigures
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.io.components import label_components
 
@@ -63,8 +63,11 @@ class Detection:
         anomalies cannot be told from that; None if this cannot be judged.
     opening : int, default=3
         Edge in voxels of the cube of the opening.
-    n_healthy : int, default=0
-        Number of healthy scans that the scan was compared with as a whole.
+    healthy : HealthyScans, optional
+        The healthy scans that the scan was compared with as a whole; None if the model has none.
+    healthy_per_scan : float, optional
+        Mean number of lesions that this threshold and opening mark in a healthy scan; None if the
+        model does not say it, as for another threshold or opening than its own.
     no_guarantee : str, default=""
         Why the guarantee of the model's threshold does not hold here; "" where it holds, or the
         model has none.
@@ -79,7 +82,8 @@ class Detection:
     figures: ScanFigures
     differs: bool | None = None
     opening: int = 3
-    n_healthy: int = 0
+    healthy: HealthyScans | None = None
+    healthy_per_scan: float | None = None
     no_guarantee: str = ""
 
     def images(self) -> dict[str, nib.Nifti1Image]:

@@ -463,13 +463,15 @@ class SeriesDetector(BaseEstimator):
         lesions = lesions_of(opened, scores, case.affine)
         limit = float(getattr(rule, "threshold_", np.nan))
         figures = scan_figures(scores, case.scored, marked, opened, case.affine, case.signal)
-        if detector.threshold_ is not None and (threshold is not None or opening != _OPENING):
+        is_usual = threshold is None and opening == _OPENING
+        if detector.threshold_ is not None and not is_usual:
             # Healthy scans were summarized by the model's own threshold and opening.
             usual = _marked(detector.threshold_, scores, case)
             reopened = open_map(usual, _OPENING)
             whole = scan_figures(scores, case.scored, usual, reopened, case.affine, case.signal)
             figures = replace(figures, bulk=whole.bulk, noise=whole.noise)
         division = getattr(detector, "largest_division_", 1.0)
+        healthy = self.healthy_
         return Detection(
             scan,
             scores,
@@ -478,9 +480,10 @@ class SeriesDetector(BaseEstimator):
             lesions,
             limit,
             figures,
-            None if self.healthy_ is None else self.healthy_.differs(figures, division),
+            None if healthy is None else healthy.differs(figures, division),
             opening,
-            n_healthy=0 if self.healthy_ is None else len(self.healthy_.scans),
+            healthy=healthy,
+            healthy_per_scan=healthy.anomalies_per_scan if healthy and is_usual else None,
             no_guarantee="; ".join(self._missing_guarantee(scan, threshold, opening)),
         )
 

@@ -93,6 +93,13 @@ class HealthyScans:
         """
         return _differs(figures, self.scans, largest_division)
 
+    @property
+    def anomalies_per_scan(self) -> float | None:
+        """Mean number of components after the opening that were marked in a healthy scan."""
+        if not self.scans:
+            return None
+        return float(np.mean([scan.n_components for scan in self.scans]))
+
     def verdicts(self) -> list[bool | None]:
         """Tell of each healthy scan whether it differs; None where it cannot be judged."""
         scans = self.scans

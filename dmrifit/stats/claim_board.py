@@ -13,6 +13,7 @@ from dmrifit.stats.verdicts import (
     EQUAL,
     FAILS,
     HOLDS,
+    LEAST_SEEDS,
     NOT_SIMULATED,
     OPEN,
     Margin,
@@ -36,6 +37,7 @@ __all__ = [
     "Reading",
     "Relation",
     "Run",
+    "board_sentence",
     "build_board",
     "check_claims",
     "format_number",
@@ -181,6 +183,19 @@ def build_board(
             }
         )
     return pd.DataFrame(rows, columns=list(BOARD_COLUMNS))
+
+
+def board_sentence(claims: Sequence[Mapping[str, Any]]) -> str:
+    """List the numbers of claims by their verdicts, from rows of a board; what prose may say."""
+    numbers: dict[str, list[str]] = {HOLDS: [], EQUAL: [], FAILS: []}
+    for row in sorted(claims, key=lambda row: row["verdict"] in (OPEN, NOT_SIMULATED)):
+        numbers.setdefault(row["verdict"], []).append(str(row["claim"]))
+    texts = [f"{name} ({', '.join(listed)})" for name, listed in numbers.items() if listed]
+    sentence = f"Verdicts, with the numbers of their claims: {', '.join(texts)}."
+    n_runs = min(row["n_runs"] for row in claims)
+    if n_runs < LEAST_SEEDS:
+        sentence += f" Seeds: {n_runs} of the {LEAST_SEEDS} that a verdict needs."
+    return sentence
 
 
 @dataclass(frozen=True)

@@ -187,10 +187,12 @@ def program_page(program: str) -> str:
 
 def board(name: str) -> str:
     """Write what a study claims, and whether it holds here, from the result of a benchmark."""
+    from dmrifit.stats.claim_board import board_sentence
+
     measured = result(name)
     claims = measured.get("claims") or next(kind["claims"] for kind in measured["kinds"].values() if kind.get("claims"))
     rows = [[str(row["claim"]), row["statement"], row["study"], row["verdict"]] for row in claims]
-    return table(["", "claim", "the study", "here"], rows)
+    return f"{board_sentence(claims)}\n\n{table(['', 'claim', 'the study', 'here'], rows)}"
 
 
 def demo_table() -> str:

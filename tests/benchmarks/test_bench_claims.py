@@ -81,13 +81,10 @@ def test_algorithms_are_ranked_without_controls_by_what_most_patients_gave():
     assert set(ranks["dispersion"]) == {5}
 
 
-def test_verdicts_are_counted_in_words_and_by_margin():
-    claims = {"1": "holds", "2": "cannot be told", "5": "not testable here", "9": "depends on the preset"}
-    entry = {"claims": claims, "n_testable": 3, "n_open": 1}
-    text = bench_claims.in_words({"verdicts_by_margin": dict.fromkeys(("0.5", "1.0", "2.0"), entry)})
-    assert text.startswith("Of 4 claims: holds 1, depends on 1, cannot be told 1, not testable here 1.")
-    assert "1 of 3 at half, 1 of 3 at double margins" in text
-
+def test_open_claims_are_counted_by_margin():
+    by_margin = {factor: {"n_testable": 3, "n_open": n} for factor, n in (("0.5", 0), ("1.0", 1), ("2.0", 2))}
+    text = bench_claims.open_sentence({"verdicts_by_margin": by_margin})
+    assert text == "Claims left open: 1 of 3 that can be tested here; 0 of 3 at half, 2 of 3 at double margins."
     board = pd.DataFrame({"claim": [1, 2], "verdict": ["cannot be told", "not testable here"]})
     counted = bench_claims.verdicts_of(board)
     assert json.loads(json.dumps(counted)) == {

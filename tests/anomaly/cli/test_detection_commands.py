@@ -19,6 +19,7 @@ from anomaly.detectors.gaussian import OneMinusMean
 from anomaly.scans.series import SeriesDetector
 from anomaly.scans.whole_scan import DIFFERENT
 from dmrifit.model_files.model_file import load_model, save_model
+from dmrifit.report.numerals import significant
 
 
 def volume(path):
@@ -166,11 +167,12 @@ def test_the_summary_counts_scans_and_anomalies(cases, model, tmp_path, monkeypa
     monkeypatch.setattr("anomaly.cli.case_runs.write_batch", lambda *_, **__: None)
     n_scans = len(pd.read_csv(cases / "gliomas.tsv", sep="\t"))
     for counts, sentence in (
-        ([2, 3], "2 scans, 5 anomalies found, 0 without"),
-        ([1], "1 scan, 1 anomaly found, 0 without"),
-        ([0, 0], "2 scans, 0 anomalies found, 2 without"),
+        ([2, 3], "2 scans, 5 anomalies found, 0 without (2.5 a scan; 0.70 a scan in 7 healthy scans of the training)"),
+        ([1], "1 scan, 1 anomaly found, 0 without (1.0 a scan; 0.70 a scan in 7 healthy scans of the training)"),
+        ([0, 0], "2 scans, 0 anomalies found, 2 without (0 a scan; 0.70 a scan in 7 healthy scans of the training)"),
     ):
         figures = {"name": "a", "synthetic": False, "share_found": 0.01, "differs": False}
+        figures |= {"healthy": {"anomalies_per_scan": 0.7, "n_scans": 7, "origin": "training"}}
         contents = [figures | {"n_lesions": count} for count in counts]
         monkeypatch.setattr("anomaly.cli.case_runs.detect_series", lambda *_, c=contents, **__: c)
         detect(model, cases / "gliomas.tsv", tmp_path, overwrite=True)
@@ -183,6 +185,35 @@ def test_the_summary_counts_scans_and_anomalies(cases, model, tmp_path, monkeypa
             "the model was trained on synthetic scans: its accuracy in people is unknown",
             f"flagged: 0 of {len(counts)}" + (f"; failed: {n_failed}" if n_failed else ""),
         ]
+
+
+def test_anomalies_are_counted_beside_those_of_healthy_scans(run, cases, model, noisy, tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    detector = load_model(model)
+    counts = [scan.n_components for scan in detector.healthy_.scans]
+    per_scan = float(np.mean(counts))
+    out = tmp_path / "found"
+    words = ("detect", model, cases / "gliomas.tsv", "--out", out)
+    reference = f"{significant(per_scan, 2)} a scan in {len(counts)} healthy scans of the training)"
+    assert reference in run(*words)[1].splitlines()[0]
+    table = pd.read_csv(out / "detections.tsv", sep="\t")
+    assert table["n_lesions_healthy"].tolist() == pytest.approx([per_scan] * len(table))
+    for page in (out / "index.html", *(out / name / "view.html" for name in table["name"])):
+        assert reference in page.read_text(encoding="utf-8")
+    # A run of an earlier version is not resumed without the figure.
+    record = out / table["name"][0] / "detection.json"
+    earlier = json.loads(record.read_text(encoding="utf-8"))
+    del earlier["healthy"]
+    record.write_text(json.dumps(earlier), encoding="utf-8")
+    assert reference in run(*words)[1].splitlines()[0]
+    assert json.loads(record.read_text(encoding="utf-8"))["healthy"]["n_scans"] == len(counts)
+    # At another opening healthy scans were not counted.
+    words = (*words, "--opening", 2, "--overwrite", "--no-figure")
+    assert "unknown in healthy scans by this model, threshold and opening" in run(*words)[1]
+    assert pd.read_csv(out / "detections.tsv", sep="\t")["n_lesions_healthy"].isna().all()
+    said = run(*words[:-4], "--calibrate", noisy, "--overwrite", "--no-figure")[1]
+    assert "a scan in 5 healthy scans of the calibration)" in said
 
 
 def test_a_run_remembers_the_model_and_the_options(cases, model, tmp_path, detect_calls):

@@ -8,7 +8,7 @@ import pytest
 
 from anomaly.detectors.aligned import AlignedMahalanobis
 from anomaly.detectors.gaussian import OneMinusMean, VoxelwiseGaussian
-from anomaly.detectors.thresholds import FixedThreshold, HealthyScanThreshold
+from anomaly.detectors.thresholds import FixedThreshold, HealthyRateThreshold, HealthyScanThreshold
 from anomaly.scans.cases import write_cases
 from anomaly.scans.series import SeriesDetector, SeriesFiles, read_series
 from anomaly.simulate.persons import simulate_dmri
@@ -308,6 +308,7 @@ def test_a_model_file_of_before_has_no_healthy_scans_and_judges_no_scan(model, h
     again.restore(fitted, files)
     assert again.healthy_ is None
     assert again.detect(sick[0]).differs is None
+    assert again.detect(sick[0]).healthy_per_scan is None
     with pytest.warns(UserWarning, match="is among the calibration scans could not be checked"):
         again.calibrate(healthy[:3])
 
@@ -352,7 +353,7 @@ def test_a_scan_is_judged_as_a_whole_by_the_threshold_of_the_model(model, sick):
     assert changed.threshold == usual.threshold / 2
     assert changed.figures.share > usual.figures.share
     assert changed.figures.bulk == usual.figures.bulk
-    assert changed.n_healthy == 8
+    assert len(changed.healthy.scans) == 8
 
 
 def test_healthy_scans_are_counted_above_the_threshold_of_the_others(healthy):
@@ -364,6 +365,22 @@ def test_healthy_scans_are_counted_above_the_threshold_of_the_others(healthy):
     one = SeriesDetector(half).fit(healthy[:3]).healthy_
     assert len(one.scans) == 1
     assert not one.left_out
+
+
+def test_anomalies_of_a_healthy_scan_are_those_that_the_model_tells_of_others(tmp_path, healthy, sick):
+    rule = VoxelwiseGaussian(threshold=HealthyRateThreshold(0.15), calibration=0.25)
+    model = SeriesDetector(rule).fit(healthy[:3])
+    (held_out,) = model.healthy_.scans
+    # The threshold lies just where the scan that was held out reaches its rate.
+    counts = {scan.figures.share: len(scan.lesions) for scan in map(model.detect, healthy[:3])}
+    assert counts[held_out.share] > 0
+    save_model(model, tmp_path / "model.dmrifit")
+    again = load_model(tmp_path / "model.dmrifit")
+    usual = again.detect(sick[0])
+    assert usual.healthy_per_scan == counts[held_out.share]
+    # Healthy scans were counted at one threshold and opening.
+    assert again.detect(sick[0], threshold=usual.threshold / 2).healthy_per_scan is None
+    assert again.detect(sick[0], opening=1).healthy_per_scan is None
 
 
 @pytest.fixture(scope="module")

@@ -223,6 +223,12 @@ def test_healthy_scans_keep_their_figures_in_a_file():
         HealthyScans.from_dict({"scans": [{"share": 0.1}], "spread": None})
 
 
+def test_anomalies_are_counted_by_healthy_scan():
+    counts = [replace(scan, n_components=n) for scan, n in zip(healthy_scans(3).scans, (0, 2, 0), strict=True)]
+    assert HealthyScans(tuple(counts)).anomalies_per_scan == pytest.approx(2 / 3)
+    assert HealthyScans(()).anomalies_per_scan is None
+
+
 def test_intervals_are_over_scans():
     mean, low, high = mean_over_scans([0.0, 0.02, 0.01, 0.01])
     assert mean == pytest.approx(0.01)

@@ -16,6 +16,7 @@ from dmrifit.stats.claim_board import (
     MissingEvidence,
     Reading,
     Run,
+    board_sentence,
     build_board,
     check_claims,
     format_number,
@@ -141,3 +142,15 @@ def test_boards_need_runs_and_numbers():
 )
 def test_numbers_are_written_in_three_digits(value, spread, text):
     assert format_number(value, spread) == text
+
+
+def test_claims_are_listed_by_their_verdicts_with_the_seeds_that_lack():
+    verdicts = (OPEN, HOLDS, "not testable here", FAILS, "depends on the world", HOLDS)
+    rows = [{"claim": i, "verdict": verdict, "n_runs": 10} for i, verdict in enumerate(verdicts, 1)]
+    listed = (
+        "Verdicts, with the numbers of their claims: holds (2, 6), does not hold (4), "
+        "depends on the world (5), cannot be told (1), not testable here (3)."
+    )
+    assert board_sentence(rows) == listed
+    few = [row | {"n_runs": 3} for row in rows]
+    assert board_sentence(few) == f"{listed} Seeds: 3 of the 10 that a verdict needs."
