@@ -36,10 +36,10 @@ from dmrifit.report.html import (
 from dmrifit.report.numerals import fixed, percent
 from dmrifit.report.style import FOUND, REFERENCE, UNSURE
 from dmrifit.report.viewer import Layer, html_viewer, viewer_page
+from dmrifit.stats.patient_summary import FEWEST_PATIENTS
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.study.controls import CONTROLS
 from metastasis.study.evaluation import SMALL_ML, evaluate_segmentations, option_by_method
-from metastasis.study.patient_samples import FEWEST_PATIENTS
 from metastasis.study.reader_scores import SHARES
 
 if TYPE_CHECKING:
