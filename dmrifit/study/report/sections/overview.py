@@ -122,7 +122,7 @@ def headline_table(board: Board) -> Iterator[Markup]:
         table.itertuples(index=False), list(table), numbers=range(5, len(table.columns)),
         faint=faint.tolist(),
     )  # fmt: skip
-    for note in headline_notes(board.evaluation, table):
+    for note in headline_notes(board.study, table):
         yield html_note(f"{capital(note)}.")
 
 
