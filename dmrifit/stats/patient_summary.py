@@ -7,7 +7,8 @@ counts in columns, and the patient, who is the unit of all spread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FEWEST_PATIENTS",
     "in_parts",
+    "method_pairs",
     "patient_draws",
     "percentile_interval",
     "summarize",
@@ -53,6 +55,15 @@ def in_parts(table: pd.DataFrame, parts: Mapping[str, Any], name: str = "part") 
     import pandas as pd
 
     return pd.concat([table[mask].assign(**{name: part}) for part, mask in parts.items()])
+
+
+def method_pairs(
+    wide: pd.DataFrame,
+) -> Iterator[tuple[str, str, NDArray[np.float64], NDArray[np.float64]]]:
+    """Yield each two methods (columns) with the scores of the patients (rows) that have both."""
+    for a, b in itertools.combinations(wide.columns, 2):
+        x, y = wide[[a, b]].dropna().to_numpy(np.float64).T
+        yield a, b, x, y
 
 
 def summarize(
