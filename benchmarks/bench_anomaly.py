@@ -74,6 +74,7 @@ OF_EVALUATION = (
     *("anomaly.study.evaluation", "anomaly.study.followup", "anomaly.study.scores"),
     *("anomaly.study.strata", "anomaly.study.summaries", "anomaly.detectors.maps"),
     *("anomaly.detectors.thresholds", "dmrifit.stats.lesion_matching"),
+    "dmrifit.stats.patient_summary",
     "benchmarks.claims.weninger.methods",
 )
 MEASURES = ("auc", "average_precision")

@@ -112,6 +112,7 @@ OF_EVALUATION = (
         "metastasis.segmentation.operating_points",
         "dmrifit.io.components",
         "dmrifit.stats.lesion_matching",
+        "dmrifit.stats.patient_summary",
     ),
 )
 # Once, as code may be changed while it runs.

@@ -135,8 +135,8 @@ def evaluate_detectors(
         ``sensitivity_opened``, and on healthy scans ``false_positive_rate`` and ``…_opened``.
         ``"curves"``: ``fold``, ``method`` and what `coverage_curve` gives; ``"areas"``:
         ``method``, ``control``, ``area``, ``area_low`` (means over folds), see `curve_areas`.
-        ``"followup"``: by method, rule and grade what `mismatch_counts` gives (of opened maps;
-        cases with a later lesion; folds together).
+        ``"followup"``: by method, rule and grade the patients with growth, with mismatches and
+        with co-located ones (of opened maps; cases with a later lesion; folds together).
 
     Raises
     ------

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
-from dmrifit._utils.counts import counted
 from dmrifit.io.components import check_affine, label_components
 from dmrifit.io.masks import zeros_and_ones
 from dmrifit.stats.metrics import dice
@@ -18,7 +16,7 @@ from dmrifit.stats.metrics import dice
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FollowupOverlap", "mismatch_counts", "overlap_with_followup"]
+__all__ = ["FollowupOverlap", "overlap_with_followup"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,40 +179,6 @@ def overlap_with_followup(
         share_expected=_share(n_flagged, np.count_nonzero(outside)),
         dice_growth=dice(flagged, growth),
     )
-
-
-def mismatch_counts(overlaps: Sequence[FollowupOverlap], grades: Sequence[str]) -> pd.DataFrame:
-    """Count patients with mismatches by grade, as the study did."""
-    import pandas as pd
-
-    if len(overlaps) != len(grades):
-        raise ValueError(
-            f"{counted(len(grades), 'grade')} for {counted(len(overlaps), 'patient')}; give one "
-            "for each"
-        )
-    by_grade: dict[str, list[FollowupOverlap]] = {grade: [] for grade in grades}
-    for overlap, grade in zip(overlaps, grades, strict=True):
-        by_grade[grade].append(overlap)
-    rows = []
-    for grade, patients in by_grade.items():
-        # Where nothing grew, there is no growth to share.
-        grown = [patient for patient in patients if patient.grown]
-        row: dict[str, Any] = {
-            "grade": grade,
-            "n_patients": len(patients),
-            "n_grown": len(grown),
-            "n_mismatch": sum(patient.mismatch for patient in patients),
-            "n_colocated": sum(patient.colocated for patient in patients),
-            "expected": float(sum(patient.chance for patient in patients if patient.mismatch)),
-            "share_flagged": float("nan"),
-            "share_expected": float("nan"),
-        }
-        if grown:
-            row["share_flagged"] = float(np.mean([patient.share_flagged for patient in grown]))
-            row["share_expected"] = float(np.mean([patient.share_expected for patient in grown]))
-        rows.append(row)
-    columns = ["grade", "n_patients", "n_grown", "n_mismatch", "n_colocated", "expected"]
-    return pd.DataFrame(rows, columns=[*columns, "share_flagged", "share_expected"])
 
 
 def _share(n: int | np.integer, total: int | np.integer) -> float:

@@ -23,7 +23,8 @@ __all__ = ["RATES", "score_method"]
 #: Columns of false-positive rates, raw and opened.
 RATES = ("false_positive_rate", "false_positive_rate_opened")
 
-_ROW_KINDS = ("scans", "healthy", "thresholds", "lesions", "counts", "strata", "followup")
+_ROW_KINDS = ("scans", "healthy", "thresholds", "counts", "strata", "followup")
+_IN_STRATA = ("dice_opened", "sensitivity", "sensitivity_opened")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +48,12 @@ def score_method(
 
     keys = {"fold": entry.fold, "method": entry.method, "control": entry.control}
     # Measures of the scores do not depend on the rule.
-    graded = [_score_measures(bench, entry.maps[i], i) for i in range(len(bench.cases))]
-    strata_aucs = []
+    graded = [_score_measures(bench, values, i) for i, values in enumerate(entry.maps)]
+    aucs = []
     for values, lesion, strata in zip(entry.maps, bench.lesions, bench.strata, strict=True):
-        aucs = {name: _auc(values, lesion, stratum) for name, stratum in strata.items()}
-        strata_aucs.append(aucs)
+        aucs.append({name: _auc(values, lesion, stratum) for name, stratum in strata.items()})
     rows: dict[str, list[Any]] = {key: [] for key in _ROW_KINDS}
+    lesion_tables = []
     for decision in _decisions(bench, entry, rules):
         rule_keys = keys | {"rule": decision.rule, "needs_truth": decision.needs_truth}
         limits = {"threshold": decision.threshold, "n_fitted": decision.n_fitted}
@@ -61,28 +62,34 @@ def score_method(
             # Opened first: a cube may reach beyond the scored voxels.
             opened = open_map(marked, bench.opening) & bench.scored[i]
             raw = marked & bench.scored[i]
-            threshold = {"threshold": decision.limits[i]}
-            scan = {**rule_keys, **_case_columns(bench, i), **graded[i], **threshold}
-            scan |= _overlap(raw, bench.lesions[i])
-            for name, value in _overlap(opened, bench.lesions[i]).items():
-                scan[f"{name}_opened"] = value
-            rows["scans"].append(scan)
-            rows["strata"] += _strata_rows(bench, i, raw, opened, strata_aucs[i], rule_keys)
+            scan = {**rule_keys, **_case_columns(bench, i), **graded[i]}
+            scan["threshold"] = decision.limits[i]
+            rows["scans"].append(scan | _overlaps(raw, opened, bench.lesions[i]))
+            for name, stratum in bench.strata[i].items():
+                row = {**rule_keys, "patient": bench.cases[i].patient, "stratum": name}
+                row |= {"healthy": False, "auc": aucs[i][name]}
+                overlaps = _overlaps(raw & stratum, opened & stratum, bench.lesions[i] & stratum)
+                rows["strata"].append(row | {key: overlaps[key] for key in _IN_STRATA})
             # Masks that used the truth say nothing about lesions found or followed up.
             if not decision.needs_truth:
-                _add_lesion_rows(rows, bench, i, opened, rule_keys)
+                if bench.lesion_wise:
+                    table = _lesions(bench, i, opened, rule_keys)
+                    (counts,) = lesion_counts(table).to_dict("records")
+                    rows["counts"].append(
+                        {**rule_keys, "patient": bench.cases[i].patient, **counts}
+                    )
+                    lesion_tables.append(table)
+                rows["followup"] += _followup(bench, i, opened, rule_keys)
         for i, marked in enumerate(decision.healthy or ()):
             _add_healthy_rows(rows, bench, i, marked, rule_keys)
-    tables = {key: pd.DataFrame(values) for key, values in rows.items() if key != "lesions"}
-    filled = [table for table in rows["lesions"] if len(table)]
+    tables = {key: pd.DataFrame(values) for key, values in rows.items()}
+    filled = [table for table in lesion_tables if len(table)]
     tables["lesions"] = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
     tables["curves"] = pd.DataFrame()
     if entry.healthy and not entry.is_mask:
-        healthy_scores = []
-        for values, mask in zip(entry.healthy, bench.healthy_scored, strict=True):
-            healthy_scores.append(values[mask])
+        masks = zip(entry.healthy, bench.healthy_scored, strict=True)
         curve = coverage_curve(
-            healthy_scores,
+            [values[mask] for values, mask in masks],
             entry.maps,
             bench.lesions,
             bench.scored,
@@ -93,14 +100,8 @@ def score_method(
 
 
 def _case_columns(bench: Bench, i: int) -> dict[str, Any]:
-    case = bench.cases[i]
-    return {
-        "case": i,
-        "name": case.name,
-        "patient": case.patient,
-        "kind": case.kind,
-        "grade": case.grade,
-    }
+    columns = ("name", "patient", "kind", "grade")
+    return {"case": i, **{column: getattr(bench.cases[i], column) for column in columns}}
 
 
 def _score_measures(bench: Bench, values: NDArray[Any], i: int) -> dict[str, float]:
@@ -113,64 +114,35 @@ def _score_measures(bench: Bench, values: NDArray[Any], i: int) -> dict[str, flo
     }
 
 
-def _strata_rows(
-    bench: Bench,
-    i: int,
-    raw: NDArray[np.bool_],
-    opened: NDArray[np.bool_],
-    aucs: Mapping[str, float],
-    rule_keys: Mapping[str, Any],
+def _lesions(
+    bench: Bench, i: int, opened: NDArray[np.bool_], rule_keys: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Match the lesions of a case one by one."""
+    table = lesion_table(bench.lesions[i], opened, bench.cases[i].affine, **bench.matching)
+    # What the table notes about its own scan would be wrong for all scans joined.
+    table.attrs = {}
+    # The table has a column "kind" already: lesion or false positive.
+    names = {"kind": "lesion_kind"}
+    columns = {names.get(key, key): value for key, value in _case_columns(bench, i).items()}
+    return table.assign(**rule_keys, **columns)
+
+
+def _followup(
+    bench: Bench, i: int, opened: NDArray[np.bool_], rule_keys: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Score a case in each stratum."""
-    rows = []
-    for name, stratum in bench.strata[i].items():
-        lesion = bench.lesions[i] & stratum
-        opened_overlap = _overlap(opened & stratum, lesion)
-        raw_overlap = _overlap(raw & stratum, lesion)
-        rows.append(
-            {
-                **rule_keys,
-                "patient": bench.cases[i].patient,
-                "stratum": name,
-                "healthy": False,
-                "auc": aucs[name],
-                "dice_opened": opened_overlap["dice"],
-                "sensitivity": raw_overlap["sensitivity"],
-                "sensitivity_opened": opened_overlap["sensitivity"],
-            }
-        )
-    return rows
-
-
-def _add_lesion_rows(
-    rows: dict[str, list[Any]],
-    bench: Bench,
-    i: int,
-    opened: NDArray[np.bool_],
-    rule_keys: Mapping[str, Any],
-) -> None:
-    """Match the lesions of a case one by one, and compare its opened mask with the follow-up."""
+    """Compare the opened mask of a case with its later lesion, if it has one."""
     case = bench.cases[i]
-    if bench.lesion_wise:
-        table = lesion_table(bench.lesions[i], opened, case.affine, **bench.matching)
-        rows["counts"].append({**rule_keys, **lesion_counts(table).to_dict("records")[0]})
-        # What the table notes about its own scan would be wrong for all scans joined.
-        table.attrs = {}
-        # The table has a column "kind" already: lesion or false positive.
-        columns = {}
-        for key, value in _case_columns(bench, i).items():
-            columns["lesion_kind" if key == "kind" else key] = value
-        rows["lesions"].append(table.assign(**rule_keys, **columns))
-    if case.followup is not None and case.lesion is not None:
-        overlap = overlap_with_followup(
-            opened,
-            case.lesion,
-            case.followup,
-            brain=bench.scored[i],
-            affine=case.affine,
-            connectivity=bench.matching["connectivity"],
-        )
-        rows["followup"].append({**rule_keys, "grade": case.grade, "overlap": overlap})
+    if case.followup is None or case.lesion is None:
+        return []
+    overlap = overlap_with_followup(
+        opened,
+        case.lesion,
+        case.followup,
+        brain=bench.scored[i],
+        affine=case.affine,
+        connectivity=bench.matching["connectivity"],
+    )
+    return [{**rule_keys, "grade": case.grade, "overlap": overlap}]
 
 
 def _add_healthy_rows(
@@ -181,18 +153,23 @@ def _add_healthy_rows(
     rule_keys: Mapping[str, Any],
 ) -> None:
     """Count the false positives of a healthy scan, in all and in each stratum."""
-    mask = bench.healthy_scored[i]
+    case, mask = bench.healthy[i], bench.healthy_scored[i]
     opened = open_map(marked, bench.opening) & mask
-    rows["healthy"].append({**rule_keys, **_false_positives(bench, i, marked & mask, opened)})
+    row = {**rule_keys, "case": i, "name": case.name, "patient": case.patient}
+    row["n_scored"] = int(np.count_nonzero(mask))
+    for ending, binary_map in (("", marked & mask), ("_opened", opened)):
+        n_found = int(np.count_nonzero(binary_map))
+        row[f"n_found{ending}"] = n_found
+        row[f"false_positive_rate{ending}"] = n_found / row["n_scored"]
+        row[f"empty{ending}"] = not n_found
+    labels = label_components(opened, connectivity=bench.matching["connectivity"])
+    rows["healthy"].append(row | {"n_components_opened": int(labels.max())})
     for name, stratum in bench.healthy_strata[i].items():
-        n = np.count_nonzero(stratum)
-        rates = dict.fromkeys(RATES, np.nan)
-        if n:
-            rates[RATES[0]] = np.count_nonzero(marked & stratum) / n
-            rates[RATES[1]] = np.count_nonzero(opened & stratum) / n
-        patient = bench.healthy[i].patient
-        columns = {"patient": patient, "stratum": name, "healthy": True}
-        rows["strata"].append({**rule_keys, **columns, **rates})
+        row = {**rule_keys, "patient": case.patient, "stratum": name, "healthy": True}
+        for rate, binary_map in zip(RATES, (marked, opened), strict=True):
+            # An empty stratum has no rate.
+            row[rate] = float(binary_map[stratum].mean()) if stratum.any() else np.nan
+        rows["strata"].append(row)
 
 
 def _decisions(
@@ -276,39 +253,22 @@ def _average_precision(
     return float(average_precision_score(truth, values[mask].astype(np.float64)))
 
 
-def _overlap(marked: NDArray[np.bool_], lesion: NDArray[np.bool_]) -> dict[str, float]:
-    n_marked = int(np.count_nonzero(marked))
+def _overlaps(
+    raw: NDArray[np.bool_], opened: NDArray[np.bool_], lesion: NDArray[np.bool_]
+) -> dict[str, float]:
+    """Compare the mask of a lesion with what is marked, before and after opening."""
+    overlaps: dict[str, float] = {}
     n_lesion = int(np.count_nonzero(lesion))
-    n_both = int(np.count_nonzero(marked & lesion))
-    # Without a lesion, or without a mark, quotients are not defined and enter no mean.
-    overlap = dict.fromkeys(("n_found", "dice", "sensitivity", "precision"), float("nan"))
-    overlap["n_found"] = n_marked
-    if n_lesion:
-        overlap["dice"] = 2 * n_both / (n_marked + n_lesion)
-        overlap["sensitivity"] = n_both / n_lesion
-        if n_marked:
-            overlap["precision"] = n_both / n_marked
-    return overlap
-
-
-def _false_positives(
-    bench: Bench, i: int, raw: NDArray[np.bool_], opened: NDArray[np.bool_]
-) -> dict[str, Any]:
-    case = bench.healthy[i]
-    n = int(np.count_nonzero(bench.healthy_scored[i]))
-    n_raw = int(np.count_nonzero(raw))
-    n_opened = int(np.count_nonzero(opened))
-    labels = label_components(opened, connectivity=bench.matching["connectivity"])
-    return {
-        "case": i,
-        "name": case.name,
-        "patient": case.patient,
-        "n_scored": n,
-        "n_found": n_raw,
-        RATES[0]: n_raw / n,
-        "empty": not n_raw,
-        "n_found_opened": n_opened,
-        RATES[1]: n_opened / n,
-        "empty_opened": not n_opened,
-        "n_components_opened": int(labels.max()),
-    }
+    for ending, marked in (("", raw), ("_opened", opened)):
+        n_marked, n_both = int(np.count_nonzero(marked)), int(np.count_nonzero(marked & lesion))
+        # Without a lesion, or without a mark, quotients are not defined and enter no mean.
+        dice = sensitivity = precision = float("nan")
+        if n_lesion:
+            dice, sensitivity = 2 * n_both / (n_marked + n_lesion), n_both / n_lesion
+        if n_lesion and n_marked:
+            precision = n_both / n_marked
+        overlaps[f"n_found{ending}"] = n_marked
+        overlaps[f"dice{ending}"] = dice
+        overlaps[f"sensitivity{ending}"] = sensitivity
+        overlaps[f"precision{ending}"] = precision
+    return overlaps

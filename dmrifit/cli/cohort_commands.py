@@ -553,7 +553,7 @@ def _finish_report(evaluations: list[Evaluation], page: Path) -> None:
 
     table = headline(evaluations[0].summary())
     typer.echo(table.to_string(index=False))
-    for note in headline_notes(evaluations[0], table):
+    for note in headline_notes(evaluations[0].study, table):
         typer.echo(note)
     if any(evaluation.synthetic for evaluation in evaluations):
         typer.echo("synthetic data: no clinical result")

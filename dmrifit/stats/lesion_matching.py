@@ -37,6 +37,7 @@ __all__ = [
     "lesion_table",
     "match_components",
     "match_to_lesions",
+    "ratio",
     "scores_from_counts",
 ]
 
@@ -278,16 +279,16 @@ def scores_from_counts(counts: Any) -> dict[str, NDArray[np.float64]]:
         if name.startswith("n_") and not name.startswith("n_found_"):
             scores[name] = c[name]
     scores |= _rates(c["n_found"], c["n_lesions"], c["n_false_positives"])
-    scores["false_positives_per_scan"] = _ratio(c["n_false_positives"], c["n_scans"])
-    scores["mDSC"] = _ratio(c["dice_sum"], c["n_found"])
+    scores["false_positives_per_scan"] = ratio(c["n_false_positives"], c["n_scans"])
+    scores["mDSC"] = ratio(c["dice_sum"], c["n_found"])
     strict = _rates(c["n_distinct"], c["n_lesions"], c["n_false_positives"] + c["n_flagged"])
     scores |= {f"strict_{key}": value for key, value in strict.items()}
-    scores["specificity"] = _ratio(c["clean"], c["n_lesion_free"])
-    scores["false_positives_per_lesion_free"] = _ratio(
+    scores["specificity"] = ratio(c["clean"], c["n_lesion_free"])
+    scores["false_positives_per_lesion_free"] = ratio(
         c["lesion_free_false_positives"], c["n_lesion_free"]
     )
-    scores["lesion_dice"] = _ratio(c["lesion_dice"], c["n_scans"])
-    scores["lesion_f1"] = _ratio(c["lesion_f1"], c["n_scans"])
+    scores["lesion_dice"] = ratio(c["lesion_dice"], c["n_scans"])
+    scores["lesion_f1"] = ratio(c["lesion_f1"], c["n_scans"])
     for size in ("small", "large"):
         rates = _rates(c[f"n_found_{size}"], c[f"n_{size}"], c[f"false_positives_{size}"])
         scores |= {f"{key}_{size}": rates[key] for key in ("sensitivity", "precision")}
@@ -348,20 +349,18 @@ def _rates(
     n_hits: NDArray[np.float64], n_lesions: NDArray[np.float64], n_wrong: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
     """Give sensitivity, positive predictive value and their harmonic mean."""
-    sensitivity = _ratio(n_hits, n_lesions)
-    precision = _ratio(n_hits, n_hits + n_wrong)
-    f1 = _ratio(2 * sensitivity * precision, sensitivity + precision)
+    sensitivity = ratio(n_hits, n_lesions)
+    precision = ratio(n_hits, n_hits + n_wrong)
+    f1 = ratio(2 * sensitivity * precision, sensitivity + precision)
     # Without a hit the score is 0, also where nothing was predicted; NaN stays without lesions.
     f1 = np.where(n_hits == 0, 0 * sensitivity, f1)
     return {"sensitivity": sensitivity, "precision": precision, "f1": f1}
 
 
-def _ratio(
-    numerator: NDArray[np.float64], denominator: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Divide; NaN where there is nothing to divide by."""
+def ratio(numerator: Any, denominator: Any) -> NDArray[np.float64]:
+    """Divide arrays of the same shape; NaN where there is nothing to divide by."""
     nothing = np.full(np.shape(denominator), np.nan)
-    return np.divide(numerator, denominator, out=nothing, where=denominator > 0)
+    return np.divide(numerator, denominator, out=nothing, where=np.greater(denominator, 0))
 
 
 # Components --------------------------------------------------------------------------------------

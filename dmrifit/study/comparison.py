@@ -37,6 +37,7 @@ from dmrifit.study.contestants import (
     without_controls,
 )
 from dmrifit.study.predictions import FolderPredictions, PatientPredictions
+from dmrifit.study.skill_summary import headline, headline_notes, summary_of
 from dmrifit.study.splits import Cell, check_settings, plan, software, views_by_cohort
 from dmrifit.study.study_folder import StudyFolder
 from dmrifit.study.training_runs import SIGNAL_COLUMNS, run_trial
@@ -134,8 +135,6 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         """Show the head of the summary in notebooks."""
-        from dmrifit.study.skill_summary import headline, headline_notes
-
         table = headline(self.summary().sort_values("dispersion"))
         n = self.scores[["cohort", "patient"]].drop_duplicates().shape[0]
         title = f"Evaluation: {counted(n, 'patient')}, each left out once"
@@ -143,7 +142,7 @@ class Evaluation:
             "means over patients [95 %] of signals and of tissue parameters, at the largest "
             "number of training patients; skill is 1 − error / error of the best constant"
         )
-        for sentence in headline_notes(self, table):
+        for sentence in headline_notes(self.study, table):
             note += f"; {sentence}"
         if self.synthetic:
             note += f"; {', '.join(self.synthetic)}: synthetic patients"
@@ -232,8 +231,6 @@ class Evaluation:
         ValueError
             If the level is not between 0 and 1.
         """
-        from dmrifit.study.skill_summary import summary_of
-
         return summary_of(self.scores, self.signals, level)
 
     def headline(self, level: float = 0.95) -> pd.DataFrame:
@@ -258,8 +255,6 @@ class Evaluation:
         ValueError
             If the level is not between 0 and 1.
         """
-        from dmrifit.study.skill_summary import headline
-
         return headline(self.summary(level))
 
     def statistics(self, **options: Any) -> dict[str, pd.DataFrame]:

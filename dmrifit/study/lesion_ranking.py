@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dmrifit.engine.fitting import fit_voxels
 from dmrifit.engine.protocol import Protocol
 from dmrifit.stats.metrics import spearman
+from dmrifit.stats.patient_summary import patient_draws, percentile_interval
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.predictions import PatientPredictions
 
@@ -54,45 +55,28 @@ def lesion_ranking(
     import pandas as pd
 
     rows = []
-    for cohort in dict.fromkeys(cohort for cohort, _ in evaluation.predictions):
-        lesions = _lesions(evaluation, cohort, parameters)
-        if len(lesions) < FEWEST_LESIONS:
-            continue
-        adc = np.array([lesion.adc for lesion in lesions])
-        for name, estimator in lesions[0].predicted:
-            truth = np.array([lesion.truth[name] for lesion in lesions])
-            predicted = np.array([lesion.predicted[name, estimator] for lesion in lesions])
-            row = {"cohort": cohort, "parameter": name, "estimator": estimator}
-            rows.append(row | _compared(predicted, adc, truth, level))
-    return pd.DataFrame(rows, columns=list(_COLUMNS))
-
-
-class _Lesion(NamedTuple):
-    """Medians of a patient: of ADC, and by parameter of the truth and of each prediction."""
-
-    adc: float
-    truth: dict[str, float]
-    predicted: dict[tuple[str, str], float]
-
-
-def _lesions(evaluation: Evaluation, cohort: str, parameters: Sequence[str]) -> list[_Lesion]:
-    """Take the medians of one patient after the other, so that one at a time is in memory."""
-    lesions = []
-    # In one order, whether predictions are in memory or in files.
-    for key in sorted(evaluation.predictions):
-        if key[0] != cohort:
-            continue
-        patient = evaluation.predictions[key]
+    # In one order, whether predictions are in memory or in files; one patient at a time.
+    for cohort, name in sorted(evaluation.predictions):
+        patient = evaluation.predictions[cohort, name]
         if patient.truth is None:
             continue
-        columns = {name: patient.names.index(name) for name in parameters if name in patient.names}
-        truth = {name: _median(patient.truth, j) for name, j in columns.items()}
-        predicted = {}
-        for name, j in columns.items():
-            for estimator, maps in patient.maps.items():
-                predicted[name, estimator] = _median(maps, j)
-        lesions.append(_Lesion(_median_adc(patient), truth, predicted))
-    return lesions
+        adc = _median_adc(patient)
+        for parameter in parameters:
+            if parameter in patient.names:
+                j = patient.names.index(parameter)
+                truth = _median(patient.truth, j)
+                for estimator, maps in patient.maps.items():
+                    row = (cohort, parameter, estimator, _median(maps, j), adc, truth)
+                    rows.append(row)
+    keys, columns = list(_COLUMNS[:3]), ["predicted", "adc", "truth"]
+    medians = pd.DataFrame(rows, columns=[*keys, *columns])
+    ranked = []
+    for key, lesions in medians.groupby(keys, sort=False):
+        if len(lesions) >= FEWEST_LESIONS:
+            predicted, adc, truth = lesions[columns].to_numpy(np.float64).T
+            compared = _compared(predicted, adc, truth, level)
+            ranked.append(dict(zip(keys, key, strict=True)) | compared)
+    return pd.DataFrame(ranked, columns=list(_COLUMNS))
 
 
 def _median_adc(patient: PatientPredictions) -> float:
@@ -127,10 +111,12 @@ def _compared(
         return {"n_lesions": len(truth)}
     if _rho(adc, truth) < 0:
         adc = -adc
-    lesions = np.random.default_rng(0).integers(len(truth), size=(_N_DRAWS, len(truth)))
+    draws = patient_draws(len(truth), _N_DRAWS, 0)
+    every = np.tile(np.arange(len(truth)), _N_DRAWS)
+    lesions = np.repeat(every, draws.ravel()).reshape(draws.shape)
     drawn = predicted[lesions].T, adc[lesions].T, truth[lesions].T
-    draws = _rho(drawn[0], drawn[2]) - _rho(drawn[1], drawn[2])
-    low, high = np.percentile(draws, [50 * (1 - level), 50 * (1 + level)])
+    gains = _rho(drawn[0], drawn[2]) - _rho(drawn[1], drawn[2])
+    low, high = percentile_interval(gains, level)
     first, second = np.triu_indices(len(truth), k=1)
     is_risen = predicted[first] < predicted[second]
     is_reordered = is_risen != (adc[first] < adc[second])
@@ -142,8 +128,8 @@ def _compared(
         "rho_predicted": rho_predicted,
         "rho_adc": rho_adc,
         "gain": rho_predicted - rho_adc,
-        "gain_low": float(low),
-        "gain_high": float(high),
+        "gain_low": low,
+        "gain_high": high,
         "rho_predicted_adc": _rho(predicted, adc),
         "reordered": float(is_reordered.mean()),
         "reordered_rightly": share_right,

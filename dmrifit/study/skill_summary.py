@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE
+from dmrifit.stats.patient_summary import in_parts, summarize
 from dmrifit.study.training_runs import POOLED
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from dmrifit.study.comparison import Evaluation
 
 __all__ = [
     "KEYS",
@@ -80,43 +78,23 @@ def summary_of(
 
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, such as 0.95, not {level!r}")
-    scores = largest(scores)
-    scores = scores.assign(abs_bias=scores["bias"].abs())
-    apart = {*NO_TISSUE, AT_BOUND}
-    names = scores["metric"].drop_duplicates().tolist()
-    groups = {"tissue": [name for name in names if name not in apart]}
+    scores, signals = largest(scores), matching(largest(signals), contrast=POOLED)
+    names = list(scores["metric"].unique())
+    groups = {"tissue": [name for name in names if name not in (*NO_TISSUE, AT_BOUND)]}
     alone = [name for name in (*_ALSO_ALONE, AT_BOUND, *NO_TISSUE) if name in names]
-    if every_parameter:
-        alone = names
-    groups |= {name: [name] for name in alone}
-    pooled_signals = matching(largest(signals), contrast=POOLED)
-    if len(pooled_signals):
-        pooled_signals = pooled_signals.assign(metric="signals", n_failed=0)
-    rows = []
-    for keys, table in scores.groupby(KEYS, sort=False):
-        row = dict(zip(KEYS, keys, strict=True))
-        tables = {"signals": matching(pooled_signals, **row)}
-        for name, metrics in groups.items():
-            tables[name] = table[table["metric"].isin(metrics)]
-        for name, members in tables.items():
-            if len(members):
-                rows.append(row | {"parameters": name} | _summarized(members, level))
-    columns = None
-    if not rows:
-        columns = [*KEYS, "parameters", *MEASURES, *_INDEPENDENT, *_SHARED]
-    return pd.DataFrame(rows, columns=columns)
+    groups |= {name: [name] for name in (names if every_parameter else alone)}
+    parts = {name: scores["metric"].isin(metrics) for name, metrics in groups.items()}
+    table = in_parts(scores, parts, "parameters")
+    if len(signals):
+        signals = signals.assign(metric="signals", parameters="signals", n_failed=0)
+        table = pd.concat([signals, table])
+    summary = _summarized(table, [*KEYS, "parameters"], level)
+    return scores[KEYS].drop_duplicates().merge(summary, on=KEYS)
 
 
 def size_summary(scores: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     """Summarize scores over patients and parameters for each number of training patients."""
-    import pandas as pd
-
-    scores = scores.assign(abs_bias=scores["bias"].abs())
-    keys = [*KEYS, "n_train"]
-    rows = []
-    for values, table in scores.groupby(keys, sort=False):
-        rows.append(_summarized(table, level) | dict(zip(keys, values, strict=True)))
-    return pd.DataFrame(rows, columns=None if rows else [*keys, *MEASURES, *_INDEPENDENT])
+    return _summarized(scores, [*KEYS, "n_train"], level)
 
 
 def headline(summary: pd.DataFrame) -> pd.DataFrame:
@@ -159,16 +137,18 @@ def headline(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else ["algorithm", "r"])
 
 
-def headline_notes(evaluation: Evaluation, table: pd.DataFrame) -> list[str]:
-    """List what has to be said under the head of a summary, `table`."""
+def headline_notes(study: Mapping[str, Any], table: pd.DataFrame) -> list[str]:
+    """List what has to be said under the head of the summary of a study, `table`."""
     notes = []
     correlations = [table[name] for name in ("r", "r, independent") if name in table]
     if any(column.str.endswith("*").any() for column in correlations):
         notes.append(_UNDEFINED)
     if "shared noise" in table:
         notes.append(_SHARED_NOISE)
-    cohorts = evaluation.study.get("cohorts", {})
-    single = [name for name in evaluation.synthetic if not cohorts[name].get("repeated")]
+    single = []
+    for name, cohort in study.get("cohorts", {}).items():
+        if cohort.get("synthetic") and not cohort.get("repeated"):
+            single.append(name)
     if single:
         notes.append(
             f"the signals of {', '.join(single)} without noise, or the level of their noise, are "
@@ -195,77 +175,49 @@ def _number(value: float, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if np.isfinite(value) else "–"
 
 
-def _summarized(table: pd.DataFrame, level: float) -> dict[str, Any]:
+def _summarized(table: pd.DataFrame, by: list[str], level: float) -> pd.DataFrame:
     """Average over repeats, then parameters, then patients."""
+    order = table[by].drop_duplicates()
     # Sums of other rows first would differ in their last digits.
     table = table.sort_values(["patient", "metric", "repeat"])
     # Scores of an earlier version may lack a column.
-    columns = dict.fromkeys(
-        [*table.columns, *MEASURES, *_SUMMED, *_INDEPENDENT, "bias_independent"]
-    )
-    table = table.reindex(columns=list(columns))
+    needed = ("bias", "bias_independent", "skill_independent", "pearson_independent")
+    columns = [*table.columns, *MEASURES, *_SUMMED, *needed]
+    table = table.reindex(columns=list(dict.fromkeys(columns)))
     # A constant answer has no correlation: it counts as none, and is marked.
-    filled = table.assign(pearson=table["pearson"].fillna(0.0))
-    is_repeated = filled["skill_independent"].notna() | filled["bias_independent"].notna()
-    undefined = is_repeated & filled["pearson_independent"].isna()
+    filled = table.assign(abs_bias=table["bias"].abs(), pearson=table["pearson"].fillna(0.0))
+    is_repeated = table["skill_independent"].notna() | table["bias_independent"].notna()
+    undefined = is_repeated & table["pearson_independent"].isna()
     filled["pearson_independent"] = filled["pearson_independent"].mask(undefined, 0.0)
     for measure, independent, shared in zip(REPEATED, _INDEPENDENT, _SHARED, strict=True):
         filled[shared] = filled[measure] - filled[independent]
     measures = [*MEASURES, *_INDEPENDENT, *_SHARED]
-    values = filled.groupby(["patient", "metric"])[measures].mean()
-    # Not by pandas, where the last digit of a mean depends on how columns lie in memory.
-    by_patient = [_means(rows.to_numpy()) for _, rows in values.groupby("patient")]
-    patients = np.array(by_patient)
-    means = _means(patients)
-    low, high = _intervals(patients, level)
-    row: dict[str, Any] = {"n_train": table["n_train"].max(), "n_patients": len(patients)}
-    for j, measure in enumerate(measures):
-        row[measure] = means[j]
-        row[f"{measure}_low"], row[f"{measure}_high"] = low[j], high[j]
-    row["pooled_skill"] = _pooled_skill(table)
-    row["n_undefined_pearson"] = int(table["pearson"].isna().sum())
-    row["n_undefined_pearson_independent"] = int(undefined.sum())
-    row["n_dropped"] = int(table["n_undefined"].sum())
-    return row
+    # One seed for all: equal columns get equal intervals, whatever else is summarized.
+    summary = summarize(
+        filled, by, measures, within=["metric"], n_bootstrap=_N_DRAWS, level=level
+    ).set_index(by)
+    counts = table.assign(
+        n_undefined_pearson=table["pearson"].isna(),
+        n_undefined_pearson_independent=undefined,
+        n_dropped=table["n_undefined"],
+    ).groupby(by)
+    if "n_train" not in by:
+        summary["n_train"] = counts["n_train"].max()
+    summary["pooled_skill"] = _pooled_skill(table, by)
+    names = ["n_undefined_pearson", "n_undefined_pearson_independent", "n_dropped"]
+    summary[names] = counts[names].sum().astype(int)
+    ends = [f"{measure}{end}" for measure in measures for end in ("", "_low", "_high")]
+    columns = ["n_train", "n_patients", *ends, "pooled_skill", *names]
+    columns = [*by, *(name for name in columns if name not in by)]
+    return order.merge(summary.reset_index(), on=by).reindex(columns=columns)
 
 
-def _means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """
-    Average over rows without gaps; NaN for a column of nothing else.
-
-    Shapes: `values` (n_rows, n_columns); returns (n_columns,).
-    """
-    means = np.full(values.shape[1], np.nan)
-    for j, column in enumerate(values.T):
-        known = column[~np.isnan(column)]
-        if known.size:
-            means[j] = known.mean()
-    return means
-
-
-def _pooled_skill(table: pd.DataFrame) -> float:
+def _pooled_skill(table: pd.DataFrame, by: list[str]) -> pd.Series:
     """Mean over parameters of the skill of all voxels of all patients together."""
     n = table["n_voxels"] - table["n_undefined"] - table["n_failed"]
     sums = table.assign(
         error=n * (1 - table["skill"]) * table["constant_error"],
         constant_error=n * table["constant_error"],
     )
-    sums = sums.groupby("metric")[["error", "constant_error"]].sum(min_count=1)
-    return float((1 - sums["error"] / sums["constant_error"]).mean())
-
-
-def _intervals(values: NDArray[np.float64], level: float) -> tuple[NDArray, NDArray]:
-    """
-    Percentile bootstrap of means over rows; NaN where a column has fewer than two values.
-
-    Shapes: `values` (n_patients, n_measures); returns (n_measures,) twice.
-    """
-    bounds = np.full((2, values.shape[1]), np.nan)
-    # One seed for all: equal columns get equal intervals, whatever else is summarized.
-    rng = np.random.default_rng(0)
-    for j, column in enumerate(values.T):
-        usable = column[np.isfinite(column)]
-        if len(usable) > 1:
-            draws = usable[rng.integers(len(usable), size=(_N_DRAWS, len(usable)))].mean(axis=1)
-            bounds[:, j] = np.percentile(draws, [50 * (1 - level), 50 * (1 + level)])
-    return bounds[0], bounds[1]
+    sums = sums.groupby([*by, "metric"])[["error", "constant_error"]].sum(min_count=1)
+    return (1 - sums["error"] / sums["constant_error"]).groupby(by).mean()

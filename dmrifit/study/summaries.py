@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmrifit.predict.controls import is_control
+from dmrifit.stats import patient_summary
 from dmrifit.stats.metrics import AT_BOUND, METRICS, NO_TISSUE, RANKING_METRIC, MapMetric
 from dmrifit.study.comparison import Evaluation
 from dmrifit.study.skill_summary import KEYS, largest, matching, summary_of
@@ -48,19 +49,15 @@ def averaged(scores: pd.DataFrame) -> pd.DataFrame:
 
 def summarize(evaluation: Evaluation) -> pd.DataFrame:
     """Summarize a comparison over patients, and over parameters but S0 and T2v."""
-    import pandas as pd
-
     scores = _with_magnitudes(averaged(largest(evaluation.scores)))
     metrics = summary_metrics(scores)
     columns = [metric.column for metric in metrics]
     columns += [f"{name}_truth" for name in columns]
     # Patients count alike, however many parameters they have.
-    patient_means = scores.groupby([*KEYS, "patient"], sort=False)[columns].mean()
-    patients = patient_means.groupby(KEYS, sort=False)
-    table = patients.mean()
-    for metric in metrics:
-        if metric.with_sd:
-            table[f"{metric.column}_sd"] = patients[metric.column].std()
+    table = patient_summary.summarize(scores, KEYS, columns).set_index(KEYS)
+    spreads = [f"{metric.column}_sd" for metric in metrics if metric.with_sd]
+    n_patients = table["n_patients"]
+    table = table[[*columns, *spreads]]
     signals = largest(evaluation.signals)
     if len(signals):
         signals = signals[signals["contrast"] != POOLED]
@@ -68,9 +65,8 @@ def summarize(evaluation: Evaluation) -> pd.DataFrame:
         means = signals.groupby(KEYS, sort=False)[["relative_error", "pearson"]].mean()
         names = {"relative_error": "signal_error", "pearson": "signal_pearson"}
         table = table.join(means.rename(columns=names))
-    table["n_train"] = scores.groupby(KEYS, sort=False)["n_train"].max()
-    table["n_patients"] = patients.size()
-    return pd.DataFrame(table.reset_index())
+    n_train = scores.groupby(KEYS, sort=False)["n_train"].max()
+    return table.assign(n_train=n_train, n_patients=n_patients).reset_index()
 
 
 def summary_metrics(table: pd.DataFrame) -> list[MapMetric]:

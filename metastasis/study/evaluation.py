@@ -18,24 +18,24 @@ from dmrifit.stats.lesion_matching import (
     lesion_counts,
     lesion_scores,
     lesion_table,
+    ratio,
     scores_from_counts,
 )
+from dmrifit.stats.patient_summary import in_parts, summarize
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.segmentation.operating_points import THRESHOLDS, threshold_curve
 from metastasis.study.controls import CONTROLS, control_segmentations, reference_masks
 from metastasis.study.operating_curves import (
+    FROC_COLUMNS,
     area_table,
     calibration_curve,
     family_table,
-    froc_samples,
-    froc_score,
+    froc_table,
     summed_curve,
 )
-from metastasis.study.patient_samples import FEWEST_PATIENTS, patient_draws, percentile_interval
 from metastasis.study.reader_scores import (
     challenge_table,
     distance_table,
-    froc_table,
     lesion_free_table,
     matched_table,
     recall_by_volume,
@@ -63,16 +63,10 @@ __all__ = [
 #: Ending of the row for what both models of an ensemble mark.
 OF_BOTH = f", {MARKED_BY_BOTH}"
 
-_PARTS = ("all", "with prior", "without prior")
 _SCORES_OF_BOTH = ("sensitivity", "precision", "strict_sensitivity", "strict_precision")
 _INTERVALS = (
-    *HEADLINES,
-    "sensitivity",
-    "precision",
-    "f1",
-    "false_positives_per_scan",
-    "specificity",
-    "lesion_f1",
+    *(*HEADLINES, "sensitivity", "precision", "f1"),
+    *("false_positives_per_scan", "specificity", "lesion_f1"),
 )
 #: Counts that add up to what a share is of.
 _TRIALS = {
@@ -232,62 +226,74 @@ def evaluate_segmentations(
     by_scan = pd.DataFrame(scans)
     scores_by_scan = pd.DataFrame(further)
     seed = seed_from(random_state)
-    summary = _summary(by_scan, CONTROLS if controls else ())
-    brains = [case.brain for case in cases]
-    curves_by_scan = {}
-    matched = []
-    calibrations = []
-    parts = {part: list(dict.fromkeys(table["case"])) for part, table in _parts(by_scan).items()}
+    is_prior = by_scan["prior"]
+    parts = {"all": is_prior | True}
+    if is_prior.any() and not is_prior.all():
+        parts |= {"with prior": is_prior, "without prior": ~is_prior}
+    summary, intervals = _summary(in_parts(by_scan, parts), n_bootstrap, seed)
+    summary.insert(2, "control", summary["method"].isin(CONTROLS) & controls)
+    cases_of_parts = {part: by_scan["case"][mask].unique() for part, mask in parts.items()}
+    matched, calibrations = [], []
+    curve_inputs: dict[str, tuple[Any, ArrayLike, int]] = {}
     for name, method in named.items():
         probabilities = method.probabilities
         if probabilities is None:
             continue
-        method_options = options | {"min_voxels": method.min_voxels}
-        curves_by_scan[name] = _curves_by_scan(truths, probabilities, thresholds, method_options)
-        at_levels = matched_table(truths, probabilities, parts, statuses, **method_options)
+        curve_inputs[name] = (probabilities, thresholds, method.min_voxels)
+        given = {**options, "min_voxels": method.min_voxels}
+        at_levels = matched_table(truths, probabilities, cases_of_parts, statuses, **given)
         matched.append(at_levels.assign(method=name))
+        brains = [case.brain for case in cases]
         calibration = calibration_curve(
-            truths, probabilities, masks=brains, threshold=method.threshold, **method_options
+            truths, probabilities, masks=brains, threshold=method.threshold, **given
         )
         error = calibration["level"].map(calibration.attrs["error"])
         calibrations.append(calibration.assign(method=name, error=error))
+    graded = list(curve_inputs)
     # Masks have one operating point: any threshold between 0 and 1 gives it.
-    points_by_scan = {
-        name: _curves_by_scan(truths, masks[name], [0.5], options) for name in control_masks
-    }
-    curves = {name: summed_curve(of_scans) for name, of_scans in curves_by_scan.items()}
-    points = {name: summed_curve(of_scans) for name, of_scans in points_by_scan.items()}
-    samples = {
-        name: froc_samples(
-            of_scans,
-            [case.patient for case in cases],
-            n_bootstrap=n_bootstrap,
-            seed=seed_for(seed, "froc"),
-        )
-        for name, of_scans in (curves_by_scan | points_by_scan).items()
-    }
-    all_curves = [curve.assign(method=name) for name, curve in [*curves.items(), *points.items()]]
+    curve_inputs |= {name: (masks[name], [0.5], 1) for name in control_masks}
+    patients = [case.patient for case in cases]
+    draws: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed_for(seed, "froc")}
+    curves, froc, froc_scores = {}, {}, {}
+    for name, (values, steps, least) in curve_inputs.items():
+        given = {"thresholds": steps, **options, "min_voxels": least}
+        of_scans = [
+            threshold_curve([truth], [scan], **given)
+            for truth, scan in zip(truths, values, strict=True)
+        ]
+        curves[name] = summed_curve(of_scans).assign(method=name)
+        table, froc_scores[name] = froc_table(of_scans, patients, **draws)
+        froc[name] = table.assign(method=name)
     all_lesions = _joined(lesions, ["case", "name", "patient", "method"])
     members = family_table(summary[summary["part"] == "all"], families or {})
+    by_kind = {
+        "thresholds": {name: curves[name] for name in graded},
+        "family": {str(name): points for name, points in members.groupby("family", sort=False)},
+        "control": {name: curves[name] for name in control_masks},
+    }
+    areas = [area_table(of_kind, kind) for kind, of_kind in by_kind.items()]
+    # The points of a family are different trainings, which have no common FROC curve.
+    scores = pd.DataFrame.from_dict(froc_scores, orient="index")
+    scores = scores.reindex(columns=["froc", "froc_low", "froc_high"])
     return {
         "scans": by_scan,
         "lesions": all_lesions,
         "summary": summary,
-        "intervals": _intervals(by_scan, n_bootstrap, seed),
+        "intervals": intervals,
         "volumes": recall_by_volume(all_lesions, n_bootstrap=n_bootstrap, seed=seed),
         "distance": distance_table(scores_by_scan, n_bootstrap=n_bootstrap, seed=seed),
         "challenge": challenge_table(scores_by_scan),
         "lesion_free": lesion_free_table(scores_by_scan),
-        "status": _status_table(lesions),
+        "status": _status_table(all_lesions),
         "ensemble": _ensemble_table(
             named, {name: masks[name] for name in control_masks}, cases, truths, options
         ),
-        "curves": _joined(all_curves, ["method"]),
-        "froc": froc_table(curves, samples),
+        "curves": _joined(list(curves.values()), ["method"]),
+        "froc": _joined([froc[name] for name in graded], FROC_COLUMNS),
         "matched": _joined(matched, ["method", "part"]),
         "calibration": _joined(calibrations, ["method"]),
         "families": members,
-        "areas": _areas(curves, points, members, samples),
+        "areas": _joined(areas, list(areas[0])).join(scores, on="name"),
     }
 
 
@@ -463,67 +469,41 @@ def _voxel_dice(truth: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float:
 # Tables ------------------------------------------------------------------------------------------
 
 
-def _parts(scans: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Split scans by whether they have a prior, if some do and some do not."""
-    with_prior = scans[scans["prior"]]
-    without_prior = scans[~scans["prior"]]
-    tables = {_PARTS[0]: scans}
-    if len(with_prior) and len(without_prior):
-        tables[_PARTS[1]] = with_prior
-        tables[_PARTS[2]] = without_prior
-    return tables
+def _scores(counts: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Compute all scores of a summary from sums of counts over scans."""
+    scores: dict[str, NDArray[Any]] = scores_from_counts(counts)
+    scores["voxel_dice"] = ratio(counts["voxel_dice"], scores.pop("n_voxel_dice"))
+    rates = segment_rates({key: counts[f"segment_{key}"] for key in SEGMENT_COUNTS})
+    return scores | {f"segment_{key}": value for key, value in rates.items()}
 
 
-def _count_columns(scans: pd.DataFrame) -> list[str]:
-    """List the columns of counts, which are summed over scans before any score is computed."""
-    keys = ("case", "name", "patient", "prior", "method", "voxel_dice")
-    return [key for key in scans.columns if key not in keys]
-
-
-def _summary(scans: pd.DataFrame, controls: Sequence[str]) -> pd.DataFrame:
+def _summary(
+    scans: pd.DataFrame, n_bootstrap: int, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score all scans of a method and part together, with intervals over patients."""
     import pandas as pd
 
+    keys = ["part", "method"]
+    scans = scans.assign(n_voxel_dice=scans["voxel_dice"].notna())
+    columns = scans.columns.difference(["case", "name", "patient", "prior", *keys], sort=False)
+    tables = []
+    for part, table in scans.groupby("part", sort=False):
+        # The samples of patients are the same for all methods.
+        draws: dict[str, Any] = {"seed": seed_for(seed, "bootstrap", part), "trials": _TRIALS}
+        scores = summarize(table, keys, columns, _scores, n_bootstrap=n_bootstrap, **draws)
+        tables.append(scores)
+    summary = pd.concat(tables, ignore_index=True)
     rows = []
-    columns = _count_columns(scans)
-    for part, table in _parts(scans).items():
-        for method, method_scans in table.groupby("method", sort=False):
-            sums = method_scans[columns].sum()
-            row: dict[str, Any] = {"part": part, "method": method, "control": method in controls}
-            row |= {key: value.item() for key, value in scores_from_counts(sums).items()}
-            row["voxel_dice"] = float(method_scans["voxel_dice"].mean())
-            rates = segment_rates({key: sums[f"segment_{key}"] for key in SEGMENT_COUNTS})
-            rows.append(row | {f"segment_{key}": value for key, value in rates.items()})
-    return pd.DataFrame(rows)
-
-
-def _intervals(scans: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame:
-    import pandas as pd
-    from scipy.stats import binomtest
-
-    rows: list[dict[str, Any]] = []
-    columns = _count_columns(scans)
-    tables = _parts(scans) if n_bootstrap else {}
-    for part, table in tables.items():
-        n_patients = table["patient"].nunique()
-        # The same for all methods.
-        draws = patient_draws(n_patients, n_bootstrap, seed_for(seed, "bootstrap", part))
-        for method, method_scans in table.groupby("method", sort=False):
-            by_patient = method_scans.groupby("patient", sort=False)[columns].sum()
-            scores = scores_from_counts(by_patient.sum())
-            # Counts add up over patients, so one product gives those of all samples.
-            sample_counts = (draws @ by_patient.to_numpy(np.float64)).T
-            samples = scores_from_counts(dict(zip(columns, sample_counts, strict=True)))
-            for measure in _INTERVALS:
-                value = scores[measure].item()
-                low, high = percentile_interval(samples[measure])
-                if measure in _TRIALS and value in (0.0, 1.0) and n_patients >= FEWEST_PATIENTS:
-                    n = int(sum(scores[count] for count in _TRIALS[measure]))
-                    # By Wilson's score, since all samples are 0 or all are 1.
-                    test = binomtest(round(value * n), n)
-                    low, high = test.proportion_ci(0.95, method="wilson")
-                keys = {"part": part, "method": method, "measure": measure}
-                rows.append({**keys, "value": value, "low": low, "high": high})
-    return pd.DataFrame(rows, columns=["part", "method", "measure", "value", "low", "high"])
+    for row in summary.to_dict("records") if n_bootstrap else ():
+        for measure in _INTERVALS:
+            ends = {end: row[f"{measure}_{end}"] for end in ("low", "high")}
+            rows.append(
+                {"part": row["part"], "method": row["method"], "measure": measure}
+                | {"value": row[measure], **ends}
+            )
+    names = ["part", "method", "measure", "value", "low", "high"]
+    ends = summary.filter(regex="_low$|_high$").columns
+    return summary.drop(columns=["n_patients", *ends]), pd.DataFrame(rows, columns=names)
 
 
 def _joined(tables: Sequence[pd.DataFrame], first: Sequence[str]) -> pd.DataFrame:
@@ -540,9 +520,8 @@ def _joined(tables: Sequence[pd.DataFrame], first: Sequence[str]) -> pd.DataFram
     return whole[[*first, *(key for key in whole.columns if key not in first)]]
 
 
-def _status_table(lesions: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    whole = _joined(lesions, ["method"])
-    with_status = whole[whole["status"] != ""].astype({"found": int})
+def _status_table(lesions: pd.DataFrame) -> pd.DataFrame:
+    with_status = lesions[lesions["status"] != ""].astype({"found": int})
     groups = with_status.groupby(["method", "status"], sort=False)["found"]
     return groups.agg(n="size", n_found="sum", sensitivity="mean").reset_index()
 
@@ -568,44 +547,3 @@ def _ensemble_table(
         scores = candidate_scores(truths, method_labels, patients=patients, **options)
         rows.append({"method": name, "control": name in control_masks} | scores)
     return pd.DataFrame(rows)
-
-
-def _curves_by_scan(
-    truths: Sequence[NDArray[np.bool_]],
-    values: Sequence[NDArray[Any]],
-    thresholds: ArrayLike,
-    options: Mapping[str, int],
-) -> list[pd.DataFrame]:
-    return [
-        threshold_curve([truth], [scan_values], thresholds=thresholds, **options)
-        for truth, scan_values in zip(truths, values, strict=True)
-    ]
-
-
-def _areas(
-    curves: Mapping[str, pd.DataFrame],
-    points: Mapping[str, pd.DataFrame],
-    members: pd.DataFrame,
-    samples: Mapping[str, NDArray[np.float64]],
-) -> pd.DataFrame:
-    families = {str(name): family for name, family in members.groupby("family", sort=False)}
-    # The points of a family are different trainings, which have no common FROC curve.
-    no_scores = dict.fromkeys(("froc", "froc_low", "froc_high"), np.nan)
-    tables = [
-        area_table(curves, "thresholds").assign(**_froc_scores(curves, samples)),
-        area_table(families, "family").assign(**no_scores),
-        area_table(points, "control").assign(**_froc_scores(points, samples)),
-    ]
-    return _joined(tables, list(tables[0].columns))
-
-
-def _froc_scores(
-    curves: Mapping[str, pd.DataFrame], samples: Mapping[str, NDArray[np.float64]]
-) -> dict[str, list[float]]:
-    """Give the FROC score of each curve, with its interval over patients."""
-    intervals = [percentile_interval(samples[name][..., 1].mean(axis=1)) for name in curves]
-    return {
-        "froc": [froc_score(curve) for curve in curves.values()],
-        "froc_low": [low for low, _ in intervals],
-        "froc_high": [high for _, high in intervals],
-    }

@@ -9,19 +9,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit.io.components import Matching, match_components
+from dmrifit.stats.lesion_matching import ratio
+from dmrifit.stats.patient_summary import patient_draws, percentile_interval
 from metastasis.segmentation.operating_points import COUNTS, add_rates, paired_volumes
-from metastasis.study.patient_samples import patient_draws
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "FROC_COLUMNS",
     "FROC_RATES",
     "area_table",
     "calibration_curve",
     "family_table",
-    "froc_samples",
-    "froc_score",
+    "froc_table",
     "precision_at_sensitivity",
     "precision_recall_area",
     "summed_curve",
@@ -29,6 +30,10 @@ __all__ = [
 
 #: False positives per scan at which the FROC curve is read.
 FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+FROC_COLUMNS = (
+    *("method", "rate", "threshold", "sensitivity", "strict_sensitivity"),
+    *("sensitivity_low", "sensitivity_high", "strict_sensitivity_low", "strict_sensitivity_high"),
+)
 
 _PLAIN = ("sensitivity", "precision")
 _STRICT = ("strict_sensitivity", "strict_precision")
@@ -86,47 +91,52 @@ def precision_at_sensitivity(curve: pd.DataFrame, sensitivity: float) -> dict[st
     return {str(key): float(value) for key, value in row.items()}
 
 
-def froc_score(curve: pd.DataFrame, *, rates: Sequence[float] = FROC_RATES) -> float:
-    """Compute the mean sensitivity at some rates of false positives (Setio et al., 2017)."""
-    # A component that is too large to find anything is no free one.
-    wrong = curve["false_positives_per_scan"] + curve["flagged_per_scan"]
-    sensitivities = [curve.loc[wrong <= rate, "strict_sensitivity"].max() for rate in rates]
-    return float(np.nan_to_num(sensitivities).mean())
-
-
-def froc_samples(
+def froc_table(
     scans: Sequence[pd.DataFrame],
     patients: Sequence[str],
     *,
     n_bootstrap: int,
-    seed: np.random.SeedSequence,
+    seed: Any,
     rates: Sequence[float] = FROC_RATES,
-) -> NDArray[np.float64]:
+) -> tuple[pd.DataFrame, dict[str, float]]:
     """
-    Read the curves of bootstrap samples of patients at some rates of false positives.
+    Read the curve of all scans at rates of false positives per scan, with intervals over patients.
 
-    All scans of a patient are drawn together. Each sample has its own thresholds, those with the
-    best strict sensitivity; it is 0 where no threshold reaches the rate, as in `froc_score`.
-    Samples without lesions are left out.
+    ``threshold`` is the one with the best strict sensitivity; NaN where none reaches the rate, and
+    where there are no lesions. ``…_low`` and ``…_high`` are percentiles over samples of patients,
+    whose scans are drawn together: each sample has its own thresholds, and a sensitivity of 0
+    where none reaches the rate. The score is the mean strict sensitivity over rates (Setio et al.,
+    Med Image Anal 42:1–13, 2017), with its interval: ``froc``, ``froc_low``, ``froc_high``.
 
-    `scans` are the curves of single scans, `patients` (n_scans,) whose they are; returns shape
-    (n_samples, n_rates, 2): sensitivity and strict sensitivity.
+    `scans` are the curves of single scans, `patients` (n_scans,) whose they are.
     """
-    counts = np.stack([scan[list(COUNTS)].to_numpy(np.float64) for scan in scans])
+    import pandas as pd
+
     names, numbers = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    # All patients once, then samples of them.
     draws = patient_draws(len(names), n_bootstrap, seed)[:, numbers]
-    sums = np.tensordot(draws, counts, 1)
-    has_lesions = sums[:, 0, 0] > 0
-    draws, sums = draws[has_lesions], sums[has_lesions]
-    n_lesions, n_found, n_distinct, n_wrong, n_flagged = np.moveaxis(sums, -1, 0)
-    n_scans = draws.sum(axis=1, keepdims=True)
-    wrong = n_wrong / n_scans + n_flagged / n_scans
+    draws = np.vstack([np.ones((1, len(scans))), draws])
+    counts = np.stack([scan[list(COUNTS)].to_numpy(np.float64) for scan in scans])
     # Thresholds are the last axis, after samples and rates.
+    sums = np.moveaxis(np.tensordot(draws, counts, 1), -1, 0)
+    n_lesions, n_found, n_distinct, n_wrong, n_flagged = sums
+    n_scans = draws.sum(axis=1, keepdims=True)
+    # A component that is too large to find anything is no free one.
+    wrong = n_wrong / n_scans + n_flagged / n_scans
     is_allowed = wrong[:, None] <= np.asarray(rates)[:, None]
     best = np.where(is_allowed, n_distinct[:, None], -1).argmax(axis=2)
-    sensitivities = np.stack([n_found / n_lesions, n_distinct / n_lesions], axis=2)
-    readings = sensitivities[np.arange(len(sums))[:, None], best]
-    return readings * is_allowed.any(axis=2, keepdims=True)
+    is_reached = is_allowed.any(axis=2)
+    table = pd.DataFrame({"rate": rates})
+    table["threshold"] = scans[0]["threshold"].to_numpy()[best[0]]
+    for name, n_hits in (("sensitivity", n_found), ("strict_sensitivity", n_distinct)):
+        reading = np.take_along_axis(ratio(n_hits, n_lesions), best, axis=1) * is_reached
+        table[name] = reading[0]
+        ends = np.array([percentile_interval(samples) for samples in reading[1:].T])
+        table[f"{name}_low"], table[f"{name}_high"] = ends.T
+    scores = reading.mean(axis=1)
+    low, high = percentile_interval(scores[1:])
+    table.loc[~is_reached[0] | np.isnan(reading[0]), table.columns[1:]] = np.nan
+    return table, {"froc": float(np.nan_to_num(scores[0])), "froc_low": low, "froc_high": high}
 
 
 def calibration_curve(
@@ -147,57 +157,38 @@ def calibration_curve(
         raise ValueError(f"n_bins must be 1 or more, not {n_bins}")
     pairs = paired_volumes(labels, probabilities)
     options = {"connectivity": connectivity, "min_overlap": min_overlap, "min_voxels": min_voxels}
-    voxels, components = _Bins(n_bins), _Bins(n_bins)
+    # By level: numbers, probabilities, and how many came true, in each bin.
+    sums = {level: np.zeros((3, n_bins)) for level in ("voxel", "component")}
     for i, (label, probability) in enumerate(pairs):
         mask = None if masks is None else masks[i]
         inside = np.ones(label.shape, bool) if mask is None else np.asarray(mask) > 0
-        voxels.add(probability[inside], label[inside] > 0)
+        sums["voxel"] += _binned(probability[inside], label[inside] > 0, n_bins)
         matching = match_components(label, probability >= threshold, **options)
-        components.add(_component_means(probability, matching), ~matching.false_positive)
-    levels = {"voxel": voxels, "component": components}
-    table = pd.concat([bins.table(level) for level, bins in levels.items()], ignore_index=True)
-    table.attrs["error"] = {level: bins.error() for level, bins in levels.items()}
-    return table
+        means = _component_means(probability, matching)
+        sums["component"] += _binned(means, ~matching.false_positive, n_bins)
+    edges = np.linspace(0, 1, n_bins + 1)
+    tables, errors = [], {}
+    for level, (n, total, true) in sums.items():
+        columns = {"level": level, "low": edges[:-1], "high": edges[1:], "n": n.astype(np.intp)}
+        columns |= {"probability": ratio(total, n), "observed": ratio(true, n)}
+        table = pd.DataFrame(columns)
+        tables.append(table)
+        difference = (table["probability"] - table["observed"]).abs()
+        # The expected calibration error.
+        errors[level] = float((n * difference).sum() / n.sum()) if n.any() else np.nan
+    whole = pd.concat(tables, ignore_index=True)
+    whole.attrs["error"] = errors
+    return whole
 
 
-class _Bins:
-    """Sums over bins of probability: numbers, probabilities, and how many came true."""
-
-    def __init__(self, n_bins: int) -> None:
-        self.n, self.total, self.true = np.zeros((3, n_bins))
-
-    def add(self, probability: NDArray[Any], is_true: NDArray[np.bool_]) -> None:
-        n_bins = len(self.n)
-        # A probability of 1 belongs to the last bin.
-        bins = np.minimum((probability * n_bins).astype(np.intp), n_bins - 1)
-        self.n += np.bincount(bins, minlength=n_bins)
-        self.total += np.bincount(bins, probability, n_bins)
-        self.true += np.bincount(bins, is_true, n_bins)
-
-    def mean(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Divide sums by numbers; NaN in empty bins."""
-        return np.divide(sums, self.n, out=np.full(len(self.n), np.nan), where=self.n > 0)
-
-    def error(self) -> float:
-        """Give the expected calibration error."""
-        if not self.n.any():
-            return float("nan")
-        difference = np.abs(self.mean(self.total) - self.mean(self.true))
-        return float(np.nansum(self.n * difference) / self.n.sum())
-
-    def table(self, level: str) -> pd.DataFrame:
-        import pandas as pd
-
-        edges = np.linspace(0, 1, len(self.n) + 1)
-        columns = {
-            "level": level,
-            "low": edges[:-1],
-            "high": edges[1:],
-            "n": self.n.astype(np.intp),
-            "probability": self.mean(self.total),
-            "observed": self.mean(self.true),
-        }
-        return pd.DataFrame(columns)
+def _binned(
+    probability: NDArray[Any], is_true: NDArray[np.bool_], n_bins: int
+) -> NDArray[np.float64]:
+    """Sum numbers, probabilities and what came true in bins; shape (3, n_bins)."""
+    # A probability of 1 belongs to the last bin.
+    bins = np.minimum((probability * n_bins).astype(np.intp), n_bins - 1)
+    weights = (None, probability, is_true)
+    return np.stack([np.bincount(bins, weight, n_bins) for weight in weights])
 
 
 def _component_means(probability: NDArray[Any], matching: Matching) -> NDArray[np.float64]:
@@ -214,51 +205,45 @@ def family_table(summary: pd.DataFrame, families: Mapping[str, Sequence[str]]) -
     """Trace curves over settings: one point for each model of a family."""
     import pandas as pd
 
-    rows: list[dict[str, Any]] = []
-    keys = (*_PLAIN, *_STRICT, "false_positives_per_scan")
-    by_method = summary.set_index("method")
+    keys = [*_PLAIN, *_STRICT, "false_positives_per_scan"]
+    by_method = summary.set_index("method")[keys]
+    tables = [pd.DataFrame(columns=["family", "order", "method", *keys])]
     for family, methods in families.items():
-        for order, method in enumerate(methods):
-            if method not in by_method.index:
-                raise ValueError(
-                    f"family {family!r} names {method!r}, which is not among "
-                    f"{list(by_method.index)}"
-                )
-            values = {key: float(by_method.loc[method, key]) for key in keys}
-            rows.append({"family": family, "order": order, "method": method, **values})
-    return pd.DataFrame(rows, columns=["family", "order", "method", *keys])
+        unknown = [method for method in methods if method not in by_method.index]
+        if unknown:
+            raise ValueError(
+                f"family {family!r} names {unknown[0]!r}, which is not among "
+                f"{list(by_method.index)}"
+            )
+        members = by_method.loc[list(methods)].reset_index()
+        members.insert(0, "family", family)
+        members.insert(1, "order", range(len(members)))
+        tables.append(members)
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def area_table(curves: Mapping[str, pd.DataFrame], kind: str) -> pd.DataFrame:
     """Compute areas of curves, each whole and over the sensitivities that all have."""
     import pandas as pd
 
-    fronts = {}
+    fronts, rows = [], []
     for name, curve in curves.items():
-        sensitivity, precision = (curve[key].to_numpy(np.float64) for key in _STRICT)
-        fronts[name] = _front(sensitivity, precision)
-    rows = []
-    for name, curve in curves.items():
-        sensitivity, precision = fronts[name]
-        row = {
-            "name": name,
-            "kind": kind,
-            "n_points": len(curve),
-            "low": sensitivity.min(initial=np.inf),
-            "high": sensitivity.max(initial=-np.inf),
-            "area": precision_recall_area(sensitivity, precision),
-            "area_common": np.nan,
-            "area_plain": precision_recall_area(*(curve[key] for key in _PLAIN)),
-        }
+        sensitivity, precision = _front(*(curve[key].to_numpy(np.float64) for key in _STRICT))
+        fronts.append((sensitivity, precision))
+        row = {"name": name, "kind": kind, "n_points": len(curve)}
+        row["low"] = sensitivity.min(initial=np.inf)
+        row["high"] = sensitivity.max(initial=-np.inf)
+        row["area"] = precision_recall_area(sensitivity, precision)
+        row["area_common"] = np.nan
+        row["area_plain"] = precision_recall_area(*(curve[key] for key in _PLAIN))
         rows.append(row)
     columns = ["name", "kind", "n_points", "low", "high", "area", "area_common", "area_plain"]
     table = pd.DataFrame(rows, columns=columns)
     # Areas over different ranges of sensitivity cannot be compared.
     low, high = table["low"].max(), table["high"].min()
     if low < high:
-        table["area_common"] = [
-            precision_recall_area(*front, between=(low, high)) for front in fronts.values()
-        ]
+        areas = [precision_recall_area(*front, between=(low, high)) for front in fronts]
+        table["area_common"] = areas
     return table
 
 

@@ -11,14 +11,11 @@ from numpy.typing import NDArray
 from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit._utils.randomness import seed_for
 from dmrifit.io.components import label_components, match_to_lesions
+from dmrifit.stats.lesion_matching import ratio
+from dmrifit.stats.patient_summary import summarize
 from metastasis.segmentation.operating_points import threshold_curve
 from metastasis.study.challenge_scores import mets_scores
-from metastasis.study.operating_curves import (
-    FROC_RATES,
-    precision_at_sensitivity,
-    summed_curve,
-)
-from metastasis.study.patient_samples import patient_draws, percentile_interval
+from metastasis.study.operating_curves import precision_at_sensitivity, summed_curve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +28,6 @@ __all__ = [
     "challenge_table",
     "distance_counts",
     "distance_table",
-    "froc_table",
     "lesion_free_table",
     "matched_table",
     "recall_by_volume",
@@ -111,30 +107,23 @@ def recall_by_volume(lesions: pd.DataFrame, *, n_bootstrap: int, seed: int) -> p
     volume = reference["volume_mL"].to_numpy(np.float64) * MM3_PER_ML
     # The smallest edge belongs to the range above it, in spite of rounding.
     ranges = np.searchsorted(np.array(VOLUMES_MM3) * (1 - 1e-9), volume, side="right")
-    edges = [0.0, *VOLUMES_MM3, np.inf]
-    rows = []
-    for method in dict.fromkeys(reference["method"]):
-        for k in range(len(edges) - 1):
-            group = reference[(reference["method"] == method).to_numpy() & (ranges == k)]
-            counts = group.groupby("patient")["found"].agg(["size", "sum"]).to_numpy(np.float64)
-            row = {"method": method, "from_mm3": edges[k], "below_mm3": edges[k + 1]}
-            row |= {"n_patients": len(counts), "n": len(group)}
-            row |= {"n_found": int(group["found"].sum()), "recall": np.nan}
-            row |= {"low": np.nan, "high": np.nan}
-            if len(group):
-                row["recall"] = row["n_found"] / len(group)
-                row["low"], row["high"] = _interval(
-                    counts, n_bootstrap, seed_for(seed, "volume", k)
-                )
-            rows.append(row)
-    return pd.DataFrame(rows)
+    edges = np.array([0.0, *VOLUMES_MM3, np.inf])
+    counts = reference.assign(from_mm3=edges[ranges], n=1, n_found=reference["found"])
+    keys, columns = ["method", "from_mm3"], ["n", "n_found"]
+    seed_of_draws = seed_for(seed, "volume")
+    table = summarize(counts, keys, columns, _recall, n_bootstrap=n_bootstrap, seed=seed_of_draws)
+    table = table.rename(columns={"recall_low": "low", "recall_high": "high"}).set_index(keys)
+    # Ranges without a lesion have a row, too.
+    every = pd.MultiIndex.from_product([reference["method"].unique(), edges[:-1]], names=keys)
+    table = table.reindex(every, columns=["n_patients", *columns, "recall", "low", "high"])
+    whole = ["n_patients", *columns]
+    table[whole] = table[whole].fillna(0).astype(int)
+    table.insert(0, "below_mm3", np.tile(edges[1:], len(table) // len(edges[1:])))
+    return table.reset_index()
 
 
-def _interval(counts: NDArray[np.float64], n_bootstrap: int, seed: Any) -> tuple[float, float]:
-    """Give percentiles 2.5 and 97.5 of the share over samples of patients (n_patients, 2)."""
-    sizes, hits = (patient_draws(len(counts), n_bootstrap, seed) @ counts).T
-    # Samples of patients without any lesion, or finding, have no share.
-    return percentile_interval(hits[sizes > 0] / sizes[sizes > 0])
+def _recall(counts: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {**counts, "recall": ratio(counts["n_found"], counts["n"])}
 
 
 def distance_table(scans: pd.DataFrame, *, n_bootstrap: int, seed: int) -> pd.DataFrame:
@@ -143,27 +132,20 @@ def distance_table(scans: pd.DataFrame, *, n_bootstrap: int, seed: int) -> pd.Da
 
     ``sensitivity``, ``precision`` and ``f1`` of each method, and ``…_low`` and ``…_high``.
     """
-    import pandas as pd
+    columns = ["n_lesions", "n_found", "n_wrong"]
+    seed_of_draws = seed_for(seed, "distance")
+    table = summarize(
+        scans, ["method"], columns, _by_distance, n_bootstrap=n_bootstrap, seed=seed_of_draws
+    )
+    shares = [f"{share}{end}" for share in SHARES for end in ("", "_low", "_high")]
+    return table.reindex(columns=["method", *columns, *shares]).astype(dict.fromkeys(columns, int))
 
-    names = ["n_lesions", "n_found", "n_wrong"]
-    rows = []
-    for method, group in scans.groupby("method", sort=False):
-        counts = group.groupby("patient")[names].sum().astype(np.float64)
-        row: dict[str, Any] = {"method": method, **group[names].sum()}
-        found, marked = counts["n_found"], counts["n_found"] + counts["n_wrong"]
-        shares = (
-            (counts["n_lesions"], found),
-            (marked, found),
-            (marked + counts["n_lesions"], 2 * found),
-        )
-        for key, (sizes, hits) in zip(SHARES, shares, strict=True):
-            # 0 / 0 is NaN where there is nothing to divide by.
-            row[key] = hits.sum() / sizes.sum() if sizes.sum() else np.nan
-            pairs = np.column_stack([sizes, hits])
-            limits = _interval(pairs, n_bootstrap, seed_for(seed, "distance", key))
-            row[f"{key}_low"], row[f"{key}_high"] = limits
-        rows.append(row)
-    return pd.DataFrame(rows)
+
+def _by_distance(counts: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    n_lesions, n_found, n_wrong = (counts[key] for key in ("n_lesions", "n_found", "n_wrong"))
+    f1 = ratio(2 * n_found, n_found + n_wrong + n_lesions)
+    shares = (ratio(n_found, n_lesions), ratio(n_found, n_found + n_wrong), f1)
+    return {**counts, **dict(zip(SHARES, shares, strict=True))}
 
 
 def challenge_table(scans: pd.DataFrame) -> pd.DataFrame:
@@ -177,39 +159,6 @@ def lesion_free_table(scans: pd.DataFrame) -> pd.DataFrame:
     empty = scans[scans["n_lesions"] == 0]
     table = empty[["name", "patient", "method", "n_wrong", "marked_mL"]]
     return table.rename(columns={"n_wrong": "n_findings"}).reset_index(drop=True)
-
-
-def froc_table(
-    curves: Mapping[str, pd.DataFrame],
-    samples: Mapping[str, NDArray[np.float64]],
-    *,
-    rates: Sequence[float] = FROC_RATES,
-) -> pd.DataFrame:
-    """
-    Read curves at rates of false positives per scan: the best sensitivity and its threshold.
-
-    `samples` are those of `froc_samples` by method, for the intervals over patients in ``…_low``
-    and ``…_high``: NaN where no threshold reaches the rate, and of a single patient.
-    """
-    import pandas as pd
-
-    rows: list[dict[str, Any]] = []
-    keys = ("sensitivity", "strict_sensitivity")
-    limits = [f"{key}_{end}" for key in keys for end in ("low", "high")]
-    for method, curve in curves.items():
-        wrong = curve["false_positives_per_scan"] + curve["flagged_per_scan"]
-        for number, rate in enumerate(rates):
-            row: dict[str, Any] = {"method": method, "rate": rate, "threshold": np.nan}
-            row |= dict.fromkeys([*keys, *limits], np.nan)
-            reached = curve[(wrong <= rate) & curve["strict_sensitivity"].notna()]
-            if len(reached):
-                best = reached.loc[reached["strict_sensitivity"].idxmax()]
-                row |= {key: float(best[key]) for key in ("threshold", *keys)}
-                plain, strict = samples[method][:, number].T
-                ends = [*percentile_interval(plain), *percentile_interval(strict)]
-                row |= dict(zip(limits, ends, strict=True))
-            rows.append(row)
-    return pd.DataFrame(rows, columns=["method", "rate", "threshold", *keys, *limits])
 
 
 def matched_table(
@@ -231,15 +180,10 @@ def matched_table(
     """
     import pandas as pd
 
-    pairs = zip(truths, probabilities, strict=True)
-    curves = [
-        threshold_curve([truth], [values], thresholds=_THRESHOLDS, **options)
-        for truth, values in pairs
-    ]
-    peaks = [
-        _peaks(*scan, options.get("connectivity", 26))
-        for scan in zip(truths, probabilities, statuses, strict=True)
-    ]
+    curves, peaks = [], []
+    for truth, values, status in zip(truths, probabilities, statuses, strict=True):
+        curves.append(threshold_curve([truth], [values], thresholds=_THRESHOLDS, **options))
+        peaks.append(_peaks(truth, values, status, options.get("connectivity", 26)))
     rows = []
     for part, numbers in parts.items():
         curve = summed_curve([curves[i] for i in numbers])
@@ -249,12 +193,10 @@ def matched_table(
             row: dict[str, Any] = {"part": part, "sensitivity": level}
             for key in ("threshold", "false_positives_per_scan", "precision"):
                 row[key] = point[key]
-            for status in STATUSES:
-                peak = lesions.loc[lesions["status"] == status, "peak"].to_numpy(np.float64)
-                is_known = len(peak) > 0 and np.isfinite(point["threshold"])
-                row[status] = (
-                    float((peak >= point["threshold"]).mean()) if is_known else float("nan")
-                )
+            found = (lesions["peak"] >= point["threshold"]).groupby(lesions["status"]).mean()
+            if np.isnan(point["threshold"]):
+                found = found.head(0)
+            row |= {status: float(found.get(status, np.nan)) for status in STATUSES}
             rows.append(row)
     return pd.DataFrame(rows)
 

@@ -30,11 +30,11 @@ from dmrifit.report.page import (
 )
 from dmrifit.report.style import FOUND, REFERENCE, UNSURE
 from dmrifit.report.viewer import Layer, html_viewer
+from dmrifit.stats.patient_summary import FEWEST_PATIENTS
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.study.controls import CONTROLS
 from metastasis.study.evaluation import SMALL_ML, evaluate_segmentations, option_by_method
 from metastasis.study.lesion_sizes import CLOSED_GAP_MM
-from metastasis.study.patient_samples import FEWEST_PATIENTS
 from metastasis.study.reader_scores import SHARES
 
 if TYPE_CHECKING:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmrifit._utils.counts import counted
+from dmrifit.stats.lesion_matching import ratio
 
 __all__ = ["SEGMENT_COUNTS", "segment_counts", "segment_rates", "segment_scores"]
 
@@ -78,7 +80,7 @@ def segment_scores(
         counts = segment_counts(truth, prediction, segment, mask)
         for key in SEGMENT_COUNTS:
             sums[key] += counts[f"segment_{key}"]
-    return segment_rates(sums)
+    return {key: value.item() for key, value in segment_rates(sums).items()}
 
 
 def segment_counts(
@@ -102,22 +104,17 @@ def segment_counts(
     }
 
 
-def segment_rates(counts: Mapping[str, float]) -> dict[str, float]:
+def segment_rates(counts: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """Compute scores from sums of counts."""
     n_positive, n_negative, true_positives, true_negatives = (
-        float(counts[key]) for key in SEGMENT_COUNTS
+        counts[key] for key in SEGMENT_COUNTS
     )
-    n_predicted = true_positives + n_negative - true_negatives
     return {
-        "sensitivity": _quotient(true_positives, n_positive),
-        "specificity": _quotient(true_negatives, n_negative),
-        "precision": _quotient(true_positives, n_predicted),
-        **{key: int(counts[key]) for key in SEGMENT_COUNTS},
+        "sensitivity": ratio(true_positives, n_positive),
+        "specificity": ratio(true_negatives, n_negative),
+        "precision": ratio(true_positives, true_positives + n_negative - true_negatives),
+        **{key: np.asarray(counts[key], dtype=np.intp) for key in SEGMENT_COUNTS},
     }
-
-
-def _quotient(n: float, total: float) -> float:
-    return n / total if total else float("nan")
 
 
 def _any_in_segments(mask: NDArray[np.bool_], segment: int) -> NDArray[np.bool_]:

@@ -17,6 +17,7 @@ from dmrifit._utils.counts import counted
 from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from dmrifit.stats.agreement import ICC_FORMS, bland_altman, icc
 from dmrifit.stats.method_tests import holm, rank_biserial
+from dmrifit.stats.patient_summary import in_parts, method_pairs
 from placement.box.voxel import MM3_PER_ML, Voxel
 from placement.search.objective import tumor_fraction
 from placement.search.scene import Scene
@@ -41,20 +42,15 @@ EXPERTS = "experts"
 CONTROLS = ("centroid box", "random box")
 #: Measures of each case.
 MEASURES = (
-    "f_tumor",
-    "volume",
-    "dice_closest",
-    "dice_mean",
-    "dice_fair",
-    "rotated_axes",
-    "rotated_angles",
-    "difference",
+    *("f_tumor", "volume", "dice_closest", "dice_mean", "dice_fair"),
+    *("rotated_axes", "rotated_angles", "difference"),
 )
 
 #: Values are equal but for rounding where they differ by less than this fraction.
 LEVEL = 1e-12
 
 _TESTED = ("dice_mean", "volume", "f_tumor")
+_ANOVA_TESTS = ("one-way ANOVA", "repeated-measures ANOVA", "Friedman")
 _COMPARED = ("dice_closest", "dice_mean", "dice_fair", "difference")
 
 
@@ -355,32 +351,18 @@ def _expert_measures(experts: list[Voxel], scene: Scene) -> dict[str, float]:
 # Tables ------------------------------------------------------------------------------------------
 
 
-def _summary(cases: pd.DataFrame, has_folds: bool) -> pd.DataFrame:
-    import pandas as pd
-
-    subsets = {"all": cases}
+def _summary(boxes: pd.DataFrame, has_folds: bool) -> pd.DataFrame:
+    parts: dict[str, Any] = {"all": slice(None)}
     if has_folds:
-        subsets |= {"fold 1": cases[cases["fold"] == 1], "other folds": cases[cases["fold"] != 1]}
-    rows = []
-    for subset, table in subsets.items():
-        for method, method_rows in table.groupby("method", sort=False):
-            for measure in (*MEASURES, "seconds"):
-                values = method_rows[measure].dropna().to_numpy()
-                n = len(values)
-                if not n and (measure == "seconds" or method == "single experts"):
-                    continue
-                rows.append(
-                    {
-                        "part": subset,
-                        "method": method,
-                        "measure": measure,
-                        "n": n,
-                        "mean": float(values.mean()) if n else np.nan,
-                        "sd": float(values.std(ddof=1)) if n > 1 else np.nan,
-                        "median": float(np.median(values)) if n else np.nan,
-                    }
-                )
-    return pd.DataFrame(rows)
+        parts |= {"fold 1": boxes["fold"] == 1, "other folds": boxes["fold"] != 1}
+    keys = ["part", "method"]
+    rows = in_parts(boxes, parts).reset_index(drop=True)
+    # By row, then by measure.
+    long = rows.melt(keys, [*MEASURES, "seconds"], "measure", ignore_index=False)
+    values = long.sort_index(kind="stable").groupby([*keys, "measure"], sort=False)["value"]
+    table = values.agg(n="count", mean="mean", sd="std", median="median").reset_index()
+    is_optional = (table["measure"] == "seconds") | (table["method"] == "single experts")
+    return table[(table["n"] > 0) | ~is_optional].reset_index(drop=True)
 
 
 def _pairs_of_raters(
@@ -402,12 +384,10 @@ def _icc_table(
     rows = []
     for name, against, a, b in _pairs_of_raters(by_expert, volumes):
         for form in ICC_FORMS:
-            result = icc(np.stack([a, b], axis=1), form)
-            row = {"method": name, "against": against, "measure": "volume", "form": form}
-            for key in ("value", "low", "high", "statistic", "df1", "df2", "p"):
-                row[key] = getattr(result, key)
-            rows.append(row | {"n": result.n_targets, "reason": result.reason})
-    return pd.DataFrame(rows)
+            result = vars(icc(np.stack([a, b], axis=1), form))
+            row = {"method": name, "against": against, "measure": "volume", **result}
+            rows.append(row | {"n": result["n_targets"], "reason": row.pop("reason")})
+    return pd.DataFrame(rows).drop(columns="n_targets")
 
 
 def _agreement_table(
@@ -423,93 +403,76 @@ def _agreement_table(
     pairs += [(name, "mean of experts", values, mean) for name, values in volumes.items()]
     rows = []
     for name, against, a, b in pairs:
-        agreement = bland_altman(a, b)
-        row: dict[str, Any] = {
-            "method": name,
-            "against": against,
-            "measure": "volume",
-            "n": agreement.n,
-        }
-        row |= {key: getattr(agreement, key) for key in ("bias", "sd", "lower", "upper")}
+        agreement = vars(bland_altman(a, b))
+        row = {"method": name, "against": against, "measure": "volume", "n": agreement["n"]}
+        row |= {key: agreement[key] for key in ("bias", "sd", "lower", "upper")}
         for key in ("bias", "lower", "upper"):
-            row[f"{key}_low"], row[f"{key}_high"] = getattr(agreement, f"{key}_interval")
+            row[f"{key}_low"], row[f"{key}_high"] = agreement[f"{key}_interval"]
         usable = ~np.isnan(a + b)
         # The slope tells whether methods differ more in large lesions, which limits alone do not.
-        x = (a + b)[usable] / 2
-        y = (a - b)[usable]
-        row |= {"slope": np.nan, "slope_p": np.nan}
+        x, y = (a + b)[usable] / 2, (a - b)[usable]
+        row |= {"slope": np.nan, "slope_p": np.nan, "reason": agreement["reason"]}
         if len(x) > 2 and np.ptp(x) > 0:
             line = linregress(x, y)
             row |= {"slope": float(line.slope), "slope_p": float(line.pvalue)}
-        rows.append(row | {"reason": agreement.reason})
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _wide(cases: pd.DataFrame, measure: str, groups: Sequence[str]) -> pd.DataFrame:
-    """Tabulate a measure, cases by groups, of cases with values in all groups."""
+    """Tabulate a measure, cases by groups."""
     wide = cases.pivot_table(index="case", columns="method", values=measure, dropna=False)
-    return wide.reindex(columns=list(groups)).dropna()
+    return wide.reindex(columns=list(groups))
 
 
 def _anova_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
-    from scipy.stats import f_oneway, friedmanchisquare
 
     rows = []
     for measure in _TESTED:
-        wide = _wide(cases, measure, groups)
-        n, k = wide.shape
-        values = wide.to_numpy().T
-        few = n < 3 or bool(_is_level(values).all())
-        # Tests of differences within cases are undefined where the groups agree in every case.
-        alike = not few and bool(_is_level(values, axis=0).all())
-        keys = {"measure": measure, "groups": ", ".join(groups), "n": n}
-        empty = {"statistic": np.nan, "df1": np.nan, "df2": np.nan, "p": np.nan}
-        reason = f"three cases with all values that differ are needed, not {n}" if few else ""
-        one_way = {**empty, "reason": reason}
-        repeated = {**empty, "reason": reason}
-        ranks = {**empty, "reason": reason}
-        if not few:
-            statistic, p = f_oneway(*values)
-            one_way |= {
-                "statistic": float(statistic),
-                "df1": k - 1.0,
-                "df2": float(n * k - k),
-                "p": float(p),
-            }
-            if alike:
-                repeated["reason"] = ranks["reason"] = "the groups are alike in every case"
+        wide = _wide(cases, measure, groups).dropna()
+        (n, k), values = wide.shape, wide.to_numpy().T
+        reasons = dict.fromkeys(_ANOVA_TESTS, "")
+        if n < 3 or _is_level(values).all():
+            few = f"three cases with all values that differ are needed, not {n}"
+            reasons = dict.fromkeys(_ANOVA_TESTS, few)
+        else:
+            # Tests of differences within cases are undefined where the groups agree in each case.
+            if _is_level(values, axis=0).all():
+                reasons |= dict.fromkeys(_ANOVA_TESTS[1:], "the groups are alike in every case")
             elif find_spec("statsmodels") is None:
-                repeated["reason"] = 'needs statsmodels: pip install "dmrifit[stats]"'
-            else:
-                repeated |= _repeated_measures(wide)
-            if k > 2 and not alike:
-                statistic, p = friedmanchisquare(*values)
-                ranks |= {"statistic": float(statistic), "df1": k - 1.0, "p": float(p)}
-            elif k <= 2:
-                ranks["reason"] = "two groups; see the paired tests"
-        tests = {"one-way ANOVA": one_way, "repeated-measures ANOVA": repeated, "Friedman": ranks}
-        rows += [{**keys, "test": test, **row} for test, row in tests.items()]
+                reasons[_ANOVA_TESTS[1]] = 'needs statsmodels: pip install "dmrifit[stats]"'
+            if k <= 2:
+                reasons[_ANOVA_TESTS[2]] = "two groups; see the paired tests"
+        for test, reason in reasons.items():
+            row = {"measure": measure, "groups": ", ".join(groups), "n": n, "test": test}
+            row |= dict.fromkeys(("statistic", "df1", "df2", "p"), np.nan) | {"reason": reason}
+            rows.append(row if reason else row | _anova(test, wide))
     return pd.DataFrame(rows)
+
+
+def _anova(test: str, wide: pd.DataFrame) -> dict[str, float]:
+    """Test whether groups (columns) differ over cases (rows)."""
+    from scipy.stats import f_oneway, friedmanchisquare
+
+    n, k = wide.shape
+    numbers = [np.nan, k - 1.0, np.nan, np.nan]
+    if test == _ANOVA_TESTS[1]:
+        anova = import_optional("statsmodels.stats.anova")
+        long = wide.melt(ignore_index=False, value_name="value").reset_index()
+        fit = anova.AnovaRM(long, "value", "case", within=["method"]).fit()
+        numbers = fit.anova_table[["F Value", "Num DF", "Den DF", "Pr > F"]].iloc[0]
+    elif test == _ANOVA_TESTS[0]:
+        numbers[0], numbers[3] = f_oneway(*wide.to_numpy().T)
+        numbers[2] = n * k - k
+    else:
+        numbers[0], numbers[3] = friedmanchisquare(*wide.to_numpy().T)
+    return dict(zip(("statistic", "df1", "df2", "p"), map(float, numbers), strict=True))
 
 
 def _is_level(values: NDArray[np.float64], axis: int | None = None) -> NDArray[np.bool_]:
     """Test where values differ by rounding errors only."""
     return np.asarray(np.ptp(values, axis=axis) <= LEVEL * np.abs(values).max(axis=axis))
-
-
-def _repeated_measures(wide: pd.DataFrame) -> dict[str, float]:
-    anova = import_optional("statsmodels.stats.anova")
-    long = (
-        wide.rename_axis(columns="method").reset_index().melt(id_vars="case", value_name="value")
-    )
-    table = anova.AnovaRM(long, "value", "case", within=["method"]).fit().anova_table.iloc[0]
-    return {
-        "statistic": float(table["F Value"]),
-        "df1": float(table["Num DF"]),
-        "df2": float(table["Den DF"]),
-        "p": float(table["Pr > F"]),
-    }
 
 
 def _paired_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
@@ -519,10 +482,7 @@ def _paired_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for measure in ("dice_closest", *_TESTED, "dice_fair"):
         family = []
-        for a, b in itertools.combinations(groups, 2):
-            wide = _wide(cases, measure, (a, b))
-            x = wide[a].to_numpy()
-            y = wide[b].to_numpy()
+        for a, b, x, y in method_pairs(_wide(cases, measure, groups)):
             row: dict[str, Any] = {"measure": measure, "a": a, "b": b, "n": len(x)}
             row["difference"] = float(np.mean(x - y)) if len(x) else np.nan
             row |= dict.fromkeys(
@@ -530,18 +490,16 @@ def _paired_table(cases: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
             )
             row["reason"] = f"{counted(len(x), 'case')} whose differences vary; three are needed"
             if len(x) > 2 and np.ptp(x - y) > 1e-12:
-                t, t_p = ttest_rel(x, y)
-                w, w_p = wilcoxon(x, y, method="approx")
-                effect, low, high = rank_biserial(x, y, n_bootstrap=500)
-                row |= {"t": float(t), "t_p": float(t_p)}
-                row |= {"wilcoxon": float(w), "wilcoxon_p": float(w_p)}
-                row |= {"rank_biserial": effect, "low": low, "high": high, "reason": ""}
+                row["t"], row["t_p"] = map(float, ttest_rel(x, y))
+                test = wilcoxon(x, y, method="approx")
+                row["wilcoxon"], row["wilcoxon_p"] = float(test.statistic), float(test.pvalue)
+                effect = rank_biserial(x, y, n_bootstrap=500)
+                row["rank_biserial"], row["low"], row["high"] = effect
+                row["reason"] = ""
             family.append(row)
         # The pairs of groups in one measure are a family of tests.
         corrected = holm([row["wilcoxon_p"] for row in family])
-        for row, p in zip(family, corrected, strict=True):
-            row["holm_p"] = p
-        rows += family
+        rows += [row | {"holm_p": p} for row, p in zip(family, corrected, strict=True)]
     return pd.DataFrame(rows)
 
 
@@ -558,14 +516,9 @@ def _correlation_table(cases: pd.DataFrame) -> pd.DataFrame:
             row |= dict.fromkeys(("pearson", "low", "high", "p", "spearman", "spearman_p"), np.nan)
             if len(pair) > 3 and (np.ptp(pair, axis=0) > 1e-12).all():
                 linear = pearsonr(*pair.T)
-                interval = linear.confidence_interval(0.95)
-                row["pearson"] = float(linear.statistic)
-                row["low"] = float(interval.low)
-                row["high"] = float(interval.high)
-                row["p"] = float(linear.pvalue)
-                ranks = spearmanr(*pair.T)
-                row["spearman"] = float(ranks.statistic)
-                row["spearman_p"] = float(ranks.pvalue)
+                row["pearson"], row["p"] = float(linear.statistic), float(linear.pvalue)
+                row["low"], row["high"] = map(float, linear.confidence_interval(0.95))
+                row["spearman"], row["spearman_p"] = map(float, spearmanr(*pair.T))
             rows.append(row)
     return pd.DataFrame(rows)
 

@@ -1,12 +1,11 @@
 """Regions outside the structural lesion are told, and whether the lesion grows into them."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import ndimage
 
 import anomaly
-from anomaly.study.followup import mismatch_counts, overlap_with_followup
+from anomaly.study.followup import overlap_with_followup
 
 SHAPE = (20, 16, 14)
 
@@ -106,24 +105,6 @@ def test_chance_is_the_share_of_places_where_a_region_would_co_locate(seed, min_
         assert row.chance == pytest.approx(hits / place.sum())
         assert row.n_later == growth[labels == row.number].sum()
     assert found.chance == pytest.approx(1 - np.prod(1 - found.regions["chance"]))
-
-
-def test_patients_are_counted_by_grade_as_the_study_did():
-    hit = overlap_with_followup(STRUCTURAL | AHEAD, STRUCTURAL, LATER)
-    miss = overlap_with_followup(STRUCTURAL | BESIDE, STRUCTURAL, LATER)
-    none = overlap_with_followup(STRUCTURAL, STRUCTURAL, STRUCTURAL)
-    table = mismatch_counts([hit, miss, none, hit, none], ["III", "III", "III", "IV", "II"]).set_index("grade")
-    assert list(table.index) == ["III", "IV", "II"]
-    counts = ["n_patients", "n_grown", "n_mismatch", "n_colocated"]
-    assert table.loc["III", counts].tolist() == [3, 2, 2, 1]
-    assert table.loc["IV", counts].tolist() == [1, 1, 1, 1]
-    assert table.loc["II", counts].tolist() == [1, 0, 0, 0]
-    assert table.loc["III", "expected"] == pytest.approx(hit.chance + miss.chance)
-    assert table.loc["III", "share_flagged"] == pytest.approx((hit.share_flagged + 0) / 2)
-    assert np.isnan(table.loc["II", "share_flagged"])
-    assert isinstance(mismatch_counts([], []), pd.DataFrame)
-    with pytest.raises(ValueError, match="2 grades for 1 patient;"):
-        mismatch_counts([hit], ["II", "III"])
 
 
 def test_masks_that_do_not_fit_are_refused():

@@ -147,7 +147,7 @@ def test_lesions_of_all_scans_are_counted_together():
     label[1, 1, 1] = label[5, 5, 5] = prediction[1, 1, 1] = prediction[1, 6, 6] = prediction[
         6, 1, 1
     ] = True
-    counts = lesion_counts(lesion_table(label, prediction)).assign(fold="f", **KEY)
+    counts = lesion_counts(lesion_table(label, prediction)).assign(fold="f", patient="p", **KEY)
     (row,) = lesion_summary(pd.concat([counts, counts])).to_dict("records")
     assert {key: row[key] for key in KEYS} == KEY
     assert (row["n_scans"], row["n_lesions"], row["n_found"], row["n_false_positives"]) == (
@@ -175,7 +175,23 @@ def test_mismatches_are_counted_by_grade_and_folds_are_told():
     assert table["n_mismatch"].to_dict() == {"IV": 2, "III": 1}
     assert table["n_colocated"].to_dict() == {"IV": 1, "III": 0}
     assert table["n_folds"].tolist() == [2, 2]
+    assert table["n_grown"].to_dict() == {"IV": 2, "III": 1}
+    assert table.loc["IV", "expected"] == pytest.approx(hit.chance + miss.chance)
+    assert table.loc["IV", "share_flagged"] == pytest.approx((hit.share_flagged + 0) / 2)
     assert not len(followup_summary(pd.DataFrame()))
+
+
+def test_without_growth_there_is_no_share_of_it_and_no_mismatch_is_expected_without_regions():
+    lesion, region = np.zeros((2, 12, 12, 12), dtype=bool)
+    lesion[:3, :3, :3] = region[6:9, :3, :3] = True
+    stable = overlap_with_followup(region, lesion, lesion)
+    quiet = overlap_with_followup(lesion, lesion, lesion)
+    rows = [{**KEY, "fold": "f", "grade": "II", "overlap": overlap} for overlap in (stable, quiet)]
+    (row,) = followup_summary(pd.DataFrame(rows)).to_dict("records")
+    counts = ("n_patients", "n_grown", "n_mismatch", "n_colocated")
+    assert [row[name] for name in counts] == [2, 0, 1, 0]
+    assert row["expected"] == 0
+    assert np.isnan([row["share_flagged"], row["share_expected"]]).all()
 
 
 # Of whole comparisons -----------------------------------------------------------------------------

@@ -170,14 +170,14 @@ def test_a_simulated_headline_is_given_twice_and_says_so(repeated, evaluation, t
     assert table.loc["LR", "shared noise"] == f"{tissue['skill_shared_noise']:.2f}"
     assert table.loc["constant", "r, independent"] == "0.00*"
     assert table.loc["repeat", ["map skill, independent", "shared noise", "r, independent"]].tolist() == ["–"] * 3
-    assert any("second draw of the noise; the difference is called shared noise" in n for n in headline_notes(repeated, headline(repeated.summary())))
+    assert any("second draw of the noise; the difference is called shared noise" in n for n in headline_notes(repeated.study, headline(repeated.summary())))
     repeated.write(tmp_path)
     again = Evaluation.read(tmp_path)
     assert again.summary().equals(repeated.summary())
-    assert headline_notes(again, headline(again.summary())) == headline_notes(repeated, headline(repeated.summary()))
+    assert headline_notes(again.study, headline(again.summary())) == headline_notes(repeated.study, headline(repeated.summary()))
     # Nobody knows these curves without their noise.
     assert "shared noise" not in headline(evaluation.summary())
-    notes = headline_notes(evaluation, headline(evaluation.summary()))
+    notes = headline_notes(evaluation.study, headline(evaluation.summary()))
     assert "without noise, or the level of their noise, are not known" in " ".join(notes)
     assert set(evaluation.scores["algorithm"]).isdisjoint({"truth", "repeat"})
 
@@ -192,7 +192,7 @@ def test_undefined_correlations_are_marked_in_their_own_column(repeated):
         marked = [column for column in ("r", "r, independent") if table.loc["LR", column].endswith("*")]
         assert marked == [name]
         table = headline(changed[is_lr])
-        assert any("correlations are undefined" in note for note in headline_notes(repeated, table))
+        assert any("correlations are undefined" in note for note in headline_notes(repeated.study, table))
     constant = row(repeated, "constant", "tissue")
     assert constant["n_undefined_pearson_independent"] == constant["n_undefined_pearson"] == 18
 

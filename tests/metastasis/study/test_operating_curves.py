@@ -10,8 +10,7 @@ from metastasis.study.operating_curves import (
     area_table,
     calibration_curve,
     family_table,
-    froc_samples,
-    froc_score,
+    froc_table,
     precision_at_sensitivity,
     precision_recall_area,
     summed_curve,
@@ -80,13 +79,8 @@ def test_everything_above_a_low_threshold_adds_no_area():
     areas = area_table({"nothing": curve}, "thresholds").iloc[0]
     assert areas["area_plain"] == 1
     assert areas["area"] == 0
-    assert froc_score(curve) == 0
-
-
-def test_froc_is_the_mean_sensitivity_within_rates():
-    keys = ("false_positives_per_scan", "flagged_per_scan", "strict_sensitivity")
-    curve = pd.DataFrame(dict(zip(keys, [[3.0, 0.5, 0.1], [0, 0.5, 0], [0.9, 0.6, 0.4]], strict=True)))
-    assert froc_score(curve, rates=(0.05, 0.5, 1, 4)) == pytest.approx((0 + 0.4 + 0.6 + 0.9) / 4)
+    _, scores = froc_table([curve], ["p"], n_bootstrap=0, seed=0)
+    assert scores["froc"] == 0
 
 
 def test_curves_of_scans_add_up_to_the_curve_of_all(ball_scans, curve):
@@ -108,13 +102,24 @@ def counted_scans():
     columns = ("n_found", "n_distinct", "n_false_positives", "n_flagged")
     scans = []
     for n, *counts in zip(N_LESIONS, TOUCHED, FOUND, FALSE, FLAGGED, strict=True):
-        scans.append(pd.DataFrame({"n_lesions": n, **dict(zip(columns, counts, strict=True))}))
+        scans.append(pd.DataFrame({"threshold": [0.1, 0.5, 0.9], "n_lesions": n, **dict(zip(columns, counts, strict=True))}))
     return scans
 
 
-def test_froc_samples_of_patients_are_those_of_plain_counting():
+def test_froc_is_read_at_the_best_threshold_that_reaches_each_rate():
+    table, scores = froc_table(counted_scans(), PATIENTS, n_bootstrap=0, seed=0, rates=(0.1, 0.2, 1, 5))
+    # Of five scans there are 21, 5 and 1 wrong findings, of 15 lesions 9, 10 and 4 found strictly.
+    assert table["threshold"].tolist()[1:] == [0.9, 0.5, 0.5]
+    assert table["strict_sensitivity"].tolist()[1:] == [4 / 15, 10 / 15, 10 / 15]
+    assert table["sensitivity"].tolist()[1:] == [4 / 15, 11 / 15, 11 / 15]
+    assert table.iloc[0, 1:].isna().all()
+    assert scores["froc"] == pytest.approx((0 + 4 + 10 + 10) / 15 / 4)
+    assert np.isnan([scores["froc_low"], scores["froc_high"]]).all()
+
+
+def test_intervals_of_froc_are_those_of_plain_counting():
     rates, seed = (0.125, 0.5, 1.0, 8.0), np.random.SeedSequence(7)
-    samples = froc_samples(counted_scans(), PATIENTS, n_bootstrap=400, seed=seed, rates=rates)
+    table, scores = froc_table(counted_scans(), PATIENTS, n_bootstrap=400, seed=seed, rates=rates)
     expected = []
     for draw in np.random.default_rng(seed).multinomial(4, [0.25] * 4, 400):
         # All scans of a patient are drawn together, as often as the patient is.
@@ -135,20 +140,28 @@ def test_froc_samples_of_patients_are_those_of_plain_counting():
         expected.append(readings)
     # Four times the patient without lesions is left out, and rates that are not reached count as 0.
     assert 0 < 400 - len(expected) < 10
-    assert 0 < np.mean(np.array(expected)[:, 0, 1] == 0) < 0.9
-    np.testing.assert_allclose(samples, expected, rtol=1e-12)
+    samples = np.array(expected)
+    assert 0 < np.mean(samples[:, 0, 1] == 0) < 0.9
+    is_reached = table["threshold"].notna()
+    assert is_reached.tolist() == [False, True, True, True]
+    for column, key in enumerate(("sensitivity", "strict_sensitivity")):
+        ends = np.percentile(samples[..., column], (2.5, 97.5), axis=0).T
+        np.testing.assert_allclose(table.loc[is_reached, [f"{key}_low", f"{key}_high"]], ends[is_reached], rtol=1e-12)
+    ends = np.percentile(samples[..., 1].mean(axis=1), (2.5, 97.5))
+    np.testing.assert_allclose([scores["froc_low"], scores["froc_high"]], ends, rtol=1e-12)
 
 
-def test_froc_samples_do_not_depend_on_the_order_of_scans():
+def test_froc_does_not_depend_on_the_order_of_scans():
     scans, seed = counted_scans(), np.random.SeedSequence(7)
-    samples = froc_samples(scans, PATIENTS, n_bootstrap=50, seed=seed)
+    table, scores = froc_table(scans, PATIENTS, n_bootstrap=50, seed=seed)
     order = [4, 0, 3, 1, 2]
-    shuffled = froc_samples(
-        [scans[i] for i in order], [PATIENTS[i] for i in order], n_bootstrap=50, seed=seed
-    )
-    np.testing.assert_array_equal(samples, shuffled)
-    assert samples.std(axis=0)[:, 1].max() > 0
-    assert len(froc_samples(scans, ["a"] * 5, n_bootstrap=50, seed=seed)) == 0
+    shuffled = [scans[i] for i in order], [PATIENTS[i] for i in order]
+    again, scores_again = froc_table(*shuffled, n_bootstrap=50, seed=seed)
+    pd.testing.assert_frame_equal(again, table)
+    assert scores_again == scores
+    assert (table["strict_sensitivity_low"] < table["strict_sensitivity_high"]).any()
+    single, _ = froc_table(scans, ["a"] * 5, n_bootstrap=50, seed=seed)
+    assert single[["sensitivity_low", "strict_sensitivity_high"]].isna().all(axis=None)
 
 
 def test_a_curve_is_read_where_it_has_a_sensitivity(curve):

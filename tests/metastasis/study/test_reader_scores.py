@@ -11,7 +11,6 @@ from metastasis.study.reader_scores import (
     challenge_table,
     distance_counts,
     distance_table,
-    froc_table,
     lesion_free_table,
     matched_table,
     recall_by_volume,
@@ -111,28 +110,6 @@ def test_shares_by_distance_have_intervals_over_patients():
     # A patient with as many scans counts once: between two scans of one there is no interval.
     (row,) = distance_table(pd.DataFrame(scans).assign(patient=0), n_bootstrap=9, seed=1).to_dict("records")
     assert np.isnan(row["sensitivity_low"])
-
-
-def test_rates_of_false_positives_name_the_threshold_that_gives_them():
-    curve = pd.DataFrame(
-        {
-            "threshold": [0.1, 0.5, 0.9],
-            "sensitivity": [1.0, 0.8, 0.5],
-            "strict_sensitivity": [0.9, 0.8, 0.5],
-            "false_positives_per_scan": [3.0, 0.5, 0.2],
-            "flagged_per_scan": [1.0, 0.0, 0.0],
-        }
-    )
-    # 1,001 samples of both sensitivities at each rate, evenly from 0 to some number.
-    highest = np.array([[0.1, 0.1], [0.9, 0.8], [1.0, 0.6]])
-    samples = {"m": np.linspace(0, highest, 1001)}
-    table = froc_table({"m": curve}, samples, rates=(0.125, 1.0, 4.0))
-    assert table.iloc[0, 2:].isna().all()
-    assert table["threshold"].tolist()[1:] == [0.5, 0.1]
-    assert table["strict_sensitivity"].tolist()[1:] == [0.8, 0.9]
-    for column, key in enumerate(("sensitivity", "strict_sensitivity")):
-        ends = table.loc[1:, [f"{key}_low", f"{key}_high"]]
-        np.testing.assert_allclose(ends, np.outer(highest[1:, column], (0.025, 0.975)))
 
 
 def scan(peaks, false_peaks):

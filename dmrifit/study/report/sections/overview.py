@@ -109,7 +109,7 @@ def headline_table(board: Board) -> Iterator[Any]:
         numbers=range(5, len(table.columns)),
         faint=table["algorithm"].map(is_control),
     )
-    for note in headline_notes(board.evaluation, table):
+    for note in headline_notes(board.study, table):
         yield Note(f"{capital(note)}.")
 
 

@@ -1,0 +1,153 @@
+"""
+Summary of scores over patients: means, spread and bootstrap intervals.
+
+A table of scores has one row for each case and method (and fold, part, parameter), its metrics or
+counts in columns, and the patient, who is the unit of all spread.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "FEWEST_PATIENTS",
+    "in_parts",
+    "method_pairs",
+    "patient_draws",
+    "percentile_interval",
+    "summarize",
+]
+
+#: Patients below which there is no interval: all samples of one patient are alike.
+FEWEST_PATIENTS = 2
+
+
+def patient_draws(n_patients: int, n_bootstrap: int, seed: Any) -> NDArray[np.int64]:
+    """
+    Draw patients with replacement, and give how often each of them is in each sample.
+
+    Shapes: returns (n_bootstrap, n_patients), of fewer than `FEWEST_PATIENTS` no sample.
+    """
+    n_samples = n_bootstrap if n_patients >= FEWEST_PATIENTS else 0
+    shares = np.full(n_patients, 1 / n_patients)
+    return np.random.default_rng(seed).multinomial(n_patients, shares, n_samples)
+
+
+def percentile_interval(samples: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
+    """Give the percentiles of the samples (n,) that are defined; NaN where none is."""
+    defined = samples[~np.isnan(samples)]
+    if not len(defined):
+        return np.nan, np.nan
+    low, high = np.percentile(defined, (50 * (1 - level), 50 * (1 + level)))
+    return float(low), float(high)
+
+
+def in_parts(table: pd.DataFrame, parts: Mapping[str, Any], name: str = "part") -> pd.DataFrame:
+    """Repeat the rows of a table for each part that they belong to; parts are masks of rows."""
+    import pandas as pd
+
+    return pd.concat([table[mask].assign(**{name: part}) for part, mask in parts.items()])
+
+
+def method_pairs(
+    wide: pd.DataFrame,
+) -> Iterator[tuple[str, str, NDArray[np.float64], NDArray[np.float64]]]:
+    """Yield each two methods (columns) with the scores of the patients (rows) that have both."""
+    for a, b in itertools.combinations(wide.columns, 2):
+        x, y = wide[[a, b]].dropna().to_numpy(np.float64).T
+        yield a, b, x, y
+
+
+def summarize(
+    table: pd.DataFrame,
+    by: Sequence[str],
+    columns: Sequence[str],
+    score: Callable[[Mapping[str, NDArray[Any]]], Mapping[str, Any]] | None = None,
+    *,
+    unit: str = "patient",
+    within: Sequence[str] = (),
+    n_bootstrap: int = 0,
+    seed: Any = 0,
+    level: float = 0.95,
+    trials: Mapping[str, Sequence[str]] | None = None,
+) -> pd.DataFrame:
+    """
+    Summarize the rows of each group, in which each patient counts once.
+
+    Without `score`, columns are averaged over the rows of a patient in each of `within` (folds,
+    parameters), then over these, then over patients; what is NaN enters no mean. ``…_sd`` is over
+    patients, ``…_sd_folds`` that of the means of folds. With `score`, columns are counts, and
+    their sums over patients are given to it.
+
+    With `n_bootstrap`, ``…_low`` and ``…_high`` are percentiles over samples of patients. They are
+    Wilson's interval for a share of 0 or 1, of which all samples are alike; `trials` has the
+    counts that are added up to what a share is of.
+    """
+    import pandas as pd
+
+    by, columns = list(by), list(columns)
+    if not len(table):
+        return table.reindex(columns=[*by, f"n_{unit}s", *columns])
+    rows = table.groupby([*by, *within, unit], sort=False)[columns]
+    values = rows.sum() if score else rows.mean()
+    spread = pd.DataFrame(index=values.groupby(by, sort=False).size().index)
+    if score is None:
+        units = values.groupby([*by, unit], sort=False).mean()
+        spread = units.groupby(by, sort=False).std().add_suffix("_sd")
+        for name in within:
+            means = values.groupby([*by, name], sort=False).mean()
+            spread = spread.join(means.groupby(by).std().add_suffix(f"_sd_{name}s"))
+        values = units
+    summary = []
+    for key, group in values.groupby(by, sort=False):
+        # The order of rows must move no sample.
+        patients = group.sort_index(level=unit).to_numpy(np.float64)
+        # All patients once, then samples of them: counts add up, so one product gives all sums.
+        every = np.ones((1, len(patients)))
+        draws = np.vstack([every, patient_draws(len(patients), n_bootstrap, seed)])
+        sums = draws @ patients if score else _means(draws, patients)
+        scores: Mapping[str, NDArray[Any]] = dict(zip(columns, sums.T, strict=True))
+        if score:
+            scores = score(scores)
+        row = {**dict(zip(by, key, strict=True)), f"n_{unit}s": len(patients)}
+        for name, samples in scores.items():
+            row[name] = value = samples[0].item()
+            # A number of patients, scans or lesions is no estimate.
+            if n_bootstrap and not name.startswith("n_"):
+                ends = percentile_interval(samples[1:], level)
+                if value in (0, 1) and trials and name in trials and len(draws) > 1:
+                    ends = _wilson(value, sum(scores[count][0] for count in trials[name]), level)
+                row[f"{name}_low"], row[f"{name}_high"] = ends
+        summary.append(row)
+    return pd.DataFrame(summary).join(spread, on=by)
+
+
+def _means(draws: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """
+    Average over the patients of each sample; NaN of fewer patients than have an interval.
+
+    Shapes: `draws` (n_samples, n_patients), `values` (n_patients, n_columns); returns
+    (n_samples, n_columns).
+    """
+    is_defined = ~np.isnan(values)
+    n = draws @ is_defined
+    means = np.full(n.shape, np.nan)
+    np.divide(draws @ np.where(is_defined, values, 0), n, out=means, where=n > 0)
+    means[1:, is_defined.sum(axis=0) < FEWEST_PATIENTS] = np.nan
+    return means
+
+
+def _wilson(share: float, n: float, level: float) -> tuple[float, float]:
+    """Give Wilson's interval of a share of n trials."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(round(share * n), round(n)).proportion_ci(level, method="wilson")
+    return float(low), float(high)

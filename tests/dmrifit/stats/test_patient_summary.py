@@ -1,0 +1,95 @@
+"""Summaries over patients are those of plain counting; samples of patients are as large as the cohort."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest
+
+from dmrifit.stats.patient_summary import in_parts, patient_draws, percentile_interval, summarize
+
+
+def test_draws_of_patients_are_as_many_as_patients_and_none_of_a_single_patient():
+    draws = patient_draws(5, 2000, np.random.SeedSequence(0))
+    assert draws.shape == (2000, 5)
+    assert (draws.sum(axis=1) == 5).all()
+    # Each is left out by a sample with the probability (4/5)⁵ = .328, ± 4 standard errors.
+    np.testing.assert_allclose((draws == 0).mean(axis=0), 0.8**5, atol=4 * 0.0105)
+    assert patient_draws(1, 2000, np.random.SeedSequence(0)).shape == (0, 1)
+
+
+def test_undefined_samples_are_left_out_of_a_percentile_interval():
+    samples = np.append(np.arange(1001.0), [np.nan] * 50)
+    np.testing.assert_allclose(percentile_interval(samples), (25, 975))
+    assert np.isnan(percentile_interval(np.full(3, np.nan))).all()
+    assert np.isnan(percentile_interval(np.empty(0))).all()
+
+
+def scores_table(*rows, columns=("method", "patient", "fold", "dice")):
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+TWO_SCANS = [("a", "p", "f", 0.1), ("a", "p", "f", 0.3), ("a", "p", "g", 0.4)]
+
+
+def test_scans_are_averaged_within_a_patient_and_fold_and_then_over_folds_and_patients():
+    table = scores_table(*TWO_SCANS, ("a", "q", "f", 0.6), ("a", "q", "g", 0.8), ("b", "q", "f", 1.0))
+    first, second = summarize(table, ["method"], ["dice"], within=["fold"]).to_dict("records")
+    assert first["n_patients"] == 2
+    assert first["dice"] == pytest.approx((0.3 + 0.7) / 2)
+    assert first["dice_sd"] == pytest.approx(0.4 / 2**0.5)
+    # Of folds: 0.2 and 0.6, 0.4 and 0.8.
+    assert first["dice_sd_folds"] == pytest.approx(0.2 / 2**0.5)
+    assert (second["method"], second["n_patients"], second["dice"]) == ("b", 1, 1)
+    assert np.isnan([second["dice_sd"], second["dice_sd_folds"]]).all()
+
+
+def test_undefined_scores_enter_no_mean_and_a_single_value_has_no_interval():
+    table = scores_table(("a", "p", "f", 0.2), ("a", "q", "f", np.nan), ("a", "r", "f", np.nan))
+    (row,) = summarize(table, ["method"], ["dice"], n_bootstrap=20).to_dict("records")
+    assert (row["n_patients"], row["dice"]) == (3, 0.2)
+    assert np.isnan([row["dice_low"], row["dice_high"]]).all()
+    empty = summarize(table.iloc[:0], ["method"], ["dice"])
+    assert list(empty.columns) == ["method", "n_patients", "dice"]
+    assert not len(empty)
+
+
+def test_intervals_of_a_mean_are_percentiles_over_resampled_patients_in_any_order():
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=12)
+    rows = [("a", f"p{i:02}", "f", value) for i, value in enumerate(values)]
+    (row,) = summarize(scores_table(*rows), ["method"], ["dice"], n_bootstrap=4000).to_dict("records")
+    # An independent bootstrap, by indices; its percentiles vary by less than a tenth of the width.
+    resampled = values[rng.integers(12, size=(4000, 12))].mean(axis=1)
+    width = row["dice_high"] - row["dice_low"]
+    ends = row["dice_low"], row["dice_high"]
+    np.testing.assert_allclose(ends, np.percentile(resampled, (2.5, 97.5)), atol=0.1 * width)
+    turned = summarize(scores_table(*rows[::-1]), ["method"], ["dice"], n_bootstrap=4000)
+    pd.testing.assert_frame_equal(turned, pd.DataFrame([row]))
+    narrow = summarize(scores_table(*rows), ["method"], ["dice"], n_bootstrap=4000, level=0.5)
+    assert narrow["dice_high"][0] - narrow["dice_low"][0] < 0.5 * width
+
+
+def share(counts):
+    return {**counts, "recall": counts["n_found"] / counts["n"]}
+
+
+def test_counts_are_summed_over_patients_and_shares_of_all_have_wilsons_interval():
+    columns = ("method", "patient", "n", "n_found")
+    table = scores_table(("a", "p", 4, 4), ("a", "p", 2, 2), ("a", "q", 1, 1), ("b", "p", 4, 1), ("b", "q", 1, 1),
+                         columns=columns)  # fmt: skip
+    counted = summarize(
+        table, ["method"], columns[2:], share, n_bootstrap=100, trials={"recall": ["n"]}
+    ).set_index("method")
+    assert counted[["n", "n_found"]].to_numpy().tolist() == [[7, 7], [5, 2]]
+    assert counted["recall"].tolist() == [1, 2 / 5]
+    expected = binomtest(7, 7).proportion_ci(method="wilson")
+    np.testing.assert_allclose(counted.loc["a", ["recall_low", "recall_high"]].astype(float), expected)
+    # One of the two patients is drawn twice, or both once.
+    assert counted.loc["b", ["recall_low", "recall_high"]].tolist() == [1 / 4, 1]
+
+
+def test_rows_belong_to_each_part_that_holds_them():
+    table = scores_table(*TWO_SCANS)
+    parts = in_parts(table, {"all": slice(None), "g": table["fold"] == "g"})
+    assert parts["part"].tolist() == ["all"] * 3 + ["g"]
+    assert parts["dice"].tolist() == [0.1, 0.3, 0.4, 0.4]
