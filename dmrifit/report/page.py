@@ -208,7 +208,7 @@ class Picture(Block):
         name: str = "",
         width: int | None = None,
     ) -> None:
-        super().__init__(alt)
+        super().__init__(figure)
         self.figure, self.alt, self.caption = figure, alt, caption
         # Names of cohorts may hold what a file name cannot.
         self.name = re.sub(r"[^\w+-]+", "-", name)

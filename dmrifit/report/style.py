@@ -71,10 +71,6 @@ PALETTE = {
 #: Colors of letters, and those that letters stand on: every pair has the contrast of WCAG AA.
 TEXTS = ("ink", "faint", "control", "link", "good", "warn", "bad")
 BACKGROUNDS = ("paper", "panel")
-_FONTS = {
-    "sans": 'system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif',
-    "mono": 'ui-monospace, "SF Mono", Menlo, Consolas, monospace',
-}
 
 #: Perceptually uniform, and readable with every form of color blindness.
 COLORMAP = "viridis"
@@ -120,12 +116,11 @@ _STYLE = {
 
 
 def palette_css() -> str:
-    """Write fonts and colors as properties of CSS, those of the dark for screens alone."""
-    fonts = "".join(f" --{name}: {font};" for name, font in _FONTS.items())
+    """Write the colors as properties of CSS, those of the dark for screens alone."""
     light = "".join(f" --{name}: {tint.light};" for name, tint in PALETTE.items())
     dark = "".join(f" --{name}: {tint.dark};" for name, tint in PALETTE.items())
     return (
-        f":root {{ color-scheme: light;{fonts}{light} }}\n"
+        f":root {{ color-scheme: light;{light} }}\n"
         "@media screen and (prefers-color-scheme: dark) {\n"
         f"  :root {{ color-scheme: dark;{dark} }}\n}}\n"
     )
