@@ -16,6 +16,8 @@ ICC_FORMS = ("ICC(1,1)", "ICC(2,1)", "ICC(3,1)")
 
 _TAIL = 0.025  # outside each end of an interval
 
+_UNDEFINED = dict.fromkeys(("value", "low", "high", "statistic", "df1", "df2", "p"), np.nan)
+
 
 @dataclass(frozen=True)
 class ICCResult:
@@ -55,41 +57,40 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
         raise ValueError("ratings must be finite or NaN; one of them is infinite")
     x = x[~np.isnan(x).any(axis=1)]
     n, k = x.shape
+    scale = np.abs(x).max(initial=0)
+    reason = ""
     if n < 2 or k < 2:
         given = f"{counted(n, 'complete target')} and {counted(k, 'rater')}"
-        return _no_icc(form, n, f"{given}; two of each are needed")
-    scale = np.abs(x).max()
+        reason = f"{given}; two of each are needed"
     # Rounding leaves no exact zeros; what is this small against the ratings is no variation.
-    if np.ptp(x) <= 1e-12 * scale or scale == 0:
-        return _no_icc(form, n, "all ratings are equal")
+    elif np.ptp(x) <= 1e-12 * scale or scale == 0:
+        reason = "all ratings are equal"
+    if reason:
+        return ICCResult(form, n_targets=n, reason=reason, **_UNDEFINED)
     # Correlations do not change by it, and squares of large ratings lose no digits.
     x = (x - x.mean()) / scale
     between = k * x.mean(axis=1).var(ddof=1)
-    within = x.var(axis=1, ddof=1).mean()
     raters = n * x.mean(axis=0).var(ddof=1)
-    residual = ((x - x.mean(axis=1, keepdims=True) - x.mean(axis=0)) ** 2).sum() / (
-        (n - 1) * (k - 1)
-    )
     if form == "ICC(1,1)":
-        error, df2 = within, n * (k - 1)
+        df2, error = n * (k - 1), x.var(axis=1, ddof=1).mean()
     else:
-        error, df2 = residual, (n - 1) * (k - 1)
+        df2 = (n - 1) * (k - 1)
+        error = ((x - x.mean(axis=1, keepdims=True) - x.mean(axis=0)) ** 2).sum() / df2
     # Ratings have the scale 1 here; less than this is rounding.
-    if error <= 1e-24:
-        error = 0.0
-    df1 = n - 1
-    whole = between + (k - 1) * error + k * (raters - error) / n
+    error = error if error > 1e-24 else 0.0
+    whole = between + (k - 1) * error
     if form == "ICC(2,1)":
+        whole += k * (raters - error) / n
         if whole <= 1e-12 * error:
-            return _no_icc(form, n, "neither targets nor raters vary on average")
-        value = (between - error) / whole
-    elif between + (k - 1) * error == 0:
-        return _no_icc(form, n, "targets do not vary")
-    else:
-        value = (between - error) / (between + (k - 1) * error)
+            reason = "neither targets nor raters vary on average"
+    elif whole == 0:
+        reason = "targets do not vary"
+    if reason:
+        return ICCResult(form, n_targets=n, reason=reason, **_UNDEFINED)
+    value = (between - error) / whole
+    df1 = n - 1
     # An infinite statistic has p = 0.
     statistic = between / error if error > 0 else np.inf
-    p = f_distribution.sf(statistic, df1, df2)
     if form == "ICC(2,1)":
         low, high = _icc2_interval(between, raters, error, value, n, k)
         # The degrees of freedom are approximate: where few are left, the interval can miss the
@@ -101,6 +102,7 @@ def icc(ratings: ArrayLike, form: str = "ICC(2,1)") -> ICCResult:
         lower = statistic / f_distribution.ppf(1 - _TAIL, df1, df2)
         upper = statistic * f_distribution.ppf(1 - _TAIL, df2, df1)
         low, high = (lower - 1) / (lower + k - 1), (upper - 1) / (upper + k - 1)
+    p = f_distribution.sf(statistic, df1, df2)
     value, low, high, statistic, p = map(float, (value, low, high, statistic, p))
     return ICCResult(form, value, low, high, statistic, float(df1), float(df2), p, n)
 
@@ -145,11 +147,6 @@ def _icc2_interval(
     return low, n * (f_high * between - error) / (spread + n * f_high * between)
 
 
-def _no_icc(form: str, n: int, reason: str) -> ICCResult:
-    nan = float("nan")
-    return ICCResult(form, nan, nan, nan, nan, nan, nan, nan, n, reason)
-
-
 @dataclass(frozen=True)
 class LimitsOfAgreement:
     """Bland and Altman's bias and limits of agreement, in the unit of the measurements."""
@@ -176,26 +173,18 @@ def bland_altman(a: ArrayLike, b: ArrayLike) -> LimitsOfAgreement:
     from scipy.stats import t as t_distribution
 
     a, b = finite_pairs(a, b)
-    n, nan = len(a), float("nan")
+    n, difference = len(a), a - b
     if n < 2:
-        bias = float(np.mean(a - b)) if n else nan
-        none = (nan, nan)
-        return LimitsOfAgreement(
-            bias, nan, nan, nan, none, none, none, n, f"{counted(n, 'pair')}; two are needed"
-        )
-    difference = a - b
+        bias = float(difference.mean()) if n else np.nan
+        none, reason = (np.nan, np.nan), f"{counted(n, 'pair')}; two are needed"
+        return LimitsOfAgreement(bias, np.nan, np.nan, np.nan, none, none, none, n, reason)
     bias, sd = float(difference.mean()), float(difference.std(ddof=1))
     t = t_distribution.ppf(1 - _TAIL, n - 1)
-    bias_width = t * sd / np.sqrt(n)
     limit_width = t * sd * np.sqrt(1 / n + 1.96**2 / (2 * (n - 1)))
     lower, upper = bias - 1.96 * sd, bias + 1.96 * sd
-    return LimitsOfAgreement(
-        bias=bias,
-        sd=sd,
-        lower=float(lower),
-        upper=float(upper),
-        bias_interval=(float(bias - bias_width), float(bias + bias_width)),
-        lower_interval=(float(lower - limit_width), float(lower + limit_width)),
-        upper_interval=(float(upper - limit_width), float(upper + limit_width)),
-        n=n,
+    widths = (t * sd / np.sqrt(n), limit_width, limit_width)
+    of_bias, of_lower, of_upper = (
+        (float(value - width), float(value + width))
+        for value, width in zip((bias, lower, upper), widths, strict=True)
     )
+    return LimitsOfAgreement(bias, sd, lower, upper, of_bias, of_lower, of_upper, n)

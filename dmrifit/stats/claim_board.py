@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -111,18 +112,16 @@ def check_claims(claims: Sequence[Claim], runs: Sequence[Run]) -> pd.DataFrame:
     """Make every check of every reading of every claim in every run."""
     import pandas as pd
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for claim in claims:
-        for reading in claim.readings:
-            for run in runs:
-                keys = claim.number, reading.name, run.condition, run.name
-                try:
-                    for check in list(reading.checks(run.evidence)):
-                        rows.append(
-                            (*keys, *(getattr(check, name) for name in FIGURE_COLUMNS[4:]))
-                        )
-                except MissingEvidence as missing:
-                    rows.append((*keys, "", str(missing), math.nan, "", math.nan, "", ""))
+        for reading, run in itertools.product(claim.readings, runs):
+            keys = {"claim": claim.number, "reading": reading.name}
+            keys |= {"condition": run.condition, "run": run.name}
+            try:
+                rows += [keys | vars(check) for check in reading.checks(run.evidence)]
+            except MissingEvidence as missing:
+                nothing = vars(Check(str(missing), math.nan, "=", math.nan))
+                rows.append(keys | nothing | {"relation": ""})
     return pd.DataFrame(rows, columns=list(FIGURE_COLUMNS))
 
 
@@ -148,40 +147,25 @@ def build_board(
     if len(set(numbers)) < len(numbers):
         raise ValueError(f"claims need numbers of their own, not {numbers}")
     figures = check_claims(claims, runs) if figures is None else figures
-    conditions = list(dict.fromkeys(run.condition for run in runs))
-    counts = {
-        name: len({run.name for run in runs if run.condition == name}) for name in conditions
-    }
+    counts: dict[str, int] = {}
+    for condition, _ in dict.fromkeys((run.condition, run.name) for run in runs):
+        counts[condition] = counts.get(condition, 0) + 1
     rows = []
     for claim in claims:
-        figures_of_claim = figures[figures["claim"] == claim.number]
-        by_reading = {
-            reading.name: _Outcome.of(
-                figures_of_claim[figures_of_claim["reading"] == reading.name],
-                claim,
-                counts,
-                margins,
-                depends,
-            )
-            for reading in claim.readings
-        }
+        by_reading = {}
+        for reading in claim.readings:
+            keys = (figures["claim"] == claim.number) & (figures["reading"] == reading.name)
+            outcome = _Outcome.of(figures[keys], claim, counts, margins, depends)
+            by_reading[reading.name] = outcome
         first = by_reading[claim.readings[0].name]
-        rows.append(
-            {
-                "claim": claim.number,
-                "statement": claim.statement,
-                "study": claim.study,
-                "ours": first.ours,
-                "rule": claim.rule,
-                "verdict": NOT_SIMULATED if claim.not_simulated else first.verdict,
-                "readings": "\n".join(
-                    f"{name}: {outcome.verdict}{outcome.short}"
-                    for name, outcome in by_reading.items()
-                ),
-                "reason": claim.not_simulated or "\n".join(first.reasons),
-                "n_runs": min(counts.values()),
-            }
+        row = {name: getattr(claim, name) for name in ("statement", "study", "rule")}
+        row |= {"claim": claim.number, "ours": first.ours, "n_runs": min(counts.values())}
+        row["verdict"] = NOT_SIMULATED if claim.not_simulated else first.verdict
+        row["readings"] = "\n".join(
+            f"{name}: {outcome.verdict}{outcome.short}" for name, outcome in by_reading.items()
         )
+        row["reason"] = claim.not_simulated or "\n".join(first.reasons)
+        rows.append(row)
     return pd.DataFrame(rows, columns=list(BOARD_COLUMNS))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from dmrifit._utils.counts import counted
 from dmrifit.stats.agreement import finite_pairs
 from dmrifit.stats.metrics import AT_BOUND, NO_TISSUE, RANKING_METRIC, metric_of
 from dmrifit.stats.mixed_model import mixed_model
+from dmrifit.stats.patient_summary import method_pairs, patient_draws
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,31 +94,29 @@ def study_statistics(
     for keys, frame in _groups(table, groups):
         wide, n_dropped = _complete(frame, order)
         # Neither the order nor the names of patients may move a bit of the results.
-        values = wide.to_numpy()
-        values = values[np.lexsort(values.T)] if values.size else values
-        names = list(wide.columns)
-        nothing = "" if len(values) else _nothing(frame, order)
+        by_value = wide.iloc[np.lexsort(wide.to_numpy().T)] if wide.size else wide
+        group = _Group(
+            wide=by_value,
+            n_dropped=n_dropped,
+            reason="" if len(wide) else _nothing(frame, order),
+            alpha=alpha,
+            margin=margin,
+            higher_is_better=metric is not None and metric.better == "higher",
+            n_bootstrap=n_bootstrap,
+        )
         results: dict[str, list[dict[str, Any]]] = {}
         if "patients" in rows:
             long = wide.reset_index().melt(id_vars="patient", value_name="value")
             results["patients"] = long.to_dict("records")
-        if "friedman" in rows:
-            results["friedman"] = [_friedman(values, nothing) | {"n_dropped": n_dropped}]
-        if "pairs" in rows:
-            results["pairs"] = _pairs(values, names, alpha, n_bootstrap, nothing)
-        if "equivalence" in rows:
-            width = margin
-            if width is None:
-                width = MARGIN_SHARE * float(np.median(np.abs(values))) if values.size else np.nan
-            results["equivalence"] = _equivalence(values, names, width, alpha, nothing)
-        if not rows.keys().isdisjoint(_RANK_TABLES):
-            higher = metric is not None and metric.better == "higher"
-            tables_of_ranks = _nemenyi(values, names, alpha, higher, n_bootstrap, nothing)
-            results |= dict(zip(_RANK_TABLES, tables_of_ranks, strict=True))
         if "mixed" in rows:
             algorithms = _ordered(set(frame["algorithm"]), order)
             positive = metric is None or not metric.signed
             results["mixed"] = mixed_model(frame, algorithms, positive=positive, alpha=alpha)
+        if not rows.keys().isdisjoint(_RANK_TABLES):
+            results |= dict(zip(_RANK_TABLES, _nemenyi(group), strict=True))
+        for name, test in _TESTS.items():
+            if name in rows:
+                results[name] = test(group)
         for name in rows:
             rows[name] += [keys | row for row in results[name]]
     return {
@@ -265,64 +265,71 @@ def _nothing(frame: pd.DataFrame, order: Sequence[str]) -> str:
     return "no patient has values of all algorithms"
 
 
-def _friedman(values: NDArray[np.float64], nothing: str) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """The values that are tested together, patients × algorithms, and how."""
+
+    wide: pd.DataFrame
+    n_dropped: int  # patients without all values
+    reason: str  # why there is no value at all
+    alpha: float
+    margin: float | None
+    higher_is_better: bool
+    n_bootstrap: int
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        return self.wide.to_numpy()
+
+    @property
+    def too_few(self) -> str:
+        """Why a test of these patients has no result; empty where it has one."""
+        n = len(self.wide)
+        if self.reason or n >= 3:
+            return self.reason
+        return f"{counted(n, 'patient')} with all values; 3 are needed"
+
+
+def _friedman(group: _Group) -> list[dict[str, Any]]:
     from scipy.stats import friedmanchisquare
 
-    n, k = values.shape
+    n, k = group.scores.shape
     statistic = p = kendall_w = np.nan
-    reason = nothing
-    if not reason and k == 1:
-        reason = "1 algorithm; Friedman's test needs three"
-    elif not reason and k == 2:
-        reason = "2 algorithms; Friedman's test needs three; see pairs"
-    elif not reason and n < 3:
-        reason = _too_few(n)
-    elif not reason and (values == values[:, :1]).all():
+    reason = group.reason
+    if not reason and k < 3:
+        reason = f"{counted(k, 'algorithm')}; Friedman's test needs three"
+        reason += "; see pairs" if k == 2 else ""
+    reason = reason or group.too_few
+    if not reason and (group.scores == group.scores[:, :1]).all():
         reason = "all algorithms have equal values"
     if not reason:
-        statistic, p = map(float, friedmanchisquare(*values.T))
+        statistic, p = map(float, friedmanchisquare(*group.scores.T))
         kendall_w = statistic / (n * (k - 1))
-    return {
-        "n_patients": n,
-        "n_algorithms": k,
-        "statistic": statistic,
-        "p": p,
-        "kendall_w": kendall_w,
-        "reason": reason,
-    }
+    row = {"n_patients": n, "n_dropped": group.n_dropped, "n_algorithms": k, "reason": reason}
+    return [row | {"statistic": statistic, "p": p, "kendall_w": kendall_w}]
 
 
-def _pairs(
-    values: NDArray[np.float64], names: list[str], alpha: float, n_bootstrap: int, nothing: str
-) -> list[dict[str, Any]]:
+def _pairs(group: _Group) -> list[dict[str, Any]]:
     from scipy.stats import wilcoxon
 
     rows = []
-    for (i, a), (j, b) in itertools.combinations(enumerate(names), 2):
-        x, y = values[:, i], values[:, j]
-        n = len(x)
-        effect, low, high = rank_biserial(x, y, confidence=1 - alpha, n_bootstrap=n_bootstrap)
-        statistic = p = np.nan
-        reason = nothing
-        if not reason and n < 3:
-            reason = _too_few(n)
-        elif not reason and (x == y).all():
-            reason = "all differences are zero"
-        elif not reason:
+    options: dict[str, Any] = {"confidence": 1 - group.alpha, "n_bootstrap": group.n_bootstrap}
+    for a, b, x, y in method_pairs(group.wide):
+        row: dict[str, Any] = {"a": a, "b": b, "n_patients": len(x)}
+        row |= {"mean_a": _mean(x), "mean_b": _mean(y), "statistic": np.nan, "p": np.nan}
+        row["difference"] = float(np.median(x - y)) if len(x) else np.nan
+        row["rank_biserial"], row["low"], row["high"] = rank_biserial(x, y, **options)
+        row["reason"] = group.too_few
+        if not row["reason"] and (x == y).all():
+            row["reason"] = "all differences are zero"
+        elif not row["reason"]:
             with warnings.catch_warnings():
                 # Few pairs with ties: the p value is approximate, which is what can be had.
                 warnings.simplefilter("ignore")
-                test = wilcoxon(x, y)
-            statistic, p = float(test.statistic), float(test.pvalue)
-        row: dict[str, Any] = {"a": a, "b": b, "n_patients": n}
-        row |= {"mean_a": _mean(x), "mean_b": _mean(y)}
-        row["difference"] = float(np.median(x - y)) if n else np.nan
-        row |= {"statistic": statistic, "p": p, "reason": reason}
-        row |= {"rank_biserial": effect, "low": low, "high": high}
+                row["statistic"], row["p"] = map(float, wilcoxon(x, y))
         rows.append(row)
-    for row, p_holm in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = p_holm
-    return rows
+    corrected = holm([row["p"] for row in rows])
+    return [row | {"p_holm": p} for row, p in zip(rows, corrected, strict=True)]
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -344,84 +351,71 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
-def _equivalence(
-    values: NDArray[np.float64], names: list[str], margin: float, alpha: float, nothing: str
-) -> list[dict[str, Any]]:
-    from scipy.stats import t as t_distribution
-    from scipy.stats import ttest_rel
-
+def _equivalence(group: _Group) -> list[dict[str, Any]]:
     weightstats = import_optional("statsmodels.stats.weightstats")
+    margin = group.margin
+    if margin is None:
+        margin = np.nan if group.reason else MARGIN_SHARE * float(np.median(np.abs(group.scores)))
     rows = []
-    for (i, a), (j, b) in itertools.combinations(enumerate(names), 2):
-        difference = values[:, i] - values[:, j]
-        n = len(difference)
-        mean = _mean(difference)
-        row: dict[str, Any] = {"a": a, "b": b, "n_patients": n, "difference": mean}
+    for a, b, x, y in method_pairs(group.wide):
+        difference, mean = x - y, _mean(x - y)
+        row: dict[str, Any] = {"a": a, "b": b, "n_patients": len(x), "difference": mean}
         row |= dict.fromkeys(("low", "high", "p_lower", "p_upper", "p", "p_different"), np.nan)
-        row |= {"margin": margin, "verdict": "undecided", "reason": nothing}
+        row |= {"margin": margin, "verdict": "undecided", "reason": group.reason}
         rows.append(row)
-        if nothing:
-            continue
-        if not margin > 0:
+        if not group.reason and not margin > 0:
             row["reason"] = "the index is zero, and so is a margin relative to it; state a margin"
-        elif n < 3:
-            row["reason"] = _too_few(n)
+        row["reason"] = row["reason"] or group.too_few
+        if row["reason"]:
+            continue
         # A t test divides by the spread of the differences.
-        elif np.ptp(difference) <= 1e-12 * np.abs(values[:, [i, j]]).max():
-            row |= {"low": mean, "high": mean, "verdict": "different"}
-            if abs(mean) < margin:
-                row["verdict"] = "equivalent"
+        if np.ptp(difference) <= 1e-12 * max(np.abs(x).max(), np.abs(y).max()):
+            row |= {"low": mean, "high": mean}
+            row["verdict"] = "equivalent" if abs(mean) < margin else "different"
             row["reason"] = "all differences are equal: decided without a test"
-        else:
-            spread = difference.std(ddof=1) / np.sqrt(n) * t_distribution.ppf(1 - alpha, n - 1)
-            p, lower, upper = weightstats.ttost_paired(values[:, i], values[:, j], -margin, margin)
-            row |= {"low": mean - spread, "high": mean + spread, "p": float(p)}
-            row |= {"p_lower": float(lower[1]), "p_upper": float(upper[1])}
-            row["p_different"] = float(ttest_rel(values[:, i], values[:, j]).pvalue)
+            continue
+        tests = weightstats.DescrStatsW(difference)
+        row["p"], lower, upper = tests.ttost_mean(-margin, margin)
+        row["p_lower"], row["p_upper"] = float(lower[1]), float(upper[1])
+        row["low"], row["high"] = map(float, tests.tconfint_mean(2 * group.alpha))
+        row["p_different"] = float(tests.ttest_mean(0)[1])
     for row, p in zip(rows, holm([row["p_different"] for row in rows]), strict=True):
         row["p_different"] = p
-        if row["p"] <= alpha:
+        if row["p"] <= group.alpha:
             row["verdict"] = "equivalent"
-        elif p <= alpha:
+        elif p <= group.alpha:
             row["verdict"] = "different"
     return rows
 
 
-def _nemenyi(
-    values: NDArray[np.float64],
-    names: list[str],
-    alpha: float,
-    higher_is_better: bool,
-    n_bootstrap: int,
-    nothing: str,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+_TESTS = {"friedman": _friedman, "pairs": _pairs, "equivalence": _equivalence}
+
+
+def _nemenyi(group: _Group) -> list[list[dict[str, Any]]]:
     """Average ranks, p values of pairs, and the groups that no p value separates."""
     from scipy.stats import rankdata, studentized_range
 
-    n, k = values.shape
-    reason = nothing
-    if not reason and k < 2:
-        reason = "one algorithm"
-    elif not reason and n < 3:
-        reason = _too_few(n)
+    n, k = group.scores.shape
+    names = list(group.wide.columns)
+    reason = group.reason or ("one algorithm" if k < 2 else group.too_few)
     average, critical, p = np.full(k, np.nan), np.nan, np.full((k, k), np.nan)
     stability = np.full((4, k), np.nan)
     spans: list[tuple[int, int]] = []
     if not reason:
         posthocs = import_optional("scikit_posthocs")
-        ranked = -values if higher_is_better else values
+        ranked = -group.scores if group.higher_is_better else group.scores
         ranks_of_patients = rankdata(ranked, axis=1)
         average = ranks_of_patients.mean(axis=0)
-        stability = _rank_stability(ranks_of_patients, 1 - alpha, n_bootstrap)
-        quantile = studentized_range.ppf(1 - alpha, k, np.inf) / np.sqrt(2)
+        stability = _rank_stability(ranks_of_patients, 1 - group.alpha, group.n_bootstrap)
+        quantile = studentized_range.ppf(1 - group.alpha, k, np.inf) / np.sqrt(2)
         critical = float(quantile * np.sqrt(k * (k + 1) / (6 * n)))
         p = posthocs.posthoc_nemenyi_friedman(ranked).to_numpy()
-        spans = _spans(p > alpha, average)
+        spans = _spans(p > group.alpha, average)
+    shared = {"critical_difference": critical, "n_patients": n, "reason": reason}
     ranks = []
-    for name, rank, places in zip(names, average, stability.T, strict=True):
-        row = {"algorithm": name, "average_rank": float(rank), "critical_difference": critical}
-        row |= dict(zip(_STABILITY, map(float, places), strict=True))
-        ranks.append(row | {"n_patients": n, "reason": reason})
+    for name, *numbers in zip(names, average, *stability, strict=True):
+        places = dict(zip(("average_rank", *_STABILITY), map(float, numbers), strict=True))
+        ranks.append({"algorithm": name, **places, **shared})
     pairs = [
         {"a": names[i], "b": names[j], "p": float(p[i, j]), "reason": reason}
         for i, j in itertools.combinations(range(k), 2)
@@ -433,7 +427,7 @@ def _nemenyi(
         low, high = float(average[order[first]]), float(average[order[last]])
         row = {"clique": number, "algorithms": members, "low": low, "high": high}
         cliques.append(row | {"reason": ""})
-    return ranks, pairs, cliques
+    return [ranks, pairs, cliques]
 
 
 def _rank_stability(
@@ -447,9 +441,9 @@ def _rank_stability(
     """
     from scipy.stats import rankdata
 
-    n = len(ranks)
-    drawn = np.random.default_rng(0).integers(n, size=(n_bootstrap, n))
-    places = rankdata(ranks[drawn].mean(axis=1), method="min", axis=1)
+    # Sums of ranks are multiples of 1/2, so that equal sums are equal to the last bit.
+    draws = patient_draws(len(ranks), n_bootstrap, 0)
+    places = rankdata(draws @ ranks, method="min", axis=1)
     tail = 50 * (1 - level)
     # A place lies between two others in no resample, so no percentile is interpolated.
     low, high = np.percentile(places, [tail, 100 - tail], axis=0, method="nearest")
@@ -467,11 +461,6 @@ def _spans(alike: NDArray[np.bool_], average: NDArray[np.float64]) -> list[tuple
         if last > first and not any(low <= first and last <= high for low, high in spans):
             spans.append((first, last))
     return spans
-
-
-def _too_few(n: int) -> str:
-    """Give the reason why a test of so few patients has no result."""
-    return f"{counted(n, 'patient')} with all values; 3 are needed"
 
 
 def _mean(values: NDArray[np.float64]) -> float:
