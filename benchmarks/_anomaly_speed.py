@@ -63,7 +63,7 @@ print(json.dumps(dict(bare_s=round(bare, 2), scored_s=round(scored, 2), align_s=
 """
 MODELS = {
     "DAE": ("DenoisingAutoencoder(residual='mean', latent='vector', aligned=False)", 3),
-    "DAE, aligned latent map": ("DenoisingAutoencoder()", 3),
+    "DAE, aligned latent map": ("DenoisingAutoencoder(latent='map', aligned=True)", 3),
     "DAE, published size": ("DenoisingAutoencoder.published()", 2),
     "RecDiscNet": ("RecDiscNet()", 3),
     "RecDiscNet, published size": ("RecDiscNet.published()", 1),
@@ -113,8 +113,8 @@ with tempfile.TemporaryDirectory() as folder:
         scans_gb=round(n * scans[0].nbytes / 1024**3, 2))))
 """
 VOXELWISE_MODELS = {
-    "z": "VoxelwiseGaussian(calibration=None)",
-    "z, threshold by 4 folds": "VoxelwiseGaussian()",
+    "z": "VoxelwiseGaussian(distance='z', calibration=None)",
+    "z, threshold by 4 folds": "VoxelwiseGaussian(distance='z', calibration=4)",
     "Mahalanobis": 'VoxelwiseGaussian(("mean", "spread"), distance="mahalanobis", calibration=None)',
     "PCA": "PCADetector(calibration=None)",
 }

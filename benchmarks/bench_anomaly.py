@@ -227,8 +227,8 @@ def _classical(size: Size) -> dict[str, Callable[[int], Any]]:
 
     shared: dict[str, Any] = {"spacing": size.spacing, "calibration": None}
     return {
-        REFERENCE: lambda seed: VoxelwiseGaussian(side="low", **shared),
-        "z, two-sided": lambda seed: VoxelwiseGaussian(**shared),
+        REFERENCE: lambda seed: VoxelwiseGaussian(side="low", distance="z", **shared),
+        "z, two-sided": lambda seed: VoxelwiseGaussian(side="both", distance="z", **shared),
         "Mahalanobis": lambda seed: VoxelwiseGaussian(
             ("mean", "spread"), distance="mahalanobis", **shared
         ),

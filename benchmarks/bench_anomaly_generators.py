@@ -127,8 +127,8 @@ def aligned_part(world: World, size: Size, seed: int) -> Maker:
     smoothing: dict[str, Any] = {"smooth_mm": SMOOTH_MM, "spacing": size.spacing, "calibration": None}
     signals, masks = [c.signal for c in world.train], [c.brain for c in world.train]
     plain = {
-        "z, one-sided": VoxelwiseGaussian(side="low", **smoothing),
-        "z, two-sided": VoxelwiseGaussian(**smoothing),
+        "z, one-sided": VoxelwiseGaussian(side="low", distance="z", **smoothing),
+        "z, two-sided": VoxelwiseGaussian(side="both", distance="z", **smoothing),
         "Mahalanobis": VoxelwiseGaussian(
             ("mean", "spread"), distance="mahalanobis", **smoothing
         ),
@@ -141,7 +141,7 @@ def aligned_part(world: World, size: Size, seed: int) -> Maker:
     aligned = AlignedScans.learn([look_of(s, m) for s, m in zip(signals, masks, strict=True)], 2.0)
     sharing: dict[str, Any] = {
         "aligned Mahalanobis, 4 mm": AlignedMahalanobis(**smoothing),
-        REFERENCE: AlignedMahalanobis(spacing=size.spacing, calibration=None),
+        REFERENCE: AlignedMahalanobis(smooth_mm=6.0, spacing=size.spacing, calibration=None),
     }
     for name, n_patches in (("implants", 0), ("implants and patches", 2)):
         sharing[name] = ImplantDetector(
@@ -268,10 +268,16 @@ def networks_part(world: World, size: Size, seed: int, budget: int) -> Maker:
         f"DAE, {budget}×": DenoisingAutoencoder(
             latent="vector", aligned=False, training=training, **shared
         ),
-        f"DAE latent map, {budget}×": DenoisingAutoencoder(aligned=False, training=training, **shared),
-        f"DAE latent map, aligned, {budget}×": DenoisingAutoencoder(training=training, **shared),
+        f"DAE latent map, {budget}×": DenoisingAutoencoder(
+            latent="map", aligned=False, training=training, **shared
+        ),
+        f"DAE latent map, aligned, {budget}×": DenoisingAutoencoder(
+            latent="map", aligned=True, training=training, **shared
+        ),
     }
-    recdisc = RecDiscNet(training=Training(epochs=2 * budget), **shared).fit(signals, masks)
+    recdisc = RecDiscNet("mix", "half", training=Training(epochs=2 * budget), **shared).fit(
+        signals, masks
+    )
     for network in networks.values():
         network.fit(signals, masks)
 

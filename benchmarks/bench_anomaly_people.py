@@ -59,8 +59,8 @@ def profile_scores(
     learned, asked = (array[:, :, None, None, None].astype(np.float32) for array in (healthy, tested))
     plain = {"calibration": None, "smoothing": 0, "template_smoothing": 0, "smooth_mm": 4.0}
     for name, detector in {
-        "z by place, one-sided": VoxelwiseGaussian(side="low", **plain),
-        "z by place, two-sided": VoxelwiseGaussian(**plain),
+        "z by place, one-sided": VoxelwiseGaussian(side="low", distance="z", **plain),
+        "z by place, two-sided": VoxelwiseGaussian(side="both", distance="z", **plain),
     }.items():
         maps = detector.fit(learned).anomaly_map(asked)
         scores[name] = maps.reshape(len(asked), -1).mean(axis=1)

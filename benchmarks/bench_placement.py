@@ -46,7 +46,7 @@ LIMITS: dict[str, dict[str, object]] = {
 EVALUATIONS = 90_000
 RESULT = Path(__file__).parent / "results" / "placement.json"
 VARIANTS = {
-    "optimizer, no tie-break": {"tie_break": 0.0},
+    "optimizer, no tie-break": {"tie_break": 0.0, "thorough": False},
     "optimizer, thorough": {"tie_break": 0.0, "thorough": True},
     "optimizer, default": {},
 }

@@ -147,16 +147,17 @@ def entrants(
     def network(seen: str, **options: Any) -> Any:
         return VoxelRegressor(**options, **learning).fit(*case.learned(seen))
 
-    excluding_network = functools.partial(network, "excluding", channels=EXCLUDING)
+    slow = {"fast": False, "refine": False}
+    excluding_network = functools.partial(network, "excluding", channels=EXCLUDING, **slow)
     objective = functools.partial(free_optimizer, seed, tie_break=0.0)
     optimizer = functools.partial(free_optimizer, seed)
     yield "objective", "plain", objective
     yield "objective of experts' moments", "plain", lambda: objective().fit(*case.learned())
     yield "optimizer", "plain", optimizer
     yield "ranker", "plain", lambda: ranker("plain")
-    yield "network", "plain", lambda: network("plain")
-    yield "network refined", "plain", lambda: network("plain").set_params(refine=True)
-    yield "network fast", "plain", lambda: network("plain", fast=True)
+    yield "network", "plain", lambda: network("plain", **slow)
+    yield "network refined", "plain", lambda: network("plain", **slow).set_params(refine=True)
+    yield "network fast", "plain", lambda: network("plain", fast=True, refine=False)
     if kind == "preference":  # the others do not know of necrosis
         yield "optimizer, excluding", "excluding", optimizer
         yield "ranker, excluding", "excluding", lambda: ranker("excluding")

@@ -21,10 +21,11 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from anomaly.detectors.gaussian import VoxelwiseGaussian
-from anomaly.scans.cases import TABLE, Case, write_cases
+from anomaly.scans.cases import Case, write_cases
 from anomaly.scans.series import SeriesDetector, SeriesFiles, read_series
 from anomaly.scans.whole_scan import mean_over_scans
 from anomaly.simulate.persons import simulate_dmri
+from dmrifit.io.case_tables import TABLE
 
 RESULT = Path(__file__).parent / "results" / "scan_changes.json"
 SEED = 20261122
@@ -40,7 +41,7 @@ CHANGES: dict[str, tuple[float, ...]] = {
     "distortion, mm": (4.0, 8.0, 12.0),
 }
 DETECTORS: dict[str, dict[str, Any]] = {
-    "z, both sides": {},
+    "z, both sides": {"features": "mean", "side": "both", "distance": "z"},
     "Mahalanobis": {"features": ("mean", "spread"), "distance": "mahalanobis"},
 }
 #: Share above the 1 % threshold from which on the rate is said to be broken.

@@ -79,9 +79,10 @@ def parameters_of(settings: Sequence[str]) -> dict[str, Any]:
 
 def series_of_table(table: Path) -> list[SeriesFiles]:
     """List the series of a table or a folder, and print what a folder holds."""
-    from anomaly.scans.series import IMAGES, read_series
+    from anomaly.scans.cases import SCANS
+    from anomaly.scans.series import read_series
 
-    say_folder(table, IMAGES)
+    say_folder(table, SCANS.images)
     return read_series(table)
 
 
@@ -99,10 +100,11 @@ def series_of(
 
     Rows of a table that are wrong or lack a file go into `failed`, where it is given.
     """
-    from anomaly.scans.series import IMAGES, SeriesFiles, read_series
+    from anomaly.scans.cases import SCANS
+    from anomaly.scans.series import SeriesFiles, read_series
 
     options = {"--bval": bval, "--bvec": bvec, "--mask": mask, "--tissue": tissue}
-    if is_table(scans, "files", options, IMAGES):
+    if is_table(scans, "files", options, SCANS.images):
         return read_series(scans, failed=failed)
     for path in options.values():
         if path is not None:

@@ -65,8 +65,8 @@ def simulate(
     """
     import pandas as pd
 
-    from anomaly.scans.cases import TABLE
     from dmrifit.io.atomic_files import write_text
+    from dmrifit.io.case_tables import TABLE
 
     if not n_healthy + n_lesions:
         raise ValueError("N_HEALTHY and N_LESIONS are 0; ask for at least one person")

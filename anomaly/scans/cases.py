@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,24 @@ from dmrifit._utils.affines import checked_affine
 from dmrifit._utils.counts import counted
 from dmrifit.cohort.participants_table import read_synthetic
 from dmrifit.engine.protocol import Protocol, read_gradients
-from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.case_tables import (
+    CaseGrid,
+    CaseTable,
     check_names,
     check_shape,
     checked_mask,
     checked_values,
     file_stems,
-    read_each,
     read_on_grid,
     save_values,
-    write_table,
 )
 from dmrifit.io.masks import binarize
 from dmrifit.io.nifti import load_image, values_of
 
 __all__ = [
+    "CASES",
     "PATIENT_COLUMNS",
-    "TABLE",
+    "SCANS",
     "TISSUES",
     "UNWEIGHTED",
     "Case",
@@ -41,9 +41,6 @@ __all__ = [
     "read_cases",
     "write_cases",
 ]
-
-#: Name of the table that `write_cases` makes.
-TABLE = "cases.tsv"
 
 #: What the numbers of a tissue map stand for.
 TISSUES = {1: "white matter", 2: "gray matter", 3: "fluid", 4: "deep gray matter"}
@@ -55,34 +52,38 @@ _FLUID = 3
 _ROUNDING = 1e-4  # of a unit vector's length, which files with few digits have
 _MASKS = ("brain", "lesion", "followup")
 _WORDS = ("sex", "site", "grade", "kind")
-_FILE_KEYS = ("image", "bval", "bvec", *_MASKS, "tissue")
-_REQUIRED = ("patient", "image", "bval")
 #: What a table may say of a patient.
 PATIENT_COLUMNS = ("age", *_WORDS, "synthetic")
-_OPTIONAL = ("name", "bvec", *_MASKS, "tissue", *PATIENT_COLUMNS)
-_ALIASES = {"participant_id": "patient"}
 
-_COLUMNS = {
-    "patient": "Patient; cases of one patient are never split between training and test",
-    "image": "Diffusion series: volumes without and with diffusion weighting",
-    "bval": "b-values of its volumes in s/mm²",
-    "bvec": "Gradient directions of its volumes, in the frame of FSL's files",
-    "name": "Name of the case",
-    "brain": "The brain",
-    "tissue": "Tissues: 1 white matter, 2 gray matter, 3 fluid, 4 deep gray matter, 0 outside",
-    "lesion": "Lesion: 1 inside, 0 outside; a case without one is healthy",
-    "followup": "Lesion at a later scan, on this grid",
-    "age": "Years",
-    "sex": "Sex",
-    "site": "Scanner",
-    "grade": "Grade of the tumor",
-    "kind": "How the lesion changes diffusion",
-    "synthetic": "Whether the case was simulated; no person was scanned then",
-}
+#: Tables of scans, whose b-values and directions are in the files next to them by default.
+SCANS = CaseTable(
+    {
+        "patient": "Patient; cases of one patient are never split between training and test",
+        "image": "Diffusion series: volumes without and with diffusion weighting",
+        "bval": "b-values of its volumes in s/mm²",
+        "bvec": "Gradient directions of its volumes, in the frame of FSL's files",
+        "name": "Name of the case",
+        "brain": "The brain",
+        "tissue": "Tissues: 1 white matter, 2 gray matter, 3 fluid, 4 deep gray matter, 0 outside",
+        "lesion": "Lesion: 1 inside, 0 outside; a case without one is healthy",
+        "followup": "Lesion at a later scan, on this grid",
+        "age": "Years",
+        "sex": "Sex",
+        "site": "Scanner",
+        "grade": "Grade of the tumor",
+        "kind": "How the lesion changes diffusion",
+        "synthetic": "Whether the case was simulated; no person was scanned then",
+    },
+    images=("image", "brain", "tissue", "lesion", "followup"),
+    endings={"image": "_dwi.nii.gz", "bval": "_dwi.bval", "bvec": "_dwi.bvec"},
+    what="scan",
+)
+#: Tables of cases, which are read as they are.
+CASES = replace(SCANS, required=("patient", "image", "bval"), what="case")
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class Case(CaseGrid):
     """
     A diffusion scan of a person with masks and patient data.
 
@@ -188,9 +189,7 @@ class Case:
         checked["age"], checked["b"] = float(self.age), float(self.b)
         checked |= {key: str(getattr(self, key)) for key in _WORDS}
         checked["synthetic"] = bool(self.synthetic)
-        # A frozen dataclass refuses plain assignment.
-        for key, value in checked.items():
-            object.__setattr__(self, key, value)
+        self._store(checked)
 
     def __repr__(self) -> str:
         title = "synthetic case" if self.synthetic else "case"
@@ -200,18 +199,6 @@ class Case:
             status = f"lesion of {counted(self.lesion.sum(), 'voxel')}"
         directions = counted(self.signal.shape[3], "direction")
         return f"<{title} {self.name!r}, {size} voxels, {directions}, {status}>"
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Numbers of voxels."""
-        x, y, z = self.brain.shape
-        return x, y, z
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Lengths of the edges of a voxel in mm."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(x), float(y), float(z)
 
     @property
     def healthy(self) -> bool:
@@ -283,7 +270,7 @@ def read_cases(table: str | Path) -> list[Case]:
     FileNotFoundError
         If a file is missing.
     """
-    return read_each(table, _read_case, required=_REQUIRED, optional=_OPTIONAL, aliases=_ALIASES)
+    return CASES.read(table, _read_case)
 
 
 def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -318,27 +305,24 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
     """
     stems = file_stems((case.patient, case.name) for case in cases)
     rows = [_row(case, stem) for case, stem in zip(cases, stems, strict=True)]
-    files = []
-    for row in rows:
-        files += [row[key] for key in _FILE_KEYS if key in row]
-    with FileSet(folder, [*files, "cases.json", TABLE], overwrite=overwrite) as file_set:
-        for case, row in zip(cases, rows, strict=True):
-            save_values(_series(case), case.affine, file_set.path(row["image"]))
-            for key in (*_MASKS, "tissue"):
-                if key in row:
-                    save_values(getattr(case, key), case.affine, file_set.path(row[key]))
-            # A case holds quotients, so that the series gets a volume at b = 0 to divide by again.
-            b = [0.0, *([case.b] * case.signal.shape[3])]
-            file_set.path(row["bval"]).write_text(
-                " ".join(f"{value:g}" for value in b) + "\n", encoding="utf-8"
-            )
-            if case.directions is not None:
-                axes = np.vstack([np.zeros(3), turned_as_stored(case.directions, case.affine)]).T
-                # All digits, so that a case comes back as it was.
-                lines = (" ".join(repr(float(value)) for value in axis) for axis in axes)
-                file_set.path(row["bvec"]).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        write_table(file_set, TABLE, rows, _COLUMNS, "cases.json")
-    return Path(folder) / TABLE
+
+    def write_files(i: int, path_of: Callable[[str], Path]) -> None:
+        case = cases[i]
+        save_values(_series(case), case.affine, path_of("image"))
+        for key in CASES.images[1:]:
+            if key in rows[i]:
+                save_values(getattr(case, key), case.affine, path_of(key))
+        # A case holds quotients, so that the series gets a volume at b = 0 to divide by again.
+        b = [0.0, *([case.b] * case.signal.shape[3])]
+        text = " ".join(f"{value:g}" for value in b) + "\n"
+        path_of("bval").write_text(text, encoding="utf-8")
+        if case.directions is not None:
+            axes = np.vstack([np.zeros(3), turned_as_stored(case.directions, case.affine)]).T
+            # All digits, so that a case comes back as it was.
+            lines = (" ".join(repr(float(value)) for value in axis) for axis in axes)
+            path_of("bvec").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    return CASES.write(rows, folder, write_files, overwrite=overwrite)
 
 
 def _read_case(row: dict[str, str], folder: Path) -> Case:
@@ -363,7 +347,7 @@ def _read_case(row: dict[str, str], folder: Path) -> Case:
         )
     shape = image.shape[:3]
     volumes: dict[str, Any] = {}
-    for key in (*_MASKS, "tissue"):
+    for key in CASES.images[1:]:
         if row.get(key):
             name = str(folder / row[key])
             values = read_on_grid(folder / row[key], shape, image.affine, row["image"])
@@ -424,22 +408,14 @@ def _series(case: Case) -> NDArray[np.float32]:
 
 
 def _row(case: Case, stem: str) -> dict[str, str]:
-    row = {
-        "patient": case.patient,
-        "name": case.name,
-        "synthetic": "true" if case.synthetic else "false",
-    }
-    row |= {"image": f"{stem}_dwi.nii.gz", "bval": f"{stem}_dwi.bval"}
-    for key in (*_MASKS, "tissue"):
-        if getattr(case, key) is not None:
-            row[key] = f"{stem}_{key}.nii.gz"
+    row = CASES.row_of(case, stem)
+    files = ["image", "bval", *(["bvec"] if case.directions is not None else [])]
+    row |= {key: stem + CASES.endings[key] for key in files}
     words = {key: getattr(case, key) for key in _WORDS if getattr(case, key)}
     check_names(words)
     row |= words
     if np.isfinite(case.age):
         row["age"] = f"{case.age:g}"
-    if case.directions is not None:
-        row["bvec"] = f"{stem}_dwi.bvec"
     return row
 
 

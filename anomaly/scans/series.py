@@ -22,7 +22,7 @@ from anomaly.detectors.thresholds import (
     limits_left_out,
     open_map,
 )
-from anomaly.scans.cases import PATIENT_COLUMNS, Case, patient_data
+from anomaly.scans.cases import SCANS, Case, patient_data
 from anomaly.scans.detection import Detection, lesions_of
 from anomaly.scans.preparation import PreparedScan, prepare_scan
 from anomaly.scans.training_scans import TrainingScans
@@ -30,7 +30,6 @@ from anomaly.scans.whole_scan import HealthyScans, ScanFigures, scan_figures
 from dmrifit._utils.counts import counted, first_few
 from dmrifit.engine.protocol import Protocol
 from dmrifit.io.bids_derivatives import stem
-from dmrifit.io.case_tables import read_each
 from dmrifit.io.grids import upright_edges
 from dmrifit.io.parameter_json import RefusedError, decoded, encoded, refuse_keys
 from dmrifit.model_files.registry import register, registered
@@ -44,10 +43,7 @@ __all__ = ["SeriesDetector", "SeriesFiles", "read_series"]
 #: Covariates that the healthy mean of a detector may depend on.
 COVARIATES = ("age", "sex", "site")
 
-#: Columns of images, that of the series first.
-IMAGES = ("image", "brain", "tissue", "lesion", "followup")
 _FILES = ("image", "bval", "bvec", "brain", "tissue", "lesion", "followup")
-_ALIASES = {"participant_id": "patient"}
 _SAME_EDGE = 0.01  # of a voxel's edge
 _APART = 1.0  # voxels, from which on two fields of view differ in position
 _KEYS = {"detector", "protocol", "shape", "edges", "origin", "n_scans", "synthetic"}
@@ -170,17 +166,7 @@ def read_series(
     FileNotFoundError
         If a file is missing, without `failed`.
     """
-    optional = ("name", *_FILES[1:], *PATIENT_COLUMNS)
-    return read_each(
-        table,
-        _files_of,
-        failed=failed,
-        required=("patient", "image"),
-        optional=optional,
-        aliases=_ALIASES,
-        what="scan",
-        images=IMAGES,
-    )
+    return SCANS.read(table, _files_of, failed=failed)
 
 
 @register

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +153,7 @@ def train(
     from dmrifit.model_files.model_file import save_model
     from dmrifit.predict.base import resolve_patch_shape
     from dmrifit.predict.conformal import FEWEST_PATIENTS, ConformalIntervals, strategy_of
+    from dmrifit.study.contestants import check_unseen
 
     # All that can be wrong with the options is found before scans are read.
     check_output(out, overwrite)
@@ -173,9 +175,11 @@ def train(
     protocol = scans[0].protocol
     _check_one_protocol(training)
     _check_echo_times(model, protocol, table)
-    source = _source(protocol, source_b)
-    if source is None:
+    if source_b is None:
         source = protocol.take(protocol.clinical(n_b))
+    else:
+        source = _source(protocol, source_b)
+    check_unseen(source, protocol)
     estimator.set_params(source=source, target=protocol, random_state=seed)
     estimator.check_parameters()
     patches = resolve_patch_shape(estimator)
@@ -227,7 +231,7 @@ def benchmark(
     out: Path,
     algorithms: tuple[str, ...] | None = None,
     without: tuple[str, ...] = (),
-    strategies: tuple[str, ...] = ("s2s", "m2m"),
+    strategies: tuple[str, ...] | None = None,
     model: str = "t2-ivim-kurtosis",
     source_b: tuple[float, ...] | None = None,
     sizes: tuple[int, ...] | None = None,
@@ -258,7 +262,8 @@ def benchmark(
     out: Folder for tables and report; an interrupted run resumes there.
     algorithms NAME,…: From LR, RFR, ETR, GBR, slNN, mlNN, CNN, ViT; by default all but ViT.
     without NAME,…: Algorithms to leave out, such as CNN, which needs torch.
-    strategies s2s,m2m: Signals to signals, maps to maps.
+    strategies s2s,m2m: Signals to signals, maps to maps; by default both, or s2s alone where the
+        inputs lack the b-values of clinical maps.
     sizes --n-train N,…: Numbers of training patients; several give a learning curve, such as
         1,2,3,5,8. By default all patients but the held-out one.
     train_on same,other,pooled: Cohorts to train on; by default same, and also other if protocols
@@ -283,21 +288,28 @@ def benchmark(
     check_jobs(jobs, "--jobs")
     _check_report()
     named = ALGORITHMS if algorithms is None else algorithms
-    _check_names([*named, *without], strategies)
+    strategy_names = tuple(_strategies()) if strategies is None else strategies
+    _check_names([*named, *without], strategy_names)
     names = [name for name in named if name not in without]
     if not names:
         raise ValueError(
             "no algorithm is left to compare; name one by --algorithms, or fewer by --without"
         )
     _check_extras(names, remedy="or leave it out: --without {name}")
-    _check_study(out, names, strategies, overwrite=overwrite)
+    _check_study(out, names, strategy_names, overwrite=overwrite)
     # Before cohorts are read, which takes longer than all checks of options.
     estimators = {}
-    for strategy in strategies:
+    for strategy in strategy_names:
         for name in names:
             estimators[f"{name} {strategy}"] = _strategies()[strategy](name, model=model)
     cohorts = Cohort.read(table)
-    source = _source(next(iter(cohorts.values())).scans[0].protocol, source_b)
+    source = None
+    if source_b is not None:
+        source = _source(next(iter(cohorts.values())).scans[0].protocol, source_b)
+    for cohort in cohorts.values():
+        _check_echo_times(model, cohort.scans[0].protocol, table)
+    if strategies is None and not _has_clinical_maps(cohorts, source):
+        estimators = {f"{name} s2s": estimators[f"{name} s2s"] for name in names}
     for estimator in estimators.values():
         estimator.set_params(source=source)
     training_cohorts = _training_cohorts(train_on, cohorts, resynthesize=resynthesize)
@@ -443,6 +455,26 @@ def _check_echo_times(model: str, protocol: Protocol, table: Path) -> None:
         )
 
 
+def _has_clinical_maps(cohorts: Mapping[str, Cohort], source: Protocol | None) -> bool:
+    """Tell whether inputs suffice for maps to maps; print which b-values are missing."""
+    from dmrifit.engine.map_fitter import CLINICAL_B, clinical_columns
+    from dmrifit.study.contestants import clinical_inputs
+
+    for cohort in cohorts.values():
+        inputs = clinical_inputs(cohort) if source is None else source
+        try:
+            clinical_columns(inputs)
+        except ValueError as error:
+            hint = ""
+            with suppress(ValueError):
+                clinical_columns(_source(cohort.scans[0].protocol, CLINICAL_B))
+                source_b = ",".join(f"{b:g}" for b in CLINICAL_B)
+                hint = f"; the scans have them: --source-b {source_b}"
+            say(f"maps to maps (m2m) is left out, for lack of inputs: {error}{hint}")
+            return False
+    return True
+
+
 def _check_study(
     out: Path, algorithms: Sequence[str], strategies: Sequence[str], *, overwrite: bool
 ) -> None:
@@ -474,14 +506,12 @@ def _check_study(
         )
 
 
-def _source(protocol: Protocol, source_b: Sequence[float] | None) -> Protocol | None:
-    """Find the contrasts with these b-values at the shortest echo time; None without any."""
+def _source(protocol: Protocol, source_b: Sequence[float]) -> Protocol:
+    """Find the contrasts with these b-values at the shortest echo time."""
     import numpy as np
 
     from dmrifit.engine.protocol import Protocol
 
-    if source_b is None:
-        return None
     te = None if protocol.te is None else protocol.te.min()
     source = Protocol([*source_b, *protocol.b], te).take(np.arange(len(source_b)))
     try:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dmrifit.engine.kernels.branches import COMPARISONS
+from dmrifit.engine.expressions import COMPARISONS
 
 __all__ = ["read_function"]
 

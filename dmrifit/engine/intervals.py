@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,18 +11,41 @@ from numpy.typing import NDArray
 from dmrifit._utils.threads import run_in_chunks
 from dmrifit.engine.kernels import compiler
 from dmrifit.engine.kernels.layout import LANES, UNROLL, Contrasts, zeros_of_lanes
+from dmrifit.engine.models import SignalModel
+from dmrifit.engine.protocol import Protocol
 
-if TYPE_CHECKING:
-    from dmrifit.engine.results import FitResult
-
-__all__ = ["parameter_intervals"]
+__all__ = ["FitInputs", "parameter_intervals"]
 
 _CHUNK = 4096
 
 
-def parameter_intervals(result: FitResult, levels: Sequence[float]) -> NDArray[np.float64]:
+@dataclass(frozen=True)
+class FitInputs:
     """
-    Compute the low and high end of every parameter of every voxel, for each level.
+    What a fit was made from, kept for intervals and doubts.
+
+    Shapes: `signals` (n_voxels, n_measurements), the user's array, or a copy where values had to
+    be left out; `sigma` (1 or n_voxels,), `weights` (n_measurements,).
+    """
+
+    signals: NDArray
+    protocol: Protocol
+    sigma: NDArray[np.float64] | None
+    turn_up: float = np.inf
+    weights: NDArray[np.float64] | None = None
+    n_threads: int | None = None
+
+
+def parameter_intervals(
+    inputs: FitInputs,
+    model: SignalModel,
+    parameters: NDArray[np.float64],
+    bounds: Sequence[tuple[float, float]],
+    is_fixed: NDArray[np.bool_],
+    levels: Sequence[float],
+) -> NDArray[np.float64]:
+    """
+    Compute the low and high end of every fitted parameter of every voxel, for each level.
 
     All parameters stay in the normal equations, at a bound or not, with the box as a weak prior;
     shares, rates and relaxation times are taken in coordinates in which the signal is close to
@@ -33,12 +56,7 @@ def parameter_intervals(result: FitResult, levels: Sequence[float]) -> NDArray[n
     """
     from scipy.special import stdtrit  # quantiles of Student's t
 
-    inputs, model, parameters = result.inputs, result.model, result.parameters
-    if inputs is None:
-        raise ValueError(
-            "this result does not know the signals it was fitted to; fit them again by fit_voxels"
-        )
-    bounds, is_fixed = np.array(result.bounds).T, result.is_known
+    ends_of_box = np.array(bounds).T
     # Slabs of images stay as they are; only chunks of them are copied.
     signals = np.asarray(inputs.signals)
     if not np.issubdtype(signals.dtype, np.floating):
@@ -57,12 +75,12 @@ def parameter_intervals(result: FitResult, levels: Sequence[float]) -> NDArray[n
     probes = stdtrit(degrees, 0.975)
     common = np.zeros(kernel.N_COMMON)
     common[kernel.FREE : kernel.FREE + n] = ~is_fixed
-    common[kernel.BOUNDS : kernel.BOUNDS + 2 * n] = bounds.ravel()
+    common[kernel.BOUNDS : kernel.BOUNDS + 2 * n] = ends_of_box.ravel()
     common[kernel.TURN_UP] = inputs.turn_up
     n_tabulated = kernel.N_BY_B * len(contrasts.b) + kernel.N_BY_TE * len(contrasts.te)
     # Carried back from their coordinates, ends at a bound may lie a rounding error outside.
     is_amplitude = [parameter.is_amplitude for parameter in model.parameters]
-    low, high = np.where(is_amplitude, [[-np.inf], [np.inf]], bounds)[:, :, None]
+    low, high = np.where(is_amplitude, [[-np.inf], [np.inf]], ends_of_box)[:, :, None]
     n_padded = len(contrasts.pairs) * LANES
     roots = np.ones(len(protocol)) if weights is None else np.sqrt(weights)
 

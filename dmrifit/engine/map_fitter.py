@@ -19,12 +19,22 @@ from dmrifit.engine.fitting import fit_with
 from dmrifit.engine.models import SignalModel, check_has_echo_times, resolve_model
 from dmrifit.engine.protocol import Protocol, check_protocol
 
-__all__ = ["ClinicalMetrics", "MapFitter", "check_columns", "clinical_columns", "resolve_model"]
+__all__ = [
+    "CLINICAL_B",
+    "ClinicalMetrics",
+    "MapFitter",
+    "check_columns",
+    "clinical_columns",
+    "resolve_model",
+]
 
 _log = logging.getLogger(__name__)
 
 _FAST = (0.0, 50.0, 100.0)  # s/mm², of the study
 _SLOW = (100.0, 400.0, 900.0)
+
+#: b-values of the clinical metrics, in s/mm².
+CLINICAL_B = tuple(sorted({*_FAST, *_SLOW}))
 _B_TOLERANCE = 10.0  # s/mm²: scanners write 5 for 0 and 895 for 900
 _B_TOLERANCE_RELATIVE = 0.02
 _TE_MATCH = 0.05  # ms
@@ -380,7 +390,7 @@ def clinical_columns(
             f"clinical metrics need images of one echo time, and the protocol has TE = {te} ms; "
             "take its clinical part: protocol.take(protocol.clinical())"
         )
-    required = np.unique([*_FAST, *_SLOW])
+    required = np.array(CLINICAL_B)
     tolerance = np.maximum(_B_TOLERANCE, _B_TOLERANCE_RELATIVE * required)
     matches = np.abs(protocol.b[None, :] - required[:, None]) <= tolerance[:, None]
     lacking = ~matches.any(axis=1)

@@ -1,14 +1,9 @@
-"""Signal models as data: parameters with units and bounds, and the formula of the signal."""
+"""Signal models: their signals, and the built-in ones by name."""
 
 from __future__ import annotations
 
-import ast
-import functools
-import itertools
 import operator
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 
@@ -18,8 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from dmrifit._utils.counts import counted
 from dmrifit._utils.plugins import plugin_errors
 from dmrifit.engine import exact_math
+from dmrifit.engine.custom_models import read_function
+from dmrifit.engine.expressions import COMPARISONS, FUNCTIONS, Arithmetic, evaluated
 from dmrifit.engine.kernels import compiler
-from dmrifit.engine.kernels.branches import COMPARISONS, OPERATORS, Arithmetic, evaluated
+from dmrifit.engine.model_formula import SIGNAL_UNIT, ModelFormula, Parameter
 from dmrifit.engine.protocol import Protocol, check_protocol
 
 __all__ = [
@@ -32,23 +29,10 @@ __all__ = [
     "signal_for_starts",
 ]
 
-#: The unit of an amplitude. Its bounds are multiples of the voxel's largest signal.
-SIGNAL_UNIT = "signal"
-
-_REFUSED_UNITS = {
-    "mm²/s": 1e3,
-    "mm^2/s": 1e3,
-    "mm2/s": 1e3,
-    "m²/s": 1e9,
-    "m^2/s": 1e9,
-    "m2/s": 1e9,
-}
-_PROTOCOL_NAMES = ("b", "te")
-_FUNCTIONS = {"exp": np.exp, "log": np.log, "sqrt": np.sqrt}
 _ARRAYS = Arithmetic(
     number=lambda number: number,
     power=operator.pow,
-    functions=_FUNCTIONS,
+    functions=FUNCTIONS,
     comparisons=COMPARISONS,
     choice=np.where,
     both=operator.and_,
@@ -57,68 +41,11 @@ _ARRAYS = Arithmetic(
 )
 _SAME_BITS = _ARRAYS._replace(
     power=exact_math.power,
-    functions=_FUNCTIONS | {"exp": exact_math.exp, "log": exact_math.log},
+    functions=FUNCTIONS | {"exp": exact_math.exp, "log": exact_math.log},
 )
-# Limits that no formula of a signal comes near; beyond them an expression could stall the process.
-_LONGEST = 4096  # characters
-_HIGHEST_POWER = 64
-_LARGEST = 1e300
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """
-    A parameter of a signal model.
-
-    Parameters
-    ----------
-    name : str
-        A Python identifier, used in expressions, column names and file names.
-    unit : str
-        ``"signal"`` for an amplitude, else the unit as printed, such as ``"µm²/ms"``, ``"ms"``,
-        ``""``.
-    low, high : float
-        The box the parameter is searched in; infinite ends are allowed. For an amplitude these are
-        multiples of the voxel's largest signal, because magnitudes have no absolute scale.
-
-    Raises
-    ------
-    ValueError
-        If the name is no identifier, the box is empty, or the unit is one in which b·D is not
-        dimensionless (mm²/s).
-    """
-
-    name: str
-    unit: str
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name in (*_PROTOCOL_NAMES, *_FUNCTIONS):
-            raise ValueError(
-                f"a parameter cannot be named {self.name!r}: use an identifier other than b, te, "
-                "exp, log, sqrt"
-            )
-        if self.unit in _REFUSED_UNITS:
-            raise ValueError(
-                f"parameter {self.name} is in {self.unit}, but b is in ms/µm² inside a model: "
-                "give it in µm²/ms "
-                f"and multiply its bounds by {_REFUSED_UNITS[self.unit]:g}"
-            )
-        if not self.low <= self.high:
-            raise ValueError(
-                f"parameter {self.name} has the empty bounds ({self.low}, {self.high}): the lower "
-                "one comes first"
-            )
-
-    @property
-    def is_amplitude(self) -> bool:
-        """Whether the parameter scales with the signal."""
-        return self.unit == SIGNAL_UNIT
-
-
-@dataclass(frozen=True)
-class SignalModel:
+class SignalModel(ModelFormula):
     """
     A model of the signal as a function of b, echo time and a few parameters.
 
@@ -154,38 +81,6 @@ class SignalModel:
     ValueError
         If the expression uses anything else, leaves out a parameter, or names repeat.
     """
-
-    name: str
-    parameters: tuple[Parameter, ...]
-    expression: str
-    published_bounds: Mapping[str, tuple[float, float]] | None = field(default=None, compare=False)
-    cumulant: tuple[str, str] | None = None
-    source: str = ""
-    default_method: str = field(default="nlls", compare=False)
-    keeps_falling: bool = field(default=False, compare=False)
-    references: tuple[str, ...] = field(default=(), compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "parameters", tuple(self.parameters))
-        if len(set(self.names)) != len(self.names) or not self.names:
-            raise ValueError(
-                f"model {self.name} needs parameters with different names, not {self.names}"
-            )
-        if self.source:
-            return
-        used = _names_in(self.expression)
-        unknown = used - set(self.names) - set(_PROTOCOL_NAMES)
-        unused = set(self.names) - used
-        problem = ""
-        if unknown:
-            problem = f"uses the unknown {sorted(unknown)}"
-        elif unused:
-            problem = f"does not use {sorted(unused)}"
-        if problem:
-            raise ValueError(
-                f"model {self.name}: the expression {problem}; parameters are {self.names}, "
-                "and b (ms/µm²) and te (ms) are given"
-            )
 
     @classmethod
     def from_expression(
@@ -251,32 +146,8 @@ class SignalModel:
             If the source cannot be read, arguments and parameters differ, or the function uses
             something that cannot be copied.
         """
-        from dmrifit.engine.custom_models import read_function
-
         expression, source = read_function(function, [parameter.name for parameter in parameters])
         return cls(name, tuple(parameters), expression, source=source)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the parameters, in order."""
-        return tuple(parameter.name for parameter in self.parameters)
-
-    @property
-    def units(self) -> tuple[str, ...]:
-        """Units of the parameters, in the order of `names`."""
-        return tuple(parameter.unit for parameter in self.parameters)
-
-    @property
-    def bounds(self) -> tuple[tuple[float, float], ...]:
-        """Default (low, high) in the order of `names`; of an amplitude as in `Parameter`."""
-        return tuple((parameter.low, parameter.high) for parameter in self.parameters)
-
-    @property
-    def needs_te(self) -> bool:
-        """Whether the signal depends on the echo time."""
-        if self.source:
-            return bool(re.match(r"def \w+\(b, te\b", self.source))
-        return "te" in _names_in(self.expression)
 
     def signal(self, parameters: ArrayLike, protocol: Protocol) -> NDArray[np.float64]:
         """
@@ -334,116 +205,6 @@ def signal_for_starts(
     Fits then start at the same points everywhere.
     """
     return model._computed(parameters, protocol, _SAME_BITS)
-
-
-@functools.lru_cache(maxsize=64)
-def _names_in(expression: str) -> frozenset[str]:
-    """Check that an expression is plain arithmetic; return the names of its variables."""
-    if len(expression) > _LONGEST:
-        raise ValueError(
-            f"the expression {expression[:40]!r}… has {len(expression)} characters, more than "
-            f"{_LONGEST}; shorten it"
-        )
-    try:
-        tree = ast.parse(expression.strip(), mode="eval")
-    except SyntaxError as error:
-        raise ValueError(f"expression {expression!r} is not Python syntax: {error.msg}") from None
-    function_names = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    conditions = {
-        id(condition)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.IfExp)
-        for condition in _conditions_in(node.test)
-    }
-    variables = set()
-    for node in ast.walk(tree):
-        if id(node) not in conditions and not _is_allowed(
-            node, is_function=id(node) in function_names
-        ):
-            raise ValueError(
-                f"expression {expression!r}: {ast.unparse(node) or type(node).__name__!r} is not "
-                "allowed; use numbers, names, + - * / **, exp, log, sqrt and comparisons as in "
-                "'x if b > 0 else y'"
-            )
-        if isinstance(node, ast.Name) and id(node) not in function_names:
-            variables.add(node.id)
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-            _check_power(expression, node)
-    return frozenset(variables)
-
-
-def _conditions_in(test: ast.expr) -> list[ast.AST]:
-    """List the comparisons of a condition and what joins them; nothing if it is none."""
-    match test:
-        case ast.BoolOp(op=operator, values=members):
-            joint: ast.AST = operator
-        case ast.UnaryOp(op=ast.Not() as joint, operand=operand):
-            members = [operand]
-        case ast.Compare(ops=[comparison]) if type(comparison) in COMPARISONS:
-            return [test, comparison]
-        case _:
-            return []
-    inner = [_conditions_in(member) for member in members]
-    if not all(inner):
-        return []
-    return [test, joint, *itertools.chain.from_iterable(inner)]
-
-
-def _is_allowed(node: ast.AST, *, is_function: bool) -> bool:
-    """Tell whether a node of a syntax tree is plain arithmetic, or a function it may call."""
-    match node:
-        case ast.Name(id=name):
-            return (name in _FUNCTIONS) == is_function
-        case ast.Call(args=[_], keywords=[], func=ast.Name()):
-            return True
-        case ast.Constant(value=value):
-            return type(value) in (int, float)
-        case ast.operator() | ast.unaryop():
-            return type(node) in OPERATORS
-    if isinstance(node, ast.IfExp):
-        return bool(_conditions_in(node.test))
-    return isinstance(node, ast.Expression | ast.BinOp | ast.UnaryOp | ast.Load)
-
-
-def _check_power(expression: str, node: ast.BinOp) -> None:
-    """Refuse powers of constants such as 9**9**9, which would be computed to the last digit."""
-    power = _constant(node.right)
-    text = ast.unparse(node)
-    if power is not None and not abs(power) <= _HIGHEST_POWER:
-        raise ValueError(
-            f"expression {expression!r}: {text} is a power beyond -{_HIGHEST_POWER} to "
-            f"{_HIGHEST_POWER}; take a smaller one, or write exp(n*log(x)) for x**n"
-        )
-    value = _constant(node)
-    if value is not None and not np.isfinite(value):
-        raise ValueError(
-            f"expression {expression!r}: {text} is too large a number for a computer; "
-            "write a smaller one"
-        )
-
-
-def _constant(node: ast.expr) -> float | None:
-    """Bound the size of a formula without names; None with names, infinity beyond any number."""
-    match node:
-        case ast.Constant(value=int() | float() as value):
-            return float(value) if abs(value) < _LARGEST else np.inf
-        case ast.UnaryOp(operand=operand):
-            return _constant(operand)
-        case ast.BinOp(left=left, op=op, right=right):
-            left_size, right_size = _constant(left), _constant(right)
-            # Sizes are added also where numbers are subtracted: an upper bound is enough.
-            operations = {
-                ast.Add: np.add,
-                ast.Sub: np.add,
-                ast.Mult: np.multiply,
-                ast.Div: np.divide,
-                ast.Pow: np.power,
-            }
-            if left_size is None or right_size is None or type(op) not in operations:
-                return None
-            with np.errstate(all="ignore"):
-                return float(operations[type(op)](abs(left_size), abs(right_size)))
-    return None
 
 
 _S0 = Parameter("S0", SIGNAL_UNIT, 0.0, np.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
@@ -14,6 +15,7 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.checks import filled
 from dmrifit._utils.counts import counted
 from dmrifit._utils.html_repr import html_summary
+from dmrifit.engine.intervals import FitInputs, parameter_intervals
 from dmrifit.engine.models import SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.engine.screening import Screening
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     import lmfit
 
     from dmrifit.engine.doubts import DoubtTally
-    from dmrifit.engine.methods.map_prior import Prior
+    from dmrifit.engine.prior import Prior
 
 __all__ = ["FitResult", "FitStatus", "mark_not_fitted", "unfilled_result"]
 
@@ -40,23 +42,6 @@ class FitStatus(IntEnum):
     AT_BOUND = 1
     NOT_CONVERGED = 2
     NOT_FITTED = 3
-
-
-@dataclass(frozen=True)
-class FitInputs:
-    """
-    What a fit was made from, kept for intervals and doubts.
-
-    Shapes: `signals` (n_voxels, n_measurements), the user's array, or a copy where values had to
-    be left out; `sigma` (1 or n_voxels,), `weights` (n_measurements,).
-    """
-
-    signals: NDArray
-    protocol: Protocol
-    sigma: NDArray[np.float64] | None
-    turn_up: float = np.inf
-    weights: NDArray[np.float64] | None = None
-    n_threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -241,11 +226,9 @@ class FitResult:
         because the formula's K is 13 % too low there. Outside tissue (f above 0.75, free water)
         none of this was shown.
         """
-        from dmrifit.engine.intervals import parameter_intervals
-
         if not 0 < level < 1:
             raise ValueError(f"level must be between 0 and 1, such as 0.95, not {level!r}")
-        return parameter_intervals(self, (level,))[0]
+        return self._intervals((level,))[0]
 
     @cached_property
     def doubt_reasons(self) -> NDArray[np.uint8]:
@@ -262,9 +245,18 @@ class FitResult:
     @cached_property
     def _default_intervals(self) -> NDArray[np.float64]:
         from dmrifit.engine.doubts import LEVELS
-        from dmrifit.engine.intervals import parameter_intervals
 
-        return parameter_intervals(self, LEVELS)
+        return self._intervals(LEVELS)
+
+    def _intervals(self, levels: Sequence[float]) -> NDArray[np.float64]:
+        if self.inputs is None:
+            raise ValueError(
+                "this result does not know the signals it was fitted to; fit them again by "
+                "fit_voxels"
+            )
+        return parameter_intervals(
+            self.inputs, self.model, self.parameters, self.bounds, self.is_known, levels
+        )
 
     @property
     def doubt(self) -> NDArray[np.bool_]:

@@ -17,14 +17,16 @@ from dmrifit._optional import import_optional
 from dmrifit._utils.counts import counted
 from dmrifit._utils.spread_sample import SpreadSample, by_slice
 from dmrifit.cohort.scaling import PatientScale
-from dmrifit.engine.design.identifiability import missing_for, nominal_contrasts
+from dmrifit.engine.design.identifiability import missing_for, nominal_contrasts, typical_tissue
 from dmrifit.engine.doubts import DoubtTally
 from dmrifit.engine.fit_maps import OUTSIDE, empty_maps, fill_maps, map_names
 from dmrifit.engine.fit_settings import FitSettings
 from dmrifit.engine.fitting import fit_voxels, learn_prior
 from dmrifit.engine.gain_steps import GAIN_VOXELS, find_gain_step
-from dmrifit.engine.methods.map_prior import PRIOR_VOXELS, Prior
+from dmrifit.engine.kernels.layout import is_share
+from dmrifit.engine.methods.map_prior import PRIOR_VOXELS
 from dmrifit.engine.models import Parameter, SignalModel, resolve_model
+from dmrifit.engine.prior import Prior
 from dmrifit.engine.protocol import Protocol, average_directions, check_protocol
 from dmrifit.engine.results import FitStatus
 from dmrifit.engine.screening import Screen, Screening
@@ -32,7 +34,7 @@ from dmrifit.imaging.foreground import FOREGROUND_RULE, NO_AIR, foreground_mask
 from dmrifit.imaging.image_maps import ImageMaps, import_quicklook_libraries
 from dmrifit.imaging.image_rows import patient_scale, sliced_rows, source_volumes
 from dmrifit.imaging.noise import check_likelihood, estimate_sigma, noise_doubt
-from dmrifit.imaging.scan_info import ValueTally, is_same_b, protocol_doubts
+from dmrifit.imaging.scan_info import clipping_doubt, is_same_b, protocol_doubts
 from dmrifit.imaging.signal_slices import LowestVolume, SignalSlices
 from dmrifit.io.bids_derivatives import (
     ALL_VOXELS,
@@ -298,14 +300,12 @@ def fit_image(
             gain_sample = SpreadSample(GAIN_VOXELS)
             signal_slices = SignalSlices(series.grid, contrasts, len(maps))
             scan = LowestVolume(series.grid, protocol, lambda voxels: voxels[:, kept])
-            values = ValueTally(len(protocol))
             n_too_large = 0
             for slab, inside, signals in readable.slabs(
                 region, progress=progress, task="fit", whole=scan.add
             ):
                 if len(kept) < len(measured):
                     signals = signals[:, kept]
-                values.add(signals)
                 gain_sample.add(signals, by_slice(inside))
                 # The slab is written to, because a copy of it would take as much memory again.
                 signals, screening = Screen(protocol).apply(signals, in_place=True)
@@ -335,7 +335,7 @@ def fit_image(
         gain_step = find_gain_step(rows, protocol)
         if gain_step is not None:
             notes.warn(gain_step.description)
-        for doubt in values.doubts(protocol):
+        if doubt := clipping_doubt(rows, protocol):
             notes.warn(doubt)
         lower_b_max = None
         doubts.lower_b = ""
@@ -771,14 +771,24 @@ def _warn_of_doubtful_model(
     if model.needs_te and relaxation_times and te is not None and np.ptp(te) == 0:
         notes.warn(
             f"the scan has one echo time ({te[0]:g} ms), which cannot tell "
-            f"{', '.join(relaxation_times)} from the amplitude; fix them (--fix NAME=MS), or "
-            "choose a model without relaxation"
+            f"{', '.join(relaxation_times)} from the amplitude; fix what is not known "
+            f"({_fixed_at_typical(relaxation_times, model)}), or choose a model without relaxation"
         )
     elif missing := missing_for(protocol, model, fixed):
-        notes.warn(
-            f"the protocol does not determine {model.name}, which needs {missing}; fix parameters "
-            "(--fix NAME=VALUE), or choose a simpler model"
-        )
+        text = f"the protocol does not determine {model.name}, which needs {missing}; "
+        # Amplitude and fractions are what is measured; diffusivities come after them.
+        candidates = [one for one in free if not (one.is_amplitude or is_share(one))]
+        for parameter in reversed(candidates):
+            if not missing_for(protocol, model, {*fixed, parameter.name}):
+                text += f"fix a parameter ({_fixed_at_typical([parameter.name], model)}), or "
+                break
+        notes.warn(f"{text}choose a simpler model")
+
+
+def _fixed_at_typical(names: Sequence[str], model: SignalModel) -> str:
+    """Write the options that fix parameters at their values in typical tissue."""
+    tissue = dict(zip(model.names, typical_tissue(model), strict=True))
+    return " ".join(f"--fix {name}={tissue[name]:g}" for name in names)
 
 
 def _read_region(

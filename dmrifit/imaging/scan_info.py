@@ -20,7 +20,7 @@ from dmrifit.io.masks import above_air_or_noise, binarize
 from dmrifit.io.nifti import Image, Images, image_name
 from dmrifit.io.series import Series, read_map
 
-__all__ = ["ScanInfo", "ValueTally", "is_same_b", "protocol_doubts", "scan_info"]
+__all__ = ["ScanInfo", "clipping_doubt", "is_same_b", "protocol_doubts", "scan_info"]
 
 #: Without the model of signals that were divided by their own b = 0.
 _LISTED_MODELS = [name for name in MODELS if not name.endswith("-relative")]
@@ -28,6 +28,7 @@ _LISTED_MODELS = [name for name in MODELS if not name.endswith("-relative")]
 _FEW_NEGATIVE = 1e-4  # share of values: rounding of a file, not a reconstruction that subtracts
 # Of the values: of those below the end of a scanner's range few are alike.
 _CLIPPED_SHARE, _FEWEST_CLIPPED = 1e-3, 10
+_NEARLY_CLIPPED, _SHARE_BELOW = 0.95, 0.1  # of the largest value, and of how many there are
 _MOST_SHELLS = 24  # listed one by one
 # Scanners write 995 to 1005 for 1000.
 _SAME_B, _SAME_B_RELATIVE = 1.0, 0.02  # s/mm²
@@ -126,14 +127,12 @@ def _position(series: Series) -> str:
 def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] | None) -> None:
     """Look at the values of an image: signs, ends of its type, gains, noise."""
     sample = SpreadSample(GAIN_VOXELS)
-    values = ValueTally(info.n_volumes)
-    n_negative, n_non_finite = 0, 0
+    n_values, n_negative, n_non_finite = 0, 0, 0
     for _, inside, signals in series.slabs(region, progress=True, task="info"):
         sample.add(signals, by_slice(inside))
-        values.add(signals)
+        n_values += signals.size
         n_negative += int((signals < 0).sum())
         n_non_finite += int((~np.isfinite(signals)).sum())
-    n_values = values.n_values
     if not n_values:
         info.doubts.append("every voxel is 0 or NaN in all volumes: check that it is the scan")
         return
@@ -148,13 +147,14 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
     protocol = info.protocol
     if protocol is not None and len(protocol) != info.n_volumes:
         protocol = None
-    info.doubts += values.doubts(protocol)
+    rows = sample.rows()
+    if doubt := clipping_doubt(rows, protocol):
+        info.doubts.append(doubt)
     level = np.nan
     if info.n_volumes > 1:
         level = _describe_noise(info, series, region)
     if protocol is None:
         return
-    rows = sample.rows()
     lowest = rows[:, protocol.b == protocol.b.min()].mean(axis=1)
     # Where no mask was drawn, most voxels may be air, which says nothing of the signal.
     if region is None:
@@ -175,39 +175,30 @@ def _describe_values(info: ScanInfo, series: Series, region: NDArray[np.bool_] |
         info.snr = float(np.quantile(lowest, _BRIGHT) / level)
 
 
-class ValueTally:
-    """How many values of each volume are the largest of all, counted part by part."""
+def clipping_doubt(rows: NDArray, protocol: Protocol | None) -> str:
+    """
+    Say that values were clipped, if they look so; an empty text if not.
 
-    def __init__(self, n_volumes: int) -> None:
-        self.n_values = 0
-        self._largest = -np.inf
-        self._n_largest = np.zeros(n_volumes, np.int64)
-
-    def add(self, signals: NDArray[np.float64]) -> None:
-        """Count the values (n_voxels, n_volumes) of one part."""
-        self.n_values += signals.size
-        peak = float(np.nanmax(signals, initial=-np.inf))
-        if peak > self._largest:
-            self._largest, self._n_largest[:] = peak, 0
-        if peak == self._largest:
-            self._n_largest += np.count_nonzero(signals == peak, axis=0)
-
-    def doubts(self, protocol: Protocol | None) -> list[str]:
-        """Say that values were clipped, if they look so."""
-        n_largest = self._n_largest.sum()
-        if n_largest <= max(_CLIPPED_SHARE * self.n_values, _FEWEST_CLIPPED):
-            return []
-        # Without noise, all voxels of a simulation have the same signal at b = 0.
-        is_end_of_type = self._largest > 0 and np.log2(self._largest + 1) % 1 == 0
-        if protocol is not None and not is_end_of_type:
-            b = protocol.b[self._n_largest > _FEWEST_CLIPPED]
-            if len(np.unique(b)) < 2:
-                return []
-        return [
-            f"{n_largest / self.n_values:.1%} of the values are the largest one, "
-            f"{self._largest:g}: the scanner or a converter has clipped them, which lowers "
-            "diffusivities; convert the scan again, or leave these voxels out by a mask"
-        ]
+    Shapes: `rows` (n_voxels, n_measurements), some voxels of the scan.
+    """
+    largest = np.nanmax(rows, initial=-np.inf)
+    counts = np.count_nonzero(rows == largest, axis=0)
+    n_largest = counts.sum()
+    if n_largest <= max(_CLIPPED_SHARE * rows.size, _FEWEST_CLIPPED):
+        return ""
+    is_end_of_type = largest > 0 and np.log2(largest + 1) % 1 == 0
+    is_clipped = counts > _FEWEST_CLIPPED
+    is_at_several_b = protocol is None or len(np.unique(protocol.b[is_clipped])) > 1
+    # A simulation without noise has equal signals at b = 0, too, but few a little smaller.
+    volumes = rows[:, is_clipped]
+    n_below = np.count_nonzero((volumes < largest) & (volumes > _NEARLY_CLIPPED * largest))
+    if not (is_end_of_type or is_at_several_b or n_below > _SHARE_BELOW * n_largest):
+        return ""
+    return (
+        f"{n_largest / rows.size:.1%} of the values are the largest one, {largest:g}: the scanner "
+        "or a converter has clipped them, which lowers diffusivities; convert the scan again, or "
+        "leave these voxels out by a mask"
+    )
 
 
 def protocol_doubts(protocol: Protocol, model: SignalModel | None = None) -> list[str]:

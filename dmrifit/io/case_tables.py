@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +22,9 @@ from dmrifit.io.nifti import image_of, load_image, save_image, values_of
 from dmrifit.io.tables import NOTHING, read_rows, table_text
 
 __all__ = [
+    "TABLE",
+    "CaseGrid",
+    "CaseTable",
     "check_names",
     "check_shape",
     "checked_mask",
@@ -29,7 +34,6 @@ __all__ = [
     "folder_rows",
     "folder_summary",
     "folder_table",
-    "read_each",
     "read_on_grid",
     "save_values",
     "write_table",
@@ -37,8 +41,10 @@ __all__ = [
 
 _Case = TypeVar("_Case")
 
-#: Table in a folder that stands for the folder.
-_TABLE = "cases.tsv"
+_ALIASES = {"participant_id": "patient"}
+
+#: Table of cases that is written, and that stands for the folder in which it is.
+TABLE = "cases.tsv"
 _SERIES = "_dwi"  # end of the names of series
 
 
@@ -79,64 +85,149 @@ def read_on_grid(
     return volume
 
 
-def read_each(
-    table: str | Path,
-    read: Callable[[dict[str, str], Path], _Case],
-    *,
-    required: Sequence[str],
-    optional: Sequence[str],
-    aliases: Mapping[str, str],
-    what: str = "case",
-    images: Sequence[str] = (),
-    failed: list[dict[str, str]] | None = None,
-) -> list[_Case]:
+@dataclass(frozen=True)
+class CaseTable:
     """
-    Read the cases of a table, and check that their names are unique.
+    Columns of tables of cases with their descriptions, and which of them name files.
 
-    With the columns of images, the first one that of the cases, a folder of images is read too.
-    Cases with a problem go into the list `failed`, where it is given.
+    `images` are on one grid, and a folder without a table holds a case for each of the first of
+    them. The file of a column is written with its ending, ``_brain.nii.gz`` for ``brain`` where
+    `endings` has none.
     """
-    table = folder_table(table)
-    cases: list[_Case] = []
-    if images and table.is_dir():
-        for row in folder_rows(table, images):
+
+    columns: Mapping[str, str]
+    images: tuple[str, ...]
+    required: tuple[str, ...] = ("patient", "image")
+    endings: Mapping[str, str] = field(default_factory=dict)
+    what: str = "case"
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Columns that a table may lack."""
+        return tuple(name for name in self.columns if name not in self.required)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Columns of files, images first."""
+        return tuple(dict.fromkeys((*self.images, *self.endings)))
+
+    def rows(self, table: Path) -> Iterable[tuple[int, dict[str, str]]]:
+        """Give the rows of a table by their lines, or those of a folder of images as line 0."""
+        # A folder of images names no other files.
+        if table.is_dir() and set(self.required) == {"patient", self.images[0]}:
+            return [
+                (0, {"patient": row["name"], **row}) for row in folder_rows(table, self.images)
+            ]
+        return read_rows(table, required=self.required, optional=self.optional, aliases=_ALIASES)
+
+    def read(
+        self,
+        table: str | Path,
+        read: Callable[[dict[str, str], Path], _Case],
+        *,
+        failed: list[dict[str, str]] | None = None,
+    ) -> list[_Case]:
+        """
+        Read the cases of a table or a folder by rows, and check that their names are unique.
+
+        Cases with a problem go into the list `failed`, where it is given.
+        """
+        table = folder_table(table)
+        folder = table if table.is_dir() else table.parent
+        cases: list[_Case] = []
+        line_of: dict[str, int] = {}
+        for line, row in self.rows(table):
+            place = f"{table}, row {line} (patient {row['patient']})" if line else str(table)
+            name = row.get("name") or row["patient"]
+            first_line = line_of.setdefault(name, line)
+            if first_line != line:
+                raise ValueError(
+                    f"{place}: row {first_line} has a {self.what} of the name {name!r} too; "
+                    "add a column 'name' that tells them apart"
+                )
             try:
-                cases.append(read({"patient": row["name"], **row}, table))
-            except ValueError as error:
-                if failed is not None:
-                    names = {"name": row["name"], "patient": row["name"]}
-                    failed.append({**names, "problem": str(error)})
-                    continue
-                raise ValueError(f"{table}: {error}") from None
+                cases.append(read(row, folder))
+            except (FileNotFoundError, ValueError) as error:
+                problem = f"{place}: {error}"
+                kind: type[Exception] = ValueError
+                if isinstance(error, FileNotFoundError):
+                    problem += f"; paths are relative to {folder.resolve()}"
+                    kind = FileNotFoundError
+                if failed is None:
+                    raise kind(problem) from None
+                failed.append({"name": name, "patient": row["patient"], "problem": problem})
         return cases
-    row_of: dict[str, int] = {}
-    for line, row in read_rows(table, required=required, optional=optional, aliases=aliases):
-        where = f"{table}, row {line} (patient {row['patient']})"
-        name = row.get("name") or row["patient"]
-        first_line = row_of.setdefault(name, line)
-        if first_line != line:
-            raise ValueError(
-                f"{where}: row {first_line} has a {what} of the name {name!r} too; "
-                "add a column 'name' that tells them apart"
-            )
-        try:
-            cases.append(read(row, table.parent))
-        except (FileNotFoundError, ValueError) as error:
-            problem = f"{where}: {error}"
-            kind: type[Exception] = ValueError
-            if isinstance(error, FileNotFoundError):
-                problem += f"; paths are relative to {table.parent.resolve()}"
-                kind = FileNotFoundError
-            if failed is None:
-                raise kind(problem) from None
-            failed.append({"name": name, "patient": row["patient"], "problem": problem})
-    return cases
+
+    def row_of(self, case: Any, stem: str) -> dict[str, str]:
+        """Describe a case and name its files: those of its attributes that are not None."""
+        row = {
+            "patient": case.patient,
+            "name": case.name,
+            "synthetic": "true" if case.synthetic else "false",
+        }
+        for column in self.files:
+            if getattr(case, column, None) is not None:
+                row[column] = stem + self.endings.get(column, f"_{column}.nii.gz")
+        return row
+
+    def write(
+        self,
+        rows: Sequence[dict[str, str]],
+        folder: str | Path,
+        write_files: Callable[[int, Callable[[str], Path]], None],
+        *,
+        overwrite: bool,
+    ) -> Path:
+        """
+        Write the files of cases and their table, which appear together; give the table.
+
+        `write_files` takes the number of a case, and a function that gives the path to write the
+        file of a column to.
+        """
+        files = []
+        for row in rows:
+            files += [row[column] for column in self.files if column in row]
+        # The table is named last: where it stands, all its files do.
+        with FileSet(folder, [*files, "cases.json", TABLE], overwrite=overwrite) as file_set:
+
+            def path_of(row: dict[str, str], column: str) -> Path:
+                return file_set.path(row[column])
+
+            for i, row in enumerate(rows):
+                write_files(i, partial(path_of, row))
+            write_table(file_set, TABLE, rows, self.columns, "cases.json")
+        return Path(folder) / TABLE
+
+
+class CaseGrid:
+    """The grid of a case, and how its checked values are stored."""
+
+    affine: NDArray[np.float64]
+    #: The array that has the grid of the case.
+    _on_grid: ClassVar[str] = "brain"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Numbers of voxels."""
+        x, y, z = getattr(self, self._on_grid).shape[:3]
+        return x, y, z
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Lengths of the edges of a voxel in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    def _store(self, checked: Mapping[str, Any]) -> None:
+        # A frozen dataclass refuses plain assignment.
+        for key, value in checked.items():
+            object.__setattr__(self, key, value)
 
 
 def folder_table(path: str | Path) -> Path:
     """Give the table of cases in a folder, or the path itself where there is none."""
     path = Path(path)
-    table = path / _TABLE
+    table = path / TABLE
     return table if table.is_file() else path
 
 

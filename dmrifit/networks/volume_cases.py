@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmrifit._utils.counts import counted
 
-if TYPE_CHECKING:
-    from dmrifit.networks.volume_estimator import VolumeEstimator
-
 __all__ = [
-    "Inputs",
-    "Targets",
+    "CaseValues",
     "VolumeList",
     "add_to_digest",
     "called",
@@ -51,44 +47,27 @@ def volume_inputs(case: Any) -> NDArray[np.float32]:
     return np.array(channels, dtype=np.float32, order="C")
 
 
-class Inputs(Sequence[Any]):
-    """Network inputs of the cases, held in memory or made again for one case at a time."""
+class CaseValues(Sequence[Any]):
+    """Inputs or targets of the cases, kept in memory or made again for one case at a time."""
 
-    def __init__(self, estimator: VolumeEstimator, cases: Sequence[Any]) -> None:
-        self.estimator = estimator
-        self.cases = cases
+    def __init__(self, make: Callable[[int], Any], n_cases: int, *, keep: bool) -> None:
+        self.make = make
+        self.n_cases = n_cases
+        self.keep = keep
         self.made: dict[int, Any] = {}
 
     def __len__(self) -> int:
-        return len(self.cases)
+        return self.n_cases
 
     def __getitem__(self, i: Any) -> Any:
-        if not 0 <= i < len(self.cases):
+        if not 0 <= i < self.n_cases:
             raise IndexError(i)
         if i not in self.made:
-            if not self.estimator._keep_inputs:
+            if not self.keep:
                 self.made.clear()
             with naming(i):
-                self.made[i] = self._make(i)
+                self.made[i] = self.make(i)
         return self.made[i]
-
-    def _make(self, i: int) -> Any:
-        return self.estimator._inputs(self.cases[i])
-
-
-class Targets(Inputs):
-    """Targets of the loss, held in memory or made again for one case at a time."""
-
-    def __init__(
-        self, estimator: VolumeEstimator, targets: Sequence[Any] | None, inputs: Inputs
-    ) -> None:
-        super().__init__(estimator, inputs.cases)
-        self.targets = targets
-        self.inputs = inputs
-
-    def _make(self, i: int) -> Any:
-        target = None if self.targets is None else self.targets[i]
-        return self.estimator._target(target, self.inputs[i])
 
 
 class VolumeList(list[Any]):

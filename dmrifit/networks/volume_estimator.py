@@ -33,8 +33,7 @@ from dmrifit.networks.training import (
     stored_training,
 )
 from dmrifit.networks.volume_cases import (
-    Inputs,
-    Targets,
+    CaseValues,
     VolumeList,
     add_to_digest,
     check_length,
@@ -392,8 +391,13 @@ class VolumeEstimator(BaseEstimator, ABC):
         if groups is not None:
             groups = listed(groups, "groups")
             check_length(cases, groups, "groups")
-        inputs = Inputs(self, cases)
-        loss_targets = Targets(self, targets, inputs)
+        keep = self._keep_inputs
+        inputs = CaseValues(lambda i: self._inputs(cases[i]), len(cases), keep=keep)
+
+        def target_of(i: int) -> Any:
+            return self._target(None if targets is None else targets[i], inputs[i])
+
+        loss_targets = CaseValues(target_of, len(cases), keep=keep)
         digest = hashlib.blake2b(digest_size=16)
         for i, case in enumerate(inputs):
             # The first case fixes the number of channels that the others are checked against.
@@ -499,7 +503,7 @@ class VolumeEstimator(BaseEstimator, ABC):
         validation: NDArray[np.int64],
         cases: Sequence[Any],
         targets: Sequence[Any] | None,
-        inputs: Inputs,
+        inputs: CaseValues,
         net: skorch.NeuralNet,
     ) -> float:
         """Compute the mean score of the validation cases."""

@@ -23,7 +23,14 @@ from dmrifit.report.html import (
     html_table,
     png_bytes,
 )
-from dmrifit.report.slice_figures import MapPanel, Slices, plot_codes, plot_panel, plot_panels
+from dmrifit.report.slice_figures import (
+    COUNT_COLORS,
+    MapPanel,
+    Slices,
+    plot_codes,
+    plot_panel,
+    plot_panels,
+)
 from dmrifit.report.verdict import (
     fit_sentences,
     html_lights,
@@ -322,8 +329,12 @@ def _figures(
     figures.append(html_figure(picture, "Status of each voxel"))
     if maps["doubt"].any():
         n_doubts = unpack_doubts(maps["doubt"], len(sidecar["Parameters"])).sum(axis=-1)
-        counts = {n: counted(n, "parameter") for n in range(int(n_doubts.max()) + 1)}
-        picture = png_bytes(plot_codes(slices, n_doubts.astype(np.uint8), counts, "In doubt"))
+        most = len(COUNT_COLORS) - 1
+        n_doubts = np.minimum(n_doubts, most).astype(np.uint8)
+        counts = {n: counted(n, "parameter") for n in range(most)}
+        counts[most] = f"{most} parameters or more"
+        figure = plot_codes(slices, n_doubts, counts, "In doubt", colors=COUNT_COLORS)
+        picture = png_bytes(figure)
         figures.append(html_figure(picture, "Number of parameters in doubt"))
     return note + html_grid(figures)
 

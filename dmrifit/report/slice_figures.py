@@ -35,6 +35,8 @@ _STYLE = {"font.size": 9, "axes.titlesize": 10}
 _BAR_COLOR = "#5b84b1"
 _BOUND_COLOR = "#a8321a"
 _STATUS_COLORS = ("#2f6c9e", "#e7a92f", "#a8321a", NO_VALUE_COLOR)
+#: For counts, whose last color stands for all that are larger.
+COUNT_COLORS = (*_STATUS_COLORS[:3], "#4d150b")
 _N_BINS = 40
 _FAINT = 0.65  # of the way to white
 # Room between slices and for the line of text below them, in widths of a slice.
@@ -270,16 +272,23 @@ def plot_overview(slices: Slices, panels: Sequence[MapPanel]) -> Figure:
     return figure
 
 
-def plot_codes(slices: Slices, values: NDArray, codes: Mapping[int, str], title: str) -> Figure:
-    """Show a map (x, y, z) of codes, such as how the fit of each voxel ended."""
+def plot_codes(
+    slices: Slices,
+    values: NDArray,
+    codes: Mapping[int, str],
+    title: str,
+    *,
+    colors: Sequence[str] = _STATUS_COLORS,
+) -> Figure:
+    """Show a map (x, y, z) of codes, such as how the fit of each voxel ended, in their colors."""
     patches = import_optional("matplotlib.patches")
-    colors = import_optional("matplotlib.colors")
+    to_rgba = import_optional("matplotlib.colors").to_rgba
     cuts, insides = slices.pictures(values), slices.pictures(slices.mask)
     pictures = [np.zeros((*cut.shape, 4)) for cut in cuts]
     legend = []
-    for (code, meaning), color in zip(codes.items(), _STATUS_COLORS, strict=False):
+    for (code, meaning), color in zip(codes.items(), colors[: len(codes)], strict=True):
         for picture, cut, inside in zip(pictures, cuts, insides, strict=True):
-            picture[(cut == code) & inside] = colors.to_rgba(color)
+            picture[(cut == code) & inside] = to_rgba(color)
         if ((values == code) & slices.mask).any():
             legend.append(patches.Patch(color=color, label=meaning))
     n_columns, width, height = slices.arrange(4.2, 2.4)
@@ -342,8 +351,9 @@ def _draw_histogram(axes: Axes, slices: Slices, panel: MapPanel) -> None:
     shares = 100 * counts / max(len(values), 1)
     axes.stairs(shares, edges, fill=True, color=_BAR_COLOR)
     axes.set(xlabel=panel.label, ylabel="voxels (%)", xlim=(low, high))
-    for bound, share, side, sign in zip(
-        panel.bounds, panel.shares, ("left", "right"), (1, -1), strict=True
+    # On two lines, because both do not fit side by side over a small histogram.
+    for bound, share, side, sign, line in zip(
+        panel.bounds, panel.shares, ("left", "right"), (1, -1), (0, 1), strict=True
     ):
         if low <= bound <= high:
             axes.axvline(
@@ -352,7 +362,7 @@ def _draw_histogram(axes: Axes, slices: Slices, panel: MapPanel) -> None:
             axes.annotate(
                 f"{100 * share:.2g} % at the bound",
                 (bound, 1.0),
-                (4 * sign, 2),
+                (4 * sign, 2 + 9 * line),
                 ("data", "axes fraction"),
                 "offset points",
                 ha=side,

@@ -139,7 +139,9 @@ def fit_sentences(sidecar: Mapping[str, Any]) -> list[str]:
         sentences.append(sidecar["GainStep"]["Description"])
     sentences += _odd_values(sidecar)
     for sentence in sidecar.get("ExpectedPrecision", {}).get("Advice", []):
-        sentences.append(f"protocol: {sentence}")
+        # A limit that was found in the data takes the place of that of typical tissue.
+        if "--b-max" not in sentence or "BMax" not in sidecar["Doubt"]:
+            sentences.append(f"protocol: {sentence}")
     return list(dict.fromkeys(sentences))
 
 
@@ -160,8 +162,10 @@ def remedies(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     is_everywhere = sidecar["Settings"]["Region"] == ALL_VOXELS
     if is_everywhere and sidecar.get("Air", {}).get("Share", 0.0) > _MOST_AIR:
         options["mask"] = "auto"
-    if sidecar["Doubt"].get("BMax"):
+    if "BMax" in sidecar["Doubt"]:
         options["b_max"] = sidecar["Doubt"]["BMax"]
+    elif any("--sigma estimate" in sentence for sentence in sidecar["Doubt"]["Advice"]):
+        options["sigma"] = "estimate"
     return options
 
 

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from sklearn.base import clone
 
+from dmrifit._utils.counts import counted
 from dmrifit.cohort.cohort import Cohort, in_order
 from dmrifit.cohort.participants_table import plain_name
 from dmrifit.cohort.scaling import contrast_order
@@ -30,7 +32,9 @@ __all__ = [
     "Entrant",
     "View",
     "check_distinct",
+    "check_unseen",
     "choose_views",
+    "clinical_inputs",
     "controls_of",
     "named_cohorts",
     "named_estimators",
@@ -215,13 +219,17 @@ def choose_views(
             parameters = entrant.estimator.get_params(deep=False)
             source, target = parameters.get("source"), parameters.get("target")
             if source is None:
-                source = _clinical(full, cohort)
+                source = clinical_inputs(cohort)
             if target is None:
                 target = full
             patch_shape = resolve_patch_shape(entrant.estimator)
             if type(entrant.estimator) is MapsToMaps:
                 _check_clinical(entrant.name, source)
             view = View(source, target, patch_shape, entrant.model)
+            try:
+                check_unseen(source, target)
+            except ValueError as error:
+                raise ValueError(f"estimator {entrant.name!r}, cohort {name!r}: {error}") from None
             views[entrant.name, name] = view
             for scan in cohort.scans:
                 _check_contrasts(view, scan, name)
@@ -232,6 +240,31 @@ def choose_views(
                 for scan in training_cohort.scans:
                     _check_contrasts(view, scan, training_name, tested=name)
     return views
+
+
+def check_unseen(source: Protocol, target: Protocol) -> None:
+    """Refuse inputs that are all of the contrasts to predict: copies of them would be perfect."""
+    if not missing_contrasts(target, source):
+        raise ValueError(
+            f"the inputs are all {counted(len(target), 'contrast')} of the target "
+            f"({', '.join(target.labels)}), so that nothing is left to predict"
+            f"{_fewer_inputs(source)}"
+        )
+
+
+def _fewer_inputs(protocol: Protocol) -> str:
+    """Name the inputs that leave a contrast to predict: all but the highest b-value, or one TE."""
+    b = protocol.b
+    if protocol.te is not None:
+        b = b[protocol.te == protocol.te.min()]
+    remedy = "leave out the longer echo times"
+    if len(b) == len(protocol):
+        b = b[b < b.max()]
+        remedy = "leave out the highest b-value"
+    if not len(b):
+        return "; acquire more b-values"
+    inputs = ",".join(f"{value:g}" for value in np.unique(b))
+    return f"; {remedy}: --source-b {inputs} (in Python, give the estimators these as source)"
 
 
 def _check_clinical(name: str, source: Protocol) -> None:
@@ -312,13 +345,15 @@ def _algorithm(name: str, strategy: str) -> str:
     return " ".join(words) or name
 
 
-def _clinical(full: Protocol, cohort: Cohort) -> Protocol:
+def clinical_inputs(cohort: Cohort) -> Protocol:
+    """Take the five lowest b-values at the shortest echo time of a cohort, or say what to name."""
+    full = cohort.scans[0].protocol
+    # Forests draw columns by number, which must not follow the order of volumes.
+    full = full.take(contrast_order(full))
     try:
         return full.take(full.clinical())
     except ValueError as error:
-        raise ValueError(
-            f"cohort {cohort.name!r}: {error}; or give the estimators a source and a target"
-        ) from None
+        raise ValueError(f"cohort {cohort.name!r}: {error}{_fewer_inputs(full)}") from None
 
 
 def _check_contrasts(view: View, scan: Scan, cohort: str, tested: str = "") -> None:

@@ -27,7 +27,8 @@ from dmrifit.networks.volume_cases import called
 from dmrifit.report.html import NOTICE
 from metastasis.scans.cases import Case
 from metastasis.scans.scan_checks import unlike_notes
-from metastasis.study.findings import findings_in_words
+from metastasis.study.findings import findings_in_words, open_ring_notes
+from metastasis.study.lesion_sizes import FIGURES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +43,7 @@ _LABEL = "label.nii.gz"
 _LESIONS = "lesions.tsv"
 _OVERLAY = "overlay.png"
 _VIEW = "view.html"
-_VOLUME_DIGITS = 9  # of mL: sums of voxels would end like 1.5479999999999998
+_DIGITS = 9  # sums of voxels would end like 1.5479999999999998, and be rounded either way
 _COLUMNS = (
     "name",
     "patient",
@@ -53,7 +54,7 @@ _COLUMNS = (
     "n_lesions",
     "n_marked_by_both",
     "volume_mL",
-    "filled_mL",
+    "volume_with_core_mL",
     "statement",
     "notes",
     "synthetic",
@@ -61,9 +62,7 @@ _COLUMNS = (
 #: Columns of lesions that single models give: they compare no models and segment no prior scan.
 _SINGLE_MODEL_COLUMNS = (
     "number",
-    "volume_mL",
-    "filled_mL",
-    "diameter_mm",
+    *FIGURES,
     "x",
     "y",
     "z",
@@ -83,7 +82,8 @@ RUN = CaseRun(
         "n_lesions": int,
         "n_marked_by_both": (int, type(None)),
         "volume_mL": float,
-        "filled_mL": float,
+        "volume_with_core_mL": float,
+        "lesions": list,
         "statement": str,
         "notes": list,
         "sources": str,
@@ -293,6 +293,7 @@ def _segment_case(
         prior_scan = {"volumes": scan["priors"], "priors": [None], "masks": scan["masks"]}
         prior_labels = next(iter(segment_by(segmenter, **prior_scan)))[0]
     table = reader_table(labels, case.affine, probability=probability, prior=prior_labels)
+    table = table.round(_DIGITS)
     threshold, min_voxels, n_marked_by_both = None, None, None
     if is_ensemble:
         # The table lists vanished lesions of the prior scan, too.
@@ -314,10 +315,12 @@ def _segment_case(
         "min_voxels": min_voxels,
         "n_lesions": len(lesions),
         "n_marked_by_both": n_marked_by_both,
-        "volume_mL": round(float(lesions["volume_mL"].sum()), _VOLUME_DIGITS),
-        "filled_mL": round(float(lesions["filled_mL"].sum()), _VOLUME_DIGITS),
+        "volume_mL": round(float(lesions["volume_mL"].sum()), _DIGITS),
+        "volume_with_core_mL": round(float(lesions["volume_with_core_mL"].sum()), _DIGITS),
+        "lesions": lesions[["number", *FIGURES]].to_dict("records"),
         "statement": statement,
-        "notes": remarks,
+        # Sizes say nothing of how the scan differs from those of the training.
+        "notes": [*remarks, *open_ring_notes(case.name, lesions)],
         "sources": digest,
         "notice": NOTICE,
     }

@@ -59,8 +59,8 @@ def segment(
     Writes a folder for each scan with probability.nii.gz and label.nii.gz on its grid, a table of
     its lesions and a picture; for all scans segmentations.tsv, lesions.tsv and a page. Scans that
     are missing or cannot be read or segmented are listed in failed.tsv. Scans with a note, such
-    as one unlike the training scans, are flagged. An interrupted run resumes when started again
-    with the same options.
+    as one unlike the training scans or with a ring that does not close, are flagged. An
+    interrupted run resumes when started again with the same options.
 
     Options:
     paths [MODEL] SCANS: Model file from train (by default the small model that comes along), and
@@ -131,13 +131,13 @@ class _ScanFiles:
 
 def _checked_files(scans: Path, prior: Path | None, mask: Path | None, out: Path) -> _ScanFiles:
     """Check the headers of all scans, before a model or a volume is read."""
-    from metastasis.scans.cases import IMAGES
+    from metastasis.scans.cases import CASES
     from metastasis.scans.scan_checks import check_files, scan_files
 
     if out.is_file():
         raise ValueError(f"--out {out} is a file; name a folder")
     options = {"--prior": prior, "--mask": mask}
-    table = is_table(scans, "prior scans and brains", options, IMAGES)
+    table = is_table(scans, "prior scans and brains", options, CASES.images)
     files_of_scans = scan_files(scans, prior, mask, is_table=table)
     edges, problems = {}, {}
     for files in files_of_scans:

@@ -44,14 +44,13 @@ def train_small(
 
     Example: dmrifit-metastasis train-small prepared --out mine.dmrifit
     """
-    from metastasis.scans.cases import IMAGES
     from metastasis.scans.scan_checks import scan_files
     from metastasis.simulate.training_scans import implanted_copies, phantom_scans, read_negative
 
     check_output(out, overwrite)
     require_libraries("torch", "skorch")
     is_table = scans.is_dir() or scans.suffix == ".tsv"
-    paths = [files[IMAGES[0]] for files in scan_files(scans, None, None, is_table=is_table)]
+    paths = [files["image"] for files in scan_files(scans, None, None, is_table=is_table)]
     # All files are checked before the first copy is made.
     negatives = {str(path): read_negative(path) for path in paths}
     training: list[TrainingScan] = []

@@ -66,7 +66,7 @@ def simulate(
     import pandas as pd
 
     from dmrifit.io.atomic_files import write_text
-    from metastasis.scans.cases import TABLE
+    from dmrifit.io.case_tables import TABLE
 
     options: dict[str, Any] = {
         "prior": prior,
@@ -321,10 +321,10 @@ def _feature_line(features: pd.DataFrame) -> str:
 
 def _labelled_cases(table: Path) -> list[Case]:
     """Read cases that must have labels."""
-    from metastasis.scans.cases import IMAGES, read_cases
+    from metastasis.scans.cases import CASES, read_cases
     from metastasis.scans.scan_checks import contrast_note, label_note, slice_note
 
-    say_folder(table, IMAGES)
+    say_folder(table, CASES.images)
     cases = read_cases(table)
     missing = [case.name for case in cases if case.label is None]
     if missing:

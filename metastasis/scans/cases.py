@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +15,15 @@ from dmrifit._utils.affines import checked_affine
 from dmrifit._utils.counts import counted, size_text
 from dmrifit._utils.text_files import check_file, read_text
 from dmrifit.cohort.participants_table import read_synthetic
-from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.case_tables import (
+    CaseGrid,
+    CaseTable,
     checked_mask,
     checked_values,
     file_stems,
-    read_each,
     read_on_grid,
     save_values,
-    write_table,
 )
 from dmrifit.io.grids import three_axes
 from dmrifit.io.masks import binarize
@@ -34,40 +33,38 @@ from dmrifit.io.tables import table_text
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TABLE", "Case", "read_case", "read_cases", "read_row", "write_cases"]
+__all__ = ["CASES", "Case", "read_case", "read_cases", "read_row", "write_cases"]
 
-#: Name of the table that `write_cases` makes.
-TABLE = "cases.tsv"
-
-REQUIRED = ("patient", "image")
 _MAPS = ("label", "prior", "brain", "prior_label", "mimics")
-#: Columns of images, that of the scan first.
-IMAGES = ("image", *_MAPS)
-OPTIONAL = ("name", *_MAPS, "lesions", "classes", "synthetic")
-ALIASES = {"participant_id": "patient"}
 
-_COLUMNS = {
-    "patient": "Patient; cases of one patient are never split between training and test",
-    "image": "Contrast-enhanced T1 image",
-    "name": "Name of the case",
-    "label": "Metastases: 1 inside, 0 outside",
-    "prior": "Earlier image of the patient, aligned to the grid of the image",
-    "brain": "The brain",
-    "prior_label": "Metastases as they were in the prior image (synthetic cases)",
-    "mimics": "Bright structures that are no metastases (synthetic cases)",
-    "lesions": (
-        "Table of the metastases: number in the label's connected parts, diameter, status, volume"
-    ),
-    "classes": (
-        "Which numbers of the label image are metastases, separated by commas; all above 0 by "
-        "default"
-    ),
-    "synthetic": "Whether the case was simulated; no person was scanned then",
-}
+#: Tables of cases.
+CASES = CaseTable(
+    {
+        "patient": "Patient; cases of one patient are never split between training and test",
+        "image": "Contrast-enhanced T1 image",
+        "name": "Name of the case",
+        "label": "Metastases: 1 inside, 0 outside",
+        "prior": "Earlier image of the patient, aligned to the grid of the image",
+        "brain": "The brain",
+        "prior_label": "Metastases as they were in the prior image (synthetic cases)",
+        "mimics": "Bright structures that are no metastases (synthetic cases)",
+        "lesions": (
+            "Table of the metastases: number in the label's connected parts, diameter, status, "
+            "volume"
+        ),
+        "classes": (
+            "Which numbers of the label image are metastases, separated by commas; all above 0 by "
+            "default"
+        ),
+        "synthetic": "Whether the case was simulated; no person was scanned then",
+    },
+    images=("image", *_MAPS),
+    endings={"lesions": "_lesions.tsv"},
+)
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class Case(CaseGrid):
     """
     A brain scan of a patient with its label, prior scan and brain mask.
 
@@ -117,6 +114,8 @@ class Case:
     mimics: NDArray[np.uint8] | None = None
     lesions: pd.DataFrame | None = None
 
+    _on_grid: ClassVar[str] = "image"
+
     def __post_init__(self) -> None:
         patient = str(self.patient)
         checked: dict[str, Any] = {"patient": patient, "name": str(self.name or patient)}
@@ -143,26 +142,12 @@ class Case:
                 checked[key] = checked[key].astype(np.uint8)
         checked["affine"] = checked_affine(self.affine, f"{title}: the affine")
         checked["synthetic"] = bool(self.synthetic)
-        # A frozen dataclass refuses plain assignment.
-        for key, value in checked.items():
-            object.__setattr__(self, key, value)
+        self._store(checked)
 
     def __repr__(self) -> str:
         prefix = "synthetic case" if self.synthetic else "case"
         size = size_text(self.shape)
         return f"<{prefix} {self.name!r} of patient {self.patient!r}, {size} voxels>"
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Numbers of voxels."""
-        x, y, z = self.image.shape
-        return x, y, z
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Lengths of the edges of a voxel in mm."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(x), float(y), float(z)
 
 
 def read_cases(
@@ -212,15 +197,7 @@ def read_cases(
         p01      p01_T1c.nii  p01_seg.nii  1,3,4    p01_T1c_2024.nii  p01_brain.nii
         p02      p02_T1c.nii  p02_seg.nii  1,3,4    n/a               p02_brain.nii
     """
-    return read_each(
-        table,
-        read or read_row,
-        failed=failed,
-        required=REQUIRED,
-        optional=OPTIONAL,
-        aliases=ALIASES,
-        images=IMAGES,
-    )
+    return CASES.read(table, read or read_row, failed=failed)
 
 
 def read_case(
@@ -289,22 +266,18 @@ def write_cases(cases: Sequence[Case], folder: str | Path, *, overwrite: bool = 
         If the folder cannot be written to.
     """
     stems = file_stems((case.patient, case.name) for case in cases)
-    rows = [_row(case, stem) for case, stem in zip(cases, stems, strict=True)]
-    files: list[str] = []
-    for row in rows:
-        files += [row[key] for key in ("image", *_MAPS, "lesions") if key in row]
-    # The table is named last: where it stands, all its files do.
-    with FileSet(folder, [*files, "cases.json", TABLE], overwrite=overwrite) as file_set:
-        for case, row in zip(cases, rows, strict=True):
-            for key in ("image", *_MAPS):
-                if key in row:
-                    values = getattr(case, key)
-                    save_values(values, case.affine, file_set.path(row[key]))
-            if case.lesions is not None:
-                text = table_text(case.lesions, digits=None)
-                file_set.path(row["lesions"]).write_text(text, encoding="utf-8")
-        write_table(file_set, TABLE, rows, _COLUMNS, "cases.json")
-    return Path(folder) / TABLE
+    rows = [CASES.row_of(case, stem) for case, stem in zip(cases, stems, strict=True)]
+
+    def write_files(i: int, path_of: Callable[[str], Path]) -> None:
+        case = cases[i]
+        for key in CASES.images:
+            if key in rows[i]:
+                save_values(getattr(case, key), case.affine, path_of(key))
+        if case.lesions is not None:
+            text = table_text(case.lesions, digits=None)
+            path_of("lesions").write_text(text, encoding="utf-8")
+
+    return CASES.write(rows, folder, write_files, overwrite=overwrite)
 
 
 def read_row(row: dict[str, str], folder: Path) -> Case:
@@ -391,17 +364,3 @@ def _check_finite(values: NDArray, path: Path) -> None:
             f"{path} contains {counted(n_not_finite, 'non-finite value')}; set voxels without a "
             "value to 0"
         )
-
-
-def _row(case: Case, stem: str) -> dict[str, str]:
-    row = {
-        "patient": case.patient,
-        "name": case.name,
-        "synthetic": "true" if case.synthetic else "false",
-    }
-    for key in ("image", *_MAPS):
-        if getattr(case, key) is not None:
-            row[key] = f"{stem}_{key}.nii.gz"
-    if case.lesions is not None:
-        row["lesions"] = f"{stem}_lesions.tsv"
-    return row

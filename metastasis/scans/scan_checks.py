@@ -65,22 +65,15 @@ def scan_files(
     scans: Path, prior: Path | None, brain: Path | None, *, is_table: bool
 ) -> list[dict[str, Path]]:
     """List the files of each case of a table or folder, or of a single scan."""
-    from dmrifit.io.case_tables import folder_rows, folder_table
-    from dmrifit.io.tables import read_rows
-    from metastasis.scans.cases import ALIASES, IMAGES, OPTIONAL, REQUIRED
+    from dmrifit.io.case_tables import folder_table
+    from metastasis.scans.cases import CASES
 
     if not is_table:
         files = {"image": scans, "prior": prior, "brain": brain}
         return [{key: path for key, path in files.items() if path is not None}]
     table = folder_table(scans)
-    rows: list[dict[str, str]]
-    folder = table.parent
-    if table.is_dir():
-        folder, rows = table, folder_rows(table, IMAGES)
-    else:
-        read = read_rows(table, required=REQUIRED, optional=OPTIONAL, aliases=ALIASES)
-        rows = [row for _, row in read]
-    return [row_files(row, folder) for row in rows]
+    folder = table if table.is_dir() else table.parent
+    return [row_files(row, folder) for _, row in CASES.rows(table)]
 
 
 def row_files(row: Mapping[str, str], folder: Path) -> dict[str, Path]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dmrifit._utils.checks import is_number
+from metastasis.study.lesion_sizes import CLOSED_GAP_MM
 
-__all__ = ["findings_in_words", "model_figures"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["findings_in_words", "model_figures", "open_ring_notes"]
 
 _KEYS = ("sensitivity", "sensitivity_small")
 _FALSE = "false_findings"
@@ -65,3 +69,14 @@ def findings_in_words(
         return begin + "how much is marked in brains without metastases is unknown"
     counts = " and ".join(map(str, figures[_FALSE]))
     return f"{begin}in brains without metastases {counts} things are marked; {found}; {untried}"
+
+
+def open_ring_notes(name: str, lesions: pd.DataFrame) -> list[str]:
+    """Say which lesions of a scan are rings that do not close, so that their core is unknown."""
+    return [
+        f"{name}: lesion {lesion['number']} is a ring that does not close, or curved: "
+        f"{lesion['volume_mL']:.1f} mL are marked, {lesion['volume_with_core_mL']:.1f} mL with "
+        f"its core where gaps up to {CLOSED_GAP_MM:g} mm are closed, but its outline in axial "
+        f"slices encloses {lesion['hull_mL']:.1f} mL; measure a ring by hand"
+        for lesion in lesions[lesions["open_ring"].astype(bool)].to_dict("records")
+    ]

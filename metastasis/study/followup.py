@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.io.nifti import image_of
 from dmrifit.stats.lesion_matching import check_affine, label_components
 from metastasis.segmentation.ensemble import (
@@ -18,6 +17,7 @@ from metastasis.segmentation.ensemble import (
     SensitivitySpecificityEnsemble,
     segment_by,
 )
+from metastasis.study.lesion_sizes import FIGURES, joint_figures, lesion_figures, with_core
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,17 +51,14 @@ _COLUMNS = (
     "number",
     "finding",
     "change",
-    "volume_mL",
-    "filled_mL",
-    "diameter_mm",
+    *FIGURES,
     "x",
     "y",
     "z",
     "probability",
     "mean_probability",
     "prior_finding",
-    "prior_volume_mL",
-    "prior_filled_mL",
+    *(f"prior_{name}" for name in FIGURES),
     "volume_ratio",
     "n_prior",
     "n_now",
@@ -70,8 +67,7 @@ _COLUMNS = (
 _UNCOMPARED: dict[str, Any] = {
     "change": "",
     "prior_finding": "",
-    "prior_volume_mL": np.nan,
-    "prior_filled_mL": np.nan,
+    **{f"prior_{name}": np.nan for name in FIGURES},
     "volume_ratio": np.nan,
     "n_prior": 0,
     "n_now": 1,
@@ -155,18 +151,18 @@ def reader_table(
         ``number`` (of the connected component, as `label_components` counts; of a vanished one, in
         the prior scan), ``finding`` (``"marked by both"``, ``"candidate"``, ``"prior only"``),
         ``change`` (``"new"``, ``"grown"``,
-        ``"stable"``, ``"shrunk"``, ``"vanished"``; empty without a prior scan), ``volume_mL``
-        (what is marked: the enhancing part), ``filled_mL`` (with the core that it encloses),
-        ``diameter_mm`` (of the ball of that volume), ``x``, ``y``, ``z`` (center in mm RAS+),
+        ``"stable"``, ``"shrunk"``, ``"vanished"``; empty without a prior scan), the figures of
+        `metastasis.study.lesion_sizes.lesion_figures`, ``x``, ``y``, ``z`` (center in mm RAS+),
         ``probability`` (the largest in it) and ``mean_probability`` (NaN without probabilities),
-        ``prior_finding``, ``prior_volume_mL``, ``prior_filled_mL``, ``volume_ratio`` (now to then,
-        of volumes with their cores), ``n_prior`` and
-        ``n_now``.
+        ``prior_finding``, the same figures of the prior scan (``prior_volume_mL`` and so on),
+        ``volume_ratio`` (now to then, of volumes with their cores), ``n_prior`` and ``n_now``.
 
-        Lesions that merged or came apart are compared together: ``prior_volume_mL`` and
-        ``volume_ratio`` are then those of the ``n_prior`` lesions that became ``n_now``, and all
-        of them have the same ``change``. Diameters are compared as cube roots of volumes: grown by
-        20 % is 1.73 times the volume, shrunk by 30 % is 0.34 times.
+        Lesions that merged or came apart are compared together: the prior volumes and
+        ``volume_ratio`` are then those of the ``n_prior`` lesions that became ``n_now``, prior
+        diameters are those of the longest, and all of them have the same ``change``. Where a ring
+        is open in either scan, ``change`` and ``volume_ratio`` compare ``hull_mL``. Diameters are
+        compared as cube roots of volumes: grown by 20 % is 1.73 times the volume, shrunk by 30 %
+        is 0.34 times.
 
     Raises
     ------
@@ -191,12 +187,12 @@ def reader_table(
         prior = _checked_labels(prior, "the prior labels")
         _check_same_shape(label_map, prior, "prior labels")
     components = label_components(label_map, connectivity=connectivity)
-    filled = _with_cores(components)
+    filled = _with_cores(components, matrix)
     lesions = _lesion_rows(label_map, components, filled, matrix, probability)
     vanished = []
     if prior is not None:
         prior_components = label_components(prior, connectivity=connectivity)
-        prior_filled = _with_cores(prior_components)
+        prior_filled = _with_cores(prior_components, matrix)
         prior_lesions = _lesion_rows(prior, prior_components, prior_filled, matrix, None)
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
         pairs = _neighbor_pairs(filled, prior_filled, spacing, tolerance)
@@ -277,20 +273,16 @@ def _lesion_rows(
     """Describe each connected component of a scan, before any comparison."""
     from scipy import ndimage
 
-    voxel_volume_ml = voxel_volume(affine) / MM3_PER_ML
     rows = []
     for number, box in enumerate(ndimage.find_objects(components), start=1):
         inside = components[box] == number
         is_of_both = (labels[box][inside] == BOTH_LABEL).any()
-        volume = float(inside.sum()) * voxel_volume_ml
         center = np.argwhere(inside).mean(axis=0) + [side.start for side in box]
         x, y, z = (affine[:3, :3] @ center + affine[:3, 3]).tolist()
         row = _UNCOMPARED | {
             "number": number,
             "finding": MARKED_BY_BOTH if is_of_both else _CANDIDATE,
-            "volume_mL": volume,
-            "filled_mL": float((filled[box] == number).sum()) * voxel_volume_ml,
-            "diameter_mm": float((6 * volume * MM3_PER_ML / np.pi) ** (1 / 3)),
+            **lesion_figures(inside, filled[box] == number, affine),
             "x": x,
             "y": y,
             "z": z,
@@ -304,26 +296,14 @@ def _lesion_rows(
     return rows
 
 
-def _with_cores(components: NDArray[np.int32]) -> NDArray[np.int32]:
-    """
-    Add to each lesion the voxels that it encloses in at least two of the three planes.
-
-    A rim with gaps encloses its core in most slices, though not as a closed surface.
-
-    Shapes: `components` (x, y, z); returns (x, y, z).
-    """
+def _with_cores(components: NDArray[np.int32], affine: NDArray[np.float64]) -> NDArray[np.int32]:
+    """Add its core to each lesion; another lesion in it stays: (x, y, z) to (x, y, z)."""
     from scipy import ndimage
 
     filled = components.copy()
     for number, box in enumerate(ndimage.find_objects(components), start=1):
-        # Closing bridges gaps of a voxel, and needs room around the lesion.
-        closed = ndimage.binary_closing(np.pad(components[box] == number, 2))
-        n_planes = np.zeros(closed.shape, np.uint8)
-        for axis in range(3):
-            in_plane = np.take(ndimage.generate_binary_structure(3, 1), [1], axis)
-            n_planes += ndimage.binary_fill_holes(closed, in_plane) & ~closed
-        core = (n_planes >= 2)[2:-2, 2:-2, 2:-2]
-        filled[box][core & (filled[box] == 0)] = number
+        whole = with_core(components[box] == number, affine)
+        filled[box][whole & (filled[box] == 0)] = number
     return filled
 
 
@@ -394,12 +374,9 @@ def _vanished_row(prior_lesion: dict[str, Any]) -> dict[str, Any]:
     return prior_lesion | {
         "finding": _PRIOR_ONLY,
         "change": "vanished",
-        "volume_mL": 0.0,
-        "filled_mL": 0.0,
-        "diameter_mm": 0.0,
+        **joint_figures([]),
         "prior_finding": prior_lesion["finding"],
-        "prior_volume_mL": prior_lesion["volume_mL"],
-        "prior_filled_mL": prior_lesion["filled_mL"],
+        **_prior_columns([prior_lesion]),
         "volume_ratio": 0.0,
         "n_prior": 1,
         "n_now": 0,
@@ -411,18 +388,25 @@ def _comparison(
 ) -> dict[str, Any]:
     """Compare lesions that are the same, several where they merged or came apart."""
     # A ring whose core grows has grown, though its wall may thin.
-    before = sum(row["filled_mL"] for row in then)
-    after = sum(row["filled_mL"] for row in now)
+    volume = "volume_with_core_mL"
+    if any(row["open_ring"] for row in [*now, *then]):
+        # A ring that closes in one scan only would seem to grow by its whole core.
+        volume = "hull_mL"
+    before = sum(row[volume] for row in then)
+    after = sum(row[volume] for row in now)
     was_of_both = any(row["finding"] == MARKED_BY_BOTH for row in then)
     return {
         "change": limits.change(before, after),
         "prior_finding": MARKED_BY_BOTH if was_of_both else _CANDIDATE,
-        "prior_volume_mL": sum(row["volume_mL"] for row in then),
-        "prior_filled_mL": before,
+        **_prior_columns(then),
         "volume_ratio": after / before,
         "n_prior": len(then),
         "n_now": len(now),
     }
+
+
+def _prior_columns(prior_lesions: list[dict[str, Any]]) -> dict[str, Any]:
+    return {f"prior_{name}": value for name, value in joint_figures(prior_lesions).items()}
 
 
 def _segment(

@@ -39,6 +39,7 @@ from dmrifit.report.viewer import Layer, html_viewer, viewer_page
 from metastasis.segmentation.ensemble import MARKED_BY_BOTH
 from metastasis.study.controls import CONTROLS
 from metastasis.study.evaluation import SMALL_ML, evaluate_segmentations, option_by_method
+from metastasis.study.lesion_sizes import CLOSED_GAP_MM
 from metastasis.study.patient_samples import FEWEST_PATIENTS
 from metastasis.study.reader_scores import SHARES
 
@@ -204,7 +205,7 @@ def batch_page(
         row = [content["name"], content["patient"], content["n_lesions"]]
         if ensemble:
             row.append(content["n_marked_by_both"])
-        row += [fixed(content["volume_mL"], 2), fixed(content["filled_mL"], 2)]
+        row += [fixed(content[key], 2) for key in ("volume_mL", "volume_with_core_mL")]
         row.append("synthetic" if content["synthetic"] else "no")
         rows.append(row)
     overview = html_table(rows, header, numbers=range(2, len(header) - 1))
@@ -272,7 +273,15 @@ def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Markup:
     sentences = [html_paragraph(_sentence(remark)) for remark in remarks if remark]
     if not len(lesions):
         return html_join(sentences or [html_paragraph("Nothing was found.")])
-    header = ["number", "enhancing, mL", "diameter, mm", "at x, y, z, mm"]
+    header = [
+        "number",
+        "enhancing, mL",
+        "with its core, mL",
+        "diameter of a sphere of this volume, mm",
+        "within its outline, mL",
+        "axial diameters, longest × across, mm",
+        "at x, y, z, mm",
+    ]
     # Runs without priors or probabilities lack some of the columns.
     has_finding, has_change = "finding" in lesions, "change" in lesions
     if has_finding:
@@ -286,10 +295,15 @@ def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Markup:
         # As in lesions.tsv and DICOM; vanished lesions have numbers of the prior scan.
         number = "–" if lesion.get("finding") == "prior only" else str(lesion["number"])
         place = ", ".join(fixed(lesion[axis], 0) for axis in "xyz")
-        volume = fixed(lesion["volume_mL"], 3)
-        if lesion.get("filled_mL", 0.0) > 1.01 * lesion["volume_mL"]:
-            volume += f" ({fixed(lesion['filled_mL'], 3)} with its core)"
-        row = [number, volume, fixed(lesion["diameter_mm"], 1), place]
+        row = [
+            number,
+            fixed(lesion["volume_mL"], 3),
+            fixed(lesion["volume_with_core_mL"], 3),
+            fixed(lesion["sphere_diameter_mm"], 1),
+            fixed(lesion["hull_mL"], 3) + (", open ring" if lesion["open_ring"] else ""),
+            _diameters_text(lesion),
+            place,
+        ]
         if has_finding:
             row.append(lesion["finding"])
         if has_change:
@@ -297,7 +311,19 @@ def _lesion_lines(lesions: pd.DataFrame, remarks: Sequence[str] = ()) -> Markup:
         if "probability" in lesions:
             row.append(fixed(lesion["probability"], 2))
         rows.append(row)
-    return html_join([*sentences, html_table(rows, header, numbers=(0, 1, 2))])
+    explained = html_note(
+        f"Cores are filled after gaps of up to {CLOSED_GAP_MM:g} mm in the wall are closed; "
+        "outlines are convex, one in each axial slice. The longest diameter is that of all axial "
+        "slices, from outer edge to outer edge, and the other one is at right angles to it in the "
+        "same slice."
+    )
+    return html_join([*sentences, html_table(rows, header, numbers=range(6)), explained])
+
+
+def _diameters_text(lesion: Mapping[str, Any], prefix: str = "") -> str:
+    """Write the longest axial diameter of a lesion and the one across it."""
+    names = ("longest_diameter_mm", "perpendicular_diameter_mm")
+    return " × ".join(fixed(lesion[f"{prefix}{name}"], 1) for name in names)
 
 
 def _sentence(remark: str) -> str:
@@ -308,10 +334,15 @@ def _sentence(remark: str) -> str:
 def _change_text(lesion: Mapping[str, Any]) -> str:
     """Say how a lesion changed since the prior scan, and its volume then."""
     change = lesion["change"] if isinstance(lesion["change"], str) else ""
-    before = lesion.get("prior_filled_mL", np.nan)
-    if not np.isfinite(before):
+    if not np.isfinite(lesion["prior_volume_with_core_mL"]):
         return change or "–"
-    return f"{change}, then {fixed(before, 3)} mL with its core".lstrip(", ")
+    before = (
+        f"then {fixed(lesion['prior_volume_with_core_mL'], 3)} mL with its core, "
+        f"{_diameters_text(lesion, 'prior_')} mm"
+    )
+    if lesion["prior_open_ring"]:
+        before += f", open ring, {fixed(lesion['prior_hull_mL'], 3)} mL within its outline"
+    return f"{change}, {before}".lstrip(", ")
 
 
 def _sections(

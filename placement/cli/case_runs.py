@@ -35,13 +35,14 @@ RUN = CaseRun(
         "scores.objective": float,
         "scores.tumor_fraction": float,
         "scores.tumor_volume_inside_ml": float,
-        "rotated_axes": int,
+        "rotated_angles": int,
         "flags": list,
         "advice": list,
         "notes": list,
         "content": dict,
         "targets": list,
         "console.withheld": str,
+        "console.angles": dict,
     },
     results=(_TABLE, FAILED, "index.html"),
     pictures=("voxel_overlay.png", "voxel_view.html"),
@@ -79,14 +80,21 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
     if not figure or not can_draw():
         return
     from dmrifit.report.html import html_join, html_table
-    from placement.exchange.pages import COPY_SCRIPT, PAGE_STYLE, case_summary, console_numbers
+    from placement.exchange.pages import (
+        COPY_SCRIPT,
+        PAGE_STYLE,
+        angles_words,
+        case_summary,
+        console_numbers,
+    )
     from placement.exchange.vendor_texts import NOTICE
 
     lines = []
     for row in rows:
         numbers = [f"{row[key]:.3f}" for key in ("volume_ml", "target", "objective")]
-        lines.append([row["name"], *numbers, row["rotated_axes"], row["flags"] or "none"])
-    header = ("case", "volume, mL", "part that is target", "objective", "rotated axes", "flags")
+        angles = angles_words(contents[row["name"]])
+        lines.append([row["name"], *numbers, angles, row["flags"] or "none"])
+    header = ("case", "volume, mL", "part that is target", "objective", "angles to set", "flags")
     pictures = []
     for name, content in contents.items():
         alt = f"Voxel of {name} in three planes"
@@ -95,7 +103,7 @@ def write_batch(out: Path, contents: Mapping[str, Mapping[str, Any]], *, figure:
     write_page(
         out,
         "Voxels",
-        html_join([html_table(lines, header, numbers=(1, 2, 3, 4)), *failed_cases(out)]),
+        html_join([html_table(lines, header, numbers=(1, 2, 3)), *failed_cases(out)]),
         list(contents.values()),
         pictures,
         unit="case",
@@ -119,7 +127,7 @@ def _row(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
         "objective": scores["objective"],
         "tumor_fraction": scores["tumor_fraction"],
         "tumor_volume_inside_ml": scores["tumor_volume_inside_ml"],
-        "rotated_axes": content["rotated_axes"],
+        "rotated_angles": content["rotated_angles"],
         **content["content"],
         "flags": "; ".join(content["flags"]),
     }

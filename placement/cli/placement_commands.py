@@ -55,7 +55,7 @@ def place(
     model FILE: Model file from train; the optimizer by default.
     published: Place as the study did: the whole tumor is the target, boxes turn freely, and the
         brain is not looked at.
-    max_rotations 0..3: Number of axes that may be rotated; 2, and 3 with --published.
+    max_rotations 0..3: Number of angles to set on the console; 2, and 3 with --published.
     thorough: Search from more starting points (optimizer).
     rounding: Round to 0.1 mm, 1 mm sides and 0.1 degrees, if no limit forbids it.
 
@@ -119,7 +119,7 @@ def place(
         scene_options["include"] = [value for values in tissues.values() for value in values]
 
     def place_in(row: Any, folder: Path) -> dict[str, Any]:
-        scene = read_scene(row, **scene_options)
+        scene = read_scene(row, **scene_options, min_volume=min_volume)
         if model is None:
             voxel, scene = placed_in_brain(placer, scene, shift)
         else:
@@ -270,15 +270,14 @@ def read(
     if out is not None and out.suffix.lower() != ".png":
         raise ValueError(f"--out {out} is a picture; give a name that ends in .png")
     record = read_voxel_file(file)
-    if image is not None:
-        _check_source(record, file, image)
     shares = {}
     for name, path in (tissue or {}).items():
         shares[name] = tissue_share(record.voxel, path)
     span = (-math.inf, math.inf)
     if out is not None and image is not None:
         check_output(out, overwrite)
-        span = _draw(record.voxel, file, image, out)
+        span, in_head = _draw(record.voxel, file, image, out)
+        _check_source(record, file, image, in_head)
     numbers = {
         "center, mm RAS+": record.voxel.center,
         "sides, mm": record.voxel.size,
@@ -297,11 +296,22 @@ def read(
         typer.echo(f"picture: {out}")
 
 
-def _check_source(record: Any, file: Path, image: Path) -> None:
-    """Warn of a box that was placed in another image: numbers hold in one frame of reference."""
+def _check_source(record: Any, file: Path, image: Path, in_head: float) -> None:
+    """Warn of a box that may be of another person or session than the image that shows it."""
     from dmrifit.io.bids_derivatives import file_record
+    from placement.exchange.repeats import doubtful_session
 
-    if record.placed_in and file_record(image)["SHA256"] not in record.placed_in:
+    if not record.placed_in:
+        doubt = doubtful_session(record, image)
+        if doubt:
+            warnings.warn(
+                f"{file} and {image} may be of two people or sessions: {doubt}. {in_head:.0%} of "
+                "the box lie in the head of the image; make sure that both were measured in one "
+                "session",
+                UserWarning,
+                stacklevel=2,
+            )
+    elif file_record(image)["SHA256"] not in record.placed_in:
         names = ", ".join(sorted(set(record.placed_in.values())))
         warnings.warn(
             f"{file} was placed in {names}, and {image} is another file: its numbers hold there "
@@ -327,15 +337,15 @@ def _check_place(voxel: Any, scene: Any) -> None:
     check_angles(voxel.angles, "the angles")
 
 
-def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[float, float]:
-    """Draw a box on an image of the same session; give how far the head reaches along x."""
+def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[tuple[float, float], float]:
+    """Draw a box on an image; give the head's reach along x, and how much of the box is in it."""
     import numpy as np
 
     from dmrifit.io.atomic_files import whole_file
     from dmrifit.io.grids import three_axes
     from dmrifit.io.nifti import load_image, values_of
     from placement.exchange.overlays import plot_box
-    from placement.exchange.prescription import head_span
+    from placement.exchange.prescription import head_share, head_span
 
     loaded = load_image(image)
     index = np.linalg.inv(loaded.affine) @ np.append(voxel.center, 1.0)
@@ -350,7 +360,7 @@ def _draw(voxel: Any, file: Path, image: Path, out: Path) -> tuple[float, float]
     figure = plot_box(voxel, values, loaded.affine)
     with whole_file(out) as unfinished:
         figure.savefig(unfinished, dpi=110, format="png")
-    return head_span(values, loaded.affine)
+    return head_span(values, loaded.affine), head_share(voxel, values, loaded.affine)
 
 
 def _trained(path: Path, table: pd.DataFrame) -> Any:

@@ -218,7 +218,7 @@ def train(
     fast: Use a smaller, faster network.
     refine: Refine the network's boxes by a local search of the objective.
     groups COLUMN: Column of CASES with the patient, to keep cases of a patient together (network).
-    max_rotations 0..3: Number of axes that may be rotated.
+    max_rotations 0..3: Number of angles to set on the console.
     jobs: Parallel processes of the ranker; −1 for one per core.
     seed 0..: Random seed: same seed, same model.
 

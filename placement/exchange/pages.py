@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dmrifit._utils.counts import counted
 from dmrifit.report.html import html_figure, html_table, html_template, notice_lead
 from placement.box.voxel import Voxel
 from placement.exchange.vendor_texts import NOTICE, UNVERIFIED_PLANES
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COPY_SCRIPT",
     "PAGE_STYLE",
+    "angles_words",
     "case_summary",
     "console_numbers",
     "summary_line",
@@ -171,8 +173,17 @@ def _size_line(content: Mapping[str, Any]) -> str:
     share = f"{100 * content['scores']['tumor_fraction']:.0f} %"
     return (
         f"{sides} mm ({content['volume_ml']:.1f} mL) at {center} mm RAS+; {share} of it are "
-        f"target ({', '.join(content['targets'])})"
+        f"target ({', '.join(content['targets'])}); {angles_words(content)} to set on the console"
     )
+
+
+def angles_words(content: Mapping[str, Any]) -> str:
+    """Count the angles that each console has to set."""
+    angles = content["console"]["angles"]
+    words = counted(angles["philips"], "angle")
+    if angles["philips"] == angles["siemens"]:
+        return words
+    return f"{words} (Philips) or {angles['siemens']} (Siemens)"
 
 
 def _shares(content: Mapping[str, float | None]) -> list[tuple[str, float]]:
@@ -217,7 +228,7 @@ def _numbers(content: Mapping[str, Any]) -> Markup:
         ["sides, mm", " × ".join(f"{x:.2f}" for x in content["size_mm"])],
         ["angles, degrees", ", ".join(f"{x + 0.0:.1f}" for x in content["ras"]["angles_deg"])],
         ["volume, mL", f"{content['volume_ml']:.2f}"],
-        ["rotated axes", content["rotated_axes"]],
+        ["angles to set on the console", angles_words(content)],
         ["part that is target", f"{content['scores']['tumor_fraction']:.3f}"],
         ["target", ", ".join(content["targets"])],
         ["side", content["side"]],

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import dmrifit
+from dmrifit._utils.affines import MM3_PER_ML, voxel_volume
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.nifti import image_of, save_image
 from placement.box.voxel import CONVENTION, Voxel
 from placement.exchange.displacement import displaced_share, displacement, region_distances
 from placement.exchange.repeats import validity
-from placement.exchange.vendor_texts import NOTICE, philips_text, siemens_text
+from placement.exchange.vendor_texts import NOTICE, console_angles, philips_text, siemens_text
 from placement.exchange.voxel_files import LPS_TO_RAS, read_voxel
 from placement.search.content import voxel_content
 from placement.search.objective import tumor_fraction
@@ -34,6 +35,7 @@ __all__ = [
     "describe_placement",
     "describe_side",
     "geometry_image",
+    "head_share",
     "head_span",
     "write_prescription",
 ]
@@ -237,11 +239,12 @@ def describe_placement(
         "brain": brain,
         "lipid": f"lipid displacement not checked: {' and '.join(lacking)}",
         "shim": SHIM,
-        "notes": [*notes, *_cut_off_note(scene)],
+        "notes": [*notes, *scene.notes, *_cut_off_note(scene)],
         "console": {
             "withheld": "" if force else reason,
             "forced": force if reason else "",
             "reason": reason,
+            "angles": console_angles(voxel),
         },
         "regions": region_distances(voxel, scene),
         "tumor": {"volume_ml": scene.tumor_volume, "sha256": _digest(scene)},
@@ -304,6 +307,18 @@ def head_span(values: NDArray, affine: NDArray[np.float64]) -> tuple[float, floa
         return -np.inf, np.inf
     low, high = np.percentile(index @ affine[0, :3] + affine[0, 3], (0.5, 99.5))
     return float(low), float(high)
+
+
+def head_share(voxel: Voxel, values: NDArray, affine: NDArray[np.float64]) -> float:
+    """Measure which part of a box lies in a head, `values` (x, y, z) as for `head_span`."""
+    from scipy.ndimage import binary_fill_holes
+
+    numbers = np.nan_to_num(values)
+    head = binary_fill_holes(numbers > numbers.mean())
+    filled = voxel.mask(numbers.shape, affine, partial=True)
+    # What lies outside the image counts as no head.
+    volume = float(filled[head].sum(dtype=np.float64)) * voxel_volume(affine)
+    return volume / MM3_PER_ML / voxel.volume
 
 
 def _span(scene: Scene) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +18,26 @@ from dmrifit.imaging.rigid_alignment import SAME_HEAD, HeadAlignment, align_head
 from dmrifit.io.bids_derivatives import stem
 from dmrifit.io.nifti import Image, image_name, load_image
 from placement.box.voxel import Voxel
+from placement.exchange.voxel_files import IDENTITY, VoxelFile
 
-__all__ = ["CHANGED", "OTHER_HEAD", "REPEATED", "Repeat", "frame_of", "repeat_voxel", "validity"]
+__all__ = [
+    "CHANGED",
+    "OTHER_HEAD",
+    "REPEATED",
+    "Repeat",
+    "doubtful_session",
+    "frame_of",
+    "repeat_voxel",
+    "validity",
+]
 
 #: The three answers.
 REPEATED = "repeated"
 CHANGED = "repeated, but tissue in the box changed"
 OTHER_HEAD = "not the same head"
 
-#: Entries of sidecars that name a patient; two scans of one patient agree in them.
-IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+#: What stands for a name or a number after it was removed.
+_ANONYMOUS = ("anon", "unknown", "none", "na", "o", "removed")
 
 _MARGIN = 10.0  # mm around the box that are compared, too
 _UNLIKE = 0.5  # concordance below which tissue counts as changed
@@ -114,7 +125,12 @@ def repeat_voxel(voxel: Voxel, image: Image, new_image: Image) -> Repeat:
     _check_inside(voxel, image, "give the scan of the session in which the box was measured")
     alignment = align_heads(image, new_image)
     new_voxel = voxel.transform(alignment.matrix)
-    conflicts, notes = _compare_headers(image, new_image)
+    shared, differing = _compare_headers(_sidecar(image), _sidecar(new_image))
+    conflicts, notes = [], []
+    if differing:
+        conflicts = [f"the headers name two patients ({', '.join(differing)}): check the scans"]
+    elif not shared:
+        notes = ["no headers name the patients: alike heads are no proof of one person"]
     if alignment.likeness >= SAME_HEAD:
         _check_inside(new_voxel, new_image, "scan the part of the head that holds the box")
     surroundings = Voxel(voxel.center, voxel.size + 2 * _MARGIN, voxel.angles)
@@ -174,6 +190,31 @@ def validity(name: str, image: Image | None) -> str:
     )
 
 
+def doubtful_session(record: VoxelFile, image: str | Path) -> str:
+    """
+    Say why a box may be of another person or session than an image, as both files tell; or "".
+
+    Where neither names a patient or a frame of reference that the other one names, too, nothing
+    links them.
+    """
+    sidecar = _sidecar(image)
+    frame = str(sidecar.get("FrameOfReferenceUID", ""))
+    shared, differing = _compare_headers(record.patient, sidecar)
+    if differing:
+        return f"they name two patients ({', '.join(differing)})"
+    if record.frame and frame:
+        if record.frame == frame:
+            return ""
+        return "they have two frames of reference, so that the patient was moved in between"
+    date = sidecar.get("AcquisitionDate") or sidecar.get("AcquisitionDateTime", "")
+    dates = [re.sub(r"\D", "", str(text))[:8] for text in (record.date, date)]
+    if all(dates) and dates[0] != dates[1]:
+        return f"they were measured on two days ({dates[0]} and {dates[1]})"
+    if not shared:
+        return "neither a patient nor a frame of reference is named in both files"
+    return ""
+
+
 def _check_inside(voxel: Voxel, image: Image, remedy: str) -> None:
     """Refuse a box of which less than half lies in the field of an image."""
     loaded = load_image(image)
@@ -199,17 +240,22 @@ def _compare_tissue(surroundings: Voxel, alignment: HeadAlignment) -> tuple[floa
     return max(share - share_of_head, 0.0), n_shown / n_region
 
 
-def _compare_headers(image: Image, new_image: Image) -> tuple[list[str], list[str]]:
-    """Compare what sidecars say of the patient: conflicts, and what could not be compared."""
-    first, second = _sidecar(image), _sidecar(new_image)
-    shared = [key for key in IDENTITY if first.get(key) and second.get(key)]
-    if not shared:
-        return [], ["no headers name the patients: alike heads are no proof of one person"]
+def _compare_headers(
+    first: Mapping[str, Any], second: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """Compare what two headers say of the patient: entries of both that link them, and differ."""
     # Names stay out of messages, which end in logs.
-    differing = [key for key in shared if str(first[key]).strip() != str(second[key]).strip()]
-    if differing:
-        return [f"the headers name two patients ({', '.join(differing)}): check the scans"], []
-    return [], []
+    texts = {key: (_comparable(first.get(key)), _comparable(second.get(key))) for key in IDENTITY}
+    both = [key for key, pair in texts.items() if all(pair)]
+    # Half of all patients agree in their sex.
+    linking = [key for key in both if key != "PatientSex"]
+    return linking, [key for key in both if texts[key][0] != texts[key][1]]
+
+
+def _comparable(entry: Any) -> str:
+    """Write an entry as letters and digits; empty where it was removed."""
+    text = re.sub(r"[\W_]+", "", str(entry or "")).casefold()
+    return "" if text in _ANONYMOUS or text.startswith("anonym") else text
 
 
 def _sidecar(image: Image) -> Mapping[str, Any]:

@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 from placement.box.voxel import TURNS, Voxel, angles_of
 from placement.exchange.voxel_files import LPS_TO_RAS, main_axis, siemens_directions
 
-__all__ = ["NOTICE", "UNVERIFIED_PLANES", "philips_text", "siemens_orientation", "siemens_text"]
+__all__ = [
+    "NOTICE",
+    "UNVERIFIED_PLANES",
+    "console_angles",
+    "philips_text",
+    "siemens_orientation",
+    "siemens_text",
+]
 
 NOTICE = "Not for clinical use"
 
@@ -30,16 +37,12 @@ def philips_text(voxel: Voxel, *, decimals: int = 3, valid: str = "") -> str:
     The off-center is the center in LPS. spec2nii reads the angulations as intrinsic XYZ angles
     (−lr, −ap, +cc) in RAS+; this writes the inverse. The sides keep their order.
     """
-    # Half a turn about a side gives the same box: the least turned has the angles of consoles.
-    half_turns = TURNS[np.all(np.abs(TURNS) == np.eye(3), axis=(1, 2))]
-    rotations = voxel.rotation @ half_turns
-    rotation = rotations[np.argmax(np.trace(rotations, axis1=1, axis2=2))]
-    lines = _head("Philips", valid)
+    lines = _head("Philips", valid, console_angles(voxel, decimals)["philips"])
     lines += ['patient_position : "head_first"', 'patient_orientation : "supine"']
     for quantity, numbers in (
         ("size", voxel.size),
         ("off_center", LPS_TO_RAS * voxel.center),
-        ("angulation", LPS_TO_RAS * angles_of(rotation)),
+        ("angulation", _angulations(voxel)),
     ):
         lr, ap, cc = (_decimal(number, decimals) for number in numbers)
         lines += [f"ap_{quantity} : {ap}", f"lr_{quantity} : {lr}", f"cc_{quantity} : {cc}"]
@@ -56,7 +59,7 @@ def siemens_text(voxel: Voxel, *, decimals: int = 3, valid: str = "") -> str:
     """
     normal, turn = _normal_and_turn(voxel)
     orientation = siemens_orientation(normal, decimals=decimals)
-    lines = _head("Siemens", valid)
+    lines = _head("Siemens", valid, console_angles(voxel, decimals)["siemens"])
     if not orientation.startswith("T"):
         lines.append(f"! {UNVERIFIED_PLANES}")
     center = [
@@ -71,6 +74,20 @@ def siemens_text(voxel: Voxel, *, decimals: int = 3, valid: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
+def console_angles(voxel: Voxel, decimals: int = 3) -> dict[str, int]:
+    """
+    Count the angles that are not 0 in the texts of a voxel, by vendor.
+
+    Philips: `Voxel.rotated_angles`, to the digits of the text. Siemens: the tilts of the plane and
+    the turn in it, as many as for Philips where the main plane is transverse; tilts beyond about
+    40 degrees make another plane the main one, which may take a third angle.
+    """
+    normal, turn = _normal_and_turn(voxel)
+    siemens = [*_tilts(normal)[1], np.degrees(turn)]
+    angles = {"philips": _angulations(voxel), "siemens": np.array(siemens)}
+    return {vendor: int(np.sum(values.round(decimals) != 0)) for vendor, values in angles.items()}
+
+
 def siemens_orientation(normal: NDArray[np.float64], *, decimals: int = 1) -> str:
     """
     Name a plane by its normal in LPS as Siemens does, for example "T > C -23.9 > S 4.5".
@@ -80,15 +97,30 @@ def siemens_orientation(normal: NDArray[np.float64], *, decimals: int = 1) -> st
     their normals are reproduced (mvpa.blogspot.com, September 2016), both transverse; see
     `UNVERIFIED_PLANES`.
     """
-    main = main_axis(normal)
-    n = normal * np.sign(normal[main])
-    first, second = sorted((axis for axis in range(3) if axis != main), key=lambda k: -abs(n[k]))
-    tilts = (-np.arctan2(n[first], n[main]), -np.arcsin(np.clip(n[second], -1, 1)))
+    (main, *axes), tilts = _tilts(normal)
     text = _PLANES[main]
-    for axis, tilt in zip((first, second), np.degrees(tilts), strict=True):
+    for axis, tilt in zip(axes, tilts, strict=True):
         if round(abs(tilt), decimals):
             text += f" > {_PLANES[axis]} {_decimal(tilt, decimals)}"
     return text
+
+
+def _angulations(voxel: Voxel) -> NDArray[np.float64]:
+    """Give the angulations for Philips about LR, AP and CC, in degrees."""
+    # Half a turn about a side gives the same box: the least turned has the angles of consoles.
+    half_turns = TURNS[np.all(np.abs(TURNS) == np.eye(3), axis=(1, 2))]
+    rotations = voxel.rotation @ half_turns
+    rotation = rotations[np.argmax(np.trace(rotations, axis1=1, axis2=2))]
+    return LPS_TO_RAS * angles_of(rotation)
+
+
+def _tilts(normal: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float64]]:
+    """Give the main axis of a normal in LPS and the axes of its tilts; these in degrees."""
+    main = main_axis(normal)
+    n = normal * np.sign(normal[main])
+    first, second = sorted((axis for axis in range(3) if axis != main), key=lambda k: -abs(n[k]))
+    tilts = np.array([-np.arctan2(n[first], n[main]), -np.arcsin(np.clip(n[second], -1, 1))])
+    return [main, first, second], np.degrees(tilts)
 
 
 def _normal_and_turn(voxel: Voxel) -> tuple[NDArray[np.float64], float]:
@@ -109,9 +141,10 @@ def _decimal(number: float, decimals: int) -> str:
     return f"{round(float(number), decimals) + 0.0:.{decimals}f}"
 
 
-def _head(vendor: str, valid: str) -> list[str]:
-    """Begin a text: what it is not for, and as long as what it holds."""
+def _head(vendor: str, valid: str, n_angles: int) -> list[str]:
+    """Begin a text: what it is not for, as long as what it holds, and how many angles to set."""
     lines = [f"! {NOTICE}", f"! {vendor}, {_COMPARE}"]
+    lines.append(f"! angles to set: {n_angles} of 3")
     if valid:
         lines.append(f"! {valid}")
     return lines

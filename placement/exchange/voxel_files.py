@@ -21,6 +21,7 @@ from dmrifit.io.nifti import load_image
 from placement.box.voxel import Voxel
 
 __all__ = [
+    "IDENTITY",
     "VoxelFile",
     "check_angles",
     "main_axis",
@@ -32,6 +33,10 @@ __all__ = [
 #: LPS (patient's left, back, head), in which scanners count, to RAS and back.
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
+#: Entries of sidecars and headers that name a patient; two scans of one patient agree in them.
+IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+
+_NIFTI_MRS = 44  # code of the header's extension, which is JSON
 _GRID = "a grid of spectra (MRSI) is not a single voxel"
 _HEAD_FIRST = "the directions of its axes are known for head first, supine, only"
 # Positions that two headers of one file state, in mm; rounding to single digits is below it.
@@ -59,6 +64,8 @@ class VoxelFile:
     source: str  # kind of file
     frame: str = ""  # DICOM's frame of reference, where the file names one
     date: str = ""  # of the measurement, as the file writes it
+    # What it says of the patient, by the keys of sidecars; empty where it says nothing.
+    patient: Mapping[str, str] = field(default_factory=dict)
     # Of prescriptions of this package: names of the images that the box was placed in, by their
     # digests (SHA-256).
     placed_in: Mapping[str, str] = field(default_factory=dict)
@@ -213,7 +220,11 @@ def _read_spar(path: Path) -> VoxelFile:
     _check_sides(size)
     check_angles(angles, "its angulations")
     voxel = Voxel(LPS_TO_RAS * center + 0.0, size, LPS_TO_RAS * angles + 0.0)
-    return VoxelFile(voxel, "Philips SPAR", date=fields.get("scan_date", ""))
+    patient = {
+        "PatientName": fields.get("patient_name", ""),
+        "PatientBirthDate": fields.get("patient_birth_date", ""),
+    }
+    return VoxelFile(voxel, "Philips SPAR", date=fields.get("scan_date", ""), patient=patient)
 
 
 def _read_rda(path: Path) -> VoxelFile:
@@ -234,7 +245,10 @@ def _read_rda(path: Path) -> VoxelFile:
     )
     directions = np.column_stack([row, column, np.cross(row, column)])
     return VoxelFile(
-        _from_lps(center, size, directions), "Siemens rda", date=fields.get("StudyDate", "")
+        _from_lps(center, size, directions),
+        "Siemens rda",
+        date=fields.get("StudyDate", ""),
+        patient={key: fields.get(key, "") for key in IDENTITY},
     )
 
 
@@ -264,8 +278,13 @@ def _read_dicom(path: Path) -> VoxelFile:
     if abs(turn) > np.radians(_FULL_TURN):
         raise ValueError(f"its box is turned by {turn:g} radians, more than a full turn")
     voxel = _from_lps(center, size, siemens_directions(normal, turn))
-    frame = str(scan.get("FrameOfReferenceUID", ""))
-    return VoxelFile(voxel, "Siemens DICOM", frame=frame, date=str(scan.get("StudyDate", "")))
+    return VoxelFile(
+        voxel,
+        "Siemens DICOM",
+        frame=str(scan.get("FrameOfReferenceUID", "")),
+        date=str(scan.get("StudyDate", "")),
+        patient={key: str(scan.get(key, "")) for key in IDENTITY},
+    )
 
 
 def _siemens_protocol(scan: Any) -> dict[str, str]:
@@ -318,7 +337,15 @@ def _read_nifti(path: Path) -> VoxelFile:
     # Indices may run to either hand; the box is the same.
     if np.linalg.det(directions) < 0:
         directions[:, 2] *= -1
-    return VoxelFile(Voxel.from_rotation(image.affine[:3, 3], size, directions), "NIfTI-MRS")
+    patient: dict[str, str] = {}
+    for extension in image.header.extensions:
+        if extension.get_code() == _NIFTI_MRS:
+            with contextlib.suppress(ValueError, AttributeError):
+                fields = json.loads(extension.get_content())
+                patient = {key: str(fields.get(key, "")) for key in IDENTITY}
+                patient["PatientBirthDate"] = str(fields.get("PatientDoB", ""))
+    voxel = Voxel.from_rotation(image.affine[:3, 3], size, directions)
+    return VoxelFile(voxel, "NIfTI-MRS", patient=patient)
 
 
 def _read_json(path: Path) -> VoxelFile:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 
 from dmrifit._utils.randomness import RandomState
 from placement.box.voxel import MM3_PER_ML, Voxel, expert_voxels
@@ -16,7 +16,7 @@ from placement.search.objective import PlacementObjective, tumor_fraction
 from placement.search.scene import Scene
 from placement.search.scene_search import FAMILIES, Search, Wishes
 
-__all__ = ["CONSOLE", "LEAST_TARGET", "MOSTLY", "Placement", "VoxelOptimizer"]
+__all__ = ["CONSOLE", "LEAST_TARGET", "LOOSE_SIDES", "MOSTLY", "Placement", "VoxelOptimizer"]
 
 #: Steps of center (mm), sides (mm) and angles (degrees) on the consoles of scanners.
 CONSOLE = (0.1, 1.0, 0.1)
@@ -24,6 +24,9 @@ CONSOLE = (0.1, 1.0, 0.1)
 #: A voxel with a lower fraction of the target is flagged: exclusion or the least volume asks too
 #: much; below the second, other tissue decides the spectrum.
 MOSTLY, LEAST_TARGET = 0.75, 0.5
+
+#: Sides in mm of boxes that show what more target would take.
+LOOSE_SIDES = (5.0, 60.0)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,23 @@ class Placement:
         """Whether all constraints are met."""
         return not self.flags
 
+    def breaks_beyond(self, other: Placement) -> list[str]:
+        """
+        List the constraints that this voxel breaks and another one keeps.
+
+        Parameters
+        ----------
+        other : Placement
+            The other voxel in the same scene.
+
+        Returns
+        -------
+        list of str
+            Flags, without those of the share of target and of sides at a limit, which is kept.
+        """
+        flags = [flag for flag in self.flags if flag not in other.flags]
+        return [flag for flag in flags if not flag.endswith(("target", "at its limit"))]
+
 
 class VoxelOptimizer(BaseEstimator):
     """
@@ -75,8 +95,8 @@ class VoxelOptimizer(BaseEstimator):
 
     A scan of boxes along the image's axes gives places to start from. From each, all nine numbers
     follow the gradient on averaged rows; the best are made exact on all rows. Of the voxels whose
-    objective is within `tie_break` of the best, the one with the fewest rotated axes is taken, and
-    of these one near the centroid of the tumor and nearly cubic, because large tumors have many
+    objective is within `tie_break` of the best, the one with the fewest angles is taken, and of
+    these one near the centroid of the tumor and nearly cubic, because large tumors have many
     places that are equally good. The order and direction in which the axes of the image are stored
     do not matter.
 
@@ -91,15 +111,15 @@ class VoxelOptimizer(BaseEstimator):
     min_volume : float, default=6.0
         Least volume of the voxel in mL; 0 for none.
     max_rotations : int, default=2
-        How many rotated axes are allowed (`Voxel.rotated_axes`): experts of the study were told to
-        turn about one or two; with 3, the search is free.
+        How many angles the console may have to turn (`Voxel.rotated_angles`): experts of the study
+        were told to turn about one or two axes; with 3, the search is free.
     max_aspect : float or None, default=2.5
         From where on a longest side against the shortest costs, and is flagged; None to leave both
         out, as the study did.
     thorough : bool, default=False
         Whether to start from more places and turns, for about twice the time.
     tie_break : float, default=0.03
-        Part of the best objective that may be given up for fewer rotated axes, and for a place
+        Part of the best objective that may be given up for fewer angles, and for a place
         nearer the centroid with sides more alike; 0 to take the best as it is.
     rounding : tuple of 3 float, default=None
         Steps of center (mm), sides (mm) and angles (degrees) to round to, such as `CONSOLE`; the
@@ -267,8 +287,19 @@ class VoxelOptimizer(BaseEstimator):
         Returns
         -------
         Placement
-            The voxel, its scores, and flags where constraints could not be kept.
+            The voxel, its scores, and flags where constraints could not be kept. Where less than
+            half of it would be target, `purest` is taken if at least half of that is, and it
+            breaks no other constraint.
         """
+        placement = self._placed(scene)
+        if placement.tumor_fraction < LEAST_TARGET:
+            purest = self.assess(self.purest(scene), scene)
+            if purest.tumor_fraction >= LEAST_TARGET and not purest.breaks_beyond(placement):
+                return purest
+        return placement
+
+    def _placed(self, scene: Scene) -> Placement:
+        """Search for the best objective within the constraints."""
         wishes = self._wishes(scene)
         search = Search(wishes, scene)
         if len(scene.margins) > len(scene.excluded):
@@ -341,6 +372,34 @@ class VoxelOptimizer(BaseEstimator):
         search = Search(self._wishes(scene), scene)
         return search.rounded(voxel.canonical())
 
+    def purest(self, scene: Scene) -> Voxel:
+        """
+        Search for a box of `min_volume` or more with as much target as there can be.
+
+        Parameters
+        ----------
+        scene : Scene
+            The tumor.
+
+        Returns
+        -------
+        Voxel
+            A box within the constraints, if at least half of that is target. Otherwise one of any
+            turns, with sides from 5 mm, whatever limits of tissues and the mask of the brain it
+            breaks; `assess` lists these.
+        """
+        least = max(self.min_volume, 1e-3)
+        purity = PlacementObjective(least, sd_volume=1e3, mean_fraction=1.0, one_sided=True)
+        # What was fitted is left behind; the same box each time, so that verdicts agree.
+        constrained = clone(self).set_params(objective=purity, random_state=0)
+        placement = constrained._placed(scene)
+        if placement.tumor_fraction >= LEAST_TARGET:
+            return placement.voxel
+        loose = clone(constrained).set_params(
+            size_range=LOOSE_SIDES, max_rotations=3, max_aspect=None, thorough=True, tie_break=0
+        )
+        return loose._placed(scene.unlimited).voxel
+
     def assess(self, voxel: Voxel, scene: Scene) -> Placement:
         """
         Score a voxel, such as one placed by hand, and list the constraints that it breaks.
@@ -357,9 +416,10 @@ class VoxelOptimizer(BaseEstimator):
         Placement
             Scores and flags: ``tumor smaller than min_volume``, ``volume below min_volume``,
             ``side out of range``, ``too many rotations``, ``outside the image``, ``touches NAME``
-            (more of it than is tolerated), ``more than LIMIT % TISSUE``, ``less than 75 % target``
-            (or 50 %), ``longest side over 2.5 times the shortest``, ``sides not rounded``. As
-            nothing was searched, its ``best_objective`` is the voxel's own.
+            (more of it than is tolerated), ``more than LIMIT % TISSUE``, ``side at its limit``
+            (which decides it), ``less than 75 % target`` (or 50 %), ``longest side over 2.5 times
+            the shortest``, ``sides not rounded``. As nothing was searched, its ``best_objective``
+            is the voxel's own.
         """
         search = Search(self._wishes(scene), scene)
         return _assessed(voxel.canonical(), scene, search, None)
@@ -442,6 +502,11 @@ def _assessed(
     if not search.is_rounded(voxel):
         # A box placed by hand may lie between steps that would do.
         flags += ("sides not rounded",) * (search.rounded(voxel) == voxel)
+    sizes = search.wishes.sizes
+    # A range of one length is what was asked for, and decides nothing.
+    is_range = sizes[:, 1] > sizes[:, 0]
+    if (np.isclose(voxel.size[:, None], sizes, rtol=0, atol=1e-6).any(axis=1) & is_range).any():
+        flags += ("side at its limit",)
     for least in (LEAST_TARGET, MOSTLY):
         if fraction < least:
             flags += (f"less than {100 * least:.0f} % target",)

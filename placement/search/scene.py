@@ -41,6 +41,9 @@ LARGEST_EDGE_RATIO = 10.0
 #: Largest margin in mm: no head is larger, and memory grows with its third power.
 _MAX_MARGIN = 100.0
 
+#: Above this part of enhancing tissue inside necrosis, the names of labels are doubted.
+_MOST_ENCLOSED = 0.5
+
 #: From this part of a tumor on, what a brain mask cuts off is doubted.
 _CUT_OFF = 0.01
 
@@ -82,7 +85,9 @@ class Scene:
         of the others.
     flair_target : bool, default=False
         Whether FLAIR-bright tissue (edema, too) is the target in a tumor in which nothing is
-        labeled as enhancing.
+        labeled as enhancing, or solid tumor is smaller than `min_volume`.
+    min_volume : float, default=6.0
+        The least volume of a box, in mL, that solid tumor is compared with.
     brain : array_like of shape (x, y, z), default=None
         Mask of the brain, outside of which no voxel may reach.
     brain_margin : float, default=2.0
@@ -111,6 +116,8 @@ class Scene:
         The tissues that are the target, empty without `labels`.
     cut_off_volume, cut_off_share : float
         Labeled tumor outside the mask of the brain, in mL and as a part of it; NaN without one.
+    notes : tuple of str
+        Why the target is what it is, and what speaks against the names of the labels.
     image, name, synthetic
         As given.
 
@@ -140,6 +147,7 @@ class Scene:
         image: ArrayLike | None = None,
         labels: Mapping[str, Any] | None = None,
         flair_target: bool = False,
+        min_volume: float = 6.0,
         brain: ArrayLike | None = None,
         brain_margin: float = 2.0,
         name: str = "",
@@ -154,16 +162,24 @@ class Scene:
         low, crop = _cropped(values)
         self._tissues: dict[str, tuple[tuple[int, int, int], NDArray[np.bool_]]] = {}
         self.targets: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = ()
         if labels is not None:
             self._tissues = self._labeled(labels, low, crop)
+            self.notes += self._doubtful_labels(labels)
             if include is None:
-                present_tissues = [key for key, (_, mask) in self._tissues.items() if mask.any()]
-                self.targets = tissue_labels.target_tissues(
-                    present_tissues,
+                volumes = {
+                    key: np.count_nonzero(mask) * self.voxel_volume
+                    for key, (_, mask) in self._tissues.items()
+                    if mask.any()
+                }
+                self.targets, reason = tissue_labels.target_tissues(
+                    volumes,
                     flair_target=flair_target,
+                    min_volume=min_volume,
                     title=self._title,
                     is_mask=crop.min() >= 0 and crop.max() == 1,
                 )
+                self.notes += (reason,) * bool(reason)
         if self.targets:
             _, _, present = _read_values(crop, include, self._title, named=True)
             # Other named tissues may be excluded, such as necrosis.
@@ -237,6 +253,7 @@ class Scene:
         exclude_tolerance: float | Mapping[str, float] = 0.0,
         labels: Mapping[str, Any] | None = None,
         flair_target: bool = False,
+        min_volume: float = 6.0,
         brain: Image | None = None,
         brain_margin: float = 2.0,
         name: str | None = None,
@@ -263,6 +280,8 @@ class Scene:
             Values of the file of the tumor by names of tissues, as for the constructor.
         flair_target : bool, default=False
             As for the constructor.
+        min_volume : float, default=6.0
+            In mL, as for the constructor.
         brain : path, Nifti1Image or array, default=None
             Mask of the brain.
         brain_margin : float, default=2.0
@@ -329,6 +348,7 @@ class Scene:
                 image=picture,
                 labels=labels,
                 flair_target=flair_target,
+                min_volume=min_volume,
                 brain=brain_mask,
                 brain_margin=brain_margin,
                 name=title if name is None else name,
@@ -705,6 +725,30 @@ class Scene:
             else:
                 tissues[key] = self._region(key, entry, low, crop, (), ())
         return tissues
+
+    def _doubtful_labels(self, labels: Mapping[str, Any]) -> tuple[str, ...]:
+        """Say that enhancing tissue lies inside necrosis, which it surrounds in tumors."""
+        names = (tissue_labels.ENHANCING, tissue_labels.NECROSIS)
+        if not all(name in self._tissues for name in names):
+            return ()
+        low, necrosis = self._tissues[tissue_labels.NECROSIS]
+        own, enhancing = self._tissues[tissue_labels.ENHANCING]
+        # What lies beyond the bounding box of necrosis is not inside it.
+        inside = cropped(enhancing, np.subtract(low, own), necrosis.shape)
+        share = tissue_labels.enclosed_share(inside, necrosis)
+        share *= float(inside.sum()) / max(float(enhancing.sum()), 1.0)
+        if share <= _MOST_ENCLOSED:
+            return ()
+        titles = []
+        for name in names:
+            entry = labels[name]
+            value = ", ".join(map(str, np.atleast_1d(entry))) if _are_labels(entry) else ""
+            titles.append(f"{name} ({value})" if value else name)
+        return (
+            f"{share:.0%} of {titles[0]} tissue lies inside {titles[1]}, which it surrounds in "
+            "tumors: the labels may be of another scheme; compare them with the image, and name "
+            "another scheme or a table (--labels)",
+        )
 
     def _joined(self, names: Sequence[str]) -> tuple[tuple[int, int, int], NDArray[np.bool_]]:
         """Join labeled tissues to one mask: its first voxel in the image, and the mask."""

@@ -14,7 +14,7 @@ from dmrifit._utils.randomness import RandomState, seed_for, seed_from
 from placement.box import overlap
 from placement.box.overlap import Excluded, Grid, Limits, Preference, Problem, SlideSettings
 from placement.box.row_integrals import Rows
-from placement.box.voxel import MM3_PER_ML, Voxel, rotated_axes
+from placement.box.voxel import MM3_PER_ML, PARALLEL_DEGREES, Voxel
 from placement.search.objective import PlacementObjective, objective_parameters
 from placement.search.scene import Scene
 
@@ -40,9 +40,9 @@ LENIENCY = 3.0
 #: By how much boxes are turned before free searches start from them, in radians.
 FIRST_TURN = 0.8
 
-#: Search kinds by rotated axes: along the scanner's axes, turned about one, about two in either
-#: order, freely.
-FAMILIES = {0: (0,), 1: (1, 2, 3), 2: (4, 5, 6, 8, 9, 10), 3: (7,)}
+#: Search kinds by angles that a console sets: along the scanner's axes, turned about one, about
+#: two in the order of the console (x before y before z; the other order takes three), freely.
+FAMILIES = {0: (0,), 1: (1, 2, 3), 2: (4, 5, 8), 3: (7,)}
 
 #: Refining lowers minus the logarithm of the objective by no more than about this.
 NEAR_ENOUGH = 0.15
@@ -65,7 +65,7 @@ QUICK = ((1.0, 30), (0.375, 80), (0.19, 130))  # on the coarsest rows
 THOROUGH = ((1.0, 60), (0.6, 200))  # the same, where time does not matter
 ALL = ((1.0, 130),)  # the same, for candidates, all of which must be searched to the end
 STRAIGHT = ((1.0, 30), (0.5, 90))  # along the scanner's axes, to break ties
-TURNED = ((1.0, 25), (0.25, 70))  # with one or two rotated axes, to break ties
+TURNED = ((1.0, 25), (0.25, 70))  # with one or two angles, to break ties
 MIDDLE_ROUNDS = ((1.0, 60), (0.6, 170))
 FINE_ROUNDS = ((1.0, 50), (0.67, 120))
 
@@ -556,14 +556,14 @@ class Search:
         return best
 
     def reordered(self, best: Boxes) -> Boxes:
-        """Start with the best box in all orders of two axes; each leaves out one of its turns."""
+        """Start with the best box about each two axes; each leaves out one of its turns."""
         from scipy.spatial.transform import Rotation
 
         voxel = self.voxel(best.boxes[0])
         kinds = FAMILIES[2]
         boxes = self.spread(voxel.center[None], voxel.size[None], kinds, np.eye(3)[None])
         rotation = Rotation.from_matrix(voxel.rotation)
-        for x, order in zip(boxes.x, ("XYZ", "YZX", "ZXY", "XZY", "YXZ", "ZYX"), strict=True):
+        for x, order in zip(boxes.x, ("XYZ", "YZX", "XZY"), strict=True):
             x[6:8] = rotation.as_euler(order)[:2]
         return boxes
 
@@ -635,19 +635,12 @@ class Search:
         unturned = np.eye(3)[None]
         tilted: list[Boxes] = []
         # One choice after the other, so that few boxes are in memory.
-        for kind in FAMILIES[self.wishes.max_rotations][:3]:
+        for kind in FAMILIES[self.wishes.max_rotations]:
             boxes = self.spread(centers, sides, (kind,), np.tile(unturned, (len(TILTS), 1, 1)))
             boxes.x[:, 6:8] = np.repeat(TILTS, len(centers), axis=0)
             costs = overlap.costs_of(*boxes[:4], *self.common(COARSE)).reshape(len(TILTS), -1)
             best = np.argsort(costs, axis=0, kind="stable")[:n]
-            boxes = boxes.take((best * len(centers) + np.arange(len(centers))).ravel())
-            tilted.append(boxes)
-            if kind > 3:
-                # In the other order of both axes, these angles give nearly the same box.
-                swapped = boxes.x[:, [*range(6), 7, 6, 8]]
-                tilted.append(
-                    boxes._replace(x=swapped, kinds=np.full_like(boxes.kinds, 8 + (kind - 3) % 3))
-                )
+            tilted.append(boxes.take((best * len(centers) + np.arange(len(centers))).ravel()))
         return join_boxes(*tilted)
 
     def common(self, level: int, penalty: float = 3.0, away: float = 0.0) -> Problem:
@@ -716,8 +709,8 @@ class Search:
         # A technician sets fewer angles; that is worth a little objective.
         enough = value * (1 - self.wishes.tie_break)
         near = candidates.boxes[order[values[order] >= enough]]
-        counts = np.array([rotated_axes(box[2:5]) for box in near])
-        for count in range(free.rotated_axes + 1):
+        counts = np.array([self.voxel(box).rotated_angles for box in near])
+        for count in range(free.rotated_angles + 1):
             pool = near[counts <= count]
             if self.straight is not None:
                 pool = np.concatenate([pool, self.simple(count, enough)])
@@ -743,7 +736,7 @@ class Search:
         return boxes[np.argsort(self.costs(boxes) + preference, kind="stable")]
 
     def simple(self, count: int, enough: float) -> NDArray[np.float64]:
-        """Search boxes with so many rotated axes that reach an objective; may find none."""
+        """Search boxes of so many angles that reach an objective; may find none."""
         assert self.straight is not None
         self.preference = PREFERENCE
         if count == 0:
@@ -768,7 +761,7 @@ class Search:
         return refined.boxes[self.values(refined.boxes) >= enough]
 
     def simple_quick(self, start: Boxes, rounds: Sequence[tuple[float, int]]) -> Boxes:
-        """Improve boxes of few rotated axes on the coarsest rows."""
+        """Improve boxes of few angles on the coarsest rows."""
         if len(self.margins):
             return self.descend(start, COARSE_STEPS, rounds, COARSE)
         return self.slide(start, COARSE, N_QUICK_STEPS, FLATTER)
@@ -808,7 +801,7 @@ class Search:
         too_long = (voxel.size > longest + 1e-6).any()
         if too_short or too_long:
             flags.append("side out of range")
-        if voxel.rotated_axes > self.wishes.max_rotations:
+        if voxel.rotated_angles > self.wishes.max_rotations:
             flags.append("too many rotations")
         if self.wishes.inside_image and not self.scene.holds(voxel):
             flags.append("outside the image")
@@ -844,6 +837,8 @@ class Search:
         of_center, of_size, of_angle = self.wishes.rounding
         center = (np.round(voxel.center / of_center) * of_center).round(6)
         angles = (np.round(voxel.angles / of_angle) * of_angle).round(6)
+        # What counts as no angle is none to set on a console.
+        angles[np.abs(angles) < PARALLEL_DEGREES] = 0.0
         down = np.floor(voxel.size / of_size + 1e-9)
         broken = set(self.flags(voxel, own=True))
         no_worse = None

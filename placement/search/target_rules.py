@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from placement.box.voxel import Voxel
 from placement.search.objective import PlacementObjective, tumor_fraction
-from placement.search.optimizer import LEAST_TARGET, MOSTLY, Placement, VoxelOptimizer
+from placement.search.optimizer import (
+    LEAST_TARGET,
+    LOOSE_SIDES,
+    MOSTLY,
+    Placement,
+    VoxelOptimizer,
+)
 from placement.search.scene import Scene
 from placement.search.tissue_labels import OUTSIDE_BRAIN
 
 __all__ = ["advice", "largest_box", "target_verdict"]
-
-#: Sides of the largest box of enough target, in mm: it may be smaller than what is placed.
-_SIDES = (5.0, 60.0)
 
 _REMEDIES = {
     "tumor smaller than min_volume": "a smaller box (--min-volume) gives a weaker signal; ask a "
     "spectroscopist",
     "volume below min_volume": "enlarge the box, or allow it (--min-volume)",
     "side out of range": "change the side, or allow it (--sides)",
+    "side at its limit": "the limit decides this side, not the tumor; see whether a side beyond "
+    "it would do, and allow it (--sides)",
     "sides not rounded": "each rounded box nearby breaks a constraint that this one keeps; enter "
     "the sides as they are, or loosen a constraint (--min-volume, --sides)",
-    "too many rotations": "turn it about fewer axes, or allow more (--max-rotations)",
+    "too many rotations": "turn it by fewer angles, or allow more (--max-rotations)",
     "outside the image": "move the box, or give an image that covers it",
     "less than 50 % target": "ask a spectroscopist before measuring",
     "less than 75 % target": "other tissue adds a quarter or more of the signal: look at the "
@@ -42,15 +47,13 @@ def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> tuple[str
     if placement.tumor_fraction >= LEAST_TARGET:
         return "", None
     least = optimizer.min_volume
-    purest = _purest(placement.scene, least)
-    best = max(tumor_fraction(purest, placement.scene), placement.tumor_fraction)
-    if best < LEAST_TARGET:
+    purest = optimizer.assess(optimizer.purest(placement.scene), placement.scene)
+    if purest.tumor_fraction < LEAST_TARGET:
         reason = f"no box of ≥ {least:g} mL reaches 50 % target: ask a spectroscopist"
     else:
         reason = (
-            f"{100 * placement.tumor_fraction:.0f} % of the box are target, and one of "
-            f"≥ {least:g} mL with {100 * best:.0f} % was found: loosen the constraints, or ask a "
-            "spectroscopist"
+            f"{100 * placement.tumor_fraction:.0f} % of the box are target; one of ≥ {least:g} mL "
+            f"with {100 * purest.tumor_fraction:.0f} % was found, {_why_not(purest, placement)}"
         )
     largest = largest_box(placement.scene)
     if largest is None:
@@ -58,6 +61,24 @@ def target_verdict(placement: Placement, optimizer: VoxelOptimizer) -> tuple[str
     sides = " × ".join(f"{side:.0f}" for side in largest.size)
     reason += f"; the largest box found with ≥ 75 % target has {largest.volume:.1f} mL"
     return f"{reason} ({sides} mm)", largest
+
+
+def _why_not(purest: Placement, placement: Placement) -> str:
+    """Say what a box of more target breaks that this one keeps, or that it is to be taken."""
+    broken = purest.breaks_beyond(placement)
+    if broken:
+        constraints = "; ".join(advice(broken))
+        return (
+            f"but breaks what this box keeps ({constraints}): loosen it, or ask a spectroscopist"
+        )
+    box = purest.voxel
+    numbers = []
+    for values in (box.center, box.size, box.angles):
+        numbers.append(", ".join(f"{value + 0.0:.1f}" for value in values))
+    return (
+        "and breaks no other constraint: take that one (center {} mm RAS+, sides {} mm, angles {} "
+        "degrees)".format(*numbers)
+    )
 
 
 def largest_box(scene: Scene) -> Voxel | None:
@@ -71,7 +92,7 @@ def largest_box(scene: Scene) -> Voxel | None:
         one_sided=True,
     )
     search = VoxelOptimizer(
-        objective, size_range=_SIDES, min_volume=0, thorough=True, tie_break=0, random_state=0
+        objective, size_range=LOOSE_SIDES, min_volume=0, thorough=True, tie_break=0, random_state=0
     )
     boxes = [box for box, _ in search.candidates(scene.unlimited, 5)]
     boxes = [box for box in boxes if tumor_fraction(box, scene) >= MOSTLY]
@@ -91,24 +112,3 @@ def advice(flags: list[str]) -> list[str]:
             remedy = "move the box, or tolerate some of it (--tolerance)"
         sentences.append(f"{flag}: {remedy}" if remedy else flag)
     return sentences
-
-
-def _purest(scene: Scene, least_volume: float) -> Voxel:
-    """Search for the box of a least volume with the most target, whatever its sides and turns."""
-    objective = PlacementObjective(
-        mean_volume=max(least_volume, 1e-3),
-        sd_volume=1e3,
-        mean_fraction=1.0,
-        one_sided=True,
-    )
-    search = VoxelOptimizer(
-        objective,
-        size_range=_SIDES,
-        min_volume=least_volume,
-        max_rotations=3,
-        max_aspect=None,
-        thorough=True,
-        tie_break=0,
-        random_state=0,
-    )
-    return search.place(scene.unlimited)

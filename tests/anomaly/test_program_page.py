@@ -9,8 +9,8 @@ class TestAnomaly(Chapter):
     package, program, app = "anomaly", "dmrifit-anomaly", cli.app
 
     def test_columns_that_the_page_names_are_read(self, page):
-        from anomaly.scans.cases import _OPTIONAL, _REQUIRED
+        from anomaly.scans.cases import CASES
 
         named = self.named_columns(page)
-        assert set(_REQUIRED) < named
-        assert {*_REQUIRED, *_OPTIONAL} - named == {"synthetic"}
+        assert set(CASES.required) < named
+        assert set(CASES.columns) - named == {"synthetic"}

@@ -98,6 +98,21 @@ entry(
 )
 
 
+def interrupted(folder: Path) -> None:
+    """A scan, and a hidden folder with a list of files beside its maps, as earlier versions left one when killed."""
+    scan(folder)
+    hidden = folder / "maps" / ".dmrifit-x.complete"
+    hidden.mkdir(parents=True)
+    (hidden / ".names").write_text("[[], []]")
+
+
+entry(
+    "dmrifit fit again",
+    interrupted,
+    main=program.main,
+    arguments=("fit", "dwi.nii.gz", *FIT),
+    results=lambda place: images_in("maps")(place) | text_of("names.tsv")(place),
+)
 entry("dmrifit info", scan, main=program.main, arguments=("info", "dwi.nii.gz", "--te", "dwi.te", "--mask", "mask.nii.gz"),
       results=lambda place: {})
 
@@ -168,6 +183,14 @@ def fitted(folder: Path) -> None:
     (folder / "fits.tsv").write_text("maps\tlabels\tsubject\tvisit\nmaps\tlabels.nii.gz\tA\t1\n")
 
 
+def fitted_twice(folder: Path) -> None:
+    """Maps of the real block, and a hidden folder with a list of files beside them."""
+    fitted(folder)
+    hidden = folder / "maps" / ".dmrifit-x.complete"
+    hidden.mkdir()
+    (hidden / ".names").write_text("[[], []]")
+
+
 ROI = ("--out", "roi.csv")
 
 entry(
@@ -176,6 +199,13 @@ entry(
     main=program.main,
     arguments=("roi", "maps", "--labels", "labels.nii.gz", "--names", "names.tsv", *ROI),
     results=text_of("roi.csv"),
+)
+entry(
+    "dmrifit roi again",
+    fitted_twice,
+    main=program.main,
+    arguments=("roi", "maps", "--labels", "labels.nii.gz", "--names", "names.tsv", *ROI),
+    results=lambda place: text_of("roi.csv")(place) | text_of("names.tsv")(place),
 )
 entry(
     "dmrifit roi maps",

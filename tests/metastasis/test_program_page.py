@@ -9,7 +9,7 @@ class TestMetastasis(Chapter):
     package, program, app = "metastasis", "dmrifit-metastasis", cli.app
 
     def test_columns_that_the_page_names_are_read(self, page):
-        from metastasis.scans.cases import OPTIONAL, REQUIRED
+        from metastasis.scans.cases import CASES
 
         named = self.named_columns(page)
-        assert set(REQUIRED) < named <= {*REQUIRED, *OPTIONAL}
+        assert set(CASES.required) < named <= set(CASES.columns)

@@ -189,13 +189,15 @@ def test_the_page_of_found_anomalies_shows_names_of_scans_as_text(tmp_path):
 
 def test_the_page_of_segmentations_shows_names_of_scans_as_text():
     from dmrifit.report.html import html_figure
+    from metastasis.study.lesion_sizes import FIGURES
     from metastasis.study.report import batch_page
 
     content = {
         "name": PLANT, "patient": PLANT, "folder": "x", "synthetic": True, "threshold": 0.5, "min_voxels": 1,
-        "n_lesions": 1, "n_marked_by_both": None, "volume_mL": 1.0, "filled_mL": 1.0, "statement": PLANT, "notes": [PLANT],
+        "n_lesions": 1, "n_marked_by_both": None, "volume_mL": 1.0, "volume_with_core_mL": 1.0,
+        "statement": PLANT, "notes": [PLANT],
     }  # fmt: skip
-    columns = ("number", "volume_mL", "diameter_mm", "x", "y", "z", "probability", "mean_probability")
+    columns = ("number", *FIGURES, "x", "y", "z", "probability", "mean_probability")
     found = pd.DataFrame([{"name": PLANT, "patient": PLANT} | dict.fromkeys(columns, 1.0)])
     assert_harmless(batch_page(PLANT, [content], found, {PLANT: [html_figure(bytes(24), PLANT)]}))
 

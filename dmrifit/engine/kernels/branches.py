@@ -11,22 +11,20 @@ import ast
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dmrifit.engine.expressions import Arithmetic, evaluated
+
 if TYPE_CHECKING:
-    from dmrifit.engine.models import SignalModel
+    from dmrifit.engine.model_formula import ModelFormula
 
 __all__ = [
     "ARRAY_FUNCTIONS",
-    "COMPARISONS",
-    "OPERATORS",
-    "Arithmetic",
     "amplitude_by_trial",
-    "evaluated",
     "extended_to_edges",
     "functions",
     "only_amplitude",
@@ -35,24 +33,6 @@ __all__ = [
     "without_absolute",
 ]
 
-#: What operators of an expression compute, of numbers, arrays and terms alike.
-OPERATORS: dict[type, Callable[..., Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Pow: operator.pow,
-    ast.USub: operator.neg,
-    ast.UAdd: operator.pos,
-}
-COMPARISONS: dict[type[ast.cmpop], Callable[..., Any]] = {
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-}
 _MOST_CONDITIONS = 4  # whose 16 combinations are looked at
 # Logarithms and inverses of bounds come back with other last bits.
 _ROUNDING = 1e-12
@@ -135,58 +115,6 @@ ARRAY_FUNCTIONS = {
 }
 
 
-class Arithmetic(NamedTuple):
-    """What an expression is computed with: functions of arrays, or of terms of sympy."""
-
-    number: Callable  # makes a number of a constant
-    power: Callable
-    functions: Mapping[str, Callable]
-    comparisons: Mapping[type[ast.cmpop], Callable]
-    choice: Callable  # of two numbers, by a condition
-    both: Callable
-    either: Callable
-    negation: Callable
-
-
-def evaluated(expression: str, names: Mapping[str, Any], arithmetic: Arithmetic) -> Any:
-    """Compute an expression of a signal model from the values of its names."""
-    return _evaluated(_parsed(expression), names, arithmetic)
-
-
-@functools.lru_cache(maxsize=64)
-def _parsed(expression: str) -> ast.expr:
-    return ast.parse(expression.strip(), mode="eval").body
-
-
-def _evaluated(node: ast.expr, names: Mapping[str, Any], arithmetic: Arithmetic) -> Any:
-    def value(member: ast.expr) -> Any:
-        return _evaluated(member, names, arithmetic)
-
-    match node:
-        case ast.Constant(value=number):
-            return arithmetic.number(number)
-        case ast.Name(id=name):
-            return names[name]
-        case ast.UnaryOp(op=ast.Not(), operand=operand):
-            return arithmetic.negation(value(operand))
-        case ast.UnaryOp(op=op, operand=operand):
-            return OPERATORS[type(op)](value(operand))
-        case ast.BinOp(left=left, op=ast.Pow(), right=right):
-            return arithmetic.power(value(left), value(right))
-        case ast.BinOp(left=left, op=op, right=right):
-            return OPERATORS[type(op)](value(left), value(right))
-        case ast.Call(func=ast.Name(id=name), args=[argument]):
-            return arithmetic.functions[name](value(argument))
-        case ast.IfExp(test=test, body=yes, orelse=no):
-            return arithmetic.choice(value(test), value(yes), value(no))
-        case ast.BoolOp(op=op, values=members):
-            join = arithmetic.both if isinstance(op, ast.And) else arithmetic.either
-            return functools.reduce(join, map(value, members))
-        case ast.Compare(left=left, ops=[op], comparators=[right]):
-            return arithmetic.comparisons[type(op)](value(left), value(right))
-    raise ValueError(f"not a signal formula: {ast.unparse(node)}")
-
-
 def read_formula(expression: str, symbols: dict[str, Any]) -> Any:
     """Turn an expression of a signal model into one of sympy."""
     import sympy
@@ -221,7 +149,7 @@ def without_absolute(formula: Any) -> Any:
     return formula.replace(sympy.Abs, lambda x: known.Choice(known.Less(x, 0), -x, x))
 
 
-def extended_to_edges(expression: Any, symbols: list, model: SignalModel) -> Any:
+def extended_to_edges(expression: Any, symbols: list, model: ModelFormula) -> Any:
     """
     Let the branch of the inside of the box hold on its edge too, where both are the same.
 
@@ -251,7 +179,7 @@ def _threshold(comparison: Any, symbols: list) -> tuple[int, float] | None:
     return symbols.index(left), float(right)
 
 
-def _with_edge(comparison: Any, symbols: list, i: int, limit: float, model: SignalModel) -> Any:
+def _with_edge(comparison: Any, symbols: list, i: int, limit: float, model: ModelFormula) -> Any:
     """Move the edge of the box to the side of its inside."""
     import sympy
 
@@ -269,7 +197,7 @@ def _with_edge(comparison: Any, symbols: list, i: int, limit: float, model: Sign
     return comparison
 
 
-def _agree(yes: Any, no: Any, symbols: list, i: int, limit: float, model: SignalModel) -> bool:
+def _agree(yes: Any, no: Any, symbols: list, i: int, limit: float, model: ModelFormula) -> bool:
     """Tell whether two branches are the same where a parameter has a value, by trying."""
     evaluate = _numeric([yes, no], symbols)
     for measurement, values in _trial_points(model):
@@ -295,7 +223,7 @@ def _numeric(formulas: list, symbols: list) -> Callable:
 
 
 def _trial_points(
-    model: SignalModel, *, n_points: int = _N_TRIALS, whole_box: bool = False
+    model: ModelFormula, *, n_points: int = _N_TRIALS, whole_box: bool = False
 ) -> Iterator[tuple[tuple[float, float], list[float]]]:
     """Draw measurements and parameters within the box, the same every time."""
     low = np.array([p.low if np.isfinite(p.low) else 0.0 for p in model.parameters])
@@ -310,7 +238,7 @@ def _trial_points(
 
 
 def structure(
-    expression: Any, symbols: list, model: SignalModel
+    expression: Any, symbols: list, model: ModelFormula
 ) -> tuple[int, int, tuple[int, ...]]:
     """
     Find the amplitude S0 of a signal, and the fraction f of S0·(f·g₁ + (1 − f)·g₀).
@@ -358,7 +286,7 @@ def structure(
     return -1, amplitude, ()
 
 
-def only_amplitude(model: SignalModel) -> int:
+def only_amplitude(model: ModelFormula) -> int:
     """Give the index of the amplitude of a model that has one, or -1."""
     amplitudes = [i for i, p in enumerate(model.parameters) if p.is_amplitude]
     return amplitudes[0] if len(amplitudes) == 1 else -1
@@ -370,7 +298,7 @@ def _symbols_of(shapes: list) -> set:
     return set().union(*(sympy.simplify(shape).free_symbols for shape in shapes))
 
 
-def _within_box(expression: Any, symbols: list, model: SignalModel) -> Any:
+def _within_box(expression: Any, symbols: list, model: ModelFormula) -> Any:
     """Answer the comparisons that have the same answer at all points drawn from the box."""
     import sympy
 
@@ -389,7 +317,7 @@ def _within_box(expression: Any, symbols: list, model: SignalModel) -> Any:
     return expression.xreplace(same)
 
 
-def amplitude_by_trial(evaluate: Callable[..., float], amplitude: int, model: SignalModel) -> int:
+def amplitude_by_trial(evaluate: Callable[..., float], amplitude: int, model: ModelFormula) -> int:
     """Find out by trying whether a signal is proportional to its amplitude; -1 if it is not."""
     for measurement, values in _trial_points(model):
         signals = []

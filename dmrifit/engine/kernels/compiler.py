@@ -26,12 +26,12 @@ from dmrifit.engine.kernels import formula, interval_formula
 
 if TYPE_CHECKING:
     from dmrifit._utils.code_store import CodeStore
-    from dmrifit.engine.models import SignalModel
+    from dmrifit.engine.model_formula import ModelFormula
 
 __all__ = ["is_compiled", "load", "load_shared"]
 
 
-def _shared_source(_: SignalModel | None) -> str:
+def _shared_source(_: ModelFormula | None) -> str:
     return Path(__file__).with_name("shared.py").read_text(encoding="utf-8")
 
 
@@ -52,7 +52,7 @@ def load_shared() -> ModuleType:
     return load(None, "shared")
 
 
-def load(model: SignalModel | None, part: str = "kernel") -> ModuleType:
+def load(model: ModelFormula | None, part: str = "kernel") -> ModuleType:
     """Import the kernel of a model, or its "intervals", written and compiled where not on disk."""
     with _lock:
         check_environment()
@@ -79,7 +79,7 @@ def is_compiled(kernel: ModuleType) -> bool:
 
 
 @functools.cache
-def _module_name(model: SignalModel | None, part: str) -> str:
+def _module_name(model: ModelFormula | None, part: str) -> str:
     import llvmlite.binding
     import numba
 
@@ -100,7 +100,7 @@ def _module_name(model: SignalModel | None, part: str) -> str:
     return f"dmrifit_{part}_{safe}_{digest}"
 
 
-def _title(model: SignalModel | None) -> str:
+def _title(model: ModelFormula | None) -> str:
     return "all" if model is None else model.name
 
 
@@ -161,7 +161,7 @@ def _is_private(folder: Path) -> bool:
     return status.st_uid == os.getuid() and not status.st_mode & stat.S_IWOTH
 
 
-def _import(name: str, model: SignalModel | None, part: str) -> ModuleType:
+def _import(name: str, model: ModelFormula | None, part: str) -> ModuleType:
     from dmrifit._utils.code_store import CodeStore
 
     write = _SOURCES[part]
@@ -200,7 +200,7 @@ def _executed(name: str, text: str, path: Path | None) -> ModuleType:
     return kernel
 
 
-def _check_function(kernel: ModuleType, model: SignalModel) -> None:
+def _check_function(kernel: ModuleType, model: ModelFormula) -> None:
     """Compile a user's function alone, to name the statement at which that fails."""
     import numba
 

@@ -19,7 +19,7 @@ from dmrifit.engine.kernels.branches import (
 from dmrifit.engine.kernels.layout import LANES, UNROLL, Layout, form
 
 if TYPE_CHECKING:
-    from dmrifit.engine.models import SignalModel
+    from dmrifit.engine.model_formula import ModelFormula
 
 __all__ = ["Formula", "factor", "filled_template", "source"]
 
@@ -40,7 +40,7 @@ _OF_CONDITIONS = {
 }
 
 
-def source(model: SignalModel) -> str:
+def source(model: ModelFormula) -> str:
     """Write the module that fits a model."""
     formula, at = Formula(model), Layout(len(model.parameters))
     constants = {
@@ -69,7 +69,7 @@ def source(model: SignalModel) -> str:
 
 def filled_template(
     file: str,
-    model: SignalModel,
+    model: ModelFormula,
     formula: Formula,
     constants: dict[str, Any],
     code: dict[str, list[str]],
@@ -93,7 +93,7 @@ def filled_template(
     return replace_section(text, "CODE", quoted_code(code))
 
 
-def called_function(model: SignalModel) -> list[str]:
+def called_function(model: ModelFormula) -> list[str]:
     """Write a user's function, and the one by which the kernel calls it with an array."""
     arguments = ["b", *(["te"] if model.needs_te else [])]
     arguments += [f"x[{i}]" for i in range(len(model.names))]
@@ -129,7 +129,7 @@ def quoted_code(code: dict[str, list[str]]) -> list[str]:
 class Formula:
     """The formula and its derivatives as lines of code, and what its form allows."""
 
-    def __init__(self, model: SignalModel) -> None:
+    def __init__(self, model: ModelFormula) -> None:
         import sympy
 
         names = model.names
@@ -257,7 +257,7 @@ class Formula:
             yield f"{target} = {self._print(value.xreplace(renamed))}"
 
 
-def _amplitude_of_function(model: SignalModel) -> int:
+def _amplitude_of_function(model: ModelFormula) -> int:
     """Find the amplitude that a user's function is proportional to, by trying it, or -1."""
     import numpy as np
 

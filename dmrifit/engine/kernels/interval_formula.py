@@ -15,7 +15,7 @@ from dmrifit.engine.kernels.layout import (
 )
 
 if TYPE_CHECKING:
-    from dmrifit.engine.models import SignalModel
+    from dmrifit.engine.model_formula import ModelFormula
 
 __all__ = ["source"]
 
@@ -34,7 +34,7 @@ _PARAMETER = 2 * UNROLL + 1
 _COLUMN, _SIDE = _PARAMETER + 1, _PARAMETER + 2
 
 
-def source(model: SignalModel) -> str:
+def source(model: ModelFormula) -> str:
     """Write the module that computes the intervals of a model."""
     writer = _Writer(model)
     kinds = writer.kinds
@@ -82,7 +82,7 @@ class _Writer:
     the inverse of a wide rate or a relaxation time, else the parameter itself.
     """
 
-    def __init__(self, model: SignalModel) -> None:
+    def __init__(self, model: ModelFormula) -> None:
         self.formula = Formula(model)
         self.at = IntervalLayout(len(model.parameters))
         self.n = self.at.n

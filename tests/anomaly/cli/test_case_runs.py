@@ -15,9 +15,10 @@ from anomaly.cli.case_runs import RUN, detect_series, prepared_cases
 from anomaly.cli.detection_commands import detect
 from anomaly.cli.study_commands import evaluate, simulate
 from anomaly.detectors.gaussian import VoxelwiseGaussian
-from anomaly.scans.cases import TABLE, write_cases
+from anomaly.scans.cases import write_cases
 from anomaly.scans.series import SeriesDetector, read_series
 from anomaly.simulate.persons import simulate_dmri
+from dmrifit.io.case_tables import TABLE
 from dmrifit.model_files.model_file import save_model
 
 

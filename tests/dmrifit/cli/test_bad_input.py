@@ -264,14 +264,16 @@ def test_a_model_that_needs_echo_times(refused):
 
 def test_one_echo_time_for_relaxation_is_told_and_fitted(folder, monkeypatch, capfd):
     arguments = ["fit", "small_101D.nii.gz", "--te", "90", "--model", "t2-ivim-kurtosis", "--no-quicklook"]
-    fixed = ["--fix", "T2t=70", "--fix", "T2v=200"]
+    fixed = ["--fix", "T2v=200", "--fix", "T2t=80"]
     for options, out in (([], "maps"), (fixed, "more")):
         monkeypatch.setattr(sys, "argv", ["dmrifit", *arguments, *options, "--out", out])
         with pytest.raises(SystemExit) as stopped:
             program.main()
         assert not stopped.value.code
-        told = "small_101D.nii.gz has one echo time (90 ms), which cannot tell T2v, T2t from the amplitude"
-        assert (f"dmrifit: {told}" in capfd.readouterr().err) == (not options)
+        told = "small_101D.nii.gz: the scan has one echo time (90 ms), which cannot tell T2v, T2t from the amplitude"
+        text = capfd.readouterr().err
+        assert (f"dmrifit: {told}" in text) == (not options)
+        assert (" ".join(fixed) in text) == (not options)
 
 
 def test_fewer_contrasts_than_parameters(refused):

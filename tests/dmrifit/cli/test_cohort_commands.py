@@ -307,6 +307,62 @@ def test_the_inputs_of_a_comparison_are_chosen_by_their_b_values(table, comparis
     assert "--source-b 1,7: the other protocol lacks S_b7" in err
 
 
+def regions_of(folder, b):
+    """Write the noiseless mean signals of six regions, of two patients each."""
+    lines = ["patient,region,b,signal"]
+    for i in range(6):
+        adc = 0.5 + 0.3 * i
+        lines += [f"p{i // 2},r{i % 2},{value},{300 * np.exp(-1e-3 * adc * value):.6g}" for value in b]
+    table = folder / "regions.csv"
+    table.write_text("\n".join(lines))
+    return table
+
+
+def test_inputs_that_leave_nothing_to_predict_are_refused_before_training(run, tmp_path):
+    table = regions_of(tmp_path, (0, 50, 400, 800, 1000))
+    options = ("--model", "adc", "--algorithms", "LR")
+    for command, out in (("benchmark", "study"), ("train", "model.dmrifit")):
+        arguments = options[:2] if command == "train" else options
+        code, _, err = run(command, table, "--out", tmp_path / out, *arguments)
+        assert code == 2
+        assert "nothing is left to predict; leave out the highest b-value: --source-b 0,50,400,800" in err
+        assert not (tmp_path / out).exists()
+    named = ("--source-b", "0,50,400,800", "--out", tmp_path / "study")
+    code, out, err = run("benchmark", table, *options, *named)
+    assert code == 0, err
+    # Of the signals, those alone are scored that are no inputs.
+    contrasts = set(pd.read_csv(tmp_path / "study" / "signals.csv")["contrast"])
+    assert contrasts == {"S_b1000", "all unseen"}
+
+
+def test_strategies_are_those_that_the_inputs_suffice_for(comparisons, run, tmp_path):
+    options = ("--out", tmp_path / "study", "--model", "adc", "--algorithms", "LR")
+    table = regions_of(tmp_path, (0, 10, 30, 50, 100, 200, 400, 900))
+    code, _, err = run("benchmark", table, *options)
+    assert code == 0, err
+    assert "m2m) is left out" in err
+    assert "the scans have them: --source-b 0,50,100,400,900" in err
+    code, _, err = run("benchmark", table, *options, "--source-b", "0,50,100,400,900")
+    assert code == 0, err
+    assert "left out" not in err
+    code, _, err = run("benchmark", regions_of(tmp_path, (0, 10, 30, 100, 200, 800)), *options)
+    assert code == 0, err
+    assert "--source-b" not in err
+    assert [list(estimators) for estimators, *_ in comparisons] == [
+        ["LR s2s"],
+        ["LR s2s", "LR m2m"],
+        ["LR s2s"],
+    ]
+
+
+def test_a_comparison_of_relaxation_times_needs_echo_times(comparisons, run, tmp_path):
+    table = regions_of(tmp_path, (0, 10, 30, 100, 200, 800))
+    code, _, err = run("benchmark", table, "--out", tmp_path / "study", "--algorithms", "LR")
+    assert code == 2
+    assert "t2-ivim-kurtosis needs echo times" in err
+    assert not comparisons
+
+
 def test_a_single_cohort_is_trained_on_itself(comparisons, cohorts, run, tmp_path, monkeypatch):
     monkeypatch.setattr(Cohort, "read", lambda table: {"A": cohorts[0]})
     run("benchmark", "x.tsv", "--out", tmp_path, "--algorithms", "LR")

@@ -18,8 +18,9 @@ from dmrifit.engine.fit_maps import (
     pack_bounds,
     unpack_bounds,
 )
+from dmrifit.engine.intervals import FitInputs
 from dmrifit.engine.models import Parameter, SignalModel
-from dmrifit.engine.results import FitInputs, FitResult
+from dmrifit.engine.results import FitResult
 from dmrifit.io import bids_derivatives
 
 ADC = MODELS["adc"]

@@ -121,6 +121,18 @@ def test_a_fit_and_info_doubt_alike(b, largest, words):
     )
 
 
+def test_values_clipped_in_one_volume_are_told():
+    """Half of the signals at b = 0 are cut off, and none at other b-values."""
+    protocol = Protocol([0, 500, 1000])
+    values = np.array(synthetic(protocol, 5, affine=np.eye(4)).dataobj)
+    values[..., 0] *= np.random.default_rng(2).uniform(0.9, 1.1, values.shape[:3])
+    image = nib.Nifti1Image(np.minimum(values, np.median(values[..., 0])), np.eye(4))
+    with pytest.warns(UserWarning, match="16.7% of the values are the largest one"):
+        fit_image(image, protocol, "adc")
+    (doubt,) = [text for text in scan_info(image, protocol).doubts if "clipped" in text]
+    assert doubt.startswith("16.7% of the values")
+
+
 def test_equal_signals_of_a_simulation_are_not_clipped():
     protocol = Protocol([0, 500, 1000])
     signals = MODELS["adc"].signal(np.column_stack([np.full(64, 300.0), np.linspace(0.5, 2, 64)]), protocol)

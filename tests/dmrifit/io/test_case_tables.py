@@ -8,6 +8,7 @@ import pytest
 
 from dmrifit.io.atomic_files import FileSet
 from dmrifit.io.case_tables import (
+    CaseTable,
     check_names,
     check_shape,
     checked_mask,
@@ -17,7 +18,6 @@ from dmrifit.io.case_tables import (
     folder_rows,
     folder_summary,
     folder_table,
-    read_each,
     read_on_grid,
     save_values,
     write_table,
@@ -95,11 +95,8 @@ def test_a_volume_comes_back_on_its_grid_and_on_no_other(tmp_path):
 # Tables -----------------------------------------------------------------------------------
 
 
-COLUMNS = {
-    "required": ["patient", "image"],
-    "optional": ["name"],
-    "aliases": {"participant_id": "patient"},
-}
+DESCRIPTIONS = dict.fromkeys(("patient", "image", "name", "brain"), "A column.")
+SCANS = CaseTable(DESCRIPTIONS, images=("image", "brain"), what="scan")
 
 
 def table(folder, *rows, header="patient\timage\tname"):
@@ -112,8 +109,8 @@ def test_each_row_is_read_with_the_folder_of_its_table(tmp_path):
     path = table(
         tmp_path, "p1\ta.nii\tfirst", "p1\tb.nii\tn/a", header="participant_id\timage\tname"
     )
-    cases = read_each(
-        path, lambda row, folder: (row["patient"], folder / row["image"], row["name"]), **COLUMNS
+    cases = SCANS.read(
+        path, lambda row, folder: (row["patient"], folder / row["image"], row["name"])
     )
     assert cases == [("p1", tmp_path / "a.nii", "first"), ("p1", tmp_path / "b.nii", "")]
 
@@ -127,7 +124,7 @@ def test_two_rows_of_one_name_are_refused(tmp_path, rows):
         ValueError,
         match=r"row 3 .*: row 2 has a scan of the name '(same|p1)' too; add a column 'name'",
     ):
-        read_each(path, lambda row, folder: row, what="scan", **COLUMNS)
+        SCANS.read(path, lambda row, folder: row)
 
 
 @pytest.mark.parametrize("error", [ValueError, FileNotFoundError])
@@ -137,13 +134,13 @@ def test_what_reading_a_row_refuses_is_told_with_the_row(tmp_path, error):
             raise error(row["image"])
 
     with pytest.raises(error, match=r"cases\.tsv, row 3 \(patient p2\): broken\.nii") as caught:
-        read_each(table(tmp_path, "p1\ta\tx", "p2\tbroken.nii\ty"), read, **COLUMNS)
+        SCANS.read(table(tmp_path, "p1\ta\tx", "p2\tbroken.nii\ty"), read)
     assert (f"paths are relative to {tmp_path}" in str(caught.value)) == (
         error is FileNotFoundError
     )
     failed = []
     rows = table(tmp_path, "p1\ta\tx", "p2\tbroken.nii\ty")
-    read_each(rows, read, failed=failed, **COLUMNS)
+    SCANS.read(rows, read, failed=failed)
     assert failed == [{"name": "y", "patient": "p2", "problem": str(caught.value)}]
 
 
@@ -230,7 +227,6 @@ def test_each_image_of_a_folder_is_a_case_with_the_images_named_after_it(tmp_pat
 
 def test_the_cases_of_a_folder_are_read_like_those_of_a_table(tmp_path):
     folder = folder_of(tmp_path / "scans", "b.nii.gz", "a.nii.gz", "a_brain.nii.gz")
-    options = {**COLUMNS, "optional": ["name", "brain"], "images": ("image", "brain")}
 
     def read(row, folder):
         if row["name"] == "b":
@@ -238,12 +234,12 @@ def test_the_cases_of_a_folder_are_read_like_those_of_a_table(tmp_path):
         return row["patient"], folder / row["image"], row["brain"]
 
     with pytest.raises(ValueError, match=r"scans: b\.nii\.gz is damaged"):
-        read_each(folder, read, **options)
+        SCANS.read(folder, read)
     (folder / "b.nii.gz").unlink()
-    assert read_each(folder, read, **options) == [("a", folder / "a.nii.gz", "a_brain.nii.gz")]
+    assert SCANS.read(folder, read) == [("a", folder / "a.nii.gz", "a_brain.nii.gz")]
     # A table says more of its cases than the names of files.
     table(folder, "p7\ta.nii.gz\tseventh", header="patient\timage\tname")
-    assert read_each(folder, lambda row, _: row["name"], **options) == ["seventh"]
+    assert SCANS.read(folder, lambda row, _: row["name"]) == ["seventh"]
     assert folder_table(folder) == folder / "cases.tsv"
     assert folder_table(tmp_path) == tmp_path
 

@@ -7,25 +7,21 @@ import pandas as pd
 import pytest
 
 from dmrifit.networks import volume_cases
-from dmrifit.networks.volume_cases import Inputs, Targets, VolumeList, volume_inputs
+from dmrifit.networks.volume_cases import CaseValues, VolumeList, volume_inputs
 
 
-class Doubler:
-    """Stand for an estimator: doubles what it sees, and remembers how often it was asked."""
+def doubled(cases, *, keep=True):
+    """Double the cases, and list the ones that were asked for."""
+    calls = []
 
-    def __init__(self, *, keep):
-        self._keep_inputs = keep
-        self.calls = []
-
-    def _inputs(self, case):
-        self.calls.append(case)
-        if case < 0:
+    def double(i):
+        calls.append(cases[i])
+        if cases[i] < 0:
             msg = "a negative case"
             raise ValueError(msg)
-        return 2 * case
+        return 2 * cases[i]
 
-    def _target(self, target, inputs):
-        return (target, inputs)
+    return CaseValues(double, len(cases), keep=keep), calls
 
 
 # Volumes -------------------------------------------------------------------------------------
@@ -92,41 +88,30 @@ def test_the_largest_number_of_single_precision_is_taken():
 
 
 def test_inputs_that_are_kept_are_made_once():
-    estimator = Doubler(keep=True)
-    inputs = Inputs(estimator, [1, 2, 3])
+    inputs, calls = doubled([1, 2, 3])
     assert len(inputs) == 3
     assert [*inputs, *inputs] == [2, 4, 6, 2, 4, 6]
-    assert estimator.calls == [1, 2, 3]
+    assert calls == [1, 2, 3]
 
 
 def test_of_inputs_that_are_not_kept_only_the_last_is_held():
-    estimator = Doubler(keep=False)
-    inputs = Inputs(estimator, [1, 2, 3])
+    inputs, calls = doubled([1, 2, 3], keep=False)
     assert [inputs[i] for i in (0, 0, 2, 0)] == [2, 2, 6, 2]
-    assert estimator.calls == [1, 3, 1]
+    assert calls == [1, 3, 1]
     assert inputs.made == {0: 2}
 
 
 def test_there_are_no_inputs_beyond_the_cases():
-    inputs = Inputs(Doubler(keep=True), [1, 2])
+    inputs, _ = doubled([1, 2])
     for number in (2, -1):
         with pytest.raises(IndexError, match=str(number)):
             inputs[number]
 
 
 def test_the_number_of_a_case_is_in_errors_about_its_input():
-    inputs = Inputs(Doubler(keep=True), [1, 2, -3])
+    inputs, _ = doubled([1, 2, -3])
     with pytest.raises(ValueError, match=r"^case 2: a negative case$"):
         list(inputs)
-
-
-def test_targets_are_made_with_the_inputs_of_their_case():
-    inputs = Inputs(Doubler(keep=True), [1, 2, 3])
-    targets = Targets(inputs.estimator, ["a", "b", "c"], inputs)
-    assert list(targets) == [("a", 2), ("b", 4), ("c", 6)]
-    without = Targets(inputs.estimator, None, inputs)
-    assert len(without) == 3
-    assert without[1] == (None, 4)
 
 
 # Errors --------------------------------------------------------------------------------------

@@ -11,13 +11,16 @@ import browser
 import nibabel as nib
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
+from dmrifit.engine.fit_maps import unpack_doubts
 from dmrifit.engine.models import MODELS, Parameter, SignalModel
 from dmrifit.engine.protocol import Protocol
 from dmrifit.imaging import fit_predict, image_maps
 from dmrifit.imaging.fit_predict import fit_image, predict_image
 from dmrifit.predict.strategies import SignalToSignal
+from dmrifit.report.slice_figures import COUNT_COLORS
 
 PROTOCOL = Protocol([0, 200, 500, 1000])
 
@@ -146,6 +149,23 @@ def test_doubts_are_told_and_shown(image, tmp_path):
     assert "Dv is not determined in" in page
     assert "f is the T2-weighted signal fraction at the echo time of the scan" in page
     assert 'alt="Number of parameters in doubt"' in page
+
+
+def test_voxels_with_many_parameters_in_doubt_have_a_color(image, tmp_path):
+    """At one echo time most of the seven parameters are in doubt."""
+    protocol = Protocol([0, 10, 50, 100, 200, 500, 1000, 2000], 90.0)
+    signals = MODELS["adc"].signal(np.tile([300.0, 0.8], (100, 1)), protocol).reshape(5, 5, 4, 8)
+    signals += np.random.default_rng(0).normal(0, 15, signals.shape)
+    nib.save(nib.Nifti1Image(signals, np.diag([-2.0, 2, 4, 1])), image)
+    with pytest.warns(UserWarning, match="one echo time"):
+        maps = fit_image(image, protocol, "t2-ivim-kurtosis", out=tmp_path / "out", quicklook=True)
+    doubts = unpack_doubts(np.asanyarray(maps["doubt"].dataobj), 7).sum(axis=-1)
+    assert (doubts > 3).mean() > 0.5
+    page = next((tmp_path / "out").glob("*_quicklook.html")).read_text(encoding="utf-8")
+    text = re.search(r'base64,([^"]+)" alt="Number of parameters in doubt"', page)[1]
+    pixels = imread(io.BytesIO(base64.b64decode(text)))[..., :3]
+    is_color = np.abs(pixels - to_rgb(COUNT_COLORS[3])).max(axis=-1) < 0.01
+    assert is_color.mean() > 0.1
 
 
 def test_both_orders_of_storage_give_the_same_pictures(image, tmp_path):
@@ -278,6 +298,22 @@ def test_200_readings_are_the_values_of_the_maps_within_the_digits_shown(fitted,
                 assert abs(shown - value) <= unit, (name, value, line)
                 n_exact += 1
     assert n_exact > 0.97 * 1400
+
+
+def test_an_interval_without_width_is_shown_at_the_bound(tmp_path, tab):
+    """The signal of a fluid over a floor: K is at its cap 3/(b·D), and in doubt, in every voxel."""
+    protocol = Protocol(np.arange(0, 4001, 100.0))
+    signals = 940 * np.exp(-2.5e-3 * protocol.b) + 60
+    values = signals + np.random.default_rng(0).normal(0, 1, (4, 4, 2, len(protocol)))
+    nib.save(nib.Nifti1Image(values, np.diag([2.0, 2, 2, 1])), tmp_path / "scan.nii")
+    fit_image(tmp_path / "scan.nii", protocol, "kurtosis", out=tmp_path / "out", quicklook=True)
+    page = tab.open(tmp_path / "out" / "scan_model-kurtosis_quicklook.html")
+    ((rows, line),) = page.evaluate(READINGS, [[2.0, 2.0, 2.0]])
+    amplitude, diffusivity, kurtosis = rows
+    assert " to " in amplitude[2]
+    assert " to " in diffusivity[2]
+    assert kurtosis[2] == "at the bound"
+    assert re.search(r"K: [^;]*\(in doubt\)", line)
 
 
 def test_a_clicked_voxel_shows_its_signals_the_curve_of_the_model_and_what_is_left(fitted, tab):

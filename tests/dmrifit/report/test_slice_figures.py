@@ -113,6 +113,13 @@ def test_the_histogram_reaches_the_bound_that_voxels_sit_at(slices):
     assert [text.get_text() for text in histogram.texts] == ["10 % at the bound"]
 
 
+def test_shares_at_both_bounds_do_not_overlap(slices):
+    values = np.linspace(0, 5, 560).reshape(SHAPE)
+    figure = plot_panels(slices, [MapPanel("K", "", values, (0.0, 5.0), (0.32, 0.67))], "Title")
+    low, high = (text.get_window_extent() for axes in figure.axes for text in axes.texts if "bound" in text.get_text())
+    assert not low.overlaps(high)
+
+
 def test_the_histogram_holds_all_voxels(slices):
     values = np.random.default_rng(0).normal(size=SHAPE)
     values[0, 0, 0] = 1e5

@@ -99,6 +99,21 @@ def test_sentences_of_a_fit_name_warnings_doubts_air_and_lost_voxels_once():
     assert remedies(masked) == {"b_max": 2000.0}
 
 
+def test_a_limit_of_the_data_takes_the_place_of_that_of_typical_tissue_and_of_the_noise():
+    sidecar = SIDECAR | {
+        "Doubt": {"Share": SHARES, "Advice": ["K is at its cap; give the noise (--sigma estimate)."]},
+        "ExpectedPrecision": {"Advice": ["K will be at its cap (--b-max 3750).", "D is uncertain."]},
+        "Settings": {"Region": "the mask above 0.5"},
+    }
+    assert remedies(sidecar) == {"sigma": "estimate"}
+    assert "protocol: K will be at its cap (--b-max 3750)." in fit_sentences(sidecar)
+    sidecar["Doubt"]["BMax"] = 1900.0
+    assert remedies(sidecar) == {"b_max": 1900.0}
+    sentences = fit_sentences(sidecar)
+    assert "protocol: D is uncertain." in sentences
+    assert not any("3750" in sentence for sentence in sentences)
+
+
 def test_the_median_of_a_light_is_that_of_tissue():
     panel = MapPanel("S0", "", np.arange(10.0).reshape(10, 1, 1), quartiles=(7.0, 8.0, 9.0))
     sidecar = {"Doubt": {"Share": {"S0": 0.0}}, "Parameters": {"S0": {}}}

@@ -292,6 +292,22 @@ def test_a_protocol_without_a_clinical_part_needs_a_source():
     assert views["x", "short"].source == source
 
 
+def test_inputs_that_are_all_contrasts_of_the_target_are_refused():
+    protocol = Protocol([0, 50, 100, 400, 900])
+    # The five lowest b-values are all of them.
+    for estimator in (SignalToSignal(model="adc"), MapsToMaps(model="adc")):
+        with pytest.raises(ValueError, match=r"all 5 contrasts .*nothing is left .*--source-b 0,50,100,400 "):
+            views_of({"x": estimator}, [cohort("A", protocol=protocol)])
+    estimator = SignalToSignal(model="adc")
+    two = Protocol([0, 500, 900, 0, 500, 900], te=[60] * 3 + [90] * 3)
+    estimator.set_params(source=two)
+    with pytest.raises(ValueError, match=r"leave out the longer echo times: --source-b 0,500,900 "):
+        views_of({"x": estimator}, [cohort("A", protocol=two)])
+    estimator.set_params(source=FULL.take([0]), target=FULL.take([0]))
+    with pytest.raises(ValueError, match="acquire more b-values"):
+        views_of({"x": estimator}, [cohort("A")])
+
+
 def test_inputs_without_clinical_maps_are_refused_before_any_work():
     estimators = {"maps": MapsToMaps(model="adc", source=FULL.take([0, 1]))}
     with pytest.raises(ValueError, match=r"'maps' learns from clinical maps: .*lacks.*--strategies s2s"):

@@ -10,7 +10,10 @@ import pytest
 from dmrifit.io.components import drop_small
 from metastasis import SensitivitySpecificityEnsemble
 from metastasis.cli.case_runs import read_segmentations, scans_of, segment_cases, write_batch
+from metastasis.scans.cases import Case
 from metastasis.study.evaluation import evaluate_segmentations
+from metastasis.study.findings import open_ring_notes
+from metastasis.study.lesion_sizes import FIGURES
 
 
 @pytest.fixture
@@ -109,7 +112,28 @@ def test_an_ensemble_tells_what_has_changed_and_is_read_as_labels(brightness, ca
         assert content["n_marked_by_both"] <= content["n_lesions"]
         # Exactly: sums of voxels are rounded.
         assert content["volume_mL"] == round((labels > 0).sum() * 1.331 / 1000, 9)
-        assert content["filled_mL"] >= content["volume_mL"]
+        assert content["volume_with_core_mL"] >= content["volume_mL"]
+        # The record and the table have the same figures.
+        rows = lesions[(lesions["name"] == content["name"]) & (lesions["finding"] != "prior only")]
+        stored = pd.DataFrame(content["lesions"])
+        for name in FIGURES:
+            np.testing.assert_allclose(stored[name].astype(float), rows[name].astype(float), rtol=1e-6)
+
+
+def test_a_ring_that_does_not_close_is_flagged_and_its_scan_is_not_called_unlike_others(brightness, tmp_path):
+    distance = np.linalg.norm(np.indices((44, 44, 44)) - 22.0, axis=0)
+    ring = (distance <= 18) & (distance > 15)
+    brain = distance <= 21
+    for name, lesion in (("closed", ring), ("open", ring & (np.indices(ring.shape)[1] < 30))):
+        case = Case(name, np.where(lesion, 9, brain).astype(np.float32), brain=brain)
+        (content,) = run(brightness(0.5), [case], tmp_path / name)
+        (sizes,) = content["lesions"]
+        assert sizes["open_ring"] == (name == "open")
+        assert content["notes"] == open_ring_notes(name, pd.DataFrame(content["lesions"]))
+        assert len(content["notes"]) == sizes["open_ring"]
+        assert "the notes on this scan" not in content["statement"]
+        written = pd.read_csv(tmp_path / name / "lesions.tsv", sep="\t")
+        assert written[list(FIGURES)].to_dict("records") == [pytest.approx({name: sizes[name] for name in FIGURES})]
 
 
 def test_a_run_goes_on_where_it_stopped_and_sees_changed_scans(brightness, cases, tmp_path):

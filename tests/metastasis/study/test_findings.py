@@ -2,9 +2,11 @@
 
 import json
 
+import pandas as pd
 import pytest
 
-from metastasis.study.findings import findings_in_words, model_figures
+from metastasis.study.findings import findings_in_words, model_figures, open_ring_notes
+from metastasis.study.lesion_sizes import CLOSED_GAP_MM
 
 
 def test_what_no_finding_means_comes_from_the_card_of_the_model(tmp_path):
@@ -33,6 +35,16 @@ def test_findings_are_called_uncertain_with_what_brains_without_metastases_have(
         f"{begin}in brains without metastases 30 and 4 things are marked; on implants 80 % of all and 61 % of those "
         "of 2.5–6 mm are found; never tried on a labelled real metastasis"
     )
+
+
+def test_notes_name_open_rings_with_all_their_volumes():
+    sizes = {"volume_mL": [17.61, 3.0], "volume_with_core_mL": [18.4, 3.0], "hull_mL": [55.0, 3.1]}
+    lesions = pd.DataFrame({"number": [4, 5], **sizes, "open_ring": [True, False]})
+    (note,) = open_ring_notes("p1", lesions)
+    assert note.startswith("p1: lesion 4 ")
+    for text in ("17.6 mL", "18.4 mL", "55.0 mL", f"{CLOSED_GAP_MM:g} mm"):
+        assert text in note
+    assert open_ring_notes("p1", lesions[1:]) == []
 
 
 @pytest.mark.parametrize(

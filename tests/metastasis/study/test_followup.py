@@ -7,6 +7,7 @@ from metastasis.scans.cases import Case
 from metastasis.segmentation.ensemble import SensitivitySpecificityEnsemble
 from metastasis.simulate.patients import simulate_metastases
 from metastasis.study.followup import CHANGES, follow_up, reader_table
+from metastasis.study.lesion_sizes import FIGURES, lesion_figures, with_core
 
 SHAPE = (60, 50, 40)
 AFFINE = np.array([[-1.0, 0, 0, 30], [0, 1, 0, -20], [0, 0, 1, 5], [0, 0, 0, 1]])
@@ -48,7 +49,10 @@ def test_each_change_is_named(scans):
 def test_volumes_diameters_and_positions_are_those_of_balls(scans):
     table = reader_table(scans[0], AFFINE, prior=scans[1])
     np.testing.assert_allclose(table.loc[0, ["x", "y", "z"]].astype(float), [0, -10, 15])
-    np.testing.assert_allclose(table["diameter_mm"][:4], [10, 8, 6, 6], atol=0.3)
+    np.testing.assert_allclose(table["sphere_diameter_mm"][:4], [10, 8, 6, 6], atol=0.3)
+    # A ball around the center of a voxel reaches half a voxel beyond its last ones.
+    for name in ("longest_diameter_mm", "perpendicular_diameter_mm"):
+        np.testing.assert_allclose(table[name][:4], [11, 9, 7, 7], atol=0.1)
     np.testing.assert_allclose(table.loc[0, "volume_mL"], ball((30, 10, 10), 5).sum() / 1000)
     np.testing.assert_allclose(
         table["volume_ratio"][:2], [ball((30, 10, 10), 5).sum() / ball((31, 11, 11), 3).sum(), 1]
@@ -58,7 +62,9 @@ def test_volumes_diameters_and_positions_are_those_of_balls(scans):
     assert (vanished["volume_mL"], vanished["volume_ratio"]) == (0, 0)
     assert vanished["prior_volume_mL"] == pytest.approx(ball((31, 36, 11), 3).sum() / 1000)
     coarse = reader_table(scans[0], np.diag([2.0, 2, 2, 1]), prior=scans[1])
-    np.testing.assert_allclose(coarse["diameter_mm"], 2 * table["diameter_mm"])
+    for name in ("longest_diameter_mm", "perpendicular_diameter_mm", "sphere_diameter_mm"):
+        np.testing.assert_allclose(coarse[name], 2 * table[name], atol=1e-5)
+        np.testing.assert_allclose(coarse[f"prior_{name}"], 2 * table[f"prior_{name}"], atol=1e-5)
 
 
 def test_thresholds_decide_as_stated(scans):
@@ -210,30 +216,37 @@ def test_what_cannot_be_read_is_refused():
 
 
 def shell(radius, wall, gap=0):
-    """Give a ring: a ball without its core, with a hole in its wall."""
+    """Give a ring: a ball without its core, with a square hole of this half width in its wall."""
     distance = np.linalg.norm(np.indices((40, 40, 40)) - 20.0, axis=0)
     label = ((distance <= radius) & (distance > radius - wall)).astype(np.uint8)
     label[20 - gap : 20 + gap, 20 - gap : 20 + gap, 20:] = 0
-    return label, distance
+    return label
 
 
-@pytest.mark.parametrize("gap", [0, 3])
-def test_a_ring_has_two_volumes(gap):
-    label, distance = shell(14, 2, gap)
-    (row,) = reader_table(label).to_dict("records")
-    assert row["volume_mL"] == pytest.approx(label.sum() / 1000)
-    assert row["filled_mL"] == pytest.approx((distance <= 14).sum() / 1000, rel=0.1)
+def test_the_figures_of_a_lesion_are_those_of_the_one_function():
+    now, then = shell(14, 2), shell(12, 2)
+    now[1, 1, 1:3] = 1
+    ring, dot = reader_table(now, AFFINE, prior=then).to_dict("records")
+    for prefix, label in (("", now), ("prior_", then)):
+        lesion = label > 0
+        lesion[1, 1] = False
+        expected = lesion_figures(lesion, with_core(lesion, AFFINE), AFFINE)
+        assert {name: ring[f"{prefix}{name}"] for name in FIGURES} == pytest.approx(expected)
+    assert (dot["longest_diameter_mm"], dot["perpendicular_diameter_mm"]) == (1, 1)
 
 
-def test_a_solid_lesion_has_one_volume():
-    label = (np.linalg.norm(np.indices((30, 30, 30)) - 15.0, axis=0) <= 8).astype(np.uint8)
-    (row,) = reader_table(label).to_dict("records")
-    assert row["filled_mL"] == row["volume_mL"]
+def test_a_ring_that_opens_has_not_changed_its_size():
+    closed, opened = shell(14, 2), shell(14, 2, gap=9)
+    (row,) = reader_table(opened, prior=closed).to_dict("records")
+    assert row["open_ring"]
+    assert not row["prior_open_ring"]
+    assert row["volume_with_core_mL"] < 0.5 * row["prior_volume_with_core_mL"]
+    assert row["change"] == "stable"
+    assert row["volume_ratio"] == pytest.approx(row["hull_mL"] / row["prior_hull_mL"])
 
 
 def test_growth_is_that_of_the_volume_with_the_core():
-    thick, _ = shell(10, 6)
-    thin, _ = shell(14, 1.5)
+    thick, thin = shell(10, 6), shell(14, 1.5)
     assert thin.sum() < 1.1 * thick.sum()
     (row,) = reader_table(thin, prior=thick).to_dict("records")
     assert row["change"] == "grown"

@@ -25,7 +25,7 @@ def content_of(center, size, angles, *, synthetic=False, flags=()):
         "size_mm": list(size),
         "volume_ml": size[0] * size[1] * size[2] / 1000,
         "scores": {"objective": -1.25, "tumor_fraction": 0.875, "tumor_volume_inside_ml": 41.5},
-        "rotated_axes": sum(angle != 0 for angle in angles),
+        "rotated_angles": sum(angle != 0 for angle in angles),
         "flags": list(flags),
         "advice": [f"{flag}: a remedy" for flag in flags],
         "targets": ["tumor"],
@@ -35,7 +35,13 @@ def content_of(center, size, angles, *, synthetic=False, flags=()):
         "lipid": "lipid displacement not checked",
         "notes": [],
         "shim": "Shim is not assessed",
-        "console": {"withheld": "", "forced": "", "reason": "", "philips": "ap_size : 20"},
+        "console": {
+            "withheld": "",
+            "forced": "",
+            "reason": "",
+            "philips": "ap_size : 20",
+            "angles": {"philips": sum(angle != 0 for angle in angles), "siemens": 3},
+        },
         "valid": "valid only while the patient lies as in t1.nii.gz",
         "synthetic": synthetic,
     }
@@ -62,7 +68,7 @@ def test_the_table_has_a_row_for_each_case_in_their_order(contents, tmp_path):
     table = pd.read_csv(tmp_path / "placements.tsv", sep="\t", keep_default_na=False)
     scores = ["volume_ml", "objective", "tumor_fraction", "tumor_volume_inside_ml"]
     shares = ["target", "outside", "outside_brain"]
-    assert list(table) == ["name", *BOX, *scores, "rotated_axes", *shares, "flags"]
+    assert list(table) == ["name", *BOX, *scores, "rotated_angles", *shares, "flags"]
     assert table["target"].tolist() == [0.875, 0.875]
     assert table["outside_brain"].tolist() == ["n/a", "n/a"]
     assert table["name"].tolist() == ["second", "first"]
@@ -70,7 +76,7 @@ def test_the_table_has_a_row_for_each_case_in_their_order(contents, tmp_path):
     assert table["objective"].tolist() == [-1.25, -1.25]
     assert table["tumor_fraction"].tolist() == [0.875, 0.875]
     assert table["tumor_volume_inside_ml"].tolist() == [41.5, 41.5]
-    assert table["rotated_axes"].tolist() == [1, 3]
+    assert table["rotated_angles"].tolist() == [1, 3]
     assert table["flags"].tolist() == ["", "volume below min_volume; too many rotations"]
     # Twelve digits are more than any scanner takes.
     assert "0.333333333333\t" in (tmp_path / "placements.tsv").read_text()
@@ -90,11 +96,11 @@ def test_the_page_shows_numbers_pictures_and_views_that_are_there(contents, tmp_
     (tmp_path / "first" / "voxel_view.html").write_text("a page")
     write_batch(tmp_path, contents, figure=True)
     page, rows = table_of_page(tmp_path)
-    header = ["case", "volume, mL", "part that is target", "objective", "rotated axes", "flags"]
+    header = ["case", "volume, mL", "part that is target", "objective", "angles to set", "flags"]
     assert rows[0] == header
-    assert rows[1] == ["second", "6.000", "0.875", "-1.250", "1", "none"]
+    assert rows[1] == ["second", "6.000", "0.875", "-1.250", "1 angle (Philips) or 3 (Siemens)", "none"]
     flags = "volume below min_volume; too many rotations"
-    assert rows[2] == ["first", "1.716", "0.875", "-1.250", "3", flags]
+    assert rows[2] == ["first", "1.716", "0.875", "-1.250", "3 angles", flags]
     assert re.findall(r'alt="([^"]*)"', page) == ["Voxel of first in three planes"]
     assert re.findall(r'href="([^"]*voxel_view.html)"', page) == ["./first/voxel_view.html"]
     assert re.findall(r"<h2[^>]*>(.*?)</h2>", page) == ["All cases", "second", "first"]

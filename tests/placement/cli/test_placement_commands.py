@@ -243,8 +243,9 @@ def test_sides_and_volume_on_the_command_line_hold_for_the_voxel(run, tmp_path, 
     (row,) = placements(out).itertuples()
     assert min(row.size_x, row.size_y, row.size_z) >= 11
     assert max(row.size_x, row.size_y, row.size_z) <= 14
-    assert row.rotated_axes == 0
-    assert row.flags == ""
+    assert row.rotated_angles == 0
+    # The ball has room for more.
+    assert row.flags == "side at its limit"
 
 
 def test_what_a_run_was_asked_for_is_kept_with_it(run, tmp_path, ball):
@@ -342,13 +343,48 @@ def test_a_scanners_box_is_read_and_drawn_on_its_image(run, tmp_path, data_dir):
     picture = tmp_path / "box.png"
     command = ("read", boxes / "spar" / name, "--image", boxes / "t1_brain.nii.gz", "--out", picture)
     code, text, error = run(*command)
-    assert (code, error) == (0, "")
+    assert code == 0
+    # Both were stripped of names, so that nothing links them.
+    assert "neither a patient nor a frame of reference is named in both files. 100% of the box lie in the head" in error
     assert "Philips SPAR: 20.28 mL; it crosses x = 0" in text
     assert "center, mm RAS+: 1.568, -35.647, 30.271" in text
     assert picture.read_bytes().startswith(b"\x89PNG")
     code, _, error = run(*command)
     assert code == 2
     assert "already exists" in error
+
+
+def test_the_box_of_another_patient_is_told_and_that_of_the_same_is_not(run, tmp_path, data_dir):
+    boxes = data_dir / "mrs_boxes"
+    image = tmp_path / "t1.nii.gz"
+    image.write_bytes((boxes / "t1_brain.nii.gz").read_bytes())
+    for name, date, words in (("446", "20160429", "two patients (PatientName)"), ("445", "20160429", ""),
+                              ("445", "20170101", "two days (20160429 and 20170101)")):  # fmt: skip
+        (tmp_path / "t1.json").write_text(json.dumps({"PatientName": name, "AcquisitionDate": date}))
+        picture = ("--image", image, "--out", tmp_path / "box.png", "--overwrite")
+        code, _, error = run("read", boxes / "siemens_svs_30.rda", *picture)
+        assert code == 0
+        assert words in error
+        assert bool(error) == bool(words)
+
+
+def test_a_tumor_of_edema_with_stray_enhancing_voxels_gets_a_box_by_flair_target(run, tmp_path):
+    index = np.moveaxis(np.indices((60, 60, 60)), 0, -1)
+    values = np.where(np.linalg.norm(index - 30, axis=-1) < 18, 2, 0).astype(np.uint8)
+    values[20:25, 30, 30] = 4
+    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "labels.nii.gz")
+    command = ("place", tmp_path / "labels.nii.gz", "--labels", "brats2017", "--no-figure", "--out")
+    code, text, error = run(*command, tmp_path / "bright", "--flair-target")
+    assert code == 0, error
+    assert "the target is FLAIR-bright tissue (edema, enhancing; 24.3 mL), because solid tumor" in text
+    content = content_of(tmp_path / "bright" / "labels")
+    assert content["scores"]["tumor_fraction"] > 0.9
+    assert content["tumor"]["volume_ml"] == pytest.approx(np.count_nonzero(values) / 1000)
+    philips = (tmp_path / "bright" / "labels" / "voxel_philips.txt").read_text()
+    assert f"! angles to set: {content['console']['angles']['philips']} of 3" in philips
+    code, text, _ = run(*command, tmp_path / "solid")
+    assert code == 0
+    assert "has 0.005 mL of 24.3 mL labeled, less than the smallest volume of 6 mL: --flair-target" in text
 
 
 @pytest.mark.parametrize(

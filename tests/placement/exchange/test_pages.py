@@ -66,7 +66,7 @@ def test_one_line_says_size_place_and_content(scene):
     line = summary_line(describe_placement(VOXEL, scene))
     assert line == (
         "24 × 16 × 16 mm (6.1 mL) at 22.5, 14.5, 14.5 mm RAS+; 54 % of it are target (non-enhancing, enhancing); "
-        "46 % necrosis, 54 % enhancing, outside the brain unknown"
+        "0 angles to set on the console; 46 % necrosis, 54 % enhancing, outside the brain unknown"
     )
 
 

@@ -12,6 +12,7 @@ from placement.exchange.prescription import (
     describe_placement,
     describe_side,
     geometry_image,
+    head_share,
     head_span,
     write_prescription,
 )
@@ -129,6 +130,14 @@ def test_no_side_is_claimed_where_the_middle_of_the_scanner_is_outside_the_head(
     assert ("the head reaches" in side) is bool(reach)
     assert reach in side
     assert head_span(np.zeros((3, 3, 3)), affine) == (-np.inf, np.inf)
+
+
+def test_the_part_of_a_box_in_a_head_counts_its_cavities_and_not_what_lies_beyond_the_image():
+    values = np.zeros((40, 40, 40))
+    values[10:40, 5:35, 5:35] = 1.0
+    values[20:25, 15:25, 15:25] = 0.0
+    for x, share in ((22, 1.0), (9.5, 0.5), (3, 0.0), (39.5, 0.5)):
+        assert head_share(Voxel((x, 20, 20), (10, 10, 10)), values, np.eye(4)) == pytest.approx(share, abs=0.01)
 
 
 def test_the_span_of_a_head_is_measured_on_fine_grids_too():

@@ -1,6 +1,7 @@
 """Boxes repeated on a later scan: the three answers, headers, and what is refused."""
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -9,7 +10,15 @@ from moved_heads import AFFINE, SHAPE, head_signals, moved
 
 from placement import Scene, Voxel, repeat_voxel
 from placement.exchange.prescription import describe_placement
-from placement.exchange.repeats import CHANGED, OTHER_HEAD, REPEATED, frame_of, validity
+from placement.exchange.repeats import (
+    CHANGED,
+    OTHER_HEAD,
+    REPEATED,
+    doubtful_session,
+    frame_of,
+    validity,
+)
+from placement.exchange.voxel_files import VoxelFile
 
 pytest.importorskip("SimpleITK")
 
@@ -136,6 +145,36 @@ def test_errors_of_two_millimeters_are_found_by_self_consistency(pair, monkeypat
     assert repeat.disagreement > 1.5
     assert not repeat.reliable
     assert any("registrations place the box" in flag for flag in repeat.flags)
+
+
+@pytest.mark.parametrize(
+    ("record", "sidecar", "doubt"),
+    [
+        ({}, {}, "neither a patient nor a frame"),
+        ({"date": "20260301"}, {"AcquisitionDate": "20260301"}, "neither a patient nor a frame"),
+        ({"patient": {"PatientID": "Anonymous"}}, {"PatientID": "anonymous"}, "neither a patient nor a frame"),
+        ({"patient": {"PatientSex": "F"}}, {"PatientSex": "F"}, "neither a patient nor a frame"),
+        ({"patient": {"PatientName": "Doe^Jane"}}, {"PatientName": "DOE JANE"}, ""),
+        ({"patient": {"PatientBirthDate": "1970.02.03"}}, {"PatientBirthDate": "1970-02-03"}, ""),
+        ({"patient": {"PatientName": "Doe^Jane"}}, {"PatientName": "Roe^Max"}, r"two patients \(PatientName\)"),
+        ({"patient": {"PatientName": "A", "PatientID": "1"}}, {"PatientName": "A", "PatientID": "2"}, "two patients"),
+        ({"frame": "1.2"}, {"FrameOfReferenceUID": "1.2"}, ""),
+        ({"frame": "1.2"}, {"FrameOfReferenceUID": "1.3"}, "two frames of reference"),
+        (
+            {"patient": {"PatientID": "7"}, "date": "2026.03.01 10:20:30"},
+            {"PatientID": "7", "AcquisitionDateTime": "2026-03-04T10:11:12"},
+            "two days .20260301 and 20260304",
+        ),
+    ],
+)
+def test_sessions_of_boxes_and_images_are_compared(tmp_path, record, sidecar, doubt):
+    image = tmp_path / "t1.nii.gz"
+    (tmp_path / "t1.json").write_text(json.dumps(sidecar))
+    told = doubtful_session(VoxelFile(BOX, "Philips SPAR", **record), image)
+    assert re.search(doubt, told)
+    assert bool(told) == bool(doubt)
+    # Names stay out of messages.
+    assert "Doe" not in told
 
 
 def test_numbers_are_valid_in_the_frame_that_the_sidecar_of_the_image_names(tmp_path):

@@ -1,5 +1,7 @@
 """Console numbers read back as the box, by readers made of other rules than the writers."""
 
+import re
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -8,6 +10,7 @@ from placement import Voxel, read_voxel
 from placement.exchange.vendor_texts import (
     NOTICE,
     UNVERIFIED_PLANES,
+    console_angles,
     philips_text,
     siemens_orientation,
     siemens_text,
@@ -110,6 +113,24 @@ def test_numbers_of_a_scan_come_back_as_they_were(data_dir):
     assert "position : L 41.603 P 21.569 F 4.959" in text
     # The header's turn in the plane is -165.768 degrees: half a turn more is the same box.
     assert "rotation : 14.232" in text
+
+
+def test_each_text_counts_the_angles_that_are_not_zero_in_it():
+    boxes = list(random_boxes(300, seed=33))
+    boxes += [Voxel((1, 2, 3), (20, 21, 22), angles) for angles in ((0, 0, 0), (12, 0, 0), (0, -20, 7), (10, 20, 0))]
+    for voxel in boxes:
+        n_angles = console_angles(voxel)
+        philips, siemens = philips_text(voxel), siemens_text(voxel)
+        numbers = re.findall(r"_angulation : (.*)", philips)
+        assert len(numbers) == 3
+        assert n_angles["philips"] == sum(float(number) != 0 for number in numbers)
+        tilts = re.findall(r"> [SCT] (\S+)", siemens)
+        turn = re.search(r"rotation : (.*)", siemens)[1]
+        assert n_angles["siemens"] == len(tilts) + (float(turn) != 0)
+        for text, count in ((philips, n_angles["philips"]), (siemens, n_angles["siemens"])):
+            assert f"! angles to set: {count} of 3" in text
+    assert [console_angles(voxel)["philips"] for voxel in boxes[-4:]] == [0, 1, 2, 2]
+    assert [console_angles(voxel)["siemens"] for voxel in boxes[-4:]] == [0, 1, 2, 2]
 
 
 def test_the_order_of_sides_is_kept():

@@ -68,6 +68,17 @@ def test_dates_and_frames_of_reference_are_kept(boxes):
     assert scan.frame.startswith("1.3.12.2.1107")
 
 
+def test_what_files_say_of_the_patient_is_kept(boxes, tmp_path):
+    for name in ("siemens_svs_30.rda", "siemens_svs_30.IMA"):
+        patient = read_voxel_file(boxes / name).patient
+        assert (patient["PatientName"], patient["PatientID"]) == ("445", "Anonymous")
+    assert read_voxel_file(boxes / "nifti_mrs_ref.nii.gz").patient["PatientName"] == "F7T_2019_005_003"
+    path = tmp_path / "box.SPAR"
+    path.write_text("patient_name : Doe^Jane\npatient_birth_date : 1970.02.03\n" + SPAR)
+    record = read_voxel_file(path)
+    assert dict(record.patient) == {"PatientName": "Doe^Jane", "PatientBirthDate": "1970.02.03"}
+
+
 def test_a_spar_file_gives_the_box_of_its_angles(tmp_path):
     path = tmp_path / "box.SPAR"
     path.write_text(SPAR)

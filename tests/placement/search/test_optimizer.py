@@ -18,6 +18,7 @@ from placement import (
     tumor_volume_inside,
 )
 from placement.box.voxel import rotation_of
+from placement.exchange.vendor_texts import console_angles
 from placement.search.content import voxel_content
 from placement.search.optimizer import CONSOLE
 from placement.search.scene_search import Boxes, Search
@@ -76,10 +77,10 @@ def test_the_same_seed_gives_the_same_bits_and_fitting_is_not_needed(tilted, cub
 
 
 @pytest.mark.parametrize("most", [0, 1, 2])
-def test_rotations_are_limited_by_the_invariant_count(tilted, most):
+def test_rotations_are_limited_by_the_angles_of_consoles(tilted, most):
     free = VoxelOptimizer(min_volume=0, tie_break=0, random_state=0).placement(tilted)
     placement = VoxelOptimizer(min_volume=0, max_rotations=most, random_state=0).placement(tilted)
-    assert placement.voxel.rotated_axes <= most
+    assert placement.voxel.rotated_axes <= placement.voxel.rotated_angles <= most
     assert placement.feasible
     assert 0 < placement.objective <= free.objective + 0.01
     best = VoxelOptimizer(min_volume=0, max_rotations=most, tie_break=0, random_state=0).placement(tilted)
@@ -91,7 +92,65 @@ def test_fewest_rotations_near_the_best_are_taken(tilted):
     placement = VoxelOptimizer(random_state=0).placement(tilted)
     assert placement.objective >= 0.95 * placement.best_objective - 1e-3
     free = VoxelOptimizer(random_state=0, tie_break=0).placement(tilted)
-    assert placement.voxel.rotated_axes <= free.voxel.rotated_axes
+    assert placement.voxel.rotated_angles <= free.voxel.rotated_angles
+
+
+def test_a_tumor_turned_in_the_other_order_of_two_axes_takes_no_third_angle_of_the_console():
+    # Turned about y and then about x: three angles in the order of the console.
+    turn = rotation_of((0, 25, 0)) @ rotation_of((30, 0, 0))
+    grid = np.moveaxis(np.indices((70, 70, 70)), 0, -1) - 35.0
+    scene = Scene((np.abs(grid @ turn) <= (16, 10, 12)).all(axis=-1), np.eye(4))
+    assert Voxel.from_rotation((35, 35, 35), (32, 20, 24), turn).rotated_angles == 3
+    for rounding in (None, CONSOLE):
+        placement = VoxelOptimizer(tie_break=0, rounding=rounding, random_state=0).placement(scene)
+        assert placement.voxel.rotated_angles == 2
+        assert set(console_angles(placement.voxel).values()) == {2}
+        assert "too many rotations" not in placement.flags
+
+
+def test_angles_that_count_as_none_are_rounded_to_none(tilted):
+    optimizer = VoxelOptimizer(rounding=CONSOLE)
+    rounded = optimizer.rounded(Voxel((35, 35, 35), (20, 20, 20), (12.34, 0.4, -0.44)), tilted)
+    assert rounded.angles.tolist() == [12.3, 0, 0]
+
+
+def test_a_box_of_more_target_is_placed_where_it_breaks_no_constraint(cube, monkeypatch):
+    search = VoxelOptimizer._placed
+
+    def missed(self, scene):
+        found = search(self, scene)
+        # As if the search for the best objective had stopped beside the tumor.
+        is_purest = self.objective is not None
+        away = Voxel(found.voxel.center + np.array([22, 0, 0]), found.voxel.size)
+        return found if is_purest else self.assess(away, scene)
+
+    monkeypatch.setattr(VoxelOptimizer, "_placed", missed)
+    optimizer = VoxelOptimizer(inside_image=False, random_state=0)
+    assert optimizer._placed(cube).tumor_fraction < 0.5
+    placement = optimizer.placement(cube)
+    assert placement.tumor_fraction > 0.99
+    assert placement.voxel.volume >= 6 * (1 - 1e-9)
+    # One that would have to be turned about more axes is not placed.
+    slab = Scene(lump(radii=(30, 30, 4), angles=(30, 30, 30)), np.eye(4))
+    limited = VoxelOptimizer(max_rotations=0, random_state=0)
+    assert limited.assess(limited.purest(slab), slab).tumor_fraction > 0.5
+    assert limited.placement(slab).voxel.rotated_angles == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "limits", "is_at_limit"),
+    [
+        ((20, 20, 20), (10, 60), False),
+        ((10, 25, 25), (10, 60), True),
+        ((20, 20, 24), (10, 24), True),
+        ((20, 20, 23.99), (10, 24), False),
+        ((20, 20, 20), (20, 20), False),
+        ((20, 20, 20), ((20, 20), (10, 60), (10, 20)), True),
+    ],
+)
+def test_sides_at_a_limit_are_flagged(cube, size, limits, is_at_limit):
+    placement = VoxelOptimizer(size_range=limits).assess(Voxel((29.5, 29.5, 30.5), size), cube)
+    assert placement.flags == ("side at its limit",) * is_at_limit
 
 
 def test_the_deeper_of_two_equally_good_places_is_taken():
@@ -214,7 +273,7 @@ def test_a_voxel_stays_within_the_image():
     placement = VoxelOptimizer(random_state=0).placement(scene)
     assert placement.feasible
     assert scene.holds(placement.voxel)
-    leaving = Voxel((3, 15, 15), (10, 26, 26))
+    leaving = Voxel((3, 15, 15), (10.2, 26, 26))
     assert VoxelOptimizer().assess(leaving, scene).flags == ("outside the image", "longest side over 2.5 times the shortest")
     assert VoxelOptimizer(inside_image=False, max_aspect=None).assess(leaving, scene).feasible
 

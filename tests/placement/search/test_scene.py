@@ -4,6 +4,7 @@ import pytest
 
 from dmrifit.io.nifti import use_form
 from placement import Scene, Voxel
+from placement.search.tissue_labels import named_labels
 
 
 def ball(shape=(30, 32, 28), center=(15, 16, 14), radius=8):
@@ -60,6 +61,53 @@ def test_named_tissues_besides_the_target_can_be_excluded():
     assert scene.margins["label 1"] == 2
     with pytest.raises(ValueError, match=r"labels \[4\] are included and excluded at once"):
         Scene(values, np.eye(4), labels=named, exclude=4)
+
+
+def test_stray_enhancing_voxels_leave_flair_bright_tissue_the_target():
+    values = np.where(ball(radius=12), 2, 0)
+    values[ball(radius=6)] = 1
+    n_labeled = np.count_nonzero(values)
+    values[4:9, 16, 14] = 4
+    assert (values == 4).sum() == 5
+    named = {"necrosis or non-enhancing": 1, "edema": 2, "enhancing": 4}
+    options = {"affine": np.diag([1.4, 1.4, 1.4, 1]), "labels": named}
+    stray = 5 * 1.4**3 / 1000
+    scene = Scene(values, flair_target=True, **options)
+    assert scene.tumor_volume == pytest.approx(n_labeled * 1.4**3 / 1000)
+    (note,) = scene.notes
+    assert f"solid tumor (non-enhancing or enhancing) has {stray:.2g} mL, less than the smallest volume of 6 mL" in note
+    assert f"{scene.tumor_volume:.1f} mL" in note
+    plain = Scene(values, **options)
+    assert plain.tumor_volume == pytest.approx(stray)
+    assert "--flair-target takes FLAIR-bright tissue" in plain.notes[0]
+    assert Scene(values, flair_target=True, min_volume=0.01, **options).tumor_volume == pytest.approx(stray)
+
+
+def test_enhancing_tissue_inside_necrosis_puts_the_scheme_of_labels_in_doubt():
+    values = np.where(ball(radius=12), 4, 0)
+    values[ball(radius=8)] = 1
+    named = {"necrosis": 1, "enhancing": 4}
+    assert Scene(values, np.eye(4), labels=named).notes == ()
+    (note,) = Scene(values, np.eye(4), labels={"necrosis": 4, "enhancing": 1}, include=1).notes
+    assert note.startswith("100% of enhancing (1) tissue lies inside necrosis (4)")
+    assert "--labels" in note
+
+
+def test_enhancing_tissue_inside_necrosis_is_told_on_real_tumors(data_dir):
+    exchanged = {"necrosis": 4, "edema": 2, "non-enhancing": 3, "enhancing": 1}
+    n_doubted = 0
+    for folder in sorted((data_dir / "brats2013_deepmedic").glob("brats*")):
+        file = folder / "OTMultiClass.nii.gz"
+        doubt = [Scene.read(file, labels=names).notes for names in (named_labels("brats2013"), exchanged)]
+        assert not any("inside necrosis" in note for note in doubt[0])
+        n_doubted += any("inside necrosis" in note for note in doubt[1])
+    # The third has more enhancing tissue within its necrosis than around it.
+    assert n_doubted == 2
+    # One label stands for necrosis and non-enhancing tumor in this scheme, which may surround
+    # what enhances; read by the older scheme it would be necrosis.
+    file = data_dir / "post_contrast" / "BraTS2021_01478_seg.nii.gz"
+    assert not any("inside necrosis" in note for note in Scene.read(file, labels=named_labels("brats2017")).notes)
+    assert any("inside necrosis" in note for note in Scene.read(file, labels=named_labels("brats2013")).notes)
 
 
 def test_masks_to_stay_away_from_have_names_and_margins():

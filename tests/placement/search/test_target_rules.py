@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from placement.box.voxel import rotation_of
 from placement.search.objective import tumor_fraction
 from placement.search.optimizer import VoxelOptimizer
 from placement.search.scene import Scene
@@ -44,7 +45,23 @@ def test_where_a_better_box_exists_it_is_not_denied():
     poor = optimizer.placement(scene).voxel
     away = type(poor)(poor.center + np.array([22, 0, 0]), poor.size, poor.angles)
     reason, _ = target_verdict(optimizer.assess(away, scene), optimizer)
-    assert "one of ≥ 6 mL with 100 % was found" in reason
+    assert "one of ≥ 6 mL with 100 % was found, and breaks no other constraint: take that one (center" in reason
+
+
+def test_a_better_box_that_is_not_placed_says_what_it_breaks():
+    index = np.moveaxis(np.indices((70, 70, 70)), 0, -1) - 35.0
+    slab = Scene((np.abs(index @ rotation_of((30, 30, 30))) <= (20, 20, 3)).all(axis=-1), np.eye(4))
+    optimizer = VoxelOptimizer(max_rotations=0, random_state=0)
+    placement = optimizer.placement(slab)
+    reason, _ = target_verdict(placement, optimizer)
+    assert placement.tumor_fraction < 0.5
+    assert f"{100 * placement.tumor_fraction:.0f} % of the box are target; one of ≥ 6 mL with " in reason
+    assert "but breaks what this box keeps (" in reason
+    assert "side out of range: change the side, or allow it (--sides)" in reason
+    assert "too many rotations: turn it by fewer angles, or allow more (--max-rotations)" in reason
+    # Taken at its word: with these constraints loosened, most of the box is target.
+    loose = VoxelOptimizer(size_range=(5, 60), max_rotations=3, max_aspect=None, random_state=0)
+    assert loose.placement(slab).tumor_fraction > 0.5
 
 
 def test_no_box_is_named_where_none_holds_enough():

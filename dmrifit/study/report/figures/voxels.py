@@ -70,7 +70,7 @@ def plot_lesion(
     width: float,
     n_columns: int = 1,
 ) -> Figure:
-    """Draw maps and their relative errors on the anatomy, where the largest lesion is largest."""
+    """Draw maps and their relative errors where the largest group of scored voxels is largest."""
     cut = _Cut.of(patient)
     n_pictures = max(len(row.maps) + len(row.predictions) for row in rows)
     n_lines = -(-len(rows) // n_columns)
@@ -98,7 +98,7 @@ def plot_lesion(
 
 @dataclass(frozen=True)
 class _Cut:
-    """The slice through the largest lesion of a patient, with room around it."""
+    """The slice through the largest group of scored voxels of a patient, with room around it."""
 
     patient: PatientPredictions
     slices: Slices

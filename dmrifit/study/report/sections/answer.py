@@ -194,8 +194,11 @@ def _example(board: Board, gallery: Gallery) -> Markup:
     maps = best_maps(board, patient, list(dict.fromkeys([best, worst])))
     figure = plot_lesion(patient, maps, "", width=_WIDTH)
     label = " and ".join(row.name for row in maps)
-    alt = f"{label} in the largest lesion of {patient.patient}: reference, prediction and error"
-    note = f"Largest lesion of {patient.cohort}'s median patient, {patient.patient}"
+    region = "largest lesion"
+    if board.setting("score_mask", "lesion") != "lesion":
+        region = "body"
+    alt = f"{label} in the {region} of {patient.patient}: reference, prediction and error"
+    note = f"{capital(region)} of {patient.cohort}'s median patient, {patient.patient}"
     if len(maps) > 1:
         note += f": {best}, which is predicted best, and {worst}, worst"
     return html_join([heading, gallery.show("answer_maps", figure, alt), html_note(f"{note}.")])

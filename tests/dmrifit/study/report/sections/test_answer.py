@@ -144,6 +144,14 @@ def test_the_first_screen_has_four_answers(make_evaluation, figures):
     assert "A: still rising at 3; B: still rising at 3." in html
 
 
+def test_a_caption_names_the_lesion_only_where_lesions_were_scored(make_evaluation, figures):
+    predictions = {("A", f"A{i}"): lesion(f"A{i}") for i in range(6)}
+    settings = {"settings": {"n_repeats": 2, "score_mask": "body"}}
+    html = answer(study_of(make_evaluation, settings=settings, predictions=predictions), figures)
+    assert "Body of A&#39;s median patient, A3: Dt" in html
+    assert "lesion" not in html
+
+
 def test_what_was_not_compared_is_said_in_the_place_of_its_picture(make_evaluation, figures):
     html = answer(study_of(make_evaluation), figures)
     assert list(figures.figures) == ["answer_skill"]
